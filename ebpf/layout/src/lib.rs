@@ -1,0 +1,130 @@
+//! What the eBPF programs and the agent must agree on to the byte: the keys and values of the
+//! maps, the hooks, and the fixed link-layer addresses of the veth pair.
+//!
+//! Every type is `repr(C)`, without padding the compiler chose, and holds packet fields in
+//! network byte order as byte arrays, so that neither side ever swaps anything.
+
+#![no_std]
+
+/// The pod's end of every veth pair. Each pair is a link of its own, so one address serves all;
+/// it is locally administered, and set explicitly so that udev's `MACAddressPolicy` leaves it
+/// alone (it only replaces addresses the kernel chose at random, `NET_ADDR_RANDOM`).
+pub const POD_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x02];
+
+/// The host's end of every veth pair; see [`POD_MAC`].
+pub const HOST_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x01];
+
+/// The bit of `skb->mark` that says "came in by the veth", unless configured otherwise.
+/// Away from kube-proxy (0x4000, 0x8000), Calico (0xffff0000), Cilium (0x0f00), Istio (0x539),
+/// AWS VPC CNI (0x80), Terway (0x10) and Spiderpool (0x1).
+pub const DEFAULT_MARK: u32 = 0x1000;
+
+/// Flows that one pod can have remembered at once. A pod's table is its own: its flood evicts
+/// its own oldest flows and nobody else's.
+pub const FLOWS_PER_POD: u32 = 4096;
+
+/// Pod addresses that one node can carry (two per dual-stack interface).
+pub const MAX_ADDRESSES: u32 = 8192;
+
+/// An address of either family; IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
+pub type Address = [u8; 16];
+
+/// `a.b.c.d` as an [`Address`].
+#[inline(always)]
+#[must_use]
+pub const fn mapped(v4: [u8; 4]) -> Address {
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+    ]
+}
+
+/// A flow as the pod sees it. Only what the mark cannot serve is remembered: everything but TCP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The pod's address.
+    pub local: Address,
+    /// The other side's address.
+    pub remote: Address,
+    /// The pod's port; the identifier of an ICMP echo; zero for protocols without ports.
+    pub local_port: [u8; 2],
+    /// The other side's port, zero where [`FlowKey::local_port`] is an identifier.
+    pub remote_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// Where a flow came in, and therefore where its replies leave.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Interface in the pod's network namespace.
+    pub ifindex: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+/// Where a program is attached, in the pod's namespace. The discriminant indexes
+/// [`PodCounters::hooks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Hook {
+    /// `veth0`, into the pod: marks, and remembers what the mark cannot serve.
+    VethIngress = 0,
+    /// The ipvlan interface, out of the pod: steers remembered flows back to the veth.
+    NicEgress = 1,
+    /// The ipvlan interface, into the pod: forgets a flow that changed its way in.
+    NicIngress = 2,
+}
+
+impl Hook {
+    /// All hooks, in the order of [`PodCounters::hooks`].
+    pub const ALL: [Self; 3] = [Self::VethIngress, Self::NicEgress, Self::NicIngress];
+}
+
+/// What a program did at one hook, in packets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets the program saw.
+    pub seen: u64,
+    /// Given the mark.
+    pub marked: u64,
+    /// Flows newly remembered, or remembered anew because they changed their way in.
+    pub learned: u64,
+    /// Sent out by the interface their flow came in on, instead of by this one.
+    pub redirected: u64,
+    /// Let through untouched.
+    pub passed: u64,
+    /// Dropped.
+    pub dropped: u64,
+}
+
+/// One pod address' counters, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodCounters {
+    /// Indexed by [`Hook`].
+    pub hooks: [Counters; 3],
+}
+
+const _: () = {
+    assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 1);
+    assert!(size_of::<Flow>() == 8 && align_of::<Flow>() == 4);
+    assert!(size_of::<Counters>() == 48 && align_of::<Counters>() == 8);
+    assert!(size_of::<PodCounters>() == 144 && align_of::<PodCounters>() == 8);
+};
+
+#[cfg(not(target_arch = "bpf"))]
+mod pod {
+    use super::{Flow, FlowKey, PodCounters};
+
+    // SAFETY: `repr(C)`, no padding (asserted by size above), every bit pattern is valid.
+    unsafe impl aya::Pod for FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for PodCounters {}
+}
