@@ -1,1 +1,163 @@
-//! What exists: pools and networks.
+//! What exists: address pools and networks, as an immutable snapshot.
+//!
+//! [`manifest`] holds the documents as people write them (Spiderpool's kinds); [`Pool`] and
+//! [`Network`] are what is left once every rule has been checked, so the rest of the agent never
+//! validates anything again. [`files`] makes a [`Catalog`] from a directory and follows its changes.
+
+mod address;
+mod admit;
+mod changes;
+mod documents;
+pub mod files;
+mod invalid;
+pub mod manifest;
+mod name;
+mod network;
+mod pool;
+mod problem;
+
+use std::path::Path;
+
+pub use address::{AddressSet, AddressSetError, Family};
+pub use changes::Changes;
+pub use invalid::Invalid;
+pub use name::{NameError, NetworkRef, ObjectName};
+pub use network::{IpvlanMode, Network};
+pub use pool::{Affinities, Pool, Route};
+pub use problem::Problem;
+
+/// Everything that was declared and is valid, and what was wrong with the rest.
+///
+/// A snapshot: nothing in it changes. Pools and networks are in the order of their files (sorted
+/// by name) and of the documents in them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalog {
+    pools: Vec<Pool>,
+    networks: Vec<Network>,
+    problems: Vec<Problem>,
+}
+
+/// A network was asked for by a name that no network has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// Nothing of that name; the message lists what there is.
+    #[error("network {reference:?} is not declared ({}); declare a SpiderMultusConfig of that name or correct the name", known_list(.known))]
+    Unknown {
+        /// What was asked for.
+        reference: String,
+        /// The networks there are.
+        known: Vec<ObjectName>,
+    },
+    /// A name without a namespace fits networks of several namespaces, none of them `default`.
+    #[error("network {reference:?} could be {}; name it as \"namespace/name\"", join(.candidates))]
+    Ambiguous {
+        /// What was asked for.
+        reference: String,
+        /// The networks it fits.
+        candidates: Vec<ObjectName>,
+    },
+    /// The text is not a name at all.
+    #[error("network: {0}")]
+    Malformed(#[from] NameError),
+}
+
+fn join(names: &[ObjectName]) -> String {
+    names
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn known_list(names: &[ObjectName]) -> String {
+    if names.is_empty() {
+        "no network is declared".into()
+    } else {
+        format!("there are: {}", join(names))
+    }
+}
+
+impl Catalog {
+    /// Reads manifests from texts: pairs of the name to report (a file's path) and its content.
+    ///
+    /// Pure and total: what cannot be used becomes a [`Problem`], everything else is used. Of two
+    /// objects that exclude one another the earlier in this order stays.
+    pub fn from_texts<'a>(texts: impl IntoIterator<Item = (&'a Path, &'a str)>) -> Self {
+        let mut builder = documents::Builder::default();
+        for (file, text) in texts {
+            builder.add(file, text);
+        }
+        builder.finish()
+    }
+
+    /// The valid pools.
+    #[must_use]
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// The valid networks.
+    #[must_use]
+    pub fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    /// What was left out or could not be read, and why.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The pool of this name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// The network that a person means by `"namespace/name"` or `"name"`.
+    ///
+    /// Without a namespace, `default/name` is meant if it exists, else the only network of that
+    /// name in any namespace.
+    ///
+    /// # Errors
+    /// [`NetworkError`], listing the networks there are.
+    pub fn network(&self, reference: &str) -> Result<&Network, NetworkError> {
+        let wanted: NetworkRef = reference.parse()?;
+        let matching: Vec<&Network> = self
+            .networks
+            .iter()
+            .filter(|network| wanted.matches(&network.name))
+            .collect();
+        match matching.as_slice() {
+            [] => Err(NetworkError::Unknown {
+                reference: reference.to_owned(),
+                known: self
+                    .networks
+                    .iter()
+                    .map(|network| network.name.clone())
+                    .collect(),
+            }),
+            [only] => Ok(only),
+            several => several
+                .iter()
+                .find(|network| network.name.namespace == name::DEFAULT_NAMESPACE)
+                .copied()
+                .ok_or_else(|| NetworkError::Ambiguous {
+                    reference: reference.to_owned(),
+                    candidates: several.iter().map(|network| network.name.clone()).collect(),
+                }),
+        }
+    }
+
+    /// The network of exactly this name.
+    #[must_use]
+    pub fn network_exact(&self, name: &ObjectName) -> Option<&Network> {
+        self.networks.iter().find(|network| network.name == *name)
+    }
+
+    /// What is different in `newer`.
+    #[must_use]
+    pub fn changes_to(&self, newer: &Self) -> Changes {
+        Changes::between(self, newer)
+    }
+}

@@ -1,1 +1,27 @@
-//! Addresses.
+//! Addresses: which pool, which address, and who has it, remembered on disk.
+//!
+//! The protocol: [`Pools::reserve`] chooses addresses in memory, the caller computes what it will do with
+//! them, [`Grant::commit`] writes both down with one fsync, and only then does anything touch
+//! the kernel. [`Pools::release`] is durable before it returns, too. What is on disk is therefore
+//! never less than what is in the kernel, whatever dies when.
+//!
+//! Nothing here knows of links or pods: an allocation carries an opaque `record` for its owner.
+//!
+//! Inside: [`select`] is pure; `state` is the truth in memory behind one lock that is never held
+//! while waiting; `writer` is one thread that gathers all waiting changes into one transaction.
+
+mod clock;
+mod error;
+mod picker;
+mod pools;
+mod select;
+mod state;
+mod store;
+mod types;
+mod usage;
+mod writer;
+
+pub use error::{Full, FullPool, NoAddress, OpenError, PassedOver, PoolError, StoreError};
+pub use pools::{Grant, Options, Pools, Reserved};
+pub use types::{Allocation, Assigned, Families, Owner, Request, Source};
+pub use usage::PoolUsage;

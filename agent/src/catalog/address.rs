@@ -1,0 +1,312 @@
+//! Sets of addresses of one family, as sorted ranges.
+//!
+//! Ranges are kept as integers, so that an IPv6 /64 costs as much as one address.
+
+use std::{fmt, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    #[serde(rename = "4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "6")]
+    V6,
+}
+
+impl Family {
+    /// Both, in the order in which addresses are reported.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The family of a prefix.
+    #[must_use]
+    pub const fn of_net(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+
+    fn address(self, number: u128) -> IpAddr {
+        match self {
+            // Numbers of this family come from 32-bit addresses only, so nothing is cut off.
+            Self::V4 => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
+            Self::V6 => Ipv6Addr::from(number).into(),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address),
+    }
+}
+
+/// A range that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AddressSetError {
+    /// Not `address` and not `first-last`.
+    #[error("is neither an address nor a range \"first-last\"")]
+    Malformed,
+    /// One end is IPv4, the other IPv6, or the family is not the expected one.
+    #[error("is not {0}")]
+    Family(Family),
+    /// The range ends before it begins.
+    #[error("ends before it begins")]
+    Backwards,
+}
+
+/// A set of addresses of one family: sorted, disjoint, not adjacent, inclusive ranges.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AddressSet {
+    family: Family,
+    ranges: Vec<Range>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Range {
+    first: u128,
+    last: u128,
+    /// How many addresses of the set come before `first`.
+    before: u128,
+}
+
+impl AddressSet {
+    /// The empty set.
+    #[must_use]
+    pub const fn empty(family: Family) -> Self {
+        Self {
+            family,
+            ranges: Vec::new(),
+        }
+    }
+
+    /// Reads `"address"` or `"first-last"` (both ends included; spaces around the dash are allowed).
+    ///
+    /// # Errors
+    /// [`AddressSetError`] for anything else, another family than `family`, or a range that runs backwards.
+    pub fn parse(text: &str, family: Family) -> Result<Self, AddressSetError> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let read = |part: &str| -> Result<u128, AddressSetError> {
+            let address: IpAddr = part
+                .trim()
+                .parse()
+                .map_err(|_| AddressSetError::Malformed)?;
+            if Family::of(address) != family {
+                return Err(AddressSetError::Family(family));
+            }
+            Ok(number(address))
+        };
+        let (first, last) = (read(first)?, read(last)?);
+        if last < first {
+            return Err(AddressSetError::Backwards);
+        }
+        Ok(Self::from_numbers(family, vec![(first, last)]))
+    }
+
+    /// All addresses of a prefix, network and broadcast addresses included.
+    #[must_use]
+    pub fn of_net(net: &IpNet) -> Self {
+        Self::from_numbers(
+            Family::of_net(net),
+            vec![(number(net.network()), number(net.broadcast()))],
+        )
+    }
+
+    /// One address.
+    #[must_use]
+    pub fn single(address: IpAddr) -> Self {
+        Self::from_numbers(
+            Family::of(address),
+            vec![(number(address), number(address))],
+        )
+    }
+
+    fn from_numbers(family: Family, mut numbers: Vec<(u128, u128)>) -> Self {
+        numbers.sort_unstable();
+        let mut ranges: Vec<Range> = Vec::with_capacity(numbers.len());
+        for (first, last) in numbers {
+            match ranges.last_mut() {
+                Some(previous) if first <= previous.last.saturating_add(1) => {
+                    previous.last = previous.last.max(last)
+                }
+                _ => ranges.push(Range {
+                    first,
+                    last,
+                    before: 0,
+                }),
+            }
+        }
+        let mut before = 0u128;
+        for range in &mut ranges {
+            range.before = before;
+            before = before.saturating_add((range.last - range.first).saturating_add(1));
+        }
+        Self { family, ranges }
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = (u128, u128)> + '_ {
+        self.ranges.iter().map(|range| (range.first, range.last))
+    }
+
+    /// The family of all its addresses.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        self.family
+    }
+
+    /// This set and the other. The other must be of the same family.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        debug_assert_eq!(self.family, other.family);
+        Self::from_numbers(self.family, self.numbers().chain(other.numbers()).collect())
+    }
+
+    /// This set without the other. The other must be of the same family.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        debug_assert_eq!(self.family, other.family);
+        let mut kept = Vec::new();
+        for (start, last) in self.numbers() {
+            let mut first = start;
+            let mut rest = true;
+            for (hole_first, hole_last) in other.numbers().filter(|&(a, b)| a <= last && b >= start)
+            {
+                if hole_first > first {
+                    kept.push((first, hole_first - 1));
+                }
+                if hole_last >= last {
+                    rest = false;
+                    break;
+                }
+                first = hole_last + 1;
+            }
+            if rest {
+                kept.push((first, last));
+            }
+        }
+        Self::from_numbers(self.family, kept)
+    }
+
+    /// The first and last address of some range that both sets have, or none.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Option<(IpAddr, IpAddr)> {
+        if self.family != other.family {
+            return None;
+        }
+        let (mut a, mut b) = (
+            self.ranges.iter().peekable(),
+            other.ranges.iter().peekable(),
+        );
+        while let (Some(left), Some(right)) = (a.peek(), b.peek()) {
+            let (first, last) = (left.first.max(right.first), left.last.min(right.last));
+            if first <= last {
+                return Some((self.family.address(first), self.family.address(last)));
+            }
+            if left.last < right.last {
+                a.next()
+            } else {
+                b.next()
+            };
+        }
+        None
+    }
+
+    /// Whether every address of this set is in `net`.
+    #[must_use]
+    pub fn is_inside(&self, net: &IpNet) -> bool {
+        self.family == Family::of_net(net) && self.without(&Self::of_net(net)).is_empty()
+    }
+
+    /// How many addresses; saturates at `u128::MAX` for `::/0`.
+    #[must_use]
+    pub fn len(&self) -> u128 {
+        self.ranges.last().map_or(0, |range| {
+            range
+                .before
+                .saturating_add((range.last - range.first).saturating_add(1))
+        })
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// The address at `index` in ascending order, from 0.
+    #[must_use]
+    pub fn get(&self, index: u128) -> Option<IpAddr> {
+        let after = self.ranges.partition_point(|range| range.before <= index);
+        let range = self.ranges.get(after.checked_sub(1)?)?;
+        let number = range.first.checked_add(index - range.before)?;
+        (number <= range.last).then(|| self.family.address(number))
+    }
+
+    /// Where `address` is in ascending order, if it is in the set.
+    #[must_use]
+    pub fn index_of(&self, address: IpAddr) -> Option<u128> {
+        if Family::of(address) != self.family {
+            return None;
+        }
+        let number = number(address);
+        let after = self.ranges.partition_point(|range| range.first <= number);
+        let range = self.ranges.get(after.checked_sub(1)?)?;
+        (number <= range.last).then(|| range.before + (number - range.first))
+    }
+
+    /// Whether `address` is in the set.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.index_of(address).is_some()
+    }
+
+    /// The ranges, ascending, both ends included.
+    pub fn ranges(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
+        self.numbers()
+            .map(|(first, last)| (self.family.address(first), self.family.address(last)))
+    }
+}
+
+impl fmt::Display for AddressSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, (first, last)) in self.ranges().enumerate() {
+            let separator = if position == 0 { "" } else { ", " };
+            if first == last {
+                write!(f, "{separator}{first}")
+            } else {
+                write!(f, "{separator}{first}-{last}")
+            }?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AddressSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{self}]")
+    }
+}

@@ -1,0 +1,71 @@
+//! The rules between objects: unique names, and no address in two pools.
+
+use super::{Invalid, Network, Pool};
+
+/// Whether `pool` may stand beside those before it.
+///
+/// Pools of the same subnet may: that is how one subnet is split by node. Their addresses must be
+/// disjoint. Subnets that are different must not overlap at all, since then one address would
+/// have two prefix lengths.
+pub(super) fn pool(pool: &Pool, earlier: &[Pool]) -> Result<(), Invalid> {
+    let object = format!("SpiderIPPool {}", pool.name);
+    for other in earlier {
+        if other.name == pool.name {
+            let reason = "an earlier pool has this name";
+            return Err(Invalid::new(
+                &object,
+                "metadata.name",
+                &pool.name,
+                reason,
+                "rename one of them",
+            ));
+        }
+        let subnets_overlap =
+            other.subnet.contains(&pool.subnet) || pool.subnet.contains(&other.subnet);
+        if subnets_overlap && other.subnet != pool.subnet {
+            let reason = format!(
+                "overlaps the subnet {} of the earlier pool {}",
+                other.subnet, other.name
+            );
+            let remedy = "give both pools the same subnet, or subnets that do not overlap";
+            return Err(Invalid::new(
+                &object,
+                "spec.subnet",
+                pool.subnet,
+                reason,
+                remedy,
+            ));
+        }
+        if let Some((first, last)) = pool.ranges.intersection(&other.ranges) {
+            let reason = format!(
+                "{first}-{last} belong to the earlier pool {} too",
+                other.name
+            );
+            let remedy = "take them out of one of the two (spec.ips, spec.excludeIPs)";
+            return Err(Invalid::new(
+                &object,
+                "spec.ips",
+                &pool.ranges,
+                reason,
+                remedy,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `network` may stand beside those before it.
+pub(super) fn network(network: &Network, earlier: &[Network]) -> Result<(), Invalid> {
+    if earlier.iter().any(|other| other.name == network.name) {
+        let object = format!("SpiderMultusConfig {}", network.name);
+        let reason = "an earlier network has this name";
+        return Err(Invalid::new(
+            &object,
+            "metadata.name",
+            &network.name,
+            reason,
+            "rename one of them",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! A catalog from the `*.yaml` and `*.yml` files of a directory.
+
+mod watch;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+pub use watch::watch;
+
+use super::{Catalog, Problem, documents::Builder};
+
+/// Reads the directory's manifests: files named `*.yaml` or `*.yml`, sorted by name, hidden ones
+/// and subdirectories left out.
+///
+/// Never fails as a whole: a file or a directory that cannot be read is a [`Problem`] of the catalog.
+/// Blocks on the disk.
+#[must_use]
+pub fn load(dir: &Path) -> Catalog {
+    let mut builder = Builder::default();
+    let files = manifest_files(dir).unwrap_or_else(|error| {
+        builder.add_problem(unreadable(
+            dir,
+            &error,
+            "create the directory, or give another with --manifests",
+        ));
+        Vec::new()
+    });
+    for file in files {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => builder.add(&file, &text),
+            Err(error) => builder.add_problem(unreadable(
+                &file,
+                &error,
+                "make it a UTF-8 file that the agent may read",
+            )),
+        }
+    }
+    builder.finish()
+}
+
+fn unreadable(path: &Path, error: &io::Error, remedy: &str) -> Problem {
+    Problem {
+        file: path.to_owned(),
+        document: None,
+        object: None,
+        field: None,
+        message: format!("cannot be read: {error}; {remedy}"),
+    }
+}
+
+fn manifest_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml");
+        // A directory or a pipe of that name would fail or block; a dangling link is to be reported.
+        let plain = std::fs::metadata(&path).map_or(true, |metadata| metadata.is_file());
+        if yaml && !hidden && plain {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,185 @@
+//! Follows a directory of manifests.
+//!
+//! inotify makes a change seen at once. A look at names and times every two seconds sees what
+//! inotify cannot: a directory that was replaced, a link's target, file systems without events.
+
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+use tokio::{sync::mpsc, sync::watch::Sender, time};
+
+use super::{super::Catalog, load, manifest_files};
+
+/// Editors and `kubectl`-like tools write a file in several steps.
+const SETTLE: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_secs(2);
+
+/// Keeps `sender` up to date with the manifests in `dir`, until nobody listens any more.
+///
+/// Everything is read anew on each change; receivers are only woken if the result is different.
+/// What changed, and each problem once, is logged.
+pub async fn watch(dir: PathBuf, sender: Sender<Arc<Catalog>>) {
+    let (event_sender, mut events) = mpsc::channel(1);
+    let mut inotify = Inotify::new(event_sender);
+    let mut seen = None;
+    let mut poll = time::interval(POLL);
+    poll.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        let now = in_background({
+            let dir = dir.clone();
+            move || Fingerprint::of(&dir)
+        })
+        .await;
+        if seen.as_ref() != Some(&now) {
+            // Watch first, read after: a change in between is an event.
+            inotify.follow(&dir, now.directory);
+            let catalog = in_background({
+                let dir = dir.clone();
+                move || load(&dir)
+            })
+            .await;
+            publish(&sender, catalog);
+            seen = Some(now);
+        }
+        tokio::select! {
+            () = sender.closed() => return,
+            _ = poll.tick() => {}
+            Some(()) = events.recv() => {
+                time::sleep(SETTLE).await;
+                // One event stands for all that came while things settled.
+                let _ = events.try_recv();
+                // An event may leave names, sizes and times as they were: read in any case.
+                seen = None;
+            }
+        }
+    }
+}
+
+async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn publish(sender: &Sender<Arc<Catalog>>, catalog: Catalog) {
+    let changes = sender.borrow().changes_to(&catalog);
+    for (what, difference) in [("pool", &changes.pools), ("network", &changes.networks)] {
+        for (how, names) in [
+            ("added", &difference.added),
+            ("removed", &difference.removed),
+            ("changed", &difference.changed),
+        ] {
+            for name in names {
+                tracing::info!(%name, "{what} {how}");
+            }
+        }
+    }
+    for problem in &changes.problems {
+        tracing::warn!(%problem, "a manifest is left out");
+    }
+    sender.send_if_modified(|current| {
+        let different = **current != catalog;
+        if different {
+            *current = Arc::new(catalog);
+        }
+        different
+    });
+}
+
+/// Device and inode: what tells a directory from the one that took its place.
+type Identity = (u64, u64);
+
+#[derive(PartialEq, Eq)]
+struct Fingerprint {
+    directory: Option<Identity>,
+    files: Vec<(PathBuf, Option<FileStamp>)>,
+}
+
+#[derive(PartialEq, Eq)]
+struct FileStamp {
+    identity: Identity,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Fingerprint {
+    fn of(dir: &Path) -> Self {
+        let identity = |metadata: &std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let stamp = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some(FileStamp {
+                identity: identity(&metadata),
+                size: metadata.len(),
+                changed: (metadata.ctime(), metadata.ctime_nsec()),
+            })
+        };
+        let files = manifest_files(dir).unwrap_or_default();
+        Self {
+            directory: std::fs::metadata(dir).ok().as_ref().map(identity),
+            files: files
+                .into_iter()
+                .map(|path| (path.clone(), stamp(&path)))
+                .collect(),
+        }
+    }
+}
+
+/// The inotify watch, bound to the directory that is there now.
+struct Inotify {
+    events: mpsc::Sender<()>,
+    watcher: Option<RecommendedWatcher>,
+    following: Option<Identity>,
+}
+
+impl Inotify {
+    const fn new(events: mpsc::Sender<()>) -> Self {
+        Self {
+            events,
+            watcher: None,
+            following: None,
+        }
+    }
+
+    fn follow(&mut self, dir: &Path, identity: Option<Identity>) {
+        if self.following == identity && self.watcher.is_some() {
+            return;
+        }
+        self.watcher = None;
+        self.following = identity;
+        if identity.is_none() {
+            return;
+        }
+        let events = self.events.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // Reading the files makes events too; without this the reader would wake itself.
+            let only_read = matches!(&event, Ok(Event { kind: EventKind::Access(kind), .. })
+                if *kind != AccessKind::Close(AccessMode::Write));
+            if !only_read {
+                // Full means that a wake-up is due already.
+                let _ = events.try_send(());
+            }
+        })
+        .and_then(|mut watcher| {
+            watcher
+                .watch(dir, RecursiveMode::NonRecursive)
+                .map(|()| watcher)
+        });
+        match watcher {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => tracing::warn!(
+                dir = %dir.display(), %error,
+                "cannot watch the manifests by inotify, looking every {} s instead (is fs.inotify.max_user_instances used up?)",
+                POLL.as_secs(),
+            ),
+        }
+    }
+}

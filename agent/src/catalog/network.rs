@@ -1,0 +1,349 @@
+//! A network that has passed every rule.
+
+use std::{net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Invalid, ObjectName,
+    manifest::{CoordinatorSpec, IpvlanSpec, MultusConfigSpec, PoolNames, SpiderMultusConfig},
+    name::{DEFAULT_NAMESPACE, is_name},
+};
+
+/// A valid network: which interface a pod gets on which NIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Its name, unique in a catalog.
+    pub name: ObjectName,
+    /// The NIC's interface name.
+    pub master: String,
+    /// The ipvlan mode.
+    pub mode: IpvlanMode,
+    /// The interface's MTU in bytes; none: the master's.
+    pub mtu: Option<u32>,
+    /// Its own IPv4 pools in order of preference. If this and `ipv6_pools` are empty, the default pools are used.
+    pub ipv4_pools: Vec<String>,
+    /// Its own IPv6 pools in order of preference.
+    pub ipv6_pools: Vec<String>,
+    /// Whether the pod gets the veth to its node and replies by it.
+    pub coordinator: bool,
+    /// Destinations that go through the veth and the node (`hijackCIDR`).
+    pub via_host: Vec<IpNet>,
+    /// The pod's interface that keeps the default route; none: the first.
+    pub default_route_nic: Option<String>,
+}
+
+/// How an ipvlan device works (`IPVLAN_MODE_*` in linux/if_link.h).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// Frames are switched, neighbours resolved in the pod.
+    L2,
+    /// Packets are routed by the master's namespace; no neighbours, no broadcast.
+    #[default]
+    L3,
+    /// As L3, and incoming packets pass the master's netfilter. Reply marks do not work in it.
+    L3s,
+}
+
+impl IpvlanMode {
+    /// As it is written in a configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+            Self::L3s => "l3s",
+        }
+    }
+}
+
+impl std::fmt::Display for IpvlanMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for IpvlanMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::L2, Self::L3, Self::L3s]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+            .ok_or(())
+    }
+}
+
+impl Network {
+    /// Checks a manifest by the rules for a single network.
+    ///
+    /// # Errors
+    /// [`Invalid`], the first rule that it breaks or the first thing in it that is not supported.
+    pub fn from_manifest(manifest: &SpiderMultusConfig) -> Result<Self, Invalid> {
+        let namespace = manifest
+            .metadata
+            .namespace
+            .as_deref()
+            .filter(|namespace| !namespace.is_empty());
+        let name = ObjectName {
+            namespace: namespace.unwrap_or(DEFAULT_NAMESPACE).to_owned(),
+            name: manifest.metadata.name.clone(),
+        };
+        for (field, text) in [
+            ("metadata.name", &name.name),
+            ("metadata.namespace", &name.namespace),
+        ] {
+            if !is_name(text) {
+                let remedy = "name it with letters, digits, '-' and '.'";
+                return Err(Invalid::new(
+                    "SpiderMultusConfig",
+                    field,
+                    text,
+                    "is missing or not a name",
+                    remedy,
+                ));
+            }
+        }
+        let object = format!("SpiderMultusConfig {name}");
+        let spec = &manifest.spec;
+        let ipvlan = ipvlan_block(&object, spec)?;
+        let pools = ipvlan.ippools.clone().unwrap_or_default();
+        let coordinator = spec.coordinator.clone().unwrap_or_default();
+        check_pool_names(&object, &pools)?;
+        Ok(Self {
+            master: master(&object, ipvlan)?,
+            mode: mode(&object, ipvlan)?,
+            mtu: mtu(&object, ipvlan)?,
+            ipv4_pools: pools.ipv4.unwrap_or_default(),
+            ipv6_pools: pools.ipv6.unwrap_or_default(),
+            coordinator: spec.enable_coordinator.unwrap_or(true)
+                && coordinator_wanted(&object, &coordinator)?,
+            via_host: via_host(&object, &coordinator)?,
+            default_route_nic: coordinator
+                .pod_default_route_nic
+                .filter(|nic| !nic.is_empty()),
+            name,
+        })
+    }
+}
+
+fn ipvlan_block<'a>(object: &str, spec: &'a MultusConfigSpec) -> Result<&'a IpvlanSpec, Invalid> {
+    let cni_type = spec.cni_type.as_deref().unwrap_or("custom");
+    if cni_type != "ipvlan" {
+        let reason = "this agent makes ipvlan interfaces only";
+        let remedy = "use cniType ipvlan, or chain the ebbtide plugin after that type's own in a CNI conflist";
+        return Err(Invalid::new(
+            object,
+            "spec.cniType",
+            cni_type,
+            reason,
+            remedy,
+        ));
+    }
+    let others = [
+        ("spec.macvlan", spec.macvlan.is_some()),
+        ("spec.vlan", spec.vlan.is_some()),
+        ("spec.sriov", spec.sriov.is_some()),
+        ("spec.ibsriov", spec.ibsriov.is_some()),
+        ("spec.ipoib", spec.ipoib.is_some()),
+        ("spec.ovs", spec.ovs.is_some()),
+        (
+            "spec.customCNI",
+            spec.custom_cni
+                .as_deref()
+                .is_some_and(|text| !text.is_empty()),
+        ),
+    ];
+    if let Some((field, _)) = others.into_iter().find(|(_, present)| *present) {
+        return Err(Invalid::new(
+            object,
+            field,
+            "",
+            "belongs to another cniType than ipvlan",
+            "remove it",
+        ));
+    }
+    if spec.disable_ipam == Some(true) {
+        let reason = "a network without addresses is not supported yet";
+        return Err(Invalid::new(
+            object,
+            "spec.disableIPAM",
+            true,
+            reason,
+            "remove it",
+        ));
+    }
+    spec.ipvlan.as_ref().ok_or_else(|| {
+        Invalid::new(
+            object,
+            "spec.ipvlan",
+            "",
+            "is missing",
+            "give the block with the master interface",
+        )
+    })
+}
+
+fn master(object: &str, ipvlan: &IpvlanSpec) -> Result<String, Invalid> {
+    let field = "spec.ipvlan.master";
+    let remedy = "name exactly one network interface of the node, as in [ens5]";
+    match ipvlan.master.as_deref().unwrap_or_default() {
+        [] => Err(Invalid::new(object, field, "", "is missing", remedy)),
+        [master] if is_interface_name(master) => Ok(master.clone()),
+        [master] => Err(Invalid::new(
+            object,
+            field,
+            master,
+            "is not an interface name",
+            remedy,
+        )),
+        several => Err(Invalid::new(
+            object,
+            field,
+            several.join(","),
+            "several masters (a bond) are not supported yet",
+            remedy,
+        )),
+    }
+}
+
+/// What the kernel takes as an interface name (`dev_valid_name` in net/core/dev.c).
+fn is_interface_name(text: &str) -> bool {
+    (1..16).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text.bytes().any(|byte| {
+            matches!(byte, b'/' | b':' | 0) || byte.is_ascii_whitespace() || byte == 0x0b
+        })
+}
+
+fn mode(object: &str, ipvlan: &IpvlanSpec) -> Result<IpvlanMode, Invalid> {
+    let Some(text) = &ipvlan.mode else {
+        return Ok(IpvlanMode::default());
+    };
+    text.parse().map_err(|()| {
+        Invalid::new(
+            object,
+            "spec.ipvlan.mode",
+            text,
+            "is not an ipvlan mode",
+            "use l3 (the default), l2 or l3s",
+        )
+    })
+}
+
+fn mtu(object: &str, ipvlan: &IpvlanSpec) -> Result<Option<u32>, Invalid> {
+    let vlan = ipvlan.vlan_id.unwrap_or(0);
+    if vlan != 0 {
+        let remedy = "make the VLAN interface on the node and name it as the master";
+        return Err(Invalid::new(
+            object,
+            "spec.ipvlan.vlanID",
+            vlan,
+            "a VLAN below the master is not supported yet",
+            remedy,
+        ));
+    }
+    if ipvlan.bond.is_some() {
+        let remedy = "make the bond on the node and name it as the master";
+        return Err(Invalid::new(
+            object,
+            "spec.ipvlan.bond",
+            "",
+            "is not supported yet",
+            remedy,
+        ));
+    }
+    match ipvlan.mtu.unwrap_or(0) {
+        0 => Ok(None),
+        // 68 is the least of IPv4 (RFC 791), 65535 the most that ipvlan devices take.
+        mtu @ 68..=65535 => Ok(u32::try_from(mtu).ok()),
+        mtu => Err(Invalid::new(
+            object,
+            "spec.ipvlan.mtu",
+            mtu,
+            "is not between 68 and 65535",
+            "correct it, or 0 for the master's",
+        )),
+    }
+}
+
+fn check_pool_names(object: &str, pools: &PoolNames) -> Result<(), Invalid> {
+    if pools.match_master_subnet == Some(true) {
+        let field = "spec.ipvlan.ippools.matchMasterSubnet";
+        return Err(Invalid::new(
+            object,
+            field,
+            true,
+            "is for SR-IOV only",
+            "remove it",
+        ));
+    }
+    for (family, names) in [("ipv4", &pools.ipv4), ("ipv6", &pools.ipv6)] {
+        let bad = names
+            .iter()
+            .flatten()
+            .enumerate()
+            .find(|(_, name)| !is_name(name));
+        if let Some((position, name)) = bad {
+            let field = format!("spec.ipvlan.ippools.{family}[{position}]");
+            return Err(Invalid::new(
+                object,
+                field,
+                name,
+                "is not a pool's name",
+                "name a SpiderIPPool",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn coordinator_wanted(object: &str, coordinator: &CoordinatorSpec) -> Result<bool, Invalid> {
+    match coordinator.mode.as_deref().unwrap_or("auto") {
+        "" | "auto" | "underlay" => Ok(true),
+        "disabled" | "disable" => Ok(false),
+        "overlay" => {
+            let reason = "an ipvlan interface beside another plugin's eth0 is not supported yet";
+            Err(Invalid::new(
+                object,
+                "spec.coordinator.mode",
+                "overlay",
+                reason,
+                "use auto, underlay or disabled",
+            ))
+        }
+        other => Err(Invalid::new(
+            object,
+            "spec.coordinator.mode",
+            other,
+            "is no mode",
+            "use auto, underlay or disabled",
+        )),
+    }
+}
+
+fn via_host(object: &str, coordinator: &CoordinatorSpec) -> Result<Vec<IpNet>, Invalid> {
+    let texts = coordinator.hijack_cidr.as_deref().unwrap_or_default();
+    texts
+        .iter()
+        .enumerate()
+        .map(|(position, text)| {
+            let address = text.parse::<IpAddr>().map(IpNet::from);
+            address
+                .or_else(|_| text.parse::<IpNet>())
+                .map(|net| net.trunc())
+                .map_err(|_| {
+                    let field = format!("spec.coordinator.hijackCIDR[{position}]");
+                    Invalid::new(
+                        object,
+                        field,
+                        text,
+                        "is neither an address nor a prefix",
+                        "write it as in 169.254.0.0/16",
+                    )
+                })
+        })
+        .collect()
+}

@@ -1,0 +1,365 @@
+//! An address pool that has passed every rule.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AddressSet, AddressSetError, Family, Invalid, NetworkRef,
+    manifest::{IpPoolSpec, LabelSelector, RouteSpec, SpiderIpPool},
+    name::is_name,
+};
+
+/// A valid pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name, unique in a catalog.
+    pub name: String,
+    /// The family of all its addresses.
+    pub family: Family,
+    /// The prefix whose length the pods' addresses get.
+    pub subnet: IpNet,
+    /// What may be handed out: `ips` without `excludeIPs`, the network and the broadcast address
+    /// (IPv4, below /31) or the subnet-router anycast address (IPv6, below /127; RFC 4291, 2.6.1).
+    /// The gateway is never in it.
+    pub ranges: AddressSet,
+    /// The default route's gateway: in the subnet, or IPv6 link-local.
+    pub gateway: Option<IpAddr>,
+    /// More routes on the pod's interface, each gateway in the subnet.
+    pub routes: Vec<Route>,
+    /// The nodes it is for; empty: any.
+    pub node_names: Vec<String>,
+    /// The networks it is for (`multusName`); empty: any.
+    pub networks: Vec<NetworkRef>,
+    /// Whether it is used where nothing names a pool.
+    pub default: bool,
+    /// Whether it gives no new addresses.
+    pub disabled: bool,
+    /// Its other conditions.
+    pub affinities: Affinities,
+}
+
+/// A route through a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Route {
+    /// Where to.
+    pub dst: IpNet,
+    /// Through which gateway.
+    pub gateway: IpAddr,
+}
+
+/// The conditions of a pool on labels and namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Affinities {
+    /// Labels of the pod.
+    pub pod: Option<LabelSelector>,
+    /// Names of the pod's namespace; wins over `namespace`.
+    pub namespace_names: Vec<String>,
+    /// Labels of the pod's namespace.
+    pub namespace: Option<LabelSelector>,
+    /// Labels of the node; the pool's `node_names` win over it.
+    pub node: Option<LabelSelector>,
+}
+
+impl Pool {
+    /// Checks a manifest by the rules for a single pool (those between pools are the catalog's).
+    ///
+    /// # Errors
+    /// [`Invalid`], the first rule that it breaks.
+    pub fn from_manifest(manifest: &SpiderIpPool) -> Result<Self, Invalid> {
+        let object = format!("SpiderIPPool {}", manifest.metadata.name);
+        let spec = &manifest.spec;
+        if !is_name(&manifest.metadata.name) {
+            return Err(Invalid::new(
+                "SpiderIPPool",
+                "metadata.name",
+                &manifest.metadata.name,
+                "is missing or not a name",
+                "name the pool with letters, digits, '-' and '.'",
+            ));
+        }
+        let check = Check {
+            object: &object,
+            spec,
+        };
+        let subnet = check.subnet()?;
+        let family = check.family(&subnet)?;
+        let effective = check.effective_addresses(family, &subnet)?;
+        Ok(Self {
+            gateway: check.gateway(&subnet, &effective)?,
+            routes: check.routes(&subnet)?,
+            networks: check.networks()?,
+            affinities: check.affinities()?,
+            name: manifest.metadata.name.clone(),
+            family,
+            subnet,
+            ranges: effective.without(&never_assigned(&subnet)),
+            node_names: spec.node_name.clone().unwrap_or_default(),
+            default: spec.default.unwrap_or(false),
+            disabled: spec.disable.unwrap_or(false),
+        })
+    }
+}
+
+/// Addresses of a subnet that are no host's.
+fn never_assigned(subnet: &IpNet) -> AddressSet {
+    let network = AddressSet::single(subnet.network());
+    match subnet {
+        IpNet::V4(v4) if v4.prefix_len() < 31 => {
+            network.union(&AddressSet::single(subnet.broadcast()))
+        }
+        IpNet::V6(v6) if v6.prefix_len() < 127 => network,
+        _ => AddressSet::empty(Family::of_net(subnet)),
+    }
+}
+
+/// The rules, one a method.
+struct Check<'a> {
+    object: &'a str,
+    spec: &'a IpPoolSpec,
+}
+
+impl Check<'_> {
+    fn invalid(
+        &self,
+        field: impl Into<String>,
+        value: impl ToString,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Invalid {
+        Invalid::new(self.object, field, value, reason, remedy)
+    }
+
+    fn subnet(&self) -> Result<IpNet, Invalid> {
+        let field = "spec.subnet";
+        let remedy = "write the subnet as address/length, as in 172.31.16.0/20";
+        let Some(text) = &self.spec.subnet else {
+            return Err(self.invalid(field, "", "is missing", remedy));
+        };
+        let subnet: IpNet = text
+            .parse()
+            .map_err(|_| self.invalid(field, text, "is not a prefix", remedy))?;
+        if subnet.addr() != subnet.network() {
+            return Err(self.invalid(
+                field,
+                text,
+                "has bits set beyond its length",
+                format!("write {}", subnet.trunc()),
+            ));
+        }
+        Ok(subnet)
+    }
+
+    fn family(&self, subnet: &IpNet) -> Result<Family, Invalid> {
+        let family = Family::of_net(subnet);
+        let remedy = "set 4 or 6 as the subnet has it, or leave it out";
+        match (self.spec.ip_version, family) {
+            (None, _) | (Some(4), Family::V4) | (Some(6), Family::V6) => Ok(family),
+            (Some(version @ (4 | 6)), _) => Err(self.invalid(
+                "spec.ipVersion",
+                version,
+                format!("the subnet {subnet} is {family}"),
+                remedy,
+            )),
+            (Some(version), _) => {
+                Err(self.invalid("spec.ipVersion", version, "is neither 4 nor 6", remedy))
+            }
+        }
+    }
+
+    fn effective_addresses(&self, family: Family, subnet: &IpNet) -> Result<AddressSet, Invalid> {
+        let included = self.addresses("spec.ips", self.spec.ips.as_deref(), family, subnet)?;
+        let excluded = self.addresses(
+            "spec.excludeIPs",
+            self.spec.exclude_ips.as_deref(),
+            family,
+            subnet,
+        )?;
+        Ok(included.without(&excluded))
+    }
+
+    fn addresses(
+        &self,
+        field: &str,
+        texts: Option<&[String]>,
+        family: Family,
+        subnet: &IpNet,
+    ) -> Result<AddressSet, Invalid> {
+        let mut all = AddressSet::empty(family);
+        for (position, text) in texts.unwrap_or_default().iter().enumerate() {
+            let field = || format!("{field}[{position}]");
+            let set = AddressSet::parse(text, family).map_err(|error| {
+                let remedy = match error {
+                    AddressSetError::Malformed => {
+                        "write an address or a range as in 172.31.16.4-172.31.16.8"
+                    }
+                    AddressSetError::Family(_) => "use addresses of the subnet's family",
+                    AddressSetError::Backwards => "exchange its ends",
+                };
+                self.invalid(field(), text, error.to_string(), remedy)
+            })?;
+            if !set.is_inside(subnet) {
+                let reason = format!("is not inside the subnet {subnet}");
+                return Err(self.invalid(
+                    field(),
+                    text,
+                    reason,
+                    "use addresses of the subnet, or correct the subnet",
+                ));
+            }
+            all = all.union(&set);
+        }
+        Ok(all)
+    }
+
+    fn gateway(&self, subnet: &IpNet, effective: &AddressSet) -> Result<Option<IpAddr>, Invalid> {
+        let field = "spec.gateway";
+        let Some(text) = &self.spec.gateway else {
+            return Ok(None);
+        };
+        let gateway: IpAddr = text.parse().map_err(|_| {
+            self.invalid(
+                field,
+                text,
+                "is not an address",
+                "write an address of the subnet, as in 172.31.16.1",
+            )
+        })?;
+        // Clouds announce IPv6 routers by their link-local address (RFC 4861, 4.2).
+        let link_local = matches!((gateway, subnet), (IpAddr::V6(v6), IpNet::V6(_)) if v6.is_unicast_link_local());
+        if !subnet.contains(&gateway) && !link_local {
+            let reason = format!("is not inside the subnet {subnet}");
+            return Err(self.invalid(
+                field,
+                text,
+                reason,
+                "use the subnet's gateway, or correct the subnet",
+            ));
+        }
+        if effective.contains(gateway) {
+            let reason = "is among the addresses to hand out";
+            return Err(self.invalid(field, text, reason, "put it into spec.excludeIPs"));
+        }
+        Ok(Some(gateway))
+    }
+
+    fn routes(&self, subnet: &IpNet) -> Result<Vec<Route>, Invalid> {
+        let mut seen = BTreeSet::new();
+        let routes = self.spec.routes.as_deref().unwrap_or_default();
+        routes
+            .iter()
+            .enumerate()
+            .map(|(position, route)| {
+                let route = self.route(position, route, subnet)?;
+                if !seen.insert(route.dst) {
+                    let reason = "is the destination of an earlier route too";
+                    return Err(self.invalid(
+                        format!("spec.routes[{position}].dst"),
+                        route.dst,
+                        reason,
+                        "remove one of them",
+                    ));
+                }
+                Ok(route)
+            })
+            .collect()
+    }
+
+    fn route(&self, position: usize, route: &RouteSpec, subnet: &IpNet) -> Result<Route, Invalid> {
+        let family = Family::of_net(subnet);
+        let (dst_field, gw_field) = (
+            format!("spec.routes[{position}].dst"),
+            format!("spec.routes[{position}].gw"),
+        );
+        let dst: IpNet = route.dst.parse().map_err(|_| {
+            self.invalid(
+                &dst_field,
+                &route.dst,
+                "is not a prefix",
+                "write it as address/length, as in 10.0.0.0/8",
+            )
+        })?;
+        if Family::of_net(&dst) != family {
+            return Err(self.invalid(
+                dst_field,
+                &route.dst,
+                format!("is not {family} as the subnet is"),
+                "use a pool of that family",
+            ));
+        }
+        if dst.prefix_len() == 0 {
+            return Err(self.invalid(
+                dst_field,
+                &route.dst,
+                "is the default route",
+                "use spec.gateway for it",
+            ));
+        }
+        let gateway: IpAddr = route.gw.parse().map_err(|_| {
+            self.invalid(
+                &gw_field,
+                &route.gw,
+                "is not an address",
+                "write an address of the subnet",
+            )
+        })?;
+        if !subnet.contains(&gateway) {
+            return Err(self.invalid(
+                gw_field,
+                &route.gw,
+                format!("is not inside the subnet {subnet}"),
+                "use a gateway in the subnet",
+            ));
+        }
+        // Bits beyond the length mean nothing to the kernel's table, but would hide a duplicate.
+        Ok(Route {
+            dst: dst.trunc(),
+            gateway,
+        })
+    }
+
+    fn networks(&self) -> Result<Vec<NetworkRef>, Invalid> {
+        let names = self.spec.multus_name.as_deref().unwrap_or_default();
+        names
+            .iter()
+            .enumerate()
+            .map(|(position, text)| {
+                text.parse().map_err(|_| {
+                    let field = format!("spec.multusName[{position}]");
+                    self.invalid(
+                        field,
+                        text,
+                        "is not a network's name",
+                        "write \"namespace/name\" or \"name\"",
+                    )
+                })
+            })
+            .collect()
+    }
+
+    fn affinities(&self) -> Result<Affinities, Invalid> {
+        let selectors = [
+            ("spec.podAffinity", &self.spec.pod_affinity),
+            ("spec.namespaceAffinity", &self.spec.namespace_affinity),
+            ("spec.nodeAffinity", &self.spec.node_affinity),
+        ];
+        for (field, selector) in selectors {
+            let Some(selector) = selector else { continue };
+            if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
+                return Err(self.invalid(
+                    field,
+                    "",
+                    "is empty",
+                    "give it matchLabels or matchExpressions, or leave it out",
+                ));
+            }
+        }
+        Ok(Affinities {
+            pod: self.spec.pod_affinity.clone(),
+            namespace_names: self.spec.namespace_name.clone().unwrap_or_default(),
+            namespace: self.spec.namespace_affinity.clone(),
+            node: self.spec.node_affinity.clone(),
+        })
+    }
+}

@@ -1,0 +1,33 @@
+//! What a person has to mend in the manifests.
+
+use std::{fmt, path::PathBuf};
+
+use serde::Serialize;
+
+/// Something in the manifests that was left out. The rest of them is in use.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Problem {
+    /// The file (or the directory, if that is what cannot be read).
+    pub file: PathBuf,
+    /// Which document of the file, from 1, empty documents not counted; none if the whole file is meant.
+    pub document: Option<usize>,
+    /// Kind and name as in `SpiderIPPool worker1-v4`, as far as they are known.
+    pub object: Option<String>,
+    /// The path of the field as in `spec.ips[2]`, if one is at fault.
+    pub field: Option<String>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(document) = self.document {
+            write!(f, ", document {document}")?;
+        }
+        for part in [&self.object, &self.field].into_iter().flatten() {
+            write!(f, ": {part}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}

@@ -1,0 +1,214 @@
+//! What can go wrong, told so that a person can act on it.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use super::Owner;
+use crate::catalog::{Family, NetworkRef};
+
+/// A request that was not served. Nothing was taken.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PoolError {
+    /// No pool is for this node and network.
+    #[error(transparent)]
+    NoAddress(#[from] NoAddress),
+    /// Pools there are, but nothing is free in them.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// Another request of the same owner is being served. It is not waited for: try again later.
+    #[error("{doing} {owner} is still under way; try again in a moment")]
+    Busy {
+        /// Whose.
+        owner: Owner,
+        /// What is under way, as in "adding".
+        doing: &'static str,
+    },
+    /// The owner has no allocation.
+    #[error("{owner} has no address here; add it first")]
+    NotHeld {
+        /// Who.
+        owner: Owner,
+    },
+    /// The thread that writes has died; a bug, reported in the log where it happened.
+    #[error("the thread that writes addresses down has died (see the log); restart the agent")]
+    WriterDied,
+    /// It could not be written down.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// No pool is for this node and network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoAddress {
+    /// The family that was asked for and has none; none: no family has any.
+    pub family: Option<Family>,
+    /// Where.
+    pub node: String,
+    /// For which network.
+    pub network: Option<String>,
+    /// Each candidate and why it was passed over.
+    pub candidates: Vec<(String, PassedOver)>,
+}
+
+impl std::error::Error for NoAddress {}
+
+impl fmt::Display for NoAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.family {
+            Some(family) => write!(f, "no {family} pool serves node {:?}", self.node)?,
+            None => write!(f, "no pool serves node {:?}", self.node)?,
+        }
+        match &self.network {
+            Some(network) => write!(f, " and network {network}")?,
+            None => f.write_str(" and a network without a name")?,
+        }
+        let mut separator = ": ";
+        for (pool, reason) in &self.candidates {
+            write!(f, "{separator}pool {pool} {reason}")?;
+            separator = ", ";
+        }
+        if self.candidates.is_empty() {
+            f.write_str(": no pool is declared")?;
+        }
+        f.write_str("; declare a SpiderIPPool with `default: true` for this node (nodeName) and network (multusName), or correct one of these")
+    }
+}
+
+/// Why a pool was not considered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassedOver {
+    /// Nothing valid of this name is declared.
+    Unknown,
+    /// `disable: true`.
+    Disabled,
+    /// It has addresses of the other family.
+    OtherFamily(Family),
+    /// The configuration does not allow its family.
+    FamilyOff(Family),
+    /// It is for other nodes.
+    OtherNode(Vec<String>),
+    /// It is for other networks.
+    OtherNetwork(Vec<NetworkRef>),
+    /// It has a condition that this version cannot decide.
+    Unsupported(&'static str),
+    /// It would do, but it is not `default: true` and nothing names it.
+    NotDefault,
+}
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("is named but not declared, or invalid"),
+            Self::Disabled => f.write_str("is disabled"),
+            Self::OtherFamily(family) => write!(f, "is {family}"),
+            Self::FamilyOff(family) => write!(f, "is {family}, which the configuration turns off"),
+            Self::OtherNode(nodes) => write!(f, "is for node {}", nodes.join(", ")),
+            Self::OtherNetwork(networks) => {
+                let names: Vec<String> = networks.iter().map(ToString::to_string).collect();
+                write!(f, "is for network {}", names.join(", "))
+            }
+            Self::Unsupported(field) => write!(f, "has {field}, which is not supported yet"),
+            Self::NotDefault => {
+                f.write_str("is not `default: true` and the network does not name it")
+            }
+        }
+    }
+}
+
+/// Every pool that serves this node and network is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Full {
+    /// The family that could not be served.
+    pub family: Family,
+    /// Its pools in the order in which they were tried.
+    pub pools: Vec<FullPool>,
+}
+
+/// A pool that is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FullPool {
+    /// Its name.
+    pub pool: String,
+    /// How many addresses it may hand out.
+    pub total: u128,
+    /// How many are held.
+    pub used: u64,
+    /// How many rest after their release.
+    pub resting: u64,
+    /// When the first of those is free again.
+    pub next_free: Option<Duration>,
+}
+
+impl std::error::Error for Full {}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no free {} address", self.family)?;
+        let mut separator = ": ";
+        for pool in &self.pools {
+            write!(
+                f,
+                "{separator}pool {} has {} of {} in use, {} resting",
+                pool.pool, pool.used, pool.total, pool.resting
+            )?;
+            if let Some(wait) = pool.next_free {
+                write!(
+                    f,
+                    " (the next is free in {} s)",
+                    wait.as_millis().div_ceil(1000)
+                )?;
+            }
+            separator = ", ";
+        }
+        f.write_str("; delete pods, wait, or add addresses (spec.ips) or a pool for this node")
+    }
+}
+
+/// A change could not be written to disk. It did not happen: what the caller had before, it still has.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("writing {path}: {source}; see that the file system has space and works, then try again", path = .path.display())]
+pub struct StoreError {
+    /// The store's file.
+    pub path: PathBuf,
+    /// What the store or the disk said.
+    pub source: Arc<redb::Error>,
+}
+
+/// The store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{path} is in use by another agent; stop that one, or give this one a --state-dir of its own", path = .path.display())]
+    Locked {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The file is damaged.
+    #[error(
+        "{path} is damaged: {detail}; move it aside, drain the node or delete its pods (their addresses are not known any more), then start again",
+        path = .path.display()
+    )]
+    Corrupt {
+        /// The store's file.
+        path: PathBuf,
+        /// What is wrong in it.
+        detail: String,
+    },
+    /// Another version of the agent wrote it.
+    #[error("{path} has schema version {found}, this agent knows {supported}; run the agent that wrote it", path = .path.display())]
+    Schema {
+        /// The store's file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The one this code reads and writes.
+        supported: u64,
+    },
+    /// The file system or the store failed otherwise.
+    #[error("opening {path}: {detail}; see that the directory is writable and has space", path = .path.display())]
+    Failed {
+        /// The store's file or directory.
+        path: PathBuf,
+        /// What was said.
+        detail: String,
+    },
+}

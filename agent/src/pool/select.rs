@@ -1,0 +1,172 @@
+//! Which pools, in which order: a pure function of the request.
+//!
+//! Spiderpool's rules with two differences: the order is the same each time, and a family
+//! is wanted only if a pool of it concerns *this* node and network (there, one IPv6 pool of
+//! another node makes every IPv4-only pod fail).
+
+use std::cmp::Reverse;
+
+use super::{NoAddress, PassedOver, Request, Source};
+use crate::catalog::{Family, Pool};
+
+/// The pools to try for each family that the pod is to have. No list is empty, nor is the whole.
+pub(super) type Selection<'a> = Vec<(Family, Vec<&'a Pool>)>;
+
+type Candidate<'a> = (&'a str, Result<&'a Pool, PassedOver>);
+
+pub(super) fn select<'a>(request: &Request<'a>) -> Result<Selection<'a>, NoAddress> {
+    let mut selection = Selection::new();
+    let mut passed_over = Vec::new();
+    for family in Family::BOTH {
+        let candidates = candidates(request, family);
+        let mut chosen = Vec::new();
+        let mut wanted = false;
+        let mut reasons = Vec::new();
+        for (name, verdict) in candidates {
+            match verdict {
+                Ok(pool) => chosen.push(pool),
+                Err(reason) => {
+                    wanted |= is_meant_for_us(request, name, &reason);
+                    reasons.push((name.to_owned(), reason));
+                }
+            }
+        }
+        if !chosen.is_empty() {
+            selection.push((family, chosen));
+        } else if wanted {
+            return Err(no_address(request, Some(family), reasons));
+        }
+        passed_over.append(&mut reasons);
+    }
+    if selection.is_empty() {
+        Err(no_address(request, None, passed_over))
+    } else {
+        Ok(selection)
+    }
+}
+
+fn candidates<'a>(request: &Request<'a>, family: Family) -> Vec<Candidate<'a>> {
+    match request.source {
+        Source::Defaults => {
+            let mut pools: Vec<&Pool> = request
+                .catalog
+                .pools()
+                .iter()
+                .filter(|pool| pool.default && pool.family == family)
+                .collect();
+            pools.sort_by_key(|pool| (Reverse(specificity(pool)), pool.name.as_str()));
+            pools
+                .into_iter()
+                .map(|pool| (pool.name.as_str(), verdict(request, pool, family)))
+                .collect()
+        }
+        Source::Named { ipv4, ipv6 } => {
+            let names = match family {
+                Family::V4 => ipv4,
+                Family::V6 => ipv6,
+            };
+            let look_up = |name: &'a String| {
+                let pool = request.catalog.pool(name).ok_or(PassedOver::Unknown);
+                (
+                    name.as_str(),
+                    pool.and_then(|pool| verdict(request, pool, family)),
+                )
+            };
+            names.iter().map(look_up).collect()
+        }
+    }
+}
+
+/// The first condition that the pool does not meet, in the documented order.
+fn verdict<'a>(
+    request: &Request<'_>,
+    pool: &'a Pool,
+    family: Family,
+) -> Result<&'a Pool, PassedOver> {
+    if pool.disabled {
+        return Err(PassedOver::Disabled);
+    }
+    if pool.family != family {
+        return Err(PassedOver::OtherFamily(pool.family));
+    }
+    if !request.families.allow(family) {
+        return Err(PassedOver::FamilyOff(family));
+    }
+    concerns(request, pool)?;
+    Ok(pool)
+}
+
+/// Whether the pool is for this node, pod and network.
+fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
+    if !pool.node_names.is_empty() {
+        if !pool.node_names.iter().any(|name| name == request.node) {
+            return Err(PassedOver::OtherNode(pool.node_names.clone()));
+        }
+    } else if pool.affinities.node.is_some() {
+        return Err(PassedOver::Unsupported("nodeAffinity"));
+    }
+    if !pool.affinities.namespace_names.is_empty() {
+        return Err(PassedOver::Unsupported("namespaceName"));
+    }
+    if pool.affinities.namespace.is_some() {
+        return Err(PassedOver::Unsupported("namespaceAffinity"));
+    }
+    if pool.affinities.pod.is_some() {
+        return Err(PassedOver::Unsupported("podAffinity"));
+    }
+    let fits = |name| {
+        pool.networks
+            .iter()
+            .any(|reference| reference.matches(name))
+    };
+    if !pool.networks.is_empty() && !request.network.is_some_and(fits) {
+        return Err(PassedOver::OtherNetwork(pool.networks.clone()));
+    }
+    Ok(())
+}
+
+/// Whether a pool that was passed over shows that the pod was to have an address of its family.
+///
+/// A disabled or mistyped one does: giving the pod one family less, silently, would hide the mistake.
+fn is_meant_for_us(request: &Request<'_>, name: &str, reason: &PassedOver) -> bool {
+    match reason {
+        PassedOver::Unknown | PassedOver::OtherFamily(_) => true,
+        PassedOver::Disabled => request.catalog.pool(name).is_some_and(|pool| {
+            request.families.allow(pool.family) && concerns(request, pool).is_ok()
+        }),
+        _ => false,
+    }
+}
+
+/// More specific pools first: the order of the conditions is Spiderpool's.
+const fn specificity(pool: &Pool) -> [bool; 6] {
+    [
+        pool.affinities.pod.is_some(),
+        !pool.node_names.is_empty(),
+        pool.affinities.node.is_some(),
+        !pool.affinities.namespace_names.is_empty(),
+        pool.affinities.namespace.is_some(),
+        !pool.networks.is_empty(),
+    ]
+}
+
+fn no_address(
+    request: &Request<'_>,
+    family: Option<Family>,
+    mut candidates: Vec<(String, PassedOver)>,
+) -> NoAddress {
+    if request.source == Source::Defaults {
+        let forgotten = request.catalog.pools().iter().filter(|pool| {
+            !pool.default
+                && family.is_none_or(|family| family == pool.family)
+                && verdict(request, pool, pool.family).is_ok()
+        });
+        candidates.extend(forgotten.map(|pool| (pool.name.clone(), PassedOver::NotDefault)));
+    }
+    NoAddress {
+        family,
+        node: request.node.to_owned(),
+        network: request.network.map(ToString::to_string),
+        candidates,
+    }
+}

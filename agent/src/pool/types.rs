@@ -1,0 +1,144 @@
+//! The values that go in and out.
+
+use std::{fmt, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Catalog, Family, Network, ObjectName, Route};
+
+/// Who has an address: one CNI attachment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// The name of the CNI network configuration.
+    pub network: String,
+    /// The runtime's id of the sandbox.
+    pub container_id: String,
+    /// The interface in the pod.
+    pub interface: String,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of container {} in network {}",
+            self.interface, self.container_id, self.network
+        )
+    }
+}
+
+/// One address and what belongs to it, as the pool had it when it was assigned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// The address.
+    pub address: IpAddr,
+    /// The length of the pool's subnet, in bits.
+    pub prefix_len: u8,
+    /// The pool's name.
+    pub pool: String,
+    /// The pool's gateway.
+    pub gateway: Option<IpAddr>,
+    /// The pool's routes.
+    pub routes: Vec<Route>,
+}
+
+/// Addresses that an owner has, written on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// Who has them.
+    pub owner: Owner,
+    /// At most one of each family, IPv4 first.
+    pub assigned: Vec<Assigned>,
+    /// What the owner wants to be remembered with them.
+    pub record: serde_json::Value,
+    /// When they were assigned: seconds since 1970 by the wall clock.
+    pub since: u64,
+}
+
+/// Where the candidate pools come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// All pools with `default: true`.
+    Defaults,
+    /// Pools by name, in order of preference.
+    Named {
+        /// For the IPv4 address.
+        ipv4: &'a [String],
+        /// For the IPv6 address.
+        ipv6: &'a [String],
+    },
+}
+
+/// Which families the configuration allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub ipv4: bool,
+    /// IPv6.
+    pub ipv6: bool,
+}
+
+impl Default for Families {
+    fn default() -> Self {
+        Self {
+            ipv4: true,
+            ipv6: true,
+        }
+    }
+}
+
+impl Families {
+    pub(super) const fn allow(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.ipv4,
+            Family::V6 => self.ipv6,
+        }
+    }
+}
+
+/// A wish for addresses, with all facts that decide on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Who asks.
+    pub owner: &'a Owner,
+    /// The node's name.
+    pub node: &'a str,
+    /// The network that the interface belongs to; none if it was configured without a name.
+    pub network: Option<&'a ObjectName>,
+    /// Where the candidates come from.
+    pub source: Source<'a>,
+    /// Which families are allowed at all.
+    pub families: Families,
+    /// The pools there are.
+    pub catalog: &'a Catalog,
+}
+
+impl<'a> Request<'a> {
+    /// A wish for addresses of the default pools, whatever families they have.
+    #[must_use]
+    pub fn new(owner: &'a Owner, node: &'a str, catalog: &'a Catalog) -> Self {
+        Self {
+            owner,
+            node,
+            network: None,
+            source: Source::Defaults,
+            families: Families::default(),
+            catalog,
+        }
+    }
+
+    /// For an interface of this network: its own pools if it names any, else the default pools.
+    #[must_use]
+    pub fn for_network(mut self, network: &'a Network) -> Self {
+        self.network = Some(&network.name);
+        self.source = if network.ipv4_pools.is_empty() && network.ipv6_pools.is_empty() {
+            Source::Defaults
+        } else {
+            Source::Named {
+                ipv4: &network.ipv4_pools,
+                ipv6: &network.ipv6_pools,
+            }
+        };
+        self
+    }
+}

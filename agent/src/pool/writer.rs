@@ -1,0 +1,183 @@
+//! The one thread that writes: group commit.
+//!
+//! While one fsync runs, requests gather; the next transaction takes them all. The thread, not the
+//! waiting future, tells the memory what became durable, so a caller that gave up changes nothing.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Allocation, Owner, StoreError,
+    clock::Clock,
+    state::{State, Taken},
+    store::{Change, Store},
+};
+
+/// Bounds a transaction, so that the first of a crowd does not wait for a long one.
+const BATCH: usize = 512;
+
+pub(super) type Reply = Result<Arc<Allocation>, StoreError>;
+
+pub(super) struct Job {
+    pub(super) what: What,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+pub(super) enum What {
+    Add {
+        allocation: Arc<Allocation>,
+        taken: Vec<Taken>,
+    },
+    Update {
+        old: Arc<Allocation>,
+        new: Arc<Allocation>,
+    },
+    Remove {
+        allocation: Arc<Allocation>,
+    },
+}
+
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // A panic elsewhere cannot have left the state half-changed: its methods have no early exits.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn spawn(
+    store: Store,
+    state: Arc<Mutex<State>>,
+    clock: Clock,
+    jobs: mpsc::Receiver<Job>,
+) -> io::Result<JoinHandle<()>> {
+    let mut writer = Writer {
+        store,
+        state,
+        clock,
+        amends: HashMap::new(),
+    };
+    thread::Builder::new()
+        .name("pool-writer".into())
+        .spawn(move || {
+            // Ends when the last sender is gone and everything sent is written.
+            while let Ok(first) = jobs.recv() {
+                let batch: Vec<Job> = std::iter::once(first)
+                    .chain(jobs.try_iter().take(BATCH - 1))
+                    .collect();
+                writer.write(batch);
+            }
+        })
+}
+
+struct Writer {
+    store: Store,
+    state: Arc<Mutex<State>>,
+    clock: Clock,
+    /// Undoes what a failed transaction may have left on disk all the same; part of each later one until
+    /// one succeeds. So no address can be written for a new owner while the disk may still name
+    /// the one who was told that it failed.
+    amends: HashMap<Owner, Change>,
+}
+
+impl Writer {
+    fn write(&mut self, batch: Vec<Job>) {
+        let now = self.clock.unix_millis();
+        let changes: Vec<Change> = batch.iter().map(|job| job.what.change(now)).collect();
+        let all: Vec<&Change> = self.amends.values().chain(&changes).collect();
+        match self.store.apply(&all) {
+            Ok(()) => {
+                self.amends.clear();
+                let moment = self.clock.now();
+                let mut state = lock(&self.state);
+                for job in &batch {
+                    match &job.what {
+                        What::Add { allocation, .. }
+                        | What::Update {
+                            new: allocation, ..
+                        } => state.hold(allocation),
+                        What::Remove { allocation } => state.forget(allocation, moment),
+                    }
+                }
+                drop(state);
+                for job in batch {
+                    // Nobody may be waiting any more; what happened stays.
+                    let _ = job.reply.send(Ok(job.what.into_allocation()));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, requests = batch.len(), "addresses could not be written down");
+                self.amends.extend(
+                    batch
+                        .iter()
+                        .map(|job| (job.what.owner().clone(), job.what.undo())),
+                );
+                let mut state = lock(&self.state);
+                for job in &batch {
+                    match &job.what {
+                        What::Add { allocation, taken } => state.abandon(&allocation.owner, taken),
+                        What::Update {
+                            old: allocation, ..
+                        }
+                        | What::Remove { allocation } => state.hold(allocation),
+                    }
+                }
+                drop(state);
+                for job in batch {
+                    let _ = job.reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl What {
+    fn change(&self, unix_millis: u64) -> Change {
+        match self {
+            Self::Add { allocation, .. }
+            | Self::Update {
+                new: allocation, ..
+            } => Change::Put(Arc::clone(allocation)),
+            Self::Remove { allocation } => Change::Remove {
+                allocation: Arc::clone(allocation),
+                released_at: Some(unix_millis),
+            },
+        }
+    }
+
+    fn undo(&self) -> Change {
+        match self {
+            Self::Add { allocation, .. } => Change::Remove {
+                allocation: Arc::clone(allocation),
+                released_at: None,
+            },
+            Self::Update {
+                old: allocation, ..
+            }
+            | Self::Remove { allocation } => Change::Put(Arc::clone(allocation)),
+        }
+    }
+
+    fn owner(&self) -> &Owner {
+        match self {
+            Self::Add { allocation, .. }
+            | Self::Update {
+                new: allocation, ..
+            }
+            | Self::Remove { allocation } => &allocation.owner,
+        }
+    }
+
+    fn into_allocation(self) -> Arc<Allocation> {
+        match self {
+            Self::Add { allocation, .. }
+            | Self::Update {
+                new: allocation, ..
+            }
+            | Self::Remove { allocation } => allocation,
+        }
+    }
+}
