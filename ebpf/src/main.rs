@@ -1,2 +1,56 @@
+//! Ebbtide's programs for the kernel, one object. They run in the pod's network namespace, at tc:
+//!
+//! | program        | hook             | does |
+//! |----------------|------------------|------|
+//! | `veth_ingress` | `veth0`, ingress | marks each packet; remembers flows the mark cannot serve |
+//! | `nic_egress`   | `eth0`, egress   | sends replies of remembered flows back out by their interface |
+//! | `nic_ingress`  | `eth0`, ingress  | forgets a remembered flow that now comes in here |
+//!
+//! TCP needs no memory: the mark is inherited by the accepted socket (`tcp_fwmark_accept`) and
+//! a rule routes marked packets to the veth. A connectionless socket has nothing that could
+//! inherit a mark, so for everything else the way in is remembered, per pod, and wins over the
+//! routing table on the way out.
+//!
+//! No program writes to packet memory directly: that would make the verifier add a prologue
+//! which copies every cloned packet, and all of TCP's data packets are clones.
+
 #![no_std]
 #![no_main]
+
+mod maps;
+mod packet;
+mod reply;
+
+use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+
+/// `veth0` ingress, in the pod.
+#[classifier]
+fn veth_ingress(ctx: TcContext) -> i32 {
+    reply::mark_and_learn(&ctx)
+}
+
+/// `eth0` egress, in the pod.
+#[classifier]
+fn nic_egress(ctx: TcContext) -> i32 {
+    reply::steer(&ctx)
+}
+
+/// `eth0` ingress, in the pod.
+#[classifier]
+fn nic_ingress(ctx: TcContext) -> i32 {
+    reply::forget(&ctx)
+}
+
+/// Let the packet go on, to the next filter if there is one.
+pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers used here are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

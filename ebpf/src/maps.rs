@@ -1,0 +1,59 @@
+//! The maps and the globals the agent sets before it loads the programs.
+
+use aya_ebpf::{
+    Global,
+    btf_maps::{HashOfMaps, LruHashMap, PerCpuHashMap},
+    macros::btf_map,
+};
+use ebbtide_layout::{
+    Address, Counters, DEFAULT_MARK, FLOWS_PER_POD, Flow, FlowKey, Hook, MAX_ADDRESSES, PodCounters,
+};
+
+/// A pod's remembered flows. Least recently used goes first when it is full.
+pub(crate) type Flows = LruHashMap<FlowKey, Flow, { FLOWS_PER_POD as usize }>;
+
+/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): memory for the pods that are there only.
+const NO_PREALLOC: usize = 1;
+
+/// The flow table of the pod that owns an address: one table a pod, so that a flood towards
+/// one pod evicts nothing of another's.
+#[btf_map]
+pub(crate) static FLOWS: HashOfMaps<Address, Flows, { MAX_ADDRESSES as usize }, NO_PREALLOC> =
+    HashOfMaps::new();
+
+/// Counters by pod address.
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuHashMap<
+    Address,
+    PodCounters,
+    { MAX_ADDRESSES as usize },
+    NO_PREALLOC,
+> = PerCpuHashMap::new();
+
+/// The bit (or bits) that say "came in by the veth". Others' bits are never touched.
+#[unsafe(no_mangle)]
+static MARK: Global<u32> = Global::new(DEFAULT_MARK);
+
+/// The configured mark.
+#[inline(always)]
+pub(crate) fn mark() -> u32 {
+    MARK.load()
+}
+
+/// The counters of `hook` for the pod that owns `address`, on this CPU.
+#[inline(always)]
+pub(crate) fn counters(address: &Address, hook: Hook) -> Option<&'static mut Counters> {
+    let pod = COUNTERS.get_ptr_mut(address)?;
+    // SAFETY: the kernel keeps a looked-up value alive until the program ends, this CPU's slot is
+    // only written by programs on this CPU, which cannot preempt each other at tc, and no other
+    // reference to it is made.
+    unsafe { (*pod).hooks.get_mut(hook as usize) }
+}
+
+/// The flow table of the pod that owns `address`.
+#[inline(always)]
+pub(crate) fn flows(address: &Address) -> Option<&'static Flows> {
+    // SAFETY: FLOWS has BPF_F_NO_PREALLOC, so an entry that is removed while we look is freed
+    // after a grace period and never aliases another one.
+    unsafe { FLOWS.get(address) }
+}
