@@ -1,7 +1,18 @@
 //! Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
 //!
-//! The modules are listed in the order of one ADD's way through the house; imports point down
-//! this list only (see `ARCHITECTURE.md`).
+//! One ADD's way through the house: [`server`] → [`cni`] (parse, authenticate) → [`catalog`]
+//! (which network, which pools) → [`pool`] (addresses, written to disk) → [`podnet`] (the plan)
+//! → [`netlink`] and [`datapath`] (the kernel). Imports point this way only; see
+//! `ARCHITECTURE.md`.
 
+pub mod agent;
 pub mod catalog;
+pub mod cni;
+pub mod datapath;
+pub mod netlink;
+pub mod node;
+pub mod podnet;
 pub mod pool;
+pub mod query;
+pub mod server;
+pub mod settings;

@@ -1,1 +1,142 @@
-fn main() {}
+//! `ebbtide`, the CNI plugin: environment and standard input to the agent, its answer to standard
+//! output. See the CNI specification, "Section 2: Execution Protocol".
+
+use std::{
+    env,
+    io::{self, Read as _, Write as _},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use ebbtide_plugin::{
+    DEFAULT_SOCKET,
+    cni::{CniError, Head, NEWEST, VERSIONS, VersionResult, code},
+    wire::{self, Invocation, MAX_CONFIG, Request},
+};
+
+/// How long the agent may take. The kubelet gives a sandbox two minutes in all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let Some(command) = variable("CNI_COMMAND") else {
+        return manual();
+    };
+    let (exit, output) = match run(command) {
+        Ok(answer) => answer,
+        Err(error) => (1, serde_json::to_string(&error).unwrap_or_default()),
+    };
+    let mut stdout = io::stdout().lock();
+    let printed = if output.is_empty() {
+        Ok(())
+    } else {
+        writeln!(stdout, "{output}")
+    };
+    match printed {
+        Ok(()) => ExitCode::from(exit),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run(command: String) -> Result<(u8, String), CniError> {
+    let mut config = String::new();
+    let read = io::stdin()
+        .lock()
+        .take(MAX_CONFIG)
+        .read_to_string(&mut config);
+    let fail = |version: &str, code, msg: String, details: &str| CniError {
+        cni_version: version.to_owned(),
+        code,
+        msg,
+        details: details.to_owned(),
+    };
+    if let Err(e) = read {
+        return Err(fail(
+            NEWEST,
+            code::IO_FAILURE,
+            format!("read the network configuration from standard input: {e}"),
+            "the runtime must pipe JSON to the plugin",
+        ));
+    }
+    let head: Head = match serde_json::from_str(&config) {
+        Ok(head) => head,
+        // VERSION may be asked without a configuration.
+        Err(_) if command == "VERSION" && config.trim().is_empty() => Head::default(),
+        Err(e) => {
+            return Err(fail(
+                NEWEST,
+                code::DECODING_FAILURE,
+                format!("the network configuration on standard input is not valid: {e}"),
+                "it must be one JSON object, as the CNI specification describes",
+            ));
+        }
+    };
+    let version = head.cni_version.as_deref().unwrap_or(NEWEST);
+    if command == "VERSION" {
+        let result = VersionResult {
+            cni_version: version,
+            supported_versions: VERSIONS,
+        };
+        return Ok((0, serde_json::to_string(&result).unwrap_or_default()));
+    }
+    let socket = head.agent_socket.as_deref().unwrap_or(DEFAULT_SOCKET);
+    let request = Request::Cni(Invocation {
+        container_id: variable("CNI_CONTAINERID").unwrap_or_default(),
+        netns: variable("CNI_NETNS").unwrap_or_default(),
+        if_name: variable("CNI_IFNAME").unwrap_or_default(),
+        args: variable("CNI_ARGS").unwrap_or_default(),
+        path: variable("CNI_PATH").unwrap_or_default(),
+        command: command.clone(),
+        config,
+    });
+    match wire::ask(Path::new(socket), &request, PATIENCE) {
+        Ok(response) => Ok((response.exit, response.output)),
+        Err(e) => Err(fail(
+            version,
+            if command == "STATUS" {
+                code::NOT_AVAILABLE
+            } else {
+                code::TRY_AGAIN_LATER
+            },
+            format!("ask the ebbtide agent at {socket} to {command}: {e}"),
+            "is ebbtide-agent running on this node, and is `agentSocket` in the network \
+             configuration the socket it listens on?",
+        )),
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// For a person who runs it by hand.
+fn manual() -> ExitCode {
+    let text = concat!(
+        "ebbtide ",
+        env!("CARGO_PKG_VERSION"),
+        ", a CNI plugin (protocol versions 0.3.1, 0.4.0, 1.0.0, 1.1.0)\n\n",
+        "A container runtime runs it with CNI_COMMAND (ADD, DEL, CHECK, STATUS, GC, VERSION) and\n",
+        "the other CNI_ variables set and a network configuration on standard input. It asks the\n",
+        "node's ebbtide-agent over a Unix socket. To see the agent's work, use ebbtidectl.\n",
+    );
+    let asked = env::args()
+        .nth(1)
+        .is_some_and(|a| a == "--help" || a == "-h" || a == "--version");
+    if asked {
+        let printed = io::stdout().lock().write_all(text.as_bytes());
+        return if printed.is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    let error = CniError {
+        cni_version: NEWEST.to_owned(),
+        code: code::INVALID_ENVIRONMENT,
+        msg: "CNI_COMMAND is not set".to_owned(),
+        details: text.to_owned(),
+    };
+    let json = serde_json::to_string(&error).unwrap_or_default();
+    let _closed = writeln!(io::stdout().lock(), "{json}");
+    ExitCode::FAILURE
+}

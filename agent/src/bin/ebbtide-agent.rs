@@ -1,1 +1,145 @@
-fn main() {}
+//! `ebbtide-agent`, the daemon of a node.
+
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ebbtide_agent::{
+    agent::{Agent, Directories},
+    catalog,
+    server::Server,
+    settings::Settings,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+/// Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the CNI plugin on this node until SIGTERM; running pods keep their network.
+    Run(Run),
+}
+
+#[derive(Args)]
+struct Run {
+    /// This node's name, as `nodeName` in pools has it.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node_name: String,
+    /// Directory of SpiderIPPool and SpiderMultusConfig manifests (*.yaml); changes are seen.
+    #[arg(long, value_name = "DIR", default_value = "/etc/ebbtide/manifests")]
+    manifests: PathBuf,
+    /// Directory of what survives reboots: the addresses that are given out.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ebbtide")]
+    state_dir: PathBuf,
+    /// Directory of the socket, cni.sock.
+    #[arg(long, value_name = "DIR", default_value = "/run/ebbtide")]
+    run_dir: PathBuf,
+    /// Directory of the pinned eBPF maps, on a bpf file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ebbtide")]
+    bpf_dir: PathBuf,
+    /// Configuration file (YAML); the defaults without it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How the log is written to standard error. RUST_LOG filters it.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let Command::Run(options) = Cli::parse().command;
+    log(options.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result = runtime
+        .context("start the tokio runtime")
+        .and_then(|runtime| runtime.block_on(run(options)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+async fn run(options: Run) -> anyhow::Result<()> {
+    let settings = match &options.config {
+        Some(path) => Settings::load(path)?,
+        None => Settings::default(),
+    };
+    for dir in [&options.state_dir, &options.run_dir] {
+        std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    }
+    // Asked for before anything is slow: a SIGTERM during the start is not lost.
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+
+    let (sender, receiver) = watch::channel(Arc::new(catalog::files::load(&options.manifests)));
+    tokio::spawn(catalog::files::watch(options.manifests.clone(), sender));
+    let directories = Directories {
+        state: options.state_dir,
+        run: options.run_dir.clone(),
+        bpf: options.bpf_dir,
+    };
+    let agent = Arc::new(Agent::open(
+        options.node_name,
+        settings,
+        &directories,
+        receiver,
+    )?);
+    agent.reconcile().await;
+
+    let socket = options.run_dir.join("cni.sock");
+    let server =
+        Server::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+    info!(node = %agent.node_name, socket = %socket.display(), "ready");
+    if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        error!("tell systemd that the agent is ready: {e}");
+    }
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: running pods keep their network"),
+            _ = interrupt.recv() => info!("SIGINT: running pods keep their network"),
+        }
+    };
+    server.serve(agent, stop).await;
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! One request, one response, each a length (32 bit, little endian) and as many bytes of JSON.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The longest message, in bytes; a network configuration is a few hundred.
+pub const MAX_MESSAGE: u32 = 4 << 20;
+
+/// The longest network configuration accepted on standard input, in bytes.
+pub const MAX_CONFIG: u64 = 1 << 20;
+
+/// What the agent is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Request {
+    /// By the plugin.
+    Cni(Invocation),
+    /// By `ebbtidectl`.
+    Query(Query),
+}
+
+/// One execution of the plugin: its environment and standard input, as they came.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Invocation {
+    /// `CNI_COMMAND`.
+    pub command: String,
+    /// `CNI_CONTAINERID`.
+    #[serde(default)]
+    pub container_id: String,
+    /// `CNI_NETNS`.
+    #[serde(default)]
+    pub netns: String,
+    /// `CNI_IFNAME`.
+    #[serde(default)]
+    pub if_name: String,
+    /// `CNI_ARGS`.
+    #[serde(default)]
+    pub args: String,
+    /// `CNI_PATH`.
+    #[serde(default)]
+    pub path: String,
+    /// The network configuration.
+    #[serde(default)]
+    pub config: String,
+}
+
+/// What an operator asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Query {
+    /// Is the agent there and well?
+    Status,
+    /// The pods' interfaces.
+    Pods,
+    /// The pools and how full they are.
+    Pools,
+    /// The programs and their counters.
+    Datapath,
+    /// A pod's network as it was planned.
+    Explain {
+        /// `namespace/name`, `name`, or the start of a container ID.
+        pod: String,
+    },
+}
+
+/// The agent's answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Response {
+    /// Exit status for the process that asked.
+    pub exit: u8,
+    /// What it prints to standard output.
+    pub output: String,
+}
+
+/// Writes one message.
+///
+/// # Errors
+/// When it is longer than [`MAX_MESSAGE`] or cannot be written.
+pub fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    let length = u32::try_from(bytes.len())
+        .ok()
+        .filter(|length| *length <= MAX_MESSAGE)
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a message of {} bytes is too long", bytes.len()),
+            )
+        })?;
+    // One write: the agent needs one wake-up, and no half message is ever on the socket.
+    let mut frame = length.to_le_bytes().to_vec();
+    frame.extend_from_slice(&bytes);
+    stream.write_all(&frame)
+}
+
+/// Reads one message.
+///
+/// # Errors
+/// When it is longer than [`MAX_MESSAGE`], cut off, or not the JSON expected.
+pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
+    if length > MAX_MESSAGE {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a message of {length} bytes is too long"),
+        ));
+    }
+    let mut bytes = Vec::new();
+    stream.take(u64::from(length)).read_to_end(&mut bytes)?;
+    if bytes.len() < length as usize {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// Asks the agent at `socket`, waiting `patience` at most for the answer.
+///
+/// # Errors
+/// When nobody listens, or no whole answer comes in time.
+pub fn ask(socket: &Path, request: &Request, patience: Duration) -> io::Result<Response> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    send(&mut stream, request)?;
+    receive(&mut stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_received() {
+        let mut buffer = Vec::new();
+        send(&mut buffer, &Query::Explain { pod: "a/b".into() }).unwrap();
+        let query: Query = receive(&mut buffer.as_slice()).unwrap();
+        assert_eq!(query, Query::Explain { pod: "a/b".into() });
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_anything_is_read() {
+        let bytes = u32::MAX.to_le_bytes();
+        let error = receive::<Query>(&mut bytes.as_slice()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_message_cut_off_anywhere_is_an_error() {
+        let mut buffer = Vec::new();
+        send(&mut buffer, &Query::Pods).unwrap();
+        for cut in 0..buffer.len() {
+            assert!(receive::<Query>(&mut &buffer[..cut]).is_err(), "at {cut}");
+        }
+    }
+}

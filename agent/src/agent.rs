@@ -1,0 +1,304 @@
+//! The agent's parts put together, and what it does before it is ready.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{OwnedMutexGuard, watch};
+use tracing::{error, info, warn};
+
+use crate::{
+    catalog::Catalog,
+    datapath::Datapath,
+    netlink::{
+        Netlink,
+        model::NamespacePlan,
+        netns::{Evidence, Netns},
+        sysctl,
+    },
+    node::{self, NodeFacts, PoolNetwork},
+    podnet::{self, Links, PodNet},
+    pool::{Allocation, Owner, Pools},
+    settings::Settings,
+};
+
+/// Where the agent keeps what.
+#[derive(Clone, Debug)]
+pub struct Directories {
+    /// Survives reboots: the addresses.
+    pub state: PathBuf,
+    /// Does not: the socket.
+    pub run: PathBuf,
+    /// On a bpf file system: the pinned maps.
+    pub bpf: PathBuf,
+}
+
+/// Everything a request needs.
+#[derive(Debug)]
+pub struct Agent {
+    /// This node's name, as pools know it.
+    pub node_name: String,
+    /// The administrator's settings.
+    pub settings: Settings,
+    /// The addresses.
+    pub pools: Pools,
+    /// The host's netlink.
+    pub host: Netlink,
+    /// The programs.
+    pub datapath: Datapath,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The pools' store.
+    #[error(transparent)]
+    Pool(#[from] crate::pool::OpenError),
+    /// The programs.
+    #[error(transparent)]
+    Datapath(#[from] crate::datapath::Error),
+    /// The kernel.
+    #[error(transparent)]
+    Netlink(#[from] crate::netlink::Error),
+}
+
+impl Agent {
+    /// Opens the store, the programs and the host's netlink.
+    ///
+    /// # Errors
+    /// When one of them cannot be had; the error says what to do.
+    pub fn open(
+        node_name: String,
+        settings: Settings,
+        directories: &Directories,
+        catalog: watch::Receiver<Arc<Catalog>>,
+    ) -> Result<Self, StartError> {
+        let pools = Pools::open(
+            &directories.state,
+            crate::pool::Options {
+                rest: std::time::Duration::from_secs(settings.rest_seconds),
+            },
+        )?;
+        let datapath = Datapath::open(&directories.bpf, settings.mark)?;
+        let host = Netlink::open("in the host")?;
+        Ok(Self {
+            node_name,
+            settings,
+            pools,
+            host,
+            datapath,
+            catalog,
+            interfaces: Mutex::default(),
+            locks: Mutex::default(),
+        })
+    }
+
+    /// The catalog as it is now.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.borrow())
+    }
+
+    /// Requests for one container go one after the other: a DEL must not overtake its ADD.
+    pub async fn lock(&self, container_id: &str) -> OwnedMutexGuard<()> {
+        let mutex = {
+            let mut locks = locked(&self.locks);
+            // Nobody waits for a lock that only the table holds.
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(container_id.to_owned()).or_default())
+        };
+        mutex.lock_owned().await
+    }
+
+    /// All interfaces, in the order of their pods' names.
+    #[must_use]
+    pub fn interfaces(&self) -> Vec<(Owner, Arc<PodNet>)> {
+        let mut all: Vec<_> = locked(&self.interfaces)
+            .iter()
+            .map(|(owner, net)| (owner.clone(), Arc::clone(net)))
+            .collect();
+        all.sort_by(|(a, a_net), (b, b_net)| {
+            (&a_net.pod, &a.interface, &a.container_id).cmp(&(
+                &b_net.pod,
+                &b.interface,
+                &b.container_id,
+            ))
+        });
+        all
+    }
+
+    /// The interface of `owner`, if there is one.
+    #[must_use]
+    pub fn interface(&self, owner: &Owner) -> Option<Arc<PodNet>> {
+        locked(&self.interfaces).get(owner).cloned()
+    }
+
+    /// Notes that `owner` has `net`: it is durable, and about to be in the kernel.
+    pub fn note(&self, owner: Owner, net: Arc<PodNet>) {
+        locked(&self.interfaces).insert(owner, net);
+    }
+
+    /// The host's routing for `net`'s master, with the networks of every pool in use there.
+    #[must_use]
+    pub fn nic_plan(&self, facts: &NodeFacts, net: &PodNet) -> NamespacePlan {
+        let Some(nic) = facts.nic(&net.ipvlan.master) else {
+            return NamespacePlan::default();
+        };
+        let interfaces = locked(&self.interfaces);
+        let mut in_use: Vec<_> = interfaces
+            .values()
+            .map(AsRef::as_ref)
+            .chain([net])
+            .filter(|other| other.ipvlan.master == net.ipvlan.master)
+            .flat_map(|other| &other.addresses)
+            .map(|a| (a.pool.as_str(), a.address.trunc(), a.gateway))
+            .collect();
+        in_use.sort();
+        in_use.dedup();
+        let pools: Vec<_> = in_use
+            .into_iter()
+            .map(|(_, subnet, gateway)| PoolNetwork { subnet, gateway })
+            .collect();
+        node::nic_plan(nic, &pools, &self.settings)
+    }
+
+    /// Takes an interface out of the kernel, then gives its addresses back. In this order: an
+    /// address that is still on a link is never free.
+    ///
+    /// # Errors
+    /// When the kernel or the store refuses; then the addresses stay taken.
+    pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        podnet::remove(net, &self.host, &self.datapath).await?;
+        self.pools.release(owner).await?;
+        locked(&self.interfaces).remove(owner);
+        Ok(())
+    }
+
+    /// As [`Agent::detach`], for an interface whose ADD failed: nobody was told its addresses and
+    /// nothing was sent from them, so they need no rest.
+    ///
+    /// # Errors
+    /// When the kernel or the store refuses; then the addresses stay taken.
+    pub async fn abandon(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        podnet::remove(net, &self.host, &self.datapath).await?;
+        self.pools.release(owner).await?;
+        locked(&self.interfaces).remove(owner);
+        Ok(())
+    }
+
+    /// Turns forwarding on and puts every known interface right: those whose namespace is gone
+    /// are released, those that live get this agent's programs and whatever is missing.
+    pub async fn reconcile(&self) {
+        self.forward();
+        let allocations = self.pools.list();
+        let mut nets = Vec::new();
+        for allocation in allocations {
+            match serde_json::from_value::<PodNet>(allocation.record.clone()) {
+                Ok(net) => {
+                    let net = Arc::new(net);
+                    self.note(allocation.owner.clone(), Arc::clone(&net));
+                    nets.push((allocation, net));
+                }
+                Err(e) => error!(
+                    owner = %allocation.owner,
+                    "its record cannot be read, so its addresses stay taken until \
+                     `ebbtidectl release` or DEL: {e}"
+                ),
+            }
+        }
+        let facts = match NodeFacts::read(&self.host).await {
+            Ok(facts) => facts,
+            Err(e) => {
+                error!("running pods could not be looked at: {e}");
+                return;
+            }
+        };
+        let total = nets.len();
+        let mut released = 0;
+        for (allocation, net) in nets {
+            if self.restore(&allocation, &net, &facts).await {
+                released += 1;
+            }
+        }
+        info!(
+            interfaces = total - released,
+            released, "running pods taken over"
+        );
+    }
+
+    /// Puts one interface right; true if it was released instead, its namespace being gone.
+    async fn restore(&self, allocation: &Allocation, net: &PodNet, facts: &NodeFacts) -> bool {
+        let owner = &allocation.owner;
+        match Netns::look(&net.netns) {
+            Ok(Evidence::Gone) => {
+                info!(pod = %net.pod, %owner, "its namespace is gone: released");
+                if let Err(e) = self.detach(owner, net).await {
+                    error!(pod = %net.pod, %owner, "could not be released: {e}");
+                    return false;
+                }
+                true
+            }
+            Ok(Evidence::Present(_)) => {
+                let nic = self.nic_plan(facts, net);
+                let applied =
+                    podnet::apply(net, &nic, &self.host, &self.datapath, Links::Ensure).await;
+                if let Err(e) = applied {
+                    error!(pod = %net.pod, %owner, "could not be put right: {e}");
+                }
+                false
+            }
+            Err(e) => {
+                warn!(pod = %net.pod, %owner, "left as it is: {e}");
+                false
+            }
+        }
+    }
+
+    fn forward(&self) {
+        let listening = listening_for_ra(Path::new("/proc/sys/net/ipv6/conf"));
+        for setting in node::forwarding(&listening) {
+            if let Err(e) = sysctl::write(&setting) {
+                warn!("pods will not reach Services: {e}");
+            }
+        }
+    }
+}
+
+/// NICs whose `accept_ra` is 1: those that stop listening once the node forwards. None if it
+/// forwards already.
+fn listening_for_ra(conf: &Path) -> Vec<String> {
+    let value = |link: &str, name: &str| {
+        std::fs::read_to_string(conf.join(link).join(name)).map(|text| text.trim().to_owned())
+    };
+    if value("all", "forwarding").is_ok_and(|forwarding| forwarding == "1") {
+        return Vec::new();
+    }
+    let Ok(links) = std::fs::read_dir(conf) else {
+        return Vec::new();
+    };
+    links
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|link| link != "all" && value(link, "accept_ra").is_ok_and(|ra| ra == "1"))
+        .collect()
+}
+
+/// An interface could not be removed, or its addresses not given back.
+#[derive(Debug, thiserror::Error)]
+pub enum DetachError {
+    /// The kernel's part.
+    #[error(transparent)]
+    Podnet(#[from] podnet::Error),
+    /// The store's part.
+    #[error(transparent)]
+    Pool(#[from] crate::pool::PoolError),
+}
+
+/// What was being changed when a thread panicked is a map of values: it is whole.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,95 @@
+//! Failures, with the specification's codes.
+
+use ebbtide_plugin::cni::{CniError, code};
+
+use crate::{catalog, netlink, podnet, pool};
+
+/// Why a command failed: what the plugin prints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// See [`code`].
+    pub code: u32,
+    /// What was wrong, naming the thing.
+    pub message: String,
+    /// What can be done about it.
+    pub way_out: String,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(code: u32, message: impl Into<String>, way_out: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            way_out: way_out.into(),
+        }
+    }
+
+    /// As the JSON the specification wants, for a configuration of `version`.
+    #[must_use]
+    pub fn to_json(&self, version: &str) -> String {
+        let error = CniError {
+            cni_version: version.to_owned(),
+            code: self.code,
+            msg: self.message.clone(),
+            details: self.way_out.clone(),
+        };
+        serde_json::to_string(&error).unwrap_or_else(|e| format!("{{\"msg\":\"{e}\"}}"))
+    }
+}
+
+impl From<podnet::PlanError> for Failure {
+    fn from(error: podnet::PlanError) -> Self {
+        Self::new(
+            code::INVALID_NETWORK_CONFIG,
+            error.to_string(),
+            "correct the network's `master` or the node's NICs; `ip link` shows what is there",
+        )
+    }
+}
+
+impl From<podnet::Error> for Failure {
+    fn from(error: podnet::Error) -> Self {
+        Self::new(
+            code::KERNEL,
+            error.to_string(),
+            "nothing was left behind; the agent's log has the details",
+        )
+    }
+}
+
+impl From<netlink::Error> for Failure {
+    fn from(error: netlink::Error) -> Self {
+        podnet::Error::from(error).into()
+    }
+}
+
+impl From<catalog::NetworkError> for Failure {
+    fn from(error: catalog::NetworkError) -> Self {
+        Self::new(
+            code::INVALID_NETWORK_CONFIG,
+            error.to_string(),
+            "add a SpiderMultusConfig of that name to the manifests, or correct `network`",
+        )
+    }
+}
+
+impl From<pool::PoolError> for Failure {
+    fn from(error: pool::PoolError) -> Self {
+        let (code, way_out) = match &error {
+            pool::PoolError::NoAddress(_) | pool::PoolError::Full(_) => (
+                code::NO_ADDRESS,
+                "`ebbtidectl pools` shows the pools and how full they are",
+            ),
+            pool::PoolError::Busy { .. } => (
+                code::TRY_AGAIN_LATER,
+                "another request for the same interface is being served",
+            ),
+            _ => (
+                code::IO_FAILURE,
+                "nothing was given out; look at the agent's log and its state directory",
+            ),
+        };
+        Self::new(code, error.to_string(), way_out)
+    }
+}

@@ -1,0 +1,14 @@
+//! The CNI protocol, the agent's side: what the plugin hands over, what is done about it, and what
+//! the plugin prints. See the CNI specification, sections 1 and 2.
+
+mod config;
+mod failure;
+mod invocation;
+mod result;
+mod verbs;
+
+pub use config::{NetConf, NetworkChoice};
+pub use failure::Failure;
+pub use invocation::{Attachment, PodIdentity};
+pub use result::AddResult;
+pub use verbs::handle;

@@ -1,0 +1,347 @@
+//! The eBPF programs: loading, the maps that outlive the agent, and what they counted.
+//!
+//! The maps are pinned below the bpf directory; the programs live as long as the tc filters that
+//! hold them. So an agent that is down or killed changes nothing for running pods, and the next
+//! one opens the same maps and puts its own programs in the filters' place.
+
+mod flow_table;
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    maps::{HashOfMaps, MapData, MapError, PerCpuHashMap, PerCpuValues},
+    programs::{ProgramError, ProgramFd, SchedClassifier},
+};
+use ebbtide_layout::{Address, Counters, Hook, PodCounters, mapped};
+use nix::sys::statfs::{FsType, statfs};
+
+pub use flow_table::FlowTables;
+
+use crate::netlink::model::Direction;
+
+/// The object that `cargo xtask build-ebpf` made.
+static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJECT"));
+
+/// Directory of the pinned maps below the bpf directory. It counts up when a map's layout
+/// changes: programs of one layout never see the maps of another.
+const LAYOUT: &str = "v1";
+
+/// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
+const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
+
+/// `BPF_NOEXIST` (include/uapi/linux/bpf.h): leave an entry that is there.
+const NOEXIST: u64 = 1;
+
+/// A program that could not be loaded, or a map that could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bpf directory is on no bpf file system.
+    #[error(
+        "{} is not on a bpf file system: mount one (`mount -t bpf bpf /sys/fs/bpf`) or name another directory with --bpf-dir", .0.display()
+    )]
+    NoBpffs(PathBuf),
+    /// A file or directory could not be used.
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The object could not be loaded.
+    #[error(
+        "load the eBPF object (root with CAP_BPF and CAP_NET_ADMIN, kernel 5.10 or newer?): {0}"
+    )]
+    Load(#[from] EbpfError),
+    /// A program was refused.
+    #[error("load the eBPF program {name}: {source}")]
+    Program {
+        /// Its name in the object.
+        name: &'static str,
+        /// The verifier's or the kernel's word.
+        source: Box<ProgramError>,
+    },
+    /// The object lacks a program or map: it was built from other sources than the agent.
+    #[error("the eBPF object has no {0}: rebuild with `cargo xtask build`")]
+    Lacks(&'static str),
+    /// A map operation failed.
+    #[error("{what}: {source}")]
+    Map {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: MapError,
+    },
+}
+
+/// One of our programs and its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// Name in the object.
+    pub name: &'static str,
+    /// Which of a pod's hooks.
+    pub hook: Hook,
+    /// Which way through the link.
+    pub direction: Direction,
+}
+
+/// All programs, in the order of [`Hook::ALL`].
+pub const PROGRAMS: [Program; 3] = [
+    Program {
+        name: "veth_ingress",
+        hook: Hook::VethIngress,
+        direction: Direction::Ingress,
+    },
+    Program {
+        name: "nic_egress",
+        hook: Hook::NicEgress,
+        direction: Direction::Egress,
+    },
+    Program {
+        name: "nic_ingress",
+        hook: Hook::NicIngress,
+        direction: Direction::Ingress,
+    },
+];
+
+/// The loaded programs and their maps.
+pub struct Datapath {
+    programs: [ProgramFd; 3],
+    tables: FlowTables,
+    flows: Mutex<FlowsByAddress>,
+    counters: Mutex<PerCpuHashMap<MapData, Address, PodCounters>>,
+    // Keeps what the object's maps and programs refer to.
+    _object: Ebpf,
+}
+
+/// Which pod address has which flow table.
+type FlowsByAddress = HashOfMaps<MapData, Address, MapData>;
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath")
+            .field("programs", &self.programs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An address as the maps have it.
+#[must_use]
+pub fn key(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+impl Datapath {
+    /// Loads the programs, with the maps that an earlier agent left below `bpf_dir`, or new ones.
+    /// `mark` is the bit that says "came in by the veth".
+    ///
+    /// # Errors
+    /// When there is no bpf file system, or the kernel refuses a map or program.
+    pub fn open(bpf_dir: &Path, mark: u32) -> Result<Self, Error> {
+        let pins = bpf_dir.join(LAYOUT);
+        fs::create_dir_all(&pins).map_err(|source| Error::Io {
+            what: "create",
+            path: pins.clone(),
+            source,
+        })?;
+        let on_bpffs = statfs(&pins).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
+        if !on_bpffs {
+            return Err(Error::NoBpffs(bpf_dir.to_owned()));
+        }
+        let mut object = EbpfLoader::new()
+            .override_global("MARK", &mark, true)
+            .map_pin_path("FLOWS", pins.join("flows"))
+            .map_pin_path("COUNTERS", pins.join("counters"))
+            .load(OBJECT)?;
+        let mut load = |program: Program| {
+            let classifier: &mut SchedClassifier = object
+                .program_mut(program.name)
+                .ok_or(Error::Lacks(program.name))?
+                .try_into()
+                .map_err(|e| refused(program.name, e))?;
+            classifier.load().map_err(|e| refused(program.name, e))?;
+            let fd = classifier.fd().map_err(|e| refused(program.name, e))?;
+            fd.try_clone().map_err(|source| Error::Io {
+                what: "duplicate the descriptor of",
+                path: program.name.into(),
+                source,
+            })
+        };
+        let [veth_ingress, nic_egress, nic_ingress] = PROGRAMS;
+        let programs = [load(veth_ingress)?, load(nic_egress)?, load(nic_ingress)?];
+        let flows = object.take_map("FLOWS").ok_or(Error::Lacks("map FLOWS"))?;
+        let counters = object
+            .take_map("COUNTERS")
+            .ok_or(Error::Lacks("map COUNTERS"))?;
+        let first: &SchedClassifier = object
+            .program(veth_ingress.name)
+            .ok_or(Error::Lacks(veth_ingress.name))?
+            .try_into()
+            .map_err(|e| refused(veth_ingress.name, e))?;
+        Ok(Self {
+            tables: FlowTables::new(OBJECT, first)?,
+            programs,
+            flows: Mutex::new(
+                HashOfMaps::try_from(flows).map_err(|e| map_error("open the map FLOWS", e))?,
+            ),
+            counters: Mutex::new(
+                PerCpuHashMap::try_from(counters)
+                    .map_err(|e| map_error("open the map COUNTERS", e))?,
+            ),
+            _object: object,
+        })
+    }
+
+    /// The descriptor of the program called `name`, for a tc filter.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Option<RawFd> {
+        let index = PROGRAMS.iter().position(|p| p.name == name)?;
+        Some(self.programs[index].as_fd().as_raw_fd())
+    }
+
+    /// Makes the flow table and the counters of a pod with these addresses, where they are not
+    /// there yet. The addresses of one pod share a table.
+    ///
+    /// # Errors
+    /// When the kernel refuses (out of memory, or the node's limit of addresses is reached).
+    pub fn register(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut flows = lock(&self.flows);
+        let mut counters = lock(&self.counters);
+        let known: Vec<Address> = flows.keys().filter_map(Result::ok).collect();
+        let missing: Vec<_> = addresses
+            .iter()
+            .filter(|a| !known.contains(&key(**a)))
+            .collect();
+        if !missing.is_empty() {
+            let table = self.tables.make()?;
+            for address in missing {
+                flows
+                    .insert(key(*address), &table, 0)
+                    .map_err(|e| map_error(format!("give {address} a flow table"), e))?;
+            }
+        }
+        for address in addresses {
+            match counters.insert(key(*address), zeroed_counters()?, NOEXIST) {
+                Ok(()) => {}
+                Err(MapError::SyscallError(e)) if is_there(&e.io_error) => {}
+                Err(e) => return Err(map_error(format!("give {address} counters"), e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a pod's flows and counters. What is not there is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn unregister(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut flows = lock(&self.flows);
+        let mut counters = lock(&self.counters);
+        for address in addresses {
+            let removed = [
+                flows.remove(&key(*address)),
+                counters.remove(&key(*address)),
+            ];
+            for result in removed {
+                match result {
+                    Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
+                    Err(MapError::KeyNotFound) | Ok(()) => {}
+                    Err(e) => return Err(map_error(format!("forget the flows of {address}"), e)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the programs counted for a pod with these addresses, by hook, all CPUs together.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn counters(&self, addresses: &[IpAddr]) -> Result<[Counters; 3], Error> {
+        let counters = lock(&self.counters);
+        let mut sum = [Counters::default(); 3];
+        for address in addresses {
+            match counters.get(&key(*address), 0) {
+                Ok(per_cpu) => {
+                    for pod in per_cpu.iter() {
+                        for (total, part) in sum.iter_mut().zip(pod.hooks) {
+                            total.seen += part.seen;
+                            total.marked += part.marked;
+                            total.learned += part.learned;
+                            total.redirected += part.redirected;
+                            total.passed += part.passed;
+                            total.dropped += part.dropped;
+                        }
+                    }
+                }
+                Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(map_error(format!("read the counters of {address}"), e)),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Which of these addresses have no flow table: their pod's replies would not all be steered.
+    #[must_use]
+    pub fn unregistered(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let flows = lock(&self.flows);
+        let known: Vec<Address> = flows.keys().filter_map(Result::ok).collect();
+        addresses
+            .iter()
+            .filter(|a| !known.contains(&key(**a)))
+            .copied()
+            .collect()
+    }
+}
+
+/// A panic while a map was used leaves the map itself whole: it is the kernel's.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refused(name: &'static str, source: ProgramError) -> Error {
+    Error::Program {
+        name,
+        source: Box::new(source),
+    }
+}
+
+fn map_error(what: impl Into<String>, source: MapError) -> Error {
+    Error::Map {
+        what: what.into(),
+        source,
+    }
+}
+
+fn is_there(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AlreadyExists
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+fn zeroed_counters() -> Result<PerCpuValues<PodCounters>, Error> {
+    let cpus = aya::util::nr_cpus().map_err(|(path, source)| Error::Io {
+        what: "count the CPUs in",
+        path: path.into(),
+        source,
+    })?;
+    PerCpuValues::try_from(vec![PodCounters::default(); cpus]).map_err(|source| Error::Io {
+        what: "make",
+        path: "per-CPU counters".into(),
+        source,
+    })
+}

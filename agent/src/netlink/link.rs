@@ -1,0 +1,295 @@
+//! Links: what is there, making the two that a pod needs, removing them.
+
+use std::os::fd::RawFd;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use rtnetlink::{
+    LinkIpVlan, LinkUnspec, LinkVeth,
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL},
+    packet_route::{
+        RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage},
+        link::{
+            InfoData, InfoIpVlan, InfoKind, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags,
+            LinkInfo, LinkMessage,
+        },
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Batch, Error, Netlink, model::Mac};
+
+/// How an ipvlan master's children are switched (Documentation/networking/ipvlan.rst). The mode
+/// belongs to the master: all its children have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// Frames leave as from a bridge; the pod resolves neighbours itself.
+    L2,
+    /// Packets are routed by the host's tables for the master.
+    #[default]
+    L3,
+    /// As L3, with the host's netfilter on the way in. Marks do not work there.
+    L3s,
+}
+
+impl std::fmt::Display for IpvlanMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+            Self::L3s => "l3s",
+        })
+    }
+}
+
+impl From<IpvlanMode> for IpVlanMode {
+    fn from(mode: IpvlanMode) -> Self {
+        match mode {
+            IpvlanMode::L2 => Self::L2,
+            IpvlanMode::L3 => Self::L3,
+            IpvlanMode::L3s => Self::L3S,
+        }
+    }
+}
+
+/// A link as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Name.
+    pub name: String,
+    /// `IFLA_IFALIAS`, if set: ours says whose it is.
+    pub alias: Option<String>,
+    /// Link-layer address.
+    pub mac: Option<Mac>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// `IFF_UP`.
+    pub up: bool,
+    /// `IFF_LOOPBACK`.
+    pub loopback: bool,
+    /// What makes it: `ipvlan`, `veth`; `None` for hardware.
+    pub kind: Option<String>,
+    /// For an ipvlan child: its mode.
+    pub ipvlan_mode: Option<IpvlanMode>,
+    /// `IFLA_LINK`: index of the link below, or of the veth peer, maybe in another namespace.
+    pub below: Option<u32>,
+}
+
+impl Link {
+    fn parse(message: LinkMessage) -> Self {
+        let mut link = Self {
+            ifindex: message.header.index,
+            name: String::new(),
+            alias: None,
+            mac: None,
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            kind: None,
+            ipvlan_mode: None,
+            below: None,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Link(below) => link.below = Some(below),
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                            LinkInfo::Data(InfoData::IpVlan(data)) => {
+                                link.ipvlan_mode = data.into_iter().find_map(|d| match d {
+                                    InfoIpVlan::Mode(IpVlanMode::L2) => Some(IpvlanMode::L2),
+                                    InfoIpVlan::Mode(IpVlanMode::L3) => Some(IpvlanMode::L3),
+                                    InfoIpVlan::Mode(IpVlanMode::L3S) => Some(IpvlanMode::L3s),
+                                    _ => None,
+                                });
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// An address as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkAddress {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Address and prefix length.
+    pub address: IpNet,
+}
+
+impl Netlink {
+    /// All links.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn links(&self) -> Result<Vec<Link>, Error> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers = self.dump("list links", request).await?;
+        Ok(answers.into_iter().filter_map(new_link).collect())
+    }
+
+    /// The link called `name`, or `None`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
+        let mut message = LinkMessage::default();
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        let request = RouteNetlinkMessage::GetLink(message);
+        match self
+            .collect(&format!("look up link {name}"), request, 0)
+            .await
+        {
+            Ok(answers) => Ok(answers.into_iter().find_map(new_link)),
+            Err(e) if e.is_gone() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// All addresses of all links.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn addresses(&self) -> Result<Vec<LinkAddress>, Error> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.dump("list addresses", request).await?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewAddress(message) => {
+                    let find = |local: bool| {
+                        message.attributes.iter().find_map(|a| match a {
+                            AddressAttribute::Local(ip) if local => Some(*ip),
+                            AddressAttribute::Address(ip) if !local => Some(*ip),
+                            _ => None,
+                        })
+                    };
+                    // IFA_LOCAL is the address itself; IFA_ADDRESS is the peer's where it differs.
+                    let ip = find(true).or_else(|| find(false))?;
+                    Some(LinkAddress {
+                        ifindex: message.header.index,
+                        address: IpNet::new(ip, message.header.prefix_len).ok()?,
+                    })
+                }
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => Some(Link::parse(message)),
+        _ => None,
+    }
+}
+
+/// An ipvlan child to be born in another namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipvlan {
+    /// Its name there.
+    pub name: String,
+    /// The NIC it is a child of, in the host.
+    pub master: String,
+    /// Mode.
+    pub mode: IpvlanMode,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+/// A veth pair with one end in another namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Veth {
+    /// Name of the host's end.
+    pub host_name: String,
+    /// Link-layer address of the host's end.
+    pub host_mac: Mac,
+    /// Name of the far end.
+    pub pod_name: String,
+    /// Link-layer address of the far end.
+    pub pod_mac: Mac,
+    /// MTU in bytes, both ends.
+    pub mtu: u32,
+}
+
+impl Batch {
+    /// Makes the ipvlan child in the namespace of `netns`, under its final name: one message, no
+    /// move, no rename (a rename costs an RCU grace period on older kernels).
+    pub fn add_ipvlan(&mut self, ipvlan: &Ipvlan, master: u32, netns: RawFd) {
+        let message = LinkIpVlan::new(&ipvlan.name, master, ipvlan.mode.into())
+            .mtu(ipvlan.mtu)
+            .setns_by_fd(netns)
+            .build();
+        self.push(
+            format_args!(
+                "create ipvlan {} {} on {}",
+                ipvlan.mode, ipvlan.name, ipvlan.master
+            ),
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        );
+    }
+
+    /// Makes the pair, the far end in the namespace of `netns`, both under their final names and
+    /// MAC addresses.
+    pub fn add_veth(&mut self, veth: &Veth, netns: RawFd) {
+        let peer = rtnetlink::LinkMessageBuilder::<LinkUnspec>::new()
+            .name(&veth.pod_name)
+            .address(veth.pod_mac.0.to_vec())
+            .mtu(veth.mtu)
+            .setns_by_fd(netns)
+            .build();
+        let message = rtnetlink::LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(&veth.host_name)
+            .address(veth.host_mac.0.to_vec())
+            .mtu(veth.mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        self.push(
+            format_args!("create veth {}", veth.host_name),
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        );
+    }
+
+    /// Sets the link up, with an alias that says whose it is.
+    pub fn set_up(&mut self, name: &str, ifindex: u32, alias: Option<&str>) {
+        let mut message = LinkUnspec::new_with_index(ifindex).up();
+        if let Some(alias) = alias {
+            message = message.alias(alias);
+        }
+        self.push(
+            format_args!("set {name} up"),
+            RouteNetlinkMessage::SetLink(message.build()),
+            0,
+        );
+    }
+
+    /// Removes the link, if it is there.
+    pub fn delete_link(&mut self, name: &str, ifindex: u32) {
+        const GONE: &[i32] = &[Errno::ENODEV as i32];
+        self.push_tolerant(
+            format_args!("delete link {name}"),
+            RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(ifindex).build()),
+            0,
+            GONE,
+        );
+    }
+}

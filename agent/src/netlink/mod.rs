@@ -1,0 +1,245 @@
+//! The few typed operations on links, addresses, routes, rules, neighbours, filters, sysctls and
+//! namespaces that the rest of the agent is made of.
+//!
+//! Nothing here knows what a pod is. [`model`] says what objects look like, [`message`] turns
+//! them into netlink messages, [`state`] reads the kernel's back, [`Batch`] sends many messages
+//! in one go, and [`netns`] is the only place that changes a thread's namespace.
+
+pub mod link;
+pub mod message;
+pub mod model;
+pub mod netns;
+pub mod state;
+pub mod sysctl;
+
+use std::{fmt, io};
+
+use futures::{StreamExt, stream::BoxStream};
+use rtnetlink::{
+    Handle,
+    packet_core::{
+        NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    },
+    packet_route::RouteNetlinkMessage,
+    sys::{AsyncSocket as _, TokioSocket, protocols::NETLINK_ROUTE},
+};
+
+/// A netlink operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action}: {source}")]
+pub struct Error {
+    /// What was being done, to what and where.
+    pub action: String,
+    /// The kernel's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Error {
+    /// An error of `action`.
+    pub fn new(action: impl fmt::Display, source: io::Error) -> Self {
+        Self {
+            action: action.to_string(),
+            source,
+        }
+    }
+
+    /// The kernel's error number, positive, if it is one.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+
+    /// Whether the kernel said that the object (or the device it needs) is not there.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        const GONE: [i32; 4] = [libc::ENODEV, libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL];
+        self.errno().is_some_and(|errno| GONE.contains(&errno))
+    }
+}
+
+/// The numbers of `errno.h` that the kernel answers with here; nix has them as an enum.
+mod libc {
+    use nix::errno::Errno;
+    pub(super) const ENODEV: i32 = Errno::ENODEV as i32;
+    pub(super) const ENOENT: i32 = Errno::ENOENT as i32;
+    pub(super) const ESRCH: i32 = Errno::ESRCH as i32;
+    pub(super) const EADDRNOTAVAIL: i32 = Errno::EADDRNOTAVAIL as i32;
+}
+
+/// A connection to one namespace's rtnetlink.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: Handle,
+    place: String,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace. `place` names that namespace in
+    /// errors ("in the host", "in /run/netns/x").
+    ///
+    /// Must be called within a tokio runtime, or with its handle entered: that runtime drives the
+    /// socket from then on, whatever namespace its own threads are in.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn open(place: impl Into<String>) -> Result<Self, Error> {
+        let place = place.into();
+        let failed = |e| Error::new(format_args!("open a netlink socket {place}"), e);
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed)?;
+        // Filters of dumps are honoured by the kernel, and unknown attributes refused, only then.
+        socket
+            .socket_mut()
+            .set_netlink_get_strict_chk(true)
+            .map_err(failed)?;
+        let (connection, handle, _) = rtnetlink::from_socket(socket);
+        tokio::spawn(connection);
+        Ok(Self { handle, place })
+    }
+
+    /// What errors call this namespace.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn send(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>, io::Error> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        request.finalize();
+        self.handle
+            .clone()
+            .request(request)
+            .map(StreamExt::boxed)
+            .map_err(|_closed| io::Error::other("the netlink socket is closed"))
+    }
+
+    /// Everything the kernel answers to one dump request.
+    ///
+    /// # Errors
+    /// When the kernel refuses; `what` says what was asked for.
+    pub async fn dump(
+        &self,
+        what: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        self.collect(what, message, NLM_F_DUMP).await
+    }
+
+    /// Everything the kernel answers to one request.
+    ///
+    /// # Errors
+    /// When the kernel refuses; `what` says what was asked for.
+    pub async fn collect(
+        &self,
+        what: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let failed = |e| Error::new(format_args!("{what} {}", self.place), e);
+        let mut answers = self.send(message, flags).map_err(failed)?;
+        let mut all = Vec::new();
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(message) => all.push(message),
+                NetlinkPayload::Error(e) if e.code.is_some() => return Err(failed(e.to_io())),
+                _ => {}
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Requests that are sent together, in order, and acknowledged together: the kernel works through
+/// them while the agent is still sending, and nobody waits for one answer before the next request.
+#[derive(Debug, Default)]
+pub struct Batch {
+    requests: Vec<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    what: String,
+    message: RouteNetlinkMessage,
+    flags: u16,
+    tolerated: &'static [i32],
+}
+
+impl Batch {
+    /// Adds a request. `what` completes the sentence "could not ...".
+    pub fn push(&mut self, what: impl fmt::Display, message: RouteNetlinkMessage, flags: u16) {
+        self.push_tolerant(what, message, flags, &[]);
+    }
+
+    /// Adds a request for which some of the kernel's refusals are as good as success (`EEXIST`
+    /// where the very same object is there already, `ENOENT` where one is to go).
+    pub fn push_tolerant(
+        &mut self,
+        what: impl fmt::Display,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        tolerated: &'static [i32],
+    ) {
+        self.requests.push(Request {
+            what: what.to_string(),
+            message,
+            flags,
+            tolerated,
+        });
+    }
+
+    /// Sends all, waits for all, and reports the first refusal that is not tolerated. Requests
+    /// behind a refused one are carried out all the same.
+    ///
+    /// # Errors
+    /// The first refusal, naming the request.
+    pub async fn run(self, netlink: &Netlink) -> Result<(), Error> {
+        match self.run_all(netlink).await.into_iter().next() {
+            Some(first) => Err(first),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Batch::run`], but reports every refusal.
+    pub async fn run_all(self, netlink: &Netlink) -> Vec<Error> {
+        let sent: Vec<_> = self
+            .requests
+            .into_iter()
+            .map(|request| {
+                let answers = netlink.send(request.message, request.flags | NLM_F_ACK);
+                (request.what, request.tolerated, answers)
+            })
+            .collect();
+        let mut failures = Vec::new();
+        for (what, tolerated, answers) in sent {
+            let result = match answers {
+                Err(e) => Err(e),
+                Ok(mut answers) => acknowledged(&mut answers).await,
+            };
+            if let Err(e) = result
+                && !e.raw_os_error().is_some_and(|n| tolerated.contains(&n))
+            {
+                failures.push(Error::new(format_args!("{what} {}", netlink.place), e));
+            }
+        }
+        failures
+    }
+}
+
+async fn acknowledged(
+    answers: &mut BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
+) -> Result<(), io::Error> {
+    while let Some(answer) = answers.next().await {
+        if let NetlinkPayload::Error(e) = answer.payload
+            && e.code.is_some()
+        {
+            return Err(e.to_io());
+        }
+    }
+    Ok(())
+}

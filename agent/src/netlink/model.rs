@@ -1,0 +1,345 @@
+//! Kernel objects as data. A namespace's plan is made of these, the kernel's state is read back
+//! as these, and whatever compares or prints them needs no privileges.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Marks our routes and rules (`rtm_protocol`, `FRA_PROTOCOL`): removal and repair touch nothing
+/// else. Values above 4 (`RTPROT_STATIC`) are for daemons to choose (include/uapi/linux/rtnetlink.h).
+pub const PROTOCOL: u8 = 0xeb;
+
+/// The main routing table.
+pub const MAIN_TABLE: u32 = 254;
+
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, IPv4 first.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: &IpAddr) -> Self {
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
+    }
+
+    /// `0.0.0.0/0` or `::/0`.
+    #[must_use]
+    pub fn everything(self) -> IpNet {
+        match self {
+            Self::V4 => IpNet::new_assert(IpAddr::from([0; 4]), 0),
+            Self::V6 => IpNet::new_assert(IpAddr::from([0; 16]), 0),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// The network of one address alone: /32 or /128.
+#[must_use]
+pub fn host_net(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}
+
+/// A link-layer address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            *byte = parts
+                .next()
+                .and_then(|part| u8::from_str_radix(part, 16).ok())
+                .ok_or_else(|| format!("'{text}' is no MAC address: six hex bytes with colons"))?;
+        }
+        match parts.next() {
+            None => Ok(Self(mac)),
+            Some(_) => Err(format!("'{text}' is no MAC address: more than six bytes")),
+        }
+    }
+}
+
+/// An address on a link.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Address {
+    /// Link name.
+    pub link: String,
+    /// Address and prefix length.
+    pub address: IpNet,
+}
+
+/// A unicast route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Route {
+    /// Link name.
+    pub link: String,
+    /// Destination.
+    pub destination: IpNet,
+    /// Next hop; always taken to be on the link (`onlink`), whatever its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
+    /// Preferred source address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// Routing table.
+    pub table: u32,
+}
+
+/// What a rule looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Selector {
+    /// Every packet.
+    All,
+    /// Packets made here (`iif lo`) whose mark has `mark` set within `mask`. What the namespace
+    /// merely forwards is left to the main table: a marked request that the pod passes on to a
+    /// container of its own must not be sent back.
+    LocalMark {
+        /// Value.
+        mark: u32,
+        /// Bits looked at.
+        mask: u32,
+    },
+    /// Packets that must leave by this link (`oif`).
+    OutLink(String),
+}
+
+/// A routing policy rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rule {
+    /// Family.
+    pub family: Family,
+    /// Lower goes first.
+    pub priority: u32,
+    /// What it matches.
+    pub selector: Selector,
+    /// Table to look in.
+    pub table: u32,
+}
+
+/// A permanent neighbour entry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Link name.
+    pub link: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its link-layer address.
+    pub mac: Mac,
+}
+
+/// A setting below `/proc/sys`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sysctl {
+    /// Path below `/proc/sys`, with slashes.
+    pub path: String,
+    /// Value.
+    pub value: String,
+}
+
+/// A program at tc.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Filter {
+    /// Link name.
+    pub link: String,
+    /// Which way.
+    pub direction: Direction,
+    /// The program's name in the eBPF object.
+    pub program: String,
+}
+
+/// Into a link's namespace from the link, or out through the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Received on the link.
+    Ingress,
+    /// Sent by the link.
+    Egress,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "address {} on {}", self.address, self.link)
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.destination.prefix_len() == 0 {
+            f.write_str("route default")?;
+        } else {
+            write!(f, "route {}", self.destination)?;
+        }
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        write!(f, " dev {}", self.link)?;
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        if self.table != MAIN_TABLE {
+            write!(f, " table {}", self.table)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rule {}: ", self.family, self.priority)?;
+        match &self.selector {
+            Selector::All => f.write_str("from all")?,
+            Selector::LocalMark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x} iif lo")?,
+            Selector::OutLink(link) => write!(f, "oif {link}")?,
+        }
+        write!(f, " lookup {}", self.table)
+    }
+}
+
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "neighbour {} dev {} lladdr {}",
+            self.address, self.link, self.mac
+        )
+    }
+}
+
+impl fmt::Display for Sysctl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sysctl {} = {}", self.path, self.value)
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "program {} at {} {}",
+            self.program, self.link, self.direction
+        )
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+/// What one namespace should hold of ours, links excepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespacePlan {
+    /// Settings, in the order they are to be made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<Sysctl>,
+    /// Addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Address>,
+    /// Neighbours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<Neighbour>,
+    /// Routes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    /// Programs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mac_addresses_survive_their_text() {
+        let mac = Mac([0x02, 0xeb, 0xb0, 0, 0, 1]);
+        assert_eq!(String::from(mac), "02:eb:b0:00:00:01");
+        assert_eq!(Mac::try_from(String::from(mac)), Ok(mac));
+        for bad in ["", "02:eb", "02:eb:b0:00:00:01:02", "xx:eb:b0:00:00:01"] {
+            assert!(Mac::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn objects_read_like_their_ip_commands() {
+        let route = Route {
+            link: "veth0".into(),
+            destination: Family::V4.everything(),
+            via: Some([169, 254, 1, 1].into()),
+            source: None,
+            table: 7700,
+        };
+        assert_eq!(
+            route.to_string(),
+            "route default via 169.254.1.1 dev veth0 table 7700"
+        );
+        let rule = Rule {
+            family: Family::V6,
+            priority: 1000,
+            selector: Selector::LocalMark {
+                mark: 0x1000,
+                mask: 0x1000,
+            },
+            table: 7700,
+        };
+        assert_eq!(
+            rule.to_string(),
+            "IPv6 rule 1000: fwmark 0x1000/0x1000 iif lo lookup 7700"
+        );
+    }
+}

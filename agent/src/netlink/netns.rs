@@ -1,0 +1,136 @@
+//! Network namespaces. A thread that enters one never returns to a pool: a failed way back would
+//! leave it poisoned for whoever gets it next.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    sched::CloneFlags,
+    sys::statfs::{FsType, fstatfs},
+};
+
+use super::Error;
+
+/// `NSFS_MAGIC` (include/uapi/linux/magic.h).
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
+/// An open network namespace. It lives as long as this does, whatever happens to its path.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: PathBuf,
+}
+
+/// Whether a namespace is still there.
+#[derive(Debug)]
+pub enum Evidence {
+    /// It is.
+    Present(Netns),
+    /// There is nothing at the path, or something that is no namespace: what container runtimes
+    /// leave behind when they remove one.
+    Gone,
+}
+
+impl Netns {
+    /// Opens the namespace at `path` (`/run/netns/...`, `/proc/PID/ns/net`).
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is no namespace.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        let path = path.into();
+        match Self::look(&path)? {
+            Evidence::Present(netns) => Ok(netns),
+            Evidence::Gone => Err(Error::new(
+                format_args!("open the network namespace {}", path.display()),
+                io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "there is no network namespace at this path",
+                ),
+            )),
+        }
+    }
+
+    /// Looks whether the namespace at `path` is there.
+    ///
+    /// # Errors
+    /// When that cannot be told (no permission, out of descriptors): then it must not be taken
+    /// for gone.
+    pub fn look(path: &Path) -> Result<Evidence, Error> {
+        let failed = |e| {
+            Error::new(
+                format_args!("open the network namespace {}", path.display()),
+                e,
+            )
+        };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Evidence::Gone),
+            Err(e) => return Err(failed(e)),
+        };
+        let kind = fstatfs(&file)
+            .map_err(|e| failed(e.into()))?
+            .filesystem_type();
+        if kind != NSFS_MAGIC {
+            return Ok(Evidence::Gone);
+        }
+        Ok(Evidence::Present(Self {
+            file,
+            path: path.to_owned(),
+        }))
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The descriptor, for `IFLA_NET_NS_FD`.
+    #[must_use]
+    pub fn raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Runs `work` on a thread of its own inside the namespace and waits for it. The thread has
+    /// entered the caller's tokio runtime, if there is one, so that sockets opened there are
+    /// driven by it.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        let failed = |e| {
+            Error::new(
+                format_args!("enter the network namespace {}", self.path.display()),
+                e,
+            )
+        };
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        thread::scope(|scope| {
+            thread::Builder::new()
+                .name("netns".to_owned())
+                .spawn_scoped(scope, || {
+                    let _runtime = runtime.as_ref().map(|handle| handle.enter());
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "this thread runs `work` and ends"
+                    )]
+                    nix::sched::setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+                    Ok(work())
+                })?
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+        .map_err(failed)
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

@@ -1,0 +1,343 @@
+//! The kernel's state, read back as plans are written, and what of a plan it lacks.
+
+use std::{collections::HashMap, fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage},
+    rule::{RuleAttribute, RuleMessage},
+    tc::{TcAttribute, TcFilterBpfOption, TcOption},
+};
+
+use super::{
+    Error, Netlink,
+    link::Link,
+    message::{self, FILTER_HANDLE, FILTER_PRIORITY},
+    model::{
+        Address, Direction, Family, Filter, Mac, NamespacePlan, Neighbour, Route, Rule, Selector,
+        Sysctl,
+    },
+    sysctl,
+};
+
+/// One object of a plan that the kernel does not have as planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The setting has another value (or cannot be read).
+    Sysctl(Sysctl, Option<String>),
+    /// No such address.
+    Address(Address),
+    /// No such permanent neighbour.
+    Neighbour(Neighbour),
+    /// No such route.
+    Route(Route),
+    /// No such rule.
+    Rule(Rule),
+    /// The program is not attached.
+    Filter(Filter),
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sysctl(want, Some(found)) => write!(f, "{want} is {found} instead"),
+            Self::Sysctl(want, None) => write!(f, "{want} cannot be read"),
+            Self::Address(object) => write!(f, "{object} is missing"),
+            Self::Neighbour(object) => write!(f, "{object} is missing"),
+            Self::Route(object) => write!(f, "{object} is missing"),
+            Self::Rule(object) => write!(f, "{object} is missing"),
+            Self::Filter(object) => write!(f, "{object} is not attached"),
+        }
+    }
+}
+
+/// What one namespace holds, as far as plans speak of it.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceState {
+    /// Links by name.
+    pub links: HashMap<String, Link>,
+    /// Everything else.
+    pub found: NamespacePlan,
+}
+
+impl NamespaceState {
+    /// Reads what `plan` speaks of: its tables, its links, its families.
+    ///
+    /// # Errors
+    /// When the kernel refuses to answer.
+    pub async fn read(netlink: &Netlink, plan: &NamespacePlan) -> Result<Self, Error> {
+        let links = netlink.links().await?;
+        let names: HashMap<u32, String> =
+            links.iter().map(|l| (l.ifindex, l.name.clone())).collect();
+        let mut found = NamespacePlan {
+            addresses: netlink
+                .addresses()
+                .await?
+                .into_iter()
+                .filter_map(|a| {
+                    Some(Address {
+                        link: names.get(&a.ifindex)?.clone(),
+                        address: a.address,
+                    })
+                })
+                .collect(),
+            ..NamespacePlan::default()
+        };
+        for family in Family::BOTH {
+            found.routes.extend(routes(netlink, family, &names).await?);
+            found.rules.extend(rules(netlink, family).await?);
+            found
+                .neighbours
+                .extend(neighbours(netlink, family, &names).await?);
+        }
+        for filter in &plan.filters {
+            if let Some(link) = links.iter().find(|l| l.name == filter.link) {
+                found
+                    .filters
+                    .extend(our_filter(netlink, link, filter.direction).await?);
+            }
+        }
+        Ok(Self {
+            links: links.into_iter().map(|l| (l.name.clone(), l)).collect(),
+            found,
+        })
+    }
+
+    /// What `plan` has and the kernel has not, settings excepted.
+    #[must_use]
+    pub fn missing(&self, plan: &NamespacePlan) -> Vec<Missing> {
+        fn lacking<T: PartialEq + Clone>(
+            plan: &[T],
+            found: &[T],
+            missing: impl Fn(T) -> Missing,
+        ) -> impl Iterator<Item = Missing> {
+            plan.iter()
+                .filter(|object| !found.contains(object))
+                .cloned()
+                .map(missing)
+        }
+        let found = &self.found;
+        lacking(&plan.addresses, &found.addresses, Missing::Address)
+            .chain(lacking(
+                &plan.neighbours,
+                &found.neighbours,
+                Missing::Neighbour,
+            ))
+            .chain(lacking(&plan.routes, &found.routes, Missing::Route))
+            .chain(lacking(&plan.rules, &found.rules, Missing::Rule))
+            .chain(lacking(&plan.filters, &found.filters, Missing::Filter))
+            .collect()
+    }
+}
+
+/// The settings of `plan` that have another value in the calling thread's namespace.
+#[must_use]
+pub fn differing_sysctls(plan: &NamespacePlan) -> Vec<Missing> {
+    plan.sysctls
+        .iter()
+        .filter(|want| !sysctl::is_moot(want))
+        .filter_map(|want| match sysctl::read(want) {
+            Ok(value) if value == want.value => None,
+            Ok(value) => Some(Missing::Sysctl(want.clone(), Some(value))),
+            Err(_) => Some(Missing::Sysctl(want.clone(), None)),
+        })
+        .collect()
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
+async fn routes(
+    netlink: &Netlink,
+    family: Family,
+    names: &HashMap<u32, String>,
+) -> Result<Vec<Route>, Error> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = message::address_family(family);
+    let answers = netlink
+        .dump("list routes", RouteNetlinkMessage::GetRoute(message))
+        .await?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => parse_route(family, &message, names),
+            _ => None,
+        })
+        .collect())
+}
+
+fn parse_route(
+    family: Family,
+    message: &RouteMessage,
+    names: &HashMap<u32, String>,
+) -> Option<Route> {
+    let mut link = None;
+    let mut destination = family.everything().addr();
+    let (mut via, mut source, mut table) = (None, None, u32::from(message.header.table));
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => link = names.get(index),
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Gateway(address) => via = ip(address),
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Table(id) => table = *id,
+            _ => {}
+        }
+    }
+    Some(Route {
+        link: link?.clone(),
+        destination: IpNet::new(destination, message.header.destination_prefix_length).ok()?,
+        via,
+        source,
+        table,
+    })
+}
+
+async fn rules(netlink: &Netlink, family: Family) -> Result<Vec<Rule>, Error> {
+    let mut message = RuleMessage::default();
+    message.header.family = message::address_family(family);
+    let answers = netlink
+        .dump("list rules", RouteNetlinkMessage::GetRule(message))
+        .await?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRule(message) => parse_rule(family, &message),
+            _ => None,
+        })
+        .collect())
+}
+
+/// `None` for a rule that looks at something ours never do.
+fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
+    if message.header.src_len > 0 || message.header.dst_len > 0 {
+        return None;
+    }
+    let (mut priority, mut table) = (0, u32::from(message.header.table));
+    let (mut iif, mut oif, mut mark, mut mask) = (None, None, None, u32::MAX);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(value) => priority = *value,
+            RuleAttribute::Table(value) => table = *value,
+            RuleAttribute::Iifname(name) => iif = Some(name.as_str()),
+            RuleAttribute::Oifname(name) => oif = Some(name.clone()),
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::Protocol(_)
+            | RuleAttribute::SuppressPrefixLen(u32::MAX)
+            | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            _ => return None,
+        }
+    }
+    let selector = match (iif, oif, mark) {
+        (None, None, None) => Selector::All,
+        (Some("lo"), None, Some(mark)) => Selector::LocalMark { mark, mask },
+        (None, Some(link), None) => Selector::OutLink(link),
+        _ => return None,
+    };
+    Some(Rule {
+        family,
+        priority,
+        selector,
+        table,
+    })
+}
+
+async fn neighbours(
+    netlink: &Netlink,
+    family: Family,
+    names: &HashMap<u32, String>,
+) -> Result<Vec<Neighbour>, Error> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = message::address_family(family);
+    let answers = netlink
+        .dump(
+            "list neighbours",
+            RouteNetlinkMessage::GetNeighbour(message),
+        )
+        .await?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(message)
+                if message.header.state == NeighbourState::Permanent
+                    && message.header.family != AddressFamily::Bridge =>
+            {
+                let mut address = None;
+                let mut mac = None;
+                for attribute in message.attributes {
+                    match attribute {
+                        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                            address = Some(v4.into());
+                        }
+                        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                            address = Some(v6.into());
+                        }
+                        NeighbourAttribute::LinkLayerAddress(bytes) => {
+                            mac = bytes.try_into().ok().map(Mac);
+                        }
+                        _ => {}
+                    }
+                }
+                Some(Neighbour {
+                    link: names.get(&message.header.ifindex)?.clone(),
+                    address: address?,
+                    mac: mac?,
+                })
+            }
+            _ => None,
+        })
+        .collect())
+}
+
+/// Our filter at one hook: found by its priority and handle, whichever program it holds.
+async fn our_filter(
+    netlink: &Netlink,
+    link: &Link,
+    direction: Direction,
+) -> Result<Vec<Filter>, Error> {
+    let message = message::filter_hook(link.ifindex, direction);
+    let request = RouteNetlinkMessage::GetTrafficFilter(message);
+    let answers = match netlink
+        .dump(&format!("list filters of {}", link.name), request)
+        .await
+    {
+        Ok(answers) => answers,
+        // No clsact there: the kernel has no hook to list.
+        Err(e) if e.errno() == Some(nix::errno::Errno::EINVAL as i32) || e.is_gone() => {
+            return Ok(Vec::new());
+        }
+        Err(e) => return Err(e),
+    };
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| {
+            let RouteNetlinkMessage::NewTrafficFilter(message) = answer else {
+                return None;
+            };
+            if message.header.info >> 16 != u32::from(FILTER_PRIORITY)
+                || u32::from(message.header.handle) != FILTER_HANDLE
+            {
+                return None;
+            }
+            message.attributes.into_iter().find_map(|a| match a {
+                TcAttribute::Options(options) => options.into_iter().find_map(|o| match o {
+                    TcOption::Bpf(TcFilterBpfOption::ProgName(program)) => Some(Filter {
+                        link: link.name.clone(),
+                        direction,
+                        program,
+                    }),
+                    _ => None,
+                }),
+                _ => None,
+            })
+        })
+        .collect())
+}

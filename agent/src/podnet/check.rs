@@ -1,0 +1,108 @@
+//! Compares a plan with the kernel.
+
+use crate::{
+    datapath::Datapath,
+    netlink::{
+        Netlink,
+        model::NamespacePlan,
+        netns::{Evidence, Netns},
+        state::{NamespaceState, differing_sysctls},
+    },
+};
+
+use super::{Error, PodNet};
+
+/// Everything that is not as `net` (and `nic`, the host's routing for its master) plans it, each
+/// as a sentence with the object's name. Empty when all is well.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub async fn check(
+    net: &PodNet,
+    nic: &NamespacePlan,
+    host: &Netlink,
+    datapath: &Datapath,
+) -> Result<Vec<String>, Error> {
+    let mut damage = Vec::new();
+    match Netns::look(&net.netns)? {
+        Evidence::Gone => {
+            damage.push(format!(
+                "the network namespace {} is gone",
+                net.netns.display()
+            ));
+            return Ok(damage);
+        }
+        Evidence::Present(netns) => damage.extend(in_pod(net, &netns).await?),
+    }
+    damage.extend(in_host(net, nic, host).await?);
+    for address in datapath.unregistered(&net.ips()) {
+        damage.push(format!(
+            "{address} has no flow table in {}",
+            "the eBPF map FLOWS"
+        ));
+    }
+    Ok(damage)
+}
+
+async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
+    let place = format!("in {}", netns.path().display());
+    let (netlink, settings) = netns
+        .run(|| Netlink::open(place).map(|netlink| (netlink, differing_sysctls(&net.in_pod))))??;
+    let state = NamespaceState::read(&netlink, &net.in_pod).await?;
+    let mut damage = Vec::new();
+    let ipvlan = &net.ipvlan;
+    match state.links.get(&ipvlan.name) {
+        None => damage.push(format!("link {} is missing in the pod", ipvlan.name)),
+        Some(link) => {
+            if link.ipvlan_mode.is_some_and(|mode| mode != ipvlan.mode) {
+                damage.push(format!(
+                    "link {} is in another mode than {}: a child of another mode was added to {}",
+                    ipvlan.name, ipvlan.mode, ipvlan.master
+                ));
+            }
+            if !link.up {
+                damage.push(format!("link {} is down in the pod", ipvlan.name));
+            }
+        }
+    }
+    if let Some(veth) = &net.veth {
+        match state.links.get(&veth.pod_name) {
+            None => damage.push(format!("link {} is missing in the pod", veth.pod_name)),
+            Some(link) => {
+                if !link.up {
+                    damage.push(format!("link {} is down in the pod", veth.pod_name));
+                }
+                if link.mac != Some(veth.pod_mac) {
+                    damage.push(format!("link {} has another MAC address", veth.pod_name));
+                }
+            }
+        }
+    }
+    let missing = settings.into_iter().chain(state.missing(&net.in_pod));
+    damage.extend(missing.map(|object| format!("{object} in the pod")));
+    Ok(damage)
+}
+
+async fn in_host(net: &PodNet, nic: &NamespacePlan, host: &Netlink) -> Result<Vec<String>, Error> {
+    let state = NamespaceState::read(host, &net.in_host).await?;
+    let mut damage = Vec::new();
+    if let Some(veth) = &net.veth {
+        match state.links.get(&veth.host_name) {
+            None => damage.push(format!("link {} is missing in the host", veth.host_name)),
+            Some(link) => {
+                if !link.up {
+                    damage.push(format!("link {} is down in the host", veth.host_name));
+                }
+                if link.mac != Some(veth.host_mac) {
+                    damage.push(format!("link {} has another MAC address", veth.host_name));
+                }
+            }
+        }
+    }
+    let missing = differing_sysctls(&net.in_host)
+        .into_iter()
+        .chain(state.missing(&net.in_host))
+        .chain(state.missing(nic));
+    damage.extend(missing.map(|object| format!("{object} in the host")));
+    Ok(damage)
+}

@@ -1,0 +1,35 @@
+//! A pod's network as a value. [`plan`](plan()) makes it, purely; ADD applies it, CHECK compares
+//! it with the kernel, DEL and garbage collection remove it, a restarted agent puts it right, and
+//! `ebbtidectl explain` prints it. Nothing else in the agent knows what a pod's network looks like.
+
+mod apply;
+mod check;
+mod explain;
+mod plan;
+mod remove;
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Links, apply};
+pub use check::check;
+pub use plan::{NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan};
+pub use remove::remove;
+
+/// Applying or removing a plan failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused an operation.
+    #[error(transparent)]
+    Netlink(#[from] crate::netlink::Error),
+    /// A map or program could not be used.
+    #[error(transparent)]
+    Datapath(#[from] crate::datapath::Error),
+    /// A link that was just made, or must be there, is not.
+    #[error("the link {name} is not there {place}: did somebody remove it just now?")]
+    LinkGone {
+        /// Its name.
+        name: String,
+        /// In which namespace.
+        place: String,
+    },
+}

@@ -1,0 +1,74 @@
+//! Takes a plan out of the kernel.
+
+use crate::{
+    datapath::Datapath,
+    netlink::{
+        Batch, Netlink,
+        netns::{Evidence, Netns},
+    },
+    node,
+};
+
+use super::{Error, PodNet};
+
+/// Removes what `net` put into the kernel, as far as it is there and ours; a link of the same name
+/// that is somebody else's stays, and the log says so. When this returns, no interface has the
+/// pod's addresses any more.
+///
+/// # Errors
+/// When something of ours could not be removed, or the namespace could not be looked at: then the
+/// addresses must not be given to anybody else.
+pub async fn remove(net: &PodNet, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
+    let pod = match Netns::look(&net.netns)? {
+        Evidence::Gone => None,
+        Evidence::Present(netns) => {
+            let place = format!("in {}", netns.path().display());
+            Some(netns.run(|| Netlink::open(place))??)
+        }
+    };
+    // The two ends wait for their own RCU grace periods; together they wait once.
+    let (in_pod, in_host) = futures::join!(
+        async {
+            match &pod {
+                Some(pod) => in_pod(net, pod).await,
+                None => Ok(()),
+            }
+        },
+        in_host(net, host)
+    );
+    in_pod.and(in_host)?;
+    datapath.unregister(&net.ips())?;
+    Ok(())
+}
+
+async fn in_pod(net: &PodNet, pod: &Netlink) -> Result<(), Error> {
+    let mut batch = Batch::default();
+    for rule in &net.in_pod.rules {
+        batch.delete_rule(rule);
+    }
+    if let Some(link) = pod.link(&net.ipvlan.name).await? {
+        if link.kind.as_deref() == Some("ipvlan") {
+            batch.delete_link(&link.name, link.ifindex);
+        } else {
+            tracing::warn!(link = %link.name, netns = %net.netns.display(), "left alone: not ours");
+        }
+    }
+    Ok(batch.run(pod).await?)
+}
+
+async fn in_host(net: &PodNet, host: &Netlink) -> Result<(), Error> {
+    let Some(veth) = &net.veth else {
+        return Ok(());
+    };
+    let Some(link) = host.link(&veth.host_name).await? else {
+        return Ok(());
+    };
+    if !node::is_pod_veth(&link) {
+        tracing::warn!(link = %link.name, "left alone: not ours, though it has our name");
+        return Ok(());
+    }
+    // Its routes and neighbours go with it.
+    let mut batch = Batch::default();
+    batch.delete_link(&link.name, link.ifindex);
+    Ok(batch.run(host).await?)
+}

@@ -1,0 +1,256 @@
+//! What `ebbtidectl` asks, answered as JSON. The types are what `-o json` prints.
+
+use std::{collections::HashSet, path::PathBuf};
+
+use ebbtide_plugin::wire::{Query, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::Agent,
+    datapath::PROGRAMS,
+    netlink::{Netlink, model::Filter, netns::Netns, state::NamespaceState},
+    podnet::PodNet,
+    pool::Owner,
+};
+
+/// `ebbtidectl status`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// Interfaces it has made.
+    pub interfaces: usize,
+    /// What is wrong with the manifests.
+    pub problems: Vec<String>,
+}
+
+/// A line of `ebbtidectl pods`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodLine {
+    /// `namespace/name`, or the container ID.
+    pub pod: String,
+    /// Container ID.
+    pub container_id: String,
+    /// Interface in the pod.
+    pub interface: String,
+    /// Addresses with prefix length.
+    pub addresses: Vec<String>,
+    /// The pools they are from.
+    pub pools: Vec<String>,
+    /// The network.
+    pub network: String,
+    /// The NIC.
+    pub master: String,
+    /// Its ipvlan mode.
+    pub mode: String,
+    /// The host's end of the veth pair.
+    pub host_interface: Option<String>,
+    /// Path of the network namespace.
+    pub netns: PathBuf,
+}
+
+/// A line of `ebbtidectl pools`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolLine {
+    /// Its name.
+    pub name: String,
+    /// The subnet.
+    pub subnet: String,
+    /// The nodes it is for; all if empty.
+    pub nodes: Vec<String>,
+    /// The networks it is for; all if empty.
+    pub networks: Vec<String>,
+    /// Addresses it has.
+    pub total: u128,
+    /// Of these, in use on this node.
+    pub used: u128,
+    /// Released, and not given out again yet.
+    pub resting: u128,
+    /// Ready to be given out.
+    pub free: u128,
+}
+
+/// A line of `ebbtidectl datapath`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HookLine {
+    /// The pod.
+    pub pod: String,
+    /// The interface, in the pod.
+    pub interface: String,
+    /// `ingress` or `egress`.
+    pub hook: String,
+    /// The program.
+    pub program: String,
+    /// Whether it is attached; `None` if that cannot be told.
+    pub attached: Option<bool>,
+    /// Packets it saw.
+    pub seen: u64,
+    /// Marked as come in by the veth.
+    pub marked: u64,
+    /// Flows remembered (or, on the NIC's ingress, forgotten).
+    pub learned: u64,
+    /// Sent back out by the interface their flow came in on.
+    pub redirected: u64,
+    /// Let through untouched.
+    pub passed: u64,
+    /// Dropped.
+    pub dropped: u64,
+}
+
+/// Answers a question.
+pub async fn answer(agent: &Agent, query: &Query) -> Response {
+    let json = match query {
+        Query::Status => serde_json::to_string(&status(agent)),
+        Query::Pods => serde_json::to_string(&pods(agent)),
+        Query::Pools => serde_json::to_string(&pools(agent)),
+        Query::Datapath => match datapath(agent).await {
+            Ok(lines) => serde_json::to_string(&lines),
+            Err(e) => return refuse(e),
+        },
+        Query::Explain { pod } => match explain(agent, pod) {
+            Ok(nets) => serde_json::to_string(&nets),
+            Err(e) => return refuse(e),
+        },
+    };
+    match json {
+        Ok(output) => Response { exit: 0, output },
+        Err(e) => refuse(e.to_string()),
+    }
+}
+
+fn refuse(output: String) -> Response {
+    Response { exit: 1, output }
+}
+
+fn status(agent: &Agent) -> Status {
+    Status {
+        node: agent.node_name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        interfaces: agent.interfaces().len(),
+        problems: agent
+            .catalog()
+            .problems()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    }
+}
+
+fn pods(agent: &Agent) -> Vec<PodLine> {
+    agent
+        .interfaces()
+        .into_iter()
+        .map(|(owner, net)| PodLine {
+            pod: net.pod.clone(),
+            container_id: owner.container_id,
+            interface: owner.interface,
+            addresses: net
+                .addresses
+                .iter()
+                .map(|a| a.address.to_string())
+                .collect(),
+            pools: net.addresses.iter().map(|a| a.pool.clone()).collect(),
+            network: net.network.clone(),
+            master: net.ipvlan.master.clone(),
+            mode: net.ipvlan.mode.to_string(),
+            host_interface: net.veth.as_ref().map(|veth| veth.host_name.clone()),
+            netns: net.netns.clone(),
+        })
+        .collect()
+}
+
+fn pools(agent: &Agent) -> Vec<PoolLine> {
+    agent
+        .pools
+        .usage(&agent.catalog())
+        .into_iter()
+        .map(|pool| PoolLine {
+            name: pool.name,
+            subnet: pool.subnet.to_string(),
+            nodes: pool.node_names,
+            networks: pool.networks.iter().map(ToString::to_string).collect(),
+            total: pool.total,
+            used: pool.used.into(),
+            resting: pool.resting.into(),
+            free: pool.free,
+        })
+        .collect()
+}
+
+async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
+    let mut lines = Vec::new();
+    for (_, net) in agent.interfaces() {
+        let counters = agent
+            .datapath
+            .counters(&net.ips())
+            .map_err(|e| e.to_string())?;
+        let attached = attached(&net).await;
+        for filter in &net.in_pod.filters {
+            let Some(program) = PROGRAMS.iter().find(|p| p.name == filter.program) else {
+                continue;
+            };
+            let counted = counters[program.hook as usize];
+            lines.push(HookLine {
+                pod: net.pod.clone(),
+                interface: filter.link.clone(),
+                hook: filter.direction.to_string(),
+                program: filter.program.clone(),
+                attached: attached.as_ref().map(|found| found.contains(filter)),
+                seen: counted.seen,
+                marked: counted.marked,
+                learned: counted.learned,
+                redirected: counted.redirected,
+                passed: counted.passed,
+                dropped: counted.dropped,
+            });
+        }
+    }
+    Ok(lines)
+}
+
+/// The programs that are attached in the pod; `None` if it cannot be looked at.
+async fn attached(net: &PodNet) -> Option<HashSet<Filter>> {
+    let netns = Netns::open(&net.netns).ok()?;
+    let place = format!("in {}", net.netns.display());
+    let netlink = netns.run(|| Netlink::open(place)).ok()?.ok()?;
+    let state = NamespaceState::read(&netlink, &net.in_pod).await.ok()?;
+    Some(state.found.filters.into_iter().collect())
+}
+
+/// The plans of a pod's interfaces.
+fn explain(agent: &Agent, pod: &str) -> Result<Vec<PodNet>, String> {
+    let all = agent.interfaces();
+    let matches = |owner: &Owner, net: &PodNet| {
+        net.pod == pod
+            || net.pod.rsplit('/').next() == Some(pod)
+            || (pod.len() >= 4 && owner.container_id.starts_with(pod))
+    };
+    let found: Vec<PodNet> = all
+        .iter()
+        .filter(|(owner, net)| matches(owner, net))
+        .map(|(_, net)| PodNet::clone(net))
+        .collect();
+    let mut names: Vec<&str> = found.iter().map(|net| net.pod.as_str()).collect();
+    names.dedup();
+    match names.len() {
+        1 => Ok(found),
+        0 => {
+            let known: HashSet<&str> = all.iter().map(|(_, net)| net.pod.as_str()).collect();
+            let mut known: Vec<&str> = known.into_iter().collect();
+            known.sort_unstable();
+            Err(match known.len() {
+                0 => format!("no pod {pod}: there are no pods on this node"),
+                _ => format!("no pod {pod} on this node; there are {}", known.join(", ")),
+            })
+        }
+        _ => Err(format!(
+            "{pod} could be any of {}: give its namespace too",
+            names.join(", ")
+        )),
+    }
+}

@@ -1,0 +1,137 @@
+//! The agent's Unix socket.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ebbtide_plugin::wire::{MAX_MESSAGE, Request, Response};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tracing::{debug, warn};
+
+use crate::{agent::Agent, cni, query};
+
+/// How long a client may take to say what it wants, and to read the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Requests served at once; the others wait. Each may need a thread and a few descriptors.
+const AT_ONCE: usize = 256;
+
+/// The listening socket; its file goes when this does.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Listens on `path`, for the owner alone (0600). A socket file that a dead agent left is
+    /// replaced; that it is dead is certain, since the state directory was locked before.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        // Bound under another name until its mode is right: never open to others, not for a moment.
+        let draft = path.with_extension("draft");
+        match fs::remove_file(&draft) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&draft)?;
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&draft, path)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Serves until `stop` completes, then lets the requests that are under way end.
+    pub async fn serve(self, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        tokio::pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut stop => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(e) => {
+                    // Out of descriptors, most likely: others must end first.
+                    warn!("accept a connection on {}: {e}", self.path.display());
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let agent = Arc::clone(&agent);
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+                break;
+            };
+            tokio::spawn(async move {
+                if let Err(e) = converse(&agent, stream).await {
+                    debug!("a client went away: {e}");
+                }
+                drop(place);
+            });
+        }
+        // Every place back means every request answered.
+        let _all = room.acquire_many(AT_ONCE as u32).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_file(&self.path) {
+            debug!("remove {}: {e}", self.path.display());
+        }
+    }
+}
+
+async fn converse(agent: &Agent, mut stream: UnixStream) -> io::Result<()> {
+    let request = timeout(PATIENCE, receive(&mut stream)).await??;
+    let response = match serde_json::from_slice::<Request>(&request) {
+        Ok(Request::Cni(invocation)) => cni::handle(agent, &invocation).await,
+        Ok(Request::Query(query)) => query::answer(agent, &query).await,
+        Err(e) => Response {
+            exit: 2,
+            output: format!(
+                "the agent does not understand this request (are plugin, ebbtidectl and agent of \
+                 one release?): {e}"
+            ),
+        },
+    };
+    timeout(PATIENCE, send(&mut stream, &response)).await?
+}
+
+async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u32_le().await?;
+    if length > MAX_MESSAGE {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a request of {length} bytes is too long"),
+        ));
+    }
+    let mut bytes = vec![0; length as usize];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+async fn send(stream: &mut UnixStream, response: &Response) -> io::Result<()> {
+    let bytes = serde_json::to_vec(response)?;
+    let mut frame = (bytes.len() as u32).to_le_bytes().to_vec();
+    frame.extend_from_slice(&bytes);
+    stream.write_all(&frame).await
+}

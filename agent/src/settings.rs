@@ -1,0 +1,151 @@
+//! What a node's administrator can set, and the defaults.
+
+use std::{fs, path::Path};
+
+use ebbtide_layout::DEFAULT_MARK;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The agent's configuration file, YAML. Every field has a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Settings {
+    /// Networks of the cluster's Services: pods reach them through their node's Service proxy.
+    #[serde(rename = "serviceCIDRs")]
+    pub service_cidrs: Vec<IpNet>,
+    /// Further networks that pods reach through their node. By default the link-local block:
+    /// a node-local DNS cache and the cloud's metadata service are there.
+    #[serde(rename = "viaHostCIDRs")]
+    pub via_host_cidrs: Vec<IpNet>,
+    /// The bit (or bits) of a packet's mark that say "came in by the veth", in pods only.
+    pub mark: u32,
+    /// Routing table, in pods, for replies to what came in by the veth.
+    pub reply_table: u32,
+    /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with
+    /// interface index `i` is this plus `i`.
+    pub host_table: u32,
+    /// Priority of our routing rules, in pods and in the host; the one after it is used too.
+    pub rule_priority: u32,
+    /// How long a released address rests before it is given to another pod, in seconds.
+    pub rest_seconds: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            service_cidrs: Vec::new(),
+            via_host_cidrs: vec![IpNet::new_assert([169, 254, 0, 0].into(), 16)],
+            mark: DEFAULT_MARK,
+            reply_table: 7700,
+            host_table: 7700,
+            rule_priority: 1000,
+            rest_seconds: 60,
+        }
+    }
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("read the configuration file {path}: {source}")]
+    Read {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("the configuration file {path} is not valid: {field}: {reason}")]
+    Invalid {
+        /// Which.
+        path: String,
+        /// Where in it.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Settings {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has unknown fields, or a value makes no sense.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|source| Error::Read {
+            path: name.clone(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|(field, reason)| Error::Invalid {
+            path: name,
+            field,
+            reason,
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        let settings: Self =
+            serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
+                .map_err(|e| (e.path().to_string(), e.inner().to_string()))?;
+        if settings.mark == 0 {
+            return Err(("mark".into(), "at least one bit must be set".into()));
+        }
+        for (field, table) in [
+            ("replyTable", settings.reply_table),
+            ("hostTable", settings.host_table),
+        ] {
+            // 0 and 253 to 255 are the kernel's own (include/uapi/linux/rtnetlink.h).
+            if table == 0 || (253..=255).contains(&table) {
+                return Err((
+                    field.into(),
+                    format!("{table} is one of the kernel's own tables"),
+                ));
+            }
+        }
+        // 32766 is the main table's rule: behind it ours would never be looked at.
+        if settings.rule_priority == 0 || settings.rule_priority >= 32_765 {
+            return Err((
+                "rulePriority".into(),
+                format!("{} is not between 1 and 32764", settings.rule_priority),
+            ));
+        }
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(Settings::parse(""), Ok(Settings::default()));
+        assert_eq!(
+            Settings::parse("restSeconds: 60\n"),
+            Ok(Settings::default())
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        for (text, field) in [
+            ("mark: 0", "mark"),
+            ("replyTable: 254", "replyTable"),
+            ("hostTable: 0", "hostTable"),
+            ("rulePriority: 32766", "rulePriority"),
+            ("serviceCIDRs: [nonsense]", "serviceCIDRs[0]"),
+            ("servicecidr: []", "servicecidr"),
+        ] {
+            let (found, reason) = Settings::parse(text).unwrap_err();
+            assert!(
+                found == field || reason.contains(field),
+                "{text}: {found}: {reason}"
+            );
+        }
+    }
+}
