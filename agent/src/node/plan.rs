@@ -61,17 +61,20 @@ pub fn nic_plan(nic: &Nic, pools: &[PoolNetwork], settings: &Settings) -> Namesp
         if let Some(gateway) = gateway {
             routes.push(route(family.everything(), Some(gateway)));
         }
+        // In this order: IPv6 takes `oif` for a wish and would find another pod of this node in
+        // the pods' table, and so by its veth (net/ipv6/route.c,
+        // `ip6_route_output_flags`: RT6_LOOKUP_F_IFACE is for link-local destinations).
         rules.push(Rule {
             family,
             priority: settings.rule_priority,
-            selector: Selector::All,
-            table: settings.host_table,
+            selector: Selector::OutLink(nic.name.clone()),
+            table,
         });
         rules.push(Rule {
             family,
             priority: settings.rule_priority + 1,
-            selector: Selector::OutLink(nic.name.clone()),
-            table,
+            selector: Selector::All,
+            table: settings.host_table,
         });
     }
     NamespacePlan {
@@ -135,10 +138,10 @@ mod tests {
         assert_eq!(
             texts(&plan.rules),
             [
-                "IPv4 rule 1000: from all lookup 7700",
-                "IPv4 rule 1001: oif ens5 lookup 7703",
-                "IPv6 rule 1000: from all lookup 7700",
-                "IPv6 rule 1001: oif ens5 lookup 7703",
+                "IPv4 rule 1000: oif ens5 lookup 7703",
+                "IPv4 rule 1001: from all lookup 7700",
+                "IPv6 rule 1000: oif ens5 lookup 7703",
+                "IPv6 rule 1001: from all lookup 7700",
             ]
         );
     }
