@@ -12,12 +12,7 @@ use tracing::{error, info, warn};
 use crate::{
     catalog::Catalog,
     datapath::Datapath,
-    netlink::{
-        Netlink,
-        model::NamespacePlan,
-        netns::{Evidence, Netns},
-        sysctl,
-    },
+    netlink::{Netlink, model::NamespacePlan, netns::Evidence, sysctl},
     node::{self, NodeFacts, PoolNetwork},
     podnet::{self, Links, PodNet},
     pool::{Allocation, Owner, Pools},
@@ -234,7 +229,7 @@ impl Agent {
     /// Puts one interface right; true if it was released instead, its namespace being gone.
     async fn restore(&self, allocation: &Allocation, net: &PodNet, facts: &NodeFacts) -> bool {
         let owner = &allocation.owner;
-        match Netns::look(&net.netns) {
+        match net.namespace() {
             Ok(Evidence::Gone) => {
                 info!(pod = %net.pod, %owner, "its namespace is gone: released");
                 if let Err(e) = self.detach(owner, net).await {

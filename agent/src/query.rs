@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     agent::Agent,
     datapath::PROGRAMS,
-    netlink::{Netlink, model::Filter, netns::Netns, state::NamespaceState},
+    netlink::{Netlink, model::Filter, netns::Evidence, state::NamespaceState},
     podnet::PodNet,
     pool::Owner,
 };
@@ -215,7 +215,9 @@ async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
 
 /// The programs that are attached in the pod; `None` if it cannot be looked at.
 async fn attached(net: &PodNet) -> Option<HashSet<Filter>> {
-    let netns = Netns::open(&net.netns).ok()?;
+    let Evidence::Present(netns) = net.namespace().ok()? else {
+        return None;
+    };
     let place = format!("in {}", net.netns.display());
     let netlink = netns.run(|| Netlink::open(place)).ok()?.ok()?;
     let state = NamespaceState::read(&netlink, &net.in_pod).await.ok()?;

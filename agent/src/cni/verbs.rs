@@ -160,13 +160,13 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
     let netns = invocation::netns(invocation)?;
     let choice = conf.choice()?;
     let _turn = agent.lock(&attachment.container_id).await;
-    if let Evidence::Gone = Netns::look(&netns)? {
+    let Evidence::Present(namespace) = Netns::look(&netns, None)? else {
         return Err(Failure::new(
             code::UNKNOWN_CONTAINER,
             format!("CNI_NETNS={} is no network namespace", netns.display()),
             "did the container end meanwhile? The runtime must make the namespace before ADD",
         ));
-    }
+    };
     let catalog = agent.catalog();
     let network = resolve(choice, conf, &catalog)?;
     let sandbox = Sandbox {
@@ -174,6 +174,7 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
         container_id: attachment.container_id.clone(),
         interface: attachment.interface.clone(),
         netns,
+        netns_inode: namespace.inode(),
     };
     let owner = owner(conf, &attachment);
     refuse_conflicts(agent, &owner, &network.spec)?;

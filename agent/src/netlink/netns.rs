@@ -4,7 +4,10 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     thread,
 };
@@ -24,6 +27,7 @@ const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 pub struct Netns {
     file: File,
     path: PathBuf,
+    inode: u64,
 }
 
 /// Whether a namespace is still there.
@@ -31,8 +35,8 @@ pub struct Netns {
 pub enum Evidence {
     /// It is.
     Present(Netns),
-    /// There is nothing at the path, or something that is no namespace: what container runtimes
-    /// leave behind when they remove one.
+    /// There is nothing at the path, or something that is no namespace (what container runtimes
+    /// leave behind when they remove one), or another namespace than the one meant.
     Gone,
 }
 
@@ -43,7 +47,7 @@ impl Netns {
     /// When it cannot be opened, or is no namespace.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
-        match Self::look(&path)? {
+        match Self::look(&path, None)? {
             Evidence::Present(netns) => Ok(netns),
             Evidence::Gone => Err(Error::new(
                 format_args!("open the network namespace {}", path.display()),
@@ -55,12 +59,13 @@ impl Netns {
         }
     }
 
-    /// Looks whether the namespace at `path` is there.
+    /// Looks whether the namespace at `path` is there, and the one with `inode` if that is known:
+    /// a path can come to lead to another one (`/proc/PID/ns/net` of a process that ended).
     ///
     /// # Errors
     /// When that cannot be told (no permission, out of descriptors): then it must not be taken
     /// for gone.
-    pub fn look(path: &Path) -> Result<Evidence, Error> {
+    pub fn look(path: &Path, inode: Option<u64>) -> Result<Evidence, Error> {
         let failed = |e| {
             Error::new(
                 format_args!("open the network namespace {}", path.display()),
@@ -78,9 +83,14 @@ impl Netns {
         if kind != NSFS_MAGIC {
             return Ok(Evidence::Gone);
         }
+        let found = file.metadata().map_err(failed)?.ino();
+        if inode.is_some_and(|meant| meant != found) {
+            return Ok(Evidence::Gone);
+        }
         Ok(Evidence::Present(Self {
             file,
             path: path.to_owned(),
+            inode: found,
         }))
     }
 
@@ -88,6 +98,12 @@ impl Netns {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What tells it from other namespaces as long as it lives.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// The descriptor, for `IFLA_NET_NS_FD`.

@@ -4,7 +4,12 @@ use std::collections::HashMap;
 
 use crate::{
     datapath::Datapath,
-    netlink::{Batch, Netlink, model::NamespacePlan, netns::Netns, sysctl},
+    netlink::{
+        Batch, Netlink,
+        model::NamespacePlan,
+        netns::{Evidence, Netns},
+        sysctl,
+    },
 };
 
 use super::{Error, PodNet};
@@ -30,7 +35,9 @@ pub async fn apply(
     datapath: &Datapath,
     links: Links,
 ) -> Result<(), Error> {
-    let netns = Netns::open(&net.netns)?;
+    let Evidence::Present(netns) = net.namespace()? else {
+        return Err(Error::NamespaceGone(net.netns.clone()));
+    };
     let wanted = match links {
         Links::New => Wanted {
             ipvlan: true,

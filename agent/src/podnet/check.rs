@@ -24,7 +24,7 @@ pub async fn check(
     datapath: &Datapath,
 ) -> Result<Vec<String>, Error> {
     let mut damage = Vec::new();
-    match Netns::look(&net.netns)? {
+    match net.namespace()? {
         Evidence::Gone => {
             damage.push(format!(
                 "the network namespace {} is gone",

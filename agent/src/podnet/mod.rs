@@ -24,6 +24,9 @@ pub enum Error {
     /// A map or program could not be used.
     #[error(transparent)]
     Datapath(#[from] crate::datapath::Error),
+    /// The pod's namespace is not there, or its path leads to another one.
+    #[error("the network namespace {} is gone: did the container end meanwhile?", .0.display())]
+    NamespaceGone(std::path::PathBuf),
     /// A link that was just made, or must be there, is not.
     #[error("the link {name} is not there {place}: did somebody remove it just now?")]
     LinkGone {

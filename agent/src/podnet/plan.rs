@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     datapath::PROGRAMS,
     netlink::{
+        Error,
         link::{Ipvlan, IpvlanMode, Veth},
         model::{
             Address, Family, Filter, MAIN_TABLE, Mac, NamespacePlan, Neighbour, Route, Rule,
             Selector, Sysctl, host_net,
         },
+        netns::{Evidence, Netns},
     },
     node::NodeFacts,
     settings::Settings,
@@ -45,6 +47,8 @@ pub struct Sandbox {
     pub interface: String,
     /// Path of the pod's network namespace.
     pub netns: PathBuf,
+    /// Its inode: the path alone may lead to another one later.
+    pub netns_inode: u64,
     /// The pod as a person calls it: `namespace/name`, or the container ID without Kubernetes.
     pub pod: String,
 }
@@ -89,6 +93,8 @@ pub struct PodNet {
     pub pod: String,
     /// Path of its network namespace.
     pub netns: PathBuf,
+    /// Its inode.
+    pub netns_inode: u64,
     /// The network, as a person calls it.
     pub network: String,
     /// Its addresses on this interface.
@@ -109,6 +115,14 @@ pub struct PodNet {
 }
 
 impl PodNet {
+    /// Looks whether its namespace is there: the very one, not just something at its path.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn namespace(&self) -> Result<Evidence, Error> {
+        Netns::look(&self.netns, Some(self.netns_inode))
+    }
+
     /// The addresses alone.
     #[must_use]
     pub fn ips(&self) -> Vec<IpAddr> {
@@ -248,6 +262,7 @@ pub fn plan(
     Ok(PodNet {
         pod: sandbox.pod.clone(),
         netns: sandbox.netns.clone(),
+        netns_inode: sandbox.netns_inode,
         network: network.name.clone(),
         addresses: addresses.to_vec(),
         ipvlan: Ipvlan {

@@ -2,10 +2,7 @@
 
 use crate::{
     datapath::Datapath,
-    netlink::{
-        Batch, Netlink,
-        netns::{Evidence, Netns},
-    },
+    netlink::{Batch, Netlink, netns::Evidence},
     node,
 };
 
@@ -19,7 +16,7 @@ use super::{Error, PodNet};
 /// When something of ours could not be removed, or the namespace could not be looked at: then the
 /// addresses must not be given to anybody else.
 pub async fn remove(net: &PodNet, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
-    let pod = match Netns::look(&net.netns)? {
+    let pod = match net.namespace()? {
         Evidence::Gone => None,
         Evidence::Present(netns) => {
             let place = format!("in {}", netns.path().display());

@@ -33,6 +33,7 @@ fn sandbox() -> Sandbox {
         container_id: "abc".into(),
         interface: "eth0".into(),
         netns: "/run/netns/abc".into(),
+        netns_inode: 4_026_532_008,
         pod: "default/web".into(),
     }
 }
