@@ -161,3 +161,6 @@ impl Catalog {
         Changes::between(self, newer)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@
 
 mod clock;
 mod error;
+mod integrity;
 mod picker;
 mod pools;
 mod select;
@@ -25,3 +26,6 @@ pub use error::{Full, FullPool, NoAddress, OpenError, PassedOver, PoolError, Sto
 pub use pools::{Grant, Options, Pools, Reserved};
 pub use types::{Allocation, Assigned, Families, Owner, Request, Source};
 pub use usage::PoolUsage;
+
+#[cfg(test)]
+mod tests;

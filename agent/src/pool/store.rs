@@ -16,7 +16,10 @@ use redb::{
     Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition,
 };
 
-use super::{Allocation, OpenError, Owner, StoreError};
+use super::{
+    Allocation, OpenError, Owner, StoreError,
+    integrity::{guarded, lock, verify},
+};
 
 const FILE: &str = "pool.redb";
 const SCHEMA: u64 = 1;
@@ -45,6 +48,8 @@ pub(super) struct Store {
     open: Opener,
     /// None between a failure and the next attempt: redb serves no more after an I/O error.
     database: Option<Database>,
+    /// Held for as long as the store is open. None where a test brings its own disk.
+    lock: Option<File>,
 }
 
 /// What was on disk when it was opened.
@@ -67,8 +72,10 @@ impl Store {
             .create(dir)
             .map_err(failed)?;
         let path = dir.join(FILE);
+        let lock = lock(dir, &path)?;
+        guarded(&path, || verify(&path))?;
         let file = path.clone();
-        let opened = Self::open_with(
+        let (mut store, contents) = Self::open_with(
             path,
             // The records of a node are a few hundred kilobytes.
             Box::new(move || Database::builder().set_cache_size(4 << 20).create(&file)),
@@ -77,18 +84,18 @@ impl Store {
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .map_err(failed)?;
-        Ok(opened)
+        store.lock = Some(lock);
+        Ok((store, contents))
     }
 
     pub(super) fn open_with(path: PathBuf, open: Opener) -> Result<(Self, Contents), OpenError> {
-        let database = open().map_err(|error| open_error(&path, error))?;
-        initialise(&database).map_err(|error| redb_error(&path, error))?;
-        let contents = read(&database, &path)?;
+        let (database, contents) = guarded(&path, || open_and_read(&path, &open))?;
         Ok((
             Self {
                 path,
                 open,
                 database: Some(database),
+                lock: None,
             },
             contents,
         ))
@@ -149,6 +156,13 @@ impl Store {
 
 fn key(owner: &Owner) -> (&str, &str, &str) {
     (&owner.network, &owner.container_id, &owner.interface)
+}
+
+fn open_and_read(path: &Path, open: &Opener) -> Result<(Database, Contents), OpenError> {
+    let database = open().map_err(|error| open_error(path, error))?;
+    initialise(&database).map_err(|error| redb_error(path, error))?;
+    let contents = read(&database, path)?;
+    Ok((database, contents))
 }
 
 fn initialise(database: &Database) -> Result<(), redb::Error> {
@@ -234,7 +248,7 @@ fn read_rows(database: &Database) -> Result<Rows, redb::Error> {
     Ok(rows)
 }
 
-fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+pub(super) fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::Locked {
             path: path.to_owned(),

@@ -1,0 +1,234 @@
+use super::*;
+
+#[test]
+fn the_shortest_network_has_the_documented_defaults() {
+    let catalog = catalog(&network(
+        "name: ipvlan-ens5",
+        "{cniType: ipvlan, ipvlan: {master: [ens5]}}",
+    ));
+    assert_eq!(catalog.problems(), []);
+    let expected = Network {
+        name: ObjectName {
+            namespace: "default".into(),
+            name: "ipvlan-ens5".into(),
+        },
+        master: "ens5".into(),
+        mode: IpvlanMode::L3,
+        mtu: None,
+        ipv4_pools: vec![],
+        ipv6_pools: vec![],
+        coordinator: true,
+        via_host: vec![],
+        default_route_nic: None,
+    };
+    assert_eq!(catalog.networks(), [expected]);
+}
+
+#[test]
+fn every_setting_of_a_network_is_read() {
+    let catalog = catalog(&network(
+        "name: n, namespace: kube-system",
+        "{cniType: ipvlan, enableCoordinator: false,
+          ipvlan: {master: [ens6], mode: l2, mtu: 9001, vlanID: 0, ippools: {ipv4: [b, a], ipv6: [c]}},
+          coordinator: {hijackCIDR: [169.254.0.0/16, 10.0.0.1, 'fd00::5/64'], podDefaultRouteNIC: net1}}",
+    ));
+    assert_eq!(catalog.problems(), []);
+    let network = &catalog.networks()[0];
+    assert_eq!(network.name.to_string(), "kube-system/n");
+    assert_eq!(
+        (network.mode, network.mtu, network.coordinator),
+        (IpvlanMode::L2, Some(9001), false)
+    );
+    assert_eq!(network.ipv4_pools, ["b", "a"]);
+    assert_eq!(network.ipv6_pools, ["c"]);
+    let via_host: Vec<String> = network.via_host.iter().map(ToString::to_string).collect();
+    assert_eq!(via_host, ["169.254.0.0/16", "10.0.0.1/32", "fd00::/64"]);
+    assert_eq!(network.default_route_nic.as_deref(), Some("net1"));
+}
+
+#[test]
+fn what_is_wrong_or_not_supported_in_a_network_is_named() {
+    let ipvlan = |more: &str| format!("{{cniType: ipvlan, ipvlan: {{master: [ens5], {more}}}}}");
+    let beside = |more: &str| format!("{{cniType: ipvlan, ipvlan: {{master: [ens5]}}, {more}}}");
+    let cases = [
+        (
+            "{ipvlan: {master: [ens5]}}".to_owned(),
+            "spec.cniType",
+            "\"custom\"",
+        ),
+        (
+            "{cniType: macvlan, macvlan: {master: [ens5]}}".to_owned(),
+            "spec.cniType",
+            "\"macvlan\"",
+        ),
+        ("{cniType: ipvlan}".to_owned(), "spec.ipvlan", "is missing"),
+        (
+            "{cniType: ipvlan, ipvlan: {master: []}}".to_owned(),
+            "spec.ipvlan.master",
+            "is missing",
+        ),
+        (
+            "{cniType: ipvlan, ipvlan: {master: [a, b]}}".to_owned(),
+            "spec.ipvlan.master",
+            "not supported yet",
+        ),
+        (
+            "{cniType: ipvlan, ipvlan: {master: [a/b]}}".to_owned(),
+            "spec.ipvlan.master",
+            "not an interface name",
+        ),
+        (
+            "{cniType: ipvlan, ipvlan: {master: [abcdefghijklmnop]}}".to_owned(),
+            "spec.ipvlan.master",
+            "not an interface name",
+        ),
+        (
+            ipvlan("mode: l4"),
+            "spec.ipvlan.mode",
+            "l3 (the default), l2 or l3s",
+        ),
+        (ipvlan("mtu: 20"), "spec.ipvlan.mtu", "68"),
+        (ipvlan("mtu: -1"), "spec.ipvlan.mtu", "68"),
+        (
+            ipvlan("vlanID: 7"),
+            "spec.ipvlan.vlanID",
+            "not supported yet",
+        ),
+        (
+            ipvlan("bond: {name: b, mode: 0}"),
+            "spec.ipvlan.bond",
+            "not supported yet",
+        ),
+        (
+            ipvlan("ippools: {matchMasterSubnet: true}"),
+            "spec.ipvlan.ippools.matchMasterSubnet",
+            "SR-IOV",
+        ),
+        (
+            ipvlan("ippools: {ipv6: ['']}"),
+            "spec.ipvlan.ippools.ipv6[0]",
+            "not a pool's name",
+        ),
+        (
+            beside("vlan: {master: [a]}"),
+            "spec.vlan",
+            "another cniType",
+        ),
+        (
+            beside("disableIPAM: true"),
+            "spec.disableIPAM",
+            "not supported yet",
+        ),
+        (
+            beside("coordinator: {mode: overlay}"),
+            "spec.coordinator.mode",
+            "not supported yet",
+        ),
+        (
+            beside("coordinator: {mode: sideways}"),
+            "spec.coordinator.mode",
+            "is no mode",
+        ),
+        (
+            beside("coordinator: {hijackCIDR: [10.0.0.0/33]}"),
+            "spec.coordinator.hijackCIDR[0]",
+            "neither an address nor",
+        ),
+        (
+            beside("ipvlan2: {}, enableCoordinator: 1"),
+            "spec.enableCoordinator",
+            "expected a boolean",
+        ),
+    ];
+    for (spec, field, message) in cases {
+        let catalog = catalog(&network("name: n", &spec));
+        assert_eq!(catalog.networks(), [], "{spec}");
+        let [problem] = catalog.problems() else {
+            panic!("{spec}: {:?}", catalog.problems())
+        };
+        assert_eq!(problem.field.as_deref(), Some(field), "{spec}: {problem}");
+        assert!(problem.message.contains(message), "{spec}: {problem}");
+    }
+}
+
+#[test]
+fn a_disabled_coordinator_means_no_veth() {
+    for mode in ["disabled", "disable"] {
+        let spec =
+            format!("{{cniType: ipvlan, ipvlan: {{master: [e]}}, coordinator: {{mode: {mode}}}}}");
+        let catalog = catalog(&network("name: n", &spec));
+        assert_eq!(
+            catalog
+                .networks()
+                .iter()
+                .map(|n| n.coordinator)
+                .collect::<Vec<_>>(),
+            [false],
+            "{mode}"
+        );
+    }
+}
+
+#[test]
+fn a_network_is_found_by_full_or_bare_name_and_a_miss_lists_what_there_is() {
+    let spec = "{cniType: ipvlan, ipvlan: {master: [ens5]}}";
+    let names = [
+        "name: a",
+        "name: a, namespace: x",
+        "name: b, namespace: x",
+        "name: c, namespace: x",
+        "name: c, namespace: y",
+    ];
+    let catalog = catalog(&names.map(|name| network(name, spec)).concat());
+    let found = |reference| {
+        catalog
+            .network(reference)
+            .map(|network| network.name.to_string())
+    };
+    assert_eq!(found("a").as_deref(), Ok("default/a"), "default goes first");
+    assert_eq!(found("x/a").as_deref(), Ok("x/a"));
+    assert_eq!(
+        found("b").as_deref(),
+        Ok("x/b"),
+        "the only one of that name"
+    );
+    assert_eq!(
+        found("c").unwrap_err().to_string(),
+        "network \"c\" could be x/c, y/c; name it as \"namespace/name\""
+    );
+    let unknown = found("default/b").unwrap_err().to_string();
+    assert!(
+        unknown.contains("there are: default/a, x/a, x/b, x/c, y/c"),
+        "{unknown}"
+    );
+    assert!(matches!(found("a/b/c"), Err(NetworkError::Malformed(_))));
+    assert!(
+        Catalog::default()
+            .network("a")
+            .unwrap_err()
+            .to_string()
+            .contains("no network is declared")
+    );
+}
+
+#[test]
+fn two_networks_of_one_name_are_not_both_used() {
+    let one = network("name: a", "{cniType: ipvlan, ipvlan: {master: [ens5]}}");
+    let two = network(
+        "name: a, namespace: default",
+        "{cniType: ipvlan, ipvlan: {master: [ens6]}}",
+    );
+    let catalog = catalog(&(one + &two));
+    assert_eq!(
+        catalog
+            .networks()
+            .iter()
+            .map(|n| n.master.as_str())
+            .collect::<Vec<_>>(),
+        ["ens5"]
+    );
+    assert_eq!(
+        catalog.problems()[0].field.as_deref(),
+        Some("metadata.name")
+    );
+}

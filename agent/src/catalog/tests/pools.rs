@@ -1,0 +1,278 @@
+use super::*;
+
+#[test]
+fn a_pool_of_the_walk_through_is_read_as_it_is_meant() {
+    let catalog = catalog(
+        r#"
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata:
+  name: master-v4-ens5
+spec:
+  subnet: 172.31.16.0/20
+  ips:
+    - 172.31.16.4-172.31.16.8
+    - 172.31.16.9
+    - 172.31.16.0
+    - 172.31.31.255
+  excludeIPs: ["172.31.16.6"]
+  gateway: 172.31.16.1
+  routes: [{dst: 10.1.2.3/8, gw: 172.31.16.2}]
+  default: true
+  nodeName: ["master"]
+  multusName: ["default/ipvlan-ens5", "other"]
+"#,
+    );
+    assert_eq!(catalog.problems(), []);
+    let pool = catalog.pool("master-v4-ens5").unwrap();
+    assert_eq!(pool.family, Family::V4, "inferred");
+    assert_eq!(
+        pool.ranges.to_string(),
+        "172.31.16.4-172.31.16.5, 172.31.16.7-172.31.16.9",
+        "merged, without the excluded, network and broadcast addresses"
+    );
+    assert_eq!(pool.gateway, Some([172, 31, 16, 1].into()));
+    assert_eq!(
+        pool.routes,
+        [Route {
+            dst: "10.0.0.0/8".parse().unwrap(),
+            gateway: [172, 31, 16, 2].into()
+        }]
+    );
+    assert_eq!(pool.node_names, ["master"]);
+    let networks: Vec<String> = pool.networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["default/ipvlan-ens5", "other"]);
+    assert!(pool.default && !pool.disabled);
+}
+
+#[test]
+fn addresses_that_are_no_hosts_are_never_in_a_pool() {
+    let cases = [
+        (
+            "{subnet: 10.0.0.0/30, ips: [10.0.0.0-10.0.0.3]}",
+            "10.0.0.1-10.0.0.2",
+        ),
+        (
+            "{subnet: 10.0.0.0/31, ips: [10.0.0.0-10.0.0.1]}",
+            "10.0.0.0-10.0.0.1",
+        ),
+        ("{subnet: 10.0.0.7/32, ips: [10.0.0.7]}", "10.0.0.7"),
+        (
+            "{subnet: 'fd00::/126', ips: ['fd00::-fd00::3']}",
+            "fd00::1-fd00::3",
+        ),
+        (
+            "{subnet: 'fd00::/127', ips: ['fd00::-fd00::1']}",
+            "fd00::-fd00::1",
+        ),
+        (
+            "{subnet: 'fd00::/64', gateway: 'fe80::1', ips: ['fd00::1']}",
+            "fd00::1",
+        ),
+        ("{subnet: 10.0.0.0/24}", ""),
+    ];
+    for (spec, ranges) in cases {
+        let catalog = catalog(&pool("p", spec));
+        assert_eq!(catalog.problems(), [], "{spec}");
+        assert_eq!(catalog.pools()[0].ranges.to_string(), ranges, "{spec}");
+    }
+}
+
+#[test]
+fn each_broken_rule_names_the_field_the_value_and_the_way_out() {
+    let base = |more: &str| format!("{{subnet: 10.0.0.0/24, {more}}}");
+    let cases = [
+        ("{}".to_owned(), "spec.subnet", "is missing"),
+        (
+            "{subnet: 10.0.0.0}".to_owned(),
+            "spec.subnet",
+            "is not a prefix",
+        ),
+        (
+            "{subnet: 10.0.0.5/24}".to_owned(),
+            "spec.subnet",
+            "write 10.0.0.0/24",
+        ),
+        (
+            base("ipVersion: 6"),
+            "spec.ipVersion",
+            "the subnet 10.0.0.0/24 is IPv4",
+        ),
+        (base("ipVersion: 5"), "spec.ipVersion", "neither 4 nor 6"),
+        (
+            base("ips: [10.0.0.1, 10.0.0]"),
+            "spec.ips[1]",
+            "neither an address nor a range",
+        ),
+        (
+            base("ips: [10.0.0.9-10.0.0.1]"),
+            "spec.ips[0]",
+            "ends before it begins",
+        ),
+        (base("ips: ['fd00::1']"), "spec.ips[0]", "is not IPv4"),
+        (
+            base("ips: [10.0.0.250-10.0.1.2]"),
+            "spec.ips[0]",
+            "not inside the subnet",
+        ),
+        (
+            base("excludeIPs: [10.0.1.2]"),
+            "spec.excludeIPs[0]",
+            "not inside the subnet",
+        ),
+        (base("gateway: ten"), "spec.gateway", "is not an address"),
+        (
+            base("gateway: 10.0.1.1"),
+            "spec.gateway",
+            "not inside the subnet",
+        ),
+        (
+            base("gateway: 'fe80::1'"),
+            "spec.gateway",
+            "not inside the subnet",
+        ),
+        (
+            "{subnet: 'fd00::/64', gateway: 'fd01::1'}".to_owned(),
+            "spec.gateway",
+            "not inside the subnet",
+        ),
+        (
+            base("ips: [10.0.0.1-10.0.0.5], gateway: 10.0.0.1"),
+            "spec.gateway",
+            "spec.excludeIPs",
+        ),
+        (
+            base("routes: [{dst: 0.0.0.0/0, gw: 10.0.0.1}]"),
+            "spec.routes[0].dst",
+            "use spec.gateway",
+        ),
+        (
+            base("routes: [{dst: 10.9.0.0, gw: 10.0.0.1}]"),
+            "spec.routes[0].dst",
+            "is not a prefix",
+        ),
+        (
+            base("routes: [{dst: 'fd00::/64', gw: 10.0.0.1}]"),
+            "spec.routes[0].dst",
+            "is not IPv4",
+        ),
+        (
+            base("routes: [{dst: 10.9.0.0/16, gw: 10.1.0.1}]"),
+            "spec.routes[0].gw",
+            "not inside the subnet",
+        ),
+        (
+            base("routes: [{dst: 10.9.0.0/16, gw: x}]"),
+            "spec.routes[0].gw",
+            "is not an address",
+        ),
+        (
+            base("routes: [{dst: 10.9.0.0/16, gw: 10.0.0.1}, {dst: 10.9.1.0/16, gw: 10.0.0.2}]"),
+            "spec.routes[1].dst",
+            "earlier route",
+        ),
+        (
+            base("multusName: [a/b/c]"),
+            "spec.multusName[0]",
+            "namespace/name",
+        ),
+        (base("podAffinity: {}"), "spec.podAffinity", "is empty"),
+        (
+            base("nodeAffinity: {matchLabels: null}"),
+            "spec.nodeAffinity",
+            "is empty",
+        ),
+    ];
+    for (spec, field, message) in cases {
+        let catalog = catalog(&pool("p", &spec));
+        assert_eq!(catalog.pools(), [], "{spec}");
+        let [problem] = catalog.problems() else {
+            panic!("{spec}: {:?}", catalog.problems())
+        };
+        assert_eq!(problem.object.as_deref(), Some("SpiderIPPool p"), "{spec}");
+        assert_eq!(problem.field.as_deref(), Some(field), "{spec}: {problem}");
+        assert!(problem.message.contains(message), "{spec}: {problem}");
+    }
+    let catalog = catalog(&pool("''", "{subnet: 10.0.0.0/24}"));
+    assert_eq!(
+        catalog.problems()[0].field.as_deref(),
+        Some("metadata.name")
+    );
+}
+
+#[test]
+fn of_two_pools_that_exclude_one_another_the_earlier_stays() {
+    let first = "{subnet: 10.0.0.0/24, ips: [10.0.0.10-10.0.0.20]}";
+    let cases = [
+        (
+            "b",
+            "{subnet: 10.0.0.0/24, ips: [10.0.0.21-10.0.0.30]}",
+            None,
+        ),
+        (
+            "b",
+            "{subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.30], excludeIPs: [10.0.0.10-10.0.0.20]}",
+            None,
+        ),
+        ("b", "{subnet: 10.0.1.0/24, ips: [10.0.1.1]}", None),
+        (
+            "b",
+            "{subnet: 10.0.0.0/24, ips: [10.0.0.20-10.0.0.30]}",
+            Some("spec.ips"),
+        ),
+        (
+            "b",
+            "{subnet: 10.0.0.0/25, ips: [10.0.0.1]}",
+            Some("spec.subnet"),
+        ),
+        (
+            "b",
+            "{subnet: 10.0.0.0/16, ips: [10.0.9.1]}",
+            Some("spec.subnet"),
+        ),
+        (
+            "a",
+            "{subnet: 10.7.0.0/24, ips: [10.7.0.1]}",
+            Some("metadata.name"),
+        ),
+    ];
+    for (name, second, field) in cases {
+        let (one, two) = (pool("a", first), pool(name, second));
+        let catalog = Catalog::from_texts([
+            (Path::new("1.yaml"), one.as_str()),
+            (Path::new("2.yaml"), two.as_str()),
+        ]);
+        assert_eq!(catalog.pools()[0].ranges.to_string(), "10.0.0.10-10.0.0.20");
+        assert_eq!(
+            catalog.pools().len(),
+            if field.is_some() { 1 } else { 2 },
+            "{second}"
+        );
+        let reported: Vec<_> = catalog
+            .problems()
+            .iter()
+            .map(|p| (p.file.to_str(), p.field.as_deref()))
+            .collect();
+        assert_eq!(
+            reported,
+            Vec::from_iter(field.map(|field| (Some("2.yaml"), Some(field)))),
+            "{second}"
+        );
+    }
+}
+
+#[test]
+fn a_pool_that_was_left_out_excludes_no_other() {
+    let catalog = catalog(
+        &[
+            pool(
+                "a",
+                "{subnet: 10.0.0.0/24, gateway: 1.2.3.4, ips: [10.0.0.5]}",
+            ),
+            pool("b", "{subnet: 10.0.0.0/25, ips: [10.0.0.5]}"),
+        ]
+        .concat(),
+    );
+    assert_eq!(catalog.pools().len(), 1);
+    assert_eq!(catalog.pools()[0].name, "b");
+}

@@ -1,0 +1,130 @@
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::json;
+
+use super::{clock::Clock, store::Store, *};
+use crate::catalog::Catalog;
+
+mod allocation;
+mod durability;
+mod faults;
+mod model;
+mod selection;
+
+/// Reads pools written as `name: {spec}`, one a line.
+fn catalog(pools: &str) -> Catalog {
+    let document = |line: &str| {
+        let (name, spec) = line.trim().split_once(": ").unwrap();
+        format!(
+            "---\n{{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, metadata: {{name: {name}}}, spec: {spec}}}\n"
+        )
+    };
+    let text: String = pools
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(document)
+        .collect();
+    let catalog = Catalog::from_texts([(Path::new("pools.yaml"), text.as_str())]);
+    assert_eq!(catalog.problems(), []);
+    catalog
+}
+
+fn owner(container: &str) -> Owner {
+    Owner {
+        network: "net".into(),
+        container_id: container.into(),
+        interface: "eth0".into(),
+    }
+}
+
+/// A state directory (in memory, where there is such a place) and a clock that only the test moves.
+struct Lab {
+    dir: tempfile::TempDir,
+    clock: Arc<AtomicU64>,
+    rest: Duration,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        // Long after 1970, as on any machine: moments before the process began are negative.
+        Self {
+            dir,
+            clock: Arc::new(AtomicU64::new(1_700_000_000_000)),
+            rest: Duration::from_secs(60),
+        }
+    }
+
+    fn clock(&self) -> Clock {
+        Clock::Manual(Arc::clone(&self.clock))
+    }
+
+    fn open(&self) -> Pools {
+        let (store, contents) = Store::open(self.dir.path()).unwrap();
+        Pools::start(
+            store,
+            contents,
+            &Options { rest: self.rest },
+            self.clock(),
+            self.dir.path(),
+        )
+        .unwrap()
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.clock.fetch_add(seconds * 1000, Ordering::SeqCst);
+    }
+}
+
+/// Runs a future to its end on this thread.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn reserve(pools: &Pools, catalog: &Catalog, container: &str) -> Result<Reserved, PoolError> {
+    pools.reserve(&Request::new(&owner(container), "node", catalog))
+}
+
+fn grant(pools: &Pools, catalog: &Catalog, container: &str) -> Grant {
+    match reserve(pools, catalog, container) {
+        Ok(Reserved::New(grant)) => grant,
+        other => panic!("{container}: {other:?}"),
+    }
+}
+
+/// Adds as the agent does, and gives the addresses as text.
+fn add(pools: &Pools, catalog: &Catalog, container: &str) -> Vec<String> {
+    texts(
+        &wait(grant(pools, catalog, container).commit(json!({ "pod": container })))
+            .unwrap()
+            .assigned,
+    )
+}
+
+fn release(pools: &Pools, container: &str) -> Option<Allocation> {
+    wait(pools.release(&owner(container))).unwrap()
+}
+
+fn texts(assigned: &[Assigned]) -> Vec<String> {
+    assigned
+        .iter()
+        .map(|assigned| assigned.address.to_string())
+        .collect()
+}
+
+fn addresses(assigned: &[Assigned]) -> Vec<IpAddr> {
+    assigned.iter().map(|assigned| assigned.address).collect()
+}
