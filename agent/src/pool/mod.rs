@@ -7,7 +7,7 @@
 //!
 //! Nothing here knows of links or pods: an allocation carries an opaque `record` for its owner.
 //!
-//! Inside: [`select`] is pure; `state` is the truth in memory behind one lock that is never held
+//! Inside: `select` is pure; `state` is the truth in memory behind one lock that is never held
 //! while waiting; `writer` is one thread that gathers all waiting changes into one transaction.
 
 mod clock;
