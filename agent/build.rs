@@ -4,10 +4,12 @@ use std::{env, path::PathBuf, process::exit};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=EBBTIDE_EBPF_OBJECT");
-    let object = env::var_os("EBBTIDE_EBPF_OBJECT").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf/ebbtide"),
-        PathBuf::from,
-    );
+    let beside = || {
+        // Cargo sets it when it runs a build script.
+        let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+        PathBuf::from(here).join("../target/ebpf/ebbtide")
+    };
+    let object = env::var_os("EBBTIDE_EBPF_OBJECT").map_or_else(beside, PathBuf::from);
     let Ok(object) = object.canonicalize() else {
         println!(
             "cargo::error={} is not there: run `cargo xtask build-ebpf` first",

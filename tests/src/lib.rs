@@ -1,1 +1,42 @@
-//! The strict VPC.
+//! The strict VPC: a test network that forgives nothing, and what is proven in it.
+//!
+//! A forgiving network hides the bugs that matter: a reply with the right address from the wrong
+//! NIC reaches its client on a bench, and is silently dropped by every cloud. This network drops
+//! it too, and counts it.
+//!
+//! The modules, from the ground up:
+//!
+//! - [`netns`], [`netlink`], [`iptables`]: anonymous network namespaces and what is put in them;
+//! - [`plan`], [`vpc`], [`strict`], [`edge`]: the VPC as data, its construction, its strictness,
+//!   its gateways;
+//! - [`traffic`], [`ping`]: servers that say whom they saw, clients that say what they got;
+//! - [`packet`], [`tap`], [`path`]: packets as seen on the wires, and the way they took;
+//! - [`proxy`]: what kube-proxy's rules do, without Kubernetes;
+//! - [`agent`], [`manifests`], [`cni`], [`pod`], [`lab`]: the real binaries in this network;
+//! - [`demo`]: every kind of traffic, as a table a person can read.
+//!
+//! Everything lives in namespaces held by file descriptors of this process: when it ends, however
+//! it ends, the kernel removes them.
+
+pub mod agent;
+pub mod cni;
+pub mod demo;
+pub mod edge;
+pub mod family;
+pub mod iptables;
+pub mod lab;
+pub mod manifests;
+pub mod netlink;
+pub mod netns;
+pub mod packet;
+pub mod path;
+pub mod ping;
+pub mod plan;
+pub mod pod;
+pub mod proxy;
+pub mod snapshot;
+pub mod strict;
+pub mod tap;
+pub mod traffic;
+pub mod vpc;
+pub mod workspace;

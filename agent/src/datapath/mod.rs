@@ -151,15 +151,18 @@ impl Datapath {
     /// When there is no bpf file system, or the kernel refuses a map or program.
     pub fn open(bpf_dir: &Path, mark: u32) -> Result<Self, Error> {
         let pins = bpf_dir.join(LAYOUT);
+        let there = bpf_dir.ancestors().find(|dir| dir.exists());
+        let on_bpffs = there
+            .and_then(|dir| statfs(dir).ok())
+            .is_some_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
+        if !on_bpffs {
+            return Err(Error::NoBpffs(bpf_dir.to_owned()));
+        }
         fs::create_dir_all(&pins).map_err(|source| Error::Io {
             what: "create",
             path: pins.clone(),
             source,
         })?;
-        let on_bpffs = statfs(&pins).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
-        if !on_bpffs {
-            return Err(Error::NoBpffs(bpf_dir.to_owned()));
-        }
         let mut object = EbpfLoader::new()
             .override_global("MARK", &mark, true)
             .map_pin_path("FLOWS", pins.join("flows"))

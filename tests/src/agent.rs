@@ -1,0 +1,321 @@
+//! The real agent, in a node's namespace.
+
+use std::{
+    fs::File,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::{cni::Plugin, netns::Netns, workspace};
+
+/// How long the agent may take to be ready.
+const READY: Duration = Duration::from_secs(10);
+/// How long it may take to end when asked to.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Where the bpf file system is mounted.
+const BPFFS: &str = "/sys/fs/bpf";
+/// What the directories of these tests there start with; the process ID follows.
+const PREFIX: &str = "ebbtide-test-";
+
+/// The agent's configuration file in these tests.
+const CONFIG: &str = "\
+serviceCIDRs: [\"10.96.0.0/16\", \"fd00:10:96::/108\"]
+viaHostCIDRs: []
+";
+
+/// An agent with its directories. It is killed when dropped, and what it pinned is removed.
+#[derive(Debug)]
+pub struct Agent {
+    node: String,
+    netns: Netns,
+    directory: TempDir,
+    bpf: PathBuf,
+    process: Option<Process>,
+}
+
+/// A child that the kernel kills when this process ends, however it ends.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// `PR_SET_PDEATHSIG` counts from the *thread* that started the child, which therefore has to
+    /// stay: it ends when this sender is dropped.
+    _keeps_the_starter: mpsc::Sender<()>,
+}
+
+impl Agent {
+    /// Prepares the directories and starts the agent, without waiting for it.
+    ///
+    /// # Errors
+    /// When the binary is not there or does not start.
+    pub fn start(netns: &Netns, node: &str, manifests: &str) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        sweep();
+        let directory = TempDir::with_prefix("ebbtide-").context("making the agent's directory")?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let bpf = format!("{BPFFS}/{PREFIX}{}-{number}-{node}", std::process::id());
+        let mut agent = Self {
+            node: node.to_owned(),
+            netns: netns.clone(),
+            directory,
+            bpf: bpf.into(),
+            process: None,
+        };
+        for subdirectory in ["manifests", "state", "run"] {
+            let path = agent.path(subdirectory);
+            std::fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
+        }
+        std::fs::write(agent.manifests().join("plan.yaml"), manifests)
+            .context("writing the manifests")?;
+        std::fs::write(agent.path("config.yaml"), CONFIG).context("writing the configuration")?;
+        agent.launch()?;
+        Ok(agent)
+    }
+
+    /// Starts the agent again after [`Agent::stop`] or [`Agent::kill`], without waiting for it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn launch(&mut self) -> Result<()> {
+        let binary = workspace::BINARIES.file("ebbtide-agent")?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("agent.log"))
+            .context("opening the agent's log")?;
+        let mut command = self.netns.command(binary);
+        command
+            .arg("run")
+            .args(["--node-name", &self.node])
+            .arg("--manifests")
+            .arg(self.manifests())
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .arg("--run-dir")
+            .arg(self.path("run"))
+            .arg("--bpf-dir")
+            .arg(&self.bpf)
+            .arg("--config")
+            .arg(self.path("config.yaml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        // SAFETY: one system call, prctl(2), which neither allocates nor locks.
+        unsafe {
+            command
+                .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+        }
+        let (keep, kept) = mpsc::channel();
+        let (started, starting) = mpsc::channel();
+        thread::spawn(move || {
+            let _ = started.send(command.spawn());
+            let _ = kept.recv();
+        });
+        let child = starting
+            .recv()
+            .map_err(|_| anyhow!("the thread that starts the agent panicked"))?
+            .context("starting ebbtide-agent")?;
+        self.process = Some(Process {
+            child,
+            _keeps_the_starter: keep,
+        });
+        Ok(())
+    }
+
+    /// Waits until the agent answers on its socket.
+    ///
+    /// # Errors
+    /// When it ended, or does not answer in time: with its log.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let Some(process) = &mut self.process else {
+                bail!("the agent of {} is not running", self.node);
+            };
+            if let Some(status) = process.child.try_wait()? {
+                bail!("the agent of {} ended: {status}\n{}", self.node, self.log());
+            }
+            let trouble = match self.control(&["status"]) {
+                Ok(_) => return Ok(()),
+                Err(trouble) => trouble,
+            };
+            if start.elapsed() > READY {
+                bail!(
+                    "the agent of {} is not ready after {READY:?}: {trouble:#}\n{}",
+                    self.node,
+                    self.log()
+                );
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs `ebbtidectl` against this agent and gives what it printed.
+    ///
+    /// # Errors
+    /// When it fails: with what it said.
+    pub fn control(&self, arguments: &[&str]) -> Result<String> {
+        let output = self
+            .netns
+            .command(workspace::BINARIES.file("ebbtidectl")?)
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments)
+            .output()
+            .context("running ebbtidectl")?;
+        if !output.status.success() {
+            bail!(
+                "ebbtidectl {}: {}: {}",
+                arguments.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// As [`Agent::control`], with `-o json`, parsed.
+    ///
+    /// # Errors
+    /// When it fails, or what it prints is not JSON.
+    pub fn control_json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+        let text = self.control(&[arguments, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("ebbtidectl {arguments:?} -o json printed {text:?}"))
+    }
+
+    /// The plugin as a runtime on this node calls it.
+    #[must_use]
+    pub fn plugin(&self) -> Plugin {
+        Plugin::new(self.netns.clone(), self.socket())
+    }
+
+    /// Asks the agent to end (SIGTERM) and waits for it.
+    ///
+    /// # Errors
+    /// When it does not end in time or not cleanly: with its log.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else {
+            return Ok(());
+        };
+        kill(pid(&process.child)?, Signal::SIGTERM).context("sending SIGTERM to the agent")?;
+        let start = Instant::now();
+        while start.elapsed() < STOP {
+            if let Some(status) = process.child.try_wait()? {
+                if status.success() {
+                    return Ok(());
+                }
+                bail!("the agent of {}: {status}\n{}", self.node, self.log());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        process.child.kill()?;
+        process.child.wait()?;
+        bail!(
+            "SIGTERM did not end the agent of {}\n{}",
+            self.node,
+            self.log()
+        );
+    }
+
+    /// Kills the agent (SIGKILL), as the kernel's out-of-memory killer does.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.child.kill().context("killing the agent")?;
+            process.child.wait().context("waiting for the agent")?;
+        }
+        Ok(())
+    }
+
+    /// What the agent logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let log = std::fs::read(self.path("agent.log")).unwrap_or_default();
+        format!(
+            "--- log of the agent of {}\n{}---",
+            self.node,
+            String::from_utf8_lossy(&log)
+        )
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The directory the agent reads its manifests from.
+    #[must_use]
+    pub fn manifests(&self) -> PathBuf {
+        self.path("manifests")
+    }
+
+    /// The directory of its durable records.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    /// The directory it pins its programs and maps in.
+    #[must_use]
+    pub fn bpf(&self) -> &Path {
+        &self.bpf
+    }
+
+    /// The socket it serves.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path("run").join("cni.sock")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Nothing is owed to an agent whose network goes away; errors have nobody to go to.
+        let _ = self.kill();
+        let _ = std::fs::remove_dir_all(&self.bpf);
+    }
+}
+
+/// Removes what test processes that were killed left pinned: of all they had, only this outlives
+/// them.
+fn sweep() {
+    let Ok(entries) = std::fs::read_dir(BPFFS) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Another process may be doing the same.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn pid(child: &Child) -> Result<Pid> {
+    Ok(Pid::from_raw(i32::try_from(child.id())?))
+}

@@ -1,0 +1,89 @@
+//! The demonstration: every kind of traffic that Ebbtide is for, in the strict VPC, as a table.
+
+mod check;
+mod report;
+mod scenario;
+mod table;
+
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+pub use check::{Check, Line, Measurement, Transport};
+pub use report::Report;
+pub use scenario::Scenario;
+
+use crate::{lab::Lab, plan::Plan};
+
+/// What a person may ask for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Print every exchange, and the packets of those that failed.
+    pub verbose: bool,
+    /// Colours.
+    pub colour: bool,
+}
+
+/// Runs everything and prints as it goes.
+///
+/// # Errors
+/// When the laboratory cannot be built; a row that fails is in the report.
+pub fn run(options: Options) -> Result<Report> {
+    let begin = Instant::now();
+    let mut lab = step(
+        "building the strict VPC (2 nodes with 2 NICs each, NAT gateway, load balancer, outside)",
+        || Lab::without_agents(Plan::default()),
+    )?;
+    step("starting ebbtide-agent on master and worker1", || {
+        lab.start_agents()
+    })?;
+    let scenario = step(
+        "creating 5 pods through the CNI plugin, Services and load balancers",
+        || Scenario::create(&lab),
+    )?;
+    let checks = scenario.checks();
+    let mut lines = step("sending traffic of every kind, IPv4 and IPv6", || {
+        Ok(checks
+            .iter()
+            .map(|check| check.run(&lab, options.verbose))
+            .collect::<Vec<Line>>())
+    })?;
+    let mut report = Report::new(&lab)?;
+    lines.push(step(
+        "sending once more without Ebbtide's programs",
+        || scenario.detached(&lab),
+    )?);
+    step("deleting the pods through the CNI plugin", || {
+        scenario.delete()
+    })?;
+    report.finish(lines, begin.elapsed());
+    print(&report.text(options.colour));
+    Ok(report)
+}
+
+/// Says what is being done, does it, says how long it took.
+fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    print(&format!("{what} ... "));
+    let start = Instant::now();
+    let result = work();
+    let took = seconds(start.elapsed());
+    print(&match &result {
+        Ok(_) => format!("{took}\n"),
+        Err(_) => format!("failed after {took}\n"),
+    });
+    result
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    // A reader that went away wants no more.
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}

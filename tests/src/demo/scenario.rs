@@ -1,0 +1,269 @@
+//! What the demonstration sets up: pods, servers, Services and load balancers.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    check::{Check, Line, paths},
+    table,
+};
+use crate::{
+    edge::Listener,
+    lab::Lab,
+    netns::Netns,
+    plan::{Family, Plan},
+    pod::Pod,
+    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
+    traffic::{Protocol, Server},
+};
+
+/// Port of the servers in pods.
+pub(super) const POD_PORT: u16 = 8080;
+/// Port of the servers on nodes and outside.
+pub(super) const HOST_PORT: u16 = 9090;
+/// Port of every ClusterIP.
+pub(super) const SERVICE_PORT: u16 = 80;
+
+/// A Service of the demonstration, for both families and protocols.
+pub(super) struct Offer {
+    name: &'static str,
+    /// Last part of the ClusterIP.
+    cluster: u8,
+    /// Port on the nodes, and of the load balancer that leads there.
+    pub(super) node_port: u16,
+    policy: ExternalTrafficPolicy,
+    /// The pod behind it.
+    pub(super) pod: &'static str,
+}
+
+use ExternalTrafficPolicy::{Cluster, Local};
+
+pub(super) const FAR: Offer = offer("FAR", 10, 30010, Cluster, "d");
+pub(super) const NEAR: Offer = offer("NEAR", 11, 30011, Cluster, "b");
+pub(super) const CLUSTER_FAR: Offer = offer("CFAR", 12, 30012, Cluster, "e");
+pub(super) const CLUSTER_NEAR: Offer = offer("CNEAR", 13, 30013, Cluster, "c");
+pub(super) const LOCAL_SAME: Offer = offer("LSAME", 14, 30080, Local, "a");
+pub(super) const LOCAL_OTHER: Offer = offer("LOTHER", 15, 30081, Local, "c");
+const OFFERS: [Offer; 6] = [
+    FAR,
+    NEAR,
+    CLUSTER_FAR,
+    CLUSTER_NEAR,
+    LOCAL_SAME,
+    LOCAL_OTHER,
+];
+
+/// Pods that a load balancer reaches directly, and its port for each.
+pub(super) const IP_TARGETS: [(&str, u16); 3] = [("a", 8101), ("c", 8102), ("e", 8103)];
+
+/// How long an answer is waited for that must not come.
+const IMPATIENCE: Duration = Duration::from_millis(500);
+
+/// Name, node, NIC.
+const PODS: [(&str, &str, &str); 5] = [
+    ("a", "master", "ens5"),
+    ("b", "master", "ens5"),
+    ("c", "master", "ens6"),
+    ("d", "worker1", "ens5"),
+    ("e", "worker1", "ens6"),
+];
+
+const fn offer(
+    name: &'static str,
+    cluster: u8,
+    node_port: u16,
+    policy: ExternalTrafficPolicy,
+    pod: &'static str,
+) -> Offer {
+    Offer {
+        name,
+        cluster,
+        node_port,
+        policy,
+        pod,
+    }
+}
+
+impl Offer {
+    /// The ClusterIP of a family.
+    pub(super) fn cluster(&self, family: Family) -> SocketAddr {
+        let address: IpAddr = match family {
+            Family::V4 => [10, 96, 0, self.cluster].into(),
+            Family::V6 => [0xfd00, 0x10, 0x96, 0, 0, 0, 0, u16::from(self.cluster)].into(),
+        };
+        SocketAddr::new(address, SERVICE_PORT)
+    }
+}
+
+/// Everything set up. It is dropped before the laboratory.
+#[derive(Debug)]
+pub struct Scenario {
+    pods: Vec<Pod>,
+    pub(super) master: Netns,
+    pub(super) world: Netns,
+    pub(super) plan: Plan,
+    _servers: Vec<Server>,
+}
+
+impl Scenario {
+    /// Creates pods, servers, Services and load balancers.
+    ///
+    /// # Errors
+    /// Says what could not be created.
+    pub fn create(lab: &Lab) -> Result<Self> {
+        let pods = PODS
+            .iter()
+            .map(|(name, node, nic)| lab.pod(node, nic, name))
+            .collect::<Result<Vec<Pod>>>()?;
+        let mut servers = Vec::new();
+        for pod in &pods {
+            servers.extend(Server::on_any(&pod.netns, POD_PORT)?);
+        }
+        let plan = lab.vpc.plan.clone();
+        let master = lab.vpc.node("master");
+        for nic in plan.nics().filter(|nic| nic.node == "master") {
+            for family in Family::BOTH {
+                servers.extend(Server::on(master, nic.primary(family), HOST_PORT)?);
+            }
+        }
+        for family in Family::BOTH {
+            let web = Plan::web_server(family);
+            servers.extend(Server::on(&lab.vpc.world, web, HOST_PORT)?);
+        }
+        let scenario = Self {
+            pods,
+            master: master.clone(),
+            world: lab.vpc.world.clone(),
+            plan,
+            _servers: servers,
+        };
+        scenario.offer_services(lab)?;
+        Ok(scenario)
+    }
+
+    fn offer_services(&self, lab: &Lab) -> Result<()> {
+        // Pods have addresses of the VPC: outside of any cluster CIDR, so kube-proxy masquerades
+        // what they send to a ClusterIP.
+        let settings = Settings {
+            cluster_cidr: vec!["10.244.0.0/16".parse()?, "fd00:10:244::/56".parse()?],
+        };
+        let mut services = Vec::new();
+        let mut listeners = Vec::new();
+        for (family, letter) in [(Family::V4, "4"), (Family::V6, "6")] {
+            for protocol in Protocol::BOTH {
+                for offer in &OFFERS {
+                    let pod = self.pod(offer.pod);
+                    services.push(Service {
+                        name: format!("{}-{protocol}{letter}", offer.name),
+                        protocol,
+                        cluster: offer.cluster(family),
+                        node_port: Some(offer.node_port),
+                        policy: offer.policy,
+                        backends: vec![Backend {
+                            address: pod.socket(family, POD_PORT),
+                            node: pod.node.clone(),
+                        }],
+                    });
+                    listeners.push(Listener {
+                        protocol,
+                        port: offer.node_port,
+                        target: SocketAddr::new(self.master_ens5(family), offer.node_port),
+                    });
+                }
+                for (pod, port) in IP_TARGETS {
+                    listeners.push(Listener {
+                        protocol,
+                        port,
+                        target: self.pod(pod).socket(family, POD_PORT),
+                    });
+                }
+            }
+        }
+        for node in &self.plan.nodes {
+            proxy::install(lab.vpc.node(&node.name), &node.name, &settings, &services)
+                .with_context(|| format!("installing the Service proxy on {}", node.name))?;
+        }
+        lab.vpc.edge.listen(&listeners)
+    }
+
+    /// Every row of the table of traffic.
+    #[must_use]
+    pub fn checks(&self) -> Vec<Check> {
+        table::checks(self)
+    }
+
+    /// The row that Ebbtide is for, without Ebbtide's programs: it has to fail, and the VPC has to
+    /// have seen why.
+    ///
+    /// # Errors
+    /// When the programs cannot be detached, or the VPC's counters not be read.
+    pub fn detached(&self, lab: &Lab) -> Result<Line> {
+        let pod = self.pod(LOCAL_OTHER.pod);
+        pod.detach_programs()?;
+        let before = lab.vpc.dropped_at("master", "ens6")?;
+        let check = Check {
+            patience: IMPATIENCE,
+            ..table::node_port_local(self, &LOCAL_OTHER)
+        };
+        let mut line = check.run(lab, false);
+        let dropped = lab.vpc.dropped_at("master", "ens6")? - before;
+        let answered: Vec<String> = line
+            .exchanges
+            .iter()
+            .filter(|exchange| exchange.latency_us.is_some())
+            .map(|exchange| format!("{} {}", exchange.family, exchange.transport))
+            .collect();
+        line.traffic = "… programs detached".into();
+        line.expected_failure = true;
+        line.path = paths(&line.exchanges);
+        line.ok = answered.is_empty() && dropped > 0;
+        line.note = if line.ok {
+            format!("{dropped} frames dropped by the VPC at master/ens6")
+        } else {
+            format!("answered: {answered:?}, {dropped} frames dropped by the VPC at master/ens6")
+        };
+        Ok(line)
+    }
+
+    /// A pod of the demonstration.
+    pub(super) fn pod(&self, name: &str) -> &Pod {
+        match self.pods.iter().find(|pod| pod.name == name) {
+            Some(pod) => pod,
+            None => panic!("the demonstration has no pod {name}"),
+        }
+    }
+
+    /// The address that node traffic comes to.
+    pub(super) fn master_ens5(&self, family: Family) -> IpAddr {
+        self.master_nic("ens5", family)
+    }
+
+    /// An address of the node `master`.
+    pub(super) fn master_nic(&self, nic: &str, family: Family) -> IpAddr {
+        match self.plan.node("master").and_then(|node| node.nic(nic)) {
+            Some(nic) => nic.primary(family),
+            None => panic!("the plan has no NIC master/{nic}"),
+        }
+    }
+
+    /// Deletes all pods through the plugin.
+    ///
+    /// # Errors
+    /// The plugin's error.
+    pub fn delete(self) -> Result<()> {
+        let mut failed = Vec::new();
+        for pod in self.pods {
+            if let Err(error) = pod.delete() {
+                failed.push(format!("{error:#}"));
+            }
+        }
+        if !failed.is_empty() {
+            bail!("{}", failed.join("; "));
+        }
+        Ok(())
+    }
+}

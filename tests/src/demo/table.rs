@@ -1,0 +1,249 @@
+//! The rows: what is sent from where to where, and the way it has to take.
+
+use std::net::SocketAddr;
+
+use super::{
+    check::{Check, PATIENCE, SeenAs, Transport},
+    scenario::{
+        CLUSTER_FAR, CLUSTER_NEAR, FAR, HOST_PORT, IP_TARGETS, LOCAL_OTHER, LOCAL_SAME, NEAR,
+        Offer, POD_PORT, SERVICE_PORT, Scenario,
+    },
+};
+use crate::{
+    path::{Hop, Path},
+    plan::{Family, Plan},
+    pod::{NIC_SIDE, NODE_SIDE, Pod},
+    tap::{
+        Direction::{self, In, Out},
+        Place,
+    },
+};
+
+pub(super) fn checks(scenario: &Scenario) -> Vec<Check> {
+    let mut checks = vec![
+        node_to_pod("pod ↔ own node", "node", scenario, "a"),
+        node_to_pod("pod ↔ own node", "node", scenario, "c"),
+        pod_to_node(scenario, "a", "ens5"),
+        pod_to_node(scenario, "c", "ens5"),
+        pod_to_node(scenario, "c", "ens6"),
+    ];
+    for (from, to) in [("a", "b"), ("a", "c"), ("a", "d"), ("a", "e"), ("e", "c")] {
+        checks.push(pod_to_pod(scenario, from, to));
+    }
+    checks.push(cluster_ip(scenario, "a", &FAR));
+    checks.push(cluster_ip(scenario, "c", &FAR));
+    checks.push(cluster_ip(scenario, "a", &NEAR));
+    for from in ["a", "c", "e"] {
+        checks.push(outside(scenario, from));
+    }
+    for (pod, port) in IP_TARGETS {
+        checks.push(load_balancer_to_pod(scenario, pod, port));
+    }
+    checks.push(node_port_cluster(scenario, &CLUSTER_FAR));
+    checks.push(node_port_cluster(scenario, &CLUSTER_NEAR));
+    checks.push(node_port_local(scenario, &LOCAL_SAME));
+    checks.push(node_port_local(scenario, &LOCAL_OTHER));
+    checks.push(Check {
+        transports: &[Transport::Tcp],
+        ..node_to_pod("probe, hostNetwork → pod", "kubelet", scenario, "c")
+    });
+    checks
+}
+
+fn node_to_pod(traffic: &'static str, from: &str, scenario: &Scenario, pod: &str) -> Check {
+    let pod = scenario.pod(pod);
+    Check {
+        traffic,
+        from: from.to_owned(),
+        to: title(pod),
+        client: scenario.master.clone(),
+        source: None,
+        server: both(|family| pod.socket(family, POD_PORT)),
+        serving: vec![POD_PORT],
+        transports: Transport::ALL,
+        patience: PATIENCE,
+        seen_as: SeenAs::Itself,
+        path: Path(vec![by_veth(pod, In)]),
+    }
+}
+
+fn pod_to_node(scenario: &Scenario, pod: &str, nic: &str) -> Check {
+    let pod = scenario.pod(pod);
+    Check {
+        traffic: "pod ↔ own node",
+        from: title(pod),
+        to: format!("node, {nic}"),
+        client: pod.netns.clone(),
+        source: None,
+        server: both(|family| SocketAddr::new(scenario.master_nic(nic, family), HOST_PORT)),
+        serving: vec![HOST_PORT],
+        transports: Transport::ALL,
+        patience: PATIENCE,
+        seen_as: SeenAs::Itself,
+        path: Path(vec![by_veth(pod, Out)]),
+    }
+}
+
+fn pod_to_pod(scenario: &Scenario, from: &str, to: &str) -> Check {
+    let (from, to) = (scenario.pod(from), scenario.pod(to));
+    let same_nic = (&from.node, &from.nic) == (&to.node, &to.nic);
+    let mut path = vec![by_nic(from, Out)];
+    if !same_nic {
+        path.push(wire(&from.node, &from.nic, Out));
+        path.push(wire(&to.node, &to.nic, In));
+    }
+    path.push(by_nic(to, In));
+    Check {
+        traffic: match (same_nic, from.node == to.node) {
+            (true, _) => "pod ↔ pod, same NIC",
+            (false, true) => "pod ↔ pod, other NIC",
+            (false, false) => "pod ↔ pod, other node",
+        },
+        from: title(from),
+        to: title(to),
+        client: from.netns.clone(),
+        source: None,
+        server: both(|family| to.socket(family, POD_PORT)),
+        serving: vec![POD_PORT],
+        transports: Transport::ALL,
+        patience: PATIENCE,
+        seen_as: SeenAs::Itself,
+        path: Path(path),
+    }
+}
+
+fn cluster_ip(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
+    let (from, to) = (scenario.pod(from), scenario.pod(offer.pod));
+    let mut path = vec![by_veth(from, Out)];
+    if from.node == to.node {
+        path.push(by_veth(to, In));
+    } else {
+        // The node itself sends it on, by its default route.
+        path.push(wire(&from.node, "ens5", Out));
+        path.push(wire(&to.node, &to.nic, In));
+        path.push(by_nic(to, In));
+    }
+    Check {
+        traffic: "pod → ClusterIP",
+        from: title(from),
+        to: format!("ClusterIP of {}", title(to)),
+        client: from.netns.clone(),
+        source: None,
+        server: both(|family| offer.cluster(family)),
+        serving: vec![SERVICE_PORT, POD_PORT],
+        transports: Transport::WITH_PORTS,
+        patience: PATIENCE,
+        seen_as: SeenAs::Node(from.node.clone()),
+        path: Path(path),
+    }
+}
+
+fn outside(scenario: &Scenario, from: &str) -> Check {
+    let from = scenario.pod(from);
+    Check {
+        traffic: "pod → outside",
+        from: title(from),
+        to: "web server".into(),
+        client: from.netns.clone(),
+        source: None,
+        server: both(|family| SocketAddr::new(Plan::web_server(family), HOST_PORT)),
+        serving: vec![HOST_PORT],
+        transports: Transport::ALL,
+        patience: PATIENCE,
+        seen_as: SeenAs::Outside,
+        path: Path(vec![by_nic(from, Out), wire(&from.node, &from.nic, Out)]),
+    }
+}
+
+fn load_balancer_to_pod(scenario: &Scenario, pod: &str, port: u16) -> Check {
+    let pod = scenario.pod(pod);
+    Check {
+        traffic: "load balancer, IP mode",
+        path: Path(vec![wire(&pod.node, &pod.nic, In), by_nic(pod, In)]),
+        ..by_load_balancer(scenario, title(pod), port)
+    }
+}
+
+fn node_port_cluster(scenario: &Scenario, offer: &Offer) -> Check {
+    let pod = scenario.pod(offer.pod);
+    let mut path = vec![wire("master", "ens5", In)];
+    if pod.node == "master" {
+        path.push(by_veth(pod, In));
+    } else {
+        path.push(wire("master", "ens5", Out));
+        path.push(wire(&pod.node, &pod.nic, In));
+        path.push(by_nic(pod, In));
+    }
+    Check {
+        traffic: "NodePort, policy Cluster",
+        seen_as: SeenAs::Node("master".into()),
+        path: Path(path),
+        ..by_load_balancer(scenario, by_node_port(pod), offer.node_port)
+    }
+}
+
+/// The row that all this is for.
+pub(super) fn node_port_local(scenario: &Scenario, offer: &Offer) -> Check {
+    let pod = scenario.pod(offer.pod);
+    Check {
+        traffic: "NodePort, policy Local",
+        path: Path(vec![wire("master", "ens5", In), by_veth(pod, In)]),
+        ..by_load_balancer(scenario, by_node_port(pod), offer.node_port)
+    }
+}
+
+fn by_load_balancer(scenario: &Scenario, to: String, port: u16) -> Check {
+    Check {
+        traffic: "",
+        from: "outside client".into(),
+        to,
+        client: scenario.world.clone(),
+        source: Some(Family::BOTH.map(Plan::client)),
+        server: both(|family| SocketAddr::new(Plan::load_balancer(family), port)),
+        serving: vec![port, POD_PORT],
+        transports: Transport::WITH_PORTS,
+        patience: PATIENCE,
+        seen_as: SeenAs::Itself,
+        path: Path::default(),
+    }
+}
+
+fn title(pod: &Pod) -> String {
+    format!("{} {}/{}", pod.name, pod.node, pod.nic)
+}
+
+fn by_node_port(pod: &Pod) -> String {
+    format!("NodePort → {}", title(pod))
+}
+
+fn both<T>(of: impl Fn(Family) -> T) -> [T; 2] {
+    Family::BOTH.map(of)
+}
+
+fn wire(node: &str, nic: &str, direction: Direction) -> Hop {
+    Hop {
+        place: Place::Wire {
+            node: node.to_owned(),
+            nic: nic.to_owned(),
+        },
+        direction,
+    }
+}
+
+fn by_veth(pod: &Pod, direction: Direction) -> Hop {
+    by(pod, NODE_SIDE, direction)
+}
+
+fn by_nic(pod: &Pod, direction: Direction) -> Hop {
+    by(pod, NIC_SIDE, direction)
+}
+
+fn by(pod: &Pod, interface: &str, direction: Direction) -> Hop {
+    Hop {
+        place: Place::Pod {
+            pod: pod.name.clone(),
+            interface: interface.to_owned(),
+        },
+        direction,
+    }
+}

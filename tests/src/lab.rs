@@ -1,0 +1,108 @@
+//! The whole laboratory: the strict VPC and an agent per node.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    agent::Agent,
+    manifests,
+    plan::Plan,
+    pod::{NIC_SIDE, NODE_SIDE, Pod},
+    tap::{Direction, Place, Taps},
+    vpc::Vpc,
+};
+
+/// VPC, agents, and taps on all wires. Pods are to be dropped before it.
+#[derive(Debug)]
+pub struct Lab {
+    agents: BTreeMap<String, Agent>,
+    /// On every wire; [`Lab::pod`] adds the pod's interfaces.
+    pub taps: Taps,
+    /// The network.
+    pub vpc: Vpc,
+}
+
+impl Lab {
+    /// Builds the VPC, starts the agents and waits until they are ready.
+    ///
+    /// # Errors
+    /// Says what failed; an agent's failure comes with its log.
+    pub fn start(plan: Plan) -> Result<Self> {
+        let mut lab = Self::without_agents(plan)?;
+        lab.start_agents()?;
+        Ok(lab)
+    }
+
+    /// Builds the VPC only.
+    ///
+    /// # Errors
+    /// Says what failed.
+    pub fn without_agents(plan: Plan) -> Result<Self> {
+        let vpc = Vpc::build(plan).context("building the VPC")?;
+        Ok(Self {
+            agents: BTreeMap::new(),
+            taps: Taps::on_all_wires(&vpc)?,
+            vpc,
+        })
+    }
+
+    /// Starts an agent on every node and waits until all are ready.
+    ///
+    /// # Errors
+    /// An agent's failure, with its log.
+    pub fn start_agents(&mut self) -> Result<()> {
+        let manifests = manifests::yaml(&self.vpc.plan);
+        for node in &self.vpc.plan.nodes {
+            let agent = Agent::start(self.vpc.node(&node.name), &node.name, &manifests)?;
+            self.agents.insert(node.name.clone(), agent);
+        }
+        self.agents.values_mut().try_for_each(Agent::wait_ready)
+    }
+
+    /// The agent of a node.
+    ///
+    /// # Panics
+    /// When there is none: a mistake in the test.
+    pub fn agent(&mut self, node: &str) -> &mut Agent {
+        match self.agents.get_mut(node) {
+            Some(agent) => agent,
+            None => panic!("there is no agent on {node}"),
+        }
+    }
+
+    /// All agents.
+    pub fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.values()
+    }
+
+    /// Creates a pod on the network of a node's NIC, and taps its interfaces.
+    ///
+    /// # Errors
+    /// The plugin's error, with the agent's log.
+    pub fn pod(&self, node: &str, nic: &str, name: &str) -> Result<Pod> {
+        let agent = self
+            .agents
+            .get(node)
+            .with_context(|| format!("there is no agent on {node}"))?;
+        let network = manifests::network(nic);
+        let pod =
+            Pod::create(&agent.plugin(), node, nic, &network, name).with_context(|| agent.log())?;
+        for interface in [NIC_SIDE, NODE_SIDE] {
+            let place = Place::Pod {
+                pod: name.to_owned(),
+                interface: interface.to_owned(),
+            };
+            self.taps
+                .add(&pod.netns, interface, place, Direction::Out)?;
+        }
+        Ok(pod)
+    }
+
+    /// The agents' logs, for messages.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let logs: Vec<String> = self.agents.values().map(Agent::log).collect();
+        logs.join("\n")
+    }
+}

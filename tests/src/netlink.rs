@@ -1,0 +1,270 @@
+//! The few netlink operations the test network is built with, blocking.
+
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use anyhow::{Context as _, Result};
+use futures::TryStreamExt as _;
+use ipnet::IpNet;
+use rtnetlink::{
+    LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::{
+        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage},
+        route::RouteScope,
+        tc::TcHandle,
+    },
+};
+
+use crate::netns::Netns;
+
+/// A link-layer address.
+pub type Mac = [u8; 6];
+
+/// A netlink connection into one namespace.
+pub struct Netlink {
+    runtime: tokio::runtime::Runtime,
+    handle: rtnetlink::Handle,
+    namespace: String,
+}
+
+/// One end of a veth pair.
+#[derive(Clone, Debug)]
+pub struct VethEnd<'a> {
+    /// Its namespace; for the first end it must be the connection's own.
+    pub netns: &'a Netns,
+    /// Interface name.
+    pub name: &'a str,
+    /// Link-layer address.
+    pub mac: Mac,
+}
+
+impl Netlink {
+    pub(crate) fn connect(netns: &Netns) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .context("starting a runtime for netlink")?;
+        let (connection, handle, _) = netns.run(|| {
+            // The socket belongs to the namespace of the thread that opens it, for good.
+            let _guard = runtime.enter();
+            rtnetlink::new_connection()
+                .with_context(|| format!("opening a netlink socket in {:?}", netns.name()))
+        })?;
+        runtime.spawn(connection);
+        Ok(Self {
+            runtime,
+            handle,
+            namespace: netns.name().to_owned(),
+        })
+    }
+
+    /// The connection itself, for what has no method here; drive its futures with
+    /// [`Netlink::wait`].
+    #[must_use]
+    pub fn handle(&self) -> &rtnetlink::Handle {
+        &self.handle
+    }
+
+    /// Drives a future of this connection to its end.
+    pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// The index of a link.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn index(&self, name: &str) -> Result<u32> {
+        Ok(self.link(name)?.header.index)
+    }
+
+    /// The link-layer address of a link.
+    ///
+    /// # Errors
+    /// When there is no link of this name, or it has no such address.
+    pub fn mac(&self, name: &str) -> Result<Mac> {
+        self.link(name)?
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok(),
+                _ => None,
+            })
+            .with_context(|| format!("{name} in {} has no MAC address", self.namespace))
+    }
+
+    /// The names of all links.
+    ///
+    /// # Errors
+    /// When the kernel refuses the dump.
+    pub fn link_names(&self) -> Result<Vec<String>> {
+        let links: Vec<_> = self
+            .wait(self.handle.link().get().execute().try_collect())
+            .with_context(|| format!("listing the links in {}", self.namespace))?;
+        Ok(links
+            .into_iter()
+            .flat_map(|link: LinkMessage| link.attributes)
+            .filter_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })
+            .collect())
+    }
+
+    fn link(&self, name: &str) -> Result<LinkMessage> {
+        let request = self.handle.link().get().match_name(name.to_owned());
+        self.wait(request.execute().try_next())
+            .ok()
+            .flatten()
+            .with_context(|| format!("there is no link {name} in {}", self.namespace))
+    }
+
+    /// Makes a veth pair, each end born in its namespace with its address. The near end is up; the
+    /// far one is left down (`veth_open` refuses until the pair is complete).
+    ///
+    /// # Errors
+    /// Names both ends.
+    pub fn add_veth(&self, end: &VethEnd<'_>, peer: &VethEnd<'_>, mtu: u32) -> Result<()> {
+        let far = LinkMessageBuilder::<LinkUnspec>::default()
+            .name(peer.name)
+            .address(peer.mac.to_vec())
+            .mtu(mtu)
+            .setns_by_fd(peer.netns.as_fd().as_raw_fd())
+            .build();
+        let near = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(end.name)
+            .address(end.mac.to_vec())
+            .mtu(mtu)
+            .up()
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .build();
+        self.wait(self.handle.link().add(near).execute())
+            .with_context(|| {
+                format!(
+                    "making the veth pair {} in {} and {} in {}",
+                    end.name,
+                    end.netns.name(),
+                    peer.name,
+                    peer.netns.name()
+                )
+            })
+    }
+
+    /// Sets a link up.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn set_up(&self, name: &str) -> Result<()> {
+        let up = LinkUnspec::new_with_name(name).up().build();
+        self.wait(self.handle.link().set(up).execute())
+            .with_context(|| format!("setting {name} up in {}", self.namespace))
+    }
+
+    /// Gives a link an address.
+    ///
+    /// # Errors
+    /// Names the link and the address.
+    pub fn add_address(&self, name: &str, address: IpNet) -> Result<()> {
+        let index = self.index(name)?;
+        let request = self
+            .handle
+            .address()
+            .add(index, address.addr(), address.prefix_len());
+        self.wait(request.execute())
+            .with_context(|| format!("giving {name} in {} {address}", self.namespace))
+    }
+
+    /// Adds a route by a gateway, in the main table.
+    ///
+    /// # Errors
+    /// Names the route.
+    pub fn add_route(&self, destination: IpNet, gateway: IpAddr) -> Result<()> {
+        let context = || format!("routing {destination} by {gateway} in {}", self.namespace);
+        let message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(destination.addr(), destination.prefix_len())
+            .and_then(|route| route.gateway(gateway))
+            .with_context(context)?
+            .build();
+        self.wait(self.handle.route().add(message).execute())
+            .with_context(context)
+    }
+
+    /// Adds a route that takes a destination for a neighbour on a link, whether it is or not.
+    ///
+    /// # Errors
+    /// Names the route.
+    pub fn add_on_link_route(&self, destination: IpNet, name: &str) -> Result<()> {
+        let index = self.index(name)?;
+        let context = || format!("routing {destination} by {name} in {}", self.namespace);
+        let message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(destination.addr(), destination.prefix_len())
+            .with_context(context)?
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .build();
+        self.wait(self.handle.route().add(message).execute())
+            .with_context(context)
+    }
+
+    /// Changes the link-layer address of a link.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn set_mac(&self, name: &str, mac: Mac) -> Result<()> {
+        let change = LinkUnspec::new_with_index(self.index(name)?)
+            .address(mac.to_vec())
+            .build();
+        self.wait(self.handle.link().set(change).execute())
+            .with_context(|| format!("changing the MAC of {name} in {}", self.namespace))
+    }
+
+    /// Removes a link's clsact qdisc, and with it every tc filter on it.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn remove_clsact(&self, name: &str) -> Result<()> {
+        let index = self.index(name)?;
+        let mut traffic_control = self.handle.qdisc();
+        let mut request = traffic_control.del(i32::try_from(index)?);
+        request.message_mut().header.parent = TcHandle::CLSACT;
+        self.wait(request.execute())
+            .with_context(|| format!("removing clsact from {name} in {}", self.namespace))
+    }
+
+    /// Adds permanent neighbour entries on a link.
+    ///
+    /// # Errors
+    /// Names the link and the address.
+    pub fn add_neighbours(
+        &self,
+        name: &str,
+        addresses: impl IntoIterator<Item = IpAddr>,
+        mac: Mac,
+    ) -> Result<()> {
+        let index = self.index(name)?;
+        for address in addresses {
+            let request = self
+                .handle
+                .neighbours()
+                .add(index, address)
+                .link_layer_address(&mac);
+            self.wait(request.execute()).with_context(|| {
+                format!(
+                    "adding the neighbour {address} to {name} in {}",
+                    self.namespace
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Netlink")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,294 @@
+//! The way an exchange took, made of what the taps saw.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::Serialize;
+
+use crate::tap::{Direction, Icmp, Place, Seen};
+
+/// A place and the direction in which it was passed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Hop {
+    /// Where.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Which way.
+    pub direction: Direction,
+}
+
+/// A way, from its first hop to its last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Path(pub Vec<Hop>);
+
+/// Both halves of an exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exchange {
+    /// Client to server.
+    pub request: Path,
+    /// Server to client.
+    pub reply: Path,
+}
+
+impl Exchange {
+    /// Sorts packets into requests and replies by the ports that serve (the Service's, the
+    /// node's, the pod's), echo requests and replies by their type; all else is left out. Each
+    /// place counts once, where it was passed first.
+    #[must_use]
+    pub fn of(seen: &[Seen], serving: &[u16]) -> Self {
+        let mut exchange = Self {
+            request: Path::default(),
+            reply: Path::default(),
+        };
+        for packet in seen {
+            let path = match half(packet, serving) {
+                Some(Half::Request) => &mut exchange.request,
+                Some(Half::Reply) => &mut exchange.reply,
+                None => continue,
+            };
+            let hop = Hop::of(packet);
+            if !path.0.contains(&hop) {
+                path.0.push(hop);
+            }
+        }
+        exchange
+    }
+
+    /// Whether the reply passed every place the request did, and no other.
+    #[must_use]
+    pub fn is_symmetric(&self) -> bool {
+        self.reply.same_hops(&self.request.reversed())
+    }
+}
+
+/// The halves of an exchange.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Request,
+    Reply,
+}
+
+fn half(packet: &Seen, serving: &[u16]) -> Option<Half> {
+    match packet.icmp {
+        Some(Icmp::Request) => Some(Half::Request),
+        Some(Icmp::Reply) => Some(Half::Reply),
+        Some(Icmp::Other(_)) => None,
+        None if serving.contains(&packet.destination_port) => Some(Half::Request),
+        None if serving.contains(&packet.source_port) => Some(Half::Reply),
+        None => None,
+    }
+}
+
+/// Looks for a reply that, at some place, does not carry the addresses and ports of its request,
+/// exchanged: one that left the right NIC with the wrong source. Gives the first, as text.
+#[must_use]
+pub fn crooked(seen: &[Seen], serving: &[u16]) -> Option<String> {
+    let ends = |packet: &Seen| {
+        let end = |address: IpAddr, port| SocketAddr::new(address, port);
+        (
+            end(packet.source, packet.source_port),
+            end(packet.destination, packet.destination_port),
+        )
+    };
+    let replies = seen
+        .iter()
+        .filter(|packet| half(packet, serving) == Some(Half::Reply));
+    for reply in replies {
+        let there = Hop::of(reply).flipped();
+        let mut requests = seen
+            .iter()
+            .filter(|packet| half(packet, serving) == Some(Half::Request))
+            .filter(|packet| Hop::of(packet) == there);
+        let Some(first) = requests.next() else {
+            continue;
+        };
+        let (source, destination) = ends(reply);
+        if ends(first) != (destination, source)
+            && !requests.any(|request| ends(request) == (destination, source))
+        {
+            return Some(format!("{reply}, the request was {first}"));
+        }
+    }
+    None
+}
+
+impl Hop {
+    fn of(packet: &Seen) -> Self {
+        Self {
+            place: packet.place.clone(),
+            direction: packet.direction,
+        }
+    }
+
+    /// The same place, the other way.
+    #[must_use]
+    pub fn flipped(&self) -> Self {
+        Self {
+            place: self.place.clone(),
+            direction: match self.direction {
+                Direction::In => Direction::Out,
+                Direction::Out => Direction::In,
+            },
+        }
+    }
+}
+
+impl Path {
+    /// Whether both pass the same places in the same directions. The order is not compared: it
+    /// comes from time stamps of different namespaces, too close to each other to be trusted, and
+    /// there is only one in which a packet can have passed them.
+    #[must_use]
+    pub fn same_hops(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len() && self.0.iter().all(|hop| other.0.contains(hop))
+    }
+
+    /// The same way, walked back.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self(self.0.iter().rev().map(Hop::flipped).collect())
+    }
+}
+
+impl fmt::Display for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.request)?;
+        if !self.is_symmetric() {
+            write!(f, ", back: {}", self.reply)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Path {
+    /// `ipvlan → master/ens5 → vpc → worker1/ens6 → ipvlan`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut stations: Vec<String> = Vec::new();
+        for hop in &self.0 {
+            match (&hop.place, hop.direction) {
+                (Place::Wire { .. }, Direction::Out) => {
+                    stations.extend([hop.place.to_string(), "vpc".into()]);
+                }
+                (Place::Wire { .. }, Direction::In) => {
+                    stations.extend(["vpc".into(), hop.place.to_string()]);
+                }
+                (Place::Pod { interface, .. }, _) if interface.starts_with("veth") => {
+                    stations.push("veth".into());
+                }
+                (Place::Pod { .. }, _) => stations.push("ipvlan".into()),
+            }
+        }
+        stations.dedup();
+        if stations.is_empty() {
+            return f.write_str("nothing seen");
+        }
+        f.write_str(&stations.join(" → "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(node: &str, nic: &str, direction: Direction) -> Hop {
+        Hop {
+            place: Place::Wire {
+                node: node.into(),
+                nic: nic.into(),
+            },
+            direction,
+        }
+    }
+
+    fn pod(interface: &str, direction: Direction) -> Hop {
+        Hop {
+            place: Place::Pod {
+                pod: "a".into(),
+                interface: interface.into(),
+            },
+            direction,
+        }
+    }
+
+    #[test]
+    fn paths_read_as_stations() {
+        use Direction::{In, Out};
+        let cases = [
+            (vec![], "nothing seen"),
+            (vec![pod("eth0", Out), pod("eth0", In)], "ipvlan"),
+            (vec![pod("veth0", In)], "veth"),
+            (
+                vec![wire("master", "ens5", In), pod("veth0", In)],
+                "vpc → master/ens5 → veth",
+            ),
+            (
+                vec![
+                    pod("eth0", Out),
+                    wire("master", "ens5", Out),
+                    wire("worker1", "ens6", In),
+                    pod("eth0", In),
+                ],
+                "ipvlan → master/ens5 → vpc → worker1/ens6 → ipvlan",
+            ),
+        ];
+        for (hops, expected) in cases {
+            assert_eq!(Path(hops).to_string(), expected);
+        }
+    }
+
+    fn packet(hop: Hop, source: &str, destination: &str) -> Seen {
+        let source: SocketAddr = source.parse().unwrap();
+        let destination: SocketAddr = destination.parse().unwrap();
+        Seen {
+            place: hop.place,
+            direction: hop.direction,
+            source: source.ip(),
+            destination: destination.ip(),
+            protocol: 17,
+            source_port: source.port(),
+            destination_port: destination.port(),
+            icmp: None,
+            reset: false,
+            length: 40,
+            time: std::time::Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_reply_with_another_source_is_crooked() {
+        use Direction::{In, Out};
+        let request = packet(
+            wire("master", "ens5", In),
+            "198.51.100.50:4000",
+            "172.31.22.228:30080",
+        );
+        let straight = packet(
+            wire("master", "ens5", Out),
+            "172.31.22.228:30080",
+            "198.51.100.50:4000",
+        );
+        let bent = packet(
+            wire("master", "ens5", Out),
+            "172.31.16.4:8080",
+            "198.51.100.50:4000",
+        );
+        let serving = [30080, 8080];
+        assert_eq!(crooked(&[request.clone(), straight], &serving), None);
+        assert!(crooked(&[request, bent], &serving).is_some());
+    }
+
+    #[test]
+    fn a_reply_by_another_nic_is_told() {
+        use Direction::{In, Out};
+        let exchange = Exchange {
+            request: Path(vec![wire("master", "ens5", In), pod("veth0", In)]),
+            reply: Path(vec![pod("eth0", Out), wire("master", "ens6", Out)]),
+        };
+        assert!(!exchange.is_symmetric());
+        assert_eq!(
+            exchange.to_string(),
+            "vpc → master/ens5 → veth, back: ipvlan → master/ens6 → vpc"
+        );
+    }
+}

@@ -1,0 +1,186 @@
+//! A pod: a network namespace that the real plugin was called for.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context as _, Result};
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::{
+    cni::{Plugin, Sandbox},
+    netns::Netns,
+    plan::Family,
+};
+
+/// The pod's interface on the NIC.
+pub const NIC_SIDE: &str = "eth0";
+/// The pod's interface to its node.
+pub const NODE_SIDE: &str = "veth0";
+
+/// A pod on a node. Dropping it calls DEL.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// The node it is on.
+    pub node: String,
+    /// The NIC its address belongs to.
+    pub nic: String,
+    /// Its namespace.
+    pub netns: Netns,
+    /// What the runtime says about it.
+    pub sandbox: Sandbox,
+    /// The result of ADD.
+    pub result: Value,
+    /// Its addresses, one of each family or only one.
+    pub addresses: Vec<IpAddr>,
+    /// The node's end of its veth pair.
+    pub host_interface: String,
+    plugin: Plugin,
+    config: String,
+    deleted: bool,
+}
+
+impl Pod {
+    /// Makes a namespace and calls ADD for it.
+    ///
+    /// # Errors
+    /// The plugin's error, or what is missing in its result.
+    pub fn create(
+        plugin: &Plugin,
+        node: &str,
+        nic: &str,
+        network: &str,
+        name: &str,
+    ) -> Result<Self> {
+        let netns = Netns::new(name)?;
+        let sandbox = Sandbox {
+            container_id: container_id(),
+            netns: Some(netns.path()),
+            interface: NIC_SIDE.into(),
+            pod: name.into(),
+        };
+        let config = plugin.config(network).to_string();
+        let mut pod = Self {
+            name: name.into(),
+            node: node.into(),
+            nic: nic.into(),
+            netns,
+            sandbox,
+            result: Value::Null,
+            addresses: Vec::new(),
+            host_interface: String::new(),
+            plugin: plugin.clone(),
+            config,
+            deleted: false,
+        };
+        let context = || format!("ADD of the pod {name} to {network} on {node}");
+        pod.result = pod.call("ADD").with_context(context)?;
+        pod.addresses = addresses(&pod.result).with_context(context)?;
+        pod.host_interface = host_interface(&pod.result).with_context(context)?;
+        Ok(pod)
+    }
+
+    /// Calls the plugin for this pod once more: CHECK gets the result of ADD, as libcni passes it.
+    ///
+    /// # Errors
+    /// The plugin's error.
+    pub fn call(&self, command: &str) -> Result<Value> {
+        let config = if command == "CHECK" {
+            let mut config: Value = serde_json::from_str(&self.config)?;
+            config["prevResult"] = self.result.clone();
+            config.to_string()
+        } else {
+            self.config.clone()
+        };
+        self.plugin
+            .call(command, Some(&self.sandbox), &config)?
+            .success()
+    }
+
+    /// Takes the programs off the pod's interfaces, as a careless `tc qdisc del` does.
+    ///
+    /// # Errors
+    /// When an interface has none.
+    pub fn detach_programs(&self) -> Result<()> {
+        let netlink = self.netns.netlink()?;
+        netlink.remove_clsact(NODE_SIDE)?;
+        netlink.remove_clsact(NIC_SIDE)
+    }
+
+    /// Calls DEL.
+    ///
+    /// # Errors
+    /// The plugin's error.
+    pub fn delete(mut self) -> Result<()> {
+        self.deleted = true;
+        self.call("DEL")
+            .with_context(|| format!("DEL of the pod {}", self.name))?;
+        Ok(())
+    }
+
+    /// Its address of one family.
+    ///
+    /// # Panics
+    /// When it has none: a mistake in the test.
+    #[must_use]
+    pub fn address(&self, family: Family) -> IpAddr {
+        match self
+            .addresses
+            .iter()
+            .find(|address| Family::of(**address) == family)
+        {
+            Some(address) => *address,
+            None => panic!("the pod {} has no {family} address", self.name),
+        }
+    }
+
+    /// Its address of one family, with a port.
+    #[must_use]
+    pub fn socket(&self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address(family), port)
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if !self.deleted {
+            // Whoever wants to know calls `delete`.
+            let _ = self.call("DEL");
+        }
+    }
+}
+
+fn container_id() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{:032x}{number:032x}", std::process::id())
+}
+
+fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
+    let ips = result["ips"].as_array().context("the result has no ips")?;
+    ips.iter()
+        .map(|ip| {
+            let address = ip["address"].as_str().context("an ip without address")?;
+            let net: IpNet = address
+                .parse()
+                .with_context(|| format!("the address {address:?}"))?;
+            Ok(net.addr())
+        })
+        .collect()
+}
+
+/// The one interface that is not in a sandbox.
+fn host_interface(result: &Value) -> Result<String> {
+    let name = result["interfaces"]
+        .as_array()
+        .context("the result has no interfaces")?
+        .iter()
+        .find(|interface| interface["sandbox"].as_str().unwrap_or_default().is_empty())
+        .and_then(|interface| interface["name"].as_str())
+        .context("the result names no interface of the node")?;
+    Ok(name.to_owned())
+}

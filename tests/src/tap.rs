@@ -1,0 +1,248 @@
+//! Packet capture: what really passed, where, in which order.
+//!
+//! A tap is a packet socket. The kernel queues every packet on it as it passes, so there is no
+//! thread: whoever asks reads what has come by then, and what a finished exchange sent is there.
+
+use std::{
+    io::IoSliceMut,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    sync::Mutex,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    libc,
+    sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsockopt, sockopt},
+};
+
+pub use crate::packet::{Direction, Icmp, Place, Seen};
+use crate::{netns::Netns, packet::decode, vpc::Vpc};
+
+/// A moment in a capture.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(usize);
+
+/// The taps and what they caught.
+#[derive(Debug, Default)]
+pub struct Taps {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taps: Vec<Tap>,
+    seen: Vec<Seen>,
+}
+
+#[derive(Debug)]
+struct Tap {
+    socket: OwnedFd,
+    place: Place,
+    /// The direction of a packet that the tapped interface sends.
+    outgoing: Direction,
+}
+
+/// Enough for the headers; the rest of a packet is cut off.
+const SNAP: usize = 256;
+/// Bytes of packets that may wait in a tap between two looks at it.
+const BUFFER: usize = 32 << 20;
+
+impl Taps {
+    /// Taps the wire of every NIC, at the router's end: what is there, the node sent or gets, and
+    /// what a program on the node's side makes of it afterwards does not matter.
+    ///
+    /// # Errors
+    /// When a packet socket cannot be opened.
+    pub fn on_all_wires(vpc: &Vpc) -> Result<Self> {
+        let taps = Self::default();
+        for nic in vpc.plan.nics() {
+            let place = Place::Wire {
+                node: nic.node.clone(),
+                nic: nic.name.clone(),
+            };
+            // What the router's port sends goes into the node.
+            taps.add(&vpc.router, &nic.port(), place, Direction::In)?;
+        }
+        Ok(taps)
+    }
+
+    /// Taps one more interface. `outgoing` is the direction that its outgoing packets have from
+    /// the node's or pod's point of view.
+    ///
+    /// # Errors
+    /// When there is no such interface, or no packet socket to be had.
+    pub fn add(
+        &self,
+        netns: &Netns,
+        interface: &str,
+        place: Place,
+        outgoing: Direction,
+    ) -> Result<()> {
+        let socket = netns
+            .run(|| open(interface))
+            .with_context(|| format!("tapping {interface} in {}", netns.name()))?;
+        self.lock().taps.push(Tap {
+            socket,
+            place,
+            outgoing,
+        });
+        Ok(())
+    }
+
+    /// Removes the taps of a place, before its interface goes away.
+    pub fn remove(&self, gone: impl Fn(&Place) -> bool) {
+        self.lock().taps.retain(|tap| !gone(&tap.place));
+    }
+
+    /// Now: a later [`Taps::since`] gives what was seen after it.
+    ///
+    /// # Errors
+    /// When a tap cannot be read, or overflowed.
+    pub fn mark(&self) -> Result<Mark> {
+        let mut state = self.lock();
+        state.drain()?;
+        Ok(Mark(state.seen.len()))
+    }
+
+    /// Everything seen since a mark, in order of time.
+    ///
+    /// # Errors
+    /// When a tap cannot be read, or overflowed: then "it was not seen" would prove nothing.
+    pub fn since(&self, mark: Mark) -> Result<Vec<Seen>> {
+        let mut state = self.lock();
+        state.drain()?;
+        let mut seen = state.seen[mark.0..].to_vec();
+        seen.sort_by_key(|packet| packet.time);
+        Ok(seen)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn drain(&mut self) -> Result<()> {
+        for tap in &self.taps {
+            while let Some(seen) = tap
+                .receive()
+                .with_context(|| format!("reading the tap at {}", tap.place))?
+            {
+                self.seen.extend(seen);
+            }
+            let lost = lost(&tap.socket)?;
+            if lost > 0 {
+                bail!("the tap at {} overflowed: {lost} packets lost", tap.place);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tap {
+    /// The next packet: `None` if there is none, `Some(None)` if it is none of IP.
+    fn receive(&self) -> Result<Option<Option<Seen>>> {
+        let mut buffer = [0; SNAP];
+        let mut control = nix::cmsg_space!(libc::timespec);
+        let (length, kept, outgoing, time) = {
+            let mut slices = [IoSliceMut::new(&mut buffer)];
+            let message = match recvmsg::<LinkAddr>(
+                self.socket.as_raw_fd(),
+                &mut slices,
+                Some(&mut control),
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC,
+            ) {
+                Ok(message) => message,
+                Err(nix::errno::Errno::EAGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let time = message.cmsgs()?.find_map(|control| match control {
+                ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
+                _ => None,
+            });
+            let outgoing = message
+                .address
+                .is_some_and(|address| address.pkttype() == libc::PACKET_OUTGOING);
+            let length = message.bytes;
+            (length, length.min(SNAP), outgoing, time.unwrap_or_default())
+        };
+        let direction = match (self.outgoing, outgoing) {
+            (Direction::Out, true) | (Direction::In, false) => Direction::Out,
+            (Direction::Out, false) | (Direction::In, true) => Direction::In,
+        };
+        Ok(Some(decode(&buffer[..kept]).map(|decoded| Seen {
+            place: self.place.clone(),
+            direction,
+            length,
+            time,
+            ..decoded
+        })))
+    }
+}
+
+/// A packet socket on one interface of the calling thread's namespace. Cooked (`SOCK_DGRAM`):
+/// packets start at the IP header, whatever the interface.
+fn open(interface: &str) -> Result<OwnedFd> {
+    let every_protocol = (libc::ETH_P_ALL as u16).to_be();
+    let index = nix::net::if_::if_nametoindex(interface)
+        .with_context(|| format!("there is no interface {interface}"))?;
+    // SAFETY: plain socket(2).
+    let fd = unsafe {
+        libc::socket(
+            libc::AF_PACKET,
+            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
+            // Nothing before bind(2) says from which interface.
+            0,
+        )
+    };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error()).context("opening a packet socket");
+    }
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).context("enlarging its buffer")?;
+    setsockopt(&socket, sockopt::ReceiveTimestampns, &true).context("asking for timestamps")?;
+    // SAFETY: all of `sockaddr_ll` may be zero.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = every_protocol;
+    address.sll_ifindex = i32::try_from(index)?;
+    // SAFETY: the pointer and the length are those of one `sockaddr_ll`.
+    let bound = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    };
+    if bound < 0 {
+        return Err(std::io::Error::last_os_error()).context("binding a packet socket");
+    }
+    Ok(socket)
+}
+
+/// Packets that found the buffer full since the last call.
+fn lost(socket: &OwnedFd) -> Result<u32> {
+    let mut statistics = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+    let mut length = size_of_val(&statistics) as libc::socklen_t;
+    // SAFETY: the pointer and the length are those of one `tpacket_stats`.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    if done < 0 {
+        return Err(std::io::Error::last_os_error()).context("asking a tap for its losses");
+    }
+    Ok(statistics.tp_drops)
+}

@@ -1,0 +1,290 @@
+//! Builds the VPC of a [`Plan`]: a router, an edge, a world, and the nodes.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
+
+use crate::{
+    edge::{self, Edge, VPC_SIDE, WORLD_SIDE},
+    netlink::{Netlink, VethEnd},
+    netns::Netns,
+    plan::{EDGE_ROUTER_MAC, EDGE_WORLD_MAC, Family, Nic, Node, Plan, ROUTER_EDGE_MAC, WORLD_MAC},
+    strict::{Strict, Violation},
+};
+
+/// The router's port towards the edge.
+const EDGE_PORT: &str = "p-edge";
+/// The world's only interface.
+const UPLINK: &str = "uplink";
+/// The world is an ordinary Ethernet.
+const WORLD_MTU: u32 = 1500;
+
+/// The VPC, built and strict.
+#[derive(Debug)]
+pub struct Vpc {
+    /// What it was built from.
+    pub plan: Plan,
+    /// Dropped first: it detaches inside [`Vpc::router`].
+    strict: Strict,
+    /// The router.
+    pub router: Netns,
+    /// NAT gateway, internet gateway, load balancer.
+    pub edge: Edge,
+    /// A web server and a client, outside.
+    pub world: Netns,
+    nodes: BTreeMap<String, Netns>,
+}
+
+impl Vpc {
+    /// Builds everything.
+    ///
+    /// # Errors
+    /// Says which step failed; what was built by then goes away.
+    pub fn build(plan: Plan) -> Result<Self> {
+        let router = Netns::new("vpc")?;
+        router.sysctls(ROUTER_SYSCTLS)?;
+        let edge = Netns::new("edge")?;
+        edge.sysctls(EDGE_SYSCTLS)?;
+        let world = Netns::new("world")?;
+        world.sysctls(QUIET_IPV6)?;
+
+        let netlink = router.netlink()?;
+        connect_edge(&plan, &netlink, &router, &edge)?;
+        connect_world(&edge, &world)?;
+        let mut nodes = BTreeMap::new();
+        for node in &plan.nodes {
+            let netns = Netns::new(&node.name)?;
+            connect_node(&plan, &netlink, &router, node, &netns)
+                .with_context(|| format!("connecting {} to the VPC", node.name))?;
+            nodes.insert(node.name.clone(), netns);
+        }
+        Ok(Self {
+            strict: Strict::attach(&router, &netlink, plan.nics())?,
+            edge: Edge::new(edge)?,
+            plan,
+            router,
+            world,
+            nodes,
+        })
+    }
+
+    /// A node's namespace.
+    ///
+    /// # Panics
+    /// When the plan has no such node: a mistake in the test.
+    #[must_use]
+    pub fn node(&self, name: &str) -> &Netns {
+        match self.nodes.get(name) {
+            Some(netns) => netns,
+            None => panic!("the plan has no node {name}"),
+        }
+    }
+
+    /// A node's NIC.
+    ///
+    /// # Panics
+    /// When the plan has none of these names: a mistake in the test.
+    #[must_use]
+    pub fn nic(&self, node: &str, nic: &str) -> &Nic {
+        match self.plan.node(node).and_then(|node| node.nic(nic)) {
+            Some(nic) => nic,
+            None => panic!("the plan has no NIC {node}/{nic}"),
+        }
+    }
+
+    /// What the VPC dropped so far because no cloud would carry it.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn violations(&self) -> Result<Vec<Violation>> {
+        self.strict.violations()
+    }
+
+    /// How many frames the VPC dropped so far at one NIC.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn dropped_at(&self, node: &str, nic: &str) -> Result<u64> {
+        Ok(self
+            .violations()?
+            .iter()
+            .filter(|violation| violation.node == node && violation.nic == nic)
+            .map(|violation| violation.count)
+            .sum())
+    }
+
+    /// Fails if the VPC dropped anything.
+    ///
+    /// # Errors
+    /// Lists what was dropped.
+    pub fn assert_no_violations(&self) -> Result<()> {
+        let violations = self.violations()?;
+        if !violations.is_empty() {
+            let list: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            bail!("a VPC would drop: {}", list.join("; "));
+        }
+        Ok(())
+    }
+}
+
+/// No duplicate address detection, no solicitations: addresses work at once and the wires are
+/// silent until somebody speaks.
+const QUIET_IPV6: &[(&str, &str)] = &[
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/dad_transmits", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/default/router_solicitations", "0"),
+];
+
+/// The router answers ARP and ND for its gateway addresses only (`arp_ignore`), and drops nothing
+/// silently (`rp_filter` off: strictness is counted, see [`Strict`]).
+const ROUTER_SYSCTLS: &[(&str, &str)] = &[
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv4/conf/default/arp_ignore", "1"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+];
+
+const EDGE_SYSCTLS: &[(&str, &str)] = &[
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+];
+
+/// The router never asks a port who has what: it knows, as a cloud does, or there is nobody.
+fn ask_nobody(router: &Netns, port: &str) -> Result<()> {
+    let paths = ["ipv4", "ipv6"].map(|family| {
+        ["mcast_solicit", "ucast_solicit"]
+            .map(|setting| format!("net/{family}/neigh/{port}/{setting}"))
+    });
+    let settings: Vec<(&str, &str)> = paths
+        .iter()
+        .flatten()
+        .map(|path| (path.as_str(), "0"))
+        .collect();
+    router.sysctls(&settings)
+}
+
+fn connect_edge(plan: &Plan, netlink: &Netlink, router: &Netns, edge: &Netns) -> Result<()> {
+    netlink.add_veth(
+        &VethEnd {
+            netns: router,
+            name: EDGE_PORT,
+            mac: ROUTER_EDGE_MAC,
+        },
+        &VethEnd {
+            netns: edge,
+            name: VPC_SIDE,
+            mac: EDGE_ROUTER_MAC,
+        },
+        plan.mtu,
+    )?;
+    let far = edge.netlink()?;
+    far.set_up(VPC_SIDE)?;
+    for family in Family::BOTH {
+        let link = Plan::edge_link(family);
+        netlink.add_address(EDGE_PORT, link.router)?;
+        netlink.add_neighbours(EDGE_PORT, [link.edge.addr()], EDGE_ROUTER_MAC)?;
+        netlink.add_route(everything(family), link.edge.addr())?;
+        far.add_address(VPC_SIDE, link.edge)?;
+        far.add_neighbours(VPC_SIDE, [link.router.addr()], ROUTER_EDGE_MAC)?;
+        for nic in plan.nics() {
+            far.add_route(nic.subnet(family).primary.trunc(), link.router.addr())?;
+        }
+    }
+    Ok(())
+}
+
+fn connect_world(edge: &Netns, world: &Netns) -> Result<()> {
+    let near = edge.netlink()?;
+    near.add_veth(
+        &VethEnd {
+            netns: edge,
+            name: WORLD_SIDE,
+            mac: EDGE_WORLD_MAC,
+        },
+        &VethEnd {
+            netns: world,
+            name: UPLINK,
+            mac: WORLD_MAC,
+        },
+        WORLD_MTU,
+    )?;
+    for (address, prefix) in edge::world_addresses() {
+        near.add_address(WORLD_SIDE, IpNet::new(address, prefix)?)?;
+    }
+    let far = world.netlink()?;
+    far.set_up(UPLINK)?;
+    for family in Family::BOTH {
+        for address in [Plan::web_server(family), Plan::client(family)] {
+            let address = IpNet::new(address, Plan::world_prefix(family))?;
+            far.add_address(UPLINK, address)?;
+        }
+    }
+    // The world knows no way to the VPC's IPv4 addresses: only what was translated gets an answer.
+    far.add_route(everything(Family::V6), Plan::EDGE_V6)
+}
+
+fn connect_node(
+    plan: &Plan,
+    netlink: &Netlink,
+    router: &Netns,
+    node: &Node,
+    netns: &Netns,
+) -> Result<()> {
+    let rp_filter = if plan.strict_rp_filter { "1" } else { "0" };
+    netns.sysctls(QUIET_IPV6)?;
+    netns.sysctls(&[
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/default/rp_filter", rp_filter),
+    ])?;
+    let far = netns.netlink()?;
+    for nic in &node.nics {
+        let port = nic.port();
+        netlink.add_veth(
+            &VethEnd {
+                netns: router,
+                name: &port,
+                mac: nic.port_mac(),
+            },
+            &VethEnd {
+                netns,
+                name: &nic.name,
+                mac: nic.mac,
+            },
+            plan.mtu,
+        )?;
+        far.set_up(&nic.name)?;
+        ask_nobody(router, &port)?;
+        for family in Family::BOTH {
+            let subnet = nic.subnet(family);
+            let gateway = IpNet::new(subnet.gateway, subnet.primary.prefix_len())?;
+            netlink.add_address(&port, gateway)?;
+            netlink.add_neighbours(&port, subnet.addresses(), nic.mac)?;
+            // Secondary addresses are the pods': the node's interface has none of them.
+            far.add_address(&nic.name, subnet.primary)?;
+        }
+    }
+    if let Some(first) = node.nics.first() {
+        for family in Family::BOTH {
+            far.add_route(everything(family), first.subnet(family).gateway)?;
+        }
+    }
+    Ok(())
+}
+
+fn everything(family: Family) -> IpNet {
+    IpNet::new_assert(family.any(), 0)
+}

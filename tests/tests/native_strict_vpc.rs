@@ -1,0 +1,363 @@
+//! The strict VPC is strict: without this, every other test here would prove little.
+//!
+//! Runs in the running kernel, as root: it needs no ipvlan.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests: what cannot go on fails here"
+)]
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ebbtide_tests::{
+    edge::Listener,
+    path::Exchange,
+    ping::ping,
+    plan::{Family, Plan},
+    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
+    strict::Reason,
+    tap::{Direction, Place, Taps},
+    traffic::{Client, Protocol, Server},
+    vpc::Vpc,
+};
+use ipnet::IpNet;
+
+const PORT: u16 = 8080;
+const NODE_PORT: u16 = 30080;
+/// For what must not come.
+const SHORT: Duration = Duration::from_millis(300);
+const LONG: Duration = Duration::from_secs(2);
+
+fn vpc() -> Vpc {
+    Vpc::build(Plan::default()).unwrap()
+}
+
+fn primary(vpc: &Vpc, node: &str, nic: &str, family: Family) -> IpAddr {
+    vpc.nic(node, nic).primary(family)
+}
+
+#[test]
+fn nodes_reach_each_other_by_their_first_nics() {
+    let vpc = vpc();
+    let taps = Taps::on_all_wires(&vpc).unwrap();
+    let _servers = Server::on_any(vpc.node("worker1"), PORT).unwrap();
+    for family in Family::BOTH {
+        let server = SocketAddr::new(primary(&vpc, "worker1", "ens5", family), PORT);
+        for protocol in Protocol::BOTH {
+            let mark = taps.mark().unwrap();
+            let answer = Client::new(vpc.node("master"), protocol)
+                .ask(server)
+                .unwrap();
+            assert_eq!(answer.seen_as.ip(), primary(&vpc, "master", "ens5", family));
+            let exchange = Exchange::of(&taps.since(mark).unwrap(), &[PORT]);
+            assert_eq!(
+                exchange.to_string(),
+                "master/ens5 → vpc → worker1/ens5",
+                "{protocol} {family}"
+            );
+        }
+        ping(vpc.node("master"), None, server.ip(), LONG).unwrap();
+    }
+    vpc.assert_no_violations().unwrap();
+}
+
+#[test]
+fn the_address_of_another_nic_is_dropped_and_counted() {
+    for family in Family::BOTH {
+        let vpc = vpc();
+        let master = vpc.node("master");
+        let wrong = primary(&vpc, "master", "ens6", family);
+        // The default route is by ens5: what a reply does that forgot where its request came in.
+        let to = Plan::web_server(family);
+        ping(master, None, to, LONG).unwrap();
+        ping(master, Some(wrong), to, SHORT).unwrap_err();
+
+        let violations = vpc.violations().unwrap();
+        let [violation] = violations.as_slice() else {
+            panic!("one violation, not {violations:?}");
+        };
+        assert_eq!(
+            (violation.node.as_str(), violation.nic.as_str()),
+            ("master", "ens5")
+        );
+        assert_eq!(violation.reason, Reason::Source);
+        assert_eq!((violation.source, violation.destination), (wrong, to));
+        assert_eq!(vpc.dropped_at("master", "ens6").unwrap(), 0);
+        vpc.assert_no_violations().unwrap_err();
+    }
+}
+
+#[test]
+fn an_address_of_nobody_is_dropped_and_counted() {
+    let vpc = vpc();
+    let master = vpc.node("master");
+    let stranger: IpAddr = "10.9.8.7".parse().unwrap();
+    let netlink = master.netlink().unwrap();
+    netlink.add_address("lo", stranger.into()).unwrap();
+    ping(master, Some(stranger), Plan::web_server(Family::V4), SHORT).unwrap_err();
+    assert_eq!(vpc.violations().unwrap()[0].source, stranger);
+}
+
+#[test]
+fn a_foreign_mac_is_dropped_and_counted() {
+    let vpc = vpc();
+    let master = vpc.node("master");
+    let netlink = master.netlink().unwrap();
+    let nic = vpc.nic("master", "ens5");
+    let to = Plan::web_server(Family::V4);
+    netlink.set_mac("ens5", [2, 0, 0, 0, 0, 1]).unwrap();
+    ping(master, None, to, SHORT).unwrap_err();
+    let violations = vpc.violations().unwrap();
+    assert!(
+        violations
+            .iter()
+            .all(|violation| violation.reason == Reason::Mac && violation.nic == nic.name),
+        "{violations:?}"
+    );
+    assert!(vpc.dropped_at("master", "ens5").unwrap() > 0);
+    netlink.set_mac("ens5", nic.mac).unwrap();
+    ping(master, None, to, LONG).unwrap();
+}
+
+#[test]
+fn nobody_answers_for_far_or_unknown_addresses() {
+    let vpc = vpc();
+    let master = vpc.node("master");
+    let netlink = master.netlink().unwrap();
+    for family in Family::BOTH {
+        let subnet = vpc.nic("master", "ens5").subnet(family);
+        ping(master, None, subnet.gateway, LONG).unwrap();
+        // Without a route of its own on the NIC, a pod's packet looks for its far destination on
+        // the wire: a forgiving network answers by proxy ARP, a VPC does not.
+        let far = Plan::web_server(family);
+        let net = IpNet::new(far, family.host_prefix()).unwrap();
+        netlink.add_on_link_route(net, "ens5").unwrap();
+        ping(master, None, far, SHORT).unwrap_err();
+        // An address of the subnet that nobody has.
+        let unknown = match subnet.primary.hosts().nth(200).unwrap() {
+            unknown if subnet.addresses().any(|used| used == unknown) => {
+                panic!("{unknown} is used")
+            }
+            unknown => unknown,
+        };
+        ping(master, None, unknown, SHORT).unwrap_err();
+    }
+    vpc.assert_no_violations().unwrap();
+}
+
+#[test]
+fn the_world_sees_ipv4_translated_and_ipv6_as_it_is() {
+    let vpc = vpc();
+    let taps = Taps::on_all_wires(&vpc).unwrap();
+    let _servers =
+        Family::BOTH.map(|family| Server::on(&vpc.world, Plan::web_server(family), PORT).unwrap());
+    for (family, seen_as) in [
+        (Family::V4, Plan::NAT),
+        (Family::V6, primary(&vpc, "worker1", "ens5", Family::V6)),
+    ] {
+        for protocol in Protocol::BOTH {
+            let mark = taps.mark().unwrap();
+            let server = SocketAddr::new(Plan::web_server(family), PORT);
+            let answer = Client::new(vpc.node("worker1"), protocol)
+                .ask(server)
+                .unwrap();
+            assert_eq!(answer.seen_as.ip(), seen_as);
+            let exchange = Exchange::of(&taps.since(mark).unwrap(), &[PORT]);
+            assert_eq!(exchange.to_string(), "worker1/ens5 → vpc");
+        }
+    }
+    vpc.assert_no_violations().unwrap();
+}
+
+#[test]
+fn the_world_does_not_reach_private_ipv4_addresses() {
+    let vpc = vpc();
+    let private = primary(&vpc, "master", "ens5", Family::V4);
+    ping(&vpc.world, None, private, SHORT).unwrap_err();
+}
+
+#[test]
+fn the_load_balancer_keeps_the_client_address() {
+    let vpc = vpc();
+    let _servers = Server::on_any(vpc.node("master"), PORT).unwrap();
+    for family in Family::BOTH {
+        for protocol in Protocol::BOTH {
+            let listener = Listener {
+                protocol,
+                port: 80,
+                target: SocketAddr::new(primary(&vpc, "master", "ens5", family), PORT),
+            };
+            vpc.edge.listen(&[listener]).unwrap();
+            let client = Plan::client(family);
+            let answer = Client::new(&vpc.world, protocol)
+                .from_ip(client)
+                .ask(listener.address())
+                .unwrap();
+            assert_eq!(answer.seen_as, answer.local);
+            assert_eq!(answer.local.ip(), client);
+        }
+    }
+    vpc.assert_no_violations().unwrap();
+}
+
+/// What a test of a Service needs beside the VPC: servers on both nodes, in the place of pods.
+fn service(
+    vpc: &Vpc,
+    family: Family,
+    protocol: Protocol,
+    policy: ExternalTrafficPolicy,
+    on: &str,
+) -> Service {
+    Service {
+        name: format!("{protocol}-{family}"),
+        protocol,
+        cluster: match family {
+            Family::V4 => "10.96.0.10:80",
+            Family::V6 => "[fd00:10:96::10]:80",
+        }
+        .parse()
+        .unwrap(),
+        node_port: Some(NODE_PORT),
+        policy,
+        backends: vec![Backend {
+            address: SocketAddr::new(primary(vpc, on, "ens5", family), PORT),
+            node: on.into(),
+        }],
+    }
+}
+
+fn services(vpc: &Vpc, policy: ExternalTrafficPolicy, on: &str) -> Vec<Service> {
+    Family::BOTH
+        .into_iter()
+        .flat_map(|family| Protocol::BOTH.map(|protocol| (family, protocol)))
+        .map(|(family, protocol)| service(vpc, family, protocol, policy, on))
+        .collect()
+}
+
+#[test]
+fn node_port_with_policy_local_keeps_the_client_address() {
+    let vpc = vpc();
+    let taps = Taps::on_all_wires(&vpc).unwrap();
+    let master = vpc.node("master");
+    let _servers = Server::on_any(master, PORT).unwrap();
+    let services = services(&vpc, ExternalTrafficPolicy::Local, "master");
+    proxy::install(master, "master", &Settings::default(), &services).unwrap();
+    for family in Family::BOTH {
+        for protocol in Protocol::BOTH {
+            let node = primary(&vpc, "master", "ens5", family);
+            let listener = Listener {
+                protocol,
+                port: 80,
+                target: SocketAddr::new(node, NODE_PORT),
+            };
+            vpc.edge.listen(&[listener]).unwrap();
+            let mark = taps.mark().unwrap();
+            let answer = Client::new(&vpc.world, protocol)
+                .from_ip(Plan::client(family))
+                .ask(listener.address())
+                .unwrap();
+            assert_eq!(answer.seen_as, answer.local);
+
+            let seen = taps.since(mark).unwrap();
+            let reply = seen
+                .iter()
+                .find(|packet| packet.source_port == NODE_PORT)
+                .unwrap();
+            assert_eq!(reply.source, node);
+            assert_eq!(reply.direction, Direction::Out);
+            assert_eq!(reply.destination, Plan::client(family));
+            assert_eq!(
+                reply.place,
+                Place::Wire {
+                    node: "master".into(),
+                    nic: "ens5".into()
+                }
+            );
+        }
+    }
+    vpc.assert_no_violations().unwrap();
+}
+
+#[test]
+fn node_port_with_policy_local_refuses_a_node_without_endpoint() {
+    let vpc = vpc();
+    let _servers = Server::on_any(vpc.node("worker1"), PORT).unwrap();
+    let services = services(&vpc, ExternalTrafficPolicy::Local, "worker1");
+    proxy::install(
+        vpc.node("master"),
+        "master",
+        &Settings::default(),
+        &services,
+    )
+    .unwrap();
+    let server = SocketAddr::new(primary(&vpc, "master", "ens5", Family::V6), NODE_PORT);
+    Client::new(&vpc.world, Protocol::Tcp)
+        .from_ip(Plan::client(Family::V6))
+        .timeout(SHORT)
+        .ask(server)
+        .unwrap_err();
+}
+
+#[test]
+fn node_port_with_policy_cluster_reaches_another_node_masqueraded() {
+    let vpc = vpc();
+    let taps = Taps::on_all_wires(&vpc).unwrap();
+    let _servers = Server::on_any(vpc.node("worker1"), PORT).unwrap();
+    let services = services(&vpc, ExternalTrafficPolicy::Cluster, "worker1");
+    proxy::install(
+        vpc.node("master"),
+        "master",
+        &Settings::default(),
+        &services,
+    )
+    .unwrap();
+    for family in Family::BOTH {
+        for protocol in Protocol::BOTH {
+            let node = primary(&vpc, "master", "ens5", family);
+            let listener = Listener {
+                protocol,
+                port: 80,
+                target: SocketAddr::new(node, NODE_PORT),
+            };
+            vpc.edge.listen(&[listener]).unwrap();
+            let mark = taps.mark().unwrap();
+            let answer = Client::new(&vpc.world, protocol)
+                .from_ip(Plan::client(family))
+                .ask(listener.address())
+                .unwrap();
+            assert_eq!(answer.seen_as.ip(), node);
+            let exchange = Exchange::of(&taps.since(mark).unwrap(), &[NODE_PORT, PORT]);
+            assert_eq!(
+                exchange.to_string(),
+                "vpc → master/ens5 → vpc → worker1/ens5"
+            );
+        }
+    }
+    vpc.assert_no_violations().unwrap();
+}
+
+#[test]
+fn cluster_ip_masquerades_what_comes_from_outside_the_cluster_cidr() {
+    let vpc = vpc();
+    let settings = Settings {
+        cluster_cidr: vec![
+            "10.244.0.0/16".parse().unwrap(),
+            "fd00:10:244::/56".parse().unwrap(),
+        ],
+    };
+    let master = vpc.node("master");
+    let _servers = Server::on_any(vpc.node("worker1"), PORT).unwrap();
+    let services = services(&vpc, ExternalTrafficPolicy::Cluster, "worker1");
+    proxy::install(master, "master", &settings, &services).unwrap();
+    for service in &services {
+        let answer = Client::new(master, service.protocol)
+            .ask(service.cluster)
+            .unwrap();
+        let family = Family::of(service.cluster.ip());
+        assert_eq!(answer.seen_as.ip(), primary(&vpc, "master", "ens5", family));
+    }
+    vpc.assert_no_violations().unwrap();
+}

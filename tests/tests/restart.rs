@@ -1,0 +1,276 @@
+//! The agent may die at any moment: running pods do not notice, and nothing is lost or doubled.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use ebbtide_tests::{
+    cni::{Plugin, Sandbox},
+    edge::Listener,
+    lab::Lab,
+    netns::Netns,
+    plan::{Family, Plan},
+    pod::Pod,
+    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
+    snapshot::Snapshot,
+    traffic::{Client, Protocol, Server},
+};
+use serde_json::Value;
+
+const POD_PORT: u16 = 8080;
+const NODE_PORT: u16 = 30080;
+
+/// A Service with policy Local in front of a pod on the other NIC than requests come in by.
+fn expose(lab: &Lab, pod: &Pod) -> Result<()> {
+    let mut services = Vec::new();
+    let mut listeners = Vec::new();
+    let nic = lab.vpc.nic("master", "ens5");
+    for protocol in Protocol::BOTH {
+        services.push(Service {
+            name: format!("S-{protocol}"),
+            protocol,
+            cluster: "10.96.0.50:80".parse()?,
+            node_port: Some(NODE_PORT),
+            policy: ExternalTrafficPolicy::Local,
+            backends: vec![Backend {
+                address: pod.socket(Family::V4, POD_PORT),
+                node: pod.node.clone(),
+            }],
+        });
+        listeners.push(Listener {
+            protocol,
+            port: NODE_PORT,
+            target: SocketAddr::new(nic.primary(Family::V4), NODE_PORT),
+        });
+    }
+    let settings = Settings {
+        cluster_cidr: vec!["10.244.0.0/16".parse()?],
+    };
+    proxy::install(lab.vpc.node("master"), "master", &settings, &services)?;
+    lab.vpc.edge.listen(&listeners)
+}
+
+/// Asks one question after the other until told to stop; every one must be answered.
+fn ask_until(
+    world: Netns,
+    protocol: Protocol,
+    stop: Arc<AtomicBool>,
+) -> thread::JoinHandle<Result<u32>> {
+    let server = SocketAddr::new(Plan::load_balancer(Family::V4), NODE_PORT);
+    thread::spawn(move || {
+        let client = Client::new(&world, protocol).from_ip(Plan::client(Family::V4));
+        let mut connection = client.connect(server)?;
+        let mut answered = 0;
+        while !stop.load(Ordering::Relaxed) {
+            connection
+                .ask()
+                .with_context(|| format!("{protocol}, after {answered} answers"))?;
+            answered += 1;
+            // New connections too: they need the marks and flow tables afresh.
+            if answered % 10 == 0 {
+                client.ask(server).context("a new connection")?;
+            }
+        }
+        Ok(answered)
+    })
+}
+
+#[test]
+fn traffic_goes_on_without_a_loss_while_the_agent_is_killed_and_restarted() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens6", "c")?;
+    let _servers = Server::on_any(&pod.netns, POD_PORT)?;
+    expose(&lab, &pod)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = Protocol::BOTH
+        .map(|protocol| ask_until(lab.vpc.world.clone(), protocol, Arc::clone(&stop)));
+    let agent = lab.agent("master");
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(200));
+        agent.kill()?;
+        thread::sleep(Duration::from_millis(200));
+        agent.launch()?;
+        agent.wait_ready()?;
+    }
+    thread::sleep(Duration::from_millis(200));
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        let answered = client.join().map_err(|_| anyhow!("a client panicked"))??;
+        ensure!(answered > 10, "only {answered} questions were asked");
+    }
+    lab.vpc.assert_no_violations()?;
+    pod.call("CHECK").context("the new agent's view")?;
+    let hooks = lab.agent("master").control_json(&["datapath"])?;
+    let hooks = hooks.as_array().context("a list of hooks")?;
+    ensure!(
+        hooks.iter().all(|hook| hook["attached"] == true),
+        "{hooks:?}"
+    );
+    pod.delete()
+}
+
+/// Enough addresses for twenty pods.
+const LARGE_POOLS: &str = "
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: z-large-v4}
+spec:
+  subnet: 172.31.16.0/20
+  ips: [172.31.17.1-172.31.17.30]
+  gateway: 172.31.16.1
+  default: true
+  nodeName: [master]
+  multusName: [default/ipvlan-ens5]
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: z-large-v6}
+spec:
+  subnet: fd00:16::/64
+  ips: ['fd00:16::1:1-fd00:16::1:30']
+  gateway: fd00:16::1
+  default: true
+  nodeName: [master]
+  multusName: [default/ipvlan-ens5]
+";
+
+const PODS: usize = 20;
+
+fn addresses(result: &Value) -> Result<Vec<String>> {
+    let ips = result["ips"].as_array().context("ips")?;
+    ips.iter()
+        .map(|ip| Ok(ip["address"].as_str().context("address")?.to_owned()))
+        .collect()
+}
+
+fn add_all(plugin: &Plugin, sandboxes: &[Sandbox], config: &str) -> Vec<Result<Value>> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = sandboxes
+            .iter()
+            .map(|sandbox| scope.spawn(|| plugin.call("ADD", Some(sandbox), config)?.success()))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("a caller panicked")))
+            })
+            .collect()
+    })
+}
+
+#[test]
+fn killed_in_the_middle_of_twenty_adds_nothing_leaks_and_no_address_is_doubled() -> Result<()> {
+    for delay in [5, 40, 150, 400] {
+        killed_after(Duration::from_millis(delay)).with_context(|| format!("after {delay} ms"))?;
+    }
+    Ok(())
+}
+
+fn killed_after(delay: Duration) -> Result<()> {
+    let mut lab = Lab::without_agents(Plan::default())?;
+    lab.start_agents()?;
+    let agent = lab.agent("master");
+    agent.stop()?;
+    std::fs::write(agent.manifests().join("large.yaml"), LARGE_POOLS)?;
+    agent.launch()?;
+    agent.wait_ready()?;
+    lab.pod("master", "ens5", "first")?.delete()?;
+    let node = lab.vpc.node("master").clone();
+    let before = Snapshot::of(&node)?;
+    let plugin = lab.agent("master").plugin();
+    let config = plugin.config("default/ipvlan-ens5").to_string();
+    let namespaces = (0..PODS)
+        .map(|number| Netns::new(&format!("p{number}")))
+        .collect::<Result<Vec<_>>>()?;
+    let sandboxes: Vec<Sandbox> = namespaces
+        .iter()
+        .enumerate()
+        .map(|(number, netns)| Sandbox {
+            container_id: format!("crash{number}"),
+            netns: Some(netns.path()),
+            interface: "eth0".into(),
+            pod: format!("p{number}"),
+        })
+        .collect();
+    let agent = lab.agent("master");
+    let first = thread::scope(|scope| -> Result<_> {
+        let adds = scope.spawn(|| add_all(&plugin, &sandboxes, &config));
+        thread::sleep(delay);
+        agent.kill()?;
+        adds.join().map_err(|_| anyhow!("the callers panicked"))
+    })?;
+    agent.launch()?;
+    agent.wait_ready()?;
+    let mut owners: BTreeMap<String, usize> = BTreeMap::new();
+    // The kubelet asks again for those that failed; asking for all shows that nobody's changed.
+    for (number, (sandbox, first)) in sandboxes.iter().zip(first).enumerate() {
+        let again = plugin.call("ADD", Some(sandbox), &config)?.success()?;
+        plugin.call("CHECK", Some(sandbox), &config)?.success()?;
+        if let Ok(first) = first {
+            ensure!(first == again, "{first} became {again}");
+        }
+        for address in addresses(&again)? {
+            if let Some(other) = owners.insert(address.clone(), number) {
+                anyhow::bail!("{address} belongs to {other} and to {number}");
+            }
+        }
+    }
+    ensure!(owners.len() == 2 * PODS);
+    let all = Snapshot::of(&node)?;
+    let veths = all.links("veth");
+    ensure!(
+        veths.len() == before.links("veth").len() + PODS,
+        "{veths:?}"
+    );
+    for sandbox in &sandboxes {
+        plugin.call("DEL", Some(sandbox), &config)?.success()?;
+    }
+    before.assert_same(&Snapshot::of(&node)?)?;
+    let pools = lab.agent("master").control_json(&["pools"])?;
+    let used: u64 = pools
+        .as_array()
+        .context("a list of pools")?
+        .iter()
+        .filter_map(|pool| pool["used"].as_u64())
+        .sum();
+    ensure!(used == 0, "{pools}");
+    lab.vpc.assert_no_violations()
+}
+
+#[test]
+fn what_ended_while_the_agent_was_down_is_released_when_it_starts() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let stays = lab.pod("master", "ens5", "stays")?;
+    let config = lab
+        .agent("master")
+        .plugin()
+        .config("default/ipvlan-ens5")
+        .to_string();
+    let plugin = lab.agent("master").plugin();
+    let netns = Netns::new("ends")?;
+    let sandbox = Sandbox {
+        container_id: "ends".into(),
+        netns: Some(netns.path()),
+        interface: "eth0".into(),
+        pod: "ends".into(),
+    };
+    plugin.call("ADD", Some(&sandbox), &config)?.success()?;
+    lab.agent("master").kill()?;
+    drop(netns);
+    lab.agent("master").launch()?;
+    lab.agent("master").wait_ready()?;
+    let pods = lab.agent("master").control(&["pods"])?;
+    ensure!(pods.contains("stays") && !pods.contains("ends"), "{pods}");
+    stays.call("CHECK")?;
+    stays.delete()
+}

@@ -1,0 +1,33 @@
+//! Every row of the table of traffic, for TCP, UDP and ICMP, both families, by the wires the
+//! packets were seen on: the demonstration's own checks.
+
+use anyhow::{Result, ensure};
+use ebbtide_tests::{demo::Scenario, lab::Lab, plan::Plan};
+
+#[test]
+fn every_row_takes_its_path_there_and_back_and_the_vpc_drops_nothing() -> Result<()> {
+    let lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let checks = scenario.checks();
+    ensure!(checks.len() > 20, "only {} rows", checks.len());
+    let mut failed = Vec::new();
+    for check in checks {
+        let line = check.run(&lab, false);
+
+        if !line.ok {
+            failed.push(format!("{line:#?}"));
+        }
+    }
+    ensure!(failed.is_empty(), "{}\n{}", failed.join("\n"), lab.logs());
+    lab.vpc.assert_no_violations()?;
+    scenario.delete()
+}
+
+#[test]
+fn without_the_programs_the_other_nics_reply_is_dropped_by_the_vpc() -> Result<()> {
+    let lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let line = scenario.detached(&lab)?;
+    ensure!(line.ok, "{line:#?}");
+    scenario.delete()
+}
