@@ -181,7 +181,7 @@ impl Agent {
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn abandon(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.host, &self.datapath).await?;
-        self.pools.release(owner).await?;
+        self.pools.release_unused(owner).await?;
         locked(&self.interfaces).remove(owner);
         Ok(())
     }

@@ -5,56 +5,15 @@
 use std::{fmt, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
-/// IPv4 or IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Family {
-    /// IPv4.
-    #[serde(rename = "4")]
-    V4,
-    /// IPv6.
-    #[serde(rename = "6")]
-    V6,
-}
+pub use crate::netlink::model::Family;
 
-impl Family {
-    /// Both, in the order in which addresses are reported.
-    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// The family of an address.
-    #[must_use]
-    pub const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-
-    /// The family of a prefix.
-    #[must_use]
-    pub const fn of_net(net: &IpNet) -> Self {
-        match net {
-            IpNet::V4(_) => Self::V4,
-            IpNet::V6(_) => Self::V6,
-        }
-    }
-
-    fn address(self, number: u128) -> IpAddr {
-        match self {
-            // Numbers of this family come from 32-bit addresses only, so nothing is cut off.
-            Self::V4 => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
-            Self::V6 => Ipv6Addr::from(number).into(),
-        }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
+/// The address with this number.
+fn address(family: Family, number: u128) -> IpAddr {
+    match family {
+        // Numbers of this family come from 32-bit addresses only, so nothing is cut off.
+        Family::V4 => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
+        Family::V6 => Ipv6Addr::from(number).into(),
     }
 }
 
@@ -224,7 +183,7 @@ impl AddressSet {
         while let (Some(left), Some(right)) = (a.peek(), b.peek()) {
             let (first, last) = (left.first.max(right.first), left.last.min(right.last));
             if first <= last {
-                return Some((self.family.address(first), self.family.address(last)));
+                return Some((address(self.family, first), address(self.family, last)));
             }
             if left.last < right.last {
                 a.next()
@@ -263,7 +222,7 @@ impl AddressSet {
         let after = self.ranges.partition_point(|range| range.before <= index);
         let range = self.ranges.get(after.checked_sub(1)?)?;
         let number = range.first.checked_add(index - range.before)?;
-        (number <= range.last).then(|| self.family.address(number))
+        (number <= range.last).then(|| address(self.family, number))
     }
 
     /// Where `address` is in ascending order, if it is in the set.
@@ -287,7 +246,7 @@ impl AddressSet {
     /// The ranges, ascending, both ends included.
     pub fn ranges(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
         self.numbers()
-            .map(|(first, last)| (self.family.address(first), self.family.address(last)))
+            .map(|(first, last)| (address(self.family, first), address(self.family, last)))
     }
 }
 

@@ -1,15 +1,15 @@
 //! A network that has passed every rule.
 
-use std::{net::IpAddr, str::FromStr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use super::{
     Invalid, ObjectName,
     manifest::{CoordinatorSpec, IpvlanSpec, MultusConfigSpec, PoolNames, SpiderMultusConfig},
     name::{DEFAULT_NAMESPACE, is_name},
 };
+pub use crate::netlink::link::IpvlanMode;
 
 /// A valid network: which interface a pod gets on which NIC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,48 +32,6 @@ pub struct Network {
     pub via_host: Vec<IpNet>,
     /// The pod's interface that keeps the default route; none: the first.
     pub default_route_nic: Option<String>,
-}
-
-/// How an ipvlan device works (`IPVLAN_MODE_*` in linux/if_link.h).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IpvlanMode {
-    /// Frames are switched, neighbours resolved in the pod.
-    L2,
-    /// Packets are routed by the master's namespace; no neighbours, no broadcast.
-    #[default]
-    L3,
-    /// As L3, and incoming packets pass the master's netfilter. Reply marks do not work in it.
-    L3s,
-}
-
-impl IpvlanMode {
-    /// As it is written in a configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::L2 => "l2",
-            Self::L3 => "l3",
-            Self::L3s => "l3s",
-        }
-    }
-}
-
-impl std::fmt::Display for IpvlanMode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for IpvlanMode {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::L2, Self::L3, Self::L3s]
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
-            .ok_or(())
-    }
 }
 
 impl Network {

@@ -13,10 +13,7 @@ use super::{AddResult, Attachment, Failure, NetConf, NetworkChoice, PodIdentity,
 use crate::{
     agent::{Agent, DetachError},
     catalog::{Catalog, ObjectName},
-    netlink::{
-        link::IpvlanMode,
-        netns::{Evidence, Netns},
-    },
+    netlink::netns::{Evidence, Netns},
     node::NodeFacts,
     podnet::{self, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
     pool::{Assigned, Owner, Request, Reserved, Source},
@@ -119,11 +116,7 @@ fn resolve(choice: NetworkChoice, conf: &NetConf, catalog: &Catalog) -> Result<R
                 spec: NetworkSpec {
                     name: network.name.to_string(),
                     master: network.master.clone(),
-                    mode: match network.mode {
-                        crate::catalog::IpvlanMode::L2 => IpvlanMode::L2,
-                        crate::catalog::IpvlanMode::L3 => IpvlanMode::L3,
-                        crate::catalog::IpvlanMode::L3s => IpvlanMode::L3s,
-                    },
+                    mode: network.mode,
                     mtu: network.mtu,
                     veth: network.coordinator,
                     via_host: network.via_host.clone(),

@@ -34,13 +34,32 @@ pub enum IpvlanMode {
     L3s,
 }
 
-impl std::fmt::Display for IpvlanMode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl IpvlanMode {
+    /// As it is written in a configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::L2 => "l2",
             Self::L3 => "l3",
             Self::L3s => "l3s",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for IpvlanMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for IpvlanMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::L2, Self::L3, Self::L3s]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+            .ok_or(())
     }
 }
 

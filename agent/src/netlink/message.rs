@@ -51,7 +51,7 @@ pub fn address_family(family: Family) -> AddressFamily {
 fn address(object: &Address, ifindex: u32) -> AddressMessage {
     let ip = object.address.addr();
     let mut message = AddressMessage::default();
-    message.header.family = address_family(Family::of(&ip));
+    message.header.family = address_family(Family::of(ip));
     message.header.prefix_len = object.address.prefix_len();
     message.header.scope = AddressScope::Universe;
     message.header.index = ifindex;
@@ -68,7 +68,7 @@ fn address(object: &Address, ifindex: u32) -> AddressMessage {
 
 fn route(object: &Route, ifindex: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
-    let family = Family::of(&object.destination.addr());
+    let family = Family::of_net(&object.destination);
     message.header.address_family = address_family(family);
     message.header.destination_prefix_length = object.destination.prefix_len();
     message.header.protocol = RouteProtocol::from(PROTOCOL);
@@ -123,7 +123,7 @@ fn rule(object: &Rule) -> RuleMessage {
 
 fn neighbour(object: &Neighbour, ifindex: u32) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = address_family(Family::of(&object.address));
+    message.header.family = address_family(Family::of(object.address));
     message.header.ifindex = ifindex;
     message.header.state = NeighbourState::Permanent;
     message.header.kind = RouteType::Unspec;

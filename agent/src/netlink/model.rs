@@ -29,11 +29,19 @@ impl Family {
 
     /// The family of an address.
     #[must_use]
-    pub fn of(address: &IpAddr) -> Self {
-        if address.is_ipv4() {
-            Self::V4
-        } else {
-            Self::V6
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The family of a prefix.
+    #[must_use]
+    pub const fn of_net(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
         }
     }
 

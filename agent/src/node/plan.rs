@@ -56,7 +56,7 @@ pub fn nic_plan(nic: &Nic, pools: &[PoolNetwork], settings: &Settings) -> Namesp
     for family in Family::BOTH {
         let gateway = pools
             .iter()
-            .filter(|pool| Family::of(&pool.subnet.addr()) == family)
+            .filter(|pool| Family::of_net(&pool.subnet) == family)
             .find_map(|pool| pool.gateway);
         if let Some(gateway) = gateway {
             routes.push(route(family.everything(), Some(gateway)));

@@ -290,7 +290,7 @@ fn families(addresses: &[PodAddress]) -> impl Iterator<Item = (Family, IpAddr)> 
         let first = addresses
             .iter()
             .map(|a| a.address.addr())
-            .find(|a| Family::of(a) == family);
+            .find(|a| Family::of(*a) == family);
         first.map(|address| (family, address))
     })
 }
@@ -334,7 +334,7 @@ fn nic_in_pod(interface: &str, addresses: &[PodAddress], plan: &mut NamespacePla
         };
         if let Some(gateway) = pod.gateway {
             plan.routes
-                .push(route(Family::of(&own).everything(), gateway));
+                .push(route(Family::of(own).everything(), gateway));
         }
         for (destination, via) in &pod.routes {
             plan.routes.push(route(*destination, *via));
@@ -392,7 +392,7 @@ fn veth_in_pod(
         };
         for destination in &behind_host {
             let way = route(*destination, MAIN_TABLE);
-            if Family::of(&destination.addr()) == family && !plan.routes.contains(&way) {
+            if Family::of_net(destination) == family && !plan.routes.contains(&way) {
                 plan.routes.push(way);
             }
         }

@@ -162,10 +162,25 @@ impl Pools {
     /// [`PoolError::Busy`] while another request of this owner is served; [`PoolError::Store`], and
     /// then the owner still has them.
     pub async fn release(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
+        self.remove(owner, true).await
+    }
+
+    /// As [`Pools::release`], for addresses that nobody was told of and nothing was sent from: they
+    /// need no rest. Without this, a pod that fails over and over would drain a small pool.
+    ///
+    /// # Errors
+    /// As [`Pools::release`].
+    pub async fn release_unused(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
+        self.remove(owner, false).await
+    }
+
+    async fn remove(&self, owner: &Owner, rest: bool) -> Result<Option<Allocation>, PoolError> {
         let Some(allocation) = lock(&self.inner.state).begin(owner, "releasing")? else {
             return Ok(None);
         };
-        self.write(What::Remove { allocation }).await.map(Some)
+        self.write(What::Remove { allocation, rest })
+            .await
+            .map(Some)
     }
 
     /// Replaces the record that is kept with the owner's addresses; returns after it is on disk.

@@ -192,16 +192,18 @@ impl State {
         }
     }
 
-    /// The allocation is on disk no more.
-    pub(super) fn forget(&mut self, allocation: &Allocation, now: Moment) {
+    /// The allocation is on disk no more; its addresses rest from the moment given, or not at all.
+    pub(super) fn forget(&mut self, allocation: &Allocation, released: Option<Moment>) {
         self.owners.remove(&allocation.owner);
-        for assigned in &allocation.assigned {
-            self.addresses.held.remove(&assigned.address);
-            self.addresses.released.insert(assigned.address, now);
-            for picker in self.pickers.values_mut() {
-                picker.released(assigned.address, now);
-            }
-        }
+        let given_back: Vec<Taken> = allocation
+            .assigned
+            .iter()
+            .map(|assigned| Taken {
+                address: assigned.address,
+                released,
+            })
+            .collect();
+        self.give_back(&given_back);
     }
 
     /// What is on disk, also while a change of it is under way.

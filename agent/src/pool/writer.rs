@@ -40,6 +40,8 @@ pub(super) enum What {
     },
     Remove {
         allocation: Arc<Allocation>,
+        /// Whether its addresses rest.
+        rest: bool,
     },
 }
 
@@ -99,7 +101,9 @@ impl Writer {
                         | What::Update {
                             new: allocation, ..
                         } => state.hold(allocation),
-                        What::Remove { allocation } => state.forget(allocation, moment),
+                        What::Remove { allocation, rest } => {
+                            state.forget(allocation, rest.then_some(moment));
+                        }
                     }
                 }
                 drop(state);
@@ -122,7 +126,7 @@ impl Writer {
                         What::Update {
                             old: allocation, ..
                         }
-                        | What::Remove { allocation } => state.hold(allocation),
+                        | What::Remove { allocation, .. } => state.hold(allocation),
                     }
                 }
                 drop(state);
@@ -141,9 +145,9 @@ impl What {
             | Self::Update {
                 new: allocation, ..
             } => Change::Put(Arc::clone(allocation)),
-            Self::Remove { allocation } => Change::Remove {
+            Self::Remove { allocation, rest } => Change::Remove {
                 allocation: Arc::clone(allocation),
-                released_at: Some(unix_millis),
+                released_at: rest.then_some(unix_millis),
             },
         }
     }
@@ -157,7 +161,7 @@ impl What {
             Self::Update {
                 old: allocation, ..
             }
-            | Self::Remove { allocation } => Change::Put(Arc::clone(allocation)),
+            | Self::Remove { allocation, .. } => Change::Put(Arc::clone(allocation)),
         }
     }
 
@@ -167,7 +171,7 @@ impl What {
             | Self::Update {
                 new: allocation, ..
             }
-            | Self::Remove { allocation } => &allocation.owner,
+            | Self::Remove { allocation, .. } => &allocation.owner,
         }
     }
 
@@ -177,7 +181,7 @@ impl What {
             | Self::Update {
                 new: allocation, ..
             }
-            | Self::Remove { allocation } => allocation,
+            | Self::Remove { allocation, .. } => allocation,
         }
     }
 }

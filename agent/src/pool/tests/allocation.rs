@@ -236,7 +236,7 @@ fn a_huge_pool_costs_nothing_until_it_is_used() {
     );
     let usage = &pools.usage(&catalog)[0];
     assert_eq!((usage.total, usage.used), ((1 << 64) - 1, 1));
-    assert_eq!(serde_json::to_value(usage).unwrap()["family"], json!("6"));
+    assert_eq!(serde_json::to_value(usage).unwrap()["family"], json!("v6"));
 }
 
 #[test]
@@ -258,4 +258,18 @@ fn the_record_can_be_replaced() {
         lab.open().get(&owner("a")).unwrap().record,
         json!({"plan": 2})
     );
+}
+
+#[test]
+fn what_was_never_used_is_given_back_without_a_rest_and_a_restart_agrees() {
+    let lab = Lab::new();
+    let catalog = catalog("p: {subnet: 10.0.0.0/24, ips: [10.0.0.1], default: true}");
+    let pools = lab.open();
+    let first = add(&pools, &catalog, "one");
+    assert!(wait(pools.release_unused(&owner("one"))).unwrap().is_some());
+    assert_eq!(add(&pools, &catalog, "two"), first);
+    wait(pools.release_unused(&owner("two"))).unwrap();
+    drop(pools);
+    let pools = lab.open();
+    assert_eq!(add(&pools, &catalog, "three"), first);
 }
