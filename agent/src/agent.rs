@@ -226,18 +226,37 @@ impl Agent {
         );
     }
 
+    /// Releases interfaces whose namespace ended without a DEL: a runtime that crashed, or one that
+    /// never calls it. By evidence alone; what cannot be looked at stays.
+    pub async fn sweep(&self) {
+        for (owner, _) in self.interfaces() {
+            let _turn = self.lock(&owner.container_id).await;
+            let Some(net) = self.interface(&owner) else {
+                continue;
+            };
+            if let Ok(Evidence::Gone) = net.namespace() {
+                self.release_gone(&owner, &net).await;
+            }
+        }
+    }
+
+    /// Releases an interface whose namespace is gone; true if that worked.
+    async fn release_gone(&self, owner: &Owner, net: &PodNet) -> bool {
+        info!(pod = %net.pod, %owner, "its namespace is gone: released");
+        match self.detach(owner, net).await {
+            Ok(()) => true,
+            Err(e) => {
+                error!(pod = %net.pod, %owner, "could not be released: {e}");
+                false
+            }
+        }
+    }
+
     /// Puts one interface right; true if it was released instead, its namespace being gone.
     async fn restore(&self, allocation: &Allocation, net: &PodNet, facts: &NodeFacts) -> bool {
         let owner = &allocation.owner;
         match net.namespace() {
-            Ok(Evidence::Gone) => {
-                info!(pod = %net.pod, %owner, "its namespace is gone: released");
-                if let Err(e) = self.detach(owner, net).await {
-                    error!(pod = %net.pod, %owner, "could not be released: {e}");
-                    return false;
-                }
-                true
-            }
+            Ok(Evidence::Gone) => self.release_gone(owner, net).await,
             Ok(Evidence::Present(_)) => {
                 let nic = self.nic_plan(facts, net);
                 let applied =

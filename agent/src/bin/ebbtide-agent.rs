@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -21,6 +22,9 @@ use tokio::{
 };
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
+
+/// Between two looks for pods that ended without a DEL. One `open` and two calls a pod.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
 #[derive(Parser)]
@@ -87,6 +91,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Looks from time to time for pods that ended without the agent being told.
+async fn sweep(agent: Arc<Agent>) {
+    let mut pause = tokio::time::interval(SWEEP);
+    pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        pause.tick().await;
+        agent.sweep().await;
+    }
+}
+
 fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
@@ -134,6 +148,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         error!("tell systemd that the agent is ready: {e}");
     }
+    tokio::spawn(sweep(Arc::clone(&agent)));
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: running pods keep their network"),
