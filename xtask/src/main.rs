@@ -1,2 +1,62 @@
-//! xtask
-fn main() {}
+//! Every command a person types in this repository, as `cargo xtask COMMAND`.
+//!
+//! One file a task; `main` only dispatches. What a task needs and is missing it gets by itself
+//! (see [`setup`]), and everything it makes lies below the target directory.
+
+mod build;
+mod build_ebpf;
+mod demo;
+mod exec;
+mod setup;
+mod test;
+mod ui;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use workspace::Workspace;
+
+/// Ebbtide's tasks: what they need and is missing, they get by themselves.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Get the tools and test kernels that are missing (the other commands do it too)
+    Setup(setup::Options),
+    /// Build the programs for the kernel into target/ebpf
+    BuildEbpf,
+    /// Build the programs for the kernel and all release binaries
+    Build(build::Options),
+    /// Show every path of traffic on a test network, with real pods and packets
+    Demo(demo::Options),
+    /// Run all checks and tests
+    Test(test::Options),
+    /// Run a command in a kernel that has ipvlan
+    Vm(vm::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            ui::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let ws = Workspace::find()?;
+    match command {
+        Command::Setup(options) => setup::run(&ws, &options),
+        Command::BuildEbpf => build_ebpf::run(&ws, exec::Output::Show),
+        Command::Build(options) => build::run(&ws, &options),
+        Command::Demo(options) => return demo::run(&ws, &options),
+        Command::Test(options) => return test::run(&ws, &options),
+        Command::Vm(options) => return vm::run(&ws, &options),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}

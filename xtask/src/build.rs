@@ -1,0 +1,95 @@
+//! `build`: the kernel's programs, then everything a person starts.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+use crate::exec::{self, Output};
+use crate::workspace::Workspace;
+use crate::{build_ebpf, ui};
+
+/// What lies in `target/release` afterwards.
+const BINARIES: [&str; 4] = ["ebbtide", "ebbtide-agent", "ebbtidectl", "ebbtide-demo"];
+
+/// Options of `build`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Unoptimised, into target/debug: quicker to build
+    #[arg(long)]
+    debug: bool,
+}
+
+/// Builds all and shows what came out.
+pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
+    build_ebpf::run(ws, Output::Show)?;
+    if options.debug {
+        let mut cargo = ws.cargo("build");
+        cargo.args(["--locked", "-p", "ebbtide-agent", "-p", "ebbtide-plugin"]);
+        cargo.args(["-p", "ebbtide-tests", "--bins"]);
+        exec::run(&mut cargo, Output::Show)?;
+    } else {
+        binaries(ws, Output::Show)?;
+        plugin(ws, Output::Show)?;
+    }
+    let dir = ws
+        .target
+        .join(if options.debug { "debug" } else { "release" });
+    let mut rows = Vec::new();
+    for path in BINARIES
+        .map(|name| dir.join(name))
+        .into_iter()
+        .chain(["ebbtide", "strict-vpc"].map(|name| ws.ebpf().join(name)))
+    {
+        let size = fs::metadata(&path)
+            .with_context(|| format!("{} was not built", path.display()))?
+            .len();
+        rows.push(vec![ws.shown(&path).to_string(), kib(size)]);
+    }
+    ui::line(ui::table(&rows).trim_end());
+    Ok(())
+}
+
+/// The agent, its command line and the demo, into `target/release`.
+pub(crate) fn binaries(ws: &Workspace, output: Output) -> Result<()> {
+    let mut cargo = ws.cargo("build");
+    cargo.args([
+        "--release",
+        "--locked",
+        "-p",
+        "ebbtide-agent",
+        "-p",
+        "ebbtide-tests",
+        "--bins",
+    ]);
+    exec::run(&mut cargo, output)
+}
+
+/// The CNI plugin, static and small, into `target/release`.
+pub(crate) fn plugin(ws: &Workspace, output: Output) -> Result<()> {
+    let mut cargo = ws.cargo("rustc");
+    cargo.args([
+        "--locked",
+        "-p",
+        "ebbtide-plugin",
+        "--bin",
+        "ebbtide",
+        "--profile",
+        "plugin",
+    ]);
+    cargo.args(["--", "-C", "target-feature=+crt-static"]);
+    exec::run(&mut cargo, output)?;
+    let built = ws.target.join("plugin/ebbtide");
+    let (half, to) = (
+        ws.release().join("ebbtide.new"),
+        ws.release().join("ebbtide"),
+    );
+    fs::create_dir_all(ws.release())
+        .and_then(|()| fs::copy(&built, &half).map(drop))
+        // a plugin that is being executed cannot be written to, but it can be replaced
+        .and_then(|()| fs::rename(&half, &to))
+        .with_context(|| format!("cannot copy {} to {}", built.display(), to.display()))
+}
+
+fn kib(bytes: u64) -> String {
+    format!("{:>8} KiB", bytes.div_ceil(1024))
+}

@@ -1,0 +1,101 @@
+//! `build-ebpf`: the programs for the kernel, from Rust to BPF objects with BTF.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::exec::{self, Output};
+use crate::setup::{linker, rust_src};
+use crate::workspace::Workspace;
+
+/// The package and its binaries, each an object file.
+const PACKAGE: &str = "ebbtide-ebpf";
+const OBJECTS: [&str; 2] = ["ebbtide", "strict-vpc"];
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Flags for every crate of the build; bpf-linker makes BTF from the debug information.
+const RUSTFLAGS: [&str; 3] = [
+    r#"--cfg=bpf_target_arch="x86_64""#,
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+];
+
+/// Builds the objects and copies those that changed to `target/ebpf`.
+pub(crate) fn run(ws: &Workspace, output: Output) -> Result<()> {
+    let mut build = cargo(ws, "build")?;
+    build.arg("--release");
+    exec::run(&mut build, output)?;
+    let built = build_dir(ws).join(TARGET).join("release");
+    fs::create_dir_all(ws.ebpf())
+        .with_context(|| format!("cannot make {}", ws.ebpf().display()))?;
+    for object in OBJECTS {
+        copy_if_changed(&built.join(object), &ws.ebpf().join(object))?;
+    }
+    Ok(())
+}
+
+/// `clippy` for the kernel's crate, at its own target: on the host its panic handler is in the way.
+pub(crate) fn clippy(ws: &Workspace, output: Output) -> Result<()> {
+    let mut clippy = cargo(ws, "clippy")?;
+    clippy.args(["--release", "--", "-D", "warnings"]);
+    exec::run(&mut clippy, output)
+}
+
+/// A cargo command that compiles the package for the kernel with `core` from source.
+fn cargo(ws: &Workspace, command: &str) -> Result<Command> {
+    let linker = linker::ensure(ws)?;
+    let mut cargo = ws.cargo(command);
+    cargo
+        .args(["--locked", "--package", PACKAGE, "--target", TARGET])
+        .args(["-Z", "build-std=core", "--target-dir"])
+        .arg(build_dir(ws))
+        // -Z on a stable compiler; the kernel's target has no prebuilt `core`
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
+        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
+        .env_remove("RUSTFLAGS");
+    rust_src::ensure(ws)?.apply(&mut cargo);
+    Ok(cargo)
+}
+
+/// A directory of its own: other flags than the host's, and no waiting for the host's lock.
+fn build_dir(ws: &Workspace) -> std::path::PathBuf {
+    ws.target.join("ebpf-build")
+}
+
+/// Copies only what differs: the agent embeds the object and is rebuilt whenever its time changes.
+fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    // Renamed into place: whoever embeds it at this moment sees the old or the new, never half.
+    let half = to.with_extension("new");
+    fs::write(&half, new)
+        .and_then(|()| fs::rename(&half, to))
+        .with_context(|| format!("cannot write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unchanged_object_keeps_its_time() {
+        let dir = std::env::temp_dir().join(format!("xtask-copy-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("temporary directory");
+        let (from, to) = (dir.join("from"), dir.join("to"));
+        fs::write(&from, "one").expect("write");
+        copy_if_changed(&from, &to).expect("first copy");
+        let time = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).expect("time");
+        let first = time(&to);
+        copy_if_changed(&from, &to).expect("same content");
+        assert_eq!(time(&to), first);
+        fs::write(&from, "two").expect("write");
+        copy_if_changed(&from, &to).expect("other content");
+        assert_eq!(fs::read(&to).expect("read"), b"two");
+        fs::remove_dir_all(&dir).expect("clean up");
+    }
+}

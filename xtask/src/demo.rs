@@ -1,0 +1,130 @@
+//! `demo`: builds everything and shows it at work on real packets, in this kernel or in a guest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::exec::Output;
+use crate::setup::{debian, kernels, linker, rust_src};
+use crate::vm::{self, Kernel, Request};
+use crate::workspace::Workspace;
+use crate::{build, build_ebpf, ui};
+
+/// Options of `demo`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Write the table to FILE as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Show what cargo says
+    #[arg(short, long)]
+    verbose: bool,
+    /// Use a guest with Debian's stock kernel under QEMU
+    #[arg(long)]
+    qemu: bool,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECS", default_value_t = 600)]
+    timeout: u64,
+    /// Passed to the demo itself
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+/// Builds, runs, and passes the demo's status on.
+pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
+    let direct = !options.qemu && vm::this_kernel_will_do()?;
+    rust_src::ensure(ws)?;
+    linker::ensure(ws)?;
+    debian::programs(ws, debian::GUEST)?;
+    if !direct && !options.qemu {
+        kernels::user_mode(ws)?;
+    }
+    build_all(
+        ws,
+        if options.verbose {
+            Output::Show
+        } else {
+            Output::OnFailure
+        },
+    )?;
+
+    let mut command = vec![
+        ws.release()
+            .join("ebbtide-demo")
+            .to_string_lossy()
+            .into_owned(),
+    ];
+    let mut env = test_environment(ws);
+    if ui::coloured() {
+        env.push(("CLICOLOR_FORCE".to_owned(), "1".to_owned()));
+    }
+    if direct {
+        ui::note("  running in this kernel");
+        let mut demo = Command::new(&command[0]);
+        if let Some(file) = &options.json {
+            demo.arg("--json").arg(file);
+        }
+        let status = demo.args(&options.args).envs(env).status();
+        let status = status.with_context(|| format!("cannot start {}", command[0]))?;
+        return Ok(ExitCode::from(
+            status.code().map_or(1, |code| code.to_le_bytes()[0]),
+        ));
+    }
+    let kernel = if options.qemu {
+        Kernel::Qemu
+    } else {
+        Kernel::Uml
+    };
+    ui::note(format_args!("  booting {kernel}"));
+    if options.json.is_some() {
+        command.extend(["--json".to_owned(), format!("{}/demo.json", vm::GUEST_OUT)]);
+    }
+    command.extend(options.args.iter().cloned());
+    let timeout = Duration::from_secs(options.timeout);
+    let outcome = vm::start(
+        ws,
+        &Request {
+            kernel,
+            timeout,
+            command,
+            env,
+        },
+    )?;
+    if let Some(file) = &options.json {
+        keep(&outcome.out.file("demo.json"), file)?;
+    }
+    Ok(ExitCode::from(outcome.status))
+}
+
+/// What the demo and the tests are told: where the binaries and the objects are.
+pub(crate) fn test_environment(ws: &Workspace) -> Vec<(String, String)> {
+    let path = |path: PathBuf| path.to_string_lossy().into_owned();
+    vec![
+        ("EBBTIDE_BIN_DIR".to_owned(), path(ws.release())),
+        ("EBBTIDE_EBPF_DIR".to_owned(), path(ws.ebpf())),
+    ]
+}
+
+/// Everything that the demo runs, a line a step.
+fn build_all(ws: &Workspace, output: Output) -> Result<()> {
+    ui::step("build the kernel's programs", || {
+        build_ebpf::run(ws, output)
+    })?;
+    ui::step("build the agent and the demo", || {
+        build::binaries(ws, output)
+    })?;
+    ui::step("build the plugin", || build::plugin(ws, output))
+}
+
+fn keep(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map(drop).with_context(|| {
+        format!(
+            "cannot copy the demo's {} to {}",
+            from.display(),
+            to.display()
+        )
+    })
+}

@@ -1,0 +1,114 @@
+//! The library source of exactly this compiler, to build `core` for the kernel's target.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::debian;
+use crate::exec::{self, Output};
+use crate::ui;
+use crate::workspace::Workspace;
+
+/// Debian's package of it, for people without rustup's component.
+const PACKAGE: &str = "rust-src";
+const PACKAGE_VERSION: &str = "1.95.0+dfsg1-2~bpo13+1";
+const SUITE: &str = "trixie-backports";
+const SHA256: &str = "7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960e2c83b";
+/// The compiler that the package belongs to.
+const COMPILER: &str = "1.95.0";
+
+/// Where the source is.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// Where cargo looks by itself: rustup's component.
+    Sysroot,
+    /// A `library` directory below the target directory.
+    Unpacked(PathBuf),
+}
+
+impl Source {
+    /// Tells cargo where the source is.
+    pub(crate) fn apply(&self, cargo: &mut Command) {
+        if let Self::Unpacked(library) = self {
+            // cargo's own way to name another source tree for build-std: the compiler's
+            // directory stays as it was installed.
+            cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
+        }
+    }
+}
+
+/// Finds the source, or gets Debian's.
+pub(crate) fn ensure(ws: &Workspace) -> Result<Source> {
+    let rustc = || {
+        let mut rustc = Command::new("rustc");
+        rustc.current_dir(&ws.root);
+        rustc
+    };
+    let sysroot = exec::read(rustc().args(["--print", "sysroot"]))?;
+    let component = PathBuf::from(sysroot.trim()).join("lib/rustlib/src/rust/library/Cargo.lock");
+    if component.exists() {
+        return Ok(Source::Sysroot);
+    }
+    let unpacked = ws.target.join("rust-src").join(COMPILER);
+    let library = unpacked.join("library");
+    if !library.join("Cargo.lock").exists() {
+        let version = exec::read(rustc().arg("--version"))?;
+        if version.split_whitespace().nth(1) != Some(COMPILER) {
+            bail!(
+                "the library source of this compiler ({}) is missing: run \
+                 `rustup component add rust-src`",
+                version.trim()
+            );
+        }
+        ui::note(format_args!(
+            "setup: getting Debian's {PACKAGE} {PACKAGE_VERSION} \
+             (or stop here and run `rustup component add rust-src`)"
+        ));
+        unpack(ws, &unpacked).context(
+            "cannot get the compiler's library source from Debian: \
+             run `rustup component add rust-src` instead",
+        )?;
+    }
+    Ok(Source::Unpacked(library))
+}
+
+fn unpack(ws: &Workspace, to: &PathBuf) -> Result<()> {
+    let deb = debian::download_from(ws, SUITE, PACKAGE, PACKAGE_VERSION)?;
+    let sum = exec::read(Command::new("sha256sum").arg(&deb))?;
+    if sum.split_whitespace().next() != Some(SHA256) {
+        bail!(
+            "{} has another sha256 than {SHA256}: remove it and try again",
+            deb.display()
+        );
+    }
+    // Only the library: the package holds the compiler's source as well, six times its size.
+    let half = to.with_extension("new");
+    let _ = fs::remove_dir_all(&half);
+    fs::create_dir_all(&half).with_context(|| format!("cannot make {}", half.display()))?;
+    let mut files = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(&deb)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start dpkg-deb")?;
+    let stream = files.stdout.take().context("dpkg-deb has no output")?;
+    let mut tar = Command::new("tar");
+    tar.arg("-x")
+        .arg("-C")
+        .arg(&half)
+        .arg("--strip-components=4");
+    tar.arg(format!("./usr/src/rustc-{COMPILER}/library"));
+    let unpacked = tar.stdin(stream).status().context("cannot start tar")?;
+    let read = files.wait().context("dpkg-deb did not end")?;
+    if !unpacked.success() || !read.success() {
+        bail!(
+            "`dpkg-deb --fsys-tarfile {} | {}` failed",
+            deb.display(),
+            exec::line(&tar)
+        );
+    }
+    let _ = fs::remove_dir_all(to);
+    exec::run(Command::new("mv").arg(&half).arg(to), Output::OnFailure)
+}

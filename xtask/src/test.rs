@@ -1,0 +1,199 @@
+//! `test`: every check and every test, with a summary at the end.
+
+mod integration;
+mod libtest;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::exec::{self, Output};
+use crate::ui::{self, Colour};
+use crate::workspace::Workspace;
+use crate::{build, build_ebpf};
+
+use integration::Place;
+use libtest::Count;
+
+/// In which kernels the integration tests run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kernels {
+    /// This kernel where it can, user-mode Linux for the rest
+    Uml,
+    /// Debian's stock kernel under QEMU
+    Qemu,
+    /// First the one, then the other
+    All,
+}
+
+/// Options of `test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Where the integration tests run
+    #[arg(long, value_enum, default_value = "all")]
+    kernel: Kernels,
+    /// Only tests whose name contains S (unit and integration tests)
+    #[arg(long, value_name = "S")]
+    filter: Option<String>,
+    /// Only the tests, and not in QEMU
+    #[arg(long)]
+    fast: bool,
+    /// How many integration tests run at once
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: u32,
+    /// Give up on a guest after so many seconds
+    #[arg(long, value_name = "SECS", default_value_t = 1800)]
+    timeout: u64,
+}
+
+/// The steps so far.
+#[derive(Debug, Default)]
+struct Report {
+    steps: Vec<(String, Duration, bool)>,
+    count: Count,
+}
+
+impl Report {
+    /// Does a step that is a check or a build. Its output is shown if it fails.
+    fn check(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> bool {
+        let start = Instant::now();
+        let result = ui::step(name, work);
+        if let Err(error) = &result {
+            ui::error(error);
+        }
+        self.steps
+            .push((name.to_owned(), start.elapsed(), result.is_ok()));
+        result.is_ok()
+    }
+
+    /// Does a step that runs tests: `work` returns whether all went well, and what libtest wrote.
+    fn tests(&mut self, name: &str, work: impl FnOnce() -> Result<(bool, String)>) {
+        ui::line(ui::paint(Colour::Bold, format_args!("\n{name}")));
+        let start = Instant::now();
+        let (ok, text) = work().unwrap_or_else(|error| {
+            ui::error(&error);
+            (false, String::new())
+        });
+        let mut count = libtest::count(&text);
+        if !ok && count.failed == 0 {
+            // Something ended without libtest's line: that is a failure, not nothing.
+            count.failed = 1;
+        }
+        self.count.add(count);
+        self.steps
+            .push((name.to_owned(), start.elapsed(), ok && count.failed == 0));
+    }
+
+    /// Shows the table and the line that counts; whether all went well.
+    fn finish(&self) -> bool {
+        let rows: Vec<Vec<String>> = self
+            .steps
+            .iter()
+            .map(|(name, time, ok)| {
+                let word = if *ok {
+                    ui::paint(Colour::Green, "ok")
+                } else {
+                    ui::paint(Colour::Red, "FAILED")
+                };
+                vec![name.clone(), format!("{:>7}", ui::seconds(*time)), word]
+            })
+            .collect();
+        ui::line(format_args!("\n{}", ui::table(&rows)));
+        if self.count.passed + self.count.failed == 0 {
+            ui::line("no test ran: that is a failure, too");
+        }
+        ui::line(self.count);
+        let ran = self.count.passed > 0 && self.count.failed == 0;
+        ran && self.steps.iter().all(|(_, _, ok)| *ok)
+    }
+}
+
+/// Runs everything that the options ask for; one failure does not keep the rest from running.
+pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
+    let mut report = Report::default();
+    let quiet = Output::OnFailure;
+    let qemu = options.kernel != Kernels::Uml && !options.fast;
+    let everyday = options.kernel != Kernels::Qemu || options.fast;
+    if !report.check("setup", || integration::setup(ws, everyday, qemu)) {
+        report.finish();
+        return Ok(ExitCode::FAILURE);
+    }
+    if !options.fast {
+        report.check("format", || {
+            exec::run(ws.cargo("fmt").arg("--check"), quiet)
+        });
+    }
+    let programs = report.check("build the kernel's programs", || build_ebpf::run(ws, quiet));
+    if programs && !options.fast {
+        report.check("clippy", || clippy(ws));
+        report.check("clippy of the kernel's programs", || {
+            build_ebpf::clippy(ws, quiet)
+        });
+    }
+    if programs {
+        report.tests("unit tests", || unit(ws, options));
+    }
+    let built = programs
+        && report.check("build the agent", || {
+            build::binaries(ws, quiet).and_then(|()| build::plugin(ws, quiet))
+        });
+    if built {
+        run_integration(ws, options, &mut report, everyday, qemu);
+    }
+    Ok(if report.finish() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn clippy(ws: &Workspace) -> Result<()> {
+    let mut clippy = ws.cargo("clippy");
+    clippy.args(["--locked", "--all-targets", "--", "-D", "warnings"]);
+    exec::run(&mut clippy, Output::OnFailure)
+}
+
+fn unit(ws: &Workspace, options: &Options) -> Result<(bool, String)> {
+    let mut test = ws.cargo("test");
+    test.args(["--quiet", "--locked", "--lib", "--bins", "--no-fail-fast"]);
+    if let Some(filter) = &options.filter {
+        test.arg("--").arg(filter);
+    }
+    exec::tee(&mut test)
+}
+
+fn run_integration(
+    ws: &Workspace,
+    options: &Options,
+    report: &mut Report,
+    everyday: bool,
+    qemu: bool,
+) {
+    let mut found = Vec::new();
+    report.check("build the integration tests", || {
+        found = integration::build(ws)?;
+        Ok(())
+    });
+    let runs = integration::Runs {
+        filter: options.filter.as_deref(),
+        threads: options.threads,
+        timeout: Duration::from_secs(options.timeout),
+    };
+    let mut places = Vec::new();
+    if everyday {
+        match integration::everyday(&found) {
+            Ok(found) => places.extend(found),
+            Err(error) => report.tests("integration tests", || Err(error)),
+        }
+    }
+    if qemu {
+        places.push((Place::Guest(crate::vm::Kernel::Qemu), found));
+    }
+    for (place, tests) in places {
+        if !tests.is_empty() {
+            let name = format!("integration tests in {place}");
+            report.tests(&name, || runs.run(ws, place, &tests));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a person sees: plain lines, and colours only where they are wanted.
+
+use std::fmt::Display;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// One line on stdout. A reader that went away (`| head`) is no error of ours.
+pub(crate) fn line(text: impl Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}
+
+/// One line on stderr: what is being done, so that stdout stays the command's own.
+pub(crate) fn note(text: impl Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// The error that ends the run, with its causes.
+pub(crate) fn error(error: &anyhow::Error) {
+    note(format_args!("{}: {error:#}", paint(Colour::Red, "error")));
+}
+
+/// The colours in use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Colour {
+    Red,
+    Green,
+    Bold,
+}
+
+/// Whether stdout wants colours: a terminal that nobody told otherwise, or who insists.
+pub(crate) fn coloured() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let forced = |name| set(name) && std::env::var_os(name).is_some_and(|value| value != "0");
+    if forced("FORCE_COLOR") || forced("CLICOLOR_FORCE") {
+        return true;
+    }
+    !set("NO_COLOR") && std::io::stdout().is_terminal()
+}
+
+/// `text` in `colour`, if colours are wanted.
+pub(crate) fn paint(colour: Colour, text: impl Display) -> String {
+    let code = match colour {
+        Colour::Red => "31;1",
+        Colour::Green => "32",
+        Colour::Bold => "1",
+    };
+    if coloured() {
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    } else {
+        text.to_string()
+    }
+}
+
+/// Runs one step: its name before, its time after, on one line of stderr.
+pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut err = std::io::stderr();
+    let live = err.is_terminal();
+    if live {
+        let _ = write!(err, "  {name} ...");
+        let _ = err.flush();
+    }
+    let start = Instant::now();
+    let result = work();
+    let word = if result.is_ok() { "ok" } else { "FAILED" };
+    let begin = if live { "\r\u{1b}[2K" } else { "" };
+    let _ = writeln!(err, "{begin}  {name}: {word}, {}", seconds(start.elapsed()));
+    result
+}
+
+/// A duration as a person reads it.
+pub(crate) fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+/// Rows as columns of equal width, two spaces between; the last column is not padded.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths);
+        let line: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:<width$}", width = *width))
+            .collect();
+        text.push_str(line.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_of_a_table_line_up() {
+        let rows = [["a", "bbb"], ["ccc", "d"]].map(|row| row.map(String::from).to_vec());
+        assert_eq!(table(&rows), "a    bbb\nccc  d\n");
+    }
+}

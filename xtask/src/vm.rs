@@ -1,0 +1,184 @@
+//! `vm`: runs a command in a kernel that has ipvlan, with this machine's files as its root.
+//!
+//! The guest sees the whole machine read-only below an overlay in memory: it may write anywhere,
+//! and nothing of it stays but what it puts into `$EBBTIDE_OUT`.
+//!
+//! * user-mode Linux (default): an ordinary process, 2 s to boot, native speed, one CPU
+//! * QEMU without KVM: Debian's stock kernel, slower, two CPUs, JIT, BTF
+
+mod guest;
+mod initramfs;
+mod machine;
+mod qemu;
+mod uml;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::exec;
+use crate::workspace::Workspace;
+
+/// What `$EBBTIDE_OUT` is in a guest.
+pub(crate) const GUEST_OUT: &str = guest::OUT;
+
+/// Which kernel a guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// User-mode Linux.
+    Uml,
+    /// Debian's stock kernel under QEMU.
+    Qemu,
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uml => "user-mode Linux",
+            Self::Qemu => "QEMU with Debian's stock kernel",
+        })
+    }
+}
+
+/// Options of `vm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Debian's stock kernel under QEMU, instead of user-mode Linux
+    #[arg(long)]
+    qemu: bool,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECS", default_value_t = 900)]
+    timeout: u64,
+    /// The command and its arguments
+    #[arg(required = true, last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// What is to be run, and in which kernel.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) kernel: Kernel,
+    /// From the start of the machine to its end.
+    pub(crate) timeout: Duration,
+    pub(crate) command: Vec<String>,
+    /// Variables besides those of ours that guests get anyway (see [`guest::environment`]).
+    pub(crate) env: Vec<(String, String)>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The command's exit status.
+    pub(crate) status: u8,
+    /// What the command wrote, in lines as they were shown.
+    pub(crate) text: String,
+    /// What `$EBBTIDE_OUT` was in the guest; removed with this value.
+    pub(crate) out: OutDir,
+}
+
+/// A directory that lives as long as its value.
+#[derive(Debug)]
+pub(crate) struct OutDir(PathBuf);
+
+impl OutDir {
+    /// The file `name` in it.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for OutDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The task: our status is the command's.
+pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
+    let mut command = Vec::new();
+    for word in &options.command {
+        let word = word
+            .to_str()
+            .with_context(|| format!("{} is not UTF-8", word.display()))?;
+        command.push(word.to_owned());
+    }
+    let request = Request {
+        kernel: if options.qemu {
+            Kernel::Qemu
+        } else {
+            Kernel::Uml
+        },
+        timeout: Duration::from_secs(options.timeout),
+        command,
+        env: Vec::new(),
+    };
+    Ok(ExitCode::from(start(ws, &request)?.status))
+}
+
+/// Boots a machine, runs the command in it, shows what it writes, and waits for the end.
+pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
+    if ws.root.to_string_lossy().contains([' ', '\t', '"', ',']) {
+        bail!(
+            "a guest cannot be started from {}: a kernel's command line has no way to name a \
+             directory with a space, a quote or a comma",
+            ws.root.display()
+        );
+    }
+    let out = out_dir(ws)?;
+    let machine = match request.kernel {
+        Kernel::Uml => uml::machine(ws, request, &out)?,
+        Kernel::Qemu => qemu::machine(ws, request, &out)?,
+    };
+    let text = machine::run(machine, request.timeout)?;
+    let status = fs::read_to_string(out.file(guest::STATUS)).unwrap_or_default();
+    let Ok(status) = status.trim().parse() else {
+        bail!(
+            "the machine ended before the command did\n{}",
+            machine::tail(&out)
+        );
+    };
+    Ok(Outcome { status, text, out })
+}
+
+/// Whether we need no guest: we are root, and the running kernel has ipvlan.
+pub(crate) fn this_kernel_will_do() -> Result<bool> {
+    // in a namespace that goes away with the shell
+    const TRY: &str =
+        "ip link add a type veth peer name b && ip link add link a i type ipvlan mode l3";
+    Ok(
+        exec::is_root()?
+            && exec::succeeds(Command::new("unshare").args(["--net", "sh", "-c", TRY])),
+    )
+}
+
+fn out_dir(ws: &Workspace) -> Result<OutDir> {
+    let all = ws.target.join("vm");
+    for entry in fs::read_dir(&all)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+    {
+        // what was left by runs that were killed: KIND-PID-NUMBER
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .split(['-', '.'])
+            .nth(1)
+            .filter(|pid| pid.parse::<u32>().is_ok());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let path = entry.path();
+            let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+        }
+    }
+    // Several machines of one run follow each other.
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let dir = all.join(format!("out-{}-{number}", std::process::id()));
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(OutDir(dir))
+}

@@ -1,0 +1,189 @@
+//! The small root that a stock kernel starts from: a shell and the modules that reach this
+//! machine's files, as a cpio archive of the kind "newc" (kernel: `early-userspace/buffer-format`).
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::exec;
+use crate::setup::kernels::Kernel;
+
+/// What the first stage loads: the disk's and the output's drivers.
+const MODULES: [&str; 5] = [
+    "virtio_pci",
+    "virtio_console",
+    "9pnet_virtio",
+    "9p",
+    "overlay",
+];
+
+/// First stage: this machine's root through virtio-9p, read-only; an overlay in memory over it
+/// becomes the root.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+for module in /modules/*; do insmod "$module"; done
+mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=507904,cache=loose,access=any root /lower || exit 1
+mount -t tmpfs -o mode=755 tmpfs /mem && mkdir /mem/upper /mem/work || exit 1
+mount -t overlay -o lowerdir=/lower,upperdir=/mem/upper,workdir=/mem/work overlay /new || exit 1
+umount /proc
+exec switch_root /new /bin/sh @SCRIPT@
+"#;
+
+/// The archive for `kernel`; `script` is the second stage.
+pub(super) fn build(kernel: &Kernel, script: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for dir in ["bin", "proc", "modules", "lower", "mem", "new"] {
+        archive.directory(dir);
+    }
+    let busybox = exec::find("busybox").context("busybox is missing: run `cargo xtask setup`")?;
+    archive.program("bin/busybox", &read(&busybox)?);
+    let init = INIT.replace("@SCRIPT@", &exec::quote(&script.to_string_lossy()));
+    archive.program("init", init.as_bytes());
+    let dependencies = kernel.modules.join("modules.dep");
+    let dependencies = String::from_utf8(read(&dependencies)?).context("modules.dep")?;
+    for (place, file) in load_order(&dependencies, &MODULES).into_iter().enumerate() {
+        let module = plain(&kernel.modules.join(file))?;
+        archive.program(&format!("modules/{place:02}.ko"), &module);
+    }
+    Ok(archive.finish())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A module without its compression.
+fn plain(path: &Path) -> Result<Vec<u8>> {
+    let tool = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        Some("gz") => "gzip",
+        _ => return read(path),
+    };
+    exec::bytes(Command::new(tool).arg("-dc").arg(path))
+}
+
+/// The files to load for `wanted`, in order, from depmod's `modules.dep`: each line is a module and
+/// all it needs, the last to be loaded first. A module that is not listed is built in.
+fn load_order<'d>(dependencies: &'d str, wanted: &[&str]) -> Vec<&'d str> {
+    let mut order = Vec::new();
+    for name in wanted {
+        let line = dependencies
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(file, _)| module_name(file) == *name);
+        let Some((file, needs)) = line else { continue };
+        for file in needs.split_whitespace().rev().chain([file]) {
+            if !order.contains(&file) {
+                order.push(file);
+            }
+        }
+    }
+    order
+}
+
+fn module_name(file: &str) -> String {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    name.split('.').next().unwrap_or(name).replace('-', "_")
+}
+
+/// A cpio archive in the making.
+#[derive(Debug, Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Archive {
+    fn directory(&mut self, name: &str) {
+        self.entry(name, 0o40_755, &[]);
+    }
+
+    fn program(&mut self, name: &str, data: &[u8]) {
+        self.entry(name, 0o100_755, data);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, &[]);
+        self.bytes
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, data: &[u8]) {
+        self.entries += 1;
+        let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let name_size = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
+        // inode, mode, uid, gid, links, time, size, device and special device, name, checksum
+        let fields = [
+            self.entries,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            size,
+            0,
+            0,
+            0,
+            0,
+            name_size,
+            0,
+        ];
+        self.bytes.extend_from_slice(b"070701");
+        for field in fields {
+            self.bytes
+                .extend_from_slice(format!("{field:08X}").as_bytes());
+        }
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend_from_slice(data);
+        self.pad();
+    }
+
+    /// Names and data end at a multiple of 4 bytes.
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_has_aligned_entries_and_a_trailer() {
+        let mut archive = Archive::default();
+        archive.directory("bin");
+        archive.program("init", b"hello");
+        let bytes = archive.finish();
+        assert_eq!(bytes.len() % 4, 0);
+        // header 110 bytes, name and NUL, padded: 110 + 4 = 114 -> 116
+        assert_eq!(&bytes[116..122], b"070701");
+        assert_eq!(&bytes[..22], b"07070100000001000041ED");
+        // size of "hello" is the seventh field of the second entry
+        assert_eq!(&bytes[116 + 6 + 6 * 8..][..8], b"00000005");
+        // 110 + 5 = 115 -> 116 after its begin
+        assert_eq!(&bytes[232..237], b"hello");
+        assert_eq!(&bytes[240 + 110..][..10], b"TRAILER!!!");
+    }
+
+    #[test]
+    fn modules_are_loaded_after_what_they_need_and_once() {
+        let dependencies = "kernel/fs/9p/9p.ko.xz: kernel/net/9p/9pnet.ko.xz kernel/fs/netfs.ko.xz\n\
+            kernel/net/9p/9pnet.ko.xz:\n\
+            kernel/drivers/virtio/virtio-pci.ko.xz: kernel/b.ko.xz kernel/a.ko.xz\n";
+        assert_eq!(
+            load_order(dependencies, &["virtio_pci", "builtin", "9p"]),
+            [
+                "kernel/a.ko.xz",
+                "kernel/b.ko.xz",
+                "kernel/drivers/virtio/virtio-pci.ko.xz",
+                "kernel/fs/netfs.ko.xz",
+                "kernel/net/9p/9pnet.ko.xz",
+                "kernel/fs/9p/9p.ko.xz",
+            ]
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! The process that is a machine: its output, its time, its end.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::OutDir;
+use crate::exec;
+
+/// The file with what the kernel said.
+pub(super) const CONSOLE: &str = "console.log";
+/// How many of its lines an error shows.
+const TAIL: usize = 25;
+
+/// A machine that is not started yet.
+pub(super) struct Machine<'o> {
+    /// Its stdout is the guest's command's output.
+    pub(super) command: Command,
+    pub(super) out: &'o OutDir,
+}
+
+/// Stands between us and the machine. User-mode Linux makes itself a process group with helpers
+/// that may outlive it: whatever ends the machine, or us, ends that group.
+const GUARD: &str = r#""$@" & machine=$!
+trap 'kill -KILL -$machine $machine 2>/dev/null' TERM INT HUP
+wait $machine
+kill -KILL -$machine 2>/dev/null"#;
+
+/// `program` as a process that does not outlive us, however we end.
+pub(super) fn bound_to_us(program: &Path) -> Command {
+    // setpriv is part of util-linux, which is essential in Debian
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--", "sh", "-c"]);
+    command.arg(GUARD).arg("sh").arg(program);
+    command
+}
+
+/// Starts the machine, passes its output on, and returns it when the machine has ended.
+pub(super) fn run(machine: Machine<'_>, timeout: Duration) -> Result<String> {
+    let Machine { mut command, out } = machine;
+    let log = File::create(out.file("machine.log")).context("cannot make the machine's log")?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", exec::line(&command)))?;
+    let stdout = child.stdout.take().context("the machine has no output")?;
+    let reader = thread::spawn(move || exec::pass_on(stdout));
+    let deadline = Instant::now() + timeout;
+    while child
+        .try_wait()
+        .context("cannot wait for the machine")?
+        .is_none()
+    {
+        if Instant::now() > deadline {
+            end(&mut child)?;
+            bail!(
+                "the machine was still running after {} s and was ended\n{}",
+                timeout.as_secs(),
+                tail(out)
+            );
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("reading the machine's output failed"))
+}
+
+/// Ends the machine through its guard, by process id.
+fn end(child: &mut Child) -> Result<()> {
+    let pid = child.id().to_string();
+    exec::succeeds(Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]));
+    let patience = Instant::now() + Duration::from_secs(3);
+    while child.try_wait()?.is_none() {
+        if Instant::now() > patience {
+            child.kill().context("cannot end the machine")?;
+            child.wait().context("cannot wait for the machine")?;
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The last lines that the machine and its kernel said.
+pub(super) fn tail(out: &OutDir) -> String {
+    let mut text = String::new();
+    for name in ["machine.log", CONSOLE] {
+        let said = std::fs::read(out.file(name)).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        for line in last_lines(&said) {
+            text.push_str("  | ");
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    if text.is_empty() {
+        return "its console stayed empty".to_owned();
+    }
+    format!("its last words:\n{}", text.trim_end())
+}
+
+/// The end of `text`, and before it the line with a panic's reason: a backtrace may follow it.
+fn last_lines(text: &str) -> Vec<&str> {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let (before, end) = lines.split_at(lines.len().saturating_sub(TAIL));
+    let panic = before.iter().rfind(|line| line.contains("Kernel panic"));
+    panic.into_iter().chain(end).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_the_last_ones_without_empty_ones() {
+        let text: String = (0..40).map(|n| format!("line {n}\n\n")).collect();
+        let lines = last_lines(&text);
+        assert_eq!(
+            (lines.len(), lines[0], lines[TAIL - 1]),
+            (TAIL, "line 15", "line 39")
+        );
+        assert_eq!(last_lines("one\n"), ["one"]);
+    }
+
+    #[test]
+    fn a_panic_is_shown_however_long_its_backtrace() {
+        let text = format!(
+            "boot\nKernel panic - not syncing: x\n{}",
+            "trace\n".repeat(40)
+        );
+        assert_eq!(last_lines(&text)[0], "Kernel panic - not syncing: x");
+        assert_eq!(last_lines(&text).len(), TAIL + 1);
+    }
+}
