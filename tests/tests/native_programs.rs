@@ -1,6 +1,11 @@
 //! Each eBPF program alone, by BPF_PROG_TEST_RUN: packet and flow table in; verdict, mark, packet,
 //! flow table and counters out. Runs in any kernel that lets root load programs.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a bench whose every step must succeed; clippy knows tests only by their attribute"
+)]
+
 use std::net::IpAddr;
 
 use aya::{
