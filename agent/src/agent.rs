@@ -213,6 +213,8 @@ impl Agent {
                 return;
             }
         };
+        // An interface that shares a pair comes after the one that brought it.
+        nets.sort_by_key(|(_, net)| net.shared_veth.is_some());
         let total = nets.len();
         let mut released = 0;
         for (allocation, net) in nets {

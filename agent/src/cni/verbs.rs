@@ -13,9 +13,12 @@ use super::{AddResult, Attachment, Failure, NetConf, NetworkChoice, PodIdentity,
 use crate::{
     agent::{Agent, DetachError},
     catalog::{Catalog, ObjectName},
-    netlink::netns::{Evidence, Netns},
+    netlink::{
+        model::MAIN_TABLE,
+        netns::{Evidence, Netns},
+    },
     node::NodeFacts,
-    podnet::{self, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
+    podnet::{self, Earlier, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
     pool::{Assigned, Owner, Request, Reserved, Source},
 };
 
@@ -120,6 +123,7 @@ fn resolve(choice: NetworkChoice, conf: &NetConf, catalog: &Catalog) -> Result<R
                     mtu: network.mtu,
                     veth: network.coordinator,
                     via_host: network.via_host.clone(),
+                    default_route: network.default_route_nic.clone(),
                 },
                 name: Some(network.name.clone()),
                 ipv4_pools: network.ipv4_pools.clone(),
@@ -140,6 +144,7 @@ fn resolve(choice: NetworkChoice, conf: &NetConf, catalog: &Catalog) -> Result<R
                 mtu,
                 veth: true,
                 via_host: Vec::new(),
+                default_route: None,
             },
             name: None,
             ipv4_pools,
@@ -171,6 +176,7 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
     };
     let owner = owner(conf, &attachment);
     refuse_conflicts(agent, &owner, &network.spec)?;
+    let earlier = earlier(agent, &owner);
     let facts = NodeFacts::read(&agent.host).await?;
     let request = Request {
         network: network.name.as_ref(),
@@ -181,13 +187,27 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
         Reserved::Existing(allocation) => {
             // The same request again, or one that an earlier agent did not live to answer.
             let addresses = pod_addresses(&allocation.assigned)?;
-            let net = podnet::plan(&sandbox, &network.spec, &addresses, &facts, &agent.settings)?;
+            let net = podnet::plan(
+                &sandbox,
+                &earlier,
+                &network.spec,
+                &addresses,
+                &facts,
+                &agent.settings,
+            )?;
             agent.pools.update_record(&owner, record(&net)?).await?;
             (Arc::new(net), Links::Ensure)
         }
         Reserved::New(grant) => {
             let addresses = pod_addresses(grant.assigned())?;
-            let net = podnet::plan(&sandbox, &network.spec, &addresses, &facts, &agent.settings)?;
+            let net = podnet::plan(
+                &sandbox,
+                &earlier,
+                &network.spec,
+                &addresses,
+                &facts,
+                &agent.settings,
+            )?;
             grant.commit(record(&net)?).await?;
             (Arc::new(net), Links::New)
         }
@@ -224,6 +244,26 @@ fn owner(conf: &NetConf, attachment: &Attachment) -> Owner {
     }
 }
 
+/// What the pod has from its other interfaces.
+fn earlier(agent: &Agent, owner: &Owner) -> Earlier {
+    let mut earlier = Earlier::default();
+    for (other, net) in agent.interfaces() {
+        let table = net.table.unwrap_or(MAIN_TABLE);
+        if other == *owner {
+            earlier.own_table = Some(table);
+        } else if other.container_id == owner.container_id {
+            earlier.tables.push(table);
+            if let Some(veth) = &net.veth {
+                earlier.veth = Some(veth.clone());
+            }
+            let replies = net.in_pod.rules.iter();
+            let replies = replies.filter(|rule| rule.table == agent.settings.reply_table);
+            earlier.families.extend(replies.map(|rule| rule.family));
+        }
+    }
+    earlier
+}
+
 /// What cannot stand beside the interfaces that are there already.
 fn refuse_conflicts(agent: &Agent, owner: &Owner, spec: &NetworkSpec) -> Result<(), Failure> {
     for (other, net) in agent.interfaces() {
@@ -239,16 +279,6 @@ fn refuse_conflicts(agent: &Agent, owner: &Owner, spec: &NetworkSpec) -> Result<
                 ),
                 "a NIC has one ipvlan mode, adding another would change all its children: use the \
                  same mode in all networks of one master",
-            ));
-        }
-        if other.container_id == owner.container_id && net.veth.is_some() && spec.veth {
-            return Err(Failure::new(
-                code::UNSUPPORTED_FIELD,
-                format!(
-                    "pod {} has interface {} already, and a second one is not supported",
-                    net.pod, other.interface
-                ),
-                "ask for one network per pod",
             ));
         }
     }

@@ -22,7 +22,9 @@ use rtnetlink::{
 
 use super::{
     Batch,
-    model::{Address, Direction, Family, Filter, Neighbour, PROTOCOL, Route, Rule, Selector},
+    model::{
+        Address, Direction, Family, Filter, Neighbour, PROTOCOL, Route, Rule, Selector, host_net,
+    },
 };
 
 /// Our filters' place at a hook: a fixed priority and handle, so that a newer program takes the
@@ -117,6 +119,10 @@ fn rule(object: &Rule) -> RuleMessage {
         Selector::OutLink(link) => message
             .attributes
             .push(RuleAttribute::Oifname(link.clone())),
+        Selector::From(address) => {
+            message.header.src_len = host_net(*address).prefix_len();
+            message.attributes.push(RuleAttribute::Source(*address));
+        }
     }
     message
 }
@@ -234,6 +240,12 @@ impl Batch {
             message,
             NLM_F_CREATE | NLM_F_REPLACE,
         );
+    }
+
+    /// Removes the neighbour entry, if it is there.
+    pub fn delete_neighbour(&mut self, object: &Neighbour, ifindex: u32) {
+        let message = RouteNetlinkMessage::DelNeighbour(neighbour(object, ifindex));
+        self.push_tolerant(format_args!("delete {object}"), message, 0, GONE);
     }
 
     /// Attaches the program, or puts it in the place of an older one, without a gap.

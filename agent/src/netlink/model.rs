@@ -156,6 +156,8 @@ pub enum Selector {
     },
     /// Packets that must leave by this link (`oif`).
     OutLink(String),
+    /// Packets from this address.
+    From(IpAddr),
 }
 
 /// A routing policy rule.
@@ -246,6 +248,7 @@ impl fmt::Display for Rule {
             Selector::All => f.write_str("from all")?,
             Selector::LocalMark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x} iif lo")?,
             Selector::OutLink(link) => write!(f, "oif {link}")?,
+            Selector::From(address) => write!(f, "from {address}")?,
         }
         write!(f, " lookup {}", self.table)
     }

@@ -217,17 +217,20 @@ async fn rules(netlink: &Netlink, family: Family) -> Result<Vec<Rule>, Error> {
 
 /// `None` for a rule that looks at something ours never do.
 fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
-    if message.header.src_len > 0 || message.header.dst_len > 0 {
+    let whole = family.everything().max_prefix_len();
+    if message.header.dst_len > 0 || ![0, whole].contains(&message.header.src_len) {
         return None;
     }
     let (mut priority, mut table) = (0, u32::from(message.header.table));
-    let (mut iif, mut oif, mut mark, mut mask) = (None, None, None, u32::MAX);
+    let (mut iif, mut oif, mut from) = (None, None, None);
+    let (mut mark, mut mask) = (None, u32::MAX);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(value) => priority = *value,
             RuleAttribute::Table(value) => table = *value,
             RuleAttribute::Iifname(name) => iif = Some(name.as_str()),
             RuleAttribute::Oifname(name) => oif = Some(name.clone()),
+            RuleAttribute::Source(address) => from = Some(*address),
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(value) => mask = *value,
             RuleAttribute::Protocol(_)
@@ -236,10 +239,11 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
             _ => return None,
         }
     }
-    let selector = match (iif, oif, mark) {
-        (None, None, None) => Selector::All,
-        (Some("lo"), None, Some(mark)) => Selector::LocalMark { mark, mask },
-        (None, Some(link), None) => Selector::OutLink(link),
+    let selector = match (iif, oif, mark, from) {
+        (None, None, None, None) => Selector::All,
+        (Some("lo"), None, Some(mark), None) => Selector::LocalMark { mark, mask },
+        (None, Some(link), None, None) => Selector::OutLink(link),
+        (None, None, None, Some(address)) => Selector::From(address),
         _ => return None,
     };
     Some(Rule {

@@ -129,11 +129,14 @@ async fn configure_pod(net: &PodNet, pod: &Netlink, datapath: &Datapath) -> Resu
     if let Some(loopback) = pod.link("lo").await?.filter(|link| !link.up) {
         batch.set_up(&loopback.name, loopback.ifindex, None);
     }
-    let veth = net.veth.as_ref().map(|veth| veth.pod_name.as_str());
-    for name in veth.into_iter().chain([net.ipvlan.name.as_str()]) {
+    let ours = net.veth.as_ref().map(|veth| &veth.pod_name);
+    for name in ours.into_iter().chain([&net.ipvlan.name]) {
         let index = present(pod, name).await?;
         batch.set_up(name, index, Some(&net.alias));
-        indices.insert(name.to_owned(), index);
+        indices.insert(name.clone(), index);
+    }
+    if let Some(veth) = &net.shared_veth {
+        indices.insert(veth.pod_name.clone(), present(pod, &veth.pod_name).await?);
     }
     add_objects(&mut batch, &net.in_pod, &indices, Some(datapath));
     Ok(batch.run(pod).await?)
@@ -151,6 +154,12 @@ async fn configure_host(net: &PodNet, nic: &NamespacePlan, host: &Netlink) -> Re
         let index = present(host, &veth.host_name).await?;
         batch.set_up(&veth.host_name, index, Some(&net.alias));
         indices.insert(veth.host_name.clone(), index);
+    }
+    if let Some(veth) = &net.shared_veth {
+        indices.insert(
+            veth.host_name.clone(),
+            present(host, &veth.host_name).await?,
+        );
     }
     add_objects(&mut batch, nic, &indices, None);
     add_objects(&mut batch, &net.in_host, &indices, None);

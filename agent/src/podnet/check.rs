@@ -65,7 +65,7 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
             }
         }
     }
-    if let Some(veth) = &net.veth {
+    if let Some(veth) = net.way_to_host() {
         match state.links.get(&veth.pod_name) {
             None => damage.push(format!("link {} is missing in the pod", veth.pod_name)),
             Some(link) => {
@@ -86,7 +86,7 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
 async fn in_host(net: &PodNet, nic: &NamespacePlan, host: &Netlink) -> Result<Vec<String>, Error> {
     let state = NamespaceState::read(host, &net.in_host).await?;
     let mut damage = Vec::new();
-    if let Some(veth) = &net.veth {
+    if let Some(veth) = net.way_to_host() {
         match state.links.get(&veth.host_name) {
             None => damage.push(format!("link {} is missing in the host", veth.host_name)),
             Some(link) => {

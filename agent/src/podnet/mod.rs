@@ -12,7 +12,7 @@ mod tests;
 
 pub use apply::{Links, apply};
 pub use check::check;
-pub use plan::{NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan};
+pub use plan::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan};
 pub use remove::remove;
 
 /// Applying or removing a plan failed.

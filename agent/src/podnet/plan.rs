@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use ebbtide_layout::{HOST_MAC, POD_MAC};
+use ebbtide_layout::{HOST_MAC, Hook, POD_MAC};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,19 @@ pub struct Sandbox {
     pub pod: String,
 }
 
+/// What the pod has already, from its earlier interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Earlier {
+    /// The veth pair that the first interface brought; later ones share it.
+    pub veth: Option<Veth>,
+    /// The routing tables that are taken in the pod; the main one by who has the default route.
+    pub tables: Vec<u32>,
+    /// The families whose replies are led back to the veth already.
+    pub families: Vec<Family>,
+    /// The table that this very interface had when it was planned before.
+    pub own_table: Option<u32>,
+}
+
 /// The network an interface belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkSpec {
@@ -68,6 +81,8 @@ pub struct NetworkSpec {
     pub veth: bool,
     /// Networks reached through the node, besides those of [`Settings`].
     pub via_host: Vec<IpNet>,
+    /// The pod's interface that has the default route; the first one if `None`.
+    pub default_route: Option<String>,
 }
 
 /// An address of the pod's, with what its pool says of the network it is in.
@@ -101,9 +116,19 @@ pub struct PodNet {
     pub addresses: Vec<PodAddress>,
     /// The interface itself.
     pub ipvlan: Ipvlan,
-    /// The pair to the host.
+    /// The pair to the host, made with this interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub veth: Option<Veth>,
+    /// The pair to the host that an earlier interface of the pod brought.
+    #[serde(
+        default,
+        rename = "sharedVeth",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub shared_veth: Option<Veth>,
+    /// The interface's own routing table in the pod, if it does not have the default route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
     /// The alias of our links: says whose they are.
     pub alias: String,
     /// The rest, in the pod's namespace.
@@ -115,6 +140,12 @@ pub struct PodNet {
 }
 
 impl PodNet {
+    /// The pair to the host, whichever interface brought it.
+    #[must_use]
+    pub fn way_to_host(&self) -> Option<&Veth> {
+        self.veth.as_ref().or(self.shared_veth.as_ref())
+    }
+
     /// Looks whether its namespace is there: the very one, not just something at its path.
     ///
     /// # Errors
@@ -203,6 +234,7 @@ fn host_end(container_id: &str, interface: &str) -> String {
 /// When the node cannot carry it; the message says why and what to do.
 pub fn plan(
     sandbox: &Sandbox,
+    earlier: &Earlier,
     network: &NetworkSpec,
     addresses: &[PodAddress],
     node: &NodeFacts,
@@ -245,19 +277,41 @@ pub fn plan(
     if sandbox.interface == VETH {
         return Err(PlanError::NameTaken);
     }
-    let veth = network.veth.then(|| Veth {
+    let veth = (network.veth && earlier.veth.is_none()).then(|| Veth {
         host_name: host_end(&sandbox.container_id, &sandbox.interface),
         host_mac: Mac(HOST_MAC),
         pod_name: VETH.to_owned(),
         pod_mac: Mac(POD_MAC),
         mtu,
     });
+    let shared_veth = earlier.veth.clone().filter(|_| network.veth);
+    let table = own_table(sandbox, earlier, network, settings);
     let mut in_pod = NamespacePlan::default();
     let mut in_host = NamespacePlan::default();
-    nic_in_pod(&sandbox.interface, addresses, &mut in_pod);
+    nic_in_pod(&sandbox.interface, addresses, table, settings, &mut in_pod);
     if let Some(veth) = &veth {
-        veth_in_pod(sandbox, network, addresses, node, settings, &mut in_pod);
-        veth_in_host(veth, addresses, settings, &mut in_host);
+        in_pod.sysctls.extend(mark_settings());
+        in_pod.sysctls.push(no_addresses(VETH));
+        in_host.sysctls.push(no_addresses(&veth.host_name));
+    }
+    if let Some(veth) = veth.as_ref().or(shared_veth.as_ref()) {
+        let behind_host = behind_host(network, node, settings);
+        way_to_host(
+            addresses,
+            &behind_host,
+            table.unwrap_or(MAIN_TABLE),
+            &mut in_pod,
+        );
+        for (family, own) in families(addresses) {
+            if !earlier.families.contains(&family) {
+                replies(family, own, settings, &mut in_pod);
+                in_host
+                    .sysctls
+                    .extend(family_settings(&veth.host_name, family));
+            }
+        }
+        programs(&sandbox.interface, veth, &mut in_pod);
+        way_to_pod(veth, addresses, settings, &mut in_host);
     }
     Ok(PodNet {
         pod: sandbox.pod.clone(),
@@ -272,6 +326,8 @@ pub fn plan(
             mtu,
         },
         veth,
+        shared_veth,
+        table,
         alias: format!("ebbtide: {} {}", sandbox.pod, sandbox.interface),
         in_pod,
         in_host,
@@ -295,125 +351,191 @@ fn families(addresses: &[PodAddress]) -> impl Iterator<Item = (Family, IpAddr)> 
     })
 }
 
-/// IPv6 on a link of the pod's: no addresses and routes but ours.
-fn ipv6_settings(link: &str, wanted: bool) -> Vec<Sysctl> {
-    let mut settings = vec![sysctl(
-        format!("net/ipv6/conf/{link}/addr_gen_mode"),
-        NO_ADDRESSES,
-    )];
-    if wanted {
-        settings.push(sysctl(format!("net/ipv6/conf/{link}/disable_ipv6"), "0"));
-        settings.push(sysctl(format!("net/ipv6/conf/{link}/accept_ra"), "0"));
-    }
-    settings
+/// No addresses on a link but those that are planned.
+fn no_addresses(link: &str) -> Sysctl {
+    sysctl(format!("net/ipv6/conf/{link}/addr_gen_mode"), NO_ADDRESSES)
 }
 
-fn has_v6(addresses: &[PodAddress]) -> bool {
-    addresses.iter().any(|a| a.address.addr().is_ipv6())
+/// What a link needs to carry a family.
+fn family_settings(link: &str, family: Family) -> Vec<Sysctl> {
+    match family {
+        Family::V4 => Vec::new(),
+        Family::V6 => vec![
+            sysctl(format!("net/ipv6/conf/{link}/disable_ipv6"), "0"),
+            sysctl(format!("net/ipv6/conf/{link}/accept_ra"), "0"),
+        ],
+    }
+}
+
+/// The accepted socket inherits the mark of its SYN; RST and ICMP replies carry the mark of what
+/// they answer (Documentation/networking/ip-sysctl.rst). Strict rp_filter looks up the way back
+/// with the mark, so it finds the veth.
+fn mark_settings() -> [Sysctl; 3] {
+    [
+        sysctl("net/ipv4/tcp_fwmark_accept".into(), "1"),
+        sysctl("net/ipv4/fwmark_reflect".into(), "1"),
+        sysctl(format!("net/ipv4/conf/{VETH}/src_valid_mark"), "1"),
+    ]
+}
+
+/// An interface that does not have the pod's default route has a table of its own: what is sent
+/// from its addresses goes out by it.
+fn own_table(
+    sandbox: &Sandbox,
+    earlier: &Earlier,
+    network: &NetworkSpec,
+    settings: &Settings,
+) -> Option<u32> {
+    if let Some(table) = earlier.own_table {
+        return (table != MAIN_TABLE).then_some(table);
+    }
+    let has_default = match &network.default_route {
+        Some(chosen) => *chosen == sandbox.interface,
+        None => !earlier.tables.contains(&MAIN_TABLE),
+    };
+    let mut candidates = settings.reply_table.saturating_add(1)..=u32::MAX;
+    (!has_default)
+        .then(|| candidates.find(|table| !earlier.tables.contains(table)))
+        .flatten()
 }
 
 /// The ipvlan interface: its addresses, and all the world behind the pool's gateway.
 ///
 /// The gateway is a next hop on the link although l3 children resolve nobody: with a device route
 /// the kernel would keep a neighbour entry for every destination a pod ever talks to.
-fn nic_in_pod(interface: &str, addresses: &[PodAddress], plan: &mut NamespacePlan) {
-    plan.sysctls
-        .extend(ipv6_settings(interface, has_v6(addresses)));
+fn nic_in_pod(
+    interface: &str,
+    addresses: &[PodAddress],
+    own_table: Option<u32>,
+    settings: &Settings,
+    plan: &mut NamespacePlan,
+) {
+    plan.sysctls.push(no_addresses(interface));
+    for (family, _) in families(addresses) {
+        plan.sysctls.extend(family_settings(interface, family));
+    }
+    if own_table.is_some() {
+        // What comes in here is answered by a rule that looks at the source; strict rp_filter would
+        // look in the main table and not find this interface. The larger of `all` and this counts,
+        // and 2 (loose) is larger than 1 (Documentation/networking/ip-sysctl.rst).
+        plan.sysctls
+            .push(sysctl(format!("net/ipv4/conf/{interface}/rp_filter"), "2"));
+    }
     for pod in addresses {
         let own = pod.address.addr();
         plan.addresses.push(Address {
             link: interface.to_owned(),
             address: pod.address,
         });
-        let route = |destination, via| Route {
+        let route = |destination, via, table| Route {
             link: interface.to_owned(),
             destination,
-            via: Some(via),
+            via,
             source: Some(own),
-            table: MAIN_TABLE,
+            table,
         };
+        let table = own_table.unwrap_or(MAIN_TABLE);
         if let Some(gateway) = pod.gateway {
-            plan.routes
-                .push(route(Family::of(own).everything(), gateway));
+            let everything = Family::of(own).everything();
+            plan.routes.push(route(everything, Some(gateway), table));
         }
         for (destination, via) in &pod.routes {
-            plan.routes.push(route(*destination, *via));
+            plan.routes.push(route(*destination, Some(*via), table));
+        }
+        if own_table.is_some() {
+            plan.routes.push(route(pod.address.trunc(), None, table));
+            plan.rules.push(Rule {
+                family: Family::of(own),
+                priority: settings.rule_priority + 1,
+                selector: Selector::From(own),
+                table,
+            });
         }
     }
 }
 
-/// The veth in the pod: the way to the node and what is behind it, and the way back for replies.
-fn veth_in_pod(
-    sandbox: &Sandbox,
-    network: &NetworkSpec,
+/// Everything that is reached through the node.
+fn behind_host(network: &NetworkSpec, node: &NodeFacts, settings: &Settings) -> Vec<IpNet> {
+    let mut all: Vec<IpNet> = Vec::new();
+    let nodes = node.addresses().into_iter().map(host_net);
+    let configured = settings
+        .service_cidrs
+        .iter()
+        .chain(&settings.via_host_cidrs);
+    for net in nodes.chain(configured.chain(&network.via_host).copied()) {
+        if !all.contains(&net) {
+            all.push(net);
+        }
+    }
+    all
+}
+
+fn next_hop(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => NEXT_HOP_V4.into(),
+        Family::V6 => NEXT_HOP_V6.into(),
+    }
+}
+
+/// The way to the node, from this interface's addresses.
+fn way_to_host(
     addresses: &[PodAddress],
-    node: &NodeFacts,
-    settings: &Settings,
+    behind_host: &[IpNet],
+    table: u32,
     plan: &mut NamespacePlan,
 ) {
-    plan.sysctls.extend(ipv6_settings(VETH, has_v6(addresses)));
-    // The accepted socket inherits the mark of its SYN; RST and ICMP replies carry the mark of
-    // what they answer (Documentation/networking/ip-sysctl.rst).
-    plan.sysctls
-        .push(sysctl("net/ipv4/tcp_fwmark_accept".into(), "1"));
-    plan.sysctls
-        .push(sysctl("net/ipv4/fwmark_reflect".into(), "1"));
-    // Strict rp_filter looks up the way back with the mark, so it finds the veth.
-    plan.sysctls
-        .push(sysctl(format!("net/ipv4/conf/{VETH}/src_valid_mark"), "1"));
-    if has_v6(addresses) {
+    for (family, own) in families(addresses) {
+        let own_family = behind_host
+            .iter()
+            .filter(|net| Family::of_net(net) == family);
+        plan.routes.extend(own_family.map(|destination| Route {
+            link: VETH.to_owned(),
+            destination: *destination,
+            via: Some(next_hop(family)),
+            source: Some(own),
+            table,
+        }));
+    }
+}
+
+/// What leads the replies of a family back to the veth.
+fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut NamespacePlan) {
+    plan.sysctls.extend(family_settings(VETH, family));
+    if family == Family::V6 {
         plan.sysctls
             .push(sysctl("net/ipv6/fwmark_reflect".into(), "1"));
     }
-    let behind_host: Vec<IpNet> = node
-        .addresses()
-        .into_iter()
-        .map(host_net)
-        .chain(settings.service_cidrs.iter().copied())
-        .chain(settings.via_host_cidrs.iter().copied())
-        .chain(network.via_host.iter().copied())
-        .collect();
-    for (family, own) in families(addresses) {
-        let next_hop: IpAddr = match family {
-            Family::V4 => NEXT_HOP_V4.into(),
-            Family::V6 => NEXT_HOP_V6.into(),
-        };
-        plan.neighbours.push(Neighbour {
-            link: VETH.to_owned(),
-            address: next_hop,
-            mac: Mac(HOST_MAC),
-        });
-        let route = |destination, table| Route {
-            link: VETH.to_owned(),
-            destination,
-            via: Some(next_hop),
-            source: Some(own),
-            table,
-        };
-        for destination in &behind_host {
-            let way = route(*destination, MAIN_TABLE);
-            if Family::of_net(destination) == family && !plan.routes.contains(&way) {
-                plan.routes.push(way);
-            }
-        }
-        plan.routes
-            .push(route(family.everything(), settings.reply_table));
-        plan.rules.push(Rule {
-            family,
-            priority: settings.rule_priority,
-            selector: Selector::LocalMark {
-                mark: settings.mark,
-                mask: settings.mark,
-            },
-            table: settings.reply_table,
-        });
-    }
+    plan.neighbours.push(Neighbour {
+        link: VETH.to_owned(),
+        address: next_hop(family),
+        mac: Mac(HOST_MAC),
+    });
+    plan.routes.push(Route {
+        link: VETH.to_owned(),
+        destination: family.everything(),
+        via: Some(next_hop(family)),
+        source: Some(own),
+        table: settings.reply_table,
+    });
+    plan.rules.push(Rule {
+        family,
+        priority: settings.rule_priority,
+        selector: Selector::LocalMark {
+            mark: settings.mark,
+            mask: settings.mark,
+        },
+        table: settings.reply_table,
+    });
+}
+
+/// Our programs: on the veth with the interface that brought it, and on the interface itself.
+fn programs(interface: &str, veth: &Veth, plan: &mut NamespacePlan) {
     plan.filters = PROGRAMS
         .iter()
         .map(|program| Filter {
             link: match program.hook {
-                ebbtide_layout::Hook::VethIngress => VETH.to_owned(),
-                _ => sandbox.interface.clone(),
+                Hook::VethIngress => veth.pod_name.clone(),
+                Hook::NicEgress | Hook::NicIngress => interface.to_owned(),
             },
             direction: program.direction,
             program: program.name.to_owned(),
@@ -421,15 +543,13 @@ fn veth_in_pod(
         .collect();
 }
 
-/// The veth in the host: the way to the pod.
-fn veth_in_host(
+/// The way to the pod, in the host.
+fn way_to_pod(
     veth: &Veth,
     addresses: &[PodAddress],
     settings: &Settings,
     plan: &mut NamespacePlan,
 ) {
-    plan.sysctls
-        .extend(ipv6_settings(&veth.host_name, has_v6(addresses)));
     for pod in addresses {
         let own = pod.address.addr();
         plan.neighbours.push(Neighbour {

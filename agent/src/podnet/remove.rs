@@ -54,6 +54,9 @@ async fn in_pod(net: &PodNet, pod: &Netlink) -> Result<(), Error> {
 }
 
 async fn in_host(net: &PodNet, host: &Netlink) -> Result<(), Error> {
+    if let Some(veth) = &net.shared_veth {
+        return beside(net, &veth.host_name, host).await;
+    }
     let Some(veth) = &net.veth else {
         return Ok(());
     };
@@ -67,5 +70,20 @@ async fn in_host(net: &PodNet, host: &Netlink) -> Result<(), Error> {
     // Its routes and neighbours go with it.
     let mut batch = Batch::default();
     batch.delete_link(&link.name, link.ifindex);
+    Ok(batch.run(host).await?)
+}
+
+/// What this interface has on another one's pair, which stays.
+async fn beside(net: &PodNet, host_end: &str, host: &Netlink) -> Result<(), Error> {
+    let Some(link) = host.link(host_end).await? else {
+        return Ok(());
+    };
+    let mut batch = Batch::default();
+    for route in &net.in_host.routes {
+        batch.delete_route(route, link.ifindex);
+    }
+    for neighbour in &net.in_host.neighbours {
+        batch.delete_neighbour(neighbour, link.ifindex);
+    }
     Ok(batch.run(host).await?)
 }

@@ -1,6 +1,6 @@
 //! A pod's network as a specification: facts in, objects out, no kernel.
 
-use super::{NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan};
+use super::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan};
 use crate::{
     netlink::link::IpvlanMode,
     node::{Nic, NodeFacts},
@@ -46,6 +46,7 @@ fn network() -> NetworkSpec {
         mtu: None,
         veth: true,
         via_host: Vec::new(),
+        default_route: None,
     }
 }
 
@@ -75,7 +76,15 @@ fn settings() -> Settings {
 }
 
 fn planned(network: &NetworkSpec, addresses: &[PodAddress]) -> PodNet {
-    plan(&sandbox(), network, addresses, &node(), &settings()).unwrap()
+    plan(
+        &sandbox(),
+        &Earlier::default(),
+        network,
+        addresses,
+        &node(),
+        &settings(),
+    )
+    .unwrap()
 }
 
 fn texts<T: ToString>(objects: &[T]) -> Vec<String> {
@@ -185,7 +194,15 @@ fn a_repeated_request_plans_the_same_and_another_container_another_veth() {
         container_id: "abd".into(),
         ..sandbox()
     };
-    let other = plan(&other, &network(), &[v4()], &node(), &settings()).unwrap();
+    let other = plan(
+        &other,
+        &Earlier::default(),
+        &network(),
+        &[v4()],
+        &node(),
+        &settings(),
+    )
+    .unwrap();
     assert_ne!(first.veth.unwrap().host_name, other.veth.unwrap().host_name);
 }
 
@@ -259,7 +276,15 @@ fn what_the_node_cannot_carry_is_refused_by_name() {
         (large, node(), |e| matches!(e, PlanError::Mtu { .. })),
     ];
     for (network, node, expected) in cases {
-        let error = plan(&sandbox(), &network, &[v4()], &node, &settings()).unwrap_err();
+        let error = plan(
+            &sandbox(),
+            &Earlier::default(),
+            &network,
+            &[v4()],
+            &node,
+            &settings(),
+        )
+        .unwrap_err();
         assert!(expected(&error), "{error}");
         assert!(error.to_string().contains(&network.master), "{error}");
     }
@@ -270,4 +295,102 @@ fn a_plan_survives_its_record() {
     let net = planned(&network(), &[v4(), v6()]);
     let record = serde_json::to_value(&net).unwrap();
     assert_eq!(serde_json::from_value::<PodNet>(record).unwrap(), net);
+}
+
+fn second(earlier: &Earlier, network: &NetworkSpec) -> PodNet {
+    let sandbox = Sandbox {
+        interface: "net1".into(),
+        ..sandbox()
+    };
+    let ens6 = NetworkSpec {
+        name: "default/ipvlan-ens6".into(),
+        master: "ens6".into(),
+        ..network.clone()
+    };
+    let own = [address("210.22.16.11/24", "210.22.16.1")];
+    plan(&sandbox, earlier, &ens6, &own, &node(), &settings()).unwrap()
+}
+
+fn after_first() -> Earlier {
+    let first = planned(&network(), &[v4()]);
+    Earlier {
+        veth: first.veth,
+        tables: vec![crate::netlink::model::MAIN_TABLE],
+        families: vec![crate::netlink::model::Family::V4],
+        own_table: None,
+    }
+}
+
+#[test]
+fn a_second_nic_shares_the_veth_and_sends_what_is_from_its_address() {
+    let net = second(&after_first(), &network());
+    assert_eq!(net.veth, None);
+    assert_eq!(net.shared_veth, planned(&network(), &[v4()]).veth);
+    assert_eq!(
+        texts(&net.in_pod.rules),
+        ["IPv4 rule 1001: from 210.22.16.11 lookup 7701"]
+    );
+    assert_eq!(
+        texts(&net.in_pod.routes),
+        [
+            "route default via 210.22.16.1 dev net1 src 210.22.16.11 table 7701",
+            "route 210.22.16.0/24 dev net1 src 210.22.16.11 table 7701",
+            "route 172.31.22.228/32 via 169.254.1.1 dev veth0 src 210.22.16.11 table 7701",
+            "route 210.22.16.10/32 via 169.254.1.1 dev veth0 src 210.22.16.11 table 7701",
+            "route 10.96.0.0/16 via 169.254.1.1 dev veth0 src 210.22.16.11 table 7701",
+        ]
+    );
+    assert_eq!(
+        texts(&net.in_pod.filters),
+        [
+            "program veth_ingress at veth0 ingress",
+            "program nic_egress at net1 egress",
+            "program nic_ingress at net1 ingress",
+        ]
+    );
+    assert!(texts(&net.in_host.routes)[0].starts_with("route 210.22.16.11/32 dev veth"));
+}
+
+#[test]
+fn a_network_can_choose_who_has_the_default_route() {
+    let chosen = NetworkSpec {
+        default_route: Some("net1".into()),
+        ..network()
+    };
+    let first = planned(&chosen, &[v4()]);
+    assert_eq!(first.table, Some(7701));
+    let earlier = Earlier {
+        tables: vec![7701],
+        ..after_first()
+    };
+    let net = second(&earlier, &chosen);
+    assert_eq!(net.table, None);
+    assert_eq!(
+        texts(&net.in_pod.routes)[0],
+        "route default via 210.22.16.1 dev net1 src 210.22.16.11"
+    );
+}
+
+#[test]
+fn planned_again_an_interface_keeps_its_table() {
+    let again = Earlier {
+        tables: vec![7701],
+        own_table: Some(crate::netlink::model::MAIN_TABLE),
+        ..Earlier::default()
+    };
+    let net = plan(
+        &sandbox(),
+        &again,
+        &network(),
+        &[v4()],
+        &node(),
+        &settings(),
+    )
+    .unwrap();
+    assert_eq!(net, planned(&network(), &[v4()]));
+    let moved = Earlier {
+        own_table: Some(7702),
+        ..after_first()
+    };
+    assert_eq!(second(&moved, &network()).table, Some(7702));
 }
