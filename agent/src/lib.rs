@@ -14,5 +14,6 @@ pub mod node;
 pub mod podnet;
 pub mod pool;
 pub mod query;
+pub mod repair;
 pub mod server;
 pub mod settings;

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbtide_agent::{
     agent::{Agent, Directories},
-    catalog,
+    catalog, repair,
     server::Server,
     settings::Settings,
 };
@@ -149,6 +149,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         error!("tell systemd that the agent is ready: {e}");
     }
     tokio::spawn(sweep(Arc::clone(&agent)));
+    tokio::spawn(repair::watch(Arc::clone(&agent)));
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: running pods keep their network"),

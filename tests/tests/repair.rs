@@ -1,0 +1,115 @@
+//! What others wipe from the host: the damage it does, and that it comes back.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ebbtide_tests::{
+    lab::Lab,
+    plan::{Family, Plan},
+    pod::Pod,
+    snapshot::{Snapshot, ip},
+    traffic::{Client, Protocol, Server},
+};
+
+const PORT: u16 = 8080;
+
+/// What somebody does to the host, and how the log calls what was put back.
+const WIPES: [(&[&str], &str); 4] = [
+    (
+        &["rule", "del", "pref", "1000", "oif", "ens5"],
+        "IPv4 rule 1000: oif ens5",
+    ),
+    (
+        &["-6", "rule", "del", "pref", "1001"],
+        "IPv6 rule 1001: from all",
+    ),
+    (&["route", "flush", "table", "7700"], "table 7700"),
+    (&["-6", "route", "flush", "table", "7700"], "table 7700"),
+];
+
+fn wait_for_all_of(before: &Snapshot, lab: &Lab) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let now = Snapshot::of(lab.vpc.node("master"))?;
+        match before.assert_within(&now) {
+            Ok(()) => return Ok(()),
+            Err(gone) if start.elapsed() > Duration::from_secs(15) => return Err(gone),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// Out by the NIC, and to the node and back by the veth.
+fn traffic(lab: &Lab, pod: &Pod) -> Result<()> {
+    let web = SocketAddr::new(Plan::web_server(Family::V4), PORT);
+    let client = Client::new(&pod.netns, Protocol::Tcp).timeout(Duration::from_millis(700));
+    client.ask(web).context("to the outside")?;
+    let node = Client::new(lab.vpc.node("master"), Protocol::Tcp);
+    let node = node.timeout(Duration::from_millis(700));
+    node.ask(pod.socket(Family::V4, PORT))
+        .context("from the node")?;
+    Ok(())
+}
+
+#[test]
+fn what_is_wiped_from_the_host_comes_back_and_the_log_names_it() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens5", "a")?;
+    let web = Plan::web_server(Family::V4);
+    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
+    servers.extend(Server::on_any(&pod.netns, PORT)?);
+    traffic(&lab, &pod)?;
+    let before = Snapshot::of(lab.vpc.node("master"))?;
+    for (wipe, named) in WIPES {
+        ip(lab.vpc.node("master"), wipe)?;
+        wait_for_all_of(&before, &lab).with_context(|| wipe.join(" "))?;
+        let log = lab.agent("master").log();
+        let line = log
+            .lines()
+            .find(|l| l.contains(named) && l.contains("put back"));
+        ensure!(line.is_some(), "{wipe:?}: no {named:?} in {log}");
+        pod.call("CHECK").with_context(|| wipe.join(" "))?;
+        traffic(&lab, &pod).with_context(|| wipe.join(" "))?;
+    }
+    lab.vpc.assert_no_violations()?;
+    pod.delete()
+}
+
+#[test]
+fn a_nic_that_went_down_and_up_again_carries_its_pods_again() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens6", "c")?;
+    let node = lab.vpc.node("master").clone();
+    let web = Plan::web_server(Family::V4);
+    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
+    servers.extend(Server::on_any(&pod.netns, PORT)?);
+    traffic(&lab, &pod)?;
+    // Without an agent, to see what the kernel does by itself.
+    lab.agent("master").kill()?;
+    ip(&node, &["link", "set", "ens6", "down"])?;
+    ip(&node, &["link", "set", "ens6", "up"])?;
+    if traffic(&lab, &pod).is_ok() {
+        bail!("the NIC's routes went with it, and yet the pod reaches the outside");
+    }
+    lab.agent("master").launch()?;
+    lab.agent("master").wait_ready()?;
+    traffic(&lab, &pod).context("a new agent puts them back")?;
+    // With one, it comes back by itself.
+    let routed = Snapshot::of(&node)?;
+    ip(&node, &["link", "set", "ens6", "down"])?;
+    ip(&node, &["link", "set", "ens6", "up"])?;
+    let start = Instant::now();
+    while let Err(error) = traffic(&lab, &pod) {
+        ensure!(
+            start.elapsed() < Duration::from_secs(15),
+            "{error:#}\n{}",
+            lab.logs()
+        );
+    }
+    ensure!(routed.mentions("table 77"));
+    pod.call("CHECK")?;
+    pod.delete()
+}
