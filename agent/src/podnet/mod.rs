@@ -5,6 +5,7 @@
 mod apply;
 mod check;
 mod explain;
+mod model;
 mod plan;
 mod remove;
 #[cfg(test)]
@@ -12,7 +13,8 @@ mod tests;
 
 pub use apply::{Links, apply};
 pub use check::check;
-pub use plan::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan};
+pub use model::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
+pub use plan::plan;
 pub use remove::remove;
 
 /// Applying or removing a plan failed.

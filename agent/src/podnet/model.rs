@@ -1,0 +1,191 @@
+//! What is planned from, and what a plan is.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::netlink::{
+    Error,
+    link::{Ipvlan, IpvlanMode, Veth},
+    model::{Family, NamespacePlan},
+    netns::{Evidence, Netns},
+};
+
+/// The pod's end of the veth pair.
+pub(super) const VETH: &str = "veth0";
+
+/// What the runtime asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// The container ID.
+    pub container_id: String,
+    /// The interface's name in the pod.
+    pub interface: String,
+    /// Path of the pod's network namespace.
+    pub netns: PathBuf,
+    /// Its inode: the path alone may lead to another one later.
+    pub netns_inode: u64,
+    /// The pod as a person calls it: `namespace/name`, or the container ID without Kubernetes.
+    pub pod: String,
+}
+
+/// What the pod has already, from its earlier interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Earlier {
+    /// The veth pair that the first interface brought; later ones share it.
+    pub veth: Option<Veth>,
+    /// The routing tables that are taken in the pod; the main one by who has the default route.
+    pub tables: Vec<u32>,
+    /// The families whose replies are led back to the veth already.
+    pub families: Vec<Family>,
+    /// The table that this very interface had when it was planned before.
+    pub own_table: Option<u32>,
+}
+
+/// The network an interface belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// Its name, as a person calls it.
+    pub name: String,
+    /// The NIC.
+    pub master: String,
+    /// Mode of the NIC's ipvlan children.
+    pub mode: IpvlanMode,
+    /// MTU in bytes; the NIC's if `None`.
+    pub mtu: Option<u32>,
+    /// Whether the pod gets a veth to its node.
+    pub veth: bool,
+    /// Networks reached through the node, besides those of [`Settings`].
+    pub via_host: Vec<IpNet>,
+    /// The pod's interface that has the default route; the first one if `None`.
+    pub default_route: Option<String>,
+}
+
+/// An address of the pod's, with what its pool says of the network it is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodAddress {
+    /// Address and prefix length.
+    pub address: IpNet,
+    /// The pool.
+    pub pool: String,
+    /// The subnet's gateway: the pod's default route, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// Further routes by this interface: destination and next hop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<(IpNet, IpAddr)>,
+}
+
+/// One interface of a pod and all that belongs to it, in both namespaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodNet {
+    /// The pod as a person calls it.
+    pub pod: String,
+    /// Path of its network namespace.
+    pub netns: PathBuf,
+    /// Its inode.
+    pub netns_inode: u64,
+    /// The network, as a person calls it.
+    pub network: String,
+    /// Its addresses on this interface.
+    pub addresses: Vec<PodAddress>,
+    /// The interface itself.
+    pub ipvlan: Ipvlan,
+    /// The pair to the host, made with this interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub veth: Option<Veth>,
+    /// The pair to the host that an earlier interface of the pod brought.
+    #[serde(
+        default,
+        rename = "sharedVeth",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub shared_veth: Option<Veth>,
+    /// The interface's own routing table in the pod, if it does not have the default route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// The alias of our links: says whose they are.
+    pub alias: String,
+    /// The rest, in the pod's namespace.
+    #[serde(rename = "inPod")]
+    pub in_pod: NamespacePlan,
+    /// The rest, in the host's namespace.
+    #[serde(rename = "inHost")]
+    pub in_host: NamespacePlan,
+}
+
+impl PodNet {
+    /// The pair to the host, whichever interface brought it.
+    #[must_use]
+    pub fn way_to_host(&self) -> Option<&Veth> {
+        self.veth.as_ref().or(self.shared_veth.as_ref())
+    }
+
+    /// Looks whether its namespace is there: the very one, not just something at its path.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn namespace(&self) -> Result<Evidence, Error> {
+        Netns::look(&self.netns, Some(self.netns_inode))
+    }
+
+    /// The addresses alone.
+    #[must_use]
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.addresses.iter().map(|a| a.address.addr()).collect()
+    }
+}
+
+/// Why there can be no plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The master is not there.
+    #[error("the master {master} of network {network} is not on this node; it has {present}")]
+    NoMaster {
+        /// Name of the NIC.
+        master: String,
+        /// Name of the network.
+        network: String,
+        /// The links that are there.
+        present: String,
+    },
+    /// The master is down.
+    #[error(
+        "the master {master} of network {network} is down: set it up (`ip link set {master} up`)"
+    )]
+    MasterDown {
+        /// Name of the NIC.
+        master: String,
+        /// Name of the network.
+        network: String,
+    },
+    /// The master is itself a child.
+    #[error(
+        "the master {master} of network {network} is itself an {kind} child: name the NIC below it"
+    )]
+    MasterIsChild {
+        /// Name of the NIC.
+        master: String,
+        /// Name of the network.
+        network: String,
+        /// `ipvlan` or `macvlan`.
+        kind: String,
+    },
+    /// The MTU asked for is larger than the master's.
+    #[error("network {network} asks for an MTU of {mtu}, but its master {master} has {master_mtu}")]
+    Mtu {
+        /// Name of the network.
+        network: String,
+        /// Asked for.
+        mtu: u32,
+        /// Name of the NIC.
+        master: String,
+        /// The NIC's.
+        master_mtu: u32,
+    },
+    /// The interface cannot have the veth's name.
+    #[error("the interface cannot be called {VETH}: that is the name of the pair to the host")]
+    NameTaken,
+}
