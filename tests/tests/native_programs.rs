@@ -82,6 +82,11 @@ impl Bench {
     }
 
     fn run(&self, program: &str, packet: &[u8], mark: u32) -> Outcome {
+        self.try_run(program, packet, mark).unwrap()
+    }
+
+    /// `None` if the kernel does not take such a frame for a test run.
+    fn try_run(&self, program: &str, packet: &[u8], mark: u32) -> Option<Outcome> {
         let program: &SchedClassifier = self.object.program(program).unwrap().try_into().unwrap();
         let mut ctx_in = [0; SKB_LEN];
         ctx_in[SKB_MARK..SKB_MARK + 4].copy_from_slice(&mark.to_ne_bytes());
@@ -95,13 +100,13 @@ impl Bench {
                 ctx_out: Some(&mut ctx_out),
                 ..TestRunOptions::default()
             })
-            .unwrap();
+            .ok()?;
         data_out.truncate(result.data_size_out as usize);
-        Outcome {
+        Some(Outcome {
             verdict: result.return_value,
             mark: u32::from_ne_bytes(ctx_out[SKB_MARK..SKB_MARK + 4].try_into().unwrap()),
             packet: data_out,
-        }
+        })
     }
 
     fn counted(&self, address: &str, hook: Hook) -> Counters {
@@ -337,4 +342,127 @@ fn a_packet_cut_off_anywhere_passes_and_teaches_nothing_untrue() {
     }
     let known = flow((POD6, 53), (CLIENT6, 5000), 17);
     assert!(bench.remembered().iter().all(|(key, _)| *key == known));
+}
+
+/// Random packets for each program, unless the environment says another number.
+const RANDOM_PACKETS: u32 = 20_000;
+
+/// Xorshift (Marsaglia 2003): the same packets in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+}
+
+/// Something like a packet: a whole one with a few bytes changed, often cut off, sometimes noise.
+fn random_packet(random: &mut Random, whole: &[Vec<u8>]) -> Vec<u8> {
+    let mut packet = whole[random.below(whole.len())].clone();
+    if random.below(8) == 0 {
+        for byte in &mut packet[12..] {
+            *byte = random.next() as u8;
+        }
+    }
+    for _ in 0..random.below(5) {
+        let place = random.below(packet.len());
+        packet[place] = random.next() as u8;
+    }
+    if random.below(3) == 0 {
+        packet.truncate(14 + random.below(packet.len() - 13));
+    }
+    packet
+}
+
+/// Whether this is, by another parser, an unfragmented UDP packet of the flow.
+fn is_of_flow(packet: &[u8], flow: &FlowKey) -> bool {
+    use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+    let Ok(sliced) = LaxSlicedPacket::from_ethernet(packet) else {
+        return false;
+    };
+    let (source, destination) = match &sliced.net {
+        Some(LaxNetSlice::Ipv4(v4)) => (
+            IpAddr::from(v4.header().source_addr()),
+            IpAddr::from(v4.header().destination_addr()),
+        ),
+        Some(LaxNetSlice::Ipv6(v6)) => (
+            IpAddr::from(v6.header().source_addr()),
+            IpAddr::from(v6.header().destination_addr()),
+        ),
+        _ => return false,
+    };
+    // Ports are read as they stand: a length field that lies changes nothing about whose they are.
+    let ports = match &sliced.transport {
+        Some(TransportSlice::Udp(udp)) => Some((udp.source_port(), udp.destination_port())),
+        _ => None,
+    };
+    let ours = (
+        u16::from_be_bytes(flow.local_port),
+        u16::from_be_bytes(flow.remote_port),
+    );
+    key(source) == flow.local
+        && key(destination) == flow.remote
+        && ports.is_none_or(|ports| ports == ours)
+}
+
+#[test]
+fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected() {
+    let number = std::env::var("EBBTIDE_RANDOM_PACKETS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(RANDOM_PACKETS);
+    let whole = [
+        udp((CLIENT, 5000), (POD, 53)),
+        udp((POD, 53), (CLIENT, 5000)),
+        udp((POD, 54), (CLIENT, 5000)),
+        udp((POD6, 53), (CLIENT6, 5000)),
+        udp((CLIENT6, 5000), (POD6, 53)),
+        tcp((CLIENT, 5000), (POD, 80)),
+        tcp((POD, 80), (CLIENT, 5000)),
+        echo(CLIENT, POD, true),
+        echo(POD6, CLIENT6, false),
+    ];
+    let known = flow((POD, 53), (CLIENT, 5000), 17);
+    let mut random = Random(0x0eb8_71de);
+    for program in ["veth_ingress", "nic_egress", "nic_ingress"] {
+        let mut bench = Bench::new();
+        let (mut ran, mut redirected) = (0, 0);
+        for _ in 0..number {
+            if program == "nic_egress" && ran % 1024 == 0 {
+                bench.remember(known, VETH);
+            }
+            let packet = random_packet(&mut random, &whole);
+            let others = random.next() as u32 & !DEFAULT_MARK;
+            let Some(outcome) = bench.try_run(program, &packet, others) else {
+                continue;
+            };
+            ran += 1;
+            let marked = if program == "veth_ingress" {
+                DEFAULT_MARK
+            } else {
+                0
+            };
+            assert_eq!(outcome.mark, others | marked, "{program}: {packet:02x?}");
+            match outcome.verdict {
+                PASS => assert_eq!(outcome.packet, packet, "{program}"),
+                REDIRECT if program == "nic_egress" => {
+                    assert!(is_of_flow(&packet, &known), "redirected: {packet:02x?}");
+                    redirected += 1;
+                }
+                other => panic!("{program} answered {other} to {packet:02x?}"),
+            }
+        }
+        assert!(
+            ran > number / 2,
+            "{program}: the kernel took only {ran} of {number}"
+        );
+        assert_eq!(program == "nic_egress", redirected > 0, "{program}");
+    }
 }
