@@ -222,6 +222,7 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
     }
     let (mut priority, mut table) = (0, u32::from(message.header.table));
     let (mut iif, mut oif, mut mark, mut mask) = (None, None, None, u32::MAX);
+    let mut no_default = false;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(value) => priority = *value,
@@ -230,6 +231,7 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Oifname(name) => oif = Some(name.clone()),
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::SuppressPrefixLen(0) => no_default = true,
             RuleAttribute::Protocol(_)
             | RuleAttribute::SuppressPrefixLen(u32::MAX)
             | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
@@ -237,8 +239,16 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
         }
     }
     let selector = match (iif, oif, mark) {
+        (Some(link), None, Some(mark)) if no_default || link != "lo" => Selector::InLinkMark {
+            link: link.to_owned(),
+            mark,
+            mask,
+            no_default,
+        },
+        _ if no_default => return None,
         (None, None, None) => Selector::All,
         (Some("lo"), None, Some(mark)) => Selector::LocalMark { mark, mask },
+        (None, None, Some(mark)) => Selector::Mark { mark, mask },
         (None, Some(link), None) => Selector::OutLink(link),
         _ => return None,
     };
