@@ -20,7 +20,7 @@ use crate::{
         },
         netns::{Evidence, Netns},
     },
-    node::NodeFacts,
+    node::{NodeFacts, veth_filters},
     settings::Settings,
 };
 
@@ -430,6 +430,7 @@ fn veth_in_host(
 ) {
     plan.sysctls
         .extend(ipv6_settings(&veth.host_name, has_v6(addresses)));
+    plan.filters = veth_filters(&veth.host_name);
     for pod in addresses {
         let own = pod.address.addr();
         plan.neighbours.push(Neighbour {
