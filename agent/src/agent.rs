@@ -13,7 +13,7 @@ use crate::{
     catalog::Catalog,
     datapath::Datapath,
     netlink::{Netlink, model::NamespacePlan, netns::Evidence, sysctl},
-    node::{self, NodeFacts, PoolNetwork},
+    node::{self, HostPlan, Nic, NodeFacts, PoolNetwork},
     podnet::{self, Links, PodNet},
     pool::{Allocation, Owner, Pools},
     settings::Settings,
@@ -46,6 +46,8 @@ pub struct Agent {
     catalog: watch::Receiver<Arc<Catalog>>,
     interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// What was last put on the host's NICs.
+    nics: tokio::sync::Mutex<Option<Arc<HostPlan>>>,
 }
 
 /// The agent cannot start.
@@ -79,7 +81,7 @@ impl Agent {
                 rest: std::time::Duration::from_secs(settings.rest_seconds),
             },
         )?;
-        let datapath = Datapath::open(&directories.bpf, settings.mark)?;
+        let datapath = Datapath::open(&directories.bpf, settings.mark, settings.nic_marks)?;
         let host = Netlink::open("in the host")?;
         Ok(Self {
             node_name,
@@ -90,6 +92,7 @@ impl Agent {
             catalog,
             interfaces: Mutex::default(),
             locks: Mutex::default(),
+            nics: tokio::sync::Mutex::default(),
         })
     }
 
@@ -138,28 +141,81 @@ impl Agent {
         locked(&self.interfaces).insert(owner, net);
     }
 
-    /// The host's routing for `net`'s master, with the networks of every pool in use there.
+    /// The host's routing for `net`'s master, with the networks of every pool behind it.
     #[must_use]
     pub fn nic_plan(&self, facts: &NodeFacts, net: &PodNet) -> NamespacePlan {
         let Some(nic) = facts.nic(&net.ipvlan.master) else {
             return NamespacePlan::default();
         };
+        node::nic_plan(nic, &self.networks(nic, Some(net)), &self.settings)
+    }
+
+    /// The networks behind a NIC: of the pools that its pods have addresses from (`net`'s among
+    /// them), then of those in the catalog that the NIC itself has an address in.
+    fn networks(&self, nic: &Nic, net: Option<&PodNet>) -> Vec<PoolNetwork> {
         let interfaces = locked(&self.interfaces);
         let mut in_use: Vec<_> = interfaces
             .values()
             .map(AsRef::as_ref)
-            .chain([net])
-            .filter(|other| other.ipvlan.master == net.ipvlan.master)
+            .chain(net)
+            .filter(|other| other.ipvlan.master == nic.name)
             .flat_map(|other| &other.addresses)
-            .map(|a| (a.pool.as_str(), a.address.trunc(), a.gateway))
+            .map(|a| (a.pool.clone(), a.address.trunc(), a.gateway))
             .collect();
         in_use.sort();
-        in_use.dedup();
-        let pools: Vec<_> = in_use
-            .into_iter()
-            .map(|(_, subnet, gateway)| PoolNetwork { subnet, gateway })
+        let catalog = self.catalog();
+        let mut declared: Vec<_> = catalog
+            .pools()
+            .iter()
+            .filter(|pool| pool.node_names.is_empty() || pool.node_names.contains(&self.node_name))
+            .filter(|pool| {
+                nic.addresses
+                    .iter()
+                    .any(|net| pool.subnet.contains(&net.addr()))
+            })
+            .map(|pool| (pool.name.clone(), pool.subnet.trunc(), pool.gateway))
             .collect();
-        node::nic_plan(nic, &pools, &self.settings)
+        declared.sort();
+        let mut networks: Vec<PoolNetwork> = Vec::new();
+        for (_, subnet, gateway) in in_use.into_iter().chain(declared) {
+            let network = PoolNetwork { subnet, gateway };
+            if !networks.contains(&network) {
+                networks.push(network);
+            }
+        }
+        networks
+    }
+
+    /// Puts the programs, tables and rules on the host's NICs that make replies leave by the NIC
+    /// their request came in on. Does nothing if nothing has changed since the last time.
+    pub async fn prepare_nics(&self, facts: &NodeFacts) {
+        let mut last = self.nics.lock().await;
+        let steer = match facts.nic(node::STEER) {
+            Some(link) if last.is_some() => Some(link.ifindex),
+            _ => node::steer(&self.host).await,
+        };
+        let known = self.datapath.host.marks();
+        let networks = |nic: &Nic| self.networks(nic, None);
+        let plan = node::host_plan(facts, networks, &known, steer, &self.settings);
+        if last.as_deref() == Some(&plan) {
+            return;
+        }
+        for nic in plan.nics.iter().filter(|nic| nic.mark == 0) {
+            warn!(
+                nic = nic.name,
+                "nicMarks has too few bits for it: what comes in here is answered by the routing \
+                 table, and put right at the NIC's egress"
+            );
+        }
+        match node::apply(&plan, steer, facts, &self.host, &self.datapath).await {
+            Ok(()) => *last = Some(Arc::new(plan)),
+            Err(e) => error!("replies may leave by another NIC than the request's: {e}"),
+        }
+    }
+
+    /// What was last put on the host's NICs.
+    pub async fn nics(&self) -> Option<Arc<HostPlan>> {
+        self.nics.lock().await.clone()
     }
 
     /// Takes an interface out of the kernel, then gives its addresses back. In this order: an
@@ -215,6 +271,7 @@ impl Agent {
         };
         // An interface that shares a pair comes after the one that brought it.
         nets.sort_by_key(|(_, net)| net.shared_veth.is_some());
+        self.prepare_nics(&facts).await;
         let total = nets.len();
         let mut released = 0;
         for (allocation, net) in nets {

@@ -2,12 +2,13 @@
 
 use std::{collections::HashSet, path::PathBuf};
 
+use ebbtide_layout::HostHook;
 use ebbtide_plugin::wire::{Query, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::Agent,
-    datapath::PROGRAMS,
+    datapath::{HOST_PROGRAMS, PROGRAMS},
     netlink::{Netlink, model::Filter, netns::Evidence, state::NamespaceState},
     podnet::PodNet,
     pool::Owner,
@@ -77,10 +78,12 @@ pub struct PoolLine {
 
 /// A line of `ebbtidectl datapath`.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct HookLine {
-    /// The pod.
+    /// The pod; empty for the node's own.
     pub pod: String,
-    /// The interface, in the pod.
+    /// The interface, in the pod, or the node's NIC. For the host's ends of the veths, which are
+    /// counted all together, the NIC that their traffic came in by.
     pub interface: String,
     /// `ingress` or `egress`.
     pub hook: String,
@@ -100,6 +103,10 @@ pub struct HookLine {
     pub passed: u64,
     /// Dropped.
     pub dropped: u64,
+    /// Packets that would have left by this NIC, the wrong one: a cloud drops them. They were sent
+    /// out by the right one, unless that has no known gateway.
+    #[serde(default)]
+    pub wrong_nic: u64,
 }
 
 /// Answers a question.
@@ -207,6 +214,57 @@ async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
                 redirected: counted.redirected,
                 passed: counted.passed,
                 dropped: counted.dropped,
+                wrong_nic: 0,
+            });
+        }
+    }
+    lines.extend(nics(agent).await?);
+    Ok(lines)
+}
+
+/// The node's own hooks.
+async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
+    let Some(host) = agent.nics().await else {
+        return Ok(Vec::new());
+    };
+    let state = NamespaceState::read(&agent.host, &host.plan).await.ok();
+    let mut lines = Vec::new();
+    for nic in &host.nics {
+        let counters = agent
+            .datapath
+            .host
+            .counters(nic)
+            .map_err(|e| e.to_string())?;
+        for program in HOST_PROGRAMS {
+            let counted = counters.hooks[program.hook as usize];
+            let on_egress = program.hook == HostHook::NicEgress;
+            let filter = Filter {
+                link: nic.name.clone(),
+                direction: program.direction,
+                program: program.name.to_owned(),
+            };
+            // The veths' programs are on the veths: CHECK looks at those.
+            let attached = state
+                .as_ref()
+                .filter(|_| host.plan.filters.contains(&filter))
+                .map(|state| state.found.filters.contains(&filter));
+            lines.push(HookLine {
+                pod: String::new(),
+                interface: nic.name.clone(),
+                hook: program.direction.to_string(),
+                program: program.name.to_owned(),
+                attached,
+                seen: counted.seen,
+                marked: counted.marked,
+                learned: counted.learned,
+                redirected: counted.redirected,
+                passed: counted.passed,
+                dropped: counted.dropped,
+                wrong_nic: if on_egress {
+                    counters.wrong_nic + counters.wrong_nic_passed
+                } else {
+                    0
+                },
             });
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use ebbtide_layout::DEFAULT_MARK;
+use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -19,12 +19,15 @@ pub struct Settings {
     pub via_host_cidrs: Vec<IpNet>,
     /// The bit (or bits) of a packet's mark that say "came in by the veth", in pods only.
     pub mark: u32,
+    /// The bits of a packet's mark that say by which NIC, in the host only: as many as are set
+    /// here, wherever they are. One of them is for replies, so `n` bits serve 2^(n-1) - 2 NICs.
+    pub nic_marks: u32,
     /// Routing table, in pods, for replies to what came in by the veth.
     pub reply_table: u32,
     /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with
     /// interface index `i` is this plus `i`.
     pub host_table: u32,
-    /// Priority of our routing rules, in pods and in the host; the one after it is used too.
+    /// Priority of our routing rules, in pods and in the host; the three after it are used too.
     pub rule_priority: u32,
     /// How long a released address rests before it is given to another pod, in seconds.
     pub rest_seconds: u64,
@@ -36,6 +39,7 @@ impl Default for Settings {
             service_cidrs: Vec::new(),
             via_host_cidrs: vec![IpNet::new_assert([169, 254, 0, 0].into(), 16)],
             mark: DEFAULT_MARK,
+            nic_marks: DEFAULT_NIC_MARKS,
             reply_table: 7700,
             host_table: 7700,
             rule_priority: 1000,
@@ -95,6 +99,12 @@ impl Settings {
         if settings.mark == 0 {
             return Err(("mark".into(), "at least one bit must be set".into()));
         }
+        if settings.nic_marks.count_ones() < 3 {
+            return Err((
+                "nicMarks".into(),
+                "at least three bits must be set: one for replies, the others for the NICs".into(),
+            ));
+        }
         for (field, table) in [
             ("replyTable", settings.reply_table),
             ("hostTable", settings.host_table),
@@ -108,10 +118,10 @@ impl Settings {
             }
         }
         // 32766 is the main table's rule: behind it ours would never be looked at.
-        if settings.rule_priority == 0 || settings.rule_priority >= 32_765 {
+        if settings.rule_priority == 0 || settings.rule_priority > 32_762 {
             return Err((
                 "rulePriority".into(),
-                format!("{} is not between 1 and 32764", settings.rule_priority),
+                format!("{} is not between 1 and 32762", settings.rule_priority),
             ));
         }
         Ok(settings)
@@ -135,6 +145,7 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_name() {
         for (text, field) in [
             ("mark: 0", "mark"),
+            ("nicMarks: 64", "nicMarks"),
             ("replyTable: 254", "replyTable"),
             ("hostTable: 0", "hostTable"),
             ("rulePriority: 32766", "rulePriority"),

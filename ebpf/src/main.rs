@@ -1,4 +1,4 @@
-//! Ebbtide's programs for the kernel, one object. They run in the pod's network namespace, at tc:
+//! Ebbtide's programs for the kernel, one object. They run at tc, in the pod's network namespace:
 //!
 //! | program        | hook             | does |
 //! |----------------|------------------|------|
@@ -6,7 +6,16 @@
 //! | `nic_egress`   | `eth0`, egress   | sends replies of remembered flows back out by their interface |
 //! | `nic_ingress`  | `eth0`, ingress  | forgets a remembered flow that now comes in here |
 //!
-//! TCP needs no memory: the mark is inherited by the accepted socket (`tcp_fwmark_accept`) and
+//! and in the host's:
+//!
+//! | program             | hook                    | does |
+//! |---------------------|-------------------------|------|
+//! | `host_nic_ingress`  | each NIC, ingress       | marks with the NIC what is for the node; steers answers to what the host forwarded for a pod past ipvlan |
+//! | `host_nic_egress`   | each NIC, egress        | remembers what the host forwards for a pod; sends out by the right NIC what has another one's address |
+//! | `host_veth_egress`  | host's end, to the pod  | remembers by which NIC a request came in |
+//! | `host_veth_ingress` | host's end, from the pod| marks its replies with that NIC |
+//!
+//! In the pod TCP needs no memory: the mark is inherited by the accepted socket (`tcp_fwmark_accept`) and
 //! a rule routes marked packets to the veth. A connectionless socket has nothing that could
 //! inherit a mark, so for everything else the way in is remembered, per pod, and wins over the
 //! routing table on the way out.
@@ -17,6 +26,8 @@
 #![no_std]
 #![no_main]
 
+mod host;
+mod host_maps;
 mod maps;
 mod packet;
 mod reply;
@@ -39,6 +50,30 @@ fn nic_egress(ctx: TcContext) -> i32 {
 #[classifier]
 fn nic_ingress(ctx: TcContext) -> i32 {
     reply::forget(&ctx)
+}
+
+/// A NIC's ingress, in the host.
+#[classifier]
+fn host_nic_ingress(ctx: TcContext) -> i32 {
+    host::from_nic(&ctx)
+}
+
+/// A NIC's egress, in the host.
+#[classifier]
+fn host_nic_egress(ctx: TcContext) -> i32 {
+    host::to_nic(&ctx)
+}
+
+/// The host's end of a veth, towards the pod.
+#[classifier]
+fn host_veth_egress(ctx: TcContext) -> i32 {
+    host::to_pod(&ctx)
+}
+
+/// The host's end of a veth, from the pod.
+#[classifier]
+fn host_veth_ingress(ctx: TcContext) -> i32 {
+    host::from_pod(&ctx)
 }
 
 /// Let the packet go on, to the next filter if there is one.

@@ -103,6 +103,14 @@ pub(crate) fn ip(ctx: &TcContext) -> Option<Ip> {
 }
 
 impl Ip {
+    /// Whether the destination is a group, and no single host.
+    #[inline(always)]
+    pub(crate) fn is_multicast(&self) -> bool {
+        // IPv4 as `::ffff:a.b.c.d`, where 224/4 and 255.255.255.255 start with 0xe or 0xf.
+        let v4 = self.destination[10] == 0xff && self.destination[0] == 0;
+        self.destination[0] == 0xff || (v4 && self.destination[12] >= 0xe0)
+    }
+
     /// Reads what tells this packet's flow apart from others between the same addresses.
     #[inline(always)]
     pub(crate) fn endpoints(&self, ctx: &TcContext) -> Endpoints {
@@ -110,7 +118,7 @@ impl Ip {
             return Endpoints::None;
         }
         match self.protocol {
-            UDP | UDPLITE | SCTP => match bytes::<4>(ctx, self.payload) {
+            TCP | UDP | UDPLITE | SCTP => match bytes::<4>(ctx, self.payload) {
                 Some(p) => Endpoints::Ports([p[0], p[1]], [p[2], p[3]]),
                 None => Endpoints::None,
             },

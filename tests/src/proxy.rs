@@ -23,6 +23,9 @@ pub struct Service {
     pub node_port: Option<u16>,
     /// How NodePort traffic is spread.
     pub policy: ExternalTrafficPolicy,
+    /// Whether what comes from outside of the cluster CIDR to the ClusterIP is masqueraded.
+    /// kube-proxy has one setting for all; here both kinds are to be seen side by side.
+    pub masquerade: bool,
     /// The endpoints.
     pub backends: Vec<Backend>,
 }
@@ -133,7 +136,7 @@ impl Script {
             .cluster_cidr
             .iter()
             .find(|cidr| Family::of(cidr.addr()) == family);
-        if let Some(cidr) = cidr {
+        if let Some(cidr) = cidr.filter(|_| service.masquerade) {
             self.rule(&all, &format!("! -s {cidr} {to_cluster} -j KUBE-MARK-MASQ"));
         }
         self.endpoints(service, &all, |_| true);
@@ -263,6 +266,7 @@ mod tests {
             cluster: "10.96.0.10:80".parse().unwrap(),
             node_port: Some(30080),
             policy,
+            masquerade: true,
             backends: vec![
                 Backend {
                     address: "172.31.16.4:8080".parse().unwrap(),

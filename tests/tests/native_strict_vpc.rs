@@ -222,6 +222,7 @@ fn service(
         .unwrap(),
         node_port: Some(NODE_PORT),
         policy,
+        masquerade: true,
         backends: vec![Backend {
             address: SocketAddr::new(primary(vpc, on, "ens5", family), PORT),
             node: on.into(),

@@ -40,6 +40,7 @@ fn expose(lab: &Lab, pod: &Pod) -> Result<()> {
             cluster: "10.96.0.50:80".parse()?,
             node_port: Some(NODE_PORT),
             policy: ExternalTrafficPolicy::Local,
+            masquerade: true,
             backends: vec![Backend {
                 address: pod.socket(Family::V4, POD_PORT),
                 node: pod.node.clone(),

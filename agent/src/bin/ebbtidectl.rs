@@ -198,10 +198,15 @@ fn datapath(lines: Vec<HookLine>) -> String {
             "REDIRECTED",
             "PASSED",
             "DROPPED",
+            "WRONG NIC",
         ],
         lines.into_iter().map(|line| {
             [
-                line.pod,
+                if line.pod.is_empty() {
+                    "(the node)".to_owned()
+                } else {
+                    line.pod
+                },
                 line.interface,
                 line.hook,
                 line.program,
@@ -216,6 +221,7 @@ fn datapath(lines: Vec<HookLine>) -> String {
                 line.redirected.to_string(),
                 line.passed.to_string(),
                 line.dropped.to_string(),
+                line.wrong_nic.to_string(),
             ]
         }),
     )

@@ -213,6 +213,7 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
         }
     };
     agent.note(owner.clone(), Arc::clone(&net));
+    agent.prepare_nics(&facts).await;
     let nic = agent.nic_plan(&facts, &net);
     if let Err(e) = podnet::apply(&net, &nic, &agent.host, &agent.datapath, links).await {
         // What an earlier ADD made and answered is not this one's to take away.

@@ -27,19 +27,26 @@ pub struct FlowTables {
 }
 
 impl FlowTables {
-    /// From the object file, and one of its programs, loaded.
+    /// For the map FLOWS: from the object file, and one of its programs, loaded.
     ///
     /// # Errors
     /// When the object has no map FLOWS, or the program was loaded without BTF.
     pub fn new(object: &[u8], program: &SchedClassifier) -> Result<Self, Error> {
-        const FLOWS: Error = Error::Lacks("map FLOWS");
+        Self::of(object, program, "FLOWS")
+    }
+
+    /// As [`FlowTables::new`], for any map of maps.
+    ///
+    /// # Errors
+    /// When the object has no such map of maps, or the program was loaded without BTF.
+    pub fn of(object: &[u8], program: &SchedClassifier, map: &'static str) -> Result<Self, Error> {
         let definition = Object::parse(object)
             .map_err(|e| Error::Load(e.into()))?
             .maps
-            .get("FLOWS")
+            .get(map)
             .and_then(aya_obj::Map::inner)
-            .ok_or(FLOWS)?;
-        let info = program.info().map_err(|e| refused("veth_ingress", e))?;
+            .ok_or(Error::Lacks(map))?;
+        let info = program.info().map_err(|e| refused("for its BTF", e))?;
         let id = info
             .btf_id()
             .ok_or(Error::Lacks("type information (BTF)"))?;
@@ -51,7 +58,7 @@ impl FlowTables {
         Ok(Self { definition, btf })
     }
 
-    /// Makes an empty table. It lives as long as this value or an entry of FLOWS refers to it.
+    /// Makes an empty table. It lives as long as this value or an entry of the map of maps refers to it.
     ///
     /// # Errors
     /// When the kernel refuses.

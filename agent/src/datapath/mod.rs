@@ -5,6 +5,7 @@
 //! one opens the same maps and puts its own programs in the filters' place.
 
 mod flow_table;
+mod host;
 
 use std::{
     fs, io,
@@ -19,10 +20,11 @@ use aya::{
     maps::{HashOfMaps, MapData, MapError, PerCpuHashMap, PerCpuValues},
     programs::{ProgramError, ProgramFd, SchedClassifier},
 };
-use ebbtide_layout::{Address, Counters, Hook, PodCounters, mapped};
+use ebbtide_layout::{Address, Counters, Hook, HostHook, PodCounters, mapped, reply_bit};
 use nix::sys::statfs::{FsType, statfs};
 
 pub use flow_table::FlowTables;
+pub use host::{Host, HostNic};
 
 use crate::netlink::model::Direction;
 
@@ -113,9 +115,46 @@ pub const PROGRAMS: [Program; 3] = [
     },
 ];
 
+/// A program of ours in the host's namespace, and its place.
+#[derive(Clone, Copy, Debug)]
+pub struct HostProgram {
+    /// Name in the object.
+    pub name: &'static str,
+    /// Which of the host's hooks.
+    pub hook: HostHook,
+    /// Which way through the link.
+    pub direction: Direction,
+}
+
+/// All programs of the host, in the order of [`HostHook::ALL`].
+pub const HOST_PROGRAMS: [HostProgram; 4] = [
+    HostProgram {
+        name: "host_nic_ingress",
+        hook: HostHook::NicIngress,
+        direction: Direction::Ingress,
+    },
+    HostProgram {
+        name: "host_nic_egress",
+        hook: HostHook::NicEgress,
+        direction: Direction::Egress,
+    },
+    HostProgram {
+        name: "host_veth_egress",
+        hook: HostHook::VethEgress,
+        direction: Direction::Egress,
+    },
+    HostProgram {
+        name: "host_veth_ingress",
+        hook: HostHook::VethIngress,
+        direction: Direction::Ingress,
+    },
+];
+
 /// The loaded programs and their maps.
 pub struct Datapath {
-    programs: [ProgramFd; 3],
+    programs: Vec<(&'static str, ProgramFd)>,
+    /// The host's part.
+    pub host: Host,
     tables: FlowTables,
     flows: Mutex<FlowsByAddress>,
     counters: Mutex<PerCpuHashMap<MapData, Address, PodCounters>>,
@@ -145,11 +184,12 @@ pub fn key(address: IpAddr) -> Address {
 
 impl Datapath {
     /// Loads the programs, with the maps that an earlier agent left below `bpf_dir`, or new ones.
-    /// `mark` is the bit that says "came in by the veth".
+    /// `mark` is the bit that says "came in by the veth", in pods; `nic_marks` are the host's
+    /// bits that say by which NIC.
     ///
     /// # Errors
     /// When there is no bpf file system, or the kernel refuses a map or program.
-    pub fn open(bpf_dir: &Path, mark: u32) -> Result<Self, Error> {
+    pub fn open(bpf_dir: &Path, mark: u32, nic_marks: u32) -> Result<Self, Error> {
         let pins = bpf_dir.join(LAYOUT);
         let there = bpf_dir.ancestors().find(|dir| dir.exists());
         let on_bpffs = there
@@ -167,27 +207,25 @@ impl Datapath {
             .override_global("MARK", &mark, true)
             .map_pin_path("FLOWS", pins.join("flows"))
             .map_pin_path("COUNTERS", pins.join("counters"))
+            .override_global("NIC_MARKS", &nic_marks, true)
+            .override_global("NIC_REPLY", &reply_bit(nic_marks), true)
+            .map_pin_path("HOST_FLOWS", pins.join("host_flows"))
+            .map_pin_path("ADDRESSES", pins.join("addresses"))
+            .map_pin_path("NICS", pins.join("nics"))
+            .map_pin_path("NIC_COUNTERS", pins.join("nic_counters"))
+            .map_pin_path("HOST", pins.join("host"))
             .load(OBJECT)?;
-        let mut load = |program: Program| {
-            let classifier: &mut SchedClassifier = object
-                .program_mut(program.name)
-                .ok_or(Error::Lacks(program.name))?
-                .try_into()
-                .map_err(|e| refused(program.name, e))?;
-            classifier.load().map_err(|e| refused(program.name, e))?;
-            let fd = classifier.fd().map_err(|e| refused(program.name, e))?;
-            fd.try_clone().map_err(|source| Error::Io {
-                what: "duplicate the descriptor of",
-                path: program.name.into(),
-                source,
-            })
-        };
-        let [veth_ingress, nic_egress, nic_ingress] = PROGRAMS;
-        let programs = [load(veth_ingress)?, load(nic_egress)?, load(nic_ingress)?];
+        let names = PROGRAMS.map(|p| p.name).into_iter();
+        let programs = names
+            .chain(HOST_PROGRAMS.map(|p| p.name))
+            .map(|name| Ok((name, load(&mut object, name)?)))
+            .collect::<Result<Vec<_>, Error>>()?;
         let flows = object.take_map("FLOWS").ok_or(Error::Lacks("map FLOWS"))?;
         let counters = object
             .take_map("COUNTERS")
             .ok_or(Error::Lacks("map COUNTERS"))?;
+        let [veth_ingress, ..] = PROGRAMS;
+        let host_maps = host::Maps::take(&mut object)?;
         let first: &SchedClassifier = object
             .program(veth_ingress.name)
             .ok_or(Error::Lacks(veth_ingress.name))?
@@ -195,6 +233,11 @@ impl Datapath {
             .map_err(|e| refused(veth_ingress.name, e))?;
         Ok(Self {
             tables: FlowTables::new(OBJECT, first)?,
+            host: Host::new(
+                host_maps,
+                FlowTables::of(OBJECT, first, "HOST_FLOWS")?,
+                nic_marks,
+            ),
             programs,
             flows: Mutex::new(
                 HashOfMaps::try_from(flows).map_err(|e| map_error("open the map FLOWS", e))?,
@@ -210,8 +253,8 @@ impl Datapath {
     /// The descriptor of the program called `name`, for a tc filter.
     #[must_use]
     pub fn program(&self, name: &str) -> Option<RawFd> {
-        let index = PROGRAMS.iter().position(|p| p.name == name)?;
-        Some(self.programs[index].as_fd().as_raw_fd())
+        let (_, program) = self.programs.iter().find(|(known, _)| *known == name)?;
+        Some(program.as_fd().as_raw_fd())
     }
 
     /// Makes the flow table and the counters of a pod with these addresses, where they are not
@@ -250,6 +293,7 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses.
     pub fn unregister(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.host.forget(addresses)?;
         let mut flows = lock(&self.flows);
         let mut counters = lock(&self.counters);
         for address in addresses {
@@ -280,12 +324,7 @@ impl Datapath {
                 Ok(per_cpu) => {
                     for pod in per_cpu.iter() {
                         for (total, part) in sum.iter_mut().zip(pod.hooks) {
-                            total.seen += part.seen;
-                            total.marked += part.marked;
-                            total.learned += part.learned;
-                            total.redirected += part.redirected;
-                            total.passed += part.passed;
-                            total.dropped += part.dropped;
+                            add(total, part);
                         }
                     }
                 }
@@ -307,6 +346,31 @@ impl Datapath {
             .copied()
             .collect()
     }
+}
+
+/// Loads one program.
+fn load(object: &mut Ebpf, name: &'static str) -> Result<ProgramFd, Error> {
+    let classifier: &mut SchedClassifier = object
+        .program_mut(name)
+        .ok_or(Error::Lacks(name))?
+        .try_into()
+        .map_err(|e| refused(name, e))?;
+    classifier.load().map_err(|e| refused(name, e))?;
+    let fd = classifier.fd().map_err(|e| refused(name, e))?;
+    fd.try_clone().map_err(|source| Error::Io {
+        what: "duplicate the descriptor of",
+        path: name.into(),
+        source,
+    })
+}
+
+fn add(total: &mut Counters, part: Counters) {
+    total.seen += part.seen;
+    total.marked += part.marked;
+    total.learned += part.learned;
+    total.redirected += part.redirected;
+    total.passed += part.passed;
+    total.dropped += part.dropped;
 }
 
 /// A panic while a map was used leaves the map itself whole: it is the kernel's.
@@ -336,13 +400,13 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
-fn zeroed_counters() -> Result<PerCpuValues<PodCounters>, Error> {
+fn zeroed_counters<T: aya::Pod + Default>() -> Result<PerCpuValues<T>, Error> {
     let cpus = aya::util::nr_cpus().map_err(|(path, source)| Error::Io {
         what: "count the CPUs in",
         path: path.into(),
         source,
     })?;
-    PerCpuValues::try_from(vec![PodCounters::default(); cpus]).map_err(|source| Error::Io {
+    PerCpuValues::try_from(vec![T::default(); cpus]).map_err(|source| Error::Io {
         what: "make",
         path: "per-CPU counters".into(),
         source,

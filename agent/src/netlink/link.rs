@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::{
-    LinkIpVlan, LinkUnspec, LinkVeth,
+    LinkDummy, LinkIpVlan, LinkUnspec, LinkVeth,
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
         RouteNetlinkMessage,
@@ -285,6 +285,18 @@ impl Batch {
             format_args!("create veth {}", veth.host_name),
             RouteNetlinkMessage::NewLink(message),
             NLM_F_CREATE | NLM_F_EXCL,
+        );
+    }
+
+    /// Makes a link that leads nowhere, or leaves the one that is there.
+    pub fn add_dummy(&mut self, name: &str, mac: Mac) {
+        const THERE: &[i32] = &[Errno::EEXIST as i32];
+        let message = LinkDummy::new(name).address(mac.0.to_vec()).build();
+        self.push_tolerant(
+            format_args!("create dummy {name}"),
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+            THERE,
         );
     }
 

@@ -116,6 +116,24 @@ fn rule(object: &Rule) -> RuleMessage {
             RuleAttribute::FwMark(*mark),
             RuleAttribute::FwMask(*mask),
         ]),
+        Selector::Mark { mark, mask } => message
+            .attributes
+            .extend([RuleAttribute::FwMark(*mark), RuleAttribute::FwMask(*mask)]),
+        Selector::InLinkMark {
+            link,
+            mark,
+            mask,
+            no_default,
+        } => {
+            message.attributes.extend([
+                RuleAttribute::Iifname(link.clone()),
+                RuleAttribute::FwMark(*mark),
+                RuleAttribute::FwMask(*mask),
+            ]);
+            if *no_default {
+                message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+            }
+        }
         Selector::OutLink(link) => message
             .attributes
             .push(RuleAttribute::Oifname(link.clone())),

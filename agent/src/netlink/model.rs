@@ -154,6 +154,24 @@ pub enum Selector {
         /// Bits looked at.
         mask: u32,
     },
+    /// Packets, made here or forwarded, whose mark has `mark` set within `mask`.
+    Mark {
+        /// Value.
+        mark: u32,
+        /// Bits looked at.
+        mask: u32,
+    },
+    /// Packets that came in by `link`, whose mark has `mark` set within `mask`.
+    InLinkMark {
+        /// Name of the link.
+        link: String,
+        /// Value.
+        mark: u32,
+        /// Bits looked at.
+        mask: u32,
+        /// The table's default route is passed over (`suppress_prefixlength 0`).
+        no_default: bool,
+    },
     /// Packets that must leave by this link (`oif`).
     OutLink(String),
     /// Packets from this address.
@@ -247,10 +265,20 @@ impl fmt::Display for Rule {
         match &self.selector {
             Selector::All => f.write_str("from all")?,
             Selector::LocalMark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x} iif lo")?,
+            Selector::Mark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x}")?,
+            Selector::InLinkMark {
+                link, mark, mask, ..
+            } => write!(f, "fwmark {mark:#x}/{mask:#x} iif {link}")?,
             Selector::OutLink(link) => write!(f, "oif {link}")?,
             Selector::From(address) => write!(f, "from {address}")?,
         }
-        write!(f, " lookup {}", self.table)
+        write!(f, " lookup {}", self.table)?;
+        match &self.selector {
+            Selector::InLinkMark {
+                no_default: true, ..
+            } => f.write_str(" suppress_prefixlength 0"),
+            _ => Ok(()),
+        }
     }
 }
 

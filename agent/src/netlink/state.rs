@@ -224,6 +224,7 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
     let (mut priority, mut table) = (0, u32::from(message.header.table));
     let (mut iif, mut oif, mut from) = (None, None, None);
     let (mut mark, mut mask) = (None, u32::MAX);
+    let mut no_default = false;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(value) => priority = *value,
@@ -233,6 +234,7 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Source(address) => from = Some(*address),
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::SuppressPrefixLen(0) => no_default = true,
             RuleAttribute::Protocol(_)
             | RuleAttribute::SuppressPrefixLen(u32::MAX)
             | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
@@ -240,8 +242,18 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
         }
     }
     let selector = match (iif, oif, mark, from) {
+        (Some(link), None, Some(mark), None) if no_default || link != "lo" => {
+            Selector::InLinkMark {
+                link: link.to_owned(),
+                mark,
+                mask,
+                no_default,
+            }
+        }
+        _ if no_default => return None,
         (None, None, None, None) => Selector::All,
         (Some("lo"), None, Some(mark), None) => Selector::LocalMark { mark, mask },
+        (None, None, Some(mark), None) => Selector::Mark { mark, mask },
         (None, Some(link), None, None) => Selector::OutLink(link),
         (None, None, None, Some(address)) => Selector::From(address),
         _ => return None,

@@ -54,6 +54,16 @@ pub struct NodeFacts {
     pub nics: Vec<Nic>,
 }
 
+impl Nic {
+    /// Whether its addresses are the node's: not another engine's bridge or port.
+    #[must_use]
+    pub fn is_the_nodes(&self) -> bool {
+        !NOT_THE_NODES
+            .iter()
+            .any(|prefix| self.name.starts_with(prefix))
+    }
+}
+
 impl NodeFacts {
     /// Reads them from the kernel.
     ///
@@ -93,11 +103,7 @@ impl NodeFacts {
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.nics
             .iter()
-            .filter(|nic| {
-                !NOT_THE_NODES
-                    .iter()
-                    .any(|prefix| nic.name.starts_with(prefix))
-            })
+            .filter(|nic| nic.is_the_nodes())
             .flat_map(|nic| nic.addresses.iter().map(IpNet::addr))
             .collect()
     }

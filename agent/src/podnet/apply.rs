@@ -50,7 +50,7 @@ pub async fn apply(
     let pod = enter(net, netns).await?;
     let (in_pod, in_host) = futures::join!(
         configure_pod(net, &pod, datapath),
-        configure_host(net, nic, host)
+        configure_host(net, nic, host, datapath)
     );
     in_pod.and(in_host)
 }
@@ -142,11 +142,22 @@ async fn configure_pod(net: &PodNet, pod: &Netlink, datapath: &Datapath) -> Resu
     Ok(batch.run(pod).await?)
 }
 
-async fn configure_host(net: &PodNet, nic: &NamespacePlan, host: &Netlink) -> Result<(), Error> {
+async fn configure_host(
+    net: &PodNet,
+    nic: &NamespacePlan,
+    host: &Netlink,
+    datapath: &Datapath,
+) -> Result<(), Error> {
     let mut indices = HashMap::new();
     let mut batch = Batch::default();
     let master = present(host, &net.ipvlan.master).await?;
     indices.insert(net.ipvlan.master.clone(), master);
+    let owned: Vec<_> = net
+        .addresses
+        .iter()
+        .map(|a| (a.address.addr(), a.gateway.is_some()))
+        .collect();
+    datapath.host.own_pod(&owned, master)?;
     if let Some(veth) = &net.veth {
         for setting in &net.in_host.sysctls {
             sysctl::write(setting)?;
@@ -162,7 +173,7 @@ async fn configure_host(net: &PodNet, nic: &NamespacePlan, host: &Netlink) -> Re
         );
     }
     add_objects(&mut batch, nic, &indices, None);
-    add_objects(&mut batch, &net.in_host, &indices, None);
+    add_objects(&mut batch, &net.in_host, &indices, Some(datapath));
     Ok(batch.run(host).await?)
 }
 

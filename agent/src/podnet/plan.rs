@@ -15,7 +15,7 @@ use crate::{
             Selector, Sysctl, host_net,
         },
     },
-    node::NodeFacts,
+    node::{NodeFacts, veth_filters},
     settings::Settings,
 };
 
@@ -367,6 +367,7 @@ fn way_to_pod(
     settings: &Settings,
     plan: &mut NamespacePlan,
 ) {
+    plan.filters = veth_filters(&veth.host_name);
     for pod in addresses {
         let own = pod.address.addr();
         plan.neighbours.push(Neighbour {

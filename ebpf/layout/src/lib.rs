@@ -6,6 +6,13 @@
 
 #![no_std]
 
+mod host;
+
+pub use host::{
+    DEFAULT_NIC_MARKS, HostConfig, HostFlow, HostHook, MAX_NICS, Nic, NicCounters, NodeAddress,
+    OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
+};
+
 /// The pod's end of every veth pair. Each pair is a link of its own, so one address serves all;
 /// it is locally administered, and set explicitly so that udev's `MACAddressPolicy` leaves it
 /// alone (it only replaces addresses the kernel chose at random, `NET_ADDR_RANDOM`).

@@ -98,8 +98,10 @@ pub struct Check {
     pub patience: Duration,
     /// As whom the server must see the client.
     pub seen_as: SeenAs,
-    /// The way of the request; the reply must take the same way back.
+    /// The way of the request.
     pub path: Path,
+    /// The way of the reply; the same way back if `None`.
+    pub back: Option<Path>,
 }
 
 /// One exchange.
@@ -208,10 +210,11 @@ impl Check {
         seen.retain(|packet| Family::of(packet.source) == family && transport.carries(packet));
         let expected = Exchange {
             request: self.path.clone(),
-            reply: self.path.reversed(),
+            reply: self.back.clone().unwrap_or_else(|| self.path.reversed()),
         };
         let mut taken = Exchange::of(&seen, &self.serving);
-        let as_expected = taken.request.same_hops(&self.path) && taken.is_symmetric();
+        let as_expected =
+            taken.request.same_hops(&self.path) && taken.reply.same_hops(&expected.reply);
         if as_expected {
             taken = expected.clone();
         }

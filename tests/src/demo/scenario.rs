@@ -36,6 +36,8 @@ pub(super) struct Offer {
     /// Port on the nodes, and of the load balancer that leads there.
     pub(super) node_port: u16,
     policy: ExternalTrafficPolicy,
+    /// Whether the proxy masquerades what comes to its ClusterIP.
+    masquerade: bool,
     /// The pod behind it.
     pub(super) pod: &'static str,
 }
@@ -48,14 +50,30 @@ pub(super) const CLUSTER_FAR: Offer = offer("CFAR", 12, 30012, Cluster, "e");
 pub(super) const CLUSTER_NEAR: Offer = offer("CNEAR", 13, 30013, Cluster, "c");
 pub(super) const LOCAL_SAME: Offer = offer("LSAME", 14, 30080, Local, "a");
 pub(super) const LOCAL_OTHER: Offer = offer("LOTHER", 15, 30081, Local, "c");
-const OFFERS: [Offer; 6] = [
+pub(super) const PLAIN_FAR: Offer = Offer {
+    masquerade: false,
+    ..offer("PFAR", 16, 30016, Cluster, "d")
+};
+pub(super) const PLAIN_NEAR: Offer = Offer {
+    masquerade: false,
+    ..offer("PNEAR", 17, 30017, Cluster, "b")
+};
+const OFFERS: [Offer; 8] = [
     FAR,
     NEAR,
     CLUSTER_FAR,
     CLUSTER_NEAR,
     LOCAL_SAME,
     LOCAL_OTHER,
+    PLAIN_FAR,
+    PLAIN_NEAR,
 ];
+
+/// Added to a NodePort it is the load balancer's port that leads to the node's second NIC.
+pub(super) const BY_ENS6: u16 = 1000;
+
+/// The load balancer's port that leads to the servers of the node itself on its second NIC.
+pub(super) const HOST_BY_ENS6: u16 = 8106;
 
 /// Pods that a load balancer reaches directly, and its port for each.
 pub(super) const IP_TARGETS: [(&str, u16); 3] = [("a", 8101), ("c", 8102), ("e", 8103)];
@@ -84,6 +102,7 @@ const fn offer(
         cluster,
         node_port,
         policy,
+        masquerade: true,
         pod,
     }
 }
@@ -163,17 +182,26 @@ impl Scenario {
                         cluster: offer.cluster(family),
                         node_port: Some(offer.node_port),
                         policy: offer.policy,
+                        masquerade: offer.masquerade,
                         backends: vec![Backend {
                             address: pod.socket(family, POD_PORT),
                             node: pod.node.clone(),
                         }],
                     });
-                    listeners.push(Listener {
-                        protocol,
-                        port: offer.node_port,
-                        target: SocketAddr::new(self.master_ens5(family), offer.node_port),
-                    });
+                    for (nic, further) in [("ens5", 0), ("ens6", BY_ENS6)] {
+                        let node = self.master_nic(nic, family);
+                        listeners.push(Listener {
+                            protocol,
+                            port: offer.node_port + further,
+                            target: SocketAddr::new(node, offer.node_port),
+                        });
+                    }
                 }
+                listeners.push(Listener {
+                    protocol,
+                    port: HOST_BY_ENS6,
+                    target: SocketAddr::new(self.master_nic("ens6", family), HOST_PORT),
+                });
                 for (pod, port) in IP_TARGETS {
                     listeners.push(Listener {
                         protocol,
@@ -196,6 +224,22 @@ impl Scenario {
         table::checks(self)
     }
 
+    /// What the host's backstop alone answers, by sending it on to the right NIC: a server of the node itself on its second NIC, and a pod whose programs
+    /// somebody took away.
+    ///
+    /// # Errors
+    /// When the pod's programs cannot be detached.
+    pub fn by_backstop(&self) -> Result<[Check; 2]> {
+        let pod = self.pod(LOCAL_OTHER.pod);
+        pod.detach_programs()?;
+        // Strict, it would drop the unmarked request before there could be a wrong reply.
+        pod.netns.sysctls(&[
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/veth0/rp_filter", "0"),
+        ])?;
+        Ok(table::by_backstop(self))
+    }
+
     /// The row that Ebbtide is for, without Ebbtide's programs: it has to fail, and the VPC has to
     /// have seen why.
     ///
@@ -204,10 +248,14 @@ impl Scenario {
     pub fn detached(&self, lab: &Lab) -> Result<Line> {
         let pod = self.pod(LOCAL_OTHER.pod);
         pod.detach_programs()?;
+        let host = self.master.netlink()?;
+        for link in ["ens5", "ens6", &pod.host_interface] {
+            host.remove_clsact(link)?;
+        }
         let before = lab.vpc.dropped_at("master", "ens6")?;
         let check = Check {
             patience: IMPATIENCE,
-            ..table::node_port_local(self, &LOCAL_OTHER)
+            ..table::node_port_local(self, &LOCAL_OTHER, "ens5")
         };
         let mut line = check.run(lab, false);
         let dropped = lab.vpc.dropped_at("master", "ens6")? - before;
@@ -235,11 +283,6 @@ impl Scenario {
             Some(pod) => pod,
             None => panic!("the demonstration has no pod {name}"),
         }
-    }
-
-    /// The address that node traffic comes to.
-    pub(super) fn master_ens5(&self, family: Family) -> IpAddr {
-        self.master_nic("ens5", family)
     }
 
     /// An address of the node `master`.

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use super::{
     check::{Check, PATIENCE, SeenAs, Transport},
     scenario::{
-        CLUSTER_FAR, CLUSTER_NEAR, FAR, HOST_PORT, IP_TARGETS, LOCAL_OTHER, LOCAL_SAME, NEAR,
-        Offer, POD_PORT, SERVICE_PORT, Scenario,
+        BY_ENS6, CLUSTER_FAR, CLUSTER_NEAR, FAR, HOST_BY_ENS6, HOST_PORT, IP_TARGETS, LOCAL_OTHER,
+        LOCAL_SAME, NEAR, Offer, PLAIN_FAR, PLAIN_NEAR, POD_PORT, SERVICE_PORT, Scenario,
     },
 };
 use crate::{
@@ -33,16 +33,26 @@ pub(super) fn checks(scenario: &Scenario) -> Vec<Check> {
     checks.push(cluster_ip(scenario, "a", &FAR));
     checks.push(cluster_ip(scenario, "c", &FAR));
     checks.push(cluster_ip(scenario, "a", &NEAR));
+    for (from, offer) in [
+        ("a", &PLAIN_FAR),
+        ("c", &PLAIN_FAR),
+        ("a", &PLAIN_NEAR),
+        ("c", &PLAIN_NEAR),
+    ] {
+        checks.push(plain_cluster_ip(scenario, from, offer));
+    }
     for from in ["a", "c", "e"] {
         checks.push(outside(scenario, from));
     }
     for (pod, port) in IP_TARGETS {
         checks.push(load_balancer_to_pod(scenario, pod, port));
     }
-    checks.push(node_port_cluster(scenario, &CLUSTER_FAR));
-    checks.push(node_port_cluster(scenario, &CLUSTER_NEAR));
-    checks.push(node_port_local(scenario, &LOCAL_SAME));
-    checks.push(node_port_local(scenario, &LOCAL_OTHER));
+    for nic in ["ens5", "ens6"] {
+        checks.push(node_port_cluster(scenario, &CLUSTER_FAR, nic));
+        checks.push(node_port_cluster(scenario, &CLUSTER_NEAR, nic));
+        checks.push(node_port_local(scenario, &LOCAL_SAME, nic));
+        checks.push(node_port_local(scenario, &LOCAL_OTHER, nic));
+    }
     checks.push(Check {
         transports: &[Transport::Tcp],
         ..node_to_pod("probe, hostNetwork → pod", "kubelet", scenario, "c")
@@ -64,6 +74,7 @@ fn node_to_pod(traffic: &'static str, from: &str, scenario: &Scenario, pod: &str
         patience: PATIENCE,
         seen_as: SeenAs::Itself,
         path: Path(vec![by_veth(pod, In)]),
+        back: None,
     }
 }
 
@@ -81,6 +92,7 @@ fn pod_to_node(scenario: &Scenario, pod: &str, nic: &str) -> Check {
         patience: PATIENCE,
         seen_as: SeenAs::Itself,
         path: Path(vec![by_veth(pod, Out)]),
+        back: None,
     }
 }
 
@@ -109,6 +121,7 @@ fn pod_to_pod(scenario: &Scenario, from: &str, to: &str) -> Check {
         patience: PATIENCE,
         seen_as: SeenAs::Itself,
         path: Path(path),
+        back: None,
     }
 }
 
@@ -135,6 +148,22 @@ fn cluster_ip(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
         patience: PATIENCE,
         seen_as: SeenAs::Node(from.node.clone()),
         path: Path(path),
+        back: None,
+    }
+}
+
+/// A ClusterIP whose proxy does not masquerade: the backend sees the pod itself, and what leaves
+/// the node has the pod's address, so it leaves by the pod's NIC.
+fn plain_cluster_ip(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
+    let (pod, to) = (scenario.pod(from), scenario.pod(offer.pod));
+    let mut check = cluster_ip(scenario, from, offer);
+    if pod.node != to.node {
+        check.path.0[1] = wire(&pod.node, &pod.nic, Out);
+    }
+    Check {
+        traffic: "pod → ClusterIP, not masqueraded",
+        seen_as: SeenAs::Itself,
+        ..check
     }
 }
 
@@ -152,6 +181,7 @@ fn outside(scenario: &Scenario, from: &str) -> Check {
         patience: PATIENCE,
         seen_as: SeenAs::Outside,
         path: Path(vec![by_nic(from, Out), wire(&from.node, &from.nic, Out)]),
+        back: None,
     }
 }
 
@@ -164,13 +194,14 @@ fn load_balancer_to_pod(scenario: &Scenario, pod: &str, port: u16) -> Check {
     }
 }
 
-fn node_port_cluster(scenario: &Scenario, offer: &Offer) -> Check {
+fn node_port_cluster(scenario: &Scenario, offer: &Offer, nic: &str) -> Check {
     let pod = scenario.pod(offer.pod);
-    let mut path = vec![wire("master", "ens5", In)];
+    let mut path = vec![wire("master", nic, In)];
     if pod.node == "master" {
         path.push(by_veth(pod, In));
     } else {
-        path.push(wire("master", "ens5", Out));
+        // The node itself sends it on, by the NIC it came in on.
+        path.push(wire("master", nic, Out));
         path.push(wire(&pod.node, &pod.nic, In));
         path.push(by_nic(pod, In));
     }
@@ -178,17 +209,51 @@ fn node_port_cluster(scenario: &Scenario, offer: &Offer) -> Check {
         traffic: "NodePort, policy Cluster",
         seen_as: SeenAs::Node("master".into()),
         path: Path(path),
-        ..by_load_balancer(scenario, by_node_port(pod), offer.node_port)
+        ..by_node_port_of(scenario, pod, offer, nic)
     }
 }
 
 /// The row that all this is for.
-pub(super) fn node_port_local(scenario: &Scenario, offer: &Offer) -> Check {
+pub(super) fn node_port_local(scenario: &Scenario, offer: &Offer, nic: &str) -> Check {
     let pod = scenario.pod(offer.pod);
     Check {
         traffic: "NodePort, policy Local",
-        path: Path(vec![wire("master", "ens5", In), by_veth(pod, In)]),
-        ..by_load_balancer(scenario, by_node_port(pod), offer.node_port)
+        path: Path(vec![wire("master", nic, In), by_veth(pod, In)]),
+        ..by_node_port_of(scenario, pod, offer, nic)
+    }
+}
+
+/// See [`Scenario::by_backstop`].
+pub(super) fn by_backstop(scenario: &Scenario) -> [Check; 2] {
+    let (pod, serving) = (
+        scenario.pod(LOCAL_OTHER.pod),
+        vec![LOCAL_OTHER.node_port, POD_PORT],
+    );
+    [
+        Check {
+            traffic: "load balancer → node",
+            serving: vec![HOST_PORT],
+            path: Path(vec![wire("master", "ens6", In)]),
+            ..by_load_balancer(scenario, "node, ens6".into(), HOST_BY_ENS6)
+        },
+        Check {
+            traffic: "NodePort, no programs in the pod",
+            path: Path(vec![wire("master", "ens5", In), by_veth(pod, In)]),
+            back: Some(Path(vec![by_nic(pod, Out), wire("master", "ens5", Out)])),
+            serving,
+            ..by_load_balancer(scenario, by_node_port(pod, "ens5"), LOCAL_OTHER.node_port)
+        },
+    ]
+}
+
+fn by_node_port_of(scenario: &Scenario, pod: &Pod, offer: &Offer, nic: &str) -> Check {
+    let port = match nic {
+        "ens6" => offer.node_port + BY_ENS6,
+        _ => offer.node_port,
+    };
+    Check {
+        serving: vec![offer.node_port, POD_PORT],
+        ..by_load_balancer(scenario, by_node_port(pod, nic), port)
     }
 }
 
@@ -205,6 +270,7 @@ fn by_load_balancer(scenario: &Scenario, to: String, port: u16) -> Check {
         patience: PATIENCE,
         seen_as: SeenAs::Itself,
         path: Path::default(),
+        back: None,
     }
 }
 
@@ -212,8 +278,8 @@ fn title(pod: &Pod) -> String {
     format!("{} {}/{}", pod.name, pod.node, pod.nic)
 }
 
-fn by_node_port(pod: &Pod) -> String {
-    format!("NodePort → {}", title(pod))
+fn by_node_port(pod: &Pod, nic: &str) -> String {
+    format!("NodePort at {nic} → {}", title(pod))
 }
 
 fn both<T>(of: impl Fn(Family) -> T) -> [T; 2] {

@@ -1,0 +1,258 @@
+//! The host's part of the datapath: which NIC has which address, and what was counted at each.
+
+use std::{net::IpAddr, sync::Mutex};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, PerCpuHashMap},
+};
+use ebbtide_layout::{
+    Address, HostConfig, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
+};
+
+use super::{
+    Error, FlowTables, FlowsByAddress, NOEXIST, add, is_gone, is_there, key, lock, map_error,
+    zeroed_counters,
+};
+
+/// A NIC as the programs are to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostNic {
+    /// Name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// Its bits of the mark; zero if there were not enough for all NICs.
+    pub mark: u32,
+    /// The node's own addresses on it, and whether its table has a gateway for their family.
+    pub addresses: Vec<(IpAddr, bool)>,
+}
+
+/// The maps of the programs in the host's namespace.
+#[derive(Debug)]
+pub struct Host {
+    maps: Mutex<Maps>,
+    tables: FlowTables,
+    marks: u32,
+}
+
+pub(super) struct Maps {
+    flows: FlowsByAddress,
+    addresses: HashMap<MapData, Address, NodeAddress>,
+    nics: HashMap<MapData, u32, Nic>,
+    counters: PerCpuHashMap<MapData, u32, NicCounters>,
+    host: Array<MapData, HostConfig>,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+impl Maps {
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        fn open<T: TryFrom<Map, Error = MapError>>(
+            object: &mut Ebpf,
+            name: &'static str,
+        ) -> Result<T, Error> {
+            let map = object.take_map(name).ok_or(Error::Lacks(name))?;
+            T::try_from(map).map_err(|e| map_error(format!("open the map {name}"), e))
+        }
+        Ok(Self {
+            flows: open::<HashOfMaps<_, _, _>>(object, "HOST_FLOWS")?,
+            addresses: open(object, "ADDRESSES")?,
+            nics: open(object, "NICS")?,
+            counters: open(object, "NIC_COUNTERS")?,
+            host: open(object, "HOST")?,
+        })
+    }
+
+    /// Gives `addresses` an owner each, and those that have none yet a flow table together.
+    fn own(
+        &mut self,
+        tables: &FlowTables,
+        addresses: &[(IpAddr, NodeAddress)],
+    ) -> Result<(), Error> {
+        let known: Vec<Address> = self.flows.keys().filter_map(Result::ok).collect();
+        let missing: Vec<IpAddr> = addresses
+            .iter()
+            .map(|(address, _)| *address)
+            .filter(|address| !known.contains(&key(*address)))
+            .collect();
+        if !missing.is_empty() {
+            let table = tables.make()?;
+            for address in missing {
+                self.flows
+                    .insert(key(address), &table, 0)
+                    .map_err(|e| map_error(format!("give {address} a table in the host"), e))?;
+            }
+        }
+        for (address, owner) in addresses {
+            self.addresses
+                .insert(key(*address), owner, 0)
+                .map_err(|e| map_error(format!("say which NIC has {address}"), e))?;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, address: &Address) -> Result<(), MapError> {
+        for result in [self.addresses.remove(address), self.flows.remove(address)] {
+            match result {
+                Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
+                Err(MapError::KeyNotFound) | Ok(()) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, key: u32) -> Result<(), Error> {
+        match self.counters.insert(key, zeroed_counters()?, NOEXIST) {
+            Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
+            other => other.map_err(|e| map_error("give a NIC counters", e)),
+        }
+    }
+}
+
+impl Host {
+    pub(super) fn new(maps: Maps, tables: FlowTables, marks: u32) -> Self {
+        Self {
+            maps: Mutex::new(maps),
+            tables,
+            marks,
+        }
+    }
+
+    /// The marks that NICs have already, by interface index: packets and flows on the way have
+    /// them, so a NIC keeps its own as long as it is there.
+    #[must_use]
+    pub fn marks(&self) -> Vec<(u32, u32)> {
+        let maps = lock(&self.maps);
+        let nics = maps.nics.iter().filter_map(Result::ok);
+        nics.map(|(ifindex, nic)| (ifindex, nic.mark)).collect()
+    }
+
+    /// Makes `nics` all that the programs know, and `steer` the link whose ingress leads into the
+    /// host's stack.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map operation.
+    pub fn set(&self, nics: &[HostNic], steer: Option<u32>) -> Result<(), Error> {
+        let mut maps = lock(&self.maps);
+        let config = HostConfig {
+            steer: steer.unwrap_or(0),
+            pad: 0,
+        };
+        maps.host
+            .set(0, config, 0)
+            .map_err(|e| map_error("name the link that steers into the host", e))?;
+        for nic in nics {
+            maps.count(nic.ifindex)?;
+            if nic.mark != 0 {
+                maps.count(by_mark(nic.mark))?;
+            }
+            let value = Nic {
+                mark: nic.mark,
+                pad: 0,
+            };
+            maps.nics
+                .insert(nic.ifindex, value, 0)
+                .map_err(|e| map_error(format!("tell the programs of {}", nic.name), e))?;
+            let owned: Vec<_> = nic
+                .addresses
+                .iter()
+                .map(|(address, has_gateway)| (*address, owner(nic.ifindex, 0, *has_gateway)))
+                .collect();
+            maps.own(&self.tables, &owned)?;
+        }
+        let gone: Vec<u32> = maps
+            .nics
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|known| nics.iter().all(|nic| nic.ifindex != *known))
+            .collect();
+        for ifindex in gone {
+            maps.nics
+                .remove(&ifindex)
+                .map_err(|e| map_error("forget a NIC", e))?;
+        }
+        let wanted: Vec<Address> = nics
+            .iter()
+            .flat_map(|nic| nic.addresses.iter().map(|(address, _)| key(*address)))
+            .collect();
+        let gone: Vec<Address> = maps
+            .addresses
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(address, owner)| owner.flags & OWNER_IS_POD == 0 && !wanted.contains(address))
+            .map(|(address, _)| address)
+            .collect();
+        for address in gone {
+            maps.forget(&address)
+                .map_err(|e| map_error("forget an address of the node's", e))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a pod on the NIC `ifindex` has these addresses, each with whether the NIC's table
+    /// has a gateway for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map operation.
+    pub fn own_pod(&self, addresses: &[(IpAddr, bool)], ifindex: u32) -> Result<(), Error> {
+        let owned: Vec<_> = addresses
+            .iter()
+            .map(|(address, has_gateway)| (*address, owner(ifindex, OWNER_IS_POD, *has_gateway)))
+            .collect();
+        lock(&self.maps).own(&self.tables, &owned)
+    }
+
+    pub(super) fn forget(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut maps = lock(&self.maps);
+        for address in addresses {
+            maps.forget(&key(*address))
+                .map_err(|e| map_error(format!("forget whose {address} is"), e))?;
+        }
+        Ok(())
+    }
+
+    /// What was counted for a NIC, all CPUs together.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn counters(&self, nic: &HostNic) -> Result<NicCounters, Error> {
+        let maps = lock(&self.maps);
+        let mut sum = NicCounters::default();
+        for index in [nic.ifindex, by_mark(nic.mark & !reply_bit(self.marks))] {
+            let per_cpu = match maps.counters.get(&index, 0) {
+                Ok(per_cpu) => per_cpu,
+                Err(MapError::KeyNotFound) => continue,
+                Err(e) => {
+                    return Err(map_error(format!("read the counters of {}", nic.name), e));
+                }
+            };
+            for part in per_cpu.iter() {
+                for (total, part) in sum.hooks.iter_mut().zip(part.hooks) {
+                    add(total, part);
+                }
+                sum.wrong_nic += part.wrong_nic;
+                sum.wrong_nic_passed += part.wrong_nic_passed;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+const fn owner(ifindex: u32, flags: u32, has_gateway: bool) -> NodeAddress {
+    let gateway = if has_gateway { OWNER_HAS_GATEWAY } else { 0 };
+    NodeAddress {
+        ifindex,
+        flags: flags | gateway,
+    }
+}
+
+/// The counters' key of what is known by its mark (ebpf/src/host.rs has the same).
+const fn by_mark(mark: u32) -> u32 {
+    (1 << 31) | mark
+}

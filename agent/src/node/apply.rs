@@ -1,0 +1,113 @@
+//! Puts the host's part into the kernel.
+
+use std::collections::HashMap;
+
+use ebbtide_layout::HOST_MAC;
+use tracing::warn;
+
+use super::{HostPlan, NodeFacts, host::STEER};
+use crate::{
+    datapath::{self, Datapath},
+    netlink::{
+        self, Batch, Netlink,
+        model::{Mac, Sysctl},
+        sysctl,
+    },
+};
+
+/// Why the host's part could not be put into the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Links, routes, rules, programs.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// Maps.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+}
+
+/// Makes the link [`STEER`] and gives its index; `None`, with a word in the log, where the kernel
+/// has no such links.
+pub async fn steer(host: &Netlink) -> Option<u32> {
+    match make_steer(host).await {
+        Ok(index) => index,
+        Err(e) => {
+            warn!(
+                "pods will reach Services only where the proxy masquerades (is the kernel module \
+                 `dummy` there?): {e}"
+            );
+            None
+        }
+    }
+}
+
+async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
+    if host.link(STEER).await?.is_none() {
+        let mut batch = Batch::default();
+        batch.add_dummy(STEER, Mac(HOST_MAC));
+        batch.run(host).await?;
+    }
+    let setting = |path: &str, value: &str| Sysctl {
+        path: path.replace("STEER", STEER),
+        value: value.to_owned(),
+    };
+    for setting in [
+        // No link-local address, no router solicitations into nowhere (`IN6_ADDR_GEN_MODE_NONE`).
+        setting("net/ipv6/conf/STEER/addr_gen_mode", "1"),
+        // All of the world's addresses come in here. Where `all` is strict, the mark and its rule
+        // satisfy the filter.
+        setting("net/ipv4/conf/STEER/rp_filter", "0"),
+    ] {
+        if !sysctl::is_moot(&setting) {
+            sysctl::write(&setting)?;
+        }
+    }
+    let Some(link) = host.link(STEER).await? else {
+        return Ok(None);
+    };
+    let mut batch = Batch::default();
+    batch.set_up(STEER, link.ifindex, Some("ebbtide"));
+    batch.run(host).await?;
+    Ok(Some(link.ifindex))
+}
+
+/// Applies the plan: first the maps, then the programs that look into them. Every object is put
+/// there or replaced, so applying twice is applying once.
+///
+/// # Errors
+/// The first refusal of the kernel.
+pub async fn apply(
+    host_plan: &HostPlan,
+    steer: Option<u32>,
+    facts: &NodeFacts,
+    host: &Netlink,
+    datapath: &Datapath,
+) -> Result<(), Error> {
+    let HostPlan { nics, plan } = host_plan;
+    datapath.host.set(nics, steer)?;
+    for setting in &plan.sysctls {
+        sysctl::write(setting)?;
+    }
+    let indices: HashMap<&str, u32> = facts
+        .nics
+        .iter()
+        .map(|nic| (nic.name.as_str(), nic.ifindex))
+        .chain(steer.map(|index| (STEER, index)))
+        .collect();
+    let mut batch = Batch::default();
+    for route in &plan.routes {
+        if let Some(index) = indices.get(route.link.as_str()) {
+            batch.add_route(route, *index);
+        }
+    }
+    for rule in &plan.rules {
+        batch.add_rule(rule);
+    }
+    for filter in &plan.filters {
+        let program = datapath.program(&filter.program);
+        if let (Some(index), Some(program)) = (indices.get(filter.link.as_str()), program) {
+            batch.add_filter(filter, *index, program);
+        }
+    }
+    Ok(batch.run(host).await?)
+}

@@ -1,0 +1,134 @@
+//! What the programs in the host's namespace share with the agent: on each NIC, and on the host's
+//! ends of the pods' veth pairs.
+
+use crate::Counters;
+
+/// The bits of `skb->mark` that the programs in the host use, unless configured otherwise: away
+/// from kube-proxy (0x4000, 0x8000), Calico (0xffff0000), Cilium (0x0f00), AWS VPC CNI (0x80),
+/// Terway (0x10), portmap (0x2000) and Spiderpool (0x1). The highest bit ([`reply_bit`]) says
+/// "came out of a pod's veth", the others say which NIC.
+pub const DEFAULT_NIC_MARKS: u32 = 0x6e;
+
+/// NICs that one node can have.
+pub const MAX_NICS: u32 = 256;
+
+/// The bit of the field `marks` that says "came out of a pod's veth". With a NIC's bits beside it,
+/// the packet is a reply that has to leave by that NIC; alone, the host forwards it for the pod.
+#[inline(always)]
+#[must_use]
+pub const fn reply_bit(marks: u32) -> u32 {
+    match marks {
+        0 => 0,
+        _ => 1 << (31 - marks.leading_zeros()),
+    }
+}
+
+/// [`NodeAddress::flags`]: a pod has the address, not the node itself.
+pub const OWNER_IS_POD: u32 = 1;
+
+/// [`NodeAddress::flags`]: the NIC has a table of its own with a gateway in this family, so
+/// that whatever has to leave by it finds a next hop there.
+pub const OWNER_HAS_GATEWAY: u32 = 2;
+
+/// Which NIC an address belongs to: the only one a cloud lets it leave by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// The NIC, in the host.
+    pub ifindex: u32,
+    /// [`OWNER_IS_POD`], [`OWNER_HAS_GATEWAY`].
+    pub flags: u32,
+}
+
+/// What the programs know of a NIC.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Its bits of the mark; zero if there were not enough for all NICs.
+    pub mark: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+/// What the programs know of the host.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostConfig {
+    /// The link whose ingress leads into the host's stack past ipvlan; zero: there is none.
+    pub steer: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+/// A flow that the host has a part in, by the pod's (or the node's own) address. Its key is as
+/// the flow looks after the host's address translation.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFlow {
+    /// For a request that came in by a NIC: the mark of its replies. Else zero.
+    pub mark: u32,
+    /// 1 for what the host forwards for the pod: answers are the host's business before they are
+    /// the pod's. Else zero.
+    pub forwarded: u32,
+}
+
+/// Where a program is attached, in the host's namespace. The discriminant indexes
+/// [`NicCounters::hooks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum HostHook {
+    /// The NIC, into the node.
+    NicIngress = 0,
+    /// The NIC, out of the node.
+    NicEgress = 1,
+    /// The host's ends of the veths, towards the pods, for what came in by the NIC.
+    VethEgress = 2,
+    /// The host's ends of the veths, from the pods, for what has to leave by the NIC.
+    VethIngress = 3,
+}
+
+impl HostHook {
+    /// All hooks, in the order of [`NicCounters::hooks`].
+    pub const ALL: [Self; 4] = [
+        Self::NicIngress,
+        Self::NicEgress,
+        Self::VethEgress,
+        Self::VethIngress,
+    ];
+}
+
+/// One NIC's counters, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NicCounters {
+    /// Indexed by [`HostHook`].
+    pub hooks: [Counters; 4],
+    /// Packets that would have left by this NIC with an address of the node's on another one:
+    /// the backstop sent them out there. A cloud would have dropped them, and counted nothing.
+    pub wrong_nic: u64,
+    /// The same, but the other NIC has no known gateway, so they left by this one.
+    pub wrong_nic_passed: u64,
+}
+
+const _: () = {
+    assert!(size_of::<NodeAddress>() == 8 && size_of::<Nic>() == 8);
+    assert!(size_of::<HostConfig>() == 8 && size_of::<HostFlow>() == 8);
+    assert!(size_of::<NicCounters>() == 208 && align_of::<NicCounters>() == 8);
+    assert!(reply_bit(DEFAULT_NIC_MARKS) == 0x40 && reply_bit(0) == 0);
+};
+
+#[cfg(not(target_arch = "bpf"))]
+mod pod {
+    use super::{HostConfig, HostFlow, Nic, NicCounters, NodeAddress};
+
+    // SAFETY: `repr(C)`, no padding (asserted by size above), every bit pattern is valid.
+    unsafe impl aya::Pod for NodeAddress {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Nic {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for HostConfig {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for HostFlow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NicCounters {}
+}

@@ -1,0 +1,301 @@
+//! The host's part: a reply leaves by the NIC its request came in on, and every packet by the NIC
+//! that has its source address.
+
+use aya_ebpf::{
+    helpers::{bpf_redirect, bpf_redirect_neigh},
+    programs::TcContext,
+};
+use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
+
+use crate::{
+    PASS, host_maps as maps,
+    packet::{self, Endpoints, Ip},
+};
+
+/// `BPF_F_INGRESS` (include/uapi/linux/bpf.h).
+const INGRESS: u64 = 1;
+
+/// `PACKET_HOST` (include/uapi/linux/if_packet.h): for this machine.
+const FOR_US: u32 = 0;
+
+/// Which end of the packet is ours.
+#[derive(Clone, Copy)]
+enum Ours {
+    Source,
+    Destination,
+}
+
+/// The flow a packet belongs to. `None` for what cannot be told: later fragments, ICMP other than
+/// echo. Unlike in the pod an echo's identifier is always on our side: here it is the pod itself
+/// that asks, and an answer to it that comes back.
+#[inline(always)]
+fn flow_key(ctx: &TcContext, ip: &Ip, ours: Ours) -> Option<FlowKey> {
+    let (source_port, destination_port) = match (ip.endpoints(ctx), ours) {
+        (Endpoints::Ports(source, destination), _) => (source, destination),
+        (Endpoints::EchoRequest(id) | Endpoints::EchoReply(id), Ours::Source) => (id, [0; 2]),
+        (Endpoints::EchoRequest(id) | Endpoints::EchoReply(id), Ours::Destination) => ([0; 2], id),
+        (Endpoints::None, _) => return None,
+    };
+    let (local, remote, local_port, remote_port) = match ours {
+        Ours::Source => (ip.source, ip.destination, source_port, destination_port),
+        Ours::Destination => (ip.destination, ip.source, destination_port, source_port),
+    };
+    Some(FlowKey {
+        local,
+        remote,
+        local_port,
+        remote_port,
+        protocol: ip.protocol,
+        pad: [0; 3],
+    })
+}
+
+/// What of the packet's mark is ours.
+#[inline(always)]
+fn our_mark(ctx: &TcContext) -> u32 {
+    // SAFETY: the context of a tc program is valid for as long as the program runs.
+    unsafe { (*ctx.skb.skb).mark & maps::nic_marks() }
+}
+
+/// Sets our bits of the mark to `bits`, and leaves others' alone.
+#[inline(always)]
+fn set_mark(ctx: &TcContext, bits: u32) {
+    // SAFETY: as in `our_mark`.
+    unsafe {
+        let skb = ctx.skb.skb;
+        (*skb).mark = ((*skb).mark & !maps::nic_marks()) | bits;
+    }
+}
+
+/// The key of [`NIC_COUNTERS`](crate::host_maps) for a NIC that is known by its mark.
+#[inline(always)]
+fn by_mark(bits: u32) -> u32 {
+    (1 << 31) | (bits & !maps::reply())
+}
+
+/// Remembers `flow` of `key`, unless it is known already; whether it was news. Look before
+/// writing: an insert costs four times a look-up.
+#[inline(always)]
+fn learn(flows: &maps::HostFlows, key: &FlowKey, flow: HostFlow) -> bool {
+    // SAFETY: a value that is replaced while we read it can only make us write it again.
+    let known = unsafe { flows.get(key) }.is_some_and(|known| *known == flow);
+    !known && flows.insert(key, flow, 0).is_ok()
+}
+
+/// A NIC's ingress, before ipvlan takes what is a pod's (`sch_handle_ingress` comes before the
+/// rx_handler in `__netif_receive_skb_core`, net/core/dev.c).
+#[inline(always)]
+pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
+    // SAFETY: as in `our_mark`.
+    let (ifindex, kind) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).pkt_type) };
+    if kind != FOR_US {
+        return PASS;
+    }
+    packet::linearise(ctx);
+    let Some(ip) = packet::ip(ctx) else {
+        return PASS;
+    };
+    let Some(owner) = maps::owner(&ip.destination) else {
+        return PASS;
+    };
+    let Some(counters) = maps::counters(ifindex) else {
+        return PASS;
+    };
+    let counters = &mut counters.hooks[HostHook::NicIngress as usize];
+    counters.seen += 1;
+    // Two words instead of an `Option`: the compiler would keep the one in the register that holds
+    // the context where there is none, and the verifier allows no arithmetic on that.
+    let (mut flow_mark, mut forwarded) = (0, 0);
+    if let Some(flows) = maps::flows(&ip.destination)
+        && let Some(key) = flow_key(ctx, &ip, Ours::Destination)
+        // SAFETY: a value replaced while we read it is still one of the two ways.
+        && let Some(flow) = unsafe { flows.get(key) }
+    {
+        flow_mark = flow.mark;
+        forwarded = flow.forwarded;
+    }
+    if owner.flags & OWNER_IS_POD != 0 {
+        let steer = maps::steer();
+        if steer != 0
+            && forwarded != 0
+            // `eth_type_trans` on the way into the link makes PACKET_OTHERHOST of a frame that is
+            // not for the link's own address, and the host would drop it.
+            && ctx.store(0, &HOST_MAC, 0).is_ok()
+        {
+            counters.redirected += 1;
+            // For strict rp_filter on that link; a redirect within one namespace keeps the mark.
+            set_mark(ctx, maps::nic_marks());
+            // SAFETY: a helper call with plain integers.
+            return unsafe { bpf_redirect(steer, INGRESS) } as i32;
+        }
+        counters.passed += 1;
+        return PASS;
+    }
+    // For the node itself, as far as can be told here: the Service proxy comes later. What is the
+    // answer of a far backend to a masqueraded request is marked as the request's NIC has it.
+    // If that is this NIC, it is as good as a request: no other mark, no other rule.
+    let own = maps::nic_mark(ifindex);
+    let reply = maps::reply();
+    let bits = if flow_mark != 0 && flow_mark & !reply != own {
+        flow_mark
+    } else {
+        own
+    };
+    if bits != 0 {
+        set_mark(ctx, bits);
+        counters.marked += 1;
+    }
+    counters.passed += 1;
+    PASS
+}
+
+/// The host's end of a veth, towards the pod: a request that came in by a NIC is remembered, for
+/// its replies. The mark that says so was set by [`from_nic`]; nothing between has changed it.
+#[inline(always)]
+pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
+    let bits = our_mark(ctx);
+    let reply = maps::reply();
+    if bits == 0 || bits & reply != 0 {
+        return PASS;
+    }
+    packet::linearise(ctx);
+    let Some(ip) = packet::ip(ctx) else {
+        return PASS;
+    };
+    let Some(flows) = maps::flows(&ip.destination) else {
+        return PASS;
+    };
+    let Some(counters) = maps::counters(by_mark(bits)) else {
+        return PASS;
+    };
+    let counters = &mut counters.hooks[HostHook::VethEgress as usize];
+    counters.seen += 1;
+    counters.passed += 1;
+    let flow = HostFlow {
+        mark: bits | reply,
+        forwarded: 0,
+    };
+    if let Some(key) = flow_key(ctx, &ip, Ours::Destination)
+        && learn(flows, &key, flow)
+    {
+        counters.learned += 1;
+    }
+    PASS
+}
+
+/// The host's end of a veth, from the pod: a reply gets the mark of the NIC its request came in
+/// on, and all else the mark of what the host forwards for a pod. Whatever mark the pod gave it is
+/// gone: `skb_scrub_packet` clears it between namespaces.
+#[inline(always)]
+pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
+    packet::linearise(ctx);
+    let Some(ip) = packet::ip(ctx) else {
+        return PASS;
+    };
+    let Some(flows) = maps::flows(&ip.source) else {
+        return PASS;
+    };
+    let mut bits = maps::reply();
+    if let Some(key) = flow_key(ctx, &ip, Ours::Source)
+        // SAFETY: a value replaced while we read it is still one of the two ways.
+        && let Some(flow) = unsafe { flows.get(key) }.copied()
+        && flow.mark != 0
+    {
+        bits = flow.mark;
+        if let Some(counters) = maps::counters(by_mark(bits)) {
+            let counters = &mut counters.hooks[HostHook::VethIngress as usize];
+            counters.seen += 1;
+            counters.marked += 1;
+            counters.passed += 1;
+        }
+    }
+    set_mark(ctx, bits);
+    PASS
+}
+
+/// A NIC's egress: the last moment at which the host can say by which NIC a packet leaves. A cloud
+/// drops it by any other than the one that has its source address.
+#[inline(always)]
+pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
+    // SAFETY: as in `our_mark`.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    packet::linearise(ctx);
+    let Some(ip) = packet::ip(ctx) else {
+        return PASS;
+    };
+    let Some(owner) = maps::owner(&ip.source) else {
+        return PASS;
+    };
+    let Some(all) = maps::counters(ifindex) else {
+        return PASS;
+    };
+    let is_pod = owner.flags & OWNER_IS_POD != 0;
+    let news = remember_way_out(ctx, &ip, is_pod);
+    let counters = &mut all.hooks[HostHook::NicEgress as usize];
+    counters.seen += 1;
+    counters.learned += u64::from(news);
+    if owner.ifindex == ifindex || ip.is_multicast() {
+        counters.passed += 1;
+        return PASS;
+    }
+    // Without a gateway the kernel would take the far destination to be on the link, and ask for
+    // it there: worse than the wrong NIC in a network that is not strict.
+    if owner.flags & OWNER_HAS_GATEWAY == 0 {
+        all.wrong_nic_passed += 1;
+        counters.passed += 1;
+        return PASS;
+    }
+    counters.redirected += 1;
+    // What the host forwards for a pod is meant to be sent on from here: the main table knows the
+    // destination (it may be another plugin's, and leave by no NIC at all), and only a source can
+    // tell by which NIC. Everything else should have been routed.
+    if !is_pod {
+        all.wrong_nic += 1;
+    }
+    // With `oif` set to the owner the route is looked up in its own table, and the neighbour is
+    // that gateway (`__bpf_redirect_neigh_v4`, net/core/filter.c).
+    // SAFETY: a helper call with a null pointer that it is documented to take for "by the route".
+    unsafe { bpf_redirect_neigh(owner.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Remembers what needs its answer in the host, or forgets it; whether anything changed.
+///
+/// For a pod: what came out of its veth (the mark says so) and now leaves the node with the pod's
+/// own address, a ClusterIP without masquerade. What the pod sends over ipvlan has no mark, as it
+/// is scrubbed between namespaces (`ipvlan_skb_crossing_ns`): with the same ports it ends the other.
+///
+/// For the node: a request that came in by a NIC, was masqueraded, and leaves for a far backend.
+#[inline(always)]
+fn remember_way_out(ctx: &TcContext, ip: &Ip, is_pod: bool) -> bool {
+    let bits = our_mark(ctx);
+    let reply = maps::reply();
+    let Some(flows) = maps::flows(&ip.source) else {
+        return false;
+    };
+    let request = bits != 0 && bits & reply == 0;
+    if !is_pod && !request {
+        return false;
+    }
+    let Some(key) = flow_key(ctx, ip, Ours::Source) else {
+        return false;
+    };
+    if !is_pod {
+        let flow = HostFlow {
+            mark: bits | reply,
+            forwarded: 0,
+        };
+        return learn(flows, &key, flow);
+    }
+    let forwarded = HostFlow {
+        mark: 0,
+        forwarded: 1,
+    };
+    if bits == reply {
+        return maps::steer() != 0 && learn(flows, &key, forwarded);
+    }
+    // SAFETY: only compared.
+    if bits == 0 && unsafe { flows.get(key) }.is_some_and(|flow| flow.forwarded != 0) {
+        return flows.remove(key).is_ok();
+    }
+    false
+}

@@ -1,0 +1,100 @@
+//! The maps of the programs in the host's namespace.
+
+use aya_ebpf::{
+    Global,
+    btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuHashMap},
+    macros::btf_map,
+};
+use ebbtide_layout::{
+    Address, DEFAULT_NIC_MARKS, FLOWS_PER_POD, FlowKey, HostConfig, HostFlow, MAX_ADDRESSES,
+    MAX_NICS, Nic, NicCounters, NodeAddress, reply_bit,
+};
+
+/// The flows of one address that the host has a part in.
+pub(crate) type HostFlows = LruHashMap<FlowKey, HostFlow, { FLOWS_PER_POD as usize }>;
+
+/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): memory for what is there only.
+const NO_PREALLOC: usize = 1;
+
+/// A flow table for each pod address, and for each address of the node's own. Apart from the
+/// pods' own tables: here is TCP too, and a flood of it must not evict what a pod's UDP needs.
+#[btf_map]
+static HOST_FLOWS: HashOfMaps<Address, HostFlows, { MAX_ADDRESSES as usize }, NO_PREALLOC> =
+    HashOfMaps::new();
+
+/// Which NIC an address belongs to.
+#[btf_map]
+static ADDRESSES: HashMap<Address, NodeAddress, { MAX_ADDRESSES as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+/// The NICs, by index.
+#[btf_map]
+static NICS: HashMap<u32, Nic, { MAX_NICS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Counters by NIC. For the veths' hooks, whose NIC is known by its bits of the mark only, the
+/// key is those bits with the highest bit of the word set: no interface has such an index.
+#[btf_map]
+static NIC_COUNTERS: PerCpuHashMap<u32, NicCounters, { 2 * MAX_NICS as usize }, NO_PREALLOC> =
+    PerCpuHashMap::new();
+
+/// One entry.
+#[btf_map]
+static HOST: Array<HostConfig, 1> = Array::new();
+
+/// Our bits of the mark in the host.
+#[unsafe(no_mangle)]
+static NIC_MARKS: Global<u32> = Global::new(DEFAULT_NIC_MARKS);
+
+/// The one of them for replies. It could be computed, but the kernel's instruction set cannot
+/// count zeros.
+#[unsafe(no_mangle)]
+static NIC_REPLY: Global<u32> = Global::new(reply_bit(DEFAULT_NIC_MARKS));
+
+/// The bit of our mark that says "came out of a pod's veth".
+#[inline(always)]
+pub(crate) fn reply() -> u32 {
+    NIC_REPLY.load()
+}
+
+/// Our bits of the mark in the host.
+#[inline(always)]
+pub(crate) fn nic_marks() -> u32 {
+    NIC_MARKS.load()
+}
+
+/// The link whose ingress leads into the host's stack past ipvlan; zero: there is none.
+#[inline(always)]
+pub(crate) fn steer() -> u32 {
+    HOST.get(0).map_or(0, |host| host.steer)
+}
+
+/// Who has an address.
+#[inline(always)]
+pub(crate) fn owner(address: &Address) -> Option<NodeAddress> {
+    // SAFETY: with BPF_F_NO_PREALLOC what is removed while we look is freed after a grace period.
+    unsafe { ADDRESSES.get(address) }.copied()
+}
+
+/// The mark of what comes in by a NIC; zero if there is none.
+#[inline(always)]
+pub(crate) fn nic_mark(ifindex: u32) -> u32 {
+    // SAFETY: as in `owner`.
+    unsafe { NICS.get(ifindex) }.map_or(0, |nic| nic.mark)
+}
+
+/// The flow table of an address.
+#[inline(always)]
+pub(crate) fn flows(address: &Address) -> Option<&'static HostFlows> {
+    // SAFETY: as in `owner`.
+    unsafe { HOST_FLOWS.get(address) }
+}
+
+/// A NIC's counters on this CPU.
+#[inline(always)]
+pub(crate) fn counters(ifindex: u32) -> Option<&'static mut NicCounters> {
+    let counters = NIC_COUNTERS.get_ptr_mut(ifindex)?;
+    // SAFETY: the kernel keeps a looked-up value alive until the program ends, this CPU's slot is
+    // only written by programs on this CPU, which cannot preempt each other at tc, and no other
+    // reference to it is made.
+    Some(unsafe { &mut *counters })
+}

@@ -1,0 +1,90 @@
+//! A node with several NICs: whatever came in by one leaves by it, with its address, although the
+//! default route is another's. Nothing is left to the backstop that could have been routed, and
+//! what cannot be is put right by it.
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_tests::{
+    demo::{Check, Scenario},
+    lab::Lab,
+    plan::Plan,
+};
+
+/// Runs the checks and fails with all that went wrong.
+fn all_go_their_way(lab: &Lab, checks: &[Check]) -> Result<()> {
+    let mut failed = Vec::new();
+    for check in checks {
+        let line = check.run(lab, false);
+        if !line.ok {
+            failed.push(format!(
+                "{}: {} → {}: {}\n{}",
+                line.traffic, line.from, line.to, line.path, line.note
+            ));
+        }
+    }
+    let violations = lab.vpc.assert_no_violations();
+    ensure!(
+        failed.is_empty() && violations.is_ok(),
+        "{}\n{violations:?}\n{}",
+        failed.join("\n"),
+        lab.logs()
+    );
+    Ok(())
+}
+
+fn of<'a>(checks: &'a [Check], traffic: &'a str) -> impl Iterator<Item = &'a Check> {
+    checks
+        .iter()
+        .filter(move |check| check.traffic.starts_with(traffic))
+}
+
+/// Packets that would have left the node `master` by the wrong NIC.
+fn wrong_nic(lab: &mut Lab) -> Result<u64> {
+    let lines = lab.agent("master").control_json(&["datapath"])?;
+    let lines = lines.as_array().context("no list")?;
+    ensure!(
+        lines
+            .iter()
+            .any(|line| line["program"] == "host_nic_egress"),
+        "no NIC is listed: {lines:?}"
+    );
+    Ok(lines
+        .iter()
+        .filter_map(|line| line["wrongNic"].as_u64())
+        .sum())
+}
+
+#[test]
+fn node_ports_of_each_nic_are_answered_by_it_and_routed_there() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let checks = scenario.checks();
+    let checks: Vec<Check> = of(&checks, "NodePort").cloned().collect();
+    ensure!(checks.len() == 8, "{} rows", checks.len());
+    all_go_their_way(&lab, &checks)?;
+    ensure!(wrong_nic(&mut lab)? == 0, "left to the backstop");
+    scenario.delete()
+}
+
+#[test]
+fn a_cluster_ip_works_without_masquerade_and_the_backend_sees_the_pod() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let checks = scenario.checks();
+    let checks: Vec<Check> = of(&checks, "pod → ClusterIP, not").cloned().collect();
+    ensure!(checks.len() == 4, "{} rows", checks.len());
+    all_go_their_way(&lab, &checks)?;
+    ensure!(wrong_nic(&mut lab)? == 0, "a pod's packets are no mistake");
+    scenario.delete()
+}
+
+#[test]
+fn the_backstop_sends_out_by_the_right_nic_what_was_routed_to_another_and_counts_it() -> Result<()>
+{
+    let mut lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let before = wrong_nic(&mut lab)?;
+    all_go_their_way(&lab, &scenario.by_backstop()?)?;
+    let counted = wrong_nic(&mut lab)? - before;
+    ensure!(counted > 8, "only {counted} packets counted");
+    scenario.delete()
+}
