@@ -60,6 +60,7 @@ fn listen() -> io::Result<Announcements> {
         MulticastGroup::Ipv6Route,
         MulticastGroup::Ipv4Rule,
         MulticastGroup::Ipv6Rule,
+        MulticastGroup::Tc,
     ];
     let (connection, _handle, announcements) = rtnetlink::new_multicast_connection(&groups)?;
     tokio::spawn(connection);
@@ -93,6 +94,8 @@ fn is_suspicious(announcement: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
                 | Message::NewAddress(_)
                 | Message::NewLink(_)
                 | Message::DelLink(_)
+                | Message::DelQueueDiscipline(_)
+                | Message::DelTrafficFilter(_)
         )
     )
 }
@@ -108,6 +111,16 @@ async fn repair(agent: &Agent) {
     }
 }
 
+/// Two plans may name the same object: a NIC's table is in the NIC's and in its pods'.
+fn without_repetition(plan: &mut NamespacePlan) {
+    plan.routes.sort();
+    plan.routes.dedup();
+    plan.rules.sort();
+    plan.rules.dedup();
+    plan.filters.sort();
+    plan.filters.dedup();
+}
+
 /// Compares the host with the plans of all interfaces and puts back what can be.
 async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     let host: &Netlink = &agent.host;
@@ -116,20 +129,27 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         return Ok(Vec::new());
     }
     let facts = NodeFacts::read(host).await?;
+    // A NIC that was plugged in, an address that came: another plan, applied as a whole.
+    agent.prepare_nics(&facts).await;
     let mut plan = NamespacePlan::default();
+    if let Some(nics) = agent.nics().await {
+        plan.routes.extend_from_slice(&nics.plan.routes);
+        plan.rules.extend_from_slice(&nics.plan.rules);
+        plan.filters.extend_from_slice(&nics.plan.filters);
+    }
     let mut masters = BTreeMap::new();
     for (_, net) in &interfaces {
         masters.entry(net.ipvlan.master.as_str()).or_insert(net);
         plan.neighbours.extend_from_slice(&net.in_host.neighbours);
         plan.routes.extend_from_slice(&net.in_host.routes);
+        plan.filters.extend_from_slice(&net.in_host.filters);
     }
     for net in masters.into_values() {
         let nic = agent.nic_plan(&facts, net);
         plan.routes.extend(nic.routes);
         plan.rules.extend(nic.rules);
     }
-    plan.rules.sort();
-    plan.rules.dedup();
+    without_repetition(&mut plan);
     let state = NamespaceState::read(host, &plan).await?;
     let mut batch = Batch::default();
     let mut put_back = Vec::new();
@@ -147,7 +167,14 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
                 Some(index) => batch.add_neighbour(neighbour, index),
                 None => continue,
             },
-            Missing::Sysctl(..) | Missing::Address(_) | Missing::Filter(_) => continue,
+            Missing::Filter(filter) => {
+                let program = agent.datapath.program(&filter.program);
+                match (usable(&filter.link), program) {
+                    (Some(index), Some(program)) => batch.add_filter(filter, index, program),
+                    _ => continue,
+                }
+            }
+            Missing::Sysctl(..) | Missing::Address(_) => continue,
         }
         put_back.push(missing);
     }

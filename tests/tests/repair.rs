@@ -10,7 +10,7 @@ use ebbtide_tests::{
     lab::Lab,
     plan::{Family, Plan},
     pod::Pod,
-    snapshot::{Snapshot, ip},
+    snapshot::{Snapshot, ip, run},
     traffic::{Client, Protocol, Server},
 };
 
@@ -40,6 +40,38 @@ fn wait_for_all_of(before: &Snapshot, lab: &Lab) -> Result<()> {
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
+}
+
+/// A program of ours on a NIC, a program on a pod's veth in the host: somebody's `tc qdisc del`.
+#[test]
+fn programs_that_are_taken_off_the_host_s_links_come_back() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens5", "a")?;
+    let node = lab.vpc.node("master").clone();
+    for link in ["ens5", "ens6", pod.host_interface.as_str()] {
+        let filters = |node: &_| {
+            let ingress = run(node, "tc", &["filter", "show", "dev", link, "ingress"])?;
+            let egress = run(node, "tc", &["filter", "show", "dev", link, "egress"])?;
+            anyhow::Ok([ingress, egress].map(|text| text.contains("host_")))
+        };
+        ensure!(filters(&node)? == [true, true], "{link} has no programs");
+        run(&node, "tc", &["qdisc", "del", "dev", link, "clsact"])?;
+        let start = Instant::now();
+        while filters(&node)? != [true, true] {
+            ensure!(
+                start.elapsed() < Duration::from_secs(15),
+                "{link}\n{}",
+                lab.logs()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let log = lab.agent("master").log();
+        let put_back = log
+            .lines()
+            .any(|l| l.contains("put back") && l.contains(link));
+        ensure!(put_back, "{link}: {log}");
+    }
+    pod.delete()
 }
 
 /// Out by the NIC, and to the node and back by the veth.

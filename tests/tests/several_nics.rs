@@ -148,6 +148,7 @@ fn each_address_is_answered_where_the_request_came_in() -> Result<()> {
                     protocol,
                     cluster: cluster.parse()?,
                     node_port: Some(node_port),
+                    masquerade: false,
                     policy: ExternalTrafficPolicy::Local,
                     backends: vec![Backend {
                         address: target,
