@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     path::Path,
     sync::{Arc, Mutex, mpsc},
     thread::JoinHandle,
@@ -12,8 +13,9 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
-    Allocation, Assigned, OpenError, Owner, PoolError, PoolUsage, Request,
-    clock::Clock,
+    Allocation, Assigned, OpenError, Owner, PoolError, PoolUsage, Request, Standing,
+    annotations::Wish,
+    clock::{Clock, millis},
     select::select,
     state::{State, Taken},
     store::{Contents, Store},
@@ -48,6 +50,7 @@ pub struct Pools {
 struct Inner {
     state: Arc<Mutex<State>>,
     clock: Clock,
+    rest: Duration,
     /// None only while dropping.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
@@ -119,6 +122,7 @@ impl Pools {
             inner: Arc::new(Inner {
                 state,
                 clock,
+                rest: options.rest,
                 jobs: Some(sender),
                 writer: Some(writer),
             }),
@@ -136,6 +140,13 @@ impl Pools {
         if let Some(allocation) = lock(&self.inner.state).existing(request.owner)? {
             return Ok(Reserved::Existing(Allocation::clone(&allocation)));
         }
+        let wish = Wish::read(request.subject, &request.owner.interface)?;
+        let named = wish.source();
+        let request = &Request {
+            source: named.map_or(request.source, |(_, source)| source),
+            annotation: named.map(|(annotation, _)| annotation),
+            ..*request
+        };
         let selection = select(request)?;
         let owner = Arc::new(request.owner.clone());
         let mut state = lock(&self.inner.state);
@@ -143,8 +154,13 @@ impl Pools {
         if let Some(allocation) = state.existing(request.owner)? {
             return Ok(Reserved::Existing(Allocation::clone(&allocation)));
         }
-        let (taken, assigned) =
-            state.take(&owner, &selection, request.catalog, self.inner.clock.now())?;
+        let (taken, assigned) = state.take(
+            &owner,
+            &selection,
+            &wish,
+            request.catalog,
+            self.inner.clock.now(),
+        )?;
         drop(state);
         Ok(Reserved::New(Grant {
             pools: self.clone(),
@@ -152,6 +168,17 @@ impl Pools {
             assigned,
             taken: Some(taken),
         }))
+    }
+
+    /// Several interfaces of a pod at once: all of them get their addresses, or none takes any.
+    ///
+    /// # Errors
+    /// The first [`PoolError`]; what was taken for the others is given back without a rest.
+    pub fn reserve_all(&self, requests: &[Request<'_>]) -> Result<Vec<Reserved>, PoolError> {
+        requests
+            .iter()
+            .map(|request| self.reserve(request))
+            .collect()
     }
 
     /// Gives back what the owner has; returns after it is on disk. `None`: the owner has nothing.
@@ -219,23 +246,44 @@ impl Pools {
         all.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
+    /// Who has an address, or when it was released, and who had it before.
+    #[must_use]
+    pub fn look(&self, address: IpAddr) -> Standing {
+        let clock = &self.inner.clock;
+        let (now, rest) = (clock.now(), millis(self.inner.rest));
+        let look = lock(&self.inner.state).look(address);
+        let ago = |moment: i64| u64::try_from(now.saturating_sub(moment)).unwrap_or(0);
+        let left = |moment: i64| moment.saturating_add(rest).saturating_sub(now);
+        Standing {
+            holder: look.holder.map(Arc::unwrap_or_clone),
+            allocation: look.allocation.map(Arc::unwrap_or_clone),
+            released_at: look
+                .released
+                .map(|moment| clock.unix_millis().saturating_sub(ago(moment)) / 1000),
+            rests_for: look
+                .released
+                .map_or(0, |moment| u64::try_from(left(moment)).unwrap_or(0)),
+            past: look.past,
+        }
+    }
+
     /// How full each pool of the catalog is, in the catalog's order.
     #[must_use]
     pub fn usage(&self, catalog: &Catalog) -> Vec<PoolUsage> {
         let now = self.inner.clock.now();
         let state = lock(&self.inner.state);
         let usage = |pool: &crate::catalog::Pool| {
-            let (used, resting) = state.count(&pool.ranges, now);
-            let resting = u64::try_from(resting.len()).unwrap_or(u64::MAX);
+            let count = state.count(pool, now);
             let total = pool.ranges.len();
             PoolUsage {
                 name: pool.name.clone(),
                 family: pool.family,
                 subnet: pool.subnet,
                 total,
-                used,
-                resting,
-                free: total.saturating_sub(u128::from(used) + u128::from(resting)),
+                used: count.used.saturating_add(count.held_reserved),
+                resting: count.resting,
+                reserved: pool.reserved.len(),
+                free: total.saturating_sub(u128::from(count.used) + u128::from(count.resting)),
                 node_names: pool.node_names.clone(),
                 networks: pool.networks.clone(),
                 default: pool.default,

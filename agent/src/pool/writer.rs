@@ -102,7 +102,7 @@ impl Writer {
                             new: allocation, ..
                         } => state.hold(allocation),
                         What::Remove { allocation, rest } => {
-                            state.forget(allocation, rest.then_some(moment));
+                            state.forget(allocation, rest.then_some(moment), now / 1000);
                         }
                     }
                 }

@@ -273,3 +273,40 @@ fn what_was_never_used_is_given_back_without_a_rest_and_a_restart_agrees() {
     let pools = lab.open();
     assert_eq!(add(&pools, &catalog, "three"), first);
 }
+
+#[test]
+fn an_address_tells_who_has_it_who_had_it_and_how_long_it_rests() {
+    let lab = Lab::new();
+    let catalog = catalog("p: {subnet: 10.0.0.0/24, ips: [10.0.0.1], default: true}");
+    let pools = lab.open();
+    let address: IpAddr = [10, 0, 0, 1].into();
+    assert_eq!(pools.look(address), Standing::default());
+    let open = grant(&pools, &catalog, "a");
+    let standing = pools.look(address);
+    assert_eq!(
+        (standing.holder, standing.allocation),
+        (Some(owner("a")), None)
+    );
+    let allocation = wait(open.commit(json!(1))).unwrap();
+    assert_eq!(pools.look(address).allocation, Some(allocation));
+    lab.pass(100);
+    release(&pools, "a");
+    lab.pass(20);
+    let past = vec![Past {
+        owner: owner("a"),
+        since: 1_700_000_000,
+        until: 1_700_000_100,
+    }];
+    let released = Standing {
+        released_at: Some(1_700_000_100),
+        rests_for: 40_000,
+        past,
+        ..Standing::default()
+    };
+    assert_eq!(pools.look(address), released);
+    lab.pass(60);
+    assert_eq!(pools.look(address).rests_for, 0);
+    add(&pools, &catalog, "b");
+    assert_eq!(pools.look(address).released_at, None);
+    assert_eq!(pools.look(address).past.len(), 1);
+}
