@@ -20,6 +20,7 @@ mod durability;
 mod faults;
 mod model;
 mod pain_points;
+mod power;
 mod selection;
 
 /// Reads pools written as `name: {spec}`, one a line.
