@@ -16,7 +16,7 @@ use crate::{
     netlink::netns::{Evidence, Netns},
     node::NodeFacts,
     podnet::{self, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
-    pool::{Assigned, Object, Owner, Request, Reserved, Source, Subject},
+    pool::{Assigned, Object, Owner, Record, Request, Reserved, Source, Subject},
 };
 
 /// Carries out what the plugin was asked to do.
@@ -286,8 +286,8 @@ fn pod_addresses(assigned: &[Assigned]) -> Result<Vec<PodAddress>, Failure> {
         .collect()
 }
 
-fn record(net: &PodNet) -> Result<serde_json::Value, Failure> {
-    serde_json::to_value(net).map_err(|e| {
+fn record(net: &PodNet) -> Result<Record, Failure> {
+    Record::of(net).map_err(|e| {
         Failure::new(
             code::IO_FAILURE,
             format!("write down the plan of pod {}: {e}", net.pod),

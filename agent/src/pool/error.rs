@@ -34,6 +34,11 @@ pub enum PoolError {
     /// The thread that writes has died; a bug, reported in the log where it happened.
     #[error("the thread that writes addresses down has died (see the log); restart the agent")]
     WriterDied,
+    /// An allocation that is no JSON; a bug.
+    #[error(
+        "an allocation could not be put into JSON: {0}; this is a defect of the agent: please report it"
+    )]
+    Encode(Arc<serde_json::Error>),
     /// It could not be written down.
     #[error(transparent)]
     Store(#[from] StoreError),

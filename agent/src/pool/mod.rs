@@ -12,11 +12,13 @@
 
 mod annotations;
 mod clock;
+mod codec;
 mod error;
 mod history;
 mod integrity;
 mod picker;
 mod pools;
+mod record;
 mod select;
 mod state;
 mod store;
@@ -30,6 +32,7 @@ pub use error::{
 };
 pub use history::Past;
 pub use pools::{Grant, Options, Pools, Reserved};
+pub use record::Record;
 pub use subject::{Object, Subject};
 pub use types::{Allocation, Assigned, Families, Owner, Request, Source, Standing};
 pub use usage::PoolUsage;

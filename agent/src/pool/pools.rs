@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
-    Allocation, Assigned, OpenError, Owner, PoolError, PoolUsage, Request, Standing,
+    Allocation, Assigned, OpenError, Owner, PoolError, PoolUsage, Record, Request, Standing,
     annotations::Wish,
     clock::{Clock, millis},
+    codec::encode,
     select::select,
     state::{State, Taken},
     store::{Contents, Store},
@@ -218,8 +218,9 @@ impl Pools {
     pub async fn update_record(
         &self,
         owner: &Owner,
-        record: Value,
+        record: impl Into<Record>,
     ) -> Result<Allocation, PoolError> {
+        let record = record.into();
         let Some(old) = lock(&self.inner.state).begin(owner, "updating")? else {
             return Err(PoolError::NotHeld {
                 owner: owner.clone(),
@@ -229,7 +230,8 @@ impl Pools {
             record,
             ..Allocation::clone(&old)
         });
-        self.write(What::Update { old, new }).await
+        let value = self.encode(&new, |state| state.hold(&old))?;
+        self.write(What::Update { old, new, value }).await
     }
 
     /// What the owner has on disk.
@@ -293,6 +295,19 @@ impl Pools {
         catalog.pools().iter().map(usage).collect()
     }
 
+    /// The allocation as it goes to disk: encoded here, by the caller's thread, as the one that writes
+    /// has enough to do.
+    fn encode(
+        &self,
+        allocation: &Allocation,
+        undo: impl FnOnce(&mut State),
+    ) -> Result<Arc<[u8]>, PoolError> {
+        encode(allocation).map(Into::into).map_err(|error| {
+            undo(&mut lock(&self.inner.state));
+            PoolError::Encode(Arc::new(error))
+        })
+    }
+
     /// Sends the change at once and waits for the disk; dropping the future does not take it back.
     async fn write(&self, what: What) -> Result<Allocation, PoolError> {
         let (reply, answer) = oneshot::channel();
@@ -327,16 +342,23 @@ impl Grant {
     ///
     /// # Errors
     /// [`PoolError::Store`]; the addresses are given back.
-    pub async fn commit(mut self, record: Value) -> Result<Allocation, PoolError> {
-        // Only this empties it, and this consumes the grant.
-        let taken = self.taken.take().unwrap_or_default();
+    pub async fn commit(mut self, record: impl Into<Record>) -> Result<Allocation, PoolError> {
         let allocation = Arc::new(Allocation {
             owner: Owner::clone(&self.owner),
             assigned: std::mem::take(&mut self.assigned),
-            record,
+            record: record.into(),
             since: self.pools.inner.clock.unix_millis() / 1000,
         });
-        self.pools.write(What::Add { allocation, taken }).await
+        // On failure the grant is dropped here, and gives the addresses back.
+        let value = self.pools.encode(&allocation, |_| ())?;
+        // Only this empties it, and this consumes the grant.
+        let taken = self.taken.take().unwrap_or_default();
+        let what = What::Add {
+            allocation,
+            taken,
+            value,
+        };
+        self.pools.write(what).await
     }
 }
 

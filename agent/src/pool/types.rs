@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Subject;
+use super::{Record, Subject};
 use crate::catalog::{Catalog, Family, Network, ObjectName, Route};
 
 /// Who has an address: one CNI attachment.
@@ -51,7 +51,7 @@ pub struct Allocation {
     /// At most one of each family, IPv4 first.
     pub assigned: Vec<Assigned>,
     /// What the owner wants to be remembered with them.
-    pub record: serde_json::Value,
+    pub record: Record,
     /// When they were assigned: seconds since 1970 by the wall clock.
     pub since: u64,
 }

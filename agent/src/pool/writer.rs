@@ -33,10 +33,14 @@ pub(super) enum What {
     Add {
         allocation: Arc<Allocation>,
         taken: Vec<Taken>,
+        /// The allocation as it goes to disk.
+        value: Arc<[u8]>,
     },
     Update {
         old: Arc<Allocation>,
         new: Arc<Allocation>,
+        /// `new` as it goes to disk.
+        value: Arc<[u8]>,
     },
     Remove {
         allocation: Arc<Allocation>,
@@ -122,7 +126,9 @@ impl Writer {
                 let mut state = lock(&self.state);
                 for job in &batch {
                     match &job.what {
-                        What::Add { allocation, taken } => state.abandon(&allocation.owner, taken),
+                        What::Add {
+                            allocation, taken, ..
+                        } => state.abandon(&allocation.owner, taken),
                         What::Update {
                             old: allocation, ..
                         }
@@ -141,10 +147,14 @@ impl Writer {
 impl What {
     fn change(&self, unix_millis: u64) -> Change {
         match self {
-            Self::Add { allocation, .. }
+            Self::Add {
+                allocation, value, ..
+            }
             | Self::Update {
-                new: allocation, ..
-            } => Change::Put(Arc::clone(allocation)),
+                new: allocation,
+                value,
+                ..
+            } => Change::Put(Arc::clone(allocation), Some(Arc::clone(value))),
             Self::Remove { allocation, rest } => Change::Remove {
                 allocation: Arc::clone(allocation),
                 released_at: rest.then_some(unix_millis),
@@ -161,7 +171,7 @@ impl What {
             Self::Update {
                 old: allocation, ..
             }
-            | Self::Remove { allocation, .. } => Change::Put(Arc::clone(allocation)),
+            | Self::Remove { allocation, .. } => Change::Put(Arc::clone(allocation), None),
         }
     }
 

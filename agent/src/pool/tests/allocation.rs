@@ -139,7 +139,7 @@ fn a_repeated_add_gets_the_same_whatever_the_catalog_says_now() {
                 assert_eq!(texts(&allocation.assigned), ["10.0.0.1"]);
                 assert_eq!(
                     (allocation.record, allocation.since),
-                    (json!({"pod": "a"}), 1_700_000_000)
+                    (json!({"pod": "a"}).into(), 1_700_000_000)
                 );
             }
             other => panic!("{other:?}"),
