@@ -249,7 +249,7 @@ impl Agent {
         let allocations = self.pools.list();
         let mut nets = Vec::new();
         for allocation in allocations {
-            match serde_json::from_value::<PodNet>(allocation.record.clone()) {
+            match allocation.record.parse::<PodNet>() {
                 Ok(net) => {
                     let net = Arc::new(net);
                     self.note(allocation.owner.clone(), Arc::clone(&net));

@@ -1,5 +1,7 @@
 //! What `ebbtidectl` asks, answered as JSON. The types are what `-o json` prints.
 
+mod address;
+
 use std::{collections::HashSet, path::PathBuf};
 
 use ebbtide_layout::HostHook;
@@ -13,6 +15,8 @@ use crate::{
     podnet::PodNet,
     pool::Owner,
 };
+
+pub use address::{AddressInfo, AddressState, Released};
 
 /// `ebbtidectl status`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +78,12 @@ pub struct PoolLine {
     pub resting: u128,
     /// Ready to be given out.
     pub free: u128,
+    /// Not part of `total`: kept free by a SpiderReservedIP.
+    pub reserved: u128,
+    /// Whether it is used where nothing names a pool.
+    pub default: bool,
+    /// Whether it gives no new addresses.
+    pub disabled: bool,
 }
 
 /// A line of `ebbtidectl datapath`.
@@ -123,6 +133,13 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(nets) => serde_json::to_string(&nets),
             Err(e) => return refuse(e),
         },
+        Query::Ip { address } => serde_json::to_string(&address::look(agent, *address)),
+        Query::Release { address, force } => {
+            match address::release(agent, *address, *force).await {
+                Ok(released) => serde_json::to_string(&released),
+                Err(e) => return refuse(e),
+            }
+        }
     };
     match json {
         Ok(output) => Response { exit: 0, output },
@@ -185,6 +202,9 @@ fn pools(agent: &Agent) -> Vec<PoolLine> {
             used: pool.used.into(),
             resting: pool.resting.into(),
             free: pool.free,
+            reserved: pool.reserved,
+            default: pool.default,
+            disabled: pool.disabled,
         })
         .collect()
 }

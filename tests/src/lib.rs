@@ -13,12 +13,14 @@
 //! - [`packet`], [`tap`], [`path`]: packets as seen on the wires, and the way they took;
 //! - [`proxy`]: what kube-proxy's rules do, without Kubernetes;
 //! - [`agent`], [`manifests`], [`cni`], [`pod`], [`lab`]: the real binaries in this network;
+//! - [`bench`]: how fast addresses are, beside host-local;
 //! - [`demo`]: every kind of traffic, as a table a person can read.
 //!
 //! Everything lives in namespaces held by file descriptors of this process: when it ends, however
 //! it ends, the kernel removes them.
 
 pub mod agent;
+pub mod bench;
 pub mod cni;
 pub mod demo;
 pub mod edge;

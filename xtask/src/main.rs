@@ -3,6 +3,7 @@
 //! One file a task; `main` only dispatches. What a task needs and is missing it gets by itself
 //! (see [`setup`]), and everything it makes lies below the target directory.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
@@ -30,6 +31,9 @@ enum Command {
     BuildEbpf,
     /// Build the programs for the kernel and all release binaries
     Build(build::Options),
+    /// Measure: `bench pool`
+    #[command(subcommand)]
+    Bench(bench::Options),
     /// Show every path of traffic on a test network, with real pods and packets
     Demo(demo::Options),
     /// Run all checks and tests
@@ -54,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup(options) => setup::run(&ws, &options),
         Command::BuildEbpf => build_ebpf::run(&ws, exec::Output::Show),
         Command::Build(options) => build::run(&ws, &options),
+        Command::Bench(options) => bench::run(&ws, &options),
         Command::Demo(options) => return demo::run(&ws, &options),
         Command::Test(options) => return test::run(&ws, &options),
         Command::Vm(options) => return vm::run(&ws, &options),

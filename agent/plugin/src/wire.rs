@@ -68,6 +68,19 @@ pub enum Query {
         /// `namespace/name`, `name`, or the start of a container ID.
         pod: String,
     },
+    /// Whose an address is.
+    Ip {
+        /// The address.
+        address: std::net::IpAddr,
+    },
+    /// Takes an address away from a pod that is gone.
+    Release {
+        /// The address.
+        address: std::net::IpAddr,
+        /// Also if the pod is alive, or may be.
+        #[serde(default)]
+        force: bool,
+    },
 }
 
 /// The agent's answer.

@@ -1,13 +1,19 @@
 //! `ebbtidectl`, the operator's command line.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::Write as _,
+    net::IpAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use comfy_table::{Table, presets::NOTHING};
 use ebbtide_agent::{
     podnet::PodNet,
-    query::{HookLine, PodLine, PoolLine, Status},
+    query::{AddressInfo, AddressState, HookLine, PodLine, PoolLine, Released, Status},
 };
 use ebbtide_plugin::{
     DEFAULT_SOCKET,
@@ -55,6 +61,19 @@ enum Command {
         /// `namespace/name`, `name`, or the start of a container ID.
         pod: String,
     },
+    /// Whose an address is, since when, from which pool, and who had it before.
+    Ip {
+        /// The address.
+        address: IpAddr,
+    },
+    /// Take an address away from a pod that is gone, with all else that its interface had.
+    Release {
+        /// The address.
+        address: IpAddr,
+        /// Also if the pod is alive, or may be: its interface is taken out of it.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -79,6 +98,11 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Pools => Query::Pools,
         Command::Datapath => Query::Datapath,
         Command::Explain { pod } => Query::Explain { pod: pod.clone() },
+        Command::Ip { address } => Query::Ip { address: *address },
+        Command::Release { address, force } => Query::Release {
+            address: *address,
+            force: *force,
+        },
     };
     let response = wire::ask(&cli.socket, &Request::Query(query), PATIENCE).with_context(|| {
         format!(
@@ -104,6 +128,8 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             let texts: Vec<String> = nets.iter().map(ToString::to_string).collect();
             texts.join("\n")
         }
+        Command::Ip { .. } => ip(&parse(&answer)?),
+        Command::Release { .. } => released(&parse(&answer)?),
     })
 }
 
@@ -165,22 +191,128 @@ fn pools(lines: Vec<PoolLine>) -> String {
             names.join(", ")
         }
     };
+    let mark = |line: &PoolLine| match (line.default, line.disabled) {
+        (_, true) => "disabled",
+        (true, false) => "default",
+        (false, false) => "by name",
+    };
     table(
         [
-            "POOL", "SUBNET", "USED", "RESTING", "FREE", "TOTAL", "NODES", "NETWORKS",
+            "POOL", "SUBNET", "", "USED", "RESTING", "FREE", "TOTAL", "RESERVED", "FOR", "NODES",
+            "NETWORKS",
         ],
         lines.into_iter().map(|line| {
+            let (bar, mark) = (bar(line.used, line.resting, line.total), mark(&line));
             [
                 line.name,
                 line.subnet,
+                bar,
                 line.used.to_string(),
                 line.resting.to_string(),
                 line.free.to_string(),
                 line.total.to_string(),
+                line.reserved.to_string(),
+                mark.to_owned(),
                 list(line.nodes),
                 list(line.networks),
             ]
         }),
+    )
+}
+
+/// Used, resting and free as a bar. What is there at all is seen: one cell at the least.
+fn bar(used: u128, resting: u128, total: u128) -> String {
+    const WIDTH: u128 = 20;
+    // A pool of 2^128 addresses: the multiplication must not overflow.
+    let cells = |count: u128| match (count, total) {
+        (0, _) | (_, 0) => 0,
+        _ => (count.saturating_mul(WIDTH) / total).clamp(1, WIDTH),
+    };
+    let used_cells = cells(used);
+    let resting_cells = cells(resting).min(WIDTH - used_cells);
+    let part = |symbol: &str, count: u128| symbol.repeat(usize::try_from(count).unwrap_or(0));
+    let free = WIDTH - used_cells - resting_cells;
+    format!(
+        "{}{}{}",
+        part("#", used_cells),
+        part("~", resting_cells),
+        part(".", free)
+    )
+}
+
+fn ip(info: &AddressInfo) -> String {
+    let mut lines = vec![format!("{} {}", info.address, state(info))];
+    let mut say = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            lines.push(format!("  {name:<10} {value}"));
+        }
+    };
+    say("pod", info.pod.clone());
+    say("pool", info.pool.clone());
+    say("since", info.since.map(ago));
+    if let Some(owner) = &info.owner {
+        say("container", Some(owner.container_id.clone()));
+        say("interface", Some(owner.interface.clone()));
+        say("network", Some(owner.network.clone()));
+    }
+    say("released", info.released_at.map(ago));
+    for past in &info.history {
+        say(
+            "before",
+            Some(format!(
+                "container {} ({}), {} to {}",
+                past.owner.container_id,
+                past.owner.interface,
+                ago(past.since),
+                ago(past.until)
+            )),
+        );
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn state(info: &AddressInfo) -> String {
+    match info.state {
+        AddressState::Held => match info.alive {
+            Some(true) => "is in use".to_owned(),
+            Some(false) => "is in use by a pod whose namespace is gone".to_owned(),
+            None => "is in use by a pod that cannot be looked at".to_owned(),
+        },
+        AddressState::Reserving => "is about to be given to a pod".to_owned(),
+        AddressState::Resting => format!("rests for {} s more", info.rests_for),
+        AddressState::Free => "is free".to_owned(),
+        AddressState::Reserved => "is kept free by a SpiderReservedIP".to_owned(),
+        AddressState::Gateway => "is a gateway".to_owned(),
+        AddressState::NotInRange => "is in a pool's subnet, but no pool hands it out".to_owned(),
+        AddressState::Unknown => "is in no pool's subnet".to_owned(),
+    }
+}
+
+/// How long ago a time (seconds since 1970) was, in the largest unit that shows something.
+fn ago(unix_seconds: u64) -> String {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let seconds = now.saturating_sub(unix_seconds);
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+fn released(released: &Released) -> String {
+    let addresses: Vec<String> = released.addresses.iter().map(ToString::to_string).collect();
+    format!(
+        "released {} of {}{}\n",
+        addresses.join(", "),
+        released
+            .pod
+            .as_deref()
+            .unwrap_or(&released.owner.container_id),
+        if released.forced { " (forced)" } else { "" }
     )
 }
 
@@ -225,4 +357,28 @@ fn datapath(lines: Vec<HookLine>) -> String {
             ]
         }),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_shows_whatever_is_there_at_all() {
+        for (used, resting, total, expected) in [
+            (0, 0, 10, "...................."),
+            (5, 0, 10, "##########.........."),
+            (5, 5, 10, "##########~~~~~~~~~~"),
+            (1, 1, 1 << 64, "#~.................."),
+            (11, 0, 10, "####################"),
+            (0, 0, 0, "...................."),
+            (10, 1, u128::MAX, "#~.................."),
+        ] {
+            assert_eq!(
+                bar(used, resting, total),
+                expected,
+                "{used} {resting} {total}"
+            );
+        }
+    }
 }

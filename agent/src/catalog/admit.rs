@@ -1,6 +1,8 @@
 //! The rules between objects: unique names, and no address in two pools.
 
-use super::{Invalid, Network, Pool};
+use std::net::IpAddr;
+
+use super::{Invalid, Network, Pool, Reserved};
 
 /// Whether `pool` may stand beside those before it.
 ///
@@ -68,4 +70,60 @@ pub(super) fn network(network: &Network, earlier: &[Network]) -> Result<(), Inva
         ));
     }
     Ok(())
+}
+
+/// Whether `reserved` may stand beside those before it. Their addresses may be the same.
+pub(super) fn reserved(reserved: &Reserved, earlier: &[Reserved]) -> Result<(), Invalid> {
+    if earlier.iter().any(|other| other.name == reserved.name) {
+        let object = format!("SpiderReservedIP {}", reserved.name);
+        let reason = "an earlier reservation has this name";
+        return Err(Invalid::new(
+            &object,
+            "metadata.name",
+            &reserved.name,
+            reason,
+            "rename one of them",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether `new` may take the place of `old`, of whose addresses `held` are in use.
+///
+/// # Errors
+/// [`Invalid`]: the subnet (and with it the IP version) stays, and so does every address in use.
+pub fn update(
+    old: &Pool,
+    new: &Pool,
+    held: impl IntoIterator<Item = IpAddr>,
+) -> Result<(), Invalid> {
+    let object = format!("SpiderIPPool {}", new.name);
+    if old.subnet != new.subnet {
+        let field = if old.family == new.family {
+            "spec.subnet"
+        } else {
+            "spec.ipVersion"
+        };
+        let reason = format!(
+            "cannot be changed, it is {} with subnet {}",
+            old.family, old.subnet
+        );
+        let remedy = "declare another pool, and disable this one until it is empty";
+        return Err(Invalid::new(&object, field, new.subnet, reason, remedy));
+    }
+    // What is merely reserved now is still the pool's own.
+    let stays = |address| new.ranges.contains(address) || new.reserved.contains(address);
+    let lost = held
+        .into_iter()
+        .find(|address| old.ranges.contains(*address) && !stays(*address));
+    match lost {
+        None => Ok(()),
+        Some(address) => Err(Invalid::new(
+            &object,
+            "spec.ips",
+            &new.ranges,
+            format!("{address} is in use and would not be in the pool any more"),
+            "keep it until the pod that has it is gone",
+        )),
+    }
 }

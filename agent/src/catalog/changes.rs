@@ -11,6 +11,8 @@ pub struct Changes {
     pub pools: Difference,
     /// Networks that are new.
     pub networks: Difference,
+    /// Reservations that are new.
+    pub reserved: Difference,
     /// Problems that the older snapshot did not have.
     pub problems: Vec<Problem>,
 }
@@ -33,6 +35,9 @@ impl Changes {
             pools: difference(&older.pools, &newer.pools, |pool| pool.name.clone()),
             networks: difference(&older.networks, &newer.networks, |network| {
                 network.name.to_string()
+            }),
+            reserved: difference(&older.reserved, &newer.reserved, |reserved| {
+                reserved.name.clone()
             }),
             problems: newer
                 .problems

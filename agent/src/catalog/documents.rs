@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
 
 use super::{
-    Catalog, Invalid, Network, Pool, Problem, admit,
-    manifest::{API_VERSION, SpiderIpPool, SpiderMultusConfig},
+    Catalog, Invalid, Network, Pool, Problem, Reserved, admit,
+    manifest::{API_VERSION, SpiderIpPool, SpiderMultusConfig, SpiderReservedIp},
 };
 
 /// Collects objects in order; the earlier of two that exclude one another stays.
@@ -52,7 +52,11 @@ impl Builder {
         self.catalog.problems.push(problem);
     }
 
-    pub(super) fn finish(self) -> Catalog {
+    /// The catalog, once every reservation is known: those of a later file count for all pools, too.
+    pub(super) fn finish(mut self) -> Catalog {
+        for pool in &mut self.catalog.pools {
+            pool.keep_free(&self.catalog.reserved);
+        }
         self.catalog
     }
 
@@ -81,7 +85,7 @@ impl Builder {
             message,
         };
         match kind {
-            "SpiderIPPool" | "SpiderMultusConfig" if api_version != API_VERSION => {
+            "SpiderIPPool" | "SpiderMultusConfig" | "SpiderReservedIP" if api_version != API_VERSION => {
                 Err(fault("apiVersion", format!("{api_version:?} is not known; write {API_VERSION}")))
             }
             "SpiderIPPool" => {
@@ -96,14 +100,16 @@ impl Builder {
                 self.catalog.networks.push(network);
                 Ok(())
             }
-            "SpiderReservedIP" => Err(fault(
-                "kind",
-                "is not supported yet, its addresses are NOT kept free; put them into spec.excludeIPs of the pools".into(),
-            )),
-            "" => Err(fault("kind", "is missing; write SpiderIPPool or SpiderMultusConfig".into())),
+            "SpiderReservedIP" => {
+                let reserved = Reserved::from_manifest(&read::<SpiderReservedIp>(value, &object)?)?;
+                admit::reserved(&reserved, &self.catalog.reserved)?;
+                self.catalog.reserved.push(reserved);
+                Ok(())
+            }
+            "" => Err(fault("kind", "is missing; write SpiderIPPool, SpiderMultusConfig or SpiderReservedIP".into())),
             _ => Err(fault(
                 "kind",
-                "is not read by this agent; it reads SpiderIPPool and SpiderMultusConfig, keep others elsewhere".into(),
+                "is not read by this agent; it reads SpiderIPPool, SpiderMultusConfig and SpiderReservedIP, keep others elsewhere".into(),
             )),
         }
     }

@@ -64,6 +64,25 @@ pub struct IpPoolSpec {
     pub disable: Option<bool>,
 }
 
+/// A `SpiderReservedIP` document.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SpiderReservedIp {
+    /// Name (the kind is cluster-wide).
+    pub metadata: Metadata,
+    /// The addresses.
+    pub spec: ReservedIpSpec,
+}
+
+/// `spec` of a `SpiderReservedIP`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReservedIpSpec {
+    /// 4 or 6; inferred from the first of `ips` if missing.
+    pub ip_version: Option<i64>,
+    /// Addresses and ranges `first-last`.
+    pub ips: Option<Vec<String>>,
+}
+
 /// One route of a pool or a coordinator.
 #[derive(Debug, Clone, Deserialize)]
 pub struct RouteSpec {

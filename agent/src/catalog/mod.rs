@@ -9,22 +9,28 @@ mod admit;
 mod changes;
 mod documents;
 pub mod files;
+pub(crate) mod glob;
 mod invalid;
+mod labels;
 pub mod manifest;
 mod name;
 mod network;
 mod pool;
 mod problem;
+mod reserved;
 
 use std::path::Path;
 
 pub use address::{AddressSet, AddressSetError, Family};
+pub use admit::update as check_update;
 pub use changes::Changes;
 pub use invalid::Invalid;
+pub use labels::Labels;
 pub use name::{NameError, NetworkRef, ObjectName};
 pub use network::{IpvlanMode, Network};
 pub use pool::{Affinities, Pool, Route};
 pub use problem::Problem;
+pub use reserved::Reserved;
 
 /// Everything that was declared and is valid, and what was wrong with the rest.
 ///
@@ -34,6 +40,7 @@ pub use problem::Problem;
 pub struct Catalog {
     pools: Vec<Pool>,
     networks: Vec<Network>,
+    reserved: Vec<Reserved>,
     problems: Vec<Problem>,
 }
 
@@ -100,6 +107,12 @@ impl Catalog {
     #[must_use]
     pub fn networks(&self) -> &[Network] {
         &self.networks
+    }
+
+    /// The valid reservations. They are taken out of the pools' ranges already.
+    #[must_use]
+    pub fn reserved(&self) -> &[Reserved] {
+        &self.reserved
     }
 
     /// What was left out or could not be read, and why.

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     Invalid, ObjectName,
+    glob::is_name_or_glob,
     manifest::{CoordinatorSpec, IpvlanSpec, MultusConfigSpec, PoolNames, SpiderMultusConfig},
     name::{DEFAULT_NAMESPACE, is_name},
 };
@@ -243,7 +244,7 @@ fn check_pool_names(object: &str, pools: &PoolNames) -> Result<(), Invalid> {
             .iter()
             .flatten()
             .enumerate()
-            .find(|(_, name)| !is_name(name));
+            .find(|(_, name)| !is_name_or_glob(name));
         if let Some((position, name)) = bad {
             let field = format!("spec.ipvlan.ippools.{family}[{position}]");
             return Err(Invalid::new(
@@ -251,7 +252,7 @@ fn check_pool_names(object: &str, pools: &PoolNames) -> Result<(), Invalid> {
                 field,
                 name,
                 "is not a pool's name",
-                "name a SpiderIPPool",
+                "name a SpiderIPPool, or several by a pattern as in \"worker1-*\"",
             ));
         }
     }

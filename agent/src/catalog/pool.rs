@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AddressSet, AddressSetError, Family, Invalid, NetworkRef,
+    AddressSet, AddressSetError, Family, Invalid, NetworkRef, Reserved,
     manifest::{IpPoolSpec, LabelSelector, RouteSpec, SpiderIpPool},
     name::is_name,
 };
@@ -22,8 +22,10 @@ pub struct Pool {
     pub subnet: IpNet,
     /// What may be handed out: `ips` without `excludeIPs`, the network and the broadcast address
     /// (IPv4, below /31) or the subnet-router anycast address (IPv6, below /127; RFC 4291, 2.6.1).
-    /// The gateway is never in it.
+    /// The gateway is never in it, nor is what a SpiderReservedIP keeps free.
     pub ranges: AddressSet,
+    /// What it could hand out if no SpiderReservedIP kept it free.
+    pub reserved: AddressSet,
     /// The default route's gateway: in the subnet, or IPv6 link-local.
     pub gateway: Option<IpAddr>,
     /// More routes on the pod's interface, each gateway in the subnet.
@@ -94,11 +96,25 @@ impl Pool {
             name: manifest.metadata.name.clone(),
             family,
             subnet,
+            reserved: AddressSet::empty(family),
             ranges: effective.without(&never_assigned(&subnet)),
             node_names: spec.node_name.clone().unwrap_or_default(),
             default: spec.default.unwrap_or(false),
             disabled: spec.disable.unwrap_or(false),
         })
+    }
+}
+
+impl Pool {
+    /// Takes out what is reserved.
+    pub(super) fn keep_free(&mut self, reserved: &[Reserved]) {
+        for reserved in reserved {
+            if reserved.addresses.family() == self.family {
+                let kept = self.ranges.without(&reserved.addresses);
+                self.reserved = self.reserved.union(&self.ranges.without(&kept));
+                self.ranges = kept;
+            }
+        }
     }
 }
 
@@ -346,12 +362,12 @@ impl Check<'_> {
         ];
         for (field, selector) in selectors {
             let Some(selector) = selector else { continue };
-            if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
+            if let Some((place, reason)) = selector.fault() {
                 return Err(self.invalid(
-                    field,
+                    format!("{field}{place}"),
                     "",
-                    "is empty",
-                    "give it matchLabels or matchExpressions, or leave it out",
+                    reason,
+                    "write matchLabels or matchExpressions as Kubernetes has them, or leave the selector out",
                 ));
             }
         }

@@ -81,6 +81,10 @@ impl From<pool::PoolError> for Failure {
                 code::NO_ADDRESS,
                 "`ebbtidectl pools` shows the pools and how full they are",
             ),
+            pool::PoolError::Annotation(_) => (
+                code::INVALID_NETWORK_CONFIG,
+                "correct the annotation; nothing was given out",
+            ),
             pool::PoolError::Busy { .. } => (
                 code::TRY_AGAIN_LATER,
                 "another request for the same interface is being served",

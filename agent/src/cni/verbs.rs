@@ -12,14 +12,14 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 use super::{AddResult, Attachment, Failure, NetConf, NetworkChoice, PodIdentity, invocation};
 use crate::{
     agent::{Agent, DetachError},
-    catalog::{Catalog, ObjectName},
+    catalog::{Catalog, ObjectName, glob::fits},
     netlink::{
         model::MAIN_TABLE,
         netns::{Evidence, Netns},
     },
     node::NodeFacts,
     podnet::{self, Earlier, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
-    pool::{Assigned, Owner, Request, Reserved, Source},
+    pool::{Assigned, Object, Owner, Record, Request, Reserved, Source, Subject},
 };
 
 /// Carries out what the plugin was asked to do.
@@ -167,8 +167,15 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
     };
     let catalog = agent.catalog();
     let network = resolve(choice, conf, &catalog)?;
+    let identity = PodIdentity::parse(&invocation.args);
+    // Labels and annotations are the API server's to tell; pools that look at them are passed over.
+    let subject = Subject {
+        pod: Object::named(identity.name.clone()),
+        namespace: Object::named(identity.namespace.clone()),
+        node_labels: None,
+    };
     let sandbox = Sandbox {
-        pod: PodIdentity::parse(&invocation.args).or_container(&attachment.container_id),
+        pod: identity.or_container(&attachment.container_id),
         container_id: attachment.container_id.clone(),
         interface: attachment.interface.clone(),
         netns,
@@ -181,6 +188,7 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
     let request = Request {
         network: network.name.as_ref(),
         source: network.source(),
+        subject: &subject,
         ..Request::new(&owner, &agent.node_name, &catalog)
     };
     let (net, links) = match agent.pools.reserve(&request)? {
@@ -309,8 +317,8 @@ fn pod_addresses(assigned: &[Assigned]) -> Result<Vec<PodAddress>, Failure> {
         .collect()
 }
 
-fn record(net: &PodNet) -> Result<serde_json::Value, Failure> {
-    serde_json::to_value(net).map_err(|e| {
+fn record(net: &PodNet) -> Result<Record, Failure> {
+    Record::of(net).map_err(|e| {
         Failure::new(
             code::IO_FAILURE,
             format!("write down the plan of pod {}: {e}", net.pod),
@@ -403,8 +411,8 @@ fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
         |message: String, way_out: &str| Failure::new(code::NOT_AVAILABLE, message, way_out);
     let network =
         resolve(conf.choice()?, conf, &catalog).map_err(|f| unavailable(f.message, &f.way_out))?;
-    let listed =
-        |name: &String| network.ipv4_pools.contains(name) || network.ipv6_pools.contains(name);
+    let patterns = || network.ipv4_pools.iter().chain(&network.ipv6_pools);
+    let listed = |name: &str| patterns().any(|pattern| fits(pattern, name));
     let explicit = !network.ipv4_pools.is_empty() || !network.ipv6_pools.is_empty();
     let free = agent.pools.usage(&catalog).into_iter().any(|pool| {
         let here = pool.node_names.is_empty() || pool.node_names.contains(&agent.node_name);

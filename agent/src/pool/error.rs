@@ -11,6 +11,9 @@ pub enum PoolError {
     /// No pool is for this node and network.
     #[error(transparent)]
     NoAddress(#[from] NoAddress),
+    /// An annotation cannot be followed.
+    #[error(transparent)]
+    Annotation(#[from] BadAnnotation),
     /// Pools there are, but nothing is free in them.
     #[error(transparent)]
     Full(#[from] Full),
@@ -31,9 +34,30 @@ pub enum PoolError {
     /// The thread that writes has died; a bug, reported in the log where it happened.
     #[error("the thread that writes addresses down has died (see the log); restart the agent")]
     WriterDied,
+    /// An allocation that is no JSON; a bug.
+    #[error(
+        "an allocation could not be put into JSON: {0}; this is a defect of the agent: please report it"
+    )]
+    Encode(Arc<serde_json::Error>),
     /// It could not be written down.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// An annotation that cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: annotation {annotation} = {value:?} {reason}; {remedy}")]
+pub struct BadAnnotation {
+    /// Whose, as in `pod web-0`.
+    pub object: String,
+    /// Which.
+    pub annotation: &'static str,
+    /// What it says.
+    pub value: String,
+    /// What is wrong with that.
+    pub reason: String,
+    /// What the person can do.
+    pub remedy: &'static str,
 }
 
 /// No pool is for this node and network.
@@ -45,6 +69,8 @@ pub struct NoAddress {
     pub node: String,
     /// For which network.
     pub network: Option<String>,
+    /// The annotation that names the candidates, if one does.
+    pub annotation: Option<&'static str>,
     /// Each candidate and why it was passed over.
     pub candidates: Vec<(String, PassedOver)>,
 }
@@ -60,6 +86,9 @@ impl fmt::Display for NoAddress {
         match &self.network {
             Some(network) => write!(f, " and network {network}")?,
             None => f.write_str(" and a network without a name")?,
+        }
+        if let Some(annotation) = self.annotation {
+            write!(f, " (pools named by annotation {annotation})")?;
         }
         let mut separator = ": ";
         for (pool, reason) in &self.candidates {
@@ -88,8 +117,14 @@ pub enum PassedOver {
     OtherNode(Vec<String>),
     /// It is for other networks.
     OtherNetwork(Vec<NetworkRef>),
-    /// It has a condition that this version cannot decide.
-    Unsupported(&'static str),
+    /// A pattern that no pool of the family fits.
+    NoMatch,
+    /// It is for pods of other namespaces.
+    OtherNamespace(Vec<String>),
+    /// A selector of it does not fit: the field, and whose labels it looks at.
+    OtherLabels(&'static str, &'static str),
+    /// It has a condition on what is not known here: the field, and what it looks at.
+    NotKnown(&'static str, &'static str),
     /// It would do, but it is not `default: true` and nothing names it.
     NotDefault,
 }
@@ -106,7 +141,14 @@ impl fmt::Display for PassedOver {
                 let names: Vec<String> = networks.iter().map(ToString::to_string).collect();
                 write!(f, "is for network {}", names.join(", "))
             }
-            Self::Unsupported(field) => write!(f, "has {field}, which is not supported yet"),
+            Self::NoMatch => f.write_str("is a pattern that no pool fits"),
+            Self::OtherNamespace(names) => write!(f, "is for namespace {}", names.join(", ")),
+            Self::OtherLabels(field, whose) => {
+                write!(f, "has a {field} that the {whose}'s labels do not meet")
+            }
+            Self::NotKnown(field, what) => {
+                write!(f, "has {field}, and the agent does not know {what}")
+            }
             Self::NotDefault => {
                 f.write_str("is not `default: true` and the network does not name it")
             }

@@ -10,21 +10,31 @@
 //! Inside: `select` is pure; `state` is the truth in memory behind one lock that is never held
 //! while waiting; `writer` is one thread that gathers all waiting changes into one transaction.
 
+mod annotations;
 mod clock;
+mod codec;
 mod error;
+mod history;
 mod integrity;
 mod picker;
 mod pools;
+mod record;
 mod select;
 mod state;
 mod store;
+mod subject;
 mod types;
 mod usage;
 mod writer;
 
-pub use error::{Full, FullPool, NoAddress, OpenError, PassedOver, PoolError, StoreError};
+pub use error::{
+    BadAnnotation, Full, FullPool, NoAddress, OpenError, PassedOver, PoolError, StoreError,
+};
+pub use history::Past;
 pub use pools::{Grant, Options, Pools, Reserved};
-pub use types::{Allocation, Assigned, Families, Owner, Request, Source};
+pub use record::Record;
+pub use subject::{Object, Subject};
+pub use types::{Allocation, Assigned, Families, Owner, Request, Source, Standing};
 pub use usage::PoolUsage;
 
 #[cfg(test)]

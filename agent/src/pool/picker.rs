@@ -2,11 +2,11 @@
 //!
 //! Nothing is materialised, not even a bitmap: a cursor stands for all addresses that were never
 //! used, so a million addresses (or a /64) cost nothing until they are handed out. What was
-//! released waits in a queue, the longest-rested first. The entries here are only hints; the maps of
-//! held and released addresses decide, since pools of a changing catalog may come to share addresses.
+//! released waits in a queue, the longest-rested first. The maps of held and released addresses decide;
+//! every picker hears of every change, since pools of a changing catalog may come to share addresses.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
     sync::Arc,
 };
@@ -22,12 +22,27 @@ const FRESH_LIMIT: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
     /// Reserved or allocated.
-    pub(super) held: HashMap<IpAddr, Arc<Owner>>,
+    pub(super) held: BTreeMap<IpAddr, Arc<Owner>>,
     /// Not held, and released at this moment. Addresses in neither map were never used.
-    pub(super) released: HashMap<IpAddr, Moment>,
+    pub(super) released: BTreeMap<IpAddr, Moment>,
 }
 
 impl Addresses {
+    pub(super) fn held_in(&self, set: &AddressSet) -> u64 {
+        let count: usize = set
+            .ranges()
+            .map(|(first, last)| self.held.range(first..=last).count())
+            .sum();
+        count.try_into().unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn released_in(&self, set: &AddressSet) -> impl Iterator<Item = (Moment, IpAddr)> {
+        set.ranges().flat_map(|(first, last)| {
+            let released = self.released.range(first..=last);
+            released.map(|(address, moment)| (*moment, *address))
+        })
+    }
+
     fn is_fresh(&self, address: IpAddr) -> bool {
         !self.held.contains_key(&address) && !self.released.contains_key(&address)
     }
@@ -40,20 +55,18 @@ pub(super) struct Picker {
     cursor: u128,
     /// Never used, though the cursor has passed them.
     passed: BTreeSet<u128>,
-    /// Released addresses by time of release.
+    /// Exactly the released addresses of the set, by time of release.
     queue: VecDeque<(Moment, IpAddr)>,
+    /// How many addresses of the set are held.
+    held: u64,
 }
 
 impl Picker {
     pub(super) fn new(set: AddressSet, addresses: &Addresses) -> Self {
-        let mut queue: Vec<(Moment, IpAddr)> = addresses
-            .released
-            .iter()
-            .filter(|(address, _)| set.contains(**address))
-            .map(|(address, moment)| (*moment, *address))
-            .collect();
+        let mut queue: Vec<(Moment, IpAddr)> = addresses.released_in(&set).collect();
         queue.sort_unstable();
         Self {
+            held: addresses.held_in(&set),
             set,
             cursor: 0,
             passed: BTreeSet::new(),
@@ -65,12 +78,11 @@ impl Picker {
     /// a release is long enough ago.
     pub(super) fn next(&mut self, addresses: &Addresses, ripe: Moment) -> Option<IpAddr> {
         if self.queue.len() >= FRESH_LIMIT
-            && let Some(address) = self.longest_rested(addresses, ripe)
+            && let Some(address) = self.longest_rested(ripe)
         {
             return Some(address);
         }
-        self.fresh(addresses)
-            .or_else(|| self.longest_rested(addresses, ripe))
+        self.fresh(addresses).or_else(|| self.longest_rested(ripe))
     }
 
     fn fresh(&mut self, addresses: &Addresses) -> Option<IpAddr> {
@@ -92,38 +104,56 @@ impl Picker {
         None
     }
 
-    fn longest_rested(&mut self, addresses: &Addresses, ripe: Moment) -> Option<IpAddr> {
-        while let Some((moment, address)) = self.queue.front().copied() {
-            let stale = addresses.released.get(&address) != Some(&moment);
-            if !stale && moment > ripe {
-                return None;
-            }
-            self.queue.pop_front();
-            if !stale {
-                return Some(address);
-            }
-        }
-        None
+    fn longest_rested(&self, ripe: Moment) -> Option<IpAddr> {
+        let (moment, address) = *self.queue.front()?;
+        (moment <= ripe).then_some(address)
     }
 
-    /// The address is held no more and was never used.
-    pub(super) fn returned(&mut self, address: IpAddr) {
-        if let Some(index) = self
-            .set
-            .index_of(address)
-            .filter(|index| *index < self.cursor)
+    /// The address is held from now on; `released` is when it had been released, if ever.
+    pub(super) fn taken(&mut self, address: IpAddr, released: Option<Moment>) {
+        if !self.set.contains(address) {
+            return;
+        }
+        self.held += 1;
+        if let Some(moment) = released
+            && let Ok(place) = self.queue.binary_search(&(moment, address))
         {
-            self.passed.insert(index);
+            self.queue.remove(place);
         }
     }
 
-    /// The address was released, now or (if a reservation of it was given up) earlier.
-    pub(super) fn released(&mut self, address: IpAddr, moment: Moment) {
-        if self.set.contains(address) {
-            let place = self
-                .queue
-                .partition_point(|entry| *entry < (moment, address));
-            self.queue.insert(place, (moment, address));
+    /// The address is held no more. It was released, now or (if a reservation of it was given up)
+    /// earlier, or it was never used.
+    pub(super) fn returned(&mut self, address: IpAddr, released: Option<Moment>) {
+        let Some(index) = self.set.index_of(address) else {
+            return;
+        };
+        self.held = self.held.saturating_sub(1);
+        match released {
+            Some(moment) => {
+                let place = self
+                    .queue
+                    .partition_point(|entry| *entry < (moment, address));
+                self.queue.insert(place, (moment, address));
+            }
+            None if index < self.cursor => {
+                self.passed.insert(index);
+            }
+            None => {}
         }
+    }
+
+    pub(super) fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// How many addresses were released after `ripe`, and when the first of these was.
+    pub(super) fn resting(&self, ripe: Moment) -> (u64, Option<Moment>) {
+        let start = self.queue.partition_point(|(moment, _)| *moment <= ripe);
+        let first = self.queue.get(start).map(|(moment, _)| *moment);
+        (
+            (self.queue.len() - start).try_into().unwrap_or(u64::MAX),
+            first,
+        )
     }
 }

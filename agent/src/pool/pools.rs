@@ -2,18 +2,20 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     path::Path,
     sync::{Arc, Mutex, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
 
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
-    Allocation, Assigned, OpenError, Owner, PoolError, PoolUsage, Request,
-    clock::Clock,
+    Allocation, Assigned, OpenError, Owner, PoolError, PoolUsage, Record, Request, Standing,
+    annotations::Wish,
+    clock::{Clock, millis},
+    codec::encode,
     select::select,
     state::{State, Taken},
     store::{Contents, Store},
@@ -48,6 +50,7 @@ pub struct Pools {
 struct Inner {
     state: Arc<Mutex<State>>,
     clock: Clock,
+    rest: Duration,
     /// None only while dropping.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
@@ -119,6 +122,7 @@ impl Pools {
             inner: Arc::new(Inner {
                 state,
                 clock,
+                rest: options.rest,
                 jobs: Some(sender),
                 writer: Some(writer),
             }),
@@ -136,6 +140,13 @@ impl Pools {
         if let Some(allocation) = lock(&self.inner.state).existing(request.owner)? {
             return Ok(Reserved::Existing(Allocation::clone(&allocation)));
         }
+        let wish = Wish::read(request.subject, &request.owner.interface)?;
+        let named = wish.source();
+        let request = &Request {
+            source: named.map_or(request.source, |(_, source)| source),
+            annotation: named.map(|(annotation, _)| annotation),
+            ..*request
+        };
         let selection = select(request)?;
         let owner = Arc::new(request.owner.clone());
         let mut state = lock(&self.inner.state);
@@ -143,8 +154,13 @@ impl Pools {
         if let Some(allocation) = state.existing(request.owner)? {
             return Ok(Reserved::Existing(Allocation::clone(&allocation)));
         }
-        let (taken, assigned) =
-            state.take(&owner, &selection, request.catalog, self.inner.clock.now())?;
+        let (taken, assigned) = state.take(
+            &owner,
+            &selection,
+            &wish,
+            request.catalog,
+            self.inner.clock.now(),
+        )?;
         drop(state);
         Ok(Reserved::New(Grant {
             pools: self.clone(),
@@ -152,6 +168,17 @@ impl Pools {
             assigned,
             taken: Some(taken),
         }))
+    }
+
+    /// Several interfaces of a pod at once: all of them get their addresses, or none takes any.
+    ///
+    /// # Errors
+    /// The first [`PoolError`]; what was taken for the others is given back without a rest.
+    pub fn reserve_all(&self, requests: &[Request<'_>]) -> Result<Vec<Reserved>, PoolError> {
+        requests
+            .iter()
+            .map(|request| self.reserve(request))
+            .collect()
     }
 
     /// Gives back what the owner has; returns after it is on disk. `None`: the owner has nothing.
@@ -191,8 +218,9 @@ impl Pools {
     pub async fn update_record(
         &self,
         owner: &Owner,
-        record: Value,
+        record: impl Into<Record>,
     ) -> Result<Allocation, PoolError> {
+        let record = record.into();
         let Some(old) = lock(&self.inner.state).begin(owner, "updating")? else {
             return Err(PoolError::NotHeld {
                 owner: owner.clone(),
@@ -202,7 +230,8 @@ impl Pools {
             record,
             ..Allocation::clone(&old)
         });
-        self.write(What::Update { old, new }).await
+        let value = self.encode(&new, |state| state.hold(&old))?;
+        self.write(What::Update { old, new, value }).await
     }
 
     /// What the owner has on disk.
@@ -219,23 +248,44 @@ impl Pools {
         all.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
+    /// Who has an address, or when it was released, and who had it before.
+    #[must_use]
+    pub fn look(&self, address: IpAddr) -> Standing {
+        let clock = &self.inner.clock;
+        let (now, rest) = (clock.now(), millis(self.inner.rest));
+        let look = lock(&self.inner.state).look(address);
+        let ago = |moment: i64| u64::try_from(now.saturating_sub(moment)).unwrap_or(0);
+        let left = |moment: i64| moment.saturating_add(rest).saturating_sub(now);
+        Standing {
+            holder: look.holder.map(Arc::unwrap_or_clone),
+            allocation: look.allocation.map(Arc::unwrap_or_clone),
+            released_at: look
+                .released
+                .map(|moment| clock.unix_millis().saturating_sub(ago(moment)) / 1000),
+            rests_for: look
+                .released
+                .map_or(0, |moment| u64::try_from(left(moment)).unwrap_or(0)),
+            past: look.past,
+        }
+    }
+
     /// How full each pool of the catalog is, in the catalog's order.
     #[must_use]
     pub fn usage(&self, catalog: &Catalog) -> Vec<PoolUsage> {
         let now = self.inner.clock.now();
         let state = lock(&self.inner.state);
         let usage = |pool: &crate::catalog::Pool| {
-            let (used, resting) = state.count(&pool.ranges, now);
-            let resting = u64::try_from(resting.len()).unwrap_or(u64::MAX);
+            let count = state.count(pool, now);
             let total = pool.ranges.len();
             PoolUsage {
                 name: pool.name.clone(),
                 family: pool.family,
                 subnet: pool.subnet,
                 total,
-                used,
-                resting,
-                free: total.saturating_sub(u128::from(used) + u128::from(resting)),
+                used: count.used.saturating_add(count.held_reserved),
+                resting: count.resting,
+                reserved: pool.reserved.len(),
+                free: total.saturating_sub(u128::from(count.used) + u128::from(count.resting)),
                 node_names: pool.node_names.clone(),
                 networks: pool.networks.clone(),
                 default: pool.default,
@@ -243,6 +293,19 @@ impl Pools {
             }
         };
         catalog.pools().iter().map(usage).collect()
+    }
+
+    /// The allocation as it goes to disk: encoded here, by the caller's thread, as the one that writes
+    /// has enough to do.
+    fn encode(
+        &self,
+        allocation: &Allocation,
+        undo: impl FnOnce(&mut State),
+    ) -> Result<Arc<[u8]>, PoolError> {
+        encode(allocation).map(Into::into).map_err(|error| {
+            undo(&mut lock(&self.inner.state));
+            PoolError::Encode(Arc::new(error))
+        })
     }
 
     /// Sends the change at once and waits for the disk; dropping the future does not take it back.
@@ -279,16 +342,23 @@ impl Grant {
     ///
     /// # Errors
     /// [`PoolError::Store`]; the addresses are given back.
-    pub async fn commit(mut self, record: Value) -> Result<Allocation, PoolError> {
-        // Only this empties it, and this consumes the grant.
-        let taken = self.taken.take().unwrap_or_default();
+    pub async fn commit(mut self, record: impl Into<Record>) -> Result<Allocation, PoolError> {
         let allocation = Arc::new(Allocation {
             owner: Owner::clone(&self.owner),
             assigned: std::mem::take(&mut self.assigned),
-            record,
+            record: record.into(),
             since: self.pools.inner.clock.unix_millis() / 1000,
         });
-        self.pools.write(What::Add { allocation, taken }).await
+        // On failure the grant is dropped here, and gives the addresses back.
+        let value = self.pools.encode(&allocation, |_| ())?;
+        // Only this empties it, and this consumes the grant.
+        let taken = self.taken.take().unwrap_or_default();
+        let what = What::Add {
+            allocation,
+            taken,
+            value,
+        };
+        self.pools.write(what).await
     }
 }
 

@@ -4,15 +4,19 @@
 //! is wanted only if a pool of it concerns *this* node and network (there, one IPv6 pool of
 //! another node makes every IPv4-only pod fail).
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
-use super::{NoAddress, PassedOver, Request, Source};
-use crate::catalog::{Family, Pool};
+use super::{NoAddress, PassedOver, Request, Source, Subject};
+use crate::catalog::{
+    Family, Labels, Pool,
+    glob::{fits, is_glob},
+    manifest::LabelSelector,
+};
 
 /// The pools to try for each family that the pod is to have. No list is empty, nor is the whole.
 pub(super) type Selection<'a> = Vec<(Family, Vec<&'a Pool>)>;
 
-type Candidate<'a> = (&'a str, Result<&'a Pool, PassedOver>);
+type Candidate<'a> = (String, Result<&'a Pool, PassedOver>);
 
 pub(super) fn select<'a>(request: &Request<'a>) -> Result<Selection<'a>, NoAddress> {
     let mut selection = Selection::new();
@@ -26,8 +30,8 @@ pub(super) fn select<'a>(request: &Request<'a>) -> Result<Selection<'a>, NoAddre
             match verdict {
                 Ok(pool) => chosen.push(pool),
                 Err(reason) => {
-                    wanted |= is_meant_for_us(request, name, &reason);
-                    reasons.push((name.to_owned(), reason));
+                    wanted |= is_meant_for_us(request, &name, &reason);
+                    reasons.push((name, reason));
                 }
             }
         }
@@ -48,16 +52,10 @@ pub(super) fn select<'a>(request: &Request<'a>) -> Result<Selection<'a>, NoAddre
 fn candidates<'a>(request: &Request<'a>, family: Family) -> Vec<Candidate<'a>> {
     match request.source {
         Source::Defaults => {
-            let mut pools: Vec<&Pool> = request
-                .catalog
-                .pools()
-                .iter()
-                .filter(|pool| pool.default && pool.family == family)
-                .collect();
-            pools.sort_by_key(|pool| (Reverse(specificity(pool)), pool.name.as_str()));
-            pools
+            let chosen = |pool: &&Pool| pool.default && pool.family == family;
+            specific_first(request, chosen)
                 .into_iter()
-                .map(|pool| (pool.name.as_str(), verdict(request, pool, family)))
+                .map(|pool| (pool.name.clone(), verdict(request, pool, family)))
                 .collect()
         }
         Source::Named { ipv4, ipv6 } => {
@@ -65,16 +63,48 @@ fn candidates<'a>(request: &Request<'a>, family: Family) -> Vec<Candidate<'a>> {
                 Family::V4 => ipv4,
                 Family::V6 => ipv6,
             };
-            let look_up = |name: &'a String| {
-                let pool = request.catalog.pool(name).ok_or(PassedOver::Unknown);
-                (
-                    name.as_str(),
-                    pool.and_then(|pool| verdict(request, pool, family)),
-                )
-            };
-            names.iter().map(look_up).collect()
+            named(request, names, family)
         }
     }
+}
+
+/// The list's order is kept. The pools that fit a pattern stand in its place, the more specific
+/// first; a pool that was there before is not named again.
+fn named<'a>(request: &Request<'a>, names: &[String], family: Family) -> Vec<Candidate<'a>> {
+    let mut seen = BTreeSet::new();
+    let mut candidates = Vec::new();
+    for name in names {
+        let mut found: Vec<Candidate<'a>> = if is_glob(name) {
+            let chosen = |pool: &&Pool| pool.family == family && fits(name, &pool.name);
+            specific_first(request, chosen)
+                .into_iter()
+                .map(|pool| (pool.name.clone(), verdict(request, pool, family)))
+                .collect()
+        } else {
+            let pool = request.catalog.pool(name).ok_or(PassedOver::Unknown);
+            vec![(
+                name.clone(),
+                pool.and_then(|pool| verdict(request, pool, family)),
+            )]
+        };
+        if found.is_empty() {
+            found.push((name.clone(), Err(PassedOver::NoMatch)));
+        }
+        found.retain(|(name, _)| seen.insert(name.clone()));
+        candidates.append(&mut found);
+    }
+    candidates
+}
+
+fn specific_first<'a>(request: &Request<'a>, chosen: impl Fn(&&Pool) -> bool) -> Vec<&'a Pool> {
+    let mut pools: Vec<&'a Pool> = request
+        .catalog
+        .pools()
+        .iter()
+        .filter(|pool| chosen(pool))
+        .collect();
+    pools.sort_by_key(|pool| (Reverse(specificity(pool)), pool.name.as_str()));
+    pools
 }
 
 /// The first condition that the pool does not meet, in the documented order.
@@ -96,33 +126,64 @@ fn verdict<'a>(
     Ok(pool)
 }
 
-/// Whether the pool is for this node, pod and network.
+/// Whether the pool is for this node, pod and network. Names win over labels.
 fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
+    let Subject {
+        pod,
+        namespace,
+        node_labels,
+    } = request.subject;
+    let wanted = &pool.affinities;
     if !pool.node_names.is_empty() {
         if !pool.node_names.iter().any(|name| name == request.node) {
             return Err(PassedOver::OtherNode(pool.node_names.clone()));
         }
-    } else if pool.affinities.node.is_some() {
-        return Err(PassedOver::Unsupported("nodeAffinity"));
+    } else {
+        labels_meet(&wanted.node, node_labels.as_ref(), "nodeAffinity", "node")?;
     }
-    if !pool.affinities.namespace_names.is_empty() {
-        return Err(PassedOver::Unsupported("namespaceName"));
+    if !wanted.namespace_names.is_empty() {
+        if namespace.name.is_empty() {
+            return Err(PassedOver::NotKnown("namespaceName", "the pod's namespace"));
+        }
+        if !wanted.namespace_names.contains(&namespace.name) {
+            return Err(PassedOver::OtherNamespace(wanted.namespace_names.clone()));
+        }
+    } else {
+        let labels = namespace.labels.as_ref();
+        labels_meet(&wanted.namespace, labels, "namespaceAffinity", "namespace")?;
     }
-    if pool.affinities.namespace.is_some() {
-        return Err(PassedOver::Unsupported("namespaceAffinity"));
-    }
-    if pool.affinities.pod.is_some() {
-        return Err(PassedOver::Unsupported("podAffinity"));
-    }
-    let fits = |name| {
+    labels_meet(&wanted.pod, pod.labels.as_ref(), "podAffinity", "pod")?;
+    let is_meant = |name| {
         pool.networks
             .iter()
             .any(|reference| reference.matches(name))
     };
-    if !pool.networks.is_empty() && !request.network.is_some_and(fits) {
+    if !pool.networks.is_empty() && !request.network.is_some_and(is_meant) {
         return Err(PassedOver::OtherNetwork(pool.networks.clone()));
     }
     Ok(())
+}
+
+/// Labels that are not known meet nothing: to guess could give a pod another one's addresses.
+fn labels_meet(
+    selector: &Option<LabelSelector>,
+    labels: Option<&Labels>,
+    field: &'static str,
+    whose: &'static str,
+) -> Result<(), PassedOver> {
+    match (selector, labels) {
+        (None, _) => Ok(()),
+        (Some(selector), Some(labels)) if selector.matches(labels) => Ok(()),
+        (Some(_), Some(_)) => Err(PassedOver::OtherLabels(field, whose)),
+        (Some(_), None) => Err(PassedOver::NotKnown(
+            field,
+            match whose {
+                "node" => "the node's labels",
+                "namespace" => "the namespace's labels",
+                _ => "the pod's labels",
+            },
+        )),
+    }
 }
 
 /// Whether a pool that was passed over shows that the pod was to have an address of its family.
@@ -130,7 +191,7 @@ fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
 /// A disabled or mistyped one does: giving the pod one family less, silently, would hide the mistake.
 fn is_meant_for_us(request: &Request<'_>, name: &str, reason: &PassedOver) -> bool {
     match reason {
-        PassedOver::Unknown | PassedOver::OtherFamily(_) => true,
+        PassedOver::Unknown | PassedOver::NoMatch | PassedOver::OtherFamily(_) => true,
         PassedOver::Disabled => request.catalog.pool(name).is_some_and(|pool| {
             request.families.allow(pool.family) && concerns(request, pool).is_ok()
         }),
@@ -167,6 +228,7 @@ fn no_address(
         family,
         node: request.node.to_owned(),
         network: request.network.map(ToString::to_string),
+        annotation: request.annotation,
         candidates,
     }
 }

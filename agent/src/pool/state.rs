@@ -4,11 +4,13 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     Allocation, Assigned, Full, FullPool, Owner, PoolError,
+    annotations::Wish,
     clock::{Moment, millis},
+    history::{History, Past},
     picker::{Addresses, Picker},
     select::Selection,
 };
-use crate::catalog::{AddressSet, Catalog, Family, Pool};
+use crate::catalog::{Catalog, Family, Pool, Route};
 
 /// An address that was taken, and what it was before.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +31,30 @@ enum Phase {
     Held(Arc<Allocation>),
 }
 
+/// How full a pool is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Count {
+    /// Held, of those that it may hand out.
+    pub(super) used: u64,
+    /// Held though they are reserved now.
+    pub(super) held_reserved: u64,
+    pub(super) resting: u64,
+    /// When the first of the resting may be handed out again.
+    pub(super) next_free: Option<Duration>,
+}
+
+/// What is known of one address.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) holder: Option<Arc<Owner>>,
+    pub(super) allocation: Option<Arc<Allocation>>,
+    pub(super) released: Option<Moment>,
+    pub(super) past: Vec<Past>,
+}
+
 #[derive(Debug)]
 pub(super) struct State {
+    history: History,
     addresses: Addresses,
     owners: HashMap<Arc<Owner>, Phase>,
     pickers: HashMap<String, Picker>,
@@ -40,6 +64,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(rest: Duration) -> Self {
         Self {
+            history: History::default(),
             addresses: Addresses::default(),
             owners: HashMap::new(),
             pickers: HashMap::new(),
@@ -100,6 +125,7 @@ impl State {
         &mut self,
         owner: &Arc<Owner>,
         selection: &Selection<'_>,
+        wish: &Wish,
         catalog: &Catalog,
         now: Moment,
     ) -> Result<(Vec<Taken>, Vec<Assigned>), PoolError> {
@@ -117,8 +143,8 @@ impl State {
                 address: one.address,
                 prefix_len: pool.subnet.prefix_len(),
                 pool: pool.name.clone(),
-                gateway: pool.gateway,
-                routes: pool.routes.clone(),
+                gateway: pool.gateway.filter(|_| !wish.clean_gateway),
+                routes: routes(pool, &wish.routes),
             });
         }
         self.owners.insert(
@@ -142,6 +168,9 @@ impl State {
         let address = self.next_of(pool, catalog, ripe)?;
         let released = self.addresses.released.remove(&address);
         self.addresses.held.insert(address, Arc::clone(owner));
+        for picker in self.pickers.values_mut() {
+            picker.taken(address, released);
+        }
         Some(Taken { address, released })
     }
 
@@ -171,10 +200,7 @@ impl State {
                 self.addresses.released.insert(one.address, moment);
             }
             for picker in self.pickers.values_mut() {
-                match one.released {
-                    Some(moment) => picker.released(one.address, moment),
-                    None => picker.returned(one.address),
-                }
+                picker.returned(one.address, one.released);
             }
         }
     }
@@ -193,7 +219,17 @@ impl State {
     }
 
     /// The allocation is on disk no more; its addresses rest from the moment given, or not at all.
-    pub(super) fn forget(&mut self, allocation: &Allocation, released: Option<Moment>) {
+    ///
+    /// `unix_seconds` is the time of day, for people.
+    pub(super) fn forget(
+        &mut self,
+        allocation: &Allocation,
+        released: Option<Moment>,
+        unix_seconds: u64,
+    ) {
+        if released.is_some() {
+            self.history.add(allocation, unix_seconds);
+        }
         self.owners.remove(&allocation.owner);
         let given_back: Vec<Taken> = allocation
             .assigned
@@ -217,17 +253,13 @@ impl State {
 
     fn full(&self, family: Family, pools: &[&Pool], now: Moment) -> Full {
         let pools = pools.iter().map(|pool| {
-            let (used, resting) = self.count(&pool.ranges, now);
-            let next_free = resting
-                .iter()
-                .min()
-                .map(|left| Duration::from_millis(u64::try_from(*left).unwrap_or(0)));
+            let count = self.count(pool, now);
             FullPool {
                 pool: pool.name.clone(),
                 total: pool.ranges.len(),
-                used,
-                resting: resting.len().try_into().unwrap_or(u64::MAX),
-                next_free,
+                used: count.used,
+                resting: count.resting,
+                next_free: count.next_free,
             }
         });
         Full {
@@ -236,24 +268,58 @@ impl State {
         }
     }
 
-    /// How many addresses of the set are held, and how long (ms) each resting one still rests.
-    pub(super) fn count(&self, set: &AddressSet, now: Moment) -> (u64, Vec<i64>) {
-        let used = self
-            .addresses
-            .held
-            .keys()
-            .filter(|address| set.contains(**address))
-            .count();
-        let resting = self
-            .addresses
-            .released
-            .iter()
-            .filter(|(address, _)| set.contains(**address))
-            .map(|(_, moment)| moment.saturating_add(self.rest).saturating_sub(now))
-            .filter(|left| *left > 0)
-            .collect();
-        (used.try_into().unwrap_or(u64::MAX), resting)
+    /// How full the pool is. O(log n) for a pool in use; others have next to nothing to count.
+    pub(super) fn count(&self, pool: &Pool, now: Moment) -> Count {
+        let ripe = now.saturating_sub(self.rest);
+        let in_use = self.pickers.get(&pool.name);
+        let (used, (resting, first)) = match in_use.filter(|picker| picker.set == pool.ranges) {
+            Some(picker) => (picker.held(), picker.resting(ripe)),
+            None => {
+                let resting = self.addresses.released_in(&pool.ranges);
+                let resting = resting.map(|(moment, _)| moment).filter(|at| *at > ripe);
+                let counted = resting.fold((0, None), |(count, first), moment| {
+                    (
+                        count + 1,
+                        Some(first.map_or(moment, |first: Moment| first.min(moment))),
+                    )
+                });
+                (self.addresses.held_in(&pool.ranges), counted)
+            }
+        };
+        let left = |moment: Moment| moment.saturating_add(self.rest).saturating_sub(now);
+        Count {
+            used,
+            held_reserved: self.addresses.held_in(&pool.reserved),
+            resting,
+            next_free: first.map(|at| Duration::from_millis(u64::try_from(left(at)).unwrap_or(0))),
+        }
     }
+
+    /// What is known of an address; moments are this process's.
+    pub(super) fn look(&self, address: IpAddr) -> Look {
+        let holder = self.addresses.held.get(&address).cloned();
+        Look {
+            allocation: holder.as_ref().and_then(|owner| self.get(owner)),
+            holder,
+            released: self.addresses.released.get(&address).copied(),
+            past: self.history.of(address),
+        }
+    }
+}
+
+/// The pod's own routes that this pool's subnet can carry, and the pool's to other destinations.
+fn routes(pool: &Pool, wished: &[Route]) -> Vec<Route> {
+    let mut routes: Vec<Route> = wished
+        .iter()
+        .filter(|route| pool.subnet.contains(&route.gateway))
+        .copied()
+        .collect();
+    let own = pool
+        .routes
+        .iter()
+        .filter(|own| wished.iter().all(|route| route.dst != own.dst));
+    routes.extend(own);
+    routes
 }
 
 impl Phase {

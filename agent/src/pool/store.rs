@@ -1,8 +1,9 @@
 //! What is on disk: two tables in one redb file.
 //!
 //! Values are JSON and addresses are text, so that a person can read the file with any redb tool.
-//! Schema version 1: `allocations` (network, container id, interface) → [`Allocation`];
-//! `released` address → milliseconds since 1970; `meta` "schema" → version.
+//! Schema version 2: `allocations` (network, container id, interface) → [`Allocation`] (see
+//! `codec`); `released` address → milliseconds since 1970; `meta` "schema" → version. Version 1, with
+//! allocations of another form, is rewritten when it is opened.
 
 use std::{
     fs::{DirBuilder, File},
@@ -18,11 +19,12 @@ use redb::{
 
 use super::{
     Allocation, OpenError, Owner, StoreError,
+    codec::{decode, decode_version_1, encode},
     integrity::{guarded, lock, verify},
 };
 
 const FILE: &str = "pool.redb";
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const ALLOCATIONS: TableDefinition<'_, (&str, &str, &str), &[u8]> =
     TableDefinition::new("allocations");
@@ -31,8 +33,8 @@ const RELEASED: TableDefinition<'_, &str, u64> = TableDefinition::new("released"
 /// One change. Applying it twice is as good as once.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    /// The owner has this; its addresses rest no more.
-    Put(Arc<Allocation>),
+    /// The owner has this; its addresses rest no more. As bytes, too, where somebody made them already.
+    Put(Arc<Allocation>, Option<Arc<[u8]>>),
     /// The owner has nothing; its addresses were released at this time (ms since 1970), if they had been in use.
     Remove {
         allocation: Arc<Allocation>,
@@ -126,10 +128,12 @@ impl Store {
             let mut released = transaction.open_table(RELEASED)?;
             for change in changes {
                 match change {
-                    Change::Put(allocation) => {
-                        let value = serde_json::to_vec(allocation.as_ref())
-                            .map_err(|error| redb::Error::Io(error.into()))?;
-                        allocations.insert(key(&allocation.owner), value.as_slice())?;
+                    Change::Put(allocation, value) => {
+                        let key = key(&allocation.owner);
+                        match value {
+                            Some(value) => allocations.insert(key, value.as_ref())?,
+                            None => allocations.insert(key, encoded(allocation)?.as_slice())?,
+                        };
                         for assigned in &allocation.assigned {
                             released.remove(assigned.address.to_string().as_str())?;
                         }
@@ -152,6 +156,10 @@ impl Store {
         transaction.commit()?;
         Ok(())
     }
+}
+
+fn encoded(allocation: &Allocation) -> Result<Vec<u8>, redb::Error> {
+    encode(allocation).map_err(|error| redb::Error::Io(error.into()))
 }
 
 fn key(owner: &Owner) -> (&str, &str, &str) {
@@ -186,22 +194,21 @@ fn read(database: &Database, path: &Path) -> Result<Contents, OpenError> {
     };
     let mut contents = Contents::default();
     let rows = read_rows(database).map_err(|error| redb_error(path, error))?;
-    if rows.schema != SCHEMA {
-        return Err(OpenError::Schema {
-            path: path.to_owned(),
-            found: rows.schema,
-            supported: SCHEMA,
-        });
-    }
-    for (owner, value) in rows.allocations {
-        let allocation: Allocation = serde_json::from_slice(&value)
-            .map_err(|error| corrupt(format!("the record of {owner}: {error}")))?;
-        if allocation.owner != owner {
-            return Err(corrupt(format!(
-                "the record of {owner} names {}",
-                allocation.owner
-            )));
+    let decode_row: fn(Owner, &[u8]) -> Result<Allocation, String> = match rows.schema {
+        SCHEMA => decode,
+        1 => |owner, value| decode_version_1(&owner, value),
+        found => {
+            return Err(OpenError::Schema {
+                path: path.to_owned(),
+                found,
+                supported: SCHEMA,
+            });
         }
+    };
+    for (owner, value) in rows.allocations {
+        let name = owner.to_string();
+        let allocation = decode_row(owner, &value)
+            .map_err(|error| corrupt(format!("the record of {name}: {error}")))?;
         contents.allocations.push(allocation);
     }
     for (address, released_at) in rows.released {
@@ -210,7 +217,25 @@ fn read(database: &Database, path: &Path) -> Result<Contents, OpenError> {
             .map_err(|_| corrupt(format!("{address:?} was released but is no address")))?;
         contents.released.push((address, released_at));
     }
+    if rows.schema != SCHEMA {
+        upgrade(database, &contents.allocations).map_err(|error| redb_error(path, error))?;
+        tracing::info!(path = %path.display(), from = rows.schema, to = SCHEMA, "store upgraded");
+    }
     Ok(contents)
+}
+
+/// Writes all of it in this version's form, in one transaction: a crash leaves the old file.
+fn upgrade(database: &Database, all: &[Allocation]) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut allocations = transaction.open_table(ALLOCATIONS)?;
+        for allocation in all {
+            allocations.insert(key(&allocation.owner), encoded(allocation)?.as_slice())?;
+        }
+        transaction.open_table(META)?.insert("schema", SCHEMA)?;
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 struct Rows {

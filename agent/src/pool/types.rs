@@ -4,6 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::{Record, Subject};
 use crate::catalog::{Catalog, Family, Network, ObjectName, Route};
 
 /// Who has an address: one CNI attachment.
@@ -36,9 +37,9 @@ pub struct Assigned {
     pub prefix_len: u8,
     /// The pool's name.
     pub pool: String,
-    /// The pool's gateway.
+    /// The pool's gateway; none also where an annotation turns the default route off.
     pub gateway: Option<IpAddr>,
-    /// The pool's routes.
+    /// The pool's routes, and those of the pod's annotation whose gateway is in the subnet.
     pub routes: Vec<Route>,
 }
 
@@ -50,9 +51,24 @@ pub struct Allocation {
     /// At most one of each family, IPv4 first.
     pub assigned: Vec<Assigned>,
     /// What the owner wants to be remembered with them.
-    pub record: serde_json::Value,
+    pub record: Record,
     /// When they were assigned: seconds since 1970 by the wall clock.
     pub since: u64,
+}
+
+/// What is known of one address on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Who has it.
+    pub holder: Option<Owner>,
+    /// What that owner has on disk; none while its first request is under way.
+    pub allocation: Option<Allocation>,
+    /// When it was released, if nobody has had it since: seconds since 1970.
+    pub released_at: Option<u64>,
+    /// In how many milliseconds it may be handed out again; 0 if it does not rest.
+    pub rests_for: u64,
+    /// Who had it before, the latest first, since the agent started.
+    pub past: Vec<super::Past>,
 }
 
 /// Where the candidate pools come from.
@@ -60,7 +76,7 @@ pub struct Allocation {
 pub enum Source<'a> {
     /// All pools with `default: true`.
     Defaults,
-    /// Pools by name, in order of preference.
+    /// Pools by name or by pattern (`*`, `?`, `[a-c]`), in order of preference.
     Named {
         /// For the IPv4 address.
         ipv4: &'a [String],
@@ -105,13 +121,20 @@ pub struct Request<'a> {
     pub node: &'a str,
     /// The network that the interface belongs to; none if it was configured without a name.
     pub network: Option<&'a ObjectName>,
+    /// The pod, its namespace and the node's labels, as far as they are known. Annotations win
+    /// over `source`.
+    pub subject: &'a Subject,
     /// Where the candidates come from.
     pub source: Source<'a>,
+    /// The annotation that they come from; filled in by [`super::Pools::reserve`].
+    pub annotation: Option<&'static str>,
     /// Which families are allowed at all.
     pub families: Families,
     /// The pools there are.
     pub catalog: &'a Catalog,
 }
+
+const NOBODY: &Subject = &Subject::UNKNOWN;
 
 impl<'a> Request<'a> {
     /// A wish for addresses of the default pools, whatever families they have.
@@ -121,7 +144,9 @@ impl<'a> Request<'a> {
             owner,
             node,
             network: None,
+            subject: NOBODY,
             source: Source::Defaults,
+            annotation: None,
             families: Families::default(),
             catalog,
         }

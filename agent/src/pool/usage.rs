@@ -16,7 +16,9 @@ pub struct PoolUsage {
     pub subnet: IpNet,
     /// How many addresses it may hand out.
     pub total: u128,
-    /// How many are held, whichever pool they were assigned from.
+    /// How many it would have besides, did no SpiderReservedIP keep them free.
+    pub reserved: u128,
+    /// How many are held, whichever pool they were assigned from, and also if they are reserved now.
     pub used: u64,
     /// How many rest after their release.
     pub resting: u64,

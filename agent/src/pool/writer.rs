@@ -8,6 +8,7 @@ use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -22,6 +23,9 @@ use super::{
 /// Bounds a transaction, so that the first of a crowd does not wait for a long one.
 const BATCH: usize = 512;
 
+/// The longest wait for requests that are expected to come.
+const PATIENCE: Duration = Duration::from_millis(1);
+
 pub(super) type Reply = Result<Arc<Allocation>, StoreError>;
 
 pub(super) struct Job {
@@ -33,10 +37,14 @@ pub(super) enum What {
     Add {
         allocation: Arc<Allocation>,
         taken: Vec<Taken>,
+        /// The allocation as it goes to disk.
+        value: Arc<[u8]>,
     },
     Update {
         old: Arc<Allocation>,
         new: Arc<Allocation>,
+        /// `new` as it goes to disk.
+        value: Arc<[u8]>,
     },
     Remove {
         allocation: Arc<Allocation>,
@@ -65,14 +73,51 @@ pub(super) fn spawn(
     thread::Builder::new()
         .name("pool-writer".into())
         .spawn(move || {
+            let mut crowd = Crowd::default();
             // Ends when the last sender is gone and everything sent is written.
             while let Ok(first) = jobs.recv() {
-                let batch: Vec<Job> = std::iter::once(first)
-                    .chain(jobs.try_iter().take(BATCH - 1))
-                    .collect();
+                let batch = crowd.gather(first, &jobs);
+                let start = Instant::now();
                 writer.write(batch);
+                crowd.last_write = start.elapsed();
             }
         })
+}
+
+/// How many seem to ask at the same time, and how long one write takes.
+///
+/// Those whose requests were just answered come back one after the other. Without waiting for them
+/// the first would have a transaction and an fsync of its own, and all others would wait for that.
+#[derive(Debug, Default)]
+struct Crowd {
+    size: usize,
+    last_write: Duration,
+}
+
+impl Crowd {
+    /// All requests that are there, and those that are to be expected in a part of the time that
+    /// the write will take. Who asks alone never waits.
+    fn gather<T>(&mut self, first: T, jobs: &mpsc::Receiver<T>) -> Vec<T> {
+        let deadline = Instant::now() + (self.last_write / 2).min(PATIENCE);
+        let mut batch = vec![first];
+        while batch.len() < BATCH {
+            if let Ok(job) = jobs.try_recv() {
+                batch.push(job);
+                continue;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if batch.len() >= self.size || left.is_zero() {
+                break;
+            }
+            match jobs.recv_timeout(left) {
+                Ok(job) => batch.push(job),
+                // Fewer than thought: from now on as many as there are.
+                Err(_) => break,
+            }
+        }
+        self.size = batch.len();
+        batch
+    }
 }
 
 struct Writer {
@@ -102,7 +147,7 @@ impl Writer {
                             new: allocation, ..
                         } => state.hold(allocation),
                         What::Remove { allocation, rest } => {
-                            state.forget(allocation, rest.then_some(moment));
+                            state.forget(allocation, rest.then_some(moment), now / 1000);
                         }
                     }
                 }
@@ -122,7 +167,9 @@ impl Writer {
                 let mut state = lock(&self.state);
                 for job in &batch {
                     match &job.what {
-                        What::Add { allocation, taken } => state.abandon(&allocation.owner, taken),
+                        What::Add {
+                            allocation, taken, ..
+                        } => state.abandon(&allocation.owner, taken),
                         What::Update {
                             old: allocation, ..
                         }
@@ -141,10 +188,14 @@ impl Writer {
 impl What {
     fn change(&self, unix_millis: u64) -> Change {
         match self {
-            Self::Add { allocation, .. }
+            Self::Add {
+                allocation, value, ..
+            }
             | Self::Update {
-                new: allocation, ..
-            } => Change::Put(Arc::clone(allocation)),
+                new: allocation,
+                value,
+                ..
+            } => Change::Put(Arc::clone(allocation), Some(Arc::clone(value))),
             Self::Remove { allocation, rest } => Change::Remove {
                 allocation: Arc::clone(allocation),
                 released_at: rest.then_some(unix_millis),
@@ -161,7 +212,7 @@ impl What {
             Self::Update {
                 old: allocation, ..
             }
-            | Self::Remove { allocation, .. } => Change::Put(Arc::clone(allocation)),
+            | Self::Remove { allocation, .. } => Change::Put(Arc::clone(allocation), None),
         }
     }
 
@@ -183,5 +234,35 @@ impl What {
             }
             | Self::Remove { allocation, .. } => allocation,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_alone_never_waits_and_a_crowd_is_waited_for_once() {
+        let (sender, jobs) = mpsc::channel();
+        let mut crowd = Crowd {
+            size: 1,
+            last_write: Duration::from_secs(3600),
+        };
+        let start = Instant::now();
+        for _ in 0..1000 {
+            assert_eq!(crowd.gather(0, &jobs), [0]);
+        }
+        assert!(start.elapsed() < PATIENCE * 500, "{:?}", start.elapsed());
+        (1..=5).for_each(|job| sender.send(job).unwrap());
+        assert_eq!(
+            crowd.gather(0, &jobs),
+            [0, 1, 2, 3, 4, 5],
+            "all that are there"
+        );
+        sender.send(1).unwrap();
+        assert_eq!(crowd.gather(0, &jobs), [0, 1], "waited for, and not come");
+        assert_eq!(crowd.size, 2);
+        (0..2000).for_each(|job| sender.send(job).unwrap());
+        assert_eq!(crowd.gather(0, &jobs).len(), BATCH);
     }
 }

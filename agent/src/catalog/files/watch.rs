@@ -72,7 +72,11 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
 
 fn publish(sender: &Sender<Arc<Catalog>>, catalog: Catalog) {
     let changes = sender.borrow().changes_to(&catalog);
-    for (what, difference) in [("pool", &changes.pools), ("network", &changes.networks)] {
+    for (what, difference) in [
+        ("pool", &changes.pools),
+        ("network", &changes.networks),
+        ("reservation", &changes.reserved),
+    ] {
         for (how, names) in [
             ("added", &difference.added),
             ("removed", &difference.removed),

@@ -6,6 +6,7 @@ mod address;
 mod files;
 mod networks;
 mod pools;
+mod reserved;
 
 /// Reads one text as the file `m.yaml`.
 fn catalog(text: &str) -> Catalog {
@@ -37,8 +38,8 @@ fn a_bad_document_is_reported_with_its_place_and_spoils_no_other() {
         ),
         (
             "{kind: SpiderReservedIP, apiVersion: x}",
-            Some("kind"),
-            "NOT kept free",
+            Some("apiVersion"),
+            "v2beta1",
         ),
         ("{foo: bar}", Some("kind"), "is missing"),
         ("just text", Some("kind"), "is missing"),

@@ -182,6 +182,25 @@ fn each_broken_rule_names_the_field_the_value_and_the_way_out() {
             "spec.nodeAffinity",
             "is empty",
         ),
+        (
+            base(
+                "podAffinity: {matchExpressions: [{key: a, operator: Exists}, {key: a, operator: In}]}",
+            ),
+            "spec.podAffinity.matchExpressions[1]",
+            "needs values",
+        ),
+        (
+            base(
+                "namespaceAffinity: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}",
+            ),
+            "spec.namespaceAffinity.matchExpressions[0]",
+            "must have no values",
+        ),
+        (
+            base("nodeAffinity: {matchExpressions: [{key: '', operator: Exists}]}"),
+            "spec.nodeAffinity.matchExpressions[0]",
+            "has no key",
+        ),
     ];
     for (spec, field, message) in cases {
         let catalog = catalog(&pool("p", &spec));

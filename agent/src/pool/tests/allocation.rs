@@ -139,7 +139,7 @@ fn a_repeated_add_gets_the_same_whatever_the_catalog_says_now() {
                 assert_eq!(texts(&allocation.assigned), ["10.0.0.1"]);
                 assert_eq!(
                     (allocation.record, allocation.since),
-                    (json!({"pod": "a"}), 1_700_000_000)
+                    (json!({"pod": "a"}).into(), 1_700_000_000)
                 );
             }
             other => panic!("{other:?}"),
@@ -272,4 +272,41 @@ fn what_was_never_used_is_given_back_without_a_rest_and_a_restart_agrees() {
     drop(pools);
     let pools = lab.open();
     assert_eq!(add(&pools, &catalog, "three"), first);
+}
+
+#[test]
+fn an_address_tells_who_has_it_who_had_it_and_how_long_it_rests() {
+    let lab = Lab::new();
+    let catalog = catalog("p: {subnet: 10.0.0.0/24, ips: [10.0.0.1], default: true}");
+    let pools = lab.open();
+    let address: IpAddr = [10, 0, 0, 1].into();
+    assert_eq!(pools.look(address), Standing::default());
+    let open = grant(&pools, &catalog, "a");
+    let standing = pools.look(address);
+    assert_eq!(
+        (standing.holder, standing.allocation),
+        (Some(owner("a")), None)
+    );
+    let allocation = wait(open.commit(json!(1))).unwrap();
+    assert_eq!(pools.look(address).allocation, Some(allocation));
+    lab.pass(100);
+    release(&pools, "a");
+    lab.pass(20);
+    let past = vec![Past {
+        owner: owner("a"),
+        since: 1_700_000_000,
+        until: 1_700_000_100,
+    }];
+    let released = Standing {
+        released_at: Some(1_700_000_100),
+        rests_for: 40_000,
+        past,
+        ..Standing::default()
+    };
+    assert_eq!(pools.look(address), released);
+    lab.pass(60);
+    assert_eq!(pools.look(address).rests_for, 0);
+    add(&pools, &catalog, "b");
+    assert_eq!(pools.look(address).released_at, None);
+    assert_eq!(pools.look(address).past.len(), 1);
 }

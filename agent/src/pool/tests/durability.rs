@@ -1,6 +1,6 @@
 use std::fs;
 
-use redb::{Database, TableDefinition};
+use redb::{Database, ReadableDatabase as _, TableDefinition};
 
 use super::*;
 
@@ -108,12 +108,51 @@ fn another_schema_is_refused_and_left_as_it_is() {
             error,
             OpenError::Schema {
                 found: 7,
-                supported: 1,
+                supported: 2,
                 ..
             }
         ),
         "{error}"
     );
+}
+
+#[test]
+fn a_store_of_version_1_is_read_and_rewritten() {
+    let lab = Lab::new();
+    let pools = lab.open();
+    for container in ["a", "b", "c"] {
+        add(&pools, &catalog(POOL), container);
+    }
+    release(&pools, "c");
+    let before = pools.list();
+    drop(pools);
+    let path = lab.dir.path().join("pool.redb");
+    let table = TableDefinition::<(&str, &str, &str), &[u8]>::new("allocations");
+    let meta = TableDefinition::<&str, u64>::new("meta");
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    for allocation in &before {
+        let container = allocation.owner.container_id.as_str();
+        let value = serde_json::to_vec(allocation).unwrap();
+        let mut rows = transaction.open_table(table).unwrap();
+        rows.insert(("net", container, "eth0"), value.as_slice())
+            .unwrap();
+    }
+    transaction
+        .open_table(meta)
+        .unwrap()
+        .insert("schema", 1)
+        .unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    for _ in 0..2 {
+        let pools = lab.open();
+        assert_eq!(pools.list(), before);
+        assert_eq!(pools.usage(&catalog(POOL))[0].resting, 1);
+    }
+    let transaction = Database::open(&path).unwrap().begin_read().unwrap();
+    let schema = transaction.open_table(meta).unwrap().get("schema").unwrap();
+    assert_eq!(schema.unwrap().value(), 2);
 }
 
 #[test]
@@ -158,7 +197,7 @@ fn one_address_with_two_owners_on_disk_is_called_damaged() {
     let database = Database::open(lab.dir.path().join("pool.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
     let table = TableDefinition::<(&str, &str, &str), &[u8]>::new("allocations");
-    let value = serde_json::to_vec(&double).unwrap();
+    let value = codec::encode(&double).unwrap();
     transaction
         .open_table(table)
         .unwrap()

@@ -13,10 +13,14 @@ use serde_json::json;
 use super::{clock::Clock, store::Store, *};
 use crate::catalog::Catalog;
 
+mod affinity;
 mod allocation;
+mod annotations;
 mod durability;
 mod faults;
 mod model;
+mod pain_points;
+mod power;
 mod selection;
 
 /// Reads pools written as `name: {spec}`, one a line.

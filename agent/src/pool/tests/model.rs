@@ -223,7 +223,7 @@ impl Run {
             .list()
             .into_iter()
             .map(|each| {
-                let record = serde_json::from_value(each.record).unwrap();
+                let record = each.record.parse().unwrap();
                 (each.owner.container_id, (addresses(&each.assigned), record))
             })
             .collect();

@@ -125,7 +125,10 @@ fn a_named_list_keeps_its_order_and_decides_on_the_families() {
         Err((
             None,
             vec![
-                ("odd".into(), PassedOver::Unsupported("podAffinity")),
+                (
+                    "odd".into(),
+                    PassedOver::NotKnown("podAffinity", "the pod's labels")
+                ),
                 ("else".into(), PassedOver::OtherNode(vec!["other".into()])),
             ]
         ))
@@ -192,7 +195,7 @@ fn the_message_lists_every_candidate_and_why_in_one_line() {
     assert_eq!(
         message,
         "no pool serves node \"node\" and network default/ens5: pool a is for node x, y, \
-         pool e has nodeAffinity, which is not supported yet, pool b is for network default/ens6, \
+         pool e has nodeAffinity, and the agent does not know the node's labels, pool b is for network default/ens6, \
          pool c is not `default: true` and the network does not name it; declare a SpiderIPPool with `default: true` \
          for this node (nodeName) and network (multusName), or correct one of these"
     );

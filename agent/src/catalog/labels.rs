@@ -1,0 +1,60 @@
+//! Label selectors, as Kubernetes means them.
+
+use std::collections::BTreeMap;
+
+use super::manifest::{LabelExpression, LabelOperator, LabelSelector};
+
+/// The labels of an object.
+pub type Labels = BTreeMap<String, String>;
+
+impl LabelSelector {
+    /// Whether all conditions hold. A selector without any fits everything.
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.match_labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+            && self
+                .match_expressions
+                .iter()
+                .all(|expression| expression.matches(labels))
+    }
+
+    /// The first condition that makes no sense: its place within the selector, and why.
+    pub(super) fn fault(&self) -> Option<(String, &'static str)> {
+        if self.match_labels.is_empty() && self.match_expressions.is_empty() {
+            return Some((String::new(), "is empty"));
+        }
+        let expressions = self.match_expressions.iter().enumerate();
+        expressions.into_iter().find_map(|(position, expression)| {
+            let reason = expression.fault()?;
+            Some((format!(".matchExpressions[{position}]"), reason))
+        })
+    }
+}
+
+impl LabelExpression {
+    fn matches(&self, labels: &Labels) -> bool {
+        let value = labels.get(&self.key);
+        let listed = value.is_some_and(|value| self.values.contains(value));
+        match self.operator {
+            LabelOperator::In => listed,
+            LabelOperator::NotIn => !listed,
+            LabelOperator::Exists => value.is_some(),
+            LabelOperator::DoesNotExist => value.is_none(),
+        }
+    }
+
+    fn fault(&self) -> Option<&'static str> {
+        let listing = matches!(self.operator, LabelOperator::In | LabelOperator::NotIn);
+        if self.key.is_empty() {
+            Some("has no key")
+        } else if listing && self.values.is_empty() {
+            Some("needs values: In and NotIn compare with a list")
+        } else if !listing && !self.values.is_empty() {
+            Some("must have no values: Exists and DoesNotExist look at the key alone")
+        } else {
+            None
+        }
+    }
+}

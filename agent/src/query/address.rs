@@ -1,0 +1,228 @@
+//! `ebbtidectl ip` and `ebbtidectl release`.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::Agent,
+    catalog::Pool,
+    netlink::netns::Evidence,
+    pool::{Owner, Past},
+};
+
+/// Where an address stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AddressState {
+    /// A pod has it.
+    Held,
+    /// A pod is about to have it.
+    Reserving,
+    /// It was released a moment ago.
+    Resting,
+    /// It can be handed out.
+    Free,
+    /// A SpiderReservedIP keeps it free.
+    Reserved,
+    /// It is a pool's gateway.
+    Gateway,
+    /// It is in a pool's subnet, but the pool does not hand it out.
+    NotInRange,
+    /// No pool has it.
+    Unknown,
+}
+
+/// `ebbtidectl ip`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressInfo {
+    /// The address.
+    pub address: IpAddr,
+    /// Where it stands.
+    pub state: AddressState,
+    /// The pool it was assigned from, else the one that it belongs to now.
+    pub pool: Option<String>,
+    /// The pod, as `namespace/name` or its container ID.
+    pub pod: Option<String>,
+    /// Who has it.
+    pub owner: Option<Owner>,
+    /// Since when: seconds since 1970.
+    pub since: Option<u64>,
+    /// When it was released, if nobody has had it since: seconds since 1970.
+    pub released_at: Option<u64>,
+    /// How much longer it rests, in seconds.
+    pub rests_for: u64,
+    /// Whether the pod's network namespace is there; none: it cannot be told.
+    pub alive: Option<bool>,
+    /// Who had it before, the latest first, since the agent started.
+    pub history: Vec<Past>,
+}
+
+/// `ebbtidectl release`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Released {
+    /// Everything that the interface had: the addresses of both families go together.
+    pub addresses: Vec<IpAddr>,
+    /// The pod, if its record could be read.
+    pub pod: Option<String>,
+    /// Whose they were.
+    pub owner: Owner,
+    /// Whether that was done although the pod was alive, or may have been.
+    pub forced: bool,
+}
+
+pub(super) fn look(agent: &Agent, address: IpAddr) -> AddressInfo {
+    let standing = agent.pools.look(address);
+    let catalog = agent.catalog();
+    let (belongs, place) = place(catalog.pools(), address);
+    let state = match (&standing.holder, &standing.allocation) {
+        (Some(_), Some(_)) => AddressState::Held,
+        (Some(_), None) => AddressState::Reserving,
+        (None, _) if standing.rests_for > 0 => AddressState::Resting,
+        (None, _) => place,
+    };
+    let assigned = standing.allocation.as_ref().and_then(|allocation| {
+        let mut all = allocation.assigned.iter();
+        all.find(|assigned| assigned.address == address)
+    });
+    let net = standing
+        .holder
+        .as_ref()
+        .and_then(|owner| agent.interface(owner));
+    AddressInfo {
+        address,
+        state,
+        pool: assigned.map(|assigned| assigned.pool.clone()).or(belongs),
+        pod: net.as_ref().map(|net| net.pod.clone()),
+        since: standing.allocation.as_ref().map(|each| each.since),
+        owner: standing.holder,
+        released_at: standing.released_at,
+        rests_for: standing.rests_for.div_ceil(1000),
+        alive: net.and_then(|net| net.namespace().ok().map(|seen| is_present(&seen))),
+        history: standing.past,
+    }
+}
+
+fn is_present(evidence: &Evidence) -> bool {
+    matches!(evidence, Evidence::Present(_))
+}
+
+/// What the pools say of an address that nobody has.
+fn place(pools: &[Pool], address: IpAddr) -> (Option<String>, AddressState) {
+    let state = |pool: &Pool| {
+        if pool.ranges.contains(address) {
+            Some(AddressState::Free)
+        } else if pool.reserved.contains(address) {
+            Some(AddressState::Reserved)
+        } else if pool.gateway == Some(address) {
+            Some(AddressState::Gateway)
+        } else {
+            None
+        }
+    };
+    let found = pools.iter().find_map(|pool| Some((pool, state(pool)?)));
+    let (pool, state) = match found {
+        Some((pool, state)) => (Some(pool), state),
+        // Several pools may share a subnet: none of them has this address.
+        None if pools.iter().any(|pool| pool.subnet.contains(&address)) => {
+            (None, AddressState::NotInRange)
+        }
+        None => (None, AddressState::Unknown),
+    };
+    (pool.map(|pool| pool.name.clone()), state)
+}
+
+/// Takes the interface that has this address out of the kernel, then gives its addresses back.
+pub(super) async fn release(
+    agent: &Agent,
+    address: IpAddr,
+    force: bool,
+) -> Result<Released, String> {
+    let Some(owner) = agent.pools.look(address).holder else {
+        return Err(format!(
+            "{address} is not in use on this node; `ebbtidectl ip {address}` tells more"
+        ));
+    };
+    let _turn = agent.lock(&owner.container_id).await;
+    // Once more: what held it may have ended while we waited.
+    let Some(allocation) = agent
+        .pools
+        .look(address)
+        .allocation
+        .filter(|allocation| allocation.owner == owner)
+    else {
+        return Err(format!("{address} changed hands just now; look again"));
+    };
+    let net = agent.interface(&owner);
+    let gone = match net.as_ref().map(|net| net.namespace()) {
+        Some(Ok(Evidence::Gone)) => Ok(()),
+        Some(Ok(Evidence::Present(_))) => {
+            Err("is alive: its network namespace is there".to_owned())
+        }
+        Some(Err(e)) => Err(format!("may be alive: {e}")),
+        None => Err("may be alive: its record cannot be read".to_owned()),
+    };
+    if let Err(reason) = &gone
+        && !force
+    {
+        let pod = net.as_ref().map_or(&owner.container_id, |net| &net.pod);
+        return Err(format!(
+            "{address} belongs to pod {pod}, which {reason}; delete the pod, or use --force, which \
+             takes the interface out of it"
+        ));
+    }
+    let done = match &net {
+        Some(net) => agent.detach(&owner, net).await.map_err(|e| e.to_string()),
+        None => agent
+            .pools
+            .release(&owner)
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string()),
+    };
+    done.map_err(|e| format!("release {address} of {owner}: {e}"))?;
+    tracing::info!(%owner, %address, forced = gone.is_err(), "released by ebbtidectl");
+    Ok(Released {
+        addresses: allocation
+            .assigned
+            .iter()
+            .map(|each| each.address)
+            .collect(),
+        pod: net.map(|net| net.pod.clone()),
+        owner,
+        forced: gone.is_err(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::catalog::Catalog;
+
+    #[test]
+    fn an_address_that_nobody_has_is_placed_by_the_pools() {
+        let text = "
+---
+{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, metadata: {name: p}, spec:
+  {subnet: 10.0.0.0/24, ips: [10.0.0.4-10.0.0.9], gateway: 10.0.0.1}}
+---
+{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderReservedIP, metadata: {name: r}, spec: {ips: [10.0.0.5]}}
+";
+        let catalog = Catalog::from_texts([(Path::new("m.yaml"), text)]);
+        let p = || Some("p".to_owned());
+        for (address, expected) in [
+            ("10.0.0.4", (p(), AddressState::Free)),
+            ("10.0.0.5", (p(), AddressState::Reserved)),
+            ("10.0.0.1", (p(), AddressState::Gateway)),
+            ("10.0.0.77", (None, AddressState::NotInRange)),
+            ("10.1.0.4", (None, AddressState::Unknown)),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(place(catalog.pools(), address), expected, "{address}");
+        }
+    }
+}

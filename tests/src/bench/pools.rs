@@ -1,0 +1,174 @@
+//! Ebbtide's pools under load, by their public functions: reserve, commit with a record, answered
+//! once it is on the disk.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use ebbtide_agent::{
+    catalog::Catalog,
+    pool::{Options, Owner, Pools, Request, Reserved},
+};
+use serde_json::{Value, json};
+
+use super::{Cost, Load};
+
+/// A pool with more addresses than any run takes.
+const MANIFEST: &str = "{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, \
+    metadata: {name: bench}, spec: {subnet: 10.0.0.0/8, ips: [10.0.1.0-10.15.67.63], default: true}}";
+
+fn catalog() -> Result<Catalog> {
+    let catalog = Catalog::from_texts([(Path::new("bench.yaml"), MANIFEST)]);
+    if let Some(problem) = catalog.problems().first() {
+        bail!("{problem}");
+    }
+    Ok(catalog)
+}
+
+fn owner(number: usize) -> Owner {
+    Owner {
+        network: "bench".into(),
+        // As long as containerd's.
+        container_id: format!("{number:064x}"),
+        interface: "eth0".into(),
+    }
+}
+
+/// A record of about this size and of the shape that the agent's have: many small values.
+#[must_use]
+pub fn record(bytes: usize) -> Value {
+    let line = json!({"to": "172.31.16.0/20", "via": "169.254.1.1", "table": 7700, "onLink": true});
+    let each = line.to_string().len() + 1;
+    json!({"pod": "bench/pod", "routes": vec![line; bytes / each]})
+}
+
+/// Allocates with so many callers until the time is up.
+///
+/// # Errors
+/// When an allocation fails.
+pub fn load(dir: &Path, callers: usize, time: Duration, record: &Value) -> Result<Load> {
+    let catalog = Arc::new(catalog()?);
+    let pools = Pools::open(dir, Options::default())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
+    let numbers = Arc::new(AtomicUsize::new(0));
+    let start = Instant::now();
+    let latencies = runtime.block_on(async {
+        let tasks: Vec<_> = (0..callers)
+            .map(|_| {
+                let (pools, catalog, numbers) =
+                    (pools.clone(), Arc::clone(&catalog), Arc::clone(&numbers));
+                let record = record.clone();
+                tokio::spawn(async move {
+                    let mut latencies = Vec::new();
+                    while start.elapsed() < time {
+                        let owner = owner(numbers.fetch_add(1, Ordering::Relaxed));
+                        let record = record.clone();
+                        let asked = Instant::now();
+                        add(&pools, &catalog, &owner, record).await?;
+                        latencies.push(asked.elapsed());
+                    }
+                    anyhow::Ok(latencies)
+                })
+            })
+            .collect();
+        let mut all = Vec::new();
+        for task in tasks {
+            all.append(&mut task.await??);
+        }
+        anyhow::Ok(all)
+    })?;
+    let elapsed = start.elapsed();
+    if pools.list().len() != latencies.len() {
+        bail!(
+            "{} allocations, but {} answers",
+            pools.list().len(),
+            latencies.len()
+        );
+    }
+    Ok(Load {
+        callers,
+        latencies,
+        elapsed,
+    })
+}
+
+async fn add(pools: &Pools, catalog: &Catalog, owner: &Owner, record: Value) -> Result<()> {
+    match pools.reserve(&Request::new(owner, "node", catalog))? {
+        Reserved::New(grant) => grant.commit(record).await?,
+        Reserved::Existing(_) => bail!("{owner} was there before"),
+    };
+    Ok(())
+}
+
+/// Memory and recovery.
+///
+/// # Errors
+/// When an allocation fails or the store cannot be copied.
+pub fn cost(dir: &Path, record: &Value) -> Result<Cost> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let live = dir.join("live");
+    let pools = Pools::open(&live, Options::default())?;
+    let before = resident()?;
+    let catalog = catalog()?;
+    runtime.block_on(add(&pools, &catalog, &owner(0), record.clone()))?;
+    let with_pool = resident()?;
+    runtime.block_on(async {
+        for start in (1..10_000).step_by(100) {
+            let end = (start + 100).min(10_000);
+            let owners: Vec<Owner> = (start..end).map(owner).collect();
+            let all = owners
+                .iter()
+                .map(|owner| add(&pools, &catalog, owner, record.clone()));
+            futures::future::try_join_all(all).await?;
+        }
+        anyhow::Ok(())
+    })?;
+    let with_allocations = resident()?;
+    // What a killed agent leaves: the files while they are open.
+    let mut times = Vec::new();
+    let mut store_bytes = 0;
+    for round in 0..5 {
+        let killed = dir.join(format!("killed-{round}"));
+        store_bytes = copy(&live, &killed)?;
+        let start = Instant::now();
+        let recovered = Pools::open(&killed, Options::default())?;
+        times.push(start.elapsed());
+        if recovered.list().len() != 10_000 {
+            bail!("{} of 10000 allocations recovered", recovered.list().len());
+        }
+    }
+    times.sort_unstable();
+    Ok(Cost {
+        per_million_addresses: with_pool.saturating_sub(before),
+        per_10000_allocations: with_allocations.saturating_sub(with_pool),
+        recovery_ms: super::load::percentile(&times, 50).as_secs_f64() * 1e3,
+        store_bytes,
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> Result<u64> {
+    fs::create_dir_all(to)?;
+    let mut bytes = 0;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        bytes += fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(bytes)
+}
+
+/// Resident memory of this process, in bytes (proc(5), statm, in pages of 4 KiB).
+fn resident() -> Result<u64> {
+    let text = fs::read_to_string("/proc/self/statm").context("read /proc/self/statm")?;
+    let pages = text
+        .split_whitespace()
+        .nth(1)
+        .context("statm has no second field")?;
+    Ok(pages.parse::<u64>()? * 4096)
+}
