@@ -12,7 +12,13 @@ use tracing::{error, info, warn};
 use crate::{
     catalog::Catalog,
     datapath::Datapath,
-    netlink::{Netlink, model::NamespacePlan, netns::Evidence, sysctl},
+    netlink::{
+        Netlink,
+        model::{MAIN_TABLE, NamespacePlan, Route},
+        netns::Evidence,
+        state::NamespaceState,
+        sysctl,
+    },
     node::{self, HostPlan, Nic, NodeFacts, PoolNetwork},
     podnet::{self, Links, PodNet},
     pool::{Allocation, Owner, Pools},
@@ -48,6 +54,8 @@ pub struct Agent {
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// What was last put on the host's NICs.
     nics: tokio::sync::Mutex<Option<Arc<HostPlan>>>,
+    /// The NICs' default routes in the main table, as they were with these NICs.
+    defaults: Mutex<(NodeFacts, Vec<Route>)>,
 }
 
 /// The agent cannot start.
@@ -93,6 +101,7 @@ impl Agent {
             interfaces: Mutex::default(),
             locks: Mutex::default(),
             nics: tokio::sync::Mutex::default(),
+            defaults: Mutex::default(),
         })
     }
 
@@ -151,7 +160,8 @@ impl Agent {
     }
 
     /// The networks behind a NIC: of the pools that its pods have addresses from (`net`'s among
-    /// them), then of those in the catalog that the NIC itself has an address in.
+    /// them), then of those in the catalog that the NIC itself has an address in,
+    /// then what the main table's default routes say.
     fn networks(&self, nic: &Nic, net: Option<&PodNet>) -> Vec<PoolNetwork> {
         let interfaces = locked(&self.interfaces);
         let mut in_use: Vec<_> = interfaces
@@ -176,9 +186,13 @@ impl Agent {
             .map(|pool| (pool.name.clone(), pool.subnet.trunc(), pool.gateway))
             .collect();
         declared.sort();
+        let pools = in_use
+            .into_iter()
+            .chain(declared)
+            .map(|(_, subnet, gateway)| PoolNetwork { subnet, gateway });
+        let defaults = node::default_networks(nic, &locked(&self.defaults).1);
         let mut networks: Vec<PoolNetwork> = Vec::new();
-        for (_, subnet, gateway) in in_use.into_iter().chain(declared) {
-            let network = PoolNetwork { subnet, gateway };
+        for network in pools.chain(defaults) {
             if !networks.contains(&network) {
                 networks.push(network);
             }
@@ -190,6 +204,7 @@ impl Agent {
     /// their request came in on. Does nothing if nothing has changed since the last time.
     pub async fn prepare_nics(&self, facts: &NodeFacts) {
         let mut last = self.nics.lock().await;
+        self.look_for_gateways(facts).await;
         let steer = match facts.nic(node::STEER) {
             Some(link) if last.is_some() => Some(link.ifindex),
             _ => node::steer(&self.host).await,
@@ -210,6 +225,23 @@ impl Agent {
         match node::apply(&plan, steer, facts, &self.host, &self.datapath).await {
             Ok(()) => *last = Some(Arc::new(plan)),
             Err(e) => error!("replies may leave by another NIC than the request's: {e}"),
+        }
+    }
+
+    /// Reads the main table's default routes again if the NICs are other than the last time.
+    async fn look_for_gateways(&self, facts: &NodeFacts) {
+        if locked(&self.defaults).0 == *facts {
+            return;
+        }
+        match NamespaceState::read(&self.host, &NamespacePlan::default()).await {
+            Ok(state) => {
+                let mut routes = state.found.routes;
+                routes.retain(|route| {
+                    route.table == MAIN_TABLE && route.destination.prefix_len() == 0
+                });
+                *locked(&self.defaults) = (facts.clone(), routes);
+            }
+            Err(e) => warn!("gateways of NICs without pools are not known: {e}"),
         }
     }
 

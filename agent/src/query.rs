@@ -11,7 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     agent::Agent,
     datapath::{HOST_PROGRAMS, PROGRAMS},
-    netlink::{Netlink, model::Filter, netns::Evidence, state::NamespaceState},
+    netlink::{
+        Netlink,
+        model::{Filter, NamespacePlan},
+        netns::Evidence,
+        state::NamespaceState,
+    },
     podnet::PodNet,
     pool::Owner,
 };
@@ -247,7 +252,28 @@ async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
     let Some(host) = agent.nics().await else {
         return Ok(Vec::new());
     };
-    let state = NamespaceState::read(&agent.host, &host.plan).await.ok();
+    let mut filters = host.plan.filters.clone();
+    for (_, net) in agent.interfaces() {
+        filters.extend(net.in_host.filters.iter().cloned());
+    }
+    let wanted = NamespacePlan {
+        filters,
+        ..NamespacePlan::default()
+    };
+    let state = NamespaceState::read(&agent.host, &wanted).await.ok();
+    // On the NIC, or on every veth; `None` where it should be nowhere, or that cannot be told.
+    let attached = |program: &str, nic: &str| {
+        let found = &state.as_ref()?.found.filters;
+        let on_nic = |filter: &&Filter| filter.link == nic || !program.starts_with("host_nic");
+        let mut places = wanted
+            .filters
+            .iter()
+            .filter(|filter| filter.program == program)
+            .filter(on_nic)
+            .peekable();
+        places.peek()?;
+        Some(places.all(|filter| found.contains(filter)))
+    };
     let mut lines = Vec::new();
     for nic in &host.nics {
         let counters = agent
@@ -258,22 +284,12 @@ async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
         for program in HOST_PROGRAMS {
             let counted = counters.hooks[program.hook as usize];
             let on_egress = program.hook == HostHook::NicEgress;
-            let filter = Filter {
-                link: nic.name.clone(),
-                direction: program.direction,
-                program: program.name.to_owned(),
-            };
-            // The veths' programs are on the veths: CHECK looks at those.
-            let attached = state
-                .as_ref()
-                .filter(|_| host.plan.filters.contains(&filter))
-                .map(|state| state.found.filters.contains(&filter));
             lines.push(HookLine {
                 pod: String::new(),
                 interface: nic.name.clone(),
                 hook: program.direction.to_string(),
                 program: program.name.to_owned(),
-                attached,
+                attached: attached(program.name, &nic.name),
                 seen: counted.seen,
                 marked: counted.marked,
                 learned: counted.learned,

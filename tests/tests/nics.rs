@@ -78,6 +78,26 @@ fn a_cluster_ip_works_without_masquerade_and_the_backend_sees_the_pod() -> Resul
 }
 
 #[test]
+fn strict_reverse_path_filtering_on_every_link_of_the_node_is_satisfied() -> Result<()> {
+    let lab = Lab::start(Plan::default())?;
+    for node in ["master", "worker1"] {
+        // Stricter than each link's own setting, which the kernel takes the greater of.
+        let strict = ("net/ipv4/conf/all/rp_filter", "1");
+        lab.vpc.node(node).sysctls(&[strict])?;
+    }
+    let scenario = Scenario::create(&lab)?;
+    let checks = scenario.checks();
+    let checks: Vec<Check> = ["NodePort", "pod → ClusterIP"]
+        .into_iter()
+        .flat_map(|traffic| of(&checks, traffic))
+        .cloned()
+        .collect();
+    ensure!(checks.len() == 15, "{} rows", checks.len());
+    all_go_their_way(&lab, &checks)?;
+    scenario.delete()
+}
+
+#[test]
 fn the_backstop_sends_out_by_the_right_nic_what_was_routed_to_another_and_counts_it() -> Result<()>
 {
     let mut lab = Lab::start(Plan::default())?;

@@ -47,6 +47,34 @@ pub fn carriers(facts: &NodeFacts) -> impl Iterator<Item = &Nic> {
     })
 }
 
+/// The networks that the main table's default routes say are behind a NIC: one without pools has
+/// its gateway there. A gateway outside of the NIC's own networks (IPv6: link-local) is behind the
+/// first of its family.
+#[must_use]
+pub fn default_networks(nic: &Nic, routes: &[Route]) -> Vec<PoolNetwork> {
+    routes
+        .iter()
+        .filter(|route| {
+            route.table == MAIN_TABLE
+                && route.link == nic.name
+                && route.destination.prefix_len() == 0
+        })
+        .filter_map(|route| {
+            let gateway = route.via?;
+            let mut own = nic.addresses.iter();
+            let family = Family::of(gateway);
+            let subnet = own
+                .clone()
+                .find(|net| net.contains(&gateway))
+                .or_else(|| own.find(|net| Family::of_net(net) == family))?;
+            Some(PoolNetwork {
+                subnet: subnet.trunc(),
+                gateway: Some(gateway),
+            })
+        })
+        .collect()
+}
+
 /// The programs on the host's end of a pod's veth.
 #[must_use]
 pub fn veth_filters(link: &str) -> Vec<Filter> {
@@ -245,6 +273,36 @@ mod tests {
             given[..14]
                 .iter()
                 .all(|mark| *mark != 0 && mark & !0x2e == 0)
+        );
+    }
+
+    #[test]
+    fn a_nic_without_pools_has_the_gateway_of_the_main_tables_default_route() {
+        let route = |link: &str, via: &str, table| Route {
+            link: link.into(),
+            destination: Family::of(via.parse().unwrap()).everything(),
+            via: Some(via.parse().unwrap()),
+            source: None,
+            table,
+        };
+        let mut ens5 = nic("ens5", 3, "172.31.22.228/20");
+        ens5.addresses.push("fd00:16::228/64".parse().unwrap());
+        let routes = [
+            route("ens5", "172.31.16.1", MAIN_TABLE),
+            route("ens5", "fe80::1", MAIN_TABLE),
+            route("ens6", "210.22.16.1", MAIN_TABLE),
+            route("ens5", "172.31.16.9", 7703),
+        ];
+        let found: Vec<String> = default_networks(&ens5, &routes)
+            .iter()
+            .map(|n| format!("{} {:?}", n.subnet, n.gateway))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "172.31.16.0/20 Some(172.31.16.1)",
+                "fd00:16::/64 Some(fe80::1)"
+            ]
         );
     }
 

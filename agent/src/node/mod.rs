@@ -7,5 +7,5 @@ mod plan;
 
 pub use apply::{Error as HostError, apply, steer};
 pub use facts::{Nic, NodeFacts, is_pod_veth};
-pub use host::{HostPlan, STEER, carriers, host_plan, veth_filters};
+pub use host::{HostPlan, STEER, carriers, default_networks, host_plan, veth_filters};
 pub use plan::{PoolNetwork, forwarding, nic_plan, nic_table};

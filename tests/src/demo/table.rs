@@ -50,6 +50,8 @@ pub(super) fn checks(scenario: &Scenario) -> Vec<Check> {
     for nic in ["ens5", "ens6"] {
         checks.push(node_port_cluster(scenario, &CLUSTER_FAR, nic));
         checks.push(node_port_cluster(scenario, &CLUSTER_NEAR, nic));
+    }
+    for nic in ["ens5", "ens6"] {
         checks.push(node_port_local(scenario, &LOCAL_SAME, nic));
         checks.push(node_port_local(scenario, &LOCAL_OTHER, nic));
     }
