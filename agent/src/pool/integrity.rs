@@ -10,7 +10,11 @@ use std::{
 
 use redb::{Database, StorageBackend as _, backends::InMemoryBackend};
 
-use super::{OpenError, store::open_error};
+use super::{
+    OpenError,
+    store::{mark, open_error, redb_error},
+    witness,
+};
 
 const LOCK: &str = "pool.lock";
 
@@ -48,17 +52,30 @@ pub(super) fn verify(path: &Path) -> Result<(), OpenError> {
     copy.set_len(content.len() as u64)
         .and_then(|()| copy.write(0, &content))
         .map_err(|error| failed(path, &error))?;
-    let intact = Database::builder()
+    let mut database = Database::builder()
         .create_with_backend(copy)
-        .and_then(|mut database| database.check_integrity())
         .map_err(|error| open_error(path, error))?;
-    if intact {
-        return Ok(());
-    }
-    Err(OpenError::Corrupt {
+    let intact = database
+        .check_integrity()
+        .map_err(|error| open_error(path, error))?;
+    let corrupt = |detail: String| OpenError::Corrupt {
         path: path.to_owned(),
-        detail: "its checksums do not match".into(),
-    })
+        detail,
+    };
+    if !intact {
+        return Err(corrupt("its checksums do not match".into()));
+    }
+    let found = mark(&database).map_err(|error| redb_error(path, error))?;
+    match path.parent().and_then(witness::read) {
+        Some(noted) if noted.store == found.store && noted.commit > found.commit => {
+            Err(corrupt(format!(
+                "the last {} of {} changes that were acknowledged are not in it any more",
+                noted.commit - found.commit,
+                noted.commit
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Runs `work` on the store's file; redb panics on some kinds of damage.

@@ -25,6 +25,7 @@ mod store;
 mod subject;
 mod types;
 mod usage;
+mod witness;
 mod writer;
 
 pub use error::{

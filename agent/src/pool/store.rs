@@ -11,16 +11,18 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+    Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable, TableDefinition,
 };
 
 use super::{
     Allocation, OpenError, Owner, StoreError,
     codec::{decode, decode_version_1, encode},
     integrity::{guarded, lock, verify},
+    witness::{Mark, Witness},
 };
 
 const FILE: &str = "pool.redb";
@@ -52,6 +54,8 @@ pub(super) struct Store {
     database: Option<Database>,
     /// Held for as long as the store is open. None where a test brings its own disk.
     lock: Option<File>,
+    /// None likewise.
+    witness: Option<Witness>,
 }
 
 /// What was on disk when it was opened.
@@ -87,6 +91,7 @@ impl Store {
             .and_then(|dir| dir.sync_all())
             .map_err(failed)?;
         store.lock = Some(lock);
+        store.witness = Some(Witness::open(dir).map_err(failed)?);
         Ok((store, contents))
     }
 
@@ -98,6 +103,7 @@ impl Store {
                 open,
                 database: Some(database),
                 lock: None,
+                witness: None,
             },
             contents,
         ))
@@ -107,23 +113,38 @@ impl Store {
     /// them a crash would leave on disk.
     pub(super) fn apply(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
         let result = self.try_apply(changes);
-        if result.is_err() {
-            self.database = None;
+        match &result {
+            Err(_) => self.database = None,
+            Ok(mark) => {
+                if let Some(Err(error)) = self.witness.as_ref().map(|witness| witness.write(*mark))
+                {
+                    // What is on disk is on disk; only a later loss of it would not be noticed.
+                    tracing::warn!(%error, "the number of the newest commit could not be noted");
+                }
+            }
         }
-        result.map_err(|source| StoreError {
+        result.map(drop).map_err(|source| StoreError {
             path: self.path.clone(),
             source: Arc::new(source),
         })
     }
 
-    fn try_apply(&mut self, changes: &[&Change]) -> Result<(), redb::Error> {
+    fn try_apply(&mut self, changes: &[&Change]) -> Result<Mark, redb::Error> {
         let database = match &mut self.database {
             Some(database) => database,
             none => none.insert((self.open)()?),
         };
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
+        let mark;
         {
+            let mut meta = transaction.open_table(META)?;
+            let old = mark_of(&meta)?;
+            mark = Mark {
+                commit: old.commit + 1,
+                ..old
+            };
+            meta.insert("commit", mark.commit)?;
             let mut allocations = transaction.open_table(ALLOCATIONS)?;
             let mut released = transaction.open_table(RELEASED)?;
             for change in changes {
@@ -154,7 +175,27 @@ impl Store {
             }
         }
         transaction.commit()?;
-        Ok(())
+        Ok(mark)
+    }
+}
+
+fn mark_of(meta: &impl ReadableTable<&'static str, u64>) -> Result<Mark, redb::Error> {
+    let number = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |value| value.value()));
+    Ok(Mark {
+        store: number("store")?,
+        commit: number("commit")?,
+    })
+}
+
+/// Which store this is, and its newest commit.
+pub(super) fn mark(database: &Database) -> Result<Mark, redb::Error> {
+    match database.begin_read()?.open_table(META) {
+        Ok(meta) => mark_of(&meta),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(Mark {
+            store: 0,
+            commit: 0,
+        }),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -179,6 +220,12 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
         let mut meta = transaction.open_table(META)?;
         if meta.get("schema")?.is_none() {
             meta.insert("schema", SCHEMA)?;
+        }
+        if meta.get("store")?.is_none() {
+            // Tells it from one that was here before: the nanosecond of its birth will do.
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let nanos = now.unwrap_or_default().as_nanos() & u128::from(u64::MAX);
+            meta.insert("store", u64::try_from(nanos).unwrap_or(u64::MAX))?;
         }
         transaction.open_table(ALLOCATIONS)?;
         transaction.open_table(RELEASED)?;
@@ -286,7 +333,7 @@ pub(super) fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-fn redb_error(path: &Path, error: redb::Error) -> OpenError {
+pub(super) fn redb_error(path: &Path, error: redb::Error) -> OpenError {
     let path = path.to_owned();
     let detail = error.to_string();
     match error {

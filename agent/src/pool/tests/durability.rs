@@ -323,3 +323,32 @@ fn a_flipped_bit_is_called_damage_or_changes_nothing() {
     }
     assert!(damaged > 10, "{damaged}");
 }
+
+#[test]
+fn a_flipped_bit_and_an_unclean_end_together_lose_nothing_without_a_word() {
+    let lab = Lab::new();
+    let pools = lab.open();
+    for number in 0..5 {
+        add(&pools, &catalog(POOL), &number.to_string());
+    }
+    let before = pools.list();
+    // Still open: as kill -9 leaves them.
+    let read = |name: &str| fs::read(lab.dir.path().join(name)).unwrap();
+    let (good, mark) = (read("pool.redb"), read("pool.mark"));
+    let mut behind = 0;
+    for position in (0..512).step_by(7).chain((512..good.len()).step_by(379)) {
+        let other = Lab::new();
+        let mut bad = good.clone();
+        bad[position] ^= 0x10;
+        fs::write(other.dir.path().join("pool.redb"), &bad).unwrap();
+        fs::write(other.dir.path().join("pool.mark"), &mark).unwrap();
+        match Pools::open(other.dir.path(), Options::default()) {
+            Ok(pools) => assert_eq!(pools.list(), before, "bit in byte {position}"),
+            Err(error @ OpenError::Corrupt { .. }) => {
+                behind += usize::from(error.to_string().contains("the last 1 of 5 changes"));
+            }
+            Err(other) => panic!("byte {position}: {other}"),
+        }
+    }
+    assert!(behind > 10, "{behind}");
+}
