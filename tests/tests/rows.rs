@@ -25,9 +25,9 @@ fn every_row_takes_its_path_there_and_back_and_the_vpc_drops_nothing() -> Result
 
 #[test]
 fn without_the_programs_the_other_nics_reply_is_dropped_by_the_vpc() -> Result<()> {
-    let lab = Lab::start(Plan::default())?;
+    let mut lab = Lab::start(Plan::default())?;
     let scenario = Scenario::create(&lab)?;
-    let line = scenario.detached(&lab)?;
+    let line = scenario.detached(&mut lab)?;
     ensure!(line.ok, "{line:#?}");
     scenario.delete()
 }

@@ -54,7 +54,7 @@ pub fn run(options: Options) -> Result<Report> {
     let mut report = Report::new(&lab)?;
     lines.push(step(
         "sending once more without Ebbtide's programs",
-        || scenario.detached(&lab),
+        || scenario.detached(&mut lab),
     )?);
     step("deleting the pods through the CNI plugin", || {
         scenario.delete()

@@ -245,7 +245,16 @@ impl Scenario {
     ///
     /// # Errors
     /// When the programs cannot be detached, or the VPC's counters not be read.
-    pub fn detached(&self, lab: &Lab) -> Result<Line> {
+    pub fn detached(&self, lab: &mut Lab) -> Result<Line> {
+        // An agent would put them back.
+        lab.agent("master").stop()?;
+        let line = self.without_programs(lab)?;
+        lab.agent("master").launch()?;
+        lab.agent("master").wait_ready()?;
+        Ok(line)
+    }
+
+    fn without_programs(&self, lab: &Lab) -> Result<Line> {
         let pod = self.pod(LOCAL_OTHER.pod);
         pod.detach_programs()?;
         let host = self.master.netlink()?;
