@@ -12,17 +12,19 @@ pub mod netns;
 pub mod state;
 pub mod sysctl;
 
-use std::{fmt, io};
+use std::{fmt, io, sync::Arc};
 
 use futures::{StreamExt, stream::BoxStream};
 use rtnetlink::{
     Handle,
     packet_core::{
-        NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+        NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+        NetlinkPayload,
     },
     packet_route::RouteNetlinkMessage,
     sys::{AsyncSocket as _, TokioSocket, protocols::NETLINK_ROUTE},
 };
+use tokio::sync::Mutex;
 
 /// A netlink operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +69,25 @@ mod libc {
     pub(super) const EADDRNOTAVAIL: i32 = Errno::EADDRNOTAVAIL as i32;
 }
 
+/// How often a list that changed while it was made is asked for again.
+const PATIENCE: u32 = 8;
+
+/// What the kernel answered to one request.
+#[derive(Default)]
+struct Answers {
+    messages: Vec<RouteNetlinkMessage>,
+    /// The list changed while it was made.
+    interrupted: bool,
+}
+
 /// A connection to one namespace's rtnetlink.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: Handle,
     place: String,
+    /// One dump at a time: the kernel answers a second one on the same socket with EBUSY
+    /// (`__netlink_dump_start`, net/netlink/af_netlink.c).
+    dumping: Arc<Mutex<()>>,
 }
 
 impl Netlink {
@@ -94,7 +110,11 @@ impl Netlink {
             .map_err(failed)?;
         let (connection, handle, _) = rtnetlink::from_socket(socket);
         tokio::spawn(connection);
-        Ok(Self { handle, place })
+        Ok(Self {
+            handle,
+            place,
+            dumping: Arc::default(),
+        })
     }
 
     /// What errors call this namespace.
@@ -128,7 +148,17 @@ impl Netlink {
         what: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        self.collect(what, message, NLM_F_DUMP).await
+        let _turn = self.dumping.lock().await;
+        let mut answers = self.ask(what, message.clone(), NLM_F_DUMP).await?;
+        // What changed while the kernel was listing it may be missing or be there twice
+        // (`nl_dump_check_consistent`, include/net/netlink.h).
+        for _ in 0..PATIENCE {
+            if !answers.interrupted {
+                break;
+            }
+            answers = self.ask(what, message.clone(), NLM_F_DUMP).await?;
+        }
+        Ok(answers.messages)
     }
 
     /// Everything the kernel answers to one request.
@@ -141,12 +171,22 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        Ok(self.ask(what, message, flags).await?.messages)
+    }
+
+    async fn ask(
+        &self,
+        what: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Answers, Error> {
         let failed = |e| Error::new(format_args!("{what} {}", self.place), e);
         let mut answers = self.send(message, flags).map_err(failed)?;
-        let mut all = Vec::new();
+        let mut all = Answers::default();
         while let Some(answer) = answers.next().await {
+            all.interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
-                NetlinkPayload::InnerMessage(message) => all.push(message),
+                NetlinkPayload::InnerMessage(message) => all.messages.push(message),
                 NetlinkPayload::Error(e) if e.code.is_some() => return Err(failed(e.to_io())),
                 _ => {}
             }
