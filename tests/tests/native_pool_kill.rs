@@ -6,12 +6,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -26,6 +26,9 @@ const VICTIM: &str = "EBBTIDE_KILL_VICTIM";
 
 const MANIFEST: &str = "{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, \
     metadata: {name: p}, spec: {subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.200], default: true}}";
+
+/// About how long the killing goes on, unless EBBTIDE_KILLS says how often.
+const EVERY_DAY: Duration = Duration::from_secs(30);
 
 /// So many work at once, each on its own containers.
 const WORKERS: u64 = 8;
@@ -142,14 +145,34 @@ fn expect(before: &BTreeMap<String, IpAddr>, said: &str) -> Result<BTreeMap<Stri
     Ok(all)
 }
 
-/// Kills a process at work after so long, and gives what it had said. The last line may be cut off.
-fn kill_after(dir: &Path, delay: Duration) -> Result<String> {
-    let mut child = Command::new(std::env::current_exe()?)
+fn start(dir: &Path) -> Result<Child> {
+    Ok(Command::new(std::env::current_exe()?)
         .args(["--exact", "victim", "--nocapture", "--test-threads=1"])
         .env(VICTIM, dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .spawn()?;
+        .spawn()?)
+}
+
+/// How long this machine takes until a process is at work: an emulated one a hundred times longer
+/// than a real one.
+fn time_to_work(dir: &Path) -> Result<Duration> {
+    let begin = Instant::now();
+    let mut child = start(dir)?;
+    let stdout = child.stdout.take().context("a piped stdout is there")?;
+    let ready = BufReader::new(stdout)
+        .lines()
+        .any(|line| line.is_ok_and(|line| line == "@ ready"));
+    let took = begin.elapsed();
+    child.kill()?;
+    child.wait()?;
+    ensure!(ready, "the process ended before it was at work");
+    Ok(took)
+}
+
+/// Kills a process at work after so long, and gives what it had said. The last line may be cut off.
+fn kill_after(dir: &Path, delay: Duration) -> Result<String> {
+    let mut child = start(dir)?;
     let mut stdout = child.stdout.take().context("a piped stdout is there")?;
     let reader = thread::spawn(move || {
         let mut said = Vec::new();
@@ -170,9 +193,12 @@ fn what_a_process_acknowledged_before_kill_9_is_there_and_no_address_has_two_own
     if std::env::var_os(VICTIM).is_some() {
         return Ok(());
     }
+    let slowness = time_to_work(&tempfile::tempdir()?.path().join("first"))?;
+    // Some die before they have opened the store, some in the middle of their work.
+    let window = slowness * 2 + Duration::from_millis(30);
     let kills: u32 = match std::env::var("EBBTIDE_KILLS") {
         Ok(text) => text.parse().context("EBBTIDE_KILLS")?,
-        Err(_) => 150,
+        Err(_) => (EVERY_DAY.as_micros() / window.as_micros()).clamp(20, 150) as u32,
     };
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
@@ -182,8 +208,8 @@ fn what_a_process_acknowledged_before_kill_9_is_there_and_no_address_has_two_own
     let mut acknowledged = 0;
     let mut unanswered = 0;
     for kill in 0..kills {
-        // Some die before they have opened the store, some in the middle of their work.
-        let said = kill_after(dir.path(), Duration::from_micros(random.below(30_000)))?;
+        let delay = Duration::from_micros(random.below(window.as_micros() as u64));
+        let said = kill_after(dir.path(), delay)?;
         let expected = expect(&before, &said)?;
         let count = |prefix: &str| said.lines().filter(|line| line.starts_with(prefix)).count();
         acknowledged += count("@ + ") + count("@ - ");
