@@ -191,31 +191,26 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
         subject: &subject,
         ..Request::new(&owner, &agent.node_name, &catalog)
     };
+    let plan = |assigned: &[Assigned]| -> Result<PodNet, Failure> {
+        let addresses = pod_addresses(assigned)?;
+        Ok(podnet::plan(
+            &sandbox,
+            &earlier,
+            &network.spec,
+            &addresses,
+            &facts,
+            &agent.settings,
+        )?)
+    };
     let (net, links) = match agent.pools.reserve(&request)? {
         Reserved::Existing(allocation) => {
             // The same request again, or one that an earlier agent did not live to answer.
-            let addresses = pod_addresses(&allocation.assigned)?;
-            let net = podnet::plan(
-                &sandbox,
-                &earlier,
-                &network.spec,
-                &addresses,
-                &facts,
-                &agent.settings,
-            )?;
+            let net = plan(&allocation.assigned)?;
             agent.pools.update_record(&owner, record(&net)?).await?;
             (Arc::new(net), Links::Ensure)
         }
         Reserved::New(grant) => {
-            let addresses = pod_addresses(grant.assigned())?;
-            let net = podnet::plan(
-                &sandbox,
-                &earlier,
-                &network.spec,
-                &addresses,
-                &facts,
-                &agent.settings,
-            )?;
+            let net = plan(grant.assigned())?;
             grant.commit(record(&net)?).await?;
             (Arc::new(net), Links::New)
         }
