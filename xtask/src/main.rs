@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod crds;
 mod demo;
 mod exec;
 mod setup;
@@ -31,6 +32,8 @@ enum Command {
     BuildEbpf,
     /// Build the programs for the kernel and all release binaries
     Build(build::Options),
+    /// Write deploy/crds anew from the agent's types
+    Crds,
     /// Measure: `bench pool`
     #[command(subcommand)]
     Bench(bench::Options),
@@ -58,6 +61,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup(options) => setup::run(&ws, &options),
         Command::BuildEbpf => build_ebpf::run(&ws, exec::Output::Show),
         Command::Build(options) => build::run(&ws, &options),
+        Command::Crds => crds::run(&ws),
         Command::Bench(options) => bench::run(&ws, &options),
         Command::Demo(options) => return demo::run(&ws, &options),
         Command::Test(options) => return test::run(&ws, &options),

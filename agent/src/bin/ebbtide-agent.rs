@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbtide_agent::{
     agent::{Agent, Directories},
-    catalog, repair,
+    catalog, kube, repair,
     server::Server,
     settings::Settings,
 };
@@ -38,6 +38,11 @@ struct Cli {
 enum Command {
     /// Serve the CNI plugin on this node until SIGTERM; running pods keep their network.
     Run(Run),
+    /// Write the CustomResourceDefinitions, a file each, into a directory.
+    Crds {
+        /// The directory; made if it is not there. What else is in it stays.
+        dir: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -74,14 +79,21 @@ enum LogFormat {
 }
 
 fn main() -> ExitCode {
-    let Command::Run(options) = Cli::parse().command;
-    log(options.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let result = runtime
-        .context("start the tokio runtime")
-        .and_then(|runtime| runtime.block_on(run(options)));
+    let result = match Cli::parse().command {
+        Command::Run(options) => {
+            log(options.log_format);
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build();
+            runtime
+                .context("start the tokio runtime")
+                .and_then(|runtime| runtime.block_on(run(options)))
+        }
+        Command::Crds { dir } => {
+            log(LogFormat::Text);
+            write_crds(&dir)
+        }
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -89,6 +101,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn write_crds(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    for (name, text) in kube::crds::files()? {
+        let path = dir.join(name);
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Looks from time to time for pods that ended without the agent being told.

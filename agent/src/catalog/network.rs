@@ -48,7 +48,7 @@ impl Network {
             .filter(|namespace| !namespace.is_empty());
         let name = ObjectName {
             namespace: namespace.unwrap_or(DEFAULT_NAMESPACE).to_owned(),
-            name: manifest.metadata.name.clone(),
+            name: manifest.metadata.name.clone().unwrap_or_default(),
         };
         for (field, text) in [
             ("metadata.name", &name.name),

@@ -70,13 +70,14 @@ impl Pool {
     /// # Errors
     /// [`Invalid`], the first rule that it breaks.
     pub fn from_manifest(manifest: &SpiderIpPool) -> Result<Self, Invalid> {
-        let object = format!("SpiderIPPool {}", manifest.metadata.name);
+        let name = manifest.metadata.name.as_deref().unwrap_or_default();
+        let object = format!("SpiderIPPool {name}");
         let spec = &manifest.spec;
-        if !is_name(&manifest.metadata.name) {
+        if !is_name(name) {
             return Err(Invalid::new(
                 "SpiderIPPool",
                 "metadata.name",
-                &manifest.metadata.name,
+                name,
                 "is missing or not a name",
                 "name the pool with letters, digits, '-' and '.'",
             ));
@@ -93,7 +94,7 @@ impl Pool {
             routes: check.routes(&subnet)?,
             networks: check.networks()?,
             affinities: check.affinities()?,
-            name: manifest.metadata.name.clone(),
+            name: name.to_owned(),
             family,
             subnet,
             reserved: AddressSet::empty(family),

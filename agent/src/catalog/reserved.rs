@@ -21,7 +21,7 @@ impl Reserved {
     /// # Errors
     /// [`Invalid`], the first rule that it breaks.
     pub fn from_manifest(manifest: &SpiderReservedIp) -> Result<Self, Invalid> {
-        let name = &manifest.metadata.name;
+        let name = manifest.metadata.name.as_deref().unwrap_or_default();
         if !is_name(name) {
             return Err(Invalid::new(
                 "SpiderReservedIP",
@@ -52,7 +52,7 @@ impl Reserved {
             addresses = addresses.union(&set);
         }
         Ok(Self {
-            name: name.clone(),
+            name: name.to_owned(),
             addresses,
         })
     }

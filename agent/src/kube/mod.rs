@@ -1,0 +1,5 @@
+//! The agent's side of Kubernetes: API types, what is read from the API server and what is written.
+
+pub mod attachment;
+pub mod crds;
+pub mod endpoint;
