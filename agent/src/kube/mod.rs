@@ -2,4 +2,8 @@
 
 pub mod attachment;
 pub mod crds;
+#[expect(
+    clippy::duplicated_attributes,
+    reason = "every printer column has a type_"
+)]
 pub mod endpoint;

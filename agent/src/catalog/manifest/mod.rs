@@ -8,6 +8,10 @@ mod coordinator;
 #[expect(unreachable_pub, reason = "of what KubeSchema makes inside a function")]
 mod network;
 #[expect(unreachable_pub, reason = "of what KubeSchema makes inside a function")]
+#[expect(
+    clippy::duplicated_attributes,
+    reason = "every printer column has a type_ and a priority"
+)]
 mod pool;
 #[expect(unreachable_pub, reason = "of what KubeSchema makes inside a function")]
 mod reserved;
