@@ -13,7 +13,8 @@
 //! - [`packet`], [`tap`], [`path`]: packets as seen on the wires, and the way they took;
 //! - [`proxy`]: what kube-proxy's rules do, without Kubernetes;
 //! - [`agent`], [`manifests`], [`cni`], [`pod`], [`lab`]: the real binaries in this network;
-//! - [`bench`]: how fast addresses are, beside host-local;
+//! - [`programs`]: each eBPF program alone, with packets nobody would send;
+//! - [`bench`]: how fast addresses are, beside host-local, and what each program costs;
 //! - [`demo`]: every kind of traffic, as a table a person can read.
 //!
 //! Everything lives in namespaces held by file descriptors of this process: when it ends, however
@@ -35,6 +36,7 @@ pub mod path;
 pub mod ping;
 pub mod plan;
 pub mod pod;
+pub mod programs;
 pub mod proxy;
 pub mod snapshot;
 pub mod strict;

@@ -11,7 +11,7 @@ use ebbtide_layout::{
 };
 
 use super::{
-    Error, FlowTables, FlowsByAddress, NOEXIST, add, is_gone, is_there, key, lock, map_error,
+    Error, FlowTables, FlowsByAddress, NOEXIST, is_gone, is_there, key, lock, map_error,
     zeroed_counters,
 };
 
@@ -233,11 +233,7 @@ impl Host {
                 }
             };
             for part in per_cpu.iter() {
-                for (total, part) in sum.hooks.iter_mut().zip(part.hooks) {
-                    add(total, part);
-                }
-                sum.wrong_nic += part.wrong_nic;
-                sum.wrong_nic_passed += part.wrong_nic_passed;
+                sum.add(part);
             }
         }
         Ok(sum)

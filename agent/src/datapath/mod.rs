@@ -324,7 +324,7 @@ impl Datapath {
                 Ok(per_cpu) => {
                     for pod in per_cpu.iter() {
                         for (total, part) in sum.iter_mut().zip(pod.hooks) {
-                            add(total, part);
+                            total.add(&part);
                         }
                     }
                 }
@@ -362,15 +362,6 @@ fn load(object: &mut Ebpf, name: &'static str) -> Result<ProgramFd, Error> {
         path: name.into(),
         source,
     })
-}
-
-fn add(total: &mut Counters, part: Counters) {
-    total.seen += part.seen;
-    total.marked += part.marked;
-    total.learned += part.learned;
-    total.redirected += part.redirected;
-    total.passed += part.passed;
-    total.dropped += part.dropped;
 }
 
 /// A panic while a map was used leaves the map itself whole: it is the kernel's.

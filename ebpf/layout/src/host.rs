@@ -110,6 +110,17 @@ pub struct NicCounters {
     pub wrong_nic_passed: u64,
 }
 
+impl NicCounters {
+    /// Adds what another CPU counted.
+    pub fn add(&mut self, other: &Self) {
+        for (total, part) in self.hooks.iter_mut().zip(&other.hooks) {
+            total.add(part);
+        }
+        self.wrong_nic += other.wrong_nic;
+        self.wrong_nic_passed += other.wrong_nic_passed;
+    }
+}
+
 const _: () = {
     assert!(size_of::<NodeAddress>() == 8 && size_of::<Nic>() == 8);
     assert!(size_of::<HostConfig>() == 8 && size_of::<HostFlow>() == 8);

@@ -109,6 +109,18 @@ pub struct Counters {
     pub dropped: u64,
 }
 
+impl Counters {
+    /// Adds what another CPU counted.
+    pub fn add(&mut self, other: &Self) {
+        self.seen += other.seen;
+        self.marked += other.marked;
+        self.learned += other.learned;
+        self.redirected += other.redirected;
+        self.passed += other.passed;
+        self.dropped += other.dropped;
+    }
+}
+
 /// One pod address' counters, per CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,317 @@
+//! The eBPF programs alone, by BPF_PROG_TEST_RUN: packet, mark and maps in; verdict, mark, packet,
+//! maps and counters out. Needs root and a kernel that lets it load programs; no network.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a bench whose every step must succeed; it has nothing better to do than to stop"
+)]
+
+pub mod packets;
+pub mod random;
+
+use std::{net::IpAddr, time::Duration};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, HashOfMaps, Map, MapData, PerCpuHashMap, PerCpuValues},
+    programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
+};
+use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key};
+use ebbtide_layout::{
+    Address, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow, Nic,
+    NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, PodCounters, reply_bit,
+};
+
+use crate::workspace;
+
+/// A pod, on the NIC [`THIS`].
+pub const POD: &str = "172.31.16.4";
+/// The same pod; the NIC of this address is [`THAT`].
+pub const POD6: &str = "fd00:16::4";
+/// The node, on [`THIS`].
+pub const NODE: &str = "172.31.22.228";
+/// The node, on [`THAT`], which has a gateway.
+pub const OTHER: &str = "210.22.16.10";
+/// The node, on [`THAT`], in a network without a gateway.
+pub const LOST: &str = "192.168.7.7";
+/// Somebody outside.
+pub const CLIENT: &str = "198.51.100.7";
+/// See [`CLIENT`].
+pub const CLIENT6: &str = "2001:db8::7";
+
+/// The loopback: the device of a test run in any namespace.
+pub const THIS: u32 = 1;
+/// Another NIC.
+pub const THAT: u32 = 77;
+/// The link that steers into the host.
+pub const STEER: u32 = 78;
+/// The mark of [`THIS`].
+pub const MARK: u32 = 0x02;
+/// The mark of [`THAT`].
+pub const THAT_MARK: u32 = 0x04;
+/// The bit of replies, in the host.
+pub const REPLY: u32 = reply_bit(DEFAULT_NIC_MARKS);
+
+/// `TC_ACT_UNSPEC` (include/uapi/linux/pkt_cls.h): on to the next filter.
+pub const PASS: u32 = u32::MAX;
+/// `TC_ACT_SHOT`.
+pub const DROP: u32 = 2;
+/// `TC_ACT_REDIRECT`.
+pub const REDIRECT: u32 = 7;
+
+/// Size of `struct __sk_buff` (include/uapi/linux/bpf.h), and where `mark` is in it.
+const SKB_LEN: usize = 192;
+const SKB_MARK: usize = 8;
+
+/// All programs, loaded, with a pod and two NICs in their maps.
+pub struct Bench {
+    object: Ebpf,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    host_flows: HashMap<MapData, FlowKey, HostFlow>,
+}
+
+impl std::fmt::Debug for Bench {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bench").finish_non_exhaustive()
+    }
+}
+
+/// What a program did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Its verdict.
+    pub verdict: u32,
+    /// The packet's mark after it.
+    pub mark: u32,
+    /// The packet after it.
+    pub packet: Vec<u8>,
+}
+
+/// An address that is written in the source.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// All programs' names, the pod's first.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let pod = PROGRAMS.iter().map(|program| program.name);
+    pod.chain(HOST_PROGRAMS.iter().map(|program| program.name))
+}
+
+impl Bench {
+    /// Loads the programs and fills their maps.
+    ///
+    /// # Panics
+    /// When the object is not there, or the kernel refuses it (are you root?).
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it asks much of the kernel")]
+    pub fn new() -> Self {
+        let path = workspace::EBPF.file("ebbtide").unwrap();
+        let mut object = EbpfLoader::new()
+            .load_file(&path)
+            .unwrap_or_else(|e| panic!("load {} (are you root?): {e}", path.display()));
+        for name in names() {
+            let program: &mut SchedClassifier =
+                object.program_mut(name).unwrap().try_into().unwrap();
+            program
+                .load()
+                .unwrap_or_else(|e| panic!("load the program {name} (are you root?): {e}"));
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let flows = table(&mut object, &bytes, "FLOWS", &[POD, POD6]);
+        let host_flows = table(&mut object, &bytes, "HOST_FLOWS", &[POD, POD6, NODE]);
+        let mut bench = Self {
+            object,
+            flows: HashMap::try_from(flows).unwrap(),
+            host_flows: HashMap::try_from(host_flows).unwrap(),
+        };
+        bench.fill();
+        bench
+    }
+
+    fn fill(&mut self) {
+        let object = &mut self.object;
+        let mut counters: PerCpuHashMap<_, Address, PodCounters> =
+            object.map_mut("COUNTERS").unwrap().try_into().unwrap();
+        for address in [POD, POD6] {
+            counters.insert(key(ip(address)), zero(), 0).unwrap();
+        }
+        let mut addresses: HashMap<_, Address, NodeAddress> =
+            object.map_mut("ADDRESSES").unwrap().try_into().unwrap();
+        for (address, ifindex, flags) in [
+            (POD, THIS, OWNER_IS_POD | OWNER_HAS_GATEWAY),
+            (POD6, THAT, OWNER_IS_POD | OWNER_HAS_GATEWAY),
+            (NODE, THIS, OWNER_HAS_GATEWAY),
+            (OTHER, THAT, OWNER_HAS_GATEWAY),
+            (LOST, THAT, 0),
+        ] {
+            let owner = NodeAddress { ifindex, flags };
+            addresses.insert(key(ip(address)), owner, 0).unwrap();
+        }
+        let mut nics: HashMap<_, u32, Nic> = object.map_mut("NICS").unwrap().try_into().unwrap();
+        nics.insert(THIS, Nic { mark: MARK, pad: 0 }, 0).unwrap();
+        let mut counters: PerCpuHashMap<_, u32, NicCounters> =
+            object.map_mut("NIC_COUNTERS").unwrap().try_into().unwrap();
+        for index in [THIS, 1 << 31 | THAT_MARK] {
+            counters.insert(index, zero(), 0).unwrap();
+        }
+        let mut host: Array<_, HostConfig> = object.map_mut("HOST").unwrap().try_into().unwrap();
+        let config = HostConfig {
+            steer: STEER,
+            pad: 0,
+        };
+        host.set(0, config, 0).unwrap();
+    }
+
+    fn program(&self, name: &str) -> &SchedClassifier {
+        self.object.program(name).unwrap().try_into().unwrap()
+    }
+
+    /// Runs a program once.
+    ///
+    /// # Panics
+    /// When the kernel does not take such a frame for a test run.
+    #[must_use]
+    pub fn run(&self, program: &str, packet: &[u8], mark: u32) -> Outcome {
+        self.try_run(program, packet, mark).unwrap()
+    }
+
+    /// Runs a program once; `None` if the kernel does not take such a frame for a test run.
+    #[must_use]
+    pub fn try_run(&self, program: &str, packet: &[u8], mark: u32) -> Option<Outcome> {
+        let mut ctx_in = [0; SKB_LEN];
+        ctx_in[SKB_MARK..SKB_MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+        let mut ctx_out = [0; SKB_LEN];
+        let mut data_out = vec![0; packet.len() + 64];
+        let result = self
+            .program(program)
+            .test_run(TestRunOptions {
+                data_in: Some(packet),
+                data_out: Some(&mut data_out),
+                ctx_in: Some(&ctx_in),
+                ctx_out: Some(&mut ctx_out),
+                ..TestRunOptions::default()
+            })
+            .ok()?;
+        data_out.truncate(result.data_size_out as usize);
+        Some(Outcome {
+            verdict: result.return_value,
+            mark: u32::from_ne_bytes(ctx_out[SKB_MARK..SKB_MARK + 4].try_into().unwrap()),
+            packet: data_out,
+        })
+    }
+
+    /// How long a program takes for a packet, of `repeat` runs the mean as the kernel tells it.
+    ///
+    /// # Panics
+    /// When the kernel does not take such a frame for a test run.
+    #[must_use]
+    pub fn time(&self, program: &str, packet: &[u8], mark: u32, repeat: u32) -> Duration {
+        let mut ctx_in = [0; SKB_LEN];
+        ctx_in[SKB_MARK..SKB_MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+        let result = self.program(program).test_run(TestRunOptions {
+            data_in: Some(packet),
+            ctx_in: Some(&ctx_in),
+            repeat,
+            ..TestRunOptions::default()
+        });
+        result.unwrap().duration
+    }
+
+    /// What the kernel says of a program.
+    ///
+    /// # Panics
+    /// When it says nothing.
+    #[must_use]
+    pub fn info(&self, program: &str) -> ProgramInfo {
+        self.program(program).info().unwrap()
+    }
+
+    /// What was counted at a hook for a pod's address.
+    ///
+    /// # Panics
+    /// When the map cannot be read.
+    #[must_use]
+    pub fn counted(&self, address: &str, hook: Hook) -> Counters {
+        let map: PerCpuHashMap<_, Address, PodCounters> =
+            self.object.map("COUNTERS").unwrap().try_into().unwrap();
+        let mut sum = Counters::default();
+        for cpu in map.get(&key(ip(address)), 0).unwrap().iter() {
+            sum.add(&cpu.hooks[hook as usize]);
+        }
+        sum
+    }
+
+    /// What was counted at the NIC [`THIS`].
+    ///
+    /// # Panics
+    /// When the map cannot be read.
+    #[must_use]
+    pub fn counted_at_nic(&self) -> NicCounters {
+        let map: PerCpuHashMap<_, u32, NicCounters> =
+            self.object.map("NIC_COUNTERS").unwrap().try_into().unwrap();
+        let mut sum = NicCounters::default();
+        for cpu in map.get(&THIS, 0).unwrap().iter() {
+            sum.add(cpu);
+        }
+        sum
+    }
+
+    /// Puts a flow into the pod's table.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn remember(&mut self, key: FlowKey, ifindex: u32) {
+        let flow = Flow { ifindex, pad: 0 };
+        self.flows.insert(key, flow, 0).unwrap();
+    }
+
+    /// The pod's flows, with the interface each came in by.
+    ///
+    /// # Panics
+    /// When the map cannot be read.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<(FlowKey, u32)> {
+        let all = self.flows.iter().map(Result::unwrap);
+        all.map(|(key, flow)| (key, flow.ifindex)).collect()
+    }
+
+    /// Puts a flow into the host's table of the pod and the node.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn remember_in_host(&mut self, key: FlowKey, flow: HostFlow) {
+        self.host_flows.insert(key, flow, 0).unwrap();
+    }
+
+    /// The host's flows of the pod and the node.
+    ///
+    /// # Panics
+    /// When the map cannot be read.
+    #[must_use]
+    pub fn remembered_in_host(&self) -> Vec<(FlowKey, HostFlow)> {
+        self.host_flows.iter().map(Result::unwrap).collect()
+    }
+}
+
+fn zero<T: aya::Pod + Default>() -> PerCpuValues<T> {
+    let cpus = aya::util::nr_cpus().unwrap();
+    PerCpuValues::try_from(vec![T::default(); cpus]).unwrap()
+}
+
+/// One flow table for `addresses`, in the map of maps `name`.
+fn table(object: &mut Ebpf, bytes: &[u8], name: &'static str, addresses: &[&str]) -> Map {
+    let program = object.program("veth_ingress").unwrap().try_into().unwrap();
+    let tables = FlowTables::of(bytes, program, name).unwrap();
+    let table = tables.make().unwrap();
+    let id = table.info().unwrap().id();
+    let mut outer: HashOfMaps<_, Address, MapData> =
+        HashOfMaps::try_from(object.take_map(name).unwrap()).unwrap();
+    for address in addresses {
+        outer.insert(key(ip(address)), &table, 0).unwrap();
+    }
+    Map::LruHashMap(MapData::from_id(id).unwrap())
+}
