@@ -1,9 +1,10 @@
-//! `bench`: figures, measured on this machine's disk.
+//! `bench`: figures, measured on this machine.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
 
+use crate::build_ebpf;
 use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
@@ -13,6 +14,8 @@ use crate::workspace::Workspace;
 pub(crate) enum Options {
     /// Durable allocations, beside host-local: per second, latency, memory, recovery
     Pool(Pool),
+    /// The eBPF programs: size, stack, nanoseconds for a packet of each kind; needs root
+    Programs(Programs),
 }
 
 /// Options of `bench pool`.
@@ -29,20 +32,45 @@ pub(crate) struct Pool {
     args: Vec<String>,
 }
 
-/// Builds `ebbtide-bench`, optimised, and runs it.
+/// Options of `bench programs`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Programs {
+    /// Write the figures to FILE as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Builds the benchmark, optimised, and runs it.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
-    let Options::Pool(options) = options;
+    match options {
+        Options::Pool(options) => {
+            let mut bench = built(ws, "ebbtide-bench")?;
+            bench.arg("--dir");
+            bench.arg(options.dir.as_ref().unwrap_or(&ws.target));
+            if let Some(file) = &options.json {
+                bench.arg("--json").arg(file);
+            }
+            exec::run(bench.args(&options.args), Output::Show)
+        }
+        Options::Programs(options) => {
+            ui::step("build the programs", || {
+                build_ebpf::run(ws, Output::OnFailure)
+            })?;
+            let mut bench = built(ws, "ebbtide-bench-programs")?;
+            bench.env("EBBTIDE_EBPF_DIR", ws.ebpf());
+            if let Some(file) = &options.json {
+                bench.arg("--json").arg(file);
+            }
+            exec::run(&mut bench, Output::Show)
+        }
+    }
+}
+
+fn built(ws: &Workspace, binary: &str) -> Result<Command> {
     ui::step("build the benchmark", || {
         let mut cargo = ws.cargo("build");
         cargo.args(["--release", "--locked", "-p", "ebbtide-tests"]);
-        cargo.args(["--bin", "ebbtide-bench"]);
-        exec::run(&mut cargo, Output::OnFailure)
+        exec::run(cargo.args(["--bin", binary]), Output::OnFailure)
     })?;
-    let mut bench = std::process::Command::new(ws.release().join("ebbtide-bench"));
-    bench.arg("--dir");
-    bench.arg(options.dir.as_ref().unwrap_or(&ws.target));
-    if let Some(file) = &options.json {
-        bench.arg("--json").arg(file);
-    }
-    exec::run(bench.args(&options.args), Output::Show)
+    Ok(Command::new(ws.release().join(binary)))
 }

@@ -63,7 +63,7 @@ pub struct HostConfig {
 /// A flow that the host has a part in, by the pod's (or the node's own) address. Its key is as
 /// the flow looks after the host's address translation.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostFlow {
     /// For a request that came in by a NIC: the mark of its replies. Else zero.
     pub mark: u32,

@@ -1,8 +1,10 @@
 //! How fast addresses are, and what they cost: Ebbtide's pools and host-local, in one run on one disk.
+//! [`programs`]: what each eBPF program costs.
 
 pub mod host_local;
 mod load;
 pub mod pools;
+pub mod programs;
 pub mod report;
 
 pub use load::Load;
