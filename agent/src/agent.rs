@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use crate::{
     catalog::Catalog,
     datapath::Datapath,
+    kube::Cluster,
     netlink::{
         Netlink,
         model::{MAIN_TABLE, NamespacePlan, Route},
@@ -49,6 +50,8 @@ pub struct Agent {
     pub host: Netlink,
     /// The programs.
     pub datapath: Datapath,
+    /// What the API server says, where there is one.
+    pub cluster: Option<Arc<Cluster>>,
     catalog: watch::Receiver<Arc<Catalog>>,
     interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -97,12 +100,20 @@ impl Agent {
             pools,
             host,
             datapath,
+            cluster: None,
             catalog,
             interfaces: Mutex::default(),
             locks: Mutex::default(),
             nics: tokio::sync::Mutex::default(),
             defaults: Mutex::default(),
         })
+    }
+
+    /// With what the API server says of pods.
+    #[must_use]
+    pub fn with_cluster(mut self, cluster: Option<Arc<Cluster>>) -> Self {
+        self.cluster = cluster;
+        self
     }
 
     /// The catalog as it is now.

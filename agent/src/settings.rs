@@ -6,10 +6,15 @@ use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::NetworkRef;
+
 /// The agent's configuration file, YAML. Every field has a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Settings {
+    /// The network of pods that name none: `namespace/name` or `name` of a SpiderMultusConfig. For CNI
+    /// configurations that name none either.
+    pub default_network: Option<NetworkRef>,
     /// Networks of the cluster's Services: pods reach them through their node's Service proxy.
     #[serde(rename = "serviceCIDRs")]
     pub service_cidrs: Vec<IpNet>,
@@ -36,6 +41,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            default_network: None,
             service_cidrs: Vec::new(),
             via_host_cidrs: vec![IpNet::new_assert([169, 254, 0, 0].into(), 16)],
             mark: DEFAULT_MARK,
@@ -151,6 +157,7 @@ mod tests {
             ("rulePriority: 32766", "rulePriority"),
             ("serviceCIDRs: [nonsense]", "serviceCIDRs[0]"),
             ("servicecidr: []", "servicecidr"),
+            ("defaultNetwork: a/b/c", "defaultNetwork"),
         ] {
             let (found, reason) = Settings::parse(text).unwrap_err();
             assert!(

@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbtide_agent::{
     agent::{Agent, Directories},
-    catalog, kube, repair,
+    catalog::{self, Catalog, NetworkRef},
+    kube, repair,
     server::Server,
     settings::Settings,
 };
@@ -51,8 +52,20 @@ struct Run {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: String,
     /// Directory of SpiderIPPool and SpiderMultusConfig manifests (*.yaml); changes are seen.
-    #[arg(long, value_name = "DIR", default_value = "/etc/ebbtide/manifests")]
-    manifests: PathBuf,
+    /// [default: /etc/ebbtide/manifests]
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
+    /// Read pools and networks from the API server instead. In a pod this is so without being said,
+    /// unless --manifests is given.
+    #[arg(long, conflicts_with = "manifests")]
+    kube: bool,
+    /// How the API server is reached; in a pod the kubelet says it. Implies --kube.
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    kubeconfig: Option<PathBuf>,
+    /// The network of pods that name none: a SpiderMultusConfig, NAMESPACE/NAME or NAME. Wins over
+    /// `defaultNetwork` of the configuration file.
+    #[arg(long, env = "DEFAULT_NETWORK", value_name = "NETWORK")]
+    default_network: Option<NetworkRef>,
     /// Directory of what survives reboots: the addresses that are given out.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ebbtide")]
     state_dir: PathBuf,
@@ -112,6 +125,24 @@ fn write_crds(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+type Declared = (Option<Arc<kube::Cluster>>, watch::Receiver<Arc<Catalog>>);
+
+/// What exists, followed from now on: by the API server or by files.
+async fn declared(options: &Run) -> anyhow::Result<Declared> {
+    let in_pod = options.manifests.is_none() && kube::client::in_cluster();
+    if options.kube || options.kubeconfig.is_some() || in_pod {
+        let client = kube::connect(options.kubeconfig.as_deref()).await?;
+        let node = options.node_name.clone();
+        let (cluster, catalog) = kube::Cluster::start(client, node, &options.state_dir);
+        return Ok((Some(cluster), catalog));
+    }
+    let dir = options.manifests.clone();
+    let dir = dir.unwrap_or_else(|| PathBuf::from("/etc/ebbtide/manifests"));
+    let (sender, catalog) = watch::channel(Arc::new(catalog::files::load(&dir)));
+    tokio::spawn(catalog::files::watch(dir, sender));
+    Ok((None, catalog))
+}
+
 /// Looks from time to time for pods that ended without the agent being told.
 async fn sweep(agent: Arc<Agent>) {
     let mut pause = tokio::time::interval(SWEEP);
@@ -136,10 +167,13 @@ fn log(format: LogFormat) {
 }
 
 async fn run(options: Run) -> anyhow::Result<()> {
-    let settings = match &options.config {
+    let mut settings = match &options.config {
         Some(path) => Settings::load(path)?,
         None => Settings::default(),
     };
+    if let Some(network) = &options.default_network {
+        settings.default_network = Some(network.clone());
+    }
     for dir in [&options.state_dir, &options.run_dir] {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
@@ -147,19 +181,14 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
 
-    let (sender, receiver) = watch::channel(Arc::new(catalog::files::load(&options.manifests)));
-    tokio::spawn(catalog::files::watch(options.manifests.clone(), sender));
+    let (cluster, catalog) = declared(&options).await?;
     let directories = Directories {
         state: options.state_dir,
         run: options.run_dir.clone(),
         bpf: options.bpf_dir,
     };
-    let agent = Arc::new(Agent::open(
-        options.node_name,
-        settings,
-        &directories,
-        receiver,
-    )?);
+    let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
+    let agent = Arc::new(agent.with_cluster(cluster));
     agent.reconcile().await;
 
     let socket = options.run_dir.join("cni.sock");

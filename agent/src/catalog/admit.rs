@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Invalid, Network, Pool, Reserved};
+use super::{Coordinator, Invalid, Network, Pool, Reserved};
 
 /// Whether `pool` may stand beside those before it.
 ///
@@ -86,6 +86,23 @@ pub(super) fn reserved(reserved: &Reserved, earlier: &[Reserved]) -> Result<(), 
         ));
     }
     Ok(())
+}
+
+/// Whether `coordinator` may stand beside the one before it: never, as it speaks for all networks.
+pub(super) fn coordinator(
+    coordinator: &Coordinator,
+    earlier: Option<&Coordinator>,
+) -> Result<(), Invalid> {
+    match earlier {
+        None => Ok(()),
+        Some(earlier) => Err(Invalid::new(
+            &format!("SpiderCoordinator {}", coordinator.name),
+            "metadata.name",
+            &coordinator.name,
+            format!("there is the SpiderCoordinator {} already", earlier.name),
+            "keep one of them",
+        )),
+    }
 }
 
 /// Whether `new` may take the place of `old`, of whose addresses `held` are in use.

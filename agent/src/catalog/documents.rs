@@ -1,19 +1,27 @@
 //! From text to objects: one document at a time, so that a bad one spoils no other.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_yaml_ng::Value;
 
 use super::{
-    Catalog, Invalid, Network, Pool, Problem, Reserved, admit,
-    manifest::{API_VERSION, SpiderIpPool, SpiderMultusConfig, SpiderReservedIp},
+    Catalog, Coordinator, Invalid, Network, ObjectName, Pool, Problem, Reserved, admit,
+    manifest::{
+        API_VERSION, SpiderCoordinator, SpiderIpPool, SpiderMultusConfig, SpiderReservedIp,
+    },
 };
+
+/// What stands in a [`Problem`] for the file, where objects come from the API server.
+const API_SERVER: &str = "Kubernetes API";
 
 /// Collects objects in order; the earlier of two that exclude one another stays.
 #[derive(Default)]
 pub(super) struct Builder {
     catalog: Catalog,
+    coordinator: Option<Coordinator>,
+    /// The networks that say nothing of `hijackCIDR` themselves.
+    inheriting: BTreeSet<ObjectName>,
 }
 
 /// A problem without its place.
@@ -36,16 +44,39 @@ impl From<Invalid> for Fault {
 impl Builder {
     pub(super) fn add(&mut self, file: &Path, text: &str) {
         for (position, document) in split(text).into_iter().enumerate() {
-            if let Err(fault) = self.add_document(&document) {
-                self.catalog.problems.push(Problem {
-                    file: file.to_owned(),
-                    document: Some(position + 1),
-                    object: fault.object,
-                    field: fault.field,
-                    message: fault.message,
-                });
+            let value = serde_yaml_ng::from_str(&document).map_err(|error| Fault {
+                object: None,
+                field: None,
+                message: format!(
+                    "is not YAML: {error}; correct the document (line numbers count from its start)"
+                ),
+            });
+            if let Err(fault) = value.and_then(|value| self.add_value(value)) {
+                self.note(file, Some(position + 1), fault);
             }
         }
+    }
+
+    /// Adds an object of the API server's.
+    pub(super) fn add_object(&mut self, object: &impl Serialize) {
+        let value = serde_yaml_ng::to_value(object).map_err(|error| Fault {
+            object: None,
+            field: None,
+            message: format!("cannot be read: {error}"),
+        });
+        if let Err(fault) = value.and_then(|value| self.add_value(value)) {
+            self.note(Path::new(API_SERVER), None, fault);
+        }
+    }
+
+    fn note(&mut self, file: &Path, document: Option<usize>, fault: Fault) {
+        self.catalog.problems.push(Problem {
+            file: file.to_owned(),
+            document,
+            object: fault.object,
+            field: fault.field,
+            message: fault.message,
+        });
     }
 
     pub(super) fn add_problem(&mut self, problem: Problem) {
@@ -57,17 +88,15 @@ impl Builder {
         for pool in &mut self.catalog.pools {
             pool.keep_free(&self.catalog.reserved);
         }
+        if let Some(coordinator) = &self.coordinator {
+            for network in &mut self.catalog.networks {
+                network.inherit(coordinator, self.inheriting.contains(&network.name));
+            }
+        }
         self.catalog
     }
 
-    fn add_document(&mut self, text: &str) -> Result<(), Fault> {
-        let value: Value = serde_yaml_ng::from_str(text).map_err(|error| Fault {
-            object: None,
-            field: None,
-            message: format!(
-                "is not YAML: {error}; correct the document (line numbers count from its start)"
-            ),
-        })?;
+    fn add_value(&mut self, value: Value) -> Result<(), Fault> {
         let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
         let (api_version, kind) = (field("apiVersion"), field("kind"));
         let name = value
@@ -85,7 +114,7 @@ impl Builder {
             message,
         };
         match kind {
-            "SpiderIPPool" | "SpiderMultusConfig" | "SpiderReservedIP" if api_version != API_VERSION => {
+            "SpiderIPPool" | "SpiderMultusConfig" | "SpiderReservedIP" | "SpiderCoordinator" if api_version != API_VERSION => {
                 Err(fault("apiVersion", format!("{api_version:?} is not known; write {API_VERSION}")))
             }
             "SpiderIPPool" => {
@@ -95,8 +124,13 @@ impl Builder {
                 Ok(())
             }
             "SpiderMultusConfig" => {
-                let network = Network::from_manifest(&read::<SpiderMultusConfig>(value, &object)?)?;
+                let manifest = read::<SpiderMultusConfig>(value, &object)?;
+                let network = Network::from_manifest(&manifest)?;
                 admit::network(&network, &self.catalog.networks)?;
+                let own = manifest.spec.coordinator.and_then(|own| own.hijack_cidr);
+                if own.is_none() {
+                    self.inheriting.insert(network.name.clone());
+                }
                 self.catalog.networks.push(network);
                 Ok(())
             }
@@ -106,10 +140,16 @@ impl Builder {
                 self.catalog.reserved.push(reserved);
                 Ok(())
             }
+            "SpiderCoordinator" => {
+                let coordinator = Coordinator::from_manifest(&read::<SpiderCoordinator>(value, &object)?)?;
+                admit::coordinator(&coordinator, self.coordinator.as_ref())?;
+                self.coordinator = Some(coordinator);
+                Ok(())
+            }
             "" => Err(fault("kind", "is missing; write SpiderIPPool, SpiderMultusConfig or SpiderReservedIP".into())),
             _ => Err(fault(
                 "kind",
-                "is not read by this agent; it reads SpiderIPPool, SpiderMultusConfig and SpiderReservedIP, keep others elsewhere".into(),
+                "is not read by this agent; it reads SpiderIPPool, SpiderMultusConfig, SpiderCoordinator and SpiderReservedIP, keep others elsewhere".into(),
             )),
         }
     }

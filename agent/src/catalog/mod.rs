@@ -2,11 +2,13 @@
 //!
 //! [`manifest`] holds the documents as people write them (Spiderpool's kinds); [`Pool`] and
 //! [`Network`] are what is left once every rule has been checked, so the rest of the agent never
-//! validates anything again. [`files`] makes a [`Catalog`] from a directory and follows its changes.
+//! validates anything again. [`files`] makes a [`Catalog`] from a directory and follows its changes,
+//! [`crate::kube`] makes one from the API server.
 
 mod address;
 mod admit;
 mod changes;
+mod coordinator;
 mod documents;
 pub mod files;
 pub(crate) mod glob;
@@ -17,19 +19,24 @@ mod name;
 mod network;
 mod pool;
 mod problem;
+mod publish;
 mod reserved;
 
 use std::path::Path;
 
+use serde::Serialize;
+
 pub use address::{AddressSet, AddressSetError, Family};
 pub use admit::update as check_update;
 pub use changes::Changes;
+pub use coordinator::Coordinator;
 pub use invalid::Invalid;
 pub use labels::Labels;
 pub use name::{NameError, NetworkRef, ObjectName};
 pub use network::{IpvlanMode, Network};
 pub use pool::{Affinities, Pool, Route};
 pub use problem::Problem;
+pub(crate) use publish::publish;
 pub use reserved::Reserved;
 
 /// Everything that was declared and is valid, and what was wrong with the rest.
@@ -93,6 +100,15 @@ impl Catalog {
         let mut builder = documents::Builder::default();
         for (file, text) in texts {
             builder.add(file, text);
+        }
+        builder.finish()
+    }
+
+    /// Takes objects as the API server has them. As [`Catalog::from_texts`] in everything else.
+    pub fn from_objects<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>) -> Self {
+        let mut builder = documents::Builder::default();
+        for object in objects {
+            builder.add_object(object);
         }
         builder.finish()
     }

@@ -100,6 +100,14 @@ impl Serialize for NetworkRef {
     }
 }
 
+impl<'de> Deserialize<'de> for NetworkRef {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
 /// A DNS-1123 subdomain, with capitals and underscores let through: file names of other tools have them.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=253).contains(&text.len())

@@ -1,11 +1,10 @@
 //! A network that has passed every rule.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 use super::{
-    Invalid, ObjectName,
+    Coordinator, Invalid, ObjectName,
+    coordinator::via_host,
     glob::is_name_or_glob,
     manifest::{CoordinatorSpec, IpvlanSpec, MultusConfigSpec, PoolNames, SpiderMultusConfig},
     name::{DEFAULT_NAMESPACE, is_name},
@@ -79,12 +78,23 @@ impl Network {
             ipv6_pools: pools.ipv6.unwrap_or_default(),
             coordinator: spec.enable_coordinator.unwrap_or(true)
                 && coordinator_wanted(&object, &coordinator)?,
-            via_host: via_host(&object, &coordinator)?,
+            via_host: via_host(&object, "spec.coordinator.hijackCIDR", &coordinator)?,
             default_route_nic: coordinator
                 .pod_default_route_nic
                 .filter(|nic| !nic.is_empty()),
             name,
         })
+    }
+
+    /// Takes over what the cluster's coordinator says and the network does not.
+    pub(super) fn inherit(&mut self, coordinator: &Coordinator, via_host: bool) {
+        if via_host {
+            self.via_host.clone_from(&coordinator.via_host);
+        }
+        if self.default_route_nic.is_none() {
+            self.default_route_nic
+                .clone_from(&coordinator.default_route_nic);
+        }
     }
 }
 
@@ -281,28 +291,4 @@ fn coordinator_wanted(object: &str, coordinator: &CoordinatorSpec) -> Result<boo
             "use auto, underlay or disabled",
         )),
     }
-}
-
-fn via_host(object: &str, coordinator: &CoordinatorSpec) -> Result<Vec<IpNet>, Invalid> {
-    let texts = coordinator.hijack_cidr.as_deref().unwrap_or_default();
-    texts
-        .iter()
-        .enumerate()
-        .map(|(position, text)| {
-            let address = text.parse::<IpAddr>().map(IpNet::from);
-            address
-                .or_else(|_| text.parse::<IpNet>())
-                .map(|net| net.trunc())
-                .map_err(|_| {
-                    let field = format!("spec.coordinator.hijackCIDR[{position}]");
-                    Invalid::new(
-                        object,
-                        field,
-                        text,
-                        "is neither an address nor a prefix",
-                        "write it as in 169.254.0.0/16",
-                    )
-                })
-        })
-        .collect()
 }

@@ -101,7 +101,9 @@ impl Pool {
             ranges: effective.without(&never_assigned(&subnet)),
             node_names: spec.node_name.clone().unwrap_or_default(),
             default: spec.default.unwrap_or(false),
-            disabled: spec.disable.unwrap_or(false),
+            // One that is being deleted waits for its last pod.
+            disabled: spec.disable.unwrap_or(false)
+                || manifest.metadata.deletion_timestamp.is_some(),
         })
     }
 }

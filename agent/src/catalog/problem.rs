@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Something in the manifests that was left out. The rest of them is in use.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Problem {
-    /// The file (or the directory, if that is what cannot be read).
+    /// The file (or the directory, if that is what cannot be read), or `Kubernetes API`.
     pub file: PathBuf,
     /// Which document of the file, from 1, empty documents not counted; none if the whole file is meant.
     pub document: Option<usize>,

@@ -53,6 +53,8 @@ struct ValidAttachment {
 /// The network a configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetworkChoice {
+    /// By the pod's annotations, or the default network: the cluster's own CNI.
+    ByPod,
     /// By name, from the manifests.
     Named(String),
     /// Described in the configuration itself.
@@ -170,12 +172,15 @@ impl NetConf {
                 "the network configuration has both `network` and `master`",
                 "name a SpiderMultusConfig with `network`, or describe the network with `master`",
             )),
-            (None, None) => Err(Failure::new(
-                code::INVALID_NETWORK_CONFIG,
-                "the network configuration has neither `network` nor `master`",
-                "name a SpiderMultusConfig with `network`, or describe the network with `master`",
-            )),
+            (None, None) => Ok(NetworkChoice::ByPod),
         }
+    }
+
+    /// Whether the configuration leaves it to the pod which networks it is in: then one ADD makes
+    /// all of the pod's interfaces, and one DEL removes them.
+    #[must_use]
+    pub const fn is_by_pod(&self) -> bool {
+        self.network.is_none() && self.master.is_none()
     }
 
     /// For GC: the attachments that are to stay, as container ID and interface.
@@ -219,6 +224,10 @@ mod tests {
             named.choice().unwrap(),
             NetworkChoice::Named("default/ipvlan-ens5".into())
         );
+        let by_pod =
+            NetConf::parse(r#"{"cniVersion":"1.0.0","name":"n","type":"ebbtide"}"#).unwrap();
+        assert_eq!(by_pod.choice().unwrap(), NetworkChoice::ByPod);
+        assert!(by_pod.is_by_pod() && !named.is_by_pod());
         let inline = NetConf::parse(
             r#"{"cniVersion":"1.0.0","name":"n","type":"ebbtide","master":"ens5","mode":"l2",
                 "ipam":{"type":"ebbtide","ipv4Pools":["a"]},"unknown":{"tolerated":true}}"#,
@@ -255,11 +264,6 @@ mod tests {
                 r#"{"cniVersion":"9.9.9","name":"n"}"#.to_owned(),
                 code::INCOMPATIBLE_VERSION,
                 "9.9.9",
-            ),
-            (
-                format!("{{{head}}}"),
-                code::INVALID_NETWORK_CONFIG,
-                "neither",
             ),
             (
                 format!(r#"{{{head},"network":"a","master":"b"}}"#),

@@ -6,6 +6,7 @@ mod failure;
 mod invocation;
 mod result;
 mod verbs;
+mod wanted;
 
 pub use config::{NetConf, NetworkChoice};
 pub use failure::Failure;

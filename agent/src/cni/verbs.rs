@@ -9,17 +9,20 @@ use ebbtide_plugin::{
 use ipnet::IpNet;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
-use super::{AddResult, Attachment, Failure, NetConf, NetworkChoice, PodIdentity, invocation};
+use super::{
+    AddResult, Attachment, Failure, NetConf, PodIdentity, invocation,
+    wanted::{self, Resolved},
+};
 use crate::{
     agent::{Agent, DetachError},
-    catalog::{Catalog, ObjectName, glob::fits},
+    catalog::{Catalog, glob::fits},
     netlink::{
-        model::MAIN_TABLE,
+        model::{MAIN_TABLE, Mac},
         netns::{Evidence, Netns},
     },
     node::NodeFacts,
     podnet::{self, Earlier, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
-    pool::{Assigned, Object, Owner, Record, Request, Reserved, Source, Subject},
+    pool::{Assigned, Owner, Record, Request, Reserved, Subject},
 };
 
 /// Carries out what the plugin was asked to do.
@@ -90,69 +93,6 @@ async fn run(
     }
 }
 
-/// A network, and the pools its pods may have addresses from.
-struct Resolved {
-    spec: NetworkSpec,
-    name: Option<ObjectName>,
-    ipv4_pools: Vec<String>,
-    ipv6_pools: Vec<String>,
-}
-
-impl Resolved {
-    fn source(&self) -> Source<'_> {
-        if self.ipv4_pools.is_empty() && self.ipv6_pools.is_empty() {
-            Source::Defaults
-        } else {
-            Source::Named {
-                ipv4: &self.ipv4_pools,
-                ipv6: &self.ipv6_pools,
-            }
-        }
-    }
-}
-
-fn resolve(choice: NetworkChoice, conf: &NetConf, catalog: &Catalog) -> Result<Resolved, Failure> {
-    match choice {
-        NetworkChoice::Named(name) => {
-            let network = catalog.network(&name)?;
-            Ok(Resolved {
-                spec: NetworkSpec {
-                    name: network.name.to_string(),
-                    master: network.master.clone(),
-                    mode: network.mode,
-                    mtu: network.mtu,
-                    veth: network.coordinator,
-                    via_host: network.via_host.clone(),
-                    default_route: network.default_route_nic.clone(),
-                },
-                name: Some(network.name.clone()),
-                ipv4_pools: network.ipv4_pools.clone(),
-                ipv6_pools: network.ipv6_pools.clone(),
-            })
-        }
-        NetworkChoice::Inline {
-            master,
-            mode,
-            mtu,
-            ipv4_pools,
-            ipv6_pools,
-        } => Ok(Resolved {
-            spec: NetworkSpec {
-                name: conf.name.clone(),
-                master,
-                mode,
-                mtu,
-                veth: true,
-                via_host: Vec::new(),
-                default_route: None,
-            },
-            name: None,
-            ipv4_pools,
-            ipv6_pools,
-        }),
-    }
-}
-
 async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<String, Failure> {
     let attachment = Attachment::parse(invocation)?;
     let netns = invocation::netns(invocation)?;
@@ -165,36 +105,82 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
             "did the container end meanwhile? The runtime must make the namespace before ADD",
         ));
     };
-    let catalog = agent.catalog();
-    let network = resolve(choice, conf, &catalog)?;
     let identity = PodIdentity::parse(&invocation.args);
-    // Labels and annotations are the API server's to tell; pools that look at them are passed over.
-    let subject = Subject {
-        pod: Object::named(identity.name.clone()),
-        namespace: Object::named(identity.namespace.clone()),
-        node_labels: None,
+    let subject = wanted::subject(agent, &identity).await?;
+    let catalog = agent.catalog();
+    let wanted = wanted::interfaces(agent, choice, conf, &attachment, &subject, &catalog)?;
+    let mut made: Vec<(Owner, Made)> = Vec::new();
+    for (interface, network) in &wanted {
+        let sandbox = Sandbox {
+            pod: identity.or_container(&attachment.container_id),
+            container_id: attachment.container_id.clone(),
+            interface: interface.clone(),
+            netns: netns.clone(),
+            netns_inode: namespace.inode(),
+        };
+        let owner = Owner {
+            interface: interface.clone(),
+            ..owner(conf, &attachment)
+        };
+        match attach(agent, &owner, &sandbox, network, &subject, &catalog).await {
+            Ok(net) => made.push((owner, net)),
+            Err(failure) => {
+                // All interfaces or none; the one that brought the veth goes last.
+                for (owner, made) in made.iter().rev() {
+                    undo(agent, owner, made).await;
+                }
+                return Err(failure);
+            }
+        }
+    }
+    if conf.is_by_pod()
+        && let Some(cluster) = &agent.cluster
+    {
+        cluster.note_own_network(&conf.name);
+    }
+    let Some((_, first)) = made.first() else {
+        return Err(Failure::new(
+            code::INVALID_NETWORK_CONFIG,
+            "the pod wants no interface",
+            "this is a defect of the agent: please report it",
+        ));
     };
-    let sandbox = Sandbox {
-        pod: identity.or_container(&attachment.container_id),
-        container_id: attachment.container_id.clone(),
-        interface: attachment.interface.clone(),
-        netns,
-        netns_inode: namespace.inode(),
+    let result = AddResult {
+        mac: first.mac,
+        net: &first.net,
     };
-    let owner = owner(conf, &attachment);
-    refuse_conflicts(agent, &owner, &network.spec)?;
-    let earlier = earlier(agent, &owner);
+    Ok(result.to_json(&conf.cni_version).to_string())
+}
+
+/// An interface that is there now.
+struct Made {
+    net: Arc<PodNet>,
+    links: Links,
+    mac: Option<Mac>,
+}
+
+/// Makes one interface, or puts it right if it was made before.
+async fn attach(
+    agent: &Agent,
+    owner: &Owner,
+    sandbox: &Sandbox,
+    network: &Resolved,
+    subject: &Subject,
+    catalog: &Catalog,
+) -> Result<Made, Failure> {
+    refuse_conflicts(agent, owner, &network.spec)?;
+    let earlier = earlier(agent, owner);
     let facts = NodeFacts::read(&agent.host).await?;
     let request = Request {
         network: network.name.as_ref(),
         source: network.source(),
-        subject: &subject,
-        ..Request::new(&owner, &agent.node_name, &catalog)
+        subject,
+        ..Request::new(owner, &agent.node_name, catalog)
     };
     let plan = |assigned: &[Assigned]| -> Result<PodNet, Failure> {
-        let addresses = pod_addresses(assigned)?;
+        let addresses = pod_addresses(assigned, network)?;
         Ok(podnet::plan(
-            &sandbox,
+            sandbox,
             &earlier,
             &network.spec,
             &addresses,
@@ -206,7 +192,7 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
         Reserved::Existing(allocation) => {
             // The same request again, or one that an earlier agent did not live to answer.
             let net = plan(&allocation.assigned)?;
-            agent.pools.update_record(&owner, record(&net)?).await?;
+            agent.pools.update_record(owner, record(&net)?).await?;
             (Arc::new(net), Links::Ensure)
         }
         Reserved::New(grant) => {
@@ -218,13 +204,11 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
     agent.note(owner.clone(), Arc::clone(&net));
     agent.prepare_nics(&facts).await;
     let nic = agent.nic_plan(&facts, &net);
-    if let Err(e) = podnet::apply(&net, &nic, &agent.host, &agent.datapath, links).await {
-        // What an earlier ADD made and answered is not this one's to take away.
-        if links == Links::New
-            && let Err(left) = agent.abandon(&owner, &net).await
-        {
-            error!(pod = %net.pod, "could not be undone, DEL or GC will try again: {left}");
-        }
+    let mac = facts.nic(&net.ipvlan.master).and_then(|nic| nic.mac);
+    let made = Made { net, links, mac };
+    let net = &made.net;
+    if let Err(e) = podnet::apply(net, &nic, &agent.host, &agent.datapath, links).await {
+        undo(agent, owner, &made).await;
         return Err(e.into());
     }
     let ips: Vec<String> = net
@@ -233,11 +217,16 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
         .map(|a| a.address.to_string())
         .collect();
     info!(pod = %net.pod, network = %net.network, addresses = %ips.join(", "), "interface made");
-    let result = AddResult {
-        mac: facts.nic(&net.ipvlan.master).and_then(|nic| nic.mac),
-        net: &net,
-    };
-    Ok(result.to_json(&conf.cni_version).to_string())
+    Ok(made)
+}
+
+/// Takes away what this ADD made. What an earlier one made and answered is not ours to take.
+async fn undo(agent: &Agent, owner: &Owner, made: &Made) {
+    if made.links == Links::New
+        && let Err(left) = agent.abandon(owner, &made.net).await
+    {
+        error!(pod = %made.net.pod, "could not be undone, DEL or GC will try again: {left}");
+    }
 }
 
 fn owner(conf: &NetConf, attachment: &Attachment) -> Owner {
@@ -289,7 +278,7 @@ fn refuse_conflicts(agent: &Agent, owner: &Owner, spec: &NetworkSpec) -> Result<
     Ok(())
 }
 
-fn pod_addresses(assigned: &[Assigned]) -> Result<Vec<PodAddress>, Failure> {
+fn pod_addresses(assigned: &[Assigned], network: &Resolved) -> Result<Vec<PodAddress>, Failure> {
     assigned
         .iter()
         .map(|a| {
@@ -305,7 +294,7 @@ fn pod_addresses(assigned: &[Assigned]) -> Result<Vec<PodAddress>, Failure> {
                     )
                 })?,
                 pool: a.pool.clone(),
-                gateway: a.gateway,
+                gateway: network.gateway_for(a.address).or(a.gateway),
                 routes: a.routes.iter().map(|r| (r.dst, r.gateway)).collect(),
             })
         })
@@ -325,14 +314,27 @@ fn record(net: &PodNet) -> Result<Record, Failure> {
 async fn del(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<String, Failure> {
     let attachment = Attachment::parse(invocation)?;
     let _turn = agent.lock(&attachment.container_id).await;
-    let owner = owner(conf, &attachment);
-    let Some(net) = agent.interface(&owner) else {
-        // Never made, or removed before: nothing of it is left.
-        return Ok(String::new());
-    };
-    detach(agent, &owner, &net).await?;
-    info!(pod = %net.pod, "interface removed");
+    // None: never made, or removed before; nothing of it is left.
+    for (owner, net) in attached(agent, conf, &attachment) {
+        detach(agent, &owner, &net).await?;
+        info!(pod = %net.pod, interface = owner.interface, "interface removed");
+    }
     Ok(String::new())
+}
+
+/// The interfaces that a command is about, the one that brought the veth last: the one that it names,
+/// or all of the pod's if one ADD made them.
+fn attached(agent: &Agent, conf: &NetConf, attachment: &Attachment) -> Vec<(Owner, Arc<PodNet>)> {
+    let named = owner(conf, attachment);
+    let mut found = agent.interfaces();
+    found.retain(|(other, _)| {
+        let in_one_add = conf.is_by_pod()
+            && other.network == named.network
+            && other.container_id == named.container_id;
+        in_one_add || *other == named
+    });
+    found.sort_by_key(|(_, net)| net.veth.is_some());
+    found
 }
 
 async fn detach(agent: &Agent, owner: &Owner, net: &PodNet) -> Result<(), Failure> {
@@ -349,8 +351,9 @@ async fn detach(agent: &Agent, owner: &Owner, net: &PodNet) -> Result<(), Failur
 async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<String, Failure> {
     let attachment = Attachment::parse(invocation)?;
     let _turn = agent.lock(&attachment.container_id).await;
-    let owner = owner(conf, &attachment);
-    let Some(net) = agent.interface(&owner) else {
+    let attached = attached(agent, conf, &attachment);
+    if attached.is_empty() {
+        let owner = owner(conf, &attachment);
         return Err(Failure::new(
             code::UNKNOWN_CONTAINER,
             format!(
@@ -359,19 +362,21 @@ async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result
             ),
             "it was never added here, or was removed: make the container anew",
         ));
-    };
-    let facts = NodeFacts::read(&agent.host).await?;
-    let nic = agent.nic_plan(&facts, &net);
-    let damage = podnet::check(&net, &nic, &agent.host, &agent.datapath).await?;
-    if damage.is_empty() {
-        return Ok(String::new());
     }
-    Err(Failure::new(
-        code::CHECK_FAILED,
-        format!("pod {}: {}", net.pod, damage.join("; ")),
-        "a repeated ADD or a restart of the agent puts it right; something else on the node \
-         removed it",
-    ))
+    let facts = NodeFacts::read(&agent.host).await?;
+    for (_, net) in attached {
+        let nic = agent.nic_plan(&facts, &net);
+        let damage = podnet::check(&net, &nic, &agent.host, &agent.datapath).await?;
+        if !damage.is_empty() {
+            return Err(Failure::new(
+                code::CHECK_FAILED,
+                format!("pod {}: {}", net.pod, damage.join("; ")),
+                "a repeated ADD or a restart of the agent puts it right; something else on the \
+                 node removed it",
+            ));
+        }
+    }
+    Ok(String::new())
 }
 
 async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
@@ -379,7 +384,10 @@ async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     let mut failures = Vec::new();
     let mut removed = 0;
     for (owner, _) in agent.interfaces() {
-        let stays = valid.contains(&(owner.container_id.as_str(), owner.interface.as_str()));
+        // The runtime knows of the interface that it asked for, not of those made with it.
+        let stays = valid.iter().any(|(container, interface)| {
+            *container == owner.container_id && (conf.is_by_pod() || *interface == owner.interface)
+        });
         if owner.network != conf.name || stays {
             continue;
         }
@@ -405,7 +413,7 @@ fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     let unavailable =
         |message: String, way_out: &str| Failure::new(code::NOT_AVAILABLE, message, way_out);
     let network =
-        resolve(conf.choice()?, conf, &catalog).map_err(|f| unavailable(f.message, &f.way_out))?;
+        wanted::expected(agent, conf, &catalog).map_err(|f| unavailable(f.message, &f.way_out))?;
     let patterns = || network.ipv4_pools.iter().chain(&network.ipv6_pools);
     let listed = |name: &str| patterns().any(|pattern| fits(pattern, name));
     let explicit = !network.ipv4_pools.is_empty() || !network.ipv6_pools.is_empty();

@@ -16,7 +16,10 @@ use notify::{
 };
 use tokio::{sync::mpsc, sync::watch::Sender, time};
 
-use super::{super::Catalog, load, manifest_files};
+use super::{
+    super::{Catalog, publish},
+    load, manifest_files,
+};
 
 /// Editors and `kubectl`-like tools write a file in several steps.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -68,35 +71,6 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
-}
-
-fn publish(sender: &Sender<Arc<Catalog>>, catalog: Catalog) {
-    let changes = sender.borrow().changes_to(&catalog);
-    for (what, difference) in [
-        ("pool", &changes.pools),
-        ("network", &changes.networks),
-        ("reservation", &changes.reserved),
-    ] {
-        for (how, names) in [
-            ("added", &difference.added),
-            ("removed", &difference.removed),
-            ("changed", &difference.changed),
-        ] {
-            for name in names {
-                tracing::info!(%name, "{what} {how}");
-            }
-        }
-    }
-    for problem in &changes.problems {
-        tracing::warn!(%problem, "a manifest is left out");
-    }
-    sender.send_if_modified(|current| {
-        let different = **current != catalog;
-        if different {
-            *current = Arc::new(catalog);
-        }
-        different
-    });
 }
 
 /// Device and inode: what tells a directory from the one that took its place.

@@ -1,0 +1,77 @@
+//! What holds for all networks that do not say otherwise.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{
+    Invalid,
+    manifest::{CoordinatorSpec, SpiderCoordinator},
+    name::is_name,
+};
+
+/// A valid `SpiderCoordinator`. There is one in a catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coordinator {
+    /// Its name.
+    pub name: String,
+    /// Destinations that go through the veth and the node (`hijackCIDR`).
+    pub via_host: Vec<IpNet>,
+    /// The pod's interface that keeps the default route; none: the first.
+    pub default_route_nic: Option<String>,
+}
+
+impl Coordinator {
+    /// Checks a manifest.
+    ///
+    /// # Errors
+    /// [`Invalid`], the first rule that it breaks.
+    pub fn from_manifest(manifest: &SpiderCoordinator) -> Result<Self, Invalid> {
+        let name = manifest.metadata.name.as_deref().unwrap_or_default();
+        if !is_name(name) {
+            return Err(Invalid::new(
+                "SpiderCoordinator",
+                "metadata.name",
+                name,
+                "is missing or not a name",
+                "name it with letters, digits, '-' and '.'",
+            ));
+        }
+        let object = format!("SpiderCoordinator {name}");
+        let nic = manifest.spec.pod_default_route_nic.clone();
+        Ok(Self {
+            name: name.to_owned(),
+            via_host: via_host(&object, "spec.hijackCIDR", &manifest.spec)?,
+            default_route_nic: nic.filter(|nic| !nic.is_empty()),
+        })
+    }
+}
+
+/// The destinations that go through the node.
+pub(super) fn via_host(
+    object: &str,
+    field: &str,
+    coordinator: &CoordinatorSpec,
+) -> Result<Vec<IpNet>, Invalid> {
+    let texts = coordinator.hijack_cidr.as_deref().unwrap_or_default();
+    texts
+        .iter()
+        .enumerate()
+        .map(|(position, text)| {
+            let address = text.parse::<IpAddr>().map(IpNet::from);
+            address
+                .or_else(|_| text.parse::<IpNet>())
+                .map(|net| net.trunc())
+                .map_err(|_| {
+                    let field = format!("{field}[{position}]");
+                    Invalid::new(
+                        object,
+                        field,
+                        text,
+                        "is neither an address nor a prefix",
+                        "write it as in 169.254.0.0/16",
+                    )
+                })
+        })
+        .collect()
+}

@@ -1,0 +1,243 @@
+//! Which interfaces a request is about, and on which networks.
+
+use std::net::IpAddr;
+
+use ebbtide_plugin::cni::code;
+
+use super::{Attachment, Failure, NetConf, NetworkChoice, PodIdentity};
+use crate::{
+    agent::Agent,
+    catalog::{Catalog, Network, NetworkRef, ObjectName},
+    kube::{self, networks},
+    podnet::NetworkSpec,
+    pool::{Object, Source, Subject},
+};
+
+/// A network, and the pools its pods may have addresses from.
+pub(super) struct Resolved {
+    pub(super) spec: NetworkSpec,
+    pub(super) name: Option<ObjectName>,
+    pub(super) ipv4_pools: Vec<String>,
+    pub(super) ipv6_pools: Vec<String>,
+    /// Gateways that the pod names, in place of the pools'.
+    gateways: Vec<IpAddr>,
+}
+
+impl Resolved {
+    /// The gateway that the pod names for this address.
+    pub(super) fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
+        let mut gateways = self.gateways.iter().copied();
+        gateways.find(|gateway| gateway.is_ipv4() == address.is_ipv4())
+    }
+
+    pub(super) fn source(&self) -> Source<'_> {
+        if self.ipv4_pools.is_empty() && self.ipv6_pools.is_empty() {
+            Source::Defaults
+        } else {
+            Source::Named {
+                ipv4: &self.ipv4_pools,
+                ipv6: &self.ipv6_pools,
+            }
+        }
+    }
+}
+
+impl From<&Network> for Resolved {
+    fn from(network: &Network) -> Self {
+        Self {
+            spec: NetworkSpec {
+                name: network.name.to_string(),
+                master: network.master.clone(),
+                mode: network.mode,
+                mtu: network.mtu,
+                veth: network.coordinator,
+                via_host: network.via_host.clone(),
+                default_route: network.default_route_nic.clone(),
+            },
+            name: Some(network.name.clone()),
+            ipv4_pools: network.ipv4_pools.clone(),
+            ipv6_pools: network.ipv6_pools.clone(),
+            gateways: Vec::new(),
+        }
+    }
+}
+
+/// What is known of the pod. Labels and annotations are the API server's to tell; without one,
+/// pools that look at them are passed over.
+pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Subject, Failure> {
+    let plain = Subject {
+        pod: Object::named(identity.name.clone()),
+        namespace: Object::named(identity.namespace.clone()),
+        ..Subject::UNKNOWN
+    };
+    // Something that is no pod: the runtime's own client, by hand.
+    let Some(cluster) = agent.cluster.as_ref().filter(|_| !identity.name.is_empty()) else {
+        return Ok(plain);
+    };
+    let name = ObjectName {
+        namespace: identity.namespace.clone(),
+        name: identity.name.clone(),
+    };
+    match cluster.pod(&name, &identity.uid).await {
+        Ok(known) => Ok(known.subject),
+        Err(unknown) => Err(Failure::new(
+            code::TRY_AGAIN_LATER,
+            unknown.to_string(),
+            "the runtime will try again; nothing was given out, since the pod's annotations may \
+             name its network and pools",
+        )),
+    }
+}
+
+/// The interfaces to make, the runtime's own first.
+pub(super) fn interfaces(
+    agent: &Agent,
+    choice: NetworkChoice,
+    conf: &NetConf,
+    attachment: &Attachment,
+    subject: &Subject,
+    catalog: &Catalog,
+) -> Result<Vec<(String, Resolved)>, Failure> {
+    let pod = ObjectName {
+        namespace: subject.namespace.name.clone(),
+        name: subject.pod.name.clone(),
+    };
+    let default = agent.settings.default_network.as_ref();
+    let asked = networks::wanted(&pod, &subject.pod, &attachment.interface, default);
+    if choice != NetworkChoice::ByPod {
+        // Somebody else (Multus) reads the annotations and calls once for each network.
+        let mut network = resolve(agent, choice, conf, catalog)?;
+        if let Ok(asked) = asked {
+            prefer_route(&mut network, asked.default_route_nic);
+        }
+        return Ok(vec![(attachment.interface.clone(), network)]);
+    }
+    let asked = asked.map_err(|error| {
+        Failure::new(
+            code::INVALID_NETWORK_CONFIG,
+            error.to_string(),
+            "correct the pod, or name a network in the CNI configuration with `network`; nothing \
+             was given out",
+        )
+    })?;
+    let mut interfaces = Vec::new();
+    for each in asked.interfaces {
+        if let Some(ip) = each.ips.first() {
+            return Err(Failure::new(
+                code::UNSUPPORTED_FIELD,
+                format!("pod {pod} asks for the address {ip} on {}", each.network),
+                "addresses are chosen from pools: make a pool of that address and name it with \
+                 the annotation ipam.spidernet.io/ippools",
+            ));
+        }
+        let mut network = by_reference(agent, &each.network, conf, catalog)?;
+        network.gateways = each.default_route;
+        prefer_route(&mut network, asked.default_route_nic.clone());
+        interfaces.push((each.interface, network));
+    }
+    Ok(interfaces)
+}
+
+/// The pod's own wish wins over the network's.
+fn prefer_route(network: &mut Resolved, nic: Option<String>) {
+    if nic.is_some() {
+        network.spec.default_route = nic;
+    }
+}
+
+/// The network of a pod that names none, for questions without a pod.
+pub(super) fn expected(
+    agent: &Agent,
+    conf: &NetConf,
+    catalog: &Catalog,
+) -> Result<Resolved, Failure> {
+    match (conf.choice()?, &agent.settings.default_network) {
+        (NetworkChoice::ByPod, Some(network)) => by_reference(agent, network, conf, catalog),
+        // Every pod names its own: any network will do.
+        (NetworkChoice::ByPod, None) => match catalog.networks().first() {
+            Some(network) => Ok(Resolved {
+                ipv4_pools: Vec::new(),
+                ipv6_pools: Vec::new(),
+                ..Resolved::from(network)
+            }),
+            None => Err(Failure::new(
+                code::INVALID_NETWORK_CONFIG,
+                "no network is declared",
+                "declare a SpiderMultusConfig, or name one in the CNI configuration with `network`",
+            )),
+        },
+        (choice, _) => resolve(agent, choice, conf, catalog),
+    }
+}
+
+/// A network by its own name, or by that of a NetworkAttachmentDefinition.
+fn by_reference(
+    agent: &Agent,
+    reference: &NetworkRef,
+    conf: &NetConf,
+    catalog: &Catalog,
+) -> Result<Resolved, Failure> {
+    let unknown = match catalog.network(&reference.to_string()) {
+        Ok(network) => return Ok(Resolved::from(network)),
+        Err(unknown) => unknown,
+    };
+    let Some(cluster) = &agent.cluster else {
+        return Err(unknown.into());
+    };
+    match kube::attachment::configuration(cluster, reference) {
+        None => Err(unknown.into()),
+        Some(Err(reason)) => Err(Failure::new(
+            code::UNSUPPORTED_FIELD,
+            format!("NetworkAttachmentDefinition {reference}: {reason}"),
+            "this agent makes interfaces of its own networks only: for other plugins put Multus \
+             in front, it calls ebbtide like any other",
+        )),
+        Some(Ok(text)) => {
+            let attachment = NetConf::parse(&text)?;
+            match attachment.choice()? {
+                NetworkChoice::ByPod => Err(unknown.into()),
+                choice => resolve(agent, choice, conf, catalog),
+            }
+        }
+    }
+}
+
+fn resolve(
+    agent: &Agent,
+    choice: NetworkChoice,
+    conf: &NetConf,
+    catalog: &Catalog,
+) -> Result<Resolved, Failure> {
+    match choice {
+        NetworkChoice::ByPod => match &agent.settings.default_network {
+            Some(network) => by_reference(agent, network, conf, catalog),
+            None => Err(Failure::new(
+                code::INVALID_NETWORK_CONFIG,
+                "neither the CNI configuration nor the agent names a network",
+                "name a SpiderMultusConfig with `network`, or start the agent with --default-network",
+            )),
+        },
+        NetworkChoice::Named(name) => Ok(catalog.network(&name)?.into()),
+        NetworkChoice::Inline {
+            master,
+            mode,
+            mtu,
+            ipv4_pools,
+            ipv6_pools,
+        } => Ok(Resolved {
+            spec: NetworkSpec {
+                name: conf.name.clone(),
+                master,
+                mode,
+                mtu,
+                veth: true,
+                via_host: Vec::new(),
+                default_route: None,
+            },
+            name: None,
+            ipv4_pools,
+            ipv6_pools,
+            gateways: Vec::new(),
+        }),
+    }
+}

@@ -1,0 +1,322 @@
+//! The mirror, kept up to date, and what requests ask it.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client,
+    core::{DynamicObject, PartialObjectMeta},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::{debug, warn};
+
+use super::{mirror::Mirror, object::Kind, saved, watches};
+use crate::{
+    catalog::{self, Catalog, ObjectName},
+    pool::{Object, Subject},
+};
+
+/// How long a request waits for an object that the watch must be about to bring: the kubelet saw
+/// the pod by the same kind of watch.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it then waits for the API server's own word.
+const ASK: Duration = Duration::from_secs(3);
+
+/// Changes come in bursts; one catalog serves a whole burst.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Between two writes of the mirror to disk.
+const SAVE: Duration = Duration::from_secs(1);
+
+/// What the API server says, as this node knows it.
+pub struct Cluster {
+    /// For those who write.
+    pub client: Client,
+    /// This node's name.
+    pub node: String,
+    mirror: Mutex<Mirror>,
+    /// Names of the CNI configurations that leave it to the pod which networks it is in.
+    own_networks: Mutex<BTreeSet<String>>,
+    /// Counts the changes of the mirror; whoever waits for one waits for this.
+    changes: watch::Sender<u64>,
+}
+
+/// A pod's request cannot be served, for want of knowledge.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    /// The API server says that it is not there.
+    #[error("{kind} {name} is not there, says the API server")]
+    Gone {
+        /// The kind.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// Nobody says anything.
+    #[error("{kind} {name} was never seen, and the API server does not answer: {reason}")]
+    NoAnswer {
+        /// The kind.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// What was tried.
+        reason: String,
+    },
+}
+
+/// A pod, its namespace and its node, as annotations and pools see them.
+#[derive(Debug, Clone)]
+pub struct KnownPod {
+    /// As pools look at it.
+    pub subject: Subject,
+    /// The pod's UID by the API server.
+    pub uid: String,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Loads what was saved and begins to watch. The catalog is what was saved until the API server
+    /// answers. Ends with the runtime.
+    pub fn start(
+        client: Client,
+        node: String,
+        state_dir: &Path,
+    ) -> (Arc<Self>, watch::Receiver<Arc<Catalog>>) {
+        let path = saved::path(state_dir);
+        let mirror = saved::load(&path);
+        let (sender, receiver) = watch::channel(Arc::new(mirror.catalog()));
+        let cluster = Arc::new(Self {
+            client,
+            node,
+            mirror: Mutex::new(mirror),
+            own_networks: Mutex::default(),
+            changes: watch::Sender::new(0),
+        });
+        for kind in Kind::ALL {
+            tokio::spawn(watches::follow(Arc::clone(&cluster), kind));
+        }
+        tokio::spawn(publish(Arc::clone(&cluster), sender));
+        tokio::spawn(save(Arc::clone(&cluster), path));
+        (cluster, receiver)
+    }
+
+    /// The mirror, locked: for moments only.
+    pub(super) fn mirror(&self) -> MutexGuard<'_, Mirror> {
+        // What was being changed when a thread panicked is a map of values: it is whole.
+        self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the mirror; `change` says whether it did.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Mirror) -> bool) {
+        if change(&mut self.mirror()) {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Notes that pods of this CNI configuration have their `network-status` from us: nobody else
+    /// (Multus) is in front.
+    pub fn note_own_network(&self, name: &str) {
+        let mut names = self
+            .own_networks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !names.contains(name) {
+            names.insert(name.to_owned());
+        }
+    }
+
+    /// Whether [`Cluster::note_own_network`] was called for it.
+    #[must_use]
+    pub fn is_own_network(&self, name: &str) -> bool {
+        let names = self
+            .own_networks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        names.contains(name)
+    }
+
+    /// A receiver that is told of each change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Whether the pools were ever heard of, from the API server or from disk.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.mirror().is_empty()
+    }
+
+    /// All objects of a kind.
+    #[must_use]
+    pub fn all(&self, kind: Kind) -> Vec<DynamicObject> {
+        self.mirror().all(kind).cloned().collect()
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn get(&self, kind: Kind, name: &ObjectName) -> Option<DynamicObject> {
+        self.mirror().get(kind, name).cloned()
+    }
+
+    /// What is known of a pod: from memory, or after waiting briefly for the watch, or by asking
+    /// the API server once. `uid` is the runtime's, empty if it gave none.
+    ///
+    /// # Errors
+    /// [`Unknown`].
+    pub async fn pod(&self, name: &ObjectName, uid: &str) -> Result<KnownPod, Unknown> {
+        let namespace_name = ObjectName {
+            namespace: String::new(),
+            name: name.namespace.clone(),
+        };
+        let pod = match self.wait_for(Kind::Pod, name, |pod| is_pod(pod, uid)).await {
+            Some(pod) => pod,
+            None => {
+                let api: Api<PartialObjectMeta<Pod>> =
+                    Api::namespaced(self.client.clone(), &name.namespace);
+                let pod = ask(Kind::Pod, name, api.get_opt(&name.name)).await?;
+                let pod = watches::of_metadata(pod);
+                if !is_pod(&pod, uid) {
+                    return Err(Unknown::Gone {
+                        kind: Kind::Pod.name(),
+                        name: format!("{name} with UID {uid}"),
+                    });
+                }
+                self.change(|mirror| mirror.set(Kind::Pod, pod.clone()));
+                pod
+            }
+        };
+        let namespace = match self
+            .wait_for(Kind::Namespace, &namespace_name, |_| true)
+            .await
+        {
+            Some(namespace) => namespace,
+            None => {
+                let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
+                let namespace = api.get_opt(&name.namespace);
+                watches::of_metadata(ask(Kind::Namespace, &namespace_name, namespace).await?)
+            }
+        };
+        let node = self.mirror().all(Kind::Node).next().cloned();
+        Ok(KnownPod {
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            subject: Subject {
+                pod: subject(&pod),
+                namespace: subject(&namespace),
+                node_labels: node.map(|node| node.metadata.labels.unwrap_or_default()),
+            },
+        })
+    }
+
+    async fn wait_for(
+        &self,
+        kind: Kind,
+        name: &ObjectName,
+        fits: impl Fn(&DynamicObject) -> bool,
+    ) -> Option<DynamicObject> {
+        let mut changes = self.changes();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            changes.mark_unchanged();
+            if let Some(object) = self.get(kind, name).filter(&fits) {
+                return Some(object);
+            }
+            match timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+async fn ask<T>(
+    kind: Kind,
+    name: &ObjectName,
+    question: impl Future<Output = kube::Result<Option<T>>>,
+) -> Result<T, Unknown> {
+    debug!(
+        "{} {name} has not come by the watch: asking for it",
+        kind.name()
+    );
+    let no_answer = |reason: String| Unknown::NoAnswer {
+        kind: kind.name(),
+        name: name.to_string(),
+        reason,
+    };
+    match timeout(ASK, question).await {
+        Ok(Ok(Some(object))) => Ok(object),
+        Ok(Ok(None)) => Err(Unknown::Gone {
+            kind: kind.name(),
+            name: name.to_string(),
+        }),
+        Ok(Err(e)) => Err(no_answer(e.to_string())),
+        Err(_) => Err(no_answer(format!("waited {} s", ASK.as_secs()))),
+    }
+}
+
+/// Whether the object is the pod with the runtime's `uid`. A static pod has another one there than
+/// in the API server, which notes the kubelet's as an annotation.
+fn is_pod(pod: &DynamicObject, uid: &str) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    let hash = annotations.and_then(|all| all.get("kubernetes.io/config.hash"));
+    uid.is_empty()
+        || pod.metadata.uid.as_deref() == Some(uid)
+        || hash.is_some_and(|hash| hash == uid)
+}
+
+fn subject(object: &DynamicObject) -> Object {
+    let meta = &object.metadata;
+    Object {
+        name: meta.name.clone().unwrap_or_default(),
+        labels: Some(meta.labels.clone().unwrap_or_default()),
+        annotations: meta.annotations.clone().unwrap_or_default(),
+    }
+}
+
+/// A new catalog after each burst of changes.
+async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
+    let mut changes = cluster.changes();
+    loop {
+        let catalog = cluster.mirror().catalog();
+        catalog::publish(&sender, catalog);
+        tokio::select! {
+            () = sender.closed() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        tokio::time::sleep(SETTLE).await;
+        changes.mark_unchanged();
+    }
+}
+
+/// The mirror on disk follows the one in memory.
+async fn save(cluster: Arc<Cluster>, path: std::path::PathBuf) {
+    let mut changes = cluster.changes();
+    while changes.changed().await.is_ok() {
+        let text = cluster.mirror().to_json();
+        let path = path.clone();
+        let stored = tokio::task::spawn_blocking(move || {
+            saved::store(&path, &text.map_err(std::io::Error::other)?)
+        });
+        if let Ok(Err(e)) = stored.await {
+            warn!("what the API server says could not be kept on disk: {e}");
+        }
+        tokio::time::sleep(SAVE).await;
+    }
+}

@@ -1,0 +1,156 @@
+//! What the API server has, as far as this node needs it.
+
+use std::collections::BTreeMap;
+
+use kube::core::DynamicObject;
+use serde::{Deserialize, Serialize};
+
+use super::object::{Kind, by_age, name_of};
+use crate::catalog::{Catalog, ObjectName};
+
+type Objects = BTreeMap<ObjectName, DynamicObject>;
+
+/// The objects, by kind and name. Kept on disk as it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Mirror {
+    kinds: BTreeMap<Kind, Objects>,
+}
+
+/// The same for the disk: JSON has no maps by name and namespace.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Saved {
+    kinds: BTreeMap<Kind, Vec<DynamicObject>>,
+}
+
+impl Mirror {
+    /// Takes the whole of a kind: what is not in it is gone. True if that changes anything.
+    pub fn replace(
+        &mut self,
+        kind: Kind,
+        objects: impl IntoIterator<Item = DynamicObject>,
+    ) -> bool {
+        let objects: Objects = objects
+            .into_iter()
+            .map(|object| (name_of(&object.metadata), object))
+            .collect();
+        let old = self.kinds.insert(kind, objects);
+        old.as_ref() != self.kinds.get(&kind)
+    }
+
+    /// Takes one object. True if that changes anything.
+    pub fn set(&mut self, kind: Kind, object: DynamicObject) -> bool {
+        let objects = self.kinds.entry(kind).or_default();
+        let name = name_of(&object.metadata);
+        if objects.get(&name) == Some(&object) {
+            return false;
+        }
+        objects.insert(name, object);
+        true
+    }
+
+    /// Drops one object. True if it was there.
+    pub fn remove(&mut self, kind: Kind, name: &ObjectName) -> bool {
+        let objects = self.kinds.entry(kind).or_default();
+        objects.remove(name).is_some()
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn get(&self, kind: Kind, name: &ObjectName) -> Option<&DynamicObject> {
+        self.kinds.get(&kind)?.get(name)
+    }
+
+    /// All objects of a kind, by name.
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = &DynamicObject> {
+        self.kinds.get(&kind).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Whether nothing was ever seen.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
+    /// The catalog: of two objects that exclude one another the older stays.
+    #[must_use]
+    pub fn catalog(&self) -> Catalog {
+        let mut objects: Vec<&DynamicObject> = Kind::DECLARED
+            .into_iter()
+            .flat_map(|kind| self.all(kind))
+            .collect();
+        objects.sort_by(|a, b| by_age(a, b));
+        Catalog::from_objects(objects)
+    }
+
+    /// As text.
+    ///
+    /// # Errors
+    /// When an object cannot be written as JSON: a defect.
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let kinds = self.kinds.iter();
+        serde_json::to_vec(&Saved {
+            kinds: kinds
+                .map(|(kind, objects)| (*kind, objects.values().cloned().collect()))
+                .collect(),
+        })
+    }
+
+    /// Of that text.
+    ///
+    /// # Errors
+    /// When it is not what [`Mirror::to_json`] makes.
+    pub fn from_json(text: &[u8]) -> serde_json::Result<Self> {
+        let saved: Saved = serde_json::from_slice(text)?;
+        let mut mirror = Self::default();
+        for (kind, objects) in saved.kinds {
+            mirror.replace(kind, objects);
+        }
+        Ok(mirror)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pool(name: &str, created: &str, ips: &str) -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool",
+            "metadata": {"name": name, "creationTimestamp": created},
+            "spec": {"subnet": "10.0.0.0/24", "ips": [ips]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn of_two_pools_that_exclude_one_another_the_older_stays_and_the_other_is_reported() {
+        let mut mirror = Mirror::default();
+        assert!(mirror.set(Kind::Pool, pool("a", "2026-01-02T00:00:00Z", "10.0.0.5")));
+        assert!(mirror.set(Kind::Pool, pool("b", "2026-01-01T00:00:00Z", "10.0.0.5")));
+        assert!(!mirror.set(Kind::Pool, pool("b", "2026-01-01T00:00:00Z", "10.0.0.5")));
+        let catalog = mirror.catalog();
+        let names: Vec<_> = catalog.pools().iter().map(|pool| &pool.name).collect();
+        assert_eq!(names, ["b"]);
+        let [problem] = catalog.problems() else {
+            panic!("{:?}", catalog.problems())
+        };
+        assert_eq!(
+            problem.to_string(),
+            "Kubernetes API: SpiderIPPool a: spec.ips: \"10.0.0.5\": 10.0.0.5-10.0.0.5 belong to the \
+             earlier pool b too; take them out of one of the two (spec.ips, spec.excludeIPs)"
+        );
+    }
+
+    #[test]
+    fn what_is_saved_comes_back_as_it_was() {
+        let mut mirror = Mirror::default();
+        mirror.set(Kind::Pool, pool("a", "2026-01-02T00:00:00Z", "10.0.0.5"));
+        mirror.replace(Kind::Pod, []);
+        let again = Mirror::from_json(&mirror.to_json().unwrap()).unwrap();
+        assert_eq!(again, mirror);
+        assert!(Mirror::from_json(b"{\"Pool\": 1}").is_err());
+    }
+}

@@ -1,0 +1,341 @@
+//! Which networks a pod asks for, in its annotations. Pure.
+//!
+//! The forms are those of the Network Plumbing Working Group's specification (v1.3, section 4.1)
+//! and of Multus' default-network annotation.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::catalog::{NetworkRef, ObjectName};
+use crate::pool::Object;
+
+/// Names the network of the pod's first interface, in place of the cluster's default.
+pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
+/// Names more networks, an interface each.
+pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
+/// Names the interface that keeps the pod's default route.
+pub const DEFAULT_ROUTE_NIC: &str = "ipam.spidernet.io/default-route-nic";
+
+/// One interface of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The network. Without a namespace any may be meant.
+    pub network: NetworkRef,
+    /// The interface in the pod.
+    pub interface: String,
+    /// Addresses that it is to have.
+    pub ips: Vec<IpAddr>,
+    /// Gateways of the default route, if it is to be by this interface.
+    pub default_route: Vec<IpAddr>,
+}
+
+/// All interfaces of a pod, the first being the runtime's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedNetworks {
+    /// In the order in which they are made.
+    pub interfaces: Vec<Wanted>,
+    /// The interface that keeps the default route, if the pod says so.
+    pub default_route_nic: Option<String>,
+}
+
+/// What a pod asks for makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NetworksError {
+    /// An annotation cannot be read.
+    #[error("annotation {annotation} of pod {pod} is {value:?}: {reason}; {remedy}")]
+    Annotation {
+        /// Which.
+        annotation: &'static str,
+        /// Whose, as `namespace/name`.
+        pod: String,
+        /// Its text.
+        value: String,
+        /// What is wrong.
+        reason: String,
+        /// What can be done.
+        remedy: &'static str,
+    },
+    /// Nothing says which network.
+    #[error(
+        "pod {pod} names no network in its annotation {DEFAULT_NETWORK}, and the agent has no default; set one with --default-network"
+    )]
+    NoDefault {
+        /// Whose, as `namespace/name`.
+        pod: String,
+    },
+}
+
+/// A network selection element, as JSON has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Element {
+    name: String,
+    namespace: Option<String>,
+    interface: Option<String>,
+    ips: Option<Vec<String>>,
+    mac: Option<String>,
+    #[serde(rename = "default-route")]
+    default_route: Option<Vec<IpAddr>>,
+}
+
+/// Reads what the pod wants. `first` is the interface that the runtime asked for, `default` the
+/// cluster's default network.
+///
+/// # Errors
+/// [`NetworksError`], naming the annotation.
+pub fn wanted(
+    pod: &ObjectName,
+    object: &Object,
+    first: &str,
+    default: Option<&NetworkRef>,
+) -> Result<WantedNetworks, NetworksError> {
+    let text = |annotation: &str| {
+        let text = object.annotations.get(annotation)?.trim();
+        (!text.is_empty()).then_some(text)
+    };
+    let mut interfaces = vec![match text(DEFAULT_NETWORK) {
+        Some(text) => {
+            let bad = |reason: &str| bad(DEFAULT_NETWORK, pod, text, reason);
+            let mut elements = elements(text).map_err(|reason| bad(&reason))?;
+            match (elements.pop(), elements.is_empty()) {
+                (Some(element), true) => {
+                    let name = element.interface.clone();
+                    if name.is_some_and(|name| name != first) {
+                        return Err(bad(
+                            "the first interface has the name that the runtime gives it",
+                        ));
+                    }
+                    element.wanted(first, None).map_err(|reason| bad(&reason))?
+                }
+                _ => return Err(bad("must name exactly one network")),
+            }
+        }
+        None => Wanted {
+            network: default
+                .ok_or_else(|| NetworksError::NoDefault {
+                    pod: pod.to_string(),
+                })?
+                .clone(),
+            interface: first.to_owned(),
+            ips: Vec::new(),
+            default_route: Vec::new(),
+        },
+    }];
+    if let Some(text) = text(NETWORKS) {
+        let bad = |reason: String| bad(NETWORKS, pod, text, &reason);
+        for (position, element) in elements(text).map_err(bad)?.into_iter().enumerate() {
+            let interface = format!("net{}", position + 1);
+            let wanted = element
+                .wanted(&interface, Some(&pod.namespace))
+                .map_err(bad)?;
+            interfaces.push(wanted);
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = interfaces.iter().find(|each| !seen.insert(&each.interface)) {
+            return Err(bad(format!(
+                "two interfaces are called {}",
+                twice.interface
+            )));
+        }
+    }
+    let by_gateway = interfaces
+        .iter()
+        .find(|each| !each.default_route.is_empty())
+        .map(|each| each.interface.clone());
+    Ok(WantedNetworks {
+        default_route_nic: by_gateway.or_else(|| text(DEFAULT_ROUTE_NIC).map(str::to_owned)),
+        interfaces,
+    })
+}
+
+fn bad(annotation: &'static str, pod: &ObjectName, value: &str, reason: &str) -> NetworksError {
+    NetworksError::Annotation {
+        annotation,
+        pod: pod.to_string(),
+        value: value.to_owned(),
+        reason: reason.to_owned(),
+        remedy: "write NAMESPACE/NAME@INTERFACE, several with commas between, or the JSON list of the specification",
+    }
+}
+
+/// The elements of a text: JSON if it looks like it, else names with commas between.
+fn elements(text: &str) -> Result<Vec<Element>, String> {
+    if text.starts_with(['[', '{', '"']) {
+        return serde_json::from_str(text)
+            .map_err(|error| format!("is not the JSON list: {error}"));
+    }
+    text.split(',').map(str::trim).map(short).collect()
+}
+
+/// `namespace/name@interface`, all but the name optional.
+fn short(text: &str) -> Result<Element, String> {
+    let (rest, interface) = match text.split_once('@') {
+        Some((rest, interface)) => (rest, Some(interface.to_owned())),
+        None => (text, None),
+    };
+    let (namespace, name) = match rest.split_once('/') {
+        Some((namespace, name)) => (Some(namespace.to_owned()), name),
+        None => (None, rest),
+    };
+    Ok(Element {
+        name: name.to_owned(),
+        namespace,
+        interface,
+        ..Element::default()
+    })
+}
+
+impl Element {
+    fn wanted(self, interface: &str, namespace: Option<&str>) -> Result<Wanted, String> {
+        if self.mac.is_some_and(|mac| !mac.is_empty()) {
+            return Err("asks for a MAC address, but an ipvlan interface has its NIC's".into());
+        }
+        let own = self.namespace.filter(|text| !text.is_empty());
+        let namespace = own.or_else(|| namespace.map(str::to_owned));
+        let full = match &namespace {
+            Some(namespace) => format!("{namespace}/{}", self.name),
+            None => self.name,
+        };
+        let interface = self
+            .interface
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| interface.to_owned());
+        if !is_interface_name(&interface) {
+            return Err(format!("{interface:?} is not an interface's name"));
+        }
+        let ips = self.ips.unwrap_or_default();
+        Ok(Wanted {
+            network: full
+                .parse()
+                .map_err(|error: crate::catalog::NameError| error.to_string())?,
+            interface,
+            ips: ips
+                .iter()
+                .map(|text| address(text))
+                .collect::<Result<_, _>>()?,
+            default_route: self.default_route.unwrap_or_default(),
+        })
+    }
+}
+
+/// An address, with or without a prefix length: the pool's subnet has it anyway.
+fn address(text: &str) -> Result<IpAddr, String> {
+    let net = text.parse::<IpNet>().map(|net| net.addr());
+    net.or_else(|_| text.parse())
+        .map_err(|_| format!("{text:?} is not an address"))
+}
+
+/// What the kernel takes (`dev_valid_name`, net/core/dev.c).
+fn is_interface_name(text: &str) -> bool {
+    (1..16).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text
+            .chars()
+            .any(|c| c == '/' || c == ':' || c.is_whitespace())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(annotations: &[(&str, &str)]) -> Result<WantedNetworks, NetworksError> {
+        let pod = ObjectName {
+            namespace: "shop".into(),
+            name: "web".into(),
+        };
+        let object = Object {
+            annotations: annotations
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Object::named("web")
+        };
+        wanted(&pod, &object, "eth0", Some(&"ipvlan-ens5".parse().unwrap()))
+    }
+
+    /// `interface=network` of each.
+    fn shown(wanted: &WantedNetworks) -> Vec<String> {
+        let shown = wanted.interfaces.iter();
+        shown
+            .map(|each| format!("{}={}", each.interface, each.network))
+            .collect()
+    }
+
+    #[test]
+    fn the_default_network_is_the_clusters_unless_the_pod_names_one() {
+        for (text, expected) in [
+            ("", "eth0=ipvlan-ens5"),
+            ("default/ipvlan-ens6", "eth0=default/ipvlan-ens6"),
+            ("ipvlan-ens6", "eth0=ipvlan-ens6"),
+            ("ipvlan-ens6@eth0", "eth0=ipvlan-ens6"),
+            (r#"[{"name":"a","namespace":"b"}]"#, "eth0=b/a"),
+        ] {
+            let wanted = read(&[(DEFAULT_NETWORK, text)]).unwrap();
+            assert_eq!(shown(&wanted), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn more_networks_in_every_form() {
+        for (text, expected) in [
+            ("a", &["net1=shop/a"][..]),
+            ("a, b/c", &["net1=shop/a", "net2=b/c"]),
+            ("a@first,b/c@second", &["first=shop/a", "second=b/c"]),
+            ("a,a", &["net1=shop/a", "net2=shop/a"]),
+            (
+                r#"[{"name":"a"},{"name":"c","namespace":"b","interface":"data"}]"#,
+                &["net1=shop/a", "data=b/c"],
+            ),
+        ] {
+            let wanted = read(&[(NETWORKS, text)]).unwrap();
+            assert_eq!(shown(&wanted)[1..], *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_the_default_route_are_read() {
+        let text = r#"[{"name":"a","ips":["10.0.0.5/24","fd00::5"],"default-route":["10.0.0.1"]}]"#;
+        let wanted = read(&[(NETWORKS, text), (DEFAULT_ROUTE_NIC, "eth0")]).unwrap();
+        let net1 = &wanted.interfaces[1];
+        let expected: [IpAddr; 2] = ["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
+        assert_eq!(net1.ips, expected);
+        assert_eq!(wanted.default_route_nic.as_deref(), Some("net1"));
+        let wanted = read(&[(DEFAULT_ROUTE_NIC, "net1")]).unwrap();
+        assert_eq!(wanted.default_route_nic.as_deref(), Some("net1"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (annotation, text, said) in [
+            (DEFAULT_NETWORK, "a,b", "exactly one"),
+            (DEFAULT_NETWORK, "a@net7", "the runtime gives"),
+            (NETWORKS, "a,,b", "not a name"),
+            (NETWORKS, "a@x,b@x", "called x"),
+            (NETWORKS, "a@eth0", "called eth0"),
+            (NETWORKS, "a@way/too", "interface's name"),
+            (NETWORKS, "[{", "JSON"),
+            (
+                NETWORKS,
+                r#"[{"name":"a","mac":"02:00:00:00:00:01"}]"#,
+                "MAC",
+            ),
+            (NETWORKS, r#"[{"name":"a","ips":["x"]}]"#, "not an address"),
+            (NETWORKS, r#"[{"name":"a","default-route":["x"]}]"#, "JSON"),
+        ] {
+            let error = read(&[(annotation, text)]).unwrap_err().to_string();
+            assert!(
+                error.contains(annotation) && error.contains(said),
+                "{text}: {error}"
+            );
+            assert!(error.contains("shop/web"), "{error}");
+        }
+        let pod = ObjectName {
+            namespace: "a".into(),
+            name: "b".into(),
+        };
+        let error = wanted(&pod, &Object::named("b"), "eth0", None).unwrap_err();
+        assert!(error.to_string().contains("--default-network"));
+    }
+}

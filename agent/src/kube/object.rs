@@ -1,0 +1,159 @@
+//! What is kept of the API server's objects. Pure.
+
+use std::{cmp::Ordering, collections::BTreeMap};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::DynamicObject;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::catalog::ObjectName;
+
+/// The kinds that are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// `SpiderIPPool`.
+    Pool,
+    /// `SpiderMultusConfig`.
+    Network,
+    /// `SpiderReservedIP`.
+    Reserved,
+    /// `SpiderCoordinator`.
+    Coordinator,
+    /// `NetworkAttachmentDefinition`.
+    Attachment,
+    /// This node, its metadata alone.
+    Node,
+    /// This node's pods, their metadata alone.
+    Pod,
+    /// Namespaces, their metadata alone.
+    Namespace,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Pool,
+        Self::Network,
+        Self::Reserved,
+        Self::Coordinator,
+        Self::Attachment,
+        Self::Node,
+        Self::Pod,
+        Self::Namespace,
+    ];
+
+    /// Those that the catalog is made of.
+    pub const DECLARED: [Self; 4] = [Self::Pool, Self::Network, Self::Reserved, Self::Coordinator];
+
+    /// The `kind` of such an object.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pool => "SpiderIPPool",
+            Self::Network => "SpiderMultusConfig",
+            Self::Reserved => "SpiderReservedIP",
+            Self::Coordinator => "SpiderCoordinator",
+            Self::Attachment => "NetworkAttachmentDefinition",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::Namespace => "Namespace",
+        }
+    }
+}
+
+/// Annotations that anything here looks at; the others are often large and none of our business.
+const ANNOTATIONS: [&str; 6] = [
+    "ipam.spidernet.io/",
+    "cni.spidernet.io/",
+    "multus.spidernet.io/",
+    "v1.multus-cni.io/",
+    "k8s.v1.cni.cncf.io/networks",
+    "kubernetes.io/config.",
+];
+
+/// The object without what nobody here reads: `managedFields`, status, foreign annotations.
+#[must_use]
+pub fn trimmed(object: DynamicObject) -> DynamicObject {
+    let meta = object.metadata;
+    let annotations = meta.annotations.map(|all| {
+        all.into_iter()
+            .filter(|(key, _)| ANNOTATIONS.iter().any(|prefix| key.starts_with(prefix)))
+            .collect::<BTreeMap<_, _>>()
+    });
+    let data = match object.data.get("spec") {
+        Some(spec) => json!({ "spec": spec }),
+        None => Value::Object(serde_json::Map::new()),
+    };
+    DynamicObject {
+        types: object.types,
+        metadata: ObjectMeta {
+            name: meta.name,
+            namespace: meta.namespace,
+            uid: meta.uid,
+            creation_timestamp: meta.creation_timestamp,
+            deletion_timestamp: meta.deletion_timestamp,
+            labels: meta.labels,
+            annotations: annotations.filter(|kept| !kept.is_empty()),
+            owner_references: meta.owner_references,
+            finalizers: meta.finalizers,
+            ..ObjectMeta::default()
+        },
+        data,
+    }
+}
+
+/// Its name, with an empty namespace if it has none.
+#[must_use]
+pub fn name_of(meta: &ObjectMeta) -> ObjectName {
+    ObjectName {
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+    }
+}
+
+/// The older first, by name if they are as old: who excludes whom is then the same on every node.
+#[must_use]
+pub fn by_age(a: &DynamicObject, b: &DynamicObject) -> Ordering {
+    let key = |object: &DynamicObject| {
+        let meta = &object.metadata;
+        let created = meta.creation_timestamp.as_ref().map(|time| time.0);
+        (created, meta.namespace.clone(), meta.name.clone())
+    };
+    key(a).cmp(&key(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_reads_is_not_kept() {
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool",
+            "metadata": {
+                "name": "a", "uid": "u", "resourceVersion": "7",
+                "managedFields": [{"manager": "kubectl"}],
+                "annotations": {
+                    "kubectl.kubernetes.io/last-applied-configuration": "{}",
+                    "ipam.spidernet.io/ippool": "{}",
+                },
+            },
+            "spec": {"subnet": "10.0.0.0/24"},
+            "status": {"allocatedIPs": "{}"},
+        }))
+        .unwrap();
+        let kept = serde_json::to_value(trimmed(object)).unwrap();
+        assert_eq!(
+            kept,
+            json!({
+                "apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool",
+                "metadata": {
+                    "name": "a", "uid": "u",
+                    "annotations": {"ipam.spidernet.io/ippool": "{}"},
+                },
+                "spec": {"subnet": "10.0.0.0/24"},
+            })
+        );
+    }
+}
