@@ -41,7 +41,9 @@ spec:
   cniType: ipvlan
   ipvlan:
     master: [{name}]
-"
+    mode: {}
+",
+            plan.mode
         );
     }
     for nic in plan.nics() {

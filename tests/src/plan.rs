@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ebbtide_agent::netlink::link::IpvlanMode;
 use ipnet::IpNet;
 
 pub use crate::family::Family;
@@ -16,6 +17,8 @@ pub struct Plan {
     pub mtu: u32,
     /// Strict reverse path filtering on the nodes, as some distributions set it.
     pub strict_rp_filter: bool,
+    /// Mode of the NICs' ipvlan children.
+    pub mode: IpvlanMode,
 }
 
 /// A virtual machine.
@@ -206,6 +209,7 @@ impl Default for Plan {
             nodes: vec![master, worker],
             mtu: 9001,
             strict_rp_filter: true,
+            mode: IpvlanMode::L3,
         }
     }
 }

@@ -12,9 +12,9 @@ use std::{
 
 use anyhow::Result;
 
-pub use check::{Check, Line, Measurement, Transport};
+pub use check::{Check, Line, Measurement, SeenAs, Transport};
 pub use report::Report;
-pub use scenario::Scenario;
+pub use scenario::{Scenario, WAYS_TO_C};
 
 use crate::{lab::Lab, plan::Plan};
 

@@ -78,6 +78,9 @@ pub(super) const HOST_BY_ENS6: u16 = 8106;
 /// Pods that a load balancer reaches directly, and its port for each.
 pub(super) const IP_TARGETS: [(&str, u16); 3] = [("a", 8101), ("c", 8102), ("e", 8103)];
 
+/// The load balancer's ports for the pod `c`: a NodePort at the NIC that is not its own, and straight.
+pub const WAYS_TO_C: [u16; 2] = [LOCAL_OTHER.node_port, IP_TARGETS[1].1];
+
 /// How long an answer is waited for that must not come.
 const IMPATIENCE: Duration = Duration::from_millis(500);
 
