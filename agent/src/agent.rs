@@ -90,6 +90,7 @@ impl Agent {
             &directories.state,
             crate::pool::Options {
                 rest: std::time::Duration::from_secs(settings.rest_seconds),
+                sticky: settings.sticky_addresses,
             },
         )?;
         let datapath = Datapath::open(&directories.bpf, settings.mark, settings.nic_marks)?;
@@ -269,6 +270,17 @@ impl Agent {
     pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.host, &self.datapath).await?;
         self.pools.release(owner).await?;
+        locked(&self.interfaces).remove(owner);
+        Ok(())
+    }
+
+    /// As [`Agent::detach`], because a person wants it: the addresses do not wait for the pod either.
+    ///
+    /// # Errors
+    /// When the kernel or the store refuses; then the addresses stay taken.
+    pub async fn detach_for_good(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        podnet::remove(net, &self.host, &self.datapath).await?;
+        self.pools.release_for_good(owner).await?;
         locked(&self.interfaces).remove(owner);
         Ok(())
     }

@@ -36,6 +36,9 @@ pub struct Settings {
     pub rule_priority: u32,
     /// How long a released address rests before it is given to another pod, in seconds.
     pub rest_seconds: u64,
+    /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node. Needs the
+    /// API server: without it nobody knows whose a pod is.
+    pub sticky_addresses: bool,
 }
 
 impl Default for Settings {
@@ -50,6 +53,7 @@ impl Default for Settings {
             host_table: 7700,
             rule_priority: 1000,
             rest_seconds: 60,
+            sticky_addresses: false,
         }
     }
 }

@@ -14,7 +14,8 @@
 //! - [`proxy`]: what kube-proxy's rules do, without Kubernetes;
 //! - [`agent`], [`manifests`], [`cni`], [`pod`], [`lab`]: the real binaries in this network;
 //! - [`programs`]: each eBPF program alone, with packets nobody would send;
-//! - [`bench`]: how fast addresses are, beside host-local, and what each program costs;
+//! - [`bench`]: how fast addresses are, beside host-local, and what each program costs; [`victim`]: a
+//!   process to kill while it takes addresses;
 //! - [`demo`]: every kind of traffic, as a table a person can read.
 //!
 //! Everything lives in namespaces held by file descriptors of this process: when it ends, however
@@ -42,5 +43,6 @@ pub mod snapshot;
 pub mod strict;
 pub mod tap;
 pub mod traffic;
+pub mod victim;
 pub mod vpc;
 pub mod workspace;

@@ -248,6 +248,7 @@ fn ip(info: &AddressInfo) -> String {
         }
     };
     say("pod", info.pod.clone());
+    say("uid", info.uid.clone());
     say("pool", info.pool.clone());
     say("since", info.since.map(ago));
     if let Some(owner) = &info.owner {
@@ -280,6 +281,8 @@ fn state(info: &AddressInfo) -> String {
             None => "is in use by a pod that cannot be looked at".to_owned(),
         },
         AddressState::Reserving => "is about to be given to a pod".to_owned(),
+        AddressState::Adopted => "is a running pod's, from before this agent".to_owned(),
+        AddressState::Waiting => "waits for its StatefulSet's pod".to_owned(),
         AddressState::Resting => format!("rests for {} s more", info.rests_for),
         AddressState::Free => "is free".to_owned(),
         AddressState::Reserved => "is kept free by a SpiderReservedIP".to_owned(),
@@ -311,7 +314,11 @@ fn released(released: &Released) -> String {
         released
             .pod
             .as_deref()
-            .unwrap_or(&released.owner.container_id),
+            .or(released
+                .owner
+                .as_ref()
+                .map(|owner| owner.container_id.as_str()))
+            .unwrap_or("an unknown pod"),
         if released.forced { " (forced)" } else { "" }
     )
 }

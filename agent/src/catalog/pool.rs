@@ -109,6 +109,18 @@ impl Pool {
 }
 
 impl Pool {
+    /// The pool as a node has it that may hand out only these addresses of it: of a pool that nodes
+    /// share, each leases some ranges.
+    #[must_use]
+    pub fn limited_to(&self, leased: &AddressSet) -> Self {
+        let common = |set: &AddressSet| set.without(&set.without(leased));
+        Self {
+            ranges: common(&self.ranges),
+            reserved: common(&self.reserved),
+            ..self.clone()
+        }
+    }
+
     /// Takes out what is reserved.
     pub(super) fn keep_free(&mut self, reserved: &[Reserved]) {
         for reserved in reserved {

@@ -68,6 +68,7 @@ pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Sub
     let plain = Subject {
         pod: Object::named(identity.name.clone()),
         namespace: Object::named(identity.namespace.clone()),
+        pod_uid: identity.uid.clone(),
         ..Subject::UNKNOWN
     };
     // Something that is no pod: the runtime's own client, by hand.

@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use super::{mirror::Mirror, object::Kind, saved, watches};
 use crate::{
     catalog::{self, Catalog, ObjectName},
-    pool::{Object, Subject},
+    pool::{Controller, Object, Subject},
 };
 
 /// How long a request waits for an object that the watch must be about to bring: the kubelet saw
@@ -220,6 +220,8 @@ impl Cluster {
             subject: Subject {
                 pod: subject(&pod),
                 namespace: subject(&namespace),
+                pod_uid: pod.metadata.uid.clone().unwrap_or_default(),
+                controller: controller(&pod),
                 node_labels: node.map(|node| node.metadata.labels.unwrap_or_default()),
             },
         })
@@ -279,6 +281,15 @@ fn is_pod(pod: &DynamicObject, uid: &str) -> bool {
     uid.is_empty()
         || pod.metadata.uid.as_deref() == Some(uid)
         || hash.is_some_and(|hash| hash == uid)
+}
+
+fn controller(pod: &DynamicObject) -> Option<Controller> {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    controllers.next().map(|owner| Controller {
+        kind: owner.kind.clone(),
+        name: owner.name.clone(),
+    })
 }
 
 fn subject(object: &DynamicObject) -> Object {

@@ -55,6 +55,13 @@ impl Clock {
         self.now()
             .saturating_sub(i64::try_from(age).unwrap_or(i64::MAX))
     }
+
+    /// The opposite: when the wall clock would have shown that moment.
+    pub(super) fn date_of(&self, moment: Moment) -> u64 {
+        let age = self.now().saturating_sub(moment);
+        self.unix_millis()
+            .saturating_sub(u64::try_from(age).unwrap_or(0))
+    }
 }
 
 pub(super) fn millis(duration: Duration) -> i64 {

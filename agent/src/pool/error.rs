@@ -1,6 +1,6 @@
 //! What can go wrong, told so that a person can act on it.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::Owner;
 use crate::catalog::{Family, NetworkRef};
@@ -25,6 +25,12 @@ pub enum PoolError {
         /// What is under way, as in "adding".
         doing: &'static str,
     },
+    /// A request for addresses that wait for a pod is being served. It is not waited for.
+    #[error("the addresses that wait for pod {0} are being changed; try again in a moment")]
+    ClaimBusy(String),
+    /// Addresses that cannot be a pod's.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
     /// The owner has no allocation.
     #[error("{owner} has no address here; add it first")]
     NotHeld {
@@ -42,6 +48,52 @@ pub enum PoolError {
     /// It could not be written down.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// An address that cannot be adopted for a pod.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "adopt {address} for pod {pod}: it {with}; see `ebbtidectl ip {address}`, and release one of the two"
+)]
+pub struct Conflict {
+    /// The pod, as `namespace/name`.
+    pub pod: String,
+    /// The address.
+    pub address: IpAddr,
+    /// What it is already, as a predicate.
+    pub with: String,
+}
+
+/// Addresses that this node cannot give back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InUse {
+    /// Pods have these, or wait for them.
+    pub held: Vec<IpAddr>,
+    /// These were released a moment ago: another node must not hand them out yet either.
+    pub resting: Vec<IpAddr>,
+}
+
+impl std::error::Error for InUse {}
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = (self.held.iter().chain(&self.resting))
+            .take(5)
+            .map(ToString::to_string)
+            .collect();
+        let (held, resting) = (self.held.len(), self.resting.len());
+        let more = if held + resting > all.len() {
+            "..."
+        } else {
+            ""
+        };
+        write!(
+            f,
+            "{held} of these addresses are in use and {resting} rest ({}{more}); give back others, or \
+             try again when they are free",
+            all.join(", ")
+        )
+    }
 }
 
 /// An annotation that cannot be followed.
@@ -212,7 +264,7 @@ pub struct StoreError {
     /// The store's file.
     pub path: PathBuf,
     /// What the store or the disk said.
-    pub source: Arc<redb::Error>,
+    pub source: Arc<io::Error>,
 }
 
 /// The store cannot be opened.

@@ -8,14 +8,14 @@
 //! Nothing here knows of links or pods: an allocation carries an opaque `record` for its owner.
 //!
 //! Inside: `select` is pure; `state` is the truth in memory behind one lock that is never held
-//! while waiting; `writer` is one thread that gathers all waiting changes into one transaction.
+//! while waiting; `writer` is one thread that gathers all waiting changes into one batch of the journal (`store`).
 
 mod annotations;
+mod claim;
 mod clock;
-mod codec;
 mod error;
 mod history;
-mod integrity;
+mod own_rest;
 mod picker;
 mod pools;
 mod record;
@@ -25,16 +25,17 @@ mod store;
 mod subject;
 mod types;
 mod usage;
-mod witness;
 mod writer;
 
+pub use claim::{Claim, ClaimKey, PodRef, Reason, Replicas, is_expected, ordinal};
 pub use error::{
-    BadAnnotation, Full, FullPool, NoAddress, OpenError, PassedOver, PoolError, StoreError,
+    BadAnnotation, Conflict, Full, FullPool, InUse, NoAddress, OpenError, PassedOver, PoolError,
+    StoreError,
 };
 pub use history::Past;
-pub use pools::{Grant, Options, Pools, Reserved};
+pub use pools::{Adopt, Assignment, Grant, Options, Pools, Reserved, Snapshot};
 pub use record::Record;
-pub use subject::{Object, Subject};
+pub use subject::{Controller, Object, Subject};
 pub use types::{Allocation, Assigned, Families, Owner, Request, Source, Standing};
 pub use usage::PoolUsage;
 

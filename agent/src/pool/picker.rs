@@ -11,18 +11,26 @@ use std::{
     sync::Arc,
 };
 
-use super::{Owner, clock::Moment};
+use super::{Claim, Owner, clock::Moment};
 use crate::catalog::AddressSet;
 
 /// With this many released addresses the longest-rested goes before one that was never used, so that
 /// a pool of 2^64 does not fill the disk with the memory of its released addresses.
 const FRESH_LIMIT: usize = 1 << 16;
 
+/// Who has an address.
+#[derive(Debug, Clone)]
+pub(super) enum Holder {
+    Owner(Arc<Owner>),
+    /// Nobody yet: it waits for a pod.
+    Claim(Arc<Claim>),
+}
+
 /// What is true of addresses, over all pools.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
-    /// Reserved or allocated.
-    pub(super) held: BTreeMap<IpAddr, Arc<Owner>>,
+    /// Reserved, allocated or waiting.
+    pub(super) held: BTreeMap<IpAddr, Holder>,
     /// Not held, and released at this moment. Addresses in neither map were never used.
     pub(super) released: BTreeMap<IpAddr, Moment>,
 }

@@ -132,6 +132,7 @@ fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
         pod,
         namespace,
         node_labels,
+        ..
     } = request.subject;
     let wanted = &pool.affinities;
     if !pool.node_names.is_empty() {

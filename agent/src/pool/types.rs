@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, Subject};
+use super::{Claim, PodRef, Record, Subject};
 use crate::catalog::{Catalog, Family, Network, ObjectName, Route};
 
 /// Who has an address: one CNI attachment.
@@ -44,16 +44,20 @@ pub struct Assigned {
 }
 
 /// Addresses that an owner has, written on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allocation {
     /// Who has them.
     pub owner: Owner,
+    /// The pod whose sandbox that is; none where there is no Kubernetes.
+    pub pod: Option<PodRef>,
     /// At most one of each family, IPv4 first.
     pub assigned: Vec<Assigned>,
     /// What the owner wants to be remembered with them.
     pub record: Record,
     /// When they were assigned: seconds since 1970 by the wall clock.
     pub since: u64,
+    /// Whether they wait for the pod's next sandbox when this one is gone.
+    pub sticky: bool,
 }
 
 /// What is known of one address on this node.
@@ -63,6 +67,8 @@ pub struct Standing {
     pub holder: Option<Owner>,
     /// What that owner has on disk; none while its first request is under way.
     pub allocation: Option<Allocation>,
+    /// For whom it waits, if no sandbox has it.
+    pub claim: Option<Claim>,
     /// When it was released, if nobody has had it since: seconds since 1970.
     pub released_at: Option<u64>,
     /// In how many milliseconds it may be handed out again; 0 if it does not rest.

@@ -1,32 +1,31 @@
 //! The one thread that writes: group commit.
 //!
-//! While one fsync runs, requests gather; the next transaction takes them all. The thread, not the
+//! While one fsync runs, requests gather; the next batch takes them all. The thread, not the
 //! waiting future, tells the memory what became durable, so a caller that gave up changes nothing.
 
 use std::{
-    collections::HashMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
-    Allocation, Owner, StoreError,
-    clock::Clock,
-    state::{State, Taken},
-    store::{Change, Store},
+    Allocation, Claim, StoreError,
+    clock::{Clock, Moment},
+    state::{Ending, State, Taken},
+    store::{Change, Journal, encode},
 };
 
-/// Bounds a transaction, so that the first of a crowd does not wait for a long one.
+/// Bounds a batch, so that the first of a crowd does not wait for a long one.
 const BATCH: usize = 512;
 
 /// The longest wait for requests that are expected to come.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-pub(super) type Reply = Result<Arc<Allocation>, StoreError>;
+pub(super) type Reply = Result<(), StoreError>;
 
 pub(super) struct Job {
     pub(super) what: What,
@@ -37,20 +36,35 @@ pub(super) enum What {
     Add {
         allocation: Arc<Allocation>,
         taken: Vec<Taken>,
+        claim: Option<Ending>,
         /// The allocation as it goes to disk.
-        value: Arc<[u8]>,
+        line: Vec<u8>,
     },
     Update {
         old: Arc<Allocation>,
         new: Arc<Allocation>,
         /// `new` as it goes to disk.
-        value: Arc<[u8]>,
+        line: Vec<u8>,
     },
     Remove {
         allocation: Arc<Allocation>,
-        /// Whether its addresses rest.
-        rest: bool,
+        then: Then,
     },
+    Adopt {
+        claim: Arc<Claim>,
+        taken: Vec<Taken>,
+    },
+    EndClaim(Arc<Claim>),
+}
+
+/// What becomes of released addresses.
+pub(super) enum Then {
+    /// They rest.
+    Rest,
+    /// They are free at once: nobody has seen them.
+    Free,
+    /// They wait for their pod.
+    Wait(Arc<Claim>),
 }
 
 pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -59,16 +73,18 @@ pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 pub(super) fn spawn(
-    store: Store,
+    journal: Journal,
     state: Arc<Mutex<State>>,
     clock: Clock,
+    changes: watch::Sender<u64>,
     jobs: mpsc::Receiver<Job>,
 ) -> io::Result<JoinHandle<()>> {
     let mut writer = Writer {
-        store,
+        journal,
         state,
         clock,
-        amends: HashMap::new(),
+        changes,
+        lines: Vec::new(),
     };
     thread::Builder::new()
         .name("pool-writer".into())
@@ -87,7 +103,7 @@ pub(super) fn spawn(
 /// How many seem to ask at the same time, and how long one write takes.
 ///
 /// Those whose requests were just answered come back one after the other. Without waiting for them
-/// the first would have a transaction and an fsync of its own, and all others would wait for that.
+/// the first would have an fsync of its own, and all others would wait for that.
 #[derive(Debug, Default)]
 struct Crowd {
     size: usize,
@@ -121,118 +137,118 @@ impl Crowd {
 }
 
 struct Writer {
-    store: Store,
+    journal: Journal,
     state: Arc<Mutex<State>>,
     clock: Clock,
-    /// Undoes what a failed transaction may have left on disk all the same; part of each later one until
-    /// one succeeds. So no address can be written for a new owner while the disk may still name
-    /// the one who was told that it failed.
-    amends: HashMap<Owner, Change>,
+    /// Counts the changes that became durable.
+    changes: watch::Sender<u64>,
+    lines: Vec<u8>,
 }
 
 impl Writer {
     fn write(&mut self, batch: Vec<Job>) {
-        let now = self.clock.unix_millis();
-        let changes: Vec<Change> = batch.iter().map(|job| job.what.change(now)).collect();
-        let all: Vec<&Change> = self.amends.values().chain(&changes).collect();
-        match self.store.apply(&all) {
-            Ok(()) => {
-                self.amends.clear();
-                let moment = self.clock.now();
-                let mut state = lock(&self.state);
-                for job in &batch {
-                    match &job.what {
-                        What::Add { allocation, .. }
-                        | What::Update {
-                            new: allocation, ..
-                        } => state.hold(allocation),
-                        What::Remove { allocation, rest } => {
-                            state.forget(allocation, rest.then_some(moment), now / 1000);
-                        }
-                    }
-                }
-                drop(state);
-                for job in batch {
-                    // Nobody may be waiting any more; what happened stays.
-                    let _ = job.reply.send(Ok(job.what.into_allocation()));
-                }
-            }
+        let date = self.clock.unix_millis();
+        let encoded = batch
+            .iter()
+            .try_for_each(|job| job.what.encode(&mut self.lines, date));
+        let result = match encoded {
+            Ok(()) => self.journal.append(&mut self.lines),
             Err(error) => {
-                tracing::error!(%error, requests = batch.len(), "addresses could not be written down");
-                self.amends.extend(
-                    batch
-                        .iter()
-                        .map(|job| (job.what.owner().clone(), job.what.undo())),
-                );
-                let mut state = lock(&self.state);
-                for job in &batch {
-                    match &job.what {
-                        What::Add {
-                            allocation, taken, ..
-                        } => state.abandon(&allocation.owner, taken),
-                        What::Update {
-                            old: allocation, ..
-                        }
-                        | What::Remove { allocation, .. } => state.hold(allocation),
-                    }
-                }
-                drop(state);
-                for job in batch {
-                    let _ = job.reply.send(Err(error.clone()));
-                }
+                self.lines.clear();
+                Err(self.journal.failed(error.into()))
+            }
+        };
+        if let Err(error) = &result {
+            tracing::error!(%error, requests = batch.len(), "addresses could not be written down");
+        }
+        let moment = self.clock.now();
+        let mut state = lock(&self.state);
+        for job in &batch {
+            match &result {
+                Ok(()) => job.what.done(&mut state, moment, date / 1000),
+                Err(_) => job.what.undo(&mut state),
+            }
+        }
+        if result.is_ok() {
+            // Under the lock: a snapshot and its number belong together.
+            self.changes
+                .send_modify(|changes| *changes += batch.len() as u64);
+        }
+        drop(state);
+        for job in batch {
+            // Nobody may be waiting any more; what happened stays.
+            let _ = job.reply.send(result.clone());
+        }
+        if self.journal.is_long() {
+            let contents = lock(&self.state).durable(&self.clock);
+            if let Err(error) = self.journal.rewrite(&contents) {
+                tracing::warn!(%error, "the journal could not begin anew and grows on");
             }
         }
     }
 }
 
 impl What {
-    fn change(&self, unix_millis: u64) -> Change {
+    /// Adds its lines; `date` is in milliseconds since 1970.
+    fn encode(&self, lines: &mut Vec<u8>, date: u64) -> serde_json::Result<()> {
         match self {
-            Self::Add {
-                allocation, value, ..
+            Self::Add { claim, line, .. } => {
+                if let Some(Ending { claim, is_met }) = claim {
+                    let released = (!is_met).then_some(date);
+                    encode(lines, Change::Unclaim(claim, released))?;
+                }
+                lines.extend_from_slice(line);
+                Ok(())
             }
-            | Self::Update {
-                new: allocation,
-                value,
-                ..
-            } => Change::Put(Arc::clone(allocation), Some(Arc::clone(value))),
-            Self::Remove { allocation, rest } => Change::Remove {
-                allocation: Arc::clone(allocation),
-                released_at: rest.then_some(unix_millis),
-            },
+            Self::Update { line, .. } => {
+                lines.extend_from_slice(line);
+                Ok(())
+            }
+            Self::Remove { allocation, then } => {
+                let released = matches!(then, Then::Rest).then_some(date);
+                encode(lines, Change::Remove(&allocation.owner, released))?;
+                match then {
+                    Then::Wait(claim) => encode(lines, Change::Claim(claim)),
+                    Then::Rest | Then::Free => Ok(()),
+                }
+            }
+            Self::Adopt { claim, .. } => encode(lines, Change::Claim(claim)),
+            Self::EndClaim(claim) => encode(lines, Change::Unclaim(claim, Some(date))),
         }
     }
 
-    fn undo(&self) -> Change {
+    /// It is on disk.
+    fn done(&self, state: &mut State, moment: Moment, unix_seconds: u64) {
         match self {
-            Self::Add { allocation, .. } => Change::Remove {
-                allocation: Arc::clone(allocation),
-                released_at: None,
+            Self::Add {
+                allocation, claim, ..
+            } => state.add(allocation, claim.as_ref(), moment),
+            Self::Update { new, .. } => state.hold(new),
+            Self::Remove { allocation, then } => match then {
+                Then::Rest => state.forget(allocation, Some(moment), unix_seconds),
+                Then::Free => state.forget(allocation, None, unix_seconds),
+                Then::Wait(claim) => state.turn(allocation, claim, unix_seconds),
             },
+            Self::Adopt { claim, .. } => state.keep(claim),
+            Self::EndClaim(claim) => state.end(claim, moment),
+        }
+    }
+
+    /// It is not on disk, or at least nobody may count on it.
+    fn undo(&self, state: &mut State) {
+        match self {
+            Self::Add {
+                allocation,
+                taken,
+                claim,
+                ..
+            } => state.abandon(&allocation.owner, taken, claim.as_ref()),
             Self::Update {
                 old: allocation, ..
             }
-            | Self::Remove { allocation, .. } => Change::Put(Arc::clone(allocation), None),
-        }
-    }
-
-    fn owner(&self) -> &Owner {
-        match self {
-            Self::Add { allocation, .. }
-            | Self::Update {
-                new: allocation, ..
-            }
-            | Self::Remove { allocation, .. } => &allocation.owner,
-        }
-    }
-
-    fn into_allocation(self) -> Arc<Allocation> {
-        match self {
-            Self::Add { allocation, .. }
-            | Self::Update {
-                new: allocation, ..
-            }
-            | Self::Remove { allocation, .. } => allocation,
+            | Self::Remove { allocation, .. } => state.hold(allocation),
+            Self::Adopt { claim, taken } => state.disown(claim, taken),
+            Self::EndClaim(claim) => state.set_busy(claim, false),
         }
     }
 }

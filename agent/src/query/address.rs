@@ -8,7 +8,7 @@ use crate::{
     agent::Agent,
     catalog::Pool,
     netlink::netns::Evidence,
-    pool::{Owner, Past},
+    pool::{Claim, Owner, Past, Reason},
 };
 
 /// Where an address stands.
@@ -19,6 +19,10 @@ pub enum AddressState {
     Held,
     /// A pod is about to have it.
     Reserving,
+    /// A running pod has it from another agent; its sandbox is not known here.
+    Adopted,
+    /// It waits for the next sandbox of a StatefulSet's pod.
+    Waiting,
     /// It was released a moment ago.
     Resting,
     /// It can be handed out.
@@ -45,6 +49,8 @@ pub struct AddressInfo {
     pub pool: Option<String>,
     /// The pod, as `namespace/name` or its container ID.
     pub pod: Option<String>,
+    /// The pod's uid, if it is known.
+    pub uid: Option<String>,
     /// Who has it.
     pub owner: Option<Owner>,
     /// Since when: seconds since 1970.
@@ -67,8 +73,8 @@ pub struct Released {
     pub addresses: Vec<IpAddr>,
     /// The pod, if its record could be read.
     pub pod: Option<String>,
-    /// Whose they were.
-    pub owner: Owner,
+    /// Whose they were; none if they waited for a pod.
+    pub owner: Option<Owner>,
     /// Whether that was done although the pod was alive, or may have been.
     pub forced: bool,
 }
@@ -77,16 +83,24 @@ pub(super) fn look(agent: &Agent, address: IpAddr) -> AddressInfo {
     let standing = agent.pools.look(address);
     let catalog = agent.catalog();
     let (belongs, place) = place(catalog.pools(), address);
-    let state = match (&standing.holder, &standing.allocation) {
-        (Some(_), Some(_)) => AddressState::Held,
-        (Some(_), None) => AddressState::Reserving,
-        (None, _) if standing.rests_for > 0 => AddressState::Resting,
-        (None, _) => place,
+    let state = match (&standing.holder, &standing.allocation, &standing.claim) {
+        (Some(_), Some(_), _) => AddressState::Held,
+        (Some(_), None, _) => AddressState::Reserving,
+        (None, _, Some(claim)) => match claim.reason {
+            Reason::Adopted => AddressState::Adopted,
+            Reason::Sticky => AddressState::Waiting,
+        },
+        (None, _, None) if standing.rests_for > 0 => AddressState::Resting,
+        (None, _, None) => place,
     };
-    let assigned = standing.allocation.as_ref().and_then(|allocation| {
-        let mut all = allocation.assigned.iter();
-        all.find(|assigned| assigned.address == address)
-    });
+    let held = standing.allocation.iter().flat_map(|each| &each.assigned);
+    let waits = standing.claim.iter().flat_map(|each| &each.assigned);
+    let assigned = held.chain(waits).find(|each| each.address == address);
+    let pod = standing
+        .allocation
+        .as_ref()
+        .and_then(|each| each.pod.as_ref());
+    let pod = pod.or(standing.claim.as_ref().map(|claim| &claim.pod));
     let net = standing
         .holder
         .as_ref()
@@ -95,8 +109,16 @@ pub(super) fn look(agent: &Agent, address: IpAddr) -> AddressInfo {
         address,
         state,
         pool: assigned.map(|assigned| assigned.pool.clone()).or(belongs),
-        pod: net.as_ref().map(|net| net.pod.clone()),
-        since: standing.allocation.as_ref().map(|each| each.since),
+        pod: net
+            .as_ref()
+            .map(|net| net.pod.clone())
+            .or(pod.map(ToString::to_string)),
+        uid: pod.map(|pod| pod.uid.clone()).filter(|uid| !uid.is_empty()),
+        since: standing
+            .allocation
+            .as_ref()
+            .map(|each| each.since)
+            .or(standing.claim.as_ref().map(|claim| claim.since)),
         owner: standing.holder,
         released_at: standing.released_at,
         rests_for: standing.rests_for.div_ceil(1000),
@@ -140,7 +162,11 @@ pub(super) async fn release(
     address: IpAddr,
     force: bool,
 ) -> Result<Released, String> {
-    let Some(owner) = agent.pools.look(address).holder else {
+    let standing = agent.pools.look(address);
+    if let Some(claim) = standing.claim {
+        return end_claim(agent, address, claim, force).await;
+    }
+    let Some(owner) = standing.holder else {
         return Err(format!(
             "{address} is not in use on this node; `ebbtidectl ip {address}` tells more"
         ));
@@ -174,10 +200,13 @@ pub(super) async fn release(
         ));
     }
     let done = match &net {
-        Some(net) => agent.detach(&owner, net).await.map_err(|e| e.to_string()),
+        Some(net) => agent
+            .detach_for_good(&owner, net)
+            .await
+            .map_err(|e| e.to_string()),
         None => agent
             .pools
-            .release(&owner)
+            .release_for_good(&owner)
             .await
             .map(drop)
             .map_err(|e| e.to_string()),
@@ -191,8 +220,38 @@ pub(super) async fn release(
             .map(|each| each.address)
             .collect(),
         pod: net.map(|net| net.pod.clone()),
-        owner,
+        owner: Some(owner),
         forced: gone.is_err(),
+    })
+}
+
+/// Lets an address go that waits for a pod.
+async fn end_claim(
+    agent: &Agent,
+    address: IpAddr,
+    claim: Claim,
+    force: bool,
+) -> Result<Released, String> {
+    // No sandbox has a sticky one. Of an adopted one nothing but the API server knows more.
+    let forced = claim.reason == Reason::Adopted;
+    if forced && !force {
+        return Err(format!(
+            "{address} was adopted for pod {}, which may be running; delete the pod, or use --force \
+             if it is gone",
+            claim.pod
+        ));
+    }
+    let ended = agent.pools.end_claim(&claim.key()).await;
+    let ended = ended.map_err(|e| format!("release {address} of pod {}: {e}", claim.pod))?;
+    let Some(claim) = ended else {
+        return Err(format!("{address} changed hands just now; look again"));
+    };
+    tracing::info!(pod = %claim.pod, %address, forced, "released by ebbtidectl");
+    Ok(Released {
+        addresses: claim.assigned.iter().map(|each| each.address).collect(),
+        pod: Some(claim.pod.to_string()),
+        owner: None,
+        forced,
     })
 }
 

@@ -25,6 +25,7 @@ fn subject(pod: &str, namespace: &str, namespace_labels: &str, node: &str) -> Su
             ..Object::named(namespace)
         },
         node_labels: labels(node),
+        ..Subject::UNKNOWN
     }
 }
 

@@ -22,7 +22,7 @@ fn subject(pod: &[(&str, &str)], namespace: &[(&str, &str)]) -> Subject {
     Subject {
         pod: object("web-0", pod),
         namespace: object("shop", namespace),
-        node_labels: None,
+        ..Subject::UNKNOWN
     }
 }
 

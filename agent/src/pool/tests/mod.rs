@@ -10,12 +10,15 @@ use std::{
 
 use serde_json::json;
 
-use super::{clock::Clock, store::Store, *};
+use super::{clock::Clock, store, *};
 use crate::catalog::Catalog;
 
 mod affinity;
 mod allocation;
 mod annotations;
+mod claims;
+mod damage;
+mod disk;
 mod durability;
 mod faults;
 mod model;
@@ -54,6 +57,7 @@ struct Lab {
     dir: tempfile::TempDir,
     clock: Arc<AtomicU64>,
     rest: Duration,
+    sticky: bool,
 }
 
 impl Lab {
@@ -66,6 +70,7 @@ impl Lab {
             dir,
             clock: Arc::new(AtomicU64::new(1_700_000_000_000)),
             rest: Duration::from_secs(60),
+            sticky: false,
         }
     }
 
@@ -74,15 +79,16 @@ impl Lab {
     }
 
     fn open(&self) -> Pools {
-        let (store, contents) = Store::open(self.dir.path()).unwrap();
-        Pools::start(
-            store,
-            contents,
-            &Options { rest: self.rest },
-            self.clock(),
-            self.dir.path(),
-        )
-        .unwrap()
+        let (journal, contents) = store::open(self.dir.path()).unwrap();
+        let path = self.dir.path();
+        Pools::start(journal, contents, &self.options(), self.clock(), path).unwrap()
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            rest: self.rest,
+            sticky: self.sticky,
+        }
     }
 
     fn pass(&self, seconds: u64) {

@@ -43,6 +43,14 @@ enum Step {
         owner: u8,
         record: u8,
     },
+    /// The first pool's address of this index is the owner's pod's already.
+    Adopt {
+        owner: u8,
+        index: u8,
+    },
+    EndClaim {
+        owner: u8,
+    },
     Restart,
     Pass {
         seconds: u64,
@@ -59,7 +67,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (prop::collection::btree_set(owner.clone(), 1..6), any::<bool>())
             .prop_map(|(owners, keep)| Step::Crowd { owners, keep }),
         5 => owner.clone().prop_map(|owner| Step::Release { owner }),
-        1 => (owner, any::<u8>()).prop_map(|(owner, record)| Step::Update { owner, record }),
+        1 => (owner.clone(), any::<u8>()).prop_map(|(owner, record)| Step::Update { owner, record }),
+        1 => (owner.clone(), 0u8..6).prop_map(|(owner, index)| Step::Adopt { owner, index }),
+        1 => owner.prop_map(|owner| Step::EndClaim { owner }),
         1 => Just(Step::Restart),
         3 => (1u64..50).prop_map(|seconds| Step::Pass { seconds }),
         1 => (0..CATALOGS.len()).prop_map(|index| Step::Catalog { index }),
@@ -73,15 +83,57 @@ struct Reference {
     /// Reserved, not committed.
     open: BTreeSet<IpAddr>,
     released: BTreeMap<IpAddr, u64>,
+    /// What waits for the owner's pod.
+    claims: BTreeMap<String, Vec<IpAddr>>,
+    /// Released by this owner, and not taken since. Forgotten at a restart.
+    own: BTreeMap<IpAddr, String>,
+}
+
+/// Every third pod is a StatefulSet's.
+fn is_stateful(container: &str) -> bool {
+    container.parse::<u8>().unwrap().is_multiple_of(3)
+}
+
+fn subject(container: &str) -> Subject {
+    Subject {
+        pod: Object::named(format!("web-{container}")),
+        namespace: Object::named("shop"),
+        pod_uid: format!("uid-{container}"),
+        controller: is_stateful(container).then(|| Controller {
+            kind: "StatefulSet".into(),
+            name: "web".into(),
+        }),
+        ..Subject::UNKNOWN
+    }
 }
 
 impl Reference {
     fn is_taken(&self, address: IpAddr) -> bool {
-        self.open.contains(&address) || self.held.values().any(|(held, _)| held.contains(&address))
+        let mut all = self
+            .held
+            .values()
+            .map(|(held, _)| held)
+            .chain(self.claims.values());
+        self.open.contains(&address) || all.any(|held| held.contains(&address))
+    }
+
+    /// What waits for the pod, if it is of this catalog's pools, one of each family.
+    fn waiting(&self, container: &str, catalog: &Catalog) -> Option<Vec<IpAddr>> {
+        let claim = self.claims.get(container)?;
+        let families: BTreeSet<Family> = catalog.pools().iter().map(|pool| pool.family).collect();
+        let claimed = claim.iter().map(|address| Family::of(*address)).collect();
+        let is_there = |address: &IpAddr| {
+            let mut pools = catalog.pools().iter();
+            pools.any(|pool| pool.ranges.contains(*address))
+        };
+        (families == claimed && claim.iter().all(is_there)).then(|| claim.clone())
     }
 
     /// The addresses that an ADD must get, or none if some family is full.
-    fn expected(&self, catalog: &Catalog, now: u64) -> Option<Vec<IpAddr>> {
+    fn expected(&self, container: &str, catalog: &Catalog, now: u64) -> Option<Vec<IpAddr>> {
+        if let Some(waiting) = self.waiting(container, catalog) {
+            return Some(waiting);
+        }
         let families: BTreeSet<Family> = catalog.pools().iter().map(|pool| pool.family).collect();
         let pick = |family: &Family| {
             let mut pools: Vec<_> = catalog
@@ -90,6 +142,12 @@ impl Reference {
                 .filter(|pool| pool.family == *family)
                 .collect();
             pools.sort_by_key(|pool| &pool.name);
+            let own = self.own.iter().find(|(address, owner)| {
+                *owner == container && pools.iter().any(|pool| pool.ranges.contains(**address))
+            });
+            if let Some((address, _)) = own {
+                return Some(*address);
+            }
             pools.into_iter().find_map(|pool| {
                 // No history uses more than this many of a pool.
                 let all = (0..200).map_while(|index| pool.ranges.get(index));
@@ -128,7 +186,12 @@ impl Run {
     /// Reserves as the reference says it must come out; a grant if there is something to commit.
     fn reserve(&mut self, number: u8) -> Result<Option<Grant>, TestCaseError> {
         let container = number.to_string();
-        let reserved = reserve(self.pools(), &self.catalog, &container);
+        let (owner, subject) = (owner(&container), subject(&container));
+        let request = Request {
+            subject: &subject,
+            ..Request::new(&owner, "node", &self.catalog)
+        };
+        let reserved = self.pools().reserve(&request);
         if let Some((held, _)) = self.reference.held.get(&container) {
             let Ok(Reserved::Existing(allocation)) = reserved else {
                 return Err(TestCaseError::fail(format!(
@@ -138,9 +201,15 @@ impl Run {
             prop_assert_eq!(&addresses(&allocation.assigned), held);
             return Ok(None);
         }
-        match (reserved, self.reference.expected(&self.catalog, self.now())) {
+        let expected = self
+            .reference
+            .expected(&container, &self.catalog, self.now());
+        match (reserved, expected) {
             (Ok(Reserved::New(grant)), Some(expected)) => {
                 prop_assert_eq!(&addresses(grant.assigned()), &expected);
+                self.reference
+                    .own
+                    .retain(|address, _| !expected.contains(address));
                 self.reference.open.extend(expected);
                 Ok(Some(grant))
             }
@@ -151,6 +220,40 @@ impl Run {
         }
     }
 
+    fn adopt(&mut self, container: &str, index: u8) -> Result<(), TestCaseError> {
+        let pool = &self.catalog.pools()[0];
+        let Some(address) = pool.ranges.get(index.into()) else {
+            return Ok(());
+        };
+        let subject = subject(container);
+        let pod = PodRef {
+            namespace: "shop".into(),
+            name: subject.pod.name,
+            uid: subject.pod_uid,
+        };
+        let wish = Adopt {
+            pod: &pod,
+            interface: "eth0",
+            addresses: &[(&pool.name, address)],
+        };
+        let found = wait(self.pools().adopt(&wish, &self.catalog)).ok();
+        let reference = &mut self.reference;
+        let held = reference.held.get(container);
+        let expected = match reference.claims.get(container) {
+            Some(claim) if claim.contains(&address) => Some(false),
+            _ if held.is_some_and(|(held, _)| held.contains(&address)) => Some(false),
+            Some(_) => None,
+            None => (!reference.is_taken(address)).then_some(true),
+        };
+        prop_assert_eq!(found, expected, "{} {}", container, address);
+        if expected == Some(true) {
+            reference.released.remove(&address);
+            reference.own.remove(&address);
+            reference.claims.insert(container.to_owned(), vec![address]);
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, grant: Grant, keep: bool) {
         let held = addresses(grant.assigned());
         for address in &held {
@@ -159,6 +262,11 @@ impl Run {
         if keep {
             let container = grant.owner().container_id.clone();
             wait(grant.commit(json!(0))).unwrap();
+            let now = self.now();
+            if let Some(claim) = self.reference.claims.remove(&container) {
+                let released = claim.into_iter().map(|address| (address, now));
+                self.reference.released.extend(released);
+            }
             for address in &held {
                 self.reference.released.remove(address);
             }
@@ -188,10 +296,18 @@ impl Run {
                     .map(|allocation| addresses(&allocation.assigned));
                 let held = self.reference.held.remove(&container).map(|(held, _)| held);
                 prop_assert_eq!(&released, &held);
-                let now = self.now();
-                self.reference
-                    .released
-                    .extend(held.into_iter().flatten().map(|address| (address, now)));
+                let waits = is_stateful(&container);
+                match held {
+                    Some(held) if waits && !self.reference.claims.contains_key(&container) => {
+                        self.reference.claims.insert(container, held);
+                    }
+                    held => {
+                        for address in held.into_iter().flatten() {
+                            self.reference.released.insert(address, self.now());
+                            self.reference.own.insert(address, container.clone());
+                        }
+                    }
+                }
             }
             Step::Update {
                 owner: number,
@@ -207,7 +323,27 @@ impl Run {
                     *kept = *record;
                 }
             }
+            Step::Adopt {
+                owner: number,
+                index,
+            } => self.adopt(&number.to_string(), *index)?,
+            Step::EndClaim { owner: number } => {
+                let container = number.to_string();
+                let key = ClaimKey {
+                    namespace: "shop".into(),
+                    name: format!("web-{container}"),
+                    interface: "eth0".into(),
+                };
+                let ended = wait(self.pools().end_claim(&key)).unwrap();
+                let ended = ended.map(|claim| addresses(&claim.assigned));
+                let claim = self.reference.claims.remove(&container);
+                prop_assert_eq!(&ended, &claim);
+                for address in claim.into_iter().flatten() {
+                    self.reference.released.insert(address, self.now());
+                }
+            }
             Step::Restart => {
+                self.reference.own.clear();
                 self.pools = None;
                 self.pools = Some(self.lab.open());
             }
@@ -228,7 +364,18 @@ impl Run {
             })
             .collect();
         prop_assert_eq!(&listed, &self.reference.held);
-        let all: Vec<IpAddr> = listed.values().flat_map(|(held, _)| held.clone()).collect();
+        let claims: BTreeMap<String, Vec<IpAddr>> = self
+            .pools()
+            .claims()
+            .into_iter()
+            .map(|claim| {
+                let number = claim.pod.name.trim_start_matches("web-").to_owned();
+                (number, addresses(&claim.assigned))
+            })
+            .collect();
+        prop_assert_eq!(&claims, &self.reference.claims);
+        let held = listed.values().map(|(held, _)| held);
+        let all: Vec<IpAddr> = held.chain(claims.values()).flatten().copied().collect();
         prop_assert_eq!(
             all.iter().collect::<BTreeSet<_>>().len(),
             all.len(),
@@ -259,7 +406,7 @@ proptest! {
 
     #[test]
     fn any_history_comes_out_as_the_reference_says(steps in prop::collection::vec(step(), 1..80)) {
-        let lab = Lab::new();
+        let lab = Lab { sticky: true, ..Lab::new() };
         let pools = Some(lab.open());
         let mut run = Run { lab, pools, catalog: catalog(CATALOGS[0]), reference: Reference::default() };
         for step in &steps {

@@ -1,113 +1,10 @@
-//! The power goes: what was written since the last sync is on the disk in part, sector by sector.
+//! The power goes: what was written since the last sync is on the disk in part, sector by sector, and
+//! files may have the names they had before.
 
-use std::{
-    io,
-    sync::{Mutex, MutexGuard},
-};
-
-use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use redb::{Database, DatabaseError, StorageBackend};
 
-use super::*;
-
-/// What a disk writes whole or not at all.
-const SECTOR: usize = 512;
-
-#[derive(Debug)]
-enum Unsynced {
-    Length(usize),
-    Sector(usize, Vec<u8>),
-}
-
-#[derive(Debug, Default)]
-struct Content {
-    /// What a read gives: the page cache.
-    cached: Vec<u8>,
-    /// What is there for certain when the power comes back.
-    synced: Vec<u8>,
-    /// What may be there, in the order in which it was written.
-    unsynced: Vec<Unsynced>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Disk(Arc<Mutex<Content>>);
-
-fn put(image: &mut [u8], offset: usize, data: &[u8]) {
-    // Beyond the end: the file was never made longer, as far as the disk knows.
-    if let Some(place) = image.get_mut(offset..offset + data.len()) {
-        place.copy_from_slice(data);
-    }
-}
-
-impl Disk {
-    fn content(&self) -> MutexGuard<'_, Content> {
-        self.0.lock().unwrap()
-    }
-
-    /// One of the images that a power failure at this moment can leave.
-    fn after_power_failure(&self, random: &mut TestRng) -> Vec<u8> {
-        let content = self.content();
-        let mut image = content.synced.clone();
-        for change in &content.unsynced {
-            if random.next_u32().is_multiple_of(2) {
-                continue;
-            }
-            match change {
-                Unsynced::Length(length) => image.resize(*length, 0),
-                Unsynced::Sector(offset, data) => put(&mut image, *offset, data),
-            }
-        }
-        image
-    }
-
-    fn open(&self, lab: &Lab) -> Pools {
-        let disk = self.clone();
-        let create = move || {
-            Database::builder().create_with_backend(disk.clone()) as Result<_, DatabaseError>
-        };
-        let (store, contents) = Store::open_with("disk".into(), Box::new(create)).unwrap();
-        let options = Options { rest: lab.rest };
-        Pools::start(store, contents, &options, lab.clock(), Path::new("disk")).unwrap()
-    }
-}
-
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.content().cached.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let offset = offset as usize;
-        out.copy_from_slice(&self.content().cached[offset..offset + out.len()]);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut content = self.content();
-        content.cached.resize(len as usize, 0);
-        content.unsynced.push(Unsynced::Length(len as usize));
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut content = self.content();
-        content.synced = content.cached.clone();
-        content.unsynced.clear();
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut content = self.content();
-        put(&mut content.cached, offset as usize, data);
-        let sectors = data.chunks(SECTOR).enumerate();
-        let sectors = sectors.map(|(number, sector)| {
-            Unsynced::Sector(offset as usize + number * SECTOR, sector.to_vec())
-        });
-        content.unsynced.extend(sectors);
-        Ok(())
-    }
-}
+use super::{disk::Disk, *};
+use crate::pool::store::{Change, encode};
 
 /// Also after an fsync that was left out anywhere: then an acknowledged address would be missing.
 #[test]
@@ -116,37 +13,81 @@ fn what_was_acknowledged_outlives_a_power_failure_at_any_moment() {
     let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let (disk, lab) = (Disk::default(), Lab::new());
     let pools = disk.open(&lab);
-    let mut unsynced = 0;
-    for number in 0..40 {
+    let (mut unsynced, mut whole) = (0, 0);
+    for number in 0..60usize {
         add(&pools, &catalog, &number.to_string());
         if number % 3 == 0 {
             release(&pools, &number.to_string());
         }
         let acknowledged = pools.list();
-        // The next request is under way: the writer is somewhere in the middle of it.
-        let next = grant(&pools, &catalog, "next");
-        let commit = thread_commit(next);
-        for _ in 0..8 {
-            unsynced += usize::from(!disk.content().unsynced.is_empty());
-            let image = disk.after_power_failure(&mut random);
-            let after = Lab::new();
-            std::fs::write(after.dir.path().join("pool.redb"), &image).unwrap();
-            let mut found = after.open().list();
-            found.retain(|each| each.owner.container_id != "next");
-            assert_eq!(found, acknowledged, "after {number}");
+        // The next request gets as far as the write, or not even that far.
+        for changes in [1, 0] {
+            disk.fail_after(changes);
+            let next = grant(&pools, &catalog, "next");
+            let long = json!("next".repeat(number * 40));
+            wait(next.commit(long)).unwrap_err();
+            for _ in 0..8 {
+                unsynced += usize::from(disk.is_unsynced());
+                let after = disk.after_power_failure(&mut random);
+                let mut found = after.open(&Lab::new()).list();
+                whole += usize::from(found.iter().any(|each| each.owner == owner("next")));
+                found.retain(|each| each.owner != owner("next"));
+                assert_eq!(found, acknowledged, "after {number}");
+            }
+            disk.mend();
         }
-        commit.join().unwrap();
-        release(&pools, "next");
         lab.pass(60);
     }
-    assert!(
-        unsynced > 0,
-        "the power never failed in the middle of a write"
-    );
+    assert!(unsynced > 100 && whole > 10, "{unsynced} {whole}");
 }
 
-fn thread_commit(grant: Grant) -> std::thread::JoinHandle<()> {
-    std::thread::spawn(move || {
-        wait(grant.commit(json!("next"))).unwrap();
-    })
+/// Every step of beginning anew, with and without a failure of the disk there, and then the power.
+#[test]
+fn a_journal_that_begins_anew_loses_nothing_wherever_that_is_cut_off() {
+    let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let put = |disk: &Disk, number: u64| Allocation {
+        owner: owner(&number.to_string()),
+        pod: None,
+        assigned: vec![],
+        record: json!({"number": number, "disk": disk.is_unsynced()}).into(),
+        since: number,
+        sticky: false,
+    };
+    for changes in 0..12 {
+        let disk = Disk::default();
+        let (mut journal, mut truth) = disk.journal().unwrap();
+        let mut lines = Vec::new();
+        for number in 0..20 {
+            let allocation = put(&disk, number);
+            encode(&mut lines, Change::Put(&allocation)).unwrap();
+            journal.append(&mut lines).unwrap();
+            truth
+                .allocations
+                .insert(allocation.owner.clone(), Arc::new(allocation));
+        }
+        disk.fail_after(changes);
+        let rewritten = journal.rewrite(&truth);
+        let look = |truth: &store::Contents, random: &mut TestRng| {
+            for _ in 0..32 {
+                let (_, found) = disk.after_power_failure(random).journal().unwrap();
+                assert_eq!(found, *truth, "after {changes}");
+            }
+        };
+        look(&truth, &mut random);
+        // It goes on, whichever file it has now; what fails was not acknowledged.
+        for number in 20..24 {
+            let allocation = put(&disk, number);
+            encode(&mut lines, Change::Put(&allocation)).unwrap();
+            if journal.append(&mut lines).is_err() {
+                disk.mend();
+                continue;
+            }
+            truth
+                .allocations
+                .insert(allocation.owner.clone(), Arc::new(allocation));
+            look(&truth, &mut random);
+        }
+        assert!(truth.allocations.len() >= 23);
+        assert!(changes < 4 || rewritten.is_ok(), "after {changes}");
+    }
 }

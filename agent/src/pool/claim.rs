@@ -1,0 +1,145 @@
+//! Addresses that wait for a pod: no sandbox has them, and no other pod may.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Assigned;
+
+/// A pod, apart from its sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PodRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid; empty if it is not known. Another pod of the same name has another.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+impl fmt::Display for PodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a claim is found by: an interface of a pod of this name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClaimKey {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The interface in the pod.
+    pub interface: String,
+}
+
+impl ClaimKey {
+    pub(super) fn new(pod: &PodRef, interface: &str) -> Self {
+        Self {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            interface: interface.to_owned(),
+        }
+    }
+}
+
+/// Why addresses wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// A running pod has them from another agent; its sandbox is not known here.
+    Adopted,
+    /// They are a StatefulSet's pod's, by its name, until its next sandbox.
+    Sticky,
+}
+
+/// Addresses that wait for a pod, written on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// For whom.
+    pub pod: PodRef,
+    /// For which interface of it.
+    pub interface: String,
+    /// Why.
+    pub reason: Reason,
+    /// Since when: seconds since 1970 by the wall clock.
+    pub since: u64,
+    /// At most one of each family, IPv4 first.
+    pub assigned: Vec<Assigned>,
+}
+
+impl Claim {
+    /// What it is found by.
+    #[must_use]
+    pub fn key(&self) -> ClaimKey {
+        ClaimKey::new(&self.pod, &self.interface)
+    }
+
+    /// Whether a sandbox of this pod is to get them. A running pod's are that very pod's; the
+    /// StatefulSet's are any pod's of the name.
+    pub(super) fn is_for(&self, pod: &PodRef) -> bool {
+        let known = |uid: &str| !uid.is_empty();
+        let another = known(&self.pod.uid) && known(&pod.uid) && self.pod.uid != pod.uid;
+        self.reason == Reason::Sticky || !another
+    }
+}
+
+/// A StatefulSet, as far as its pods' addresses care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replicas {
+    /// `spec.ordinals.start`, 0 if it is not set.
+    pub start: u64,
+    /// `spec.replicas`.
+    pub count: u64,
+}
+
+/// Splits a StatefulSet's pod's name into the set's name and the ordinal: `web-2` is `("web", 2)`.
+#[must_use]
+pub fn ordinal(pod: &str) -> Option<(&str, u64)> {
+    let (set, number) = pod.rsplit_once('-')?;
+    let plain = !set.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let canonical = number == "0" || !number.starts_with('0');
+    (plain && canonical).then(|| Some((set, number.parse().ok()?)))?
+}
+
+/// Whether the StatefulSet (none: there is none of that name) will have a pod of this name again.
+///
+/// If not, that is the evidence by which a sticky address is released.
+#[must_use]
+pub fn is_expected(pod: &str, replicas: Option<Replicas>) -> bool {
+    match (ordinal(pod), replicas) {
+        (Some((_, ordinal)), Some(Replicas { start, count })) => {
+            (start..start.saturating_add(count)).contains(&ordinal)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_expected_while_its_statefulset_counts_it() {
+        let set = |start, count| Some(Replicas { start, count });
+        for (pod, replicas, expected) in [
+            ("web-0", set(0, 1), true),
+            ("web-1", set(0, 1), false),
+            ("web-9", set(0, 10), true),
+            ("web-0", set(5, 3), false),
+            ("web-7", set(5, 3), true),
+            ("web-0", None, false),
+            ("web", set(0, 9), false),
+            ("web-01", set(0, 9), false),
+            ("my-web-3", set(0, 4), true),
+            ("web-18446744073709551615", set(0, u64::MAX), false),
+            ("web-99999999999999999999", set(0, u64::MAX), false),
+        ] {
+            assert_eq!(is_expected(pod, replicas), expected, "{pod} {replicas:?}");
+        }
+        assert_eq!(ordinal("my-web-3"), Some(("my-web", 3)));
+        assert_eq!(ordinal("-3"), None);
+    }
+}

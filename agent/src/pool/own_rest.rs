@@ -1,0 +1,102 @@
+//! A pod's own resting addresses.
+//!
+//! An address rests since others may still take its pod for the owner. For the same pod (its uid) in a new
+//! sandbox that is no reason: it gets the address back. So a pod that fails over and over, each time in
+//! a new sandbox, uses one address and does not drain the pool.
+//!
+//! In memory only: after a restart of the agent an address rests for everybody.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use super::{PodRef, clock::Moment};
+
+/// With this many addresses, those that have rested are forgotten.
+const LIMIT: usize = 1024;
+
+/// The pod's uid and the interface.
+type Key = (String, String);
+
+#[derive(Debug)]
+pub(super) struct OwnRests {
+    /// Who released it the last, if nobody has taken it since.
+    by_address: HashMap<IpAddr, (Key, Moment)>,
+    by_pod: HashMap<Key, Vec<IpAddr>>,
+    /// Forgetting is worth it from this size on.
+    limit: usize,
+}
+
+impl Default for OwnRests {
+    fn default() -> Self {
+        Self {
+            by_address: HashMap::new(),
+            by_pod: HashMap::new(),
+            limit: LIMIT,
+        }
+    }
+}
+
+impl OwnRests {
+    /// The pod's interface has released these. `ripe` is as for the pickers.
+    pub(super) fn add(
+        &mut self,
+        pod: &PodRef,
+        interface: &str,
+        addresses: &[IpAddr],
+        now: Moment,
+        ripe: Moment,
+    ) {
+        if pod.uid.is_empty() {
+            return;
+        }
+        if self.by_address.len() >= self.limit {
+            self.by_address.retain(|_, (_, moment)| *moment > ripe);
+            let Self {
+                by_address, by_pod, ..
+            } = self;
+            by_pod.retain(|_, all| all.iter().any(|address| by_address.contains_key(address)));
+            self.limit = (self.by_address.len() * 2).max(LIMIT);
+        }
+        let key = (pod.uid.clone(), interface.to_owned());
+        for address in addresses {
+            self.by_address.insert(*address, (key.clone(), now));
+        }
+        self.by_pod.insert(key, addresses.to_vec());
+    }
+
+    /// Somebody has it now.
+    pub(super) fn taken(&mut self, address: IpAddr) {
+        self.by_address.remove(&address);
+    }
+
+    /// What this pod's interface released, if nobody has taken it since.
+    pub(super) fn of(&self, pod: Option<&PodRef>, interface: &str) -> impl Iterator<Item = IpAddr> {
+        let key = pod.map(|pod| (pod.uid.clone(), interface.to_owned()));
+        let all = key.as_ref().and_then(|key| self.by_pod.get(key));
+        let own = move |address: &IpAddr| {
+            let last = self.by_address.get(address);
+            last.is_some_and(|(last, _)| Some(last) == key.as_ref())
+        };
+        all.into_iter().flatten().copied().filter(own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_rested_is_forgotten() {
+        let mut rests = OwnRests::default();
+        for number in 0..20_000u32 {
+            let pod = PodRef {
+                namespace: "shop".into(),
+                name: "job".into(),
+                uid: number.to_string(),
+            };
+            let (now, address) = (i64::from(number), IpAddr::from(number.to_be_bytes()));
+            rests.add(&pod, "eth0", &[address], now, now - 100);
+            assert_eq!(rests.of(Some(&pod), "eth0").collect::<Vec<_>>(), [address]);
+        }
+        assert!(rests.by_address.len() <= LIMIT && rests.by_pod.len() <= LIMIT);
+    }
+}

@@ -1,0 +1,129 @@
+//! Addresses that wait for pods, and addresses that come and go at run time.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::Pools;
+use crate::{
+    catalog::{AddressSet, Catalog},
+    pool::{
+        Assigned, Claim, ClaimKey, Conflict, InUse, PodRef, PoolError, Reason,
+        state::Adoption,
+        writer::{What, lock},
+    },
+};
+
+/// Addresses that a running pod has from another agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Adopt<'a> {
+    /// The pod, with its uid.
+    pub pod: &'a PodRef,
+    /// The interface in the pod.
+    pub interface: &'a str,
+    /// Pool and address: at most one of each family.
+    pub addresses: &'a [(&'a str, IpAddr)],
+}
+
+impl Pools {
+    /// Writes down that these addresses are this running pod's, so that nobody else gets them; true if
+    /// that was news. All of them or none.
+    ///
+    /// When the pod gets a new sandbox here, it gets them. Otherwise they are held until
+    /// [`Pools::end_claim`], by evidence that the pod is gone.
+    ///
+    /// # Errors
+    /// [`PoolError::Conflict`] if one of them is somebody else's or not the pool's to hand out,
+    /// [`PoolError::Store`] with nothing done.
+    pub async fn adopt(&self, wish: &Adopt<'_>, catalog: &Catalog) -> Result<bool, PoolError> {
+        let mut assigned: Vec<Assigned> = Vec::new();
+        for (name, address) in wish.addresses {
+            assigned.push(assign(wish.pod, catalog, name, *address)?);
+        }
+        assigned.sort_by_key(|each| each.address);
+        let claim = Arc::new(Claim {
+            pod: wish.pod.clone(),
+            interface: wish.interface.to_owned(),
+            reason: Reason::Adopted,
+            since: self.inner.clock.unix_millis() / 1000,
+            assigned,
+        });
+        let adoption = lock(&self.inner.state).adopt(&claim)?;
+        match adoption {
+            Adoption::Existing => Ok(false),
+            Adoption::New(taken) => self
+                .write(What::Adopt { claim, taken })
+                .await
+                .map(|()| true),
+        }
+    }
+
+    /// All addresses that wait for a pod, and are on disk.
+    #[must_use]
+    pub fn claims(&self) -> Vec<Claim> {
+        let claims = lock(&self.inner.state).claims();
+        claims.into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// Releases what waits for this interface of the pod; `None`: nothing does. The addresses rest.
+    ///
+    /// For the evidence see [`super::super::is_expected`] (sticky), and the pod's uid (adopted).
+    ///
+    /// # Errors
+    /// [`PoolError::ClaimBusy`], or [`PoolError::Store`] with nothing done.
+    pub async fn end_claim(&self, key: &ClaimKey) -> Result<Option<Claim>, PoolError> {
+        let Some(claim) = lock(&self.inner.state).begin_end(key)? else {
+            return Ok(None);
+        };
+        self.write(What::EndClaim(Arc::clone(&claim))).await?;
+        Ok(Some(Arc::unwrap_or_clone(claim)))
+    }
+
+    /// Hands none of these addresses out any more, so that another node can: for ranges of a shared
+    /// pool that were leased to this node. Refused, with nothing changed, while one of them is in use,
+    /// waits for a pod, or rests.
+    ///
+    /// In memory only, and before anybody else is told: what the catalog says at the next start is
+    /// what the API server said then. A range that comes (back) needs [`Pools::restore`] if it was
+    /// withdrawn, and a catalog that has it (see [`crate::catalog::Pool::limited_to`]).
+    ///
+    /// # Errors
+    /// [`InUse`], with the addresses that are.
+    pub fn withdraw(&self, addresses: &AddressSet) -> Result<(), InUse> {
+        lock(&self.inner.state).withdraw(addresses, self.inner.clock.now())
+    }
+
+    /// Takes back [`Pools::withdraw`]: the range is this node's again.
+    pub fn restore(&self, addresses: &AddressSet) {
+        lock(&self.inner.state).restore(addresses);
+    }
+}
+
+/// The address as the pool would assign it.
+fn assign(
+    pod: &PodRef,
+    catalog: &Catalog,
+    name: &str,
+    address: IpAddr,
+) -> Result<Assigned, Conflict> {
+    let conflict = |with: String| Conflict {
+        pod: pod.to_string(),
+        address,
+        with,
+    };
+    let Some(pool) = catalog.pool(name) else {
+        return Err(conflict(format!(
+            "is to be of pool {name}, which is not declared or invalid"
+        )));
+    };
+    if !pool.ranges.contains(address) && !pool.reserved.contains(address) {
+        return Err(conflict(format!(
+            "is none of those that pool {name} hands out on this node"
+        )));
+    }
+    Ok(Assigned {
+        address,
+        prefix_len: pool.subnet.prefix_len(),
+        pool: pool.name.clone(),
+        gateway: pool.gateway,
+        routes: pool.routes.clone(),
+    })
+}

@@ -1,0 +1,105 @@
+//! Addresses that are taken in memory only.
+
+use std::{fmt, sync::Arc};
+
+use super::{Pools, line};
+use crate::pool::{
+    Allocation, Assigned, Owner, PodRef, PoolError, Record,
+    state::Bundle,
+    writer::{What, lock},
+};
+
+/// Addresses that are taken in memory only.
+///
+/// Dropping it gives them back at once, without a rest: nobody has seen them.
+#[must_use = "dropping a grant gives its addresses back"]
+pub struct Grant {
+    pools: Pools,
+    owner: Arc<Owner>,
+    pod: Option<PodRef>,
+    sticky: bool,
+    assigned: Vec<Assigned>,
+    /// Emptied by the commit.
+    bundle: Option<Bundle>,
+}
+
+impl Grant {
+    pub(super) fn new(
+        pools: Pools,
+        owner: Arc<Owner>,
+        pod: Option<PodRef>,
+        sticky: bool,
+        mut bundle: Bundle,
+    ) -> Self {
+        Self {
+            pools,
+            owner,
+            pod,
+            sticky,
+            assigned: std::mem::take(&mut bundle.assigned),
+            bundle: Some(bundle),
+        }
+    }
+
+    /// The addresses: one of each family that the pod is to have, IPv4 first.
+    #[must_use]
+    pub fn assigned(&self) -> &[Assigned] {
+        &self.assigned
+    }
+
+    /// Whose they are to be.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Writes the addresses and `record` down; returns after they are on disk.
+    ///
+    /// The write begins with the first poll and is not taken back if the future is dropped
+    /// after that: the owner then has the addresses until it is released.
+    ///
+    /// # Errors
+    /// [`PoolError::Store`]; the addresses are given back.
+    pub async fn commit(mut self, record: impl Into<Record>) -> Result<Allocation, PoolError> {
+        let allocation = Arc::new(Allocation {
+            owner: Owner::clone(&self.owner),
+            pod: self.pod.take(),
+            assigned: std::mem::take(&mut self.assigned),
+            record: record.into(),
+            since: self.pools.inner.clock.unix_millis() / 1000,
+            sticky: self.sticky,
+        });
+        // On failure the grant is dropped here, and gives the addresses back.
+        let line = line(&allocation)?;
+        // Only this empties it, and this consumes the grant.
+        let Some(bundle) = self.bundle.take() else {
+            return Err(PoolError::WriterDied);
+        };
+        let what = What::Add {
+            allocation: Arc::clone(&allocation),
+            taken: bundle.taken,
+            claim: bundle.claim,
+            line,
+        };
+        self.pools.write(what).await?;
+        Ok(Arc::unwrap_or_clone(allocation))
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if let Some(bundle) = self.bundle.take() {
+            let mut state = lock(&self.pools.inner.state);
+            state.abandon(&self.owner, &bundle.taken, bundle.claim.as_ref());
+        }
+    }
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("owner", &self.owner)
+            .field("assigned", &self.assigned)
+            .finish_non_exhaustive()
+    }
+}

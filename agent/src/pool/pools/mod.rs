@@ -1,0 +1,385 @@
+//! The module's face: reserve, commit, release.
+
+mod claims;
+mod grant;
+mod view;
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    Allocation, Claim, ClaimKey, OpenError, Owner, PoolError, Reason, Record, Request,
+    annotations::Wish,
+    clock::Clock,
+    select::select,
+    state::{Asked, State},
+    store::{self, Change, Contents, Journal, encode},
+    writer::{self, Job, Then, What, lock},
+};
+
+pub use claims::Adopt;
+pub use grant::Grant;
+pub use view::{Assignment, Snapshot};
+
+/// Settings of the pools.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long a released address rests before it is handed out again: neighbours, conntrack entries
+    /// and load balancers still know the old pod.
+    pub rest: Duration,
+    /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node.
+    pub sticky: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            rest: Duration::from_secs(60),
+            sticky: false,
+        }
+    }
+}
+
+/// All addresses of this node. Clones share them.
+///
+/// The last clone waits, when it is dropped, until what was requested is written.
+#[derive(Clone)]
+pub struct Pools {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state: Arc<Mutex<State>>,
+    clock: Clock,
+    options: Options,
+    changes: watch::Receiver<u64>,
+    /// None only while dropping.
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub enum Reserved {
+    /// The owner has addresses already: ADD was repeated.
+    Existing(Allocation),
+    /// Addresses that are the caller's to commit, or to drop.
+    New(Grant),
+}
+
+impl Pools {
+    /// Opens the record in `state_dir`, making both if they are not there, and recovers what it holds.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`OpenError`]: another agent has it, it is damaged, or the file system refuses.
+    pub fn open(state_dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let (journal, contents) = store::open(state_dir)?;
+        Self::start(journal, contents, &options, Clock::system(), state_dir)
+    }
+
+    pub(super) fn start(
+        mut journal: Journal,
+        mut contents: Contents,
+        options: &Options,
+        clock: Clock,
+        path: &Path,
+    ) -> Result<Self, OpenError> {
+        let failed = |detail: String| OpenError::Failed {
+            path: path.to_owned(),
+            detail,
+        };
+        if !options.sticky {
+            let released = end_sticky(&mut contents, clock.unix_millis());
+            let mut lines = released.map_err(|error| failed(error.to_string()))?;
+            if !lines.is_empty() {
+                journal
+                    .append(&mut lines)
+                    .map_err(|error| failed(error.to_string()))?;
+            }
+        }
+        let state = Arc::new(Mutex::new(recover(contents, options, &clock, path)?));
+        let (sender, receiver) = mpsc::channel();
+        let (counter, changes) = watch::channel(0);
+        let writer = writer::spawn(
+            journal,
+            Arc::clone(&state),
+            clock.clone(),
+            counter,
+            receiver,
+        )
+        .map_err(|error| failed(format!("starting a thread: {error}")))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                state,
+                clock,
+                options: options.clone(),
+                changes,
+                jobs: Some(sender),
+                writer: Some(writer),
+            }),
+        })
+    }
+
+    /// Chooses addresses for the request, in memory: microseconds, no waiting.
+    ///
+    /// An owner that has addresses gets those, whatever the catalog says now. A pod for which addresses
+    /// wait gets those, if they are of the pools that it is to have now; one that released some a
+    /// moment ago gets them back. Two requests of one owner at the same time: the second is
+    /// [`PoolError::Busy`].
+    ///
+    /// # Errors
+    /// [`PoolError`]; then nothing is taken.
+    pub fn reserve(&self, request: &Request<'_>) -> Result<Reserved, PoolError> {
+        if let Some(allocation) = lock(&self.inner.state).existing(request.owner)? {
+            return Ok(Reserved::Existing(Allocation::clone(&allocation)));
+        }
+        let wish = Wish::read(request.subject, &request.owner.interface)?;
+        let named = wish.source();
+        let request = &Request {
+            source: named.map_or(request.source, |(_, source)| source),
+            annotation: named.map(|(annotation, _)| annotation),
+            ..*request
+        };
+        let selection = select(request)?;
+        let owner = Arc::new(request.owner.clone());
+        let pod = request.subject.pod_ref();
+        let mut state = lock(&self.inner.state);
+        // Once more: the lock was open while the pools were selected.
+        if let Some(allocation) = state.existing(request.owner)? {
+            return Ok(Reserved::Existing(Allocation::clone(&allocation)));
+        }
+        let bundle = state.take(&Asked {
+            owner: &owner,
+            pod: pod.as_ref(),
+            selection: &selection,
+            wish: &wish,
+            catalog: request.catalog,
+            now: self.inner.clock.now(),
+        })?;
+        drop(state);
+        let sticky = self.inner.options.sticky && request.subject.is_stateful();
+        Ok(Reserved::New(Grant::new(
+            self.clone(),
+            owner,
+            pod,
+            sticky,
+            bundle,
+        )))
+    }
+
+    /// Several interfaces of a pod at once: all of them get their addresses, or none takes any.
+    ///
+    /// # Errors
+    /// The first [`PoolError`]; what was taken for the others is given back without a rest.
+    pub fn reserve_all(&self, requests: &[Request<'_>]) -> Result<Vec<Reserved>, PoolError> {
+        requests
+            .iter()
+            .map(|request| self.reserve(request))
+            .collect()
+    }
+
+    /// Gives back what the owner has, since its sandbox is gone; returns after that is on disk. `None`:
+    /// the owner has nothing.
+    ///
+    /// The addresses rest before they are handed out again, or wait for the pod if they are sticky.
+    ///
+    /// # Errors
+    /// [`PoolError::Busy`] while another request of this owner is served; [`PoolError::Store`], and
+    /// then the owner still has them.
+    pub async fn release(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
+        self.remove(owner, |allocation, state| self.stick(allocation, state))
+            .await
+    }
+
+    /// As [`Pools::release`], but nothing waits for the pod: a person wants it so.
+    ///
+    /// # Errors
+    /// As [`Pools::release`].
+    pub async fn release_for_good(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
+        self.remove(owner, |_, _| Then::Rest).await
+    }
+
+    /// As [`Pools::release`], for addresses that nobody was told of and nothing was sent from: they
+    /// need no rest. Without this, a pod that fails over and over would drain a small pool.
+    ///
+    /// # Errors
+    /// As [`Pools::release`].
+    pub async fn release_unused(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
+        self.remove(owner, |allocation, state| {
+            match self.stick(allocation, state) {
+                Then::Rest => Then::Free,
+                wait => wait,
+            }
+        })
+        .await
+    }
+
+    async fn remove(
+        &self,
+        owner: &Owner,
+        then: impl FnOnce(&Allocation, &State) -> Then,
+    ) -> Result<Option<Allocation>, PoolError> {
+        let (allocation, then) = {
+            let mut state = lock(&self.inner.state);
+            let Some(allocation) = state.begin(owner, "releasing")? else {
+                return Ok(None);
+            };
+            let then = then(&allocation, &state);
+            (allocation, then)
+        };
+        let what = What::Remove {
+            allocation: Arc::clone(&allocation),
+            then,
+        };
+        self.write(what).await?;
+        Ok(Some(Arc::unwrap_or_clone(allocation)))
+    }
+
+    /// What becomes of the addresses of a sandbox that is gone.
+    fn stick(&self, allocation: &Allocation, state: &State) -> Then {
+        let interface = &allocation.owner.interface;
+        match &allocation.pod {
+            Some(pod)
+                if allocation.sticky
+                    && self.inner.options.sticky
+                    && !state.is_claimed(&ClaimKey::new(pod, interface)) =>
+            {
+                Then::Wait(Arc::new(Claim {
+                    pod: pod.clone(),
+                    interface: interface.clone(),
+                    reason: Reason::Sticky,
+                    since: self.inner.clock.unix_millis() / 1000,
+                    assigned: allocation.assigned.clone(),
+                }))
+            }
+            _ => Then::Rest,
+        }
+    }
+
+    /// Replaces the record that is kept with the owner's addresses; returns after it is on disk.
+    ///
+    /// # Errors
+    /// [`PoolError::NotHeld`] if it has none, [`PoolError::Busy`], or [`PoolError::Store`] with the
+    /// old record still there.
+    pub async fn update_record(
+        &self,
+        owner: &Owner,
+        record: impl Into<Record>,
+    ) -> Result<Allocation, PoolError> {
+        let record = record.into();
+        let Some(old) = lock(&self.inner.state).begin(owner, "updating")? else {
+            return Err(PoolError::NotHeld {
+                owner: owner.clone(),
+            });
+        };
+        let new = Arc::new(Allocation {
+            record,
+            ..Allocation::clone(&old)
+        });
+        let line = match line(&new) {
+            Ok(line) => line,
+            Err(error) => {
+                lock(&self.inner.state).hold(&old);
+                return Err(error);
+            }
+        };
+        let update = What::Update {
+            old,
+            new: Arc::clone(&new),
+            line,
+        };
+        self.write(update).await?;
+        Ok(Arc::unwrap_or_clone(new))
+    }
+
+    /// Sends the change at once and waits for the disk; dropping the future does not take it back.
+    async fn write(&self, what: What) -> Result<(), PoolError> {
+        let (reply, answer) = oneshot::channel();
+        if let Some(jobs) = &self.inner.jobs {
+            // If nobody receives it, the reply's other end goes with it, and the answer below says so.
+            let _ = jobs.send(Job { what, reply });
+        }
+        match answer.await {
+            Ok(result) => Ok(result?),
+            Err(oneshot::error::RecvError { .. }) => Err(PoolError::WriterDied),
+        }
+    }
+}
+
+/// The allocation as it goes to disk: encoded by the caller's thread, as the one that writes has enough
+/// to do.
+fn line(allocation: &Allocation) -> Result<Vec<u8>, PoolError> {
+    let mut line = Vec::with_capacity(allocation.record.as_str().len() + 512);
+    match encode(&mut line, Change::Put(allocation)) {
+        Ok(()) => Ok(line),
+        Err(error) => Err(PoolError::Encode(Arc::new(error))),
+    }
+}
+
+fn recover(
+    contents: Contents,
+    options: &Options,
+    clock: &Clock,
+    path: &Path,
+) -> Result<State, OpenError> {
+    let double = |who: String| OpenError::Corrupt {
+        path: path.to_owned(),
+        detail: format!("an address of {who} has another owner as well"),
+    };
+    let mut state = State::new(options.rest);
+    for allocation in contents.allocations.into_values() {
+        if !state.recover(Arc::clone(&allocation)) {
+            return Err(double(allocation.owner.to_string()));
+        }
+    }
+    for claim in contents.claims.into_values() {
+        if !state.recover_claim(Arc::clone(&claim)) {
+            return Err(double(format!("pod {}", claim.pod)));
+        }
+    }
+    for (address, released_at) in contents.released {
+        state.recover_released(address, clock.moment_of(released_at));
+    }
+    Ok(state)
+}
+
+/// The option was turned off: nothing waits any more. The lines that say so.
+fn end_sticky(contents: &mut Contents, date: u64) -> serde_json::Result<Vec<u8>> {
+    let mut lines = Vec::new();
+    let (sticky, others) = std::mem::take(&mut contents.claims)
+        .into_iter()
+        .partition(|(_, claim)| claim.reason == Reason::Sticky);
+    contents.claims = others;
+    for claim in std::collections::BTreeMap::into_values(sticky) {
+        encode(&mut lines, Change::Unclaim(&claim, Some(date)))?;
+        let addresses = claim.assigned.iter().map(|each| (each.address, date));
+        contents.released.extend(addresses);
+    }
+    Ok(lines)
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            // A panic of the writer has been reported by its thread; dropping must not panic again.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl fmt::Debug for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pools")
+            .field("allocations", &lock(&self.inner.state).all().len())
+            .finish()
+    }
+}

@@ -1,0 +1,138 @@
+//! What can be seen of the pools.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::Pools;
+use crate::{
+    catalog::Catalog,
+    pool::{Allocation, Owner, PodRef, PoolUsage, Standing, clock::millis, writer::lock},
+};
+
+/// All allocations at one moment: what a publisher of status needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// How many changes had become durable since the agent's start. As [`Pools::subscribe`] says.
+    pub changes: u64,
+    /// Pool → address → whose it is.
+    pub pools: BTreeMap<String, BTreeMap<IpAddr, Assignment>>,
+}
+
+/// Whose an address is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The pod; none where there is no Kubernetes.
+    pub pod: Option<PodRef>,
+    /// The interface in the pod.
+    pub interface: String,
+    /// The sandbox's container ID; none: the address waits for the pod's next sandbox.
+    pub container_id: Option<String>,
+    /// Since when: seconds since 1970.
+    pub since: u64,
+}
+
+impl Pools {
+    /// What the owner has on disk.
+    #[must_use]
+    pub fn get(&self, owner: &Owner) -> Option<Allocation> {
+        lock(&self.inner.state).get(owner).map(Arc::unwrap_or_clone)
+    }
+
+    /// All that is on disk, by owner.
+    #[must_use]
+    pub fn list(&self) -> Vec<Allocation> {
+        let mut all = lock(&self.inner.state).all();
+        all.sort_by(|a, b| a.owner.cmp(&b.owner));
+        all.into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// Every durable allocation, by pool. The lock is held for as long as it takes to count references:
+    /// a fraction of a millisecond for thousands.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let (changes, allocations, claims) = {
+            let state = lock(&self.inner.state);
+            (*self.inner.changes.borrow(), state.all(), state.claims())
+        };
+        let mut pools: BTreeMap<String, BTreeMap<IpAddr, Assignment>> = BTreeMap::new();
+        let mut add = |assigned: &[super::super::Assigned], assignment: &Assignment| {
+            for each in assigned {
+                let pool = pools.entry(each.pool.clone()).or_default();
+                pool.insert(each.address, assignment.clone());
+            }
+        };
+        for claim in claims {
+            let assignment = Assignment {
+                pod: Some(claim.pod.clone()),
+                interface: claim.interface.clone(),
+                container_id: None,
+                since: claim.since,
+            };
+            add(&claim.assigned, &assignment);
+        }
+        for allocation in allocations {
+            let assignment = Assignment {
+                pod: allocation.pod.clone(),
+                interface: allocation.owner.interface.clone(),
+                container_id: Some(allocation.owner.container_id.clone()),
+                since: allocation.since,
+            };
+            add(&allocation.assigned, &assignment);
+        }
+        Snapshot { changes, pools }
+    }
+
+    /// Counts the changes that became durable: a new value says that [`Pools::snapshot`] will show
+    /// something new. Whoever is slow misses values and never a change.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.inner.changes.clone()
+    }
+
+    /// Who has an address, or when it was released, and who had it before.
+    #[must_use]
+    pub fn look(&self, address: IpAddr) -> Standing {
+        let clock = &self.inner.clock;
+        let (now, rest) = (clock.now(), millis(self.inner.options.rest));
+        let look = lock(&self.inner.state).look(address);
+        let left = |moment: i64| moment.saturating_add(rest).saturating_sub(now);
+        Standing {
+            holder: look.holder.map(Arc::unwrap_or_clone),
+            allocation: look.allocation.map(Arc::unwrap_or_clone),
+            claim: look.claim.map(Arc::unwrap_or_clone),
+            released_at: look.released.map(|moment| clock.date_of(moment) / 1000),
+            rests_for: look
+                .released
+                .map_or(0, |moment| u64::try_from(left(moment)).unwrap_or(0)),
+            past: look.past,
+        }
+    }
+
+    /// How full each pool of the catalog is, in the catalog's order.
+    #[must_use]
+    pub fn usage(&self, catalog: &Catalog) -> Vec<PoolUsage> {
+        let now = self.inner.clock.now();
+        let state = lock(&self.inner.state);
+        let usage = |pool: &crate::catalog::Pool| {
+            let count = state.count(pool, now);
+            PoolUsage {
+                name: pool.name.clone(),
+                family: pool.family,
+                subnet: pool.subnet,
+                total: count.total,
+                used: count.used.saturating_add(count.held_reserved),
+                resting: count.resting,
+                reserved: pool.reserved.len(),
+                free: count
+                    .total
+                    .saturating_sub(u128::from(count.used) + u128::from(count.resting)),
+                node_names: pool.node_names.clone(),
+                networks: pool.networks.clone(),
+                default: pool.default,
+                disabled: pool.disabled,
+            }
+        };
+        catalog.pools().iter().map(usage).collect()
+    }
+}

@@ -1,0 +1,105 @@
+//! What is on disk: a journal, one line of text for each change.
+//!
+//! Requests that come together are one batch of lines, closed by a line with the batch's number and the
+//! checksum of it all, and made durable by one fdatasync: what was not closed never happened. When
+//! the journal has grown long, it begins anew with all that is true then. A person can read it with
+//! `less` and `grep`; schema version 3:
+//!
+//! ```text
+//! % {"schema":3,"store":1763712000}                    the file's first line
+//! + {"owner":{..},"pod":{..},"assigned":[..]} TAB {..}   these addresses are the owner's; its record
+//! - {"owner":{..},"at":1763712000000}                   it has nothing; its addresses rest since then
+//! c {"pod":{..},"interface":"eth0","assigned":[..]}     these wait for a pod
+//! x {"pod":{..},"at":1763712000000}                     they wait for it no more
+//! ~ {"address":"10.0.0.9","at":1763712000000}           this was released then
+//! = 17 9f86d081                                         the end of batch 17, and its CRC-32
+//! ```
+//!
+//! Versions 1 and 2 were redb files; they are read once and rewritten (`legacy`).
+
+mod disk;
+mod journal;
+mod legacy;
+mod lines;
+mod replay;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, DirBuilder, File, TryLockError},
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::Arc,
+};
+
+pub(super) use disk::{Disk, Name};
+pub(super) use journal::Journal;
+pub(super) use lines::{Change, encode};
+
+use super::{Allocation, Claim, ClaimKey, OpenError, Owner};
+use disk::Directory;
+
+/// The version of what is written.
+pub(super) const SCHEMA: u64 = 3;
+
+const LOCK: &str = "pool.lock";
+
+/// All that is true at one moment.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Contents {
+    pub(super) allocations: HashMap<Owner, Arc<Allocation>>,
+    pub(super) claims: BTreeMap<ClaimKey, Arc<Claim>>,
+    /// Address → milliseconds since 1970.
+    pub(super) released: BTreeMap<IpAddr, u64>,
+}
+
+/// Opens the journal in `dir`, making both if they are not there. Blocks on the disk.
+pub(super) fn open(dir: &Path) -> Result<(Journal, Contents), OpenError> {
+    let failed = |error: std::io::Error| OpenError::Failed {
+        path: dir.to_owned(),
+        detail: error.to_string(),
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(failed)?;
+    let path = dir.join(disk::JOURNAL);
+    let lock = lock(dir, &path)?;
+    let directory = Directory::new(dir, lock).map_err(failed)?;
+    let old = dir.join(legacy::FILE);
+    let import = || -> Result<Contents, OpenError> {
+        if !old.exists() {
+            return Ok(Contents::default());
+        }
+        let contents = legacy::read(&old)?;
+        let allocations = contents.allocations.len();
+        tracing::info!(from = %old.display(), to = %path.display(), allocations, "store upgraded");
+        Ok(contents)
+    };
+    let opened = Journal::open(Box::new(directory), path.clone(), import)?;
+    if old.exists() {
+        // An older agent that finds it would take it for the truth.
+        fs::rename(&old, dir.join(legacy::RETIRED)).map_err(failed)?;
+    }
+    Ok(opened)
+}
+
+/// Keeps every other agent off this directory for as long as the file is open.
+fn lock(dir: &Path, store: &Path) -> Result<File, OpenError> {
+    let path = dir.join(LOCK);
+    let failed = |error: std::io::Error| OpenError::Failed {
+        path: path.clone(),
+        detail: error.to_string(),
+    };
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
+            path: store.to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
