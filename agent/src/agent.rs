@@ -1,27 +1,25 @@
 //! The agent's parts put together, and what it does before it is ready.
 
+mod nics;
+mod renew;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{OwnedMutexGuard, watch};
+use nics::Nics;
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tracing::{error, info, warn};
 
 use crate::{
     catalog::Catalog,
     datapath::Datapath,
     kube::Cluster,
-    netlink::{
-        Netlink,
-        model::{MAIN_TABLE, NamespacePlan, Route},
-        netns::Evidence,
-        state::NamespaceState,
-        sysctl,
-    },
-    node::{self, HostPlan, Nic, NodeFacts, PoolNetwork},
-    podnet::{self, Links, PodNet},
+    netlink::{Netlink, netns::Evidence, sysctl},
+    node::{self, CurrentFacts, NodeFacts},
+    podnet::{self, PodNet},
     pool::{Allocation, Owner, Pools},
     settings::Settings,
 };
@@ -55,10 +53,13 @@ pub struct Agent {
     catalog: watch::Receiver<Arc<Catalog>>,
     interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    /// What was last put on the host's NICs.
-    nics: tokio::sync::Mutex<Option<Arc<HostPlan>>>,
-    /// The NICs' default routes in the main table, as they were with these NICs.
-    defaults: Mutex<(NodeFacts, Vec<Route>)>,
+    /// The node's NICs, addresses and gateways.
+    pub facts: CurrentFacts,
+    /// Wakes whoever keeps the host and the pods as they should be.
+    pub look_again: Notify,
+    nics: Nics,
+    /// The facts that running pods were last put right for.
+    renewed: Mutex<Option<Arc<NodeFacts>>>,
 }
 
 /// The agent cannot start.
@@ -105,8 +106,10 @@ impl Agent {
             catalog,
             interfaces: Mutex::default(),
             locks: Mutex::default(),
-            nics: tokio::sync::Mutex::default(),
-            defaults: Mutex::default(),
+            facts: CurrentFacts::default(),
+            look_again: Notify::new(),
+            nics: Nics::default(),
+            renewed: Mutex::default(),
         })
     }
 
@@ -121,6 +124,12 @@ impl Agent {
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
         Arc::clone(&self.catalog.borrow())
+    }
+
+    /// The catalog, for who waits for another one.
+    #[must_use]
+    pub fn catalogs(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.catalog.clone()
     }
 
     /// Requests for one container go one after the other: a DEL must not overtake its ADD.
@@ -160,106 +169,6 @@ impl Agent {
     /// Notes that `owner` has `net`: it is durable, and about to be in the kernel.
     pub fn note(&self, owner: Owner, net: Arc<PodNet>) {
         locked(&self.interfaces).insert(owner, net);
-    }
-
-    /// The host's routing for `net`'s master, with the networks of every pool behind it.
-    #[must_use]
-    pub fn nic_plan(&self, facts: &NodeFacts, net: &PodNet) -> NamespacePlan {
-        let Some(nic) = facts.nic(&net.ipvlan.master) else {
-            return NamespacePlan::default();
-        };
-        node::nic_plan(nic, &self.networks(nic, Some(net)), &self.settings)
-    }
-
-    /// The networks behind a NIC: of the pools that its pods have addresses from (`net`'s among
-    /// them), then of those in the catalog that the NIC itself has an address in,
-    /// then what the main table's default routes say.
-    fn networks(&self, nic: &Nic, net: Option<&PodNet>) -> Vec<PoolNetwork> {
-        let interfaces = locked(&self.interfaces);
-        let mut in_use: Vec<_> = interfaces
-            .values()
-            .map(AsRef::as_ref)
-            .chain(net)
-            .filter(|other| other.ipvlan.master == nic.name)
-            .flat_map(|other| &other.addresses)
-            .map(|a| (a.pool.clone(), a.address.trunc(), a.gateway))
-            .collect();
-        in_use.sort();
-        let catalog = self.catalog();
-        let mut declared: Vec<_> = catalog
-            .pools()
-            .iter()
-            .filter(|pool| pool.node_names.is_empty() || pool.node_names.contains(&self.node_name))
-            .filter(|pool| {
-                nic.addresses
-                    .iter()
-                    .any(|net| pool.subnet.contains(&net.addr()))
-            })
-            .map(|pool| (pool.name.clone(), pool.subnet.trunc(), pool.gateway))
-            .collect();
-        declared.sort();
-        let pools = in_use
-            .into_iter()
-            .chain(declared)
-            .map(|(_, subnet, gateway)| PoolNetwork { subnet, gateway });
-        let defaults = node::default_networks(nic, &locked(&self.defaults).1);
-        let mut networks: Vec<PoolNetwork> = Vec::new();
-        for network in pools.chain(defaults) {
-            if !networks.contains(&network) {
-                networks.push(network);
-            }
-        }
-        networks
-    }
-
-    /// Puts the programs, tables and rules on the host's NICs that make replies leave by the NIC
-    /// their request came in on. Does nothing if nothing has changed since the last time.
-    pub async fn prepare_nics(&self, facts: &NodeFacts) {
-        let mut last = self.nics.lock().await;
-        self.look_for_gateways(facts).await;
-        let steer = match facts.nic(node::STEER) {
-            Some(link) if last.is_some() => Some(link.ifindex),
-            _ => node::steer(&self.host).await,
-        };
-        let known = self.datapath.host.marks();
-        let networks = |nic: &Nic| self.networks(nic, None);
-        let plan = node::host_plan(facts, networks, &known, steer, &self.settings);
-        if last.as_deref() == Some(&plan) {
-            return;
-        }
-        for nic in plan.nics.iter().filter(|nic| nic.mark == 0) {
-            warn!(
-                nic = nic.name,
-                "nicMarks has too few bits for it: what comes in here is answered by the routing \
-                 table, and put right at the NIC's egress"
-            );
-        }
-        match node::apply(&plan, steer, facts, &self.host, &self.datapath).await {
-            Ok(()) => *last = Some(Arc::new(plan)),
-            Err(e) => error!("replies may leave by another NIC than the request's: {e}"),
-        }
-    }
-
-    /// Reads the main table's default routes again if the NICs are other than the last time.
-    async fn look_for_gateways(&self, facts: &NodeFacts) {
-        if locked(&self.defaults).0 == *facts {
-            return;
-        }
-        match NamespaceState::read(&self.host, &NamespacePlan::default()).await {
-            Ok(state) => {
-                let mut routes = state.found.routes;
-                routes.retain(|route| {
-                    route.table == MAIN_TABLE && route.destination.prefix_len() == 0
-                });
-                *locked(&self.defaults) = (facts.clone(), routes);
-            }
-            Err(e) => warn!("gateways of NICs without pools are not known: {e}"),
-        }
-    }
-
-    /// What was last put on the host's NICs.
-    pub async fn nics(&self) -> Option<Arc<HostPlan>> {
-        self.nics.lock().await.clone()
     }
 
     /// Takes an interface out of the kernel, then gives its addresses back. In this order: an
@@ -317,7 +226,7 @@ impl Agent {
                 ),
             }
         }
-        let facts = match NodeFacts::read(&self.host).await {
+        let facts = match self.facts.get(&self.host).await {
             Ok(facts) => facts,
             Err(e) => {
                 error!("running pods could not be looked at: {e}");
@@ -326,7 +235,8 @@ impl Agent {
         };
         // An interface that shares a pair comes after the one that brought it.
         nets.sort_by_key(|(_, net)| net.shared_veth.is_some());
-        self.prepare_nics(&facts).await;
+        self.prepare_nics(&facts, None).await;
+        *locked(&self.renewed) = Some(Arc::clone(&facts));
         let total = nets.len();
         let mut released = 0;
         for (allocation, net) in nets {
@@ -367,15 +277,12 @@ impl Agent {
     }
 
     /// Puts one interface right; true if it was released instead, its namespace being gone.
-    async fn restore(&self, allocation: &Allocation, net: &PodNet, facts: &NodeFacts) -> bool {
+    async fn restore(&self, allocation: &Allocation, net: &PodNet, facts: &Arc<NodeFacts>) -> bool {
         let owner = &allocation.owner;
         match net.namespace() {
             Ok(Evidence::Gone) => self.release_gone(owner, net).await,
             Ok(Evidence::Present(_)) => {
-                let nic = self.nic_plan(facts, net);
-                let applied =
-                    podnet::apply(net, &nic, &self.host, &self.datapath, Links::Ensure).await;
-                if let Err(e) = applied {
+                if let Err(e) = self.put_right(owner, net, facts).await {
                     error!(pod = %net.pod, %owner, "could not be put right: {e}");
                 }
                 false

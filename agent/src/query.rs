@@ -33,7 +33,7 @@ pub struct Status {
     pub version: String,
     /// Interfaces it has made.
     pub interfaces: usize,
-    /// What is wrong with the manifests.
+    /// What is wrong with the manifests, and with the node.
     pub problems: Vec<String>,
 }
 
@@ -127,7 +127,7 @@ pub struct HookLine {
 /// Answers a question.
 pub async fn answer(agent: &Agent, query: &Query) -> Response {
     let json = match query {
-        Query::Status => serde_json::to_string(&status(agent)),
+        Query::Status => serde_json::to_string(&status(agent).await),
         Query::Pods => serde_json::to_string(&pods(agent)),
         Query::Pools => serde_json::to_string(&pools(agent)),
         Query::Datapath => match datapath(agent).await {
@@ -156,17 +156,30 @@ fn refuse(output: String) -> Response {
     Response { exit: 1, output }
 }
 
-fn status(agent: &Agent) -> Status {
+async fn status(agent: &Agent) -> Status {
+    let catalog = agent.catalog();
+    let manifests = catalog.problems().iter().map(ToString::to_string);
+    let mut problems: Vec<String> = manifests.collect();
+    match agent.facts.get(&agent.host).await {
+        Ok(facts) => {
+            for (owner, net) in agent.interfaces() {
+                let master = &net.ipvlan.master;
+                if facts.nic(master).is_none() {
+                    problems.push(format!(
+                        "{} of pod {} is gone: its NIC {master} is not on this node any more; \
+                         plug it in again, or delete the pod",
+                        owner.interface, net.pod
+                    ));
+                }
+            }
+        }
+        Err(e) => problems.push(format!("the node's NICs are not known: {e}")),
+    }
     Status {
         node: agent.node_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         interfaces: agent.interfaces().len(),
-        problems: agent
-            .catalog()
-            .problems()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        problems,
     }
 }
 
@@ -249,7 +262,7 @@ async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
 
 /// The node's own hooks.
 async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
-    let Some(host) = agent.nics().await else {
+    let Some(host) = agent.nics() else {
         return Ok(Vec::new());
     };
     let mut filters = host.plan.filters.clone();

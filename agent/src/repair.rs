@@ -4,15 +4,8 @@
 //! not know; the kernel itself drops a NIC's routes when the NIC goes down. Nobody tells the agent,
 //! so it listens to the kernel's announcements, and compares plan and kernel when something went.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _, channel::mpsc::UnboundedReceiver};
-use rtnetlink::{
-    MulticastGroup,
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::RouteNetlinkMessage,
-    sys::SocketAddr,
-};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -20,10 +13,10 @@ use crate::{
     agent::Agent,
     netlink::{
         Batch, Error, Netlink,
+        announcement::{Announcement, Announcements},
         model::NamespacePlan,
         state::{Missing, NamespaceState},
     },
-    node::NodeFacts,
 };
 
 /// Wiping comes in bursts; one comparison serves a whole burst.
@@ -36,67 +29,63 @@ const LOOK: Duration = Duration::from_secs(30);
 /// Between two repairs, however often somebody wipes.
 const PAUSE: Duration = Duration::from_secs(1);
 
-type Announcements = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
-
 /// Watches the host until the process ends.
 pub async fn watch(agent: Arc<Agent>) {
     loop {
-        match listen() {
-            Ok(announcements) => repair_when_told(&agent, announcements).await,
+        match Announcements::listen() {
+            Ok(announcements) => {
+                agent.facts.listen(true);
+                repair_when_told(&agent, announcements).await;
+                agent.facts.listen(false);
+            }
             Err(e) => warn!("what is wiped from the host will not be seen: {e}"),
         }
-        // The socket overran or could not be opened: whatever was missed is found by looking.
+        // The socket could not be opened: whatever was missed is found by looking.
         sleep(PAUSE).await;
         repair(&agent).await;
     }
 }
 
-fn listen() -> io::Result<Announcements> {
-    let groups = [
-        MulticastGroup::Link,
-        MulticastGroup::Ipv4Ifaddr,
-        MulticastGroup::Ipv6Ifaddr,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv6Route,
-        MulticastGroup::Ipv4Rule,
-        MulticastGroup::Ipv6Rule,
-        MulticastGroup::Tc,
-    ];
-    let (connection, _handle, announcements) = rtnetlink::new_multicast_connection(&groups)?;
-    tokio::spawn(connection);
-    Ok(announcements)
-}
-
+/// Ends when the socket does. Everything that is announced is heard at once, also while something
+/// is being repaired: who makes an interface meanwhile must not act on what has changed.
 async fn repair_when_told(agent: &Agent, mut announcements: Announcements) {
-    loop {
-        match timeout(LOOK, announcements.next()).await {
-            Ok(None) => return,
-            Ok(Some((announcement, _))) if !is_suspicious(&announcement) => continue,
-            Ok(Some(_)) | Err(_) => {}
+    let told = &agent.look_again;
+    let mut manifests = agent.catalogs();
+    let listening = async {
+        while let Some(announcement) = announcements.next().await {
+            let news = agent.facts.hear(&announcement);
+            if news || is_suspicious(&announcement) {
+                told.notify_one();
+            }
         }
-        // Let the burst pass; what was announced meanwhile is covered by the comparison after it.
-        sleep(SETTLE).await;
-        while let Some(Some(_)) = announcements.next().now_or_never() {}
-        repair(agent).await;
-        sleep(PAUSE).await;
+    };
+    let repairing = async {
+        loop {
+            repair(agent).await;
+            sleep(PAUSE).await;
+            let other_manifests = manifests.changed();
+            let _long_silence = timeout(LOOK, async {
+                tokio::select! {
+                    () = told.notified() => {}
+                    _ = other_manifests => {}
+                }
+            })
+            .await;
+            // Let the burst pass.
+            sleep(SETTLE).await;
+        }
+    };
+    tokio::select! {
+        () = listening => {}
+        () = repairing => {}
     }
 }
 
-/// Whether something may be gone now: an object was deleted, or a link changed its state.
-fn is_suspicious(announcement: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-    use RouteNetlinkMessage as Message;
-    matches!(
-        &announcement.payload,
-        NetlinkPayload::InnerMessage(
-            Message::DelRule(_)
-                | Message::DelRoute(_)
-                | Message::DelAddress(_)
-                | Message::NewAddress(_)
-                | Message::NewLink(_)
-                | Message::DelLink(_)
-                | Message::DelQueueDiscipline(_)
-                | Message::DelTrafficFilter(_)
-        )
+/// Whether something of ours may be gone now: an object was deleted, or a link changed its state.
+fn is_suspicious(announcement: &Announcement) -> bool {
+    !matches!(
+        announcement,
+        Announcement::Other | Announcement::Default(..)
     )
 }
 
@@ -124,15 +113,13 @@ fn without_repetition(plan: &mut NamespacePlan) {
 /// Compares the host with the plans of all interfaces and puts back what can be.
 async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     let host: &Netlink = &agent.host;
-    let interfaces = agent.interfaces();
-    if interfaces.is_empty() {
-        return Ok(Vec::new());
-    }
-    let facts = NodeFacts::read(host).await?;
+    let facts = agent.facts.get(host).await?;
     // A NIC that was plugged in, an address that came: another plan, applied as a whole.
-    agent.prepare_nics(&facts).await;
+    agent.prepare_nics(&facts, None).await;
+    agent.renew_pods(&facts).await;
+    let interfaces = agent.interfaces();
     let mut plan = NamespacePlan::default();
-    if let Some(nics) = agent.nics().await {
+    if let Some(nics) = agent.nics() {
         plan.routes.extend_from_slice(&nics.plan.routes);
         plan.rules.extend_from_slice(&nics.plan.rules);
         plan.filters.extend_from_slice(&nics.plan.filters);
@@ -153,6 +140,17 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     let state = NamespaceState::read(host, &plan).await?;
     let mut batch = Batch::default();
     let mut put_back = Vec::new();
+    for (_, net) in &interfaces {
+        let Some(veth) = &net.veth else { continue };
+        let Some(link) = state.links.get(&veth.host_name) else {
+            continue;
+        };
+        if let Some(what) = link.differs(veth.mtu, Some(veth.host_mac)) {
+            batch.put_right(link, veth.mtu, Some(veth.host_mac));
+            batch.set_up(&link.name, link.ifindex, None);
+            put_back.push(Missing::Link(link.name.clone(), what));
+        }
+    }
     // A link that is down takes no routes: its coming up is announced, and then is the time. One
     // that is not there belongs to a pod that is just being made, or removed.
     let usable = |link: &str| state.links.get(link).filter(|l| l.up).map(|l| l.ifindex);
@@ -174,7 +172,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
                     _ => continue,
                 }
             }
-            Missing::Sysctl(..) | Missing::Address(_) => continue,
+            Missing::Sysctl(..) | Missing::Address(_) | Missing::Link(..) => continue,
         }
         put_back.push(missing);
     }

@@ -20,7 +20,6 @@ use crate::{
         model::{MAIN_TABLE, Mac},
         netns::{Evidence, Netns},
     },
-    node::NodeFacts,
     podnet::{self, Earlier, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
     pool::{Assigned, Owner, Record, Request, Reserved, Subject},
 };
@@ -170,7 +169,8 @@ async fn attach(
 ) -> Result<Made, Failure> {
     refuse_conflicts(agent, owner, &network.spec)?;
     let earlier = earlier(agent, owner);
-    let facts = NodeFacts::read(&agent.host).await?;
+    let master = &network.spec.master;
+    let facts = agent.facts.sure_of(master, &agent.host).await?;
     let request = Request {
         network: network.name.as_ref(),
         source: network.source(),
@@ -202,8 +202,8 @@ async fn attach(
         }
     };
     agent.note(owner.clone(), Arc::clone(&net));
-    agent.prepare_nics(&facts).await;
-    let nic = agent.nic_plan(&facts, &net);
+    agent.prepare_nics(&facts, Some(&net)).await;
+    let nic = agent.missing_nic_plan(&facts, &net);
     let mac = facts.nic(&net.ipvlan.master).and_then(|nic| nic.mac);
     let made = Made { net, links, mac };
     let net = &made.net;
@@ -217,6 +217,11 @@ async fn attach(
         .map(|a| a.address.to_string())
         .collect();
     info!(pod = %net.pod, network = %net.network, addresses = %ips.join(", "), "interface made");
+    if !agent.facts.are(&facts) {
+        // The node changed while the interface was being made: it must not be the only one that
+        // nobody told.
+        agent.look_again.notify_one();
+    }
     Ok(made)
 }
 
@@ -363,9 +368,14 @@ async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result
             "it was never added here, or was removed: make the container anew",
         ));
     }
-    let facts = NodeFacts::read(&agent.host).await?;
+    let facts = agent.facts.get(&agent.host).await?;
     for (_, net) in attached {
-        let nic = agent.nic_plan(&facts, &net);
+        let mut nic = agent.nic_plan(&facts, &net);
+        if let Some(host) = agent.nics() {
+            let programs = host.plan.filters.iter();
+            let own = programs.filter(|filter| filter.link == net.ipvlan.master);
+            nic.filters.extend(own.cloned());
+        }
         let damage = podnet::check(&net, &nic, &agent.host, &agent.datapath).await?;
         if !damage.is_empty() {
             return Err(Failure::new(

@@ -99,7 +99,7 @@ pub struct Link {
 }
 
 impl Link {
-    fn parse(message: LinkMessage) -> Self {
+    pub(super) fn parse(message: LinkMessage) -> Self {
         let mut link = Self {
             ifindex: message.header.index,
             name: String::new(),
@@ -151,6 +151,39 @@ pub struct LinkAddress {
     pub address: IpNet,
 }
 
+impl Link {
+    /// In what the link is not as it was made, if in anything.
+    #[must_use]
+    pub fn differs(&self, mtu: u32, mac: Option<Mac>) -> Option<String> {
+        let mac = mac.filter(|mac| self.mac != Some(*mac));
+        let parts = [
+            (!self.up).then(|| "is down".to_owned()),
+            mac.map(|mac| format!("has another MAC address than {mac}")),
+            (self.mtu != mtu).then(|| format!("has MTU {} instead of {mtu}", self.mtu)),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join(" and "))
+    }
+}
+
+impl LinkAddress {
+    pub(super) fn parse(message: &AddressMessage) -> Option<Self> {
+        let find = |local: bool| {
+            message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Local(ip) if local => Some(*ip),
+                AddressAttribute::Address(ip) if !local => Some(*ip),
+                _ => None,
+            })
+        };
+        // IFA_LOCAL is the address itself; IFA_ADDRESS is the peer's where it differs.
+        let ip = find(true).or_else(|| find(false))?;
+        Some(Self {
+            ifindex: message.header.index,
+            address: IpNet::new(ip, message.header.prefix_len).ok()?,
+        })
+    }
+}
+
 impl Netlink {
     /// All links.
     ///
@@ -192,21 +225,7 @@ impl Netlink {
         Ok(answers
             .into_iter()
             .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewAddress(message) => {
-                    let find = |local: bool| {
-                        message.attributes.iter().find_map(|a| match a {
-                            AddressAttribute::Local(ip) if local => Some(*ip),
-                            AddressAttribute::Address(ip) if !local => Some(*ip),
-                            _ => None,
-                        })
-                    };
-                    // IFA_LOCAL is the address itself; IFA_ADDRESS is the peer's where it differs.
-                    let ip = find(true).or_else(|| find(false))?;
-                    Some(LinkAddress {
-                        ifindex: message.header.index,
-                        address: IpNet::new(ip, message.header.prefix_len).ok()?,
-                    })
-                }
+                RouteNetlinkMessage::NewAddress(message) => LinkAddress::parse(&message),
                 _ => None,
             })
             .collect())
@@ -311,6 +330,25 @@ impl Batch {
             RouteNetlinkMessage::SetLink(message.build()),
             0,
         );
+    }
+
+    /// Gives the link its MTU and its link-layer address back, where they are others.
+    pub fn put_right(&mut self, link: &Link, mtu: u32, mac: Option<Mac>) {
+        let mut message = LinkUnspec::new_with_index(link.ifindex);
+        let other_mac = mac.filter(|mac| link.mac != Some(*mac));
+        if let Some(mac) = other_mac {
+            message = message.address(mac.0.to_vec());
+        }
+        if link.mtu != mtu {
+            message = message.mtu(mtu);
+        }
+        if other_mac.is_some() || link.mtu != mtu {
+            self.push(
+                format_args!("set the MTU and MAC address of {}", link.name),
+                RouteNetlinkMessage::SetLink(message.build()),
+                0,
+            );
+        }
     }
 
     /// Removes the link, if it is there.

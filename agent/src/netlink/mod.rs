@@ -5,6 +5,7 @@
 //! them into netlink messages, [`state`] reads the kernel's back, [`Batch`] sends many messages
 //! in one go, and [`netns`] is the only place that changes a thread's namespace.
 
+pub mod announcement;
 pub mod link;
 pub mod message;
 pub mod model;

@@ -16,8 +16,8 @@ use super::{
     link::Link,
     message::{self, FILTER_HANDLE, FILTER_PRIORITY},
     model::{
-        Address, Direction, Family, Filter, Mac, NamespacePlan, Neighbour, Route, Rule, Selector,
-        Sysctl,
+        Address, Direction, Family, Filter, MAIN_TABLE, Mac, NamespacePlan, Neighbour, Route, Rule,
+        Selector, Sysctl,
     },
     sysctl,
 };
@@ -37,6 +37,8 @@ pub enum Missing {
     Rule(Rule),
     /// The program is not attached.
     Filter(Filter),
+    /// The link of this name is not as it was made: in what.
+    Link(String, String),
 }
 
 impl fmt::Display for Missing {
@@ -49,6 +51,7 @@ impl fmt::Display for Missing {
             Self::Route(object) => write!(f, "{object} is missing"),
             Self::Rule(object) => write!(f, "{object} is missing"),
             Self::Filter(object) => write!(f, "{object} is not attached"),
+            Self::Link(name, what) => write!(f, "link {name} {what}"),
         }
     }
 }
@@ -86,7 +89,9 @@ impl NamespaceState {
             ..NamespacePlan::default()
         };
         for family in Family::BOTH {
-            found.routes.extend(routes(netlink, family, &names).await?);
+            found
+                .routes
+                .extend(routes(netlink, family, 0, &names).await?);
             found.rules.extend(rules(netlink, family).await?);
             found
                 .neighbours
@@ -146,7 +151,7 @@ pub fn differing_sysctls(plan: &NamespacePlan) -> Vec<Missing> {
         .collect()
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some((*v4).into()),
         RouteAddress::Inet6(v6) => Some((*v6).into()),
@@ -154,13 +159,43 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
+impl Netlink {
+    /// The default routes of the main table, over `links`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn default_routes(&self, links: &[Link]) -> Result<Vec<Route>, Error> {
+        let names: HashMap<u32, String> =
+            links.iter().map(|l| (l.ifindex, l.name.clone())).collect();
+        let mut defaults = Vec::new();
+        for family in Family::BOTH {
+            match routes(self, family, MAIN_TABLE as u8, &names).await {
+                Ok(routes) => {
+                    defaults.extend(
+                        routes
+                            .into_iter()
+                            .filter(|r| r.destination.prefix_len() == 0),
+                    );
+                }
+                // The kernel makes a table when it gets its first route.
+                Err(e) if e.is_gone() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(defaults)
+    }
+}
+
+/// The routes of one table, or of all (`RT_TABLE_UNSPEC`, 0).
 async fn routes(
     netlink: &Netlink,
     family: Family,
+    table: u8,
     names: &HashMap<u32, String>,
 ) -> Result<Vec<Route>, Error> {
     let mut message = RouteMessage::default();
     message.header.address_family = message::address_family(family);
+    message.header.table = table;
     let answers = netlink
         .dump("list routes", RouteNetlinkMessage::GetRoute(message))
         .await?;

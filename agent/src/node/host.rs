@@ -313,6 +313,7 @@ mod tests {
                 nic("ens6", 4, "210.22.16.10/24"),
                 nic("docker0", 9, "172.17.0.1/16"),
             ],
+            ..NodeFacts::default()
         };
         let network = PoolNetwork {
             subnet: "210.22.16.0/24".parse().unwrap(),

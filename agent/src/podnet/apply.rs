@@ -6,6 +6,7 @@ use crate::{
     datapath::Datapath,
     netlink::{
         Batch, Netlink,
+        link::Link,
         model::NamespacePlan,
         netns::{Evidence, Netns},
         sysctl,
@@ -83,7 +84,7 @@ async fn make_links(
 ) -> Result<(), Error> {
     let mut batch = Batch::default();
     if wanted.ipvlan {
-        let master = present(host, &net.ipvlan.master).await?;
+        let master = present(host, &net.ipvlan.master).await?.ifindex;
         batch.add_ipvlan(&net.ipvlan, master, netns.raw_fd());
     }
     if let Some(veth) = net.veth.as_ref().filter(|_| wanted.veth) {
@@ -112,10 +113,10 @@ async fn enter(net: &PodNet, netns: Netns) -> Result<Netlink, Error> {
         .unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?)
 }
 
-/// The link's index, which must be there.
-async fn present(netlink: &Netlink, name: &str) -> Result<u32, Error> {
+/// The link, which must be there.
+async fn present(netlink: &Netlink, name: &str) -> Result<Link, Error> {
     match netlink.link(name).await? {
-        Some(link) => Ok(link.ifindex),
+        Some(link) => Ok(link),
         None => Err(Error::LinkGone {
             name: name.to_owned(),
             place: netlink.place().to_owned(),
@@ -129,14 +130,19 @@ async fn configure_pod(net: &PodNet, pod: &Netlink, datapath: &Datapath) -> Resu
     if let Some(loopback) = pod.link("lo").await?.filter(|link| !link.up) {
         batch.set_up(&loopback.name, loopback.ifindex, None);
     }
-    let ours = net.veth.as_ref().map(|veth| &veth.pod_name);
-    for name in ours.into_iter().chain([&net.ipvlan.name]) {
-        let index = present(pod, name).await?;
-        batch.set_up(name, index, Some(&net.alias));
-        indices.insert(name.clone(), index);
+    if let Some(veth) = &net.veth {
+        let link = present(pod, &veth.pod_name).await?;
+        batch.put_right(&link, veth.mtu, Some(veth.pod_mac));
+        batch.set_up(&veth.pod_name, link.ifindex, Some(&net.alias));
+        indices.insert(link.name, link.ifindex);
     }
+    let link = present(pod, &net.ipvlan.name).await?;
+    batch.put_right(&link, net.ipvlan.mtu, None);
+    batch.set_up(&link.name, link.ifindex, Some(&net.alias));
+    indices.insert(link.name, link.ifindex);
     if let Some(veth) = &net.shared_veth {
-        indices.insert(veth.pod_name.clone(), present(pod, &veth.pod_name).await?);
+        let link = present(pod, &veth.pod_name).await?;
+        indices.insert(link.name, link.ifindex);
     }
     add_objects(&mut batch, &net.in_pod, &indices, Some(datapath));
     Ok(batch.run(pod).await?)
@@ -150,7 +156,7 @@ async fn configure_host(
 ) -> Result<(), Error> {
     let mut indices = HashMap::new();
     let mut batch = Batch::default();
-    let master = present(host, &net.ipvlan.master).await?;
+    let master = present(host, &net.ipvlan.master).await?.ifindex;
     indices.insert(net.ipvlan.master.clone(), master);
     let owned: Vec<_> = net
         .addresses
@@ -162,15 +168,14 @@ async fn configure_host(
         for setting in &net.in_host.sysctls {
             sysctl::write(setting)?;
         }
-        let index = present(host, &veth.host_name).await?;
-        batch.set_up(&veth.host_name, index, Some(&net.alias));
-        indices.insert(veth.host_name.clone(), index);
+        let link = present(host, &veth.host_name).await?;
+        batch.put_right(&link, veth.mtu, Some(veth.host_mac));
+        batch.set_up(&veth.host_name, link.ifindex, Some(&net.alias));
+        indices.insert(link.name, link.ifindex);
     }
     if let Some(veth) = &net.shared_veth {
-        indices.insert(
-            veth.host_name.clone(),
-            present(host, &veth.host_name).await?,
-        );
+        let link = present(host, &veth.host_name).await?;
+        indices.insert(link.name, link.ifindex);
     }
     add_objects(&mut batch, nic, &indices, None);
     add_objects(&mut batch, &net.in_host, &indices, Some(datapath));

@@ -4,7 +4,8 @@ use crate::{
     datapath::Datapath,
     netlink::{
         Netlink,
-        model::NamespacePlan,
+        link::Link,
+        model::{Mac, NamespacePlan},
         netns::{Evidence, Netns},
         state::{NamespaceState, differing_sysctls},
     },
@@ -44,6 +45,11 @@ pub async fn check(
     Ok(damage)
 }
 
+fn wrong(link: &Link, mtu: u32, mac: Option<Mac>, place: &str) -> Option<String> {
+    let what = link.differs(mtu, mac)?;
+    Some(format!("link {} {what} {place}", link.name))
+}
+
 async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
     let place = format!("in {}", netns.path().display());
     let (netlink, settings) = netns
@@ -60,22 +66,13 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
                     ipvlan.name, ipvlan.mode, ipvlan.master
                 ));
             }
-            if !link.up {
-                damage.push(format!("link {} is down in the pod", ipvlan.name));
-            }
+            damage.extend(wrong(link, ipvlan.mtu, None, "in the pod"));
         }
     }
     if let Some(veth) = net.way_to_host() {
         match state.links.get(&veth.pod_name) {
             None => damage.push(format!("link {} is missing in the pod", veth.pod_name)),
-            Some(link) => {
-                if !link.up {
-                    damage.push(format!("link {} is down in the pod", veth.pod_name));
-                }
-                if link.mac != Some(veth.pod_mac) {
-                    damage.push(format!("link {} has another MAC address", veth.pod_name));
-                }
-            }
+            Some(link) => damage.extend(wrong(link, veth.mtu, Some(veth.pod_mac), "in the pod")),
         }
     }
     let missing = settings.into_iter().chain(state.missing(&net.in_pod));
@@ -84,19 +81,18 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
 }
 
 async fn in_host(net: &PodNet, nic: &NamespacePlan, host: &Netlink) -> Result<Vec<String>, Error> {
-    let state = NamespaceState::read(host, &net.in_host).await?;
+    let mut filters = net.in_host.filters.clone();
+    filters.extend_from_slice(&nic.filters);
+    let wanted = NamespacePlan {
+        filters,
+        ..NamespacePlan::default()
+    };
+    let state = NamespaceState::read(host, &wanted).await?;
     let mut damage = Vec::new();
     if let Some(veth) = net.way_to_host() {
         match state.links.get(&veth.host_name) {
             None => damage.push(format!("link {} is missing in the host", veth.host_name)),
-            Some(link) => {
-                if !link.up {
-                    damage.push(format!("link {} is down in the host", veth.host_name));
-                }
-                if link.mac != Some(veth.host_mac) {
-                    damage.push(format!("link {} has another MAC address", veth.host_name));
-                }
-            }
+            Some(link) => damage.extend(wrong(link, veth.mtu, Some(veth.host_mac), "in the host")),
         }
     }
     let missing = differing_sysctls(&net.in_host)

@@ -8,6 +8,7 @@ mod explain;
 mod model;
 mod plan;
 mod remove;
+mod renew;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ pub use check::check;
 pub use model::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
 pub use plan::plan;
 pub use remove::remove;
+pub use renew::{prune, renew};
 
 /// Applying or removing a plan failed.
 #[derive(Debug, thiserror::Error)]

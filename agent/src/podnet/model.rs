@@ -44,7 +44,8 @@ pub struct Earlier {
 }
 
 /// The network an interface belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NetworkSpec {
     /// Its name, as a person calls it.
     pub name: String,
@@ -83,12 +84,17 @@ pub struct PodAddress {
 pub struct PodNet {
     /// The pod as a person calls it.
     pub pod: String,
+    /// The container ID.
+    pub container_id: String,
     /// Path of its network namespace.
     pub netns: PathBuf,
     /// Its inode.
     pub netns_inode: u64,
     /// The network, as a person calls it.
     pub network: String,
+    /// What was asked for, to plan again when the node has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<NetworkSpec>,
     /// Its addresses on this interface.
     pub addresses: Vec<PodAddress>,
     /// The interface itself.

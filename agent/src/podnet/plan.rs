@@ -105,7 +105,14 @@ pub fn plan(
     let table = own_table(sandbox, earlier, network, settings);
     let mut in_pod = NamespacePlan::default();
     let mut in_host = NamespacePlan::default();
-    nic_in_pod(&sandbox.interface, addresses, table, settings, &mut in_pod);
+    nic_in_pod(
+        &sandbox.interface,
+        mtu,
+        addresses,
+        table,
+        settings,
+        &mut in_pod,
+    );
     if let Some(veth) = &veth {
         in_pod.sysctls.extend(mark_settings());
         in_pod.sysctls.push(no_addresses(VETH));
@@ -132,9 +139,11 @@ pub fn plan(
     }
     Ok(PodNet {
         pod: sandbox.pod.clone(),
+        container_id: sandbox.container_id.clone(),
         netns: sandbox.netns.clone(),
         netns_inode: sandbox.netns_inode,
         network: network.name.clone(),
+        spec: Some(network.clone()),
         addresses: addresses.to_vec(),
         ipvlan: Ipvlan {
             name: sandbox.interface.clone(),
@@ -222,6 +231,7 @@ fn own_table(
 /// the kernel would keep a neighbour entry for every destination a pod ever talks to.
 fn nic_in_pod(
     interface: &str,
+    mtu: u32,
     addresses: &[PodAddress],
     own_table: Option<u32>,
     settings: &Settings,
@@ -230,6 +240,12 @@ fn nic_in_pod(
     plan.sysctls.push(no_addresses(interface));
     for (family, _) in families(addresses) {
         plan.sysctls.extend(family_settings(interface, family));
+        if family == Family::V6 {
+            // When the master's MTU changes, the kernel changes its children's without telling IPv6
+            // (`ipvlan_adjust_mtu`, drivers/net/ipvlan/ipvlan_main.c).
+            let path = format!("net/ipv6/conf/{interface}/mtu");
+            plan.sysctls.push(sysctl(path, &mtu.to_string()));
+        }
     }
     if own_table.is_some() {
         // What comes in here is answered by a rule that looks at the source; strict rp_filter would

@@ -1,0 +1,76 @@
+//! Running pods on a node that changes: a NIC, an address, a gateway or an MTU came, changed or went.
+
+use std::sync::Arc;
+
+use tracing::{error, info};
+
+use super::{Agent, DetachError, locked};
+use crate::{
+    node::NodeFacts,
+    podnet::{self, Links, PodNet},
+    pool::{Owner, Record},
+};
+
+impl Agent {
+    /// Puts every running pod's network right that is not as these facts want it.
+    pub async fn renew_pods(&self, facts: &Arc<NodeFacts>) {
+        let last = locked(&self.renewed).replace(Arc::clone(facts));
+        let index =
+            |facts: &NodeFacts, net: &PodNet| facts.nic(&net.ipvlan.master).map(|nic| nic.ifindex);
+        // Its interface went with the NIC it was a child of.
+        let is_on_another = |net: &PodNet| {
+            last.as_ref()
+                .is_some_and(|last| index(last, net) != index(facts, net))
+        };
+        for (owner, net) in self.interfaces() {
+            let new = self.renewed(&net, facts);
+            if facts.nic(&net.ipvlan.master).is_none() || (new == *net && !is_on_another(&net)) {
+                continue;
+            }
+            let _turn = self.lock(&owner.container_id).await;
+            // Removed, or added again, meanwhile.
+            let Some(net) = self.interface(&owner) else {
+                continue;
+            };
+            match self.put_right(&owner, &net, facts).await {
+                Ok(()) => info!(pod = %net.pod, interface = owner.interface, "follows the node"),
+                Err(e) => error!(pod = %net.pod, %owner, "cannot follow the node: {e}"),
+            }
+        }
+    }
+
+    /// `net` as it is to be now; as it is if the node cannot carry it any more.
+    fn renewed(&self, net: &PodNet, facts: &NodeFacts) -> PodNet {
+        let catalog = self.catalog();
+        let gateway = |own: &podnet::PodAddress| {
+            let mut pools = catalog.pools().iter();
+            let declared = pools.find(|pool| pool.name == own.pool);
+            declared.map_or(own.gateway, |pool| pool.gateway)
+        };
+        podnet::renew(net, facts, gateway, &self.settings).unwrap_or_else(|_| net.clone())
+    }
+
+    /// Puts one interface right, for the node as it is now.
+    pub(super) async fn put_right(
+        &self,
+        owner: &Owner,
+        net: &PodNet,
+        facts: &Arc<NodeFacts>,
+    ) -> Result<(), DetachError> {
+        let new = self.renewed(net, facts);
+        let nic = self.nic_plan(facts, &new);
+        podnet::apply(&new, &nic, &self.host, &self.datapath, Links::Ensure).await?;
+        if new == *net {
+            return Ok(());
+        }
+        podnet::prune(net, &new, &self.host).await?;
+        match Record::of(&new) {
+            Ok(record) => {
+                self.pools.update_record(owner, record).await?;
+            }
+            Err(e) => error!(pod = %net.pod, "its new plan could not be written down: {e}"),
+        }
+        self.note(owner.clone(), Arc::new(new));
+        Ok(())
+    }
+}

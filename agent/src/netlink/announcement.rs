@@ -1,0 +1,122 @@
+//! What the kernel announces by itself, as far as anybody here listens.
+
+use std::{io, net::IpAddr};
+
+use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
+use rtnetlink::{
+    MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        route::{RouteAttribute, RouteMessage},
+    },
+    sys::SocketAddr,
+};
+
+use super::{
+    link::{Link, LinkAddress},
+    model::MAIN_TABLE,
+    state::ip,
+};
+
+/// One announcement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announcement {
+    /// A link came or changed.
+    Link(Link),
+    /// The link with this index went.
+    LinkGone(u32),
+    /// An address came or changed.
+    Address(LinkAddress),
+    /// An address went.
+    AddressGone(LinkAddress),
+    /// A default route of the main table came or changed: the link's index and the next hop.
+    Default(u32, Option<IpAddr>),
+    /// A default route of the main table went.
+    DefaultGone(u32, Option<IpAddr>),
+    /// Another route, a rule, a queueing discipline or a filter went.
+    ObjectGone,
+    /// The socket's buffer was full: anything may have happened.
+    Overrun,
+    /// Nothing that anybody here asks for.
+    Other,
+}
+
+/// A socket that hears all of it in the namespace it was opened in.
+#[derive(Debug)]
+pub struct Announcements(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+
+impl Announcements {
+    /// Opens the socket. From when this returns nothing is missed without an
+    /// [`Announcement::Overrun`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn listen() -> io::Result<Self> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
+            MulticastGroup::Tc,
+        ];
+        let (connection, _handle, announcements) = rtnetlink::new_multicast_connection(&groups)?;
+        tokio::spawn(connection);
+        Ok(Self(announcements))
+    }
+
+    /// The next one; `None` when the socket was closed.
+    pub async fn next(&mut self) -> Option<Announcement> {
+        self.0.next().await.map(|(message, _)| parse(message))
+    }
+}
+
+fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Announcement {
+    use RouteNetlinkMessage as Message;
+    let message = match message.payload {
+        NetlinkPayload::InnerMessage(message) => message,
+        NetlinkPayload::Overrun(_) => return Announcement::Overrun,
+        _ => return Announcement::Other,
+    };
+    let address = |message, make: fn(LinkAddress) -> Announcement| {
+        LinkAddress::parse(&message).map_or(Announcement::Other, make)
+    };
+    match message {
+        // A bridge's ports are announced once more, in another family and by halves.
+        Message::NewLink(message) if message.header.interface_family == AddressFamily::Unspec => {
+            Announcement::Link(Link::parse(message))
+        }
+        Message::DelLink(message) => Announcement::LinkGone(message.header.index),
+        Message::NewAddress(message) => address(message, Announcement::Address),
+        Message::DelAddress(message) => address(message, Announcement::AddressGone),
+        Message::NewRoute(message) => match default_route(&message) {
+            Some((link, via)) => Announcement::Default(link, via),
+            None => Announcement::Other,
+        },
+        Message::DelRoute(message) => match default_route(&message) {
+            Some((link, via)) => Announcement::DefaultGone(link, via),
+            None => Announcement::ObjectGone,
+        },
+        Message::DelRule(_) | Message::DelQueueDiscipline(_) | Message::DelTrafficFilter(_) => {
+            Announcement::ObjectGone
+        }
+        _ => Announcement::Other,
+    }
+}
+
+fn default_route(message: &RouteMessage) -> Option<(u32, Option<IpAddr>)> {
+    let (mut link, mut via, mut table) = (None, None, u32::from(message.header.table));
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Gateway(address) => via = ip(address),
+            RouteAttribute::Table(id) => table = *id,
+            _ => {}
+        }
+    }
+    let is_default = table == MAIN_TABLE && message.header.destination_prefix_length == 0;
+    Some((link.filter(|_| is_default)?, via))
+}

@@ -1,0 +1,372 @@
+//! A node that changes under its running pods: NICs, addresses, gateways and MTUs come and go.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_tests::{
+    edge::Listener,
+    lab::Lab,
+    manifests,
+    netns::Netns,
+    plan::{Family, Plan},
+    pod::Pod,
+    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
+    snapshot::{Snapshot, ip},
+    tap::Place,
+    traffic::{Client, Protocol, Server},
+};
+
+const PORT: u16 = 8080;
+const NODE_PORT: u16 = 30080;
+
+/// Waits for what the agent does by itself.
+fn eventually(lab: &Lab, what: &str, mut is_so: impl FnMut() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match is_so() {
+            Ok(()) => return Ok(()),
+            Err(error) if start.elapsed() > Duration::from_secs(20) => {
+                return Err(error.context(format!("{what}\n{}", lab.logs())));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// Takes a NIC out of the node, into a namespace where nobody looks.
+fn unplug(lab: &Lab, node: &str, nic: &str) -> Result<Netns> {
+    let drawer = Netns::new("drawer")?;
+    let path = drawer.path();
+    ip(
+        lab.vpc.node(node),
+        &["link", "set", nic, "netns", path_of(&path)?],
+    )?;
+    Ok(drawer)
+}
+
+/// Puts it into the node, with the node's own addresses.
+fn plug_in(lab: &Lab, drawer: &Netns, node: &str, nic: &str) -> Result<()> {
+    let netns = lab.vpc.node(node);
+    let path = netns.path();
+    ip(drawer, &["link", "set", nic, "netns", path_of(&path)?])?;
+    let netlink = netns.netlink()?;
+    netlink.set_up(nic)?;
+    for family in Family::BOTH {
+        let subnet = lab.vpc.nic(node, nic).subnet(family);
+        netlink.add_address(nic, subnet.primary)?;
+    }
+    Ok(())
+}
+
+fn path_of(path: &PathBuf) -> Result<&str> {
+    path.to_str().context("a path")
+}
+
+/// Out to the world and back, by both families.
+fn reaches_the_world(netns: &Netns) -> Result<()> {
+    for family in Family::BOTH {
+        for protocol in Protocol::BOTH {
+            let web = SocketAddr::new(Plan::web_server(family), PORT);
+            let client = Client::new(netns, protocol).timeout(Duration::from_millis(700));
+            client
+                .ask(web)
+                .with_context(|| format!("{protocol} to {web}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn serve_the_world(lab: &Lab) -> Result<Vec<Server>> {
+    let mut servers = Vec::new();
+    for family in Family::BOTH {
+        servers.extend(Server::on(&lab.vpc.world, Plan::web_server(family), PORT)?);
+    }
+    Ok(servers)
+}
+
+/// A NodePort with policy Local for the pod, and a listener of the load balancer for each of the
+/// node's addresses.
+fn expose(lab: &Lab, pod: &Pod, addresses: &[IpAddr]) -> Result<()> {
+    let mut services = Vec::new();
+    let mut listeners = Vec::new();
+    for protocol in Protocol::BOTH {
+        for family in Family::BOTH {
+            let cluster = match family {
+                Family::V4 => "10.96.0.70:80",
+                Family::V6 => "[fd00:10:96::70]:80",
+            };
+            services.push(Service {
+                name: format!("{protocol}-{family}"),
+                protocol,
+                cluster: cluster.parse()?,
+                node_port: Some(NODE_PORT),
+                masquerade: false,
+                policy: ExternalTrafficPolicy::Local,
+                backends: vec![Backend {
+                    address: pod.socket(family, PORT),
+                    node: pod.node.clone(),
+                }],
+            });
+        }
+        for (number, address) in addresses.iter().enumerate() {
+            listeners.push(Listener {
+                protocol,
+                port: public_port(number),
+                target: SocketAddr::new(*address, NODE_PORT),
+            });
+        }
+    }
+    let node = lab.vpc.node(&pod.node);
+    proxy::install(node, &pod.node, &Settings::default(), &services)?;
+    lab.vpc.edge.listen(&listeners)
+}
+
+fn public_port(number: usize) -> u16 {
+    8200 + u16::try_from(number).unwrap_or(0)
+}
+
+/// Asks the `number`th of the addresses given to [`expose`]; gives the wires by which the answers,
+/// from `address`, left.
+fn ask_node_port(lab: &Lab, number: usize, address: IpAddr) -> Result<Vec<String>> {
+    let family = Family::of(address);
+    let mut wires = Vec::new();
+    for protocol in Protocol::BOTH {
+        let mark = lab.taps.mark()?;
+        let public = SocketAddr::new(Plan::load_balancer(family), public_port(number));
+        let client = Client::new(&lab.vpc.world, protocol).from_ip(Plan::client(family));
+        let answer = client
+            .timeout(Duration::from_millis(700))
+            .ask(public)
+            .with_context(|| format!("{protocol} to the NodePort at {address}"))?;
+        ensure!(
+            answer.seen_as.ip() == Plan::client(family),
+            "{}",
+            answer.seen_as
+        );
+        for seen in lab.taps.since(mark)? {
+            if let Place::Wire { node, nic } = seen.place
+                && seen.source == address
+                && seen.source_port == NODE_PORT
+            {
+                wires.push(format!("{node}/{nic}"));
+            }
+        }
+    }
+    wires.sort();
+    wires.dedup();
+    Ok(wires)
+}
+
+#[test]
+fn a_nic_that_is_plugged_in_carries_pods_and_answers_node_ports_at_once() -> Result<()> {
+    let mut lab = Lab::without_agents(Plan::default())?;
+    let drawer = unplug(&lab, "master", "ens6")?;
+    lab.start_agents()?;
+    let _world = serve_the_world(&lab)?;
+    let before = lab.pod("master", "ens5", "before")?;
+    plug_in(&lab, &drawer, "master", "ens6")?;
+    // No waiting: ADD does not act on what was true a moment ago.
+    let pod = lab.pod("master", "ens6", "after")?;
+    reaches_the_world(&pod.netns)?;
+    pod.call("CHECK")?;
+    let _server = Server::on_any(&pod.netns, PORT)?;
+    let addresses = Family::BOTH.map(|family| lab.vpc.nic("master", "ens6").primary(family));
+    expose(&lab, &pod, &addresses)?;
+    for (number, address) in addresses.into_iter().enumerate() {
+        eventually(&lab, "NodePort at the new NIC", || {
+            let wires = ask_node_port(&lab, number, address)?;
+            ensure!(wires == ["master/ens6"], "answered by {wires:?}");
+            Ok(())
+        })?;
+        // The pod that was there before reaches the new address by its node.
+        let _server = Server::on(lab.vpc.node("master"), address, PORT)?;
+        eventually(&lab, "the node's new address", || {
+            let client = Client::new(&before.netns, Protocol::Tcp);
+            let answer = client
+                .timeout(Duration::from_millis(700))
+                .ask(SocketAddr::new(address, PORT))?;
+            ensure!(answer.seen_as.ip() == before.address(Family::of(address)));
+            Ok(())
+        })?;
+    }
+    before.call("CHECK")?;
+    lab.vpc.assert_no_violations()?;
+    pod.delete()?;
+    before.delete()
+}
+
+#[test]
+fn an_address_of_the_node_comes_to_running_pods_and_goes_again() -> Result<()> {
+    let lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens5", "a")?;
+    let _server = Server::on_any(&pod.netns, PORT)?;
+    let node = lab.vpc.node("master");
+    // The VPC knows them on ens6; no pod has them yet.
+    let new: Vec<IpAddr> = Family::BOTH
+        .iter()
+        .filter_map(|family| {
+            lab.vpc
+                .nic("master", "ens6")
+                .subnet(*family)
+                .secondary
+                .last()
+        })
+        .copied()
+        .collect();
+    expose(&lab, &pod, &new)?;
+    for (number, address) in new.iter().copied().enumerate() {
+        let net = format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 });
+        ip(node, &["address", "add", &net, "dev", "ens6"])?;
+        let way = format!("{address} via");
+        eventually(&lab, "a route in the pod", || {
+            ensure!(Snapshot::of(&pod.netns)?.mentions(&way), "no {way}");
+            Ok(())
+        })?;
+        eventually(&lab, "a NodePort at the new address", || {
+            let wires = ask_node_port(&lab, number, address)?;
+            ensure!(wires == ["master/ens6"], "answered by {wires:?}");
+            Ok(())
+        })?;
+        let _server = Server::on(node, address, PORT)?;
+        let client = Client::new(&pod.netns, Protocol::Udp);
+        let answer = client.ask(SocketAddr::new(address, PORT))?;
+        ensure!(answer.seen_as.ip() == pod.address(Family::of(address)));
+        pod.call("CHECK")?;
+        ip(node, &["address", "del", &net, "dev", "ens6"])?;
+        eventually(&lab, "the route goes with the address", || {
+            ensure!(!Snapshot::of(&pod.netns)?.mentions(&way), "still {way}");
+            Ok(())
+        })?;
+        pod.call("CHECK")?;
+    }
+    lab.vpc.assert_no_violations()?;
+    pod.delete()
+}
+
+#[test]
+fn a_pool_s_new_gateway_is_used_by_running_pods() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let _world = serve_the_world(&lab)?;
+    let pod = lab.pod("master", "ens6", "c")?;
+    reaches_the_world(&pod.netns)?;
+    let port = lab.vpc.nic("master", "ens6").port();
+    let mut plan = Plan::default();
+    for family in Family::BOTH {
+        let subnet = lab.vpc.nic("master", "ens6").subnet(family).clone();
+        let prefix = subnet.primary.prefix_len();
+        let other: IpAddr = match family {
+            Family::V4 => "210.22.16.2".parse()?,
+            Family::V6 => "fd00:2116::2".parse()?,
+        };
+        let [old, new] = [subnet.gateway, other].map(|gateway| format!("{gateway}/{prefix}"));
+        ip(&lab.vpc.router, &["address", "add", &new, "dev", &port])?;
+        ip(&lab.vpc.router, &["address", "del", &old, "dev", &port])?;
+        for nic in plan.nodes.iter_mut().flat_map(|node| &mut node.nics) {
+            for side in [&mut nic.v4, &mut nic.v6] {
+                if side.gateway == subnet.gateway {
+                    side.gateway = other;
+                }
+            }
+        }
+    }
+    // The kernel would remember for a while who had the old one.
+    ip(
+        lab.vpc.node("master"),
+        &["neighbour", "flush", "dev", "ens6"],
+    )?;
+    ip(
+        lab.vpc.node("master"),
+        &["-6", "neighbour", "flush", "dev", "ens6"],
+    )?;
+    ensure!(
+        reaches_the_world(&pod.netns).is_err(),
+        "the old gateway is gone"
+    );
+    let file = lab.agent("master").manifests().join("plan.yaml");
+    std::fs::write(file, manifests::yaml(&plan))?;
+    eventually(&lab, "by the new gateway", || reaches_the_world(&pod.netns))?;
+    pod.call("CHECK")?;
+    pod.delete()
+}
+
+#[test]
+fn the_mtu_of_the_nic_is_its_pods_mtu_on_every_link_whenever_it_changes() -> Result<()> {
+    let lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens6", "c")?;
+    let node = lab.vpc.node("master");
+    let mtu = |netns: &Netns, path: &str| -> Result<String> {
+        netns.run(|| Ok(std::fs::read_to_string(path)?.trim().to_owned()))
+    };
+    let shown = |netns: &Netns, link: &str| -> Result<String> {
+        let text = ip(netns, &["-o", "link", "show", "dev", link])?;
+        let mut words = text.split_whitespace().skip_while(|word| *word != "mtu");
+        Ok(words.nth(1).unwrap_or_default().to_owned())
+    };
+    for now in ["9001", "1500", "1400", "9001"] {
+        ip(node, &["link", "set", "ens6", "mtu", now])?;
+        eventually(&lab, now, || {
+            let found = [
+                shown(&pod.netns, "eth0")?,
+                shown(&pod.netns, "veth0")?,
+                shown(node, &pod.host_interface)?,
+                mtu(&pod.netns, "/proc/sys/net/ipv6/conf/eth0/mtu")?,
+                mtu(&pod.netns, "/proc/sys/net/ipv6/conf/veth0/mtu")?,
+            ];
+            ensure!(found.iter().all(|found| found == now), "{found:?}");
+            Ok(())
+        })?;
+        pod.call("CHECK")?;
+    }
+    pod.delete()
+}
+
+#[test]
+fn a_nic_that_is_gone_is_reported_and_its_pods_live_again_when_it_is_back() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let _world = serve_the_world(&lab)?;
+    let stays = lab.pod("master", "ens5", "stays")?;
+    let deleted = lab.pod("master", "ens6", "deleted")?;
+    let waits = lab.pod("master", "ens6", "waits")?;
+    reaches_the_world(&waits.netns)?;
+    for pod in ["deleted", "waits"] {
+        lab.taps
+            .remove(|place| matches!(place, Place::Pod { pod: name, .. } if name == pod));
+    }
+    let drawer = unplug(&lab, "master", "ens6")?;
+    eventually(&lab, "nothing of ours speaks of it", || {
+        let now = Snapshot::of(lab.vpc.node("master"))?;
+        ensure!(!now.mentions("ens6"), "{now:#?}");
+        Ok(())
+    })?;
+    let status = lab.agent("master").control(&["status"])?;
+    for pod in ["deleted", "waits"] {
+        ensure!(
+            status
+                .lines()
+                .any(|line| line.contains(pod) && line.contains("ens6")),
+            "{status}"
+        );
+    }
+    let error = waits
+        .call("CHECK")
+        .err()
+        .context("CHECK of a pod without its NIC")?;
+    ensure!(error.to_string().contains("eth0 is missing"), "{error:#}");
+    deleted.delete()?;
+    reaches_the_world(&stays.netns)?;
+    stays.call("CHECK")?;
+    plug_in(&lab, &drawer, "master", "ens6")?;
+    eventually(&lab, "back with the NIC", || {
+        reaches_the_world(&waits.netns)
+    })?;
+    waits.call("CHECK")?;
+    let status = lab.agent("master").control(&["status"])?;
+    ensure!(!status.contains("problem"), "{status}");
+    lab.vpc.assert_no_violations()?;
+    waits.delete()?;
+    stays.delete()
+}
