@@ -9,6 +9,7 @@ pub mod agent;
 pub mod catalog;
 pub mod cni;
 pub mod datapath;
+pub mod doctor;
 pub mod kube;
 pub mod netlink;
 pub mod node;

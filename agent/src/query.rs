@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     agent::Agent,
     datapath::{HOST_PROGRAMS, PROGRAMS},
+    doctor,
     netlink::{
         Netlink,
         model::{Filter, NamespacePlan},
@@ -128,6 +129,10 @@ pub struct HookLine {
 pub async fn answer(agent: &Agent, query: &Query) -> Response {
     let json = match query {
         Query::Status => serde_json::to_string(&status(agent).await),
+        Query::Doctor => match doctor::examine(agent).await {
+            Ok(findings) => serde_json::to_string(&findings),
+            Err(e) => return refuse(e.to_string()),
+        },
         Query::Pods => serde_json::to_string(&pods(agent)),
         Query::Pools => serde_json::to_string(&pools(agent)),
         Query::Datapath => match datapath(agent).await {
@@ -160,19 +165,8 @@ async fn status(agent: &Agent) -> Status {
     let catalog = agent.catalog();
     let manifests = catalog.problems().iter().map(ToString::to_string);
     let mut problems: Vec<String> = manifests.collect();
-    match agent.facts.get(&agent.host).await {
-        Ok(facts) => {
-            for (owner, net) in agent.interfaces() {
-                let master = &net.ipvlan.master;
-                if facts.nic(master).is_none() {
-                    problems.push(format!(
-                        "{} of pod {} is gone: its NIC {master} is not on this node any more; \
-                         plug it in again, or delete the pod",
-                        owner.interface, net.pod
-                    ));
-                }
-            }
-        }
+    match doctor::nics_that_are_gone(agent).await {
+        Ok(findings) => problems.extend(findings.iter().map(ToString::to_string)),
         Err(e) => problems.push(format!("the node's NICs are not known: {e}")),
     }
     Status {

@@ -140,6 +140,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     let state = NamespaceState::read(host, &plan).await?;
     let mut batch = Batch::default();
     let mut put_back = Vec::new();
+    let mut revived = Vec::new();
     for (_, net) in &interfaces {
         let Some(veth) = &net.veth else { continue };
         let Some(link) = state.links.get(&veth.host_name) else {
@@ -148,12 +149,16 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         if let Some(what) = link.differs(veth.mtu, Some(veth.host_mac)) {
             batch.put_right(link, veth.mtu, Some(veth.host_mac));
             batch.set_up(&link.name, link.ifindex, None);
+            revived.push(link.name.clone());
             put_back.push(Missing::Link(link.name.clone(), what));
         }
     }
     // A link that is down takes no routes: its coming up is announced, and then is the time. One
     // that is not there belongs to a pod that is just being made, or removed.
-    let usable = |link: &str| state.links.get(link).filter(|l| l.up).map(|l| l.ifindex);
+    let usable = |link: &str| {
+        let found = state.links.get(link)?;
+        (found.up || revived.contains(&found.name)).then_some(found.ifindex)
+    };
     for missing in state.missing(&plan) {
         match &missing {
             Missing::Rule(rule) => batch.add_rule(rule),

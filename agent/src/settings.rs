@@ -1,5 +1,7 @@
 //! What a node's administrator can set, and the defaults.
 
+mod marks;
+
 use std::{fs, path::Path};
 
 use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS};
@@ -27,6 +29,8 @@ pub struct Settings {
     /// The bits of a packet's mark that say by which NIC, in the host only: as many as are set
     /// here, wherever they are. One of them is for replies, so `n` bits serve 2^(n-1) - 2 NICs.
     pub nic_marks: u32,
+    /// Whose bits may be ours too, since they are not on this node: `calico`, `cilium`...
+    pub ignore_marks_of: Vec<String>,
     /// Routing table, in pods, for replies to what came in by the veth.
     pub reply_table: u32,
     /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with
@@ -49,6 +53,7 @@ impl Default for Settings {
             via_host_cidrs: vec![IpNet::new_assert([169, 254, 0, 0].into(), 16)],
             mark: DEFAULT_MARK,
             nic_marks: DEFAULT_NIC_MARKS,
+            ignore_marks_of: Vec::new(),
             reply_table: 7700,
             host_table: 7700,
             rule_priority: 1000,
@@ -115,6 +120,9 @@ impl Settings {
                 "at least three bits must be set: one for replies, the others for the NICs".into(),
             ));
         }
+        if let Some((field, reason)) = marks::conflict(&settings) {
+            return Err((field.into(), reason));
+        }
         for (field, table) in [
             ("replyTable", settings.reply_table),
             ("hostTable", settings.host_table),
@@ -152,10 +160,23 @@ mod tests {
     }
 
     #[test]
+    fn bits_of_somebody_who_is_not_there_can_be_used() {
+        let settings = Settings::parse("nicMarks: 0x70000\nignoreMarksOf: [calico]\n");
+        assert_eq!(settings.map(|s| s.nic_marks), Ok(0x7_0000));
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_by_name() {
         for (text, field) in [
             ("mark: 0", "mark"),
             ("nicMarks: 64", "nicMarks"),
+            ("mark: 0x2", "in common with nicMarks"),
+            ("nicMarks: 0x4006", "kube-proxy"),
+            ("nicMarks: 0x8006", "kube-proxy"),
+            ("nicMarks: 0x70000", "calico"),
+            ("nicMarks: 0x8e", "aws-vpc-cni"),
+            ("mark: 0x100", "istio"),
+            ("ignoreMarksOf: [nobody]", "nobody"),
             ("replyTable: 254", "replyTable"),
             ("hostTable: 0", "hostTable"),
             ("rulePriority: 32766", "rulePriority"),

@@ -164,10 +164,11 @@ fn check_names_links_that_are_down_or_gone() -> Result<()> {
     let lab = Lab::start(Plan::default())?;
     let pod = lab.pod("master", "ens5", "a")?;
     let node = lab.vpc.node("master");
-    ip(node, &["link", "set", &pod.host_interface, "down"])?;
+    ip(&pod.netns, &["link", "set", "veth0", "down"])?;
     let error = error_of(pod.call("CHECK"))?;
-    let called = format!("link {} is down in the host", pod.host_interface);
-    ensure!(error.msg.contains(&called), "{error}");
+    ensure!(error.msg.contains("link veth0 is down"), "{error}");
+    ensure!(pod.call("ADD")? == pod.result);
+    pod.call("CHECK").context("up again")?;
     ip(node, &["link", "del", &pod.host_interface])?;
     let error = error_of(pod.call("CHECK"))?;
     ensure!(

@@ -145,3 +145,43 @@ fn a_nic_that_went_down_and_up_again_carries_its_pods_again() -> Result<()> {
     pod.call("CHECK")?;
     pod.delete()
 }
+
+/// What udev's MACAddressPolicy, a network manager or a person does to a link that they do not know.
+#[test]
+fn the_node_s_end_of_a_pair_gets_its_mac_address_its_mtu_and_its_state_back() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens5", "a")?;
+    let node = lab.vpc.node("master").clone();
+    let web = Plan::web_server(Family::V4);
+    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
+    servers.extend(Server::on_any(&pod.netns, PORT)?);
+    traffic(&lab, &pod)?;
+    for change in [
+        &["address", "02:00:00:00:00:99"][..],
+        &["mtu", "1280"],
+        &["down"],
+    ] {
+        let command = [&["link", "set", &pod.host_interface], change].concat();
+        lab.agent("master").kill()?;
+        ip(&node, &command)?;
+        if change != ["mtu", "1280"] && traffic(&lab, &pod).is_ok() {
+            bail!("{change:?} does no harm");
+        }
+        lab.agent("master").launch()?;
+        lab.agent("master").wait_ready()?;
+        traffic(&lab, &pod).with_context(|| format!("{change:?}: a new agent"))?;
+        pod.call("CHECK").with_context(|| format!("{change:?}"))?;
+        ip(&node, &command)?;
+        let start = Instant::now();
+        while let Err(error) = pod.call("CHECK") {
+            ensure!(
+                start.elapsed() < Duration::from_secs(15),
+                "{change:?}: {error:#}\n{}",
+                lab.logs()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        traffic(&lab, &pod).with_context(|| format!("{change:?}: by itself"))?;
+    }
+    pod.delete()
+}

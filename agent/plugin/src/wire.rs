@@ -57,6 +57,8 @@ pub struct Invocation {
 pub enum Query {
     /// Is the agent there and well?
     Status,
+    /// What is wrong with the node, and what can be done about it?
+    Doctor,
     /// The pods' interfaces.
     Pods,
     /// The pools and how full they are.

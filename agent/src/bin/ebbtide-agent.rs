@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbtide_agent::{
     agent::{Agent, Directories},
     catalog::{self, Catalog, NetworkRef},
-    kube, repair,
+    doctor, kube, repair,
     server::Server,
     settings::Settings,
 };
@@ -174,6 +174,10 @@ async fn run(options: Run) -> anyhow::Result<()> {
     if let Some(network) = &options.default_network {
         settings.default_network = Some(network.clone());
     }
+    let release = nix::sys::utsname::uname().context("ask which kernel this is")?;
+    if let Some(reason) = doctor::too_old(&release.release().to_string_lossy()) {
+        bail!("{reason}, which is the oldest that the programs run on: use a newer one");
+    }
     for dir in [&options.state_dir, &options.run_dir] {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
@@ -189,6 +193,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     };
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
     let agent = Arc::new(agent.with_cluster(cluster));
+    doctor::admit(&agent).await?;
     agent.reconcile().await;
 
     let socket = options.run_dir.join("cni.sock");

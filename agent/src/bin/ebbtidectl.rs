@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use comfy_table::{Table, presets::NOTHING};
 use ebbtide_agent::{
+    doctor::{Finding, Severity},
     podnet::PodNet,
     query::{AddressInfo, AddressState, HookLine, PodLine, PoolLine, Released, Status},
 };
@@ -50,6 +51,8 @@ enum Output {
 enum Command {
     /// Is the agent there, and are its manifests in order?
     Status,
+    /// What is wrong with this node, and what to do about it. Fails if any of it is serious.
+    Doctor,
     /// The interfaces of this node's pods.
     Pods,
     /// The pools, and how full they are.
@@ -79,10 +82,10 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(text) => {
+        Ok((text, exit)) => {
             // A reader that closes the pipe early (`| head`) is no failure of ours.
             let _closed = std::io::stdout().lock().write_all(text.as_bytes());
-            ExitCode::SUCCESS
+            exit
         }
         Err(e) => {
             let _closed = writeln!(std::io::stderr().lock(), "ebbtidectl: {e:#}");
@@ -91,9 +94,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<String> {
+fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
     let query = match &cli.command {
         Command::Status => Query::Status,
+        Command::Doctor => Query::Doctor,
         Command::Pods => Query::Pods,
         Command::Pools => Query::Pools,
         Command::Datapath => Query::Datapath,
@@ -114,12 +118,17 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         bail!("{}", response.output);
     }
     let answer = response.output;
+    let exit = match &cli.command {
+        Command::Doctor => health(&parse::<Vec<Finding>>(&answer)?),
+        _ => ExitCode::SUCCESS,
+    };
     if cli.output == Output::Json {
         let value: serde_json::Value = parse(&answer)?;
-        return Ok(format!("{}\n", serde_json::to_string_pretty(&value)?));
+        return Ok((format!("{}\n", serde_json::to_string_pretty(&value)?), exit));
     }
-    Ok(match &cli.command {
+    let text = match &cli.command {
         Command::Status => status(&parse(&answer)?),
+        Command::Doctor => doctor(&parse::<Vec<Finding>>(&answer)?),
         Command::Pods => pods(parse(&answer)?),
         Command::Pools => pools(parse(&answer)?),
         Command::Datapath => datapath(parse(&answer)?),
@@ -130,7 +139,8 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         }
         Command::Ip { .. } => ip(&parse(&answer)?),
         Command::Release { .. } => released(&parse(&answer)?),
-    })
+    };
+    Ok((text, exit))
 }
 
 fn parse<T: DeserializeOwned>(answer: &str) -> anyhow::Result<T> {
@@ -154,6 +164,33 @@ fn status(status: &Status) -> String {
         text.push_str("problem: ");
         text.push_str(problem);
         text.push('\n');
+    }
+    text
+}
+
+fn health(findings: &[Finding]) -> ExitCode {
+    let mut serious = findings.iter().filter(|f| f.severity == Severity::Serious);
+    match serious.next() {
+        Some(_) => ExitCode::FAILURE,
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn doctor(findings: &[Finding]) -> String {
+    if findings.is_empty() {
+        return "nothing is wrong, as far as can be told from here\n".to_owned();
+    }
+    let mut text = String::new();
+    for finding in findings {
+        let severity = match finding.severity {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Serious => "serious",
+        };
+        text.push_str(&format!(
+            "{severity}: {}\n    {}\n",
+            finding.what, finding.way_out
+        ));
     }
     text
 }

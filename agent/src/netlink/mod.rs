@@ -6,6 +6,7 @@
 //! in one go, and [`netns`] is the only place that changes a thread's namespace.
 
 pub mod announcement;
+pub mod foreign;
 pub mod link;
 pub mod message;
 pub mod model;

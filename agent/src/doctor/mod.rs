@@ -1,0 +1,123 @@
+//! What is wrong with this node, as far as it can be told, and what can be done about it.
+
+mod kernel;
+mod routing;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{agent::Agent, netlink::Error};
+
+pub use kernel::too_old;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Good to know.
+    Note,
+    /// Something may come to harm.
+    Warning,
+    /// Pods have no network, or a wrong one.
+    Serious,
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, naming the thing.
+    pub what: String,
+    /// What can be done about it.
+    pub way_out: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.way_out)
+    }
+}
+
+/// Everything that can be found. The worst comes first.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
+    let mut findings = configuration(agent).await?;
+    findings.extend(nics_that_are_gone(agent).await?);
+    let catalog = agent.catalog();
+    findings.extend(catalog.problems().iter().map(|problem| Finding {
+        severity: Severity::Serious,
+        what: problem.to_string(),
+        way_out: "correct the manifest; it is read again at once".to_owned(),
+    }));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(findings)
+}
+
+/// What is wrong with the configuration on this node.
+async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
+    let facts = agent.facts.get(&agent.host).await?;
+    let foreign = agent.host.foreign().await?;
+    let catalog = agent.catalog();
+    let networks = catalog.networks().iter();
+    let masters = networks.map(|network| (network.name.to_string(), network.master.as_str()));
+    let mut findings = routing::intruders(&facts, &foreign, &agent.settings);
+    findings.extend(routing::masters(&facts, masters));
+    Ok(findings)
+}
+
+/// Interfaces that went with their NIC.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub async fn nics_that_are_gone(agent: &Agent) -> Result<Vec<Finding>, Error> {
+    let facts = agent.facts.get(&agent.host).await?;
+    let interfaces = agent.interfaces().into_iter();
+    let gone = interfaces.filter(|(_, net)| facts.nic(&net.ipvlan.master).is_none());
+    Ok(gone
+        .map(|(owner, net)| Finding {
+            severity: Severity::Serious,
+            what: format!(
+                "{} of pod {} is gone: its NIC {} is not on this node any more",
+                owner.interface, net.pod, net.ipvlan.master
+            ),
+            way_out: "plug the NIC in again: the interface comes back with it; or delete the pod"
+                .to_owned(),
+        })
+        .collect())
+}
+
+/// The agent must not start like this.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct Refused(Vec<Finding>);
+
+/// Refuses a wrong configuration, before anything is put on the node. Not while there are pods: who
+/// has been running here before must not leave them alone because somebody else came.
+///
+/// # Errors
+/// What is wrong, and the way out.
+pub async fn admit(agent: &Agent) -> Result<(), Refused> {
+    let findings = match configuration(agent).await {
+        Ok(findings) => findings,
+        Err(e) => {
+            tracing::warn!("whether tables and priorities are free is not known: {e}");
+            return Ok(());
+        }
+    };
+    let (serious, rest): (Vec<_>, Vec<_>) = findings
+        .into_iter()
+        .partition(|finding| finding.severity == Severity::Serious);
+    let running = !agent.pools.list().is_empty();
+    for finding in rest.iter().chain(serious.iter().filter(|_| running)) {
+        tracing::warn!("{finding}");
+    }
+    match serious.is_empty() || running {
+        true => Ok(()),
+        false => Err(Refused(serious)),
+    }
+}

@@ -1,0 +1,154 @@
+//! Are our tables and priorities ours alone, and are the networks' masters NICs?
+
+use super::{Finding, Severity};
+use crate::{
+    netlink::foreign::Foreign,
+    node::{NodeFacts, carriers, nic_table},
+    settings::Settings,
+};
+
+/// Others' routes in our tables, others' rules at our priorities. Before our first start that is a
+/// wrong configuration; later, it is somebody who came after us.
+#[must_use]
+pub(super) fn intruders(facts: &NodeFacts, foreign: &Foreign, settings: &Settings) -> Vec<Finding> {
+    let severity = match foreign.beside_ours {
+        true => Severity::Warning,
+        false => Severity::Serious,
+    };
+    let mut findings = Vec::new();
+    let mut tables: Vec<u32> = carriers(facts)
+        .map(|nic| nic_table(settings, nic.ifindex))
+        .collect();
+    tables.push(settings.host_table);
+    tables.sort_unstable();
+    for table in tables {
+        let routes = foreign.routes.iter().filter(|route| route.table == table);
+        let texts: Vec<&str> = routes.map(|route| route.destination.as_str()).collect();
+        if !texts.is_empty() {
+            findings.push(Finding {
+                severity,
+                what: format!(
+                    "routing table {table} has routes that are not Ebbtide's: {}",
+                    texts.join(", ")
+                ),
+                way_out: format!(
+                    "set hostTable to a number that is free, as are those after it (one for each \
+                     NIC, by its index), or remove the routes: `ip route show table {table}`"
+                ),
+            });
+        }
+    }
+    let ours = settings.rule_priority..=settings.rule_priority + 3;
+    for rule in &foreign.rules {
+        if ours.contains(&rule.priority) {
+            findings.push(Finding {
+                severity,
+                what: format!(
+                    "an {} rule that is not Ebbtide's has priority {}, which of the two comes \
+                     first is a matter of luck",
+                    rule.family, rule.priority
+                ),
+                way_out: "set rulePriority so that it and the three after it are free (`ip rule`)"
+                    .to_owned(),
+            });
+        }
+    }
+    findings
+}
+
+/// Networks whose master can have no children.
+#[must_use]
+pub(super) fn masters<'a>(
+    facts: &NodeFacts,
+    networks: impl Iterator<Item = (String, &'a str)>,
+) -> Vec<Finding> {
+    networks
+        .filter_map(|(network, master)| {
+            let kind = facts.nic(master)?.kind.as_deref()?;
+            matches!(kind, "ipvlan" | "macvlan").then(|| Finding {
+                severity: Severity::Serious,
+                what: format!("the master {master} of network {network} is itself an {kind} child"),
+                way_out: "name the NIC below it in the network's manifest".to_owned(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        netlink::{
+            foreign::{ForeignRoute, ForeignRule},
+            model::{Family, Mac},
+        },
+        node::Nic,
+    };
+
+    fn facts(kind: Option<&str>) -> NodeFacts {
+        NodeFacts {
+            nics: vec![Nic {
+                name: "ens5".into(),
+                ifindex: 3,
+                mac: Some(Mac([2; 6])),
+                mtu: 1500,
+                up: true,
+                kind: kind.map(Into::into),
+                addresses: vec!["172.31.22.228/20".parse().unwrap()],
+            }],
+            ..NodeFacts::default()
+        }
+    }
+
+    #[test]
+    fn what_is_others_is_found_in_our_tables_and_at_our_priorities_only() {
+        let route = |table| ForeignRoute {
+            table,
+            destination: "192.0.2.0/24".into(),
+        };
+        let rule = |priority| ForeignRule {
+            family: Family::V4,
+            priority,
+        };
+        for (routes, rules, expected) in [
+            (vec![254, 7702, 7704], vec![0, 999, 1004, 32766], vec![]),
+            (vec![7700], vec![], vec!["table 7700"]),
+            (vec![7703], vec![], vec!["table 7703"]),
+            (vec![], vec![1000], vec!["priority 1000"]),
+            (vec![7703], vec![1003], vec!["table 7703", "priority 1003"]),
+        ] {
+            for beside_ours in [false, true] {
+                let foreign = Foreign {
+                    routes: routes.iter().copied().map(route).collect(),
+                    rules: rules.iter().copied().map(rule).collect(),
+                    beside_ours,
+                };
+                let found = intruders(&facts(None), &foreign, &Settings::default());
+                assert_eq!(found.len(), expected.len(), "{found:?}");
+                for (finding, text) in found.iter().zip(&expected) {
+                    assert!(finding.what.contains(text), "{}", finding.what);
+                    assert_eq!(finding.severity == Severity::Serious, !beside_ours);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_master_that_is_a_child_is_named_with_its_network() {
+        for (kind, bad) in [
+            (None, false),
+            (Some("bond"), false),
+            (Some("ipvlan"), true),
+            (Some("macvlan"), true),
+        ] {
+            let networks = [("default/a".to_owned(), "ens5"), ("b".to_owned(), "none")];
+            let found = masters(&facts(kind), networks.into_iter());
+            assert_eq!(found.len(), usize::from(bad), "{kind:?}");
+            assert!(
+                found
+                    .iter()
+                    .all(|f| f.what.contains("ens5 of network default/a"))
+            );
+        }
+    }
+}
