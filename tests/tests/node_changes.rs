@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -102,7 +102,7 @@ fn configure(lab: &Lab, node: &str, nic: &str) -> Result<()> {
     Ok(())
 }
 
-fn path_of(path: &PathBuf) -> Result<&str> {
+fn path_of(path: &Path) -> Result<&str> {
     path.to_str().context("a path")
 }
 
