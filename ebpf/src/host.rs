@@ -1,6 +1,8 @@
 //! The host's part: a reply leaves by the NIC its request came in on, and every packet by the NIC
 //! that has its source address.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     helpers::{bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
@@ -8,8 +10,10 @@ use aya_ebpf::{
 use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
 
 use crate::{
-    PASS, host_maps as maps,
-    packet::{self, Endpoints, Ip},
+    PASS,
+    flow::{self, Ours},
+    host_maps as maps,
+    packet::{self, FIRST, Ip, LAST},
 };
 
 /// `BPF_F_INGRESS` (include/uapi/linux/bpf.h).
@@ -17,38 +21,6 @@ const INGRESS: u64 = 1;
 
 /// `PACKET_HOST` (include/uapi/linux/if_packet.h): for this machine.
 const FOR_US: u32 = 0;
-
-/// Which end of the packet is ours.
-#[derive(Clone, Copy)]
-enum Ours {
-    Source,
-    Destination,
-}
-
-/// The flow a packet belongs to. `None` for what cannot be told: later fragments, ICMP other than
-/// echo. Unlike in the pod an echo's identifier is always on our side: here it is the pod itself
-/// that asks, and an answer to it that comes back.
-#[inline(always)]
-fn flow_key(ctx: &TcContext, ip: &Ip, ours: Ours) -> Option<FlowKey> {
-    let (source_port, destination_port) = match (ip.endpoints(ctx), ours) {
-        (Endpoints::Ports(source, destination), _) => (source, destination),
-        (Endpoints::EchoRequest(id) | Endpoints::EchoReply(id), Ours::Source) => (id, [0; 2]),
-        (Endpoints::EchoRequest(id) | Endpoints::EchoReply(id), Ours::Destination) => ([0; 2], id),
-        (Endpoints::None, _) => return None,
-    };
-    let (local, remote, local_port, remote_port) = match ours {
-        Ours::Source => (ip.source, ip.destination, source_port, destination_port),
-        Ours::Destination => (ip.destination, ip.source, destination_port, source_port),
-    };
-    Some(FlowKey {
-        local,
-        remote,
-        local_port,
-        remote_port,
-        protocol: ip.protocol,
-        pad: [0; 3],
-    })
-}
 
 /// What of the packet's mark is ours.
 #[inline(always)]
@@ -82,6 +54,35 @@ fn learn(flows: &maps::HostFlows, key: &FlowKey, flow: HostFlow) -> bool {
     !known && flows.insert(key, flow, 0).is_ok()
 }
 
+/// Notes the way of a packet's first fragment for the later ones. From the wire they may come in any
+/// order, so those of a pod alone end with the last; the others make room for newer flows. A later
+/// fragment that comes before its first goes the way of what nothing is known of.
+#[inline(always)]
+fn note_fragment(
+    flows: &maps::HostFlows,
+    ip: &Ip,
+    from_pod: bool,
+    key: &mut FlowKey,
+    flow: Option<HostFlow>,
+) {
+    flow::to_fragments(ip, key);
+    let first = ip.payload.fragment & FIRST != 0;
+    let ended = from_pod && ip.payload.fragment & LAST != 0;
+    match flow {
+        Some(flow) if first => {
+            let _full = flows.insert(&*key, flow, 0);
+        }
+        Some(_) if ended => {
+            let _not_there = flows.remove(&*key);
+        }
+        // An older packet's with the same identification.
+        None if first => {
+            let _not_there = flows.remove(&*key);
+        }
+        _ => {}
+    }
+}
+
 /// A NIC's ingress, before ipvlan takes what is a pod's (`sch_handle_ingress` comes before the
 /// rx_handler in `__netif_receive_skb_core`, net/core/dev.c).
 #[inline(always)]
@@ -92,7 +93,8 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
         return PASS;
     }
     packet::linearise(ctx);
-    let Some(ip) = packet::ip(ctx) else {
+    let mut place = MaybeUninit::uninit();
+    let Some(ip) = packet::ip(ctx, &mut place) else {
         return PASS;
     };
     let Some(owner) = maps::owner(&ip.destination) else {
@@ -106,13 +108,19 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     // Two words instead of an `Option`: the compiler would keep the one in the register that holds
     // the context where there is none, and the verifier allows no arithmetic on that.
     let (mut flow_mark, mut forwarded) = (0, 0);
+    let mut key = flow::between(ip, Ours::Destination);
     if let Some(flows) = maps::flows(&ip.destination)
-        && let Some(key) = flow_key(ctx, &ip, Ours::Destination)
-        // SAFETY: a value replaced while we read it is still one of the two ways.
-        && let Some(flow) = unsafe { flows.get(key) }
+        && flow::followed(ctx, ip, Ours::Destination, false, &mut key)
     {
-        flow_mark = flow.mark;
-        forwarded = flow.forwarded;
+        // SAFETY: a value replaced while we read it is still one of the two ways.
+        let flow = unsafe { flows.get(&key) }.copied();
+        if ip.payload.fragment != 0 {
+            note_fragment(flows, ip, false, &mut key, flow);
+        }
+        if let Some(flow) = flow {
+            flow_mark = flow.mark;
+            forwarded = flow.forwarded;
+        }
     }
     if owner.flags & OWNER_IS_POD != 0 {
         let steer = maps::steer();
@@ -159,7 +167,8 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
         return PASS;
     }
     packet::linearise(ctx);
-    let Some(ip) = packet::ip(ctx) else {
+    let mut place = MaybeUninit::uninit();
+    let Some(ip) = packet::ip(ctx, &mut place) else {
         return PASS;
     };
     let Some(flows) = maps::flows(&ip.destination) else {
@@ -175,9 +184,8 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
         mark: bits | reply,
         forwarded: 0,
     };
-    if let Some(key) = flow_key(ctx, &ip, Ours::Destination)
-        && learn(flows, &key, flow)
-    {
+    let mut key = flow::between(ip, Ours::Destination);
+    if flow::of(ctx, ip, Ours::Destination, false, &mut key) && learn(flows, &key, flow) {
         counters.learned += 1;
     }
     PASS
@@ -189,24 +197,31 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
 #[inline(always)]
 pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
-    let Some(ip) = packet::ip(ctx) else {
+    let mut place = MaybeUninit::uninit();
+    let Some(ip) = packet::ip(ctx, &mut place) else {
         return PASS;
     };
     let Some(flows) = maps::flows(&ip.source) else {
         return PASS;
     };
     let mut bits = maps::reply();
-    if let Some(key) = flow_key(ctx, &ip, Ours::Source)
+    let mut key = flow::between(ip, Ours::Source);
+    if flow::followed(ctx, ip, Ours::Source, false, &mut key) {
         // SAFETY: a value replaced while we read it is still one of the two ways.
-        && let Some(flow) = unsafe { flows.get(key) }.copied()
-        && flow.mark != 0
-    {
-        bits = flow.mark;
-        if let Some(counters) = maps::counters(by_mark(bits)) {
-            let counters = &mut counters.hooks[HostHook::VethIngress as usize];
-            counters.seen += 1;
-            counters.marked += 1;
-            counters.passed += 1;
+        let flow = unsafe { flows.get(&key) }.copied();
+        if ip.payload.fragment != 0 {
+            note_fragment(flows, ip, true, &mut key, flow);
+        }
+        if let Some(flow) = flow
+            && flow.mark != 0
+        {
+            bits = flow.mark;
+            if let Some(counters) = maps::counters(by_mark(bits)) {
+                let counters = &mut counters.hooks[HostHook::VethIngress as usize];
+                counters.seen += 1;
+                counters.marked += 1;
+                counters.passed += 1;
+            }
         }
     }
     set_mark(ctx, bits);
@@ -220,7 +235,8 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
     // SAFETY: as in `our_mark`.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     packet::linearise(ctx);
-    let Some(ip) = packet::ip(ctx) else {
+    let mut place = MaybeUninit::uninit();
+    let Some(ip) = packet::ip(ctx, &mut place) else {
         return PASS;
     };
     let Some(owner) = maps::owner(&ip.source) else {
@@ -230,7 +246,7 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
         return PASS;
     };
     let is_pod = owner.flags & OWNER_IS_POD != 0;
-    let news = remember_way_out(ctx, &ip, is_pod);
+    let news = remember_way_out(ctx, ip, is_pod);
     let counters = &mut all.hooks[HostHook::NicEgress as usize];
     counters.seen += 1;
     counters.learned += u64::from(news);
@@ -276,9 +292,10 @@ fn remember_way_out(ctx: &TcContext, ip: &Ip, is_pod: bool) -> bool {
     if !is_pod && !request {
         return false;
     }
-    let Some(key) = flow_key(ctx, ip, Ours::Source) else {
+    let mut key = flow::between(ip, Ours::Source);
+    if !flow::of(ctx, ip, Ours::Source, false, &mut key) {
         return false;
-    };
+    }
     if !is_pod {
         let flow = HostFlow {
             mark: bits | reply,
@@ -294,8 +311,8 @@ fn remember_way_out(ctx: &TcContext, ip: &Ip, is_pod: bool) -> bool {
         return maps::steer() != 0 && learn(flows, &key, forwarded);
     }
     // SAFETY: only compared.
-    if bits == 0 && unsafe { flows.get(key) }.is_some_and(|flow| flow.forwarded != 0) {
-        return flows.remove(key).is_ok();
+    if bits == 0 && unsafe { flows.get(&key) }.is_some_and(|flow| flow.forwarded != 0) {
+        return flows.remove(&key).is_ok();
     }
     false
 }

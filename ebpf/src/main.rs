@@ -26,6 +26,8 @@
 #![no_std]
 #![no_main]
 
+mod extended;
+mod flow;
 mod host;
 mod host_maps;
 mod maps;

@@ -1,11 +1,15 @@
 //! Replies leave by the interface their request came in on.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcContext};
 use ebbtide_layout::{Flow, FlowKey, HOST_MAC, Hook, POD_MAC};
 
 use crate::{
-    PASS, maps,
-    packet::{self, Endpoints, Ip},
+    PASS,
+    flow::{self, Ours},
+    maps,
+    packet::{self, FIRST, Ip, LAST},
 };
 
 /// Destination and source of a frame from the pod to its host end of the veth.
@@ -19,44 +23,6 @@ const TO_HOST: [u8; 12] = {
     }
     macs
 };
-
-/// Which end of the packet is the pod.
-#[derive(Clone, Copy)]
-enum Direction {
-    In,
-    Out,
-}
-
-/// The flow a packet belongs to, or `None` if replies to it (or it as a reply) cannot be told:
-/// TCP (served by the mark), later fragments, ICMP other than the echo that fits the direction.
-#[inline(always)]
-fn flow_key(ctx: &TcContext, ip: &Ip, direction: Direction) -> Option<FlowKey> {
-    let (source_port, destination_port) = match (ip.endpoints(ctx), direction) {
-        (Endpoints::Ports(source, destination), _) => (source, destination),
-        // Both are kept on the pod's side of the key, so that request and reply meet.
-        (Endpoints::EchoRequest(identifier), Direction::In) => ([0; 2], identifier),
-        (Endpoints::EchoReply(identifier), Direction::Out) => (identifier, [0; 2]),
-        _ => return None,
-    };
-    Some(match direction {
-        Direction::In => FlowKey {
-            local: ip.destination,
-            remote: ip.source,
-            local_port: destination_port,
-            remote_port: source_port,
-            protocol: ip.protocol,
-            pad: [0; 3],
-        },
-        Direction::Out => FlowKey {
-            local: ip.source,
-            remote: ip.destination,
-            local_port: source_port,
-            remote_port: destination_port,
-            protocol: ip.protocol,
-            pad: [0; 3],
-        },
-    })
-}
 
 /// Sets our bits, and only ours, in the packet's mark.
 #[inline(always)]
@@ -77,7 +43,8 @@ fn ifindex(ctx: &TcContext) -> u32 {
 pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
     mark(ctx);
     packet::linearise(ctx);
-    let Some(ip) = packet::ip(ctx) else {
+    let mut place = MaybeUninit::uninit();
+    let Some(ip) = packet::ip(ctx, &mut place) else {
         return PASS;
     };
     let Some(counters) = maps::counters(&ip.destination, Hook::VethIngress) else {
@@ -85,22 +52,41 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
     };
     counters.seen += 1;
     counters.marked += 1;
-    if ip.protocol == packet::TCP {
+    if ip.payload.protocol == packet::TCP {
         return PASS;
     }
-    if let Some(key) = flow_key(ctx, &ip, Direction::In)
+    let mut key = flow::between(ip, Ours::Destination);
+    if flow::of(ctx, ip, Ours::Destination, true, &mut key)
         && let Some(flows) = maps::flows(&ip.destination)
     {
         let ifindex = ifindex(ctx);
         // Look before writing: an insert costs four times a look-up, and nearly every packet
         // belongs to a flow that is known already.
         // SAFETY: a value that is replaced while we read it can only make us write it again.
-        let known = unsafe { flows.get(key) }.is_some_and(|flow| flow.ifindex == ifindex);
-        if !known && flows.insert(key, Flow { ifindex, pad: 0 }, 0).is_ok() {
+        let known = unsafe { flows.get(&key) }.is_some_and(|flow| flow.ifindex == ifindex);
+        if !known && flows.insert(&key, Flow { ifindex, pad: 0 }, 0).is_ok() {
             counters.learned += 1;
         }
     }
     PASS
+}
+
+/// Notes the way of a packet's first fragment for the later ones, until the last has gone: the
+/// kernel makes and sends them in order (`ip_do_fragment`, net/ipv4/ip_output.c). What was noted of
+/// an older packet with the same identification is not this one's.
+#[inline(always)]
+fn note_fragment(flows: &maps::Flows, ip: &Ip, key: &mut FlowKey, flow: Option<Flow>) {
+    flow::to_fragments(ip, key);
+    match flow {
+        Some(flow) if ip.payload.fragment & FIRST != 0 => {
+            // Without room the later ones follow the routing table, as they would without us.
+            let _full = flows.insert(&*key, flow, 0);
+        }
+        Some(_) if ip.payload.fragment & LAST == 0 => {}
+        _ => {
+            let _not_there = flows.remove(&*key);
+        }
+    }
 }
 
 /// The ipvlan interface's egress: a reply of a remembered flow goes out by the interface the
@@ -108,25 +94,33 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
 #[inline(always)]
 pub(crate) fn steer(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
-    let Some(ip) = packet::ip(ctx) else {
+    let mut place = MaybeUninit::uninit();
+    let Some(ip) = packet::ip(ctx, &mut place) else {
         return PASS;
     };
     let Some(counters) = maps::counters(&ip.source, Hook::NicEgress) else {
         return PASS;
     };
     counters.seen += 1;
-    if ip.protocol != packet::TCP
-        && let Some(key) = flow_key(ctx, &ip, Direction::Out)
+    let mut key = flow::between(ip, Ours::Source);
+    if ip.payload.protocol != packet::TCP
+        && flow::followed(ctx, ip, Ours::Source, true, &mut key)
         && let Some(flows) = maps::flows(&ip.source)
-        // SAFETY: a value replaced while we read it is still one of the two ways in.
-        && let Some(flow) = unsafe { flows.get(key) }
-        && flow.ifindex != ifindex(ctx)
-        && ctx.store(0, &TO_HOST, 0).is_ok()
     {
-        counters.redirected += 1;
-        // The veth's far end is in the host; the pair resolves no addresses (both MACs are ours).
-        // SAFETY: a helper call with plain integers.
-        return unsafe { bpf_redirect(flow.ifindex, 0) } as i32;
+        // SAFETY: a value replaced while we read it is still one of the two ways in.
+        let flow = unsafe { flows.get(&key) }.copied();
+        if ip.payload.fragment != 0 {
+            note_fragment(flows, ip, &mut key, flow);
+        }
+        if let Some(flow) = flow
+            && flow.ifindex != ifindex(ctx)
+            && ctx.store(0, &TO_HOST, 0).is_ok()
+        {
+            counters.redirected += 1;
+            // The veth's far end is in the host; the pair resolves no addresses (both MACs are ours).
+            // SAFETY: a helper call with plain integers.
+            return unsafe { bpf_redirect(flow.ifindex, 0) } as i32;
+        }
     }
     counters.passed += 1;
     PASS
@@ -137,21 +131,23 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
 #[inline(always)]
 pub(crate) fn forget(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
-    let Some(ip) = packet::ip(ctx) else {
+    let mut place = MaybeUninit::uninit();
+    let Some(ip) = packet::ip(ctx, &mut place) else {
         return PASS;
     };
     let Some(counters) = maps::counters(&ip.destination, Hook::NicIngress) else {
         return PASS;
     };
     counters.seen += 1;
-    if ip.protocol != packet::TCP
-        && let Some(key) = flow_key(ctx, &ip, Direction::In)
+    let mut key = flow::between(ip, Ours::Destination);
+    if ip.payload.protocol != packet::TCP
+        && flow::of(ctx, ip, Ours::Destination, true, &mut key)
         && let Some(flows) = maps::flows(&ip.destination)
         // SAFETY: only asked whether it is there.
-        && unsafe { flows.get(key) }.is_some()
+        && unsafe { flows.get(&key) }.is_some()
     {
         // Another CPU may have been first; then it is gone, as wanted.
-        let _gone = flows.remove(key);
+        let _gone = flows.remove(&key);
         counters.learned += 1;
     }
     counters.passed += 1;

@@ -46,7 +46,8 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
 }
 
 /// A flow as the pod sees it. Only what the mark cannot serve is remembered: everything but TCP.
-#[repr(C)]
+/// Aligned so that the compiler does not copy it by bytes.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The pod's address.
@@ -59,9 +60,18 @@ pub struct FlowKey {
     pub remote_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
+    /// [`WHOLE`] or [`FRAGMENTS`].
+    pub kind: u8,
     /// Always zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
+
+/// [`FlowKey::kind`]: a flow.
+pub const WHOLE: u8 = 0;
+
+/// [`FlowKey::kind`]: the fragments of one packet, which go the way of its first. The ports are the
+/// packet's identification; the protocol is zero for IPv6.
+pub const FRAGMENTS: u8 = 1;
 
 /// Where a flow came in, and therefore where its replies leave.
 #[repr(C)]
@@ -130,7 +140,7 @@ pub struct PodCounters {
 }
 
 const _: () = {
-    assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 1);
+    assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
     assert!(size_of::<Flow>() == 8 && align_of::<Flow>() == 4);
     assert!(size_of::<Counters>() == 48 && align_of::<Counters>() == 8);
     assert!(size_of::<PodCounters>() == 144 && align_of::<PodCounters>() == 8);

@@ -12,7 +12,7 @@ use std::{net::IpAddr, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, HashOfMaps, Map, MapData, PerCpuHashMap, PerCpuValues},
+    maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, PerCpuHashMap, PerCpuValues},
     programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key};
@@ -137,7 +137,7 @@ impl Bench {
         let mut counters: PerCpuHashMap<_, Address, PodCounters> =
             object.map_mut("COUNTERS").unwrap().try_into().unwrap();
         for address in [POD, POD6] {
-            counters.insert(key(ip(address)), zero(), 0).unwrap();
+            patiently(|| counters.insert(key(ip(address)), zero(), 0));
         }
         let mut addresses: HashMap<_, Address, NodeAddress> =
             object.map_mut("ADDRESSES").unwrap().try_into().unwrap();
@@ -149,14 +149,14 @@ impl Bench {
             (LOST, THAT, 0),
         ] {
             let owner = NodeAddress { ifindex, flags };
-            addresses.insert(key(ip(address)), owner, 0).unwrap();
+            patiently(|| addresses.insert(key(ip(address)), owner, 0));
         }
         let mut nics: HashMap<_, u32, Nic> = object.map_mut("NICS").unwrap().try_into().unwrap();
-        nics.insert(THIS, Nic { mark: MARK, pad: 0 }, 0).unwrap();
+        patiently(|| nics.insert(THIS, Nic { mark: MARK, pad: 0 }, 0));
         let mut counters: PerCpuHashMap<_, u32, NicCounters> =
             object.map_mut("NIC_COUNTERS").unwrap().try_into().unwrap();
         for index in [THIS, 1 << 31 | THAT_MARK] {
-            counters.insert(index, zero(), 0).unwrap();
+            patiently(|| counters.insert(index, zero(), 0));
         }
         let mut host: Array<_, HostConfig> = object.map_mut("HOST").unwrap().try_into().unwrap();
         let config = HostConfig {
@@ -297,6 +297,18 @@ impl Bench {
     }
 }
 
+/// A map does not wait for memory: the kernel makes some ready once it was asked for (kernel/bpf/memalloc.c
+/// by an interrupt to itself, which user-mode Linux has only with the clock's tick).
+fn patiently(mut insert: impl FnMut() -> Result<(), MapError>) {
+    for _ in 0..100 {
+        if insert().is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    insert().unwrap();
+}
+
 fn zero<T: aya::Pod + Default>() -> PerCpuValues<T> {
     let cpus = aya::util::nr_cpus().unwrap();
     PerCpuValues::try_from(vec![T::default(); cpus]).unwrap()
@@ -311,7 +323,7 @@ fn table(object: &mut Ebpf, bytes: &[u8], name: &'static str, addresses: &[&str]
     let mut outer: HashOfMaps<_, Address, MapData> =
         HashOfMaps::try_from(object.take_map(name).unwrap()).unwrap();
     for address in addresses {
-        outer.insert(key(ip(address)), &table, 0).unwrap();
+        patiently(|| outer.insert(key(ip(address)), &table, 0));
     }
     Map::LruHashMap(MapData::from_id(id).unwrap())
 }

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use ebbtide_agent::datapath::key;
-use ebbtide_layout::FlowKey;
+use ebbtide_layout::{FlowKey, WHOLE};
 use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
 
 use super::ip;
@@ -77,6 +77,81 @@ pub fn flow(local: End<'_>, remote: End<'_>, protocol: u8) -> FlowKey {
         local_port: local.1.to_be_bytes(),
         remote_port: remote.1.to_be_bytes(),
         protocol,
-        pad: [0; 3],
+        kind: WHOLE,
+        pad: [0; 2],
     }
+}
+
+/// Where the IP header is in a frame.
+const IP: usize = 14;
+
+fn is_v4(frame: &[u8]) -> bool {
+    frame[IP] >> 4 == 4
+}
+
+/// The same frame with another protocol: what follows is taken for that one's header.
+#[must_use]
+pub fn with_protocol(mut frame: Vec<u8>, protocol: u8) -> Vec<u8> {
+    let at = if is_v4(&frame) { IP + 9 } else { IP + 6 };
+    frame[at] = protocol;
+    frame
+}
+
+/// The same frame in a VLAN (IEEE 802.1Q).
+#[must_use]
+pub fn in_vlan(mut frame: Vec<u8>, id: u8) -> Vec<u8> {
+    frame.splice(12..12, [0x81, 0x00, 0, id]);
+    frame
+}
+
+/// The same packet in three fragments; `id` is what tells them from another packet's. The first has
+/// all headers (RFC 7112).
+#[must_use]
+pub fn fragments(frame: &[u8], id: u16) -> [Vec<u8>; 3] {
+    let header = if is_v4(frame) { 20 } else { 40 };
+    let (start, rest) = frame.split_at(IP + header);
+    let mut rest = rest.to_vec();
+    rest.resize(32, 0);
+    // In units of eight bytes.
+    [(0, 2, true), (2, 1, true), (3, 1, false)].map(|(offset, length, more)| {
+        let mut part = start.to_vec();
+        let [high, low] = id.to_be_bytes();
+        if is_v4(frame) {
+            part[IP + 4..IP + 8].copy_from_slice(&[high, low, u8::from(more) << 5, offset]);
+        } else {
+            let next = std::mem::replace(&mut part[IP + 6], 44);
+            part.extend([next, 0, 0, offset << 3 | u8::from(more), 0, 0, high, low]);
+        }
+        part.extend(&rest[usize::from(offset) * 8..][..length * 8]);
+        part
+    })
+}
+
+/// The same IPv6 packet with extension headers of these kinds before its payload: hop-by-hop options
+/// (0), routing (43), destination options (60) with 8 bytes each; authentication (51) with 24.
+#[must_use]
+pub fn extended(frame: &[u8], headers: &[u8]) -> Vec<u8> {
+    let (start, rest) = frame.split_at(IP + 40);
+    let mut packet = start.to_vec();
+    let last = packet[IP + 6];
+    packet[IP + 6] = *headers.first().unwrap_or(&last);
+    for (header, next) in headers.iter().zip(headers.iter().skip(1).chain([&last])) {
+        let (units, bytes) = if *header == 51 { (4, 24) } else { (0, 8) };
+        packet.extend([*next, units]);
+        packet.extend(vec![0; bytes - 2]);
+    }
+    packet.extend(rest);
+    packet
+}
+
+/// An ICMP error (destination unreachable) that quotes the packet in `frame`.
+#[must_use]
+pub fn icmp_error(from: &str, to: &str, frame: &[u8]) -> Vec<u8> {
+    let (kind, protocol) = if is_v4(frame) { (3, 1) } else { (1, 58) };
+    let mut error = Vec::new();
+    let quoted = &frame[IP..frame.len().min(IP + 48)];
+    let body = [&[kind, 3, 0, 0, 0, 0, 0, 0], quoted].concat();
+    let step = addressed(from, to);
+    step.write(&mut error, protocol.into(), &body).unwrap();
+    error
 }

@@ -1,0 +1,106 @@
+//! Which flow a packet opens, and which it follows.
+//!
+//! A key is made in place and changed in place: there is room for few of them on the stack.
+
+use aya_ebpf::programs::TcContext;
+use ebbtide_layout::{FRAGMENTS, FlowKey, WHOLE};
+
+use crate::{
+    extended,
+    packet::{Endpoints, ICMPV6, Ip, LATER},
+};
+
+/// Which end of the packet is ours: the pod's or the node's.
+#[derive(Clone, Copy)]
+pub(crate) enum Ours {
+    Source,
+    Destination,
+}
+
+/// The key of all that has this packet's addresses and protocol and no ports.
+#[inline(always)]
+pub(crate) fn between(ip: &Ip, ours: Ours) -> FlowKey {
+    let (local, remote) = match ours {
+        Ours::Source => (ip.source, ip.destination),
+        Ours::Destination => (ip.destination, ip.source),
+    };
+    FlowKey {
+        local,
+        remote,
+        local_port: [0; 2],
+        remote_port: [0; 2],
+        protocol: ip.payload.protocol,
+        kind: WHOLE,
+        pad: [0; 2],
+    }
+}
+
+/// Makes `key` that of the flow a packet is of itself. False for what cannot be told: later fragments,
+/// ICMP other than echo.
+///
+/// Which echoes depends on whom they are for. `asked`: only others ask, so a request comes to us and
+/// a reply goes out (a pod's own pings follow the routing table). Else both, both ways.
+#[inline(always)]
+pub(crate) fn of(ctx: &TcContext, ip: &Ip, ours: Ours, asked: bool, key: &mut FlowKey) -> bool {
+    let endpoints = ip.endpoints(ctx);
+    told(&endpoints, ours, asked, key)
+}
+
+/// As [`of`] for the flow whose way a packet is to take: for a later fragment what was noted of
+/// the first, for an ICMP error the flow it quotes.
+#[inline(always)]
+pub(crate) fn followed(
+    ctx: &TcContext,
+    ip: &Ip,
+    ours: Ours,
+    asked: bool,
+    key: &mut FlowKey,
+) -> bool {
+    if ip.payload.fragment & LATER != 0 {
+        to_fragments(ip, key);
+        return true;
+    }
+    let endpoints = ip.endpoints(ctx);
+    if let Endpoints::Error = endpoints {
+        let v6 = ip.payload.protocol == ICMPV6;
+        let by_us = matches!(ours, Ours::Source);
+        return extended::quoted(ctx.skb.skb, ip.payload.at, v6, by_us, key);
+    }
+    told(&endpoints, ours, asked, key)
+}
+
+#[inline(always)]
+fn told(endpoints: &Endpoints, ours: Ours, asked: bool, key: &mut FlowKey) -> bool {
+    match (endpoints, ours) {
+        (Endpoints::Ports(source, destination), Ours::Source) => {
+            key.local_port = *source;
+            key.remote_port = *destination;
+        }
+        (Endpoints::Ports(source, destination), Ours::Destination) => {
+            key.local_port = *destination;
+            key.remote_port = *source;
+        }
+        (Endpoints::EchoRequest(_), Ours::Source)
+        | (Endpoints::EchoReply(_), Ours::Destination)
+            if asked =>
+        {
+            return false;
+        }
+        // The identifier is on our side of the key, so that request and reply meet.
+        (Endpoints::EchoRequest(id) | Endpoints::EchoReply(id), _) => key.local_port = *id,
+        (Endpoints::Error | Endpoints::None, _) => return false,
+    }
+    true
+}
+
+/// Makes `key` that under which the way of a packet's first fragment is noted for the later ones.
+/// IPv6 numbers packets between two addresses, whatever they carry (RFC 8200, 4.5), and only the
+/// first fragment may say what that is.
+#[inline(always)]
+pub(crate) fn to_fragments(ip: &Ip, key: &mut FlowKey) {
+    let id = ip.payload.identification;
+    key.local_port = [id[0], id[1]];
+    key.remote_port = [id[2], id[3]];
+    key.protocol = if ip.is_v4() { ip.payload.protocol } else { 0 };
+    key.kind = FRAGMENTS;
+}
