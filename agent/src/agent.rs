@@ -132,6 +132,16 @@ impl Agent {
         self.catalog.clone()
     }
 
+    /// The settings, with what the cluster tells where the administrator does not.
+    #[must_use]
+    pub fn settings_in(&self, catalog: &Catalog) -> Settings {
+        let mut settings = self.settings.clone();
+        if settings.service_cidrs.is_empty() {
+            settings.service_cidrs = catalog.service_cidrs().to_vec();
+        }
+        settings
+    }
+
     /// Requests for one container go one after the other: a DEL must not overtake its ADD.
     pub async fn lock(&self, container_id: &str) -> OwnedMutexGuard<()> {
         let mutex = {

@@ -27,6 +27,10 @@ use tracing_subscriber::EnvFilter;
 /// Between two looks for pods that ended without a DEL. One `open` and two calls a pod.
 const SWEEP: Duration = Duration::from_secs(30);
 
+/// What is logged unless RUST_LOG says otherwise. What kube's client says of a lost connection, the
+/// watches say better.
+const LOG: &str = "info,kube_client=off";
+
 /// Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
 #[derive(Parser)]
 #[command(version, about)]
@@ -154,7 +158,7 @@ async fn sweep(agent: Arc<Agent>) {
 }
 
 fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -192,9 +196,15 @@ async fn run(options: Run) -> anyhow::Result<()> {
         bpf: options.bpf_dir,
     };
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
-    let agent = Arc::new(agent.with_cluster(cluster));
+    let agent = Arc::new(agent.with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
     agent.reconcile().await;
+    if let Some(cluster) = cluster {
+        let pods = Arc::clone(&agent);
+        let interfaces = move || pods.interfaces();
+        tokio::spawn(kube::publish::run(Arc::clone(&cluster), interfaces));
+        tokio::spawn(kube::leader::lead(cluster, kube::controller::work));
+    }
 
     let socket = options.run_dir.join("cni.sock");
     let server =

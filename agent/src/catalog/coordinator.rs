@@ -19,6 +19,8 @@ pub struct Coordinator {
     pub via_host: Vec<IpNet>,
     /// The pod's interface that keeps the default route; none: the first.
     pub default_route_nic: Option<String>,
+    /// The networks of the cluster's Services, as the elected agent found them.
+    pub service_cidrs: Vec<IpNet>,
 }
 
 impl Coordinator {
@@ -39,9 +41,23 @@ impl Coordinator {
         }
         let object = format!("SpiderCoordinator {name}");
         let nic = manifest.spec.pod_default_route_nic.clone();
+        let status = manifest.status.clone().unwrap_or_default();
+        // What we wrote ourselves is right, or Spiderpool's and does no harm.
+        let found = |texts: Option<Vec<String>>| {
+            let texts = texts.unwrap_or_default();
+            texts
+                .iter()
+                .filter_map(|text| text.parse::<IpNet>().ok())
+                .collect::<Vec<_>>()
+        };
+        let mut via_host = via_host(&object, "spec.hijackCIDR", &manifest.spec)?;
+        if manifest.spec.pod_cidr_type.as_deref() == Some("cluster") {
+            via_host.extend(found(status.overlay_pod_cidr));
+        }
         Ok(Self {
             name: name.to_owned(),
-            via_host: via_host(&object, "spec.hijackCIDR", &manifest.spec)?,
+            via_host,
+            service_cidrs: found(status.service_cidr),
             default_route_nic: nic.filter(|nic| !nic.is_empty()),
         })
     }

@@ -89,6 +89,9 @@ impl Builder {
             pool.keep_free(&self.catalog.reserved);
         }
         if let Some(coordinator) = &self.coordinator {
+            self.catalog
+                .service_cidrs
+                .clone_from(&coordinator.service_cidrs);
             for network in &mut self.catalog.networks {
                 network.inherit(coordinator, self.inheriting.contains(&network.name));
             }

@@ -24,6 +24,7 @@ mod reserved;
 
 use std::path::Path;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 pub use address::{AddressSet, AddressSetError, Family};
@@ -48,6 +49,7 @@ pub struct Catalog {
     pools: Vec<Pool>,
     networks: Vec<Network>,
     reserved: Vec<Reserved>,
+    service_cidrs: Vec<IpNet>,
     problems: Vec<Problem>,
 }
 
@@ -129,6 +131,12 @@ impl Catalog {
     #[must_use]
     pub fn reserved(&self) -> &[Reserved] {
         &self.reserved
+    }
+
+    /// The networks of the cluster's Services, as far as they were found.
+    #[must_use]
+    pub fn service_cidrs(&self) -> &[IpNet] {
+        &self.service_cidrs
     }
 
     /// What was left out or could not be read, and why.

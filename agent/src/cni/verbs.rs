@@ -38,6 +38,7 @@ pub async fn handle(agent: &Agent, invocation: &Invocation) -> Response {
             Ok(output) => Response { exit: 0, output },
             Err(failure) => {
                 warn!(code = failure.code, "{}", failure.message);
+                wanted::tell_pod(agent, invocation, &failure);
                 Response {
                     exit: 1,
                     output: failure.to_json(&version),
@@ -177,6 +178,7 @@ async fn attach(
         subject,
         ..Request::new(owner, &agent.node_name, catalog)
     };
+    let settings = agent.settings_in(catalog);
     let plan = |assigned: &[Assigned]| -> Result<PodNet, Failure> {
         let addresses = pod_addresses(assigned, network)?;
         Ok(podnet::plan(
@@ -185,7 +187,7 @@ async fn attach(
             &network.spec,
             &addresses,
             &facts,
-            &agent.settings,
+            &settings,
         )?)
     };
     let (net, links) = match agent.pools.reserve(&request)? {

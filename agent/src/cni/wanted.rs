@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ebbtide_plugin::cni::code;
+use ebbtide_plugin::{cni::code, wire::Invocation};
 
 use super::{Attachment, Failure, NetConf, NetworkChoice, PodIdentity};
 use crate::{
@@ -88,6 +88,22 @@ pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Sub
              name its network and pools",
         )),
     }
+}
+
+/// An Event on the pod that was to be added, where a person looks first.
+pub(super) fn tell_pod(agent: &Agent, invocation: &Invocation, failure: &Failure) {
+    let Some(cluster) = &agent.cluster else {
+        return;
+    };
+    if invocation.command != "ADD" || failure.code == code::TRY_AGAIN_LATER {
+        return;
+    }
+    let identity = PodIdentity::parse(&invocation.args);
+    let pod = ObjectName {
+        namespace: identity.namespace,
+        name: identity.name,
+    };
+    cluster.tell_pod(pod, format!("{}; {}", failure.message, failure.way_out));
 }
 
 /// The interfaces to make, the runtime's own first.

@@ -19,7 +19,12 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{mirror::Mirror, object::Kind, saved, watches};
+use super::{
+    events::{Events, reference},
+    mirror::Mirror,
+    object::Kind,
+    saved, watches,
+};
 use crate::{
     catalog::{self, Catalog, ObjectName},
     pool::{Controller, Object, Subject},
@@ -44,6 +49,8 @@ pub struct Cluster {
     pub client: Client,
     /// This node's name.
     pub node: String,
+    /// For what a person is to see.
+    pub events: Events,
     mirror: Mutex<Mirror>,
     /// Names of the CNI configurations that leave it to the pod which networks it is in.
     own_networks: Mutex<BTreeSet<String>>,
@@ -103,6 +110,7 @@ impl Cluster {
         let mirror = saved::load(&path);
         let (sender, receiver) = watch::channel(Arc::new(mirror.catalog()));
         let cluster = Arc::new(Self {
+            events: Events::new(client.clone(), &node),
             client,
             node,
             mirror: Mutex::new(mirror),
@@ -225,6 +233,19 @@ impl Cluster {
                 node_labels: node.map(|node| node.metadata.labels.unwrap_or_default()),
             },
         })
+    }
+
+    /// An Event on a pod that did not get its network. Nobody waits for it.
+    pub fn tell_pod(self: &Arc<Self>, name: ObjectName, note: String) {
+        let Some(pod) = self.get(Kind::Pod, &name) else {
+            return;
+        };
+        let cluster = Arc::clone(self);
+        tokio::spawn(async move {
+            let about = reference(Kind::Pod, &pod);
+            let events = &cluster.events;
+            events.warn(&about, "NoNetwork", "Adding", &note).await;
+        });
     }
 
     async fn wait_for(

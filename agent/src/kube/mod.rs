@@ -1,21 +1,30 @@
 //! The agent's side of Kubernetes: API types, what is read from the API server and what is written.
 //!
-//! Reading: [`watches`] keeps a [`mirror`] of what this node needs (trimmed, on disk too), which
-//! [`cluster`] makes the catalog of and answers requests from.
+//! Reading: `watches` keeps a [`mirror`] of what this node needs (trimmed, on disk too), which
+//! [`cluster`] makes the catalog of and answers requests from. Writing: [`publish`] for this node's
+//! pods, [`controller`] for what concerns no node, by the one agent that [`leader`] elects.
 
 pub mod attachment;
+mod attachments;
+mod cidrs;
 pub mod client;
 pub mod cluster;
+pub mod controller;
 pub mod crds;
 #[expect(
     clippy::duplicated_attributes,
     reason = "every printer column has a type_"
 )]
 pub mod endpoint;
+pub mod events;
+pub mod leader;
 pub mod mirror;
 pub mod networks;
 pub mod object;
+mod pools;
+pub mod publish;
 mod saved;
+pub mod usage;
 mod watches;
 
 pub use client::connect;

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::catalog::ObjectName;
 
@@ -68,23 +68,31 @@ const ANNOTATIONS: [&str; 6] = [
     "cni.spidernet.io/",
     "multus.spidernet.io/",
     "v1.multus-cni.io/",
-    "k8s.v1.cni.cncf.io/networks",
+    // networks, and network-status
+    "k8s.v1.cni.cncf.io/network",
     "kubernetes.io/config.",
 ];
 
 /// The object without what nobody here reads: `managedFields`, status, foreign annotations.
 #[must_use]
-pub fn trimmed(object: DynamicObject) -> DynamicObject {
+pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
     let meta = object.metadata;
     let annotations = meta.annotations.map(|all| {
         all.into_iter()
             .filter(|(key, _)| ANNOTATIONS.iter().any(|prefix| key.starts_with(prefix)))
             .collect::<BTreeMap<_, _>>()
     });
-    let data = match object.data.get("spec") {
-        Some(spec) => json!({ "spec": spec }),
-        None => Value::Object(serde_json::Map::new()),
+    let mut data = serde_json::Map::new();
+    // Only the coordinator's status says something that is not known here anyway.
+    let fields: &[&str] = match kind {
+        Kind::Coordinator => &["spec", "status"],
+        _ => &["spec"],
     };
+    for field in fields {
+        if let Some(value) = object.data.get(field) {
+            data.insert((*field).to_owned(), value.clone());
+        }
+    }
     DynamicObject {
         types: object.types,
         metadata: ObjectMeta {
@@ -99,7 +107,7 @@ pub fn trimmed(object: DynamicObject) -> DynamicObject {
             finalizers: meta.finalizers,
             ..ObjectMeta::default()
         },
-        data,
+        data: Value::Object(data),
     }
 }
 
@@ -125,6 +133,8 @@ pub fn by_age(a: &DynamicObject, b: &DynamicObject) -> Ordering {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -143,7 +153,7 @@ mod tests {
             "status": {"allocatedIPs": "{}"},
         }))
         .unwrap();
-        let kept = serde_json::to_value(trimmed(object)).unwrap();
+        let kept = serde_json::to_value(trimmed(Kind::Pool, object)).unwrap();
         assert_eq!(
             kept,
             json!({

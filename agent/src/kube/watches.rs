@@ -78,11 +78,14 @@ fn typed(mut object: DynamicObject, resource: &ApiResource) -> DynamicObject {
 
 /// The metadata as an object like any other.
 pub(super) fn of_metadata<K>(meta: PartialObjectMeta<K>) -> DynamicObject {
-    trimmed(DynamicObject {
+    // Of metadata the same is kept, whatever it is of.
+    let kind = Kind::Pod;
+    let object = DynamicObject {
         types: None,
         metadata: meta.metadata,
         data: Value::Null,
-    })
+    };
+    trimmed(kind, object)
 }
 
 fn metadata<K>(event: Event<PartialObjectMeta<K>>) -> Event<DynamicObject> {
@@ -109,13 +112,13 @@ where
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(object)) => listed.push(trimmed(object)),
+            Ok(Event::InitApply(object)) => listed.push(trimmed(kind, object)),
             Ok(Event::InitDone) => {
                 let all = std::mem::take(&mut listed);
                 cluster.change(|mirror| mirror.replace(kind, all));
             }
             Ok(Event::Apply(object)) => {
-                cluster.change(|mirror| mirror.set(kind, trimmed(object)));
+                cluster.change(|mirror| mirror.set(kind, trimmed(kind, object)));
             }
             Ok(Event::Delete(object)) => {
                 cluster.change(|mirror| mirror.remove(kind, &name_of(&object.metadata)));
