@@ -80,7 +80,7 @@ pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Sub
         name: identity.name.clone(),
     };
     match cluster.pod(&name, &identity.uid).await {
-        Ok(known) => Ok(known.subject),
+        Ok(subject) => Ok(subject),
         Err(unknown) => Err(Failure::new(
             code::TRY_AGAIN_LATER,
             unknown.to_string(),

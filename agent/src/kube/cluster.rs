@@ -81,15 +81,6 @@ pub enum Unknown {
     },
 }
 
-/// A pod, its namespace and its node, as annotations and pools see them.
-#[derive(Debug, Clone)]
-pub struct KnownPod {
-    /// As pools look at it.
-    pub subject: Subject,
-    /// The pod's UID by the API server.
-    pub uid: String,
-}
-
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster")
@@ -189,7 +180,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Unknown`].
-    pub async fn pod(&self, name: &ObjectName, uid: &str) -> Result<KnownPod, Unknown> {
+    pub async fn pod(&self, name: &ObjectName, uid: &str) -> Result<Subject, Unknown> {
         let namespace_name = ObjectName {
             namespace: String::new(),
             name: name.namespace.clone(),
@@ -223,15 +214,12 @@ impl Cluster {
             }
         };
         let node = self.mirror().all(Kind::Node).next().cloned();
-        Ok(KnownPod {
-            uid: pod.metadata.uid.clone().unwrap_or_default(),
-            subject: Subject {
-                pod: subject(&pod),
-                namespace: subject(&namespace),
-                pod_uid: pod.metadata.uid.clone().unwrap_or_default(),
-                controller: controller(&pod),
-                node_labels: node.map(|node| node.metadata.labels.unwrap_or_default()),
-            },
+        Ok(Subject {
+            pod: subject(&pod),
+            namespace: subject(&namespace),
+            pod_uid: pod.metadata.uid.clone().unwrap_or_default(),
+            controller: controller_of(&pod),
+            node_labels: node.map(|node| node.metadata.labels.unwrap_or_default()),
         })
     }
 
@@ -304,15 +292,6 @@ fn is_pod(pod: &DynamicObject, uid: &str) -> bool {
         || hash.is_some_and(|hash| hash == uid)
 }
 
-fn controller(pod: &DynamicObject) -> Option<Controller> {
-    let owners = pod.metadata.owner_references.iter().flatten();
-    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
-    controllers.next().map(|owner| Controller {
-        kind: owner.kind.clone(),
-        name: owner.name.clone(),
-    })
-}
-
 fn subject(object: &DynamicObject) -> Object {
     let meta = &object.metadata;
     Object {
@@ -320,6 +299,15 @@ fn subject(object: &DynamicObject) -> Object {
         labels: Some(meta.labels.clone().unwrap_or_default()),
         annotations: meta.annotations.clone().unwrap_or_default(),
     }
+}
+
+fn controller_of(pod: &DynamicObject) -> Option<Controller> {
+    let owners = pod.metadata.owner_references.as_deref()?;
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    Some(Controller {
+        kind: owner.kind.clone(),
+        name: owner.name.clone(),
+    })
 }
 
 /// A new catalog after each burst of changes.

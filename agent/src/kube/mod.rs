@@ -28,4 +28,4 @@ pub mod usage;
 mod watches;
 
 pub use client::connect;
-pub use cluster::{Cluster, KnownPod, Unknown};
+pub use cluster::{Cluster, Unknown};
