@@ -41,13 +41,22 @@ impl Agent {
 
     /// `net` as it is to be now; as it is if the node cannot carry it any more.
     fn renewed(&self, net: &PodNet, facts: &NodeFacts) -> PodNet {
+        // The Services' networks are not known yet, and the pod's routes to them are to stay.
+        if self
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| !cluster.is_known())
+        {
+            return net.clone();
+        }
         let catalog = self.catalog();
         let gateway = |own: &podnet::PodAddress| {
             let mut pools = catalog.pools().iter();
             let declared = pools.find(|pool| pool.name == own.pool);
             declared.map_or(own.gateway, |pool| pool.gateway)
         };
-        podnet::renew(net, facts, gateway, &self.settings).unwrap_or_else(|_| net.clone())
+        podnet::renew(net, facts, gateway, &self.settings_in(&catalog))
+            .unwrap_or_else(|_| net.clone())
     }
 
     /// Puts one interface right, for the node as it is now.

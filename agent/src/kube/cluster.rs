@@ -157,10 +157,10 @@ impl Cluster {
         self.changes.subscribe()
     }
 
-    /// Whether the pools were ever heard of, from the API server or from disk.
+    /// Whether the API server was heard of, now or by an earlier agent, on what holds for all pods.
     #[must_use]
     pub fn is_known(&self) -> bool {
-        !self.mirror().is_empty()
+        self.mirror().knows(Kind::Coordinator)
     }
 
     /// All objects of a kind.

@@ -66,10 +66,10 @@ impl Mirror {
         self.kinds.get(&kind).into_iter().flat_map(BTreeMap::values)
     }
 
-    /// Whether nothing was ever seen.
+    /// Whether the whole of a kind was seen, be it none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.kinds.is_empty()
+    pub fn knows(&self, kind: Kind) -> bool {
+        self.kinds.contains_key(&kind)
     }
 
     /// The catalog: of two objects that exclude one another the older stays.
