@@ -145,12 +145,15 @@ impl fmt::Display for NoAddress {
         let mut separator = ": ";
         for (pool, reason) in &self.candidates {
             write!(f, "{separator}pool {pool} {reason}")?;
-            separator = ", ";
+            separator = "; ";
         }
         if self.candidates.is_empty() {
             f.write_str(": no pool is declared")?;
         }
-        f.write_str("; declare a SpiderIPPool with `default: true` for this node (nodeName) and network (multusName), or correct one of these")
+        f.write_str(
+            ". Declare a SpiderIPPool with `default: true` for this node (nodeName) and network \
+             (multusName), or correct one of these",
+        )
     }
 }
 
@@ -215,6 +218,8 @@ pub struct Full {
     pub family: Family,
     /// Its pools in the order in which they were tried.
     pub pools: Vec<FullPool>,
+    /// The other candidates, and why they were not tried.
+    pub passed_over: Vec<(String, PassedOver)>,
 }
 
 /// A pool that is used up.
@@ -247,13 +252,16 @@ impl fmt::Display for Full {
             if let Some(wait) = pool.next_free {
                 write!(
                     f,
-                    " (the next is free in {} s)",
+                    " (the next one free in {} s)",
                     wait.as_millis().div_ceil(1000)
                 )?;
             }
-            separator = ", ";
+            separator = "; ";
         }
-        f.write_str("; delete pods, wait, or add addresses (spec.ips) or a pool for this node")
+        for (pool, reason) in &self.passed_over {
+            write!(f, "; pool {pool} {reason}")?;
+        }
+        f.write_str(". Delete pods, wait, or add addresses (spec.ips) or a pool for this node")
     }
 }
 

@@ -13,8 +13,18 @@ use crate::catalog::{
     manifest::LabelSelector,
 };
 
-/// The pools to try for each family that the pod is to have. No list is empty, nor is the whole.
-pub(super) type Selection<'a> = Vec<(Family, Vec<&'a Pool>)>;
+/// The pools for one family that the pod is to have.
+#[derive(Debug)]
+pub(super) struct Choice<'a> {
+    pub(super) family: Family,
+    /// Those to try, in this order; at least one.
+    pub(super) pools: Vec<&'a Pool>,
+    /// The other candidates, and why not.
+    pub(super) passed_over: Vec<(String, PassedOver)>,
+}
+
+/// The choices for each family that the pod is to have; at least one.
+pub(super) type Selection<'a> = Vec<Choice<'a>>;
 
 type Candidate<'a> = (String, Result<&'a Pool, PassedOver>);
 
@@ -36,7 +46,11 @@ pub(super) fn select<'a>(request: &Request<'a>) -> Result<Selection<'a>, NoAddre
             }
         }
         if !chosen.is_empty() {
-            selection.push((family, chosen));
+            selection.push(Choice {
+                family,
+                pools: chosen,
+                passed_over: std::mem::take(&mut reasons),
+            });
         } else if wanted {
             return Err(no_address(request, Some(family), reasons));
         }

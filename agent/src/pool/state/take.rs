@@ -10,7 +10,7 @@ use crate::{
         annotations::Wish,
         clock::Moment,
         picker::{Holder, Picker},
-        select::Selection,
+        select::{Choice, Selection},
     },
 };
 
@@ -66,7 +66,12 @@ impl State {
     /// Addresses that nobody has.
     fn take_new<'a>(&mut self, asked: &Asked<'a>) -> Result<(Vec<Taken>, Chosen<'a>), PoolError> {
         let (mut taken, mut chosen) = (Vec::new(), Chosen::new());
-        for (family, pools) in asked.selection {
+        for Choice {
+            family,
+            pools,
+            passed_over,
+        } in asked.selection
+        {
             let found = self.own_resting(asked, pools).or_else(|| {
                 pools.iter().find_map(|pool| {
                     let ripe = asked.now.saturating_sub(self.rest);
@@ -75,7 +80,9 @@ impl State {
             });
             let Some((address, pool)) = found else {
                 self.give_back(&taken);
-                return Err(self.full(*family, pools, asked.now).into());
+                let mut full = self.full(*family, pools, asked.now);
+                full.passed_over.clone_from(passed_over);
+                return Err(full.into());
             };
             taken.push(self.take_one(asked.owner, address));
             chosen.push((address, pool));
@@ -160,12 +167,12 @@ fn kept<'a>(asked: &Asked<'a>, claim: &Claim) -> Option<Chosen<'a>> {
         .assigned
         .iter()
         .map(|assigned| {
-            let (family, pools) = selection.next()?;
-            let mut pools = pools.iter();
+            let choice = selection.next()?;
+            let mut pools = choice.pools.iter();
             let pool = pools.find(|pool| {
                 pool.ranges.contains(assigned.address) || pool.reserved.contains(assigned.address)
             })?;
-            (*family == Family::of(assigned.address)).then_some((assigned.address, *pool))
+            (choice.family == Family::of(assigned.address)).then_some((assigned.address, *pool))
         })
         .collect();
     chosen.filter(|_| selection.next().is_none())

@@ -53,6 +53,7 @@ impl State {
         Full {
             family,
             pools: pools.collect(),
+            passed_over: Vec::new(),
         }
     }
 

@@ -39,10 +39,11 @@ fn chosen(pools: &str, subject: &Subject) -> Result<Vec<String>, Vec<PassedOver>
     };
     match select(&request) {
         Ok(selection) => {
-            let [(Family::V4, pools)] = selection.as_slice() else {
+            let [choice] = selection.as_slice() else {
                 panic!("{selection:?}")
             };
-            Ok(pools.iter().map(|pool| pool.name.clone()).collect())
+            assert_eq!(choice.family, Family::V4);
+            Ok(choice.pools.iter().map(|pool| pool.name.clone()).collect())
         }
         Err(error) => Err(error.candidates.into_iter().map(|(_, why)| why).collect()),
     }

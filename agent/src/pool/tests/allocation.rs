@@ -38,8 +38,8 @@ fn a_resting_address_is_not_handed_out_early_and_the_error_says_when() {
     let error = reserve(&pools, &catalog, "c").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no free IPv4 address: pool p has 1 of 2 in use, 1 resting (the next is free in 1 s); \
-         delete pods, wait, or add addresses (spec.ips) or a pool for this node"
+        "no free IPv4 address: pool p has 1 of 2 in use, 1 resting (the next one free in 1 s). \
+         Delete pods, wait, or add addresses (spec.ips) or a pool for this node"
     );
     assert!(matches!(error, PoolError::Full(_)));
     lab.pass(1);

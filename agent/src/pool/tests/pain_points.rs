@@ -1,7 +1,10 @@
 //! What others' users suffered from, and that ours do not. The numbers are theirs.
 //!
 //! Not here: what the kernel or the API server has a part in. Two owners of one address and lost
-//! allocations after a crash: `model`, `faults` and `durability`.
+//! allocations after a crash (#412, #2526): `model`, `faults` and `durability`. A pod that fails over and
+//! over and takes another address each time (#5700), a StatefulSet's address that is given to another pod
+//! or kept where the pod may not have it (#3751, 2.8): `claims`. What is gone is known by evidence (#1659):
+//! the agent's sweep.
 
 use super::*;
 
@@ -288,6 +291,61 @@ fn an_address_reserved_while_it_is_in_use_stays_until_it_is_released() {
         reserve(&pools, &after, "c"),
         Err(PoolError::Full(_))
     ));
+}
+
+/// Spiderpool 5, #49: "all pools are used out", and which, and why not the others, is for the reader to find.
+#[test]
+fn a_failed_allocation_explains_every_candidate() {
+    let lab = Lab::new();
+    let catalog = catalog(
+        "full: {subnet: 10.0.0.0/24, ips: [10.0.0.1], default: true}
+         resting: {subnet: 10.0.1.0/24, ips: [10.0.1.1], default: true}
+         off: {subnet: 10.0.2.0/24, ips: [10.0.2.1], default: true, disable: true}
+         elsewhere: {subnet: 10.0.3.0/24, ips: [10.0.3.1], default: true, nodeName: [n2, n3]}
+         labelled: {subnet: 10.0.4.0/24, ips: [10.0.4.1], default: true, podAffinity: {matchLabels: {app: db}}}
+         wired: {subnet: 10.0.5.0/24, ips: [10.0.5.1], default: true, multusName: [kube-system/ens9]}",
+    );
+    let pools = lab.open();
+    add(&pools, &catalog, "a");
+    add(&pools, &catalog, "b");
+    release(&pools, "b");
+    lab.pass(18);
+    let error = reserve(&pools, &catalog, "c").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no free IPv4 address: \
+         pool full has 1 of 1 in use, 0 resting; \
+         pool resting has 0 of 1 in use, 1 resting (the next one free in 42 s); \
+         pool elsewhere is for node n2, n3; \
+         pool labelled has podAffinity, and the agent does not know the pod's labels; \
+         pool off is disabled; \
+         pool wired is for network kube-system/ens9. \
+         Delete pods, wait, or add addresses (spec.ips) or a pool for this node"
+    );
+}
+
+/// Spiderpool #1375, #979; cni-plugins #171: more than a thousand pods at once conflict with one another, and
+/// allocation still fails after twenty minutes.
+#[test]
+fn a_thousand_pods_at_once_are_served_at_their_first_try() {
+    let (lab, catalog) = (
+        Lab::new(),
+        catalog("p: {subnet: 10.0.0.0/16, ips: [10.0.1.0-10.0.4.231], default: true}"),
+    );
+    let pools = lab.open();
+    let commits = (0..1000).map(|each: u16| {
+        let grant = grant(&pools, &catalog, &each.to_string());
+        grant.commit(json!(each))
+    });
+    let all = wait(futures::future::try_join_all(commits)).unwrap();
+    let given: std::collections::BTreeSet<IpAddr> = all
+        .iter()
+        .flat_map(|each| addresses(&each.assigned))
+        .collect();
+    assert_eq!(given.len(), 1000);
+    assert_eq!(pools.usage(&catalog)[0].free, 0);
+    drop(pools);
+    assert_eq!(lab.open().list().len(), 1000);
 }
 
 /// Spiderpool 2.11: a pool is one object; 5000 records at the most, each written anew every time.

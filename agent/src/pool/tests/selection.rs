@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     catalog::{Family, ObjectName},
-    pool::select::select,
+    pool::select::{Choice, select},
 };
 
 const POOLS: &str = "
@@ -17,13 +17,12 @@ const POOLS: &str = "
     odd: {subnet: 10.0.8.0/24, podAffinity: {matchLabels: {app: x}}}
 ";
 
-fn names(selection: &[(Family, Vec<&crate::catalog::Pool>)]) -> Vec<(Family, Vec<String>)> {
-    let names =
-        |pools: &[&crate::catalog::Pool]| pools.iter().map(|pool| pool.name.clone()).collect();
-    selection
-        .iter()
-        .map(|(family, pools)| (*family, names(pools)))
-        .collect()
+fn names(selection: &[Choice<'_>]) -> Vec<(Family, Vec<String>)> {
+    let names = |choice: &Choice<'_>| {
+        let pools = choice.pools.iter().map(|pool| pool.name.clone());
+        (choice.family, pools.collect())
+    };
+    selection.iter().map(names).collect()
 }
 
 #[test]
@@ -194,9 +193,9 @@ fn the_message_lists_every_candidate_and_why_in_one_line() {
     let message = select(&request).unwrap_err().to_string();
     assert_eq!(
         message,
-        "no pool serves node \"node\" and network default/ens5: pool a is for node x, y, \
-         pool e has nodeAffinity, and the agent does not know the node's labels, pool b is for network default/ens6, \
-         pool c is not `default: true` and the network does not name it; declare a SpiderIPPool with `default: true` \
+        "no pool serves node \"node\" and network default/ens5: pool a is for node x, y; \
+         pool e has nodeAffinity, and the agent does not know the node's labels; pool b is for network default/ens6; \
+         pool c is not `default: true` and the network does not name it. Declare a SpiderIPPool with `default: true` \
          for this node (nodeName) and network (multusName), or correct one of these"
     );
     let nothing = Catalog::default();
