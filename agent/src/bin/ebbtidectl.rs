@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use comfy_table::{Table, presets::NOTHING};
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use ebbtide_agent::{
     doctor::{Finding, Severity},
     podnet::PodNet,
@@ -233,28 +233,42 @@ fn pools(lines: Vec<PoolLine>) -> String {
         (true, false) => "default",
         (false, false) => "by name",
     };
-    table(
+    if lines.is_empty() {
+        return "no pool is declared; declare a SpiderIPPool\n".to_owned();
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header([
+        "POOL", "SUBNET", "", "USED", "RESTING", "FREE", "TOTAL", "RESERVED", "FOR", "NODES",
+        "NETWORKS",
+    ]);
+    table.add_rows(lines.into_iter().map(|line| {
+        let (bar, mark) = (bar(line.used, line.resting, line.total), mark(&line));
         [
-            "POOL", "SUBNET", "", "USED", "RESTING", "FREE", "TOTAL", "RESERVED", "FOR", "NODES",
-            "NETWORKS",
-        ],
-        lines.into_iter().map(|line| {
-            let (bar, mark) = (bar(line.used, line.resting, line.total), mark(&line));
-            [
-                line.name,
-                line.subnet,
-                bar,
-                line.used.to_string(),
-                line.resting.to_string(),
-                line.free.to_string(),
-                line.total.to_string(),
-                line.reserved.to_string(),
-                mark.to_owned(),
-                list(line.nodes),
-                list(line.networks),
-            ]
-        }),
-    )
+            line.name,
+            line.subnet,
+            bar,
+            count(line.used),
+            count(line.resting),
+            count(line.free),
+            count(line.total),
+            count(line.reserved),
+            mark.to_owned(),
+            list(line.nodes),
+            list(line.networks),
+        ]
+    }));
+    for column in table.column_iter_mut().skip(3).take(5) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+/// A number that a person can take in: a /64's addresses are 1.8e19, and nobody counts them.
+fn count(number: u128) -> String {
+    match number {
+        0..100_000_000 => number.to_string(),
+        _ => format!("{:.1e}", number as f64),
+    }
 }
 
 /// Used, resting and free as a bar. What is there at all is seen: one cell at the least.
@@ -298,11 +312,12 @@ fn ip(info: &AddressInfo) -> String {
         say(
             "before",
             Some(format!(
-                "container {} ({}), {} to {}",
-                past.owner.container_id,
+                "{} ({}), {} to {}, container {}",
+                past.pod.as_deref().unwrap_or("no pod of Kubernetes"),
                 past.owner.interface,
                 ago(past.since),
-                ago(past.until)
+                ago(past.until),
+                past.owner.container_id,
             )),
         );
     }
@@ -406,6 +421,19 @@ fn datapath(lines: Vec<HookLine>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_beyond_counting_are_short() {
+        for (number, expected) in [
+            (0, "0"),
+            (99_999_999, "99999999"),
+            (100_000_000, "1.0e8"),
+            ((1 << 64) - 1, "1.8e19"),
+            (u128::MAX, "3.4e38"),
+        ] {
+            assert_eq!(count(number), expected);
+        }
+    }
 
     #[test]
     fn a_bar_shows_whatever_is_there_at_all() {

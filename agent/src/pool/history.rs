@@ -17,6 +17,9 @@ const LIMIT: usize = 4096;
 pub struct Past {
     /// Who.
     pub owner: Owner,
+    /// The pod, as `namespace/name`; none where there is no Kubernetes.
+    #[serde(default)]
+    pub pod: Option<String>,
     /// From when: seconds since 1970.
     pub since: u64,
     /// Until when: seconds since 1970.
@@ -34,6 +37,7 @@ impl History {
         let addresses = allocation.assigned.iter().map(|each| each.address);
         let past = Past {
             owner: allocation.owner.clone(),
+            pod: allocation.pod.as_ref().map(ToString::to_string),
             since: allocation.since,
             until,
         };

@@ -294,6 +294,7 @@ fn an_address_tells_who_has_it_who_had_it_and_how_long_it_rests() {
     lab.pass(20);
     let past = vec![Past {
         owner: owner("a"),
+        pod: None,
         since: 1_700_000_000,
         until: 1_700_000_100,
     }];

@@ -316,10 +316,10 @@ fn a_failed_allocation_explains_every_candidate() {
         "no free IPv4 address: \
          pool full has 1 of 1 in use, 0 resting; \
          pool resting has 0 of 1 in use, 1 resting (the next one free in 42 s); \
-         pool elsewhere is for node n2, n3; \
          pool labelled has podAffinity, and the agent does not know the pod's labels; \
-         pool off is disabled; \
-         pool wired is for network kube-system/ens9. \
+         pool elsewhere is for node n2, n3; \
+         pool wired is for network kube-system/ens9; \
+         pool off is disabled. \
          Delete pods, wait, or add addresses (spec.ips) or a pool for this node"
     );
 }
