@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::{
     catalog::Catalog,
     datapath::Datapath,
-    kube::Cluster,
+    kube::{Cluster, Leases},
     netlink::{Netlink, netns::Evidence, sysctl},
     node::{self, CurrentFacts, NodeFacts},
     podnet::{self, PodNet},
@@ -50,6 +50,8 @@ pub struct Agent {
     pub datapath: Datapath,
     /// What the API server says, where there is one.
     pub cluster: Option<Arc<Cluster>>,
+    /// This node's share of pools that nodes share, where there is an API server.
+    pub leases: Option<Arc<Leases>>,
     catalog: watch::Receiver<Arc<Catalog>>,
     interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -103,6 +105,7 @@ impl Agent {
             host,
             datapath,
             cluster: None,
+            leases: None,
             catalog,
             interfaces: Mutex::default(),
             locks: Mutex::default(),
@@ -116,6 +119,9 @@ impl Agent {
     /// With what the API server says of pods.
     #[must_use]
     pub fn with_cluster(mut self, cluster: Option<Arc<Cluster>>) -> Self {
+        self.leases = cluster
+            .as_ref()
+            .map(|cluster| Leases::start(Arc::clone(cluster), self.pools.clone(), self.catalogs()));
         self.cluster = cluster;
         self
     }

@@ -194,6 +194,22 @@ impl AddressSet {
         None
     }
 
+    /// The `count` lowest addresses, or all if there are fewer.
+    #[must_use]
+    pub fn first(&self, count: u128) -> Self {
+        let mut left = count;
+        let mut taken = Vec::new();
+        for (first, last) in self.numbers() {
+            if left == 0 {
+                break;
+            }
+            let end = last.min(first.saturating_add(left - 1));
+            left -= end - first + 1;
+            taken.push((first, end));
+        }
+        Self::from_numbers(self.family, taken)
+    }
+
     /// Whether every address of this set is in `net`.
     #[must_use]
     pub fn is_inside(&self, net: &IpNet) -> bool {

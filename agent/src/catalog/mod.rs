@@ -192,6 +192,16 @@ impl Catalog {
         self.networks.iter().find(|network| network.name == *name)
     }
 
+    /// The catalog as a node has it that may hand out only some addresses of some pools: those that
+    /// `leased` returns for them.
+    pub(crate) fn limit(&mut self, leased: impl Fn(&Pool) -> Option<AddressSet>) {
+        for pool in &mut self.pools {
+            if let Some(leased) = leased(pool) {
+                *pool = pool.limited_to(&leased);
+            }
+        }
+    }
+
     /// What is different in `newer`.
     #[must_use]
     pub fn changes_to(&self, newer: &Self) -> Changes {

@@ -16,12 +16,13 @@ use super::{
 use crate::{
     agent::{Agent, DetachError},
     catalog::{Catalog, glob::fits},
+    kube::Leases,
     netlink::{
         model::{MAIN_TABLE, Mac},
         netns::{Evidence, Netns},
     },
     podnet::{self, Earlier, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
-    pool::{Assigned, Owner, Record, Request, Reserved, Subject},
+    pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
 };
 
 /// Carries out what the plugin was asked to do.
@@ -172,12 +173,6 @@ async fn attach(
     let earlier = earlier(agent, owner);
     let master = &network.spec.master;
     let facts = agent.facts.sure_of(master, &agent.host).await?;
-    let request = Request {
-        network: network.name.as_ref(),
-        source: network.source(),
-        subject,
-        ..Request::new(owner, &agent.node_name, catalog)
-    };
     let settings = agent.settings_in(catalog);
     let plan = |assigned: &[Assigned]| -> Result<PodNet, Failure> {
         let addresses = pod_addresses(assigned, network)?;
@@ -190,7 +185,7 @@ async fn attach(
             &settings,
         )?)
     };
-    let (net, links) = match agent.pools.reserve(&request)? {
+    let (net, links) = match reserve(agent, owner, network, subject).await? {
         Reserved::Existing(allocation) => {
             // The same request again, or one that an earlier agent did not live to answer.
             let net = plan(&allocation.assigned)?;
@@ -225,6 +220,34 @@ async fn attach(
         agent.look_again.notify_one();
     }
     Ok(made)
+}
+
+/// Chooses addresses. Where the pools are shared by nodes and this one's lease is used up, it waits
+/// for more.
+async fn reserve(
+    agent: &Agent,
+    owner: &Owner,
+    network: &Resolved,
+    subject: &Subject,
+) -> Result<Reserved, Failure> {
+    let deadline = Leases::deadline();
+    loop {
+        let catalog = agent.catalog();
+        let request = Request {
+            network: network.name.as_ref(),
+            source: network.source(),
+            subject,
+            ..Request::new(owner, &agent.node_name, &catalog)
+        };
+        match (agent.pools.reserve(&request), &agent.leases) {
+            (Err(PoolError::Full(full)), Some(leases)) => {
+                if !leases.more(&full, deadline).await {
+                    return Err(PoolError::Full(full).into());
+                }
+            }
+            (reserved, _) => return Ok(reserved?),
+        }
+    }
 }
 
 /// Takes away what this ADD made. What an earlier one made and answered is not ours to take.

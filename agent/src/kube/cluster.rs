@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
-    path::Path,
+    fmt, io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod as ApiPod};
 use kube::{
     Api, Client,
     core::{DynamicObject, PartialObjectMeta},
@@ -22,11 +22,11 @@ use tracing::{debug, warn};
 use super::{
     events::{Events, reference},
     mirror::Mirror,
-    object::Kind,
+    object::{Kind, trimmed},
     saved, watches,
 };
 use crate::{
-    catalog::{self, Catalog, ObjectName},
+    catalog::{self, AddressSet, Catalog, ObjectName, Pool},
     pool::{Controller, Object, Subject},
 };
 
@@ -54,6 +54,8 @@ pub struct Cluster {
     mirror: Mutex<Mirror>,
     /// Names of the CNI configurations that leave it to the pod which networks it is in.
     own_networks: Mutex<BTreeSet<String>>,
+    /// Where the mirror is kept; held while it is written.
+    saved: tokio::sync::Mutex<PathBuf>,
     /// Counts the changes of the mirror; whoever waits for one waits for this.
     changes: watch::Sender<u64>,
 }
@@ -99,20 +101,21 @@ impl Cluster {
     ) -> (Arc<Self>, watch::Receiver<Arc<Catalog>>) {
         let path = saved::path(state_dir);
         let mirror = saved::load(&path);
-        let (sender, receiver) = watch::channel(Arc::new(mirror.catalog()));
+        let (sender, receiver) = watch::channel(Arc::new(mirror.catalog(&node)));
         let cluster = Arc::new(Self {
             events: Events::new(client.clone(), &node),
             client,
             node,
             mirror: Mutex::new(mirror),
             own_networks: Mutex::default(),
+            saved: tokio::sync::Mutex::new(path),
             changes: watch::Sender::new(0),
         });
         for kind in Kind::ALL {
             tokio::spawn(watches::follow(Arc::clone(&cluster), kind));
         }
         tokio::spawn(publish(Arc::clone(&cluster), sender));
-        tokio::spawn(save(Arc::clone(&cluster), path));
+        tokio::spawn(save(Arc::clone(&cluster)));
         (cluster, receiver)
     }
 
@@ -188,7 +191,7 @@ impl Cluster {
         let pod = match self.wait_for(Kind::Pod, name, |pod| is_pod(pod, uid)).await {
             Some(pod) => pod,
             None => {
-                let api: Api<PartialObjectMeta<Pod>> =
+                let api: Api<PartialObjectMeta<ApiPod>> =
                     Api::namespaced(self.client.clone(), &name.namespace);
                 let pod = ask(Kind::Pod, name, api.get_opt(&name.name)).await?;
                 let pod = watches::of_metadata(pod);
@@ -221,6 +224,33 @@ impl Cluster {
             controller: controller_of(&pod),
             node_labels: node.map(|node| node.metadata.labels.unwrap_or_default()),
         })
+    }
+
+    /// Writes the mirror to disk; returns when it is there.
+    async fn store(&self) -> io::Result<()> {
+        let path = self.saved.lock().await;
+        // Taken under the lock: an older state never replaces a newer one.
+        let text = self.mirror().to_json().map_err(io::Error::other)?;
+        let file = path.clone();
+        let stored = tokio::task::spawn_blocking(move || saved::store(&file, &text));
+        stored.await.map_err(io::Error::other)?
+    }
+
+    /// Takes addresses out of this node's lease, here and on disk.
+    pub(super) async fn shrink_lease(&self, pool: &Pool, given: &AddressSet) -> io::Result<()> {
+        self.change(|mirror| {
+            mirror.shrink_lease(pool, &self.node, given);
+            true
+        });
+        self.store().await
+    }
+
+    /// Takes the leases as the API server has just written them.
+    pub(super) fn note_leases(&self, map: ConfigMap) {
+        let object = serde_json::to_value(map).and_then(serde_json::from_value::<DynamicObject>);
+        if let Ok(object) = object {
+            self.change(|mirror| mirror.set(Kind::Lease, trimmed(Kind::Lease, object)));
+        }
     }
 
     /// An Event on a pod that did not get its network. Nobody waits for it.
@@ -314,7 +344,7 @@ fn controller_of(pod: &DynamicObject) -> Option<Controller> {
 async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
     let mut changes = cluster.changes();
     loop {
-        let catalog = cluster.mirror().catalog();
+        let catalog = cluster.mirror().catalog(&cluster.node);
         catalog::publish(&sender, catalog);
         tokio::select! {
             () = sender.closed() => return,
@@ -326,15 +356,10 @@ async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
 }
 
 /// The mirror on disk follows the one in memory.
-async fn save(cluster: Arc<Cluster>, path: std::path::PathBuf) {
+async fn save(cluster: Arc<Cluster>) {
     let mut changes = cluster.changes();
     while changes.changed().await.is_ok() {
-        let text = cluster.mirror().to_json();
-        let path = path.clone();
-        let stored = tokio::task::spawn_blocking(move || {
-            saved::store(&path, &text.map_err(std::io::Error::other)?)
-        });
-        if let Ok(Err(e)) = stored.await {
+        if let Err(e) = cluster.store().await {
             warn!("what the API server says could not be kept on disk: {e}");
         }
         tokio::time::sleep(SAVE).await;

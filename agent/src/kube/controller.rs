@@ -25,6 +25,7 @@ use super::{
     cluster::Cluster,
     endpoint::EndpointStatus,
     events::reference,
+    leases,
     object::{Kind, name_of},
     pools::Pools,
     usage::{self, Usage},
@@ -129,6 +130,7 @@ where
                     Pools::let_go(pools, cluster).await;
                 }
                 cidrs::reconcile(cluster).await;
+                leases::reclaim(cluster).await;
                 dirty = true;
             }
             () = sleep_until(due), if dirty && endpoints.complete => {
@@ -159,7 +161,7 @@ async fn round(cluster: &Cluster, endpoints: &Endpoints, pools: &mut Option<Pool
 /// An Event on each object that was left out, once.
 async fn report(cluster: &Cluster, reported: &mut HashSet<Problem>) {
     let problems: HashSet<Problem> = {
-        let catalog = cluster.mirror().catalog();
+        let catalog = cluster.mirror().declared_catalog();
         catalog.problems().iter().cloned().collect()
     };
     for problem in problems.difference(reported) {

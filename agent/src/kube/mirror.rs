@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use kube::core::DynamicObject;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::object::{Kind, by_age, name_of};
-use crate::catalog::{Catalog, ObjectName};
+use super::{
+    BadLease, Book, leases,
+    object::{Kind, by_age, name_of},
+};
+use crate::catalog::{AddressSet, Catalog, Family, ObjectName, Pool};
 
 type Objects = BTreeMap<ObjectName, DynamicObject>;
 
@@ -42,7 +46,9 @@ impl Mirror {
     pub fn set(&mut self, kind: Kind, object: DynamicObject) -> bool {
         let objects = self.kinds.entry(kind).or_default();
         let name = name_of(&object.metadata);
-        if objects.get(&name) == Some(&object) {
+        if let Some(known) = objects.get(&name)
+            && (*known == object || version(known) >= version(&object).max(Some(1)))
+        {
             return false;
         }
         objects.insert(name, object);
@@ -72,9 +78,48 @@ impl Mirror {
         self.kinds.contains_key(&kind)
     }
 
+    /// The catalog as this node may use it: of pools that nodes share, what is leased to it.
+    #[must_use]
+    pub fn catalog(&self, node: &str) -> Catalog {
+        let mut catalog = self.declared_catalog();
+        catalog.limit(|pool| {
+            leases::is_shared(pool).then(|| {
+                let book = self.book(&pool.name, pool.family);
+                book.map_or_else(|_| AddressSet::empty(pool.family), |book| book.of(node))
+            })
+        });
+        catalog
+    }
+
+    /// The leases of a pool, as far as they are known here.
+    ///
+    /// # Errors
+    /// [`BadLease`].
+    pub fn book(&self, pool: &str, family: Family) -> Result<Book, BadLease> {
+        let name = leases::map_of(pool);
+        let mut maps = self.all(Kind::Lease);
+        let map = maps.find(|map| map.metadata.name.as_deref() == Some(&name));
+        let data = map.and_then(|map| map.data.get("data")).cloned();
+        let data = data.and_then(|data| serde_json::from_value(data).ok());
+        Book::parse(&data.unwrap_or_default(), family)
+    }
+
+    /// Takes addresses out of a node's lease, before anybody else is told.
+    pub fn shrink_lease(&mut self, pool: &Pool, node: &str, given: &AddressSet) {
+        let Ok(mut book) = self.book(&pool.name, pool.family) else {
+            return;
+        };
+        book.give_back(node, given);
+        let name = leases::map_of(&pool.name);
+        let maps = self.kinds.entry(Kind::Lease).or_default().values_mut();
+        for map in maps.filter(|map| map.metadata.name.as_deref() == Some(&name)) {
+            map.data = json!({ "data": book.to_data() });
+        }
+    }
+
     /// The catalog: of two objects that exclude one another the older stays.
     #[must_use]
-    pub fn catalog(&self) -> Catalog {
+    pub fn declared_catalog(&self) -> Catalog {
         let mut objects: Vec<&DynamicObject> = Kind::DECLARED
             .into_iter()
             .flat_map(|kind| self.all(kind))
@@ -110,10 +155,13 @@ impl Mirror {
     }
 }
 
+/// The age of a state, where it is kept. The API server counts (KEP-5504 says that one may compare).
+fn version(object: &DynamicObject) -> Option<u64> {
+    object.metadata.resource_version.as_deref()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn pool(name: &str, created: &str, ips: &str) -> DynamicObject {
@@ -131,7 +179,7 @@ mod tests {
         assert!(mirror.set(Kind::Pool, pool("a", "2026-01-02T00:00:00Z", "10.0.0.5")));
         assert!(mirror.set(Kind::Pool, pool("b", "2026-01-01T00:00:00Z", "10.0.0.5")));
         assert!(!mirror.set(Kind::Pool, pool("b", "2026-01-01T00:00:00Z", "10.0.0.5")));
-        let catalog = mirror.catalog();
+        let catalog = mirror.declared_catalog();
         let names: Vec<_> = catalog.pools().iter().map(|pool| &pool.name).collect();
         assert_eq!(names, ["b"]);
         let [problem] = catalog.problems() else {

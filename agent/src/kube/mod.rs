@@ -6,6 +6,7 @@
 
 pub mod attachment;
 mod attachments;
+mod book;
 mod cidrs;
 pub mod client;
 pub mod cluster;
@@ -18,6 +19,7 @@ pub mod crds;
 pub mod endpoint;
 pub mod events;
 pub mod leader;
+pub mod leases;
 pub mod mirror;
 pub mod networks;
 pub mod object;
@@ -27,5 +29,7 @@ mod saved;
 pub mod usage;
 mod watches;
 
+pub use book::{BadLease, Book};
 pub use client::connect;
 pub use cluster::{Cluster, Unknown};
+pub use leases::Leases;

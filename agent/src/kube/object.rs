@@ -28,11 +28,13 @@ pub enum Kind {
     Pod,
     /// Namespaces, their metadata alone.
     Namespace,
+    /// ConfigMaps that say which node has which addresses of a pool.
+    Lease,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pool,
         Self::Network,
         Self::Reserved,
@@ -41,6 +43,7 @@ impl Kind {
         Self::Node,
         Self::Pod,
         Self::Namespace,
+        Self::Lease,
     ];
 
     /// Those that the catalog is made of.
@@ -58,6 +61,7 @@ impl Kind {
             Self::Node => "Node",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
+            Self::Lease => "ConfigMap",
         }
     }
 }
@@ -86,6 +90,7 @@ pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
     // Only the coordinator's status says something that is not known here anyway.
     let fields: &[&str] = match kind {
         Kind::Coordinator => &["spec", "status"],
+        Kind::Lease => &["data"],
         _ => &["spec"],
     };
     for field in fields {
@@ -99,6 +104,8 @@ pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
             name: meta.name,
             namespace: meta.namespace,
             uid: meta.uid,
+            // To tell an older state of the leases from a newer one.
+            resource_version: meta.resource_version.filter(|_| kind == Kind::Lease),
             creation_timestamp: meta.creation_timestamp,
             deletion_timestamp: meta.deletion_timestamp,
             labels: meta.labels,

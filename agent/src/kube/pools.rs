@@ -86,7 +86,7 @@ impl Pools {
             let holders = usage.entry(pool.clone()).or_default();
             holders.entry(*address).or_insert_with(|| holder.clone());
         }
-        let catalog = cluster.mirror().catalog();
+        let catalog = cluster.mirror().declared_catalog();
         let mut done = true;
         for object in cluster.all(Kind::Pool) {
             let name = object.metadata.name.clone().unwrap_or_default();

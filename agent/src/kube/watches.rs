@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     cluster::Cluster,
+    leases::LABEL,
     object::{Kind, name_of, trimmed},
 };
 use crate::catalog::manifest::GROUP;
@@ -42,6 +43,13 @@ pub(super) async fn follow(cluster: Arc<Cluster>, kind: Kind) {
             let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
             read(&cluster, kind, watcher(api, config()).map_ok(metadata)).await;
         }
+        Kind::Lease => {
+            let resource = resource(kind);
+            let api: Api<DynamicObject> = Api::default_namespaced_with(client, &resource);
+            // Not from the API server's memory: what was given back must not come again.
+            let leases = Config::default().labels(LABEL);
+            read(&cluster, kind, watcher(api, leases)).await;
+        }
         Kind::Pool | Kind::Network | Kind::Reserved | Kind::Coordinator | Kind::Attachment => {
             let resource = resource(kind);
             let api: Api<DynamicObject> = Api::all_with(client, &resource);
@@ -63,6 +71,7 @@ pub(super) fn resource(kind: Kind) -> ApiResource {
         Kind::Node => ("", "v1", "nodes"),
         Kind::Pod => ("", "v1", "pods"),
         Kind::Namespace => ("", "v1", "namespaces"),
+        Kind::Lease => ("", "v1", "configmaps"),
     };
     let gvk = GroupVersionKind::gvk(group, version, kind.name());
     ApiResource::from_gvk_with_plural(&gvk, plural)

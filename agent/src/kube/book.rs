@@ -1,0 +1,174 @@
+//! Which node may hand out which addresses of a pool that nodes share. Pure.
+//!
+//! One ConfigMap a pool: every change of it is conditional on nobody having changed it meanwhile, so
+//! no address is ever leased twice, and any number of addresses goes to and fro in one write. It is
+//! an object apart from the pool since every agent watches pools, and since it goes with its
+//! pool by an ownerReference.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::catalog::{AddressSet, AddressSetError, Family};
+
+/// Before a node's name: how many addresses it waits for. No node's name starts like this.
+const WANTED: &str = "_wanted.";
+
+/// The leases of one pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Book {
+    family: Family,
+    leases: BTreeMap<String, AddressSet>,
+    wanted: BTreeMap<String, u64>,
+}
+
+/// A lease that cannot be read. Nothing may be taken from such a book: whose it is, is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the lease {text:?} of node {node} {reason}")]
+pub struct BadLease {
+    /// Whose.
+    pub node: String,
+    /// What it says.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: AddressSetError,
+}
+
+impl Book {
+    /// Nothing is leased.
+    #[must_use]
+    pub const fn new(family: Family) -> Self {
+        Self {
+            family,
+            leases: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+        }
+    }
+
+    /// Reads a ConfigMap's data.
+    ///
+    /// # Errors
+    /// [`BadLease`], the first one.
+    pub fn parse(data: &BTreeMap<String, String>, family: Family) -> Result<Self, BadLease> {
+        let mut book = Self::new(family);
+        for (key, text) in data {
+            if let Some(node) = key.strip_prefix(WANTED) {
+                let count = text.trim().parse().unwrap_or(1);
+                book.wanted.insert(node.to_owned(), count);
+                continue;
+            }
+            let mut lease = AddressSet::empty(family);
+            for range in text.split(',').filter(|range| !range.trim().is_empty()) {
+                let set = AddressSet::parse(range, family).map_err(|reason| BadLease {
+                    node: key.clone(),
+                    text: text.clone(),
+                    reason,
+                })?;
+                lease = lease.union(&set);
+            }
+            book.leases.insert(key.clone(), lease);
+        }
+        Ok(book)
+    }
+
+    /// As a ConfigMap's data.
+    #[must_use]
+    pub fn to_data(&self) -> BTreeMap<String, String> {
+        let leases = self.leases.iter().filter(|(_, lease)| !lease.is_empty());
+        let leases = leases.map(|(node, lease)| (node.clone(), lease.to_string()));
+        let wanted = self.wanted.iter();
+        leases
+            .chain(wanted.map(|(node, count)| (format!("{WANTED}{node}"), count.to_string())))
+            .collect()
+    }
+
+    /// What a node has.
+    #[must_use]
+    pub fn of(&self, node: &str) -> AddressSet {
+        let none = || AddressSet::empty(self.family);
+        self.leases.get(node).cloned().unwrap_or_else(none)
+    }
+
+    /// What no node has.
+    #[must_use]
+    pub fn free(&self, pool: &AddressSet) -> AddressSet {
+        let mut leases = self.leases.values();
+        leases
+            .try_fold(pool.clone(), |free, lease| Some(free.without(lease)))
+            .unwrap_or_else(|| AddressSet::empty(self.family))
+    }
+
+    /// Gives the node up to `count` addresses that nobody has; what it got.
+    pub fn take(&mut self, node: &str, pool: &AddressSet, count: u64) -> AddressSet {
+        let got = self.free(pool).first(u128::from(count));
+        let lease = self.of(node).union(&got);
+        self.leases.insert(node.to_owned(), lease);
+        got
+    }
+
+    /// Takes these addresses from the node.
+    pub fn give_back(&mut self, node: &str, set: &AddressSet) {
+        let lease = self.of(node).without(set);
+        self.leases.insert(node.to_owned(), lease);
+    }
+
+    /// Notes how many addresses a node waits for; 0: none.
+    pub fn want(&mut self, node: &str, count: u64) {
+        if count == 0 {
+            self.wanted.remove(node);
+        } else {
+            self.wanted.insert(node.to_owned(), count);
+        }
+    }
+
+    /// Whether somebody else than this node waits for addresses.
+    #[must_use]
+    pub fn is_wanted_beside(&self, node: &str) -> bool {
+        self.wanted.keys().any(|other| other != node)
+    }
+
+    /// Drops what belongs to nodes that are no more; their names.
+    pub fn reclaim(&mut self, nodes: &BTreeSet<String>) -> Vec<String> {
+        let holders = self.leases.keys().chain(self.wanted.keys());
+        let gone: BTreeSet<String> = holders.filter(|n| !nodes.contains(*n)).cloned().collect();
+        for node in &gone {
+            self.leases.remove(node);
+            self.wanted.remove(node);
+        }
+        gone.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(text: &str) -> AddressSet {
+        AddressSet::parse(text, Family::V4).unwrap()
+    }
+
+    #[test]
+    fn no_address_is_leased_twice_and_what_comes_back_can_be_taken_again() {
+        let pool = set("10.0.0.1-10.0.0.10");
+        let mut book = Book::new(Family::V4);
+        assert_eq!(book.take("a", &pool, 4), set("10.0.0.1-10.0.0.4"));
+        assert_eq!(book.take("b", &pool, 4), set("10.0.0.5-10.0.0.8"));
+        assert_eq!(book.take("c", &pool, 4).len(), 2);
+        assert!(book.take("d", &pool, 1).is_empty());
+        book.want("d", 1);
+        assert!(book.is_wanted_beside("a") && !book.is_wanted_beside("d"));
+        book.give_back("a", &set("10.0.0.2"));
+        let again = Book::parse(&book.to_data(), Family::V4).unwrap();
+        assert_eq!(again.to_data(), book.to_data());
+        assert_eq!(book.take("d", &pool, 5), set("10.0.0.2"));
+        book.want("d", 0);
+        let nodes = ["b", "d"].map(str::to_owned).into();
+        assert_eq!(book.reclaim(&nodes), ["a", "c"]);
+        assert_eq!(book.free(&pool).len(), 5);
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_read_is_never_taken_for_none() {
+        let data = [("a".to_owned(), "10.0.0.1-x".to_owned())].into();
+        let error = Book::parse(&data, Family::V4).unwrap_err();
+        assert_eq!(error.node, "a");
+    }
+}
