@@ -14,6 +14,7 @@ use crate::{
     flow::{self, Ours},
     host_maps as maps,
     packet::{self, FIRST, Ip, LAST},
+    responder,
 };
 
 /// `BPF_F_INGRESS` (include/uapi/linux/bpf.h).
@@ -90,12 +91,12 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     // SAFETY: as in `our_mark`.
     let (ifindex, kind) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).pkt_type) };
     if kind != FOR_US {
-        return PASS;
+        return responder::answer(ctx);
     }
     packet::linearise(ctx);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
-        return PASS;
+        return responder::answer(ctx);
     };
     let Some(owner) = maps::owner(&ip.destination) else {
         return PASS;
@@ -137,6 +138,10 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
             return unsafe { bpf_redirect(steer, INGRESS) } as i32;
         }
         counters.passed += 1;
+        // A router that knows the pod asks it alone whether it is still there.
+        if ip.payload.protocol == packet::ICMPV6 {
+            return responder::answer(ctx);
+        }
         return PASS;
     }
     // For the node itself, as far as can be told here: the Service proxy comes later. What is the

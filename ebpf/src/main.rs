@@ -12,6 +12,7 @@
 //! |---------------------|-------------------------|------|
 //! | `host_nic_ingress`  | each NIC, ingress       | marks with the NIC what is for the node; steers answers to what the host forwarded for a pod past ipvlan |
 //! | `host_nic_egress`   | each NIC, egress        | remembers what the host forwards for a pod; sends out by the right NIC what has another one's address |
+//! |                     |                         | answers ARP and neighbour solicitations for the pods of networks that want it (`responder`) |
 //! | `host_veth_egress`  | host's end, to the pod  | remembers by which NIC a request came in |
 //! | `host_veth_ingress` | host's end, from the pod| marks its replies with that NIC |
 //!
@@ -33,6 +34,7 @@ mod host_maps;
 mod maps;
 mod packet;
 mod reply;
+mod responder;
 
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 

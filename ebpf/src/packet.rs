@@ -14,7 +14,7 @@ pub(crate) const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
 
-const ETH_HLEN: usize = 14;
+pub(crate) const ETH_HLEN: usize = 14;
 const ETH_P_IP: [u8; 2] = [0x08, 0x00];
 const ETH_P_IPV6: [u8; 2] = [0x86, 0xdd];
 
@@ -68,7 +68,7 @@ pub(crate) enum Endpoints {
 
 /// A `T` at `offset`, if the packet's linear part holds it.
 #[inline(always)]
-fn read<T: Plain>(ctx: &TcContext, offset: usize) -> Option<T> {
+pub(crate) fn read<T: Plain>(ctx: &TcContext, offset: usize) -> Option<T> {
     let at = ctx.data() + offset;
     if at + size_of::<T>() > ctx.data_end() {
         return None;
@@ -81,7 +81,7 @@ fn read<T: Plain>(ctx: &TcContext, offset: usize) -> Option<T> {
 }
 
 /// What is read from packets: arrays of integers.
-trait Plain: Copy {}
+pub(crate) trait Plain: Copy {}
 impl<const N: usize> Plain for [u8; N] {}
 impl<const N: usize> Plain for [u32; N] {}
 impl<const N: usize> Plain for [u64; N] {}

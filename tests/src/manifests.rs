@@ -37,13 +37,15 @@ kind: SpiderMultusConfig
 metadata:
   name: ipvlan-{name}
   namespace: default
+  annotations:
+    ebbtide.io/answer-neighbours: \"{}\"
 spec:
   cniType: ipvlan
   ipvlan:
     master: [{name}]
     mode: {}
 ",
-            plan.mode
+            plan.answers, plan.mode
         );
     }
     for nic in plan.nics() {

@@ -19,6 +19,10 @@ pub struct Plan {
     pub strict_rp_filter: bool,
     /// Mode of the NICs' ipvlan children.
     pub mode: IpvlanMode,
+    /// No cloud but a plain network: the router asks for the pods' addresses, by ARP and ND.
+    pub asks: bool,
+    /// Whether the networks of the pods say that the nodes are to answer.
+    pub answers: bool,
 }
 
 /// A virtual machine.
@@ -210,6 +214,8 @@ impl Default for Plan {
             mtu: 9001,
             strict_rp_filter: true,
             mode: IpvlanMode::L3,
+            asks: false,
+            answers: false,
         }
     }
 }

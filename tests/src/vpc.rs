@@ -267,12 +267,16 @@ fn connect_node(
             plan.mtu,
         )?;
         far.set_up(&nic.name)?;
-        ask_nobody(router, &port)?;
+        if !plan.asks {
+            ask_nobody(router, &port)?;
+        }
         for family in Family::BOTH {
             let subnet = nic.subnet(family);
             let gateway = IpNet::new(subnet.gateway, subnet.primary.prefix_len())?;
             netlink.add_address(&port, gateway)?;
-            netlink.add_neighbours(&port, subnet.addresses(), nic.mac)?;
+            if !plan.asks {
+                netlink.add_neighbours(&port, subnet.addresses(), nic.mac)?;
+            }
             // Secondary addresses are the pods': the node's interface has none of them.
             far.add_address(&nic.name, subnet.primary)?;
         }

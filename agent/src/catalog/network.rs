@@ -11,6 +11,11 @@ use super::{
 };
 pub use crate::netlink::link::IpvlanMode;
 
+/// The annotation of a SpiderMultusConfig with which the node answers ARP requests and neighbour
+/// solicitations for the network's pods: for networks that are no cloud's. An annotation, since an
+/// API server drops fields that Spiderpool's CRD does not have.
+const ANSWER_NEIGHBOURS: &str = "ebbtide.io/answer-neighbours";
+
 /// A valid network: which interface a pod gets on which NIC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
@@ -32,6 +37,9 @@ pub struct Network {
     pub via_host: Vec<IpNet>,
     /// The pod's interface that keeps the default route; none: the first.
     pub default_route_nic: Option<String>,
+    /// Whether ARP requests and neighbour solicitations are answered for the pods (annotation
+    /// `ebbtide.io/answer-neighbours`).
+    pub answer_neighbours: bool,
 }
 
 impl Network {
@@ -82,6 +90,7 @@ impl Network {
             default_route_nic: coordinator
                 .pod_default_route_nic
                 .filter(|nic| !nic.is_empty()),
+            answer_neighbours: answer_neighbours(&object, manifest)?,
             name,
         })
     }
@@ -94,6 +103,28 @@ impl Network {
         if self.default_route_nic.is_none() {
             self.default_route_nic
                 .clone_from(&coordinator.default_route_nic);
+        }
+    }
+}
+
+fn answer_neighbours(object: &str, manifest: &SpiderMultusConfig) -> Result<bool, Invalid> {
+    let annotations = manifest.metadata.annotations.as_ref();
+    match annotations
+        .and_then(|all| all.get(ANSWER_NEIGHBOURS))
+        .map(String::as_str)
+    {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => {
+            let field = format!("metadata.annotations[{ANSWER_NEIGHBOURS}]");
+            let remedy = "use \"true\" or \"false\"";
+            Err(Invalid::new(
+                object,
+                field,
+                other,
+                "is neither true nor false",
+                remedy,
+            ))
         }
     }
 }

@@ -4,6 +4,7 @@
 //! hold them. So an agent that is down or killed changes nothing for running pods, and the next
 //! one opens the same maps and puts its own programs in the filters' place.
 
+mod answers;
 mod flow_table;
 mod host;
 
@@ -23,6 +24,7 @@ use aya::{
 use ebbtide_layout::{Address, Counters, Hook, HostHook, PodCounters, mapped, reply_bit};
 use nix::sys::statfs::{FsType, statfs};
 
+pub use answers::Answers;
 pub use flow_table::FlowTables;
 pub use host::{Host, HostNic};
 
@@ -155,6 +157,8 @@ pub struct Datapath {
     programs: Vec<(&'static str, ProgramFd)>,
     /// The host's part.
     pub host: Host,
+    /// The responder's.
+    pub answers: Answers,
     tables: FlowTables,
     flows: Mutex<FlowsByAddress>,
     counters: Mutex<PerCpuHashMap<MapData, Address, PodCounters>>,
@@ -214,6 +218,7 @@ impl Datapath {
             .map_pin_path("NICS", pins.join("nics"))
             .map_pin_path("NIC_COUNTERS", pins.join("nic_counters"))
             .map_pin_path("HOST", pins.join("host"))
+            .map_pin_path("ANSWERS", pins.join("answers"))
             .load(OBJECT)?;
         let names = PROGRAMS.map(|p| p.name).into_iter();
         let programs = names
@@ -226,6 +231,7 @@ impl Datapath {
             .ok_or(Error::Lacks("map COUNTERS"))?;
         let [veth_ingress, ..] = PROGRAMS;
         let host_maps = host::Maps::take(&mut object)?;
+        let answers = Answers::take(&mut object)?;
         let first: &SchedClassifier = object
             .program(veth_ingress.name)
             .ok_or(Error::Lacks(veth_ingress.name))?
@@ -238,6 +244,7 @@ impl Datapath {
                 FlowTables::of(OBJECT, first, "HOST_FLOWS")?,
                 nic_marks,
             ),
+            answers,
             programs,
             flows: Mutex::new(
                 HashOfMaps::try_from(flows).map_err(|e| map_error("open the map FLOWS", e))?,
@@ -294,6 +301,7 @@ impl Datapath {
     /// When the kernel refuses.
     pub fn unregister(&self, addresses: &[IpAddr]) -> Result<(), Error> {
         self.host.forget(addresses)?;
+        self.answers.forget(addresses)?;
         let mut flows = lock(&self.flows);
         let mut counters = lock(&self.counters);
         for address in addresses {

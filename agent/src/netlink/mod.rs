@@ -10,6 +10,7 @@ pub mod foreign;
 pub mod link;
 pub mod message;
 pub mod model;
+pub mod multicast;
 pub mod netns;
 pub mod state;
 pub mod sysctl;

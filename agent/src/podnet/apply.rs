@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-use super::{Error, PodNet};
+use super::{Error, PodNet, answer::answer};
 
 /// Whether the pod's links are to be made, or may be there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +164,7 @@ async fn configure_host(
         .map(|a| (a.address.addr(), a.gateway.is_some()))
         .collect();
     datapath.host.own_pod(&owned, master)?;
+    answer(net, host, datapath).await?;
     if let Some(veth) = &net.veth {
         for setting in &net.in_host.sysctls {
             sysctl::write(setting)?;

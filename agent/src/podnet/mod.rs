@@ -2,6 +2,7 @@
 //! it with the kernel, DEL and garbage collection remove it, a restarted agent puts it right, and
 //! `ebbtidectl explain` prints it. Nothing else in the agent knows what a pod's network looks like.
 
+mod answer;
 mod apply;
 mod check;
 mod explain;

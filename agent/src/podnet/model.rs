@@ -61,6 +61,8 @@ pub struct NetworkSpec {
     pub via_host: Vec<IpNet>,
     /// The pod's interface that has the default route; the first one if `None`.
     pub default_route: Option<String>,
+    /// Whether the network asks for addresses by ARP and neighbour solicitations.
+    pub answer_neighbours: bool,
 }
 
 /// An address of the pod's, with what its pool says of the network it is in.
@@ -112,6 +114,9 @@ pub struct PodNet {
     /// The interface's own routing table in the pod, if it does not have the default route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
+    /// Whether the NIC answers who asks for the addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answered: bool,
     /// The alias of our links: says whose they are.
     pub alias: String,
     /// The rest, in the pod's namespace.

@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ebbtide_layout::{HOST_MAC, Hook, POD_MAC};
 use ipnet::IpNet;
 
-use super::model::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH};
+use super::{
+    answer,
+    model::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
+};
 use crate::{
     datapath::PROGRAMS,
     netlink::{
@@ -154,6 +157,7 @@ pub fn plan(
         veth,
         shared_veth,
         table,
+        answered: answer::is_the_nodes(network.answer_neighbours, network.mode),
         alias: format!("ebbtide: {} {}", sandbox.pod, sandbox.interface),
         in_pod,
         in_host,

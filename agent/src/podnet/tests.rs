@@ -48,6 +48,7 @@ fn network() -> NetworkSpec {
         veth: true,
         via_host: Vec::new(),
         default_route: None,
+        answer_neighbours: false,
     }
 }
 

@@ -6,8 +6,10 @@
 
 #![no_std]
 
+mod answer;
 mod host;
 
+pub use answer::Answer;
 pub use host::{
     DEFAULT_NIC_MARKS, HostConfig, HostFlow, HostHook, MAX_NICS, Nic, NicCounters, NodeAddress,
     OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,

@@ -17,7 +17,7 @@ use aya::{
 };
 use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key};
 use ebbtide_layout::{
-    Address, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow, Nic,
+    Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow, Nic,
     NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, PodCounters, reply_bit,
 };
 
@@ -285,6 +285,32 @@ impl Bench {
     /// When the kernel refuses.
     pub fn remember_in_host(&mut self, key: FlowKey, flow: HostFlow) {
         self.host_flows.insert(key, flow, 0).unwrap();
+    }
+
+    /// Lets the responder answer for an address, by the NIC `ifindex` and with `mac`.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn answer_for(&mut self, address: &str, ifindex: u32, mac: [u8; 6]) {
+        let mut map: HashMap<_, Address, Answer> =
+            self.object.map_mut("ANSWERS").unwrap().try_into().unwrap();
+        let answer = Answer {
+            ifindex,
+            mac,
+            ..Answer::default()
+        };
+        map.insert(key(ip(address)), answer, 0).unwrap();
+    }
+
+    /// How often the responder answered for an address.
+    ///
+    /// # Panics
+    /// When it is not to answer for it.
+    #[must_use]
+    pub fn answered(&self, address: &str) -> u64 {
+        let map: HashMap<_, Address, Answer> =
+            self.object.map("ANSWERS").unwrap().try_into().unwrap();
+        map.get(&key(ip(address)), 0).unwrap().count
     }
 
     /// The host's flows of the pod and the node.

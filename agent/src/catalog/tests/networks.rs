@@ -19,6 +19,7 @@ fn the_shortest_network_has_the_documented_defaults() {
         ipv6_pools: vec![],
         coordinator: true,
         via_host: vec![],
+        answer_neighbours: false,
         default_route_nic: None,
     };
     assert_eq!(catalog.networks(), [expected]);

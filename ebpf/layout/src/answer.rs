@@ -1,0 +1,25 @@
+//! What the responder to ARP and neighbour solicitations knows.
+
+/// An address that is answered for: by which NIC, and with which link-layer address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The NIC, in the host. Who asks anywhere else gets no answer.
+    pub ifindex: u32,
+    /// The NIC's link-layer address.
+    pub mac: [u8; 6],
+    /// Always zero.
+    pub pad: [u8; 6],
+    /// Answers given.
+    pub count: u64,
+}
+
+const _: () = assert!(size_of::<Answer>() == 24);
+
+#[cfg(not(target_arch = "bpf"))]
+mod pod {
+    use super::Answer;
+
+    // SAFETY: `repr(C)`, no padding (asserted by size above), every bit pattern is valid.
+    unsafe impl aya::Pod for Answer {}
+}
