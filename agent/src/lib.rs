@@ -11,6 +11,7 @@ pub mod cni;
 pub mod datapath;
 pub mod doctor;
 pub mod kube;
+pub mod netfilter;
 pub mod netlink;
 pub mod node;
 pub mod podnet;

@@ -1,5 +1,7 @@
 //! What is wrong with this node, as far as it can be told, and what can be done about it.
 
+mod addresses;
+mod firewall;
 mod kernel;
 mod routing;
 
@@ -48,7 +50,14 @@ impl fmt::Display for Finding {
 pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let mut findings = configuration(agent).await?;
     findings.extend(nics_that_are_gone(agent).await?);
+    findings.extend(firewall::firewall(agent).await);
     let catalog = agent.catalog();
+    let facts = agent.facts.get(&agent.host).await?;
+    findings.extend(addresses::addresses(
+        &facts,
+        catalog.pools(),
+        &agent.node_name,
+    ));
     findings.extend(catalog.problems().iter().map(|problem| Finding {
         severity: Severity::Serious,
         what: problem.to_string(),

@@ -62,6 +62,7 @@ pub struct NetworkSpec {
     /// The pod's interface that has the default route; the first one if `None`.
     pub default_route: Option<String>,
     /// Whether the network asks for addresses by ARP and neighbour solicitations.
+    #[serde(default)]
     pub answer_neighbours: bool,
 }
 

@@ -289,6 +289,18 @@ impl Scenario {
         Ok(line)
     }
 
+    /// The namespace of a pod of the demonstration.
+    #[must_use]
+    pub fn netns_of(&self, pod: &str) -> &Netns {
+        &self.pod(pod).netns
+    }
+
+    /// Where a pod of the demonstration serves.
+    #[must_use]
+    pub fn address_of(&self, pod: &str, family: Family) -> SocketAddr {
+        self.pod(pod).socket(family, POD_PORT)
+    }
+
     /// A pod of the demonstration.
     pub(super) fn pod(&self, name: &str) -> &Pod {
         match self.pods.iter().find(|pod| pod.name == name) {

@@ -1,0 +1,123 @@
+//! The pools and the addresses that the node itself has.
+
+use super::{Finding, Severity};
+use crate::{catalog::Pool, node::NodeFacts};
+
+/// The pools that this node may give out addresses of.
+fn of_node<'a>(pools: &'a [Pool], node: &str) -> impl Iterator<Item = &'a Pool> {
+    let here = move |pool: &&Pool| {
+        let names = &pool.node_names;
+        !pool.disabled && (names.is_empty() || names.iter().any(|name| name == node))
+    };
+    pools.iter().filter(here)
+}
+
+/// Addresses that are a pod's by the pool and the node's own by the NIC: cloud-init, ec2-net-utils
+/// and their kin put all that the cloud has assigned on the NIC. And pools whose pods would find no
+/// way out of their network.
+pub(super) fn addresses(facts: &NodeFacts, pools: &[Pool], node: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for pool in of_node(pools, node) {
+        for nic in &facts.nics {
+            let addresses = nic.addresses.iter().map(ipnet::IpNet::addr);
+            for address in addresses.filter(|address| pool.ranges.contains(*address)) {
+                findings.push(Finding {
+                    severity: Severity::Serious,
+                    what: format!(
+                        "{address} of pool {} is an address of this node's own on {}: the node takes \
+                         what is sent to the pod that gets it",
+                        pool.name, nic.name
+                    ),
+                    way_out: format!(
+                        "`ip address del {address} dev {0}`, and tell what put it there (cloud-init, \
+                         ec2-net-utils, NetworkManager) to leave {0} alone; or put it into \
+                         excludeIPs if it is the node's",
+                        nic.name
+                    ),
+                });
+            }
+        }
+        if pool.gateway.is_none() {
+            findings.push(Finding {
+                severity: Severity::Warning,
+                what: format!("pool {} has no gateway", pool.name),
+                way_out: format!(
+                    "its pods reach nothing outside of {}; if that is not meant, set `gateway`",
+                    pool.subnet
+                ),
+            });
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{catalog::Catalog, node::Nic};
+
+    fn pools(more: &str) -> Vec<Pool> {
+        let text = format!(
+            "apiVersion: spiderpool.spidernet.io/v2beta1\nkind: SpiderIPPool\nmetadata: {{name: p}}\n\
+             spec: {{subnet: 172.31.16.0/20, ips: [172.31.16.4-172.31.16.8], {more}}}\n"
+        );
+        Catalog::from_texts([(Path::new("p.yaml"), text.as_str())])
+            .pools()
+            .to_vec()
+    }
+
+    #[test]
+    fn an_address_that_is_a_pods_and_the_nodes_is_found_and_a_missing_gateway() {
+        let nic = |addresses: &[&str]| NodeFacts {
+            nics: vec![Nic {
+                name: "ens5".into(),
+                ifindex: 3,
+                mac: None,
+                mtu: 9001,
+                up: true,
+                kind: None,
+                addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            }],
+            ..NodeFacts::default()
+        };
+        let gateway = "gateway: 172.31.16.1";
+        let cases = [
+            (gateway.to_owned(), nic(&["172.31.22.228/20"]), None),
+            (
+                gateway.to_owned(),
+                nic(&["172.31.22.228/20", "172.31.16.5/20"]),
+                Some((Severity::Serious, "172.31.16.5 of pool p")),
+            ),
+            (
+                format!("{gateway}, nodeName: [other]"),
+                nic(&["172.31.16.5/20"]),
+                None,
+            ),
+            (
+                format!("{gateway}, disable: true"),
+                nic(&["172.31.16.5/20"]),
+                None,
+            ),
+            (
+                "default: true".to_owned(),
+                nic(&["172.31.22.228/20"]),
+                Some((Severity::Warning, "pool p has no gateway")),
+            ),
+        ];
+        for (more, facts, expected) in cases {
+            let pools = pools(&more);
+            assert_eq!(pools.len(), 1, "{more}");
+            let found = addresses(&facts, &pools, "master");
+            match (expected, &found[..]) {
+                (None, []) => {}
+                (Some((severity, what)), [one]) => {
+                    assert_eq!(one.severity, severity, "{one}");
+                    assert!(one.what.contains(what), "{one}");
+                }
+                _ => panic!("{more}: {found:?}"),
+            }
+        }
+    }
+}

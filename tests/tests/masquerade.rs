@@ -1,0 +1,156 @@
+//! A node-wide MASQUERADE of somebody else's: what it does to pods on ipvlan (l3), and what keeps
+//! it off them. What a pod sends by the NIC passes the host's OUTPUT and POSTROUTING.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_agent::doctor::Finding;
+use ebbtide_tests::{
+    demo::{Scenario, WAYS_TO_C},
+    iptables,
+    lab::Lab,
+    plan::{Family, Plan},
+    traffic::{Client, Protocol},
+    workspace,
+};
+
+/// As ip-masq-agent, firewalld and Docker's users write it. After the Service proxy's own rules.
+const MASQUERADE: &str = "*nat\n-A POSTROUTING -o ens6 -j MASQUERADE\nCOMMIT\n";
+
+/// What an operator can add for the pods' addresses in the same table, before the other.
+fn accept(lab: &Lab, family: Family) -> String {
+    let secondary = &lab.vpc.nic("master", "ens6").subnet(family).secondary;
+    let rules: Vec<String> = secondary
+        .iter()
+        .map(|address| format!("-I POSTROUTING -o ens6 -s {address} -j ACCEPT\n"))
+        .collect();
+    format!("*nat\n{}COMMIT\n", rules.concat())
+}
+
+/// For pods only, in another table: what they send by the NIC is not tracked at all.
+fn untrack(lab: &Lab, family: Family) -> String {
+    let secondary = &lab.vpc.nic("master", "ens6").subnet(family).secondary;
+    let rules: Vec<String> = secondary
+        .iter()
+        .map(|address| format!("-A OUTPUT -o ens6 -s {address} -j CT --notrack\n"))
+        .collect();
+    format!("*raw\n{}COMMIT\n", rules.concat())
+}
+
+/// Who a server outside takes the pod `c` for, and whether it is answered straight.
+struct Seen {
+    as_itself: bool,
+    answers_udp: bool,
+}
+
+fn look(lab: &Lab, scenario: &Scenario, family: Family) -> Result<Seen> {
+    let quick = Duration::from_millis(700);
+    let [_, straight] = WAYS_TO_C;
+    let client = Client::new(&lab.vpc.world, Protocol::Udp)
+        .from(SocketAddr::new(Plan::client(family), 0))
+        .timeout(quick);
+    let answers_udp = client
+        .ask(SocketAddr::new(Plan::load_balancer(family), straight))
+        .is_ok();
+    let far = scenario.address_of("e", family);
+    let answer = Client::new(scenario.netns_of("c"), Protocol::Tcp)
+        .timeout(quick)
+        .ask(far)
+        .context("from pod to pod")?;
+    Ok(Seen {
+        as_itself: answer.seen_as == answer.local,
+        answers_udp,
+    })
+}
+
+/// What `ebbtidectl doctor` says of others' firewall rules, and whether it fails.
+fn doctor(lab: &mut Lab) -> Result<(Vec<String>, bool)> {
+    let socket = lab.agent("master").socket();
+    let output = lab
+        .vpc
+        .node("master")
+        .command(workspace::BINARIES.file("ebbtidectl")?)
+        .arg("--socket")
+        .arg(socket)
+        .args(["doctor", "-o", "json"])
+        .output()?;
+    let findings: Vec<Finding> = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let firewall = findings.iter().filter(|one| one.what.contains("firewall"));
+    Ok((
+        firewall.map(|one| one.what.clone()).collect(),
+        !output.status.success(),
+    ))
+}
+
+#[test]
+fn a_foreign_masquerade_takes_pods_addresses_away_until_they_are_exempt() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let node = &lab.vpc.node("master").clone();
+    let found = doctor(&mut lab)?;
+    ensure!(
+        found == (Vec::new(), false),
+        "the Service proxy's rules: {found:?}"
+    );
+    for family in Family::BOTH {
+        let before = look(&lab, &scenario, family)?;
+        ensure!(before.as_itself && before.answers_udp, "{family}: before");
+        iptables::restore(node, family, MASQUERADE)?;
+        let damaged = look(&lab, &scenario, family)?;
+        ensure!(!damaged.as_itself, "{family}: the far pod sees the pod");
+        ensure!(!damaged.answers_udp, "{family}: UDP is answered");
+        let (found, fails) = doctor(&mut lab)?;
+        let rule = "-t nat -A POSTROUTING -o ens6 -j MASQUERADE";
+        ensure!(
+            fails && found.len() == 1 && found[0].contains(rule),
+            "{found:?}"
+        );
+        iptables::restore(node, family, &accept(&lab, family))?;
+        let exempt = look(&lab, &scenario, family)?;
+        ensure!(exempt.as_itself && exempt.answers_udp, "{family}: exempt");
+        let found = doctor(&mut lab)?;
+        ensure!(
+            found == (Vec::new(), false),
+            "{family}: exempt, yet {found:?}"
+        );
+    }
+    lab.vpc.assert_no_violations()?;
+    scenario.delete()
+}
+
+#[test]
+fn what_is_not_tracked_is_not_masqueraded_and_every_row_still_passes() -> Result<()> {
+    let lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let node = lab.vpc.node("master");
+    for family in Family::BOTH {
+        iptables::restore(node, family, MASQUERADE)?;
+        iptables::restore(node, family, &untrack(&lab, family))?;
+        let seen = look(&lab, &scenario, family)?;
+        ensure!(seen.as_itself && seen.answers_udp, "{family}");
+    }
+    // And the collision of a NodePort's flow with the straight one is gone with it.
+    for (family, port) in Family::BOTH.into_iter().zip([40_001, 40_002]) {
+        let client = Client::new(&lab.vpc.world, Protocol::Udp)
+            .from(SocketAddr::new(Plan::client(family), port));
+        for way in WAYS_TO_C.into_iter().chain(WAYS_TO_C) {
+            client
+                .ask(SocketAddr::new(Plan::load_balancer(family), way))
+                .with_context(|| format!("{family}: port {way}"))?;
+        }
+    }
+    let mut failed = Vec::new();
+    for check in scenario.checks() {
+        let line = check.run(&lab, false);
+        if !line.ok {
+            failed.push(format!(
+                "{}: {} → {}: {}",
+                line.traffic, line.from, line.to, line.note
+            ));
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    lab.vpc.assert_no_violations()?;
+    scenario.delete()
+}
