@@ -1,6 +1,8 @@
 //! The agent's parts put together, and what it does before it is ready.
 
+mod guests;
 mod nics;
+mod records;
 mod renew;
 
 use std::{
@@ -9,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use guests::Guests;
 use nics::Nics;
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tracing::{error, info, warn};
@@ -20,7 +23,7 @@ use crate::{
     netlink::{Netlink, netns::Evidence, sysctl},
     node::{self, CurrentFacts, NodeFacts},
     podnet::{self, PodNet},
-    pool::{Allocation, Owner, Pools},
+    pool::{Owner, Pools},
     settings::Settings,
 };
 
@@ -59,6 +62,7 @@ pub struct Agent {
     pub facts: CurrentFacts,
     /// Wakes whoever keeps the host and the pods as they should be.
     pub look_again: Notify,
+    guests: Arc<Guests>,
     nics: Nics,
     /// The facts that running pods were last put right for.
     renewed: Mutex<Option<Arc<NodeFacts>>>,
@@ -76,6 +80,9 @@ pub enum StartError {
     /// The kernel.
     #[error(transparent)]
     Netlink(#[from] crate::netlink::Error),
+    /// The records of interfaces without a pool.
+    #[error("make the directory `guests` in the state directory: {0}")]
+    Guests(std::io::Error),
 }
 
 impl Agent {
@@ -98,6 +105,7 @@ impl Agent {
         )?;
         let datapath = Datapath::open(&directories.bpf, settings.mark, settings.nic_marks)?;
         let host = Netlink::open("in the host")?;
+        let guests = Guests::open(&directories.state).map_err(StartError::Guests)?;
         Ok(Self {
             node_name,
             settings,
@@ -111,6 +119,7 @@ impl Agent {
             locks: Mutex::default(),
             facts: CurrentFacts::default(),
             look_again: Notify::new(),
+            guests: Arc::new(guests),
             nics: Nics::default(),
             renewed: Mutex::default(),
         })
@@ -194,7 +203,10 @@ impl Agent {
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.host, &self.datapath).await?;
-        self.pools.release(owner).await?;
+        match net.is_guest() {
+            true => self.dismiss(owner, net).await?,
+            false => drop(self.pools.release(owner).await?),
+        }
         locked(&self.interfaces).remove(owner);
         Ok(())
     }
@@ -205,7 +217,10 @@ impl Agent {
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn detach_for_good(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.host, &self.datapath).await?;
-        self.pools.release_for_good(owner).await?;
+        match net.is_guest() {
+            true => self.dismiss(owner, net).await?,
+            false => drop(self.pools.release_for_good(owner).await?),
+        }
         locked(&self.interfaces).remove(owner);
         Ok(())
     }
@@ -217,7 +232,10 @@ impl Agent {
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn abandon(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.host, &self.datapath).await?;
-        self.pools.release_unused(owner).await?;
+        match net.is_guest() {
+            true => self.dismiss(owner, net).await?,
+            false => drop(self.pools.release_unused(owner).await?),
+        }
         locked(&self.interfaces).remove(owner);
         Ok(())
     }
@@ -233,7 +251,7 @@ impl Agent {
                 Ok(net) => {
                     let net = Arc::new(net);
                     self.note(allocation.owner.clone(), Arc::clone(&net));
-                    nets.push((allocation, net));
+                    nets.push((allocation.owner, net));
                 }
                 Err(e) => error!(
                     owner = %allocation.owner,
@@ -241,6 +259,11 @@ impl Agent {
                      `ebbtidectl release` or DEL: {e}"
                 ),
             }
+        }
+        for (owner, net) in self.guests.list() {
+            let net = Arc::new(net);
+            self.note(owner.clone(), Arc::clone(&net));
+            nets.push((owner, net));
         }
         let facts = match self.facts.get(&self.host).await {
             Ok(facts) => facts,
@@ -255,8 +278,8 @@ impl Agent {
         *locked(&self.renewed) = Some(Arc::clone(&facts));
         let total = nets.len();
         let mut released = 0;
-        for (allocation, net) in nets {
-            if self.restore(&allocation, &net, &facts).await {
+        for (owner, net) in nets {
+            if self.restore(&owner, &net, &facts).await {
                 released += 1;
             }
         }
@@ -293,8 +316,7 @@ impl Agent {
     }
 
     /// Puts one interface right; true if it was released instead, its namespace being gone.
-    async fn restore(&self, allocation: &Allocation, net: &PodNet, facts: &Arc<NodeFacts>) -> bool {
-        let owner = &allocation.owner;
+    async fn restore(&self, owner: &Owner, net: &PodNet, facts: &Arc<NodeFacts>) -> bool {
         match net.namespace() {
             Ok(Evidence::Gone) => self.release_gone(owner, net).await,
             Ok(Evidence::Present(_)) => {
@@ -347,6 +369,12 @@ pub enum DetachError {
     /// The store's part.
     #[error(transparent)]
     Pool(#[from] crate::pool::PoolError),
+    /// The IPAM plugin that gave the addresses.
+    #[error("give the addresses back: {0}")]
+    Delegate(String),
+    /// A record of an interface without a pool.
+    #[error("write down the interface: {0}")]
+    Record(std::io::Error),
 }
 
 /// What was being changed when a thread panicked is a map of values: it is whole.

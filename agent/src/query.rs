@@ -192,8 +192,11 @@ fn pods(agent: &Agent) -> Vec<PodLine> {
                 .collect(),
             pools: net.addresses.iter().map(|a| a.pool.clone()).collect(),
             network: net.network.clone(),
-            master: net.ipvlan.master.clone(),
-            mode: net.ipvlan.mode.to_string(),
+            master: net.master().unwrap_or_default().to_owned(),
+            mode: match &net.ipvlan {
+                Some(ipvlan) => ipvlan.mode.to_string(),
+                None => "chained".to_owned(),
+            },
             host_interface: net.veth.as_ref().map(|veth| veth.host_name.clone()),
             netns: net.netns.clone(),
         })

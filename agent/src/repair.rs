@@ -126,9 +126,12 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     }
     let mut masters = BTreeMap::new();
     for (_, net) in &interfaces {
-        masters.entry(net.ipvlan.master.as_str()).or_insert(net);
+        if let Some(master) = net.master() {
+            masters.entry(master).or_insert(net);
+        }
         plan.neighbours.extend_from_slice(&net.in_host.neighbours);
         plan.routes.extend_from_slice(&net.in_host.routes);
+        plan.rules.extend_from_slice(&net.in_host.rules);
         plan.filters.extend_from_slice(&net.in_host.filters);
     }
     for net in masters.into_values() {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{netns::Netns, workspace};
+use crate::{foreign, netns::Netns, workspace};
 
 /// The version that the calls speak unless told otherwise.
 pub const VERSION: &str = "1.1.0";
@@ -105,7 +105,7 @@ impl Plugin {
         child
             .env_clear()
             .env("CNI_COMMAND", command)
-            .env("CNI_PATH", binary.parent().unwrap_or(Path::new("/")))
+            .env("CNI_PATH", cni_path(&binary))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -139,6 +139,12 @@ impl Plugin {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
     }
+}
+
+/// Our own plugin's directory, and that of the others.
+fn cni_path(binary: &Path) -> String {
+    let own = binary.parent().unwrap_or(Path::new("/"));
+    format!("{}:{}", own.display(), foreign::path().display())
 }
 
 impl Outcome {

@@ -23,10 +23,12 @@
 
 pub mod agent;
 pub mod bench;
+pub mod chain;
 pub mod cni;
 pub mod demo;
 pub mod edge;
 pub mod family;
+pub mod foreign;
 pub mod iptables;
 pub mod lab;
 pub mod manifests;

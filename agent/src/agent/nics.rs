@@ -17,7 +17,7 @@ use crate::{
         model::{NamespacePlan, Rule},
     },
     node::{self, HostPlan, Nic, NodeFacts, PoolNetwork},
-    podnet::PodNet,
+    podnet::{PodAddress, PodNet},
 };
 
 /// What was last put on the host's NICs, and what it was made of.
@@ -50,7 +50,7 @@ impl Agent {
     /// The host's routing for `net`'s master, with the networks of every pool behind it.
     #[must_use]
     pub fn nic_plan(&self, facts: &NodeFacts, net: &PodNet) -> NamespacePlan {
-        let Some(nic) = facts.nic(&net.ipvlan.master) else {
+        let Some(nic) = net.master().and_then(|master| facts.nic(master)) else {
             return NamespacePlan::default();
         };
         let networks = self.networks(nic, facts, &self.in_use(Some(net)));
@@ -62,7 +62,7 @@ impl Agent {
     pub fn missing_nic_plan(&self, facts: &Arc<NodeFacts>, net: &PodNet) -> NamespacePlan {
         let carried = self.nics().is_some_and(|plan| {
             let mut nics = plan.nics.iter();
-            nics.any(|nic| nic.name == net.ipvlan.master)
+            nics.any(|nic| Some(nic.name.as_str()) == net.master())
         });
         if carried && self.are_prepared(facts, Some(net)) {
             return NamespacePlan::default();
@@ -201,17 +201,27 @@ impl Agent {
     }
 }
 
-/// The gateway is the pool's as it is declared now; of a pool that is gone, as it was.
+/// The gateway of an address: as its pool declares it now; of a pool that is gone, as it was. One that
+/// the pod itself names stays.
+pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> Option<IpAddr> {
+    let spec = net.spec.as_ref();
+    let is_named = spec.is_some_and(|spec| spec.gateway_for(own.address.addr()).is_some());
+    let mut pools = catalog.pools().iter();
+    let declared = pools.find(|pool| pool.name == own.pool && !net.is_guest());
+    match declared.filter(|_| !is_named) {
+        Some(pool) => pool.gateway,
+        None => own.gateway,
+    }
+}
+
 fn networks_of<'a>(net: &'a PodNet, catalog: &'a Catalog) -> impl Iterator<Item = PodNetwork> + 'a {
-    net.addresses.iter().map(|own| {
-        let mut pools = catalog.pools().iter();
-        let declared = pools.find(|pool| pool.name == own.pool);
-        PodNetwork {
-            master: net.ipvlan.master.clone(),
+    net.addresses.iter().filter_map(|own| {
+        Some(PodNetwork {
+            master: net.master()?.to_owned(),
             pool: own.pool.clone(),
             subnet: own.address.trunc(),
-            gateway: declared.map_or(own.gateway, |pool| pool.gateway),
-        }
+            gateway: gateway_now(net, own, catalog),
+        })
     })
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tracing::{error, info};
 
-use super::{Agent, DetachError, locked};
+use super::{Agent, DetachError, locked, nics::gateway_now};
 use crate::{
     node::NodeFacts,
     podnet::{self, Links, PodNet},
-    pool::{Owner, Record},
+    pool::Owner,
 };
 
 impl Agent {
@@ -16,7 +16,7 @@ impl Agent {
     pub async fn renew_pods(&self, facts: &Arc<NodeFacts>) {
         let last = locked(&self.renewed).replace(Arc::clone(facts));
         let index =
-            |facts: &NodeFacts, net: &PodNet| facts.nic(&net.ipvlan.master).map(|nic| nic.ifindex);
+            |facts: &NodeFacts, net: &PodNet| facts.nic(net.master()?).map(|nic| nic.ifindex);
         // Its interface went with the NIC it was a child of.
         let is_on_another = |net: &PodNet| {
             last.as_ref()
@@ -24,7 +24,10 @@ impl Agent {
         };
         for (owner, net) in self.interfaces() {
             let new = self.renewed(&net, facts);
-            if facts.nic(&net.ipvlan.master).is_none() || (new == *net && !is_on_another(&net)) {
+            let is_gone = net
+                .master()
+                .is_some_and(|master| facts.nic(master).is_none());
+            if is_gone || (new == *net && !is_on_another(&net)) {
                 continue;
             }
             let _turn = self.lock(&owner.container_id).await;
@@ -50,11 +53,7 @@ impl Agent {
             return net.clone();
         }
         let catalog = self.catalog();
-        let gateway = |own: &podnet::PodAddress| {
-            let mut pools = catalog.pools().iter();
-            let declared = pools.find(|pool| pool.name == own.pool);
-            declared.map_or(own.gateway, |pool| pool.gateway)
-        };
+        let gateway = |own: &podnet::PodAddress| gateway_now(net, own, &catalog);
         podnet::renew(net, facts, gateway, &self.settings_in(&catalog))
             .unwrap_or_else(|_| net.clone())
     }
@@ -73,12 +72,7 @@ impl Agent {
             return Ok(());
         }
         podnet::prune(net, &new, &self.host).await?;
-        match Record::of(&new) {
-            Ok(record) => {
-                self.pools.update_record(owner, record).await?;
-            }
-            Err(e) => error!(pod = %net.pod, "its new plan could not be written down: {e}"),
-        }
+        self.write_down(owner, &new).await?;
         self.note(owner.clone(), Arc::new(new));
         Ok(())
     }

@@ -131,18 +131,12 @@ impl NetConf {
     /// When none is, or more than one way is used to name it, or something is asked for that this
     /// plugin does not do.
     pub fn choice(&self) -> Result<NetworkChoice, Failure> {
-        if self.prev_result.is_some() {
+        if let (Some(_), Some(master)) = (&self.prev_result, &self.master) {
             return Err(unsupported(
-                "prevResult",
-                "the result of an earlier plugin",
-                "ebbtide makes the interface itself: put it first in the plugin list",
-            ));
-        }
-        if let Some(ipam) = self.ipam.as_ref().filter(|ipam| ipam.kind != "ebbtide") {
-            return Err(unsupported(
-                "ipam.type",
-                &ipam.kind,
-                "addresses come from the pools: use \"ipam\": {\"type\": \"ebbtide\"}",
+                "master",
+                master,
+                "behind another plugin (`prevResult`) ebbtide adds to the interface that is there: \
+                 leave `master` out, or put ebbtide first",
             ));
         }
         match (&self.network, &self.master) {
@@ -181,6 +175,33 @@ impl NetConf {
     #[must_use]
     pub const fn is_by_pod(&self) -> bool {
         self.network.is_none() && self.master.is_none()
+    }
+
+    /// What the plugins before this one in the chain made.
+    #[must_use]
+    pub fn previous(&self) -> Option<&Value> {
+        self.prev_result.as_ref()
+    }
+
+    /// The network's name among the manifests, if the configuration gives one.
+    #[must_use]
+    pub fn network(&self) -> Option<&str> {
+        self.network.as_deref()
+    }
+
+    /// The IPAM plugin of others that is to give the addresses.
+    #[must_use]
+    pub fn ipam_plugin(&self) -> Option<&str> {
+        let kind = self.ipam.as_ref().map(|ipam| ipam.kind.as_str());
+        kind.filter(|kind| *kind != "ebbtide")
+    }
+
+    /// Whether the addresses are not from the pools: another plugin made the interface, or gives the
+    /// addresses. (A configuration of ours is given its own result as `prevResult`, too.)
+    #[must_use]
+    pub fn is_guest(&self) -> bool {
+        let is_chained = self.prev_result.is_some() && self.master.is_none();
+        is_chained || self.ipam_plugin().is_some()
     }
 
     /// For GC: the attachments that are to stay, as container ID and interface.
@@ -276,9 +297,9 @@ mod tests {
                 "mode",
             ),
             (
-                format!(r#"{{{head},"master":"b","ipam":{{"type":"dhcp"}}}}"#),
+                format!(r#"{{{head},"master":"b","prevResult":{{}}}}"#),
                 code::UNSUPPORTED_FIELD,
-                "dhcp",
+                "master",
             ),
         ] {
             let failure = NetConf::parse(&text)
@@ -289,6 +310,33 @@ mod tests {
                 failure.message.contains(named),
                 "{text}: {}",
                 failure.message
+            );
+        }
+    }
+
+    #[test]
+    fn another_plugin_s_addresses_are_told_from_the_pools() {
+        for (fields, guest, ipam) in [
+            (r#""network":"a""#, false, None),
+            (
+                r#""master":"b","ipam":{"type":"ebbtide"},"prevResult":{}"#,
+                false,
+                None,
+            ),
+            (
+                r#""master":"b","ipam":{"type":"host-local"}"#,
+                true,
+                Some("host-local"),
+            ),
+            (r#""prevResult":{"ips":[]}"#, true, None),
+            (r#""network":"a","prevResult":{}"#, true, None),
+        ] {
+            let text = format!(r#"{{"cniVersion":"1.0.0","name":"n",{fields}}}"#);
+            let conf = NetConf::parse(&text).unwrap();
+            assert_eq!(
+                (conf.is_guest(), conf.ipam_plugin()),
+                (guest, ipam),
+                "{text}"
             );
         }
     }

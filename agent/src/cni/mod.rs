@@ -2,8 +2,11 @@
 //! the plugin prints. See the CNI specification, sections 1 and 2.
 
 mod config;
+pub mod delegate;
 mod failure;
+mod guest;
 mod invocation;
+mod previous;
 mod result;
 mod verbs;
 mod wanted;

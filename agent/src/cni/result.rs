@@ -33,12 +33,7 @@ impl AddResult<'_> {
             }
             object
         };
-        let mut interfaces = vec![interface(
-            &net.ipvlan.name,
-            self.mac,
-            net.ipvlan.mtu,
-            Some(&sandbox),
-        )];
+        let mut interfaces = vec![interface(&net.interface, self.mac, net.mtu, Some(&sandbox))];
         if let Some(veth) = &net.veth {
             interfaces.push(interface(
                 &veth.host_name,
@@ -76,7 +71,7 @@ impl AddResult<'_> {
             .in_pod
             .routes
             .iter()
-            .filter(|route| route.table == MAIN_TABLE && route.link == net.ipvlan.name)
+            .filter(|route| route.table == MAIN_TABLE && route.link == net.interface)
             .map(|route| {
                 let mut object = json!({ "dst": route.destination.to_string() });
                 if let Some(via) = route.via {

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::{
-    AddResult, Attachment, Failure, NetConf, PodIdentity, invocation,
+    AddResult, Attachment, Failure, NetConf, PodIdentity, guest, invocation,
     wanted::{self, Resolved},
 };
 use crate::{
@@ -95,6 +95,9 @@ async fn run(
 }
 
 async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<String, Failure> {
+    if conf.is_guest() {
+        return guest::add(agent, invocation, conf).await;
+    }
     let attachment = Attachment::parse(invocation)?;
     let netns = invocation::netns(invocation)?;
     let choice = conf.choice()?;
@@ -201,7 +204,7 @@ async fn attach(
     agent.note(owner.clone(), Arc::clone(&net));
     agent.prepare_nics(&facts, Some(&net)).await;
     let nic = agent.missing_nic_plan(&facts, &net);
-    let mac = facts.nic(&net.ipvlan.master).and_then(|nic| nic.mac);
+    let mac = facts.nic(master).and_then(|nic| nic.mac);
     let made = Made { net, links, mac };
     let net = &made.net;
     if let Err(e) = podnet::apply(net, &nic, &agent.host, &agent.datapath, links).await {
@@ -259,7 +262,7 @@ async fn undo(agent: &Agent, owner: &Owner, made: &Made) {
     }
 }
 
-fn owner(conf: &NetConf, attachment: &Attachment) -> Owner {
+pub(super) fn owner(conf: &NetConf, attachment: &Attachment) -> Owner {
     Owner {
         network: conf.name.clone(),
         container_id: attachment.container_id.clone(),
@@ -268,7 +271,7 @@ fn owner(conf: &NetConf, attachment: &Attachment) -> Owner {
 }
 
 /// What the pod has from its other interfaces.
-fn earlier(agent: &Agent, owner: &Owner) -> Earlier {
+pub(super) fn earlier(agent: &Agent, owner: &Owner) -> Earlier {
     let mut earlier = Earlier::default();
     for (other, net) in agent.interfaces() {
         let table = net.table.unwrap_or(MAIN_TABLE);
@@ -288,17 +291,22 @@ fn earlier(agent: &Agent, owner: &Owner) -> Earlier {
 }
 
 /// What cannot stand beside the interfaces that are there already.
-fn refuse_conflicts(agent: &Agent, owner: &Owner, spec: &NetworkSpec) -> Result<(), Failure> {
+pub(super) fn refuse_conflicts(
+    agent: &Agent,
+    owner: &Owner,
+    spec: &NetworkSpec,
+) -> Result<(), Failure> {
     for (other, net) in agent.interfaces() {
         if other == *owner {
             continue;
         }
-        if net.ipvlan.master == spec.master && net.ipvlan.mode != spec.mode {
+        let Some(there) = &net.ipvlan else { continue };
+        if there.master == spec.master && there.mode != spec.mode {
             return Err(Failure::new(
                 code::INVALID_NETWORK_CONFIG,
                 format!(
                     "network {} wants mode {} on {}, but {} of pod {} is there in mode {}",
-                    spec.name, spec.mode, spec.master, other.interface, net.pod, net.ipvlan.mode
+                    spec.name, spec.mode, spec.master, other.interface, net.pod, there.mode
                 ),
                 "a NIC has one ipvlan mode, adding another would change all its children: use the \
                  same mode in all networks of one master",
@@ -324,7 +332,7 @@ fn pod_addresses(assigned: &[Assigned], network: &Resolved) -> Result<Vec<PodAdd
                     )
                 })?,
                 pool: a.pool.clone(),
-                gateway: network.gateway_for(a.address).or(a.gateway),
+                gateway: network.spec.gateway_for(a.address).or(a.gateway),
                 routes: a.routes.iter().map(|r| (r.dst, r.gateway)).collect(),
             })
         })
@@ -349,6 +357,8 @@ async fn del(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
         detach(agent, &owner, &net).await?;
         info!(pod = %net.pod, interface = owner.interface, "interface removed");
     }
+    // The IPAM plugin is told in any case: an ADD may have ended before it was written down.
+    guest::tell_ipam(conf, invocation, "DEL").await?;
     Ok(String::new())
 }
 
@@ -357,8 +367,10 @@ async fn del(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
 fn attached(agent: &Agent, conf: &NetConf, attachment: &Attachment) -> Vec<(Owner, Arc<PodNet>)> {
     let named = owner(conf, attachment);
     let mut found = agent.interfaces();
-    found.retain(|(other, _)| {
+    found.retain(|(other, net)| {
+        // What another plugin made was added by itself, whatever the configuration names.
         let in_one_add = conf.is_by_pod()
+            && net.ipvlan.is_some()
             && other.network == named.network
             && other.container_id == named.container_id;
         in_one_add || *other == named
@@ -375,6 +387,11 @@ async fn detach(agent: &Agent, owner: &Owner, net: &PodNet) -> Result<(), Failur
             "its addresses stay taken until this succeeds; the runtime will try again",
         ),
         DetachError::Pool(e) => e.into(),
+        DetachError::Delegate(_) | DetachError::Record(_) => Failure::new(
+            code::TRY_AGAIN_LATER,
+            format!("remove {} of pod {}: {e}", owner.interface, net.pod),
+            "the runtime will try again",
+        ),
     })
 }
 
@@ -398,7 +415,7 @@ async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result
         let mut nic = agent.nic_plan(&facts, &net);
         if let Some(host) = agent.nics() {
             let programs = host.plan.filters.iter();
-            let own = programs.filter(|filter| filter.link == net.ipvlan.master);
+            let own = programs.filter(|filter| Some(filter.link.as_str()) == net.master());
             nic.filters.extend(own.cloned());
         }
         let damage = podnet::check(&net, &nic, &agent.host, &agent.datapath).await?;
@@ -411,6 +428,7 @@ async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result
             ));
         }
     }
+    guest::tell_ipam(conf, invocation, "CHECK").await?;
     Ok(String::new())
 }
 
@@ -444,6 +462,10 @@ async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
 
 /// Would an ADD succeed? From memory alone: the kubelet asks every few seconds.
 fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
+    if conf.is_guest() {
+        // Whether there are addresses is another plugin's to say.
+        return Ok(String::new());
+    }
     let catalog = agent.catalog();
     let unavailable =
         |message: String, way_out: &str| Failure::new(code::NOT_AVAILABLE, message, way_out);

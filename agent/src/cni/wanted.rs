@@ -1,7 +1,5 @@
 //! Which interfaces a request is about, and on which networks.
 
-use std::net::IpAddr;
-
 use ebbtide_plugin::{cni::code, wire::Invocation};
 
 use super::{Attachment, Failure, NetConf, NetworkChoice, PodIdentity};
@@ -19,17 +17,9 @@ pub(super) struct Resolved {
     pub(super) name: Option<ObjectName>,
     pub(super) ipv4_pools: Vec<String>,
     pub(super) ipv6_pools: Vec<String>,
-    /// Gateways that the pod names, in place of the pools'.
-    gateways: Vec<IpAddr>,
 }
 
 impl Resolved {
-    /// The gateway that the pod names for this address.
-    pub(super) fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
-        let mut gateways = self.gateways.iter().copied();
-        gateways.find(|gateway| gateway.is_ipv4() == address.is_ipv4())
-    }
-
     pub(super) fn source(&self) -> Source<'_> {
         if self.ipv4_pools.is_empty() && self.ipv6_pools.is_empty() {
             Source::Defaults
@@ -54,11 +44,13 @@ impl From<&Network> for Resolved {
                 via_host: network.via_host.clone(),
                 default_route: network.default_route_nic.clone(),
                 answer_neighbours: network.answer_neighbours,
+                gateways: Vec::new(),
+                made_before: None,
+                strict_links: Vec::new(),
             },
             name: Some(network.name.clone()),
             ipv4_pools: network.ipv4_pools.clone(),
             ipv6_pools: network.ipv6_pools.clone(),
-            gateways: Vec::new(),
         }
     }
 }
@@ -149,7 +141,7 @@ pub(super) fn interfaces(
             ));
         }
         let mut network = by_reference(agent, &each.network, conf, catalog)?;
-        network.gateways = each.default_route;
+        network.spec.gateways = each.default_route;
         prefer_route(&mut network, asked.default_route_nic.clone());
         interfaces.push((each.interface, network));
     }
@@ -212,6 +204,16 @@ fn by_reference(
         )),
         Some(Ok(text)) => {
             let attachment = NetConf::parse(&text)?;
+            if attachment.is_guest() {
+                return Err(Failure::new(
+                    code::UNSUPPORTED_FIELD,
+                    format!(
+                        "NetworkAttachmentDefinition {reference} gives its addresses by another \
+                         plugin"
+                    ),
+                    "use \"ipam\": {\"type\": \"ebbtide\"}, or put Multus in front",
+                ));
+            }
             match attachment.choice()? {
                 NetworkChoice::ByPod => Err(unknown.into()),
                 choice => resolve(agent, choice, conf, catalog),
@@ -220,7 +222,7 @@ fn by_reference(
     }
 }
 
-fn resolve(
+pub(super) fn resolve(
     agent: &Agent,
     choice: NetworkChoice,
     conf: &NetConf,
@@ -252,11 +254,13 @@ fn resolve(
                 via_host: Vec::new(),
                 default_route: None,
                 answer_neighbours: false,
+                gateways: Vec::new(),
+                made_before: None,
+                strict_links: Vec::new(),
             },
             name: None,
             ipv4_pools,
             ipv6_pools,
-            gateways: Vec::new(),
         }),
     }
 }

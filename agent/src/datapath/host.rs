@@ -74,10 +74,22 @@ impl Maps {
         tables: &FlowTables,
         addresses: &[(IpAddr, NodeAddress)],
     ) -> Result<(), Error> {
+        let alone: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
+        self.give_tables(tables, &alone)?;
+        for (address, owner) in addresses {
+            self.addresses
+                .insert(key(*address), owner, 0)
+                .map_err(|e| map_error(format!("say which NIC has {address}"), e))?;
+        }
+        Ok(())
+    }
+
+    /// Gives those of `addresses` that have none yet a flow table together.
+    fn give_tables(&mut self, tables: &FlowTables, addresses: &[IpAddr]) -> Result<(), Error> {
         let known: Vec<Address> = self.flows.keys().filter_map(Result::ok).collect();
         let missing: Vec<IpAddr> = addresses
             .iter()
-            .map(|(address, _)| *address)
+            .copied()
             .filter(|address| !known.contains(&key(*address)))
             .collect();
         if !missing.is_empty() {
@@ -87,11 +99,6 @@ impl Maps {
                     .insert(key(address), &table, 0)
                     .map_err(|e| map_error(format!("give {address} a table in the host"), e))?;
             }
-        }
-        for (address, owner) in addresses {
-            self.addresses
-                .insert(key(*address), owner, 0)
-                .map_err(|e| map_error(format!("say which NIC has {address}"), e))?;
         }
         Ok(())
     }
@@ -195,12 +202,17 @@ impl Host {
         Ok(())
     }
 
-    /// Notes that a pod on the NIC `ifindex` has these addresses, each with whether the NIC's table
-    /// has a gateway for it.
+    /// Notes that a pod has these addresses, each with whether the table of the pod's NIC has a gateway
+    /// for it. Without a NIC of which it is known that it owns them, their flows are remembered,
+    /// and that is all.
     ///
     /// # Errors
     /// When the kernel refuses a map operation.
-    pub fn own_pod(&self, addresses: &[(IpAddr, bool)], ifindex: u32) -> Result<(), Error> {
+    pub fn own_pod(&self, addresses: &[(IpAddr, bool)], nic: Option<u32>) -> Result<(), Error> {
+        let Some(ifindex) = nic else {
+            let addresses: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
+            return lock(&self.maps).give_tables(&self.tables, &addresses);
+        };
         let owned: Vec<_> = addresses
             .iter()
             .map(|(address, has_gateway)| (*address, owner(ifindex, OWNER_IS_POD, *has_gateway)))

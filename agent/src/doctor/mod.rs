@@ -86,13 +86,16 @@ async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
 pub async fn nics_that_are_gone(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let facts = agent.facts.get(&agent.host).await?;
     let interfaces = agent.interfaces().into_iter();
-    let gone = interfaces.filter(|(_, net)| facts.nic(&net.ipvlan.master).is_none());
+    let gone = interfaces.filter_map(|(owner, net)| {
+        let master = net.master().filter(|master| facts.nic(master).is_none())?;
+        Some((owner, net.pod.clone(), master.to_owned()))
+    });
     Ok(gone
-        .map(|(owner, net)| Finding {
+        .map(|(owner, pod, master)| Finding {
             severity: Severity::Serious,
             what: format!(
-                "{} of pod {} is gone: its NIC {} is not on this node any more",
-                owner.interface, net.pod, net.ipvlan.master
+                "{} of pod {pod} is gone: its NIC {master} is not on this node any more",
+                owner.interface
             ),
             way_out: "plug the NIC in again: the interface comes back with it; or delete the pod"
                 .to_owned(),

@@ -10,4 +10,4 @@ pub use apply::{Error as HostError, apply, steer};
 pub use current::CurrentFacts;
 pub use facts::{Nic, NodeFacts, is_pod_veth};
 pub use host::{HostPlan, STEER, carriers, default_networks, host_plan, veth_filters};
-pub use plan::{PoolNetwork, forwarding, nic_plan, nic_table};
+pub use plan::{PoolNetwork, forwarding, nic_plan, nic_table, pods_rules};

@@ -70,17 +70,27 @@ pub fn nic_plan(nic: &Nic, pools: &[PoolNetwork], settings: &Settings) -> Namesp
             selector: Selector::OutLink(nic.name.clone()),
             table,
         });
-        rules.push(Rule {
-            family,
-            priority: settings.rule_priority + 1,
-            selector: Selector::All,
-            table: settings.host_table,
-        });
+        rules.push(pods_rule(family, settings));
     }
     NamespacePlan {
         routes,
         rules,
         ..NamespacePlan::default()
+    }
+}
+
+/// The rules that lead to this node's pods, of both families.
+#[must_use]
+pub fn pods_rules(settings: &Settings) -> [Rule; 2] {
+    Family::BOTH.map(|family| pods_rule(family, settings))
+}
+
+fn pods_rule(family: Family, settings: &Settings) -> Rule {
+    Rule {
+        family,
+        priority: settings.rule_priority + 1,
+        selector: Selector::All,
+        table: settings.host_table,
     }
 }
 

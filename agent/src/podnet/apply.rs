@@ -41,7 +41,7 @@ pub async fn apply(
     };
     let wanted = match links {
         Links::New => Wanted {
-            ipvlan: true,
+            ipvlan: net.ipvlan.is_some(),
             veth: net.veth.is_some(),
         },
         Links::Ensure => wanted(net, host, &netns).await?,
@@ -66,7 +66,10 @@ struct Wanted {
 /// goes with it, so looking at the pod's side is enough.
 async fn wanted(net: &PodNet, host: &Netlink, netns: &Netns) -> Result<Wanted, Error> {
     let pod = open_inside(netns)?;
-    let ipvlan = pod.link(&net.ipvlan.name).await?.is_none();
+    let ipvlan = match &net.ipvlan {
+        Some(ipvlan) => pod.link(&ipvlan.name).await?.is_none(),
+        None => false,
+    };
     let veth = match &net.veth {
         Some(veth) => {
             pod.link(&veth.pod_name).await?.is_none() && host.link(&veth.host_name).await?.is_none()
@@ -83,9 +86,9 @@ async fn make_links(
     wanted: Wanted,
 ) -> Result<(), Error> {
     let mut batch = Batch::default();
-    if wanted.ipvlan {
-        let master = present(host, &net.ipvlan.master).await?.ifindex;
-        batch.add_ipvlan(&net.ipvlan, master, netns.raw_fd());
+    if let Some(ipvlan) = net.ipvlan.as_ref().filter(|_| wanted.ipvlan) {
+        let master = present(host, &ipvlan.master).await?.ifindex;
+        batch.add_ipvlan(ipvlan, master, netns.raw_fd());
     }
     if let Some(veth) = net.veth.as_ref().filter(|_| wanted.veth) {
         batch.add_veth(veth, netns.raw_fd());
@@ -136,9 +139,11 @@ async fn configure_pod(net: &PodNet, pod: &Netlink, datapath: &Datapath) -> Resu
         batch.set_up(&veth.pod_name, link.ifindex, Some(&net.alias));
         indices.insert(link.name, link.ifindex);
     }
-    let link = present(pod, &net.ipvlan.name).await?;
-    batch.put_right(&link, net.ipvlan.mtu, None);
-    batch.set_up(&link.name, link.ifindex, Some(&net.alias));
+    let link = present(pod, &net.interface).await?;
+    if let Some(ipvlan) = &net.ipvlan {
+        batch.put_right(&link, ipvlan.mtu, None);
+        batch.set_up(&link.name, link.ifindex, Some(&net.alias));
+    }
     indices.insert(link.name, link.ifindex);
     if let Some(veth) = &net.shared_veth {
         let link = present(pod, &veth.pod_name).await?;
@@ -156,8 +161,12 @@ async fn configure_host(
 ) -> Result<(), Error> {
     let mut indices = HashMap::new();
     let mut batch = Batch::default();
-    let master = present(host, &net.ipvlan.master).await?.ifindex;
-    indices.insert(net.ipvlan.master.clone(), master);
+    let mut master = None;
+    if let Some(ipvlan) = &net.ipvlan {
+        let link = present(host, &ipvlan.master).await?;
+        master = Some(link.ifindex);
+        indices.insert(link.name, link.ifindex);
+    }
     let owned: Vec<_> = net
         .addresses
         .iter()

@@ -56,17 +56,20 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
         .run(|| Netlink::open(place).map(|netlink| (netlink, differing_sysctls(&net.in_pod))))??;
     let state = NamespaceState::read(&netlink, &net.in_pod).await?;
     let mut damage = Vec::new();
-    let ipvlan = &net.ipvlan;
-    match state.links.get(&ipvlan.name) {
-        None => damage.push(format!("link {} is missing in the pod", ipvlan.name)),
+    match state.links.get(&net.interface) {
+        None => damage.push(format!("link {} is missing in the pod", net.interface)),
         Some(link) => {
-            if link.ipvlan_mode.is_some_and(|mode| mode != ipvlan.mode) {
+            if let Some(ipvlan) = &net.ipvlan
+                && link.ipvlan_mode.is_some_and(|mode| mode != ipvlan.mode)
+            {
                 damage.push(format!(
                     "link {} is in another mode than {}: a child of another mode was added to {}",
                     ipvlan.name, ipvlan.mode, ipvlan.master
                 ));
             }
-            damage.extend(wrong(link, ipvlan.mtu, None, "in the pod"));
+            // The MTU of another plugin's interface is its own business.
+            let mtu = net.ipvlan.as_ref().map_or(link.mtu, |ipvlan| ipvlan.mtu);
+            damage.extend(wrong(link, mtu, None, "in the pod"));
         }
     }
     if let Some(veth) = net.way_to_host() {

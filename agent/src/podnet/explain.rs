@@ -16,12 +16,14 @@ impl fmt::Display for PodNet {
             }
         }
         writeln!(f, "\nin the pod ({}):", self.netns.display())?;
-        let ipvlan = &self.ipvlan;
-        writeln!(
-            f,
-            "  link {}: ipvlan {} on {}, mtu {}",
-            ipvlan.name, ipvlan.mode, ipvlan.master, ipvlan.mtu
-        )?;
+        match &self.ipvlan {
+            Some(ipvlan) => writeln!(
+                f,
+                "  link {}: ipvlan {} on {}, mtu {}",
+                ipvlan.name, ipvlan.mode, ipvlan.master, ipvlan.mtu
+            )?,
+            None => writeln!(f, "  link {}: made by another plugin", self.interface)?,
+        }
         if let Some(veth) = &self.veth {
             writeln!(
                 f,

@@ -15,7 +15,7 @@ mod tests;
 
 pub use apply::{Links, apply};
 pub use check::check;
-pub use model::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
+pub use model::{Delegate, Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
 pub use plan::plan;
 pub use remove::remove;
 pub use renew::{prune, renew};

@@ -64,6 +64,64 @@ pub struct NetworkSpec {
     /// Whether the network asks for addresses by ARP and neighbour solicitations.
     #[serde(default)]
     pub answer_neighbours: bool,
+    /// Gateways that the pod names, in place of the pools'.
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
+    /// An earlier plugin of the chain made the interface, with this MTU: there is no master.
+    #[serde(default)]
+    pub made_before: Option<u32>,
+    /// Links of the host's that earlier plugins made and that filter reverse paths strictly. The way
+    /// back to the pod is our pair now, so what comes from the pod by them would be dropped.
+    #[serde(default)]
+    pub strict_links: Vec<String>,
+}
+
+impl NetworkSpec {
+    /// A network of which nothing is known but its name: one behind an earlier plugin of a chain.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            master: String::new(),
+            mode: IpvlanMode::default(),
+            mtu: None,
+            veth: true,
+            via_host: Vec::new(),
+            default_route: None,
+            answer_neighbours: false,
+            gateways: Vec::new(),
+            made_before: None,
+            strict_links: Vec::new(),
+        }
+    }
+
+    /// The gateway that the pod names for this address.
+    #[must_use]
+    pub fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
+        let mut gateways = self.gateways.iter().copied();
+        gateways.find(|gateway| gateway.is_ipv4() == address.is_ipv4())
+    }
+}
+
+/// An IPAM plugin that gave an interface its addresses, and is told when it goes: by the same
+/// environment and configuration (CNI specification, section 4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delegate {
+    /// Its name, `ipam.type`.
+    pub kind: String,
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_NETNS`.
+    pub netns: String,
+    /// `CNI_IFNAME`.
+    pub interface: String,
+    /// `CNI_ARGS`.
+    pub args: String,
+    /// `CNI_PATH`.
+    pub path: String,
+    /// The network configuration.
+    pub config: String,
 }
 
 /// An address of the pod's, with what its pool says of the network it is in.
@@ -100,8 +158,16 @@ pub struct PodNet {
     pub spec: Option<NetworkSpec>,
     /// Its addresses on this interface.
     pub addresses: Vec<PodAddress>,
-    /// The interface itself.
-    pub ipvlan: Ipvlan,
+    /// The interface's name.
+    pub interface: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The interface itself; an earlier plugin of the chain made it if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipvlan: Option<Ipvlan>,
+    /// Who gave the addresses, if they are not from a pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegate: Option<Delegate>,
     /// The pair to the host, made with this interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub veth: Option<Veth>,
@@ -129,6 +195,18 @@ pub struct PodNet {
 }
 
 impl PodNet {
+    /// The NIC, if the interface is ours.
+    #[must_use]
+    pub fn master(&self) -> Option<&str> {
+        self.ipvlan.as_ref().map(|ipvlan| ipvlan.master.as_str())
+    }
+
+    /// Whether its addresses are not from the pools.
+    #[must_use]
+    pub fn is_guest(&self) -> bool {
+        self.ipvlan.is_none() || self.delegate.is_some()
+    }
+
     /// The pair to the host, whichever interface brought it.
     #[must_use]
     pub fn way_to_host(&self) -> Option<&Veth> {

@@ -18,7 +18,7 @@ use crate::{
             Selector, Sysctl, host_net,
         },
     },
-    node::{NodeFacts, veth_filters},
+    node::{NodeFacts, pods_rules, veth_filters},
     settings::Settings,
 };
 
@@ -60,6 +60,94 @@ pub fn plan(
     node: &NodeFacts,
     settings: &Settings,
 ) -> Result<PodNet, PlanError> {
+    let mtu = match network.made_before {
+        Some(mtu) => mtu,
+        None => mtu_on_master(network, node)?,
+    };
+    if sandbox.interface == VETH {
+        return Err(PlanError::NameTaken);
+    }
+    let veth = (network.veth && earlier.veth.is_none()).then(|| Veth {
+        host_name: host_end(&sandbox.container_id, &sandbox.interface),
+        host_mac: Mac(HOST_MAC),
+        pod_name: VETH.to_owned(),
+        pod_mac: Mac(POD_MAC),
+        mtu,
+    });
+    let shared_veth = earlier.veth.clone().filter(|_| network.veth);
+    let is_ours = network.made_before.is_none();
+    let table = own_table(sandbox, earlier, network, settings);
+    let mut in_pod = NamespacePlan::default();
+    let mut in_host = NamespacePlan::default();
+    if is_ours {
+        nic_in_pod(
+            &sandbox.interface,
+            mtu,
+            addresses,
+            table,
+            settings,
+            &mut in_pod,
+        );
+    }
+    if let Some(veth) = &veth {
+        in_pod.sysctls.extend(mark_settings());
+        in_pod.sysctls.push(no_addresses(VETH));
+        in_host.sysctls.push(no_addresses(&veth.host_name));
+    }
+    if let Some(veth) = veth.as_ref().or(shared_veth.as_ref()) {
+        // Another plugin's second interface has no table of ours; the first one's routes serve it.
+        if is_ours || table.is_none() {
+            let behind_host = behind_host(network, node, settings);
+            let table = table.unwrap_or(MAIN_TABLE);
+            way_to_host(addresses, &behind_host, table, &mut in_pod);
+        }
+        for (family, own) in families(addresses) {
+            if !earlier.families.contains(&family) {
+                replies(family, own, settings, &mut in_pod);
+                in_host
+                    .sysctls
+                    .extend(family_settings(&veth.host_name, family));
+            }
+        }
+        programs(&sandbox.interface, veth, &mut in_pod);
+        way_to_pod(veth, addresses, settings, &mut in_host);
+        if !is_ours {
+            in_host.rules = pods_rules(settings).into();
+            let loose = |link: &String| sysctl(format!("net/ipv4/conf/{link}/rp_filter"), "2");
+            in_host
+                .sysctls
+                .extend(network.strict_links.iter().map(loose));
+        }
+    }
+    Ok(PodNet {
+        pod: sandbox.pod.clone(),
+        container_id: sandbox.container_id.clone(),
+        netns: sandbox.netns.clone(),
+        netns_inode: sandbox.netns_inode,
+        network: network.name.clone(),
+        spec: Some(network.clone()),
+        addresses: addresses.to_vec(),
+        interface: sandbox.interface.clone(),
+        mtu,
+        ipvlan: is_ours.then(|| Ipvlan {
+            name: sandbox.interface.clone(),
+            master: network.master.clone(),
+            mode: network.mode,
+            mtu,
+        }),
+        delegate: None,
+        veth,
+        shared_veth,
+        table: table.filter(|_| is_ours),
+        answered: is_ours && answer::is_the_nodes(network.answer_neighbours, network.mode),
+        alias: format!("ebbtide: {} {}", sandbox.pod, sandbox.interface),
+        in_pod,
+        in_host,
+    })
+}
+
+/// The MTU of an interface on the network's master, which must be able to carry it.
+fn mtu_on_master(network: &NetworkSpec, node: &NodeFacts) -> Result<u32, PlanError> {
     let master = node
         .nic(&network.master)
         .ok_or_else(|| PlanError::NoMaster {
@@ -94,74 +182,7 @@ pub fn plan(
             master_mtu: master.mtu,
         });
     }
-    if sandbox.interface == VETH {
-        return Err(PlanError::NameTaken);
-    }
-    let veth = (network.veth && earlier.veth.is_none()).then(|| Veth {
-        host_name: host_end(&sandbox.container_id, &sandbox.interface),
-        host_mac: Mac(HOST_MAC),
-        pod_name: VETH.to_owned(),
-        pod_mac: Mac(POD_MAC),
-        mtu,
-    });
-    let shared_veth = earlier.veth.clone().filter(|_| network.veth);
-    let table = own_table(sandbox, earlier, network, settings);
-    let mut in_pod = NamespacePlan::default();
-    let mut in_host = NamespacePlan::default();
-    nic_in_pod(
-        &sandbox.interface,
-        mtu,
-        addresses,
-        table,
-        settings,
-        &mut in_pod,
-    );
-    if let Some(veth) = &veth {
-        in_pod.sysctls.extend(mark_settings());
-        in_pod.sysctls.push(no_addresses(VETH));
-        in_host.sysctls.push(no_addresses(&veth.host_name));
-    }
-    if let Some(veth) = veth.as_ref().or(shared_veth.as_ref()) {
-        let behind_host = behind_host(network, node, settings);
-        way_to_host(
-            addresses,
-            &behind_host,
-            table.unwrap_or(MAIN_TABLE),
-            &mut in_pod,
-        );
-        for (family, own) in families(addresses) {
-            if !earlier.families.contains(&family) {
-                replies(family, own, settings, &mut in_pod);
-                in_host
-                    .sysctls
-                    .extend(family_settings(&veth.host_name, family));
-            }
-        }
-        programs(&sandbox.interface, veth, &mut in_pod);
-        way_to_pod(veth, addresses, settings, &mut in_host);
-    }
-    Ok(PodNet {
-        pod: sandbox.pod.clone(),
-        container_id: sandbox.container_id.clone(),
-        netns: sandbox.netns.clone(),
-        netns_inode: sandbox.netns_inode,
-        network: network.name.clone(),
-        spec: Some(network.clone()),
-        addresses: addresses.to_vec(),
-        ipvlan: Ipvlan {
-            name: sandbox.interface.clone(),
-            master: network.master.clone(),
-            mode: network.mode,
-            mtu,
-        },
-        veth,
-        shared_veth,
-        table,
-        answered: answer::is_the_nodes(network.answer_neighbours, network.mode),
-        alias: format!("ebbtide: {} {}", sandbox.pod, sandbox.interface),
-        in_pod,
-        in_host,
-    })
+    Ok(mtu)
 }
 
 fn sysctl(path: String, value: &str) -> Sysctl {

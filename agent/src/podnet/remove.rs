@@ -43,7 +43,9 @@ async fn in_pod(net: &PodNet, pod: &Netlink) -> Result<(), Error> {
     for rule in &net.in_pod.rules {
         batch.delete_rule(rule);
     }
-    if let Some(link) = pod.link(&net.ipvlan.name).await? {
+    if let Some(ipvlan) = &net.ipvlan
+        && let Some(link) = pod.link(&ipvlan.name).await?
+    {
         if link.kind.as_deref() == Some("ipvlan") {
             batch.delete_link(&link.name, link.ifindex);
         } else {

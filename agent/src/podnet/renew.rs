@@ -41,7 +41,7 @@ pub fn renew(
     };
     let sandbox = Sandbox {
         container_id: net.container_id.clone(),
-        interface: net.ipvlan.name.clone(),
+        interface: net.interface.clone(),
         netns: net.netns.clone(),
         netns_inode: net.netns_inode,
         pod: net.pod.clone(),
@@ -54,7 +54,10 @@ pub fn renew(
             ..own.clone()
         })
         .collect();
-    plan(&sandbox, &earlier, spec, &addresses, node, settings)
+    Ok(PodNet {
+        delegate: net.delegate.clone(),
+        ..plan(&sandbox, &earlier, spec, &addresses, node, settings)?
+    })
 }
 
 /// Removes what `old` has and `new` has not, after `new` was applied.

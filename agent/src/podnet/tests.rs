@@ -49,6 +49,9 @@ fn network() -> NetworkSpec {
         via_host: Vec::new(),
         default_route: None,
         answer_neighbours: false,
+        gateways: Vec::new(),
+        made_before: None,
+        strict_links: Vec::new(),
     }
 }
 
@@ -243,13 +246,13 @@ fn the_pools_routes_leave_by_the_nic() {
 
 #[test]
 fn the_mtu_follows_the_nic_unless_the_network_says_less() {
-    assert_eq!(planned(&network(), &[v4()]).ipvlan.mtu, 9001);
+    assert_eq!(planned(&network(), &[v4()]).mtu, 9001);
     let small = NetworkSpec {
         mtu: Some(1500),
         ..network()
     };
     let net = planned(&small, &[v4()]);
-    assert_eq!((net.ipvlan.mtu, net.veth.unwrap().mtu), (1500, 1500));
+    assert_eq!((net.mtu, net.veth.unwrap().mtu), (1500, 1500));
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(crate) const GUEST: &[Program] = &[
     ("xtables-legacy-multi", "iptables"),
     ("ping", "iputils-ping"),
     ("depmod", "kmod"),
+    ("/usr/lib/cni/host-local", "containernetworking-plugins"),
 ];
 
 /// What a guest under QEMU needs besides.

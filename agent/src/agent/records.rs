@@ -1,0 +1,44 @@
+//! What is written down of an interface, and given back with it.
+
+use std::sync::Arc;
+
+use super::{Agent, DetachError};
+use crate::{
+    cni::delegate,
+    podnet::PodNet,
+    pool::{Owner, Record},
+};
+
+impl Agent {
+    /// Writes the plan of an interface down, where its addresses are: in the pools' store, or among
+    /// the guests.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn write_down(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        if net.is_guest() {
+            let (guests, owner, net) = (Arc::clone(&self.guests), owner.clone(), net.clone());
+            let written = tokio::task::spawn_blocking(move || guests.write(&owner, &net));
+            return written
+                .await
+                .unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
+                .map_err(DetachError::Record);
+        }
+        let record = Record::of(net).map_err(|e| DetachError::Record(e.into()))?;
+        self.pools.update_record(owner, record).await?;
+        Ok(())
+    }
+
+    /// Gives the addresses of a guest back to whoever gave them, and forgets it.
+    ///
+    /// # Errors
+    /// When that plugin refuses, or the record cannot be removed: then it is kept, to try again.
+    pub(super) async fn dismiss(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        if let Some(ipam) = &net.delegate {
+            delegate::call(ipam, "DEL")
+                .await
+                .map_err(|failure| DetachError::Delegate(failure.message))?;
+        }
+        self.guests.remove(owner).map_err(DetachError::Record)
+    }
+}

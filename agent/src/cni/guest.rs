@@ -1,0 +1,260 @@
+//! ADD where another plugin made the interface (a chain) or gives the addresses (`ipam.type`).
+
+use std::sync::Arc;
+
+use ebbtide_plugin::{cni::code, wire::Invocation};
+use serde_json::{Value, json};
+use tracing::{error, info};
+
+use super::{
+    AddResult, Attachment, Failure, NetConf, PodIdentity, delegate, invocation,
+    previous::Previous,
+    verbs::{earlier, owner, refuse_conflicts},
+    wanted,
+};
+use crate::{
+    agent::Agent,
+    netlink::{
+        Netlink,
+        model::Sysctl,
+        netns::{Evidence, Netns},
+        sysctl,
+    },
+    podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
+    pool::Owner,
+};
+
+/// As [`super::verbs`]' ADD: the same steps, with addresses from elsewhere.
+pub(super) async fn add(
+    agent: &Agent,
+    invocation: &Invocation,
+    conf: &NetConf,
+) -> Result<String, Failure> {
+    let attachment = Attachment::parse(invocation)?;
+    let path = invocation::netns(invocation)?;
+    let choice = conf.choice()?;
+    let _turn = agent.lock(&attachment.container_id).await;
+    let Evidence::Present(netns) = Netns::look(&path, None)? else {
+        return Err(Failure::new(
+            code::UNKNOWN_CONTAINER,
+            format!("CNI_NETNS={} is no network namespace", path.display()),
+            "did the container end meanwhile? The runtime must make the namespace before ADD",
+        ));
+    };
+    let owner = owner(conf, &attachment);
+    let sandbox = Sandbox {
+        pod: PodIdentity::parse(&invocation.args).or_container(&attachment.container_id),
+        container_id: attachment.container_id.clone(),
+        interface: attachment.interface.clone(),
+        netns_inode: netns.inode(),
+        netns: path,
+    };
+    if let Some(result) = conf.previous() {
+        let previous = Previous::parse(result, "the plugin before ebbtide")?;
+        let addresses = previous.of_interface(&sandbox.interface)?;
+        let known = agent.interface(&owner);
+        let known = known.as_ref().and_then(|net| net.spec.as_ref());
+        let strict_links = match known {
+            Some(spec) => spec.strict_links.clone(),
+            None => previous
+                .in_host()
+                .filter(|link| is_strict(link))
+                .map(ToOwned::to_owned)
+                .collect(),
+        };
+        let mtu = mtu_inside(&netns, &sandbox.interface).await?;
+        let spec = NetworkSpec {
+            made_before: Some(mtu),
+            strict_links,
+            master: String::new(),
+            ..match conf.network() {
+                Some(_) => wanted::resolve(agent, choice, conf, &agent.catalog())?.spec,
+                None => NetworkSpec::named(&conf.name),
+            }
+        };
+        let net = attach(agent, &owner, &sandbox, &spec, &addresses, None).await?;
+        return Ok(beside(result, &net, &conf.cni_version).to_string());
+    }
+    let spec = wanted::resolve(agent, choice, conf, &agent.catalog())?.spec;
+    refuse_conflicts(agent, &owner, &spec)?;
+    let Some(ipam) = ipam(conf, invocation) else {
+        return Err(Failure::new(
+            code::INVALID_NETWORK_CONFIG,
+            "nobody gives the addresses",
+            "this is a defect of the agent: please report it",
+        ));
+    };
+    let known = agent.interface(&owner);
+    let (addresses, dns) = match &known {
+        // The plugin would give others, or none.
+        Some(net) => (net.addresses.clone(), json!({})),
+        None => from(&ipam).await?,
+    };
+    let attached = attach(agent, &owner, &sandbox, &spec, &addresses, Some(&ipam)).await;
+    let net = match attached {
+        Ok(net) => net,
+        Err(failure) => {
+            // An interface that was noted was abandoned, and the plugin told, by `attach`.
+            if known.is_none() && agent.interface(&owner).is_none() {
+                give_back(&ipam).await;
+            }
+            return Err(failure);
+        }
+    };
+    let facts = agent.facts.get(&agent.host).await?;
+    let mac = facts.nic(&spec.master).and_then(|nic| nic.mac);
+    let mut result = AddResult { mac, net: &net }.to_json(&conf.cni_version);
+    result["dns"] = dns;
+    Ok(result.to_string())
+}
+
+/// Passes DEL or CHECK on to the IPAM plugin, if there is another one's.
+pub(super) async fn tell_ipam(
+    conf: &NetConf,
+    invocation: &Invocation,
+    command: &str,
+) -> Result<(), Failure> {
+    match ipam(conf, invocation) {
+        Some(ipam) => delegate::call(&ipam, command).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+fn ipam(conf: &NetConf, invocation: &Invocation) -> Option<Delegate> {
+    Some(Delegate {
+        kind: conf.ipam_plugin()?.to_owned(),
+        container_id: invocation.container_id.clone(),
+        netns: invocation.netns.clone(),
+        interface: invocation.if_name.clone(),
+        args: invocation.args.clone(),
+        path: invocation.path.clone(),
+        config: invocation.config.clone(),
+    })
+}
+
+/// Asks the IPAM plugin for addresses. What it gave and cannot be understood goes back.
+async fn from(ipam: &Delegate) -> Result<(Vec<PodAddress>, Value), Failure> {
+    let text = delegate::call(ipam, "ADD").await?;
+    let understood = serde_json::from_str::<Value>(&text)
+        .map_err(|e| {
+            Failure::new(
+                code::DECODING_FAILURE,
+                format!("{} printed no result: {e}", ipam.kind),
+                "is it an IPAM plugin?",
+            )
+        })
+        .and_then(|result| {
+            let addresses = Previous::parse(&result, &ipam.kind)?.of_ipam(&ipam.kind)?;
+            let dns = result.get("dns").cloned().unwrap_or_else(|| json!({}));
+            Ok((addresses, dns))
+        });
+    if understood.is_err() {
+        give_back(ipam).await;
+    }
+    understood
+}
+
+async fn give_back(ipam: &Delegate) {
+    if let Err(left) = delegate::call(ipam, "DEL").await {
+        error!(
+            "{} keeps an address of an interface that is not there: {}",
+            ipam.kind, left.message
+        );
+    }
+}
+
+/// Plans, writes down and applies.
+async fn attach(
+    agent: &Agent,
+    owner: &Owner,
+    sandbox: &Sandbox,
+    spec: &NetworkSpec,
+    addresses: &[PodAddress],
+    ipam: Option<&Delegate>,
+) -> Result<Arc<PodNet>, Failure> {
+    let known = agent.interface(owner);
+    let facts = match spec.made_before {
+        Some(_) => agent.facts.get(&agent.host).await?,
+        None => agent.facts.sure_of(&spec.master, &agent.host).await?,
+    };
+    let earlier = earlier(agent, owner);
+    let planned = podnet::plan(sandbox, &earlier, spec, addresses, &facts, &agent.settings)?;
+    let net = Arc::new(PodNet {
+        delegate: ipam.cloned(),
+        ..planned
+    });
+    agent.write_down(owner, &net).await.map_err(|e| {
+        Failure::new(
+            code::IO_FAILURE,
+            format!("{} of pod {}: {e}", owner.interface, net.pod),
+            "nothing was made; look at the agent's state directory",
+        )
+    })?;
+    agent.note(owner.clone(), Arc::clone(&net));
+    agent.prepare_nics(&facts, Some(&net)).await;
+    let nic = agent.missing_nic_plan(&facts, &net);
+    let links = match known {
+        Some(_) => Links::Ensure,
+        None => Links::New,
+    };
+    if let Err(e) = podnet::apply(&net, &nic, &agent.host, &agent.datapath, links).await {
+        if links == Links::New
+            && let Err(left) = agent.abandon(owner, &net).await
+        {
+            error!(pod = %net.pod, "could not be undone, DEL or GC will try again: {left}");
+        }
+        return Err(e.into());
+    }
+    let ips: Vec<String> = net
+        .addresses
+        .iter()
+        .map(|a| a.address.to_string())
+        .collect();
+    info!(pod = %net.pod, network = %net.network, addresses = %ips.join(", "), "interface joined");
+    Ok(net)
+}
+
+/// Whether a link of the host's filters reverse paths strictly: the larger of `all` and its own
+/// setting counts (Documentation/networking/ip-sysctl.rst).
+fn is_strict(link: &str) -> bool {
+    let value = |link: &str| {
+        let setting = Sysctl {
+            path: format!("net/ipv4/conf/{link}/rp_filter"),
+            value: String::new(),
+        };
+        sysctl::read(&setting).unwrap_or_default()
+    };
+    let plain = !link.contains('/') && !matches!(link, "." | "..");
+    plain && value(link).max(value("all")) == "1"
+}
+
+/// The MTU of an interface that is there already.
+async fn mtu_inside(netns: &Netns, name: &str) -> Result<u32, Failure> {
+    let place = format!("in {}", netns.path().display());
+    let pod = netns.run(|| Netlink::open(place))??;
+    match pod.link(name).await? {
+        Some(link) => Ok(link.mtu),
+        None => Err(Failure::new(
+            code::INVALID_NETWORK_CONFIG,
+            format!("prevResult names the interface {name}, but it is not in the pod"),
+            "the plugin before ebbtide must make the interface that the runtime asks for",
+        )),
+    }
+}
+
+/// The earlier plugins' result with what was added: the pair to the host.
+fn beside(earlier: &Value, net: &PodNet, version: &str) -> Value {
+    let mut result = earlier.clone();
+    result["cniVersion"] = json!(version);
+    let own = AddResult { mac: None, net }.to_json(version);
+    // Ours comes first in ours, and is in theirs.
+    let added = own["interfaces"].as_array().into_iter().flatten().skip(1);
+    if let Some(interfaces) = result["interfaces"].as_array_mut() {
+        for one in added {
+            if !interfaces.contains(one) {
+                interfaces.push(one.clone());
+            }
+        }
+    }
+    result
+}

@@ -1,0 +1,189 @@
+//! What must be true of a pod whose interface another plugin made.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    edge::Listener,
+    foreign::Chained,
+    lab::Lab,
+    netns::Netns,
+    plan::{Family, Plan},
+    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
+    snapshot::{Snapshot, ip},
+    tap::{Direction, Place},
+    traffic::{Client, Protocol, Server},
+};
+
+const PORT: u16 = 8080;
+const NODE_PORT: u16 = 30080;
+const NODE: &str = "master";
+
+/// The configuration of a plugin that is to come first, with addresses by host-local, which keeps its
+/// files below `data`.
+#[must_use]
+pub fn first(kind: &str, fields: &Value, subnet: &str, start: &str, data: &str) -> Value {
+    let mut config = json!({
+        "cniVersion": "1.0.0",
+        "name": format!("chain-{kind}"),
+        "type": kind,
+        "ipam": {
+            "type": "host-local",
+            "dataDir": data,
+            "ranges": [[{"subnet": subnet, "rangeStart": start}]],
+            "routes": [{"dst": "0.0.0.0/0"}],
+        },
+    });
+    if let (Some(config), Some(fields)) = (config.as_object_mut(), fields.as_object()) {
+        config.extend(fields.clone());
+    }
+    config
+}
+
+/// Proves the reply's path: from the node, by NodePort, and from a neighbour, whose requests come in
+/// by `neighbours`.
+///
+/// # Errors
+/// Says which way is wrong.
+pub fn prove(lab: &mut Lab, config: &Value, neighbours: &str) -> Result<()> {
+    let node = lab.vpc.node(NODE).clone();
+    let plugin = lab.agent(NODE).plugin();
+    let before = Snapshot::of(&node)?;
+    let pod = Chained::create(&node, &plugin, "served", config)?;
+    ensure!(pod.result["ips"] == pod.first["ips"], "{}", pod.result);
+    let names: Vec<&str> = pod.result["interfaces"]
+        .as_array()
+        .context("interfaces")?
+        .iter()
+        .filter_map(|interface| interface["name"].as_str())
+        .collect();
+    ensure!(
+        names.contains(&"eth0") && names.contains(&"veth0"),
+        "{names:?}"
+    );
+    if config["type"] == "macvlan" {
+        // A cloud does not know a macvlan child's MAC address and answers it nothing, ARP neither;
+        // where macvlan is used the gateway answers.
+        let nic = lab.vpc.nic(NODE, "ens5");
+        let mac = nic.port_mac().map(|byte| format!("{byte:02x}")).join(":");
+        let gateway = nic.subnet(Family::V4).gateway.to_string();
+        let entry = ["dev", "eth0", "lladdr", &mac, "nud", "permanent"];
+        ip(
+            &pod.netns,
+            &[&["neighbour", "replace", &gateway], &entry[..]].concat(),
+        )?;
+    }
+    let _server = Server::on_any(&pod.netns, PORT)?;
+    for interface in ["eth0", "veth0"] {
+        let place = Place::Pod {
+            pod: "served".into(),
+            interface: interface.into(),
+        };
+        lab.taps.add(&pod.netns, interface, place, Direction::Out)?;
+    }
+    ways(lab, &node, pod.address, "veth0").context("from the node")?;
+    let other = Chained::create(&node, &plugin, "neighbour", config)?;
+    ways(lab, &other.netns, pod.address, neighbours).context("from a neighbour")?;
+    node_port(lab, &node, pod.address).context("by NodePort")?;
+    ensure!(
+        pod.ebbtide("ADD", &pod.first)? == pod.result,
+        "ADD, repeated"
+    );
+    pod.ebbtide("CHECK", &pod.result)?;
+    lab.agent(NODE).kill()?;
+    lab.agent(NODE).launch()?;
+    lab.agent(NODE).wait_ready()?;
+    pod.ebbtide("CHECK", &pod.result).context("a new agent")?;
+    let explained = lab.agent(NODE).control(&["explain", "served"])?;
+    ensure!(explained.contains(&pod.address.to_string()), "{explained}");
+    other.delete()?;
+    lab.taps.remove(|place| matches!(place, Place::Pod { .. }));
+    let inside = pod.netns.clone();
+    pod.ebbtide("DEL", &pod.result)?;
+    let left = Snapshot::of(&inside)?;
+    ensure!(
+        !left.mentions("veth0") && !left.mentions("7700"),
+        "{left:?}"
+    );
+    pod.delete()?;
+    let after = Snapshot::of(&node)?;
+    ensure!(
+        after.links("veth") == before.links("veth"),
+        "a veth is left"
+    );
+    Ok(())
+}
+
+/// Asks the pod, and looks by which of its interfaces requests came and replies went.
+fn ways(lab: &Lab, client: &Netns, address: IpAddr, expected: &str) -> Result<()> {
+    for protocol in Protocol::BOTH {
+        let mark = lab.taps.mark()?;
+        Client::new(client, protocol).ask(SocketAddr::new(address, PORT))?;
+        same_way(lab, mark, expected).with_context(|| protocol.to_string())?;
+    }
+    Ok(())
+}
+
+fn same_way(lab: &Lab, mark: crate::tap::Mark, expected: &str) -> Result<()> {
+    let seen = lab.taps.since(mark)?;
+    let interfaces = |direction: Direction, port: fn(&crate::tap::Seen) -> u16| {
+        let mut names: Vec<String> = seen
+            .iter()
+            .filter(|seen| seen.direction == direction && port(seen) == PORT)
+            .filter_map(|seen| match &seen.place {
+                Place::Pod { interface, .. } => Some(interface.clone()),
+                Place::Wire { .. } => None,
+            })
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    };
+    let requests = interfaces(Direction::In, |seen| seen.destination_port);
+    let replies = interfaces(Direction::Out, |seen| seen.source_port);
+    ensure!(
+        requests == [expected] && replies == [expected],
+        "requests came by {requests:?}, replies went by {replies:?}, not {expected}"
+    );
+    Ok(())
+}
+
+fn node_port(lab: &Lab, node: &Netns, address: IpAddr) -> Result<()> {
+    let mut services = Vec::new();
+    let mut listeners = Vec::new();
+    let target = lab.vpc.nic(NODE, "ens5").primary(Family::V4);
+    for protocol in Protocol::BOTH {
+        services.push(Service {
+            name: protocol.to_string(),
+            protocol,
+            cluster: "10.96.0.90:80".parse()?,
+            node_port: Some(NODE_PORT),
+            masquerade: false,
+            policy: ExternalTrafficPolicy::Local,
+            backends: vec![Backend {
+                address: SocketAddr::new(address, PORT),
+                node: NODE.into(),
+            }],
+        });
+        listeners.push(Listener {
+            protocol,
+            port: NODE_PORT,
+            target: SocketAddr::new(target, NODE_PORT),
+        });
+    }
+    proxy::install(node, NODE, &Settings::default(), &services)?;
+    lab.vpc.edge.listen(&listeners)?;
+    for protocol in Protocol::BOTH {
+        let mark = lab.taps.mark()?;
+        let public = SocketAddr::new(Plan::load_balancer(Family::V4), NODE_PORT);
+        let client = Plan::client(Family::V4);
+        let answer = Client::new(&lab.vpc.world, protocol)
+            .from_ip(client)
+            .ask(public)?;
+        ensure!(answer.seen_as.ip() == client, "seen as {}", answer.seen_as);
+        same_way(lab, mark, "veth0").with_context(|| protocol.to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! CNI plugins of others: Debian's package containernetworking-plugins.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use crate::{
+    cni::{Outcome, Plugin, Sandbox},
+    netns::Netns,
+};
+
+/// Where Debian puts them.
+const DIRECTORY: &str = "/usr/lib/cni";
+
+/// `CNI_PATH` for them.
+#[must_use]
+pub fn path() -> &'static Path {
+    Path::new(DIRECTORY)
+}
+
+/// Calls the plugin that `config` names in its `type`, on a node.
+///
+/// # Errors
+/// When it is not there or cannot be run; what it answers is in the [`Outcome`].
+pub fn call(node: &Netns, command: &str, sandbox: &Sandbox, config: &Value) -> Result<Outcome> {
+    let kind = config["type"]
+        .as_str()
+        .context("a configuration without type")?;
+    let program: PathBuf = path().join(kind);
+    ensure!(
+        program.exists(),
+        "{} is not there: `cargo xtask setup` installs Debian's containernetworking-plugins",
+        program.display()
+    );
+    let mut child = node
+        .command(&program)
+        .env("CNI_COMMAND", command)
+        .env("CNI_PATH", path())
+        .env("CNI_CONTAINERID", &sandbox.container_id)
+        .env("CNI_IFNAME", &sandbox.interface)
+        .env(
+            "CNI_NETNS",
+            sandbox.netns.as_deref().unwrap_or(Path::new("")),
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {}", program.display()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(config.to_string().as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    Ok(Outcome {
+        exit: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// A pod whose interface another plugin made, with ebbtide behind it.
+#[derive(Debug)]
+pub struct Chained {
+    /// Its namespace.
+    pub netns: Netns,
+    /// Its address.
+    pub address: std::net::IpAddr,
+    /// The result of the whole chain.
+    pub result: Value,
+    /// What the first plugin answered.
+    pub first: Value,
+    sandbox: Sandbox,
+    node: Netns,
+    plugin: Plugin,
+    before: Value,
+    own: Value,
+}
+
+impl Chained {
+    /// Calls the plugin that `before` configures, then ebbtide with its result.
+    ///
+    /// # Errors
+    /// The error of either.
+    pub fn create(node: &Netns, plugin: &Plugin, name: &str, before: &Value) -> Result<Self> {
+        let netns = Netns::new(name)?;
+        let sandbox = Sandbox {
+            container_id: format!("{name}-{}", std::process::id()),
+            netns: Some(netns.path()),
+            interface: "eth0".into(),
+            pod: name.into(),
+        };
+        let first = call(node, "ADD", &sandbox, before)?.success()?;
+        let own = json!({
+            "cniVersion": before["cniVersion"],
+            "name": before["name"],
+            "type": "ebbtide",
+            "agentSocket": plugin.socket(),
+        });
+        let mut pod = Self {
+            address: address(&first)?,
+            result: Value::Null,
+            first,
+            netns,
+            sandbox,
+            node: node.clone(),
+            plugin: plugin.clone(),
+            before: before.clone(),
+            own,
+        };
+        pod.result = pod.ebbtide("ADD", &pod.first)?;
+        Ok(pod)
+    }
+
+    /// Calls ebbtide once more, with the result that a runtime would pass on.
+    ///
+    /// # Errors
+    /// The plugin's error.
+    pub fn ebbtide(&self, command: &str, previous: &Value) -> Result<Value> {
+        let mut config = self.own.clone();
+        config["prevResult"] = previous.clone();
+        let config = config.to_string();
+        self.plugin
+            .call(command, Some(&self.sandbox), &config)?
+            .success()
+    }
+
+    /// DEL of the whole chain, the last plugin first.
+    ///
+    /// # Errors
+    /// The error of either.
+    pub fn delete(self) -> Result<()> {
+        self.ebbtide("DEL", &self.result)?;
+        let mut config = self.before.clone();
+        config["prevResult"] = self.result.clone();
+        call(&self.node, "DEL", &self.sandbox, &config)?
+            .success()
+            .map(drop)
+    }
+}
+
+/// The first address of a result.
+///
+/// # Errors
+/// When it has none.
+pub fn address(result: &Value) -> Result<std::net::IpAddr> {
+    let text = result["ips"][0]["address"].as_str();
+    let net: IpNet = text.context("the result has no address")?.parse()?;
+    Ok(net.addr())
+}
