@@ -49,19 +49,25 @@ fn addresses_of_host_local_and_static_are_used_kept_and_given_back() -> Result<(
             interface: "eth0".into(),
             pod: "delegated".into(),
         };
-        let config = json!({
+        let mut config = json!({
             "cniVersion": "1.0.0",
             "name": "delegated",
             "type": "ebbtide",
             "master": "ens5",
             "agentSocket": plugin.socket(),
             "ipam": ipam,
-        })
-        .to_string();
-        let call = |command: &str| plugin.call(command, Some(&sandbox), &config)?.success();
-        let result = call("ADD")?;
+        });
+        let add = || {
+            let config = config.to_string();
+            plugin.call("ADD", Some(&sandbox), &config)?.success()
+        };
+        let result = add()?;
         let own = address(&result)?;
-        ensure!(call("ADD")?["ips"] == result["ips"], "ADD, repeated");
+        ensure!(add()?["ips"] == result["ips"], "ADD, repeated");
+        // As a runtime passes it on.
+        config["prevResult"] = result;
+        let config = config.to_string();
+        let call = |command: &str| plugin.call(command, Some(&sandbox), &config)?.success();
         call("CHECK")?;
         let web = Plan::web_server(Family::V4);
         let _servers = Server::on(&lab.vpc.world, web, 8080)?;

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use ebbtide_plugin::cni::{CniError, code};
+use ebbtide_plugin::cni::code;
+use serde::Deserialize;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 
 use super::Failure;
@@ -14,6 +15,15 @@ use crate::podnet::Delegate;
 
 /// How long it may take; the plugin that waits for us gives up a little later.
 const PATIENCE: Duration = Duration::from_secs(45);
+
+/// The error of a plugin; many leave `cniVersion` out.
+#[derive(Deserialize)]
+struct Said {
+    code: u32,
+    msg: String,
+    #[serde(default)]
+    details: String,
+}
 
 /// Runs the plugin with `command`, and gives what it printed.
 ///
@@ -62,7 +72,7 @@ pub async fn call(delegate: &Delegate, command: &str) -> Result<String, Failure>
         return Ok(text);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(match serde_json::from_str::<CniError>(&text) {
+    Err(match serde_json::from_str::<Said>(&text) {
         Ok(error) => Failure::new(
             error.code,
             format!("{} ({command}): {}", delegate.kind, error.msg),
