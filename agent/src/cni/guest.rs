@@ -178,7 +178,8 @@ async fn attach(
         None => agent.facts.sure_of(&spec.master, &agent.host).await?,
     };
     let earlier = earlier(agent, owner);
-    let planned = podnet::plan(sandbox, &earlier, spec, addresses, &facts, &agent.settings)?;
+    let settings = agent.settings_in(&agent.catalog());
+    let planned = podnet::plan(sandbox, &earlier, spec, addresses, &facts, &settings)?;
     let net = Arc::new(PodNet {
         delegate: ipam.cloned(),
         ..planned

@@ -122,7 +122,7 @@ fn desired(cluster: &Cluster, interfaces: &Interfaces) -> BTreeMap<ObjectName, D
 
 fn allocation(net: &PodNet) -> InterfaceAllocation {
     let mut all = InterfaceAllocation {
-        interface: net.ipvlan.name.clone(),
+        interface: net.interface.clone(),
         vlan: Some(0),
         clean_gateway: Some(false),
         routes: Some(Vec::new()),
@@ -166,7 +166,7 @@ fn network_status(interfaces: &[&(Owner, Arc<PodNet>)]) -> String {
     let each = interfaces.iter().enumerate().map(|(position, (_, net))| {
         let mut status = json!({
             "name": net.network,
-            "interface": net.ipvlan.name,
+            "interface": net.interface,
             "ips": net.ips(),
             "dns": {},
         });
