@@ -121,15 +121,13 @@ fn judge(rules: &Rules, pods: &BTreeSet<(IpAddr, String)>) -> Vec<Finding> {
 /// Rules that catch what this node's pods send by their NICs.
 pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
     let interfaces = agent.interfaces();
-    let routed = interfaces
-        .iter()
-        .filter(|(_, net)| net.ipvlan.mode != IpvlanMode::L2);
+    let routed = interfaces.iter().filter_map(|(_, net)| {
+        let own = net.ipvlan.as_ref();
+        let own = own.filter(|ipvlan| ipvlan.mode != IpvlanMode::L2)?;
+        Some((net, &own.master))
+    });
     let pods: BTreeSet<_> = routed
-        .flat_map(|(_, net)| {
-            net.ips()
-                .into_iter()
-                .map(|ip| (ip, net.ipvlan.master.clone()))
-        })
+        .flat_map(|(net, master)| net.ips().into_iter().map(|ip| (ip, master.clone())))
         .collect();
     if pods.is_empty() {
         return Vec::new();

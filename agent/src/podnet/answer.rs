@@ -29,10 +29,10 @@ fn solicited(address: IpAddr) -> Option<Mac> {
 /// A NIC receives only the groups that somebody joined. The group stays joined when the pod goes:
 /// another address may share it, and the pool will give this one out again.
 pub(super) async fn answer(net: &PodNet, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
-    if !net.answered {
+    let Some(master) = net.master().filter(|_| net.answered) else {
         return Ok(());
-    }
-    let Some(nic) = host.link(&net.ipvlan.master).await? else {
+    };
+    let Some(nic) = host.link(master).await? else {
         return Ok(());
     };
     let Some(mac) = nic.mac else {
