@@ -333,7 +333,7 @@ impl Agent {
     }
 
     fn forward(&self) {
-        let listening = listening_for_ra(Path::new("/proc/sys/net/ipv6/conf"));
+        let listening = listening_for_ra(&sysctl::root().join("net/ipv6/conf"));
         for setting in node::forwarding(&listening) {
             if let Err(e) = sysctl::write(&setting) {
                 warn!("pods will not reach Services: {e}");

@@ -1,26 +1,16 @@
 //! The real agent, in a node's namespace.
 
 use std::{
-    fs::File,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
-    sync::{
-        atomic::{AtomicU32, Ordering},
-        mpsc,
-    },
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
-use crate::{cni::Plugin, netns::Netns, workspace};
+use crate::{cni::Plugin, netns::Netns, process::Process, workspace};
 
 /// How long the agent may take to be ready.
 const READY: Duration = Duration::from_secs(10);
@@ -46,15 +36,6 @@ pub struct Agent {
     directory: TempDir,
     bpf: PathBuf,
     process: Option<Process>,
-}
-
-/// A child that the kernel kills when this process ends, however it ends.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    /// `PR_SET_PDEATHSIG` counts from the *thread* that started the child, which therefore has to
-    /// stay: it ends when this sender is dropped.
-    _keeps_the_starter: mpsc::Sender<()>,
 }
 
 impl Agent {
@@ -92,11 +73,6 @@ impl Agent {
     /// When it does not start.
     pub fn launch(&mut self) -> Result<()> {
         let binary = workspace::BINARIES.file("ebbtide-agent")?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("agent.log"))
-            .context("opening the agent's log")?;
         let mut command = self.netns.command(binary);
         command
             .arg("run")
@@ -110,29 +86,9 @@ impl Agent {
             .arg("--bpf-dir")
             .arg(&self.bpf)
             .arg("--config")
-            .arg(self.path("config.yaml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        // SAFETY: one system call, prctl(2), which neither allocates nor locks.
-        unsafe {
-            command
-                .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
-        }
-        let (keep, kept) = mpsc::channel();
-        let (started, starting) = mpsc::channel();
-        thread::spawn(move || {
-            let _ = started.send(command.spawn());
-            let _ = kept.recv();
-        });
-        let child = starting
-            .recv()
-            .map_err(|_| anyhow!("the thread that starts the agent panicked"))?
-            .context("starting ebbtide-agent")?;
-        self.process = Some(Process {
-            child,
-            _keeps_the_starter: keep,
-        });
+            .arg(self.path("config.yaml"));
+        let process = Process::start(command, &self.path("agent.log"));
+        self.process = Some(process.context("starting ebbtide-agent")?);
         Ok(())
     }
 
@@ -146,7 +102,7 @@ impl Agent {
             let Some(process) = &mut self.process else {
                 bail!("the agent of {} is not running", self.node);
             };
-            if let Some(status) = process.child.try_wait()? {
+            if let Some(status) = process.ended()? {
                 bail!("the agent of {} ended: {status}\n{}", self.node, self.log());
             }
             let trouble = match self.control(&["status"]) {
@@ -212,24 +168,15 @@ impl Agent {
         let Some(mut process) = self.process.take() else {
             return Ok(());
         };
-        kill(pid(&process.child)?, Signal::SIGTERM).context("sending SIGTERM to the agent")?;
-        let start = Instant::now();
-        while start.elapsed() < STOP {
-            if let Some(status) = process.child.try_wait()? {
-                if status.success() {
-                    return Ok(());
-                }
-                bail!("the agent of {}: {status}\n{}", self.node, self.log());
-            }
-            thread::sleep(Duration::from_millis(5));
+        match process.stop(STOP).context("ending the agent")? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("the agent of {}: {status}\n{}", self.node, self.log()),
+            None => bail!(
+                "SIGTERM did not end the agent of {}\n{}",
+                self.node,
+                self.log()
+            ),
         }
-        process.child.kill()?;
-        process.child.wait()?;
-        bail!(
-            "SIGTERM did not end the agent of {}\n{}",
-            self.node,
-            self.log()
-        );
     }
 
     /// Kills the agent (SIGKILL), as the kernel's out-of-memory killer does.
@@ -238,8 +185,7 @@ impl Agent {
     /// When there is no such process.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
-            process.child.kill().context("killing the agent")?;
-            process.child.wait().context("waiting for the agent")?;
+            process.kill().context("killing the agent")?;
         }
         Ok(())
     }
@@ -314,8 +260,4 @@ fn sweep() {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-}
-
-fn pid(child: &Child) -> Result<Pid> {
-    Ok(Pid::from_raw(i32::try_from(child.id())?))
 }

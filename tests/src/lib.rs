@@ -16,6 +16,7 @@
 //! - [`programs`]: each eBPF program alone, with packets nobody would send;
 //! - [`bench`]: how fast addresses are, beside host-local, and what each program costs; [`victim`]: a
 //!   process to kill while it takes addresses;
+//! - [`cluster`], [`process`]: a real Kubernetes from plain binaries;
 //! - [`demo`]: every kind of traffic, as a table a person can read.
 //!
 //! Everything lives in namespaces held by file descriptors of this process: when it ends, however
@@ -24,6 +25,7 @@
 pub mod agent;
 pub mod bench;
 pub mod chain;
+pub mod cluster;
 pub mod cni;
 pub mod demo;
 pub mod edge;
@@ -39,6 +41,7 @@ pub mod path;
 pub mod ping;
 pub mod plan;
 pub mod pod;
+pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod snapshot;

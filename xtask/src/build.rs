@@ -49,35 +49,20 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The agent, its command line and the demo, into `target/release`.
+/// The agent, its command line and the demo, into `target/release`. Agent and command line are
+/// static: they run on any distribution, and in an image with nothing else.
 pub(crate) fn binaries(ws: &Workspace, output: Output) -> Result<()> {
+    for program in ["ebbtide-agent", "ebbtidectl"] {
+        static_program(ws, "ebbtide-agent", program, "release", output)?;
+    }
     let mut cargo = ws.cargo("build");
-    cargo.args([
-        "--release",
-        "--locked",
-        "-p",
-        "ebbtide-agent",
-        "-p",
-        "ebbtide-tests",
-        "--bins",
-    ]);
+    cargo.args(["--release", "--locked", "-p", "ebbtide-tests", "--bins"]);
     exec::run(&mut cargo, output)
 }
 
 /// The CNI plugin, static and small, into `target/release`.
 pub(crate) fn plugin(ws: &Workspace, output: Output) -> Result<()> {
-    let mut cargo = ws.cargo("rustc");
-    cargo.args([
-        "--locked",
-        "-p",
-        "ebbtide-plugin",
-        "--bin",
-        "ebbtide",
-        "--profile",
-        "plugin",
-    ]);
-    cargo.args(["--", "-C", "target-feature=+crt-static"]);
-    exec::run(&mut cargo, output)?;
+    static_program(ws, "ebbtide-plugin", "ebbtide", "plugin", output)?;
     let built = ws.target.join("plugin/ebbtide");
     let (half, to) = (
         ws.release().join("ebbtide.new"),
@@ -88,6 +73,22 @@ pub(crate) fn plugin(ws: &Workspace, output: Output) -> Result<()> {
         // a plugin that is being executed cannot be written to, but it can be replaced
         .and_then(|()| fs::rename(&half, &to))
         .with_context(|| format!("cannot copy {} to {}", built.display(), to.display()))
+}
+
+/// One program without a dynamic loader.
+fn static_program(
+    ws: &Workspace,
+    package: &str,
+    program: &str,
+    profile: &str,
+    output: Output,
+) -> Result<()> {
+    let mut cargo = ws.cargo("rustc");
+    cargo
+        .args(["--locked", "-p", package, "--bin", program])
+        .args(["--profile", profile])
+        .args(["--", "-C", "target-feature=+crt-static"]);
+    exec::run(&mut cargo, output)
 }
 
 fn kib(bytes: u64) -> String {

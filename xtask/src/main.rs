@@ -9,6 +9,7 @@ mod build_ebpf;
 mod crds;
 mod demo;
 mod exec;
+mod image;
 mod setup;
 mod test;
 mod ui;
@@ -39,6 +40,8 @@ enum Command {
     Bench(bench::Options),
     /// Show every path of traffic on a test network, with real pods and packets
     Demo(demo::Options),
+    /// Pack the container image, an OCI archive (no Docker)
+    Image(image::Options),
     /// Run all checks and tests
     Test(test::Options),
     /// Run a command in a kernel that has ipvlan
@@ -63,6 +66,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build(options) => build::run(&ws, &options),
         Command::Crds => crds::run(&ws),
         Command::Bench(options) => bench::run(&ws, &options),
+        Command::Image(options) => image::run(&ws, &options),
         Command::Demo(options) => return demo::run(&ws, &options),
         Command::Test(options) => return test::run(&ws, &options),
         Command::Vm(options) => return vm::run(&ws, &options),

@@ -13,7 +13,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbtide_agent::{
     agent::{Agent, Directories},
     catalog::{self, Catalog, NetworkRef},
-    doctor, kube, repair,
+    doctor, install, kube,
+    netlink::sysctl,
+    repair,
     server::Server,
     settings::Settings,
 };
@@ -43,6 +45,14 @@ struct Cli {
 enum Command {
     /// Serve the CNI plugin on this node until SIGTERM; running pods keep their network.
     Run(Run),
+    /// Take plugin and network configuration away from this host; running pods keep their network.
+    Uninstall {
+        #[command(flatten)]
+        directories: install::options::Directories,
+        /// Then wait for SIGTERM, as a DaemonSet's pod has to.
+        #[arg(long)]
+        stay: bool,
+    },
     /// Write the CustomResourceDefinitions, a file each, into a directory.
     Crds {
         /// The directory; made if it is not there. What else is in it stays.
@@ -79,6 +89,11 @@ struct Run {
     /// Directory of the pinned eBPF maps, on a bpf file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ebbtide")]
     bpf_dir: PathBuf,
+    /// Where the kernel's settings can be written: in a container, the host's /proc/sys.
+    #[arg(long, value_name = "DIR", default_value = sysctl::ROOT)]
+    sysctl_dir: PathBuf,
+    #[command(flatten)]
+    install: install::options::Options,
     /// Configuration file (YAML); the defaults without it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -106,6 +121,10 @@ fn main() -> ExitCode {
                 .context("start the tokio runtime")
                 .and_then(|runtime| runtime.block_on(run(options)))
         }
+        Command::Uninstall { directories, stay } => {
+            log(LogFormat::Text);
+            uninstall(&directories).and_then(|()| if stay { wait_for_end() } else { Ok(()) })
+        }
         Command::Crds { dir } => {
             log(LogFormat::Text);
             write_crds(&dir)
@@ -118,6 +137,31 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn uninstall(directories: &install::options::Directories) -> anyhow::Result<()> {
+    let installation = directories
+        .installation()?
+        .context("say where it is installed: --cni-bin-dir DIR --cni-conf-dir DIR")?;
+    for path in installation.uninstall()? {
+        info!("removed {}", path.display());
+    }
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+fn wait_for_end() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the tokio runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
+        }
+    })
 }
 
 fn write_crds(dir: &Path) -> anyhow::Result<()> {
@@ -185,6 +229,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     for dir in [&options.state_dir, &options.run_dir] {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
+    sysctl::set_root(options.sysctl_dir.clone());
     // Asked for before anything is slow: a SIGTERM during the start is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -207,8 +252,12 @@ async fn run(options: Run) -> anyhow::Result<()> {
     }
 
     let socket = options.run_dir.join("cni.sock");
+    let installation = options.install.prepare(&socket)?;
     let server =
         Server::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+    if let Some(installation) = installation {
+        installation.finish()?;
+    }
     info!(node = %agent.node_name, socket = %socket.display(), "ready");
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         error!("tell systemd that the agent is ready: {e}");

@@ -1,0 +1,241 @@
+//! The plugin and its network configuration on the host: put there and taken away as wholes.
+//!
+//! A runtime may look at any moment, and the agent may be killed at any instruction. So a file is
+//! written under a name that no runtime reads, brought to disk, and renamed. The configuration
+//! comes last, when the agent answers: with it the node is ready for pods. An agent that ends or
+//! is replaced leaves both: pods are added again as soon as the next one answers.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+pub mod options;
+
+/// The plugin's file name: the `type` that configurations call it by.
+pub const PLUGIN: &str = "ebbtide";
+
+/// The configuration's file name. Runtimes take the first one by name.
+pub const CONFIGURATION: &str = "00-ebbtide.conflist";
+
+/// The version of the CNI specification that the configuration speaks: containerd since 1.6 and
+/// CRI-O since 1.23 read it. With 1.1.0 a runtime would call a node not ready while its agent is
+/// being replaced.
+const CNI_VERSION: &str = "1.0.0";
+
+/// What goes where.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    /// The host's directory of CNI plugins.
+    pub plugins: PathBuf,
+    /// The host's directory of network configurations.
+    pub configurations: PathBuf,
+    /// The configuration's file name there.
+    pub name: String,
+}
+
+/// The host's files could not be brought to what they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused.
+    #[error("{what} {path}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file of our name that is not ours.
+    #[error(
+        "{path} is not a configuration of ebbtide's: it stays as it is. Remove it, or give ours \
+         another name (--cni-conf-name)"
+    )]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The configuration to install makes no sense.
+    #[error("the network configuration {path} cannot be installed: {reason}")]
+    Invalid {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The configuration's name is not one that runtimes read.
+    #[error("{0:?} is no name of a network configuration: it has to end in .conflist, without /")]
+    Name(String),
+}
+
+/// The configuration that calls the plugin with the agent at `socket`, and leaves all else to the
+/// agent.
+#[must_use]
+pub fn configuration(socket: &Path) -> String {
+    let list = json!({
+        "cniVersion": CNI_VERSION,
+        "name": PLUGIN,
+        "plugins": [{"type": PLUGIN, "agentSocket": socket}],
+    });
+    format!("{list:#}\n")
+}
+
+/// A configuration of the administrator's, which has to have the plugin in it.
+///
+/// # Errors
+/// When it cannot be read, or does not call the plugin.
+pub fn read_configuration(path: &Path) -> Result<String, Error> {
+    let text = fs::read_to_string(path).map_err(|e| failed("read", path, e))?;
+    if calls_plugin(&text) {
+        Ok(text)
+    } else {
+        Err(Error::Invalid {
+            path: path.to_owned(),
+            reason: format!("it is not JSON with a plugin of the type {PLUGIN} in \"plugins\""),
+        })
+    }
+}
+
+impl Installation {
+    /// Checks the name.
+    ///
+    /// # Errors
+    /// When no runtime would read a file of this name.
+    pub fn new(plugins: PathBuf, configurations: PathBuf, name: String) -> Result<Self, Error> {
+        let stem = name.strip_suffix(".conflist").unwrap_or_default();
+        if stem.is_empty() || stem.starts_with('.') || stem.contains('/') {
+            return Err(Error::Name(name));
+        }
+        Ok(Self {
+            plugins,
+            configurations,
+            name,
+        })
+    }
+
+    /// Puts the plugin `from` among the host's plugins. One that is running goes on.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn install_plugin(&self, from: &Path) -> Result<bool, Error> {
+        let plugin = fs::read(from).map_err(|e| failed("read the plugin", from, e))?;
+        replace(&self.plugins.join(PLUGIN), &plugin, 0o755)
+    }
+
+    /// Puts `text` among the host's network configurations: from now on the runtime calls the
+    /// plugin. Whether anything had to change.
+    ///
+    /// # Errors
+    /// When it cannot be written, or a file of this name is not ours.
+    pub fn install_configuration(&self, text: &str) -> Result<bool, Error> {
+        let path = self.configurations.join(&self.name);
+        self.ours(&path)?;
+        replace(&path, text.as_bytes(), 0o644)
+    }
+
+    /// Takes away what was installed, the configuration first: without it no runtime calls the
+    /// plugin. Gives what was removed.
+    ///
+    /// # Errors
+    /// When something is there and cannot be removed, or is not ours.
+    pub fn uninstall(&self) -> Result<Vec<PathBuf>, Error> {
+        let configuration = self.configurations.join(&self.name);
+        self.ours(&configuration)?;
+        let mut removed = Vec::new();
+        for path in [configuration, self.plugins.join(PLUGIN)] {
+            let there = remove(&path)?;
+            remove(&draft(&path))?;
+            if there {
+                sync_directory(&path)?;
+                removed.push(path);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// A file that is not there, or that calls the plugin, or that is empty (a disk that was full
+    /// or lost power under somebody's hand-made copy) may be replaced.
+    fn ours(&self, path: &Path) -> Result<(), Error> {
+        match fs::read_to_string(path) {
+            Ok(text) if text.trim().is_empty() || calls_plugin(&text) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(_) => Err(Error::Foreign {
+                path: path.to_owned(),
+            }),
+            Err(e) => Err(failed("read", path, e)),
+        }
+    }
+}
+
+fn calls_plugin(text: &str) -> bool {
+    let list: Value = serde_json::from_str(text).unwrap_or_default();
+    list["plugins"]
+        .as_array()
+        .is_some_and(|plugins| plugins.iter().any(|plugin| plugin["type"] == PLUGIN))
+}
+
+/// Where a file is written before it has its name. No runtime reads this ending, and what a
+/// killed agent left is replaced by the next one.
+fn draft(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.draft"))
+}
+
+/// Makes `path` a file with these bytes, whole or not at all. Whether it had to change.
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, Error> {
+    let same = fs::read(path).is_ok_and(|found| found == bytes)
+        && fs::symlink_metadata(path)
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o777 == mode);
+    if same {
+        return Ok(false);
+    }
+    let draft = draft(path);
+    remove(&draft)?;
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&draft)?;
+        file.write_all(bytes)?;
+        // The umask may have taken bits away.
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()
+    };
+    write().map_err(|e| failed("write", &draft, e))?;
+    fs::rename(&draft, path).map_err(|e| failed("put in place", path, e))?;
+    sync_directory(path)?;
+    Ok(true)
+}
+
+fn remove(path: &Path) -> Result<bool, Error> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(failed("remove", path, e)),
+    }
+}
+
+/// A name in a directory is durable when the directory is.
+fn sync_directory(path: &Path) -> Result<(), Error> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|e| failed("bring to disk", directory, e))
+}
+
+fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;

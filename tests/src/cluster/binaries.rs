@@ -1,0 +1,72 @@
+//! Where Kubernetes' programs are.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+/// The directory of Kubernetes' programs, as `setup-envtest` and controller-runtime name it.
+const ASSETS: &str = "KUBEBUILDER_ASSETS";
+
+/// Where `cargo xtask setup --kube` puts them.
+const BUILT: &str = "../target/kube/bin";
+
+/// Kubernetes' programs on this machine.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    directory: PathBuf,
+}
+
+impl Binaries {
+    /// Those in `KUBEBUILDER_ASSETS`, or those that `cargo xtask setup --kube` made; `None`, and a
+    /// line that says so, if there are none, or no etcd.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let directory = env::var_os(ASSETS).map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join(BUILT),
+            PathBuf::from,
+        );
+        let binaries = Self { directory };
+        let missing = ["kube-apiserver", "kubectl", "etcd"]
+            .into_iter()
+            .find(|name| binaries.file(name).is_err());
+        match missing {
+            None => Some(binaries),
+            Some(name) => {
+                skipped(&format!(
+                    "{name} is neither in {} nor in PATH; run `cargo xtask setup --kube`, or set \
+                     {ASSETS}",
+                    binaries.directory.display()
+                ));
+                None
+            }
+        }
+    }
+
+    /// The program `name`: there, or in `PATH`.
+    ///
+    /// # Errors
+    /// When it is in neither.
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        std::iter::once(self.directory.clone())
+            .chain(env::split_paths(&path))
+            .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+            .map(|directory| directory.join(name))
+            .find(|file| file.is_file())
+            .with_context(|| {
+                format!(
+                    "{name} is neither in {} nor in PATH: run `cargo xtask setup --kube`",
+                    self.directory.display()
+                )
+            })
+    }
+}
+
+/// Says why a test ends without having tested anything.
+#[expect(clippy::print_stderr, reason = "libtest shows it to whoever looks")]
+fn skipped(reason: &str) {
+    eprintln!("skipped: {reason}");
+}

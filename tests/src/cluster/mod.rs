@@ -1,0 +1,23 @@
+//! A real Kubernetes: etcd, API server, controllers and scheduler from plain binaries.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use ebbtide_tests::cluster::{ControlPlane, Options};
+//! let Some(cluster) = ControlPlane::start(Options::default())? else {
+//!     return Ok(()); // no binaries here, and it said so
+//! };
+//! cluster.kubectl(&["create", "namespace", "n"])?;
+//! println!("{}", cluster.kubeconfig().display());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Nothing is installed and nothing listens but on loopback, unless a place is given; any number of
+//! clusters run beside each other. The processes end with this one, however it ends.
+
+mod binaries;
+mod control_plane;
+mod pki;
+
+pub use binaries::Binaries;
+pub use control_plane::{ControlPlane, Options, Place};

@@ -1,0 +1,107 @@
+//! Programs that run beside a test, and end with it.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// A child that the kernel kills when this process ends, however it ends. Killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// `PR_SET_PDEATHSIG` counts from the *thread* that started the child, which therefore has to
+    /// stay: it ends when this sender is dropped.
+    _keeps_the_starter: mpsc::Sender<()>,
+}
+
+impl Process {
+    /// Starts `command`, with both outputs appended to the file `log`.
+    ///
+    /// # Errors
+    /// When the log cannot be opened or the program cannot be started.
+    pub fn start(mut command: Command, log: &Path) -> io::Result<Self> {
+        let log = File::options().create(true).append(true).open(log)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        // SAFETY: one system call, prctl(2), which neither allocates nor locks.
+        unsafe {
+            command
+                .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+        }
+        let (keep, kept) = mpsc::channel();
+        let (started, starting) = mpsc::channel();
+        thread::spawn(move || {
+            let _ = started.send(command.spawn());
+            let _ = kept.recv();
+        });
+        let child = starting
+            .recv()
+            .map_err(|_| io::Error::other("the thread that starts the program panicked"))??;
+        Ok(Self {
+            child,
+            _keeps_the_starter: keep,
+        })
+    }
+
+    /// Its process ID.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its status, if it has ended.
+    ///
+    /// # Errors
+    /// When the kernel does not know it.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Asks it to end (SIGTERM) and waits: `None` if it was still there after `patience`, and was
+    /// killed.
+    ///
+    /// # Errors
+    /// When it cannot be signalled or waited for.
+    pub fn stop(&mut self, patience: Duration) -> io::Result<Option<ExitStatus>> {
+        let id = i32::try_from(self.id()).map_err(io::Error::other)?;
+        kill(Pid::from_raw(id), Signal::SIGTERM)?;
+        let start = Instant::now();
+        while start.elapsed() < patience {
+            if let Some(status) = self.ended()? {
+                return Ok(Some(status));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.kill()?;
+        Ok(None)
+    }
+
+    /// Kills it (SIGKILL), as the kernel's out-of-memory killer does, and waits.
+    ///
+    /// # Errors
+    /// When it cannot be signalled or waited for.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended before; errors have nobody to go to.
+        let _ = self.kill();
+    }
+}

@@ -1,0 +1,227 @@
+//! `image`: the container image, from scratch: three static programs in one layer, as an OCI
+//! archive that `ctr images import`, `podman load` and `skopeo copy oci-archive:` take.
+//!
+//! The same programs give the same bytes: names are sorted, times are zero, owners are root. See
+//! the OCI image specification, "Image Layout" and "Image Configuration".
+
+mod archive;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::exec::Output;
+use crate::workspace::Workspace;
+use crate::{build, build_ebpf, ui};
+use archive::{Entry, Layout};
+
+/// What is in the image, all below [`BIN`].
+const PROGRAMS: [&str; 3] = ["ebbtide", "ebbtide-agent", "ebbtidectl"];
+const BIN: &str = "usr/local/bin";
+
+/// Options of `image`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Where the archive goes
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The image's name and tag
+    #[arg(long, value_name = "NAME:TAG", default_value = DEFAULT_NAME)]
+    name: String,
+}
+
+/// As the manifests have it.
+pub(crate) const DEFAULT_NAME: &str =
+    concat!("ghcr.io/ebbtide/ebbtide:v", env!("CARGO_PKG_VERSION"));
+
+/// Builds the programs and packs them.
+pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
+    build_ebpf::run(ws, Output::Show)?;
+    build::binaries(ws, Output::Show)?;
+    build::plugin(ws, Output::Show)?;
+    let output = options.output.clone().unwrap_or_else(|| default_output(ws));
+    let image = pack(ws, &options.name)?;
+    write(&output, &image.archive)?;
+    let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64);
+    ui::line(format_args!(
+        "{}\n  {}, layer {} ({} unpacked)\n  {}",
+        ws.shown(&output),
+        options.name,
+        mib(image.layer),
+        mib(image.unpacked),
+        image.digest
+    ));
+    Ok(())
+}
+
+/// Where the archive goes if nobody says so.
+pub(crate) fn default_output(ws: &Workspace) -> PathBuf {
+    ws.target.join("image/ebbtide.tar")
+}
+
+struct Image {
+    archive: Vec<u8>,
+    /// Sizes in bytes.
+    layer: usize,
+    unpacked: usize,
+    /// Of the manifest: what `image@sha256:...` names.
+    digest: String,
+}
+
+fn pack(ws: &Workspace, name: &str) -> Result<Image> {
+    let mut entries = vec![
+        // The runtime mounts over these, and the root is read-only.
+        Entry::directory("etc"),
+        Entry::directory("run"),
+        Entry::directory("tmp"),
+        Entry::directory("usr"),
+        Entry::directory("usr/local"),
+        Entry::directory(BIN),
+        Entry::directory("var"),
+        // Runtimes name network namespaces /var/run/netns/...
+        Entry::link("var/run", "../run"),
+    ];
+    for program in PROGRAMS {
+        let path = ws.release().join(program);
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        if !is_static(&bytes) {
+            bail!(
+                "{} wants a dynamic loader, and there is none in the image",
+                path.display()
+            );
+        }
+        entries.push(Entry::program(format!("{BIN}/{program}"), bytes));
+    }
+    image(&entries, name)
+}
+
+fn image(entries: &[Entry], name: &str) -> Result<Image> {
+    let (_, tag) = name
+        .rsplit_once(':')
+        .with_context(|| format!("{name} has no tag: NAME:TAG"))?;
+    let layer = archive::tar(entries)?;
+    let compressed = archive::gzip(&layer)?;
+    let mut layout = Layout::default();
+    let layer_descriptor = layout.blob(
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        compressed.clone(),
+    );
+    let config = json!({
+        "architecture": architecture(),
+        "os": "linux",
+        "created": "1970-01-01T00:00:00Z",
+        "config": {
+            "Entrypoint": [format!("/{BIN}/ebbtide-agent")],
+            "Cmd": ["run"],
+            "Env": [format!("PATH=/{BIN}")],
+            "Labels": labels(),
+        },
+        "rootfs": {"type": "layers", "diff_ids": [archive::digest(&layer)]},
+    });
+    let config = layout.json("application/vnd.oci.image.config.v1+json", &config)?;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config,
+        "layers": [layer_descriptor],
+    });
+    let mut manifest = layout.json("application/vnd.oci.image.manifest.v1+json", &manifest)?;
+    let digest = manifest["digest"].as_str().unwrap_or_default().to_owned();
+    manifest["annotations"] = json!({
+        "org.opencontainers.image.ref.name": tag,
+        // containerd's and CRI-O's way to know the whole name
+        "io.containerd.image.name": name,
+    });
+    manifest["platform"] = json!({"architecture": architecture(), "os": "linux"});
+    Ok(Image {
+        archive: layout.finish(&manifest)?,
+        layer: compressed.len(),
+        unpacked: layer.len(),
+        digest,
+    })
+}
+
+fn labels() -> Value {
+    json!({
+        "org.opencontainers.image.title": "ebbtide",
+        "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
+        "org.opencontainers.image.licenses": "Apache-2.0",
+        "org.opencontainers.image.source": env!("CARGO_PKG_REPOSITORY"),
+    })
+}
+
+/// This machine's architecture, by the name that images have for it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Whether a 64-bit little-endian ELF file has no PT_INTERP segment (elf(5)).
+fn is_static(elf: &[u8]) -> bool {
+    const PT_INTERP: u64 = 3;
+    let number = |offset: usize, size: usize| -> Option<u64> {
+        let bytes = elf.get(offset..offset.checked_add(size)?)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |n, byte| n << 8 | u64::from(*byte)),
+        )
+    };
+    let segments = || -> Option<Vec<u64>> {
+        let (start, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        (0..count)
+            .map(|index| number(usize::try_from(start + index * size).ok()?, 4))
+            .collect()
+    };
+    elf.starts_with(b"\x7fELF\x02\x01") && segments().is_some_and(|all| !all.contains(&PT_INTERP))
+}
+
+/// Writes `bytes` as `path`, whole or not at all.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let half = path.with_extension("new");
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent)
+        .and_then(|()| fs::write(&half, bytes))
+        .and_then(|()| fs::rename(&half, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_programs_give_the_same_image_and_others_another() {
+        let of = |bytes: &[u8]| {
+            let entries = [
+                Entry::directory("usr"),
+                Entry::program("usr/p".to_owned(), bytes.to_vec()),
+            ];
+            image(&entries, "name:tag").expect("an image")
+        };
+        let (first, again, other) = (of(b"one"), of(b"one"), of(b"two"));
+        assert_eq!(first.archive, again.archive);
+        assert_eq!(first.digest, again.digest);
+        assert_ne!(first.digest, other.digest);
+    }
+
+    #[test]
+    fn an_image_without_a_tag_is_refused() {
+        assert!(image(&[], "name").is_err());
+    }
+
+    #[test]
+    fn a_program_with_a_loader_is_told_from_one_without() {
+        // This test is one with a loader.
+        let own = fs::read("/proc/self/exe").expect("our own program");
+        assert!(!is_static(&own));
+        assert!(!is_static(b"#!/bin/sh"));
+        assert!(!is_static(&own[..40]));
+    }
+}
