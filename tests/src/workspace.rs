@@ -26,6 +26,13 @@ pub const EBPF: Place = Place {
     made_by: "cargo xtask build-ebpf",
 };
 
+/// The container image.
+pub const IMAGE: Place = Place {
+    variable: "EBBTIDE_IMAGE_DIR",
+    default: "target/image",
+    made_by: "cargo xtask image",
+};
+
 impl Place {
     /// The file of this name.
     ///

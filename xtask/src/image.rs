@@ -1,21 +1,16 @@
 //! `image`: the container image, from scratch: three static programs in one layer, as an OCI
-//! archive that `ctr images import`, `podman load` and `skopeo copy oci-archive:` take.
-//!
-//! The same programs give the same bytes: names are sorted, times are zero, owners are root. See
-//! the OCI image specification, "Image Layout" and "Image Configuration".
-
-mod archive;
+//! archive.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
+use xtask::oci::{self, Entry, Image};
 
 use crate::exec::Output;
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, ui};
-use archive::{Entry, Layout};
 
 /// What is in the image, all below [`BIN`].
 const PROGRAMS: [&str; 3] = ["ebbtide", "ebbtide-agent", "ebbtidectl"];
@@ -61,15 +56,6 @@ pub(crate) fn default_output(ws: &Workspace) -> PathBuf {
     ws.target.join("image/ebbtide.tar")
 }
 
-struct Image {
-    archive: Vec<u8>,
-    /// Sizes in bytes.
-    layer: usize,
-    unpacked: usize,
-    /// Of the manifest: what `image@sha256:...` names.
-    digest: String,
-}
-
 fn pack(ws: &Workspace, name: &str) -> Result<Image> {
     let mut entries = vec![
         // The runtime mounts over these, and the root is read-only.
@@ -94,53 +80,13 @@ fn pack(ws: &Workspace, name: &str) -> Result<Image> {
         }
         entries.push(Entry::program(format!("{BIN}/{program}"), bytes));
     }
-    image(&entries, name)
-}
-
-fn image(entries: &[Entry], name: &str) -> Result<Image> {
-    let (_, tag) = name
-        .rsplit_once(':')
-        .with_context(|| format!("{name} has no tag: NAME:TAG"))?;
-    let layer = archive::tar(entries)?;
-    let compressed = archive::gzip(&layer)?;
-    let mut layout = Layout::default();
-    let layer_descriptor = layout.blob(
-        "application/vnd.oci.image.layer.v1.tar+gzip",
-        compressed.clone(),
-    );
     let config = json!({
-        "architecture": architecture(),
-        "os": "linux",
-        "created": "1970-01-01T00:00:00Z",
-        "config": {
-            "Entrypoint": [format!("/{BIN}/ebbtide-agent")],
-            "Cmd": ["run"],
-            "Env": [format!("PATH=/{BIN}")],
-            "Labels": labels(),
-        },
-        "rootfs": {"type": "layers", "diff_ids": [archive::digest(&layer)]},
+        "Entrypoint": [format!("/{BIN}/ebbtide-agent")],
+        "Cmd": ["run"],
+        "Env": [format!("PATH=/{BIN}")],
+        "Labels": labels(),
     });
-    let config = layout.json("application/vnd.oci.image.config.v1+json", &config)?;
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": config,
-        "layers": [layer_descriptor],
-    });
-    let mut manifest = layout.json("application/vnd.oci.image.manifest.v1+json", &manifest)?;
-    let digest = manifest["digest"].as_str().unwrap_or_default().to_owned();
-    manifest["annotations"] = json!({
-        "org.opencontainers.image.ref.name": tag,
-        // containerd's and CRI-O's way to know the whole name
-        "io.containerd.image.name": name,
-    });
-    manifest["platform"] = json!({"architecture": architecture(), "os": "linux"});
-    Ok(Image {
-        archive: layout.finish(&manifest)?,
-        layer: compressed.len(),
-        unpacked: layer.len(),
-        digest,
-    })
+    oci::image(&entries, &config, name)
 }
 
 fn labels() -> Value {
@@ -150,15 +96,6 @@ fn labels() -> Value {
         "org.opencontainers.image.licenses": "Apache-2.0",
         "org.opencontainers.image.source": env!("CARGO_PKG_REPOSITORY"),
     })
-}
-
-/// This machine's architecture, by the name that images have for it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 /// Whether a 64-bit little-endian ELF file has no PT_INTERP segment (elf(5)).
@@ -195,26 +132,6 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_same_programs_give_the_same_image_and_others_another() {
-        let of = |bytes: &[u8]| {
-            let entries = [
-                Entry::directory("usr"),
-                Entry::program("usr/p".to_owned(), bytes.to_vec()),
-            ];
-            image(&entries, "name:tag").expect("an image")
-        };
-        let (first, again, other) = (of(b"one"), of(b"one"), of(b"two"));
-        assert_eq!(first.archive, again.archive);
-        assert_eq!(first.digest, again.digest);
-        assert_ne!(first.digest, other.digest);
-    }
-
-    #[test]
-    fn an_image_without_a_tag_is_refused() {
-        assert!(image(&[], "name").is_err());
-    }
 
     #[test]
     fn a_program_with_a_loader_is_told_from_one_without() {

@@ -10,6 +10,7 @@ mod crds;
 mod demo;
 mod exec;
 mod image;
+mod manifests;
 mod setup;
 mod test;
 mod ui;
@@ -42,6 +43,8 @@ enum Command {
     Demo(demo::Options),
     /// Pack the container image, an OCI archive (no Docker)
     Image(image::Options),
+    /// Make deploy/ebbtide.yaml from the Helm chart
+    Manifests(manifests::Options),
     /// Run all checks and tests
     Test(test::Options),
     /// Run a command in a kernel that has ipvlan
@@ -67,6 +70,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Crds => crds::run(&ws),
         Command::Bench(options) => bench::run(&ws, &options),
         Command::Image(options) => image::run(&ws, &options),
+        Command::Manifests(options) => manifests::run(&ws, &options),
         Command::Demo(options) => return demo::run(&ws, &options),
         Command::Test(options) => return test::run(&ws, &options),
         Command::Vm(options) => return vm::run(&ws, &options),

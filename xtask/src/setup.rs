@@ -4,6 +4,7 @@
 //! installed when we are root.
 
 pub(crate) mod debian;
+pub(crate) mod helm;
 pub(crate) mod kernels;
 pub(crate) mod linker;
 pub(crate) mod rust_src;

@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::exec::{self, Output};
 use crate::ui::{self, Colour};
 use crate::workspace::Workspace;
-use crate::{build, build_ebpf};
+use crate::{build, build_ebpf, manifests};
 
 use integration::Place;
 use libtest::Count;
@@ -127,6 +127,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     let programs = report.check("build the kernel's programs", || build_ebpf::run(ws, quiet));
     if programs && !options.fast {
         report.check("clippy", || clippy(ws));
+        report.check("the manifests and the Helm chart", || manifests::check(ws));
         report.check("clippy of the kernel's programs", || {
             build_ebpf::clippy(ws, quiet)
         });

@@ -44,7 +44,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the CNI plugin on this node until SIGTERM; running pods keep their network.
-    Run(Run),
+    Run(Box<Run>),
     /// Take plugin and network configuration away from this host; running pods keep their network.
     Uninstall {
         #[command(flatten)]
@@ -119,7 +119,7 @@ fn main() -> ExitCode {
                 .build();
             runtime
                 .context("start the tokio runtime")
-                .and_then(|runtime| runtime.block_on(run(options)))
+                .and_then(|runtime| runtime.block_on(run(*options)))
         }
         Command::Uninstall { directories, stay } => {
             log(LogFormat::Text);

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 /// The directory of Kubernetes' programs, as `setup-envtest` and controller-runtime name it.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-/// Where `cargo xtask setup --kube` puts them.
+/// Where they are without it.
 const BUILT: &str = "../target/kube/bin";
 
 /// Kubernetes' programs on this machine.
@@ -20,7 +20,7 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Those in `KUBEBUILDER_ASSETS`, or those that `cargo xtask setup --kube` made; `None`, and a
+    /// Those in `KUBEBUILDER_ASSETS`, or those in `target/kube/bin`; `None`, and a
     /// line that says so, if there are none, or no etcd.
     #[must_use]
     pub fn find() -> Option<Self> {
@@ -36,8 +36,8 @@ impl Binaries {
             None => Some(binaries),
             Some(name) => {
                 skipped(&format!(
-                    "{name} is neither in {} nor in PATH; run `cargo xtask setup --kube`, or set \
-                     {ASSETS}",
+                    "{name} is neither in {} nor in PATH; set {ASSETS} to the directory of Kubernetes' \
+                     programs",
                     binaries.directory.display()
                 ));
                 None
@@ -58,7 +58,7 @@ impl Binaries {
             .find(|file| file.is_file())
             .with_context(|| {
                 format!(
-                    "{name} is neither in {} nor in PATH: run `cargo xtask setup --kube`",
+                    "{name} is neither in {} nor in PATH ({ASSETS})",
                     self.directory.display()
                 )
             })
@@ -67,6 +67,6 @@ impl Binaries {
 
 /// Says why a test ends without having tested anything.
 #[expect(clippy::print_stderr, reason = "libtest shows it to whoever looks")]
-fn skipped(reason: &str) {
+pub(super) fn skipped(reason: &str) {
     eprintln!("skipped: {reason}");
 }

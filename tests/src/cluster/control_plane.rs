@@ -357,6 +357,19 @@ impl ControlPlane {
         self.kubectl_with(&["apply", "-f", "-"], manifests)
     }
 
+    /// Applies the CustomResourceDefinitions in `directory` and waits until they are served.
+    ///
+    /// # Errors
+    /// What the API server has against them.
+    pub fn install_crds(&self, directory: &Path) -> Result<()> {
+        let directory = directory.display().to_string();
+        // kubectl knows the fields of the API server's release: before 1.25 not those of CEL rules,
+        // which such a server drops.
+        self.kubectl(&["apply", "--validate=false", "-f", &directory])?;
+        self.kubectl(&["wait", "--for=condition=Established", "crd", "--all"])
+            .map(drop)
+    }
+
     /// What `kubectl ARGUMENTS -o json` prints, parsed.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! A real Kubernetes: etcd, API server, controllers and scheduler from plain binaries.
+//! A real Kubernetes from plain binaries: etcd, API server, controllers, scheduler; nodes with
+//! containerd, kubelet and kube-proxy.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -17,7 +18,10 @@
 
 mod binaries;
 mod control_plane;
+pub mod images;
+mod node;
 mod pki;
 
 pub use binaries::Binaries;
 pub use control_plane::{ControlPlane, Options, Place};
+pub use node::Node;

@@ -34,7 +34,7 @@ const MODULES: &str = "ipvlan veth dummy macvlan bridge tun sch_ingress cls_bpf 
     nf_conntrack nf_nat iptable_nat ip6table_nat iptable_filter ip6table_filter iptable_mangle \
     ip6table_mangle iptable_raw ip6table_raw xt_conntrack xt_mark xt_connmark xt_comment \
     xt_addrtype xt_MASQUERADE xt_nat xt_REDIRECT xt_statistic xt_tcpudp xt_multiport nf_tables \
-    nft_nat nft_ct";
+    nft_nat nft_ct overlay br_netfilter xt_recent";
 
 /// Variables of ours that guests get, by name and by the begin of a name.
 const ENV_NAMES: [&str; 7] = [

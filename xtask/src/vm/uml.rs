@@ -13,7 +13,7 @@ use crate::setup::{debian, kernels};
 use crate::workspace::Workspace;
 
 /// MiB. Taken as they are used, from the file system of `TMPDIR`.
-const MEMORY: u64 = 2048;
+const MEMORY: u64 = 3072;
 
 /// First stage: the root is this machine's through hostfs, read-only; an overlay in memory over it
 /// becomes the root.

@@ -9,12 +9,14 @@ use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 /// Something in a layer.
-pub(super) struct Entry {
+#[derive(Debug)]
+pub struct Entry {
     path: String,
     mode: u32,
     what: What,
 }
 
+#[derive(Debug)]
 enum What {
     Directory,
     Program(Vec<u8>),
@@ -22,7 +24,9 @@ enum What {
 }
 
 impl Entry {
-    pub(super) fn directory(path: &str) -> Self {
+    /// A directory.
+    #[must_use]
+    pub fn directory(path: &str) -> Self {
         Self {
             path: path.to_owned(),
             mode: 0o755,
@@ -30,7 +34,9 @@ impl Entry {
         }
     }
 
-    pub(super) fn program(path: String, bytes: Vec<u8>) -> Self {
+    /// A file that everybody may execute.
+    #[must_use]
+    pub fn program(path: String, bytes: Vec<u8>) -> Self {
         Self {
             path,
             mode: 0o755,
@@ -38,7 +44,9 @@ impl Entry {
         }
     }
 
-    pub(super) fn link(path: &str, target: &str) -> Self {
+    /// A symbolic link.
+    #[must_use]
+    pub fn link(path: &str, target: &str) -> Self {
         Self {
             path: path.to_owned(),
             mode: 0o777,
@@ -93,7 +101,7 @@ pub(super) fn digest(bytes: &[u8]) -> String {
 }
 
 /// An OCI image layout that is being filled.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Layout {
     blobs: Vec<Entry>,
 }

@@ -1,0 +1,3 @@
+//! What the tasks share with the tests.
+
+pub mod oci;
