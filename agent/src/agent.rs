@@ -25,6 +25,7 @@ use crate::{
     podnet::{self, PodNet},
     pool::{Owner, Pools},
     settings::Settings,
+    timing,
 };
 
 /// Where the agent keeps what.
@@ -185,6 +186,13 @@ impl Agent {
         all
     }
 
+    /// Looks at every interface, in no order: what every ADD does must not sort them.
+    pub fn each_interface(&self, mut look: impl FnMut(&Owner, &Arc<PodNet>)) {
+        for (owner, net) in locked(&self.interfaces).iter() {
+            look(owner, net);
+        }
+    }
+
     /// The interface of `owner`, if there is one.
     #[must_use]
     pub fn interface(&self, owner: &Owner) -> Option<Arc<PodNet>> {
@@ -205,7 +213,7 @@ impl Agent {
         podnet::remove(net, &self.host, &self.datapath).await?;
         match net.is_guest() {
             true => self.dismiss(owner, net).await?,
-            false => drop(self.pools.release(owner).await?),
+            false => drop(timing::step("write to disk", self.pools.release(owner)).await?),
         }
         locked(&self.interfaces).remove(owner);
         Ok(())

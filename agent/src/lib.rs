@@ -21,3 +21,4 @@ pub mod query;
 pub mod repair;
 pub mod server;
 pub mod settings;
+pub mod timing;

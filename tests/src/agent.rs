@@ -160,6 +160,12 @@ impl Agent {
         Plugin::new(self.netns.clone(), self.socket())
     }
 
+    /// The agent's process, if it runs.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.child.id())
+    }
+
     /// Asks the agent to end (SIGTERM) and waits for it.
     ///
     /// # Errors

@@ -18,6 +18,14 @@ pub fn restore(netns: &Netns, family: Family, script: &str) -> Result<()> {
         Family::V4 => "iptables-legacy-restore",
         Family::V6 => "ip6tables-legacy-restore",
     };
+    restore_with(program, netns, script)
+}
+
+/// As [`restore`], by the program of this name.
+///
+/// # Errors
+/// What it said, with the script.
+pub fn restore_with(program: &str, netns: &Netns, script: &str) -> Result<()> {
     let mut child = command(netns, program)?
         .arg("--noflush")
         .stdin(Stdio::piped())

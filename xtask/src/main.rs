@@ -36,7 +36,7 @@ enum Command {
     Build(build::Options),
     /// Write deploy/crds anew from the agent's types
     Crds,
-    /// Measure: `bench pool`
+    /// Measure, beside what people use today: `bench add`, `bench pool`
     #[command(subcommand)]
     Bench(bench::Options),
     /// Show every path of traffic on a test network, with real pods and packets
@@ -68,9 +68,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::BuildEbpf => build_ebpf::run(&ws, exec::Output::Show),
         Command::Build(options) => build::run(&ws, &options),
         Command::Crds => crds::run(&ws),
-        Command::Bench(options) => bench::run(&ws, &options),
         Command::Image(options) => image::run(&ws, &options),
         Command::Manifests(options) => manifests::run(&ws, &options),
+        Command::Bench(options) => return bench::run(&ws, &options),
         Command::Demo(options) => return demo::run(&ws, &options),
         Command::Test(options) => return test::run(&ws, &options),
         Command::Vm(options) => return vm::run(&ws, &options),

@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::exec::{self, Output};
 use crate::ui::{self, Colour};
 use crate::workspace::Workspace;
-use crate::{build, build_ebpf, manifests};
+use crate::{bench, build, build_ebpf, manifests};
 
 use integration::Place;
 use libtest::Count;
@@ -141,6 +141,9 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
         });
     if built {
         run_integration(ws, options, &mut report, everyday, qemu);
+        if options.filter.is_none() {
+            report.check("each benchmark, once", || bench::each_once(ws));
+        }
     }
     Ok(if report.finish() {
         ExitCode::SUCCESS

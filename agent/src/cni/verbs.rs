@@ -23,6 +23,7 @@ use crate::{
     },
     podnet::{self, Earlier, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
     pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
+    timing,
 };
 
 /// Carries out what the plugin was asked to do.
@@ -35,7 +36,7 @@ pub async fn handle(agent: &Agent, invocation: &Invocation) -> Response {
     );
     async {
         let mut version = NEWEST.to_owned();
-        match run(agent, invocation, &mut version).await {
+        match timing::request("the agent's part", run(agent, invocation, &mut version)).await {
             Ok(output) => Response { exit: 0, output },
             Err(failure) => {
                 warn!(code = failure.code, "{}", failure.message);
@@ -175,7 +176,8 @@ async fn attach(
     refuse_conflicts(agent, owner, &network.spec)?;
     let earlier = earlier(agent, owner);
     let master = &network.spec.master;
-    let facts = agent.facts.sure_of(master, &agent.host).await?;
+    let facts = agent.facts.sure_of(master, &agent.host);
+    let facts = timing::step("look at the node", facts).await?;
     let settings = agent.settings_in(catalog);
     let plan = |assigned: &[Assigned]| -> Result<PodNet, Failure> {
         let addresses = pod_addresses(assigned, network)?;
@@ -192,17 +194,18 @@ async fn attach(
         Reserved::Existing(allocation) => {
             // The same request again, or one that an earlier agent did not live to answer.
             let net = plan(&allocation.assigned)?;
-            agent.pools.update_record(owner, record(&net)?).await?;
+            let update = agent.pools.update_record(owner, record(&net)?);
+            timing::step("write to disk", update).await?;
             (Arc::new(net), Links::Ensure)
         }
         Reserved::New(grant) => {
             let net = plan(grant.assigned())?;
-            grant.commit(record(&net)?).await?;
+            timing::step("write to disk", grant.commit(record(&net)?)).await?;
             (Arc::new(net), Links::New)
         }
     };
     agent.note(owner.clone(), Arc::clone(&net));
-    agent.prepare_nics(&facts, Some(&net)).await;
+    timing::step("prepare the NICs", agent.prepare_nics(&facts, Some(&net))).await;
     let nic = agent.missing_nic_plan(&facts, &net);
     let mac = facts.nic(master).and_then(|nic| nic.mac);
     let made = Made { net, links, mac };
@@ -273,9 +276,9 @@ pub(super) fn owner(conf: &NetConf, attachment: &Attachment) -> Owner {
 /// What the pod has from its other interfaces.
 pub(super) fn earlier(agent: &Agent, owner: &Owner) -> Earlier {
     let mut earlier = Earlier::default();
-    for (other, net) in agent.interfaces() {
+    agent.each_interface(|other, net| {
         let table = net.table.unwrap_or(MAIN_TABLE);
-        if other == *owner {
+        if other == owner {
             earlier.own_table = Some(table);
         } else if other.container_id == owner.container_id {
             earlier.tables.push(table);
@@ -286,7 +289,7 @@ pub(super) fn earlier(agent: &Agent, owner: &Owner) -> Earlier {
             let replies = replies.filter(|rule| rule.table == agent.settings.reply_table);
             earlier.families.extend(replies.map(|rule| rule.family));
         }
-    }
+    });
     earlier
 }
 
@@ -296,24 +299,28 @@ pub(super) fn refuse_conflicts(
     owner: &Owner,
     spec: &NetworkSpec,
 ) -> Result<(), Failure> {
-    for (other, net) in agent.interfaces() {
-        if other == *owner {
-            continue;
+    let mut conflict = None;
+    agent.each_interface(|other, net| {
+        if let Some(there) = net.ipvlan.as_ref().filter(|_| other != owner)
+            && there.master == spec.master
+            && there.mode != spec.mode
+        {
+            conflict = Some((other.interface.clone(), net.pod.clone(), there.mode));
         }
-        let Some(there) = &net.ipvlan else { continue };
-        if there.master == spec.master && there.mode != spec.mode {
-            return Err(Failure::new(
-                code::INVALID_NETWORK_CONFIG,
-                format!(
-                    "network {} wants mode {} on {}, but {} of pod {} is there in mode {}",
-                    spec.name, spec.mode, spec.master, other.interface, net.pod, there.mode
-                ),
-                "a NIC has one ipvlan mode, adding another would change all its children: use the \
-                 same mode in all networks of one master",
-            ));
-        }
-    }
-    Ok(())
+    });
+    let Some((interface, pod, mode)) = conflict else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        code::INVALID_NETWORK_CONFIG,
+        format!(
+            "network {} wants mode {} on {}, but {interface} of pod {pod} is there in mode \
+             {mode}",
+            spec.name, spec.mode, spec.master
+        ),
+        "a NIC has one ipvlan mode, adding another would change all its children: use the \
+         same mode in all networks of one master",
+    ))
 }
 
 fn pod_addresses(assigned: &[Assigned], network: &Resolved) -> Result<Vec<PodAddress>, Failure> {

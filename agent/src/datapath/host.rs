@@ -4,14 +4,14 @@ use std::{net::IpAddr, sync::Mutex};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, PerCpuHashMap},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap},
 };
 use ebbtide_layout::{
     Address, HostConfig, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
 };
 
 use super::{
-    Error, FlowTables, FlowsByAddress, NOEXIST, is_gone, is_there, key, lock, map_error,
+    Error, FlowTables, NOEXIST, TablesByAddress, io_error, is_gone, is_there, key, lock, map_error,
     zeroed_counters,
 };
 
@@ -37,7 +37,7 @@ pub struct Host {
 }
 
 pub(super) struct Maps {
-    flows: FlowsByAddress,
+    flows: TablesByAddress,
     addresses: HashMap<MapData, Address, NodeAddress>,
     nics: HashMap<MapData, u32, Nic>,
     counters: PerCpuHashMap<MapData, u32, NicCounters>,
@@ -59,8 +59,11 @@ impl Maps {
             let map = object.take_map(name).ok_or(Error::Lacks(name))?;
             T::try_from(map).map_err(|e| map_error(format!("open the map {name}"), e))
         }
+        let flows = object
+            .take_map("HOST_FLOWS")
+            .ok_or(Error::Lacks("map HOST_FLOWS"))?;
         Ok(Self {
-            flows: open::<HashOfMaps<_, _, _>>(object, "HOST_FLOWS")?,
+            flows: TablesByAddress::new(&flows, "map HOST_FLOWS")?,
             addresses: open(object, "ADDRESSES")?,
             nics: open(object, "NICS")?,
             counters: open(object, "NIC_COUNTERS")?,
@@ -86,32 +89,28 @@ impl Maps {
 
     /// Gives those of `addresses` that have none yet a flow table together.
     fn give_tables(&mut self, tables: &FlowTables, addresses: &[IpAddr]) -> Result<(), Error> {
-        let known: Vec<Address> = self.flows.keys().filter_map(Result::ok).collect();
         let missing: Vec<IpAddr> = addresses
             .iter()
             .copied()
-            .filter(|address| !known.contains(&key(*address)))
+            .filter(|address| !self.flows.contains(&key(*address)).unwrap_or(false))
             .collect();
         if !missing.is_empty() {
             let table = tables.make()?;
             for address in missing {
                 self.flows
-                    .insert(key(address), &table, 0)
-                    .map_err(|e| map_error(format!("give {address} a table in the host"), e))?;
+                    .insert(key(address), &table)
+                    .map_err(|e| io_error("give a table in the host to", address, e))?;
             }
         }
         Ok(())
     }
 
     fn forget(&mut self, address: &Address) -> Result<(), MapError> {
-        for result in [self.addresses.remove(address), self.flows.remove(address)] {
-            match result {
-                Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
-                Err(MapError::KeyNotFound) | Ok(()) => {}
-                Err(e) => return Err(e),
-            }
+        match self.addresses.remove(address) {
+            Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => Ok(()),
+            Err(MapError::KeyNotFound) => Ok(()),
+            other => other,
         }
-        Ok(())
     }
 
     fn count(&mut self, key: u32) -> Result<(), Error> {
@@ -225,6 +224,9 @@ impl Host {
         for address in addresses {
             maps.forget(&key(*address))
                 .map_err(|e| map_error(format!("forget whose {address} is"), e))?;
+            maps.flows
+                .remove(key(*address))
+                .map_err(|e| io_error("forget the host's flows of", *address, e))?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! one opens the same maps and puts its own programs in the filters' place.
 
 mod answers;
+mod by_address;
 mod flow_table;
 mod host;
 
@@ -13,18 +14,19 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{HashOfMaps, MapData, MapError, PerCpuHashMap, PerCpuValues},
+    maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
     programs::{ProgramError, ProgramFd, SchedClassifier},
 };
 use ebbtide_layout::{Address, Counters, Hook, HostHook, PodCounters, mapped, reply_bit};
 use nix::sys::statfs::{FsType, statfs};
 
 pub use answers::Answers;
+use by_address::TablesByAddress;
 pub use flow_table::FlowTables;
 pub use host::{Host, HostNic};
 
@@ -152,22 +154,33 @@ pub const HOST_PROGRAMS: [HostProgram; 4] = [
     },
 ];
 
+/// The loaded programs. Clones share them; they stay loaded as long as one is there.
+#[derive(Clone, Debug)]
+pub struct Programs(Arc<[(&'static str, ProgramFd)]>);
+
+impl Programs {
+    /// The descriptor of the program called `name`, for a tc filter.
+    #[must_use]
+    pub fn fd(&self, name: &str) -> Option<RawFd> {
+        let (_, program) = self.0.iter().find(|(known, _)| *known == name)?;
+        Some(program.as_fd().as_raw_fd())
+    }
+}
+
 /// The loaded programs and their maps.
 pub struct Datapath {
-    programs: Vec<(&'static str, ProgramFd)>,
+    programs: Programs,
     /// The host's part.
     pub host: Host,
     /// The responder's.
     pub answers: Answers,
     tables: FlowTables,
-    flows: Mutex<FlowsByAddress>,
+    /// Which pod address has which flow table.
+    flows: TablesByAddress,
     counters: Mutex<PerCpuHashMap<MapData, Address, PodCounters>>,
     // Keeps what the object's maps and programs refer to.
     _object: Ebpf,
 }
-
-/// Which pod address has which flow table.
-type FlowsByAddress = HashOfMaps<MapData, Address, MapData>;
 
 impl std::fmt::Debug for Datapath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -245,10 +258,8 @@ impl Datapath {
                 nic_marks,
             ),
             answers,
-            programs,
-            flows: Mutex::new(
-                HashOfMaps::try_from(flows).map_err(|e| map_error("open the map FLOWS", e))?,
-            ),
+            programs: Programs(programs.into()),
+            flows: TablesByAddress::new(&flows, "map FLOWS")?,
             counters: Mutex::new(
                 PerCpuHashMap::try_from(counters)
                     .map_err(|e| map_error("open the map COUNTERS", e))?,
@@ -260,8 +271,13 @@ impl Datapath {
     /// The descriptor of the program called `name`, for a tc filter.
     #[must_use]
     pub fn program(&self, name: &str) -> Option<RawFd> {
-        let (_, program) = self.programs.iter().find(|(known, _)| *known == name)?;
-        Some(program.as_fd().as_raw_fd())
+        self.programs.fd(name)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn programs(&self) -> Programs {
+        self.programs.clone()
     }
 
     /// Makes the flow table and the counters of a pod with these addresses, where they are not
@@ -270,21 +286,16 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses (out of memory, or the node's limit of addresses is reached).
     pub fn register(&self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let mut flows = lock(&self.flows);
-        let mut counters = lock(&self.counters);
-        let known: Vec<Address> = flows.keys().filter_map(Result::ok).collect();
-        let missing: Vec<_> = addresses
-            .iter()
-            .filter(|a| !known.contains(&key(**a)))
-            .collect();
+        let missing = self.unregistered(addresses);
         if !missing.is_empty() {
             let table = self.tables.make()?;
             for address in missing {
-                flows
-                    .insert(key(*address), &table, 0)
-                    .map_err(|e| map_error(format!("give {address} a flow table"), e))?;
+                self.flows
+                    .insert(key(address), &table)
+                    .map_err(|e| io_error("give a flow table to", address, e))?;
             }
         }
+        let mut counters = lock(&self.counters);
         for address in addresses {
             match counters.insert(key(*address), zeroed_counters()?, NOEXIST) {
                 Ok(()) => {}
@@ -302,19 +313,14 @@ impl Datapath {
     pub fn unregister(&self, addresses: &[IpAddr]) -> Result<(), Error> {
         self.host.forget(addresses)?;
         self.answers.forget(addresses)?;
-        let mut flows = lock(&self.flows);
-        let mut counters = lock(&self.counters);
         for address in addresses {
-            let removed = [
-                flows.remove(&key(*address)),
-                counters.remove(&key(*address)),
-            ];
-            for result in removed {
-                match result {
-                    Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
-                    Err(MapError::KeyNotFound) | Ok(()) => {}
-                    Err(e) => return Err(map_error(format!("forget the flows of {address}"), e)),
-                }
+            self.flows
+                .remove(key(*address))
+                .map_err(|e| io_error("forget the flows of", *address, e))?;
+            match lock(&self.counters).remove(&key(*address)) {
+                Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
+                Err(MapError::KeyNotFound) | Ok(()) => {}
+                Err(e) => return Err(map_error(format!("forget the counters of {address}"), e)),
             }
         }
         Ok(())
@@ -346,13 +352,16 @@ impl Datapath {
     /// Which of these addresses have no flow table: their pod's replies would not all be steered.
     #[must_use]
     pub fn unregistered(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
-        let flows = lock(&self.flows);
-        let known: Vec<Address> = flows.keys().filter_map(Result::ok).collect();
-        addresses
-            .iter()
-            .filter(|a| !known.contains(&key(**a)))
-            .copied()
-            .collect()
+        let without = |a: &&IpAddr| !self.flows.contains(&key(**a)).unwrap_or(false);
+        addresses.iter().filter(without).copied().collect()
+    }
+}
+
+fn io_error(what: &'static str, address: IpAddr, source: io::Error) -> Error {
+    Error::Io {
+        what,
+        path: address.to_string().into(),
+        source,
     }
 }
 

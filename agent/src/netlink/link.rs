@@ -232,7 +232,7 @@ impl Netlink {
     }
 }
 
-fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
+pub(super) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
     match message {
         RouteNetlinkMessage::NewLink(message) => Some(Link::parse(message)),
         _ => None,

@@ -2,10 +2,12 @@
 //! namespaces that the rest of the agent is made of.
 //!
 //! Nothing here knows what a pod is. [`model`] says what objects look like, [`message`] turns
-//! them into netlink messages, [`state`] reads the kernel's back, [`Batch`] sends many messages
-//! in one go, and [`netns`] is the only place that changes a thread's namespace.
+//! them into netlink messages, [`state`] reads the kernel's back, [`Batch`] is many messages that
+//! go together ([`direct`]: in one system call), and [`netns`] is the only place that changes a
+//! thread's namespace.
 
 pub mod announcement;
+pub mod direct;
 pub mod foreign;
 pub mod link;
 pub mod message;

@@ -16,6 +16,7 @@ use nix::{
     sched::CloneFlags,
     sys::statfs::{FsType, fstatfs},
 };
+use tokio::sync::oneshot;
 
 use super::Error;
 
@@ -142,6 +143,46 @@ impl Netns {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
         .map_err(failed)
+    }
+}
+
+impl Netns {
+    /// Does `outside` in the agent's own namespace, then `inside` in this one, on a thread of its own
+    /// that ends with them. It begins at once; the future is its end.
+    pub fn outside_then_inside<A, T, E>(
+        self,
+        outside: impl FnOnce(&Self) -> Result<A, E> + Send + 'static,
+        inside: impl FnOnce(A) -> Result<T, E> + Send + 'static,
+    ) -> impl Future<Output = Result<T, E>>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let what = format!("enter the network namespace {}", self.path.display());
+        let (sender, receiver) = oneshot::channel();
+        let refused = what.clone();
+        let work = move || {
+            let done = outside(&self)?;
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "this thread does `inside` and ends"
+            )]
+            nix::sched::setns(&self.file, CloneFlags::CLONE_NEWNET)
+                .map_err(|e| Error::new(refused, e.into()))?;
+            inside(done)
+        };
+        let started = thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn(move || {
+                // Who asked may have gone.
+                let _ = sender.send(work());
+            });
+        async move {
+            started.map_err(|e| Error::new(&what, e))?;
+            let panicked = || io::Error::other("the thread that does it panicked");
+            let result = receiver.await;
+            result.unwrap_or_else(|_| Err(Error::new(&what, panicked()).into()))
+        }
     }
 }
 

@@ -1,16 +1,22 @@
 //! Puts a plan into the kernel.
+//!
+//! One new thread does all of it and ends: first what is the host's, then it enters the pod's
+//! namespace and does what is the pod's. No step waits for another thread, and each half is two
+//! system calls besides the settings: one asks for the links, one makes everything on them.
 
 use std::collections::HashMap;
 
 use crate::{
-    datapath::Datapath,
+    datapath::{Datapath, Programs},
     netlink::{
         Batch, Netlink,
+        direct::Direct,
         link::Link,
         model::NamespacePlan,
         netns::{Evidence, Netns},
         sysctl,
     },
+    timing::{self, Laps},
 };
 
 use super::{Error, PodNet, answer::answer};
@@ -39,189 +45,173 @@ pub async fn apply(
     let Evidence::Present(netns) = net.namespace()? else {
         return Err(Error::NamespaceGone(net.netns.clone()));
     };
-    let wanted = match links {
-        Links::New => Wanted {
-            ipvlan: net.ipvlan.is_some(),
-            veth: net.veth.is_some(),
-        },
-        Links::Ensure => wanted(net, host, &netns).await?,
+    let work = Work {
+        net: net.clone(),
+        nic: nic.clone(),
+        links,
+        programs: datapath.programs(),
+        laps: Laps::start(),
     };
-    make_links(net, host, &netns, wanted).await?;
-    datapath.register(&net.ips())?;
-    let pod = enter(net, netns).await?;
-    let (in_pod, in_host) = futures::join!(
-        configure_pod(net, &pod, datapath),
-        configure_host(net, nic, host, datapath)
-    );
-    in_pod.and(in_host)
-}
-
-#[derive(Clone, Copy)]
-struct Wanted {
-    ipvlan: bool,
-    veth: bool,
-}
-
-/// What is missing of the links. A veth end without the other has lost its pair's namespace and
-/// goes with it, so looking at the pod's side is enough.
-async fn wanted(net: &PodNet, host: &Netlink, netns: &Netns) -> Result<Wanted, Error> {
-    let pod = open_inside(netns)?;
-    let ipvlan = match &net.ipvlan {
-        Some(ipvlan) => pod.link(&ipvlan.name).await?.is_none(),
-        None => false,
-    };
-    let veth = match &net.veth {
-        Some(veth) => {
-            pod.link(&veth.pod_name).await?.is_none() && host.link(&veth.host_name).await?.is_none()
-        }
-        None => false,
-    };
-    Ok(Wanted { ipvlan, veth })
-}
-
-async fn make_links(
-    net: &PodNet,
-    host: &Netlink,
-    netns: &Netns,
-    wanted: Wanted,
-) -> Result<(), Error> {
-    let mut batch = Batch::default();
-    if let Some(ipvlan) = net.ipvlan.as_ref().filter(|_| wanted.ipvlan) {
-        let master = present(host, &ipvlan.master).await?.ifindex;
-        batch.add_ipvlan(ipvlan, master, netns.raw_fd());
-    }
-    if let Some(veth) = net.veth.as_ref().filter(|_| wanted.veth) {
-        batch.add_veth(veth, netns.raw_fd());
-    }
-    Ok(batch.run(host).await?)
-}
-
-fn open_inside(netns: &Netns) -> Result<Netlink, crate::netlink::Error> {
-    let place = format!("in {}", netns.path().display());
-    netns.run(|| Netlink::open(place))?
-}
-
-/// Makes the pod's settings and opens a netlink socket there, on one thread that ends.
-async fn enter(net: &PodNet, netns: Netns) -> Result<Netlink, Error> {
-    let settings = net.in_pod.sysctls.clone();
-    let entered = tokio::task::spawn_blocking(move || {
-        let place = format!("in {}", netns.path().display());
-        netns.run(|| {
-            settings.iter().try_for_each(sysctl::write)?;
-            Netlink::open(place)
-        })?
-    });
-    Ok(entered
-        .await
-        .unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?)
-}
-
-/// The link, which must be there.
-async fn present(netlink: &Netlink, name: &str) -> Result<Link, Error> {
-    match netlink.link(name).await? {
-        Some(link) => Ok(link),
-        None => Err(Error::LinkGone {
-            name: name.to_owned(),
-            place: netlink.place().to_owned(),
-        }),
-    }
-}
-
-async fn configure_pod(net: &PodNet, pod: &Netlink, datapath: &Datapath) -> Result<(), Error> {
-    let mut indices = HashMap::new();
-    let mut batch = Batch::default();
-    if let Some(loopback) = pod.link("lo").await?.filter(|link| !link.up) {
-        batch.set_up(&loopback.name, loopback.ifindex, None);
-    }
-    if let Some(veth) = &net.veth {
-        let link = present(pod, &veth.pod_name).await?;
-        batch.put_right(&link, veth.mtu, Some(veth.pod_mac));
-        batch.set_up(&veth.pod_name, link.ifindex, Some(&net.alias));
-        indices.insert(link.name, link.ifindex);
-    }
-    let link = present(pod, &net.interface).await?;
-    if let Some(ipvlan) = &net.ipvlan {
-        batch.put_right(&link, ipvlan.mtu, None);
-        batch.set_up(&link.name, link.ifindex, Some(&net.alias));
-    }
-    indices.insert(link.name, link.ifindex);
-    if let Some(veth) = &net.shared_veth {
-        let link = present(pod, &veth.pod_name).await?;
-        indices.insert(link.name, link.ifindex);
-    }
-    add_objects(&mut batch, &net.in_pod, &indices, Some(datapath));
-    Ok(batch.run(pod).await?)
-}
-
-async fn configure_host(
-    net: &PodNet,
-    nic: &NamespacePlan,
-    host: &Netlink,
-    datapath: &Datapath,
-) -> Result<(), Error> {
-    let mut indices = HashMap::new();
-    let mut batch = Batch::default();
-    let mut master = None;
-    if let Some(ipvlan) = &net.ipvlan {
-        let link = present(host, &ipvlan.master).await?;
-        master = Some(link.ifindex);
-        indices.insert(link.name, link.ifindex);
-    }
+    let made = netns.outside_then_inside(|netns| work.in_host(netns), HalfDone::in_pod);
+    // Meanwhile; and whatever comes of it, the thread has ended before anything is undone.
+    let registered = timing::at_once("make flow tables", || datapath.register(&net.ips()));
+    let (master, laps) = made.await?;
+    timing::adopt(laps);
+    registered?;
     let owned: Vec<_> = net
         .addresses
         .iter()
         .map(|a| (a.address.addr(), a.gateway.is_some()))
         .collect();
     datapath.host.own_pod(&owned, master)?;
-    answer(net, host, datapath).await?;
-    if let Some(veth) = &net.veth {
-        for setting in &net.in_host.sysctls {
-            sysctl::write(setting)?;
-        }
-        let link = present(host, &veth.host_name).await?;
-        batch.put_right(&link, veth.mtu, Some(veth.host_mac));
-        batch.set_up(&veth.host_name, link.ifindex, Some(&net.alias));
-        indices.insert(link.name, link.ifindex);
-    }
-    if let Some(veth) = &net.shared_veth {
-        let link = present(host, &veth.host_name).await?;
-        indices.insert(link.name, link.ifindex);
-    }
-    add_objects(&mut batch, nic, &indices, None);
-    add_objects(&mut batch, &net.in_host, &indices, Some(datapath));
-    Ok(batch.run(host).await?)
+    answer(net, host, datapath).await
 }
 
-/// Objects of links that `indices` does not have are left out: there are none in a plan whose
+/// What is to be done.
+struct Work {
+    net: PodNet,
+    nic: NamespacePlan,
+    links: Links,
+    programs: Programs,
+    laps: Laps,
+}
+
+/// What is left to be done in the pod, and the index of the master, if there is one.
+struct HalfDone(Work, Option<u32>);
+
+/// The links that a plan speaks of.
+type Found = HashMap<String, Link>;
+
+impl Work {
+    fn in_host(mut self, netns: &Netns) -> Result<HalfDone, Error> {
+        let net = &self.net;
+        let mut host = Direct::open("in the host")?;
+        let pairs = net.way_to_host().map(|veth| veth.host_name.as_str());
+        let names: Vec<&str> = net.master().into_iter().chain(pairs).collect();
+        let mut found = host.links(&names)?;
+        let master = match net.master() {
+            Some(name) => Some(present(&found, name, &host)?.ifindex),
+            None => None,
+        };
+        let there = match self.links {
+            Links::New => Found::new(),
+            Links::Ensure => inside(net, netns)?,
+        };
+        let mut batch = Batch::default();
+        if let (Some(ipvlan), Some(master)) = (&net.ipvlan, master)
+            && !there.contains_key(&ipvlan.name)
+        {
+            batch.add_ipvlan(ipvlan, master, netns.raw_fd());
+        }
+        // A veth end without the other has lost its pair's namespace and goes with it.
+        let pair = net.veth.as_ref().filter(|veth| {
+            self.links == Links::New
+                || !there.contains_key(&veth.pod_name) && !found.contains_key(&veth.host_name)
+        });
+        if let Some(veth) = pair {
+            batch.add_veth(veth, netns.raw_fd());
+        }
+        host.run(batch)?;
+        self.laps.lap("make the links");
+        if let Some(veth) = pair {
+            found.extend(host.links(&[&veth.host_name])?);
+        }
+        let mut batch = Batch::default();
+        if let Some(veth) = &net.veth {
+            net.in_host.sysctls.iter().try_for_each(sysctl::write)?;
+            let link = present(&found, &veth.host_name, &host)?;
+            batch.put_right(link, veth.mtu, Some(veth.host_mac));
+            batch.set_up(&veth.host_name, link.ifindex, Some(&net.alias));
+        }
+        if let Some(veth) = &net.shared_veth {
+            present(&found, &veth.host_name, &host)?;
+        }
+        add_objects(&mut batch, &self.nic, &found, &self.programs);
+        add_objects(&mut batch, &net.in_host, &found, &self.programs);
+        host.run(batch)?;
+        self.laps.lap("configure the host");
+        Ok(HalfDone(self, master))
+    }
+}
+
+impl HalfDone {
+    fn in_pod(self) -> Result<(Option<u32>, Laps), Error> {
+        let Self(mut work, master) = self;
+        let net = &work.net;
+        net.in_pod.sysctls.iter().try_for_each(sysctl::write)?;
+        work.laps.lap("settings in the pod");
+        let mut pod = Direct::open(format!("in {}", net.netns.display()))?;
+        let names: Vec<&str> = ["lo", &net.interface]
+            .into_iter()
+            .chain(net.way_to_host().map(|veth| veth.pod_name.as_str()))
+            .collect();
+        let found = pod.links(&names)?;
+        let mut batch = Batch::default();
+        if let Some(loopback) = found.get("lo").filter(|link| !link.up) {
+            batch.set_up(&loopback.name, loopback.ifindex, None);
+        }
+        if let Some(veth) = &net.veth {
+            let link = present(&found, &veth.pod_name, &pod)?;
+            batch.put_right(link, veth.mtu, Some(veth.pod_mac));
+            batch.set_up(&veth.pod_name, link.ifindex, Some(&net.alias));
+        }
+        let link = present(&found, &net.interface, &pod)?;
+        if let Some(ipvlan) = &net.ipvlan {
+            batch.put_right(link, ipvlan.mtu, None);
+            batch.set_up(&link.name, link.ifindex, Some(&net.alias));
+        }
+        if let Some(veth) = &net.shared_veth {
+            present(&found, &veth.pod_name, &pod)?;
+        }
+        add_objects(&mut batch, &net.in_pod, &found, &work.programs);
+        pod.run(batch)?;
+        work.laps.lap("configure the pod");
+        Ok((master, work.laps))
+    }
+}
+
+/// The links that are in the pod already.
+fn inside(net: &PodNet, netns: &Netns) -> Result<Found, Error> {
+    let place = format!("in {}", netns.path().display());
+    let mut pod = netns.run(|| Direct::open(place))??;
+    let pair = net.veth.as_ref().map(|veth| veth.pod_name.as_str());
+    let names: Vec<&str> = [net.interface.as_str()].into_iter().chain(pair).collect();
+    Ok(pod.links(&names)?)
+}
+
+/// The link, which must be there.
+fn present<'f>(found: &'f Found, name: &str, netlink: &Direct) -> Result<&'f Link, Error> {
+    found.get(name).ok_or_else(|| Error::LinkGone {
+        name: name.to_owned(),
+        place: netlink.place().to_owned(),
+    })
+}
+
+/// Objects of links that `links` does not have are left out: there are none in a plan whose
 /// links were just made.
-fn add_objects(
-    batch: &mut Batch,
-    plan: &NamespacePlan,
-    indices: &HashMap<String, u32>,
-    datapath: Option<&Datapath>,
-) {
+fn add_objects(batch: &mut Batch, plan: &NamespacePlan, links: &Found, programs: &Programs) {
+    let index = |name: &String| links.get(name).map(|link| link.ifindex);
     for object in &plan.addresses {
-        if let Some(index) = indices.get(&object.link) {
-            batch.add_address(object, *index);
+        if let Some(index) = index(&object.link) {
+            batch.add_address(object, index);
         }
     }
     for object in &plan.neighbours {
-        if let Some(index) = indices.get(&object.link) {
-            batch.add_neighbour(object, *index);
+        if let Some(index) = index(&object.link) {
+            batch.add_neighbour(object, index);
         }
     }
     for object in &plan.routes {
-        if let Some(index) = indices.get(&object.link) {
-            batch.add_route(object, *index);
+        if let Some(index) = index(&object.link) {
+            batch.add_route(object, index);
         }
     }
     for object in &plan.rules {
         batch.add_rule(object);
     }
     for object in &plan.filters {
-        let program = datapath.and_then(|d| d.program(&object.program));
-        if let (Some(index), Some(program)) = (indices.get(&object.link), program) {
-            batch.add_filter(object, *index, program);
+        if let (Some(index), Some(program)) = (index(&object.link), programs.fd(&object.program)) {
+            batch.add_filter(object, index, program);
         }
     }
 }

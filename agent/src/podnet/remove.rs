@@ -3,7 +3,7 @@
 use crate::{
     datapath::Datapath,
     netlink::{Batch, Netlink, netns::Evidence},
-    node,
+    node, timing,
 };
 
 use super::{Error, PodNet};
@@ -27,11 +27,11 @@ pub async fn remove(net: &PodNet, host: &Netlink, datapath: &Datapath) -> Result
     let (in_pod, in_host) = futures::join!(
         async {
             match &pod {
-                Some(pod) => in_pod(net, pod).await,
+                Some(pod) => timing::step("remove from the pod", in_pod(net, pod)).await,
                 None => Ok(()),
             }
         },
-        in_host(net, host)
+        timing::step("remove from the host", in_host(net, host))
     );
     in_pod.and(in_host)?;
     datapath.unregister(&net.ips())?;

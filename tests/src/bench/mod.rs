@@ -1,11 +1,28 @@
-//! How fast addresses are, and what they cost: Ebbtide's pools and host-local, in one run on one disk.
-//! [`programs`]: what each eBPF program costs.
+//! How fast it is, beside what people use today and beside what the kernel alone takes.
+//!
+//! - [`pools`], [`host_local`], [`report`]: addresses and what they cost, in one run on one disk;
+//! - [`add`]: a pod's ADD and DEL, by whoever is a [`contender`], down to the [`floor`];
+//! - [`agent`]: the agent's memory, its time until it is ready, its CPU at rest;
+//! - [`datapath`]: what a packet pays for its reply's way, beside iptables;
+//! - [`programs`]: what each eBPF program costs;
+//! - [`figures`], [`timeline`], [`machine`]: what was measured, as tables, pictures and JSON;
+//! - [`testbed`]: the node it is measured on.
 
+pub mod add;
+pub mod agent;
+pub mod contender;
+pub mod datapath;
+pub mod figures;
+pub mod floor;
 pub mod host_local;
 mod load;
+pub mod machine;
 pub mod pools;
 pub mod programs;
 pub mod report;
+mod svg;
+pub mod testbed;
+pub mod timeline;
 
 pub use load::Load;
 

@@ -31,11 +31,21 @@ pub(crate) const QEMU: &[Program] = &[
     ("busybox", "busybox-static"),
 ];
 
-/// Installs the packages of the programs that are missing.
+/// What people use today, for `bench`.
+pub(crate) const PEERS: &[Program] = &[
+    ("/usr/lib/cni/host-local", "containernetworking-plugins"),
+    ("/usr/sbin/xtables-nft-multi", "iptables"),
+];
+
+/// Installs the packages of the programs that are missing; a name with a slash is a file's.
 pub(crate) fn programs(ws: &Workspace, wanted: &[Program]) -> Result<()> {
+    let is_there = |program: &str| match program.contains('/') {
+        true => Path::new(program).is_file(),
+        false => exec::find(program).is_some(),
+    };
     let missing: Vec<&str> = wanted
         .iter()
-        .filter(|(program, _)| exec::find(program).is_none())
+        .filter(|(program, _)| !is_there(program))
         .map(|(_, package)| *package)
         .collect();
     if missing.is_empty() {

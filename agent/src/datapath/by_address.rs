@@ -1,0 +1,131 @@
+//! Which pod address has which flow table: a map of maps, changed without waiting for the kernel.
+//!
+//! The kernel makes the change, then waits for an RCU grace period before the system call returns
+//! (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c): 7 to 50 ms, so that no program still uses the
+//! old table when the caller frees it. We have nothing to free, the kernel counts who uses a table. So
+//! a thread of its own waits, and we go on as soon as the change is to be seen.
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use aya::maps::{Map, MapData};
+use aya_obj::generated::{bpf_attr, bpf_cmd};
+use ebbtide_layout::Address;
+use nix::libc;
+
+use super::{Error, is_gone};
+
+/// Between two looks whether a change is to be seen.
+const LOOK: Duration = Duration::from_micros(50);
+
+/// A map of maps, by address. Clones are the same map.
+#[derive(Clone)]
+pub(super) struct TablesByAddress(Arc<OwnedFd>);
+
+impl fmt::Debug for TablesByAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TablesByAddress").field(&self.0).finish()
+    }
+}
+
+impl TablesByAddress {
+    /// The map called `name` in the object.
+    pub(super) fn new(map: &Map, name: &'static str) -> Result<Self, Error> {
+        let Map::HashOfMaps(data) = map else {
+            return Err(Error::Lacks(name));
+        };
+        let fd = data.fd().as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|source| Error::Io {
+            what: "duplicate the descriptor of the map",
+            path: name.into(),
+            source,
+        })?;
+        Ok(Self(Arc::new(fd)))
+    }
+
+    /// Whether the address has a table.
+    pub(super) fn contains(&self, key: &Address) -> io::Result<bool> {
+        let mut id = 0;
+        let command = bpf_cmd::BPF_MAP_LOOKUP_ELEM;
+        match element(command, self.0.as_fd(), key, Some(&mut id)) {
+            Ok(()) => Ok(true),
+            Err(e) if is_gone(&e) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Gives the address a table.
+    pub(super) fn insert(&self, key: Address, table: &MapData) -> io::Result<()> {
+        let table = table.fd().as_fd().try_clone_to_owned()?;
+        self.change(key, Some(table))
+    }
+
+    /// Takes the address' table away, if it has one.
+    pub(super) fn remove(&self, key: Address) -> io::Result<()> {
+        match self.change(key, None) {
+            Err(e) if is_gone(&e) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn change(&self, key: Address, table: Option<OwnedFd>) -> io::Result<()> {
+        let wanted = table.is_some();
+        let map = Arc::clone(&self.0);
+        let (sender, receiver) = mpsc::channel();
+        let work = move || match table {
+            Some(table) => {
+                let mut fd = table.as_raw_fd().cast_unsigned();
+                let command = bpf_cmd::BPF_MAP_UPDATE_ELEM;
+                element(command, map.as_fd(), &key, Some(&mut fd))
+            }
+            None => element(bpf_cmd::BPF_MAP_DELETE_ELEM, map.as_fd(), &key, None),
+        };
+        thread::Builder::new()
+            .name("bpf-map".to_owned())
+            .spawn(move || {
+                // Nobody may be waiting any more.
+                let _ = sender.send(work());
+            })?;
+        loop {
+            match receiver.recv_timeout(LOOK) {
+                Ok(result) => return result,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if self.contains(&key)? == wanted {
+                        return Ok(());
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(io::Error::other("the thread that changes the map panicked"));
+                }
+            }
+        }
+    }
+}
+
+/// One of bpf(2)'s commands on an element: its value is four bytes for a map of maps.
+fn element(
+    command: bpf_cmd,
+    map: BorrowedFd<'_>,
+    key: &Address,
+    value: Option<&mut u32>,
+) -> io::Result<()> {
+    // SAFETY: `bpf_attr` is a union of plain integers and arrays of them: zero is a valid value.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    let value = value.map_or(0, |value| std::ptr::from_mut(value) as u64);
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value;
+    // SAFETY: with these commands bpf(2) reads the key, and reads or writes the value, both of the
+    // sizes that the map was made with; both outlive the call, and the kernel keeps neither.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<bpf_attr>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

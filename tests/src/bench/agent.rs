@@ -1,0 +1,193 @@
+//! The agent itself: memory, time until it is ready, CPU at rest, with more and more pods.
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::{SysconfVar, sysconf};
+
+use super::{
+    add::{at_once, milliseconds, ours},
+    contender::{Contender, Pod, Program},
+    figures::{Figures, Series, Table},
+    machine::Machine,
+    testbed::{Slave, Testbed},
+};
+use crate::agent::Agent;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// With so many pods, ascending.
+    pub pods: &'static [usize],
+    /// Restarts at each number.
+    pub restarts: usize,
+    /// How long the CPU at rest is looked at.
+    pub rest: Duration,
+}
+
+impl Extent {
+    /// For figures.
+    pub const FULL: Self = Self {
+        pods: &[0, 250, 1000],
+        restarts: 7,
+        rest: Duration::from_secs(20),
+    };
+    /// To see that it works.
+    pub const SHORT: Self = Self {
+        pods: &[0, 3],
+        restarts: 1,
+        rest: Duration::from_millis(200),
+    };
+}
+
+/// Measures.
+///
+/// # Errors
+/// When an ADD fails, or ours cannot run in this kernel.
+pub fn run(extent: Extent) -> Result<Figures> {
+    let machine = Machine::look();
+    let testbed = Testbed::build()?;
+    if testbed.slave()? != Slave::Ipvlan {
+        bail!("this kernel has no ipvlan, so the agent has no pods to care for: use --vm");
+    }
+    let mut agent = Agent::start(&testbed.node, "node", &Testbed::manifests())?;
+    agent.wait_ready()?;
+    let plugin = ours(&agent, &testbed.node)?
+        .into_iter()
+        .next()
+        .context("there is a plugin")?;
+    let mut tables = [
+        ("resident memory", "Pages of the process in memory; the largest share is code.", "MB"),
+        ("private memory", "Pages that it alone has: what it adds to the node.", "MB"),
+        (
+            "ready after a restart",
+            "From starting the process to the first answer on its socket: every pod was looked at and put \
+             right.",
+            "ms",
+        ),
+        ("CPU at rest", "Of one CPU, while nobody asks for anything.", "%"),
+        (
+            "ADD while they come",
+            "Wall time of each ADD, 25 at once, up to that number of pods.",
+            "ms",
+        ),
+    ]
+    .map(|(title, meaning, unit)| Table {
+        title: title.to_owned(),
+        meaning: meaning.to_owned(),
+        unit,
+        rows: Vec::new(),
+        floor: None,
+        peer: None,
+        paired: None,
+    });
+    let mut pods = Vec::new();
+    for &count in extent.pods {
+        let adds = crowd(&plugin, &mut pods, count)?;
+        let memory = (0..3).map(|_| memory(&agent)).collect::<Result<Vec<_>>>()?;
+        let rest = at_rest(&agent, extent.rest)?;
+        let mut restarts = Vec::new();
+        for _ in 0..extent.restarts {
+            agent.kill()?;
+            restarts.push(ready(&mut agent)?);
+        }
+        let values = [
+            memory.iter().map(|memory| memory.0).collect(),
+            memory.iter().map(|memory| memory.1).collect(),
+            restarts,
+            vec![rest],
+            adds,
+        ];
+        for (table, values) in tables.iter_mut().zip(values) {
+            if !values.is_empty() {
+                table.rows.push(Series {
+                    name: format!("ebbtide, {count} pods"),
+                    values,
+                });
+            }
+        }
+    }
+    for chunk in pods.chunks(25) {
+        at_once(chunk, |pod| plugin.del(pod))?;
+    }
+    Ok(Figures {
+        name: "agent".to_owned(),
+        machine,
+        tables: tables.into(),
+        timelines: Vec::new(),
+        notes: Vec::new(),
+    })
+}
+
+/// More pods, until there are `count`: how long each ADD took.
+fn crowd(plugin: &Program, pods: &mut Vec<Pod>, count: usize) -> Result<Vec<f64>> {
+    let mut all = Vec::new();
+    while pods.len() < count {
+        let size = (count - pods.len()).min(25);
+        let new: Vec<Pod> = (0..size).map(|_| Pod::new()).collect::<Result<_>>()?;
+        all.extend(at_once(&new, |pod| plugin.add(pod))?.0);
+        pods.extend(new);
+    }
+    Ok(all)
+}
+
+fn process(agent: &Agent) -> Result<u32> {
+    agent.process_id().context("the agent does not run")
+}
+
+/// Resident and private memory, in MB (proc(5), smaps_rollup; where there is none, statm).
+fn memory(agent: &Agent) -> Result<(f64, f64)> {
+    let process = process(agent)?;
+    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
+        .or_else(|_| fs::read_to_string(format!("/proc/{process}/status")))
+        .context("reading the agent's memory")?;
+    let kilobytes = |names: &[&str]| -> f64 {
+        text.lines()
+            .filter_map(|line| line.split_once(':'))
+            .filter(|(name, _)| names.contains(name))
+            .filter_map(|(_, value)| value.split_whitespace().next()?.parse::<f64>().ok())
+            .sum()
+    };
+    let resident = kilobytes(&["Rss", "VmRSS"]);
+    let private = kilobytes(&["Private_Clean", "Private_Dirty", "RssAnon"]);
+    Ok((resident / 1e3, private / 1e3))
+}
+
+/// The share of one CPU that the agent took, in percent.
+fn at_rest(agent: &Agent, time: Duration) -> Result<f64> {
+    let process = process(agent)?;
+    let ticks = || -> Result<f64> {
+        let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+        // The name may have spaces; utime and stime are the 14th and 15th field (proc(5)).
+        let (_, rest) = text.rsplit_once(')').context("stat has no name")?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let [user, system] = [11, 12].map(|number| fields.get(number).copied().unwrap_or("0"));
+        Ok(user.parse::<f64>()? + system.parse::<f64>()?)
+    };
+    let a_second = sysconf(SysconfVar::CLK_TCK)?.context("ticks in a second")? as f64;
+    let before = ticks()?;
+    thread::sleep(time);
+    Ok((ticks()? - before) / a_second / time.as_secs_f64() * 100.0)
+}
+
+/// Starts the agent again: how long until it answers.
+fn ready(agent: &mut Agent) -> Result<f64> {
+    // The socket of the one that was killed is still there, and nobody listens on it.
+    let socket = agent.socket();
+    let start = Instant::now();
+    agent.launch()?;
+    while UnixStream::connect(&socket).is_err() {
+        if start.elapsed() > Duration::from_secs(60) {
+            bail!("the agent is not ready after a minute\n{}", agent.log());
+        }
+        thread::sleep(Duration::from_micros(500));
+    }
+    let took = milliseconds(start.elapsed());
+    agent.wait_ready()?;
+    Ok(took)
+}

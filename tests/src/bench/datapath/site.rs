@@ -1,0 +1,217 @@
+//! One way of marking in a place of its own: client, node and pod, alike in all but the marking.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use ebbtide_agent::{
+    netlink::model::{Family, MAIN_TABLE, NamespacePlan, Selector},
+    podnet::PodNet,
+};
+
+use super::load::Way;
+use crate::{
+    bench::{
+        contender::Pod,
+        floor::Floor,
+        testbed::{CLIENT, NODE, Slave, Testbed},
+    },
+    iptables,
+};
+
+/// What makes a reply go back by the veth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marking {
+    /// Nothing: everything goes by the NIC. The bound for direct traffic.
+    Direct,
+    /// Nothing: everything goes by the veth. The bound for what comes in by it.
+    Symmetric,
+    /// CONNMARK, by iptables of the old kind.
+    Legacy,
+    /// CONNMARK, by iptables over nf_tables.
+    Nft,
+    /// Our programs in the pod.
+    Pod,
+    /// Our programs in the pod and on the host.
+    Whole,
+}
+
+impl Marking {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Direct,
+        Self::Symmetric,
+        Self::Legacy,
+        Self::Nft,
+        Self::Pod,
+        Self::Whole,
+    ];
+
+    /// As it is called in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "unmarked, by the NIC",
+            Self::Symmetric => "unmarked, by the veth",
+            Self::Legacy => "iptables-legacy CONNMARK",
+            Self::Nft => "iptables-nft CONNMARK",
+            Self::Pod => "ebbtide, in the pod alone",
+            Self::Whole => "ebbtide",
+        }
+    }
+
+    /// Whether replies to what comes in by the veth go back by it.
+    #[must_use]
+    pub fn serves_node_port(self) -> bool {
+        self != Self::Direct
+    }
+
+    /// Whether replies to what comes in by the NIC go back by it.
+    #[must_use]
+    pub fn serves_direct(self) -> bool {
+        self != Self::Symmetric
+    }
+
+    /// Our plan, with this marking in the place of ours.
+    fn instead(self, net: &mut PodNet) {
+        match self {
+            Self::Whole => {}
+            Self::Pod => net.in_host.filters.clear(),
+            Self::Direct | Self::Symmetric | Self::Legacy | Self::Nft => {
+                net.in_host.filters.clear();
+                self.without_programs(&mut net.in_pod);
+            }
+        }
+    }
+
+    fn without_programs(self, plan: &mut NamespacePlan) {
+        plan.filters.clear();
+        plan.sysctls
+            .retain(|setting| !setting.path.contains("fwmark"));
+        match self {
+            Self::Legacy | Self::Nft => {
+                for rule in &mut plan.rules {
+                    rule.selector = Selector::Mark {
+                        mark: 1,
+                        mask: u32::MAX,
+                    };
+                }
+            }
+            Self::Symmetric => {
+                plan.rules.clear();
+                // The default route of the replies' table takes the place of the pod's.
+                let everything = Family::V4.everything();
+                plan.routes
+                    .retain(|route| route.table != MAIN_TABLE || route.destination != everything);
+                for route in &mut plan.routes {
+                    route.table = MAIN_TABLE;
+                }
+            }
+            _ => plan.rules.clear(),
+        }
+    }
+}
+
+/// What the coordinator plugin programs in a pod.
+const CONNMARK: &str = "\
+*mangle
+-A PREROUTING -i veth0 -m conntrack --ctstate NEW -j MARK --set-xmark 0x1
+-A PREROUTING -m mark --mark 0x1 -j CONNMARK --save-mark
+-A OUTPUT -j CONNMARK --restore-mark
+COMMIT
+";
+
+const PORT: u16 = 8080;
+const NODE_PORT: u16 = 30080;
+
+/// Client, node and pod.
+#[derive(Debug)]
+pub struct Site {
+    /// What is different here.
+    pub marking: Marking,
+    testbed: Testbed,
+    pod: Pod,
+    address: IpAddr,
+    _programs: Floor,
+}
+
+impl Site {
+    /// Builds one.
+    ///
+    /// # Errors
+    /// Says which step failed: the kernel may lack what a marking needs.
+    pub fn build(marking: Marking, slave: Slave) -> Result<Self> {
+        let testbed = Testbed::build()?;
+        let maker = Floor::new(&testbed.node, slave)?;
+        maker.prepare(marking == Marking::Whole)?;
+        let pod = Pod::new()?;
+        let mut net = maker.plan(&pod)?;
+        marking.instead(&mut net);
+        maker.apply(&net)?;
+        let address = *net.ips().first().context("the plan has no address")?;
+        match marking {
+            Marking::Legacy => {
+                iptables::restore_with("iptables-legacy-restore", &pod.netns, CONNMARK)?;
+            }
+            Marking::Nft => iptables::restore_with("iptables-nft-restore", &pod.netns, CONNMARK)?,
+            _ => {}
+        }
+        testbed.node.sysctls(&[
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/default/rp_filter", "0"),
+        ])?;
+        pod.netns.sysctls(&[("net/ipv4/conf/all/rp_filter", "0")])?;
+        iptables::restore(&testbed.node, crate::family::Family::V4, &dnat(address))?;
+        // A VPC knows where a pod is; an ipvlan child in l3 mode answers no ARP.
+        let mac = match slave {
+            Slave::Ipvlan => testbed.node.netlink()?.mac(crate::bench::testbed::NIC)?,
+            Slave::Macvlan => pod.netns.netlink()?.mac("eth0")?,
+        };
+        let wire = testbed.wire.netlink()?;
+        wire.add_neighbours("wire", [address], mac)?;
+        Ok(Self {
+            marking,
+            testbed,
+            pod,
+            address,
+            _programs: maker,
+        })
+    }
+
+    /// From the client to the pod's own address, by the NIC alone.
+    ///
+    /// # Errors
+    /// None but the addresses' of this file.
+    pub fn direct(&self) -> Result<Way> {
+        self.way((self.address, PORT).into())
+    }
+
+    /// From the client to a port of the node's, which its Service proxy sends to the pod by the veth.
+    ///
+    /// # Errors
+    /// None but the addresses' of this file.
+    pub fn node_port(&self) -> Result<Way> {
+        let node: IpAddr = NODE.parse()?;
+        self.way((node, NODE_PORT).into())
+    }
+
+    fn way(&self, to: std::net::SocketAddr) -> Result<Way> {
+        Ok(Way {
+            client: self.testbed.wire.clone(),
+            from: CLIENT.parse()?,
+            server: self.pod.netns.clone(),
+            listen: (self.address, PORT).into(),
+            to,
+        })
+    }
+}
+
+fn dnat(pod: IpAddr) -> String {
+    let rule = |protocol| {
+        format!(
+            "-A PREROUTING -d {NODE} -p {protocol} -m {protocol} --dport {NODE_PORT} \
+             -j DNAT --to-destination {pod}:{PORT}\n"
+        )
+    };
+    format!("*nat\n{}{}COMMIT\n", rule("tcp"), rule("udp"))
+}

@@ -1,0 +1,187 @@
+//! The benchmarks of `ebbtide-bench-node`: the real binaries in network namespaces, in this kernel or
+//! in a guest that has ipvlan.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::demo::test_environment;
+use crate::exec::{self, Output};
+use crate::setup::{debian, kernels, linker, rust_src};
+use crate::vm::{self, Kernel, Request};
+use crate::workspace::Workspace;
+use crate::{build, build_ebpf, ui};
+
+/// The agent's log tells how long each step of a request took.
+const LOG: (&str, &str) = ("RUST_LOG", "info,ebbtide_agent::timing=debug");
+
+/// Options of each of them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Node {
+    /// In user-mode Linux, which has ipvlan; otherwise in this kernel, as root
+    #[arg(long)]
+    vm: bool,
+    /// As --vm, with Debian's stock kernel under QEMU
+    #[arg(long, conflicts_with = "vm")]
+    qemu: bool,
+    /// Only as much as shows that it works: the figures mean nothing
+    #[arg(long)]
+    short: bool,
+    /// Write the values to FILE as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECS", default_value_t = 3600)]
+    timeout: u64,
+    /// Do not build anything: measure what is there
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// One benchmark to be run.
+#[derive(Debug)]
+pub(crate) struct Run {
+    what: &'static str,
+    kernel: Option<Kernel>,
+    options: Node,
+}
+
+impl Run {
+    /// As the options say.
+    pub(crate) fn of(what: &'static str, options: &Node) -> Self {
+        let kernel = match options {
+            Node { qemu: true, .. } => Some(Kernel::Qemu),
+            Node { vm: true, .. } => Some(Kernel::Uml),
+            _ => None,
+        };
+        Self {
+            what,
+            kernel,
+            options: options.clone(),
+        }
+    }
+
+    fn arguments(&self, out: &str) -> Vec<String> {
+        let mut arguments = vec![self.what.to_owned(), "--out".to_owned(), out.to_owned()];
+        if self.options.short {
+            arguments.push("--short".to_owned());
+        }
+        arguments
+    }
+}
+
+/// Every benchmark once, in its shortest form, where it can run: that they keep working.
+pub(crate) fn each_once(ws: &Workspace) -> Result<()> {
+    for what in ["add", "datapath", "agent"] {
+        let options = Node {
+            vm: !vm::this_kernel_will_do()?,
+            short: true,
+            timeout: 900,
+            no_build: true,
+            ..Node::default()
+        };
+        if run(ws, &Run::of(what, &options))? != ExitCode::SUCCESS {
+            bail!("`cargo xtask bench {what} --short` failed");
+        }
+    }
+    Ok(())
+}
+
+/// Builds, runs, and keeps report and plots in `target/bench`.
+pub(crate) fn run(ws: &Workspace, run: &Run) -> Result<ExitCode> {
+    debian::programs(ws, debian::GUEST)?;
+    debian::programs(ws, debian::PEERS)?;
+    match run.kernel {
+        None if !exec::is_root()? => {
+            bail!("network namespaces take root: run as root, or with --vm");
+        }
+        None => {}
+        Some(Kernel::Uml) => {
+            kernels::user_mode(ws)?;
+        }
+        Some(Kernel::Qemu) => {
+            debian::programs(ws, debian::QEMU)?;
+            kernels::stock(ws)?;
+        }
+    }
+    if !run.options.no_build {
+        build_all(ws)?;
+    }
+    let to = ws.target.join("bench");
+    fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
+    let program = ws.release().join("ebbtide-bench-node");
+    let code = match run.kernel {
+        None => here(ws, run, &program, &to)?,
+        Some(kernel) => in_guest(ws, run, kernel, &program, &to)?,
+    };
+    if code != ExitCode::SUCCESS {
+        return Ok(code);
+    }
+    let report = to.join(format!("{}.md", run.what));
+    ui::note(format_args!("report: {}", ws.shown(&report)));
+    if let Some(file) = &run.options.json {
+        let json = to.join(format!("{}.json", run.what));
+        fs::copy(&json, file)
+            .with_context(|| format!("cannot copy {} to {}", json.display(), file.display()))?;
+    }
+    Ok(code)
+}
+
+fn here(ws: &Workspace, run: &Run, program: &Path, to: &Path) -> Result<ExitCode> {
+    let mut bench = Command::new(program);
+    bench
+        .args(run.arguments(&to.to_string_lossy()))
+        .envs(test_environment(ws))
+        .env(LOG.0, LOG.1);
+    let status = bench
+        .status()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    Ok(status.code().map_or(ExitCode::FAILURE, |code| {
+        ExitCode::from(code.to_le_bytes()[0])
+    }))
+}
+
+fn in_guest(
+    ws: &Workspace,
+    run: &Run,
+    kernel: Kernel,
+    program: &Path,
+    to: &Path,
+) -> Result<ExitCode> {
+    let out = format!("{}/bench", vm::GUEST_OUT);
+    let mut command = vec![program.to_string_lossy().into_owned()];
+    command.extend(run.arguments(&out));
+    let mut env = test_environment(ws);
+    env.push((LOG.0.to_owned(), LOG.1.to_owned()));
+    ui::note(format_args!("  booting {kernel}"));
+    let outcome = vm::start(
+        ws,
+        &Request {
+            kernel,
+            timeout: Duration::from_secs(run.options.timeout),
+            command,
+            env,
+        },
+    )?;
+    let made = outcome.out.file("bench");
+    for entry in fs::read_dir(&made).into_iter().flatten() {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))
+            .with_context(|| format!("cannot copy {}", entry.path().display()))?;
+    }
+    Ok(ExitCode::from(outcome.status))
+}
+
+fn build_all(ws: &Workspace) -> Result<()> {
+    let quiet = Output::OnFailure;
+    rust_src::ensure(ws)?;
+    linker::ensure(ws)?;
+    ui::step("build the kernel's programs", || build_ebpf::run(ws, quiet))?;
+    ui::step("build the agent and the benchmark", || {
+        build::binaries(ws, quiet)
+    })?;
+    ui::step("build the plugin", || build::plugin(ws, quiet))
+}
