@@ -163,7 +163,7 @@ impl Agent {
     /// The agent's process, if it runs.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
-        self.process.as_ref().map(|process| process.child.id())
+        self.process.as_ref().map(Process::id)
     }
 
     /// Asks the agent to end (SIGTERM) and waits for it.
