@@ -51,18 +51,15 @@ fn the_manifests_are_accepted_and_the_agent_may_do_its_work_and_no_more() -> Res
         let answer = cluster.kubectl(&asked).is_ok();
         ensure!(answer == allowed, "may it {verb} {what}? {answer}");
     }
-    let lease = [
-        "auth",
-        "can-i",
-        "update",
-        "leases",
-        "-n",
-        "ebbtide-system",
-        AGENT,
-    ];
-    cluster
-        .kubectl(&lease)
-        .context("the lease of its own namespace")?;
+    for (verb, what) in [
+        ("update", "leases"),
+        ("watch", "configmaps"),
+        ("update", "configmaps"),
+    ] {
+        let asked = ["auth", "can-i", verb, what, "-n", "ebbtide-system", AGENT];
+        let asked = cluster.kubectl(&asked);
+        asked.with_context(|| format!("may it {verb} {what} of its own namespace?"))?;
+    }
     Ok(())
 }
 

@@ -236,7 +236,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let (cluster, catalog) = declared(&options).await?;
     let directories = Directories {
-        state: options.state_dir,
+        state: options.state_dir.clone(),
         run: options.run_dir.clone(),
         bpf: options.bpf_dir,
     };
@@ -247,7 +247,15 @@ async fn run(options: Run) -> anyhow::Result<()> {
     if let Some(cluster) = cluster {
         let pods = Arc::clone(&agent);
         let interfaces = move || pods.interfaces();
-        tokio::spawn(kube::publish::run(Arc::clone(&cluster), interfaces));
+        let changes = agent.pools.subscribe();
+        tokio::spawn(kube::publish::run(
+            Arc::clone(&cluster),
+            changes,
+            interfaces,
+        ));
+        let taking_over =
+            kube::takeover::run(Arc::clone(&cluster), agent.pools.clone(), options.state_dir);
+        tokio::spawn(taking_over);
         tokio::spawn(kube::leader::lead(cluster, kube::controller::work));
     }
 

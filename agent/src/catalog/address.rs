@@ -194,6 +194,15 @@ impl AddressSet {
         None
     }
 
+    /// These addresses, as far as they are of the family.
+    #[must_use]
+    pub fn of(family: Family, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let addresses = addresses.into_iter();
+        let of_family = addresses.filter(|address| Family::of(*address) == family);
+        let numbers = of_family.map(|address| (number(address), number(address)));
+        Self::from_numbers(family, numbers.collect())
+    }
+
     /// The `count` lowest addresses, or all if there are fewer.
     #[must_use]
     pub fn first(&self, count: u128) -> Self {

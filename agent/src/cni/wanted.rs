@@ -64,10 +64,21 @@ pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Sub
         pod_uid: identity.uid.clone(),
         ..Subject::UNKNOWN
     };
-    // Something that is no pod: the runtime's own client, by hand.
-    let Some(cluster) = agent.cluster.as_ref().filter(|_| !identity.name.is_empty()) else {
+    let Some(cluster) = &agent.cluster else {
         return Ok(plain);
     };
+    if !cluster.is_taken_over().await {
+        return Err(Failure::new(
+            code::TRY_AGAIN_LATER,
+            "which addresses pods have that Spiderpool served is not known yet",
+            "the runtime will try again; nothing was given out. If it stays so, see in the agent's \
+             log what it is waiting for (the API server, most likely)",
+        ));
+    }
+    // Something that is no pod: the runtime's own client, by hand.
+    if identity.name.is_empty() {
+        return Ok(plain);
+    }
     let name = ObjectName {
         namespace: identity.namespace.clone(),
         name: identity.name.clone(),

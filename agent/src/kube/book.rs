@@ -104,6 +104,15 @@ impl Book {
         got
     }
 
+    /// Gives the node these addresses, but for those that other nodes have, which it returns.
+    pub fn claim(&mut self, node: &str, set: &AddressSet) -> AddressSet {
+        let others = self.leases.iter().filter(|(other, _)| *other != node);
+        let got = others.fold(set.clone(), |left, (_, lease)| left.without(lease));
+        let lease = self.of(node).union(&got);
+        self.leases.insert(node.to_owned(), lease);
+        set.without(&got)
+    }
+
     /// Takes these addresses from the node.
     pub fn give_back(&mut self, node: &str, set: &AddressSet) {
         let lease = self.of(node).without(set);
@@ -160,6 +169,12 @@ mod tests {
         assert_eq!(again.to_data(), book.to_data());
         assert_eq!(book.take("d", &pool, 5), set("10.0.0.2"));
         book.want("d", 0);
+        assert_eq!(
+            book.claim("d", &set("10.0.0.5")),
+            set("10.0.0.5"),
+            "it is b's"
+        );
+        assert!(book.claim("d", &set("10.0.0.2")).is_empty(), "its own");
         let nodes = ["b", "d"].map(str::to_owned).into();
         assert_eq!(book.reclaim(&nodes), ["a", "c"]);
         assert_eq!(book.free(&pool).len(), 5);

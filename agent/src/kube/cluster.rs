@@ -58,6 +58,8 @@ pub struct Cluster {
     saved: tokio::sync::Mutex<PathBuf>,
     /// Counts the changes of the mirror; whoever waits for one waits for this.
     changes: watch::Sender<u64>,
+    /// Whether it is known what pods have that Spiderpool served.
+    taken_over: watch::Sender<bool>,
 }
 
 /// A pod's request cannot be served, for want of knowledge.
@@ -110,6 +112,7 @@ impl Cluster {
             own_networks: Mutex::default(),
             saved: tokio::sync::Mutex::new(path),
             changes: watch::Sender::new(0),
+            taken_over: watch::Sender::new(false),
         });
         for kind in Kind::ALL {
             tokio::spawn(watches::follow(Arc::clone(&cluster), kind));
@@ -164,6 +167,19 @@ impl Cluster {
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.mirror().knows(Kind::Coordinator)
+    }
+
+    /// Addresses may be handed out from now on.
+    pub(super) fn set_taken_over(&self) {
+        self.taken_over.send_replace(true);
+    }
+
+    /// Whether addresses may be handed out: not before it is known which ones pods have that Spiderpool
+    /// served. Waits for it, not long.
+    pub async fn is_taken_over(&self) -> bool {
+        let mut taken_over = self.taken_over.subscribe();
+        let done = timeout(PATIENCE, taken_over.wait_for(|done| *done)).await;
+        matches!(done, Ok(Ok(_)))
     }
 
     /// All objects of a kind.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api,
     core::{ApiResource, DynamicObject, GroupVersionKind},
@@ -18,16 +19,17 @@ use kube::{
     },
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     attachments, cidrs,
     cluster::Cluster,
     endpoint::EndpointStatus,
     events::reference,
-    leases,
+    evidence, lease_map,
     object::{Kind, name_of},
     pools::Pools,
+    publish,
     usage::{self, Usage},
 };
 use crate::catalog::{ObjectName, Problem};
@@ -44,9 +46,16 @@ const LOOK: Duration = Duration::from_secs(60);
 /// The endpoints of all pods of the cluster: the elected agent alone has them.
 #[derive(Debug, Default)]
 struct Endpoints {
-    known: BTreeMap<ObjectName, EndpointStatus>,
-    listed: BTreeMap<ObjectName, EndpointStatus>,
+    known: BTreeMap<ObjectName, Endpoint>,
+    listed: BTreeMap<ObjectName, Endpoint>,
     complete: bool,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    status: EndpointStatus,
+    /// Of an object that Spiderpool made, which no agent feels responsible for.
+    foreign: Option<Box<ObjectMeta>>,
 }
 
 impl Endpoints {
@@ -54,16 +63,16 @@ impl Endpoints {
         match event {
             Event::Init => self.listed.clear(),
             Event::InitApply(object) => {
-                let (name, status) = read(object);
-                self.listed.insert(name, status);
+                let (name, endpoint) = read(object);
+                self.listed.insert(name, endpoint);
             }
             Event::InitDone => {
                 self.known = std::mem::take(&mut self.listed);
                 self.complete = true;
             }
             Event::Apply(object) => {
-                let (name, status) = read(object);
-                self.known.insert(name, status);
+                let (name, endpoint) = read(object);
+                self.known.insert(name, endpoint);
             }
             Event::Delete(object) => {
                 self.known.remove(&name_of(&object.metadata));
@@ -73,23 +82,53 @@ impl Endpoints {
 
     fn usage(&self) -> Usage {
         let mut usage = Usage::new();
-        for (name, status) in &self.known {
-            usage::add(&mut usage, name, status);
+        for (name, endpoint) in &self.known {
+            usage::add(&mut usage, name, &endpoint.status);
         }
         usage
     }
+
+    /// Deletes those of Spiderpool's whose pods are gone: its finalizer keeps them otherwise.
+    async fn clean(&self, cluster: &Cluster, look: impl Fn(&ObjectMeta) -> bool) {
+        for (name, endpoint) in &self.known {
+            let Some(meta) = endpoint.foreign.as_ref().filter(|meta| look(meta)) else {
+                continue;
+            };
+            let done = async {
+                if evidence::lives(cluster, name, &endpoint.status.current.uid).await? {
+                    return Ok(());
+                }
+                publish::remove(cluster, name, ObjectMeta::clone(meta)).await
+            };
+            if let Err(e) = done.await {
+                debug!("SpiderEndpoint {name}: {e}");
+            }
+        }
+    }
 }
 
-fn read(object: DynamicObject) -> (ObjectName, EndpointStatus) {
+fn read(object: DynamicObject) -> (ObjectName, Endpoint) {
     let status = object.data.get("status").cloned();
     let status = status.and_then(|status| serde_json::from_value(status).ok());
-    (name_of(&object.metadata), status.unwrap_or_default())
+    let status: EndpointStatus = status.unwrap_or_default();
+    let name = name_of(&object.metadata);
+    let labels = object.metadata.labels.as_ref();
+    let is_ours = labels.is_some_and(|labels| labels.contains_key(publish::NODE_LABEL));
+    // A virtual machine's is called like the machine, not like its pod.
+    let is_pods = status.owner_controller_type != "VirtualMachineInstance";
+    let foreign = (!is_ours && is_pods).then(|| Box::new(object.metadata));
+    (name, Endpoint { status, foreign })
 }
 
 /// How the API server calls SpiderEndpoints.
 pub(super) fn resource() -> ApiResource {
     let gvk = GroupVersionKind::gvk(crate::catalog::manifest::GROUP, "v2beta1", "SpiderEndpoint");
     ApiResource::from_gvk_with_plural(&gvk, "spiderendpoints")
+}
+
+/// The SpiderEndpoints of a namespace.
+pub(super) fn endpoints(cluster: &Cluster, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(cluster.client.clone(), namespace, &resource())
 }
 
 /// Does it until the task is aborted. All of it is idempotent.
@@ -129,8 +168,9 @@ where
                 if let Some(pools) = &mut pools {
                     Pools::let_go(pools, cluster).await;
                 }
+                endpoints.clean(cluster, |_| true).await;
                 cidrs::reconcile(cluster).await;
-                leases::reclaim(cluster).await;
+                lease_map::reclaim(cluster).await;
                 dirty = true;
             }
             () = sleep_until(due), if dirty && endpoints.complete => {
@@ -145,6 +185,8 @@ where
 /// True if everything is as it should be now.
 async fn round(cluster: &Cluster, endpoints: &Endpoints, pools: &mut Option<Pools>) -> bool {
     let definitions = attachments::reconcile(cluster).await;
+    let is_deleted = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
+    endpoints.clean(cluster, is_deleted).await;
     let usage = endpoints.usage();
     if pools.is_none() {
         match Pools::read(cluster, &usage).await {

@@ -5,37 +5,27 @@
 //! an agent that dies at any point knows too little, never too much.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::core::v1::{ConfigMap, Node},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
-};
-use kube::{
-    Api,
-    api::{ListParams, PostParams},
-    core::PartialObjectMeta,
-};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout_at},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::{book::Book, cluster::Cluster, object::Kind};
+use super::{
+    book::Book,
+    cluster::Cluster,
+    evidence,
+    lease_map::{self, Error},
+};
 use crate::{
-    catalog::{AddressSet, Catalog, Pool, manifest::API_VERSION},
+    catalog::{AddressSet, Catalog, Pool},
     pool::{Full, Pools},
 };
-
-/// On the ConfigMaps.
-pub(super) const LABEL: &str = "ebbtide.io/leases";
-
-/// A ConfigMap is called this and the pool.
-const PREFIX: &str = "ebbtide-leases.";
 
 /// How long a request waits for a lease: others may have to give something back.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,12 +35,6 @@ const SLICE: Duration = Duration::from_millis(500);
 
 /// Between two looks at what is idle.
 const LOOK: Duration = Duration::from_secs(30);
-
-/// Between two tries for a pool that somebody else changed at the same moment, times the try.
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// Tries before the next round.
-const TRIES: u32 = 20;
 
 /// The most that a node keeps for pods to come.
 const SPARE: u64 = 16;
@@ -64,23 +48,6 @@ pub struct Leases {
     /// How many requests wait, by pool.
     demand: Mutex<BTreeMap<String, u64>>,
     wake: Notify,
-}
-
-/// Why a pool's leases were not changed.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Api(#[from] Box<kube::Error>),
-    #[error(transparent)]
-    Bad(#[from] super::book::BadLease),
-    #[error("keep it on disk: {0}")]
-    Disk(#[from] std::io::Error),
-}
-
-impl From<kube::Error> for Error {
-    fn from(error: kube::Error) -> Self {
-        Self::Api(Box::new(error))
-    }
 }
 
 /// Whether addresses of the pool are leased: it is not one node's alone.
@@ -225,11 +192,43 @@ impl Leases {
     }
 
     async fn take(&self, pool: &Pool, needed: u64, spare: u64) -> Result<(), Error> {
+        let used = evidence::holders(&self.cluster, pool).await?;
+        let mut barred = AddressSet::of(pool.family, used.keys().copied());
+        let missing = self.take_beside(pool, needed, spare, &barred).await?;
+        if missing == 0 || used.is_empty() {
+            return Ok(());
+        }
+        // The status may be late, so whoever it names is asked for, if that is what it takes.
+        let suspects = {
+            let book = self.cluster.mirror().book(&pool.name, pool.family)?;
+            let free = book.free(&pool.ranges);
+            used.into_iter()
+                .filter(move |(address, _)| free.contains(*address))
+        };
+        let gone = evidence::gone(&self.cluster, suspects.collect(), missing).await?;
+        if !gone.is_empty() {
+            barred = barred.without(&AddressSet::of(pool.family, gone));
+            self.take_beside(pool, missing, 0, &barred).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes what is neither leased nor barred: what pods have that no lease speaks of (Spiderpool's).
+    /// How many addresses are missing.
+    async fn take_beside(
+        &self,
+        pool: &Pool,
+        needed: u64,
+        spare: u64,
+        barred: &AddressSet,
+    ) -> Result<u64, Error> {
         let node = &self.cluster.node;
-        let mut got = None;
+        let open = pool.ranges.without(barred);
+        let mut got = AddressSet::empty(pool.family);
+        let mut missing = needed;
         self.change(pool, |book| {
             let before = book.clone();
-            let free = u64::try_from(book.free(&pool.ranges).len()).unwrap_or(u64::MAX);
+            let free = u64::try_from(book.free(&open).len()).unwrap_or(u64::MAX);
             // For pods to come only what nobody needs now.
             let more = if book.is_wanted_beside(node) {
                 0
@@ -237,19 +236,19 @@ impl Leases {
                 spare
             };
             let count = needed.saturating_add(more).min(free);
-            let taken = book.take(node, &pool.ranges, count);
-            book.want(node, needed.saturating_sub(count));
-            got = Some(taken);
+            got = book.take(node, &open, count);
+            missing = needed.saturating_sub(count);
+            book.want(node, missing);
             // To wait for what others have needs no second write.
             *book != before
         })
         .await?;
-        if let Some(got) = got.filter(|got| !got.is_empty()) {
+        if !got.is_empty() {
             info!(pool = pool.name, addresses = %got, "leased");
             // It may have been ours before.
             self.pools.restore(&got);
         }
-        Ok(())
+        Ok(missing)
     }
 
     async fn give_back(&self, pool: &Pool, surplus: &AddressSet) -> Result<(), Error> {
@@ -281,123 +280,6 @@ impl Leases {
         pool: &Pool,
         change: impl FnMut(&mut Book) -> bool,
     ) -> Result<(), Error> {
-        change_book(&self.cluster, pool, change).await
-    }
-}
-
-async fn change_book(
-    cluster: &Cluster,
-    pool: &Pool,
-    mut change: impl FnMut(&mut Book) -> bool,
-) -> Result<(), Error> {
-    let api: Api<ConfigMap> = Api::default_namespaced(cluster.client.clone());
-    let name = map_of(&pool.name);
-    let mut tries = 0;
-    loop {
-        let found = api.get_opt(&name).await?;
-        let data = found.as_ref().and_then(|map| map.data.clone());
-        let mut book = Book::parse(&data.unwrap_or_default(), pool.family)?;
-        if !change(&mut book) {
-            return Ok(());
-        }
-        let is_new = found.is_none();
-        let mut map = found.unwrap_or_else(|| new_map(cluster, &name, pool));
-        map.metadata.managed_fields = None;
-        map.data = Some(book.to_data());
-        let params = PostParams::default();
-        let written = if is_new {
-            api.create(&params, &map).await
-        } else {
-            api.replace(&name, &params, &map).await
-        };
-        match written {
-            Ok(map) => {
-                cluster.note_leases(map);
-                return Ok(());
-            }
-            Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => {
-                tries += 1;
-                tokio::time::sleep(PAUSE * jitter(&cluster.node, tries)).await;
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// From 1 to three times the try, by the node's name: who collided once should not do so again.
-fn jitter(node: &str, tries: u32) -> u32 {
-    let seed = node
-        .bytes()
-        .fold(tries.wrapping_mul(2_654_435_761), |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
-        });
-    1 + (seed >> 8) % (3 * tries.max(1))
-}
-
-fn new_map(cluster: &Cluster, name: &str, pool: &Pool) -> ConfigMap {
-    let object = cluster.all(Kind::Pool).into_iter();
-    let mut object = object.filter(|object| object.metadata.name.as_deref() == Some(&pool.name));
-    let uid = object.next().and_then(|object| object.metadata.uid);
-    ConfigMap {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            labels: Some([(LABEL.to_owned(), "true".to_owned())].into()),
-            // It goes with its pool.
-            owner_references: uid.map(|uid| {
-                vec![OwnerReference {
-                    api_version: API_VERSION.into(),
-                    kind: Kind::Pool.name().into(),
-                    name: pool.name.clone(),
-                    uid,
-                    ..OwnerReference::default()
-                }]
-            }),
-            ..ObjectMeta::default()
-        },
-        ..ConfigMap::default()
-    }
-}
-
-/// The ConfigMap of a pool.
-pub(super) fn map_of(pool: &str) -> String {
-    format!("{PREFIX}{pool}")
-}
-
-/// Takes back what nodes had that are no more: the elected agent's work. The evidence is that there is
-/// no Node object of that name.
-pub(super) async fn reclaim(cluster: &Cluster) {
-    let shared: Vec<Pool> = {
-        let catalog = cluster.mirror().declared_catalog();
-        let pools = catalog.pools().iter();
-        pools.filter(|pool| is_shared(pool)).cloned().collect()
-    };
-    if shared.is_empty() {
-        return;
-    }
-    let api: Api<PartialObjectMeta<Node>> = Api::all(cluster.client.clone());
-    let nodes: BTreeSet<String> = match api.list(&ListParams::default()).await {
-        Ok(list) => list
-            .into_iter()
-            .filter_map(|node| node.metadata.name)
-            .collect(),
-        Err(e) => {
-            debug!("nodes cannot be listed: {e}");
-            return;
-        }
-    };
-    for pool in shared {
-        let changed = change_book(cluster, &pool, |book| {
-            let gone = book.reclaim(&nodes);
-            for node in &gone {
-                info!(
-                    pool = pool.name,
-                    node, "the node is no more: its lease is free"
-                );
-            }
-            !gone.is_empty()
-        });
-        if let Err(e) = changed.await {
-            warn!("leases of SpiderIPPool {}: {e}", pool.name);
-        }
+        lease_map::change(&self.cluster, pool, change).await
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    BadLease, Book, leases,
+    BadLease, Book, lease_map, leases,
     object::{Kind, by_age, name_of},
 };
 use crate::catalog::{AddressSet, Catalog, Family, ObjectName, Pool};
@@ -96,7 +96,7 @@ impl Mirror {
     /// # Errors
     /// [`BadLease`].
     pub fn book(&self, pool: &str, family: Family) -> Result<Book, BadLease> {
-        let name = leases::map_of(pool);
+        let name = lease_map::map_of(pool);
         let mut maps = self.all(Kind::Lease);
         let map = maps.find(|map| map.metadata.name.as_deref() == Some(&name));
         let data = map.and_then(|map| map.data.get("data")).cloned();
@@ -110,7 +110,7 @@ impl Mirror {
             return;
         };
         book.give_back(node, given);
-        let name = leases::map_of(&pool.name);
+        let name = lease_map::map_of(&pool.name);
         let maps = self.kinds.entry(Kind::Lease).or_default().values_mut();
         for map in maps.filter(|map| map.metadata.name.as_deref() == Some(&name)) {
             map.data = json!({ "data": book.to_data() });

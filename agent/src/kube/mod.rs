@@ -18,7 +18,9 @@ pub mod crds;
 )]
 pub mod endpoint;
 pub mod events;
+mod evidence;
 pub mod leader;
+mod lease_map;
 pub mod leases;
 pub mod mirror;
 pub mod networks;
@@ -26,6 +28,7 @@ pub mod object;
 mod pools;
 pub mod publish;
 mod saved;
+pub mod takeover;
 pub mod usage;
 mod watches;
 

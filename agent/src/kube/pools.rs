@@ -6,11 +6,10 @@ use std::{
     net::IpAddr,
 };
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
     api::{ListParams, Patch, PatchParams},
-    core::{DynamicObject, PartialObjectMeta},
+    core::DynamicObject,
 };
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
@@ -18,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::{
     attachments::MANAGER,
     cluster::Cluster,
+    evidence,
     object::Kind,
     usage::{self, Holder, Usage},
     watches::resource,
@@ -47,8 +47,7 @@ impl Pools {
             };
             let status = pool.data.get("status").cloned().unwrap_or(Value::Null);
             let status: IpPoolStatus = serde_json::from_value(status).unwrap_or_default();
-            let text = status.allocated_ips.as_deref().unwrap_or_default();
-            for (address, holder) in usage::parse(text) {
+            for (address, holder) in evidence::holders_in(&pool) {
                 let accounted = usage
                     .get(&name)
                     .is_some_and(|all| all.contains_key(&address));
@@ -65,12 +64,9 @@ impl Pools {
     pub(super) async fn let_go(&mut self, cluster: &Cluster) {
         let holders: BTreeSet<Holder> = self.kept.values().cloned().collect();
         for holder in holders {
-            let (namespace, name) = holder.pod.split_once('/').unwrap_or(("", &holder.pod));
-            let api: Api<PartialObjectMeta<Pod>> =
-                Api::namespaced(cluster.client.clone(), namespace);
-            match api.get_opt(name).await {
-                Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&holder.uid) => {}
-                Ok(_) => {
+            match evidence::holder_lives(cluster, &holder).await {
+                Ok(true) => {}
+                Ok(false) => {
                     info!("pod {} is gone, and what pools said it had", holder.pod);
                     self.kept.retain(|_, other| *other != holder);
                 }

@@ -3,20 +3,23 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
 use kube::{
     Api,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
     core::{DynamicObject, PartialObjectMeta},
 };
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{sync::watch, time::sleep};
 use tracing::{debug, warn};
 
 use super::{
     attachments::MANAGER,
     cluster::Cluster,
-    controller,
+    controller::{self, endpoints},
     endpoint::{EndpointStatus, InterfaceAllocation, PodAllocation},
     object::{Kind, name_of},
 };
@@ -26,11 +29,17 @@ use crate::{
     pool::Owner,
 };
 
-/// Between two rounds.
-const ROUND: Duration = Duration::from_secs(1);
+/// From a change to its writing: a pod's interfaces, and pods that start together, go into one round.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// After a round in which something failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Between two rounds that nothing asked for.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Says which node's agent wrote a SpiderEndpoint, to find one's own again.
-const NODE_LABEL: &str = "ebbtide.io/node";
+pub(super) const NODE_LABEL: &str = "ebbtide.io/node";
 
 /// Says what the pod's interfaces are (specification of the Network Plumbing Working Group, 5.1).
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -46,21 +55,36 @@ struct Desired {
     network_status: Option<String>,
 }
 
-/// Writes until the process ends. `interfaces` are this node's, as they are now.
-pub async fn run(cluster: Arc<Cluster>, interfaces: impl Fn() -> Interfaces) {
-    let mut round = interval(ROUND);
-    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Writes until the process ends: `interfaces` are this node's, as they are when it is called, and
+/// `changes` says that they may be others now ([`crate::pool::Pools::subscribe`]).
+pub async fn run(
+    cluster: Arc<Cluster>,
+    mut changes: watch::Receiver<u64>,
+    interfaces: impl Fn() -> Interfaces,
+) {
     let mut written = loop {
-        round.tick().await;
         match own(&cluster).await {
             Ok(written) => break written,
             Err(e) => debug!("SpiderEndpoints of this node: {e}"),
         }
+        sleep(RETRY).await;
     };
+    let mut objects = cluster.changes();
     loop {
-        round.tick().await;
+        sleep(SETTLE).await;
+        changes.mark_unchanged();
+        objects.mark_unchanged();
         let desired = desired(&cluster, &interfaces());
-        write(&cluster, &desired, &mut written).await;
+        let pause = if write(&cluster, &desired, &mut written).await {
+            LOOK
+        } else {
+            RETRY
+        };
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            changed = objects.changed() => if changed.is_err() { return },
+            () = sleep(pause) => {}
+        }
     }
 }
 
@@ -178,24 +202,30 @@ fn network_status(interfaces: &[&(Owner, Arc<PodNet>)]) -> String {
     Value::Array(each.collect()).to_string()
 }
 
+/// True if everything is as it should be now.
 async fn write(
     cluster: &Cluster,
     desired: &BTreeMap<ObjectName, Desired>,
     written: &mut BTreeMap<ObjectName, EndpointStatus>,
-) {
+) -> bool {
+    let mut done = true;
     for (name, wanted) in desired {
         if written.get(name) != Some(&wanted.status) {
             match apply(cluster, name, &wanted.status).await {
                 Ok(()) => {
                     written.insert(name.clone(), wanted.status.clone());
                 }
-                Err(e) => warn!("SpiderEndpoint {name} is not written yet: {e}"),
+                Err(e) => {
+                    warn!("SpiderEndpoint {name} is not written yet: {e}");
+                    done = false;
+                }
             }
         }
         if let Some(text) = &wanted.network_status
             && let Err(e) = annotate(cluster, name, &wanted.status.current.uid, text).await
         {
             warn!("{NETWORK_STATUS} of pod {name} is not written yet: {e}");
+            done = false;
         }
     }
     let gone: Vec<ObjectName> = written
@@ -208,13 +238,13 @@ async fn write(
             Ok(()) => {
                 written.remove(&name);
             }
-            Err(e) => warn!("SpiderEndpoint {name} is not deleted yet: {e}"),
+            Err(e) => {
+                warn!("SpiderEndpoint {name} is not deleted yet: {e}");
+                done = false;
+            }
         }
     }
-}
-
-fn endpoints(cluster: &Cluster, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(cluster.client.clone(), namespace, &controller::resource())
+    done
 }
 
 async fn apply(cluster: &Cluster, name: &ObjectName, status: &EndpointStatus) -> kube::Result<()> {
@@ -250,30 +280,42 @@ async fn delete(cluster: &Cluster, name: &ObjectName) -> kube::Result<()> {
     let Some(found) = api.get_opt(&name.name).await? else {
         return Ok(());
     };
-    let node = found
-        .data
-        .pointer("/status/current/node")
-        .and_then(Value::as_str);
-    if node != Some(&cluster.node) {
+    let node = found.data.pointer("/status/current/node");
+    if node.and_then(Value::as_str) != Some(&cluster.node) {
         return Ok(());
     }
+    remove(cluster, name, found.metadata).await
+}
+
+/// Deletes this very endpoint.
+pub(super) async fn remove(
+    cluster: &Cluster,
+    name: &ObjectName,
+    found: ObjectMeta,
+) -> kube::Result<()> {
+    let api = endpoints(cluster, &name.namespace);
     // Spiderpool's finalizer, on objects of its time, has nobody left to remove it.
-    if found.metadata.finalizers.is_some() {
-        let patch = json!({ "metadata": { "finalizers": null } });
-        api.patch(&name.name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await?;
+    if found.finalizers.is_some() {
+        let patch = json!({ "metadata": { "uid": found.uid, "finalizers": null } });
+        let params = PatchParams::default();
+        let patched = api.patch(&name.name, &params, &Patch::Merge(&patch)).await;
+        gone_already(patched.map(drop))?;
     }
     let only_this = DeleteParams {
         preconditions: Some(Preconditions {
-            uid: found.metadata.uid,
+            uid: found.uid,
             resource_version: None,
         }),
         ..DeleteParams::default()
     };
-    match api.delete(&name.name, &only_this).await {
-        Ok(_) => Ok(()),
+    gone_already(api.delete(&name.name, &only_this).await.map(drop))
+}
+
+/// What is not there, or is another object of that name now, needs nothing done.
+fn gone_already(result: kube::Result<()>) -> kube::Result<()> {
+    match result {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(e) => Err(e),
+        other => other,
     }
 }
 
@@ -291,9 +333,6 @@ async fn annotate(cluster: &Cluster, name: &ObjectName, uid: &str, text: &str) -
     let patch = json!({ "metadata": { "uid": uid, "annotations": { NETWORK_STATUS: text } } });
     let api: Api<PartialObjectMeta<Pod>> = Api::namespaced(cluster.client.clone(), &name.namespace);
     let params = PatchParams::default();
-    match api.patch(&name.name, &params, &Patch::Merge(&patch)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(e) => Err(e),
-    }
+    let patched = api.patch(&name.name, &params, &Patch::Merge(&patch)).await;
+    gone_already(patched.map(drop))
 }

@@ -18,6 +18,18 @@ pub struct Holder {
     pub uid: String,
 }
 
+impl Holder {
+    /// The pod's name; none if it is not one.
+    #[must_use]
+    pub fn name(&self) -> Option<ObjectName> {
+        let (namespace, name) = self.pod.split_once('/')?;
+        Some(ObjectName {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+}
+
 /// The holders of a pool's addresses.
 pub type Holders = BTreeMap<IpAddr, Holder>;
 

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     cluster::Cluster,
-    leases::LABEL,
+    lease_map::LABEL,
     object::{Kind, name_of, trimmed},
 };
 use crate::catalog::manifest::GROUP;

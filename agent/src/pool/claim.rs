@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Assigned;
 
 /// A pod, apart from its sandboxes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodRef {
     /// Its namespace.
     pub namespace: String,

@@ -349,6 +349,44 @@ impl ControlPlane {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Replaces the status of an object that has one apart: `path` is the object's own.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub fn set_status(&self, path: &str, status: &serde_json::Value) -> Result<()> {
+        let object = self.kubectl(&["get", "--raw", path])?;
+        let mut object: serde_json::Value = serde_json::from_str(&object)?;
+        object["status"] = status.clone();
+        let status = format!("{path}/status");
+        self.kubectl_with(
+            &["replace", "--raw", &status, "-f", "-"],
+            &object.to_string(),
+        )
+        .map(drop)
+    }
+
+    /// Waits until `look` is true of what `kubectl get ARGUMENTS -o json` prints.
+    ///
+    /// # Errors
+    /// When it does not become so: with what was there last.
+    pub fn wait_until(
+        &self,
+        arguments: &[&str],
+        look: impl Fn(&serde_json::Value) -> bool,
+    ) -> Result<serde_json::Value> {
+        let start = Instant::now();
+        loop {
+            let found = self.get(arguments)?;
+            if look(&found) {
+                return Ok(found);
+            }
+            if start.elapsed() > PATIENCE {
+                bail!("waited {PATIENCE:?} for {arguments:?}: {found:#}");
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
     /// `kubectl apply` of manifests.
     ///
     /// # Errors

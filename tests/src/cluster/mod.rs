@@ -19,9 +19,11 @@
 mod binaries;
 mod control_plane;
 pub mod images;
+mod member;
 mod node;
 mod pki;
 
 pub use binaries::Binaries;
 pub use control_plane::{ControlPlane, Options, Place};
+pub use member::Member;
 pub use node::Node;

@@ -2,11 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
+
 use super::Pools;
 use crate::{
     catalog::{AddressSet, Catalog},
     pool::{
-        Assigned, Claim, ClaimKey, Conflict, InUse, PodRef, PoolError, Reason,
+        Assigned, Claim, ClaimKey, InUse, PodRef, PoolError, Reason,
         state::Adoption,
         writer::{What, lock},
     },
@@ -31,13 +33,13 @@ impl Pools {
     /// [`Pools::end_claim`], by evidence that the pod is gone.
     ///
     /// # Errors
-    /// [`PoolError::Conflict`] if one of them is somebody else's or not the pool's to hand out,
-    /// [`PoolError::Store`] with nothing done.
+    /// [`PoolError::Conflict`] if one of them is somebody else's or was given back by this
+    /// node, [`PoolError::Store`] with nothing done.
     pub async fn adopt(&self, wish: &Adopt<'_>, catalog: &Catalog) -> Result<bool, PoolError> {
-        let mut assigned: Vec<Assigned> = Vec::new();
-        for (name, address) in wish.addresses {
-            assigned.push(assign(wish.pod, catalog, name, *address)?);
-        }
+        let addresses = wish.addresses.iter();
+        let mut assigned: Vec<Assigned> = addresses
+            .map(|(name, address)| assign(catalog, name, *address))
+            .collect();
         assigned.sort_by_key(|each| each.address);
         let claim = Arc::new(Claim {
             pod: wish.pod.clone(),
@@ -97,33 +99,19 @@ impl Pools {
     }
 }
 
-/// The address as the pool would assign it.
-fn assign(
-    pod: &PodRef,
-    catalog: &Catalog,
-    name: &str,
-    address: IpAddr,
-) -> Result<Assigned, Conflict> {
-    let conflict = |with: String| Conflict {
-        pod: pod.to_string(),
+/// The address as the pool would assign it. Of a pool that is not declared, or is invalid, or does not
+/// hand it out any more, it is held all the same: the pool may be put right while the pod runs.
+fn assign(catalog: &Catalog, name: &str, address: IpAddr) -> Assigned {
+    let pool = catalog.pool(name);
+    let pool = pool.filter(|pool| pool.subnet.contains(&address));
+    Assigned {
         address,
-        with,
-    };
-    let Some(pool) = catalog.pool(name) else {
-        return Err(conflict(format!(
-            "is to be of pool {name}, which is not declared or invalid"
-        )));
-    };
-    if !pool.ranges.contains(address) && !pool.reserved.contains(address) {
-        return Err(conflict(format!(
-            "is none of those that pool {name} hands out on this node"
-        )));
+        prefix_len: pool.map_or_else(
+            || IpNet::from(address).prefix_len(),
+            |pool| pool.subnet.prefix_len(),
+        ),
+        pool: name.to_owned(),
+        gateway: pool.and_then(|pool| pool.gateway),
+        routes: pool.map_or_else(Vec::new, |pool| pool.routes.clone()),
     }
-    Ok(Assigned {
-        address,
-        prefix_len: pool.subnet.prefix_len(),
-        pool: pool.name.clone(),
-        gateway: pool.gateway,
-        routes: pool.routes.clone(),
-    })
 }

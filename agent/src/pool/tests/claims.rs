@@ -324,12 +324,6 @@ fn what_cannot_be_adopted_is_refused_and_nothing_is_taken() {
         ("web", &[("p", "10.0.0.2")], "waits for eth0 of pod shop/db"),
         (
             "web",
-            &[("p", "10.0.0.9")],
-            "none of those that pool p hands out",
-        ),
-        ("web", &[("q", "10.0.0.3")], "pool q, which is not declared"),
-        (
-            "web",
             &[("six", "fd00::1"), ("p", "10.0.0.1")],
             "belongs to",
         ),
@@ -351,6 +345,21 @@ fn what_cannot_be_adopted_is_refused_and_nothing_is_taken() {
     assert!(!adopt(&pools, &catalog, &pod("web", "u8"), &both).unwrap());
     let claim = end(&pools, "web").unwrap();
     assert_eq!(texts(&claim.assigned), ["10.0.0.3", "fd00::1"]);
+}
+
+#[test]
+fn a_running_pods_address_is_held_also_while_its_pool_is_not_there() {
+    let (lab, before) = (Lab::new(), catalog("other: {subnet: 10.1.0.0/24}"));
+    let pools = lab.open();
+    assert!(adopt(&pools, &before, &pod("web", "u1"), &[("p", "10.0.0.1")]).unwrap());
+    drop(pools);
+    let (pools, catalog) = (lab.open(), catalog(POOLS));
+    assert_eq!(add(&pools, &catalog, "a"), ["10.0.0.2"]);
+    // Its own pod gets it, as the pool has it now.
+    let again = add_as(&pools, &catalog, "b", &plain("web", "u1"));
+    assert_eq!(again, ["10.0.0.1"]);
+    let owner = owner("b");
+    assert_eq!(pools.get(&owner).unwrap().assigned[0].prefix_len, 24);
 }
 
 #[test]
