@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::exec::Output;
-use crate::setup::{debian, kernels, linker, rust_src};
+use crate::setup::{debian, linker, rust_src};
 use crate::vm::{self, Kernel, Request};
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, ui};
@@ -22,9 +22,12 @@ pub(crate) struct Options {
     /// Show what cargo says
     #[arg(short, long)]
     verbose: bool,
-    /// Use a guest with Debian's stock kernel under QEMU
+    /// Use a guest with Debian's stock kernel under QEMU (6.1, unless --kernel says another)
     #[arg(long)]
     qemu: bool,
+    /// Use a guest with this kernel
+    #[arg(long, value_enum)]
+    kernel: Option<Kernel>,
     /// Give up after so many seconds
     #[arg(long, value_name = "SECS", default_value_t = 600)]
     timeout: u64,
@@ -35,12 +38,13 @@ pub(crate) struct Options {
 
 /// Builds, runs, and passes the demo's status on.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
-    let direct = !options.qemu && vm::this_kernel_will_do()?;
+    let kernel = Kernel::chosen(options.kernel, options.qemu);
+    let direct = kernel == Kernel::Uml && options.kernel.is_none() && vm::this_kernel_will_do()?;
     rust_src::ensure(ws)?;
     linker::ensure(ws)?;
     debian::programs(ws, debian::GUEST)?;
-    if !direct && !options.qemu {
-        kernels::user_mode(ws)?;
+    if !direct {
+        kernel.ensure(ws)?;
     }
     build_all(
         ws,
@@ -73,11 +77,6 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
             status.code().map_or(1, |code| code.to_le_bytes()[0]),
         ));
     }
-    let kernel = if options.qemu {
-        Kernel::Qemu
-    } else {
-        Kernel::Uml
-    };
     ui::note(format_args!("  booting {kernel}"));
     if options.json.is_some() {
         command.extend(["--json".to_owned(), format!("{}/demo.json", vm::GUEST_OUT)]);

@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use clap::ValueEnum as _;
 
 use crate::exec::{self, Output};
 use crate::ui::{self, Colour};
+use crate::vm::Kernel;
 use crate::workspace::Workspace;
 use crate::{bench, build, build_ebpf, manifests};
 
@@ -17,22 +19,49 @@ use integration::Place;
 use libtest::Count;
 
 /// In which kernels the integration tests run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kernels {
-    /// This kernel where it can, user-mode Linux for the rest
-    Uml,
-    /// Debian's stock kernel under QEMU
-    Qemu,
-    /// First the one, then the other
+    /// In all there are.
     All,
+    /// In this one. User-mode Linux: this kernel where it can, that one for the rest.
+    One(Kernel),
+}
+
+impl clap::ValueEnum for Kernels {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::One(Kernel::Uml),
+            Self::One(Kernel::Old),
+            Self::One(Kernel::Stable),
+            Self::One(Kernel::Newest),
+            Self::All,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        match self {
+            Self::All => Some(clap::builder::PossibleValue::new("all").help("All of these")),
+            Self::One(kernel) => kernel.to_possible_value(),
+        }
+    }
+}
+
+/// The kernels that are meant, each once, in a fixed order.
+fn wanted(options: &[Kernels], fast: bool) -> Vec<Kernel> {
+    if fast {
+        return vec![Kernel::Uml];
+    }
+    let all = Kernel::value_variants().iter().copied();
+    all.filter(|kernel| options.contains(&Kernels::All) || options.contains(&Kernels::One(*kernel)))
+        .collect()
 }
 
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Where the integration tests run
-    #[arg(long, value_enum, default_value = "all")]
-    kernel: Kernels,
+    /// Where the integration tests run; several with commas between
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "uml,6.1")]
+    kernel: Vec<Kernels>,
     /// Only tests whose name contains S (unit and integration tests)
     #[arg(long, value_name = "S")]
     filter: Option<String>,
@@ -113,9 +142,8 @@ impl Report {
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     let mut report = Report::default();
     let quiet = Output::OnFailure;
-    let qemu = options.kernel != Kernels::Uml && !options.fast;
-    let everyday = options.kernel != Kernels::Qemu || options.fast;
-    if !report.check("setup", || integration::setup(ws, everyday, qemu)) {
+    let kernels = wanted(&options.kernel, options.fast);
+    if !report.check("setup", || integration::setup(ws, &kernels)) {
         report.finish();
         return Ok(ExitCode::FAILURE);
     }
@@ -140,7 +168,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
             build::binaries(ws, quiet).and_then(|()| build::plugin(ws, quiet))
         });
     if built {
-        run_integration(ws, options, &mut report, everyday, qemu);
+        run_integration(ws, options, &mut report, &kernels);
         if options.filter.is_none() {
             report.check("each benchmark, once", || bench::each_once(ws));
         }
@@ -167,13 +195,7 @@ fn unit(ws: &Workspace, options: &Options) -> Result<(bool, String)> {
     exec::tee(&mut test)
 }
 
-fn run_integration(
-    ws: &Workspace,
-    options: &Options,
-    report: &mut Report,
-    everyday: bool,
-    qemu: bool,
-) {
+fn run_integration(ws: &Workspace, options: &Options, report: &mut Report, kernels: &[Kernel]) {
     let mut found = Vec::new();
     report.check("build the integration tests", || {
         found = integration::build(ws)?;
@@ -185,19 +207,36 @@ fn run_integration(
         timeout: Duration::from_secs(options.timeout),
     };
     let mut places = Vec::new();
-    if everyday {
-        match integration::everyday(&found) {
-            Ok(found) => places.extend(found),
-            Err(error) => report.tests("integration tests", || Err(error)),
+    for kernel in kernels {
+        match (kernel, integration::everyday(&found)) {
+            (Kernel::Uml, Ok(found)) => places.extend(found),
+            (Kernel::Uml, Err(error)) => report.tests("integration tests", || Err(error)),
+            _ => places.push((Place::Guest(*kernel), found.clone())),
         }
-    }
-    if qemu {
-        places.push((Place::Guest(crate::vm::Kernel::Qemu), found));
     }
     for (place, tests) in places {
         if !tests.is_empty() {
             let name = format!("integration tests in {place}");
             report.tests(&name, || runs.run(ws, place, &tests));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kernel_that_is_meant_is_booted_once() {
+        let one = Kernels::One;
+        let all = vec![Kernel::Uml, Kernel::Old, Kernel::Stable, Kernel::Newest];
+        for (options, fast, expected) in [
+            (vec![Kernels::All], false, all.clone()),
+            (vec![Kernels::All, one(Kernel::Old)], false, all),
+            (vec![one(Kernel::Newest)], false, vec![Kernel::Newest]),
+            (vec![Kernels::All], true, vec![Kernel::Uml]),
+        ] {
+            assert_eq!(wanted(&options, fast), expected, "{options:?}");
         }
     }
 }

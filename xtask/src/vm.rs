@@ -4,7 +4,7 @@
 //! and nothing of it stays but what it puts into `$EBBTIDE_OUT`.
 //!
 //! * user-mode Linux (default): an ordinary process, 2 s to boot, native speed, one CPU
-//! * QEMU without KVM: Debian's stock kernel, slower, two CPUs, JIT, BTF
+//! * QEMU without KVM: Debian's stock kernels, slower, two CPUs, JIT, BTF
 
 mod guest;
 mod initramfs;
@@ -23,35 +23,74 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::exec;
+use crate::setup::{debian, kernels};
 use crate::workspace::Workspace;
 
 /// What `$EBBTIDE_OUT` is in a guest.
 pub(crate) const GUEST_OUT: &str = guest::OUT;
 
 /// Which kernel a guest runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kernel {
-    /// User-mode Linux.
+    /// User-mode Linux 6.1
     Uml,
-    /// Debian's stock kernel under QEMU.
-    Qemu,
+    /// Debian's stock 6.1 under QEMU
+    #[value(name = "6.1", alias = "qemu")]
+    Old,
+    /// Debian's stock 6.12 under QEMU
+    #[value(name = "6.12")]
+    Stable,
+    /// The newest that Debian has for its stable release, under QEMU
+    Newest,
+}
+
+impl Kernel {
+    /// Its name among the pinned kernels; user-mode Linux has none.
+    pub(crate) fn pin(self) -> Option<&'static str> {
+        match self {
+            Self::Uml => None,
+            Self::Old => Some(kernels::DEFAULT),
+            Self::Stable => Some("6.12"),
+            Self::Newest => Some("newest"),
+        }
+    }
+
+    /// The one that two options mean: the kernel, or merely that it be under QEMU.
+    pub(crate) fn chosen(kernel: Option<Self>, qemu: bool) -> Self {
+        kernel.unwrap_or(if qemu { Self::Old } else { Self::Uml })
+    }
+
+    /// Gets it, and what runs it, if it is missing.
+    pub(crate) fn ensure(self, ws: &Workspace) -> Result<()> {
+        match self.pin() {
+            None => kernels::user_mode(ws),
+            Some(name) => {
+                debian::programs(ws, debian::QEMU)?;
+                kernels::stock(ws, name)
+            }
+        }
+        .map(drop)
+    }
 }
 
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Uml => "user-mode Linux",
-            Self::Qemu => "QEMU with Debian's stock kernel",
-        })
+        match self.pin() {
+            None => f.write_str("user-mode Linux"),
+            Some(name) => write!(f, "QEMU with Debian's stock kernel, {name}"),
+        }
     }
 }
 
 /// Options of `vm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Debian's stock kernel under QEMU, instead of user-mode Linux
+    /// Debian's stock kernel under QEMU (6.1, unless --kernel says another), instead of user-mode Linux
     #[arg(long)]
     qemu: bool,
+    /// Which kernel
+    #[arg(long, value_enum)]
+    kernel: Option<Kernel>,
     /// Give up after so many seconds
     #[arg(long, value_name = "SECS", default_value_t = 900)]
     timeout: u64,
@@ -109,11 +148,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
         command.push(word.to_owned());
     }
     let request = Request {
-        kernel: if options.qemu {
-            Kernel::Qemu
-        } else {
-            Kernel::Uml
-        },
+        kernel: Kernel::chosen(options.kernel, options.qemu),
         timeout: Duration::from_secs(options.timeout),
         command,
         env: Vec::new(),
@@ -131,9 +166,9 @@ pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
         );
     }
     let out = out_dir(ws)?;
-    let machine = match request.kernel {
-        Kernel::Uml => uml::machine(ws, request, &out)?,
-        Kernel::Qemu => qemu::machine(ws, request, &out)?,
+    let machine = match request.kernel.pin() {
+        None => uml::machine(ws, request, &out)?,
+        Some(kernel) => qemu::machine(ws, kernel, request, &out)?,
     };
     let text = machine::run(machine, request.timeout)?;
     let status = fs::read_to_string(out.file(guest::STATUS)).unwrap_or_default();

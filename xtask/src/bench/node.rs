@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::demo::test_environment;
 use crate::exec::{self, Output};
-use crate::setup::{debian, kernels, linker, rust_src};
+use crate::setup::{debian, linker, rust_src};
 use crate::vm::{self, Kernel, Request};
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, ui};
@@ -53,7 +53,7 @@ impl Run {
     /// As the options say.
     pub(crate) fn of(what: &'static str, options: &Node) -> Self {
         let kernel = match options {
-            Node { qemu: true, .. } => Some(Kernel::Qemu),
+            Node { qemu: true, .. } => Some(Kernel::Old),
             Node { vm: true, .. } => Some(Kernel::Uml),
             _ => None,
         };
@@ -99,13 +99,7 @@ pub(crate) fn run(ws: &Workspace, run: &Run) -> Result<ExitCode> {
             bail!("network namespaces take root: run as root, or with --vm");
         }
         None => {}
-        Some(Kernel::Uml) => {
-            kernels::user_mode(ws)?;
-        }
-        Some(Kernel::Qemu) => {
-            debian::programs(ws, debian::QEMU)?;
-            kernels::stock(ws)?;
-        }
+        Some(kernel) => kernel.ensure(ws)?,
     }
     if !run.options.no_build {
         build_all(ws)?;

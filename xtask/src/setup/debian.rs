@@ -121,24 +121,6 @@ pub(crate) fn download(ws: &Workspace, package: &str) -> Result<PathBuf> {
     fetch(ws, &options, package, package)
 }
 
-/// The first package that `package` depends on: what Debian's meta packages are for.
-pub(crate) fn dependency(ws: &Workspace, package: &str) -> Result<String> {
-    let options = options_for(ws, package)?;
-    let text = exec::read(
-        Command::new("apt-cache")
-            .args(options)
-            .args(["depends", package]),
-    )?;
-    first_dependency(&text)
-        .map(str::to_owned)
-        .with_context(|| format!("apt knows no package that {package} depends on"))
-}
-
-fn first_dependency(text: &str) -> Option<&str> {
-    text.lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: "))
-}
-
 /// Downloads one version of `package` from a suite of Debian that the machine need not use.
 pub(crate) fn download_from(
     ws: &Workspace,
@@ -146,6 +128,27 @@ pub(crate) fn download_from(
     package: &str,
     version: &str,
 ) -> Result<PathBuf> {
+    with_suite(ws, suite, |options| {
+        fetch(ws, options, package, &format!("{package}={version}"))
+    })
+    .with_context(|| format!("no archive of apt's serves {package} {version} in {suite}"))
+}
+
+/// What the archive says of the newest `package` in `suite`: the paragraph of its index.
+pub(crate) fn show_from(ws: &Workspace, suite: &str, package: &str) -> Result<String> {
+    with_suite(ws, suite, |options| {
+        exec::read(Command::new("apt-cache").args(options).args([
+            "--no-all-versions",
+            "show",
+            package,
+        ]))
+    })
+    .with_context(|| format!("no archive of apt's serves {package} in {suite}"))
+}
+
+/// Does `work` with the apt options for a suite that the machine need not use, of each archive
+/// that it knows until one will do.
+fn with_suite<T>(ws: &Workspace, suite: &str, work: impl Fn(&[String]) -> Result<T>) -> Result<T> {
     let known = exec::read(Command::new("apt-get").args([
         "indextargets",
         "--format",
@@ -161,6 +164,8 @@ pub(crate) fn download_from(
     let list = dir.join("sources.list");
     options.push(format!("-oDir::Etc::SourceList={}", list.display()));
     options.push("-oDir::Etc::SourceParts=/dev/null".to_owned());
+    // what is installed on this machine is no version that an archive serves
+    options.push("-oDir::State::Status=/dev/null".to_owned());
     let mut last = None;
     for (address, key) in archives {
         let signed = key.map_or_else(String::new, |key| format!("[signed-by={key}] "));
@@ -170,15 +175,12 @@ pub(crate) fn download_from(
         update
             .args(&options)
             .args(["-q", "-oAPT::Update::Error-Mode=any", "update"]);
-        let got = exec::run(&mut update, Output::OnFailure)
-            .and_then(|()| fetch(ws, &options, package, &format!("{package}={version}")));
-        match got {
-            Ok(deb) => return Ok(deb),
+        match exec::run(&mut update, Output::OnFailure).and_then(|()| work(&options)) {
+            Ok(result) => return Ok(result),
             Err(error) => last = Some(error),
         }
     }
     Err(last.with_context(|| format!("no archive was asked for {suite}"))?)
-        .with_context(|| format!("no archive of apt's serves {package} {version} in {suite}"))
 }
 
 /// Addresses (and keyrings) from `apt-get indextargets`, each once, the plain archive first.
@@ -225,15 +227,29 @@ fn newest(dir: &Path, package: &str) -> Result<PathBuf> {
         .with_context(|| format!("apt left no {prefix}*.deb in {}", dir.display()))
 }
 
-/// Unpacks `deb` as `to`, whole or not at all.
-pub(crate) fn unpack(deb: &Path, to: &Path) -> Result<()> {
+/// Refuses a package that is not the one that was pinned.
+pub(crate) fn verify(deb: &Path, sha256: &str) -> Result<()> {
+    let sum = exec::read(Command::new("sha256sum").arg(deb))?;
+    if sum.split_whitespace().next() != Some(sha256) {
+        bail!(
+            "{} has another sha256 than {sha256}: remove it and try again",
+            deb.display()
+        );
+    }
+    Ok(())
+}
+
+/// Unpacks `debs` together as `to`, whole or not at all.
+pub(crate) fn unpack(debs: &[PathBuf], to: &Path) -> Result<()> {
     let half = to.with_extension("new");
     let _ = fs::remove_dir_all(&half);
     fs::create_dir_all(&half).with_context(|| format!("cannot make {}", half.display()))?;
-    exec::run(
-        Command::new("dpkg").arg("-x").arg(deb).arg(&half),
-        Output::OnFailure,
-    )?;
+    for deb in debs {
+        exec::run(
+            Command::new("dpkg").arg("-x").arg(deb).arg(&half),
+            Output::OnFailure,
+        )?;
+    }
     let _ = fs::remove_dir_all(to);
     fs::rename(&half, to).with_context(|| format!("cannot make {}", to.display()))
 }
@@ -252,12 +268,5 @@ mod tests {
                 ("http://a/debian-security/", Some("/k.gpg"))
             ]
         );
-    }
-
-    #[test]
-    fn a_meta_package_names_its_kernel() {
-        let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n";
-        assert_eq!(first_dependency(text), Some("linux-image-6.1.0-56-amd64"));
-        assert_eq!(first_dependency("linux-image-amd64\n"), None);
     }
 }

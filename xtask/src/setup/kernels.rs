@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::debian;
+use super::pins::{self, Pins};
 use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
@@ -20,48 +21,89 @@ pub(crate) struct Kernel {
     pub(crate) modules: PathBuf,
 }
 
+/// The stock kernel that is tested by default, by its name in the pins.
+pub(crate) const DEFAULT: &str = "6.1";
+
 /// User-mode Linux: a kernel that is an ordinary process, 2 s to boot, native speed.
 pub(crate) fn user_mode(ws: &Workspace) -> Result<Kernel> {
     let dir = ws.target.join("uml");
     let image = dir.join("usr/bin/linux.uml");
     if !image.exists() {
         ui::note("setup: getting Debian's user-mode-linux (41 MB)");
-        debian::unpack(&debian::download(ws, "user-mode-linux")?, &dir)?;
+        debian::unpack(&[debian::download(ws, "user-mode-linux")?], &dir)?;
     }
     let (_, modules) = only_entry(&dir.join("usr/lib/uml/modules"))?;
     Ok(Kernel { image, modules })
 }
 
-/// Debian's stock kernel, for QEMU.
-pub(crate) fn stock(ws: &Workspace) -> Result<Kernel> {
-    let kernels = ws.target.join("kernels");
-    if newest(&kernels).is_none() {
-        let package = debian::dependency(ws, "linux-image-amd64")?;
-        ui::note(format_args!("setup: getting Debian's {package} (70 MB)"));
-        let version = package.strip_prefix("linux-image-").unwrap_or(&package);
-        let half = kernels.join(format!("half-{version}"));
-        debian::unpack(&debian::download(ws, &package)?, &half)?;
-        let mut depmod = Command::new(exec::find("depmod").unwrap_or_else(|| "depmod".into()));
-        exec::run(depmod.arg("-b").arg(&half).arg(version), Output::OnFailure)?;
-        let done = kernels.join(version);
-        fs::rename(&half, &done).with_context(|| format!("cannot make {}", done.display()))?;
-    }
-    let dir = newest(&kernels).context("no kernel was unpacked")?;
-    let (version, modules) = only_entry(&dir.join("lib/modules"))
-        .or_else(|_| only_entry(&dir.join("usr/lib/modules")))?;
-    Ok(Kernel {
-        image: dir.join(format!("boot/vmlinuz-{version}")),
-        modules,
-    })
+/// One of Debian's stock kernels, for QEMU: `name` is its name in the pins.
+///
+/// An archive drops what it has newer versions of. Then another one of the same name serves, and a
+/// note says how to pin it.
+pub(crate) fn stock(ws: &Workspace, name: &str) -> Result<Kernel> {
+    let pins = Pins::read()?;
+    let pin = pins.kernel(name)?;
+    let wanted = ws.target.join("kernels").join(pin.release());
+    let dir = if wanted.exists() {
+        wanted
+    } else {
+        get(ws, &pin).or_else(|error| instead(ws, &pin, &error))?
+    };
+    found(&dir)
 }
 
-/// The newest complete kernel in `dir`.
-fn newest(dir: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(dir).ok()?.filter_map(Result::ok);
-    let complete = entries.filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit());
-    complete
-        .max_by_key(|entry| entry.metadata().and_then(|m| m.modified()).ok())
-        .map(|entry| entry.path())
+/// Downloads and unpacks a kernel.
+fn get(ws: &Workspace, pin: &pins::Kernel<'_>) -> Result<PathBuf> {
+    let release = pin.release();
+    ui::note(format_args!(
+        "setup: getting Debian's kernel {release} (70 to 160 MB)"
+    ));
+    let mut debs = Vec::new();
+    for package in &pin.packages {
+        let deb = debian::download_from(ws, package.suite, package.name, package.version)?;
+        debian::verify(&deb, package.sha256)?;
+        debs.push(deb);
+    }
+    let kernels = ws.target.join("kernels");
+    let half = kernels.join(format!("half-{release}"));
+    debian::unpack(&debs, &half)?;
+    if !half.join("lib").exists() {
+        // depmod looks nowhere else
+        std::os::unix::fs::symlink("usr/lib", half.join("lib"))
+            .context("cannot make a link to the modules")?;
+    }
+    let mut depmod = Command::new(exec::find("depmod").unwrap_or_else(|| "depmod".into()));
+    exec::run(depmod.arg("-b").arg(&half).arg(release), Output::OnFailure)?;
+    let done = kernels.join(release);
+    fs::rename(&half, &done).with_context(|| format!("cannot make {}", done.display()))?;
+    Ok(done)
+}
+
+/// What serves when the pinned kernel cannot be had: the one that its suite has now.
+fn instead(ws: &Workspace, pin: &pins::Kernel<'_>, error: &anyhow::Error) -> Result<PathBuf> {
+    ui::note(format_args!(
+        "setup: the pinned kernel {} cannot be had ({error:#}); taking what Debian serves now: \
+         `cargo xtask setup --bump-kernels` pins it",
+        pin.release()
+    ));
+    let text = pins::served(ws, pin)?;
+    let pins = Pins::parse(&text)?;
+    let pin = pins.kernel(pin.name)?;
+    let dir = ws.target.join("kernels").join(pin.release());
+    if dir.exists() {
+        return Ok(dir);
+    }
+    get(ws, &pin)
+}
+
+fn found(dir: &Path) -> Result<Kernel> {
+    let (version, modules) = only_entry(&dir.join("lib/modules"))?;
+    let inside = modules.join("vmlinuz");
+    let boot = dir.join(format!("boot/vmlinuz-{version}"));
+    Ok(Kernel {
+        image: if boot.exists() { boot } else { inside },
+        modules,
+    })
 }
 
 /// Name and path of the one directory in `dir`.

@@ -76,13 +76,7 @@ pub(crate) fn ensure(ws: &Workspace) -> Result<Source> {
 
 fn unpack(ws: &Workspace, to: &PathBuf) -> Result<()> {
     let deb = debian::download_from(ws, SUITE, PACKAGE, PACKAGE_VERSION)?;
-    let sum = exec::read(Command::new("sha256sum").arg(&deb))?;
-    if sum.split_whitespace().next() != Some(SHA256) {
-        bail!(
-            "{} has another sha256 than {SHA256}: remove it and try again",
-            deb.display()
-        );
-    }
+    debian::verify(&deb, SHA256)?;
     // Only the library: the package holds the compiler's source as well, six times its size.
     let half = to.with_extension("new");
     let _ = fs::remove_dir_all(&half);

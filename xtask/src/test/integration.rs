@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::demo::test_environment;
 use crate::exec::{self, quote};
-use crate::setup::{debian, kernels, linker, rust_src};
+use crate::setup::{debian, linker, rust_src};
 use crate::vm::{self, Kernel, Request};
 use crate::workspace::Workspace;
 
@@ -49,18 +49,11 @@ pub(super) struct Runs<'a> {
 }
 
 /// Gets what the tests need.
-pub(super) fn setup(ws: &Workspace, uml: bool, qemu: bool) -> Result<()> {
+pub(super) fn setup(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     rust_src::ensure(ws)?;
     linker::ensure(ws)?;
     debian::programs(ws, debian::GUEST)?;
-    if uml {
-        kernels::user_mode(ws)?;
-    }
-    if qemu {
-        debian::programs(ws, debian::QEMU)?;
-        kernels::stock(ws)?;
-    }
-    Ok(())
+    kernels.iter().try_for_each(|kernel| kernel.ensure(ws))
 }
 
 /// Builds the test executables and finds out where cargo put them.

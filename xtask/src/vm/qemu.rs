@@ -14,15 +14,16 @@ use crate::workspace::Workspace;
 /// bugs only cost time where there is no hardware.
 const APPEND: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check";
 
-/// The machine for `request`.
+/// The machine for `request`, with the pinned kernel of this name.
 pub(super) fn machine<'o>(
     ws: &Workspace,
+    kernel: &str,
     request: &Request,
     out: &'o OutDir,
 ) -> Result<Machine<'o>> {
     debian::programs(ws, debian::GUEST)?;
     debian::programs(ws, debian::QEMU)?;
-    let kernel = kernels::stock(ws)?;
+    let kernel = kernels::stock(ws, kernel)?;
     let ways = guest::Ways {
         output: "/dev/vport0p1",
         mount_out: "mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,access=any out",

@@ -1,0 +1,190 @@
+//! Which of Debian's kernels the tests boot: `xtask/kernels.pins`, so that everybody boots the same.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::debian;
+use crate::ui;
+use crate::workspace::Workspace;
+
+/// The pins that this xtask was built with.
+const PINS: &str = include_str!("../../kernels.pins");
+
+/// The packages that a kernel comes in: all in the first, or (since 6.19) in the two others.
+const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
+
+/// One version of one package, in the suite that serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Package<'p> {
+    pub(super) suite: &'p str,
+    pub(super) name: &'p str,
+    pub(super) version: &'p str,
+    pub(super) sha256: &'p str,
+}
+
+impl Package<'_> {
+    /// What its kernel calls itself (`uname -r`).
+    fn release(&self) -> Option<&str> {
+        PARTS.iter().find_map(|part| self.name.strip_prefix(part))
+    }
+}
+
+/// A kernel: the packages that make it.
+#[derive(Debug)]
+pub(super) struct Kernel<'p> {
+    pub(super) name: &'p str,
+    pub(super) packages: Vec<Package<'p>>,
+}
+
+impl Kernel<'_> {
+    /// What it calls itself (`uname -r`).
+    pub(super) fn release(&self) -> &str {
+        self.packages
+            .first()
+            .and_then(Package::release)
+            .unwrap_or_default()
+    }
+}
+
+/// All pins, in their order.
+#[derive(Debug)]
+pub(super) struct Pins<'p>(Vec<Kernel<'p>>);
+
+impl Pins<'static> {
+    /// The pins of this repository.
+    pub(super) fn read() -> Result<Self> {
+        Self::parse(PINS).context("xtask/kernels.pins")
+    }
+}
+
+impl<'p> Pins<'p> {
+    pub(super) fn parse(text: &'p str) -> Result<Self> {
+        let mut kernels: Vec<Kernel<'p>> = Vec::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [kernel, suite, name, version, sha256] = words[..] else {
+                bail!("`{line}` is not: name, suite, package, version, sha256");
+            };
+            let package = Package {
+                suite,
+                name,
+                version,
+                sha256,
+            };
+            if package.release().is_none() {
+                bail!("{name} is no package of a kernel");
+            }
+            match kernels.iter_mut().find(|known| known.name == kernel) {
+                Some(known) => known.packages.push(package),
+                None => kernels.push(Kernel {
+                    name: kernel,
+                    packages: vec![package],
+                }),
+            }
+        }
+        Ok(Self(kernels))
+    }
+
+    /// The kernel of this name.
+    pub(super) fn kernel(mut self, name: &str) -> Result<Kernel<'p>> {
+        let place = self.0.iter().position(|kernel| kernel.name == name);
+        let place = place.with_context(|| format!("xtask/kernels.pins has no kernel {name}"))?;
+        Ok(self.0.swap_remove(place))
+    }
+}
+
+/// Pins what Debian serves now.
+pub(super) fn bump(ws: &Workspace) -> Result<()> {
+    let mut text: String = PINS
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    for kernel in &Pins::read()?.0 {
+        text.push_str(&served(ws, kernel)?);
+    }
+    let file = ws.root.join("xtask/kernels.pins");
+    fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+    ui::line(text.trim_end());
+    Ok(())
+}
+
+/// The pins of what the suite of `kernel` has now in its place.
+pub(super) fn served(ws: &Workspace, kernel: &Kernel<'_>) -> Result<String> {
+    let suite = kernel.packages.first().map_or("", |package| package.suite);
+    let meta = debian::show_from(ws, suite, "linux-image-amd64")?;
+    let image = dependency(&meta, PARTS[0])
+        .with_context(|| format!("linux-image-amd64 of {suite} names no kernel"))?;
+    let image = debian::show_from(ws, suite, image)?;
+    let split: Vec<&str> = PARTS[1..]
+        .iter()
+        .filter_map(|part| dependency(&image, part))
+        .collect();
+    if split.is_empty() {
+        return line(kernel.name, suite, &image);
+    }
+    split
+        .into_iter()
+        .map(|package| line(kernel.name, suite, &debian::show_from(ws, suite, package)?))
+        .collect()
+}
+
+/// The pin of a package, from its paragraph in the archive's index.
+fn line(kernel: &str, suite: &str, paragraph: &str) -> Result<String> {
+    let field = |name: &str| {
+        let found = paragraph
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        found.with_context(|| format!("apt's answer has no field {name}:\n{paragraph}"))
+    };
+    let (package, version, sum) = (field("Package")?, field("Version")?, field("SHA256")?);
+    Ok(format!("{kernel} {suite} {package} {version} {sum}\n"))
+}
+
+/// The first package that begins with `part` and that the one of this paragraph depends on.
+fn dependency<'t>(paragraph: &'t str, part: &str) -> Option<&'t str> {
+    let depends = paragraph
+        .lines()
+        .find_map(|line| line.strip_prefix("Depends: "))?;
+    let mut packages = depends
+        .split([',', '|'])
+        .filter_map(|one| one.split_whitespace().next());
+    packages.find(|package| package.starts_with(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pins_of_this_repository_can_be_read() {
+        for name in ["6.1", "6.12", "newest"] {
+            let kernel = Pins::read()
+                .and_then(|pins| pins.kernel(name))
+                .expect("pins");
+            assert!(kernel.release().ends_with("-amd64"), "{kernel:?}");
+            for package in &kernel.packages {
+                assert_eq!(package.release(), Some(kernel.release()));
+                assert_eq!(package.sha256.len(), 64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_says_too_little_is_named() {
+        let error = Pins::parse("6.1 bookworm linux-image-x\n").expect_err("three words");
+        assert!(error.to_string().contains("linux-image-x"), "{error}");
+    }
+
+    #[test]
+    fn a_meta_package_names_its_kernel_and_a_split_one_its_parts() {
+        let meta = "Package: linux-image-amd64\n\
+            Depends: linux-base-amd64 (= 7.2-1), linux-image-7.2-amd64 (= 7.2-1)\n";
+        assert_eq!(dependency(meta, PARTS[0]), Some("linux-image-7.2-amd64"));
+        let image = "Depends: dracut | initramfs-tools, linux-binary-7.2-amd64 (= 7.2-1), \
+            linux-modules-7.2-amd64 (= 7.2-1)\n";
+        assert_eq!(dependency(image, PARTS[2]), Some("linux-modules-7.2-amd64"));
+        assert_eq!(dependency("Depends: kmod\n", PARTS[1]), None);
+    }
+}
