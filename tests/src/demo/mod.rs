@@ -1,6 +1,7 @@
 //! The demonstration: every kind of traffic that Ebbtide is for, in the strict VPC, as a table.
 
 mod check;
+mod cluster_ip;
 mod report;
 mod scenario;
 mod table;

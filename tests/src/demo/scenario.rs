@@ -69,6 +69,27 @@ const OFFERS: [Offer; 8] = [
     PLAIN_NEAR,
 ];
 
+/// A Service of the demonstration whose backend is a server of a node itself (hostNetwork).
+pub(super) struct HostOffer {
+    name: &'static str,
+    /// Last part of the ClusterIP.
+    cluster: u8,
+    /// As in [`Offer`].
+    pub(super) masquerade: bool,
+    /// The node behind it, and its NIC whose address it is.
+    pub(super) node: &'static str,
+    pub(super) nic: &'static str,
+}
+
+pub(super) const HOST_OFFERS: [HostOffer; 6] = [
+    host_offer("HOST5", 20, true, "master", "ens5"),
+    host_offer("HOST6", 21, true, "master", "ens6"),
+    host_offer("HFAR", 22, true, "worker1", "ens5"),
+    host_offer("PHOST5", 23, false, "master", "ens5"),
+    host_offer("PHOST6", 24, false, "master", "ens6"),
+    host_offer("PHFAR", 25, false, "worker1", "ens5"),
+];
+
 /// Added to a NodePort it is the load balancer's port that leads to the node's second NIC.
 pub(super) const BY_ENS6: u16 = 1000;
 
@@ -110,15 +131,43 @@ const fn offer(
     }
 }
 
+const fn host_offer(
+    name: &'static str,
+    cluster: u8,
+    masquerade: bool,
+    node: &'static str,
+    nic: &'static str,
+) -> HostOffer {
+    HostOffer {
+        name,
+        cluster,
+        masquerade,
+        node,
+        nic,
+    }
+}
+
 impl Offer {
     /// The ClusterIP of a family.
     pub(super) fn cluster(&self, family: Family) -> SocketAddr {
-        let address: IpAddr = match family {
-            Family::V4 => [10, 96, 0, self.cluster].into(),
-            Family::V6 => [0xfd00, 0x10, 0x96, 0, 0, 0, 0, u16::from(self.cluster)].into(),
-        };
-        SocketAddr::new(address, SERVICE_PORT)
+        cluster_ip(family, self.cluster)
     }
+}
+
+impl HostOffer {
+    /// The ClusterIP of a family.
+    pub(super) fn cluster(&self, family: Family) -> SocketAddr {
+        cluster_ip(family, self.cluster)
+    }
+}
+
+/// The ClusterIP with this last part.
+fn cluster_ip(family: Family, last: u8) -> SocketAddr {
+    let address: IpAddr = match family {
+        Family::V4 => [10, 96, 0, last].into(),
+        Family::V6 => [0xfd00, 0x10, 0x96, 0, 0, 0, 0, u16::from(last)].into(),
+    };
+    SocketAddr::new(address, SERVICE_PORT)
 }
 
 /// Everything set up. It is dropped before the laboratory.
@@ -147,9 +196,10 @@ impl Scenario {
         }
         let plan = lab.vpc.plan.clone();
         let master = lab.vpc.node("master");
-        for nic in plan.nics().filter(|nic| nic.node == "master") {
+        for nic in plan.nics() {
             for family in Family::BOTH {
-                servers.extend(Server::on(master, nic.primary(family), HOST_PORT)?);
+                let node = lab.vpc.node(&nic.node);
+                servers.extend(Server::on(node, nic.primary(family), HOST_PORT)?);
             }
         }
         for family in Family::BOTH {
@@ -192,7 +242,7 @@ impl Scenario {
                         }],
                     });
                     for (nic, further) in [("ens5", 0), ("ens6", BY_ENS6)] {
-                        let node = self.master_nic(nic, family);
+                        let node = self.nic("master", nic, family);
                         listeners.push(Listener {
                             protocol,
                             port: offer.node_port + further,
@@ -200,10 +250,27 @@ impl Scenario {
                         });
                     }
                 }
+                for offer in &HOST_OFFERS {
+                    services.push(Service {
+                        name: format!("{}-{protocol}{letter}", offer.name),
+                        protocol,
+                        cluster: offer.cluster(family),
+                        node_port: None,
+                        policy: Cluster,
+                        masquerade: offer.masquerade,
+                        backends: vec![Backend {
+                            address: SocketAddr::new(
+                                self.nic(offer.node, offer.nic, family),
+                                HOST_PORT,
+                            ),
+                            node: offer.node.into(),
+                        }],
+                    });
+                }
                 listeners.push(Listener {
                     protocol,
                     port: HOST_BY_ENS6,
-                    target: SocketAddr::new(self.master_nic("ens6", family), HOST_PORT),
+                    target: SocketAddr::new(self.nic("master", "ens6", family), HOST_PORT),
                 });
                 for (pod, port) in IP_TARGETS {
                     listeners.push(Listener {
@@ -309,11 +376,11 @@ impl Scenario {
         }
     }
 
-    /// An address of the node `master`.
-    pub(super) fn master_nic(&self, nic: &str, family: Family) -> IpAddr {
-        match self.plan.node("master").and_then(|node| node.nic(nic)) {
+    /// An address of a node's own.
+    pub(super) fn nic(&self, node: &str, nic: &str, family: Family) -> IpAddr {
+        match self.plan.node(node).and_then(|node| node.nic(nic)) {
             Some(nic) => nic.primary(family),
-            None => panic!("the plan has no NIC master/{nic}"),
+            None => panic!("the plan has no NIC {node}/{nic}"),
         }
     }
 

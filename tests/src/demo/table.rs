@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use super::{
     check::{Check, PATIENCE, SeenAs, Transport},
+    cluster_ip,
     scenario::{
-        BY_ENS6, CLUSTER_FAR, CLUSTER_NEAR, FAR, HOST_BY_ENS6, HOST_PORT, IP_TARGETS, LOCAL_OTHER,
-        LOCAL_SAME, NEAR, Offer, PLAIN_FAR, PLAIN_NEAR, POD_PORT, SERVICE_PORT, Scenario,
+        BY_ENS6, CLUSTER_FAR, CLUSTER_NEAR, HOST_BY_ENS6, HOST_PORT, IP_TARGETS, LOCAL_OTHER,
+        LOCAL_SAME, Offer, POD_PORT, Scenario,
     },
 };
 use crate::{
@@ -30,17 +31,7 @@ pub(super) fn checks(scenario: &Scenario) -> Vec<Check> {
     for (from, to) in [("a", "b"), ("a", "c"), ("a", "d"), ("a", "e"), ("e", "c")] {
         checks.push(pod_to_pod(scenario, from, to));
     }
-    checks.push(cluster_ip(scenario, "a", &FAR));
-    checks.push(cluster_ip(scenario, "c", &FAR));
-    checks.push(cluster_ip(scenario, "a", &NEAR));
-    for (from, offer) in [
-        ("a", &PLAIN_FAR),
-        ("c", &PLAIN_FAR),
-        ("a", &PLAIN_NEAR),
-        ("c", &PLAIN_NEAR),
-    ] {
-        checks.push(plain_cluster_ip(scenario, from, offer));
-    }
+    checks.extend(cluster_ip::checks(scenario));
     for from in ["a", "c", "e"] {
         checks.push(outside(scenario, from));
     }
@@ -88,7 +79,7 @@ fn pod_to_node(scenario: &Scenario, pod: &str, nic: &str) -> Check {
         to: format!("node, {nic}"),
         client: pod.netns.clone(),
         source: None,
-        server: both(|family| SocketAddr::new(scenario.master_nic(nic, family), HOST_PORT)),
+        server: both(|family| SocketAddr::new(scenario.nic("master", nic, family), HOST_PORT)),
         serving: vec![HOST_PORT],
         transports: Transport::ALL,
         patience: PATIENCE,
@@ -124,48 +115,6 @@ fn pod_to_pod(scenario: &Scenario, from: &str, to: &str) -> Check {
         seen_as: SeenAs::Itself,
         path: Path(path),
         back: None,
-    }
-}
-
-fn cluster_ip(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
-    let (from, to) = (scenario.pod(from), scenario.pod(offer.pod));
-    let mut path = vec![by_veth(from, Out)];
-    if from.node == to.node {
-        path.push(by_veth(to, In));
-    } else {
-        // The node itself sends it on, by its default route.
-        path.push(wire(&from.node, "ens5", Out));
-        path.push(wire(&to.node, &to.nic, In));
-        path.push(by_nic(to, In));
-    }
-    Check {
-        traffic: "pod → ClusterIP",
-        from: title(from),
-        to: format!("ClusterIP of {}", title(to)),
-        client: from.netns.clone(),
-        source: None,
-        server: both(|family| offer.cluster(family)),
-        serving: vec![SERVICE_PORT, POD_PORT],
-        transports: Transport::WITH_PORTS,
-        patience: PATIENCE,
-        seen_as: SeenAs::Node(from.node.clone()),
-        path: Path(path),
-        back: None,
-    }
-}
-
-/// A ClusterIP whose proxy does not masquerade: the backend sees the pod itself, and what leaves
-/// the node has the pod's address, so it leaves by the pod's NIC.
-fn plain_cluster_ip(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
-    let (pod, to) = (scenario.pod(from), scenario.pod(offer.pod));
-    let mut check = cluster_ip(scenario, from, offer);
-    if pod.node != to.node {
-        check.path.0[1] = wire(&pod.node, &pod.nic, Out);
-    }
-    Check {
-        traffic: "pod → ClusterIP, not masqueraded",
-        seen_as: SeenAs::Itself,
-        ..check
     }
 }
 
@@ -276,7 +225,7 @@ fn by_load_balancer(scenario: &Scenario, to: String, port: u16) -> Check {
     }
 }
 
-fn title(pod: &Pod) -> String {
+pub(super) fn title(pod: &Pod) -> String {
     format!("{} {}/{}", pod.name, pod.node, pod.nic)
 }
 
@@ -284,11 +233,11 @@ fn by_node_port(pod: &Pod, nic: &str) -> String {
     format!("NodePort at {nic} → {}", title(pod))
 }
 
-fn both<T>(of: impl Fn(Family) -> T) -> [T; 2] {
+pub(super) fn both<T>(of: impl Fn(Family) -> T) -> [T; 2] {
     Family::BOTH.map(of)
 }
 
-fn wire(node: &str, nic: &str, direction: Direction) -> Hop {
+pub(super) fn wire(node: &str, nic: &str, direction: Direction) -> Hop {
     Hop {
         place: Place::Wire {
             node: node.to_owned(),
@@ -298,11 +247,11 @@ fn wire(node: &str, nic: &str, direction: Direction) -> Hop {
     }
 }
 
-fn by_veth(pod: &Pod, direction: Direction) -> Hop {
+pub(super) fn by_veth(pod: &Pod, direction: Direction) -> Hop {
     by(pod, NODE_SIDE, direction)
 }
 
-fn by_nic(pod: &Pod, direction: Direction) -> Hop {
+pub(super) fn by_nic(pod: &Pod, direction: Direction) -> Hop {
     by(pod, NIC_SIDE, direction)
 }
 
