@@ -17,6 +17,12 @@ fn main() {
         );
         exit(1);
     };
-    println!("cargo::rerun-if-changed={}", object.display());
-    println!("cargo::rustc-env=EBBTIDE_EBPF_OBJECT={}", object.display());
+    let trace = object.with_file_name("trace");
+    for (name, file) in [
+        ("EBBTIDE_EBPF_OBJECT", object),
+        ("EBBTIDE_TRACE_OBJECT", trace),
+    ] {
+        println!("cargo::rerun-if-changed={}", file.display());
+        println!("cargo::rustc-env={name}={}", file.display());
+    }
 }

@@ -1,6 +1,8 @@
 //! What `ebbtidectl` asks, answered as JSON. The types are what `-o json` prints.
 
 mod address;
+mod flows;
+mod trace;
 
 use std::{collections::HashSet, path::PathBuf};
 
@@ -23,6 +25,8 @@ use crate::{
 };
 
 pub use address::{AddressInfo, AddressState, Released};
+pub use flows::{FlowLine, Flows, Place, protocol_name};
+pub use trace::{TraceLine, trace};
 
 /// `ebbtidectl status`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -139,10 +143,16 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(lines) => serde_json::to_string(&lines),
             Err(e) => return refuse(e),
         },
-        Query::Explain { pod } => match explain(agent, pod) {
+        Query::Explain { pod } => match select(agent, pod) {
             Ok(nets) => serde_json::to_string(&nets),
             Err(e) => return refuse(e),
         },
+        Query::Flows { pod, limit } => match flows::flows(agent, pod.as_deref(), *limit).await {
+            Ok(flows) => serde_json::to_string(&flows),
+            Err(e) => return refuse(e),
+        },
+        // Its answers are many: see `trace`.
+        Query::Trace(_) => return refuse("a trace is no single answer".to_owned()),
         Query::Ip { address } => serde_json::to_string(&address::look(agent, *address)),
         Query::Release { address, force } => {
             match address::release(agent, *address, *force).await {
@@ -328,8 +338,8 @@ async fn attached(net: &PodNet) -> Option<HashSet<Filter>> {
     Some(state.found.filters.into_iter().collect())
 }
 
-/// The plans of a pod's interfaces.
-fn explain(agent: &Agent, pod: &str) -> Result<Vec<PodNet>, String> {
+/// The plans of the interfaces of the pod that is meant.
+fn select(agent: &Agent, pod: &str) -> Result<Vec<PodNet>, String> {
     let all = agent.interfaces();
     let matches = |owner: &Owner, net: &PodNet| {
         net.pod == pod

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use ebbtide_plugin::wire::{MAX_MESSAGE, Request, Response};
+use ebbtide_plugin::wire::{MAX_MESSAGE, Query, Request, Response};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
 use tracing::{debug, warn};
@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Requests served at once; the others wait. Each may need a thread and a few descriptors.
 const AT_ONCE: usize = 256;
+
+/// Answers of a trace that may wait for their reader.
+const ANSWERS: usize = 64;
 
 /// The listening socket; its file goes when this does.
 #[derive(Debug)]
@@ -61,6 +64,7 @@ impl Server {
     /// Serves until `stop` completes, then lets the requests that are under way end.
     pub async fn serve(self, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
         let room = Arc::new(Semaphore::new(AT_ONCE));
+        let (stopping, told) = watch::channel(false);
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {
@@ -77,16 +81,18 @@ impl Server {
                 }
             };
             let agent = Arc::clone(&agent);
+            let told = told.clone();
             let Ok(place) = Arc::clone(&room).acquire_owned().await else {
                 break;
             };
             tokio::spawn(async move {
-                if let Err(e) = converse(&agent, stream).await {
+                if let Err(e) = converse(&agent, stream, told).await {
                     debug!("a client went away: {e}");
                 }
                 drop(place);
             });
         }
+        let _nobody_listens = stopping.send(true);
         // Every place back means every request answered.
         let _all = room.acquire_many(AT_ONCE as u32).await;
     }
@@ -100,10 +106,22 @@ impl Drop for Server {
     }
 }
 
-async fn converse(agent: &Agent, mut stream: UnixStream) -> io::Result<()> {
+async fn converse(
+    agent: &Agent,
+    mut stream: UnixStream,
+    stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
     let request = timeout(PATIENCE, receive(&mut stream)).await??;
     let response = match serde_json::from_slice::<Request>(&request) {
         Ok(Request::Cni(invocation)) => cni::handle(agent, &invocation).await,
+        Ok(Request::Query(Query::Trace(wish))) => {
+            let (sender, answers) = mpsc::channel(ANSWERS);
+            let (passed_on, ()) = tokio::join!(
+                pass_on(answers, &mut stream, stopping),
+                query::trace(agent, &wish, sender)
+            );
+            return passed_on;
+        }
         Ok(Request::Query(query)) => query::answer(agent, &query).await,
         Err(e) => Response {
             exit: 2,
@@ -114,6 +132,29 @@ async fn converse(agent: &Agent, mut stream: UnixStream) -> io::Result<()> {
         },
     };
     timeout(PATIENCE, send(&mut stream, &response)).await?
+}
+
+/// Sends answers until there are no more, the other side has gone, or we are stopping. Then the
+/// channel's end is gone, which tells who makes them.
+async fn pass_on(
+    mut answers: mpsc::Receiver<Response>,
+    stream: &mut UnixStream,
+    mut stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let (mut from, mut to) = stream.split();
+    let mut nothing = [0];
+    loop {
+        let answer = tokio::select! {
+            answer = answers.recv() => answer,
+            // Whoever traces says nothing more: this is its end.
+            _ = from.read(&mut nothing) => None,
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        };
+        let Some(answer) = answer else {
+            return Ok(());
+        };
+        timeout(PATIENCE, send(&mut to, &answer)).await??;
+    }
 }
 
 async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
@@ -129,7 +170,7 @@ async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-async fn send(stream: &mut UnixStream, response: &Response) -> io::Result<()> {
+async fn send(stream: &mut (impl AsyncWrite + Unpin), response: &Response) -> io::Result<()> {
     let bytes = serde_json::to_vec(response)?;
     let mut frame = (bytes.len() as u32).to_le_bytes().to_vec();
     frame.extend_from_slice(&bytes);

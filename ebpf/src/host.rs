@@ -10,7 +10,7 @@ use aya_ebpf::{
 use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
 
 use crate::{
-    PASS,
+    PASS, clock,
     flow::{self, Ours},
     host_maps as maps,
     packet::{self, FIRST, Ip, LAST},
@@ -42,7 +42,7 @@ fn set_mark(ctx: &TcContext, bits: u32) {
 
 /// The key of [`NIC_COUNTERS`](crate::host_maps) for a NIC that is known by its mark.
 #[inline(always)]
-fn by_mark(bits: u32) -> u32 {
+pub(crate) fn by_mark(bits: u32) -> u32 {
     (1 << 31) | (bits & !maps::reply())
 }
 
@@ -51,8 +51,12 @@ fn by_mark(bits: u32) -> u32 {
 #[inline(always)]
 fn learn(flows: &maps::HostFlows, key: &FlowKey, flow: HostFlow) -> bool {
     // SAFETY: a value that is replaced while we read it can only make us write it again.
-    let known = unsafe { flows.get(key) }.is_some_and(|known| *known == flow);
-    !known && flows.insert(key, flow, 0).is_ok()
+    let known = unsafe { flows.get(key) }.is_some_and(|known| known.agrees(&flow));
+    if known {
+        return false;
+    }
+    let since = clock::seconds();
+    flows.insert(key, HostFlow { since, ..flow }, 0).is_ok()
 }
 
 /// Notes the way of a packet's first fragment for the later ones. From the wire they may come in any
@@ -188,6 +192,7 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
     let flow = HostFlow {
         mark: bits | reply,
         forwarded: 0,
+        since: 0,
     };
     let mut key = flow::between(ip, Ours::Destination);
     if flow::of(ctx, ip, Ours::Destination, false, &mut key) && learn(flows, &key, flow) {
@@ -305,12 +310,14 @@ fn remember_way_out(ctx: &TcContext, ip: &Ip, is_pod: bool) -> bool {
         let flow = HostFlow {
             mark: bits | reply,
             forwarded: 0,
+            since: 0,
         };
         return learn(flows, &key, flow);
     }
     let forwarded = HostFlow {
         mark: 0,
         forwarded: 1,
+        since: 0,
     };
     if bits == reply {
         return maps::steer() != 0 && learn(flows, &key, forwarded);

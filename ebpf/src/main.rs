@@ -27,6 +27,7 @@
 #![no_std]
 #![no_main]
 
+mod clock;
 mod extended;
 mod flow;
 mod host;

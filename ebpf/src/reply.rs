@@ -6,7 +6,7 @@ use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcCon
 use ebbtide_layout::{Flow, FlowKey, HOST_MAC, Hook, POD_MAC};
 
 use crate::{
-    PASS,
+    PASS, clock,
     flow::{self, Ours},
     maps,
     packet::{self, FIRST, Ip, LAST},
@@ -64,8 +64,11 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
         // belongs to a flow that is known already.
         // SAFETY: a value that is replaced while we read it can only make us write it again.
         let known = unsafe { flows.get(&key) }.is_some_and(|flow| flow.ifindex == ifindex);
-        if !known && flows.insert(&key, Flow { ifindex, pad: 0 }, 0).is_ok() {
-            counters.learned += 1;
+        if !known {
+            let since = clock::seconds();
+            if flows.insert(&key, Flow { ifindex, since }, 0).is_ok() {
+                counters.learned += 1;
+            }
         }
     }
     PASS

@@ -13,10 +13,12 @@ use ebbtide_tests::programs::{
 const TO_POD: HostFlow = HostFlow {
     mark: THAT_MARK | REPLY,
     forwarded: 0,
+    since: 0,
 };
 const FORWARDED: HostFlow = HostFlow {
     mark: 0,
     forwarded: 1,
+    since: 0,
 };
 
 /// Bits that are not ours.
@@ -60,7 +62,7 @@ fn a_far_backends_answer_gets_the_mark_of_the_requests_nic() {
         key,
         HostFlow {
             mark: MARK | REPLY,
-            forwarded: 0,
+            ..HostFlow::default()
         },
     );
     assert_eq!(bench.run("host_nic_ingress", &answer, 0).mark, MARK);

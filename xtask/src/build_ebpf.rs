@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 
 /// The package and its binaries, each an object file.
 const PACKAGE: &str = "ebbtide-ebpf";
-const OBJECTS: [&str; 2] = ["ebbtide", "strict-vpc"];
+const OBJECTS: [&str; 3] = ["ebbtide", "trace", "strict-vpc"];
 const TARGET: &str = "bpfel-unknown-none";
 
 /// Flags for every crate of the build; bpf-linker makes BTF from the debug information.

@@ -70,6 +70,15 @@ pub enum Query {
         /// `namespace/name`, `name`, or the start of a container ID.
         pod: String,
     },
+    /// The flows that a pod remembers; without one, those the node has a part in.
+    Flows {
+        /// As in [`Query::Explain`].
+        pod: Option<String>,
+        /// At most so many, the youngest.
+        limit: usize,
+    },
+    /// What the programs do with a pod's packets, one answer each until the empty one.
+    Trace(Trace),
     /// Whose an address is.
     Ip {
         /// The address.
@@ -83,6 +92,23 @@ pub enum Query {
         #[serde(default)]
         force: bool,
     },
+}
+
+/// Which packets are traced, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// As in [`Query::Explain`].
+    pub pod: String,
+    /// IP protocol number.
+    pub protocol: Option<u8>,
+    /// A port of either side.
+    pub port: Option<u16>,
+    /// The other side.
+    pub peer: Option<std::net::IpAddr>,
+    /// At most so many packets' answers.
+    pub count: Option<u32>,
+    /// At most so many seconds.
+    pub seconds: u32,
 }
 
 /// The agent's answer.

@@ -50,11 +50,16 @@ impl TablesByAddress {
 
     /// Whether the address has a table.
     pub(super) fn contains(&self, key: &Address) -> io::Result<bool> {
+        Ok(self.id(key)?.is_some())
+    }
+
+    /// The kernel's number of the address' table, if it has one.
+    pub(super) fn id(&self, key: &Address) -> io::Result<Option<u32>> {
         let mut id = 0;
         let command = bpf_cmd::BPF_MAP_LOOKUP_ELEM;
         match element(command, self.0.as_fd(), key, Some(&mut id)) {
-            Ok(()) => Ok(true),
-            Err(e) if is_gone(&e) => Ok(false),
+            Ok(()) => Ok(Some(id)),
+            Err(e) if is_gone(&e) => Ok(None),
             Err(e) => Err(e),
         }
     }

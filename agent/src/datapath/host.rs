@@ -219,6 +219,25 @@ impl Host {
         lock(&self.maps).own(&self.tables, &owned)
     }
 
+    /// Which address has which flow table.
+    pub(super) fn flow_tables(&self) -> TablesByAddress {
+        lock(&self.maps).flows.clone()
+    }
+
+    /// Every address that has an owner, and thus a flow table.
+    pub(super) fn owned(&self) -> Vec<Address> {
+        lock(&self.maps)
+            .addresses
+            .keys()
+            .filter_map(Result::ok)
+            .collect()
+    }
+
+    /// Our bits of the mark in the host.
+    pub(super) const fn nic_marks(&self) -> u32 {
+        self.marks
+    }
+
     pub(super) fn forget(&self, addresses: &[IpAddr]) -> Result<(), Error> {
         let mut maps = lock(&self.maps);
         for address in addresses {

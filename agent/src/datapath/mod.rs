@@ -7,7 +7,9 @@
 mod answers;
 mod by_address;
 mod flow_table;
+mod flows;
 mod host;
+mod trace;
 
 use std::{
     fs, io,
@@ -28,7 +30,9 @@ use nix::sys::statfs::{FsType, statfs};
 pub use answers::Answers;
 use by_address::TablesByAddress;
 pub use flow_table::FlowTables;
+pub use flows::{Kind, Remembered, address, uptime};
 pub use host::{Host, HostNic};
+pub use trace::{TraceWish, Tracer};
 
 use crate::netlink::model::Direction;
 
@@ -37,7 +41,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJECT"));
 
 /// Directory of the pinned maps below the bpf directory. It counts up when a map's layout
 /// changes: programs of one layout never see the maps of another.
-const LAYOUT: &str = "v1";
+const LAYOUT: &str = "v2";
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -170,6 +174,7 @@ impl Programs {
 /// The loaded programs and their maps.
 pub struct Datapath {
     programs: Programs,
+    setup: Setup,
     /// The host's part.
     pub host: Host,
     /// The responder's.
@@ -180,6 +185,42 @@ pub struct Datapath {
     counters: Mutex<PerCpuHashMap<MapData, Address, PodCounters>>,
     // Keeps what the object's maps and programs refer to.
     _object: Ebpf,
+}
+
+/// With what objects are loaded.
+#[derive(Debug)]
+struct Setup {
+    pins: PathBuf,
+    mark: u32,
+    nic_marks: u32,
+    nic_reply: u32,
+}
+
+/// The maps that outlive the agent, and their files.
+const PINNED: [(&str, &str); 8] = [
+    ("FLOWS", "flows"),
+    ("COUNTERS", "counters"),
+    ("HOST_FLOWS", "host_flows"),
+    ("ADDRESSES", "addresses"),
+    ("NICS", "nics"),
+    ("NIC_COUNTERS", "nic_counters"),
+    ("HOST", "host"),
+    ("ANSWERS", "answers"),
+];
+
+impl Setup {
+    /// A loader with the pinned maps and the configured marks.
+    fn loader(&self) -> EbpfLoader<'_> {
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("MARK", &self.mark, true)
+            .override_global("NIC_MARKS", &self.nic_marks, true)
+            .override_global("NIC_REPLY", &self.nic_reply, true);
+        for (map, file) in PINNED {
+            loader.map_pin_path(map, self.pins.join(file));
+        }
+        loader
+    }
 }
 
 impl std::fmt::Debug for Datapath {
@@ -220,19 +261,13 @@ impl Datapath {
             path: pins.clone(),
             source,
         })?;
-        let mut object = EbpfLoader::new()
-            .override_global("MARK", &mark, true)
-            .map_pin_path("FLOWS", pins.join("flows"))
-            .map_pin_path("COUNTERS", pins.join("counters"))
-            .override_global("NIC_MARKS", &nic_marks, true)
-            .override_global("NIC_REPLY", &reply_bit(nic_marks), true)
-            .map_pin_path("HOST_FLOWS", pins.join("host_flows"))
-            .map_pin_path("ADDRESSES", pins.join("addresses"))
-            .map_pin_path("NICS", pins.join("nics"))
-            .map_pin_path("NIC_COUNTERS", pins.join("nic_counters"))
-            .map_pin_path("HOST", pins.join("host"))
-            .map_pin_path("ANSWERS", pins.join("answers"))
-            .load(OBJECT)?;
+        let setup = Setup {
+            pins,
+            mark,
+            nic_marks,
+            nic_reply: reply_bit(nic_marks),
+        };
+        let mut object = setup.loader().load(OBJECT)?;
         let names = PROGRAMS.map(|p| p.name).into_iter();
         let programs = names
             .chain(HOST_PROGRAMS.map(|p| p.name))
@@ -259,6 +294,7 @@ impl Datapath {
             ),
             answers,
             programs: Programs(programs.into()),
+            setup,
             flows: TablesByAddress::new(&flows, "map FLOWS")?,
             counters: Mutex::new(
                 PerCpuHashMap::try_from(counters)

@@ -70,6 +70,17 @@ pub struct HostFlow {
     /// 1 for what the host forwards for the pod: answers are the host's business before they are
     /// the pod's. Else zero.
     pub forwarded: u32,
+    /// When it was learned, in seconds since the machine started (`CLOCK_BOOTTIME`).
+    pub since: u32,
+}
+
+impl HostFlow {
+    /// Whether both say the same of a flow, whenever they were learned.
+    #[inline(always)]
+    #[must_use]
+    pub const fn agrees(&self, other: &Self) -> bool {
+        self.mark == other.mark && self.forwarded == other.forwarded
+    }
 }
 
 /// Where a program is attached, in the host's namespace. The discriminant indexes
@@ -123,7 +134,7 @@ impl NicCounters {
 
 const _: () = {
     assert!(size_of::<NodeAddress>() == 8 && size_of::<Nic>() == 8);
-    assert!(size_of::<HostConfig>() == 8 && size_of::<HostFlow>() == 8);
+    assert!(size_of::<HostConfig>() == 8 && size_of::<HostFlow>() == 12);
     assert!(size_of::<NicCounters>() == 208 && align_of::<NicCounters>() == 8);
     assert!(reply_bit(DEFAULT_NIC_MARKS) == 0x40 && reply_bit(0) == 0);
 };

@@ -8,12 +8,15 @@
 
 mod answer;
 mod host;
+mod trace;
 
 pub use answer::Answer;
 pub use host::{
     DEFAULT_NIC_MARKS, HostConfig, HostFlow, HostHook, MAX_NICS, Nic, NicCounters, NodeAddress,
     OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
 };
+
+pub use trace::{ANY, TRACE_BYTES, TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};
 
 /// The pod's end of every veth pair. Each pair is a link of its own, so one address serves all;
 /// it is locally administered, and set explicitly so that udev's `MACAddressPolicy` leaves it
@@ -50,7 +53,7 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
 /// A flow as the pod sees it. Only what the mark cannot serve is remembered: everything but TCP.
 /// Aligned so that the compiler does not copy it by bytes.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The pod's address.
     pub local: Address,
@@ -81,8 +84,8 @@ pub const FRAGMENTS: u8 = 1;
 pub struct Flow {
     /// Interface in the pod's network namespace.
     pub ifindex: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// When it was learned, in seconds since the machine started (`CLOCK_BOOTTIME`).
+    pub since: u32,
 }
 
 /// Where a program is attached, in the pod's namespace. The discriminant indexes

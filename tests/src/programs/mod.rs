@@ -265,7 +265,7 @@ impl Bench {
     /// # Panics
     /// When the kernel refuses.
     pub fn remember(&mut self, key: FlowKey, ifindex: u32) {
-        let flow = Flow { ifindex, pad: 0 };
+        let flow = Flow { ifindex, since: 0 };
         self.flows.insert(key, flow, 0).unwrap();
     }
 
@@ -313,13 +313,15 @@ impl Bench {
         map.get(&key(ip(address)), 0).unwrap().count
     }
 
-    /// The host's flows of the pod and the node.
+    /// The host's flows of the pod and the node, without the time when they were learned.
     ///
     /// # Panics
     /// When the map cannot be read.
     #[must_use]
     pub fn remembered_in_host(&self) -> Vec<(FlowKey, HostFlow)> {
-        self.host_flows.iter().map(Result::unwrap).collect()
+        let all = self.host_flows.iter().map(Result::unwrap);
+        all.map(|(key, flow)| (key, HostFlow { since: 0, ..flow }))
+            .collect()
     }
 }
 

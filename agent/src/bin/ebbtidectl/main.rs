@@ -1,5 +1,8 @@
 //! `ebbtidectl`, the operator's command line.
 
+mod flows;
+mod trace;
+
 use std::{
     io::Write as _,
     net::IpAddr,
@@ -64,6 +67,10 @@ enum Command {
         /// `namespace/name`, `name`, or the start of a container ID.
         pod: String,
     },
+    /// The flows that are remembered for replies, the youngest first.
+    Flows(flows::Options),
+    /// What each eBPF program does with a pod's packets, as it does it.
+    Trace(trace::Options),
     /// Whose an address is, since when, from which pool, and who had it before.
     Ip {
         /// The address.
@@ -95,6 +102,18 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
+    // What prints as it goes.
+    match &cli.command {
+        Command::Flows(options) if options.watch => {
+            flows::watch(options, || ask(cli, options.query()), cli.output)?;
+            return Ok((String::new(), ExitCode::SUCCESS));
+        }
+        Command::Trace(options) => {
+            trace::run(options, &cli.socket, cli.output)?;
+            return Ok((String::new(), ExitCode::SUCCESS));
+        }
+        _ => {}
+    }
     let query = match &cli.command {
         Command::Status => Query::Status,
         Command::Doctor => Query::Doctor,
@@ -102,22 +121,15 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
         Command::Pools => Query::Pools,
         Command::Datapath => Query::Datapath,
         Command::Explain { pod } => Query::Explain { pod: pod.clone() },
+        Command::Flows(options) => options.query(),
+        Command::Trace(options) => options.query(),
         Command::Ip { address } => Query::Ip { address: *address },
         Command::Release { address, force } => Query::Release {
             address: *address,
             force: *force,
         },
     };
-    let response = wire::ask(&cli.socket, &Request::Query(query), PATIENCE).with_context(|| {
-        format!(
-            "ask the agent at {} (is ebbtide-agent running, and are you root?)",
-            cli.socket.display()
-        )
-    })?;
-    if response.exit != 0 {
-        bail!("{}", response.output);
-    }
-    let answer = response.output;
+    let answer = ask(cli, query)?;
     let exit = match &cli.command {
         Command::Doctor => health(&parse::<Vec<Finding>>(&answer)?),
         _ => ExitCode::SUCCESS,
@@ -137,10 +149,26 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             let texts: Vec<String> = nets.iter().map(ToString::to_string).collect();
             texts.join("\n")
         }
+        Command::Flows(_) => flows::show(&parse(&answer)?),
+        Command::Trace(_) => answer,
         Command::Ip { .. } => ip(&parse(&answer)?),
         Command::Release { .. } => released(&parse(&answer)?),
     };
     Ok((text, exit))
+}
+
+/// The agent's answer, as it came.
+fn ask(cli: &Cli, query: Query) -> anyhow::Result<String> {
+    let response = wire::ask(&cli.socket, &Request::Query(query), PATIENCE).with_context(|| {
+        format!(
+            "ask the agent at {} (is ebbtide-agent running, and are you root?)",
+            cli.socket.display()
+        )
+    })?;
+    if response.exit != 0 {
+        bail!("{}", response.output);
+    }
+    Ok(response.output)
 }
 
 fn parse<T: DeserializeOwned>(answer: &str) -> anyhow::Result<T> {

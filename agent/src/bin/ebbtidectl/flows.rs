@@ -1,0 +1,134 @@
+//! `ebbtidectl flows`: once, or live.
+
+use std::{collections::HashSet, io::Write as _, thread, time::Duration};
+
+use ebbtide_agent::query::{FlowLine, Flows, Place};
+use ebbtide_plugin::wire::Query;
+
+use super::{Output, parse, table};
+
+/// How often `--watch` looks.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What of them is shown.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// `namespace/name`, `name`, or the start of a container ID.
+    #[arg(required_unless_present = "node")]
+    pod: Option<String>,
+    /// Those that the node has a part in, of all pods and its own.
+    #[arg(long, conflicts_with = "pod")]
+    node: bool,
+    /// At most so many, the youngest.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    limit: u16,
+    /// Goes on: a line for each flow that is learned (+) or forgotten (-), until interrupted.
+    #[arg(short, long)]
+    pub(super) watch: bool,
+}
+
+impl Options {
+    pub(super) fn query(&self) -> Query {
+        Query::Flows {
+            pod: self.pod.clone(),
+            limit: self.limit.into(),
+        }
+    }
+}
+
+pub(super) fn show(answer: &Flows) -> String {
+    let mut text = table(
+        [
+            "POD",
+            "REMEMBERED BY",
+            "IN",
+            "OUT",
+            "PROTOCOL",
+            "LOCAL",
+            "REMOTE",
+            "AGE",
+        ],
+        answer.flows.iter().map(cells),
+    );
+    let more = answer.total - answer.flows.len().min(answer.total);
+    if more > 0 {
+        text.push_str(&format!("and {more} older ones: see --limit\n"));
+    }
+    text
+}
+
+fn cells(line: &FlowLine) -> [String; 8] {
+    let pod = match line.pod.as_str() {
+        "" => "(the node)",
+        pod => pod,
+    };
+    let place = match line.place {
+        Place::Pod => "the pod",
+        Place::Request => "the host: request",
+        Place::Forwarded => "the host: forwarded",
+    };
+    [
+        pod.to_owned(),
+        place.to_owned(),
+        line.came_in.clone(),
+        line.leaves_by.clone(),
+        line.protocol.clone(),
+        line.local.to_string(),
+        line.remote.to_string(),
+        format!("{} s", line.age),
+    ]
+}
+
+/// Shows what comes and goes, until interrupted or nobody reads.
+pub(super) fn watch(
+    options: &Options,
+    ask: impl Fn() -> anyhow::Result<String>,
+    output: Output,
+) -> anyhow::Result<()> {
+    let mut known: HashSet<FlowLine> = HashSet::new();
+    loop {
+        let answer: Flows = parse(&ask()?)?;
+        // All of them would come and go with each newer one where not all are shown.
+        let cut = answer.total > usize::from(options.limit);
+        let mut now = HashSet::new();
+        for mut line in answer.flows {
+            let age = std::mem::take(&mut line.age);
+            if !known.contains(&line) {
+                let seen = FlowLine {
+                    age,
+                    ..line.clone()
+                };
+                if !say('+', &seen, output) {
+                    return Ok(());
+                }
+            }
+            now.insert(line);
+        }
+        if cut {
+            known.extend(now);
+        } else {
+            for gone in known.difference(&now) {
+                if !say('-', gone, output) {
+                    return Ok(());
+                }
+            }
+            known = now;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Prints a line; false if nobody reads any more.
+fn say(sign: char, line: &FlowLine, output: Output) -> bool {
+    let text = match output {
+        // How old it was when it went is not known.
+        Output::Text if sign == '-' => format!("- {}", cells(line)[..7].join("  ")),
+        Output::Text => format!("+ {}", cells(line).join("  ")),
+        Output::Json => {
+            let event = if sign == '+' { "learned" } else { "forgotten" };
+            serde_json::json!({ "event": event, "flow": line }).to_string()
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+}

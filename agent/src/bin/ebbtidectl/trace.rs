@@ -1,0 +1,120 @@
+//! `ebbtidectl trace`: the decisions of our programs, as they are made.
+
+use std::{io::Write as _, net::IpAddr, os::unix::net::UnixStream, path::Path, time::Duration};
+
+use anyhow::{Context as _, bail};
+use ebbtide_agent::query::TraceLine;
+use ebbtide_plugin::wire::{self, Query, Request, Response, Trace};
+
+use super::{Output, PATIENCE, parse};
+
+/// Which packets.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// `namespace/name`, `name`, or the start of a container ID.
+    pod: String,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or a number.
+    #[arg(long, value_parser = protocol)]
+    proto: Option<u8>,
+    /// A port of either side.
+    #[arg(long)]
+    port: Option<u16>,
+    /// The other side; also shows what the NICs see of it before the Service proxy's translation.
+    #[arg(long, value_name = "ADDRESS")]
+    peer: Option<IpAddr>,
+    /// Ends after so many lines.
+    #[arg(long, value_name = "N")]
+    count: Option<u32>,
+    /// Ends after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    duration: u32,
+}
+
+impl Options {
+    pub(super) fn query(&self) -> Query {
+        Query::Trace(Trace {
+            pod: self.pod.clone(),
+            protocol: self.proto,
+            port: self.port,
+            peer: self.peer,
+            count: self.count,
+            seconds: self.duration,
+        })
+    }
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    match text {
+        "icmp" => Ok(1),
+        "tcp" => Ok(6),
+        "udp" => Ok(17),
+        "icmpv6" => Ok(58),
+        "sctp" => Ok(132),
+        number => number
+            .parse()
+            .map_err(|_| "one of tcp, udp, icmp, icmpv6, sctp, or a number".to_owned()),
+    }
+}
+
+/// Prints what comes until it ends.
+pub(super) fn run(options: &Options, socket: &Path, output: Output) -> anyhow::Result<()> {
+    let asking = || {
+        format!(
+            "ask the agent at {} (is ebbtide-agent running, and are you root?)",
+            socket.display()
+        )
+    };
+    let mut stream = UnixStream::connect(socket).with_context(asking)?;
+    let patience = Duration::from_secs(options.duration.into()) + PATIENCE;
+    stream.set_read_timeout(Some(patience))?;
+    wire::send(&mut stream, &Request::Query(options.query())).with_context(asking)?;
+    loop {
+        let answer: Response = match wire::receive(&mut stream) {
+            Ok(answer) => answer,
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                bail!("the agent was stopped")
+            }
+            Err(e) => return Err(e).with_context(asking),
+        };
+        if answer.exit != 0 {
+            bail!("{}", answer.output);
+        }
+        if answer.output.is_empty() {
+            return Ok(());
+        }
+        let text = match output {
+            Output::Json => answer.output,
+            Output::Text => text(&parse(&answer.output)?),
+        };
+        let mut out = std::io::stdout().lock();
+        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+            // Nobody reads any more; the agent sees that we have gone.
+            return Ok(());
+        }
+    }
+}
+
+fn text(line: &TraceLine) -> String {
+    let TraceLine {
+        time,
+        program,
+        interface,
+        protocol,
+        source,
+        destination,
+        length,
+        mark_before,
+        mark_after,
+        verdict,
+        reason,
+    } = line;
+    let mark = if mark_before == mark_after {
+        format!("mark {mark_after:#x}")
+    } else {
+        format!("mark {mark_before:#x} -> {mark_after:#x}")
+    };
+    format!(
+        "{time:10.6} {program} {interface}: {protocol} {source} > {destination}, {length} bytes, \
+         {mark}, {verdict}: {reason}"
+    )
+}

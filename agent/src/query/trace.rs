@@ -1,0 +1,187 @@
+//! `ebbtidectl trace`: what each program does with a pod's packets, while somebody looks.
+//!
+//! Programs that tell what they do take the others' place in the filters, without a gap, and give it
+//! back at the end, however that comes: the time is over, enough was seen, the reader has gone, the
+//! agent is stopped. If the agent is killed, the next one attaches its own programs, and until then
+//! these say nothing more once their time is over.
+
+mod line;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use ebbtide_plugin::wire::{Response, Trace};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{Instant, interval},
+};
+use tracing::{debug, warn};
+
+use super::{Agent, refuse, select};
+use crate::{
+    datapath::{self, TraceWish, Tracer},
+    netlink::{Batch, Netlink, model::Filter, netns::Evidence},
+    podnet::PodNet,
+};
+
+use line::Names;
+pub use line::TraceLine;
+
+/// A hook has one program: one trace at a time.
+static TRACING: Mutex<()> = Mutex::const_new(());
+
+/// How often it is looked whether there is something to tell.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The longest trace, in seconds.
+const LONGEST: u32 = 3600;
+
+/// A namespace, and the filters in it whose programs are replaced: each with its link's index.
+struct Place {
+    netlink: Netlink,
+    filters: Vec<(Filter, u32)>,
+}
+
+/// Traces until the time is over, enough was told, or nobody takes the answers.
+pub async fn trace(agent: &Agent, wish: &Trace, answers: mpsc::Sender<Response>) {
+    let last = match follow(agent, wish, &answers).await {
+        Ok(()) => Response {
+            exit: 0,
+            output: String::new(),
+        },
+        Err(e) => refuse(e),
+    };
+    let _gone = answers.send(last).await;
+}
+
+async fn follow(
+    agent: &Agent,
+    wish: &Trace,
+    answers: &mpsc::Sender<Response>,
+) -> Result<(), String> {
+    let nets = select(agent, &wish.pod)?;
+    let Ok(_alone) = TRACING.try_lock() else {
+        return Err("somebody traces on this node already: one trace at a time".to_owned());
+    };
+    let time = Duration::from_secs(wish.seconds.clamp(1, LONGEST).into());
+    let addresses: Vec<_> = nets.iter().flat_map(PodNet::ips).collect();
+    if addresses.len() > Tracer::ADDRESSES {
+        let most = Tracer::ADDRESSES;
+        return Err(format!(
+            "{} has more than {most} addresses: name one of its peers (--peer)",
+            wish.pod
+        ));
+    }
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let start = nanoseconds(datapath::uptime());
+    let wanted = TraceWish {
+        pod: addresses,
+        peer: wish.peer,
+        port: wish.port,
+        protocol: wish.protocol,
+        until: start.saturating_add(nanoseconds(time)),
+    };
+    let mut tracer = agent.datapath.tracer(&wanted).map_err(|e| e.to_string())?;
+    let places = places(agent, &nets).await?;
+    let names = Names::new(agent, start, &places);
+    let program = |name: &str| tracer.program(name);
+    let told = match replace(&places, program).await {
+        Ok(()) => tell(&mut tracer, &names, wish.count, time, answers).await,
+        Err(e) => Err(e),
+    };
+    // What cannot be put back belongs to a pod that is gone.
+    if let Err(e) = replace(&places, |name| agent.datapath.program(name)).await {
+        debug!("after a trace: {e}");
+    }
+    told
+}
+
+/// Passes on what the programs tell.
+async fn tell(
+    tracer: &mut Tracer,
+    names: &Names,
+    count: Option<u32>,
+    time: Duration,
+    answers: &mpsc::Sender<Response>,
+) -> Result<(), String> {
+    let end = Instant::now() + time;
+    let mut left = count.unwrap_or(u32::MAX);
+    let mut look = interval(LOOK);
+    while Instant::now() < end && left > 0 {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = answers.closed() => return Ok(()),
+        }
+        for event in tracer.events() {
+            if left == 0 {
+                break;
+            }
+            let line = names.line(&event);
+            let output = serde_json::to_string(&line).map_err(|e| e.to_string())?;
+            if answers.send(Response { exit: 0, output }).await.is_err() {
+                return Ok(());
+            }
+            left -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// The hooks that a pod's packets pass: its own, its veth's, and the NICs'.
+async fn places(agent: &Agent, nets: &[PodNet]) -> Result<Vec<Place>, String> {
+    let mut in_pod = BTreeSet::new();
+    let mut in_host = BTreeSet::new();
+    for net in nets {
+        in_pod.extend(net.in_pod.filters.iter().cloned());
+        in_host.extend(net.in_host.filters.iter().cloned());
+    }
+    if let Some(nics) = agent.nics() {
+        in_host.extend(nics.plan.filters.iter().cloned());
+    }
+    let net = nets.first().ok_or("the pod has no interface")?;
+    let netns = match net.namespace().map_err(|e| e.to_string())? {
+        Evidence::Present(netns) => netns,
+        Evidence::Gone => return Err(format!("the network namespace of {} is gone", net.pod)),
+    };
+    let place = format!("in {}", net.netns.display());
+    let pod = netns
+        .run(|| Netlink::open(place))
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())?;
+    Ok(vec![
+        with_indices(pod, in_pod).await?,
+        with_indices(agent.host.clone(), in_host).await?,
+    ])
+}
+
+async fn with_indices(netlink: Netlink, filters: BTreeSet<Filter>) -> Result<Place, String> {
+    let links = netlink.links().await.map_err(|e| e.to_string())?;
+    let filters = filters
+        .into_iter()
+        .filter_map(|filter| {
+            let link = links.iter().find(|link| link.name == filter.link)?;
+            Some((filter, link.ifindex))
+        })
+        .collect();
+    Ok(Place { netlink, filters })
+}
+
+/// Puts other programs in place, as many as can be; the first trouble.
+async fn replace(
+    places: &[Place],
+    program: impl Fn(&str) -> Option<std::os::fd::RawFd>,
+) -> Result<(), String> {
+    let mut trouble = None;
+    for place in places {
+        let mut batch = Batch::default();
+        for (filter, ifindex) in &place.filters {
+            if let Some(program) = program(&filter.program) {
+                batch.add_filter(filter, *ifindex, program);
+            }
+        }
+        for failure in batch.run_all(&place.netlink).await {
+            warn!("trace: {failure}");
+            trouble.get_or_insert(failure.to_string());
+        }
+    }
+    trouble.map_or(Ok(()), Err)
+}

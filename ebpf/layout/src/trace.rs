@@ -1,0 +1,128 @@
+//! What the traced programs share with the agent: what to trace, and what was seen.
+
+use crate::Address;
+
+/// Addresses of a pod that a trace can look for: four dual-stack interfaces.
+pub const TRACED_ADDRESSES: usize = 8;
+
+/// Bytes of the ring buffer.
+pub const TRACE_BYTES: usize = 1 << 18;
+
+/// The protocol, port or peer is of no account.
+pub const ANY: Address = [0; 16];
+
+/// Which packets are traced.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceFilter {
+    /// When it ends, in nanoseconds of `CLOCK_BOOTTIME`, whatever became of the agent.
+    pub until: u64,
+    /// The pod's addresses; the rest is [`ANY`]. At the NICs only packets with one of them, or with
+    /// the peer's, are traced.
+    pub pod: [Address; TRACED_ADDRESSES],
+    /// The other side's address, or [`ANY`].
+    pub peer: Address,
+    /// A port, of either side; zero: any.
+    pub port: [u8; 2],
+    /// IP protocol number; zero: any.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: [u8; 5],
+}
+
+/// What a program did with a packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceEvent {
+    /// Nanoseconds of `CLOCK_BOOTTIME`.
+    pub time: u64,
+    /// The program's own: its counter of learned flows before.
+    pub before: u64,
+    /// The packet's source.
+    pub source: Address,
+    /// Its destination.
+    pub destination: Address,
+    /// Zero for protocols without ports; the identifier of an ICMP echo, also in the other.
+    pub source_port: [u8; 2],
+    /// As [`TraceEvent::source_port`].
+    pub destination_port: [u8; 2],
+    /// Interface, in the namespace of the program.
+    pub ifindex: u32,
+    /// `skb->mark` before.
+    pub mark_before: u32,
+    /// `skb->mark` after.
+    pub mark_after: u32,
+    /// What the program returned (include/uapi/linux/pkt_cls.h).
+    pub verdict: i32,
+    /// Bytes, with the Ethernet header; that of all segments for a GSO packet.
+    pub length: u32,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`Traced`].
+    pub program: u8,
+    /// 1 if a flow was remembered (or, on the NIC's ingress in the pod, forgotten).
+    pub learned: u8,
+    /// Always zero.
+    pub pad: [u8; 5],
+}
+
+/// Which program an event is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Traced {
+    /// `veth_ingress`, in the pod.
+    VethIngress = 0,
+    /// `nic_egress`, in the pod.
+    NicEgress = 1,
+    /// `nic_ingress`, in the pod.
+    NicIngress = 2,
+    /// `host_nic_ingress`.
+    HostNicIngress = 3,
+    /// `host_nic_egress`.
+    HostNicEgress = 4,
+    /// `host_veth_egress`.
+    HostVethEgress = 5,
+    /// `host_veth_ingress`.
+    HostVethIngress = 6,
+}
+
+impl Traced {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::VethIngress,
+        Self::NicEgress,
+        Self::NicIngress,
+        Self::HostNicIngress,
+        Self::HostNicEgress,
+        Self::HostVethEgress,
+        Self::HostVethIngress,
+    ];
+
+    /// The program's name in the objects.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::VethIngress => "veth_ingress",
+            Self::NicEgress => "nic_egress",
+            Self::NicIngress => "nic_ingress",
+            Self::HostNicIngress => "host_nic_ingress",
+            Self::HostNicEgress => "host_nic_egress",
+            Self::HostVethEgress => "host_veth_egress",
+            Self::HostVethIngress => "host_veth_ingress",
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<TraceFilter>() == 160 && size_of::<TraceEvent>() == 80);
+};
+
+#[cfg(not(target_arch = "bpf"))]
+mod pod {
+    use super::{TraceEvent, TraceFilter};
+
+    // SAFETY: `repr(C)`, no padding (asserted by size above), every bit pattern is valid.
+    unsafe impl aya::Pod for TraceFilter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for TraceEvent {}
+}

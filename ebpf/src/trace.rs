@@ -1,0 +1,338 @@
+//! The same programs once more, each telling what it did: attached in place of the others while
+//! `ebbtidectl trace` runs, so that the others pay nothing for it.
+//!
+//! Each runs the very code of the other object; what it decided is told by what can be seen from
+//! outside: verdict, mark, and whether the counter of learned flows moved on this CPU.
+
+#![no_std]
+#![no_main]
+
+mod clock;
+mod extended;
+mod flow;
+mod host;
+mod host_maps;
+mod maps;
+mod packet;
+mod reply;
+mod responder;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    btf_maps::{Array, PerCpuArray, RingBuf},
+    helpers::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes},
+    macros::{btf_map, classifier},
+    programs::TcContext,
+};
+use ebbtide_layout::{
+    ANY, Address, Hook, HostHook, TRACE_BYTES, TraceEvent, TraceFilter, Traced, mapped,
+};
+
+/// What to trace.
+#[btf_map]
+static TRACE: Array<TraceFilter, 1> = Array::new();
+
+/// What was seen. When nobody reads fast enough, what does not fit is lost.
+#[btf_map]
+static EVENTS: RingBuf<TraceEvent, TRACE_BYTES> = RingBuf::new();
+
+/// What is being told of the packet at hand: too large for the stack, which the programs need.
+#[btf_map]
+static EVENT: PerCpuArray<TraceEvent, 1> = PerCpuArray::new();
+
+/// Runs `$program`, and tells what it did if the packet is one that is looked for. No function, so
+/// that the program is compiled into its place as it is in the other object, with the stack it has
+/// there; what is told is made in functions of their own, whose stack is free again meanwhile.
+macro_rules! traced {
+    ($ctx:ident, $which:expr, $program:path) => {{
+        let skb = $ctx.skb.skb;
+        let wanted = begin(skb, $which as u8);
+        if wanted != 0 {
+            count(skb);
+        }
+        let verdict = $program(&$ctx);
+        if wanted != 0 {
+            end(skb, verdict);
+        }
+        verdict
+    }};
+}
+
+#[classifier]
+fn veth_ingress(ctx: TcContext) -> i32 {
+    traced!(ctx, Traced::VethIngress, reply::mark_and_learn)
+}
+
+#[classifier]
+fn nic_egress(ctx: TcContext) -> i32 {
+    traced!(ctx, Traced::NicEgress, reply::steer)
+}
+
+#[classifier]
+fn nic_ingress(ctx: TcContext) -> i32 {
+    traced!(ctx, Traced::NicIngress, reply::forget)
+}
+
+#[classifier]
+fn host_nic_ingress(ctx: TcContext) -> i32 {
+    traced!(ctx, Traced::HostNicIngress, host::from_nic)
+}
+
+#[classifier]
+fn host_nic_egress(ctx: TcContext) -> i32 {
+    traced!(ctx, Traced::HostNicEgress, host::to_nic)
+}
+
+#[classifier]
+fn host_veth_egress(ctx: TcContext) -> i32 {
+    traced!(ctx, Traced::HostVethEgress, host::to_pod)
+}
+
+#[classifier]
+fn host_veth_ingress(ctx: TcContext) -> i32 {
+    traced!(ctx, Traced::HostVethIngress, host::from_pod)
+}
+
+/// Notes what is known before the program runs; 1 if the packet is to be traced.
+#[inline(never)]
+fn begin(skb: *mut __sk_buff, which: u8) -> i32 {
+    let ctx = TcContext::new(skb);
+    let Some(event) = EVENT.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's slot, which programs at tc use one after the other; no other reference
+    // to it is made.
+    let event = unsafe { &mut *event };
+    event.program = which;
+    if !look(&ctx, event) {
+        return 0;
+    }
+    1
+}
+
+/// Notes how many flows were learned before.
+#[inline(never)]
+fn count(_skb: *mut __sk_buff) -> i32 {
+    let Some(event) = EVENT.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as in `begin`.
+    let event = unsafe { &mut *event };
+    event.before = learned(event);
+    0
+}
+
+/// Tells what the program did.
+#[inline(never)]
+fn end(skb: *mut __sk_buff, verdict: i32) -> i32 {
+    let ctx = TcContext::new(skb);
+    let Some(event) = EVENT.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as in `begin`.
+    let event = unsafe { &mut *event };
+    event.learned = u8::from(learned(event) != event.before);
+    event.verdict = verdict;
+    event.mark_after = mark(&ctx);
+    // Full: the reader is slower than the packets, and a packet is worth more than its trace.
+    let _lost = EVENTS.output(&*event, 0);
+    0
+}
+
+/// How many flows the program has learned on this CPU.
+#[inline(always)]
+fn learned(event: &TraceEvent) -> u64 {
+    const VETH_INGRESS: u8 = Traced::VethIngress as u8;
+    const NIC_EGRESS: u8 = Traced::NicEgress as u8;
+    const NIC_INGRESS: u8 = Traced::NicIngress as u8;
+    const HOST_NIC_INGRESS: u8 = Traced::HostNicIngress as u8;
+    const HOST_NIC_EGRESS: u8 = Traced::HostNicEgress as u8;
+    const HOST_VETH_EGRESS: u8 = Traced::HostVethEgress as u8;
+    match event.program {
+        VETH_INGRESS => in_pod(&event.destination, Hook::VethIngress),
+        NIC_EGRESS => in_pod(&event.source, Hook::NicEgress),
+        NIC_INGRESS => in_pod(&event.destination, Hook::NicIngress),
+        HOST_NIC_INGRESS => in_host(event.ifindex, HostHook::NicIngress),
+        HOST_NIC_EGRESS => in_host(event.ifindex, HostHook::NicEgress),
+        HOST_VETH_EGRESS => {
+            let bits = event.mark_before & host_maps::nic_marks();
+            in_host(host::by_mark(bits), HostHook::VethEgress)
+        }
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn mark(ctx: &TcContext) -> u32 {
+    // SAFETY: the context of a tc program is valid for as long as the program runs.
+    unsafe { (*ctx.skb.skb).mark }
+}
+
+/// Fills in what is known before the program runs; whether the packet is to be traced.
+#[inline(always)]
+fn look(ctx: &TcContext, event: &mut TraceEvent) -> bool {
+    let Some(filter) = TRACE.get(0) else {
+        return false;
+    };
+    // SAFETY: a helper call without arguments.
+    event.time = unsafe { bpf_ktime_get_boot_ns() };
+    if event.time > filter.until {
+        return false;
+    }
+    if !read(ctx, event) {
+        return false;
+    }
+    event.length = ctx.len();
+    event.mark_before = mark(ctx);
+    // SAFETY: as in `mark`.
+    event.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    is_wanted(filter, event)
+}
+
+/// Reads addresses, protocol and ports, straight into the event: the stack is the programs'. IPv6's
+/// extension headers are told as the protocol, and have no ports.
+#[inline(always)]
+fn read(ctx: &TcContext, event: &mut TraceEvent) -> bool {
+    const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+    const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+    // SAFETY: as in `mark`.
+    let protocol = unsafe { (*ctx.skb.skb).protocol };
+    event.source = mapped([0; 4]);
+    event.destination = mapped([0; 4]);
+    event.source_port = [0; 2];
+    event.destination_port = [0; 2];
+    let mut first = 0_u8;
+    if !load(ctx, 14, &mut first) {
+        return false;
+    }
+    let payload = match protocol {
+        ETH_P_IP => {
+            let mut fragment = [0_u8; 2];
+            let whole = load(ctx, 23, &mut event.protocol)
+                && load::<[u8; 4]>(ctx, 26, last(&mut event.source))
+                && load::<[u8; 4]>(ctx, 30, last(&mut event.destination))
+                && load(ctx, 20, &mut fragment);
+            if !whole {
+                return false;
+            }
+            if fragment[0] & 0x1f != 0 || fragment[1] != 0 {
+                return true;
+            }
+            14 + u32::from(first & 0x0f) * 4
+        }
+        ETH_P_IPV6 => {
+            let whole = load(ctx, 20, &mut event.protocol)
+                && load(ctx, 22, &mut event.source)
+                && load(ctx, 38, &mut event.destination);
+            if !whole {
+                return false;
+            }
+            54
+        }
+        _ => return false,
+    };
+    match event.protocol {
+        // TCP, UDP, SCTP, UDP-Lite
+        6 | 17 | 132 | 136 => {
+            let _short = load(ctx, payload, &mut event.source_port)
+                && load(ctx, payload + 2, &mut event.destination_port);
+        }
+        // ICMP, ICMPv6: what an echo has for an identifier
+        1 | 58 => {
+            let _short = load(ctx, payload + 4, &mut event.source_port);
+            event.destination_port = event.source_port;
+        }
+        _ => {}
+    }
+    true
+}
+
+/// The IPv4 part of an address that holds one.
+#[inline(always)]
+fn last(address: &mut Address) -> &mut [u8; 4] {
+    // SAFETY: the last four of sixteen bytes, borrowed as they were; bytes have no alignment.
+    unsafe { &mut *address.as_mut_ptr().add(12).cast::<[u8; 4]>() }
+}
+
+/// Copies what is at `offset` of the packet, wherever the kernel keeps it.
+#[inline(always)]
+fn load<T: Bytes>(ctx: &TcContext, offset: u32, to: &mut T) -> bool {
+    let to: *mut T = to;
+    // SAFETY: the helper writes as many bytes as `T` has, all of them or zeros; any are valid.
+    unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, to.cast(), size_of::<T>() as u32) == 0 }
+}
+
+/// What any bytes are valid for.
+trait Bytes: Copy {}
+impl Bytes for u8 {}
+impl<const N: usize> Bytes for [u8; N] {}
+
+#[inline(always)]
+fn is_wanted(filter: &TraceFilter, event: &TraceEvent) -> bool {
+    if filter.protocol != 0 && filter.protocol != event.protocol {
+        return false;
+    }
+    let port = |port: [u8; 2]| u16::from_ne_bytes(port);
+    let wanted = port(filter.port);
+    if wanted != 0 && wanted != port(event.source_port) && wanted != port(event.destination_port) {
+        return false;
+    }
+    if !same(&filter.peer, &ANY) {
+        return same(&filter.peer, &event.source) || same(&filter.peer, &event.destination);
+    }
+    // Elsewhere there are this pod's packets only.
+    if event.program != Traced::HostNicIngress as u8 && event.program != Traced::HostNicEgress as u8
+    {
+        return true;
+    }
+    let mut i = 0;
+    while i < filter.pod.len() {
+        let address = &filter.pod[i];
+        if !same(address, &ANY)
+            && (same(address, &event.source) || same(address, &event.destination))
+        {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// Whether two addresses are equal. `==` would be a call, and each call has a stack of its own.
+#[inline(always)]
+fn same(a: &Address, b: &Address) -> bool {
+    let halves = |address: &Address| {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+        (
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+        )
+    };
+    halves(a) == halves(b)
+}
+
+/// How many flows a pod's hook has learned on this CPU.
+#[inline(always)]
+fn in_pod(address: &Address, hook: Hook) -> u64 {
+    maps::counters(address, hook).map_or(0, |counters| counters.learned)
+}
+
+/// How many flows a hook of the host has learned on this CPU.
+#[inline(always)]
+fn in_host(key: u32, hook: HostHook) -> u64 {
+    host_maps::counters(key).map_or(0, |all| all.hooks[hook as usize].learned)
+}
+
+/// Let the packet go on, to the next filter if there is one.
+pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers used here are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
