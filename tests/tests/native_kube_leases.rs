@@ -1,14 +1,6 @@
 //! A pool that nodes share, against a real API server.
 
-use std::{
-    collections::BTreeSet,
-    io::Write as _,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::{
@@ -16,6 +8,7 @@ use ebbtide_agent::{
     kube::{self, Cluster, Leases},
     pool::{Options, Owner, PoolError, Pools, Request, Reserved},
 };
+use ebbtide_tests::cluster::{ControlPlane, Options as ClusterOptions};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -90,56 +83,19 @@ impl Node {
     }
 }
 
-/// `kubectl` of `EBBTIDE_KUBE_BIN`, or of `PATH`.
-fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> Result<()> {
-    let bin = std::env::var_os("EBBTIDE_KUBE_BIN").map_or_else(PathBuf::new, PathBuf::from);
-    let mut command = Command::new(bin.join("kubectl"));
-    command.arg("--kubeconfig").arg(kubeconfig).args(arguments);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start {command:?}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
-    }
-    let status = child.wait()?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_nodes_share_a_pool_of_exactly_as_many_addresses_as_there_are_pods() -> Result<()> {
-    let Some(kubeconfig) = std::env::var_os("EBBTIDE_KUBECONFIG").map(PathBuf::from) else {
-        eprintln!("skipped: EBBTIDE_KUBECONFIG names no cluster whose pools may be replaced");
+    let Some(cluster) = ControlPlane::start(ClusterOptions::default())? else {
         return Ok(());
     };
-    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
-    kubectl(
-        &kubeconfig,
-        &["apply", "--validate=false", "-f", &crds.to_string_lossy()],
-        "",
-    )?;
-    kubectl(
-        &kubeconfig,
-        &["wait", "--for=condition=Established", "crd", "--all"],
-        "",
-    )?;
+    cluster.install_crds(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds"))?;
+    let kubeconfig = cluster.kubeconfig();
     let pool = format!(
         "apiVersion: spiderpool.spidernet.io/v2beta1\nkind: SpiderIPPool\nmetadata: {{name: shared}}\n\
          spec: {{subnet: 10.9.0.0/16, default: true, ips: [10.9.1.0-10.9.1.{}]}}\n",
         total() - 1
     );
-    kubectl(
-        &kubeconfig,
-        &[
-            "delete",
-            "configmap",
-            "--ignore-not-found",
-            "ebbtide-leases.shared",
-        ],
-        "",
-    )?;
-    kubectl(&kubeconfig, &["apply", "-f", "-"], &pool)?;
+    cluster.apply(&pool)?;
     let state = tempfile::tempdir()?;
     let mut nodes = Vec::new();
     for node in 0..NODES {

@@ -256,6 +256,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         let taking_over =
             kube::takeover::run(Arc::clone(&cluster), agent.pools.clone(), options.state_dir);
         tokio::spawn(taking_over);
+        tokio::spawn(kube::sticky::run(Arc::clone(&cluster), agent.pools.clone()));
         tokio::spawn(kube::leader::lead(cluster, kube::controller::work));
     }
 

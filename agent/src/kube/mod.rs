@@ -28,6 +28,7 @@ pub mod object;
 mod pools;
 pub mod publish;
 mod saved;
+pub mod sticky;
 pub mod takeover;
 pub mod usage;
 mod watches;

@@ -44,15 +44,13 @@ impl Member {
             std::fs::create_dir_all(state)?;
             let client = kube::connect(Some(kubeconfig)).await?;
             let (cluster, catalog) = Cluster::start(client, node.to_owned(), state);
-            let options = Options {
-                rest,
-                ..Options::default()
-            };
+            let options = Options { rest, sticky: true };
             let pools = Pools::open(state, options)?;
             let leases = Leases::start(Arc::clone(&cluster), pools.clone(), catalog.clone());
             let taking_over =
                 kube::takeover::run(Arc::clone(&cluster), pools.clone(), state.to_owned());
             tokio::spawn(taking_over);
+            tokio::spawn(kube::sticky::run(Arc::clone(&cluster), pools.clone()));
             let leading = kube::leader::lead(Arc::clone(&cluster), kube::controller::work);
             tokio::spawn(leading);
             anyhow::Ok((cluster, catalog, pools, leases))

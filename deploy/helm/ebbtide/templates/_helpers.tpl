@@ -12,3 +12,12 @@
 app.kubernetes.io/name: ebbtide
 app.kubernetes.io/version: {{ .Chart.AppVersion }}
 {{- end -}}
+
+{{/* The agent's configuration file. */}}
+{{- define "ebbtide.config" -}}
+{{- $config := .Values.agent.config -}}
+{{- if .Values.ipam.enableStatefulSet -}}
+{{- $config = merge (dict "stickyAddresses" true) $config -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end }}
