@@ -49,15 +49,21 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The agent, its command line and the demo, into `target/release`. Agent and command line are
-/// static: they run on any distribution, and in an image with nothing else.
+/// The agent, its command line and the demo, into `target/release`.
 pub(crate) fn binaries(ws: &Workspace, output: Output) -> Result<()> {
-    for program in ["ebbtide-agent", "ebbtidectl"] {
-        static_program(ws, "ebbtide-agent", program, "release", output)?;
-    }
+    agent(ws, output)?;
     let mut cargo = ws.cargo("build");
     cargo.args(["--release", "--locked", "-p", "ebbtide-tests", "--bins"]);
     exec::run(&mut cargo, output)
+}
+
+/// The agent and its command line, into `target/release`. Both are static: they run on any
+/// distribution, and in an image with nothing else.
+pub(crate) fn agent(ws: &Workspace, output: Output) -> Result<()> {
+    for program in ["ebbtide-agent", "ebbtidectl"] {
+        static_program(ws, "ebbtide-agent", program, "release", output)?;
+    }
+    Ok(())
 }
 
 /// The CNI plugin, static and small, into `target/release`.

@@ -28,13 +28,12 @@ pub(crate) struct Options {
 }
 
 /// As the manifests have it.
-pub(crate) const DEFAULT_NAME: &str =
-    concat!("ghcr.io/ebbtide/ebbtide:v", env!("CARGO_PKG_VERSION"));
+const DEFAULT_NAME: &str = concat!("ghcr.io/ebbtide/ebbtide:v", env!("CARGO_PKG_VERSION"));
 
 /// Builds the programs and packs them.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     build_ebpf::run(ws, Output::Show)?;
-    build::binaries(ws, Output::Show)?;
+    build::agent(ws, Output::Show)?;
     build::plugin(ws, Output::Show)?;
     let output = options.output.clone().unwrap_or_else(|| default_output(ws));
     let image = pack(ws, &options.name)?;
@@ -51,8 +50,13 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Packs what was built, to where the tests look for it.
+pub(crate) fn for_tests(ws: &Workspace) -> Result<()> {
+    write(&default_output(ws), &pack(ws, DEFAULT_NAME)?.archive)
+}
+
 /// Where the archive goes if nobody says so.
-pub(crate) fn default_output(ws: &Workspace) -> PathBuf {
+fn default_output(ws: &Workspace) -> PathBuf {
     ws.target.join("image/ebbtide.tar")
 }
 

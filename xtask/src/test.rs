@@ -13,7 +13,7 @@ use crate::exec::{self, Output};
 use crate::ui::{self, Colour};
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
-use crate::{bench, build, build_ebpf, manifests};
+use crate::{bench, build, build_ebpf, image, manifests};
 
 use integration::Place;
 use libtest::Count;
@@ -164,8 +164,10 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
         report.tests("unit tests", || unit(ws, options));
     }
     let built = programs
-        && report.check("build the agent", || {
-            build::binaries(ws, quiet).and_then(|()| build::plugin(ws, quiet))
+        && report.check("build the agent and its image", || {
+            build::binaries(ws, quiet)?;
+            build::plugin(ws, quiet)?;
+            image::for_tests(ws)
         });
     if built {
         run_integration(ws, options, &mut report, &kernels);
