@@ -60,7 +60,12 @@ impl OwnRests {
         for address in addresses {
             self.by_address.insert(*address, (key.clone(), now));
         }
-        self.by_pod.insert(key, addresses.to_vec());
+        // What it released earlier, with a family more perhaps, is its own still.
+        let mut all = self.of_key(&key);
+        all.extend(addresses);
+        all.sort_unstable();
+        all.dedup();
+        self.by_pod.insert(key, all);
     }
 
     /// Somebody has it now.
@@ -69,20 +74,39 @@ impl OwnRests {
     }
 
     /// What this pod's interface released, if nobody has taken it since.
-    pub(super) fn of(&self, pod: Option<&PodRef>, interface: &str) -> impl Iterator<Item = IpAddr> {
-        let key = pod.map(|pod| (pod.uid.clone(), interface.to_owned()));
-        let all = key.as_ref().and_then(|key| self.by_pod.get(key));
-        let own = move |address: &IpAddr| {
+    pub(super) fn of(&self, pod: Option<&PodRef>, interface: &str) -> Vec<IpAddr> {
+        pod.map(|pod| self.of_key(&(pod.uid.clone(), interface.to_owned())))
+            .unwrap_or_default()
+    }
+
+    fn of_key(&self, key: &Key) -> Vec<IpAddr> {
+        let all = self.by_pod.get(key).into_iter().flatten().copied();
+        let own = |address: &IpAddr| {
             let last = self.by_address.get(address);
-            last.is_some_and(|(last, _)| Some(last) == key.as_ref())
+            last.is_some_and(|(last, _)| last == key)
         };
-        all.into_iter().flatten().copied().filter(own)
+        all.filter(own).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_later_release_does_not_forget_an_earlier_ones_other_family() {
+        let pod = PodRef {
+            namespace: "shop".into(),
+            name: "web".into(),
+            uid: "1".into(),
+        };
+        let [v4, v6] = ["10.0.0.1", "fd00::1"].map(|a| a.parse::<IpAddr>().unwrap());
+        let mut rests = OwnRests::default();
+        rests.add(&pod, "eth0", &[v4, v6], 1, 0);
+        rests.taken(v4);
+        rests.add(&pod, "eth0", &[v4], 2, 0);
+        assert_eq!(rests.of(Some(&pod), "eth0"), [v4, v6]);
+    }
 
     #[test]
     fn what_has_rested_is_forgotten() {
@@ -95,7 +119,7 @@ mod tests {
             };
             let (now, address) = (i64::from(number), IpAddr::from(number.to_be_bytes()));
             rests.add(&pod, "eth0", &[address], now, now - 100);
-            assert_eq!(rests.of(Some(&pod), "eth0").collect::<Vec<_>>(), [address]);
+            assert_eq!(rests.of(Some(&pod), "eth0"), [address]);
         }
         assert!(rests.by_address.len() <= LIMIT && rests.by_pod.len() <= LIMIT);
     }

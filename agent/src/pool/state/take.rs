@@ -112,8 +112,8 @@ impl State {
 
     /// What the pod itself released a moment ago, if these pools may still hand it out.
     fn own_resting<'a>(&self, asked: &Asked<'_>, pools: &[&'a Pool]) -> Option<(IpAddr, &'a Pool)> {
-        let mut own = self.own_rests.of(asked.pod, &asked.owner.interface);
-        own.find_map(|address| {
+        let own = self.own_rests.of(asked.pod, &asked.owner.interface);
+        own.into_iter().find_map(|address| {
             let is_free =
                 self.addresses.released.contains_key(&address) && !self.is_withdrawn(address);
             let mut pools = pools.iter().filter(|_| is_free);
