@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::{cni::Plugin, netns::Netns, process::Process, workspace};
 
 /// How long the agent may take to be ready.
-const READY: Duration = Duration::from_secs(10);
+const READY: Duration = Duration::from_secs(60);
 /// How long it may take to end when asked to.
 const STOP: Duration = Duration::from_secs(5);
 

@@ -92,7 +92,7 @@ fn strict_reverse_path_filtering_on_every_link_of_the_node_is_satisfied() -> Res
         .flat_map(|traffic| of(&checks, traffic))
         .cloned()
         .collect();
-    ensure!(checks.len() == 15, "{} rows", checks.len());
+    ensure!(checks.len() == 31, "{} rows", checks.len());
     all_go_their_way(&lab, &checks)?;
     scenario.delete()
 }

@@ -59,7 +59,8 @@ pub enum NetworksError {
     },
     /// Nothing says which network.
     #[error(
-        "pod {pod} names no network in its annotation {DEFAULT_NETWORK}, and the agent has no default; set one with --default-network"
+        "the CNI configuration names neither `network` nor `master`, pod {pod} names no network in its \
+         annotation {DEFAULT_NETWORK}, and the agent has no default (--default-network)"
     )]
     NoDefault {
         /// Whose, as `namespace/name`.
