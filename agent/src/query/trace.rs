@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, time::Duration};
 use ebbtide_plugin::wire::{Response, Trace};
 use tokio::{
     sync::{Mutex, mpsc},
-    time::{Instant, interval},
+    time::{Instant, interval, interval_at},
 };
 use tracing::{debug, warn};
 
@@ -31,6 +31,10 @@ static TRACING: Mutex<()> = Mutex::const_new(());
 
 /// How often it is looked whether there is something to tell.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How often the programs are put in place again: whatever the agent applies anew meanwhile, to a pod
+/// or to a NIC, brings the others.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// The longest trace, in seconds.
 const LONGEST: u32 = 3600;
@@ -83,9 +87,11 @@ async fn follow(
     let mut tracer = agent.datapath.tracer(&wanted).map_err(|e| e.to_string())?;
     let places = places(agent, &nets).await?;
     let names = Names::new(agent, start, &places);
-    let program = |name: &str| tracer.program(name);
-    let told = match replace(&places, program).await {
-        Ok(()) => tell(&mut tracer, &names, wish.count, time, answers).await,
+    let told = match replace(&places, |name| tracer.program(name)).await {
+        Ok(()) => {
+            let end = Instant::now() + time;
+            tell(&mut tracer, &names, &places, wish.count, end, answers).await
+        }
         Err(e) => Err(e),
     };
     // What cannot be put back belongs to a pod that is gone.
@@ -99,16 +105,22 @@ async fn follow(
 async fn tell(
     tracer: &mut Tracer,
     names: &Names,
+    places: &[Place],
     count: Option<u32>,
-    time: Duration,
+    end: Instant,
     answers: &mpsc::Sender<Response>,
 ) -> Result<(), String> {
-    let end = Instant::now() + time;
     let mut left = count.unwrap_or(u32::MAX);
     let mut look = interval(LOOK);
+    let mut again = interval_at(Instant::now() + AGAIN, AGAIN);
     while Instant::now() < end && left > 0 {
         tokio::select! {
             _ = look.tick() => {}
+            _ = again.tick() => {
+                if let Err(e) = replace(places, |name| tracer.program(name)).await {
+                    return Err(format!("the pod or a NIC went meanwhile: {e}"));
+                }
+            }
             () = answers.closed() => return Ok(()),
         }
         for event in tracer.events() {
