@@ -102,13 +102,13 @@ const FAULTS: [Fault; 14] = [
         named: "ens9",
     },
     Fault {
-        name: "an IPAM plugin of others",
+        name: "an IPAM plugin that is not there",
         bad: |config, _| {
-            config["ipam"] = json!({"type": "dhcp"});
+            config["ipam"] = json!({"type": "no-such-ipam"});
             None
         },
-        code: 2,
-        named: "dhcp",
+        code: 7,
+        named: "no-such-ipam",
     },
     Fault {
         name: "a namespace that vanished",
