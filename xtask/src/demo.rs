@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -11,7 +11,7 @@ use crate::exec::Output;
 use crate::setup::{debian, linker, rust_src};
 use crate::vm::{self, Kernel, Request};
 use crate::workspace::Workspace;
-use crate::{build, build_ebpf, ui};
+use crate::{build, build_ebpf, here, ui};
 
 /// Options of `demo`.
 #[derive(Debug, clap::Args)]
@@ -67,7 +67,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     }
     if direct {
         ui::note("  running in this kernel");
-        let mut demo = Command::new(&command[0]);
+        let mut demo = here::command(&command[0])?;
         if let Some(file) = &options.json {
             demo.arg("--json").arg(file);
         }

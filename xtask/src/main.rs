@@ -9,6 +9,7 @@ mod build_ebpf;
 mod crds;
 mod demo;
 mod exec;
+mod here;
 mod image;
 mod manifests;
 mod setup;

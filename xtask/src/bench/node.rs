@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,7 +13,7 @@ use crate::exec::{self, Output};
 use crate::setup::{debian, linker, rust_src};
 use crate::vm::{self, Kernel, Request};
 use crate::workspace::Workspace;
-use crate::{build, build_ebpf, ui};
+use crate::{build, build_ebpf, here, ui};
 
 /// The agent's log tells how long each step of a request took.
 const LOG: (&str, &str) = ("RUST_LOG", "info,ebbtide_agent::timing=debug");
@@ -127,7 +127,7 @@ pub(crate) fn run(ws: &Workspace, run: &Run) -> Result<ExitCode> {
 }
 
 fn here(ws: &Workspace, run: &Run, program: &Path, to: &Path) -> Result<ExitCode> {
-    let mut bench = Command::new(program);
+    let mut bench = here::command(program)?;
     bench
         .args(run.arguments(&to.to_string_lossy()))
         .envs(test_environment(ws))

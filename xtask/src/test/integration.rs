@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +9,7 @@ use serde::Deserialize;
 
 use crate::demo::test_environment;
 use crate::exec::{self, quote};
+use crate::here;
 use crate::setup::{debian, linker, rust_src};
 use crate::vm::{self, Kernel, Request};
 use crate::workspace::Workspace;
@@ -137,7 +137,7 @@ impl Runs<'_> {
     fn run_script(&self, ws: &Workspace, place: Place, script: String) -> Result<(bool, String)> {
         let env = test_environment(ws);
         match place {
-            Place::Here => exec::tee(Command::new("sh").arg(script).envs(env)),
+            Place::Here => exec::tee(here::command("sh")?.arg(script).envs(env)),
             Place::Guest(kernel) => {
                 let command = vec!["sh".to_owned(), script];
                 let request = Request {
@@ -174,6 +174,7 @@ impl Runs<'_> {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::process::Command;
 
     use super::*;
 
