@@ -169,6 +169,27 @@ impl Agent {
         mutex.lock_owned().await
     }
 
+    /// The interfaces that nobody is making or removing, as [`Agent::interfaces`] has them. Nobody
+    /// begins with one before the locks are dropped.
+    #[must_use]
+    pub fn interfaces_at_rest(&self) -> (Vec<(Owner, Arc<PodNet>)>, Vec<OwnedMutexGuard<()>>) {
+        let mut held: HashMap<String, OwnedMutexGuard<()>> = HashMap::new();
+        for (owner, _) in self.interfaces() {
+            if held.contains_key(&owner.container_id) {
+                continue;
+            }
+            let mut locks = locked(&self.locks);
+            let lock = locks.entry(owner.container_id.clone()).or_default();
+            if let Ok(turn) = Arc::clone(lock).try_lock_owned() {
+                held.insert(owner.container_id, turn);
+            }
+        }
+        // What was removed before its lock was had is not there any more.
+        let mut all = self.interfaces();
+        all.retain(|(owner, _)| held.contains_key(&owner.container_id));
+        (all, held.into_values().collect())
+    }
+
     /// All interfaces, in the order of their pods' names.
     #[must_use]
     pub fn interfaces(&self) -> Vec<(Owner, Arc<PodNet>)> {

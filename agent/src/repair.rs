@@ -117,7 +117,8 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     // A NIC that was plugged in, an address that came: another plan, applied as a whole.
     agent.prepare_nics(&facts, None).await;
     agent.renew_pods(&facts).await;
-    let interfaces = agent.interfaces();
+    // Half of what is being made looks like something that was wiped.
+    let (interfaces, _turns) = agent.interfaces_at_rest();
     let mut plan = NamespacePlan::default();
     if let Some(nics) = agent.nics() {
         plan.routes.extend_from_slice(&nics.plan.routes);
@@ -157,7 +158,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         }
     }
     // A link that is down takes no routes: its coming up is announced, and then is the time. One
-    // that is not there belongs to a pod that is just being made, or removed.
+    // that is not there went with its pod.
     let usable = |link: &str| {
         let found = state.links.get(link)?;
         (found.up || revived.contains(&found.name)).then_some(found.ifindex)

@@ -35,7 +35,7 @@ const LOG: &str = "info,kube_client=off";
 
 /// Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -12,7 +12,7 @@ use ebbtide_tests::bench::{add, agent, datapath, figures::Figures};
 
 /// Measure the real binaries in network namespaces. Takes root.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     /// What to measure.
     #[command(subcommand)]

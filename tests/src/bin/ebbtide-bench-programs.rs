@@ -8,7 +8,7 @@ use ebbtide_tests::bench::programs;
 
 /// Measure the eBPF programs by BPF_PROG_TEST_RUN. Needs root.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     /// Packets for each measurement.
     #[arg(long, value_name = "N", default_value_t = 200_000)]

@@ -15,7 +15,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 /// Measure durable allocations, recovery and memory.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     /// A directory on the disk to measure; a new one is made in it.
     #[arg(long, value_name = "DIR", default_value = ".")]

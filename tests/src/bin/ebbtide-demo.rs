@@ -14,7 +14,7 @@ use ebbtide_tests::demo::{self, Options};
 
 /// Shows what Ebbtide does: real traffic of every kind in a test network as strict as a cloud's.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     /// Write rows, pods and pools to this file as well.
     #[arg(long, value_name = "FILE")]
