@@ -27,9 +27,6 @@ const VLAN_VID_MASK: u32 = 0x0fff;
 /// that of where it begins; then it takes the read to be beyond what was compared.
 const FARTHEST: u32 = (ETH_HLEN + 40 + 24) as u32;
 
-/// The most that is ever read directly: up to there, and what tells flows apart.
-const LONGEST: u32 = FARTHEST + 8;
-
 /// [`Payload::fragment`]: the first of several fragments.
 pub(crate) const FIRST: u8 = 1;
 /// [`Payload::fragment`]: a fragment without a transport header.
@@ -107,15 +104,22 @@ fn v6(words: [u64; 2]) -> Address {
     unsafe { core::mem::transmute::<[u64; 2], Address>(words) }
 }
 
-/// Makes sure that the headers are in the linear part, where direct access can read them.
+/// Makes sure that the IP header is in the linear part, where direct access can read it, and that no
+/// more is. What TCP sends has its headers there and nothing else, and shares them with the copy that
+/// is kept for a retransmission: to pull one byte more allocates a new head (`pskb_expand_head`,
+/// net/core/skbuff.c), which costs ten times what the program does.
 #[inline(always)]
 pub(crate) fn linearise(ctx: &TcContext) {
     let have = (ctx.data_end() - ctx.data()) as u32;
-    if have < LONGEST && have < ctx.len() {
-        let want = if ctx.len() < LONGEST {
+    let headers = match read::<[u8; 2]>(ctx, ETH_HLEN - 2) {
+        Some(ETH_P_IPV6) => ETH_HLEN as u32 + 40,
+        _ => ETH_HLEN as u32 + 20,
+    };
+    if have < headers && have < ctx.len() {
+        let want = if ctx.len() < headers {
             ctx.len()
         } else {
-            LONGEST
+            headers
         };
         // A failure leaves the packet as it was; the reads below then find it too short.
         let _short = ctx.pull_data(want);
@@ -256,14 +260,15 @@ impl Ip {
         }
     }
 
-    /// The first bytes of the transport header.
+    /// The first bytes of the transport header, wherever in the packet they are.
     #[inline(always)]
     fn start<const N: usize>(&self, ctx: &TcContext) -> Option<[u8; N]> {
         let at = self.payload.at;
-        if at <= FARTHEST {
-            read(ctx, at as usize)
-        } else {
-            extended::load(ctx.skb.skb, at)
+        if at <= FARTHEST
+            && let Some(bytes) = read(ctx, at as usize)
+        {
+            return Some(bytes);
         }
+        extended::load(ctx.skb.skb, at)
     }
 }
