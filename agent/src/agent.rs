@@ -69,6 +69,14 @@ pub struct Agent {
     renewed: Mutex<Option<Arc<NodeFacts>>>,
 }
 
+/// Interfaces that nobody begins to change before this is dropped.
+#[derive(Debug)]
+pub struct AtRest {
+    /// As [`Agent::interfaces`] has them.
+    pub interfaces: Vec<(Owner, Arc<PodNet>)>,
+    _turns: Vec<OwnedMutexGuard<()>>,
+}
+
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -169,10 +177,9 @@ impl Agent {
         mutex.lock_owned().await
     }
 
-    /// The interfaces that nobody is making or removing, as [`Agent::interfaces`] has them. Nobody
-    /// begins with one before the locks are dropped.
+    /// The interfaces that nobody is making or removing.
     #[must_use]
-    pub fn interfaces_at_rest(&self) -> (Vec<(Owner, Arc<PodNet>)>, Vec<OwnedMutexGuard<()>>) {
+    pub fn interfaces_at_rest(&self) -> AtRest {
         let mut held: HashMap<String, OwnedMutexGuard<()>> = HashMap::new();
         for (owner, _) in self.interfaces() {
             if held.contains_key(&owner.container_id) {
@@ -187,7 +194,10 @@ impl Agent {
         // What was removed before its lock was had is not there any more.
         let mut all = self.interfaces();
         all.retain(|(owner, _)| held.contains_key(&owner.container_id));
-        (all, held.into_values().collect())
+        AtRest {
+            interfaces: all,
+            _turns: held.into_values().collect(),
+        }
     }
 
     /// All interfaces, in the order of their pods' names.

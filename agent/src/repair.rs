@@ -118,7 +118,8 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     agent.prepare_nics(&facts, None).await;
     agent.renew_pods(&facts).await;
     // Half of what is being made looks like something that was wiped.
-    let (interfaces, _turns) = agent.interfaces_at_rest();
+    let at_rest = agent.interfaces_at_rest();
+    let interfaces = &at_rest.interfaces;
     let mut plan = NamespacePlan::default();
     if let Some(nics) = agent.nics() {
         plan.routes.extend_from_slice(&nics.plan.routes);
@@ -126,7 +127,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         plan.filters.extend_from_slice(&nics.plan.filters);
     }
     let mut masters = BTreeMap::new();
-    for (_, net) in &interfaces {
+    for (_, net) in interfaces {
         if let Some(master) = net.master() {
             masters.entry(master).or_insert(net);
         }
@@ -145,7 +146,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     let mut batch = Batch::default();
     let mut put_back = Vec::new();
     let mut revived = Vec::new();
-    for (_, net) in &interfaces {
+    for (_, net) in interfaces {
         let Some(veth) = &net.veth else { continue };
         let Some(link) = state.links.get(&veth.host_name) else {
             continue;

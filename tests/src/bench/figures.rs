@@ -119,9 +119,12 @@ impl Table {
 
     /// The header, and the cells of every row.
     fn cells(&self) -> (Vec<String>, Vec<Vec<String>>) {
-        let mut header = ["", "n", "min", "median", "p95", "p99"]
-            .map(String::from)
-            .to_vec();
+        let is_single = self.rows.iter().all(|row| row.values.len() <= 1);
+        let columns: &[&str] = match is_single {
+            true => &["", "value"],
+            false => &["", "n", "min", "median", "p95", "p99"],
+        };
+        let mut header: Vec<String> = columns.iter().copied().map(String::from).collect();
         let ratios: Vec<(&str, f64)> = [("floor", &self.floor), ("peer", &self.peer)]
             .into_iter()
             .filter_map(|(word, name)| Some((word, self.row(name.as_ref())?.summary().median)))
@@ -138,8 +141,14 @@ impl Table {
                 p95,
                 p99,
             } = row.summary();
-            let mut cells = vec![row.name.clone(), row.values.len().to_string()];
-            cells.extend([min, median, p95, p99].map(number));
+            let mut cells = vec![row.name.clone()];
+            match is_single {
+                true => cells.extend(row.values.iter().copied().map(number)),
+                false => {
+                    cells.push(row.values.len().to_string());
+                    cells.extend([min, median, p95, p99].map(number));
+                }
+            }
             cells.extend(ratios.iter().map(|(_, of)| format!("{:.2}", median / of)));
             if self.paired.is_some() {
                 cells.push(self.difference(row).map_or_else(String::new, signed));
@@ -162,10 +171,10 @@ impl Table {
     }
 }
 
-/// Three significant digits or more.
+/// Three significant digits or more; a whole number is what was counted, and exact.
 fn number(value: f64) -> String {
     let decimals = match value.abs() {
-        v if v >= 100.0 || v == 0.0 => 0,
+        v if v >= 100.0 || v.fract() == 0.0 => 0,
         v if v >= 10.0 => 1,
         _ => 2,
     };
@@ -270,7 +279,7 @@ mod tests {
             rows: vec![
                 row("floor", &[1.0, 2.0, 3.0]),
                 row("peer", &[10.0, 20.0, 30.0]),
-                row("ours", &[2.0, 5.0, 6.0]),
+                row("ours", &[2.5, 5.25, 6.0]),
             ],
             floor: Some("floor".into()),
             peer: Some("peer".into()),
@@ -289,11 +298,19 @@ mod tests {
         );
         assert_eq!(
             rows[2],
-            [
-                "ours", "3", "2.00", "5.00", "6.00", "6.00", "2.50", "0.25", "+3.00"
-            ]
+            ["ours", "3", "2.50", "5.25", "6", "6", "2.62", "0.26", "+3"]
         );
         assert_eq!(rows[0][8], "+0");
+    }
+
+    #[test]
+    fn one_value_of_each_is_no_distribution() {
+        let mut table = table();
+        table.paired = None;
+        table.rows.iter_mut().for_each(|row| row.values.truncate(1));
+        let (header, rows) = table.cells();
+        assert_eq!(header, ["", "value", "× floor", "× peer"]);
+        assert_eq!(rows[2], ["ours", "2.50", "2.50", "0.25"]);
     }
 
     #[test]

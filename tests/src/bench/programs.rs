@@ -2,10 +2,12 @@
 
 use anyhow::{Context as _, Result};
 use aya_obj::{Object, generated::bpf_insn};
-use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use ebbtide_layout::HostFlow;
-use serde::Serialize;
 
+use super::{
+    figures::{Figures, Series, Table},
+    machine::Machine,
+};
 use crate::{
     programs::{
         Bench, CLIENT, CLIENT6, NODE, OTHER, POD, POD6, REPLY, THAT, THAT_MARK, names,
@@ -14,78 +16,110 @@ use crate::{
     workspace,
 };
 
-/// Every figure is the best of so many measurements: what disturbs one only ever makes it slower.
-const ROUNDS: u32 = 15;
-
-/// A program's size.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Size {
-    /// Its name.
-    pub program: &'static str,
-    /// Instructions in the object.
-    pub instructions: usize,
-    /// Instructions that the verifier walked, on all paths; none before Linux 5.16.
-    pub verified: Option<u32>,
-    /// Bytes of machine code; zero without JIT.
-    pub machine_code: u32,
-    /// Bytes of stack, of 512.
-    pub stack: usize,
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Measurements of each packet. The least is the figure to believe: what disturbs one only ever
+    /// makes it slower.
+    pub rounds: usize,
+    /// Runs for each measurement.
+    pub repeat: u32,
 }
 
-/// What one packet costs.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Cost {
-    /// The program.
-    pub program: &'static str,
-    /// Which packet.
-    pub packet: &'static str,
-    /// Nanoseconds, test run and its own overhead together.
-    pub nanoseconds: u64,
+impl Extent {
+    /// For figures.
+    pub const FULL: Self = Self {
+        rounds: 15,
+        repeat: 200_000,
+    };
+    /// To see that it works.
+    pub const SHORT: Self = Self {
+        rounds: 1,
+        repeat: 100,
+    };
 }
 
-/// Everything that was measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    /// By program.
-    pub sizes: Vec<Size>,
-    /// By program and packet.
-    pub costs: Vec<Cost>,
-}
+/// What a program is made of: a table each, in this order.
+const SIZES: [(&str, &str, &str); 4] = [
+    (
+        "instructions",
+        "The program in the object, without the functions it calls.",
+        "instructions",
+    ),
+    (
+        "verified instructions",
+        "What the verifier walked on all paths; its limit is a million. Zero before Linux 5.16, which \
+         does not tell.",
+        "instructions",
+    ),
+    (
+        "machine code",
+        "What the JIT made of it; zero without JIT.",
+        "bytes",
+    ),
+    ("stack", "Of 512, without the functions it calls.", "bytes"),
+];
 
-/// Measures all programs; `repeat` runs for each measurement.
+/// Measures all programs, by BPF_PROG_TEST_RUN.
 ///
 /// # Errors
 /// When the object cannot be read.
-pub fn measure(repeat: u32) -> Result<Report> {
+pub fn run(extent: Extent) -> Result<Figures> {
+    let machine = Machine::look();
+    let mut tables = costs(extent);
+    tables.extend(sizes()?);
+    Ok(Figures {
+        name: "programs".to_owned(),
+        machine,
+        tables,
+        timelines: Vec::new(),
+        notes: vec![
+            "nanoseconds include the test run's own, some 30 for an empty program".to_owned(),
+        ],
+    })
+}
+
+fn table(title: &str, meaning: &str, unit: &'static str) -> Table {
+    Table {
+        title: title.to_owned(),
+        meaning: meaning.to_owned(),
+        unit,
+        rows: Vec::new(),
+        floor: None,
+        peer: None,
+        paired: None,
+    }
+}
+
+fn sizes() -> Result<Vec<Table>> {
     let path = workspace::EBPF.file("ebbtide")?;
     let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let object = Object::parse(&bytes)?;
     let bench = Bench::new();
-    let sizes = names()
-        .map(|program| size(program, &object, &bench))
-        .collect::<Result<_>>()?;
-    Ok(Report {
-        sizes,
-        costs: costs(repeat),
-    })
-}
-
-fn size(program: &'static str, object: &Object, bench: &Bench) -> Result<Size> {
-    let function = object
-        .programs
-        .get(program)
-        .and_then(|program| object.functions.get(&program.function_key()))
-        .with_context(|| format!("the object has no program {program}"))?;
-    let info = bench.info(program);
-    Ok(Size {
-        program,
-        instructions: function.instructions.len(),
-        verified: info.verified_instruction_count(),
-        machine_code: info.size_jitted(),
-        stack: stack(&function.instructions),
-    })
+    let mut tables: Vec<Table> = SIZES
+        .map(|(title, meaning, unit)| table(title, meaning, unit))
+        .into();
+    for program in names() {
+        let function = object
+            .programs
+            .get(program)
+            .and_then(|program| object.functions.get(&program.function_key()))
+            .with_context(|| format!("the object has no program {program}"))?;
+        let info = bench.info(program);
+        let sizes = [
+            function.instructions.len() as f64,
+            f64::from(info.verified_instruction_count().unwrap_or_default()),
+            f64::from(info.size_jitted()),
+            stack(&function.instructions) as f64,
+        ];
+        for (table, size) in tables.iter_mut().zip(sizes) {
+            table.rows.push(Series {
+                name: program.to_owned(),
+                values: vec![size],
+            });
+        }
+    }
+    Ok(tables)
 }
 
 /// The lowest place below the frame pointer (r10) that is used: by a load or store, or by an
@@ -111,7 +145,8 @@ fn stack(instructions: &[bpf_insn]) -> usize {
     usize::try_from(-lowest).unwrap_or(0)
 }
 
-fn costs(repeat: u32) -> Vec<Cost> {
+/// A table for each program, a row for each packet.
+fn costs(extent: Extent) -> Vec<Table> {
     const FAR: (&str, u16) = ("180.17.16.11", 8080);
     let client = (CLIENT, 5000);
     let to_pod = HostFlow {
@@ -197,57 +232,21 @@ fn costs(repeat: u32) -> Vec<Cost> {
             0,
         ),
     ];
-    rows.into_iter()
-        .map(|(program, packet, frame, mark)| {
-            let best = (0..ROUNDS)
-                .map(|_| bench.time(program, &frame, mark, repeat))
-                .min();
-            let nanoseconds = best.unwrap_or_default().as_nanos();
-            Cost {
-                program,
-                packet,
-                nanoseconds: u64::try_from(nanoseconds).unwrap_or(u64::MAX),
-            }
-        })
-        .collect()
-}
-
-/// The figures as Markdown.
-#[must_use]
-pub fn text(report: &Report) -> String {
-    let mut sizes = table([
-        "program",
-        "instructions",
-        "verified",
-        "machine code",
-        "stack",
-    ]);
-    for size in &report.sizes {
-        let verified = size.verified.map_or_else(|| "?".into(), |n| n.to_string());
-        sizes.add_row([
-            size.program.to_owned(),
-            size.instructions.to_string(),
-            verified,
-            size.machine_code.to_string(),
-            size.stack.to_string(),
-        ]);
+    let mut tables: Vec<Table> = Vec::new();
+    for (program, packet, frame, mark) in rows {
+        if tables.last().is_none_or(|table| table.title != program) {
+            tables.push(table(program, "One packet.", "ns"));
+        }
+        let time = |_| {
+            let time = bench.time(program, &frame, mark, extent.repeat);
+            time.as_secs_f64() * 1e9
+        };
+        if let Some(table) = tables.last_mut() {
+            table.rows.push(Series {
+                name: packet.to_owned(),
+                values: (0..extent.rounds).map(time).collect(),
+            });
+        }
     }
-    let mut costs = table(["program", "packet", "ns"]);
-    for cost in &report.costs {
-        let ns = cost.nanoseconds.to_string();
-        costs.add_row([cost.program.to_owned(), cost.packet.to_owned(), ns]);
-    }
-    for column in sizes.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    for column in costs.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    format!("{sizes}\n\n{costs}\n")
-}
-
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(ASCII_MARKDOWN).set_header(header);
-    table
+    tables
 }

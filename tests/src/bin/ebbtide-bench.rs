@@ -1,108 +1,85 @@
-//! `ebbtide-bench`: how fast durable addresses are, beside host-local. See `cargo xtask bench pool`.
+//! `ebbtide-bench`: how fast it is, beside others and beside the bare kernel. See `cargo xtask bench`.
 
 use std::{
-    fs::File,
+    fs,
     io::Write as _,
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
-use ebbtide_tests::bench::{Load, Report, host_local, pools, report};
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use clap::{Parser, Subcommand};
+use ebbtide_tests::bench::{add, agent, datapath, figures::Figures, pool, programs};
 
-/// Measure durable allocations, recovery and memory.
+/// Measure the real binaries and programs in this kernel. Takes root.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
-    /// A directory on the disk to measure; a new one is made in it.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
-    /// Callers at once.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8, 64])]
-    callers: Vec<usize>,
-    /// How long each row is measured, in seconds.
-    #[arg(long, value_name = "SECS", default_value_t = 2.0)]
-    seconds: f64,
-    /// The size of the record kept with each allocation. The plan of a pod with an IPv4 address has
-    /// some 1900 bytes, with both families 3000.
-    #[arg(long, value_name = "BYTES", default_value_t = 2000)]
-    record: usize,
-    /// Write the figures to FILE as JSON, too.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// What to measure.
+    #[command(subcommand)]
+    what: What,
+    /// Only as much as shows that it works; the figures mean nothing.
+    #[arg(long, global = true)]
+    short: bool,
+    /// Write a Markdown report, plots and the values as JSON into DIR.
+    #[arg(long, value_name = "DIR", global = true)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// ADD and DEL: one by one, many at once, many in a row.
+    Add,
+    /// The agent itself: memory, time until it is ready, CPU at rest, with more and more pods.
+    Agent,
+    /// Round trips, connections, packets and streams by each path, with each way of marking.
+    Datapath,
+    /// Durable allocations: per second, latency, memory, recovery.
+    Pool {
+        /// A directory on the disk to measure; a new one is made in it.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Each eBPF program: nanoseconds for a packet of each kind, and sizes.
+    Programs,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let dir = tempfile::Builder::new()
-        .prefix("ebbtide-bench-")
-        .tempdir_in(&cli.dir)
-        .with_context(|| format!("make a directory in {}", cli.dir.display()))?;
-    let time = Duration::try_from_secs_f64(cli.seconds).context("--seconds")?;
-    let mut notes = Vec::new();
-    if statfs(dir.path())?.filesystem_type() == TMPFS_MAGIC {
-        notes.push("this directory is in memory: fsync costs nothing, use --dir".to_owned());
+    macro_rules! extent {
+        ($of:ident) => {
+            match cli.short {
+                true => $of::Extent::SHORT,
+                false => $of::Extent::FULL,
+            }
+        };
     }
-    let record = pools::record(cli.record);
-    let mut rows = Vec::new();
-    for &callers in &cli.callers {
-        let load = pools::load(
-            &dir.path().join(format!("pools-{callers}")),
-            callers,
-            time,
-            &record,
-        )?;
-        rows.push(load.row("ebbtide"));
-    }
-    if Path::new(host_local::PLUGIN).is_file() {
-        for &callers in &cli.callers {
-            let data = dir.path().join(format!("host-local-{callers}"));
-            rows.push(host_local::load(&data, callers, time)?.row("host-local"));
-        }
-        notes.push(
-            "host-local is a process for each ADD and does not sync its files; \
-             ebbtide is measured in its agent, without the plugin's process"
-                .to_owned(),
-        );
-    } else {
-        notes.push(format!(
-            "host-local was not measured: {} is not there (Debian: containernetworking-plugins)",
-            host_local::PLUGIN
-        ));
-    }
-    let report = Report {
-        rows,
-        cost: pools::cost(&dir.path().join("cost"), &record)?,
-        record_bytes: record.to_string().len(),
-        fsync_us: fsync(dir.path())?.p50_us,
-        notes,
+    let figures = match cli.what {
+        What::Add => add::run(extent!(add))?,
+        What::Agent => agent::run(extent!(agent))?,
+        What::Datapath => datapath::run(extent!(datapath))?,
+        What::Pool { dir } => pool::run(extent!(pool), &dir)?,
+        What::Programs => programs::run(extent!(programs))?,
     };
-    if let Some(file) = &cli.json {
-        std::fs::write(file, serde_json::to_vec_pretty(&report)?)
-            .with_context(|| format!("write {}", file.display()))?;
+    if let Some(dir) = &cli.out {
+        write(dir, &figures)?;
     }
-    std::io::stdout().write_all(report::text(&report).as_bytes())?;
+    std::io::stdout().write_all(figures.text().as_bytes())?;
     Ok(())
 }
 
-/// What the disk takes for one small write that is to last.
-fn fsync(dir: &Path) -> Result<ebbtide_tests::bench::Row> {
-    let file = File::create(dir.join("fsync"))?;
-    let start = Instant::now();
-    let mut latencies = Vec::new();
-    for number in 0..200 {
-        let asked = Instant::now();
-        file.write_all_at(&[1; 4096], number * 4096)?;
-        file.sync_data()?;
-        latencies.push(asked.elapsed());
-    }
-    let load = Load {
-        callers: 1,
-        latencies,
-        elapsed: start.elapsed(),
+/// `NAME.md`, `NAME.json` and the plots.
+fn write(dir: &Path, figures: &Figures) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    let file = |name: &str, text: String| {
+        let path = dir.join(name);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     };
-    Ok(load.row("fdatasync"))
+    let name = &figures.name;
+    file(&format!("{name}.md"), figures.markdown())?;
+    let json = serde_json::to_string_pretty(figures)?;
+    file(&format!("{name}.json"), json + "\n")?;
+    figures
+        .plots()
+        .into_iter()
+        .try_for_each(|(name, svg)| file(&name, svg))
 }

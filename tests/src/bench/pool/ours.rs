@@ -18,7 +18,7 @@ use ebbtide_agent::{
 };
 use serde_json::{Value, json};
 
-use super::{Cost, Load};
+use super::Load;
 
 /// A pool with more addresses than any run takes.
 const MANIFEST: &str = "{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, \
@@ -42,18 +42,14 @@ fn owner(number: usize) -> Owner {
 }
 
 /// A record of about this size and of the shape that the agent's have: many small values.
-#[must_use]
-pub fn record(bytes: usize) -> Value {
+pub(super) fn record(bytes: usize) -> Value {
     let line = json!({"to": "172.31.16.0/20", "via": "169.254.1.1", "table": 7700, "onLink": true});
     let each = line.to_string().len() + 1;
     json!({"pod": "bench/pod", "routes": vec![line; bytes / each]})
 }
 
 /// Allocates with so many callers until the time is up.
-///
-/// # Errors
-/// When an allocation fails.
-pub fn load(dir: &Path, callers: usize, time: Duration, record: &Value) -> Result<Load> {
+pub(super) fn load(dir: &Path, callers: usize, time: Duration, record: &Value) -> Result<Load> {
     let catalog = Arc::new(catalog()?);
     let pools = Pools::open(dir, Options::default())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
@@ -92,11 +88,7 @@ pub fn load(dir: &Path, callers: usize, time: Duration, record: &Value) -> Resul
             latencies.len()
         );
     }
-    Ok(Load {
-        callers,
-        latencies,
-        elapsed,
-    })
+    Ok(Load { latencies, elapsed })
 }
 
 async fn add(pools: &Pools, catalog: &Catalog, owner: &Owner, record: Value) -> Result<()> {
@@ -107,11 +99,21 @@ async fn add(pools: &Pools, catalog: &Catalog, owner: &Owner, record: Value) -> 
     Ok(())
 }
 
-/// Memory and recovery.
-///
-/// # Errors
-/// When an allocation fails or the store cannot be copied.
-pub fn cost(dir: &Path, record: &Value) -> Result<Cost> {
+/// What allocations cost while nobody asks for more.
+#[derive(Debug)]
+pub(super) struct Cost {
+    /// Resident memory that a pool of a million addresses adds, with one of them in use.
+    pub(super) pool_bytes: u64,
+    /// Resident memory that the allocations add.
+    pub(super) allocations_bytes: u64,
+    /// How long it took to open the store after `kill -9`.
+    pub(super) recoveries: Vec<Duration>,
+    /// The longest wait of an ADD until the journal had begun anew.
+    pub(super) longest: Duration,
+}
+
+/// Memory and recovery with so many allocations.
+pub(super) fn cost(dir: &Path, allocations: usize, record: &Value) -> Result<Cost> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let live = dir.join("live");
     let pools = Pools::open(&live, Options::default())?;
@@ -120,8 +122,8 @@ pub fn cost(dir: &Path, record: &Value) -> Result<Cost> {
     runtime.block_on(add(&pools, &catalog, &owner(0), record.clone()))?;
     let with_pool = resident()?;
     runtime.block_on(async {
-        for start in (1..10_000).step_by(100) {
-            let end = (start + 100).min(10_000);
+        for start in (1..allocations).step_by(100) {
+            let end = (start + 100).min(allocations);
             let owners: Vec<Owner> = (start..end).map(owner).collect();
             let all = owners
                 .iter()
@@ -132,35 +134,74 @@ pub fn cost(dir: &Path, record: &Value) -> Result<Cost> {
     })?;
     let with_allocations = resident()?;
     // What a killed agent leaves: the files while they are open.
-    let mut times = Vec::new();
-    let mut store_bytes = 0;
+    let mut recoveries = Vec::new();
     for round in 0..5 {
         let killed = dir.join(format!("killed-{round}"));
-        store_bytes = copy(&live, &killed)?;
+        copy(&live, &killed)?;
         let start = Instant::now();
         let recovered = Pools::open(&killed, Options::default())?;
-        times.push(start.elapsed());
-        if recovered.list().len() != 10_000 {
-            bail!("{} of 10000 allocations recovered", recovered.list().len());
+        recoveries.push(start.elapsed());
+        let found = recovered.list().len();
+        if found != allocations {
+            bail!("{found} of {allocations} allocations recovered");
         }
     }
-    times.sort_unstable();
+    let longest = runtime.block_on(longest_wait(&pools, &catalog, &live, allocations, record))?;
     Ok(Cost {
-        per_million_addresses: with_pool.saturating_sub(before),
-        per_10000_allocations: with_allocations.saturating_sub(with_pool),
-        recovery_ms: super::load::percentile(&times, 50).as_secs_f64() * 1e3,
-        store_bytes,
+        pool_bytes: with_pool.saturating_sub(before),
+        allocations_bytes: with_allocations.saturating_sub(with_pool),
+        recoveries,
+        longest,
     })
 }
 
-fn copy(from: &Path, to: &Path) -> Result<u64> {
-    fs::create_dir_all(to)?;
+/// Pods come and go until the journal is shorter than it was.
+async fn longest_wait(
+    pools: &Pools,
+    catalog: &Catalog,
+    dir: &Path,
+    allocations: usize,
+    record: &Value,
+) -> Result<Duration> {
+    const CROWD: usize = 64;
+    let mut length = size(dir)?;
+    let mut longest = Duration::ZERO;
+    for round in 0.. {
+        let first = allocations + round * CROWD;
+        let crowd = (first..first + CROWD).map(owner).map(|owner| async move {
+            let asked = Instant::now();
+            add(pools, catalog, &owner, record.clone()).await?;
+            let waited = asked.elapsed();
+            pools.release(&owner).await?;
+            anyhow::Ok(waited)
+        });
+        let waits = futures::future::try_join_all(crowd).await?;
+        longest = waits.into_iter().fold(longest, Duration::max);
+        let now = size(dir)?;
+        if now < length {
+            break;
+        }
+        length = now;
+    }
+    Ok(longest)
+}
+
+fn size(dir: &Path) -> Result<u64> {
     let mut bytes = 0;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        bytes += fs::copy(entry.path(), to.join(entry.file_name()))?;
+    for entry in fs::read_dir(dir)? {
+        // One that was there a moment ago may have been renamed.
+        bytes += entry?.metadata().map_or(0, |file| file.len());
     }
     Ok(bytes)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 /// Resident memory of this process, in bytes (proc(5), statm, in pages of 4 KiB).

@@ -1,5 +1,4 @@
-//! The benchmarks of `ebbtide-bench-node`: the real binaries in network namespaces, in this kernel or
-//! in a guest that has ipvlan.
+//! Runs `ebbtide-bench`, in this kernel or in a guest that has ipvlan, and keeps what it writes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ const LOG: (&str, &str) = ("RUST_LOG", "info,ebbtide_agent::timing=debug");
 
 /// Options of each of them.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct Node {
+pub(crate) struct Common {
     /// In user-mode Linux, which has ipvlan; otherwise in this kernel, as root
     #[arg(long)]
     vm: bool,
@@ -46,28 +45,41 @@ pub(crate) struct Node {
 pub(crate) struct Run {
     what: &'static str,
     kernel: Option<Kernel>,
-    options: Node,
+    /// Where there is a disk to be measured.
+    dir: Option<PathBuf>,
+    options: Common,
 }
 
 impl Run {
     /// As the options say.
-    pub(crate) fn of(what: &'static str, options: &Node) -> Self {
+    pub(crate) fn of(what: &'static str, options: &Common) -> Self {
         let kernel = match options {
-            Node { qemu: true, .. } => Some(Kernel::Old),
-            Node { vm: true, .. } => Some(Kernel::Uml),
+            Common { qemu: true, .. } => Some(Kernel::Old),
+            Common { vm: true, .. } => Some(Kernel::Uml),
             _ => None,
         };
         Self {
             what,
             kernel,
+            dir: None,
             options: options.clone(),
         }
+    }
+
+    /// Measures the disk that `dir` is on; a guest has none, and its memory must do.
+    pub(crate) fn on_disk(mut self, dir: &Path) -> Self {
+        let there = self.kernel.map_or(dir, |_| Path::new("/tmp"));
+        self.dir = Some(there.to_owned());
+        self
     }
 
     fn arguments(&self, out: &str) -> Vec<String> {
         let mut arguments = vec![self.what.to_owned(), "--out".to_owned(), out.to_owned()];
         if self.options.short {
             arguments.push("--short".to_owned());
+        }
+        if let Some(dir) = &self.dir {
+            arguments.extend(["--dir".to_owned(), dir.to_string_lossy().into_owned()]);
         }
         arguments
     }
@@ -77,15 +89,25 @@ impl Run {
 pub(crate) fn each_once(ws: &Workspace) -> Result<()> {
     let (root, ipvlan) = (exec::is_root()?, vm::this_kernel_will_do()?);
     // Packets take the same ways through macvlan; ADD and the agent need ipvlan.
-    for (what, here) in [("add", ipvlan), ("agent", ipvlan), ("datapath", root)] {
-        let options = Node {
+    for (what, here) in [
+        ("add", ipvlan),
+        ("agent", ipvlan),
+        ("datapath", root),
+        ("programs", root),
+        ("pool", true),
+    ] {
+        let options = Common {
             vm: !here,
             short: true,
             timeout: 900,
             no_build: true,
-            ..Node::default()
+            ..Common::default()
         };
-        if run(ws, &Run::of(what, &options))? != ExitCode::SUCCESS {
+        let mut short = Run::of(what, &options);
+        if what == "pool" {
+            short = short.on_disk(&ws.target);
+        }
+        if run(ws, &short)? != ExitCode::SUCCESS {
             bail!("`cargo xtask bench {what} --short` failed");
         }
     }
@@ -97,8 +119,8 @@ pub(crate) fn run(ws: &Workspace, run: &Run) -> Result<ExitCode> {
     debian::programs(ws, debian::GUEST)?;
     debian::programs(ws, debian::PEERS)?;
     match run.kernel {
-        None if !exec::is_root()? => {
-            bail!("network namespaces take root: run as root, or with --vm");
+        None if run.dir.is_none() && !exec::is_root()? => {
+            bail!("network namespaces and eBPF take root: run as root, or with --vm");
         }
         None => {}
         Some(kernel) => kernel.ensure(ws)?,
@@ -108,7 +130,7 @@ pub(crate) fn run(ws: &Workspace, run: &Run) -> Result<ExitCode> {
     }
     let to = ws.target.join("bench");
     fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
-    let program = ws.release().join("ebbtide-bench-node");
+    let program = ws.release().join("ebbtide-bench");
     let code = match run.kernel {
         None => here(ws, run, &program, &to)?,
         Some(kernel) => in_guest(ws, run, kernel, &program, &to)?,

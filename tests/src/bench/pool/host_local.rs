@@ -16,13 +16,10 @@ use serde_json::json;
 use super::Load;
 
 /// Where Debian's containernetworking-plugins has it.
-pub const PLUGIN: &str = "/usr/lib/cni/host-local";
+pub(super) const PLUGIN: &str = "/usr/lib/cni/host-local";
 
 /// Allocates with so many callers until the time is up.
-///
-/// # Errors
-/// When the plugin cannot be run or refuses.
-pub fn load(dir: &Path, callers: usize, time: Duration) -> Result<Load> {
+pub(super) fn load(dir: &Path, callers: usize, time: Duration) -> Result<Load> {
     let config = json!({
         "cniVersion": "1.0.0", "name": "bench", "type": "ipvlan",
         "ipam": {"type": "host-local", "dataDir": dir, "ranges": [[{"subnet": "10.0.0.0/8"}]]},
@@ -51,11 +48,7 @@ pub fn load(dir: &Path, callers: usize, time: Duration) -> Result<Load> {
     for result in results {
         latencies.append(&mut result?);
     }
-    Ok(Load {
-        callers,
-        latencies,
-        elapsed,
-    })
+    Ok(Load { latencies, elapsed })
 }
 
 fn add(config: &str, number: usize) -> Result<()> {
