@@ -294,3 +294,10 @@ impl fmt::Debug for AddressSet {
         write!(f, "[{self}]")
     }
 }
+
+/// An address, with or without a prefix length: whose the subnet is, the pool knows. `None`: neither.
+#[must_use]
+pub fn host_address(text: &str) -> Option<IpAddr> {
+    let net = text.parse().map(|net: IpNet| net.addr());
+    net.ok().or_else(|| text.parse().ok())
+}

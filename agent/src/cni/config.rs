@@ -1,11 +1,13 @@
 //! The network configuration.
 
+use std::net::IpAddr;
+
 use ebbtide_plugin::cni::{VERSIONS, code};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Failure;
-use crate::netlink::link::IpvlanMode;
+use crate::{catalog::host_address, netlink::link::IpvlanMode};
 
 /// The fields of a network configuration that are ours; unknown ones are tolerated, as the
 /// specification asks.
@@ -27,6 +29,8 @@ pub struct NetConf {
     mtu: Option<u32>,
     #[serde(default)]
     ipam: Option<Ipam>,
+    #[serde(default, rename = "runtimeConfig")]
+    runtime: Option<RuntimeConfig>,
     #[serde(default, rename = "prevResult")]
     prev_result: Option<Value>,
     #[serde(default, rename = "cni.dev/valid-attachments")]
@@ -41,6 +45,14 @@ struct Ipam {
     ipv4_pools: Vec<String>,
     #[serde(default, rename = "ipv6Pools")]
     ipv6_pools: Vec<String>,
+}
+
+/// What a runtime adds for plugins that declare the capability (CONVENTIONS.md of the CNI specification).
+#[derive(Clone, Debug, Deserialize)]
+struct RuntimeConfig {
+    /// Of the capability `ips`: addresses, with or without a prefix length.
+    #[serde(default)]
+    ips: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -183,6 +195,25 @@ impl NetConf {
         self.prev_result.as_ref()
     }
 
+    /// The addresses that the runtime asks for.
+    ///
+    /// # Errors
+    /// Names one that is none.
+    pub fn ips(&self) -> Result<Vec<IpAddr>, Failure> {
+        let asked = self.runtime.iter().flat_map(|runtime| &runtime.ips);
+        asked
+            .map(|text| {
+                host_address(text).ok_or_else(|| {
+                    Failure::new(
+                        code::INVALID_NETWORK_CONFIG,
+                        format!("runtimeConfig.ips: {text:?} is not an address"),
+                        "correct the pod's request (`ips` in k8s.v1.cni.cncf.io/networks)",
+                    )
+                })
+            })
+            .collect()
+    }
+
     /// The network's name among the manifests, if the configuration gives one.
     #[must_use]
     pub fn network(&self) -> Option<&str> {
@@ -312,6 +343,20 @@ mod tests {
                 failure.message
             );
         }
+    }
+
+    #[test]
+    fn a_runtime_asks_for_addresses_with_and_without_a_prefix_length() {
+        let ips = |list: &str| {
+            let text = format!(
+                r#"{{"cniVersion":"1.0.0","name":"n","network":"a","runtimeConfig":{{"ips":{list}}}}}"#
+            );
+            NetConf::parse(&text).and_then(|conf| conf.ips())
+        };
+        let expected: Vec<IpAddr> = ["10.0.0.5", "fd00::5"].map(|ip| ip.parse().unwrap()).into();
+        assert_eq!(ips(r#"["10.0.0.5/24","fd00::5"]"#), Ok(expected));
+        assert_eq!(ips("[]"), Ok(vec![]));
+        assert!(ips(r#"["x"]"#).unwrap_err().message.contains("\"x\""));
     }
 
     #[test]

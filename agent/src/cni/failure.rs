@@ -81,6 +81,10 @@ impl From<pool::PoolError> for Failure {
                 code::NO_ADDRESS,
                 "`ebbtidectl pools` shows the pools and how full they are",
             ),
+            pool::PoolError::Unavailable(_) => (
+                code::NO_ADDRESS,
+                "`ebbtidectl ip ADDRESS` tells whose it is; ask for another (`ips`), or for none",
+            ),
             pool::PoolError::Annotation(_) => (
                 code::INVALID_NETWORK_CONFIG,
                 "correct the annotation; nothing was given out",

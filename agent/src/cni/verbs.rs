@@ -243,6 +243,7 @@ async fn reserve(
             network: network.name.as_ref(),
             source: network.source(),
             subject,
+            exactly: &network.ips,
             ..Request::new(owner, &agent.node_name, &catalog)
         };
         match (agent.pools.reserve(&request), &agent.leases) {

@@ -1,5 +1,7 @@
 //! Which interfaces a request is about, and on which networks.
 
+use std::net::IpAddr;
+
 use ebbtide_plugin::{cni::code, wire::Invocation};
 
 use super::{Attachment, Failure, NetConf, NetworkChoice, PodIdentity};
@@ -17,6 +19,8 @@ pub(super) struct Resolved {
     pub(super) name: Option<ObjectName>,
     pub(super) ipv4_pools: Vec<String>,
     pub(super) ipv6_pools: Vec<String>,
+    /// Addresses that the pod is to have on it, in place of any.
+    pub(super) ips: Vec<IpAddr>,
 }
 
 impl Resolved {
@@ -51,6 +55,7 @@ impl From<&Network> for Resolved {
             name: Some(network.name.clone()),
             ipv4_pools: network.ipv4_pools.clone(),
             ipv6_pools: network.ipv6_pools.clone(),
+            ips: Vec::new(),
         }
     }
 }
@@ -128,6 +133,7 @@ pub(super) fn interfaces(
     if choice != NetworkChoice::ByPod {
         // Somebody else (Multus) reads the annotations and calls once for each network.
         let mut network = resolve(agent, choice, conf, catalog)?;
+        network.ips = conf.ips()?;
         if let Ok(asked) = asked {
             prefer_route(&mut network, asked.default_route_nic);
         }
@@ -143,15 +149,8 @@ pub(super) fn interfaces(
     })?;
     let mut interfaces = Vec::new();
     for each in asked.interfaces {
-        if let Some(ip) = each.ips.first() {
-            return Err(Failure::new(
-                code::UNSUPPORTED_FIELD,
-                format!("pod {pod} asks for the address {ip} on {}", each.network),
-                "addresses are chosen from pools: make a pool of that address and name it with \
-                 the annotation ipam.spidernet.io/ippools",
-            ));
-        }
         let mut network = by_reference(agent, &each.network, conf, catalog)?;
+        network.ips = each.ips;
         network.spec.gateways = each.default_route;
         prefer_route(&mut network, asked.default_route_nic.clone());
         interfaces.push((each.interface, network));
@@ -272,6 +271,7 @@ pub(super) fn resolve(
             name: None,
             ipv4_pools,
             ipv6_pools,
+            ips: Vec::new(),
         }),
     }
 }

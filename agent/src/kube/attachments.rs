@@ -84,6 +84,8 @@ fn chain(
         "type": "ebbtide",
         "network": network.to_string(),
         "ipam": { "type": "ebbtide" },
+        // Multus passes on what a pod asks for to plugins that say so alone.
+        "capabilities": { "ips": true },
     })];
     for text in spec.chain_cni_json_data.iter().flatten() {
         plugins.push(serde_json::from_str(text).ok()?);
@@ -196,7 +198,8 @@ mod tests {
         assert_eq!(
             config,
             json!({"cniVersion": "0.3.1", "name": "ipvlan-ens5", "plugins": [
-                {"type": "ebbtide", "network": "default/ipvlan-ens5", "ipam": {"type": "ebbtide"}},
+                {"type": "ebbtide", "network": "default/ipvlan-ens5", "ipam": {"type": "ebbtide"},
+                    "capabilities": {"ips": true}},
             ]})
         );
         assert_eq!(desired.owner.uid, "u");

@@ -5,10 +5,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::catalog::{NetworkRef, ObjectName};
+use crate::catalog::{NetworkRef, ObjectName, host_address};
 use crate::pool::Object;
 
 /// Names the network of the pod's first interface, in place of the cluster's default.
@@ -214,18 +213,11 @@ impl Element {
             interface,
             ips: ips
                 .iter()
-                .map(|text| address(text))
+                .map(|text| host_address(text).ok_or_else(|| format!("{text:?} is not an address")))
                 .collect::<Result<_, _>>()?,
             default_route: self.default_route.unwrap_or_default(),
         })
     }
-}
-
-/// An address, with or without a prefix length: the pool's subnet has it anyway.
-fn address(text: &str) -> Result<IpAddr, String> {
-    let net = text.parse::<IpNet>().map(|net| net.addr());
-    net.or_else(|_| text.parse())
-        .map_err(|_| format!("{text:?} is not an address"))
 }
 
 /// What the kernel takes (`dev_valid_name`, net/core/dev.c).

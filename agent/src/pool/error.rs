@@ -17,6 +17,9 @@ pub enum PoolError {
     /// Pools there are, but nothing is free in them.
     #[error(transparent)]
     Full(#[from] Full),
+    /// The address that is asked for by name cannot be had.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
     /// Another request of the same owner is being served. It is not waited for: try again later.
     #[error("{doing} {owner} is still under way; try again in a moment")]
     Busy {
@@ -62,6 +65,16 @@ pub struct Conflict {
     pub address: IpAddr,
     /// What it is already, as a predicate.
     pub with: String,
+}
+
+/// An address that is asked for by name, and cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the address {address} that is asked for cannot be had: {reason}")]
+pub struct Unavailable {
+    /// The address.
+    pub address: IpAddr,
+    /// Why, as a sentence.
+    pub reason: String,
 }
 
 /// Addresses that this node cannot give back.

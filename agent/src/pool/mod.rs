@@ -30,7 +30,7 @@ mod writer;
 pub use claim::{Claim, ClaimKey, PodRef, Reason, Replicas, is_expected, ordinal};
 pub use error::{
     BadAnnotation, Conflict, Full, FullPool, InUse, NoAddress, OpenError, PassedOver, PoolError,
-    StoreError,
+    StoreError, Unavailable,
 };
 pub use history::Past;
 pub use pools::{Adopt, Assignment, Grant, Options, Pools, Reserved, Snapshot};

@@ -136,6 +136,9 @@ pub struct Request<'a> {
     pub annotation: Option<&'static str>,
     /// Which families are allowed at all.
     pub families: Families,
+    /// Addresses that it is to have and no others, one of a family at most. A family that is not
+    /// among them is served from the candidates as ever.
+    pub exactly: &'a [IpAddr],
     /// The pools there are.
     pub catalog: &'a Catalog,
 }
@@ -154,6 +157,7 @@ impl<'a> Request<'a> {
             source: Source::Defaults,
             annotation: None,
             families: Families::default(),
+            exactly: &[],
             catalog,
         }
     }

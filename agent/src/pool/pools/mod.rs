@@ -19,7 +19,7 @@ use super::{
     annotations::Wish,
     clock::Clock,
     select::select,
-    state::{Asked, State},
+    state::{Asked, State, can_be_met},
     store::{self, Change, Contents, Journal, encode},
     writer::{self, Job, Then, What, lock},
 };
@@ -149,6 +149,7 @@ impl Pools {
             ..*request
         };
         let selection = select(request)?;
+        can_be_met(request.exactly, &selection)?;
         let owner = Arc::new(request.owner.clone());
         let pod = request.subject.pod_ref();
         let mut state = lock(&self.inner.state);
@@ -161,6 +162,7 @@ impl Pools {
             pod: pod.as_ref(),
             selection: &selection,
             wish: &wish,
+            exactly: request.exactly,
             catalog: request.catalog,
             now: self.inner.clock.now(),
         })?;

@@ -1,6 +1,7 @@
 //! The truth in memory. Every method is quick and touches neither disk nor time.
 
 mod claims;
+mod exact;
 mod take;
 mod view;
 
@@ -21,6 +22,7 @@ use super::{
 use crate::catalog::{AddressSet, Family};
 
 pub(super) use claims::Adoption;
+pub(super) use exact::can_be_met;
 pub(super) use take::Asked;
 
 /// An address that was taken, and what it was before.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use super::{Before, Bundle, Ending, Phase, State, Taken};
+use super::{Before, Bundle, Ending, Phase, State, Taken, exact};
 use crate::{
     catalog::{AddressSet, Catalog, Family, Pool, Route},
     pool::{
@@ -20,6 +20,8 @@ pub(in crate::pool) struct Asked<'a> {
     pub(in crate::pool) pod: Option<&'a PodRef>,
     pub(in crate::pool) selection: &'a Selection<'a>,
     pub(in crate::pool) wish: &'a Wish,
+    /// Addresses that it is to have and no others, one of a family at most.
+    pub(in crate::pool) exactly: &'a [IpAddr],
     pub(in crate::pool) catalog: &'a Catalog,
     pub(in crate::pool) now: Moment,
 }
@@ -29,6 +31,11 @@ impl State {
     pub(in crate::pool) fn take(&mut self, asked: &Asked<'_>) -> Result<Bundle, PoolError> {
         let claim = self.claim_of(asked);
         let kept = claim.as_ref().and_then(|claim| kept(asked, claim));
+        let is_wanted = |(address, _): &(IpAddr, &Pool)| {
+            exact::of_family(asked.exactly, Family::of(*address))
+                .is_none_or(|exactly| exactly == *address)
+        };
+        let kept = kept.filter(|chosen| chosen.iter().all(is_wanted));
         let is_met = kept.is_some();
         let claimed: Vec<Taken> = claim.iter().flat_map(before_claimed).collect();
         let (taken, chosen) = match kept {
@@ -66,12 +73,25 @@ impl State {
     /// Addresses that nobody has.
     fn take_new<'a>(&mut self, asked: &Asked<'a>) -> Result<(Vec<Taken>, Chosen<'a>), PoolError> {
         let (mut taken, mut chosen) = (Vec::new(), Chosen::new());
-        for Choice {
-            family,
-            pools,
-            passed_over,
-        } in asked.selection
-        {
+        for choice in asked.selection {
+            let Choice {
+                family,
+                pools,
+                passed_over,
+            } = choice;
+            if let Some(address) = exact::of_family(asked.exactly, *family) {
+                match self.exactly(address, choice, asked) {
+                    Ok((address, pool)) => {
+                        taken.push(self.take_one(asked.owner, address));
+                        chosen.push((address, pool));
+                        continue;
+                    }
+                    Err(unavailable) => {
+                        self.give_back(&taken);
+                        return Err(unavailable.into());
+                    }
+                }
+            }
             let found = self.own_resting(asked, pools).or_else(|| {
                 pools.iter().find_map(|pool| {
                     let ripe = asked.now.saturating_sub(self.rest);

@@ -20,6 +20,7 @@ mod claims;
 mod damage;
 mod disk;
 mod durability;
+mod exact;
 mod faults;
 mod model;
 mod pain_points;
