@@ -9,7 +9,7 @@ use crate::{
     PASS, clock,
     flow::{self, Ours},
     maps,
-    packet::{self, FIRST, Ip, LAST},
+    packet::{self, Endpoints, FIRST, Ip, LAST},
 };
 
 /// Destination and source of a frame from the pod to its host end of the veth.
@@ -38,21 +38,35 @@ fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// Nobody answers an error, so it needs no mark. With one, and `fwmark_reflect`, the kernel would note
+/// the smaller MTU that an error tells of at the route by which the mark leads, where a UDP socket,
+/// which has no mark, never looks (`ipv4_update_pmtu`, net/ipv4/route.c: `IP4_REPLY_MARK`).
+#[inline(always)]
+fn is_error(ctx: &TcContext, ip: &Ip) -> bool {
+    let protocol = ip.payload.protocol;
+    (protocol == packet::ICMP || protocol == packet::ICMPV6)
+        && matches!(ip.endpoints(ctx), Endpoints::Error)
+}
+
 /// The veth's ingress: marks, and remembers the way in of what the mark cannot serve.
 #[inline(always)]
 pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
-    mark(ctx);
     packet::linearise(ctx);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
+        mark(ctx);
         return PASS;
     };
+    let error = is_error(ctx, ip);
+    if !error {
+        mark(ctx);
+    }
     let Some(counters) = maps::counters(&ip.destination, Hook::VethIngress) else {
         return PASS;
     };
     counters.seen += 1;
-    counters.marked += 1;
-    if ip.payload.protocol == packet::TCP {
+    counters.marked += u64::from(!error);
+    if error || ip.payload.protocol == packet::TCP {
         return PASS;
     }
     let mut key = flow::between(ip, Ours::Destination);

@@ -173,8 +173,11 @@ fn an_error_about_a_remembered_flow_leaves_the_pod_by_the_flows_way() {
         assert_eq!(bench.run("nic_egress", &other, 0).verdict, PASS);
         // An error is no flow's beginning.
         let news = icmp_error(client.0, pod.0, &udp((pod.0, 9), client));
-        assert_eq!(bench.run("veth_ingress", &news, 0).verdict, PASS);
+        let outcome = bench.run("veth_ingress", &news, 0x80);
+        assert_eq!(outcome.verdict, PASS);
         assert_eq!(bench.remembered().len(), 1);
+        // It is answered by nobody, and what it says of MTUs is not the veth's route's alone.
+        assert_eq!(outcome.mark, 0x80);
     }
 }
 

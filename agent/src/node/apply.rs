@@ -26,6 +26,10 @@ pub enum Error {
     Datapath(#[from] datapath::Error),
 }
 
+/// No packet is longer: kernels before 5.12 drop what is redirected to a link whose MTU it exceeds
+/// (`is_skb_forwardable` in `__bpf_rx_skb`, net/core/filter.c).
+const STEER_MTU: u32 = 65535;
+
 /// Makes the link [`STEER`] and gives its index; `None`, with a word in the log, where the kernel
 /// has no such links.
 pub async fn steer(host: &Netlink) -> Option<u32> {
@@ -66,6 +70,7 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
         return Ok(None);
     };
     let mut batch = Batch::default();
+    batch.put_right(&link, STEER_MTU, Some(Mac(HOST_MAC)));
     batch.set_up(STEER, link.ifindex, Some("ebbtide"));
     batch.run(host).await?;
     Ok(Some(link.ifindex))

@@ -219,10 +219,17 @@ fn family_settings(link: &str, family: Family) -> Vec<Sysctl> {
 }
 
 /// The accepted socket inherits the mark of its SYN; RST and ICMP replies carry the mark of what
-/// they answer (Documentation/networking/ip-sysctl.rst). Strict rp_filter looks up the way back
-/// with the mark, so it finds the veth.
-fn mark_settings() -> [Sysctl; 3] {
+/// they answer (Documentation/networking/ip-sysctl.rst).
+///
+/// The veth has no address, and far addresses come by it: ICMP errors, which have no mark, and what the
+/// pod passes on, whose way back is not looked up with the mark's rule. Reverse path filtering drops
+/// both, loose or strict (`no_addr` in `__fib_validate_source`, net/ipv4/fib_frontend.c). The larger
+/// of `all` and the link's own setting counts, so both have to be off; links with a setting of their
+/// own keep it. Where somebody sets `all` again, the mark still satisfies it for what is the pod's.
+fn mark_settings() -> [Sysctl; 5] {
     [
+        sysctl("net/ipv4/conf/all/rp_filter".into(), "0"),
+        sysctl(format!("net/ipv4/conf/{VETH}/rp_filter"), "0"),
         sysctl("net/ipv4/tcp_fwmark_accept".into(), "1"),
         sysctl("net/ipv4/fwmark_reflect".into(), "1"),
         sysctl(format!("net/ipv4/conf/{VETH}/src_valid_mark"), "1"),
