@@ -10,9 +10,10 @@
 //! - [`plan`], [`vpc`], [`strict`], [`edge`]: the VPC as data, its construction, its strictness,
 //!   its gateways;
 //! - [`traffic`], [`ping`]: servers that say whom they saw, clients that say what they got;
-//! - [`packet`], [`tap`], [`path`]: packets as seen on the wires, and the way they took;
+//! - [`packet`], [`packet_socket`], [`tap`], [`path`]: packets as seen on the wires, and the way they took;
 //! - [`proxy`]: what kube-proxy's rules do, without Kubernetes;
 //! - [`agent`], [`manifests`], [`cni`], [`pod`], [`lab`]: the real binaries in this network;
+//! - [`two_ways`]: a pod that is reached straight and through its node, and by which way it answers;
 //! - [`programs`]: each eBPF program alone, with packets nobody would send;
 //! - [`bench`]: how fast addresses are, beside host-local, and what each program costs; [`victim`]: a
 //!   process to kill while it takes addresses;
@@ -37,6 +38,7 @@ pub mod manifests;
 pub mod netlink;
 pub mod netns;
 pub mod packet;
+pub mod packet_socket;
 pub mod path;
 pub mod ping;
 pub mod plan;
@@ -48,6 +50,7 @@ pub mod snapshot;
 pub mod strict;
 pub mod tap;
 pub mod traffic;
+pub mod two_ways;
 pub mod victim;
 pub mod vpc;
 pub mod workspace;

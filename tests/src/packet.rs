@@ -82,6 +82,14 @@ pub struct Seen {
     pub time: Duration,
 }
 
+impl Seen {
+    /// Whether it was seen on a pod's interface of this name.
+    #[must_use]
+    pub fn is_in_pod_at(&self, name: &str) -> bool {
+        matches!(&self.place, Place::Pod { interface, .. } if interface == name)
+    }
+}
+
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = match self.direction {

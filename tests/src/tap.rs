@@ -5,7 +5,7 @@
 
 use std::{
     io::IoSliceMut,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
     sync::Mutex,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use nix::{
 };
 
 pub use crate::packet::{Direction, Icmp, Place, Seen};
-use crate::{netns::Netns, packet::decode, vpc::Vpc};
+use crate::{netns::Netns, packet::decode, packet_socket, vpc::Vpc};
 
 /// A moment in a capture.
 #[derive(Clone, Copy, Debug)]
@@ -186,41 +186,9 @@ impl Tap {
 /// A packet socket on one interface of the calling thread's namespace. Cooked (`SOCK_DGRAM`):
 /// packets start at the IP header, whatever the interface.
 fn open(interface: &str) -> Result<OwnedFd> {
-    let every_protocol = (libc::ETH_P_ALL as u16).to_be();
-    let index = nix::net::if_::if_nametoindex(interface)
-        .with_context(|| format!("there is no interface {interface}"))?;
-    // SAFETY: plain socket(2).
-    let fd = unsafe {
-        libc::socket(
-            libc::AF_PACKET,
-            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
-            // Nothing before bind(2) says from which interface.
-            0,
-        )
-    };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error()).context("opening a packet socket");
-    }
-    // SAFETY: `fd` was just opened and belongs to nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let socket = packet_socket::open(interface, libc::SOCK_DGRAM, libc::ETH_P_ALL)?;
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).context("enlarging its buffer")?;
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true).context("asking for timestamps")?;
-    // SAFETY: all of `sockaddr_ll` may be zero.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = every_protocol;
-    address.sll_ifindex = i32::try_from(index)?;
-    // SAFETY: the pointer and the length are those of one `sockaddr_ll`.
-    let bound = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of_val(&address) as libc::socklen_t,
-        )
-    };
-    if bound < 0 {
-        return Err(std::io::Error::last_os_error()).context("binding a packet socket");
-    }
     Ok(socket)
 }
 

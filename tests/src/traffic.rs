@@ -16,6 +16,9 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{netns::Netns, plan::Family};
 
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -134,6 +137,19 @@ impl Drop for Server {
     }
 }
 
+/// A socket that is bound to an address, for tests with a conversation of their own. It waits two
+/// seconds for what it is to receive.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn socket(netns: &Netns, protocol: Protocol, address: SocketAddr) -> Result<Socket> {
+    let socket = netns
+        .run(|| bind(protocol, address))
+        .with_context(|| format!("binding {protocol} {address} in {}", netns.name()))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
 fn bind(protocol: Protocol, address: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), protocol.socket_type(), None)?;
     if address.is_ipv6() {
@@ -206,7 +222,7 @@ impl<'a> Client<'a> {
             netns,
             protocol,
             source: None,
-            timeout: Duration::from_secs(2),
+            timeout: PATIENCE,
         }
     }
 

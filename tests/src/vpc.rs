@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The router's port towards the edge.
-const EDGE_PORT: &str = "p-edge";
+pub const EDGE_PORT: &str = "p-edge";
 /// The world's only interface.
 const UPLINK: &str = "uplink";
 /// The world is an ordinary Ethernet.

@@ -1,0 +1,334 @@
+//! A pod, and a client that reaches it straight, by the pod's own NIC, or through its node, which
+//! passes on what comes to it at either NIC (a NodePort, for every protocol there is).
+//!
+//! The client is on the VPC's edge: what it sends is not translated before it comes to the node.
+
+pub mod talk;
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use etherparse::PacketBuilder;
+
+use crate::{
+    edge::VPC_SIDE,
+    iptables,
+    lab::Lab,
+    netns::Netns,
+    packet_socket,
+    path::{Hop, Path},
+    plan::{EDGE_ROUTER_MAC, Family, Plan, ROUTER_EDGE_MAC},
+    pod::{NIC_SIDE, NODE_SIDE, Pod},
+    tap::{
+        Direction::{self, In, Out},
+        Mark, Place, Seen,
+    },
+};
+
+const NODE: &str = "master";
+/// The pod's NIC.
+const OWN: &str = "ens6";
+/// The other one, with the node's default route.
+const OTHER: &str = "ens5";
+
+/// How the client reaches the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By the pod's address.
+    Straight,
+    /// By the node's address on the other NIC, which the node translates.
+    NodePort,
+    /// By the node's address on the pod's own NIC, which the node translates.
+    OwnNodePort,
+}
+
+impl Way {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Straight, Self::NodePort, Self::OwnNodePort];
+
+    /// The node's NIC that it goes by.
+    #[must_use]
+    pub fn nic(self) -> &'static str {
+        match self {
+            Self::Straight | Self::OwnNodePort => OWN,
+            Self::NodePort => OTHER,
+        }
+    }
+
+    /// The pod's interface that it goes by.
+    #[must_use]
+    pub fn interface(self) -> &'static str {
+        match self {
+            Self::Straight => NIC_SIDE,
+            Self::NodePort | Self::OwnNodePort => NODE_SIDE,
+        }
+    }
+
+    /// Wire and interface, into the pod.
+    fn path(self, pod: &str, interface: &str) -> Path {
+        let wire = Place::Wire {
+            node: NODE.into(),
+            nic: self.nic().into(),
+        };
+        let end = Place::Pod {
+            pod: pod.into(),
+            interface: interface.into(),
+        };
+        Path(
+            [wire, end]
+                .map(|place| Hop {
+                    place,
+                    direction: In,
+                })
+                .into(),
+        )
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Straight => "straight",
+            Self::NodePort => "by NodePort",
+            Self::OwnNodePort => "by NodePort at the pod's NIC",
+        })
+    }
+}
+
+/// The pod and all around it.
+#[derive(Debug)]
+pub struct Site {
+    /// The pod. Before the laboratory: it is dropped first.
+    pub pod: Pod,
+    /// The laboratory.
+    pub lab: Lab,
+}
+
+/// What one exchange is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// Where.
+    pub site: &'a Site,
+    /// How the client reaches the pod.
+    pub way: Way,
+    /// By which family.
+    pub family: Family,
+    /// A port of its own, that of the pod's server.
+    pub port: u16,
+}
+
+impl Site {
+    /// Builds it.
+    ///
+    /// # Errors
+    /// Says what failed.
+    pub fn create(plan: Plan) -> Result<Self> {
+        let lab = Lab::start(plan)?;
+        let pod = lab.pod(NODE, OWN, "c")?;
+        for family in Family::BOTH {
+            let client = Plan::edge_link(family).edge.addr();
+            let pod = pod.address(family);
+            let rules = [OWN, OTHER].map(|nic| {
+                let node = lab.vpc.nic(NODE, nic).primary(family);
+                format!(
+                    "-A PREROUTING -i {nic} -s {client} -d {node} -j DNAT --to-destination {pod}"
+                )
+            });
+            let script = format!("*nat\n{}\nCOMMIT\n", rules.join("\n"));
+            iptables::restore(lab.vpc.node(NODE), family, &script)?;
+        }
+        Ok(Self { pod, lab })
+    }
+
+    /// The client's namespace.
+    #[must_use]
+    pub fn client(&self) -> &Netns {
+        self.lab.vpc.edge.netns()
+    }
+
+    /// The pod's node.
+    #[must_use]
+    pub fn node(&self) -> &Netns {
+        self.lab.vpc.node(NODE)
+    }
+
+    /// Runs one kind of exchange in both families, by all ways, and fails with all that went wrong:
+    /// an answer that was missing, a frame that the VPC dropped, a packet that was left to the
+    /// backstop.
+    ///
+    /// # Errors
+    /// Says which.
+    pub fn each(&mut self, exchange: impl Fn(&Case<'_>) -> Result<()>) -> Result<()> {
+        let mut failed = Vec::new();
+        for family in Family::BOTH {
+            for way in Way::ALL {
+                if let Err(error) = exchange(&self.case(way, family)) {
+                    failed.push(format!("{family}, {way}: {error:#}"));
+                }
+            }
+        }
+        ensure!(
+            failed.is_empty(),
+            "{}\n{}",
+            failed.join("\n"),
+            self.lab.logs()
+        );
+        self.lab.vpc.assert_no_violations()?;
+        let wrong = self.left_to_the_backstop()?;
+        ensure!(wrong == 0, "{wrong} packets were left to the backstop");
+        Ok(())
+    }
+
+    /// A case with a port of its own.
+    #[must_use]
+    pub fn case(&self, way: Way, family: Family) -> Case<'_> {
+        static PORT: AtomicU16 = AtomicU16::new(8000);
+        Case {
+            site: self,
+            way,
+            family,
+            port: PORT.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Packets that would have left the node by the wrong NIC.
+    ///
+    /// # Errors
+    /// When the agent does not say.
+    pub fn left_to_the_backstop(&mut self) -> Result<u64> {
+        let lines = self.lab.agent(NODE).control_json(&["datapath"])?;
+        let lines = lines.as_array().context("no list")?;
+        Ok(lines
+            .iter()
+            .filter_map(|line| line["wrongNic"].as_u64())
+            .sum())
+    }
+}
+
+impl Case<'_> {
+    /// The client.
+    #[must_use]
+    pub fn client(&self) -> SocketAddr {
+        SocketAddr::new(Plan::edge_link(self.family).edge.addr(), 0)
+    }
+
+    /// What the client asks.
+    #[must_use]
+    pub fn server(&self) -> SocketAddr {
+        SocketAddr::new(self.address(), self.port)
+    }
+
+    /// The address that the client asks.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        match self.way {
+            Way::Straight => self.site.pod.address(self.family),
+            Way::NodePort | Way::OwnNodePort => {
+                let nic = self.site.lab.vpc.nic(NODE, self.way.nic());
+                nic.primary(self.family)
+            }
+        }
+    }
+
+    /// A frame with a datagram from the client's port to the server.
+    ///
+    /// # Errors
+    /// When it is too long.
+    pub fn datagram(&self, client_port: u16, payload: &[u8]) -> Result<Vec<u8>> {
+        let ethernet = PacketBuilder::ethernet2([0; 6], [0; 6]);
+        let step = match (self.client().ip(), self.address()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+            (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+            (from, to) => bail!("{from} and {to} are of two families"),
+        };
+        let mut frame = Vec::new();
+        let step = step.udp(client_port, self.port);
+        step.write(&mut frame, payload)?;
+        Ok(frame)
+    }
+
+    /// Sends frames on the client's wire; only what begins with the IP header is theirs.
+    ///
+    /// # Errors
+    /// When they cannot be sent.
+    pub fn send(&self, frames: impl IntoIterator<Item = Vec<u8>>) -> Result<()> {
+        let macs = [EDGE_ROUTER_MAC, ROUTER_EDGE_MAC];
+        packet_socket::send(self.site.client(), VPC_SIDE, macs, frames)
+    }
+
+    /// Now, for what follows.
+    ///
+    /// # Errors
+    /// When a tap cannot be read.
+    pub fn mark(&self) -> Result<Mark> {
+        self.site.lab.taps.mark()
+    }
+
+    /// Everything between the client and this case's port since a mark; what has no ports counts too.
+    ///
+    /// # Errors
+    /// When a tap cannot be read.
+    pub fn seen(&self, since: Mark) -> Result<Vec<Seen>> {
+        let client = self.client().ip();
+        let mut seen = self.site.lab.taps.since(since)?;
+        seen.retain(|packet| {
+            let ports = [packet.source_port, packet.destination_port];
+            [packet.source, packet.destination].contains(&client)
+                && (ports == [0, 0] || ports.contains(&self.port))
+        });
+        Ok(seen)
+    }
+
+    /// That all that was exchanged since a mark took this case's way, there and back, and no other.
+    ///
+    /// # Errors
+    /// Says which way it took.
+    pub fn took_its_way(&self, since: Mark) -> Result<Vec<Seen>> {
+        self.came_back_by(self.way.interface(), since)
+    }
+
+    /// As [`Case::took_its_way`], but that answers leave the pod by this interface.
+    ///
+    /// # Errors
+    /// Says which way it took.
+    pub fn came_back_by(&self, interface: &str, since: Mark) -> Result<Vec<Seen>> {
+        let seen = self.seen(since)?;
+        let pod = &self.site.pod.name;
+        let there = self.way.path(pod, self.way.interface());
+        let back = self.way.path(pod, interface).reversed();
+        for (direction, expected) in [(In, there), (Out, back)] {
+            let taken = hops(&seen, direction);
+            ensure!(
+                taken.same_hops(&expected),
+                "{direction:?}: {taken}, not {expected}\n{}",
+                list(&seen)
+            );
+        }
+        Ok(seen)
+    }
+}
+
+/// The places that packets passed in one direction, each once.
+fn hops(seen: &[Seen], direction: Direction) -> Path {
+    let mut path = Path::default();
+    for packet in seen.iter().filter(|packet| packet.direction == direction) {
+        let hop = Hop {
+            place: packet.place.clone(),
+            direction,
+        };
+        if !path.0.contains(&hop) {
+            path.0.push(hop);
+        }
+    }
+    path
+}
+
+fn list(seen: &[Seen]) -> String {
+    let first = seen.iter().take(40);
+    let lines: Vec<String> = first.map(|packet| format!("  {packet}")).collect();
+    lines.join("\n")
+}

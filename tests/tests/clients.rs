@@ -1,0 +1,230 @@
+//! Connections and clients that do more than ask once: bulk transfers, ports that move or are used
+//! again by another way, and pods that pass on what they get.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, UdpSocket},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_tests::{
+    iptables,
+    netlink::VethEnd,
+    netns::Netns,
+    plan::{Family, Plan},
+    tap::Direction,
+    traffic::{Client, Protocol, Server, socket},
+    two_ways::{
+        Case, Site, Way,
+        talk::{connection, echoed, in_pod, listener, transfer, udp_client, udp_pair},
+    },
+};
+use ipnet::IpNet;
+
+#[test]
+fn segments_longer_than_the_mtu_pass_in_both_directions_by_the_way_of_the_connection() -> Result<()>
+{
+    let mut site = Site::create(Plan::default())?;
+    site.each(|case| {
+        let listener = listener(case)?;
+        let mark = case.mark()?;
+        let (client, server) = connection(case, &listener, case.client())?;
+        transfer(&client, &server).context("to the pod")?;
+        transfer(&server, &client).context("from the pod")?;
+        let seen = case.took_its_way(mark)?;
+        for direction in [Direction::In, Direction::Out] {
+            let longest = in_pod(&seen, direction).map(|packet| packet.length).max();
+            ensure!(longest > Some(9001), "{direction:?}: {longest:?}");
+        }
+        Ok(())
+    })?;
+    site.pod.delete()
+}
+
+/// As QUIC's clients do behind a NAT: the server knows them by what they say, and sends, unasked
+/// too, to the port they spoke from last (RFC 9000, section 9).
+#[test]
+fn a_client_that_moves_to_another_port_is_answered_there() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    site.each(|case| {
+        let (server, first) = udp_pair(case)?;
+        let second = udp_client(case)?;
+        let mark = case.mark()?;
+        for client in [&first, &second, &first] {
+            client.send(b"connection 7")?;
+            let mut buffer = [0; 64];
+            let (_, peer) = server.recv_from(&mut buffer)?;
+            for number in 0..3_u8 {
+                server.send_to(&[number], peer)?;
+                ensure!(client.recv(&mut buffer)? == 1 && buffer[0] == number);
+            }
+        }
+        case.took_its_way(mark).map(drop)
+    })?;
+    site.pod.delete()
+}
+
+#[test]
+fn a_udp_client_that_comes_by_another_nic_of_the_node_is_answered_there() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    for family in Family::BOTH {
+        let case = site.case(Way::NodePort, family);
+        let (server, first) = udp_pair(&case)?;
+        let from = first.local_addr()?;
+        drop(first);
+        for way in [
+            Way::NodePort,
+            Way::OwnNodePort,
+            Way::NodePort,
+            Way::OwnNodePort,
+        ] {
+            let case = Case { way, ..case };
+            let client: UdpSocket = socket(site.client(), Protocol::Udp, from)?.into();
+            client.connect(case.server())?;
+            let mark = case.mark()?;
+            client.send(b"now here")?;
+            let context = || format!("{family}, {way}");
+            echoed(&server, &client, b"now here").with_context(context)?;
+            case.took_its_way(mark).with_context(context)?;
+        }
+    }
+    site.lab.vpc.assert_no_violations()?;
+    ensure!(site.left_to_the_backstop()? == 0);
+    site.pod.delete()
+}
+
+/// The client ends each connection first, so that the server's end of it is gone.
+///
+/// One order is left out, NodePort before straight: for two minutes after the first connection's end
+/// the host's conntrack gives the answer of the second the NodePort's address (README, Limits).
+#[test]
+fn a_tcp_client_s_port_is_used_again_by_another_way() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    let mut failed = Vec::new();
+    for family in Family::BOTH {
+        for first in Way::ALL {
+            let others = Way::ALL.into_iter().filter(|second| *second != first);
+            for second in others.filter(|second| *second != Way::Straight) {
+                let case = site.case(first, family);
+                let listener = listener(&case)?;
+                let mut from = case.client();
+                for way in [first, second] {
+                    let case = Case { way, ..case };
+                    let mark = case.mark()?;
+                    let talk = || -> Result<()> {
+                        let (client, server) = connection(&case, &listener, from)?;
+                        from = client.local_addr()?;
+                        (&client).write_all(b"hello")?;
+                        (&server).read_exact(&mut [0; 5])?;
+                        (&server).write_all(b"hello")?;
+                        (&client).read_exact(&mut [0; 5])?;
+                        drop(client);
+                        ensure!((&server).read(&mut [0; 5])? == 0);
+                        drop(server);
+                        case.took_its_way(mark).map(drop)
+                    };
+                    if let Err(error) = { talk }() {
+                        failed.push(format!(
+                            "{family}, {first}, then {second}: {way}: {error:#}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    site.lab.vpc.assert_no_violations()?;
+    ensure!(site.left_to_the_backstop()? == 0);
+    site.pod.delete()
+}
+
+/// A container inside the pod, which it reaches by the pod's own forwarding.
+fn container(site: &Site) -> Result<Netns> {
+    let inner = Netns::new("container")?;
+    let (pod, netlink) = (&site.pod.netns, site.pod.netns.netlink()?);
+    let ends = [(pod, "inner0", 1), (&inner, "eth0", 2)];
+    let [near, far] = ends.map(|(netns, name, last)| VethEnd {
+        netns,
+        name,
+        mac: [2, 0, 0, 0, 7, last],
+    });
+    netlink.add_veth(&near, &far, 1500)?;
+    let inside = inner.netlink()?;
+    inside.set_up("eth0")?;
+    for (net, gateway, everything) in [
+        ("10.200.0.0/24", "10.200.0.1", "0.0.0.0/0"),
+        ("fd00:200::/64", "fd00:200::1", "::/0"),
+    ] {
+        let net: IpNet = net.parse()?;
+        let mut hosts = net.hosts().filter(|host| *host != net.network());
+        let (first, second) = (hosts.next(), hosts.next());
+        let on = |address: Option<IpAddr>| -> Result<IpNet> {
+            Ok(IpNet::new(
+                address.context("an address")?,
+                net.prefix_len(),
+            )?)
+        };
+        netlink.add_address("inner0", on(first)?)?;
+        inside.add_address("eth0", on(second)?)?;
+        inside.add_route(everything.parse()?, gateway.parse()?)?;
+    }
+    pod.sysctls(&[
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+    ])?;
+    inner.sysctls(&[("net/ipv6/conf/all/accept_dad", "0")])?;
+    Ok(inner)
+}
+
+/// A server in the container, to which the pod passes on what comes to its own address.
+fn pass_on(case: &Case<'_>, inner: &Netns, protocol: Protocol) -> Result<Server> {
+    let target: IpAddr = match case.family {
+        Family::V4 => "10.200.0.2".parse()?,
+        Family::V6 => "fd00:200::2".parse()?,
+    };
+    let (port, target) = (case.port, SocketAddr::new(target, case.port));
+    let script = format!(
+        "*nat\n-A PREROUTING -p {protocol} --dport {port} -j DNAT --to-destination {target}\nCOMMIT\n"
+    );
+    iptables::restore(&case.site.pod.netns, case.family, &script)?;
+    let any = SocketAddr::new(case.family.any(), port);
+    Server::start(inner, protocol, any)
+}
+
+#[test]
+fn udp_that_a_pod_passes_on_by_its_own_dnat_is_answered_where_it_came_in() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    let inner = container(&site)?;
+    site.each(|case| {
+        let _server = pass_on(case, &inner, Protocol::Udp)?;
+        let mark = case.mark()?;
+        let client = Client::new(case.site.client(), Protocol::Udp).from(case.client());
+        client.ask(case.server())?;
+        case.took_its_way(mark).map(drop)
+    })?;
+    site.pod.delete()
+}
+
+/// No socket of the pod's carries the mark of such a connection, so its answers follow the routing
+/// table: by the pod's NIC, where the node's conntrack gives them the address that was asked, and
+/// from there the backstop by the NIC that has it.
+#[test]
+fn tcp_that_a_pod_passes_on_by_its_own_dnat_is_answered_with_the_help_of_the_backstop() -> Result<()>
+{
+    let mut site = Site::create(Plan::default())?;
+    let inner = container(&site)?;
+    for family in Family::BOTH {
+        for way in Way::ALL {
+            let case = site.case(way, family);
+            let _server = pass_on(&case, &inner, Protocol::Tcp)?;
+            let mark = case.mark()?;
+            let client = Client::new(site.client(), Protocol::Tcp).from(case.client());
+            let context = || format!("{family}, {way}");
+            client.ask(case.server()).with_context(context)?;
+            case.came_back_by("eth0", mark).with_context(context)?;
+        }
+    }
+    site.lab.vpc.assert_no_violations()?;
+    ensure!(site.left_to_the_backstop()? > 0, "who helped?");
+    site.pod.delete()
+}
