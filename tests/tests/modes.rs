@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use ebbtide_agent::netlink::link::IpvlanMode;
 use ebbtide_tests::{
-    demo::{Check, Scenario, SeenAs, WAYS_TO_C},
+    demo::{Check, Scenario, SeenAs, WAYS_TO_C, all_go_their_way},
     lab::Lab,
     path::{Hop, Path},
     plan::{Family, Plan},
@@ -21,23 +21,8 @@ fn rows(mode: IpvlanMode, expected: fn(Check) -> Check) -> Result<()> {
         ..Plan::default()
     })?;
     let scenario = Scenario::create(&lab)?;
-    let mut failed = Vec::new();
-    for check in scenario.checks().into_iter().map(expected) {
-        let line = check.run(&lab, false);
-        if !line.ok {
-            failed.push(format!(
-                "{}: {} → {}: {}\n{}",
-                line.traffic, line.from, line.to, line.path, line.note
-            ));
-        }
-    }
-    let violations = lab.vpc.assert_no_violations();
-    ensure!(
-        failed.is_empty() && violations.is_ok(),
-        "{}\n{violations:?}\n{}",
-        failed.join("\n"),
-        lab.logs()
-    );
+    let checks: Vec<Check> = scenario.checks().into_iter().map(expected).collect();
+    all_go_their_way(&lab, &checks)?;
     scenario.delete()
 }
 

@@ -4,32 +4,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
-    demo::{Check, Scenario},
+    demo::{Check, Scenario, all_go_their_way},
     lab::Lab,
     plan::Plan,
 };
-
-/// Runs the checks and fails with all that went wrong.
-fn all_go_their_way(lab: &Lab, checks: &[Check]) -> Result<()> {
-    let mut failed = Vec::new();
-    for check in checks {
-        let line = check.run(lab, false);
-        if !line.ok {
-            failed.push(format!(
-                "{}: {} → {}: {}\n{}",
-                line.traffic, line.from, line.to, line.path, line.note
-            ));
-        }
-    }
-    let violations = lab.vpc.assert_no_violations();
-    ensure!(
-        failed.is_empty() && violations.is_ok(),
-        "{}\n{violations:?}\n{}",
-        failed.join("\n"),
-        lab.logs()
-    );
-    Ok(())
-}
 
 fn of<'a>(checks: &'a [Check], traffic: &'a str) -> impl Iterator<Item = &'a Check> {
     checks

@@ -2,7 +2,11 @@
 //! packets were seen on: the demonstration's own checks.
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::{demo::Scenario, lab::Lab, plan::Plan};
+use ebbtide_tests::{
+    demo::{Scenario, all_go_their_way},
+    lab::Lab,
+    plan::Plan,
+};
 
 #[test]
 fn every_row_takes_its_path_there_and_back_and_the_vpc_drops_nothing() -> Result<()> {
@@ -10,16 +14,7 @@ fn every_row_takes_its_path_there_and_back_and_the_vpc_drops_nothing() -> Result
     let scenario = Scenario::create(&lab)?;
     let checks = scenario.checks();
     ensure!(checks.len() > 20, "only {} rows", checks.len());
-    let mut failed = Vec::new();
-    for check in checks {
-        let line = check.run(&lab, false);
-
-        if !line.ok {
-            failed.push(format!("{line:#?}"));
-        }
-    }
-    ensure!(failed.is_empty(), "{}\n{}", failed.join("\n"), lab.logs());
-    lab.vpc.assert_no_violations()?;
+    all_go_their_way(&lab, &checks)?;
     scenario.delete()
 }
 

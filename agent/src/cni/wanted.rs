@@ -40,7 +40,6 @@ impl From<&Network> for Resolved {
     fn from(network: &Network) -> Self {
         Self {
             spec: NetworkSpec {
-                name: network.name.to_string(),
                 master: network.master.clone(),
                 mode: network.mode,
                 mtu: network.mtu,
@@ -48,9 +47,7 @@ impl From<&Network> for Resolved {
                 via_host: network.via_host.clone(),
                 default_route: network.default_route_nic.clone(),
                 answer_neighbours: network.answer_neighbours,
-                gateways: Vec::new(),
-                made_before: None,
-                strict_links: Vec::new(),
+                ..NetworkSpec::named(network.name.to_string())
             },
             name: Some(network.name.clone()),
             ipv4_pools: network.ipv4_pools.clone(),
@@ -256,17 +253,10 @@ pub(super) fn resolve(
             ipv6_pools,
         } => Ok(Resolved {
             spec: NetworkSpec {
-                name: conf.name.clone(),
                 master,
                 mode,
                 mtu,
-                veth: true,
-                via_host: Vec::new(),
-                default_route: None,
-                answer_neighbours: false,
-                gateways: Vec::new(),
-                made_before: None,
-                strict_links: Vec::new(),
+                ..NetworkSpec::named(&conf.name)
             },
             name: None,
             ipv4_pools,

@@ -77,11 +77,12 @@ pub struct NetworkSpec {
 }
 
 impl NetworkSpec {
-    /// A network of which nothing is known but its name: one behind an earlier plugin of a chain.
+    /// A network of which nothing is known but its name: one behind an earlier plugin of a chain, or
+    /// one whose other fields follow.
     #[must_use]
-    pub fn named(name: &str) -> Self {
+    pub fn named(name: impl Into<String>) -> Self {
         Self {
-            name: name.to_owned(),
+            name: name.into(),
             master: String::new(),
             mode: IpvlanMode::default(),
             mtu: None,

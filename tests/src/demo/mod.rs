@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 pub use check::{Check, Line, Measurement, SeenAs, Transport};
 pub use report::Report;
@@ -63,6 +63,32 @@ pub fn run(options: Options) -> Result<Report> {
     report.finish(lines, begin.elapsed());
     print(&report.text(options.colour));
     Ok(report)
+}
+
+/// For tests: every check must go its way, and the VPC must have nothing to object to.
+///
+/// # Errors
+/// All that went wrong, with the agents' logs.
+pub fn all_go_their_way(lab: &Lab, checks: &[Check]) -> Result<()> {
+    let failed: Vec<String> = checks
+        .iter()
+        .map(|check| check.run(lab, false))
+        .filter(|line| !line.ok)
+        .map(|line| {
+            format!(
+                "{}: {} → {}: {}\n{}",
+                line.traffic, line.from, line.to, line.path, line.note
+            )
+        })
+        .collect();
+    let violations = lab.vpc.assert_no_violations();
+    ensure!(
+        failed.is_empty() && violations.is_ok(),
+        "{}\n{violations:?}\n{}",
+        failed.join("\n"),
+        lab.logs()
+    );
+    Ok(())
 }
 
 /// Says what is being done, does it, says how long it took.
