@@ -6,7 +6,7 @@ mod trace;
 
 use std::{collections::HashSet, path::PathBuf};
 
-use ebbtide_layout::HostHook;
+use ebbtide_layout::{Hook, HostHook, Spoofed};
 use ebbtide_plugin::wire::{Query, Response};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,7 @@ use crate::{
     doctor,
     netlink::{
         Netlink,
+        link::Veth,
         model::{Filter, NamespacePlan},
         netns::Evidence,
         state::NamespaceState,
@@ -241,12 +242,23 @@ async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
             .datapath
             .counters(&net.ips())
             .map_err(|e| e.to_string())?;
+        // Of the pod as a whole, so told once.
+        let spoofed = match &net.shared_veth {
+            None => agent
+                .datapath
+                .spoofed(net.number())
+                .map_err(|e| e.to_string())?,
+            Some(_) => Spoofed::default(),
+        };
         let attached = attached(&net).await;
         for filter in &net.in_pod.filters {
             let Some(program) = PROGRAMS.iter().find(|p| p.name == filter.program) else {
                 continue;
             };
-            let counted = counters[program.hook as usize];
+            let mut counted = counters[program.hook as usize];
+            if program.hook == Hook::NicEgress {
+                counted.dropped += spoofed.by_nic;
+            }
             lines.push(HookLine {
                 pod: net.pod.clone(),
                 interface: filter.link.clone(),
@@ -262,9 +274,32 @@ async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
                 wrong_nic: 0,
             });
         }
+        if let Some(veth) = net.veth.as_ref().filter(|_| spoofed.by_veth != 0) {
+            lines.push(dropped_from(&net, veth, spoofed.by_veth));
+        }
     }
     lines.extend(nics(agent).await?);
     Ok(lines)
+}
+
+/// The host's end of a pod's veth, where the pod sent what was not its own. All else there is counted
+/// by NIC.
+fn dropped_from(net: &PodNet, veth: &Veth, dropped: u64) -> HookLine {
+    let program = HOST_PROGRAMS[HostHook::VethIngress as usize];
+    HookLine {
+        pod: net.pod.clone(),
+        interface: veth.host_name.clone(),
+        hook: program.direction.to_string(),
+        program: program.name.to_owned(),
+        attached: None,
+        seen: dropped,
+        marked: 0,
+        learned: 0,
+        redirected: 0,
+        passed: 0,
+        dropped,
+        wrong_nic: 0,
+    }
 }
 
 /// The node's own hooks.

@@ -38,6 +38,9 @@ pub struct Settings {
     pub host_table: u32,
     /// Priority of our routing rules, in pods and in the host; the three after it are used too.
     pub rule_priority: u32,
+    /// Whether what a pod sends with an address that is not its own is dropped, and counted. Off for pods
+    /// that forward for others.
+    pub spoof_guard: bool,
     /// How long a released address rests before it is given to another pod, in seconds.
     pub rest_seconds: u64,
     /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node. Needs the
@@ -57,6 +60,7 @@ impl Default for Settings {
             reply_table: 7700,
             host_table: 7700,
             rule_priority: 1000,
+            spoof_guard: true,
             rest_seconds: 60,
             sticky_addresses: false,
         }

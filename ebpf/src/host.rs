@@ -10,8 +10,9 @@ use aya_ebpf::{
 use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
 
 use crate::{
-    PASS, clock,
+    DROP, PASS, clock,
     flow::{self, Ours},
+    guard::{self, At},
     host_maps as maps,
     packet::{self, FIRST, Ip, LAST},
     responder,
@@ -203,14 +204,17 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
 
 /// The host's end of a veth, from the pod: a reply gets the mark of the NIC its request came in
 /// on, and all else the mark of what the host forwards for a pod. Whatever mark the pod gave it is
-/// gone: `skb_scrub_packet` clears it between namespaces.
+/// gone: `skb_scrub_packet` clears it between namespaces. What has another's address goes nowhere.
 #[inline(always)]
 pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
-        return PASS;
+        return guard::unread(ctx, At::Veth);
     };
+    if guard::is_spoofed(ctx, ip, || guard::owner(ip), At::Veth) {
+        return DROP;
+    }
     let Some(flows) = maps::flows(&ip.source) else {
         return PASS;
     };

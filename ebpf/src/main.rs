@@ -3,7 +3,7 @@
 //! | program        | hook             | does |
 //! |----------------|------------------|------|
 //! | `veth_ingress` | `veth0`, ingress | marks each packet; remembers flows the mark cannot serve |
-//! | `nic_egress`   | `eth0`, egress   | sends replies of remembered flows back out by their interface |
+//! | `nic_egress`   | `eth0`, egress   | sends replies of remembered flows back out by their interface; drops what has an address that is not the pod's |
 //! | `nic_ingress`  | `eth0`, ingress  | forgets a remembered flow that now comes in here |
 //!
 //! and in the host's:
@@ -14,7 +14,7 @@
 //! | `host_nic_egress`   | each NIC, egress        | remembers what the host forwards for a pod; sends out by the right NIC what has another one's address |
 //! |                     |                         | answers ARP and neighbour solicitations for the pods of networks that want it (`responder`) |
 //! | `host_veth_egress`  | host's end, to the pod  | remembers by which NIC a request came in |
-//! | `host_veth_ingress` | host's end, from the pod| marks its replies with that NIC |
+//! | `host_veth_ingress` | host's end, from the pod| marks its replies with that NIC; drops what has an address that is not the pod's |
 //!
 //! In the pod TCP needs no memory: the mark is inherited by the accepted socket (`tcp_fwmark_accept`) and
 //! a rule routes marked packets to the veth. A connectionless socket has nothing that could
@@ -34,6 +34,7 @@
 mod clock;
 mod extended;
 mod flow;
+mod guard;
 mod host;
 mod host_maps;
 mod maps;
@@ -41,7 +42,11 @@ mod packet;
 mod reply;
 mod responder;
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
 
 /// `veth0` ingress, in the pod.
 #[classifier]
@@ -87,6 +92,9 @@ fn host_veth_ingress(ctx: TcContext) -> i32 {
 
 /// Let the packet go on, to the next filter if there is one.
 pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
+
+/// The packet goes nowhere.
+pub(crate) const DROP: i32 = TC_ACT_SHOT;
 
 #[cfg(not(test))]
 #[panic_handler]

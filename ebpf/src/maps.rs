@@ -40,14 +40,20 @@ pub(crate) fn mark() -> u32 {
     MARK.load()
 }
 
-/// The counters of `hook` for the pod that owns `address`, on this CPU.
+/// What is counted for the pod that owns `address`, on this CPU, and which pod that is.
 #[inline(always)]
-pub(crate) fn counters(address: &Address, hook: Hook) -> Option<&'static mut Counters> {
+pub(crate) fn pod(address: &Address) -> Option<&'static mut PodCounters> {
     let pod = COUNTERS.get_ptr_mut(address)?;
     // SAFETY: the kernel keeps a looked-up value alive until the program ends, this CPU's slot is
     // only written by programs on this CPU, which cannot preempt each other at tc, and no other
     // reference to it is made.
-    unsafe { (*pod).hooks.get_mut(hook as usize) }
+    Some(unsafe { &mut *pod })
+}
+
+/// The counters of `hook` for the pod that owns `address`, on this CPU.
+#[inline(always)]
+pub(crate) fn counters(address: &Address, hook: Hook) -> Option<&'static mut Counters> {
+    pod(address)?.hooks.get_mut(hook as usize)
 }
 
 /// The flow table of the pod that owns `address`.

@@ -138,10 +138,7 @@ pub(crate) fn ip<'a>(ctx: &TcContext, place: &'a mut MaybeUninit<Ip>) -> Option<
 /// for what is in a VLAN: that is another network's, whatever its addresses.
 #[inline(always)]
 fn parse(ctx: &TcContext, place: &mut MaybeUninit<Ip>) -> bool {
-    // The kernel keeps a frame's tag beside it (`skb_vlan_untag`, net/core/skbuff.c), in both
-    // directions, so the frame itself looks like one without.
-    // SAFETY: the context of a tc program is valid for as long as the program runs.
-    if unsafe { (*ctx.skb.skb).vlan_tci } & VLAN_VID_MASK != 0 {
+    if is_in_vlan(ctx) {
         return false;
     }
     match read::<[u8; 2]>(ctx, ETH_HLEN - 2) {
@@ -195,6 +192,14 @@ fn parse(ctx: &TcContext, place: &mut MaybeUninit<Ip>) -> bool {
     }
 }
 
+/// Whether the kernel keeps a VLAN's tag beside the frame (`skb_vlan_untag`, net/core/skbuff.c): it does
+/// in both directions, so the frame itself looks like one without.
+#[inline(always)]
+pub(crate) fn is_in_vlan(ctx: &TcContext) -> bool {
+    // SAFETY: the context of a tc program is valid for as long as the program runs.
+    unsafe { (*ctx.skb.skb).vlan_tci & VLAN_VID_MASK != 0 }
+}
+
 /// Which of a packet's fragments this is, by its offset in it and whether more of them follow.
 #[inline(always)]
 pub(crate) fn fragment(offset: [u8; 2], more: bool) -> u8 {
@@ -235,6 +240,16 @@ impl Ip {
     #[inline(always)]
     pub(crate) fn is_v4(&self) -> bool {
         self.destination[10] == 0xff && self.destination[0] == 0
+    }
+
+    /// Whether the source is no single host's in any network: unspecified (DHCP; RFC 4862 asks so
+    /// whether an address is free), or IPv6 link-local (neighbour discovery, MLD).
+    #[inline(always)]
+    pub(crate) fn is_from_nobody(&self) -> bool {
+        let [a, b, ..] = self.source;
+        (a == 0xfe && b & 0xc0 == 0x80)
+            || self.source == [0; 16]
+            || self.source == ebbtide_layout::mapped([0; 4])
     }
 
     /// Reads what tells this packet's flow apart from others between the same addresses.

@@ -6,8 +6,9 @@ use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcCon
 use ebbtide_layout::{Flow, FlowKey, HOST_MAC, Hook, POD_MAC};
 
 use crate::{
-    PASS, clock,
+    DROP, PASS, clock,
     flow::{self, Ours},
+    guard::{self, At},
     maps,
     packet::{self, Endpoints, FIRST, Ip, LAST},
 };
@@ -107,17 +108,23 @@ fn note_fragment(flows: &maps::Flows, ip: &Ip, key: &mut FlowKey, flow: Option<F
 }
 
 /// The ipvlan interface's egress: a reply of a remembered flow goes out by the interface the
-/// flow came in on, whatever the routing table said.
+/// flow came in on, whatever the routing table said. What has another's address goes nowhere.
 #[inline(always)]
 pub(crate) fn steer(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
+        return guard::unread(ctx, At::Nic);
+    };
+    let pod = maps::pod(&ip.source);
+    let owner = || pod.as_ref().map_or(0, |pod| pod.pod);
+    if guard::is_spoofed(ctx, ip, owner, At::Nic) {
+        return DROP;
+    }
+    let Some(pod) = pod else {
         return PASS;
     };
-    let Some(counters) = maps::counters(&ip.source, Hook::NicEgress) else {
-        return PASS;
-    };
+    let counters = &mut pod.hooks[Hook::NicEgress as usize];
     counters.seen += 1;
     let mut key = flow::between(ip, Ours::Source);
     if ip.payload.protocol != packet::TCP

@@ -14,6 +14,7 @@
 mod clock;
 mod extended;
 mod flow;
+mod guard;
 mod host;
 mod host_maps;
 mod maps;
@@ -22,7 +23,7 @@ mod reply;
 mod responder;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
     btf_maps::{Array, PerCpuArray, RingBuf},
     helpers::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes},
     macros::{btf_map, classifier},
@@ -329,6 +330,9 @@ fn in_host(key: u32, hook: HostHook) -> u64 {
 
 /// Let the packet go on, to the next filter if there is one.
 pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
+
+/// The packet goes nowhere.
+pub(crate) const DROP: i32 = TC_ACT_SHOT;
 
 #[cfg(not(test))]
 #[panic_handler]

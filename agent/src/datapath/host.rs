@@ -12,7 +12,7 @@ use ebbtide_layout::{
 
 use super::{
     Error, FlowTables, NOEXIST, TablesByAddress, io_error, is_gone, is_there, key, lock, map_error,
-    zeroed_counters,
+    on_each_cpu,
 };
 
 /// A NIC as the programs are to know it.
@@ -114,7 +114,10 @@ impl Maps {
     }
 
     fn count(&mut self, key: u32) -> Result<(), Error> {
-        match self.counters.insert(key, zeroed_counters()?, NOEXIST) {
+        match self
+            .counters
+            .insert(key, on_each_cpu(NicCounters::default())?, NOEXIST)
+        {
             Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
             other => other.map_err(|e| map_error("give a NIC counters", e)),
         }

@@ -9,6 +9,7 @@ mod by_address;
 mod flow_table;
 mod flows;
 mod host;
+mod spoofed;
 mod trace;
 
 use std::{
@@ -24,7 +25,7 @@ use aya::{
     maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
     programs::{ProgramError, ProgramFd, SchedClassifier},
 };
-use ebbtide_layout::{Address, Counters, Hook, HostHook, PodCounters, mapped, reply_bit};
+use ebbtide_layout::{Address, Counters, Hook, HostHook, PodCounters, Spoofed, mapped, reply_bit};
 use nix::sys::statfs::{FsType, statfs};
 
 pub use answers::Answers;
@@ -32,6 +33,7 @@ use by_address::TablesByAddress;
 pub use flow_table::FlowTables;
 pub use flows::{Kind, Remembered, address, uptime};
 pub use host::{Host, HostNic};
+use spoofed::Spoofers;
 pub use trace::{TraceWish, Tracer};
 
 use crate::netlink::model::Direction;
@@ -41,7 +43,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJECT"));
 
 /// Directory of the pinned maps below the bpf directory. It counts up when a map's layout
 /// changes: programs of one layout never see the maps of another.
-const LAYOUT: &str = "v2";
+const LAYOUT: &str = "v3";
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -179,6 +181,7 @@ pub struct Datapath {
     pub host: Host,
     /// The responder's.
     pub answers: Answers,
+    spoofers: Spoofers,
     tables: FlowTables,
     /// Which pod address has which flow table.
     flows: TablesByAddress,
@@ -197,7 +200,7 @@ struct Setup {
 }
 
 /// The maps that outlive the agent, and their files.
-const PINNED: [(&str, &str); 8] = [
+const PINNED: [(&str, &str); 9] = [
     ("FLOWS", "flows"),
     ("COUNTERS", "counters"),
     ("HOST_FLOWS", "host_flows"),
@@ -206,6 +209,7 @@ const PINNED: [(&str, &str); 8] = [
     ("NIC_COUNTERS", "nic_counters"),
     ("HOST", "host"),
     ("ANSWERS", "answers"),
+    ("SPOOFED", "spoofed"),
 ];
 
 impl Setup {
@@ -280,6 +284,7 @@ impl Datapath {
         let [veth_ingress, ..] = PROGRAMS;
         let host_maps = host::Maps::take(&mut object)?;
         let answers = Answers::take(&mut object)?;
+        let spoofers = Spoofers::take(&mut object)?;
         let first: &SchedClassifier = object
             .program(veth_ingress.name)
             .ok_or(Error::Lacks(veth_ingress.name))?
@@ -293,6 +298,7 @@ impl Datapath {
                 nic_marks,
             ),
             answers,
+            spoofers,
             programs: Programs(programs.into()),
             setup,
             flows: TablesByAddress::new(&flows, "map FLOWS")?,
@@ -317,11 +323,12 @@ impl Datapath {
     }
 
     /// Makes the flow table and the counters of a pod with these addresses, where they are not
-    /// there yet. The addresses of one pod share a table.
+    /// there yet. The addresses of one pod share a table. `pod` is its number
+    /// ([`Filter::only_from`](crate::netlink::model::Filter)).
     ///
     /// # Errors
     /// When the kernel refuses (out of memory, or the node's limit of addresses is reached).
-    pub fn register(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+    pub fn register(&self, addresses: &[IpAddr], pod: u16) -> Result<(), Error> {
         let missing = self.unregistered(addresses);
         if !missing.is_empty() {
             let table = self.tables.make()?;
@@ -332,11 +339,17 @@ impl Datapath {
             }
         }
         let mut counters = lock(&self.counters);
+        let fresh = PodCounters {
+            pod: pod.into(),
+            ..PodCounters::default()
+        };
         for address in addresses {
-            match counters.insert(key(*address), zeroed_counters()?, NOEXIST) {
-                Ok(()) => {}
-                Err(MapError::SyscallError(e)) if is_there(&e.io_error) => {}
-                Err(e) => return Err(map_error(format!("give {address} counters"), e)),
+            // Another pod's, which had the address before, are none of this one's.
+            let known = counters.get(&key(*address), 0).ok();
+            if known.is_none_or(|known| known.iter().any(|cpu| cpu.pod != fresh.pod)) {
+                counters
+                    .insert(key(*address), on_each_cpu(fresh)?, 0)
+                    .map_err(|e| map_error(format!("give {address} counters"), e))?;
             }
         }
         Ok(())
@@ -346,7 +359,8 @@ impl Datapath {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn unregister(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+    pub fn unregister(&self, addresses: &[IpAddr], pod: u16) -> Result<(), Error> {
+        self.spoofers.forget(pod.into())?;
         self.host.forget(addresses)?;
         self.answers.forget(addresses)?;
         for address in addresses {
@@ -383,6 +397,14 @@ impl Datapath {
             }
         }
         Ok(sum)
+    }
+
+    /// What a pod sent with addresses that are not its own.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn spoofed(&self, pod: u16) -> Result<Spoofed, Error> {
+        self.spoofers.of(pod.into())
     }
 
     /// Which of these addresses have no flow table: their pod's replies would not all be steered.
@@ -444,13 +466,13 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
-fn zeroed_counters<T: aya::Pod + Default>() -> Result<PerCpuValues<T>, Error> {
+fn on_each_cpu<T: aya::Pod>(value: T) -> Result<PerCpuValues<T>, Error> {
     let cpus = aya::util::nr_cpus().map_err(|(path, source)| Error::Io {
         what: "count the CPUs in",
         path: path.into(),
         source,
     })?;
-    PerCpuValues::try_from(vec![T::default(); cpus]).map_err(|source| Error::Io {
+    PerCpuValues::try_from(vec![value; cpus]).map_err(|source| Error::Io {
         what: "make",
         path: "per-CPU counters".into(),
         source,

@@ -181,13 +181,16 @@ fn filter(object: &Filter, ifindex: u32, program: RawFd) -> TcMessage {
     let mut message = filter_hook(ifindex, object.direction);
     message.header.handle = TcHandle::from(FILTER_HANDLE);
     message.header.info = (u32::from(FILTER_PRIORITY) << 16) | u32::from(ETH_P_ALL);
+    let mut options = vec![
+        TcOption::Bpf(TcFilterBpfOption::ProgFd(program.cast_unsigned())),
+        TcOption::Bpf(TcFilterBpfOption::ProgName(object.program.clone())),
+        TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+    ];
+    let class = object.only_from.map(|pod| TcHandle::from(u32::from(pod)));
+    options.extend(class.map(|class| TcOption::Bpf(TcFilterBpfOption::ClassId(class))));
     message.attributes.extend([
         TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
-        TcAttribute::Options(vec![
-            TcOption::Bpf(TcFilterBpfOption::ProgFd(program.cast_unsigned())),
-            TcOption::Bpf(TcFilterBpfOption::ProgName(object.program.clone())),
-            TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
-        ]),
+        TcAttribute::Options(options),
     ]);
     message
 }

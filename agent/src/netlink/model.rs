@@ -220,6 +220,11 @@ pub struct Filter {
     pub direction: Direction,
     /// The program's name in the eBPF object.
     pub program: String,
+    /// The number of the pod whose addresses alone may pass. The program finds it with each packet: it is
+    /// the filter's class, of which programs see 16 bits (`tc_classid` of `struct qdisc_skb_cb`,
+    /// include/net/sch_generic.h).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_from: Option<u16>,
 }
 
 /// Into a link's namespace from the link, or out through the link.

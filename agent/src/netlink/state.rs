@@ -378,16 +378,25 @@ async fn our_filter(
             {
                 return None;
             }
-            message.attributes.into_iter().find_map(|a| match a {
-                TcAttribute::Options(options) => options.into_iter().find_map(|o| match o {
-                    TcOption::Bpf(TcFilterBpfOption::ProgName(program)) => Some(Filter {
-                        link: link.name.clone(),
-                        direction,
-                        program,
-                    }),
-                    _ => None,
-                }),
+            let options = message.attributes.into_iter().find_map(|a| match a {
+                TcAttribute::Options(options) => Some(options),
                 _ => None,
+            })?;
+            let (mut program, mut only_from) = (None, None);
+            for option in options {
+                match option {
+                    TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => program = Some(name),
+                    TcOption::Bpf(TcFilterBpfOption::ClassId(id)) => {
+                        only_from = u16::try_from(u32::from(id)).ok()
+                    }
+                    _ => {}
+                }
+            }
+            Some(Filter {
+                link: link.name.clone(),
+                direction,
+                program: program?,
+                only_from,
             })
         })
         .collect())

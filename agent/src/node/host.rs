@@ -21,7 +21,9 @@ use ebbtide_layout::reply_bit;
 use super::{Nic, NodeFacts, PoolNetwork, nic_plan, nic_table};
 use crate::{
     datapath::{HOST_PROGRAMS, HostNic},
-    netlink::model::{Family, Filter, MAIN_TABLE, NamespacePlan, Route, Rule, Selector, Sysctl},
+    netlink::model::{
+        Direction, Family, Filter, MAIN_TABLE, NamespacePlan, Route, Rule, Selector, Sysctl,
+    },
     settings::Settings,
 };
 
@@ -75,10 +77,16 @@ pub fn default_networks(nic: &Nic, routes: &[Route]) -> Vec<PoolNetwork> {
         .collect()
 }
 
-/// The programs on the host's end of a pod's veth.
+/// The programs on the host's end of a pod's veth; `only_from` guards what comes from the pod.
 #[must_use]
-pub fn veth_filters(link: &str) -> Vec<Filter> {
-    filters(link, "host_veth_")
+pub fn veth_filters(link: &str, only_from: Option<u16>) -> Vec<Filter> {
+    let filters = filters(link, "host_veth_")
+        .into_iter()
+        .map(|filter| Filter {
+            only_from: only_from.filter(|_| filter.direction == Direction::Ingress),
+            ..filter
+        });
+    filters.collect()
 }
 
 fn filters(link: &str, prefix: &str) -> Vec<Filter> {
@@ -89,6 +97,7 @@ fn filters(link: &str, prefix: &str) -> Vec<Filter> {
             link: link.to_owned(),
             direction: program.direction,
             program: program.name.to_owned(),
+            only_from: None,
         })
         .collect()
 }

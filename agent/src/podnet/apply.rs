@@ -45,6 +45,10 @@ pub async fn apply(
     let Evidence::Present(netns) = net.namespace()? else {
         return Err(Error::NamespaceGone(net.netns.clone()));
     };
+    if links == Links::Ensure {
+        // The pod may be running: a guard that does not know its addresses yet would drop what it sends.
+        datapath.register(&net.ips(), net.number())?;
+    }
     let work = Work {
         net: net.clone(),
         nic: nic.clone(),
@@ -54,7 +58,9 @@ pub async fn apply(
     };
     let made = netns.outside_then_inside(|netns| work.in_host(netns), HalfDone::in_pod);
     // Meanwhile; and whatever comes of it, the thread has ended before anything is undone.
-    let registered = timing::at_once("make flow tables", || datapath.register(&net.ips()));
+    let registered = timing::at_once("make flow tables", || {
+        datapath.register(&net.ips(), net.number())
+    });
     let (master, laps) = made.await?;
     timing::adopt(laps);
     registered?;

@@ -30,6 +30,21 @@ pub struct Sandbox {
     pub pod: String,
 }
 
+impl Sandbox {
+    /// The pod's number, as programs know it; see [`number`].
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        number(self.netns_inode)
+    }
+}
+
+/// By which programs know a pod: made of the inode of its namespace, and never zero. The kernel gives
+/// out the lowest inodes that are free (`proc_alloc_inum`, fs/proc/generic.c), so no two of the
+/// namespaces that are there get the same number, as long as there are not 65535 of them.
+fn number(netns_inode: u64) -> u16 {
+    u16::try_from(netns_inode % u64::from(u16::MAX)).unwrap_or(0) + 1
+}
+
 /// What the pod has already, from its earlier interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Earlier {
@@ -206,6 +221,12 @@ impl PodNet {
     #[must_use]
     pub fn is_guest(&self) -> bool {
         self.ipvlan.is_none() || self.delegate.is_some()
+    }
+
+    /// The pod's number, as programs know it.
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        number(self.netns_inode)
     }
 
     /// The pair to the host, whichever interface brought it.

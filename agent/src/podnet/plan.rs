@@ -10,7 +10,7 @@ use super::{
     model::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
 };
 use crate::{
-    datapath::PROGRAMS,
+    datapath::{PROGRAMS, Program},
     netlink::{
         link::{Ipvlan, Veth},
         model::{
@@ -109,7 +109,13 @@ pub fn plan(
                     .extend(family_settings(&veth.host_name, family));
             }
         }
-        programs(&sandbox.interface, veth, &mut in_pod);
+        // What another plugin's interface sends is that plugin's business.
+        let is_guarded = settings.spoof_guard && is_ours;
+        let only_from = is_guarded.then(|| sandbox.number());
+        in_pod.filters = programs(&sandbox.interface, veth, only_from);
+        if earlier.veth.is_none() {
+            in_host.filters = veth_filters(&veth.host_name, only_from);
+        }
         way_to_pod(veth, addresses, settings, &mut in_host);
         if !is_ours {
             in_host.rules = pods_rules(settings).into();
@@ -393,19 +399,19 @@ fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut Namespac
     });
 }
 
-/// Our programs: on the veth with the interface that brought it, and on the interface itself.
-fn programs(interface: &str, veth: &Veth, plan: &mut NamespacePlan) {
-    plan.filters = PROGRAMS
-        .iter()
-        .map(|program| Filter {
-            link: match program.hook {
-                Hook::VethIngress => veth.pod_name.clone(),
-                Hook::NicEgress | Hook::NicIngress => interface.to_owned(),
-            },
-            direction: program.direction,
-            program: program.name.to_owned(),
-        })
-        .collect();
+/// Our programs: on the veth with the interface that brought it, and on the interface itself, where
+/// `only_from` guards what it sends.
+fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter> {
+    let filter = |program: &Program| Filter {
+        link: match program.hook {
+            Hook::VethIngress => veth.pod_name.clone(),
+            Hook::NicEgress | Hook::NicIngress => interface.to_owned(),
+        },
+        direction: program.direction,
+        program: program.name.to_owned(),
+        only_from: only_from.filter(|_| program.hook == Hook::NicEgress),
+    };
+    PROGRAMS.iter().map(filter).collect()
 }
 
 /// The way to the pod, in the host.
@@ -415,7 +421,6 @@ fn way_to_pod(
     settings: &Settings,
     plan: &mut NamespacePlan,
 ) {
-    plan.filters = veth_filters(&veth.host_name);
     for pod in addresses {
         let own = pod.address.addr();
         plan.neighbours.push(Neighbour {

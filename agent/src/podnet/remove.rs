@@ -34,7 +34,7 @@ pub async fn remove(net: &PodNet, host: &Netlink, datapath: &Datapath) -> Result
         timing::step("remove from the host", in_host(net, host))
     );
     in_pod.and(in_host)?;
-    datapath.unregister(&net.ips())?;
+    datapath.unregister(&net.ips(), net.number())?;
     Ok(())
 }
 

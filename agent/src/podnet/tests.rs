@@ -356,6 +356,35 @@ fn a_second_nic_shares_the_veth_and_sends_what_is_from_its_address() {
     assert!(texts(&net.in_host.routes)[0].starts_with("route 210.22.16.11/32 dev veth"));
 }
 
+/// The programs that let the pod's own addresses pass alone.
+fn guards(net: &PodNet) -> Vec<String> {
+    let filters = net.in_pod.filters.iter().chain(&net.in_host.filters);
+    let guards = filters.filter(|filter| filter.only_from == Some(net.number()));
+    guards.map(|filter| filter.program.clone()).collect()
+}
+
+#[test]
+fn a_pod_is_guarded_where_it_sends_but_not_behind_another_plugin_nor_against_the_settings() {
+    let both = ["nic_egress", "host_veth_ingress"];
+    assert_eq!(guards(&planned(&network(), &[v4()])), both);
+    // Who brought the pair says whether it is guarded.
+    let net1 = second(&after_first(), &network());
+    assert_eq!(guards(&net1), ["nic_egress"]);
+    assert!(net1.in_host.filters.is_empty());
+    let chained = NetworkSpec {
+        made_before: Some(1500),
+        ..network()
+    };
+    assert!(guards(&planned(&chained, &[v4()])).is_empty());
+    let off = Settings {
+        spoof_guard: false,
+        ..settings()
+    };
+    let none = Earlier::default();
+    let net = plan(&sandbox(), &none, &network(), &[v4()], &node(), &off).unwrap();
+    assert!(guards(&net).is_empty() && !net.in_host.filters.is_empty());
+}
+
 #[test]
 fn a_network_can_choose_who_has_the_default_route() {
     let chosen = NetworkSpec {

@@ -8,6 +8,7 @@
 
 mod answer;
 mod host;
+mod spoofed;
 mod trace;
 
 pub use answer::Answer;
@@ -15,7 +16,7 @@ pub use host::{
     DEFAULT_NIC_MARKS, HostConfig, HostFlow, HostHook, MAX_NICS, Nic, NicCounters, NodeAddress,
     OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
 };
-
+pub use spoofed::{MAX_SPOOFERS, Spoofed};
 pub use trace::{ANY, TRACE_BYTES, TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};
 
 /// The pod's end of every veth pair. Each pair is a link of its own, so one address serves all;
@@ -142,13 +143,18 @@ impl Counters {
 pub struct PodCounters {
     /// Indexed by [`Hook`].
     pub hooks: [Counters; 3],
+    /// The number of the pod that has the address. The same on every CPU; here because this entry is
+    /// looked up for each packet anyway.
+    pub pod: u32,
+    /// Always zero.
+    pub pad: u32,
 }
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
     assert!(size_of::<Flow>() == 8 && align_of::<Flow>() == 4);
     assert!(size_of::<Counters>() == 48 && align_of::<Counters>() == 8);
-    assert!(size_of::<PodCounters>() == 144 && align_of::<PodCounters>() == 8);
+    assert!(size_of::<PodCounters>() == 152 && align_of::<PodCounters>() == 8);
 };
 
 #[cfg(not(target_arch = "bpf"))]

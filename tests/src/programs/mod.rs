@@ -5,10 +5,15 @@
     reason = "a bench whose every step must succeed; it has nothing better to do than to stop"
 )]
 
+pub mod links;
 pub mod packets;
 pub mod random;
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    time::Duration,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -18,7 +23,7 @@ use aya::{
 use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key};
 use ebbtide_layout::{
     Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow, Nic,
-    NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, PodCounters, reply_bit,
+    NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, PodCounters, Spoofed, reply_bit,
 };
 
 use crate::workspace;
@@ -27,6 +32,10 @@ use crate::workspace;
 pub const POD: &str = "172.31.16.4";
 /// The same pod; the NIC of this address is [`THAT`].
 pub const POD6: &str = "fd00:16::4";
+/// By which the programs know it.
+pub const POD_NUMBER: u16 = 4242;
+/// Another pod, on [`THIS`].
+pub const OTHER_POD: &str = "172.31.16.5";
 /// The node, on [`THIS`].
 pub const NODE: &str = "172.31.22.228";
 /// The node, on [`THAT`], which has a gateway.
@@ -66,6 +75,7 @@ const SKB_MARK: usize = 8;
 pub struct Bench {
     object: Ebpf,
     flows: HashMap<MapData, FlowKey, Flow>,
+    flows_of_other: HashMap<MapData, FlowKey, Flow>,
     host_flows: HashMap<MapData, FlowKey, HostFlow>,
 }
 
@@ -121,11 +131,12 @@ impl Bench {
                 .unwrap_or_else(|e| panic!("load the program {name} (are you root?): {e}"));
         }
         let bytes = std::fs::read(&path).unwrap();
-        let flows = table(&mut object, &bytes, "FLOWS", &[POD, POD6]);
-        let host_flows = table(&mut object, &bytes, "HOST_FLOWS", &[POD, POD6, NODE]);
+        let [flows, of_other] = tables(&mut object, &bytes, "FLOWS", &[POD, POD6]);
+        let [host_flows, _] = tables(&mut object, &bytes, "HOST_FLOWS", &[POD, POD6, NODE]);
         let mut bench = Self {
             object,
             flows: HashMap::try_from(flows).unwrap(),
+            flows_of_other: HashMap::try_from(of_other).unwrap(),
             host_flows: HashMap::try_from(host_flows).unwrap(),
         };
         bench.fill();
@@ -136,14 +147,23 @@ impl Bench {
         let object = &mut self.object;
         let mut counters: PerCpuHashMap<_, Address, PodCounters> =
             object.map_mut("COUNTERS").unwrap().try_into().unwrap();
-        for address in [POD, POD6] {
-            patiently(|| counters.insert(key(ip(address)), zero(), 0));
+        for (address, pod) in [
+            (POD, POD_NUMBER),
+            (POD6, POD_NUMBER),
+            (OTHER_POD, POD_NUMBER + 1),
+        ] {
+            let fresh = PodCounters {
+                pod: pod.into(),
+                ..PodCounters::default()
+            };
+            patiently(|| counters.insert(key(ip(address)), on_each_cpu(fresh), 0));
         }
         let mut addresses: HashMap<_, Address, NodeAddress> =
             object.map_mut("ADDRESSES").unwrap().try_into().unwrap();
         for (address, ifindex, flags) in [
             (POD, THIS, OWNER_IS_POD | OWNER_HAS_GATEWAY),
             (POD6, THAT, OWNER_IS_POD | OWNER_HAS_GATEWAY),
+            (OTHER_POD, THIS, OWNER_IS_POD | OWNER_HAS_GATEWAY),
             (NODE, THIS, OWNER_HAS_GATEWAY),
             (OTHER, THAT, OWNER_HAS_GATEWAY),
             (LOST, THAT, 0),
@@ -156,7 +176,7 @@ impl Bench {
         let mut counters: PerCpuHashMap<_, u32, NicCounters> =
             object.map_mut("NIC_COUNTERS").unwrap().try_into().unwrap();
         for index in [THIS, 1 << 31 | THAT_MARK] {
-            patiently(|| counters.insert(index, zero(), 0));
+            patiently(|| counters.insert(index, on_each_cpu(NicCounters::default()), 0));
         }
         let mut host: Array<_, HostConfig> = object.map_mut("HOST").unwrap().try_into().unwrap();
         let config = HostConfig {
@@ -168,6 +188,15 @@ impl Bench {
 
     fn program(&self, name: &str) -> &SchedClassifier {
         self.object.program(name).unwrap().try_into().unwrap()
+    }
+
+    /// The descriptor of a program, for a tc filter.
+    ///
+    /// # Panics
+    /// When there is no such program.
+    #[must_use]
+    pub fn fd(&self, name: &str) -> RawFd {
+        self.program(name).fd().unwrap().as_fd().as_raw_fd()
     }
 
     /// Runs a program once.
@@ -260,6 +289,16 @@ impl Bench {
         sum
     }
 
+    /// What a pod sent with addresses that are not its own.
+    ///
+    /// # Panics
+    /// When the map cannot be read.
+    #[must_use]
+    pub fn spoofed(&self, pod: u16) -> Spoofed {
+        let map: HashMap<_, u32, Spoofed> = self.object.map("SPOOFED").unwrap().try_into().unwrap();
+        map.get(&pod.into(), 0).unwrap_or_default()
+    }
+
     /// Puts a flow into the pod's table.
     ///
     /// # Panics
@@ -267,6 +306,15 @@ impl Bench {
     pub fn remember(&mut self, key: FlowKey, ifindex: u32) {
         let flow = Flow { ifindex, since: 0 };
         self.flows.insert(key, flow, 0).unwrap();
+    }
+
+    /// Puts a flow into the table of [`OTHER_POD`].
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn remember_of_other(&mut self, key: FlowKey, ifindex: u32) {
+        let flow = Flow { ifindex, since: 0 };
+        self.flows_of_other.insert(key, flow, 0).unwrap();
     }
 
     /// The pod's flows, with the interface each came in by.
@@ -337,21 +385,23 @@ fn patiently(mut insert: impl FnMut() -> Result<(), MapError>) {
     insert().unwrap();
 }
 
-fn zero<T: aya::Pod + Default>() -> PerCpuValues<T> {
+fn on_each_cpu<T: aya::Pod>(value: T) -> PerCpuValues<T> {
     let cpus = aya::util::nr_cpus().unwrap();
-    PerCpuValues::try_from(vec![T::default(); cpus]).unwrap()
+    PerCpuValues::try_from(vec![value; cpus]).unwrap()
 }
 
-/// One flow table for `addresses`, in the map of maps `name`.
-fn table(object: &mut Ebpf, bytes: &[u8], name: &'static str, addresses: &[&str]) -> Map {
+/// A flow table for `addresses` and one for [`OTHER_POD`], in the map of maps `name`.
+fn tables(object: &mut Ebpf, bytes: &[u8], name: &'static str, addresses: &[&str]) -> [Map; 2] {
     let program = object.program("veth_ingress").unwrap().try_into().unwrap();
     let tables = FlowTables::of(bytes, program, name).unwrap();
-    let table = tables.make().unwrap();
-    let id = table.info().unwrap().id();
     let mut outer: HashOfMaps<_, Address, MapData> =
         HashOfMaps::try_from(object.take_map(name).unwrap()).unwrap();
-    for address in addresses {
-        patiently(|| outer.insert(key(ip(address)), &table, 0));
-    }
-    Map::LruHashMap(MapData::from_id(id).unwrap())
+    [addresses, &[OTHER_POD]].map(|addresses| {
+        let table = tables.make().unwrap();
+        for address in addresses {
+            patiently(|| outer.insert(key(ip(address)), &table, 0));
+        }
+        let id = table.info().unwrap().id();
+        Map::LruHashMap(MapData::from_id(id).unwrap())
+    })
 }
