@@ -410,3 +410,32 @@ fn a_nic_that_is_gone_is_reported_and_its_pods_live_again_when_it_is_back() -> R
     waits.delete()?;
     stays.delete()
 }
+
+const MORE_BEHIND_THE_NODE: &str = "\
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderCoordinator
+metadata: {name: default}
+spec: {hijackCIDR: [192.0.2.0/24, \"2001:db8:7::/64\"]}
+";
+
+#[test]
+fn what_is_declared_to_be_behind_the_node_is_reached_there_by_running_pods() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens6", "c")?;
+    let goes_by = |nic: &str| {
+        for (family, destination) in [("-4", "192.0.2.9"), ("-6", "2001:db8:7::9")] {
+            let route = ip(&pod.netns, &[family, "route", "get", destination])?;
+            ensure!(route.contains(&format!("dev {nic} ")), "{route}");
+        }
+        Ok(())
+    };
+    goes_by("eth0")?;
+    let file = lab.agent("master").manifests().join("coordinator.yaml");
+    std::fs::write(&file, MORE_BEHIND_THE_NODE)?;
+    eventually(&lab, "declared", || goes_by("veth0"))?;
+    pod.call("CHECK")?;
+    std::fs::remove_file(&file)?;
+    eventually(&lab, "not declared any more", || goes_by("eth0"))?;
+    pod.call("CHECK")?;
+    pod.delete()
+}

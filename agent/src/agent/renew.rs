@@ -6,10 +6,24 @@ use tracing::{error, info};
 
 use super::{Agent, DetachError, locked, nics::gateway_now};
 use crate::{
+    catalog::Catalog,
     node::NodeFacts,
     podnet::{self, Links, PodNet},
     pool::Owner,
 };
+
+/// With what its network says now of destinations beyond the node: they may be the cluster's pods, and
+/// such a network may come. A network that is gone stays as it was.
+fn as_declared(net: &PodNet, catalog: &Catalog) -> PodNet {
+    let mut net = net.clone();
+    if let Some(spec) = &mut net.spec {
+        let mut networks = catalog.networks().iter();
+        if let Some(network) = networks.find(|network| network.name.to_string() == spec.name) {
+            spec.via_host.clone_from(&network.via_host);
+        }
+    }
+    net
+}
 
 impl Agent {
     /// Puts every running pod's network right that is not as these facts want it.
@@ -54,7 +68,8 @@ impl Agent {
         }
         let catalog = self.catalog();
         let gateway = |own: &podnet::PodAddress| gateway_now(net, own, &catalog);
-        podnet::renew(net, facts, gateway, &self.settings_in(&catalog))
+        let declared = as_declared(net, &catalog);
+        podnet::renew(&declared, facts, gateway, &self.settings_in(&catalog))
             .unwrap_or_else(|_| net.clone())
     }
 
