@@ -29,6 +29,9 @@ pub enum Marking {
     Legacy,
     /// CONNMARK, by iptables over nf_tables.
     Nft,
+    /// Our routing rule, which finds marked replies their way, and no programs: what it costs those that
+    /// are not marked.
+    Rule,
     /// Our programs in the pod.
     Pod,
     /// Our programs in the pod and on the host.
@@ -37,11 +40,12 @@ pub enum Marking {
 
 impl Marking {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Direct,
         Self::Symmetric,
         Self::Legacy,
         Self::Nft,
+        Self::Rule,
         Self::Pod,
         Self::Whole,
     ];
@@ -54,6 +58,7 @@ impl Marking {
             Self::Symmetric => "unmarked, by the veth",
             Self::Legacy => "iptables-legacy CONNMARK",
             Self::Nft => "iptables-nft CONNMARK",
+            Self::Rule => "ebbtide's rule alone",
             Self::Pod => "ebbtide, in the pod alone",
             Self::Whole => "ebbtide",
         }
@@ -62,7 +67,7 @@ impl Marking {
     /// Whether replies to what comes in by the veth go back by it.
     #[must_use]
     pub fn serves_node_port(self) -> bool {
-        self != Self::Direct
+        !matches!(self, Self::Direct | Self::Rule)
     }
 
     /// Whether replies to what comes in by the NIC go back by it.
@@ -76,7 +81,7 @@ impl Marking {
         match self {
             Self::Whole => {}
             Self::Pod => net.in_host.filters.clear(),
-            Self::Direct | Self::Symmetric | Self::Legacy | Self::Nft => {
+            Self::Direct | Self::Symmetric | Self::Legacy | Self::Nft | Self::Rule => {
                 net.in_host.filters.clear();
                 self.without_programs(&mut net.in_pod);
             }
@@ -96,6 +101,7 @@ impl Marking {
                     };
                 }
             }
+            Self::Rule => {}
             Self::Symmetric => {
                 plan.rules.clear();
                 // The default route of the replies' table takes the place of the pod's.
