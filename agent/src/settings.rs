@@ -41,6 +41,9 @@ pub struct Settings {
     /// Whether what a pod sends with an address that is not its own is dropped, and counted. Off for pods
     /// that forward for others.
     pub spoof_guard: bool,
+    /// Whether what pods send by their interfaces goes past the host's netfilter, out of reach of others'
+    /// MASQUERADE rules. In l2 it does anyway.
+    pub exempt_from_masquerade: bool,
     /// How long a released address rests before it is given to another pod, in seconds.
     pub rest_seconds: u64,
     /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node. Needs the
@@ -61,6 +64,7 @@ impl Default for Settings {
             host_table: 7700,
             rule_priority: 1000,
             spoof_guard: true,
+            exempt_from_masquerade: false,
             rest_seconds: 60,
             sticky_addresses: false,
         }

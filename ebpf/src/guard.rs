@@ -33,9 +33,9 @@ fn guarded(ctx: &TcContext) -> u32 {
 /// Whether a packet has an address that is not the pod's; it is counted. `owner` tells whose it is, zero
 /// if no pod's.
 #[inline(always)]
-pub(crate) fn is_spoofed(ctx: &TcContext, ip: &Ip, owner: impl FnOnce() -> u32, at: At) -> bool {
+pub(crate) fn is_spoofed(ctx: &TcContext, ip: &Ip, owner: impl FnOnce() -> u16, at: At) -> bool {
     let pod = guarded(ctx);
-    if pod == 0 || pod == owner() || ip.is_from_nobody() {
+    if pod == 0 || pod == u32::from(owner()) || ip.is_from_nobody() {
         return false;
     }
     count(pod, at);
@@ -79,6 +79,6 @@ fn count(pod: u32, at: At) {
 
 /// Whose an address is; zero if no pod's.
 #[inline(always)]
-pub(crate) fn owner(ip: &Ip) -> u32 {
+pub(crate) fn owner(ip: &Ip) -> u16 {
     maps::pod(&ip.source).map_or(0, |entry| entry.pod)
 }

@@ -7,7 +7,9 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
-use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
+use ebbtide_layout::{
+    FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD, PAST_HOST_MAC,
+};
 
 use crate::{
     DROP, PASS, clock,
@@ -23,6 +25,9 @@ const INGRESS: u64 = 1;
 
 /// `PACKET_HOST` (include/uapi/linux/if_packet.h): for this machine.
 const FOR_US: u32 = 0;
+
+/// Where a frame has its source.
+const SOURCE_MAC: usize = 6;
 
 /// What of the packet's mark is ours.
 #[inline(always)]
@@ -51,13 +56,26 @@ pub(crate) fn by_mark(bits: u32) -> u32 {
 /// writing: an insert costs four times a look-up.
 #[inline(always)]
 fn learn(flows: &maps::HostFlows, key: &FlowKey, flow: HostFlow) -> bool {
-    // SAFETY: a value that is replaced while we read it can only make us write it again.
-    let known = unsafe { flows.get(key) }.is_some_and(|known| known.agrees(&flow));
-    if known {
+    if known(flows, key).is_some_and(|known| known.agrees(&flow)) {
         return false;
     }
-    let since = clock::seconds();
-    flows.insert(key, HostFlow { since, ..flow }, 0).is_ok()
+    let flow = HostFlow {
+        since: clock::seconds(),
+        packets: 1,
+        ..flow
+    };
+    flows.insert(key, flow, 0).is_ok()
+}
+
+/// What is known of a flow, which has one packet more now.
+#[inline(always)]
+fn known(flows: &maps::HostFlows, key: &FlowKey) -> Option<&'static mut HostFlow> {
+    let flow = flows.get_ptr_mut(key)?;
+    // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may write it
+    // meanwhile: then a packet is not counted, or a way read that is one of the two there were.
+    let flow = unsafe { &mut *flow };
+    flow.packets += 1;
+    Some(flow)
 }
 
 /// Notes the way of a packet's first fragment for the later ones. From the wire they may come in any
@@ -118,8 +136,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     if let Some(flows) = maps::flows(&ip.destination)
         && flow::followed(ctx, ip, Ours::Destination, false, &mut key)
     {
-        // SAFETY: a value replaced while we read it is still one of the two ways.
-        let flow = unsafe { flows.get(&key) }.copied();
+        let flow = known(flows, &key).copied();
         if ip.payload.fragment != 0 {
             note_fragment(flows, ip, false, &mut key, flow);
         }
@@ -192,8 +209,7 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
     counters.passed += 1;
     let flow = HostFlow {
         mark: bits | reply,
-        forwarded: 0,
-        since: 0,
+        ..HostFlow::default()
     };
     let mut key = flow::between(ip, Ours::Destination);
     if flow::of(ctx, ip, Ours::Destination, false, &mut key) && learn(flows, &key, flow) {
@@ -215,14 +231,23 @@ pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     if guard::is_spoofed(ctx, ip, || guard::owner(ip), At::Veth) {
         return DROP;
     }
+    // What the pod's interface would have sent, and the host's netfilter must not see. Any pod can say so
+    // of its packets: it is the way that its interface has, too.
+    if packet::read(ctx, SOURCE_MAC) == Some(PAST_HOST_MAC)
+        && let Some(owner) = maps::owner(&ip.source)
+        && owner.flags & OWNER_IS_POD != 0
+    {
+        // SAFETY: a helper call with a null pointer that it is documented to take for "by the route",
+        // which is looked up with the NIC as `oif`, as ipvlan does.
+        return unsafe { bpf_redirect_neigh(owner.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
+    }
     let Some(flows) = maps::flows(&ip.source) else {
         return PASS;
     };
     let mut bits = maps::reply();
     let mut key = flow::between(ip, Ours::Source);
     if flow::followed(ctx, ip, Ours::Source, false, &mut key) {
-        // SAFETY: a value replaced while we read it is still one of the two ways.
-        let flow = unsafe { flows.get(&key) }.copied();
+        let flow = known(flows, &key).copied();
         if ip.payload.fragment != 0 {
             note_fragment(flows, ip, true, &mut key, flow);
         }
@@ -313,15 +338,13 @@ fn remember_way_out(ctx: &TcContext, ip: &Ip, is_pod: bool) -> bool {
     if !is_pod {
         let flow = HostFlow {
             mark: bits | reply,
-            forwarded: 0,
-            since: 0,
+            ..HostFlow::default()
         };
         return learn(flows, &key, flow);
     }
     let forwarded = HostFlow {
-        mark: 0,
         forwarded: 1,
-        since: 0,
+        ..HostFlow::default()
     };
     if bits == reply {
         return maps::steer() != 0 && learn(flows, &key, forwarded);

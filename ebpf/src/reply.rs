@@ -3,27 +3,32 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcContext};
-use ebbtide_layout::{Flow, FlowKey, HOST_MAC, Hook, POD_MAC};
+use ebbtide_layout::{Flow, FlowKey, HOST_MAC, Hook, PAST_HOST_MAC, POD_IN_L3, POD_MAC};
 
 use crate::{
     DROP, PASS, clock,
     flow::{self, Ours},
     guard::{self, At},
-    maps,
+    host_maps, maps,
     packet::{self, Endpoints, FIRST, Ip, LAST},
 };
 
 /// Destination and source of a frame from the pod to its host end of the veth.
-const TO_HOST: [u8; 12] = {
+const TO_HOST: [u8; 12] = to_host(POD_MAC);
+
+/// The same of a frame that the host is to send on as it is.
+const PAST_HOST: [u8; 12] = to_host(PAST_HOST_MAC);
+
+const fn to_host(source: [u8; 6]) -> [u8; 12] {
     let mut macs = [0; 12];
     let mut i = 0;
     while i < 6 {
         macs[i] = HOST_MAC[i];
-        macs[6 + i] = POD_MAC[i];
+        macs[6 + i] = source[i];
         i += 1;
     }
     macs
-};
+}
 
 /// Sets our bits, and only ours, in the packet's mark.
 #[inline(always)]
@@ -77,16 +82,35 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
         let ifindex = ifindex(ctx);
         // Look before writing: an insert costs four times a look-up, and nearly every packet
         // belongs to a flow that is known already.
-        // SAFETY: a value that is replaced while we read it can only make us write it again.
-        let known = unsafe { flows.get(&key) }.is_some_and(|flow| flow.ifindex == ifindex);
-        if !known {
-            let since = clock::seconds();
-            if flows.insert(&key, Flow { ifindex, since }, 0).is_ok() {
-                counters.learned += 1;
-            }
+        if let Some(flow) = known(flows, &key)
+            && flow.ifindex == ifindex
+            && flow.straight == 0
+        {
+            return PASS;
+        }
+        let flow = Flow {
+            ifindex,
+            since: clock::seconds(),
+            straight: 0,
+            pad: 0,
+            packets: 1,
+        };
+        if flows.insert(&key, flow, 0).is_ok() {
+            counters.learned += 1;
         }
     }
     PASS
+}
+
+/// What is known of a flow, which has one packet more now.
+#[inline(always)]
+fn known(flows: &maps::Flows, key: &FlowKey) -> Option<&'static mut Flow> {
+    let flow = flows.get_ptr_mut(key)?;
+    // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may write it
+    // meanwhile: then a packet is not counted, or a way read that is one of the two there were.
+    let flow = unsafe { &mut *flow };
+    flow.packets += 1;
+    Some(flow)
 }
 
 /// Notes the way of a packet's first fragment for the later ones, until the last has gone: the
@@ -124,6 +148,7 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
     let Some(pod) = pod else {
         return PASS;
     };
+    let mut past_host = pod.past_host;
     let counters = &mut pod.hooks[Hook::NicEgress as usize];
     counters.seen += 1;
     let mut key = flow::between(ip, Ours::Source);
@@ -131,20 +156,33 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
         && flow::followed(ctx, ip, Ours::Source, true, &mut key)
         && let Some(flows) = maps::flows(&ip.source)
     {
-        // SAFETY: a value replaced while we read it is still one of the two ways in.
-        let flow = unsafe { flows.get(&key) }.copied();
+        let flow = known(flows, &key).copied();
         if ip.payload.fragment != 0 {
             note_fragment(flows, ip, &mut key, flow);
         }
         if let Some(flow) = flow
             && flow.ifindex != ifindex(ctx)
-            && ctx.store(0, &TO_HOST, 0).is_ok()
         {
-            counters.redirected += 1;
-            // The veth's far end is in the host; the pair resolves no addresses (both MACs are ours).
-            // SAFETY: a helper call with plain integers.
-            return unsafe { bpf_redirect(flow.ifindex, 0) } as i32;
+            if flow.straight != 0 {
+                past_host = flow.ifindex;
+            } else if ctx.store(0, &TO_HOST, 0).is_ok() {
+                counters.redirected += 1;
+                // The veth's far end is in the host; the pair resolves no addresses (both MACs are ours).
+                // SAFETY: a helper call with plain integers.
+                return unsafe { bpf_redirect(flow.ifindex, 0) } as i32;
+            }
         }
+    }
+    // The host's netfilter would see what the interface sends, and must not see this. What stays on the
+    // node does not pass it, or is for the host itself.
+    if past_host != 0
+        && !ip.is_multicast()
+        && host_maps::owner(&ip.destination).is_none()
+        && ctx.store(0, &PAST_HOST, 0).is_ok()
+    {
+        counters.redirected += 1;
+        // SAFETY: a helper call with plain integers.
+        return unsafe { bpf_redirect(past_host, 0) } as i32;
     }
     counters.passed += 1;
     PASS
@@ -152,6 +190,9 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
 
 /// The ipvlan interface's ingress: the last way in wins. Without this, a client that used the
 /// NodePort and then comes straight to the pod with the same port would be answered by the veth.
+///
+/// In l3 the flow is kept, with a note that it comes straight now: the host's conntrack still knows it
+/// by the NodePort, and would give the reply the node's address. So its replies go past the host's stack.
 #[inline(always)]
 pub(crate) fn forget(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -159,20 +200,28 @@ pub(crate) fn forget(ctx: &TcContext) -> i32 {
     let Some(ip) = packet::ip(ctx, &mut place) else {
         return PASS;
     };
-    let Some(counters) = maps::counters(&ip.destination, Hook::NicIngress) else {
+    let Some(pod) = maps::pod(&ip.destination) else {
         return PASS;
     };
+    let is_l3 = pod.flags & POD_IN_L3 != 0;
+    let counters = &mut pod.hooks[Hook::NicIngress as usize];
     counters.seen += 1;
     let mut key = flow::between(ip, Ours::Destination);
     if ip.payload.protocol != packet::TCP
         && flow::of(ctx, ip, Ours::Destination, true, &mut key)
         && let Some(flows) = maps::flows(&ip.destination)
-        // SAFETY: only asked whether it is there.
-        && unsafe { flows.get(&key) }.is_some()
+        && let Some(flow) = known(flows, &key)
     {
-        // Another CPU may have been first; then it is gone, as wanted.
-        let _gone = flows.remove(&key);
-        counters.learned += 1;
+        if !is_l3 {
+            // Another CPU may have been first; then it is gone, as wanted.
+            let _gone = flows.remove(&key);
+            counters.learned += 1;
+        } else if flow.straight == 0 {
+            flow.straight = 1;
+            flow.packets = 1;
+            flow.since = clock::seconds();
+            counters.learned += 1;
+        }
     }
     counters.passed += 1;
     PASS

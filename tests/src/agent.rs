@@ -67,6 +67,15 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Adds `lines` to the configuration, for the next start.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, lines: &str) -> Result<()> {
+        let path = self.path("config.yaml");
+        std::fs::write(path, format!("{CONFIG}{lines}")).context("writing the configuration")
+    }
+
     /// Starts the agent again after [`Agent::stop`] or [`Agent::kill`], without waiting for it.
     ///
     /// # Errors

@@ -119,6 +119,50 @@ fn a_foreign_masquerade_takes_pods_addresses_away_until_they_are_exempt() -> Res
     scenario.delete()
 }
 
+/// The pods are there already when the option comes.
+#[test]
+fn the_option_keeps_a_foreign_masquerade_and_a_nodeports_conntrack_off_pods() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let node = &lab.vpc.node("master").clone();
+    for family in Family::BOTH {
+        iptables::restore(node, family, MASQUERADE)?;
+        let damaged = look(&lab, &scenario, family)?;
+        ensure!(!damaged.as_itself && !damaged.answers_udp, "{family}");
+    }
+    let agent = lab.agent("master");
+    agent.stop()?;
+    agent.configure("exemptFromMasquerade: true\n")?;
+    agent.launch()?;
+    agent.wait_ready()?;
+    let found = doctor(&mut lab)?;
+    ensure!(found == (Vec::new(), false), "exempt, yet {found:?}");
+    for (family, port) in Family::BOTH.into_iter().zip([40_001, 40_002]) {
+        let exempt = look(&lab, &scenario, family)?;
+        ensure!(
+            exempt.as_itself && exempt.answers_udp,
+            "{family}: itself {}, answers {}\n{}",
+            exempt.as_itself,
+            exempt.answers_udp,
+            lab.logs()
+        );
+        // TCP has no flow table: conntrack alone knows that its port was the NodePort's. Its client cannot
+        // have the same connection again so soon.
+        let udp = [WAYS_TO_C, WAYS_TO_C].concat();
+        for (protocol, ways) in [(Protocol::Udp, udp), (Protocol::Tcp, WAYS_TO_C.to_vec())] {
+            let client = Client::new(&lab.vpc.world, protocol)
+                .from(SocketAddr::new(Plan::client(family), port));
+            for way in ways {
+                client
+                    .ask(SocketAddr::new(Plan::load_balancer(family), way))
+                    .with_context(|| format!("{family}, {protocol:?}: port {way}"))?;
+            }
+        }
+    }
+    lab.vpc.assert_no_violations()?;
+    scenario.delete()
+}
+
 #[test]
 fn what_is_not_tracked_is_not_masqueraded_and_every_row_still_passes() -> Result<()> {
     let lab = Lab::start(Plan::default())?;

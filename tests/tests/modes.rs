@@ -1,6 +1,6 @@
 //! ipvlan's other modes through the same table of traffic (docs/modes.md).
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use ebbtide_agent::netlink::link::IpvlanMode;
@@ -101,7 +101,8 @@ fn taken_by_its_nic(check: &Check, path: &Path) -> Option<String> {
     (own_nic && !steered && is(last, NODE_SIDE, Direction::In)).then(|| pod.clone())
 }
 
-/// One client, one source port: by the NodePort, straight to the pod, and by the NodePort again.
+/// One client, one source port: by the NodePort, straight to the pod, and by the NodePort again; and the
+/// other way round; at once, and after pauses.
 fn one_port_both_ways(mode: IpvlanMode) -> Result<()> {
     let lab = Lab::start(Plan {
         mode,
@@ -110,17 +111,30 @@ fn one_port_both_ways(mode: IpvlanMode) -> Result<()> {
     let scenario = Scenario::create(&lab)?;
     let [by_node_port, straight] = WAYS_TO_C;
     let ways = [by_node_port, straight, by_node_port, straight];
-    for (family, client_port) in Family::BOTH.into_iter().zip([40_001, 40_002]) {
-        let client = Client::new(&lab.vpc.world, Protocol::Udp)
-            .from(SocketAddr::new(Plan::client(family), client_port));
-        for port in ways {
-            client
-                .ask(SocketAddr::new(Plan::load_balancer(family), port))
-                .with_context(|| format!("{mode}, {family}, port {port}\n{}", lab.logs()))?;
+    let mut others_first = ways;
+    others_first.reverse();
+    for (client_port, ways) in [(40_001, ways), (40_002, others_first)] {
+        for pause in [Duration::ZERO, Duration::from_secs(2)] {
+            for family in Family::BOTH {
+                let client = Client::new(&lab.vpc.world, Protocol::Udp)
+                    .from(SocketAddr::new(Plan::client(family), client_port));
+                for port in ways {
+                    thread::sleep(pause);
+                    client
+                        .ask(SocketAddr::new(Plan::load_balancer(family), port))
+                        .with_context(|| format!("{mode}, {family}, {ways:?}: {port}"))
+                        .with_context(|| lab.logs())?;
+                }
+            }
         }
     }
     lab.vpc.assert_no_violations()?;
     scenario.delete()
+}
+
+#[test]
+fn in_l3_a_udp_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
+    one_port_both_ways(IpvlanMode::L3)
 }
 
 #[test]

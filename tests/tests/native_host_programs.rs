@@ -14,11 +14,15 @@ const TO_POD: HostFlow = HostFlow {
     mark: THAT_MARK | REPLY,
     forwarded: 0,
     since: 0,
+    pad: 0,
+    packets: 0,
 };
 const FORWARDED: HostFlow = HostFlow {
     mark: 0,
     forwarded: 1,
     since: 0,
+    pad: 0,
+    packets: 0,
 };
 
 /// Bits that are not ours.

@@ -1,9 +1,9 @@
 //! Each eBPF program of the pod alone: verdict, mark, packet, flow table and counters. Runs in any
 //! kernel that lets root load programs.
 
-use ebbtide_layout::{DEFAULT_MARK, HOST_MAC, Hook, POD_MAC};
+use ebbtide_layout::{DEFAULT_MARK, HOST_MAC, Hook, PAST_HOST_MAC, POD_MAC};
 use ebbtide_tests::programs::{
-    Bench, CLIENT, CLIENT6, PASS, POD, POD6, REDIRECT, THIS,
+    Bench, CLIENT, CLIENT6, NODE, OTHER_POD, PASS, POD, POD6, REDIRECT, THIS,
     packets::{ECHO_ID, echo, flow, tcp, udp},
     random::{self, Random},
 };
@@ -136,12 +136,66 @@ fn the_last_way_in_wins() {
     let key = flow((POD, 53), (CLIENT, 5000), 17);
     bench.remember(key, VETH);
     let direct = udp((CLIENT, 5000), (POD, 53));
+    let reply = udp((POD, 53), (CLIENT, 5000));
+    // In l2 nothing is between the interface and the wire.
+    bench.is_l3(false);
     assert_eq!(bench.run("nic_ingress", &direct, 0).verdict, PASS);
     assert_eq!(bench.remembered(), []);
-    let reply = udp((POD, 53), (CLIENT, 5000));
     assert_eq!(bench.run("nic_egress", &reply, 0).verdict, PASS);
     let _outcome = bench.run("veth_ingress", &direct, 0);
     assert_eq!(bench.remembered(), [(key, THIS)], "and back again");
+}
+
+/// Which of the two addresses of the host's end a redirected frame says it is from.
+fn sender(packet: &[u8]) -> &[u8] {
+    &packet[6..12]
+}
+
+#[test]
+fn in_l3_replies_go_past_a_host_that_knows_their_flow_by_the_other_way_in() {
+    for (client, pod) in [((CLIENT, 5000), (POD, 53)), ((CLIENT6, 5000), (POD6, 53))] {
+        let mut bench = Bench::new();
+        let (request, reply) = (udp(client, pod), udp(pod, client));
+        bench.remember(flow(pod, client, 17), VETH);
+        let outcome = bench.run("nic_egress", &reply, 0);
+        assert_eq!(
+            (outcome.verdict, sender(&outcome.packet)),
+            (REDIRECT, &POD_MAC[..])
+        );
+        assert_eq!(bench.run("nic_ingress", &request, 0).verdict, PASS);
+        let outcome = bench.run("nic_egress", &reply, 0);
+        let past = (REDIRECT, &PAST_HOST_MAC[..]);
+        assert_eq!((outcome.verdict, sender(&outcome.packet)), past);
+        // The host's end sends it on by the NIC, with no mark that another program would look at.
+        let outcome = bench.run("host_veth_ingress", &outcome.packet, 0);
+        assert_eq!((outcome.verdict, outcome.mark), (REDIRECT, 0));
+        let _outcome = bench.run("veth_ingress", &request, 0);
+        assert_eq!(bench.remembered(), [(flow(pod, client, 17), THIS)]);
+        // Nothing is known of another port.
+        let other = udp(pod, (client.0, 5001));
+        assert_eq!(bench.run("nic_egress", &other, 0).verdict, PASS);
+    }
+}
+
+#[test]
+fn what_is_exempt_goes_past_the_host_but_for_what_stays_on_the_node() {
+    let mut bench = Bench::new();
+    bench.past_host(VETH);
+    for (name, packet, expected) in [
+        ("TCP", tcp((POD, 80), (CLIENT, 5000)), REDIRECT),
+        ("UDP", udp((POD, 53), (CLIENT, 5000)), REDIRECT),
+        ("IPv6", tcp((POD6, 80), (CLIENT6, 5000)), REDIRECT),
+        ("the node", udp((POD, 53), (NODE, 5000)), PASS),
+        ("a pod beside it", tcp((POD, 80), (OTHER_POD, 5000)), PASS),
+        ("a group", udp((POD, 53), ("239.1.2.3", 5000)), PASS),
+        ("link-local", udp(("fe80::1", 53), ("ff02::2", 5000)), PASS),
+    ] {
+        let outcome = bench.run("nic_egress", &packet, 0);
+        assert_eq!(outcome.verdict, expected, "{name}");
+        if expected == REDIRECT {
+            assert_eq!(sender(&outcome.packet), PAST_HOST_MAC, "{name}");
+        }
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub enum Kind {
     InPod {
         /// Its index in the pod's namespace.
         ifindex: u32,
+        /// It comes by the pod's own interface now, and replies leave by it.
+        is_straight: bool,
     },
     /// In the host: a request that came in by a NIC, and whose replies leave by it.
     Request {
@@ -37,6 +39,8 @@ pub struct Remembered {
     pub kind: Kind,
     /// When it was learned, in seconds of `CLOCK_BOOTTIME`.
     pub since: u32,
+    /// Its packets since then, both ways.
+    pub packets: u64,
 }
 
 /// How long the machine has been up, also asleep: the programs' clock (`CLOCK_BOOTTIME`), to the
@@ -70,8 +74,10 @@ impl Datapath {
             key,
             kind: Kind::InPod {
                 ifindex: flow.ifindex,
+                is_straight: flow.straight != 0,
             },
             since: flow.since,
+            packets: flow.packets,
         })
     }
 }
@@ -97,6 +103,7 @@ impl Host {
                 _ => Kind::Forwarded,
             },
             since: flow.since,
+            packets: flow.packets,
         })
     }
 }

@@ -25,7 +25,9 @@ use aya::{
     maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
     programs::{ProgramError, ProgramFd, SchedClassifier},
 };
-use ebbtide_layout::{Address, Counters, Hook, HostHook, PodCounters, Spoofed, mapped, reply_bit};
+use ebbtide_layout::{
+    Address, Counters, Hook, HostHook, POD_IN_L3, PodCounters, Spoofed, mapped, reply_bit,
+};
 use nix::sys::statfs::{FsType, statfs};
 
 pub use answers::Answers;
@@ -43,7 +45,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJECT"));
 
 /// Directory of the pinned maps below the bpf directory. It counts up when a map's layout
 /// changes: programs of one layout never see the maps of another.
-const LAYOUT: &str = "v3";
+const LAYOUT: &str = "v4";
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -324,11 +326,11 @@ impl Datapath {
 
     /// Makes the flow table and the counters of a pod with these addresses, where they are not
     /// there yet. The addresses of one pod share a table. `pod` is its number
-    /// ([`Filter::only_from`](crate::netlink::model::Filter)).
+    /// ([`Filter::only_from`](crate::netlink::model::Filter)); `is_l3`: its interface is ipvlan l3.
     ///
     /// # Errors
     /// When the kernel refuses (out of memory, or the node's limit of addresses is reached).
-    pub fn register(&self, addresses: &[IpAddr], pod: u16) -> Result<(), Error> {
+    pub fn register(&self, addresses: &[IpAddr], pod: u16, is_l3: bool) -> Result<(), Error> {
         let missing = self.unregistered(addresses);
         if !missing.is_empty() {
             let table = self.tables.make()?;
@@ -340,17 +342,48 @@ impl Datapath {
         }
         let mut counters = lock(&self.counters);
         let fresh = PodCounters {
-            pod: pod.into(),
+            pod,
+            flags: if is_l3 { POD_IN_L3 } else { 0 },
             ..PodCounters::default()
         };
+        let is_same = |known: &PodCounters| (known.pod, known.flags) == (fresh.pod, fresh.flags);
         for address in addresses {
             // Another pod's, which had the address before, are none of this one's.
             let known = counters.get(&key(*address), 0).ok();
-            if known.is_none_or(|known| known.iter().any(|cpu| cpu.pod != fresh.pod)) {
+            if known.is_none_or(|known| !known.iter().all(is_same)) {
                 counters
                     .insert(key(*address), on_each_cpu(fresh)?, 0)
                     .map_err(|e| map_error(format!("give {address} counters"), e))?;
             }
+        }
+        Ok(())
+    }
+
+    /// All that a pod with these addresses sends by its interface goes by `veth`, the index of its end
+    /// of the pair, past the host's stack; by the interface itself if `None`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn send_past_host(&self, addresses: &[IpAddr], veth: Option<u32>) -> Result<(), Error> {
+        let past_host = veth.unwrap_or(0);
+        let mut counters = lock(&self.counters);
+        for address in addresses {
+            let failed = |e| map_error(format!("say how {address} is to be sent"), e);
+            let known = counters.get(&key(*address), 0).map_err(failed)?;
+            if known.iter().all(|cpu| cpu.past_host == past_host) {
+                continue;
+            }
+            // What is counted meanwhile may be lost.
+            let values: Vec<_> = known
+                .iter()
+                .map(|cpu| PodCounters { past_host, ..*cpu })
+                .collect();
+            let values = PerCpuValues::try_from(values).map_err(|source| Error::Io {
+                what: "make",
+                path: "per-CPU counters".into(),
+                source,
+            })?;
+            counters.insert(key(*address), values, 0).map_err(failed)?;
         }
         Ok(())
     }

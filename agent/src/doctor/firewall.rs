@@ -108,8 +108,9 @@ fn judge(rules: &Rules, pods: &BTreeSet<(IpAddr, String)>) -> Vec<Finding> {
             ),
             way_out: format!(
                 "put `-t {table} -I {chain} -o {nic} -s PODS -j ACCEPT` before it, in the same kind \
-                 of iptables, with PODS the pools' subnets; or use mode l2, whose packets netfilter \
-                 does not see (docs/modes.md)"
+                 of iptables, with PODS the pools' subnets; or set `exemptFromMasquerade: true` in the \
+                 agent's configuration; or use mode l2, whose packets netfilter does not see \
+                 (docs/modes.md)"
             ),
         }
     };
@@ -123,7 +124,7 @@ pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
     let interfaces = agent.interfaces();
     let routed = interfaces.iter().filter_map(|(_, net)| {
         let own = net.ipvlan.as_ref();
-        let own = own.filter(|ipvlan| ipvlan.mode != IpvlanMode::L2)?;
+        let own = own.filter(|ipvlan| ipvlan.mode != IpvlanMode::L2 && !net.past_host)?;
         Some((net, &own.master))
     });
     let pods: BTreeSet<_> = routed

@@ -47,7 +47,7 @@ pub async fn apply(
     };
     if links == Links::Ensure {
         // The pod may be running: a guard that does not know its addresses yet would drop what it sends.
-        datapath.register(&net.ips(), net.number())?;
+        datapath.register(&net.ips(), net.number(), net.is_l3())?;
     }
     let work = Work {
         net: net.clone(),
@@ -59,9 +59,9 @@ pub async fn apply(
     let made = netns.outside_then_inside(|netns| work.in_host(netns), HalfDone::in_pod);
     // Meanwhile; and whatever comes of it, the thread has ended before anything is undone.
     let registered = timing::at_once("make flow tables", || {
-        datapath.register(&net.ips(), net.number())
+        datapath.register(&net.ips(), net.number(), net.is_l3())
     });
-    let (master, laps) = made.await?;
+    let (master, veth, laps) = made.await?;
     timing::adopt(laps);
     registered?;
     let owned: Vec<_> = net
@@ -70,6 +70,7 @@ pub async fn apply(
         .map(|a| (a.address.addr(), a.gateway.is_some()))
         .collect();
     datapath.host.own_pod(&owned, master)?;
+    datapath.send_past_host(&net.ips(), veth.filter(|_| net.past_host))?;
     answer(net, host, datapath).await
 }
 
@@ -141,7 +142,8 @@ impl Work {
 }
 
 impl HalfDone {
-    fn in_pod(self) -> Result<(Option<u32>, Laps), Error> {
+    /// The indices of the master and of the pod's end of the pair, where there are such links.
+    fn in_pod(self) -> Result<(Option<u32>, Option<u32>, Laps), Error> {
         let Self(mut work, master) = self;
         let net = &work.net;
         net.in_pod.sysctls.iter().try_for_each(sysctl::write)?;
@@ -172,7 +174,8 @@ impl HalfDone {
         add_objects(&mut batch, &net.in_pod, &found, &work.programs);
         pod.run(batch)?;
         work.laps.lap("configure the pod");
-        Ok((master, work.laps))
+        let veth = net.way_to_host().and_then(|veth| found.get(&veth.pod_name));
+        Ok((master, veth.map(|link| link.ifindex), work.laps))
     }
 }
 

@@ -197,6 +197,10 @@ pub struct PodNet {
     /// The interface's own routing table in the pod, if it does not have the default route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
+    /// Whether all that is sent by the interface goes past the host's stack: by the pair, and from the
+    /// host's end of it straight to the NIC.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub past_host: bool,
     /// Whether the NIC answers who asks for the addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub answered: bool,
@@ -227,6 +231,13 @@ impl PodNet {
     #[must_use]
     pub fn number(&self) -> u16 {
         number(self.netns_inode)
+    }
+
+    /// Whether what the interface sends passes the host's netfilter, and what it gets does not.
+    #[must_use]
+    pub fn is_l3(&self) -> bool {
+        let mode = self.ipvlan.as_ref().map(|ipvlan| ipvlan.mode);
+        mode == Some(IpvlanMode::L3)
     }
 
     /// The pair to the host, whichever interface brought it.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     datapath::{PROGRAMS, Program},
     netlink::{
-        link::{Ipvlan, Veth},
+        link::{Ipvlan, IpvlanMode, Veth},
         model::{
             Address, Family, Filter, MAIN_TABLE, Mac, NamespacePlan, Neighbour, Route, Rule,
             Selector, Sysctl, host_net,
@@ -142,6 +142,10 @@ pub fn plan(
             mtu,
         }),
         delegate: None,
+        past_host: settings.exempt_from_masquerade
+            && is_ours
+            && network.mode != IpvlanMode::L2
+            && (veth.is_some() || shared_veth.is_some()),
         veth,
         shared_veth,
         table: table.filter(|_| is_ours),

@@ -36,6 +36,8 @@ pub struct FlowLine {
     pub remote: SocketAddr,
     /// Seconds since it was learned.
     pub age: u32,
+    /// Its packets since then, both ways.
+    pub packets: u64,
 }
 
 /// Who remembers a flow.
@@ -123,8 +125,12 @@ impl<'a> View<'a> {
         let local = datapath::address(local);
         let net = self.nets.iter().find(|net| net.ips().contains(&local));
         let (place, came_in, leaves_by) = match flow.kind {
-            Kind::InPod { ifindex } => {
-                let link = links.get(&ifindex).cloned();
+            Kind::InPod {
+                ifindex,
+                is_straight,
+            } => {
+                let own = net.filter(|_| is_straight).map(|net| net.interface.clone());
+                let link = own.or_else(|| links.get(&ifindex).cloned());
                 let link = link.unwrap_or_else(|| format!("#{ifindex}"));
                 (Place::Pod, link.clone(), link)
             }
@@ -154,6 +160,7 @@ impl<'a> View<'a> {
                 u16::from_be_bytes(flow.key.remote_port),
             ),
             age: self.now.saturating_sub(flow.since),
+            packets: flow.packets,
         }
     }
 
@@ -211,8 +218,12 @@ mod tests {
                 protocol: 17,
                 ..FlowKey::default()
             },
-            kind: Kind::InPod { ifindex: 3 },
+            kind: Kind::InPod {
+                ifindex: 3,
+                is_straight: false,
+            },
             since: 90,
+            packets: 7,
         };
         let view = View {
             nets: &[],
@@ -223,7 +234,10 @@ mod tests {
         assert_eq!(line.came_in, "veth0");
         assert_eq!(line.local.to_string(), "172.31.16.4:53");
         assert_eq!(line.remote.to_string(), "198.51.100.50:4000");
-        assert_eq!((line.protocol.as_str(), line.age), ("udp", 10));
+        assert_eq!(
+            (line.protocol.as_str(), line.age, line.packets),
+            ("udp", 10, 7)
+        );
         let unknown = view.line(&flow, &HashMap::new());
         assert_eq!(unknown.came_in, "#3");
         let other = Remembered {

@@ -72,6 +72,10 @@ pub struct HostFlow {
     pub forwarded: u32,
     /// When it was learned, in seconds since the machine started (`CLOCK_BOOTTIME`).
     pub since: u32,
+    /// Always zero.
+    pub pad: u32,
+    /// Its packets since then, both ways. Counted without a lock: it may miss one of two at once.
+    pub packets: u64,
 }
 
 impl HostFlow {
@@ -134,7 +138,7 @@ impl NicCounters {
 
 const _: () = {
     assert!(size_of::<NodeAddress>() == 8 && size_of::<Nic>() == 8);
-    assert!(size_of::<HostConfig>() == 8 && size_of::<HostFlow>() == 12);
+    assert!(size_of::<HostConfig>() == 8 && size_of::<HostFlow>() == 24);
     assert!(size_of::<NicCounters>() == 208 && align_of::<NicCounters>() == 8);
     assert!(reply_bit(DEFAULT_NIC_MARKS) == 0x40 && reply_bit(0) == 0);
 };

@@ -27,6 +27,10 @@ pub const POD_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x02];
 /// The host's end of every veth pair; see [`POD_MAC`].
 pub const HOST_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x01];
 
+/// The source of a frame from the pod that the host is to send on as the pod's own interface would have:
+/// past the host's stack, by the NIC that has the pod's address.
+pub const PAST_HOST_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x03];
+
 /// The bit of `skb->mark` that says "came in by the veth", unless configured otherwise.
 /// Away from kube-proxy (0x4000, 0x8000), Calico (0xffff0000), Cilium (0x0f00), Istio (0x539),
 /// AWS VPC CNI (0x80), Terway (0x10) and Spiderpool (0x1).
@@ -81,12 +85,19 @@ pub const FRAGMENTS: u8 = 1;
 
 /// Where a flow came in, and therefore where its replies leave.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// Interface in the pod's network namespace.
     pub ifindex: u32,
     /// When it was learned, in seconds since the machine started (`CLOCK_BOOTTIME`).
     pub since: u32,
+    /// 1 if it came in by [`Flow::ifindex`] once, and now comes by the pod's own interface. Then the
+    /// host's conntrack may still know the first way, and must not see the replies. Else zero.
+    pub straight: u32,
+    /// Always zero.
+    pub pad: u32,
+    /// Its packets since then, both ways. Counted without a lock: it may miss one of two at once.
+    pub packets: u64,
 }
 
 /// Where a program is attached, in the pod's namespace. The discriminant indexes
@@ -143,16 +154,22 @@ impl Counters {
 pub struct PodCounters {
     /// Indexed by [`Hook`].
     pub hooks: [Counters; 3],
-    /// The number of the pod that has the address. The same on every CPU; here because this entry is
-    /// looked up for each packet anyway.
-    pub pod: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// The number of the pod that has the address. This and what follows is the same on every CPU, and
+    /// here because this entry is looked up for each packet anyway.
+    pub pod: u16,
+    /// [`POD_IN_L3`].
+    pub flags: u16,
+    /// For a pod whose packets all go past the host's stack: its end of the veth pair. Else zero.
+    pub past_host: u32,
 }
+
+/// [`PodCounters::flags`]: what the pod sends by its interface passes the host's netfilter (ipvlan l3:
+/// `ipvlan_process_v4_outbound`, drivers/net/ipvlan/ipvlan_core.c).
+pub const POD_IN_L3: u16 = 1;
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
-    assert!(size_of::<Flow>() == 8 && align_of::<Flow>() == 4);
+    assert!(size_of::<Flow>() == 24 && align_of::<Flow>() == 8);
     assert!(size_of::<Counters>() == 48 && align_of::<Counters>() == 8);
     assert!(size_of::<PodCounters>() == 152 && align_of::<PodCounters>() == 8);
 };

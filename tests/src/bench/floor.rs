@@ -125,7 +125,8 @@ impl Floor {
                 .add(&mut batch, ipvlan, self.master, namespace.raw_fd());
             batch.add_veth(veth, namespace.raw_fd());
             host.run(batch)?;
-            self.datapath.register(&net.ips(), net.number())?;
+            self.datapath
+                .register(&net.ips(), net.number(), net.is_l3())?;
             let owned: Vec<(IpAddr, bool)> = net.ips().into_iter().map(|ip| (ip, true)).collect();
             self.datapath.host.own_pod(&owned, Some(self.master))?;
             self.half(&net.in_host, &[&veth.host_name], &net.alias, &mut host)?;

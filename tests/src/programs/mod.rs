@@ -23,7 +23,8 @@ use aya::{
 use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key};
 use ebbtide_layout::{
     Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow, Nic,
-    NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, PodCounters, Spoofed, reply_bit,
+    NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_IN_L3, PodCounters, Spoofed,
+    reply_bit,
 };
 
 use crate::workspace;
@@ -153,7 +154,8 @@ impl Bench {
             (OTHER_POD, POD_NUMBER + 1),
         ] {
             let fresh = PodCounters {
-                pod: pod.into(),
+                pod,
+                flags: POD_IN_L3,
                 ..PodCounters::default()
             };
             patiently(|| counters.insert(key(ip(address)), on_each_cpu(fresh), 0));
@@ -299,12 +301,50 @@ impl Bench {
         map.get(&pod.into(), 0).unwrap_or_default()
     }
 
+    /// Makes the pod's interface one that sends through the host's stack, or not.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn is_l3(&mut self, is_l3: bool) {
+        self.know(PodCounters {
+            pod: POD_NUMBER,
+            flags: if is_l3 { POD_IN_L3 } else { 0 },
+            ..PodCounters::default()
+        });
+    }
+
+    /// Exempts the pod from the host's netfilter, by the veth `ifindex`.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn past_host(&mut self, ifindex: u32) {
+        self.know(PodCounters {
+            pod: POD_NUMBER,
+            flags: POD_IN_L3,
+            past_host: ifindex,
+            ..PodCounters::default()
+        });
+    }
+
+    fn know(&mut self, entry: PodCounters) {
+        let map = self.object.map_mut("COUNTERS").unwrap();
+        let mut counters: PerCpuHashMap<_, Address, PodCounters> = map.try_into().unwrap();
+        for address in [POD, POD6] {
+            counters
+                .insert(key(ip(address)), on_each_cpu(entry), 0)
+                .unwrap();
+        }
+    }
+
     /// Puts a flow into the pod's table.
     ///
     /// # Panics
     /// When the kernel refuses.
     pub fn remember(&mut self, key: FlowKey, ifindex: u32) {
-        let flow = Flow { ifindex, since: 0 };
+        let flow = Flow {
+            ifindex,
+            ..Flow::default()
+        };
         self.flows.insert(key, flow, 0).unwrap();
     }
 
@@ -313,7 +353,10 @@ impl Bench {
     /// # Panics
     /// When the kernel refuses.
     pub fn remember_of_other(&mut self, key: FlowKey, ifindex: u32) {
-        let flow = Flow { ifindex, since: 0 };
+        let flow = Flow {
+            ifindex,
+            ..Flow::default()
+        };
         self.flows_of_other.insert(key, flow, 0).unwrap();
     }
 
@@ -361,15 +404,20 @@ impl Bench {
         map.get(&key(ip(address)), 0).unwrap().count
     }
 
-    /// The host's flows of the pod and the node, without the time when they were learned.
+    /// The host's flows of the pod and the node, without the time when they were learned and the number
+    /// of their packets.
     ///
     /// # Panics
     /// When the map cannot be read.
     #[must_use]
     pub fn remembered_in_host(&self) -> Vec<(FlowKey, HostFlow)> {
         let all = self.host_flows.iter().map(Result::unwrap);
-        all.map(|(key, flow)| (key, HostFlow { since: 0, ..flow }))
-            .collect()
+        let timeless = |flow| HostFlow {
+            since: 0,
+            packets: 0,
+            ..flow
+        };
+        all.map(|(key, flow)| (key, timeless(flow))).collect()
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn show(answer: &Flows) -> String {
             "LOCAL",
             "REMOTE",
             "AGE",
+            "PACKETS",
         ],
         answer.flows.iter().map(cells),
     );
@@ -57,7 +58,7 @@ pub(super) fn show(answer: &Flows) -> String {
     text
 }
 
-fn cells(line: &FlowLine) -> [String; 8] {
+fn cells(line: &FlowLine) -> [String; 9] {
     let pod = match line.pod.as_str() {
         "" => "(the node)",
         pod => pod,
@@ -76,6 +77,7 @@ fn cells(line: &FlowLine) -> [String; 8] {
         line.local.to_string(),
         line.remote.to_string(),
         format!("{} s", line.age),
+        line.packets.to_string(),
     ]
 }
 
@@ -92,10 +94,13 @@ pub(super) fn watch(
         let cut = answer.total > usize::from(options.limit);
         let mut now = HashSet::new();
         for mut line in answer.flows {
+            // What is other each time is no other flow.
             let age = std::mem::take(&mut line.age);
+            let packets = std::mem::take(&mut line.packets);
             if !known.contains(&line) {
                 let seen = FlowLine {
                     age,
+                    packets,
                     ..line.clone()
                 };
                 if !say('+', &seen, output) {
