@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use crate::exec::Output;
 use crate::setup::{debian, linker, rust_src};
-use crate::vm::{self, Kernel, Request};
+use crate::vm::{self, Hardware, Kernel, Request};
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, here, ui};
 
@@ -61,7 +61,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
             .to_string_lossy()
             .into_owned(),
     ];
-    let mut env = test_environment(ws);
+    let mut env = test_environment(ws)?;
     if ui::coloured() {
         env.push(("CLICOLOR_FORCE".to_owned(), "1".to_owned()));
     }
@@ -90,6 +90,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
             timeout,
             command,
             env,
+            hardware: Hardware::default(),
         },
     )?;
     if let Some(file) = &options.json {
@@ -98,13 +99,17 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::from(outcome.status))
 }
 
-/// What the demo and the tests are told: where the binaries and the objects are.
-pub(crate) fn test_environment(ws: &Workspace) -> Vec<(String, String)> {
-    let path = |path: PathBuf| path.to_string_lossy().into_owned();
-    vec![
-        ("EBBTIDE_BIN_DIR".to_owned(), path(ws.release())),
-        ("EBBTIDE_EBPF_DIR".to_owned(), path(ws.ebpf())),
-    ]
+/// What the demo and the tests are told: where the binaries and the objects are, and we ourselves.
+pub(crate) fn test_environment(ws: &Workspace) -> Result<Vec<(String, String)>> {
+    let own = std::env::current_exe().context("cannot find out where this program is")?;
+    let own = own.parent().map(Path::to_path_buf).unwrap_or_default();
+    let variable =
+        |name: &str, path: PathBuf| (name.to_owned(), path.to_string_lossy().into_owned());
+    Ok(vec![
+        variable("EBBTIDE_BIN_DIR", ws.release()),
+        variable("EBBTIDE_EBPF_DIR", ws.ebpf()),
+        variable("EBBTIDE_XTASK_DIR", own),
+    ])
 }
 
 /// Everything that the demo runs, a line a step.

@@ -94,6 +94,13 @@ pub(crate) struct Options {
     /// Give up after so many seconds
     #[arg(long, value_name = "SECS", default_value_t = 900)]
     timeout: u64,
+    /// MiB of memory of a user-mode Linux; taken as they are used
+    #[arg(long, value_name = "MIB", default_value_t = uml::MEMORY)]
+    memory: u64,
+    /// Give it a NIC at the other end of this tap device (several: vec0, vec1...); user-mode Linux
+    /// alone
+    #[arg(long, value_name = "TAP")]
+    nic: Vec<String>,
     /// The command and its arguments
     #[arg(required = true, last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -108,6 +115,25 @@ pub(crate) struct Request {
     pub(crate) command: Vec<String>,
     /// Variables besides those of ours that guests get anyway (see [`guest::environment`]).
     pub(crate) env: Vec<(String, String)>,
+    pub(crate) hardware: Hardware,
+}
+
+/// What a user-mode Linux has that not all need.
+#[derive(Debug)]
+pub(crate) struct Hardware {
+    /// MiB, taken as they are used.
+    pub(crate) memory: u64,
+    /// The tap devices that its NICs are the other ends of.
+    pub(crate) nics: Vec<String>,
+}
+
+impl Default for Hardware {
+    fn default() -> Self {
+        Self {
+            memory: uml::MEMORY,
+            nics: Vec::new(),
+        }
+    }
 }
 
 /// What came of it.
@@ -152,6 +178,10 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
         timeout: Duration::from_secs(options.timeout),
         command,
         env: Vec::new(),
+        hardware: Hardware {
+            memory: options.memory,
+            nics: options.nic.clone(),
+        },
     };
     Ok(ExitCode::from(start(ws, &request)?.status))
 }
@@ -168,6 +198,11 @@ pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
     let out = out_dir(ws)?;
     let machine = match request.kernel.pin() {
         None => uml::machine(ws, request, &out)?,
+        Some(_) if !request.hardware.nics.is_empty() => {
+            bail!(
+                "only a user-mode Linux can be given NICs (--nic): leave --kernel and --qemu away"
+            )
+        }
         Some(kernel) => qemu::machine(ws, kernel, request, &out)?,
     };
     let text = machine::run(machine, request.timeout)?;

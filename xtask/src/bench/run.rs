@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::demo::test_environment;
 use crate::exec::{self, Output};
 use crate::setup::{debian, linker, rust_src};
-use crate::vm::{self, Kernel, Request};
+use crate::vm::{self, Hardware, Kernel, Request};
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, here, ui};
 
@@ -152,7 +152,7 @@ fn here(ws: &Workspace, run: &Run, program: &Path, to: &Path) -> Result<ExitCode
     let mut bench = here::command(program)?;
     bench
         .args(run.arguments(&to.to_string_lossy()))
-        .envs(test_environment(ws))
+        .envs(test_environment(ws)?)
         .env(LOG.0, LOG.1);
     let status = bench
         .status()
@@ -172,7 +172,7 @@ fn in_guest(
     let out = format!("{}/bench", vm::GUEST_OUT);
     let mut command = vec![program.to_string_lossy().into_owned()];
     command.extend(run.arguments(&out));
-    let mut env = test_environment(ws);
+    let mut env = test_environment(ws)?;
     env.push((LOG.0.to_owned(), LOG.1.to_owned()));
     ui::note(format_args!("  booting {kernel}"));
     let outcome = vm::start(
@@ -182,6 +182,7 @@ fn in_guest(
             timeout: Duration::from_secs(run.options.timeout),
             command,
             env,
+            hardware: Hardware::default(),
         },
     )?;
     let made = outcome.out.file("bench");

@@ -11,7 +11,7 @@ use crate::demo::test_environment;
 use crate::exec::{self, quote};
 use crate::here;
 use crate::setup::{debian, linker, rust_src};
-use crate::vm::{self, Kernel, Request};
+use crate::vm::{self, Hardware, Kernel, Request};
 use crate::workspace::Workspace;
 
 /// Tests of this name need no ipvlan: any kernel will do, if we are root in it.
@@ -135,7 +135,7 @@ impl Runs<'_> {
     }
 
     fn run_script(&self, ws: &Workspace, place: Place, script: String) -> Result<(bool, String)> {
-        let env = test_environment(ws);
+        let env = test_environment(ws)?;
         match place {
             Place::Here => exec::tee(here::command("sh")?.arg(script).envs(env)),
             Place::Guest(kernel) => {
@@ -145,6 +145,7 @@ impl Runs<'_> {
                     timeout: self.timeout,
                     command,
                     env,
+                    hardware: Hardware::default(),
                 };
                 let outcome = vm::start(ws, &request)?;
                 Ok((outcome.status == 0, outcome.text))

@@ -12,8 +12,8 @@ use crate::exec;
 use crate::setup::{debian, kernels};
 use crate::workspace::Workspace;
 
-/// MiB. Taken as they are used, from the file system of `TMPDIR`.
-const MEMORY: u64 = 3072;
+/// MiB, if nobody says otherwise. Taken as they are used, from the file system of `TMPDIR`.
+pub(super) const MEMORY: u64 = 3072;
 
 /// First stage: the root is this machine's through hostfs, read-only; an overlay in memory over it
 /// becomes the root.
@@ -55,7 +55,7 @@ pub(super) fn machine<'o>(
 
     let mut command = machine::bound_to_us(&kernel.image);
     command
-        .arg(format!("mem={MEMORY}M"))
+        .arg(format!("mem={}M", request.hardware.memory))
         .args([
             "root=/dev/root",
             "rootfstype=hostfs",
@@ -67,18 +67,24 @@ pub(super) fn machine<'o>(
         .args(["con=null", "con0=null,fd:2", "con1=null,fd:1"])
         .arg(format!("uml_dir={shared}/"))
         .arg(format!("init={}", init.display()))
-        .env("TMPDIR", memory_dir(out));
+        // the kernel's Documentation/virt/uml/user_mode_linux_howto_v2.rst
+        .args(
+            (0..)
+                .zip(&request.hardware.nics)
+                .map(|(number, tap)| format!("vec{number}:transport=tap,ifname={tap},depth=128")),
+        )
+        .env("TMPDIR", memory_dir(out, request.hardware.memory));
     Ok(Machine { command, out })
 }
 
 /// Where the guest's memory lives: in memory, if there is enough of it (a container's /dev/shm
 /// often has 64 MB, and running out of it kills the guest).
-fn memory_dir(out: &OutDir) -> PathBuf {
+fn memory_dir(out: &OutDir, needed: u64) -> PathBuf {
     let mut df = std::process::Command::new("df");
     let free = exec::read(df.args(["--output=avail", "--block-size=1M", "/dev/shm"]))
         .ok()
         .and_then(|text| text.split_whitespace().last()?.parse::<u64>().ok());
-    if free.is_some_and(|free| free >= MEMORY) {
+    if free.is_some_and(|free| free >= needed) {
         "/dev/shm".into()
     } else {
         out.file("")
