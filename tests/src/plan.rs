@@ -32,6 +32,19 @@ pub struct Node {
     pub name: String,
     /// Its NICs; the first one carries the default route.
     pub nics: Vec<Nic>,
+    /// What it is made of.
+    pub made_of: MadeOf,
+}
+
+/// What a node is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MadeOf {
+    /// A network namespace of this kernel.
+    #[default]
+    Namespace,
+    /// A machine with a kernel of its own, which somebody else starts: of its NICs there are only
+    /// the VPC's ends, tap devices.
+    Machine,
 }
 
 /// A virtual NIC.
@@ -179,6 +192,7 @@ impl Default for Plan {
                     v6: subnet6(0x2116, 0x10, 0x11),
                 },
             ],
+            made_of: MadeOf::Namespace,
         };
         let worker = Node {
             name: "worker1".into(),
@@ -208,6 +222,7 @@ impl Default for Plan {
                     v6: subnet6(0x2132, 0x10, 0x11),
                 },
             ],
+            made_of: MadeOf::Namespace,
         };
         Self {
             nodes: vec![master, worker],
@@ -217,6 +232,37 @@ impl Default for Plan {
             asks: false,
             answers: false,
         }
+    }
+}
+
+impl Plan {
+    /// Where [`Plan::cluster`] has its control plane.
+    pub const CONTROL: &str = "control";
+
+    /// The same two nodes as machines with kernels of their own, and beside them a namespace for a
+    /// control plane, in a subnet of its own.
+    #[must_use]
+    pub fn cluster() -> Self {
+        let mut plan = Self {
+            // what user-mode Linux's NICs carry
+            mtu: 1500,
+            ..Self::default()
+        };
+        for node in &mut plan.nodes {
+            node.made_of = MadeOf::Machine;
+        }
+        plan.nodes.push(Node {
+            name: Self::CONTROL.into(),
+            nics: vec![Nic {
+                node: Self::CONTROL.into(),
+                name: "ens5".into(),
+                mac: mac(0x35),
+                v4: subnet(v4(10, 40, 0, 10), 24, v4(10, 40, 0, 11), v4(10, 40, 0, 1)),
+                v6: subnet6(0x40, 0x10, 0x11),
+            }],
+            made_of: MadeOf::Namespace,
+        });
+        plan
     }
 }
 
@@ -323,7 +369,7 @@ mod tests {
 
     #[test]
     fn every_address_belongs_to_one_nic_and_its_subnet() {
-        let plan = Plan::default();
+        let plan = Plan::cluster();
         let mut seen = HashSet::new();
         for nic in plan.nics() {
             for family in Family::BOTH {
@@ -339,7 +385,7 @@ mod tests {
 
     #[test]
     fn interface_names_fit_the_kernel() {
-        for nic in Plan::default().nics() {
+        for nic in Plan::cluster().nics() {
             assert!(nic.port().len() < 16, "{}", nic.port());
         }
     }

@@ -9,7 +9,10 @@ use crate::{
     edge::{self, Edge, VPC_SIDE, WORLD_SIDE},
     netlink::{Netlink, VethEnd},
     netns::Netns,
-    plan::{EDGE_ROUTER_MAC, EDGE_WORLD_MAC, Family, Nic, Node, Plan, ROUTER_EDGE_MAC, WORLD_MAC},
+    plan::{
+        EDGE_ROUTER_MAC, EDGE_WORLD_MAC, Family, MadeOf, Nic, Node, Plan, ROUTER_EDGE_MAC,
+        WORLD_MAC,
+    },
     strict::{Strict, Violation},
 };
 
@@ -54,10 +57,16 @@ impl Vpc {
         connect_world(&edge, &world)?;
         let mut nodes = BTreeMap::new();
         for node in &plan.nodes {
-            let netns = Netns::new(&node.name)?;
-            connect_node(&plan, &netlink, &router, node, &netns)
-                .with_context(|| format!("connecting {} to the VPC", node.name))?;
-            nodes.insert(node.name.clone(), netns);
+            let step = || format!("connecting {} to the VPC", node.name);
+            match node.made_of {
+                MadeOf::Namespace => {
+                    let netns = connect_node(&plan, &netlink, &router, node).with_context(step)?;
+                    nodes.insert(node.name.clone(), netns);
+                }
+                MadeOf::Machine => {
+                    connect_machine(&plan, &netlink, &router, node).with_context(step)?;
+                }
+            }
         }
         Ok(Self {
             strict: Strict::attach(&router, &netlink, plan.nics())?,
@@ -72,12 +81,12 @@ impl Vpc {
     /// A node's namespace.
     ///
     /// # Panics
-    /// When the plan has no such node: a mistake in the test.
+    /// When the plan has no such node, or it is no namespace: a mistake in the test.
     #[must_use]
     pub fn node(&self, name: &str) -> &Netns {
         match self.nodes.get(name) {
             Some(netns) => netns,
-            None => panic!("the plan has no node {name}"),
+            None => panic!("the plan has no node {name} that is a namespace"),
         }
     }
 
@@ -161,6 +170,20 @@ const EDGE_SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/accept_dad", "0"),
 ];
 
+/// What a node's kernel is told: it forwards, quietly, and filters by the reverse path where the
+/// plan says so.
+#[must_use]
+pub fn node_sysctls(plan: &Plan) -> Vec<(&'static str, &'static str)> {
+    let rp_filter = if plan.strict_rp_filter { "1" } else { "0" };
+    let own = [
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/default/rp_filter", rp_filter),
+    ];
+    QUIET_IPV6.iter().copied().chain(own).collect()
+}
+
 /// The router never asks a port who has what: it knows, as a cloud does, or there is nobody.
 fn ask_nobody(router: &Netns, port: &str) -> Result<()> {
     let paths = ["ipv4", "ipv6"].map(|family| {
@@ -235,55 +258,77 @@ fn connect_world(edge: &Netns, world: &Netns) -> Result<()> {
     far.add_route(everything(Family::V6), Plan::EDGE_V6)
 }
 
-fn connect_node(
-    plan: &Plan,
-    netlink: &Netlink,
-    router: &Netns,
-    node: &Node,
-    netns: &Netns,
-) -> Result<()> {
-    let rp_filter = if plan.strict_rp_filter { "1" } else { "0" };
-    netns.sysctls(QUIET_IPV6)?;
-    netns.sysctls(&[
-        ("net/ipv4/ip_forward", "1"),
-        ("net/ipv6/conf/all/forwarding", "1"),
-        ("net/ipv4/conf/all/rp_filter", "0"),
-        ("net/ipv4/conf/default/rp_filter", rp_filter),
-    ])?;
+fn connect_node(plan: &Plan, netlink: &Netlink, router: &Netns, node: &Node) -> Result<Netns> {
+    let netns = Netns::new(&node.name)?;
+    netns.sysctls(&node_sysctls(plan))?;
     let far = netns.netlink()?;
     for nic in &node.nics {
-        let port = nic.port();
         netlink.add_veth(
             &VethEnd {
                 netns: router,
-                name: &port,
+                name: &nic.port(),
                 mac: nic.port_mac(),
             },
             &VethEnd {
-                netns,
+                netns: &netns,
                 name: &nic.name,
                 mac: nic.mac,
             },
             plan.mtu,
         )?;
         far.set_up(&nic.name)?;
-        if !plan.asks {
-            ask_nobody(router, &port)?;
-        }
+        set_port(plan, netlink, router, nic)?;
         for family in Family::BOTH {
-            let subnet = nic.subnet(family);
-            let gateway = IpNet::new(subnet.gateway, subnet.primary.prefix_len())?;
-            netlink.add_address(&port, gateway)?;
-            if !plan.asks {
-                netlink.add_neighbours(&port, subnet.addresses(), nic.mac)?;
-            }
             // Secondary addresses are the pods': the node's interface has none of them.
-            far.add_address(&nic.name, subnet.primary)?;
+            far.add_address(&nic.name, nic.subnet(family).primary)?;
         }
     }
     if let Some(first) = node.nics.first() {
         for family in Family::BOTH {
             far.add_route(everything(family), first.subnet(family).gateway)?;
+        }
+    }
+    Ok(netns)
+}
+
+/// The VPC's end of a machine that is still to be plugged in.
+fn connect_machine(plan: &Plan, netlink: &Netlink, router: &Netns, node: &Node) -> Result<()> {
+    for nic in &node.nics {
+        let port = nic.port();
+        // rtnetlink makes no tap devices (drivers/net/tun.c: "needs to be created through /dev/net/tun")
+        ip(router, &["tuntap", "add", "dev", &port, "mode", "tap"])?;
+        netlink.set_mac(&port, nic.port_mac())?;
+        netlink.set_up(&port)?;
+        set_port(plan, netlink, router, nic)?;
+    }
+    Ok(())
+}
+
+fn ip(netns: &Netns, arguments: &[&str]) -> Result<()> {
+    let ran = netns.command("ip").args(arguments).output();
+    let ran = ran.context("starting ip(8)")?;
+    if !ran.status.success() {
+        bail!(
+            "ip {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&ran.stderr)
+        );
+    }
+    Ok(())
+}
+
+/// What the router's port for a NIC is told: the gateway's addresses, and whose the others are.
+fn set_port(plan: &Plan, netlink: &Netlink, router: &Netns, nic: &Nic) -> Result<()> {
+    let port = nic.port();
+    if !plan.asks {
+        ask_nobody(router, &port)?;
+    }
+    for family in Family::BOTH {
+        let subnet = nic.subnet(family);
+        let gateway = IpNet::new(subnet.gateway, subnet.primary.prefix_len())?;
+        netlink.add_address(&port, gateway)?;
+        if !plan.asks {
+            netlink.add_neighbours(&port, subnet.addresses(), nic.mac)?;
         }
     }
     Ok(())

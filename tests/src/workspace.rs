@@ -33,6 +33,13 @@ pub const IMAGE: Place = Place {
     made_by: "cargo xtask image",
 };
 
+/// `xtask` itself, which starts machines.
+pub const XTASK: Place = Place {
+    variable: "EBBTIDE_XTASK_DIR",
+    default: "target/debug",
+    made_by: "cargo build -p xtask",
+};
+
 impl Place {
     /// The file of this name.
     ///

@@ -309,6 +309,27 @@ impl ControlPlane {
         self.pki.file("admin.kubeconfig")
     }
 
+    /// The beginning of a command line by which a person talks to it from elsewhere on this machine.
+    ///
+    /// # Errors
+    /// When there is no kubectl.
+    pub fn kubectl_command(&self) -> Result<String> {
+        let kubectl = self.binaries.file("kubectl")?;
+        let inside = match &self.options.place {
+            Some(place) => format!("nsenter --net={} ", place.netns.path().display()),
+            None => String::new(),
+        };
+        let config = self.kubeconfig();
+        let (kubectl, config) = (kubectl.display(), config.display());
+        Ok(format!("{inside}{kubectl} --kubeconfig {config}"))
+    }
+
+    /// Its directory, which goes when it does.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Runs kubectl as the administrator and gives what it printed.
     ///
     /// # Errors

@@ -12,8 +12,9 @@ use crate::workspace;
 pub const BUSYBOX: &str = "localhost/busybox:1";
 
 /// The applets that are called by name.
-const APPLETS: [&str; 12] = [
-    "cat", "echo", "httpd", "ip", "ls", "nc", "ping", "ps", "sh", "sleep", "wget", "hostname",
+const APPLETS: [&str; 20] = [
+    "cat", "chmod", "echo", "hostname", "httpd", "ip", "kill", "ls", "mkdir", "nc", "pidof",
+    "ping", "printf", "ps", "sh", "sleep", "timeout", "tr", "true", "wget",
 ];
 
 impl ControlPlane {

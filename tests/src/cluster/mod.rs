@@ -1,5 +1,6 @@
 //! A real Kubernetes from plain binaries: etcd, API server, controllers, scheduler; nodes with
-//! containerd, kubelet and kube-proxy.
+//! containerd, kubelet and kube-proxy, in namespaces of this kernel or as machines with one of
+//! their own.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -19,11 +20,14 @@
 mod binaries;
 mod control_plane;
 pub mod images;
+mod machine;
 mod member;
 mod node;
+mod parts;
 mod pki;
 
 pub use binaries::Binaries;
 pub use control_plane::{ControlPlane, Options, Place};
+pub use machine::Machine;
 pub use member::Member;
 pub use node::Node;

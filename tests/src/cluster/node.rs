@@ -15,11 +15,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
 
 use super::{
     control_plane::{ControlPlane, tail},
-    pki::Subject,
+    parts::Parts,
 };
 use crate::{netns::Netns, process::Process};
 
@@ -83,23 +82,7 @@ impl Node {
         node.wait("its directories are mounted", "node", || {
             mounted.try_exists()?.then_some(()).context("not yet")
         })?;
-        node.start_containerd()?;
-        for image in images {
-            let imported = node
-                .ctr(cluster)
-                .args(["images", "import"])
-                .arg(image)
-                .output()?;
-            if !imported.status.success() {
-                bail!(
-                    "ctr images import {}: {}",
-                    image.display(),
-                    String::from_utf8_lossy(&imported.stderr)
-                );
-            }
-        }
-        node.start_kubelet(cluster)?;
-        node.start_proxy(cluster)?;
+        node.start_parts(cluster, images)?;
         let known = ["get", "node", name, "-o", "name"];
         node.wait("the API server knows it", "kubelet", || {
             cluster.kubectl(&known).map(drop)
@@ -107,157 +90,45 @@ impl Node {
         Ok(node)
     }
 
-    fn start_containerd(&mut self) -> Result<()> {
-        let config = self.write("containerd.toml", &self.containerd_config())?;
-        self.start(
-            "containerd",
-            &["--config".into(), config.display().to_string()],
-        )?;
-        let socket = self.socket();
+    fn start_parts(&mut self, cluster: &ControlPlane, images: &[PathBuf]) -> Result<()> {
+        let (name, directory, cgroup) = (self.name.clone(), self.directory.clone(), self.cgroup());
+        let parts = Parts {
+            cluster,
+            name: &name,
+            address: self.address,
+            files: &directory,
+            state: &directory,
+            cgroup: &cgroup,
+        };
+        self.start("containerd", &parts.containerd()?)?;
+        let socket = parts.socket();
         self.wait("containerd answers", "containerd", || {
             std::os::unix::net::UnixStream::connect(&socket)
                 .map(drop)
                 .context("its socket")
-        })
-    }
-
-    fn containerd_config(&self) -> String {
-        let directory = self.directory.display();
-        // Without CAP_SYS_RESOURCE nobody may lower oom_score_adj: restrict_oom_score_adj.
-        format!(
-            r#"version = 2
-root = "{directory}/containerd/root"
-state = "{directory}/containerd/state"
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
-  "io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp",
-  "io.containerd.internal.v1.tracing"]
-[grpc]
-  address = "{socket}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{sandbox}"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  stream_server_address = "127.0.0.1"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        SystemdCgroup = false
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/opt/cni/bin"
-    conf_dir = "/etc/cni/net.d"
-"#,
-            socket = self.socket().display(),
-            sandbox = super::images::BUSYBOX,
-        )
-    }
-
-    fn start_kubelet(&mut self, cluster: &ControlPlane) -> Result<()> {
-        let names = [self.name.clone(), self.address.to_string()];
-        let subject = Subject {
-            name: &format!("system:node:{}", self.name),
-            group: Some("system:nodes"),
-            serves: &names,
-        };
-        let file = format!("kubelet-{}", self.name);
-        let server = cluster.server_for_nodes();
-        let kubeconfig = cluster.pki.kubeconfig(&file, &subject, &server)?;
-        let cgroup = self.cgroup();
-        for root in cgroup_roots() {
-            let path = root.join(&cgroup);
-            fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                // In version 1 a new set is empty.
-                if let Ok(all) = fs::read(root.join(file)) {
-                    let _ = fs::write(path.join(file), all);
-                }
-            }
+        })?;
+        for image in images {
+            self.import(cluster, image)?;
         }
-        let resolver = self.write("resolv.conf", "nameserver 127.0.0.1\n")?;
-        let config = json!({
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "kind": "KubeletConfiguration",
-            "address": self.address,
-            "authentication": {
-                "anonymous": {"enabled": false},
-                "webhook": {"enabled": true},
-                "x509": {"clientCAFile": cluster.pki.file("ca.crt")},
-            },
-            "authorization": {"mode": "Webhook"},
-            "tlsCertFile": cluster.pki.file(&format!("{file}.crt")),
-            "tlsPrivateKeyFile": cluster.pki.file(&format!("{file}.key")),
-            "readOnlyPort": 0,
-            "healthzPort": 0,
-            "cgroupDriver": "cgroupfs",
-            "cgroupRoot": format!("/{cgroup}"),
-            "enforceNodeAllocatable": [],
-            "failSwapOn": false,
-            "clusterDomain": "cluster.local",
-            "resolvConf": resolver,
-            "volumePluginDir": self.directory.join("volumeplugins"),
-            "serializeImagePulls": false,
-            // A test's node never evicts, and keeps images that nobody could pull again.
-            "evictionHard": {
-                "memory.available": "0%", "nodefs.available": "0%",
-                "nodefs.inodesFree": "0%", "imagefs.available": "0%",
-            },
-            "imageGCHighThresholdPercent": 100,
-            "imageGCLowThresholdPercent": 99,
-            "nodeStatusUpdateFrequency": "1s",
-            "nodeStatusReportFrequency": "1m",
-            "syncFrequency": "10s",
-            "oomScoreAdj": 0,
-            // cadvisor does not find the device of a file system behind bind mounts.
-            "featureGates": {"LocalStorageCapacityIsolation": false},
-        });
-        let config = self.write("kubelet.json", &config.to_string())?;
-        self.start(
-            "kubelet",
-            &[
-                format!("--config={}", config.display()),
-                format!("--kubeconfig={}", kubeconfig.display()),
-                "--root-dir=/var/lib/kubelet".into(),
-                "--container-runtime=remote".into(),
-                format!(
-                    "--container-runtime-endpoint=unix://{}",
-                    self.socket().display()
-                ),
-                format!("--hostname-override={}", self.name),
-                format!("--node-ip={}", self.address),
-            ],
-        )
-        .map(drop)?;
-        Ok(())
+        make_cgroups(&cgroup)?;
+        self.start("kubelet", &parts.kubelet()?)?;
+        self.start("kube-proxy", &parts.proxy()?)
     }
 
-    fn start_proxy(&mut self, cluster: &ControlPlane) -> Result<()> {
-        let subject = Subject {
-            name: "system:kube-proxy",
-            group: None,
-            serves: &[],
-        };
-        let file = format!("kube-proxy-{}", self.name);
-        let kubeconfig = cluster
-            .pki
-            .kubeconfig(&file, &subject, &cluster.server_for_nodes())?;
-        self.start(
-            "kube-proxy",
-            &[
-                format!("--kubeconfig={}", kubeconfig.display()),
-                format!("--hostname-override={}", self.name),
-                "--proxy-mode=iptables".into(),
-                format!("--bind-address={}", self.address),
-                "--healthz-bind-address=".into(),
-                "--metrics-bind-address=127.0.0.1:10249".into(),
-                // Limits of connection tracking are the whole machine's.
-                "--conntrack-max-per-core=0".into(),
-                "--conntrack-min=0".into(),
-                "--conntrack-tcp-timeout-established=0s".into(),
-                "--conntrack-tcp-timeout-close-wait=0s".into(),
-            ],
-        )
+    fn import(&self, cluster: &ControlPlane, image: &Path) -> Result<()> {
+        let imported = self
+            .ctr(cluster)
+            .args(["images", "import"])
+            .arg(image)
+            .output()?;
+        if !imported.status.success() {
+            bail!(
+                "ctr images import {}: {}",
+                image.display(),
+                String::from_utf8_lossy(&imported.stderr)
+            );
+        }
+        Ok(())
     }
 
     /// A command that will run on the node: in all its namespaces.
@@ -337,12 +208,6 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         }
     }
 
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.directory.join(name);
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-        Ok(path)
-    }
-
     fn socket(&self) -> PathBuf {
         self.directory.join("containerd.sock")
     }
@@ -364,6 +229,20 @@ impl Drop for Node {
             remove_cgroup(&root.join(self.cgroup()));
         }
     }
+}
+
+fn make_cgroups(cgroup: &str) -> Result<()> {
+    for root in cgroup_roots() {
+        let path = root.join(cgroup);
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            // In version 1 a new set is empty.
+            if let Ok(all) = fs::read(root.join(file)) {
+                let _ = fs::write(path.join(file), all);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The hierarchies: one in version 2, one for each controller in version 1.

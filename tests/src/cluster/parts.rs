@@ -1,0 +1,167 @@
+//! The parts of a node, told what they are to do: containerd, kubelet, kube-proxy. The same for a
+//! node in namespaces and for one that is a machine.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use super::{control_plane::ControlPlane, pki::Subject};
+
+/// A node as its parts know it.
+#[derive(Debug)]
+pub(super) struct Parts<'a> {
+    pub(super) cluster: &'a ControlPlane,
+    pub(super) name: &'a str,
+    /// Where it is reached, and what its Service proxy binds to.
+    pub(super) address: IpAddr,
+    /// Where files for it are written, which it reads at the same place.
+    pub(super) files: &'a Path,
+    /// Where containerd keeps images and containers, and its socket.
+    pub(super) state: &'a Path,
+    /// The control group above its pods', of every hierarchy.
+    pub(super) cgroup: &'a str,
+}
+
+impl Parts<'_> {
+    /// Writes containerd's configuration.
+    pub(super) fn containerd(&self) -> Result<Vec<String>> {
+        let state = self.state.display();
+        // Without CAP_SYS_RESOURCE nobody may lower oom_score_adj: restrict_oom_score_adj.
+        let config = format!(
+            r#"version = 2
+root = "{state}/containerd/root"
+state = "{state}/containerd/state"
+disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.internal.v1.tracing"]
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{sandbox}"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  stream_server_address = "127.0.0.1"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        SystemdCgroup = false
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
+"#,
+            socket = self.socket().display(),
+            sandbox = super::images::BUSYBOX,
+        );
+        let config = self.write("containerd.toml", &config)?;
+        Ok(vec!["--config".into(), config.display().to_string()])
+    }
+
+    /// Where containerd answers.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.state.join("containerd.sock")
+    }
+
+    /// Writes the kubelet's configuration and certificates; its arguments.
+    pub(super) fn kubelet(&self) -> Result<Vec<String>> {
+        let cluster = self.cluster;
+        let names = [self.name.to_owned(), self.address.to_string()];
+        let subject = Subject {
+            name: &format!("system:node:{}", self.name),
+            group: Some("system:nodes"),
+            serves: &names,
+        };
+        let file = format!("kubelet-{}", self.name);
+        let server = cluster.server_for_nodes();
+        let kubeconfig = cluster.pki.kubeconfig(&file, &subject, &server)?;
+        let resolver = self.write("resolv.conf", "nameserver 127.0.0.1\n")?;
+        let config = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "address": self.address,
+            "authentication": {
+                "anonymous": {"enabled": false},
+                "webhook": {"enabled": true},
+                "x509": {"clientCAFile": cluster.pki.file("ca.crt")},
+            },
+            "authorization": {"mode": "Webhook"},
+            "tlsCertFile": cluster.pki.file(&format!("{file}.crt")),
+            "tlsPrivateKeyFile": cluster.pki.file(&format!("{file}.key")),
+            "readOnlyPort": 0,
+            "healthzPort": 0,
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": format!("/{}", self.cgroup),
+            "enforceNodeAllocatable": [],
+            "failSwapOn": false,
+            "clusterDomain": "cluster.local",
+            "resolvConf": resolver,
+            "volumePluginDir": self.state.join("volumeplugins"),
+            "serializeImagePulls": false,
+            // A test's node never evicts, and keeps images that nobody could pull again.
+            "evictionHard": {
+                "memory.available": "0%", "nodefs.available": "0%",
+                "nodefs.inodesFree": "0%", "imagefs.available": "0%",
+            },
+            "imageGCHighThresholdPercent": 100,
+            "imageGCLowThresholdPercent": 99,
+            "nodeStatusUpdateFrequency": "1s",
+            "nodeStatusReportFrequency": "1m",
+            "syncFrequency": "10s",
+            "oomScoreAdj": 0,
+            // cadvisor does not find the device of a file system behind bind mounts.
+            "featureGates": {"LocalStorageCapacityIsolation": false},
+        });
+        let config = self.write("kubelet.json", &config.to_string())?;
+        Ok(vec![
+            format!("--config={}", config.display()),
+            format!("--kubeconfig={}", kubeconfig.display()),
+            "--root-dir=/var/lib/kubelet".into(),
+            "--container-runtime=remote".into(),
+            format!(
+                "--container-runtime-endpoint=unix://{}",
+                self.socket().display()
+            ),
+            format!("--hostname-override={}", self.name),
+            format!("--node-ip={}", self.address),
+        ])
+    }
+
+    /// Writes kube-proxy's certificate; its arguments.
+    pub(super) fn proxy(&self) -> Result<Vec<String>> {
+        let subject = Subject {
+            name: "system:kube-proxy",
+            group: None,
+            serves: &[],
+        };
+        let file = format!("kube-proxy-{}", self.name);
+        let server = self.cluster.server_for_nodes();
+        let kubeconfig = self.cluster.pki.kubeconfig(&file, &subject, &server)?;
+        Ok(vec![
+            format!("--kubeconfig={}", kubeconfig.display()),
+            format!("--hostname-override={}", self.name),
+            "--proxy-mode=iptables".into(),
+            format!("--bind-address={}", self.address),
+            "--healthz-bind-address=".into(),
+            "--metrics-bind-address=127.0.0.1:10249".into(),
+            // Limits of connection tracking are the whole machine's.
+            "--conntrack-max-per-core=0".into(),
+            "--conntrack-min=0".into(),
+            "--conntrack-tcp-timeout-established=0s".into(),
+            "--conntrack-tcp-timeout-close-wait=0s".into(),
+        ])
+    }
+
+    /// Writes a file of the node's.
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.files.join(name);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+}
