@@ -18,6 +18,7 @@
 //! - [`bench`]: how fast addresses are, beside host-local, and what each program costs; [`victim`]: a
 //!   process to kill while it takes addresses;
 //! - [`cluster`], [`process`]: a real Kubernetes from plain binaries;
+//! - [`e2e`]: all of it on a real cluster, as a table;
 //! - [`demo`]: every kind of traffic, as a table a person can read.
 //!
 //! Everything lives in namespaces held by file descriptors of this process: when it ends, however
@@ -29,6 +30,7 @@ pub mod chain;
 pub mod cluster;
 pub mod cni;
 pub mod demo;
+pub mod e2e;
 pub mod edge;
 pub mod family;
 pub mod foreign;

@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// The image's name and tag
     #[arg(long, value_name = "NAME:TAG", default_value = DEFAULT_NAME)]
     name: String,
+    /// Pack what is in target/release, as it is
+    #[arg(long)]
+    no_build: bool,
 }
 
 /// As the manifests have it.
@@ -32,9 +35,11 @@ const DEFAULT_NAME: &str = concat!("ghcr.io/ebbtide/ebbtide:v", env!("CARGO_PKG_
 
 /// Builds the programs and packs them.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
-    build_ebpf::run(ws, Output::Show)?;
-    build::agent(ws, Output::Show)?;
-    build::plugin(ws, Output::Show)?;
+    if !options.no_build {
+        build_ebpf::run(ws, Output::Show)?;
+        build::agent(ws, Output::Show)?;
+        build::plugin(ws, Output::Show)?;
+    }
     let output = options.output.clone().unwrap_or_else(|| default_output(ws));
     let image = pack(ws, &options.name)?;
     write(&output, &image.archive)?;

@@ -8,6 +8,7 @@ mod build;
 mod build_ebpf;
 mod crds;
 mod demo;
+mod e2e;
 mod exec;
 mod here;
 mod image;
@@ -42,6 +43,8 @@ enum Command {
     Bench(bench::Options),
     /// Show every path of traffic on a test network, with real pods and packets
     Demo(demo::Options),
+    /// Run a real cluster on two machines with two NICs each, and look at everything in it
+    E2e(e2e::Options),
     /// Pack the container image, an OCI archive (no Docker)
     Image(image::Options),
     /// Make deploy/ebbtide.yaml from the Helm chart
@@ -73,6 +76,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Manifests(options) => manifests::run(&ws, &options),
         Command::Bench(options) => return bench::run(&ws, &options),
         Command::Demo(options) => return demo::run(&ws, &options),
+        Command::E2e(options) => return e2e::run(&ws, &options),
         Command::Test(options) => return test::run(&ws, &options),
         Command::Vm(options) => return vm::run(&ws, &options),
     }

@@ -31,6 +31,15 @@ pub(crate) const QEMU: &[Program] = &[
     ("busybox", "busybox-static"),
 ];
 
+/// What a node of a cluster is made of, besides Kubernetes' own programs.
+pub(crate) const NODE: &[Program] = &[
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("conntrack", "conntrack"),
+    ("etcd", "etcd-server"),
+    ("busybox", "busybox-static"),
+];
+
 /// What people use today, for `bench`.
 pub(crate) const PEERS: &[Program] = &[
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),

@@ -1,0 +1,217 @@
+//! End to end: a real cluster whose pods' network is Ebbtide, from its image, by its manifests.
+//!
+//! Two nodes are machines of their own (user-mode Linux, which has ipvlan) with two NICs each in
+//! the strict VPC; containerd, kubelet, kube-proxy and the control plane are the real ones.
+
+mod http;
+mod objects;
+mod report;
+mod stage;
+mod traffic;
+mod troubles;
+
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+pub use report::{Report, Row};
+pub use stage::Stage;
+
+type Look = fn(&Stage) -> Result<String>;
+
+/// What has to be so: in this order, since some rows change what others look at.
+const ROWS: &[(&str, &str, Look)] = &[
+    (
+        "networks",
+        "kubectl get network-attachment-definitions",
+        objects::attachments,
+    ),
+    (
+        "pods on both NICs of both nodes",
+        "kubectl get pods -o wide",
+        objects::addresses,
+    ),
+    ("pools", "kubectl get spiderippool", objects::pools),
+    (
+        "endpoints",
+        "kubectl get spiderendpoint",
+        objects::endpoints,
+    ),
+    (
+        "network-status",
+        "kubectl get pod -o yaml",
+        objects::network_status,
+    ),
+    (
+        "the Services' networks",
+        "kubectl get spidercoordinator",
+        objects::services,
+    ),
+    (
+        "node → its pods",
+        "wget, hostNetwork pod",
+        traffic::node_to_pod,
+    ),
+    (
+        "pod → its node, both NICs",
+        "wget, ping",
+        traffic::pod_to_node,
+    ),
+    (
+        "pod ↔ pod, other NIC, other node",
+        "wget",
+        traffic::pod_to_pod,
+    ),
+    ("pod → ClusterIP", "wget", traffic::cluster_ip),
+    ("pod → the API server's Service", "nc", traffic::api_server),
+    ("pod → outside", "wget", traffic::outside),
+    (
+        "load balancer, IP mode",
+        "outside client",
+        traffic::balanced_to_pods,
+    ),
+    (
+        "NodePort, policy Cluster",
+        "outside client, each NIC",
+        traffic::node_port_cluster,
+    ),
+    (
+        "NodePort, policy Local",
+        "outside client, each NIC",
+        |stage| traffic::node_port_local(stage, 0),
+    ),
+    (
+        "a pod deleted: its address back",
+        "kubectl delete pod",
+        troubles::deletion,
+    ),
+    ("agents killed: nothing lost", "kill -9", troubles::killed),
+    (
+        "a pod deleted without an agent",
+        "kill -9, kubectl delete pod",
+        troubles::deleted_meanwhile,
+    ),
+    (
+        "no address: an Event says why",
+        "kubectl get events",
+        troubles::hungry,
+    ),
+    (
+        "what a cloud would have dropped",
+        "the VPC's counters",
+        |stage| {
+            stage.vpc.assert_no_violations()?;
+            Ok("nothing".into())
+        },
+    ),
+];
+
+/// What a person may ask for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Leave the cluster running until standard input ends.
+    pub stay: bool,
+}
+
+/// Builds the cluster, looks at every row and prints as it goes. `None`, and a line that says so,
+/// where Kubernetes' binaries are not on this machine.
+///
+/// # Errors
+/// When the cluster does not come up; a row that fails is in the report.
+pub fn run(options: Options) -> Result<Option<Report>> {
+    let begin = Instant::now();
+    let built = step("VPC and control plane", Stage::build)?;
+    let Some(mut stage) = built else {
+        return Ok(None);
+    };
+    let mut report = Report::default();
+    let ready = ready(&mut stage);
+    match ready {
+        Ok(()) => {
+            for (row, how, look) in ROWS {
+                report.rows.push(look_at(&stage, row, how, *look));
+            }
+        }
+        Err(error) => {
+            print(&format!("{error:#}\n{}\n", stage.logs()));
+            let result = format!("{error:#}");
+            let (row, how) = ("a cluster with ready pods".into(), "kubectl apply".into());
+            report.rows.push(Row {
+                row,
+                how,
+                result,
+                ok: false,
+                seconds: 0.0,
+            });
+        }
+    }
+    report.finish(begin.elapsed());
+    print(&report.text());
+    if !report.ok {
+        print(&stage.logs());
+    }
+    if options.stay {
+        print(&format!(
+            "\nThe cluster stays until standard input ends. Meanwhile, elsewhere:\n{} get pods -A -o wide\n",
+            stage.kubectl_command()?
+        ));
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
+            .context("waiting for the end of standard input")?;
+    }
+    Ok(Some(report))
+}
+
+fn ready(stage: &mut Stage) -> Result<()> {
+    step("two nodes with two NICs each", || stage.boot())?;
+    step(
+        "kubectl apply -f deploy/crds -f deploy/ebbtide.yaml",
+        || stage.install(),
+    )?;
+    step("networks, pools, Deployments, Services", || stage.deploy())
+}
+
+fn look_at(stage: &Stage, row: &str, how: &str, look: Look) -> Row {
+    let start = Instant::now();
+    let seen = look(stage);
+    let took = start.elapsed();
+    let (ok, result) = match seen {
+        Ok(result) => (true, result),
+        Err(error) => (false, format!("{error:#}")),
+    };
+    let verdict = if ok { "ok" } else { "FAILED" };
+    print(&format!("{row} ... {verdict}, {}\n", seconds(took)));
+    Row {
+        row: row.into(),
+        how: how.into(),
+        result,
+        ok,
+        seconds: took.as_secs_f64(),
+    }
+}
+
+/// Says what is being done, does it, says how long it took.
+fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    print(&format!("{what} ... "));
+    let start = Instant::now();
+    let result = work();
+    let took = seconds(start.elapsed());
+    print(&match &result {
+        Ok(_) => format!("{took}\n"),
+        Err(_) => format!("failed after {took}\n"),
+    });
+    result
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    // A reader that went away wants no more.
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+}

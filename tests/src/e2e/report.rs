@@ -1,0 +1,101 @@
+//! The result, for people and for programs.
+
+use std::{fmt::Write as _, time::Duration};
+
+use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use serde::Serialize;
+
+/// One thing that has to be so.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What has to be so.
+    pub row: String,
+    /// How it was looked at.
+    pub how: String,
+    /// What was seen; what was wrong, if `ok` is false.
+    pub result: String,
+    /// Whether it was so.
+    pub ok: bool,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Whether all was so.
+    pub ok: bool,
+    /// The rows, in order.
+    pub rows: Vec<Row>,
+    /// From the start of the VPC to the last row.
+    pub seconds: f64,
+}
+
+impl Report {
+    pub(super) fn finish(&mut self, took: Duration) {
+        self.ok = !self.rows.is_empty() && self.rows.iter().all(|row| row.ok);
+        self.seconds = took.as_secs_f64();
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut table = Table::new();
+        table
+            .load_style(UTF8_FULL_CONDENSED)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(["row", "what", "result", ""]);
+        for row in &self.rows {
+            let verdict = if row.ok { "✔ ok" } else { "✘ FAILED" };
+            let result = if row.ok { &row.result } else { "see below" };
+            table.add_row([row.row.as_str(), &row.how, result, verdict]);
+        }
+        let mut text = format!("\n{table}\n");
+        let failed: Vec<&Row> = self.rows.iter().filter(|row| !row.ok).collect();
+        for row in &failed {
+            let _ = writeln!(
+                text,
+                "✘ {}, {}:\n    {}",
+                row.row,
+                row.how,
+                row.result.replace('\n', "\n    ")
+            );
+        }
+        let _ = match failed.len() {
+            0 => write!(text, "✔ all {} rows are as they must be", self.rows.len()),
+            failed => write!(text, "✘ {failed} of {} rows FAILED", self.rows.len()),
+        };
+        let _ = writeln!(text, ", {:.0} s", self.seconds);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_row_that_is_wrong_is_enough_and_none_is_no_success() {
+        let row = |ok| Row {
+            row: "node → pod".into(),
+            how: "wget".into(),
+            result: "no\nanswer".into(),
+            ok,
+            seconds: 0.0,
+        };
+        let of = |rows: Vec<Row>| {
+            let mut report = Report {
+                rows,
+                ..Report::default()
+            };
+            report.finish(Duration::ZERO);
+            report
+        };
+        assert!(!of(vec![]).ok);
+        assert!(of(vec![row(true)]).ok);
+        let bad = of(vec![row(true), row(false)]);
+        assert!(!bad.ok);
+        assert!(bad.text().contains("1 of 2 rows FAILED"));
+        assert!(bad.text().contains("    no\n    answer"));
+    }
+}

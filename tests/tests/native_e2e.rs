@@ -1,0 +1,12 @@
+//! A real cluster whose pods' network is the shipped image, by the shipped manifests.
+
+use anyhow::{Result, ensure};
+use ebbtide_tests::e2e::{self, Options};
+
+#[test]
+fn a_cluster_has_every_row_as_it_must_be() -> Result<()> {
+    if let Some(report) = e2e::run(Options::default())? {
+        ensure!(report.ok, "{}", report.text());
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! `e2e`: a real cluster whose pods' network is the image and the manifests of this repository.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::exec::{self, Output};
+use crate::setup::{debian, linker, rust_src};
+use crate::vm::Kernel;
+use crate::workspace::Workspace;
+use crate::{build, build_ebpf, demo, here, image, ui};
+
+/// Options of `e2e`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Write the table to FILE as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Leave the cluster running until standard input ends
+    #[arg(long)]
+    stay: bool,
+    /// Use the image in target/image, as it is
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// Builds, runs, and passes the status on.
+pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
+    if !exec::is_root()? {
+        bail!("e2e makes network namespaces and tap devices: run it as root");
+    }
+    debian::programs(ws, debian::GUEST)?;
+    debian::programs(ws, debian::NODE)?;
+    Kernel::Uml.ensure(ws)?;
+    if !options.no_build {
+        rust_src::ensure(ws)?;
+        linker::ensure(ws)?;
+        let quiet = Output::OnFailure;
+        ui::step("build the kernel's programs", || build_ebpf::run(ws, quiet))?;
+        ui::step("build the agent and its image", || {
+            build::agent(ws, quiet)?;
+            build::plugin(ws, quiet)?;
+            image::for_tests(ws)
+        })?;
+    }
+    let mut cargo = ws.cargo("build");
+    cargo.args(["--locked", "-p", "ebbtide-tests", "--bin", "ebbtide-e2e"]);
+    ui::step("build the test", || {
+        exec::run(&mut cargo, Output::OnFailure)
+    })?;
+
+    let mut e2e = here::command(ws.target.join("debug/ebbtide-e2e"))?;
+    e2e.envs(demo::test_environment(ws)?);
+    if let Some(file) = &options.json {
+        e2e.arg("--json").arg(file);
+    }
+    if options.stay {
+        e2e.arg("--stay");
+    }
+    let status = e2e.status().context("cannot start ebbtide-e2e")?;
+    Ok(ExitCode::from(
+        status.code().map_or(1, |code| code.to_le_bytes()[0]),
+    ))
+}
