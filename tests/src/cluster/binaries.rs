@@ -67,6 +67,6 @@ impl Binaries {
 
 /// Says why a test ends without having tested anything.
 #[expect(clippy::print_stderr, reason = "libtest shows it to whoever looks")]
-pub(super) fn skipped(reason: &str) {
+pub(crate) fn skipped(reason: &str) {
     eprintln!("skipped: {reason}");
 }

@@ -66,6 +66,12 @@ impl Stage {
     /// # Errors
     /// When a part does not come up.
     pub fn build() -> Result<Option<Self>> {
+        if std::env::var_os("EBBTIDE_OUT").is_some() {
+            crate::cluster::skipped(
+                "this is a guest, and the cluster's nodes are guests themselves",
+            );
+            return Ok(None);
+        }
         let there = crate::cluster::Binaries::find();
         if !there.is_some_and(|binaries| binaries.serve_nodes()) {
             return Ok(None);
