@@ -231,15 +231,12 @@ fn family_settings(link: &str, family: Family) -> Vec<Sysctl> {
 /// The accepted socket inherits the mark of its SYN; RST and ICMP replies carry the mark of what
 /// they answer (Documentation/networking/ip-sysctl.rst).
 ///
-/// The veth has no address, and far addresses come by it: ICMP errors, which have no mark, and what the
-/// pod passes on, whose way back is not looked up with the mark's rule. Reverse path filtering drops
-/// both, loose or strict (`no_addr` in `__fib_validate_source`, net/ipv4/fib_frontend.c). The larger
-/// of `all` and the link's own setting counts, so both have to be off; links with a setting of their
-/// own keep it. Where somebody sets `all` again, the mark still satisfies it for what is the pod's.
-fn mark_settings() -> [Sysctl; 5] {
+/// Far addresses come by the veth. What is for the pod has the mark, which finds the way back; ICMP
+/// errors have none, and for what the pod passes on the rule of the mark is not asked. Loose filtering
+/// lets both in. The larger of `all` and this counts, and 2 (loose) is larger than 1.
+fn mark_settings() -> [Sysctl; 4] {
     [
-        sysctl("net/ipv4/conf/all/rp_filter".into(), "0"),
-        sysctl(format!("net/ipv4/conf/{VETH}/rp_filter"), "0"),
+        sysctl(format!("net/ipv4/conf/{VETH}/rp_filter"), "2"),
         sysctl("net/ipv4/tcp_fwmark_accept".into(), "1"),
         sysctl("net/ipv4/fwmark_reflect".into(), "1"),
         sysctl(format!("net/ipv4/conf/{VETH}/src_valid_mark"), "1"),
@@ -380,6 +377,13 @@ fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut Namespac
         plan.sysctls
             .push(sysctl("net/ipv6/fwmark_reflect".into(), "1"));
     }
+    // The pod's own address once more. Without one, a REDIRECT of what comes in has nothing to redirect
+    // to and drops it (`nf_nat_redirect_ipv4`, net/netfilter/nf_nat_redirect.c), as service meshes do,
+    // and even loose reverse path filtering lets nothing in that has no mark.
+    plan.addresses.push(Address {
+        link: VETH.to_owned(),
+        address: host_net(own),
+    });
     plan.neighbours.push(Neighbour {
         link: VETH.to_owned(),
         address: next_hop(family),

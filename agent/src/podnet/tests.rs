@@ -101,7 +101,10 @@ fn a_pod_reaches_the_world_by_its_nic_and_its_node_by_the_veth() {
     let net = planned(&network(), &[v4()]);
     assert_eq!(
         texts(&net.in_pod.addresses),
-        ["address 172.31.16.4/20 on eth0"]
+        [
+            "address 172.31.16.4/20 on eth0",
+            "address 172.31.16.4/32 on veth0"
+        ]
     );
     assert_eq!(
         texts(&net.in_pod.routes),

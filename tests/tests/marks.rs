@@ -1,0 +1,262 @@
+//! Marks of others: what a socket, a firewall or a service mesh sets stays as it is, in the pod and in
+//! the host, and leads no answer astray.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_layout::DEFAULT_MARK;
+use ebbtide_tests::{
+    iptables,
+    netns::Netns,
+    plan::{Family, Plan},
+    snapshot::run,
+    traffic::{Client, Protocol, Server, socket},
+    two_ways::{
+        Site, Way,
+        talk::{connection, echoed, listener, udp_pair},
+    },
+};
+
+/// Istio's, and a bit that is nobody's.
+const THEIRS: u32 = 1337 | 0x40_0000;
+/// The bit alone, as a firewall of the node sets it.
+const FIREWALL: u32 = 0x40_0000;
+
+/// Rules that count packets, each under a name.
+fn count(netns: &Netns, family: Family, rules: &[(&str, String)]) -> Result<()> {
+    let lines = rules
+        .iter()
+        .map(|(name, rule)| format!("-A {rule} -m comment --comment {name}\n"));
+    let script = format!("*mangle\n{}COMMIT\n", lines.collect::<String>());
+    iptables::restore(netns, family, &script)
+}
+
+/// What a rule of [`count`] has counted.
+fn counted(netns: &Netns, family: Family, name: &str) -> Result<u64> {
+    let rules = iptables::save(netns, family, "mangle")?;
+    let line = rules.lines().find(|line| line.contains(name));
+    let line = line.with_context(|| format!("no {name} in {rules}"))?;
+    let count = line.trim_start_matches('[').split(':').next();
+    Ok(count.context("a counter")?.parse()?)
+}
+
+#[test]
+fn the_mark_of_a_udp_server_s_socket_is_on_its_answers_whatever_interface_they_leave_by()
+-> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    let theirs = format!("{THEIRS:#x}");
+    // Behind the program that leads answers there.
+    let seen = [
+        "filter", "add", "dev", "veth0", "egress", "prio", "7", "protocol", "all",
+    ];
+    let fits = ["handle", theirs.as_str(), "fw", "action", "ok"];
+    run(&site.pod.netns, "tc", &[&seen[..], &fits].concat())?;
+    let count_of = |site: &Site| -> Result<u64> {
+        let text = run(
+            &site.pod.netns,
+            "tc",
+            &["-s", "filter", "show", "dev", "veth0", "egress"],
+        )?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let packets = words.windows(2).filter(|pair| pair[1].starts_with("pkt"));
+        Ok(packets.filter_map(|pair| pair[0].parse::<u64>().ok()).sum())
+    };
+    site.each(|case| {
+        let (pod, port) = (&case.site.pod.netns, case.port);
+        let came = match case.way {
+            Way::Straight => 0,
+            Way::NodePort | Way::OwnNodePort => DEFAULT_MARK,
+        };
+        let only = |mark: u32| format!("-m mark --mark {mark:#x}/0xffffffff");
+        count(
+            pod,
+            case.family,
+            &[
+                (
+                    &format!("came-{port}"),
+                    format!("INPUT -p udp --dport {port} {}", only(came)),
+                ),
+                (
+                    &format!("went-{port}"),
+                    format!("POSTROUTING -p udp --sport {port} {}", only(THEIRS)),
+                ),
+            ],
+        )?;
+        let (server, client) = udp_pair(case)?;
+        socket2::SockRef::from(&server).set_mark(THEIRS)?;
+        let before = count_of(case.site)?;
+        let mark = case.mark()?;
+        for _ in 0..3 {
+            client.send(b"hello")?;
+            echoed(&server, &client, b"hello")?;
+        }
+        case.took_its_way(mark)?;
+        for name in ["came", "went"] {
+            let packets = counted(pod, case.family, &format!("{name}-{port}"))?;
+            ensure!(
+                packets == 3,
+                "{name}: {packets} of 3 with the mark and no other bit"
+            );
+        }
+        let by_veth = count_of(case.site)? - before;
+        let expected = if case.way == Way::Straight { 0 } else { 3 };
+        ensure!(by_veth == expected, "{by_veth} by the veth with the mark");
+        Ok(())
+    })?;
+    site.pod.delete()
+}
+
+/// A firewall of the node's that marks everything, questions and answers, with a bit of its own.
+#[test]
+fn a_bit_that_the_node_s_firewall_sets_stays_set_and_answers_leave_where_they_should() -> Result<()>
+{
+    let mut site = Site::create(Plan::default())?;
+    for family in Family::BOTH {
+        let set = format!("-j MARK --set-xmark {FIREWALL:#x}/{FIREWALL:#x}");
+        let script = format!("*mangle\n-A PREROUTING {set}\n-A FORWARD {set}\nCOMMIT\n");
+        iptables::restore(site.node(), family, &script)?;
+    }
+    site.each(|case| {
+        let (node, port) = (case.site.node(), case.port);
+        let veth = &case.site.pod.host_interface;
+        let nic = case.way.nic();
+        let has = format!("-m mark --mark {FIREWALL:#x}/{FIREWALL:#x}");
+        count(
+            node,
+            case.family,
+            &[
+                (
+                    &format!("in-{port}"),
+                    format!("POSTROUTING -o {veth} -p udp --dport {port} {has}"),
+                ),
+                (
+                    &format!("out-{port}"),
+                    format!("POSTROUTING -o {nic} -p udp --sport {port} {has}"),
+                ),
+            ],
+        )?;
+        for protocol in Protocol::BOTH {
+            let any = SocketAddr::new(case.family.any(), port);
+            let _server = Server::start(&case.site.pod.netns, protocol, any)?;
+            let mark = case.mark()?;
+            let client = Client::new(case.site.client(), protocol).from(case.client());
+            client
+                .ask(case.server())
+                .with_context(|| protocol.to_string())?;
+            case.took_its_way(mark)
+                .with_context(|| protocol.to_string())?;
+        }
+        if case.way != Way::Straight {
+            for name in ["in", "out"] {
+                let packets = counted(node, case.family, &format!("{name}-{port}"))?;
+                ensure!(
+                    packets == 3,
+                    "{name}: {packets} of 3 have the firewall's bit"
+                );
+            }
+        }
+        Ok(())
+    })?;
+    site.pod.delete()
+}
+
+/// The kernel lets no accepted socket inherit a packet's mark if its listener has one
+/// (`inet_request_mark`, include/net/inet_sock.h). Its answers follow the routing table, and the node
+/// puts them right.
+#[test]
+fn a_tcp_server_with_a_mark_of_its_own_is_answered_with_the_help_of_the_backstop() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    for family in Family::BOTH {
+        for way in Way::ALL {
+            let case = site.case(way, family);
+            let context = || format!("{family}, {way}");
+            let listener = listener(&case)?;
+            socket2::SockRef::from(&listener).set_mark(THEIRS)?;
+            let mark = case.mark()?;
+            let (mut client, mut server) =
+                connection(&case, &listener, case.client()).with_context(context)?;
+            client.write_all(b"hello\n")?;
+            server.write_all(b"hello\n")?;
+            let mut line = String::new();
+            BufReader::new(&client).read_line(&mut line)?;
+            ensure!(socket2::SockRef::from(&server).mark()? == THEIRS);
+            case.came_back_by("eth0", mark).with_context(context)?;
+        }
+    }
+    site.lab.vpc.assert_no_violations()?;
+    ensure!(site.left_to_the_backstop()? > 0, "who helped?");
+    site.pod.delete()
+}
+
+/// A proxy as a mesh's sidecar: what was redirected to it goes on to the application, with the mark
+/// that the redirection leaves alone.
+fn proxy(pod: &Netns, any: SocketAddr, application: SocketAddr) -> Result<()> {
+    let listener = socket(pod, Protocol::Tcp, any)?;
+    listener.listen(16)?;
+    let listener: TcpListener = listener.into();
+    let _ends_with_the_first = pod.spawn(move || {
+        let (mut accepted, _) = listener.accept()?;
+        let upstream = socket2::Socket::new(
+            socket2::Domain::for_address(application),
+            socket2::Type::STREAM,
+            None,
+        )?;
+        upstream.set_mark(1337)?;
+        upstream.connect(&application.into())?;
+        let mut upstream: TcpStream = upstream.into();
+        for line in BufReader::new(accepted.try_clone()?).lines() {
+            upstream.write_all(format!("{}\n", line?).as_bytes())?;
+            let mut answer = String::new();
+            BufReader::new(&upstream).read_line(&mut answer)?;
+            accepted.write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+#[test]
+fn behind_a_mesh_s_redirection_answers_leave_as_their_questions_came() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    site.each(|case| {
+        let (pod, family, port) = (&case.site.pod.netns, case.family, case.port);
+        let loopback = match family {
+            Family::V4 => Ipv4Addr::LOCALHOST.into(),
+            Family::V6 => Ipv6Addr::LOCALHOST.into(),
+        };
+        let application = SocketAddr::new(loopback, port);
+        let _server = Server::start(pod, Protocol::Tcp, application)?;
+        let inbound = SocketAddr::new(family.any(), port + 7000);
+        let to_proxy = format!("-j REDIRECT --to-ports {}", inbound.port());
+        // Everything is the proxy's but what the proxy itself sends.
+        let script = format!(
+            "*nat\n-A PREROUTING -p tcp --dport {port} {to_proxy}\n\
+             -A OUTPUT -m mark --mark 1337 -j RETURN\n\
+             -A OUTPUT -p tcp --dport {port} {to_proxy}\nCOMMIT\n"
+        );
+        iptables::restore(pod, family, &script)?;
+        let only = format!("-m mark --mark {:#x}/0xffffffff", 1337);
+        let upstream = format!("OUTPUT -o lo -p tcp --dport {port} {only}");
+        count(pod, family, &[(&format!("upstream-{port}"), upstream)])?;
+        proxy(pod, inbound, application)?;
+        let mark = case.mark()?;
+        let asking = Client::new(case.site.client(), Protocol::Tcp).from(case.client());
+        let answer = asking.connect(case.server())?.ask()?;
+        ensure!(
+            answer.seen_as.ip() == loopback,
+            "seen as {}",
+            answer.seen_as
+        );
+        case.took_its_way(mark)?;
+        let packets = counted(pod, family, &format!("upstream-{port}"))?;
+        ensure!(
+            packets >= 3,
+            "{packets} with the proxy's mark and no other bit"
+        );
+        Ok(())
+    })?;
+    site.pod.delete()
+}
