@@ -38,29 +38,44 @@ pub(super) struct Rules {
     sets: Vec<(Family, Ruleset)>,
 }
 
+/// What a program printed, if it is there and was content.
+fn printed(program: &str, arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new(program);
+    let output = command.args(arguments).stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    output.status.success().then(|| text.into_owned())
+}
+
 impl Rules {
     fn read() -> Self {
-        let sets = PROGRAMS.into_iter().filter_map(|(family, program, needs)| {
+        let mut sets = Vec::new();
+        // iptables' newer kind is made of nft's tables, which it reads better than nft does.
+        let mut iptables_nft = false;
+        for (family, program, needs) in PROGRAMS {
             if needs.is_some_and(|path| !Path::new(path).exists()) {
-                return None;
+                continue;
             }
-            let output = Command::new(program).stdin(Stdio::null()).output().ok()?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            output
-                .status
-                .success()
-                .then(|| (family, Ruleset::parse(&text)))
-        });
-        Self {
-            sets: sets.collect(),
+            if let Some(text) = printed(program, &[]) {
+                iptables_nft |= text.contains("(nf_tables)");
+                sets.push((family, Ruleset::parse(&text)));
+            }
         }
+        if let Some(json) = printed("nft", &["--json", "--stateless", "list", "ruleset"]) {
+            for family in Family::BOTH {
+                match Ruleset::parse_nft(&json, family, iptables_nft) {
+                    Ok(set) => sets.push((family, set)),
+                    Err(e) => tracing::warn!("what nft printed is no JSON: {e}"),
+                }
+            }
+        }
+        Self { sets }
     }
 }
 
 /// What the rules do to pods with these addresses on these NICs.
 fn judge(rules: &Rules, pods: &BTreeSet<(IpAddr, String)>) -> Vec<Finding> {
-    // One finding a rule, however many pods it catches: whether all, how many, by which NICs.
-    let mut masquerades: BTreeMap<String, (bool, usize, &str)> = BTreeMap::new();
+    // One finding a rule, however many pods it catches: whether all, how many, and the remedy.
+    let mut masquerades: BTreeMap<String, (bool, usize, String)> = BTreeMap::new();
     let mut drops = masquerades.clone();
     for (family, rules) in &rules.sets {
         for (source, nic) in pods
@@ -79,23 +94,15 @@ fn judge(rules: &Rules, pods: &BTreeSet<(IpAddr, String)>) -> Vec<Finding> {
             for (caught, all) in found {
                 for one in caught {
                     let rule = format!("{family}, {}", one.rule);
-                    let entry = all.entry(rule).or_insert((true, 0, nic));
+                    let entry = all.entry(rule).or_insert((true, 0, one.remedy));
                     entry.0 &= one.all;
                     entry.1 += 1;
                 }
             }
         }
     }
-    let finding = |(rule, (all, addresses, nic)): (String, (bool, usize, &str)), masquerades| {
+    let finding = |(rule, (all, addresses, remedy)): (String, (bool, usize, String)), harm| {
         let would = if all { "would" } else { "may" };
-        let (harm, table, chain) = match masquerades {
-            true => ("give another source address to", "nat", "POSTROUTING"),
-            false => (
-                "drop replies of TCP servers, half seen by conntrack, from",
-                "filter",
-                "OUTPUT",
-            ),
-        };
         Finding {
             severity: if all {
                 Severity::Serious
@@ -107,15 +114,18 @@ fn judge(rules: &Rules, pods: &BTreeSet<(IpAddr, String)>) -> Vec<Finding> {
                  l3: {rule}"
             ),
             way_out: format!(
-                "put `-t {table} -I {chain} -o {nic} -s PODS -j ACCEPT` before it, in the same kind \
-                 of iptables, with PODS the pools' subnets; or set `exemptFromMasquerade: true` in the \
+                "{remedy}, with PODS the pools' subnets; or set `exemptFromMasquerade: true` in the \
                  agent's configuration; or use mode l2, whose packets netfilter does not see \
                  (docs/modes.md)"
             ),
         }
     };
-    let masquerades = masquerades.into_iter().map(|one| finding(one, true));
-    let drops = drops.into_iter().map(|one| finding(one, false));
+    let translate = "give another source address to";
+    let masquerades = masquerades.into_iter().map(|one| finding(one, translate));
+    let drops = drops.into_iter().map(|one| {
+        let drop = "drop replies of TCP servers, half seen by conntrack, from";
+        finding(one, drop)
+    });
     masquerades.chain(drops).collect()
 }
 
@@ -138,9 +148,10 @@ pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
     if rules.sets.is_empty() {
         return vec![Finding {
             severity: Severity::Note,
-            what: "others' firewall rules could not be looked at: there is no iptables-save where \
-                   the agent runs"
-                .to_owned(),
+            what:
+                "others' firewall rules could not be looked at: there is neither iptables-save nor \
+                   nft where the agent runs"
+                    .to_owned(),
             way_out: "look for MASQUERADE on the node yourself: what pods send by their NIC must \
                       not meet it (docs/modes.md)"
                 .to_owned(),

@@ -1,20 +1,32 @@
 //! What others' firewall rules do to the packets that pods send by their NIC.
 //!
 //! In l3 mode these pass the host's OUTPUT and POSTROUTING. The rules are read as text, by
-//! `iptables-save` and its kin where they are installed: rules of the old kind cannot be had by
-//! netlink at all, those of the new kind have a binary format for each extension, and the text is what
-//! the rule's owner will recognise.
+//! `iptables-save` and its kin and by `nft` where they are installed: rules of the old kind cannot be
+//! had by netlink at all, those of the new kind have a binary format for each extension, and the text
+//! is what the rule's owner will recognise.
 
+mod nft;
 mod rule;
 
 use std::collections::HashMap;
 
 pub use rule::{Fit, Packet, Rule};
 
+use crate::netlink::model::Family;
+
+/// The name of a table (for nft with the family before it), and of a chain in it.
+type Chain = (String, String);
+
 /// The rules of one family, by table and chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    chains: HashMap<(String, String), Vec<Rule>>,
+    chains: HashMap<Chain, Vec<Rule>>,
+    /// The chains in which the kernel begins where sources are translated.
+    translating: Vec<Chain>,
+    /// The chains in which the kernel begins with what leaves the host.
+    leaving: Vec<Chain>,
+    /// Whether they are nft's.
+    is_nft: bool,
 }
 
 /// A rule that catches what pods send.
@@ -24,6 +36,8 @@ pub struct Caught {
     pub rule: String,
     /// Whether it catches all of it; else it depends on what is sent where.
     pub all: bool,
+    /// What keeps it off the pods, where `PODS` are their addresses.
+    pub remedy: String,
 }
 
 /// How a packet leaves a chain.
@@ -47,11 +61,29 @@ impl Ruleset {
         for line in text.lines() {
             if let Some(name) = line.strip_prefix('*') {
                 table = name.trim().to_owned();
-            } else if let Some((chain, rule)) = Rule::parse(line) {
+            } else if let Some((chain, mut rule)) = Rule::parse(line) {
+                rule.text = format!("-t {table} {}", rule.text);
                 chains.entry((table.clone(), chain)).or_default().push(rule);
             }
         }
-        Self { chains }
+        let chain = |table: &str, chain: &str| (table.to_owned(), chain.to_owned());
+        Self {
+            chains,
+            translating: vec![chain("nat", "POSTROUTING")],
+            leaving: ["raw", "mangle", "filter"]
+                .map(|table| chain(table, "OUTPUT"))
+                .into(),
+            is_nft: false,
+        }
+    }
+
+    /// Parses what `nft --json list ruleset` prints, as a packet of this family meets it. With
+    /// `others`, without the tables of iptables' newer kind, which `iptables-save` prints.
+    ///
+    /// # Errors
+    /// When it is no JSON.
+    pub fn parse_nft(json: &str, family: Family, others: bool) -> Result<Self, serde_json::Error> {
+        nft::parse(json, family, others)
     }
 
     /// The rules that give what the pod sends another source address.
@@ -59,16 +91,7 @@ impl Ruleset {
     pub fn masquerades(&self, packet: &Packet<'_>) -> Vec<Caught> {
         let translates =
             |rule: &Rule| matches!(rule.target.as_str(), "MASQUERADE" | "SNAT" | "NETMAP");
-        let mut caught = Vec::new();
-        self.walk(
-            ("nat", "POSTROUTING"),
-            packet,
-            true,
-            DEPTH,
-            &translates,
-            &mut caught,
-        );
-        caught
+        self.catch(&self.translating, packet, &translates)
     }
 
     /// The rules that drop what conntrack, which sees but half of it, calls invalid.
@@ -77,11 +100,42 @@ impl Ruleset {
         let drops = |rule: &Rule| {
             matches!(rule.target.as_str(), "DROP" | "REJECT") && rule.is_about(packet.state)
         };
-        let mut caught = Vec::new();
-        for table in ["raw", "mangle", "filter"] {
-            self.walk((table, "OUTPUT"), packet, true, DEPTH, &drops, &mut caught);
+        self.catch(&self.leaving, packet, &drops)
+    }
+
+    /// Follows the packet through chains in which the kernel begins.
+    fn catch(
+        &self,
+        chains: &[Chain],
+        packet: &Packet<'_>,
+        catch: &dyn Fn(&Rule) -> bool,
+    ) -> Vec<Caught> {
+        let mut all = Vec::new();
+        for chain @ (table, name) in chains {
+            let mut caught = Vec::new();
+            self.walk((table, name), packet, true, DEPTH, catch, &mut caught);
+            all.extend(caught.into_iter().map(|(rule, all)| Caught {
+                rule,
+                all,
+                remedy: self.remedy(chain, packet),
+            }));
         }
-        caught
+        all
+    }
+
+    /// What ends the way through this chain for what pods send by the packet's NIC.
+    fn remedy(&self, (table, chain): &Chain, packet: &Packet<'_>) -> String {
+        let nic = packet.nic;
+        let ip = if packet.source.is_ipv4() { "ip" } else { "ip6" };
+        match self.is_nft {
+            true => format!(
+                "put `nft insert rule {table} {chain} oifname {nic} {ip} saddr PODS accept` before it"
+            ),
+            false => format!(
+                "put `-t {table} -I {chain} -o {nic} -s PODS -j ACCEPT` before it, in the same kind of \
+                 iptables"
+            ),
+        }
     }
 
     /// Follows the packet through a chain and notes the rules that `catch` it.
@@ -92,7 +146,7 @@ impl Ruleset {
         all: bool,
         depth: usize,
         catch: &dyn Fn(&Rule) -> bool,
-        caught: &mut Vec<Caught>,
+        caught: &mut Vec<(String, bool)>,
     ) -> Way {
         let mut all = all;
         for rule in self
@@ -107,10 +161,7 @@ impl Ruleset {
             }
             let all_here = all && fit == Fit::Yes;
             if catch(rule) {
-                caught.push(Caught {
-                    rule: format!("-t {table} {}", rule.text),
-                    all: all_here,
-                });
+                caught.push((rule.text.clone(), all_here));
             }
             let is_chain = self
                 .chains

@@ -1,4 +1,4 @@
-//! A rule as `iptables-save` writes it, and whether a packet fits it, as far as that can be told
+//! A rule, in the words of `iptables-save`, and whether a packet fits it, as far as that can be told
 //! without the packet.
 
 use std::net::IpAddr;
@@ -33,18 +33,23 @@ pub enum Fit {
 pub struct Rule {
     /// As it was written, to be found again.
     pub text: String,
-    matches: Vec<Match>,
+    /// What a packet must fit, all of it.
+    pub(super) matches: Vec<Match>,
     /// What happens to what fits: `ACCEPT`, `MASQUERADE`, a chain; empty for nothing.
     pub target: String,
     /// Whether the chain is gone to, not jumped to: what returns from it returns from this one too.
     pub is_goto: bool,
 }
 
+/// One condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Match {
-    negated: bool,
-    option: String,
-    value: String,
+pub(super) struct Match {
+    /// Whether it is fitted by what has none of the values.
+    pub(super) negated: bool,
+    /// What is looked at, as iptables' option is called.
+    pub(super) option: String,
+    /// Any of these.
+    pub(super) values: Vec<String>,
 }
 
 /// Splits a line into words, with the quotes that `iptables-save` puts around comments.
@@ -110,10 +115,14 @@ impl Rule {
                         words.next_if(|next| next != "!" && !next.starts_with('-'))
                     });
                     let value = values.collect::<Vec<_>>().join(" ");
+                    let is_list = is_state(&word);
                     rule.matches.push(Match {
                         negated,
                         option: word,
-                        value,
+                        values: match is_list {
+                            true => value.split(',').map(str::to_owned).collect(),
+                            false => vec![value],
+                        },
                     });
                 }
             }
@@ -136,42 +145,56 @@ impl Rule {
     /// Whether it speaks of this state of conntrack's.
     #[must_use]
     pub fn is_about(&self, state: &str) -> bool {
-        let states = self.matches.iter().filter(|one| one.is_state());
-        states
-            .flat_map(|one| one.value.split(','))
-            .any(|one| one == state)
+        let states = self.matches.iter().filter(|one| is_state(&one.option));
+        states.flat_map(|one| &one.values).any(|one| one == state)
     }
 }
 
-impl Match {
-    fn is_state(&self) -> bool {
-        matches!(self.option.as_str(), "--ctstate" | "--state")
-    }
+fn is_state(option: &str) -> bool {
+    matches!(option, "--ctstate" | "--state")
+}
 
+impl Match {
     fn fits(&self, packet: &Packet<'_>) -> Fit {
-        let certain = match self.option.as_str() {
-            "-s" => self
-                .value
-                .parse::<IpNet>()
-                .map(|net| net.contains(&packet.source))
-                .ok(),
-            "-d" => (self.value == "0.0.0.0/0" || self.value == "::/0").then_some(true),
-            "-o" => Some(is_link(&self.value, packet.nic)),
-            // What the host sends came in by no link.
-            "-i" => Some(false),
-            "-p" => (self.value == "all").then_some(true),
-            "--mark" => mark_zero_fits(&self.value),
-            // Neither the pod's address nor where it sends to by the NIC is the host's own.
-            "--src-type" | "--dst-type" if self.value == "LOCAL" => Some(false),
-            _ if self.is_state() => Some(self.value.split(',').any(|state| state == packet.state)),
-            _ => None,
-        };
+        let certain = self.values.iter().map(|value| self.has(value, packet));
+        let certain = certain.fold(Some(false), |all, one| match (all, one) {
+            (Some(true), _) | (_, Some(true)) => Some(true),
+            (None, _) | (_, None) => None,
+            (Some(false), Some(false)) => Some(false),
+        });
         match certain {
             None => Fit::Maybe,
             Some(fits) if fits != self.negated => Fit::Yes,
             Some(_) => Fit::No,
         }
     }
+
+    /// Whether the packet has this value; `None` if that is not known.
+    fn has(&self, value: &str, packet: &Packet<'_>) -> Option<bool> {
+        match self.option.as_str() {
+            "-s" => network(value).map(|net| net.contains(&packet.source)),
+            "-d" => (value == "0.0.0.0/0" || value == "::/0").then_some(true),
+            "-o" => Some(is_link(value, packet.nic)),
+            // What the host sends came in by no link.
+            "-i" => Some(false),
+            "-p" => (value == "all").then_some(true),
+            "--mark" => mark_zero_fits(value),
+            // Neither the pod's address nor where it sends to by the NIC is the host's own.
+            "--src-type" | "--dst-type" if value == "LOCAL" => Some(false),
+            FAMILY => Some((value == "ipv4") == packet.source.is_ipv4()),
+            option if is_state(option) => Some(value == packet.state),
+            _ => None,
+        }
+    }
+}
+
+/// What iptables has no option for, as each of its tables is for one family: `ipv4` or `ipv6`.
+pub(super) const FAMILY: &str = "family";
+
+fn network(text: &str) -> Option<IpNet> {
+    text.parse()
+        .ok()
+        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// `eth+` is every link whose name begins so.
