@@ -142,6 +142,13 @@ fn a_tcp_client_s_port_is_used_again_by_another_way() -> Result<()> {
 fn container(site: &Site) -> Result<Netns> {
     let inner = Netns::new("container")?;
     let (pod, netlink) = (&site.pod.netns, site.pod.netns.netlink()?);
+    // Addresses that work at once.
+    let no_dad = [
+        ("net/ipv6/conf/all/accept_dad", "0"),
+        ("net/ipv6/conf/default/accept_dad", "0"),
+    ];
+    pod.sysctls(&no_dad)?;
+    inner.sysctls(&no_dad)?;
     let ends = [(pod, "inner0", 1), (&inner, "eth0", 2)];
     let [near, far] = ends.map(|(netns, name, last)| VethEnd {
         netns,
@@ -172,7 +179,6 @@ fn container(site: &Site) -> Result<Netns> {
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv6/conf/all/forwarding", "1"),
     ])?;
-    inner.sysctls(&[("net/ipv6/conf/all/accept_dad", "0")])?;
     Ok(inner)
 }
 
