@@ -156,16 +156,23 @@ fn is_state(option: &str) -> bool {
 
 impl Match {
     fn fits(&self, packet: &Packet<'_>) -> Fit {
-        let certain = self.values.iter().map(|value| self.has(value, packet));
-        let certain = certain.fold(Some(false), |all, one| match (all, one) {
-            (Some(true), _) | (_, Some(true)) => Some(true),
-            (None, _) | (_, None) => None,
-            (Some(false), Some(false)) => Some(false),
+        let fits = self
+            .values
+            .iter()
+            .map(|value| match self.has(value, packet) {
+                Some(true) => Fit::Yes,
+                Some(false) => Fit::No,
+                None => Fit::Maybe,
+            });
+        let any = fits.fold(Fit::No, |all, one| match (all, one) {
+            (Fit::Yes, _) | (_, Fit::Yes) => Fit::Yes,
+            (Fit::Maybe, _) | (_, Fit::Maybe) => Fit::Maybe,
+            (Fit::No, Fit::No) => Fit::No,
         });
-        match certain {
-            None => Fit::Maybe,
-            Some(fits) if fits != self.negated => Fit::Yes,
-            Some(_) => Fit::No,
+        match (any, self.negated) {
+            (Fit::Maybe, _) => Fit::Maybe,
+            (Fit::Yes, false) | (Fit::No, true) => Fit::Yes,
+            (Fit::Yes, true) | (Fit::No, false) => Fit::No,
         }
     }
 
