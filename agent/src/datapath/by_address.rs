@@ -23,10 +23,6 @@ use super::{Error, is_gone};
 /// Between two looks whether a change is to be seen.
 const LOOK: Duration = Duration::from_micros(50);
 
-/// Looks at which the processor is only offered to the other thread: most often it needs no longer, and
-/// a sleep lasts until the clock's next tick where there are no finer timers (10 ms in user-mode Linux).
-const EAGER: u32 = 50;
-
 /// A map of maps, by address. Clones are the same map.
 #[derive(Clone)]
 pub(super) struct TablesByAddress(Arc<OwnedFd>);
@@ -100,16 +96,8 @@ impl TablesByAddress {
                 // Nobody may be waiting any more.
                 let _ = sender.send(work());
             })?;
-        let mut looks = 0_u32;
         loop {
-            looks = looks.saturating_add(1);
-            let pause = if looks < EAGER {
-                thread::yield_now();
-                Duration::ZERO
-            } else {
-                LOOK
-            };
-            match receiver.recv_timeout(pause) {
+            match receiver.recv_timeout(LOOK) {
                 Ok(result) => return result,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     if self.contains(&key)? == wanted {
