@@ -74,6 +74,76 @@ fn programs_that_are_taken_off_the_host_s_links_come_back() -> Result<()> {
     pod.delete()
 }
 
+/// What systemd-networkd does to a node when it is restarted with foreign routes and rules not to be
+/// kept, and a person with `tc` besides: all at once. Its own it puts back.
+fn wipe_everything(lab: &Lab, pod: &Pod) -> Result<()> {
+    let node = lab.vpc.node("master");
+    let own = |family: &str| ip(node, &[family, "route", "show", "table", "main"]);
+    let kept = [("-4", own("-4")?), ("-6", own("-6")?)];
+    for (family, routes) in kept {
+        ip(node, &[family, "rule", "flush"])?;
+        for (table, priority) in [("main", "32766"), ("default", "32767")] {
+            let rule = [
+                "rule", "add", "pref", priority, "from", "all", "lookup", table,
+            ];
+            ip(node, &[&[family][..], &rule].concat())?;
+        }
+        let everything = ["route", "flush", "table", "all", "proto", "235"];
+        ip(node, &[&[family][..], &everything].concat())?;
+        for route in routes.lines().filter(|route| route.starts_with("default")) {
+            let words: Vec<&str> = route.split_whitespace().collect();
+            ip(node, &[&[family, "route", "replace"][..], &words].concat())?;
+        }
+    }
+    for nic in ["ens5", "ens6"] {
+        for family in Family::BOTH {
+            let address = lab
+                .vpc
+                .nic("master", nic)
+                .subnet(family)
+                .primary
+                .to_string();
+            ip(node, &["address", "replace", &address, "dev", nic])?;
+        }
+    }
+    for link in ["ens5", "ens6", pod.host_interface.as_str()] {
+        run(node, "tc", &["qdisc", "del", "dev", link, "clsact"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn all_that_is_wiped_at_once_comes_back_while_traffic_runs() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens6", "c")?;
+    let web = Plan::web_server(Family::V4);
+    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
+    servers.extend(Server::on_any(&pod.netns, PORT)?);
+    traffic(&lab, &pod)?;
+    let before = Snapshot::of(lab.vpc.node("master"))?;
+    // What it does while nobody repairs.
+    lab.agent("master").kill()?;
+    wipe_everything(&lab, &pod)?;
+    ensure!(traffic(&lab, &pod).is_err(), "no harm was done");
+    lab.agent("master").launch()?;
+    lab.agent("master").wait_ready()?;
+    wait_for_all_of(&before, &lab).context("a new agent")?;
+    traffic(&lab, &pod).context("a new agent")?;
+    for _ in 0..2 {
+        // A connection that lives through it.
+        let client = Client::new(lab.vpc.node("master"), Protocol::Tcp);
+        let client = client.timeout(Duration::from_secs(10));
+        let mut connection = client.connect(pod.socket(Family::V4, PORT))?;
+        connection.ask()?;
+        wipe_everything(&lab, &pod)?;
+        connection.ask().with_context(|| lab.logs())?;
+        wait_for_all_of(&before, &lab).with_context(|| lab.logs())?;
+        traffic(&lab, &pod).context("repaired")?;
+        pod.call("CHECK")?;
+    }
+    pod.delete()
+}
+
 /// Out by the NIC, and to the node and back by the veth.
 fn traffic(lab: &Lab, pod: &Pod) -> Result<()> {
     let web = SocketAddr::new(Plan::web_server(Family::V4), PORT);
