@@ -10,7 +10,7 @@ use ebbtide_tests::e2e::{self, Options};
 
 /// Two nodes, two NICs each, real kubelets: everything a person does on the first day, and the bad day.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     /// Write the rows to this file as well.
     #[arg(long, value_name = "FILE")]
