@@ -72,7 +72,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: u32,
     /// Give up on a guest after so many seconds
-    #[arg(long, value_name = "SECS", default_value_t = 1800)]
+    #[arg(long, value_name = "SECS", default_value_t = 3000)]
     timeout: u64,
 }
 
@@ -213,7 +213,19 @@ fn run_integration(ws: &Workspace, options: &Options, report: &mut Report, kerne
         match (kernel, integration::everyday(&found)) {
             (Kernel::Uml, Ok(found)) => places.extend(found),
             (Kernel::Uml, Err(error)) => report.tests("integration tests", || Err(error)),
-            _ => places.push((Place::Guest(*kernel), found.clone())),
+            _ => {
+                let (tests, left_out) = integration::by_kernel(&found, kernels);
+                if !left_out.is_empty() {
+                    ui::note(format_args!(
+                        "not in {kernel}, as they run in {} and no kernel makes a difference to them: {} \
+                         (`--kernel {}` alone runs them)",
+                        Kernel::Uml,
+                        left_out.join(", "),
+                        kernel.pin().unwrap_or("uml")
+                    ));
+                }
+                places.push((Place::Guest(*kernel), tests));
+            }
         }
     }
     for (place, tests) in places {
