@@ -47,6 +47,7 @@ pub mod plan;
 pub mod pod;
 pub mod process;
 pub mod programs;
+mod progress;
 pub mod proxy;
 pub mod snapshot;
 pub mod strict;

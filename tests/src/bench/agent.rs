@@ -77,15 +77,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
             "ms",
         ),
     ]
-    .map(|(title, meaning, unit)| Table {
-        title: title.to_owned(),
-        meaning: meaning.to_owned(),
-        unit,
-        rows: Vec::new(),
-        floor: None,
-        peer: None,
-        paired: None,
-    });
+    .map(|(title, meaning, unit)| Table::new(title, meaning, unit));
     let mut pods = Vec::new();
     for &count in extent.pods {
         let adds = crowd(&plugin, &mut pods, count)?;

@@ -105,6 +105,20 @@ fn summary(values: &[f64]) -> Summary {
 }
 
 impl Table {
+    /// One without rows, and with nothing to compare them with.
+    #[must_use]
+    pub fn new(title: impl Into<String>, meaning: impl Into<String>, unit: &'static str) -> Self {
+        Self {
+            title: title.into(),
+            meaning: meaning.into(),
+            unit,
+            rows: Vec::new(),
+            floor: None,
+            peer: None,
+            paired: None,
+        }
+    }
+
     fn row(&self, name: Option<&String>) -> Option<&Series> {
         self.rows.iter().find(|row| Some(&row.name) == name)
     }

@@ -79,25 +79,13 @@ pub fn run(extent: Extent) -> Result<Figures> {
     })
 }
 
-fn table(title: &str, meaning: &str, unit: &'static str) -> Table {
-    Table {
-        title: title.to_owned(),
-        meaning: meaning.to_owned(),
-        unit,
-        rows: Vec::new(),
-        floor: None,
-        peer: None,
-        paired: None,
-    }
-}
-
 fn sizes() -> Result<Vec<Table>> {
     let path = workspace::EBPF.file("ebbtide")?;
     let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let object = Object::parse(&bytes)?;
     let bench = Bench::new();
     let mut tables: Vec<Table> = SIZES
-        .map(|(title, meaning, unit)| table(title, meaning, unit))
+        .map(|(title, meaning, unit)| Table::new(title, meaning, unit))
         .into();
     for program in names() {
         let function = object
@@ -235,7 +223,7 @@ fn costs(extent: Extent) -> Vec<Table> {
     let mut tables: Vec<Table> = Vec::new();
     for (program, packet, frame, mark) in rows {
         if tables.last().is_none_or(|table| table.title != program) {
-            tables.push(table(program, "One packet.", "ns"));
+            tables.push(Table::new(program, "One packet.", "ns"));
         }
         let time = |_| {
             let time = bench.time(program, &frame, mark, extent.repeat);

@@ -232,13 +232,13 @@ impl Check {
         if verbose {
             let state = if verdict.is_ok() { "ok" } else { "FAILED" };
             let Self { from, to, .. } = self;
-            super::print(&format!(
+            crate::progress::print(&format!(
                 "\n  {from} → {to}, {family} {transport}: {state}, {taken}"
             ));
             if let Err(error) = &verdict {
-                super::print(&format!("\n    {error:#}"));
+                crate::progress::print(&format!("\n    {error:#}"));
                 for packet in seen {
-                    super::print(&format!("\n    {packet}"));
+                    crate::progress::print(&format!("\n    {packet}"));
                 }
             }
         }

@@ -6,10 +6,7 @@ mod report;
 mod scenario;
 mod table;
 
-use std::{
-    io::Write as _,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
@@ -17,7 +14,11 @@ pub use check::{Check, Line, Measurement, SeenAs, Transport};
 pub use report::Report;
 pub use scenario::{Scenario, WAYS_TO_C};
 
-use crate::{lab::Lab, plan::Plan};
+use crate::{
+    lab::Lab,
+    plan::Plan,
+    progress::{print, step},
+};
 
 /// What a person may ask for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,28 +90,4 @@ pub fn all_go_their_way(lab: &Lab, checks: &[Check]) -> Result<()> {
         lab.logs()
     );
     Ok(())
-}
-
-/// Says what is being done, does it, says how long it took.
-fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    print(&format!("{what} ... "));
-    let start = Instant::now();
-    let result = work();
-    let took = seconds(start.elapsed());
-    print(&match &result {
-        Ok(_) => format!("{took}\n"),
-        Err(_) => format!("failed after {took}\n"),
-    });
-    result
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
-}
-
-fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    // A reader that went away wants no more.
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
 }

@@ -10,15 +10,14 @@ mod stage;
 mod traffic;
 mod troubles;
 
-use std::{
-    io::Write as _,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
 pub use report::{Report, Row};
 pub use stage::Stage;
+
+use crate::progress::{print, seconds, step};
 
 type Look = fn(&Stage) -> Result<String>;
 
@@ -190,28 +189,4 @@ fn look_at(stage: &Stage, row: &str, how: &str, look: Look) -> Row {
         ok,
         seconds: took.as_secs_f64(),
     }
-}
-
-/// Says what is being done, does it, says how long it took.
-fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    print(&format!("{what} ... "));
-    let start = Instant::now();
-    let result = work();
-    let took = seconds(start.elapsed());
-    print(&match &result {
-        Ok(_) => format!("{took}\n"),
-        Err(_) => format!("failed after {took}\n"),
-    });
-    result
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
-}
-
-fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    // A reader that went away wants no more.
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
 }

@@ -167,16 +167,11 @@ fn at_rest(extent: &Extent, dir: &Path, record: &Value) -> Result<Vec<Table>> {
     let count = extent.allocations;
     let cost = ours::cost(dir, count, record)?;
     let table = |title: String, meaning: &str, unit, values| Table {
-        title,
-        meaning: meaning.to_owned(),
-        unit,
         rows: vec![Series {
             name: OURS.to_owned(),
             values,
         }],
-        floor: None,
-        peer: None,
-        paired: None,
+        ..Table::new(title, meaning, unit)
     };
     let mega = |bytes: u64| vec![bytes as f64 / 1e6];
     Ok(vec![
