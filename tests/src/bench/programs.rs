@@ -73,9 +73,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
         machine,
         tables,
         timelines: Vec::new(),
-        notes: vec![
-            "nanoseconds include the test run's own, some 30 for an empty program".to_owned(),
-        ],
+        notes: vec!["nanoseconds include what the kernel's test run takes itself".to_owned()],
     })
 }
 
