@@ -4,6 +4,7 @@ mod guests;
 mod nics;
 mod records;
 mod renew;
+mod turns;
 
 use std::{
     collections::HashMap,
@@ -13,8 +14,9 @@ use std::{
 
 use guests::Guests;
 use nics::Nics;
-use tokio::sync::{Notify, OwnedMutexGuard, watch};
+use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
+use turns::{Looking, Turns};
 
 use crate::{
     catalog::Catalog,
@@ -58,7 +60,8 @@ pub struct Agent {
     pub leases: Option<Arc<Leases>>,
     catalog: watch::Receiver<Arc<Catalog>>,
     interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
-    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Requests for one container go one after the other: a DEL must not overtake its ADD.
+    pub turns: Turns,
     /// The node's NICs, addresses and gateways.
     pub facts: CurrentFacts,
     /// Wakes whoever keeps the host and the pods as they should be.
@@ -74,7 +77,9 @@ pub struct Agent {
 pub struct AtRest {
     /// As [`Agent::interfaces`] has them.
     pub interfaces: Vec<(Owner, Arc<PodNet>)>,
-    _turns: Vec<OwnedMutexGuard<()>>,
+    /// Whether these are all that there are.
+    pub are_all: bool,
+    _turns: Vec<Looking>,
 }
 
 /// The agent cannot start.
@@ -125,7 +130,7 @@ impl Agent {
             leases: None,
             catalog,
             interfaces: Mutex::default(),
-            locks: Mutex::default(),
+            turns: Turns::default(),
             facts: CurrentFacts::default(),
             look_again: Notify::new(),
             guests: Arc::new(guests),
@@ -166,37 +171,23 @@ impl Agent {
         settings
     }
 
-    /// Requests for one container go one after the other: a DEL must not overtake its ADD.
-    pub async fn lock(&self, container_id: &str) -> OwnedMutexGuard<()> {
-        let mutex = {
-            let mut locks = locked(&self.locks);
-            // Nobody waits for a lock that only the table holds.
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(locks.entry(container_id.to_owned()).or_default())
-        };
-        mutex.lock_owned().await
-    }
-
     /// The interfaces that nobody is making or removing.
     #[must_use]
     pub fn interfaces_at_rest(&self) -> AtRest {
-        let mut held: HashMap<String, OwnedMutexGuard<()>> = HashMap::new();
+        let mut turns: HashMap<String, Option<Looking>> = HashMap::new();
         for (owner, _) in self.interfaces() {
-            if held.contains_key(&owner.container_id) {
-                continue;
-            }
-            let mut locks = locked(&self.locks);
-            let lock = locks.entry(owner.container_id.clone()).or_default();
-            if let Ok(turn) = Arc::clone(lock).try_lock_owned() {
-                held.insert(owner.container_id, turn);
-            }
+            turns
+                .entry(owner.container_id)
+                .or_insert_with_key(|container| self.turns.to_look_now(container));
         }
-        // What was removed before its lock was had is not there any more.
-        let mut all = self.interfaces();
-        all.retain(|(owner, _)| held.contains_key(&owner.container_id));
+        // What was removed before the turn came is not there any more.
+        let mut interfaces = self.interfaces();
+        let all = interfaces.len();
+        interfaces.retain(|(owner, _)| matches!(turns.get(&owner.container_id), Some(Some(_))));
         AtRest {
-            interfaces: all,
-            _turns: held.into_values().collect(),
+            are_all: interfaces.len() == all,
+            interfaces,
+            _turns: turns.into_values().flatten().collect(),
         }
     }
 
@@ -332,7 +323,7 @@ impl Agent {
     /// never calls it. By evidence alone; what cannot be looked at stays.
     pub async fn sweep(&self) {
         for (owner, _) in self.interfaces() {
-            let _turn = self.lock(&owner.container_id).await;
+            let _turn = self.turns.to_change(&owner.container_id).await;
             let Some(net) = self.interface(&owner) else {
                 continue;
             };

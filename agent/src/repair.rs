@@ -119,6 +119,9 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     agent.renew_pods(&facts).await;
     // Half of what is being made looks like something that was wiped.
     let at_rest = agent.interfaces_at_rest();
+    if !at_rest.are_all {
+        agent.look_again.notify_one();
+    }
     let interfaces = &at_rest.interfaces;
     let mut plan = NamespacePlan::default();
     if let Some(nics) = agent.nics() {

@@ -44,7 +44,7 @@ impl Agent {
             if is_gone || (new == *net && !is_on_another(&net)) {
                 continue;
             }
-            let _turn = self.lock(&owner.container_id).await;
+            let _turn = self.turns.to_change(&owner.container_id).await;
             // Removed, or added again, meanwhile.
             let Some(net) = self.interface(&owner) else {
                 continue;

@@ -33,7 +33,7 @@ pub(super) async fn add(
     let attachment = Attachment::parse(invocation)?;
     let path = invocation::netns(invocation)?;
     let choice = conf.choice()?;
-    let _turn = agent.lock(&attachment.container_id).await;
+    let _turn = agent.turns.to_change(&attachment.container_id).await;
     let Evidence::Present(netns) = Netns::look(&path, None)? else {
         return Err(Failure::new(
             code::UNKNOWN_CONTAINER,

@@ -102,7 +102,7 @@ async fn add(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
     let attachment = Attachment::parse(invocation)?;
     let netns = invocation::netns(invocation)?;
     let choice = conf.choice()?;
-    let _turn = agent.lock(&attachment.container_id).await;
+    let _turn = agent.turns.to_change(&attachment.container_id).await;
     let Evidence::Present(namespace) = Netns::look(&netns, None)? else {
         return Err(Failure::new(
             code::UNKNOWN_CONTAINER,
@@ -359,7 +359,7 @@ fn record(net: &PodNet) -> Result<Record, Failure> {
 
 async fn del(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<String, Failure> {
     let attachment = Attachment::parse(invocation)?;
-    let _turn = agent.lock(&attachment.container_id).await;
+    let _turn = agent.turns.to_change(&attachment.container_id).await;
     // None: never made, or removed before; nothing of it is left.
     for (owner, net) in attached(agent, conf, &attachment) {
         detach(agent, &owner, &net).await?;
@@ -405,7 +405,7 @@ async fn detach(agent: &Agent, owner: &Owner, net: &PodNet) -> Result<(), Failur
 
 async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<String, Failure> {
     let attachment = Attachment::parse(invocation)?;
-    let _turn = agent.lock(&attachment.container_id).await;
+    let _turn = agent.turns.to_look(&attachment.container_id).await;
     let attached = attached(agent, conf, &attachment);
     if attached.is_empty() {
         let owner = owner(conf, &attachment);
@@ -452,7 +452,7 @@ async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
         if owner.network != conf.name || stays {
             continue;
         }
-        let _turn = agent.lock(&owner.container_id).await;
+        let _turn = agent.turns.to_change(&owner.container_id).await;
         let Some(net) = agent.interface(&owner) else {
             continue;
         };

@@ -171,7 +171,7 @@ pub(super) async fn release(
             "{address} is not in use on this node; `ebbtidectl ip {address}` tells more"
         ));
     };
-    let _turn = agent.lock(&owner.container_id).await;
+    let _turn = agent.turns.to_change(&owner.container_id).await;
     // Once more: what held it may have ended while we waited.
     let Some(allocation) = agent
         .pools
