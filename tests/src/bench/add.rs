@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 
 use super::{
-    contender::{Contender, Pod, Program},
+    contender::{Chained, Contender, Pod, Program},
     figures::{Figures, Series, Table},
     floor::Floor,
     machine::Machine,
+    made_before::MadeBefore,
     testbed::{DUAL, NETWORK, NIC, PODS, SUBNET, Slave, Testbed},
     timeline::Timeline,
 };
@@ -24,6 +25,8 @@ use crate::{agent::Agent, netns::Netns, workspace};
 const PLUGINS: &str = "/usr/lib/cni";
 /// Ours, as the peer is configured: IPv4 alone.
 const OURS: &str = "ebbtide";
+/// Ours after another plugin.
+const BEHIND: &str = "ebbtide, behind a macvlan";
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -69,25 +72,40 @@ pub fn run(extent: Extent) -> Result<Figures> {
     let slave = testbed.slave()?;
     let mut agent = Agent::start(&testbed.node, "node", &Testbed::manifests())?;
     agent.wait_ready()?;
-    let mut others = vec![Program::new(
+    let mut all: Vec<Box<dyn Contender>> = vec![Box::new(Program::new(
         "exec of /bin/true",
         &testbed.node,
         "/bin/true".into(),
         &Value::Null,
-    )];
-    match slave {
-        Slave::Ipvlan => others.extend(ours(&agent, &testbed.node)?),
-        Slave::Macvlan => notes.push(
-            "ours was not measured: this kernel has no ipvlan (use --vm); floor and peer have macvlan \
-             in its place"
-                .to_owned(),
-        ),
-    }
+    ))];
+    let floor = match slave {
+        Slave::Ipvlan => {
+            for own in ours(&agent, &testbed.node)? {
+                all.push(Box::new(own));
+            }
+            Floor::new(&testbed.node, slave)?
+        }
+        Slave::Macvlan => {
+            notes.push(
+                "this kernel has no ipvlan (use --vm): ours comes behind a macvlan that is there before \
+                 the clock starts, and makes the rest; the peer makes a macvlan and nothing else"
+                    .to_owned(),
+            );
+            let before = MadeBefore::on(&testbed.node);
+            all.push(Box::new(behind(&agent, &testbed.node, before.clone())?));
+            all.push(Box::new(Floor::new(&testbed.node, slave)?));
+            Floor::behind(before, &testbed.node)?
+        }
+    };
     let peer = reference(&peers.node, slave, data.path(), &mut notes);
     let contenders = Contenders {
+        floor: floor.name(),
         peer: peer.as_ref().map(Contender::name),
-        others: others.into_iter().chain(peer).collect(),
-        floor: Floor::new(&testbed.node, slave)?,
+        all: {
+            all.extend(peer.map(|peer| Box::new(peer) as Box<dyn Contender>));
+            all.push(Box::new(floor));
+            all
+        },
     };
     let mut tables = one_by_one(&contenders, extent.rounds)?;
     let mut timelines: Vec<Timeline> = [
@@ -110,7 +128,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
     tables.extend(crowds(&contenders, extent.crowd, extent.crowds)?);
     tables.push(in_a_row(&contenders, extent.row)?);
     for table in &mut tables {
-        table.floor = Some(contenders.floor.name());
+        table.floor = Some(contenders.floor.clone());
         table.peer = contenders.peer.clone();
     }
     Ok(Figures {
@@ -124,33 +142,29 @@ pub fn run(extent: Extent) -> Result<Figures> {
 
 /// In microseconds.
 fn median_of_ours(table: &Table) -> f64 {
-    let ours = table.rows.iter().find(|row| row.name == OURS);
+    let ours = table
+        .rows
+        .iter()
+        .find(|row| [OURS, BEHIND].contains(&row.name.as_str()));
     ours.map_or(0.0, |row| row.summary().median * 1e3)
 }
 
 struct Contenders {
-    floor: Floor,
-    others: Vec<Program>,
+    all: Vec<Box<dyn Contender>>,
+    /// Its name.
+    floor: String,
+    /// Its name, if it is there.
     peer: Option<String>,
 }
 
 impl Contenders {
-    fn all(&self) -> Vec<&dyn Contender> {
-        let others = self.others.iter().map(|one| one as &dyn Contender);
-        others.chain([&self.floor as &dyn Contender]).collect()
-    }
-
     /// One table for each of these titles, with a row for each contender.
     fn tables<const N: usize>(&self, titles: [(String, &str); N]) -> [Table; N] {
         titles.map(|(title, meaning)| Table {
             title,
             meaning: meaning.to_owned(),
             unit: "ms",
-            rows: self
-                .all()
-                .iter()
-                .map(|one| Series::new(one.name()))
-                .collect(),
+            rows: self.all.iter().map(|one| Series::new(one.name())).collect(),
             floor: None,
             peer: None,
             paired: None,
@@ -168,6 +182,16 @@ pub(super) fn ours(agent: &Agent, node: &Netns) -> Result<Vec<Program>> {
             Ok(Program::new(name, node, binary, &config))
         })
         .collect()
+}
+
+/// The real plugin and agent, after another plugin.
+fn behind(agent: &Agent, node: &Netns, before: MadeBefore) -> Result<Chained> {
+    let binary = workspace::BINARIES.file("ebbtide")?;
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "behind", "type": "ebbtide",
+        "agentSocket": agent.plugin().socket(),
+    });
+    Ok(Chained::new(BEHIND, node, binary, &config, before))
 }
 
 /// containernetworking's plugin for the same kind of interface, with host-local for addresses.
@@ -217,8 +241,15 @@ fn settle() {
     thread::sleep(Duration::from_millis(100));
 }
 
+/// With what this contender finds there.
+fn pod_for(contender: &dyn Contender) -> Result<Pod> {
+    let pod = Pod::new()?;
+    contender.prepare(&pod)?;
+    Ok(pod)
+}
+
 fn one_by_one(contenders: &Contenders, rounds: usize) -> Result<Vec<Table>> {
-    let all = contenders.all();
+    let all = &contenders.all;
     let [mut adds, mut dels] = contenders.tables([
         (
             "ADD, one by one".to_owned(),
@@ -232,7 +263,7 @@ fn one_by_one(contenders: &Contenders, rounds: usize) -> Result<Vec<Table>> {
     // The first call of each reads it from the disk.
     for round in 0..=rounds {
         for (number, contender) in all.iter().enumerate() {
-            let pod = Pod::new()?;
+            let pod = pod_for(contender.as_ref())?;
             let add = timed(|| contender.add(&pod))?;
             let del = timed(|| contender.del(&pod))?;
             drop(pod);
@@ -247,7 +278,7 @@ fn one_by_one(contenders: &Contenders, rounds: usize) -> Result<Vec<Table>> {
 }
 
 fn crowds(contenders: &Contenders, size: usize, crowds: usize) -> Result<Vec<Table>> {
-    let all = contenders.all();
+    let all = &contenders.all;
     let [mut adds, mut dels, mut whole] = contenders.tables([
         (
             format!("ADD, {size} at once"),
@@ -264,7 +295,9 @@ fn crowds(contenders: &Contenders, size: usize, crowds: usize) -> Result<Vec<Tab
     ]);
     for _ in 0..crowds {
         for (number, contender) in all.iter().enumerate() {
-            let pods: Vec<Pod> = (0..size).map(|_| Pod::new()).collect::<Result<_>>()?;
+            let pods: Vec<Pod> = (0..size)
+                .map(|_| pod_for(contender.as_ref()))
+                .collect::<Result<_>>()?;
             let (each, together) = at_once(&pods, |pod| contender.add(pod))?;
             adds.rows[number].values.extend(each);
             whole.rows[number].values.push(together);
@@ -309,10 +342,10 @@ fn in_a_row(contenders: &Contenders, count: usize) -> Result<Table> {
         format!("ADD, {count} in a row"),
         "Wall time of each ADD; the pods stay, so the last ones find a full node.",
     )]);
-    for (number, contender) in contenders.all().into_iter().enumerate() {
+    for (number, contender) in contenders.all.iter().enumerate() {
         let mut pods = Vec::new();
         for _ in 0..count {
-            let pod = Pod::new()?;
+            let pod = pod_for(contender.as_ref())?;
             let took = timed(|| contender.add(&pod))?;
             table.rows[number].values.push(took);
             pods.push(pod);

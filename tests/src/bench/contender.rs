@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
+use super::made_before::MadeBefore;
 use crate::netns::Netns;
 
 /// A namespace and what a runtime would call it.
@@ -18,6 +20,8 @@ pub struct Pod {
     pub container_id: String,
     /// Its namespace.
     pub netns: Netns,
+    /// Among all pods of this process; the first is 1.
+    pub number: u64,
 }
 
 impl Pod {
@@ -31,6 +35,7 @@ impl Pod {
         Ok(Self {
             container_id: format!("{:032x}{number:032x}", std::process::id()),
             netns: Netns::new("pod")?,
+            number,
         })
     }
 }
@@ -39,6 +44,14 @@ impl Pod {
 pub trait Contender: Send + Sync {
     /// As it is called in tables.
     fn name(&self) -> String;
+
+    /// Does what is there before, and is not measured.
+    ///
+    /// # Errors
+    /// What could not be done.
+    fn prepare(&self, _pod: &Pod) -> Result<()> {
+        Ok(())
+    }
 
     /// Gives the pod its network.
     ///
@@ -65,7 +78,7 @@ pub struct Program {
 impl Program {
     /// `binary` is run in the namespace `node` with `config` on its standard input.
     #[must_use]
-    pub fn new(name: &str, node: &Netns, binary: PathBuf, config: &serde_json::Value) -> Self {
+    pub fn new(name: &str, node: &Netns, binary: PathBuf, config: &Value) -> Self {
         Self {
             name: name.to_owned(),
             node: node.clone(),
@@ -74,7 +87,7 @@ impl Program {
         }
     }
 
-    fn call(&self, command: &str, pod: &Pod) -> Result<()> {
+    fn call(&self, command: &str, pod: &Pod, config: &str) -> Result<()> {
         let mut child = self
             .node
             .command(&self.binary)
@@ -91,7 +104,7 @@ impl Program {
             .with_context(|| format!("starting {}", self.binary.display()))?;
         if let Some(mut stdin) = child.stdin.take() {
             // `true` reads nothing.
-            let _ = stdin.write_all(self.config.as_bytes());
+            let _ = stdin.write_all(config.as_bytes());
         }
         let output = child.wait_with_output()?;
         if !output.status.success() {
@@ -109,6 +122,56 @@ impl Program {
 impl Contender for Program {
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn add(&self, pod: &Pod) -> Result<()> {
+        self.call("ADD", pod, &self.config)
+    }
+
+    fn del(&self, pod: &Pod) -> Result<()> {
+        self.call("DEL", pod, &self.config)
+    }
+}
+
+/// A program that comes after another plugin, whose interface is there before anything is measured.
+#[derive(Debug)]
+pub struct Chained {
+    program: Program,
+    config: Value,
+    before: MadeBefore,
+}
+
+impl Chained {
+    /// As [`Program::new`]; each call gets the result of the plugin before.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        node: &Netns,
+        binary: PathBuf,
+        config: &Value,
+        before: MadeBefore,
+    ) -> Self {
+        Self {
+            program: Program::new(name, node, binary, config),
+            config: config.clone(),
+            before,
+        }
+    }
+
+    fn call(&self, command: &str, pod: &Pod) -> Result<()> {
+        let mut config = self.config.clone();
+        config["prevResult"] = MadeBefore::result(pod);
+        self.program.call(command, pod, &config.to_string())
+    }
+}
+
+impl Contender for Chained {
+    fn name(&self) -> String {
+        self.program.name()
+    }
+
+    fn prepare(&self, pod: &Pod) -> Result<()> {
+        self.before.make(pod)
     }
 
     fn add(&self, pod: &Pod) -> Result<()> {

@@ -22,9 +22,11 @@ use ebbtide_agent::{
     podnet::{self, Earlier, NetworkSpec, PodAddress, PodNet, Sandbox},
     settings::Settings,
 };
+use ipnet::Ipv4Net;
 
 use super::{
     contender::{Contender, Pod},
+    made_before::{INTERFACE, MTU, MadeBefore},
     testbed::{GATEWAY, NIC, SUBNET, Slave},
 };
 use crate::netns::Netns;
@@ -38,6 +40,7 @@ pub struct Floor {
     settings: Settings,
     master: u32,
     datapath: Datapath,
+    before: Option<MadeBefore>,
     pins: PathBuf,
     next: AtomicU32,
     made: Mutex<HashMap<String, PodNet>>,
@@ -78,20 +81,36 @@ impl Floor {
             settings,
             master: master.ifindex,
             datapath,
+            before: None,
             pins,
             next: AtomicU32::new(0),
             made: Mutex::default(),
         })
     }
 
+    /// The same behind an interface that another plugin has made: all but that interface.
+    ///
+    /// # Errors
+    /// As [`Floor::new`].
+    pub fn behind(before: MadeBefore, node: &Netns) -> Result<Self> {
+        let mut floor = Self::new(node, Slave::Macvlan)?;
+        floor.before = Some(before);
+        Ok(floor)
+    }
+
     pub(super) fn plan(&self, pod: &Pod) -> Result<PodNet> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let address = Ipv4Addr::from(0x0a4d_c001 + number);
+        let address = match self.before {
+            Some(_) => MadeBefore::address(pod),
+            None => {
+                let number = self.next.fetch_add(1, Ordering::Relaxed);
+                Ipv4Net::new_assert(Ipv4Addr::from(0x0a4d_c001 + number), 16)
+            }
+        };
         let netns = pod.netns.path();
         Ok(podnet::plan(
             &Sandbox {
                 container_id: pod.container_id.clone(),
-                interface: "eth0".to_owned(),
+                interface: INTERFACE.to_owned(),
                 netns_inode: Namespace::open(&netns)?.inode(),
                 netns,
                 pod: "default/floor".to_owned(),
@@ -100,10 +119,11 @@ impl Floor {
             &NetworkSpec {
                 master: NIC.to_owned(),
                 mode: IpvlanMode::L3,
+                made_before: self.before.as_ref().map(|_| MTU),
                 ..NetworkSpec::named("floor")
             },
             &[PodAddress {
-                address: ipnet::IpNet::new(address.into(), 16)?,
+                address: address.into(),
                 pool: "v4".to_owned(),
                 gateway: Some(GATEWAY.parse()?),
                 routes: Vec::new(),
@@ -116,13 +136,14 @@ impl Floor {
     /// All of it, on one thread that starts in the node and ends in the pod.
     pub(super) fn apply(&self, net: &PodNet) -> Result<()> {
         let veth = net.veth.as_ref().context("the plan has no veth")?;
-        let ipvlan = net.ipvlan.as_ref().context("the plan has no ipvlan")?;
         let namespace = Namespace::open(&net.netns)?;
         self.node.run(|| {
             let mut host = Direct::open("in the node")?;
             let mut batch = Batch::default();
-            self.slave
-                .add(&mut batch, ipvlan, self.master, namespace.raw_fd());
+            if let Some(ipvlan) = &net.ipvlan {
+                self.slave
+                    .add(&mut batch, ipvlan, self.master, namespace.raw_fd());
+            }
             batch.add_veth(veth, namespace.raw_fd());
             host.run(batch)?;
             self.datapath
@@ -134,7 +155,7 @@ impl Floor {
         })?;
         namespace.run(|| {
             let mut pod = Direct::open("in the pod")?;
-            let links = [veth.pod_name.as_str(), &ipvlan.name];
+            let links = [veth.pod_name.as_str(), INTERFACE];
             self.half(&net.in_pod, &links, &net.alias, &mut pod)
         })?
     }
@@ -203,11 +224,14 @@ impl Floor {
 
     fn remove(&self, net: &PodNet) -> Result<()> {
         let veth = net.veth.as_ref().context("the plan has no veth")?;
-        let ipvlan = net.ipvlan.as_ref().context("the plan has no ipvlan")?;
         let namespace = Namespace::open(&net.netns)?;
         std::thread::scope(|scope| {
-            let slave = scope
-                .spawn(|| namespace.run(|| delete(&ipvlan.name, Direct::open("in the pod")?))?);
+            let slave = scope.spawn(|| {
+                let Some(ipvlan) = &net.ipvlan else {
+                    return Ok(());
+                };
+                namespace.run(|| delete(&ipvlan.name, Direct::open("in the pod")?))?
+            });
             let pair = self
                 .node
                 .run(|| delete(&veth.host_name, Direct::open("in the node")?));
@@ -230,7 +254,16 @@ fn delete(name: &str, mut netlink: Direct) -> Result<()> {
 
 impl Contender for Floor {
     fn name(&self) -> String {
-        "floor: the kernel's work alone".to_owned()
+        match self.before {
+            Some(_) => "floor, behind a macvlan: the kernel's work alone".to_owned(),
+            None => "floor: the kernel's work alone".to_owned(),
+        }
+    }
+
+    fn prepare(&self, pod: &Pod) -> Result<()> {
+        self.before
+            .as_ref()
+            .map_or(Ok(()), |before| before.make(pod))
     }
 
     fn add(&self, pod: &Pod) -> Result<()> {

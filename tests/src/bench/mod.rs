@@ -1,7 +1,8 @@
 //! How fast it is, beside what people use today and beside what the kernel alone takes.
 //!
 //! - [`pool`]: addresses and what they cost, on one disk;
-//! - [`add`]: a pod's ADD and DEL, by whoever is a [`contender`], down to the [`floor`];
+//! - [`add`]: a pod's ADD and DEL, by whoever is a [`contender`], down to the [`floor`], or behind what was
+//!   [`made_before`];
 //! - [`agent`]: the agent's memory, its time until it is ready, its CPU at rest;
 //! - [`datapath`]: what a packet pays for its reply's way, beside iptables;
 //! - [`programs`]: what each eBPF program costs;
@@ -15,6 +16,7 @@ pub mod datapath;
 pub mod figures;
 pub mod floor;
 pub mod machine;
+pub mod made_before;
 pub mod pool;
 pub mod programs;
 mod svg;
