@@ -21,10 +21,17 @@ const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
 const NODE: &str = "master";
 
-/// The configuration of a plugin that is to come first, with addresses by host-local, which keeps its
-/// files below `data`.
+/// Where host-local takes an address from: a subnet and its first address for pods.
+pub type Range<'a> = (&'a str, &'a str);
+
+/// The configuration of a plugin that is to come first, with an address of each range by host-local,
+/// which keeps its files below `data`.
 #[must_use]
-pub fn first(kind: &str, fields: &Value, subnet: &str, start: &str, data: &str) -> Value {
+pub fn first(kind: &str, fields: &Value, ranges: &[Range<'_>], data: &str) -> Value {
+    let ranges: Vec<Value> = ranges
+        .iter()
+        .map(|(subnet, start)| json!([{"subnet": subnet, "rangeStart": start}]))
+        .collect();
     let mut config = json!({
         "cniVersion": "1.0.0",
         "name": format!("chain-{kind}"),
@@ -32,8 +39,8 @@ pub fn first(kind: &str, fields: &Value, subnet: &str, start: &str, data: &str) 
         "ipam": {
             "type": "host-local",
             "dataDir": data,
-            "ranges": [[{"subnet": subnet, "rangeStart": start}]],
-            "routes": [{"dst": "0.0.0.0/0"}],
+            "ranges": ranges,
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
         },
     });
     if let (Some(config), Some(fields)) = (config.as_object_mut(), fields.as_object()) {
@@ -68,12 +75,14 @@ pub fn prove(lab: &mut Lab, config: &Value, neighbours: &str) -> Result<()> {
         // where macvlan is used the gateway answers.
         let nic = lab.vpc.nic(NODE, "ens5");
         let mac = nic.port_mac().map(|byte| format!("{byte:02x}")).join(":");
-        let gateway = nic.subnet(Family::V4).gateway.to_string();
         let entry = ["dev", "eth0", "lladdr", &mac, "nud", "permanent"];
-        ip(
-            &pod.netns,
-            &[&["neighbour", "replace", &gateway], &entry[..]].concat(),
-        )?;
+        for address in &pod.addresses {
+            let gateway = nic.subnet(Family::of(*address)).gateway.to_string();
+            ip(
+                &pod.netns,
+                &[&["neighbour", "replace", &gateway], &entry[..]].concat(),
+            )?;
+        }
     }
     let _server = Server::on_any(&pod.netns, PORT)?;
     for interface in ["eth0", "veth0"] {
@@ -83,10 +92,19 @@ pub fn prove(lab: &mut Lab, config: &Value, neighbours: &str) -> Result<()> {
         };
         lab.taps.add(&pod.netns, interface, place, Direction::Out)?;
     }
-    ways(lab, &node, pod.address, "veth0").context("from the node")?;
     let other = Chained::create(&node, &plugin, "neighbour", config)?;
-    ways(lab, &other.netns, pod.address, neighbours).context("from a neighbour")?;
-    node_port(lab, &node, pod.address).context("by NodePort")?;
+    for address in &pod.addresses {
+        let asked = || format!("asking {address}");
+        ways(lab, &node, *address, "veth0")
+            .with_context(asked)
+            .context("from the node")?;
+        ways(lab, &other.netns, *address, neighbours)
+            .with_context(asked)
+            .context("from a neighbour")?;
+        node_port(lab, &node, *address)
+            .with_context(asked)
+            .context("by NodePort")?;
+    }
     ensure!(
         pod.ebbtide("ADD", &pod.first)? == pod.result,
         "ADD, repeated"
@@ -97,7 +115,9 @@ pub fn prove(lab: &mut Lab, config: &Value, neighbours: &str) -> Result<()> {
     lab.agent(NODE).wait_ready()?;
     pod.ebbtide("CHECK", &pod.result).context("a new agent")?;
     let explained = lab.agent(NODE).control(&["explain", "served"])?;
-    ensure!(explained.contains(&pod.address.to_string()), "{explained}");
+    for address in &pod.addresses {
+        ensure!(explained.contains(&address.to_string()), "{explained}");
+    }
     other.delete()?;
     lab.taps.remove(|place| matches!(place, Place::Pod { .. }));
     let inside = pod.netns.clone();
@@ -151,14 +171,19 @@ fn same_way(lab: &Lab, mark: crate::tap::Mark, expected: &str) -> Result<()> {
 }
 
 fn node_port(lab: &Lab, node: &Netns, address: IpAddr) -> Result<()> {
+    let family = Family::of(address);
+    let cluster = match family {
+        Family::V4 => "10.96.0.90:80",
+        Family::V6 => "[fd00:10:96::90]:80",
+    };
     let mut services = Vec::new();
     let mut listeners = Vec::new();
-    let target = lab.vpc.nic(NODE, "ens5").primary(Family::V4);
+    let target = lab.vpc.nic(NODE, "ens5").primary(family);
     for protocol in Protocol::BOTH {
         services.push(Service {
             name: protocol.to_string(),
             protocol,
-            cluster: "10.96.0.90:80".parse()?,
+            cluster: cluster.parse()?,
             node_port: Some(NODE_PORT),
             masquerade: false,
             policy: ExternalTrafficPolicy::Local,
@@ -177,8 +202,8 @@ fn node_port(lab: &Lab, node: &Netns, address: IpAddr) -> Result<()> {
     lab.vpc.edge.listen(&listeners)?;
     for protocol in Protocol::BOTH {
         let mark = lab.taps.mark()?;
-        let public = SocketAddr::new(Plan::load_balancer(Family::V4), NODE_PORT);
-        let client = Plan::client(Family::V4);
+        let public = SocketAddr::new(Plan::load_balancer(family), NODE_PORT);
+        let client = Plan::client(family);
         let answer = Client::new(&lab.vpc.world, protocol)
             .from_ip(client)
             .ask(public)?;

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write as _,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -38,8 +39,22 @@ pub fn call(node: &Netns, command: &str, sandbox: &Sandbox, config: &Value) -> R
         "{} is not there: `cargo xtask setup` installs Debian's containernetworking-plugins",
         program.display()
     );
+    call_program(node, &program, command, sandbox, config)
+}
+
+/// Calls `program` as a plugin, on a node.
+///
+/// # Errors
+/// When it cannot be run; what it answers is in the [`Outcome`].
+pub fn call_program(
+    node: &Netns,
+    program: &Path,
+    command: &str,
+    sandbox: &Sandbox,
+    config: &Value,
+) -> Result<Outcome> {
     let mut child = node
-        .command(&program)
+        .command(program)
         .env("CNI_COMMAND", command)
         .env("CNI_PATH", path())
         .env("CNI_CONTAINERID", &sandbox.container_id)
@@ -69,8 +84,8 @@ pub fn call(node: &Netns, command: &str, sandbox: &Sandbox, config: &Value) -> R
 pub struct Chained {
     /// Its namespace.
     pub netns: Netns,
-    /// Its address.
-    pub address: std::net::IpAddr,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
     /// The result of the whole chain.
     pub result: Value,
     /// What the first plugin answered.
@@ -103,7 +118,7 @@ impl Chained {
             "agentSocket": plugin.socket(),
         });
         let mut pod = Self {
-            address: address(&first)?,
+            addresses: addresses(&first)?,
             result: Value::Null,
             first,
             netns,
@@ -144,12 +159,17 @@ impl Chained {
     }
 }
 
-/// The first address of a result.
+/// The addresses of a result.
 ///
 /// # Errors
 /// When it has none.
-pub fn address(result: &Value) -> Result<std::net::IpAddr> {
-    let text = result["ips"][0]["address"].as_str();
-    let net: IpNet = text.context("the result has no address")?.parse()?;
-    Ok(net.addr())
+pub fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
+    let ips = result["ips"].as_array().context("the result has no ips")?;
+    let address = |ip: &Value| -> Result<IpAddr> {
+        let text = ip["address"].as_str().context("an IP without address")?;
+        Ok(text.parse::<IpNet>()?.addr())
+    };
+    let addresses: Vec<IpAddr> = ips.iter().map(address).collect::<Result<_>>()?;
+    ensure!(!addresses.is_empty(), "the result has no address");
+    Ok(addresses)
 }

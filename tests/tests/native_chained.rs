@@ -7,27 +7,39 @@ use tempfile::TempDir;
 
 #[test]
 fn behind_macvlan_bridge_and_ptp_replies_leave_as_their_requests_came() -> Result<()> {
-    for (kind, fields, subnet, start, neighbours) in [
+    for (kind, fields, ranges, neighbours) in [
         (
             "macvlan",
             json!({"master": "ens5", "mode": "bridge"}),
-            "172.31.16.0/20",
-            "172.31.16.4",
+            [
+                ("172.31.16.0/20", "172.31.16.4"),
+                ("fd00:16::/64", "fd00:16::4"),
+            ],
             "eth0",
         ),
         (
             "bridge",
             json!({"bridge": "cni0", "isGateway": true}),
-            "10.88.0.0/24",
-            "10.88.0.10",
+            [
+                ("10.88.0.0/24", "10.88.0.10"),
+                ("fd00:88::/64", "fd00:88::10"),
+            ],
             "eth0",
         ),
         // Neighbours on point-to-point links meet in the host, which sends on by our pair.
-        ("ptp", json!({}), "10.89.0.0/24", "10.89.0.10", "veth0"),
+        (
+            "ptp",
+            json!({}),
+            [
+                ("10.89.0.0/24", "10.89.0.10"),
+                ("fd00:89::/64", "fd00:89::10"),
+            ],
+            "veth0",
+        ),
     ] {
         let data = TempDir::with_prefix("ebbtide-host-local-")?;
         let path = data.path().to_str().context("a path")?;
-        let config = chain::first(kind, &fields, subnet, start, path);
+        let config = chain::first(kind, &fields, &ranges, path);
         let mut lab = Lab::start(Plan::default())?;
         chain::prove(&mut lab, &config, neighbours)
             .with_context(|| format!("{kind}\n{}", lab.logs()))?;
