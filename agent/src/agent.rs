@@ -16,6 +16,7 @@ use guests::Guests;
 use nics::Nics;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
+pub use turns::Changing;
 use turns::{Looking, Turns};
 
 use crate::{

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use super::locked;
 
 /// Nobody else looks at or changes the container's interfaces until this is dropped.
-pub(super) type Changing = OwnedRwLockWriteGuard<()>;
+pub type Changing = OwnedRwLockWriteGuard<()>;
 
 /// Nobody changes the container's interfaces until this is dropped.
 pub(super) type Looking = OwnedRwLockReadGuard<()>;

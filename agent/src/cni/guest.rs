@@ -4,51 +4,33 @@ use std::sync::Arc;
 
 use ebbtide_plugin::{cni::code, wire::Invocation};
 use serde_json::{Value, json};
-use tracing::{error, info};
+use tracing::error;
 
 use super::{
-    AddResult, Attachment, Failure, NetConf, PodIdentity, delegate, invocation,
+    AddResult, Failure, NetConf,
+    add::{earlier, make, refuse_conflicts},
+    container::{Container, owner},
+    delegate,
     previous::Previous,
-    verbs::{earlier, owner, refuse_conflicts},
     wanted,
 };
 use crate::{
     agent::Agent,
-    netlink::{
-        Netlink,
-        model::Sysctl,
-        netns::{Evidence, Netns},
-        sysctl,
-    },
+    netlink::{Netlink, model::Sysctl, netns::Netns, sysctl},
     podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
     pool::Owner,
 };
 
-/// As [`super::verbs`]' ADD: the same steps, with addresses from elsewhere.
+/// As [`super::add`]'s: the same steps, with addresses from elsewhere.
 pub(super) async fn add(
     agent: &Agent,
     invocation: &Invocation,
     conf: &NetConf,
 ) -> Result<String, Failure> {
-    let attachment = Attachment::parse(invocation)?;
-    let path = invocation::netns(invocation)?;
     let choice = conf.choice()?;
-    let _turn = agent.turns.to_change(&attachment.container_id).await;
-    let Evidence::Present(netns) = Netns::look(&path, None)? else {
-        return Err(Failure::new(
-            code::UNKNOWN_CONTAINER,
-            format!("CNI_NETNS={} is no network namespace", path.display()),
-            "did the container end meanwhile? The runtime must make the namespace before ADD",
-        ));
-    };
-    let owner = owner(conf, &attachment);
-    let sandbox = Sandbox {
-        pod: PodIdentity::parse(&invocation.args).or_container(&attachment.container_id),
-        container_id: attachment.container_id.clone(),
-        interface: attachment.interface.clone(),
-        netns_inode: netns.inode(),
-        netns: path,
-    };
+    let container = Container::wait(agent, invocation).await?;
+    let owner = owner(conf, &container.attachment);
+    let sandbox = container.sandbox(&container.attachment.interface);
     if let Some(result) = conf.previous() {
         let previous = Previous::parse(result, "the plugin before ebbtide")?;
         let addresses = previous.of_interface(&sandbox.interface)?;
@@ -62,7 +44,7 @@ pub(super) async fn add(
                 .map(ToOwned::to_owned)
                 .collect(),
         };
-        let mtu = mtu_inside(&netns, &sandbox.interface).await?;
+        let mtu = mtu_inside(&container.netns, &sandbox.interface).await?;
         let spec = NetworkSpec {
             made_before: Some(mtu),
             strict_links,
@@ -191,27 +173,11 @@ async fn attach(
             "nothing was made; look at the agent's state directory",
         )
     })?;
-    agent.note(owner.clone(), Arc::clone(&net));
-    agent.prepare_nics(&facts, Some(&net)).await;
-    let nic = agent.missing_nic_plan(&facts, &net);
     let links = match known {
         Some(_) => Links::Ensure,
         None => Links::New,
     };
-    if let Err(e) = podnet::apply(&net, &nic, &agent.host, &agent.datapath, links).await {
-        if links == Links::New
-            && let Err(left) = agent.abandon(owner, &net).await
-        {
-            error!(pod = %net.pod, "could not be undone, DEL or GC will try again: {left}");
-        }
-        return Err(e.into());
-    }
-    let ips: Vec<String> = net
-        .addresses
-        .iter()
-        .map(|a| a.address.to_string())
-        .collect();
-    info!(pod = %net.pod, network = %net.network, addresses = %ips.join(", "), "interface joined");
+    make(agent, owner, &net, &facts, links).await?;
     Ok(net)
 }
 

@@ -1,7 +1,9 @@
 //! The CNI protocol, the agent's side: what the plugin hands over, what is done about it, and what
 //! the plugin prints. See the CNI specification, sections 1 and 2.
 
+mod add;
 mod config;
+mod container;
 pub mod delegate;
 mod failure;
 mod guest;

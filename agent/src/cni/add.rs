@@ -1,0 +1,274 @@
+//! ADD with an interface and addresses of our own.
+
+use std::sync::Arc;
+
+use ebbtide_plugin::{cni::code, wire::Invocation};
+use ipnet::IpNet;
+use tracing::{error, info};
+
+use super::{
+    AddResult, Failure, NetConf,
+    container::{Container, owner},
+    wanted::{self, Resolved},
+};
+use crate::{
+    agent::Agent,
+    catalog::Catalog,
+    kube::Leases,
+    netlink::model::{MAIN_TABLE, Mac},
+    node::NodeFacts,
+    podnet::{self, Earlier, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
+    pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
+    timing,
+};
+
+/// Makes all interfaces that the pod wants, or none.
+pub(super) async fn add(
+    agent: &Agent,
+    invocation: &Invocation,
+    conf: &NetConf,
+) -> Result<String, Failure> {
+    let choice = conf.choice()?;
+    let container = Container::wait(agent, invocation).await?;
+    let attachment = &container.attachment;
+    let subject = wanted::subject(agent, &container.identity).await?;
+    let catalog = agent.catalog();
+    let wanted = wanted::interfaces(agent, choice, conf, attachment, &subject, &catalog)?;
+    let mut made: Vec<(Owner, Made)> = Vec::new();
+    for (interface, network) in &wanted {
+        let sandbox = container.sandbox(interface);
+        let owner = Owner {
+            interface: interface.clone(),
+            ..owner(conf, attachment)
+        };
+        match attach(agent, &owner, &sandbox, network, &subject, &catalog).await {
+            Ok(net) => made.push((owner, net)),
+            Err(failure) => {
+                // All interfaces or none; the one that brought the veth goes last.
+                for (owner, made) in made.iter().rev() {
+                    undo(agent, owner, &made.net, made.links).await;
+                }
+                return Err(failure);
+            }
+        }
+    }
+    if conf.is_by_pod()
+        && let Some(cluster) = &agent.cluster
+    {
+        cluster.note_own_network(&conf.name);
+    }
+    let Some((_, first)) = made.first() else {
+        return Err(Failure::new(
+            code::INVALID_NETWORK_CONFIG,
+            "the pod wants no interface",
+            "this is a defect of the agent: please report it",
+        ));
+    };
+    let result = AddResult {
+        mac: first.mac,
+        net: &first.net,
+    };
+    Ok(result.to_json(&conf.cni_version).to_string())
+}
+
+/// An interface that is there now.
+struct Made {
+    net: Arc<PodNet>,
+    links: Links,
+    mac: Option<Mac>,
+}
+
+/// Makes one interface, or puts it right if it was made before.
+async fn attach(
+    agent: &Agent,
+    owner: &Owner,
+    sandbox: &Sandbox,
+    network: &Resolved,
+    subject: &Subject,
+    catalog: &Catalog,
+) -> Result<Made, Failure> {
+    refuse_conflicts(agent, owner, &network.spec)?;
+    let earlier = earlier(agent, owner);
+    let master = &network.spec.master;
+    let facts = agent.facts.sure_of(master, &agent.host);
+    let facts = timing::step("look at the node", facts).await?;
+    let settings = agent.settings_in(catalog);
+    let plan = |assigned: &[Assigned]| -> Result<PodNet, Failure> {
+        let addresses = pod_addresses(assigned, network)?;
+        Ok(podnet::plan(
+            sandbox,
+            &earlier,
+            &network.spec,
+            &addresses,
+            &facts,
+            &settings,
+        )?)
+    };
+    let (net, links) = match reserve(agent, owner, network, subject).await? {
+        Reserved::Existing(allocation) => {
+            // The same request again, or one that an earlier agent did not live to answer.
+            let net = plan(&allocation.assigned)?;
+            let update = agent.pools.update_record(owner, record(&net)?);
+            timing::step("write to disk", update).await?;
+            (Arc::new(net), Links::Ensure)
+        }
+        Reserved::New(grant) => {
+            let net = plan(grant.assigned())?;
+            timing::step("write to disk", grant.commit(record(&net)?)).await?;
+            (Arc::new(net), Links::New)
+        }
+    };
+    let mac = facts.nic(master).and_then(|nic| nic.mac);
+    make(agent, owner, &net, &facts, links).await?;
+    Ok(Made { net, links, mac })
+}
+
+/// Puts an interface that was written down into the kernel; what cannot be put there is undone.
+pub(super) async fn make(
+    agent: &Agent,
+    owner: &Owner,
+    net: &Arc<PodNet>,
+    facts: &Arc<NodeFacts>,
+    links: Links,
+) -> Result<(), Failure> {
+    agent.note(owner.clone(), Arc::clone(net));
+    timing::step("prepare the NICs", agent.prepare_nics(facts, Some(net))).await;
+    let nic = agent.missing_nic_plan(facts, net);
+    if let Err(e) = podnet::apply(net, &nic, &agent.host, &agent.datapath, links).await {
+        undo(agent, owner, net, links).await;
+        return Err(e.into());
+    }
+    let ips: Vec<String> = net
+        .addresses
+        .iter()
+        .map(|a| a.address.to_string())
+        .collect();
+    info!(pod = %net.pod, network = %net.network, addresses = %ips.join(", "), "interface made");
+    if !agent.facts.are(facts) {
+        // The node changed while the interface was being made: it must not be the only one that
+        // nobody told.
+        agent.look_again.notify_one();
+    }
+    Ok(())
+}
+
+/// Chooses addresses. Where the pools are shared by nodes and this one's lease is used up, it waits
+/// for more.
+async fn reserve(
+    agent: &Agent,
+    owner: &Owner,
+    network: &Resolved,
+    subject: &Subject,
+) -> Result<Reserved, Failure> {
+    let deadline = Leases::deadline();
+    loop {
+        let catalog = agent.catalog();
+        let request = Request {
+            network: network.name.as_ref(),
+            source: network.source(),
+            subject,
+            exactly: &network.ips,
+            ..Request::new(owner, &agent.node_name, &catalog)
+        };
+        match (agent.pools.reserve(&request), &agent.leases) {
+            (Err(PoolError::Full(full)), Some(leases)) => {
+                if !leases.more(&full, deadline).await {
+                    return Err(PoolError::Full(full).into());
+                }
+            }
+            (reserved, _) => return Ok(reserved?),
+        }
+    }
+}
+
+/// Takes away what this ADD made. What an earlier one made and answered is not ours to take.
+async fn undo(agent: &Agent, owner: &Owner, net: &PodNet, links: Links) {
+    if links == Links::New
+        && let Err(left) = agent.abandon(owner, net).await
+    {
+        error!(pod = %net.pod, "could not be undone, DEL or GC will try again: {left}");
+    }
+}
+
+/// What the pod has from its other interfaces.
+pub(super) fn earlier(agent: &Agent, owner: &Owner) -> Earlier {
+    let mut earlier = Earlier::default();
+    agent.each_interface(|other, net| {
+        let table = net.table.unwrap_or(MAIN_TABLE);
+        if other == owner {
+            earlier.own_table = Some(table);
+        } else if other.container_id == owner.container_id {
+            earlier.tables.push(table);
+            if let Some(veth) = &net.veth {
+                earlier.veth = Some(veth.clone());
+            }
+            let replies = net.in_pod.rules.iter();
+            let replies = replies.filter(|rule| rule.table == agent.settings.reply_table);
+            earlier.families.extend(replies.map(|rule| rule.family));
+        }
+    });
+    earlier
+}
+
+/// What cannot stand beside the interfaces that are there already.
+pub(super) fn refuse_conflicts(
+    agent: &Agent,
+    owner: &Owner,
+    spec: &NetworkSpec,
+) -> Result<(), Failure> {
+    let mut conflict = None;
+    agent.each_interface(|other, net| {
+        if let Some(there) = net.ipvlan.as_ref().filter(|_| other != owner)
+            && there.master == spec.master
+            && there.mode != spec.mode
+        {
+            conflict = Some((other.interface.clone(), net.pod.clone(), there.mode));
+        }
+    });
+    let Some((interface, pod, mode)) = conflict else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        code::INVALID_NETWORK_CONFIG,
+        format!(
+            "network {} wants mode {} on {}, but {interface} of pod {pod} is there in mode \
+             {mode}",
+            spec.name, spec.mode, spec.master
+        ),
+        "a NIC has one ipvlan mode, adding another would change all its children: use the \
+         same mode in all networks of one master",
+    ))
+}
+
+fn pod_addresses(assigned: &[Assigned], network: &Resolved) -> Result<Vec<PodAddress>, Failure> {
+    assigned
+        .iter()
+        .map(|a| {
+            Ok(PodAddress {
+                address: IpNet::new(a.address, a.prefix_len).map_err(|e| {
+                    Failure::new(
+                        code::INVALID_NETWORK_CONFIG,
+                        format!(
+                            "pool {} has a prefix length of {}: {e}",
+                            a.pool, a.prefix_len
+                        ),
+                        "correct the pool's subnet",
+                    )
+                })?,
+                pool: a.pool.clone(),
+                gateway: network.spec.gateway_for(a.address).or(a.gateway),
+                routes: a.routes.iter().map(|r| (r.dst, r.gateway)).collect(),
+            })
+        })
+        .collect()
+}
+
+fn record(net: &PodNet) -> Result<Record, Failure> {
+    Record::of(net).map_err(|e| {
+        Failure::new(
+            code::IO_FAILURE,
+            format!("write down the plan of pod {}: {e}", net.pod),
+            "this is a defect of the agent: please report it",
+        )
+    })
+}
