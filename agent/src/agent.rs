@@ -118,7 +118,7 @@ impl Agent {
                 sticky: settings.sticky_addresses,
             },
         )?;
-        let datapath = Datapath::open(&directories.bpf, settings.mark, settings.nic_marks)?;
+        let datapath = Datapath::open(&directories.bpf, settings.marks())?;
         let host = Netlink::open("in the host")?;
         let guests = Guests::open(&directories.state).map_err(StartError::Guests)?;
         Ok(Self {

@@ -4,9 +4,11 @@ mod marks;
 
 use std::{fs, path::Path};
 
-use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS};
+use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS, DEFAULT_PAST_HOST_MARK};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use marks::Marks;
 
 use crate::catalog::NetworkRef;
 
@@ -26,6 +28,8 @@ pub struct Settings {
     pub via_host_cidrs: Vec<IpNet>,
     /// The bit (or bits) of a packet's mark that say "came in by the veth", in pods only.
     pub mark: u32,
+    /// The bit (or bits) of a packet's mark that say "its replies go past the host's stack", in pods only.
+    pub past_host_mark: u32,
     /// The bits of a packet's mark that say by which NIC, in the host only: as many as are set
     /// here, wherever they are. One of them is for replies, so `n` bits serve 2^(n-1) - 2 NICs.
     pub nic_marks: u32,
@@ -58,6 +62,7 @@ impl Default for Settings {
             service_cidrs: Vec::new(),
             via_host_cidrs: vec![IpNet::new_assert([169, 254, 0, 0].into(), 16)],
             mark: DEFAULT_MARK,
+            past_host_mark: DEFAULT_PAST_HOST_MARK,
             nic_marks: DEFAULT_NIC_MARKS,
             ignore_marks_of: Vec::new(),
             reply_table: 7700,
@@ -119,8 +124,13 @@ impl Settings {
         let settings: Self =
             serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
                 .map_err(|e| (e.path().to_string(), e.inner().to_string()))?;
-        if settings.mark == 0 {
-            return Err(("mark".into(), "at least one bit must be set".into()));
+        for (field, bits) in [
+            ("mark", settings.mark),
+            ("pastHostMark", settings.past_host_mark),
+        ] {
+            if bits == 0 {
+                return Err((field.into(), "at least one bit must be set".into()));
+            }
         }
         if settings.nic_marks.count_ones() < 3 {
             return Err((
@@ -177,8 +187,12 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_name() {
         for (text, field) in [
             ("mark: 0", "mark"),
+            ("pastHostMark: 0", "pastHostMark"),
             ("nicMarks: 64", "nicMarks"),
             ("mark: 0x2", "in common with nicMarks"),
+            ("pastHostMark: 0x2", "in common with nicMarks"),
+            ("mark: 0x3000", "in common with pastHostMark"),
+            ("pastHostMark: 0x100", "istio"),
             ("nicMarks: 0x4006", "kube-proxy"),
             ("nicMarks: 0x8006", "kube-proxy"),
             ("nicMarks: 0x70000", "calico"),

@@ -7,9 +7,7 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
-use ebbtide_layout::{
-    FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD, PAST_HOST_MAC,
-};
+use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
 
 use crate::{
     DROP, PASS, clock,
@@ -25,9 +23,6 @@ const INGRESS: u64 = 1;
 
 /// `PACKET_HOST` (include/uapi/linux/if_packet.h): for this machine.
 const FOR_US: u32 = 0;
-
-/// Where a frame has its source.
-const SOURCE_MAC: usize = 6;
 
 /// What of the packet's mark is ours.
 #[inline(always)]
@@ -233,7 +228,7 @@ pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     }
     // What the pod's interface would have sent, and the host's netfilter must not see. Any pod can say so
     // of its packets: it is the way that its interface has, too.
-    if packet::read(ctx, SOURCE_MAC) == Some(PAST_HOST_MAC)
+    if packet::is_past_host(ctx)
         && let Some(owner) = maps::owner(&ip.source)
         && owner.flags & OWNER_IS_POD != 0
     {

@@ -39,6 +39,7 @@ mod host;
 mod host_maps;
 mod maps;
 mod packet;
+mod recent;
 mod reply;
 mod responder;
 

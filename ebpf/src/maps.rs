@@ -6,7 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ebbtide_layout::{
-    Address, Counters, DEFAULT_MARK, FLOWS_PER_POD, Flow, FlowKey, Hook, MAX_ADDRESSES, PodCounters,
+    Address, Counters, DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, FLOWS_PER_POD, Flow, FlowKey, Hook,
+    MAX_ADDRESSES, PodCounters,
 };
 
 /// A pod's remembered flows. Least recently used goes first when it is full.
@@ -38,6 +39,16 @@ static MARK: Global<u32> = Global::new(DEFAULT_MARK);
 #[inline(always)]
 pub(crate) fn mark() -> u32 {
     MARK.load()
+}
+
+/// The bit (or bits) that say "its replies go past the host's stack".
+#[unsafe(no_mangle)]
+static PAST_HOST_MARK: Global<u32> = Global::new(DEFAULT_PAST_HOST_MARK);
+
+/// The configured mark of what is answered past the host's stack.
+#[inline(always)]
+pub(crate) fn past_host_mark() -> u32 {
+    PAST_HOST_MARK.load()
 }
 
 /// What is counted for the pod that owns `address`, on this CPU, and which pod that is.

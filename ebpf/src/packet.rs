@@ -3,13 +3,20 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::programs::TcContext;
-use ebbtide_layout::Address;
+use ebbtide_layout::{Address, PAST_HOST_MAC};
 
 use crate::extended;
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const ICMP: u8 = 1;
 const UDP: u8 = 17;
+
+/// Flags of a TCP header (RFC 9293, 3.1).
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const ACK: u8 = 0x10;
+
 pub(crate) const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
@@ -200,6 +207,13 @@ pub(crate) fn is_in_vlan(ctx: &TcContext) -> bool {
     unsafe { (*ctx.skb.skb).vlan_tci & VLAN_VID_MASK != 0 }
 }
 
+/// Whether the frame's source says that the host is to send it on past its stack.
+#[inline(always)]
+pub(crate) fn is_past_host(ctx: &TcContext) -> bool {
+    const SOURCE: usize = 6;
+    read(ctx, SOURCE) == Some(PAST_HOST_MAC)
+}
+
 /// Which of a packet's fragments this is, by its offset in it and whether more of them follow.
 #[inline(always)]
 pub(crate) fn fragment(offset: [u8; 2], more: bool) -> u8 {
@@ -273,6 +287,17 @@ impl Ip {
             // Anything else: told apart by protocol and addresses alone.
             _ => Endpoints::Ports([0; 2], [0; 2]),
         }
+    }
+
+    /// The flags of a TCP header; none where there is no header.
+    #[inline(always)]
+    pub(crate) fn tcp_flags(&self, ctx: &TcContext) -> u8 {
+        const FLAGS: usize = 13;
+        if self.payload.fragment & LATER != 0 {
+            return 0;
+        }
+        self.start::<{ FLAGS + 1 }>(ctx)
+            .map_or(0, |header| header[FLAGS])
     }
 
     /// The first bytes of the transport header, wherever in the packet they are.

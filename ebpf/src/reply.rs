@@ -3,14 +3,17 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcContext};
-use ebbtide_layout::{Flow, FlowKey, HOST_MAC, Hook, PAST_HOST_MAC, POD_IN_L3, POD_MAC};
+use ebbtide_layout::{
+    Flow, FlowKey, HOST_MAC, Hook, PAST_HOST_MAC, POD_IN_L3, POD_IS_EXEMPT, POD_MAC,
+};
 
 use crate::{
     DROP, PASS, clock,
     flow::{self, Ours},
     guard::{self, At},
     host_maps, maps,
-    packet::{self, Endpoints, FIRST, Ip, LAST},
+    packet::{self, ACK, Endpoints, FIN, FIRST, Ip, LAST, RST, SYN},
+    recent,
 };
 
 /// Destination and source of a frame from the pod to its host end of the veth.
@@ -30,17 +33,22 @@ const fn to_host(source: [u8; 6]) -> [u8; 12] {
     macs
 }
 
-/// Sets our bits, and only ours, in the packet's mark.
+/// The packet's mark.
 #[inline(always)]
-fn mark(ctx: &TcContext) {
+fn mark_of(ctx: &TcContext) -> u32 {
     // SAFETY: the context pointer is the kernel's `struct __sk_buff`, valid while we run.
-    let old = unsafe { (*ctx.skb.skb).mark };
-    ctx.set_mark(old | maps::mark());
+    unsafe { (*ctx.skb.skb).mark }
+}
+
+/// Sets bits of ours, and only these, in the packet's mark.
+#[inline(always)]
+fn mark(ctx: &TcContext, bits: u32) {
+    ctx.set_mark(mark_of(ctx) | bits);
 }
 
 #[inline(always)]
 fn ifindex(ctx: &TcContext) -> u32 {
-    // SAFETY: as in `mark`.
+    // SAFETY: as in `mark_of`.
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
@@ -60,22 +68,32 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
-        mark(ctx);
+        mark(ctx, maps::mark());
         return PASS;
     };
     let error = is_error(ctx, ip);
     if !error {
-        mark(ctx);
+        mark(ctx, maps::mark());
     }
     let Some(counters) = maps::counters(&ip.destination, Hook::VethIngress) else {
         return PASS;
     };
     counters.seen += 1;
     counters.marked += u64::from(!error);
-    if error || ip.payload.protocol == packet::TCP {
+    if error {
+        return PASS;
+    }
+    let is_tcp = ip.payload.protocol == packet::TCP;
+    if is_tcp && ip.tcp_flags(ctx) & (SYN | FIN | RST) == 0 {
         return PASS;
     }
     let mut key = flow::between(ip, Ours::Destination);
+    if is_tcp {
+        if flow::of(ctx, ip, Ours::Destination, true, &mut key) {
+            recent::note(&key);
+        }
+        return PASS;
+    }
     if flow::of(ctx, ip, Ours::Destination, true, &mut key)
         && let Some(flows) = maps::flows(&ip.destination)
     {
@@ -148,7 +166,14 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
     let Some(pod) = pod else {
         return PASS;
     };
-    let mut past_host = pod.past_host;
+    // Towards the host's end of the pair, past the host's stack; zero: not there.
+    let mut past_host = if pod.flags & POD_IS_EXEMPT != 0
+        || mark_of(ctx) & maps::past_host_mark() == maps::past_host_mark()
+    {
+        pod.veth
+    } else {
+        0
+    };
     let counters = &mut pod.hooks[Hook::NicEgress as usize];
     counters.seen += 1;
     let mut key = flow::between(ip, Ours::Source);
@@ -193,6 +218,7 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
 ///
 /// In l3 the flow is kept, with a note that it comes straight now: the host's conntrack still knows it
 /// by the NodePort, and would give the reply the node's address. So its replies go past the host's stack.
+/// TCP has no flow; what asks for such a connection is marked, and the accepted socket inherits that.
 #[inline(always)]
 pub(crate) fn forget(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -207,8 +233,16 @@ pub(crate) fn forget(ctx: &TcContext) -> i32 {
     let counters = &mut pod.hooks[Hook::NicIngress as usize];
     counters.seen += 1;
     let mut key = flow::between(ip, Ours::Destination);
-    if ip.payload.protocol != packet::TCP
-        && flow::of(ctx, ip, Ours::Destination, true, &mut key)
+    if ip.payload.protocol == packet::TCP {
+        if is_l3
+            && ip.tcp_flags(ctx) & (SYN | ACK) == SYN
+            && flow::of(ctx, ip, Ours::Destination, true, &mut key)
+            && recent::is_noted(&key)
+        {
+            mark(ctx, maps::past_host_mark());
+            counters.marked += 1;
+        }
+    } else if flow::of(ctx, ip, Ours::Destination, true, &mut key)
         && let Some(flows) = maps::flows(&ip.destination)
         && let Some(flow) = known(flows, &key)
     {

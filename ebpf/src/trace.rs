@@ -19,6 +19,7 @@ mod host;
 mod host_maps;
 mod maps;
 mod packet;
+mod recent;
 mod reply;
 mod responder;
 
@@ -137,6 +138,7 @@ fn end(skb: *mut __sk_buff, verdict: i32) -> i32 {
     // SAFETY: as in `begin`.
     let event = unsafe { &mut *event };
     event.learned = u8::from(learned(event) != event.before);
+    event.past_host = u8::from(packet::is_past_host(&ctx));
     event.verdict = verdict;
     event.mark_after = mark(&ctx);
     // Full: the reader is slower than the packets, and a packet is worth more than its trace.

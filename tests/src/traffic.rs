@@ -322,6 +322,18 @@ enum Channel {
 }
 
 impl Connection {
+    /// Ends it at once, for both sides: TCP sends a reset (RFC 9293, 3.10.5), and the client can have the
+    /// same connection again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn abort(self) -> Result<()> {
+        if let Channel::Tcp(stream) = &self.channel {
+            SockRef::from(stream.get_ref()).set_linger(Some(Duration::ZERO))?;
+        }
+        Ok(())
+    }
+
     /// One question, one answer.
     ///
     /// # Errors

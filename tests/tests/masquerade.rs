@@ -146,8 +146,7 @@ fn the_option_keeps_a_foreign_masquerade_and_a_nodeports_conntrack_off_pods() ->
             exempt.answers_udp,
             lab.logs()
         );
-        // TCP has no flow table: conntrack alone knows that its port was the NodePort's. Its client cannot
-        // have the same connection again so soon.
+        // A TCP client cannot have the same connection again so soon.
         let udp = [WAYS_TO_C, WAYS_TO_C].concat();
         for (protocol, ways) in [(Protocol::Udp, udp), (Protocol::Tcp, WAYS_TO_C.to_vec())] {
             let client = Client::new(&lab.vpc.world, protocol)

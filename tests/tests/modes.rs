@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, thread, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
 use ebbtide_agent::netlink::link::IpvlanMode;
 use ebbtide_tests::{
     demo::{Check, Scenario, SeenAs, WAYS_TO_C, all_go_their_way},
@@ -101,6 +101,15 @@ fn taken_by_its_nic(check: &Check, path: &Path) -> Option<String> {
     (own_nic && !steered && is(last, NODE_SIDE, Direction::In)).then(|| pod.clone())
 }
 
+/// How a client's connections end.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// In order. A TCP client cannot have the same one again for a while.
+    Fin,
+    /// By a reset; for UDP not at all.
+    Reset,
+}
+
 /// One client, one source port: by the NodePort, straight to the pod, and by the NodePort again; and the
 /// other way round; at once, and after pauses.
 fn one_port_both_ways(mode: IpvlanMode) -> Result<()> {
@@ -110,39 +119,63 @@ fn one_port_both_ways(mode: IpvlanMode) -> Result<()> {
     })?;
     let scenario = Scenario::create(&lab)?;
     let [by_node_port, straight] = WAYS_TO_C;
-    let ways = [by_node_port, straight, by_node_port, straight];
-    let mut others_first = ways;
-    others_first.reverse();
-    for (client_port, ways) in [(40_001, ways), (40_002, others_first)] {
-        for pause in [Duration::ZERO, Duration::from_secs(2)] {
-            for family in Family::BOTH {
-                let client = Client::new(&lab.vpc.world, Protocol::Udp)
-                    .from(SocketAddr::new(Plan::client(family), client_port));
-                for port in ways {
-                    thread::sleep(pause);
-                    client
-                        .ask(SocketAddr::new(Plan::load_balancer(family), port))
-                        .with_context(|| format!("{mode}, {family}, {ways:?}: {port}"))
-                        .with_context(|| lab.logs())?;
+    let mut client_port = 40_000;
+    let mut failed = Vec::new();
+    for (protocol, end) in [
+        (Protocol::Udp, End::Reset),
+        (Protocol::Tcp, End::Reset),
+        (Protocol::Tcp, End::Fin),
+    ] {
+        let times = match end {
+            End::Fin => 1,
+            End::Reset => 2,
+        };
+        for ways in [[by_node_port, straight], [straight, by_node_port]] {
+            for pause in [Duration::ZERO, Duration::from_secs(2)] {
+                client_port += 1;
+                for family in Family::BOTH {
+                    let client = Client::new(&lab.vpc.world, protocol)
+                        .from(SocketAddr::new(Plan::client(family), client_port));
+                    for port in ways.repeat(times) {
+                        thread::sleep(pause);
+                        let ask = || -> Result<()> {
+                            let server = SocketAddr::new(Plan::load_balancer(family), port);
+                            let mut connection = client.connect(server)?;
+                            for _ in 0..3 {
+                                connection.ask()?;
+                            }
+                            match end {
+                                End::Fin => drop(connection),
+                                End::Reset => connection.abort()?,
+                            }
+                            Ok(())
+                        };
+                        if let Err(error) = { ask }() {
+                            failed.push(format!(
+                                "{family}, {protocol}, {end:?}, {ways:?}, {pause:?}: {port}: {error:#}"
+                            ));
+                        }
+                    }
                 }
             }
         }
     }
+    ensure!(failed.is_empty(), "{}\n{}", failed.join("\n"), lab.logs());
     lab.vpc.assert_no_violations()?;
     scenario.delete()
 }
 
 #[test]
-fn in_l3_a_udp_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
+fn in_l3_a_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
     one_port_both_ways(IpvlanMode::L3)
 }
 
 #[test]
-fn in_l2_a_udp_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
+fn in_l2_a_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
     one_port_both_ways(IpvlanMode::L2)
 }
 
 #[test]
-fn in_l3s_a_udp_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
+fn in_l3s_a_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
     one_port_both_ways(IpvlanMode::L3s)
 }

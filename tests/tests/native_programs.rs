@@ -1,14 +1,14 @@
 //! Each eBPF program of the pod alone: verdict, mark, packet, flow table and counters. Runs in any
 //! kernel that lets root load programs.
 
-use ebbtide_layout::{DEFAULT_MARK, HOST_MAC, Hook, PAST_HOST_MAC, POD_MAC};
+use ebbtide_layout::{
+    DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, HOST_MAC, Hook, PAST_HOST_MAC, POD_MAC, RECENT_SECONDS,
+};
 use ebbtide_tests::programs::{
-    Bench, CLIENT, CLIENT6, NODE, OTHER_POD, PASS, POD, POD6, REDIRECT, THIS,
-    packets::{ECHO_ID, echo, flow, tcp, udp},
+    Bench, CLIENT, CLIENT6, NODE, OTHER_POD, PASS, POD, POD6, REDIRECT, THIS, VETH,
+    packets::{ECHO_ID, echo, flow, tcp, udp, with_flags},
     random::{self, Random},
 };
-
-const VETH: u32 = 77;
 
 #[test]
 fn what_comes_in_by_the_veth_is_marked_with_our_bit_and_others_bits_stay() {
@@ -177,10 +177,96 @@ fn in_l3_replies_go_past_a_host_that_knows_their_flow_by_the_other_way_in() {
     }
 }
 
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+/// A bit of somebody else's.
+const THEIRS: u32 = 0x4000;
+
+#[test]
+fn in_l3_a_tcp_connection_that_came_by_the_veth_of_late_is_answered_past_the_host() {
+    for (client, pod) in [((CLIENT, 5000), (POD, 80)), ((CLIENT6, 5000), (POD6, 80))] {
+        for (name, came, expected) in [
+            ("nothing", None, false),
+            ("its SYN", Some((client, SYN)), true),
+            ("its end", Some((client, FIN | ACK)), true),
+            ("its reset", Some((client, RST)), true),
+            ("its data", Some((client, ACK)), false),
+            ("another's SYN", Some(((client.0, 5001), SYN)), false),
+        ] {
+            let bench = Bench::new();
+            if let Some((from, flags)) = came {
+                let packet = with_flags(tcp(from, pod), flags);
+                let outcome = bench.run("veth_ingress", &packet, THEIRS);
+                assert_eq!(outcome.mark, THEIRS | DEFAULT_MARK, "{name}");
+            }
+            let syn = bench.run("nic_ingress", &tcp(client, pod), THEIRS);
+            assert_eq!(syn.verdict, PASS, "{name}");
+            let mark = if expected { DEFAULT_PAST_HOST_MARK } else { 0 };
+            assert_eq!(syn.mark, THEIRS | mark, "{name} came by the veth");
+            assert_eq!(bench.remembered(), [], "{name}: TCP has no flow table");
+            // Only who begins a connection is marked: the socket inherits it.
+            for flags in [ACK, SYN | ACK, FIN | ACK, RST] {
+                let packet = with_flags(tcp(client, pod), flags);
+                let outcome = bench.run("nic_ingress", &packet, THEIRS);
+                assert_eq!(outcome.mark, THEIRS, "{name}: {flags:#x}");
+            }
+            let reply = with_flags(tcp(pod, client), SYN | ACK);
+            let outcome = bench.run("nic_egress", &reply, syn.mark);
+            assert_eq!(outcome.verdict == REDIRECT, expected, "{name}");
+            if expected {
+                assert_eq!(sender(&outcome.packet), PAST_HOST_MAC, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn connections_are_taken_for_each_other_only_where_two_share_a_place() {
+    let bench = Bench::new();
+    let marked = |port| {
+        let syn = tcp((CLIENT, port), (POD, 80));
+        bench.run("nic_ingress", &syn, 0).mark == DEFAULT_PAST_HOST_MARK
+    };
+    for port in 10_000..20_000 {
+        let _outcome = bench.run("veth_ingress", &tcp((CLIENT, port), (POD, 80)), 0);
+    }
+    assert!(
+        (10_000..20_000).all(marked),
+        "none is forgotten, however many there are"
+    );
+    // Of 65,536 places 10,000 connections leave some 670 with two or more.
+    let others = (20_000..30_000).filter(|port| marked(*port)).count();
+    assert!(others < 300, "{others} of 10,000 others");
+}
+
+#[test]
+fn a_tcp_connection_is_answered_as_ever_when_the_host_has_forgotten_it_or_is_not_in_between() {
+    let (client, pod) = ((CLIENT, 5000), (POD, 80));
+    let mut bench = Bench::new();
+    let _outcome = bench.run("veth_ingress", &tcp(client, pod), 0);
+    let mark = |bench: &Bench| bench.run("nic_ingress", &tcp(client, pod), 0).mark;
+    bench.is_l3(false);
+    assert_eq!(mark(&bench), 0, "in l2");
+    bench.is_l3(true);
+    assert_eq!(mark(&bench), DEFAULT_PAST_HOST_MARK, "in l3");
+    for (age, expected) in [
+        (RECENT_SECONDS - 5, DEFAULT_PAST_HOST_MARK),
+        (RECENT_SECONDS + 5, 0),
+    ] {
+        bench.age_connections(age);
+        assert_eq!(mark(&bench), expected, "after {age} s");
+    }
+    let again = bench.run("veth_ingress", &tcp((CLIENT, 5001), pod), 0);
+    assert_eq!(again.mark, DEFAULT_MARK);
+    assert_eq!(mark(&bench), 0, "nor does another's");
+}
+
 #[test]
 fn what_is_exempt_goes_past_the_host_but_for_what_stays_on_the_node() {
     let mut bench = Bench::new();
-    bench.past_host(VETH);
+    bench.exempt();
     for (name, packet, expected) in [
         ("TCP", tcp((POD, 80), (CLIENT, 5000)), REDIRECT),
         ("UDP", udp((POD, 53), (CLIENT, 5000)), REDIRECT),
@@ -238,7 +324,8 @@ fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected
                 bench.remember(known, VETH);
             }
             let packet = random.packet(&whole);
-            let others = random.number() as u32 & !DEFAULT_MARK;
+            let ours = DEFAULT_MARK | DEFAULT_PAST_HOST_MARK;
+            let others = random.number() as u32 & !ours;
             let Some(outcome) = bench.try_run(program, &packet, others) else {
                 continue;
             };

@@ -26,7 +26,8 @@ use aya::{
     programs::{ProgramError, ProgramFd, SchedClassifier},
 };
 use ebbtide_layout::{
-    Address, Counters, Hook, HostHook, POD_IN_L3, PodCounters, Spoofed, mapped, reply_bit,
+    Address, Counters, Hook, HostHook, POD_IN_L3, POD_IS_EXEMPT, PodCounters, Spoofed, mapped,
+    reply_bit,
 };
 use nix::sys::statfs::{FsType, statfs};
 
@@ -38,14 +39,14 @@ pub use host::{Host, HostNic};
 use spoofed::Spoofers;
 pub use trace::{TraceWish, Tracer};
 
-use crate::netlink::model::Direction;
+use crate::{netlink::model::Direction, settings::Marks};
 
 /// The object that `cargo xtask build-ebpf` made.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJECT"));
 
 /// Directory of the pinned maps below the bpf directory. It counts up when a map's layout
 /// changes: programs of one layout never see the maps of another.
-const LAYOUT: &str = "v4";
+const LAYOUT: &str = "v5";
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -196,13 +197,12 @@ pub struct Datapath {
 #[derive(Debug)]
 struct Setup {
     pins: PathBuf,
-    mark: u32,
-    nic_marks: u32,
+    marks: Marks,
     nic_reply: u32,
 }
 
 /// The maps that outlive the agent, and their files.
-const PINNED: [(&str, &str); 9] = [
+const PINNED: [(&str, &str); 10] = [
     ("FLOWS", "flows"),
     ("COUNTERS", "counters"),
     ("HOST_FLOWS", "host_flows"),
@@ -212,6 +212,7 @@ const PINNED: [(&str, &str); 9] = [
     ("HOST", "host"),
     ("ANSWERS", "answers"),
     ("SPOOFED", "spoofed"),
+    ("RECENT", "recent"),
 ];
 
 impl Setup {
@@ -219,8 +220,9 @@ impl Setup {
     fn loader(&self) -> EbpfLoader<'_> {
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("MARK", &self.mark, true)
-            .override_global("NIC_MARKS", &self.nic_marks, true)
+            .override_global("MARK", &self.marks.reply, true)
+            .override_global("PAST_HOST_MARK", &self.marks.past_host, true)
+            .override_global("NIC_MARKS", &self.marks.nics, true)
             .override_global("NIC_REPLY", &self.nic_reply, true);
         for (map, file) in PINNED {
             loader.map_pin_path(map, self.pins.join(file));
@@ -248,12 +250,10 @@ pub fn key(address: IpAddr) -> Address {
 
 impl Datapath {
     /// Loads the programs, with the maps that an earlier agent left below `bpf_dir`, or new ones.
-    /// `mark` is the bit that says "came in by the veth", in pods; `nic_marks` are the host's
-    /// bits that say by which NIC.
     ///
     /// # Errors
     /// When there is no bpf file system, or the kernel refuses a map or program.
-    pub fn open(bpf_dir: &Path, mark: u32, nic_marks: u32) -> Result<Self, Error> {
+    pub fn open(bpf_dir: &Path, marks: Marks) -> Result<Self, Error> {
         let pins = bpf_dir.join(LAYOUT);
         let there = bpf_dir.ancestors().find(|dir| dir.exists());
         let on_bpffs = there
@@ -269,9 +269,8 @@ impl Datapath {
         })?;
         let setup = Setup {
             pins,
-            mark,
-            nic_marks,
-            nic_reply: reply_bit(nic_marks),
+            marks,
+            nic_reply: reply_bit(marks.nics),
         };
         let mut object = setup.loader().load(OBJECT)?;
         let names = PROGRAMS.map(|p| p.name).into_iter();
@@ -297,7 +296,7 @@ impl Datapath {
             host: Host::new(
                 host_maps,
                 FlowTables::of(OBJECT, first, "HOST_FLOWS")?,
-                nic_marks,
+                marks.nics,
             ),
             answers,
             spoofers,
@@ -346,7 +345,8 @@ impl Datapath {
             flags: if is_l3 { POD_IN_L3 } else { 0 },
             ..PodCounters::default()
         };
-        let is_same = |known: &PodCounters| (known.pod, known.flags) == (fresh.pod, fresh.flags);
+        let is_same =
+            |known: &PodCounters| (known.pod, known.flags & POD_IN_L3) == (fresh.pod, fresh.flags);
         for address in addresses {
             // Another pod's, which had the address before, are none of this one's.
             let known = counters.get(&key(*address), 0).ok();
@@ -359,25 +359,33 @@ impl Datapath {
         Ok(())
     }
 
-    /// All that a pod with these addresses sends by its interface goes by `veth`, the index of its end
-    /// of the pair, past the host's stack; by the interface itself if `None`.
+    /// What a pod with these addresses sends past the host's stack goes by `veth`, the index of its end of
+    /// the pair. Without one nothing does; `everything`: all that it sends by its interface does.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn send_past_host(&self, addresses: &[IpAddr], veth: Option<u32>) -> Result<(), Error> {
-        let past_host = veth.unwrap_or(0);
+    pub fn send_past_host(
+        &self,
+        addresses: &[IpAddr],
+        veth: Option<u32>,
+        everything: bool,
+    ) -> Result<(), Error> {
+        let veth = veth.unwrap_or(0);
+        let exempt = if everything { POD_IS_EXEMPT } else { 0 };
         let mut counters = lock(&self.counters);
         for address in addresses {
             let failed = |e| map_error(format!("say how {address} is to be sent"), e);
             let known = counters.get(&key(*address), 0).map_err(failed)?;
-            if known.iter().all(|cpu| cpu.past_host == past_host) {
+            let wanted = |cpu: &PodCounters| PodCounters {
+                veth,
+                flags: cpu.flags & !POD_IS_EXEMPT | exempt,
+                ..*cpu
+            };
+            if known.iter().all(|cpu| *cpu == wanted(cpu)) {
                 continue;
             }
             // What is counted meanwhile may be lost.
-            let values: Vec<_> = known
-                .iter()
-                .map(|cpu| PodCounters { past_host, ..*cpu })
-                .collect();
+            let values: Vec<_> = known.iter().map(wanted).collect();
             let values = PerCpuValues::try_from(values).map_err(|source| Error::Io {
                 what: "make",
                 path: "per-CPU counters".into(),

@@ -70,7 +70,7 @@ pub async fn apply(
         .map(|a| (a.address.addr(), a.gateway.is_some()))
         .collect();
     datapath.host.own_pod(&owned, master)?;
-    datapath.send_past_host(&net.ips(), veth.filter(|_| net.past_host))?;
+    datapath.send_past_host(&net.ips(), veth, net.past_host)?;
     answer(net, host, datapath).await
 }
 

@@ -2,6 +2,29 @@
 
 use super::Settings;
 
+/// Which bits of packets' marks are ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// [`Settings::mark`].
+    pub reply: u32,
+    /// [`Settings::past_host_mark`].
+    pub past_host: u32,
+    /// [`Settings::nic_marks`].
+    pub nics: u32,
+}
+
+impl Settings {
+    /// The bits that the programs set and look at.
+    #[must_use]
+    pub const fn marks(&self) -> Marks {
+        Marks {
+            reply: self.mark,
+            past_host: self.past_host_mark,
+            nics: self.nic_marks,
+        }
+    }
+}
+
 /// What else on a node is known to use marks.
 struct Known {
     /// As it is written in `ignoreMarksOf`.
@@ -49,12 +72,17 @@ const KNOWN: [Known; 6] = [
 
 /// What is wrong with the bits that are chosen: the field and why.
 pub(super) fn conflict(settings: &Settings) -> Option<(&'static str, String)> {
-    let both = settings.mark & settings.nic_marks;
-    if both != 0 {
-        return Some((
-            "mark",
-            format!("has bits in common with nicMarks ({both:#x}): choose others for one of them"),
-        ));
+    let reply = ("mark", settings.mark);
+    let past_host = ("pastHostMark", settings.past_host_mark);
+    let nics = ("nicMarks", settings.nic_marks);
+    for ((field, bits), (other, taken)) in [(reply, nics), (past_host, nics), (reply, past_host)] {
+        let both = bits & taken;
+        if both != 0 {
+            let reason = format!(
+                "has bits in common with {other} ({both:#x}): choose others for one of them"
+            );
+            return Some((field, reason));
+        }
     }
     for name in &settings.ignore_marks_of {
         if !KNOWN.iter().any(|known| known.name == name) {
@@ -69,18 +97,19 @@ pub(super) fn conflict(settings: &Settings) -> Option<(&'static str, String)> {
         .iter()
         .filter(|known| !settings.ignore_marks_of.iter().any(|n| n == known.name))
         .find_map(|known| {
-            let (field, own) = match known.in_pods {
-                true => ("mark", settings.mark),
-                false => ("nicMarks", settings.nic_marks),
+            let own: &[_] = match known.in_pods {
+                true => &[reply, past_host],
+                false => &[nics],
             };
-            let taken = own & known.bits;
-            (taken != 0).then(|| {
-                let reason = format!(
-                    "has bits that {} uses ({taken:#x}): choose others, or list it in \
-                     ignoreMarksOf if it is not on this node",
-                    known.name
-                );
-                (field, reason)
-            })
+            let (field, taken) = own
+                .iter()
+                .map(|(field, bits)| (field, bits & known.bits))
+                .find(|(_, taken)| *taken != 0)?;
+            let reason = format!(
+                "has bits that {} uses ({taken:#x}): choose others, or list it in \
+                 ignoreMarksOf if it is not on this node",
+                known.name
+            );
+            Some((*field, reason))
         })
 }

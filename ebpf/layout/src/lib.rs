@@ -36,6 +36,18 @@ pub const PAST_HOST_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x03];
 /// AWS VPC CNI (0x80), Terway (0x10) and Spiderpool (0x1).
 pub const DEFAULT_MARK: u32 = 0x1000;
 
+/// The bit of `skb->mark` that says "its replies go past the host's stack", unless configured
+/// otherwise. In pods only, like [`DEFAULT_MARK`], and chosen as that was.
+pub const DEFAULT_PAST_HOST_MARK: u32 = 0x2000;
+
+/// Places in which is noted which TCP connection last began or ended by a veth, of the whole node.
+pub const RECENT_PLACES: u32 = 1 << 16;
+
+/// How long that is of account, in seconds: a little longer than the host's conntrack remembers a
+/// connection that is not established (300 s after a retransmission, 120 s after the end;
+/// `tcp_timeouts`, net/netfilter/nf_conntrack_proto_tcp.c).
+pub const RECENT_SECONDS: u32 = 310;
+
 /// Flows that one pod can have remembered at once. A pod's table is its own: its flood evicts
 /// its own oldest flows and nobody else's.
 pub const FLOWS_PER_POD: u32 = 4096;
@@ -157,15 +169,19 @@ pub struct PodCounters {
     /// The number of the pod that has the address. This and what follows is the same on every CPU, and
     /// here because this entry is looked up for each packet anyway.
     pub pod: u16,
-    /// [`POD_IN_L3`].
+    /// [`POD_IN_L3`], [`POD_IS_EXEMPT`].
     pub flags: u16,
-    /// For a pod whose packets all go past the host's stack: its end of the veth pair. Else zero.
-    pub past_host: u32,
+    /// The pod's end of the veth pair, by which goes what is to go past the host's stack. Zero: there is
+    /// none, and nothing does.
+    pub veth: u32,
 }
 
 /// [`PodCounters::flags`]: what the pod sends by its interface passes the host's netfilter (ipvlan l3:
 /// `ipvlan_process_v4_outbound`, drivers/net/ipvlan/ipvlan_core.c).
 pub const POD_IN_L3: u16 = 1;
+
+/// [`PodCounters::flags`]: all that the pod sends by its interface goes past the host's stack.
+pub const POD_IS_EXEMPT: u16 = 2;
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);

@@ -58,7 +58,7 @@ impl Floor {
         let pins = PathBuf::from(format!("/sys/fs/bpf/ebbtide-floor-{process}-{number}"));
         let settings = Settings::default();
         let (datapath, master) = node.run(|| {
-            let datapath = Datapath::open(&pins, settings.mark, settings.nic_marks)?;
+            let datapath = Datapath::open(&pins, settings.marks())?;
             let links = Direct::open("in the node")?.links(&[NIC])?;
             let master = links.get(NIC).context("the node has no NIC")?.clone();
             Ok((datapath, master))

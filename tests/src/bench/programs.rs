@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use aya_obj::{Object, generated::bpf_insn};
-use ebbtide_layout::HostFlow;
+use ebbtide_layout::{DEFAULT_PAST_HOST_MARK, HostFlow, PAST_HOST_MAC};
 
 use super::{
     figures::{Figures, Series, Table},
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     programs::{
         Bench, CLIENT, CLIENT6, NODE, OTHER, POD, POD6, REPLY, THAT, THAT_MARK, names,
-        packets::{echo, flow, tcp, udp},
+        packets::{echo, flow, tcp, udp, with_flags},
     },
     workspace,
 };
@@ -134,6 +134,12 @@ fn stack(instructions: &[bpf_insn]) -> usize {
 /// A table for each program, a row for each packet.
 fn costs(extent: Extent) -> Vec<Table> {
     const FAR: (&str, u16) = ("180.17.16.11", 8080);
+    const ACK: u8 = 0x10;
+    let segment = |from, to| with_flags(tcp(from, to), ACK);
+    let past_host = |mut frame: Vec<u8>| {
+        frame[6..12].copy_from_slice(&PAST_HOST_MAC);
+        frame
+    };
     let client = (CLIENT, 5000);
     let to_pod = HostFlow {
         mark: THAT_MARK | REPLY,
@@ -148,7 +154,8 @@ fn costs(extent: Extent) -> Vec<Table> {
     bench.remember_in_host(flow((POD, 80), client, 6), to_pod);
     bench.remember_in_host(flow((POD, 5001), FAR, 6), forwarded);
     let rows = [
-        ("veth_ingress", "TCP", tcp(client, (POD, 80)), 0),
+        ("veth_ingress", "TCP", segment(client, (POD, 80)), 0),
+        ("veth_ingress", "SYN", tcp(client, (POD, 80)), 0),
         ("veth_ingress", "UDP, known", udp(client, (POD, 54)), 0),
         (
             "veth_ingress",
@@ -157,7 +164,13 @@ fn costs(extent: Extent) -> Vec<Table> {
             0,
         ),
         ("veth_ingress", "echo request", echo(CLIENT, POD, true), 0),
-        ("nic_egress", "TCP", tcp((POD, 80), client), 0),
+        ("nic_egress", "TCP", segment((POD, 80), client), 0),
+        (
+            "nic_egress",
+            "TCP, past the host's stack",
+            segment((POD, 80), client),
+            DEFAULT_PAST_HOST_MARK,
+        ),
         (
             "nic_egress",
             "UDP, not known",
@@ -165,7 +178,14 @@ fn costs(extent: Extent) -> Vec<Table> {
             0,
         ),
         ("nic_egress", "UDP, steered", udp((POD, 53), client), 0),
-        ("nic_ingress", "TCP", tcp(client, (POD, 80)), 0),
+        ("nic_ingress", "TCP", segment(client, (POD, 80)), 0),
+        (
+            "nic_ingress",
+            "SYN, not noted",
+            tcp((CLIENT, 5001), (POD, 80)),
+            0,
+        ),
+        ("nic_ingress", "SYN, noted", tcp(client, (POD, 80)), 0),
         ("nic_ingress", "UDP", udp((CLIENT, 5002), (POD, 53)), 0),
         (
             "host_nic_ingress",
@@ -215,6 +235,12 @@ fn costs(extent: Extent) -> Vec<Table> {
             "host_veth_ingress",
             "the pod's own",
             tcp((POD, 5000), FAR),
+            0,
+        ),
+        (
+            "host_veth_ingress",
+            "past the host's stack",
+            past_host(segment((POD, 80), client)),
             0,
         ),
     ];

@@ -20,11 +20,11 @@ use aya::{
     maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, PerCpuHashMap, PerCpuValues},
     programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key};
+use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key, uptime};
 use ebbtide_layout::{
     Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow, Nic,
-    NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_IN_L3, PodCounters, Spoofed,
-    reply_bit,
+    NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_IN_L3, POD_IS_EXEMPT,
+    PodCounters, RECENT_PLACES, Spoofed, reply_bit,
 };
 
 use crate::workspace;
@@ -54,6 +54,8 @@ pub const THIS: u32 = 1;
 pub const THAT: u32 = 77;
 /// The link that steers into the host.
 pub const STEER: u32 = 78;
+/// The pod's end of its veth pair.
+pub const VETH: u32 = 79;
 /// The mark of [`THIS`].
 pub const MARK: u32 = 0x02;
 /// The mark of [`THAT`].
@@ -156,6 +158,7 @@ impl Bench {
             let fresh = PodCounters {
                 pod,
                 flags: POD_IN_L3,
+                veth: VETH,
                 ..PodCounters::default()
             };
             patiently(|| counters.insert(key(ip(address)), on_each_cpu(fresh), 0));
@@ -309,19 +312,20 @@ impl Bench {
         self.know(PodCounters {
             pod: POD_NUMBER,
             flags: if is_l3 { POD_IN_L3 } else { 0 },
+            veth: VETH,
             ..PodCounters::default()
         });
     }
 
-    /// Exempts the pod from the host's netfilter, by the veth `ifindex`.
+    /// Exempts the pod from the host's netfilter.
     ///
     /// # Panics
     /// When the kernel refuses.
-    pub fn past_host(&mut self, ifindex: u32) {
+    pub fn exempt(&mut self) {
         self.know(PodCounters {
             pod: POD_NUMBER,
-            flags: POD_IN_L3,
-            past_host: ifindex,
+            flags: POD_IN_L3 | POD_IS_EXEMPT,
+            veth: VETH,
             ..PodCounters::default()
         });
     }
@@ -333,6 +337,24 @@ impl Bench {
             counters
                 .insert(key(ip(address)), on_each_cpu(entry), 0)
                 .unwrap();
+        }
+    }
+
+    /// Makes all that was noted of TCP connections as old as `age`.
+    ///
+    /// # Panics
+    /// When the map cannot be read or written.
+    pub fn age_connections(&mut self, age: u32) {
+        let map = self.object.map_mut("RECENT").unwrap();
+        let mut recent: Array<_, u64> = map.try_into().unwrap();
+        // The programs' clock wraps, too: the machine may not have been up for so long.
+        let then = u64::from((uptime().as_secs() as u32).wrapping_sub(age));
+        for place in 0..RECENT_PLACES {
+            let noted = recent.get(&place, 0).unwrap();
+            if noted != 0 {
+                let which = noted >> 32 << 32;
+                recent.set(place, which | then, 0).unwrap();
+            }
         }
     }
 

@@ -49,6 +49,14 @@ pub fn tcp(from: End<'_>, to: End<'_>) -> Vec<u8> {
     packet
 }
 
+/// The same segment with other flags (RFC 9293, 3.1).
+#[must_use]
+pub fn with_flags(mut frame: Vec<u8>, flags: u8) -> Vec<u8> {
+    let header = if is_v4(&frame) { 20 } else { 40 };
+    frame[IP + header + 13] = flags;
+    frame
+}
+
 /// An echo request or reply.
 #[must_use]
 pub fn echo(from: &str, to: &str, request: bool) -> Vec<u8> {

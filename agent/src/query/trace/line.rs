@@ -120,10 +120,17 @@ impl Names {
                 "marked and remembered: its replies go back by the veth".to_owned()
             }
             Traced::VethIngress => "marked".to_owned(),
+            Traced::NicEgress if redirected && event.past_host != 0 => {
+                "sent by the veth: past the host's stack".to_owned()
+            }
             Traced::NicEgress if redirected => {
                 "its flow came in by the veth: sent back there".to_owned()
             }
             Traced::NicEgress => "by the routing table".to_owned(),
+            Traced::NicIngress if marked => {
+                "its connection came by the veth of late: its replies go past the host's stack"
+                    .to_owned()
+            }
             Traced::NicIngress if learned => {
                 "its flow came in by the veth before: forgotten, the last way in wins".to_owned()
             }
@@ -153,6 +160,9 @@ impl Names {
                 )
             }
             Traced::HostVethEgress => "no request from outside".to_owned(),
+            Traced::HostVethIngress if redirected => {
+                "past the host's stack, out by the pod's NIC".to_owned()
+            }
             Traced::HostVethIngress if bits & !reply != 0 => {
                 format!(
                     "a reply: its request came in by {}, so it leaves by it",
@@ -205,6 +215,15 @@ mod tests {
             (Traced::VethIngress, 0x1000, PASS, 1, "veth0", "remembered"),
             (Traced::NicEgress, 0, REDIRECT, 0, "veth0", "sent back"),
             (Traced::NicEgress, 0, PASS, 0, "veth0", "routing table"),
+            (Traced::NicIngress, 0x2000, PASS, 0, "veth0", "of late"),
+            (
+                Traced::HostVethIngress,
+                0,
+                REDIRECT,
+                0,
+                "ens5",
+                "past the host's stack",
+            ),
             (
                 Traced::HostNicIngress,
                 2,

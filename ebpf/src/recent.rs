@@ -1,0 +1,77 @@
+//! Which TCP connections began or ended by a veth of late, those of all pods of the node.
+//!
+//! The host's conntrack remembers them for a while, and would give what the pod sends straight, between
+//! the same addresses and ports, the node's address. Only a digest is kept, in the place that it names. A
+//! place that two connections share stands for all that belong there, so nothing is ever evicted, however
+//! many there are: a flood leads replies past the host's stack that need not go there, and nothing worse.
+
+use aya_ebpf::{btf_maps::Array, macros::btf_map};
+use ebbtide_layout::{FlowKey, RECENT_PLACES, RECENT_SECONDS};
+
+use crate::clock;
+
+/// When a connection was noted, in seconds since the machine started (`CLOCK_BOOTTIME`), and in the upper
+/// half which. Zero: none was.
+#[btf_map]
+static RECENT: Array<u64, { RECENT_PLACES as usize }> = Array::new();
+
+/// All connections of a place; no connection's own number.
+const ALL: u32 = 0;
+
+/// Notes that a connection begins or ends now.
+#[inline(always)]
+pub(crate) fn note(connection: &FlowKey) {
+    let (place, which) = digest(connection);
+    let Some(last) = RECENT.get_ptr_mut(place) else {
+        return;
+    };
+    let now = clock::seconds();
+    // SAFETY: the kernel keeps an array's elements for as long as the program runs, and reads and writes
+    // such a word at once. When another CPU writes it in between, the note of one of the two is lost.
+    unsafe {
+        let noted = match known(*last, now) {
+            Some(other) if other != which => ALL,
+            _ => which,
+        };
+        *last = u64::from(noted) << 32 | u64::from(now);
+    }
+}
+
+/// Whether it was noted of late.
+#[inline(always)]
+pub(crate) fn is_noted(connection: &FlowKey) -> bool {
+    let (place, which) = digest(connection);
+    RECENT
+        .get(place)
+        .and_then(|last| known(*last, clock::seconds()))
+        .is_some_and(|noted| noted == ALL || noted == which)
+}
+
+/// What was noted of late.
+#[inline(always)]
+fn known(noted: u64, now: u32) -> Option<u32> {
+    let time = noted as u32;
+    (time != 0 && now.wrapping_sub(time) <= RECENT_SECONDS).then_some((noted >> 32) as u32)
+}
+
+/// A connection's place and its number there: a multiplicative hash, word by word. It is no secret. Who
+/// makes two of his connections meet sends their replies past the host's stack.
+#[inline(always)]
+fn digest(connection: &FlowKey) -> (u32, u32) {
+    const WORDS: usize = size_of::<FlowKey>() / size_of::<u64>();
+    // 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming, 6.4).
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    // SAFETY: a key is that many words, aligned like one, without padding (asserted in the layout), and
+    // any bytes are a word.
+    let words = unsafe { &*(&raw const *connection).cast::<[u64; WORDS]>() };
+    let mut hash = 0_u64;
+    let mut i = 0;
+    while i < WORDS {
+        hash = (hash ^ words[i]).wrapping_mul(GOLDEN);
+        hash ^= hash >> 32;
+        i += 1;
+    }
+    (hash as u32 & (RECENT_PLACES - 1), (hash >> 32) as u32 | 1)
+}
+
+const _: () = assert!(RECENT_PLACES.is_power_of_two());
