@@ -12,6 +12,7 @@ use rtnetlink::{
     LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
         link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage},
+        neighbour::NeighbourFlags,
         route::RouteScope,
         tc::TcHandle,
     },
@@ -256,6 +257,27 @@ impl Netlink {
                     self.namespace
                 )
             })?;
+        }
+        Ok(())
+    }
+
+    /// Answers ARP and ND for these addresses on a link (`NTF_PROXY`), if it forwards and they are
+    /// routed by another one.
+    ///
+    /// # Errors
+    /// Names the link and the address.
+    pub fn answer_for(
+        &self,
+        name: &str,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<()> {
+        let index = self.index(name)?;
+        for address in addresses {
+            let proxy = self.handle.neighbours().add(index, address);
+            self.wait(proxy.flags(NeighbourFlags::Proxy).execute())
+                .with_context(|| {
+                    format!("answering for {address} at {name} in {}", self.namespace)
+                })?;
         }
         Ok(())
     }

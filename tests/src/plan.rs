@@ -1,5 +1,7 @@
 //! The test VPC as data: nodes, their NICs, and which addresses a NIC may send from.
 
+mod clouds;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ebbtide_agent::netlink::link::IpvlanMode;
@@ -149,6 +151,14 @@ impl Plan {
         }
     }
 
+    /// The NICs of other nodes whose subnets are this one's, too: on one wire, as it seems to the nodes.
+    pub fn neighbours(&self, nic: &Nic) -> impl Iterator<Item = &Nic> {
+        let subnet = |nic: &Nic| nic.v4.primary.trunc();
+        let (node, own) = (nic.node.clone(), subnet(nic));
+        self.nics()
+            .filter(move |other| other.node != node && subnet(other) == own)
+    }
+
     /// All NICs of all nodes.
     pub fn nics(&self) -> impl Iterator<Item = &Nic> {
         self.nodes.iter().flat_map(|node| &node.nics)
@@ -158,111 +168,6 @@ impl Plan {
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
-    }
-}
-
-impl Default for Plan {
-    /// Two nodes with two NICs each, every NIC in a subnet of its own.
-    fn default() -> Self {
-        let master = Node {
-            name: "master".into(),
-            nics: vec![
-                Nic {
-                    node: "master".into(),
-                    name: "ens5".into(),
-                    mac: mac(0x15),
-                    v4: subnet(
-                        v4(172, 31, 22, 228),
-                        20,
-                        v4(172, 31, 16, 4),
-                        v4(172, 31, 16, 1),
-                    ),
-                    v6: subnet6(0x16, 0x228, 0x4),
-                },
-                Nic {
-                    node: "master".into(),
-                    name: "ens6".into(),
-                    mac: mac(0x16),
-                    v4: subnet(
-                        v4(210, 22, 16, 10),
-                        24,
-                        v4(210, 22, 16, 11),
-                        v4(210, 22, 16, 1),
-                    ),
-                    v6: subnet6(0x2116, 0x10, 0x11),
-                },
-            ],
-            made_of: MadeOf::Namespace,
-        };
-        let worker = Node {
-            name: "worker1".into(),
-            nics: vec![
-                Nic {
-                    node: "worker1".into(),
-                    name: "ens5".into(),
-                    mac: mac(0x25),
-                    v4: subnet(
-                        v4(180, 17, 16, 17),
-                        24,
-                        v4(180, 17, 16, 11),
-                        v4(180, 17, 16, 1),
-                    ),
-                    v6: subnet6(0x17, 0x17, 0x11),
-                },
-                Nic {
-                    node: "worker1".into(),
-                    name: "ens6".into(),
-                    mac: mac(0x26),
-                    v4: subnet(
-                        v4(210, 22, 32, 10),
-                        24,
-                        v4(210, 22, 32, 11),
-                        v4(210, 22, 32, 1),
-                    ),
-                    v6: subnet6(0x2132, 0x10, 0x11),
-                },
-            ],
-            made_of: MadeOf::Namespace,
-        };
-        Self {
-            nodes: vec![master, worker],
-            mtu: 9001,
-            strict_rp_filter: true,
-            mode: IpvlanMode::L3,
-            asks: false,
-            answers: false,
-        }
-    }
-}
-
-impl Plan {
-    /// Where [`Plan::cluster`] has its control plane.
-    pub const CONTROL: &str = "control";
-
-    /// The same two nodes as machines with kernels of their own, and beside them a namespace for a
-    /// control plane, in a subnet of its own.
-    #[must_use]
-    pub fn cluster() -> Self {
-        let mut plan = Self {
-            // what user-mode Linux's NICs carry
-            mtu: 1500,
-            ..Self::default()
-        };
-        for node in &mut plan.nodes {
-            node.made_of = MadeOf::Machine;
-        }
-        plan.nodes.push(Node {
-            name: Self::CONTROL.into(),
-            nics: vec![Nic {
-                node: Self::CONTROL.into(),
-                name: "ens5".into(),
-                mac: mac(0x35),
-                v4: subnet(v4(10, 40, 0, 10), 24, v4(10, 40, 0, 11), v4(10, 40, 0, 1)),
-                v6: subnet6(0x40, 0x10, 0x11),
-            }],
-            made_of: MadeOf::Namespace,
-        });
-        plan
     }
 }
 
@@ -340,53 +245,56 @@ fn net(address: IpAddr, prefix: u8) -> IpNet {
     IpNet::new_assert(address, prefix)
 }
 
-/// Five secondary addresses from `first` on.
-fn subnet(primary: IpAddr, prefix: u8, first: IpAddr, gateway: IpAddr) -> Subnet {
-    let secondary = (0..5)
-        .map(|offset| match first {
-            IpAddr::V4(first) => Ipv4Addr::from(u32::from(first) + offset).into(),
-            IpAddr::V6(first) => Ipv6Addr::from(u128::from(first) + u128::from(offset)).into(),
-        })
-        .collect();
-    Subnet {
-        primary: net(primary, prefix),
-        secondary,
-        gateway,
-    }
-}
-
-/// `fd00:<id>::/64`.
-fn subnet6(id: u16, primary: u16, first: u16) -> Subnet {
-    let address = |last| v6(0xfd00, id, 0, 0, last);
-    subnet(address(primary), 64, address(first), address(1))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
 
+    fn all() -> [Plan; 2] {
+        [Plan::default().cluster(), Plan::alibaba().cluster()]
+    }
+
     #[test]
     fn every_address_belongs_to_one_nic_and_its_subnet() {
-        let plan = Plan::cluster();
-        let mut seen = HashSet::new();
-        for nic in plan.nics() {
-            for family in Family::BOTH {
-                let subnet = nic.subnet(family);
-                assert_eq!(subnet.addresses().count(), 6);
-                for address in subnet.addresses().chain([subnet.gateway]) {
-                    assert!(subnet.primary.contains(&address), "{address}");
-                    assert!(seen.insert(address), "{address} is there twice");
+        for plan in all() {
+            let mut seen = HashSet::new();
+            let gateways: HashSet<IpAddr> = plan
+                .nics()
+                .flat_map(|nic| [nic.v4.gateway, nic.v6.gateway])
+                .collect();
+            for nic in plan.nics() {
+                for family in Family::BOTH {
+                    let subnet = nic.subnet(family);
+                    assert_eq!(subnet.addresses().count(), 6);
+                    assert!(subnet.primary.contains(&subnet.gateway));
+                    for address in subnet.addresses() {
+                        assert!(subnet.primary.contains(&address), "{address}");
+                        assert!(seen.insert(address), "{address} is there twice");
+                        assert!(!gateways.contains(&address), "{address} is a gateway");
+                    }
                 }
             }
         }
     }
 
     #[test]
-    fn interface_names_fit_the_kernel() {
-        for nic in Plan::cluster().nics() {
-            assert!(nic.port().len() < 16, "{}", nic.port());
+    fn interface_names_fit_the_kernel_and_macs_are_different() {
+        for plan in all() {
+            let mut seen = HashSet::new();
+            for nic in plan.nics() {
+                assert!(nic.port().len() < 16, "{}", nic.port());
+                assert!(seen.insert(nic.mac), "{nic:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_are_neighbours_where_they_share_a_subnet() {
+        for (plan, neighbours) in [(Plan::default(), 0), (Plan::alibaba(), 1)] {
+            for nic in plan.nics() {
+                assert_eq!(plan.neighbours(nic).count(), neighbours, "{nic:?}");
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Builds the VPC of a [`Plan`]: a router, an edge, a world, and the nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
@@ -221,8 +221,12 @@ fn connect_edge(plan: &Plan, netlink: &Netlink, router: &Netns, edge: &Netns) ->
         netlink.add_route(everything(family), link.edge.addr())?;
         far.add_address(VPC_SIDE, link.edge)?;
         far.add_neighbours(VPC_SIDE, [link.router.addr()], ROUTER_EDGE_MAC)?;
-        for nic in plan.nics() {
-            far.add_route(nic.subnet(family).primary.trunc(), link.router.addr())?;
+        let subnets: BTreeSet<IpNet> = plan
+            .nics()
+            .map(|nic| nic.subnet(family).primary.trunc())
+            .collect();
+        for subnet in subnets {
+            far.add_route(subnet, link.router.addr())?;
         }
     }
     Ok(())
@@ -331,7 +335,27 @@ fn set_port(plan: &Plan, netlink: &Netlink, router: &Netns, nic: &Nic) -> Result
             netlink.add_neighbours(&port, subnet.addresses(), nic.mac)?;
         }
     }
-    Ok(())
+    share_subnets(plan, netlink, router, nic)
+}
+
+/// Nodes that share a subnet are not on one wire: the router knows behind which port each address
+/// is, and answers at the other ports for those that exist, with its own MAC, as clouds do.
+fn share_subnets(plan: &Plan, netlink: &Netlink, router: &Netns, nic: &Nic) -> Result<()> {
+    let port = nic.port();
+    let mut others = plan.neighbours(nic).peekable();
+    if others.peek().is_none() {
+        return Ok(());
+    }
+    for address in nic.addresses() {
+        netlink.add_on_link_route(address.into(), &port)?;
+    }
+    router.sysctls(&[
+        (&format!("net/ipv6/conf/{port}/proxy_ndp"), "1"),
+        // at once: both wait for up to 0.8 s otherwise, to let the owner speak first
+        (&format!("net/ipv4/neigh/{port}/proxy_delay"), "0"),
+        (&format!("net/ipv6/neigh/{port}/proxy_delay"), "0"),
+    ])?;
+    netlink.answer_for(&port, others.flat_map(Nic::addresses))
 }
 
 fn everything(family: Family) -> IpNet {

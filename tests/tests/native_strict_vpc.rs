@@ -149,6 +149,48 @@ fn nobody_answers_for_far_or_unknown_addresses() {
 }
 
 #[test]
+fn nodes_that_share_a_subnet_reach_each_other_by_the_router_and_have_only_their_own_addresses() {
+    let vpc = Vpc::build(Plan::alibaba()).unwrap();
+    let taps = Taps::on_all_wires(&vpc).unwrap();
+    let (master, worker) = (vpc.node("master"), vpc.node("worker"));
+    let _servers = Server::on_any(worker, PORT).unwrap();
+    for family in Family::BOTH {
+        let server = SocketAddr::new(primary(&vpc, "worker", "eth0", family), PORT);
+        for protocol in Protocol::BOTH {
+            let mark = taps.mark().unwrap();
+            let answer = Client::new(master, protocol).ask(server).unwrap();
+            assert_eq!(answer.seen_as.ip(), primary(&vpc, "master", "eth0", family));
+            let exchange = Exchange::of(&taps.since(mark).unwrap(), &[PORT]);
+            assert_eq!(exchange.to_string(), "master/eth0 → vpc → worker/eth0");
+        }
+        // An address of the subnet that nobody has.
+        let subnet = vpc.nic("master", "eth0").subnet(family);
+        let unknown = subnet.primary.hosts().nth(7).unwrap();
+        ping(master, None, unknown, SHORT).unwrap_err();
+    }
+    vpc.assert_no_violations().unwrap();
+
+    // In the subnet, but of the other node's NIC.
+    for family in Family::BOTH {
+        let before = vpc.dropped_at("master", "eth0").unwrap();
+        let stolen = vpc.nic("worker", "eth0").subnet(family).secondary[0];
+        let netlink = master.netlink().unwrap();
+        netlink.add_address("lo", stolen.into()).unwrap();
+        let to = Plan::web_server(family);
+        ping(master, Some(stolen), to, SHORT).unwrap_err();
+        let violations = vpc.violations().unwrap();
+        let [violation] = violations.as_slice() else {
+            panic!("one violation, not {violations:?}");
+        };
+        assert_eq!(
+            (violation.reason, violation.source),
+            (Reason::Source, stolen)
+        );
+        assert!(violation.count > before);
+    }
+}
+
+#[test]
 fn the_world_sees_ipv4_translated_and_ipv6_as_it_is() {
     let vpc = vpc();
     let taps = Taps::on_all_wires(&vpc).unwrap();

@@ -267,14 +267,31 @@ pub struct Veth {
     pub mtu: u32,
 }
 
+/// An index for a link that may not have the next free one: the kernel counts from 1 and comes this far in
+/// no namespace. Different for the interfaces that one pod has.
+fn chosen_index(name: &str) -> u32 {
+    const FROM: u32 = 1 << 30;
+    let number = name.bytes().fold(0_u32, |sum, byte| {
+        sum.wrapping_mul(257).wrapping_add(u32::from(byte))
+    });
+    FROM | (number % FROM)
+}
+
 impl Batch {
     /// Makes the ipvlan child in the namespace of `netns`, under its final name: one message, no
     /// move, no rename (a rename costs an RCU grace period on older kernels).
-    pub fn add_ipvlan(&mut self, ipvlan: &Ipvlan, master: u32, netns: RawFd) {
-        let message = LinkIpVlan::new(&ipvlan.name, master, ipvlan.mode.into())
+    ///
+    /// `namesake`: a link here has this name, as a cloud's `eth0`. Before Linux 6.13 the kernel looks for
+    /// the new link in the namespace of the socket, by its index if there is one, else by its name
+    /// (`__rtnl_newlink`, net/core/rtnetlink.c). So it gets an index that no link here has.
+    pub fn add_ipvlan(&mut self, ipvlan: &Ipvlan, master: u32, netns: RawFd, namesake: bool) {
+        let mut message = LinkIpVlan::new(&ipvlan.name, master, ipvlan.mode.into())
             .mtu(ipvlan.mtu)
             .setns_by_fd(netns)
             .build();
+        if namesake {
+            message.header.index = chosen_index(&ipvlan.name);
+        }
         self.push(
             format_args!(
                 "create ipvlan {} {} on {}",

@@ -94,7 +94,8 @@ impl Work {
         let net = &self.net;
         let mut host = Direct::open("in the host")?;
         let pairs = net.way_to_host().map(|veth| veth.host_name.as_str());
-        let names: Vec<&str> = net.master().into_iter().chain(pairs).collect();
+        let own = net.ipvlan.as_ref().map(|ipvlan| ipvlan.name.as_str());
+        let names: Vec<&str> = net.master().into_iter().chain(pairs).chain(own).collect();
         let mut found = host.links(&names)?;
         let master = match net.master() {
             Some(name) => Some(present(&found, name, &host)?.ifindex),
@@ -108,7 +109,8 @@ impl Work {
         if let (Some(ipvlan), Some(master)) = (&net.ipvlan, master)
             && !there.contains_key(&ipvlan.name)
         {
-            batch.add_ipvlan(ipvlan, master, netns.raw_fd());
+            let namesake = found.contains_key(&ipvlan.name);
+            batch.add_ipvlan(ipvlan, master, netns.raw_fd(), namesake);
         }
         // A veth end without the other has lost its pair's namespace and goes with it.
         let pair = net.veth.as_ref().filter(|veth| {

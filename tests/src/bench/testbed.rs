@@ -59,7 +59,7 @@ impl Slave {
     /// Makes one in the namespace of `netns`.
     pub fn add(self, batch: &mut Batch, ipvlan: &Ipvlan, master: u32, netns: i32) {
         match self {
-            Self::Ipvlan => batch.add_ipvlan(ipvlan, master, netns),
+            Self::Ipvlan => batch.add_ipvlan(ipvlan, master, netns, false),
             Self::Macvlan => batch.push(
                 format_args!("create macvlan {}", ipvlan.name),
                 RouteNetlinkMessage::NewLink(

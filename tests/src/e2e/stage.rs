@@ -76,7 +76,7 @@ impl Stage {
         if !there.is_some_and(|binaries| binaries.serve_nodes()) {
             return Ok(None);
         }
-        let vpc = Vpc::build(Plan::cluster())?;
+        let vpc = Vpc::build(Plan::default().cluster())?;
         let place = Place {
             netns: vpc.node(Plan::CONTROL).clone(),
             address: vpc.nic(Plan::CONTROL, "ens5").primary(Family::V4),
