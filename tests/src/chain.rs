@@ -13,7 +13,7 @@ use crate::{
     plan::{Family, Plan},
     proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
     snapshot::{Snapshot, ip},
-    tap::{Direction, Place},
+    tap::{Direction, Mark, Place},
     traffic::{Client, Protocol, Server},
 };
 
@@ -140,18 +140,20 @@ pub fn prove(lab: &mut Lab, config: &Value, neighbours: &str) -> Result<()> {
 fn ways(lab: &Lab, client: &Netns, address: IpAddr, expected: &str) -> Result<()> {
     for protocol in Protocol::BOTH {
         let mark = lab.taps.mark()?;
-        Client::new(client, protocol).ask(SocketAddr::new(address, PORT))?;
-        same_way(lab, mark, expected).with_context(|| protocol.to_string())?;
+        let answer = Client::new(client, protocol).ask(SocketAddr::new(address, PORT))?;
+        same_way(lab, mark, answer.local.port(), expected).with_context(|| protocol.to_string())?;
     }
     Ok(())
 }
 
-fn same_way(lab: &Lab, mark: crate::tap::Mark, expected: &str) -> Result<()> {
+/// Of the packets of one client alone: the last ones of the client before may still be under way.
+fn same_way(lab: &Lab, mark: Mark, client_port: u16, expected: &str) -> Result<()> {
     let seen = lab.taps.since(mark)?;
-    let interfaces = |direction: Direction, port: fn(&crate::tap::Seen) -> u16| {
+    let interfaces = |direction: Direction, from: u16, to: u16| {
         let mut names: Vec<String> = seen
             .iter()
-            .filter(|seen| seen.direction == direction && port(seen) == PORT)
+            .filter(|seen| seen.direction == direction)
+            .filter(|seen| (seen.source_port, seen.destination_port) == (from, to))
             .filter_map(|seen| match &seen.place {
                 Place::Pod { interface, .. } => Some(interface.clone()),
                 Place::Wire { .. } => None,
@@ -161,8 +163,8 @@ fn same_way(lab: &Lab, mark: crate::tap::Mark, expected: &str) -> Result<()> {
         names.dedup();
         names
     };
-    let requests = interfaces(Direction::In, |seen| seen.destination_port);
-    let replies = interfaces(Direction::Out, |seen| seen.source_port);
+    let requests = interfaces(Direction::In, client_port, PORT);
+    let replies = interfaces(Direction::Out, PORT, client_port);
     ensure!(
         requests == [expected] && replies == [expected],
         "requests came by {requests:?}, replies went by {replies:?}, not {expected}"
@@ -208,7 +210,7 @@ fn node_port(lab: &Lab, node: &Netns, address: IpAddr) -> Result<()> {
             .from_ip(client)
             .ask(public)?;
         ensure!(answer.seen_as.ip() == client, "seen as {}", answer.seen_as);
-        same_way(lab, mark, "veth0").with_context(|| protocol.to_string())?;
+        same_way(lab, mark, answer.local.port(), "veth0").with_context(|| protocol.to_string())?;
     }
     Ok(())
 }
