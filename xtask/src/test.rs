@@ -1,5 +1,6 @@
 //! `test`: every check and every test, with a summary at the end.
 
+mod choice;
 mod integration;
 mod libtest;
 
@@ -210,21 +211,15 @@ fn run_integration(ws: &Workspace, options: &Options, report: &mut Report, kerne
     };
     let mut places = Vec::new();
     for kernel in kernels {
-        match (kernel, integration::everyday(&found)) {
+        match (kernel, choice::everyday(&found)) {
             (Kernel::Uml, Ok(found)) => places.extend(found),
             (Kernel::Uml, Err(error)) => report.tests("integration tests", || Err(error)),
             _ => {
-                let (tests, left_out) = integration::by_kernel(&found, kernels);
-                if !left_out.is_empty() {
-                    ui::note(format_args!(
-                        "not in {kernel}, as they run in {} and no kernel makes a difference to them: {} \
-                         (`--kernel {}` alone runs them)",
-                        Kernel::Uml,
-                        left_out.join(", "),
-                        kernel.pin().unwrap_or("uml")
-                    ));
+                let choice = choice::stock(&found, *kernel, kernels);
+                if let Some(note) = choice.note(*kernel) {
+                    ui::note(note);
                 }
-                places.push((Place::Guest(*kernel), tests));
+                places.push((Place::Guest(*kernel), choice.tests));
             }
         }
     }

@@ -14,14 +14,11 @@ use crate::setup::{debian, linker, rust_src};
 use crate::vm::{self, Hardware, Kernel, Request};
 use crate::workspace::Workspace;
 
-/// Tests of this name need no ipvlan: any kernel will do, if we are root in it.
-const NATIVE: &str = "native_";
-
 /// A test executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Executable {
-    name: String,
-    path: String,
+    pub(super) name: String,
+    pub(super) path: String,
 }
 
 /// A kernel to run tests in.
@@ -106,33 +103,6 @@ fn executables(messages: &str) -> Result<Vec<Executable>> {
     Ok(found)
 }
 
-/// Where each test runs every day: here what can, in user-mode Linux the rest.
-pub(super) fn everyday(all: &[Executable]) -> Result<[(Place, Vec<Executable>); 2]> {
-    let (root, ipvlan) = (exec::is_root()?, vm::this_kernel_will_do()?);
-    let here = |test: &Executable| ipvlan || (root && test.name.starts_with(NATIVE));
-    let (here, guest) = all.iter().cloned().partition(here);
-    Ok([(Place::Here, here), (Place::Guest(Kernel::Uml), guest)])
-}
-
-/// What the agent does with requests, files and its own end, whatever way a packet takes.
-const CONDUCT: [&str; 3] = ["faults", "lifecycle", "restart"];
-
-/// The tests for one of Debian's kernels in QEMU, where everything takes twice as long, and those that are
-/// left out because this run has them in user-mode Linux.
-pub(super) fn by_kernel(
-    all: &[Executable],
-    kernels: &[Kernel],
-) -> (Vec<Executable>, Vec<&'static str>) {
-    if !kernels.contains(&Kernel::Uml) {
-        return (all.to_vec(), Vec::new());
-    }
-    let is_there = |name: &&str| all.iter().any(|test| test.name == *name);
-    let left_out: Vec<_> = CONDUCT.into_iter().filter(is_there).collect();
-    let mut tests = all.to_vec();
-    tests.retain(|test| !left_out.contains(&test.name.as_str()));
-    (tests, left_out)
-}
-
 impl Runs<'_> {
     /// Runs `tests`, one after another, in one boot; whether all went well, and what they wrote.
     pub(super) fn run(
@@ -215,24 +185,6 @@ mod tests {
             path: "/t/paths-1".to_owned(),
         };
         assert_eq!(found, [only]);
-    }
-
-    #[test]
-    fn the_agent_s_conduct_is_tested_once_and_by_itself_in_any_kernel() {
-        let all: Vec<Executable> = ["faults", "native_netlink", "restart", "rows"]
-            .map(|name| Executable {
-                name: name.to_owned(),
-                path: String::new(),
-            })
-            .into();
-        let names = |tests: &[Executable]| -> Vec<String> {
-            tests.iter().map(|test| test.name.clone()).collect()
-        };
-        let (tests, left_out) = by_kernel(&all, &[Kernel::Uml, Kernel::Old]);
-        assert_eq!(names(&tests), ["native_netlink", "rows"]);
-        assert_eq!(left_out, ["faults", "restart"]);
-        let (tests, left_out) = by_kernel(&all, &[Kernel::Old]);
-        assert_eq!((tests.len(), left_out.len()), (4, 0));
     }
 
     #[test]
