@@ -15,7 +15,7 @@ use crate::{
         Batch, Error, Netlink,
         announcement::{Announcement, Announcements},
         model::NamespacePlan,
-        state::{Missing, NamespaceState},
+        state::Missing,
     },
 };
 
@@ -145,7 +145,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         plan.rules.extend(nic.rules);
     }
     without_repetition(&mut plan);
-    let state = NamespaceState::read(host, &plan).await?;
+    let state = agent.datapath.state_of_host(host, &plan).await?;
     let mut batch = Batch::default();
     let mut put_back = Vec::new();
     let mut revived = Vec::new();
@@ -178,13 +178,14 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
                 Some(index) => batch.add_neighbour(neighbour, index),
                 None => continue,
             },
-            Missing::Filter(filter) => {
-                let program = agent.datapath.program(&filter.program);
-                match (usable(&filter.link), program) {
-                    (Some(index), Some(program)) => batch.add_filter(filter, index, program),
-                    _ => continue,
+            Missing::Filter(filter) => match usable(&filter.link) {
+                Some(index) => {
+                    let programs = agent.datapath.programs();
+                    let datapath = &agent.datapath;
+                    datapath.attach_in_host(&mut batch, &programs, filter, index);
                 }
-            }
+                None => continue,
+            },
             Missing::Sysctl(..) | Missing::Address(_) | Missing::Link(..) => continue,
         }
         put_back.push(missing);

@@ -13,6 +13,7 @@
 //! - [`packet`], [`packet_socket`], [`tap`], [`path`]: packets as seen on the wires, and the way they took;
 //! - [`proxy`]: what kube-proxy's rules do, without Kubernetes;
 //! - [`agent`], [`manifests`], [`cni`], [`pod`], [`lab`]: the real binaries in this network;
+//! - [`nic_programs`]: what they attached to a node's links, and taking it off;
 //! - [`two_ways`]: a pod that is reached straight and through its node, and by which way it answers;
 //! - [`programs`]: each eBPF program alone, with packets nobody would send;
 //! - [`bench`]: how fast addresses are, beside host-local, and what each program costs; [`victim`]: a
@@ -39,6 +40,7 @@ pub mod lab;
 pub mod manifests;
 pub mod netlink;
 pub mod netns;
+pub mod nic_programs;
 pub mod packet;
 pub mod packet_socket;
 pub mod path;

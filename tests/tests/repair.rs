@@ -8,9 +8,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_tests::{
     lab::Lab,
+    nic_programs::{self, attached},
     plan::{Family, Plan},
     pod::Pod,
-    snapshot::{Snapshot, ip, run},
+    snapshot::{Snapshot, ip},
     traffic::{Client, Protocol, Server},
 };
 
@@ -42,22 +43,20 @@ fn wait_for_all_of(before: &Snapshot, lab: &Lab) -> Result<()> {
     }
 }
 
-/// A program of ours on a NIC, a program on a pod's veth in the host: somebody's `tc qdisc del`.
+/// A program of ours on a NIC, a program on a pod's veth in the host: somebody's `tc qdisc del`,
+/// or `bpftool link detach`.
 #[test]
 fn programs_that_are_taken_off_the_host_s_links_come_back() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let pod = lab.pod("master", "ens5", "a")?;
     let node = lab.vpc.node("master").clone();
     for link in ["ens5", "ens6", pod.host_interface.as_str()] {
-        let filters = |node: &_| {
-            let ingress = run(node, "tc", &["filter", "show", "dev", link, "ingress"])?;
-            let egress = run(node, "tc", &["filter", "show", "dev", link, "egress"])?;
-            anyhow::Ok([ingress, egress].map(|text| text.contains("host_")))
-        };
-        ensure!(filters(&node)? == [true, true], "{link} has no programs");
-        run(&node, "tc", &["qdisc", "del", "dev", link, "clsact"])?;
+        let both = [true, true];
+        ensure!(attached(&node, link)? == both, "{link} has no programs");
+        nic_programs::take_off(&node, link, lab.agent("master").bpf())?;
+        nic_programs::make_it_look(&node)?;
         let start = Instant::now();
-        while filters(&node)? != [true, true] {
+        while attached(&node, link)? != both {
             ensure!(
                 start.elapsed() < Duration::from_secs(15),
                 "{link}\n{}",
@@ -78,6 +77,8 @@ fn programs_that_are_taken_off_the_host_s_links_come_back() -> Result<()> {
 /// kept, and a person with `tc` besides: all at once. Its own it puts back.
 fn wipe_everything(lab: &Lab, pod: &Pod) -> Result<()> {
     let node = lab.vpc.node("master");
+    let bpf = lab.agents().find(|agent| agent.node() == "master");
+    let bpf = bpf.context("there is no agent on master")?.bpf();
     let own = |family: &str| ip(node, &[family, "route", "show", "table", "main"]);
     let kept = [("-4", own("-4")?), ("-6", own("-6")?)];
     for (family, routes) in kept {
@@ -107,7 +108,7 @@ fn wipe_everything(lab: &Lab, pod: &Pod) -> Result<()> {
         }
     }
     for link in ["ens5", "ens6", pod.host_interface.as_str()] {
-        run(node, "tc", &["qdisc", "del", "dev", link, "clsact"])?;
+        nic_programs::take_off(node, link, bpf)?;
     }
     Ok(())
 }

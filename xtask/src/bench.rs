@@ -27,7 +27,7 @@ pub(crate) enum Options {
         #[command(flatten)]
         common: Common,
         /// Measure the disk of this directory [default: the target directory]
-        #[arg(long, value_name = "DIR", conflicts_with_all = ["vm", "qemu"])]
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["vm", "qemu", "kernel"])]
         dir: Option<PathBuf>,
     },
     /// The eBPF programs: nanoseconds for a packet of each kind, instructions, machine code, stack

@@ -1,45 +1,56 @@
 //! The eBPF programs: loading, the maps that outlive the agent, and what they counted.
 //!
-//! The maps are pinned below the bpf directory; the programs live as long as the tc filters that
-//! hold them. So an agent that is down or killed changes nothing for running pods, and the next
-//! one opens the same maps and puts its own programs in the filters' place.
+//! The maps are pinned below the bpf directory; the programs live as long as the tc filters or the pinned links
+//! (`nic_links`) that hold them. So an agent that is down or killed changes nothing for running pods, and the next
+//! one opens the same maps and puts its own programs in the others' place.
 
 mod answers;
 mod by_address;
 mod flow_table;
 mod flows;
 mod host;
+mod nic_links;
+mod programs;
 mod spoofed;
 mod trace;
 
 use std::{
     fs, io,
     net::IpAddr,
-    os::fd::{AsFd as _, AsRawFd as _, RawFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
-    programs::{ProgramError, ProgramFd, SchedClassifier},
+    programs::{ProgramError, SchedClassifier},
 };
 use ebbtide_layout::{
-    Address, Counters, Hook, HostHook, POD_IN_L3, POD_IS_EXEMPT, PodCounters, Spoofed, mapped,
-    reply_bit,
+    Address, Counters, POD_IN_L3, POD_IS_EXEMPT, PodCounters, Spoofed, mapped, reply_bit,
 };
 use nix::sys::statfs::{FsType, statfs};
+use tracing::warn;
 
 pub use answers::Answers;
 use by_address::TablesByAddress;
 pub use flow_table::FlowTables;
 pub use flows::{Kind, Remembered, address, uptime};
 pub use host::{Host, HostNic};
+use nic_links::NicLinks;
+pub use nic_links::Trouble as LinkTrouble;
+pub use programs::{HOST_PROGRAMS, HostProgram, PROGRAMS, Program, Programs};
 use spoofed::Spoofers;
 pub use trace::{TraceWish, Tracer};
 
-use crate::{netlink::model::Direction, settings::Marks};
+use crate::{
+    netlink::{
+        self, Batch, Netlink,
+        model::{Filter, NamespacePlan},
+        state::NamespaceState,
+    },
+    settings::Marks,
+};
 
 /// The object that `cargo xtask build-ebpf` made.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJECT"));
@@ -85,6 +96,14 @@ pub enum Error {
         /// The verifier's or the kernel's word.
         source: Box<ProgramError>,
     },
+    /// A program could not be attached to a NIC.
+    #[error("attach {filter} by a TCX link: {source}")]
+    Attach {
+        /// Which, and where.
+        filter: Filter,
+        /// Why not.
+        source: LinkTrouble,
+    },
     /// The object lacks a program or map: it was built from other sources than the agent.
     #[error("the eBPF object has no {0}: rebuild with `cargo xtask build`")]
     Lacks(&'static str),
@@ -98,87 +117,10 @@ pub enum Error {
     },
 }
 
-/// One of our programs and its place.
-#[derive(Clone, Copy, Debug)]
-pub struct Program {
-    /// Name in the object.
-    pub name: &'static str,
-    /// Which of a pod's hooks.
-    pub hook: Hook,
-    /// Which way through the link.
-    pub direction: Direction,
-}
-
-/// All programs, in the order of [`Hook::ALL`].
-pub const PROGRAMS: [Program; 3] = [
-    Program {
-        name: "veth_ingress",
-        hook: Hook::VethIngress,
-        direction: Direction::Ingress,
-    },
-    Program {
-        name: "nic_egress",
-        hook: Hook::NicEgress,
-        direction: Direction::Egress,
-    },
-    Program {
-        name: "nic_ingress",
-        hook: Hook::NicIngress,
-        direction: Direction::Ingress,
-    },
-];
-
-/// A program of ours in the host's namespace, and its place.
-#[derive(Clone, Copy, Debug)]
-pub struct HostProgram {
-    /// Name in the object.
-    pub name: &'static str,
-    /// Which of the host's hooks.
-    pub hook: HostHook,
-    /// Which way through the link.
-    pub direction: Direction,
-}
-
-/// All programs of the host, in the order of [`HostHook::ALL`].
-pub const HOST_PROGRAMS: [HostProgram; 4] = [
-    HostProgram {
-        name: "host_nic_ingress",
-        hook: HostHook::NicIngress,
-        direction: Direction::Ingress,
-    },
-    HostProgram {
-        name: "host_nic_egress",
-        hook: HostHook::NicEgress,
-        direction: Direction::Egress,
-    },
-    HostProgram {
-        name: "host_veth_egress",
-        hook: HostHook::VethEgress,
-        direction: Direction::Egress,
-    },
-    HostProgram {
-        name: "host_veth_ingress",
-        hook: HostHook::VethIngress,
-        direction: Direction::Ingress,
-    },
-];
-
-/// The loaded programs. Clones share them; they stay loaded as long as one is there.
-#[derive(Clone, Debug)]
-pub struct Programs(Arc<[(&'static str, ProgramFd)]>);
-
-impl Programs {
-    /// The descriptor of the program called `name`, for a tc filter.
-    #[must_use]
-    pub fn fd(&self, name: &str) -> Option<RawFd> {
-        let (_, program) = self.0.iter().find(|(known, _)| *known == name)?;
-        Some(program.as_fd().as_raw_fd())
-    }
-}
-
 /// The loaded programs and their maps.
 pub struct Datapath {
     programs: Programs,
+    nic_links: NicLinks,
     setup: Setup,
     /// The host's part.
     pub host: Host,
@@ -274,10 +216,8 @@ impl Datapath {
         };
         let mut object = setup.loader().load(OBJECT)?;
         let names = PROGRAMS.map(|p| p.name).into_iter();
-        let programs = names
-            .chain(HOST_PROGRAMS.map(|p| p.name))
-            .map(|name| Ok((name, load(&mut object, name)?)))
-            .collect::<Result<Vec<_>, Error>>()?;
+        let names = names.chain(HOST_PROGRAMS.map(|p| p.name));
+        let programs = Programs::load(&mut object, names)?;
         let flows = object.take_map("FLOWS").ok_or(Error::Lacks("map FLOWS"))?;
         let counters = object
             .take_map("COUNTERS")
@@ -300,7 +240,8 @@ impl Datapath {
             ),
             answers,
             spoofers,
-            programs: Programs(programs.into()),
+            programs,
+            nic_links: NicLinks::open(bpf_dir)?,
             setup,
             flows: TablesByAddress::new(&flows, "map FLOWS")?,
             counters: Mutex::new(
@@ -313,7 +254,7 @@ impl Datapath {
 
     /// The descriptor of the program called `name`, for a tc filter.
     #[must_use]
-    pub fn program(&self, name: &str) -> Option<RawFd> {
+    pub fn program(&self, name: &str) -> Option<std::os::fd::RawFd> {
         self.programs.fd(name)
     }
 
@@ -321,6 +262,59 @@ impl Datapath {
     #[must_use]
     pub fn programs(&self) -> Programs {
         self.programs.clone()
+    }
+
+    /// Attaches a program in the host, or puts it in the place of an older one, without a gap: at a NIC at once
+    /// by a TCX link, where the kernel has them, and with `batch` everything else.
+    pub fn attach_in_host(
+        &self,
+        batch: &mut Batch,
+        programs: &Programs,
+        filter: &Filter,
+        ifindex: u32,
+    ) {
+        if self.nic_links.take(filter) {
+            match self.nic_links.attach(programs, filter, ifindex) {
+                // An agent that knew no links left a filter.
+                Ok(()) => return batch.delete_filter(filter, ifindex),
+                Err(e) => warn!("{e}; attached as a tc filter instead"),
+            }
+        }
+        if let Some(program) = programs.fd(&filter.program) {
+            batch.add_filter(filter, ifindex, program);
+        }
+    }
+
+    /// What the host has of what `plan` speaks of, programs at TCX included.
+    ///
+    /// # Errors
+    /// When the kernel refuses to answer.
+    pub async fn state_of_host(
+        &self,
+        host: &Netlink,
+        plan: &NamespacePlan,
+    ) -> Result<NamespaceState, netlink::Error> {
+        let mut state = NamespaceState::read(host, plan).await?;
+        let by_link = plan.filters.iter().filter(|filter| {
+            let link = state.links.get(&filter.link);
+            link.is_some_and(|link| self.nic_links.has(filter, link.ifindex))
+        });
+        state.found.filters.extend(by_link.cloned());
+        Ok(state)
+    }
+
+    /// Whether this program, in the host, is attached by a TCX link and not as a tc filter.
+    #[must_use]
+    pub fn is_by_link(&self, filter: &Filter, ifindex: u32) -> bool {
+        self.nic_links.has(filter, ifindex)
+    }
+
+    /// Takes our programs off whatever was one of the node's NICs and is not among these any more.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn keep_nics(&self, nics: &[u32]) -> Result<(), Error> {
+        self.nic_links.keep(nics)
     }
 
     /// Makes the flow table and the counters of a pod with these addresses, where they are not
@@ -462,22 +456,6 @@ fn io_error(what: &'static str, address: IpAddr, source: io::Error) -> Error {
         path: address.to_string().into(),
         source,
     }
-}
-
-/// Loads one program.
-fn load(object: &mut Ebpf, name: &'static str) -> Result<ProgramFd, Error> {
-    let classifier: &mut SchedClassifier = object
-        .program_mut(name)
-        .ok_or(Error::Lacks(name))?
-        .try_into()
-        .map_err(|e| refused(name, e))?;
-    classifier.load().map_err(|e| refused(name, e))?;
-    let fd = classifier.fd().map_err(|e| refused(name, e))?;
-    fd.try_clone().map_err(|source| Error::Io {
-        what: "duplicate the descriptor of",
-        path: name.into(),
-        source,
-    })
 }
 
 /// A panic while a map was used leaves the map itself whole: it is the kernel's.

@@ -1,18 +1,14 @@
 //! The programs that tell what they do, for as long as somebody traces.
 
-use std::{
-    net::IpAddr,
-    os::fd::{AsFd as _, AsRawFd as _, RawFd},
-};
+use std::net::IpAddr;
 
 use aya::{
     Ebpf, include_bytes_aligned,
     maps::{Array, MapData, RingBuf},
-    programs::ProgramFd,
 };
 use ebbtide_layout::{TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};
 
-use super::{Datapath, Error, key, load, map_error};
+use super::{Datapath, Error, Programs, key, map_error};
 
 /// The object that `cargo xtask build-ebpf` made.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_TRACE_OBJECT"));
@@ -51,7 +47,8 @@ impl TraceWish {
 
 /// Loaded programs that tell what they do, and what they told.
 pub struct Tracer {
-    programs: Vec<(&'static str, ProgramFd)>,
+    /// Under the others' names.
+    pub programs: Programs,
     events: RingBuf<MapData>,
     _object: Ebpf,
 }
@@ -70,10 +67,7 @@ impl Datapath {
     /// When the kernel refuses a map or program (ring buffers are there since 5.8).
     pub fn tracer(&self, wish: &TraceWish) -> Result<Tracer, Error> {
         let mut object = self.setup.loader().load(OBJECT)?;
-        let programs = Traced::ALL
-            .iter()
-            .map(|program| Ok((program.name(), load(&mut object, program.name())?)))
-            .collect::<Result<_, Error>>()?;
+        let programs = Programs::load(&mut object, Traced::ALL.map(Traced::name))?;
         let map = object.map_mut("TRACE").ok_or(Error::Lacks("map TRACE"))?;
         let mut filter: Array<_, TraceFilter> =
             Array::try_from(map).map_err(|e| map_error("open the map TRACE", e))?;
@@ -95,13 +89,6 @@ impl Datapath {
 impl Tracer {
     /// How many of a pod's addresses can be told at the NICs.
     pub const ADDRESSES: usize = TRACED_ADDRESSES;
-
-    /// The descriptor of the program called `name`, for a tc filter.
-    #[must_use]
-    pub fn program(&self, name: &str) -> Option<RawFd> {
-        let (_, program) = self.programs.iter().find(|(known, _)| *known == name)?;
-        Some(program.as_fd().as_raw_fd())
-    }
 
     /// What was told since the last time, oldest first.
     pub fn events(&mut self) -> Vec<TraceEvent> {

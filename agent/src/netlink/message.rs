@@ -41,6 +41,13 @@ const GONE: &[i32] = &[
     Errno::EADDRNOTAVAIL as i32,
 ];
 
+/// No such filter, or no clsact that could have it.
+const NO_FILTER: &[i32] = &[
+    Errno::ENOENT as i32,
+    Errno::ENODEV as i32,
+    Errno::EINVAL as i32,
+];
+
 /// `AF_INET` or `AF_INET6`.
 #[must_use]
 pub fn address_family(family: Family) -> AddressFamily {
@@ -175,12 +182,21 @@ pub fn filter_hook(ifindex: u32, direction: Direction) -> TcMessage {
     message
 }
 
-fn filter(object: &Filter, ifindex: u32, program: RawFd) -> TcMessage {
+/// Our filter at a hook, whichever program it holds.
+fn our_filter(object: &Filter, ifindex: u32) -> TcMessage {
     /// `ETH_P_ALL` (include/uapi/linux/if_ether.h), in network byte order as tc wants it.
     const ETH_P_ALL: u16 = 0x0003_u16.to_be();
     let mut message = filter_hook(ifindex, object.direction);
     message.header.handle = TcHandle::from(FILTER_HANDLE);
     message.header.info = (u32::from(FILTER_PRIORITY) << 16) | u32::from(ETH_P_ALL);
+    message
+        .attributes
+        .push(TcAttribute::Kind(TcFilterBpf::KIND.to_owned()));
+    message
+}
+
+fn filter(object: &Filter, ifindex: u32, program: RawFd) -> TcMessage {
+    let mut message = our_filter(object, ifindex);
     let mut options = vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(program.cast_unsigned())),
         TcOption::Bpf(TcFilterBpfOption::ProgName(object.program.clone())),
@@ -188,10 +204,7 @@ fn filter(object: &Filter, ifindex: u32, program: RawFd) -> TcMessage {
     ];
     let class = object.only_from.map(|pod| TcHandle::from(u32::from(pod)));
     options.extend(class.map(|class| TcOption::Bpf(TcFilterBpfOption::ClassId(class))));
-    message.attributes.extend([
-        TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
-        TcAttribute::Options(options),
-    ]);
+    message.attributes.push(TcAttribute::Options(options));
     message
 }
 
@@ -281,6 +294,16 @@ impl Batch {
             format_args!("attach {object}"),
             RouteNetlinkMessage::NewTrafficFilter(filter(object, ifindex, program)),
             NLM_F_CREATE,
+        );
+    }
+
+    /// Removes our filter, if it is there.
+    pub fn delete_filter(&mut self, object: &Filter, ifindex: u32) {
+        self.push_tolerant(
+            format_args!("remove {object}"),
+            RouteNetlinkMessage::DelTrafficFilter(our_filter(object, ifindex)),
+            0,
+            NO_FILTER,
         );
     }
 }

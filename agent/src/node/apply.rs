@@ -108,11 +108,16 @@ pub async fn apply(
     for rule in &plan.rules {
         batch.add_rule(rule);
     }
+    // Before a packet is marked there are the tables that the marks lead to.
+    batch.run(host).await?;
+    let mut batch = Batch::default();
+    let programs = datapath.programs();
     for filter in &plan.filters {
-        let program = datapath.program(&filter.program);
-        if let (Some(index), Some(program)) = (indices.get(filter.link.as_str()), program) {
-            batch.add_filter(filter, *index, program);
+        if let Some(index) = indices.get(filter.link.as_str()) {
+            datapath.attach_in_host(&mut batch, &programs, filter, *index);
         }
     }
-    Ok(batch.run(host).await?)
+    batch.run(host).await?;
+    let all: Vec<u32> = facts.nics.iter().map(|nic| nic.ifindex).collect();
+    Ok(datapath.keep_nics(&all)?)
 }

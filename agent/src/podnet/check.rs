@@ -35,7 +35,7 @@ pub async fn check(
         }
         Evidence::Present(netns) => damage.extend(in_pod(net, &netns).await?),
     }
-    damage.extend(in_host(net, nic, host).await?);
+    damage.extend(in_host(net, nic, host, datapath).await?);
     for address in datapath.unregistered(&net.ips()) {
         damage.push(format!(
             "{address} has no flow table in {}",
@@ -83,14 +83,19 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
     Ok(damage)
 }
 
-async fn in_host(net: &PodNet, nic: &NamespacePlan, host: &Netlink) -> Result<Vec<String>, Error> {
+async fn in_host(
+    net: &PodNet,
+    nic: &NamespacePlan,
+    host: &Netlink,
+    datapath: &Datapath,
+) -> Result<Vec<String>, Error> {
     let mut filters = net.in_host.filters.clone();
     filters.extend_from_slice(&nic.filters);
     let wanted = NamespacePlan {
         filters,
         ..NamespacePlan::default()
     };
-    let state = NamespaceState::read(host, &wanted).await?;
+    let state = datapath.state_of_host(host, &wanted).await?;
     let mut damage = Vec::new();
     if let Some(veth) = net.way_to_host() {
         match state.links.get(&veth.host_name) {

@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use super::{Agent, refuse, select};
 use crate::{
-    datapath::{self, TraceWish, Tracer},
+    datapath::{self, Programs, TraceWish, Tracer},
     netlink::{Batch, Netlink, model::Filter, netns::Evidence},
     podnet::PodNet,
 };
@@ -42,6 +42,7 @@ const LONGEST: u32 = 3600;
 /// A namespace, and the filters in it whose programs are replaced: each with its link's index.
 struct Place {
     netlink: Netlink,
+    is_the_host: bool,
     filters: Vec<(Filter, u32)>,
 }
 
@@ -87,15 +88,24 @@ async fn follow(
     let mut tracer = agent.datapath.tracer(&wanted).map_err(|e| e.to_string())?;
     let places = places(agent, &nets).await?;
     let names = Names::new(agent, start, &places);
-    let told = match replace(&places, |name| tracer.program(name)).await {
+    let told = match replace(agent, &places, &tracer.programs).await {
         Ok(()) => {
             let end = Instant::now() + time;
-            tell(&mut tracer, &names, &places, wish.count, end, answers).await
+            tell(
+                agent,
+                &mut tracer,
+                &names,
+                &places,
+                wish.count,
+                end,
+                answers,
+            )
+            .await
         }
         Err(e) => Err(e),
     };
     // What cannot be put back belongs to a pod that is gone.
-    if let Err(e) = replace(&places, |name| agent.datapath.program(name)).await {
+    if let Err(e) = replace(agent, &places, &agent.datapath.programs()).await {
         debug!("after a trace: {e}");
     }
     told
@@ -103,6 +113,7 @@ async fn follow(
 
 /// Passes on what the programs tell.
 async fn tell(
+    agent: &Agent,
     tracer: &mut Tracer,
     names: &Names,
     places: &[Place],
@@ -117,7 +128,7 @@ async fn tell(
         tokio::select! {
             _ = look.tick() => {}
             _ = again.tick() => {
-                if let Err(e) = replace(places, |name| tracer.program(name)).await {
+                if let Err(e) = replace(agent, places, &tracer.programs).await {
                     return Err(format!("the pod or a NIC went meanwhile: {e}"));
                 }
             }
@@ -160,33 +171,43 @@ async fn places(agent: &Agent, nets: &[PodNet]) -> Result<Vec<Place>, String> {
         .map_err(|e| e.to_string())?
         .map_err(|e| e.to_string())?;
     Ok(vec![
-        with_indices(pod, in_pod).await?,
-        with_indices(agent.host.clone(), in_host).await?,
+        Place::new(pod, in_pod, false).await?,
+        Place::new(agent.host.clone(), in_host, true).await?,
     ])
 }
 
-async fn with_indices(netlink: Netlink, filters: BTreeSet<Filter>) -> Result<Place, String> {
-    let links = netlink.links().await.map_err(|e| e.to_string())?;
-    let filters = filters
-        .into_iter()
-        .filter_map(|filter| {
-            let link = links.iter().find(|link| link.name == filter.link)?;
-            Some((filter, link.ifindex))
+impl Place {
+    async fn new(
+        netlink: Netlink,
+        filters: BTreeSet<Filter>,
+        is_the_host: bool,
+    ) -> Result<Self, String> {
+        let links = netlink.links().await.map_err(|e| e.to_string())?;
+        let filters = filters
+            .into_iter()
+            .filter_map(|filter| {
+                let link = links.iter().find(|link| link.name == filter.link)?;
+                Some((filter, link.ifindex))
+            })
+            .collect();
+        Ok(Self {
+            netlink,
+            is_the_host,
+            filters,
         })
-        .collect();
-    Ok(Place { netlink, filters })
+    }
 }
 
 /// Puts other programs in place, as many as can be; the first trouble.
-async fn replace(
-    places: &[Place],
-    program: impl Fn(&str) -> Option<std::os::fd::RawFd>,
-) -> Result<(), String> {
+async fn replace(agent: &Agent, places: &[Place], programs: &Programs) -> Result<(), String> {
     let mut trouble = None;
     for place in places {
         let mut batch = Batch::default();
         for (filter, ifindex) in &place.filters {
-            if let Some(program) = program(&filter.program) {
+            if place.is_the_host {
+                let datapath = &agent.datapath;
+                datapath.attach_in_host(&mut batch, programs, filter, *ifindex);
+            } else if let Some(program) = programs.fd(&filter.program) {
                 batch.add_filter(filter, *ifindex, program);
             }
         }

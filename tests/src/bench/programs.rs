@@ -40,7 +40,7 @@ impl Extent {
 }
 
 /// What a program is made of: a table each, in this order.
-const SIZES: [(&str, &str, &str); 4] = [
+const SIZES: [(&str, &str, &str); 5] = [
     (
         "instructions",
         "The program in the object, without the functions it calls.",
@@ -51,6 +51,11 @@ const SIZES: [(&str, &str, &str); 4] = [
         "What the verifier walked on all paths; its limit is a million. Zero before Linux 5.16, which \
          does not tell.",
         "instructions",
+    ),
+    (
+        "translated",
+        "What the verifier made of it, with the functions it calls: dead code gone, map look-ups in line.",
+        "bytes",
     ),
     (
         "machine code",
@@ -95,6 +100,7 @@ fn sizes() -> Result<Vec<Table>> {
         let sizes = [
             function.instructions.len() as f64,
             f64::from(info.verified_instruction_count().unwrap_or_default()),
+            f64::from(info.size_translated().unwrap_or_default()),
             f64::from(info.size_jitted()),
             stack(&function.instructions) as f64,
         ];

@@ -15,6 +15,7 @@ use crate::{
     edge::Listener,
     lab::Lab,
     netns::Netns,
+    nic_programs,
     plan::{Family, Plan},
     pod::Pod,
     proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
@@ -327,9 +328,10 @@ impl Scenario {
     fn without_programs(&self, lab: &Lab) -> Result<Line> {
         let pod = self.pod(LOCAL_OTHER.pod);
         pod.detach_programs()?;
-        let host = self.master.netlink()?;
+        let bpf = lab.agents().find(|agent| agent.node() == "master");
+        let bpf = bpf.context("there is no agent on master")?.bpf();
         for link in ["ens5", "ens6", &pod.host_interface] {
-            host.remove_clsact(link)?;
+            nic_programs::take_off(&self.master, link, bpf)?;
         }
         let before = lab.vpc.dropped_at("master", "ens6")?;
         let check = Check {

@@ -26,6 +26,9 @@ pub(crate) struct Common {
     /// As --vm, with Debian's stock kernel under QEMU
     #[arg(long, conflicts_with = "vm")]
     qemu: bool,
+    /// In this kernel
+    #[arg(long, value_enum, conflicts_with_all = ["vm", "qemu"])]
+    kernel: Option<Kernel>,
     /// Only as much as shows that it works: the figures mean nothing
     #[arg(long)]
     short: bool,
@@ -56,7 +59,7 @@ impl Run {
         let kernel = match options {
             Common { qemu: true, .. } => Some(Kernel::Old),
             Common { vm: true, .. } => Some(Kernel::Uml),
-            _ => None,
+            Common { kernel, .. } => *kernel,
         };
         Self {
             what,

@@ -430,7 +430,7 @@ fn datapath(lines: Vec<HookLine>) -> String {
                 line.hook,
                 line.program,
                 match line.attached {
-                    Some(true) => "yes".to_owned(),
+                    Some(true) => line.by,
                     Some(false) => "NO".to_owned(),
                     None => "?".to_owned(),
                 },

@@ -1,0 +1,245 @@
+//! The programs at the node's NICs as TCX links, where the kernel has them (since 6.6: kernel/bpf/tcx.c).
+//!
+//! TCX comes before a NIC's tc filters, and a program of others there that decides about a packet keeps it from
+//! all of them (`sch_handle_ingress`, net/core/dev.c); ours come first and let others go on. `tc qdisc del` does
+//! not reach a link. A link is pinned, so that it outlives the agent, and the next agent puts its own program into
+//! it (`BPF_LINK_UPDATE`): no packet passes in between.
+//!
+//! The programs of pods are tc filters in every kernel: the class of a filter says which pod it guards, and
+//! a link has none.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use aya::{
+    pin::PinError,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+    },
+};
+use ebbtide_layout::HostHook;
+
+use super::{Error, HOST_PROGRAMS, Programs, lock};
+use crate::netlink::model::{Direction, Filter};
+
+/// The directory of the pinned links below the bpf directory: a link's program may change, and with it the layout
+/// of its maps, but not the link.
+const DIRECTORY: &str = "links";
+
+/// A NIC's index, and which way.
+type Place = (u32, Direction);
+
+/// Why a program could not be attached by a link.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// There is no such program.
+    #[error("there is no such program")]
+    Unknown,
+    /// The kernel refused the program there.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The kernel refused the link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The link could not be pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// An older pin could not be removed.
+    #[error("remove the old pin: {0}")]
+    OldPin(#[from] io::Error),
+}
+
+/// The links, held as well as pinned: who removes the pins while the agent runs removes no program.
+pub(super) struct NicLinks {
+    /// Where they are pinned; `None` where the kernel has no TCX.
+    pins: Option<PathBuf>,
+    held: Mutex<BTreeMap<Place, FdLink>>,
+}
+
+impl fmt::Debug for NicLinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NicLinks")
+            .field("pins", &self.pins)
+            .finish()
+    }
+}
+
+impl NicLinks {
+    /// Those that an earlier agent left below `bpf_dir`, or none.
+    pub(super) fn open(bpf_dir: &Path) -> Result<Self, Error> {
+        let has_tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
+        let pins = has_tcx.then(|| bpf_dir.join(DIRECTORY));
+        if let Some(pins) = &pins {
+            fs::create_dir_all(pins).map_err(|source| Error::Io {
+                what: "create",
+                path: pins.clone(),
+                source,
+            })?;
+        }
+        Ok(Self {
+            pins,
+            held: Mutex::default(),
+        })
+    }
+
+    /// Whether this program is to be attached by a link.
+    pub(super) fn take(&self, filter: &Filter) -> bool {
+        self.pins.is_some() && is_of_a_nic(&filter.program)
+    }
+
+    /// Attaches the program to the NIC with this index, or puts it in the place of another one of ours.
+    pub(super) fn attach(
+        &self,
+        programs: &Programs,
+        filter: &Filter,
+        ifindex: u32,
+    ) -> Result<(), Error> {
+        let Some(pins) = &self.pins else {
+            return Ok(());
+        };
+        let attach = || -> Result<(), Trouble> {
+            let program = programs.classifier(&filter.program);
+            let mut program = program.ok_or(Trouble::Unknown)?;
+            let place = (ifindex, filter.direction);
+            let pin = pins.join(file_name(place));
+            let mut held = lock(&self.held);
+            let there = held.remove(&place).or_else(|| pinned(&pin));
+            let link = match there.filter(|link| is_at(link, filter)) {
+                Some(link) if link.info()?.program_id() == program.info()?.id() => link,
+                Some(link) => {
+                    let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+                    program.take_link(id)?.try_into()?
+                }
+                None => {
+                    unpin(&pin)?;
+                    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+                    let direction = attach_type(filter.direction);
+                    let id = program.attach_with_options(&filter.link, direction, first)?;
+                    program.take_link(id)?.try_into()?
+                }
+            };
+            let link = if pin.exists() {
+                link
+            } else {
+                link.pin(&pin)?.into()
+            };
+            held.insert(place, link);
+            Ok(())
+        };
+        attach().map_err(|source| Error::Attach {
+            filter: filter.clone(),
+            source,
+        })
+    }
+
+    /// Whether a program of ours is at the NIC with this index, and will be when the agent is gone.
+    pub(super) fn has(&self, filter: &Filter, ifindex: u32) -> bool {
+        let Some(pins) = self.pins.as_ref().filter(|_| self.take(filter)) else {
+            return false;
+        };
+        pinned(&pins.join(file_name((ifindex, filter.direction))))
+            .is_some_and(|link| is_at(&link, filter))
+    }
+
+    /// Forgets the links at all NICs but these. One that went with its NIC is nothing but a file; one
+    /// whose NIC was given to a pod still has its program there.
+    pub(super) fn keep(&self, nics: &[u32]) -> Result<(), Error> {
+        let Some(pins) = &self.pins else {
+            return Ok(());
+        };
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io { what, path, source }
+        };
+        let mut held = lock(&self.held);
+        held.retain(|(ifindex, _), _| nics.contains(ifindex));
+        for entry in fs::read_dir(pins).map_err(failed("list", pins))?.flatten() {
+            if index(&entry.file_name().to_string_lossy()).is_some_and(|nic| !nics.contains(&nic)) {
+                let path = entry.path();
+                unpin(&path).map_err(failed("remove the pinned link", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the program is one at the node's NICs.
+fn is_of_a_nic(program: &str) -> bool {
+    HOST_PROGRAMS.iter().any(|known| {
+        known.name == program && matches!(known.hook, HostHook::NicIngress | HostHook::NicEgress)
+    })
+}
+
+/// A pin's file name.
+fn file_name((ifindex, direction): Place) -> String {
+    format!("{ifindex}-{direction}")
+}
+
+/// The NIC's index in a pin's file name.
+fn index(file_name: &str) -> Option<u32> {
+    file_name.split_once('-')?.0.parse().ok()
+}
+
+fn pinned(path: &Path) -> Option<FdLink> {
+    PinnedLink::from_pin(path).ok().map(FdLink::from)
+}
+
+fn unpin(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the link's program is at the filter's place: somebody may have detached it, or the NIC is gone.
+fn is_at(link: &FdLink, filter: &Filter) -> bool {
+    let Ok(info) = link.info() else {
+        return false;
+    };
+    SchedClassifier::query_tcx(&filter.link, attach_type(filter.direction)).is_ok_and(
+        |(_, programs)| {
+            programs
+                .iter()
+                .any(|program| program.id() == info.program_id())
+        },
+    )
+}
+
+const fn attach_type(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_s_name_tells_its_nic() {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            assert_eq!(index(&file_name((17, direction))), Some(17));
+        }
+        for other in ["", "ingress", "x-ingress", "-1"] {
+            assert_eq!(index(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn programs_at_nics_alone_are_attached_by_links() {
+        let by_link: Vec<&str> = HOST_PROGRAMS
+            .iter()
+            .map(|program| program.name)
+            .filter(|name| is_of_a_nic(name))
+            .collect();
+        assert_eq!(by_link, ["host_nic_ingress", "host_nic_egress"]);
+        assert!(!is_of_a_nic("nic_ingress"));
+    }
+}

@@ -1,0 +1,150 @@
+//! Which programs there are, where they belong, and those that are loaded.
+
+use std::{
+    fmt,
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use aya::{
+    Ebpf,
+    programs::{ProgramFd, SchedClassifier},
+};
+
+use ebbtide_layout::{Hook, HostHook};
+
+use super::{Error, lock, refused};
+use crate::netlink::model::Direction;
+
+/// One of our programs and its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// Name in the object.
+    pub name: &'static str,
+    /// Which of a pod's hooks.
+    pub hook: Hook,
+    /// Which way through the link.
+    pub direction: Direction,
+}
+
+/// All programs, in the order of [`Hook::ALL`].
+pub const PROGRAMS: [Program; 3] = [
+    Program {
+        name: "veth_ingress",
+        hook: Hook::VethIngress,
+        direction: Direction::Ingress,
+    },
+    Program {
+        name: "nic_egress",
+        hook: Hook::NicEgress,
+        direction: Direction::Egress,
+    },
+    Program {
+        name: "nic_ingress",
+        hook: Hook::NicIngress,
+        direction: Direction::Ingress,
+    },
+];
+
+/// A program of ours in the host's namespace, and its place.
+#[derive(Clone, Copy, Debug)]
+pub struct HostProgram {
+    /// Name in the object.
+    pub name: &'static str,
+    /// Which of the host's hooks.
+    pub hook: HostHook,
+    /// Which way through the link.
+    pub direction: Direction,
+}
+
+/// All programs of the host, in the order of [`HostHook::ALL`].
+pub const HOST_PROGRAMS: [HostProgram; 4] = [
+    HostProgram {
+        name: "host_nic_ingress",
+        hook: HostHook::NicIngress,
+        direction: Direction::Ingress,
+    },
+    HostProgram {
+        name: "host_nic_egress",
+        hook: HostHook::NicEgress,
+        direction: Direction::Egress,
+    },
+    HostProgram {
+        name: "host_veth_egress",
+        hook: HostHook::VethEgress,
+        direction: Direction::Egress,
+    },
+    HostProgram {
+        name: "host_veth_ingress",
+        hook: HostHook::VethIngress,
+        direction: Direction::Ingress,
+    },
+];
+
+/// The loaded programs. Clones share them; they stay loaded as long as one is there.
+#[derive(Clone)]
+pub struct Programs(Arc<[Loaded]>);
+
+struct Loaded {
+    name: &'static str,
+    fd: ProgramFd,
+    classifier: Mutex<SchedClassifier>,
+}
+
+impl fmt::Debug for Programs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|loaded| loaded.name))
+            .finish()
+    }
+}
+
+impl Programs {
+    /// Loads these programs of the object.
+    pub(super) fn load(
+        object: &mut Ebpf,
+        names: impl IntoIterator<Item = &'static str>,
+    ) -> Result<Self, Error> {
+        let loaded = names.into_iter().map(|name| Loaded::load(object, name));
+        loaded.collect::<Result<Arc<[_]>, _>>().map(Self)
+    }
+
+    /// The descriptor of the program called `name`, for a tc filter.
+    #[must_use]
+    pub fn fd(&self, name: &str) -> Option<RawFd> {
+        let loaded = self.of(name)?;
+        Some(loaded.fd.as_fd().as_raw_fd())
+    }
+
+    /// The program called `name`, for a TCX link.
+    pub(super) fn classifier(&self, name: &str) -> Option<MutexGuard<'_, SchedClassifier>> {
+        self.of(name).map(|loaded| lock(&loaded.classifier))
+    }
+
+    fn of(&self, name: &str) -> Option<&Loaded> {
+        self.0.iter().find(|loaded| loaded.name == name)
+    }
+}
+
+impl Loaded {
+    fn load(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        let of_object: &mut SchedClassifier = object
+            .program_mut(name)
+            .ok_or(Error::Lacks(name))?
+            .try_into()
+            .map_err(|e| refused(name, e))?;
+        let mut load = || {
+            of_object.load()?;
+            let fd = of_object.fd()?.try_clone()?;
+            // The object keeps its own; this one can be shared.
+            let classifier = SchedClassifier::from_program_info(of_object.info()?, name.into())?;
+            Ok((fd, classifier))
+        };
+        let (fd, classifier) = load().map_err(|e| refused(name, e))?;
+        Ok(Self {
+            name,
+            fd,
+            classifier: Mutex::new(classifier),
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! `ebbtidectl datapath`: each program, whether it is attached, and what it counted.
+
+use std::collections::HashSet;
+
+use ebbtide_layout::{Hook, HostHook, Spoofed};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::Agent,
+    datapath::{HOST_PROGRAMS, PROGRAMS},
+    netlink::{
+        Netlink,
+        link::Veth,
+        model::{Filter, NamespacePlan},
+        netns::Evidence,
+        state::NamespaceState,
+    },
+    podnet::PodNet,
+};
+
+/// A line of `ebbtidectl datapath`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookLine {
+    /// The pod; empty for the node's own.
+    pub pod: String,
+    /// The interface, in the pod, or the node's NIC. For the host's ends of the veths, which are
+    /// counted all together, the NIC that their traffic came in by.
+    pub interface: String,
+    /// `ingress` or `egress`.
+    pub hook: String,
+    /// The program.
+    pub program: String,
+    /// Whether it is attached; `None` if that cannot be told.
+    pub attached: Option<bool>,
+    /// How: `tcx` (a link) or `tc` (a filter); empty if it is not, or that cannot be told.
+    #[serde(default)]
+    pub by: String,
+    /// Packets it saw.
+    pub seen: u64,
+    /// Marked as come in by the veth.
+    pub marked: u64,
+    /// Flows remembered (or, on the NIC's ingress, forgotten).
+    pub learned: u64,
+    /// Sent back out by the interface their flow came in on.
+    pub redirected: u64,
+    /// Let through untouched.
+    pub passed: u64,
+    /// Dropped.
+    pub dropped: u64,
+    /// Packets that would have left by this NIC, the wrong one: a cloud drops them. They were sent
+    /// out by the right one, unless that has no known gateway.
+    #[serde(default)]
+    pub wrong_nic: u64,
+}
+
+pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
+    let mut lines = Vec::new();
+    for (_, net) in agent.interfaces() {
+        let counters = agent
+            .datapath
+            .counters(&net.ips())
+            .map_err(|e| e.to_string())?;
+        // Of the pod as a whole, so told once.
+        let spoofed = match &net.shared_veth {
+            None => agent
+                .datapath
+                .spoofed(net.number())
+                .map_err(|e| e.to_string())?,
+            Some(_) => Spoofed::default(),
+        };
+        let attached = attached(&net).await;
+        for filter in &net.in_pod.filters {
+            let Some(program) = PROGRAMS.iter().find(|p| p.name == filter.program) else {
+                continue;
+            };
+            let mut counted = counters[program.hook as usize];
+            if program.hook == Hook::NicEgress {
+                counted.dropped += spoofed.by_nic;
+            }
+            let there = attached.as_ref().map(|found| found.contains(filter));
+            lines.push(HookLine {
+                pod: net.pod.clone(),
+                interface: filter.link.clone(),
+                hook: filter.direction.to_string(),
+                program: filter.program.clone(),
+                attached: there,
+                by: by(there, false),
+                seen: counted.seen,
+                marked: counted.marked,
+                learned: counted.learned,
+                redirected: counted.redirected,
+                passed: counted.passed,
+                dropped: counted.dropped,
+                wrong_nic: 0,
+            });
+        }
+        if let Some(veth) = net.veth.as_ref().filter(|_| spoofed.by_veth != 0) {
+            lines.push(dropped_from(&net, veth, spoofed.by_veth));
+        }
+    }
+    lines.extend(nics(agent).await?);
+    Ok(lines)
+}
+
+/// The host's end of a pod's veth, where the pod sent what was not its own. All else there is counted
+/// by NIC.
+fn dropped_from(net: &PodNet, veth: &Veth, dropped: u64) -> HookLine {
+    let program = HOST_PROGRAMS[HostHook::VethIngress as usize];
+    HookLine {
+        pod: net.pod.clone(),
+        interface: veth.host_name.clone(),
+        hook: program.direction.to_string(),
+        program: program.name.to_owned(),
+        attached: None,
+        by: String::new(),
+        seen: dropped,
+        marked: 0,
+        learned: 0,
+        redirected: 0,
+        passed: 0,
+        dropped,
+        wrong_nic: 0,
+    }
+}
+
+fn by(attached: Option<bool>, by_link: bool) -> String {
+    match attached {
+        Some(true) if by_link => "tcx",
+        Some(true) => "tc",
+        _ => "",
+    }
+    .to_owned()
+}
+
+/// The node's own hooks.
+async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
+    let Some(host) = agent.nics() else {
+        return Ok(Vec::new());
+    };
+    let mut filters = host.plan.filters.clone();
+    for (_, net) in agent.interfaces() {
+        filters.extend(net.in_host.filters.iter().cloned());
+    }
+    let wanted = NamespacePlan {
+        filters,
+        ..NamespacePlan::default()
+    };
+    let state = agent.datapath.state_of_host(&agent.host, &wanted).await;
+    let state = state.ok();
+    // On the NIC, or on every veth; `None` where it should be nowhere, or that cannot be told.
+    let attached = |program: &str, nic: &str| {
+        let found = &state.as_ref()?.found.filters;
+        let on_nic = |filter: &&Filter| filter.link == nic || !program.starts_with("host_nic");
+        let mut places = wanted
+            .filters
+            .iter()
+            .filter(|filter| filter.program == program)
+            .filter(on_nic)
+            .peekable();
+        places.peek()?;
+        Some(places.all(|filter| found.contains(filter)))
+    };
+    let mut lines = Vec::new();
+    for nic in &host.nics {
+        let counters = agent
+            .datapath
+            .host
+            .counters(nic)
+            .map_err(|e| e.to_string())?;
+        for program in HOST_PROGRAMS {
+            let counted = counters.hooks[program.hook as usize];
+            let on_egress = program.hook == HostHook::NicEgress;
+            let there = attached(program.name, &nic.name);
+            let mut at_nic = wanted.filters.iter();
+            let at_nic =
+                at_nic.find(|filter| filter.link == nic.name && filter.program == program.name);
+            let by_link =
+                at_nic.is_some_and(|filter| agent.datapath.is_by_link(filter, nic.ifindex));
+            lines.push(HookLine {
+                pod: String::new(),
+                interface: nic.name.clone(),
+                hook: program.direction.to_string(),
+                program: program.name.to_owned(),
+                attached: there,
+                by: by(there, by_link),
+                seen: counted.seen,
+                marked: counted.marked,
+                learned: counted.learned,
+                redirected: counted.redirected,
+                passed: counted.passed,
+                dropped: counted.dropped,
+                wrong_nic: if on_egress {
+                    counters.wrong_nic + counters.wrong_nic_passed
+                } else {
+                    0
+                },
+            });
+        }
+    }
+    Ok(lines)
+}
+
+/// The programs that are attached in the pod; `None` if it cannot be looked at.
+async fn attached(net: &PodNet) -> Option<HashSet<Filter>> {
+    let Evidence::Present(netns) = net.namespace().ok()? else {
+        return None;
+    };
+    let place = format!("in {}", net.netns.display());
+    let netlink = netns.run(|| Netlink::open(place)).ok()?.ok()?;
+    let state = NamespaceState::read(&netlink, &net.in_pod).await.ok()?;
+    Some(state.found.filters.into_iter().collect())
+}

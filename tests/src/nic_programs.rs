@@ -1,0 +1,181 @@
+//! The programs at a node's links, whichever way they are attached: by TCX links or as tc filters.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type};
+use nix::libc;
+
+use crate::{
+    netns::Netns,
+    snapshot::{ip, run},
+};
+
+/// A link's two hooks, as pins and `tc` call them.
+const HOOKS: [(&str, TcAttachType); 2] = [
+    ("ingress", TcAttachType::Ingress),
+    ("egress", TcAttachType::Egress),
+];
+
+/// Whether this kernel has TCX (6.6).
+#[must_use]
+pub fn has_tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+}
+
+/// The numbers of the programs that are attached to a link by TCX links: at ingress, at egress, each the first
+/// that runs first.
+///
+/// # Errors
+/// When there is no such link, or the kernel has no TCX.
+pub fn by_tcx(node: &Netns, link: &str) -> Result<[Vec<u32>; 2]> {
+    let ids = |(_, hook)| -> Result<Vec<u32>> {
+        let link = link.to_owned();
+        let (_, programs) = node.run(|| Ok(SchedClassifier::query_tcx(&link, hook)?))?;
+        Ok(programs.iter().map(ProgramInfo::id).collect())
+    };
+    let [ingress, egress] = HOOKS;
+    Ok([ids(ingress)?, ids(egress)?])
+}
+
+/// At which of a link's hooks, ingress and egress, there is a program for the host.
+///
+/// # Errors
+/// When `tc` fails, or there is no such link.
+pub fn attached(node: &Netns, link: &str) -> Result<[bool; 2]> {
+    let links = if has_tcx() {
+        by_tcx(node, link)?
+    } else {
+        Default::default()
+    };
+    let at = |number: usize| -> Result<bool> {
+        let (hook, _) = HOOKS[number];
+        let filters = run(node, "tc", &["filter", "show", "dev", link, hook])?;
+        Ok(!links[number].is_empty() || filters.contains("host_"))
+    };
+    Ok([at(0)?, at(1)?])
+}
+
+/// Takes the agent's programs off a link of its node, as `tc qdisc del` and `bpftool link detach` do. `bpf` is the
+/// agent's directory on the bpf file system.
+///
+/// # Errors
+/// When there is nothing to take off.
+pub fn take_off(node: &Netns, link: &str, bpf: &Path) -> Result<()> {
+    let index = node.netlink()?.index(link)?;
+    let mut detached = false;
+    for (hook, _) in HOOKS {
+        let pin = bpf.join(format!("links/{index}-{hook}"));
+        if pin.exists() {
+            detach(&pin).with_context(|| format!("detaching {}", pin.display()))?;
+            detached = true;
+        }
+    }
+    if detached {
+        return Ok(());
+    }
+    node.netlink()?.remove_clsact(link)
+}
+
+/// A program of somebody else's, attached by a TCX link behind all others, that lets each packet into the stack and
+/// nothing after it see it (`TC_ACT_OK`), until this is dropped.
+#[derive(Debug)]
+pub struct Decider {
+    program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl Decider {
+    /// Attaches it at a link's ingress.
+    ///
+    /// # Errors
+    /// When the kernel has no TCX, or there is no such link.
+    pub fn new(node: &Netns, link: &str) -> Result<Self> {
+        let index = node.netlink()?.index(link)?;
+        let program = accept().context("loading a program that accepts")?;
+        // SAFETY: `bpf_attr` is a union of plain integers and arrays of them: zero is a valid value.
+        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+        attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+        attr.link_create.__bindgen_anon_2.target_ifindex = index;
+        attr.link_create.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+        let link = node.run(|| Ok(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?))?;
+        Ok(Self {
+            program,
+            // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
+            _link: unsafe { OwnedFd::from_raw_fd(link) },
+        })
+    }
+
+    /// The program's descriptor.
+    #[must_use]
+    pub fn program(&self) -> RawFd {
+        self.program.as_raw_fd()
+    }
+}
+
+/// `r0 = TC_ACT_OK; exit`.
+fn accept() -> io::Result<OwnedFd> {
+    const INSTRUCTIONS: [u64; 2] = [0xb7, 0x95];
+    // SAFETY: `bpf_attr` is a union of plain integers and arrays of them: zero is a valid value.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    attr.__bindgen_anon_3.insns = INSTRUCTIONS.as_ptr() as u64;
+    attr.__bindgen_anon_3.insn_cnt = 2;
+    attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
+    let program = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?;
+    // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
+/// Makes the agent of a node look whether all is there: the kernel announces that a rule went, and says nothing of
+/// what is done to links.
+///
+/// # Errors
+/// When the kernel refuses the rule.
+pub fn make_it_look(node: &Netns) -> Result<()> {
+    for change in ["add", "del"] {
+        ip(node, &["rule", change, "pref", "31000", "lookup", "main"])?;
+    }
+    Ok(())
+}
+
+/// Detaches the link that is pinned there; who holds it holds nothing more.
+fn detach(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    // SAFETY: `bpf_attr` is a union of plain integers and arrays of them: zero is a valid value.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    let link = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// bpf(2).
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: the attribute is whole, and what it points to outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<bpf_attr>(),
+        )
+    };
+    i32::try_from(result)
+        .ok()
+        .filter(|result| *result >= 0)
+        .ok_or_else(io::Error::last_os_error)
+}
