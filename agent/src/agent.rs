@@ -23,7 +23,7 @@ use crate::{
     catalog::Catalog,
     datapath::Datapath,
     kube::{Cluster, Leases},
-    netlink::{Netlink, netns::Evidence, sysctl},
+    netlink::{Netlink, model::Sysctl, netns::Evidence, sysctl},
     node::{self, CurrentFacts, NodeFacts},
     podnet::{self, PodNet},
     pool::{Owner, Pools},
@@ -314,6 +314,13 @@ impl Agent {
                 released += 1;
             }
         }
+        // Whatever runs has this agent's programs now.
+        match self.datapath.forget_older_layouts() {
+            Ok(removed) => removed.iter().for_each(|dir| {
+                info!("removed what an older agent had pinned: {}", dir.display());
+            }),
+            Err(e) => warn!("what an older agent had pinned stays: {e}"),
+        }
         info!(
             interfaces = total - released,
             released, "running pods taken over"
@@ -363,9 +370,14 @@ impl Agent {
         }
     }
 
+    /// What makes the node forward, in the order in which it is to be set.
+    #[must_use]
+    pub fn forwarding(&self) -> Vec<Sysctl> {
+        node::forwarding(&listening_for_ra(&sysctl::root().join("net/ipv6/conf")))
+    }
+
     fn forward(&self) {
-        let listening = listening_for_ra(&sysctl::root().join("net/ipv6/conf"));
-        for setting in node::forwarding(&listening) {
+        for setting in self.forwarding() {
             if let Err(e) = sysctl::write(&setting) {
                 warn!("pods will not reach Services: {e}");
             }

@@ -15,7 +15,8 @@ use crate::{
         Batch, Error, Netlink,
         announcement::{Announcement, Announcements},
         model::NamespacePlan,
-        state::Missing,
+        state::{Missing, differing_sysctls},
+        sysctl,
     },
 };
 
@@ -110,6 +111,26 @@ fn without_repetition(plan: &mut NamespacePlan) {
     plan.filters.dedup();
 }
 
+/// Writes the settings that have other values, and gives those.
+fn settings(agent: &Agent, plan: &NamespacePlan) -> Vec<Missing> {
+    let mut all = NamespacePlan::default();
+    all.sysctls.extend(agent.forwarding());
+    all.sysctls.extend_from_slice(&plan.sysctls);
+    let mut differing = differing_sysctls(&all);
+    differing.retain(|missing| match missing {
+        // One that cannot be read went with its link.
+        Missing::Sysctl(want, Some(_)) => match sysctl::write(want) {
+            Ok(()) => true,
+            Err(e) => {
+                debug!("{e}");
+                false
+            }
+        },
+        _ => false,
+    });
+    differing
+}
+
 /// Compares the host with the plans of all interfaces and puts back what can be.
 async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     let host: &Netlink = &agent.host;
@@ -128,6 +149,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         plan.routes.extend_from_slice(&nics.plan.routes);
         plan.rules.extend_from_slice(&nics.plan.rules);
         plan.filters.extend_from_slice(&nics.plan.filters);
+        plan.sysctls.extend_from_slice(&nics.plan.sysctls);
     }
     let mut masters = BTreeMap::new();
     for (_, net) in interfaces {
@@ -147,7 +169,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     without_repetition(&mut plan);
     let state = agent.datapath.state_of_host(host, &plan).await?;
     let mut batch = Batch::default();
-    let mut put_back = Vec::new();
+    let mut put_back = settings(agent, &plan);
     let mut revived = Vec::new();
     for (_, net) in interfaces {
         let Some(veth) = &net.veth else { continue };

@@ -256,3 +256,29 @@ fn the_node_s_end_of_a_pair_gets_its_mac_address_its_mtu_and_its_state_back() ->
     }
     pod.delete()
 }
+
+/// Nothing on the host announces it, and to enter each pod's namespace again and again would cost more than it saves.
+#[test]
+fn the_pod_s_end_of_a_pair_with_another_mac_address_is_named_by_check_and_put_right_by_a_new_agent()
+-> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens5", "a")?;
+    let web = Plan::web_server(Family::V4);
+    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
+    servers.extend(Server::on_any(&pod.netns, PORT)?);
+    traffic(&lab, &pod)?;
+    let change = ["link", "set", "veth0", "address", "02:00:00:00:00:99"];
+    ip(&pod.netns, &change)?;
+    ensure!(traffic(&lab, &pod).is_err(), "no harm was done");
+    let Err(named) = pod.call("CHECK") else {
+        bail!("CHECK finds nothing");
+    };
+    let named = format!("{named:#}");
+    ensure!(named.contains("link veth0 has"), "{named}");
+    lab.agent("master").kill()?;
+    lab.agent("master").launch()?;
+    lab.agent("master").wait_ready()?;
+    pod.call("CHECK").context("a new agent")?;
+    traffic(&lab, &pod).context("a new agent")?;
+    pod.delete()
+}

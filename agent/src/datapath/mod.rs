@@ -9,6 +9,7 @@ mod by_address;
 mod flow_table;
 mod flows;
 mod host;
+mod layouts;
 mod nic_links;
 mod programs;
 mod spoofed;
@@ -250,6 +251,22 @@ impl Datapath {
             ),
             _object: object,
         })
+    }
+
+    /// The pins of our maps that are not there.
+    #[must_use]
+    pub fn missing_pins(&self) -> Vec<PathBuf> {
+        let pins = PINNED.map(|(_, file)| self.setup.pins.join(file));
+        pins.into_iter().filter(|pin| !pin.exists()).collect()
+    }
+
+    /// Removes what agents of older layouts pinned, and gives what it removed. Programs that are attached still keep
+    /// their maps.
+    ///
+    /// # Errors
+    /// When a directory cannot be removed.
+    pub fn forget_older_layouts(&self) -> Result<Vec<PathBuf>, Error> {
+        layouts::forget_older(&self.setup.pins)
     }
 
     /// The descriptor of the program called `name`, for a tc filter.

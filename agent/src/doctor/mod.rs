@@ -3,7 +3,10 @@
 mod addresses;
 mod firewall;
 mod kernel;
+mod modules;
 mod routing;
+mod rp_filter;
+mod settings;
 
 use std::fmt;
 
@@ -50,7 +53,13 @@ impl fmt::Display for Finding {
 pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let mut findings = configuration(agent).await?;
     findings.extend(nics_that_are_gone(agent).await?);
+    findings.extend(modules::missing(agent.datapath.programs()).await);
     findings.extend(firewall::firewall(agent).await);
+    findings.extend(pins(agent));
+    if let Some(host) = agent.nics() {
+        findings.extend(rp_filter::strict(&host.nics));
+        findings.extend(settings::changed(&host.plan, agent.forwarding()));
+    }
     let catalog = agent.catalog();
     let facts = agent.facts.get(&agent.host).await?;
     findings.extend(addresses::addresses(
@@ -77,6 +86,24 @@ async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let mut findings = routing::intruders(&facts, &foreign, &agent.settings);
     findings.extend(routing::masters(&facts, masters));
     Ok(findings)
+}
+
+/// Maps that are not where the next agent looks for them.
+fn pins(agent: &Agent) -> Option<Finding> {
+    let missing = agent.datapath.missing_pins();
+    let first = missing.first()?;
+    Some(Finding {
+        severity: Severity::Warning,
+        what: format!(
+            "{} of the maps that running pods' programs use are not pinned any more (the first: {}): the next agent \
+             begins with empty ones, and flows that are under way are forgotten",
+            missing.len(),
+            first.display()
+        ),
+        way_out: "if the bpf file system was unmounted, mount it again (`mount -t bpf bpf /sys/fs/bpf`); then \
+                  restart the agent at a time when that does no harm"
+            .to_owned(),
+    })
 }
 
 /// Interfaces that went with their NIC.

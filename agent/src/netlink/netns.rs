@@ -147,6 +147,29 @@ impl Netns {
 }
 
 impl Netns {
+    /// Runs `work` on a thread of its own in a new network namespace, which is gone when that has ended.
+    ///
+    /// # Errors
+    /// When the kernel makes none.
+    pub fn in_a_new_one<T: Send>(work: impl FnOnce(&Self) -> T + Send) -> Result<T, Error> {
+        let failed = |e| Error::new("make a network namespace", e);
+        thread::scope(|scope| {
+            thread::Builder::new()
+                .name("netns".to_owned())
+                .spawn_scoped(scope, || {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "this thread runs `work` and ends"
+                    )]
+                    nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|e| failed(e.into()))?;
+                    Ok(work(&Self::open("/proc/thread-self/ns/net")?))
+                })
+                .map_err(failed)?
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// Does `outside` in the agent's own namespace, then `inside` in this one, on a thread of its own
     /// that ends with them. It begins at once; the future is its end.
     pub fn outside_then_inside<A, T, E>(

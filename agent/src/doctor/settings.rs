@@ -1,0 +1,32 @@
+//! Settings of the host that somebody has changed. The agent writes them again at its next look; what is found
+//! here, it cannot write.
+
+use super::{Finding, Severity};
+use crate::netlink::{
+    model::{NamespacePlan, Sysctl},
+    state::{Missing, differing_sysctls},
+};
+
+/// Those of the plan for the NICs, and of `others`, that have another value.
+pub(super) fn changed(plan: &NamespacePlan, others: Vec<Sysctl>) -> Vec<Finding> {
+    let mut all = NamespacePlan::default();
+    all.sysctls
+        .extend(plan.sysctls.iter().cloned().chain(others));
+    let differing = differing_sysctls(&all).into_iter();
+    differing.filter_map(|missing| finding(&missing)).collect()
+}
+
+fn finding(missing: &Missing) -> Option<Finding> {
+    // One that cannot be read went with its link.
+    let Missing::Sysctl(want, Some(_)) = missing else {
+        return None;
+    };
+    Some(Finding {
+        severity: Severity::Serious,
+        what: format!("{missing}: packets are dropped that should pass"),
+        way_out: format!(
+            "`sysctl -w {}={}`, and take it out of what changes it (/etc/sysctl.d)",
+            want.path, want.value
+        ),
+    })
+}

@@ -1,0 +1,144 @@
+//! What `ebbtidectl doctor` finds on a node without pods, in this kernel: the damage first, then its name and the
+//! cure.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_tests::{
+    lab::Lab,
+    netns::Netns,
+    nic_programs::make_it_look,
+    plan::{Family, Plan},
+    traffic::{Client, Protocol, Server},
+};
+use serde_json::Value;
+
+const PORT: u16 = 9090;
+
+/// What is found, and what is to be done about it.
+fn findings(lab: &mut Lab) -> Result<Vec<(String, String)>> {
+    let found = lab.agent("master").control_json(&["doctor"])?;
+    let text = |finding: &Value, field: &str| -> Result<String> {
+        let text = finding[field].as_str();
+        Ok(text
+            .with_context(|| format!("{field}: {finding}"))?
+            .to_owned())
+    };
+    let found = found.as_array().context("a list")?;
+    found
+        .iter()
+        .map(|finding| Ok((text(finding, "what")?, text(finding, "wayOut")?)))
+        .collect()
+}
+
+fn about(findings: &[(String, String)], words: &str) -> Option<String> {
+    let found = findings.iter().find(|(what, _)| what.contains(words))?;
+    Some(found.1.clone())
+}
+
+/// Whether this kernel makes links of this kind, as `ip` has it.
+fn makes(kind: &[&str]) -> Result<bool> {
+    let netns = Netns::new("trial")?;
+    let below = [
+        "link", "add", "below", "type", "veth", "peer", "name", "other",
+    ];
+    let ip = |arguments: &[&str]| -> Result<bool> {
+        let mut command: Command = netns.command("ip");
+        Ok(command.args(arguments).output()?.status.success())
+    };
+    ensure!(ip(&below)?, "no veth");
+    ip(&[
+        &["link", "add", "link", "below", "name", "child", "type"],
+        kind,
+    ]
+    .concat())
+}
+
+#[test]
+fn what_this_kernel_cannot_make_is_named_with_its_module() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let found = findings(&mut lab)?;
+    for (kind, module) in [
+        (&["ipvlan", "mode", "l3"][..], "ipvlan"),
+        (&["dummy"], "dummy"),
+    ] {
+        let cure = about(&found, &format!("lacks {module}"));
+        ensure!(makes(kind)? == cure.is_none(), "{module}: {found:?}");
+        let names_it = |cure: String| cure.contains("modprobe") && cure.contains(module);
+        ensure!(cure.is_none_or(names_it), "{module}: {found:?}");
+    }
+    // Ours are attached, so these are there.
+    for module in ["lacks veth", "lacks sch_ingress"] {
+        ensure!(about(&found, module).is_none(), "{found:?}");
+    }
+    Ok(())
+}
+
+/// The request comes in by the NIC that is not the default route's: strict filtering lets it in by its mark alone.
+#[test]
+fn a_setting_that_marks_depend_on_comes_back() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let node = lab.vpc.node("master").clone();
+    let _servers: Vec<Server> = Server::on_any(&node, PORT)?;
+    let to = lab.vpc.nic("master", "ens6").primary(Family::V4);
+    let worker = lab.vpc.node("worker1").clone();
+    let ask = || Client::new(&worker, Protocol::Tcp).ask((to, PORT).into());
+    let wrong = ("net/ipv4/conf/ens6/src_valid_mark", "0");
+    ask().context("with its setting")?;
+    lab.agent("master").kill()?;
+    node.sysctls(&[wrong])?;
+    ensure!(ask().is_err(), "no harm was done");
+    lab.agent("master").launch()?;
+    lab.agent("master").wait_ready()?;
+    ask().context("a new agent writes it")?;
+    node.sysctls(&[wrong])?;
+    make_it_look(&node)?;
+    let named = "src_valid_mark = 1 is 0 instead in the host: put back";
+    let start = Instant::now();
+    while !lab.agent("master").log().contains(named) {
+        ensure!(start.elapsed() < Duration::from_secs(15), "{}", lab.logs());
+        sleep(Duration::from_millis(50));
+    }
+    ask().context("put back")?;
+    let found = findings(&mut lab)?;
+    ensure!(about(&found, "src_valid_mark").is_none(), "{found:?}");
+    Ok(())
+}
+
+fn pins(bpf: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(bpf)? {
+        names.extend(entry?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[test]
+fn maps_that_are_not_pinned_any_more_are_named_and_those_of_an_older_layout_removed() -> Result<()>
+{
+    let mut lab = Lab::start(Plan::default())?;
+    let bpf = lab.agent("master").bpf().to_owned();
+    let found = findings(&mut lab)?;
+    ensure!(about(&found, "not pinned").is_none(), "{found:?}");
+    let before = pins(&bpf)?;
+    let layout = before.iter().find(|name| name.starts_with('v'));
+    let layout = layout.with_context(|| format!("no layout: {before:?}"))?;
+    // A file of a bpf file system can be a map or a link alone, so a directory must do.
+    fs::create_dir_all(bpf.join("v1").join("flows"))?;
+    lab.agent("master").stop()?;
+    lab.agent("master").launch()?;
+    lab.agent("master").wait_ready()?;
+    ensure!(pins(&bpf)? == before, "{:?}", pins(&bpf)?);
+    fs::remove_file(bpf.join(layout).join("flows"))?;
+    let found = findings(&mut lab)?;
+    let cure = about(&found, "not pinned").with_context(|| format!("{found:?}"))?;
+    ensure!(cure.contains("mount -t bpf"), "{cure}");
+    Ok(())
+}
