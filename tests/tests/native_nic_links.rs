@@ -32,12 +32,7 @@ use ebbtide_tests::{
 
 const PORT: u16 = 9090;
 
-fn skipped() -> bool {
-    if !has_tcx() {
-        println!("skipped: this kernel has no TCX (Linux 6.6)");
-    }
-    !has_tcx()
-}
+const SKIPPED: &str = "skipped: this kernel has no TCX (Linux 6.6)";
 
 /// The links' numbers, by the names of their pins.
 fn links(agent: &Agent) -> Result<BTreeMap<String, u32>> {
@@ -95,7 +90,8 @@ fn eventually(lab: &Lab, what: &str, mut is_so: impl FnMut() -> Result<bool>) ->
 /// The damage is done to a filter of tc's; our program sees what that one does not.
 #[test]
 fn a_program_of_others_that_decides_about_packets_does_not_keep_them_from_ours() -> Result<()> {
-    if skipped() {
+    if !has_tcx() {
+        println!("{SKIPPED}");
         return Ok(());
     }
     let mut lab = Lab::start(Plan::default())?;
@@ -129,7 +125,8 @@ fn a_program_of_others_that_decides_about_packets_does_not_keep_them_from_ours()
 #[test]
 fn a_new_agent_puts_its_programs_into_the_links_and_takes_away_an_older_one_s_filter() -> Result<()>
 {
-    if skipped() {
+    if !has_tcx() {
+        println!("{SKIPPED}");
         return Ok(());
     }
     let mut lab = Lab::start(Plan::default())?;
@@ -162,7 +159,8 @@ fn a_new_agent_puts_its_programs_into_the_links_and_takes_away_an_older_one_s_fi
 
 #[test]
 fn links_that_are_wiped_come_back_and_one_that_went_with_its_nic_leaves_no_pin() -> Result<()> {
-    if skipped() {
+    if !has_tcx() {
+        println!("{SKIPPED}");
         return Ok(());
     }
     let mut lab = Lab::start(Plan::default())?;

@@ -39,7 +39,6 @@ pub use flow_table::FlowTables;
 pub use flows::{Kind, Remembered, address, uptime};
 pub use host::{Host, HostNic};
 use nic_links::NicLinks;
-pub use nic_links::Trouble as LinkTrouble;
 pub use programs::{HOST_PROGRAMS, HostProgram, PROGRAMS, Program, Programs};
 use spoofed::Spoofers;
 pub use trace::{TraceWish, Tracer};
@@ -96,14 +95,6 @@ pub enum Error {
         name: &'static str,
         /// The verifier's or the kernel's word.
         source: Box<ProgramError>,
-    },
-    /// A program could not be attached to a NIC.
-    #[error("attach {filter} by a TCX link: {source}")]
-    Attach {
-        /// Which, and where.
-        filter: Filter,
-        /// Why not.
-        source: LinkTrouble,
     },
     /// The object lacks a program or map: it was built from other sources than the agent.
     #[error("the eBPF object has no {0}: rebuild with `cargo xtask build`")]
@@ -294,7 +285,7 @@ impl Datapath {
             match self.nic_links.attach(programs, filter, ifindex) {
                 // An agent that knew no links left a filter.
                 Ok(()) => return batch.delete_filter(filter, ifindex),
-                Err(e) => warn!("{e}; attached as a tc filter instead"),
+                Err(e) => warn!("attach {filter} by a TCX link: {e}; it is a tc filter instead"),
             }
         }
         if let Some(program) = programs.fd(&filter.program) {

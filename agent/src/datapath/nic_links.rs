@@ -37,7 +37,10 @@ type Place = (u32, Direction);
 
 /// Why a program could not be attached by a link.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub(super) enum Trouble {
+    /// The kernel has none.
+    #[error("this kernel has no TCX")]
+    NoTcx,
     /// There is no such program.
     #[error("there is no such program")]
     Unknown,
@@ -99,43 +102,35 @@ impl NicLinks {
         programs: &Programs,
         filter: &Filter,
         ifindex: u32,
-    ) -> Result<(), Error> {
-        let Some(pins) = &self.pins else {
-            return Ok(());
+    ) -> Result<(), Trouble> {
+        let pins = self.pins.as_ref().ok_or(Trouble::NoTcx)?;
+        let program = programs.classifier(&filter.program);
+        let mut program = program.ok_or(Trouble::Unknown)?;
+        let place = (ifindex, filter.direction);
+        let pin = pins.join(file_name(place));
+        let mut held = lock(&self.held);
+        let there = held.remove(&place).or_else(|| pinned(&pin));
+        let link = match there.filter(|link| is_at(link, filter)) {
+            Some(link) if link.info()?.program_id() == program.info()?.id() => link,
+            Some(link) => {
+                let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+                program.take_link(id)?.try_into()?
+            }
+            None => {
+                unpin(&pin)?;
+                let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+                let direction = attach_type(filter.direction);
+                let id = program.attach_with_options(&filter.link, direction, first)?;
+                program.take_link(id)?.try_into()?
+            }
         };
-        let attach = || -> Result<(), Trouble> {
-            let program = programs.classifier(&filter.program);
-            let mut program = program.ok_or(Trouble::Unknown)?;
-            let place = (ifindex, filter.direction);
-            let pin = pins.join(file_name(place));
-            let mut held = lock(&self.held);
-            let there = held.remove(&place).or_else(|| pinned(&pin));
-            let link = match there.filter(|link| is_at(link, filter)) {
-                Some(link) if link.info()?.program_id() == program.info()?.id() => link,
-                Some(link) => {
-                    let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
-                    program.take_link(id)?.try_into()?
-                }
-                None => {
-                    unpin(&pin)?;
-                    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-                    let direction = attach_type(filter.direction);
-                    let id = program.attach_with_options(&filter.link, direction, first)?;
-                    program.take_link(id)?.try_into()?
-                }
-            };
-            let link = if pin.exists() {
-                link
-            } else {
-                link.pin(&pin)?.into()
-            };
-            held.insert(place, link);
-            Ok(())
+        let link = if pin.exists() {
+            link
+        } else {
+            link.pin(&pin)?.into()
         };
-        attach().map_err(|source| Error::Attach {
-            filter: filter.clone(),
-            source,
-        })
+        held.insert(place, link);
+        Ok(())
     }
 
     /// Whether a program of ours is at the NIC with this index, and will be when the agent is gone.
