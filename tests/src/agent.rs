@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use ebbtide_agent::doctor::Finding;
 use tempfile::TempDir;
 
 use crate::{cni::Plugin, netns::Netns, process::Process, workspace};
@@ -161,6 +162,24 @@ impl Agent {
         let text = self.control(&[arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&text)
             .with_context(|| format!("ebbtidectl {arguments:?} -o json printed {text:?}"))
+    }
+
+    /// What `ebbtidectl doctor` finds, and whether it fails.
+    ///
+    /// # Errors
+    /// When it says nothing.
+    pub fn doctor(&self) -> Result<(Vec<Finding>, bool)> {
+        let output = self
+            .netns
+            .command(workspace::BINARIES.file("ebbtidectl")?)
+            .arg("--socket")
+            .arg(self.socket())
+            .args(["doctor", "-o", "json"])
+            .output()
+            .context("running ebbtidectl doctor")?;
+        let findings = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        Ok((findings, !output.status.success()))
     }
 
     /// The plugin as a runtime on this node calls it.

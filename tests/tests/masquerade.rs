@@ -4,14 +4,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::doctor::Finding;
 use ebbtide_tests::{
     demo::{Scenario, WAYS_TO_C},
     iptables,
     lab::Lab,
     plan::{Family, Plan},
     traffic::{Client, Protocol},
-    workspace,
 };
 
 /// As ip-masq-agent, firewalld and Docker's users write it. After the Service proxy's own rules.
@@ -65,22 +63,9 @@ fn look(lab: &Lab, scenario: &Scenario, family: Family) -> Result<Seen> {
 
 /// What `ebbtidectl doctor` says of others' firewall rules, and whether it fails.
 fn doctor(lab: &mut Lab) -> Result<(Vec<String>, bool)> {
-    let socket = lab.agent("master").socket();
-    let output = lab
-        .vpc
-        .node("master")
-        .command(workspace::BINARIES.file("ebbtidectl")?)
-        .arg("--socket")
-        .arg(socket)
-        .args(["doctor", "-o", "json"])
-        .output()?;
-    let findings: Vec<Finding> = serde_json::from_slice(&output.stdout)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let (findings, fails) = lab.agent("master").doctor()?;
     let firewall = findings.iter().filter(|one| one.what.contains("firewall"));
-    Ok((
-        firewall.map(|one| one.what.clone()).collect(),
-        !output.status.success(),
-    ))
+    Ok((firewall.map(|one| one.what.clone()).collect(), fails))
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use ebbtide_agent::doctor::Finding;
 use ebbtide_tests::{
     lab::Lab,
     netns::Netns,
@@ -17,29 +18,15 @@ use ebbtide_tests::{
     plan::{Family, Plan},
     traffic::{Client, Protocol, Server},
 };
-use serde_json::Value;
 
 const PORT: u16 = 9090;
 
-/// What is found, and what is to be done about it.
-fn findings(lab: &mut Lab) -> Result<Vec<(String, String)>> {
-    let found = lab.agent("master").control_json(&["doctor"])?;
-    let text = |finding: &Value, field: &str| -> Result<String> {
-        let text = finding[field].as_str();
-        Ok(text
-            .with_context(|| format!("{field}: {finding}"))?
-            .to_owned())
-    };
-    let found = found.as_array().context("a list")?;
-    found
+/// The way out of what is found about this.
+fn about(findings: &[Finding], words: &str) -> Option<String> {
+    let found = findings
         .iter()
-        .map(|finding| Ok((text(finding, "what")?, text(finding, "wayOut")?)))
-        .collect()
-}
-
-fn about(findings: &[(String, String)], words: &str) -> Option<String> {
-    let found = findings.iter().find(|(what, _)| what.contains(words))?;
-    Some(found.1.clone())
+        .find(|finding| finding.what.contains(words))?;
+    Some(found.way_out.clone())
 }
 
 /// Whether this kernel makes links of this kind, as `ip` has it.
@@ -63,7 +50,7 @@ fn makes(kind: &[&str]) -> Result<bool> {
 #[test]
 fn what_this_kernel_cannot_make_is_named_with_its_module() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
-    let found = findings(&mut lab)?;
+    let (found, _) = lab.agent("master").doctor()?;
     for (kind, module) in [
         (&["ipvlan", "mode", "l3"][..], "ipvlan"),
         (&["dummy"], "dummy"),
@@ -106,7 +93,7 @@ fn a_setting_that_marks_depend_on_comes_back() -> Result<()> {
         sleep(Duration::from_millis(50));
     }
     ask().context("put back")?;
-    let found = findings(&mut lab)?;
+    let (found, _) = lab.agent("master").doctor()?;
     ensure!(about(&found, "src_valid_mark").is_none(), "{found:?}");
     Ok(())
 }
@@ -125,7 +112,7 @@ fn maps_that_are_not_pinned_any_more_are_named_and_those_of_an_older_layout_remo
 {
     let mut lab = Lab::start(Plan::default())?;
     let bpf = lab.agent("master").bpf().to_owned();
-    let found = findings(&mut lab)?;
+    let (found, _) = lab.agent("master").doctor()?;
     ensure!(about(&found, "not pinned").is_none(), "{found:?}");
     let before = pins(&bpf)?;
     let layout = before.iter().find(|name| name.starts_with('v'));
@@ -137,7 +124,7 @@ fn maps_that_are_not_pinned_any_more_are_named_and_those_of_an_older_layout_remo
     lab.agent("master").wait_ready()?;
     ensure!(pins(&bpf)? == before, "{:?}", pins(&bpf)?);
     fs::remove_file(bpf.join(layout).join("flows"))?;
-    let found = findings(&mut lab)?;
+    let (found, _) = lab.agent("master").doctor()?;
     let cure = about(&found, "not pinned").with_context(|| format!("{found:?}"))?;
     ensure!(cure.contains("mount -t bpf"), "{cure}");
     Ok(())

@@ -10,21 +10,11 @@ use ebbtide_tests::{
     snapshot::run,
     traffic::{Client, Protocol, Server},
     two_ways::{Site, Way},
-    workspace,
 };
 
 /// What `ebbtidectl doctor` says of others' firewall rules.
 fn firewall(site: &mut Site) -> Result<Vec<Finding>> {
-    let socket = site.lab.agent("master").socket();
-    let output = site
-        .node()
-        .command(workspace::BINARIES.file("ebbtidectl")?)
-        .arg("--socket")
-        .arg(socket)
-        .args(["doctor", "-o", "json"])
-        .output()?;
-    let mut findings: Vec<Finding> = serde_json::from_slice(&output.stdout)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let (mut findings, _) = site.lab.agent("master").doctor()?;
     findings.retain(|finding| finding.what.contains("firewall"));
     Ok(findings)
 }
