@@ -98,7 +98,7 @@ fn trials(netns: &Netns, program: RawFd) -> Result<Vec<Finding>, netlink::Error>
         mtu: MTU,
     };
     let mut batch = Batch::default();
-    batch.add_ipvlan(&ipvlan, below.ifindex, netns.raw_fd());
+    batch.add_ipvlan(&ipvlan, below.ifindex, netns.raw_fd(), false);
     findings.extend(judge(&IPVLAN, kernel.run(batch))?);
     let filter = Filter {
         link: below.name.clone(),
