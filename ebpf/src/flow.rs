@@ -2,13 +2,47 @@
 //!
 //! A key is made in place and changed in place: there is room for few of them on the stack.
 
-use aya_ebpf::programs::TcContext;
-use ebbtide_layout::{FRAGMENTS, FlowKey, WHOLE};
+use aya_ebpf::{btf_maps::LruHashMap, programs::TcContext};
+use ebbtide_layout::{FLOWS_PER_POD, FRAGMENTS, Flow, FlowKey, HostFlow, WHOLE};
 
 use crate::{
     extended,
     packet::{Endpoints, ICMPV6, Ip, LATER},
 };
+
+/// Remembered flows. Least recently used goes first when it is full.
+pub(crate) type Table<V> = LruHashMap<FlowKey, V, { FLOWS_PER_POD as usize }>;
+
+/// What is remembered of a flow.
+pub(crate) trait Counted: 'static {
+    /// Its packets.
+    fn packets(&mut self) -> &mut u64;
+}
+
+impl Counted for Flow {
+    #[inline(always)]
+    fn packets(&mut self) -> &mut u64 {
+        &mut self.packets
+    }
+}
+
+impl Counted for HostFlow {
+    #[inline(always)]
+    fn packets(&mut self) -> &mut u64 {
+        &mut self.packets
+    }
+}
+
+/// What is known of a flow, which has one packet more now.
+#[inline(always)]
+pub(crate) fn known<V: Counted>(flows: &Table<V>, key: &FlowKey) -> Option<&'static mut V> {
+    let flow = flows.get_ptr_mut(key)?;
+    // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may write it
+    // meanwhile: then a packet is not counted, or a way read that is one of the two there were.
+    let flow = unsafe { &mut *flow };
+    *flow.packets() += 1;
+    Some(flow)
+}
 
 /// Which end of the packet is ours: the pod's or the node's.
 #[derive(Clone, Copy)]

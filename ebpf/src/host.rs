@@ -11,7 +11,7 @@ use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, O
 
 use crate::{
     DROP, PASS, clock,
-    flow::{self, Ours},
+    flow::{self, Ours, known},
     guard::{self, At},
     host_maps as maps,
     packet::{self, FIRST, Ip, LAST},
@@ -60,17 +60,6 @@ fn learn(flows: &maps::HostFlows, key: &FlowKey, flow: HostFlow) -> bool {
         ..flow
     };
     flows.insert(key, flow, 0).is_ok()
-}
-
-/// What is known of a flow, which has one packet more now.
-#[inline(always)]
-fn known(flows: &maps::HostFlows, key: &FlowKey) -> Option<&'static mut HostFlow> {
-    let flow = flows.get_ptr_mut(key)?;
-    // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may write it
-    // meanwhile: then a packet is not counted, or a way read that is one of the two there were.
-    let flow = unsafe { &mut *flow };
-    flow.packets += 1;
-    Some(flow)
 }
 
 /// Notes the way of a packet's first fragment for the later ones. From the wire they may come in any

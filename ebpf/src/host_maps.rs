@@ -2,16 +2,18 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, HashMap, HashOfMaps, LruHashMap, PerCpuHashMap},
+    btf_maps::{Array, HashMap, HashOfMaps, PerCpuHashMap},
     macros::btf_map,
 };
 use ebbtide_layout::{
-    Address, DEFAULT_NIC_MARKS, FLOWS_PER_POD, FlowKey, HostConfig, HostFlow, MAX_ADDRESSES,
-    MAX_NICS, Nic, NicCounters, NodeAddress, reply_bit,
+    Address, DEFAULT_NIC_MARKS, HostConfig, HostFlow, MAX_ADDRESSES, MAX_NICS, Nic, NicCounters,
+    NodeAddress, reply_bit,
 };
 
+use crate::flow::Table;
+
 /// The flows of one address that the host has a part in.
-pub(crate) type HostFlows = LruHashMap<FlowKey, HostFlow, { FLOWS_PER_POD as usize }>;
+pub(crate) type HostFlows = Table<HostFlow>;
 
 /// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): memory for what is there only.
 const NO_PREALLOC: usize = 1;

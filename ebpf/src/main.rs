@@ -18,8 +18,8 @@
 //!
 //! In the pod TCP needs no memory: the mark is inherited by the accepted socket (`tcp_fwmark_accept`) and
 //! a rule routes marked packets to the veth. A connectionless socket has nothing that could
-//! inherit a mark, so for everything else the way in is remembered, per pod, and wins over the
-//! routing table on the way out.
+//! inherit a mark, nor has what the pod passes on for somebody behind it. So for everything else the way
+//! in is remembered, per pod, and wins over the routing table on the way out.
 //!
 //! No program writes to packet memory directly: that would make the verifier add a prologue
 //! which copies every cloned packet, and all of TCP's data packets are clones.

@@ -2,16 +2,17 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{HashOfMaps, LruHashMap, PerCpuHashMap},
+    btf_maps::{HashOfMaps, PerCpuHashMap},
     macros::btf_map,
 };
 use ebbtide_layout::{
-    Address, Counters, DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, FLOWS_PER_POD, Flow, FlowKey, Hook,
-    MAX_ADDRESSES, PodCounters,
+    Address, Counters, DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, Flow, Hook, MAX_ADDRESSES, PodCounters,
 };
 
-/// A pod's remembered flows. Least recently used goes first when it is full.
-pub(crate) type Flows = LruHashMap<FlowKey, Flow, { FLOWS_PER_POD as usize }>;
+use crate::flow::Table;
+
+/// A pod's remembered flows.
+pub(crate) type Flows = Table<Flow>;
 
 /// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): memory for the pods that are there only.
 const NO_PREALLOC: usize = 1;

@@ -1,7 +1,8 @@
 //! Which TCP connections began or ended by a veth of late, those of all pods of the node.
 //!
 //! The host's conntrack remembers them for a while, and would give what the pod sends straight, between
-//! the same addresses and ports, the node's address. Only a digest is kept, in the place that it names. A
+//! the same addresses and ports, the node's address. And a connection that the pod passes on to
+//! somebody behind it has no socket here that could inherit a mark. Only a digest is kept, in the place that it names. A
 //! place that two connections share stands for all that belong there, so nothing is ever evicted, however
 //! many there are: a flood leads replies past the host's stack that need not go there, and nothing worse.
 
@@ -10,13 +11,23 @@ use ebbtide_layout::{FlowKey, RECENT_PLACES, RECENT_SECONDS};
 
 use crate::clock;
 
-/// When a connection was noted, in seconds since the machine started (`CLOCK_BOOTTIME`), and in the upper
-/// half which. Zero: none was.
+/// When a connection was noted, in seconds since the machine started (`CLOCK_BOOTTIME`), in the upper half
+/// which, and in the highest bit whether it came straight since. Zero: none was.
 #[btf_map]
 static RECENT: Array<u64, { RECENT_PLACES as usize }> = Array::new();
 
 /// All connections of a place; no connection's own number.
 const ALL: u32 = 0;
+
+/// See [`RECENT`].
+const STRAIGHT: u64 = 1 << 63;
+
+/// By which way a connection that was noted came last.
+#[derive(Clone, Copy)]
+pub(crate) enum Last {
+    Veth,
+    Straight,
+}
 
 /// Notes that a connection begins or ends now.
 #[inline(always)]
@@ -37,21 +48,45 @@ pub(crate) fn note(connection: &FlowKey) {
     }
 }
 
-/// Whether it was noted of late.
+/// Notes that a connection begins straight; whether it was noted of late.
 #[inline(always)]
-pub(crate) fn is_noted(connection: &FlowKey) -> bool {
+pub(crate) fn begins_straight(connection: &FlowKey) -> bool {
+    let Some(last) = noted(connection) else {
+        return false;
+    };
+    // SAFETY: as in `note`.
+    unsafe { *last |= STRAIGHT }
+    true
+}
+
+/// By which way a connection came last, if it was noted of late.
+#[inline(always)]
+pub(crate) fn last_way(connection: &FlowKey) -> Option<Last> {
+    // SAFETY: as in `note`.
+    let last = unsafe { *noted(connection)? };
+    Some(if last & STRAIGHT != 0 {
+        Last::Straight
+    } else {
+        Last::Veth
+    })
+}
+
+/// The note of a connection.
+#[inline(always)]
+fn noted(connection: &FlowKey) -> Option<*mut u64> {
     let (place, which) = digest(connection);
-    RECENT
-        .get(place)
-        .and_then(|last| known(*last, clock::seconds()))
-        .is_some_and(|noted| noted == ALL || noted == which)
+    let last = RECENT.get_ptr_mut(place)?;
+    // SAFETY: as in `note`.
+    let found = known(unsafe { *last }, clock::seconds())?;
+    (found == ALL || found == which).then_some(last)
 }
 
 /// What was noted of late.
 #[inline(always)]
 fn known(noted: u64, now: u32) -> Option<u32> {
     let time = noted as u32;
-    (time != 0 && now.wrapping_sub(time) <= RECENT_SECONDS).then_some((noted >> 32) as u32)
+    let which = ((noted & !STRAIGHT) >> 32) as u32;
+    (time != 0 && now.wrapping_sub(time) <= RECENT_SECONDS).then_some(which)
 }
 
 /// A connection's place and its number there: a multiplicative hash, word by word. It is no secret. Who
@@ -71,7 +106,8 @@ fn digest(connection: &FlowKey) -> (u32, u32) {
         hash ^= hash >> 32;
         i += 1;
     }
-    (hash as u32 & (RECENT_PLACES - 1), (hash >> 32) as u32 | 1)
+    let which = ((hash & !STRAIGHT) >> 32) as u32 | 1;
+    (hash as u32 & (RECENT_PLACES - 1), which)
 }
 
 const _: () = assert!(RECENT_PLACES.is_power_of_two());

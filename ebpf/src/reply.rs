@@ -4,16 +4,16 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcContext};
 use ebbtide_layout::{
-    Flow, FlowKey, HOST_MAC, Hook, PAST_HOST_MAC, POD_IN_L3, POD_IS_EXEMPT, POD_MAC,
+    Flow, FlowKey, HOST_MAC, Hook, OWNER_IS_POD, PAST_HOST_MAC, POD_IN_L3, POD_IS_EXEMPT, POD_MAC,
 };
 
 use crate::{
     DROP, PASS, clock,
-    flow::{self, Ours},
+    flow::{self, Ours, known},
     guard::{self, At},
     host_maps, maps,
     packet::{self, ACK, Endpoints, FIN, FIRST, Ip, LAST, RST, SYN},
-    recent,
+    recent::{self, Last},
 };
 
 /// Destination and source of a frame from the pod to its host end of the veth.
@@ -50,6 +50,14 @@ fn mark(ctx: &TcContext, bits: u32) {
 fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: as in `mark_of`.
     unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// Whether the pod passes a packet on for somebody behind it: what its own sockets send came in by no
+/// interface (`skb_iif`, set in `__netif_receive_skb_core`, net/core/dev.c).
+#[inline(always)]
+fn is_passed_on(ctx: &TcContext) -> bool {
+    // SAFETY: as in `mark_of`.
+    unsafe { (*ctx.skb.skb).ingress_ifindex != 0 }
 }
 
 /// Nobody answers an error, so it needs no mark. With one, and `fwmark_reflect`, the kernel would note
@@ -120,14 +128,28 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
     PASS
 }
 
-/// What is known of a flow, which has one packet more now.
+/// Remembers the way of a TCP connection that the pod passes on and that is accepted now. Such a one has no
+/// socket here, whose mark would say it.
 #[inline(always)]
-fn known(flows: &maps::Flows, key: &FlowKey) -> Option<&'static mut Flow> {
-    let flow = flows.get_ptr_mut(key)?;
-    // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may write it
-    // meanwhile: then a packet is not counted, or a way read that is one of the two there were.
-    let flow = unsafe { &mut *flow };
-    flow.packets += 1;
+fn accepted(flows: &maps::Flows, key: &FlowKey, veth: u32, is_l3: bool) -> Option<Flow> {
+    let straight = match recent::last_way(key) {
+        Some(Last::Veth) if veth != 0 => 0,
+        Some(Last::Straight) if veth != 0 && is_l3 => 1,
+        _ => {
+            // An older connection's.
+            let _not_there = flows.remove(key);
+            return None;
+        }
+    };
+    let flow = Flow {
+        ifindex: veth,
+        since: clock::seconds(),
+        straight,
+        pad: 0,
+        packets: 1,
+    };
+    // Without room the connection follows the routing table, as it would without us.
+    let _full = flows.insert(key, flow, 0);
     Some(flow)
 }
 
@@ -166,22 +188,28 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
     let Some(pod) = pod else {
         return PASS;
     };
+    let (veth, is_l3) = (pod.veth, pod.flags & POD_IN_L3 != 0);
     // Towards the host's end of the pair, past the host's stack; zero: not there.
     let mut past_host = if pod.flags & POD_IS_EXEMPT != 0
         || mark_of(ctx) & maps::past_host_mark() == maps::past_host_mark()
     {
-        pod.veth
+        veth
     } else {
         0
     };
     let counters = &mut pod.hooks[Hook::NicEgress as usize];
     counters.seen += 1;
     let mut key = flow::between(ip, Ours::Source);
-    if ip.payload.protocol != packet::TCP
+    let is_tcp = ip.payload.protocol == packet::TCP;
+    if (!is_tcp || is_passed_on(ctx))
         && flow::followed(ctx, ip, Ours::Source, true, &mut key)
         && let Some(flows) = maps::flows(&ip.source)
     {
-        let flow = known(flows, &key).copied();
+        let flow = if is_tcp && ip.tcp_flags(ctx) & (SYN | ACK) == SYN | ACK {
+            accepted(flows, &key, veth, is_l3)
+        } else {
+            known(flows, &key).copied()
+        };
         if ip.payload.fragment != 0 {
             note_fragment(flows, ip, &mut key, flow);
         }
@@ -198,11 +226,10 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
             }
         }
     }
-    // The host's netfilter would see what the interface sends, and must not see this. What stays on the
-    // node does not pass it, or is for the host itself.
+    // The host's netfilter would see what the interface sends, and must not see this.
     if past_host != 0
         && !ip.is_multicast()
-        && host_maps::owner(&ip.destination).is_none()
+        && leaves_the_node(ip)
         && ctx.store(0, &PAST_HOST, 0).is_ok()
     {
         counters.redirected += 1;
@@ -211,6 +238,16 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
     }
     counters.passed += 1;
     PASS
+}
+
+/// Whether a packet passes a wire: the node itself, and pods on the same NIC, are reached without.
+#[inline(always)]
+fn leaves_the_node(ip: &Ip) -> bool {
+    let Some(to) = host_maps::owner(&ip.destination) else {
+        return true;
+    };
+    to.flags & OWNER_IS_POD != 0
+        && host_maps::owner(&ip.source).is_some_and(|from| from.ifindex != to.ifindex)
 }
 
 /// The ipvlan interface's ingress: the last way in wins. Without this, a client that used the
@@ -234,10 +271,10 @@ pub(crate) fn forget(ctx: &TcContext) -> i32 {
     counters.seen += 1;
     let mut key = flow::between(ip, Ours::Destination);
     if ip.payload.protocol == packet::TCP {
-        if is_l3
-            && ip.tcp_flags(ctx) & (SYN | ACK) == SYN
+        if ip.tcp_flags(ctx) & (SYN | ACK) == SYN
             && flow::of(ctx, ip, Ours::Destination, true, &mut key)
-            && recent::is_noted(&key)
+            && recent::begins_straight(&key)
+            && is_l3
         {
             mark(ctx, maps::past_host_mark());
             counters.marked += 1;

@@ -40,11 +40,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Prepares the directories and starts the agent, without waiting for it.
+    /// Prepares the directories and starts the agent, without waiting for it. `config` are lines of its
+    /// configuration file, besides those that all have here.
     ///
     /// # Errors
     /// When the binary is not there or does not start.
-    pub fn start(netns: &Netns, node: &str, manifests: &str) -> Result<Self> {
+    pub fn start(netns: &Netns, node: &str, manifests: &str, config: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         sweep();
         let directory = TempDir::with_prefix("ebbtide-").context("making the agent's directory")?;
@@ -63,7 +64,7 @@ impl Agent {
         }
         std::fs::write(agent.manifests().join("plan.yaml"), manifests)
             .context("writing the manifests")?;
-        std::fs::write(agent.path("config.yaml"), CONFIG).context("writing the configuration")?;
+        agent.configure(config)?;
         agent.launch()?;
         Ok(agent)
     }

@@ -53,8 +53,12 @@ impl Lab {
     /// An agent's failure, with its log.
     pub fn start_agents(&mut self) -> Result<()> {
         let manifests = manifests::yaml(&self.vpc.plan);
+        let config = match self.vpc.plan.exempt {
+            true => "exemptFromMasquerade: true\n",
+            false => "",
+        };
         for node in &self.vpc.plan.nodes {
-            let agent = Agent::start(self.vpc.node(&node.name), &node.name, &manifests)?;
+            let agent = Agent::start(self.vpc.node(&node.name), &node.name, &manifests, config)?;
             self.agents.insert(node.name.clone(), agent);
         }
         self.agents.values_mut().try_for_each(Agent::wait_ready)

@@ -25,6 +25,8 @@ pub struct Plan {
     pub asks: bool,
     /// Whether the networks of the pods say that the nodes are to answer.
     pub answers: bool,
+    /// Whether all that pods send goes past their nodes' stack (`exemptFromMasquerade`).
+    pub exempt: bool,
 }
 
 /// A virtual machine.

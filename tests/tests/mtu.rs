@@ -50,9 +50,23 @@ fn is_too_long(sent: &std::io::Result<usize>) -> bool {
     matches!(sent, Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE))
 }
 
+/// As ever, and past the node's stack.
+const EXEMPT: [bool; 2] = [false, true];
+
+fn site(exempt: bool) -> Result<Site> {
+    Site::create(Plan {
+        exempt,
+        ..Plan::default()
+    })
+}
+
 #[test]
 fn packets_as_long_as_the_nics_mtu_pass_whole_by_every_way_and_longer_ones_by_none() -> Result<()> {
-    let mut site = Site::create(Plan::default())?;
+    EXEMPT.into_iter().try_for_each(longest_packets)
+}
+
+fn longest_packets(exempt: bool) -> Result<()> {
+    let mut site = site(exempt)?;
     site.each(|case| {
         let (server, client) = udp_pair(case)?;
         whole(case.family, &server)?;
@@ -128,8 +142,8 @@ fn packets_as_long_as_the_nics_mtu_pass_what_is_steered_into_the_host() -> Resul
 
 /// A site whose router has a narrow way to the client. Nobody else knows: the client's own link says
 /// 9001, and so does its MSS.
-fn narrowed() -> Result<Site> {
-    let site = Site::create(Plan::default())?;
+fn narrowed(exempt: bool) -> Result<Site> {
+    let site = site(exempt)?;
     let mtu = NARROW.to_string();
     for family in Family::BOTH {
         let client = Plan::edge_link(family).edge.addr();
@@ -143,10 +157,14 @@ fn narrowed() -> Result<Site> {
 
 /// Each way in a site of its own, as what is once learned of the client serves all ways.
 fn by_each_way(exchange: impl Fn(&Case<'_>) -> Result<()>) -> Result<()> {
-    for way in Way::ALL {
-        let mut site = narrowed()?;
+    for (way, exempt) in Way::ALL
+        .into_iter()
+        .zip([false; 3])
+        .chain([(Way::Straight, true)])
+    {
+        let mut site = narrowed(exempt)?;
         for family in Family::BOTH {
-            let context = || format!("{family}, {way}\n{}", site.lab.logs());
+            let context = || format!("{family}, {way}, exempt: {exempt}\n{}", site.lab.logs());
             exchange(&site.case(way, family)).with_context(context)?;
         }
         site.lab.vpc.assert_no_violations()?;
@@ -205,7 +223,7 @@ fn a_udp_server_in_a_pod_learns_a_smaller_mtu_by_the_way_of_the_question() -> Re
         let longer = server.send_to(&pattern(fits.len() + 1), peer);
         ensure!(is_too_long(&longer), "{longer:?}");
         let seen = case.seen(mark)?;
-        ensure!(in_pod(&seen, Direction::Out).all(|p| p.is_in_pod_at(case.way.interface())));
+        ensure!(in_pod(&seen, Direction::Out).all(|p| p.is_in_pod_at(case.back())));
         // What may be cut is cut, by the sender for IPv6, and answers still come by the same way.
         let (level, name) = match case.family {
             Family::V4 => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),

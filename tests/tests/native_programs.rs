@@ -5,7 +5,7 @@ use ebbtide_layout::{
     DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, HOST_MAC, Hook, PAST_HOST_MAC, POD_MAC, RECENT_SECONDS,
 };
 use ebbtide_tests::programs::{
-    Bench, CLIENT, CLIENT6, NODE, OTHER_POD, PASS, POD, POD6, REDIRECT, THIS, VETH,
+    Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, PASS, POD, POD6, REDIRECT, THIS, VETH,
     packets::{ECHO_ID, echo, flow, tcp, udp, with_flags},
     random::{self, Random},
 };
@@ -264,6 +264,49 @@ fn a_tcp_connection_is_answered_as_ever_when_the_host_has_forgotten_it_or_is_not
 }
 
 #[test]
+fn tcp_that_the_pod_passes_on_follows_the_way_that_its_connection_came() {
+    for (client, pod) in [((CLIENT, 5000), (POD, 80)), ((CLIENT6, 5000), (POD6, 80))] {
+        let mut bench = Bench::new();
+        let accepted = with_flags(tcp(pod, client), SYN | ACK);
+        let data = with_flags(tcp(pod, client), ACK);
+        let goes = |bench: &Bench, packet: &[u8]| {
+            let outcome = bench.run_passed_on("nic_egress", packet);
+            (outcome.verdict == REDIRECT).then(|| sender(&outcome.packet).to_vec())
+        };
+        let syn = |program| {
+            let _outcome = bench.run(program, &tcp(client, pod), 0);
+        };
+        assert_eq!(goes(&bench, &accepted), None, "nothing is known");
+        syn("veth_ingress");
+        assert_eq!(
+            goes(&bench, &data),
+            None,
+            "accepted before anybody noted it"
+        );
+        for packet in [&accepted, &data] {
+            assert_eq!(goes(&bench, packet).as_deref(), Some(&POD_MAC[..]));
+            let own = bench.run("nic_egress", packet, 0);
+            assert_eq!(own.verdict, PASS, "the pod's own socket's");
+        }
+        assert_eq!(bench.remembered(), [(flow(pod, client, 6), VETH)]);
+        syn("nic_ingress");
+        for packet in [&accepted, &data] {
+            assert_eq!(goes(&bench, packet).as_deref(), Some(&PAST_HOST_MAC[..]));
+        }
+        syn("veth_ingress");
+        assert_eq!(goes(&bench, &accepted).as_deref(), Some(&POD_MAC[..]));
+        let other = with_flags(tcp(pod, (client.0, 5001)), SYN | ACK);
+        assert_eq!(goes(&bench, &other), None, "another client's");
+        syn("nic_ingress");
+        bench.is_l3(false);
+        for packet in [&accepted, &data] {
+            assert_eq!(goes(&bench, packet), None, "straight, in l2");
+        }
+        assert_eq!(bench.remembered(), []);
+    }
+}
+
+#[test]
 fn what_is_exempt_goes_past_the_host_but_for_what_stays_on_the_node() {
     let mut bench = Bench::new();
     bench.exempt();
@@ -273,6 +316,11 @@ fn what_is_exempt_goes_past_the_host_but_for_what_stays_on_the_node() {
         ("IPv6", tcp((POD6, 80), (CLIENT6, 5000)), REDIRECT),
         ("the node", udp((POD, 53), (NODE, 5000)), PASS),
         ("a pod beside it", tcp((POD, 80), (OTHER_POD, 5000)), PASS),
+        (
+            "a pod on another NIC",
+            tcp((POD, 80), (FAR_POD, 5000)),
+            REDIRECT,
+        ),
         ("a group", udp((POD, 53), ("239.1.2.3", 5000)), PASS),
         ("link-local", udp(("fe80::1", 53), ("ff02::2", 5000)), PASS),
     ] {

@@ -67,7 +67,8 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
     ]
 }
 
-/// A flow as the pod sees it. Only what the mark cannot serve is remembered: everything but TCP.
+/// A flow as the pod sees it. Only what the mark cannot serve is remembered: everything but TCP, and of TCP what
+/// the pod passes on.
 /// Aligned so that the compiler does not copy it by bytes.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

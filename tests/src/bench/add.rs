@@ -70,7 +70,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
     let peers = Testbed::build()?;
     let data = tempfile::TempDir::with_prefix("ebbtide-bench-")?;
     let slave = testbed.slave()?;
-    let mut agent = Agent::start(&testbed.node, "node", &Testbed::manifests())?;
+    let mut agent = Agent::start(&testbed.node, "node", &Testbed::manifests(), "")?;
     agent.wait_ready()?;
     let mut all: Vec<Box<dyn Contender>> = vec![Box::new(Program::new(
         "exec of /bin/true",

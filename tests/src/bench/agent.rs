@@ -55,7 +55,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
     if testbed.slave()? != Slave::Ipvlan {
         bail!("this kernel has no ipvlan, so the agent has no pods to care for: use --vm");
     }
-    let mut agent = Agent::start(&testbed.node, "node", &Testbed::manifests())?;
+    let mut agent = Agent::start(&testbed.node, "node", &Testbed::manifests(), "")?;
     agent.wait_ready()?;
     let plugin = ours(&agent, &testbed.node)?
         .into_iter()

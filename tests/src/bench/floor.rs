@@ -156,7 +156,12 @@ impl Floor {
         namespace.run(|| {
             let mut pod = Direct::open("in the pod")?;
             let links = [veth.pod_name.as_str(), INTERFACE];
-            self.half(&net.in_pod, &links, &net.alias, &mut pod)
+            self.half(&net.in_pod, &links, &net.alias, &mut pod)?;
+            let found = pod.links(&[&veth.pod_name])?;
+            let veth = found.get(&veth.pod_name).map(|link| link.ifindex);
+            Ok(self
+                .datapath
+                .send_past_host(&net.ips(), veth, net.past_host)?)
         })?
     }
 

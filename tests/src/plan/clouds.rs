@@ -111,6 +111,7 @@ impl Plan {
             mode: IpvlanMode::L3,
             asks: false,
             answers: false,
+            exempt: false,
         }
     }
 }

@@ -43,6 +43,8 @@ pub const NODE: &str = "172.31.22.228";
 pub const OTHER: &str = "210.22.16.10";
 /// The node, on [`THAT`], in a network without a gateway.
 pub const LOST: &str = "192.168.7.7";
+/// A pod on [`THAT`].
+pub const FAR_POD: &str = "172.31.16.6";
 /// Somebody outside.
 pub const CLIENT: &str = "198.51.100.7";
 /// See [`CLIENT`].
@@ -70,9 +72,10 @@ pub const DROP: u32 = 2;
 /// `TC_ACT_REDIRECT`.
 pub const REDIRECT: u32 = 7;
 
-/// Size of `struct __sk_buff` (include/uapi/linux/bpf.h), and where `mark` is in it.
+/// Size of `struct __sk_buff` (include/uapi/linux/bpf.h), and where fields are in it.
 const SKB_LEN: usize = 192;
 const SKB_MARK: usize = 8;
+const SKB_INGRESS_IFINDEX: usize = 36;
 
 /// All programs, loaded, with a pod and two NICs in their maps.
 pub struct Bench {
@@ -169,6 +172,7 @@ impl Bench {
             (POD, THIS, OWNER_IS_POD | OWNER_HAS_GATEWAY),
             (POD6, THAT, OWNER_IS_POD | OWNER_HAS_GATEWAY),
             (OTHER_POD, THIS, OWNER_IS_POD | OWNER_HAS_GATEWAY),
+            (FAR_POD, THAT, OWNER_IS_POD | OWNER_HAS_GATEWAY),
             (NODE, THIS, OWNER_HAS_GATEWAY),
             (OTHER, THAT, OWNER_HAS_GATEWAY),
             (LOST, THAT, 0),
@@ -216,8 +220,24 @@ impl Bench {
     /// Runs a program once; `None` if the kernel does not take such a frame for a test run.
     #[must_use]
     pub fn try_run(&self, program: &str, packet: &[u8], mark: u32) -> Option<Outcome> {
+        self.run_from(program, packet, mark, 0)
+    }
+
+    /// Runs a program once for a packet that the pod passes on.
+    ///
+    /// # Panics
+    /// When the kernel does not take such a frame for a test run.
+    #[must_use]
+    pub fn run_passed_on(&self, program: &str, packet: &[u8]) -> Outcome {
+        self.run_from(program, packet, 0, THAT).unwrap()
+    }
+
+    /// `ingress`: the interface that the packet came in by; zero for what a socket sends.
+    fn run_from(&self, program: &str, packet: &[u8], mark: u32, ingress: u32) -> Option<Outcome> {
         let mut ctx_in = [0; SKB_LEN];
-        ctx_in[SKB_MARK..SKB_MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+        for (at, value) in [(SKB_MARK, mark), (SKB_INGRESS_IFINDEX, ingress)] {
+            ctx_in[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        }
         let mut ctx_out = [0; SKB_LEN];
         let mut data_out = vec![0; packet.len() + 64];
         let result = self

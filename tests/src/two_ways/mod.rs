@@ -283,12 +283,21 @@ impl Case<'_> {
         Ok(seen)
     }
 
+    /// The pod's interface that answers leave by.
+    #[must_use]
+    pub fn back(&self) -> &'static str {
+        match self.site.lab.vpc.plan.exempt {
+            true => NODE_SIDE,
+            false => self.way.interface(),
+        }
+    }
+
     /// That all that was exchanged since a mark took this case's way, there and back, and no other.
     ///
     /// # Errors
     /// Says which way it took.
     pub fn took_its_way(&self, since: Mark) -> Result<Vec<Seen>> {
-        self.came_back_by(self.way.interface(), since)
+        self.came_back_by(self.back(), since)
     }
 
     /// As [`Case::took_its_way`], but that answers leave the pod by this interface.

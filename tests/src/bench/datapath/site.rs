@@ -36,11 +36,13 @@ pub enum Marking {
     Pod,
     /// Our programs in the pod and on the host.
     Whole,
+    /// The same with `exemptFromMasquerade`: what the pod sends by its interface goes past the host's stack.
+    Exempt,
 }
 
 impl Marking {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Direct,
         Self::Symmetric,
         Self::Legacy,
@@ -48,6 +50,7 @@ impl Marking {
         Self::Rule,
         Self::Pod,
         Self::Whole,
+        Self::Exempt,
     ];
 
     /// As it is called in tables.
@@ -61,6 +64,7 @@ impl Marking {
             Self::Rule => "ebbtide's rule alone",
             Self::Pod => "ebbtide, in the pod alone",
             Self::Whole => "ebbtide",
+            Self::Exempt => "ebbtide, exempt",
         }
     }
 
@@ -80,6 +84,7 @@ impl Marking {
     fn instead(self, net: &mut PodNet) {
         match self {
             Self::Whole => {}
+            Self::Exempt => net.past_host = true,
             Self::Pod => net.in_host.filters.clear(),
             Self::Direct | Self::Symmetric | Self::Legacy | Self::Nft | Self::Rule => {
                 net.in_host.filters.clear();
@@ -148,7 +153,7 @@ impl Site {
     pub fn build(marking: Marking, slave: Slave) -> Result<Self> {
         let testbed = Testbed::build()?;
         let maker = Floor::new(&testbed.node, slave)?;
-        maker.prepare(marking == Marking::Whole)?;
+        maker.prepare(matches!(marking, Marking::Whole | Marking::Exempt))?;
         let pod = Pod::new()?;
         let mut net = maker.plan(&pod)?;
         marking.instead(&mut net);
