@@ -53,6 +53,7 @@ fn the_manifests_are_accepted_and_the_agent_may_do_its_work_and_no_more() -> Res
     }
     for (verb, what) in [
         ("update", "leases"),
+        ("watch", "leases"),
         ("watch", "configmaps"),
         ("update", "configmaps"),
     ] {

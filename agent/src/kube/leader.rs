@@ -2,19 +2,34 @@
 //!
 //! Nothing depends on there being only one: every write of the elected one is idempotent or
 //! conditional. The Lease merely spares the API server a thousand of them.
+//!
+//! The others watch the Lease and ask for nothing: a renewal costs the API server one write and a
+//! message an agent, however many there are.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
     jiff::Timestamp,
 };
-use kube::{Api, api::PostParams};
-use tokio::{task::JoinHandle, time::Instant};
+use kube::{
+    Api,
+    api::PostParams,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Config, Event, watcher},
+    },
+};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
 use tracing::{debug, info, warn};
 
 use super::cluster::Cluster;
@@ -22,15 +37,14 @@ use super::cluster::Cluster;
 /// The Lease's name, in the agent's namespace.
 const NAME: &str = "ebbtide-agent";
 
-/// How long a holder that says nothing is believed to live. Every agent looks now and then, so this
-/// is long for the API server's sake; what waits for an election is nothing that a pod waits for.
-const DURATION: Duration = Duration::from_secs(40);
+/// How long a holder that says nothing is believed to live.
+const DURATION: Duration = Duration::from_secs(12);
 
-/// Between two renewals of the holder.
-const RENEW: Duration = Duration::from_secs(10);
+/// Between two renewals of the holder, and the longest that one may take.
+const RENEW: Duration = Duration::from_secs(4);
 
-/// Between two looks of the others.
-const LOOK: Duration = Duration::from_secs(15);
+/// How much longer an agent waits for a silent holder, at the most: a thousand must not campaign at once.
+const SPREAD: Duration = Duration::from_secs(3);
 
 /// What to do about the Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,27 +65,48 @@ struct Observed {
 }
 
 impl Observed {
-    fn step(&mut self, spec: Option<&LeaseSpec>, me: &str, now: Instant) -> Step {
-        let Some(spec) = spec else { return Step::Take };
-        let holder = spec.holder_identity.clone().unwrap_or_default();
-        if holder == me {
-            return Step::Renew;
-        }
-        if holder.is_empty() {
-            return Step::Take;
-        }
-        let seen = Some((Some(holder), spec.renew_time.clone()));
-        if self.spec != seen {
+    /// Notes what the Lease says.
+    fn see(&mut self, spec: Option<&LeaseSpec>, now: Instant) {
+        let seen = spec.map(|spec| (spec.holder_identity.clone(), spec.renew_time.clone()));
+        if self.spec != seen || self.since.is_none() {
             self.spec = seen;
             self.since = Some(now);
         }
-        let silent = self.since.map_or(Duration::ZERO, |since| now - since);
-        if silent > DURATION {
-            Step::Take
-        } else {
-            Step::Wait
+    }
+
+    /// What is to be done, as far as is known.
+    fn step(&self, me: &str, now: Instant) -> Step {
+        let holder = self.spec.as_ref().and_then(|(holder, _)| holder.as_deref());
+        match holder {
+            Some(holder) if holder == me => Step::Renew,
+            None | Some("") => Step::Take,
+            Some(_) => {
+                let silent = self.since.map_or(Duration::ZERO, |since| now - since);
+                if silent >= DURATION {
+                    Step::Take
+                } else {
+                    Step::Wait
+                }
+            }
         }
     }
+
+    /// When to campaign for a Lease that is not ours.
+    fn due(&self, me: &str) -> Option<Instant> {
+        let wait = match self.step(me, self.since?) {
+            Step::Wait => DURATION,
+            Step::Renew | Step::Take => Duration::ZERO,
+        };
+        Some(self.since? + wait + spread(me))
+    }
+}
+
+/// This agent's part of [`SPREAD`], by its name.
+fn spread(me: &str) -> Duration {
+    let seed = me.bytes().fold(0_u32, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+    });
+    SPREAD * (seed.wrapping_mul(2_654_435_761) >> 22) / 1024
 }
 
 /// Runs `work` while this agent is the elected one, for ever.
@@ -81,30 +116,70 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let api: Api<Lease> = Api::default_namespaced(cluster.client.clone());
-    let me = cluster.node.clone();
+    // From the API server's memory: it may be late, which is like a holder that is.
+    let only = Config::default()
+        .fields(&format!("metadata.name={NAME}"))
+        .any_semantic();
+    let events = watcher(api.clone(), only).default_backoff();
+    run(&cluster, &api, events, work).await;
+}
+
+async fn run<S, W, F>(cluster: &Arc<Cluster>, api: &Api<Lease>, events: S, work: W)
+where
+    S: Stream<Item = Result<Event<Lease>, watcher::Error>>,
+    W: Fn(Arc<Cluster>) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut events = pin!(events);
+    let me = cluster.node.as_str();
     let mut observed = Observed::default();
     let mut working: Option<JoinHandle<()>> = None;
     let mut renewed = Instant::now();
+    let mut due = Instant::now();
     loop {
-        match campaign(&api, &me, &mut observed).await {
-            Ok(true) => {
-                renewed = Instant::now();
+        tokio::select! {
+            event = events.next() => {
+                match event {
+                    Some(Ok(Event::Apply(lease) | Event::InitApply(lease))) => {
+                        observed.see(lease.spec.as_ref(), Instant::now());
+                    }
+                    Some(Ok(Event::Delete(_))) => observed.see(None, Instant::now()),
+                    Some(Ok(Event::Init | Event::InitDone)) => {}
+                    // Asking still works, or nothing does.
+                    Some(Err(e)) => debug!("the Lease {NAME}: {e}"),
+                    None => return,
+                }
                 if working.is_none() {
-                    info!("elected: this agent writes what concerns no node");
-                    working = Some(tokio::spawn(work(Arc::clone(&cluster))));
+                    due = observed.due(me).unwrap_or(due);
                 }
             }
-            Ok(false) => stop(&mut working),
-            Err(e) => {
-                debug!("the Lease {NAME}: {e}");
-                // Before another one may think that we are dead.
-                if renewed.elapsed() > DURATION - RENEW {
-                    stop(&mut working);
+            () = sleep_until(due) => {
+                let campaigned = timeout(RENEW, campaign(api, me, &mut observed)).await;
+                let now = Instant::now();
+                match campaigned {
+                    Ok(Ok(true)) => {
+                        renewed = now;
+                        due = now + RENEW;
+                        if working.is_none() {
+                            info!("elected: this agent writes what concerns no node");
+                            working = Some(tokio::spawn(work(Arc::clone(cluster))));
+                        }
+                    }
+                    Ok(Ok(false)) => {
+                        stop(&mut working);
+                        due = observed.due(me).unwrap_or(now).max(now + SPREAD);
+                    }
+                    failed => {
+                        debug!("the Lease {NAME}: {failed:?}");
+                        due = now + RENEW / 2;
+                        // Before another one may think that we are dead.
+                        if renewed.elapsed() > DURATION - RENEW {
+                            stop(&mut working);
+                        }
+                    }
                 }
             }
         }
-        let pause = if working.is_some() { RENEW } else { LOOK };
-        tokio::time::sleep(pause).await;
     }
 }
 
@@ -119,7 +194,9 @@ fn stop(working: &mut Option<JoinHandle<()>>) {
 async fn campaign(api: &Api<Lease>, me: &str, observed: &mut Observed) -> kube::Result<bool> {
     let found = api.get_opt(NAME).await?;
     let spec = found.as_ref().and_then(|lease| lease.spec.as_ref());
-    let step = observed.step(spec, me, Instant::now());
+    let now = Instant::now();
+    observed.see(spec, now);
+    let step = observed.step(me, now);
     if step == Step::Wait {
         return Ok(false);
     }
@@ -171,29 +248,47 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut observed = Observed::default();
-        assert_eq!(observed.step(None, "me", start), Step::Take);
-        assert_eq!(
-            observed.step(Some(&spec("me", 1)), "me", start),
-            Step::Renew
-        );
-        assert_eq!(observed.step(Some(&spec("", 1)), "me", start), Step::Take);
+        assert_eq!(observed.step("me", start), Step::Take);
         // Its clock may be years off: only that it goes on counts.
-        assert_eq!(observed.step(Some(&spec("b", 1)), "me", start), Step::Wait);
-        assert_eq!(
-            observed.step(Some(&spec("b", 2)), "me", after(39)),
-            Step::Wait
-        );
-        assert_eq!(
-            observed.step(Some(&spec("b", 2)), "me", after(78)),
-            Step::Wait
-        );
-        assert_eq!(
-            observed.step(Some(&spec("c", 2)), "me", after(79)),
-            Step::Wait
-        );
-        assert_eq!(
-            observed.step(Some(&spec("c", 2)), "me", after(120)),
-            Step::Take
+        for (seen, at, look, expected) in [
+            (Some(("me", 1)), 0, 0, Step::Renew),
+            (Some(("", 1)), 0, 0, Step::Take),
+            (None, 0, 0, Step::Take),
+            (Some(("b", 1)), 0, 11, Step::Wait),
+            (Some(("b", 2)), 11, 22, Step::Wait),
+            (Some(("b", 2)), 22, 23, Step::Take),
+            (Some(("c", 2)), 23, 34, Step::Wait),
+            (Some(("c", 2)), 34, 35, Step::Take),
+        ] {
+            let spec = seen.map(|(holder, micros)| spec(holder, micros));
+            observed.see(spec.as_ref(), after(at));
+            assert_eq!(
+                observed.step("me", after(look)),
+                expected,
+                "{seen:?} {look}"
+            );
+        }
+    }
+
+    #[test]
+    fn agents_do_not_campaign_at_once_and_none_waits_for_long() {
+        let start = Instant::now();
+        let mut observed = Observed::default();
+        assert_eq!(observed.due("node-0"), None);
+        let other = LeaseSpec {
+            holder_identity: Some("b".into()),
+            ..LeaseSpec::default()
+        };
+        observed.see(Some(&other), start);
+        let mut waits: Vec<Duration> = (0..1000)
+            .map(|number| observed.due(&format!("node-{number}")).unwrap() - start)
+            .collect();
+        waits.sort_unstable();
+        assert!(waits[0] >= DURATION && waits[999] <= DURATION + SPREAD);
+        // Spread evenly enough: who is first has a tenth of a second before the hundredth.
+        assert!(
+            waits[100] - waits[0] > Duration::from_millis(100),
+            "{waits:?}"
         );
     }
 }
