@@ -43,6 +43,13 @@ impl Book {
         }
     }
 
+    /// Whether an agent keeps this entry of a ConfigMap's data: its own lease, and who waits. What is free is
+    /// asked of the API server, by who takes it.
+    #[must_use]
+    pub fn concerns(key: &str, node: &str) -> bool {
+        key == node || key.starts_with(WANTED)
+    }
+
     /// Reads a ConfigMap's data.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use super::{
     events::{Events, reference},
     mirror::Mirror,
-    object::{Kind, trimmed},
+    object::{Kind, own_leases, trimmed},
     saved, watches,
 };
 use crate::{
@@ -265,7 +265,12 @@ impl Cluster {
     pub(super) fn note_leases(&self, map: ConfigMap) {
         let object = serde_json::to_value(map).and_then(serde_json::from_value::<DynamicObject>);
         if let Ok(object) = object {
-            self.change(|mirror| mirror.set(Kind::Lease, trimmed(Kind::Lease, object)));
+            self.change(|mirror| {
+                mirror.set(
+                    Kind::Lease,
+                    trimmed(Kind::Lease, own_leases(&self.node, object)),
+                )
+            });
         }
     }
 

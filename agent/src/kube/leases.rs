@@ -194,17 +194,13 @@ impl Leases {
     async fn take(&self, pool: &Pool, needed: u64, spare: u64) -> Result<(), Error> {
         let used = evidence::holders(&self.cluster, pool).await?;
         let mut barred = AddressSet::of(pool.family, used.keys().copied());
-        let missing = self.take_beside(pool, needed, spare, &barred).await?;
+        let (missing, free) = self.take_beside(pool, needed, spare, &barred).await?;
         if missing == 0 || used.is_empty() {
             return Ok(());
         }
         // The status may be late, so whoever it names is asked for, if that is what it takes.
-        let suspects = {
-            let book = self.cluster.mirror().book(&pool.name, pool.family)?;
-            let free = book.free(&pool.ranges);
-            used.into_iter()
-                .filter(move |(address, _)| free.contains(*address))
-        };
+        let suspects = used.into_iter();
+        let suspects = suspects.filter(|(address, _)| free.contains(*address));
         let gone = evidence::gone(&self.cluster, suspects.collect(), missing).await?;
         if !gone.is_empty() {
             barred = barred.without(&AddressSet::of(pool.family, gone));
@@ -214,17 +210,18 @@ impl Leases {
     }
 
     /// Takes what is neither leased nor barred: what pods have that no lease speaks of (Spiderpool's).
-    /// How many addresses are missing.
+    /// How many addresses are missing, and what no node has.
     async fn take_beside(
         &self,
         pool: &Pool,
         needed: u64,
         spare: u64,
         barred: &AddressSet,
-    ) -> Result<u64, Error> {
+    ) -> Result<(u64, AddressSet), Error> {
         let node = &self.cluster.node;
         let open = pool.ranges.without(barred);
         let mut got = AddressSet::empty(pool.family);
+        let mut left = AddressSet::empty(pool.family);
         let mut missing = needed;
         self.change(pool, |book| {
             let before = book.clone();
@@ -239,6 +236,7 @@ impl Leases {
             got = book.take(node, &open, count);
             missing = needed.saturating_sub(count);
             book.want(node, missing);
+            left = book.free(&pool.ranges);
             // To wait for what others have needs no second write.
             *book != before
         })
@@ -248,7 +246,7 @@ impl Leases {
             // It may have been ours before.
             self.pools.restore(&got);
         }
-        Ok(missing)
+        Ok((missing, left))
     }
 
     async fn give_back(&self, pool: &Pool, surplus: &AddressSet) -> Result<(), Error> {

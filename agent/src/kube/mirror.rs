@@ -91,7 +91,7 @@ impl Mirror {
         catalog
     }
 
-    /// The leases of a pool, as far as they are known here.
+    /// The leases of a pool, as far as they are known here: this node's, and who waits for one.
     ///
     /// # Errors
     /// [`BadLease`].

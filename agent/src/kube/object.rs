@@ -7,6 +7,7 @@ use kube::core::DynamicObject;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Book;
 use crate::catalog::ObjectName;
 
 /// The kinds that are watched.
@@ -76,6 +77,15 @@ const ANNOTATIONS: [&str; 6] = [
     "k8s.v1.cni.cncf.io/network",
     "kubernetes.io/config.",
 ];
+
+/// A pool's leases without those of other nodes: what is kept does not grow with the cluster.
+#[must_use]
+pub fn own_leases(node: &str, mut map: DynamicObject) -> DynamicObject {
+    if let Some(Value::Object(leases)) = map.data.get_mut("data") {
+        leases.retain(|key, _| Book::concerns(key, node));
+    }
+    map
+}
 
 /// The object without what nobody here reads: `managedFields`, status, foreign annotations.
 #[must_use]
@@ -171,6 +181,31 @@ mod tests {
                 },
                 "spec": {"subnet": "10.0.0.0/24"},
             })
+        );
+    }
+
+    #[test]
+    fn of_a_thousand_nodes_leases_one_is_kept_and_who_waits() {
+        let mut leases: serde_json::Map<String, Value> = (0..1000)
+            .map(|n| {
+                (
+                    format!("node-{n}"),
+                    json!(format!("10.0.{}.{}", n / 250, n % 250)),
+                )
+            })
+            .collect();
+        leases.insert("_wanted.node-7".into(), json!("2"));
+        let map: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "ebbtide-leases.a", "resourceVersion": "7"},
+            "data": leases,
+        }))
+        .unwrap();
+        let kept = trimmed(Kind::Lease, own_leases("node-42", map));
+        assert_eq!(kept.metadata.resource_version.as_deref(), Some("7"));
+        assert_eq!(
+            kept.data,
+            json!({"data": {"node-42": "10.0.0.42", "_wanted.node-7": "2"}})
         );
     }
 }

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::{
     cluster::Cluster,
     lease_map::LABEL,
-    object::{Kind, name_of, trimmed},
+    object::{Kind, name_of, own_leases, trimmed},
 };
 use crate::catalog::manifest::GROUP;
 
@@ -48,7 +48,8 @@ pub(super) async fn follow(cluster: Arc<Cluster>, kind: Kind) {
             let api: Api<DynamicObject> = Api::default_namespaced_with(client, &resource);
             // Not from the API server's memory: what was given back must not come again.
             let leases = Config::default().labels(LABEL);
-            read(&cluster, kind, watcher(api, leases)).await;
+            let own = |event| map(event, |object| own_leases(&cluster.node, object));
+            read(&cluster, kind, watcher(api, leases).map_ok(own)).await;
         }
         Kind::Pool | Kind::Network | Kind::Reserved | Kind::Coordinator | Kind::Attachment => {
             let resource = resource(kind);
