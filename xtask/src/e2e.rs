@@ -14,6 +14,9 @@ use crate::{build, build_ebpf, demo, here, image, ui};
 /// Options of `e2e`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// Whose network it is
+    #[arg(long, value_parser = ["aws", "alibaba", "all"], default_value = "all")]
+    cloud: String,
     /// Write the table to FILE as JSON, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -55,6 +58,10 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     if let Some(file) = &options.json {
         e2e.arg("--json").arg(file);
     }
+    e2e.arg("--cloud").arg(match options.cloud.as_str() {
+        "all" => "aws,alibaba",
+        one => one,
+    });
     if options.stay {
         e2e.arg("--stay");
     }

@@ -21,6 +21,9 @@ const TEMPLATES: [&str; 4] = ["serviceaccount", "rbac", "configmap", "daemonset"
 const HEAD: &str = "\
 # Ebbtide on Kubernetes: `kubectl apply -f deploy/crds -f deploy/ebbtide.yaml`.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide and its default values: change it there.
+";
+
+const NAMESPACE_OBJECT: &str = "\
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -33,10 +36,17 @@ pub(crate) struct Options {
     /// Only say whether the file is in step with the chart
     #[arg(long)]
     check: bool,
+    /// Print what the chart makes with these values (JSON), as `helm template` does
+    #[arg(long, value_name = "VALUES", conflicts_with = "check")]
+    values: Option<String>,
 }
 
 /// Renders the chart, and writes or compares the file.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
+    if let Some(values) = &options.values {
+        ui::line(manifests(ws, values)?.trim_end());
+        return Ok(());
+    }
     let text = default_manifests(ws)?;
     let path = ws.root.join("deploy/ebbtide.yaml");
     if !options.check {
@@ -84,8 +94,13 @@ fn people_know(ws: &Workspace) -> Result<()> {
 }
 
 fn default_manifests(ws: &Workspace) -> Result<String> {
-    let files = render(ws, "{}")?;
-    let mut documents = vec![HEAD.to_owned()];
+    Ok(format!("{HEAD}{}", manifests(ws, "{}")?))
+}
+
+/// The namespace and the chart's objects, in the order in which they are to be applied.
+fn manifests(ws: &Workspace, values: &str) -> Result<String> {
+    let files = render(ws, values)?;
+    let mut documents = vec![NAMESPACE_OBJECT.to_owned()];
     for template in TEMPLATES {
         let name = format!("ebbtide/templates/{template}.yaml");
         let text = files

@@ -6,7 +6,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use ebbtide_tests::e2e::{self, Options};
+use ebbtide_tests::e2e::{self, Cloud, Options};
 
 /// Two nodes, two NICs each, real kubelets: everything a person does on the first day, and the bad day.
 #[derive(Parser)]
@@ -15,9 +15,15 @@ struct Cli {
     /// Write the rows to this file as well.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Whose network it is; several with commas between, one after the other
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "aws,alibaba")]
+    cloud: Vec<Cloud>,
     /// Leave the cluster running until standard input ends.
     #[arg(long)]
     stay: bool,
+    /// Be the UDP server that pods of the test run
+    #[arg(long, hide = true, value_name = "PORT")]
+    serve_datagrams: Option<u16>,
 }
 
 fn main() -> ExitCode {
@@ -33,13 +39,24 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<bool> {
-    // What is missing was said; who asked for this wants it to run.
-    let Some(report) = e2e::run(Options { stay: cli.stay })? else {
-        return Ok(false);
-    };
+    if let Some(port) = cli.serve_datagrams {
+        e2e::serve_datagrams(port)?;
+    }
+    let mut reports = Vec::new();
+    for (number, cloud) in (1..).zip(&cli.cloud) {
+        let options = Options {
+            cloud: *cloud,
+            stay: cli.stay && number == cli.cloud.len(),
+        };
+        // What is missing was said; who asked for this wants it to run.
+        let Some(report) = e2e::run(options)? else {
+            return Ok(false);
+        };
+        reports.push(report);
+    }
     if let Some(path) = &cli.json {
-        let json = serde_json::to_string_pretty(&report)?;
+        let json = serde_json::to_string_pretty(&reports)?;
         std::fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(report.ok)
+    Ok(reports.iter().all(|report| report.ok))
 }

@@ -92,6 +92,12 @@ impl Machine {
         })
     }
 
+    /// Its name, as the API server knows it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Waits until the API server knows it.
     ///
     /// # Errors
@@ -178,7 +184,8 @@ fn nics(plan: &Plan, node: &Planned) -> Vec<String> {
 /// The directories with what the machine runs.
 fn seen(cluster: &ControlPlane, images: &[PathBuf]) -> Result<Vec<OsString>> {
     let kubelet = cluster.binaries.file("kubelet")?;
-    let files = images.iter().chain([&kubelet]);
+    let own = workspace::XTASK.file("xtask")?;
+    let files = images.iter().chain([&kubelet, &own]);
     let directories = files.filter_map(|file| file.parent());
     Ok(directories
         .map(|path| path.as_os_str().to_owned())

@@ -3,7 +3,11 @@
 //! Two nodes are machines of their own (user-mode Linux, which has ipvlan) with two NICs each in
 //! the strict VPC; containerd, kubelet, kube-proxy and the control plane are the real ones.
 
+mod cloud;
+mod datagram;
 mod http;
+mod interfaces;
+mod lifecycle;
 mod objects;
 mod report;
 mod stage;
@@ -14,6 +18,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+pub use cloud::Cloud;
+pub use datagram::serve as serve_datagrams;
 pub use report::{Report, Row};
 pub use stage::Stage;
 
@@ -83,6 +89,16 @@ const ROWS: &[(&str, &str, Look)] = &[
         |stage| traffic::node_port_local(stage, 0),
     ),
     (
+        "NodePort, UDP",
+        "outside client, each NIC",
+        datagram::node_ports,
+    ),
+    (
+        "a pod with two interfaces",
+        "outside client, pods",
+        interfaces::two,
+    ),
+    (
         "a pod deleted: its address back",
         "kubectl delete pod",
         troubles::deletion,
@@ -99,6 +115,16 @@ const ROWS: &[(&str, &str, Look)] = &[
         troubles::hungry,
     ),
     (
+        "a Deployment rolled out",
+        "kubectl rollout restart",
+        lifecycle::rollout,
+    ),
+    (
+        "a node gone: its addresses back",
+        "switched off, kubectl delete node",
+        lifecycle::node_gone,
+    ),
+    (
         "what a cloud would have dropped",
         "the VPC's counters",
         |stage| {
@@ -111,6 +137,8 @@ const ROWS: &[(&str, &str, Look)] = &[
 /// What a person may ask for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
+    /// Whose network it is.
+    pub cloud: Cloud,
     /// Leave the cluster running until standard input ends.
     pub stay: bool,
 }
@@ -122,12 +150,16 @@ pub struct Options {
 /// When the cluster does not come up; a row that fails is in the report.
 pub fn run(options: Options) -> Result<Option<Report>> {
     let begin = Instant::now();
-    let built = step("VPC and control plane", Stage::build)?;
-    let Some(mut stage) = built else {
+    print(&format!("\n{}\n", options.cloud));
+    let built = step("VPC and control plane", || Stage::build(options.cloud))?;
+    let Some(stage) = built else {
         return Ok(None);
     };
-    let mut report = Report::default();
-    let ready = ready(&mut stage);
+    let mut report = Report {
+        cloud: options.cloud,
+        ..Report::default()
+    };
+    let ready = ready(&stage);
     match ready {
         Ok(()) => {
             for (row, how, look) in ROWS {
@@ -163,12 +195,9 @@ pub fn run(options: Options) -> Result<Option<Report>> {
     Ok(Some(report))
 }
 
-fn ready(stage: &mut Stage) -> Result<()> {
+fn ready(stage: &Stage) -> Result<()> {
     step("two nodes with two NICs each", || stage.boot())?;
-    step(
-        "kubectl apply -f deploy/crds -f deploy/ebbtide.yaml",
-        || stage.install(),
-    )?;
+    step(stage.installation(), || stage.install())?;
     step("networks, pools, Deployments, Services", || stage.deploy())
 }
 

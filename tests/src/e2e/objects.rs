@@ -9,25 +9,12 @@ use serde_json::Value;
 use super::stage::{Pod, Stage};
 use crate::plan::Family;
 
-/// A pool of deploy/examples/aws, as its name says which it is.
-pub(super) fn pool_name(pod: &Pod) -> String {
-    let nic = nic(pod);
-    format!("{}-v4-{nic}", pod.node)
-}
-
-/// The NIC that an app's pods are on.
-pub(super) fn nic(pod: &Pod) -> &'static str {
-    match pod.app.as_str() {
-        "web5" => "ens5",
-        _ => "ens6",
-    }
-}
-
 /// Every pod has an address that the VPC has given to its node's NIC.
 pub(super) fn addresses(stage: &Stage) -> Result<String> {
     let mut seen: Vec<String> = Vec::new();
     for pod in stage.web()? {
-        let given = stage.vpc.nic(&pod.node, nic(&pod)).subnet(Family::V4);
+        let (nic, _) = stage.place(&pod)?;
+        let given = stage.vpc.nic(&pod.node, nic).subnet(Family::V4);
         ensure!(
             given.secondary.contains(&pod.address),
             "{} on {} has {}, which is none of {:?}",
@@ -44,13 +31,17 @@ pub(super) fn addresses(stage: &Stage) -> Result<String> {
 
 /// Each SpiderMultusConfig has its NetworkAttachmentDefinition, and is its owner.
 pub(super) fn attachments(stage: &Stage) -> Result<String> {
-    for name in ["ipvlan-ens5", "ipvlan-ens6"] {
-        let made = stage
-            .cluster
-            .get(&["network-attachment-definitions", name])?;
+    let names = stage.cloud.nics().map(|nic| format!("ipvlan-{nic}"));
+    let of = [
+        "-n",
+        stage.cloud.namespace(),
+        "network-attachment-definitions",
+    ];
+    for name in &names {
+        let made = stage.cluster.get(&[&of[..], &[name]].concat())?;
         let owner = &made["metadata"]["ownerReferences"][0];
         ensure!(
-            owner["kind"] == "SpiderMultusConfig" && owner["name"] == name,
+            owner["kind"] == "SpiderMultusConfig" && owner["name"] == **name,
             "{name} belongs to {owner}"
         );
         let config = made["spec"]["config"].as_str().context("no spec.config")?;
@@ -61,7 +52,7 @@ pub(super) fn attachments(stage: &Stage) -> Result<String> {
             "{name} is for {plugin:?}"
         );
     }
-    Ok("ipvlan-ens5 ipvlan-ens6".into())
+    Ok(names.join(" "))
 }
 
 /// The pools count what their pods have, and name them.
@@ -75,7 +66,7 @@ pub(super) fn pools(stage: &Stage) -> Result<String> {
 
 /// A pod's pool has one address out, and it is this pod's.
 pub(super) fn counted(stage: &Stage, pod: &Pod) -> Result<()> {
-    let name = pool_name(pod);
+    let (_, name) = stage.place(pod)?;
     let status = stage.cluster.get(&["spiderippool", &name])?["status"].take();
     ensure!(
         status["allocatedIPCount"] == 1 && status["totalIPCount"] == 5,
@@ -103,13 +94,14 @@ pub(super) fn endpoints(stage: &Stage) -> Result<String> {
 }
 
 fn endpoint(stage: &Stage, pod: &Pod) -> Result<()> {
+    let (_, pool) = stage.place(pod)?;
     let endpoint = stage.cluster.get(&["spiderendpoint", &pod.name])?;
     let current = &endpoint["status"]["current"];
     let ip = &current["ips"][0];
     let address: IpNet = ip["ipv4"].as_str().context("no ipv4")?.parse()?;
     ensure!(
         address.addr() == pod.address
-            && ip["ipv4Pool"] == pool_name(pod)
+            && ip["ipv4Pool"] == pool
             && ip["interface"] == "eth0"
             && current["node"] == pod.node,
         "{}: {current}",
@@ -122,6 +114,7 @@ fn endpoint(stage: &Stage, pod: &Pod) -> Result<()> {
 pub(super) fn network_status(stage: &Stage) -> Result<String> {
     let mut shown = String::new();
     for pod in stage.web()? {
+        let (nic, _) = stage.place(&pod)?;
         let object = stage.cluster.get(&["pod", &pod.name])?;
         let status =
             object["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"].as_str();
@@ -129,7 +122,7 @@ pub(super) fn network_status(stage: &Stage) -> Result<String> {
         let own = &status[0];
         let address: Option<IpAddr> = own["ips"][0].as_str().and_then(|ip| ip.parse().ok());
         ensure!(
-            own["name"] == format!("default/ipvlan-{}", nic(&pod))
+            own["name"] == stage.cloud.network(nic)
                 && own["interface"] == "eth0"
                 && own["default"] == true
                 && address == Some(pod.address),

@@ -5,6 +5,8 @@ use std::{fmt::Write as _, time::Duration};
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
 
+use super::Cloud;
+
 /// One thing that has to be so.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
@@ -23,6 +25,8 @@ pub struct Row {
 /// Everything.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
+    /// Whose network it was.
+    pub cloud: Cloud,
     /// Whether all was so.
     pub ok: bool,
     /// The rows, in order.
@@ -65,7 +69,7 @@ impl Report {
             0 => write!(text, "✔ all {} rows are as they must be", self.rows.len()),
             failed => write!(text, "✘ {failed} of {} rows FAILED", self.rows.len()),
         };
-        let _ = writeln!(text, ", {:.0} s", self.seconds);
+        let _ = writeln!(text, " ({}), {:.0} s", self.cloud, self.seconds);
         text
     }
 }

@@ -2,8 +2,10 @@
 //! person installs on them.
 
 use std::{
+    cell::RefCell,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -11,23 +13,25 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::http::{self, Answer};
+use super::{
+    cloud::{App, Cloud, deploy},
+    http::{self, Answer},
+};
 use crate::{
     cluster::{ControlPlane, Machine, Options, Place, images},
     plan::{Family, MadeOf, Plan},
     process::Process,
     vpc::Vpc,
+    workspace,
 };
 
 /// How long anything may take: this machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(300);
 /// Where pods serve.
 pub(super) const POD_PORT: u16 = 80;
 /// Where the pods in the nodes' own network serve.
 pub(super) const HOST_PORT: u16 = 8081;
-/// What is shipped.
-pub(super) const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 /// Where the agents run.
 pub(super) const NAMESPACE: &str = "ebbtide-system";
 /// What kubeadm leaves in a cluster, as far as agents look at it.
@@ -44,7 +48,8 @@ const APPS: &str = include_str!("apps.yaml");
 pub struct Stage {
     /// The web server outside.
     _outside: Process,
-    machines: Vec<Machine>,
+    machines: RefCell<Vec<Machine>>,
+    pub(super) cloud: Cloud,
     pub(super) cluster: ControlPlane,
     pub(super) vpc: Vpc,
 }
@@ -65,7 +70,7 @@ impl Stage {
     ///
     /// # Errors
     /// When a part does not come up.
-    pub fn build() -> Result<Option<Self>> {
+    pub fn build(cloud: Cloud) -> Result<Option<Self>> {
         if std::env::var_os("EBBTIDE_OUT").is_some() {
             crate::cluster::skipped(
                 "this is a guest, and the cluster's nodes are guests themselves",
@@ -76,7 +81,7 @@ impl Stage {
         if !there.is_some_and(|binaries| binaries.serve_nodes()) {
             return Ok(None);
         }
-        let vpc = Vpc::build(Plan::default().cluster())?;
+        let vpc = Vpc::build(cloud.plan())?;
         let place = Place {
             netns: vpc.node(Plan::CONTROL).clone(),
             address: vpc.nic(Plan::CONTROL, "ens5").primary(Family::V4),
@@ -94,7 +99,8 @@ impl Stage {
         let outside = Self::serve_outside(&cluster, &vpc)?;
         Ok(Some(Self {
             _outside: outside,
-            machines: Vec::new(),
+            machines: RefCell::default(),
+            cloud,
             cluster,
             vpc,
         }))
@@ -111,16 +117,29 @@ impl Stage {
     ///
     /// # Errors
     /// When one does not come up.
-    pub fn boot(&mut self) -> Result<()> {
+    pub fn boot(&self) -> Result<()> {
         let images = [self.cluster.busybox_image()?, images::ebbtide()?];
-        let names: Vec<String> = self.nodes().map(str::to_owned).collect();
-        for name in names {
-            let machine = Machine::boot(&self.cluster, &self.vpc, &name, &images)?;
-            self.machines.push(machine);
+        let mut machines = self.machines.borrow_mut();
+        for name in self.nodes() {
+            let machine = Machine::boot(&self.cluster, &self.vpc, name, &images)?;
+            machines.push(machine);
         }
-        let cluster = &self.cluster;
-        let mut machines = self.machines.iter_mut();
-        machines.try_for_each(|machine| machine.wait(cluster))
+        let mut machines = machines.iter_mut();
+        machines.try_for_each(|machine| machine.wait(&self.cluster))
+    }
+
+    /// Switches a node off, for good.
+    pub(super) fn switch_off(&self, node: &str) {
+        let mut machines = self.machines.borrow_mut();
+        machines.retain(|machine| machine.name() != node);
+    }
+
+    /// How it is installed.
+    pub(super) fn installation(&self) -> &'static str {
+        match self.cloud.values() {
+            None => "kubectl apply -f deploy/crds -f deploy/ebbtide.yaml",
+            Some(_) => "kubectl apply -f deploy/crds; helm template ... | kubectl apply -f -",
+        }
     }
 
     /// Installs the agent as deploy/README.md says, and waits until the nodes are ready.
@@ -132,9 +151,11 @@ impl Stage {
             let ready = self.cluster.get(&["node", node])?;
             ensure!(!is_ready(&ready), "{node} is ready without a network");
         }
-        let deploy = Path::new(DEPLOY);
-        self.cluster.install_crds(&deploy.join("crds"))?;
-        self.apply(&deploy.join("ebbtide.yaml"))?;
+        self.cluster.install_crds(&deploy("crds"))?;
+        match self.cloud.values() {
+            None => self.apply(&deploy("ebbtide.yaml"))?,
+            Some(values) => drop(self.cluster.apply(&chart(values)?)?),
+        }
         self.until("the nodes are ready", || {
             for node in self.nodes() {
                 ensure!(
@@ -146,24 +167,30 @@ impl Stage {
         })
     }
 
-    /// Declares networks and pools, by the examples for AWS, and starts pods and Services on them.
+    /// Declares networks and pools, by the cloud's examples, and starts pods and Services on them.
     ///
     /// # Errors
     /// When they do not become ready.
     pub fn deploy(&self) -> Result<()> {
-        let examples = Path::new(DEPLOY).join("examples/aws");
-        for file in ["networks.yaml", "pools.yaml"] {
-            self.apply(&examples.join(file))?;
+        for file in self.cloud.examples() {
+            self.apply(&file)?;
         }
         self.cluster.apply(APPS)?;
+        self.cluster.apply(&self.cloud.manifests())?;
         self.until("the pods are ready", || self.all_ready())
     }
 
-    /// All pods of the default namespace are there and ready.
+    /// The pods of both apps, and the shells, are there and ready.
     pub(super) fn all_ready(&self) -> Result<()> {
-        let pods = self.cluster.get(&["pods"])?;
+        let [first, second] = self.cloud.apps().map(|app| app.name);
+        let label = format!("app in ({first}, {second}, host)");
+        self.are_ready(&label, self.nodes().count() * 3)
+    }
+
+    /// So many pods with a label are there, all ready and no others.
+    pub(super) fn are_ready(&self, label: &str, wanted: usize) -> Result<()> {
+        let pods = self.cluster.get(&["pods", "-l", label])?;
         let pods = pods["items"].as_array().context("no list of pods")?;
-        let wanted = self.nodes().count() * 3;
         ensure!(pods.len() == wanted, "{} pods, not {wanted}", pods.len());
         for pod in pods {
             let name = &pod["metadata"]["name"];
@@ -208,7 +235,24 @@ impl Stage {
 
     /// The pods on the NICs: of each app, on each node.
     pub(super) fn web(&self) -> Result<Vec<Pod>> {
-        Ok([self.pods("web5")?, self.pods("web6")?].concat())
+        let [first, second] = self.cloud.apps();
+        Ok([self.pods(first.name)?, self.pods(second.name)?].concat())
+    }
+
+    /// The app that a pod belongs to.
+    ///
+    /// # Errors
+    /// When it belongs to neither.
+    pub(super) fn app(&self, pod: &Pod) -> Result<&'static App> {
+        let mut apps = self.cloud.apps().iter();
+        let app = apps.find(|app| app.name == pod.app);
+        app.with_context(|| format!("{} is of no app", pod.name))
+    }
+
+    /// The NIC and the pool that a pod of an app has its address from.
+    pub(super) fn place(&self, pod: &Pod) -> Result<(&'static str, String)> {
+        let nic = self.app(pod)?.nic;
+        Ok((nic, self.cloud.pool(&pod.node, nic)))
     }
 
     /// The pod of an app on a node.
@@ -288,7 +332,7 @@ impl Stage {
         let agents = [&of_agents[..], &["--tail=40", "--prefix"]].concat();
         let pods = self.cluster.kubectl(&["get", "pods", "-A", "-o", "wide"]);
         let agents = self.cluster.kubectl(&agents);
-        let machines: String = self.machines.iter().map(Machine::logs).collect();
+        let machines: String = self.machines.borrow().iter().map(Machine::logs).collect();
         let shown = |text: Result<String>| text.unwrap_or_else(|error| format!("{error:#}"));
         format!("{}\n{}\n{machines}", shown(pods), shown(agents))
     }
@@ -300,6 +344,20 @@ impl Stage {
     pub fn kubectl_command(&self) -> Result<String> {
         self.cluster.kubectl_command()
     }
+}
+
+/// The manifests that the Helm chart makes with these values, as `helm template` prints them.
+fn chart(values: &str) -> Result<String> {
+    let mut helm = Command::new(workspace::XTASK.file("xtask")?);
+    helm.args(["manifests", "--values", values]);
+    let ran = helm.output().context("starting xtask manifests")?;
+    if !ran.status.success() {
+        bail!(
+            "rendering the Helm chart: {}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
+    }
+    Ok(String::from_utf8(ran.stdout)?)
 }
 
 /// Whether a node or pod has the condition Ready.

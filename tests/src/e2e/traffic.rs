@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::libc::{IPPROTO_TCP, IPPROTO_UDP};
 
 use super::{
+    datagram::{self, PORT},
     http::{self, Answer},
-    objects::nic,
     stage::{HOST_PORT, POD_PORT, Pod, Stage},
 };
 use crate::{
@@ -17,10 +18,6 @@ use crate::{
     traffic::Protocol,
 };
 
-/// The Services of `apps.yaml` with policy Cluster, and with Local.
-const CLUSTER: [(&str, u16); 2] = [("web5", 30005), ("web6", 30006)];
-const LOCAL: [(&str, u16); 2] = [("web5", 30015), ("web6", 30016)];
-const IPPROTO_TCP: u8 = 6;
 /// The load balancer's ports, from here on.
 const LISTENERS: u16 = 10_000;
 
@@ -47,7 +44,8 @@ pub(super) fn node_to_pod(stage: &Stage) -> Result<String> {
 pub(super) fn pod_to_node(stage: &Stage) -> Result<String> {
     let mut asked = 0;
     for pod in stage.web()? {
-        let servers: Vec<SocketAddr> = ["ens5", "ens6"]
+        let nics = stage.cloud.nics();
+        let servers: Vec<SocketAddr> = nics
             .map(|nic| stage.vpc.nic(&pod.node, nic).primary(Family::V4))
             .map(|address| SocketAddr::new(address, HOST_PORT))
             .to_vec();
@@ -80,7 +78,8 @@ pub(super) fn pod_to_pod(stage: &Stage) -> Result<String> {
 /// Each pod asks the other app's ClusterIP until both of its pods have answered.
 pub(super) fn cluster_ip(stage: &Stage) -> Result<String> {
     let mut asked = 0;
-    for (from, to) in [("web5", "web6"), ("web6", "web5")] {
+    let [first, second] = stage.cloud.apps().map(|app| app.name);
+    for (from, to) in [(first, second), (second, first)] {
         let service = stage.cluster.get(&["service", to])?;
         let address = service["spec"]["clusterIP"]
             .as_str()
@@ -163,58 +162,58 @@ struct Offer {
 
 /// The load balancer sends to the pods' own addresses.
 pub(super) fn balanced_to_pods(stage: &Stage) -> Result<String> {
-    let offers = stage.web()?.into_iter().map(|pod| {
-        let (node, nic, target) = (pod.node.clone(), nic(&pod), web(&pod));
-        (node, nic, target, vec![pod], true)
-    });
-    serve(stage, LISTENERS, offers.collect())
+    let mut offers = Vec::new();
+    for pod in stage.web()? {
+        let (nic, _) = stage.place(&pod)?;
+        offers.push((pod.node.clone(), nic, web(&pod), vec![pod], true));
+    }
+    serve(stage, Protocol::Tcp, LISTENERS, offers)
 }
 
 /// NodePorts, policy Cluster, at each NIC of each node: either pod answers, and the client is seen
 /// as the node.
 pub(super) fn node_port_cluster(stage: &Stage) -> Result<String> {
     let mut offers = Vec::new();
-    for (app, port) in CLUSTER {
-        for (node, nic, target) in ports(stage, port) {
-            offers.push((node, nic, target, stage.pods(app)?, false));
+    for app in stage.cloud.apps() {
+        for (node, nic, target) in ports(stage, app.cluster) {
+            offers.push((node, nic, target, stage.pods(app.name)?, false));
         }
     }
-    serve(stage, LISTENERS + 100, offers)
+    serve(stage, Protocol::Tcp, LISTENERS + 100, offers)
 }
 
 /// NodePorts, policy Local, at each NIC of each node: the node's own pod answers, sees the client's
 /// address, and its answer leaves by the NIC that the request came in on.
 pub(super) fn node_port_local(stage: &Stage, run: u16) -> Result<String> {
     let mut offers = Vec::new();
-    for (app, port) in LOCAL {
-        for (node, nic, target) in ports(stage, port) {
-            let pod = stage.pod(app, &node)?;
+    for app in stage.cloud.apps() {
+        for (node, nic, target) in ports(stage, app.local) {
+            let pod = stage.pod(app.name, &node)?;
             offers.push((node, nic, target, vec![pod], true));
         }
     }
-    serve(stage, LISTENERS + 200 + 100 * run, offers)
+    serve(stage, Protocol::Tcp, LISTENERS + 200 + 100 * run, offers)
 }
 
 /// Whether the pod answers at its node's NodePort, policy Local.
 pub(super) fn answers_locally(stage: &Stage, pod: &Pod) -> Result<()> {
-    let (_, port) = LOCAL
-        .iter()
-        .find(|(app, _)| *app == pod.app)
-        .context("no Service")?;
-    let address = stage.vpc.nic(&pod.node, "ens5").primary(Family::V4);
+    let port = stage.app(pod)?.local;
+    let [first, _] = stage.cloud.nics();
+    let address = stage.vpc.nic(&pod.node, first).primary(Family::V4);
     let from = stage.vpc.node(Plan::CONTROL);
-    let server = SocketAddr::new(address, *port);
+    let server = SocketAddr::new(address, port);
     let (_, answer) = http::get(from, None, server, "who", Duration::from_secs(5))?;
     is_from(&answer.parse()?, &[pod])
 }
 
-type Wanted = (String, &'static str, SocketAddr, Vec<Pod>, bool);
+/// Node, NIC and address where it is asked; the pods that may answer; whether they see the client.
+pub(super) type Wanted = (String, &'static str, SocketAddr, Vec<Pod>, bool);
 
 /// A port at each NIC of each node.
-fn ports(stage: &Stage, port: u16) -> Vec<(String, &'static str, SocketAddr)> {
+pub(super) fn ports(stage: &Stage, port: u16) -> Vec<(String, &'static str, SocketAddr)> {
     let nodes = stage.nodes();
     nodes
-        .flat_map(|node| ["ens5", "ens6"].map(|nic| (node, nic)))
+        .flat_map(|node| stage.cloud.nics().map(|nic| (node, nic)))
         .map(|(node, nic)| {
             let address = stage.vpc.nic(node, nic).primary(Family::V4);
             (node.to_owned(), nic, SocketAddr::new(address, port))
@@ -222,12 +221,18 @@ fn ports(stage: &Stage, port: u16) -> Vec<(String, &'static str, SocketAddr)> {
         .collect()
 }
 
-fn serve(stage: &Stage, first: u16, wanted: Vec<Wanted>) -> Result<String> {
+/// Lets the outside client ask each by the load balancer, at ports from `first` on.
+pub(super) fn serve(
+    stage: &Stage,
+    protocol: Protocol,
+    first: u16,
+    wanted: Vec<Wanted>,
+) -> Result<String> {
     let offers: Vec<Offer> = (first..)
         .zip(wanted)
         .map(|(port, (node, nic, target, pods, kept))| Offer {
             listener: Listener {
-                protocol: Protocol::Tcp,
+                protocol,
                 port,
                 target,
             },
@@ -269,11 +274,15 @@ fn settle(taps: &Taps, serving: &[u16]) -> Result<()> {
 }
 
 fn ask(stage: &Stage, taps: &Taps, offer: &Offer) -> Result<()> {
-    let serving = [offer.listener.target.port(), POD_PORT];
+    let serving = [offer.listener.target.port(), POD_PORT, PORT];
     settle(taps, &serving)?;
     let mark = taps.mark()?;
     let client = Plan::client(Family::V4);
-    let (local, answer) = http::ask(&stage.vpc.world, client, offer.listener.address())?;
+    let (world, server) = (&stage.vpc.world, offer.listener.address());
+    let (local, answer) = match offer.listener.protocol {
+        Protocol::Tcp => http::ask(world, client, server)?,
+        Protocol::Udp => datagram::ask(world, client, server)?,
+    };
     is_from(&answer, &offer.pods.iter().collect::<Vec<_>>())?;
     if offer.kept {
         ensure!(
@@ -285,7 +294,11 @@ fn ask(stage: &Stage, taps: &Taps, offer: &Offer) -> Result<()> {
         is_of_node(stage, &answer, &offer.node)?;
     }
     let mut seen = taps.since(mark)?;
-    seen.retain(|packet| packet.protocol == IPPROTO_TCP);
+    let number = match offer.listener.protocol {
+        Protocol::Tcp => IPPROTO_TCP,
+        Protocol::Udp => IPPROTO_UDP,
+    };
+    seen.retain(|packet| i32::from(packet.protocol) == number);
     let taken = Exchange::of(&seen, &serving);
     let hop = |direction| Hop {
         place: Place::Wire {
@@ -313,7 +326,7 @@ fn on(pods: Vec<Pod>, node: &str) -> Vec<Pod> {
     pods.into_iter().filter(|pod| pod.node == node).collect()
 }
 
-fn is_itself(answer: &Answer, pod: &Pod) -> Result<()> {
+pub(super) fn is_itself(answer: &Answer, pod: &Pod) -> Result<()> {
     ensure!(
         answer.seen.ip() == pod.address,
         "{} ({}) was seen as {} by {}",
@@ -325,7 +338,7 @@ fn is_itself(answer: &Answer, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-fn is_from(answer: &Answer, pods: &[&Pod]) -> Result<()> {
+pub(super) fn is_from(answer: &Answer, pods: &[&Pod]) -> Result<()> {
     ensure!(
         pods.iter().any(|pod| pod.name == answer.server),
         "answered by {}, which is none of {:?}",

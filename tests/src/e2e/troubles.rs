@@ -17,7 +17,7 @@ kind: Pod
 metadata:
   name: hungry
   annotations:
-    v1.multus-cni.io/default-network: default/ipvlan-ens6
+    v1.multus-cni.io/default-network: @NETWORK@
     ipam.spidernet.io/ippool: '{"ipv4": ["@POOL@"]}'
 spec:
   nodeName: @NODE@
@@ -28,7 +28,7 @@ spec:
 /// A deleted pod's address goes back to its pool, and another takes its place.
 pub(super) fn deletion(stage: &Stage) -> Result<String> {
     let node = stage.nodes().next().context("a node")?;
-    let before = stage.pod("web5", node)?;
+    let before = stage.pod(stage.cloud.apps()[0].name, node)?;
     delete(stage, &before)?;
     let after = replaced(stage, &before)?;
     Ok(format!(
@@ -55,7 +55,7 @@ pub(super) fn killed(stage: &Stage) -> Result<String> {
 /// A pod that is deleted while its agent is dead leaves nothing behind.
 pub(super) fn deleted_meanwhile(stage: &Stage) -> Result<String> {
     let node = stage.nodes().last().context("a node")?;
-    let before = stage.pod("web6", node)?;
+    let before = stage.pod(stage.cloud.apps()[1].name, node)?;
     let restarts = kill_agents(stage)?;
     delete(stage, &before)?;
     agents_are_back(stage, &restarts)?;
@@ -71,8 +71,12 @@ pub(super) fn hungry(stage: &Stage) -> Result<String> {
     let mut nodes = stage.nodes();
     let (node, other) = (nodes.next(), nodes.next());
     let (node, other) = node.zip(other).context("two nodes")?;
-    let pool = format!("{other}-v4-ens6");
-    let pod = HUNGRY.replace("@NODE@", node).replace("@POOL@", &pool);
+    let [_, nic] = stage.cloud.nics();
+    let pool = stage.cloud.pool(other, nic);
+    let pod = HUNGRY
+        .replace("@NODE@", node)
+        .replace("@POOL@", &pool)
+        .replace("@NETWORK@", &stage.cloud.network(nic));
     stage.cluster.apply(&pod)?;
     let told = std::cell::RefCell::new(String::new());
     let waited = stage.until("an Event of the agent's names the pool", || {
