@@ -31,13 +31,19 @@ struct TwoNics {
 
 impl TwoNics {
     fn create(lab: &mut Lab) -> Result<Self> {
-        let first = lab.pod("master", "ens5", "two")?;
+        Self::on(lab, ["ens5", "ens6"])
+    }
+
+    fn on(lab: &mut Lab, nics: [&str; 2]) -> Result<Self> {
+        let first = lab.pod("master", nics[0], "two")?;
         let plugin = lab.agent("master").plugin();
         let second = Sandbox {
             interface: "net1".into(),
             ..first.sandbox.clone()
         };
-        let config = plugin.config("default/ipvlan-ens6").to_string();
+        let config = plugin
+            .config(&format!("default/ipvlan-{}", nics[1]))
+            .to_string();
         let result = plugin.call("ADD", Some(&second), &config)?.success()?;
         Ok(Self {
             others: addresses(&result)?,
@@ -51,7 +57,7 @@ impl TwoNics {
     /// Its address on `ens5` or on `ens6`.
     fn address(&self, nic: &str, family: Family) -> Result<IpAddr> {
         let own = match nic {
-            "ens5" => &self.first.addresses,
+            "ens5" | "eth0" => &self.first.addresses,
             _ => &self.others,
         };
         let found = own.iter().find(|address| Family::of(**address) == family);
@@ -202,6 +208,49 @@ fn each_address_is_answered_where_the_request_came_in() -> Result<()> {
                 ask(&node, SocketAddr::new(own, PORT), protocol)
                     .with_context(|| format!("{what}, from the node"))?;
             }
+        }
+    }
+    lab.vpc.assert_no_violations()?;
+    drop(servers);
+    pod.delete()
+}
+
+/// The subnet of one interface must not draw what has the other one's address.
+#[test]
+fn who_is_in_the_subnet_of_one_interface_is_answered_by_the_other_too() -> Result<()> {
+    const NICS: [&str; 2] = ["eth0", "eth1"];
+    let mut lab = Lab::start(Plan::alibaba())?;
+    let pod = TwoNics::on(&mut lab, NICS)?;
+    let mut servers = Vec::new();
+    for family in Family::BOTH {
+        for nic in NICS {
+            servers.extend(Server::on(pod.netns(), pod.address(nic, family)?, PORT)?);
+        }
+        let there = lab.vpc.nic("worker", "eth1").primary(family);
+        servers.extend(Server::on(lab.vpc.node("worker"), there, PORT)?);
+    }
+    for family in Family::BOTH {
+        for protocol in Protocol::BOTH {
+            for nic in NICS {
+                let own = pod.address(nic, family)?;
+                for from in NICS {
+                    let there = lab.vpc.nic("worker", from).primary(family);
+                    let mark = lab.taps.mark()?;
+                    let client = Client::new(lab.vpc.node("worker"), protocol).from_ip(there);
+                    let answer = ask(&client, SocketAddr::new(own, PORT), protocol)
+                        .with_context(|| format!("from {there}\n{}", lab.logs()))?;
+                    let wires = left_by(&lab, mark, own, answer.local)?;
+                    ensure!(
+                        wires == [format!("master/{nic}")],
+                        "{family} {protocol} from {there} to {own} left by {wires:?}"
+                    );
+                }
+            }
+            // What has no address yet goes straight there by the interface in that subnet.
+            let there = lab.vpc.nic("worker", "eth1").primary(family);
+            let client = Client::new(pod.netns(), protocol);
+            let seen = ask(&client, SocketAddr::new(there, PORT), protocol)?.seen_as;
+            ensure!(seen.ip() == pod.address("eth1", family)?, "seen as {seen}");
         }
     }
     lab.vpc.assert_no_violations()?;

@@ -197,8 +197,12 @@ pub(super) fn earlier(agent: &Agent, owner: &Owner) -> Earlier {
         let table = net.table.unwrap_or(MAIN_TABLE);
         if other == owner {
             earlier.own_table = Some(table);
+            earlier.in_main.extend(net.in_main());
         } else if other.container_id == owner.container_id {
             earlier.tables.push(table);
+            if table == MAIN_TABLE {
+                earlier.in_main.extend(net.ips());
+            }
             if let Some(veth) = &net.veth {
                 earlier.veth = Some(veth.clone());
             }

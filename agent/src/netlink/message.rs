@@ -66,11 +66,12 @@ fn address(object: &Address, ifindex: u32) -> AddressMessage {
     message.header.index = ifindex;
     message.attributes.push(AddressAttribute::Local(ip));
     message.attributes.push(AddressAttribute::Address(ip));
-    if ip.is_ipv6() {
-        // The pool knows that nobody else has it, and ipvlan l3 could not ask anyway.
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+    let mut flags = AddressFlags::empty();
+    // The pool knows that nobody else has it, and ipvlan l3 could not ask anyway.
+    flags.set(AddressFlags::Nodad, ip.is_ipv6());
+    flags.set(AddressFlags::Noprefixroute, object.alone);
+    if !flags.is_empty() {
+        message.attributes.push(AddressAttribute::Flags(flags));
     }
     message
 }
@@ -118,6 +119,7 @@ fn rule(object: &Rule) -> RuleMessage {
     ]);
     match &object.selector {
         Selector::All => {}
+        Selector::AllButDefault => message.attributes.push(RuleAttribute::SuppressPrefixLen(0)),
         Selector::LocalMark { mark, mask } => message.attributes.extend([
             RuleAttribute::Iifname("lo".to_owned()),
             RuleAttribute::FwMark(*mark),

@@ -120,6 +120,10 @@ pub struct Address {
     pub link: String,
     /// Address and prefix length.
     pub address: IpNet,
+    /// The kernel makes no route to its subnet (`noprefixroute`). An address that is there already
+    /// stays as it is.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 /// A unicast route.
@@ -176,6 +180,8 @@ pub enum Selector {
     OutLink(String),
     /// Packets from this address.
     From(IpAddr),
+    /// All packets; the table's default route is passed over (`suppress_prefixlength 0`).
+    AllButDefault,
 }
 
 /// A routing policy rule.
@@ -268,7 +274,7 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} rule {}: ", self.family, self.priority)?;
         match &self.selector {
-            Selector::All => f.write_str("from all")?,
+            Selector::All | Selector::AllButDefault => f.write_str("from all")?,
             Selector::LocalMark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x} iif lo")?,
             Selector::Mark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x}")?,
             Selector::InLinkMark {
@@ -279,7 +285,8 @@ impl fmt::Display for Rule {
         }
         write!(f, " lookup {}", self.table)?;
         match &self.selector {
-            Selector::InLinkMark {
+            Selector::AllButDefault
+            | Selector::InLinkMark {
                 no_default: true, ..
             } => f.write_str(" suppress_prefixlength 0"),
             _ => Ok(()),

@@ -83,6 +83,7 @@ impl NamespaceState {
                     Some(Address {
                         link: names.get(&a.ifindex)?.clone(),
                         address: a.address,
+                        alone: false,
                     })
                 })
                 .collect(),
@@ -124,7 +125,16 @@ impl NamespaceState {
                 .map(missing)
         }
         let found = &self.found;
-        lacking(&plan.addresses, &found.addresses, Missing::Address)
+        // How an address came to be there cannot be changed any more.
+        let as_found = |object: &Address| Address {
+            alone: false,
+            ..object.clone()
+        };
+        let addresses = plan.addresses.iter();
+        addresses
+            .filter(move |object| !found.addresses.contains(&as_found(object)))
+            .cloned()
+            .map(Missing::Address)
             .chain(lacking(
                 &plan.neighbours,
                 &found.neighbours,
@@ -285,6 +295,7 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
                 no_default,
             }
         }
+        (None, None, None, None) if no_default => Selector::AllButDefault,
         _ if no_default => return None,
         (None, None, None, None) => Selector::All,
         (Some("lo"), None, Some(mark), None) => Selector::LocalMark { mark, mask },

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::netlink::{
     Error,
     link::{Ipvlan, IpvlanMode, Veth},
-    model::{Family, NamespacePlan},
+    model::{Family, MAIN_TABLE, NamespacePlan, Selector},
     netns::{Evidence, Netns},
 };
 
@@ -52,6 +52,9 @@ pub struct Earlier {
     pub veth: Option<Veth>,
     /// The routing tables that are taken in the pod; the main one by who has the default route.
     pub tables: Vec<u32>,
+    /// The addresses that are to be sent by the main table alone: those of the interface that has the
+    /// default route, if that is another one, and what this interface's plan said of it before.
+    pub in_main: Vec<IpAddr>,
     /// The families whose replies are led back to the veth already.
     pub families: Vec<Family>,
     /// The table that this very interface had when it was planned before.
@@ -215,6 +218,19 @@ pub struct PodNet {
 }
 
 impl PodNet {
+    /// The addresses that its rules send by the main table.
+    #[must_use]
+    pub fn in_main(&self) -> Vec<IpAddr> {
+        let rules = self.in_pod.rules.iter();
+        let in_main = rules.filter(|rule| rule.table == MAIN_TABLE);
+        in_main
+            .filter_map(|rule| match rule.selector {
+                Selector::From(address) => Some(address),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// The NIC, if the interface is ours.
     #[must_use]
     pub fn master(&self) -> Option<&str> {

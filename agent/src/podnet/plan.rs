@@ -88,6 +88,9 @@ pub fn plan(
             settings,
             &mut in_pod,
         );
+        in_pod
+            .rules
+            .extend(beside_others(addresses, earlier, table, settings));
     }
     if let Some(veth) = &veth {
         in_pod.sysctls.extend(mark_settings());
@@ -298,6 +301,8 @@ fn nic_in_pod(
         plan.addresses.push(Address {
             link: interface.to_owned(),
             address: pod.address,
+            // In the main table, its subnet's route would lead there what has another interface's address.
+            alone: own_table.is_some(),
         });
         let route = |destination, via, table| Route {
             link: interface.to_owned(),
@@ -324,6 +329,37 @@ fn nic_in_pod(
             });
         }
     }
+}
+
+/// The rules of a pod that has other interfaces, besides those that send each address out by its own:
+/// what has the first one's address goes by the main table alone, and what has no address yet to the
+/// subnets of all.
+fn beside_others(
+    addresses: &[PodAddress],
+    earlier: &Earlier,
+    own_table: Option<u32>,
+    settings: &Settings,
+) -> Vec<Rule> {
+    let mut in_main = earlier.in_main.clone();
+    if own_table.is_none() && earlier.own_table.is_none() && !earlier.tables.is_empty() {
+        in_main.extend(addresses.iter().map(|pod| pod.address.addr()));
+    }
+    in_main.sort();
+    in_main.dedup();
+    let rule = |step, family, selector, table| Rule {
+        family,
+        priority: settings.rule_priority + step,
+        selector,
+        table,
+    };
+    let from = |own| rule(1, Family::of(own), Selector::From(own), MAIN_TABLE);
+    let mut rules: Vec<Rule> = in_main.into_iter().map(from).collect();
+    for (family, _) in families(addresses) {
+        let tables = own_table.map(|own| [(2, MAIN_TABLE), (3, own)]);
+        let but_default = |(step, table)| rule(step, family, Selector::AllButDefault, table);
+        rules.extend(tables.into_iter().flatten().map(but_default));
+    }
+    rules
 }
 
 /// Everything that is reached through the node.
@@ -383,6 +419,7 @@ fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut Namespac
     plan.addresses.push(Address {
         link: VETH.to_owned(),
         address: host_net(own),
+        alone: false,
     });
     plan.neighbours.push(Neighbour {
         link: VETH.to_owned(),

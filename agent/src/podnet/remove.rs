@@ -2,7 +2,11 @@
 
 use crate::{
     datapath::Datapath,
-    netlink::{Batch, Netlink, netns::Evidence},
+    netlink::{
+        Batch, Netlink,
+        model::{MAIN_TABLE, Rule},
+        netns::Evidence,
+    },
     node, timing,
 };
 
@@ -40,7 +44,9 @@ pub async fn remove(net: &PodNet, host: &Netlink, datapath: &Datapath) -> Result
 
 async fn in_pod(net: &PodNet, pod: &Netlink) -> Result<(), Error> {
     let mut batch = Batch::default();
-    for rule in &net.in_pod.rules {
+    // A rule that leads to the main table is of use to the pod's other interfaces, and harms nobody.
+    let own = |rule: &&Rule| rule.table != MAIN_TABLE;
+    for rule in net.in_pod.rules.iter().filter(own) {
         batch.delete_rule(rule);
     }
     if let Some(ipvlan) = &net.ipvlan

@@ -324,6 +324,7 @@ fn after_first() -> Earlier {
     Earlier {
         veth: first.veth,
         tables: vec![crate::netlink::model::MAIN_TABLE],
+        in_main: vec![v4().address.addr()],
         families: vec![crate::netlink::model::Family::V4],
         own_table: None,
     }
@@ -336,7 +337,12 @@ fn a_second_nic_shares_the_veth_and_sends_what_is_from_its_address() {
     assert_eq!(net.shared_veth, planned(&network(), &[v4()]).veth);
     assert_eq!(
         texts(&net.in_pod.rules),
-        ["IPv4 rule 1001: from 210.22.16.11 lookup 7701"]
+        [
+            "IPv4 rule 1001: from 210.22.16.11 lookup 7701",
+            "IPv4 rule 1001: from 172.31.16.4 lookup 254",
+            "IPv4 rule 1002: from all lookup 254 suppress_prefixlength 0",
+            "IPv4 rule 1003: from all lookup 7701 suppress_prefixlength 0",
+        ]
     );
     assert_eq!(
         texts(&net.in_pod.routes),
@@ -398,10 +404,20 @@ fn a_network_can_choose_who_has_the_default_route() {
     assert_eq!(first.table, Some(7701));
     let earlier = Earlier {
         tables: vec![7701],
+        in_main: Vec::new(),
         ..after_first()
     };
     let net = second(&earlier, &chosen);
     assert_eq!(net.table, None);
+    // The first one's subnet is in the table before this one's.
+    let own = "IPv4 rule 1001: from 210.22.16.11 lookup 254";
+    assert_eq!(texts(&net.in_pod.rules), [own]);
+    let again = Earlier {
+        own_table: Some(crate::netlink::model::MAIN_TABLE),
+        in_main: net.in_main(),
+        ..earlier
+    };
+    assert_eq!(second(&again, &chosen), net);
     assert_eq!(
         texts(&net.in_pod.routes)[0],
         "route default via 210.22.16.1 dev net1 src 210.22.16.11"
