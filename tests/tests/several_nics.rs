@@ -221,40 +221,70 @@ fn who_is_in_the_subnet_of_one_interface_is_answered_by_the_other_too() -> Resul
     const NICS: [&str; 2] = ["eth0", "eth1"];
     let mut lab = Lab::start(Plan::alibaba())?;
     let pod = TwoNics::on(&mut lab, NICS)?;
+    let mut others = Vec::new();
+    for node in ["master", "worker"] {
+        for nic in NICS {
+            let name = format!("{node}-{nic}");
+            others.push(lab.pod(node, nic, &name).context(name)?);
+        }
+    }
     let mut servers = Vec::new();
     for family in Family::BOTH {
         for nic in NICS {
             servers.extend(Server::on(pod.netns(), pod.address(nic, family)?, PORT)?);
         }
-        let there = lab.vpc.nic("worker", "eth1").primary(family);
-        servers.extend(Server::on(lab.vpc.node("worker"), there, PORT)?);
     }
+    for other in &others {
+        servers.extend(Server::on_any(&other.netns, PORT)?);
+    }
+    for interface in ["eth0", "net1"] {
+        let place = Place::Pod {
+            pod: "two".into(),
+            interface: interface.into(),
+        };
+        lab.taps
+            .add(pod.netns(), interface, place, Direction::Out)?;
+    }
+    let worker = |nic, family| lab.vpc.nic("worker", nic).primary(family);
     for family in Family::BOTH {
         for protocol in Protocol::BOTH {
-            for nic in NICS {
+            for (nic, interface) in NICS.into_iter().zip(["eth0", "net1"]) {
                 let own = pod.address(nic, family)?;
-                for from in NICS {
-                    let there = lab.vpc.nic("worker", from).primary(family);
+                let nodes = NICS.map(|from| (lab.vpc.node("worker"), worker(from, family)));
+                let pods = others.iter().map(|pod| (&pod.netns, pod.address(family)));
+                for (netns, from) in nodes.into_iter().chain(pods) {
+                    let what = format!("{family} {protocol} from {from} to {own}");
                     let mark = lab.taps.mark()?;
-                    let client = Client::new(lab.vpc.node("worker"), protocol).from_ip(there);
+                    let client = Client::new(netns, protocol).from_ip(from);
                     let answer = ask(&client, SocketAddr::new(own, PORT), protocol)
-                        .with_context(|| format!("from {there}\n{}", lab.logs()))?;
-                    let wires = left_by(&lab, mark, own, answer.local)?;
-                    ensure!(
-                        wires == [format!("master/{nic}")],
-                        "{family} {protocol} from {there} to {own} left by {wires:?}"
-                    );
+                        .with_context(|| what.clone())?;
+                    ensure!(answer.seen_as.ip() == from, "{what}: seen as {answer:?}");
+                    let seen = lab.taps.since(mark)?.into_iter();
+                    let mut replies: Vec<String> = seen
+                        .filter(|seen| (seen.source, seen.destination) == (own, from))
+                        .filter(|seen| seen.direction == Direction::Out)
+                        .filter_map(|seen| match seen.place {
+                            Place::Pod { interface, .. } => Some(interface),
+                            Place::Wire { .. } => None,
+                        })
+                        .collect();
+                    replies.dedup();
+                    ensure!(replies == [interface], "{what}: answered by {replies:?}");
                 }
             }
-            // What has no address yet goes straight there by the interface in that subnet.
-            let there = lab.vpc.nic("worker", "eth1").primary(family);
-            let client = Client::new(pod.netns(), protocol);
-            let seen = ask(&client, SocketAddr::new(there, PORT), protocol)?.seen_as;
-            ensure!(seen.ip() == pod.address("eth1", family)?, "seen as {seen}");
+            // What has no address yet goes to each subnet by the interface that is in it.
+            for other in &others {
+                let server = SocketAddr::new(other.address(family), PORT);
+                let seen = ask(&Client::new(pod.netns(), protocol), server, protocol)?.seen_as;
+                let nic = other.name.rsplit('-').next().unwrap_or_default();
+                let own = pod.address(nic, family)?;
+                ensure!(seen.ip() == own, "{server} has seen {seen}, not {own}");
+            }
         }
     }
     lab.vpc.assert_no_violations()?;
     drop(servers);
+    others.into_iter().try_for_each(Pod::delete)?;
     pod.delete()
 }
 
