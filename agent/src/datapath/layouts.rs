@@ -1,7 +1,7 @@
 //! What agents with other layouts of the maps have left.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -15,18 +15,14 @@ fn number(dir: &Path) -> Option<u32> {
 /// Removes the directories of older layouts beside `current`, and gives them. Newer ones stay: somebody went back
 /// to this agent, and may go forward again.
 pub(super) fn forget_older(current: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |what, path: &Path| {
-        let path = path.to_owned();
-        move |source: io::Error| Error::Io { what, path, source }
-    };
     let (Some(all), Some(own)) = (current.parent(), number(current)) else {
         return Ok(Vec::new());
     };
     let mut removed = Vec::new();
-    for entry in fs::read_dir(all).map_err(failed("list", all))?.flatten() {
+    for entry in fs::read_dir(all).map_err(Error::io("list", all))?.flatten() {
         let dir = entry.path();
         if number(&dir).is_some_and(|number| number < own) {
-            fs::remove_dir_all(&dir).map_err(failed("remove", &dir))?;
+            fs::remove_dir_all(&dir).map_err(Error::io("remove", &dir))?;
             removed.push(dir);
         }
     }

@@ -149,6 +149,14 @@ const PINNED: [(&str, &str); 10] = [
     ("RECENT", "recent"),
 ];
 
+impl Error {
+    /// Of something that was done to `path`.
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
 impl Setup {
     /// A loader with the pinned maps and the configured marks.
     fn loader(&self) -> EbpfLoader<'_> {
@@ -196,11 +204,7 @@ impl Datapath {
         if !on_bpffs {
             return Err(Error::NoBpffs(bpf_dir.to_owned()));
         }
-        fs::create_dir_all(&pins).map_err(|source| Error::Io {
-            what: "create",
-            path: pins.clone(),
-            source,
-        })?;
+        fs::create_dir_all(&pins).map_err(Error::io("create", &pins))?;
         let setup = Setup {
             pins,
             marks,

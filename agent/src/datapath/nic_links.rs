@@ -79,11 +79,7 @@ impl NicLinks {
         let has_tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
         let pins = has_tcx.then(|| bpf_dir.join(DIRECTORY));
         if let Some(pins) = &pins {
-            fs::create_dir_all(pins).map_err(|source| Error::Io {
-                what: "create",
-                path: pins.clone(),
-                source,
-            })?;
+            fs::create_dir_all(pins).map_err(Error::io("create", pins))?;
         }
         Ok(Self {
             pins,
@@ -148,16 +144,15 @@ impl NicLinks {
         let Some(pins) = &self.pins else {
             return Ok(());
         };
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Io { what, path, source }
-        };
         let mut held = lock(&self.held);
         held.retain(|(ifindex, _), _| nics.contains(ifindex));
-        for entry in fs::read_dir(pins).map_err(failed("list", pins))?.flatten() {
+        for entry in fs::read_dir(pins)
+            .map_err(Error::io("list", pins))?
+            .flatten()
+        {
             if index(&entry.file_name().to_string_lossy()).is_some_and(|nic| !nics.contains(&nic)) {
                 let path = entry.path();
-                unpin(&path).map_err(failed("remove the pinned link", &path))?;
+                unpin(&path).map_err(Error::io("remove the pinned link", &path))?;
             }
         }
         Ok(())

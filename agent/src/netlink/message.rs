@@ -69,7 +69,7 @@ fn address(object: &Address, ifindex: u32) -> AddressMessage {
     let mut flags = AddressFlags::empty();
     // The pool knows that nobody else has it, and ipvlan l3 could not ask anyway.
     flags.set(AddressFlags::Nodad, ip.is_ipv6());
-    flags.set(AddressFlags::Noprefixroute, object.alone);
+    flags.set(AddressFlags::Noprefixroute, object.no_prefix_route);
     if !flags.is_empty() {
         message.attributes.push(AddressAttribute::Flags(flags));
     }

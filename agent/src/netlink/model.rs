@@ -120,10 +120,10 @@ pub struct Address {
     pub link: String,
     /// Address and prefix length.
     pub address: IpNet,
-    /// The kernel makes no route to its subnet (`noprefixroute`). An address that is there already
-    /// stays as it is.
+    /// The kernel makes no route to its subnet (`IFA_F_NOPREFIXROUTE`, include/uapi/linux/if_addr.h). An
+    /// address that is there already stays as it is.
     #[serde(default)]
-    pub alone: bool,
+    pub no_prefix_route: bool,
 }
 
 /// A unicast route.

@@ -83,7 +83,7 @@ impl NamespaceState {
                     Some(Address {
                         link: names.get(&a.ifindex)?.clone(),
                         address: a.address,
-                        alone: false,
+                        no_prefix_route: false,
                     })
                 })
                 .collect(),
@@ -127,7 +127,7 @@ impl NamespaceState {
         let found = &self.found;
         // How an address came to be there cannot be changed any more.
         let as_found = |object: &Address| Address {
-            alone: false,
+            no_prefix_route: false,
             ..object.clone()
         };
         let addresses = plan.addresses.iter();

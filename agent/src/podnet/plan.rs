@@ -302,7 +302,7 @@ fn nic_in_pod(
             link: interface.to_owned(),
             address: pod.address,
             // In the main table, its subnet's route would lead there what has another interface's address.
-            alone: own_table.is_some(),
+            no_prefix_route: own_table.is_some(),
         });
         let route = |destination, via, table| Route {
             link: interface.to_owned(),
@@ -419,7 +419,7 @@ fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut Namespac
     plan.addresses.push(Address {
         link: VETH.to_owned(),
         address: host_net(own),
-        alone: false,
+        no_prefix_route: false,
     });
     plan.neighbours.push(Neighbour {
         link: VETH.to_owned(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use ebbtide_layout::{Hook, HostHook, Spoofed};
+use ebbtide_layout::{Counters, Hook, HostHook, Spoofed};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A line of `ebbtidectl datapath`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HookLine {
     /// The pod; empty for the node's own.
@@ -54,6 +54,21 @@ pub struct HookLine {
     pub wrong_nic: u64,
 }
 
+impl HookLine {
+    /// A line of nothing but what was counted.
+    fn counting(counted: &Counters) -> Self {
+        Self {
+            seen: counted.seen,
+            marked: counted.marked,
+            learned: counted.learned,
+            redirected: counted.redirected,
+            passed: counted.passed,
+            dropped: counted.dropped,
+            ..Self::default()
+        }
+    }
+}
+
 pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
     let mut lines = Vec::new();
     for (_, net) in agent.interfaces() {
@@ -86,13 +101,7 @@ pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
                 program: filter.program.clone(),
                 attached: there,
                 by: by(there, false),
-                seen: counted.seen,
-                marked: counted.marked,
-                learned: counted.learned,
-                redirected: counted.redirected,
-                passed: counted.passed,
-                dropped: counted.dropped,
-                wrong_nic: 0,
+                ..HookLine::counting(&counted)
             });
         }
         if let Some(veth) = net.veth.as_ref().filter(|_| spoofed.by_veth != 0) {
@@ -112,15 +121,9 @@ fn dropped_from(net: &PodNet, veth: &Veth, dropped: u64) -> HookLine {
         interface: veth.host_name.clone(),
         hook: program.direction.to_string(),
         program: program.name.to_owned(),
-        attached: None,
-        by: String::new(),
         seen: dropped,
-        marked: 0,
-        learned: 0,
-        redirected: 0,
-        passed: 0,
         dropped,
-        wrong_nic: 0,
+        ..HookLine::default()
     }
 }
 
@@ -184,17 +187,12 @@ async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
                 program: program.name.to_owned(),
                 attached: there,
                 by: by(there, by_link),
-                seen: counted.seen,
-                marked: counted.marked,
-                learned: counted.learned,
-                redirected: counted.redirected,
-                passed: counted.passed,
-                dropped: counted.dropped,
                 wrong_nic: if on_egress {
                     counters.wrong_nic + counters.wrong_nic_passed
                 } else {
                     0
                 },
+                ..HookLine::counting(&counted)
             });
         }
     }
