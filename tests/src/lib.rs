@@ -44,6 +44,7 @@ pub mod nic_programs;
 pub mod packet;
 pub mod packet_socket;
 pub mod path;
+pub mod patience;
 pub mod ping;
 pub mod plan;
 pub mod pod;

@@ -74,6 +74,8 @@ pub struct Seen {
     pub destination_port: u16,
     /// For ICMP and ICMPv6.
     pub icmp: Option<Icmp>,
+    /// A TCP segment that opens a connection: SYN without ACK.
+    pub opens: bool,
     /// A TCP segment with RST.
     pub reset: bool,
     /// Bytes from the IP header on.
@@ -143,6 +145,7 @@ pub(crate) fn decode(packet: &[u8]) -> Option<Seen> {
         source_port: 0,
         destination_port: 0,
         icmp: None,
+        opens: false,
         reset: false,
         length: 0,
         time: Duration::ZERO,
@@ -151,6 +154,7 @@ pub(crate) fn decode(packet: &[u8]) -> Option<Seen> {
         Some(TransportSlice::Tcp(tcp)) => {
             seen.source_port = tcp.source_port();
             seen.destination_port = tcp.destination_port();
+            seen.opens = tcp.syn() && !tcp.ack();
             seen.reset = tcp.rst();
         }
         Some(TransportSlice::Udp(udp)) => {

@@ -1,10 +1,8 @@
 //! The way an exchange took, made of what the taps saw.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::{fmt, net::SocketAddr};
 
+use nix::libc::IPPROTO_TCP;
 use serde::Serialize;
 
 use crate::tap::{Direction, Icmp, Place, Seen};
@@ -81,17 +79,33 @@ fn half(packet: &Seen, serving: &[u16]) -> Option<Half> {
     }
 }
 
+/// Leaves out TCP of connections that were open before: their last segments come late.
+pub fn forget_earlier_connections(seen: &mut Vec<Seen>) {
+    let opened: Vec<_> = seen
+        .iter()
+        .filter(|packet| packet.opens)
+        .map(ends)
+        .collect();
+    seen.retain(|packet| {
+        let (source, destination) = ends(packet);
+        i32::from(packet.protocol) != IPPROTO_TCP
+            || opened.contains(&(source, destination))
+            || opened.contains(&(destination, source))
+    });
+}
+
+/// Source and destination.
+fn ends(packet: &Seen) -> (SocketAddr, SocketAddr) {
+    (
+        SocketAddr::new(packet.source, packet.source_port),
+        SocketAddr::new(packet.destination, packet.destination_port),
+    )
+}
+
 /// Looks for a reply that, at some place, does not carry the addresses and ports of its request,
 /// exchanged: one that left the right NIC with the wrong source. Gives the first, as text.
 #[must_use]
 pub fn crooked(seen: &[Seen], serving: &[u16]) -> Option<String> {
-    let ends = |packet: &Seen| {
-        let end = |address: IpAddr, port| SocketAddr::new(address, port);
-        (
-            end(packet.source, packet.source_port),
-            end(packet.destination, packet.destination_port),
-        )
-    };
     let replies = seen
         .iter()
         .filter(|packet| half(packet, serving) == Some(Half::Reply));
@@ -249,10 +263,32 @@ mod tests {
             source_port: source.port(),
             destination_port: destination.port(),
             icmp: None,
+            opens: false,
             reset: false,
             length: 40,
             time: std::time::Duration::ZERO,
         }
+    }
+
+    #[test]
+    fn a_late_segment_of_an_earlier_connection_is_no_part_of_this_one() {
+        use Direction::{In, Out};
+        let (client, server) = ("203.0.113.9:40000", "172.31.16.10:80");
+        let at = |direction, source, destination, opens| Seen {
+            opens,
+            protocol: 6,
+            ..packet(wire("master", "ens5", direction), source, destination)
+        };
+        let this = [
+            at(In, client, server, true),
+            at(Out, server, client, false),
+            packet(wire("master", "ens5", Out), server, "203.0.113.9:53"),
+        ];
+        let late = at(Out, server, "203.0.113.9:39999", false);
+        let mut seen = vec![late];
+        seen.extend(this.clone());
+        forget_earlier_connections(&mut seen);
+        assert_eq!(seen, this);
     }
 
     #[test]

@@ -14,10 +14,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::Serialize;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::{netns::Netns, plan::Family};
-
-/// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::{netns::Netns, patience::PATIENCE, plan::Family};
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -215,7 +212,7 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// A client that waits two seconds for each answer.
+    /// A client that has [`PATIENCE`].
     #[must_use]
     pub fn new(netns: &'a Netns, protocol: Protocol) -> Self {
         Self {

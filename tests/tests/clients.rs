@@ -37,6 +37,11 @@ fn bulk(exempt: bool) -> Result<()> {
         exempt,
         ..Plan::default()
     })?;
+    // As many segments as 64 KiB have at once: where all is slow, the kernel would make few of them
+    // (tcp_tso_autosize, net/ipv4/tcp_output.c). It has one setting for both families.
+    for end in [site.client(), &site.pod.netns] {
+        end.sysctls(&[("net/ipv4/tcp_min_tso_segs", "7")])?;
+    }
     site.each(|case| {
         let listener = listener(case)?;
         let mark = case.mark()?;

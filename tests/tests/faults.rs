@@ -1,15 +1,13 @@
 //! Bad input and faults: the right code, a message that names the thing, nothing left behind.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_tests::{
     cni::{CniError, Sandbox},
     lab::Lab,
     netns::Netns,
+    patience::eventually,
     plan::Plan,
     snapshot::Snapshot,
 };
@@ -175,17 +173,11 @@ fn used(lab: &mut Lab) -> Result<u64> {
 
 /// Manifests are read again when they change; this waits for it.
 fn wait_for(lab: &mut Lab, what: &str, command: &[&str], text: &str) -> Result<String> {
-    let start = Instant::now();
-    loop {
+    eventually(what, || {
         let answer = lab.agent("master").control(command)?;
-        if answer.contains(text) {
-            return Ok(answer);
-        }
-        if start.elapsed() > Duration::from_secs(10) {
-            bail!("{what}: no {text:?} in {answer}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        ensure!(answer.contains(text), "no {text:?} in {answer}");
+        Ok(answer)
+    })
 }
 
 #[test]

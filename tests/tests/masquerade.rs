@@ -1,13 +1,14 @@
 //! A node-wide MASQUERADE of somebody else's: what it does to pods on ipvlan (l3), and what keeps
 //! it off them. What a pod sends by the NIC passes the host's OUTPUT and POSTROUTING.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
     demo::{Scenario, WAYS_TO_C},
     iptables,
     lab::Lab,
+    patience::IMPATIENCE,
     plan::{Family, Plan},
     traffic::{Client, Protocol},
 };
@@ -42,17 +43,15 @@ struct Seen {
 }
 
 fn look(lab: &Lab, scenario: &Scenario, family: Family) -> Result<Seen> {
-    let quick = Duration::from_millis(700);
     let [_, straight] = WAYS_TO_C;
     let client = Client::new(&lab.vpc.world, Protocol::Udp)
         .from(SocketAddr::new(Plan::client(family), 0))
-        .timeout(quick);
+        .timeout(IMPATIENCE);
     let answers_udp = client
         .ask(SocketAddr::new(Plan::load_balancer(family), straight))
         .is_ok();
     let far = scenario.address_of("e", family);
     let answer = Client::new(scenario.netns_of("c"), Protocol::Tcp)
-        .timeout(quick)
         .ask(far)
         .context("from pod to pod")?;
     Ok(Seen {

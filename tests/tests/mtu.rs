@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
     iptables,
+    patience::PATIENCE,
     plan::{Family, Plan},
     snapshot::ip,
     tap::Direction,
@@ -16,8 +17,7 @@ use ebbtide_tests::{
     two_ways::{
         Case, Site, Way,
         talk::{
-            PATIENCE, connection, echoed, in_pod, listener, option, pattern, set_option, transfer,
-            udp_pair,
+            connection, echoed, in_pod, listener, option, pattern, set_option, transfer, udp_pair,
         },
     },
     vpc::EDGE_PORT,

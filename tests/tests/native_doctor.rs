@@ -1,13 +1,7 @@
 //! What `ebbtidectl doctor` finds on a node without pods, in this kernel: the damage first, then its name and the
 //! cure.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::doctor::Finding;
@@ -15,6 +9,7 @@ use ebbtide_tests::{
     lab::Lab,
     netns::Netns,
     nic_programs::make_it_look,
+    patience::{IMPATIENCE, eventually},
     plan::{Family, Plan},
     traffic::{Client, Protocol, Server},
 };
@@ -75,23 +70,27 @@ fn a_setting_that_marks_depend_on_comes_back() -> Result<()> {
     let _servers: Vec<Server> = Server::on_any(&node, PORT)?;
     let to = lab.vpc.nic("master", "ens6").primary(Family::V4);
     let worker = lab.vpc.node("worker1").clone();
-    let ask = || Client::new(&worker, Protocol::Tcp).ask((to, PORT).into());
+    let client = Client::new(&worker, Protocol::Tcp);
+    let ask = || client.ask((to, PORT).into());
     let wrong = ("net/ipv4/conf/ens6/src_valid_mark", "0");
     ask().context("with its setting")?;
     lab.agent("master").kill()?;
     node.sysctls(&[wrong])?;
-    ensure!(ask().is_err(), "no harm was done");
+    let impatient = client.clone().timeout(IMPATIENCE);
+    ensure!(
+        impatient.ask((to, PORT).into()).is_err(),
+        "no harm was done"
+    );
     lab.agent("master").launch()?;
     lab.agent("master").wait_ready()?;
     ask().context("a new agent writes it")?;
     node.sysctls(&[wrong])?;
     make_it_look(&node)?;
     let named = "src_valid_mark = 1 is 0 instead in the host: put back";
-    let start = Instant::now();
-    while !lab.agent("master").log().contains(named) {
-        ensure!(start.elapsed() < Duration::from_secs(15), "{}", lab.logs());
-        sleep(Duration::from_millis(50));
-    }
+    eventually("the agent's look", || {
+        ensure!(lab.agent("master").log().contains(named), "{}", lab.logs());
+        Ok(())
+    })?;
     ask().context("put back")?;
     let (found, _) = lab.agent("master").doctor()?;
     ensure!(about(&found, "src_valid_mark").is_none(), "{found:?}");

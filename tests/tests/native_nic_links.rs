@@ -1,13 +1,7 @@
 //! The programs at the node's NICs as TCX links, in this kernel: what others do to the NIC does not reach them, and
 //! they outlive the agent. Where the kernel has no TCX, the other tests are about its filters.
 
-use std::{
-    collections::BTreeMap,
-    os::fd::RawFd,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, os::fd::RawFd, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -24,6 +18,7 @@ use ebbtide_tests::{
     lab::Lab,
     netns::Netns,
     nic_programs::{Decider, by_tcx, has_tcx, make_it_look, take_off},
+    patience::eventually,
     plan::{Family, Plan},
     programs::Bench,
     snapshot::{ip, run},
@@ -72,19 +67,6 @@ fn seen(agent: &Agent, nic: &str) -> Result<u64> {
     let line = line.with_context(|| format!("no line of {nic}: {lines:?}"))?;
     ensure!(line["by"] == "tcx", "{line}");
     line["seen"].as_u64().context("a number")
-}
-
-fn eventually(lab: &Lab, what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let start = Instant::now();
-    while !is_so()? {
-        ensure!(
-            start.elapsed() < Duration::from_secs(15),
-            "{what}\n{}",
-            lab.logs()
-        );
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 /// The damage is done to a filter of tc's; our program sees what that one does not.
@@ -175,20 +157,29 @@ fn links_that_are_wiped_come_back_and_one_that_went_with_its_nic_leaves_no_pin()
         "they went with their pins"
     );
     make_it_look(&node)?;
-    eventually(&lab, "the pins", || Ok(all_pins(&bpf)? == before.0.len()))?;
+    eventually("the pins", || {
+        ensure!(all_pins(&bpf)? == before.0.len(), "{}", lab.logs());
+        Ok(())
+    })?;
     ensure!(links(lab.agent("master"))? == before.0, "other links");
     take_off(&node, "ens5", &bpf)?;
     ensure!(by_tcx(&node, "ens5")?.concat().is_empty(), "they are there");
     make_it_look(&node)?;
-    eventually(&lab, "the links", || Ok(by_tcx(&node, "ens5")? == before.1))?;
-    let log = lab.agent("master").log();
     let named = "program host_nic_egress at ens5 egress is not attached in the host: put back";
-    ensure!(log.contains(named), "{log}");
+    eventually("the links", || {
+        let log = lab.agent("master").log();
+        ensure!(by_tcx(&node, "ens5")? == before.1, "{log}");
+        ensure!(log.contains(named), "{log}");
+        Ok(())
+    })?;
     let index = node.netlink()?.index("ens6")?;
     ip(&node, &["link", "del", "ens6"])?;
-    eventually(&lab, "a pin without a NIC", || {
-        let pin = |hook| bpf.join(format!("links/{index}-{hook}"));
-        Ok(!pin("ingress").exists() && !pin("egress").exists())
+    eventually("no pin without a NIC", || {
+        for hook in ["ingress", "egress"] {
+            let pin = bpf.join(format!("links/{index}-{hook}"));
+            ensure!(!pin.exists(), "{}: {}", pin.display(), lab.logs());
+        }
+        Ok(())
     })
 }
 

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +13,7 @@ use ebbtide_tests::{
     manifests,
     netlink::VethEnd,
     netns::Netns,
+    patience::{IMPATIENCE, PATIENCE, eventually},
     plan::{Family, Plan},
     pod::Pod,
     proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
@@ -24,20 +25,6 @@ use ipnet::IpNet;
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
-
-/// Waits for what the agent does by itself.
-fn eventually(lab: &Lab, what: &str, mut is_so: impl FnMut() -> Result<()>) -> Result<()> {
-    let start = Instant::now();
-    loop {
-        match is_so() {
-            Ok(()) => return Ok(()),
-            Err(error) if start.elapsed() > Duration::from_secs(20) => {
-                return Err(error.context(format!("{what}\n{}", lab.logs())));
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
-}
 
 /// Takes a NIC out of the node, into a namespace where nobody looks.
 fn unplug(lab: &Lab, node: &str, nic: &str) -> Result<Netns> {
@@ -107,17 +94,22 @@ fn path_of(path: &Path) -> Result<&str> {
 }
 
 /// Out to the world and back, by both families.
-fn reaches_the_world(netns: &Netns) -> Result<()> {
+fn reaches_the_world(netns: &Netns, patience: Duration) -> Result<()> {
     for family in Family::BOTH {
         for protocol in Protocol::BOTH {
             let web = SocketAddr::new(Plan::web_server(family), PORT);
-            let client = Client::new(netns, protocol).timeout(Duration::from_millis(700));
+            let client = Client::new(netns, protocol).timeout(patience);
             client
                 .ask(web)
                 .with_context(|| format!("{protocol} to {web}"))?;
         }
     }
     Ok(())
+}
+
+/// Nothing announces that the agent is through with what it found changed.
+fn checked(pod: &Pod) -> Result<()> {
+    eventually("CHECK", || pod.call("CHECK")).map(drop)
 }
 
 fn serve_the_world(lab: &Lab) -> Result<Vec<Server>> {
@@ -179,7 +171,7 @@ fn ask_node_port(lab: &Lab, number: usize, address: IpAddr) -> Result<Vec<String
         let public = SocketAddr::new(Plan::load_balancer(family), public_port(number));
         let client = Client::new(&lab.vpc.world, protocol).from_ip(Plan::client(family));
         let answer = client
-            .timeout(Duration::from_millis(700))
+            .timeout(IMPATIENCE)
             .ask(public)
             .with_context(|| format!("{protocol} to the NodePort at {address}"))?;
         ensure!(
@@ -211,29 +203,29 @@ fn a_nic_that_is_plugged_in_carries_pods_and_answers_node_ports_at_once() -> Res
     plug_in(&lab, &drawer, "master", "ens6")?;
     // No waiting: ADD does not act on what was true a moment ago.
     let pod = lab.pod("master", "ens6", "after")?;
-    reaches_the_world(&pod.netns)?;
-    pod.call("CHECK")?;
+    reaches_the_world(&pod.netns, PATIENCE)?;
+    checked(&pod)?;
     let _server = Server::on_any(&pod.netns, PORT)?;
     let addresses = Family::BOTH.map(|family| lab.vpc.nic("master", "ens6").primary(family));
     expose(&lab, &pod, &addresses)?;
     for (number, address) in addresses.into_iter().enumerate() {
-        eventually(&lab, "NodePort at the new NIC", || {
+        eventually("NodePort at the new NIC", || {
             let wires = ask_node_port(&lab, number, address)?;
             ensure!(wires == ["master/ens6"], "answered by {wires:?}");
             Ok(())
         })?;
         // The pod that was there before reaches the new address by its node.
         let _server = Server::on(lab.vpc.node("master"), address, PORT)?;
-        eventually(&lab, "the node's new address", || {
+        eventually("the node's new address", || {
             let client = Client::new(&before.netns, Protocol::Tcp);
             let answer = client
-                .timeout(Duration::from_millis(700))
+                .timeout(IMPATIENCE)
                 .ask(SocketAddr::new(address, PORT))?;
             ensure!(answer.seen_as.ip() == before.address(Family::of(address)));
             Ok(())
         })?;
     }
-    before.call("CHECK")?;
+    checked(&before)?;
     lab.vpc.assert_no_violations()?;
     pod.delete()?;
     before.delete()
@@ -262,11 +254,11 @@ fn an_address_of_the_node_comes_to_running_pods_and_goes_again() -> Result<()> {
         let net = format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 });
         ip(node, &["address", "add", &net, "dev", "ens6"])?;
         let way = format!("{address} via");
-        eventually(&lab, "a route in the pod", || {
+        eventually("a route in the pod", || {
             ensure!(Snapshot::of(&pod.netns)?.mentions(&way), "no {way}");
             Ok(())
         })?;
-        eventually(&lab, "a NodePort at the new address", || {
+        eventually("a NodePort at the new address", || {
             let wires = ask_node_port(&lab, number, address)?;
             ensure!(wires == ["master/ens6"], "answered by {wires:?}");
             Ok(())
@@ -275,13 +267,13 @@ fn an_address_of_the_node_comes_to_running_pods_and_goes_again() -> Result<()> {
         let client = Client::new(&pod.netns, Protocol::Udp);
         let answer = client.ask(SocketAddr::new(address, PORT))?;
         ensure!(answer.seen_as.ip() == pod.address(Family::of(address)));
-        pod.call("CHECK")?;
+        checked(&pod)?;
         ip(node, &["address", "del", &net, "dev", "ens6"])?;
-        eventually(&lab, "the route goes with the address", || {
+        eventually("the route goes with the address", || {
             ensure!(!Snapshot::of(&pod.netns)?.mentions(&way), "still {way}");
             Ok(())
         })?;
-        pod.call("CHECK")?;
+        checked(&pod)?;
     }
     lab.vpc.assert_no_violations()?;
     pod.delete()
@@ -292,7 +284,7 @@ fn a_pool_s_new_gateway_is_used_by_running_pods() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let _world = serve_the_world(&lab)?;
     let pod = lab.pod("master", "ens6", "c")?;
-    reaches_the_world(&pod.netns)?;
+    reaches_the_world(&pod.netns, PATIENCE)?;
     let port = lab.vpc.nic("master", "ens6").port();
     let mut plan = Plan::default();
     for family in Family::BOTH {
@@ -323,13 +315,15 @@ fn a_pool_s_new_gateway_is_used_by_running_pods() -> Result<()> {
         &["-6", "neighbour", "flush", "dev", "ens6"],
     )?;
     ensure!(
-        reaches_the_world(&pod.netns).is_err(),
+        reaches_the_world(&pod.netns, IMPATIENCE).is_err(),
         "the old gateway is gone"
     );
     let file = lab.agent("master").manifests().join("plan.yaml");
     std::fs::write(file, manifests::yaml(&plan))?;
-    eventually(&lab, "by the new gateway", || reaches_the_world(&pod.netns))?;
-    pod.call("CHECK")?;
+    eventually("by the new gateway", || {
+        reaches_the_world(&pod.netns, IMPATIENCE)
+    })?;
+    checked(&pod)?;
     pod.delete()
 }
 
@@ -348,7 +342,7 @@ fn the_mtu_of_the_nic_is_its_pods_mtu_on_every_link_whenever_it_changes() -> Res
     };
     for now in ["9001", "1500", "1400", "9001"] {
         ip(node, &["link", "set", "ens6", "mtu", now])?;
-        eventually(&lab, now, || {
+        eventually(now, || {
             let found = [
                 shown(&pod.netns, "eth0")?,
                 shown(&pod.netns, "veth0")?,
@@ -359,7 +353,7 @@ fn the_mtu_of_the_nic_is_its_pods_mtu_on_every_link_whenever_it_changes() -> Res
             ensure!(found.iter().all(|found| found == now), "{found:?}");
             Ok(())
         })?;
-        pod.call("CHECK")?;
+        checked(&pod)?;
     }
     pod.delete()
 }
@@ -371,25 +365,24 @@ fn a_nic_that_is_gone_is_reported_and_its_pods_live_again_when_it_is_back() -> R
     let stays = lab.pod("master", "ens5", "stays")?;
     let deleted = lab.pod("master", "ens6", "deleted")?;
     let waits = lab.pod("master", "ens6", "waits")?;
-    reaches_the_world(&waits.netns)?;
+    reaches_the_world(&waits.netns, PATIENCE)?;
     for pod in ["deleted", "waits"] {
         lab.taps
             .remove(|place| matches!(place, Place::Pod { pod: name, .. } if name == pod));
     }
     remove(&lab, "master", "ens6")?;
-    eventually(&lab, "nothing of ours speaks of it", || {
+    eventually("nothing of ours speaks of it", || {
         let now = Snapshot::of(lab.vpc.node("master"))?;
         ensure!(!now.mentions("ens6"), "{now:#?}");
         Ok(())
     })?;
-    let status = lab.agent("master").control(&["status"])?;
     for pod in ["deleted", "waits"] {
-        ensure!(
-            status
-                .lines()
-                .any(|line| line.contains(pod) && line.contains("ens6")),
-            "{status}"
-        );
+        eventually("reported", || {
+            let status = lab.agent("master").control(&["status"])?;
+            let names_it = |line: &str| line.contains(pod) && line.contains("ens6");
+            ensure!(status.lines().any(names_it), "{status}");
+            Ok(())
+        })?;
     }
     let error = waits
         .call("CHECK")
@@ -397,15 +390,18 @@ fn a_nic_that_is_gone_is_reported_and_its_pods_live_again_when_it_is_back() -> R
         .context("CHECK of a pod without its NIC")?;
     ensure!(error.to_string().contains("eth0 is missing"), "{error:#}");
     deleted.delete()?;
-    reaches_the_world(&stays.netns)?;
-    stays.call("CHECK")?;
+    reaches_the_world(&stays.netns, PATIENCE)?;
+    checked(&stays)?;
     make_again(&lab, "master", "ens6")?;
-    eventually(&lab, "back with the NIC", || {
-        reaches_the_world(&waits.netns)
+    eventually("back with the NIC", || {
+        reaches_the_world(&waits.netns, IMPATIENCE)
     })?;
-    waits.call("CHECK")?;
-    let status = lab.agent("master").control(&["status"])?;
-    ensure!(!status.contains("problem"), "{status}");
+    checked(&waits)?;
+    eventually("reported no more", || {
+        let status = lab.agent("master").control(&["status"])?;
+        ensure!(!status.contains("problem"), "{status}");
+        Ok(())
+    })?;
     lab.vpc.assert_no_violations()?;
     waits.delete()?;
     stays.delete()
@@ -432,10 +428,10 @@ fn what_is_declared_to_be_behind_the_node_is_reached_there_by_running_pods() -> 
     goes_by("eth0")?;
     let file = lab.agent("master").manifests().join("coordinator.yaml");
     std::fs::write(&file, MORE_BEHIND_THE_NODE)?;
-    eventually(&lab, "declared", || goes_by("veth0"))?;
-    pod.call("CHECK")?;
+    eventually("declared", || goes_by("veth0"))?;
+    checked(&pod)?;
     std::fs::remove_file(&file)?;
-    eventually(&lab, "not declared any more", || goes_by("eth0"))?;
-    pod.call("CHECK")?;
+    eventually("not declared any more", || goes_by("eth0"))?;
+    checked(&pod)?;
     pod.delete()
 }

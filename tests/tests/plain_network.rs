@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
     lab::Lab,
+    patience::{IMPATIENCE, PATIENCE},
     plan::{Family, Plan},
     pod::Pod,
     snapshot::ip,
@@ -21,8 +22,8 @@ fn lab(answers: bool) -> Result<Lab> {
     })
 }
 
-fn ask(lab: &Lab, pod: &Pod, family: Family) -> Result<()> {
-    let client = Client::new(&lab.vpc.router, Protocol::Tcp).timeout(Duration::from_millis(1500));
+fn ask(lab: &Lab, pod: &Pod, family: Family, patience: Duration) -> Result<()> {
+    let client = Client::new(&lab.vpc.router, Protocol::Tcp).timeout(patience);
     client.ask(pod.socket(family, PORT))?;
     Ok(())
 }
@@ -33,7 +34,10 @@ fn a_router_that_asks_is_not_answered_by_an_l3_child() -> Result<()> {
     let pod = lab.pod("master", "ens6", "c")?;
     let _servers = Server::on_any(&pod.netns, PORT)?;
     for family in Family::BOTH {
-        ensure!(ask(&lab, &pod, family).is_err(), "{family}: who answered?");
+        ensure!(
+            ask(&lab, &pod, family, IMPATIENCE).is_err(),
+            "{family}: who answered?"
+        );
     }
     pod.delete()
 }
@@ -47,7 +51,7 @@ fn the_node_answers_for_its_pods_with_its_nics_address_and_for_nobody_else() -> 
     let [a, b, c, d, e, f] = nic.mac;
     let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
     for family in Family::BOTH {
-        ask(&lab, &pod, family).with_context(|| format!("{family}\n{}", lab.logs()))?;
+        ask(&lab, &pod, family, PATIENCE).with_context(|| format!("{family}\n{}", lab.logs()))?;
         let address = pod.socket(family, PORT).ip().to_string();
         let known = ip(&lab.vpc.router, &["neigh", "show", "to", &address])?;
         ensure!(known.contains(&mac), "{known}");

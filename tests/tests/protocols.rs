@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_tests::{
     netns::Netns,
+    patience::PATIENCE,
     ping::ping,
     plan::{Family, Plan},
     programs::packets::{extended, fragments},
@@ -18,7 +19,7 @@ use ebbtide_tests::{
     traffic::{Client, Protocol},
     two_ways::{
         Site,
-        talk::{PATIENCE, echoed, in_pod, pattern, set_option, udp_client, udp_pair},
+        talk::{echoed, in_pod, pattern, set_option, udp_client, udp_pair},
     },
 };
 use nix::libc;

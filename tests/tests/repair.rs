@@ -1,14 +1,12 @@
 //! What others wipe from the host: the damage it does, and that it comes back.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_tests::{
     lab::Lab,
     nic_programs::{self, attached},
+    patience::{IMPATIENCE, PATIENCE, eventually},
     plan::{Family, Plan},
     pod::Pod,
     snapshot::{Snapshot, ip},
@@ -32,28 +30,20 @@ const WIPES: [(&[&str], &str); 4] = [
 ];
 
 fn wait_for_all_of(before: &Snapshot, lab: &Lab) -> Result<()> {
-    let start = Instant::now();
-    loop {
-        let now = Snapshot::of(lab.vpc.node("master"))?;
-        match before.assert_within(&now) {
-            Ok(()) => return Ok(()),
-            Err(gone) if start.elapsed() > Duration::from_secs(15) => return Err(gone),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
+    eventually("what was there before", || {
+        before.assert_within(&Snapshot::of(lab.vpc.node("master"))?)
+    })
+    .with_context(|| lab.logs())
 }
 
 fn wait_until_checked(pod: &Pod, lab: &Lab) -> Result<()> {
-    let start = Instant::now();
-    loop {
-        match pod.call("CHECK") {
-            Ok(_) => return Ok(()),
-            Err(damage) if start.elapsed() > Duration::from_secs(15) => {
-                return Err(damage).with_context(|| lab.logs());
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
+    eventually("CHECK", || pod.call("CHECK").map(drop)).with_context(|| lab.logs())
+}
+
+/// Whether the log says that what it calls `named` was put back.
+fn put_back(log: &str, named: &str) -> bool {
+    let mut lines = log.lines();
+    lines.any(|line| line.contains("put back") && line.contains(named))
 }
 
 /// A program of ours on a NIC, a program on a pod's veth in the host: somebody's `tc qdisc del`,
@@ -68,20 +58,12 @@ fn programs_that_are_taken_off_the_host_s_links_come_back() -> Result<()> {
         ensure!(attached(&node, link)? == both, "{link} has no programs");
         nic_programs::take_off(&node, link, lab.agent("master").bpf())?;
         nic_programs::make_it_look(&node)?;
-        let start = Instant::now();
-        while attached(&node, link)? != both {
-            ensure!(
-                start.elapsed() < Duration::from_secs(15),
-                "{link}\n{}",
-                lab.logs()
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let log = lab.agent("master").log();
-        let put_back = log
-            .lines()
-            .any(|l| l.contains("put back") && l.contains(link));
-        ensure!(put_back, "{link}: {log}");
+        eventually(link, || {
+            let log = lab.agent("master").log();
+            ensure!(attached(&node, link)? == both, "{log}");
+            ensure!(put_back(&log, link), "{log}");
+            Ok(())
+        })?;
     }
     pod.delete()
 }
@@ -123,7 +105,8 @@ fn wipe_everything(lab: &Lab, pod: &Pod) -> Result<()> {
     for link in ["ens5", "ens6", pod.host_interface.as_str()] {
         nic_programs::take_off(node, link, bpf)?;
     }
-    Ok(())
+    // Links of this kind go unannounced.
+    nic_programs::make_it_look(node)
 }
 
 #[test]
@@ -133,39 +116,37 @@ fn all_that_is_wiped_at_once_comes_back_while_traffic_runs() -> Result<()> {
     let web = Plan::web_server(Family::V4);
     let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
     servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod)?;
+    traffic(&lab, &pod, PATIENCE)?;
     let before = Snapshot::of(lab.vpc.node("master"))?;
     // What it does while nobody repairs.
     lab.agent("master").kill()?;
     wipe_everything(&lab, &pod)?;
-    ensure!(traffic(&lab, &pod).is_err(), "no harm was done");
+    ensure!(traffic(&lab, &pod, IMPATIENCE).is_err(), "no harm was done");
     lab.agent("master").launch()?;
     lab.agent("master").wait_ready()?;
     wait_for_all_of(&before, &lab).context("a new agent")?;
-    traffic(&lab, &pod).context("a new agent")?;
+    traffic(&lab, &pod, PATIENCE).context("a new agent")?;
     for _ in 0..2 {
         // A connection that lives through it.
         let client = Client::new(lab.vpc.node("master"), Protocol::Tcp);
-        let client = client.timeout(Duration::from_secs(10));
         let mut connection = client.connect(pod.socket(Family::V4, PORT))?;
         connection.ask()?;
         wipe_everything(&lab, &pod)?;
         connection.ask().with_context(|| lab.logs())?;
         wait_for_all_of(&before, &lab).with_context(|| lab.logs())?;
-        // The programs went last, and may come back with the next look.
         wait_until_checked(&pod, &lab)?;
-        traffic(&lab, &pod).context("repaired")?;
+        traffic(&lab, &pod, PATIENCE).context("repaired")?;
     }
     pod.delete()
 }
 
 /// Out by the NIC, and to the node and back by the veth.
-fn traffic(lab: &Lab, pod: &Pod) -> Result<()> {
+fn traffic(lab: &Lab, pod: &Pod, patience: Duration) -> Result<()> {
     let web = SocketAddr::new(Plan::web_server(Family::V4), PORT);
-    let client = Client::new(&pod.netns, Protocol::Tcp).timeout(Duration::from_millis(700));
+    let client = Client::new(&pod.netns, Protocol::Tcp).timeout(patience);
     client.ask(web).context("to the outside")?;
     let node = Client::new(lab.vpc.node("master"), Protocol::Tcp);
-    let node = node.timeout(Duration::from_millis(700));
+    let node = node.timeout(patience);
     node.ask(pod.socket(Family::V4, PORT))
         .context("from the node")?;
     Ok(())
@@ -178,18 +159,18 @@ fn what_is_wiped_from_the_host_comes_back_and_the_log_names_it() -> Result<()> {
     let web = Plan::web_server(Family::V4);
     let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
     servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod)?;
+    traffic(&lab, &pod, PATIENCE)?;
     let before = Snapshot::of(lab.vpc.node("master"))?;
     for (wipe, named) in WIPES {
         ip(lab.vpc.node("master"), wipe)?;
         wait_for_all_of(&before, &lab).with_context(|| wipe.join(" "))?;
-        let log = lab.agent("master").log();
-        let line = log
-            .lines()
-            .find(|l| l.contains(named) && l.contains("put back"));
-        ensure!(line.is_some(), "{wipe:?}: no {named:?} in {log}");
-        pod.call("CHECK").with_context(|| wipe.join(" "))?;
-        traffic(&lab, &pod).with_context(|| wipe.join(" "))?;
+        eventually(wipe.join(" "), || {
+            let log = lab.agent("master").log();
+            ensure!(put_back(&log, named), "no {named:?} in {log}");
+            Ok(())
+        })?;
+        wait_until_checked(&pod, &lab).with_context(|| wipe.join(" "))?;
+        traffic(&lab, &pod, PATIENCE).with_context(|| wipe.join(" "))?;
     }
     lab.vpc.assert_no_violations()?;
     pod.delete()
@@ -203,29 +184,22 @@ fn a_nic_that_went_down_and_up_again_carries_its_pods_again() -> Result<()> {
     let web = Plan::web_server(Family::V4);
     let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
     servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod)?;
+    traffic(&lab, &pod, PATIENCE)?;
     // Without an agent, to see what the kernel does by itself.
     lab.agent("master").kill()?;
     ip(&node, &["link", "set", "ens6", "down"])?;
     ip(&node, &["link", "set", "ens6", "up"])?;
-    if traffic(&lab, &pod).is_ok() {
+    if traffic(&lab, &pod, IMPATIENCE).is_ok() {
         bail!("the NIC's routes went with it, and yet the pod reaches the outside");
     }
     lab.agent("master").launch()?;
     lab.agent("master").wait_ready()?;
-    traffic(&lab, &pod).context("a new agent puts them back")?;
+    traffic(&lab, &pod, PATIENCE).context("a new agent puts them back")?;
     // With one, it comes back by itself.
     let routed = Snapshot::of(&node)?;
     ip(&node, &["link", "set", "ens6", "down"])?;
     ip(&node, &["link", "set", "ens6", "up"])?;
-    let start = Instant::now();
-    while let Err(error) = traffic(&lab, &pod) {
-        ensure!(
-            start.elapsed() < Duration::from_secs(15),
-            "{error:#}\n{}",
-            lab.logs()
-        );
-    }
+    eventually("by itself", || traffic(&lab, &pod, IMPATIENCE)).with_context(|| lab.logs())?;
     ensure!(routed.mentions("table 77"));
     pod.call("CHECK")?;
     pod.delete()
@@ -240,7 +214,7 @@ fn the_node_s_end_of_a_pair_gets_its_mac_address_its_mtu_and_its_state_back() ->
     let web = Plan::web_server(Family::V4);
     let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
     servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod)?;
+    traffic(&lab, &pod, PATIENCE)?;
     for change in [
         &["address", "02:00:00:00:00:99"][..],
         &["mtu", "1280"],
@@ -249,16 +223,16 @@ fn the_node_s_end_of_a_pair_gets_its_mac_address_its_mtu_and_its_state_back() ->
         let command = [&["link", "set", &pod.host_interface], change].concat();
         lab.agent("master").kill()?;
         ip(&node, &command)?;
-        if change != ["mtu", "1280"] && traffic(&lab, &pod).is_ok() {
+        if change != ["mtu", "1280"] && traffic(&lab, &pod, IMPATIENCE).is_ok() {
             bail!("{change:?} does no harm");
         }
         lab.agent("master").launch()?;
         lab.agent("master").wait_ready()?;
-        traffic(&lab, &pod).with_context(|| format!("{change:?}: a new agent"))?;
+        traffic(&lab, &pod, PATIENCE).with_context(|| format!("{change:?}: a new agent"))?;
         pod.call("CHECK").with_context(|| format!("{change:?}"))?;
         ip(&node, &command)?;
         wait_until_checked(&pod, &lab).with_context(|| format!("{change:?}"))?;
-        traffic(&lab, &pod).with_context(|| format!("{change:?}: by itself"))?;
+        traffic(&lab, &pod, PATIENCE).with_context(|| format!("{change:?}: by itself"))?;
     }
     pod.delete()
 }
@@ -272,10 +246,10 @@ fn the_pod_s_end_of_a_pair_with_another_mac_address_is_named_by_check_and_put_ri
     let web = Plan::web_server(Family::V4);
     let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
     servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod)?;
+    traffic(&lab, &pod, PATIENCE)?;
     let change = ["link", "set", "veth0", "address", "02:00:00:00:00:99"];
     ip(&pod.netns, &change)?;
-    ensure!(traffic(&lab, &pod).is_err(), "no harm was done");
+    ensure!(traffic(&lab, &pod, IMPATIENCE).is_err(), "no harm was done");
     let Err(named) = pod.call("CHECK") else {
         bail!("CHECK finds nothing");
     };
@@ -285,6 +259,6 @@ fn the_pod_s_end_of_a_pair_with_another_mac_address_is_named_by_check_and_put_ri
     lab.agent("master").launch()?;
     lab.agent("master").wait_ready()?;
     pod.call("CHECK").context("a new agent")?;
-    traffic(&lab, &pod).context("a new agent")?;
+    traffic(&lab, &pod, PATIENCE).context("a new agent")?;
     pod.delete()
 }

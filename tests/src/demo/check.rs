@@ -20,9 +20,6 @@ use crate::{
     traffic::{Client, Protocol},
 };
 
-/// How long a missing answer is waited for, where one has to come.
-pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
-
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 

@@ -1,7 +1,7 @@
 //! The rows of ClusterIPs: backends in pods and in hosts, near and far, masqueraded and not.
 
 use super::{
-    check::{Check, PATIENCE, SeenAs, Transport},
+    check::{Check, SeenAs, Transport},
     scenario::{
         CLUSTER_NEAR, FAR, HOST_OFFERS, HOST_PORT, HostOffer, NEAR, Offer, PLAIN_FAR, PLAIN_NEAR,
         POD_PORT, SERVICE_PORT, Scenario,
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     path::Path,
+    patience::PATIENCE,
     tap::Direction::{In, Out},
 };
 

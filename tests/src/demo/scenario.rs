@@ -1,9 +1,6 @@
 //! What the demonstration sets up: pods, servers, Services and load balancers.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -16,6 +13,7 @@ use crate::{
     lab::Lab,
     netns::Netns,
     nic_programs,
+    patience::IMPATIENCE,
     plan::{Family, Plan},
     pod::Pod,
     proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
@@ -102,9 +100,6 @@ pub(super) const IP_TARGETS: [(&str, u16); 3] = [("a", 8101), ("c", 8102), ("e",
 
 /// The load balancer's ports for the pod `c`: a NodePort at the NIC that is not its own, and straight.
 pub const WAYS_TO_C: [u16; 2] = [LOCAL_OTHER.node_port, IP_TARGETS[1].1];
-
-/// How long an answer is waited for that must not come.
-const IMPATIENCE: Duration = Duration::from_millis(500);
 
 /// Name, node, NIC.
 const PODS: [(&str, &str, &str); 5] = [

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    check::{Check, PATIENCE, SeenAs, Transport},
+    check::{Check, SeenAs, Transport},
     cluster_ip,
     scenario::{
         BY_ENS6, CLUSTER_FAR, CLUSTER_NEAR, HOST_BY_ENS6, HOST_PORT, IP_TARGETS, LOCAL_OTHER,
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     path::{Hop, Path},
+    patience::PATIENCE,
     plan::{Family, Plan},
     pod::{NIC_SIDE, NODE_SIDE, Pod},
     tap::{

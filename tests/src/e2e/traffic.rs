@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     edge::Listener,
-    path::{Exchange, Hop, Path, crooked},
+    path::{Exchange, Hop, Path, crooked, forget_earlier_connections},
     plan::{Family, Plan},
     tap::{Direction, Place, Taps},
     traffic::Protocol,
@@ -299,6 +299,7 @@ fn ask(stage: &Stage, taps: &Taps, offer: &Offer) -> Result<()> {
         Protocol::Udp => IPPROTO_UDP,
     };
     seen.retain(|packet| i32::from(packet.protocol) == number);
+    forget_earlier_connections(&mut seen);
     let taken = Exchange::of(&seen, &serving);
     let hop = |direction| Hop {
         place: Place::Wire {

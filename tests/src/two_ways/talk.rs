@@ -5,7 +5,6 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,12 +13,10 @@ use nix::libc;
 use super::Case;
 use crate::{
     netns::Netns,
+    patience::PATIENCE,
     tap::{Direction, Place, Seen},
     traffic::{Protocol, socket},
 };
-
-/// How long anything is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The pod's server, bound to no address, and a client that takes answers from the server's
 /// address only.
