@@ -27,6 +27,7 @@
 
 pub mod agent;
 pub mod bench;
+mod bpf;
 pub mod chain;
 pub mod cluster;
 pub mod cni;

@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -12,10 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type};
-use nix::libc;
+use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_prog_type};
 
 use crate::{
+    bpf,
     netns::Netns,
     snapshot::{ip, run},
 };
@@ -102,16 +102,14 @@ impl Decider {
     pub fn new(node: &Netns, link: &str) -> Result<Self> {
         let index = node.netlink()?.index(link)?;
         let program = accept().context("loading a program that accepts")?;
-        // SAFETY: `bpf_attr` is a union of plain integers and arrays of them: zero is a valid value.
-        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+        let mut attr = bpf::attribute();
         attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
         attr.link_create.__bindgen_anon_2.target_ifindex = index;
         attr.link_create.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
-        let link = node.run(|| Ok(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?))?;
+        let link = node.run(|| Ok(bpf::open(bpf_cmd::BPF_LINK_CREATE, &mut attr)?))?;
         Ok(Self {
             program,
-            // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
-            _link: unsafe { OwnedFd::from_raw_fd(link) },
+            _link: link,
         })
     }
 
@@ -125,15 +123,12 @@ impl Decider {
 /// `r0 = TC_ACT_OK; exit`.
 fn accept() -> io::Result<OwnedFd> {
     const INSTRUCTIONS: [u64; 2] = [0xb7, 0x95];
-    // SAFETY: `bpf_attr` is a union of plain integers and arrays of them: zero is a valid value.
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    let mut attr = bpf::attribute();
     attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
     attr.__bindgen_anon_3.insns = INSTRUCTIONS.as_ptr() as u64;
     attr.__bindgen_anon_3.insn_cnt = 2;
     attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
-    let program = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?;
-    // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+    bpf::open(bpf_cmd::BPF_PROG_LOAD, &mut attr)
 }
 
 /// Makes the agent of a node look whether all is there: the kernel announces that a rule went, and says nothing of
@@ -151,31 +146,10 @@ pub fn make_it_look(node: &Netns) -> Result<()> {
 /// Detaches the link that is pinned there; who holds it holds nothing more.
 fn detach(pin: &Path) -> io::Result<()> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    // SAFETY: `bpf_attr` is a union of plain integers and arrays of them: zero is a valid value.
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    let mut attr = bpf::attribute();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
-    let link = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
-    // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
-    // SAFETY: as above.
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    let link = bpf::open(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    let mut attr = bpf::attribute();
     attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
-    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
-}
-
-/// bpf(2).
-fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
-    // SAFETY: the attribute is whole, and what it points to outlives the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attr),
-            size_of::<bpf_attr>(),
-        )
-    };
-    i32::try_from(result)
-        .ok()
-        .filter(|result| *result >= 0)
-        .ok_or_else(io::Error::last_os_error)
+    bpf::bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }

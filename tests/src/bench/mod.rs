@@ -5,7 +5,7 @@
 //!   [`made_before`];
 //! - [`agent`]: the agent's memory, its time until it is ready, its CPU at rest;
 //! - [`datapath`]: what a packet pays for its reply's way, beside iptables;
-//! - [`programs`]: what each eBPF program costs;
+//! - [`programs`]: what each eBPF program costs, and what the [`verifier`] says of it;
 //! - [`figures`], [`timeline`], [`machine`]: what was measured, as tables, pictures and JSON;
 //! - [`testbed`]: the node it is measured on.
 
@@ -22,3 +22,4 @@ pub mod programs;
 mod svg;
 pub mod testbed;
 pub mod timeline;
+mod verifier;

@@ -1,12 +1,13 @@
 //! What each eBPF program costs: instructions, stack, and nanoseconds for a packet of each kind.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya_obj::{Object, generated::bpf_insn};
 use ebbtide_layout::{DEFAULT_PAST_HOST_MARK, HostFlow, PAST_HOST_MAC};
 
 use super::{
     figures::{Figures, Series, Table},
     machine::Machine,
+    verifier::{self, Verifier},
 };
 use crate::{
     programs::{
@@ -40,7 +41,7 @@ impl Extent {
 }
 
 /// What a program is made of: a table each, in this order.
-const SIZES: [(&str, &str, &str); 5] = [
+const SIZES: [(&str, &str, &str); 6] = [
     (
         "instructions",
         "The program in the object, without the functions it calls.",
@@ -63,6 +64,12 @@ const SIZES: [(&str, &str, &str); 5] = [
         "bytes",
     ),
     ("stack", "Of 512, without the functions it calls.", "bytes"),
+    (
+        "verifier's log",
+        "What the verifier writes when it is asked for all: each instruction on each path, with what is \
+         known there.",
+        "bytes",
+    ),
 ];
 
 /// Measures all programs, by BPF_PROG_TEST_RUN.
@@ -87,6 +94,7 @@ fn sizes() -> Result<Vec<Table>> {
     let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let object = Object::parse(&bytes)?;
     let bench = Bench::new();
+    let verifier = Verifier::of(&bytes)?;
     let mut tables: Vec<Table> = SIZES
         .map(|(title, meaning, unit)| Table::new(title, meaning, unit))
         .into();
@@ -97,12 +105,20 @@ fn sizes() -> Result<Vec<Table>> {
             .and_then(|program| object.functions.get(&program.function_key()))
             .with_context(|| format!("the object has no program {program}"))?;
         let info = bench.info(program);
+        let log = verifier.log(program, info.btf_id())?;
+        let walked = info.verified_instruction_count();
+        ensure!(
+            walked.is_none() || walked == verifier::walked(&log),
+            "{program}: {walked:?} instructions, and the log is of another program: {:?}",
+            log.lines().next_back()
+        );
         let sizes = [
             function.instructions.len() as f64,
             f64::from(info.verified_instruction_count().unwrap_or_default()),
             f64::from(info.size_translated().unwrap_or_default()),
             f64::from(info.size_jitted()),
             stack(&function.instructions) as f64,
+            log.len() as f64,
         ];
         for (table, size) in tables.iter_mut().zip(sizes) {
             table.rows.push(Series {
