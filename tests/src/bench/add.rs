@@ -185,7 +185,7 @@ pub(super) fn ours(agent: &Agent, node: &Netns) -> Result<Vec<Program>> {
 }
 
 /// The real plugin and agent, after another plugin.
-fn behind(agent: &Agent, node: &Netns, before: MadeBefore) -> Result<Chained> {
+pub(super) fn behind(agent: &Agent, node: &Netns, before: MadeBefore) -> Result<Chained> {
     let binary = workspace::BINARIES.file("ebbtide")?;
     let config = json!({
         "cniVersion": "1.0.0", "name": "behind", "type": "ebbtide",

@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::{
-    add::{at_once, milliseconds, ours},
-    contender::{Contender, Pod, Program},
+    add::{at_once, behind, milliseconds, ours},
+    contender::{Contender, Pod},
     figures::{Figures, Series, Table},
     machine::Machine,
+    made_before::MadeBefore,
     testbed::{Slave, Testbed},
 };
 use crate::agent::Agent;
@@ -48,19 +49,28 @@ impl Extent {
 /// Measures.
 ///
 /// # Errors
-/// When an ADD fails, or ours cannot run in this kernel.
+/// When an ADD fails.
 pub fn run(extent: Extent) -> Result<Figures> {
     let machine = Machine::look();
     let testbed = Testbed::build()?;
-    if testbed.slave()? != Slave::Ipvlan {
-        bail!("this kernel has no ipvlan, so the agent has no pods to care for: use --vm");
-    }
     let mut agent = Agent::start(&testbed.node, "node", &Testbed::manifests(), "")?;
     agent.wait_ready()?;
-    let plugin = ours(&agent, &testbed.node)?
-        .into_iter()
-        .next()
-        .context("there is a plugin")?;
+    let mut notes = Vec::new();
+    let plugin: Box<dyn Contender> = match testbed.slave()? {
+        Slave::Ipvlan => {
+            let mut ours = ours(&agent, &testbed.node)?.into_iter();
+            Box::new(ours.next().context("there is a plugin")?)
+        }
+        Slave::Macvlan => {
+            notes.push(
+                "this kernel has no ipvlan (use --vm): the pods have a macvlan that was there before, with an \
+                 address of somebody else's"
+                    .to_owned(),
+            );
+            let before = MadeBefore::on(&testbed.node);
+            Box::new(behind(&agent, &testbed.node, before)?)
+        }
+    };
     let mut tables = [
         ("resident memory", "Pages of the process in memory; the largest share is code.", "MB"),
         ("private memory", "Pages that it alone has: what it adds to the node.", "MB"),
@@ -80,7 +90,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
     .map(|(title, meaning, unit)| Table::new(title, meaning, unit));
     let mut pods = Vec::new();
     for &count in extent.pods {
-        let adds = crowd(&plugin, &mut pods, count)?;
+        let adds = crowd(plugin.as_ref(), &mut pods, count)?;
         let memory = (0..3).map(|_| memory(&agent)).collect::<Result<Vec<_>>>()?;
         let rest = at_rest(&agent, extent.rest)?;
         let mut restarts = Vec::new();
@@ -112,16 +122,17 @@ pub fn run(extent: Extent) -> Result<Figures> {
         machine,
         tables: tables.into(),
         timelines: Vec::new(),
-        notes: Vec::new(),
+        notes,
     })
 }
 
 /// More pods, until there are `count`: how long each ADD took.
-fn crowd(plugin: &Program, pods: &mut Vec<Pod>, count: usize) -> Result<Vec<f64>> {
+fn crowd(plugin: &dyn Contender, pods: &mut Vec<Pod>, count: usize) -> Result<Vec<f64>> {
     let mut all = Vec::new();
     while pods.len() < count {
         let size = (count - pods.len()).min(25);
         let new: Vec<Pod> = (0..size).map(|_| Pod::new()).collect::<Result<_>>()?;
+        new.iter().try_for_each(|pod| plugin.prepare(pod))?;
         all.extend(at_once(&new, |pod| plugin.add(pod))?.0);
         pods.extend(new);
     }
