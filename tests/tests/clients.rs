@@ -37,10 +37,14 @@ fn bulk(exempt: bool) -> Result<()> {
         exempt,
         ..Plan::default()
     })?;
-    // As many segments as 64 KiB have at once: where all is slow, the kernel would make few of them
-    // (tcp_tso_autosize, net/ipv4/tcp_output.c). It has one setting for both families.
+    // Where all is slow, the kernel makes small segments: of few packets (tcp_tso_autosize), and no longer than half
+    // the receiver's window (tcp_bound_to_half_wnd, both include/net/tcp.h and net/ipv4/tcp_output.c), which grows
+    // with the speed of the reader. These are for both families.
     for end in [site.client(), &site.pod.netns] {
-        end.sysctls(&[("net/ipv4/tcp_min_tso_segs", "7")])?;
+        end.sysctls(&[
+            ("net/ipv4/tcp_min_tso_segs", "7"),
+            ("net/ipv4/tcp_rmem", "4096 4194304 6291456"),
+        ])?;
     }
     site.each(|case| {
         let listener = listener(case)?;
