@@ -111,12 +111,7 @@ fn wipe_everything(lab: &Lab, pod: &Pod) -> Result<()> {
 
 #[test]
 fn all_that_is_wiped_at_once_comes_back_while_traffic_runs() -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
-    let pod = lab.pod("master", "ens6", "c")?;
-    let web = Plan::web_server(Family::V4);
-    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
-    servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod, PATIENCE)?;
+    let (mut lab, pod, _servers) = serving("ens6")?;
     let before = Snapshot::of(lab.vpc.node("master"))?;
     // What it does while nobody repairs.
     lab.agent("master").kill()?;
@@ -140,6 +135,17 @@ fn all_that_is_wiped_at_once_comes_back_while_traffic_runs() -> Result<()> {
     pod.delete()
 }
 
+/// A pod on the master's NIC that serves as the world does, and is reached.
+fn serving(nic: &str) -> Result<(Lab, Pod, Vec<Server>)> {
+    let lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", nic, "a")?;
+    let web = Plan::web_server(Family::V4);
+    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
+    servers.extend(Server::on_any(&pod.netns, PORT)?);
+    traffic(&lab, &pod, PATIENCE)?;
+    Ok((lab, pod, servers))
+}
+
 /// Out by the NIC, and to the node and back by the veth.
 fn traffic(lab: &Lab, pod: &Pod, patience: Duration) -> Result<()> {
     let web = SocketAddr::new(Plan::web_server(Family::V4), PORT);
@@ -154,12 +160,7 @@ fn traffic(lab: &Lab, pod: &Pod, patience: Duration) -> Result<()> {
 
 #[test]
 fn what_is_wiped_from_the_host_comes_back_and_the_log_names_it() -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
-    let pod = lab.pod("master", "ens5", "a")?;
-    let web = Plan::web_server(Family::V4);
-    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
-    servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod, PATIENCE)?;
+    let (mut lab, pod, _servers) = serving("ens5")?;
     let before = Snapshot::of(lab.vpc.node("master"))?;
     for (wipe, named) in WIPES {
         ip(lab.vpc.node("master"), wipe)?;
@@ -178,13 +179,8 @@ fn what_is_wiped_from_the_host_comes_back_and_the_log_names_it() -> Result<()> {
 
 #[test]
 fn a_nic_that_went_down_and_up_again_carries_its_pods_again() -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
-    let pod = lab.pod("master", "ens6", "c")?;
+    let (mut lab, pod, _servers) = serving("ens6")?;
     let node = lab.vpc.node("master").clone();
-    let web = Plan::web_server(Family::V4);
-    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
-    servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod, PATIENCE)?;
     // Without an agent, to see what the kernel does by itself.
     lab.agent("master").kill()?;
     ip(&node, &["link", "set", "ens6", "down"])?;
@@ -208,13 +204,8 @@ fn a_nic_that_went_down_and_up_again_carries_its_pods_again() -> Result<()> {
 /// What udev's MACAddressPolicy, a network manager or a person does to a link that they do not know.
 #[test]
 fn the_node_s_end_of_a_pair_gets_its_mac_address_its_mtu_and_its_state_back() -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
-    let pod = lab.pod("master", "ens5", "a")?;
+    let (mut lab, pod, _servers) = serving("ens5")?;
     let node = lab.vpc.node("master").clone();
-    let web = Plan::web_server(Family::V4);
-    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
-    servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod, PATIENCE)?;
     for change in [
         &["address", "02:00:00:00:00:99"][..],
         &["mtu", "1280"],
@@ -241,12 +232,7 @@ fn the_node_s_end_of_a_pair_gets_its_mac_address_its_mtu_and_its_state_back() ->
 #[test]
 fn the_pod_s_end_of_a_pair_with_another_mac_address_is_named_by_check_and_put_right_by_a_new_agent()
 -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
-    let pod = lab.pod("master", "ens5", "a")?;
-    let web = Plan::web_server(Family::V4);
-    let mut servers: Vec<Server> = Server::on(&lab.vpc.world, web, PORT)?.into();
-    servers.extend(Server::on_any(&pod.netns, PORT)?);
-    traffic(&lab, &pod, PATIENCE)?;
+    let (mut lab, pod, _servers) = serving("ens5")?;
     let change = ["link", "set", "veth0", "address", "02:00:00:00:00:99"];
     ip(&pod.netns, &change)?;
     ensure!(traffic(&lab, &pod, IMPATIENCE).is_err(), "no harm was done");
