@@ -4,6 +4,7 @@ mod guests;
 mod nics;
 mod records;
 mod renew;
+mod running;
 mod turns;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 
 use guests::Guests;
 use nics::Nics;
+pub use running::Running;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 pub use turns::Changing;
@@ -69,6 +71,8 @@ pub struct Agent {
     pub look_again: Notify,
     guests: Arc<Guests>,
     nics: Nics,
+    /// Interfaces that were there before the agent, and that it has not looked at yet.
+    not_taken_over: watch::Sender<usize>,
     /// The facts that running pods were last put right for.
     renewed: Mutex<Option<Arc<NodeFacts>>>,
 }
@@ -136,6 +140,7 @@ impl Agent {
             look_again: Notify::new(),
             guests: Arc::new(guests),
             nics: Nics::default(),
+            not_taken_over: watch::Sender::new(0),
             renewed: Mutex::default(),
         })
     }
@@ -233,7 +238,7 @@ impl Agent {
     /// # Errors
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
-        podnet::remove(net, &self.host, &self.datapath).await?;
+        podnet::remove(net, &self.datapath).await?;
         match net.is_guest() {
             true => self.dismiss(owner, net).await?,
             false => drop(timing::step("write to disk", self.pools.release(owner)).await?),
@@ -247,7 +252,7 @@ impl Agent {
     /// # Errors
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn detach_for_good(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
-        podnet::remove(net, &self.host, &self.datapath).await?;
+        podnet::remove(net, &self.datapath).await?;
         match net.is_guest() {
             true => self.dismiss(owner, net).await?,
             false => drop(self.pools.release_for_good(owner).await?),
@@ -262,69 +267,13 @@ impl Agent {
     /// # Errors
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn abandon(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
-        podnet::remove(net, &self.host, &self.datapath).await?;
+        podnet::remove(net, &self.datapath).await?;
         match net.is_guest() {
             true => self.dismiss(owner, net).await?,
             false => drop(self.pools.release_unused(owner).await?),
         }
         locked(&self.interfaces).remove(owner);
         Ok(())
-    }
-
-    /// Turns forwarding on and puts every known interface right: those whose namespace is gone
-    /// are released, those that live get this agent's programs and whatever is missing.
-    pub async fn reconcile(&self) {
-        self.forward();
-        let allocations = self.pools.list();
-        let mut nets = Vec::new();
-        for allocation in allocations {
-            match allocation.record.parse::<PodNet>() {
-                Ok(net) => {
-                    let net = Arc::new(net);
-                    self.note(allocation.owner.clone(), Arc::clone(&net));
-                    nets.push((allocation.owner, net));
-                }
-                Err(e) => error!(
-                    owner = %allocation.owner,
-                    "its record cannot be read, so its addresses stay taken until \
-                     `ebbtidectl release` or DEL: {e}"
-                ),
-            }
-        }
-        for (owner, net) in self.guests.list() {
-            let net = Arc::new(net);
-            self.note(owner.clone(), Arc::clone(&net));
-            nets.push((owner, net));
-        }
-        let facts = match self.facts.get(&self.host).await {
-            Ok(facts) => facts,
-            Err(e) => {
-                error!("running pods could not be looked at: {e}");
-                return;
-            }
-        };
-        // An interface that shares a pair comes after the one that brought it.
-        nets.sort_by_key(|(_, net)| net.shared_veth.is_some());
-        self.prepare_nics(&facts, None).await;
-        *locked(&self.renewed) = Some(Arc::clone(&facts));
-        let total = nets.len();
-        let mut released = 0;
-        for (owner, net) in nets {
-            if self.restore(&owner, &net, &facts).await {
-                released += 1;
-            }
-        }
-        // Whatever runs has this agent's programs now.
-        match self.datapath.forget_older_layouts() {
-            Ok(removed) => removed.iter().for_each(|dir| {
-                info!("removed what an older agent had pinned: {}", dir.display());
-            }),
-            Err(e) => warn!("what an older agent had pinned stays: {e}"),
-        }
-        info!(
-            interfaces = total - released,
-            released, "running pods taken over"
-        );
     }
 
     /// Releases interfaces whose namespace ended without a DEL: a runtime that crashed, or one that
@@ -341,32 +290,11 @@ impl Agent {
         }
     }
 
-    /// Releases an interface whose namespace is gone; true if that worked.
-    async fn release_gone(&self, owner: &Owner, net: &PodNet) -> bool {
+    /// Releases an interface whose namespace is gone.
+    async fn release_gone(&self, owner: &Owner, net: &PodNet) {
         info!(pod = %net.pod, %owner, "its namespace is gone: released");
-        match self.detach(owner, net).await {
-            Ok(()) => true,
-            Err(e) => {
-                error!(pod = %net.pod, %owner, "could not be released: {e}");
-                false
-            }
-        }
-    }
-
-    /// Puts one interface right; true if it was released instead, its namespace being gone.
-    async fn restore(&self, owner: &Owner, net: &PodNet, facts: &Arc<NodeFacts>) -> bool {
-        match net.namespace() {
-            Ok(Evidence::Gone) => self.release_gone(owner, net).await,
-            Ok(Evidence::Present(_)) => {
-                if let Err(e) = self.put_right(owner, net, facts).await {
-                    error!(pod = %net.pod, %owner, "could not be put right: {e}");
-                }
-                false
-            }
-            Err(e) => {
-                warn!(pod = %net.pod, %owner, "left as it is: {e}");
-                false
-            }
+        if let Err(e) = self.detach(owner, net).await {
+            error!(pod = %net.pod, %owner, "could not be released: {e}");
         }
     }
 

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod cni;
 pub mod datapath;
 pub mod doctor;
+pub mod heap;
 pub mod install;
 pub mod kube;
 pub mod netfilter;

@@ -27,6 +27,9 @@ pub struct Status {
     pub version: String,
     /// Interfaces it has made.
     pub interfaces: usize,
+    /// Of these, such as were there before the agent started and that it has not looked at yet.
+    #[serde(default)]
+    pub not_taken_over: usize,
     /// What is wrong with the manifests, and with the node.
     pub problems: Vec<String>,
 }
@@ -139,6 +142,7 @@ async fn status(agent: &Agent) -> Status {
         node: agent.node_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         interfaces: agent.interfaces().len(),
+        not_taken_over: agent.not_taken_over(),
         problems,
     }
 }

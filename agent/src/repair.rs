@@ -61,6 +61,8 @@ async fn repair_when_told(agent: &Agent, mut announcements: Announcements) {
         }
     };
     let repairing = async {
+        // After a start every pod is being put right in any case.
+        let _or_not = timeout(LOOK, agent.all_taken_over()).await;
         loop {
             repair(agent).await;
             sleep(PAUSE).await;

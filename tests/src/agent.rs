@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ebbtide_agent::doctor::Finding;
 use tempfile::TempDir;
 
@@ -103,7 +103,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits until the agent answers on its socket.
+    /// Waits until the agent answers on its socket and has looked at all pods that ran before it.
     ///
     /// # Errors
     /// When it ended, or does not answer in time: with its log.
@@ -116,8 +116,9 @@ impl Agent {
             if let Some(status) = process.ended()? {
                 bail!("the agent of {} ended: {status}\n{}", self.node, self.log());
             }
-            let trouble = match self.control(&["status"]) {
-                Ok(_) => return Ok(()),
+            let trouble = match self.control_json(&["status"]) {
+                Ok(status) if status["notTakenOver"] == 0 => return Ok(()),
+                Ok(status) => anyhow!("{} not taken over yet", status["notTakenOver"]),
                 Err(trouble) => trouble,
             };
             if start.elapsed() > READY {

@@ -120,8 +120,8 @@ impl Decider {
     }
 }
 
-/// `r0 = TC_ACT_OK; exit`.
-fn accept() -> io::Result<OwnedFd> {
+/// A program that does nothing: `r0 = TC_ACT_OK; exit`.
+pub(crate) fn accept() -> io::Result<OwnedFd> {
     const INSTRUCTIONS: [u64; 2] = [0xb7, 0x95];
     let mut attr = bpf::attribute();
     attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;

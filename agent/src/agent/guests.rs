@@ -33,7 +33,9 @@ impl Guests {
         Ok(Self(directory))
     }
 
-    /// Writes a record; when this returns it survives a loss of power.
+    /// Writes a record. It survives the agent; if another plugin's addresses are to be given back, it
+    /// survives a loss of power, too. Otherwise there is nothing then that it could speak of: links and
+    /// namespaces end with the system.
     pub(super) fn write(&self, owner: &Owner, net: &PodNet) -> io::Result<()> {
         let document = Document {
             network: owner.network.clone(),
@@ -45,6 +47,9 @@ impl Guests {
         let draft = path.with_extension("draft");
         let mut file = File::create(&draft)?;
         file.write_all(&serde_json::to_vec(&document)?)?;
+        if net.delegate.is_none() {
+            return fs::rename(&draft, &path);
+        }
         file.sync_all()?;
         fs::rename(&draft, &path)?;
         File::open(&self.0)?.sync_all()
@@ -58,7 +63,8 @@ impl Guests {
         }
     }
 
-    /// All records. One that cannot be read stays where it is, and the log says so.
+    /// All records. One that cannot be read stays where it is, and the log says so; an empty one is what a
+    /// loss of power left of a record that nothing is to be done about.
     pub(super) fn list(&self) -> Vec<(Owner, PodNet)> {
         let entries = match fs::read_dir(&self.0) {
             Ok(entries) => entries,
@@ -71,7 +77,11 @@ impl Guests {
         paths
             .filter(|path| path.extension().is_some_and(|kind| kind == "json"))
             .filter_map(|path| match read(&path) {
-                Ok(found) => Some(found),
+                Ok(None) => {
+                    let _another_time = fs::remove_file(&path);
+                    None
+                }
+                Ok(found) => found,
                 Err(e) => {
                     error!("the record {} cannot be read: {e}", path.display());
                     None
@@ -87,12 +97,33 @@ impl Guests {
     }
 }
 
-fn read(path: &Path) -> io::Result<(Owner, PodNet)> {
-    let document: Document = serde_json::from_slice(&fs::read(path)?)?;
+fn read(path: &Path) -> io::Result<Option<(Owner, PodNet)>> {
+    let bytes = fs::read(path)?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let document: Document = serde_json::from_slice(&bytes)?;
     let owner = Owner {
         network: document.network,
         container_id: document.container_id,
         interface: document.interface,
     };
-    Ok((owner, document.net))
+    Ok(Some((owner, document.net)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_record_goes_and_one_that_cannot_be_read_stays() {
+        let state = tempfile::tempdir().unwrap();
+        let guests = Guests::open(state.path()).unwrap();
+        let [empty, broken] =
+            ["empty@eth0.json", "broken@eth0.json"].map(|name| guests.0.join(name));
+        fs::write(&empty, "").unwrap();
+        fs::write(&broken, "{\"network\":").unwrap();
+        assert!(guests.list().is_empty());
+        assert_eq!([empty.exists(), broken.exists()], [false, true]);
+    }
 }

@@ -81,7 +81,7 @@ impl Agent {
         facts: &Arc<NodeFacts>,
     ) -> Result<(), DetachError> {
         let new = self.renewed(net, facts);
-        let nic = self.nic_plan(facts, &new);
+        let nic = self.missing_nic_plan(facts, &new);
         podnet::apply(&new, &nic, &self.host, &self.datapath, Links::Ensure).await?;
         if new == *net {
             return Ok(());

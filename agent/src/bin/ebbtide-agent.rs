@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbtide_agent::{
     agent::{Agent, Directories},
     catalog::{self, Catalog, NetworkRef},
-    doctor, install, kube,
+    doctor, heap, install, kube,
     netlink::sysctl,
     repair,
     server::Server,
@@ -111,6 +111,7 @@ enum LogFormat {
 }
 
 fn main() -> ExitCode {
+    heap::share_one();
     let result = match Cli::parse().command {
         Command::Run(options) => {
             log(options.log_format);
@@ -198,6 +199,7 @@ async fn sweep(agent: Arc<Agent>) {
     loop {
         pause.tick().await;
         agent.sweep().await;
+        heap::give_back();
     }
 }
 
@@ -243,7 +245,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
     let agent = Arc::new(agent.with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
-    agent.reconcile().await;
+    let running = agent.remember().await;
     if let Some(cluster) = cluster {
         let pods = Arc::clone(&agent);
         let interfaces = move || pods.interfaces();
@@ -271,6 +273,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         error!("tell systemd that the agent is ready: {e}");
     }
+    let taking_over = Arc::clone(&agent);
+    tokio::spawn(async move { taking_over.take_over(running).await });
     tokio::spawn(sweep(Arc::clone(&agent)));
     tokio::spawn(repair::watch(Arc::clone(&agent)));
     let stop = async {

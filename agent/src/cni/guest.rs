@@ -16,9 +16,10 @@ use super::{
 };
 use crate::{
     agent::Agent,
-    netlink::{Netlink, model::Sysctl, netns::Netns, sysctl},
+    netlink::{direct::Direct, model::Sysctl, netns::Netns, sysctl},
     podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
     pool::Owner,
+    timing,
 };
 
 /// As [`super::add`]'s: the same steps, with addresses from elsewhere.
@@ -44,7 +45,9 @@ pub(super) async fn add(
                 .map(ToOwned::to_owned)
                 .collect(),
         };
-        let mtu = mtu_inside(&container.netns, &sandbox.interface).await?;
+        let mtu = timing::at_once("look into the pod", || {
+            mtu_inside(&container.netns, &sandbox.interface)
+        })?;
         let spec = NetworkSpec {
             made_before: Some(mtu),
             strict_links,
@@ -166,7 +169,8 @@ async fn attach(
         delegate: ipam.cloned(),
         ..planned
     });
-    agent.write_down(owner, &net).await.map_err(|e| {
+    let written = timing::step("write to disk", agent.write_down(owner, &net)).await;
+    written.map_err(|e| {
         Failure::new(
             code::IO_FAILURE,
             format!("{} of pod {}: {e}", owner.interface, net.pod),
@@ -189,17 +193,17 @@ fn is_strict(link: &str) -> bool {
             path: format!("net/ipv4/conf/{link}/rp_filter"),
             value: String::new(),
         };
-        sysctl::read(&setting).unwrap_or_default()
+        sysctl::read(&setting).ok().flatten().unwrap_or_default()
     };
     let plain = !link.contains('/') && !matches!(link, "." | "..");
     plain && value(link).max(value("all")) == "1"
 }
 
 /// The MTU of an interface that is there already.
-async fn mtu_inside(netns: &Netns, name: &str) -> Result<u32, Failure> {
+fn mtu_inside(netns: &Netns, name: &str) -> Result<u32, Failure> {
     let place = format!("in {}", netns.path().display());
-    let pod = netns.run(|| Netlink::open(place))??;
-    match pod.link(name).await? {
+    let found = netns.run(|| Direct::open(place)?.links(&[name]))??;
+    match found.get(name) {
         Some(link) => Ok(link.mtu),
         None => Err(Failure::new(
             code::INVALID_NETWORK_CONFIG,

@@ -1,9 +1,11 @@
 //! Which programs there are, where they belong, and those that are loaded.
 
 use std::{
+    collections::HashMap,
     fmt,
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
     sync::{Arc, Mutex, MutexGuard},
+    thread,
 };
 
 use aya::{
@@ -100,13 +102,30 @@ impl fmt::Debug for Programs {
 }
 
 impl Programs {
-    /// Loads these programs of the object.
+    /// Loads these programs of the object, all at once: the verifier takes up to a tenth of a second for
+    /// one, on one processor.
     pub(super) fn load(
         object: &mut Ebpf,
         names: impl IntoIterator<Item = &'static str>,
     ) -> Result<Self, Error> {
-        let loaded = names.into_iter().map(|name| Loaded::load(object, name));
-        loaded.collect::<Result<Arc<[_]>, _>>().map(Self)
+        let mut there: HashMap<&str, &mut aya::programs::Program> = object.programs_mut().collect();
+        let found = names.into_iter().map(|name| {
+            let program = there.remove(name).ok_or(Error::Lacks(name))?;
+            Ok((name, program.try_into().map_err(|e| refused(name, e))?))
+        });
+        let found = found.collect::<Result<Vec<(_, &mut SchedClassifier)>, Error>>()?;
+        thread::scope(|scope| {
+            let loading = found
+                .into_iter()
+                .map(|(name, program)| scope.spawn(move || Loaded::load(program, name)));
+            // All have begun before one is waited for.
+            let loading: Vec<_> = loading.collect();
+            let loaded = loading.into_iter().map(|thread| {
+                let loaded = thread.join();
+                loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            loaded.collect::<Result<Arc<[_]>, _>>().map(Self)
+        })
     }
 
     /// The descriptor of the program called `name`, for a tc filter.
@@ -127,12 +146,7 @@ impl Programs {
 }
 
 impl Loaded {
-    fn load(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
-        let of_object: &mut SchedClassifier = object
-            .program_mut(name)
-            .ok_or(Error::Lacks(name))?
-            .try_into()
-            .map_err(|e| refused(name, e))?;
+    fn load(of_object: &mut SchedClassifier, name: &'static str) -> Result<Self, Error> {
         let mut load = || {
             of_object.load()?;
             let fd = of_object.fd()?.try_clone()?;

@@ -15,8 +15,8 @@ fn setting(link: &str) -> Sysctl {
 }
 
 fn value(link: &str) -> u32 {
-    let text = sysctl::read(&setting(link)).unwrap_or_default();
-    text.parse().unwrap_or(0)
+    let text = sysctl::read(&setting(link)).ok().flatten();
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// NICs that have no mark of their own and filter strictly. Those with a mark may: the mark leads the look-up

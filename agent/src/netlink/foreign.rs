@@ -52,20 +52,22 @@ impl Netlink {
             let mut message = RouteMessage::default();
             message.header.address_family = message::address_family(family);
             let request = RouteNetlinkMessage::GetRoute(message);
-            for answer in self.dump("list routes", request).await? {
-                if let RouteNetlinkMessage::NewRoute(route) = answer {
-                    foreign.routes.extend(foreign_route(&route));
-                }
-            }
+            let routes = self.dump("list routes", request, |answer| match answer {
+                RouteNetlinkMessage::NewRoute(route) => foreign_route(&route),
+                _ => None,
+            });
+            foreign.routes.extend(routes.await?);
             let mut message = RuleMessage::default();
             message.header.family = message::address_family(family);
             let request = RouteNetlinkMessage::GetRule(message);
-            for answer in self.dump("list rules", request).await? {
-                if let RouteNetlinkMessage::NewRule(rule) = answer {
-                    match foreign_priority(&rule) {
-                        Some(priority) => foreign.rules.push(ForeignRule { family, priority }),
-                        None => foreign.beside_ours = true,
-                    }
+            let priorities = self.dump("list rules", request, |answer| match answer {
+                RouteNetlinkMessage::NewRule(rule) => Some(foreign_priority(&rule)),
+                _ => None,
+            });
+            for priority in priorities.await? {
+                match priority {
+                    Some(priority) => foreign.rules.push(ForeignRule { family, priority }),
+                    None => foreign.beside_ours = true,
                 }
             }
         }

@@ -11,8 +11,8 @@ use rtnetlink::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{
-            InfoData, InfoIpVlan, InfoKind, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags,
-            LinkInfo, LinkMessage,
+            InfoData, InfoIpVlan, InfoKind, InfoVeth, IpVlanMode, LinkAttribute, LinkExtentMask,
+            LinkFlags, LinkInfo, LinkMessage,
         },
     },
 };
@@ -190,9 +190,12 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub async fn links(&self) -> Result<Vec<Link>, Error> {
-        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let answers = self.dump("list links", request).await?;
-        Ok(answers.into_iter().filter_map(new_link).collect())
+        let mut message = LinkMessage::default();
+        // Most of an answer is counters.
+        let without = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+        message.attributes.push(without);
+        let request = RouteNetlinkMessage::GetLink(message);
+        self.dump("list links", request, new_link).await
     }
 
     /// The link called `name`, or `None`.
@@ -221,14 +224,11 @@ impl Netlink {
     /// When the kernel refuses.
     pub async fn addresses(&self) -> Result<Vec<LinkAddress>, Error> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let answers = self.dump("list addresses", request).await?;
-        Ok(answers
-            .into_iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewAddress(message) => LinkAddress::parse(&message),
-                _ => None,
-            })
-            .collect())
+        self.dump("list addresses", request, |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => LinkAddress::parse(&message),
+            _ => None,
+        })
+        .await
     }
 }
 
@@ -365,6 +365,13 @@ impl Batch {
                 RouteNetlinkMessage::SetLink(message.build()),
                 0,
             );
+        }
+    }
+
+    /// Sets a link up that is not, or that does not say whose it is.
+    pub fn bring_up(&mut self, link: &Link, alias: &str) {
+        if !link.up || link.alias.as_deref() != Some(alias) {
+            self.set_up(&link.name, link.ifindex, Some(alias));
         }
     }
 

@@ -78,9 +78,8 @@ mod libc {
 const PATIENCE: u32 = 8;
 
 /// What the kernel answered to one request.
-#[derive(Default)]
-struct Answers {
-    messages: Vec<RouteNetlinkMessage>,
+struct Answers<T> {
+    objects: Vec<T>,
     /// The list changed while it was made.
     interrupted: bool,
 }
@@ -144,26 +143,28 @@ impl Netlink {
             .map_err(|_closed| io::Error::other("the netlink socket is closed"))
     }
 
-    /// Everything the kernel answers to one dump request.
+    /// What `parse` makes of everything that the kernel answers to one dump request. Of each message at
+    /// once: a link's is 10 KB, and there are two links a pod.
     ///
     /// # Errors
     /// When the kernel refuses; `what` says what was asked for.
-    pub async fn dump(
+    pub async fn dump<T>(
         &self,
         what: &str,
         message: RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        parse: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let _turn = self.dumping.lock().await;
-        let mut answers = self.ask(what, message.clone(), NLM_F_DUMP).await?;
+        let mut answers = self.ask(what, message.clone(), NLM_F_DUMP, &parse).await?;
         // What changed while the kernel was listing it may be missing or be there twice
         // (`nl_dump_check_consistent`, include/net/netlink.h).
         for _ in 0..PATIENCE {
             if !answers.interrupted {
                 break;
             }
-            answers = self.ask(what, message.clone(), NLM_F_DUMP).await?;
+            answers = self.ask(what, message.clone(), NLM_F_DUMP, &parse).await?;
         }
-        Ok(answers.messages)
+        Ok(answers.objects)
     }
 
     /// Everything the kernel answers to one request.
@@ -176,22 +177,26 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        Ok(self.ask(what, message, flags).await?.messages)
+        Ok(self.ask(what, message, flags, Some).await?.objects)
     }
 
-    async fn ask(
+    async fn ask<T>(
         &self,
         what: &str,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<Answers, Error> {
+        parse: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Answers<T>, Error> {
         let failed = |e| Error::new(format_args!("{what} {}", self.place), e);
         let mut answers = self.send(message, flags).map_err(failed)?;
-        let mut all = Answers::default();
+        let mut all = Answers {
+            objects: Vec::new(),
+            interrupted: false,
+        };
         while let Some(answer) = answers.next().await {
             all.interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
-                NetlinkPayload::InnerMessage(message) => all.messages.push(message),
+                NetlinkPayload::InnerMessage(message) => all.objects.extend(parse(message)),
                 NetlinkPayload::Error(e) if e.code.is_some() => return Err(failed(e.to_io())),
                 _ => {}
             }

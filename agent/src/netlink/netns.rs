@@ -175,7 +175,7 @@ impl Netns {
     pub fn outside_then_inside<A, T, E>(
         self,
         outside: impl FnOnce(&Self) -> Result<A, E> + Send + 'static,
-        inside: impl FnOnce(A) -> Result<T, E> + Send + 'static,
+        inside: impl FnOnce(&Self, A) -> Result<T, E> + Send + 'static,
     ) -> impl Future<Output = Result<T, E>>
     where
         T: Send + 'static,
@@ -192,7 +192,7 @@ impl Netns {
             )]
             nix::sched::setns(&self.file, CloneFlags::CLONE_NEWNET)
                 .map_err(|e| Error::new(refused, e.into()))?;
-            inside(done)
+            inside(&self, done)
         };
         let started = thread::Builder::new()
             .name("netns".to_owned())

@@ -1,6 +1,11 @@
 //! The kernel's state, read back as plans are written, and what of a plan it lacks.
 
-use std::{collections::HashMap, fmt, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    hash::Hash,
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::{
@@ -114,13 +119,14 @@ impl NamespaceState {
     /// What `plan` has and the kernel has not, settings excepted.
     #[must_use]
     pub fn missing(&self, plan: &NamespacePlan) -> Vec<Missing> {
-        fn lacking<T: PartialEq + Clone>(
+        fn lacking<T: Eq + Hash + Clone>(
             plan: &[T],
             found: &[T],
             missing: impl Fn(T) -> Missing,
         ) -> impl Iterator<Item = Missing> {
+            let found: HashSet<&T> = found.iter().collect();
             plan.iter()
-                .filter(|object| !found.contains(object))
+                .filter(move |object| !found.contains(object))
                 .cloned()
                 .map(missing)
         }
@@ -150,15 +156,14 @@ impl NamespaceState {
 /// The settings of `plan` that have another value in the calling thread's namespace.
 #[must_use]
 pub fn differing_sysctls(plan: &NamespacePlan) -> Vec<Missing> {
-    plan.sysctls
-        .iter()
-        .filter(|want| !sysctl::is_moot(want))
-        .filter_map(|want| match sysctl::read(want) {
-            Ok(value) if value == want.value => None,
-            Ok(value) => Some(Missing::Sysctl(want.clone(), Some(value))),
-            Err(_) => Some(Missing::Sysctl(want.clone(), None)),
-        })
-        .collect()
+    let settings = sysctl::Settings::default();
+    let differing = |want: &Sysctl| match settings.read(want) {
+        Ok(None) => None,
+        Ok(Some(value)) if value == want.value => None,
+        Ok(found) => Some(Missing::Sysctl(want.clone(), found)),
+        Err(_) => Some(Missing::Sysctl(want.clone(), None)),
+    };
+    plan.sysctls.iter().filter_map(differing).collect()
 }
 
 pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -206,16 +211,13 @@ async fn routes(
     let mut message = RouteMessage::default();
     message.header.address_family = message::address_family(family);
     message.header.table = table;
-    let answers = netlink
-        .dump("list routes", RouteNetlinkMessage::GetRoute(message))
-        .await?;
-    Ok(answers
-        .into_iter()
-        .filter_map(|answer| match answer {
+    let request = RouteNetlinkMessage::GetRoute(message);
+    netlink
+        .dump("list routes", request, |answer| match answer {
             RouteNetlinkMessage::NewRoute(message) => parse_route(family, &message, names),
             _ => None,
         })
-        .collect())
+        .await
 }
 
 fn parse_route(
@@ -248,16 +250,13 @@ fn parse_route(
 async fn rules(netlink: &Netlink, family: Family) -> Result<Vec<Rule>, Error> {
     let mut message = RuleMessage::default();
     message.header.family = message::address_family(family);
-    let answers = netlink
-        .dump("list rules", RouteNetlinkMessage::GetRule(message))
-        .await?;
-    Ok(answers
-        .into_iter()
-        .filter_map(|answer| match answer {
+    let request = RouteNetlinkMessage::GetRule(message);
+    netlink
+        .dump("list rules", request, |answer| match answer {
             RouteNetlinkMessage::NewRule(message) => parse_rule(family, &message),
             _ => None,
         })
-        .collect())
+        .await
 }
 
 /// `None` for a rule that looks at something ours never do.
@@ -319,15 +318,9 @@ async fn neighbours(
 ) -> Result<Vec<Neighbour>, Error> {
     let mut message = NeighbourMessage::default();
     message.header.family = message::address_family(family);
-    let answers = netlink
-        .dump(
-            "list neighbours",
-            RouteNetlinkMessage::GetNeighbour(message),
-        )
-        .await?;
-    Ok(answers
-        .into_iter()
-        .filter_map(|answer| match answer {
+    let request = RouteNetlinkMessage::GetNeighbour(message);
+    netlink
+        .dump("list neighbours", request, |answer| match answer {
             RouteNetlinkMessage::NewNeighbour(message)
                 if message.header.state == NeighbourState::Permanent
                     && message.header.family != AddressFamily::Bridge =>
@@ -356,7 +349,7 @@ async fn neighbours(
             }
             _ => None,
         })
-        .collect())
+        .await
 }
 
 /// Our filter at one hook: found by its priority and handle, whichever program it holds.
@@ -367,48 +360,42 @@ async fn our_filter(
 ) -> Result<Vec<Filter>, Error> {
     let message = message::filter_hook(link.ifindex, direction);
     let request = RouteNetlinkMessage::GetTrafficFilter(message);
-    let answers = match netlink
-        .dump(&format!("list filters of {}", link.name), request)
-        .await
-    {
-        Ok(answers) => answers,
+    let ours = |answer| {
+        let RouteNetlinkMessage::NewTrafficFilter(message) = answer else {
+            return None;
+        };
+        if message.header.info >> 16 != u32::from(FILTER_PRIORITY)
+            || u32::from(message.header.handle) != FILTER_HANDLE
+        {
+            return None;
+        }
+        let options = message.attributes.into_iter().find_map(|a| match a {
+            TcAttribute::Options(options) => Some(options),
+            _ => None,
+        })?;
+        let (mut program, mut only_from) = (None, None);
+        for option in options {
+            match option {
+                TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => program = Some(name),
+                TcOption::Bpf(TcFilterBpfOption::ClassId(id)) => {
+                    only_from = u16::try_from(u32::from(id)).ok()
+                }
+                _ => {}
+            }
+        }
+        Some(Filter {
+            link: link.name.clone(),
+            direction,
+            program: program?,
+            only_from,
+        })
+    };
+    let what = format!("list filters of {}", link.name);
+    match netlink.dump(&what, request, ours).await {
         // No clsact there: the kernel has no hook to list.
         Err(e) if e.errno() == Some(nix::errno::Errno::EINVAL as i32) || e.is_gone() => {
-            return Ok(Vec::new());
+            Ok(Vec::new())
         }
-        Err(e) => return Err(e),
-    };
-    Ok(answers
-        .into_iter()
-        .filter_map(|answer| {
-            let RouteNetlinkMessage::NewTrafficFilter(message) = answer else {
-                return None;
-            };
-            if message.header.info >> 16 != u32::from(FILTER_PRIORITY)
-                || u32::from(message.header.handle) != FILTER_HANDLE
-            {
-                return None;
-            }
-            let options = message.attributes.into_iter().find_map(|a| match a {
-                TcAttribute::Options(options) => Some(options),
-                _ => None,
-            })?;
-            let (mut program, mut only_from) = (None, None);
-            for option in options {
-                match option {
-                    TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => program = Some(name),
-                    TcOption::Bpf(TcFilterBpfOption::ClassId(id)) => {
-                        only_from = u16::try_from(u32::from(id)).ok()
-                    }
-                    _ => {}
-                }
-            }
-            Some(Filter {
-                link: link.name.clone(),
-                direction,
-                program: program?,
-                only_from,
-            })
-        })
-        .collect())
+        found => found,
+    }
 }

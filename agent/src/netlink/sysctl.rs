@@ -1,9 +1,17 @@
 //! Settings below `/proc/sys`. The `net` part belongs to the namespace of the thread that looks.
 
 use std::{
-    fs, io,
+    fs::File,
+    io::{self, Read as _},
+    os::{fd::OwnedFd, unix::fs::FileExt as _},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{LazyLock, OnceLock},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, OFlag, openat},
+    sys::stat::Mode,
 };
 
 use super::{Error, model::Sysctl};
@@ -25,45 +33,180 @@ pub fn root() -> &'static Path {
     OTHER_ROOT.get().map_or(Path::new(ROOT), PathBuf::as_path)
 }
 
-fn path(sysctl: &Sysctl) -> PathBuf {
-    root().join(&sysctl.path)
-}
+/// No value that we write is longer, in bytes.
+const LONGEST: usize = 64;
 
-/// Whether there is nothing to set: a kernel without IPv6 has none of its settings, and none of
-/// what they are to prevent.
-#[must_use]
-pub fn is_moot(sysctl: &Sysctl) -> bool {
-    sysctl.path.starts_with("net/ipv6/") && !root().join("net/ipv6").exists()
-}
-
-/// The current value, without its newline.
+/// The settings of one namespace: that of the thread which uses this first.
 ///
-/// # Errors
-/// When the setting does not exist or cannot be read.
-pub fn read(sysctl: &Sysctl) -> Result<String, Error> {
-    match fs::read_to_string(path(sysctl)) {
-        Ok(text) => Ok(text.trim_end().to_owned()),
-        Err(e) => Err(Error::new(format_args!("read sysctl {}", sysctl.path), e)),
+/// Every namespace has directories of its own for IPv4 and IPv6, all of the same name, and the kernel
+/// looks at them one after the other until it finds the right one (`proc_sys_compare`,
+/// fs/proc/proc_sysctl.c). With many pods that takes longer than the setting itself, so each is looked up
+/// once.
+#[derive(Debug, Default)]
+pub struct Settings {
+    families: [OnceLock<Result<OwnedFd, Errno>>; 2],
+}
+
+/// The directories that each namespace has of its own.
+const FAMILIES: [&str; 2] = ["net/ipv4", "net/ipv6"];
+
+impl Settings {
+    /// Those of the host, wherever the caller is. The first call comes from a thread in the host's
+    /// namespace.
+    pub fn of_the_host() -> &'static Self {
+        static HOST: LazyLock<Settings> = LazyLock::new(|| {
+            let host = Settings::default();
+            for number in 0..FAMILIES.len() {
+                host.family(number);
+            }
+            host
+        });
+        &HOST
+    }
+
+    fn family(&self, number: usize) -> &Result<OwnedFd, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let open = || {
+            openat(
+                AT_FDCWD,
+                &root().join(FAMILIES[number]),
+                flags,
+                Mode::empty(),
+            )
+        };
+        self.families[number].get_or_init(open)
+    }
+
+    /// Opens the setting; `None` if there is nothing to set: a kernel without IPv6 has none of its
+    /// settings, and none of what they are to prevent.
+    fn open(&self, sysctl: &Sysctl, how: OFlag) -> Result<Option<File>, Errno> {
+        let how = how | OFlag::O_CLOEXEC;
+        for (number, name) in FAMILIES.iter().enumerate() {
+            let Ok(rest) = Path::new(&sysctl.path).strip_prefix(name) else {
+                continue;
+            };
+            return match self.family(number) {
+                Ok(directory) => Ok(Some(openat(directory, rest, how, Mode::empty())?.into())),
+                Err(Errno::ENOENT) if *name == "net/ipv6" => Ok(None),
+                Err(e) => Err(*e),
+            };
+        }
+        let path = root().join(&sysctl.path);
+        Ok(Some(openat(AT_FDCWD, &path, how, Mode::empty())?.into()))
+    }
+
+    /// The current value, without its newline; `None` if there is nothing to set.
+    ///
+    /// # Errors
+    /// When the setting does not exist or cannot be read.
+    pub fn read(&self, sysctl: &Sysctl) -> Result<Option<String>, Error> {
+        let failed = |e| Error::new(format_args!("read sysctl {}", sysctl.path), e);
+        let file = self.open(sysctl, OFlag::O_RDONLY);
+        let Some(mut file) = file.map_err(|e| failed(e.into()))? else {
+            return Ok(None);
+        };
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(failed)?;
+        Ok(Some(text.trim_end().to_owned()))
+    }
+
+    /// Writes the setting unless it has the value already (so that a read-only `/proc/sys` does no
+    /// harm where nothing needs to change).
+    ///
+    /// # Errors
+    /// When the setting does not exist or cannot be written.
+    pub fn write(&self, sysctl: &Sysctl) -> Result<(), Error> {
+        self.put(sysctl).map_err(|e| {
+            let hint = match e.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    " (mount the host's /proc/sys writable and name it: --sysctl-dir)"
+                }
+                io::ErrorKind::NotFound => " (the kernel or the link does not have it)",
+                _ => "",
+            };
+            Error::new(format_args!("set {sysctl}{hint}"), e)
+        })
+    }
+
+    fn put(&self, sysctl: &Sysctl) -> io::Result<()> {
+        let has_it = |file: &File| -> io::Result<bool> {
+            let mut value = [0; LONGEST];
+            let length = file.read_at(&mut value, 0)?;
+            Ok(value[..length].trim_ascii_end() == sysctl.value.as_bytes())
+        };
+        match self.open(sysctl, OFlag::O_RDWR) {
+            Ok(None) => Ok(()),
+            Ok(Some(file)) if has_it(&file)? => Ok(()),
+            // A write that does not begin at 0 is ignored (`sysctl_writes_strict`).
+            Ok(Some(file)) => file.write_all_at(sysctl.value.as_bytes(), 0),
+            Err(refused) => match self.open(sysctl, OFlag::O_RDONLY) {
+                Ok(Some(file)) if has_it(&file)? => Ok(()),
+                _ => Err(refused.into()),
+            },
+        }
+    }
+
+    /// Writes all of them, as [`Settings::write`].
+    ///
+    /// # Errors
+    /// The first refusal; those behind it are not written.
+    pub fn write_all(&self, all: &[Sysctl]) -> Result<(), Error> {
+        all.iter().try_for_each(|sysctl| self.write(sysctl))
     }
 }
 
-/// Writes the setting unless it has the value already (so that a read-only `/proc/sys` does no
-/// harm where nothing needs to change).
+/// As [`Settings::read`], for one setting.
+///
+/// # Errors
+/// When the setting does not exist or cannot be read.
+pub fn read(sysctl: &Sysctl) -> Result<Option<String>, Error> {
+    Settings::default().read(sysctl)
+}
+
+/// As [`Settings::write`], for one setting.
 ///
 /// # Errors
 /// When the setting does not exist or cannot be written.
 pub fn write(sysctl: &Sysctl) -> Result<(), Error> {
-    if is_moot(sysctl) || read(sysctl).is_ok_and(|value| value == sysctl.value) {
-        return Ok(());
+    Settings::default().write(sysctl)
+}
+
+/// As [`Settings::write_all`].
+///
+/// # Errors
+/// The first refusal; those behind it are not written.
+pub fn write_all(all: &[Sysctl]) -> Result<(), Error> {
+    Settings::default().write_all(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(path: &str, value: &str) -> Sysctl {
+        Sysctl {
+            path: path.to_owned(),
+            value: value.to_owned(),
+        }
     }
-    fs::write(path(sysctl), &sysctl.value).map_err(|e| {
-        let hint = match e.kind() {
-            io::ErrorKind::ReadOnlyFilesystem => {
-                " (mount the host's /proc/sys writable and name it: --sysctl-dir)"
-            }
-            io::ErrorKind::NotFound => " (the kernel or the link does not have it)",
-            _ => "",
-        };
-        Error::new(format_args!("set {sysctl}{hint}"), e)
-    })
+
+    #[test]
+    fn what_has_its_value_is_not_written() {
+        let settings = Settings::default();
+        for path in ["net/ipv4/ip_forward", "kernel/ostype"] {
+            let value = settings.read(&setting(path, "")).unwrap().unwrap();
+            // ostype cannot be written at all.
+            settings.write(&setting(path, &value)).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let settings = Settings::default();
+        for path in ["net/ipv4/conf/no-such-link/rp_filter", "kernel/no-such"] {
+            let error = settings.write(&setting(path, "1")).unwrap_err();
+            assert!(error.to_string().contains(path), "{error}");
+            assert!(error.to_string().contains("does not have it"), "{error}");
+        }
+    }
 }

@@ -55,17 +55,13 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
         path: path.replace("STEER", STEER),
         value: value.to_owned(),
     };
-    for setting in [
+    sysctl::write_all(&[
         // No link-local address, no router solicitations into nowhere (`IN6_ADDR_GEN_MODE_NONE`).
         setting("net/ipv6/conf/STEER/addr_gen_mode", "1"),
         // All of the world's addresses come in here. Where `all` is strict, the mark and its rule
         // satisfy the filter.
         setting("net/ipv4/conf/STEER/rp_filter", "0"),
-    ] {
-        if !sysctl::is_moot(&setting) {
-            sysctl::write(&setting)?;
-        }
-    }
+    ])?;
     let Some(link) = host.link(STEER).await? else {
         return Ok(None);
     };
@@ -90,9 +86,7 @@ pub async fn apply(
 ) -> Result<(), Error> {
     let HostPlan { nics, plan } = host_plan;
     datapath.host.set(nics, steer)?;
-    for setting in &plan.sysctls {
-        sysctl::write(setting)?;
-    }
+    sysctl::write_all(&plan.sysctls)?;
     let indices: HashMap<&str, u32> = facts
         .nics
         .iter()

@@ -1,8 +1,9 @@
 //! Puts a plan into the kernel.
 //!
-//! One new thread does all of it and ends: first what is the host's, then it enters the pod's
-//! namespace and does what is the pod's. No step waits for another thread, and each half is two
-//! system calls besides the settings: one asks for the links, one makes everything on them.
+//! One new thread does all of it and ends: it opens a socket in the host, enters the pod's namespace and
+//! opens one there. A socket stays where it was opened, so both are at hand from then on. No step waits for
+//! another thread, and each half is two system calls besides the settings: one asks for the links, one makes
+//! everything on them.
 
 use std::collections::HashMap;
 
@@ -56,7 +57,7 @@ pub async fn apply(
         programs: datapath.programs(),
         laps: Laps::start(),
     };
-    let made = netns.outside_then_inside(|netns| work.in_host(netns), HalfDone::in_pod);
+    let made = netns.outside_then_inside(|_| Host::open(), |netns, host| work.run(netns, host));
     // Meanwhile; and whatever comes of it, the thread has ended before anything is undone.
     let registered = timing::at_once("make flow tables", || {
         datapath.register(&net.ips(), net.number(), net.is_l3())
@@ -83,27 +84,54 @@ struct Work {
     laps: Laps,
 }
 
-/// What is left to be done in the pod, and the index of the master, if there is one.
-struct HalfDone(Work, Option<u32>);
+/// What is used of the host from within the pod's namespace.
+struct Host {
+    netlink: Direct,
+    settings: &'static sysctl::Settings,
+}
+
+impl Host {
+    fn open() -> Result<Self, Error> {
+        Ok(Self {
+            netlink: Direct::open("in the host")?,
+            settings: sysctl::Settings::of_the_host(),
+        })
+    }
+}
+
+/// The indices of the master and of the pod's end of the pair, where there are such links.
+type Made = (Option<u32>, Option<u32>, Laps);
 
 /// The links that a plan speaks of.
 type Found = HashMap<String, Link>;
 
 impl Work {
-    fn in_host(mut self, netns: &Netns) -> Result<HalfDone, Error> {
+    fn run(mut self, netns: &Netns, mut host: Host) -> Result<Made, Error> {
+        let mut pod = Direct::open(format!("in {}", self.net.netns.display()))?;
+        let there = match self.links {
+            Links::New => Found::new(),
+            Links::Ensure => inside(&self.net, &mut pod)?,
+        };
+        let master = self.in_host(netns, &there, &mut host)?;
+        let veth = self.in_pod(&mut pod)?;
+        Ok((master, veth, self.laps))
+    }
+
+    /// The index of the master.
+    fn in_host(
+        &mut self,
+        netns: &Netns,
+        there: &Found,
+        Host { netlink, settings }: &mut Host,
+    ) -> Result<Option<u32>, Error> {
         let net = &self.net;
-        let mut host = Direct::open("in the host")?;
         let pairs = net.way_to_host().map(|veth| veth.host_name.as_str());
         let own = net.ipvlan.as_ref().map(|ipvlan| ipvlan.name.as_str());
         let names: Vec<&str> = net.master().into_iter().chain(pairs).chain(own).collect();
-        let mut found = host.links(&names)?;
+        let mut found = netlink.links(&names)?;
         let master = match net.master() {
-            Some(name) => Some(present(&found, name, &host)?.ifindex),
+            Some(name) => Some(present(&found, name, netlink)?.ifindex),
             None => None,
-        };
-        let there = match self.links {
-            Links::New => Found::new(),
-            Links::Ensure => inside(net, netns)?,
         };
         let mut batch = Batch::default();
         if let (Some(ipvlan), Some(master)) = (&net.ipvlan, master)
@@ -120,37 +148,33 @@ impl Work {
         if let Some(veth) = pair {
             batch.add_veth(veth, netns.raw_fd());
         }
-        host.run(batch)?;
+        netlink.run(batch)?;
         self.laps.lap("make the links");
         if let Some(veth) = pair {
-            found.extend(host.links(&[&veth.host_name])?);
+            found.extend(netlink.links(&[&veth.host_name])?);
         }
         let mut batch = Batch::default();
         if let Some(veth) = &net.veth {
-            net.in_host.sysctls.iter().try_for_each(sysctl::write)?;
-            let link = present(&found, &veth.host_name, &host)?;
+            settings.write_all(&net.in_host.sysctls)?;
+            let link = present(&found, &veth.host_name, netlink)?;
             batch.put_right(link, veth.mtu, Some(veth.host_mac));
-            batch.set_up(&veth.host_name, link.ifindex, Some(&net.alias));
+            batch.bring_up(link, &net.alias);
         }
         if let Some(veth) = &net.shared_veth {
-            present(&found, &veth.host_name, &host)?;
+            present(&found, &veth.host_name, netlink)?;
         }
         add_objects(&mut batch, &self.nic, &found, &self.programs);
         add_objects(&mut batch, &net.in_host, &found, &self.programs);
-        host.run(batch)?;
+        netlink.run(batch)?;
         self.laps.lap("configure the host");
-        Ok(HalfDone(self, master))
+        Ok(master)
     }
-}
 
-impl HalfDone {
-    /// The indices of the master and of the pod's end of the pair, where there are such links.
-    fn in_pod(self) -> Result<(Option<u32>, Option<u32>, Laps), Error> {
-        let Self(mut work, master) = self;
-        let net = &work.net;
-        net.in_pod.sysctls.iter().try_for_each(sysctl::write)?;
-        work.laps.lap("settings in the pod");
-        let mut pod = Direct::open(format!("in {}", net.netns.display()))?;
+    /// The index of the pod's end of the pair.
+    fn in_pod(&mut self, pod: &mut Direct) -> Result<Option<u32>, Error> {
+        let net = &self.net;
+        sysctl::write_all(&net.in_pod.sysctls)?;
+        self.laps.lap("settings in the pod");
         let names: Vec<&str> = ["lo", &net.interface]
             .into_iter()
             .chain(net.way_to_host().map(|veth| veth.pod_name.as_str()))
@@ -161,30 +185,28 @@ impl HalfDone {
             batch.set_up(&loopback.name, loopback.ifindex, None);
         }
         if let Some(veth) = &net.veth {
-            let link = present(&found, &veth.pod_name, &pod)?;
+            let link = present(&found, &veth.pod_name, pod)?;
             batch.put_right(link, veth.mtu, Some(veth.pod_mac));
-            batch.set_up(&veth.pod_name, link.ifindex, Some(&net.alias));
+            batch.bring_up(link, &net.alias);
         }
-        let link = present(&found, &net.interface, &pod)?;
+        let link = present(&found, &net.interface, pod)?;
         if let Some(ipvlan) = &net.ipvlan {
             batch.put_right(link, ipvlan.mtu, None);
-            batch.set_up(&link.name, link.ifindex, Some(&net.alias));
+            batch.bring_up(link, &net.alias);
         }
         if let Some(veth) = &net.shared_veth {
-            present(&found, &veth.pod_name, &pod)?;
+            present(&found, &veth.pod_name, pod)?;
         }
-        add_objects(&mut batch, &net.in_pod, &found, &work.programs);
+        add_objects(&mut batch, &net.in_pod, &found, &self.programs);
         pod.run(batch)?;
-        work.laps.lap("configure the pod");
+        self.laps.lap("configure the pod");
         let veth = net.way_to_host().and_then(|veth| found.get(&veth.pod_name));
-        Ok((master, veth.map(|link| link.ifindex), work.laps))
+        Ok(veth.map(|link| link.ifindex))
     }
 }
 
 /// The links that are in the pod already.
-fn inside(net: &PodNet, netns: &Netns) -> Result<Found, Error> {
-    let place = format!("in {}", netns.path().display());
-    let mut pod = netns.run(|| Direct::open(place))??;
+fn inside(net: &PodNet, pod: &mut Direct) -> Result<Found, Error> {
     let pair = net.veth.as_ref().map(|veth| veth.pod_name.as_str());
     let names: Vec<&str> = [net.interface.as_str()].into_iter().chain(pair).collect();
     Ok(pod.links(&names)?)

@@ -1,9 +1,12 @@
 //! Takes a plan out of the kernel.
 
+use std::io;
+
 use crate::{
     datapath::Datapath,
     netlink::{
-        Batch, Netlink,
+        self, Batch,
+        direct::Direct,
         model::{MAIN_TABLE, Rule},
         netns::Evidence,
     },
@@ -19,30 +22,37 @@ use super::{Error, PodNet};
 /// # Errors
 /// When something of ours could not be removed, or the namespace could not be looked at: then the
 /// addresses must not be given to anybody else.
-pub async fn remove(net: &PodNet, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
+pub async fn remove(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
+    // The kernel answers a removal after RCU grace periods, and a socket's next request after that. So each
+    // has a socket and a thread of its own, and all that are under way wait together.
     let pod = match net.namespace()? {
         Evidence::Gone => None,
         Evidence::Present(netns) => {
-            let place = format!("in {}", netns.path().display());
-            Some(netns.run(|| Netlink::open(place))??)
+            let net = net.clone();
+            Some(netns.outside_then_inside(|_| Ok(()), move |_, ()| in_pod(&net)))
         }
     };
-    // The two ends wait for their own RCU grace periods; together they wait once.
+    let host = {
+        let net = net.clone();
+        tokio::task::spawn_blocking(move || in_host(&net))
+    };
     let (in_pod, in_host) = futures::join!(
         async {
-            match &pod {
-                Some(pod) => timing::step("remove from the pod", in_pod(net, pod)).await,
+            match pod {
+                Some(pod) => timing::step("remove from the pod", pod).await,
                 None => Ok(()),
             }
         },
-        timing::step("remove from the host", in_host(net, host))
+        timing::step("remove from the host", host)
     );
-    in_pod.and(in_host)?;
+    let panicked = |e| netlink::Error::new("remove from the host", io::Error::other(e));
+    in_pod.and(in_host.map_err(panicked)?)?;
     datapath.unregister(&net.ips(), net.number())?;
     Ok(())
 }
 
-async fn in_pod(net: &PodNet, pod: &Netlink) -> Result<(), Error> {
+fn in_pod(net: &PodNet) -> Result<(), Error> {
+    let mut pod = Direct::open(format!("in {}", net.netns.display()))?;
     let mut batch = Batch::default();
     // A rule that leads to the main table is of use to the pod's other interfaces, and harms nobody.
     let own = |rule: &&Rule| rule.table != MAIN_TABLE;
@@ -50,7 +60,7 @@ async fn in_pod(net: &PodNet, pod: &Netlink) -> Result<(), Error> {
         batch.delete_rule(rule);
     }
     if let Some(ipvlan) = &net.ipvlan
-        && let Some(link) = pod.link(&ipvlan.name).await?
+        && let Some(link) = pod.links(&[&ipvlan.name])?.get(&ipvlan.name)
     {
         if link.kind.as_deref() == Some("ipvlan") {
             batch.delete_link(&link.name, link.ifindex);
@@ -58,40 +68,39 @@ async fn in_pod(net: &PodNet, pod: &Netlink) -> Result<(), Error> {
             tracing::warn!(link = %link.name, netns = %net.netns.display(), "left alone: not ours");
         }
     }
-    Ok(batch.run(pod).await?)
+    Ok(pod.run(batch)?)
 }
 
-async fn in_host(net: &PodNet, host: &Netlink) -> Result<(), Error> {
-    if let Some(veth) = &net.shared_veth {
-        return beside(net, &veth.host_name, host).await;
+fn in_host(net: &PodNet) -> Result<(), Error> {
+    let Some(veth) = net.way_to_host() else {
+        return Ok(());
+    };
+    let mut host = Direct::open("in the host")?;
+    let found = host.links(&[&veth.host_name])?;
+    let Some(link) = found.get(&veth.host_name) else {
+        return Ok(());
+    };
+    if net.shared_veth.is_some() {
+        return beside(net, link.ifindex, &mut host);
     }
-    let Some(veth) = &net.veth else {
-        return Ok(());
-    };
-    let Some(link) = host.link(&veth.host_name).await? else {
-        return Ok(());
-    };
-    if !node::is_pod_veth(&link) {
+    if !node::is_pod_veth(link) {
         tracing::warn!(link = %link.name, "left alone: not ours, though it has our name");
         return Ok(());
     }
     // Its routes and neighbours go with it.
     let mut batch = Batch::default();
     batch.delete_link(&link.name, link.ifindex);
-    Ok(batch.run(host).await?)
+    Ok(host.run(batch)?)
 }
 
 /// What this interface has on another one's pair, which stays.
-async fn beside(net: &PodNet, host_end: &str, host: &Netlink) -> Result<(), Error> {
-    let Some(link) = host.link(host_end).await? else {
-        return Ok(());
-    };
+fn beside(net: &PodNet, host_end: u32, host: &mut Direct) -> Result<(), Error> {
     let mut batch = Batch::default();
     for route in &net.in_host.routes {
-        batch.delete_route(route, link.ifindex);
+        batch.delete_route(route, host_end);
     }
     for neighbour in &net.in_host.neighbours {
-        batch.delete_neighbour(neighbour, link.ifindex);
+        batch.delete_neighbour(neighbour, host_end);
     }
-    Ok(batch.run(host).await?)
+    Ok(host.run(batch)?)
 }

@@ -23,6 +23,8 @@ use crate::{agent::Agent, netns::Netns, workspace};
 
 /// Where Debian's containernetworking-plugins are.
 const PLUGINS: &str = "/usr/lib/cni";
+/// What executing a program takes.
+const TRUE: &str = "exec of /bin/true";
 /// Ours, as the peer is configured: IPv4 alone.
 const OURS: &str = "ebbtide";
 /// Ours after another plugin.
@@ -73,7 +75,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
     let mut agent = Agent::start(&testbed.node, "node", &Testbed::manifests(), "")?;
     agent.wait_ready()?;
     let mut all: Vec<Box<dyn Contender>> = vec![Box::new(Program::new(
-        "exec of /bin/true",
+        TRUE,
         &testbed.node,
         "/bin/true".into(),
         &Value::Null,
@@ -131,6 +133,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
         table.floor = Some(contenders.floor.clone());
         table.peer = contenders.peer.clone();
     }
+    tables.push(versions(&testbed.node, slave, extent.rounds)?);
     Ok(Figures {
         name: "add".to_owned(),
         machine,
@@ -275,6 +278,41 @@ fn one_by_one(contenders: &Contenders, rounds: usize) -> Result<Vec<Table>> {
         }
     }
     Ok(vec![adds, dels])
+}
+
+/// What it takes to execute a plugin that has nothing to do.
+fn versions(node: &Netns, slave: Slave, rounds: usize) -> Result<Table> {
+    let config = json!({"cniVersion": "1.0.0"});
+    let program = |name: &str, binary| Program::new(name, node, binary, &config);
+    let peer = Path::new(PLUGINS).join(slave.name());
+    let peer_name = format!("{} (Go)", slave.name());
+    let mut all = vec![
+        program(TRUE, "/bin/true".into()),
+        program(OURS, workspace::BINARIES.file("ebbtide")?),
+    ];
+    if peer.is_file() {
+        all.push(program(&peer_name, peer.clone()));
+    }
+    let mut table = Table::new(
+        "VERSION",
+        "Wall time from starting the plugin to its end, when it has nothing to do but to say its versions.",
+        "ms",
+    );
+    table.floor = Some(TRUE.to_owned());
+    table.paired = Some(TRUE.to_owned());
+    table.peer = peer.is_file().then_some(peer_name);
+    table.rows = all.iter().map(|one| Series::new(one.name())).collect();
+    let pod = Pod::new()?;
+    // The first call of each reads it from the disk.
+    for round in 0..=rounds * 4 {
+        for (one, row) in all.iter().zip(&mut table.rows) {
+            let took = timed(|| one.version(&pod))?;
+            if round > 0 {
+                row.values.push(took);
+            }
+        }
+    }
+    Ok(table)
 }
 
 fn crowds(contenders: &Contenders, size: usize, crowds: usize) -> Result<Vec<Table>> {

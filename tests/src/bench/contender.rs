@@ -87,6 +87,14 @@ impl Program {
         }
     }
 
+    /// Asks it which versions of CNI it knows: all that it does is to be executed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn version(&self, pod: &Pod) -> Result<()> {
+        self.call("VERSION", pod, &self.config)
+    }
+
     fn call(&self, command: &str, pod: &Pod, config: &str) -> Result<()> {
         let mut child = self
             .node

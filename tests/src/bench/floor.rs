@@ -195,9 +195,7 @@ impl Floor {
         alias: &str,
         netlink: &mut Direct,
     ) -> Result<()> {
-        for setting in &plan.sysctls {
-            sysctl::write(setting)?;
-        }
+        sysctl::write_all(&plan.sysctls)?;
         let found = netlink.links(links)?;
         let index = |name: &String| {
             let link = found.get(name).with_context(|| format!("{name} is gone"));

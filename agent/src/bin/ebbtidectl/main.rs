@@ -188,6 +188,10 @@ fn status(status: &Status) -> String {
         "node {}: agent {} with {} interface(s)\n",
         status.node, status.version, status.interfaces
     );
+    if status.not_taken_over > 0 {
+        let count = status.not_taken_over;
+        text.push_str(&format!("{count} of these not taken over yet\n"));
+    }
     for problem in &status.problems {
         text.push_str("problem: ");
         text.push_str(problem);

@@ -1,10 +1,19 @@
 //! One way of marking in a place of its own: client, node and pod, alike in all but the marking.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use ebbtide_agent::{
-    netlink::model::{Family, MAIN_TABLE, NamespacePlan, Selector},
+    netlink::{
+        Batch,
+        direct::Direct,
+        model::{Family, Filter, MAIN_TABLE, NamespacePlan, Selector},
+        netns::Netns as Namespace,
+    },
     podnet::PodNet,
 };
 
@@ -15,7 +24,7 @@ use crate::{
         floor::Floor,
         testbed::{CLIENT, NODE, Slave, Testbed},
     },
-    iptables,
+    iptables, nic_programs,
 };
 
 /// What makes a reply go back by the veth.
@@ -32,6 +41,9 @@ pub enum Marking {
     /// Our routing rule, which finds marked replies their way, and no programs: what it costs those that
     /// are not marked.
     Rule,
+    /// The rule, and in the place of each of our programs one that does nothing: what the kernel takes to
+    /// call them.
+    Empty,
     /// Our programs in the pod.
     Pod,
     /// Our programs in the pod and on the host.
@@ -42,12 +54,13 @@ pub enum Marking {
 
 impl Marking {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Direct,
         Self::Symmetric,
         Self::Legacy,
         Self::Nft,
         Self::Rule,
+        Self::Empty,
         Self::Pod,
         Self::Whole,
         Self::Exempt,
@@ -62,6 +75,7 @@ impl Marking {
             Self::Legacy => "iptables-legacy CONNMARK",
             Self::Nft => "iptables-nft CONNMARK",
             Self::Rule => "ebbtide's rule alone",
+            Self::Empty => "the rule, and programs that do nothing",
             Self::Pod => "ebbtide, in the pod alone",
             Self::Whole => "ebbtide",
             Self::Exempt => "ebbtide, exempt",
@@ -71,7 +85,7 @@ impl Marking {
     /// Whether replies to what comes in by the veth go back by it.
     #[must_use]
     pub fn serves_node_port(self) -> bool {
-        !matches!(self, Self::Direct | Self::Rule)
+        !matches!(self, Self::Direct | Self::Rule | Self::Empty)
     }
 
     /// Whether replies to what comes in by the NIC go back by it.
@@ -86,7 +100,7 @@ impl Marking {
             Self::Whole => {}
             Self::Exempt => net.past_host = true,
             Self::Pod => net.in_host.filters.clear(),
-            Self::Direct | Self::Symmetric | Self::Legacy | Self::Nft | Self::Rule => {
+            _ => {
                 net.in_host.filters.clear();
                 self.without_programs(&mut net.in_pod);
             }
@@ -106,7 +120,7 @@ impl Marking {
                     };
                 }
             }
-            Self::Rule => {}
+            Self::Rule | Self::Empty => {}
             Self::Symmetric => {
                 plan.rules.clear();
                 // The default route of the replies' table takes the place of the pod's.
@@ -143,6 +157,7 @@ pub struct Site {
     pod: Pod,
     address: IpAddr,
     _programs: Floor,
+    _nothing: Option<OwnedFd>,
 }
 
 impl Site {
@@ -156,8 +171,13 @@ impl Site {
         maker.prepare(matches!(marking, Marking::Whole | Marking::Exempt))?;
         let pod = Pod::new()?;
         let mut net = maker.plan(&pod)?;
+        let filters = net.in_pod.filters.clone();
         marking.instead(&mut net);
         maker.apply(&net)?;
+        let nothing = match marking {
+            Marking::Empty => Some(do_nothing(&filters, &net.netns)?),
+            _ => None,
+        };
         let address = *net.ips().first().context("the plan has no address")?;
         match marking {
             Marking::Legacy => {
@@ -186,6 +206,7 @@ impl Site {
             pod,
             address,
             _programs: maker,
+            _nothing: nothing,
         })
     }
 
@@ -215,6 +236,23 @@ impl Site {
             to,
         })
     }
+}
+
+/// Attaches a program that does nothing where these were.
+fn do_nothing(filters: &[Filter], netns: &Path) -> Result<OwnedFd> {
+    let program = nic_programs::accept().context("loading a program that does nothing")?;
+    Namespace::open(netns)?.run(|| {
+        let mut pod = Direct::open("in the pod")?;
+        let names: Vec<&str> = filters.iter().map(|filter| filter.link.as_str()).collect();
+        let links = pod.links(&names)?;
+        let mut batch = Batch::default();
+        for filter in filters {
+            let link = links.get(&filter.link).context("a link is gone")?;
+            batch.add_filter(filter, link.ifindex, program.as_raw_fd());
+        }
+        anyhow::Ok(pod.run(batch)?)
+    })??;
+    Ok(program)
 }
 
 fn dnat(pod: IpAddr) -> String {
