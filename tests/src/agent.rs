@@ -1,6 +1,7 @@
 //! The real agent, in a node's namespace.
 
 use std::{
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -100,6 +101,25 @@ impl Agent {
             .arg(self.path("config.yaml"));
         let process = Process::start(command, &self.path("agent.log"));
         self.process = Some(process.context("starting ebbtide-agent")?);
+        Ok(())
+    }
+
+    /// Waits until the agent listens on its socket: it may not have looked at running pods yet.
+    ///
+    /// # Errors
+    /// When it does not in time: with its log.
+    pub fn wait_listening(&self) -> Result<()> {
+        let start = Instant::now();
+        while UnixStream::connect(self.socket()).is_err() {
+            if start.elapsed() > READY {
+                bail!(
+                    "the agent of {} does not listen after {READY:?}\n{}",
+                    self.node,
+                    self.log()
+                );
+            }
+            thread::sleep(Duration::from_micros(500));
+        }
         Ok(())
     }
 

@@ -275,3 +275,34 @@ fn what_ended_while_the_agent_was_down_is_released_when_it_starts() -> Result<()
     stays.call("CHECK")?;
     stays.delete()
 }
+
+#[test]
+fn an_agent_that_starts_lets_requests_about_running_pods_wait_until_it_has_taken_them_over()
+-> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let mut pods = Vec::new();
+    for nic in ["ens5", "ens6"] {
+        for number in 0..3 {
+            pods.push(lab.pod("master", nic, &format!("{nic}-{number}"))?);
+        }
+    }
+    lab.agent("master").kill()?;
+    pods.iter().try_for_each(Pod::detach_programs)?;
+    let agent = lab.agent("master");
+    agent.launch()?;
+    agent.wait_listening()?;
+    // All at once, and at once: none is told that its programs are missing.
+    thread::scope(|scope| {
+        let checks: Vec<_> = pods
+            .iter()
+            .map(|pod| scope.spawn(|| pod.call("CHECK")))
+            .collect();
+        checks.into_iter().try_for_each(|check| {
+            let result = check.join().map_err(|_| anyhow!("a caller panicked"))?;
+            result.map(drop)
+        })
+    })?;
+    agent.wait_ready()?;
+    ensure!(agent.control_json(&["status"])?["notTakenOver"] == 0);
+    pods.into_iter().try_for_each(Pod::delete)
+}

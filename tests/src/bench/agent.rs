@@ -1,13 +1,11 @@
 //! The agent itself: memory, time until it is ready, CPU at rest, with more and more pods.
 
 use std::{
-    fs,
-    os::unix::net::UnixStream,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::{
@@ -192,15 +190,9 @@ fn at_rest(agent: &Agent, time: Duration) -> Result<f64> {
 /// Starts the agent again: how long until it answers, and until it has looked at every pod.
 fn restart(agent: &mut Agent) -> Result<[f64; 2]> {
     // The socket of the one that was killed is still there, and nobody listens on it.
-    let socket = agent.socket();
     let start = Instant::now();
     agent.launch()?;
-    while UnixStream::connect(&socket).is_err() {
-        if start.elapsed() > Duration::from_secs(60) {
-            bail!("the agent is not ready after a minute\n{}", agent.log());
-        }
-        thread::sleep(Duration::from_micros(500));
-    }
+    agent.wait_listening()?;
     let ready = milliseconds(start.elapsed());
     agent.wait_ready()?;
     Ok([ready, milliseconds(start.elapsed())])
