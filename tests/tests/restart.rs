@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,11 +13,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use ebbtide_plugin::wire::{self, Invocation, Request};
 use ebbtide_tests::{
     cni::{Plugin, Sandbox},
     edge::Listener,
     lab::Lab,
     netns::Netns,
+    patience::PATIENCE,
     plan::{Family, Plan},
     pod::Pod,
     proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
@@ -177,7 +180,8 @@ fn killed_in_the_middle_of_twenty_adds_nothing_leaks_and_no_address_is_doubled()
     Ok(())
 }
 
-fn killed_after(delay: Duration) -> Result<()> {
+/// A lab whose master has addresses for twenty pods, and has had one.
+fn large_lab() -> Result<Lab> {
     let mut lab = Lab::without_agents(Plan::default())?;
     lab.start_agents()?;
     let agent = lab.agent("master");
@@ -186,23 +190,32 @@ fn killed_after(delay: Duration) -> Result<()> {
     agent.launch()?;
     agent.wait_ready()?;
     lab.pod("master", "ens5", "first")?.delete()?;
+    Ok(lab)
+}
+
+/// The namespaces of twenty pods, and what the runtime says about them.
+fn twenty_pods() -> Result<(Vec<Netns>, Vec<Sandbox>)> {
+    let namespaces = (0..PODS)
+        .map(|number| Netns::new(&format!("p{number}")))
+        .collect::<Result<Vec<_>>>()?;
+    let sandboxes = namespaces.iter().enumerate();
+    let sandboxes = sandboxes.map(|(number, netns)| Sandbox {
+        container_id: format!("crash{number}"),
+        netns: Some(netns.path()),
+        interface: "eth0".into(),
+        pod: format!("p{number}"),
+    });
+    let sandboxes = sandboxes.collect();
+    Ok((namespaces, sandboxes))
+}
+
+fn killed_after(delay: Duration) -> Result<()> {
+    let mut lab = large_lab()?;
     let node = lab.vpc.node("master").clone();
     let before = Snapshot::of(&node)?;
     let plugin = lab.agent("master").plugin();
     let config = plugin.config("default/ipvlan-ens5").to_string();
-    let namespaces = (0..PODS)
-        .map(|number| Netns::new(&format!("p{number}")))
-        .collect::<Result<Vec<_>>>()?;
-    let sandboxes: Vec<Sandbox> = namespaces
-        .iter()
-        .enumerate()
-        .map(|(number, netns)| Sandbox {
-            container_id: format!("crash{number}"),
-            netns: Some(netns.path()),
-            interface: "eth0".into(),
-            pod: format!("p{number}"),
-        })
-        .collect();
+    let (_namespaces, sandboxes) = twenty_pods()?;
     let agent = lab.agent("master");
     let first = thread::scope(|scope| -> Result<_> {
         let adds = scope.spawn(|| add_all(&plugin, &sandboxes, &config));
@@ -277,32 +290,58 @@ fn what_ended_while_the_agent_was_down_is_released_when_it_starts() -> Result<()
 }
 
 #[test]
-fn an_agent_that_starts_lets_requests_about_running_pods_wait_until_it_has_taken_them_over()
--> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
-    let mut pods = Vec::new();
-    for nic in ["ens5", "ens6"] {
-        for number in 0..3 {
-            pods.push(lab.pod("master", nic, &format!("{nic}-{number}"))?);
-        }
+fn what_was_wiped_while_the_agent_was_down_is_back_for_whoever_asks_first() -> Result<()> {
+    let mut lab = large_lab()?;
+    let plugin = lab.agent("master").plugin();
+    let config = plugin.config("default/ipvlan-ens5");
+    let (namespaces, sandboxes) = twenty_pods()?;
+    let mut checks = Vec::new();
+    for (sandbox, result) in sandboxes
+        .iter()
+        .zip(add_all(&plugin, &sandboxes, &config.to_string()))
+    {
+        let mut config = config.clone();
+        config["prevResult"] = result?;
+        checks.push(check(sandbox, &config));
     }
-    lab.agent("master").kill()?;
-    pods.iter().try_for_each(Pod::detach_programs)?;
     let agent = lab.agent("master");
+    agent.kill()?;
+    for netns in &namespaces {
+        netns.netlink()?.remove_clsact("eth0")?;
+    }
     agent.launch()?;
     agent.wait_listening()?;
-    // All at once, and at once: none is told that its programs are missing.
+    // All at once, while it takes the pods over: none is told that its programs are missing.
     thread::scope(|scope| {
-        let checks: Vec<_> = pods
+        let socket = plugin.socket();
+        let answers: Vec<_> = checks
             .iter()
-            .map(|pod| scope.spawn(|| pod.call("CHECK")))
+            .map(|check| scope.spawn(move || wire::ask(socket, check, PATIENCE)))
             .collect();
-        checks.into_iter().try_for_each(|check| {
-            let result = check.join().map_err(|_| anyhow!("a caller panicked"))?;
-            result.map(drop)
+        answers.into_iter().try_for_each(|answer| {
+            let answer = answer.join().map_err(|_| anyhow!("a caller panicked"))??;
+            ensure!(answer.exit == 0, "{}", answer.output);
+            Ok(())
         })
     })?;
     agent.wait_ready()?;
-    ensure!(agent.control_json(&["status"])?["notTakenOver"] == 0);
-    pods.into_iter().try_for_each(Pod::delete)
+    for sandbox in &sandboxes {
+        plugin
+            .call("DEL", Some(sandbox), &config.to_string())?
+            .success()?;
+    }
+    Ok(())
+}
+
+/// What the plugin would send. Executing it takes longer than the agent needs for the pods.
+fn check(sandbox: &Sandbox, config: &Value) -> Request {
+    let netns = sandbox.netns.as_deref().unwrap_or(Path::new(""));
+    Request::Cni(Invocation {
+        command: "CHECK".to_owned(),
+        container_id: sandbox.container_id.clone(),
+        netns: netns.to_string_lossy().into_owned(),
+        if_name: sandbox.interface.clone(),
+        config: config.to_string(),
+        ..Invocation::default()
+    })
 }
