@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_agent::doctor::Finding;
 use tempfile::TempDir;
 
@@ -107,20 +107,12 @@ impl Agent {
     /// Waits until the agent listens on its socket: it may not have looked at running pods yet.
     ///
     /// # Errors
-    /// When it does not in time: with its log.
-    pub fn wait_listening(&self) -> Result<()> {
-        let start = Instant::now();
-        while UnixStream::connect(self.socket()).is_err() {
-            if start.elapsed() > READY {
-                bail!(
-                    "the agent of {} does not listen after {READY:?}\n{}",
-                    self.node,
-                    self.log()
-                );
-            }
-            thread::sleep(Duration::from_micros(500));
-        }
-        Ok(())
+    /// When it ended, or does not listen in time: with its log.
+    pub fn wait_listening(&mut self) -> Result<()> {
+        self.wait(Duration::from_micros(500), |agent| {
+            UnixStream::connect(agent.socket()).context("it does not listen")?;
+            Ok(())
+        })
     }
 
     /// Waits until the agent answers on its socket and has looked at all pods that ran before it.
@@ -128,6 +120,16 @@ impl Agent {
     /// # Errors
     /// When it ended, or does not answer in time: with its log.
     pub fn wait_ready(&mut self) -> Result<()> {
+        self.wait(Duration::from_millis(20), |agent| {
+            let status = agent.control_json(&["status"])?;
+            let waiting = &status["notTakenOver"];
+            ensure!(*waiting == 0, "{waiting} not taken over yet");
+            Ok(())
+        })
+    }
+
+    /// Looks every so often, until there is no trouble any more.
+    fn wait(&mut self, pause: Duration, look: impl Fn(&Self) -> Result<()>) -> Result<()> {
         let start = Instant::now();
         loop {
             let Some(process) = &mut self.process else {
@@ -136,10 +138,8 @@ impl Agent {
             if let Some(status) = process.ended()? {
                 bail!("the agent of {} ended: {status}\n{}", self.node, self.log());
             }
-            let trouble = match self.control_json(&["status"]) {
-                Ok(status) if status["notTakenOver"] == 0 => return Ok(()),
-                Ok(status) => anyhow!("{} not taken over yet", status["notTakenOver"]),
-                Err(trouble) => trouble,
+            let Err(trouble) = look(self) else {
+                return Ok(());
             };
             if start.elapsed() > READY {
                 bail!(
@@ -148,7 +148,7 @@ impl Agent {
                     self.log()
                 );
             }
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(pause);
         }
     }
 

@@ -83,7 +83,10 @@ impl Guests {
                 }
                 Ok(found) => found,
                 Err(e) => {
-                    error!("the record {} cannot be read: {e}", path.display());
+                    error!(
+                        "the record {} cannot be read: {e}; remove the file once its pod is gone",
+                        path.display()
+                    );
                     None
                 }
             })

@@ -143,8 +143,8 @@ impl Netlink {
             .map_err(|_closed| io::Error::other("the netlink socket is closed"))
     }
 
-    /// What `parse` makes of everything that the kernel answers to one dump request. Of each message at
-    /// once: a link's is 10 KB, and there are two links a pod.
+    /// What `parse` makes of everything that the kernel answers to one dump request. Each message is
+    /// parsed as it comes, and dropped: most of a link's nobody here asks for.
     ///
     /// # Errors
     /// When the kernel refuses; `what` says what was asked for.

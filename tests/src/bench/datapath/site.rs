@@ -100,7 +100,12 @@ impl Marking {
             Self::Whole => {}
             Self::Exempt => net.past_host = true,
             Self::Pod => net.in_host.filters.clear(),
-            _ => {
+            Self::Direct
+            | Self::Symmetric
+            | Self::Legacy
+            | Self::Nft
+            | Self::Rule
+            | Self::Empty => {
                 net.in_host.filters.clear();
                 self.without_programs(&mut net.in_pod);
             }
