@@ -113,20 +113,25 @@ pub(super) fn bump(ws: &Workspace) -> Result<()> {
 /// The pins of what the suite of `kernel` has now in its place.
 pub(super) fn served(ws: &Workspace, kernel: &Kernel<'_>) -> Result<String> {
     let suite = kernel.packages.first().map_or("", |package| package.suite);
-    let meta = debian::show_from(ws, suite, "linux-image-amd64")?;
+    debian::ask(ws, suite, |show| lines(kernel.name, suite, show))
+}
+
+/// The pins of a kernel, from what the archive answers.
+fn lines(kernel: &str, suite: &str, show: &debian::Show<'_>) -> Result<String> {
+    let meta = show("linux-image-amd64")?;
     let image = dependency(&meta, PARTS[0])
         .with_context(|| format!("linux-image-amd64 of {suite} names no kernel"))?;
-    let image = debian::show_from(ws, suite, image)?;
+    let image = show(image)?;
     let split: Vec<&str> = PARTS[1..]
         .iter()
         .filter_map(|part| dependency(&image, part))
         .collect();
     if split.is_empty() {
-        return line(kernel.name, suite, &image);
+        return line(kernel, suite, &image);
     }
     split
         .into_iter()
-        .map(|package| line(kernel.name, suite, &debian::show_from(ws, suite, package)?))
+        .map(|package| line(kernel, suite, &show(package)?))
         .collect()
 }
 
@@ -159,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_pins_of_this_repository_can_be_read() {
-        for name in ["6.1", "6.12", "newest"] {
+        for name in ["5.10", "6.1", "6.12", "newest"] {
             let kernel = Pins::read()
                 .and_then(|pins| pins.kernel(name))
                 .expect("pins");
@@ -186,5 +191,30 @@ mod tests {
             linux-modules-7.2-amd64 (= 7.2-1)\n";
         assert_eq!(dependency(image, PARTS[2]), Some("linux-modules-7.2-amd64"));
         assert_eq!(dependency("Depends: kmod\n", PARTS[1]), None);
+    }
+    #[test]
+    fn a_kernel_is_pinned_as_one_package_or_as_its_two_parts() {
+        let show = |package: &str| {
+            let depends = match package {
+                "linux-image-amd64" => "linux-image-5.10.0-9-amd64 (= 5.10.9-1)",
+                "linux-image-7-amd64" => "linux-binary-7-amd64, linux-modules-7-amd64",
+                _ => "kmod",
+            };
+            Ok(format!(
+                "Package: {package}\nVersion: 1\nSHA256: ab\nDepends: {depends}\n"
+            ))
+        };
+        assert_eq!(
+            lines("5.10", "old", &show).expect("whole"),
+            "5.10 old linux-image-5.10.0-9-amd64 1 ab\n"
+        );
+        let split = |package: &str| match package {
+            "linux-image-amd64" => Ok("Depends: linux-image-7-amd64\n".to_owned()),
+            package => show(package),
+        };
+        assert_eq!(
+            lines("newest", "new", &split).expect("split"),
+            "newest new linux-binary-7-amd64 1 ab\nnewest new linux-modules-7-amd64 1 ab\n"
+        );
     }
 }

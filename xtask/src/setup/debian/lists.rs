@@ -1,0 +1,206 @@
+//! Package lists: the machine's own, which only root may change, and ours below the target directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::system::System;
+use crate::exec::{self, Output};
+use crate::ui;
+use crate::workspace::Workspace;
+
+/// The unprivileged user of a root's apt cannot write below our directory.
+const NO_SANDBOX: &str = "-oAPT::Sandbox::User=root";
+
+/// apt options with which the machine's own lists are used.
+pub(super) fn machines() -> Vec<String> {
+    vec![NO_SANDBOX.to_owned()]
+}
+
+/// Reads the machine's own lists anew; takes root.
+pub(super) fn read_machines() -> Result<()> {
+    ui::note("setup: reading this machine's package lists anew");
+    exec::run(
+        Command::new("apt-get").args(["-q", "update"]),
+        Output::OnFailure,
+    )
+}
+
+/// Lists below the target directory: no root, and nothing else is touched.
+#[derive(Debug)]
+pub(super) struct Lists {
+    dir: PathBuf,
+    /// The apt options with which they are used.
+    pub(super) options: Vec<String>,
+}
+
+impl Lists {
+    /// Of the suites that this machine uses.
+    pub(super) fn own(ws: &Workspace) -> Result<Self> {
+        Self::at(ws.target.join("apt/system"))
+    }
+
+    fn at(dir: PathBuf) -> Result<Self> {
+        let (lists, cache) = (dir.join("lists"), dir.join("cache"));
+        for part in [lists.join("partial"), cache.join("archives/partial")] {
+            fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
+        }
+        let options = vec![
+            format!("-oDir::State::Lists={}", lists.display()),
+            format!("-oDir::Cache={}", cache.display()),
+            NO_SANDBOX.to_owned(),
+        ];
+        Ok(Self { dir, options })
+    }
+
+    /// Whether they were read before.
+    pub(super) fn are_there(&self) -> bool {
+        let names = fs::read_dir(self.dir.join("lists")).into_iter().flatten();
+        names
+            .filter_map(Result::ok)
+            .any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+    }
+
+    /// Reads them anew, from the sources of this machine. New ones replace old ones.
+    pub(super) fn read(&self) -> Result<()> {
+        ui::note("setup: reading the package lists of Debian's archive");
+        self.update(&[])
+    }
+
+    fn update(&self, more: &[&str]) -> Result<()> {
+        let mut update = Command::new("apt-get");
+        update.args(&self.options).args(more).args(["-q", "update"]);
+        exec::run(&mut update, Output::OnFailure)
+    }
+}
+
+/// Lists of a suite of Debian that this machine need not use.
+#[derive(Debug)]
+pub(super) struct Suite<'s> {
+    name: &'s str,
+    source: PathBuf,
+    pub(super) lists: Lists,
+}
+
+impl<'s> Suite<'s> {
+    pub(super) fn new(ws: &Workspace, name: &'s str) -> Result<Self> {
+        System::read().refuse_suite(name)?;
+        let mut lists = Lists::at(ws.target.join("apt").join(name))?;
+        let source = lists.dir.join("sources.list");
+        lists.options.extend([
+            format!("-oDir::Etc::SourceList={}", source.display()),
+            "-oDir::Etc::SourceParts=/dev/null".to_owned(),
+            // what is installed on this machine is no version that an archive serves
+            "-oDir::State::Status=/dev/null".to_owned(),
+        ]);
+        Ok(Self {
+            name,
+            source,
+            lists,
+        })
+    }
+
+    /// Reads them anew, from the first of the archives that apt knows which has the suite.
+    pub(super) fn read(&self) -> Result<()> {
+        ui::note(format_args!(
+            "setup: reading the package lists of {}",
+            self.name
+        ));
+        let known = exec::read(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(REPO_URI) $(SIGNED_BY)",
+            "Created-By: Packages",
+        ]))?;
+        let mut refusals = String::new();
+        for (address, key) in archives(&known) {
+            let line = source(self.name, address, key);
+            fs::write(&self.source, line)
+                .with_context(|| format!("cannot write {}", self.source.display()))?;
+            // without this an archive that lacks the suite is no error
+            match self.lists.update(&["-oAPT::Update::Error-Mode=any"]) {
+                Ok(()) => return Ok(()),
+                Err(error) => refusals.push_str(&format!("\n{error:#}")),
+            }
+        }
+        if refusals.is_empty() {
+            bail!("apt has no source of packages: see /etc/apt/sources.list");
+        }
+        bail!(
+            "none of the archives in apt's sources has the suite {}:{refusals}",
+            self.name
+        )
+    }
+
+    /// Fails where they were never read: apt would not say why it knows nothing.
+    pub(super) fn ready(&self) -> Result<&Path> {
+        if !self.lists.are_there() {
+            bail!("the package lists of {} were not read yet", self.name);
+        }
+        Ok(&self.lists.dir)
+    }
+}
+
+/// A line of `sources.list`.
+fn source(suite: &str, address: &str, key: Option<&str>) -> String {
+    let signed = key.map_or_else(String::new, |key| format!("[signed-by={key}] "));
+    format!("deb {signed}{address} {suite} main\n")
+}
+
+/// Addresses (and keyrings) from `apt-get indextargets`, each once, the plain archive first.
+fn archives(text: &str) -> Vec<(&str, Option<&str>)> {
+    let mut found: Vec<(&str, Option<&str>)> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let Some(address) = words.next() else {
+            continue;
+        };
+        if !found.iter().any(|(known, _)| *known == address) {
+            found.push((address, words.next().filter(|key| key.starts_with('/'))));
+        }
+    }
+    found.sort_by_key(|(address, _)| !address.trim_end_matches('/').ends_with("/debian"));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_archive_is_asked_once_and_the_plain_one_first() {
+        let text = "http://a/debian-security/ /k.gpg\nhttp://a/debian/ /k.gpg\nhttp://a/debian/ \n";
+        assert_eq!(
+            archives(text),
+            [
+                ("http://a/debian/", Some("/k.gpg")),
+                ("http://a/debian-security/", Some("/k.gpg"))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_source_names_its_keyring_where_there_is_one() {
+        for (key, expected) in [
+            (
+                Some("/k.gpg"),
+                "deb [signed-by=/k.gpg] http://a/debian/ trixie main\n",
+            ),
+            (None, "deb http://a/debian/ trixie main\n"),
+        ] {
+            assert_eq!(source("trixie", "http://a/debian/", key), expected);
+        }
+    }
+
+    #[test]
+    fn lists_are_there_once_apt_has_left_an_index() {
+        let dir = std::env::temp_dir().join(format!("xtask-lists-{}", std::process::id()));
+        let lists = Lists::at(dir.clone()).expect("a directory");
+        assert!(!lists.are_there(), "made a moment ago");
+        fs::write(dir.join("lists/a_main_binary-amd64_Packages.lz4"), "").expect("write");
+        assert!(lists.are_there());
+        fs::remove_dir_all(&dir).expect("clean up");
+    }
+}

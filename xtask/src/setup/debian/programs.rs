@@ -1,0 +1,129 @@
+//! Programs that are used, by the Debian packages that bring them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::{lists, retry};
+use crate::exec::{self, Output};
+use crate::ui;
+use crate::workspace::Workspace;
+
+/// A program and the package that brings it; a name with a slash is a file's.
+pub(crate) type Program = (&'static str, &'static str);
+
+/// What compiles: bpf-linker and all the rest is linked by it.
+pub(crate) const BUILD: &[Program] = &[("cc", "build-essential")];
+
+/// What the demo uses, wherever it runs. The rules of its gateway are iptables' of the old kind.
+pub(crate) const DEMO: &[Program] = &[("ip", "iproute2"), ("iptables-legacy-restore", "iptables")];
+
+/// What tests use besides.
+pub(crate) const TESTS: &[Program] = &[
+    ("ping", "iputils-ping"),
+    ("/usr/lib/cni/host-local", "containernetworking-plugins"),
+];
+
+/// What is used inside a guest (its root file system is this machine's), and to unpack kernels.
+pub(crate) const GUEST: &[Program] = &[
+    ("ip", "iproute2"),
+    ("xtables-legacy-multi", "iptables"),
+    ("ping", "iputils-ping"),
+    ("depmod", "kmod"),
+    ("/usr/lib/cni/host-local", "containernetworking-plugins"),
+];
+
+/// What a guest under QEMU needs besides.
+pub(crate) const QEMU: &[Program] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+];
+
+/// What a node of a cluster is made of, besides Kubernetes' own programs.
+pub(crate) const NODE: &[Program] = &[
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("conntrack", "conntrack"),
+    ("etcd", "etcd-server"),
+    ("busybox", "busybox-static"),
+];
+
+/// What people use today, for `bench`.
+pub(crate) const PEERS: &[Program] = &[
+    ("/usr/lib/cni/host-local", "containernetworking-plugins"),
+    ("/usr/sbin/xtables-nft-multi", "iptables"),
+];
+
+/// Those of `wanted` that are not there.
+pub(crate) fn missing(wanted: &[Program]) -> Vec<Program> {
+    let is_there = |program: &str| match program.contains('/') {
+        true => Path::new(program).is_file(),
+        false => exec::find(program).is_some(),
+    };
+    let all = wanted.iter().copied();
+    all.filter(|(program, _)| !is_there(program)).collect()
+}
+
+/// The packages of `programs`, each once.
+pub(crate) fn packages(programs: &[Program]) -> Vec<&'static str> {
+    let mut packages = Vec::new();
+    for (_, package) in programs {
+        if !packages.contains(package) {
+            packages.push(*package);
+        }
+    }
+    packages
+}
+
+/// Installs the packages of the programs that are missing.
+pub(crate) fn programs(ws: &Workspace, wanted: &[Program]) -> Result<()> {
+    let packages = packages(&missing(wanted));
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let names = packages.join(" ");
+    if exec::find("apt-get").is_none() {
+        bail!("programs of these Debian packages are missing, and there is no apt-get: {names}");
+    }
+    if !exec::is_root()? {
+        bail!(
+            "programs of these Debian packages are missing: run as root: apt-get install {names}"
+        );
+    }
+    ui::note(format_args!("setup: installing {names}"));
+    let install = || {
+        let mut install = Command::new("apt-get");
+        install
+            .args(["-qy", "--no-install-recommends", "install"])
+            .args(&packages)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .current_dir(&ws.target);
+        exec::run(&mut install, Output::OnFailure)
+    };
+    retry::with_lists_anew(install, lists::read_machines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_missing_if_neither_path_nor_file_has_it() {
+        let wanted = [
+            ("sh", "dash"),
+            ("no-such-program", "a"),
+            ("/no/such/file", "b"),
+            ("/bin/sh", "dash"),
+        ];
+        assert_eq!(
+            missing(&wanted),
+            [("no-such-program", "a"), ("/no/such/file", "b")]
+        );
+    }
+
+    #[test]
+    fn a_package_of_two_programs_is_installed_once() {
+        assert_eq!(packages(&[("a", "x"), ("b", "y"), ("c", "x")]), ["x", "y"]);
+    }
+}
