@@ -32,6 +32,7 @@ impl clap::ValueEnum for Kernels {
     fn value_variants<'a>() -> &'a [Self] {
         &[
             Self::One(Kernel::Uml),
+            Self::One(Kernel::Floor),
             Self::One(Kernel::Old),
             Self::One(Kernel::Stable),
             Self::One(Kernel::Newest),
@@ -238,7 +239,13 @@ mod tests {
     #[test]
     fn each_kernel_that_is_meant_is_booted_once() {
         let one = Kernels::One;
-        let all = vec![Kernel::Uml, Kernel::Old, Kernel::Stable, Kernel::Newest];
+        let all = vec![
+            Kernel::Uml,
+            Kernel::Floor,
+            Kernel::Old,
+            Kernel::Stable,
+            Kernel::Newest,
+        ];
         for (options, fast, expected) in [
             (vec![Kernels::All], false, all.clone()),
             (vec![Kernels::All, one(Kernel::Old)], false, all),

@@ -34,6 +34,9 @@ pub(crate) const GUEST_OUT: &str = guest::OUT;
 pub(crate) enum Kernel {
     /// User-mode Linux 6.1
     Uml,
+    /// Debian's stock 5.10 under QEMU: the oldest that is to work
+    #[value(name = "5.10")]
+    Floor,
     /// Debian's stock 6.1 under QEMU
     #[value(name = "6.1", alias = "qemu")]
     Old,
@@ -49,6 +52,7 @@ impl Kernel {
     pub(crate) fn pin(self) -> Option<&'static str> {
         match self {
             Self::Uml => None,
+            Self::Floor => Some("5.10"),
             Self::Old => Some(kernels::DEFAULT),
             Self::Stable => Some("6.12"),
             Self::Newest => Some("newest"),
