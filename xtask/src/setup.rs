@@ -9,6 +9,7 @@ pub(crate) mod kernels;
 pub(crate) mod linker;
 mod pins;
 pub(crate) mod rust_src;
+pub(crate) mod xstate;
 
 use anyhow::Result;
 

@@ -9,8 +9,10 @@
 mod guest;
 mod initramfs;
 mod machine;
+mod memory;
 mod qemu;
 mod uml;
+mod why;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -199,6 +201,7 @@ pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
             ws.root.display()
         );
     }
+    why::guests_run_on(std::env::consts::ARCH)?;
     let out = out_dir(ws)?;
     let machine = match request.kernel.pin() {
         None => uml::machine(ws, request, &out)?,
@@ -212,10 +215,7 @@ pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
     let text = machine::run(machine, request.timeout)?;
     let status = fs::read_to_string(out.file(guest::STATUS)).unwrap_or_default();
     let Ok(status) = status.trim().parse() else {
-        bail!(
-            "the machine ended before the command did\n{}",
-            machine::tail(&out)
-        );
+        bail!(why::it_died(request, &out, &text));
     };
     Ok(Outcome { status, text, out })
 }

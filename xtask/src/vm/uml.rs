@@ -1,15 +1,15 @@
 //! User-mode Linux: a kernel that is an ordinary process of this machine.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use super::machine::{self, Machine};
-use super::{OutDir, Request, guest};
-use crate::exec;
-use crate::setup::{debian, kernels};
+use super::{OutDir, Request, guest, memory};
+use crate::setup::{debian, kernels, xstate};
 use crate::workspace::Workspace;
 
 /// MiB, if nobody says otherwise. Taken as they are used, from the file system of `TMPDIR`.
@@ -73,20 +73,43 @@ pub(super) fn machine<'o>(
                 .zip(&request.hardware.nics)
                 .map(|(number, tap)| format!("vec{number}:transport=tap,ifname={tap},depth=128")),
         )
-        .env("TMPDIR", memory_dir(out, request.hardware.memory));
+        .env(
+            "TMPDIR",
+            memory::dir(request.hardware.memory, &out.file("")),
+        );
+    if let Some(library) = xstate::ensure(ws)? {
+        xstate::note();
+        command.env(
+            "LD_PRELOAD",
+            preload(&library, std::env::var_os("LD_PRELOAD")),
+        );
+    }
     Ok(Machine { command, out })
 }
 
-/// Where the guest's memory lives: in memory, if there is enough of it (a container's /dev/shm
-/// often has 64 MB, and running out of it kills the guest).
-fn memory_dir(out: &OutDir, needed: u64) -> PathBuf {
-    let mut df = std::process::Command::new("df");
-    let free = exec::read(df.args(["--output=avail", "--block-size=1M", "/dev/shm"]))
-        .ok()
-        .and_then(|text| text.split_whitespace().last()?.parse::<u64>().ok());
-    if free.is_some_and(|free| free >= needed) {
-        "/dev/shm".into()
-    } else {
-        out.file("")
+/// The value of `LD_PRELOAD`: ours before what a person has in it.
+fn preload(library: &Path, others: Option<OsString>) -> OsString {
+    let mut all = library.as_os_str().to_owned();
+    if let Some(others) = others.filter(|others| !others.is_empty()) {
+        all.push(":");
+        all.push(others);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_person_preloads_is_kept_and_comes_after_ours() {
+        for (others, expected) in [
+            (None, "/x.so"),
+            (Some(""), "/x.so"),
+            (Some("/y.so"), "/x.so:/y.so"),
+        ] {
+            let value = preload(Path::new("/x.so"), others.map(OsString::from));
+            assert_eq!(value, expected, "{others:?}");
+        }
     }
 }
