@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::exec::Output;
-use crate::setup::{debian, linker, rust_src};
+use crate::setup::{self, Needs, debian};
 use crate::vm::{self, Hardware, Kernel, Request};
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, here, ui};
@@ -39,13 +39,9 @@ pub(crate) struct Options {
 /// Builds, runs, and passes the demo's status on.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     let kernel = Kernel::chosen(options.kernel, options.qemu);
-    let direct = kernel == Kernel::Uml && options.kernel.is_none() && vm::this_kernel_will_do()?;
-    rust_src::ensure(ws)?;
-    linker::ensure(ws)?;
-    debian::programs(ws, debian::GUEST)?;
-    if !direct {
-        kernel.ensure(ws)?;
-    }
+    let direct =
+        kernel == Kernel::Uml && options.kernel.is_none() && setup::this_kernel_will_do(ws)?;
+    setup::prepare(ws, &Needs::new(direct, &[debian::DEMO], &[kernel]))?;
     build_all(
         ws,
         if options.verbose {

@@ -7,13 +7,20 @@ pub(crate) mod debian;
 pub(crate) mod helm;
 pub(crate) mod kernels;
 pub(crate) mod linker;
+mod needs;
 mod pins;
 pub(crate) mod rust_src;
 pub(crate) mod xstate;
 
-use anyhow::Result;
+use std::thread;
 
+use anyhow::{Result, bail};
+
+pub(crate) use needs::Needs;
+
+use crate::exec;
 use crate::ui;
+use crate::vm::{self, Kernel};
 use crate::workspace::Workspace;
 
 /// Options of `setup`.
@@ -32,14 +39,114 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     if options.bump_kernels {
         return pins::bump(ws);
     }
-    rust_src::ensure(ws)?;
-    linker::ensure(ws)?;
-    kernels::user_mode(ws)?;
-    debian::programs(ws, debian::GUEST)?;
-    if !options.no_qemu {
-        debian::programs(ws, debian::QEMU)?;
-        kernels::stock(ws, kernels::DEFAULT)?;
-    }
+    let kernels: &[Kernel] = if options.no_qemu {
+        &[Kernel::Uml]
+    } else {
+        &[Kernel::Uml, Kernel::Old]
+    };
+    // a guest is what other commands may be asked for, whatever this kernel can
+    prepare(ws, &Needs::new(false, &[], kernels))?;
     ui::note("setup: all there");
     Ok(())
+}
+
+/// Gets what tests in these kernels need; this one stands in for user-mode Linux where it can.
+pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
+    let here = kernels.contains(&Kernel::Uml) && this_kernel_will_do(ws)?;
+    prepare(
+        ws,
+        &Needs::new(here, &[debian::DEMO, debian::TESTS], kernels),
+    )
+}
+
+/// As [`vm::this_kernel_will_do`], which `ip` tells: it is got first, if it is missing and can be.
+pub(crate) fn this_kernel_will_do(ws: &Workspace) -> Result<bool> {
+    if exec::find("ip").is_none() && exec::find("apt-get").is_some() && exec::is_root()? {
+        debian::programs(ws, debian::IP)?;
+    }
+    vm::this_kernel_will_do()
+}
+
+/// Gets what is needed to build everything, and `needs`. If something is out of reach, that is said
+/// before anything is begun.
+pub(crate) fn prepare(ws: &Workspace, needs: &Needs) -> Result<()> {
+    needs::check(ws, needs)?;
+    debian::programs(ws, debian::BUILD)?;
+    let build = || {
+        linker::ensure(ws)?;
+        if needs.kernels.contains(&Kernel::Uml) {
+            xstate::ensure(ws)?;
+        }
+        Ok(())
+    };
+    let download = || {
+        rust_src::ensure(ws)?;
+        debian::programs(ws, &needs.programs)?;
+        needs
+            .kernels
+            .iter()
+            .try_for_each(|kernel| kernel.ensure(ws))
+    };
+    at_once(build, download)
+}
+
+/// Does both at the same time: one waits for the CPU, the other one for the network.
+fn at_once(
+    one: impl FnOnce() -> Result<()> + Send,
+    other: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let (one, other) = thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        (one.join(), other)
+    });
+    let one = one.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    match (one, other) {
+        (Err(one), Err(other)) => bail!("{one:#}\nand at the same time: {other:#}"),
+        (one, other) => one.and(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn of_two_things_at_once_every_failure_is_told() {
+        for (one, other) in [(false, false), (false, true), (true, false), (true, true)] {
+            let end = |fails: bool, name: &'static str| {
+                move || match fails {
+                    true => bail!("{name} failed"),
+                    false => Ok(()),
+                }
+            };
+            let result = at_once(end(one, "build"), end(other, "download"));
+            let text = result
+                .err()
+                .map_or_else(String::new, |error| error.to_string());
+            assert_eq!(text.contains("build failed"), one, "{text}");
+            assert_eq!(text.contains("download failed"), other, "{text}");
+        }
+    }
+
+    #[test]
+    fn two_things_at_once_do_not_follow_each_other() {
+        let (to_other, from_one) = mpsc::channel();
+        let (to_one, from_other) = mpsc::channel();
+        let patience = std::time::Duration::from_secs(60);
+        // each ends only when the other one has begun
+        at_once(
+            move || {
+                to_other.send(())?;
+                Ok(from_other.recv_timeout(patience)?)
+            },
+            || {
+                to_one.send(())?;
+                Ok(from_one.recv_timeout(patience)?)
+            },
+        )
+        .expect("both began");
+    }
 }

@@ -24,6 +24,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+pub(crate) use why::guests_run_on;
+
 use crate::exec;
 use crate::setup::{debian, kernels};
 use crate::workspace::Workspace;
@@ -201,7 +203,7 @@ pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
             ws.root.display()
         );
     }
-    why::guests_run_on(std::env::consts::ARCH)?;
+    guests_run_on(std::env::consts::ARCH)?;
     let out = out_dir(ws)?;
     let machine = match request.kernel.pin() {
         None => uml::machine(ws, request, &out)?,

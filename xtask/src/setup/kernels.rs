@@ -24,10 +24,25 @@ pub(crate) struct Kernel {
 /// The stock kernel that is tested by default, by its name in the pins.
 pub(crate) const DEFAULT: &str = "6.1";
 
+/// Where the program is in Debian's package of user-mode Linux.
+const UML: &str = "usr/bin/linux.uml";
+
+/// Whether a kernel needs no download: `name` is its name in the pins, `None` user-mode Linux.
+pub(crate) fn is_there(ws: &Workspace, name: Option<&str>) -> Result<bool> {
+    Ok(match name {
+        None => ws.target.join("uml").join(UML).exists(),
+        Some(name) => {
+            let pins = Pins::read()?;
+            let release = pins.kernel(name)?.release().to_owned();
+            ws.target.join("kernels").join(release).exists()
+        }
+    })
+}
+
 /// User-mode Linux: a kernel that is an ordinary process, 2 s to boot, native speed.
 pub(crate) fn user_mode(ws: &Workspace) -> Result<Kernel> {
     let dir = ws.target.join("uml");
-    let image = dir.join("usr/bin/linux.uml");
+    let image = dir.join(UML);
     if !image.exists() {
         ui::note("setup: getting Debian's user-mode-linux (41 MB)");
         debian::unpack(&[debian::download(ws, "user-mode-linux")?], &dir)?;

@@ -41,37 +41,50 @@ impl Source {
 
 /// Finds the source, or gets Debian's.
 pub(crate) fn ensure(ws: &Workspace) -> Result<Source> {
-    let rustc = || {
-        let mut rustc = Command::new("rustc");
-        rustc.current_dir(&ws.root);
-        rustc
-    };
-    let sysroot = exec::read(rustc().args(["--print", "sysroot"]))?;
+    if let Some(source) = find(ws)? {
+        return Ok(source);
+    }
+    let version = exec::read(rustc(ws).arg("--version"))?;
+    if version.split_whitespace().nth(1) != Some(COMPILER) {
+        bail!(
+            "the library source of this compiler ({}) is missing: run \
+             `rustup component add rust-src`",
+            version.trim()
+        );
+    }
+    ui::note(format_args!(
+        "setup: getting Debian's {PACKAGE} {PACKAGE_VERSION} \
+         (or stop here and run `rustup component add rust-src`)"
+    ));
+    unpack(ws, &place(ws)).context(
+        "cannot get the compiler's library source from Debian: \
+         run `rustup component add rust-src` instead",
+    )?;
+    Ok(Source::Unpacked(place(ws).join("library")))
+}
+
+/// The source, if it is there.
+pub(super) fn find(ws: &Workspace) -> Result<Option<Source>> {
+    let sysroot = exec::read(rustc(ws).args(["--print", "sysroot"]))?;
     let component = PathBuf::from(sysroot.trim()).join("lib/rustlib/src/rust/library/Cargo.lock");
     if component.exists() {
-        return Ok(Source::Sysroot);
+        return Ok(Some(Source::Sysroot));
     }
-    let unpacked = ws.target.join("rust-src").join(COMPILER);
-    let library = unpacked.join("library");
-    if !library.join("Cargo.lock").exists() {
-        let version = exec::read(rustc().arg("--version"))?;
-        if version.split_whitespace().nth(1) != Some(COMPILER) {
-            bail!(
-                "the library source of this compiler ({}) is missing: run \
-                 `rustup component add rust-src`",
-                version.trim()
-            );
-        }
-        ui::note(format_args!(
-            "setup: getting Debian's {PACKAGE} {PACKAGE_VERSION} \
-             (or stop here and run `rustup component add rust-src`)"
-        ));
-        unpack(ws, &unpacked).context(
-            "cannot get the compiler's library source from Debian: \
-             run `rustup component add rust-src` instead",
-        )?;
-    }
-    Ok(Source::Unpacked(library))
+    let library = place(ws).join("library");
+    let is_there = library.join("Cargo.lock").exists();
+    Ok(is_there.then_some(Source::Unpacked(library)))
+}
+
+/// The compiler of this workspace.
+fn rustc(ws: &Workspace) -> Command {
+    let mut rustc = Command::new("rustc");
+    rustc.current_dir(&ws.root);
+    rustc
+}
+
+/// Where Debian's is unpacked.
+fn place(ws: &Workspace) -> PathBuf {
+    ws.target.join("rust-src").join(COMPILER)
 }
 
 fn unpack(ws: &Workspace, to: &PathBuf) -> Result<()> {

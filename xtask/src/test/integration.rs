@@ -10,7 +10,6 @@ use serde::Deserialize;
 use crate::demo::test_environment;
 use crate::exec::{self, quote};
 use crate::here;
-use crate::setup::{debian, linker, rust_src};
 use crate::vm::{self, Hardware, Kernel, Request};
 use crate::workspace::Workspace;
 
@@ -47,10 +46,7 @@ pub(super) struct Runs<'a> {
 
 /// Gets what the tests need.
 pub(super) fn setup(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
-    rust_src::ensure(ws)?;
-    linker::ensure(ws)?;
-    debian::programs(ws, debian::GUEST)?;
-    kernels.iter().try_for_each(|kernel| kernel.ensure(ws))
+    crate::setup::for_tests(ws, kernels)
 }
 
 /// Builds the test executables and finds out where cargo put them.

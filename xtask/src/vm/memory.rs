@@ -45,7 +45,7 @@ impl Room {
 
 /// The directory for `needed` MiB: in memory, if there is enough of it (a container's /dev/shm often
 /// has 64 MB, and running out of it kills the guest) and it may be executed; else `otherwise`.
-pub(super) fn dir<'d>(needed: u64, otherwise: &'d Path) -> &'d Path {
+pub(super) fn dir(needed: u64, otherwise: &Path) -> &Path {
     chosen(Room::of(Path::new(SHM)), needed, otherwise)
 }
 

@@ -16,6 +16,9 @@ pub(crate) type Program = (&'static str, &'static str);
 /// What compiles: bpf-linker and all the rest is linked by it.
 pub(crate) const BUILD: &[Program] = &[("cc", "build-essential")];
 
+/// What tells whether this kernel has ipvlan.
+pub(crate) const IP: &[Program] = &[("ip", "iproute2")];
+
 /// What the demo uses, wherever it runs. The rules of its gateway are iptables' of the old kind.
 pub(crate) const DEMO: &[Program] = &[("ip", "iproute2"), ("iptables-legacy-restore", "iptables")];
 
