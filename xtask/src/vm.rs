@@ -222,15 +222,20 @@ pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
     Ok(Outcome { status, text, out })
 }
 
+/// Makes an ipvlan interface, in a namespace that goes away with the shell. `name` is said: a name
+/// alone may be the begin of one of ip's own words (`a` of `address`).
+const TRY_IPVLAN: &str = "ip link add name veth0 type veth peer name veth1 \
+    && ip link add link veth0 name ipvlan0 type ipvlan mode l3";
+
 /// Whether we need no guest: we are root, and the running kernel has ipvlan.
 pub(crate) fn this_kernel_will_do() -> Result<bool> {
-    // in a namespace that goes away with the shell
-    const TRY: &str =
-        "ip link add a type veth peer name b && ip link add link a i type ipvlan mode l3";
-    Ok(
-        exec::is_root()?
-            && exec::succeeds(Command::new("unshare").args(["--net", "sh", "-c", TRY])),
-    )
+    Ok(exec::is_root()? && exec::succeeds(&mut try_ipvlan()))
+}
+
+fn try_ipvlan() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", TRY_IPVLAN]);
+    command
 }
 
 fn out_dir(ws: &Workspace) -> Result<OutDir> {
@@ -257,4 +262,24 @@ fn out_dir(ws: &Workspace) -> Result<OutDir> {
     let dir = all.join(format!("out-{}-{number}", std::process::id()));
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok(OutDir(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernel_decides_whether_it_will_do() {
+        if exec::find("ip").is_none() || !exec::is_root().expect("id runs") {
+            println!("skipped: not root, or no ip");
+            return;
+        }
+        let ran = try_ipvlan().output().expect("unshare runs");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let kernel_refused = ["RTNETLINK answers", "Unknown device type", "unshare failed"];
+        assert!(
+            ran.status.success() || kernel_refused.iter().any(|words| said.contains(words)),
+            "ip did not even ask the kernel: {said}"
+        );
+    }
 }
