@@ -72,13 +72,7 @@ pub(crate) fn this_kernel_will_do(ws: &Workspace) -> Result<bool> {
 pub(crate) fn prepare(ws: &Workspace, needs: &Needs) -> Result<()> {
     needs::check(ws, needs)?;
     debian::programs(ws, debian::BUILD)?;
-    let build = || {
-        linker::ensure(ws)?;
-        if needs.kernels.contains(&Kernel::Uml) {
-            xstate::ensure(ws)?;
-        }
-        Ok(())
-    };
+    let build = || linker::ensure(ws).map(drop);
     let download = || {
         rust_src::ensure(ws)?;
         debian::programs(ws, &needs.programs)?;
@@ -88,6 +82,11 @@ pub(crate) fn prepare(ws: &Workspace, needs: &Needs) -> Result<()> {
             .try_for_each(|kernel| kernel.ensure(ws))
     };
     at_once(build, download)
+}
+
+/// Ends with all that a guest needs and setup cannot get, if there is anything.
+pub(crate) fn check_guest(ws: &Workspace, kernel: Kernel) -> Result<()> {
+    needs::check(ws, &Needs::guest(kernel))
 }
 
 /// Does both at the same time: one waits for the CPU, the other one for the network.

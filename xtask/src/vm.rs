@@ -27,7 +27,7 @@ use anyhow::{Context as _, Result, bail};
 pub(crate) use why::guests_run_on;
 
 use crate::exec;
-use crate::setup::{debian, kernels};
+use crate::setup::{self, debian, kernels, xstate};
 use crate::workspace::Workspace;
 
 /// What `$EBBTIDE_OUT` is in a guest.
@@ -71,13 +71,16 @@ impl Kernel {
     /// Gets it, and what runs it, if it is missing.
     pub(crate) fn ensure(self, ws: &Workspace) -> Result<()> {
         match self.pin() {
-            None => kernels::user_mode(ws),
+            None => {
+                kernels::user_mode(ws)?;
+                xstate::ensure(ws)?;
+            }
             Some(name) => {
                 debian::programs(ws, debian::QEMU)?;
-                kernels::stock(ws, name)
+                kernels::stock(ws, name)?;
             }
         }
-        .map(drop)
+        Ok(())
     }
 }
 
@@ -204,6 +207,7 @@ pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
         );
     }
     guests_run_on(std::env::consts::ARCH)?;
+    setup::check_guest(ws, request.kernel)?;
     let out = out_dir(ws)?;
     let machine = match request.kernel.pin() {
         None => uml::machine(ws, request, &out)?,

@@ -14,17 +14,19 @@ use crate::ui;
 use crate::vm::{self, Kernel};
 use crate::workspace::Workspace;
 
-/// What a command is about to use, besides what it builds.
+/// What a command is about to use.
 #[derive(Debug)]
 pub(crate) struct Needs {
+    /// Whether it builds the kernel's programs.
+    builds: bool,
     pub(super) programs: Vec<Program>,
     /// The kernels of its guests.
     pub(super) kernels: Vec<Kernel>,
 }
 
 impl Needs {
-    /// Of what runs in guests with these kernels, and if `here` is so in this kernel, with these
-    /// programs. This kernel stands in for user-mode Linux.
+    /// Of what is built and runs in guests with these kernels, and if `here` is so in this kernel,
+    /// with these programs. This kernel stands in for user-mode Linux.
     pub(crate) fn new(here: bool, programs: &[&[Program]], kernels: &[Kernel]) -> Self {
         let in_place = |kernel: &&Kernel| !(here && **kernel == Kernel::Uml);
         let kernels: Vec<Kernel> = kernels.iter().filter(in_place).copied().collect();
@@ -39,9 +41,18 @@ impl Needs {
             all.push(debian::QEMU);
         }
         Self {
+            builds: true,
             programs: all.concat(),
             kernels,
         }
+    }
+
+    /// Of one guest, and nothing that is built.
+    pub(super) fn guest(kernel: Kernel) -> Self {
+        let mut needs = Self::new(false, &[], &[kernel]);
+        needs.builds = false;
+        needs.programs.retain(|one| !debian::BUILD.contains(one));
+        needs
     }
 }
 
@@ -103,7 +114,7 @@ impl Machine {
 pub(super) fn check(ws: &Workspace, needs: &Needs) -> Result<()> {
     let mut missing = Missing {
         programs: debian::missing(&needs.programs),
-        source: rust_src::find(ws)?.is_none(),
+        source: needs.builds && rust_src::find(ws)?.is_none(),
         kernels: Vec::new(),
     };
     for kernel in &needs.kernels {

@@ -1,5 +1,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use libc::c_int;
+
 use super::*;
 
 /// One test at a time: whoever finds the one buffer taken is let through unchanged.
@@ -18,25 +20,35 @@ fn turn() -> MutexGuard<'static, ()> {
 /// A process that stands still and is traced by us; it ends with its value.
 struct Tracee(pid_t);
 
+/// What the child ends with if it may not be traced.
+const REFUSED: c_int = 77;
+
 impl Tracee {
-    fn new() -> Self {
+    /// `None` (and it is said) where nothing may be traced: in a container, for instance.
+    fn new() -> Option<Self> {
         // SAFETY: the child calls nothing but async-signal-safe functions.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0, "fork");
         if pid == 0 {
             // SAFETY: plain system calls; the child ends here at the latest.
             unsafe {
-                libc::syscall(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, 0, 0);
+                if libc::syscall(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, 0, 0) != 0 {
+                    libc::_exit(REFUSED);
+                }
                 libc::raise(libc::SIGSTOP);
                 libc::_exit(0);
             }
         }
-        let tracee = Self(pid);
         let mut status = 0;
         // SAFETY: our own child.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == REFUSED {
+            println!("skipped: nothing may be traced here");
+            return None;
+        }
+        let tracee = Self(pid);
         assert!(libc::WIFSTOPPED(status), "status {status:#x}");
-        tracee
+        Some(tracee)
     }
 
     /// The kernel's own `ptrace`, without anybody between: how it ended, and how many bytes it was.
@@ -100,7 +112,7 @@ fn vector(set: &mut [u8]) -> iovec {
 #[test]
 fn a_set_that_the_kernel_refuses_as_too_short_is_completed() {
     let _turn = turn();
-    let tracee = Tracee::new();
+    let Some(tracee) = Tracee::new() else { return };
     let Some(mut whole) = tracee.registers().filter(|set| set.len() > SHORT) else {
         println!("skipped: this CPU or kernel has no registers besides those of SSE");
         return;
@@ -133,7 +145,7 @@ fn a_set_that_the_kernel_refuses_as_too_short_is_completed() {
 #[test]
 fn a_set_that_is_too_long_loses_what_this_cpu_has_not() {
     let _turn = turn();
-    let tracee = Tracee::new();
+    let Some(tracee) = Tracee::new() else { return };
     let Some(mut whole) = tracee.registers() else {
         println!("skipped: this CPU or kernel has no XSAVE");
         return;
@@ -150,7 +162,7 @@ fn a_set_that_is_too_long_loses_what_this_cpu_has_not() {
 fn a_tracee_that_is_gone_is_the_kernels_error_and_other_requests_are_libcs() {
     let _turn = turn();
     let errno = || std::io::Error::last_os_error().raw_os_error();
-    let gone = Tracee::new();
+    let Some(gone) = Tracee::new() else { return };
     let pid = gone.0;
     drop(gone);
     let note = std::ptr::without_provenance_mut(NT_X86_XSTATE);
@@ -160,7 +172,7 @@ fn a_tracee_that_is_gone_is_the_kernels_error_and_other_requests_are_libcs() {
     let result = unsafe { ptrace(libc::PTRACE_SETREGSET, pid, note, (&raw mut vector).cast()) };
     assert_eq!((result, errno()), (-1, Some(libc::ESRCH)));
 
-    let tracee = Tracee::new();
+    let Some(tracee) = Tracee::new() else { return };
     let null = std::ptr::null_mut();
     // SAFETY: all zero is a value of it.
     let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
@@ -202,7 +214,7 @@ fn a_tracee_that_is_gone_is_the_kernels_error_and_other_requests_are_libcs() {
 #[test]
 fn while_another_one_sets_registers_a_call_goes_its_way_unchanged() {
     let _turn = turn();
-    let tracee = Tracee::new();
+    let Some(tracee) = Tracee::new() else { return };
     let Some(mut short) = tracee.registers().filter(|set| set.len() > SHORT) else {
         println!("skipped: this CPU or kernel has no registers besides those of SSE");
         return;

@@ -37,10 +37,11 @@ pub(crate) const GUEST: &[Program] = &[
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
 ];
 
-/// What a guest under QEMU needs besides.
+/// What a guest under QEMU needs besides. Modules are compressed since Debian's 6.12.
 pub(crate) const QEMU: &[Program] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
+    ("xz", "xz-utils"),
 ];
 
 /// What a node of a cluster is made of, besides Kubernetes' own programs.

@@ -171,3 +171,14 @@ fn this_kernel_stands_in_for_user_mode_linux_and_needs_no_depmod() {
         );
     }
 }
+
+#[test]
+fn a_guest_alone_needs_no_compiler() {
+    for (kernel, qemu) in [(Kernel::Uml, false), (Kernel::Floor, true)] {
+        let needs = Needs::guest(kernel);
+        let has = |name| needs.programs.iter().any(|(program, _)| *program == name);
+        assert!(!needs.builds && !has("cc") && has("depmod"), "{needs:?}");
+        assert_eq!(has("qemu-system-x86_64"), qemu, "{needs:?}");
+        assert_eq!(needs.kernels, [kernel]);
+    }
+}
