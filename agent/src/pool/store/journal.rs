@@ -57,11 +57,10 @@ pub(in crate::pool) struct Journal {
 }
 
 impl Journal {
-    /// Reads the journal; where there is none, begins one with what `import` brings.
+    /// Reads the journal; where there is none, begins one.
     pub(in crate::pool) fn open(
         mut disk: Box<dyn Disk>,
         path: PathBuf,
-        import: impl FnOnce() -> Result<Contents, OpenError>,
     ) -> Result<(Self, Contents), OpenError> {
         let failed = |error: io::Error| OpenError::Failed {
             path: path.clone(),
@@ -80,7 +79,7 @@ impl Journal {
             long: SLACK,
         };
         let Some(text) = text else {
-            let contents = import()?;
+            let contents = Contents::default();
             // Tells it from one that was here before: the nanosecond of its birth will do.
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
             let nanos = now.unwrap_or_default().as_nanos() & u128::from(u64::MAX);

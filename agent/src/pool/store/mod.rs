@@ -15,11 +15,10 @@
 //! = 17 9f86d081                                         the end of batch 17, and its CRC-32
 //! ```
 //!
-//! Versions 1 and 2 were redb files; they are read once and rewritten (`legacy`).
+//! Versions 1 and 2 were redb files, of agents that were never released: they are refused, not read.
 
 mod disk;
 mod journal;
-mod legacy;
 mod lines;
 mod replay;
 
@@ -44,6 +43,11 @@ pub(super) const SCHEMA: u64 = 3;
 
 const LOCK: &str = "pool.lock";
 
+/// The store of a development version, which only that can read.
+const OLD: &str = "pool.redb";
+/// Its name once a journal has all of it.
+const RETIRED: &str = "pool.redb.old";
+
 /// All that is true at one moment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
@@ -67,20 +71,16 @@ pub(super) fn open(dir: &Path) -> Result<(Journal, Contents), OpenError> {
     let path = dir.join(disk::JOURNAL);
     let lock = lock(dir, &path)?;
     let directory = Directory::new(dir, lock).map_err(failed)?;
-    let old = dir.join(legacy::FILE);
-    let import = || -> Result<Contents, OpenError> {
-        if !old.exists() {
-            return Ok(Contents::default());
-        }
-        let contents = legacy::read(&old)?;
-        let allocations = contents.allocations.len();
-        tracing::info!(from = %old.display(), to = %path.display(), allocations, "store upgraded");
-        Ok(contents)
-    };
-    let opened = Journal::open(Box::new(directory), path.clone(), import)?;
-    if old.exists() {
+    let old = dir.join(OLD);
+    let is_old = old.try_exists().map_err(failed)?;
+    // A journal beside it has all of it: its agent died before it retired the file.
+    if is_old && !path.try_exists().map_err(failed)? {
+        return Err(OpenError::Outdated { path: old });
+    }
+    let opened = Journal::open(Box::new(directory), path)?;
+    if is_old {
         // An older agent that finds it would take it for the truth.
-        fs::rename(&old, dir.join(legacy::RETIRED)).map_err(failed)?;
+        fs::rename(&old, dir.join(RETIRED)).map_err(failed)?;
     }
     Ok(opened)
 }

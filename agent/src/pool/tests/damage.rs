@@ -2,9 +2,6 @@
 
 use std::fs;
 
-use redb::{Database, TableDefinition};
-use serde_json::Value;
-
 use super::*;
 
 const POOL: &str = "p: {subnet: 10.0.0.0/16, ips: [10.0.0.1-10.0.9.255], default: true}";
@@ -234,100 +231,45 @@ fn an_older_copy_is_refused() {
     assert!(error.to_string().contains("batch 2 of"), "{error}");
 }
 
-/// Files as the versions before the journal wrote them.
-fn redb(lab: &Lab, schema: u64, all: &[Allocation]) {
-    let database = Database::create(lab.dir.path().join("pool.redb")).unwrap();
-    let transaction = database.begin_write().unwrap();
-    {
-        let meta = TableDefinition::<&str, u64>::new("meta");
-        let mut meta = transaction.open_table(meta).unwrap();
-        for (name, value) in [("schema", schema), ("store", 77), ("commit", 9)] {
-            meta.insert(name, value).unwrap();
+/// Its addresses are not known: a new journal beside it would give them away a second time.
+#[test]
+fn a_development_versions_store_without_a_journal_is_refused_and_left_as_it_is() {
+    // Even an empty one: what is in it is that version's business.
+    for content in [&b"redb\x1a\x0a\xa9\x0d\x0a"[..], b""] {
+        let lab = Lab::new();
+        let path = lab.dir.path().join("pool.redb");
+        fs::write(&path, content).unwrap();
+        for _ in 0..2 {
+            let error = open(&lab).unwrap_err();
+            assert!(matches!(error, OpenError::Outdated { .. }), "{error}");
+            let text = error.to_string();
+            for said in ["pool.redb", "before 0.1", "commit 8d05c76", "move it away"] {
+                assert!(text.contains(said), "{said}: {text}");
+            }
         }
-        let table = TableDefinition::<(&str, &str, &str), &[u8]>::new("allocations");
-        let mut rows = transaction.open_table(table).unwrap();
-        for each in all {
-            let record: Value = each.record.parse().unwrap();
-            let value = match schema {
-                1 => json!({"owner": each.owner, "assigned": each.assigned, "record": record, "since": each.since}).to_string(),
-                _ => format!("{}\n{record}", json!({"since": each.since, "assigned": each.assigned})),
-            };
-            let key = (
-                each.owner.network.as_str(),
-                each.owner.container_id.as_str(),
-                each.owner.interface.as_str(),
-            );
-            rows.insert(key, value.as_bytes()).unwrap();
-        }
-        let released = TableDefinition::<&str, u64>::new("released");
-        let mut released = transaction.open_table(released).unwrap();
-        released.insert("10.0.0.77", 1_700_000_000_000).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), content);
+        assert!(!lab.dir.path().join("pool.journal").exists());
+        // As the error says.
+        fs::rename(&path, lab.dir.path().join("aside")).unwrap();
+        assert_eq!(open(&lab).unwrap().list(), []);
     }
-    transaction.commit().unwrap();
 }
 
+/// The conversion ended with the journal: beside one, the old file is only to be retired.
 #[test]
-fn stores_of_versions_1_and_2_are_read_and_rewritten() {
-    let (before, ..) = killed(&Lab::new());
-    for schema in [1, 2] {
-        let lab = Lab::new();
-        redb(&lab, schema, &before);
+fn a_development_versions_store_that_was_converted_is_ignored() {
+    let (before, journal, mark) = killed(&Lab::new());
+    for name in ["pool.redb", "pool.redb.old"] {
+        let lab = lab_with(&journal, Some(&mark));
+        fs::write(lab.dir.path().join(name), b"old").unwrap();
         for _ in 0..2 {
-            let pools = lab.open();
-            assert_eq!(pools.list(), before, "version {schema}");
-            assert_eq!(pools.usage(&catalog(POOL))[0].resting, 1);
+            assert_eq!(lab.open().list(), before, "{name}");
         }
         assert!(!lab.dir.path().join("pool.redb").exists());
-        assert!(lab.dir.path().join("pool.redb.old").exists());
+        let retired = fs::read(lab.dir.path().join("pool.redb.old")).unwrap();
+        assert_eq!(retired, b"old");
     }
-}
-
-/// The upgrade is one rename: before it, the old file is the truth, and after it the journal.
-#[test]
-fn an_upgrade_that_was_cut_off_is_done_again() {
-    let (before, ..) = killed(&Lab::new());
     let lab = Lab::new();
-    redb(&lab, 2, &before);
-    fs::write(lab.dir.path().join("pool.journal.new"), b"% {\"sch").unwrap();
-    let pools = lab.open();
-    assert_eq!(pools.list(), before);
-    release(&pools, "4");
-    drop(pools);
-    // The old file is still there, as if the agent had died before it retired it.
-    let old = lab.dir.path().join("pool.redb.old");
-    fs::rename(old, lab.dir.path().join("pool.redb")).unwrap();
-    assert_eq!(lab.open().list(), before[..4]);
-}
-
-#[test]
-fn a_damaged_store_of_an_older_version_is_refused() {
-    let (before, ..) = killed(&Lab::new());
-    let lab = Lab::new();
-    redb(&lab, 2, &before);
-    let path = lab.dir.path().join("pool.redb");
-    let good = fs::read(&path).unwrap();
-    let mut damaged = 0;
-    for position in (0..512).step_by(37).chain((512..good.len()).step_by(8191)) {
-        let mut bad = good.clone();
-        bad[position] ^= 0x10;
-        fs::write(&path, &bad).unwrap();
-        let _ = fs::remove_file(lab.dir.path().join("pool.journal"));
-        match open(&lab) {
-            Ok(pools) => {
-                assert_eq!(pools.list(), before, "bit in byte {position}");
-                fs::rename(lab.dir.path().join("pool.redb.old"), &path).unwrap();
-            }
-            Err(OpenError::Corrupt { .. }) => damaged += 1,
-            Err(other) => panic!("byte {position}: {other}"),
-        }
-    }
-    assert!(damaged > 3, "{damaged}");
-    redb(&Lab::new(), 2, &before);
-    fs::write(&path, &good).unwrap();
-    let mut mark = 77u64.to_le_bytes().to_vec();
-    mark.extend(11u64.to_le_bytes());
-    let _ = fs::remove_file(lab.dir.path().join("pool.journal"));
-    fs::write(lab.dir.path().join("pool.mark"), mark).unwrap();
-    let error = open(&lab).unwrap_err().to_string();
-    assert!(error.contains("the last 2 of 11 changes"), "{error}");
+    fs::write(lab.dir.path().join("pool.redb.old"), b"old").unwrap();
+    assert_eq!(lab.open().list(), [], "a retired file stops nothing");
 }

@@ -182,8 +182,7 @@ impl Disk {
     }
 
     pub(super) fn journal(&self) -> Result<(Journal, store::Contents), OpenError> {
-        let nothing = || Ok(store::Contents::default());
-        Journal::open(Box::new(self.clone()), "disk".into(), nothing)
+        Journal::open(Box::new(self.clone()), "disk".into())
     }
 }
 
