@@ -23,15 +23,15 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
+use tracing::{error, info, warn};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// Between two looks for pods that ended without a DEL. One `open` and two calls a pod.
 const SWEEP: Duration = Duration::from_secs(30);
-
-/// What is logged unless RUST_LOG says otherwise. What kube's client says of a lost connection, the
-/// watches say better.
-const LOG: &str = "info,kube_client=off";
 
 /// Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
 #[derive(Parser)]
@@ -204,15 +204,38 @@ async fn sweep(agent: Arc<Agent>) {
 }
 
 fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let asked = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filter, refused) = filter(&asked);
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => registry.with(lines).init(),
+        LogFormat::Json => registry.with(lines.json()).init(),
+    }
+    if let Some(reason) = refused {
+        warn!("RUST_LOG is {asked:?}, which is not understood ({reason}): the log is as usual");
+    }
+}
+
+/// What is logged, and why not what was asked for: a level, or levels by module with commas between.
+fn filter(asked: &str) -> (Targets, Option<String>) {
+    // What kube's client says of a lost connection, the watches say better.
+    let usual = Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_target("kube_client", LevelFilter::OFF);
+    if asked.is_empty() {
+        return (usual, None);
+    }
+    // It would take a span for a module, and log nothing.
+    if asked.contains('[') {
+        return (usual, Some("spans and fields have no level".into()));
+    }
+    match asked.parse() {
+        Ok(filter) => (filter, None),
+        Err(e) => (usual, Some(e.to_string())),
     }
 }
 
@@ -285,4 +308,52 @@ async fn run(options: Run) -> anyhow::Result<()> {
     };
     server.serve(agent, stop).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn the_log_is_filtered_by_level_and_module_and_as_usual_where_that_makes_no_sense() {
+        for (asked, is_refused, client, timing) in [
+            ("", false, None, Some(Level::INFO)),
+            ("debug", false, Some(Level::DEBUG), Some(Level::DEBUG)),
+            (
+                "info,ebbtide_agent::timing=debug",
+                false,
+                Some(Level::INFO),
+                Some(Level::DEBUG),
+            ),
+            ("warn,kube_client=off", false, None, Some(Level::WARN)),
+            ("ebbtide_agent=trace", false, None, Some(Level::TRACE)),
+            ("off", false, None, None),
+            ("nonsense=loud", true, None, Some(Level::INFO)),
+            ("[span]=debug", true, None, Some(Level::INFO)),
+        ] {
+            let (filter, refused) = filter(asked);
+            assert_eq!(refused.is_some(), is_refused, "{asked}: {refused:?}");
+            for (target, most) in [
+                ("kube_client::client", client),
+                ("ebbtide_agent::timing", timing),
+            ] {
+                for level in [
+                    Level::ERROR,
+                    Level::WARN,
+                    Level::INFO,
+                    Level::DEBUG,
+                    Level::TRACE,
+                ] {
+                    let expected = most.is_some_and(|most| level <= most);
+                    assert_eq!(
+                        filter.would_enable(target, &level),
+                        expected,
+                        "{asked}: {target} {level}"
+                    );
+                }
+            }
+        }
+    }
 }
