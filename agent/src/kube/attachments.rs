@@ -69,6 +69,7 @@ pub(super) fn desired(network: &DynamicObject) -> Option<Desired> {
             uid: meta.uid.clone()?,
             controller: Some(true),
             block_owner_deletion: Some(true),
+            ..OwnerReference::default()
         },
     })
 }
