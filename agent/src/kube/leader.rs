@@ -37,14 +37,36 @@ use super::cluster::Cluster;
 /// The Lease's name, in the agent's namespace.
 const NAME: &str = "ebbtide-agent";
 
-/// How long a holder that says nothing is believed to live.
-const DURATION: Duration = Duration::from_secs(12);
+/// How long things take at an election.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// How long a holder that says nothing is believed to live.
+    pub duration: Duration,
+    /// Between two renewals of the holder, and the longest that one may take.
+    pub renew: Duration,
+    /// How much longer an agent waits for a silent holder, at the most: a thousand must not campaign at once.
+    pub spread: Duration,
+}
 
-/// Between two renewals of the holder, and the longest that one may take.
-const RENEW: Duration = Duration::from_secs(4);
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(12),
+            renew: Duration::from_secs(4),
+            spread: Duration::from_secs(3),
+        }
+    }
+}
 
-/// How much longer an agent waits for a silent holder, at the most: a thousand must not campaign at once.
-const SPREAD: Duration = Duration::from_secs(3);
+impl Times {
+    /// This agent's part of the spread, by its name.
+    fn spread(&self, me: &str) -> Duration {
+        let seed = me.bytes().fold(0_u32, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+        });
+        self.spread * (seed.wrapping_mul(2_654_435_761) >> 22) / 1024
+    }
+}
 
 /// What to do about the Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +80,22 @@ enum Step {
 }
 
 /// Who held the Lease when we last saw it change, by our own clock: clocks of nodes differ.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Observed {
+    times: Times,
     spec: Option<(Option<String>, Option<MicroTime>)>,
     since: Option<Instant>,
 }
 
 impl Observed {
+    fn new(times: Times) -> Self {
+        Self {
+            times,
+            spec: None,
+            since: None,
+        }
+    }
+
     /// Notes what the Lease says.
     fn see(&mut self, spec: Option<&LeaseSpec>, now: Instant) {
         let seen = spec.map(|spec| (spec.holder_identity.clone(), spec.renew_time.clone()));
@@ -82,7 +113,7 @@ impl Observed {
             None | Some("") => Step::Take,
             Some(_) => {
                 let silent = self.since.map_or(Duration::ZERO, |since| now - since);
-                if silent >= DURATION {
+                if silent >= self.times.duration {
                     Step::Take
                 } else {
                     Step::Wait
@@ -94,23 +125,24 @@ impl Observed {
     /// When to campaign for a Lease that is not ours.
     fn due(&self, me: &str) -> Option<Instant> {
         let wait = match self.step(me, self.since?) {
-            Step::Wait => DURATION,
+            Step::Wait => self.times.duration,
             Step::Renew | Step::Take => Duration::ZERO,
         };
-        Some(self.since? + wait + spread(me))
+        Some(self.since? + wait + self.times.spread(me))
     }
-}
-
-/// This agent's part of [`SPREAD`], by its name.
-fn spread(me: &str) -> Duration {
-    let seed = me.bytes().fold(0_u32, |sum, byte| {
-        sum.wrapping_mul(31).wrapping_add(u32::from(byte))
-    });
-    SPREAD * (seed.wrapping_mul(2_654_435_761) >> 22) / 1024
 }
 
 /// Runs `work` while this agent is the elected one, for ever.
 pub async fn lead<W, F>(cluster: Arc<Cluster>, work: W)
+where
+    W: Fn(Arc<Cluster>) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    lead_with(cluster, Times::default(), work).await;
+}
+
+/// As [`lead`], with times of one's own. All agents of a cluster should have the same.
+pub async fn lead_with<W, F>(cluster: Arc<Cluster>, times: Times, work: W)
 where
     W: Fn(Arc<Cluster>) -> F,
     F: Future<Output = ()> + Send + 'static,
@@ -121,10 +153,10 @@ where
         .fields(&format!("metadata.name={NAME}"))
         .any_semantic();
     let events = watcher(api.clone(), only).default_backoff();
-    run(&cluster, &api, events, work).await;
+    run(&cluster, &api, times, events, work).await;
 }
 
-async fn run<S, W, F>(cluster: &Arc<Cluster>, api: &Api<Lease>, events: S, work: W)
+async fn run<S, W, F>(cluster: &Arc<Cluster>, api: &Api<Lease>, times: Times, events: S, work: W)
 where
     S: Stream<Item = Result<Event<Lease>, watcher::Error>>,
     W: Fn(Arc<Cluster>) -> F,
@@ -132,7 +164,7 @@ where
 {
     let mut events = pin!(events);
     let me = cluster.node.as_str();
-    let mut observed = Observed::default();
+    let mut observed = Observed::new(times);
     let mut working: Option<JoinHandle<()>> = None;
     let mut renewed = Instant::now();
     let mut due = Instant::now();
@@ -154,12 +186,12 @@ where
                 }
             }
             () = sleep_until(due) => {
-                let campaigned = timeout(RENEW, campaign(api, me, &mut observed)).await;
+                let campaigned = timeout(times.renew, campaign(api, me, &mut observed)).await;
                 let now = Instant::now();
                 match campaigned {
                     Ok(Ok(true)) => {
                         renewed = now;
-                        due = now + RENEW;
+                        due = now + times.renew;
                         if working.is_none() {
                             info!("elected: this agent writes what concerns no node");
                             working = Some(tokio::spawn(work(Arc::clone(cluster))));
@@ -167,13 +199,13 @@ where
                     }
                     Ok(Ok(false)) => {
                         stop(&mut working);
-                        due = observed.due(me).unwrap_or(now).max(now + SPREAD);
+                        due = observed.due(me).unwrap_or(now).max(now + times.spread);
                     }
                     failed => {
                         debug!("the Lease {NAME}: {failed:?}");
-                        due = now + RENEW / 2;
+                        due = now + times.renew / 2;
                         // Before another one may think that we are dead.
-                        if renewed.elapsed() > DURATION - RENEW {
+                        if renewed.elapsed() > times.duration.saturating_sub(times.renew) {
                             stop(&mut working);
                         }
                     }
@@ -214,7 +246,7 @@ async fn campaign(api: &Api<Lease>, me: &str, observed: &mut Observed) -> kube::
     lease.metadata.managed_fields = None;
     lease.spec = Some(LeaseSpec {
         holder_identity: Some(me.to_owned()),
-        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        lease_duration_seconds: i32::try_from(observed.times.duration.as_secs()).ok(),
         acquire_time: if taken { now.clone() } else { old.acquire_time },
         renew_time: now,
         lease_transitions: Some(transitions + i32::from(taken && found.is_some())),
@@ -247,7 +279,7 @@ mod tests {
         };
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut observed = Observed::default();
+        let mut observed = Observed::new(Times::default());
         assert_eq!(observed.step("me", start), Step::Take);
         // Its clock may be years off: only that it goes on counts.
         for (seen, at, look, expected) in [
@@ -273,7 +305,8 @@ mod tests {
     #[test]
     fn agents_do_not_campaign_at_once_and_none_waits_for_long() {
         let start = Instant::now();
-        let mut observed = Observed::default();
+        let times = Times::default();
+        let mut observed = Observed::new(times);
         assert_eq!(observed.due("node-0"), None);
         let other = LeaseSpec {
             holder_identity: Some("b".into()),
@@ -284,7 +317,7 @@ mod tests {
             .map(|number| observed.due(&format!("node-{number}")).unwrap() - start)
             .collect();
         waits.sort_unstable();
-        assert!(waits[0] >= DURATION && waits[999] <= DURATION + SPREAD);
+        assert!(waits[0] >= times.duration && waits[999] <= times.duration + times.spread);
         // Spread evenly enough: who is first has a tenth of a second before the hundredth.
         assert!(
             waits[100] - waits[0] > Duration::from_millis(100),

@@ -33,8 +33,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it looks without being told.
 const SLICE: Duration = Duration::from_millis(500);
 
-/// Between two looks at what is idle.
-const LOOK: Duration = Duration::from_secs(30);
+/// When a node looks after its leases without being told.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Between two looks at what is idle. What is so for twice that long goes back.
+    pub look: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            look: Duration::from_secs(30),
+        }
+    }
+}
 
 /// The most that a node keeps for pods to come.
 const SPARE: u64 = 16;
@@ -45,6 +57,7 @@ pub struct Leases {
     cluster: Arc<Cluster>,
     pools: Pools,
     catalog: watch::Receiver<Arc<Catalog>>,
+    pace: Pace,
     /// How many requests wait, by pool.
     demand: Mutex<BTreeMap<String, u64>>,
     wake: Notify,
@@ -68,10 +81,21 @@ impl Leases {
         pools: Pools,
         catalog: watch::Receiver<Arc<Catalog>>,
     ) -> Arc<Self> {
+        Self::start_with(cluster, pools, catalog, Pace::default())
+    }
+
+    /// As [`Leases::start`], at a pace of one's own.
+    pub fn start_with(
+        cluster: Arc<Cluster>,
+        pools: Pools,
+        catalog: watch::Receiver<Arc<Catalog>>,
+        pace: Pace,
+    ) -> Arc<Self> {
         let leases = Arc::new(Self {
             cluster,
             pools,
             catalog,
+            pace,
             demand: Mutex::default(),
             wake: Notify::new(),
         });
@@ -121,7 +145,7 @@ impl Leases {
                     warn!("leases of SpiderIPPool {}: {e}", pool.name);
                 }
             }
-            let look = Instant::now() + LOOK;
+            let look = Instant::now() + self.pace.look;
             tokio::select! {
                 () = self.wake.notified() => {}
                 changed = changes.changed() => if changed.is_err() { return },
@@ -161,7 +185,7 @@ impl Leases {
                 idle_since.remove(&pool.name);
                 return Ok(());
             }
-            if since.elapsed() < LOOK * 2 {
+            if since.elapsed() < self.pace.look * 2 {
                 return Ok(());
             }
             waiting + spare(used)
