@@ -12,7 +12,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_agent::doctor::Finding;
 use tempfile::TempDir;
 
-use crate::{cni::Plugin, netns::Netns, process::Process, workspace};
+use crate::{
+    cni::Plugin,
+    netns::Netns,
+    process::{self, Process},
+    workspace,
+};
 
 /// How long the agent may take to be ready.
 const READY: Duration = Duration::from_secs(60);
@@ -20,7 +25,7 @@ const READY: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(5);
 
 /// Where the bpf file system is mounted.
-const BPFFS: &str = "/sys/fs/bpf";
+pub const BPFFS: &str = "/sys/fs/bpf";
 /// What the directories of these tests there start with; the process ID follows.
 const PREFIX: &str = "ebbtide-test-";
 
@@ -48,7 +53,7 @@ impl Agent {
     /// When the binary is not there or does not start.
     pub fn start(netns: &Netns, node: &str, manifests: &str, config: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        sweep();
+        process::sweep(Path::new(BPFFS), PREFIX);
         let directory = TempDir::with_prefix("ebbtide-").context("making the agent's directory")?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let bpf = format!("{BPFFS}/{PREFIX}{}-{number}-{node}", std::process::id());
@@ -186,6 +191,35 @@ impl Agent {
             .with_context(|| format!("ebbtidectl {arguments:?} -o json printed {text:?}"))
     }
 
+    /// How many addresses of all pools are in use.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn addresses_in_use(&self) -> Result<u64> {
+        let pools = self.control_json(&["pools"])?;
+        let pools = pools.as_array().context("no list of pools")?;
+        Ok(pools.iter().filter_map(|pool| pool["used"].as_u64()).sum())
+    }
+
+    /// Packets that would have left the node by the wrong NIC: how many were left to the backstop.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn left_to_the_backstop(&self) -> Result<u64> {
+        let lines = self.control_json(&["datapath"])?;
+        let lines = lines.as_array().context("no list of programs")?;
+        ensure!(
+            lines
+                .iter()
+                .any(|line| line["program"] == "host_nic_egress"),
+            "no NIC is listed: {lines:?}"
+        );
+        Ok(lines
+            .iter()
+            .filter_map(|line| line["wrongNic"].as_u64())
+            .sum())
+    }
+
     /// What `ebbtidectl doctor` finds, and whether it fails.
     ///
     /// # Errors
@@ -297,23 +331,5 @@ impl Drop for Agent {
         // Nothing is owed to an agent whose network goes away; errors have nobody to go to.
         let _ = self.kill();
         let _ = std::fs::remove_dir_all(&self.bpf);
-    }
-}
-
-/// Removes what test processes that were killed left pinned: of all they had, only this outlives
-/// them.
-fn sweep() {
-    let Ok(entries) = std::fs::read_dir(BPFFS) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            // Another process may be doing the same.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
     }
 }

@@ -36,6 +36,19 @@ pub struct Sandbox {
     pub pod: String,
 }
 
+impl Sandbox {
+    /// That of a pod whose interface is `eth0`.
+    #[must_use]
+    pub fn new(netns: &Netns, container_id: impl Into<String>, pod: &str) -> Self {
+        Self {
+            container_id: container_id.into(),
+            netns: Some(netns.path()),
+            interface: "eth0".into(),
+            pod: pod.into(),
+        }
+    }
+}
+
 /// How a call ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {

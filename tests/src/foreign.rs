@@ -104,12 +104,7 @@ impl Chained {
     /// The error of either.
     pub fn create(node: &Netns, plugin: &Plugin, name: &str, before: &Value) -> Result<Self> {
         let netns = Netns::new(name)?;
-        let sandbox = Sandbox {
-            container_id: format!("{name}-{}", std::process::id()),
-            netns: Some(netns.path()),
-            interface: "eth0".into(),
-            pod: name.into(),
-        };
+        let sandbox = Sandbox::new(&netns, format!("{name}-{}", std::process::id()), name);
         let first = call(node, "ADD", &sandbox, before)?.success()?;
         let own = json!({
             "cniVersion": before["cniVersion"],

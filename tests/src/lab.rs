@@ -52,7 +52,15 @@ impl Lab {
     /// # Errors
     /// An agent's failure, with its log.
     pub fn start_agents(&mut self) -> Result<()> {
-        let manifests = manifests::yaml(&self.vpc.plan);
+        self.start_agents_with("")
+    }
+
+    /// As [`Lab::start_agents`], with these manifests behind those of the plan, each after a line `---`.
+    ///
+    /// # Errors
+    /// An agent's failure, with its log.
+    pub fn start_agents_with(&mut self, more: &str) -> Result<()> {
+        let manifests = manifests::yaml(&self.vpc.plan) + more;
         let config = match self.vpc.plan.exempt {
             true => "exemptFromMasquerade: true\n",
             false => "",

@@ -18,6 +18,7 @@
 //! - [`programs`]: each eBPF program alone, with packets nobody would send;
 //! - [`bench`]: how fast addresses are, beside host-local, and what each program costs; [`victim`]: a
 //!   process to kill while it takes addresses;
+//! - [`skip`]: saying that something for a test is not on this machine;
 //! - [`cluster`], [`process`]: a real Kubernetes from plain binaries;
 //! - [`e2e`]: all of it on a real cluster, as a table;
 //! - [`demo`]: every kind of traffic, as a table a person can read.
@@ -61,3 +62,5 @@ pub mod two_ways;
 pub mod victim;
 pub mod vpc;
 pub mod workspace;
+
+pub use xtask::skip;

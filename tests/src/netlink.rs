@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use rtnetlink::{
     LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
+        address::AddressHeaderFlags,
         link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage},
         neighbour::NeighbourFlags,
         route::RouteScope,
@@ -163,16 +164,21 @@ impl Netlink {
             .with_context(|| format!("setting {name} up in {}", self.namespace))
     }
 
-    /// Gives a link an address.
+    /// Gives a link an address, which works at once.
     ///
     /// # Errors
     /// Names the link and the address.
     pub fn add_address(&self, name: &str, address: IpNet) -> Result<()> {
         let index = self.index(name)?;
-        let request = self
+        let mut request = self
             .handle
             .address()
             .add(index, address.addr(), address.prefix_len());
+        if address.addr().is_ipv6() {
+            // Even where nobody is asked whether he has it, the kernel takes it for tentative until its work queue comes
+            // to it (`addrconf_dad_work`, net/ipv6/addrconf.c), and until then it cannot be bound.
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         self.wait(request.execute())
             .with_context(|| format!("giving {name} in {} {address}", self.namespace))
     }

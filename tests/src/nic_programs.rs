@@ -11,8 +11,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
 use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_prog_type};
+use nix::libc;
 
 use crate::{
     bpf,
@@ -26,10 +27,27 @@ const HOOKS: [(&str, TcAttachType); 2] = [
     ("egress", TcAttachType::Egress),
 ];
 
-/// Whether this kernel has TCX (6.6).
-#[must_use]
-pub fn has_tcx() -> bool {
-    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+/// Whether this kernel has TCX (6.6). One that has not does not know the hook, and says that the question makes no
+/// sense: EINVAL (`bpf_prog_query` in kernel/bpf/syscall.c; without `CONFIG_NET_XGRESS` include/net/tcx.h).
+///
+/// # Errors
+/// When it says anything else: that is no word about TCX, and no reason to skip a test.
+pub fn has_tcx() -> Result<bool> {
+    let queried = SchedClassifier::query_tcx("lo", TcAttachType::Ingress);
+    known(queried).context("whether there is TCX")
+}
+
+/// False for what a kernel says of a hook that it does not know.
+fn known<T>(queried: Result<T, ProgramError>) -> Result<bool> {
+    match queried {
+        Ok(_) => Ok(true),
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::EINVAL) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The numbers of the programs that are attached to a link by TCX links: at ingress, at egress, each the first
@@ -52,7 +70,7 @@ pub fn by_tcx(node: &Netns, link: &str) -> Result<[Vec<u32>; 2]> {
 /// # Errors
 /// When `tc` fails, or there is no such link.
 pub fn attached(node: &Netns, link: &str) -> Result<[bool; 2]> {
-    let links = if has_tcx() {
+    let links = if has_tcx()? {
         by_tcx(node, link)?
     } else {
         Default::default()
@@ -152,4 +170,26 @@ fn detach(pin: &Path) -> io::Result<()> {
     let mut attr = bpf::attribute();
     attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
     bpf::bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn only_a_kernel_that_does_not_know_the_hook_has_no_tcx() -> Result<()> {
+        let failed = |errno| -> Result<(), ProgramError> {
+            let call = "bpf_prog_query";
+            let io_error = io::Error::from_raw_os_error(errno);
+            Err(SyscallError { call, io_error }.into())
+        };
+        assert!(known(Ok(()))?);
+        assert!(!known(failed(libc::EINVAL))?);
+        for errno in [libc::EPERM, libc::ENOMEM, libc::ENODEV, libc::E2BIG] {
+            known(failed(errno)).expect_err("an error of another kind");
+        }
+        Ok(())
+    }
 }

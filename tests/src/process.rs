@@ -1,7 +1,7 @@
 //! Programs that run beside a test, and end with it.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::process::CommandExt as _,
     path::Path,
@@ -103,5 +103,23 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended before; errors have nobody to go to.
         let _ = self.kill();
+    }
+}
+
+/// Removes the directories in `place` that processes which were killed left there: those that are called `prefix`,
+/// the process's ID and a dash.
+pub(crate) fn sweep(place: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(place) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(prefix)?.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Another process may be doing the same.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::exec::{self, Output};
+use crate::cargo;
+use crate::exec::Output;
 use crate::setup::{linker, rust_src};
 use crate::workspace::Workspace;
 
@@ -14,6 +15,8 @@ use crate::workspace::Workspace;
 const PACKAGE: &str = "ebbtide-ebpf";
 const OBJECTS: [&str; 3] = ["ebbtide", "trace", "strict-vpc"];
 const TARGET: &str = "bpfel-unknown-none";
+/// In the root Cargo.toml.
+const PROFILE: &str = "ebpf";
 
 /// Flags for every crate of the build; bpf-linker makes BTF from the debug information.
 const RUSTFLAGS: [&str; 3] = [
@@ -24,10 +27,10 @@ const RUSTFLAGS: [&str; 3] = [
 
 /// Builds the objects and copies those that changed to `target/ebpf`.
 pub(crate) fn run(ws: &Workspace, output: Output) -> Result<()> {
-    let mut build = cargo(ws, "build")?;
-    build.arg("--release");
-    exec::run(&mut build, output)?;
-    let built = build_dir(ws).join(TARGET).join("release");
+    let mut build = for_kernel(ws, "build")?;
+    build.args(["--profile", PROFILE]);
+    cargo::run(&mut build, output)?;
+    let built = build_dir(ws).join(TARGET).join(PROFILE);
     fs::create_dir_all(ws.ebpf())
         .with_context(|| format!("cannot make {}", ws.ebpf().display()))?;
     for object in OBJECTS {
@@ -38,16 +41,16 @@ pub(crate) fn run(ws: &Workspace, output: Output) -> Result<()> {
 
 /// `clippy` for the kernel's crate, at its own target: on the host its panic handler is in the way.
 pub(crate) fn clippy(ws: &Workspace, output: Output) -> Result<()> {
-    let mut clippy = cargo(ws, "clippy")?;
-    clippy.args(["--release", "--", "-D", "warnings"]);
-    exec::run(&mut clippy, output)
+    let mut clippy = for_kernel(ws, "clippy")?;
+    clippy.args(["--profile", PROFILE, "--", "-D", "warnings"]);
+    cargo::run(&mut clippy, output)
 }
 
 /// A cargo command that compiles the package for the kernel with `core` from source.
-fn cargo(ws: &Workspace, command: &str) -> Result<Command> {
+fn for_kernel(ws: &Workspace, command: &str) -> Result<Command> {
     let linker = linker::ensure(ws)?;
-    let mut cargo = ws.cargo(command);
-    cargo
+    let mut build = ws.cargo(command);
+    build
         .args(["--locked", "--package", PACKAGE, "--target", TARGET])
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(build_dir(ws))
@@ -56,8 +59,8 @@ fn cargo(ws: &Workspace, command: &str) -> Result<Command> {
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
         .env_remove("RUSTFLAGS");
-    rust_src::ensure(ws)?.apply(&mut cargo);
-    Ok(cargo)
+    rust_src::ensure(ws)?.apply(&mut build);
+    Ok(build)
 }
 
 /// A directory of its own: other flags than the host's, and no waiting for the host's lock.

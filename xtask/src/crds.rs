@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 
-use crate::exec::{self, Output};
+use crate::cargo;
+use crate::exec::Output;
 use crate::workspace::Workspace;
 
 /// Writes `deploy/crds` anew. The agent does it itself, so that this crate needs none of its types.
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
-    let mut cargo = ws.cargo("run");
-    cargo.args([
+    let mut run = ws.cargo("run");
+    run.args([
         "--locked",
         "-p",
         "ebbtide-agent",
@@ -18,5 +19,5 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
         "crds",
         "deploy/crds",
     ]);
-    exec::run(&mut cargo, Output::OnFailure)
+    cargo::run(&mut run, Output::OnFailure)
 }

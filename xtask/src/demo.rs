@@ -52,12 +52,12 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     )?;
 
     let mut command = vec![
-        ws.release()
+        ws.unoptimised()
             .join("ebbtide-demo")
             .to_string_lossy()
             .into_owned(),
     ];
-    let mut env = test_environment(ws)?;
+    let mut env = test_environment(ws, &ws.unoptimised())?;
     if ui::coloured() {
         env.push(("CLICOLOR_FORCE".to_owned(), "1".to_owned()));
     }
@@ -95,14 +95,15 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::from(outcome.status))
 }
 
-/// What the demo and the tests are told: where the binaries and the objects are, and we ourselves.
-pub(crate) fn test_environment(ws: &Workspace) -> Result<Vec<(String, String)>> {
+/// What the demo and the tests are told: where the binaries (`programs`) and the objects are, and we
+/// ourselves.
+pub(crate) fn test_environment(ws: &Workspace, programs: &Path) -> Result<Vec<(String, String)>> {
     let own = std::env::current_exe().context("cannot find out where this program is")?;
     let own = own.parent().map(Path::to_path_buf).unwrap_or_default();
     let variable =
         |name: &str, path: PathBuf| (name.to_owned(), path.to_string_lossy().into_owned());
     Ok(vec![
-        variable("EBBTIDE_BIN_DIR", ws.release()),
+        variable("EBBTIDE_BIN_DIR", programs.to_owned()),
         variable("EBBTIDE_EBPF_DIR", ws.ebpf()),
         variable("EBBTIDE_XTASK_DIR", own),
     ])
@@ -114,9 +115,8 @@ fn build_all(ws: &Workspace, output: Output) -> Result<()> {
         build_ebpf::run(ws, output)
     })?;
     ui::step("build the agent and the demo", || {
-        build::binaries(ws, output)
-    })?;
-    ui::step("build the plugin", || build::plugin(ws, output))
+        build::unoptimised(ws, output)
+    })
 }
 
 fn keep(from: &Path, to: &Path) -> Result<()> {

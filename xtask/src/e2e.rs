@@ -9,7 +9,7 @@ use crate::exec::{self, Output};
 use crate::setup::{debian, linker, rust_src};
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
-use crate::{build, build_ebpf, demo, here, image, ui};
+use crate::{build, build_ebpf, cargo, demo, here, image, ui};
 
 /// Options of `e2e`.
 #[derive(Debug, clap::Args)]
@@ -47,14 +47,14 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
             image::for_tests(ws)
         })?;
     }
-    let mut cargo = ws.cargo("build");
-    cargo.args(["--locked", "-p", "ebbtide-tests", "--bin", "ebbtide-e2e"]);
+    let mut build = ws.cargo("build");
+    build.args(["--locked", "-p", "ebbtide-tests", "--bin", "ebbtide-e2e"]);
     ui::step("build the test", || {
-        exec::run(&mut cargo, Output::OnFailure)
+        cargo::run(&mut build, Output::OnFailure)
     })?;
 
     let mut e2e = here::command(ws.target.join("debug/ebbtide-e2e"))?;
-    e2e.envs(demo::test_environment(ws)?);
+    e2e.envs(demo::test_environment(ws, &ws.release())?);
     if let Some(file) = &options.json {
         e2e.arg("--json").arg(file);
     }

@@ -1,7 +1,7 @@
 //! Running other programs: one place, so that every failure shows the command line.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Output as Captured, Stdio};
 
@@ -44,33 +44,24 @@ pub(crate) fn bytes(command: &mut Command) -> Result<Vec<u8>> {
     capture(command, false).map(|captured| captured.stdout)
 }
 
-/// Runs `command`, passes its stdout on as it comes, and returns it with whether the status was 0.
-pub(crate) fn tee(command: &mut Command) -> Result<(bool, String)> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start `{}`", line(command)))?;
-    let stdout = child.stdout.take().context("a piped stdout is there")?;
-    let text = pass_on(stdout);
-    let status = child
-        .wait()
-        .with_context(|| format!("cannot wait for `{}`", line(command)))?;
-    Ok((status.success(), text))
-}
-
-/// Copies `from` to our stdout until it ends, and returns all of it as text.
-pub(crate) fn pass_on(mut from: impl Read) -> String {
-    let mut text = Vec::new();
+/// Copies `from` to our stdout until it ends.
+pub(crate) fn pass_on(from: &mut dyn Read) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        let new = &buffer[..count];
         let mut ours = std::io::stdout().lock();
         // A reader of ours that went away (`| head`) does not end the program.
-        let _ = ours.write_all(new).and_then(|()| ours.flush());
-        text.extend_from_slice(new);
+        let _ = ours.write_all(&buffer[..count]).and_then(|()| ours.flush());
     }
-    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Calls `each` with the lines of `from` until it ends.
+pub(crate) fn each_line(from: impl Read, mut each: impl FnMut(&str)) {
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    while let Ok(1..) = from.read_until(b'\n', &mut line) {
+        each(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+        line.clear();
+    }
 }
 
 /// Whether `command` can be started and ends with status 0. Its output is dropped.

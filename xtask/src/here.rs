@@ -29,8 +29,23 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
     Ok(command)
 }
 
+/// As [`command`], for a program that is to end when we do, however we end.
+///
+/// # Errors
+/// When we cannot find out who we are.
+pub(crate) fn bound_to_us(program: impl AsRef<OsStr>) -> Result<Command> {
+    let inner = command(program)?;
+    // setpriv is part of util-linux, as unshare is
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    Ok(command)
+}
+
 #[cfg(test)]
 mod tests {
+    use xtask::skip::{Need, skip};
+
     use super::*;
 
     #[test]
@@ -47,8 +62,7 @@ mod tests {
     #[test]
     fn root_finds_a_bpf_file_system() {
         if !exec::is_root().expect("id runs") {
-            println!("not root: nothing is mounted");
-            return;
+            return skip(Need::Root, "only root can mount");
         }
         let mut stat = command("stat").expect("id runs");
         let text = exec::read(stat.args(["-f", "-c", "%T", "/sys/fs/bpf"])).expect("stat runs");

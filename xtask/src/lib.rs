@@ -1,3 +1,5 @@
 //! What the tasks share with the tests.
 
+pub mod need;
 pub mod oci;
+pub mod skip;

@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod cargo;
 mod crds;
 mod demo;
 mod e2e;

@@ -6,12 +6,14 @@
 pub(crate) mod debian;
 pub(crate) mod helm;
 pub(crate) mod kernels;
+pub(crate) mod kube;
 pub(crate) mod linker;
 mod needs;
 mod pins;
 pub(crate) mod rust_src;
 pub(crate) mod xstate;
 
+use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Result, bail};
@@ -32,12 +34,19 @@ pub(crate) struct Options {
     /// Pin the kernels that Debian serves now, in xtask/kernels.pins, and get nothing
     #[arg(long)]
     bump_kernels: bool,
+    /// Unpack a tar file with bin/kube-apiserver and the like in it, for the tests that want Kubernetes,
+    /// and get what else they want
+    #[arg(long, value_name = "ARCHIVE", conflicts_with_all = ["bump_kernels", "no_qemu"])]
+    kube: Option<PathBuf>,
 }
 
 /// Gets all that is missing.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     if options.bump_kernels {
         return pins::bump(ws);
+    }
+    if let Some(archive) = &options.kube {
+        return kube::unpack(ws, archive);
     }
     let kernels: &[Kernel] = if options.no_qemu {
         &[Kernel::Uml]
@@ -53,10 +62,12 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
 /// Gets what tests in these kernels need; this one stands in for user-mode Linux where it can.
 pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     let here = kernels.contains(&Kernel::Uml) && this_kernel_will_do(ws)?;
-    prepare(
-        ws,
-        &Needs::new(here, &[debian::DEMO, debian::TESTS], kernels),
-    )
+    let mut needs = Needs::new(here, &[debian::DEMO], kernels);
+    needs.programs.extend(debian::TESTS);
+    if kube::is_there(ws) {
+        needs.programs.extend(debian::NODE);
+    }
+    prepare(ws, &needs)
 }
 
 /// As [`vm::this_kernel_will_do`], which `ip` tells: it is got first, if it is missing and can be.

@@ -1,23 +1,29 @@
 //! `test`: every check and every test, with a summary at the end.
 
+mod board;
 mod choice;
-mod integration;
-mod libtest;
+mod lanes;
+mod suite;
+mod summary;
+mod told;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
 
 use crate::exec::{self, Output};
 use crate::ui::{self, Colour};
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
-use crate::{bench, build, build_ebpf, image, manifests};
+use crate::{bench, build, build_ebpf, cargo, image, manifests, setup};
 
-use integration::Place;
-use libtest::Count;
+use board::Board;
+use choice::{Depth, Here};
+use lanes::{Batch, Place, Ways};
+use suite::{Kind, Test};
+use summary::{Summary, Terms};
 
 /// In which kernels the integration tests run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,15 +54,8 @@ impl clap::ValueEnum for Kernels {
     }
 }
 
-/// The kernels that are meant, each once, in a fixed order.
-fn wanted(options: &[Kernels], fast: bool) -> Vec<Kernel> {
-    if fast {
-        return vec![Kernel::Uml];
-    }
-    let all = Kernel::value_variants().iter().copied();
-    all.filter(|kernel| options.contains(&Kernels::All) || options.contains(&Kernels::One(*kernel)))
-        .collect()
-}
+/// What takes longest of all, a cluster of its own; it runs if everything does, or if it is asked for.
+const END_TO_END: &str = "kube::e2e";
 
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
@@ -64,30 +63,109 @@ pub(crate) struct Options {
     /// Where the integration tests run; several with commas between
     #[arg(long, value_enum, value_delimiter = ',', default_value = "uml,6.1")]
     kernel: Vec<Kernels>,
-    /// Only tests whose name contains S (unit and integration tests)
+    /// Only tests whose full name (lab::rows::...) contains S
     #[arg(long, value_name = "S")]
     filter: Option<String>,
     /// Only the tests, and not in QEMU
-    #[arg(long)]
+    #[arg(long, conflicts_with = "everything")]
     fast: bool,
-    /// How many integration tests run at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    threads: u32,
+    /// All kernels, the end-to-end test of a cluster, every test in every kernel that can carry it: hours
+    #[arg(long)]
+    everything: bool,
+    /// How often a test that failed may be tried again and count as passed; it is named as flaky
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    retries: u32,
+    /// A test that is skipped for the want of one of these has failed; several with commas between
+    #[arg(long, value_name = "NEED", value_delimiter = ',')]
+    require: Vec<xtask::need::Need>,
+    /// Run the tests whose name contains NAME N times, beside processes that keep all processors busy
+    #[arg(long, num_args = 2, value_names = ["N", "NAME"], conflicts_with_all = ["filter", "everything"])]
+    stress: Option<Vec<String>>,
+    /// How many guests and test scripts run at once [default: one a processor, with 4 GiB of memory each]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
     /// Give up on a guest after so many seconds
     #[arg(long, value_name = "SECS", default_value_t = 3000)]
     timeout: u64,
+}
+
+/// What the options come to.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    kernels: Vec<Kernel>,
+    filter: Option<String>,
+    /// How often each test runs.
+    times: usize,
+}
+
+impl Options {
+    fn wanted(&self) -> Result<Wanted> {
+        let mut filter = self.filter.clone();
+        let mut times = 1;
+        if let Some([count, name]) = self.stress.as_deref() {
+            times = count
+                .parse()
+                .ok()
+                .filter(|count| *count > 0)
+                .with_context(|| format!("--stress {count} {name}: {count} is no count"))?;
+            filter = Some(name.clone());
+        }
+        Ok(Wanted {
+            kernels: kernels(&self.kernel, self.fast, self.everything),
+            filter,
+            times,
+        })
+    }
+
+    /// How much runs in kernels that make little difference.
+    fn depth(&self) -> Depth {
+        match self.everything || self.is_part() {
+            true => Depth::Everything,
+            false => Depth::Daily,
+        }
+    }
+
+    /// Whether this run is about some tests only.
+    fn is_part(&self) -> bool {
+        self.filter.is_some() || self.stress.is_some()
+    }
+
+    /// Whether checks of the code belong to it.
+    fn checks(&self) -> bool {
+        !self.fast && !self.is_part()
+    }
+}
+
+/// The kernels that are meant, each once, in a fixed order.
+fn kernels(options: &[Kernels], fast: bool, everything: bool) -> Vec<Kernel> {
+    if fast {
+        return vec![Kernel::Uml];
+    }
+    let all = everything || options.contains(&Kernels::All);
+    Kernel::value_variants()
+        .iter()
+        .copied()
+        .filter(|kernel| all || options.contains(&Kernels::One(*kernel)))
+        .collect()
+}
+
+/// Whether a test is part of a run without or with `everything`.
+fn is_everyday(test: &Test, everything: bool, filter: Option<&str>) -> bool {
+    everything
+        || test.group() != END_TO_END
+        || filter.is_some_and(|filter| END_TO_END.contains(filter) || filter.contains("e2e"))
 }
 
 /// The steps so far.
 #[derive(Debug, Default)]
 struct Report {
     steps: Vec<(String, Duration, bool)>,
-    count: Count,
+    boards: Vec<Board>,
 }
 
 impl Report {
     /// Does a step that is a check or a build. Its output is shown if it fails.
-    fn check(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> bool {
+    fn check<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Option<T> {
         let start = Instant::now();
         let result = ui::step(name, work);
         if let Err(error) = &result {
@@ -95,164 +173,283 @@ impl Report {
         }
         self.steps
             .push((name.to_owned(), start.elapsed(), result.is_ok()));
-        result.is_ok()
+        result.ok()
     }
 
-    /// Does a step that runs tests: `work` returns whether all went well, and what libtest wrote.
-    fn tests(&mut self, name: &str, work: impl FnOnce() -> Result<(bool, String)>) {
+    /// Runs tests.
+    fn tests(&mut self, ws: &Workspace, name: &str, batches: &[Batch], ways: Ways, at_once: usize) {
+        if batches.is_empty() {
+            return;
+        }
         ui::line(ui::paint(Colour::Bold, format_args!("\n{name}")));
         let start = Instant::now();
-        let (ok, text) = work().unwrap_or_else(|error| {
-            ui::error(&error);
-            (false, String::new())
-        });
-        let mut count = libtest::count(&text);
-        if !ok && count.failed == 0 {
-            // Something ended without libtest's line: that is a failure, not nothing.
-            count.failed = 1;
-        }
-        self.count.add(count);
-        self.steps
-            .push((name.to_owned(), start.elapsed(), ok && count.failed == 0));
+        let (boards, ok) = match lanes::run(ws, batches, ways, at_once) {
+            Ok(boards) => (boards, true),
+            Err(error) => {
+                ui::error(&error);
+                (Vec::new(), false)
+            }
+        };
+        ui::line(format_args!(
+            "{name}: {}, {}",
+            Summary::of(&boards, &Terms::default()),
+            ui::seconds(start.elapsed())
+        ));
+        self.boards.extend(boards);
+        self.steps.push((name.to_owned(), start.elapsed(), ok));
     }
 
-    /// Shows the table and the line that counts; whether all went well.
-    fn finish(&self) -> bool {
-        let rows: Vec<Vec<String>> = self
-            .steps
-            .iter()
-            .map(|(name, time, ok)| {
-                let word = if *ok {
-                    ui::paint(Colour::Green, "ok")
-                } else {
-                    ui::paint(Colour::Red, "FAILED")
-                };
-                vec![name.clone(), format!("{:>7}", ui::seconds(*time)), word]
-            })
-            .collect();
+    /// Shows where the time went, what did not simply pass, and the line that counts; whether all
+    /// went well.
+    fn finish(&self, terms: &Terms) -> bool {
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        let mut row = |name: String, tests: String, time: Duration, word: String| {
+            rows.push(vec![name, tests, format!("{:>8}", ui::seconds(time)), word]);
+        };
+        for (name, time, ok) in &self.steps {
+            let word = if *ok {
+                ui::paint(Colour::Green, "ok")
+            } else {
+                ui::paint(Colour::Red, "FAILED")
+            };
+            row(name.clone(), String::new(), *time, word);
+        }
+        for board in &self.boards {
+            for boot in board.boots() {
+                if board.place != Place::Here {
+                    row(
+                        format!("  boot of {}", board.place),
+                        String::new(),
+                        *boot,
+                        String::new(),
+                    );
+                }
+            }
+            for (group, count, time) in board.groups() {
+                row(
+                    format!("  {group}, in {}", board.place),
+                    count.to_string(),
+                    time,
+                    String::new(),
+                );
+            }
+        }
         ui::line(format_args!("\n{}", ui::table(&rows)));
-        if self.count.passed + self.count.failed == 0 {
+        let summary = Summary::of(&self.boards, terms);
+        for line in &summary.lines {
+            ui::line(line);
+        }
+        if self.boards.is_empty() {
             ui::line("no test ran: that is a failure, too");
         }
-        ui::line(self.count);
-        let ran = self.count.passed > 0 && self.count.failed == 0;
-        ran && self.steps.iter().all(|(_, _, ok)| *ok)
+        ui::line(&summary);
+        summary.is_ok() && self.steps.iter().all(|(_, _, ok)| *ok)
     }
 }
 
 /// Runs everything that the options ask for; one failure does not keep the rest from running.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
+    let wanted = options.wanted()?;
+    let terms = Terms {
+        flaky_passes: options.retries > 0,
+        required: options
+            .require
+            .iter()
+            .map(|need| need.name().to_owned())
+            .collect(),
+    };
     let mut report = Report::default();
-    let quiet = Output::OnFailure;
-    let kernels = wanted(&options.kernel, options.fast);
-    if !report.check("setup", || integration::setup(ws, &kernels)) {
-        report.finish();
-        return Ok(ExitCode::FAILURE);
-    }
-    if !options.fast {
-        report.check("format", || {
-            exec::run(ws.cargo("fmt").arg("--check"), quiet)
-        });
-    }
-    let programs = report.check("build the kernel's programs", || build_ebpf::run(ws, quiet));
-    if programs && !options.fast {
-        report.check("clippy", || clippy(ws));
-        report.check("the manifests and the Helm chart", || manifests::check(ws));
-        report.check("clippy of the kernel's programs", || {
-            build_ebpf::clippy(ws, quiet)
-        });
-    }
-    if programs {
-        report.tests("unit tests", || unit(ws, options));
-    }
-    let built = programs
-        && report.check("build the agent and its image", || {
-            build::binaries(ws, quiet)?;
-            build::plugin(ws, quiet)?;
-            image::for_tests(ws)
-        });
-    if built {
-        run_integration(ws, options, &mut report, &kernels);
-        if options.filter.is_none() {
-            report.check("each benchmark, once", || bench::each_once(ws));
-        }
-    }
-    Ok(if report.finish() {
+    run_steps(ws, options, &wanted, &mut report);
+    Ok(if report.finish(&terms) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
+/// Ends early where what follows needs what failed.
+fn run_steps(
+    ws: &Workspace,
+    options: &Options,
+    wanted: &Wanted,
+    report: &mut Report,
+) -> Option<()> {
+    let quiet = Output::OnFailure;
+    report.check("setup", || setup::for_tests(ws, &wanted.kernels))?;
+    if options.checks() {
+        report.check("format", || {
+            exec::run(ws.cargo("fmt").arg("--check"), quiet)
+        });
+    }
+    report.check("build the kernel's programs", || build_ebpf::run(ws, quiet))?;
+    if options.checks() {
+        report.check("clippy", || clippy(ws));
+        report.check("clippy of the kernel's programs", || {
+            build_ebpf::clippy(ws, quiet)
+        });
+        report.check("the manifests and the Helm chart", || manifests::check(ws));
+    }
+    report.check("build the agent and the demo", || {
+        build::unoptimised(ws, quiet)
+    })?;
+    let all = report.check("build the tests", || tests(ws, options, wanted))?;
+    // Its cluster runs the image that people get.
+    if options.checks() || all.iter().any(|test| test.group() == END_TO_END) {
+        report.check("build the release and its image", || {
+            build::binaries(ws, quiet)?;
+            build::plugin(ws, quiet)?;
+            image::for_tests(ws)
+        })?;
+    }
+    run_tests(ws, options, wanted, report, all);
+    if options.checks() {
+        report.check("each benchmark, once", || bench::each_once(ws));
+    }
+    Some(())
+}
+
 fn clippy(ws: &Workspace) -> Result<()> {
     let mut clippy = ws.cargo("clippy");
     clippy.args(["--locked", "--all-targets", "--", "-D", "warnings"]);
-    exec::run(&mut clippy, Output::OnFailure)
+    cargo::run(&mut clippy, Output::OnFailure)
 }
 
-fn unit(ws: &Workspace, options: &Options) -> Result<(bool, String)> {
-    let mut test = ws.cargo("test");
-    test.args(["--quiet", "--locked", "--lib", "--bins", "--no-fail-fast"]);
-    if let Some(filter) = &options.filter {
-        test.arg("--").arg(filter);
+/// Builds the tests, and lists those that this run is about.
+fn tests(ws: &Workspace, options: &Options, wanted: &Wanted) -> Result<Vec<Test>> {
+    let filter = wanted.filter.as_deref();
+    let mut all = suite::build(ws, filter)?;
+    let before = all.len();
+    all.retain(|test| is_everyday(test, options.everything, filter));
+    if all.len() < before {
+        ui::note(format_args!(
+            "not in this run: {END_TO_END} (with --everything, or --filter {END_TO_END})"
+        ));
     }
-    exec::tee(&mut test)
+    if all.is_empty() {
+        bail!(
+            "no test has {:?} in its name",
+            wanted.filter.as_deref().unwrap_or_default()
+        );
+    }
+    Ok(all)
 }
 
-fn run_integration(ws: &Workspace, options: &Options, report: &mut Report, kernels: &[Kernel]) {
-    let mut found = Vec::new();
-    report.check("build the integration tests", || {
-        found = integration::build(ws)?;
-        Ok(())
-    });
-    let runs = integration::Runs {
-        filter: options.filter.as_deref(),
-        threads: options.threads,
+fn run_tests(
+    ws: &Workspace,
+    options: &Options,
+    wanted: &Wanted,
+    report: &mut Report,
+    all: Vec<Test>,
+) {
+    let at_once = options.jobs.unwrap_or_else(lanes::at_once);
+    let stress = options.stress.is_some();
+    let ways = Ways {
+        // Once more even where it does not count: whether a failure is one every time is worth knowing.
+        tries: if stress {
+            1
+        } else {
+            options.retries.max(1) + 1
+        },
+        load: if stress { processors() } else { 0 },
         timeout: Duration::from_secs(options.timeout),
     };
-    let mut places = Vec::new();
-    for kernel in kernels {
-        match (kernel, choice::everyday(&found)) {
-            (Kernel::Uml, Ok(found)) => places.extend(found),
-            (Kernel::Uml, Err(error)) => report.tests("integration tests", || Err(error)),
-            _ => {
-                let choice = choice::stock(&found, *kernel, kernels);
-                if let Some(note) = choice.note(*kernel) {
-                    ui::note(note);
-                }
-                places.push((Place::Guest(*kernel), choice.tests));
-            }
-        }
+    let (unit, integration): (Vec<Test>, Vec<Test>) = all
+        .into_iter()
+        .flat_map(|test| vec![test; wanted.times])
+        .partition(|test| test.suite.kind == Kind::Unit);
+    if !unit.is_empty() {
+        let batch = Batch {
+            place: Place::Here,
+            tests: unit,
+            lanes: at_once,
+        };
+        report.tests(ws, "unit tests", &[batch], ways, at_once);
     }
-    for (place, tests) in places {
-        if !tests.is_empty() {
-            let name = format!("integration tests in {place}");
-            report.tests(&name, || runs.run(ws, place, &tests));
-        }
+    let Some(here) = report.check("what this kernel can run", Here::find) else {
+        return;
+    };
+    let (batches, notes) = choice::batches(&integration, &wanted.kernels, options.depth(), here);
+    for note in notes {
+        ui::note(note);
     }
+    report.tests(ws, "integration tests", &batches, ways, at_once);
+}
+
+fn processors() -> u32 {
+    std::thread::available_parallelism()
+        .ok()
+        .and_then(|count| u32::try_from(count.get()).ok())
+        .unwrap_or(1)
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
+    use super::suite::tests::test;
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(words: &[&str]) -> Options {
+        let line = std::iter::once(&"test").chain(words);
+        Line::try_parse_from(line).expect("a line of ours").options
+    }
 
     #[test]
     fn each_kernel_that_is_meant_is_booted_once() {
         let one = Kernels::One;
-        let all = vec![
-            Kernel::Uml,
-            Kernel::Floor,
-            Kernel::Old,
-            Kernel::Stable,
-            Kernel::Newest,
-        ];
-        for (options, fast, expected) in [
-            (vec![Kernels::All], false, all.clone()),
-            (vec![Kernels::All, one(Kernel::Old)], false, all),
-            (vec![one(Kernel::Newest)], false, vec![Kernel::Newest]),
-            (vec![Kernels::All], true, vec![Kernel::Uml]),
+        let all: Vec<Kernel> = Kernel::value_variants().to_vec();
+        for (options, fast, everything, expected) in [
+            (vec![Kernels::All], false, false, all.clone()),
+            (
+                vec![Kernels::All, one(Kernel::Old)],
+                false,
+                false,
+                all.clone(),
+            ),
+            (
+                vec![one(Kernel::Newest)],
+                false,
+                false,
+                vec![Kernel::Newest],
+            ),
+            (vec![one(Kernel::Newest)], false, true, all),
+            (vec![Kernels::All], true, false, vec![Kernel::Uml]),
         ] {
-            assert_eq!(wanted(&options, fast), expected, "{options:?}");
+            assert_eq!(kernels(&options, fast, everything), expected, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn stress_takes_a_count_and_a_name() {
+        let wanted = options(&["--stress", "20", "rows"]).wanted().expect("20");
+        assert_eq!((wanted.times, wanted.filter.as_deref()), (20, Some("rows")));
+        for count in ["0", "many"] {
+            let error = options(&["--stress", count, "rows"]).wanted();
+            let error = error.expect_err("no count").to_string();
+            assert!(error.contains(count) && error.contains("rows"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_end_to_end_test_runs_with_everything_or_by_its_name() {
+        let e2e = test(Kind::Integration, "kube::e2e::x", "");
+        let other = test(Kind::Integration, "kube::api::x", "");
+        for (everything, filter, expected) in [
+            (false, None, false),
+            (true, None, true),
+            (false, Some("kube::"), true),
+            (false, Some("e2e"), true),
+            (false, Some("rows"), false),
+        ] {
+            let runs = is_everyday(&e2e, everything, filter);
+            assert_eq!(runs, expected, "{everything} {filter:?}");
+            assert!(is_everyday(&other, everything, filter));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a person sees: plain lines, and colours only where they are wanted.
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
@@ -55,20 +56,45 @@ pub(crate) fn paint(colour: Colour, text: impl Display) -> String {
     }
 }
 
+thread_local! {
+    /// The step that this thread is at.
+    static STEP: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Whether stderr is a terminal, on which a line can be written again.
+pub(crate) fn live() -> bool {
+    std::io::stderr().is_terminal()
+}
+
 /// Runs one step: its name before, its time after, on one line of stderr.
 pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let mut err = std::io::stderr();
-    let live = err.is_terminal();
-    if live {
+    let before = STEP.replace(name.to_owned());
+    if live() {
+        let mut err = std::io::stderr().lock();
         let _ = write!(err, "  {name} ...");
         let _ = err.flush();
     }
     let start = Instant::now();
     let result = work();
+    STEP.set(before);
     let word = if result.is_ok() { "ok" } else { "FAILED" };
-    let begin = if live { "\r\u{1b}[2K" } else { "" };
-    let _ = writeln!(err, "{begin}  {name}: {word}, {}", seconds(start.elapsed()));
+    let begin = if live() { "\r\u{1b}[2K" } else { "" };
+    note(format_args!(
+        "{begin}  {name}: {word}, {}",
+        seconds(start.elapsed())
+    ));
     result
+}
+
+/// How far this thread's step is: in its line on a terminal, as a line of its own elsewhere.
+pub(crate) fn progress(text: impl Display) {
+    let name = STEP.with_borrow(Clone::clone);
+    let mut err = std::io::stderr().lock();
+    let _ = match live() {
+        true => write!(err, "\r\u{1b}[2K  {name} ... {text}"),
+        false => writeln!(err, "  {name} ... {text}"),
+    };
+    let _ = err.flush();
 }
 
 /// A duration as a person reads it.

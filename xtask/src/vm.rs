@@ -17,6 +17,7 @@ mod why;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -152,8 +153,6 @@ impl Default for Hardware {
 pub(crate) struct Outcome {
     /// The command's exit status.
     pub(crate) status: u8,
-    /// What the command wrote, in lines as they were shown.
-    pub(crate) text: String,
     /// What `$EBBTIDE_OUT` was in the guest; removed with this value.
     pub(crate) out: OutDir,
 }
@@ -199,6 +198,23 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
 
 /// Boots a machine, runs the command in it, shows what it writes, and waits for the end.
 pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
+    boot(ws, request, exec::pass_on)
+}
+
+/// As [`start`], but what the command writes is not shown: `each` gets it, line by line.
+pub(crate) fn start_and(
+    ws: &Workspace,
+    request: &Request,
+    each: impl FnMut(&str) + Send,
+) -> Result<Outcome> {
+    boot(ws, request, |output| exec::each_line(output, each))
+}
+
+fn boot(
+    ws: &Workspace,
+    request: &Request,
+    read: impl FnOnce(&mut dyn Read) + Send,
+) -> Result<Outcome> {
     if ws.root.to_string_lossy().contains([' ', '\t', '"', ',']) {
         bail!(
             "a guest cannot be started from {}: a kernel's command line has no way to name a \
@@ -218,12 +234,12 @@ pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
         }
         Some(kernel) => qemu::machine(ws, kernel, request, &out)?,
     };
-    let text = machine::run(machine, request.timeout)?;
+    let said = machine::run(machine, request.timeout, read)?;
     let status = fs::read_to_string(out.file(guest::STATUS)).unwrap_or_default();
     let Ok(status) = status.trim().parse() else {
-        bail!(why::it_died(request, &out, &text));
+        bail!(why::it_died(request, &out, &said));
     };
-    Ok(Outcome { status, text, out })
+    Ok(Outcome { status, out })
 }
 
 /// Makes an ipvlan interface, in a namespace that goes away with the shell. `name` is said: a name

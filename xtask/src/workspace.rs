@@ -46,6 +46,11 @@ impl Workspace {
         self.target.join("release")
     }
 
+    /// Where the same programs go, quickly built and not optimised: what demo and tests start.
+    pub(crate) fn unoptimised(&self) -> PathBuf {
+        self.target.join("debug")
+    }
+
     /// Programs needed to build, installed by `setup`.
     pub(crate) fn tools(&self) -> PathBuf {
         self.target.join("tools")

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use ebbtide_tests::bench::{add, agent, datapath, figures::Figures, pool, programs};
+use ebbtide_tests::{
+    bench::{add, agent, datapath, figures::Figures, pool, programs},
+    victim,
+};
 
 /// Measure the real binaries and programs in this kernel. Takes root.
 #[derive(Parser)]
@@ -41,6 +44,12 @@ enum What {
     },
     /// Each eBPF program: nanoseconds for a packet of each kind, and sizes.
     Programs,
+    /// Measure nothing: take addresses and give them back, until killed, as the test `native/pool_kill.rs` does it
+    #[command(hide = true)]
+    Victim {
+        /// The directory of the pools.
+        dir: PathBuf,
+    },
 }
 
 fn main() -> Result<()> {
@@ -59,6 +68,7 @@ fn main() -> Result<()> {
         What::Datapath => datapath::run(extent!(datapath))?,
         What::Pool { dir } => pool::run(extent!(pool), &dir)?,
         What::Programs => programs::run(extent!(programs))?,
+        What::Victim { dir } => return victim::run(&dir),
     };
     if let Some(dir) = &cli.out {
         write(dir, &figures)?;

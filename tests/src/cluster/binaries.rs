@@ -7,6 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use crate::skip::{Need, skip};
+
 /// The directory of Kubernetes' programs, as `setup-envtest` and controller-runtime name it.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
@@ -21,7 +23,7 @@ pub struct Binaries {
 
 impl Binaries {
     /// Those in `KUBEBUILDER_ASSETS`, or those in `target/kube/bin`; `None`, and a
-    /// line that says so, if there are none, or no etcd.
+    /// [`skip`], if there are none, or no etcd.
     #[must_use]
     pub fn find() -> Option<Self> {
         let directory = env::var_os(ASSETS).map_or_else(
@@ -35,11 +37,14 @@ impl Binaries {
         match missing {
             None => Some(binaries),
             Some(name) => {
-                skipped(&format!(
-                    "{name} is neither in {} nor in PATH; set {ASSETS} to the directory of Kubernetes' \
-                     programs",
-                    binaries.directory.display()
-                ));
+                let directory = binaries.directory.display();
+                skip(
+                    Need::Kube,
+                    format_args!(
+                        "{name} is neither in {directory} nor in PATH; set {ASSETS} to the directory of Kubernetes' \
+                         programs"
+                    ),
+                );
                 None
             }
         }
@@ -63,10 +68,4 @@ impl Binaries {
                 )
             })
     }
-}
-
-/// Says why a test ends without having tested anything.
-#[expect(clippy::print_stderr, reason = "libtest shows it to whoever looks")]
-pub(crate) fn skipped(reason: &str) {
-    eprintln!("skipped: {reason}");
 }

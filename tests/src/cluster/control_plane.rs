@@ -18,7 +18,10 @@ use super::{
     binaries::Binaries,
     pki::{self, Pki, Subject},
 };
-use crate::{netns::Netns, process::Process};
+use crate::{
+    netns::Netns,
+    process::{self, Process},
+};
 
 /// How long a part may take to answer: this machine may be busy, or emulated.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -76,8 +79,8 @@ impl ControlPlane {
     /// The network of Services.
     pub const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 
-    /// Starts it and waits until it answers. `None`, and a line that says so, where there are no
-    /// binaries.
+    /// Starts it and waits until it answers. `None`, and a [`skip`](crate::skip), where there are
+    /// no binaries.
     ///
     /// # Errors
     /// When a part does not come up: with the end of its log.
@@ -85,7 +88,7 @@ impl ControlPlane {
         let Some(binaries) = Binaries::find() else {
             return Ok(None);
         };
-        sweep();
+        process::sweep(&std::env::temp_dir(), PREFIX);
         let mut cluster = Self::prepare(binaries, options)?;
         for attempt in 1.. {
             match cluster.launch() {
@@ -538,21 +541,4 @@ pub(super) fn tail(path: &Path) -> String {
     let log = String::from_utf8_lossy(&log);
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(25)..].join("\n")
-}
-
-/// Removes the directories of processes that were killed.
-fn sweep() {
-    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            // Another process may be doing the same.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
 }

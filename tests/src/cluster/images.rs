@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result};
 use xtask::oci::{self, Entry};
 
 use super::{binaries::Binaries, control_plane::ControlPlane};
-use crate::workspace;
+use crate::{
+    skip::{Need, skip},
+    workspace,
+};
 
 /// Debian's busybox: shell, web server, clients; and, asleep, what holds a pod's namespaces.
 pub const BUSYBOX: &str = "localhost/busybox:1";
@@ -54,7 +57,7 @@ pub fn ebbtide() -> Result<PathBuf> {
 }
 
 impl Binaries {
-    /// Whether everything a node needs is here; if not, a line says what is missing.
+    /// Whether everything a node needs is here; if not, a [`skip`] says what is missing.
     #[must_use]
     pub fn serve_nodes(&self) -> bool {
         const NEEDED: [&str; 9] = [
@@ -71,7 +74,10 @@ impl Binaries {
         match NEEDED.iter().find(|name| self.file(name).is_err()) {
             None => true,
             Some(name) => {
-                super::binaries::skipped(&format!("{name} is missing, and a node needs it"));
+                skip(
+                    Need::Node,
+                    format_args!("{name} is missing, and a node needs it"),
+                );
                 false
             }
         }

@@ -27,8 +27,7 @@ mod parts;
 mod pki;
 
 pub use binaries::Binaries;
-pub(crate) use binaries::skipped;
 pub use control_plane::{ControlPlane, Options, Place};
 pub use machine::Machine;
-pub use member::Member;
+pub use member::{Member, Times};
 pub use node::Node;

@@ -143,8 +143,8 @@ pub struct Options {
     pub stay: bool,
 }
 
-/// Builds the cluster, looks at every row and prints as it goes. `None`, and a line that says so,
-/// where Kubernetes' binaries are not on this machine.
+/// Builds the cluster, looks at every row and prints as it goes. `None`, and a
+/// [`skip`](crate::skip), where Kubernetes' binaries are not on this machine.
 ///
 /// # Errors
 /// When the cluster does not come up; a row that fails is in the report.

@@ -18,9 +18,10 @@ use super::{
     http::{self, Answer},
 };
 use crate::{
-    cluster::{ControlPlane, Machine, Options, Place, images},
+    cluster::{Binaries, ControlPlane, Machine, Options, Place, images},
     plan::{Family, MadeOf, Plan},
     process::Process,
+    skip::{Need, skip},
     vpc::Vpc,
     workspace,
 };
@@ -65,19 +66,20 @@ pub(super) struct Pod {
 }
 
 impl Stage {
-    /// Starts VPC and control plane. `None`, and a line that says so, if something for it is not on
-    /// this machine.
+    /// Starts VPC and control plane. `None`, and a [`skip`], if something for it is not on this
+    /// machine.
     ///
     /// # Errors
     /// When a part does not come up.
     pub fn build(cloud: Cloud) -> Result<Option<Self>> {
         if std::env::var_os("EBBTIDE_OUT").is_some() {
-            crate::cluster::skipped(
+            skip(
+                Need::Host,
                 "this is a guest, and the cluster's nodes are guests themselves",
             );
             return Ok(None);
         }
-        let there = crate::cluster::Binaries::find();
+        let there = Binaries::find();
         if !there.is_some_and(|binaries| binaries.serve_nodes()) {
             return Ok(None);
         }

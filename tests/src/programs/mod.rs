@@ -8,6 +8,7 @@
 pub mod links;
 pub mod packets;
 pub mod random;
+pub mod reset;
 
 use std::{
     net::IpAddr,
@@ -17,7 +18,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, PerCpuHashMap, PerCpuValues},
+    maps::{Array, HashMap, HashOfMaps, Map, MapData, PerCpuHashMap, PerCpuValues},
     programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key, uptime};
@@ -80,9 +81,12 @@ const SKB_INGRESS_IFINDEX: usize = 36;
 /// All programs, loaded, with a pod and two NICs in their maps.
 pub struct Bench {
     object: Ebpf,
-    flows: HashMap<MapData, FlowKey, Flow>,
-    flows_of_other: HashMap<MapData, FlowKey, Flow>,
-    host_flows: HashMap<MapData, FlowKey, HostFlow>,
+    /// The pod's flow table, and that of [`OTHER_POD`].
+    flows: Map,
+    flows_of_other: Map,
+    /// The host's, of the pod and the node, and of [`OTHER_POD`].
+    host_flows: Map,
+    host_flows_of_other: Map,
 }
 
 impl std::fmt::Debug for Bench {
@@ -137,13 +141,15 @@ impl Bench {
                 .unwrap_or_else(|e| panic!("load the program {name} (are you root?): {e}"));
         }
         let bytes = std::fs::read(&path).unwrap();
-        let [flows, of_other] = tables(&mut object, &bytes, "FLOWS", &[POD, POD6]);
-        let [host_flows, _] = tables(&mut object, &bytes, "HOST_FLOWS", &[POD, POD6, NODE]);
+        let [flows, flows_of_other] = tables(&mut object, &bytes, "FLOWS", &[POD, POD6]);
+        let [host_flows, host_flows_of_other] =
+            tables(&mut object, &bytes, "HOST_FLOWS", &[POD, POD6, NODE]);
         let mut bench = Self {
             object,
-            flows: HashMap::try_from(flows).unwrap(),
-            flows_of_other: HashMap::try_from(of_other).unwrap(),
-            host_flows: HashMap::try_from(host_flows).unwrap(),
+            flows,
+            flows_of_other,
+            host_flows,
+            host_flows_of_other,
         };
         bench.fill();
         bench
@@ -230,6 +236,16 @@ impl Bench {
     #[must_use]
     pub fn run_passed_on(&self, program: &str, packet: &[u8]) -> Outcome {
         self.run_from(program, packet, 0, THAT).unwrap()
+    }
+
+    /// Whether this kernel takes test runs of packets that the pod passes on: 5.10 refuses any `ingress_ifindex`.
+    ///
+    /// # Panics
+    /// When it takes no test run at all.
+    #[must_use]
+    pub fn takes_passed_on(&self, program: &str, packet: &[u8]) -> bool {
+        let _sent = self.run(program, packet, 0);
+        self.run_from(program, packet, 0, THAT).is_some()
     }
 
     /// `ingress`: the interface that the packet came in by; zero for what a socket sends.
@@ -383,11 +399,7 @@ impl Bench {
     /// # Panics
     /// When the kernel refuses.
     pub fn remember(&mut self, key: FlowKey, ifindex: u32) {
-        let flow = Flow {
-            ifindex,
-            ..Flow::default()
-        };
-        self.flows.insert(key, flow, 0).unwrap();
+        put_flow(&mut self.flows, key, ifindex);
     }
 
     /// Puts a flow into the table of [`OTHER_POD`].
@@ -395,11 +407,7 @@ impl Bench {
     /// # Panics
     /// When the kernel refuses.
     pub fn remember_of_other(&mut self, key: FlowKey, ifindex: u32) {
-        let flow = Flow {
-            ifindex,
-            ..Flow::default()
-        };
-        self.flows_of_other.insert(key, flow, 0).unwrap();
+        put_flow(&mut self.flows_of_other, key, ifindex);
     }
 
     /// The pod's flows, with the interface each came in by.
@@ -408,7 +416,8 @@ impl Bench {
     /// When the map cannot be read.
     #[must_use]
     pub fn remembered(&self) -> Vec<(FlowKey, u32)> {
-        let all = self.flows.iter().map(Result::unwrap);
+        let flows: HashMap<_, FlowKey, Flow> = (&self.flows).try_into().unwrap();
+        let all = flows.iter().map(Result::unwrap);
         all.map(|(key, flow)| (key, flow.ifindex)).collect()
     }
 
@@ -417,7 +426,8 @@ impl Bench {
     /// # Panics
     /// When the kernel refuses.
     pub fn remember_in_host(&mut self, key: FlowKey, flow: HostFlow) {
-        self.host_flows.insert(key, flow, 0).unwrap();
+        let mut flows: HashMap<_, FlowKey, HostFlow> = (&mut self.host_flows).try_into().unwrap();
+        flows.insert(key, flow, 0).unwrap();
     }
 
     /// Lets the responder answer for an address, by the NIC `ifindex` and with `mac`.
@@ -453,7 +463,8 @@ impl Bench {
     /// When the map cannot be read.
     #[must_use]
     pub fn remembered_in_host(&self) -> Vec<(FlowKey, HostFlow)> {
-        let all = self.host_flows.iter().map(Result::unwrap);
+        let flows: HashMap<_, FlowKey, HostFlow> = (&self.host_flows).try_into().unwrap();
+        let all = flows.iter().map(Result::unwrap);
         let timeless = |flow| HostFlow {
             since: 0,
             packets: 0,
@@ -465,7 +476,7 @@ impl Bench {
 
 /// A map does not wait for memory: the kernel makes some ready once it was asked for (kernel/bpf/memalloc.c
 /// by an interrupt to itself, which user-mode Linux has only with the clock's tick).
-fn patiently(mut insert: impl FnMut() -> Result<(), MapError>) {
+fn patiently<E: std::fmt::Debug>(mut insert: impl FnMut() -> Result<(), E>) {
     for _ in 0..100 {
         if insert().is_ok() {
             return;
@@ -473,6 +484,15 @@ fn patiently(mut insert: impl FnMut() -> Result<(), MapError>) {
         std::thread::sleep(Duration::from_millis(10));
     }
     insert().unwrap();
+}
+
+fn put_flow(table: &mut Map, key: FlowKey, ifindex: u32) {
+    let flow = Flow {
+        ifindex,
+        ..Flow::default()
+    };
+    let mut flows: HashMap<_, FlowKey, Flow> = table.try_into().unwrap();
+    flows.insert(key, flow, 0).unwrap();
 }
 
 fn on_each_cpu<T: aya::Pod>(value: T) -> PerCpuValues<T> {

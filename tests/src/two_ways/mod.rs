@@ -6,12 +6,12 @@
 pub mod talk;
 
 use std::{
-    fmt,
+    fmt, mem,
     net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicU16, Ordering},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use etherparse::PacketBuilder;
 
 use crate::{
@@ -129,19 +129,38 @@ impl Site {
     pub fn create(plan: Plan) -> Result<Self> {
         let lab = Lab::start(plan)?;
         let pod = lab.pod(NODE, OWN, "c")?;
+        let site = Self { pod, lab };
+        site.translate()?;
+        Ok(site)
+    }
+
+    /// Puts a new pod in the place of the old one: it has learned nothing yet. The old one is there as before, but
+    /// nothing is passed on to it; no tap can be read once it is gone.
+    ///
+    /// # Errors
+    /// The plugin's, or that of the rules.
+    pub fn replace_pod(&mut self, name: &str) -> Result<Pod> {
+        let pod = self.lab.pod(NODE, OWN, name)?;
+        let old = mem::replace(&mut self.pod, pod);
+        self.translate()?;
+        Ok(old)
+    }
+
+    /// Makes the node pass on to the pod what the client sends to the node; before the rules of a pod before it.
+    fn translate(&self) -> Result<()> {
         for family in Family::BOTH {
             let client = Plan::edge_link(family).edge.addr();
-            let pod = pod.address(family);
+            let pod = self.pod.address(family);
             let rules = [OWN, OTHER].map(|nic| {
-                let node = lab.vpc.nic(NODE, nic).primary(family);
+                let node = self.lab.vpc.nic(NODE, nic).primary(family);
                 format!(
-                    "-A PREROUTING -i {nic} -s {client} -d {node} -j DNAT --to-destination {pod}"
+                    "-I PREROUTING -i {nic} -s {client} -d {node} -j DNAT --to-destination {pod}"
                 )
             });
             let script = format!("*nat\n{}\nCOMMIT\n", rules.join("\n"));
-            iptables::restore(lab.vpc.node(NODE), family, &script)?;
+            iptables::restore(self.node(), family, &script)?;
         }
-        Ok(Self { pod, lab })
+        Ok(())
     }
 
     /// The client's namespace.
@@ -200,12 +219,7 @@ impl Site {
     /// # Errors
     /// When the agent does not say.
     pub fn left_to_the_backstop(&mut self) -> Result<u64> {
-        let lines = self.lab.agent(NODE).control_json(&["datapath"])?;
-        let lines = lines.as_array().context("no list")?;
-        Ok(lines
-            .iter()
-            .filter_map(|line| line["wrongNic"].as_u64())
-            .sum())
+        self.lab.agent(NODE).left_to_the_backstop()
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Run {
     kernel: Option<Kernel>,
     /// Where there is a disk to be measured.
     dir: Option<PathBuf>,
+    /// Whether the programs are those that are quickly built: the figures mean nothing then.
+    unoptimised: bool,
     options: Common,
 }
 
@@ -65,6 +67,7 @@ impl Run {
             what,
             kernel,
             dir: None,
+            unoptimised: false,
             options: options.clone(),
         }
     }
@@ -74,6 +77,14 @@ impl Run {
         let there = self.kernel.map_or(dir, |_| Path::new("/tmp"));
         self.dir = Some(there.to_owned());
         self
+    }
+
+    /// Where the programs are.
+    fn programs(&self, ws: &Workspace) -> PathBuf {
+        match self.unoptimised {
+            true => ws.unoptimised(),
+            false => ws.release(),
+        }
     }
 
     fn arguments(&self, out: &str) -> Vec<String> {
@@ -88,7 +99,8 @@ impl Run {
     }
 }
 
-/// Every benchmark once, in its shortest form, where it can run: that they keep working.
+/// Every benchmark once, in its shortest form and with what the tests have built, where it can run: that
+/// they keep working.
 pub(crate) fn each_once(ws: &Workspace) -> Result<()> {
     let (root, ipvlan) = (exec::is_root()?, vm::this_kernel_will_do()?);
     // Packets take the same ways through macvlan; ADD and the agent need ipvlan.
@@ -107,6 +119,7 @@ pub(crate) fn each_once(ws: &Workspace) -> Result<()> {
             ..Common::default()
         };
         let mut short = Run::of(what, &options);
+        short.unoptimised = true;
         if what == "pool" {
             short = short.on_disk(&ws.target);
         }
@@ -133,7 +146,7 @@ pub(crate) fn run(ws: &Workspace, run: &Run) -> Result<ExitCode> {
     }
     let to = ws.target.join("bench");
     fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
-    let program = ws.release().join("ebbtide-bench");
+    let program = run.programs(ws).join("ebbtide-bench");
     let code = match run.kernel {
         None => here(ws, run, &program, &to)?,
         Some(kernel) => in_guest(ws, run, kernel, &program, &to)?,
@@ -155,7 +168,7 @@ fn here(ws: &Workspace, run: &Run, program: &Path, to: &Path) -> Result<ExitCode
     let mut bench = here::command(program)?;
     bench
         .args(run.arguments(&to.to_string_lossy()))
-        .envs(test_environment(ws)?)
+        .envs(test_environment(ws, &run.programs(ws))?)
         .env(LOG.0, LOG.1);
     let status = bench
         .status()
@@ -175,7 +188,7 @@ fn in_guest(
     let out = format!("{}/bench", vm::GUEST_OUT);
     let mut command = vec![program.to_string_lossy().into_owned()];
     command.extend(run.arguments(&out));
-    let mut env = test_environment(ws)?;
+    let mut env = test_environment(ws, &run.programs(ws))?;
     env.push((LOG.0.to_owned(), LOG.1.to_owned()));
     ui::note(format_args!("  booting {kernel}"));
     let outcome = vm::start(

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::cargo;
 use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
@@ -17,22 +18,23 @@ const VERSION: &str = "0.10.4";
 pub(crate) fn ensure(ws: &Workspace) -> Result<PathBuf> {
     let path = ws.tools().join("bin/bpf-linker");
     if !path.exists() {
-        ui::note(format_args!(
-            "setup: building bpf-linker {VERSION} (a minute or two)"
-        ));
         let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         install
             .args([
                 "install",
-                "--quiet",
                 "--locked",
+                // What works long in it is the compiler's LLVM, which is there already: built without
+                // optimisation it is there in half the time.
+                "--debug",
                 &format!("bpf-linker@{VERSION}"),
                 "--root",
             ])
             .arg(ws.tools())
             .current_dir(&ws.root)
             .env("CARGO_TARGET_DIR", ws.target.join("tools-build"));
-        exec::run(&mut install, Output::OnFailure)?;
+        ui::step(&format!("build bpf-linker {VERSION}"), || {
+            cargo::run(&mut install, Output::OnFailure)
+        })?;
     }
     let version = exec::read(Command::new(&path).arg("--version"))?;
     if version.split_whitespace().nth(1) != Some(VERSION) {

@@ -1,6 +1,7 @@
 //! The process that is a machine: its output, its time, its end.
 
 use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -39,8 +40,13 @@ pub(super) fn bound_to_us(program: &Path) -> Command {
     command
 }
 
-/// Starts the machine, passes its output on, and returns it when the machine has ended.
-pub(super) fn run(machine: Machine<'_>, timeout: Duration) -> Result<String> {
+/// Starts the machine, has its command's output read, and returns the end of it when the machine has
+/// ended.
+pub(super) fn run(
+    machine: Machine<'_>,
+    timeout: Duration,
+    read: impl FnOnce(&mut dyn Read) + Send,
+) -> Result<String> {
     let Machine { mut command, out } = machine;
     let log = File::create(out.file("machine.log")).context("cannot make the machine's log")?;
     let mut child = command
@@ -50,7 +56,44 @@ pub(super) fn run(machine: Machine<'_>, timeout: Duration) -> Result<String> {
         .spawn()
         .with_context(|| format!("cannot start `{}`", exec::line(&command)))?;
     let stdout = child.stdout.take().context("the machine has no output")?;
-    let reader = thread::spawn(move || exec::pass_on(stdout));
+    let mut stdout = Last::of(stdout);
+    thread::scope(|scope| {
+        scope.spawn(|| read(&mut stdout));
+        wait(&mut child, out, timeout)
+    })?;
+    Ok(String::from_utf8_lossy(&stdout.last).into_owned())
+}
+
+/// A reader that keeps the end of what was read.
+struct Last<R> {
+    from: R,
+    last: Vec<u8>,
+}
+
+impl<R> Last<R> {
+    /// As much as a kernel's last words take.
+    const MOST: usize = 64 * 1024;
+
+    fn of(from: R) -> Self {
+        Self {
+            from,
+            last: Vec::new(),
+        }
+    }
+}
+
+impl<R: Read> Read for Last<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.last.extend_from_slice(&buffer[..count]);
+        let surplus = self.last.len().saturating_sub(Self::MOST);
+        self.last.drain(..surplus);
+        Ok(count)
+    }
+}
+
+/// Waits for the machine's end, and ends it when its time is over.
+fn wait(child: &mut Child, out: &OutDir, timeout: Duration) -> Result<()> {
     let deadline = Instant::now() + timeout;
     while child
         .try_wait()
@@ -58,7 +101,7 @@ pub(super) fn run(machine: Machine<'_>, timeout: Duration) -> Result<String> {
         .is_none()
     {
         if Instant::now() > deadline {
-            end(&mut child)?;
+            end(child)?;
             bail!(
                 "the machine was still running after {} s and was ended\n{}",
                 timeout.as_secs(),
@@ -67,9 +110,7 @@ pub(super) fn run(machine: Machine<'_>, timeout: Duration) -> Result<String> {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    reader
-        .join()
-        .map_err(|_| anyhow::anyhow!("reading the machine's output failed"))
+    Ok(())
 }
 
 /// Ends the machine through its guard, by process id.
@@ -130,6 +171,18 @@ mod tests {
             (TAIL, "line 15", "line 39")
         );
         assert_eq!(last_lines("one\n"), ["one"]);
+    }
+
+    #[test]
+    fn of_long_output_the_end_is_kept() {
+        let text = [b'a'; Last::<&[u8]>::MOST].into_iter().chain(*b"the end");
+        let text: Vec<u8> = text.collect();
+        let mut from = Last::of(text.as_slice());
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).expect("memory can be read");
+        assert_eq!(all, text);
+        assert_eq!(from.last.len(), Last::<&[u8]>::MOST);
+        assert!(from.last.ends_with(b"aathe end"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::c_int;
+use xtask::skip::{Need, skip};
 
 use super::*;
 
@@ -43,7 +44,10 @@ impl Tracee {
         // SAFETY: our own child.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
         if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == REFUSED {
-            println!("skipped: nothing may be traced here");
+            skip(
+                Need::Ptrace,
+                "the kernel or a sandbox refuses PTRACE_TRACEME",
+            );
             return None;
         }
         let tracee = Self(pid);
@@ -114,8 +118,7 @@ fn a_set_that_the_kernel_refuses_as_too_short_is_completed() {
     let _turn = turn();
     let Some(tracee) = Tracee::new() else { return };
     let Some(mut whole) = tracee.registers().filter(|set| set.len() > SHORT) else {
-        println!("skipped: this CPU or kernel has no registers besides those of SSE");
-        return;
+        return skip(Need::Xsave, "no registers besides those of SSE");
     };
     // Something in the upper half of YMM0 (component 2, whose place is the first after the header),
     // to see that what is not given stays.
@@ -147,8 +150,7 @@ fn a_set_that_is_too_long_loses_what_this_cpu_has_not() {
     let _turn = turn();
     let Some(tracee) = Tracee::new() else { return };
     let Some(mut whole) = tracee.registers() else {
-        println!("skipped: this CPU or kernel has no XSAVE");
-        return;
+        return skip(Need::Xsave, "no XSAVE");
     };
     whole[IN_USE] |= 0b11;
     whole[XMM0] = 42;
@@ -216,8 +218,7 @@ fn while_another_one_sets_registers_a_call_goes_its_way_unchanged() {
     let _turn = turn();
     let Some(tracee) = Tracee::new() else { return };
     let Some(mut short) = tracee.registers().filter(|set| set.len() > SHORT) else {
-        println!("skipped: this CPU or kernel has no registers besides those of SSE");
-        return;
+        return skip(Need::Xsave, "no registers besides those of SSE");
     };
     short.truncate(SHORT);
     let plain = tracee.plain(libc::PTRACE_SETREGSET, &mut short);

@@ -26,6 +26,7 @@ pub(crate) const DEMO: &[Program] = &[("ip", "iproute2"), ("iptables-legacy-rest
 pub(crate) const TESTS: &[Program] = &[
     ("ping", "iputils-ping"),
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
+    ("nft", "nftables"),
 ];
 
 /// What is used inside a guest (its root file system is this machine's), and to unpack kernels.
@@ -52,6 +53,9 @@ pub(crate) const NODE: &[Program] = &[
     ("etcd", "etcd-server"),
     ("busybox", "busybox-static"),
 ];
+
+/// What unpacks archives of the newer kind.
+pub(crate) const ZSTD: &[Program] = &[("zstd", "zstd")];
 
 /// What people use today, for `bench`.
 pub(crate) const PEERS: &[Program] = &[

@@ -1,0 +1,14 @@
+//! What needs a real Kubernetes: an API server of the tests' own, a node, or (`e2e`) a whole cluster.
+//!
+//! It runs in this machine's kernel, which need not have ipvlan: a pod on it is in `e2e` alone, whose nodes are guests.
+//! Where Kubernetes' programs are missing, each test says so and is skipped.
+
+mod api;
+mod controllers;
+mod e2e;
+mod leases;
+mod manifests;
+mod node;
+mod service_networks;
+mod setup;
+mod takeover;

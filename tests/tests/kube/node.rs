@@ -1,0 +1,130 @@
+//! The shipped image and manifests on a real node: containerd, kubelet, kube-proxy.
+//!
+//! This kernel need not have ipvlan: what is proven is the DaemonSet, not the pods' network.
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ebbtide_tests::{
+    cluster::{Binaries, ControlPlane, Node, Options, Place, images},
+    plan::{Family, Plan},
+    vpc::Vpc,
+};
+
+use crate::setup::DEPLOY;
+
+const NAMESPACE: &str = "ebbtide-system";
+const PATIENCE: Duration = Duration::from_secs(180);
+
+fn until(what: &str, look: impl Fn() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    while let Err(trouble) = look() {
+        if start.elapsed() > PATIENCE {
+            bail!("waited {PATIENCE:?} until {what}: {trouble:#}");
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
+fn on(node: &Node, script: &str) -> Result<String> {
+    let output = node.command("sh").args(["-c", script]).output()?;
+    ensure!(
+        output.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[test]
+fn the_daemonset_makes_a_node_ready_and_leaves_it_ready_when_it_is_replaced() -> Result<()> {
+    if !Binaries::find().is_some_and(|binaries| binaries.serve_nodes()) {
+        return Ok(());
+    }
+    let vpc = Vpc::build(Plan::default())?;
+    let place = Place {
+        netns: vpc.node("master").clone(),
+        address: vpc.nic("master", "ens5").primary(Family::V4),
+    };
+    let options = Options {
+        controllers: true,
+        place: Some(place.clone()),
+        ..Options::default()
+    };
+    let Some(cluster) = ControlPlane::start(options)? else {
+        return Ok(());
+    };
+    let archives = [cluster.busybox_image()?, images::ebbtide()?];
+    let node = Node::join(&cluster, &place.netns, "master", place.address, &archives)?;
+    ensure!(
+        cluster
+            .kubectl(&[
+                "wait",
+                "--for=condition=Ready",
+                "node/master",
+                "--timeout=1s"
+            ])
+            .is_err(),
+        "ready without a network"
+    );
+    let deploy = Path::new(DEPLOY);
+    cluster.install_crds(&deploy.join("crds"))?;
+    let manifests = deploy.join("ebbtide.yaml").display().to_string();
+    cluster.kubectl(&["apply", "-f", &manifests])?;
+    let tell = || {
+        let pods = cluster.kubectl(&["-n", NAMESPACE, "describe", "pods"]);
+        let log = cluster.kubectl(&["-n", NAMESPACE, "logs", "daemonset/ebbtide"]);
+        format!("{pods:?}\n{log:?}\n{}", node.log("kubelet"))
+    };
+    let rollout = [
+        "-n",
+        NAMESPACE,
+        "rollout",
+        "status",
+        "daemonset/ebbtide",
+        "--timeout=10s",
+    ];
+    until("the agent is ready", || cluster.kubectl(&rollout).map(drop)).with_context(tell)?;
+    let ready = [
+        "wait",
+        "--for=condition=Ready",
+        "node/master",
+        "--timeout=10s",
+    ];
+    until("the node is ready", || cluster.kubectl(&ready).map(drop)).with_context(tell)?;
+    let installed = on(&node, "ls -l /opt/cni/bin/ebbtide; cat /etc/cni/net.d/*")?;
+    ensure!(installed.contains("\"agentSocket\""), "{installed}");
+    let log = cluster.kubectl(&["-n", NAMESPACE, "logs", "daemonset/ebbtide"])?;
+    ensure!(!log.contains("ERROR"), "{log}");
+
+    let before = on(
+        &node,
+        "stat -c '%i %Y' /etc/cni/net.d/00-ebbtide.conflist /opt/cni/bin/ebbtide",
+    )?;
+    cluster.kubectl(&["-n", NAMESPACE, "rollout", "restart", "daemonset/ebbtide"])?;
+    until("the next agent is ready", || {
+        cluster.kubectl(&rollout).map(drop)
+    })
+    .with_context(tell)?;
+    let after = on(
+        &node,
+        "stat -c '%i %Y' /etc/cni/net.d/00-ebbtide.conflist /opt/cni/bin/ebbtide",
+    )?;
+    ensure!(before == after, "reinstalled: {before} {after}");
+    cluster.kubectl(&ready)?;
+
+    cluster.kubectl(&["-n", NAMESPACE, "delete", "daemonset", "ebbtide"])?;
+    let uninstall = deploy.join("uninstall.yaml").display().to_string();
+    cluster.kubectl(&["apply", "-f", &uninstall])?;
+    until("nothing is left", || {
+        let left = on(&node, "ls /etc/cni/net.d /opt/cni/bin")?;
+        ensure!(!left.contains("ebbtide"), "{left}");
+        Ok(())
+    })
+    .with_context(tell)
+}

@@ -1,0 +1,81 @@
+//! Where the Services' networks are found, with a real API server: each place as clusters have it.
+
+use anyhow::{Result, ensure};
+use ebbtide_tests::cluster::Member;
+use serde_json::Value;
+
+use crate::setup::{NO_REST, cluster};
+
+/// A control plane of static pods, which the API server shows.
+const STATIC_POD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: kube-apiserver-a, namespace: kube-system, labels: {component: kube-apiserver}}
+spec:
+  nodeName: a
+  containers:
+    - name: kube-apiserver
+      image: none
+      command: [kube-apiserver, --allow-privileged=true, "--service-cluster-ip-range=10.97.0.0/16,fd97::/112"]
+"#;
+
+const KUBEADM: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: kubeadm-config, namespace: kube-system}
+data:
+  ClusterConfiguration: |
+    apiVersion: kubeadm.k8s.io/v1beta2
+    kind: ClusterConfiguration
+    networking: {dnsDomain: cluster.local, podSubnet: 10.244.0.0/16, serviceSubnet: 10.98.0.0/16}
+"#;
+
+#[test]
+fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() -> Result<()> {
+    let Some(cluster) = cluster()? else {
+        return Ok(());
+    };
+    cluster
+        .kubectl(&["create", "namespace", "kube-system"])
+        .ok();
+    let state = tempfile::tempdir()?;
+    // This API server does not name its range when it refuses a Service in a dry run.
+    for (there, service, pod, reason) in [
+        ("", vec![], vec![], "set serviceCIDRs"),
+        (
+            STATIC_POD,
+            vec!["10.97.0.0/16", "fd97::/112"],
+            vec![],
+            "the flags of the control plane's pods",
+        ),
+        (
+            KUBEADM,
+            vec!["10.98.0.0/16"],
+            vec!["10.244.0.0/16"],
+            "kubeadm-config",
+        ),
+    ] {
+        if !there.is_empty() {
+            cluster.apply(there)?;
+        }
+        // An agent looks when it is elected.
+        let agent = Member::start(&cluster.kubeconfig(), state.path(), "a", NO_REST)?;
+        let told = |object: &Value, field: &str| -> Vec<String> {
+            let nets = object["status"][field].as_array().into_iter().flatten();
+            nets.filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let list = cluster.wait_until(&["spidercoordinators"], |list| {
+            let object = &list["items"][0];
+            object["status"]["reason"]
+                .as_str()
+                .is_some_and(|found| found.contains(reason))
+        })?;
+        let object = &list["items"][0];
+        ensure!(
+            told(object, "serviceCIDR") == service && told(object, "overlayPodCIDR") == pod,
+            "{object:#}"
+        );
+        drop(agent);
+    }
+    Ok(())
+}

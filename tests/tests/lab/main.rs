@@ -1,0 +1,25 @@
+//! What needs ipvlan: the real binaries in the strict VPC, with pods on the nodes' NICs.
+//!
+//! Few kernels of clouds and of CI have ipvlan built in or as a module: where this one has none, these tests run in
+//! a guest, and the guest's boot is what makes them an executable of their own. What needs no ipvlan belongs in
+//! `native`, and what needs Kubernetes' programs in `kube`.
+
+mod chained;
+mod clients;
+mod faults;
+mod flows_and_trace;
+mod lifecycle;
+mod marks;
+mod masquerade;
+mod modes;
+mod mtu;
+mod nft;
+mod nics;
+mod node_changes;
+mod plain_network;
+mod protocols;
+mod repair;
+mod restart;
+mod rows;
+mod several_nics;
+mod shared_subnets;

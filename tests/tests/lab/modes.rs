@@ -1,0 +1,226 @@
+//! ipvlan's other modes through the same table of traffic (docs/modes.md).
+
+use std::{net::SocketAddr, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_agent::netlink::link::IpvlanMode;
+use ebbtide_tests::{
+    demo::{Check, Scenario, SeenAs, WAYS_TO_C, all_go_their_way},
+    lab::Lab,
+    path::{Hop, Path},
+    plan::{Family, Plan},
+    pod::{NIC_SIDE, NODE_SIDE},
+    tap::{Direction, Place},
+    traffic::{Client, Protocol},
+};
+
+/// Runs every row in `mode`, each as `expected` has it.
+fn rows(mode: IpvlanMode, expected: fn(Check) -> Check) -> Result<()> {
+    let lab = Lab::start(Plan {
+        mode,
+        ..Plan::default()
+    })?;
+    let scenario = Scenario::create(&lab)?;
+    let checks: Vec<Check> = scenario.checks().into_iter().map(expected).collect();
+    all_go_their_way(&lab, &checks)?;
+    scenario.delete()
+}
+
+#[test]
+fn every_row_takes_its_path_in_l2() -> Result<()> {
+    rows(IpvlanMode::L2, |check| check)
+}
+
+#[test]
+fn every_row_is_answered_where_it_came_in_in_l3s() -> Result<()> {
+    rows(IpvlanMode::L3s, in_l3s)
+}
+
+/// What is other in l3s than in l3, everything answered all the same:
+///
+/// * The pod's interface delivers what comes from the wire without being passed: no tap and no tc
+///   program sees it (`ipvlan_nf_input` changes the packet's device behind them,
+///   drivers/net/ipvlan/ipvlan_l3s.c).
+/// * What comes in by a NIC is its pods' before it is routed, but after the host's conntrack
+///   (`ipvlan_l3_rcv`, called from `ip_rcv_finish`). So a NodePort request reaches a pod on the
+///   same NIC by that NIC, not masqueraded, and its reply goes back by it, where conntrack undoes
+///   the DNAT; and so does the answer to what a pod sent to a ClusterIP.
+fn in_l3s(mut check: Check) -> Check {
+    let back = check.back.clone();
+    let back = back.unwrap_or_else(|| check.path.reversed());
+    let request_pod = taken_by_its_nic(&check, &check.path);
+    let answer_pod = taken_by_its_nic(&check, &back);
+    let wire_to_pod = |path: Path| {
+        let by_wire = path
+            .0
+            .iter()
+            .any(|hop| matches!(hop.place, Place::Wire { .. }));
+        let seen = |hop: &Hop| !(by_wire && is(hop, NIC_SIDE, Direction::In));
+        Path(path.0.into_iter().filter(seen).collect())
+    };
+    check.path = wire_to_pod(check.path);
+    let mut back = wire_to_pod(back);
+    if let Some(pod) = request_pod {
+        check.path.0.pop();
+        check.seen_as = SeenAs::Itself;
+        for hop in &mut back.0 {
+            if let Place::Pod {
+                pod: name,
+                interface,
+            } = &mut hop.place
+                && *name == pod
+            {
+                NIC_SIDE.clone_into(interface);
+            }
+        }
+    }
+    if answer_pod.is_some() {
+        back.0.pop();
+    }
+    check.back = Some(back);
+    check
+}
+
+fn is(hop: &Hop, side: &str, towards: Direction) -> bool {
+    let Hop { place, direction } = hop;
+    matches!(place, Place::Pod { interface, .. } if interface == side) && *direction == towards
+}
+
+/// The pod at the end of a path whose last steps are its own NIC and its veth. What
+/// `host_nic_ingress` steers into the host goes by the veth as ever.
+fn taken_by_its_nic(check: &Check, path: &Path) -> Option<String> {
+    let [.., wire, last] = &path.0[..] else {
+        return None;
+    };
+    let (Place::Wire { node, nic }, Place::Pod { pod, .. }) = (&wire.place, &last.place) else {
+        return None;
+    };
+    let title = format!("{pod} {node}/{nic}");
+    let own_nic = check.from.ends_with(&title) || check.to.ends_with(&title);
+    let steered = check.traffic.ends_with("not masqueraded");
+    (own_nic && !steered && is(last, NODE_SIDE, Direction::In)).then(|| pod.clone())
+}
+
+/// How a client's connections end.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// In order. A TCP client cannot have the same one again for a while.
+    Fin,
+    /// By a reset; for UDP not at all.
+    Reset,
+}
+
+/// Longer than conntrack takes until it believes that UDP will go on (net/netfilter/nf_conntrack_proto_udp.c).
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// A client that has one source port, and the ways it comes by, one after the other.
+#[derive(Debug)]
+struct Mover {
+    family: Family,
+    protocol: Protocol,
+    end: End,
+    port: u16,
+    ways: Vec<u16>,
+}
+
+impl Mover {
+    /// By the NodePort, straight to the pod, and by the NodePort again, or the other way round, in both families;
+    /// each with a source port of its own, from `port` on.
+    fn all(port: u16) -> Vec<Self> {
+        let [by_node_port, straight] = WAYS_TO_C;
+        let mut ports = port..;
+        let mut movers = Vec::new();
+        for (protocol, end) in [
+            (Protocol::Udp, End::Reset),
+            (Protocol::Tcp, End::Reset),
+            (Protocol::Tcp, End::Fin),
+        ] {
+            let times = match end {
+                End::Fin => 1,
+                End::Reset => 2,
+            };
+            for ways in [[by_node_port, straight], [straight, by_node_port]] {
+                for (family, port) in Family::BOTH.into_iter().zip(&mut ports) {
+                    movers.push(Self {
+                        family,
+                        protocol,
+                        end,
+                        port,
+                        ways: ways.repeat(times),
+                    });
+                }
+            }
+        }
+        movers
+    }
+
+    /// Comes by the way of this number, if there is one.
+    fn come(&self, lab: &Lab, number: usize) -> Result<()> {
+        let Some(way) = self.ways.get(number) else {
+            return Ok(());
+        };
+        let source = SocketAddr::new(Plan::client(self.family), self.port);
+        let server = SocketAddr::new(Plan::load_balancer(self.family), *way);
+        let ask = || -> Result<()> {
+            let mut connection = Client::new(&lab.vpc.world, self.protocol)
+                .from(source)
+                .connect(server)?;
+            for _ in 0..3 {
+                connection.ask()?;
+            }
+            match self.end {
+                End::Fin => drop(connection),
+                End::Reset => connection.abort()?,
+            }
+            Ok(())
+        };
+        ask().with_context(|| format!("{self:?}, number {number}"))
+    }
+}
+
+/// Each client once at once, and once with pauses. All wait in the same pauses: they share no port.
+fn one_port_both_ways(mode: IpvlanMode) -> Result<()> {
+    let lab = Lab::start(Plan {
+        mode,
+        ..Plan::default()
+    })?;
+    let scenario = Scenario::create(&lab)?;
+    let mut failed = Vec::new();
+    let at_once = Mover::all(40_000);
+    let steps = at_once.iter().map(|mover| mover.ways.len()).max();
+    let steps = 0..steps.unwrap_or_default();
+    for mover in at_once {
+        failed.extend(
+            steps
+                .clone()
+                .filter_map(|step| mover.come(&lab, step).err()),
+        );
+    }
+    let patient = Mover::all(41_000);
+    for step in steps {
+        if step > 0 {
+            thread::sleep(PAUSE);
+        }
+        let came = patient.iter().map(|mover| mover.come(&lab, step));
+        failed.extend(came.filter_map(Result::err));
+    }
+    let failed: Vec<String> = failed.iter().map(|error| format!("{error:#}")).collect();
+    ensure!(failed.is_empty(), "{}\n{}", failed.join("\n"), lab.logs());
+    lab.vpc.assert_no_violations()?;
+    scenario.delete()
+}
+
+#[test]
+fn in_l3_a_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
+    one_port_both_ways(IpvlanMode::L3)
+}
+
+#[test]
+fn in_l2_a_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
+    one_port_both_ways(IpvlanMode::L2)
+}
+
+#[test]
+fn in_l3s_a_client_s_port_is_answered_by_the_last_way_it_came() -> Result<()> {
+    one_port_both_ways(IpvlanMode::L3s)
+}

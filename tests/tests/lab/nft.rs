@@ -1,0 +1,72 @@
+//! Rules that others made with `nft`: what a masquerade does to pods on ipvlan (l3), that the doctor
+//! names it, and that its remedy cures it. The same for iptables: `masquerade.rs`.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_agent::doctor::Finding;
+use ebbtide_tests::{
+    plan::{Family, Plan},
+    skip::{Need, skip},
+    snapshot::run,
+    traffic::{Client, Protocol, Server},
+    two_ways::{Site, Way},
+};
+
+/// What `ebbtidectl doctor` says of others' firewall rules.
+fn firewall(site: &mut Site) -> Result<Vec<Finding>> {
+    let (mut findings, _) = site.lab.agent("master").doctor()?;
+    findings.retain(|finding| finding.what.contains("firewall"));
+    Ok(findings)
+}
+
+/// Whether a server outside takes the pod for what it is.
+fn as_itself(site: &Site, family: Family) -> Result<bool> {
+    let case = site.case(Way::Straight, family);
+    let outside = SocketAddr::new(case.client().ip(), case.port);
+    let _server = Server::start(site.client(), Protocol::Tcp, outside)?;
+    let answer = Client::new(&site.pod.netns, Protocol::Tcp).ask(outside)?;
+    Ok(answer.seen_as == answer.local)
+}
+
+#[test]
+fn a_masquerade_made_with_nft_is_found_and_its_remedy_keeps_it_off_pods() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    ensure!(firewall(&mut site)?.is_empty(), "the NodePort's rules");
+    let nft = |site: &Site, command: &str| run(site.node(), "nft", &[command]);
+    let table = "table inet others { chain post { type nat hook postrouting priority 100; }; }";
+    if let Err(reason) = nft(&site, &format!("add {table}")) {
+        skip(
+            Need::Nft,
+            format_args!("no nft, or not in this kernel: {reason:#}"),
+        );
+        return site.pod.delete();
+    }
+    for family in Family::BOTH {
+        ensure!(as_itself(&site, family)?, "{family}: before");
+    }
+    nft(&site, "add rule inet others post oifname ens6 masquerade")?;
+    for family in Family::BOTH {
+        ensure!(!as_itself(&site, family)?, "{family}: no damage");
+    }
+    let found = firewall(&mut site)?;
+    ensure!(found.len() == 2, "one in each family: {found:?}");
+    for family in Family::BOTH {
+        let nic = site.lab.vpc.nic("master", "ens6");
+        let pods = nic.subnet(family).primary.trunc().to_string();
+        let ip = if family == Family::V4 { "ip" } else { "ip6" };
+        let finding = found
+            .iter()
+            .find(|one| one.what.contains(&family.to_string()));
+        let finding = finding.with_context(|| format!("{family}: {found:?}"))?;
+        ensure!(finding.what.contains("nft inet others post"), "{finding}");
+        let remedy = format!("insert rule inet others post oifname ens6 {ip} saddr PODS accept");
+        ensure!(finding.way_out.contains(&remedy), "{finding}");
+        nft(&site, &remedy.replace("PODS", &pods))?;
+        ensure!(as_itself(&site, family)?, "{family}: not cured");
+    }
+    let found = firewall(&mut site)?;
+    ensure!(found.is_empty(), "cured, yet {found:?}");
+    site.lab.vpc.assert_no_violations()?;
+    site.pod.delete()
+}

@@ -1,0 +1,78 @@
+//! A node with several NICs: whatever came in by one leaves by it, with its address, although the
+//! default route is another's. Nothing is left to the backstop that could have been routed, and
+//! what cannot be is put right by it.
+
+use anyhow::{Result, ensure};
+use ebbtide_tests::{
+    demo::{Check, Scenario, all_go_their_way},
+    lab::Lab,
+    plan::Plan,
+};
+
+fn of<'a>(checks: &'a [Check], traffic: &'a str) -> impl Iterator<Item = &'a Check> {
+    checks
+        .iter()
+        .filter(move |check| check.traffic.starts_with(traffic))
+}
+
+#[test]
+fn node_ports_of_each_nic_are_answered_by_it_and_routed_there() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let checks = scenario.checks();
+    let checks: Vec<Check> = of(&checks, "NodePort").cloned().collect();
+    ensure!(checks.len() == 8, "{} rows", checks.len());
+    all_go_their_way(&lab, &checks)?;
+    ensure!(
+        lab.agent("master").left_to_the_backstop()? == 0,
+        "left to the backstop"
+    );
+    scenario.delete()
+}
+
+#[test]
+fn a_cluster_ip_works_without_masquerade_and_the_backend_sees_the_pod() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let checks = scenario.checks();
+    let checks: Vec<Check> = of(&checks, "pod → ClusterIP, not").cloned().collect();
+    ensure!(checks.len() == 4, "{} rows", checks.len());
+    all_go_their_way(&lab, &checks)?;
+    ensure!(
+        lab.agent("master").left_to_the_backstop()? == 0,
+        "a pod's packets are no mistake"
+    );
+    scenario.delete()
+}
+
+#[test]
+fn strict_reverse_path_filtering_on_every_link_of_the_node_is_satisfied() -> Result<()> {
+    let lab = Lab::start(Plan::default())?;
+    for node in ["master", "worker1"] {
+        // Stricter than each link's own setting, which the kernel takes the greater of.
+        let strict = ("net/ipv4/conf/all/rp_filter", "1");
+        lab.vpc.node(node).sysctls(&[strict])?;
+    }
+    let scenario = Scenario::create(&lab)?;
+    let checks = scenario.checks();
+    let checks: Vec<Check> = ["NodePort", "pod → ClusterIP"]
+        .into_iter()
+        .flat_map(|traffic| of(&checks, traffic))
+        .cloned()
+        .collect();
+    ensure!(checks.len() == 31, "{} rows", checks.len());
+    all_go_their_way(&lab, &checks)?;
+    scenario.delete()
+}
+
+#[test]
+fn the_backstop_sends_out_by_the_right_nic_what_was_routed_to_another_and_counts_it() -> Result<()>
+{
+    let mut lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let before = lab.agent("master").left_to_the_backstop()?;
+    all_go_their_way(&lab, &scenario.by_backstop()?)?;
+    let counted = lab.agent("master").left_to_the_backstop()? - before;
+    ensure!(counted > 8, "only {counted} packets counted");
+    scenario.delete()
+}

@@ -1,0 +1,337 @@
+//! The agent may die at any moment: running pods do not notice, and nothing is lost or doubled.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use ebbtide_plugin::wire::{self, Invocation, Request};
+use ebbtide_tests::{
+    cni::{Plugin, Sandbox},
+    edge::Listener,
+    foreign::addresses,
+    lab::Lab,
+    netns::Netns,
+    patience::PATIENCE,
+    plan::{Family, Plan},
+    pod::Pod,
+    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
+    snapshot::Snapshot,
+    traffic::{Client, Protocol, Server},
+};
+use serde_json::Value;
+
+const POD_PORT: u16 = 8080;
+const NODE_PORT: u16 = 30080;
+
+/// A Service with policy Local in front of a pod on the other NIC than requests come in by.
+fn expose(lab: &Lab, pod: &Pod) -> Result<()> {
+    let mut services = Vec::new();
+    let mut listeners = Vec::new();
+    let nic = lab.vpc.nic("master", "ens5");
+    for protocol in Protocol::BOTH {
+        services.push(Service {
+            name: format!("S-{protocol}"),
+            protocol,
+            cluster: "10.96.0.50:80".parse()?,
+            node_port: Some(NODE_PORT),
+            policy: ExternalTrafficPolicy::Local,
+            masquerade: true,
+            backends: vec![Backend {
+                address: pod.socket(Family::V4, POD_PORT),
+                node: pod.node.clone(),
+            }],
+        });
+        listeners.push(Listener {
+            protocol,
+            port: NODE_PORT,
+            target: SocketAddr::new(nic.primary(Family::V4), NODE_PORT),
+        });
+    }
+    let settings = Settings {
+        cluster_cidr: vec!["10.244.0.0/16".parse()?],
+    };
+    proxy::install(lab.vpc.node("master"), "master", &settings, &services)?;
+    lab.vpc.edge.listen(&listeners)
+}
+
+/// Asks one question after the other until told to stop; every one must be answered.
+fn ask_until(
+    world: Netns,
+    protocol: Protocol,
+    stop: Arc<AtomicBool>,
+) -> thread::JoinHandle<Result<u32>> {
+    let server = SocketAddr::new(Plan::load_balancer(Family::V4), NODE_PORT);
+    thread::spawn(move || {
+        let client = Client::new(&world, protocol).from_ip(Plan::client(Family::V4));
+        let mut connection = client.connect(server)?;
+        let mut answered = 0;
+        while !stop.load(Ordering::Relaxed) {
+            connection
+                .ask()
+                .with_context(|| format!("{protocol}, after {answered} answers"))?;
+            answered += 1;
+            // New connections too: they need the marks and flow tables afresh.
+            if answered % 10 == 0 {
+                client.ask(server).context("a new connection")?;
+            }
+        }
+        Ok(answered)
+    })
+}
+
+#[test]
+fn traffic_goes_on_without_a_loss_while_the_agent_is_killed_and_restarted() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens6", "c")?;
+    let _servers = Server::on_any(&pod.netns, POD_PORT)?;
+    expose(&lab, &pod)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = Protocol::BOTH
+        .map(|protocol| ask_until(lab.vpc.world.clone(), protocol, Arc::clone(&stop)));
+    let agent = lab.agent("master");
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(200));
+        agent.kill()?;
+        thread::sleep(Duration::from_millis(200));
+        agent.launch()?;
+        agent.wait_ready()?;
+    }
+    thread::sleep(Duration::from_millis(200));
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        let answered = client.join().map_err(|_| anyhow!("a client panicked"))??;
+        ensure!(answered > 10, "only {answered} questions were asked");
+    }
+    lab.vpc.assert_no_violations()?;
+    pod.call("CHECK").context("the new agent's view")?;
+    let hooks = lab.agent("master").control_json(&["datapath"])?;
+    let hooks = hooks.as_array().context("a list of hooks")?;
+    ensure!(
+        hooks.iter().all(|hook| hook["attached"] == true),
+        "{hooks:?}"
+    );
+    pod.delete()
+}
+
+/// Enough addresses for twenty pods.
+const LARGE_POOLS: &str = "\
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: z-large-v4}
+spec:
+  subnet: 172.31.16.0/20
+  ips: [172.31.17.1-172.31.17.30]
+  gateway: 172.31.16.1
+  default: true
+  nodeName: [master]
+  multusName: [default/ipvlan-ens5]
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: z-large-v6}
+spec:
+  subnet: fd00:16::/64
+  ips: ['fd00:16::1:1-fd00:16::1:30']
+  gateway: fd00:16::1
+  default: true
+  nodeName: [master]
+  multusName: [default/ipvlan-ens5]
+";
+
+const PODS: usize = 20;
+
+fn add_all(plugin: &Plugin, sandboxes: &[Sandbox], config: &str) -> Vec<Result<Value>> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = sandboxes
+            .iter()
+            .map(|sandbox| scope.spawn(|| plugin.call("ADD", Some(sandbox), config)?.success()))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("a caller panicked")))
+            })
+            .collect()
+    })
+}
+
+// One after the other they take longer than all other tests beside them.
+
+#[test]
+fn killed_5_ms_into_twenty_adds_nothing_leaks_and_no_address_is_doubled() -> Result<()> {
+    killed_after(Duration::from_millis(5))
+}
+
+#[test]
+fn killed_40_ms_into_twenty_adds_nothing_leaks_and_no_address_is_doubled() -> Result<()> {
+    killed_after(Duration::from_millis(40))
+}
+
+#[test]
+fn killed_150_ms_into_twenty_adds_nothing_leaks_and_no_address_is_doubled() -> Result<()> {
+    killed_after(Duration::from_millis(150))
+}
+
+#[test]
+fn killed_400_ms_into_twenty_adds_nothing_leaks_and_no_address_is_doubled() -> Result<()> {
+    killed_after(Duration::from_millis(400))
+}
+
+/// A lab whose master has addresses for twenty pods, and has had one.
+fn large_lab() -> Result<Lab> {
+    let mut lab = Lab::without_agents(Plan::default())?;
+    lab.start_agents_with(LARGE_POOLS)?;
+    lab.pod("master", "ens5", "first")?.delete()?;
+    Ok(lab)
+}
+
+/// The namespaces of twenty pods, and what the runtime says about them.
+fn twenty_pods() -> Result<(Vec<Netns>, Vec<Sandbox>)> {
+    let namespaces = (0..PODS)
+        .map(|number| Netns::new(&format!("p{number}")))
+        .collect::<Result<Vec<_>>>()?;
+    let sandboxes = namespaces.iter().enumerate();
+    let sandboxes = sandboxes.map(|(number, netns)| {
+        Sandbox::new(netns, format!("crash{number}"), &format!("p{number}"))
+    });
+    let sandboxes = sandboxes.collect();
+    Ok((namespaces, sandboxes))
+}
+
+fn killed_after(delay: Duration) -> Result<()> {
+    let mut lab = large_lab()?;
+    let node = lab.vpc.node("master").clone();
+    let before = Snapshot::of(&node)?;
+    let plugin = lab.agent("master").plugin();
+    let config = plugin.config("default/ipvlan-ens5").to_string();
+    let (_namespaces, sandboxes) = twenty_pods()?;
+    let agent = lab.agent("master");
+    let first = thread::scope(|scope| -> Result<_> {
+        let adds = scope.spawn(|| add_all(&plugin, &sandboxes, &config));
+        thread::sleep(delay);
+        agent.kill()?;
+        adds.join().map_err(|_| anyhow!("the callers panicked"))
+    })?;
+    agent.launch()?;
+    agent.wait_ready()?;
+    let mut owners: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    // The kubelet asks again for those that failed; asking for all shows that nobody's changed.
+    for (number, (sandbox, first)) in sandboxes.iter().zip(first).enumerate() {
+        let again = plugin.call("ADD", Some(sandbox), &config)?.success()?;
+        plugin.call("CHECK", Some(sandbox), &config)?.success()?;
+        if let Ok(first) = first {
+            ensure!(first == again, "{first} became {again}");
+        }
+        for address in addresses(&again)? {
+            if let Some(other) = owners.insert(address, number) {
+                anyhow::bail!("{address} belongs to {other} and to {number}");
+            }
+        }
+    }
+    ensure!(owners.len() == 2 * PODS);
+    let all = Snapshot::of(&node)?;
+    let veths = all.links("veth");
+    ensure!(
+        veths.len() == before.links("veth").len() + PODS,
+        "{veths:?}"
+    );
+    for sandbox in &sandboxes {
+        plugin.call("DEL", Some(sandbox), &config)?.success()?;
+    }
+    before.assert_same(&Snapshot::of(&node)?)?;
+    let used = lab.agent("master").addresses_in_use()?;
+    ensure!(used == 0, "{used} addresses are in use");
+    lab.vpc.assert_no_violations()
+}
+
+#[test]
+fn what_ended_while_the_agent_was_down_is_released_when_it_starts() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let stays = lab.pod("master", "ens5", "stays")?;
+    let config = lab
+        .agent("master")
+        .plugin()
+        .config("default/ipvlan-ens5")
+        .to_string();
+    let plugin = lab.agent("master").plugin();
+    let netns = Netns::new("ends")?;
+    let sandbox = Sandbox::new(&netns, "ends", "ends");
+    plugin.call("ADD", Some(&sandbox), &config)?.success()?;
+    lab.agent("master").kill()?;
+    drop(netns);
+    lab.agent("master").launch()?;
+    lab.agent("master").wait_ready()?;
+    let pods = lab.agent("master").control(&["pods"])?;
+    ensure!(pods.contains("stays") && !pods.contains("ends"), "{pods}");
+    stays.call("CHECK")?;
+    stays.delete()
+}
+
+#[test]
+fn what_was_wiped_while_the_agent_was_down_is_back_for_whoever_asks_first() -> Result<()> {
+    let mut lab = large_lab()?;
+    let plugin = lab.agent("master").plugin();
+    let config = plugin.config("default/ipvlan-ens5");
+    let (namespaces, sandboxes) = twenty_pods()?;
+    let mut checks = Vec::new();
+    for (sandbox, result) in sandboxes
+        .iter()
+        .zip(add_all(&plugin, &sandboxes, &config.to_string()))
+    {
+        let mut config = config.clone();
+        config["prevResult"] = result?;
+        checks.push(check(sandbox, &config));
+    }
+    let agent = lab.agent("master");
+    agent.kill()?;
+    for netns in &namespaces {
+        netns.netlink()?.remove_clsact("eth0")?;
+    }
+    agent.launch()?;
+    agent.wait_listening()?;
+    // All at once, while it takes the pods over: none is told that its programs are missing.
+    thread::scope(|scope| {
+        let socket = plugin.socket();
+        let answers: Vec<_> = checks
+            .iter()
+            .map(|check| scope.spawn(move || wire::ask(socket, check, PATIENCE)))
+            .collect();
+        answers.into_iter().try_for_each(|answer| {
+            let answer = answer.join().map_err(|_| anyhow!("a caller panicked"))??;
+            ensure!(answer.exit == 0, "{}", answer.output);
+            Ok(())
+        })
+    })?;
+    agent.wait_ready()?;
+    for sandbox in &sandboxes {
+        plugin
+            .call("DEL", Some(sandbox), &config.to_string())?
+            .success()?;
+    }
+    Ok(())
+}
+
+/// What the plugin would send. Executing it takes longer than the agent needs for the pods.
+fn check(sandbox: &Sandbox, config: &Value) -> Request {
+    let netns = sandbox.netns.as_deref().unwrap_or(Path::new(""));
+    Request::Cni(Invocation {
+        command: "CHECK".to_owned(),
+        container_id: sandbox.container_id.clone(),
+        netns: netns.to_string_lossy().into_owned(),
+        if_name: sandbox.interface.clone(),
+        config: config.to_string(),
+        ..Invocation::default()
+    })
+}

@@ -1,0 +1,301 @@
+//! Each eBPF program of the host alone: verdict, mark, packet, flows and counters. Runs in any
+//! kernel that lets root load programs.
+
+use ebbtide_agent::datapath::{HOST_PROGRAMS, key};
+use ebbtide_layout::{DEFAULT_NIC_MARKS, HOST_MAC, HostFlow, HostHook};
+use ebbtide_tests::programs::{
+    Bench, CLIENT, CLIENT6, LOST, MARK, NODE, OTHER, PASS, POD, POD6, REDIRECT, REPLY, THAT_MARK,
+    ip,
+    packets::{echo, flow, tcp, udp},
+    random::{self, Random},
+};
+
+const TO_POD: HostFlow = HostFlow {
+    mark: THAT_MARK | REPLY,
+    forwarded: 0,
+    since: 0,
+    pad: 0,
+    packets: 0,
+};
+const FORWARDED: HostFlow = HostFlow {
+    mark: 0,
+    forwarded: 1,
+    since: 0,
+    pad: 0,
+    packets: 0,
+};
+
+/// Bits that are not ours.
+const OTHERS: u32 = 0xffff_c091;
+
+#[test]
+fn what_is_for_the_node_gets_its_nics_mark_and_others_bits_stay() {
+    let bench = Bench::lent();
+    for (name, packet, marked) in [
+        ("the node", tcp((CLIENT, 5000), (NODE, 30080)), MARK),
+        (
+            "the node's other NIC",
+            udp((CLIENT, 5000), (OTHER, 53)),
+            MARK,
+        ),
+        ("a pod", tcp((CLIENT, 5000), (POD, 80)), 0),
+        ("somebody else", tcp((CLIENT, 5000), ("10.9.9.9", 80)), 0),
+    ] {
+        let outcome = bench.run("host_nic_ingress", &packet, OTHERS);
+        assert_eq!(outcome.verdict, PASS, "{name}");
+        assert_eq!(outcome.mark, OTHERS | marked, "{name}");
+        assert_eq!(outcome.packet, packet, "{name}");
+    }
+    let counted = bench.counted_at_nic().hooks[HostHook::NicIngress as usize];
+    assert_eq!((counted.seen, counted.marked, counted.passed), (3, 2, 3));
+}
+
+#[test]
+fn a_far_backends_answer_gets_the_mark_of_the_requests_nic() {
+    let mut bench = Bench::lent();
+    let far = ("180.17.16.11", 8080);
+    let request = tcp((NODE, 6000), far);
+    let _outcome = bench.run("host_nic_egress", &request, OTHERS | THAT_MARK);
+    let key = flow((NODE, 6000), far, 6);
+    assert_eq!(bench.remembered_in_host(), [(key, TO_POD)]);
+    let answer = tcp(far, (NODE, 6000));
+    let outcome = bench.run("host_nic_ingress", &answer, 0);
+    assert_eq!(outcome.mark, THAT_MARK | REPLY);
+    // In by the NIC of the request itself it is marked as a request is.
+    bench.remember_in_host(
+        key,
+        HostFlow {
+            mark: MARK | REPLY,
+            ..HostFlow::default()
+        },
+    );
+    assert_eq!(bench.run("host_nic_ingress", &answer, 0).mark, MARK);
+}
+
+#[test]
+fn a_request_is_remembered_on_its_way_to_the_pod_and_its_reply_marked() {
+    let mut bench = Bench::lent();
+    for (protocol, request, reply) in [
+        (
+            6,
+            tcp((CLIENT, 5000), (POD, 80)),
+            tcp((POD, 80), (CLIENT, 5000)),
+        ),
+        (
+            17,
+            udp((CLIENT, 5000), (POD, 80)),
+            udp((POD, 80), (CLIENT, 5000)),
+        ),
+    ] {
+        bench.reset();
+        let unmarked = bench.run("host_veth_egress", &request, OTHERS);
+        assert_eq!((unmarked.verdict, unmarked.mark), (PASS, OTHERS));
+        assert_eq!(bench.remembered_in_host(), [], "the node's own traffic");
+        let _outcome = bench.run("host_veth_egress", &request, OTHERS | THAT_MARK);
+        let key = flow((POD, 80), (CLIENT, 5000), protocol);
+        assert_eq!(bench.remembered_in_host(), [(key, TO_POD)]);
+        let outcome = bench.run("host_veth_ingress", &reply, OTHERS);
+        assert_eq!(outcome.verdict, PASS);
+        assert_eq!(outcome.mark, OTHERS | THAT_MARK | REPLY);
+        assert_eq!(outcome.packet, reply);
+    }
+}
+
+#[test]
+fn what_a_pod_sends_by_its_veth_without_being_asked_is_marked_as_forwarded() {
+    let bench = Bench::lent();
+    for (name, packet, mark) in [
+        ("a pod", udp((POD6, 5000), (CLIENT6, 53)), REPLY),
+        ("no pod of ours", udp(("10.9.9.9", 1), (CLIENT, 2)), 0),
+    ] {
+        let outcome = bench.run("host_veth_ingress", &packet, 0);
+        assert_eq!((outcome.verdict, outcome.mark), (PASS, mark), "{name}");
+    }
+    assert_eq!(bench.remembered_in_host(), []);
+}
+
+#[test]
+fn answers_to_what_the_host_forwards_for_a_pod_are_steered_into_the_host() {
+    let far = ("180.17.16.11", 8080);
+    let mut bench = Bench::lent();
+    for (protocol, request, answer) in [
+        (6, tcp((POD, 5000), far), tcp(far, (POD, 5000))),
+        (17, udp((POD, 5000), far), udp(far, (POD, 5000))),
+    ] {
+        bench.reset();
+        let key = flow((POD, 5000), far, protocol);
+        let direct = bench.run("host_nic_ingress", &answer, 0);
+        assert_eq!((direct.verdict, direct.mark), (PASS, 0), "nothing known");
+        assert_eq!(bench.run("host_nic_egress", &request, REPLY).verdict, PASS);
+        assert_eq!(bench.remembered_in_host(), [(key, FORWARDED)]);
+        let steered = bench.run("host_nic_ingress", &answer, 0);
+        assert_eq!(steered.verdict, REDIRECT);
+        assert_eq!(steered.packet[..6], HOST_MAC, "for the link itself");
+        assert_eq!(steered.packet[6..], answer[6..], "else as it was");
+        assert_eq!(steered.mark, DEFAULT_NIC_MARKS);
+        // The pod uses the same ports without the host: no mark, so the answer is its own.
+        assert_eq!(bench.run("host_nic_egress", &request, 0).verdict, PASS);
+        assert_eq!(bench.remembered_in_host(), []);
+        assert_eq!(bench.run("host_nic_ingress", &answer, 0).verdict, PASS);
+        let counted = bench.counted_at_nic().hooks[HostHook::NicIngress as usize];
+        assert_eq!(counted.redirected, 1);
+    }
+}
+
+#[test]
+fn only_what_has_another_nics_address_is_sent_out_there() {
+    let mut bench = Bench::lent();
+    for (name, packet, verdict, wrong, passed) in [
+        ("this NIC's", udp((NODE, 53), (CLIENT, 5000)), PASS, 0, 0),
+        (
+            "the other's",
+            udp((OTHER, 53), (CLIENT, 5000)),
+            REDIRECT,
+            1,
+            0,
+        ),
+        ("no gateway", udp((LOST, 53), (CLIENT, 5000)), PASS, 0, 1),
+        ("a group", udp((OTHER, 53), ("224.0.0.251", 53)), PASS, 0, 0),
+        ("its own pod", tcp((POD, 80), (CLIENT, 5000)), PASS, 0, 0),
+        (
+            "other's pod",
+            tcp((POD6, 80), (CLIENT6, 5000)),
+            REDIRECT,
+            0,
+            0,
+        ),
+        ("nobody's", udp(("10.9.9.9", 1), (CLIENT, 2)), PASS, 0, 0),
+    ] {
+        bench.reset();
+        let outcome = bench.run("host_nic_egress", &packet, OTHERS);
+        assert_eq!(outcome.verdict, verdict, "{name}");
+        assert_eq!(outcome.mark, OTHERS, "{name}");
+        assert_eq!(outcome.packet, packet, "{name}");
+        let counted = bench.counted_at_nic();
+        assert_eq!(counted.wrong_nic, wrong, "{name}");
+        assert_eq!(counted.wrong_nic_passed, passed, "{name}");
+        let redirected = u64::from(verdict == REDIRECT);
+        assert_eq!(
+            counted.hooks[HostHook::NicEgress as usize].redirected,
+            redirected,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_known_flow_is_not_written_again() {
+    let bench = Bench::lent();
+    let request = udp((POD, 5000), ("180.17.16.11", 53));
+    for _ in 0..3 {
+        let _outcome = bench.run("host_nic_egress", &request, REPLY);
+    }
+    let counted = bench.counted_at_nic().hooks[HostHook::NicEgress as usize];
+    assert_eq!((counted.seen, counted.learned), (3, 1));
+}
+
+#[test]
+fn a_packet_cut_off_anywhere_passes_and_teaches_nothing_untrue() {
+    let bench = Bench::lent();
+    for (whole, protocol) in [
+        (udp((CLIENT6, 5000), (POD6, 53)), 17),
+        (tcp((CLIENT6, 5000), (POD6, 53)), 6),
+    ] {
+        let known = flow((POD6, 53), (CLIENT6, 5000), protocol);
+        // Newer kernels refuse to test-run a frame that ends within its IP header.
+        for length in 14 + 40..whole.len() {
+            for program in HOST_PROGRAMS {
+                let outcome = bench.run(program.name, &whole[..length], THAT_MARK);
+                assert_eq!(outcome.verdict, PASS, "{} at {length}", program.name);
+                assert_eq!(outcome.packet, &whole[..length]);
+            }
+        }
+        assert!(
+            bench
+                .remembered_in_host()
+                .iter()
+                .all(|(key, _)| *key == known || key.protocol != protocol)
+        );
+    }
+}
+
+/// Whether a program may answer so to a packet; `known`: it is of the flow that was learned.
+fn is_allowed(program: &str, packet: &[u8], verdict: u32, known: bool) -> bool {
+    let of = |address: &str, from: bool| {
+        random::addresses(packet).is_some_and(|(source, destination)| {
+            ip(address) == if from { source } else { destination }
+        })
+    };
+    match (program, verdict) {
+        (_, PASS) => true,
+        ("host_nic_ingress", REDIRECT) => known && of(POD, false),
+        ("host_nic_egress", REDIRECT) => of(OTHER, true) || of(POD6, true),
+        _ => false,
+    }
+}
+
+#[test]
+fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected() {
+    let far = ("180.17.16.11", 8080);
+    let whole = [
+        udp((CLIENT, 5000), (NODE, 53)),
+        udp(far, (POD, 5000)),
+        udp((POD, 5000), far),
+        udp((OTHER, 54), (CLIENT, 5000)),
+        udp((POD6, 53), (CLIENT6, 5000)),
+        udp((CLIENT6, 5000), (POD6, 53)),
+        tcp((CLIENT, 5000), (POD, 80)),
+        tcp((POD, 80), (CLIENT, 5000)),
+        tcp((NODE, 80), (CLIENT, 5000)),
+        echo(CLIENT, POD, true),
+        echo(POD6, CLIENT6, false),
+    ];
+    let forwarded = flow((POD, 5000), far, 17);
+    let mut random = Random::default();
+    let mut bench = Bench::lent();
+    for program in HOST_PROGRAMS {
+        let name = program.name;
+        bench.reset();
+        let (mut ran, mut redirected) = (0, 0);
+        for _ in 0..random::number() {
+            let steers = name == "host_nic_ingress";
+            if steers && ran % 1024 == 0 {
+                bench.remember_in_host(forwarded, FORWARDED);
+            }
+            let packet = random.packet(&whole);
+            let mark = random.number() as u32;
+            // What came in has no mark of ours, unless somebody else set it.
+            let Some(outcome) = bench.try_run(name, &packet, mark) else {
+                continue;
+            };
+            ran += 1;
+            let others = !DEFAULT_NIC_MARKS;
+            assert_eq!(
+                outcome.mark & others,
+                mark & others,
+                "{name}: {packet:02x?}"
+            );
+            let known = random::is_of_flow(&packet, &forwarded, true);
+            assert!(
+                is_allowed(name, &packet, outcome.verdict, known),
+                "{name} answered {} to {packet:02x?}",
+                outcome.verdict
+            );
+            if outcome.verdict == PASS {
+                assert_eq!(outcome.packet, packet, "{name}");
+            }
+            redirected += u32::from(outcome.verdict == REDIRECT);
+        }
+        let number = random::number();
+        assert!(
+            ran > number / 2,
+            "{name}: the kernel took {ran} of {number}"
+        );
+        let redirects = ["host_nic_ingress", "host_nic_egress"].contains(&name);
+        assert_eq!(redirects, redirected > 0, "{name}");
+        // What was learned is of addresses that have a table, and of nothing else.
+        let tables = [POD, POD6, NODE].map(|address| key(ip(address)));
+        let flows = bench.remembered_in_host();
+        assert!(flows.iter().all(|(key, _)| tables.contains(&key.local)));
+    }
+}

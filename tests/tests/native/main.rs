@@ -1,0 +1,19 @@
+//! What any kernel runs that lets root load eBPF programs: the programs alone, the strict VPC itself, and what the
+//! agent does without a pod on ipvlan.
+//!
+//! It runs in this machine's kernel, and again in each other one whose verifier, JIT or netfilter may come to another
+//! end. What needs ipvlan belongs in `lab`, and what needs Kubernetes' programs in `kube`.
+
+mod bench;
+mod chained;
+mod doctor;
+mod host_programs;
+mod isolation;
+mod netlink;
+mod nic_links;
+mod pool_kill;
+mod programs;
+mod protocols;
+mod refused;
+mod responder;
+mod strict_vpc;

@@ -1,0 +1,415 @@
+//! Each eBPF program of the pod alone: verdict, mark, packet, flow table and counters. Runs in any
+//! kernel that lets root load programs.
+
+use ebbtide_layout::{
+    DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, HOST_MAC, Hook, PAST_HOST_MAC, POD_MAC, RECENT_SECONDS,
+};
+use ebbtide_tests::programs::{
+    Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, PASS, POD, POD6, REDIRECT, THIS, VETH,
+    packets::{ECHO_ID, echo, flow, tcp, udp, with_flags},
+    random::{self, Random},
+};
+use ebbtide_tests::skip::{Need, skip};
+
+#[test]
+fn what_comes_in_by_the_veth_is_marked_with_our_bit_and_others_bits_stay() {
+    let bench = Bench::lent();
+    for packet in [
+        tcp((CLIENT, 5000), (POD, 80)),
+        udp((CLIENT6, 5000), (POD6, 53)),
+        echo(CLIENT, POD, true),
+    ] {
+        for others in [0, 0x4000, 0xffff_0539] {
+            let outcome = bench.run("veth_ingress", &packet, others);
+            assert_eq!(outcome.verdict, PASS);
+            assert_eq!(outcome.mark, others | DEFAULT_MARK);
+            assert_eq!(outcome.packet, packet, "the packet itself is not changed");
+        }
+    }
+}
+
+#[test]
+fn tcp_is_not_remembered_and_everything_else_is() {
+    let mut bench = Bench::lent();
+    for (name, packet, expected) in [
+        ("tcp", tcp((CLIENT, 5000), (POD, 80)), None),
+        ("tcp6", tcp((CLIENT6, 5000), (POD6, 80)), None),
+        (
+            "udp",
+            udp((CLIENT, 5000), (POD, 53)),
+            Some(flow((POD, 53), (CLIENT, 5000), 17)),
+        ),
+        (
+            "udp6",
+            udp((CLIENT6, 5000), (POD6, 53)),
+            Some(flow((POD6, 53), (CLIENT6, 5000), 17)),
+        ),
+        (
+            "echo request",
+            echo(CLIENT, POD, true),
+            Some(flow((POD, ECHO_ID), (CLIENT, 0), 1)),
+        ),
+        (
+            "echo request, IPv6",
+            echo(CLIENT6, POD6, true),
+            Some(flow((POD6, ECHO_ID), (CLIENT6, 0), 58)),
+        ),
+        ("echo reply", echo(CLIENT, POD, false), None),
+    ] {
+        bench.reset();
+        let _outcome = bench.run("veth_ingress", &packet, 0);
+        let expected: Vec<_> = expected.map(|flow| (flow, THIS)).into_iter().collect();
+        assert_eq!(bench.remembered(), expected, "{name}");
+        let pod = if name.ends_with('6') { POD6 } else { POD };
+        let counted = bench.counted(pod, Hook::VethIngress);
+        assert_eq!(counted.seen, counted.marked, "{name}");
+        assert_eq!(counted.learned, expected.len() as u64, "{name}");
+    }
+}
+
+#[test]
+fn a_known_flow_is_not_written_again() {
+    let bench = Bench::lent();
+    let packet = udp((CLIENT, 5000), (POD, 53));
+    for _ in 0..3 {
+        let _outcome = bench.run("veth_ingress", &packet, 0);
+    }
+    let counted = bench.counted(POD, Hook::VethIngress);
+    assert_eq!((counted.seen, counted.learned), (3, 1));
+}
+
+#[test]
+fn a_reply_of_a_remembered_flow_leaves_by_the_way_it_came_in() {
+    let mut bench = Bench::lent();
+    for (name, reply, key, pod) in [
+        (
+            "udp",
+            udp((POD, 53), (CLIENT, 5000)),
+            flow((POD, 53), (CLIENT, 5000), 17),
+            POD,
+        ),
+        (
+            "udp6",
+            udp((POD6, 53), (CLIENT6, 5000)),
+            flow((POD6, 53), (CLIENT6, 5000), 17),
+            POD6,
+        ),
+        (
+            "echo reply",
+            echo(POD, CLIENT, false),
+            flow((POD, ECHO_ID), (CLIENT, 0), 1),
+            POD,
+        ),
+    ] {
+        bench.reset();
+        bench.remember(key, VETH);
+        let outcome = bench.run("nic_egress", &reply, 0);
+        assert_eq!(outcome.verdict, REDIRECT, "{name}");
+        assert_eq!(outcome.packet[..6], HOST_MAC, "{name}: to the host's end");
+        assert_eq!(outcome.packet[6..12], POD_MAC, "{name}: from the pod's end");
+        assert_eq!(outcome.packet[12..], reply[12..], "{name}: else as it was");
+        assert_eq!(bench.counted(pod, Hook::NicEgress).redirected, 1, "{name}");
+    }
+}
+
+#[test]
+fn nothing_else_is_redirected() {
+    let known = flow((POD, 53), (CLIENT, 5000), 17);
+    let mut bench = Bench::lent();
+    for (name, packet) in [
+        ("another client port", udp((POD, 53), (CLIENT, 5001))),
+        ("another server port", udp((POD, 54), (CLIENT, 5000))),
+        ("another client", udp((POD, 53), ("198.51.100.8", 5000))),
+        ("another pod", udp(("172.31.16.5", 53), (CLIENT, 5000))),
+        ("tcp on the same ports", tcp((POD, 53), (CLIENT, 5000))),
+        ("the pod's own ping", echo(POD, CLIENT, true)),
+        ("the other family", udp((POD6, 53), (CLIENT6, 5000))),
+    ] {
+        bench.reset();
+        bench.remember(known, VETH);
+        let outcome = bench.run("nic_egress", &packet, 0);
+        assert_eq!(outcome.verdict, PASS, "{name}");
+        assert_eq!(outcome.packet, packet, "{name}");
+        assert_eq!(outcome.mark, 0, "{name}");
+    }
+}
+
+#[test]
+fn the_last_way_in_wins() {
+    let mut bench = Bench::lent();
+    let key = flow((POD, 53), (CLIENT, 5000), 17);
+    bench.remember(key, VETH);
+    let direct = udp((CLIENT, 5000), (POD, 53));
+    let reply = udp((POD, 53), (CLIENT, 5000));
+    // In l2 nothing is between the interface and the wire.
+    bench.is_l3(false);
+    assert_eq!(bench.run("nic_ingress", &direct, 0).verdict, PASS);
+    assert_eq!(bench.remembered(), []);
+    assert_eq!(bench.run("nic_egress", &reply, 0).verdict, PASS);
+    let _outcome = bench.run("veth_ingress", &direct, 0);
+    assert_eq!(bench.remembered(), [(key, THIS)], "and back again");
+}
+
+/// Which of the two addresses of the host's end a redirected frame says it is from.
+fn sender(packet: &[u8]) -> &[u8] {
+    &packet[6..12]
+}
+
+#[test]
+fn in_l3_replies_go_past_a_host_that_knows_their_flow_by_the_other_way_in() {
+    let mut bench = Bench::lent();
+    for (client, pod) in [((CLIENT, 5000), (POD, 53)), ((CLIENT6, 5000), (POD6, 53))] {
+        bench.reset();
+        let (request, reply) = (udp(client, pod), udp(pod, client));
+        bench.remember(flow(pod, client, 17), VETH);
+        let outcome = bench.run("nic_egress", &reply, 0);
+        assert_eq!(
+            (outcome.verdict, sender(&outcome.packet)),
+            (REDIRECT, &POD_MAC[..])
+        );
+        assert_eq!(bench.run("nic_ingress", &request, 0).verdict, PASS);
+        let outcome = bench.run("nic_egress", &reply, 0);
+        let past = (REDIRECT, &PAST_HOST_MAC[..]);
+        assert_eq!((outcome.verdict, sender(&outcome.packet)), past);
+        // The host's end sends it on by the NIC, with no mark that another program would look at.
+        let outcome = bench.run("host_veth_ingress", &outcome.packet, 0);
+        assert_eq!((outcome.verdict, outcome.mark), (REDIRECT, 0));
+        let _outcome = bench.run("veth_ingress", &request, 0);
+        assert_eq!(bench.remembered(), [(flow(pod, client, 17), THIS)]);
+        // Nothing is known of another port.
+        let other = udp(pod, (client.0, 5001));
+        assert_eq!(bench.run("nic_egress", &other, 0).verdict, PASS);
+    }
+}
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+/// A bit of somebody else's.
+const THEIRS: u32 = 0x4000;
+
+#[test]
+fn in_l3_a_tcp_connection_that_came_by_the_veth_of_late_is_answered_past_the_host() {
+    let mut bench = Bench::lent();
+    for (client, pod) in [((CLIENT, 5000), (POD, 80)), ((CLIENT6, 5000), (POD6, 80))] {
+        for (name, came, expected) in [
+            ("nothing", None, false),
+            ("its SYN", Some((client, SYN)), true),
+            ("its end", Some((client, FIN | ACK)), true),
+            ("its reset", Some((client, RST)), true),
+            ("its data", Some((client, ACK)), false),
+            ("another's SYN", Some(((client.0, 5001), SYN)), false),
+        ] {
+            bench.reset();
+            if let Some((from, flags)) = came {
+                let packet = with_flags(tcp(from, pod), flags);
+                let outcome = bench.run("veth_ingress", &packet, THEIRS);
+                assert_eq!(outcome.mark, THEIRS | DEFAULT_MARK, "{name}");
+            }
+            let syn = bench.run("nic_ingress", &tcp(client, pod), THEIRS);
+            assert_eq!(syn.verdict, PASS, "{name}");
+            let mark = if expected { DEFAULT_PAST_HOST_MARK } else { 0 };
+            assert_eq!(syn.mark, THEIRS | mark, "{name} came by the veth");
+            assert_eq!(bench.remembered(), [], "{name}: TCP has no flow table");
+            // Only who begins a connection is marked: the socket inherits it.
+            for flags in [ACK, SYN | ACK, FIN | ACK, RST] {
+                let packet = with_flags(tcp(client, pod), flags);
+                let outcome = bench.run("nic_ingress", &packet, THEIRS);
+                assert_eq!(outcome.mark, THEIRS, "{name}: {flags:#x}");
+            }
+            let reply = with_flags(tcp(pod, client), SYN | ACK);
+            let outcome = bench.run("nic_egress", &reply, syn.mark);
+            assert_eq!(outcome.verdict == REDIRECT, expected, "{name}");
+            if expected {
+                assert_eq!(sender(&outcome.packet), PAST_HOST_MAC, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn connections_are_taken_for_each_other_only_where_two_share_a_place() {
+    let bench = Bench::lent();
+    let marked = |port| {
+        let syn = tcp((CLIENT, port), (POD, 80));
+        bench.run("nic_ingress", &syn, 0).mark == DEFAULT_PAST_HOST_MARK
+    };
+    for port in 10_000..20_000 {
+        let _outcome = bench.run("veth_ingress", &tcp((CLIENT, port), (POD, 80)), 0);
+    }
+    assert!(
+        (10_000..20_000).all(marked),
+        "none is forgotten, however many there are"
+    );
+    // Of 65,536 places 10,000 connections leave some 670 with two or more.
+    let others = (20_000..30_000).filter(|port| marked(*port)).count();
+    assert!(others < 300, "{others} of 10,000 others");
+}
+
+#[test]
+fn a_tcp_connection_is_answered_as_ever_when_the_host_has_forgotten_it_or_is_not_in_between() {
+    let (client, pod) = ((CLIENT, 5000), (POD, 80));
+    let mut bench = Bench::lent();
+    let _outcome = bench.run("veth_ingress", &tcp(client, pod), 0);
+    let mark = |bench: &Bench| bench.run("nic_ingress", &tcp(client, pod), 0).mark;
+    bench.is_l3(false);
+    assert_eq!(mark(&bench), 0, "in l2");
+    bench.is_l3(true);
+    assert_eq!(mark(&bench), DEFAULT_PAST_HOST_MARK, "in l3");
+    for (age, expected) in [
+        (RECENT_SECONDS - 5, DEFAULT_PAST_HOST_MARK),
+        (RECENT_SECONDS + 5, 0),
+    ] {
+        bench.age_connections(age);
+        assert_eq!(mark(&bench), expected, "after {age} s");
+    }
+    let again = bench.run("veth_ingress", &tcp((CLIENT, 5001), pod), 0);
+    assert_eq!(again.mark, DEFAULT_MARK);
+    assert_eq!(mark(&bench), 0, "nor does another's");
+}
+
+#[test]
+fn tcp_that_the_pod_passes_on_follows_the_way_that_its_connection_came() {
+    let mut bench = Bench::lent();
+    for (client, pod) in [((CLIENT, 5000), (POD, 80)), ((CLIENT6, 5000), (POD6, 80))] {
+        bench.reset();
+        let accepted = with_flags(tcp(pod, client), SYN | ACK);
+        let data = with_flags(tcp(pod, client), ACK);
+        if !bench.takes_passed_on("nic_egress", &accepted) {
+            let reason = "BPF_PROG_TEST_RUN refuses an ingress_ifindex in its context";
+            return skip(Need::Ingress, reason);
+        }
+        let goes = |bench: &Bench, packet: &[u8]| {
+            let outcome = bench.run_passed_on("nic_egress", packet);
+            (outcome.verdict == REDIRECT).then(|| sender(&outcome.packet).to_vec())
+        };
+        let syn = |program| {
+            let _outcome = bench.run(program, &tcp(client, pod), 0);
+        };
+        assert_eq!(goes(&bench, &accepted), None, "nothing is known");
+        syn("veth_ingress");
+        assert_eq!(
+            goes(&bench, &data),
+            None,
+            "accepted before anybody noted it"
+        );
+        for packet in [&accepted, &data] {
+            assert_eq!(goes(&bench, packet).as_deref(), Some(&POD_MAC[..]));
+            let own = bench.run("nic_egress", packet, 0);
+            assert_eq!(own.verdict, PASS, "the pod's own socket's");
+        }
+        assert_eq!(bench.remembered(), [(flow(pod, client, 6), VETH)]);
+        syn("nic_ingress");
+        for packet in [&accepted, &data] {
+            assert_eq!(goes(&bench, packet).as_deref(), Some(&PAST_HOST_MAC[..]));
+        }
+        syn("veth_ingress");
+        assert_eq!(goes(&bench, &accepted).as_deref(), Some(&POD_MAC[..]));
+        let other = with_flags(tcp(pod, (client.0, 5001)), SYN | ACK);
+        assert_eq!(goes(&bench, &other), None, "another client's");
+        syn("nic_ingress");
+        bench.is_l3(false);
+        for packet in [&accepted, &data] {
+            assert_eq!(goes(&bench, packet), None, "straight, in l2");
+        }
+        assert_eq!(bench.remembered(), []);
+    }
+}
+
+#[test]
+fn what_is_exempt_goes_past_the_host_but_for_what_stays_on_the_node() {
+    let mut bench = Bench::lent();
+    bench.exempt();
+    for (name, packet, expected) in [
+        ("TCP", tcp((POD, 80), (CLIENT, 5000)), REDIRECT),
+        ("UDP", udp((POD, 53), (CLIENT, 5000)), REDIRECT),
+        ("IPv6", tcp((POD6, 80), (CLIENT6, 5000)), REDIRECT),
+        ("the node", udp((POD, 53), (NODE, 5000)), PASS),
+        ("a pod beside it", tcp((POD, 80), (OTHER_POD, 5000)), PASS),
+        (
+            "a pod on another NIC",
+            tcp((POD, 80), (FAR_POD, 5000)),
+            REDIRECT,
+        ),
+        ("a group", udp((POD, 53), ("239.1.2.3", 5000)), PASS),
+        ("link-local", udp(("fe80::1", 53), ("ff02::2", 5000)), PASS),
+    ] {
+        let outcome = bench.run("nic_egress", &packet, 0);
+        assert_eq!(outcome.verdict, expected, "{name}");
+        if expected == REDIRECT {
+            assert_eq!(sender(&outcome.packet), PAST_HOST_MAC, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_packet_cut_off_anywhere_passes_and_teaches_nothing_untrue() {
+    let whole = udp((CLIENT6, 5000), (POD6, 53));
+    let bench = Bench::lent();
+    // Newer kernels refuse to test-run a frame that ends within its IP header.
+    for length in 14 + 40..whole.len() {
+        for program in ["veth_ingress", "nic_egress", "nic_ingress"] {
+            let outcome = bench.run(program, &whole[..length], 0);
+            assert_eq!(outcome.verdict, PASS, "{program} at {length}");
+            assert_eq!(outcome.packet, &whole[..length], "{program} at {length}");
+        }
+    }
+    let known = flow((POD6, 53), (CLIENT6, 5000), 17);
+    assert!(bench.remembered().iter().all(|(key, _)| *key == known));
+}
+
+#[test]
+fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected() {
+    let number = random::number();
+    let whole = [
+        udp((CLIENT, 5000), (POD, 53)),
+        udp((POD, 53), (CLIENT, 5000)),
+        udp((POD, 54), (CLIENT, 5000)),
+        udp((POD6, 53), (CLIENT6, 5000)),
+        udp((CLIENT6, 5000), (POD6, 53)),
+        tcp((CLIENT, 5000), (POD, 80)),
+        tcp((POD, 80), (CLIENT, 5000)),
+        echo(CLIENT, POD, true),
+        echo(POD6, CLIENT6, false),
+    ];
+    let known = flow((POD, 53), (CLIENT, 5000), 17);
+    let mut random = Random::default();
+    let mut bench = Bench::lent();
+    for program in ["veth_ingress", "nic_egress", "nic_ingress"] {
+        bench.reset();
+        let (mut ran, mut redirected) = (0, 0);
+        for _ in 0..number {
+            if program == "nic_egress" && ran % 1024 == 0 {
+                bench.remember(known, VETH);
+            }
+            let packet = random.packet(&whole);
+            let ours = DEFAULT_MARK | DEFAULT_PAST_HOST_MARK;
+            let others = random.number() as u32 & !ours;
+            let Some(outcome) = bench.try_run(program, &packet, others) else {
+                continue;
+            };
+            ran += 1;
+            let marked = if program == "veth_ingress" {
+                DEFAULT_MARK
+            } else {
+                0
+            };
+            assert_eq!(outcome.mark, others | marked, "{program}: {packet:02x?}");
+            match outcome.verdict {
+                PASS => assert_eq!(outcome.packet, packet, "{program}"),
+                REDIRECT if program == "nic_egress" => {
+                    let of_flow = random::is_of_flow(&packet, &known, false);
+                    assert!(of_flow, "redirected: {packet:02x?}");
+                    redirected += 1;
+                }
+                other => panic!("{program} answered {other} to {packet:02x?}"),
+            }
+        }
+        assert!(
+            ran > number / 2,
+            "{program}: the kernel took only {ran} of {number}"
+        );
+        assert_eq!(program == "nic_egress", redirected > 0, "{program}");
+    }
+}
