@@ -296,7 +296,7 @@ fn run_steps(
     // Its cluster runs the image that people get.
     if options.checks() || all.iter().any(|test| test.group() == END_TO_END) {
         report.check("build the release and its image", || {
-            build::binaries(ws, quiet)?;
+            build::agent(ws, quiet)?;
             build::plugin(ws, quiet)?;
             image::for_tests(ws)
         })?;
