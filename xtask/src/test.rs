@@ -69,7 +69,7 @@ pub(crate) struct Options {
     /// Only the tests, and not in QEMU
     #[arg(long, conflicts_with = "everything")]
     fast: bool,
-    /// All kernels, the end-to-end test of a cluster, every test in every kernel that can carry it: hours
+    /// All kernels, each with all that it can decide otherwise, and the end-to-end test of a cluster: hours
     #[arg(long)]
     everything: bool,
     /// How often a test that failed may be tried again and count as passed; it is named as flaky
