@@ -46,7 +46,8 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
         return pins::bump(ws);
     }
     if let Some(archive) = &options.kube {
-        return kube::unpack(ws, archive);
+        kube::unpack(ws, archive)?;
+        return debian::programs(ws, debian::NODE);
     }
     let kernels: &[Kernel] = if options.no_qemu {
         &[Kernel::Uml]

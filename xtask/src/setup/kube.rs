@@ -61,8 +61,47 @@ pub(crate) fn unpack(ws: &Workspace, archive: &Path) -> Result<()> {
         .find(|name| !half.join("bin").join(name).is_file())
     {
         let _ = fs::remove_dir_all(&half);
-        bail!("{} has no bin/{name} in it", archive.display());
+        bail!(
+            "{} has no bin/{name} in it: pack Kubernetes' programs below bin/",
+            archive.display()
+        );
     }
     let _ = fs::remove_dir_all(&to);
     fs::rename(&half, &to).with_context(|| format!("cannot make {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_is_unpacked_whole_or_refused_and_what_was_there_stays() {
+        let dir = std::env::temp_dir().join(format!("xtask-kube-{}", std::process::id()));
+        let ws = Workspace {
+            root: dir.clone(),
+            target: dir.join("target"),
+        };
+        fs::create_dir_all(dir.join("bin")).expect("temporary directory");
+        let pack = |names: &[&str]| {
+            let archive = dir.join("kube.tar");
+            let mut tar = Command::new("tar");
+            tar.arg("-cf").arg(&archive).arg("-C").arg(&dir);
+            for name in names {
+                fs::write(dir.join("bin").join(name), *name).expect("a program");
+                tar.arg(format!("bin/{name}"));
+            }
+            exec::run(&mut tar, Output::OnFailure).expect("tar runs");
+            archive
+        };
+        let there = || WANTED.map(|name| ws.target.join("kube/bin").join(name).is_file());
+        let error = unpack(&ws, &pack(&["kubectl"])).expect_err("no API server");
+        assert!(error.to_string().contains("bin/kube-apiserver"), "{error}");
+        assert_eq!(there(), [false, false]);
+        unpack(&ws, &pack(&WANTED)).expect("all that is wanted");
+        assert_eq!(there(), [true, true]);
+        unpack(&ws, &pack(&["kubectl"])).expect_err("no API server, and newer");
+        assert_eq!(there(), [true, true]);
+        assert!(!ws.target.join("kube.new").exists());
+        fs::remove_dir_all(&dir).expect("clean up");
+    }
 }
