@@ -220,6 +220,8 @@ impl Lane<'_, '_> {
                 self.started = Instant::now();
                 self.current = Some(test);
                 self.text.clear();
+                // A guest under QEMU makes it in its own memory only: the next one is to find it, too.
+                let _ = fs::create_dir(self.work.queue.0.join(test.to_string()));
             }
             Told::Skip(test, need, reason) if known(&test) => {
                 self.work.board().skipped(
@@ -262,8 +264,8 @@ fn text(batch: &Batch, ways: Ways, queue: &Path) -> String {
             "queue=/run/xtask/queue\nmkdir -p $queue\nmount -t hostfs -o {} none $queue || exit 1\n",
             word(queue)
         ),
-        Place::Guest(_) => "queue=/run/xtask/queue\n".to_owned(),
-        Place::Here => format!("queue={}\n", word(queue)),
+        // Under QEMU it is seen as it was at the boot.
+        Place::Guest(_) | Place::Here => format!("queue={}\n", word(queue)),
     };
     let mut text = queue + include_str!("run.sh");
     if ways.load > 0 {
@@ -364,24 +366,32 @@ mod tests {
 
     /// What is on the board when `output` is all that a script told.
     fn told(dir: &Scratch, batch: &Batch, output: &str) -> Vec<(String, Verdict)> {
-        let work = Work {
-            batch,
-            board: Mutex::new(Board::new(batch.place, &batch.tests)),
-            script: Scratch(dir.0.join("script")),
-            queue: Scratch(dir.0.join("queue")),
-        };
-        let mut lane = Lane {
-            work: &work,
-            started: Instant::now(),
-            current: None,
-            text: Vec::new(),
-        };
-        output.lines().for_each(|line| lane.told(line));
+        let work = work(dir, batch);
+        tell(&work, output);
         let board = work.board();
         board
             .verdicts()
             .map(|(test, verdict, _)| (test.name.clone(), verdict))
             .collect()
+    }
+
+    fn work<'b>(dir: &Scratch, batch: &'b Batch) -> Work<'b> {
+        Work {
+            batch,
+            board: Mutex::new(Board::new(batch.place, &batch.tests)),
+            script: Scratch(dir.0.join("script")),
+            queue: Scratch(dir.0.join("queue")),
+        }
+    }
+
+    fn tell(work: &Work<'_>, output: &str) {
+        let mut lane = Lane {
+            work,
+            started: Instant::now(),
+            current: None,
+            text: Vec::new(),
+        };
+        output.lines().for_each(|line| lane.told(line));
     }
 
     fn sh(script: &str) -> String {
@@ -413,6 +423,19 @@ mod tests {
         ]
         .map(|(name, verdict)| (name.to_owned(), verdict));
         assert_eq!(told(&dir, &batch, &output), expected, "{output}");
+    }
+
+    #[test]
+    fn what_one_guest_has_begun_the_next_one_leaves_alone() {
+        let (dir, tests) = executables("begun", &[("a", "exit 0"), ("b", "exit 0")]);
+        let batch = batch(tests);
+        // As a guest's that died at once: it made nothing where we see it.
+        let work = work(&dir, &batch);
+        fs::create_dir_all(&work.queue.0).expect("a directory");
+        tell(&work, "@@ ready\n@@ start 0");
+        let output = sh(&text(&batch, ways(1), &work.queue.0));
+        assert!(!output.contains("@@ start 0"), "{output}");
+        assert!(output.contains("@@ end 1 0 "), "{output}");
     }
 
     #[test]
