@@ -67,16 +67,23 @@ impl Kind {
     }
 }
 
-/// Annotations that anything here looks at; the others are often large and none of our business.
-const ANNOTATIONS: [&str; 6] = [
-    "ipam.spidernet.io/",
-    "cni.spidernet.io/",
-    "multus.spidernet.io/",
-    "v1.multus-cni.io/",
-    // networks, and network-status
-    "k8s.v1.cni.cncf.io/network",
-    "kubernetes.io/config.",
-];
+/// Whose annotations are looked at here: what is read of any object begins with one of these domains, or with a domain
+/// below one. The others are often large and none of our business. By domain, not by name: an annotation more
+/// cannot be forgotten here.
+const DOMAINS: [&str; 4] = ["ebbtide.io", "spidernet.io", "cni.cncf.io", "multus-cni.io"];
+
+/// What the kubelet notes about static pods.
+const OF_THE_KUBELET: &str = "kubernetes.io/config.";
+
+fn is_kept(annotation: &str) -> bool {
+    let domain = annotation.split_once('/').map_or("", |(domain, _)| domain);
+    let below = |kept: &str| {
+        domain
+            .strip_suffix(kept)
+            .is_some_and(|front| front.is_empty() || front.ends_with('.'))
+    };
+    DOMAINS.into_iter().any(below) || annotation.starts_with(OF_THE_KUBELET)
+}
 
 /// A pool's leases without those of other nodes: what is kept does not grow with the cluster.
 #[must_use]
@@ -93,7 +100,7 @@ pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
     let meta = object.metadata;
     let annotations = meta.annotations.map(|all| {
         all.into_iter()
-            .filter(|(key, _)| ANNOTATIONS.iter().any(|prefix| key.starts_with(prefix)))
+            .filter(|(key, _)| is_kept(key))
             .collect::<BTreeMap<_, _>>()
     });
     let mut data = serde_json::Map::new();
@@ -182,6 +189,62 @@ mod tests {
                 "spec": {"subnet": "10.0.0.0/24"},
             })
         );
+    }
+
+    /// The texts of these sources that look like an annotation's name.
+    fn annotations_in(text: &str) -> Vec<&str> {
+        let domain = |text: &str| text.contains('.') && !text.contains(char::is_whitespace);
+        let quoted = text.split('"').skip(1).step_by(2);
+        let names = quoted.filter(|each| {
+            each.split_once('/').is_some_and(|(front, rest)| {
+                domain(front)
+                    && !rest.is_empty()
+                    && rest
+                        .bytes()
+                        .all(|b| b.is_ascii_lowercase() || b"-.0123456789".contains(&b))
+            })
+        });
+        let ours = |each: &&str| DOMAINS.into_iter().any(|domain| each.contains(domain));
+        names.filter(ours).collect()
+    }
+
+    #[test]
+    fn every_annotation_that_these_sources_name_is_kept() {
+        fn walk(dir: &std::path::Path, seen: &mut usize) {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, seen);
+                } else if path.extension().is_some_and(|kind| kind == "rs") {
+                    for name in annotations_in(&std::fs::read_to_string(&path).unwrap()) {
+                        *seen += 1;
+                        assert!(is_kept(name), "{}: {name}", path.display());
+                    }
+                }
+            }
+        }
+        let mut seen = 0;
+        walk(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut seen,
+        );
+        assert!(seen > 15, "{seen} found: does the search still work?");
+    }
+
+    #[test]
+    fn annotations_are_kept_by_their_domain() {
+        for (name, kept) in [
+            ("ebbtide.io/answer-neighbours", true),
+            ("ipam.spidernet.io/ippool", true),
+            ("k8s.v1.cni.cncf.io/networks", true),
+            ("v1.multus-cni.io/default-network", true),
+            ("kubernetes.io/config.hash", true),
+            ("kubectl.kubernetes.io/last-applied-configuration", false),
+            ("not-ebbtide.io/x", false),
+            ("plain", false),
+        ] {
+            assert_eq!(is_kept(name), kept, "{name}");
+        }
     }
 
     #[test]
