@@ -8,6 +8,7 @@ use super::{
     Invalid,
     manifest::{CoordinatorSpec, SpiderCoordinator},
     name::is_name,
+    network::default_route_nic,
 };
 
 /// A valid `SpiderCoordinator`. There is one in a catalog.
@@ -40,7 +41,7 @@ impl Coordinator {
             ));
         }
         let object = format!("SpiderCoordinator {name}");
-        let nic = manifest.spec.pod_default_route_nic.clone();
+        let nic = default_route_nic(&object, "spec.podDefaultRouteNIC", &manifest.spec)?;
         let status = manifest.status.clone().unwrap_or_default();
         // What we wrote ourselves is right, or Spiderpool's and does no harm.
         let found = |texts: Option<Vec<String>>| {
@@ -58,7 +59,7 @@ impl Coordinator {
             name: name.to_owned(),
             via_host,
             service_cidrs: found(status.service_cidr),
-            default_route_nic: nic.filter(|nic| !nic.is_empty()),
+            default_route_nic: nic,
         })
     }
 }

@@ -6,10 +6,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_yaml_ng::Value;
 
 use super::{
-    Catalog, Coordinator, Invalid, Network, ObjectName, Pool, Problem, Reserved, admit,
+    Catalog, Consequence, Coordinator, Invalid, Network, ObjectName, Pool, Problem, Reserved,
+    admit,
     manifest::{
         API_VERSION, SpiderCoordinator, SpiderIpPool, SpiderMultusConfig, SpiderReservedIp,
     },
+    name::DEFAULT_NAMESPACE,
+    notes::{self, Note},
 };
 
 /// What stands in a [`Problem`] for the file, where objects come from the API server.
@@ -22,6 +25,16 @@ pub(super) struct Builder {
     coordinator: Option<Coordinator>,
     /// The networks that say nothing of `hijackCIDR` themselves.
     inheriting: BTreeSet<ObjectName>,
+}
+
+/// Lists in lists, as a file of several `kubectl get` may have them: no deeper.
+const NESTED: usize = 8;
+
+/// Where an object was written.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    file: &'a Path,
+    document: Option<usize>,
 }
 
 /// A problem without its place.
@@ -44,39 +57,98 @@ impl From<Invalid> for Fault {
 impl Builder {
     pub(super) fn add(&mut self, file: &Path, text: &str) {
         for (position, document) in split(text).into_iter().enumerate() {
-            let value = serde_yaml_ng::from_str(&document).map_err(|error| Fault {
-                object: None,
-                field: None,
-                message: format!(
-                    "is not YAML: {error}; correct the document (line numbers count from its start)"
-                ),
-            });
-            if let Err(fault) = value.and_then(|value| self.add_value(value)) {
-                self.note(file, Some(position + 1), fault);
+            let place = Place {
+                file,
+                document: Some(position + 1),
+            };
+            match parse(&document) {
+                Ok(value) => self.add_all(place, value, NESTED),
+                Err(fault) => self.note(place, fault),
             }
         }
     }
 
     /// Adds an object of the API server's.
     pub(super) fn add_object(&mut self, object: &impl Serialize) {
-        let value = serde_yaml_ng::to_value(object).map_err(|error| Fault {
-            object: None,
-            field: None,
-            message: format!("cannot be read: {error}"),
-        });
-        if let Err(fault) = value.and_then(|value| self.add_value(value)) {
-            self.note(Path::new(API_SERVER), None, fault);
+        let place = Place {
+            file: Path::new(API_SERVER),
+            document: None,
+        };
+        match serde_yaml_ng::to_value(object) {
+            Ok(value) => self.add_one(place, value),
+            Err(error) => self.note(place, Fault::of_text(format!("cannot be read: {error}"))),
         }
     }
 
-    fn note(&mut self, file: &Path, document: Option<usize>, fault: Fault) {
+    /// Adds an object, or each of a list: what `kubectl get -o yaml` writes is one `List`.
+    fn add_all(&mut self, place: Place<'_>, value: Value, deeper: usize) {
+        let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        let of = text("kind").and_then(|kind| kind.strip_suffix("List").map(str::to_owned));
+        let Some((of, deeper)) = of.zip(deeper.checked_sub(1)) else {
+            return self.add_one(place, value);
+        };
+        let version = text("apiVersion");
+        let items = match value.get("items") {
+            Some(Value::Sequence(items)) => items.clone(),
+            None if !of.is_empty() => return self.add_one(place, value),
+            None | Some(Value::Null) => Vec::new(),
+            Some(_) => {
+                let message = "is no list; write the objects as a list, or each as a document";
+                return self.note(
+                    place,
+                    Fault {
+                        object: Some(format!("{of}List")),
+                        field: Some("items".into()),
+                        message: message.into(),
+                    },
+                );
+            }
+        };
+        for mut item in items {
+            // The API server writes them into the items of a `List` alone.
+            if let Value::Mapping(fields) = &mut item
+                && !of.is_empty()
+            {
+                fields
+                    .entry("kind".into())
+                    .or_insert_with(|| of.clone().into());
+                if let Some(version) = &version {
+                    let version = || version.clone().into();
+                    fields.entry("apiVersion".into()).or_insert_with(version);
+                }
+            }
+            self.add_all(place, item, deeper);
+        }
+    }
+
+    fn add_one(&mut self, place: Place<'_>, value: Value) {
+        if let Err(fault) = self.add_value(place, value) {
+            self.note(place, fault);
+        }
+    }
+
+    fn note(&mut self, place: Place<'_>, fault: Fault) {
         self.catalog.problems.push(Problem {
-            file: file.to_owned(),
-            document,
+            file: place.file.to_owned(),
+            document: place.document,
             object: fault.object,
             field: fault.field,
             message: fault.message,
+            consequence: Consequence::LeftOut,
         });
+    }
+
+    /// Names what has no effect in an object that is in use.
+    fn ignored(&mut self, place: Place<'_>, object: &str, notes: Vec<Note>) {
+        let problems = notes.into_iter().map(|note| Problem {
+            file: place.file.to_owned(),
+            document: place.document,
+            object: Some(object.to_owned()),
+            field: Some(note.field),
+            message: note.message,
+            consequence: Consequence::FieldIgnored,
+        });
+        self.catalog.problems.extend(problems);
     }
 
     pub(super) fn add_problem(&mut self, problem: Problem) {
@@ -99,54 +171,78 @@ impl Builder {
         self.catalog
     }
 
-    fn add_value(&mut self, value: Value) -> Result<(), Fault> {
+    fn add_value(&mut self, place: Place<'_>, value: Value) -> Result<(), Fault> {
         let field = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
         let (api_version, kind) = (field("apiVersion"), field("kind"));
-        let name = value
-            .get("metadata")
-            .and_then(|metadata| metadata.get("name"))
-            .and_then(Value::as_str);
-        let object = format!(
-            "{} {}",
-            if kind.is_empty() { "object" } else { kind },
-            name.unwrap_or("(no name)")
-        );
+        let metadata = |field: &str| value.get("metadata")?.get(field)?.as_str();
+        let name = metadata("name").unwrap_or("(no name)");
+        let object = match kind {
+            "" => format!("object {name}"),
+            // The others have no namespace.
+            "SpiderMultusConfig" => {
+                let namespace = metadata("namespace").unwrap_or(DEFAULT_NAMESPACE);
+                format!("{kind} {namespace}/{name}")
+            }
+            _ => format!("{kind} {name}"),
+        };
         let fault = |field: &str, message: String| Fault {
             object: Some(object.clone()),
             field: Some(field.to_owned()),
             message,
         };
+        let spec = value.get("spec").cloned().unwrap_or(Value::Null);
         match kind {
             "SpiderIPPool" | "SpiderMultusConfig" | "SpiderReservedIP" | "SpiderCoordinator" if api_version != API_VERSION => {
                 Err(fault("apiVersion", format!("{api_version:?} is not known; write {API_VERSION}")))
             }
             "SpiderIPPool" => {
-                let pool = Pool::from_manifest(&read::<SpiderIpPool>(value, &object)?)?;
+                let manifest = read::<SpiderIpPool>(value, &object)?;
+                let pool = Pool::from_manifest(&manifest)?;
                 admit::pool(&pool, &self.catalog.pools)?;
                 self.catalog.pools.push(pool);
+                self.ignored(place, &object, notes::unknown("spec", &spec, &manifest.spec));
                 Ok(())
             }
             "SpiderMultusConfig" => {
                 let manifest = read::<SpiderMultusConfig>(value, &object)?;
+                let mut notes = notes::unknown("spec", &spec, &manifest.spec);
                 let network = Network::from_manifest(&manifest)?;
+                // To overlook it would give pods addresses of the default pools.
+                if let Some(note) = notes.iter().find(|note| note.field.to_lowercase().contains("pool")) {
+                    return Err(Fault {
+                        object: Some(object.clone()),
+                        field: Some(note.field.clone()),
+                        message: "seems to name pools, but no such field is known; write ippools: {ipv4: [NAME], ipv6: [NAME]} \
+                                  in the ipvlan block, or remove it"
+                            .into(),
+                    });
+                }
                 admit::network(&network, &self.catalog.networks)?;
+                notes.extend(notes::of_network(&manifest.spec));
                 let own = manifest.spec.coordinator.and_then(|own| own.hijack_cidr);
                 if own.is_none() {
                     self.inheriting.insert(network.name.clone());
                 }
                 self.catalog.networks.push(network);
+                self.ignored(place, &object, notes);
                 Ok(())
             }
             "SpiderReservedIP" => {
-                let reserved = Reserved::from_manifest(&read::<SpiderReservedIp>(value, &object)?)?;
+                let manifest = read::<SpiderReservedIp>(value, &object)?;
+                let reserved = Reserved::from_manifest(&manifest)?;
                 admit::reserved(&reserved, &self.catalog.reserved)?;
                 self.catalog.reserved.push(reserved);
+                self.ignored(place, &object, notes::unknown("spec", &spec, &manifest.spec));
                 Ok(())
             }
             "SpiderCoordinator" => {
-                let coordinator = Coordinator::from_manifest(&read::<SpiderCoordinator>(value, &object)?)?;
+                let manifest = read::<SpiderCoordinator>(value, &object)?;
+                let coordinator = Coordinator::from_manifest(&manifest)?;
                 admit::coordinator(&coordinator, self.coordinator.as_ref())?;
+                let mut notes = notes::unknown("spec", &spec, &manifest.spec);
+                notes.extend(notes::of_coordinator("spec", &manifest.spec));
                 self.coordinator = Some(coordinator);
+                self.ignored(place, &object, notes);
                 Ok(())
             }
             "" => Err(fault("kind", "is missing; write SpiderIPPool, SpiderMultusConfig or SpiderReservedIP".into())),
@@ -156,6 +252,30 @@ impl Builder {
             )),
         }
     }
+}
+
+impl Fault {
+    fn of_text(message: String) -> Self {
+        Self {
+            object: None,
+            field: None,
+            message,
+        }
+    }
+}
+
+/// A document as kubectl reads it: with merges (`<<`), which YAML 1.2 does not have.
+fn parse(document: &str) -> Result<Value, Fault> {
+    let read = || {
+        let mut value: Value = serde_yaml_ng::from_str(document)?;
+        value.apply_merge()?;
+        Ok(value)
+    };
+    read().map_err(|error: serde_yaml_ng::Error| {
+        Fault::of_text(format!(
+            "is not YAML: {error}; correct the document (line numbers count from its start)"
+        ))
+    })
 }
 
 fn read<T: DeserializeOwned>(value: Value, object: &str) -> Result<T, Fault> {

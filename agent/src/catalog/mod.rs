@@ -17,6 +17,7 @@ mod labels;
 pub mod manifest;
 mod name;
 mod network;
+mod notes;
 mod pool;
 mod problem;
 mod publish;
@@ -36,7 +37,7 @@ pub use labels::Labels;
 pub use name::{NameError, NetworkRef, ObjectName};
 pub use network::{IpvlanMode, Network};
 pub use pool::{Affinities, Pool, Route};
-pub use problem::Problem;
+pub use problem::{Consequence, Problem};
 pub(crate) use publish::publish;
 pub use reserved::Reserved;
 
@@ -139,7 +140,7 @@ impl Catalog {
         &self.service_cidrs
     }
 
-    /// What was left out or could not be read, and why.
+    /// What was left out or could not be read, which fields have no effect, and why.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems

@@ -6,7 +6,9 @@ use super::{
     Coordinator, Invalid, ObjectName,
     coordinator::via_host,
     glob::is_name_or_glob,
-    manifest::{CoordinatorSpec, IpvlanSpec, MultusConfigSpec, PoolNames, SpiderMultusConfig},
+    manifest::{
+        CoordinatorSpec, IpvlanSpec, MultusConfigSpec, OldPoolNames, PoolNames, SpiderMultusConfig,
+    },
     name::{DEFAULT_NAMESPACE, is_name},
 };
 pub use crate::netlink::link::IpvlanMode;
@@ -75,9 +77,9 @@ impl Network {
         let object = format!("SpiderMultusConfig {name}");
         let spec = &manifest.spec;
         let ipvlan = ipvlan_block(&object, spec)?;
-        let pools = ipvlan.ippools.clone().unwrap_or_default();
+        let pools = pool_names(&object, ipvlan)?;
         let coordinator = spec.coordinator.clone().unwrap_or_default();
-        check_pool_names(&object, &pools)?;
+        check_chain(&object, spec)?;
         Ok(Self {
             master: master(&object, ipvlan)?,
             mode: mode(&object, ipvlan)?,
@@ -87,9 +89,11 @@ impl Network {
             coordinator: spec.enable_coordinator.unwrap_or(true)
                 && coordinator_wanted(&object, &coordinator)?,
             via_host: via_host(&object, "spec.coordinator.hijackCIDR", &coordinator)?,
-            default_route_nic: coordinator
-                .pod_default_route_nic
-                .filter(|nic| !nic.is_empty()),
+            default_route_nic: default_route_nic(
+                &object,
+                "spec.coordinator.podDefaultRouteNIC",
+                &coordinator,
+            )?,
             answer_neighbours: answer_neighbours(&object, manifest)?,
             name,
         })
@@ -131,6 +135,9 @@ fn answer_neighbours(object: &str, manifest: &SpiderMultusConfig) -> Result<bool
 
 fn ipvlan_block<'a>(object: &str, spec: &'a MultusConfigSpec) -> Result<&'a IpvlanSpec, Invalid> {
     let cni_type = spec.cni_type.as_deref().unwrap_or("custom");
+    if cni_type == "custom" {
+        check_custom(object, spec)?;
+    }
     if cni_type != "ipvlan" {
         let reason = "this agent makes ipvlan interfaces only";
         let remedy = "use cniType ipvlan, or chain the ebbtide plugin after that type's own in a CNI conflist";
@@ -218,6 +225,25 @@ fn is_interface_name(text: &str) -> bool {
         })
 }
 
+/// The interface of pods that is to keep the default route.
+pub(super) fn default_route_nic(
+    object: &str,
+    field: &str,
+    coordinator: &CoordinatorSpec,
+) -> Result<Option<String>, Invalid> {
+    match coordinator.pod_default_route_nic.as_deref() {
+        None | Some("") => Ok(None),
+        Some(nic) if is_interface_name(nic) => Ok(Some(nic.to_owned())),
+        Some(nic) => Err(Invalid::new(
+            object,
+            field,
+            nic,
+            "is not an interface name",
+            "name an interface of the pod, as in eth0 or net1",
+        )),
+    }
+}
+
 fn mode(object: &str, ipvlan: &IpvlanSpec) -> Result<IpvlanMode, Invalid> {
     let Some(text) = &ipvlan.mode else {
         return Ok(IpvlanMode::default());
@@ -269,7 +295,9 @@ fn mtu(object: &str, ipvlan: &IpvlanSpec) -> Result<Option<u32>, Invalid> {
     }
 }
 
-fn check_pool_names(object: &str, pools: &PoolNames) -> Result<(), Invalid> {
+/// The network's own pools, by either name of the field.
+fn pool_names(object: &str, ipvlan: &IpvlanSpec) -> Result<PoolNames, Invalid> {
+    let pools = ipvlan.ippools.clone().unwrap_or_default();
     if pools.match_master_subnet == Some(true) {
         let field = "spec.ipvlan.ippools.matchMasterSubnet";
         return Err(Invalid::new(
@@ -280,14 +308,91 @@ fn check_pool_names(object: &str, pools: &PoolNames) -> Result<(), Invalid> {
             "remove it",
         ));
     }
-    for (family, names) in [("ipv4", &pools.ipv4), ("ipv6", &pools.ipv6)] {
+    check_pool_names(
+        object,
+        "spec.ipvlan.ippools",
+        [("ipv4", &pools.ipv4), ("ipv6", &pools.ipv6)],
+    )?;
+    let field = "spec.ipvlan.spiderpoolConfigPools";
+    let old = ipvlan.spiderpool_config_pools.clone().unwrap_or_default();
+    check_pool_names(
+        object,
+        field,
+        [("IPv4IPPool", &old.ipv4), ("IPv6IPPool", &old.ipv6)],
+    )?;
+    let named = |names: &Option<Vec<String>>| names.as_ref().is_some_and(|all| !all.is_empty());
+    if old == OldPoolNames::default() {
+        return Ok(pools);
+    }
+    if !named(&pools.ipv4) && !named(&pools.ipv6) {
+        return Ok(PoolNames {
+            ipv4: old.ipv4,
+            ipv6: old.ipv6,
+            ..pools
+        });
+    }
+    if (&pools.ipv4, &pools.ipv6) == (&old.ipv4, &old.ipv6) {
+        return Ok(pools);
+    }
+    Err(Invalid::new(
+        object,
+        field,
+        "",
+        "names pools, and so does spec.ipvlan.ippools",
+        "keep spec.ipvlan.ippools alone",
+    ))
+}
+
+/// Whether another plugin's configuration, which is kept for Multus as it is, is one.
+fn check_custom(object: &str, spec: &MultusConfigSpec) -> Result<(), Invalid> {
+    let text = spec.custom_cni.as_deref().unwrap_or_default();
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
+        Err(error) if !text.trim().is_empty() => Err(Invalid::new(
+            object,
+            "spec.customCNI",
+            text,
+            format!("is not a JSON object: {error}"),
+            "write a CNI configuration as JSON, or leave it empty",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the chain's further plugins are configurations at all: Multus would fail every pod for it.
+fn check_chain(object: &str, spec: &MultusConfigSpec) -> Result<(), Invalid> {
+    let texts = spec.chain_cni_json_data.as_deref().unwrap_or_default();
+    for (position, text) in texts.iter().enumerate() {
+        let reason = match serde_json::from_str::<serde_json::Value>(text) {
+            Err(error) => format!("is not JSON: {error}"),
+            Ok(value) => match value.get("type").and_then(serde_json::Value::as_str) {
+                Some(kind) if !kind.is_empty() => continue,
+                _ => "is not a plugin's configuration: it has no `type`".into(),
+            },
+        };
+        return Err(Invalid::new(
+            object,
+            format!("spec.chainCNIJsonData[{position}]"),
+            text,
+            reason,
+            "write one plugin's configuration as JSON, as in {\"type\": \"tuning\"}",
+        ));
+    }
+    Ok(())
+}
+
+fn check_pool_names(
+    object: &str,
+    place: &str,
+    names: [(&str, &Option<Vec<String>>); 2],
+) -> Result<(), Invalid> {
+    for (family, names) in names {
         let bad = names
             .iter()
             .flatten()
             .enumerate()
             .find(|(_, name)| !is_name_or_glob(name));
         if let Some((position, name)) = bad {
-            let field = format!("spec.ipvlan.ippools.{family}[{position}]");
+            let field = format!("{place}.{family}[{position}]");
             return Err(Invalid::new(
                 object,
                 field,

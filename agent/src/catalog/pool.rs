@@ -18,7 +18,7 @@ pub struct Pool {
     pub name: String,
     /// The family of all its addresses.
     pub family: Family,
-    /// The prefix whose length the pods' addresses get.
+    /// The prefix whose length the pods' addresses get, without host bits.
     pub subnet: IpNet,
     /// What may be handed out: `ips` without `excludeIPs`, the network and the broadcast address
     /// (IPv4, below /31) or the subnet-router anycast address (IPv6, below /127; RFC 4291, 2.6.1).
@@ -26,9 +26,10 @@ pub struct Pool {
     pub ranges: AddressSet,
     /// What it could hand out if no SpiderReservedIP kept it free.
     pub reserved: AddressSet,
-    /// The default route's gateway: in the subnet, or IPv6 link-local.
+    /// The default route's gateway. Not always in the subnet: IPv6 link-local, or another subnet's where the provider
+    /// routes the pool's block to the NIC.
     pub gateway: Option<IpAddr>,
-    /// More routes on the pod's interface, each gateway in the subnet.
+    /// More routes on the pod's interface, each gateway in the subnet or the pool's own.
     pub routes: Vec<Route>,
     /// The nodes it is for; empty: any.
     pub node_names: Vec<String>,
@@ -89,9 +90,10 @@ impl Pool {
         let subnet = check.subnet()?;
         let family = check.family(&subnet)?;
         let effective = check.effective_addresses(family, &subnet)?;
+        let gateway = check.gateway(&subnet, &effective)?;
         Ok(Self {
-            gateway: check.gateway(&subnet, &effective)?,
-            routes: check.routes(&subnet)?,
+            gateway,
+            routes: check.routes(&subnet, gateway)?,
             networks: check.networks()?,
             affinities: check.affinities()?,
             name: name.to_owned(),
@@ -129,6 +131,20 @@ impl Pool {
                 self.reserved = self.reserved.union(&self.ranges.without(&kept));
                 self.ranges = kept;
             }
+        }
+    }
+}
+
+/// Whether a host can have the address, by what it is alone.
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        // 0.0.0.0/8, loopback, and everything from multicast on (RFC 6890).
+        IpAddr::V4(v4) => !matches!(v4.octets(), [0 | 127 | 224.., ..]),
+        IpAddr::V6(v6) => {
+            !v6.is_unspecified()
+                && !v6.is_loopback()
+                && !v6.is_multicast()
+                && v6.to_ipv4_mapped().is_none()
         }
     }
 }
@@ -171,15 +187,8 @@ impl Check<'_> {
         let subnet: IpNet = text
             .parse()
             .map_err(|_| self.invalid(field, text, "is not a prefix", remedy))?;
-        if subnet.addr() != subnet.network() {
-            return Err(self.invalid(
-                field,
-                text,
-                "has bits set beyond its length",
-                format!("write {}", subnet.trunc()),
-            ));
-        }
-        Ok(subnet)
+        // Written as an interface's address, as in 10.0.0.1/24: the subnet that it is in is meant.
+        Ok(subnet.trunc())
     }
 
     fn family(&self, subnet: &IpNet) -> Result<Family, Invalid> {
@@ -246,7 +255,8 @@ impl Check<'_> {
 
     fn gateway(&self, subnet: &IpNet, effective: &AddressSet) -> Result<Option<IpAddr>, Invalid> {
         let field = "spec.gateway";
-        let Some(text) = &self.spec.gateway else {
+        let given = self.spec.gateway.as_deref().filter(|text| !text.is_empty());
+        let Some(text) = given else {
             return Ok(None);
         };
         let gateway: IpAddr = text.parse().map_err(|_| {
@@ -257,16 +267,25 @@ impl Check<'_> {
                 "write an address of the subnet, as in 172.31.16.1",
             )
         })?;
-        // Clouds announce IPv6 routers by their link-local address (RFC 4861, 4.2).
-        let link_local = matches!((gateway, subnet), (IpAddr::V6(v6), IpNet::V6(_)) if v6.is_unicast_link_local());
-        if !subnet.contains(&gateway) && !link_local {
-            let reason = format!("is not inside the subnet {subnet}");
+        let family = Family::of_net(subnet);
+        if Family::of(gateway) != family {
             return Err(self.invalid(
                 field,
                 text,
-                reason,
-                "use the subnet's gateway, or correct the subnet",
+                format!("is not {family} as the subnet is"),
+                "use a gateway of that family",
             ));
+        }
+        // It may be outside of the subnet: some providers route a block to a NIC whose gateway is in another one, and
+        // clouds announce IPv6 routers by their link-local address (RFC 4861, 4.2).
+        if !is_unicast(gateway) {
+            let reason = "is no address that a router can have";
+            return Err(self.invalid(field, text, reason, "use the subnet's gateway"));
+        }
+        let hosts = matches!(subnet, IpNet::V4(v4) if v4.prefix_len() < 31);
+        if hosts && never_assigned(subnet).contains(gateway) {
+            let reason = format!("is the network's or the broadcast address of {subnet}");
+            return Err(self.invalid(field, text, reason, "use the subnet's gateway"));
         }
         if effective.contains(gateway) {
             let reason = "is among the addresses to hand out";
@@ -275,14 +294,14 @@ impl Check<'_> {
         Ok(Some(gateway))
     }
 
-    fn routes(&self, subnet: &IpNet) -> Result<Vec<Route>, Invalid> {
+    fn routes(&self, subnet: &IpNet, own: Option<IpAddr>) -> Result<Vec<Route>, Invalid> {
         let mut seen = BTreeSet::new();
         let routes = self.spec.routes.as_deref().unwrap_or_default();
         routes
             .iter()
             .enumerate()
             .map(|(position, route)| {
-                let route = self.route(position, route, subnet)?;
+                let route = self.route(position, route, subnet, own)?;
                 if !seen.insert(route.dst) {
                     let reason = "is the destination of an earlier route too";
                     return Err(self.invalid(
@@ -297,7 +316,13 @@ impl Check<'_> {
             .collect()
     }
 
-    fn route(&self, position: usize, route: &RouteSpec, subnet: &IpNet) -> Result<Route, Invalid> {
+    fn route(
+        &self,
+        position: usize,
+        route: &RouteSpec,
+        subnet: &IpNet,
+        own: Option<IpAddr>,
+    ) -> Result<Route, Invalid> {
         let family = Family::of_net(subnet);
         let (dst_field, gw_field) = (
             format!("spec.routes[{position}].dst"),
@@ -335,12 +360,12 @@ impl Check<'_> {
                 "write an address of the subnet",
             )
         })?;
-        if !subnet.contains(&gateway) {
+        if !subnet.contains(&gateway) && own != Some(gateway) {
             return Err(self.invalid(
                 gw_field,
                 &route.gw,
-                format!("is not inside the subnet {subnet}"),
-                "use a gateway in the subnet",
+                format!("is not inside the subnet {subnet}, nor the pool's gateway"),
+                "use a gateway in the subnet, or spec.gateway",
             ));
         }
         // Bits beyond the length mean nothing to the kernel's table, but would hide a duplicate.

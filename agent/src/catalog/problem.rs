@@ -4,7 +4,17 @@ use std::{fmt, path::PathBuf};
 
 use serde::Serialize;
 
-/// Something in the manifests that was left out. The rest of them is in use.
+/// What becomes of an object with a [`Problem`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Consequence {
+    /// It is not in use (or the file, if no object is named).
+    LeftOut,
+    /// It is in use, without the field that is named.
+    FieldIgnored,
+}
+
+/// Something in the manifests that is not as its author meant it. The rest of them is in use.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Problem {
     /// The file (or the directory, if that is what cannot be read), or `Kubernetes API`.
@@ -17,6 +27,8 @@ pub struct Problem {
     pub field: Option<String>,
     /// What is wrong and what to do.
     pub message: String,
+    /// What becomes of the object.
+    pub consequence: Consequence,
 }
 
 impl fmt::Display for Problem {

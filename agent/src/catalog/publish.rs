@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch::Sender;
 
-use super::Catalog;
+use super::{Catalog, Consequence};
 
 /// Replaces the snapshot if it is different, and logs what changed and each new problem.
 pub(crate) fn publish(sender: &Sender<Arc<Catalog>>, catalog: Catalog) {
@@ -25,7 +25,10 @@ pub(crate) fn publish(sender: &Sender<Arc<Catalog>>, catalog: Catalog) {
         }
     }
     for problem in &changes.problems {
-        tracing::warn!(%problem, "left out");
+        match problem.consequence {
+            Consequence::LeftOut => tracing::warn!(%problem, "left out"),
+            Consequence::FieldIgnored => tracing::warn!(%problem, "a field has no effect"),
+        }
     }
     sender.send_if_modified(|current| {
         let different = **current != catalog;

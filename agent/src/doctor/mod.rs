@@ -12,7 +12,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{agent::Agent, netlink::Error};
+use crate::{agent::Agent, catalog::Consequence, netlink::Error};
 
 pub use kernel::too_old;
 
@@ -68,7 +68,10 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
         &agent.node_name,
     ));
     findings.extend(catalog.problems().iter().map(|problem| Finding {
-        severity: Severity::Serious,
+        severity: match problem.consequence {
+            Consequence::LeftOut => Severity::Serious,
+            Consequence::FieldIgnored => Severity::Warning,
+        },
         what: problem.to_string(),
         way_out: "correct the manifest; it is read again at once".to_owned(),
     }));

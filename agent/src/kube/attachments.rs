@@ -52,7 +52,16 @@ pub(super) fn desired(network: &DynamicObject) -> Option<Desired> {
     let config = match spec.cni_type.as_deref() {
         Some("ipvlan") => chain(&spec, &annotations, &name, &own)?.to_string(),
         // Some other plugin's: kept for Multus as it was written.
-        Some("custom") | None => spec.custom_cni.unwrap_or_default(),
+        // Multus would fail each pod for what is no configuration; the catalog names it.
+        Some("custom") | None => {
+            let config = spec.custom_cni.unwrap_or_default();
+            let is_json =
+                || serde_json::from_str::<serde_json::Map<String, Value>>(&config).is_ok();
+            if !config.trim().is_empty() && !is_json() {
+                return None;
+            }
+            config
+        }
         Some(_) => return None,
     };
     Some(Desired {

@@ -32,7 +32,7 @@ use super::{
     publish,
     usage::{self, Usage},
 };
-use crate::catalog::{ObjectName, Problem};
+use crate::catalog::{Consequence, ObjectName, Problem};
 
 /// Between two rounds of writing: a thousand pods that start change a pool's status once a round.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -200,7 +200,7 @@ async fn round(cluster: &Cluster, endpoints: &Endpoints, pools: &mut Option<Pool
     }
 }
 
-/// An Event on each object that was left out, once.
+/// An Event on each object that was left out, and for each field without effect, once.
 async fn report(cluster: &Cluster, reported: &mut HashSet<Problem>) {
     let problems: HashSet<Problem> = {
         let catalog = cluster.mirror().declared_catalog();
@@ -213,10 +213,12 @@ async fn report(cluster: &Cluster, reported: &mut HashSet<Problem>) {
         let field = problem.field.as_deref().unwrap_or_default();
         let note = format!("{field}: {}", problem.message);
         let note = note.trim_start_matches(": ");
-        cluster
-            .events
-            .warn(&about, "Invalid", "LeftOut", note)
-            .await;
+        let (reason, action) = match problem.consequence {
+            Consequence::LeftOut => ("Invalid", "LeftOut".to_owned()),
+            // One of the same reason and action would only be counted up, and its note be lost.
+            Consequence::FieldIgnored => ("NoEffect", format!("Ignoring {field}")),
+        };
+        cluster.events.warn(&about, reason, &action, note).await;
     }
     *reported = problems;
 }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{attachment::NetworkAttachmentDefinition, endpoint::SpiderEndpoint};
 use crate::catalog::manifest::{
@@ -40,6 +40,7 @@ pub fn files() -> Result<Vec<(String, String)>, Error> {
             let file = format!("{}_{}.yaml", definition.spec.group, names.plural);
             let mut value = serde_json::to_value(&definition)?;
             simplify(&mut value);
+            complete(&mut value);
             let text = serde_yaml_ng::to_string(&value)?;
             Ok((
                 file,
@@ -69,6 +70,34 @@ fn simplify(value: &mut Value) {
             fields.values_mut().for_each(simplify);
         }
         Value::Array(items) => items.iter_mut().for_each(simplify),
+        _ => {}
+    }
+}
+
+/// Says of label selectors that `In` and `NotIn` have values, and `Exists` and `DoesNotExist` none. Here, since kube
+/// makes one schema of all that a type's alternatives say.
+fn complete(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let properties = fields.get("properties");
+            let is_expression = ["key", "operator", "values"]
+                .iter()
+                .all(|name| properties.is_some_and(|all| all.get(name).is_some()));
+            if is_expression {
+                let alternatives = json!([
+                    {
+                        "properties": {"operator": {"enum": ["In", "NotIn"]}, "values": {"minItems": 1}},
+                        "required": ["values"],
+                    },
+                    {
+                        "properties": {"operator": {"enum": ["Exists", "DoesNotExist"]}, "values": {"maxItems": 0}},
+                    },
+                ]);
+                fields.insert("oneOf".into(), alternatives);
+            }
+            fields.values_mut().for_each(complete);
+        }
+        Value::Array(items) => items.iter_mut().for_each(complete),
         _ => {}
     }
 }

@@ -4,8 +4,6 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::manifest::RouteSpec;
-
 /// A `SpiderEndpoint` has no spec: what there is, is in its status.
 #[derive(
     CustomResource, JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize,
@@ -124,8 +122,19 @@ pub struct InterfaceAllocation {
     pub clean_gateway: Option<bool>,
     /// More routes of the interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub routes: Option<Vec<RouteSpec>>,
+    pub routes: Option<Vec<EndpointRoute>>,
     /// The interface's MAC address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+}
+
+/// One route of an interface, as it is set up.
+#[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRoute {
+    /// Where to.
+    #[schemars(length(max = 64))]
+    pub dst: String,
+    /// Through which gateway.
+    #[schemars(length(max = 64))]
+    pub gw: String,
 }

@@ -20,14 +20,10 @@ use super::{
     attachments::MANAGER,
     cluster::Cluster,
     controller::{self, endpoints},
-    endpoint::{EndpointStatus, InterfaceAllocation, PodAllocation},
+    endpoint::{EndpointRoute, EndpointStatus, InterfaceAllocation, PodAllocation},
     object::{Kind, name_of},
 };
-use crate::{
-    catalog::{ObjectName, manifest::RouteSpec},
-    podnet::PodNet,
-    pool::Owner,
-};
+use crate::{catalog::ObjectName, podnet::PodNet, pool::Owner};
 
 /// From a change to its writing: a pod's interfaces, and pods that start together, go into one round.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -160,7 +156,7 @@ fn allocation(net: &PodNet) -> InterfaceAllocation {
         } else {
             (all.ipv6, all.ipv6_pool, all.ipv6_gateway) = (address, pool, gateway);
         }
-        let routes = each.routes.iter().map(|(dst, gw)| RouteSpec {
+        let routes = each.routes.iter().map(|(dst, gw)| EndpointRoute {
             dst: dst.to_string(),
             gw: gw.to_string(),
         });

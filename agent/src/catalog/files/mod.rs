@@ -1,4 +1,4 @@
-//! A catalog from the `*.yaml` and `*.yml` files of a directory.
+//! A catalog from the `*.yaml`, `*.yml` and `*.json` files of a directory.
 
 mod watch;
 
@@ -9,10 +9,10 @@ use std::{
 
 pub use watch::watch;
 
-use super::{Catalog, Problem, documents::Builder};
+use super::{Catalog, Consequence, Problem, documents::Builder};
 
-/// Reads the directory's manifests: files named `*.yaml` or `*.yml`, sorted by name, hidden ones
-/// and subdirectories left out.
+/// Reads the directory's manifests: files named `*.yaml`, `*.yml` or `*.json` (which is YAML,
+/// too), sorted by name, hidden ones and subdirectories left out.
 ///
 /// Never fails as a whole: a file or a directory that cannot be read is a [`Problem`] of the catalog.
 /// Blocks on the disk.
@@ -47,6 +47,7 @@ fn unreadable(path: &Path, error: &io::Error, remedy: &str) -> Problem {
         object: None,
         field: None,
         message: format!("cannot be read: {error}; {remedy}"),
+        consequence: Consequence::LeftOut,
     }
 }
 
@@ -59,7 +60,7 @@ fn manifest_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
             .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         let yaml = path
             .extension()
-            .is_some_and(|extension| extension == "yaml" || extension == "yml");
+            .is_some_and(|kind| kind == "yaml" || kind == "yml" || kind == "json");
         // A directory or a pipe of that name would fail or block; a dangling link is to be reported.
         let plain = std::fs::metadata(&path).map_or(true, |metadata| metadata.is_file());
         if yaml && !hidden && plain {

@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::RouteSpec;
+use super::{AnyBlock, text};
 
 /// How pods reach their node, and what goes through it.
 #[derive(CustomResource, JsonSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,31 +31,62 @@ pub struct CoordinatorSpec {
     pub pod_cidr_type: Option<String>,
     /// Destinations that go through the node: addresses or prefixes.
     #[serde(rename = "hijackCIDR")]
+    #[schemars(length(max = 1024), inner(length(max = 64), regex(pattern = text::DESTINATION)))]
     pub hijack_cidr: Option<Vec<String>>,
-    /// Routes on the pod's interface.
-    pub policy_routes: Option<Vec<RouteSpec>>,
+    /// Not used: routes of a pool (`routes`) are.
+    pub policy_routes: Option<Vec<PolicyRoute>>,
     /// Not used: an ipvlan interface has its NIC's MAC address.
     #[serde(rename = "podMACPrefix")]
+    #[schemars(regex(pattern = text::MAC_PREFIX))]
     pub pod_mac_prefix: Option<String>,
     /// Not used: routes of several interfaces are always kept apart.
+    #[serde(default, deserialize_with = "text::flag")]
     pub tune_pod_routes: Option<bool>,
     /// Which interface of the pod keeps the default route.
     #[serde(rename = "podDefaultRouteNIC")]
+    #[schemars(regex(pattern = text::INTERFACE_OR_NONE))]
     pub pod_default_route_nic: Option<String>,
     /// Not used: see `hostTable` of the agent's configuration.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
     pub host_rule_table: Option<i64>,
     /// Not used: strict filtering works.
     #[serde(rename = "podRPFilter")]
+    #[schemars(range(max = 2))]
     pub pod_rp_filter: Option<i64>,
     /// Not used.
     #[schemars(range(min = 0))]
     pub tx_queue_len: Option<i64>,
     /// Not used: the veth needs no address.
+    #[schemars(regex(pattern = text::ADDRESS_OR_NONE))]
     pub veth_link_address: Option<String>,
     /// Not used: the veth's MTU follows the NIC's.
     #[serde(rename = "vethMTU")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 0, max = 65535))]
     pub veth_mtu: Option<i64>,
+    /// Of older releases, not used: strict filtering works.
+    #[serde(rename = "hostRPFilter")]
+    pub host_rp_filter: Option<i64>,
+    /// Of older releases, not used: see `mode`.
+    pub tune_mode: Option<String>,
+    /// Of older releases, not used.
+    #[serde(rename = "detectIPConflict", default, deserialize_with = "text::flag")]
+    pub detect_ip_conflict: Option<bool>,
+    /// Of older releases, not used.
+    #[serde(default, deserialize_with = "text::flag")]
+    pub detect_gateway: Option<bool>,
+    /// Of older releases, not used.
+    pub detect_options: Option<AnyBlock>,
+}
+
+/// A route of the coordinator's.
+#[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRoute {
+    /// Where to: a prefix or an address.
+    #[schemars(length(max = 64), regex(pattern = text::DESTINATION))]
+    pub dst: String,
+    /// Through which gateway.
+    #[schemars(length(max = 64), regex(pattern = text::ADDRESS))]
+    pub gw: String,
 }
 
 /// What is known of the cluster's networks.

@@ -16,9 +16,12 @@ mod pool;
 #[expect(unreachable_pub, reason = "of what KubeSchema makes inside a function")]
 mod reserved;
 mod selector;
+mod text;
 
-pub use coordinator::{CoordinatorSpec, CoordinatorStatus, SpiderCoordinator};
-pub use network::{AnyBlock, IpvlanSpec, MultusConfigSpec, PoolNames, SpiderMultusConfig};
+pub use coordinator::{CoordinatorSpec, CoordinatorStatus, PolicyRoute, SpiderCoordinator};
+pub use network::{
+    AnyBlock, IpvlanSpec, MultusConfigSpec, OldPoolNames, PoolNames, SpiderMultusConfig,
+};
 pub use pool::{IpPoolSpec, IpPoolStatus, RouteSpec, SpiderIpPool};
 pub use reserved::{ReservedIpSpec, SpiderReservedIp};
 pub use selector::{LabelExpression, LabelOperator, LabelSelector};

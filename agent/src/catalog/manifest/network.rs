@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::CoordinatorSpec;
+use super::{CoordinatorSpec, text};
 
 /// A network: which interface a pod gets on which NIC. The blocks of other CNI types are kept, not
 /// read.
@@ -38,16 +38,18 @@ pub struct MultusConfigSpec {
     ))]
     pub cni_type: Option<String>,
     /// Whether the pod gets the veth to its node; true if missing.
+    #[serde(default, deserialize_with = "text::flag")]
     #[schemars(extend("default" = true))]
     pub enable_coordinator: Option<bool>,
     /// No addresses at all.
-    #[serde(rename = "disableIPAM")]
+    #[serde(rename = "disableIPAM", default, deserialize_with = "text::flag")]
     #[schemars(extend("default" = false))]
     pub disable_ipam: Option<bool>,
     /// Settings of the veth and of routes.
     pub coordinator: Option<CoordinatorSpec>,
     /// More plugins of the chain, each the JSON of a CNI configuration.
     #[serde(rename = "chainCNIJsonData")]
+    #[schemars(inner(regex(pattern = text::JSON_OBJECT)))]
     pub chain_cni_json_data: Option<Vec<String>>,
     /// The ipvlan interface.
     pub ipvlan: Option<IpvlanSpec>,
@@ -65,18 +67,20 @@ pub struct MultusConfigSpec {
     pub ovs: Option<AnyBlock>,
     /// Another type's block.
     #[serde(rename = "customCNI")]
+    #[schemars(regex(pattern = text::JSON_OBJECT_OR_NONE))]
     pub custom_cni: Option<String>,
 }
 
-/// `spec.ipvlan`.
+/// `spec.ipvlan`. Unknown fields are kept, for the agent to name: one of them may be meant to name pools.
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("size(self.master) < 2 || has(self.bond)", "several masters need the bond block"),
 )]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct IpvlanSpec {
     /// The NIC; several are to be bonded.
-    #[schemars(required, length(min = 1))]
+    #[schemars(required, length(min = 1, max = 32), inner(regex(pattern = text::INTERFACE)))]
     pub master: Option<Vec<String>>,
     /// `l3` (the default), `l2` or `l3s`. Ebbtide's own: Spiderpool has no such field.
     #[schemars(extend("enum" = ["l2", "l3", "l3s"]))]
@@ -94,18 +98,39 @@ pub struct IpvlanSpec {
     pub rdma_resource_name: Option<String>,
     /// The network's own pools.
     pub ippools: Option<PoolNames>,
+    /// The same, as Spiderpool's first releases called it.
+    pub spiderpool_config_pools: Option<OldPoolNames>,
 }
 
-/// Pools by name.
+/// Pools by name. What else is in it is kept, for the agent to refuse: a misspelt family must not mean the default
+/// pools.
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct PoolNames {
     /// IPv4 pools in order of preference.
+    #[schemars(inner(regex(pattern = text::POOL)))]
     pub ipv4: Option<Vec<String>>,
     /// IPv6 pools in order of preference.
+    #[schemars(inner(regex(pattern = text::POOL)))]
     pub ipv6: Option<Vec<String>>,
     /// For SR-IOV only.
+    #[serde(default, deserialize_with = "text::flag")]
     pub match_master_subnet: Option<bool>,
+}
+
+/// Pools by name, as Spiderpool's first releases wrote it.
+#[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct OldPoolNames {
+    /// IPv4 pools in order of preference.
+    #[serde(rename = "IPv4IPPool")]
+    #[schemars(inner(regex(pattern = text::POOL)))]
+    pub ipv4: Option<Vec<String>>,
+    /// IPv6 pools in order of preference.
+    #[serde(rename = "IPv6IPPool")]
+    #[schemars(inner(regex(pattern = text::POOL)))]
+    pub ipv6: Option<Vec<String>>,
 }
 
 /// An object that is kept as it is.

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::LabelSelector;
+use super::{LabelSelector, text};
 
 /// A range of addresses, and whom it is for.
 #[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -62,28 +62,29 @@ use super::LabelSelector;
 #[x_kube(
     validation = ("!has(oldSelf.ipVersion) || !has(self.ipVersion) || self.ipVersion == oldSelf.ipVersion", "ipVersion cannot be changed: declare another pool"),
     validation = ("!has(self.ipVersion) || (self.ipVersion == 6) == self.subnet.contains(':')", "subnet is not of this ipVersion"),
-    validation = ("!has(self.gateway) || self.gateway.contains(':') == self.subnet.contains(':')", "gateway is not of the subnet's IP version"),
+    validation = ("!has(self.gateway) || self.gateway == '' || self.gateway.contains(':') == self.subnet.contains(':')", "gateway is not of the subnet's IP version"),
     validation = ("!has(self.ips) || self.ips.all(ip, ip.contains(':') == self.subnet.contains(':'))", "ips has an address that is not of the subnet's IP version"),
     validation = ("!has(self.excludeIPs) || self.excludeIPs.all(ip, ip.contains(':') == self.subnet.contains(':'))", "excludeIPs has an address that is not of the subnet's IP version"),
-    validation = ("!has(self.routes) || self.routes.all(r, r.dst != '0.0.0.0/0' && r.dst != '::/0')", "a default route is the gateway's: set gateway instead of a route"),
+    validation = ("!has(self.routes) || self.routes.all(r, !r.dst.endsWith('/0'))", "a default route is the gateway's: set gateway instead of a route"),
+    validation = ("!has(self.routes) || self.routes.all(r, r.dst.contains(':') == self.subnet.contains(':') && r.gw.contains(':') == self.subnet.contains(':'))", "routes has an address that is not of the subnet's IP version"),
 )]
 pub struct IpPoolSpec {
     /// 4 or 6; inferred from `subnet` if missing.
     #[schemars(extend("enum" = [4, 6]))]
     pub ip_version: Option<i64>,
     /// A prefix; its length is the addresses' prefix length. Cannot be changed.
-    #[schemars(required, length(max = 64))]
+    #[schemars(required, length(max = 64), regex(pattern = text::PREFIX))]
     #[x_kube(validation = ("self == oldSelf", "subnet cannot be changed: declare another pool"))]
     pub subnet: Option<String>,
     /// Addresses and ranges `first-last`.
-    #[schemars(length(max = 4096), inner(length(max = 96)))]
+    #[schemars(length(max = 4096), inner(length(max = 96), regex(pattern = text::RANGE)))]
     pub ips: Option<Vec<String>>,
     /// Taken out of `ips`.
     #[serde(rename = "excludeIPs")]
-    #[schemars(length(max = 4096), inner(length(max = 96)))]
+    #[schemars(length(max = 4096), inner(length(max = 96), regex(pattern = text::RANGE)))]
     pub exclude_ips: Option<Vec<String>>,
-    /// Becomes the default route's gateway.
-    #[schemars(length(max = 64))]
+    /// Becomes the default route's gateway. It may be outside of the subnet, where the provider has it so.
+    #[schemars(length(max = 64), regex(pattern = text::ADDRESS_OR_NONE))]
     pub gateway: Option<String>,
     /// More routes on the pod's interface.
     #[schemars(length(max = 256))]
@@ -93,29 +94,34 @@ pub struct IpPoolSpec {
     /// Namespaces' labels.
     pub namespace_affinity: Option<LabelSelector>,
     /// Namespaces by name; wins over `namespaceAffinity`.
+    #[schemars(inner(length(min = 1, max = 63)))]
     pub namespace_name: Option<Vec<String>>,
     /// Nodes' labels.
     pub node_affinity: Option<LabelSelector>,
     /// Nodes by name; wins over `nodeAffinity`.
+    #[schemars(inner(length(min = 1, max = 253)))]
     pub node_name: Option<Vec<String>>,
     /// Networks by name, `namespace/name` or `name`.
+    #[schemars(inner(length(max = 317), regex(pattern = text::NETWORK)))]
     pub multus_name: Option<Vec<String>>,
     /// Used where nothing names a pool.
+    #[serde(default, deserialize_with = "text::flag")]
     #[schemars(extend("default" = false))]
     pub default: Option<bool>,
     /// No new addresses from it.
+    #[serde(default, deserialize_with = "text::flag")]
     #[schemars(extend("default" = false))]
     pub disable: Option<bool>,
 }
 
-/// One route of a pool or a coordinator.
+/// One route of a pool.
 #[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSpec {
     /// Where to.
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), regex(pattern = text::PREFIX))]
     pub dst: String,
-    /// Through which gateway.
-    #[schemars(length(max = 64))]
+    /// Through which gateway: one of the subnet, or the pool's own.
+    #[schemars(length(max = 64), regex(pattern = text::ADDRESS))]
     pub gw: String,
 }
 

@@ -3,6 +3,8 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use super::text;
+
 /// Addresses that no pool hands out.
 #[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("!has(oldSelf.ipVersion) || !has(self.ipVersion) || self.ipVersion == oldSelf.ipVersion", "ipVersion cannot be changed: declare another SpiderReservedIP"),
+    validation = ("!has(oldSelf.ipVersion) || (has(self.ipVersion) && self.ipVersion == oldSelf.ipVersion)", "ipVersion cannot be changed or taken away: declare another SpiderReservedIP"),
     validation = ("!has(self.ipVersion) || !has(self.ips) || self.ips.all(ip, ip.contains(':') == (self.ipVersion == 6))", "ips has an address that is not of this ipVersion"),
 )]
 pub struct ReservedIpSpec {
@@ -28,6 +30,6 @@ pub struct ReservedIpSpec {
     #[schemars(extend("enum" = [4, 6]))]
     pub ip_version: Option<i64>,
     /// Addresses and ranges `first-last`.
-    #[schemars(length(max = 4096), inner(length(max = 96)))]
+    #[schemars(length(max = 4096), inner(length(max = 96), regex(pattern = text::RANGE)))]
     pub ips: Option<Vec<String>>,
 }

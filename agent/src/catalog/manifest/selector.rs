@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A Kubernetes label selector.
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("minProperties" = 1))]
 pub struct LabelSelector {
     /// Labels that must be there with this value.
     #[serde(
@@ -35,6 +36,7 @@ where
 #[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelExpression {
     /// The label.
+    #[schemars(length(min = 1))]
     pub key: String,
     /// How it is compared.
     pub operator: LabelOperator,

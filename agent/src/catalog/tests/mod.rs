@@ -3,8 +3,10 @@ use std::path::Path;
 use super::*;
 
 mod address;
+mod documents;
 mod files;
 mod networks;
+mod no_effect;
 mod pools;
 mod reserved;
 
@@ -59,7 +61,7 @@ fn a_bad_document_is_reported_with_its_place_and_spoils_no_other() {
             "expected a string",
         ),
         (
-            "{kind: SpiderIPPool, apiVersion: spiderpool.spidernet.io/v2beta1, metadata: {name: x}, spec: {default: \"yes\"}}",
+            "{kind: SpiderIPPool, apiVersion: spiderpool.spidernet.io/v2beta1, metadata: {name: x}, spec: {default: maybe}}",
             Some("spec.default"),
             "expected a boolean",
         ),
@@ -110,10 +112,10 @@ fn directives_comments_and_a_byte_order_mark_are_no_documents() {
 }
 
 #[test]
-fn unknown_fields_and_nulls_are_tolerated() {
+fn nulls_are_as_good_as_nothing() {
     let catalog = catalog(&pool(
         "a",
-        "{subnet: 10.0.0.0/24, gateway: null, ips: null, color: green, podAffinity: null}",
+        "{subnet: 10.0.0.0/24, gateway: null, ips: null, podAffinity: null, colour: null}",
     ));
     assert_eq!(catalog.problems(), []);
     assert_eq!(catalog.pools()[0].gateway, None);

@@ -106,6 +106,31 @@ fn what_is_wrong_or_not_supported_in_a_network_is_named() {
             "SR-IOV",
         ),
         (
+            beside("coordinator: {podDefaultRouteNIC: far-too-long-a-name}"),
+            "spec.coordinator.podDefaultRouteNIC",
+            "not an interface name",
+        ),
+        (
+            beside("chainCNIJsonData: ['{\"type\": \"tuning\"}', '{\"type\": ']"),
+            "spec.chainCNIJsonData[1]",
+            "is not JSON",
+        ),
+        (
+            beside("chainCNIJsonData: ['{}']"),
+            "spec.chainCNIJsonData[0]",
+            "has no `type`",
+        ),
+        (
+            beside("chainCNIJsonData: ['7']"),
+            "spec.chainCNIJsonData[0]",
+            "has no `type`",
+        ),
+        (
+            "{cniType: custom, customCNI: '{'}".to_owned(),
+            "spec.customCNI",
+            "is not a JSON object",
+        ),
+        (
             ipvlan("ippools: {ipv6: ['']}"),
             "spec.ipvlan.ippools.ipv6[0]",
             "not a pool's name",
@@ -150,6 +175,54 @@ fn what_is_wrong_or_not_supported_in_a_network_is_named() {
         assert_eq!(problem.field.as_deref(), Some(field), "{spec}: {problem}");
         assert!(problem.message.contains(message), "{spec}: {problem}");
     }
+}
+
+/// Pools that are named in a way that is not understood must not mean the default pools.
+#[test]
+fn pools_by_whatever_name_are_used_or_refused() {
+    let used = [
+        "ippools: {ipv4: [rare], ipv6: []}",
+        "spiderpoolConfigPools: {IPv4IPPool: [rare]}",
+        "spiderpoolConfigPools: {IPv4IPPool: [rare], IPv6IPPool: null}, ippools: {}",
+        "spiderpoolConfigPools: {}, ippools: {ipv4: [rare]}",
+    ];
+    for form in used {
+        let spec = format!("{{cniType: ipvlan, ipvlan: {{master: [ens6], {form}}}}}");
+        let catalog = catalog(&network("name: n", &spec));
+        assert_eq!(catalog.problems(), [], "{form}");
+        assert_eq!(catalog.networks()[0].ipv4_pools, ["rare"], "{form}");
+    }
+    for (form, field) in [
+        ("ippools: {IPv4: [rare]}", "spec.ipvlan.ippools.IPv4"),
+        (
+            "ippools: {ipv4Pools: [rare]}",
+            "spec.ipvlan.ippools.ipv4Pools",
+        ),
+        (
+            "spiderpoolConfigPools: {ipv4: [rare]}",
+            "spec.ipvlan.spiderpoolConfigPools.ipv4",
+        ),
+        ("ipPools: {ipv4: [rare]}", "spec.ipvlan.ipPools"),
+        ("defaultIPv4IPPool: [rare]", "spec.ipvlan.defaultIPv4IPPool"),
+        (
+            "spiderpoolConfigPools: {IPv4IPPool: [rare]}, ippools: {ipv4: [other]}",
+            "spec.ipvlan.spiderpoolConfigPools",
+        ),
+        (
+            "spiderpoolConfigPools: {IPv4IPPool: ['']}",
+            "spec.ipvlan.spiderpoolConfigPools.IPv4IPPool[0]",
+        ),
+    ] {
+        let spec = format!("{{cniType: ipvlan, ipvlan: {{master: [ens6], {form}}}}}");
+        let catalog = catalog(&network("name: n", &spec));
+        assert_eq!(catalog.networks(), [], "{form}");
+        assert_eq!(catalog.problems().len(), 1, "{:?}", catalog.problems());
+        let found = catalog.problems()[0].field.as_deref();
+        assert_eq!(found, Some(field), "{form}");
+    }
+    let beside = "{cniType: ipvlan, ipvlan: {master: [ens6]}, ippools: {ipv4: [rare]}}";
+    let catalog = catalog(&network("name: n", beside));
+    assert_eq!(catalog.networks(), []);
 }
 
 #[test]
