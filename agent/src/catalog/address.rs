@@ -295,6 +295,15 @@ impl fmt::Debug for AddressSet {
     }
 }
 
+/// A prefix, as strictly read as an address: `10.0.01.0/24` is none, since some take it for octal.
+#[must_use]
+pub fn prefix(text: &str) -> Option<IpNet> {
+    let (front, length) = text.split_once('/')?;
+    let plain = length == "0" || !length.starts_with(['0', '+']);
+    let length = length.parse().ok().filter(|_| plain)?;
+    IpNet::new(front.parse().ok()?, length).ok()
+}
+
 /// An address, with or without a prefix length: whose the subnet is, the pool knows. `None`: neither.
 #[must_use]
 pub fn host_address(text: &str) -> Option<IpAddr> {

@@ -9,6 +9,7 @@ use super::{
     manifest::{CoordinatorSpec, SpiderCoordinator},
     name::is_name,
     network::default_route_nic,
+    prefix,
 };
 
 /// A valid `SpiderCoordinator`. There is one in a catalog.
@@ -75,11 +76,11 @@ pub(super) fn via_host(
         .iter()
         .enumerate()
         .map(|(position, text)| {
-            let address = text.parse::<IpAddr>().map(IpNet::from);
+            let address = text.parse::<IpAddr>().ok().map(IpNet::from);
             address
-                .or_else(|_| text.parse::<IpNet>())
+                .or_else(|| prefix(text))
                 .map(|net| net.trunc())
-                .map_err(|_| {
+                .ok_or_else(|| {
                     let field = format!("{field}[{position}]");
                     Invalid::new(
                         object,

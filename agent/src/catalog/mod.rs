@@ -28,7 +28,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use address::{AddressSet, AddressSetError, Family, host_address};
+pub use address::{AddressSet, AddressSetError, Family, host_address, prefix};
 pub use admit::update as check_update;
 pub use changes::Changes;
 pub use coordinator::Coordinator;

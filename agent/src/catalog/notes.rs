@@ -106,9 +106,12 @@ pub(super) fn of_coordinator(place: &str, spec: &CoordinatorSpec) -> Vec<Note> {
     for (field, is_set, why) in [
         (
             "podCIDRType",
-            matches!(spec.pod_cidr_type.as_deref(), Some("calico" | "cilium")),
-            "the networks of these plugins' pods are not looked for; name them in hijackCIDR where pods are to reach them \
-             through their node",
+            !matches!(
+                spec.pod_cidr_type.as_deref(),
+                None | Some("" | "auto" | "cluster" | "none")
+            ),
+            "the networks of another plugin's pods are not looked for; name them in hijackCIDR where pods are to reach \
+             them through their node",
         ),
         (
             "policyRoutes",

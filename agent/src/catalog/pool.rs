@@ -9,6 +9,7 @@ use super::{
     AddressSet, AddressSetError, Family, Invalid, NetworkRef, Reserved,
     manifest::{IpPoolSpec, LabelSelector, RouteSpec, SpiderIpPool},
     name::is_name,
+    prefix,
 };
 
 /// A valid pool.
@@ -91,6 +92,8 @@ impl Pool {
         let family = check.family(&subnet)?;
         let effective = check.effective_addresses(family, &subnet)?;
         let gateway = check.gateway(&subnet, &effective)?;
+        check.names("spec.nodeName", spec.node_name.as_deref())?;
+        check.names("spec.namespaceName", spec.namespace_name.as_deref())?;
         Ok(Self {
             gateway,
             routes: check.routes(&subnet, gateway)?,
@@ -184,9 +187,8 @@ impl Check<'_> {
         let Some(text) = &self.spec.subnet else {
             return Err(self.invalid(field, "", "is missing", remedy));
         };
-        let subnet: IpNet = text
-            .parse()
-            .map_err(|_| self.invalid(field, text, "is not a prefix", remedy))?;
+        let subnet =
+            prefix(text).ok_or_else(|| self.invalid(field, text, "is not a prefix", remedy))?;
         // Written as an interface's address, as in 10.0.0.1/24: the subnet that it is in is meant.
         Ok(subnet.trunc())
     }
@@ -328,7 +330,7 @@ impl Check<'_> {
             format!("spec.routes[{position}].dst"),
             format!("spec.routes[{position}].gw"),
         );
-        let dst: IpNet = route.dst.parse().map_err(|_| {
+        let dst = prefix(&route.dst).ok_or_else(|| {
             self.invalid(
                 &dst_field,
                 &route.dst,
@@ -373,6 +375,20 @@ impl Check<'_> {
             dst: dst.trunc(),
             gateway,
         })
+    }
+
+    /// That none is empty: such a pool would be nobody's.
+    fn names(&self, field: &str, names: Option<&[String]>) -> Result<(), Invalid> {
+        let names = names.unwrap_or_default();
+        match names.iter().position(String::is_empty) {
+            None => Ok(()),
+            Some(position) => Err(self.invalid(
+                format!("{field}[{position}]"),
+                "",
+                "is empty",
+                "write a name, or leave the field out",
+            )),
+        }
     }
 
     fn networks(&self) -> Result<Vec<NetworkRef>, Invalid> {

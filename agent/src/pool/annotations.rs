@@ -3,13 +3,15 @@
 //! The first source that exists wins and there is no fall-through, as with Spiderpool: the pod's
 //! `ippools`, the pod's `ippool`, the namespace's defaults.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use ipnet::IpNet;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{BadAnnotation, Source, Subject};
-use crate::catalog::{Family, Route, glob::is_name_or_glob};
+use crate::catalog::{Family, Route, glob::is_name_or_glob, prefix};
 
 const IPPOOLS: &str = "ipam.spidernet.io/ippools";
 const IPPOOL: &str = "ipam.spidernet.io/ippool";
@@ -25,6 +27,9 @@ const UNSUPPORTED: [&str; 2] = ["ipam.spidernet.io/subnet", "ipam.spidernet.io/s
 struct Names {
     ipv4: Option<Vec<String>>,
     ipv6: Option<Vec<String>>,
+    /// Anything else: if it names pools, these must not be overlooked.
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
 }
 
 /// One interface of the `ippools` annotation.
@@ -85,6 +90,14 @@ impl Wish {
             wish.clean_gateway = mine.cleangateway;
             wish.pools = Some(pod.names(IPPOOLS, mine.names)?);
         } else if let Some(names) = pod.parse::<Names>(IPPOOL, "an object")? {
+            let named = names.others.get("interface").and_then(|name| name.as_str());
+            if named.is_some_and(|name| !name.is_empty() && name != interface) {
+                return Err(pod.bad(
+                    IPPOOL,
+                    format!("is for another interface than {interface}"),
+                    "name pools for each interface with ipam.spidernet.io/ippools",
+                ));
+            }
             wish.pools = Some(pod.names(IPPOOL, names)?);
         } else {
             let ipv4 = namespace.parse::<Vec<String>>(DEFAULT_IPV4, "a list of names")?;
@@ -94,7 +107,12 @@ impl Wish {
                 (Some(_), _) => DEFAULT_IPV4,
                 (None, Some(_)) => DEFAULT_IPV6,
             };
-            wish.pools = Some(namespace.names(origin, Names { ipv4, ipv6 })?);
+            let names = Names {
+                ipv4,
+                ipv6,
+                others: BTreeMap::new(),
+            };
+            wish.pools = Some(namespace.names(origin, names)?);
         }
         Ok(wish)
     }
@@ -109,7 +127,7 @@ impl Wish {
 struct Annotations<'a> {
     object: &'static str,
     name: &'a str,
-    all: &'a std::collections::BTreeMap<String, String>,
+    all: &'a BTreeMap<String, String>,
 }
 
 impl Annotations<'_> {
@@ -214,6 +232,18 @@ impl Annotations<'_> {
             names.ipv4.unwrap_or_default(),
             names.ipv6.unwrap_or_default(),
         );
+        // As Spiderpool's first releases had it: `ipv4pools`.
+        let pools = |name: &&String| {
+            let name = name.to_lowercase();
+            name.contains("pool") || name.contains("ipv")
+        };
+        if let Some(other) = names.others.keys().find(pools) {
+            return Err(self.bad(
+                annotation,
+                format!("{other:?} seems to name pools, but is not known"),
+                "write the pools as \"ipv4\" and \"ipv6\"",
+            ));
+        }
         if ipv4.is_empty() && ipv6.is_empty() {
             return Err(self.bad(
                 annotation,
@@ -235,12 +265,7 @@ impl Annotations<'_> {
         let texts: Vec<RouteText> = self.parse(ROUTES, "a list of routes")?.unwrap_or_default();
         let mut routes: Vec<Route> = Vec::new();
         for text in texts {
-            let read = || {
-                Some((
-                    text.dst.parse::<IpNet>().ok()?,
-                    text.gw.parse::<IpAddr>().ok()?,
-                ))
-            };
+            let read = || Some((prefix(&text.dst)?, text.gw.parse::<IpAddr>().ok()?));
             let Some((dst, gateway)) = read() else {
                 return Err(self.bad(
                     ROUTES,

@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     net::{IpAddr, Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -346,6 +346,22 @@ impl ControlPlane {
     /// # Errors
     /// When it fails: with what it said.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let output = self.kubectl_output(arguments, input)?;
+        if !output.status.success() {
+            bail!(
+                "kubectl {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// As [`ControlPlane::kubectl_with`], for who wants to know which of many objects were refused.
+    ///
+    /// # Errors
+    /// When it cannot be run. That it fails is none.
+    pub fn kubectl_output(&self, arguments: &[&str], input: &str) -> Result<Output> {
         let mut child = self
             .command("kubectl")?
             .arg("--kubeconfig")
@@ -362,15 +378,7 @@ impl ControlPlane {
             // kubectl may end without reading it: its own words say why.
             let _ = stdin.write_all(input.as_bytes());
         }
-        let output = child.wait_with_output().context("waiting for kubectl")?;
-        if !output.status.success() {
-            bail!(
-                "kubectl {}: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(String::from_utf8(output.stdout)?)
+        child.wait_with_output().context("waiting for kubectl")
     }
 
     /// Replaces the status of an object that has one apart: `path` is the object's own.

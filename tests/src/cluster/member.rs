@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::{
     catalog::{Catalog, ObjectName},
     kube::{self, Cluster, Leases, leader, leases},
-    pool::{Options, Owner, PoolError, Pools, Request, Reserved},
+    pool::{Options, Owner, PoolError, Pools, Request, Reserved, Subject},
 };
 use tokio::{
     runtime::Runtime,
@@ -112,6 +112,36 @@ impl Member {
                 .await
                 .with_context(|| format!("pool {pool} never came"))??;
             Ok(())
+        })
+    }
+
+    /// Waits until `look` is true of its catalog, and gives that.
+    ///
+    /// # Errors
+    /// The last one, when it does not become so.
+    pub fn catalog_once(
+        &self,
+        look: impl Fn(&Catalog) -> bool,
+    ) -> std::result::Result<Arc<Catalog>, Arc<Catalog>> {
+        let mut catalog = self.catalog.clone();
+        let found = self.block_on(async {
+            let found = timeout(PATIENCE, catalog.wait_for(|catalog| look(catalog)));
+            Ok(Arc::clone(&*found.await??))
+        });
+        found.map_err(|_| Arc::clone(&self.catalog.borrow()))
+    }
+
+    /// What it knows of a pod of the default namespace.
+    ///
+    /// # Errors
+    /// When the API server has no such pod.
+    pub fn subject(&self, pod: &str) -> Result<Subject> {
+        self.block_on(async {
+            let name = ObjectName {
+                namespace: "default".into(),
+                name: pod.into(),
+            };
+            Ok(self.cluster.pod(&name, "").await?)
         })
     }
 

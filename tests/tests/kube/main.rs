@@ -4,11 +4,14 @@
 //! Where Kubernetes' programs are missing, each test says so and is skipped.
 
 mod api;
+mod cel;
 mod controllers;
+mod declared;
 mod e2e;
 mod leases;
 mod manifests;
 mod node;
+mod objects;
 mod service_networks;
 mod setup;
 mod takeover;

@@ -232,6 +232,27 @@ fn what_cannot_be_followed_is_named_with_its_object_and_value() {
             "two routes to 10.9.0.0/16",
         ),
         ("subnet", r#"{"ipv4": ["s"]}"#, "is not supported"),
+        // Overlooked, these would leave the pod without a family, or give it other pools' addresses.
+        (
+            "ippool",
+            r#"{"ipv4pools": ["a"], "ipv6": ["b"]}"#,
+            "\"ipv4pools\" seems to name pools",
+        ),
+        (
+            "ippool",
+            r#"{"interface": "net1", "ipv4": ["a"]}"#,
+            "is for another interface",
+        ),
+        (
+            "ippools",
+            r#"[{"interface": "eth0", "IPv4": ["a"], "ipv6": ["b"]}]"#,
+            "\"IPv4\" seems to name pools",
+        ),
+        (
+            "routes",
+            r#"[{"dst": "10.09.0.0/16", "gw": "10.0.0.1"}]"#,
+            "not a prefix and an address",
+        ),
     ] {
         let error = pools(&[(annotation, value)], &[]).unwrap_err();
         let start = format!("pod web-0: annotation ipam.spidernet.io/{annotation} = ");
