@@ -1,5 +1,5 @@
-//! `manifests`: `deploy/ebbtide.yaml` from the Helm chart's default values: one is the source of
-//! the other.
+//! `manifests`: `deploy/ebbtide.yaml` from the Helm chart's default values, and `deploy/policy.yaml`: one is the source of
+//! the others.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +21,12 @@ const TEMPLATES: [&str; 4] = ["serviceaccount", "rbac", "configmap", "daemonset"
 const HEAD: &str = "\
 # Ebbtide on Kubernetes: `kubectl apply -f deploy/crds -f deploy/ebbtide.yaml`.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide and its default values: change it there.
+";
+
+/// The policy beside the definitions: a file of its own, as older API servers do not know its kind.
+const POLICY_HEAD: &str = "\
+# Optional, from Kubernetes 1.31 on: `kubectl apply -f deploy/policy.yaml`.
+# Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
 ";
 
 const NAMESPACE_OBJECT: &str = "\
@@ -47,22 +53,23 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
         ui::line(manifests(ws, values)?.trim_end());
         return Ok(());
     }
-    let text = default_manifests(ws)?;
-    let path = ws.root.join("deploy/ebbtide.yaml");
-    if !options.check {
+    if options.check {
+        return check(ws);
+    }
+    for (file, text) in made(ws)? {
+        let path = ws.root.join(file);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         ui::line(ws.shown(&path));
-        return Ok(());
     }
-    check(ws)
+    Ok(())
 }
 
-/// Whether the file is what the chart makes, and whether the chart says what it does not know.
+/// Whether the files are what the chart makes, and whether the chart says what it does not know.
 pub(crate) fn check(ws: &Workspace) -> Result<()> {
-    let path = ws.root.join("deploy/ebbtide.yaml");
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    if found != default_manifests(ws)? {
-        bail!("deploy/ebbtide.yaml is not what the chart makes: run `cargo xtask manifests`");
+    for (file, text) in made(ws)? {
+        if fs::read_to_string(ws.root.join(file)).unwrap_or_default() != text {
+            bail!("{file} is not what the chart makes: run `cargo xtask manifests`");
+        }
     }
     people_know(ws)
 }
@@ -93,8 +100,18 @@ fn people_know(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-fn default_manifests(ws: &Workspace) -> Result<String> {
-    Ok(format!("{HEAD}{}", manifests(ws, "{}")?))
+/// The files that are made of the chart.
+fn made(ws: &Workspace) -> Result<[(&'static str, String); 2]> {
+    let files = render(ws, r#"{"admissionPolicy": {"enabled": true}}"#)?;
+    let policy = files.get("ebbtide/templates/policy.yaml");
+    let policy = policy.context("the chart has no policy")?.trim();
+    Ok([
+        (
+            "deploy/ebbtide.yaml",
+            format!("{HEAD}{}", manifests(ws, "{}")?),
+        ),
+        ("deploy/policy.yaml", format!("{POLICY_HEAD}{policy}\n")),
+    ])
 }
 
 /// The namespace and the chart's objects, in the order in which they are to be applied.
