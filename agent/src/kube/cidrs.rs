@@ -10,12 +10,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use kube::{
     Api, Client,
     api::{ListParams, Patch, PatchParams, PostParams},
-    core::{ApiResource, DynamicObject, GroupVersionKind},
+    core::DynamicObject,
 };
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
-use super::{cluster::Cluster, object::Kind, watches::resource};
+use super::{cluster::Cluster, object::Kind, service_cidrs, watches::resource};
 
 /// What was found, and where.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,7 +89,7 @@ async fn write(cluster: &Cluster, name: Option<String>, status: Value) -> kube::
 async fn discover(cluster: &Cluster) -> Option<Found> {
     let client = &cluster.client;
     let mut found = Found::default();
-    if let Some(service) = service_cidrs(client).await {
+    if let Some(service) = service_cidrs::all(client).await {
         found.service = service;
         found.source = "ServiceCIDR objects";
     }
@@ -124,33 +124,6 @@ impl Found {
             self.pod = pod;
         }
     }
-}
-
-/// `ServiceCIDR` objects (Kubernetes 1.33, beta since 1.31).
-async fn service_cidrs(client: &Client) -> Option<Vec<IpNet>> {
-    for version in ["v1", "v1beta1"] {
-        let gvk = GroupVersionKind::gvk("networking.k8s.io", version, "ServiceCIDR");
-        let resource = ApiResource::from_gvk_with_plural(&gvk, "servicecidrs");
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        match api.list(&ListParams::default()).await {
-            Ok(list) => {
-                let cidrs = list
-                    .iter()
-                    .filter_map(|object| object.data.pointer("/spec/cidrs")?.as_array())
-                    .flatten();
-                let nets: Vec<IpNet> = cidrs.filter_map(net).collect();
-                if !nets.is_empty() {
-                    return Some(nets);
-                }
-            }
-            Err(e) => debug!("ServiceCIDR {version}: {e}"),
-        }
-    }
-    None
-}
-
-fn net(value: &Value) -> Option<IpNet> {
-    value.as_str()?.trim().parse().ok()
 }
 
 /// What kubeadm was told.
@@ -282,71 +255,6 @@ mod tests {
         assert_eq!(shown(&service), "10.96.0.0/12");
         assert_eq!(shown(&pod), "10.244.0.0/16 fd01::/48");
         assert_eq!(of_kubeadm("nonsense: ["), (vec![], vec![]));
-    }
-
-    /// An API server that has one object at one path, and knows nothing else.
-    fn server(path: &'static str, answer: &Value) -> Client {
-        use std::io::{BufRead as _, BufReader, Write as _};
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let answer = answer.to_string();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let mut request = BufReader::new(&stream).lines().map_while(Result::ok);
-                let first = request.next().unwrap_or_default();
-                let asked = first.split_whitespace().nth(1).unwrap_or_default();
-                // to the empty line
-                request.find(String::is_empty);
-                let missing = json!({"kind": "Status", "status": "Failure", "code": 404, "message": "",
-                    "reason": "NotFound"});
-                let (status, body) = if asked.trim_end_matches('?') == path {
-                    ("200 OK", answer.clone())
-                } else {
-                    ("404 Not Found", missing.to_string())
-                };
-                let head = "Content-Type: application/json\r\nConnection: close";
-                let length = body.len();
-                let text = format!(
-                    "HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"
-                );
-                // A client that went away has what it wanted.
-                let _ = (&stream).write_all(text.as_bytes());
-            }
-        });
-        let url = format!("http://{address}").parse().unwrap();
-        Client::try_from(kube::Config::new(url)).unwrap()
-    }
-
-    /// Written after the API's reference for 1.33: the API server of the tests is older.
-    #[tokio::test]
-    async fn service_cidr_objects_of_either_version_tell_all_their_networks() {
-        let objects = json!({
-            "kind": "ServiceCIDRList",
-            "metadata": {"resourceVersion": "345"},
-            "items": [
-                {
-                    "metadata": {"name": "kubernetes", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:00Z",
-                        "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
-                    "spec": {"cidrs": ["10.96.0.0/28", "fd00:10:96::/112"]},
-                    "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "",
-                        "message": "Kubernetes Service CIDR is ready", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
-                },
-                {"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/16"]}},
-            ],
-        });
-        for path in [
-            "/apis/networking.k8s.io/v1/servicecidrs",
-            "/apis/networking.k8s.io/v1beta1/servicecidrs",
-        ] {
-            let found = service_cidrs(&server(path, &objects)).await;
-            assert_eq!(
-                shown(&found.expect(path)),
-                "10.96.0.0/28 fd00:10:96::/112 10.97.0.0/16"
-            );
-        }
-        let none = json!({"kind": "ServiceCIDRList", "metadata": {}, "items": []});
-        let client = server("/apis/networking.k8s.io/v1/servicecidrs", &none);
-        assert_eq!(service_cidrs(&client).await, None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::{
     evidence, lease_map,
     object::{Kind, name_of},
     pools::Pools,
-    publish,
+    publish, service_cidrs,
     usage::{self, Usage},
 };
 use crate::catalog::{Consequence, ObjectName, Problem};
@@ -135,14 +135,16 @@ pub(super) fn endpoints(cluster: &Cluster, namespace: &str) -> Api<DynamicObject
 pub async fn work(cluster: Arc<Cluster>) {
     let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource());
     let events = watcher(api, Config::default().any_semantic()).default_backoff();
-    run(&cluster, events).await;
+    let service_cidrs = service_cidrs::changes(cluster.client.clone());
+    run(&cluster, events, service_cidrs).await;
 }
 
-async fn run<S>(cluster: &Cluster, events: S)
+async fn run<S, C>(cluster: &Cluster, events: S, service_cidrs: C)
 where
     S: Stream<Item = Result<Event<DynamicObject>, watcher::Error>>,
+    C: Stream<Item = ()>,
 {
-    let mut events = pin!(events);
+    let (mut events, mut service_cidrs) = (pin!(events), pin!(service_cidrs));
     let mut endpoints = Endpoints::default();
     let mut pools = None;
     let mut reported = HashSet::new();
@@ -164,6 +166,7 @@ where
                 Ok(()) => dirty = true,
                 Err(_) => return,
             },
+            Some(()) = service_cidrs.next() => cidrs::reconcile(cluster).await,
             _ = look.tick() => {
                 if let Some(pools) = &mut pools {
                     Pools::let_go(pools, cluster).await;

@@ -28,6 +28,7 @@ pub mod object;
 mod pools;
 pub mod publish;
 mod saved;
+mod service_cidrs;
 pub mod sticky;
 pub mod takeover;
 pub mod usage;
