@@ -76,9 +76,12 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
 
 /// The values that people know from Spiderpool's chart do what they say.
 fn people_know(ws: &Workspace) -> Result<()> {
-    let values = r#"{"ipam": {"enableStatefulSet": true}, "plugins": {"installCNI": true},
-        "multus": {"multusCNI": {"defaultCniCRName": "ipvlan-ens5"}},
-        "global": {"imageRegistryOverride": "mirror.example.org"}}"#;
+    let values = r#"{"ipam": {"enableStatefulSet": true, "enableIPv6": false, "gc": {"enabled": true}},
+        "plugins": {"installCNI": true}, "multus": {"multusCNI": {"defaultCniCRName": "ipvlan-ens5", "install": true}},
+        "global": {"imageRegistryOverride": "mirror.example.org"},
+        "coordinator": {"mode": "underlay", "hijackCIDR": ["10.250.0.0/16"]},
+        "clusterDefaultPool": {"installIPv4IPPool": true}, "spiderpoolController": {"tls": {"method": "auto"}},
+        "agent": {"nodeSelector": {"a": "b"}, "config": {"restSeconds": 30}}}"#;
     let files = render(ws, values)?;
     for (file, word) in [
         (
@@ -88,6 +91,22 @@ fn people_know(ws: &Workspace) -> Result<()> {
         ("templates/daemonset.yaml", "value: \"ipvlan-ens5\""),
         ("templates/configmap.yaml", "stickyAddresses: true"),
         ("templates/NOTES.txt", "plugins.installCNI is not needed"),
+        ("templates/NOTES.txt", "\n  ipam.enableIPv6: "),
+        ("templates/NOTES.txt", "\n  ipam.gc.enabled: "),
+        ("templates/NOTES.txt", "\n  multus.multusCNI.install: "),
+        ("templates/NOTES.txt", "\n  coordinator.mode: "),
+        (
+            "templates/NOTES.txt",
+            "\n  coordinator.hijackCIDR: no SpiderCoordinator",
+        ),
+        (
+            "templates/NOTES.txt",
+            "\n  clusterDefaultPool.installIPv4IPPool: no pool is made",
+        ),
+        (
+            "templates/NOTES.txt",
+            "\n  spiderpoolController.tls.method: there is no controller",
+        ),
     ] {
         let name = format!("ebbtide/{file}");
         if !files.get(&name).is_some_and(|text| text.contains(word)) {
@@ -95,6 +114,22 @@ fn people_know(ws: &Workspace) -> Result<()> {
                 "the chart's {file} does not say {word:?}: {:?}",
                 files.get(&name)
             );
+        }
+    }
+    let notes = |files: &BTreeMap<String, String>| {
+        let notes = files.get("ebbtide/templates/NOTES.txt").cloned();
+        notes.unwrap_or_default()
+    };
+    for (name, said) in [
+        ("the defaults", notes(&render(ws, "{}")?)),
+        ("these values", notes(&files)),
+    ] {
+        let own = ["agent.", "cni.", "image.", "admissionPolicy.", "imagePull"];
+        let wrong = said
+            .lines()
+            .find(|line| own.iter().any(|own| line.trim().starts_with(own)));
+        if let Some(line) = wrong {
+            bail!("the notes for {name} say of a value that the chart reads: {line}");
         }
     }
     Ok(())

@@ -240,7 +240,7 @@ impl Builder {
                 let coordinator = Coordinator::from_manifest(&manifest)?;
                 admit::coordinator(&coordinator, self.coordinator.as_ref())?;
                 let mut notes = notes::unknown("spec", &spec, &manifest.spec);
-                notes.extend(notes::of_coordinator("spec", &manifest.spec));
+                notes.extend(notes::of_coordinator(notes::CLUSTER, &manifest.spec));
                 self.coordinator = Some(coordinator);
                 self.ignored(place, &object, notes);
                 Ok(())

@@ -7,6 +7,9 @@ use serde_yaml_ng::Value;
 
 use super::manifest::{CoordinatorSpec, MultusConfigSpec};
 
+/// Where a `SpiderCoordinator` has its fields.
+pub(super) const CLUSTER: &str = "spec";
+
 /// A field without effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Note {
@@ -102,8 +105,19 @@ pub(super) fn of_coordinator(place: &str, spec: &CoordinatorSpec) -> Vec<Note> {
     let text = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
     let other = |number: Option<i64>, usual: &[i64]| number.is_some_and(|n| !usual.contains(&n));
     let link = spec.veth_link_address.as_deref().unwrap_or_default();
+    let of_cluster = place == CLUSTER;
     let mut notes = Vec::new();
     for (field, is_set, why) in [
+        (
+            "mode",
+            of_cluster && !matches!(spec.mode.as_deref(), None | Some("" | "auto" | "underlay")),
+            "each network's own `coordinator.mode` is looked at; write it there",
+        ),
+        (
+            "podCIDRType",
+            !of_cluster && spec.pod_cidr_type.as_deref() == Some("cluster"),
+            "it is the SpiderCoordinator's, for all networks; write it there",
+        ),
         (
             "podCIDRType",
             !matches!(

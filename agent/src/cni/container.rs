@@ -34,7 +34,12 @@ impl Container {
             return Err(Failure::new(
                 code::UNKNOWN_CONTAINER,
                 format!("CNI_NETNS={} is no network namespace", path.display()),
-                "did the container end meanwhile? The runtime must make the namespace before ADD",
+                if path.starts_with("/proc") {
+                    "did the container end meanwhile? Or does the agent run in a container that does not see the \
+                     node's processes (hostPID of its DaemonSet)?"
+                } else {
+                    "did the container end meanwhile? The runtime must make the namespace before ADD"
+                },
             ));
         };
         Ok(Self {

@@ -41,6 +41,45 @@ fn on(node: &Node, script: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// A runtime may name the namespace by a process of another user's (cri-dockerd), and `ipam` may be another plugin.
+///
+/// This kernel need not have ipvlan, so no interface comes of it: what is asserted is how far the agent came.
+fn namespaces_by_process_and_other_plugins_can_be_reached(node: &Node) -> Result<()> {
+    let add = |ipam: &str| {
+        on(
+            node,
+            &format!(
+                r#"
+unshare --net -- setpriv --reuid=65535 --regid=65535 --clear-groups sleep 60 &
+pid=$!
+trap 'kill $pid' EXIT
+until [ "$(readlink /proc/$pid/ns/net)" != "$(readlink /proc/self/ns/net)" ] && grep -q 'Uid:.*65535' /proc/$pid/status; do sleep 0.1; done
+export CNI_COMMAND=ADD CNI_CONTAINERID=probe CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin CNI_ARGS=
+export CNI_NETNS=/proc/$pid/ns/net
+echo '{{"cniVersion": "1.0.0", "name": "probe", "type": "ebbtide", "master": "ens5", "ipam": {{"type": "{ipam}"}}}}' |
+    /opt/cni/bin/ebbtide || true
+"#
+            ),
+        )
+    };
+    let said = add("ebbtide")?;
+    ensure!(
+        said.contains("\"code\"") && !said.contains("network namespace"),
+        "{said}"
+    );
+    // One that only says where it was.
+    on(
+        node,
+        "printf '%s' '#!/none' >/opt/cni/bin/probe-ipam; chmod +x /opt/cni/bin/probe-ipam",
+    )?;
+    let said = add("probe-ipam")?;
+    ensure!(
+        said.contains("/opt/cni/bin/probe-ipam") && !said.contains("is not in CNI_PATH"),
+        "{said}"
+    );
+    on(node, "rm /opt/cni/bin/probe-ipam").map(drop)
+}
+
 #[test]
 fn the_daemonset_makes_a_node_ready_and_leaves_it_ready_when_it_is_replaced() -> Result<()> {
     if !Binaries::find().is_some_and(|binaries| binaries.serve_nodes()) {
@@ -101,6 +140,8 @@ fn the_daemonset_makes_a_node_ready_and_leaves_it_ready_when_it_is_replaced() ->
     ensure!(installed.contains("\"agentSocket\""), "{installed}");
     let log = cluster.kubectl(&["-n", NAMESPACE, "logs", "daemonset/ebbtide"])?;
     ensure!(!log.contains("ERROR"), "{log}");
+
+    namespaces_by_process_and_other_plugins_can_be_reached(&node).with_context(tell)?;
 
     let before = on(
         &node,

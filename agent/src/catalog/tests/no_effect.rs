@@ -106,3 +106,17 @@ fn an_unknown_field_is_named_wherever_it_is_and_its_object_is_in_use() {
                     spec: {ips: [10.0.0.7], excludeIPs: [10.0.0.8]}\n";
     assert_eq!(named(reserved), ["spec.excludeIPs"]);
 }
+
+#[test]
+fn what_is_the_networks_or_the_clusters_alone_is_named_in_the_other() {
+    assert_eq!(named(&coordinator("{mode: disabled}")), ["spec.mode"]);
+    assert_eq!(
+        named(&coordinator("{mode: underlay, podCIDRType: cluster}")),
+        [""; 0]
+    );
+    let block = "{cniType: ipvlan, ipvlan: {master: [ens5]}, coordinator: {mode: disabled, podCIDRType: cluster}}";
+    assert_eq!(
+        named(&network("name: n", block)),
+        ["spec.coordinator.podCIDRType"]
+    );
+}
