@@ -310,3 +310,29 @@ pub fn host_address(text: &str) -> Option<IpAddr> {
     let net = text.parse().map(|net: IpNet| net.addr());
     net.ok().or_else(|| text.parse().ok())
 }
+
+/// Whether a host can have the address, by what it is alone.
+pub(super) fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        // 0.0.0.0/8, loopback, and everything from multicast on (RFC 6890).
+        IpAddr::V4(v4) => !matches!(v4.octets(), [0 | 127 | 224.., ..]),
+        IpAddr::V6(v6) => {
+            !v6.is_unspecified()
+                && !v6.is_loopback()
+                && !v6.is_multicast()
+                && v6.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+/// Addresses of a subnet that are no host's.
+pub(super) fn never_assigned(subnet: &IpNet) -> AddressSet {
+    let network = AddressSet::single(subnet.network());
+    match subnet {
+        IpNet::V4(v4) if v4.prefix_len() < 31 => {
+            network.union(&AddressSet::single(subnet.broadcast()))
+        }
+        IpNet::V6(v6) if v6.prefix_len() < 127 => network,
+        _ => AddressSet::empty(Family::of_net(subnet)),
+    }
+}

@@ -7,6 +7,7 @@
 
 mod address;
 mod admit;
+mod chain;
 mod changes;
 mod coordinator;
 mod documents;
@@ -19,6 +20,7 @@ mod name;
 mod network;
 mod notes;
 mod pool;
+mod pool_names;
 mod problem;
 mod publish;
 mod reserved;

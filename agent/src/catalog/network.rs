@@ -4,12 +4,11 @@ use ipnet::IpNet;
 
 use super::{
     Coordinator, Invalid, ObjectName,
+    chain::{check_chain, check_custom},
     coordinator::via_host,
-    glob::is_name_or_glob,
-    manifest::{
-        CoordinatorSpec, IpvlanSpec, MultusConfigSpec, OldPoolNames, PoolNames, SpiderMultusConfig,
-    },
+    manifest::{CoordinatorSpec, IpvlanSpec, MultusConfigSpec, SpiderMultusConfig},
     name::{DEFAULT_NAMESPACE, is_name},
+    pool_names::pool_names,
 };
 pub use crate::netlink::link::IpvlanMode;
 
@@ -293,116 +292,6 @@ fn mtu(object: &str, ipvlan: &IpvlanSpec) -> Result<Option<u32>, Invalid> {
             "correct it, or 0 for the master's",
         )),
     }
-}
-
-/// The network's own pools, by either name of the field.
-fn pool_names(object: &str, ipvlan: &IpvlanSpec) -> Result<PoolNames, Invalid> {
-    let pools = ipvlan.ippools.clone().unwrap_or_default();
-    if pools.match_master_subnet == Some(true) {
-        let field = "spec.ipvlan.ippools.matchMasterSubnet";
-        return Err(Invalid::new(
-            object,
-            field,
-            true,
-            "is for SR-IOV only",
-            "remove it",
-        ));
-    }
-    check_pool_names(
-        object,
-        "spec.ipvlan.ippools",
-        [("ipv4", &pools.ipv4), ("ipv6", &pools.ipv6)],
-    )?;
-    let field = "spec.ipvlan.spiderpoolConfigPools";
-    let old = ipvlan.spiderpool_config_pools.clone().unwrap_or_default();
-    check_pool_names(
-        object,
-        field,
-        [("IPv4IPPool", &old.ipv4), ("IPv6IPPool", &old.ipv6)],
-    )?;
-    let named = |names: &Option<Vec<String>>| names.as_ref().is_some_and(|all| !all.is_empty());
-    if old == OldPoolNames::default() {
-        return Ok(pools);
-    }
-    if !named(&pools.ipv4) && !named(&pools.ipv6) {
-        return Ok(PoolNames {
-            ipv4: old.ipv4,
-            ipv6: old.ipv6,
-            ..pools
-        });
-    }
-    if (&pools.ipv4, &pools.ipv6) == (&old.ipv4, &old.ipv6) {
-        return Ok(pools);
-    }
-    Err(Invalid::new(
-        object,
-        field,
-        "",
-        "names pools, and so does spec.ipvlan.ippools",
-        "keep spec.ipvlan.ippools alone",
-    ))
-}
-
-/// Whether another plugin's configuration, which is kept for Multus as it is, is one.
-fn check_custom(object: &str, spec: &MultusConfigSpec) -> Result<(), Invalid> {
-    let text = spec.custom_cni.as_deref().unwrap_or_default();
-    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
-        Err(error) if !text.trim().is_empty() => Err(Invalid::new(
-            object,
-            "spec.customCNI",
-            text,
-            format!("is not a JSON object: {error}"),
-            "write a CNI configuration as JSON, or leave it empty",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Whether the chain's further plugins are configurations at all: Multus would fail every pod for it.
-fn check_chain(object: &str, spec: &MultusConfigSpec) -> Result<(), Invalid> {
-    let texts = spec.chain_cni_json_data.as_deref().unwrap_or_default();
-    for (position, text) in texts.iter().enumerate() {
-        let reason = match serde_json::from_str::<serde_json::Value>(text) {
-            Err(error) => format!("is not JSON: {error}"),
-            Ok(value) => match value.get("type").and_then(serde_json::Value::as_str) {
-                Some(kind) if !kind.is_empty() => continue,
-                _ => "is not a plugin's configuration: it has no `type`".into(),
-            },
-        };
-        return Err(Invalid::new(
-            object,
-            format!("spec.chainCNIJsonData[{position}]"),
-            text,
-            reason,
-            "write one plugin's configuration as JSON, as in {\"type\": \"tuning\"}",
-        ));
-    }
-    Ok(())
-}
-
-fn check_pool_names(
-    object: &str,
-    place: &str,
-    names: [(&str, &Option<Vec<String>>); 2],
-) -> Result<(), Invalid> {
-    for (family, names) in names {
-        let bad = names
-            .iter()
-            .flatten()
-            .enumerate()
-            .find(|(_, name)| !is_name_or_glob(name));
-        if let Some((position, name)) = bad {
-            let field = format!("{place}.{family}[{position}]");
-            return Err(Invalid::new(
-                object,
-                field,
-                name,
-                "is not a pool's name",
-                "name a SpiderIPPool, or several by a pattern as in \"worker1-*\"",
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn coordinator_wanted(object: &str, coordinator: &CoordinatorSpec) -> Result<bool, Invalid> {
