@@ -17,7 +17,7 @@ use crate::{
     kube::Leases,
     netlink::model::{MAIN_TABLE, Mac},
     node::NodeFacts,
-    podnet::{self, Earlier, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
+    podnet::{self, Earlier, Links, NetworkSpec, Others, PodAddress, PodNet, Sandbox},
     pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
     timing,
 };
@@ -88,7 +88,7 @@ async fn attach(
     catalog: &Catalog,
 ) -> Result<Made, Failure> {
     refuse_conflicts(agent, owner, &network.spec)?;
-    let earlier = earlier(agent, owner);
+    let earlier = earlier(agent, owner, sandbox).await?;
     let master = &network.spec.master;
     let facts = agent.facts.sure_of(master, &agent.host);
     let facts = timing::step("look at the node", facts).await?;
@@ -190,13 +190,37 @@ async fn undo(agent: &Agent, owner: &Owner, net: &PodNet, links: Links) {
     }
 }
 
-/// What the pod has from its other interfaces.
-pub(super) fn earlier(agent: &Agent, owner: &Owner) -> Earlier {
+/// What the pod has from its other interfaces, ours and other plugins'.
+pub(super) async fn earlier(
+    agent: &Agent,
+    owner: &Owner,
+    sandbox: &Sandbox,
+) -> Result<Earlier, Failure> {
+    let mut earlier = of_ours(agent, owner);
+    if earlier.own_table.is_some() {
+        // Planned again: as it was.
+        return Ok(earlier);
+    }
+    let mut own = vec![sandbox.interface.clone()];
+    agent.each_interface(|other, net| {
+        if other.container_id == owner.container_id && net.ipvlan.is_some() {
+            own.push(other.interface.clone());
+        }
+    });
+    let others = timing::step("look into the pod", Others::look(sandbox, own)).await?;
+    earlier.others_defaults = others.defaults;
+    earlier.in_main.extend(others.addresses);
+    Ok(earlier)
+}
+
+/// What the pod has from its other interfaces that are known here.
+pub(super) fn of_ours(agent: &Agent, owner: &Owner) -> Earlier {
     let mut earlier = Earlier::default();
     agent.each_interface(|other, net| {
         let table = net.table.unwrap_or(MAIN_TABLE);
         if other == owner {
             earlier.own_table = Some(table);
+            earlier.others_defaults.clone_from(&net.others_defaults);
             earlier.in_main.extend(net.in_main());
         } else if other.container_id == owner.container_id {
             earlier.tables.push(table);

@@ -8,7 +8,7 @@ use tracing::error;
 
 use super::{
     AddResult, Failure, NetConf,
-    add::{earlier, make, refuse_conflicts},
+    add::{earlier, make, of_ours, refuse_conflicts},
     container::{Container, owner},
     delegate,
     previous::Previous,
@@ -162,7 +162,11 @@ async fn attach(
         Some(_) => agent.facts.get(&agent.host).await?,
         None => agent.facts.sure_of(&spec.master, &agent.host).await?,
     };
-    let earlier = earlier(agent, owner);
+    let earlier = match spec.made_before {
+        // The interface that is another plugin's is this one.
+        Some(_) => of_ours(agent, owner),
+        None => earlier(agent, owner, sandbox).await?,
+    };
     let settings = agent.settings_in(&agent.catalog());
     let planned = podnet::plan(sandbox, &earlier, spec, addresses, &facts, &settings)?;
     let net = Arc::new(PodNet {

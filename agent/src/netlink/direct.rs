@@ -7,15 +7,23 @@
 use std::{collections::HashMap, io};
 
 use rtnetlink::{
-    packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload},
+    packet_core::{
+        NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+        NetlinkPayload,
+    },
     packet_route::{
         RouteNetlinkMessage,
+        address::AddressMessage,
         link::{LinkAttribute, LinkMessage},
     },
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
-use super::{Batch, Error, Request, link::Link, link::new_link};
+use super::{
+    Batch, Error, PATIENCE, Request,
+    link::{Link, LinkAddress, new_link},
+    taken::{self, Taken},
+};
 
 /// Messages sent at once: their answers, should all be refused, fit the socket's buffer.
 const AT_ONCE: usize = 64;
@@ -69,15 +77,77 @@ impl Direct {
     /// # Errors
     /// The first refusal, naming the request.
     pub fn run(&mut self, batch: Batch) -> Result<(), Error> {
+        let mut taken = Taken::default();
+        let mut result = self.send_all(&batch, &mut taken);
+        if taken.is_empty() {
+            return result;
+        }
+        let mut there = Vec::new();
+        for question in taken.questions() {
+            there.extend(self.dump("list routes", question, taken::route)?);
+        }
+        let (again, refused) = taken.again(&there, &self.place);
+        for refusal in refused {
+            result = result.and(Err(refusal));
+        }
+        let replaced = self.send_all(&again, &mut Taken::default());
+        result.and(replaced)
+    }
+
+    fn send_all(&mut self, batch: &Batch, taken: &mut Taken) -> Result<(), Error> {
         let mut first = None;
         for requests in batch.requests.chunks(AT_ONCE) {
-            let refused = self.exchange(requests);
+            let refused = self.exchange(requests, taken);
             first = first.or(refused.err());
         }
         first.map_or(Ok(()), Err)
     }
 
-    fn exchange(&mut self, requests: &[Request]) -> Result<(), Error> {
+    /// What `parse` makes of everything that the kernel answers to one dump request.
+    ///
+    /// # Errors
+    /// When the kernel refuses; `what` says what was asked for.
+    pub fn dump<T>(
+        &mut self,
+        what: &str,
+        message: RouteNetlinkMessage,
+        parse: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let failed = |e, place: &str| Error::new(format_args!("{what} {place}"), e);
+        let mut found = Vec::new();
+        // A list that changed while it was made is asked for again.
+        for _ in 0..PATIENCE {
+            let number = self.sequence.wrapping_add(1);
+            self.sequence = number;
+            let datagram = encode([(message.clone(), NLM_F_DUMP)].into_iter(), number);
+            let sent = self.socket.send(&datagram, 0);
+            sent.map_err(|e| failed(e, &self.place))?;
+            let (mut is_whole, mut interrupted) = (false, false);
+            found.clear();
+            while !is_whole {
+                for answer in self.receive().map_err(|e| failed(e, &self.place))? {
+                    if answer.header.sequence_number != number {
+                        continue;
+                    }
+                    interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+                    match answer.payload {
+                        NetlinkPayload::InnerMessage(message) => found.extend(parse(message)),
+                        NetlinkPayload::Done(_) => is_whole = true,
+                        NetlinkPayload::Error(e) if e.code.is_some() => {
+                            return Err(failed(e.to_io(), &self.place));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            if !interrupted {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn exchange(&mut self, requests: &[Request], taken: &mut Taken) -> Result<(), Error> {
         let begin = self.sequence.wrapping_add(1);
         let messages = requests.iter().enumerate().map(|(number, request)| {
             let last = number + 1 == requests.len();
@@ -100,14 +170,13 @@ impl Direct {
                 else {
                     continue;
                 };
-                let refused = e.code.is_some()
-                    && !e
-                        .to_io()
-                        .raw_os_error()
-                        .is_some_and(|errno| request.tolerated.contains(&errno));
-                if refused && first.is_none() {
+                let refusal = e.to_io();
+                let is_refused = e.code.is_some()
+                    && !request.tolerates(&refusal)
+                    && !taken.keep(request, &refusal);
+                if is_refused && first.is_none() {
                     let what = format_args!("{} {}", request.what, self.place);
-                    first = Some(Error::new(what, e.to_io()));
+                    first = Some(Error::new(what, refusal));
                 }
                 if number + 1 == requests.len() {
                     return first.map_or(Ok(()), Err);
@@ -163,6 +232,18 @@ impl Direct {
             }
         }
         Ok(links)
+    }
+
+    /// All addresses.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn addresses(&mut self) -> Result<Vec<LinkAddress>, Error> {
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        self.dump("list addresses", question, |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => LinkAddress::parse(&message),
+            _ => None,
+        })
     }
 
     fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {

@@ -1,14 +1,17 @@
 //! Routes and rules that are somebody else's.
 
+use nix::errno::Errno;
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
-    route::{RouteAttribute, RouteMessage, RouteProtocol},
+    route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType},
     rule::{RuleAttribute, RuleMessage},
 };
 
 use super::{
-    Error, Netlink, message,
-    model::{Family, PROTOCOL},
+    Error, Netlink,
+    direct::Direct,
+    message,
+    model::{Family, MAIN_TABLE, PROTOCOL},
     state::ip,
 };
 
@@ -73,6 +76,76 @@ impl Netlink {
         }
         Ok(foreign)
     }
+}
+
+impl Direct {
+    /// Whether the main table has a default route that is not ours.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn has_foreign_default(&mut self, family: Family) -> Result<bool, Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = message::address_family(family);
+        message.header.table = MAIN_TABLE as u8;
+        let question = RouteNetlinkMessage::GetRoute(message);
+        let is_default = |answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => is_foreign_default(&route).then_some(()),
+            _ => None,
+        };
+        match self.dump("list routes", question, is_default) {
+            Ok(found) => Ok(!found.is_empty()),
+            // The kernel makes a table when it gets its first route, and none of a family that it was
+            // started without (`ipv6.disable=1`).
+            Err(e) if e.is_gone() || e.errno() == Some(Errno::EOPNOTSUPP as i32) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Direct {
+    /// Whether a rule of ours leads to another table than the main one, whatever the packet's mark.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn has_tables_of_ours(&mut self) -> Result<bool, Error> {
+        for family in Family::BOTH {
+            let mut message = RuleMessage::default();
+            message.header.family = message::address_family(family);
+            let question = RouteNetlinkMessage::GetRule(message);
+            let found = self.dump("list rules", question, |answer| match answer {
+                RouteNetlinkMessage::NewRule(rule) => leads_to_ours(&rule).then_some(()),
+                _ => None,
+            });
+            match found {
+                Ok(found) if found.is_empty() => {}
+                Ok(_) => return Ok(true),
+                Err(e) if e.errno() == Some(Errno::EOPNOTSUPP as i32) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn leads_to_ours(message: &RuleMessage) -> bool {
+    let mut table = u32::from(message.header.table);
+    let mut is_by_mark = false;
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Table(id) => table = *id,
+            RuleAttribute::FwMark(_) => is_by_mark = true,
+            _ => {}
+        }
+    }
+    foreign_priority(message).is_none() && table != MAIN_TABLE && !is_by_mark
+}
+
+fn is_foreign_default(RouteMessage { header, .. }: &RouteMessage) -> bool {
+    // What the kernel says where there is no route at all (`ip6_null_entry`, net/ipv6/route.c).
+    let is_none = header.kind == RouteType::Unreachable && header.protocol == RouteProtocol::Kernel;
+    header.destination_prefix_length == 0
+        && header.protocol != RouteProtocol::from(PROTOCOL)
+        && !is_none
 }
 
 fn foreign_route(message: &RouteMessage) -> Option<ForeignRoute> {

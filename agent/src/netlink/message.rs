@@ -76,7 +76,7 @@ fn address(object: &Address, ifindex: u32) -> AddressMessage {
     message
 }
 
-fn route(object: &Route, ifindex: u32) -> RouteMessage {
+pub(super) fn route(object: &Route, ifindex: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     let family = Family::of_net(&object.destination);
     message.header.address_family = address_family(family);
@@ -234,13 +234,14 @@ impl Batch {
         );
     }
 
-    /// Puts the route there, or replaces what has its place.
+    /// Puts the route there, in the place of an older one of ours if there is one. A route of somebody
+    /// else's in its place stays, and is an error (`taken`).
     pub fn add_route(&mut self, object: &Route, ifindex: u32) {
         let message = RouteNetlinkMessage::NewRoute(route(object, ifindex));
         self.push(
             format_args!("add {object}"),
             message,
-            NLM_F_CREATE | NLM_F_REPLACE,
+            NLM_F_CREATE | NLM_F_EXCL,
         );
     }
 

@@ -16,6 +16,7 @@ pub mod multicast;
 pub mod netns;
 pub mod state;
 pub mod sysctl;
+mod taken;
 
 use std::{fmt, io, sync::Arc};
 
@@ -30,6 +31,8 @@ use rtnetlink::{
     sys::{AsyncSocket as _, TokioSocket, protocols::NETLINK_ROUTE},
 };
 use tokio::sync::Mutex;
+
+use taken::Taken;
 
 /// A netlink operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -212,7 +215,7 @@ pub struct Batch {
     requests: Vec<Request>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Request {
     what: String,
     message: RouteNetlinkMessage,
@@ -257,27 +260,57 @@ impl Batch {
 
     /// As [`Batch::run`], but reports every refusal.
     pub async fn run_all(self, netlink: &Netlink) -> Vec<Error> {
+        let (mut failures, taken) = self.send_all(netlink).await;
+        if taken.is_empty() {
+            return failures;
+        }
+        let mut there = Vec::new();
+        for question in taken.questions() {
+            let routes = netlink.dump("list routes", question, taken::route);
+            match routes.await {
+                Ok(routes) => there.extend(routes),
+                Err(e) => failures.push(e),
+            }
+        }
+        let (again, refused) = taken.again(&there, &netlink.place);
+        failures.extend(refused);
+        failures.extend(again.send_all(netlink).await.0);
+        failures
+    }
+
+    /// The refusals, and the requests for routes whose place is taken.
+    async fn send_all(self, netlink: &Netlink) -> (Vec<Error>, Taken) {
         let sent: Vec<_> = self
             .requests
             .into_iter()
             .map(|request| {
-                let answers = netlink.send(request.message, request.flags | NLM_F_ACK);
-                (request.what, request.tolerated, answers)
+                let flags = request.flags | NLM_F_ACK;
+                let answers = netlink.send(request.message.clone(), flags);
+                (request, answers)
             })
             .collect();
-        let mut failures = Vec::new();
-        for (what, tolerated, answers) in sent {
+        let (mut failures, mut taken) = (Vec::new(), Taken::default());
+        for (request, answers) in sent {
             let result = match answers {
                 Err(e) => Err(e),
                 Ok(mut answers) => acknowledged(&mut answers).await,
             };
             if let Err(e) = result
-                && !e.raw_os_error().is_some_and(|n| tolerated.contains(&n))
+                && !request.tolerates(&e)
+                && !taken.keep(&request, &e)
             {
-                failures.push(Error::new(format_args!("{what} {}", netlink.place), e));
+                let what = format_args!("{} {}", request.what, netlink.place);
+                failures.push(Error::new(what, e));
             }
         }
-        failures
+        (failures, taken)
+    }
+}
+
+impl Request {
+    fn tolerates(&self, refusal: &io::Error) -> bool {
+        let errno = refusal.raw_os_error();
+        errno.is_some_and(|errno| self.tolerated.contains(&errno))
     }
 }
 

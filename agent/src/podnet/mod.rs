@@ -4,9 +4,11 @@
 
 mod answer;
 mod apply;
+mod beside;
 mod check;
 mod explain;
 mod model;
+mod others;
 mod plan;
 mod remove;
 mod renew;
@@ -16,6 +18,7 @@ mod tests;
 pub use apply::{Links, apply};
 pub use check::check;
 pub use model::{Delegate, Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
+pub use others::Others;
 pub use plan::plan;
 pub use remove::remove;
 pub use renew::{prune, renew};

@@ -52,8 +52,11 @@ pub struct Earlier {
     pub veth: Option<Veth>,
     /// The routing tables that are taken in the pod; the main one by who has the default route.
     pub tables: Vec<u32>,
+    /// The families whose default route in the main table is another plugin's.
+    pub others_defaults: Vec<Family>,
     /// The addresses that are to be sent by the main table alone: those of the interface that has the
-    /// default route, if that is another one, and what this interface's plan said of it before.
+    /// default route, if that is another one, those of other plugins' interfaces, and what this
+    /// interface's plan said of them before.
     pub in_main: Vec<IpAddr>,
     /// The families whose replies are led back to the veth already.
     pub families: Vec<Family>,
@@ -200,6 +203,10 @@ pub struct PodNet {
     /// The interface's own routing table in the pod, if it does not have the default route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
+    /// The families whose default route was another plugin's when this interface came beside it: that
+    /// route stays as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others_defaults: Vec<Family>,
     /// Whether all that is sent by the interface goes past the host's stack: by the pair, and from the
     /// host's end of it straight to the NIC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::{
     answer,
+    beside::{self, Tables, families},
     model::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
 };
 use crate::{
@@ -76,7 +77,9 @@ pub fn plan(
     });
     let shared_veth = earlier.veth.clone().filter(|_| network.veth);
     let is_ours = network.made_before.is_none();
-    let table = own_table(sandbox, earlier, network, settings);
+    let others_defaults = beside::others_defaults(earlier, addresses);
+    let tables = beside::tables(sandbox, earlier, network, &others_defaults, settings);
+    let table = tables.own;
     let mut in_pod = NamespacePlan::default();
     let mut in_host = NamespacePlan::default();
     if is_ours {
@@ -84,13 +87,12 @@ pub fn plan(
             &sandbox.interface,
             mtu,
             addresses,
-            table,
+            &tables,
             settings,
             &mut in_pod,
         );
-        in_pod
-            .rules
-            .extend(beside_others(addresses, earlier, table, settings));
+        let beside = beside::rules(addresses, earlier, &tables, settings);
+        in_pod.rules.extend(beside);
     }
     if let Some(veth) = &veth {
         in_pod.sysctls.extend(mark_settings());
@@ -152,6 +154,7 @@ pub fn plan(
         veth,
         shared_veth,
         table: table.filter(|_| is_ours),
+        others_defaults,
         answered: is_ours && answer::is_the_nodes(network.answer_neighbours, network.mode),
         alias: format!("ebbtide: {} {}", sandbox.pod, sandbox.interface),
         in_pod,
@@ -205,16 +208,6 @@ fn sysctl(path: String, value: &str) -> Sysctl {
     }
 }
 
-fn families(addresses: &[PodAddress]) -> impl Iterator<Item = (Family, IpAddr)> {
-    Family::BOTH.into_iter().filter_map(|family| {
-        let first = addresses
-            .iter()
-            .map(|a| a.address.addr())
-            .find(|a| Family::of(*a) == family);
-        first.map(|address| (family, address))
-    })
-}
-
 /// No addresses on a link but those that are planned.
 fn no_addresses(link: &str) -> Sysctl {
     sysctl(format!("net/ipv6/conf/{link}/addr_gen_mode"), NO_ADDRESSES)
@@ -246,27 +239,6 @@ fn mark_settings() -> [Sysctl; 4] {
     ]
 }
 
-/// An interface that does not have the pod's default route has a table of its own: what is sent
-/// from its addresses goes out by it.
-fn own_table(
-    sandbox: &Sandbox,
-    earlier: &Earlier,
-    network: &NetworkSpec,
-    settings: &Settings,
-) -> Option<u32> {
-    if let Some(table) = earlier.own_table {
-        return (table != MAIN_TABLE).then_some(table);
-    }
-    let has_default = match &network.default_route {
-        Some(chosen) => *chosen == sandbox.interface,
-        None => !earlier.tables.contains(&MAIN_TABLE),
-    };
-    let mut candidates = settings.reply_table.saturating_add(1)..=u32::MAX;
-    (!has_default)
-        .then(|| candidates.find(|table| !earlier.tables.contains(table)))
-        .flatten()
-}
-
 /// The ipvlan interface: its addresses, and all the world behind the pool's gateway.
 ///
 /// The gateway is a next hop on the link although l3 children resolve nobody: with a device route
@@ -275,10 +247,11 @@ fn nic_in_pod(
     interface: &str,
     mtu: u32,
     addresses: &[PodAddress],
-    own_table: Option<u32>,
+    tables: &Tables,
     settings: &Settings,
     plan: &mut NamespacePlan,
 ) {
+    let own_table = tables.own;
     plan.sysctls.push(no_addresses(interface));
     for (family, _) in families(addresses) {
         plan.sysctls.extend(family_settings(interface, family));
@@ -328,38 +301,13 @@ fn nic_in_pod(
                 table,
             });
         }
+        if let Some(subnets) = tables.subnets {
+            for (destination, via) in &pod.routes {
+                plan.routes.push(route(*destination, Some(*via), subnets));
+            }
+            plan.routes.push(route(pod.address.trunc(), None, subnets));
+        }
     }
-}
-
-/// The rules of a pod that has other interfaces, besides those that send each address out by its own:
-/// what has the first one's address goes by the main table alone, and what has no address yet to the
-/// subnets of all.
-fn beside_others(
-    addresses: &[PodAddress],
-    earlier: &Earlier,
-    own_table: Option<u32>,
-    settings: &Settings,
-) -> Vec<Rule> {
-    let mut in_main = earlier.in_main.clone();
-    if own_table.is_none() && earlier.own_table.is_none() && !earlier.tables.is_empty() {
-        in_main.extend(addresses.iter().map(|pod| pod.address.addr()));
-    }
-    in_main.sort();
-    in_main.dedup();
-    let rule = |step, family, selector, table| Rule {
-        family,
-        priority: settings.rule_priority + step,
-        selector,
-        table,
-    };
-    let from = |own| rule(1, Family::of(own), Selector::From(own), MAIN_TABLE);
-    let mut rules: Vec<Rule> = in_main.into_iter().map(from).collect();
-    for (family, _) in families(addresses) {
-        let tables = own_table.map(|own| [(2, MAIN_TABLE), (3, own)]);
-        let but_default = |(step, table)| rule(step, family, Selector::AllButDefault, table);
-        rules.extend(tables.into_iter().flatten().map(but_default));
-    }
-    rules
 }
 
 /// Everything that is reached through the node.

@@ -54,9 +54,11 @@ pub async fn remove(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
 fn in_pod(net: &PodNet) -> Result<(), Error> {
     let mut pod = Direct::open(format!("in {}", net.netns.display()))?;
     let mut batch = Batch::default();
-    // A rule that leads to the main table is of use to the pod's other interfaces, and harms nobody.
-    let own = |rule: &&Rule| rule.table != MAIN_TABLE;
-    for rule in net.in_pod.rules.iter().filter(own) {
+    let (to_main, own): (Vec<&Rule>, Vec<&Rule>) = {
+        let rules = net.in_pod.rules.iter();
+        rules.partition(|rule| rule.table == MAIN_TABLE)
+    };
+    for rule in own {
         batch.delete_rule(rule);
     }
     if let Some(ipvlan) = &net.ipvlan
@@ -68,7 +70,17 @@ fn in_pod(net: &PodNet) -> Result<(), Error> {
             tracing::warn!(link = %link.name, netns = %net.netns.display(), "left alone: not ours");
         }
     }
-    Ok(pod.run(batch)?)
+    pod.run(batch)?;
+    // A rule that leads to the main table keeps another interface's packets from our tables: it goes
+    // with the last of these.
+    if !to_main.is_empty() && !pod.has_tables_of_ours()? {
+        let mut batch = Batch::default();
+        for rule in to_main {
+            batch.delete_rule(rule);
+        }
+        pod.run(batch)?;
+    }
+    Ok(())
 }
 
 fn in_host(net: &PodNet) -> Result<(), Error> {

@@ -36,6 +36,7 @@ pub fn renew(
     let earlier = Earlier {
         veth: net.shared_veth.clone(),
         tables: Vec::new(),
+        others_defaults: net.others_defaults.clone(),
         in_main: net.in_main(),
         families,
         own_table: Some(net.table.unwrap_or(MAIN_TABLE)),

@@ -1,0 +1,302 @@
+//! Routes whose place is taken already. What is ours is replaced; what is another's stays.
+//!
+//! `NLM_F_REPLACE` asks nobody whose route it replaces, and the kernel keeps no copy. So a route is added
+//! with `NLM_F_EXCL`, and only one that finds its place taken is worth a look at who is there.
+
+use std::io;
+
+use nix::errno::Errno;
+use rtnetlink::{
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        route::{RouteAttribute, RouteMessage, RouteProtocol},
+    },
+};
+
+use super::{Batch, Error, Request, model::PROTOCOL, state::ip};
+
+/// `IP6_RT_PRIO_USER` (include/uapi/linux/ipv6_route.h): the metric of an IPv6 route that names none.
+const IPV6_METRIC: u32 = 1024;
+
+/// Requests for routes that the kernel refused, as there is one in their place.
+#[derive(Debug, Default)]
+pub(super) struct Taken(Vec<Request>);
+
+impl Taken {
+    /// Keeps `request` if that is why it was refused.
+    pub(super) fn keep(&mut self, request: &Request, refusal: &io::Error) -> bool {
+        let is_taken = matches!(request.message, RouteNetlinkMessage::NewRoute(_))
+            && request.flags & NLM_F_EXCL != 0
+            && refusal.raw_os_error() == Some(Errno::EEXIST as i32);
+        if is_taken {
+            self.0.push(request.clone());
+        }
+        is_taken
+    }
+
+    /// The dumps that tell who is there: one for each family and table.
+    pub(super) fn questions(&self) -> Vec<RouteNetlinkMessage> {
+        let mut asked = Vec::new();
+        for (family, table) in self.wanted().map(|wanted| place(wanted)) {
+            if !asked.contains(&(family, table)) {
+                asked.push((family, table));
+            }
+        }
+        let question = |(family, table)| {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            message.attributes.push(RouteAttribute::Table(table));
+            RouteNetlinkMessage::GetRoute(message)
+        };
+        asked.into_iter().map(question).collect()
+    }
+
+    /// What to ask for once more, now that it is known who is there, and what cannot be.
+    pub(super) fn again(self, there: &[RouteMessage], namespace: &str) -> (Batch, Vec<Error>) {
+        let (mut batch, mut refused) = (Batch::default(), Vec::new());
+        for mut request in self.0 {
+            let RouteNetlinkMessage::NewRoute(wanted) = &request.message else {
+                continue;
+            };
+            let in_the_way = || there.iter().filter(|there| is_in_the_way(there, wanted));
+            if in_the_way().any(|there| is_same(there, wanted)) {
+                continue;
+            }
+            match in_the_way().find(|there| !is_ours(there, wanted)) {
+                None => {
+                    request.flags = NLM_F_CREATE | NLM_F_REPLACE;
+                    batch.requests.push(request);
+                }
+                Some(other) => refused.push(Error::new(
+                    format_args!(
+                        "{} {namespace}, where a route that is not Ebbtide's has its place ({}): it \
+                         stays as it is; remove it, or let it have a metric",
+                        request.what,
+                        described(other)
+                    ),
+                    Errno::EEXIST.into(),
+                )),
+            }
+        }
+        (batch, refused)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = &RouteMessage> {
+        self.0.iter().filter_map(|request| match &request.message {
+            RouteNetlinkMessage::NewRoute(wanted) => Some(wanted),
+            _ => None,
+        })
+    }
+}
+
+/// A route among answers.
+pub(super) fn route(answer: RouteNetlinkMessage) -> Option<RouteMessage> {
+    match answer {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    }
+}
+
+fn place(route: &RouteMessage) -> (AddressFamily, u32) {
+    let mut tables = route.attributes.iter().filter_map(|a| match a {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let table = tables.next();
+    let family = route.header.address_family;
+    (family, table.unwrap_or(u32::from(route.header.table)))
+}
+
+/// What makes two routes the same to the kernel (`fib_table_insert`, net/ipv4/fib_trie.c;
+/// `fib6_add_rt2node`, net/ipv6/ip6_fib.c).
+fn is_in_the_way(there: &RouteMessage, wanted: &RouteMessage) -> bool {
+    let destination = |route: &RouteMessage| {
+        let found = route.attributes.iter().find_map(|a| match a {
+            RouteAttribute::Destination(address) => ip(address),
+            _ => None,
+        });
+        // The default route may be written as an address of zeros.
+        let found = found.filter(|_| route.header.destination_prefix_length > 0);
+        (found, route.header.destination_prefix_length)
+    };
+    place(there) == place(wanted)
+        && destination(there) == destination(wanted)
+        && there.header.tos == wanted.header.tos
+        && metric(there) == metric(wanted)
+}
+
+fn metric(route: &RouteMessage) -> u32 {
+    let written = route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    match (written, route.header.address_family) {
+        (None | Some(0), AddressFamily::Inet6) => IPV6_METRIC,
+        (written, _) => written.unwrap_or(0),
+    }
+}
+
+/// Ours, or one that the kernel made for an address on the very link: nobody else's.
+fn is_ours(there: &RouteMessage, wanted: &RouteMessage) -> bool {
+    there.header.protocol == RouteProtocol::from(PROTOCOL)
+        || there.header.protocol == RouteProtocol::Kernel && link(there) == link(wanted)
+}
+
+fn link(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn is_same(there: &RouteMessage, wanted: &RouteMessage) -> bool {
+    let leads = |route: &RouteMessage| {
+        let mut to = (None, None);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Gateway(address) => to.0 = ip(address),
+                RouteAttribute::PrefSource(address) => to.1 = ip(address),
+                _ => {}
+            }
+        }
+        (to, link(route), route.header.kind, route.header.protocol)
+    };
+    leads(there) == leads(wanted)
+}
+
+/// A route for people, with what `ip route` would ask for to remove it.
+fn described(route: &RouteMessage) -> String {
+    let mut text = String::from("default");
+    let (mut via, mut device) = (String::new(), String::new());
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => {
+                if let Some(ip) = ip(address) {
+                    text = format!("{ip}/{}", route.header.destination_prefix_length);
+                }
+            }
+            RouteAttribute::Gateway(address) => {
+                via = ip(address).map_or_else(String::new, |ip| format!(" via {ip}"));
+            }
+            RouteAttribute::Oif(index) => device = format!(" by the link with index {index}"),
+            _ => {}
+        }
+    }
+    let (_, table) = place(route);
+    let protocol = u8::from(route.header.protocol);
+    format!("{text}{via}{device}, table {table}, protocol {protocol}")
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::route::RouteAddress;
+
+    use super::*;
+    use crate::netlink::model::Route;
+
+    fn wanted() -> RouteMessage {
+        let route = Route {
+            link: "net1".into(),
+            destination: "0.0.0.0/0".parse().unwrap(),
+            via: Some([10, 71, 8, 1].into()),
+            source: None,
+            table: 254,
+        };
+        crate::netlink::message::route(&route, 7)
+    }
+
+    fn changed(change: impl Fn(&mut RouteMessage)) -> RouteMessage {
+        let mut route = wanted();
+        change(&mut route);
+        route
+    }
+
+    /// How many requests go out again, and what is said of the others.
+    fn outcome(there: RouteMessage) -> (usize, Vec<String>) {
+        let mut taken = Taken::default();
+        let request = Request {
+            what: "add route".into(),
+            message: RouteNetlinkMessage::NewRoute(wanted()),
+            flags: NLM_F_EXCL,
+            tolerated: &[],
+        };
+        assert!(taken.keep(&request, &Errno::EEXIST.into()));
+        let (batch, refused) = taken.again(&[there], "in the pod");
+        let refused = refused.iter().map(ToString::to_string).collect();
+        (batch.requests.len(), refused)
+    }
+
+    #[test]
+    fn what_is_ours_is_replaced_and_what_is_others_stays() {
+        let by_another_gateway = changed(|route| {
+            route
+                .attributes
+                .retain(|a| !matches!(a, RouteAttribute::Gateway(_)));
+            let gateway = RouteAddress::Inet([10, 71, 8, 2].into());
+            route.attributes.push(RouteAttribute::Gateway(gateway));
+        });
+        assert_eq!(outcome(by_another_gateway.clone()), (1, vec![]));
+        assert_eq!(outcome(wanted()), (0, vec![]), "the very same is there");
+        for protocol in [
+            RouteProtocol::Boot,
+            RouteProtocol::Static,
+            RouteProtocol::Ra,
+        ] {
+            let mut theirs = by_another_gateway.clone();
+            theirs.header.protocol = protocol;
+            let (again, refused) = outcome(theirs);
+            assert_eq!((again, refused.len()), (0, 1), "{protocol:?}");
+            let said = &refused[0];
+            for part in [
+                "default via 10.71.8.2",
+                "add route in the pod",
+                "os error 17",
+            ] {
+                assert!(said.contains(part), "{said}");
+            }
+        }
+        let of_the_kernel = changed(|route| route.header.protocol = RouteProtocol::Kernel);
+        assert_eq!(
+            outcome(of_the_kernel),
+            (1, vec![]),
+            "for an address on this link"
+        );
+    }
+
+    #[test]
+    fn another_metric_table_or_destination_is_another_place() {
+        let metric = changed(|route| route.attributes.push(RouteAttribute::Priority(100)));
+        let table = changed(|route| route.attributes[0] = RouteAttribute::Table(7701));
+        let tos = changed(|route| route.header.tos = 4);
+        for other in [metric, table, tos] {
+            assert!(!is_in_the_way(&other, &wanted()), "{other:?}");
+        }
+        // The kernel always writes an IPv6 route's metric, and takes none for 1024.
+        let mut ipv6 = wanted();
+        ipv6.header.address_family = AddressFamily::Inet6;
+        let mut dumped = ipv6.clone();
+        dumped.attributes.push(RouteAttribute::Priority(1024));
+        assert!(is_in_the_way(&dumped, &ipv6));
+    }
+
+    #[test]
+    fn each_table_is_asked_about_once_and_nothing_but_a_taken_place_is_kept() {
+        let mut taken = Taken::default();
+        let request = Request {
+            what: String::new(),
+            message: RouteNetlinkMessage::NewRoute(wanted()),
+            flags: NLM_F_EXCL,
+            tolerated: &[],
+        };
+        assert!(!taken.keep(&request, &Errno::ENETUNREACH.into()));
+        assert!(taken.is_empty());
+        assert!(taken.keep(&request, &Errno::EEXIST.into()));
+        assert!(taken.keep(&request, &Errno::EEXIST.into()));
+        assert_eq!(taken.questions().len(), 1);
+    }
+}

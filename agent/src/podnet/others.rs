@@ -1,0 +1,65 @@
+//! What other plugins have in a pod's namespace: facts that an interface beside theirs is planned from.
+
+use std::net::IpAddr;
+
+use super::{Error, Sandbox, model::VETH};
+use crate::netlink::{
+    direct::Direct,
+    model::Family,
+    netns::{Evidence, Netns},
+};
+
+/// Other plugins' default routes and addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// The families that have a default route which is not ours.
+    pub defaults: Vec<Family>,
+    /// The addresses on links that are not ours, if there is such a route; none of a link's own.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Others {
+    /// Looks into the pod. `own` are the names of our interfaces there.
+    ///
+    /// # Errors
+    /// When the pod's namespace is gone, or the kernel does not answer.
+    pub async fn look(sandbox: &Sandbox, own: Vec<String>) -> Result<Self, Error> {
+        let Evidence::Present(netns) = Netns::look(&sandbox.netns, Some(sandbox.netns_inode))?
+        else {
+            return Err(Error::NamespaceGone(sandbox.netns.clone()));
+        };
+        let place = format!("in {}", sandbox.netns.display());
+        let inside = move |_: &Netns, ()| Self::inside(&mut Direct::open(place)?, &own);
+        netns.outside_then_inside(|_| Ok(()), inside).await
+    }
+
+    fn inside(pod: &mut Direct, own: &[String]) -> Result<Self, Error> {
+        let mut others = Self::default();
+        for family in Family::BOTH {
+            if pod.has_foreign_default(family)? {
+                others.defaults.push(family);
+            }
+        }
+        if others.defaults.is_empty() {
+            return Ok(others);
+        }
+        let names: Vec<&str> = own.iter().map(String::as_str).chain(["lo", VETH]).collect();
+        let own = pod.links(&names)?;
+        let is_own = |index| own.values().any(|link| link.ifindex == index);
+        let addresses = pod.addresses()?;
+        let addresses = addresses.iter().filter(|found| !is_own(found.ifindex));
+        others.addresses = addresses
+            .map(|found| found.address.addr())
+            .filter(|address| !is_link_local(address))
+            .collect();
+        Ok(others)
+    }
+}
+
+/// What leads to the link alone has no need of rules.
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
