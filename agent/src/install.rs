@@ -3,7 +3,8 @@
 //! A runtime may look at any moment, and the agent may be killed at any instruction. So a file is
 //! written under a name that no runtime reads, brought to disk, and renamed. The configuration
 //! comes last, when the agent answers: with it the node is ready for pods. An agent that ends or
-//! is replaced leaves both: pods are added again as soon as the next one answers.
+//! is replaced leaves both: pods are added again as soon as the next one answers. What others have
+//! added to the configuration stays in it (`merge`).
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -14,7 +15,9 @@ use std::{
 
 use serde_json::{Value, json};
 
+mod merge;
 pub mod options;
+mod versions;
 
 /// The plugin's file name: the `type` that configurations call it by.
 pub const PLUGIN: &str = "ebbtide";
@@ -22,10 +25,8 @@ pub const PLUGIN: &str = "ebbtide";
 /// The configuration's file name. Runtimes take the first one by name.
 pub const CONFIGURATION: &str = "00-ebbtide.conflist";
 
-/// The version of the CNI specification that the configuration speaks: containerd since 1.6 and
-/// CRI-O since 1.23 read it. With 1.1.0 a runtime would call a node not ready while its agent is
-/// being replaced.
-const CNI_VERSION: &str = "1.0.0";
+/// The plugin of others that serves `hostPort`.
+const PORTMAP: &str = "portmap";
 
 /// What goes where.
 #[derive(Clone, Debug)]
@@ -53,12 +54,14 @@ pub enum Error {
     },
     /// A file of our name that is not ours.
     #[error(
-        "{path} is not a configuration of ebbtide's: it stays as it is. Remove it, or give ours \
-         another name (--cni-conf-name)"
+        "{path} is not a configuration of ebbtide's ({reason}): it stays as it is. Correct or remove it, \
+         or give ours another name (--cni-conf-name)"
     )]
     Foreign {
         /// Which.
         path: PathBuf,
+        /// Why not.
+        reason: String,
     },
     /// The configuration to install makes no sense.
     #[error("the network configuration {path} cannot be installed: {reason}")]
@@ -73,32 +76,44 @@ pub enum Error {
     Name(String),
 }
 
+/// What became of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Installed {
+    /// Whether anything had to change.
+    pub changed: bool,
+    /// The plugins that others have added and that stay.
+    pub others: Vec<String>,
+    /// The plugins that do not speak the version of CNI that has STATUS and GC.
+    pub without_status: Vec<String>,
+}
+
 /// The configuration that calls the plugin with the agent at `socket`, and leaves all else to the
-/// agent.
+/// agent. With `portmap`, that plugin serves the pods' `hostPort` behind it; without, ours is told of
+/// each, and says that nobody serves it.
 #[must_use]
-pub fn configuration(socket: &Path) -> String {
-    let list = json!({
-        "cniVersion": CNI_VERSION,
-        "name": PLUGIN,
-        "plugins": [{"type": PLUGIN, "agentSocket": socket}],
-    });
-    format!("{list:#}\n")
+pub fn configuration(socket: &Path, portmap: bool) -> Value {
+    let capabilities = json!({"portMappings": true});
+    let mut own = json!({"type": PLUGIN, "agentSocket": socket});
+    let mut plugins = Vec::new();
+    if portmap {
+        plugins.push(json!({"type": PORTMAP, "capabilities": capabilities}));
+    } else {
+        own["capabilities"] = capabilities;
+    }
+    plugins.insert(0, own);
+    json!({"cniVersion": versions::OLDER, "name": PLUGIN, "plugins": plugins})
 }
 
 /// A configuration of the administrator's, which has to have the plugin in it.
 ///
 /// # Errors
 /// When it cannot be read, or does not call the plugin.
-pub fn read_configuration(path: &Path) -> Result<String, Error> {
+pub fn read_configuration(path: &Path) -> Result<Value, Error> {
     let text = fs::read_to_string(path).map_err(|e| failed("read", path, e))?;
-    if calls_plugin(&text) {
-        Ok(text)
-    } else {
-        Err(Error::Invalid {
-            path: path.to_owned(),
-            reason: format!("it is not JSON with a plugin of the type {PLUGIN} in \"plugins\""),
-        })
-    }
+    parse(&text).map_err(|reason| Error::Invalid {
+        path: path.to_owned(),
+        reason,
+    })
 }
 
 impl Installation {
@@ -127,25 +142,63 @@ impl Installation {
         replace(&self.plugins.join(PLUGIN), &plugin, 0o755)
     }
 
-    /// Puts `text` among the host's network configurations: from now on the runtime calls the
-    /// plugin. Whether anything had to change.
+    /// Whether the host has the plugin that serves `hostPort`.
+    #[must_use]
+    pub fn has_portmap(&self) -> bool {
+        self.plugins.join(PORTMAP).is_file()
+    }
+
+    /// Puts `ours` among the host's network configurations: from now on the runtime calls the
+    /// plugin. What others have added to one that is there stays. With `negotiate`, the newest version
+    /// of CNI is offered that all plugins in it speak.
     ///
     /// # Errors
     /// When it cannot be written, or a file of this name is not ours.
-    pub fn install_configuration(&self, text: &str) -> Result<bool, Error> {
-        let path = self.configurations.join(&self.name);
-        self.ours(&path)?;
-        replace(&path, text.as_bytes(), 0o644)
+    pub fn install_configuration(&self, ours: &Value, negotiate: bool) -> Result<Installed, Error> {
+        let path = self.configuration();
+        let there = self.ours(&path)?;
+        let ours = merge::marked(ours.clone());
+        let (mut list, others) = match &there {
+            Some(there) => (merge::merged(there, &ours), merge::others(there, &ours)),
+            None => (ours, Vec::new()),
+        };
+        let without_status = match negotiate {
+            true => versions::negotiate(&mut list, &self.plugins),
+            false => Vec::new(),
+        };
+        // A file that says the same is left as it was written, by whomever.
+        let is_same = there.as_ref() == Some(&list) && is_readable_file(&path);
+        let changed = !is_same && replace(&path, format!("{list:#}\n").as_bytes(), 0o644)?;
+        Ok(Installed {
+            changed,
+            others,
+            without_status,
+        })
     }
 
     /// Takes away what was installed, the configuration first: without it no runtime calls the
-    /// plugin. Gives what was removed.
+    /// plugin. One that others have added to makes no network without ours, and would come before the
+    /// configuration that is meant to: it is kept under a name that no runtime reads. Gives what was
+    /// removed.
     ///
     /// # Errors
     /// When something is there and cannot be removed, or is not ours.
     pub fn uninstall(&self) -> Result<Vec<PathBuf>, Error> {
-        let configuration = self.configurations.join(&self.name);
-        self.ours(&configuration)?;
+        let configuration = self.configuration();
+        if let Some(there) = self.ours(&configuration)? {
+            let others = merge::others(&there, &Value::Null);
+            if !others.is_empty() {
+                let kept = configuration.with_file_name(format!("{}.removed", self.name));
+                fs::copy(&configuration, &kept).map_err(|e| failed("write", &kept, e))?;
+                sync_directory(&kept)?;
+                tracing::warn!(
+                    plugins = %others.join(", "),
+                    "others have added plugins to the configuration, which are called no more; it is \
+                     kept as {}",
+                    kept.display()
+                );
+            }
+        }
         let mut removed = Vec::new();
         for path in [configuration, self.plugins.join(PLUGIN)] {
             let there = remove(&path)?;
@@ -158,25 +211,41 @@ impl Installation {
         Ok(removed)
     }
 
-    /// A file that is not there, or that calls the plugin, or that is empty (a disk that was full
-    /// or lost power under somebody's hand-made copy) may be replaced.
-    fn ours(&self, path: &Path) -> Result<(), Error> {
+    fn configuration(&self) -> PathBuf {
+        self.configurations.join(&self.name)
+    }
+
+    /// The configuration that is there. A file that is not there, or that is empty (a disk that was full
+    /// or lost power under somebody's hand-made copy), is none.
+    fn ours(&self, path: &Path) -> Result<Option<Value>, Error> {
         match fs::read_to_string(path) {
-            Ok(text) if text.trim().is_empty() || calls_plugin(&text) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Ok(_) => Err(Error::Foreign {
+            Ok(text) if text.trim().is_empty() => Ok(None),
+            Ok(text) => parse(&text).map(Some).map_err(|reason| Error::Foreign {
                 path: path.to_owned(),
+                reason,
             }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(failed("read", path, e)),
         }
     }
 }
 
-fn calls_plugin(text: &str) -> bool {
-    let list: Value = serde_json::from_str(text).unwrap_or_default();
-    list["plugins"]
-        .as_array()
-        .is_some_and(|plugins| plugins.iter().any(|plugin| plugin["type"] == PLUGIN))
+/// A list that calls the plugin, or why it is none.
+fn parse(text: &str) -> Result<Value, String> {
+    let list: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
+    let plugins = list["plugins"].as_array();
+    match plugins.is_some_and(|plugins| plugins.iter().any(|plugin| plugin["type"] == PLUGIN)) {
+        true => Ok(list),
+        false => Err(format!(
+            "it has no plugin of the type {PLUGIN} in \"plugins\""
+        )),
+    }
+}
+
+/// A link is replaced, whatever it leads to.
+fn is_readable_file(path: &Path) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o444 == 0o444)
 }
 
 /// Where a file is written before it has its name. No runtime reads this ending, and what a

@@ -291,6 +291,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         Server::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
     if let Some(installation) = installation {
         installation.finish()?;
+        tokio::spawn(installation.follow());
     }
     info!(node = %agent.node_name, socket = %socket.display(), "ready");
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {

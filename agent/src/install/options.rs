@@ -1,8 +1,13 @@
 //! What the command line says about the host's CNI directories.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
+use serde_json::Value;
+use tracing::{error, info, warn};
 
 use super::{CONFIGURATION, Error, Installation, PLUGIN, configuration, read_configuration};
 
@@ -28,6 +33,10 @@ pub struct Options {
     /// The network configuration to install, in place of the built-in one.
     #[arg(long, value_name = "FILE", requires = "cni_conf_dir")]
     cni_conflist: Option<PathBuf>,
+    /// Leave `hostPort` alone: without this, the host's plugin `portmap` is put behind ours in the
+    /// built-in configuration, if it is there.
+    #[arg(long, conflicts_with = "cni_conflist")]
+    no_portmap: bool,
     /// The plugin to install. [default: ebbtide, beside this program]
     #[arg(long, value_name = "FILE")]
     plugin: Option<PathBuf>,
@@ -37,8 +46,13 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Prepared {
     installation: Installation,
-    configuration: String,
+    configuration: Value,
+    /// It is the built-in one: its version is ours to choose.
+    is_built_in: bool,
 }
+
+/// Between two looks whether others have added to the configuration.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl Directories {
     /// The installation, if there is to be one.
@@ -70,15 +84,25 @@ impl Options {
         };
         let configuration = match &self.cni_conflist {
             Some(path) => read_configuration(path)?,
-            None => configuration(socket),
+            None => {
+                let portmap = !self.no_portmap && installation.has_portmap();
+                if !portmap {
+                    info!(
+                        "hostPort is not served: portmap is not among the host's CNI plugins, or is \
+                           switched off"
+                    );
+                }
+                configuration(socket, portmap)
+            }
         };
         let plugin = self.plugin.clone().unwrap_or_else(beside_us);
         if installation.install_plugin(&plugin)? {
-            tracing::info!(plugin = %installation.plugins.join(PLUGIN).display(), "installed");
+            info!(plugin = %installation.plugins.join(PLUGIN).display(), "installed");
         }
         Ok(Some(Prepared {
             installation,
             configuration,
+            is_built_in: self.cni_conflist.is_none(),
         }))
     }
 }
@@ -89,18 +113,53 @@ impl Prepared {
     /// # Errors
     /// When the configuration cannot be written, or a file of its name is not ours.
     pub fn finish(&self) -> Result<(), Error> {
-        let Installation {
-            configurations,
-            name,
-            ..
-        } = &self.installation;
-        if self
+        let installed = self
             .installation
-            .install_configuration(&self.configuration)?
-        {
-            tracing::info!(configuration = %configurations.join(name).display(), "installed");
+            .install_configuration(&self.configuration, self.is_built_in)?;
+        if installed.changed {
+            let others = installed.others.join(", ");
+            info!(configuration = %self.path().display(), %others, "installed");
+        }
+        if !installed.without_status.is_empty() {
+            warn!(
+                plugins = %installed.without_status.join(", "),
+                "CNI 1.1.0 is not spoken by all plugins of the configuration: the runtime does not ask \
+                 for STATUS and GC"
+            );
         }
         Ok(())
+    }
+
+    /// Looks from time to time whether others have changed the configuration: a plugin that they add
+    /// may speak no version that is offered, and then no pod starts.
+    pub async fn follow(self) {
+        let mut seen = self.text();
+        let mut pause = tokio::time::interval(LOOK);
+        pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            pause.tick().await;
+            let text = self.text();
+            // One that was removed stays so: that is a way to take a node out.
+            if text.is_none() || text == seen {
+                continue;
+            }
+            let prepared = self.clone();
+            let done = tokio::task::spawn_blocking(move || prepared.finish()).await;
+            match done {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => error!("{e}"),
+                Err(e) => error!("look at {}: {e}", self.path().display()),
+            }
+            seen = self.text();
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.installation.configuration()
+    }
+
+    fn text(&self) -> Option<String> {
+        std::fs::read_to_string(self.path()).ok()
     }
 }
 

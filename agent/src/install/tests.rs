@@ -27,10 +27,35 @@ impl Host {
         let plugin = self.directory.path().join("image");
         (
             self.installation.install_plugin(&plugin).unwrap(),
-            self.installation
-                .install_configuration(&configuration(Path::new("/run/ebbtide/cni.sock")))
-                .unwrap(),
+            self.install_configuration().changed,
         )
+    }
+
+    fn install_configuration(&self) -> Installed {
+        let socket = Path::new("/run/ebbtide/cni.sock");
+        let ours = configuration(socket, self.installation.has_portmap());
+        self.installation
+            .install_configuration(&ours, true)
+            .unwrap()
+    }
+
+    fn list(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.path()).unwrap()).unwrap()
+    }
+
+    fn types(&self) -> Vec<String> {
+        let list = self.list();
+        let plugins = list["plugins"].as_array().unwrap().iter();
+        plugins
+            .map(|plugin| plugin["type"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// As an installer does: reads the list, appends its plugin, writes it.
+    fn append(&self, plugin: Value) {
+        let mut list = self.list();
+        list["plugins"].as_array_mut().unwrap().push(plugin);
+        fs::write(self.path(), list.to_string()).unwrap();
     }
 
     /// What a runtime takes for configurations: by their endings, in the order of their names.
@@ -87,7 +112,7 @@ fn whatever_an_agent_killed_half_way_left_the_next_one_makes_whole() {
             fs::write(&path, whole).unwrap();
         }
         assert_eq!(host.install(), (true, true));
-        assert!(calls_plugin(&fs::read_to_string(&path).unwrap()));
+        assert!(parse(&fs::read_to_string(&path).unwrap()).is_ok());
         assert!(!draft(&path).exists());
     }
 }
@@ -114,14 +139,73 @@ fn others_configurations_stay_and_ours_comes_first() {
 
 #[test]
 fn a_file_of_our_name_that_is_not_ours_is_neither_replaced_nor_removed() {
-    for theirs in [r#"{"plugins": [{"type": "bridge"}]}"#, "not JSON"] {
+    for (theirs, reason) in [
+        (
+            r#"{"plugins": [{"type": "bridge"}]}"#,
+            "no plugin of the type",
+        ),
+        (
+            r#"{"plugins": [{"type": "ebbtide"}, ]}"#,
+            "not JSON: trailing comma",
+        ),
+        ("not JSON", "line 1"),
+    ] {
         let host = Host::new();
         fs::write(host.path(), theirs).unwrap();
-        let error = host.installation.install_configuration("{}").unwrap_err();
-        assert!(error.to_string().contains("--cni-conf-name"), "{error}");
+        let error = host
+            .installation
+            .install_configuration(&Value::Null, true)
+            .unwrap_err();
+        for part in ["--cni-conf-name", reason] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
         host.installation.uninstall().unwrap_err();
         assert_eq!(fs::read_to_string(host.path()).unwrap(), theirs);
     }
+}
+
+#[test]
+fn plugins_that_others_added_survive_a_new_agent_and_are_kept_when_it_is_removed() {
+    let host = Host::new();
+    host.install();
+    assert_eq!(host.list()["cniVersions"], json!(["1.0.0", "1.1.0"]));
+    host.append(json!({"type": "istio-cni", "kubernetes": {"kubeconfig": "/k"}}));
+    let written = fs::read_to_string(host.path()).unwrap();
+    let installed = host.install_configuration();
+    assert_eq!(installed.others, ["istio-cni"]);
+    // It is not there to be asked: no newer version than before it came.
+    assert_eq!(installed.without_status, ["istio-cni"]);
+    assert_eq!(host.list()["cniVersions"], json!(["1.0.0"]));
+    assert_eq!(host.list()["cniVersion"], "1.0.0");
+    assert_eq!(host.types(), ["ebbtide", "istio-cni"]);
+    assert_ne!(fs::read_to_string(host.path()).unwrap(), written);
+    assert!(!host.install_configuration().changed, "a second time");
+    // The host gets portmap: it goes between.
+    fs::write(host.installation.plugins.join("portmap"), "").unwrap();
+    host.install_configuration();
+    assert_eq!(host.types(), ["ebbtide", "portmap", "istio-cni"]);
+    let last = fs::read_to_string(host.path()).unwrap();
+    host.installation.uninstall().unwrap();
+    assert_eq!(host.seen_by_runtimes(), [""; 0]);
+    let kept = host
+        .path()
+        .with_file_name(format!("{CONFIGURATION}.removed"));
+    assert_eq!(fs::read_to_string(kept).unwrap(), last);
+}
+
+#[test]
+fn host_ports_are_portmap_s_where_the_host_has_it_and_ours_to_speak_of_where_not() {
+    let host = Host::new();
+    host.install();
+    let has = |at: usize| host.list()["plugins"][at]["capabilities"]["portMappings"] == true;
+    assert!(has(0) && host.types() == ["ebbtide"]);
+    fs::write(host.installation.plugins.join("portmap"), "").unwrap();
+    host.install_configuration();
+    assert!(!has(0) && has(1) && host.types() == ["ebbtide", "portmap"]);
+    // Switched off, or gone from the host.
+    fs::remove_file(host.installation.plugins.join("portmap")).unwrap();
+    host.install_configuration();
+    assert!(has(0) && host.types() == ["ebbtide"]);
 }
 
 #[test]
