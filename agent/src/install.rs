@@ -20,7 +20,7 @@ pub mod options;
 mod versions;
 
 /// The plugin's file name: the `type` that configurations call it by.
-pub const PLUGIN: &str = "ebbtide";
+pub const PLUGIN: &str = ebbtide_plugin::NAME;
 
 /// The configuration's file name. Runtimes take the first one by name.
 pub const CONFIGURATION: &str = "00-ebbtide.conflist";

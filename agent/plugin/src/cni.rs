@@ -3,7 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 /// The versions of the specification that are spoken, oldest first.
-pub const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub const VERSIONS: [&str; 7] = [
+    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
+];
+
+/// The version of a configuration that names none, as libcni has it (`ConfigDecoder`).
+pub const UNNAMED: &str = "0.1.0";
 
 /// The newest of [`VERSIONS`].
 pub const NEWEST: &str = "1.1.0";
@@ -70,5 +75,5 @@ pub struct VersionResult<'a> {
     pub cni_version: &'a str,
     /// [`VERSIONS`].
     #[serde(rename = "supportedVersions")]
-    pub supported_versions: [&'static str; 4],
+    pub supported_versions: [&'static str; 7],
 }

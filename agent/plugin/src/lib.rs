@@ -9,3 +9,6 @@ pub mod wire;
 
 /// Where the agent listens unless the network configuration's `agentSocket` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/ebbtide/cni.sock";
+
+/// The plugin's name: the `type` that network configurations call it by.
+pub const NAME: &str = "ebbtide";

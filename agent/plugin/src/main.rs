@@ -6,17 +6,23 @@ use std::{
     io::{self, Read as _, Write as _},
     path::Path,
     process::ExitCode,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use ebbtide_plugin::{
     DEFAULT_SOCKET,
-    cni::{CniError, Head, NEWEST, VERSIONS, VersionResult, code},
+    cni::{CniError, Head, NEWEST, UNNAMED, VERSIONS, VersionResult, code},
     wire::{self, Invocation, MAX_CONFIG, Request},
 };
 
 /// How long the agent may take. The kubelet gives a sandbox two minutes in all.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long STATUS waits for an agent that is not there. With a failed STATUS the kubelet calls the node
+/// not ready, and Kubernetes takes all its pods out of their Services: not for an agent that is being
+/// replaced. The kubelet's own patience with a runtime is 30 s.
+const RESTART: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
     let Some(command) = variable("CNI_COMMAND") else {
@@ -71,7 +77,13 @@ fn run(command: String) -> Result<(u8, String), CniError> {
             ));
         }
     };
-    let version = head.cni_version.as_deref().unwrap_or(NEWEST);
+    // Empty is absent.
+    let given = |field: &Option<String>| field.clone().filter(|value| !value.trim().is_empty());
+    let (version, socket) = (given(&head.cni_version), given(&head.agent_socket));
+    let version = match command.as_str() {
+        "VERSION" => version.as_deref().unwrap_or(NEWEST),
+        _ => version.as_deref().unwrap_or(UNNAMED),
+    };
     if command == "VERSION" {
         let result = VersionResult {
             cni_version: version,
@@ -79,7 +91,7 @@ fn run(command: String) -> Result<(u8, String), CniError> {
         };
         return Ok((0, serde_json::to_string(&result).unwrap_or_default()));
     }
-    let socket = head.agent_socket.as_deref().unwrap_or(DEFAULT_SOCKET);
+    let socket = socket.as_deref().unwrap_or(DEFAULT_SOCKET);
     let request = Request::Cni(Invocation {
         container_id: variable("CNI_CONTAINERID").unwrap_or_default(),
         netns: variable("CNI_NETNS").unwrap_or_default(),
@@ -89,7 +101,13 @@ fn run(command: String) -> Result<(u8, String), CniError> {
         command: command.clone(),
         config,
     });
-    match wire::ask(Path::new(socket), &request, PATIENCE) {
+    let start = Instant::now();
+    let mut answer = wire::ask(Path::new(socket), &request, PATIENCE);
+    while command == "STATUS" && is_not_there(&answer) && start.elapsed() < RESTART {
+        thread::sleep(Duration::from_millis(200));
+        answer = wire::ask(Path::new(socket), &request, PATIENCE);
+    }
+    match answer {
         Ok(response) => Ok((response.exit, response.output)),
         Err(e) => Err(fail(
             version,
@@ -105,6 +123,12 @@ fn run(command: String) -> Result<(u8, String), CniError> {
     }
 }
 
+/// Whether nobody listens.
+fn is_not_there<T>(answer: &io::Result<T>) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(answer, Err(e) if matches!(e.kind(), ConnectionRefused | NotFound))
+}
+
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -114,7 +138,7 @@ fn manual() -> ExitCode {
     let text = concat!(
         "ebbtide ",
         env!("CARGO_PKG_VERSION"),
-        ", a CNI plugin (protocol versions 0.3.1, 0.4.0, 1.0.0, 1.1.0)\n\n",
+        ", a CNI plugin (protocol versions 0.1.0 to 1.1.0)\n\n",
         "A container runtime runs it with CNI_COMMAND (ADD, DEL, CHECK, STATUS, GC, VERSION) and\n",
         "the other CNI_ variables set and a network configuration on standard input. It asks the\n",
         "node's ebbtide-agent over a Unix socket. To see the agent's work, use ebbtidectl.\n",

@@ -296,24 +296,15 @@ fn mtu(object: &str, ipvlan: &IpvlanSpec) -> Result<Option<u32>, Invalid> {
 
 fn coordinator_wanted(object: &str, coordinator: &CoordinatorSpec) -> Result<bool, Invalid> {
     match coordinator.mode.as_deref().unwrap_or("auto") {
-        "" | "auto" | "underlay" => Ok(true),
+        // Beside another plugin's interface or not is seen in the pod.
+        "" | "auto" | "underlay" | "overlay" => Ok(true),
         "disabled" | "disable" => Ok(false),
-        "overlay" => {
-            let reason = "an ipvlan interface beside another plugin's eth0 is not supported yet";
-            Err(Invalid::new(
-                object,
-                "spec.coordinator.mode",
-                "overlay",
-                reason,
-                "use auto, underlay or disabled",
-            ))
-        }
         other => Err(Invalid::new(
             object,
             "spec.coordinator.mode",
             other,
             "is no mode",
-            "use auto, underlay or disabled",
+            "use auto, underlay, overlay or disabled",
         )),
     }
 }

@@ -2,21 +2,31 @@
 
 use std::net::IpAddr;
 
-use ebbtide_plugin::cni::{VERSIONS, code};
+use ebbtide_plugin::{
+    NAME as PLUGIN,
+    cni::{UNNAMED, VERSIONS, code},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Failure;
+use super::{
+    Failure,
+    nothing::{is_nothing, without_nothing},
+};
 use crate::{catalog::host_address, netlink::link::IpvlanMode};
+
+/// An IPAM plugin that cannot serve an interface of ours.
+pub(super) const DHCP: &str = "dhcp";
 
 /// The fields of a network configuration that are ours; unknown ones are tolerated, as the
 /// specification asks.
 #[derive(Clone, Debug, Deserialize)]
 pub struct NetConf {
     /// Version of the specification this configuration is written for.
-    #[serde(rename = "cniVersion")]
+    #[serde(rename = "cniVersion", default = "unnamed_version")]
     pub cni_version: String,
     /// Name of the network configuration.
+    #[serde(default)]
     pub name: String,
     /// Name of a SpiderMultusConfig, `namespace/name` or `name`.
     #[serde(default)]
@@ -27,20 +37,33 @@ pub struct NetConf {
     mode: Option<IpvlanMode>,
     #[serde(default)]
     mtu: Option<u32>,
+    /// Whether accepted sockets take marks ([`NetworkSpec`](crate::podnet::NetworkSpec)).
+    #[serde(default, rename = "acceptMarks")]
+    pub(super) accept_marks: Option<bool>,
     #[serde(default)]
     ipam: Option<Ipam>,
     #[serde(default, rename = "runtimeConfig")]
     runtime: Option<RuntimeConfig>,
-    #[serde(default, rename = "prevResult")]
+    #[serde(skip)]
     prev_result: Option<Value>,
-    #[serde(default, rename = "cni.dev/valid-attachments")]
+    // The specification of 1.1.0 has one name in its text and another in its examples.
+    #[serde(
+        default,
+        rename = "cni.dev/valid-attachments",
+        alias = "cni.dev/attachments"
+    )]
     valid_attachments: Option<Vec<ValidAttachment>>,
+}
+
+fn unnamed_version() -> String {
+    UNNAMED.to_owned()
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct Ipam {
-    #[serde(rename = "type")]
-    kind: String,
+    /// The pools, without one.
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
     #[serde(default, rename = "ipv4Pools")]
     ipv4_pools: Vec<String>,
     #[serde(default, rename = "ipv6Pools")]
@@ -53,6 +76,17 @@ struct RuntimeConfig {
     /// Of the capability `ips`: addresses, with or without a prefix length.
     #[serde(default)]
     ips: Vec<String>,
+    /// Of the capability `portMappings`.
+    #[serde(default, rename = "portMappings")]
+    port_mappings: Vec<PortMapping>,
+}
+
+/// A `hostPort` of a pod's.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct PortMapping {
+    /// The node's port; 0: none.
+    #[serde(default, rename = "hostPort")]
+    pub(super) host_port: u16,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -90,29 +124,41 @@ impl NetConf {
     /// # Errors
     /// When it is not JSON, lacks a required field, or is of a version that is not spoken.
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        let value: Value = serde_json::from_str(text).map_err(|e| {
+        let mut value: Value = serde_json::from_str(text).map_err(|e| {
             Failure::new(
                 code::DECODING_FAILURE,
                 format!("the network configuration is not valid JSON: {e}"),
                 "it must be one JSON object, as the CNI specification describes",
             )
         })?;
-        let conf: Self = serde_path_to_error::deserialize(value).map_err(|e| {
-            let field = e.path().to_string();
-            let place = if field == "." {
-                String::new()
-            } else {
-                format!("`{field}`: ")
-            };
-            Failure::new(
-                code::INVALID_NETWORK_CONFIG,
-                format!(
-                    "the network configuration is not valid: {place}{}",
-                    e.inner()
-                ),
-                "see the README for the fields that there are",
-            )
-        })?;
+        // It goes back to the runtime as it came.
+        let prev_result = value
+            .as_object_mut()
+            .and_then(|conf| conf.remove("prevResult"));
+        let prev_result = prev_result.filter(|result| !is_nothing(result));
+        // libcni gives both names: the one of the specification's text counts.
+        if let Some(conf) = value.as_object_mut()
+            && conf.contains_key("cni.dev/valid-attachments")
+        {
+            conf.remove("cni.dev/attachments");
+        }
+        let mut conf: Self =
+            serde_path_to_error::deserialize(without_nothing(value)).map_err(|e| {
+                let field = e.path().to_string();
+                let place = if field == "." {
+                    String::new()
+                } else {
+                    format!("`{field}`: ")
+                };
+                Failure::new(
+                    code::INVALID_NETWORK_CONFIG,
+                    format!(
+                        "the network configuration is not valid: {place}{}",
+                        e.inner()
+                    ),
+                    "see the README for the fields that there are",
+                )
+            })?;
         if !VERSIONS.contains(&conf.cni_version.as_str()) {
             return Err(Failure::new(
                 code::INCOMPATIBLE_VERSION,
@@ -120,14 +166,20 @@ impl NetConf {
                 format!("supported are {}", VERSIONS.join(", ")),
             ));
         }
+        conf.prev_result = prev_result;
         if conf.name.is_empty() {
-            return Err(Failure::new(
-                code::INVALID_NETWORK_CONFIG,
-                "the network configuration has an empty `name`",
-                "give the network a name that is unique on this node",
-            ));
+            conf.name = conf.unnamed();
         }
         Ok(conf)
+    }
+
+    /// What a network is called whose configuration does not say: as long as it stays the same, so does this.
+    fn unnamed(&self) -> String {
+        match (&self.network, &self.master) {
+            (Some(network), _) => network.clone(),
+            (None, Some(master)) => format!("{PLUGIN}-{master}"),
+            (None, None) => format!("{PLUGIN}-unnamed"),
+        }
     }
 
     /// Whether the configuration is of version `minimum` or newer.
@@ -149,6 +201,15 @@ impl NetConf {
                 master,
                 "behind another plugin (`prevResult`) ebbtide adds to the interface that is there: \
                  leave `master` out, or put ebbtide first",
+            ));
+        }
+        if self.ipam_plugin() == Some(DHCP) {
+            return Err(unsupported(
+                "ipam.type",
+                DHCP,
+                "its daemon asks by an interface that is there before it has an address, and all \
+                 children of a NIC have one MAC address, by which a DHCP server cannot tell them apart: \
+                 leave `ipam` out for addresses of the pools, or use host-local, static or whereabouts",
             ));
         }
         match (&self.network, &self.master) {
@@ -214,6 +275,18 @@ impl NetConf {
             .collect()
     }
 
+    /// The ports of the node that the pod asks for. Who serves them has the capability in our place.
+    pub(super) fn host_ports(&self) -> Vec<u16> {
+        let asked = self
+            .runtime
+            .iter()
+            .flat_map(|runtime| &runtime.port_mappings);
+        asked
+            .map(|port| port.host_port)
+            .filter(|port| *port != 0)
+            .collect()
+    }
+
     /// The network's name among the manifests, if the configuration gives one.
     #[must_use]
     pub fn network(&self) -> Option<&str> {
@@ -223,8 +296,8 @@ impl NetConf {
     /// The IPAM plugin of others that is to give the addresses.
     #[must_use]
     pub fn ipam_plugin(&self) -> Option<&str> {
-        let kind = self.ipam.as_ref().map(|ipam| ipam.kind.as_str());
-        kind.filter(|kind| *kind != "ebbtide")
+        let kind = self.ipam.as_ref().and_then(|ipam| ipam.kind.as_deref());
+        kind.filter(|kind| *kind != PLUGIN)
     }
 
     /// Whether the addresses are not from the pools: another plugin made the interface, or gives the
@@ -303,14 +376,14 @@ mod tests {
         for (text, expected, named) in [
             ("{".to_owned(), code::DECODING_FAILURE, "JSON"),
             (
-                r#"{"name":"n"}"#.to_owned(),
-                code::INVALID_NETWORK_CONFIG,
-                "cniVersion",
-            ),
-            (
-                r#"{"cniVersion":"1.0.0"}"#.to_owned(),
+                r#"{"name":7}"#.to_owned(),
                 code::INVALID_NETWORK_CONFIG,
                 "name",
+            ),
+            (
+                format!(r#"{{{head},"master":"b","ipam":{{"type":"dhcp"}}}}"#),
+                code::UNSUPPORTED_FIELD,
+                "dhcp",
             ),
             (
                 r#"{"cniVersion":"9.9.9","name":"n"}"#.to_owned(),
@@ -328,7 +401,7 @@ mod tests {
                 "mode",
             ),
             (
-                format!(r#"{{{head},"master":"b","prevResult":{{}}}}"#),
+                format!(r#"{{{head},"master":"b","prevResult":{{"ips":[]}}}}"#),
                 code::UNSUPPORTED_FIELD,
                 "master",
             ),
@@ -343,6 +416,87 @@ mod tests {
                 failure.message
             );
         }
+    }
+
+    #[test]
+    fn absent_empty_and_null_say_the_same() {
+        let plain = NetConf::parse(r#"{"cniVersion":"1.0.0","name":"n","master":"b"}"#).unwrap();
+        for field in [
+            "network",
+            "mode",
+            "mtu",
+            "ipam",
+            "runtimeConfig",
+            "prevResult",
+            "dns",
+            "args",
+        ] {
+            for nothing in ["null", "\"\"", "{}"] {
+                let text = format!(
+                    r#"{{"cniVersion":"1.0.0","name":"n","master":"b","{field}":{nothing}}}"#
+                );
+                let conf =
+                    NetConf::parse(&text).unwrap_or_else(|e| panic!("{text}: {}", e.message));
+                assert_eq!(conf.choice(), plain.choice(), "{text}");
+                assert_eq!(conf.is_guest(), plain.is_guest(), "{text}");
+                assert_eq!(conf.ips(), Ok(vec![]), "{text}");
+            }
+        }
+        for (inside, nothing) in [
+            ("ipam", r#"{"type":null,"ipv4Pools":null,"ipv6Pools":[]}"#),
+            ("ipam", r#"{"type":"","ipv4Pools":[""]}"#),
+            ("ipam", r#"{"type":"ebbtide"}"#),
+            (
+                "runtimeConfig",
+                r#"{"ips":null,"portMappings":[],"bandwidth":null}"#,
+            ),
+            (
+                "runtimeConfig",
+                r#"{"ips":[""],"portMappings":null,"mac":""}"#,
+            ),
+        ] {
+            let text =
+                format!(r#"{{"cniVersion":"1.0.0","name":"n","master":"b","{inside}":{nothing}}}"#);
+            let conf = NetConf::parse(&text).unwrap_or_else(|e| panic!("{text}: {}", e.message));
+            assert_eq!(conf.choice(), plain.choice(), "{text}");
+            assert_eq!(conf.ipam_plugin(), None, "{text}");
+            assert_eq!(conf.ips(), Ok(vec![]), "{text}");
+        }
+        for (text, version, name) in [
+            (r#"{"network":"default/a"}"#, "0.1.0", "default/a"),
+            (
+                r#"{"cniVersion":"","name":null,"master":"b"}"#,
+                "0.1.0",
+                "ebbtide-b",
+            ),
+            (
+                r#"{"cniVersion":null,"name":""}"#,
+                "0.1.0",
+                "ebbtide-unnamed",
+            ),
+            (r#"{"cniVersion":"0.3.0","name":"n"}"#, "0.3.0", "n"),
+        ] {
+            let conf = NetConf::parse(text).unwrap();
+            assert_eq!(
+                (conf.cni_version.as_str(), conf.name.as_str()),
+                (version, name)
+            );
+        }
+    }
+
+    #[test]
+    fn attachments_that_are_to_stay_are_found_by_both_names_and_never_taken_for_none() {
+        let list = |fields: &str| {
+            let text = format!(r#"{{"cniVersion":"1.1.0","name":"n",{fields}}}"#);
+            let conf = NetConf::parse(&text).unwrap();
+            conf.valid_attachments().map(|all| all.len())
+        };
+        let one = r#"[{"containerID":"c","ifname":"eth0"}]"#;
+        assert_eq!(list(&format!(r#""cni.dev/attachments":{one}"#)), Ok(1));
+        let both = format!(r#""cni.dev/valid-attachments":{one},"cni.dev/attachments":{one}"#);
+        assert_eq!(list(&both), Ok(1));
+        assert_eq!(list(r#""cni.dev/valid-attachments":[]"#), Ok(0));
+        assert!(list(r#""cni.dev/valid-attachments":null"#).is_err());
     }
 
     #[test]
@@ -364,7 +518,7 @@ mod tests {
         for (fields, guest, ipam) in [
             (r#""network":"a""#, false, None),
             (
-                r#""master":"b","ipam":{"type":"ebbtide"},"prevResult":{}"#,
+                r#""master":"b","ipam":{"type":"ebbtide"},"prevResult":{"ips":[]}"#,
                 false,
                 None,
             ),
@@ -374,7 +528,9 @@ mod tests {
                 Some("host-local"),
             ),
             (r#""prevResult":{"ips":[]}"#, true, None),
-            (r#""network":"a","prevResult":{}"#, true, None),
+            (r#""network":"a","prevResult":{"dns":{}}"#, true, None),
+            (r#""network":"a","prevResult":{}"#, false, None),
+            (r#""network":"a","prevResult":null"#, false, None),
         ] {
             let text = format!(r#"{{"cniVersion":"1.0.0","name":"n",{fields}}}"#);
             let conf = NetConf::parse(&text).unwrap();

@@ -50,11 +50,11 @@ impl From<podnet::PlanError> for Failure {
 
 impl From<podnet::Error> for Failure {
     fn from(error: podnet::Error) -> Self {
-        Self::new(
-            code::KERNEL,
-            error.to_string(),
-            "nothing was left behind; the agent's log has the details",
-        )
+        let way_out = match &error {
+            podnet::Error::MasterTaken { way_out, .. } => way_out.clone(),
+            _ => "nothing was left behind; the agent's log has the details".to_owned(),
+        };
+        Self::new(code::KERNEL, error.to_string(), way_out)
     }
 }
 

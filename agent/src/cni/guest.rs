@@ -1,24 +1,27 @@
 //! ADD where another plugin made the interface (a chain) or gives the addresses (`ipam.type`).
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use ebbtide_plugin::{cni::code, wire::Invocation};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tracing::error;
 
 use super::{
     AddResult, Failure, NetConf,
     add::{earlier, make, of_ours, refuse_conflicts},
+    config::DHCP,
     container::{Container, owner},
     delegate,
     previous::Previous,
+    result::is_by_family,
     wanted,
 };
 use crate::{
     agent::Agent,
-    netlink::{direct::Direct, model::Sysctl, netns::Netns, sysctl},
+    netlink::{self, direct::Direct, model::Sysctl, netns::Netns, sysctl},
     podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
-    pool::Owner,
+    pool::{Object, Owner},
     timing,
 };
 
@@ -34,23 +37,32 @@ pub(super) async fn add(
     let sandbox = container.sandbox(&container.attachment.interface);
     if let Some(result) = conf.previous() {
         let previous = Previous::parse(result, "the plugin before ebbtide")?;
-        let addresses = previous.of_interface(&sandbox.interface)?;
+        let (mtu, inside) = timing::at_once("look into the pod", || {
+            inside(&container.netns, &sandbox.interface)
+        })?;
+        let addresses = previous.of_interface(&sandbox.interface, &inside)?;
         let known = agent.interface(&owner);
         let known = known.as_ref().and_then(|net| net.spec.as_ref());
         let strict_links = match known {
             Some(spec) => spec.strict_links.clone(),
-            None => previous
-                .in_host()
-                .filter(|link| is_strict(link))
-                .map(ToOwned::to_owned)
-                .collect(),
+            None => {
+                let facts = agent.facts.get(&agent.host).await?;
+                // A result that does not say where a link is may mean one of the same name as a NIC.
+                let is_nic = |link: &str| {
+                    let nic = facts.nic(link);
+                    nic.is_some_and(|nic| nic.kind.as_deref() != Some("bridge"))
+                };
+                previous
+                    .in_host(&sandbox.interface)
+                    .filter(|link| is_strict(link) && !is_nic(link))
+                    .map(ToOwned::to_owned)
+                    .collect()
+            }
         };
-        let mtu = timing::at_once("look into the pod", || {
-            mtu_inside(&container.netns, &sandbox.interface)
-        })?;
         let spec = NetworkSpec {
             made_before: Some(mtu),
             strict_links,
+            accept_marks: accept_marks(agent, &container, conf).await,
             master: String::new(),
             ..match conf.network() {
                 Some(_) => wanted::resolve(agent, choice, conf, &agent.catalog())?.spec,
@@ -60,7 +72,8 @@ pub(super) async fn add(
         let net = attach(agent, &owner, &sandbox, &spec, &addresses, None).await?;
         return Ok(beside(result, &net, &conf.cni_version).to_string());
     }
-    let spec = wanted::resolve(agent, choice, conf, &agent.catalog())?.spec;
+    let mut spec = wanted::resolve(agent, choice, conf, &agent.catalog())?.spec;
+    spec.accept_marks = accept_marks(agent, &container, conf).await;
     refuse_conflicts(agent, &owner, &spec)?;
     let Some(ipam) = ipam(conf, invocation) else {
         return Err(Failure::new(
@@ -106,8 +119,10 @@ pub(super) async fn tell_ipam(
 }
 
 fn ipam(conf: &NetConf, invocation: &Invocation) -> Option<Delegate> {
+    // One that was never asked for an address has none to give back.
+    let kind = conf.ipam_plugin().filter(|kind| *kind != DHCP)?;
     Some(Delegate {
-        kind: conf.ipam_plugin()?.to_owned(),
+        kind: kind.to_owned(),
         container_id: invocation.container_id.clone(),
         netns: invocation.netns.clone(),
         interface: invocation.if_name.clone(),
@@ -189,6 +204,13 @@ async fn attach(
     Ok(net)
 }
 
+/// As far as the pod is known: its annotations say nothing else that is needed here.
+async fn accept_marks(agent: &Agent, container: &Container, conf: &NetConf) -> bool {
+    let known = wanted::subject(agent, &container.identity).await;
+    let pod = known.map_or_else(|_| Object::named(String::new()), |subject| subject.pod);
+    wanted::accepts_marks(conf, &pod)
+}
+
 /// Whether a link of the host's filters reverse paths strictly: the larger of `all` and its own
 /// setting counts (Documentation/networking/ip-sysctl.rst).
 fn is_strict(link: &str) -> bool {
@@ -203,18 +225,33 @@ fn is_strict(link: &str) -> bool {
     plain && value(link).max(value("all")) == "1"
 }
 
-/// The MTU of an interface that is there already.
-fn mtu_inside(netns: &Netns, name: &str) -> Result<u32, Failure> {
+/// The MTU and the addresses of an interface that is there already.
+fn inside(netns: &Netns, name: &str) -> Result<(u32, Vec<IpNet>), Failure> {
     let place = format!("in {}", netns.path().display());
-    let found = netns.run(|| Direct::open(place)?.links(&[name]))??;
-    match found.get(name) {
-        Some(link) => Ok(link.mtu),
-        None => Err(Failure::new(
+    let found = netns.run(|| {
+        let mut pod = Direct::open(place)?;
+        let link = pod.links(&[name])?.remove(name);
+        Ok::<_, netlink::Error>((link, pod.addresses()?))
+    })??;
+    let (Some(link), addresses) = found else {
+        return Err(Failure::new(
             code::INVALID_NETWORK_CONFIG,
-            format!("prevResult names the interface {name}, but it is not in the pod"),
-            "the plugin before ebbtide must make the interface that the runtime asks for",
-        )),
-    }
+            format!(
+                "another plugin's result came (prevResult), but the pod has no interface {name}"
+            ),
+            "the plugin before ebbtide must make the interface that the runtime asks for; for an \
+             interface of ebbtide's own, put it first",
+        ));
+    };
+    let is_global = |address: &IpNet| match address.addr() {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    };
+    let own = addresses
+        .iter()
+        .filter(|found| found.ifindex == link.ifindex);
+    let own = own.map(|found| found.address).filter(is_global);
+    Ok((link.mtu, own.collect()))
 }
 
 /// The earlier plugins' result with what was added: the pair to the host.
@@ -224,6 +261,9 @@ fn beside(earlier: &Value, net: &PodNet, version: &str) -> Value {
     let own = AddResult { mac: None, net }.to_json(version);
     // Ours comes first in ours, and is in theirs.
     let added = own["interfaces"].as_array().into_iter().flatten().skip(1);
+    if result["interfaces"].is_null() && !is_by_family(version) {
+        result["interfaces"] = json!([]);
+    }
     if let Some(interfaces) = result["interfaces"].as_array_mut() {
         for one in added {
             if !interfaces.contains(one) {

@@ -7,10 +7,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Failure;
+use super::{Failure, nothing::without_nothing};
 use crate::{netlink::model::Family, podnet::PodAddress};
 
-/// The fields of a result that are looked at; the form is that of every version since 0.3.0.
+/// The fields of a result that are looked at, in the form of every version since 0.3.0.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Previous {
     #[serde(default)]
@@ -19,22 +19,39 @@ pub(super) struct Previous {
     ips: Vec<Ip>,
     #[serde(default)]
     routes: Vec<Route>,
+    /// Before 0.3.0: the only address of its family.
+    #[serde(default)]
+    ip4: Option<OfFamily>,
+    /// See `ip4`.
+    #[serde(default)]
+    ip6: Option<OfFamily>,
+}
+
+#[derive(Debug, Deserialize)]
+struct OfFamily {
+    ip: IpNet,
+    #[serde(default)]
+    gateway: Option<IpAddr>,
+    #[serde(default)]
+    routes: Vec<Route>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Interface {
+    #[serde(default)]
     name: String,
     #[serde(default)]
     sandbox: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct Ip {
     address: IpNet,
     #[serde(default)]
     gateway: Option<IpAddr>,
+    /// Negative: of none that is listed.
     #[serde(default)]
-    interface: Option<usize>,
+    interface: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,7 +67,9 @@ impl Previous {
     /// # Errors
     /// When it is not of the form that the specification gives it.
     pub(super) fn parse(value: &Value, whose: &str) -> Result<Self, Failure> {
-        serde_path_to_error::deserialize(value).map_err(|e| {
+        let value = without_nothing(value.clone());
+        let read: Result<Self, _> = serde_path_to_error::deserialize(value);
+        let mut previous = read.map_err(|e| {
             Failure::new(
                 code::DECODING_FAILURE,
                 format!(
@@ -60,33 +79,70 @@ impl Previous {
                 ),
                 "it must be as the CNI specification describes",
             )
-        })
+        })?;
+        for of_family in [previous.ip4.take(), previous.ip6.take()] {
+            previous.add(of_family);
+        }
+        Ok(previous)
     }
 
-    /// The addresses of the pod's interface `name`, which an earlier plugin must have made.
+    fn add(&mut self, of_family: Option<OfFamily>) {
+        let Some(own) = of_family else { return };
+        self.routes.extend(own.routes);
+        self.ips.push(Ip {
+            address: own.ip,
+            gateway: own.gateway,
+            interface: None,
+        });
+    }
+
+    /// The addresses of the pod's interface `name`, which an earlier plugin made and which has
+    /// `inside` in the pod.
+    ///
+    /// What a result says of its interfaces is not the same with all plugins: Calico's lists the host's
+    /// end alone, Azure's says of none that it is in the pod, scripts count from -1. So what is of
+    /// another of the pod's interfaces is left out, and where nothing is left the pod is believed.
     ///
     /// # Errors
-    /// When it made none of that name, or it has no address.
-    pub(super) fn of_interface(&self, name: &str) -> Result<Vec<PodAddress>, Failure> {
-        let place = |(_, interface): &(usize, &Interface)| {
-            interface.name == name && !interface.sandbox.is_empty()
-        };
-        let Some((index, _)) = self.interfaces.iter().enumerate().find(place) else {
-            return Err(Failure::new(
-                code::INVALID_NETWORK_CONFIG,
-                format!("prevResult has no interface {name} in the pod"),
-                "the plugin before ebbtide must make the interface that the runtime asks for",
-            ));
-        };
-        let own = |ip: &&Ip| ip.interface.is_none_or(|at| at == index);
-        self.addresses(self.ips.iter().filter(own), "prevResult")
+    /// When it has no address.
+    pub(super) fn of_interface(
+        &self,
+        name: &str,
+        inside: &[IpNet],
+    ) -> Result<Vec<PodAddress>, Failure> {
+        let own = self.ips.iter().filter(|ip| self.may_be_of(ip, name));
+        let mut own: Vec<Ip> = own.cloned().collect();
+        if own.is_empty() {
+            own.extend(inside.iter().map(|address| Ip {
+                address: *address,
+                gateway: None,
+                interface: None,
+            }));
+        }
+        self.addresses(own.iter(), "prevResult")
     }
 
-    /// The links in the host that the plugins made.
-    pub(super) fn in_host(&self) -> impl Iterator<Item = &str> {
+    /// Whether an address is not of another one of the pod's interfaces.
+    fn may_be_of(&self, ip: &Ip, name: &str) -> bool {
+        let index = ip.interface.and_then(|index| usize::try_from(index).ok());
+        match index.and_then(|index| self.interfaces.get(index)) {
+            None => true,
+            Some(interface) => interface.name == name || !self.is_in_pod(interface, name),
+        }
+    }
+
+    /// A plugin that says of no interface that it is in the pod means them all.
+    fn is_in_pod(&self, interface: &Interface, asked: &str) -> bool {
+        let says_where = self.interfaces.iter().any(|link| !link.sandbox.is_empty());
+        let is_listed = self.interfaces.iter().any(|link| link.name == asked);
+        !interface.sandbox.is_empty() || (!says_where && is_listed)
+    }
+
+    /// The links in the host that the plugins made, where `asked` is the pod's interface.
+    pub(super) fn in_host<'a>(&'a self, asked: &'a str) -> impl Iterator<Item = &'a str> {
         let links = self.interfaces.iter();
         links
-            .filter(|link| link.sandbox.is_empty())
+            .filter(move |link| !link.name.is_empty() && !self.is_in_pod(link, asked))
             .map(|link| link.name.as_str())
     }
 
@@ -169,16 +225,112 @@ mod tests {
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16"}],
         });
         let previous = Previous::parse(&result, "prevResult").unwrap();
-        let own = previous.of_interface("eth0").unwrap();
+        let own = previous.of_interface("eth0", &[]).unwrap();
         assert_eq!(own.len(), 1);
         assert_eq!(own[0].address.to_string(), "10.1.0.2/24");
         let via: IpAddr = [10, 1, 0, 1].into();
         assert_eq!(own[0].gateway, Some(via));
         assert_eq!(own[0].routes, [("10.9.0.0/16".parse().unwrap(), via)]);
-        for missing in ["veth1", "eth1"] {
-            let failure = previous.of_interface(missing).unwrap_err();
-            assert!(failure.message.contains(missing), "{}", failure.message);
+        assert_eq!(previous.in_host("eth0").collect::<Vec<_>>(), ["veth1"]);
+    }
+
+    /// What plugins and scripts say of a pod whose eth0 has 10.88.0.5/24: the address and gateway that are
+    /// taken, and the links that are taken for the host's.
+    #[test]
+    fn results_of_many_shapes_are_understood() {
+        let inside = ["10.88.0.5/24".parse().unwrap()];
+        for (what, result, address, gateway, in_host) in [
+            (
+                "Calico: the host's end alone",
+                json!({"interfaces": [{"name": "calia1"}], "ips": [{"version": "4", "address": "10.88.0.5/32"}]}),
+                "10.88.0.5/32",
+                None,
+                vec!["calia1"],
+            ),
+            (
+                "Calico, with an index of the host's end",
+                json!({"interfaces": [{"name": "calia1"}], "ips": [{"address": "10.88.0.5/32", "interface": 0}]}),
+                "10.88.0.5/32",
+                None,
+                vec!["calia1"],
+            ),
+            (
+                "Azure: nothing says what is in the pod",
+                json!({"interfaces": [{"name": "eth0"}],
+                    "ips": [{"address": "10.88.0.5/16", "gateway": "10.88.0.1", "interface": 0}]}),
+                "10.88.0.5/16",
+                Some("10.88.0.1"),
+                vec![],
+            ),
+            (
+                "a script: empty texts and -1",
+                json!({"interfaces": [{"name": "eth0", "sandbox": "/x", "mac": ""}],
+                    "ips": [{"version": "4", "address": "10.88.0.5/24", "gateway": "", "interface": -1}],
+                    "routes": [{"dst": "0.0.0.0/0", "gw": ""}], "dns": null}),
+                "10.88.0.5/24",
+                None,
+                vec![],
+            ),
+            (
+                "a gateway in the routes alone",
+                json!({"interfaces": null, "ips": [{"address": "10.88.0.5/24"}],
+                    "routes": [{"dst": "0.0.0.0/0", "gw": "10.88.0.254"}]}),
+                "10.88.0.5/24",
+                Some("10.88.0.254"),
+                vec![],
+            ),
+            (
+                "an index that leads nowhere",
+                json!({"interfaces": [{"name": "eth0", "sandbox": "/x"}],
+                    "ips": [{"address": "10.88.0.5/24", "interface": 7}], "routes": null}),
+                "10.88.0.5/24",
+                None,
+                vec![],
+            ),
+            (
+                "no addresses: the pod's own",
+                json!({"interfaces": [{"name": "veth7"}], "ips": null}),
+                "10.88.0.5/24",
+                None,
+                vec!["veth7"],
+            ),
+            (
+                "addresses of another interface alone: the pod's own",
+                json!({"interfaces": [{"name": "net9", "sandbox": "/x"}],
+                    "ips": [{"address": "10.9.0.1/24", "interface": 0}]}),
+                "10.88.0.5/24",
+                None,
+                vec![],
+            ),
+            (
+                "before 0.3.0",
+                json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.88.0.5/24", "gateway": "10.88.0.254",
+                    "routes": [{"dst": "0.0.0.0/0"}]}, "ip6": null}),
+                "10.88.0.5/24",
+                Some("10.88.0.254"),
+                vec![],
+            ),
+        ] {
+            let previous = Previous::parse(&result, "prevResult");
+            let previous = previous.unwrap_or_else(|e| panic!("{what}: {}", e.message));
+            let own = previous.of_interface("eth0", &inside).unwrap();
+            assert_eq!(own.len(), 1, "{what}");
+            assert_eq!(own[0].address.to_string(), address, "{what}");
+            let expected: Option<IpAddr> = gateway.map(|ip| ip.parse().unwrap());
+            assert_eq!(own[0].gateway, expected, "{what}");
+            assert_eq!(
+                previous.in_host("eth0").collect::<Vec<_>>(),
+                in_host,
+                "{what}"
+            );
         }
+        let nowhere = Previous::parse(&json!({}), "prevResult").unwrap();
+        let failure = nowhere.of_interface("eth0", &[]).unwrap_err();
+        assert!(
+            failure.message.contains("no address"),
+            "{}",
+            failure.message
+        );
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::{netlink::model::MAIN_TABLE, netlink::model::Mac, podnet::PodNet};
+use crate::{
+    netlink::model::{Family, MAIN_TABLE, Mac},
+    podnet::PodNet,
+};
 
 /// What ADD made, independent of versions.
 #[derive(Debug)]
@@ -19,6 +22,9 @@ impl AddResult<'_> {
     #[must_use]
     pub fn to_json(&self, version: &str) -> Value {
         let net = self.net;
+        if is_by_family(version) {
+            return self.by_family(version);
+        }
         let sandbox = net.netns.display().to_string();
         let interface = |name: &str, mac: Option<Mac>, mtu: u32, sandbox: Option<&str>| {
             let mut object = json!({ "name": name });
@@ -57,7 +63,7 @@ impl AddResult<'_> {
                     ip["gateway"] = json!(gateway.to_string());
                 }
                 // Dropped from the specification in 1.0.0.
-                if matches!(version, "0.3.1" | "0.4.0") {
+                if matches!(version, "0.3.0" | "0.3.1" | "0.4.0") {
                     ip["version"] = json!(if pod.address.addr().is_ipv4() {
                         "4"
                     } else {
@@ -67,19 +73,7 @@ impl AddResult<'_> {
                 ip
             })
             .collect();
-        let routes: Vec<Value> = net
-            .in_pod
-            .routes
-            .iter()
-            .filter(|route| route.table == MAIN_TABLE && route.link == net.interface)
-            .map(|route| {
-                let mut object = json!({ "dst": route.destination.to_string() });
-                if let Some(via) = route.via {
-                    object["gw"] = json!(via.to_string());
-                }
-                object
-            })
-            .collect();
+        let routes: Vec<Value> = self.routes().map(|(_, route)| route).collect();
         json!({
             "cniVersion": version,
             "interfaces": interfaces,
@@ -88,4 +82,40 @@ impl AddResult<'_> {
             "dns": {},
         })
     }
+
+    /// The routes of the interface in the main table.
+    fn routes(&self) -> impl Iterator<Item = (Family, Value)> {
+        let net = self.net;
+        let routes = net.in_pod.routes.iter();
+        let own = routes.filter(|route| route.table == MAIN_TABLE && route.link == net.interface);
+        own.map(|route| {
+            let mut object = json!({ "dst": route.destination.to_string() });
+            if let Some(via) = route.via {
+                object["gw"] = json!(via.to_string());
+            }
+            (Family::of_net(&route.destination), object)
+        })
+    }
+
+    /// Before 0.3.0: one address of each family, and no interfaces.
+    fn by_family(&self, version: &str) -> Value {
+        let mut result = json!({"cniVersion": version, "dns": {}});
+        for (family, key) in [(Family::V4, "ip4"), (Family::V6, "ip6")] {
+            let mut addresses = self.net.addresses.iter();
+            let first = addresses.find(|pod| Family::of_net(&pod.address) == family);
+            let Some(pod) = first else { continue };
+            let routes = self.routes().filter(|(of, _)| *of == family);
+            let routes: Vec<Value> = routes.map(|(_, route)| route).collect();
+            result[key] = json!({"ip": pod.address.to_string(), "routes": routes});
+            if let Some(gateway) = pod.gateway {
+                result[key]["gateway"] = json!(gateway.to_string());
+            }
+        }
+        result
+    }
+}
+
+/// Whether a result of this version has `ip4` and `ip6` in place of a list.
+pub(super) fn is_by_family(version: &str) -> bool {
+    matches!(version, "0.1.0" | "0.2.0")
 }

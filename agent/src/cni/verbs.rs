@@ -8,7 +8,7 @@ use ebbtide_plugin::{
 };
 use tracing::{Instrument as _, info, info_span, warn};
 
-use super::{Attachment, Failure, NetConf, add::add, container::owner, guest, wanted};
+use super::{Attachment, Failure, NetConf, add::add, container::owner, guest, host_ports, wanted};
 use crate::{
     agent::{Agent, DetachError},
     catalog::glob::fits,
@@ -64,8 +64,14 @@ async fn run(
         ))
     };
     match invocation.command.as_str() {
-        "ADD" if conf.is_guest() => guest::add(agent, invocation, &conf).await,
-        "ADD" => add(agent, invocation, &conf).await,
+        "ADD" => {
+            let result = match conf.is_guest() {
+                true => guest::add(agent, invocation, &conf).await,
+                false => add(agent, invocation, &conf).await,
+            }?;
+            host_ports::tell(agent, invocation, &conf);
+            Ok(result)
+        }
         "DEL" => del(agent, invocation, &conf).await,
         "CHECK" => {
             since("0.4.0")?;
@@ -212,16 +218,19 @@ fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     let patterns = || network.ipv4_pools.iter().chain(&network.ipv6_pools);
     let listed = |name: &str| patterns().any(|pattern| fits(pattern, name));
     let explicit = !network.ipv4_pools.is_empty() || !network.ipv6_pools.is_empty();
-    let free = agent.pools.usage(&catalog).into_iter().any(|pool| {
+    let usage = agent.pools.usage(&catalog).into_iter();
+    let mut own = usage.filter(|pool| {
         let here = pool.node_names.is_empty() || pool.node_names.contains(&agent.node_name);
-        pool.free > 0 && here && (!explicit || listed(&pool.name))
+        !pool.disabled && here && (!explicit || listed(&pool.name))
     });
-    if free {
+    // A node that is full is well: not ready, all its pods would be taken out of their Services.
+    let serves = !agent.interfaces().is_empty();
+    if own.any(|pool| pool.total > 0 && (serves || pool.free > 0 || pool.resting > 0)) {
         Ok(String::new())
     } else {
         Err(unavailable(
             format!(
-                "no pool has a free address for network {} on node {}",
+                "no pool has an address for network {} on node {}",
                 network.spec.name, agent.node_name
             ),
             "`ebbtidectl pools` shows the pools and how full they are",

@@ -98,18 +98,29 @@ pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Sub
 
 /// An Event on the pod that was to be added, where a person looks first.
 pub(super) fn tell_pod(agent: &Agent, invocation: &Invocation, failure: &Failure) {
-    let Some(cluster) = &agent.cluster else {
-        return;
-    };
     if invocation.command != "ADD" || failure.code == code::TRY_AGAIN_LATER {
         return;
     }
+    let note = format!("{}; {}", failure.message, failure.way_out);
+    note_on_pod(agent, invocation, "NoNetwork", note);
+}
+
+/// A warning on the pod that a command is about.
+pub(super) fn note_on_pod(
+    agent: &Agent,
+    invocation: &Invocation,
+    reason: &'static str,
+    note: String,
+) {
+    let Some(cluster) = &agent.cluster else {
+        return;
+    };
     let identity = PodIdentity::parse(&invocation.args);
     let pod = ObjectName {
         namespace: identity.namespace,
         name: identity.name,
     };
-    cluster.tell_pod(pod, format!("{}; {}", failure.message, failure.way_out));
+    cluster.tell_pod(pod, reason, note);
 }
 
 /// The interfaces to make, the runtime's own first.
@@ -131,6 +142,7 @@ pub(super) fn interfaces(
         // Somebody else (Multus) reads the annotations and calls once for each network.
         let mut network = resolve(agent, choice, conf, catalog)?;
         network.ips = conf.ips()?;
+        network.spec.accept_marks = accepts_marks(conf, &subject.pod);
         if let Ok(asked) = asked {
             prefer_route(&mut network, asked.default_route_nic);
         }
@@ -149,10 +161,26 @@ pub(super) fn interfaces(
         let mut network = by_reference(agent, &each.network, conf, catalog)?;
         network.ips = each.ips;
         network.spec.gateways = each.default_route;
+        network.spec.accept_marks = accepts_marks(conf, &subject.pod);
         prefer_route(&mut network, asked.default_route_nic.clone());
         interfaces.push((each.interface, network));
     }
     Ok(interfaces)
+}
+
+/// A pod that says otherwise, by our annotation or by Istio's for a proxy that marks what comes in.
+const ACCEPT_MARKS: &str = "ebbtide.io/accept-marks";
+/// See [`ACCEPT_MARKS`].
+const INTERCEPTION: &str = "sidecar.istio.io/interceptionMode";
+
+/// Whether accepted sockets of the pod are to take their SYN's mark.
+pub(super) fn accepts_marks(conf: &NetConf, pod: &Object) -> bool {
+    let said = |key: &str| pod.annotations.get(key).map(String::as_str);
+    match said(ACCEPT_MARKS) {
+        Some("true") => true,
+        Some("false") => false,
+        _ => conf.accept_marks.unwrap_or(true) && said(INTERCEPTION) != Some("TPROXY"),
+    }
 }
 
 /// The pod's own wish wins over the network's.
@@ -263,5 +291,43 @@ pub(super) fn resolve(
             ipv6_pools,
             ips: Vec::new(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_accepted_unless_pod_or_network_say_otherwise() {
+        for (fields, annotations, accepted) in [
+            ("", vec![], true),
+            (r#","acceptMarks":null"#, vec![], true),
+            (r#","acceptMarks":false"#, vec![], false),
+            ("", vec![(ACCEPT_MARKS, "false")], false),
+            ("", vec![(INTERCEPTION, "TPROXY")], false),
+            ("", vec![(INTERCEPTION, "REDIRECT")], true),
+            (
+                "",
+                vec![(INTERCEPTION, "TPROXY"), (ACCEPT_MARKS, "true")],
+                true,
+            ),
+            (
+                r#","acceptMarks":false"#,
+                vec![(ACCEPT_MARKS, "true")],
+                true,
+            ),
+        ] {
+            let text = format!(r#"{{"cniVersion":"1.0.0","name":"n"{fields}}}"#);
+            let conf = NetConf::parse(&text).unwrap();
+            let annotations = annotations.iter();
+            let pod = Object {
+                annotations: annotations
+                    .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                    .collect(),
+                ..Object::named("web")
+            };
+            assert_eq!(accepts_marks(&conf, &pod), accepted, "{text} {pod:?}");
+        }
     }
 }

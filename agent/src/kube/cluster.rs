@@ -274,8 +274,8 @@ impl Cluster {
         }
     }
 
-    /// An Event on a pod that did not get its network. Nobody waits for it.
-    pub fn tell_pod(self: &Arc<Self>, name: ObjectName, note: String) {
+    /// A warning on a pod, for what it did not get. Nobody waits for it.
+    pub fn tell_pod(self: &Arc<Self>, name: ObjectName, reason: &'static str, note: String) {
         let Some(pod) = self.get(Kind::Pod, &name) else {
             return;
         };
@@ -283,7 +283,7 @@ impl Cluster {
         tokio::spawn(async move {
             let about = reference(Kind::Pod, &pod);
             let events = &cluster.events;
-            events.warn(&about, "NoNetwork", "Adding", &note).await;
+            events.warn(&about, reason, "Adding", &note).await;
         });
     }
 

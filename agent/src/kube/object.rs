@@ -72,8 +72,8 @@ impl Kind {
 /// cannot be forgotten here.
 const DOMAINS: [&str; 4] = ["ebbtide.io", "spidernet.io", "cni.cncf.io", "multus-cni.io"];
 
-/// What the kubelet notes about static pods.
-const OF_THE_KUBELET: &str = "kubernetes.io/config.";
+/// Annotations of others: what the kubelet notes about static pods, and how Istio intercepts.
+const OF_OTHERS: [&str; 2] = ["kubernetes.io/config.", "sidecar.istio.io/interceptionMode"];
 
 fn is_kept(annotation: &str) -> bool {
     let domain = annotation.split_once('/').map_or("", |(domain, _)| domain);
@@ -82,7 +82,8 @@ fn is_kept(annotation: &str) -> bool {
             .strip_suffix(kept)
             .is_some_and(|front| front.is_empty() || front.ends_with('.'))
     };
-    DOMAINS.into_iter().any(below) || annotation.starts_with(OF_THE_KUBELET)
+    let is_others = OF_OTHERS.iter().any(|other| annotation.starts_with(other));
+    DOMAINS.into_iter().any(below) || is_others
 }
 
 /// A pool's leases without those of other nodes: what is kept does not grow with the cluster.

@@ -9,6 +9,7 @@
 pub mod announcement;
 pub mod direct;
 pub mod foreign;
+mod holder;
 pub mod link;
 pub mod message;
 pub mod model;

@@ -38,7 +38,7 @@ impl Taken {
     /// The dumps that tell who is there: one for each family and table.
     pub(super) fn questions(&self) -> Vec<RouteNetlinkMessage> {
         let mut asked = Vec::new();
-        for (family, table) in self.wanted().map(|wanted| place(wanted)) {
+        for (family, table) in self.wanted().map(place) {
             if !asked.contains(&(family, table)) {
                 asked.push((family, table));
             }

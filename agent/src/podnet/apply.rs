@@ -7,10 +7,12 @@
 
 use std::collections::HashMap;
 
+use nix::errno::Errno;
+
 use crate::{
     datapath::{Datapath, Programs},
     netlink::{
-        Batch, Netlink,
+        self, Batch, Netlink,
         direct::Direct,
         link::Link,
         model::NamespacePlan,
@@ -148,7 +150,9 @@ impl Work {
         if let Some(veth) = pair {
             batch.add_veth(veth, netns.raw_fd());
         }
-        netlink.run(batch)?;
+        if let Err(refused) = netlink.run(batch) {
+            return Err(explained(refused, master, netlink));
+        }
         self.laps.lap("make the links");
         if let Some(veth) = pair {
             found.extend(netlink.links(&[&veth.host_name])?);
@@ -202,6 +206,22 @@ impl Work {
         self.laps.lap("configure the pod");
         let veth = net.way_to_host().and_then(|veth| found.get(&veth.pod_name));
         Ok(veth.map(|link| link.ifindex))
+    }
+}
+
+/// Why no link could be made, if the kernel's answer alone does not say it.
+fn explained(refused: netlink::Error, master: Option<u32>, netlink: &mut Direct) -> Error {
+    let is_taken = refused.errno() == Some(Errno::EBUSY as i32);
+    let holder = master
+        .filter(|_| is_taken)
+        .map(|master| netlink.holder_of(master));
+    match holder {
+        Some(Ok((holder, way_out))) => Error::MasterTaken {
+            source: refused,
+            holder,
+            way_out,
+        },
+        _ => refused.into(),
     }
 }
 

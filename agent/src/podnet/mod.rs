@@ -35,6 +35,16 @@ pub enum Error {
     /// The pod's namespace is not there, or its path leads to another one.
     #[error("the network namespace {} is gone: did the container end meanwhile?", .0.display())]
     NamespaceGone(std::path::PathBuf),
+    /// The master cannot have children: something else has it.
+    #[error("{source}: {holder}")]
+    MasterTaken {
+        /// What the kernel refused.
+        source: crate::netlink::Error,
+        /// Who has it.
+        holder: String,
+        /// What can be done.
+        way_out: String,
+    },
     /// A link that was just made, or must be there, is not.
     #[error("the link {name} is not there {place}: did somebody remove it just now?")]
     LinkGone {

@@ -91,10 +91,18 @@ pub struct NetworkSpec {
     /// An earlier plugin of the chain made the interface, with this MTU: there is no master.
     #[serde(default)]
     pub made_before: Option<u32>,
+    /// Whether accepted sockets take their SYN's mark, which leads replies back to the veth; not where
+    /// somebody in the pod marks what comes in for purposes of its own (TPROXY).
+    #[serde(default = "yes")]
+    pub accept_marks: bool,
     /// Links of the host's that earlier plugins made and that filter reverse paths strictly. The way
     /// back to the pod is our pair now, so what comes from the pod by them would be dropped.
     #[serde(default)]
     pub strict_links: Vec<String>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl NetworkSpec {
@@ -113,6 +121,7 @@ impl NetworkSpec {
             answer_neighbours: false,
             gateways: Vec::new(),
             made_before: None,
+            accept_marks: true,
             strict_links: Vec::new(),
         }
     }

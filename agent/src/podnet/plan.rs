@@ -95,7 +95,7 @@ pub fn plan(
         in_pod.rules.extend(beside);
     }
     if let Some(veth) = &veth {
-        in_pod.sysctls.extend(mark_settings());
+        in_pod.sysctls.extend(mark_settings(network.accept_marks));
         in_pod.sysctls.push(no_addresses(VETH));
         in_host.sysctls.push(no_addresses(&veth.host_name));
     }
@@ -230,10 +230,14 @@ fn family_settings(link: &str, family: Family) -> Vec<Sysctl> {
 /// Far addresses come by the veth. What is for the pod has the mark, which finds the way back; ICMP
 /// errors have none, and for what the pod passes on the rule of the mark is not asked. Loose filtering
 /// lets both in. The larger of `all` and this counts, and 2 (loose) is larger than 1.
-fn mark_settings() -> [Sysctl; 4] {
+///
+/// The kernel gives the accepted socket the whole mark, not our bit alone. Where a transparent proxy sets
+/// one of its own, replies would follow that proxy's rule back into the pod.
+fn mark_settings(accept: bool) -> [Sysctl; 4] {
+    let accept = if accept { "1" } else { "0" };
     [
         sysctl(format!("net/ipv4/conf/{VETH}/rp_filter"), "2"),
-        sysctl("net/ipv4/tcp_fwmark_accept".into(), "1"),
+        sysctl("net/ipv4/tcp_fwmark_accept".into(), accept),
         sysctl("net/ipv4/fwmark_reflect".into(), "1"),
         sysctl(format!("net/ipv4/conf/{VETH}/src_valid_mark"), "1"),
     ]

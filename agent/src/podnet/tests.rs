@@ -51,6 +51,7 @@ fn network() -> NetworkSpec {
         answer_neighbours: false,
         gateways: Vec::new(),
         made_before: None,
+        accept_marks: true,
         strict_links: Vec::new(),
     }
 }
@@ -152,6 +153,23 @@ fn replies_of_what_came_in_by_the_veth_are_routed_by_their_mark() {
             "{needed} in {sysctls:?}"
         );
     }
+}
+
+#[test]
+fn accepted_sockets_take_no_marks_where_a_proxy_sets_its_own() {
+    let of = |accept_marks| {
+        let network = NetworkSpec {
+            accept_marks,
+            ..network()
+        };
+        let sysctls = texts(&planned(&network, &[v4()]).in_pod.sysctls);
+        let found = sysctls
+            .into_iter()
+            .find(|s| s.contains("tcp_fwmark_accept"));
+        found.unwrap()
+    };
+    assert_eq!(of(true), "sysctl net/ipv4/tcp_fwmark_accept = 1");
+    assert_eq!(of(false), "sysctl net/ipv4/tcp_fwmark_accept = 0");
 }
 
 #[test]

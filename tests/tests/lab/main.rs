@@ -20,6 +20,7 @@ mod node_changes;
 mod plain_network;
 mod protocols;
 mod repair;
+mod requests;
 mod restart;
 mod rows;
 mod several_nics;

@@ -15,5 +15,6 @@ mod pool_kill;
 mod programs;
 mod protocols;
 mod refused;
+mod requests;
 mod responder;
 mod strict_vpc;

@@ -146,11 +146,6 @@ fn what_is_wrong_or_not_supported_in_a_network_is_named() {
             "not supported yet",
         ),
         (
-            beside("coordinator: {mode: overlay}"),
-            "spec.coordinator.mode",
-            "not supported yet",
-        ),
-        (
             beside("coordinator: {mode: sideways}"),
             "spec.coordinator.mode",
             "is no mode",

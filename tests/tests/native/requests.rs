@@ -1,0 +1,136 @@
+//! Requests of odd but real shape behind another plugin's interface, in this kernel.
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_tests::{
+    cni::Sandbox,
+    lab::Lab,
+    netns::Netns,
+    plan::Plan,
+    snapshot::{Snapshot, ip},
+};
+use serde_json::{Value, json};
+
+/// A pod whose eth0 is there already, with this address.
+fn pod(number: usize) -> Result<(Netns, Sandbox)> {
+    let name = format!("odd{number}");
+    let netns = Netns::new(&name)?;
+    let address = format!("10.88.0.{}/24", 10 + number);
+    for command in [
+        vec!["link", "add", "eth0", "type", "dummy"],
+        vec!["link", "set", "eth0", "up"],
+        vec!["address", "add", &address, "dev", "eth0"],
+    ] {
+        ip(&netns, &command)?;
+    }
+    let sandbox = Sandbox::new(&netns, format!("{name}-{}", std::process::id()), &name);
+    Ok((netns, sandbox))
+}
+
+/// What plugins before ours answer for a pod with `address`, with the version of the list.
+fn results(address: &str) -> Vec<(&'static str, &'static str, Value)> {
+    let whole = format!("{address}/24");
+    vec![
+        (
+            "Calico: the host's end of the pair alone",
+            "0.3.1",
+            json!({"cniVersion": "0.3.1", "interfaces": [{"name": "calia1b2"}],
+                "ips": [{"version": "4", "address": format!("{address}/32")}], "dns": {}}),
+        ),
+        (
+            "Azure: no sandbox",
+            "0.3.0",
+            json!({"cniVersion": "0.3.0", "interfaces": [{"name": "eth0"}],
+                "ips": [{"version": "4", "address": whole, "gateway": "10.88.0.1", "interface": 0}],
+                "routes": [{"dst": "0.0.0.0/0", "gw": "10.88.0.1"}], "dns": {}}),
+        ),
+        (
+            "a script: empty texts, and an index of none",
+            "0.4.0",
+            json!({"interfaces": [{"name": "eth0", "sandbox": "/x", "mac": ""}],
+                "ips": [{"version": "4", "address": whole, "gateway": "", "interface": -1}],
+                "routes": [{"dst": "0.0.0.0/0", "gw": ""}]}),
+        ),
+        (
+            "nulls for lists",
+            "1.0.0",
+            json!({"cniVersion": "1.0.0", "interfaces": null, "routes": null, "dns": null,
+                "ips": [{"address": whole, "gateway": null}]}),
+        ),
+        (
+            "no addresses at all: the pod has one",
+            "1.1.0",
+            json!({"cniVersion": "1.1.0", "interfaces": [{"name": "veth7"}], "dns": {}}),
+        ),
+        (
+            "a list without a version",
+            "",
+            json!({"ip4": {"ip": whole, "gateway": "10.88.0.1", "routes": []}}),
+        ),
+    ]
+}
+
+#[test]
+fn results_of_calico_azure_and_scripts_are_understood() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let plugin = lab.agent("master").plugin();
+    for (number, (what, version, _)) in results("").iter().enumerate() {
+        let (netns, sandbox) = pod(number)?;
+        let before = Snapshot::of(&netns)?;
+        let address = format!("10.88.0.{}", 10 + number);
+        let previous = results(&address)[number].2.clone();
+        let config = json!({
+            "cniVersion": version, "name": null, "type": "ebbtide", "ipam": {}, "mode": "",
+            "runtimeConfig": {"ips": null}, "args": null, "prevResult": previous,
+            "agentSocket": plugin.socket(),
+        })
+        .to_string();
+        let add = || -> Result<Value> {
+            let outcome = plugin.call("ADD", Some(&sandbox), &config)?;
+            outcome.success().with_context(|| what.to_string())
+        };
+        let result = add()?;
+        ensure!(result["ips"] == previous["ips"], "{what}: {result}");
+        ensure!(add()? == result, "{what}, repeated");
+        // The way to the pod is its own pair now.
+        let host = Snapshot::of(lab.vpc.node("master"))?;
+        ensure!(host.mentions(&address), "{what}: {host:?}");
+        ensure!(Snapshot::of(&netns)?.mentions("veth0"), "{what}");
+        let deleted = plugin.call("DEL", Some(&sandbox), &config)?;
+        deleted.success().with_context(|| what.to_string())?;
+        before
+            .assert_same(&Snapshot::of(&netns)?)
+            .with_context(|| what.to_string())?;
+    }
+    let netns = Netns::new("bare")?;
+    let sandbox = Sandbox::new(&netns, format!("bare-{}", std::process::id()), "bare");
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "n", "type": "ebbtide", "agentSocket": plugin.socket(),
+        "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.9/24"}]},
+    });
+    let error = plugin
+        .call("ADD", Some(&sandbox), &config.to_string())?
+        .error()?;
+    ensure!(error.code == 7 && error.msg.contains("eth0"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn dhcp_is_refused_before_anything_is_made_and_can_be_deleted() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let node = lab.vpc.node("master").clone();
+    let plugin = lab.agent("master").plugin();
+    let netns = Netns::new("dhcp")?;
+    let sandbox = Sandbox::new(&netns, format!("dhcp-{}", std::process::id()), "dhcp");
+    let before = (Snapshot::of(&node)?, Snapshot::of(&netns)?);
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "dh", "type": "ebbtide", "master": "ens5", "mode": "l2",
+        "ipam": {"type": "dhcp"}, "agentSocket": plugin.socket(),
+    })
+    .to_string();
+    let error = plugin.call("ADD", Some(&sandbox), &config)?.error()?;
+    ensure!(error.code == 2 && error.msg.contains("dhcp"), "{error}");
+    ensure!(error.details.contains("host-local"), "{error}");
+    plugin.call("DEL", Some(&sandbox), &config)?.success()?;
+    before.0.assert_same(&Snapshot::of(&node)?)?;
+    before.1.assert_same(&Snapshot::of(&netns)?)
+}
