@@ -46,15 +46,13 @@ pub(super) async fn add(
         let strict_links = match known {
             Some(spec) => spec.strict_links.clone(),
             None => {
-                let facts = agent.facts.get(&agent.host).await?;
                 // A result that does not say where a link is may mean one of the same name as a NIC.
-                let is_nic = |link: &str| {
-                    let nic = facts.nic(link);
-                    nic.is_some_and(|nic| nic.kind.as_deref() != Some("bridge"))
-                };
+                let host = agent.nics();
+                let nics = host.iter().flat_map(|host| &host.nics);
+                let nics: Vec<&str> = nics.map(|nic| nic.name.as_str()).collect();
                 previous
                     .in_host(&sandbox.interface)
-                    .filter(|link| is_strict(link) && !is_nic(link))
+                    .filter(|link| is_strict(link) && !nics.contains(link))
                     .map(ToOwned::to_owned)
                     .collect()
             }

@@ -16,7 +16,8 @@ fn pod(number: usize) -> Result<(Netns, Sandbox)> {
     let netns = Netns::new(&name)?;
     let address = format!("10.88.0.{}/24", 10 + number);
     for command in [
-        vec!["link", "add", "eth0", "type", "dummy"],
+        vec!["link", "add", "eth0", "type", "veth", "peer", "name", "far"],
+        vec!["link", "set", "far", "up"],
         vec!["link", "set", "eth0", "up"],
         vec!["address", "add", &address, "dev", "eth0"],
     ] {
