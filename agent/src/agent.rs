@@ -1,11 +1,13 @@
 //! The agent's parts put together, and what it does before it is ready.
 
+mod before;
 mod guests;
 mod nics;
 mod records;
 mod renew;
 mod running;
 mod turns;
+mod view;
 
 use std::{
     collections::HashMap,
@@ -20,12 +22,18 @@ use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 pub use turns::Changing;
 use turns::{Looking, Turns};
+pub use view::View;
 
 use crate::{
     catalog::Catalog,
     datapath::Datapath,
     kube::{Cluster, Leases},
-    netlink::{Netlink, model::Sysctl, netns::Evidence, sysctl},
+    netlink::{
+        Netlink,
+        model::{Family, Sysctl},
+        netns::Evidence,
+        sysctl,
+    },
     node::{self, CurrentFacts, NodeFacts},
     podnet::{self, PodNet},
     pool::{Owner, Pools},
@@ -139,7 +147,7 @@ impl Agent {
             facts: CurrentFacts::default(),
             look_again: Notify::new(),
             guests: Arc::new(guests),
-            nics: Nics::default(),
+            nics: Nics::new(&directories.state),
             not_taken_over: watch::Sender::new(0),
             renewed: Mutex::default(),
         })
@@ -243,7 +251,7 @@ impl Agent {
             true => self.dismiss(owner, net).await?,
             false => drop(timing::step("write to disk", self.pools.release(owner)).await?),
         }
-        locked(&self.interfaces).remove(owner);
+        self.forget(owner);
         Ok(())
     }
 
@@ -257,7 +265,7 @@ impl Agent {
             true => self.dismiss(owner, net).await?,
             false => drop(self.pools.release_for_good(owner).await?),
         }
-        locked(&self.interfaces).remove(owner);
+        self.forget(owner);
         Ok(())
     }
 
@@ -272,8 +280,17 @@ impl Agent {
             true => self.dismiss(owner, net).await?,
             false => drop(self.pools.release_unused(owner).await?),
         }
-        locked(&self.interfaces).remove(owner);
+        self.forget(owner);
         Ok(())
+    }
+
+    /// Notes that `owner` has nothing any more. The last one leaves a host that needs nothing of ours.
+    fn forget(&self, owner: &Owner) {
+        let mut interfaces = locked(&self.interfaces);
+        interfaces.remove(owner);
+        if interfaces.is_empty() {
+            self.look_again.notify_one();
+        }
     }
 
     /// Releases interfaces whose namespace ended without a DEL: a runtime that crashed, or one that
@@ -298,19 +315,20 @@ impl Agent {
         }
     }
 
-    /// What makes the node forward, in the order in which it is to be set.
-    #[must_use]
-    pub fn forwarding(&self) -> Vec<Sysctl> {
-        node::forwarding(&listening_for_ra(&sysctl::root().join("net/ipv6/conf")))
-    }
-
-    fn forward(&self) {
-        for setting in self.forwarding() {
+    fn forward(&self, facts: &NodeFacts) {
+        for setting in forwarding(facts) {
             if let Err(e) = sysctl::write(&setting) {
                 warn!("pods will not reach Services: {e}");
             }
         }
     }
+}
+
+/// What makes the node forward, in the order in which it is to be set.
+#[must_use]
+pub fn forwarding(facts: &NodeFacts) -> Vec<Sysctl> {
+    let listening = listening_for_ra(&sysctl::root().join("net/ipv6/conf"));
+    node::forwarding(&listening, facts.has(Family::V6))
 }
 
 /// NICs whose `accept_ra` is 1: those that stop listening once the node forwards. None if it

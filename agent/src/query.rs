@@ -3,6 +3,7 @@
 mod address;
 mod datapath;
 mod flows;
+mod nics;
 mod trace;
 
 use std::{collections::HashSet, path::PathBuf};
@@ -15,6 +16,7 @@ use crate::{agent::Agent, doctor, podnet::PodNet, pool::Owner};
 pub use address::{AddressInfo, AddressState, Released};
 pub use datapath::HookLine;
 pub use flows::{FlowLine, Flows, Place, protocol_name};
+pub use nics::NicLine;
 pub use trace::{TraceLine, trace};
 
 /// `ebbtidectl status`.
@@ -98,6 +100,10 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
         },
         Query::Pods => serde_json::to_string(&pods(agent)),
         Query::Pools => serde_json::to_string(&pools(agent)),
+        Query::Nics => match nics::nics(agent).await {
+            Ok(lines) => serde_json::to_string(&lines),
+            Err(e) => return refuse(e.to_string()),
+        },
         Query::Datapath => match datapath::datapath(agent).await {
             Ok(lines) => serde_json::to_string(&lines),
             Err(e) => return refuse(e),

@@ -4,13 +4,13 @@
 //! not know; the kernel itself drops a NIC's routes when the NIC goes down. Nobody tells the agent,
 //! so it listens to the kernel's announcements, and compares plan and kernel when something went.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, forwarding},
     netlink::{
         Batch, Error, Netlink,
         announcement::{Announcement, Announcements},
@@ -18,6 +18,7 @@ use crate::{
         state::{Missing, differing_sysctls},
         sysctl,
     },
+    node::NodeFacts,
 };
 
 /// Wiping comes in bursts; one comparison serves a whole burst.
@@ -114,9 +115,9 @@ fn without_repetition(plan: &mut NamespacePlan) {
 }
 
 /// Writes the settings that have other values, and gives those.
-fn settings(agent: &Agent, plan: &NamespacePlan) -> Vec<Missing> {
+fn settings(facts: &NodeFacts, plan: &NamespacePlan) -> Vec<Missing> {
     let mut all = NamespacePlan::default();
-    all.sysctls.extend(agent.forwarding());
+    all.sysctls.extend(forwarding(facts));
     all.sysctls.extend_from_slice(&plan.sysctls);
     let mut differing = differing_sysctls(&all);
     differing.retain(|missing| match missing {
@@ -146,6 +147,9 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         agent.look_again.notify_one();
     }
     let interfaces = &at_rest.interfaces;
+    if interfaces.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut plan = NamespacePlan::default();
     if let Some(nics) = agent.nics() {
         plan.routes.extend_from_slice(&nics.plan.routes);
@@ -153,25 +157,16 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         plan.filters.extend_from_slice(&nics.plan.filters);
         plan.sysctls.extend_from_slice(&nics.plan.sysctls);
     }
-    let mut masters = BTreeMap::new();
     for (_, net) in interfaces {
-        if let Some(master) = net.master() {
-            masters.entry(master).or_insert(net);
-        }
         plan.neighbours.extend_from_slice(&net.in_host.neighbours);
         plan.routes.extend_from_slice(&net.in_host.routes);
         plan.rules.extend_from_slice(&net.in_host.rules);
         plan.filters.extend_from_slice(&net.in_host.filters);
     }
-    for net in masters.into_values() {
-        let nic = agent.nic_plan(&facts, net);
-        plan.routes.extend(nic.routes);
-        plan.rules.extend(nic.rules);
-    }
     without_repetition(&mut plan);
     let state = agent.datapath.state_of_host(host, &plan).await?;
     let mut batch = Batch::default();
-    let mut put_back = settings(agent, &plan);
+    let mut put_back = settings(&facts, &plan);
     let mut revived = Vec::new();
     for (_, net) in interfaces {
         let Some(veth) = &net.veth else { continue };

@@ -1,5 +1,6 @@
 //! What a node's administrator can set, and the defaults.
 
+mod links;
 mod marks;
 
 use std::{fs, path::Path};
@@ -8,6 +9,7 @@ use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS, DEFAULT_PAST_HOST_MARK};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use links::LinkNames;
 pub use marks::Marks;
 
 use crate::catalog::NetworkRef;
@@ -40,8 +42,11 @@ pub struct Settings {
     /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with
     /// interface index `i` is this plus `i`.
     pub host_table: u32,
-    /// Priority of our routing rules, in pods and in the host; the three after it are used too.
+    /// Priority of our routing rules, in pods and in the host; the seven after it are used too. If others have rules
+    /// at one of them in the host, ours begin at the nearest block of eight that is free, the lower ones first.
     pub rule_priority: u32,
+    /// Which links are NICs, where the agent would decide otherwise.
+    pub nics: LinkNames,
     /// Whether what a pod sends with an address that is not its own is dropped, and counted. Off for pods
     /// that forward for others.
     pub spoof_guard: bool,
@@ -68,6 +73,7 @@ impl Default for Settings {
             reply_table: 7700,
             host_table: 7700,
             rule_priority: 1000,
+            nics: LinkNames::default(),
             spoof_guard: true,
             exempt_from_masquerade: false,
             rest_seconds: 60,
@@ -154,11 +160,14 @@ impl Settings {
             }
         }
         // 32766 is the main table's rule: behind it ours would never be looked at.
-        if settings.rule_priority == 0 || settings.rule_priority > 32_762 {
+        if settings.rule_priority == 0 || settings.rule_priority > 32_758 {
             return Err((
                 "rulePriority".into(),
-                format!("{} is not between 1 and 32762", settings.rule_priority),
+                format!("{} is not between 1 and 32758", settings.rule_priority),
             ));
+        }
+        if let Some((field, reason)) = settings.nics.wrong() {
+            return Err((field, reason));
         }
         Ok(settings)
     }
@@ -202,6 +211,12 @@ mod tests {
             ("replyTable: 254", "replyTable"),
             ("hostTable: 0", "hostTable"),
             ("rulePriority: 32766", "rulePriority"),
+            ("nics: {exclude: [ens5, \"ens[\"]}", "nics.exclude[1]"),
+            (
+                "nics: {include: [a-name-that-is-too-long]}",
+                "nics.include[0]",
+            ),
+            ("nics: {includes: []}", "nics"),
             ("serviceCIDRs: [nonsense]", "serviceCIDRs[0]"),
             ("servicecidr: []", "servicecidr"),
             ("defaultNetwork: a/b/c", "defaultNetwork"),

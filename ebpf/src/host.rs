@@ -7,15 +7,17 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
-use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
+use ebbtide_layout::{
+    FlowKey, HOST_MAC, HostFlow, HostHook, NIC_IS_STRICT, OWNER_HAS_GATEWAY, OWNER_IS_POD,
+};
 
 use crate::{
-    DROP, PASS, clock,
+    DROP, PASS, asking, clock,
     flow::{self, Ours, known},
     guard::{self, At},
     host_maps as maps,
     packet::{self, FIRST, Ip, LAST},
-    responder,
+    responder, strict,
 };
 
 /// `BPF_F_INGRESS` (include/uapi/linux/bpf.h).
@@ -93,6 +95,9 @@ fn note_fragment(
 
 /// A NIC's ingress, before ipvlan takes what is a pod's (`sch_handle_ingress` comes before the
 /// rx_handler in `__netif_receive_skb_core`, net/core/dev.c).
+///
+/// What is for the node itself passes as it came: a mark would survive decapsulation, and rules of ours
+/// would take what came out of a tunnel.
 #[inline(always)]
 pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     // SAFETY: as in `our_mark`.
@@ -103,6 +108,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
+        asking::answer_the_host(ctx, ifindex);
         return responder::answer(ctx);
     };
     let Some(owner) = maps::owner(&ip.destination) else {
@@ -113,9 +119,18 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     };
     let counters = &mut counters.hooks[HostHook::NicIngress as usize];
     counters.seen += 1;
-    // Two words instead of an `Option`: the compiler would keep the one in the register that holds
-    // the context where there is none, and the verifier allows no arithmetic on that.
-    let (mut flow_mark, mut forwarded) = (0, 0);
+    counters.passed += 1;
+    if owner.flags & OWNER_IS_POD == 0 {
+        if let Some(nic) = maps::nic(ifindex)
+            && nic.flags & NIC_IS_STRICT != 0
+            && strict::wants_mark(ctx, ip)
+        {
+            set_mark(ctx, nic.mark);
+            counters.marked += 1;
+        }
+        return PASS;
+    }
+    let mut forwarded = 0;
     let mut key = flow::between(ip, Ours::Destination);
     if let Some(flows) = maps::flows(&ip.destination)
         && flow::followed(ctx, ip, Ours::Destination, false, &mut key)
@@ -125,56 +140,41 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
             note_fragment(flows, ip, false, &mut key, flow);
         }
         if let Some(flow) = flow {
-            flow_mark = flow.mark;
             forwarded = flow.forwarded;
         }
     }
-    if owner.flags & OWNER_IS_POD != 0 {
-        let steer = maps::steer();
-        if steer != 0
-            && forwarded != 0
-            // `eth_type_trans` on the way into the link makes PACKET_OTHERHOST of a frame that is
-            // not for the link's own address, and the host would drop it.
-            && ctx.store(0, &HOST_MAC, 0).is_ok()
-        {
-            counters.redirected += 1;
-            // For strict rp_filter on that link; a redirect within one namespace keeps the mark.
-            set_mark(ctx, maps::nic_marks());
-            // SAFETY: a helper call with plain integers.
-            return unsafe { bpf_redirect(steer, INGRESS) } as i32;
-        }
-        counters.passed += 1;
-        // A router that knows the pod asks it alone whether it is still there.
-        if ip.payload.protocol == packet::ICMPV6 {
-            return responder::answer(ctx);
-        }
-        return PASS;
+    let steer = maps::steer();
+    if steer != 0
+        && forwarded != 0
+        // `eth_type_trans` on the way into the link makes PACKET_OTHERHOST of a frame that is
+        // not for the link's own address, and the host would drop it.
+        && ctx.store(0, &HOST_MAC, 0).is_ok()
+    {
+        counters.passed -= 1;
+        counters.redirected += 1;
+        // For reverse path filtering on that link, where the host undoes its translation and hands the packet to
+        // the pod; a redirect within one namespace keeps the mark.
+        set_mark(ctx, maps::nic_marks());
+        // SAFETY: a helper call with plain integers.
+        return unsafe { bpf_redirect(steer, INGRESS) } as i32;
     }
-    // For the node itself, as far as can be told here: the Service proxy comes later. What is the
-    // answer of a far backend to a masqueraded request is marked as the request's NIC has it.
-    // If that is this NIC, it is as good as a request: no other mark, no other rule.
-    let own = maps::nic_mark(ifindex);
-    let reply = maps::reply();
-    let bits = if flow_mark != 0 && flow_mark & !reply != own {
-        flow_mark
-    } else {
-        own
-    };
-    if bits != 0 {
-        set_mark(ctx, bits);
-        counters.marked += 1;
+    // A router that knows the pod asks it alone whether it is still there.
+    if ip.payload.protocol == packet::ICMPV6 {
+        return responder::answer(ctx);
     }
-    counters.passed += 1;
     PASS
 }
 
 /// The host's end of a veth, towards the pod: a request that came in by a NIC is remembered, for
-/// its replies. The mark that says so was set by [`from_nic`]; nothing between has changed it.
+/// its replies.
+///
+/// By which link it came, the kernel knows (`skb->skb_iif`): what came out of a tunnel, by another
+/// plugin's bridge or from a socket of the host did not come in by the NIC, whatever carried it.
 #[inline(always)]
 pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
-    let bits = our_mark(ctx);
-    let reply = maps::reply();
-    if bits == 0 || bits & reply != 0 {
+    // SAFETY: as in `our_mark`.
+    let bits = maps::nic_mark(unsafe { (*ctx.skb.skb).ingress_ifindex });
+    if bits == 0 {
         return PASS;
     }
     packet::linearise(ctx);
@@ -192,7 +192,7 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
     counters.seen += 1;
     counters.passed += 1;
     let flow = HostFlow {
-        mark: bits | reply,
+        mark: bits | maps::reply(),
         ..HostFlow::default()
     };
     let mut key = flow::between(ip, Ours::Destination);
@@ -203,8 +203,8 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
 }
 
 /// The host's end of a veth, from the pod: a reply gets the mark of the NIC its request came in
-/// on, and all else the mark of what the host forwards for a pod. Whatever mark the pod gave it is
-/// gone: `skb_scrub_packet` clears it between namespaces. What has another's address goes nowhere.
+/// on, and all else the mark of what the host forwards for a pod, which no rule looks at. Whatever mark the pod
+/// gave it is gone: `skb_scrub_packet` clears it between namespaces. What has another's address goes nowhere.
 #[inline(always)]
 pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -260,6 +260,7 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
+        asking::ask_in_its_name(ctx, ifindex);
         return PASS;
     };
     let Some(owner) = maps::owner(&ip.source) else {
@@ -269,7 +270,7 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
         return PASS;
     };
     let is_pod = owner.flags & OWNER_IS_POD != 0;
-    let news = remember_way_out(ctx, ip, is_pod);
+    let news = is_pod && remember_way_out(ctx, ip);
     let counters = &mut all.hooks[HostHook::NicEgress as usize];
     counters.seen += 1;
     counters.learned += u64::from(news);
@@ -290,6 +291,9 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
     // tell by which NIC. Everything else should have been routed.
     if !is_pod {
         all.wrong_nic += 1;
+        // The mark of the owner's replies leads the look-up to its own table: no rule takes the node's own
+        // addresses by `oif`.
+        set_mark(ctx, maps::nic_mark(owner.ifindex) | maps::reply());
     }
     // With `oif` set to the owner the route is looked up in its own table, and the neighbour is
     // that gateway (`__bpf_redirect_neigh_v4`, net/core/filter.c).
@@ -299,38 +303,25 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
 
 /// Remembers what needs its answer in the host, or forgets it; whether anything changed.
 ///
-/// For a pod: what came out of its veth (the mark says so) and now leaves the node with the pod's
-/// own address, a ClusterIP without masquerade. What the pod sends over ipvlan has no mark, as it
-/// is scrubbed between namespaces (`ipvlan_skb_crossing_ns`): with the same ports it ends the other.
-///
-/// For the node: a request that came in by a NIC, was masqueraded, and leaves for a far backend.
+/// What came out of the pod's veth (the mark says so), and now leaves the node with the pod's own address, is a
+/// ClusterIP without masquerade. What the pod sends over ipvlan, or past the host's stack, has no mark, as it is
+/// scrubbed between namespaces (`skb_scrub_packet`): with the same ports it ends the other. In l2 it is not, but the
+/// pods' own marks have none of these bits.
 #[inline(always)]
-fn remember_way_out(ctx: &TcContext, ip: &Ip, is_pod: bool) -> bool {
+fn remember_way_out(ctx: &TcContext, ip: &Ip) -> bool {
     let bits = our_mark(ctx);
-    let reply = maps::reply();
     let Some(flows) = maps::flows(&ip.source) else {
         return false;
     };
-    let request = bits != 0 && bits & reply == 0;
-    if !is_pod && !request {
-        return false;
-    }
     let mut key = flow::between(ip, Ours::Source);
     if !flow::of(ctx, ip, Ours::Source, false, &mut key) {
         return false;
     }
-    if !is_pod {
-        let flow = HostFlow {
-            mark: bits | reply,
+    if bits == maps::reply() {
+        let forwarded = HostFlow {
+            forwarded: 1,
             ..HostFlow::default()
         };
-        return learn(flows, &key, flow);
-    }
-    let forwarded = HostFlow {
-        forwarded: 1,
-        ..HostFlow::default()
-    };
-    if bits == reply {
         return maps::steer() != 0 && learn(flows, &key, forwarded);
     }
     // SAFETY: only compared.

@@ -18,7 +18,7 @@ pub(crate) type HostFlows = Table<HostFlow>;
 /// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): memory for what is there only.
 const NO_PREALLOC: usize = 1;
 
-/// A flow table for each pod address, and for each address of the node's own. Apart from the
+/// A flow table for each pod address. Apart from the
 /// pods' own tables: here is TCP too, and a flood of it must not evict what a pod's UDP needs.
 #[btf_map]
 static HOST_FLOWS: HashOfMaps<Address, HostFlows, { MAX_ADDRESSES as usize }, NO_PREALLOC> =
@@ -77,11 +77,17 @@ pub(crate) fn owner(address: &Address) -> Option<NodeAddress> {
     unsafe { ADDRESSES.get(address) }.copied()
 }
 
-/// The mark of what comes in by a NIC; zero if there is none.
+/// What is known of a NIC.
+#[inline(always)]
+pub(crate) fn nic(ifindex: u32) -> Option<Nic> {
+    // SAFETY: as in `owner`.
+    unsafe { NICS.get(ifindex) }.copied()
+}
+
+/// The bits of the mark that say which NIC; zero if it has none.
 #[inline(always)]
 pub(crate) fn nic_mark(ifindex: u32) -> u32 {
-    // SAFETY: as in `owner`.
-    unsafe { NICS.get(ifindex) }.map_or(0, |nic| nic.mark)
+    nic(ifindex).map_or(0, |nic| nic.mark)
 }
 
 /// The flow table of an address.

@@ -10,7 +10,7 @@
 //!
 //! | program             | hook                    | does |
 //! |---------------------|-------------------------|------|
-//! | `host_nic_ingress`  | each NIC, ingress       | marks with the NIC what is for the node; steers answers to what the host forwarded for a pod past ipvlan |
+//! | `host_nic_ingress`  | each NIC, ingress       | steers answers to what the host forwarded for a pod past ipvlan; where the NIC filters strictly, marks requests (`strict`) |
 //! | `host_nic_egress`   | each NIC, egress        | remembers what the host forwards for a pod; sends out by the right NIC what has another one's address |
 //! |                     |                         | answers ARP and neighbour solicitations for the pods of networks that want it (`responder`) |
 //! | `host_veth_egress`  | host's end, to the pod  | remembers by which NIC a request came in |
@@ -31,6 +31,7 @@
     reason = "a key that is passed by value may be copied to the stack, which has 512 bytes"
 )]
 
+mod asking;
 mod clock;
 mod extended;
 mod flow;
@@ -42,6 +43,7 @@ mod packet;
 mod recent;
 mod reply;
 mod responder;
+mod strict;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},

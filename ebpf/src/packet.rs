@@ -9,7 +9,7 @@ use crate::extended;
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const ICMP: u8 = 1;
-const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 
 /// Flags of a TCP header (RFC 9293, 3.1).
 pub(crate) const FIN: u8 = 0x01;
@@ -18,7 +18,7 @@ pub(crate) const RST: u8 = 0x04;
 pub(crate) const ACK: u8 = 0x10;
 
 pub(crate) const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
+pub(crate) const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
 
 pub(crate) const ETH_HLEN: usize = 14;

@@ -11,6 +11,7 @@
     reason = "a key that is passed by value may be copied to the stack, which has 512 bytes"
 )]
 
+mod asking;
 mod clock;
 mod extended;
 mod flow;
@@ -22,6 +23,7 @@ mod packet;
 mod recent;
 mod reply;
 mod responder;
+mod strict;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},

@@ -13,6 +13,7 @@
 //! - [`packet`], [`packet_socket`], [`tap`], [`path`]: packets as seen on the wires, and the way they took;
 //! - [`proxy`]: what kube-proxy's rules do, without Kubernetes;
 //! - [`agent`], [`manifests`], [`cni`], [`pod`], [`lab`]: the real binaries in this network;
+//! - [`crowd`]: a node with everything on it that other people have on theirs, and all of its traffic as a matrix;
 //! - [`nic_programs`]: what they attached to a node's links, and taking it off;
 //! - [`two_ways`]: a pod that is reached straight and through its node, and by which way it answers;
 //! - [`programs`]: each eBPF program alone, with packets nobody would send;
@@ -37,6 +38,7 @@ pub mod e2e;
 pub mod edge;
 pub mod family;
 pub mod foreign;
+pub mod guest;
 pub mod iptables;
 pub mod lab;
 pub mod manifests;

@@ -32,36 +32,44 @@ pub fn ping(
     timeout: Duration,
 ) -> Result<Duration> {
     let context = || format!("no echo reply to {} from {to}", netns.name());
+    let socket = netns
+        .run(|| socket(from, to))
+        .with_context(|| format!("opening a raw socket in {} to {to}", netns.name()))?;
+    exchange(socket, to, timeout).with_context(context)
+}
+
+/// A raw socket for echo with `to` alone, of the calling thread's namespace.
+pub(crate) fn socket(from: Option<IpAddr>, to: IpAddr) -> Result<Socket> {
     let (domain, protocol) = match to {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
-    let mut socket = netns
-        .run(|| {
-            let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-            if let Some(from) = from {
-                socket.bind(&SocketAddr::new(from, 0).into())?;
-            }
-            // Connected, a raw socket takes packets of this peer only.
-            socket.connect(&SocketAddr::new(to, 0).into())?;
-            Ok(socket)
-        })
-        .with_context(|| format!("opening a raw socket in {} to {to}", netns.name()))?;
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    if let Some(from) = from {
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    // Connected, a raw socket takes packets of this peer only.
+    socket.connect(&SocketAddr::new(to, 0).into())?;
+    Ok(socket)
+}
+
+/// As [`ping`], by such a socket.
+pub(crate) fn exchange(mut socket: Socket, to: IpAddr, timeout: Duration) -> Result<Duration> {
     let identifier = NEXT.fetch_add(1, Ordering::Relaxed);
     let request = echo_request(to, identifier);
     let start = Instant::now();
-    socket.send(&request).with_context(context)?;
+    socket.send(&request)?;
     let mut buffer = [0; 256];
     loop {
         let Some(left) = timeout.checked_sub(start.elapsed()) else {
-            bail!("{} within {timeout:?}", context());
+            bail!("nothing within {timeout:?}");
         };
         socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let length = match socket.read(&mut buffer) {
             Ok(length) => length,
             // The time is up: the next turn says so.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error).with_context(context),
+            Err(error) => return Err(error.into()),
         };
         if is_reply(to, &buffer[..length], identifier) {
             return Ok(start.elapsed());

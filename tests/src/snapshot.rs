@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::netns::Netns;
+use crate::{netns::Netns, patience::eventually};
 
 /// Links, addresses, routes of all tables, rules and neighbours, each as a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,14 +32,26 @@ impl Snapshot {
             let text = ip(netns, question)?;
             lines.extend(text.lines().map(|line| {
                 let words: Vec<&str> = line.split_whitespace().collect();
-                let words = match question {
-                    ["-brief", "link", ..] => &words[..1],
-                    _ => &words[..],
+                let words: Vec<&str> = match question {
+                    ["-brief", "link", ..] => words[..1].to_vec(),
+                    // A carrier comes late, and with it the kernel's own link-local address.
+                    ["-brief", "address", ..] => words
+                        .into_iter()
+                        .enumerate()
+                        .filter(|(place, word)| *place != 1 && !word.starts_with("fe80:"))
+                        .map(|(_, word)| word)
+                        .collect(),
+                    _ => words,
                 };
                 format!("{}: {}", question.join(" "), words.join(" "))
             }));
         }
         Ok(Self(lines))
+    }
+
+    /// Its lines.
+    pub(crate) fn into_lines(self) -> BTreeSet<String> {
+        self.0
     }
 
     /// Whether any line has this in it.
@@ -69,6 +81,16 @@ impl Snapshot {
             bail!("gone: {gone:#?}\nnew: {new:#?}");
         }
         Ok(())
+    }
+
+    /// That the namespace is the same again before long: what the last pod leaves behind is taken away after its
+    /// DEL was answered.
+    ///
+    /// # Errors
+    /// Lists what is gone and what is new.
+    pub fn comes_back(&self, netns: &Netns) -> Result<()> {
+        let what = format!("{} is as it was", netns.name());
+        eventually(what, || self.assert_same(&Self::of(netns)?))
     }
 
     /// That everything of `self` is in `later`.

@@ -147,7 +147,8 @@ pub fn socket(netns: &Netns, protocol: Protocol, address: SocketAddr) -> Result<
     Ok(socket)
 }
 
-fn bind(protocol: Protocol, address: SocketAddr) -> Result<Socket> {
+/// A socket of the calling thread's namespace, bound to an address.
+pub(crate) fn bind(protocol: Protocol, address: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), protocol.socket_type(), None)?;
     if address.is_ipv6() {
         // Each family has its own server, so that a test of one proves nothing about the other.

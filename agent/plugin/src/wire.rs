@@ -63,6 +63,8 @@ pub enum Query {
     Pods,
     /// The pools and how full they are.
     Pools,
+    /// The node's links, and what each is taken for.
+    Nics,
     /// The programs and their counters.
     Datapath,
     /// A pod's network as it was planned.

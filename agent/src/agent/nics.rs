@@ -1,31 +1,48 @@
-//! The host's NICs: what they need, given the facts, the pools and the pods; and putting it there.
+//! The host's NICs: what they need, given the facts, the pools and the pods; and putting it there. Without a pod
+//! they need nothing, and nothing is there.
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
-    sync::{Arc, Mutex},
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::{Arc, Mutex, OnceLock},
 };
 
-use ipnet::IpNet;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
-use super::{Agent, locked};
+use super::{
+    Agent,
+    before::Before,
+    locked,
+    view::{PodNetwork, View},
+};
 use crate::{
     catalog::Catalog,
-    netlink::{
-        Batch,
-        model::{NamespacePlan, Rule},
-    },
-    node::{self, HostPlan, Nic, NodeFacts, PoolNetwork},
-    podnet::{PodAddress, PodNet},
+    netlink::model::NamespacePlan,
+    node::{self, Behind, HostPlan, Nic, NodeFacts, PRIORITIES, Rules, Taken},
+    podnet::PodNet,
 };
 
 /// What was last put on the host's NICs, and what it was made of.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Nics {
     /// One prepares at a time.
     turn: tokio::sync::Mutex<()>,
     prepared: Mutex<Option<Prepared>>,
+    /// Where our rules begin.
+    base: OnceLock<u32>,
+    before: Before,
+}
+
+impl Nics {
+    pub(super) fn new(state: &Path) -> Self {
+        Self {
+            turn: tokio::sync::Mutex::default(),
+            prepared: Mutex::default(),
+            base: OnceLock::new(),
+            before: Before::open(state),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -37,89 +54,106 @@ struct Prepared {
     plan: Arc<HostPlan>,
 }
 
-/// A network that a pod has an address from: its pool, its subnet and its gateway behind a NIC.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PodNetwork {
-    master: String,
-    pool: String,
-    subnet: IpNet,
-    gateway: Option<IpAddr>,
-}
-
 impl Agent {
-    /// The host's routing for `net`'s master, with the networks of every pool behind it.
+    /// The host's routing for `net`'s master.
     #[must_use]
     pub fn nic_plan(&self, facts: &NodeFacts, net: &PodNet) -> NamespacePlan {
-        let Some(nic) = net.master().and_then(|master| facts.nic(master)) else {
-            return NamespacePlan::default();
+        let catalog = self.catalog();
+        let base = self.nics.base.get().copied();
+        let rules = Rules {
+            settings: &self.settings,
+            base: base.unwrap_or(self.settings.rule_priority),
         };
-        let networks = self.networks(nic, facts, &self.in_use(Some(net)));
-        node::nic_plan(nic, &networks, &self.settings)
+        let mut plan = match self.nic_of(facts, net) {
+            Some(nic) => {
+                let behind = self
+                    .view(&catalog)
+                    .behind(nic, facts, &self.in_use(facts, Some(net)));
+                node::nic_plan(nic, &behind, rules)
+            }
+            None => NamespacePlan::default(),
+        };
+        plan.rules.extend(node::pods_rules(facts, rules));
+        plan
     }
 
     /// What of it is not there already since [`Agent::prepare_nics`] put it there.
     #[must_use]
     pub fn missing_nic_plan(&self, facts: &Arc<NodeFacts>, net: &PodNet) -> NamespacePlan {
-        let carried = self.nics().is_some_and(|plan| {
-            let mut nics = plan.nics.iter();
-            nics.any(|nic| Some(nic.name.as_str()) == net.master())
-        });
-        if carried && self.are_prepared(facts, Some(net)) {
-            return NamespacePlan::default();
+        match self.are_prepared(facts, Some(net)) {
+            true => NamespacePlan::default(),
+            false => self.nic_plan(facts, net),
         }
-        self.nic_plan(facts, net)
+    }
+
+    /// What each link of the node is taken for, and why.
+    #[must_use]
+    pub fn links_taken(&self, facts: &NodeFacts) -> Vec<(Nic, Taken)> {
+        let catalog = self.catalog();
+        let known = self.view(&catalog).known(&self.in_use(facts, None));
+        node::take_all(facts, &known, &self.settings.nics)
+    }
+
+    /// The node as a catalog sees it.
+    fn view<'a>(&'a self, catalog: &'a Catalog) -> View<'a> {
+        View {
+            catalog,
+            node_name: &self.node_name,
+        }
     }
 
     /// The networks of all pods, `net` among them.
-    fn in_use(&self, net: Option<&PodNet>) -> BTreeSet<PodNetwork> {
+    fn in_use(&self, facts: &NodeFacts, net: Option<&PodNet>) -> BTreeSet<PodNetwork> {
         let catalog = self.catalog();
+        let view = self.view(&catalog);
         locked(&self.interfaces)
             .values()
             .map(AsRef::as_ref)
             .chain(net)
-            .flat_map(|net| networks_of(net, &catalog))
+            .filter_map(|net| Some((net, self.nic_of(facts, net)?)))
+            .flat_map(|(net, nic)| view.networks_of(net, &nic.name))
             .collect()
     }
 
-    /// The networks behind a NIC: of the pools that its pods have addresses from, then of those in
-    /// the catalog that the NIC itself has an address in, then what the main table's default routes
-    /// say.
-    fn networks(
-        &self,
-        nic: &Nic,
-        facts: &NodeFacts,
-        in_use: &BTreeSet<PodNetwork>,
-    ) -> Vec<PoolNetwork> {
-        let in_use = in_use.iter().filter(|network| network.master == nic.name);
-        let catalog = self.catalog();
-        let mut declared: Vec<_> = catalog
-            .pools()
-            .iter()
-            .filter(|pool| pool.node_names.is_empty() || pool.node_names.contains(&self.node_name))
-            .filter(|pool| {
-                nic.addresses
-                    .iter()
-                    .any(|net| pool.subnet.contains(&net.addr()))
-            })
-            .map(|pool| (pool.name.clone(), pool.subnet.trunc(), pool.gateway))
-            .collect();
-        declared.sort();
-        let pools = in_use
-            .map(|network| (network.subnet, network.gateway))
-            .chain(declared.into_iter().map(|(_, subnet, via)| (subnet, via)))
-            .map(|(subnet, gateway)| PoolNetwork { subnet, gateway });
-        let mut networks: Vec<PoolNetwork> = Vec::new();
-        for network in pools.chain(node::default_networks(nic, &facts.defaults)) {
-            if !networks.contains(&network) {
-                networks.push(network);
-            }
-        }
-        networks
+    /// The NIC that an interface is on: under the name that it was made by, or, if the NIC was renamed since, by
+    /// its index.
+    #[must_use]
+    pub fn nic_of<'a>(&self, facts: &'a NodeFacts, net: &PodNet) -> Option<&'a Nic> {
+        let name = net.master()?;
+        facts.nic(name).or_else(|| {
+            let addresses = net.ips();
+            let mut known = addresses
+                .iter()
+                .filter_map(|ip| self.datapath.host.nic_of(*ip));
+            let index = known.next()?;
+            facts.nics.iter().find(|nic| nic.ifindex == index)
+        })
+    }
+
+    /// The lowest IPv4 address of the pods on a NIC.
+    fn a_pod_on(&self, facts: &NodeFacts, nic: &Nic) -> Option<Ipv4Addr> {
+        let interfaces = locked(&self.interfaces);
+        let on_it = |net: &&Arc<PodNet>| {
+            let own = self.nic_of(facts, net);
+            own.is_some_and(|own| own.ifindex == nic.ifindex)
+        };
+        let addresses = interfaces.values().filter(on_it).flat_map(|net| net.ips());
+        let v4 = addresses.filter_map(|address| match address {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        });
+        v4.min()
+    }
+
+    /// Whether any interface needs the host, `net` among them.
+    fn is_needed(&self, net: Option<&PodNet>) -> bool {
+        net.is_some() || !locked(&self.interfaces).is_empty()
     }
 
     /// Puts the programs, tables and rules on the host's NICs that make replies leave by the NIC
     /// their request came in on, and takes away what earlier facts had asked for. Does nothing if
-    /// nothing has changed since the last time; `net` is the pod that this is for, if one is.
+    /// nothing has changed since the last time; `net` is the pod that this is for, if one is. With no pod at all
+    /// everything is taken away.
     pub async fn prepare_nics(&self, facts: &Arc<NodeFacts>, net: Option<&PodNet>) {
         if self.are_prepared(facts, net) {
             return;
@@ -128,35 +162,103 @@ impl Agent {
         if self.are_prepared(facts, net) {
             return;
         }
-        let last = self.nics();
-        let steer = match facts.nic(node::STEER) {
-            Some(link) if link.up && last.is_some() => Some(link.ifindex),
-            _ => node::steer(&self.host).await,
-        };
         let catalog = self.catalog();
-        let in_use = self.in_use(net);
-        let known = self.datapath.host.marks();
-        let networks = |nic: &Nic| self.networks(nic, facts, &in_use);
-        let plan = node::host_plan(facts, networks, &known, steer, &self.settings);
-        let plan = match last {
-            Some(last) if *last == plan => last,
-            last => {
-                self.say_which_have_no_mark(&plan);
-                if let Err(e) = node::apply(&plan, steer, facts, &self.host, &self.datapath).await {
-                    error!("replies may leave by another NIC than the request's: {e}");
-                    return;
-                }
-                let gone = last.as_deref().map(|last| without(last, &plan));
-                self.delete_rules(gone.unwrap_or_default()).await;
-                Arc::new(plan)
-            }
+        let in_use = self.in_use(facts, net);
+        let done = match self.is_needed(net) {
+            true => self.put_on_nics(facts, &in_use).await,
+            false => self.take_from_nics().await,
         };
-        *locked(&self.nics.prepared) = Some(Prepared {
-            facts: Arc::clone(facts),
-            catalog,
-            networks: in_use,
-            plan,
-        });
+        match done {
+            Ok(plan) => {
+                *locked(&self.nics.prepared) = Some(Prepared {
+                    facts: Arc::clone(facts),
+                    catalog,
+                    networks: in_use,
+                    plan,
+                });
+            }
+            Err(e) => error!("replies may leave by another NIC than the request's: {e}"),
+        }
+    }
+
+    async fn put_on_nics(
+        &self,
+        facts: &Arc<NodeFacts>,
+        in_use: &BTreeSet<PodNetwork>,
+    ) -> Result<Arc<HostPlan>, node::HostError> {
+        let last = self.nics().filter(|last| **last != HostPlan::default());
+        if last.is_none() {
+            self.forward(facts);
+        }
+        let steer = match node::find_steer(&self.host).await {
+            Some(steer) => Some(steer),
+            None => node::steer(&self.host).await,
+        };
+        let rules = self.rules().await?;
+        let catalog = self.catalog();
+        let view = self.view(&catalog);
+        let behind = |nic: &Nic| Behind {
+            a_pod: self.a_pod_on(facts, nic),
+            ..view.behind(nic, facts, in_use)
+        };
+        let known = view.known(in_use);
+        let marks = self.datapath.host.marks();
+        let plan = node::host_plan(facts, &known, behind, &marks, steer, node::is_strict, rules);
+        if let Some(last) = last.filter(|last| **last == plan) {
+            return Ok(last);
+        }
+        self.say_which_have_no_mark(&plan);
+        let pods = self.pods_rules();
+        self.nics.before.note(&plan.plan.sysctls);
+        node::apply(&plan, steer, facts, &pods, &self.host, &self.datapath).await?;
+        Ok(Arc::new(plan))
+    }
+
+    async fn take_from_nics(&self) -> Result<Arc<HostPlan>, node::HostError> {
+        match self.nics() {
+            Some(last) if *last == HostPlan::default() => Ok(last),
+            _ => {
+                let pods = self.pods_rules();
+                node::take_away(&pods, &self.host, &self.datapath).await?;
+                self.nics.before.give_back();
+                Ok(Arc::default())
+            }
+        }
+    }
+
+    /// Where our rules in the host begin: where nobody else has any, as seen the first time.
+    async fn rules(&self) -> Result<Rules<'_>, crate::netlink::Error> {
+        let settings = &self.settings;
+        if let Some(base) = self.nics.base.get() {
+            return Ok(Rules {
+                settings,
+                base: *base,
+            });
+        }
+        let foreign = self.host.foreign().await?;
+        let taken: Vec<u32> = foreign.rules.iter().map(|rule| rule.priority).collect();
+        let preferred = settings.rule_priority;
+        let base = node::free_priorities(preferred, &taken).unwrap_or(preferred);
+        if base != preferred {
+            info!(
+                "others have rules between {preferred} and {}: ours in the host begin at {base}",
+                preferred + PRIORITIES - 1
+            );
+        }
+        let base = *self.nics.base.get_or_init(|| base);
+        Ok(Rules { settings, base })
+    }
+
+    /// What of ours in the host is the pods' own.
+    fn pods_rules(&self) -> node::Pods {
+        let interfaces = locked(&self.interfaces);
+        let rules = interfaces
+            .values()
+            .flat_map(|net| net.in_host.rules.iter().cloned());
+        node::Pods {
+            table: self.settings.host_table,
+            rules: rules.collect(),
+        }
     }
 
     /// Whether the NICs were prepared for these facts, the manifests as they are, and `net`.
@@ -165,8 +267,14 @@ impl Agent {
         locked(&self.nics.prepared).as_ref().is_some_and(|last| {
             Arc::ptr_eq(&last.facts, facts)
                 && Arc::ptr_eq(&last.catalog, &catalog)
+                && *last.plan != HostPlan::default()
                 && net.is_some_and(|net| {
-                    networks_of(net, &catalog).all(|network| last.networks.contains(&network))
+                    let nic = self.nic_of(facts, net);
+                    let name = nic.map_or("", |nic| nic.name.as_str());
+                    let networks = self.view(&catalog).networks_of(net, name);
+                    networks
+                        .iter()
+                        .all(|network| last.networks.contains(network))
                 })
         })
     }
@@ -181,55 +289,10 @@ impl Agent {
         }
     }
 
-    /// Routes go with their link; rules that name one stay, and would catch the next link of that
-    /// name.
-    async fn delete_rules(&self, rules: Vec<Rule>) {
-        let mut batch = Batch::default();
-        for rule in &rules {
-            batch.delete_rule(rule);
-        }
-        for failure in batch.run_all(&self.host).await {
-            warn!("{failure}");
-        }
-    }
-
     /// What was last put on the host's NICs.
     #[must_use]
     pub fn nics(&self) -> Option<Arc<HostPlan>> {
         let prepared = locked(&self.nics.prepared);
         prepared.as_ref().map(|last| Arc::clone(&last.plan))
     }
-}
-
-/// The gateway of an address: as its pool declares it now; of a pool that is gone, as it was. One that
-/// the pod itself names stays.
-pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> Option<IpAddr> {
-    let spec = net.spec.as_ref();
-    let is_named = spec.is_some_and(|spec| spec.gateway_for(own.address.addr()).is_some());
-    let mut pools = catalog.pools().iter();
-    let declared = pools.find(|pool| pool.name == own.pool && !net.is_guest());
-    match declared.filter(|_| !is_named) {
-        Some(pool) => pool.gateway,
-        None => own.gateway,
-    }
-}
-
-fn networks_of<'a>(net: &'a PodNet, catalog: &'a Catalog) -> impl Iterator<Item = PodNetwork> + 'a {
-    net.addresses.iter().filter_map(|own| {
-        Some(PodNetwork {
-            master: net.master()?.to_owned(),
-            pool: own.pool.clone(),
-            subnet: own.address.trunc(),
-            gateway: gateway_now(net, own, catalog),
-        })
-    })
-}
-
-/// The rules that `last` has and `plan` has not.
-fn without(last: &HostPlan, plan: &HostPlan) -> Vec<Rule> {
-    let rules = last.plan.rules.iter();
-    rules
-        .filter(|rule| !plan.plan.rules.contains(rule))
-        .cloned()
-        .collect()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info};
 
-use super::{Agent, DetachError, locked, nics::gateway_now};
+use super::{Agent, DetachError, locked, view::gateway_now};
 use crate::{
     catalog::Catalog,
     node::NodeFacts,

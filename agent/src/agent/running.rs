@@ -31,10 +31,9 @@ struct Container {
 }
 
 impl Agent {
-    /// Turns forwarding on, puts the NICs right, and gives all containers that run. Those whose namespace is
+    /// Puts the NICs right, and gives all containers that run. Those whose namespace is
     /// gone are released.
     pub async fn remember(&self) -> Running {
-        self.forward();
         let interfaces = self.written_down();
         let facts = match self.facts.get(&self.host).await {
             Ok(facts) => facts,

@@ -15,7 +15,7 @@ use crate::{
     agent::Agent,
     catalog::Catalog,
     kube::Leases,
-    netlink::model::{MAIN_TABLE, Mac},
+    netlink::model::{Action, MAIN_TABLE, Mac},
     node::NodeFacts,
     podnet::{self, Earlier, Links, NetworkSpec, Others, PodAddress, PodNet, Sandbox},
     pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
@@ -231,7 +231,8 @@ pub(super) fn of_ours(agent: &Agent, owner: &Owner) -> Earlier {
                 earlier.veth = Some(veth.clone());
             }
             let replies = net.in_pod.rules.iter();
-            let replies = replies.filter(|rule| rule.table == agent.settings.reply_table);
+            let replies =
+                replies.filter(|rule| rule.action == Action::Table(agent.settings.reply_table));
             earlier.families.extend(replies.map(|rule| rule.family));
         }
     });

@@ -60,6 +60,7 @@ impl Container {
             interface: interface.to_owned(),
             netns: self.path.clone(),
             netns_inode: self.netns.inode(),
+            pid_namespace: Netns::pid_namespace_of(&self.path),
         }
     }
 }

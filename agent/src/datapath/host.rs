@@ -1,13 +1,17 @@
 //! The host's part of the datapath: which NIC has which address, and what was counted at each.
 
-use std::{net::IpAddr, sync::Mutex};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Mutex,
+};
 
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap},
 };
 use ebbtide_layout::{
-    Address, HostConfig, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
+    Address, HostConfig, NIC_IS_STRICT, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY,
+    OWNER_IS_POD, reply_bit,
 };
 
 use super::{
@@ -24,7 +28,12 @@ pub struct HostNic {
     pub ifindex: u32,
     /// Its bits of the mark; zero if there were not enough for all NICs.
     pub mark: u32,
-    /// The node's own addresses on it, and whether its table has a gateway for their family.
+    /// Whether it filters reverse paths strictly.
+    pub is_strict: bool,
+    /// In whose name neighbours are asked for: the node's address there, else a pod's.
+    pub asks_as: Option<Ipv4Addr>,
+    /// The node's own addresses on it, and whether what has them can be sent on to it: its table has a
+    /// gateway for their family, and its mark leads there.
     pub addresses: Vec<(IpAddr, bool)>,
 }
 
@@ -71,14 +80,8 @@ impl Maps {
         })
     }
 
-    /// Gives `addresses` an owner each, and those that have none yet a flow table together.
-    fn own(
-        &mut self,
-        tables: &FlowTables,
-        addresses: &[(IpAddr, NodeAddress)],
-    ) -> Result<(), Error> {
-        let alone: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
-        self.give_tables(tables, &alone)?;
+    /// Gives `addresses` an owner each.
+    fn own(&mut self, addresses: &[(IpAddr, NodeAddress)]) -> Result<(), Error> {
         for (address, owner) in addresses {
             self.addresses
                 .insert(key(*address), owner, 0)
@@ -111,6 +114,23 @@ impl Maps {
             Err(MapError::KeyNotFound) => Ok(()),
             other => other,
         }
+    }
+
+    /// Forgets a NIC, and what was counted there: there is room for so many.
+    fn forget_nic(&mut self, ifindex: u32) -> Result<(), Error> {
+        let mark = self.nics.get(&ifindex, 0).map_or(0, |nic| nic.mark);
+        self.nics
+            .remove(&ifindex)
+            .map_err(|e| map_error("forget a NIC", e))?;
+        let keys = [Some(ifindex), (mark != 0).then(|| by_mark(mark))];
+        for key in keys.into_iter().flatten() {
+            match self.counters.remove(&key) {
+                Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
+                Err(MapError::KeyNotFound) | Ok(()) => {}
+                Err(e) => return Err(map_error("forget a NIC's counters", e)),
+            }
+        }
+        Ok(())
     }
 
     fn count(&mut self, key: u32) -> Result<(), Error> {
@@ -163,7 +183,10 @@ impl Host {
             }
             let value = Nic {
                 mark: nic.mark,
-                pad: 0,
+                flags: if nic.is_strict { NIC_IS_STRICT } else { 0 },
+                asks_as: nic
+                    .asks_as
+                    .map_or(0, |own| u32::from_ne_bytes(own.octets())),
             };
             maps.nics
                 .insert(nic.ifindex, value, 0)
@@ -173,7 +196,7 @@ impl Host {
                 .iter()
                 .map(|(address, has_gateway)| (*address, owner(nic.ifindex, 0, *has_gateway)))
                 .collect();
-            maps.own(&self.tables, &owned)?;
+            maps.own(&owned)?;
         }
         let gone: Vec<u32> = maps
             .nics
@@ -182,9 +205,7 @@ impl Host {
             .filter(|known| nics.iter().all(|nic| nic.ifindex != *known))
             .collect();
         for ifindex in gone {
-            maps.nics
-                .remove(&ifindex)
-                .map_err(|e| map_error("forget a NIC", e))?;
+            maps.forget_nic(ifindex)?;
         }
         let wanted: Vec<Address> = nics
             .iter()
@@ -211,15 +232,24 @@ impl Host {
     /// # Errors
     /// When the kernel refuses a map operation.
     pub fn own_pod(&self, addresses: &[(IpAddr, bool)], nic: Option<u32>) -> Result<(), Error> {
+        let alone: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
+        let mut maps = lock(&self.maps);
+        maps.give_tables(&self.tables, &alone)?;
         let Some(ifindex) = nic else {
-            let addresses: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
-            return lock(&self.maps).give_tables(&self.tables, &addresses);
+            return Ok(());
         };
         let owned: Vec<_> = addresses
             .iter()
             .map(|(address, has_gateway)| (*address, owner(ifindex, OWNER_IS_POD, *has_gateway)))
             .collect();
-        lock(&self.maps).own(&self.tables, &owned)
+        maps.own(&owned)
+    }
+
+    /// The index of the NIC that has a pod's address, as the pod's interface was made.
+    #[must_use]
+    pub fn nic_of(&self, address: IpAddr) -> Option<u32> {
+        let owner = lock(&self.maps).addresses.get(&key(address), 0).ok()?;
+        (owner.flags & OWNER_IS_POD != 0).then_some(owner.ifindex)
     }
 
     /// Which address has which flow table.

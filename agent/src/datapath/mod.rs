@@ -57,7 +57,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJECT"));
 
 /// Directory of the pinned maps below the bpf directory. It counts up when a map's layout
 /// changes: programs of one layout never see the maps of another.
-const LAYOUT: &str = "v5";
+const LAYOUT: &str = "v6";
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -100,7 +100,7 @@ pub enum Error {
     #[error("the eBPF object has no {0}: rebuild with `cargo xtask build`")]
     Lacks(&'static str),
     /// A map operation failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", told(source))]
     Map {
         /// What was being done.
         what: String,
@@ -321,7 +321,20 @@ impl Datapath {
         self.nic_links.has(filter, ifindex)
     }
 
-    /// Takes our programs off whatever was one of the node's NICs and is not among these any more.
+    /// Takes our filters off a link that is no NIC (any more), with `batch`.
+    pub fn detach_from_nic(&self, batch: &mut Batch, link: &str, ifindex: u32) {
+        for program in HOST_PROGRAMS.iter().filter(|program| program.is_at_nic()) {
+            let filter = Filter {
+                link: link.to_owned(),
+                direction: program.direction,
+                program: program.name.to_owned(),
+                only_from: None,
+            };
+            batch.delete_filter(&filter, ifindex);
+        }
+    }
+
+    /// Takes our links off whatever was one of the node's NICs and is not among these any more.
     ///
     /// # Errors
     /// When a pin cannot be removed.
@@ -487,6 +500,20 @@ fn map_error(what: impl Into<String>, source: MapError) -> Error {
         what: what.into(),
         source,
     }
+}
+
+/// The error with its causes: aya's own text names the call and not the errno.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn is_there(error: &io::Error) -> bool {

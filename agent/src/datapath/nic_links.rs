@@ -15,6 +15,8 @@ use std::{
     sync::Mutex,
 };
 
+use super::{Error, HOST_PROGRAMS, Programs, lock};
+use crate::netlink::model::{Direction, Filter};
 use aya::{
     pin::PinError,
     programs::{
@@ -23,10 +25,6 @@ use aya::{
         tc::{SchedClassifierLink, TcAttachOptions},
     },
 };
-use ebbtide_layout::HostHook;
-
-use super::{Error, HOST_PROGRAMS, Programs, lock};
-use crate::netlink::model::{Direction, Filter};
 
 /// The directory of the pinned links below the bpf directory: a link's program may change, and with it the layout
 /// of its maps, but not the link.
@@ -161,9 +159,8 @@ impl NicLinks {
 
 /// Whether the program is one at the node's NICs.
 fn is_of_a_nic(program: &str) -> bool {
-    HOST_PROGRAMS.iter().any(|known| {
-        known.name == program && matches!(known.hook, HostHook::NicIngress | HostHook::NicEgress)
-    })
+    let mut all = HOST_PROGRAMS.iter();
+    all.any(|known| known.name == program && known.is_at_nic())
 }
 
 /// A pin's file name.

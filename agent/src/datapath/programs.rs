@@ -59,6 +59,14 @@ pub struct HostProgram {
     pub direction: Direction,
 }
 
+impl HostProgram {
+    /// Whether it is at the node's NICs, and not at a pod's pair.
+    #[must_use]
+    pub const fn is_at_nic(&self) -> bool {
+        matches!(self.hook, HostHook::NicIngress | HostHook::NicEgress)
+    }
+}
+
 /// All programs of the host, in the order of [`HostHook::ALL`].
 pub const HOST_PROGRAMS: [HostProgram; 4] = [
     HostProgram {

@@ -78,6 +78,8 @@ mod tests {
                 mtu: 9001,
                 up: true,
                 kind: None,
+                port_of: None,
+                ipv6: true,
                 addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             }],
             ..NodeFacts::default()

@@ -1,6 +1,7 @@
 //! What is wrong with this node, as far as it can be told, and what can be done about it.
 
 mod addresses;
+mod dry_run;
 mod firewall;
 mod kernel;
 mod modules;
@@ -8,12 +9,18 @@ mod routing;
 mod rp_filter;
 mod settings;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{agent::Agent, catalog::Consequence, netlink::Error};
+use crate::{
+    agent::{Agent, forwarding},
+    catalog::{Catalog, Consequence},
+    netlink::Error,
+    node::{HostPlan, NodeFacts},
+};
 
+pub use dry_run::{DryRun, dry_run};
 pub use kernel::too_old;
 
 /// How bad it is.
@@ -56,27 +63,35 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     findings.extend(modules::missing(agent.datapath.programs()).await);
     findings.extend(firewall::firewall(agent).await);
     findings.extend(pins(agent));
+    let facts = agent.facts.get(&agent.host).await?;
+    findings.extend(without_ipv6(agent, &facts));
     if let Some(host) = agent.nics() {
-        findings.extend(rp_filter::strict(&host.nics));
-        findings.extend(settings::changed(&host.plan, agent.forwarding()));
+        findings.extend(rp_filter::strict(&host.nics, crate::node::is_strict));
+        if *host != HostPlan::default() {
+            findings.extend(settings::changed(&host.plan, forwarding(&facts)));
+        }
     }
     let catalog = agent.catalog();
-    let facts = agent.facts.get(&agent.host).await?;
     findings.extend(addresses::addresses(
         &facts,
         catalog.pools(),
         &agent.node_name,
     ));
-    findings.extend(catalog.problems().iter().map(|problem| Finding {
+    findings.extend(manifests(&catalog));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(findings)
+}
+
+/// What is wrong with the manifests.
+fn manifests(catalog: &Catalog) -> impl Iterator<Item = Finding> {
+    catalog.problems().iter().map(|problem| Finding {
         severity: match problem.consequence {
             Consequence::LeftOut => Severity::Serious,
             Consequence::FieldIgnored => Severity::Warning,
         },
         what: problem.to_string(),
         way_out: "correct the manifest; it is read again at once".to_owned(),
-    }));
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    Ok(findings)
+    })
 }
 
 /// What is wrong with the configuration on this node.
@@ -86,7 +101,7 @@ async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let catalog = agent.catalog();
     let networks = catalog.networks().iter();
     let masters = networks.map(|network| (network.name.to_string(), network.master.as_str()));
-    let mut findings = routing::intruders(&facts, &foreign, &agent.settings);
+    let mut findings = routing::intruders(&agent.links_taken(&facts), &foreign, &agent.settings);
     findings.extend(routing::masters(&facts, masters));
     Ok(findings)
 }
@@ -116,21 +131,57 @@ fn pins(agent: &Agent) -> Option<Finding> {
 pub async fn nics_that_are_gone(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let facts = agent.facts.get(&agent.host).await?;
     let interfaces = agent.interfaces().into_iter();
-    let gone = interfaces.filter_map(|(owner, net)| {
+    let missing = interfaces.filter_map(|(owner, net)| {
         let master = net.master().filter(|master| facts.nic(master).is_none())?;
-        Some((owner, net.pod.clone(), master.to_owned()))
+        let now = agent.nic_of(&facts, &net).map(|nic| nic.name.clone());
+        Some((owner, net.pod.clone(), master.to_owned(), now))
     });
-    Ok(gone
-        .map(|(owner, pod, master)| Finding {
-            severity: Severity::Serious,
-            what: format!(
-                "{} of pod {pod} is gone: its NIC {master} is not on this node any more",
-                owner.interface
-            ),
-            way_out: "plug the NIC in again: the interface comes back with it; or delete the pod"
-                .to_owned(),
+    Ok(missing
+        .map(|(owner, pod, master, now)| match now {
+            Some(now) => Finding {
+                severity: Severity::Warning,
+                what: format!(
+                    "the NIC {master} of pod {pod} ({}) is called {now} now: the pod goes on, and new pods of \
+                     networks whose master is {master} fail",
+                    owner.interface
+                ),
+                way_out: format!(
+                    "name {now} as the master in the networks' manifests, or give the NIC its name back: `ip link \
+                     set {now} name {master}`"
+                ),
+            },
+            None => Finding {
+                severity: Severity::Serious,
+                what: format!(
+                    "{} of pod {pod} is gone: its NIC {master} is not on this node any more",
+                    owner.interface
+                ),
+                way_out: "plug the NIC in again: the interface comes back with it; or delete the pod"
+                    .to_owned(),
+            },
         })
         .collect())
+}
+
+/// Pods with IPv6 on NICs where it is off.
+fn without_ipv6(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
+    let mut pods: BTreeMap<String, usize> = BTreeMap::new();
+    for (_, net) in agent.interfaces() {
+        let nic = agent.nic_of(facts, &net).filter(|nic| !nic.ipv6);
+        if let Some(nic) = nic.filter(|_| net.ips().iter().any(std::net::IpAddr::is_ipv6)) {
+            *pods.entry(nic.name.clone()).or_default() += 1;
+        }
+    }
+    pods.into_iter()
+        .map(|(nic, pods)| Finding {
+            severity: Severity::Serious,
+            what: format!("IPv6 is off on {nic}: {pods} pod interface(s) there have IPv6 that leads nowhere"),
+            way_out: format!(
+                "turn it on (`sysctl -w net.ipv6.conf.{nic}.disable_ipv6=0`; with `ipv6.disable=1` on the kernel's \
+                 command line there is none), or name no IPv6 pools for its networks"
+            ),
+        })
+        .collect()
 }
 
 /// The agent must not start like this.

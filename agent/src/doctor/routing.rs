@@ -3,21 +3,26 @@
 use super::{Finding, Severity};
 use crate::{
     netlink::foreign::Foreign,
-    node::{NodeFacts, carriers, nic_table},
+    node::{Nic, NodeFacts, PRIORITIES, Role, Taken, free_priorities, nic_table},
     settings::Settings,
 };
 
-/// Others' routes in our tables, others' rules at our priorities. Before our first start that is a
+/// Others' routes in our tables; others' rules everywhere where ours could be. Before our first start that is a
 /// wrong configuration; later, it is somebody who came after us.
 #[must_use]
-pub(super) fn intruders(facts: &NodeFacts, foreign: &Foreign, settings: &Settings) -> Vec<Finding> {
+pub(super) fn intruders(
+    links: &[(Nic, Taken)],
+    foreign: &Foreign,
+    settings: &Settings,
+) -> Vec<Finding> {
     let severity = match foreign.beside_ours {
         true => Severity::Warning,
         false => Severity::Serious,
     };
     let mut findings = Vec::new();
-    let mut tables: Vec<u32> = carriers(facts)
-        .map(|nic| nic_table(settings, nic.ifindex))
+    let nics = links.iter().filter(|(_, taken)| taken.role == Role::Nic);
+    let mut tables: Vec<u32> = nics
+        .map(|(nic, _)| nic_table(settings, nic.ifindex))
         .collect();
     tables.push(settings.host_table);
     tables.sort_unstable();
@@ -38,20 +43,15 @@ pub(super) fn intruders(facts: &NodeFacts, foreign: &Foreign, settings: &Setting
             });
         }
     }
-    let ours = settings.rule_priority..=settings.rule_priority + 3;
-    for rule in &foreign.rules {
-        if ours.contains(&rule.priority) {
-            findings.push(Finding {
-                severity,
-                what: format!(
-                    "an {} rule that is not Ebbtide's has priority {}, which of the two comes \
-                     first is a matter of luck",
-                    rule.family, rule.priority
-                ),
-                way_out: "set rulePriority so that it and the three after it are free (`ip rule`)"
-                    .to_owned(),
-            });
-        }
+    let taken: Vec<u32> = foreign.rules.iter().map(|rule| rule.priority).collect();
+    if free_priorities(settings.rule_priority, &taken).is_none() {
+        findings.push(Finding {
+            severity,
+            what: format!(
+                "no {PRIORITIES} priorities in a row are free for Ebbtide's routing rules"
+            ),
+            way_out: "remove rules that nobody needs (`ip rule`, `ip -6 rule`)".to_owned(),
+        });
     }
     findings
 }
@@ -77,12 +77,9 @@ pub(super) fn masters<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        netlink::{
-            foreign::{ForeignRoute, ForeignRule},
-            model::{Family, Mac},
-        },
-        node::Nic,
+    use crate::netlink::{
+        foreign::{ForeignRoute, ForeignRule},
+        model::{Family, Mac},
     };
 
     fn facts(kind: Option<&str>) -> NodeFacts {
@@ -94,6 +91,8 @@ mod tests {
                 mtu: 1500,
                 up: true,
                 kind: kind.map(Into::into),
+                port_of: None,
+                ipv6: true,
                 addresses: vec!["172.31.22.228/20".parse().unwrap()],
             }],
             ..NodeFacts::default()
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_others_is_found_in_our_tables_and_at_our_priorities_only() {
+    fn what_is_others_is_found_in_our_tables_only() {
         let route = |table| ForeignRoute {
             table,
             destination: "192.0.2.0/24".into(),
@@ -110,12 +109,17 @@ mod tests {
             family: Family::V4,
             priority,
         };
+        let facts = facts(None);
+        let taken = Taken {
+            role: Role::Nic,
+            why: String::new(),
+        };
+        let links = [(facts.nics[0].clone(), taken)];
         for (routes, rules, expected) in [
-            (vec![254, 7702, 7704], vec![0, 999, 1004, 32766], vec![]),
+            (vec![254, 7702, 7704], vec![0, 999, 1000, 32766], vec![]),
             (vec![7700], vec![], vec!["table 7700"]),
             (vec![7703], vec![], vec!["table 7703"]),
-            (vec![], vec![1000], vec!["priority 1000"]),
-            (vec![7703], vec![1003], vec!["table 7703", "priority 1003"]),
+            (vec![], (0..32766).collect(), vec!["priorities in a row"]),
         ] {
             for beside_ours in [false, true] {
                 let foreign = Foreign {
@@ -123,7 +127,7 @@ mod tests {
                     rules: rules.iter().copied().map(rule).collect(),
                     beside_ours,
                 };
-                let found = intruders(&facts(None), &foreign, &Settings::default());
+                let found = intruders(&links, &foreign, &Settings::default());
                 assert_eq!(found.len(), expected.len(), "{found:?}");
                 for (finding, text) in found.iter().zip(&expected) {
                     assert!(finding.what.contains(text), "{}", finding.what);

@@ -1,35 +1,14 @@
 //! Reverse path filtering where no mark satisfies it.
 
 use super::{Finding, Severity};
-use crate::{
-    datapath::HostNic,
-    netlink::{model::Sysctl, sysctl},
-};
+use crate::datapath::HostNic;
 
-/// The setting of `link` (or `all`), and the larger of the two holds (Documentation/networking/ip-sysctl.rst).
-fn setting(link: &str) -> Sysctl {
-    Sysctl {
-        path: format!("net/ipv4/conf/{link}/rp_filter"),
-        value: "2".to_owned(),
-    }
-}
-
-fn value(link: &str) -> u32 {
-    let text = sysctl::read(&setting(link)).ok().flatten();
-    text.and_then(|text| text.parse().ok()).unwrap_or(0)
-}
-
-/// NICs that have no mark of their own and filter strictly. Those with a mark may: the mark leads the look-up
-/// to the NIC's own table.
-pub(super) fn strict(nics: &[HostNic]) -> Vec<Finding> {
-    judge(nics, value)
-}
-
-fn judge(nics: &[HostNic], value: impl Fn(&str) -> u32) -> Vec<Finding> {
-    const STRICT: u32 = 1;
-    let is_strict = |nic: &&HostNic| value("all").max(value(&nic.name)) == STRICT;
-    let unmarked = nics.iter().filter(|nic| nic.mark == 0).filter(is_strict);
+/// NICs that filter strictly and have no mark of their own. Those with one may: it leads the look-up to the
+/// NIC's own table.
+pub(super) fn strict(nics: &[HostNic], is_strict: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let unmarked = nics.iter().filter(|nic| nic.mark == 0);
     unmarked
+        .filter(|nic| is_strict(&nic.name))
         .map(|nic| Finding {
             severity: Severity::Serious,
             what: format!(
@@ -52,23 +31,17 @@ mod tests {
 
     #[test]
     fn strict_filtering_is_found_where_no_mark_satisfies_it() {
-        for (mark, all, own, found) in [
-            (0, 1, 0, true),
-            (0, 0, 1, true),
-            (0, 1, 2, false),
-            (0, 2, 1, false),
-            (0, 0, 0, false),
-            (2, 1, 1, false),
-        ] {
+        for (mark, is_strict, found) in [(0, true, true), (0, false, false), (2, true, false)] {
             let nic = HostNic {
                 name: "ens6".to_owned(),
                 ifindex: 4,
                 mark,
+                is_strict: is_strict && mark != 0,
+                asks_as: None,
                 addresses: Vec::new(),
             };
-            let value = |link: &str| if link == "all" { all } else { own };
-            let findings = judge(&[nic], value);
-            assert_eq!(!findings.is_empty(), found, "{mark} {all} {own}");
+            let findings = strict(&[nic], |_| is_strict);
+            assert_eq!(!findings.is_empty(), found, "{mark} {is_strict}");
             assert!(findings.iter().all(|f| f.way_out.contains("ens6")));
         }
     }

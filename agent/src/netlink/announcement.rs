@@ -6,17 +6,13 @@ use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
 use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::{
-        AddressFamily, RouteNetlinkMessage,
-        route::{RouteAttribute, RouteMessage},
-    },
+    packet_route::{AddressFamily, RouteNetlinkMessage},
     sys::SocketAddr,
 };
 
 use super::{
+    defaults::hops,
     link::{Link, LinkAddress},
-    model::MAIN_TABLE,
-    state::ip,
 };
 
 /// One announcement.
@@ -30,10 +26,10 @@ pub enum Announcement {
     Address(LinkAddress),
     /// An address went.
     AddressGone(LinkAddress),
-    /// A default route of the main table came or changed: the link's index and the next hop.
-    Default(u32, Option<IpAddr>),
-    /// A default route of the main table went.
-    DefaultGone(u32, Option<IpAddr>),
+    /// A default route of others came or changed: the links' indices and the next hops.
+    Default(Vec<(u32, Option<IpAddr>)>),
+    /// A default route of others went.
+    DefaultGone(Vec<(u32, Option<IpAddr>)>),
     /// Another route, a rule, a queueing discipline or a filter went.
     ObjectGone,
     /// The socket's buffer was full: anything may have happened.
@@ -92,12 +88,12 @@ fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Announcement {
         Message::DelLink(message) => Announcement::LinkGone(message.header.index),
         Message::NewAddress(message) => address(message, Announcement::Address),
         Message::DelAddress(message) => address(message, Announcement::AddressGone),
-        Message::NewRoute(message) => match default_route(&message) {
-            Some((link, via)) => Announcement::Default(link, via),
+        Message::NewRoute(message) => match hops(&message) {
+            Some(default) => Announcement::Default(default.hops),
             None => Announcement::Other,
         },
-        Message::DelRoute(message) => match default_route(&message) {
-            Some((link, via)) => Announcement::DefaultGone(link, via),
+        Message::DelRoute(message) => match hops(&message) {
+            Some(default) => Announcement::DefaultGone(default.hops),
             None => Announcement::ObjectGone,
         },
         Message::DelRule(_) | Message::DelQueueDiscipline(_) | Message::DelTrafficFilter(_) => {
@@ -105,18 +101,4 @@ fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Announcement {
         }
         _ => Announcement::Other,
     }
-}
-
-fn default_route(message: &RouteMessage) -> Option<(u32, Option<IpAddr>)> {
-    let (mut link, mut via, mut table) = (None, None, u32::from(message.header.table));
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::Gateway(address) => via = ip(address),
-            RouteAttribute::Table(id) => table = *id,
-            _ => {}
-        }
-    }
-    let is_default = table == MAIN_TABLE && message.header.destination_prefix_length == 0;
-    Some((link.filter(|_| is_default)?, via))
 }

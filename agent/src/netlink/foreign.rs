@@ -56,7 +56,11 @@ impl Netlink {
             message.header.address_family = message::address_family(family);
             let request = RouteNetlinkMessage::GetRoute(message);
             let routes = self.dump("list routes", request, |answer| match answer {
-                RouteNetlinkMessage::NewRoute(route) => foreign_route(&route),
+                RouteNetlinkMessage::NewRoute(route)
+                    if route.header.address_family == message::address_family(family) =>
+                {
+                    foreign_route(&route)
+                }
                 _ => None,
             });
             foreign.routes.extend(routes.await?);
@@ -64,7 +68,11 @@ impl Netlink {
             message.header.family = message::address_family(family);
             let request = RouteNetlinkMessage::GetRule(message);
             let priorities = self.dump("list rules", request, |answer| match answer {
-                RouteNetlinkMessage::NewRule(rule) => Some(foreign_priority(&rule)),
+                RouteNetlinkMessage::NewRule(rule)
+                    if rule.header.family == message::address_family(family) =>
+                {
+                    Some(foreign_priority(&rule))
+                }
                 _ => None,
             });
             for priority in priorities.await? {

@@ -96,6 +96,8 @@ pub struct Link {
     pub ipvlan_mode: Option<IpvlanMode>,
     /// `IFLA_LINK`: index of the link below, or of the veth peer, maybe in another namespace.
     pub below: Option<u32>,
+    /// `IFLA_MASTER`: index of the bridge, bond or VRF that it is a port of.
+    pub port_of: Option<u32>,
 }
 
 impl Link {
@@ -111,6 +113,7 @@ impl Link {
             kind: None,
             ipvlan_mode: None,
             below: None,
+            port_of: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -118,6 +121,9 @@ impl Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Link(below) => link.below = Some(below),
+                LinkAttribute::Controller(controller) => {
+                    link.port_of = Some(controller).filter(|index| *index != 0);
+                }
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {

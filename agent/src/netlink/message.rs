@@ -23,7 +23,8 @@ use rtnetlink::{
 use super::{
     Batch,
     model::{
-        Address, Direction, Family, Filter, Neighbour, PROTOCOL, Route, Rule, Selector, host_net,
+        Action, Address, Direction, Family, Filter, Neighbour, PROTOCOL, Route, Rule, Selector,
+        host_net,
     },
 };
 
@@ -111,12 +112,21 @@ pub(super) fn route(object: &Route, ifindex: u32) -> RouteMessage {
 fn rule(object: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = address_family(object.family);
-    message.header.action = RuleAction::ToTable;
     message.attributes.extend([
         RuleAttribute::Priority(object.priority),
-        RuleAttribute::Table(object.table),
         RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
     ]);
+    message.header.action = match object.action {
+        Action::Table(table) => {
+            message.attributes.push(RuleAttribute::Table(table));
+            RuleAction::ToTable
+        }
+        Action::Goto(priority) => {
+            message.attributes.push(RuleAttribute::Goto(priority));
+            RuleAction::Goto
+        }
+        Action::Nop => RuleAction::Nop,
+    };
     match &object.selector {
         Selector::All => {}
         Selector::AllButDefault => message.attributes.push(RuleAttribute::SuppressPrefixLen(0)),
@@ -128,24 +138,18 @@ fn rule(object: &Rule) -> RuleMessage {
         Selector::Mark { mark, mask } => message
             .attributes
             .extend([RuleAttribute::FwMark(*mark), RuleAttribute::FwMask(*mask)]),
-        Selector::InLinkMark {
-            link,
-            mark,
-            mask,
-            no_default,
-        } => {
+        Selector::InLinkMark { link, mark, mask } => message.attributes.extend([
+            RuleAttribute::Iifname(link.clone()),
+            RuleAttribute::FwMark(*mark),
+            RuleAttribute::FwMask(*mask),
+        ]),
+        Selector::OutLink { from, link } => {
+            message.header.src_len = from.prefix_len();
             message.attributes.extend([
-                RuleAttribute::Iifname(link.clone()),
-                RuleAttribute::FwMark(*mark),
-                RuleAttribute::FwMask(*mask),
+                RuleAttribute::Source(from.addr()),
+                RuleAttribute::Oifname(link.clone()),
             ]);
-            if *no_default {
-                message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
-            }
         }
-        Selector::OutLink(link) => message
-            .attributes
-            .push(RuleAttribute::Oifname(link.clone())),
         Selector::From(address) => {
             message.header.src_len = host_net(*address).prefix_len();
             message.attributes.push(RuleAttribute::Source(*address));

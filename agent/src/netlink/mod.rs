@@ -7,6 +7,7 @@
 //! thread's namespace.
 
 pub mod announcement;
+pub mod defaults;
 pub mod direct;
 pub mod foreign;
 mod holder;
@@ -15,6 +16,7 @@ pub mod message;
 pub mod model;
 pub mod multicast;
 pub mod netns;
+pub mod ours;
 pub mod state;
 pub mod sysctl;
 mod taken;

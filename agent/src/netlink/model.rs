@@ -173,11 +173,14 @@ pub enum Selector {
         mark: u32,
         /// Bits looked at.
         mask: u32,
-        /// The table's default route is passed over (`suppress_prefixlength 0`).
-        no_default: bool,
     },
-    /// Packets that must leave by this link (`oif`).
-    OutLink(String),
+    /// Packets from this network that must leave by this link (`oif`).
+    OutLink {
+        /// Their source.
+        from: IpNet,
+        /// Name of the link.
+        link: String,
+    },
     /// Packets from this address.
     From(IpAddr),
     /// All packets; the table's default route is passed over (`suppress_prefixlength 0`).
@@ -193,8 +196,32 @@ pub struct Rule {
     pub priority: u32,
     /// What it matches.
     pub selector: Selector,
-    /// Table to look in.
-    pub table: u32,
+    /// What is done with it.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+/// What a rule does with what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    /// Looks into this table; what has no route there goes on with the next rule.
+    Table(u32),
+    /// Goes on with the rule of this priority, which must be there: without it the kernel takes no notice of
+    /// the rule (`fib_rules_lookup`, net/core/fib_rules.c).
+    Goto(u32),
+    /// Nothing: somewhere to go to.
+    Nop,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(table) => write!(f, "lookup {table}"),
+            Self::Goto(priority) => write!(f, "goto {priority}"),
+            Self::Nop => f.write_str("nop"),
+        }
+    }
 }
 
 /// A permanent neighbour entry.
@@ -277,18 +304,15 @@ impl fmt::Display for Rule {
             Selector::All | Selector::AllButDefault => f.write_str("from all")?,
             Selector::LocalMark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x} iif lo")?,
             Selector::Mark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x}")?,
-            Selector::InLinkMark {
-                link, mark, mask, ..
-            } => write!(f, "fwmark {mark:#x}/{mask:#x} iif {link}")?,
-            Selector::OutLink(link) => write!(f, "oif {link}")?,
+            Selector::InLinkMark { link, mark, mask } => {
+                write!(f, "fwmark {mark:#x}/{mask:#x} iif {link}")?;
+            }
+            Selector::OutLink { from, link } => write!(f, "from {from} oif {link}")?,
             Selector::From(address) => write!(f, "from {address}")?,
         }
-        write!(f, " lookup {}", self.table)?;
+        write!(f, " {}", self.action)?;
         match &self.selector {
-            Selector::AllButDefault
-            | Selector::InLinkMark {
-                no_default: true, ..
-            } => f.write_str(" suppress_prefixlength 0"),
+            Selector::AllButDefault => f.write_str(" suppress_prefixlength 0"),
             _ => Ok(()),
         }
     }
@@ -386,11 +410,34 @@ mod tests {
                 mark: 0x1000,
                 mask: 0x1000,
             },
-            table: 7700,
+            action: Action::Table(7700),
         };
         assert_eq!(
             rule.to_string(),
             "IPv6 rule 1000: fwmark 0x1000/0x1000 iif lo lookup 7700"
+        );
+    }
+
+    #[test]
+    fn rules_are_written_as_they_were_before_there_were_other_actions() {
+        let rule = Rule {
+            family: Family::V4,
+            priority: 1001,
+            selector: Selector::All,
+            action: Action::Table(7700),
+        };
+        let text = r#"{"family":"v4","priority":1001,"selector":"all","table":7700}"#;
+        assert_eq!(serde_json::to_string(&rule).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Rule>(text).unwrap(), rule);
+        let other = Rule {
+            action: Action::Nop,
+            ..rule
+        };
+        let text = serde_json::to_string(&other).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Rule>(&text).unwrap(),
+            other,
+            "{text}"
         );
     }
 }

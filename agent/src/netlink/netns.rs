@@ -95,6 +95,14 @@ impl Netns {
         }))
     }
 
+    /// The PID namespace in which `path` means something, if it is one below `/proc/PID`: in another one it leads to
+    /// another process or nowhere.
+    #[must_use]
+    pub fn pid_namespace_of(path: &Path) -> Option<u64> {
+        let own = || std::fs::metadata("/proc/self/ns/pid").map(|found| found.ino());
+        path.starts_with("/proc").then(own)?.ok()
+    }
+
     /// The path it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {

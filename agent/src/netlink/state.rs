@@ -12,7 +12,7 @@ use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage},
-    rule::{RuleAttribute, RuleMessage},
+    rule::{RuleAction, RuleAttribute, RuleMessage},
     tc::{TcAttribute, TcFilterBpfOption, TcOption},
 };
 
@@ -21,7 +21,7 @@ use super::{
     link::Link,
     message::{self, FILTER_HANDLE, FILTER_PRIORITY},
     model::{
-        Address, Direction, Family, Filter, MAIN_TABLE, Mac, NamespacePlan, Neighbour, Route, Rule,
+        Action, Address, Direction, Family, Filter, Mac, NamespacePlan, Neighbour, Route, Rule,
         Selector, Sysctl,
     },
     sysctl,
@@ -95,9 +95,7 @@ impl NamespaceState {
             ..NamespacePlan::default()
         };
         for family in Family::BOTH {
-            found
-                .routes
-                .extend(routes(netlink, family, 0, &names).await?);
+            found.routes.extend(routes(netlink, family, &names).await?);
             found.rules.extend(rules(netlink, family).await?);
             found
                 .neighbours
@@ -174,43 +172,14 @@ pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-impl Netlink {
-    /// The default routes of the main table, over `links`.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub async fn default_routes(&self, links: &[Link]) -> Result<Vec<Route>, Error> {
-        let names: HashMap<u32, String> =
-            links.iter().map(|l| (l.ifindex, l.name.clone())).collect();
-        let mut defaults = Vec::new();
-        for family in Family::BOTH {
-            match routes(self, family, MAIN_TABLE as u8, &names).await {
-                Ok(routes) => {
-                    defaults.extend(
-                        routes
-                            .into_iter()
-                            .filter(|r| r.destination.prefix_len() == 0),
-                    );
-                }
-                // The kernel makes a table when it gets its first route.
-                Err(e) if e.is_gone() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(defaults)
-    }
-}
-
-/// The routes of one table, or of all (`RT_TABLE_UNSPEC`, 0).
+/// The routes of all tables.
 async fn routes(
     netlink: &Netlink,
     family: Family,
-    table: u8,
     names: &HashMap<u32, String>,
 ) -> Result<Vec<Route>, Error> {
     let mut message = RouteMessage::default();
     message.header.address_family = message::address_family(family);
-    message.header.table = table;
     let request = RouteNetlinkMessage::GetRoute(message);
     netlink
         .dump("list routes", request, |answer| match answer {
@@ -220,11 +189,15 @@ async fn routes(
         .await
 }
 
-fn parse_route(
+pub(super) fn parse_route(
     family: Family,
     message: &RouteMessage,
     names: &HashMap<u32, String>,
 ) -> Option<Route> {
+    // A kernel without a family lists all others' when it is asked for that one (`rtnl_dump_all`).
+    if message.header.address_family != message::address_family(family) {
+        return None;
+    }
     let mut link = None;
     let mut destination = family.everything().addr();
     let (mut via, mut source, mut table) = (None, None, u32::from(message.header.table));
@@ -260,12 +233,12 @@ async fn rules(netlink: &Netlink, family: Family) -> Result<Vec<Rule>, Error> {
 }
 
 /// `None` for a rule that looks at something ours never do.
-fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
-    let whole = family.everything().max_prefix_len();
-    if message.header.dst_len > 0 || ![0, whole].contains(&message.header.src_len) {
+pub(super) fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
+    let is_of_family = message.header.family == message::address_family(family);
+    if message.header.dst_len > 0 || !is_of_family {
         return None;
     }
-    let (mut priority, mut table) = (0, u32::from(message.header.table));
+    let (mut priority, mut table, mut goto) = (0, u32::from(message.header.table), 0);
     let (mut iif, mut oif, mut from) = (None, None, None);
     let (mut mark, mut mask) = (None, u32::MAX);
     let mut no_default = false;
@@ -275,7 +248,10 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Table(value) => table = *value,
             RuleAttribute::Iifname(name) => iif = Some(name.as_str()),
             RuleAttribute::Oifname(name) => oif = Some(name.clone()),
-            RuleAttribute::Source(address) => from = Some(*address),
+            RuleAttribute::Goto(value) => goto = *value,
+            RuleAttribute::Source(address) => {
+                from = Some(IpNet::new(*address, message.header.src_len).ok()?);
+            }
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(value) => mask = *value,
             RuleAttribute::SuppressPrefixLen(0) => no_default = true,
@@ -286,28 +262,33 @@ fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
         }
     }
     let selector = match (iif, oif, mark, from) {
-        (Some(link), None, Some(mark), None) if no_default || link != "lo" => {
-            Selector::InLinkMark {
-                link: link.to_owned(),
-                mark,
-                mask,
-                no_default,
-            }
-        }
         (None, None, None, None) if no_default => Selector::AllButDefault,
         _ if no_default => return None,
         (None, None, None, None) => Selector::All,
         (Some("lo"), None, Some(mark), None) => Selector::LocalMark { mark, mask },
+        (Some(link), None, Some(mark), None) => Selector::InLinkMark {
+            link: link.to_owned(),
+            mark,
+            mask,
+        },
         (None, None, Some(mark), None) => Selector::Mark { mark, mask },
-        (None, Some(link), None, None) => Selector::OutLink(link),
-        (None, None, None, Some(address)) => Selector::From(address),
+        (None, Some(link), None, Some(from)) => Selector::OutLink { from, link },
+        (None, None, None, Some(from)) if from.prefix_len() == from.max_prefix_len() => {
+            Selector::From(from.addr())
+        }
+        _ => return None,
+    };
+    let action = match message.header.action {
+        RuleAction::ToTable => Action::Table(table),
+        RuleAction::Goto => Action::Goto(goto),
+        RuleAction::Nop => Action::Nop,
         _ => return None,
     };
     Some(Rule {
         family,
         priority,
         selector,
-        table,
+        action,
     })
 }
 

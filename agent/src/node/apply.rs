@@ -1,6 +1,6 @@
-//! Puts the host's part into the kernel.
+//! Puts the host's part into the kernel, and takes it away.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ebbtide_layout::HOST_MAC;
 use tracing::warn;
@@ -10,7 +10,8 @@ use crate::{
     datapath::{self, Datapath},
     netlink::{
         self, Batch, Netlink,
-        model::{Mac, Sysctl},
+        link::Link,
+        model::{Mac, Rule, Sysctl},
         sysctl,
     },
 };
@@ -29,6 +30,12 @@ pub enum Error {
 /// No packet is longer: kernels before 5.12 drop what is redirected to a link whose MTU it exceeds
 /// (`is_skb_forwardable` in `__bpf_rx_skb`, net/core/filter.c).
 const STEER_MTU: u32 = 65535;
+
+/// The index of the link [`STEER`], if it is there and as it should be.
+pub async fn find_steer(host: &Netlink) -> Option<u32> {
+    let link = host.link(STEER).await.ok().flatten()?;
+    (link.up && link.mac == Some(Mac(HOST_MAC))).then_some(link.ifindex)
+}
 
 /// Makes the link [`STEER`] and gives its index; `None`, with a word in the log, where the kernel
 /// has no such links.
@@ -55,13 +62,13 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
         path: path.replace("STEER", STEER),
         value: value.to_owned(),
     };
-    sysctl::write_all(&[
+    // All of the world's addresses come in here. Where `all` filters, the mark and its rule satisfy it.
+    let mut settings = vec![setting("net/ipv4/conf/STEER/rp_filter", "0")];
+    if sysctl::root().join("net/ipv6").exists() {
         // No link-local address, no router solicitations into nowhere (`IN6_ADDR_GEN_MODE_NONE`).
-        setting("net/ipv6/conf/STEER/addr_gen_mode", "1"),
-        // All of the world's addresses come in here. Where `all` is strict, the mark and its rule
-        // satisfy the filter.
-        setting("net/ipv4/conf/STEER/rp_filter", "0"),
-    ])?;
+        settings.push(setting("net/ipv6/conf/STEER/addr_gen_mode", "1"));
+    }
+    sysctl::write_all(&settings)?;
     let Some(link) = host.link(STEER).await? else {
         return Ok(None);
     };
@@ -72,8 +79,9 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
     Ok(Some(link.ifindex))
 }
 
-/// Applies the plan: first the maps, then the programs that look into them. Every object is put
-/// there or replaced, so applying twice is applying once.
+/// Applies the plan: first the maps, then the tables, then the programs that look into them; in the end it takes
+/// away what of ours is not in it: rules, but for those that `pods` have, routes and programs. Every object
+/// is put there or replaced, so applying twice is applying once.
 ///
 /// # Errors
 /// The first refusal of the kernel.
@@ -81,6 +89,7 @@ pub async fn apply(
     host_plan: &HostPlan,
     steer: Option<u32>,
     facts: &NodeFacts,
+    pods: &Pods,
     host: &Netlink,
     datapath: &Datapath,
 ) -> Result<(), Error> {
@@ -112,6 +121,69 @@ pub async fn apply(
         }
     }
     batch.run(host).await?;
-    let all: Vec<u32> = facts.nics.iter().map(|nic| nic.ifindex).collect();
+    prune(host_plan, pods, host, datapath).await
+}
+
+/// What of ours in the host belongs to pods, and stays.
+#[derive(Debug, Default)]
+pub struct Pods {
+    /// The table with the routes to them.
+    pub table: u32,
+    /// Rules that their records have.
+    pub rules: BTreeSet<Rule>,
+}
+
+/// Takes away what an earlier plan (maybe an earlier agent's) had and this one has not.
+async fn prune(
+    host_plan: &HostPlan,
+    pods: &Pods,
+    host: &Netlink,
+    datapath: &Datapath,
+) -> Result<(), Error> {
+    let HostPlan { nics, plan } = host_plan;
+    let links = host.links().await?;
+    let ours = host.ours(&links).await?;
+    let mut batch = Batch::default();
+    for rule in &ours.rules {
+        if !plan.rules.contains(rule) && !pods.rules.contains(rule) {
+            batch.delete_rule(rule);
+        }
+    }
+    for route in &ours.routes {
+        if route.table != pods.table && !plan.routes.contains(route) {
+            let mut links = links.iter();
+            if let Some(link) = links.find(|link| link.name == route.link) {
+                batch.delete_route(route, link.ifindex);
+            }
+        }
+    }
+    let hooked = host.with_clsact().await?;
+    let is_nic = |link: &Link| nics.iter().any(|nic| nic.ifindex == link.ifindex);
+    let may_have_filters =
+        |link: &&Link| hooked.contains(&link.ifindex) && !is_nic(link) && !super::is_pod_veth(link);
+    for link in links.iter().filter(may_have_filters) {
+        datapath.detach_from_nic(&mut batch, &link.name, link.ifindex);
+    }
+    for failure in batch.run_all(host).await {
+        warn!("{failure}; it stays until the next look");
+    }
+    let all: Vec<u32> = nics.iter().map(|nic| nic.ifindex).collect();
     Ok(datapath.keep_nics(&all)?)
+}
+
+/// Takes everything of ours away from the host's NICs: there is no pod that needs it.
+///
+/// What the node itself was told stays, as somebody else may rely on it by now: that it forwards.
+///
+/// # Errors
+/// The first refusal of the kernel.
+pub async fn take_away(pods: &Pods, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
+    prune(&HostPlan::default(), pods, host, datapath).await?;
+    datapath.host.set(&[], None)?;
+    if let Some(link) = host.link(STEER).await? {
+        let mut batch = Batch::default();
+        batch.delete_link(STEER, link.ifindex);
+        batch.run(host).await?;
+    }
+    Ok(())
 }

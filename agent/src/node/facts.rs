@@ -5,33 +5,14 @@ use std::net::IpAddr;
 use ebbtide_layout::HOST_MAC;
 use ipnet::IpNet;
 
+use super::host::STEER;
 use crate::netlink::{
     Error, Netlink,
     announcement::Announcement,
     link::{Link, LinkAddress},
-    model::{Mac, Route},
+    model::{Family, Mac, Route, Sysctl},
+    sysctl,
 };
-
-/// Links whose addresses are no addresses of the node's: bridges, tunnels and ports that container
-/// engines and other CNI plugins make.
-const NOT_THE_NODES: [&str; 16] = [
-    "docker",
-    "cbr",
-    "cni",
-    "virbr",
-    "lxcbr",
-    "lxdbr",
-    "veth",
-    "cali",
-    "tunl",
-    "vxlan.calico",
-    "flannel",
-    "cilium",
-    "lxc",
-    "kube-ipvs",
-    "nodelocaldns",
-    "dummy",
-];
 
 /// A network interface of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +29,10 @@ pub struct Nic {
     pub up: bool,
     /// What makes it, for what is no hardware (`ipvlan`, `macvlan`, `veth`...).
     pub kind: Option<String>,
+    /// The index of the bridge, bond or VRF that it is a port of.
+    pub port_of: Option<u32>,
+    /// Whether IPv6 is on there.
+    pub ipv6: bool,
     /// Its addresses, without link-local ones.
     pub addresses: Vec<IpNet>,
 }
@@ -55,10 +40,14 @@ pub struct Nic {
 /// What the node has, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// Every link but the loopback and our own veth ends.
+    /// Every link but the loopback and our own.
     pub nics: Vec<Nic>,
-    /// The default routes of the main table.
+    /// The default routes that are not ours: the main table's first.
     pub defaults: Vec<Route>,
+    /// The addresses on the loopback that others may ask for.
+    pub loopback: Vec<IpNet>,
+    /// The kernel has no IPv6 at all.
+    pub no_ipv6: bool,
 }
 
 impl Nic {
@@ -78,6 +67,8 @@ impl Nic {
             mtu: link.mtu,
             up: link.up,
             kind: link.kind,
+            port_of: link.port_of,
+            ipv6: true,
         }
     }
 
@@ -86,16 +77,34 @@ impl Nic {
     pub fn is_still(&self, link: &Link) -> bool {
         let now = Self::new(link.clone(), &[]);
         let addresses = self.addresses.clone();
-        *self == Self { addresses, ..now }
+        let ipv6 = self.ipv6;
+        *self
+            == Self {
+                addresses,
+                ipv6,
+                ..now
+            }
     }
 
-    /// Whether its addresses are the node's: not another engine's bridge or port.
+    /// Whether this family can be used there.
     #[must_use]
-    pub fn is_the_nodes(&self) -> bool {
-        !NOT_THE_NODES
-            .iter()
-            .any(|prefix| self.name.starts_with(prefix))
+    pub const fn has(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => true,
+            Family::V6 => self.ipv6,
+        }
     }
+}
+
+/// Whether IPv6 is on on the link: the kernel has it (`ipv6.disable=1` takes it away, and then there are no
+/// settings of it), and the setting `disable_ipv6` does not turn it off there.
+#[must_use]
+pub fn has_ipv6(link: &str) -> bool {
+    let setting = Sysctl {
+        path: format!("net/ipv6/conf/{link}/disable_ipv6"),
+        value: "0".to_owned(),
+    };
+    matches!(sysctl::read(&setting), Ok(Some(value)) if value == "0")
 }
 
 impl NodeFacts {
@@ -107,12 +116,25 @@ impl NodeFacts {
         let links = netlink.links().await?;
         let addresses = netlink.addresses().await?;
         let defaults = netlink.default_routes(&links).await?;
+        let loopback = addresses
+            .iter()
+            .filter(|own| own.ifindex == LOOPBACK && is_for_others(&own.address.addr()))
+            .map(|own| own.address)
+            .collect();
         let nics = links
             .into_iter()
             .filter(concerns)
-            .map(|link| Nic::new(link, &addresses))
+            .map(|link| Nic {
+                ipv6: has_ipv6(&link.name),
+                ..Nic::new(link, &addresses)
+            })
             .collect();
-        Ok(Self { nics, defaults })
+        Ok(Self {
+            nics,
+            defaults,
+            loopback,
+            no_ipv6: !sysctl::root().join("net/ipv6").exists(),
+        })
     }
 
     /// Whether the announcement says something that these facts do not.
@@ -120,9 +142,13 @@ impl NodeFacts {
     pub fn is_news(&self, announcement: &Announcement) -> bool {
         let at = |ifindex: &u32| self.nics.iter().find(|nic| nic.ifindex == *ifindex);
         let has = |address: &LinkAddress| {
-            at(&address.ifindex).map(|nic| nic.addresses.contains(&address.address))
+            let net = &address.address;
+            match address.ifindex {
+                LOOPBACK => is_for_others(&net.addr()).then(|| self.loopback.contains(net)),
+                other => at(&other).map(|nic| nic.addresses.contains(net)),
+            }
         };
-        let leads = |ifindex: &u32, via: &Option<IpAddr>| {
+        let leads = |(ifindex, via): &(u32, Option<IpAddr>)| {
             at(ifindex).map(|nic| {
                 let mut own = self.defaults.iter().filter(|route| route.link == nic.name);
                 own.any(|route| route.via == *via)
@@ -138,10 +164,19 @@ impl NodeFacts {
                 !is_link_local(&new.address.addr()) && has(new) == Some(false)
             }
             Announcement::AddressGone(gone) => has(gone) == Some(true),
-            Announcement::Default(link, via) => leads(link, via) == Some(false),
-            Announcement::DefaultGone(link, via) => leads(link, via) == Some(true),
+            Announcement::Default(hops) => hops.iter().any(|hop| leads(hop) == Some(false)),
+            Announcement::DefaultGone(hops) => hops.iter().any(|hop| leads(hop) == Some(true)),
             Announcement::Overrun => true,
             Announcement::ObjectGone | Announcement::Other => false,
+        }
+    }
+
+    /// Whether the kernel has this family.
+    #[must_use]
+    pub const fn has(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => true,
+            Family::V6 => !self.no_ipv6,
         }
     }
 
@@ -149,16 +184,6 @@ impl NodeFacts {
     #[must_use]
     pub fn nic(&self, name: &str) -> Option<&Nic> {
         self.nics.iter().find(|nic| nic.name == name)
-    }
-
-    /// The node's own addresses, of every NIC and both families, in the order of the NICs.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        self.nics
-            .iter()
-            .filter(|nic| nic.is_the_nodes())
-            .flat_map(|nic| nic.addresses.iter().map(IpNet::addr))
-            .collect()
     }
 }
 
@@ -173,9 +198,17 @@ pub fn is_pod_veth(link: &Link) -> bool {
     link.kind.as_deref() == Some("veth") && (link.mac == Some(Mac(HOST_MAC)) || is_named_ours())
 }
 
+/// The loopback's index in every namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LOOPBACK: u32 = 1;
+
 /// Whether a link is among the facts at all.
 fn concerns(link: &Link) -> bool {
-    !link.loopback && !is_pod_veth(link)
+    !link.loopback && !is_pod_veth(link) && link.name != STEER
+}
+
+/// Whether an address on the loopback is one that others may ask for.
+fn is_for_others(address: &IpAddr) -> bool {
+    !address.is_loopback() && !is_link_local(address)
 }
 
 fn is_link_local(address: &IpAddr) -> bool {
@@ -197,27 +230,12 @@ mod tests {
             mtu: 1500,
             up: true,
             kind: None,
+            port_of: None,
+            ipv6: true,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         }
     }
 
-    #[test]
-    fn other_engines_bridges_are_not_the_node() {
-        let facts = NodeFacts {
-            nics: vec![
-                nic("ens5", &["172.31.22.228/20", "2001:db8::1/64"]),
-                nic("docker0", &["172.17.0.1/16"]),
-                nic("kube-ipvs0", &["10.96.0.1/32"]),
-                nic("ens6", &["210.22.16.10/24"]),
-            ],
-            ..NodeFacts::default()
-        };
-        let expected: Vec<IpAddr> = ["172.31.22.228", "2001:db8::1", "210.22.16.10"]
-            .iter()
-            .map(|a| a.parse().unwrap())
-            .collect();
-        assert_eq!(facts.addresses(), expected);
-    }
     fn link(name: &str, ifindex: u32) -> Link {
         Link {
             ifindex,
@@ -230,6 +248,7 @@ mod tests {
             kind: None,
             ipvlan_mode: None,
             below: None,
+            port_of: None,
         }
     }
 
@@ -244,6 +263,8 @@ mod tests {
                 source: None,
                 table: 254,
             }],
+            loopback: vec!["192.0.2.7/32".parse().unwrap()],
+            no_ipv6: false,
         };
         let address = |ifindex, address: &str| LinkAddress {
             ifindex,
@@ -275,10 +296,15 @@ mod tests {
                 true,
             ),
             (Announcement::AddressGone(address(2, "10.0.0.1/32")), false),
-            (Announcement::Default(2, via(1)), false),
-            (Announcement::Default(2, via(2)), true),
-            (Announcement::DefaultGone(2, via(1)), true),
-            (Announcement::DefaultGone(9, via(1)), false),
+            (Announcement::Default(vec![(2, via(1))]), false),
+            (Announcement::Default(vec![(2, via(2))]), true),
+            (Announcement::DefaultGone(vec![(2, via(1))]), true),
+            (Announcement::DefaultGone(vec![(9, via(1))]), false),
+            (Announcement::Default(vec![(2, via(1)), (2, via(3))]), true),
+            (Announcement::Address(address(1, "192.0.2.7/32")), false),
+            (Announcement::Address(address(1, "192.0.2.8/32")), true),
+            (Announcement::Address(address(1, "127.0.0.2/8")), false),
+            (Announcement::AddressGone(address(1, "192.0.2.7/32")), true),
             (Announcement::Overrun, true),
             (Announcement::ObjectGone, false),
         ] {

@@ -2,29 +2,42 @@
 //!
 //! | priority | rule | for |
 //! |---|---|---|
-//! | base     | `oif NIC lookup T`                       | pods, and whatever is sent on to its right NIC |
-//! | base + 1 | `from all lookup pods`                   | the way to this node's pods |
-//! | base + 2 | `fwmark NIC iif NIC lookup main`, no default route | requests to what only the main table knows: another plugin's pods |
-//! | base + 2 | `fwmark NIC+REPLY iif NIC lookup main`   | strict rp_filter on a far backend's answer |
-//! | base + 2 | `fwmark STEERED lookup T(steer)`         | strict rp_filter on what is steered past ipvlan |
-//! | base + 3 | `fwmark NIC lookup T`                    | replies; requests to anywhere else; strict rp_filter on requests |
+//! | base     | `fwmark NIC+REPLY lookup T`          | what has to leave by the NIC: pods' replies, and what is sent on to its right NIC |
+//! | base + 1 | `from NODE oif NIC goto base + 7`    | the node's own, and tunnels of others over the NIC: as without us |
+//! | base + 2 | `from POD oif NIC lookup W`          | pods with routes of their own |
+//! | base + 3 | `from POOL oif NIC lookup T or W`    | pods, in l3 |
+//! | base + 4 | `from all lookup pods`               | the way to this node's pods |
+//! | base + 5 | `fwmark NIC iif NIC goto base + 7`, `fwmark NIC iif lo goto base + 7` | strict rp_filter: packets themselves, and the node's own |
+//! | base + 6 | `fwmark NIC lookup T`                | strict rp_filter on requests for Services |
+//! | base + 6 | `fwmark STEERED lookup T(steer)`     | rp_filter on what is steered past ipvlan to a pod |
+//! | base + 7 | `nop`                                | where all that is not ours goes on |
 //!
-//! Strict reverse path filtering looks up the way back with the packet's mark where
-//! `src_valid_mark` is on, and with `iif` set to the link by which the packet is about to *leave*,
-//! or to `lo` if it is for this node (`__fib_validate_source`, net/ipv4/fib_frontend.c:
-//! `flowi4_iif = oif ? : LOOPBACK_IFINDEX`, and `__mkroute_input` passes the outgoing one). So
-//! `iif NIC` with the mark of the same NIC is the request itself on its way in, and with the
-//! reply bit, which no packet has that came in there, the question about an answer that leaves by it.
+//! **What has a mark.** NIC+REPLY is set in two places: at the host's end of a pod's veth, on replies to what came
+//! in by a NIC, and at a NIC's egress, on what is sent on from there to another. Either leaves by that NIC: nothing
+//! that comes in from outside has it, and nothing of others. STEERED, all bits, is set on answers for a pod that the
+//! host has to translate first; they go into the pod.
+//!
+//! NIC alone is set where a NIC filters reverse paths strictly, and nowhere else (the last rules are there only then).
+//! Strict filtering looks up the way back with the packet's mark where `src_valid_mark` is on, and with `iif` set
+//! to the link by which the packet is about to *leave*, or to `lo` if it is for this node (`__fib_validate_source`,
+//! net/ipv4/fib_frontend.c: `flowi4_iif = oif ? : LOOPBACK_IFINDEX`, and `__mkroute_input` passes the outgoing one).
+//! So `iif NIC` with the mark of the same NIC is the packet itself on its way, and goes as it would without us.
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use ebbtide_layout::reply_bit;
+use ipnet::IpNet;
 
-use super::{Nic, NodeFacts, PoolNetwork, nic_plan, nic_table};
+use super::{
+    Known, Nic, NodeFacts, Role, nic_plan, nic_table,
+    plan::{Behind, Rules, Step},
+    pods_rules, take,
+};
 use crate::{
     datapath::{HOST_PROGRAMS, HostNic},
     netlink::model::{
-        Direction, Family, Filter, MAIN_TABLE, NamespacePlan, Route, Rule, Selector, Sysctl,
+        Action, Direction, Family, Filter, MAIN_TABLE, NamespacePlan, Route, Selector, Sysctl,
     },
-    settings::Settings,
 };
 
 /// A link that leads nowhere, made for its ingress: what is redirected there is in the host's
@@ -32,8 +45,8 @@ use crate::{
 /// filtering (no far address is behind it) and ICMP redirects (in and out by one link).
 pub const STEER: &str = "ebbtide0";
 
-/// What the node needs on its NICs, whether there are pods or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the node needs on its NICs. Without a pod, nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostPlan {
     /// The NICs, for the programs.
     pub nics: Vec<HostNic>,
@@ -41,40 +54,42 @@ pub struct HostPlan {
     pub plan: NamespacePlan,
 }
 
-/// The NICs that traffic of the node can come in by: with an address that is the node's, and
-/// frames with MAC addresses (the programs read Ethernet headers; tunnels have none).
-pub fn carriers(facts: &NodeFacts) -> impl Iterator<Item = &Nic> {
-    facts.nics.iter().filter(|nic| {
-        nic.up && nic.mac.is_some() && !nic.addresses.is_empty() && nic.is_the_nodes()
-    })
+/// The links that are ways out to the network.
+pub fn nics<'a>(
+    facts: &'a NodeFacts,
+    known: &'a Known,
+    rules: Rules<'a>,
+) -> impl Iterator<Item = &'a Nic> {
+    let names = &rules.settings.nics;
+    let nics = facts.nics.iter();
+    nics.filter(move |nic| take(nic, facts, known, names).role == Role::Nic)
 }
 
-/// The networks that the main table's default routes say are behind a NIC: one without pools has
-/// its gateway there. A gateway outside of the NIC's own networks (IPv6: link-local) is behind the
-/// first of its family.
+/// The next hop of the node's own default route over a NIC, for each family that has one: the main table's before
+/// those of other tables.
 #[must_use]
-pub fn default_networks(nic: &Nic, routes: &[Route]) -> Vec<PoolNetwork> {
-    routes
-        .iter()
-        .filter(|route| {
-            route.table == MAIN_TABLE
-                && route.link == nic.name
-                && route.destination.prefix_len() == 0
-        })
-        .filter_map(|route| {
-            let gateway = route.via?;
-            let mut own = nic.addresses.iter();
-            let family = Family::of(gateway);
-            let subnet = own
-                .clone()
-                .find(|net| net.contains(&gateway))
-                .or_else(|| own.find(|net| Family::of_net(net) == family))?;
-            Some(PoolNetwork {
-                subnet: subnet.trunc(),
-                gateway: Some(gateway),
-            })
-        })
-        .collect()
+pub fn own_defaults(nic: &Nic, routes: &[Route]) -> Vec<(Family, Option<IpAddr>)> {
+    let of = |family| {
+        let over =
+            |route: &&Route| route.link == nic.name && Family::of_net(&route.destination) == family;
+        let mut main = routes.iter().filter(|route| route.table == MAIN_TABLE);
+        let mut others = routes.iter();
+        let found = main.find(over).or_else(|| others.find(over))?;
+        Some((family, found.via))
+    };
+    Family::BOTH.into_iter().filter_map(of).collect()
+}
+
+/// The node's IPv4 address on a NIC: of several, one beside the gateway.
+fn own_v4(nic: &Nic, behind: &Behind) -> Option<Ipv4Addr> {
+    let gateway = behind.default_of(Family::V4).flatten();
+    let v4 = |net: &IpNet| match net.addr() {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    };
+    let is_beside = |net: &&IpNet| gateway.is_some_and(|gateway| net.contains(&gateway));
+    let beside = nic.addresses.iter().filter(is_beside).find_map(v4);
+    beside.or_else(|| nic.addresses.iter().find_map(v4))
 }
 
 /// The programs on the host's end of a pod's veth; `only_from` guards what comes from the pod.
@@ -145,30 +160,30 @@ fn sysctl(link: &str, name: &str, value: &str) -> Sysctl {
     }
 }
 
-/// What the node needs on its NICs. `networks` are the networks of pools behind a NIC, `known` the
-/// marks that NICs have, by interface index, and `steer` the index of the link [`STEER`], if there
-/// could be one.
+/// What the node needs on its NICs: `known` says which links are some, `behind` what is behind one, `known_marks` the
+/// marks that they have, by interface index, `steer` the index of the link [`STEER`], if there could be one, and
+/// `is_strict` which NICs filter reverse paths strictly.
 #[must_use]
 pub fn host_plan(
     facts: &NodeFacts,
-    networks: impl Fn(&Nic) -> Vec<PoolNetwork>,
-    known: &[(u32, u32)],
+    known: &Known,
+    behind: impl Fn(&Nic) -> Behind,
+    known_marks: &[(u32, u32)],
     steer: Option<u32>,
-    settings: &Settings,
+    is_strict: impl Fn(&str) -> bool,
+    rules: Rules<'_>,
 ) -> HostPlan {
-    let reply = reply_bit(settings.nic_marks);
-    let carriers: Vec<&Nic> = carriers(facts).collect();
+    let settings = rules.settings;
+    let mask = settings.nic_marks;
+    let reply = reply_bit(mask);
+    let carriers: Vec<&Nic> = nics(facts, known, rules).collect();
     let indices: Vec<u32> = carriers.iter().map(|nic| nic.ifindex).collect();
-    let marks = marks(&indices, known, settings.nic_marks & !reply);
+    let marks = marks(&indices, known_marks, mask & !reply);
+    let families = || Family::BOTH.into_iter().filter(|family| facts.has(*family));
     let mut plan = NamespacePlan::default();
     let mut nics = Vec::new();
-    let rule = |family, step, selector, table| Rule {
-        family,
-        priority: settings.rule_priority + step,
-        selector,
-        table,
-    };
-    let mask = settings.nic_marks;
+    let mut has_end = false;
+    plan.rules.extend(pods_rules(facts, rules));
     if let Some(steer) = steer {
         let table = nic_table(settings, steer);
         plan.sysctls.push(sysctl(STEER, "src_valid_mark", "1"));
@@ -180,58 +195,68 @@ pub fn host_plan(
             table,
         });
         let steered = Selector::Mark { mark: mask, mask };
-        plan.rules.push(rule(Family::V4, 2, steered, table));
+        let lead = Action::Table(table);
+        let steered = rules.at(Step::Strict, Family::V4, steered, lead);
+        plan.rules.push(steered);
     }
     for (nic, mark) in carriers.into_iter().zip(marks) {
-        let networks = networks(nic);
-        let has_gateway = |family| {
-            let mut gateways = networks.iter().filter_map(|network| network.gateway);
-            gateways.any(|gateway| Family::of(gateway) == family)
-        };
+        let behind = behind(nic);
+        let is_strict = mark != 0 && is_strict(&nic.name);
         nics.push(HostNic {
             name: nic.name.clone(),
             ifindex: nic.ifindex,
             mark,
+            is_strict,
+            asks_as: own_v4(nic, &behind).or(behind.a_pod),
             addresses: nic
                 .addresses
                 .iter()
-                .map(|net| (net.addr(), has_gateway(Family::of_net(net))))
+                .map(|net| {
+                    let leads = behind.default_of(Family::of_net(net)).is_some();
+                    (net.addr(), leads && mark != 0)
+                })
                 .collect(),
         });
         plan.filters.extend(filters(&nic.name, "host_nic_"));
-        plan.sysctls.push(sysctl(&nic.name, "src_valid_mark", "1"));
-        // Else the kernel asks for the gateway in the name of the packet that waits for it
-        // (`arp_solicit`, net/ipv4/arp.c), and a packet of another NIC's address that is about to be
-        // sent on from here waits for ever: the cloud drops the question.
-        plan.sysctls.push(sysctl(&nic.name, "arp_announce", "2"));
-        let own = nic_plan(nic, &networks, settings);
+        let own = nic_plan(nic, &behind, rules);
+        has_end |= !own.rules.is_empty();
         plan.routes.extend(own.routes);
-        for one in own.rules {
-            if !plan.rules.contains(&one) {
-                plan.rules.push(one);
-            }
-        }
+        plan.rules.extend(own.rules);
         if mark == 0 {
             continue;
         }
-        let table = nic_table(settings, nic.ifindex);
-        let in_by = |mark, no_default| Selector::InLinkMark {
-            link: nic.name.clone(),
-            mark,
-            mask,
-            no_default,
-        };
-        plan.rules
-            .push(rule(Family::V4, 2, in_by(mark | reply, false), MAIN_TABLE));
-        for family in Family::BOTH {
-            plan.rules
-                .push(rule(family, 2, in_by(mark, true), MAIN_TABLE));
-            let own = Selector::Mark {
-                mark,
-                mask: mask & !reply,
-            };
-            plan.rules.push(rule(family, 3, own, table));
+        let to_own = Action::Table(nic_table(settings, nic.ifindex));
+        for family in families().filter(|family| nic.has(*family)) {
+            let mark = mark | reply;
+            let selector = Selector::Mark { mark, mask };
+            let replies = rules.at(Step::Replies, family, selector, to_own);
+            plan.rules.push(replies);
         }
+        if is_strict {
+            has_end = true;
+            plan.sysctls.push(sysctl(&nic.name, "src_valid_mark", "1"));
+            let link = nic.name.clone();
+            let strict = [
+                (
+                    Step::NotStrict,
+                    Selector::InLinkMark { link, mark, mask },
+                    rules.go_on(),
+                ),
+                (
+                    Step::NotStrict,
+                    Selector::LocalMark { mark, mask },
+                    rules.go_on(),
+                ),
+                (Step::Strict, Selector::Mark { mark, mask }, to_own),
+            ];
+            let strict =
+                strict.map(|(step, selector, action)| rules.at(step, Family::V4, selector, action));
+            plan.rules.extend(strict);
+        }
+    }
+    if has_end {
+        let end = families().map(|family| rules.at(Step::End, family, Selector::All, Action::Nop));
+        plan.rules.extend(end);
     }
     HostPlan { nics, plan }
 }
@@ -239,7 +264,7 @@ pub fn host_plan(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::model::Mac;
+    use crate::{netlink::model::Mac, node::PoolNetwork, settings::Settings};
 
     fn nic(name: &str, ifindex: u32, address: &str) -> Nic {
         Nic {
@@ -249,6 +274,8 @@ mod tests {
             mtu: 9001,
             up: true,
             kind: None,
+            port_of: None,
+            ipv6: true,
             addresses: vec![address.parse().unwrap()],
         }
     }
@@ -286,68 +313,89 @@ mod tests {
     }
 
     #[test]
-    fn a_nic_without_pools_has_the_gateway_of_the_main_tables_default_route() {
-        let route = |link: &str, via: &str, table| Route {
+    fn the_nodes_own_way_out_is_the_main_tables_before_any_others() {
+        let route = |link: &str, via: Option<&str>, family: Family, table| Route {
             link: link.into(),
-            destination: Family::of(via.parse().unwrap()).everything(),
-            via: Some(via.parse().unwrap()),
+            destination: family.everything(),
+            via: via.map(|via| via.parse().unwrap()),
             source: None,
             table,
         };
-        let mut ens5 = nic("ens5", 3, "172.31.22.228/20");
-        ens5.addresses.push("fd00:16::228/64".parse().unwrap());
         let routes = [
-            route("ens5", "172.31.16.1", MAIN_TABLE),
-            route("ens5", "fe80::1", MAIN_TABLE),
-            route("ens6", "210.22.16.1", MAIN_TABLE),
-            route("ens5", "172.31.16.9", 7703),
+            route("ens6", Some("10.71.8.1"), Family::V4, 102),
+            route("ens5", Some("172.31.16.9"), Family::V4, 102),
+            route("ens5", Some("172.31.16.1"), Family::V4, MAIN_TABLE),
+            route("ens5", Some("fe80::1"), Family::V6, MAIN_TABLE),
+            route("ens7", None, Family::V4, MAIN_TABLE),
         ];
-        let found: Vec<String> = default_networks(&ens5, &routes)
-            .iter()
-            .map(|n| format!("{} {:?}", n.subnet, n.gateway))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                "172.31.16.0/20 Some(172.31.16.1)",
-                "fd00:16::/64 Some(fe80::1)"
-            ]
-        );
+        for (link, expected) in [
+            ("ens5", vec![Some("172.31.16.1"), Some("fe80::1")]),
+            ("ens6", vec![Some("10.71.8.1")]),
+            ("ens7", vec![None]),
+            ("ens8", vec![]),
+        ] {
+            let found = own_defaults(&nic(link, 3, "10.0.0.1/24"), &routes);
+            let found: Vec<_> = found.iter().map(|(_, via)| *via).collect();
+            let expected: Vec<Option<IpAddr>> = expected
+                .iter()
+                .map(|via| via.map(|via| via.parse().unwrap()))
+                .collect();
+            assert_eq!(found, expected, "{link}");
+        }
     }
 
-    #[test]
-    fn each_nic_has_its_table_its_rules_and_its_programs() {
+    fn plan(is_strict: bool) -> HostPlan {
         let facts = NodeFacts {
             nics: vec![
                 nic("ens6", 4, "210.22.16.10/24"),
-                nic("docker0", 9, "172.17.0.1/16"),
+                nic("br-12ab", 9, "172.17.0.1/16"),
             ],
             ..NodeFacts::default()
         };
-        let network = PoolNetwork {
-            subnet: "210.22.16.0/24".parse().unwrap(),
-            gateway: Some("210.22.16.1".parse().unwrap()),
+        let known = Known {
+            masters: ["ens6".to_owned()].into(),
+            ..Known::default()
         };
-        let host = host_plan(
+        let gateway = "210.22.16.1".parse().unwrap();
+        let behind = |_: &Nic| Behind {
+            pools: vec![PoolNetwork {
+                subnet: "210.22.16.0/24".parse().unwrap(),
+                gateway: Some(gateway),
+                routes: Vec::new(),
+            }],
+            defaults: vec![(Family::V4, Some(gateway))],
+            ..Behind::default()
+        };
+        let settings = Settings::default();
+        host_plan(
             &facts,
-            |_| vec![network],
+            &known,
+            behind,
             &[],
             Some(9),
-            &Settings::default(),
-        );
+            |_| is_strict,
+            Rules {
+                settings: &settings,
+                base: 1000,
+            },
+        )
+    }
+
+    #[test]
+    fn a_nic_has_its_table_its_rules_and_its_programs_and_other_links_nothing() {
+        let host = plan(false);
         assert_eq!(
             texts(&host.plan.rules),
             [
-                "IPv4 rule 1002: fwmark 0x6e/0x6e lookup 7709",
-                "IPv4 rule 1000: oif ens6 lookup 7704",
-                "IPv4 rule 1001: from all lookup 7700",
-                "IPv6 rule 1000: oif ens6 lookup 7704",
-                "IPv6 rule 1001: from all lookup 7700",
-                "IPv4 rule 1002: fwmark 0x42/0x6e iif ens6 lookup 254",
-                "IPv4 rule 1002: fwmark 0x2/0x6e iif ens6 lookup 254 suppress_prefixlength 0",
-                "IPv4 rule 1003: fwmark 0x2/0x2e lookup 7704",
-                "IPv6 rule 1002: fwmark 0x2/0x6e iif ens6 lookup 254 suppress_prefixlength 0",
-                "IPv6 rule 1003: fwmark 0x2/0x2e lookup 7704",
+                "IPv4 rule 1004: from all lookup 7700",
+                "IPv6 rule 1004: from all lookup 7700",
+                "IPv4 rule 1006: fwmark 0x6e/0x6e lookup 7709",
+                "IPv4 rule 1003: from 210.22.16.0/24 oif ens6 lookup 7704",
+                "IPv4 rule 1001: from 210.22.16.10/32 oif ens6 goto 1007",
+                "IPv4 rule 1000: fwmark 0x42/0x6e lookup 7704",
+                "IPv6 rule 1000: fwmark 0x42/0x6e lookup 7704",
+                "IPv4 rule 1007: from all nop",
+                "IPv6 rule 1007: from all nop",
             ]
         );
         assert_eq!(
@@ -361,5 +409,34 @@ mod tests {
             host.nics[0].addresses,
             [("210.22.16.10".parse().unwrap(), true)]
         );
+        assert_eq!(
+            texts(&host.plan.sysctls),
+            ["sysctl net/ipv4/conf/ebbtide0/src_valid_mark = 1"],
+            "one NIC alone needs no settings"
+        );
+    }
+
+    #[test]
+    fn requests_have_a_mark_and_rules_for_it_where_filtering_is_strict_only() {
+        let host = plan(true);
+        let rules = texts(&host.plan.rules);
+        for rule in [
+            "IPv4 rule 1005: fwmark 0x2/0x6e iif ens6 goto 1007",
+            "IPv4 rule 1005: fwmark 0x2/0x6e iif lo goto 1007",
+            "IPv4 rule 1006: fwmark 0x2/0x6e lookup 7704",
+        ] {
+            assert!(
+                rules.iter().any(|found| found == rule),
+                "{rule} in {rules:#?}"
+            );
+        }
+        assert_eq!(
+            texts(&host.plan.sysctls),
+            [
+                "sysctl net/ipv4/conf/ebbtide0/src_valid_mark = 1",
+                "sysctl net/ipv4/conf/ens6/src_valid_mark = 1"
+            ]
+        );
+        assert!(host.nics[0].is_strict);
     }
 }

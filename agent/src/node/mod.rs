@@ -1,13 +1,21 @@
-//! The node: its NICs and addresses, and the routing each NIC with pods needs in the host.
+//! The node: its links and what each is taken for, its addresses, and the routing that NICs with pods need in
+//! the host.
 
 mod apply;
 mod current;
 mod facts;
 mod host;
 mod plan;
+mod role;
+mod strict;
 
-pub use apply::{Error as HostError, apply, steer};
+pub use apply::{Error as HostError, Pods, apply, find_steer, steer, take_away};
 pub use current::CurrentFacts;
-pub use facts::{Nic, NodeFacts, is_pod_veth};
-pub use host::{HostPlan, STEER, carriers, default_networks, host_plan, veth_filters};
-pub use plan::{PoolNetwork, forwarding, nic_plan, nic_table, pods_rules};
+pub use facts::{Nic, NodeFacts, has_ipv6, is_pod_veth};
+pub use host::{HostPlan, STEER, host_plan, nics, own_defaults, veth_filters};
+pub use plan::{
+    Behind, PRIORITIES, PoolNetwork, Rules, forwarding, free_priorities, nic_plan, nic_table,
+    pods_rules,
+};
+pub use role::{Known, Role, Taken, take, take_all};
+pub use strict::is_strict;

@@ -1,29 +1,134 @@
-//! The host's own routing for pods, as data.
+//! A NIC's own routing for pods, as data.
 //!
 //! In l3 mode the kernel looks up a pod's packet *in the host*, with `oif` set to the master and
 //! mark 0 (`ipvlan_process_v4_outbound`, drivers/net/ipvlan/ipvlan_core.c). If no route on the
 //! master matches, it takes the far destination to be on the link and asks for it by ARP, which
-//! nobody answers. So each NIC with pods gets a table with its networks and its gateway, and one
-//! rule that sends lookups for that NIC there. A rule by source address would do for this, but it
-//! would also catch what comes back from pods through their veth.
+//! nobody answers. So each NIC gets a table with its networks and its gateway, and rules by the pods' source
+//! and `oif` lead there. A rule by source alone would also catch what comes back from pods through their veth; one
+//! by `oif` alone also what the node itself, or a tunnel of others, sends by that NIC.
 
-use std::net::IpAddr;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::IpNet;
 
-use super::Nic;
+use super::{Nic, NodeFacts};
 use crate::{
-    netlink::model::{Family, NamespacePlan, Route, Rule, Selector, Sysctl},
+    netlink::model::{Action, Family, NamespacePlan, Route, Rule, Selector, Sysctl, host_net},
     settings::Settings,
 };
 
-/// The network a pool's addresses are from.
+/// The order of our rules in the host, from the priority where they begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// What has to leave by a NIC.
+    Replies = 0,
+    /// The node's own addresses are none of the next rules' business, though they are in a pool's subnet.
+    Node,
+    /// Pods with a way of their own.
+    Pod,
+    /// A pool's pods, in this order before the next: IPv6 takes `oif` for a wish and would find another pod of
+    /// this node in the pods' table, and so by its veth (net/ipv6/route.c, `ip6_route_output_flags`:
+    /// `RT6_LOOKUP_F_IFACE` is for link-local destinations).
+    Pool,
+    /// The way to this node's pods.
+    ToPods,
+    /// What strict filtering's marks are not for.
+    NotStrict,
+    /// Strict filtering.
+    Strict,
+    /// Where who is none of our business goes on.
+    End,
+}
+
+/// How many priorities our rules take.
+pub const PRIORITIES: u32 = Step::End as u32 + 1;
+
+/// Where our rules in the host begin, and which tables they lead to.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// The administrator's settings.
+    pub settings: &'a Settings,
+    /// The first priority.
+    pub base: u32,
+}
+
+impl Rules<'_> {
+    pub(super) const fn at(
+        &self,
+        step: Step,
+        family: Family,
+        selector: Selector,
+        action: Action,
+    ) -> Rule {
+        Rule {
+            family,
+            priority: self.base + step as u32,
+            selector,
+            action,
+        }
+    }
+
+    pub(super) const fn go_on(&self) -> Action {
+        Action::Goto(self.base + Step::End as u32)
+    }
+}
+
+/// Where our rules begin: at `preferred` or the next lower block of priorities that is nobody's, else the next
+/// higher one. Spiderpool leaves a rule at 1000, and the kernel has its own there for VRFs.
+#[must_use]
+pub fn free_priorities(preferred: u32, taken: &[u32]) -> Option<u32> {
+    const MAIN: u32 = 32_766;
+    let taken: BTreeSet<u32> = taken.iter().copied().collect();
+    let is_free = |base: &u32| {
+        let mut block = *base..base + PRIORITIES;
+        block.end <= MAIN && block.all(|priority| !taken.contains(&priority))
+    };
+    let lower = (1..=preferred).rev();
+    lower.chain(preferred + 1..MAIN).find(is_free)
+}
+
+/// The network a pool's addresses are from, and where it leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PoolNetwork {
     /// The subnet of the VPC (or of the LAN).
     pub subnet: IpNet,
     /// Its gateway.
     pub gateway: Option<IpAddr>,
+    /// Further routes, each by a gateway of its own.
+    pub routes: Vec<(IpNet, IpAddr)>,
+}
+
+/// What is known of the networks behind a NIC.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// Networks of pools that pods have addresses from, one a subnet.
+    pub pools: Vec<PoolNetwork>,
+    /// A pod's address there.
+    pub a_pod: Option<Ipv4Addr>,
+    /// Pods whose way is another than their subnet's.
+    pub pods: Vec<(IpAddr, PoolNetwork)>,
+    /// The next hops of the default routes that the node itself has over this NIC; of a pool, where it has none.
+    pub defaults: Vec<(Family, Option<IpAddr>)>,
+}
+
+impl Behind {
+    /// The node's own way out over the NIC.
+    #[must_use]
+    pub fn default_of(&self, family: Family) -> Option<Option<IpAddr>> {
+        let mut defaults = self.defaults.iter();
+        defaults
+            .find(|(own, _)| *own == family)
+            .map(|(_, via)| *via)
+    }
+
+    /// Whether these pods go where the node itself does.
+    fn is_the_nodes(&self, network: &PoolNetwork) -> bool {
+        let own = self.default_of(Family::of_net(&network.subnet)).flatten();
+        network.routes.is_empty() && (network.gateway.is_none() || network.gateway == own)
+    }
 }
 
 /// The routing table of a NIC.
@@ -32,11 +137,94 @@ pub fn nic_table(settings: &Settings, ifindex: u32) -> u32 {
     settings.host_table + ifindex
 }
 
-/// What the host needs so that pods with addresses from `pools` can use `nic`.
+/// The table of pods that go another way than the node does over the same NIC: far from the tables of NICs, and
+/// the same whatever other ways there are.
+fn way_table(settings: &Settings, ifindex: u32, network: &PoolNetwork) -> u32 {
+    // FNV-1a, 64 bit: stable for ever, unlike std's hashers.
+    let text = format!("{:?} {:?}", network.gateway, network.routes);
+    let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let number = (digest >> 40) as u32 % 9999 + 1;
+    nic_table(settings, ifindex) + number * 100_000
+}
+
+/// What the host needs so that pods can use `nic`, and replies leave by it.
 #[must_use]
-pub fn nic_plan(nic: &Nic, pools: &[PoolNetwork], settings: &Settings) -> NamespacePlan {
-    let table = nic_table(settings, nic.ifindex);
-    let mut routes: Vec<Route> = Vec::new();
+pub fn nic_plan(nic: &Nic, behind: &Behind, rules: Rules<'_>) -> NamespacePlan {
+    let settings = rules.settings;
+    let own_table = nic_table(settings, nic.ifindex);
+    let mut plan = NamespacePlan::default();
+    let subnets = connected(nic, behind);
+    for family in Family::BOTH.into_iter().filter(|family| nic.has(*family)) {
+        let via = behind.default_of(family);
+        let routes = table(nic, own_table, &subnets, family, via, &[]);
+        plan.routes.extend(routes);
+    }
+    let mut lead = |step, from: IpNet, network: &PoolNetwork| {
+        let family = Family::of_net(&network.subnet);
+        if !nic.has(family) {
+            return;
+        }
+        let mut to = own_table;
+        if !behind.is_the_nodes(network) {
+            to = way_table(settings, nic.ifindex, network);
+            let via = network.gateway.map(Some);
+            for route in table(nic, to, &subnets, family, via, &network.routes) {
+                if !plan.routes.contains(&route) {
+                    plan.routes.push(route);
+                }
+            }
+        }
+        let link = nic.name.clone();
+        let selector = Selector::OutLink { from, link };
+        let rule = rules.at(step, family, selector, Action::Table(to));
+        plan.rules.push(rule);
+    };
+    for network in &behind.pools {
+        lead(Step::Pool, network.subnet.trunc(), network);
+    }
+    for (pod, network) in &behind.pods {
+        lead(Step::Pod, host_net(*pod), network);
+    }
+    for own in nic.addresses.iter().map(IpNet::addr) {
+        if behind.pools.iter().any(|pool| pool.subnet.contains(&own)) {
+            let selector = Selector::OutLink {
+                from: host_net(own),
+                link: nic.name.clone(),
+            };
+            let rule = rules.at(Step::Node, Family::of(own), selector, rules.go_on());
+            plan.rules.push(rule);
+        }
+    }
+    plan
+}
+
+/// The networks on the link. A /32 or /128 is how clouds configure NICs whose network is all behind the gateway.
+fn connected(nic: &Nic, behind: &Behind) -> Vec<IpNet> {
+    let pools = behind
+        .pools
+        .iter()
+        .chain(behind.pods.iter().map(|(_, network)| network));
+    let mut all: Vec<IpNet> = Vec::new();
+    let own = nic.addresses.iter().copied();
+    for subnet in own.chain(pools.map(|pool| pool.subnet)) {
+        let subnet = subnet.trunc();
+        if subnet.prefix_len() < subnet.max_prefix_len() && !all.contains(&subnet) {
+            all.push(subnet);
+        }
+    }
+    all
+}
+
+fn table(
+    nic: &Nic,
+    table: u32,
+    subnets: &[IpNet],
+    family: Family,
+    default: Option<Option<IpAddr>>,
+    further: &[(IpNet, IpAddr)],
+) -> Vec<Route> {
     let route = |destination, via| Route {
         link: nic.name.clone(),
         destination,
@@ -44,70 +232,45 @@ pub fn nic_plan(nic: &Nic, pools: &[PoolNetwork], settings: &Settings) -> Namesp
         source: None,
         table,
     };
-    let connected = nic.addresses.iter().map(IpNet::trunc);
-    for subnet in connected.chain(pools.iter().map(|pool| pool.subnet.trunc())) {
-        let own = route(subnet, None);
-        // A /32 or /128 is how clouds configure NICs whose network is all behind the gateway.
-        if subnet.prefix_len() < subnet.max_prefix_len() && !routes.contains(&own) {
-            routes.push(own);
-        }
-    }
-    let mut rules = Vec::new();
-    for family in Family::BOTH {
-        let gateway = pools
+    let subnets = subnets
+        .iter()
+        .filter(|subnet| Family::of_net(subnet) == family);
+    let mut routes: Vec<Route> = subnets.map(|subnet| route(*subnet, None)).collect();
+    routes.extend(default.map(|via| route(family.everything(), via)));
+    routes.extend(
+        further
             .iter()
-            .filter(|pool| Family::of_net(&pool.subnet) == family)
-            .find_map(|pool| pool.gateway);
-        if let Some(gateway) = gateway {
-            routes.push(route(family.everything(), Some(gateway)));
-        }
-        // In this order: IPv6 takes `oif` for a wish and would find another pod of this node in
-        // the pods' table, and so by its veth (net/ipv6/route.c,
-        // `ip6_route_output_flags`: RT6_LOOKUP_F_IFACE is for link-local destinations).
-        rules.push(Rule {
-            family,
-            priority: settings.rule_priority,
-            selector: Selector::OutLink(nic.name.clone()),
-            table,
-        });
-        rules.push(pods_rule(family, settings));
-    }
-    NamespacePlan {
-        routes,
-        rules,
-        ..NamespacePlan::default()
-    }
+            .map(|(to, via)| route(to.trunc(), Some(*via))),
+    );
+    routes
 }
 
-/// The rules that lead to this node's pods, of both families.
+/// The rules that lead to this node's pods, of the families that the kernel has.
 #[must_use]
-pub fn pods_rules(settings: &Settings) -> [Rule; 2] {
-    Family::BOTH.map(|family| pods_rule(family, settings))
-}
-
-fn pods_rule(family: Family, settings: &Settings) -> Rule {
-    Rule {
-        family,
-        priority: settings.rule_priority + 1,
-        selector: Selector::All,
-        table: settings.host_table,
-    }
+pub fn pods_rules(facts: &NodeFacts, rules: Rules<'_>) -> Vec<Rule> {
+    let action = Action::Table(rules.settings.host_table);
+    let families = Family::BOTH.into_iter().filter(|family| facts.has(*family));
+    families
+        .map(|family| rules.at(Step::ToPods, family, Selector::All, action))
+        .collect()
 }
 
 /// The settings with which a node forwards between its NICs and its pods' veths. Turning IPv6
 /// forwarding on makes the kernel ignore router advertisements unless `accept_ra` is 2, and a
 /// cloud's IPv6 default route often comes from them: the NICs that listened go on listening.
 #[must_use]
-pub fn forwarding(listening_for_ra: &[String]) -> Vec<Sysctl> {
+pub fn forwarding(listening_for_ra: &[String], has_ipv6: bool) -> Vec<Sysctl> {
     let setting = |path: String, value: &str| Sysctl {
         path,
         value: value.to_owned(),
     };
     let mut settings = vec![setting("net/ipv4/ip_forward".into(), "1")];
-    for nic in listening_for_ra {
-        settings.push(setting(format!("net/ipv6/conf/{nic}/accept_ra"), "2"));
+    if has_ipv6 {
+        for nic in listening_for_ra {
+            settings.push(setting(format!("net/ipv6/conf/{nic}/accept_ra"), "2"));
+        }
+        settings.push(setting("net/ipv6/conf/all/forwarding".into(), "1"));
     }
-    settings.push(setting("net/ipv6/conf/all/forwarding".into(), "1"));
     settings
 }
 
@@ -123,61 +286,191 @@ mod tests {
             mtu: 9001,
             up: true,
             kind: None,
+            port_of: None,
+            ipv6: true,
             addresses: vec!["172.31.22.228/20".parse().unwrap()],
         }
     }
 
-    fn texts<T: ToString>(objects: &[T]) -> Vec<String> {
-        objects.iter().map(ToString::to_string).collect()
+    fn network(subnet: &str, gateway: Option<&str>, routes: &[(&str, &str)]) -> PoolNetwork {
+        let routes = routes.iter();
+        PoolNetwork {
+            subnet: subnet.parse().unwrap(),
+            gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+            routes: routes
+                .map(|(to, via)| (to.parse().unwrap(), via.parse().unwrap()))
+                .collect(),
+        }
+    }
+
+    fn node_s(via: &str) -> Vec<(Family, Option<IpAddr>)> {
+        let via: IpAddr = via.parse().unwrap();
+        vec![(Family::of(via), Some(via))]
+    }
+
+    /// As `ip` would show it, with small numbers in the place of tables far away.
+    fn texts(behind: &Behind) -> Vec<String> {
+        let settings = Settings::default();
+        let plan = nic_plan(
+            &ens5(),
+            behind,
+            Rules {
+                settings: &settings,
+                base: 1000,
+            },
+        );
+        let mut far: Vec<u32> = Vec::new();
+        for rule in &plan.rules {
+            if let Action::Table(table) = rule.action
+                && table > 100_000
+                && !far.contains(&table)
+            {
+                far.push(table);
+            }
+        }
+        let routes = plan.routes.iter().map(ToString::to_string);
+        let all = routes.chain(plan.rules.iter().map(ToString::to_string));
+        all.map(|text| {
+            far.iter().enumerate().fold(text, |text, (number, table)| {
+                text.replace(&table.to_string(), &format!("far{number}"))
+            })
+        })
+        .collect()
     }
 
     #[test]
-    fn a_nic_with_pods_has_its_networks_its_gateway_and_one_rule_a_family() {
-        let pool = PoolNetwork {
-            subnet: "172.31.16.0/20".parse().unwrap(),
-            gateway: Some("172.31.16.1".parse().unwrap()),
+    fn pods_go_by_the_nics_table_and_the_node_itself_does_not() {
+        let behind = Behind {
+            pools: vec![network("172.31.16.0/20", Some("172.31.16.1"), &[])],
+            defaults: node_s("172.31.16.1"),
+            ..Behind::default()
         };
-        let plan = nic_plan(&ens5(), &[pool], &Settings::default());
         assert_eq!(
-            texts(&plan.routes),
+            texts(&behind),
             [
                 "route 172.31.16.0/20 dev ens5 table 7703",
-                "route default via 172.31.16.1 dev ens5 table 7703"
-            ]
-        );
-        assert_eq!(
-            texts(&plan.rules),
-            [
-                "IPv4 rule 1000: oif ens5 lookup 7703",
-                "IPv4 rule 1001: from all lookup 7700",
-                "IPv6 rule 1000: oif ens5 lookup 7703",
-                "IPv6 rule 1001: from all lookup 7700",
+                "route default via 172.31.16.1 dev ens5 table 7703",
+                "IPv4 rule 1003: from 172.31.16.0/20 oif ens5 lookup 7703",
+                "IPv4 rule 1001: from 172.31.22.228/32 oif ens5 goto 1007",
             ]
         );
     }
 
     #[test]
-    fn a_pool_without_a_gateway_gets_no_default_route() {
-        let pool = PoolNetwork {
-            subnet: "172.31.16.0/20".parse().unwrap(),
-            gateway: None,
+    fn a_pool_with_a_gateway_of_its_own_does_not_change_the_nodes_way() {
+        let behind = Behind {
+            pools: vec![
+                network("172.31.16.0/20", Some("172.31.16.253"), &[]),
+                network(
+                    "10.9.0.0/24",
+                    Some("10.9.0.1"),
+                    &[("172.20.0.0/14", "10.9.0.254")],
+                ),
+            ],
+            defaults: node_s("172.31.16.1"),
+            ..Behind::default()
         };
-        let plan = nic_plan(&ens5(), &[pool], &Settings::default());
         assert_eq!(
-            texts(&plan.routes),
-            ["route 172.31.16.0/20 dev ens5 table 7703"]
+            texts(&behind),
+            [
+                "route 172.31.16.0/20 dev ens5 table 7703",
+                "route 10.9.0.0/24 dev ens5 table 7703",
+                "route default via 172.31.16.1 dev ens5 table 7703",
+                "route 172.31.16.0/20 dev ens5 table far0",
+                "route 10.9.0.0/24 dev ens5 table far0",
+                "route default via 172.31.16.253 dev ens5 table far0",
+                "route 172.31.16.0/20 dev ens5 table far1",
+                "route 10.9.0.0/24 dev ens5 table far1",
+                "route default via 10.9.0.1 dev ens5 table far1",
+                "route 172.20.0.0/14 via 10.9.0.254 dev ens5 table far1",
+                "IPv4 rule 1003: from 172.31.16.0/20 oif ens5 lookup far0",
+                "IPv4 rule 1003: from 10.9.0.0/24 oif ens5 lookup far1",
+                "IPv4 rule 1001: from 172.31.22.228/32 oif ens5 goto 1007",
+            ]
         );
+    }
+
+    #[test]
+    fn a_pod_that_names_its_own_routes_has_a_rule_of_its_own() {
+        let pool = network("172.31.16.0/20", Some("172.31.16.1"), &[]);
+        let own = network(
+            "172.31.16.0/20",
+            Some("172.31.16.1"),
+            &[("10.0.0.0/8", "172.31.16.9")],
+        );
+        let behind = Behind {
+            pools: vec![pool],
+            pods: vec![("172.31.17.4".parse().unwrap(), own)],
+            defaults: node_s("172.31.16.1"),
+            ..Behind::default()
+        };
+        let texts = texts(&behind);
+        for line in [
+            "route 10.0.0.0/8 via 172.31.16.9 dev ens5 table far0",
+            "IPv4 rule 1002: from 172.31.17.4/32 oif ens5 lookup far0",
+        ] {
+            assert!(
+                texts.iter().any(|text| text == line),
+                "{line} in {texts:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_nic_without_a_gateway_gets_no_default_route_and_one_without_ipv6_nothing_of_it() {
+        let v6 = network("fd00:16::/64", Some("fd00:16::1"), &[]);
+        let behind = Behind {
+            pools: vec![network("172.31.16.0/20", None, &[]), v6],
+            ..Behind::default()
+        };
+        let settings = Settings::default();
+        let off = Nic {
+            ipv6: false,
+            ..ens5()
+        };
+        let plan = nic_plan(
+            &off,
+            &behind,
+            Rules {
+                settings: &settings,
+                base: 1000,
+            },
+        );
+        let routes: Vec<String> = plan.routes.iter().map(ToString::to_string).collect();
+        assert_eq!(routes, ["route 172.31.16.0/20 dev ens5 table 7703"]);
+        assert!(plan.rules.iter().all(|rule| rule.family == Family::V4));
+    }
+
+    #[test]
+    fn our_rules_begin_where_a_whole_block_is_nobodys() {
+        let all: Vec<u32> = (0..32_766).collect();
+        for (preferred, taken, expected) in [
+            (1000, vec![0, 32_766], Some(1000)),
+            (1000, vec![1000], Some(992)),
+            (1000, vec![1007], Some(999)),
+            (1000, vec![1008], Some(1000)),
+            (1000, vec![1000, 995], Some(987)),
+            (3, vec![3], Some(4)),
+            (1000, all, None),
+        ] {
+            assert_eq!(free_priorities(preferred, &taken), expected, "{preferred}");
+        }
     }
 
     #[test]
     fn nics_that_listen_for_router_advertisements_go_on_listening() {
+        let texts = |has_ipv6| {
+            let settings = forwarding(&["ens5".into()], has_ipv6);
+            settings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
         assert_eq!(
-            texts(&forwarding(&["ens5".into()])),
+            texts(true),
             [
                 "sysctl net/ipv4/ip_forward = 1",
                 "sysctl net/ipv6/conf/ens5/accept_ra = 2",
                 "sysctl net/ipv6/conf/all/forwarding = 1"
             ]
         );
+        assert_eq!(texts(false), ["sysctl net/ipv4/ip_forward = 1"]);
     }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::model::{Earlier, NetworkSpec, PodAddress, Sandbox};
 use crate::{
-    netlink::model::{Family, MAIN_TABLE, Rule, Selector},
+    netlink::model::{Action, Family, MAIN_TABLE, Rule, Selector},
     settings::Settings,
 };
 
@@ -108,7 +108,7 @@ pub(super) fn rules(
         family,
         priority: settings.rule_priority + step,
         selector,
-        table,
+        action: Action::Table(table),
     };
     let from = |own| rule(1, Family::of(own), Selector::From(own), MAIN_TABLE);
     let mut rules: Vec<Rule> = in_main.into_iter().map(from).collect();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::netlink::{
     Error,
     link::{Ipvlan, IpvlanMode, Veth},
-    model::{Family, MAIN_TABLE, NamespacePlan, Selector},
+    model::{Action, Family, MAIN_TABLE, NamespacePlan, Selector},
     netns::{Evidence, Netns},
 };
 
@@ -26,6 +26,8 @@ pub struct Sandbox {
     pub netns: PathBuf,
     /// Its inode: the path alone may lead to another one later.
     pub netns_inode: u64,
+    /// For a path below `/proc`: the PID namespace in which it means something.
+    pub pid_namespace: Option<u64>,
     /// The pod as a person calls it: `namespace/name`, or the container ID without Kubernetes.
     pub pod: String,
 }
@@ -182,6 +184,9 @@ pub struct PodNet {
     pub netns: PathBuf,
     /// Its inode.
     pub netns_inode: u64,
+    /// For a path below `/proc`: the PID namespace that it was noted in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_namespace: Option<u64>,
     /// The network, as a person calls it.
     pub network: String,
     /// What was asked for, to plan again when the node has changed.
@@ -238,7 +243,7 @@ impl PodNet {
     #[must_use]
     pub fn in_main(&self) -> Vec<IpAddr> {
         let rules = self.in_pod.rules.iter();
-        let in_main = rules.filter(|rule| rule.table == MAIN_TABLE);
+        let in_main = rules.filter(|rule| rule.action == Action::Table(MAIN_TABLE));
         in_main
             .filter_map(|rule| match rule.selector {
                 Selector::From(address) => Some(address),
@@ -283,6 +288,18 @@ impl PodNet {
     /// # Errors
     /// When that cannot be told.
     pub fn namespace(&self) -> Result<Evidence, Error> {
+        let noted_elsewhere = self
+            .pid_namespace
+            .is_some_and(|noted| Netns::pid_namespace_of(&self.netns) != Some(noted));
+        if noted_elsewhere {
+            return Err(Error::new(
+                format_args!("look at the network namespace {}", self.netns.display()),
+                std::io::Error::other(
+                    "it was noted in another PID namespace than the agent's: give the agent the node's \
+                     (`hostPID: true`)",
+                ),
+            ));
+        }
         Netns::look(&self.netns, Some(self.netns_inode))
     }
 

@@ -15,11 +15,11 @@ use crate::{
     netlink::{
         link::{Ipvlan, IpvlanMode, Veth},
         model::{
-            Address, Family, Filter, MAIN_TABLE, Mac, NamespacePlan, Neighbour, Route, Rule,
-            Selector, Sysctl, host_net,
+            Action, Address, Family, Filter, MAIN_TABLE, Mac, NamespacePlan, Neighbour, Route,
+            Rule, Selector, Sysctl, host_net,
         },
     },
-    node::{NodeFacts, pods_rules, veth_filters},
+    node::{NodeFacts, veth_filters},
     settings::Settings,
 };
 
@@ -123,7 +123,6 @@ pub fn plan(
         }
         way_to_pod(veth, addresses, settings, &mut in_host);
         if !is_ours {
-            in_host.rules = pods_rules(settings).into();
             let loose = |link: &String| sysctl(format!("net/ipv4/conf/{link}/rp_filter"), "2");
             in_host
                 .sysctls
@@ -135,6 +134,7 @@ pub fn plan(
         container_id: sandbox.container_id.clone(),
         netns: sandbox.netns.clone(),
         netns_inode: sandbox.netns_inode,
+        pid_namespace: sandbox.pid_namespace,
         network: network.name.clone(),
         spec: Some(network.clone()),
         addresses: addresses.to_vec(),
@@ -302,7 +302,7 @@ fn nic_in_pod(
                 family: Family::of(own),
                 priority: settings.rule_priority + 1,
                 selector: Selector::From(own),
-                table,
+                action: Action::Table(table),
             });
         }
         if let Some(subnets) = tables.subnets {
@@ -317,7 +317,7 @@ fn nic_in_pod(
 /// Everything that is reached through the node.
 fn behind_host(network: &NetworkSpec, node: &NodeFacts, settings: &Settings) -> Vec<IpNet> {
     let mut all: Vec<IpNet> = Vec::new();
-    let nodes = node.addresses().into_iter().map(host_net);
+    let nodes = node.addresses(&settings.nics).into_iter().map(host_net);
     let configured = settings
         .service_cidrs
         .iter()
@@ -392,7 +392,7 @@ fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut Namespac
             mark: settings.mark,
             mask: settings.mark,
         },
-        table: settings.reply_table,
+        action: Action::Table(settings.reply_table),
     });
 }
 

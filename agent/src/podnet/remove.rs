@@ -7,7 +7,7 @@ use crate::{
     netlink::{
         self, Batch,
         direct::Direct,
-        model::{MAIN_TABLE, Rule},
+        model::{Action, MAIN_TABLE, Rule},
         netns::Evidence,
     },
     node, timing,
@@ -56,7 +56,7 @@ fn in_pod(net: &PodNet) -> Result<(), Error> {
     let mut batch = Batch::default();
     let (to_main, own): (Vec<&Rule>, Vec<&Rule>) = {
         let rules = net.in_pod.rules.iter();
-        rules.partition(|rule| rule.table == MAIN_TABLE)
+        rules.partition(|rule| rule.action == Action::Table(MAIN_TABLE))
     };
     for rule in own {
         batch.delete_rule(rule);

@@ -6,7 +6,7 @@ use super::{Earlier, Error, PlanError, PodAddress, PodNet, Sandbox, plan};
 use crate::{
     netlink::{
         Batch, Netlink,
-        model::{Family, MAIN_TABLE, NamespacePlan},
+        model::{Action, Family, MAIN_TABLE, NamespacePlan},
         netns::Evidence,
     },
     node::NodeFacts,
@@ -29,7 +29,9 @@ pub fn renew(
     };
     let own_replies = |family: &Family| {
         let mut rules = net.in_pod.rules.iter();
-        rules.any(|rule| rule.family == *family && rule.table == settings.reply_table)
+        rules.any(|rule| {
+            rule.family == *family && rule.action == Action::Table(settings.reply_table)
+        })
     };
     let mut families = Family::BOTH.to_vec();
     families.retain(|family| net.shared_veth.is_some() && !own_replies(family));
@@ -46,6 +48,7 @@ pub fn renew(
         interface: net.interface.clone(),
         netns: net.netns.clone(),
         netns_inode: net.netns_inode,
+        pid_namespace: net.pid_namespace,
         pod: net.pod.clone(),
     };
     let addresses: Vec<PodAddress> = net

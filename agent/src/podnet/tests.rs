@@ -15,6 +15,8 @@ fn nic(name: &str, ifindex: u32, addresses: &[&str]) -> Nic {
         mtu: 9001,
         up: true,
         kind: None,
+        port_of: None,
+        ipv6: true,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
     }
 }
@@ -35,6 +37,7 @@ fn sandbox() -> Sandbox {
         interface: "eth0".into(),
         netns: "/run/netns/abc".into(),
         netns_inode: 4_026_532_008,
+        pid_namespace: None,
         pod: "default/web".into(),
     }
 }
@@ -555,5 +558,25 @@ fn beside_another_plugin_an_interface_is_planned_again_as_it_was() {
         let gateway = |own: &PodAddress| own.gateway;
         let again = super::renew(&net, &node(), gateway, &settings()).unwrap();
         assert_eq!(again, net);
+    }
+}
+
+#[test]
+fn a_namespace_that_was_noted_in_another_pid_namespace_is_not_taken_for_gone() {
+    let mut net = planned(&network(), &[]);
+    net.netns = "/proc/4194304/ns/net".into();
+    for (pid_namespace, is_told) in [
+        (None, true),
+        (
+            crate::netlink::netns::Netns::pid_namespace_of(&net.netns),
+            true,
+        ),
+        (Some(1), false),
+    ] {
+        net.pid_namespace = pid_namespace;
+        match net.namespace() {
+            Ok(_) => assert!(is_told, "{pid_namespace:?}"),
+            Err(e) => assert!(!is_told && e.to_string().contains("hostPID"), "{e}"),
+        }
     }
 }

@@ -12,8 +12,9 @@ pub const DEFAULT_NIC_MARKS: u32 = 0x6e;
 /// NICs that one node can have.
 pub const MAX_NICS: u32 = 256;
 
-/// The bit of the field `marks` that says "came out of a pod's veth". With a NIC's bits beside it,
-/// the packet is a reply that has to leave by that NIC; alone, the host forwards it for the pod.
+/// The bit of the field `marks` that says "came out of a pod's veth". With a NIC's bits beside it, the packet has
+/// to leave by that NIC; alone, the host forwards it for the pod. A NIC's bits without it are those of a request
+/// that came in there while the NIC filters strictly ([`NIC_IS_STRICT`]).
 #[inline(always)]
 #[must_use]
 pub const fn reply_bit(marks: u32) -> u32 {
@@ -29,6 +30,10 @@ pub const OWNER_IS_POD: u32 = 1;
 /// [`NodeAddress::flags`]: the NIC has a table of its own with a gateway in this family, so
 /// that whatever has to leave by it finds a next hop there.
 pub const OWNER_HAS_GATEWAY: u32 = 2;
+
+/// [`Nic::flags`]: reverse path filtering is strict there, so that requests for Services need a mark that
+/// leads the look-up of their way back to the NIC's own table.
+pub const NIC_IS_STRICT: u32 = 1;
 
 /// Which NIC an address belongs to: the only one a cloud lets it leave by.
 #[repr(C)]
@@ -46,8 +51,11 @@ pub struct NodeAddress {
 pub struct Nic {
     /// Its bits of the mark; zero if there were not enough for all NICs.
     pub mark: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// [`NIC_IS_STRICT`].
+    pub flags: u32,
+    /// The IPv4 address in whose name neighbours are asked for, in network byte order: the node's there, else a
+    /// pod's; zero for none.
+    pub asks_as: u32,
 }
 
 /// What the programs know of the host.
@@ -60,8 +68,7 @@ pub struct HostConfig {
     pub pad: u32,
 }
 
-/// A flow that the host has a part in, by the pod's (or the node's own) address. Its key is as
-/// the flow looks after the host's address translation.
+/// A flow that the host has a part in, by the pod's address. Its key is as the flow looks after the host's address translation.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostFlow {
@@ -137,7 +144,7 @@ impl NicCounters {
 }
 
 const _: () = {
-    assert!(size_of::<NodeAddress>() == 8 && size_of::<Nic>() == 8);
+    assert!(size_of::<NodeAddress>() == 8 && size_of::<Nic>() == 12);
     assert!(size_of::<HostConfig>() == 8 && size_of::<HostFlow>() == 24);
     assert!(size_of::<NicCounters>() == 208 && align_of::<NicCounters>() == 8);
     assert!(reply_bit(DEFAULT_NIC_MARKS) == 0x40 && reply_bit(0) == 0);

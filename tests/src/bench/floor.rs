@@ -15,10 +15,14 @@ use anyhow::{Context as _, Result, bail};
 use ebbtide_agent::{
     datapath::Datapath,
     netlink::{
-        Batch, direct::Direct, link::IpvlanMode, model::NamespacePlan, netns::Netns as Namespace,
+        Batch,
+        direct::Direct,
+        link::IpvlanMode,
+        model::{Family, NamespacePlan},
+        netns::Netns as Namespace,
         sysctl,
     },
-    node::{self, Nic, NodeFacts, PoolNetwork},
+    node::{self, Behind, Known, Nic, NodeFacts, PoolNetwork, Rules},
     podnet::{self, Earlier, NetworkSpec, PodAddress, PodNet, Sandbox},
     settings::Settings,
 };
@@ -74,6 +78,8 @@ impl Floor {
                     mtu: master.mtu,
                     up: true,
                     kind: None,
+                    port_of: None,
+                    ipv6: true,
                     addresses: vec!["10.77.0.2/16".parse()?, "2001:db8:77::2/64".parse()?],
                 }],
                 ..NodeFacts::default()
@@ -112,6 +118,7 @@ impl Floor {
                 container_id: pod.container_id.clone(),
                 interface: INTERFACE.to_owned(),
                 netns_inode: Namespace::open(&netns)?.inode(),
+                pid_namespace: None,
                 netns,
                 pod: "default/floor".to_owned(),
             },
@@ -169,14 +176,29 @@ impl Floor {
     /// the programs on the NIC.
     pub(super) fn prepare(&self, programs: bool) -> Result<()> {
         let nic = self.facts.nic(NIC).context("the node has no NIC")?;
-        let network = PoolNetwork {
-            subnet: SUBNET.parse()?,
-            gateway: Some(GATEWAY.parse()?),
+        let gateway: IpAddr = GATEWAY.parse()?;
+        let behind = Behind {
+            pools: vec![PoolNetwork {
+                subnet: SUBNET.parse()?,
+                gateway: Some(gateway),
+                routes: Vec::new(),
+            }],
+            defaults: vec![(Family::V4, Some(gateway))],
+            ..Behind::default()
         };
-        let routing = node::nic_plan(nic, &[network], &self.settings);
+        let rules = Rules {
+            settings: &self.settings,
+            base: self.settings.rule_priority,
+        };
+        let mut routing = node::nic_plan(nic, &behind, rules);
+        routing.rules.extend(node::pods_rules(&self.facts, rules));
         let marks = self.datapath.host.marks();
-        let networks = |_: &Nic| vec![network];
-        let host = node::host_plan(&self.facts, networks, &marks, None, &self.settings);
+        let known = Known {
+            masters: [NIC.to_owned()].into(),
+            ..Known::default()
+        };
+        let behind = |_: &Nic| behind.clone();
+        let host = node::host_plan(&self.facts, &known, behind, &marks, None, |_| false, rules);
         self.node.run(|| {
             let mut netlink = Direct::open("in the node")?;
             self.half(&routing, &[NIC], "", &mut netlink)?;

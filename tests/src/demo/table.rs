@@ -152,8 +152,8 @@ fn node_port_cluster(scenario: &Scenario, offer: &Offer, nic: &str) -> Check {
     if pod.node == "master" {
         path.push(by_veth(pod, In));
     } else {
-        // The node itself sends it on, by the NIC it came in on.
-        path.push(wire("master", nic, Out));
+        // The node itself sends it on, by its default route, as it would without an agent.
+        path.push(wire("master", "ens5", Out));
         path.push(wire(&pod.node, &pod.nic, In));
         path.push(by_nic(pod, In));
     }

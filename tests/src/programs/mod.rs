@@ -23,9 +23,9 @@ use aya::{
 };
 use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key, uptime};
 use ebbtide_layout::{
-    Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow, Nic,
-    NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_IN_L3, POD_IS_EXEMPT,
-    PodCounters, RECENT_PLACES, Spoofed, reply_bit,
+    Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow,
+    NIC_IS_STRICT, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_IN_L3,
+    POD_IS_EXEMPT, PodCounters, RECENT_PLACES, Spoofed, reply_bit,
 };
 
 use crate::workspace;
@@ -187,7 +187,19 @@ impl Bench {
             patiently(|| addresses.insert(key(ip(address)), owner, 0));
         }
         let mut nics: HashMap<_, u32, Nic> = object.map_mut("NICS").unwrap().try_into().unwrap();
-        patiently(|| nics.insert(THIS, Nic { mark: MARK, pad: 0 }, 0));
+        for (index, mark) in [(THIS, MARK), (THAT, THAT_MARK)] {
+            patiently(|| {
+                nics.insert(
+                    index,
+                    Nic {
+                        mark,
+                        flags: 0,
+                        asks_as: 0,
+                    },
+                    0,
+                )
+            });
+        }
         let mut counters: PerCpuHashMap<_, u32, NicCounters> =
             object.map_mut("NIC_COUNTERS").unwrap().try_into().unwrap();
         for index in [THIS, 1 << 31 | THAT_MARK] {
@@ -229,16 +241,41 @@ impl Bench {
         self.run_from(program, packet, mark, 0)
     }
 
-    /// Runs a program once for a packet that the pod passes on.
+    /// Runs a program once for a packet that came in by [`THAT`] before.
     ///
     /// # Panics
     /// When the kernel does not take such a frame for a test run.
     #[must_use]
     pub fn run_passed_on(&self, program: &str, packet: &[u8]) -> Outcome {
-        self.run_from(program, packet, 0, THAT).unwrap()
+        self.run_marked_and_passed_on(program, packet, 0)
     }
 
-    /// Whether this kernel takes test runs of packets that the pod passes on: 5.10 refuses any `ingress_ifindex`.
+    /// As [`Bench::run_passed_on`], with a mark.
+    ///
+    /// # Panics
+    /// When the kernel does not take such a frame for a test run.
+    #[must_use]
+    pub fn run_marked_and_passed_on(&self, program: &str, packet: &[u8], mark: u32) -> Outcome {
+        self.run_from(program, packet, mark, THAT).unwrap()
+    }
+
+    /// Makes the NIC [`THIS`] one that filters reverse paths strictly.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn is_strict(&mut self) {
+        let mut nics: HashMap<_, u32, Nic> =
+            self.object.map_mut("NICS").unwrap().try_into().unwrap();
+        let nic = Nic {
+            mark: MARK,
+            flags: NIC_IS_STRICT,
+            asks_as: 0,
+        };
+        patiently(|| nics.insert(THIS, nic, 0));
+    }
+
+    /// Whether this kernel takes test runs of packets that came in by a link before: 5.10 refuses any
+    /// `ingress_ifindex`.
     ///
     /// # Panics
     /// When it takes no test run at all.

@@ -18,12 +18,12 @@ const PORT: u16 = 8080;
 /// What somebody does to the host, and how the log calls what was put back.
 const WIPES: [(&[&str], &str); 4] = [
     (
-        &["rule", "del", "pref", "1000", "oif", "ens5"],
-        "IPv4 rule 1000: oif ens5",
+        &["rule", "del", "pref", "1003", "oif", "ens5"],
+        "IPv4 rule 1003: from 172.31.16.0/20 oif ens5",
     ),
     (
-        &["-6", "rule", "del", "pref", "1001"],
-        "IPv6 rule 1001: from all",
+        &["-6", "rule", "del", "pref", "1004"],
+        "IPv6 rule 1004: from all",
     ),
     (&["route", "flush", "table", "7700"], "table 7700"),
     (&["-6", "route", "flush", "table", "7700"], "table 7700"),

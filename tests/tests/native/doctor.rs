@@ -6,15 +6,9 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::doctor::Finding;
 use ebbtide_tests::{
-    lab::Lab,
-    netns::Netns,
-    nic_programs::make_it_look,
-    patience::{IMPATIENCE, eventually},
-    plan::{Family, Plan},
-    traffic::{Client, Protocol, Server},
+    guest::Guest, lab::Lab, netns::Netns, nic_programs::make_it_look, patience::eventually,
+    plan::Plan, snapshot::run,
 };
-
-const PORT: u16 = 9090;
 
 /// The way out of what is found about this.
 fn about(findings: &[Finding], words: &str) -> Option<String> {
@@ -62,39 +56,38 @@ fn what_this_kernel_cannot_make_is_named_with_its_module() -> Result<()> {
     Ok(())
 }
 
-/// The request comes in by the NIC that is not the default route's: strict filtering lets it in by its mark alone.
+/// Strict filtering needs it, as long as there are pods.
 #[test]
-fn a_setting_that_marks_depend_on_comes_back() -> Result<()> {
+fn a_setting_that_marks_depend_on_comes_back_and_is_given_back_with_the_last_pod() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let node = lab.vpc.node("master").clone();
-    let _servers: Vec<Server> = Server::on_any(&node, PORT)?;
-    let to = lab.vpc.nic("master", "ens6").primary(Family::V4);
-    let worker = lab.vpc.node("worker1").clone();
-    let client = Client::new(&worker, Protocol::Tcp);
-    let ask = || client.ask((to, PORT).into());
-    let wrong = ("net/ipv4/conf/ens6/src_valid_mark", "0");
-    ask().context("with its setting")?;
+    let setting = "net/ipv4/conf/ens6/src_valid_mark";
+    let value = || run(&node, "cat", &[&format!("/proc/sys/{setting}")]);
+    let is = |wanted: &str| {
+        let found = value()?;
+        ensure!(found.trim() == wanted, "{setting} is {found}");
+        Ok(())
+    };
+    is("0").context("without a pod")?;
+    let guest = Guest::on(&mut lab, "master")?;
+    is("1").context("with a pod")?;
     lab.agent("master").kill()?;
-    node.sysctls(&[wrong])?;
-    let impatient = client.clone().timeout(IMPATIENCE);
-    ensure!(
-        impatient.ask((to, PORT).into()).is_err(),
-        "no harm was done"
-    );
+    node.sysctls(&[(setting, "0")])?;
     lab.agent("master").launch()?;
     lab.agent("master").wait_ready()?;
-    ask().context("a new agent writes it")?;
-    node.sysctls(&[wrong])?;
+    is("1").context("a new agent writes it")?;
+    node.sysctls(&[(setting, "0")])?;
     make_it_look(&node)?;
     let named = "src_valid_mark = 1 is 0 instead in the host: put back";
     eventually("the agent's look", || {
         ensure!(lab.agent("master").log().contains(named), "{}", lab.logs());
         Ok(())
     })?;
-    ask().context("put back")?;
+    is("1").context("put back")?;
     let (found, _) = lab.agent("master").doctor()?;
     ensure!(about(&found, "src_valid_mark").is_none(), "{found:?}");
-    Ok(())
+    guest.delete()?;
+    eventually("given back", || is("0")).with_context(|| lab.logs())
 }
 
 fn pins(bpf: &Path) -> Result<Vec<String>> {

@@ -15,6 +15,7 @@ use ebbtide_agent::netlink::{
 };
 use ebbtide_tests::{
     agent::Agent,
+    guest::Guest,
     lab::Lab,
     netns::Netns,
     nic_programs::{Decider, by_tcx, has_tcx, make_it_look, take_off},
@@ -28,10 +29,11 @@ use ebbtide_tests::{
 
 const PORT: u16 = 9090;
 
-/// The laboratory; `None`, and a skip, where the kernel has no TCX.
-fn lab() -> Result<Option<Lab>> {
+/// The laboratory, with a pod that brings the programs to the NICs; `None`, and a skip, where the kernel has no TCX.
+fn lab() -> Result<Option<(Guest, Lab)>> {
     if has_tcx()? {
-        return Lab::start(Plan::default()).map(Some);
+        let mut lab = Lab::start(Plan::default())?;
+        return Ok(Some((Guest::on(&mut lab, "master")?, lab)));
     }
     skip(Need::Tcx, "this kernel has no TCX (Linux 6.6)");
     Ok(None)
@@ -80,7 +82,7 @@ fn seen(agent: &Agent, nic: &str) -> Result<u64> {
 /// The damage is done to a filter of tc's; our program sees what that one does not.
 #[test]
 fn a_program_of_others_that_decides_about_packets_does_not_keep_them_from_ours() -> Result<()> {
-    let Some(mut lab) = lab()? else {
+    let Some((_guest, mut lab)) = lab()? else {
         return Ok(());
     };
     let node = lab.vpc.node("master").clone();
@@ -113,7 +115,7 @@ fn a_program_of_others_that_decides_about_packets_does_not_keep_them_from_ours()
 #[test]
 fn a_new_agent_puts_its_programs_into_the_links_and_takes_away_an_older_one_s_filter() -> Result<()>
 {
-    let Some(mut lab) = lab()? else {
+    let Some((_guest, mut lab)) = lab()? else {
         return Ok(());
     };
     let node = lab.vpc.node("master").clone();
@@ -145,7 +147,7 @@ fn a_new_agent_puts_its_programs_into_the_links_and_takes_away_an_older_one_s_fi
 
 #[test]
 fn links_that_are_wiped_come_back_and_one_that_went_with_its_nic_leaves_no_pin() -> Result<()> {
-    let Some(mut lab) = lab()? else {
+    let Some((_guest, mut lab)) = lab()? else {
         return Ok(());
     };
     let node = lab.vpc.node("master").clone();

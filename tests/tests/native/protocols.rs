@@ -3,7 +3,7 @@
 
 use ebbtide_layout::{FlowKey, HostFlow, POD_MAC, WHOLE};
 use ebbtide_tests::programs::{
-    Bench, CLIENT, CLIENT6, NODE, PASS, POD, POD6, REDIRECT, REPLY, THAT, THAT_MARK, THIS,
+    Bench, CLIENT, CLIENT6, PASS, POD, POD6, REDIRECT, REPLY, THAT, THAT_MARK, THIS,
     packets::{End, echo, extended, flow, fragments, icmp_error, in_vlan, tcp, udp, with_protocol},
 };
 
@@ -186,15 +186,6 @@ fn an_error_about_a_remembered_flow_leaves_the_pod_by_the_flows_way() {
         // It is answered by nobody, and what it says of MTUs is not the veth's route's alone.
         assert_eq!(outcome.mark, 0x80);
     }
-}
-
-#[test]
-fn an_error_that_quotes_a_far_backends_flow_has_its_requests_nic() {
-    let mut bench = Bench::lent();
-    bench.remember_in_host(flow((NODE, 6000), FAR, 6), to_pod());
-    let error = icmp_error("10.1.1.1", NODE, &tcp((NODE, 6000), FAR));
-    let outcome = bench.run("host_nic_ingress", &error, 0);
-    assert_eq!(outcome.mark, THAT_MARK | REPLY);
 }
 
 #[test]

@@ -26,7 +26,7 @@ metadata: {name: nested, namespace: default}
 spec: {cniType: ipvlan, ipvlan: {master: [child]}}
 ";
 
-const WRONGS: [Wrong; 7] = [
+const WRONGS: [Wrong; 6] = [
     Wrong {
         commands: &[],
         config: "mark: 0x2\n",
@@ -56,18 +56,11 @@ const WRONGS: [Wrong; 7] = [
         says: &["table 7700", "192.0.2.0/24", "hostTable"],
     },
     Wrong {
-        commands: &["-6 rule add from 2001:db8::1 lookup 100 pref 1002"],
-        config: "",
+        commands: &[],
+        config: "nics: {exclude: [eth*, \"ens[\"]}\n",
         manifest: "",
         bpf: true,
-        says: &["IPv6 rule", "1002", "rulePriority"],
-    },
-    Wrong {
-        commands: &["rule add from 192.0.2.1 lookup 100 pref 2003"],
-        config: "rulePriority: 2000\n",
-        manifest: "",
-        bpf: true,
-        says: &["IPv4 rule", "2003", "rulePriority"],
+        says: &["nics.exclude[1]", "bracket"],
     },
     Wrong {
         commands: &["link add child link nic type macvlan mode bridge"],

@@ -1,6 +1,7 @@
 //! `ebbtidectl`, the operator's command line.
 
 mod flows;
+mod nics;
 mod trace;
 
 use std::{
@@ -55,7 +56,9 @@ enum Command {
     /// Is the agent there, and are its manifests in order?
     Status,
     /// What is wrong with this node, and what to do about it. Fails if any of it is serious.
-    Doctor,
+    Doctor(nics::DryRunOptions),
+    /// The node's links: what each is taken for, and why.
+    Nics,
     /// The interfaces of this node's pods.
     Pods,
     /// The pools, and how full they are.
@@ -112,11 +115,15 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             trace::run(options, &cli.socket, cli.output)?;
             return Ok((String::new(), ExitCode::SUCCESS));
         }
+        Command::Doctor(options) if options.dry_run => {
+            return nics::dry_run(options, cli.output == Output::Json);
+        }
         _ => {}
     }
     let query = match &cli.command {
         Command::Status => Query::Status,
-        Command::Doctor => Query::Doctor,
+        Command::Doctor(_) => Query::Doctor,
+        Command::Nics => Query::Nics,
         Command::Pods => Query::Pods,
         Command::Pools => Query::Pools,
         Command::Datapath => Query::Datapath,
@@ -131,7 +138,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
     };
     let answer = ask(cli, query)?;
     let exit = match &cli.command {
-        Command::Doctor => health(&parse::<Vec<Finding>>(&answer)?),
+        Command::Doctor(_) => health(&parse::<Vec<Finding>>(&answer)?),
         _ => ExitCode::SUCCESS,
     };
     if cli.output == Output::Json {
@@ -140,7 +147,8 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
     }
     let text = match &cli.command {
         Command::Status => status(&parse(&answer)?),
-        Command::Doctor => doctor(&parse::<Vec<Finding>>(&answer)?),
+        Command::Nics => nics::show(parse(&answer)?),
+        Command::Doctor(_) => doctor(&parse::<Vec<Finding>>(&answer)?),
         Command::Pods => pods(parse(&answer)?),
         Command::Pools => pools(parse(&answer)?),
         Command::Datapath => datapath(parse(&answer)?),

@@ -1,8 +1,11 @@
 //! A decision of a program, in words.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
 
-use ebbtide_layout::{TraceEvent, Traced, reply_bit};
+use ebbtide_layout::{Address, TraceEvent, Traced, reply_bit};
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, Place};
@@ -50,6 +53,8 @@ pub(super) struct Names {
     nics: Vec<(u32, String)>,
     /// Our bits of the mark in the host.
     marks: u32,
+    /// The addresses of this node's pods.
+    pods: HashSet<IpAddr>,
 }
 
 impl Names {
@@ -69,7 +74,16 @@ impl Names {
             host: names(places.get(1)),
             nics: nics.map(|nic| (nic.mark, nic.name.clone())).collect(),
             marks: agent.settings.nic_marks,
+            pods: agent
+                .interfaces()
+                .iter()
+                .flat_map(|(_, net)| net.ips())
+                .collect(),
         }
+    }
+
+    fn is_a_pods(&self, address: &Address) -> bool {
+        self.pods.contains(&datapath::address(*address))
     }
 
     pub(super) fn line(&self, event: &TraceEvent) -> TraceLine {
@@ -138,13 +152,16 @@ impl Names {
             Traced::HostNicIngress if redirected => {
                 "an answer to what the host forwarded for the pod: into the host's stack".to_owned()
             }
-            Traced::HostNicIngress if bits & reply != 0 => {
-                format!("a far backend's answer: on by {}", nic())
-            }
             Traced::HostNicIngress if bits != 0 => {
-                format!("for the node: marked with {}", nic())
+                format!(
+                    "for the node: marked with {}, which filters strictly",
+                    nic()
+                )
             }
-            Traced::HostNicIngress => "for a pod: ipvlan's".to_owned(),
+            Traced::HostNicIngress if self.is_a_pods(&event.destination) => {
+                "for a pod: ipvlan's".to_owned()
+            }
+            Traced::HostNicIngress => "for the node: as it came".to_owned(),
             Traced::HostNicEgress if redirected => {
                 "its source is another NIC's: sent out by that one".to_owned()
             }
@@ -152,14 +169,10 @@ impl Names {
                 "the host's part in it remembered, for its answers".to_owned()
             }
             Traced::HostNicEgress => "the right NIC for its source".to_owned(),
-            Traced::HostVethEgress if bits != 0 && bits & reply == 0 => {
-                let news = if learned { "remembered" } else { "known" };
-                format!(
-                    "a request that came in by {}: {news}, for its replies",
-                    nic()
-                )
+            Traced::HostVethEgress if learned => {
+                "a request that came in by a NIC: remembered, for its replies".to_owned()
             }
-            Traced::HostVethEgress => "no request from outside".to_owned(),
+            Traced::HostVethEgress => "known, or no request from outside".to_owned(),
             Traced::HostVethIngress if redirected => {
                 "past the host's stack, out by the pod's NIC".to_owned()
             }
@@ -196,6 +209,7 @@ mod tests {
             host: HashMap::from([(2, "ens5".to_owned())]),
             nics: vec![(2, "ens5".to_owned())],
             marks: DEFAULT_NIC_MARKS,
+            pods: HashSet::from([[172, 31, 16, 4].into()]),
         };
         let event = |program: Traced, mark_after, verdict, learned| TraceEvent {
             time: 1_500_000_000,
@@ -240,14 +254,9 @@ mod tests {
                 "ens5",
                 "came in by ens5",
             ),
-            (
-                Traced::HostVethEgress,
-                4,
-                PASS,
-                1,
-                "ens5",
-                "by mark 0x4: remembered",
-            ),
+            (Traced::HostNicIngress, 0, PASS, 0, "ens5", "for a pod"),
+            (Traced::HostVethEgress, 0, PASS, 1, "ens5", "remembered"),
+            (Traced::HostVethEgress, 0, PASS, 0, "ens5", "known"),
             (
                 Traced::HostNicEgress,
                 0,

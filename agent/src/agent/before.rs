@@ -1,0 +1,99 @@
+//! The settings of the host's NICs as they were before ours, to be given back with the last pod.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::locked;
+use crate::netlink::{model::Sysctl, sysctl};
+
+/// The file's name in the state directory.
+const FILE: &str = "settings-before.json";
+
+/// A setting that is ours now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Changed {
+    was: String,
+    ours: String,
+}
+
+/// What was changed, by the path below `/proc/sys`. On disk too, so that another agent can give it back.
+#[derive(Debug)]
+pub(super) struct Before {
+    path: PathBuf,
+    changed: Mutex<BTreeMap<String, Changed>>,
+}
+
+impl Before {
+    /// What an earlier agent noted, or nothing.
+    pub(super) fn open(state: &Path) -> Self {
+        let path = state.join(FILE);
+        let changed = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|e| {
+                let path = path.display();
+                warn!("{path} is not understood, so what it says is not given back: {e}");
+                BTreeMap::new()
+            }),
+            Err(_) => BTreeMap::new(),
+        };
+        Self {
+            path,
+            changed: Mutex::new(changed),
+        }
+    }
+
+    /// Notes what these settings are before they are written.
+    pub(super) fn note(&self, wanted: &[Sysctl]) {
+        let mut changed = locked(&self.changed);
+        let before = changed.clone();
+        for setting in wanted {
+            let was = sysctl::read(setting).ok().flatten();
+            if let Some(was) = was.filter(|was| *was != setting.value) {
+                let ours = setting.value.clone();
+                let entry = changed.entry(setting.path.clone());
+                entry.or_insert(Changed { was, ours });
+            }
+        }
+        if *changed != before
+            && let Err(e) = write(&self.path, &changed)
+        {
+            let path = self.path.display();
+            warn!("write {path}: {e}; another agent cannot give back what settings were before");
+        }
+    }
+
+    /// Gives back what is still as ours was.
+    pub(super) fn give_back(&self) {
+        let mut all = locked(&self.changed);
+        for (path, changed) in std::mem::take(&mut *all) {
+            let mut setting = Sysctl {
+                path,
+                value: changed.was,
+            };
+            // One that cannot be read went with its NIC; one with another value is somebody else's by now.
+            if sysctl::read(&setting).ok().flatten() == Some(changed.ours)
+                && let Err(e) = sysctl::write(&setting)
+            {
+                setting.path.insert_str(0, "/proc/sys/");
+                warn!("{setting} is not given back: {e}");
+            }
+        }
+        if let Err(e) = fs::remove_file(&self.path)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            warn!("remove {}: {e}", self.path.display());
+        }
+    }
+}
+
+fn write(path: &Path, changed: &BTreeMap<String, Changed>) -> io::Result<()> {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, serde_json::to_vec_pretty(changed)?)?;
+    fs::rename(&draft, path)
+}

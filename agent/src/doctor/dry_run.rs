@@ -1,0 +1,92 @@
+//! What an agent would change on this node, before there is one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::View,
+    catalog::Catalog,
+    datapath::HostNic,
+    netlink::{Error, Netlink, model::Sysctl, state::Missing, state::differing_sysctls},
+    node::{self, NodeFacts, Rules, STEER},
+    query::NicLine,
+    settings::Settings,
+};
+
+use super::{Finding, routing};
+
+/// What an agent would do here.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DryRun {
+    /// What each link is taken for.
+    pub links: Vec<NicLine>,
+    /// What the first pod would bring to the host, each as a line. The last pod's end takes all of it away but the
+    /// settings below `net/*/conf/all` and `net/ipv4/ip_forward`, which somebody else may rely on by then.
+    pub with_the_first_pod: Vec<String>,
+    /// What would keep the agent from starting, or pods from having a network.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks at the calling thread's namespace and changes nothing.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub async fn dry_run(
+    settings: &Settings,
+    catalog: &Catalog,
+    node_name: &str,
+) -> Result<DryRun, Error> {
+    let host = Netlink::open("in the host")?;
+    let facts = NodeFacts::read(&host).await?;
+    let foreign = host.foreign().await?;
+    let view = View { catalog, node_name };
+    let to_be = view.networks_to_be(&facts);
+    let known = view.known(&to_be);
+    let taken = node::take_all(&facts, &known, &settings.nics);
+    let priorities: Vec<u32> = foreign.rules.iter().map(|rule| rule.priority).collect();
+    let base = node::free_priorities(settings.rule_priority, &priorities);
+    let rules = Rules {
+        settings,
+        base: base.unwrap_or(settings.rule_priority),
+    };
+    let behind = |nic: &node::Nic| view.behind(nic, &facts, &to_be);
+    let plan = node::host_plan(&facts, &known, behind, &[], None, node::is_strict, rules);
+    let mut sysctls = crate::agent::forwarding(&facts);
+    sysctls.extend_from_slice(&plan.plan.sysctls);
+    let mut lines = settings_lines(sysctls);
+    lines.push(format!("link {STEER} (dummy), which leads nowhere"));
+    lines.extend(plan.nics.iter().map(nic_line));
+    lines.extend(plan.plan.routes.iter().map(ToString::to_string));
+    lines.extend(plan.plan.rules.iter().map(ToString::to_string));
+    lines.extend(plan.plan.filters.iter().map(ToString::to_string));
+    let networks = catalog.networks().iter();
+    let masters = networks.map(|network| (network.name.to_string(), network.master.as_str()));
+    let mut findings = routing::intruders(&taken, &foreign, settings);
+    findings.extend(routing::masters(&facts, masters));
+    findings.extend(super::manifests(catalog));
+    let links = taken.into_iter();
+    Ok(DryRun {
+        links: links.map(|(nic, taken)| NicLine::new(nic, taken)).collect(),
+        with_the_first_pod: lines,
+        findings,
+    })
+}
+
+/// The settings that have other values now.
+fn settings_lines(sysctls: Vec<Sysctl>) -> Vec<String> {
+    let plan = crate::netlink::model::NamespacePlan {
+        sysctls,
+        ..Default::default()
+    };
+    let differing = differing_sysctls(&plan).into_iter();
+    differing
+        .map(|missing| match missing {
+            Missing::Sysctl(want, Some(found)) => format!("{want} (now {found})"),
+            other => other.to_string(),
+        })
+        .collect()
+}
+
+fn nic_line(nic: &HostNic) -> String {
+    format!("mark {:#x} for replies by {}", nic.mark, nic.name)
+}

@@ -1,0 +1,82 @@
+//! `ebbtidectl nics`: each link of the node, what it is taken for, and why.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::Agent,
+    netlink::Error,
+    node::{Nic, Role, Taken, nic_table},
+    settings::Settings,
+};
+
+/// A line of `ebbtidectl nics`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NicLine {
+    /// The link's name.
+    pub name: String,
+    /// What makes it, as `ip -d link` has it; empty for hardware.
+    pub kind: String,
+    /// Its addresses, without link-local ones.
+    pub addresses: Vec<IpNet>,
+    /// What it is taken for: `nic` (replies leave by it), `node` (its addresses are the node's) or `others`.
+    pub taken_for: String,
+    /// Why.
+    pub why: String,
+    /// Pods' interfaces on it.
+    pub pods: usize,
+    /// Its routing table, while the node has pods.
+    pub table: Option<u32>,
+    /// Its bits of the mark, while the node has pods; zero if there were not enough.
+    pub mark: Option<u32>,
+    /// Whether it filters reverse paths strictly.
+    pub strict: bool,
+}
+
+impl NicLine {
+    /// What is known of a link without an agent.
+    #[must_use]
+    pub fn new(nic: Nic, taken: Taken) -> Self {
+        Self {
+            strict: crate::node::is_strict(&nic.name),
+            name: nic.name,
+            kind: nic.kind.unwrap_or_default(),
+            addresses: nic.addresses,
+            taken_for: match taken.role {
+                Role::Nic => "nic",
+                Role::Node => "node",
+                Role::Others => "others",
+            }
+            .to_owned(),
+            why: taken.why,
+            pods: 0,
+            table: None,
+            mark: None,
+        }
+    }
+}
+
+pub(super) async fn nics(agent: &Agent) -> Result<Vec<NicLine>, Error> {
+    let facts = agent.facts.get(&agent.host).await?;
+    let settings: &Settings = &agent.settings;
+    let prepared = agent.nics();
+    let interfaces = agent.interfaces();
+    let lines = agent.links_taken(&facts).into_iter().map(|(nic, taken)| {
+        let pods = interfaces
+            .iter()
+            .filter(|(_, net)| net.master() == Some(nic.name.as_str()));
+        let ifindex = nic.ifindex;
+        let known = prepared
+            .iter()
+            .flat_map(|plan| &plan.nics)
+            .find(|known| known.ifindex == ifindex);
+        NicLine {
+            pods: pods.count(),
+            table: known.map(|_| nic_table(settings, ifindex)),
+            mark: known.map(|known| known.mark),
+            ..NicLine::new(nic, taken)
+        }
+    });
+    Ok(lines.collect())
+}

@@ -1,0 +1,76 @@
+//! Strict reverse path filtering on a NIC (RFC 3704; IPv4 alone has it).
+//!
+//! A request for a Service that comes in by a NIC without the main table's default route has its way back by
+//! that NIC, which only the NIC's own table says. The filter looks that way up with the packet's mark where
+//! `src_valid_mark` is on (`__fib_validate_source`, net/ipv4/fib_frontend.c), so the request needs one.
+//!
+//! A mark outlives decapsulation: `skb_scrub_packet` clears it between namespaces only. So nothing is marked that
+//! may carry another packet.
+
+use aya_ebpf::{
+    bindings::{
+        bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4,
+    },
+    helpers::{bpf_sk_lookup_udp, bpf_sk_release},
+    programs::TcContext,
+};
+use ebbtide_layout::Address;
+
+use crate::packet::{self, Endpoints, Ip, LATER};
+
+/// `BPF_F_CURRENT_NETNS` (include/uapi/linux/bpf.h), as the helper takes it: the namespace of the packet.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// Whether a packet for the node, in by a strict NIC, may be a request for a Service (or an ICMP error about
+/// one), and carries no other packet. IPv4's headers start with a source and a destination port.
+///
+/// UDP that a socket of the host's waits for is no Service's: it may be a tunnel's (VXLAN, Geneve, GUE, ESP, L2TP
+/// ...), whose sockets are found like any other's.
+#[inline(always)]
+pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip) -> bool {
+    if !ip.is_v4() || ip.payload.fragment & LATER != 0 {
+        return false;
+    }
+    match ip.payload.protocol {
+        packet::TCP | packet::SCTP => true,
+        packet::ICMP => matches!(ip.endpoints(ctx), Endpoints::Error),
+        packet::UDP => match ip.endpoints(ctx) {
+            Endpoints::Ports(source, destination) => !has_udp_socket(ctx, ip, source, destination),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether the host has a UDP socket that this packet is for.
+#[inline(always)]
+fn has_udp_socket(ctx: &TcContext, ip: &Ip, source: [u8; 2], destination: [u8; 2]) -> bool {
+    let word = |[.., a, b, c, d]: Address| u32::from_ne_bytes([a, b, c, d]);
+    let mut tuple = bpf_sock_tuple {
+        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
+            ipv4: Ipv4 {
+                saddr: word(ip.source),
+                daddr: word(ip.destination),
+                sport: u16::from_ne_bytes(source),
+                dport: u16::from_ne_bytes(destination),
+            },
+        },
+    };
+    // SAFETY: the context is valid while the program runs; the tuple's first twelve bytes are initialised,
+    // which is the size that says IPv4.
+    unsafe {
+        let socket = bpf_sk_lookup_udp(
+            ctx.skb.skb.cast(),
+            &raw mut tuple,
+            size_of::<Ipv4>() as u32,
+            CURRENT_NETNS,
+            0,
+        );
+        if socket.is_null() {
+            return false;
+        }
+        let _always_zero = bpf_sk_release(socket.cast());
+    }
+    true
+}
