@@ -33,6 +33,7 @@ mod bpf;
 pub mod chain;
 pub mod cluster;
 pub mod cni;
+pub mod crowd;
 pub mod demo;
 pub mod e2e;
 pub mod edge;

@@ -7,6 +7,7 @@
 mod beside_others;
 mod chained;
 mod clients;
+mod crowd;
 mod faults;
 mod flows_and_trace;
 mod lifecycle;

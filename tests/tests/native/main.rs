@@ -6,6 +6,7 @@
 
 mod bench;
 mod chained;
+mod crowd;
 mod doctor;
 mod host_programs;
 mod isolation;

@@ -21,7 +21,8 @@ const DAILY: [&str; 3] = ["lab::nft", "lab::rows", "native::programs"];
 
 /// What Debian's 6.1 can decide otherwise than user-mode Linux of the same source (no JIT, one CPU,
 /// all built in), or than this kernel: its JIT and verifier, its modules, its netfilter.
-const STOCK: [&str; 10] = [
+const STOCK: [&str; 11] = [
+    "lab::crowd",
     "lab::masquerade",
     "lab::modes",
     "lab::mtu",

@@ -1,0 +1,52 @@
+//! A thread that stays in a namespace and opens sockets there: in user-mode Linux a new thread in a namespace takes
+//! longer than all that a socket then does.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError, mpsc},
+};
+
+use anyhow::{Context as _, Result};
+use socket2::Socket;
+
+use crate::netns::Netns;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads, by their namespace's name. Each ends with this value.
+#[derive(Debug, Default)]
+pub struct Doors(Mutex<BTreeMap<String, mpsc::Sender<Job>>>);
+
+impl Doors {
+    /// A socket that `open` opens in a namespace, which is known by its name.
+    ///
+    /// # Errors
+    /// Those of `open`, or that the namespace cannot be entered.
+    pub fn open(
+        &self,
+        netns: &Netns,
+        open: impl FnOnce() -> Result<Socket> + Send + 'static,
+    ) -> Result<Socket> {
+        let (answer, answered) = mpsc::channel();
+        let job: Job = Box::new(move || {
+            // Whoever asked waits for it.
+            let _ = answer.send(open());
+        });
+        let gone = || format!("the thread in {} is gone", netns.name());
+        self.thread(netns).send(job).ok().with_context(gone)?;
+        answered.recv().with_context(gone)?
+    }
+
+    fn thread(&self, netns: &Netns) -> mpsc::Sender<Job> {
+        let mut threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let thread = threads.entry(netns.name().to_owned()).or_insert_with(|| {
+            let (jobs, todo) = mpsc::channel::<Job>();
+            let _ends_with_the_channel = netns.spawn(move || {
+                todo.into_iter().for_each(|job| job());
+                Ok(())
+            });
+            jobs
+        });
+        thread.clone()
+    }
+}

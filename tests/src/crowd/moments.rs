@@ -1,0 +1,168 @@
+//! The moments of an agent's life on a node with a crowd, with all traffic asked at each.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    Crowd, Wishes,
+    matrix::{Matrix, all_work},
+    services::OUR_PODS,
+    state::{Allowed, State},
+};
+use crate::{agent::Agent, manifests, pod::Pod, progress::print, workspace};
+
+/// What an agent without a pod changes: nothing.
+pub const BEFORE_PODS: [Allowed; 0] = [];
+
+/// What the last pod leaves behind.
+pub const AFTERWARDS: [Allowed; 3] = [
+    Allowed {
+        line: "net/ipv4/ip_forward = ",
+        reason: "somebody else may rely on it by then",
+    },
+    Allowed {
+        line: "net/ipv6/conf/all/forwarding = ",
+        reason: "as for IPv4",
+    },
+    Allowed {
+        line: "tc qdisc clsact ffff: dev ",
+        reason: "somebody else may be about to add a filter to it; where the kernel has TCX there is none of ours",
+    },
+];
+
+/// Whether the agent is to make pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// One on each NIC.
+    OnEachNic,
+    /// None: this kernel has no ipvlan.
+    None,
+}
+
+/// An agent comes to a node with a crowd, has pods there, stops, comes back, and is removed; nothing changes for the
+/// crowd at any moment, and nothing of the node stays changed.
+///
+/// # Errors
+/// Everything that changed, at whatever moment.
+pub fn do_no_harm(wishes: Wishes, pods: Pods) -> Result<()> {
+    let clock = Clock(Instant::now());
+    let crowd = Crowd::build(wishes)?;
+    clock.say("built");
+    let mut matrix = Matrix::before(crowd.cells().to_vec(), Arc::clone(crowd.doors()), |_| None)?;
+    let before = State::of(crowd.node())?;
+    let (cells, kept) = matrix.size();
+    clock.say(&format!("{cells} cells, {kept} connections kept"));
+    // All findings are of interest, not only the first one's.
+    let mut troubles: Vec<anyhow::Error> = Vec::new();
+
+    let plan = crowd.plan();
+    let mut agent = Agent::start(crowd.node(), "master", &manifests::yaml(&plan), "")?;
+    agent.wait_ready()?;
+    matrix.again("agent");
+    clock.say("with an agent");
+    troubles.extend(
+        before
+            .assert_same(
+                &State::of(crowd.node())?,
+                "with an agent and no pod",
+                &BEFORE_PODS,
+            )
+            .err(),
+    );
+
+    if pods == Pods::OnEachNic {
+        let made = make_pods(&agent)?;
+        matrix.again("pods");
+        clock.say("with pods");
+        let servers = match wishes.whole_marks {
+            // whoever restores whole marks takes ours from replies
+            true => None,
+            false => {
+                let (cells, servers) = crowd.ours(&made)?;
+                troubles.extend(
+                    all_work(&cells, crowd.doors())
+                        .context("pods of ours beside the crowd")
+                        .err(),
+                );
+                clock.say(&format!("{} cells of our pods", cells.len()));
+                Some(servers)
+            }
+        };
+        agent.stop()?;
+        matrix.again("pods, agent stopped");
+        clock.say("with pods and no agent");
+        agent.launch()?;
+        agent.wait_ready()?;
+        drop(servers);
+        made.into_iter().try_for_each(Pod::delete)?;
+        matrix.again("pods gone");
+        clock.say("the pods gone");
+        troubles.extend(
+            before
+                .assert_same(&State::of(crowd.node())?, "after the last pod", &AFTERWARDS)
+                .err(),
+        );
+    }
+
+    agent.stop()?;
+    if pods == Pods::None {
+        matrix.again("stopped");
+        clock.say("stopped");
+    }
+    remove(&crowd)?;
+    matrix.again("removed");
+    clock.say("removed");
+    troubles.extend(
+        before
+            .assert_same(&State::of(crowd.node())?, "removed", &AFTERWARDS)
+            .err(),
+    );
+    troubles.extend(matrix.unchanged().err());
+    let list: Vec<String> = troubles
+        .iter()
+        .map(|trouble| format!("{trouble:#}"))
+        .collect();
+    anyhow::ensure!(list.is_empty(), "{}", list.join("\n\n"));
+    Ok(())
+}
+
+fn make_pods(agent: &Agent) -> Result<Vec<Pod>> {
+    let make = |(name, nic): (&str, &str)| {
+        let network = manifests::network(nic);
+        Pod::create(&agent.plugin(), "master", nic, &network, name).with_context(|| agent.log())
+    };
+    OUR_PODS.into_iter().map(make).collect()
+}
+
+/// What a person does who wants to be rid of it: `deploy/uninstall.yaml` runs this.
+fn remove(crowd: &Crowd) -> Result<()> {
+    let host = tempfile::TempDir::with_prefix("ebbtide-").context("making a host's directories")?;
+    let output = crowd
+        .node()
+        .command(workspace::BINARIES.file("ebbtide-agent")?)
+        .args(["uninstall", "--cni-bin-dir"])
+        .arg(host.path())
+        .arg("--cni-conf-dir")
+        .arg(host.path())
+        .output()
+        .context("running ebbtide-agent uninstall")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "ebbtide-agent uninstall: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Says how long things took, for whoever looks.
+struct Clock(Instant);
+
+impl Clock {
+    fn say(&self, what: &str) {
+        print(&format!(
+            "{:6.1} s: {what}\n",
+            self.0.elapsed().as_secs_f32()
+        ));
+    }
+}
