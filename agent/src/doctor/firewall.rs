@@ -10,7 +10,7 @@ use std::{
 use super::{Finding, Severity};
 use crate::{
     agent::Agent,
-    netfilter::{Packet, Ruleset},
+    netfilter::{Hook, Packet, Protocol, Ruleset},
     netlink::{link::IpvlanMode, model::Family},
 };
 
@@ -72,21 +72,32 @@ impl Rules {
     }
 }
 
-/// What the rules do to pods with these addresses on these NICs.
-fn judge(rules: &Rules, pods: &BTreeSet<(IpAddr, String)>) -> Vec<Finding> {
+/// An address of a pod, and the ways of its packets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pod {
+    address: IpAddr,
+    nic: String,
+    /// Whether netfilter sees what it sends by the NIC.
+    is_seen: bool,
+    /// The host's end of its veth.
+    veth: Option<String>,
+}
+
+/// What the rules do to these pods.
+fn judge(rules: &Rules, pods: &BTreeSet<Pod>) -> Vec<Finding> {
+    let mut findings = judge_sent(rules, pods);
+    findings.extend(judge_blocks(rules, pods));
+    findings
+}
+
+/// What the rules do to what pods send by their NIC.
+fn judge_sent(rules: &Rules, pods: &BTreeSet<Pod>) -> Vec<Finding> {
     // One finding a rule, however many pods it catches: whether all, how many, and the remedy.
     let mut masquerades: BTreeMap<String, (bool, usize, String)> = BTreeMap::new();
     let mut drops = masquerades.clone();
     for (family, rules) in &rules.sets {
-        for (source, nic) in pods
-            .iter()
-            .filter(|(source, _)| Family::of(*source) == *family)
-        {
-            let packet = |state| Packet {
-                source: *source,
-                nic,
-                state,
-            };
+        for pod in of_family(pods, *family).filter(|pod| pod.is_seen) {
+            let packet = |state| Packet::sent(pod.address, &pod.nic, state);
             let found = [
                 (rules.masquerades(&packet("NEW")), &mut masquerades),
                 (rules.drops(&packet("INVALID")), &mut drops),
@@ -129,16 +140,123 @@ fn judge(rules: &Rules, pods: &BTreeSet<(IpAddr, String)>) -> Vec<Finding> {
     masquerades.chain(drops).collect()
 }
 
-/// Rules that catch what this node's pods send by their NICs.
+fn of_family(pods: &BTreeSet<Pod>, family: Family) -> impl Iterator<Item = &Pod> {
+    let pods = pods.iter();
+    pods.filter(move |pod| Family::of(pod.address) == family)
+}
+
+/// The one that every node has.
+const KUBELET: &str = "the kubelet (TCP 10250)";
+
+/// What pods ask their node for.
+const OF_NODE: [(&str, Protocol, u16); 3] = [
+    (KUBELET, Protocol::Tcp, 10250),
+    ("node-local DNS (UDP 53)", Protocol::Udp, 53),
+    (
+        "the API server, if it runs there (TCP 6443)",
+        Protocol::Tcp,
+        6443,
+    ),
+];
+
+/// The new connections that come and go by a pod's veth, with what each is for.
+fn requests(pod: &Pod) -> Vec<(&'static str, Packet<'_>)> {
+    let Some(veth) = &pod.veth else {
+        return Vec::new();
+    };
+    let (address, nic) = (pod.address, &pod.nic);
+    let sent_on = [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|of| {
+        [
+            ("to", Packet::to_pod(address, nic, veth, of)),
+            ("from", Packet::from_pod(address, veth, nic, of)),
+        ]
+    });
+    let of_node = OF_NODE
+        .map(|(what, protocol, port)| (what, Packet::to_node(address, veth, protocol, port)));
+    sent_on.chain(of_node).collect()
+}
+
+/// A rule or policy that drops what comes or goes by pods' veths.
+struct Block {
+    /// Whether it does so for certain.
+    is_certain: bool,
+    pods: BTreeSet<IpAddr>,
+    requests: Vec<&'static str>,
+    remedy: String,
+}
+
+/// What the rules do to what comes and goes by pods' veths.
+fn judge_blocks(rules: &Rules, pods: &BTreeSet<Pod>) -> Vec<Finding> {
+    // One finding a rule, however many pods and requests it catches.
+    let mut blocks: BTreeMap<(bool, String), Block> = BTreeMap::new();
+    for (family, rules) in &rules.sets {
+        for pod in of_family(pods, *family) {
+            for (request, packet) in requests(pod) {
+                let is_input = packet.hook() == Hook::Input;
+                for one in rules.blocks(&packet) {
+                    let rule = (is_input, format!("{family}, {}", one.rule));
+                    let block = blocks.entry(rule).or_insert_with(|| Block {
+                        is_certain: false,
+                        pods: BTreeSet::new(),
+                        requests: Vec::new(),
+                        remedy: one.remedy,
+                    });
+                    block.is_certain |= one.all;
+                    block.pods.insert(pod.address);
+                    if !block.requests.contains(&request) {
+                        block.requests.push(request);
+                    }
+                }
+            }
+        }
+    }
+    let findings = blocks.into_iter().map(|((is_input, rule), block)| {
+        let would = if block.is_certain { "would" } else { "may" };
+        let (pods, requests) = (block.pods.len(), &block.requests);
+        let what = match is_input {
+            true => format!(
+                "drop what {pods} pod address(es) send to this node itself, which pods then cannot reach: {}",
+                requests.join(", ")
+            ),
+            false => format!(
+                "drop new connections {} {pods} pod address(es) that this node sends on: NodePorts and Services of \
+                 pods time out",
+                requests.join(" and ")
+            ),
+        };
+        let is_serious = block.is_certain && (!is_input || requests.contains(&KUBELET));
+        Finding {
+            severity: match is_serious {
+                true => Severity::Serious,
+                false => Severity::Warning,
+            },
+            what: format!("a firewall rule of others {would} {what}: {rule}"),
+            way_out: format!(
+                "{}, with PODS the pools' subnets, and keep it where the firewall keeps its rules",
+                block.remedy
+            ),
+        }
+    });
+    findings.collect()
+}
+
+/// Rules that catch what this node's pods send and get.
 pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
     let interfaces = agent.interfaces();
-    let routed = interfaces.iter().filter_map(|(_, net)| {
-        let own = net.ipvlan.as_ref();
-        let own = own.filter(|ipvlan| ipvlan.mode != IpvlanMode::L2 && !net.past_host)?;
-        Some((net, &own.master))
+    let pods = interfaces.iter().filter_map(|(_, net)| {
+        let own = net.ipvlan.as_ref()?;
+        let pod = move |address| Pod {
+            address,
+            nic: own.master.clone(),
+            is_seen: own.mode != IpvlanMode::L2 && !net.past_host,
+            veth: net.way_to_host().map(|veth| veth.host_name.clone()),
+        };
+        Some(net.ips().into_iter().map(pod))
     });
-    let pods: BTreeSet<_> = routed
-        .flat_map(|(net, master)| net.ips().into_iter().map(|ip| (ip, master.clone())))
+    let pods: BTreeSet<Pod> = pods.flatten().collect();
+    let pods: BTreeSet<Pod> = pods
+        .into_iter()
+        .filter(|pod| pod.is_seen || pod.veth.is_some())
         .collect();
     if pods.is_empty() {
         return Vec::new();
@@ -152,8 +270,8 @@ pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
                 "others' firewall rules could not be looked at: there is neither iptables-save nor \
                    nft where the agent runs"
                     .to_owned(),
-            way_out: "look for MASQUERADE on the node yourself: what pods send by their NIC must \
-                      not meet it (docs/modes.md)"
+            way_out: "look on the node yourself for MASQUERADE, which what pods send by their NIC must \
+                      not meet (docs/modes.md), and for FORWARD and INPUT that drop what comes and goes by their veths"
                 .to_owned(),
         }];
     }
@@ -161,46 +279,4 @@ pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rule_is_one_finding_however_many_pods_it_catches() {
-        let pods = BTreeSet::from([
-            ([172, 31, 16, 4].into(), "ens5".to_owned()),
-            ([172, 31, 16, 5].into(), "ens5".to_owned()),
-            ([210, 22, 16, 11].into(), "ens6".to_owned()),
-            ("fd00:16::4".parse().unwrap(), "ens5".to_owned()),
-        ]);
-        let nat = |rule: &str| format!("*nat\n-A POSTROUTING {rule}\nCOMMIT\n");
-        let invalid = "*filter\n-A OUTPUT -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n";
-        use Severity::{Serious, Warning};
-        let cases: [(String, &[(Severity, &str)]); 5] = [
-            (String::new(), &[]),
-            (nat("-o ens7 -j MASQUERADE"), &[]),
-            (
-                nat("-o ens5 -j MASQUERADE"),
-                &[(Serious, "would give another source address to 2 pod")],
-            ),
-            (
-                nat("! -d 10.0.0.0/8 -j MASQUERADE"),
-                &[(Warning, "may give another source address to 3 pod")],
-            ),
-            (
-                invalid.to_owned(),
-                &[(Serious, "would drop replies of TCP servers")],
-            ),
-        ];
-        for (text, expected) in cases {
-            let rules = Rules {
-                sets: vec![(Family::V4, Ruleset::parse(&text))],
-            };
-            let found = judge(&rules, &pods);
-            assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
-            for (finding, (severity, what)) in found.iter().zip(expected) {
-                assert_eq!(finding.severity, *severity, "{finding}");
-                assert!(finding.what.contains(what), "{finding}");
-            }
-        }
-    }
-}
+mod tests;

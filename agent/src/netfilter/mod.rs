@@ -1,16 +1,19 @@
-//! What others' firewall rules do to the packets that pods send by their NIC.
+//! What others' firewall rules do to pods' packets.
 //!
-//! In l3 mode these pass the host's OUTPUT and POSTROUTING. The rules are read as text, by
+//! What pods send by their NIC passes, in l3 mode, the host's OUTPUT and POSTROUTING. In every mode what comes and
+//! goes by a pod's veth passes FORWARD, if it is sent on, or INPUT, if it is for the node. The rules are read as text, by
 //! `iptables-save` and its kin and by `nft` where they are installed: rules of the old kind cannot be
 //! had by netlink at all, those of the new kind have a binary format for each extension, and the text
 //! is what the rule's owner will recognise.
 
 mod nft;
+mod packet;
 mod rule;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-pub use rule::{Fit, Packet, Rule};
+pub use packet::{Hook, Packet, Protocol};
+pub use rule::{Fit, Rule};
 
 use crate::netlink::model::Family;
 
@@ -25,11 +28,17 @@ pub struct Ruleset {
     translating: Vec<Chain>,
     /// The chains in which the kernel begins with what leaves the host.
     leaving: Vec<Chain>,
+    /// The chains in which it begins with what the host sends on.
+    forwarding: Vec<Chain>,
+    /// The chains in which it begins with what is for the host.
+    entering: Vec<Chain>,
+    /// Of these chains, those at whose end everything is dropped.
+    dropping: HashSet<Chain>,
     /// Whether they are nft's.
     is_nft: bool,
 }
 
-/// A rule that catches what pods send.
+/// A rule, or the policy of a chain, that catches pods' packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caught {
     /// The rule, as it was written.
@@ -40,14 +49,36 @@ pub struct Caught {
     pub remedy: String,
 }
 
-/// How a packet leaves a chain.
+/// What becomes of packets in a chain.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// By its end, or back to the chain before.
-    On,
-    /// With a verdict: no other rule of the table is asked.
-    Out,
+struct Way {
+    /// Whether some may leave by its end, or back to the chain before.
+    on: bool,
+    /// Whether some may be accepted: no other rule of the table is asked.
+    accepted: bool,
 }
+
+impl Way {
+    const ON: Self = Self {
+        on: true,
+        accepted: false,
+    };
+    const ACCEPTED: Self = Self {
+        on: false,
+        accepted: true,
+    };
+    const DROPPED: Self = Self {
+        on: false,
+        accepted: false,
+    };
+}
+
+/// Which rules are looked for. The second says whether some of the packets are picked out for it, by the rule or on
+/// the way to it: those to one address or port, with a mark.
+type Catch<'a> = &'a dyn Fn(&Rule, bool) -> bool;
+
+/// A verdict that is not known.
+const QUEUE: &str = "QUEUE";
 
 /// Deeper than anybody nests chains; the kernel forbids loops.
 const DEPTH: usize = 32;
@@ -57,22 +88,34 @@ impl Ruleset {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut chains: HashMap<_, Vec<Rule>> = HashMap::new();
+        let mut dropping = HashSet::new();
         let mut table = String::new();
         for line in text.lines() {
             if let Some(name) = line.strip_prefix('*') {
                 table = name.trim().to_owned();
+            } else if let Some(chain) = line.strip_prefix(':') {
+                let mut words = chain.split_whitespace();
+                if let (Some(chain), Some("DROP")) = (words.next(), words.next()) {
+                    dropping.insert((table.clone(), chain.to_owned()));
+                }
             } else if let Some((chain, mut rule)) = Rule::parse(line) {
                 rule.text = format!("-t {table} {}", rule.text);
                 chains.entry((table.clone(), chain)).or_default().push(rule);
             }
         }
-        let chain = |table: &str, chain: &str| (table.to_owned(), chain.to_owned());
+        let chains_of = |tables: &[&str], chain: &str| -> Vec<Chain> {
+            let tables = tables.iter();
+            tables
+                .map(|table| ((*table).to_owned(), chain.to_owned()))
+                .collect()
+        };
         Self {
             chains,
-            translating: vec![chain("nat", "POSTROUTING")],
-            leaving: ["raw", "mangle", "filter"]
-                .map(|table| chain(table, "OUTPUT"))
-                .into(),
+            translating: chains_of(&["nat"], "POSTROUTING"),
+            leaving: chains_of(&["raw", "mangle", "filter"], "OUTPUT"),
+            forwarding: chains_of(&["mangle", "filter", "security"], "FORWARD"),
+            entering: chains_of(&["mangle", "filter", "security"], "INPUT"),
+            dropping,
             is_nft: false,
         }
     }
@@ -90,30 +133,41 @@ impl Ruleset {
     #[must_use]
     pub fn masquerades(&self, packet: &Packet<'_>) -> Vec<Caught> {
         let translates =
-            |rule: &Rule| matches!(rule.target.as_str(), "MASQUERADE" | "SNAT" | "NETMAP");
+            |rule: &Rule, _| matches!(rule.target.as_str(), "MASQUERADE" | "SNAT" | "NETMAP");
         self.catch(&self.translating, packet, &translates)
     }
 
     /// The rules that drop what conntrack, which sees but half of it, calls invalid.
     #[must_use]
     pub fn drops(&self, packet: &Packet<'_>) -> Vec<Caught> {
-        let drops = |rule: &Rule| {
-            matches!(rule.target.as_str(), "DROP" | "REJECT") && rule.is_about(packet.state)
-        };
+        let drops = |rule: &Rule, _| is_drop(rule) && rule.is_about(packet.state);
         self.catch(&self.leaving, packet, &drops)
     }
 
-    /// Follows the packet through chains in which the kernel begins.
-    fn catch(
-        &self,
-        chains: &[Chain],
-        packet: &Packet<'_>,
-        catch: &dyn Fn(&Rule) -> bool,
-    ) -> Vec<Caught> {
+    /// The rules and policies that drop what the host sends on or what is for it. A rule that picks out some of what
+    /// is not known here, one address, port or mark, is meant for that and not for pods.
+    #[must_use]
+    pub fn blocks(&self, packet: &Packet<'_>) -> Vec<Caught> {
+        let chains = match packet.hook() {
+            Hook::Output => &self.leaving,
+            Hook::Forward => &self.forwarding,
+            Hook::Input => &self.entering,
+        };
+        self.catch(chains, packet, &|rule, picked| is_drop(rule) && !picked)
+    }
+
+    /// Follows the packet through chains in which the kernel begins. What catches drops looks at their policies, too.
+    fn catch(&self, chains: &[Chain], packet: &Packet<'_>, catch: Catch<'_>) -> Vec<Caught> {
         let mut all = Vec::new();
-        for chain @ (table, name) in chains {
+        for chain in chains {
             let mut caught = Vec::new();
-            self.walk((table, name), packet, true, DEPTH, catch, &mut caught);
+            let way = self.walk(chain, packet, (true, false), DEPTH, catch, &mut caught);
+            if way.on && self.dropping.contains(chain) {
+                let policy = self.policy(chain);
+                if catch(&policy, false) {
+                    caught.push((policy.text, !way.accepted));
+                }
+            }
             all.extend(caught.into_iter().map(|(rule, all)| Caught {
                 rule,
                 all,
@@ -123,189 +177,117 @@ impl Ruleset {
         all
     }
 
-    /// What ends the way through this chain for what pods send by the packet's NIC.
+    /// A chain's policy, as the rule at its end that it is.
+    fn policy(&self, (table, chain): &Chain) -> Rule {
+        let text = match self.is_nft {
+            true => format!("nft {table} {chain}: policy drop"),
+            false => format!("-t {table} -P {chain} DROP"),
+        };
+        Rule {
+            text,
+            matches: Vec::new(),
+            target: "DROP".to_owned(),
+            is_goto: false,
+        }
+    }
+
+    /// What ends the way through this chain for what pods send by the packet's NIC, or for all that comes and goes
+    /// by their veths.
     fn remedy(&self, (table, chain): &Chain, packet: &Packet<'_>) -> String {
-        let nic = packet.nic;
-        let ip = if packet.source.is_ipv4() { "ip" } else { "ip6" };
-        match self.is_nft {
-            true => format!(
-                "put `nft insert rule {table} {chain} oifname {nic} {ip} saddr PODS accept` before it"
+        let nic = packet.output.unwrap_or_default();
+        let (ip, iptables) = match packet.family {
+            Family::V4 => ("ip", "iptables"),
+            Family::V6 => ("ip6", "ip6tables"),
+        };
+        let option = match table.as_str() {
+            "filter" => String::new(),
+            table => format!("-t {table} "),
+        };
+        let nft = |what: String| format!("`nft insert rule {table} {chain} {what} accept`");
+        let same = "in the same kind of iptables";
+        match (self.is_nft, packet.hook()) {
+            (true, Hook::Output) => {
+                let insert = nft(format!("oifname {nic} {ip} saddr PODS"));
+                format!("put {insert} before it")
+            }
+            (true, Hook::Forward) => {
+                let (to, from) = (
+                    nft(format!("{ip} daddr PODS")),
+                    nft(format!("{ip} saddr PODS")),
+                );
+                format!("put {to} and {from} before it")
+            }
+            (true, Hook::Input) => {
+                let insert = nft(format!("iifname \"veth*\" {ip} saddr PODS"));
+                format!("put {insert} before it")
+            }
+            (false, Hook::Output) => {
+                format!("put `-t {table} -I {chain} -o {nic} -s PODS -j ACCEPT` before it, {same}")
+            }
+            (false, Hook::Forward) => format!(
+                "put `{iptables} {option}-I {chain} -d PODS -j ACCEPT` and `{iptables} {option}-I {chain} -s PODS \
+                 -j ACCEPT` before it, {same}"
             ),
-            false => format!(
-                "put `-t {table} -I {chain} -o {nic} -s PODS -j ACCEPT` before it, in the same kind of \
-                 iptables"
+            (false, Hook::Input) => format!(
+                "put `{iptables} {option}-I {chain} -i veth+ -s PODS -j ACCEPT` before it, {same}"
             ),
         }
     }
 
-    /// Follows the packet through a chain and notes the rules that `catch` it.
+    /// Follows the packet through a chain and notes the rules that `catch` it. `all` and `picked` say how it got
+    /// here: whether all such packets do, and whether some were picked out.
     fn walk(
         &self,
-        (table, chain): (&str, &str),
+        chain @ (table, _): &Chain,
         packet: &Packet<'_>,
-        all: bool,
+        (all, picked): (bool, bool),
         depth: usize,
-        catch: &dyn Fn(&Rule) -> bool,
+        catch: Catch<'_>,
         caught: &mut Vec<(String, bool)>,
     ) -> Way {
         let mut all = all;
-        for rule in self
-            .chains
-            .get(&(table.to_owned(), chain.to_owned()))
-            .into_iter()
-            .flatten()
-        {
+        // What became of some, while others went on.
+        let (mut returned, mut accepted) = (false, false);
+        for rule in self.chains.get(chain).into_iter().flatten() {
             let fit = rule.fits(packet);
             if fit == Fit::No {
                 continue;
             }
             let all_here = all && fit == Fit::Yes;
-            if catch(rule) {
+            let picked = picked || rule.picks(packet);
+            if catch(rule, picked) {
                 caught.push((rule.text.clone(), all_here));
             }
-            let is_chain = self
-                .chains
-                .contains_key(&(table.to_owned(), rule.target.clone()));
+            let target = (table.clone(), rule.target.clone());
             let way = match rule.target.as_str() {
-                "RETURN" if fit == Fit::Yes => return Way::On,
-                "ACCEPT" | "DROP" | "REJECT" | "MASQUERADE" | "SNAT" | "NETMAP" => Way::Out,
-                target if is_chain && depth > 0 => {
-                    self.walk((table, target), packet, all_here, depth - 1, catch, caught)
+                "DROP" | "REJECT" => Way::DROPPED,
+                // Who takes it from a queue may accept it.
+                "ACCEPT" | "MASQUERADE" | "SNAT" | "NETMAP" | QUEUE | "NFQUEUE" => Way::ACCEPTED,
+                _ if self.chains.contains_key(&target) && depth > 0 => {
+                    let here = (all_here, picked);
+                    self.walk(&target, packet, here, depth - 1, catch, caught)
                 }
-                _ => Way::On,
+                _ => Way::ON,
             };
-            match (way, fit) {
-                (Way::Out, Fit::Yes) => return Way::Out,
-                (Way::On, Fit::Yes) if rule.is_goto => return Way::On,
-                // Some of it is gone; what goes on is not all.
-                (Way::Out, _) => all = false,
-                _ if rule.target == "RETURN" => all = false,
-                _ => {}
+            // What is dropped is dropped for what comes after, too: it is no way around that.
+            accepted |= way.accepted;
+            let returns = way.on && (rule.target == "RETURN" || rule.is_goto);
+            if fit == Fit::Yes && (returns || !way.on) {
+                return Way {
+                    on: returned || returns,
+                    accepted,
+                };
             }
+            returned |= returns;
+            all &= !way.accepted && !returns;
         }
-        Way::On
+        Way { on: true, accepted }
     }
+}
+
+fn is_drop(rule: &Rule) -> bool {
+    matches!(rule.target.as_str(), "DROP" | "REJECT")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const POD: Packet<'_> = Packet {
-        source: std::net::IpAddr::V4(std::net::Ipv4Addr::new(172, 31, 16, 4)),
-        nic: "ens5",
-        state: "NEW",
-    };
-
-    /// As kube-proxy, Docker and the CNI plugin `portmap` have them.
-    const HARMLESS: &str = "\
-*nat
-:POSTROUTING ACCEPT [0:0]
-:KUBE-POSTROUTING - [0:0]
--A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING
--A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
--A POSTROUTING -m comment --comment \"CNI portfwd requiring masquerade\" -j CNI-HOSTPORT-MASQ
--A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
--A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
--A KUBE-POSTROUTING -j MASQUERADE --random-fully
--A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE
-COMMIT
-*filter
-:OUTPUT ACCEPT [0:0]
--A OUTPUT -m conntrack --ctstate INVALID -o docker0 -j DROP
--A FORWARD -m conntrack --ctstate INVALID -j DROP
-COMMIT
-";
-
-    fn caught(rules: &str) -> Vec<(bool, String)> {
-        let ruleset = Ruleset::parse(&format!("*nat\n{rules}\nCOMMIT\n"));
-        let found = ruleset.masquerades(&POD).into_iter();
-        found.map(|one| (one.all, one.rule)).collect()
-    }
-
-    #[test]
-    fn what_is_not_for_pods_is_not_found() {
-        let ruleset = Ruleset::parse(HARMLESS);
-        assert_eq!(ruleset.masquerades(&POD), []);
-        let invalid = Packet {
-            state: "INVALID",
-            ..POD
-        };
-        assert_eq!(ruleset.drops(&invalid), []);
-    }
-
-    #[test]
-    fn what_takes_a_pods_address_away_is_found() {
-        // Rules, and the number of the one that is found, and whether it catches everything.
-        let cases: [(&str, Option<(usize, bool)>); 9] = [
-            ("-A POSTROUTING -o ens5 -j MASQUERADE", Some((0, true))),
-            (
-                "-A POSTROUTING -o ens5 -j SNAT --to-source 172.31.22.228",
-                Some((0, true)),
-            ),
-            (
-                "-A POSTROUTING -s 172.31.16.0/24 -j ACCEPT\n-A POSTROUTING -j MASQUERADE",
-                None,
-            ),
-            (
-                "-A POSTROUTING -s 172.31.16.0/24 -j RETURN\n-A POSTROUTING -j MASQUERADE",
-                None,
-            ),
-            // ip-masq-agent's.
-            (
-                "-A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ\n\
-                 -A IP-MASQ -d 10.0.0.0/8 -j RETURN\n-A IP-MASQ -j MASQUERADE",
-                Some((2, false)),
-            ),
-            (
-                "-A POSTROUTING -j A\n-A POSTROUTING -j MASQUERADE\n-A A -o ens5 -j ACCEPT",
-                None,
-            ),
-            (
-                "-A POSTROUTING -g A\n-A POSTROUTING -j MASQUERADE\n-A A -o ens6 -j ACCEPT",
-                None,
-            ),
-            (
-                "-A POSTROUTING -j A\n-A A -j B\n-A A -j MASQUERADE\n-A B -o ens5 -j RETURN",
-                Some((2, true)),
-            ),
-            ("-A POSTROUTING -j LOOP\n-A LOOP -j LOOP", None),
-        ];
-        for (rules, expected) in cases {
-            let lines: Vec<&str> = rules.lines().map(str::trim).collect();
-            let expected: Vec<_> = expected
-                .map(|(line, all)| (all, format!("-t nat {}", lines[line])))
-                .into_iter()
-                .collect();
-            assert_eq!(caught(&lines.join("\n")), expected, "{rules}");
-        }
-    }
-
-    #[test]
-    fn what_drops_half_seen_connections_is_found() {
-        let invalid = Packet {
-            state: "INVALID",
-            ..POD
-        };
-        for (rules, found) in [
-            ("-A OUTPUT -m conntrack --ctstate INVALID -j DROP", true),
-            (
-                "-A OUTPUT -m state --state INVALID,UNTRACKED -j REJECT",
-                true,
-            ),
-            (
-                "-A OUTPUT -j F\n-A F -p tcp -m conntrack --ctstate INVALID -j DROP",
-                true,
-            ),
-            (
-                "-A OUTPUT -s 172.31.0.0/16 -j ACCEPT\n-A OUTPUT -m state --state INVALID -j DROP",
-                false,
-            ),
-            ("-A OUTPUT -d 10.0.0.1/32 -j DROP", false),
-            ("-A INPUT -m conntrack --ctstate INVALID -j DROP", false),
-        ] {
-            let ruleset = Ruleset::parse(&format!("*filter\n{rules}\nCOMMIT\n"));
-            assert_eq!(!ruleset.drops(&invalid).is_empty(), found, "{rules}");
-        }
-    }
-}
+mod tests;

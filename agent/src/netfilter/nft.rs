@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::{
-    Chain, Ruleset,
+    Chain, QUEUE, Ruleset,
     rule::{FAMILY, Match, Rule},
 };
 use crate::netlink::model::Family;
@@ -36,13 +36,19 @@ pub(super) fn parse(
     };
     for (mut chain, object) in of("chain") {
         text(object, "name").clone_into(&mut chain.1);
+        if text(object, "policy") == "drop" {
+            parsed.dropping.insert(chain.clone());
+        }
         match (text(object, "type"), text(object, "hook")) {
+            ("filter", "forward") => parsed.forwarding.push(chain),
+            ("filter", "input") => parsed.entering.push(chain),
             ("nat", "postrouting") => parsed.translating.push(chain),
             ("filter" | "route", "output" | "postrouting") => parsed.leaving.push(chain),
             _ => {}
         }
     }
     let sets: Sets<'_> = of("set")
+        .chain(of("map"))
         .filter(|(_, set)| {
             set["flags"]
                 .as_array()
@@ -51,8 +57,8 @@ pub(super) fn parse(
         .map(|(chain, set)| ((chain, text(set, "name")), &set["elem"]))
         .collect();
     for (chain, object) in of("rule") {
-        let rule = rule(object, &chain, &sets);
-        parsed.chains.entry(chain).or_default().push(rule);
+        let rules = rules(object, &chain, &sets);
+        parsed.chains.entry(chain).or_default().extend(rules);
     }
     Ok(parsed)
 }
@@ -84,7 +90,9 @@ fn text<'a>(object: &'a Value, key: &str) -> &'a str {
     object[key].as_str().unwrap_or_default()
 }
 
-fn rule(object: &Value, (table, chain): &Chain, sets: &Sets<'_>) -> Rule {
+/// The rules that a rule is in iptables' words: one, or with a map of verdicts one for each of them.
+fn rules(object: &Value, (table, chain): &Chain, sets: &Sets<'_>) -> Vec<Rule> {
+    let mut verdicts = Vec::new();
     let mut rule = Rule {
         text: String::new(),
         matches: Vec::new(),
@@ -99,14 +107,13 @@ fn rule(object: &Value, (table, chain): &Chain, sets: &Sets<'_>) -> Rule {
                     words.push(words_of(value));
                     rule.matches.extend(matches(value, table, sets));
                 }
-                "accept" | "drop" | "reject" | "return" | "masquerade" | "snat" => {
-                    rule.target = name.to_uppercase();
-                    words.push(name.clone());
+                "vmap" => {
+                    words.push(format!("{} vmap", selector_words(&value["key"])));
+                    verdicts.extend(verdicts_of(value, table, sets));
                 }
-                "jump" | "goto" => {
-                    rule.is_goto = name == "goto";
-                    text(value, "target").clone_into(&mut rule.target);
-                    words.push(format!("{name} {}", rule.target));
+                "queue" => {
+                    QUEUE.clone_into(&mut rule.target);
+                    words.push(name.clone());
                 }
                 // iptables' own extension, where nft does not know it better.
                 "xt" if text(value, "type") == "target" => {
@@ -116,25 +123,84 @@ fn rule(object: &Value, (table, chain): &Chain, sets: &Sets<'_>) -> Rule {
                 // What changes nothing about who fits.
                 "counter" | "log" | "mangle" | "notrack" | "comment" => {}
                 // Anything else may or may not let the packet go on: limits, extensions, maps.
-                _ => {
-                    words.push(name.clone());
-                    rule.matches.push(unknown());
-                }
+                _ => match verdict(name, value) {
+                    Some((target, is_goto)) => {
+                        words.push(
+                            format!("{name} {}", text(value, "target"))
+                                .trim_end()
+                                .to_owned(),
+                        );
+                        (rule.target, rule.is_goto) = (target, is_goto);
+                    }
+                    None => {
+                        words.push(name.clone());
+                        rule.matches.push(Match::unknown());
+                    }
+                },
             }
         }
     }
     let handle = &object["handle"];
     rule.text = format!("nft {table} {chain}, handle {handle}: {}", words.join(" "));
-    rule
+    if verdicts.is_empty() {
+        return vec![rule];
+    }
+    let rules = verdicts.into_iter().map(|one| {
+        let mut matches = rule.matches.clone();
+        matches.extend(one.matches);
+        Rule {
+            text: rule.text.clone(),
+            matches,
+            ..one
+        }
+    });
+    rules.collect()
 }
 
-/// A condition of which nothing is known.
-fn unknown() -> Match {
-    Match {
-        negated: false,
-        option: String::new(),
-        values: vec![String::new()],
+/// The target of a verdict, and whether it is gone to.
+fn verdict(name: &str, value: &Value) -> Option<(String, bool)> {
+    match name {
+        "accept" | "drop" | "reject" | "return" | "masquerade" | "snat" => {
+            Some((name.to_uppercase(), false))
+        }
+        "jump" | "goto" => Some((text(value, "target").to_owned(), name == "goto")),
+        _ => None,
     }
+}
+
+/// The elements of a map of verdicts, each as a rule.
+fn verdicts_of(vmap: &Value, table: &str, sets: &Sets<'_>) -> Vec<Rule> {
+    let rule = |matches, (target, is_goto)| Rule {
+        text: String::new(),
+        matches,
+        target,
+        is_goto,
+    };
+    let data = &vmap["data"];
+    let elements = match data.as_str().and_then(|name| name.strip_prefix('@')) {
+        Some(name) => {
+            let map = ((table.to_owned(), String::new()), name);
+            // An empty map has no elements at all; one that is not known may say anything.
+            let Some(elements) = sets.get(&map) else {
+                return vec![rule(vec![Match::unknown()], (QUEUE.to_owned(), false))];
+            };
+            elements
+        }
+        None => &data["set"],
+    };
+    let elements = elements.as_array().into_iter().flatten();
+    let found = elements.filter_map(|element| {
+        let (key, verdicts) = (&element[0], element[1].as_object()?);
+        let verdict = verdicts
+            .iter()
+            .find_map(|(name, value)| verdict(name, value))?;
+        let matches = match key == "*" {
+            true => Vec::new(),
+            false => equals(&vmap["key"], key, false, table, sets),
+        };
+        Some(rule(matches, verdict))
+    });
+    found.collect()
 }
 
 /// What a match demands, in iptables' words. A family is part of an address.
@@ -142,63 +208,77 @@ fn matches(condition: &Value, table: &str, sets: &Sets<'_>) -> Vec<Match> {
     let negated = condition["op"] == "!=";
     let (left, right) = (&condition["left"], &condition["right"]);
     if !negated && !matches!(text(condition, "op"), "==" | "in") {
-        return vec![unknown()];
+        return vec![Match::unknown()];
     }
-    let mut found = Vec::new();
-    let option = match selector(left) {
-        Some(Selector::Option(option)) => option,
-        Some(Selector::Address(option, family)) => {
-            found.push(Match {
-                negated: false,
-                option: FAMILY.to_owned(),
-                values: vec![family.to_owned()],
-            });
-            option
-        }
-        None => return vec![unknown()],
+    equals(left, right, negated, table, sets)
+}
+
+fn equals(left: &Value, right: &Value, negated: bool, table: &str, sets: &Sets<'_>) -> Vec<Match> {
+    let unknown = Match {
+        negated,
+        ..Match::unknown()
     };
-    found.push(match values(right, option, table, sets) {
+    let Some(Selector { option, implied }) = selector(left) else {
+        return vec![unknown];
+    };
+    let implied = implied.map(|(option, value)| Match {
+        negated: false,
+        option: option.to_owned(),
+        values: vec![value.to_owned()],
+    });
+    let found = match values(right, option, table, sets) {
         Some(values) => Match {
             negated,
             option: option.to_owned(),
             values,
         },
-        None => unknown(),
-    });
-    found
+        None => unknown,
+    };
+    implied.into_iter().chain([found]).collect()
 }
 
-enum Selector {
-    Option(&'static str),
-    Address(&'static str, &'static str),
+/// What is looked at, as iptables' option is called.
+struct Selector {
+    option: &'static str,
+    /// Another option, and the value of it that this one is part of: the family of an address, the protocol of a port.
+    implied: Option<(&'static str, &'static str)>,
 }
 
 /// What is looked at.
 fn selector(left: &Value) -> Option<Selector> {
-    use Selector::{Address, Option};
     let (kind, of): (&String, &Value) = left.as_object().and_then(first)?;
-    Some(match (kind.as_str(), text(of, "key")) {
-        ("meta", "oifname" | "oif") => Option("-o"),
-        ("meta", "iifname" | "iif") => Option("-i"),
-        ("meta", "mark") => Option("--mark"),
-        ("meta", "nfproto") => Option(FAMILY),
-        ("ct", "state") => Option("--ctstate"),
+    let implied = match (kind.as_str(), text(of, "protocol"), text(of, "field")) {
+        ("payload", "ip", _) => Some((FAMILY, "ipv4")),
+        ("payload", "ip6", _) => Some((FAMILY, "ipv6")),
+        ("payload", "tcp", _) => Some(("-p", "tcp")),
+        ("payload", "udp", _) => Some(("-p", "udp")),
+        _ => None,
+    };
+    let option = match (kind.as_str(), text(of, "key")) {
+        ("meta", "oifname" | "oif") => "-o",
+        ("meta", "iifname" | "iif") => "-i",
+        ("meta", "mark") => "--mark",
+        ("meta", "nfproto") => FAMILY,
+        ("meta", "l4proto") => "-p",
+        // What iptables calls states, too: `dnat`.
+        ("ct", "state" | "status") => "--ctstate",
         // The mark and a mask: of a mark that is zero nothing else is left.
-        ("&", _) if of[0]["meta"]["key"] == "mark" => Option("--mark"),
+        ("&", _) if of[0]["meta"]["key"] == "mark" => "--mark",
         ("payload", _) => match (text(of, "protocol"), text(of, "field")) {
-            ("ip", "saddr") => Address("-s", "ipv4"),
-            ("ip6", "saddr") => Address("-s", "ipv6"),
-            ("ip", "daddr") => Address("-d", "ipv4"),
-            ("ip6", "daddr") => Address("-d", "ipv6"),
+            ("ip" | "ip6", "saddr") => "-s",
+            ("ip" | "ip6", "daddr") => "-d",
+            ("ip", "protocol") | ("ip6", "nexthdr") => "-p",
+            ("tcp" | "udp" | "th", "dport") => "--dport",
             _ => return None,
         },
         ("fib", _) if of["result"] == "type" => match of["flags"][0].as_str() {
-            Some("saddr") => Option("--src-type"),
-            Some("daddr") => Option("--dst-type"),
+            Some("saddr") => "--src-type",
+            Some("daddr") => "--dst-type",
             _ => return None,
         },
         _ => return None,
-    })
+    };
+    Some(Selector { option, implied })
 }
 
 fn first(map: &Map<String, Value>) -> Option<(&String, &Value)> {
@@ -228,9 +308,12 @@ fn value(one: &Value, option: &str) -> Option<String> {
     if let Some(prefix) = one.get("prefix") {
         return Some(format!("{}/{}", text(prefix, "addr"), prefix["len"]));
     }
+    if let Some(range) = one.get("range") {
+        return (option == "--dport").then(|| format!("{}:{}", range[0], range[1]));
+    }
     match (one, option) {
         (Value::Number(number), _) => Some(number.to_string()),
-        (Value::String(text), "-o") => Some(match text.strip_suffix('*') {
+        (Value::String(text), "-i" | "-o") => Some(match text.strip_suffix('*') {
             Some(begin) => format!("{begin}+"),
             None => text.clone(),
         }),
@@ -244,17 +327,20 @@ fn value(one: &Value, option: &str) -> Option<String> {
 
 /// A match for people, as good as may be: `oifname "ens5"`.
 fn words_of(condition: &Value) -> String {
-    let left = &condition["left"];
-    let left = match left.as_object().and_then(first) {
+    let not = if condition["op"] == "!=" { " !=" } else { "" };
+    let left = selector_words(&condition["left"]);
+    format!("{left}{not} {}", condition["right"])
+}
+
+fn selector_words(left: &Value) -> String {
+    match left.as_object().and_then(first) {
         Some((_, of)) => match (text(of, "protocol"), text(of, "field"), text(of, "key")) {
             ("", "", "") => left.to_string(),
             ("", "", key) => key.to_owned(),
             (protocol, field, _) => format!("{protocol} {field}"),
         },
         None => left.to_string(),
-    };
-    let not = if condition["op"] == "!=" { " !=" } else { "" };
-    format!("{left}{not} {}", condition["right"])
+    }
 }
 
 #[cfg(test)]

@@ -5,17 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// What is known of a packet that a pod sends by its NIC, when the host's netfilter sees it. Its
-/// mark is zero: it is scrubbed between namespaces (`ipvlan_skb_crossing_ns`).
-#[derive(Clone, Copy, Debug)]
-pub struct Packet<'a> {
-    /// The pod's address.
-    pub source: IpAddr,
-    /// The NIC.
-    pub nic: &'a str,
-    /// What conntrack calls it: `NEW`, `INVALID`.
-    pub state: &'a str,
-}
+use super::packet::{Hook, Packet};
+use crate::netlink::model::Family;
 
 /// Whether a packet fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +94,14 @@ impl Rule {
                     negated = true;
                     continue;
                 }
-                "-m" | "--match" | "--comment" => drop(words.next()),
+                "--comment" => drop(words.next()),
+                // Some extensions are a condition without any option.
+                "-m" | "--match" => {
+                    let name = words.next();
+                    if matches!(name.as_deref(), Some("socket" | "rpfilter")) {
+                        rule.matches.push(Match::unknown());
+                    }
+                }
                 "-j" | "-g" => {
                     rule.is_goto = word == "-g";
                     rule.target = words.next()?;
@@ -142,6 +140,16 @@ impl Rule {
         })
     }
 
+    /// Whether it picks some of such packets out: those to one address or port, with a mark, in a set. What spares
+    /// some and takes the rest does not.
+    pub(super) fn picks(&self, packet: &Packet<'_>) -> bool {
+        let mut unknown = self
+            .matches
+            .iter()
+            .filter(|one| one.fits(packet) == Fit::Maybe);
+        unknown.any(|one| !one.negated)
+    }
+
     /// Whether it speaks of this state of conntrack's.
     #[must_use]
     pub fn is_about(&self, state: &str) -> bool {
@@ -176,19 +184,45 @@ impl Match {
         }
     }
 
+    /// A condition of which nothing is known.
+    pub(super) fn unknown() -> Self {
+        Self {
+            negated: false,
+            option: String::new(),
+            values: vec![String::new()],
+        }
+    }
+
     /// Whether the packet has this value; `None` if that is not known.
     fn has(&self, value: &str, packet: &Packet<'_>) -> Option<bool> {
+        let hook = packet.hook();
         match self.option.as_str() {
-            "-s" => network(value).map(|net| net.contains(&packet.source)),
-            "-d" => (value == "0.0.0.0/0" || value == "::/0").then_some(true),
-            "-o" => Some(is_link(value, packet.nic)),
-            // What the host sends came in by no link.
-            "-i" => Some(false),
-            "-p" => (value == "all").then_some(true),
-            "--mark" => mark_zero_fits(value),
-            // Neither the pod's address nor where it sends to by the NIC is the host's own.
-            "--src-type" | "--dst-type" if value == "LOCAL" => Some(false),
-            FAMILY => Some((value == "ipv4") == packet.source.is_ipv4()),
+            "-s" => is_in(value, packet.source),
+            // The node's own addresses are many; loopback ones are none that a pod reaches.
+            "-d" if hook == Hook::Input && is_loopback(value) => Some(false),
+            "-d" => is_in(value, packet.destination),
+            // What is for the host leaves by no link, and what it sends came in by none.
+            "-o" => Some(packet.output.is_some_and(|link| is_link(value, link))),
+            "-i" => Some(packet.input.is_some_and(|link| is_link(value, link))),
+            // Only a bridge's own packets have these.
+            option if option.starts_with("--physdev-") => Some(false),
+            "-p" if value == "all" => Some(true),
+            "-p" => packet.protocol.map(|protocol| protocol.is_called(value)),
+            "--dport" | "--dports" => packet.port.map(|port| is_port(value, port)),
+            // What a pod sends by its NIC has none: it is scrubbed between namespaces (`ipvlan_skb_crossing_ns`).
+            // What came in by a link may have got one from anybody.
+            "--mark" if hook == Hook::Output => mark_zero_fits(value),
+            // A pod's address is not the host's own, nor is where it sends to by the NIC.
+            "--src-type" if value == "LOCAL" => Some(false),
+            "--dst-type" if value == "LOCAL" => Some(hook == Hook::Input),
+            "--dst-type" if hook != Hook::Output => match value {
+                "UNICAST" => Some(hook == Hook::Forward),
+                "BROADCAST" | "MULTICAST" => Some(false),
+                _ => None,
+            },
+            FAMILY => Some((value == "ipv4") == (packet.family == Family::V4)),
+            // What is sent on is a Service's: to a pod, or from a pod to another node's.
+            option if is_state(option) && value == "DNAT" => Some(hook == Hook::Forward),
             option if is_state(option) => Some(value == packet.state),
             _ => None,
         }
@@ -202,6 +236,33 @@ fn network(text: &str) -> Option<IpNet> {
     text.parse()
         .ok()
         .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// Whether an address, if it is known, is in a network.
+fn is_in(text: &str, address: Option<IpAddr>) -> Option<bool> {
+    let net = network(text)?;
+    match address {
+        Some(address) => Some(net.contains(&address)),
+        None => (net.prefix_len() == 0).then_some(true),
+    }
+}
+
+fn is_loopback(text: &str) -> bool {
+    network(text).is_some_and(|net| net.addr().is_loopback())
+}
+
+/// Whether a port is one of `53,6443,30000:32767`.
+fn is_port(text: &str, port: u16) -> bool {
+    text.split(',').any(|part| {
+        let (first, last) = part.split_once(':').unwrap_or((part, part));
+        // `1024:` and `:1023` are open at an end.
+        let number = |text: &str, open| match text {
+            "" => Some(open),
+            text => text.parse::<u16>().ok(),
+        };
+        let range = number(first, 0).zip(number(last, u16::MAX));
+        range.is_some_and(|(first, last)| (first..=last).contains(&port))
+    })
 }
 
 /// `eth+` is every link whose name begins so.
@@ -229,11 +290,7 @@ mod tests {
     #[test]
     fn a_rule_fits_as_far_as_can_be_told() {
         use Fit::{Maybe, No, Yes};
-        let packet = Packet {
-            source: [172, 31, 16, 4].into(),
-            nic: "ens5",
-            state: "NEW",
-        };
+        let packet = Packet::sent([172, 31, 16, 4].into(), "ens5", "NEW");
         for (rule, expected) in [
             ("-j MASQUERADE", Yes),
             ("-o ens5 -j MASQUERADE", Yes),

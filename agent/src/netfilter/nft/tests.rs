@@ -1,5 +1,7 @@
 //! Rules as nft 1.0.6 prints them.
 
+mod blocks;
+
 use super::*;
 use crate::netfilter::Packet;
 
@@ -17,11 +19,9 @@ const TABLES: &str = r#"
 {"chain": {"family": "ip", "table": "nat", "name": "POSTROUTING", "handle": 1, "type": "nat",
   "hook": "postrouting", "prio": 100, "policy": "accept"}}"#;
 
-const POD: Packet<'_> = Packet {
-    source: std::net::IpAddr::V4(std::net::Ipv4Addr::new(172, 31, 16, 4)),
-    nic: "ens5",
-    state: "NEW",
-};
+fn sent() -> Packet<'static> {
+    Packet::sent([172, 31, 16, 4].into(), "ens5", "NEW")
+}
 
 /// Of nft's own text and as nft 1.0.6 printed it.
 fn ruleset(family: &str, table: &str, rules: &[(&str, &str)]) -> String {
@@ -188,7 +188,7 @@ fn what_gives_pods_another_address_is_found_and_what_spares_them_is_not() {
             .map(|(chain, rule)| (*chain, rule.as_str()))
             .collect();
         let set = parse(&ruleset("ip", "n", &rules), Family::V4, false).unwrap();
-        let found = set.masquerades(&POD);
+        let found = set.masquerades(&sent());
         assert_eq!(
             found.first().map(|one| one.all),
             expected,
@@ -201,17 +201,13 @@ fn what_gives_pods_another_address_is_found_and_what_spares_them_is_not() {
         }
         // The other family never comes by.
         let set = parse(&ruleset("ip", "n", &rules), Family::V6, false).unwrap();
-        assert_eq!(set.masquerades(&POD), [], "{name}");
+        assert_eq!(set.masquerades(&sent()), [], "{name}");
     }
 }
 
 #[test]
 fn what_drops_half_seen_connections_is_found_in_both_families() {
-    let invalid = |source: &str| Packet {
-        source: source.parse().unwrap(),
-        state: "INVALID",
-        ..POD
-    };
+    let invalid = |source: &str| Packet::sent(source.parse().unwrap(), "ens5", "INVALID");
     let state = r#"{"ct": {"key": "state"}}"#;
     let drop = |first: &str| format!(r#"{first}, {{"drop": null}}"#);
     for (name, rule, v4, v6) in [
@@ -263,7 +259,7 @@ fn the_tables_of_iptables_are_left_to_iptables_save_where_it_is() {
     let json = ruleset("ip", "nat", &[("POSTROUTING", xt)]);
     for (others, found) in [(true, 0), (false, 1)] {
         let set = parse(&json, Family::V4, others).unwrap();
-        assert_eq!(set.masquerades(&POD).len(), found, "{others}");
+        assert_eq!(set.masquerades(&sent()).len(), found, "{others}");
     }
 }
 
@@ -276,7 +272,7 @@ fn what_is_not_understood_breaks_nothing() {
         r#"{"nftables": [{"rule": {"family": "ip", "expr": [{"match": {}}, 3, null, {"jump": 1}]}}]}"#,
     ] {
         let set = parse(json, Family::V4, true).unwrap();
-        assert_eq!(set.masquerades(&POD), []);
+        assert_eq!(set.masquerades(&sent()), []);
     }
     assert!(parse("flush ruleset", Family::V4, true).is_err());
 }
