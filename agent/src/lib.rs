@@ -9,6 +9,7 @@ pub mod agent;
 pub mod catalog;
 pub mod cni;
 pub mod datapath;
+pub mod digest;
 pub mod doctor;
 pub mod heap;
 pub mod install;

@@ -62,7 +62,6 @@ impl View<'_> {
             match (pod.own, behind.pools.iter().find(same)) {
                 (Some(own), _) => behind.pods.push((own, pod.network.clone())),
                 (None, None) => behind.pools.push(pod.network.clone()),
-                // Two pools of a subnet that lead to different gateways: the first in order is the rule.
                 (None, Some(_)) => {}
             }
         }
@@ -94,8 +93,12 @@ impl View<'_> {
                 gateway: gateway_now(net, own, self.catalog),
                 routes: own.routes.clone(),
             };
-            let pool = self.catalog.pool(&own.pool);
-            let has_the_pools_way = pool.is_none_or(|pool| network == way_of(pool));
+            // Several pools of a subnet may lead to different gateways: the first one's way is the subnet's.
+            let of_subnet = self
+                .pools()
+                .filter(|pool| pool.subnet.trunc() == network.subnet);
+            let first = of_subnet.min_by(|a, b| a.name.cmp(&b.name));
+            let has_the_pools_way = first.is_none_or(|pool| network == way_of(pool));
             PodNetwork {
                 master: nic.to_owned(),
                 pool: own.pool.clone(),
@@ -153,5 +156,105 @@ pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> 
     match declared.filter(|_| !is_named) {
         Some(pool) => pool.gateway,
         None => own.gateway,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        podnet::{self, Earlier, NetworkSpec, Sandbox},
+        settings::Settings,
+    };
+
+    const POOLS: &str = "\
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: first}
+spec: {subnet: 10.71.8.0/24, ips: [10.71.8.40-10.71.8.49], gateway: 10.71.8.1}
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: second}
+spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
+";
+
+    fn ens6() -> Nic {
+        Nic {
+            name: "ens6".into(),
+            ifindex: 3,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            kind: None,
+            port_of: None,
+            ipv6: true,
+            addresses: Vec::new(),
+        }
+    }
+
+    fn pod(address: &str, pool: &str, gateway: &str, facts: &NodeFacts) -> PodNet {
+        let sandbox = Sandbox {
+            container_id: address.into(),
+            interface: "eth0".into(),
+            netns: "/run/netns/pod".into(),
+            netns_inode: 1,
+            pid_namespace: None,
+            pod: "default/pod".into(),
+        };
+        let network = NetworkSpec {
+            master: "ens6".into(),
+            ..NetworkSpec::named("network")
+        };
+        let own = PodAddress {
+            address: format!("{address}/24").parse().unwrap(),
+            pool: pool.into(),
+            gateway: Some(gateway.parse().unwrap()),
+            routes: Vec::new(),
+        };
+        let settings = Settings::default();
+        podnet::plan(
+            &sandbox,
+            &Earlier::default(),
+            &network,
+            &[own],
+            facts,
+            &settings,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn of_two_pools_of_a_subnet_each_has_its_own_gateway() {
+        let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);
+        let view = View {
+            catalog: &catalog,
+            node_name: "node",
+        };
+        let facts = NodeFacts {
+            nics: vec![ens6()],
+            ..NodeFacts::default()
+        };
+        let pods = [
+            pod("10.71.8.40", "first", "10.71.8.1", &facts),
+            pod("10.71.8.60", "second", "10.71.8.254", &facts),
+        ];
+        let in_use = pods.iter().flat_map(|pod| view.networks_of(pod, "ens6"));
+        let behind = view.behind(&ens6(), &facts, &in_use.collect());
+        let via = |network: &PoolNetwork| network.gateway.unwrap().to_string();
+        let pools: Vec<String> = behind.pools.iter().map(via).collect();
+        assert_eq!(pools, ["10.71.8.1"]);
+        let apart: Vec<_> = behind
+            .pods
+            .iter()
+            .map(|(pod, network)| (pod.to_string(), via(network)))
+            .collect();
+        assert_eq!(apart, [("10.71.8.60".to_owned(), "10.71.8.254".to_owned())]);
+        assert_eq!(
+            behind.default_of(Family::V4),
+            Some(Some([10, 71, 8, 1].into()))
+        );
     }
 }

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use super::{Nic, NodeFacts};
 use crate::{
+    digest::fnv,
     netlink::model::{Action, Family, NamespacePlan, Route, Rule, Selector, Sysctl, host_net},
     settings::Settings,
 };
@@ -140,11 +141,7 @@ pub fn nic_table(settings: &Settings, ifindex: u32) -> u32 {
 /// The table of pods that go another way than the node does over the same NIC: far from the tables of NICs, and
 /// the same whatever other ways there are.
 fn way_table(settings: &Settings, ifindex: u32, network: &PoolNetwork) -> u32 {
-    // FNV-1a, 64 bit: stable for ever, unlike std's hashers.
-    let text = format!("{:?} {:?}", network.gateway, network.routes);
-    let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let digest = fnv(format!("{:?} {:?}", network.gateway, network.routes).bytes());
     let number = (digest >> 40) as u32 % 9999 + 1;
     nic_table(settings, ifindex) + number * 100_000
 }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     datapath::{PROGRAMS, Program},
+    digest::fnv,
     netlink::{
         link::{Ipvlan, IpvlanMode, Veth},
         model::{
@@ -38,14 +39,7 @@ const NO_ADDRESSES: &str = "1";
 /// that a repeated request finds the same one. 11 hex digits are 44 bits: among 1000 interfaces of
 /// a node two meet with a probability of 3 in 10^8, and the kernel then refuses the second.
 fn host_end(container_id: &str, interface: &str) -> String {
-    // FNV-1a, 64 bit: stable for ever, unlike std's hashers.
-    let digest = container_id
-        .bytes()
-        .chain([b'/'])
-        .chain(interface.bytes())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let digest = fnv(container_id.bytes().chain([b'/']).chain(interface.bytes()));
     format!("veth{:011x}", digest >> 20)
 }
 

@@ -205,11 +205,11 @@ fn before_claimed(claim: &Arc<Claim>) -> impl Iterator<Item = Taken> + '_ {
     })
 }
 
-/// The pod's own routes that this pool's subnet can carry, and the pool's to other destinations.
+/// The pod's own routes by a gateway in this pool's subnet or the pool's own, and the pool's to other destinations.
 fn routes(pool: &Pool, wished: &[Route]) -> Vec<Route> {
     let mut routes: Vec<Route> = wished
         .iter()
-        .filter(|route| pool.subnet.contains(&route.gateway))
+        .filter(|route| pool.subnet.contains(&route.gateway) || pool.gateway == Some(route.gateway))
         .copied()
         .collect();
     let own = pool
