@@ -30,7 +30,7 @@ impl Snapshot {
         let mut lines = BTreeSet::new();
         for question in QUESTIONS {
             let text = ip(netns, question)?;
-            lines.extend(text.lines().map(|line| {
+            lines.extend(text.lines().filter(|line| !comes_late(line)).map(|line| {
                 let words: Vec<&str> = line.split_whitespace().collect();
                 let words: Vec<&str> = match question {
                     ["-brief", "link", ..] => words[..1].to_vec(),
@@ -104,6 +104,12 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+/// Whether it is a route to the kernel's own link-local address, which comes when nobody else was found to have it.
+#[must_use]
+pub fn comes_late(line: &str) -> bool {
+    line.starts_with("local fe80:")
 }
 
 /// Runs `ip` in the namespace.

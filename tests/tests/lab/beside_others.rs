@@ -10,7 +10,7 @@ use ebbtide_tests::{
     lab::Lab,
     netns::Netns,
     plan::{Family, Plan},
-    snapshot::{Snapshot, ip},
+    snapshot::{Snapshot, comes_late, ip},
     traffic::{Client, Protocol, Server},
 };
 
@@ -125,7 +125,7 @@ impl Overlay {
                 };
                 lines.extend(
                     text.lines()
-                        .filter(|line| !is_ours(line))
+                        .filter(|line| !is_ours(line) && !comes_late(line))
                         .map(str::to_owned),
                 );
             }
