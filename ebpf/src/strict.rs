@@ -22,7 +22,7 @@ use crate::packet::{self, Endpoints, Ip, LATER};
 /// `BPF_F_CURRENT_NETNS` (include/uapi/linux/bpf.h), as the helper takes it: the namespace of the packet.
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// Whether a packet for the node, in by a strict NIC, may be a request for a Service (or an ICMP error about
+/// Whether a packet for the node, in by a strict NIC, may be a request for a Service (or an ICMP message about
 /// one), and carries no other packet. IPv4's headers start with a source and a destination port.
 ///
 /// UDP that a socket of the host's waits for is no Service's: it may be a tunnel's (VXLAN, Geneve, GUE, ESP, L2TP
@@ -33,8 +33,7 @@ pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip) -> bool {
         return false;
     }
     match ip.payload.protocol {
-        packet::TCP | packet::SCTP => true,
-        packet::ICMP => matches!(ip.endpoints(ctx), Endpoints::Error),
+        packet::TCP | packet::SCTP | packet::ICMP => true,
         packet::UDP => match ip.endpoints(ctx) {
             Endpoints::Ports(source, destination) => !has_udp_socket(ctx, ip, source, destination),
             _ => false,

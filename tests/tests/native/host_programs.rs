@@ -78,7 +78,7 @@ fn where_filtering_is_strict_requests_are_marked_and_nothing_that_carries_anothe
         ("a datagram", udp((CLIENT, 5000), (NODE, 30053)), MARK),
         ("SCTP", with_protocol(132), MARK),
         ("a host's socket", udp((CLIENT, 5000), (NODE, tunnel)), 0),
-        ("an echo request", echo(CLIENT, NODE, true), 0),
+        ("an echo request", echo(CLIENT, NODE, true), MARK),
         ("a pod's", tcp((CLIENT, 5000), (POD, 80)), 0),
         ("somebody else's", tcp((CLIENT, 5000), ("10.9.9.9", 80)), 0),
     ];
