@@ -34,6 +34,19 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Lets the nodes' NICs filter reverse paths loosely. Strict filtering at a NIC without the default route drops
+    /// what is for the node itself, as it does without an agent.
+    ///
+    /// # Errors
+    /// When a setting cannot be written.
+    pub fn filter_loosely(&self) -> Result<()> {
+        for nic in self.vpc.plan.nics() {
+            let setting = format!("net/ipv4/conf/{}/rp_filter", nic.name);
+            self.vpc.node(&nic.node).sysctls(&[(&setting, "2")])?;
+        }
+        Ok(())
+    }
+
     /// Builds the VPC only.
     ///
     /// # Errors
