@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     agent::Agent,
-    netlink::{self, direct::Direct, model::Sysctl, netns::Netns, sysctl},
+    netlink::{self, direct::Direct, netns::Netns},
+    node,
     podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
     pool::{Object, Owner},
     timing,
@@ -212,15 +213,8 @@ async fn accept_marks(agent: &Agent, container: &Container, conf: &NetConf) -> b
 /// Whether a link of the host's filters reverse paths strictly: the larger of `all` and its own
 /// setting counts (Documentation/networking/ip-sysctl.rst).
 fn is_strict(link: &str) -> bool {
-    let value = |link: &str| {
-        let setting = Sysctl {
-            path: format!("net/ipv4/conf/{link}/rp_filter"),
-            value: String::new(),
-        };
-        sysctl::read(&setting).ok().flatten().unwrap_or_default()
-    };
     let plain = !link.contains('/') && !matches!(link, "." | "..");
-    plain && value(link).max(value("all")) == "1"
+    plain && node::is_strict(link)
 }
 
 /// The MTU and the addresses of an interface that is there already.
