@@ -211,7 +211,9 @@ fn is_for_others(address: &IpAddr) -> bool {
     !address.is_loopback() && !is_link_local(address)
 }
 
-fn is_link_local(address: &IpAddr) -> bool {
+/// Whether an address means something on its link alone (RFC 3927, RFC 4291 section 2.5.6).
+#[must_use]
+pub const fn is_link_local(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),

@@ -11,7 +11,7 @@ mod strict;
 
 pub use apply::{Error as HostError, Pods, apply, find_steer, steer, take_away};
 pub use current::CurrentFacts;
-pub use facts::{Nic, NodeFacts, has_ipv6, is_pod_veth};
+pub use facts::{Nic, NodeFacts, has_ipv6, is_link_local, is_pod_veth};
 pub use host::{HostPlan, STEER, host_plan, nics, own_defaults, veth_filters};
 pub use plan::{
     Behind, PRIORITIES, PoolNetwork, Rules, forwarding, free_priorities, nic_plan, nic_table,

@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 
 use super::{Error, Sandbox, model::VETH};
-use crate::netlink::{
-    direct::Direct,
-    model::Family,
-    netns::{Evidence, Netns},
+use crate::{
+    netlink::{
+        direct::Direct,
+        model::Family,
+        netns::{Evidence, Netns},
+    },
+    node::is_link_local,
 };
 
 /// Other plugins' default routes and addresses.
@@ -50,16 +53,9 @@ impl Others {
         let addresses = addresses.iter().filter(|found| !is_own(found.ifindex));
         others.addresses = addresses
             .map(|found| found.address.addr())
+            // What leads to the link alone has no need of rules.
             .filter(|address| !is_link_local(address))
             .collect();
         Ok(others)
-    }
-}
-
-/// What leads to the link alone has no need of rules.
-fn is_link_local(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
 }
