@@ -2,6 +2,7 @@
 
 mod before;
 mod guests;
+pub mod marks;
 mod nics;
 mod records;
 mod renew;

@@ -4,7 +4,8 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcContext};
 use ebbtide_layout::{
-    Flow, FlowKey, HOST_MAC, Hook, OWNER_IS_POD, PAST_HOST_MAC, POD_IN_L3, POD_IS_EXEMPT, POD_MAC,
+    Flow, FlowKey, HOST_MAC, Hook, OWNER_IS_POD, PAST_HOST_MAC, POD_FOLLOWS_TCP, POD_IN_L3,
+    POD_IS_EXEMPT, POD_MAC,
 };
 
 use crate::{
@@ -128,8 +129,8 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
     PASS
 }
 
-/// Remembers the way of a TCP connection that the pod passes on and that is accepted now. Such a one has no
-/// socket here, whose mark would say it.
+/// Remembers the way of a TCP connection that is accepted now, and whose socket's mark does not say it: the
+/// pod passes it on, or its sockets take no marks ([`POD_FOLLOWS_TCP`]).
 #[inline(always)]
 fn accepted(flows: &maps::Flows, key: &FlowKey, veth: u32, is_l3: bool) -> Option<Flow> {
     let straight = match recent::last_way(key) {
@@ -201,7 +202,7 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
     counters.seen += 1;
     let mut key = flow::between(ip, Ours::Source);
     let is_tcp = ip.payload.protocol == packet::TCP;
-    if (!is_tcp || is_passed_on(ctx))
+    if (!is_tcp || pod.flags & POD_FOLLOWS_TCP != 0 || is_passed_on(ctx))
         && flow::followed(ctx, ip, Ours::Source, true, &mut key)
         && let Some(flows) = maps::flows(&ip.source)
     {

@@ -57,7 +57,7 @@ impl Agent {
     }
 
     /// `net` as it is to be now; as it is if the node cannot carry it any more.
-    fn renewed(&self, net: &PodNet, facts: &NodeFacts) -> PodNet {
+    pub(super) fn renewed(&self, net: &PodNet, facts: &NodeFacts) -> PodNet {
         // The Services' networks are not known yet, and the pod's routes to them are to stay.
         if self
             .cluster
@@ -80,7 +80,17 @@ impl Agent {
         net: &PodNet,
         facts: &Arc<NodeFacts>,
     ) -> Result<(), DetachError> {
-        let new = self.renewed(net, facts);
+        self.put(owner, net, self.renewed(net, facts), facts).await
+    }
+
+    /// Makes one interface, which is as `net`, as `new`.
+    pub(super) async fn put(
+        &self,
+        owner: &Owner,
+        net: &PodNet,
+        new: PodNet,
+        facts: &Arc<NodeFacts>,
+    ) -> Result<(), DetachError> {
         let nic = self.missing_nic_plan(facts, &new);
         podnet::apply(&new, &nic, &self.host, &self.datapath, Links::Ensure).await?;
         if new == *net {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbtide_agent::{
-    agent::{Agent, Directories},
+    agent::{Agent, Directories, marks},
     catalog::{self, Catalog, NetworkRef},
     doctor, heap, install, kube,
     netlink::sysctl,
@@ -301,6 +301,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     tokio::spawn(async move { taking_over.take_over(running).await });
     tokio::spawn(sweep(Arc::clone(&agent)));
     tokio::spawn(repair::watch(Arc::clone(&agent)));
+    tokio::spawn(marks::watch(Arc::clone(&agent)));
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: running pods keep their network"),

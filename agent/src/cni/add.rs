@@ -210,6 +210,7 @@ pub(super) async fn earlier(
     let others = timing::step("look into the pod", Others::look(sandbox, own)).await?;
     earlier.others_defaults = others.defaults;
     earlier.in_main.extend(others.addresses);
+    earlier.marks |= others.marks;
     Ok(earlier)
 }
 
@@ -222,8 +223,10 @@ pub(super) fn of_ours(agent: &Agent, owner: &Owner) -> Earlier {
             earlier.own_table = Some(table);
             earlier.others_defaults.clone_from(&net.others_defaults);
             earlier.in_main.extend(net.in_main());
+            earlier.marks |= !net.accepts_marks();
         } else if other.container_id == owner.container_id {
             earlier.tables.push(table);
+            earlier.marks |= !net.accepts_marks();
             if table == MAIN_TABLE {
                 earlier.in_main.extend(net.ips());
             }

@@ -38,10 +38,10 @@ pub(super) async fn add(
     let sandbox = container.sandbox(&container.attachment.interface);
     if let Some(result) = conf.previous() {
         let previous = Previous::parse(result, "the plugin before ebbtide")?;
-        let (mtu, inside) = timing::at_once("look into the pod", || {
-            inside(&container.netns, &sandbox.interface)
+        let inside = timing::at_once("look into the pod", || {
+            Inside::look(&container.netns, &sandbox.interface)
         })?;
-        let addresses = previous.of_interface(&sandbox.interface, &inside)?;
+        let addresses = previous.of_interface(&sandbox.interface, &inside.addresses)?;
         let known = agent.interface(&owner);
         let known = known.as_ref().and_then(|net| net.spec.as_ref());
         let strict_links = match known {
@@ -59,9 +59,9 @@ pub(super) async fn add(
             }
         };
         let spec = NetworkSpec {
-            made_before: Some(mtu),
+            made_before: Some(inside.mtu),
             strict_links,
-            accept_marks: accept_marks(agent, &container, conf).await,
+            accept_marks: !inside.marks && accept_marks(agent, &container, conf).await,
             master: String::new(),
             ..match conf.network() {
                 Some(_) => wanted::resolve(agent, choice, conf, &agent.catalog())?.spec,
@@ -217,33 +217,47 @@ fn is_strict(link: &str) -> bool {
     plain && node::is_strict(link)
 }
 
-/// The MTU and the addresses of an interface that is there already.
-fn inside(netns: &Netns, name: &str) -> Result<(u32, Vec<IpNet>), Failure> {
-    let place = format!("in {}", netns.path().display());
-    let found = netns.run(|| {
-        let mut pod = Direct::open(place)?;
-        let link = pod.links(&[name])?.remove(name);
-        Ok::<_, netlink::Error>((link, pod.addresses()?))
-    })??;
-    let (Some(link), addresses) = found else {
-        return Err(Failure::new(
-            code::INVALID_NETWORK_CONFIG,
-            format!(
-                "another plugin's result came (prevResult), but the pod has no interface {name}"
-            ),
-            "the plugin before ebbtide must make the interface that the runtime asks for; for an \
-             interface of ebbtide's own, put it first",
-        ));
-    };
-    let is_global = |address: &IpNet| match address.addr() {
-        IpAddr::V4(_) => true,
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-    };
-    let own = addresses
-        .iter()
-        .filter(|found| found.ifindex == link.ifindex);
-    let own = own.map(|found| found.address).filter(is_global);
-    Ok((link.mtu, own.collect()))
+/// What is there already of an interface, and around it.
+struct Inside {
+    mtu: u32,
+    addresses: Vec<IpNet>,
+    /// Somebody routes by marks of their own.
+    marks: bool,
+}
+
+impl Inside {
+    fn look(netns: &Netns, name: &str) -> Result<Self, Failure> {
+        let place = format!("in {}", netns.path().display());
+        let (link, addresses, marks) = netns.run(|| {
+            let mut pod = Direct::open(place)?;
+            let link = pod.links(&[name])?.remove(name);
+            let addresses = pod.addresses()?;
+            Ok::<_, netlink::Error>((link, addresses, pod.has_foreign_rules_by_mark()?))
+        })??;
+        let Some(link) = link else {
+            return Err(Failure::new(
+                code::INVALID_NETWORK_CONFIG,
+                format!(
+                    "another plugin's result came (prevResult), but the pod has no interface {name}"
+                ),
+                "the plugin before ebbtide must make the interface that the runtime asks for; for an \
+                 interface of ebbtide's own, put it first",
+            ));
+        };
+        let is_global = |address: &IpNet| match address.addr() {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+        };
+        let own = addresses
+            .iter()
+            .filter(|found| found.ifindex == link.ifindex);
+        let own = own.map(|found| found.address).filter(is_global);
+        Ok(Self {
+            mtu: link.mtu,
+            addresses: own.collect(),
+            marks,
+        })
+    }
 }
 
 /// The earlier plugins' result with what was added: the pair to the host.

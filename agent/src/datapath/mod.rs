@@ -12,6 +12,7 @@ mod host;
 mod layouts;
 mod nic_links;
 mod programs;
+mod sending;
 mod spoofed;
 mod trace;
 
@@ -27,9 +28,7 @@ use aya::{
     maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
     programs::{ProgramError, SchedClassifier},
 };
-use ebbtide_layout::{
-    Address, Counters, POD_IN_L3, POD_IS_EXEMPT, PodCounters, Spoofed, mapped, reply_bit,
-};
+use ebbtide_layout::{Address, Counters, POD_IN_L3, PodCounters, Spoofed, mapped, reply_bit};
 use nix::sys::statfs::{FsType, statfs};
 use tracing::warn;
 
@@ -40,6 +39,7 @@ pub use flows::{Kind, Remembered, address, uptime};
 pub use host::{Host, HostNic};
 use nic_links::NicLinks;
 pub use programs::{HOST_PROGRAMS, HostProgram, PROGRAMS, Program, Programs};
+pub use sending::Sending;
 use spoofed::Spoofers;
 pub use trace::{TraceWish, Tracer};
 
@@ -378,26 +378,18 @@ impl Datapath {
         Ok(())
     }
 
-    /// What a pod with these addresses sends past the host's stack goes by `veth`, the index of its end of
-    /// the pair. Without one nothing does; `everything`: all that it sends by its interface does.
+    /// Says how what a pod with these addresses sends by its interface is to go.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn send_past_host(
-        &self,
-        addresses: &[IpAddr],
-        veth: Option<u32>,
-        everything: bool,
-    ) -> Result<(), Error> {
-        let veth = veth.unwrap_or(0);
-        let exempt = if everything { POD_IS_EXEMPT } else { 0 };
+    pub fn send(&self, addresses: &[IpAddr], how: Sending) -> Result<(), Error> {
         let mut counters = lock(&self.counters);
         for address in addresses {
             let failed = |e| map_error(format!("say how {address} is to be sent"), e);
             let known = counters.get(&key(*address), 0).map_err(failed)?;
             let wanted = |cpu: &PodCounters| PodCounters {
-                veth,
-                flags: cpu.flags & !POD_IS_EXEMPT | exempt,
+                veth: how.veth.unwrap_or(0),
+                flags: cpu.flags & POD_IN_L3 | how.flags(),
                 ..*cpu
             };
             if known.iter().all(|cpu| *cpu == wanted(cpu)) {

@@ -116,12 +116,24 @@ impl Direct {
     /// # Errors
     /// When the kernel refuses.
     pub fn has_tables_of_ours(&mut self) -> Result<bool, Error> {
+        self.has_rules(leads_to_ours)
+    }
+
+    /// Whether somebody else routes by marks.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn has_foreign_rules_by_mark(&mut self) -> Result<bool, Error> {
+        self.has_rules(is_foreign_by_mark)
+    }
+
+    fn has_rules(&mut self, are_meant: fn(&RuleMessage) -> bool) -> Result<bool, Error> {
         for family in Family::BOTH {
             let mut message = RuleMessage::default();
             message.header.family = message::address_family(family);
             let question = RouteNetlinkMessage::GetRule(message);
             let found = self.dump("list rules", question, |answer| match answer {
-                RouteNetlinkMessage::NewRule(rule) => leads_to_ours(&rule).then_some(()),
+                RouteNetlinkMessage::NewRule(rule) => are_meant(&rule).then_some(()),
                 _ => None,
             });
             match found {
@@ -146,6 +158,12 @@ fn leads_to_ours(message: &RuleMessage) -> bool {
         }
     }
     foreign_priority(message).is_none() && table != MAIN_TABLE && !is_by_mark
+}
+
+/// Whether the rule is another's and looks at marks.
+pub(super) fn is_foreign_by_mark(message: &RuleMessage) -> bool {
+    let by_mark = |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::FwMark(_));
+    foreign_priority(message).is_some() && message.attributes.iter().any(by_mark)
 }
 
 fn is_foreign_default(RouteMessage { header, .. }: &RouteMessage) -> bool {

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use nix::errno::Errno;
 
 use crate::{
-    datapath::{Datapath, Programs},
+    datapath::{Datapath, Programs, Sending},
     netlink::{
         self, Batch, Netlink,
         direct::Direct,
@@ -73,8 +73,17 @@ pub async fn apply(
         .map(|a| (a.address.addr(), a.gateway.is_some()))
         .collect();
     datapath.host.own_pod(&owned, master)?;
-    datapath.send_past_host(&net.ips(), veth, net.past_host)?;
+    datapath.send(&net.ips(), sending(net, veth))?;
     answer(net, host, datapath).await
+}
+
+/// `veth`: the index of the pod's end of the pair.
+fn sending(net: &PodNet, veth: Option<u32>) -> Sending {
+    Sending {
+        veth,
+        past_host: net.past_host,
+        follows_tcp: !net.accepts_marks(),
+    }
 }
 
 /// What is to be done.

@@ -18,7 +18,7 @@ mod tests;
 pub use apply::{Links, apply};
 pub use check::check;
 pub use model::{Delegate, Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
-pub use others::Others;
+pub use others::{Others, marks_in};
 pub use plan::plan;
 pub use remove::remove;
 pub use renew::{prune, renew};

@@ -64,6 +64,8 @@ pub struct Earlier {
     pub families: Vec<Family>,
     /// The table that this very interface had when it was planned before.
     pub own_table: Option<u32>,
+    /// Whether somebody marks packets in the pod for purposes of their own, by which they are routed.
+    pub marks: bool,
 }
 
 /// The network an interface belongs to.
@@ -93,8 +95,9 @@ pub struct NetworkSpec {
     /// An earlier plugin of the chain made the interface, with this MTU: there is no master.
     #[serde(default)]
     pub made_before: Option<u32>,
-    /// Whether accepted sockets take their SYN's mark, which leads replies back to the veth; not where
-    /// somebody in the pod marks what comes in for purposes of its own (TPROXY).
+    /// Whether accepted sockets take their SYN's mark, which leads replies back to the veth. Where
+    /// somebody in the pod marks what comes in for purposes of their own (TPROXY) they do not, and the
+    /// programs follow the connections.
     #[serde(default = "yes")]
     pub accept_marks: bool,
     /// Links of the host's that earlier plugins made and that filter reverse paths strictly. The way
@@ -275,6 +278,12 @@ impl PodNet {
     pub fn is_l3(&self) -> bool {
         let mode = self.ipvlan.as_ref().map(|ipvlan| ipvlan.mode);
         mode == Some(IpvlanMode::L3)
+    }
+
+    /// Whether the pod's accepted sockets take their SYN's mark.
+    #[must_use]
+    pub fn accepts_marks(&self) -> bool {
+        self.spec.as_ref().is_none_or(|spec| spec.accept_marks)
     }
 
     /// The pair to the host, whichever interface brought it.

@@ -71,6 +71,7 @@ pub fn plan(
     });
     let shared_veth = earlier.veth.clone().filter(|_| network.veth);
     let is_ours = network.made_before.is_none();
+    let accept_marks = network.accept_marks && !earlier.marks;
     let others_defaults = beside::others_defaults(earlier, addresses);
     let tables = beside::tables(sandbox, earlier, network, &others_defaults, settings);
     let table = tables.own;
@@ -89,7 +90,7 @@ pub fn plan(
         in_pod.rules.extend(beside);
     }
     if let Some(veth) = &veth {
-        in_pod.sysctls.extend(mark_settings(network.accept_marks));
+        in_pod.sysctls.extend(mark_settings(accept_marks));
         in_pod.sysctls.push(no_addresses(VETH));
         in_host.sysctls.push(no_addresses(&veth.host_name));
     }
@@ -130,7 +131,10 @@ pub fn plan(
         netns_inode: sandbox.netns_inode,
         pid_namespace: sandbox.pid_namespace,
         network: network.name.clone(),
-        spec: Some(network.clone()),
+        spec: Some(NetworkSpec {
+            accept_marks,
+            ..network.clone()
+        }),
         addresses: addresses.to_vec(),
         interface: sandbox.interface.clone(),
         mtu,
@@ -226,14 +230,15 @@ fn family_settings(link: &str, family: Family) -> Vec<Sysctl> {
 /// lets both in. The larger of `all` and this counts, and 2 (loose) is larger than 1.
 ///
 /// The kernel gives the accepted socket the whole mark, not our bit alone. Where a transparent proxy sets
-/// one of its own, replies would follow that proxy's rule back into the pod.
+/// one of its own, replies would follow that proxy's rule back into the pod; and a source that is looked
+/// up by that mark is taken for the pod's own, and dropped.
 fn mark_settings(accept: bool) -> [Sysctl; 4] {
     let accept = if accept { "1" } else { "0" };
     [
         sysctl(format!("net/ipv4/conf/{VETH}/rp_filter"), "2"),
         sysctl("net/ipv4/tcp_fwmark_accept".into(), accept),
         sysctl("net/ipv4/fwmark_reflect".into(), "1"),
-        sysctl(format!("net/ipv4/conf/{VETH}/src_valid_mark"), "1"),
+        sysctl(format!("net/ipv4/conf/{VETH}/src_valid_mark"), accept),
     ]
 }
 

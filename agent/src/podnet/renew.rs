@@ -42,6 +42,7 @@ pub fn renew(
         in_main: net.in_main(),
         families,
         own_table: Some(net.table.unwrap_or(MAIN_TABLE)),
+        marks: !net.accepts_marks(),
     };
     let sandbox = Sandbox {
         container_id: net.container_id.clone(),

@@ -159,20 +159,39 @@ fn replies_of_what_came_in_by_the_veth_are_routed_by_their_mark() {
 }
 
 #[test]
-fn accepted_sockets_take_no_marks_where_a_proxy_sets_its_own() {
-    let of = |accept_marks| {
+fn marks_that_a_proxy_sets_are_neither_inherited_nor_used_to_look_up_sources() {
+    for (accept_marks, value) in [(true, "1"), (false, "0")] {
         let network = NetworkSpec {
             accept_marks,
             ..network()
         };
         let sysctls = texts(&planned(&network, &[v4()]).in_pod.sysctls);
-        let found = sysctls
-            .into_iter()
-            .find(|s| s.contains("tcp_fwmark_accept"));
-        found.unwrap()
+        for name in ["tcp_fwmark_accept", "conf/veth0/src_valid_mark"] {
+            let wanted = format!("sysctl net/ipv4/{name} = {value}");
+            assert!(sysctls.contains(&wanted), "{wanted} in {sysctls:?}");
+        }
+    }
+}
+
+#[test]
+fn where_somebody_routes_by_marks_the_plan_says_so_for_good() {
+    let marked = Earlier {
+        marks: true,
+        ..Earlier::default()
     };
-    assert_eq!(of(true), "sysctl net/ipv4/tcp_fwmark_accept = 1");
-    assert_eq!(of(false), "sysctl net/ipv4/tcp_fwmark_accept = 0");
+    let net = plan(
+        &sandbox(),
+        &marked,
+        &network(),
+        &[v4()],
+        &node(),
+        &settings(),
+    )
+    .unwrap();
+    assert!(!net.accepts_marks());
+    let again = super::renew(&net, &node(), |own| own.gateway, &settings()).unwrap();
+    assert!(!again.accepts_marks());
+    assert_eq!(again, net);
 }
 
 #[test]
@@ -349,6 +368,7 @@ fn after_first() -> Earlier {
         in_main: vec![v4().address.addr()],
         families: vec![Family::V4],
         own_table: None,
+        marks: false,
     }
 }
 

@@ -170,7 +170,7 @@ pub struct PodCounters {
     /// The number of the pod that has the address. This and what follows is the same on every CPU, and
     /// here because this entry is looked up for each packet anyway.
     pub pod: u16,
-    /// [`POD_IN_L3`], [`POD_IS_EXEMPT`].
+    /// [`POD_IN_L3`], [`POD_IS_EXEMPT`], [`POD_FOLLOWS_TCP`].
     pub flags: u16,
     /// The pod's end of the veth pair, by which goes what is to go past the host's stack. Zero: there is
     /// none, and nothing does.
@@ -183,6 +183,10 @@ pub const POD_IN_L3: u16 = 1;
 
 /// [`PodCounters::flags`]: all that the pod sends by its interface goes past the host's stack.
 pub const POD_IS_EXEMPT: u16 = 2;
+
+/// [`PodCounters::flags`]: the pod's TCP connections are followed like its other flows, since its sockets
+/// do not take the mark of their SYN.
+pub const POD_FOLLOWS_TCP: u16 = 4;
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);

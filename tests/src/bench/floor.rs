@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use ebbtide_agent::{
-    datapath::Datapath,
+    datapath::{Datapath, Sending},
     netlink::{
         Batch,
         direct::Direct,
@@ -166,9 +166,12 @@ impl Floor {
             self.half(&net.in_pod, &links, &net.alias, &mut pod)?;
             let found = pod.links(&[&veth.pod_name])?;
             let veth = found.get(&veth.pod_name).map(|link| link.ifindex);
-            Ok(self
-                .datapath
-                .send_past_host(&net.ips(), veth, net.past_host)?)
+            let how = Sending {
+                veth,
+                past_host: net.past_host,
+                follows_tcp: false,
+            };
+            Ok(self.datapath.send(&net.ips(), how)?)
         })?
     }
 

@@ -24,8 +24,8 @@ use aya::{
 use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key, uptime};
 use ebbtide_layout::{
     Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow,
-    NIC_IS_STRICT, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_IN_L3,
-    POD_IS_EXEMPT, PodCounters, RECENT_PLACES, Spoofed, reply_bit,
+    NIC_IS_STRICT, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_FOLLOWS_TCP,
+    POD_IN_L3, POD_IS_EXEMPT, PodCounters, RECENT_PLACES, Spoofed, reply_bit,
 };
 
 use crate::workspace;
@@ -385,6 +385,19 @@ impl Bench {
         self.know(PodCounters {
             pod: POD_NUMBER,
             flags: if is_l3 { POD_IN_L3 } else { 0 },
+            veth: VETH,
+            ..PodCounters::default()
+        });
+    }
+
+    /// As [`Bench::is_l3`], for a pod whose sockets take no marks.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn follows_tcp(&mut self, is_l3: bool) {
+        self.know(PodCounters {
+            pod: POD_NUMBER,
+            flags: POD_FOLLOWS_TCP | if is_l3 { POD_IN_L3 } else { 0 },
             veth: VETH,
             ..PodCounters::default()
         });

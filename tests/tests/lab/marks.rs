@@ -11,14 +11,16 @@ use ebbtide_layout::DEFAULT_MARK;
 use ebbtide_tests::{
     iptables,
     netns::Netns,
+    patience::eventually,
     plan::{Family, Plan},
-    snapshot::run,
+    snapshot::{ip, run},
     traffic::{Client, Protocol, Server, socket},
     two_ways::{
-        Site, Way,
-        talk::{connection, echoed, listener, udp_pair},
+        Case, Site, Way,
+        talk::{connection, echoed, listener, set_option, transfer, udp_pair},
     },
 };
+use nix::libc;
 
 /// Istio's, and a bit that is nobody's.
 const THEIRS: u32 = 1337 | 0x40_0000;
@@ -258,5 +260,95 @@ fn behind_a_mesh_s_redirection_answers_leave_as_their_questions_came() -> Result
         );
         Ok(())
     })?;
+    site.pod.delete()
+}
+
+/// As a transparent proxy does it: what comes in for some ports goes to the proxy, by a mark and a rule.
+fn proxy_transparently(pod: &Netns, ports: &str) -> Result<()> {
+    for family in Family::BOTH {
+        let by = match family {
+            Family::V4 => "-4",
+            Family::V6 => "-6",
+        };
+        ip(pod, &[by, "rule", "add", "fwmark", "1337", "lookup", "133"])?;
+        let route = [
+            "route", "add", "local", "default", "dev", "lo", "table", "133",
+        ];
+        ip(pod, &[&[by], &route[..]].concat())?;
+        let proxied = format!("--on-port {PROXY} --tproxy-mark 1337/0xffffffff");
+        let script =
+            format!("*mangle\n-A PREROUTING -p tcp --dport {ports} -j TPROXY {proxied}\nCOMMIT\n");
+        iptables::restore(pod, family, &script)?;
+    }
+    Ok(())
+}
+
+/// The port of the transparent proxy.
+const PROXY: u16 = 15006;
+
+/// The proxy's socket, which takes what is for others.
+fn transparent(case: &Case<'_>) -> Result<TcpListener> {
+    let listener = listener(&Case {
+        port: PROXY,
+        ..*case
+    })?;
+    let (level, name) = match case.family {
+        Family::V4 => (libc::SOL_IP, libc::IP_TRANSPARENT),
+        Family::V6 => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
+    };
+    set_option(&listener, level, name, &1_i32.to_ne_bytes())?;
+    Ok(listener)
+}
+
+/// Waits until the pod's sockets take no marks any more.
+fn followed(pod: &Netns) -> Result<()> {
+    eventually("the pod's connections to be followed", || {
+        let accept = run(pod, "sysctl", &["-n", "net.ipv4.tcp_fwmark_accept"])?;
+        ensure!(accept.trim() == "0", "tcp_fwmark_accept is {accept}");
+        Ok(())
+    })
+}
+
+/// A connection, data both ways, and each packet on its way.
+fn talk(case: &Case<'_>, listener: &TcpListener) -> Result<()> {
+    let mark = case.mark()?;
+    let (client, server) = connection(case, listener, case.client())?;
+    transfer(&client, &server)?;
+    transfer(&server, &client)?;
+    drop((client, server));
+    case.took_its_way(mark)?;
+    Ok(())
+}
+
+#[test]
+fn behind_a_transparent_proxy_answers_leave_as_their_questions_came() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    proxy_transparently(&site.pod.netns, "8000:14999")?;
+    followed(&site.pod.netns)?;
+    site.each(|case| talk(case, &transparent(case)?))
+        .context("proxied")?;
+    for family in Family::BOTH {
+        iptables::restore(&site.pod.netns, family, "*mangle\n-F\nCOMMIT\n")?;
+    }
+    site.each(|case| talk(case, &listener(case)?))
+        .context("not proxied, in the same pod")?;
+    site.pod.delete()
+}
+
+#[test]
+fn a_transparent_proxy_that_came_while_no_agent_ran_is_found() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    site.lab.agent("master").kill()?;
+    proxy_transparently(&site.pod.netns, "8000:14999")?;
+    site.lab.agent("master").launch()?;
+    site.lab.agent("master").wait_ready()?;
+    followed(&site.pod.netns)?;
+    site.each(|case| talk(case, &transparent(case)?))?;
+    // The next agent finds it written down.
+    site.lab.agent("master").stop()?;
+    site.lab.agent("master").launch()?;
+    site.lab.agent("master").wait_ready()?;
+    site.each(|case| talk(case, &transparent(case)?))
+        .context("with another agent")?;
     site.pod.delete()
 }

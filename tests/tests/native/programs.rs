@@ -5,7 +5,8 @@ use ebbtide_layout::{
     DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, HOST_MAC, Hook, PAST_HOST_MAC, POD_MAC, RECENT_SECONDS,
 };
 use ebbtide_tests::programs::{
-    Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, PASS, POD, POD6, REDIRECT, THIS, VETH,
+    Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, Outcome, PASS, POD, POD6, REDIRECT, THIS,
+    VETH,
     packets::{ECHO_ID, echo, flow, tcp, udp, with_flags},
     random::{self, Random},
 };
@@ -270,48 +271,61 @@ fn a_tcp_connection_is_answered_as_ever_when_the_host_has_forgotten_it_or_is_not
 }
 
 #[test]
-fn tcp_that_the_pod_passes_on_follows_the_way_that_its_connection_came() {
+fn tcp_without_a_marked_socket_follows_the_way_that_its_connection_came() {
     let mut bench = Bench::lent();
+    let accepted = with_flags(tcp((POD, 80), (CLIENT, 5000)), SYN | ACK);
+    if bench.takes_passed_on("nic_egress", &accepted) {
+        let passed_on = |bench: &Bench, packet: &[u8]| bench.run_passed_on("nic_egress", packet);
+        tcp_is_followed(&mut bench, Bench::is_l3, passed_on);
+    } else {
+        let reason = "BPF_PROG_TEST_RUN refuses an ingress_ifindex in its context";
+        skip(Need::Ingress, reason);
+    }
+    let own = |bench: &Bench, packet: &[u8]| bench.run("nic_egress", packet, 0);
+    tcp_is_followed(&mut bench, Bench::follows_tcp, own);
+}
+
+/// `become_l3` gives the pod an l3 interface, or one in l2. `send` is how it sends.
+fn tcp_is_followed(
+    bench: &mut Bench,
+    become_l3: impl Fn(&mut Bench, bool),
+    send: impl Fn(&Bench, &[u8]) -> Outcome,
+) {
     for (client, pod) in [((CLIENT, 5000), (POD, 80)), ((CLIENT6, 5000), (POD6, 80))] {
         bench.reset();
         let accepted = with_flags(tcp(pod, client), SYN | ACK);
         let data = with_flags(tcp(pod, client), ACK);
-        if !bench.takes_passed_on("nic_egress", &accepted) {
-            let reason = "BPF_PROG_TEST_RUN refuses an ingress_ifindex in its context";
-            return skip(Need::Ingress, reason);
-        }
         let goes = |bench: &Bench, packet: &[u8]| {
-            let outcome = bench.run_passed_on("nic_egress", packet);
+            let outcome = send(bench, packet);
             (outcome.verdict == REDIRECT).then(|| sender(&outcome.packet).to_vec())
         };
-        let syn = |program| {
+        let syn = |bench: &Bench, program| {
             let _outcome = bench.run(program, &tcp(client, pod), 0);
         };
-        assert_eq!(goes(&bench, &accepted), None, "nothing is known");
-        syn("veth_ingress");
-        assert_eq!(
-            goes(&bench, &data),
-            None,
-            "accepted before anybody noted it"
-        );
+        assert_eq!(goes(bench, &accepted), None, "nothing is known");
+        syn(bench, "veth_ingress");
+        assert_eq!(goes(bench, &data), None, "accepted before anybody noted it");
         for packet in [&accepted, &data] {
-            assert_eq!(goes(&bench, packet).as_deref(), Some(&POD_MAC[..]));
             let own = bench.run("nic_egress", packet, 0);
-            assert_eq!(own.verdict, PASS, "the pod's own socket's");
+            assert_eq!(own.verdict, PASS, "a socket that takes marks");
+        }
+        become_l3(bench, true);
+        for packet in [&accepted, &data] {
+            assert_eq!(goes(bench, packet).as_deref(), Some(&POD_MAC[..]));
         }
         assert_eq!(bench.remembered(), [(flow(pod, client, 6), VETH)]);
-        syn("nic_ingress");
+        syn(bench, "nic_ingress");
         for packet in [&accepted, &data] {
-            assert_eq!(goes(&bench, packet).as_deref(), Some(&PAST_HOST_MAC[..]));
+            assert_eq!(goes(bench, packet).as_deref(), Some(&PAST_HOST_MAC[..]));
         }
-        syn("veth_ingress");
-        assert_eq!(goes(&bench, &accepted).as_deref(), Some(&POD_MAC[..]));
+        syn(bench, "veth_ingress");
+        assert_eq!(goes(bench, &accepted).as_deref(), Some(&POD_MAC[..]));
         let other = with_flags(tcp(pod, (client.0, 5001)), SYN | ACK);
-        assert_eq!(goes(&bench, &other), None, "another client's");
-        syn("nic_ingress");
-        bench.is_l3(false);
+        assert_eq!(goes(bench, &other), None, "another client's");
+        syn(bench, "nic_ingress");
+        become_l3(bench, false);
         for packet in [&accepted, &data] {
-            assert_eq!(goes(&bench, packet), None, "straight, in l2");
+            assert_eq!(goes(bench, packet), None, "straight, in l2");
         }
         assert_eq!(bench.remembered(), []);
     }
