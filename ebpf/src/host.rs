@@ -17,7 +17,7 @@ use crate::{
     guard::{self, At},
     host_maps as maps,
     packet::{self, FIRST, Ip, LAST},
-    responder, strict,
+    responder, strict, translated,
 };
 
 /// `BPF_F_INGRESS` (include/uapi/linux/bpf.h).
@@ -305,8 +305,8 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
 ///
 /// What came out of the pod's veth (the mark says so), and now leaves the node with the pod's own address, is a
 /// ClusterIP without masquerade. What the pod sends over ipvlan, or past the host's stack, has no mark, as it is
-/// scrubbed between namespaces (`skb_scrub_packet`): with the same ports it ends the other. In l2 it is not, but the
-/// pods' own marks have none of these bits.
+/// scrubbed between namespaces (`skb_scrub_packet`): with the same ports it ends the other, unless the host has
+/// translated this, too. In l2 it is not scrubbed, but the pods' own marks have none of these bits.
 #[inline(always)]
 fn remember_way_out(ctx: &TcContext, ip: &Ip) -> bool {
     let bits = our_mark(ctx);
@@ -317,7 +317,7 @@ fn remember_way_out(ctx: &TcContext, ip: &Ip) -> bool {
     if !flow::of(ctx, ip, Ours::Source, false, &mut key) {
         return false;
     }
-    if bits == maps::reply() {
+    if bits == maps::reply() || (bits == 0 && translated::is(ctx, ip)) {
         let forwarded = HostFlow {
             forwarded: 1,
             ..HostFlow::default()

@@ -44,6 +44,7 @@ mod recent;
 mod reply;
 mod responder;
 mod strict;
+mod translated;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},

@@ -15,6 +15,7 @@ use crate::{
     host_maps, maps,
     packet::{self, ACK, Endpoints, FIN, FIRST, Ip, LAST, RST, SYN},
     recent::{self, Last},
+    translated,
 };
 
 /// Destination and source of a frame from the pod to its host end of the veth.
@@ -236,6 +237,9 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
         counters.redirected += 1;
         // SAFETY: a helper call with plain integers.
         return unsafe { bpf_redirect(past_host, 0) } as i32;
+    }
+    if is_l3 {
+        translated::note(ctx, ip);
     }
     counters.passed += 1;
     PASS

@@ -24,6 +24,7 @@ mod recent;
 mod reply;
 mod responder;
 mod strict;
+mod translated;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},

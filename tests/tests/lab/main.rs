@@ -4,6 +4,7 @@
 //! a guest, and the guest's boot is what makes them an executable of their own. What needs no ipvlan belongs in
 //! `native`, and what needs Kubernetes' programs in `kube`.
 
+mod balancer;
 mod beside_others;
 mod chained;
 mod clients;
