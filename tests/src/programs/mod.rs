@@ -264,13 +264,29 @@ impl Bench {
     /// # Panics
     /// When the kernel refuses.
     pub fn is_strict(&mut self) {
-        let mut nics: HashMap<_, u32, Nic> =
-            self.object.map_mut("NICS").unwrap().try_into().unwrap();
-        let nic = Nic {
+        self.know_nic(Nic {
             mark: MARK,
             flags: NIC_IS_STRICT,
             asks_as: 0,
-        };
+        });
+    }
+
+    /// Lets the NIC [`THIS`] ask for neighbours in the name of an IPv4 address.
+    ///
+    /// # Panics
+    /// When it is none, or the kernel refuses.
+    pub fn asks_as(&mut self, address: &str) {
+        let address: std::net::Ipv4Addr = address.parse().unwrap();
+        self.know_nic(Nic {
+            mark: MARK,
+            flags: 0,
+            asks_as: u32::from_ne_bytes(address.octets()),
+        });
+    }
+
+    fn know_nic(&mut self, nic: Nic) {
+        let mut nics: HashMap<_, u32, Nic> =
+            self.object.map_mut("NICS").unwrap().try_into().unwrap();
         patiently(|| nics.insert(THIS, nic, 0));
     }
 

@@ -4,6 +4,7 @@
 //! It runs in this machine's kernel, and again in each other one whose verifier, JIT or netfilter may come to another
 //! end. What needs ipvlan belongs in `lab`, and what needs Kubernetes' programs in `kube`.
 
+mod asking;
 mod bench;
 mod chained;
 mod crowd;

@@ -1,0 +1,106 @@
+//! In whose name a NIC asks for neighbours, by BPF_PROG_TEST_RUN of the programs that this is part of.
+
+use ebbtide_tests::programs::{
+    Bench, CLIENT, FAR_POD, NODE, OTHER, PASS, POD, ip, packets::in_vlan,
+};
+
+const ASKER: [u8; 6] = [0x02, 0xc1, 0x0d, 0, 0xff, 0x15];
+const GATEWAY: &str = "172.31.16.1";
+const NOBODY: &str = "0.0.0.0";
+
+#[derive(Clone, Copy)]
+enum Operation {
+    Request = 1,
+    Reply = 2,
+}
+
+fn octets(address: &str) -> Vec<u8> {
+    match ip(address) {
+        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// To the loopback's own address: that is the device of the test run.
+fn arp(operation: Operation, sender: &str, target: &str) -> Vec<u8> {
+    let start = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation as u8];
+    let mut frame = [&[0; 6][..], &ASKER, &start, &ASKER].concat();
+    frame.extend(octets(sender));
+    frame.extend([0; 6]);
+    frame.extend(octets(target));
+    frame
+}
+
+#[test]
+fn a_nic_asks_in_its_own_name_for_what_has_another_nics_address() {
+    use Operation::{Reply, Request};
+    let mut bench = Bench::lent();
+    let tagged = in_vlan(arp(Request, OTHER, GATEWAY), 7);
+    // The NIC is `NODE`'s and `POD`'s; `OTHER` and `FAR_POD` are behind another one.
+    for (name, name_to_ask_in, frame, sender) in [
+        (
+            "another NIC's address",
+            NODE,
+            arp(Request, OTHER, GATEWAY),
+            NODE,
+        ),
+        (
+            "another NIC's pod",
+            NODE,
+            arp(Request, FAR_POD, GATEWAY),
+            NODE,
+        ),
+        (
+            "a NIC without an address",
+            POD,
+            arp(Request, OTHER, GATEWAY),
+            POD,
+        ),
+        ("its own", NODE, arp(Request, NODE, GATEWAY), NODE),
+        ("its pod's", NODE, arp(Request, POD, GATEWAY), POD),
+        (
+            "nobody's that we know",
+            NODE,
+            arp(Request, CLIENT, GATEWAY),
+            CLIENT,
+        ),
+        ("a probe", NODE, arp(Request, NOBODY, OTHER), NOBODY),
+        ("an announcement", NODE, arp(Request, OTHER, OTHER), OTHER),
+        ("an answer", NODE, arp(Reply, OTHER, GATEWAY), OTHER),
+        (
+            "nobody to ask as",
+            NOBODY,
+            arp(Request, OTHER, GATEWAY),
+            OTHER,
+        ),
+    ] {
+        bench.asks_as(name_to_ask_in);
+        let outcome = bench.run("host_nic_egress", &frame, 0);
+        let mut expected = frame.clone();
+        expected[28..32].copy_from_slice(&octets(sender));
+        assert_eq!(outcome.verdict, PASS, "{name}");
+        assert_eq!(outcome.packet, expected, "{name}");
+    }
+    bench.asks_as(NODE);
+    let outcome = bench.run("host_nic_egress", &tagged, 0);
+    assert_eq!(outcome.packet, tagged, "in a VLAN: another network's");
+}
+
+#[test]
+fn an_answer_to_a_pod_in_whose_name_was_asked_is_made_one_to_nobody() {
+    use Operation::{Reply, Request};
+    let mut bench = Bench::lent();
+    for (name, asked_as, frame, target) in [
+        ("the pod's", POD, arp(Reply, GATEWAY, POD), NOBODY),
+        ("the node's own", NODE, arp(Reply, GATEWAY, NODE), NODE),
+        ("another pod's", POD, arp(Reply, GATEWAY, FAR_POD), FAR_POD),
+        ("a question", POD, arp(Request, GATEWAY, POD), POD),
+    ] {
+        bench.asks_as(asked_as);
+        let outcome = bench.run("host_nic_ingress", &frame, 0);
+        let mut expected = frame.clone();
+        expected[38..42].copy_from_slice(&octets(target));
+        assert_eq!(outcome.verdict, PASS, "{name}");
+        assert_eq!(outcome.packet, expected, "{name}");
+    }
+}
