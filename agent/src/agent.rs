@@ -9,6 +9,7 @@ mod renew;
 mod running;
 mod turns;
 mod view;
+mod withheld;
 
 use std::{
     collections::HashMap,
@@ -80,6 +81,7 @@ pub struct Agent {
     pub look_again: Notify,
     guests: Arc<Guests>,
     nics: Nics,
+    withheld: Mutex<withheld::Last>,
     /// Interfaces that were there before the agent, and that it has not looked at yet.
     not_taken_over: watch::Sender<usize>,
     /// The facts that running pods were last put right for.
@@ -149,6 +151,7 @@ impl Agent {
             look_again: Notify::new(),
             guests: Arc::new(guests),
             nics: Nics::new(&directories.state),
+            withheld: Mutex::default(),
             not_taken_over: watch::Sender::new(0),
             renewed: Mutex::default(),
         })

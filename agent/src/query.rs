@@ -6,10 +6,11 @@ mod flows;
 mod nics;
 mod trace;
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{collections::HashSet, net::IpAddr, path::PathBuf};
 
 use ebbtide_plugin::wire::{Query, Response};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::{agent::Agent, doctor, podnet::PodNet, pool::Owner};
 
@@ -82,6 +83,9 @@ pub struct PoolLine {
     pub resting: u128,
     /// Ready to be given out.
     pub free: u128,
+    /// In nobody's use, and not given out all the same: the node itself has them, or a router.
+    #[serde(default)]
+    pub held: Vec<HeldAddress>,
     /// Not part of `total`: kept free by a SpiderReservedIP.
     pub reserved: u128,
     /// Whether it is used where nothing names a pool.
@@ -90,8 +94,21 @@ pub struct PoolLine {
     pub disabled: bool,
 }
 
+/// An address that is kept from pods.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Why, as in `the node has it on ens6`.
+    pub why: String,
+}
+
 /// Answers a question.
 pub async fn answer(agent: &Agent, query: &Query) -> Response {
+    if let Err(e) = agent.withhold_now().await {
+        warn!("which addresses the node itself has is not known: {e}");
+    }
     let json = match query {
         Query::Status => serde_json::to_string(&status(agent).await),
         Query::Doctor => match doctor::examine(agent).await {
@@ -140,7 +157,7 @@ async fn status(agent: &Agent) -> Status {
     let catalog = agent.catalog();
     let manifests = catalog.problems().iter().map(ToString::to_string);
     let mut problems: Vec<String> = manifests.collect();
-    match doctor::nics_that_are_gone(agent).await {
+    match doctor::of_the_node(agent).await {
         Ok(findings) => problems.extend(findings.iter().map(ToString::to_string)),
         Err(e) => problems.push(format!("the node's NICs are not known: {e}")),
     }
@@ -193,6 +210,11 @@ fn pools(agent: &Agent) -> Vec<PoolLine> {
             used: pool.used.into(),
             resting: pool.resting.into(),
             free: pool.free,
+            held: pool
+                .withheld
+                .into_iter()
+                .map(|(address, why)| HeldAddress { address, why })
+                .collect(),
             reserved: pool.reserved,
             default: pool.default,
             disabled: pool.disabled,

@@ -138,6 +138,7 @@ fn settings(facts: &NodeFacts, plan: &NamespacePlan) -> Vec<Missing> {
 async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     let host: &Netlink = &agent.host;
     let facts = agent.facts.get(host).await?;
+    agent.withhold(&facts, &agent.catalog());
     // A NIC that was plugged in, an address that came: another plan, applied as a whole.
     agent.prepare_nics(&facts, None).await;
     agent.renew_pods(&facts).await;

@@ -42,6 +42,7 @@ impl Agent {
                 return Running::default();
             }
         };
+        self.withhold(&facts, &self.catalog());
         self.prepare_nics(&facts, None).await;
         *locked(&self.renewed) = Some(Arc::clone(&facts));
         let mut by_container: HashMap<String, Vec<_>> = HashMap::new();

@@ -1,10 +1,10 @@
 //! ADD with an interface and addresses of our own.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use ebbtide_plugin::{cni::code, wire::Invocation};
 use ipnet::IpNet;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{
     AddResult, Failure, NetConf,
@@ -89,6 +89,48 @@ async fn attach(
 ) -> Result<Made, Failure> {
     refuse_conflicts(agent, owner, &network.spec)?;
     let earlier = earlier(agent, owner, sandbox).await?;
+    let mut refused: Vec<IpAddr> = Vec::new();
+    loop {
+        let (made, new) =
+            attempt(agent, owner, sandbox, network, subject, catalog, &earlier).await?;
+        let came = timing::step("look whose they are", agent.came_to_the_node(&new)).await;
+        let address = match came {
+            Ok(None) => return Ok(made),
+            Ok(Some(address)) => address,
+            Err(e) => {
+                undo(agent, owner, &made.net, made.links).await;
+                return Err(e.into());
+            }
+        };
+        let taken = |way_out: &str| {
+            let message = format!("the node itself has {address}, which was about to be a pod's");
+            Failure::new(code::TRY_AGAIN_LATER, message, way_out)
+        };
+        if let Err(left) = agent.abandon(owner, &made.net).await {
+            return Err(taken(&format!(
+                "what was made is removed by DEL or GC: {left}"
+            )));
+        }
+        if refused.contains(&address) {
+            return Err(taken(
+                "no link has it, so look at `ip route show table local`: a local route there covers the pool",
+            ));
+        }
+        warn!(pod = %made.net.pod, "the node got {address} meanwhile: the pod gets another one");
+        refused.push(address);
+    }
+}
+
+/// Makes one interface with the addresses that can be had now; those that it did not have before are given as well.
+async fn attempt(
+    agent: &Agent,
+    owner: &Owner,
+    sandbox: &Sandbox,
+    network: &Resolved,
+    subject: &Subject,
+    catalog: &Catalog,
+    earlier: &Earlier,
+) -> Result<(Made, Vec<Assigned>), Failure> {
     let master = &network.spec.master;
     let facts = agent.facts.sure_of(master, &agent.host);
     let facts = timing::step("look at the node", facts).await?;
@@ -97,30 +139,31 @@ async fn attach(
         let addresses = pod_addresses(assigned, network)?;
         Ok(podnet::plan(
             sandbox,
-            &earlier,
+            earlier,
             &network.spec,
             &addresses,
             &facts,
             &settings,
         )?)
     };
-    let (net, links) = match reserve(agent, owner, network, subject).await? {
+    let (net, links, new) = match reserve(agent, owner, network, subject, &facts).await? {
         Reserved::Existing(allocation) => {
             // The same request again, or one that an earlier agent did not live to answer.
             let net = plan(&allocation.assigned)?;
             let update = agent.pools.update_record(owner, record(&net)?);
             timing::step("write to disk", update).await?;
-            (Arc::new(net), Links::Ensure)
+            (Arc::new(net), Links::Ensure, Vec::new())
         }
         Reserved::New(grant) => {
-            let net = plan(grant.assigned())?;
+            let new = grant.assigned().to_vec();
+            let net = plan(&new)?;
             timing::step("write to disk", grant.commit(record(&net)?)).await?;
-            (Arc::new(net), Links::New)
+            (Arc::new(net), Links::New, new)
         }
     };
     let mac = facts.nic(master).and_then(|nic| nic.mac);
     make(agent, owner, &net, &facts, links).await?;
-    Ok(Made { net, links, mac })
+    Ok((Made { net, links, mac }, new))
 }
 
 /// Puts an interface that was written down into the kernel; what cannot be put there is undone.
@@ -159,10 +202,12 @@ async fn reserve(
     owner: &Owner,
     network: &Resolved,
     subject: &Subject,
+    facts: &Arc<NodeFacts>,
 ) -> Result<Reserved, Failure> {
     let deadline = Leases::deadline();
     loop {
         let catalog = agent.catalog();
+        agent.withhold(facts, &catalog);
         let request = Request {
             network: network.name.as_ref(),
             source: network.source(),

@@ -1,5 +1,7 @@
 //! The pools and the addresses that the node itself has.
 
+use std::net::IpAddr;
+
 use super::{Finding, Severity};
 use crate::{catalog::Pool, node::NodeFacts};
 
@@ -12,43 +14,59 @@ fn of_node<'a>(pools: &'a [Pool], node: &str) -> impl Iterator<Item = &'a Pool> 
     pools.iter().filter(here)
 }
 
-/// Addresses that are a pod's by the pool and the node's own by the NIC: cloud-init, ec2-net-utils
-/// and their kin put all that the cloud has assigned on the NIC. And pools whose pods would find no
-/// way out of their network.
-pub(super) fn addresses(facts: &NodeFacts, pools: &[Pool], node: &str) -> Vec<Finding> {
+/// Addresses that are a pod's by the pool and the node's own by a link: cloud-init, ec2-net-utils
+/// and their kin put all that the cloud has assigned on the NIC. `pod_of` says whose one is.
+pub(super) fn addresses(
+    facts: &NodeFacts,
+    pools: &[Pool],
+    node: &str,
+    pod_of: impl Fn(IpAddr) -> Option<String>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     for pool in of_node(pools, node) {
-        for nic in &facts.nics {
-            let addresses = nic.addresses.iter().map(ipnet::IpNet::addr);
-            for address in addresses.filter(|address| pool.ranges.contains(*address)) {
-                findings.push(Finding {
+        let own = facts.own_addresses();
+        for (address, link) in own.filter(|(address, _)| pool.ranges.contains(*address)) {
+            let way_out = format!(
+                "`ip address del {address} dev {link}`, and tell what put it there (cloud-init, ec2-net-utils, \
+                 NetworkManager) to leave {link} alone; or put it into excludeIPs if it is the node's"
+            );
+            findings.push(match pod_of(address) {
+                Some(pod) => Finding {
                     severity: Severity::Serious,
                     what: format!(
-                        "{address} of pool {} is an address of this node's own on {}: the node takes \
-                         what is sent to the pod that gets it",
-                        pool.name, nic.name
+                        "{address}, which pod {pod} has of pool {}, is an address of this node's own on {link}: the \
+                         node takes what is sent to the pod",
+                        pool.name
                     ),
-                    way_out: format!(
-                        "`ip address del {address} dev {0}`, and tell what put it there (cloud-init, \
-                         ec2-net-utils, NetworkManager) to leave {0} alone; or put it into \
-                         excludeIPs if it is the node's",
-                        nic.name
+                    way_out,
+                },
+                None => Finding {
+                    severity: Severity::Warning,
+                    what: format!(
+                        "{address} of pool {} is not given to pods: the node has it on {link}",
+                        pool.name
                     ),
-                });
-            }
-        }
-        if pool.gateway.is_none() {
-            findings.push(Finding {
-                severity: Severity::Warning,
-                what: format!("pool {} has no gateway", pool.name),
-                way_out: format!(
-                    "its pods reach nothing outside of {}; if that is not meant, set `gateway`",
-                    pool.subnet
-                ),
+                    way_out,
+                },
             });
         }
     }
     findings
+}
+
+/// Pools whose pods would find no way out of their network.
+pub(super) fn ways_out(pools: &[Pool], node: &str) -> Vec<Finding> {
+    of_node(pools, node)
+        .filter(|pool| pool.gateway.is_none())
+        .map(|pool| Finding {
+            severity: Severity::Warning,
+            what: format!("pool {} has no gateway", pool.name),
+            way_out: format!(
+                "its pods reach nothing outside of {}; if that is not meant, set `gateway`",
+                pool.subnet
+            ),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -90,7 +108,18 @@ mod tests {
             (
                 gateway.to_owned(),
                 nic(&["172.31.22.228/20", "172.31.16.5/20"]),
-                Some((Severity::Serious, "172.31.16.5 of pool p")),
+                Some((
+                    Severity::Warning,
+                    "172.31.16.5 of pool p is not given to pods: the node has it on ens5",
+                )),
+            ),
+            (
+                gateway.to_owned(),
+                nic(&["172.31.16.6/32"]),
+                Some((
+                    Severity::Serious,
+                    "172.31.16.6, which pod shop/web has of pool p, is an address of this node's own on ens5",
+                )),
             ),
             (
                 format!("{gateway}, nodeName: [other]"),
@@ -111,7 +140,11 @@ mod tests {
         for (more, facts, expected) in cases {
             let pools = pools(&more);
             assert_eq!(pools.len(), 1, "{more}");
-            let found = addresses(&facts, &pools, "master");
+            let pod_of = |address: IpAddr| {
+                (address == IpAddr::from([172, 31, 16, 6])).then(|| "shop/web".to_owned())
+            };
+            let mut found = addresses(&facts, &pools, "master", pod_of);
+            found.extend(ways_out(&pools, "master"));
             match (expected, &found[..]) {
                 (None, []) => {}
                 (Some((severity, what)), [one]) => {

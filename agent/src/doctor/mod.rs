@@ -9,7 +9,7 @@ mod routing;
 mod rp_filter;
 mod settings;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +59,7 @@ impl fmt::Display for Finding {
 /// When the kernel does not answer.
 pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let mut findings = configuration(agent).await?;
-    findings.extend(nics_that_are_gone(agent).await?);
+    findings.extend(of_the_node(agent).await?);
     findings.extend(modules::missing(agent.datapath.programs()).await);
     findings.extend(firewall::firewall(agent).await);
     findings.extend(pins(agent));
@@ -72,11 +72,7 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
         }
     }
     let catalog = agent.catalog();
-    findings.extend(addresses::addresses(
-        &facts,
-        catalog.pools(),
-        &agent.node_name,
-    ));
+    findings.extend(addresses::ways_out(catalog.pools(), &agent.node_name));
     findings.extend(manifests(&catalog));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(findings)
@@ -124,19 +120,44 @@ fn pins(agent: &Agent) -> Option<Finding> {
     })
 }
 
-/// Interfaces that went with their NIC.
+/// What somebody else changed on the node that pods suffer from, or that keeps addresses from them.
 ///
 /// # Errors
 /// When the kernel does not answer.
-pub async fn nics_that_are_gone(agent: &Agent) -> Result<Vec<Finding>, Error> {
+pub async fn of_the_node(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let facts = agent.facts.get(&agent.host).await?;
+    let mut findings = nics_that_are_gone(agent, &facts);
+    let catalog = agent.catalog();
+    let pod_of = |address| pod_of(agent, address);
+    findings.extend(addresses::addresses(
+        &facts,
+        catalog.pools(),
+        &agent.node_name,
+        pod_of,
+    ));
+    Ok(findings)
+}
+
+/// The pod that has an address.
+fn pod_of(agent: &Agent, address: IpAddr) -> Option<String> {
+    let standing = agent.pools.look(address);
+    if let Some(claim) = standing.claim {
+        return Some(claim.pod.to_string());
+    }
+    let holder = standing.holder?;
+    let net = agent.interface(&holder);
+    Some(net.map_or(holder.container_id, |net| net.pod.clone()))
+}
+
+/// Interfaces that went with their NIC.
+fn nics_that_are_gone(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
     let interfaces = agent.interfaces().into_iter();
     let missing = interfaces.filter_map(|(owner, net)| {
         let master = net.master().filter(|master| facts.nic(master).is_none())?;
-        let now = agent.nic_of(&facts, &net).map(|nic| nic.name.clone());
+        let now = agent.nic_of(facts, &net).map(|nic| nic.name.clone());
         Some((owner, net.pod.clone(), master.to_owned(), now))
     });
-    Ok(missing
+    missing
         .map(|(owner, pod, master, now)| match now {
             Some(now) => Finding {
                 severity: Severity::Warning,
@@ -160,7 +181,7 @@ pub async fn nics_that_are_gone(agent: &Agent) -> Result<Vec<Finding>, Error> {
                     .to_owned(),
             },
         })
-        .collect())
+        .collect()
 }
 
 /// Pods with IPv6 on NICs where it is off.
@@ -168,7 +189,7 @@ fn without_ipv6(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
     let mut pods: BTreeMap<String, usize> = BTreeMap::new();
     for (_, net) in agent.interfaces() {
         let nic = agent.nic_of(facts, &net).filter(|nic| !nic.ipv6);
-        if let Some(nic) = nic.filter(|_| net.ips().iter().any(std::net::IpAddr::is_ipv6)) {
+        if let Some(nic) = nic.filter(|_| net.ips().iter().any(IpAddr::is_ipv6)) {
             *pods.entry(nic.name.clone()).or_default() += 1;
         }
     }

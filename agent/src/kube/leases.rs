@@ -197,7 +197,8 @@ impl Leases {
         Ok(())
     }
 
-    /// The addresses of the lease that nobody has and that do not rest.
+    /// The addresses of the lease that nobody has, that do not rest and that pods may get. One that the node itself has
+    /// stays leased to it, so that no other node gives it out.
     fn idle(&self, lease: &AddressSet) -> AddressSet {
         let mut idle = lease.clone();
         // A lease is as large as this node's use of the pool: a look at each address is cheap.
@@ -206,8 +207,10 @@ impl Leases {
                 break;
             };
             let standing = self.pools.look(address);
-            let busy =
-                standing.holder.is_some() || standing.claim.is_some() || standing.rests_for > 0;
+            let busy = standing.holder.is_some()
+                || standing.claim.is_some()
+                || standing.rests_for > 0
+                || standing.withheld.is_some();
             if busy {
                 idle = idle.without(&AddressSet::single(address));
             }

@@ -12,6 +12,7 @@ pub mod direct;
 pub mod foreign;
 mod holder;
 pub mod link;
+mod local;
 pub mod marked;
 pub mod message;
 pub mod model;

@@ -74,6 +74,11 @@ impl CurrentFacts {
         self.snapshot().is_some_and(|now| Arc::ptr_eq(&now, facts))
     }
 
+    /// The kernel says something else than the facts: they are read again by who needs them next.
+    pub fn doubt(&self) {
+        self.forget();
+    }
+
     /// Says whether announcements are being heard from now on. The snapshot goes either way:
     /// nobody knows what was missed before.
     pub fn listen(&self, listening: bool) {

@@ -171,6 +171,13 @@ impl NodeFacts {
         }
     }
 
+    /// Every address that the node itself has and others may ask for, each with its link.
+    pub fn own_addresses(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        let nics = self.nics.iter();
+        let of_nics = nics.flat_map(|nic| nic.addresses.iter().map(|net| (net.addr(), &*nic.name)));
+        of_nics.chain(self.loopback.iter().map(|net| (net.addr(), "lo")))
+    }
+
     /// Whether the kernel has this family.
     #[must_use]
     pub const fn has(&self, family: Family) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use super::Owner;
+use super::{Owner, withheld};
 use crate::catalog::{Family, NetworkRef};
 
 /// A request that was not served. Nothing was taken.
@@ -248,6 +248,8 @@ pub struct FullPool {
     pub resting: u64,
     /// When the first of those is free again.
     pub next_free: Option<Duration>,
+    /// Which others nobody gets for now, and why.
+    pub withheld: Vec<(IpAddr, String)>,
 }
 
 impl std::error::Error for Full {}
@@ -268,6 +270,10 @@ impl fmt::Display for Full {
                     " (the next one free in {} s)",
                     wait.as_millis().div_ceil(1000)
                 )?;
+            }
+            if !pool.withheld.is_empty() {
+                let (count, names) = (pool.withheld.len(), withheld::named(&pool.withheld));
+                write!(f, ", {count} not given out ({names})")?;
             }
             separator = "; ";
         }

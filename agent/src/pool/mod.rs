@@ -25,6 +25,7 @@ mod store;
 mod subject;
 mod types;
 mod usage;
+mod withheld;
 mod writer;
 
 pub use claim::{Claim, ClaimKey, PodRef, Reason, Replicas, is_expected, ordinal};
@@ -38,6 +39,7 @@ pub use record::Record;
 pub use subject::{Controller, Object, Subject};
 pub use types::{Allocation, Assigned, Families, Owner, Request, Source, Standing};
 pub use usage::PoolUsage;
+pub use withheld::Withheld;
 
 #[cfg(test)]
 mod tests;

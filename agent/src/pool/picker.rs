@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Claim, Owner, clock::Moment};
+use super::{Claim, Owner, Withheld, clock::Moment};
 use crate::catalog::AddressSet;
 
 /// With this many released addresses the longest-rested goes before one that was never used, so that
@@ -83,38 +83,56 @@ impl Picker {
     }
 
     /// The next free address; it is for the caller to mark it held. `ripe` is the moment up to which
-    /// a release is long enough ago.
-    pub(super) fn next(&mut self, addresses: &Addresses, ripe: Moment) -> Option<IpAddr> {
+    /// a release is long enough ago. What is withheld keeps its place.
+    pub(super) fn next(
+        &mut self,
+        addresses: &Addresses,
+        withheld: &Withheld,
+        ripe: Moment,
+    ) -> Option<IpAddr> {
         if self.queue.len() >= FRESH_LIMIT
-            && let Some(address) = self.longest_rested(ripe)
+            && let Some(address) = self.longest_rested(withheld, ripe)
         {
             return Some(address);
         }
-        self.fresh(addresses).or_else(|| self.longest_rested(ripe))
+        self.fresh(addresses, withheld)
+            .or_else(|| self.longest_rested(withheld, ripe))
     }
 
-    fn fresh(&mut self, addresses: &Addresses) -> Option<IpAddr> {
-        while let Some(index) = self.passed.pop_first() {
-            if let Some(address) = self
-                .set
-                .get(index)
-                .filter(|address| addresses.is_fresh(*address))
-            {
-                return Some(address);
+    fn fresh(&mut self, addresses: &Addresses, withheld: &Withheld) -> Option<IpAddr> {
+        let mut kept = Vec::new();
+        let mut found = None;
+        while let Some((index, address)) = self.not_looked_at() {
+            if !addresses.is_fresh(address) {
+                continue;
             }
-        }
-        while let Some(address) = self.set.get(self.cursor) {
-            self.cursor += 1;
-            if addresses.is_fresh(address) {
-                return Some(address);
+            if withheld.why(address).is_none() {
+                found = Some(address);
+                break;
             }
+            kept.push(index);
         }
-        None
+        self.passed.extend(kept);
+        found
     }
 
-    fn longest_rested(&self, ripe: Moment) -> Option<IpAddr> {
-        let (moment, address) = *self.queue.front()?;
-        (moment <= ripe).then_some(address)
+    /// The first address that may be fresh.
+    fn not_looked_at(&mut self) -> Option<(u128, IpAddr)> {
+        let index = match self.passed.pop_first() {
+            Some(index) => index,
+            None => {
+                self.set.get(self.cursor)?;
+                self.cursor += 1;
+                self.cursor - 1
+            }
+        };
+        Some((index, self.set.get(index)?))
+    }
+
+    fn longest_rested(&self, withheld: &Withheld, ripe: Moment) -> Option<IpAddr> {
+        let rested = self.queue.iter().take_while(|(moment, _)| *moment <= ripe);
+        let mut rested = rested.map(|(_, address)| *address);
+        rested.find(|address| withheld.why(*address).is_none())
     }
 
     /// The address is held from now on; `released` is when it had been released, if ever.

@@ -73,6 +73,8 @@ pub struct Standing {
     pub released_at: Option<u64>,
     /// In how many milliseconds it may be handed out again; 0 if it does not rest.
     pub rests_for: u64,
+    /// Why nobody new gets it, if that is so.
+    pub withheld: Option<String>,
     /// Who had it before, the latest first, since the agent started.
     pub past: Vec<super::Past>,
 }

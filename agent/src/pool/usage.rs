@@ -1,5 +1,7 @@
 //! How full the pools are.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -22,6 +24,8 @@ pub struct PoolUsage {
     pub used: u64,
     /// How many rest after their release.
     pub resting: u64,
+    /// Neither held nor resting, and not handed out for now: each with the reason.
+    pub withheld: Vec<(IpAddr, String)>,
     /// How many could be handed out now.
     pub free: u128,
     /// The nodes it is for; empty: any.

@@ -25,6 +25,8 @@ pub enum AddressState {
     Waiting,
     /// It was released a moment ago.
     Resting,
+    /// The node itself has it, or a router: no pod gets it.
+    Withheld,
     /// It can be handed out.
     Free,
     /// A SpiderReservedIP keeps it free.
@@ -59,6 +61,9 @@ pub struct AddressInfo {
     pub released_at: Option<u64>,
     /// How much longer it rests, in seconds.
     pub rests_for: u64,
+    /// Why no other pod gets it, if that is so.
+    #[serde(default)]
+    pub withheld: Option<String>,
     /// Whether the pod's network namespace is there; none: it cannot be told.
     pub alive: Option<bool>,
     /// Who had it before, the latest first, since the agent started.
@@ -91,6 +96,9 @@ pub(super) fn look(agent: &Agent, address: IpAddr) -> AddressInfo {
             Reason::Sticky => AddressState::Waiting,
         },
         (None, _, None) if standing.rests_for > 0 => AddressState::Resting,
+        (None, _, None) if place == AddressState::Free && standing.withheld.is_some() => {
+            AddressState::Withheld
+        }
         (None, _, None) => place,
     };
     let held = standing.allocation.iter().flat_map(|each| &each.assigned);
@@ -122,6 +130,7 @@ pub(super) fn look(agent: &Agent, address: IpAddr) -> AddressInfo {
         owner: standing.holder,
         released_at: standing.released_at,
         rests_for: standing.rests_for.div_ceil(1000),
+        withheld: standing.withheld,
         alive: net.and_then(|net| net.namespace().ok().map(|seen| is_present(&seen))),
         history: standing.past,
     }

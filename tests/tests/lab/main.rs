@@ -19,6 +19,7 @@ mod mtu;
 mod nft;
 mod nics;
 mod node_changes;
+mod own_addresses;
 mod plain_network;
 mod protocols;
 mod repair;

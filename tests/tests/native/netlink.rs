@@ -31,3 +31,50 @@ fn many_questions_at_once_are_all_answered_in_full() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_the_kernel_takes_for_itself_is_local_and_nothing_else_is() -> Result<()> {
+    let netns = Netns::new("local")?;
+    for command in [
+        "link set lo up",
+        "link add near0 type veth peer name far0",
+        "link set near0 up",
+        "link set far0 up",
+        "address add 10.9.0.5/24 dev near0",
+        "address add 10.9.1.5/32 dev lo",
+        "-6 address add fd09::5/64 dev near0 nodad",
+        "-6 address add fd09:1::5/128 dev lo",
+        "route add blackhole 198.51.100.0/24",
+        "route add unreachable 203.0.113.0/24",
+        "-6 route add prohibit 2001:db8:7::/64",
+    ] {
+        ip(&netns, &command.split(' ').collect::<Vec<_>>())?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let netlink = netns.run(|| {
+        let _entered = runtime.enter();
+        Ok(Netlink::open("in the test")?)
+    })?;
+    for (address, expected) in [
+        ("10.9.0.5", true),
+        ("10.9.1.5", true),
+        ("127.0.0.1", true),
+        ("10.9.0.6", false),
+        ("192.0.2.1", false),
+        ("198.51.100.1", false),
+        ("203.0.113.1", false),
+        ("fd09::5", true),
+        ("fd09:1::5", true),
+        ("::1", true),
+        ("fd09::6", false),
+        ("2001:db8::1", false),
+        ("2001:db8:7::1", false),
+    ] {
+        let found = runtime.block_on(netlink.is_local(address.parse()?));
+        let found = found.with_context(|| format!("asking for {address}"))?;
+        ensure!(found == expected, "{address}: {found}");
+    }
+    Ok(())
+}

@@ -281,6 +281,7 @@ fn pools(lines: Vec<PoolLine>) -> String {
         "POOL", "SUBNET", "", "USED", "RESTING", "FREE", "TOTAL", "RESERVED", "FOR", "NODES",
         "NETWORKS",
     ]);
+    let held: Vec<String> = lines.iter().flat_map(held).collect();
     table.add_rows(lines.into_iter().map(|line| {
         let (bar, mark) = (bar(line.used, line.resting, line.total), mark(&line));
         [
@@ -300,7 +301,23 @@ fn pools(lines: Vec<PoolLine>) -> String {
     for column in table.column_iter_mut().skip(3).take(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    format!("{}\n", table.trim_fmt())
+    format!("{}\n{}", table.trim_fmt(), held.concat())
+}
+
+/// What a pool does not give out, a line for each; of many, a few.
+fn held(line: &PoolLine) -> Vec<String> {
+    const SHOWN: usize = 20;
+    let mut lines: Vec<String> = line
+        .held
+        .iter()
+        .take(SHOWN)
+        .map(|held| format!("{} of {} is held: {}\n", held.address, line.name, held.why))
+        .collect();
+    if line.held.len() > SHOWN {
+        let more = line.held.len() - SHOWN;
+        lines.push(format!("{more} more of {} are held\n", line.name));
+    }
+    lines
 }
 
 /// A number that a person can take in: a /64's addresses are 1.8e19, and nobody counts them.
@@ -348,6 +365,7 @@ fn ip(info: &AddressInfo) -> String {
         say("network", Some(owner.network.clone()));
     }
     say("released", info.released_at.map(ago));
+    say("held", info.withheld.clone());
     for past in &info.history {
         say(
             "before",
@@ -376,6 +394,7 @@ fn state(info: &AddressInfo) -> String {
         AddressState::Adopted => "is a running pod's, from before this agent".to_owned(),
         AddressState::Waiting => "waits for its StatefulSet's pod".to_owned(),
         AddressState::Resting => format!("rests for {} s more", info.rests_for),
+        AddressState::Withheld => "is not given to pods".to_owned(),
         AddressState::Free => "is free".to_owned(),
         AddressState::Reserved => "is kept free by a SpiderReservedIP".to_owned(),
         AddressState::Gateway => "is a gateway".to_owned(),

@@ -8,7 +8,7 @@ use super::Pools;
 use crate::{
     catalog::{AddressSet, Catalog},
     pool::{
-        Assigned, Claim, ClaimKey, InUse, PodRef, PoolError, Reason,
+        Assigned, Claim, ClaimKey, InUse, PodRef, PoolError, Reason, Withheld,
         state::Adoption,
         writer::{What, lock},
     },
@@ -91,6 +91,12 @@ impl Pools {
     /// [`InUse`], with the addresses that are.
     pub fn withdraw(&self, addresses: &AddressSet) -> Result<(), InUse> {
         lock(&self.inner.state).withdraw(addresses, self.inner.clock.now())
+    }
+
+    /// Has nobody new get any of these from now on, and gives up what was withheld before. Who has one keeps it. In
+    /// memory only.
+    pub fn withhold(&self, withheld: Withheld) {
+        lock(&self.inner.state).withhold(withheld);
     }
 
     /// Takes back [`Pools::withdraw`]: the range is this node's again.

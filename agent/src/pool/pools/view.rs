@@ -105,6 +105,7 @@ impl Pools {
             rests_for: look
                 .released
                 .map_or(0, |moment| u64::try_from(left(moment)).unwrap_or(0)),
+            withheld: look.withheld,
             past: look.past,
         }
     }
@@ -124,9 +125,12 @@ impl Pools {
                 used: count.used.saturating_add(count.held_reserved),
                 resting: count.resting,
                 reserved: pool.reserved.len(),
-                free: count
-                    .total
-                    .saturating_sub(u128::from(count.used) + u128::from(count.resting)),
+                free: count.total.saturating_sub(
+                    u128::from(count.used)
+                        + u128::from(count.resting)
+                        + count.withheld.len() as u128,
+                ),
+                withheld: count.withheld,
                 node_names: pool.node_names.clone(),
                 networks: pool.networks.clone(),
                 default: pool.default,

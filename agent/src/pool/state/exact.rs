@@ -64,6 +64,9 @@ impl State {
             }
             None => {}
         }
+        if let Some(why) = self.withheld.why(address) {
+            return Err(unavailable(why.to_owned()));
+        }
         if self.is_withdrawn(address) {
             return Err(unavailable(format!(
                 "it is another node's share of pool {}",

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Allocation, Assigned, Claim, ClaimKey, Owner, PoolError,
+    Allocation, Assigned, Claim, ClaimKey, Owner, PoolError, Withheld,
     clock::{Moment, millis},
     history::History,
     own_rest::OwnRests,
@@ -89,6 +89,8 @@ pub(super) struct State {
     borrowed: BTreeMap<IpAddr, Moment>,
     /// Given back to whoever shares them out among nodes: not to be handed out, whatever the catalog says.
     withdrawn: [AddressSet; 2],
+    /// Not to be handed out for now.
+    withheld: Withheld,
     pickers: HashMap<String, Picker>,
     rest: i64,
 }
@@ -103,6 +105,7 @@ impl State {
             own_rests: OwnRests::default(),
             borrowed: BTreeMap::new(),
             withdrawn: Family::BOTH.map(AddressSet::empty),
+            withheld: Withheld::default(),
             pickers: HashMap::new(),
             rest: millis(rest),
         }
@@ -125,6 +128,11 @@ impl State {
         if !self.addresses.held.contains_key(&address) {
             self.addresses.released.insert(address, moment);
         }
+    }
+
+    /// From now on nobody new gets these, and no others are kept back.
+    pub(super) fn withhold(&mut self, withheld: Withheld) {
+        self.withheld = withheld;
     }
 
     /// What the owner has, or that something is under way.

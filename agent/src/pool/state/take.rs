@@ -35,7 +35,10 @@ impl State {
             exact::of_family(asked.exactly, Family::of(*address))
                 .is_none_or(|exactly| exactly == *address)
         };
-        let kept = kept.filter(|chosen| chosen.iter().all(is_wanted));
+        let kept = kept.filter(|chosen| {
+            let mut chosen = chosen.iter();
+            chosen.all(|one| is_wanted(one) && self.withheld.why(one.0).is_none())
+        });
         let is_met = kept.is_some();
         let claimed: Vec<Taken> = claim.iter().flat_map(before_claimed).collect();
         let (taken, chosen) = match kept {
@@ -134,8 +137,9 @@ impl State {
     fn own_resting<'a>(&self, asked: &Asked<'_>, pools: &[&'a Pool]) -> Option<(IpAddr, &'a Pool)> {
         let own = self.own_rests.of(asked.pod, &asked.owner.interface);
         own.into_iter().find_map(|address| {
-            let is_free =
-                self.addresses.released.contains_key(&address) && !self.is_withdrawn(address);
+            let is_free = self.addresses.released.contains_key(&address)
+                && !self.is_withdrawn(address)
+                && self.withheld.why(address).is_none();
             let mut pools = pools.iter().filter(|_| is_free);
             let pool = pools.find(|pool| pool.ranges.contains(address))?;
             Some((address, *pool))
@@ -146,18 +150,21 @@ impl State {
     fn next_of(&mut self, pool: &Pool, catalog: &Catalog, ripe: Moment) -> Option<IpAddr> {
         let set = self.to_hand_out(pool);
         let Self {
-            addresses, pickers, ..
+            addresses,
+            pickers,
+            withheld,
+            ..
         } = self;
         if let Some(picker) = pickers
             .get_mut(&pool.name)
             .filter(|picker| picker.set == *set)
         {
-            return picker.next(addresses, ripe);
+            return picker.next(addresses, withheld, ripe);
         }
         // The pool is new or has changed; let those go that are no more.
         pickers.retain(|name, _| catalog.pool(name).is_some());
         let mut picker = Picker::new(set.into_owned(), addresses);
-        let address = picker.next(addresses, ripe);
+        let address = picker.next(addresses, withheld, ripe);
         pickers.insert(pool.name.clone(), picker);
         address
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How full a pool is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::pool) struct Count {
     /// How many it may hand out.
     pub(in crate::pool) total: u128,
@@ -26,6 +26,8 @@ pub(in crate::pool) struct Count {
     pub(in crate::pool) resting: u64,
     /// When the first of the resting may be handed out again.
     pub(in crate::pool) next_free: Option<Duration>,
+    /// Neither held nor resting, and not handed out all the same.
+    pub(in crate::pool) withheld: Vec<(IpAddr, String)>,
 }
 
 /// What is known of one address; moments are this process's.
@@ -35,6 +37,7 @@ pub(in crate::pool) struct Look {
     pub(in crate::pool) allocation: Option<Arc<Allocation>>,
     pub(in crate::pool) claim: Option<Arc<Claim>>,
     pub(in crate::pool) released: Option<Moment>,
+    pub(in crate::pool) withheld: Option<String>,
     pub(in crate::pool) past: Vec<Past>,
 }
 
@@ -48,6 +51,7 @@ impl State {
                 used: count.used,
                 resting: count.resting,
                 next_free: count.next_free,
+                withheld: count.withheld,
             }
         });
         Full {
@@ -77,12 +81,25 @@ impl State {
             }
         };
         let left = |moment: Moment| moment.saturating_add(self.rest).saturating_sub(now);
+        let is_idle = |address: &IpAddr| {
+            let rests = self
+                .addresses
+                .released
+                .get(address)
+                .is_some_and(|at| *at > ripe);
+            !rests && !self.addresses.held.contains_key(address)
+        };
+        let withheld = self.withheld.among(&set);
+        let withheld = withheld.filter(|(address, _)| is_idle(address));
         Count {
             total: set.len(),
             used,
             held_reserved: self.addresses.held_in(&pool.reserved),
             resting,
             next_free: first.map(|at| Duration::from_millis(u64::try_from(left(at)).unwrap_or(0))),
+            withheld: withheld
+                .map(|(address, why)| (address, why.to_owned()))
+                .collect(),
         }
     }
 
@@ -97,6 +114,7 @@ impl State {
             holder,
             claim,
             released: self.addresses.released.get(&address).copied(),
+            withheld: self.withheld.why(address).map(str::to_owned),
             past: self.history.of(address),
         }
     }

@@ -26,6 +26,7 @@ mod model;
 mod pain_points;
 mod power;
 mod selection;
+mod withheld;
 
 /// Reads pools written as `name: {spec}`, one a line.
 fn catalog(pools: &str) -> Catalog {

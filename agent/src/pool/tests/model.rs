@@ -58,6 +58,17 @@ enum Step {
     Catalog {
         index: usize,
     },
+    /// The node has these of the pools' addresses by now, and no others.
+    Withhold {
+        addresses: BTreeSet<IpAddr>,
+    },
+}
+
+/// Addresses that pools of the catalogs have, and some that none has.
+fn of_the_node() -> impl Strategy<Value = BTreeSet<IpAddr>> {
+    let v4 = (0u8..11).prop_map(|last| IpAddr::from([10, 0, 0, last]));
+    let v6 = (0u16..6).prop_map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]));
+    prop::collection::btree_set(prop_oneof![v4, v6], 0..6)
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -73,6 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Restart),
         3 => (1u64..50).prop_map(|seconds| Step::Pass { seconds }),
         1 => (0..CATALOGS.len()).prop_map(|index| Step::Catalog { index }),
+        2 => of_the_node().prop_map(|addresses| Step::Withhold { addresses }),
     ]
 }
 
@@ -87,6 +99,8 @@ struct Reference {
     claims: BTreeMap<String, Vec<IpAddr>>,
     /// Released by this owner, and not taken since. Forgotten at a restart.
     own: BTreeMap<IpAddr, String>,
+    /// Nobody new gets these. Forgotten at a restart.
+    withheld: BTreeSet<IpAddr>,
 }
 
 /// Every third pod is a StatefulSet's.
@@ -124,7 +138,7 @@ impl Reference {
         let claimed = claim.iter().map(|address| Family::of(*address)).collect();
         let is_there = |address: &IpAddr| {
             let mut pools = catalog.pools().iter();
-            pools.any(|pool| pool.ranges.contains(*address))
+            pools.any(|pool| pool.ranges.contains(*address)) && !self.withheld.contains(address)
         };
         (families == claimed && claim.iter().all(is_there)).then(|| claim.clone())
     }
@@ -143,7 +157,9 @@ impl Reference {
                 .collect();
             pools.sort_by_key(|pool| &pool.name);
             let own = self.own.iter().find(|(address, owner)| {
-                *owner == container && pools.iter().any(|pool| pool.ranges.contains(**address))
+                *owner == container
+                    && !self.withheld.contains(address)
+                    && pools.iter().any(|pool| pool.ranges.contains(**address))
             });
             if let Some((address, _)) = own {
                 return Some(*address);
@@ -151,7 +167,9 @@ impl Reference {
             pools.into_iter().find_map(|pool| {
                 // No history uses more than this many of a pool.
                 let all = (0..200).map_while(|index| pool.ranges.get(index));
-                let free: Vec<IpAddr> = all.filter(|address| !self.is_taken(*address)).collect();
+                let is_free =
+                    |address: &IpAddr| !self.is_taken(*address) && !self.withheld.contains(address);
+                let free: Vec<IpAddr> = all.filter(is_free).collect();
                 let fresh = free
                     .iter()
                     .find(|address| !self.released.contains_key(*address));
@@ -344,11 +362,19 @@ impl Run {
             }
             Step::Restart => {
                 self.reference.own.clear();
+                self.reference.withheld.clear();
                 self.pools = None;
                 self.pools = Some(self.lab.open());
             }
             Step::Pass { seconds } => self.lab.pass(*seconds),
             Step::Catalog { index } => self.catalog = catalog(CATALOGS[*index]),
+            Step::Withhold { addresses } => {
+                let reasons = addresses
+                    .iter()
+                    .map(|address| (*address, "the node".to_owned()));
+                self.pools().withhold(Withheld::new(reasons));
+                self.reference.withheld.clone_from(addresses);
+            }
         }
         self.check()
     }
@@ -395,7 +421,26 @@ impl Run {
                 .filter(|entry| rests(*entry))
                 .count() as u64;
             prop_assert_eq!(usage.resting, resting, "{}", usage.name);
-            prop_assert_eq!(usage.free, usage.total - u128::from(used + resting));
+            let idle = |address: &IpAddr| {
+                set.contains(*address)
+                    && !all.contains(address)
+                    && !self
+                        .reference
+                        .released
+                        .iter()
+                        .any(|(other, at)| other == address && rests((other, at)))
+            };
+            let withheld: Vec<IpAddr> = self
+                .reference
+                .withheld
+                .iter()
+                .copied()
+                .filter(idle)
+                .collect();
+            let said: Vec<IpAddr> = usage.withheld.iter().map(|(address, _)| *address).collect();
+            prop_assert_eq!(&said, &withheld, "{}", usage.name);
+            let not_free = u128::from(used + resting) + withheld.len() as u128;
+            prop_assert_eq!(usage.free, usage.total - not_free);
         }
         Ok(())
     }

@@ -1,0 +1,197 @@
+//! Which addresses no pod is to get: the node's own (cloud-init, ec2-net-utils and their kin put all that the cloud
+//! has assigned on the NIC), and those of routers.
+
+use std::{net::IpAddr, sync::Arc};
+
+use tracing::{debug, info, warn};
+
+use super::{Agent, locked};
+use crate::{
+    catalog::Catalog,
+    netlink::Error,
+    node::NodeFacts,
+    pool::{Assigned, Withheld},
+};
+
+/// What the pools were last told, and what that was made of.
+#[derive(Debug, Default)]
+pub(super) struct Last {
+    made_of: Option<(Arc<NodeFacts>, Arc<Catalog>)>,
+    /// Those among the pools' addresses.
+    of_pools: Vec<(IpAddr, String, String)>,
+}
+
+/// What is nobody's to get, and why.
+fn withheld(facts: &NodeFacts, catalog: &Catalog) -> Withheld {
+    let own = facts
+        .own_addresses()
+        .map(|(address, link)| (address, format!("the node has it on {link}")));
+    let defaults = facts.defaults.iter();
+    let routers = defaults.filter_map(|route| {
+        let why = format!("it is the node's router on {}", route.link);
+        Some((route.via?, why))
+    });
+    let pools = catalog.pools().iter();
+    let of_pools = pools.flat_map(|pool| {
+        let gateway = pool.gateway.into_iter();
+        let gateway =
+            gateway.map(|address| (address, format!("it is the gateway of pool {}", pool.name)));
+        let routes = pool.routes.iter().map(|route| {
+            let why = format!(
+                "it is the way to {} in the routes of pool {}",
+                route.dst, pool.name
+            );
+            (route.gateway, why)
+        });
+        gateway.chain(routes)
+    });
+    Withheld::new(own.chain(routers).chain(of_pools))
+}
+
+impl Agent {
+    /// Has the pools give out no address that the node itself has, and none of a router's. Does nothing if nothing
+    /// has changed since the last time.
+    pub fn withhold(&self, facts: &Arc<NodeFacts>, catalog: &Arc<Catalog>) {
+        let mut last = locked(&self.withheld);
+        let is_same = |(old_facts, old_catalog): &(Arc<NodeFacts>, Arc<Catalog>)| {
+            Arc::ptr_eq(old_facts, facts) && Arc::ptr_eq(old_catalog, catalog)
+        };
+        if last.made_of.as_ref().is_some_and(is_same) {
+            return;
+        }
+        let withheld = withheld(facts, catalog);
+        let pools = catalog.pools().iter();
+        let of_pools: Vec<_> = pools
+            .flat_map(|pool| {
+                let found = withheld.among(&pool.ranges);
+                found.map(|(address, why)| (address, pool.name.clone(), why.to_owned()))
+            })
+            .collect();
+        for (address, pool, why) in of_pools.iter().filter(|one| !last.of_pools.contains(one)) {
+            warn!("{address} of pool {pool} is not given to pods: {why}");
+        }
+        for (address, pool, _) in last
+            .of_pools
+            .iter()
+            .filter(|(address, ..)| withheld.why(*address).is_none())
+        {
+            info!("{address} of pool {pool} may be given to pods again");
+        }
+        self.pools.withhold(withheld);
+        *last = Last {
+            made_of: Some((Arc::clone(facts), Arc::clone(catalog))),
+            of_pools,
+        };
+    }
+
+    /// As [`Agent::withhold`], for the node and the manifests as they are now.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn withhold_now(&self) -> Result<(), Error> {
+        let facts = self.facts.get(&self.host).await?;
+        self.withhold(&facts, &self.catalog());
+        Ok(())
+    }
+
+    /// Which of these the node has itself by now. The kernel is asked as well: its announcements take a moment.
+    pub(crate) async fn came_to_the_node(
+        &self,
+        assigned: &[Assigned],
+    ) -> Result<Option<IpAddr>, Error> {
+        for address in assigned.iter().map(|each| each.address) {
+            let facts = self.facts.get(&self.host).await?;
+            let has = |facts: &NodeFacts| facts.own_addresses().any(|(own, _)| own == address);
+            if has(&facts) {
+                return Ok(Some(address));
+            }
+            // A kernel that cannot say (it has no such family) has no such address either.
+            let is_local = self.host.is_local(address).await;
+            if is_local.inspect_err(|e| debug!("{e}")).unwrap_or(false) {
+                self.facts.doubt();
+                return Ok(Some(address));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{netlink::model::Route, node::Nic};
+
+    const POOLS: &str = "\
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: v4}
+spec:
+  subnet: 10.71.8.0/24
+  ips: [10.71.8.40-10.71.8.60]
+  gateway: 10.71.8.1
+  routes: [{dst: 172.20.0.0/14, gw: 10.71.8.41}]
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: other}
+spec: {subnet: 10.71.8.0/24, ips: [10.71.8.70-10.71.8.79], gateway: 10.71.8.42}
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: v6}
+spec: {subnet: 'fd71:8::/64', ips: ['fd71:8::40-fd71:8::ffff']}
+";
+
+    #[test]
+    fn the_nodes_own_addresses_and_routers_are_nobodys() {
+        let nic = |name: &str, addresses: &[&str]| Nic {
+            name: name.into(),
+            ifindex: 3,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            kind: None,
+            port_of: None,
+            ipv6: true,
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        };
+        let facts = NodeFacts {
+            nics: vec![
+                nic("ens5", &["172.31.22.228/20", "10.71.8.44/32"]),
+                nic("ens6", &["10.71.8.40/24", "fd71:8::50/64", "10.71.8.99/24"]),
+            ],
+            loopback: vec!["fd71:8::99/128".parse().unwrap()],
+            defaults: vec![Route {
+                link: "ens6".into(),
+                destination: "0.0.0.0/0".parse().unwrap(),
+                via: Some([10, 71, 8, 43].into()),
+                source: None,
+                table: 254,
+            }],
+            no_ipv6: false,
+        };
+        let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);
+        assert_eq!(catalog.pools().len(), 3, "{:?}", catalog.problems());
+        let withheld = withheld(&facts, &catalog);
+        let found: Vec<String> = catalog
+            .pools()
+            .iter()
+            .flat_map(|pool| withheld.among(&pool.ranges))
+            .map(|(address, why)| format!("{address}: {why}"))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "10.71.8.40: the node has it on ens6",
+                "10.71.8.41: it is the way to 172.20.0.0/14 in the routes of pool v4",
+                "10.71.8.42: it is the gateway of pool other",
+                "10.71.8.43: it is the node's router on ens6",
+                "10.71.8.44: the node has it on ens5",
+                "fd71:8::50: the node has it on ens6",
+                "fd71:8::99: the node has it on lo",
+            ]
+        );
+    }
+}

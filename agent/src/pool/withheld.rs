@@ -1,0 +1,51 @@
+//! Addresses that nobody is to get for now, whatever the pools say.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use crate::catalog::AddressSet;
+
+/// More than this many are counted, and not named.
+const NAMED: usize = 5;
+
+/// Addresses that no pod is to get for now, each with the reason as a sentence. Who has one keeps it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Withheld(BTreeMap<IpAddr, String>);
+
+impl Withheld {
+    /// Keeps these from pods. Of an address with several reasons, the first is said.
+    pub fn new(reasons: impl IntoIterator<Item = (IpAddr, String)>) -> Self {
+        let mut all = BTreeMap::new();
+        for (address, why) in reasons {
+            all.entry(address).or_insert(why);
+        }
+        Self(all)
+    }
+
+    /// Why this one is not given out; none if it may be.
+    #[must_use]
+    pub fn why(&self, address: IpAddr) -> Option<&str> {
+        self.0.get(&address).map(String::as_str)
+    }
+
+    /// Those that are among these addresses.
+    pub fn among(&self, set: &AddressSet) -> impl Iterator<Item = (IpAddr, &str)> {
+        set.ranges().flat_map(|(first, last)| {
+            let found = self.0.range(first..=last);
+            found.map(|(address, why)| (*address, why.as_str()))
+        })
+    }
+}
+
+/// Names them with their reasons, or some of them if they are many.
+#[must_use]
+pub(super) fn named(withheld: &[(IpAddr, String)]) -> String {
+    let mut all: Vec<String> = withheld
+        .iter()
+        .take(NAMED)
+        .map(|(address, why)| format!("{address}: {why}"))
+        .collect();
+    if withheld.len() > NAMED {
+        all.push(format!("and {} more", withheld.len() - NAMED));
+    }
+    all.join(", ")
+}
