@@ -2,6 +2,7 @@
 
 mod before;
 mod guests;
+mod leaving;
 pub mod marks;
 mod nics;
 mod records;
@@ -18,6 +19,7 @@ use std::{
 };
 
 use guests::Guests;
+pub use leaving::{LeaveError, Left, leave};
 use nics::Nics;
 pub use running::Running;
 use tokio::sync::{Notify, watch};

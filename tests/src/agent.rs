@@ -238,6 +238,31 @@ impl Agent {
         Ok((findings, !output.status.success()))
     }
 
+    /// Runs `ebbtide-agent uninstall` on this node, with host directories of its own, and gives what it said.
+    ///
+    /// # Errors
+    /// When it fails: with what it said.
+    pub fn uninstall(&self) -> Result<String> {
+        let host = TempDir::with_prefix("ebbtide-").context("making a host's directories")?;
+        let output = self
+            .netns
+            .command(workspace::BINARIES.file("ebbtide-agent")?)
+            .arg("uninstall")
+            .arg("--cni-bin-dir")
+            .arg(host.path())
+            .arg("--cni-conf-dir")
+            .arg(host.path())
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .arg("--bpf-dir")
+            .arg(&self.bpf)
+            .output()
+            .context("running ebbtide-agent uninstall")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "ebbtide-agent uninstall: {said}");
+        Ok(said)
+    }
+
     /// The plugin as a runtime on this node calls it.
     #[must_use]
     pub fn plugin(&self) -> Plugin {

@@ -23,6 +23,11 @@ struct Changed {
     ours: String,
 }
 
+/// Whether an agent noted something there that it has not given back.
+pub(super) fn is_noted(state: &Path) -> bool {
+    state.join(FILE).exists()
+}
+
 /// What was changed, by the path below `/proc/sys`. On disk too, so that another agent can give it back.
 #[derive(Debug)]
 pub(super) struct Before {

@@ -214,7 +214,7 @@ impl Agent {
         Ok(Arc::new(plan))
     }
 
-    async fn take_from_nics(&self) -> Result<Arc<HostPlan>, node::HostError> {
+    pub(super) async fn take_from_nics(&self) -> Result<Arc<HostPlan>, node::HostError> {
         match self.nics() {
             Some(last) if *last == HostPlan::default() => Ok(last),
             _ => {

@@ -63,7 +63,7 @@ impl Agent {
     }
 
     /// Notes all interfaces that are written down.
-    fn written_down(&self) -> Vec<(Owner, Arc<PodNet>)> {
+    pub(super) fn written_down(&self) -> Vec<(Owner, Arc<PodNet>)> {
         let mut nets = Vec::new();
         for allocation in self.pools.list() {
             match allocation.record.parse::<PodNet>() {

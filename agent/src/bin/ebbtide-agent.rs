@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbtide_agent::{
-    agent::{Agent, Directories, marks},
+    agent::{self, Agent, Directories, Left, marks},
     catalog::{self, Catalog, NetworkRef},
     doctor, heap, install, kube,
     netlink::sysctl,
@@ -45,19 +45,32 @@ struct Cli {
 enum Command {
     /// Serve the CNI plugin on this node until SIGTERM; running pods keep their network.
     Run(Box<Run>),
-    /// Take plugin and network configuration away from this host; running pods keep their network.
-    Uninstall {
-        #[command(flatten)]
-        directories: install::options::Directories,
-        /// Then wait for SIGTERM, as a DaemonSet's pod has to.
-        #[arg(long)]
-        stay: bool,
-    },
+    /// Take plugin and network configuration away from this host, and what pods needed in its network once
+    /// there are none; running pods keep theirs.
+    Uninstall(Uninstall),
     /// Write the CustomResourceDefinitions, a file each, into a directory.
     Crds {
         /// The directory; made if it is not there. What else is in it stays.
         dir: PathBuf,
     },
+}
+
+#[derive(Args)]
+struct Uninstall {
+    #[command(flatten)]
+    directories: install::options::Directories,
+    /// The agent's directory of what survives reboots.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ebbtide")]
+    state_dir: PathBuf,
+    /// The agent's directory of pinned eBPF maps.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ebbtide")]
+    bpf_dir: PathBuf,
+    /// Where the kernel's settings can be written: in a container, the host's /proc/sys.
+    #[arg(long, value_name = "DIR", default_value = sysctl::ROOT)]
+    sysctl_dir: PathBuf,
+    /// Then wait for SIGTERM, as a DaemonSet's pod has to, and meanwhile for the last pod to go.
+    #[arg(long)]
+    stay: bool,
 }
 
 #[derive(Args)]
@@ -122,9 +135,9 @@ fn main() -> ExitCode {
                 .context("start the tokio runtime")
                 .and_then(|runtime| runtime.block_on(run(*options)))
         }
-        Command::Uninstall { directories, stay } => {
+        Command::Uninstall(options) => {
             log(LogFormat::Text);
-            uninstall(&directories).and_then(|()| if stay { wait_for_end() } else { Ok(()) })
+            uninstall(&options)
         }
         Command::Crds { dir } => {
             log(LogFormat::Text);
@@ -140,29 +153,62 @@ fn main() -> ExitCode {
     }
 }
 
-fn uninstall(directories: &install::options::Directories) -> anyhow::Result<()> {
-    let installation = directories
+fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
+    let installation = options
+        .directories
         .installation()?
         .context("say where it is installed: --cni-bin-dir DIR --cni-conf-dir DIR")?;
     for path in installation.uninstall()? {
         info!("removed {}", path.display());
     }
-    Ok(())
-}
-
-/// Waits for SIGTERM or SIGINT.
-fn wait_for_end() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    sysctl::set_root(options.sysctl_dir.clone());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the tokio runtime")?;
     runtime.block_on(async {
+        let left = leave(options).await?;
+        if !options.stay {
+            return Ok(());
+        }
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         tokio::select! {
             _ = terminate.recv() => Ok(()),
             interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
+            failed = leave_late(options, left) => failed,
         }
     })
+}
+
+/// Takes away what pods needed in the host, if there are none; says what is left and why.
+async fn leave(options: &Uninstall) -> anyhow::Result<Left> {
+    let directories = Directories {
+        state: options.state_dir.clone(),
+        run: PathBuf::new(),
+        bpf: options.bpf_dir.clone(),
+    };
+    let left = agent::leave(&directories).await;
+    let left = left.context("take away what pods needed in the host's network")?;
+    match left {
+        Left::Nothing => info!("nothing of ours is in the host's network"),
+        Left::Interfaces(count) => warn!(
+            "{count} pod interface(s) are still there and keep what they need in the host's network: delete \
+             these pods, then uninstall again"
+        ),
+        Left::Agent => warn!(
+            "an agent still runs here and keeps what its pods need in the host's network: end it, then uninstall again"
+        ),
+    }
+    Ok(left)
+}
+
+/// Looks again until nothing is left, then never ends.
+async fn leave_late(options: &Uninstall, mut left: Left) -> anyhow::Result<()> {
+    while left != Left::Nothing {
+        tokio::time::sleep(SWEEP).await;
+        left = leave(options).await?;
+    }
+    std::future::pending().await
 }
 
 fn write_crds(dir: &Path) -> anyhow::Result<()> {

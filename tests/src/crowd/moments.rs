@@ -10,7 +10,7 @@ use super::{
     services::OUR_PODS,
     state::{Allowed, State},
 };
-use crate::{agent::Agent, manifests, pod::Pod, progress::print, workspace};
+use crate::{agent::Agent, manifests, pod::Pod, progress::print};
 
 /// What an agent without a pod changes: nothing.
 pub const BEFORE_PODS: [Allowed; 0] = [];
@@ -110,7 +110,8 @@ pub fn do_no_harm(wishes: Wishes, pods: Pods) -> Result<()> {
         matrix.again("stopped");
         clock.say("stopped");
     }
-    remove(&crowd)?;
+    // What a person does who wants to be rid of it: `deploy/uninstall.yaml` runs this.
+    agent.uninstall()?;
     matrix.again("removed");
     clock.say("removed");
     troubles.extend(
@@ -133,26 +134,6 @@ fn make_pods(agent: &Agent) -> Result<Vec<Pod>> {
         Pod::create(&agent.plugin(), "master", nic, &network, name).with_context(|| agent.log())
     };
     OUR_PODS.into_iter().map(make).collect()
-}
-
-/// What a person does who wants to be rid of it: `deploy/uninstall.yaml` runs this.
-fn remove(crowd: &Crowd) -> Result<()> {
-    let host = tempfile::TempDir::with_prefix("ebbtide-").context("making a host's directories")?;
-    let output = crowd
-        .node()
-        .command(workspace::BINARIES.file("ebbtide-agent")?)
-        .args(["uninstall", "--cni-bin-dir"])
-        .arg(host.path())
-        .arg("--cni-conf-dir")
-        .arg(host.path())
-        .output()
-        .context("running ebbtide-agent uninstall")?;
-    anyhow::ensure!(
-        output.status.success(),
-        "ebbtide-agent uninstall: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }
 
 /// Says how long things took, for whoever looks.

@@ -20,3 +20,4 @@ mod refused;
 mod requests;
 mod responder;
 mod strict_vpc;
+mod uninstall;
