@@ -89,18 +89,17 @@ pub struct Installed {
 
 /// The configuration that calls the plugin with the agent at `socket`, and leaves all else to the
 /// agent. With `portmap`, that plugin serves the pods' `hostPort` behind it; without, ours is told of
-/// each, and says that nobody serves it.
+/// each, and says that nobody serves it. So it does of the pods' bandwidth.
 #[must_use]
 pub fn configuration(socket: &Path, portmap: bool) -> Value {
-    let capabilities = json!({"portMappings": true});
-    let mut own = json!({"type": PLUGIN, "agentSocket": socket});
-    let mut plugins = Vec::new();
-    if portmap {
-        plugins.push(json!({"type": PORTMAP, "capabilities": capabilities}));
-    } else {
-        own["capabilities"] = capabilities;
-    }
-    plugins.insert(0, own);
+    let own = |capabilities: Value| json!({"type": PLUGIN, "agentSocket": socket, "capabilities": capabilities});
+    let plugins = match portmap {
+        true => vec![
+            own(json!({"bandwidth": true})),
+            json!({"type": PORTMAP, "capabilities": {"portMappings": true}}),
+        ],
+        false => vec![own(json!({"bandwidth": true, "portMappings": true}))],
+    };
     json!({"cniVersion": versions::OLDER, "name": PLUGIN, "plugins": plugins})
 }
 

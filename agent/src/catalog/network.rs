@@ -11,6 +11,7 @@ use super::{
     pool_names::pool_names,
 };
 pub use crate::netlink::link::IpvlanMode;
+use crate::netlink::link::name_fault;
 
 /// The annotation of a SpiderMultusConfig with which the node answers ARP requests and neighbour
 /// solicitations for the network's pods: for networks that are no cloud's. An annotation, since an
@@ -215,13 +216,8 @@ fn master(object: &str, ipvlan: &IpvlanSpec) -> Result<String, Invalid> {
     }
 }
 
-/// What the kernel takes as an interface name (`dev_valid_name` in net/core/dev.c).
 fn is_interface_name(text: &str) -> bool {
-    (1..16).contains(&text.len())
-        && !matches!(text, "." | "..")
-        && !text.bytes().any(|byte| {
-            matches!(byte, b'/' | b':' | 0) || byte.is_ascii_whitespace() || byte == 0x0b
-        })
+    name_fault(text).is_none()
 }
 
 /// The interface of pods that is to keep the default route.

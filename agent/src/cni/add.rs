@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::{
     AddResult, Failure, NetConf,
     container::{Container, owner},
+    no_effect,
     wanted::{self, Resolved},
 };
 use crate::{
@@ -32,6 +33,7 @@ pub(super) async fn add(
     let container = Container::wait(agent, invocation).await?;
     let attachment = &container.attachment;
     let subject = wanted::subject(agent, &container.identity).await?;
+    no_effect::tell_of_annotations(agent, invocation, &subject.pod);
     let catalog = agent.catalog();
     let wanted = wanted::interfaces(agent, choice, conf, attachment, &subject, &catalog)?;
     let mut made: Vec<(Owner, Made)> = Vec::new();

@@ -1,6 +1,6 @@
 //! The network configuration.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ebbtide_plugin::{
     NAME as PLUGIN,
@@ -79,6 +79,9 @@ struct RuntimeConfig {
     /// Of the capability `portMappings`.
     #[serde(default, rename = "portMappings")]
     port_mappings: Vec<PortMapping>,
+    /// Of the capability `bandwidth`: bits and bytes by name, 0 for what is not limited.
+    #[serde(default)]
+    bandwidth: BTreeMap<String, Value>,
 }
 
 /// A `hostPort` of a pod's.
@@ -285,6 +288,15 @@ impl NetConf {
             .map(|port| port.host_port)
             .filter(|port| *port != 0)
             .collect()
+    }
+
+    /// Whether the pod's traffic is to be limited. Who does that has the capability in our place.
+    pub(super) fn asks_for_bandwidth(&self) -> bool {
+        let mut asked = self
+            .runtime
+            .iter()
+            .flat_map(|runtime| runtime.bandwidth.values());
+        asked.any(|rate| rate.as_f64().is_some_and(|rate| rate > 0.0))
     }
 
     /// The network's name among the manifests, if the configuration gives one.
@@ -511,6 +523,31 @@ mod tests {
         assert_eq!(ips(r#"["10.0.0.5/24","fd00::5"]"#), Ok(expected));
         assert_eq!(ips("[]"), Ok(vec![]));
         assert!(ips(r#"["x"]"#).unwrap_err().message.contains("\"x\""));
+    }
+
+    #[test]
+    fn a_bandwidth_is_asked_for_by_any_rate_that_is_not_zero() {
+        for (runtime, asks) in [
+            ("{}", false),
+            (r#"{"bandwidth":null}"#, false),
+            (r#"{"bandwidth":{}}"#, false),
+            (
+                r#"{"bandwidth":{"ingressRate":0,"ingressBurst":0,"egressRate":0,"egressBurst":0}}"#,
+                false,
+            ),
+            (r#"{"bandwidth":{"ingressRate":10000000}}"#, true),
+            (
+                r#"{"bandwidth":{"ingressRate":0,"egressRate":1e7,"egressBurst":1}}"#,
+                true,
+            ),
+        ] {
+            let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#);
+            assert_eq!(
+                NetConf::parse(&text).unwrap().asks_for_bandwidth(),
+                asks,
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use ebbtide_plugin::{cni::code, wire::Invocation};
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
+use crate::netlink::link::name_fault;
 
 /// Which interface of which container.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,17 +36,11 @@ impl Attachment {
             ));
         }
         let interface = required("CNI_IFNAME", &invocation.if_name)?;
-        // `dev_valid_name` (net/core/dev.c), IFNAMSIZ 16 with its final zero.
-        let valid = interface.len() < 16
-            && !matches!(interface, "." | "..")
-            && !interface
-                .chars()
-                .any(|c| c == '/' || c == ':' || c.is_whitespace());
-        if !valid {
-            return Err(invalid(
-                "CNI_IFNAME",
-                interface,
-                "an interface name has 1 to 15 characters and no '/', ':' or spaces",
+        if let Some(fault) = name_fault(interface) {
+            return Err(Failure::new(
+                code::INVALID_ENVIRONMENT,
+                format!("CNI_IFNAME={interface:?} {fault}"),
+                "correct the name in the pod's annotation k8s.v1.cni.cncf.io/networks, where it is from one",
             ));
         }
         Ok(Self {

@@ -8,7 +8,7 @@ use ebbtide_plugin::{
 };
 use tracing::{Instrument as _, info, info_span, warn};
 
-use super::{Attachment, Failure, NetConf, add::add, container::owner, guest, host_ports, wanted};
+use super::{Attachment, Failure, NetConf, add::add, container::owner, guest, no_effect, wanted};
 use crate::{
     agent::{Agent, DetachError},
     catalog::glob::fits,
@@ -69,7 +69,7 @@ async fn run(
                 true => guest::add(agent, invocation, &conf).await,
                 false => add(agent, invocation, &conf).await,
             }?;
-            host_ports::tell(agent, invocation, &conf);
+            no_effect::tell(agent, invocation, &conf);
             Ok(result)
         }
         "DEL" => del(agent, invocation, &conf).await,

@@ -28,7 +28,8 @@ pub(super) fn marked(mut ours: Value) -> Value {
 /// What is to be there, where `existing` is. Both call the plugin.
 ///
 /// Of the list, what `ours` says is taken from it; of the plugins, the entries of ours are replaced in
-/// their places. An entry of others of a type that is also in `ours` is theirs, and the only one of it.
+/// their places. An entry of others of a type that is also in `ours` is theirs, and the only one of it. What an entry of
+/// others does for pods (its `capabilities`), the plugin need not speak of.
 pub(super) fn merged(existing: &Value, ours: &Value) -> Value {
     let mut list = existing.as_object().cloned().unwrap_or_default();
     for (key, value) in ours.as_object().into_iter().flatten() {
@@ -47,11 +48,29 @@ pub(super) fn merged(existing: &Value, ours: &Value) -> Value {
             plugins.push(entry.clone());
         } else if entry["type"] == PLUGIN {
             // All of ours at the place of the first one: what is behind it stays behind it.
-            plugins.extend(wanted.by_ref().cloned());
+            plugins.extend(
+                wanted
+                    .by_ref()
+                    .map(|entry| without_capabilities(entry, &theirs)),
+            );
         }
     }
     list.insert("plugins".to_owned(), plugins.into());
     list.into()
+}
+
+/// The entry, without the capabilities that one of `theirs` has.
+fn without_capabilities(entry: &Value, theirs: &[&Value]) -> Value {
+    let mut entry = entry.clone();
+    let own = entry.get_mut("capabilities").and_then(Value::as_object_mut);
+    if let Some(own) = own {
+        own.retain(|name, _| {
+            !theirs
+                .iter()
+                .any(|other| other["capabilities"][name] == true)
+        });
+    }
+    entry
 }
 
 /// The types of the plugins that others have added.

@@ -209,6 +209,23 @@ fn host_ports_are_portmap_s_where_the_host_has_it_and_ours_to_speak_of_where_not
 }
 
 #[test]
+fn bandwidth_is_ours_to_speak_of_unless_a_plugin_of_others_has_it() {
+    let host = Host::new();
+    host.install();
+    let has = |at: usize| host.list()["plugins"][at]["capabilities"]["bandwidth"] == true;
+    assert!(has(0));
+    let mut list = host.list();
+    let theirs = serde_json::json!({"type": "bandwidth", "capabilities": {"bandwidth": true}});
+    list["plugins"].as_array_mut().unwrap().push(theirs);
+    fs::write(host.path(), list.to_string()).unwrap();
+    host.install_configuration();
+    assert!(!has(0) && has(1) && host.types() == ["ebbtide", "bandwidth"]);
+    fs::remove_file(host.path()).unwrap();
+    host.install_configuration();
+    assert!(has(0));
+}
+
+#[test]
 fn a_link_is_replaced_and_not_followed() {
     let host = Host::new();
     let elsewhere = host.directory.path().join("elsewhere");

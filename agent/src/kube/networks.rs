@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use serde::Deserialize;
 
 use crate::catalog::{NetworkRef, ObjectName, host_address};
-use crate::pool::Object;
+use crate::{netlink::link::name_fault, pool::Object};
 
 /// Names the network of the pod's first interface, in place of the cluster's default.
 pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
@@ -202,8 +202,8 @@ impl Element {
             .interface
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| interface.to_owned());
-        if !is_interface_name(&interface) {
-            return Err(format!("{interface:?} is not an interface's name"));
+        if let Some(fault) = name_fault(&interface) {
+            return Err(format!("{interface:?} {fault}"));
         }
         let ips = self.ips.unwrap_or_default();
         Ok(Wanted {
@@ -218,15 +218,6 @@ impl Element {
             default_route: self.default_route.unwrap_or_default(),
         })
     }
-}
-
-/// What the kernel takes (`dev_valid_name`, net/core/dev.c).
-fn is_interface_name(text: &str) -> bool {
-    (1..16).contains(&text.len())
-        && !matches!(text, "." | "..")
-        && !text
-            .chars()
-            .any(|c| c == '/' || c == ':' || c.is_whitespace())
 }
 
 #[cfg(test)]
@@ -276,6 +267,7 @@ mod tests {
             ("a", &["net1=shop/a"][..]),
             ("a, b/c", &["net1=shop/a", "net2=b/c"]),
             ("a@first,b/c@second", &["first=shop/a", "second=b/c"]),
+            ("a@storage-netwrk1", &["storage-netwrk1=shop/a"]),
             ("a,a", &["net1=shop/a", "net2=shop/a"]),
             (
                 r#"[{"name":"a"},{"name":"c","namespace":"b","interface":"data"}]"#,
@@ -308,6 +300,16 @@ mod tests {
             (NETWORKS, "a@x,b@x", "called x"),
             (NETWORKS, "a@eth0", "called eth0"),
             (NETWORKS, "a@way/too", "interface's name"),
+            (
+                NETWORKS,
+                "a@storage-network1",
+                "16 characters, and an interface's name 15 at most",
+            ),
+            (
+                NETWORKS,
+                r#"[{"name":"a","interface":"storage-network1"}]"#,
+                "use a shorter one",
+            ),
             (NETWORKS, "[{", "JSON"),
             (
                 NETWORKS,

@@ -73,6 +73,25 @@ impl From<IpvlanMode> for IpVlanMode {
     }
 }
 
+/// What keeps a text from being a link's name, as a predicate (`dev_valid_name`, net/core/dev.c; `IFNAMSIZ` is 16 with
+/// the final zero).
+#[must_use]
+pub fn name_fault(text: &str) -> Option<String> {
+    const LONGEST: usize = 15;
+    let bad = |c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace();
+    match text.len() {
+        0 => Some("is empty".to_owned()),
+        length if length > LONGEST => Some(format!(
+            "has {length} characters, and an interface's name {LONGEST} at most: use a shorter one"
+        )),
+        _ if matches!(text, "." | "..") || text.contains(bad) => Some(
+            "is not an interface's name: it has no '/', ':' or blanks, and is not '.' or '..'"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
 /// A link as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {

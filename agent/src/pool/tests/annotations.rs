@@ -231,7 +231,21 @@ fn what_cannot_be_followed_is_named_with_its_object_and_value() {
             r#"[{"dst": "10.9.0.0/16", "gw": "10.0.0.1"}, {"dst": "10.9.1.1/16", "gw": "10.0.0.2"}]"#,
             "two routes to 10.9.0.0/16",
         ),
-        ("subnet", r#"{"ipv4": ["s"]}"#, "is not supported"),
+        (
+            "subnet",
+            r#"{"ipv4": ["s"]}"#,
+            "is not supported: this agent makes no pools; name pools with ipam.spidernet.io/ippool",
+        ),
+        (
+            "subnets",
+            r#"[{"interface": "eth0", "ipv4": ["s"]}]"#,
+            "is not supported: this agent makes no pools; name pools with ipam.spidernet.io/ippool",
+        ),
+        (
+            "ippools",
+            r#"[{"interface": "net1", "ipv4": ["b"]}]"#,
+            "says nothing of interface eth0, only of net1; add an item for the interface",
+        ),
         // Overlooked, these would leave the pod without a family, or give it other pools' addresses.
         (
             "ippool",

@@ -1,0 +1,167 @@
+//! What pods ask for and nobody does: said where a person looks, since nothing else would tell.
+
+use std::collections::BTreeMap;
+
+use ebbtide_plugin::wire::Invocation;
+use tracing::warn;
+
+use super::{NetConf, wanted};
+use crate::{agent::Agent, pool::Object};
+
+/// Says in the log and by an Event on the pod what of the runtime's wishes nobody serves. A runtime tells them to the
+/// plugin that has the capability (`portMappings`, `bandwidth`); that is ours where there is no other.
+pub(super) fn tell(agent: &Agent, invocation: &Invocation, conf: &NetConf) {
+    let ports: Vec<String> = conf.host_ports().iter().map(u16::to_string).collect();
+    if !ports.is_empty() {
+        let ports = ports.join(", ");
+        warn!(%ports, "hostPort is not served: portmap is not behind ebbtide in the CNI configuration");
+        wanted::note_on_pod(
+            agent,
+            invocation,
+            "HostPortIgnored",
+            format!(
+                "hostPort {ports} is not served on this node: the CNI plugin portmap is not behind ebbtide; \
+                 put it into the node's CNI directory and restart the agent, or use a NodePort Service"
+            ),
+        );
+    }
+    if conf.asks_for_bandwidth() {
+        let note = "the pod's bandwidth (kubernetes.io/ingress-bandwidth, kubernetes.io/egress-bandwidth) has no \
+                    effect: traffic by the pod's NIC does not pass the host's end of a pair, where the CNI plugin \
+                    bandwidth would shape it; remove the annotations, or limit the traffic in the network";
+        warn!("{note}");
+        wanted::note_on_pod(agent, invocation, "NoEffect", note.to_owned());
+    }
+}
+
+/// As [`tell`], of the pod's annotations.
+pub(super) fn tell_of_annotations(agent: &Agent, invocation: &Invocation, pod: &Object) {
+    for note in of_annotations(&pod.annotations) {
+        warn!("{note}");
+        wanted::note_on_pod(agent, invocation, "NoEffect", note);
+    }
+}
+
+/// The domains of annotations that are read of pods, and those that are known there. What a `*` ends, others wrote.
+const KNOWN: [(&str, &[&str]); 3] = [
+    (
+        "ipam.spidernet.io/",
+        &[
+            "ippool",
+            "ippools",
+            "routes",
+            "default-route-nic",
+            // Refused where they are read.
+            "subnet",
+            "subnets",
+            // Spiderpool's first releases noted there what they gave.
+            "assigned-*",
+        ],
+    ),
+    ("ebbtide.io/", &["accept-marks"]),
+    ("cni.spidernet.io/", &[]),
+];
+
+/// Annotations of Spiderpool's that this agent does nothing with, and what does it instead.
+const WITHOUT_EFFECT: [(&str, &str); 4] = [
+    (
+        "ipam.spidernet.io/ippool-ip-number",
+        "it says how many addresses a pool is to get from a SpiderSubnet, and this agent makes no pools; name pools \
+         with ipam.spidernet.io/ippool",
+    ),
+    (
+        "ipam.spidernet.io/ippool-reclaim",
+        "this agent makes no pools of SpiderSubnets, and so removes none",
+    ),
+    (
+        "cni.spidernet.io/rdma-resource-inject",
+        "no webhook of ours adds resources to pods; write them under `resources` of the container",
+    ),
+    (
+        "cni.spidernet.io/network-resource-inject",
+        "no webhook of ours adds networks and resources to pods; write them with k8s.v1.cni.cncf.io/networks and \
+         under `resources` of the container",
+    ),
+];
+
+/// What of a pod's annotations has no effect, each as a sentence.
+fn of_annotations(annotations: &BTreeMap<String, String>) -> Vec<String> {
+    let set = annotations
+        .iter()
+        .filter(|(_, text)| !text.trim().is_empty());
+    set.filter_map(|(name, _)| {
+        let why = why(name)?;
+        Some(format!("annotation {name} has no effect: {why}"))
+    })
+    .collect()
+}
+
+fn why(name: &str) -> Option<&'static str> {
+    if let Some((_, why)) = WITHOUT_EFFECT.iter().find(|(other, _)| *other == name) {
+        return Some(why);
+    }
+    let (rest, known) = KNOWN
+        .iter()
+        .find_map(|(domain, known)| Some((name.strip_prefix(domain)?, known)))?;
+    let is_known = known.iter().any(|other| match other.strip_suffix('*') {
+        Some(front) => rest.starts_with(front),
+        None => *other == rest,
+    });
+    (!is_known).then_some("no such annotation of pods is known; correct its name, or remove it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_annotation_without_effect_is_named_with_what_does_it_instead() {
+        for (name, text, said) in [
+            ("ipam.spidernet.io/ippool", "{}", None),
+            ("ipam.spidernet.io/ippools", "[]", None),
+            ("ipam.spidernet.io/routes", "[]", None),
+            ("ipam.spidernet.io/default-route-nic", "net1", None),
+            ("ipam.spidernet.io/assigned-eth0", "{}", None),
+            ("ebbtide.io/accept-marks", "false", None),
+            ("example.com/ippool-ip-number", "3", None),
+            ("kubernetes.io/config.source", "file", None),
+            ("ipam.spidernet.io/ippool-ip-number", "", None),
+            (
+                "ipam.spidernet.io/ippool-ip-number",
+                "+1",
+                Some("name pools with ipam.spidernet.io/ippool"),
+            ),
+            (
+                "ipam.spidernet.io/ippool-reclaim",
+                "false",
+                Some("makes no pools"),
+            ),
+            ("ipam.spidernet.io/ippol", "{}", Some("no such annotation")),
+            (
+                "ebbtide.io/answer-neighbours",
+                "true",
+                Some("no such annotation of pods"),
+            ),
+            (
+                "cni.spidernet.io/rdma-resource-inject",
+                "a",
+                Some("`resources`"),
+            ),
+            (
+                "cni.spidernet.io/network-resource-inject",
+                "a",
+                Some("k8s.v1.cni.cncf.io/networks"),
+            ),
+        ] {
+            let all = [(name.to_owned(), text.to_owned())].into();
+            let found = of_annotations(&all);
+            match (said, &found[..]) {
+                (None, []) => {}
+                (Some(said), [one]) => {
+                    assert!(one.contains(said) && one.contains(name), "{one}");
+                }
+                _ => panic!("{name}: {found:?}"),
+            }
+        }
+    }
+}
