@@ -160,10 +160,14 @@ impl NodeFacts {
                 None => concerns(link),
             },
             Announcement::LinkGone(ifindex) => at(ifindex).is_some(),
-            Announcement::Address(new) => {
-                !is_link_local(&new.address.addr()) && has(new) == Some(false)
-            }
-            Announcement::AddressGone(gone) => has(gone) == Some(true),
+            Announcement::Address(new) => match says_ipv6(new) {
+                Some(ifindex) => at(&ifindex).is_some_and(|nic| !nic.ipv6),
+                None => !is_link_local(&new.address.addr()) && has(new) == Some(false),
+            },
+            Announcement::AddressGone(gone) => match says_ipv6(gone) {
+                Some(ifindex) => at(&ifindex).is_some_and(|nic| nic.ipv6),
+                None => has(gone) == Some(true),
+            },
             Announcement::Default(hops) => hops.iter().any(|hop| leads(hop) == Some(false)),
             Announcement::DefaultGone(hops) => hops.iter().any(|hop| leads(hop) == Some(true)),
             Announcement::Overrun => true,
@@ -203,6 +207,12 @@ pub fn is_pod_veth(link: &Link) -> bool {
         alias.is_some_and(|alias| alias.starts_with("ebbtide: "))
     };
     link.kind.as_deref() == Some("veth") && (link.mac == Some(Mac(HOST_MAC)) || is_named_ours())
+}
+
+/// The link of an address that comes and goes with IPv6 there: its setting is announced by nothing else that is heard.
+fn says_ipv6(address: &LinkAddress) -> Option<u32> {
+    let ip = address.address.addr();
+    (ip.is_ipv6() && is_link_local(&ip)).then_some(address.ifindex)
 }
 
 /// The loopback's index in every namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
@@ -299,6 +309,12 @@ mod tests {
             (Announcement::Address(address(2, "172.31.22.228/20")), false),
             (Announcement::Address(address(2, "172.31.22.229/20")), true),
             (Announcement::Address(address(2, "fe80::1/64")), false),
+            (Announcement::AddressGone(address(2, "fe80::1/64")), true),
+            (Announcement::AddressGone(address(9, "fe80::1/64")), false),
+            (
+                Announcement::AddressGone(address(2, "169.254.7.7/16")),
+                false,
+            ),
             (Announcement::Address(address(9, "10.0.0.1/32")), false),
             (
                 Announcement::AddressGone(address(2, "172.31.22.228/20")),

@@ -23,7 +23,7 @@ use ebbtide_tests::{
 };
 use ipnet::IpNet;
 
-const PORT: u16 = 8080;
+pub(crate) const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
 
 /// Takes a NIC out of the node, into a namespace where nobody looks.
@@ -94,7 +94,7 @@ fn path_of(path: &Path) -> Result<&str> {
 }
 
 /// Out to the world and back, by both families.
-fn reaches_the_world(netns: &Netns, patience: Duration) -> Result<()> {
+pub(crate) fn reaches_the_world(netns: &Netns, patience: Duration) -> Result<()> {
     for family in Family::BOTH {
         for protocol in Protocol::BOTH {
             let web = SocketAddr::new(Plan::web_server(family), PORT);
@@ -108,11 +108,11 @@ fn reaches_the_world(netns: &Netns, patience: Duration) -> Result<()> {
 }
 
 /// Nothing announces that the agent is through with what it found changed.
-fn checked(pod: &Pod) -> Result<()> {
+pub(crate) fn checked(pod: &Pod) -> Result<()> {
     eventually("CHECK", || pod.call("CHECK")).map(drop)
 }
 
-fn serve_the_world(lab: &Lab) -> Result<Vec<Server>> {
+pub(crate) fn serve_the_world(lab: &Lab) -> Result<Vec<Server>> {
     let mut servers = Vec::new();
     for family in Family::BOTH {
         servers.extend(Server::on(&lab.vpc.world, Plan::web_server(family), PORT)?);
@@ -122,7 +122,7 @@ fn serve_the_world(lab: &Lab) -> Result<Vec<Server>> {
 
 /// A NodePort with policy Local for the pod, and a listener of the load balancer for each of the
 /// node's addresses.
-fn expose(lab: &Lab, pod: &Pod, addresses: &[IpAddr]) -> Result<()> {
+pub(crate) fn expose(lab: &Lab, pod: &Pod, addresses: &[IpAddr]) -> Result<()> {
     let mut services = Vec::new();
     let mut listeners = Vec::new();
     for protocol in Protocol::BOTH {
@@ -163,7 +163,7 @@ fn public_port(number: usize) -> u16 {
 
 /// Asks the `number`th of the addresses given to [`expose`]; gives the wires by which the answers,
 /// from `address`, left.
-fn ask_node_port(lab: &Lab, number: usize, address: IpAddr) -> Result<Vec<String>> {
+pub(crate) fn ask_node_port(lab: &Lab, number: usize, address: IpAddr) -> Result<Vec<String>> {
     let family = Family::of(address);
     let mut wires = Vec::new();
     for protocol in Protocol::BOTH {

@@ -1,0 +1,89 @@
+//! IPv6 that somebody turns off on a NIC by its setting, as hardening guides have it.
+
+use anyhow::{Context as _, Result, ensure};
+use ebbtide_tests::{
+    lab::Lab,
+    netns::Netns,
+    patience::eventually,
+    plan::{Family, Plan},
+    snapshot::ip,
+    traffic::{Client, Protocol, Server},
+};
+
+use super::node_changes::PORT;
+
+fn turn(node: &Netns, off: bool) -> Result<()> {
+    let value = if off { "1" } else { "0" };
+    node.sysctls(&[("net/ipv6/conf/ens6/disable_ipv6", value)])
+}
+
+#[test]
+fn ipv6_that_is_off_on_a_nic_is_named_with_its_pods_and_ipv4_goes_on() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let node = lab.vpc.node("master").clone();
+    let own = lab
+        .vpc
+        .nic("master", "ens6")
+        .subnet(Family::V6)
+        .primary
+        .to_string();
+    let _world = Server::on(&lab.vpc.world, Plan::web_server(Family::V4), PORT)?;
+    let asks_the_world = |pod: &Netns| {
+        let web = (Plan::web_server(Family::V4), PORT).into();
+        Client::new(pod, Protocol::Tcp).ask(web).map(drop)
+    };
+    let pod = lab.pod("master", "ens6", "before")?;
+    let named = |lab: &mut Lab, count: usize| {
+        let what = format!("IPv6 is off on ens6: {count} pod interface(s) there");
+        eventually(&what, || {
+            let (findings, fails) = lab.agent("master").doctor()?;
+            let found = findings.iter().find(|finding| finding.what.contains(&what));
+            let finding = found.with_context(|| format!("{findings:?}"))?;
+            let cure = "sysctl -w net.ipv6.conf.ens6.disable_ipv6=0";
+            ensure!(fails && finding.way_out.contains(cure), "{finding}");
+            Ok(())
+        })
+    };
+    let unnamed = |lab: &mut Lab| {
+        eventually("not named", || {
+            let (findings, _) = lab.agent("master").doctor()?;
+            ensure!(
+                !findings
+                    .iter()
+                    .any(|finding| finding.what.contains("IPv6 is off")),
+                "{findings:?}"
+            );
+            Ok(())
+        })
+    };
+    unnamed(&mut lab)?;
+
+    turn(&node, true)?;
+    named(&mut lab, 1)?;
+    asks_the_world(&pod.netns).context("IPv4, of a pod that was there before")?;
+    // One that comes afterwards, with a new agent as well.
+    let second = lab.pod("master", "ens6", "meanwhile")?;
+    named(&mut lab, 2)?;
+    asks_the_world(&second.netns).context("IPv4, of a pod that came meanwhile")?;
+    lab.agent("master").kill()?;
+    lab.agent("master").launch()?;
+    lab.agent("master").wait_ready()?;
+    named(&mut lab, 2)?;
+    let third = lab.pod("master", "ens6", "afterwards")?;
+    named(&mut lab, 3)?;
+    asks_the_world(&third.netns).context("IPv4, of a pod of the new agent")?;
+
+    turn(&node, false)?;
+    unnamed(&mut lab)?;
+    // Off once more, while the NIC has no address of its own but the link-local one.
+    turn(&node, true)?;
+    named(&mut lab, 3)?;
+    turn(&node, false)?;
+    ip(&node, &["address", "replace", &own, "dev", "ens6", "nodad"])?;
+    unnamed(&mut lab)?;
+    for pod in [pod, second, third] {
+        eventually("CHECK", || pod.call("CHECK"))?;
+        pod.delete()?;
+    }
+    Ok(())
+}
