@@ -1,6 +1,7 @@
 //! The network configuration.
 
-use std::{collections::BTreeMap, net::IpAddr};
+mod choice;
+mod runtime;
 
 use ebbtide_plugin::{
     NAME as PLUGIN,
@@ -13,7 +14,10 @@ use super::{
     Failure,
     nothing::{is_nothing, without_nothing},
 };
-use crate::{catalog::host_address, netlink::link::IpvlanMode};
+use crate::netlink::link::IpvlanMode;
+
+pub use choice::NetworkChoice;
+use runtime::RuntimeConfig;
 
 /// An IPAM plugin that cannot serve an interface of ours.
 pub(super) const DHCP: &str = "dhcp";
@@ -70,55 +74,11 @@ struct Ipam {
     ipv6_pools: Vec<String>,
 }
 
-/// What a runtime adds for plugins that declare the capability (CONVENTIONS.md of the CNI specification).
-#[derive(Clone, Debug, Deserialize)]
-struct RuntimeConfig {
-    /// Of the capability `ips`: addresses, with or without a prefix length.
-    #[serde(default)]
-    ips: Vec<String>,
-    /// Of the capability `portMappings`.
-    #[serde(default, rename = "portMappings")]
-    port_mappings: Vec<PortMapping>,
-    /// Of the capability `bandwidth`: bits and bytes by name, 0 for what is not limited.
-    #[serde(default)]
-    bandwidth: BTreeMap<String, Value>,
-}
-
-/// A `hostPort` of a pod's.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct PortMapping {
-    /// The node's port; 0: none.
-    #[serde(default, rename = "hostPort")]
-    pub(super) host_port: u16,
-}
-
 #[derive(Clone, Debug, Deserialize)]
 struct ValidAttachment {
     #[serde(rename = "containerID")]
     container_id: String,
     ifname: String,
-}
-
-/// The network a configuration asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NetworkChoice {
-    /// By the pod's annotations, or the default network: the cluster's own CNI.
-    ByPod,
-    /// By name, from the manifests.
-    Named(String),
-    /// Described in the configuration itself.
-    Inline {
-        /// The NIC.
-        master: String,
-        /// Mode of its children.
-        mode: IpvlanMode,
-        /// MTU in bytes.
-        mtu: Option<u32>,
-        /// IPv4 pools by name; the default pools if both lists are empty.
-        ipv4_pools: Vec<String>,
-        /// IPv6 pools by name.
-        ipv6_pools: Vec<String>,
-    },
 }
 
 impl NetConf {
@@ -192,60 +152,6 @@ impl NetConf {
         rank(self.cni_version.as_str()) >= rank(minimum)
     }
 
-    /// The network that is asked for.
-    ///
-    /// # Errors
-    /// When none is, or more than one way is used to name it, or something is asked for that this
-    /// plugin does not do.
-    pub fn choice(&self) -> Result<NetworkChoice, Failure> {
-        if let (Some(_), Some(master)) = (&self.prev_result, &self.master) {
-            return Err(unsupported(
-                "master",
-                master,
-                "behind another plugin (`prevResult`) ebbtide adds to the interface that is there: \
-                 leave `master` out, or put ebbtide first",
-            ));
-        }
-        if self.ipam_plugin() == Some(DHCP) {
-            return Err(unsupported(
-                "ipam.type",
-                DHCP,
-                "its daemon asks by an interface that is there before it has an address, and all \
-                 children of a NIC have one MAC address, by which a DHCP server cannot tell them apart: \
-                 leave `ipam` out for addresses of the pools, or use host-local, static or whereabouts",
-            ));
-        }
-        match (&self.network, &self.master) {
-            (Some(name), None) => {
-                let own = [("mode", self.mode.is_some()), ("mtu", self.mtu.is_some())];
-                if let Some((field, _)) = own.iter().find(|(_, set)| *set) {
-                    return Err(unsupported(
-                        field,
-                        "a value",
-                        "with `network`, it is set in the SpiderMultusConfig of that name",
-                    ));
-                }
-                Ok(NetworkChoice::Named(name.clone()))
-            }
-            (None, Some(master)) => {
-                let ipam = self.ipam.as_ref();
-                Ok(NetworkChoice::Inline {
-                    master: master.clone(),
-                    mode: self.mode.unwrap_or_default(),
-                    mtu: self.mtu.filter(|mtu| *mtu != 0),
-                    ipv4_pools: ipam.map(|i| i.ipv4_pools.clone()).unwrap_or_default(),
-                    ipv6_pools: ipam.map(|i| i.ipv6_pools.clone()).unwrap_or_default(),
-                })
-            }
-            (Some(_), Some(_)) => Err(Failure::new(
-                code::INVALID_NETWORK_CONFIG,
-                "the network configuration has both `network` and `master`",
-                "name a SpiderMultusConfig with `network`, or describe the network with `master`",
-            )),
-            (None, None) => Ok(NetworkChoice::ByPod),
-        }
-    }
-
     /// Whether the configuration leaves it to the pod which networks it is in: then one ADD makes
     /// all of the pod's interfaces, and one DEL removes them.
     #[must_use]
@@ -257,46 +163,6 @@ impl NetConf {
     #[must_use]
     pub fn previous(&self) -> Option<&Value> {
         self.prev_result.as_ref()
-    }
-
-    /// The addresses that the runtime asks for.
-    ///
-    /// # Errors
-    /// Names one that is none.
-    pub fn ips(&self) -> Result<Vec<IpAddr>, Failure> {
-        let asked = self.runtime.iter().flat_map(|runtime| &runtime.ips);
-        asked
-            .map(|text| {
-                host_address(text).ok_or_else(|| {
-                    Failure::new(
-                        code::INVALID_NETWORK_CONFIG,
-                        format!("runtimeConfig.ips: {text:?} is not an address"),
-                        "correct the pod's request (`ips` in k8s.v1.cni.cncf.io/networks)",
-                    )
-                })
-            })
-            .collect()
-    }
-
-    /// The ports of the node that the pod asks for. Who serves them has the capability in our place.
-    pub(super) fn host_ports(&self) -> Vec<u16> {
-        let asked = self
-            .runtime
-            .iter()
-            .flat_map(|runtime| &runtime.port_mappings);
-        asked
-            .map(|port| port.host_port)
-            .filter(|port| *port != 0)
-            .collect()
-    }
-
-    /// Whether the pod's traffic is to be limited. Who does that has the capability in our place.
-    pub(super) fn asks_for_bandwidth(&self) -> bool {
-        let mut asked = self
-            .runtime
-            .iter()
-            .flat_map(|runtime| runtime.bandwidth.values());
-        asked.any(|rate| rate.as_f64().is_some_and(|rate| rate > 0.0))
     }
 
     /// The network's name among the manifests, if the configuration gives one.
@@ -339,48 +205,9 @@ impl NetConf {
     }
 }
 
-fn unsupported(key: &str, value: &str, way_out: &str) -> Failure {
-    Failure::new(
-        code::UNSUPPORTED_FIELD,
-        format!("the network configuration's `{key}` is {value:?}, which is not supported"),
-        way_out,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_network_is_named_or_described() {
-        let named = NetConf::parse(
-            r#"{"cniVersion":"1.0.0","name":"n","type":"ebbtide","network":"default/ipvlan-ens5"}"#,
-        )
-        .unwrap();
-        assert_eq!(
-            named.choice().unwrap(),
-            NetworkChoice::Named("default/ipvlan-ens5".into())
-        );
-        let by_pod =
-            NetConf::parse(r#"{"cniVersion":"1.0.0","name":"n","type":"ebbtide"}"#).unwrap();
-        assert_eq!(by_pod.choice().unwrap(), NetworkChoice::ByPod);
-        assert!(by_pod.is_by_pod() && !named.is_by_pod());
-        let inline = NetConf::parse(
-            r#"{"cniVersion":"1.0.0","name":"n","type":"ebbtide","master":"ens5","mode":"l2",
-                "ipam":{"type":"ebbtide","ipv4Pools":["a"]},"unknown":{"tolerated":true}}"#,
-        )
-        .unwrap();
-        assert_eq!(
-            inline.choice().unwrap(),
-            NetworkChoice::Inline {
-                master: "ens5".into(),
-                mode: IpvlanMode::L2,
-                mtu: None,
-                ipv4_pools: vec!["a".into()],
-                ipv6_pools: vec![],
-            }
-        );
-    }
 
     #[test]
     fn what_is_wrong_is_named_with_the_specifications_code() {
@@ -509,45 +336,6 @@ mod tests {
         assert_eq!(list(&both), Ok(1));
         assert_eq!(list(r#""cni.dev/valid-attachments":[]"#), Ok(0));
         assert!(list(r#""cni.dev/valid-attachments":null"#).is_err());
-    }
-
-    #[test]
-    fn a_runtime_asks_for_addresses_with_and_without_a_prefix_length() {
-        let ips = |list: &str| {
-            let text = format!(
-                r#"{{"cniVersion":"1.0.0","name":"n","network":"a","runtimeConfig":{{"ips":{list}}}}}"#
-            );
-            NetConf::parse(&text).and_then(|conf| conf.ips())
-        };
-        let expected: Vec<IpAddr> = ["10.0.0.5", "fd00::5"].map(|ip| ip.parse().unwrap()).into();
-        assert_eq!(ips(r#"["10.0.0.5/24","fd00::5"]"#), Ok(expected));
-        assert_eq!(ips("[]"), Ok(vec![]));
-        assert!(ips(r#"["x"]"#).unwrap_err().message.contains("\"x\""));
-    }
-
-    #[test]
-    fn a_bandwidth_is_asked_for_by_any_rate_that_is_not_zero() {
-        for (runtime, asks) in [
-            ("{}", false),
-            (r#"{"bandwidth":null}"#, false),
-            (r#"{"bandwidth":{}}"#, false),
-            (
-                r#"{"bandwidth":{"ingressRate":0,"ingressBurst":0,"egressRate":0,"egressBurst":0}}"#,
-                false,
-            ),
-            (r#"{"bandwidth":{"ingressRate":10000000}}"#, true),
-            (
-                r#"{"bandwidth":{"ingressRate":0,"egressRate":1e7,"egressBurst":1}}"#,
-                true,
-            ),
-        ] {
-            let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#);
-            assert_eq!(
-                NetConf::parse(&text).unwrap().asks_for_bandwidth(),
-                asks,
-                "{text}"
-            );
-        }
     }
 
     #[test]
