@@ -95,22 +95,32 @@ impl Agent {
     }
 
     /// Which of these the node has itself by now. The kernel is asked as well: its announcements take a moment.
+    ///
+    /// One that no link has, and that is the node's by a local route of somebody else's (google-guest-agent makes such),
+    /// is a pod's as before: the world reaches it by the NIC, and only the node takes it for its own.
     pub(crate) async fn came_to_the_node(
         &self,
         assigned: &[Assigned],
     ) -> Result<Option<IpAddr>, Error> {
         for address in assigned.iter().map(|each| each.address) {
-            let facts = self.facts.get(&self.host).await?;
             let has = |facts: &NodeFacts| facts.own_addresses().any(|(own, _)| own == address);
-            if has(&facts) {
+            if has(&*self.facts.get(&self.host).await?) {
                 return Ok(Some(address));
             }
             // A kernel that cannot say (it has no such family) has no such address either.
             let is_local = self.host.is_local(address).await;
-            if is_local.inspect_err(|e| debug!("{e}")).unwrap_or(false) {
-                self.facts.doubt();
+            if !is_local.inspect_err(|e| debug!("{e}")).unwrap_or(false) {
+                continue;
+            }
+            self.facts.doubt();
+            if has(&*self.facts.get(&self.host).await?) {
                 return Ok(Some(address));
             }
+            warn!(
+                "{address} is given to a pod, and this node takes it for its own by a local route \
+                 (`ip route show table local`): neither the node nor its Services reach the pod; have \
+                 whoever makes that route leave it out"
+            );
         }
         Ok(None)
     }

@@ -1,6 +1,6 @@
 //! ADD with an interface and addresses of our own.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use ebbtide_plugin::{cni::code, wire::Invocation};
 use ipnet::IpNet;
@@ -91,7 +91,6 @@ async fn attach(
 ) -> Result<Made, Failure> {
     refuse_conflicts(agent, owner, &network.spec)?;
     let earlier = earlier(agent, owner, sandbox).await?;
-    let mut refused: Vec<IpAddr> = Vec::new();
     loop {
         let (made, new) =
             attempt(agent, owner, sandbox, network, subject, catalog, &earlier).await?;
@@ -104,22 +103,15 @@ async fn attach(
                 return Err(e.into());
             }
         };
-        let taken = |way_out: &str| {
-            let message = format!("the node itself has {address}, which was about to be a pod's");
-            Failure::new(code::TRY_AGAIN_LATER, message, way_out)
-        };
+        // From now on it is withheld.
         if let Err(left) = agent.abandon(owner, &made.net).await {
-            return Err(taken(&format!(
-                "what was made is removed by DEL or GC: {left}"
-            )));
-        }
-        if refused.contains(&address) {
-            return Err(taken(
-                "no link has it, so look at `ip route show table local`: a local route there covers the pool",
+            return Err(Failure::new(
+                code::TRY_AGAIN_LATER,
+                format!("the node itself has {address}, which was about to be a pod's"),
+                format!("what was made is removed by DEL or GC: {left}"),
             ));
         }
         warn!(pod = %made.net.pod, "the node got {address} meanwhile: the pod gets another one");
-        refused.push(address);
     }
 }
 
