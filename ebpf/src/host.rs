@@ -7,9 +7,7 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
-use ebbtide_layout::{
-    FlowKey, HOST_MAC, HostFlow, HostHook, NIC_IS_STRICT, OWNER_HAS_GATEWAY, OWNER_IS_POD,
-};
+use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
 
 use crate::{
     DROP, PASS, asking, clock,
@@ -122,8 +120,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     counters.passed += 1;
     if owner.flags & OWNER_IS_POD == 0 {
         if let Some(nic) = maps::nic(ifindex)
-            && nic.flags & NIC_IS_STRICT != 0
-            && strict::wants_mark(ctx, ip)
+            && strict::wants_mark(ctx, ip, nic.flags)
         {
             set_mark(ctx, nic.mark);
             counters.marked += 1;

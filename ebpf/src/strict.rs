@@ -1,21 +1,22 @@
-//! Strict reverse path filtering on a NIC (RFC 3704; IPv4 alone has it).
+//! Strict reverse path filtering on a NIC (RFC 3704): the kernel's for IPv4, a firewall's for either family.
 //!
 //! A request for a Service that comes in by a NIC without the main table's default route has its way back by
 //! that NIC, which only the NIC's own table says. The filter looks that way up with the packet's mark where
-//! `src_valid_mark` is on (`__fib_validate_source`, net/ipv4/fib_frontend.c), so the request needs one.
+//! `src_valid_mark` is on (`__fib_validate_source`, net/ipv4/fib_frontend.c), a firewall's rule where it is written so
+//! (nft's `fib saddr . mark . iif`, iptables' `--validmark`); so the request needs one.
 //!
 //! A mark outlives decapsulation: `skb_scrub_packet` clears it between namespaces only. So nothing is marked that
 //! may carry another packet.
 
 use aya_ebpf::{
     bindings::{
-        bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ipv6,
     },
     helpers::{bpf_sk_lookup_udp, bpf_sk_release},
     programs::TcContext,
 };
-use ebbtide_layout::Address;
+use ebbtide_layout::{Address, NIC_IS_STRICT, NIC_IS_STRICT6};
 
 use crate::packet::{self, Endpoints, Ip, LATER};
 
@@ -28,12 +29,17 @@ const CURRENT_NETNS: u64 = u64::MAX;
 /// UDP that a socket of the host's waits for is no Service's: it may be a tunnel's (VXLAN, Geneve, GUE, ESP, L2TP
 /// ...), whose sockets are found like any other's.
 #[inline(always)]
-pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip) -> bool {
-    if !ip.is_v4() || ip.payload.fragment & LATER != 0 {
+pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip, flags: u32) -> bool {
+    let strict = if ip.is_v4() {
+        NIC_IS_STRICT
+    } else {
+        NIC_IS_STRICT6
+    };
+    if flags & strict == 0 || ip.payload.fragment & LATER != 0 {
         return false;
     }
     match ip.payload.protocol {
-        packet::TCP | packet::SCTP | packet::ICMP => true,
+        packet::TCP | packet::SCTP | packet::ICMP | packet::ICMPV6 => true,
         packet::UDP => match ip.endpoints(ctx) {
             Endpoints::Ports(source, destination) => !has_udp_socket(ctx, ip, source, destination),
             _ => false,
@@ -45,24 +51,47 @@ pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip) -> bool {
 /// Whether the host has a UDP socket that this packet is for.
 #[inline(always)]
 fn has_udp_socket(ctx: &TcContext, ip: &Ip, source: [u8; 2], destination: [u8; 2]) -> bool {
-    let word = |[.., a, b, c, d]: Address| u32::from_ne_bytes([a, b, c, d]);
-    let mut tuple = bpf_sock_tuple {
-        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
-            ipv4: Ipv4 {
+    let sport = u16::from_ne_bytes(source);
+    let dport = u16::from_ne_bytes(destination);
+    if ip.is_v4() {
+        let word = |[.., a, b, c, d]: Address| u32::from_ne_bytes([a, b, c, d]);
+        return is_taken(
+            ctx,
+            Ipv4 {
                 saddr: word(ip.source),
                 daddr: word(ip.destination),
-                sport: u16::from_ne_bytes(source),
-                dport: u16::from_ne_bytes(destination),
+                sport,
+                dport,
             },
+        );
+    }
+    // SAFETY: both are sixteen bytes, and every bit pattern is an address.
+    let words = |address: Address| unsafe { core::mem::transmute::<Address, [u32; 4]>(address) };
+    is_taken(
+        ctx,
+        Ipv6 {
+            saddr: words(ip.source),
+            daddr: words(ip.destination),
+            sport,
+            dport,
         },
-    };
-    // SAFETY: the context is valid while the program runs; the tuple's first twelve bytes are initialised,
-    // which is the size that says IPv4.
+    )
+}
+
+/// What the helper takes for a `bpf_sock_tuple`, by its size.
+trait Ends {}
+impl Ends for Ipv4 {}
+impl Ends for Ipv6 {}
+
+#[inline(always)]
+fn is_taken<T: Ends>(ctx: &TcContext, mut ends: T) -> bool {
+    // SAFETY: the context is valid while the program runs; the helper reads as many bytes as it is told, all of
+    // them initialised, and tells the family by their number.
     unsafe {
         let socket = bpf_sk_lookup_udp(
             ctx.skb.skb.cast(),
-            &raw mut tuple,
-            size_of::<Ipv4>() as u32,
+            (&raw mut ends).cast(),
+            size_of::<T>() as u32,
             CURRENT_NETNS,
             0,
         );

@@ -203,7 +203,8 @@ impl Agent {
         };
         let known = view.known(in_use);
         let marks = self.datapath.host.marks();
-        let plan = node::host_plan(facts, &known, behind, &marks, steer, node::is_strict, rules);
+        let strict = node::strict();
+        let plan = node::host_plan(facts, &known, behind, &marks, steer, strict, rules);
         if let Some(last) = last.filter(|last| **last == plan) {
             return Ok(last);
         }

@@ -10,9 +10,11 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap},
 };
 use ebbtide_layout::{
-    Address, HostConfig, NIC_IS_STRICT, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY,
-    OWNER_IS_POD, reply_bit,
+    Address, HostConfig, NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress,
+    OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
 };
+
+use crate::netlink::model::Family;
 
 use super::{
     Error, FlowTables, NOEXIST, TablesByAddress, io_error, is_gone, is_there, key, lock, map_error,
@@ -28,13 +30,21 @@ pub struct HostNic {
     pub ifindex: u32,
     /// Its bits of the mark; zero if there were not enough for all NICs.
     pub mark: u32,
-    /// Whether it filters reverse paths strictly.
-    pub is_strict: bool,
+    /// The families in which reverse paths are filtered strictly there.
+    pub strict: Vec<Family>,
     /// In whose name neighbours are asked for: the node's address there, else a pod's.
     pub asks_as: Option<Ipv4Addr>,
     /// The node's own addresses on it, and whether what has them can be sent on to it: its table has a
     /// gateway for their family, and its mark leads there.
     pub addresses: Vec<(IpAddr, bool)>,
+}
+
+/// As the programs read it.
+const fn strict(family: Family) -> u32 {
+    match family {
+        Family::V4 => NIC_IS_STRICT,
+        Family::V6 => NIC_IS_STRICT6,
+    }
 }
 
 /// The maps of the programs in the host's namespace.
@@ -183,7 +193,10 @@ impl Host {
             }
             let value = Nic {
                 mark: nic.mark,
-                flags: if nic.is_strict { NIC_IS_STRICT } else { 0 },
+                flags: nic
+                    .strict
+                    .iter()
+                    .fold(0, |flags, family| flags | strict(*family)),
                 asks_as: nic
                     .asks_as
                     .map_or(0, |own| u32::from_ne_bytes(own.octets())),

@@ -50,7 +50,7 @@ pub async fn dry_run(
         base: base.unwrap_or(settings.rule_priority),
     };
     let behind = |nic: &node::Nic| view.behind(nic, &facts, &to_be);
-    let plan = node::host_plan(&facts, &known, behind, &[], None, node::is_strict, rules);
+    let plan = node::host_plan(&facts, &known, behind, &[], None, node::strict(), rules);
     let mut sysctls = crate::agent::forwarding(&facts);
     sysctls.extend_from_slice(&plan.plan.sysctls);
     let mut lines = settings_lines(sysctls);

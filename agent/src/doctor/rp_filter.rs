@@ -36,7 +36,7 @@ mod tests {
                 name: "ens6".to_owned(),
                 ifindex: 4,
                 mark,
-                is_strict: is_strict && mark != 0,
+                strict: Vec::new(),
                 asks_as: None,
                 addresses: Vec::new(),
             };

@@ -143,12 +143,26 @@ fn rule(object: &Rule) -> RuleMessage {
             RuleAttribute::FwMark(*mark),
             RuleAttribute::FwMask(*mask),
         ]),
-        Selector::OutLink { from, link } => {
+        Selector::LocalFromMark { from, mark, mask } => {
             message.header.src_len = from.prefix_len();
             message.attributes.extend([
                 RuleAttribute::Source(from.addr()),
-                RuleAttribute::Oifname(link.clone()),
+                RuleAttribute::Iifname("lo".to_owned()),
+                RuleAttribute::FwMark(*mark),
+                RuleAttribute::FwMask(*mask),
             ]);
+        }
+        Selector::OutLink { from, link } | Selector::OutLinkButDefault { from, link } => {
+            message.header.src_len = from.prefix_len();
+            if from.prefix_len() > 0 {
+                message.attributes.push(RuleAttribute::Source(from.addr()));
+            }
+            message
+                .attributes
+                .push(RuleAttribute::Oifname(link.clone()));
+            if matches!(object.selector, Selector::OutLinkButDefault { .. }) {
+                message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+            }
         }
         Selector::From(address) => {
             message.header.src_len = host_net(*address).prefix_len();

@@ -263,6 +263,9 @@ pub(super) fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> 
     }
     let selector = match (iif, oif, mark, from) {
         (None, None, None, None) if no_default => Selector::AllButDefault,
+        (None, Some(link), None, Some(from)) if no_default => {
+            Selector::OutLinkButDefault { from, link }
+        }
         _ if no_default => return None,
         (None, None, None, None) => Selector::All,
         (Some("lo"), None, Some(mark), None) => Selector::LocalMark { mark, mask },
@@ -272,7 +275,11 @@ pub(super) fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> 
             mask,
         },
         (None, None, Some(mark), None) => Selector::Mark { mark, mask },
-        (None, Some(link), None, Some(from)) => Selector::OutLink { from, link },
+        (Some("lo"), None, Some(mark), Some(from)) => Selector::LocalFromMark { from, mark, mask },
+        (None, Some(link), None, from) => Selector::OutLink {
+            from: from.unwrap_or(family.everything()),
+            link,
+        },
         (None, None, None, Some(from)) if from.prefix_len() == from.max_prefix_len() => {
             Selector::From(from.addr())
         }

@@ -2,7 +2,11 @@
 //!
 //! | priority | rule | for |
 //! |---|---|---|
+//! | base - 1 | `fwmark REPLY iif lo lookup pods`     | a firewall that filters reverse paths, of what pods send |
 //! | base     | `fwmark NIC+REPLY lookup T`          | what has to leave by the NIC: pods' replies, and what is sent on to its right NIC |
+//! | base     | `from NODE fwmark NIC iif lo lookup T` | a firewall that filters reverse paths |
+//! | base - 1 | `from NODE oif NIC lookup main suppress_prefixlength 0`, IPv6 | one that looks at no marks |
+//! | base     | `from NODE oif NIC lookup T`, IPv6    | the same |
 //! | base + 1 | `from NODE oif NIC goto base + 7`    | the node's own, and tunnels of others over the NIC: as without us |
 //! | base + 2 | `from POD oif NIC lookup W`          | pods with routes of their own |
 //! | base + 3 | `from POOL oif NIC lookup T or W`    | pods, in l3 |
@@ -22,6 +26,12 @@
 //! to the link by which the packet is about to *leave*, or to `lo` if it is for this node (`__fib_validate_source`,
 //! net/ipv4/fib_frontend.c: `flowi4_iif = oif ? : LOOPBACK_IFINDEX`, and `__mkroute_input` passes the outgoing one).
 //! So `iif NIC` with the mark of the same NIC is the packet itself on its way, and goes as it would without us.
+//!
+//! A firewall may filter as well, before translation: nft's `fib saddr . mark . iif` (nft_fib4_eval, nft_fib6_eval) and
+//! iptables' `-m rpfilter --validmark` look up the way back from the address that was asked, with the packet's mark and
+//! `iif lo`. iptables without `--validmark` looks up, for IPv6, with nothing but that address and `oif` set to the NIC,
+//! as a socket of the node's that is bound to both. So where that match is loaded such a socket finds the NIC's own
+//! default route as well, after all other routes of the main table: without us it found none by this NIC.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -29,14 +39,15 @@ use ebbtide_layout::reply_bit;
 use ipnet::IpNet;
 
 use super::{
-    Known, Nic, NodeFacts, Role, nic_plan, nic_table,
+    Known, Nic, NodeFacts, Role, Strict, nic_plan, nic_table,
     plan::{Behind, Rules, Step},
     pods_rules, take,
 };
 use crate::{
     datapath::{HOST_PROGRAMS, HostNic},
     netlink::model::{
-        Action, Direction, Family, Filter, MAIN_TABLE, NamespacePlan, Route, Selector, Sysctl,
+        Action, Direction, Family, Filter, MAIN_TABLE, NamespacePlan, Route, Rule, Selector,
+        Sysctl, host_net,
     },
 };
 
@@ -162,7 +173,7 @@ fn sysctl(link: &str, name: &str, value: &str) -> Sysctl {
 
 /// What the node needs on its NICs: `known` says which links are some, `behind` what is behind one, `known_marks` the
 /// marks that they have, by interface index, `steer` the index of the link [`STEER`], if there could be one, and
-/// `is_strict` which NICs filter reverse paths strictly.
+/// `strict` who filters reverse paths on a NIC.
 #[must_use]
 pub fn host_plan(
     facts: &NodeFacts,
@@ -170,7 +181,7 @@ pub fn host_plan(
     behind: impl Fn(&Nic) -> Behind,
     known_marks: &[(u32, u32)],
     steer: Option<u32>,
-    is_strict: impl Fn(&str) -> bool,
+    strict: impl Fn(&str) -> Strict,
     rules: Rules<'_>,
 ) -> HostPlan {
     let settings = rules.settings;
@@ -184,29 +195,58 @@ pub fn host_plan(
     let mut nics = Vec::new();
     let mut has_end = false;
     plan.rules.extend(pods_rules(facts, rules));
+    for family in families() {
+        let mut carriers = carriers.iter();
+        if reply != 0 && carriers.any(|nic| strict(&nic.name).firewall.is_in(family)) {
+            let (mark, mask) = (reply, reply);
+            let selector = Selector::LocalMark { mark, mask };
+            let pods = Action::Table(settings.host_table);
+            plan.rules
+                .push(rules.at(Step::Asked, family, selector, pods));
+        }
+    }
     if let Some(steer) = steer {
         let table = nic_table(settings, steer);
         plan.sysctls.push(sysctl(STEER, "src_valid_mark", "1"));
-        plan.routes.push(Route {
-            link: STEER.to_owned(),
-            destination: Family::V4.everything(),
-            via: None,
-            source: None,
-            table,
-        });
-        let steered = Selector::Mark { mark: mask, mask };
-        let lead = Action::Table(table);
-        let steered = rules.at(Step::Strict, Family::V4, steered, lead);
-        plan.rules.push(steered);
+        let is_filtered = |family: &Family| {
+            let mut carriers = carriers.iter();
+            *family == Family::V4 || carriers.any(|nic| strict(&nic.name).is_in(*family))
+        };
+        for family in families().filter(is_filtered) {
+            plan.routes.push(Route {
+                link: STEER.to_owned(),
+                destination: family.everything(),
+                via: None,
+                source: None,
+                table,
+            });
+            let steered = Selector::Mark { mark: mask, mask };
+            let lead = Action::Table(table);
+            plan.rules
+                .push(rules.at(Step::Strict, family, steered, lead));
+            let without = |nic: &&Nic| strict(&nic.name).firewall.without_marks;
+            if family == Family::V6 && carriers.iter().any(without) {
+                let from = family.everything();
+                let link = STEER.to_owned();
+                let asked = Selector::OutLink { from, link };
+                plan.rules.push(rules.at(Step::Strict, family, asked, lead));
+            }
+        }
     }
     for (nic, mark) in carriers.into_iter().zip(marks) {
         let behind = behind(nic);
-        let is_strict = mark != 0 && is_strict(&nic.name);
+        let filtered = match mark {
+            0 => Strict::default(),
+            _ => strict(&nic.name),
+        };
+        let strict_in: Vec<Family> = families()
+            .filter(|family| nic.has(*family) && filtered.is_in(*family))
+            .collect();
         nics.push(HostNic {
             name: nic.name.clone(),
             ifindex: nic.ifindex,
             mark,
-            is_strict,
+            strict: strict_in.clone(),
             asks_as: own_v4(nic, &behind).or(behind.a_pod),
             addresses: nic
                 .addresses
@@ -232,11 +272,13 @@ pub fn host_plan(
             let replies = rules.at(Step::Replies, family, selector, to_own);
             plan.rules.push(replies);
         }
-        if is_strict {
-            has_end = true;
+        if filtered.kernel {
             plan.sysctls.push(sysctl(&nic.name, "src_valid_mark", "1"));
+        }
+        for family in strict_in {
+            has_end = true;
             let link = nic.name.clone();
-            let strict = [
+            let lookups = [
                 (
                     Step::NotStrict,
                     Selector::InLinkMark { link, mark, mask },
@@ -249,9 +291,21 @@ pub fn host_plan(
                 ),
                 (Step::Strict, Selector::Mark { mark, mask }, to_own),
             ];
-            let strict =
-                strict.map(|(step, selector, action)| rules.at(step, Family::V4, selector, action));
-            plan.rules.extend(strict);
+            let mut lookups: Vec<Rule> = lookups
+                .map(|(step, selector, action)| rules.at(step, family, selector, action))
+                .into();
+            // Behind the kernel's own filter, which drops what is the node's, the firewall's look-ups change nothing.
+            let is_last = family == Family::V6 || !filtered.kernel;
+            if is_last && filtered.firewall.is_in(family) {
+                let without = filtered.firewall.without_marks && family == Family::V6;
+                let asked = before_translation(nic, family, (mark, mask), to_own, without, rules);
+                lookups.extend(asked);
+            }
+            for rule in lookups {
+                if !plan.rules.contains(&rule) {
+                    plan.rules.push(rule);
+                }
+            }
         }
     }
     if has_end {
@@ -261,10 +315,47 @@ pub fn host_plan(
     HostPlan { nics, plan }
 }
 
+/// What a firewall's look-ups need that come before translation: they begin at the node's own addresses.
+fn before_translation(
+    nic: &Nic,
+    family: Family,
+    (mark, mask): (u32, u32),
+    to_own: Action,
+    without_marks: bool,
+    rules: Rules<'_>,
+) -> Vec<Rule> {
+    let own = nic.addresses.iter().map(IpNet::addr);
+    let own = own.filter(|address| Family::of(*address) == family);
+    let each = own.map(host_net).flat_map(|from| {
+        let link = nic.name.clone();
+        let marked = Selector::LocalFromMark { from, mark, mask };
+        let marked = rules.at(Step::Replies, family, marked, to_own);
+        let rest = Selector::OutLink {
+            from,
+            link: link.clone(),
+        };
+        let own = Selector::OutLinkButDefault { from, link };
+        let unmarked = [
+            (Step::Asked, own, Action::Table(MAIN_TABLE)),
+            (Step::Replies, rest, to_own),
+        ];
+        let unmarked = unmarked
+            .map(|(step, selector, action)| rules.at(step, family, selector, action))
+            .into_iter()
+            .filter(|_| without_marks);
+        std::iter::once(marked).chain(unmarked).collect::<Vec<_>>()
+    });
+    each.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{netlink::model::Mac, node::PoolNetwork, settings::Settings};
+    use crate::{
+        netlink::model::Mac,
+        node::{PoolNetwork, strict::Firewall},
+        settings::Settings,
+    };
 
     fn nic(name: &str, ifindex: u32, address: &str) -> Nic {
         Nic {
@@ -344,10 +435,16 @@ mod tests {
         }
     }
 
-    fn plan(is_strict: bool) -> HostPlan {
+    fn plan(strict: Strict) -> HostPlan {
         let facts = NodeFacts {
             nics: vec![
-                nic("ens6", 4, "210.22.16.10/24"),
+                Nic {
+                    addresses: vec![
+                        "210.22.16.10/24".parse().unwrap(),
+                        "fd22::10/64".parse().unwrap(),
+                    ],
+                    ..nic("ens6", 4, "210.22.16.10/24")
+                },
                 nic("br-12ab", 9, "172.17.0.1/16"),
             ],
             ..NodeFacts::default()
@@ -373,7 +470,7 @@ mod tests {
             behind,
             &[],
             Some(9),
-            |_| is_strict,
+            |_| strict,
             Rules {
                 settings: &settings,
                 base: 1000,
@@ -383,7 +480,7 @@ mod tests {
 
     #[test]
     fn a_nic_has_its_table_its_rules_and_its_programs_and_other_links_nothing() {
-        let host = plan(false);
+        let host = plan(Strict::default());
         assert_eq!(
             texts(&host.plan.rules),
             [
@@ -407,7 +504,10 @@ mod tests {
         );
         assert_eq!(
             host.nics[0].addresses,
-            [("210.22.16.10".parse().unwrap(), true)]
+            [
+                ("210.22.16.10".parse().unwrap(), true),
+                ("fd22::10".parse().unwrap(), false)
+            ]
         );
         assert_eq!(
             texts(&host.plan.sysctls),
@@ -418,7 +518,10 @@ mod tests {
 
     #[test]
     fn requests_have_a_mark_and_rules_for_it_where_filtering_is_strict_only() {
-        let host = plan(true);
+        let host = plan(Strict {
+            kernel: true,
+            ..Strict::default()
+        });
         let rules = texts(&host.plan.rules);
         for rule in [
             "IPv4 rule 1005: fwmark 0x2/0x6e iif ens6 goto 1007",
@@ -437,6 +540,48 @@ mod tests {
                 "sysctl net/ipv4/conf/ens6/src_valid_mark = 1"
             ]
         );
-        assert!(host.nics[0].is_strict);
+        assert_eq!(host.nics[0].strict, [Family::V4]);
+        let own = |rule: &&String| rule.contains("210.22.16.10/32 fwmark");
+        assert_eq!(
+            rules.iter().find(own),
+            None,
+            "what is the node's own has no such way: it is filtered as without us"
+        );
+    }
+
+    #[test]
+    fn where_a_firewall_may_filter_its_look_ups_find_the_nic() {
+        let firewall = Firewall {
+            v4: true,
+            v6: true,
+            without_marks: true,
+        };
+        let host = plan(Strict {
+            kernel: false,
+            firewall,
+        });
+        let rules = texts(&host.plan.rules);
+        for rule in [
+            "IPv4 rule 999: fwmark 0x40/0x40 iif lo lookup 7700",
+            "IPv6 rule 999: fwmark 0x40/0x40 iif lo lookup 7700",
+            "IPv4 rule 1000: from 210.22.16.10/32 fwmark 0x2/0x6e iif lo lookup 7704",
+            "IPv6 rule 1000: from fd22::10/128 fwmark 0x2/0x6e iif lo lookup 7704",
+            "IPv6 rule 999: from fd22::10/128 oif ens6 lookup 254 suppress_prefixlength 0",
+            "IPv6 rule 1000: from fd22::10/128 oif ens6 lookup 7704",
+            "IPv6 rule 1006: from ::/0 oif ebbtide0 lookup 7709",
+            "IPv6 rule 1005: fwmark 0x2/0x6e iif ens6 goto 1007",
+            "IPv6 rule 1005: fwmark 0x2/0x6e iif lo goto 1007",
+            "IPv6 rule 1006: fwmark 0x2/0x6e lookup 7704",
+            "IPv6 rule 1006: fwmark 0x6e/0x6e lookup 7709",
+        ] {
+            let found = rules.iter().filter(|found| *found == rule).count();
+            assert_eq!(found, 1, "{rule} in {rules:#?}");
+        }
+        assert_eq!(
+            texts(&host.plan.sysctls),
+            ["sysctl net/ipv4/conf/ebbtide0/src_valid_mark = 1"],
+            "the kernel's own filter is not on"
+        );
+        assert_eq!(host.nics[0].strict, Family::BOTH);
     }
 }

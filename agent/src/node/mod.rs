@@ -18,4 +18,4 @@ pub use plan::{
     pods_rules,
 };
 pub use role::{Known, Role, Taken, take, take_all};
-pub use strict::is_strict;
+pub use strict::{Strict, is_strict, strict};

@@ -24,8 +24,10 @@ use crate::{
 /// The order of our rules in the host, from the priority where they begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// Where a firewall asks whether a pod's reply came in by the right link: by the pod's.
+    Asked = -1,
     /// What has to leave by a NIC.
-    Replies = 0,
+    Replies,
     /// The node's own addresses are none of the next rules' business, though they are in a pool's subnet.
     Node,
     /// Pods with a way of their own.
@@ -45,14 +47,14 @@ pub(super) enum Step {
 }
 
 /// How many priorities our rules take.
-pub const PRIORITIES: u32 = Step::End as u32 + 1;
+pub const PRIORITIES: u32 = (Step::End as i32 - Step::Asked as i32) as u32 + 1;
 
 /// Where our rules in the host begin, and which tables they lead to.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     /// The administrator's settings.
     pub settings: &'a Settings,
-    /// The first priority.
+    /// The priority of [`Step::Replies`].
     pub base: u32,
 }
 
@@ -66,7 +68,7 @@ impl Rules<'_> {
     ) -> Rule {
         Rule {
             family,
-            priority: self.base + step as u32,
+            priority: self.base.saturating_add_signed(step as i32),
             selector,
             action,
         }
@@ -84,11 +86,12 @@ pub fn free_priorities(preferred: u32, taken: &[u32]) -> Option<u32> {
     const MAIN: u32 = 32_766;
     let taken: BTreeSet<u32> = taken.iter().copied().collect();
     let is_free = |base: &u32| {
-        let mut block = *base..base + PRIORITIES;
+        let first = base - 1;
+        let mut block = first..first + PRIORITIES;
         block.end <= MAIN && block.all(|priority| !taken.contains(&priority))
     };
-    let lower = (1..=preferred).rev();
-    lower.chain(preferred + 1..MAIN).find(is_free)
+    let lower = (2..=preferred).rev();
+    lower.chain(preferred.max(1) + 1..MAIN).find(is_free)
 }
 
 /// The network a pool's addresses are from, and where it leads.
@@ -447,7 +450,9 @@ mod tests {
             (1000, vec![1007], Some(999)),
             (1000, vec![1008], Some(1000)),
             (1000, vec![1000, 995], Some(987)),
-            (3, vec![3], Some(4)),
+            (1000, vec![999], Some(991)),
+            (3, vec![3], Some(5)),
+            (0, vec![], Some(2)),
             (1000, all, None),
         ] {
             assert_eq!(free_priorities(preferred, &taken), expected, "{preferred}");

@@ -31,9 +31,12 @@ pub const OWNER_IS_POD: u32 = 1;
 /// that whatever has to leave by it finds a next hop there.
 pub const OWNER_HAS_GATEWAY: u32 = 2;
 
-/// [`Nic::flags`]: reverse path filtering is strict there, so that requests for Services need a mark that
+/// [`Nic::flags`]: reverse path filtering is strict there for IPv4, so that requests for Services need a mark that
 /// leads the look-up of their way back to the NIC's own table.
 pub const NIC_IS_STRICT: u32 = 1;
+
+/// [`NIC_IS_STRICT`], for IPv6.
+pub const NIC_IS_STRICT6: u32 = 2;
 
 /// Which NIC an address belongs to: the only one a cloud lets it leave by.
 #[repr(C)]
@@ -51,7 +54,7 @@ pub struct NodeAddress {
 pub struct Nic {
     /// Its bits of the mark; zero if there were not enough for all NICs.
     pub mark: u32,
-    /// [`NIC_IS_STRICT`].
+    /// [`NIC_IS_STRICT`], [`NIC_IS_STRICT6`].
     pub flags: u32,
     /// The IPv4 address in whose name neighbours are asked for, in network byte order: the node's there, else a
     /// pod's; zero for none.

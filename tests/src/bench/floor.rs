@@ -201,7 +201,15 @@ impl Floor {
             ..Known::default()
         };
         let behind = |_: &Nic| behind.clone();
-        let host = node::host_plan(&self.facts, &known, behind, &marks, None, |_| false, rules);
+        let host = node::host_plan(
+            &self.facts,
+            &known,
+            behind,
+            &marks,
+            None,
+            |_| node::Strict::default(),
+            rules,
+        );
         self.node.run(|| {
             let mut netlink = Direct::open("in the node")?;
             self.half(&routing, &[NIC], "", &mut netlink)?;

@@ -24,8 +24,8 @@ use aya::{
 use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key, uptime};
 use ebbtide_layout::{
     Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow,
-    NIC_IS_STRICT, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_FOLLOWS_TCP,
-    POD_IN_L3, POD_IS_EXEMPT, PodCounters, RECENT_PLACES, Spoofed, reply_bit,
+    NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD,
+    POD_FOLLOWS_TCP, POD_IN_L3, POD_IS_EXEMPT, PodCounters, RECENT_PLACES, Spoofed, reply_bit,
 };
 
 use crate::workspace;
@@ -40,6 +40,8 @@ pub const POD_NUMBER: u16 = 4242;
 pub const OTHER_POD: &str = "172.31.16.5";
 /// The node, on [`THIS`].
 pub const NODE: &str = "172.31.22.228";
+/// Its IPv6 address there.
+pub const NODE6: &str = "fd00:16::228";
 /// The node, on [`THAT`], which has a gateway.
 pub const OTHER: &str = "210.22.16.10";
 /// The node, on [`THAT`], in a network without a gateway.
@@ -180,6 +182,7 @@ impl Bench {
             (OTHER_POD, THIS, OWNER_IS_POD | OWNER_HAS_GATEWAY),
             (FAR_POD, THAT, OWNER_IS_POD | OWNER_HAS_GATEWAY),
             (NODE, THIS, OWNER_HAS_GATEWAY),
+            (NODE6, THIS, OWNER_HAS_GATEWAY),
             (OTHER, THAT, OWNER_HAS_GATEWAY),
             (LOST, THAT, 0),
         ] {
@@ -259,14 +262,15 @@ impl Bench {
         self.run_from(program, packet, mark, THAT).unwrap()
     }
 
-    /// Makes the NIC [`THIS`] one that filters reverse paths strictly.
+    /// Makes the NIC [`THIS`] one where reverse paths are filtered strictly, or not, in either family.
     ///
     /// # Panics
     /// When the kernel refuses.
-    pub fn is_strict(&mut self) {
+    pub fn is_strict(&mut self, v4: bool, v6: bool) {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
         self.know_nic(Nic {
             mark: MARK,
-            flags: NIC_IS_STRICT,
+            flags: flag(v4, NIC_IS_STRICT) | flag(v6, NIC_IS_STRICT6),
             asks_as: 0,
         });
     }

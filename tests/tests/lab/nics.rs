@@ -2,11 +2,13 @@
 //! default route is another's. Nothing is left to the backstop that could have been routed, and
 //! what cannot be is put right by it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
     demo::{Check, Scenario, all_go_their_way},
+    iptables,
     lab::Lab,
-    plan::Plan,
+    netns::Netns,
+    plan::{Family, Plan},
 };
 
 fn of<'a>(checks: &'a [Check], traffic: &'a str) -> impl Iterator<Item = &'a Check> {
@@ -51,11 +53,39 @@ fn a_cluster_ip_works_without_masquerade_and_the_backend_sees_the_pod() -> Resul
 
 #[test]
 fn strict_reverse_path_filtering_on_every_link_of_the_node_is_satisfied() -> Result<()> {
+    services_of(|node| {
+        // Stricter than each link's own setting, which the kernel takes the greater of.
+        node.sysctls(&[("net/ipv4/conf/all/rp_filter", "1")])
+    })
+}
+
+/// As firewalld (`IPv6_rpfilter`, on by default) and NixOS filter, and as is often written by hand.
+#[test]
+fn a_firewall_that_filters_reverse_paths_is_satisfied() -> Result<()> {
+    let drop = |family, options: &'static str| {
+        move |node: &Netns| {
+            for nic in ["all", "ens5", "ens6"] {
+                node.sysctls(&[(&format!("net/ipv4/conf/{nic}/rp_filter"), "0")])?;
+            }
+            let script = format!("*mangle\n-A PREROUTING -m rpfilter {options} -j DROP\nCOMMIT\n");
+            iptables::restore(node, family, &script)
+        }
+    };
+    for (family, options) in [
+        (Family::V4, "--invert --validmark"),
+        (Family::V6, "--invert --validmark"),
+        (Family::V6, "--invert"),
+    ] {
+        services_of(drop(family, options)).with_context(|| format!("{family} {options}"))?;
+    }
+    Ok(())
+}
+
+/// NodePorts and ClusterIPs, where all nodes filter.
+fn services_of(filter: impl Fn(&Netns) -> Result<()>) -> Result<()> {
     let lab = Lab::start(Plan::default())?;
     for node in ["master", "worker1"] {
-        // Stricter than each link's own setting, which the kernel takes the greater of.
-        let strict = ("net/ipv4/conf/all/rp_filter", "1");
-        lab.vpc.node(node).sysctls(&[strict])?;
+        filter(lab.vpc.node(node))?;
     }
     let scenario = Scenario::create(&lab)?;
     let checks = scenario.checks();

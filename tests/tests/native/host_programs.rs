@@ -5,7 +5,7 @@ use ebbtide_agent::datapath::{HOST_PROGRAMS, key};
 use ebbtide_layout::{DEFAULT_NIC_MARKS, HOST_MAC, HostFlow, HostHook};
 use ebbtide_tests::{
     programs::{
-        Bench, CLIENT, CLIENT6, LOST, MARK, NODE, OTHER, PASS, POD, POD6, REDIRECT, REPLY,
+        Bench, CLIENT, CLIENT6, LOST, MARK, NODE, NODE6, OTHER, PASS, POD, POD6, REDIRECT, REPLY,
         THAT_MARK, ip,
         packets::{echo, flow, tcp, udp},
         random::{self, Random},
@@ -64,9 +64,10 @@ fn nothing_that_comes_in_by_a_nic_is_marked() {
 #[test]
 fn where_filtering_is_strict_requests_are_marked_and_nothing_that_carries_another_packet() {
     let mut bench = Bench::lent();
-    bench.is_strict();
     let tunnel = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let tunnel = tunnel.local_addr().unwrap().port();
+    let tunnel6 = std::net::UdpSocket::bind("[::]:0").unwrap();
+    let tunnel6 = tunnel6.local_addr().unwrap().port();
     let with_protocol = |protocol: u8| {
         let mut packet = udp((CLIENT, 5000), (NODE, 53));
         packet[14 + 9] = protocol;
@@ -83,12 +84,30 @@ fn where_filtering_is_strict_requests_are_marked_and_nothing_that_carries_anothe
         ("somebody else's", tcp((CLIENT, 5000), ("10.9.9.9", 80)), 0),
     ];
     rows.extend(tunnels.map(|packet| ("another packet inside", packet, 0)));
-    for (name, packet, marked) in rows {
-        let outcome = bench.run("host_nic_ingress", &packet, OTHERS);
-        let protocol = packet[14 + 9];
-        assert_eq!(outcome.verdict, PASS, "{name} {protocol}");
-        assert_eq!(outcome.mark, OTHERS | marked, "{name} {protocol}");
-        assert_eq!(outcome.packet, packet, "{name} {protocol}");
+    let with_header = |header: u8| {
+        let mut packet = udp((CLIENT6, 5000), (NODE6, 53));
+        packet[14 + 6] = header;
+        packet
+    };
+    let mut rows6 = vec![
+        ("a connection", tcp((CLIENT6, 5000), (NODE6, 30080)), MARK),
+        ("a datagram", udp((CLIENT6, 5000), (NODE6, 30053)), MARK),
+        ("a host's socket", udp((CLIENT6, 5000), (NODE6, tunnel6)), 0),
+        ("an echo request", echo(CLIENT6, NODE6, true), MARK),
+        ("a pod's", tcp((CLIENT6, 5000), (POD6, 80)), 0),
+    ];
+    let tunnels = [4, 41, 47, 50, 97, 137].map(with_header);
+    rows6.extend(tunnels.map(|packet| ("another packet inside", packet, 0)));
+    for (v4, v6) in [(true, false), (false, true), (true, true), (false, false)] {
+        bench.is_strict(v4, v6);
+        let all = rows.iter().map(|row| (v4, row));
+        for (is_strict, (name, packet, marked)) in all.chain(rows6.iter().map(|row| (v6, row))) {
+            let outcome = bench.run("host_nic_ingress", packet, OTHERS);
+            let marked = if is_strict { *marked } else { 0 };
+            assert_eq!(outcome.verdict, PASS, "{name} {packet:02x?}");
+            assert_eq!(outcome.mark, OTHERS | marked, "{name} {packet:02x?}");
+            assert_eq!(outcome.packet, *packet, "{name} {packet:02x?}");
+        }
     }
 }
 
