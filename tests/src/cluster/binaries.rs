@@ -2,11 +2,14 @@
 
 use std::{
     env,
+    ffi::OsString,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
 
+use super::{release::Release, runtime::Runtime};
 use crate::skip::{Need, skip};
 
 /// The directory of Kubernetes' programs, as `setup-envtest` and controller-runtime name it.
@@ -67,5 +70,42 @@ impl Binaries {
                     self.directory.display()
                 )
             })
+    }
+
+    /// Which release of Kubernetes the program `name` is of.
+    ///
+    /// # Errors
+    /// When it is not there, or does not say.
+    pub fn release(&self, name: &str) -> Result<Release> {
+        let said = self.version(name)?;
+        Release::parse(&said).with_context(|| format!("{name} --version says {said:?}"))
+    }
+
+    /// Which release the container runtime is.
+    ///
+    /// # Errors
+    /// When it is not there, or does not say.
+    pub fn runtime(&self) -> Result<Runtime> {
+        let said = self.version("containerd")?;
+        Runtime::parse(&said).with_context(|| format!("containerd --version says {said:?}"))
+    }
+
+    fn version(&self, name: &str) -> Result<String> {
+        let program = self.file(name)?;
+        let output = Command::new(&program).arg("--version").output();
+        let output = output.with_context(|| format!("starting {}", program.display()))?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Their directory.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// `PATH` with their directory in front: a container runtime there finds its own shim and runc.
+    pub(super) fn first_in_path(&self) -> Result<OsString> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let all = std::iter::once(self.directory.clone()).chain(env::split_paths(&path));
+        env::join_paths(all).with_context(|| format!("{} in PATH", self.directory.display()))
     }
 }

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::{
     binaries::Binaries,
+    mode::ProxyMode,
     pki::{self, Pki, Subject},
 };
 use crate::{
@@ -42,6 +43,8 @@ pub struct Options {
     pub place: Option<Place>,
     /// Further arguments of kube-apiserver.
     pub api_server_arguments: Vec<String>,
+    /// What serves Services on its nodes.
+    pub proxy: ProxyMode,
 }
 
 /// A machine for the control plane.
@@ -61,7 +64,7 @@ pub struct ControlPlane {
     controllers: Option<Process>,
     api_server: Option<Process>,
     etcd: Option<Process>,
-    options: Options,
+    pub(super) options: Options,
     ports: Ports,
     pub(super) binaries: Binaries,
     pub(super) pki: Pki,
@@ -254,13 +257,12 @@ impl ControlPlane {
             self.pki.kubeconfig(name, &subject, &server)
         };
         let (controllers, scheduler) = (config("controller-manager")?, config("scheduler")?);
-        // No port but the API server's is needed, and free ones are not to be looked for.
-        let quiet = ["--port=0", "--secure-port=0", "--leader-elect=false"];
+        let quiet = |name: &str| anyhow::Ok(self.binaries.release(name)?.controller_arguments());
         let mut command = self.command("kube-controller-manager")?;
         command
             .arg("--kubeconfig")
             .arg(controllers)
-            .args(quiet)
+            .args(quiet("kube-controller-manager")?)
             // The default (20) makes the controllers' own service accounts slow.
             .args(["--kube-api-qps=300", "--kube-api-burst=500"])
             .arg("--use-service-account-credentials=true")
@@ -278,6 +280,7 @@ impl ControlPlane {
         self.controllers =
             Some(Process::start(command, &log).context("starting kube-controller-manager")?);
         let mut command = self.command("kube-scheduler")?;
+        let quiet = quiet("kube-scheduler")?;
         command.arg("--kubeconfig").arg(scheduler).args(quiet);
         let log = self.log_file("kube-scheduler");
         self.scheduler = Some(Process::start(command, &log).context("starting kube-scheduler")?);

@@ -71,15 +71,23 @@ impl Binaries {
             "busybox",
             "iptables",
         ];
-        match NEEDED.iter().find(|name| self.file(name).is_err()) {
-            None => true,
-            Some(name) => {
-                skip(
-                    Need::Node,
-                    format_args!("{name} is missing, and a node needs it"),
-                );
-                false
-            }
+        let missing = NEEDED.iter().find(|name| self.file(name).is_err());
+        let missing = match missing {
+            Some(name) => Some(format!("{name} is missing, and a node needs it")),
+            None => self.runtime_refuses(),
+        };
+        if let Some(reason) = &missing {
+            skip(Need::Node, reason);
+        }
+        missing.is_none()
+    }
+
+    /// Why the container runtime is none for the kubelet.
+    fn runtime_refuses(&self) -> Option<String> {
+        let kubelet = self.release("kubelet");
+        match kubelet.and_then(|kubelet| Ok(self.runtime()?.refuses(kubelet))) {
+            Ok(refuses) => refuses,
+            Err(error) => Some(format!("{error:#}")),
         }
     }
 }

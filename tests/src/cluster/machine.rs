@@ -135,11 +135,16 @@ impl Machine {
 /// Writes down what the machine is to be.
 fn describe(parts: &Parts<'_>, plan: &Plan, node: &Planned, images: &[PathBuf]) -> Result<()> {
     let binaries = &parts.cluster.binaries;
-    for (part, arguments) in [
-        ("containerd", parts.containerd()?),
-        ("kubelet", parts.kubelet()?),
-        ("kube-proxy", parts.proxy()?),
-    ] {
+    let proxy = parts.proxy(parts.cluster.options.proxy)?;
+    let of_all = [
+        ("containerd", Some(parts.containerd()?)),
+        ("kubelet", Some(parts.kubelet()?)),
+        ("kube-proxy", proxy),
+    ];
+    for (part, arguments) in of_all {
+        let Some(arguments) = arguments else {
+            continue;
+        };
         let program = binaries.file(part)?.display().to_string();
         parts.write(
             &format!("{part}.args"),
@@ -153,6 +158,7 @@ fn describe(parts: &Parts<'_>, plan: &Plan, node: &Planned, images: &[PathBuf]) 
     let images = images.iter().map(|image| image.display());
     parts.write("name", &lines([parts.name]))?;
     parts.write("cgroup", &lines([parts.cgroup]))?;
+    parts.write("path", &lines([binaries.directory().display()]))?;
     parts.write("ctr", &lines([binaries.file("ctr")?.display()]))?;
     parts.write("images", &lines(images))?;
     parts.write("sysctls", &lines(sysctls))?;
@@ -185,7 +191,8 @@ fn nics(plan: &Plan, node: &Planned) -> Vec<String> {
 fn seen(cluster: &ControlPlane, images: &[PathBuf]) -> Result<Vec<OsString>> {
     let kubelet = cluster.binaries.file("kubelet")?;
     let own = workspace::XTASK.file("xtask")?;
-    let files = images.iter().chain([&kubelet, &own]);
+    let runtime = cluster.binaries.file("containerd")?;
+    let files = images.iter().chain([&kubelet, &runtime, &own]);
     let directories = files.filter_map(|file| file.parent());
     Ok(directories
         .map(|path| path.as_os_str().to_owned())

@@ -34,7 +34,7 @@ mount --bind "$state/cpuinfo" /proc/cpuinfo
 
 # start PART: its command line is a file, a word a line
 start() {
-    xargs -a "$node/$1.args" -d '\n' env >"$node.$1.log" 2>&1 &
+    PATH="$(cat "$node/path"):$PATH" xargs -a "$node/$1.args" -d '\n' env >"$node.$1.log" 2>&1 &
 }
 start containerd
 ctr=$(cat "$node/ctr")
@@ -43,7 +43,7 @@ while read -r image; do
     "$ctr" --address "$state/containerd.sock" --namespace k8s.io images import "$image"
 done <"$node/images"
 start kubelet
-start kube-proxy
+[ ! -e "$node/kube-proxy.args" ] || start kube-proxy
 echo up
 # until one of them ends, or the host is done with us
 wait -n

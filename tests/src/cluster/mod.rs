@@ -1,6 +1,7 @@
 //! A real Kubernetes from plain binaries: etcd, API server, controllers, scheduler; nodes with
 //! containerd, kubelet and kube-proxy, in namespaces of this kernel or as machines with one of
-//! their own.
+//! their own. Of any release of Kubernetes since 1.20, and of containerd since 1.6: each is told what
+//! one of its age knows.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -22,12 +23,20 @@ mod control_plane;
 pub mod images;
 mod machine;
 mod member;
+mod mode;
 mod node;
 mod parts;
 mod pki;
+mod release;
+mod runtime;
+mod service_proxy;
 
 pub use binaries::Binaries;
 pub use control_plane::{ControlPlane, Options, Place};
 pub use machine::Machine;
 pub use member::{Member, Times};
+pub use mode::ProxyMode;
 pub use node::Node;
+pub use release::Release;
+pub use runtime::Runtime;
+pub use service_proxy::ServiceProxy;

@@ -100,7 +100,7 @@ impl Node {
             state: &directory,
             cgroup: &cgroup,
         };
-        self.start("containerd", &parts.containerd()?)?;
+        self.start(cluster, "containerd", &parts.containerd()?)?;
         let socket = parts.socket();
         self.wait("containerd answers", "containerd", || {
             std::os::unix::net::UnixStream::connect(&socket)
@@ -111,8 +111,11 @@ impl Node {
             self.import(cluster, image)?;
         }
         make_cgroups(&cgroup)?;
-        self.start("kubelet", &parts.kubelet()?)?;
-        self.start("kube-proxy", &parts.proxy()?)
+        self.start(cluster, "kubelet", &parts.kubelet()?)?;
+        match parts.proxy(cluster.options.proxy)? {
+            Some(arguments) => self.start(cluster, "kube-proxy", &arguments),
+            None => Ok(()),
+        }
     }
 
     fn import(&self, cluster: &ControlPlane, image: &Path) -> Result<()> {
@@ -171,12 +174,16 @@ impl Node {
         self.logs.with_extension(format!("{part}.log"))
     }
 
-    fn start(&mut self, part: &'static str, arguments: &[String]) -> Result<()> {
-        let program = super::Binaries::find()
-            .context("the cluster has binaries")?
-            .file(part)?;
-        let mut command = self.command(program);
-        command.args(arguments);
+    fn start(
+        &mut self,
+        cluster: &ControlPlane,
+        part: &'static str,
+        arguments: &[String],
+    ) -> Result<()> {
+        let mut command = self.command(cluster.binaries.file(part)?);
+        command
+            .args(arguments)
+            .env("PATH", cluster.binaries.first_in_path()?);
         let process = Process::start(command, &self.log_file(part));
         let process = process.with_context(|| format!("starting {part}"))?;
         self.parts.push((part, process));

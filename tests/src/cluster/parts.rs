@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::{control_plane::ControlPlane, pki::Subject};
+use super::{control_plane::ControlPlane, mode::ProxyMode, pki::Subject};
 
 /// A node as its parts know it.
 #[derive(Debug)]
@@ -30,36 +30,9 @@ pub(super) struct Parts<'a> {
 impl Parts<'_> {
     /// Writes containerd's configuration.
     pub(super) fn containerd(&self) -> Result<Vec<String>> {
-        let state = self.state.display();
-        // Without CAP_SYS_RESOURCE nobody may lower oom_score_adj: restrict_oom_score_adj.
-        let config = format!(
-            r#"version = 2
-root = "{state}/containerd/root"
-state = "{state}/containerd/state"
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
-  "io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp",
-  "io.containerd.internal.v1.tracing"]
-[grpc]
-  address = "{socket}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{sandbox}"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  stream_server_address = "127.0.0.1"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        SystemdCgroup = false
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/opt/cni/bin"
-    conf_dir = "/etc/cni/net.d"
-"#,
-            socket = self.socket().display(),
-            sandbox = super::images::BUSYBOX,
-        );
+        let runtime = self.cluster.binaries.runtime()?;
+        let sandbox = super::images::BUSYBOX;
+        let config = runtime.config(self.state, &self.socket(), sandbox);
         let config = self.write("containerd.toml", &config)?;
         Ok(vec!["--config".into(), config.display().to_string()])
     }
@@ -82,7 +55,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         let server = cluster.server_for_nodes();
         let kubeconfig = cluster.pki.kubeconfig(&file, &subject, &server)?;
         let resolver = self.write("resolv.conf", "nameserver 127.0.0.1\n")?;
-        let config = json!({
+        let mut config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "address": self.address,
@@ -115,26 +88,29 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
             "nodeStatusReportFrequency": "1m",
             "syncFrequency": "10s",
             "oomScoreAdj": 0,
-            // cadvisor does not find the device of a file system behind bind mounts.
-            "featureGates": {"LocalStorageCapacityIsolation": false},
         });
+        let release = cluster.binaries.release("kubelet")?;
+        let runtime = format!("unix://{}", self.socket().display());
+        release.complete_kubelet(&mut config, &runtime);
         let config = self.write("kubelet.json", &config.to_string())?;
-        Ok(vec![
+        let mut arguments = vec![
             format!("--config={}", config.display()),
             format!("--kubeconfig={}", kubeconfig.display()),
             "--root-dir=/var/lib/kubelet".into(),
-            "--container-runtime=remote".into(),
-            format!(
-                "--container-runtime-endpoint=unix://{}",
-                self.socket().display()
-            ),
             format!("--hostname-override={}", self.name),
             format!("--node-ip={}", self.address),
-        ])
+        ];
+        arguments.extend(release.kubelet_arguments(&runtime));
+        Ok(arguments)
     }
 
-    /// Writes kube-proxy's certificate; its arguments.
-    pub(super) fn proxy(&self) -> Result<Vec<String>> {
+    /// Writes kube-proxy's certificate; its arguments for a mode, or `None` where it is not to run.
+    pub(super) fn proxy(&self, mode: ProxyMode) -> Result<Option<Vec<String>>> {
+        if mode == ProxyMode::Nobody {
+            return Ok(None);
+        }
+        let release = self.cluster.binaries.release("kube-proxy")?;
+        let by_mode = release.proxy_arguments(mode).map_err(anyhow::Error::msg)?;
         let subject = Subject {
             name: "system:kube-proxy",
             group: None,
@@ -143,10 +119,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         let file = format!("kube-proxy-{}", self.name);
         let server = self.cluster.server_for_nodes();
         let kubeconfig = self.cluster.pki.kubeconfig(&file, &subject, &server)?;
-        Ok(vec![
+        let mut arguments = vec![
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--hostname-override={}", self.name),
-            "--proxy-mode=iptables".into(),
             format!("--bind-address={}", self.address),
             "--healthz-bind-address=".into(),
             "--metrics-bind-address=127.0.0.1:10249".into(),
@@ -155,7 +130,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
             "--conntrack-min=0".into(),
             "--conntrack-tcp-timeout-established=0s".into(),
             "--conntrack-tcp-timeout-close-wait=0s".into(),
-        ])
+        ];
+        arguments.extend(by_mode);
+        Ok(Some(arguments))
     }
 
     /// Writes a file of the node's.

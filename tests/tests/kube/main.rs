@@ -13,5 +13,6 @@ mod manifests;
 mod node;
 mod objects;
 mod service_networks;
+mod service_proxy;
 mod setup;
 mod takeover;
