@@ -18,6 +18,7 @@ use super::{
     binaries::Binaries,
     mode::ProxyMode,
     pki::{self, Pki, Subject},
+    release::Release,
 };
 use crate::{
     netns::Netns,
@@ -292,6 +293,14 @@ impl ControlPlane {
                 cluster.kubectl(&account).map(drop)
             },
         )
+    }
+
+    /// The release of its API server.
+    ///
+    /// # Errors
+    /// When that does not say.
+    pub fn release(&self) -> Result<Release> {
+        self.binaries.release("kube-apiserver")
     }
 
     /// Where the API server is, as seen from where it runs.
