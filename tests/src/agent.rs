@@ -30,10 +30,9 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 const PREFIX: &str = "ebbtide-test-";
 
 /// The agent's configuration file in these tests.
-const CONFIG: &str = "\
-serviceCIDRs: [\"10.96.0.0/16\", \"fd00:10:96::/108\"]
-viaHostCIDRs: []
-";
+const CONFIG: &str = "serviceCIDRs: [\"10.96.0.0/16\", \"fd00:10:96::/108\"]\n";
+/// What else pods reach by their node, in tests that are not about it.
+const NOTHING_ELSE: &str = "viaHostCIDRs: []\n";
 
 /// An agent with its directories. It is killed when dropped, and what it pinned is removed.
 #[derive(Debug)]
@@ -81,7 +80,12 @@ impl Agent {
     /// When the file cannot be written.
     pub fn configure(&self, lines: &str) -> Result<()> {
         let path = self.path("config.yaml");
-        std::fs::write(path, format!("{CONFIG}{lines}")).context("writing the configuration")
+        let others = match lines.contains("viaHostCIDRs") {
+            true => "",
+            false => NOTHING_ELSE,
+        };
+        std::fs::write(path, format!("{CONFIG}{others}{lines}"))
+            .context("writing the configuration")
     }
 
     /// Starts the agent again after [`Agent::stop`] or [`Agent::kill`], without waiting for it.

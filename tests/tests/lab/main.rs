@@ -20,6 +20,7 @@ mod mtu;
 mod nft;
 mod nics;
 mod node_changes;
+mod node_services;
 mod own_addresses;
 mod plain_network;
 mod protocols;
