@@ -39,9 +39,12 @@ fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() 
         .kubectl(&["create", "namespace", "kube-system"])
         .ok();
     let state = tempfile::tempdir()?;
-    // This API server does not name its range when it refuses a Service in a dry run.
+    // From 1.33 on there are objects that say it, and are believed whatever else there is.
+    let objects = cluster.get(&["servicecidrs"]).is_ok();
+    let objects = objects.then(|| (vec!["10.96.0.0/16"], "ServiceCIDR objects"));
+    // Debian's API server of 1.20 does not name its range when it refuses a Service in a dry run.
     for (there, service, pod, reason) in [
-        ("", vec![], vec![], "set serviceCIDRs"),
+        ("", vec![], Vec::<String>::new(), "set serviceCIDRs"),
         (
             STATIC_POD,
             vec!["10.97.0.0/16", "fd97::/112"],
@@ -51,10 +54,11 @@ fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() 
         (
             KUBEADM,
             vec!["10.98.0.0/16"],
-            vec!["10.244.0.0/16"],
+            vec!["10.244.0.0/16".to_owned()],
             "kubeadm-config",
         ),
     ] {
+        let (service, reason) = objects.clone().unwrap_or((service, reason));
         if !there.is_empty() {
             cluster.apply(there)?;
         }
@@ -69,12 +73,11 @@ fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() 
             object["status"]["reason"]
                 .as_str()
                 .is_some_and(|found| found.contains(reason))
+                // what is there already may be of the agent before
+                && told(object, "overlayPodCIDR") == pod
         })?;
         let object = &list["items"][0];
-        ensure!(
-            told(object, "serviceCIDR") == service && told(object, "overlayPodCIDR") == pod,
-            "{object:#}"
-        );
+        ensure!(told(object, "serviceCIDR") == service, "{object:#}");
         drop(agent);
     }
     Ok(())
