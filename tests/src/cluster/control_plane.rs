@@ -19,6 +19,7 @@ use super::{
     mode::ProxyMode,
     pki::{self, Pki, Subject},
     release::Release,
+    runtime::Runtime,
 };
 use crate::{
     netns::Netns,
@@ -301,6 +302,14 @@ impl ControlPlane {
     /// When that does not say.
     pub fn release(&self) -> Result<Release> {
         self.binaries.release("kube-apiserver")
+    }
+
+    /// The release of its nodes' container runtime.
+    ///
+    /// # Errors
+    /// When there is none, or it does not say.
+    pub fn runtime(&self) -> Result<Runtime> {
+        self.binaries.runtime()
     }
 
     /// Where the API server is, as seen from where it runs.

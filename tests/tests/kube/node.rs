@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_tests::{
-    cluster::{Binaries, ControlPlane, Node, Options, Place, images},
+    cluster::{Binaries, ControlPlane, Node, Options, Place, Runtime, images},
     plan::{Family, Plan},
     vpc::Vpc,
 };
@@ -18,6 +18,19 @@ use ebbtide_tests::{
 use crate::setup::DEPLOY;
 
 const NAMESPACE: &str = "ebbtide-system";
+
+/// What the node could serve, in another kernel.
+const OBJECTS: &str = "
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderMultusConfig
+metadata: {name: ipvlan-ens5, namespace: default}
+spec: {cniType: ipvlan, ipvlan: {master: [ens5]}}
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: one}
+spec: {subnet: 172.31.16.0/20, ips: [172.31.16.4-172.31.16.8], nodeName: [master], default: true}
+";
 const PATIENCE: Duration = Duration::from_secs(180);
 
 fn until(what: &str, look: impl Fn() -> Result<()>) -> Result<()> {
@@ -135,6 +148,15 @@ fn the_daemonset_makes_a_node_ready_and_leaves_it_ready_when_it_is_replaced() ->
         "node/master",
         "--timeout=10s",
     ];
+    if cluster.runtime()? >= Runtime::new(2, 0) {
+        until("the runtime asks for STATUS, and the kubelet tells", || {
+            let node = cluster.get(&["node", "master"])?.to_string();
+            ensure!(node.contains("no network is declared"), "{node}");
+            Ok(())
+        })
+        .with_context(tell)?;
+    }
+    cluster.apply(OBJECTS)?;
     until("the node is ready", || cluster.kubectl(&ready).map(drop)).with_context(tell)?;
     let installed = on(&node, "ls -l /opt/cni/bin/ebbtide; cat /etc/cni/net.d/*")?;
     ensure!(installed.contains("\"agentSocket\""), "{installed}");
