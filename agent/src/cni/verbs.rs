@@ -204,10 +204,15 @@ async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     }
 }
 
-/// Would an ADD succeed? From memory alone: the kubelet asks every few seconds.
+/// Could an ADD succeed? From memory alone: the kubelet asks every few seconds.
 fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     if conf.is_guest() {
         // Whether there are addresses is another plugin's to say.
+        return Ok(String::new());
+    }
+    // A node with pods is well, whatever became of its pools: not ready, all its pods would be taken out of their
+    // Services, and soon be evicted. A pod too many is told why by its ADD.
+    if !agent.interfaces().is_empty() {
         return Ok(String::new());
     }
     let catalog = agent.catalog();
@@ -223,9 +228,7 @@ fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
         let here = pool.node_names.is_empty() || pool.node_names.contains(&agent.node_name);
         !pool.disabled && here && (!explicit || listed(&pool.name))
     });
-    // A node that is full is well: not ready, all its pods would be taken out of their Services.
-    let serves = !agent.interfaces().is_empty();
-    if own.any(|pool| pool.total > 0 && (serves || pool.free > 0 || pool.resting > 0)) {
+    if own.any(|pool| pool.free > 0 || pool.resting > 0) {
         Ok(String::new())
     } else {
         Err(unavailable(

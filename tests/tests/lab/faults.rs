@@ -246,6 +246,34 @@ fn a_full_pool_says_so_and_a_failed_add_drains_nothing() -> Result<()> {
 }
 
 #[test]
+fn status_fails_where_nothing_can_be_handed_out_but_never_on_a_node_with_pods() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let pod = lab.pod("master", "ens5", "a")?;
+    let plugin = lab.agent("master").plugin();
+    let config = plugin.config("default/ipvlan-ens5").to_string();
+    let status = || plugin.call("STATUS", None, &config);
+    let plan = lab.agent("master").manifests().join("plan.yaml");
+    std::fs::write(plan, "").context("taking all networks and pools away")?;
+    let other = Netns::new("other")?;
+    eventually("nothing can be handed out", || {
+        let other = sandbox(&other, "other");
+        let added = plugin.call("ADD", Some(&other), &config)?;
+        match added.error() {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                plugin.call("DEL", Some(&other), &config)?.success()?;
+                bail!("an address was")
+            }
+        }
+    })?;
+    status()?.success()?;
+    pod.delete()?;
+    let error = status()?.error()?;
+    ensure!(error.code == 50, "{error}");
+    Ok(())
+}
+
+#[test]
 fn a_second_mode_on_one_master_is_refused() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     std::fs::write(
