@@ -29,6 +29,16 @@ apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderIPPool
 metadata: {name: wrong}
 spec: {subnet: 10.2.0.0/24, ips: [10.3.0.10]}
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderMultusConfig
+metadata: {name: bad-chain, namespace: other}
+spec: {cniType: ipvlan, ipvlan: {master: [ens5]}, chainCNIJsonData: ['{\"type\": \"tuning\", }']}
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderMultusConfig
+metadata: {name: idle-field, namespace: other}
+spec: {cniType: ipvlan, ipvlan: {master: [ens5]}, coordinator: {txQueueLen: 2000}}
 ";
 
 /// As an agent writes it.
@@ -64,6 +74,8 @@ fn what_concerns_no_node_is_written_and_kept_and_an_api_server_that_is_away_stop
     let Some(mut cluster) = cluster()? else {
         return Ok(());
     };
+    // Its networks are not the first ones: those are looked for below.
+    cluster.kubectl(&["create", "namespace", "other"])?;
     cluster.apply(OBJECTS)?;
     for name in ["web-0", "web-1"] {
         cluster.apply(&pod(name, "node-a").to_string())?;
@@ -94,14 +106,18 @@ fn what_concerns_no_node_is_written_and_kept_and_an_api_server_that_is_away_stop
     let again = cluster.wait_until(&definition, |list| list["items"][0].is_object())?;
     ensure!(again["items"][0]["spec"] == first["spec"], "{again:#}");
 
-    // What was left out, and why, where a person looks.
-    cluster.wait_until(&["events"], |list| {
-        list["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|event| event["reason"] == "Invalid" && event["involvedObject"]["name"] == "wrong")
-    })?;
+    // What was left out or has no effect, and why, where a person looks.
+    for (reason, object, field) in [
+        ("Invalid", "wrong", "ips"),
+        ("Invalid", "bad-chain", "chainCNIJsonData"),
+        ("NoEffect", "idle-field", "txQueueLen"),
+    ] {
+        let of_object = format!("involvedObject.name={object},reason={reason}");
+        cluster.wait_until(&["events", "-A", "--field-selector", &of_object], |list| {
+            let message = list["items"][0]["message"].as_str().unwrap_or_default();
+            message.contains(field)
+        })?;
+    }
 
     // Who has what, in Spiderpool's format; the pool stays while somebody has something.
     cluster.apply(ENDPOINT)?;
