@@ -144,7 +144,7 @@ impl Stage {
         }
     }
 
-    /// Installs the agent as deploy/README.md says, and waits until the nodes are ready.
+    /// Installs the agent as deploy/README.md says, and waits until it runs on the nodes.
     ///
     /// # Errors
     /// When they do not become so.
@@ -158,14 +158,10 @@ impl Stage {
             None => self.apply(&deploy("ebbtide.yaml"))?,
             Some(values) => drop(self.cluster.apply(&chart(values)?)?),
         }
-        self.until("the nodes are ready", || {
-            for node in self.nodes() {
-                ensure!(
-                    is_ready(&self.cluster.get(&["node", node])?),
-                    "{node} is not"
-                );
-            }
-            Ok(())
+        let rollout = ["rollout", "status", "daemonset/ebbtide", "--timeout=5s"];
+        let rollout = [&["-n", NAMESPACE], &rollout[..]].concat();
+        self.until("the agents are ready", || {
+            self.cluster.kubectl(&rollout).map(drop)
         })
     }
 
@@ -177,6 +173,16 @@ impl Stage {
         for file in self.cloud.examples() {
             self.apply(&file)?;
         }
+        // Not before: a runtime that asks for STATUS is told that there is nothing to hand out.
+        self.until("the nodes are ready", || {
+            for node in self.nodes() {
+                ensure!(
+                    is_ready(&self.cluster.get(&["node", node])?),
+                    "{node} is not"
+                );
+            }
+            Ok(())
+        })?;
         self.cluster.apply(APPS)?;
         self.cluster.apply(&self.cloud.manifests())?;
         self.until("the pods are ready", || self.all_ready())
