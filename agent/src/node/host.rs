@@ -188,6 +188,14 @@ pub fn host_plan(
     let mask = settings.nic_marks;
     let reply = reply_bit(mask);
     let carriers: Vec<&Nic> = nics(facts, known, rules).collect();
+    let strict = |nic: &Nic| {
+        let defaults = facts.defaults.iter();
+        let own = defaults.filter(|route| route.link == nic.name && route.table == MAIN_TABLE);
+        let families: Vec<Family> = own
+            .map(|route| Family::of_net(&route.destination))
+            .collect();
+        strict(&nic.name).but_for(&families)
+    };
     let indices: Vec<u32> = carriers.iter().map(|nic| nic.ifindex).collect();
     let marks = marks(&indices, known_marks, mask & !reply);
     let families = || Family::BOTH.into_iter().filter(|family| facts.has(*family));
@@ -197,7 +205,7 @@ pub fn host_plan(
     plan.rules.extend(pods_rules(facts, rules));
     for family in families() {
         let mut carriers = carriers.iter();
-        if reply != 0 && carriers.any(|nic| strict(&nic.name).firewall.is_in(family)) {
+        if reply != 0 && carriers.any(|nic| strict(nic).firewall.is_in(family)) {
             let (mark, mask) = (reply, reply);
             let selector = Selector::LocalMark { mark, mask };
             let pods = Action::Table(settings.host_table);
@@ -210,7 +218,7 @@ pub fn host_plan(
         plan.sysctls.push(sysctl(STEER, "src_valid_mark", "1"));
         let is_filtered = |family: &Family| {
             let mut carriers = carriers.iter();
-            *family == Family::V4 || carriers.any(|nic| strict(&nic.name).is_in(*family))
+            *family == Family::V4 || carriers.any(|nic| strict(nic).is_in(*family))
         };
         for family in families().filter(is_filtered) {
             plan.routes.push(Route {
@@ -224,7 +232,7 @@ pub fn host_plan(
             let lead = Action::Table(table);
             plan.rules
                 .push(rules.at(Step::Strict, family, steered, lead));
-            let without = |nic: &&Nic| strict(&nic.name).firewall.without_marks;
+            let without = |nic: &&Nic| strict(nic).firewall.without_marks;
             if family == Family::V6 && carriers.iter().any(without) {
                 let from = family.everything();
                 let link = STEER.to_owned();
@@ -237,7 +245,7 @@ pub fn host_plan(
         let behind = behind(nic);
         let filtered = match mark {
             0 => Strict::default(),
-            _ => strict(&nic.name),
+            _ => strict(nic),
         };
         let strict_in: Vec<Family> = families()
             .filter(|family| nic.has(*family) && filtered.is_in(*family))
@@ -547,6 +555,23 @@ mod tests {
             None,
             "what is the node's own has no such way: it is filtered as without us"
         );
+    }
+
+    #[test]
+    fn where_the_nodes_default_route_is_a_firewall_is_satisfied_as_without_us() {
+        let firewall = Firewall {
+            v4: true,
+            v6: true,
+            without_marks: true,
+        };
+        let strict = Strict {
+            kernel: false,
+            firewall,
+        };
+        assert_eq!(strict.but_for(&[]), strict);
+        assert_eq!(strict.but_for(&Family::BOTH), Strict::default());
+        let other = strict.but_for(&[Family::V6]);
+        assert!(other.is_in(Family::V4) && !other.is_in(Family::V6));
     }
 
     #[test]

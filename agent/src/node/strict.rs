@@ -43,6 +43,26 @@ impl Strict {
     pub fn is_in(self, family: Family) -> bool {
         self.firewall.is_in(family) || self.kernel && family == Family::V4
     }
+
+    /// Without a firewall in the families in which the main table's default route is the link's: all that comes in
+    /// there is satisfied, as without us.
+    #[must_use]
+    pub fn but_for(self, defaults: &[Family]) -> Self {
+        let Firewall {
+            v4,
+            v6,
+            without_marks,
+        } = self.firewall;
+        let is_other = |family| !defaults.contains(&family);
+        Self {
+            firewall: Firewall {
+                v4: v4 && is_other(Family::V4),
+                v6: v6 && is_other(Family::V6),
+                without_marks: without_marks && is_other(Family::V6),
+            },
+            ..self
+        }
+    }
 }
 
 impl Firewall {

@@ -70,3 +70,44 @@ fn a_masquerade_made_with_nft_is_found_and_its_remedy_keeps_it_off_pods() -> Res
     site.lab.vpc.assert_no_violations()?;
     site.pod.delete()
 }
+
+/// As firewalld filters IPv6 (`IPv6_rpfilter`, on by default) and NixOS both families.
+#[test]
+fn reverse_paths_that_an_nft_firewall_filters_are_found() -> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    let nft = |site: &Site, command: &str| run(site.node(), "nft", &[command]);
+    for setting in ["all", "ens5", "ens6"].map(|link| format!("net/ipv4/conf/{link}/rp_filter")) {
+        site.node().sysctls(&[(&setting, "0")])?;
+    }
+    for command in [
+        "add table inet filtering",
+        "add chain inet filtering pre { type filter hook prerouting priority -140; }",
+        "add rule inet filtering pre meta l4proto icmpv6 accept",
+        "add rule inet filtering pre fib saddr . mark . iif oif missing counter drop",
+    ] {
+        if let Err(reason) = nft(&site, command) {
+            skip(
+                Need::Nft,
+                format_args!("no nft, or not in this kernel: {reason:#}"),
+            );
+            return site.pod.delete();
+        }
+    }
+    // An agent looks every half minute, and when it starts.
+    site.lab.agent("master").stop()?;
+    site.lab.agent("master").launch()?;
+    site.lab.agent("master").wait_ready()?;
+    site.each(|case| {
+        let any = SocketAddr::new(case.family.any(), case.port);
+        for protocol in Protocol::BOTH {
+            let _server = Server::start(&case.site.pod.netns, protocol, any)?;
+            let mark = case.mark()?;
+            let client = Client::new(case.site.client(), protocol).from(case.client());
+            let answer = client.ask(case.server());
+            answer.with_context(|| protocol.to_string())?;
+            case.took_its_way(mark)?;
+        }
+        Ok(())
+    })?;
+    site.pod.delete()
+}
