@@ -10,6 +10,8 @@ use std::fmt;
 pub enum Need {
     /// An API server's programs: etcd, kube-apiserver, kubectl.
     Kube,
+    /// An API server that has admission policies which know addresses (Kubernetes 1.31).
+    Policies,
     /// The programs of a cluster's node: kubelet, containerd and what they call.
     Node,
     /// A machine that can hold guests, which a guest itself cannot.
@@ -38,6 +40,7 @@ impl Need {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kube => "kube",
+            Self::Policies => "policies",
             Self::Node => "node",
             Self::Host => "host",
             Self::Root => "root",

@@ -152,7 +152,7 @@ fn rule(object: &Rule) -> RuleMessage {
                 RuleAttribute::FwMask(*mask),
             ]);
         }
-        Selector::OutLink { from, link } | Selector::OutLinkButDefault { from, link } => {
+        Selector::OutLink { from, link } => {
             message.header.src_len = from.prefix_len();
             if from.prefix_len() > 0 {
                 message.attributes.push(RuleAttribute::Source(from.addr()));
@@ -160,9 +160,6 @@ fn rule(object: &Rule) -> RuleMessage {
             message
                 .attributes
                 .push(RuleAttribute::Oifname(link.clone()));
-            if matches!(object.selector, Selector::OutLinkButDefault { .. }) {
-                message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
-            }
         }
         Selector::From(address) => {
             message.header.src_len = host_net(*address).prefix_len();

@@ -183,13 +183,6 @@ pub enum Selector {
         /// Bits looked at.
         mask: u32,
     },
-    /// As [`Selector::OutLink`]; the table's default route is passed over.
-    OutLinkButDefault {
-        /// Their source.
-        from: IpNet,
-        /// Name of the link.
-        link: String,
-    },
     /// Packets from this network that must leave by this link (`oif`).
     OutLink {
         /// Their source.
@@ -326,16 +319,12 @@ impl fmt::Display for Rule {
             Selector::LocalFromMark { from, mark, mask } => {
                 write!(f, "from {from} fwmark {mark:#x}/{mask:#x} iif lo")?;
             }
-            Selector::OutLink { from, link } | Selector::OutLinkButDefault { from, link } => {
-                write!(f, "from {from} oif {link}")?;
-            }
+            Selector::OutLink { from, link } => write!(f, "from {from} oif {link}")?,
             Selector::From(address) => write!(f, "from {address}")?,
         }
         write!(f, " {}", self.action)?;
         match &self.selector {
-            Selector::AllButDefault | Selector::OutLinkButDefault { .. } => {
-                f.write_str(" suppress_prefixlength 0")
-            }
+            Selector::AllButDefault => f.write_str(" suppress_prefixlength 0"),
             _ => Ok(()),
         }
     }

@@ -263,9 +263,6 @@ pub(super) fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> 
     }
     let selector = match (iif, oif, mark, from) {
         (None, None, None, None) if no_default => Selector::AllButDefault,
-        (None, Some(link), None, Some(from)) if no_default => {
-            Selector::OutLinkButDefault { from, link }
-        }
         _ if no_default => return None,
         (None, None, None, None) => Selector::All,
         (Some("lo"), None, Some(mark), None) => Selector::LocalMark { mark, mask },

@@ -5,8 +5,7 @@
 //! | base - 1 | `fwmark REPLY iif lo lookup pods`     | a firewall that filters reverse paths, of what pods send |
 //! | base     | `fwmark NIC+REPLY lookup T`          | what has to leave by the NIC: pods' replies, and what is sent on to its right NIC |
 //! | base     | `from NODE fwmark NIC iif lo lookup T` | a firewall that filters reverse paths |
-//! | base - 1 | `from NODE oif NIC lookup main suppress_prefixlength 0`, IPv6 | one that looks at no marks |
-//! | base     | `from NODE oif NIC lookup T`, IPv6    | the same |
+//! | base     | `from NODE oif NIC lookup T`, IPv6    | one that looks at no marks |
 //! | base + 1 | `from NODE oif NIC goto base + 7`    | the node's own, and tunnels of others over the NIC: as without us |
 //! | base + 2 | `from POD oif NIC lookup W`          | pods with routes of their own |
 //! | base + 3 | `from POOL oif NIC lookup T or W`    | pods, in l3 |
@@ -30,8 +29,9 @@
 //! A firewall may filter as well, before translation: nft's `fib saddr . mark . iif` (nft_fib4_eval, nft_fib6_eval) and
 //! iptables' `-m rpfilter --validmark` look up the way back from the address that was asked, with the packet's mark and
 //! `iif lo`. iptables without `--validmark` looks up, for IPv6, with nothing but that address and `oif` set to the NIC,
-//! as a socket of the node's that is bound to both. So where that match is loaded such a socket finds the NIC's own
-//! default route as well, after all other routes of the main table: without us it found none by this NIC.
+//! as a socket of the node's that is bound to both. So where that match is loaded such a socket is sent by the NIC's own
+//! table, but where the NIC has the node's default route: without us it would leave by the NIC that has, for IPv6 takes
+//! `oif` for a wish, and be sent back from there to this one by the last program.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -338,20 +338,11 @@ fn before_translation(
         let link = nic.name.clone();
         let marked = Selector::LocalFromMark { from, mark, mask };
         let marked = rules.at(Step::Replies, family, marked, to_own);
-        let rest = Selector::OutLink {
-            from,
-            link: link.clone(),
-        };
-        let own = Selector::OutLinkButDefault { from, link };
-        let unmarked = [
-            (Step::Asked, own, Action::Table(MAIN_TABLE)),
-            (Step::Replies, rest, to_own),
-        ];
-        let unmarked = unmarked
-            .map(|(step, selector, action)| rules.at(step, family, selector, action))
+        let asked = Selector::OutLink { from, link };
+        let unmarked = rules.at(Step::Replies, family, asked, to_own);
+        [Some(marked), without_marks.then_some(unmarked)]
             .into_iter()
-            .filter(|_| without_marks);
-        std::iter::once(marked).chain(unmarked).collect::<Vec<_>>()
+            .flatten()
     });
     each.collect()
 }
@@ -591,7 +582,6 @@ mod tests {
             "IPv6 rule 999: fwmark 0x40/0x40 iif lo lookup 7700",
             "IPv4 rule 1000: from 210.22.16.10/32 fwmark 0x2/0x6e iif lo lookup 7704",
             "IPv6 rule 1000: from fd22::10/128 fwmark 0x2/0x6e iif lo lookup 7704",
-            "IPv6 rule 999: from fd22::10/128 oif ens6 lookup 254 suppress_prefixlength 0",
             "IPv6 rule 1000: from fd22::10/128 oif ens6 lookup 7704",
             "IPv6 rule 1006: from ::/0 oif ebbtide0 lookup 7709",
             "IPv6 rule 1005: fwmark 0x2/0x6e iif ens6 goto 1007",

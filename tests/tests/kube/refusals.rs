@@ -221,7 +221,7 @@ fn a_real_api_server_takes_the_policy_refuses_what_it_must_by_it_and_has_the_bud
     let release = binaries.release("kube-apiserver")?;
     if release < POLICY {
         skip(
-            Need::Kube,
+            Need::Policies,
             format_args!(
                 "the API server is of {release}: policies with addresses are since {POLICY}"
             ),
