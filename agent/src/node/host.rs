@@ -187,7 +187,6 @@ pub fn host_plan(
     let settings = rules.settings;
     let mask = settings.nic_marks;
     let reply = reply_bit(mask);
-    let carriers: Vec<&Nic> = nics(facts, known, rules).collect();
     let strict = |nic: &Nic| {
         let defaults = facts.defaults.iter();
         let own = defaults.filter(|route| route.link == nic.name && route.table == MAIN_TABLE);
@@ -196,7 +195,10 @@ pub fn host_plan(
             .collect();
         strict(&nic.name).but_for(&families)
     };
-    let indices: Vec<u32> = carriers.iter().map(|nic| nic.ifindex).collect();
+    let carriers: Vec<(&Nic, Strict)> = nics(facts, known, rules)
+        .map(|nic| (nic, strict(nic)))
+        .collect();
+    let indices: Vec<u32> = carriers.iter().map(|(nic, _)| nic.ifindex).collect();
     let marks = marks(&indices, known_marks, mask & !reply);
     let families = || Family::BOTH.into_iter().filter(|family| facts.has(*family));
     let mut plan = NamespacePlan::default();
@@ -205,7 +207,7 @@ pub fn host_plan(
     plan.rules.extend(pods_rules(facts, rules));
     for family in families() {
         let mut carriers = carriers.iter();
-        if reply != 0 && carriers.any(|nic| strict(nic).firewall.is_in(family)) {
+        if reply != 0 && carriers.any(|(_, strict)| strict.firewall.is_in(family)) {
             let (mark, mask) = (reply, reply);
             let selector = Selector::LocalMark { mark, mask };
             let pods = Action::Table(settings.host_table);
@@ -218,7 +220,7 @@ pub fn host_plan(
         plan.sysctls.push(sysctl(STEER, "src_valid_mark", "1"));
         let is_filtered = |family: &Family| {
             let mut carriers = carriers.iter();
-            *family == Family::V4 || carriers.any(|nic| strict(nic).is_in(*family))
+            *family == Family::V4 || carriers.any(|(_, strict)| strict.is_in(*family))
         };
         for family in families().filter(is_filtered) {
             plan.routes.push(Route {
@@ -232,8 +234,9 @@ pub fn host_plan(
             let lead = Action::Table(table);
             plan.rules
                 .push(rules.at(Step::Strict, family, steered, lead));
-            let without = |nic: &&Nic| strict(nic).firewall.without_marks;
-            if family == Family::V6 && carriers.iter().any(without) {
+            let mut carriers = carriers.iter();
+            let without = carriers.any(|(_, strict)| strict.firewall.without_marks);
+            if family == Family::V6 && without {
                 let from = family.everything();
                 let link = STEER.to_owned();
                 let asked = Selector::OutLink { from, link };
@@ -241,11 +244,11 @@ pub fn host_plan(
             }
         }
     }
-    for (nic, mark) in carriers.into_iter().zip(marks) {
+    for ((nic, strict), mark) in carriers.into_iter().zip(marks) {
         let behind = behind(nic);
         let filtered = match mark {
             0 => Strict::default(),
-            _ => strict(nic),
+            _ => strict,
         };
         let strict_in: Vec<Family> = families()
             .filter(|family| nic.has(*family) && filtered.is_in(*family))
