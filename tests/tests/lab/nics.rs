@@ -8,7 +8,9 @@ use ebbtide_tests::{
     iptables,
     lab::Lab,
     netns::Netns,
+    patience::eventually,
     plan::{Family, Plan},
+    snapshot::{ip, run},
 };
 
 fn of<'a>(checks: &'a [Check], traffic: &'a str) -> impl Iterator<Item = &'a Check> {
@@ -79,6 +81,35 @@ fn a_firewall_that_filters_reverse_paths_is_satisfied() -> Result<()> {
         services_of(drop(family, options)).with_context(|| format!("{family} {options}"))?;
     }
     Ok(())
+}
+
+#[test]
+fn a_filter_that_is_turned_on_while_pods_run_is_noticed() -> Result<()> {
+    let lab = Lab::start(Plan::default())?;
+    let node = lab.vpc.node("master");
+    let off = ["all", "ens6"].map(|link| format!("net/ipv4/conf/{link}/rp_filter"));
+    node.sysctls(&off.each_ref().map(|setting| (setting.as_str(), "0")))?;
+    let pod = lab.pod("master", "ens6", "p")?;
+    let noticed = || run(node, "sysctl", &["-n", "net.ipv4.conf.ens6.src_valid_mark"]);
+    // Any object of anybody's that goes lets the agent look; else it looks every half minute.
+    let look = || -> Result<()> {
+        for verb in ["add", "del"] {
+            ip(node, &["route", verb, "192.0.2.0/24", "dev", "lo"])?;
+        }
+        Ok(())
+    };
+    let wait_for = |expected: &str| {
+        eventually("the agent to notice", || {
+            look()?;
+            let found = noticed()?;
+            ensure!(found.trim() == expected, "src_valid_mark is {found}");
+            Ok(())
+        })
+    };
+    ensure!(noticed()?.trim() == "0", "nothing filters yet");
+    node.sysctls(&[("net/ipv4/conf/ens6/rp_filter", "1")])?;
+    wait_for("1")?;
+    pod.delete()
 }
 
 /// NodePorts and ClusterIPs, where all nodes filter.
