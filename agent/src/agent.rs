@@ -135,7 +135,8 @@ impl Agent {
                 sticky: settings.sticky_addresses,
             },
         )?;
-        let datapath = Datapath::open(&directories.bpf, settings.marks())?;
+        let datapath =
+            Datapath::open(&directories.bpf, settings.marks(), settings.node_port_range)?;
         let host = Netlink::open("in the host")?;
         let guests = Guests::open(&directories.state).map_err(StartError::Guests)?;
         Ok(Self {

@@ -2,6 +2,7 @@
 
 mod links;
 mod marks;
+mod ports;
 
 use std::{fs, path::Path};
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use links::LinkNames;
 pub use marks::Marks;
+pub use ports::PortRange;
 
 use crate::catalog::NetworkRef;
 
@@ -42,8 +44,8 @@ pub struct Settings {
     /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with
     /// interface index `i` is this plus `i`.
     pub host_table: u32,
-    /// Priority of our routing rules, in pods and in the host; the seven after it are used too. If others have rules
-    /// at one of them in the host, ours begin at the nearest block of eight that is free, the lower ones first.
+    /// Priority of our routing rules, in pods and in the host; one before and the seven after it are used too. If others have
+    /// rules at one of them in the host, ours begin at the nearest block of nine that is free, the lower ones first.
     pub rule_priority: u32,
     /// Which links are NICs, where the agent would decide otherwise.
     pub nics: LinkNames,
@@ -53,6 +55,9 @@ pub struct Settings {
     /// Whether what pods send by their interfaces goes past the host's netfilter, out of reach of others'
     /// MASQUERADE rules. In l2 it does anyway.
     pub exempt_from_masquerade: bool,
+    /// The API server's `--service-node-port-range`. UDP for one of these ports is a Service's, even where a socket of
+    /// the host's waits for it: kube-proxy before 1.24 holds one open for each. Other UDP with a socket may be a tunnel's.
+    pub node_port_range: PortRange,
     /// How long a released address rests before it is given to another pod, in seconds.
     pub rest_seconds: u64,
     /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node. Needs the
@@ -76,6 +81,7 @@ impl Default for Settings {
             nics: LinkNames::default(),
             spoof_guard: true,
             exempt_from_masquerade: false,
+            node_port_range: PortRange::NODE_PORTS,
             rest_seconds: 60,
             sticky_addresses: false,
         }
@@ -217,6 +223,7 @@ mod tests {
                 "nics.include[0]",
             ),
             ("nics: {includes: []}", "nics"),
+            ("nodePortRange: 32767-30000", "nodePortRange"),
             ("serviceCIDRs: [nonsense]", "serviceCIDRs[0]"),
             ("servicecidr: []", "servicecidr"),
             ("defaultNetwork: a/b/c", "defaultNetwork"),

@@ -6,8 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ebbtide_layout::{
-    Address, DEFAULT_NIC_MARKS, HostConfig, HostFlow, MAX_ADDRESSES, MAX_NICS, Nic, NicCounters,
-    NodeAddress, reply_bit,
+    Address, DEFAULT_NIC_MARKS, DEFAULT_NODE_PORTS, HostConfig, HostFlow, MAX_ADDRESSES, MAX_NICS,
+    Nic, NicCounters, NodeAddress, reply_bit,
 };
 
 use crate::flow::Table;
@@ -51,6 +51,18 @@ static NIC_MARKS: Global<u32> = Global::new(DEFAULT_NIC_MARKS);
 /// count zeros.
 #[unsafe(no_mangle)]
 static NIC_REPLY: Global<u32> = Global::new(reply_bit(DEFAULT_NIC_MARKS));
+
+/// Ports of Services on the node, the first in the upper half.
+#[unsafe(no_mangle)]
+static NODE_PORTS: Global<u32> = Global::new(DEFAULT_NODE_PORTS);
+
+/// Whether a port of the node's is a Service's, by its number.
+#[inline(always)]
+pub(crate) fn is_node_port(port: u16) -> bool {
+    let ports = NODE_PORTS.load();
+    let port = u32::from(port);
+    ports >> 16 <= port && port <= ports & 0xffff
+}
 
 /// The bit of our mark that says "came out of a pod's veth".
 #[inline(always)]

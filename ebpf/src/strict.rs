@@ -18,7 +18,10 @@ use aya_ebpf::{
 };
 use ebbtide_layout::{Address, NIC_IS_STRICT, NIC_IS_STRICT6};
 
-use crate::packet::{self, Endpoints, Ip, LATER};
+use crate::{
+    host_maps as maps,
+    packet::{self, Endpoints, Ip, LATER},
+};
 
 /// `BPF_F_CURRENT_NETNS` (include/uapi/linux/bpf.h), as the helper takes it: the namespace of the packet.
 const CURRENT_NETNS: u64 = u64::MAX;
@@ -26,8 +29,8 @@ const CURRENT_NETNS: u64 = u64::MAX;
 /// Whether a packet for the node, in by a strict NIC, may be a request for a Service (or an ICMP message about
 /// one), and carries no other packet. IPv4's headers start with a source and a destination port.
 ///
-/// UDP that a socket of the host's waits for is no Service's: it may be a tunnel's (VXLAN, Geneve, GUE, ESP, L2TP
-/// ...), whose sockets are found like any other's.
+/// UDP that a socket of the host's waits for may be a tunnel's (VXLAN, Geneve, GUE, ESP, L2TP ...), whose sockets are
+/// found like any other's. But for node ports kube-proxy itself held sockets, before 1.24.
 #[inline(always)]
 pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip, flags: u32) -> bool {
     let strict = if ip.is_v4() {
@@ -41,7 +44,10 @@ pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip, flags: u32) -> bool {
     match ip.payload.protocol {
         packet::TCP | packet::SCTP | packet::ICMP | packet::ICMPV6 => true,
         packet::UDP => match ip.endpoints(ctx) {
-            Endpoints::Ports(source, destination) => !has_udp_socket(ctx, ip, source, destination),
+            Endpoints::Ports(source, destination) => {
+                maps::is_node_port(u16::from_be_bytes(destination))
+                    || !has_udp_socket(ctx, ip, source, destination)
+            }
             _ => false,
         },
         _ => false,

@@ -49,7 +49,7 @@ use crate::{
         model::{Filter, NamespacePlan},
         state::NamespaceState,
     },
-    settings::Marks,
+    settings::{Marks, PortRange},
 };
 
 /// The object that `cargo xtask build-ebpf` made.
@@ -133,6 +133,7 @@ struct Setup {
     pins: PathBuf,
     marks: Marks,
     nic_reply: u32,
+    node_ports: u32,
 }
 
 /// The maps that outlive the agent, and their files.
@@ -165,7 +166,8 @@ impl Setup {
             .override_global("MARK", &self.marks.reply, true)
             .override_global("PAST_HOST_MARK", &self.marks.past_host, true)
             .override_global("NIC_MARKS", &self.marks.nics, true)
-            .override_global("NIC_REPLY", &self.nic_reply, true);
+            .override_global("NIC_REPLY", &self.nic_reply, true)
+            .override_global("NODE_PORTS", &self.node_ports, true);
         for (map, file) in PINNED {
             loader.map_pin_path(map, self.pins.join(file));
         }
@@ -195,7 +197,7 @@ impl Datapath {
     ///
     /// # Errors
     /// When there is no bpf file system, or the kernel refuses a map or program.
-    pub fn open(bpf_dir: &Path, marks: Marks) -> Result<Self, Error> {
+    pub fn open(bpf_dir: &Path, marks: Marks, node_ports: PortRange) -> Result<Self, Error> {
         let pins = bpf_dir.join(LAYOUT);
         let there = bpf_dir.ancestors().find(|dir| dir.exists());
         let on_bpffs = there
@@ -209,6 +211,7 @@ impl Datapath {
             pins,
             marks,
             nic_reply: reply_bit(marks.nics),
+            node_ports: node_ports.packed(),
         };
         let mut object = setup.loader().load(OBJECT)?;
         let names = PROGRAMS.map(|p| p.name).into_iter();

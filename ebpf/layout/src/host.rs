@@ -9,6 +9,9 @@ use crate::Counters;
 /// "came out of a pod's veth", the others say which NIC.
 pub const DEFAULT_NIC_MARKS: u32 = 0x6e;
 
+/// The ports that the API server gives to Services by default (`--service-node-port-range`), the first in the upper half.
+pub const DEFAULT_NODE_PORTS: u32 = 30_000 << 16 | 32_767;
+
 /// NICs that one node can have.
 pub const MAX_NICS: u32 = 256;
 

@@ -15,8 +15,8 @@ mod trace;
 pub use answer::Answer;
 pub use digest::digest;
 pub use host::{
-    DEFAULT_NIC_MARKS, HostConfig, HostFlow, HostHook, MAX_NICS, NIC_IS_STRICT, NIC_IS_STRICT6,
-    Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
+    DEFAULT_NIC_MARKS, DEFAULT_NODE_PORTS, HostConfig, HostFlow, HostHook, MAX_NICS, NIC_IS_STRICT,
+    NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
 };
 pub use spoofed::{MAX_SPOOFERS, Spoofed};
 pub use trace::{ANY, TRACE_BYTES, TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};

@@ -62,7 +62,7 @@ impl Floor {
         let pins = PathBuf::from(format!("/sys/fs/bpf/ebbtide-floor-{process}-{number}"));
         let settings = Settings::default();
         let (datapath, master) = node.run(|| {
-            let datapath = Datapath::open(&pins, settings.marks())?;
+            let datapath = Datapath::open(&pins, settings.marks(), settings.node_port_range)?;
             let links = Direct::open("in the node")?.links(&[NIC])?;
             let master = links.get(NIC).context("the node has no NIC")?.clone();
             Ok((datapath, master))

@@ -1,6 +1,11 @@
 //! Each eBPF program of the host alone: verdict, mark, packet, flows and counters. Runs in any
 //! kernel that lets root load programs.
 
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    ops::Range,
+};
+
 use ebbtide_agent::datapath::{HOST_PROGRAMS, key};
 use ebbtide_layout::{DEFAULT_NIC_MARKS, HOST_MAC, HostFlow, HostHook};
 use ebbtide_tests::{
@@ -61,13 +66,21 @@ fn nothing_that_comes_in_by_a_nic_is_marked() {
     assert_eq!((counted.seen, counted.marked, counted.passed), (9, 0, 9));
 }
 
+/// A UDP socket at the first port of these that is free, which nothing is sent to.
+fn held(address: impl Into<IpAddr>, mut ports: Range<u16>) -> (UdpSocket, u16) {
+    let address = address.into();
+    let bound = ports.find_map(|port| Some((UdpSocket::bind((address, port)).ok()?, port)));
+    bound.expect("all of these ports are taken")
+}
+
 #[test]
 fn where_filtering_is_strict_requests_are_marked_and_nothing_that_carries_another_packet() {
     let mut bench = Bench::lent();
-    let tunnel = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-    let tunnel = tunnel.local_addr().unwrap().port();
-    let tunnel6 = std::net::UdpSocket::bind("[::]:0").unwrap();
-    let tunnel6 = tunnel6.local_addr().unwrap().port();
+    let (_socket, tunnel) = held(Ipv4Addr::UNSPECIFIED, 20_000..30_000);
+    let (_socket, tunnel6) = held(Ipv6Addr::UNSPECIFIED, 20_000..30_000);
+    // kube-proxy before 1.24 holds one for each node port.
+    let (_socket, held_port) = held(Ipv4Addr::UNSPECIFIED, 30_000..32_768);
+    let (_socket, held_port6) = held(Ipv6Addr::UNSPECIFIED, 30_000..32_768);
     let with_protocol = |protocol: u8| {
         let mut packet = udp((CLIENT, 5000), (NODE, 53));
         packet[14 + 9] = protocol;
@@ -79,6 +92,7 @@ fn where_filtering_is_strict_requests_are_marked_and_nothing_that_carries_anothe
         ("a datagram", udp((CLIENT, 5000), (NODE, 30053)), MARK),
         ("SCTP", with_protocol(132), MARK),
         ("a host's socket", udp((CLIENT, 5000), (NODE, tunnel)), 0),
+        ("a held port", udp((CLIENT, 5000), (NODE, held_port)), MARK),
         ("an echo request", echo(CLIENT, NODE, true), MARK),
         ("a pod's", tcp((CLIENT, 5000), (POD, 80)), 0),
         ("somebody else's", tcp((CLIENT, 5000), ("10.9.9.9", 80)), 0),
@@ -93,6 +107,11 @@ fn where_filtering_is_strict_requests_are_marked_and_nothing_that_carries_anothe
         ("a connection", tcp((CLIENT6, 5000), (NODE6, 30080)), MARK),
         ("a datagram", udp((CLIENT6, 5000), (NODE6, 30053)), MARK),
         ("a host's socket", udp((CLIENT6, 5000), (NODE6, tunnel6)), 0),
+        (
+            "a held port",
+            udp((CLIENT6, 5000), (NODE6, held_port6)),
+            MARK,
+        ),
         ("an echo request", echo(CLIENT6, NODE6, true), MARK),
         ("a pod's", tcp((CLIENT6, 5000), (POD6, 80)), 0),
     ];
