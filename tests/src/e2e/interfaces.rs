@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 
 use super::{
     objects,
@@ -107,11 +106,7 @@ fn reached(stage: &Stage, node: &str) -> Result<String> {
 /// What the pod is told that it has, which has to be what the VPC has for its node's NICs, and what its
 /// SpiderEndpoint says.
 fn addresses(stage: &Stage, pod: &Pod) -> Result<[IpAddr; 2]> {
-    let object = stage.cluster.wait_until(&["pod", &pod.name], |object| {
-        !object["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"].is_null()
-    })?;
-    let status = object["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"].as_str();
-    let status: Value = serde_json::from_str(status.context("no network-status")?)?;
+    let status = stage.network_status(pod)?;
     let endpoint = stage.cluster.get(&["spiderendpoint", &pod.name])?;
     let ips = &endpoint["status"]["current"]["ips"];
     let mut found = Vec::new();

@@ -115,10 +115,7 @@ pub(super) fn network_status(stage: &Stage) -> Result<String> {
     let mut shown = String::new();
     for pod in stage.web()? {
         let (nic, _) = stage.place(&pod)?;
-        let object = stage.cluster.get(&["pod", &pod.name])?;
-        let status =
-            object["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"].as_str();
-        let status: Value = serde_json::from_str(status.context("no network-status")?)?;
+        let status = stage.network_status(&pod)?;
         let own = &status[0];
         let address: Option<IpAddr> = own["ips"][0].as_str().and_then(|ip| ip.parse().ok());
         ensure!(

@@ -272,6 +272,20 @@ impl Stage {
             .with_context(|| format!("there is no pod of {app} on {node}"))
     }
 
+    /// What a pod is told of its networks. The agent writes it after the pod has started, so it is waited for.
+    pub(super) fn network_status(&self, pod: &Pod) -> Result<Value> {
+        let written = |object: &Value| {
+            let status = &object["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"];
+            status.as_str().map(str::to_owned)
+        };
+        let arguments = ["pod", &pod.name];
+        let object = self
+            .cluster
+            .wait_until(&arguments, |object| written(object).is_some())?;
+        let status = written(&object).context("no network-status")?;
+        Ok(serde_json::from_str(&status)?)
+    }
+
     /// What a script of `apps.yaml` prints in a pod. The control plane asks for it, by the VPC: an
     /// exec takes seconds in user-mode Linux.
     pub(super) fn script(&self, pod: &Pod, page: &str) -> Result<String> {
