@@ -129,13 +129,12 @@ impl Pool {
 
     /// Takes out what is reserved.
     pub(super) fn keep_free(&mut self, reserved: &[Reserved]) {
-        for reserved in reserved {
-            if reserved.addresses.family() == self.family {
-                let kept = self.ranges.without(&reserved.addresses);
-                self.reserved = self.reserved.union(&self.ranges.without(&kept));
-                self.ranges = kept;
-            }
-        }
+        let ours = reserved.iter().map(|reserved| &reserved.addresses);
+        let ours = ours.filter(|addresses| addresses.family() == self.family);
+        let ours = AddressSet::union_of(self.family, ours);
+        let kept = self.ranges.without(&ours);
+        self.reserved = self.reserved.union(&self.ranges.without(&kept));
+        self.ranges = kept;
     }
 }
 
@@ -203,7 +202,7 @@ impl Check<'_> {
         family: Family,
         subnet: &IpNet,
     ) -> Result<AddressSet, Invalid> {
-        let mut all = AddressSet::empty(family);
+        let mut all = Vec::new();
         for (position, text) in texts.unwrap_or_default().iter().enumerate() {
             let field = || format!("{field}[{position}]");
             let set = AddressSet::parse(text, family).map_err(|error| {
@@ -225,9 +224,9 @@ impl Check<'_> {
                     "use addresses of the subnet, or correct the subnet",
                 ));
             }
-            all = all.union(&set);
+            all.push(set);
         }
-        Ok(all)
+        Ok(AddressSet::union_of(family, &all))
     }
 
     fn gateway(&self, subnet: &IpNet, effective: &AddressSet) -> Result<Option<IpAddr>, Invalid> {

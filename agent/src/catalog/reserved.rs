@@ -34,7 +34,7 @@ impl Reserved {
         let object = format!("SpiderReservedIP {name}");
         let texts = manifest.spec.ips.as_deref().unwrap_or_default();
         let family = family(&object, manifest.spec.ip_version, texts)?;
-        let mut addresses = AddressSet::empty(family);
+        let mut sets = Vec::new();
         for (position, text) in texts.iter().enumerate() {
             let set = AddressSet::parse(text, family).map_err(|error| {
                 let remedy = match error {
@@ -49,11 +49,11 @@ impl Reserved {
                 let field = format!("spec.ips[{position}]");
                 Invalid::new(&object, field, text, error.to_string(), remedy)
             })?;
-            addresses = addresses.union(&set);
+            sets.push(set);
         }
         Ok(Self {
             name: name.to_owned(),
-            addresses,
+            addresses: AddressSet::union_of(family, &sets),
         })
     }
 }

@@ -62,15 +62,16 @@ impl Book {
                 book.wanted.insert(node.to_owned(), count);
                 continue;
             }
-            let mut lease = AddressSet::empty(family);
+            let mut lease = Vec::new();
             for range in text.split(',').filter(|range| !range.trim().is_empty()) {
                 let set = AddressSet::parse(range, family).map_err(|reason| BadLease {
                     node: key.clone(),
                     text: text.clone(),
                     reason,
                 })?;
-                lease = lease.union(&set);
+                lease.push(set);
             }
+            let lease = AddressSet::union_of(family, &lease);
             book.leases.insert(key.clone(), lease);
         }
         Ok(book)

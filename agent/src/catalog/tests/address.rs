@@ -1,4 +1,7 @@
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use proptest::{prelude::*, sample::Index};
 
@@ -34,6 +37,20 @@ fn the_whole_of_ipv6_is_a_set_like_any_other() {
     assert_eq!(all.union(&all), all);
 }
 
+/// One union for each address, or each range compared with each hole, took minutes.
+#[test]
+fn a_list_of_a_hundred_thousand_addresses_is_read_at_once() {
+    let addresses = (0..200_000u32)
+        .step_by(2)
+        .map(|n| AddressSet::single(Ipv4Addr::from(0x0a00_0001 + n).into()));
+    let odd = AddressSet::union_of(Family::V4, &addresses.collect::<Vec<_>>());
+    let all = AddressSet::parse("10.0.0.0-10.3.13.63", Family::V4).unwrap();
+    let even = all.without(&odd);
+    assert_eq!((odd.len(), even.len()), (100_000, 100_000));
+    assert_eq!(even.without(&odd), even);
+    assert_eq!(even.union(&odd), all);
+}
+
 /// A small set twice: as ranges, and as plain members 0..=255 of the last byte.
 fn set() -> impl Strategy<Value = (AddressSet, BTreeSet<u8>)> {
     prop::collection::vec((any::<u8>(), 0u8..20), 0..8).prop_map(|parts| {
@@ -67,6 +84,7 @@ proptest! {
         prop_assert_eq!(a.len(), a_members.len() as u128);
         prop_assert_eq!(a.is_empty(), a_members.is_empty());
         prop_assert_eq!(members(&a.union(&b)), &a_members | &b_members);
+        prop_assert_eq!(AddressSet::union_of(Family::V4, [&a, &b]), a.union(&b));
         prop_assert_eq!(members(&a.without(&b)), &a_members - &b_members);
         prop_assert_eq!(a.without(&b).union(&b), a.union(&b), "ranges are kept in one canonical form");
         match a.intersection(&b) {
