@@ -26,8 +26,9 @@ pub(super) struct RuntimeConfig {
 /// A `hostPort` of a pod's.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct PortMapping {
-    /// The node's port; 0: none.
-    #[serde(default, rename = "hostPort")]
+    /// The node's port; 0: none. containerd and nerdctl write the name of the field in Go (`PortMapping` in go-cni has
+    /// no other), which Go's plugins read just so; CRI-O writes it as the convention does.
+    #[serde(default, rename = "hostPort", alias = "HostPort")]
     host_port: u16,
 }
 
@@ -82,6 +83,10 @@ mod tests {
         for (runtime, asks) in [
             ("{}", false),
             (r#"{"bandwidth":null}"#, false),
+            (
+                r#"{"bandwidth":{"IngressRate":0,"EgressRate":10000000}}"#,
+                true,
+            ),
             (r#"{"bandwidth":{}}"#, false),
             (
                 r#"{"bandwidth":{"ingressRate":0,"ingressBurst":0,"egressRate":0,"egressBurst":0}}"#,
@@ -99,6 +104,31 @@ mod tests {
                 asks,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn host_ports_are_read_as_each_runtime_writes_them() {
+        for (mappings, ports) in [
+            ("null", [].as_slice()),
+            ("[]", &[]),
+            (
+                r#"[{"HostPort":8090,"ContainerPort":80,"Protocol":"tcp","HostIP":""}]"#,
+                &[8090],
+            ),
+            (
+                r#"[{"hostPort":53,"containerPort":53,"protocol":"udp"},{"hostPort":80,"containerPort":80,
+                     "protocol":"tcp","hostIP":"10.0.0.1"}]"#,
+                &[53, 80],
+            ),
+            (r#"[{"HostPort":0,"ContainerPort":80}]"#, &[]),
+            (r#"[{"containerPort":80}]"#, &[]),
+        ] {
+            let text = format!(
+                r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{{"portMappings":{mappings}}}}}"#
+            );
+            let conf = NetConf::parse(&text).unwrap();
+            assert_eq!(conf.host_ports(), ports, "{text}");
         }
     }
 
