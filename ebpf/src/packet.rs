@@ -200,11 +200,13 @@ fn parse(ctx: &TcContext, place: &mut MaybeUninit<Ip>) -> bool {
 }
 
 /// Whether the kernel keeps a VLAN's tag beside the frame (`skb_vlan_untag`, net/core/skbuff.c): it does
-/// in both directions, so the frame itself looks like one without.
+/// in both directions, so the frame itself looks like one without. Where a VLAN's own link takes the tag away, kernels
+/// before 6.2 leave its number behind and clear `vlan_present` alone (`__vlan_hwaccel_clear_tag`, include/linux/if_vlan.h).
 #[inline(always)]
 pub(crate) fn is_in_vlan(ctx: &TcContext) -> bool {
     // SAFETY: the context of a tc program is valid for as long as the program runs.
-    unsafe { (*ctx.skb.skb).vlan_tci & VLAN_VID_MASK != 0 }
+    let (present, tag) = unsafe { ((*ctx.skb.skb).vlan_present, (*ctx.skb.skb).vlan_tci) };
+    present != 0 && tag & VLAN_VID_MASK != 0
 }
 
 /// Whether the frame's source says that the host is to send it on past its stack.
