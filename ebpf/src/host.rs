@@ -10,7 +10,7 @@ use aya_ebpf::{
 use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
 
 use crate::{
-    DROP, PASS, asking, clock,
+    DROP, PASS, asking, by_default, clock,
     flow::{self, Ours, known},
     guard::{self, At},
     host_maps as maps,
@@ -272,6 +272,15 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
     counters.seen += 1;
     counters.learned += u64::from(news);
     if owner.ifindex == ifindex || ip.is_multicast() {
+        counters.passed += 1;
+        return PASS;
+    }
+    // What the node itself sends, and forwards for others, goes as its own routes say. The exceptions are answers to
+    // what came in by another NIC and was sent on to a far backend, and what no route but the default one leads out:
+    // nobody has said that it is to leave here.
+    // SAFETY: as in `our_mark`.
+    let from = unsafe { (*ctx.skb.skb).ingress_ifindex };
+    if !is_pod && maps::nic(from).is_none() && !by_default::leaves(ctx, ip, ifindex) {
         counters.passed += 1;
         return PASS;
     }

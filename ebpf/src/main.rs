@@ -32,6 +32,7 @@
 )]
 
 mod asking;
+mod by_default;
 mod clock;
 mod extended;
 mod flow;

@@ -12,6 +12,7 @@
 )]
 
 mod asking;
+mod by_default;
 mod clock;
 mod extended;
 mod flow;

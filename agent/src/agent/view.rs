@@ -190,6 +190,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
             up: true,
             kind: None,
             port_of: None,
+            below: None,
             ipv6: true,
             addresses: Vec::new(),
         }

@@ -164,6 +164,7 @@ spec: {subnet: 'fd71:8::/64', ips: ['fd71:8::40-fd71:8::ffff']}
             up: true,
             kind: None,
             port_of: None,
+            below: None,
             ipv6: true,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         };

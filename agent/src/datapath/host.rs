@@ -34,9 +34,24 @@ pub struct HostNic {
     pub strict: Vec<Family>,
     /// In whose name neighbours are asked for: the node's address there, else a pod's.
     pub asks_as: Option<Ipv4Addr>,
+    /// The gateways of the main table's default routes over it, of each family.
+    pub gateways: Vec<IpAddr>,
     /// The node's own addresses on it, and whether what has them can be sent on to it: its table has a
     /// gateway for their family, and its mark leads there.
     pub addresses: Vec<(IpAddr, bool)>,
+}
+
+impl HostNic {
+    /// The first gateway of a family as the programs compare it: IPv4's in the last word; zero for none.
+    fn gateway(&self, family: Family) -> [u32; 4] {
+        let of_family = |gateway: &&IpAddr| Family::of(**gateway) == family;
+        let Some(gateway) = self.gateways.iter().find(of_family) else {
+            return [0; 4];
+        };
+        let bytes = key(*gateway);
+        let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| bytes[4 * at + byte]));
+        std::array::from_fn(word)
+    }
 }
 
 /// As the programs read it.
@@ -200,6 +215,8 @@ impl Host {
                 asks_as: nic
                     .asks_as
                     .map_or(0, |own| u32::from_ne_bytes(own.octets())),
+                gateway4: nic.gateway(Family::V4)[3],
+                gateway6: nic.gateway(Family::V6),
             };
             maps.nics
                 .insert(nic.ifindex, value, 0)

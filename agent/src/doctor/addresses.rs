@@ -97,6 +97,7 @@ mod tests {
                 up: true,
                 kind: None,
                 port_of: None,
+                below: None,
                 ipv6: true,
                 addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             }],

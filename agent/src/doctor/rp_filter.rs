@@ -38,6 +38,7 @@ mod tests {
                 mark,
                 strict: Vec::new(),
                 asks_as: None,
+                gateways: Vec::new(),
                 addresses: Vec::new(),
             };
             let findings = strict(&[nic], |_| is_strict);

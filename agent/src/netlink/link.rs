@@ -115,6 +115,8 @@ pub struct Link {
     pub ipvlan_mode: Option<IpvlanMode>,
     /// `IFLA_LINK`: index of the link below, or of the veth peer, maybe in another namespace.
     pub below: Option<u32>,
+    /// `IFLA_LINK_NETNSID`: that one is in another namespace.
+    pub below_elsewhere: bool,
     /// `IFLA_MASTER`: index of the bridge, bond or VRF that it is a port of.
     pub port_of: Option<u32>,
 }
@@ -132,6 +134,7 @@ impl Link {
             kind: None,
             ipvlan_mode: None,
             below: None,
+            below_elsewhere: false,
             port_of: None,
         };
         for attribute in message.attributes {
@@ -140,6 +143,7 @@ impl Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Link(below) => link.below = Some(below),
+                LinkAttribute::LinkNetNsId(_) => link.below_elsewhere = true,
                 LinkAttribute::Controller(controller) => {
                     link.port_of = Some(controller).filter(|index| *index != 0);
                 }

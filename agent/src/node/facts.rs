@@ -31,6 +31,8 @@ pub struct Nic {
     pub kind: Option<String>,
     /// The index of the bridge, bond or VRF that it is a port of.
     pub port_of: Option<u32>,
+    /// The index of the link that it is made upon, if that is the node's, too.
+    pub below: Option<u32>,
     /// Whether IPv6 is on there.
     pub ipv6: bool,
     /// Its addresses, without link-local ones.
@@ -68,6 +70,7 @@ impl Nic {
             up: link.up,
             kind: link.kind,
             port_of: link.port_of,
+            below: link.below.filter(|_| !link.below_elsewhere),
             ipv6: true,
         }
     }
@@ -250,6 +253,7 @@ mod tests {
             up: true,
             kind: None,
             port_of: None,
+            below: None,
             ipv6: true,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         }
@@ -267,6 +271,7 @@ mod tests {
             kind: None,
             ipvlan_mode: None,
             below: None,
+            below_elsewhere: false,
             port_of: None,
         }
     }

@@ -91,6 +91,13 @@ pub fn own_defaults(nic: &Nic, routes: &[Route]) -> Vec<(Family, Option<IpAddr>)
     Family::BOTH.into_iter().filter_map(of).collect()
 }
 
+/// The gateways of the main table's default routes over a NIC.
+fn main_gateways(nic: &Nic, routes: &[Route]) -> Vec<IpAddr> {
+    let over = |route: &&Route| route.link == nic.name && route.table == MAIN_TABLE;
+    let mains = routes.iter().filter(over);
+    mains.filter_map(|route| route.via).collect()
+}
+
 /// The node's IPv4 address on a NIC: of several, one beside the gateway.
 fn own_v4(nic: &Nic, behind: &Behind) -> Option<Ipv4Addr> {
     let gateway = behind.default_of(Family::V4).flatten();
@@ -259,6 +266,7 @@ pub fn host_plan(
             mark,
             strict: strict_in.clone(),
             asks_as: own_v4(nic, &behind).or(behind.a_pod),
+            gateways: main_gateways(nic, &facts.defaults),
             addresses: nic
                 .addresses
                 .iter()
@@ -368,6 +376,7 @@ mod tests {
             up: true,
             kind: None,
             port_of: None,
+            below: None,
             ipv6: true,
             addresses: vec![address.parse().unwrap()],
         }

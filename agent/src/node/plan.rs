@@ -287,6 +287,7 @@ mod tests {
             up: true,
             kind: None,
             port_of: None,
+            below: None,
             ipv6: true,
             addresses: vec!["172.31.22.228/20".parse().unwrap()],
         }

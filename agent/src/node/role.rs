@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 
 use super::{Nic, NodeFacts};
-use crate::settings::LinkNames;
+use crate::{netlink::model::MAIN_TABLE, settings::LinkNames};
 
 /// What a link is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,12 @@ const TUNNELS: [&str; 19] = [
 /// Links to networks of their own that have the node as a member: VPNs.
 const VPNS: [&str; 5] = ["ovpn", "ppp", "tun", "wireguard", "wwan"];
 
+/// Links that share another one's wire, with addresses of their own: a way out only where a person says so.
+const CHILDREN: [&str; 4] = ["ipvlan", "ipvtap", "macvlan", "macvtap"];
+
+/// Links into namespaces and machines of this node. A table of somebody's that leads there leads to a container.
+const INNER: [&str; 2] = ["netkit", "veth"];
+
 /// Links that lead nowhere.
 const NOWHERE: [&str; 6] = ["ifb", "netdevsim", "nlmon", "vcan", "vrf", "vsockmon"];
 
@@ -130,13 +136,31 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
         "dummy" => return taken(Role::Others, "a dummy that is down"),
         _ => {}
     }
-    if carries && facts.defaults.iter().any(|route| route.link == nic.name) {
+    // Its packets pass the NIC below once more, and are that one's on the wire.
+    let below = facts
+        .nics
+        .iter()
+        .find(|below| nic.below == Some(below.ifindex));
+    if CHILDREN.contains(&kind)
+        && let Some(below) = below
+    {
+        let why = format!("it shares the wire of {}", below.name);
+        return Taken::new(Role::Node, why);
+    }
+    let leads = |tables: &dyn Fn(u32) -> bool| {
+        let mut routes = facts.defaults.iter();
+        carries && routes.any(|route| route.link == nic.name && tables(route.table))
+    };
+    if leads(&|table| table == MAIN_TABLE) {
         return taken(Role::Nic, "a default route leads over it");
     }
     if kind == "bridge" && !has_uplink(nic, facts) {
         return taken(Role::Others, "a bridge whose ports lead to no network");
     }
-    if kind == "veth" && nic.addresses.iter().all(is_one_address) {
+    if !INNER.contains(&kind) && leads(&|_| true) {
+        return taken(Role::Nic, "a default route leads over it");
+    }
+    if INNER.contains(&kind) && nic.addresses.iter().all(is_one_address) {
         return taken(Role::Others, "one end of a pair, without a network");
     }
     let mut subnets = known.subnets.iter();
@@ -167,7 +191,7 @@ fn has_uplink(bridge: &Nic, facts: &NodeFacts) -> bool {
         .filter(|port| port.port_of == Some(bridge.ifindex));
     ports.any(|port| {
         let kind = port.kind.as_deref().unwrap_or("");
-        let inner = ["veth", "dummy"].contains(&kind) || VPNS.contains(&kind);
+        let inner = kind == "dummy" || INNER.contains(&kind) || VPNS.contains(&kind);
         !inner && !TUNNELS.contains(&kind) && !NOWHERE.contains(&kind)
     })
 }
@@ -199,7 +223,7 @@ impl NodeFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::model::{Family, MAIN_TABLE, Mac, Route};
+    use crate::netlink::model::{Family, Mac, Route};
 
     fn nic(name: &str, ifindex: u32, kind: &str, addresses: &[&str]) -> Nic {
         Nic {
@@ -210,6 +234,7 @@ mod tests {
             up: true,
             kind: (!kind.is_empty()).then(|| kind.to_owned()),
             port_of: None,
+            below: None,
             ipv6: true,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         }
@@ -232,6 +257,10 @@ mod tests {
         };
         let no_mac = |nic: Nic| Nic { mac: None, ..nic };
         let down = |nic: Nic| Nic { up: false, ..nic };
+        let upon = |below, nic: Nic| Nic {
+            below: Some(below),
+            ..nic
+        };
         NodeFacts {
             nics: vec![
                 nic("ens5", 2, "", &["10.70.16.10/20", "2001:db8::10/64"]),
@@ -258,11 +287,25 @@ mod tests {
                 down(nic("kube-ipvs0", 37, "dummy", &["10.96.0.1/32"])),
                 nic("storage", 38, "bridge", &["192.168.60.10/24"]),
                 port(38, nic("ens11", 39, "", &[])),
+                upon(3, nic("vrrp.51", 41, "macvlan", &["10.71.8.100/32"])),
+                upon(2, nic("shim", 42, "ipvlan", &["10.70.16.77/32"])),
+                upon(2, nic("ens5.9", 43, "vlan", &["10.75.0.10/24"])),
+                // Its NIC is the namespace's that this node is a container of.
+                upon(77, nic("eth0", 44, "macvlan", &["10.76.0.10/24"])),
+                nic("vpn0", 45, "veth", &["192.168.99.1/24"]),
+                nic("uplink", 46, "veth", &["192.168.98.1/24"]),
             ],
             defaults: vec![
                 default_over("ens5", MAIN_TABLE),
                 default_over("lan", 102),
                 default_over("tap0", MAIN_TABLE),
+                // Somebody's rules lead to containers, and out by addresses of their own.
+                default_over("br-4e1f0c", 200),
+                default_over("vpn0", 201),
+                default_over("shim", 202),
+                default_over("ens5.9", 203),
+                default_over("eth0", 204),
+                default_over("uplink", MAIN_TABLE),
             ],
             loopback: vec!["198.51.100.1/32".parse().unwrap()],
             no_ipv6: false,
@@ -299,6 +342,12 @@ mod tests {
             ("vips", Role::Node, "up"),
             ("kube-ipvs0", Role::Others, "down"),
             ("storage", Role::Node, "neither"),
+            ("vrrp.51", Role::Node, "wire of ens6"),
+            ("shim", Role::Node, "wire of ens5"),
+            ("ens5.9", Role::Nic, "default route"),
+            ("eth0", Role::Nic, "default route"),
+            ("vpn0", Role::Node, "neither"),
+            ("uplink", Role::Nic, "default route"),
         ] {
             let taken = take(facts.nic(name).unwrap(), &facts, &known, &names);
             assert_eq!(taken.role, role, "{name}: {}", taken.why);
@@ -346,6 +395,12 @@ mod tests {
                 "192.0.2.7",
                 "10.71.8.99",
                 "192.168.60.10",
+                "10.71.8.100",
+                "10.70.16.77",
+                "10.75.0.10",
+                "10.76.0.10",
+                "192.168.99.1",
+                "192.168.98.1",
                 "198.51.100.1"
             ]
         );

@@ -16,6 +16,7 @@ fn nic(name: &str, ifindex: u32, addresses: &[&str]) -> Nic {
         up: true,
         kind: None,
         port_of: None,
+        below: None,
         ipv6: true,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
     }

@@ -62,6 +62,10 @@ pub struct Nic {
     /// The IPv4 address in whose name neighbours are asked for, in network byte order: the node's there, else a
     /// pod's; zero for none.
     pub asks_as: u32,
+    /// The gateway of the main table's IPv4 default route over it, in network byte order; zero for none.
+    pub gateway4: u32,
+    /// As [`Nic::gateway4`], for IPv6.
+    pub gateway6: [u32; 4],
 }
 
 /// What the programs know of the host.
@@ -150,7 +154,7 @@ impl NicCounters {
 }
 
 const _: () = {
-    assert!(size_of::<NodeAddress>() == 8 && size_of::<Nic>() == 12);
+    assert!(size_of::<NodeAddress>() == 8 && size_of::<Nic>() == 32);
     assert!(size_of::<HostConfig>() == 8 && size_of::<HostFlow>() == 24);
     assert!(size_of::<NicCounters>() == 208 && align_of::<NicCounters>() == 8);
     assert!(reply_bit(DEFAULT_NIC_MARKS) == 0x40 && reply_bit(0) == 0);

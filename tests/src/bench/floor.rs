@@ -79,6 +79,7 @@ impl Floor {
                     up: true,
                     kind: None,
                     port_of: None,
+                    below: None,
                     ipv6: true,
                     addresses: vec!["10.77.0.2/16".parse()?, "2001:db8:77::2/64".parse()?],
                 }],

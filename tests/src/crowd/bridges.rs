@@ -23,6 +23,8 @@ const BRIDGES: [(&str, &str); 8] = [
     ("lxdbr0", "10.66.0"),
     ("zwischendeck", "10.99.0"),
 ];
+/// What only the second bridge's container knows the way to: a VPN's client, whose address others' rule leads to.
+const BEHIND_A_VPN: &str = "203.0.113.9";
 /// The published port of the first bridge's container.
 const PUBLISHED: u16 = 18_000;
 
@@ -58,6 +60,21 @@ pub(super) fn set_up(site: &mut Site) -> Result<()> {
         containers.push((bridge, container, own, PUBLISHED + number));
     }
     without_address(site)?;
+    let (bridge, client, through, _) = &containers[1];
+    site.tell(
+        &node,
+        V4,
+        [
+            format!("route add default via {through} dev {bridge} table 520"),
+            format!("rule add pref 32220 to {BEHIND_A_VPN}/32 lookup 520"),
+        ],
+    );
+    let line = format!("address add {BEHIND_A_VPN}/32 dev lo");
+    site.tell(client, V4, [line]);
+    let behind = (address(BEHIND_A_VPN)?, POD_PORT);
+    site.serve(client, behind.0, behind.1);
+    let asking = Asking::new(bridge, "node → behind a container's VPN", &node, behind);
+    site.ask(&asking, &By::ALL);
     for (bridge, container, own, port) in &containers {
         ask(site, bridge, container, *own, *port);
         let (_, _, first, _) = containers[0];

@@ -4,7 +4,8 @@
 //! - [`cell`], [`matrix`]: who asks whom, at one moment after the other, and what changed;
 //! - [`state`]: what the node has besides its traffic;
 //! - `kinds`, `overlay`: the kernel's tunnels, each over each NIC, with pods at both ends;
-//! - `bridges`, `vrf`, `esp`, `vpn`, `policy`, `services`: containers, VRFs, IPsec, a VPN in user space, routing by others and the host itself;
+//! - `bridges`, `children`, `vrf`, `esp`, `vpn`, `policy`, `services`: containers, a storage network, VRFs, IPsec, a VPN
+//!   in user space, routing by others and the host itself;
 //! - [`moments`]: the agent comes, has pods, goes.
 //!
 //! A part that this kernel lacks is said on standard output and left out.
@@ -16,6 +17,7 @@ pub mod moments;
 pub mod state;
 
 mod bridges;
+mod children;
 mod esp;
 mod kinds;
 mod overlay;
@@ -80,6 +82,7 @@ impl Crowd {
         }
         let (overlay, mut missing) = overlay::set_up(&mut site, wishes).context("the overlays")?;
         bridges::set_up(&mut site).context("the bridges")?;
+        children::set_up(&mut site).context("the storage network")?;
         policy::set_up(&mut site, &overlay, wishes).context("routing by others")?;
         missing.extend(esp::set_up(&mut site).context("ESP in transport mode")?);
         missing.extend(vpn::set_up(&mut site).context("a VPN in user space")?);

@@ -198,6 +198,8 @@ impl Bench {
                         mark,
                         flags: 0,
                         asks_as: 0,
+                        gateway4: 0,
+                        gateway6: [0; 4],
                     },
                     0,
                 )
@@ -272,6 +274,8 @@ impl Bench {
             mark: MARK,
             flags: flag(v4, NIC_IS_STRICT) | flag(v6, NIC_IS_STRICT6),
             asks_as: 0,
+            gateway4: 0,
+            gateway6: [0; 4],
         });
     }
 
@@ -285,6 +289,8 @@ impl Bench {
             mark: MARK,
             flags: 0,
             asks_as: u32::from_ne_bytes(address.octets()),
+            gateway4: 0,
+            gateway6: [0; 4],
         });
     }
 

@@ -1,0 +1,74 @@
+//! A third way out, to a storage network that no router knows, and what others made of it: addresses of other NICs that
+//! leave by it on purpose, and a child of it with an address that moves between nodes.
+
+use anyhow::Result;
+
+use super::{
+    cell::By,
+    site::{Asking, HOST_PORT, POD_PORT, Site, address},
+};
+use crate::family::Family::V4;
+
+/// The NIC.
+const NIC: &str = "data0";
+/// The storage network, and a network behind a host there.
+const NETWORK: &str = "10.88.0";
+const BEHIND: &str = "10.88.9.9";
+/// keepalived's `use_vmac`: a macvlan of the NIC, with the address that moves.
+const CHILD: &str = "vrrp.51";
+const VIP: &str = "10.88.0.100";
+
+/// Builds them, and asks.
+pub(super) fn set_up(site: &mut Site) -> Result<()> {
+    let node = site.node.clone();
+    let storage = site.namespace("storage")?;
+    site.wire((&node, NIC), (&storage, "e0"), 1500)?;
+    // As keepalived has it: who is asked for an address answers where it is.
+    node.sysctls(&[("net/ipv4/conf/data0/arp_ignore", "1")])?;
+    let ways = [
+        format!("address add {NETWORK}.10/24 dev {NIC}"),
+        format!("route add {BEHIND}/32 via {NETWORK}.9 dev {NIC}"),
+        // As a DHCP client makes one for each NIC.
+        format!("route add default via {NETWORK}.1 dev {NIC} metric 3000"),
+        format!(
+            "link add link {NIC} name {CHILD} address 00:00:5e:00:01:33 type macvlan mode private"
+        ),
+        format!("address add {VIP}/32 dev {CHILD}"),
+        format!("link set {CHILD} up"),
+        format!("route add default via {NETWORK}.9 dev {CHILD} onlink table 510"),
+        // Before the main table's, whose route to the storage network is by the NIC: a strict filter looks there, too.
+        format!("rule add pref 31900 from {VIP} lookup 510"),
+    ];
+    site.tell(&node, V4, ways);
+    let mut theirs = vec![
+        format!("address add {NETWORK}.9/24 dev e0"),
+        format!("address add {BEHIND}/32 dev lo"),
+    ];
+    for nic in ["ens5", "ens6"] {
+        let own = site.near_address(nic, V4);
+        theirs.push(format!("route add {own}/32 via {NETWORK}.10"));
+    }
+    site.tell(&storage, V4, theirs);
+    let ends = [address(&format!("{NETWORK}.9"))?, address(BEHIND)?];
+    for end in ends {
+        site.serve(&storage, end, POD_PORT);
+    }
+    for nic in ["ens5", "ens6"] {
+        let own = site.near_address(nic, V4);
+        for end in ends {
+            let name = format!("{end} → the address of {nic}, by {NIC}");
+            let asking = Asking::new("storage", name, &storage, (own, HOST_PORT)).from(end);
+            site.ask(&asking, &By::ALL);
+            let name = format!("the node, from the address of {nic} → {end}, by {NIC}");
+            let asking = Asking::new("storage", name, &node, (end, POD_PORT)).from(own);
+            site.ask(&asking, &By::ALL);
+        }
+    }
+    let vip = address(VIP)?;
+    site.serve(&node, vip, HOST_PORT);
+    let asking = Asking::new("storage", "host → VIP", &storage, (vip, HOST_PORT)).from(ends[0]);
+    site.ask(&asking, &By::ALL);
+    let asking = Asking::new("storage", "VIP → host", &node, (ends[1], POD_PORT)).from(vip);
+    site.ask(&asking, &By::ALL);
+    Ok(())
+}
