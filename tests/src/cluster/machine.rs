@@ -17,7 +17,7 @@ use super::{
     parts::Parts,
 };
 use crate::{
-    plan::{Family, Node as Planned, Plan},
+    plan::{Family, MadeOf, Node as Planned, Plan},
     process::Process,
     vpc::{Vpc, node_sysctls},
     workspace,
@@ -160,6 +160,17 @@ fn describe(parts: &Parts<'_>, plan: &Plan, node: &Planned, images: &[PathBuf]) 
     parts.write("cgroup", &lines([parts.cgroup]))?;
     parts.write("path", &lines([binaries.directory().display()]))?;
     parts.write("ctr", &lines([binaries.file("ctr")?.display()]))?;
+    // The last has no plugin for hostPort.
+    let machines = plan.nodes.iter();
+    let mut machines = machines.filter(|node| node.made_of == MadeOf::Machine);
+    let last = machines.next_back().map(|node| node.name.as_str());
+    let is_last = last == Some(parts.name);
+    let plugins: &[&str] = if is_last {
+        &["loopback"]
+    } else {
+        &["loopback", "portmap"]
+    };
+    parts.write("plugins", &lines(plugins))?;
     parts.write("images", &lines(images))?;
     parts.write("sysctls", &lines(sysctls))?;
     parts.write("nics", &lines(nics(plan, node)))?;

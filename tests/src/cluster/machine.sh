@@ -19,8 +19,8 @@ for path in /etc/cni/net.d /opt/cni/bin /var/lib/cni /var/lib/kubelet /var/log/p
     mkdir -p "$path"
     mount -t tmpfs node "$path"
 done
-# as the package kubernetes-cni has it: containerd asks for it with every sandbox
-cp /usr/lib/cni/loopback /opt/cni/bin/
+# as the package kubernetes-cni has them: containerd asks for loopback with every sandbox
+while read -r plugin; do cp "/usr/lib/cni/$plugin" /opt/cni/bin/; done <"$node/plugins"
 # Containers' roots are overlays, which cannot lie upon one; the state directory does not.
 mkdir -p "$state"
 mount --make-rshared /

@@ -5,6 +5,7 @@
 
 mod cloud;
 mod datagram;
+mod host_port;
 mod http;
 mod interfaces;
 mod lifecycle;
@@ -92,6 +93,11 @@ const ROWS: &[(&str, &str, Look)] = &[
         "NodePort, UDP",
         "outside client, each NIC",
         datagram::node_ports,
+    ),
+    (
+        "hostPort, with portmap and without",
+        "outside client, each NIC; kubectl get events",
+        host_port::by_portmap,
     ),
     (
         "a pod with two interfaces",
@@ -211,6 +217,10 @@ fn look_at(stage: &Stage, row: &str, how: &str, look: Look) -> Row {
     };
     let verdict = if ok { "ok" } else { "FAILED" };
     print(&format!("{row} ... {verdict}, {}\n", seconds(took)));
+    if !ok {
+        // The table comes at the end: rows may wait for minutes until then.
+        print(&format!("    {result}\n"));
+    }
     Row {
         row: row.into(),
         how: how.into(),
