@@ -1,13 +1,10 @@
 //! iptables of the old kind: user-mode Linux has no nf_tables.
 
-use std::{
-    io::Write as _,
-    process::{Command, Stdio},
-};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::{netns::Netns, plan::Family};
+use crate::{netns::Netns, plan::Family, process::feed};
 
 /// Adds the rules of an `iptables-restore` script to those that are there, in one go.
 ///
@@ -26,29 +23,9 @@ pub fn restore(netns: &Netns, family: Family, script: &str) -> Result<()> {
 /// # Errors
 /// What it said, with the script.
 pub fn restore_with(program: &str, netns: &Netns, script: &str) -> Result<()> {
-    let mut child = command(netns, program)?
-        .arg("--noflush")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("starting {program} (Debian's package iptables)"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin
-            .write_all(script.as_bytes())
-            .with_context(|| format!("feeding {program}"))?;
-    }
-    let output = child
-        .wait_with_output()
-        .with_context(|| format!("waiting for {program}"))?;
-    if !output.status.success() {
-        bail!(
-            "{program} in {}: {}{script}",
-            netns.name(),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(())
+    let mut command = command(netns, program)?;
+    command.arg("--noflush");
+    feed(command, netns, script)
 }
 
 /// The rules of one table, with counters, for messages.

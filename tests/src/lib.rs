@@ -6,7 +6,7 @@
 //!
 //! The modules, from the ground up:
 //!
-//! - [`netns`], [`netlink`], [`iptables`]: anonymous network namespaces and what is put in them;
+//! - [`netns`], [`netlink`], [`iptables`], [`nft`]: anonymous network namespaces and what is put in them;
 //! - [`plan`], [`vpc`], [`strict`], [`edge`]: the VPC as data, its construction, its strictness,
 //!   its gateways;
 //! - [`traffic`], [`ping`]: servers that say whom they saw, clients that say what they got;
@@ -45,6 +45,7 @@ pub mod lab;
 pub mod manifests;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod nic_programs;
 pub mod packet;
 pub mod packet_socket;

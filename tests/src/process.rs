@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write as _},
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -11,10 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, Result, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+
+use crate::netns::Netns;
 
 /// A child that the kernel kills when this process ends, however it ends. Killed when dropped.
 #[derive(Debug)]
@@ -104,6 +107,34 @@ impl Drop for Process {
         // It may have ended before; errors have nobody to go to.
         let _ = self.kill();
     }
+}
+
+/// Runs a program that reads a script from its standard input, in the namespace that `command` is for, and fails with
+/// what it said, and the script.
+pub(crate) fn feed(mut command: Command, netns: &Netns, script: &str) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {program}: is it installed?"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin
+            .write_all(script.as_bytes())
+            .with_context(|| format!("feeding {program}"))?;
+    }
+    let output = child
+        .wait_with_output()
+        .with_context(|| format!("waiting for {program}"))?;
+    if !output.status.success() {
+        bail!(
+            "{program} in {}: {}{script}",
+            netns.name(),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
 }
 
 /// Removes the directories in `place` that processes which were killed left there: those that are called `prefix`,

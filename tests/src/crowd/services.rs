@@ -86,7 +86,15 @@ pub(super) fn set_up(site: &mut Site, overlay: &Overlay) -> Result<()> {
         site.accept(V4, [&format!("-s {pod}/32"), &format!("-d {pod}/32")]);
     }
     let cluster_cidr = vec!["10.210.0.0/15".parse()?];
-    proxy::install(&site.node, "master", &Settings { cluster_cidr }, &services)?;
+    proxy::install(
+        &site.node,
+        "master",
+        &Settings {
+            cluster_cidr,
+            ..Settings::default()
+        },
+        &services,
+    )?;
     ask(site, overlay);
     Ok(())
 }

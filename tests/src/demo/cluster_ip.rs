@@ -2,10 +2,10 @@
 
 use super::{
     check::{Check, SeenAs, Transport},
-    scenario::{
-        CLUSTER_NEAR, FAR, HOST_OFFERS, HOST_PORT, HostOffer, NEAR, Offer, PLAIN_FAR, PLAIN_NEAR,
-        POD_PORT, SERVICE_PORT, Scenario,
+    offers::{
+        CLUSTER_NEAR, FAR, HOST_OFFERS, HostOffer, NEAR, Offer, PLAIN_FAR, PLAIN_NEAR, SERVICE_PORT,
     },
+    scenario::{HOST_PORT, POD_PORT, Scenario},
     table::{both, by_nic, by_veth, title, wire},
 };
 use crate::{
@@ -24,10 +24,12 @@ pub(super) fn checks(scenario: &Scenario) -> Vec<Check> {
     ];
     // What comes back to its sender is masqueraded by kube-proxy whatever the cluster's CIDR.
     let hairpin = [("b", &NEAR), ("c", &CLUSTER_NEAR), ("b", &PLAIN_NEAR)];
+    let from_node = [&FAR, &CLUSTER_NEAR].map(|offer| node_to_pod(scenario, offer));
     let to_hosts = ["a", "c"].map(|from| HOST_OFFERS.iter().map(move |offer| (from, offer)));
     masqueraded
         .map(|(from, offer)| to_pod(scenario, from, offer))
         .into_iter()
+        .chain(from_node)
         .chain(plain.map(|(from, offer)| plain_to_pod(scenario, from, offer)))
         .chain(hairpin.map(|(pod, offer)| to_itself(scenario, pod, offer)))
         .chain(
@@ -63,6 +65,27 @@ fn to_pod(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
         seen_as: SeenAs::Node(from.node.clone()),
         path: Path(path),
         back: None,
+    }
+}
+
+/// The node itself, as its kubelet and what runs in its namespace: translated in OUTPUT.
+fn node_to_pod(scenario: &Scenario, offer: &Offer) -> Check {
+    let to = scenario.pod(offer.pod);
+    let path = match to.node.as_str() {
+        "master" => vec![by_veth(to, In)],
+        _ => vec![
+            wire("master", "ens5", Out),
+            wire(&to.node, &to.nic, In),
+            by_nic(to, In),
+        ],
+    };
+    Check {
+        traffic: "node → ClusterIP",
+        from: "node".into(),
+        client: scenario.master.clone(),
+        seen_as: SeenAs::Node("master".into()),
+        path: Path(path),
+        ..to_pod(scenario, "a", offer)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod cluster_ip;
+mod offers;
 mod report;
 mod scenario;
 mod table;
@@ -12,7 +13,7 @@ use anyhow::{Result, ensure};
 
 pub use check::{Check, Line, Measurement, SeenAs, Transport};
 pub use report::Report;
-pub use scenario::{Scenario, WAYS_TO_C};
+pub use scenario::{LOCAL_AT_MASTER, Scenario, WAYS_TO_C};
 
 use crate::{
     lab::Lab,

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     check::{Check, Line, paths},
+    offers::{HOST_OFFERS, LOCAL_OTHER, OFFERS},
     table,
 };
 use crate::{
@@ -14,9 +15,9 @@ use crate::{
     netns::Netns,
     nic_programs,
     patience::IMPATIENCE,
-    plan::{Family, Plan},
+    plan::{Family, Node, Plan},
     pod::Pod,
-    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
+    proxy::{self, Backend, ExternalTrafficPolicy, Mode, NodePorts, Service, Settings},
     traffic::{Protocol, Server},
 };
 
@@ -24,71 +25,6 @@ use crate::{
 pub(super) const POD_PORT: u16 = 8080;
 /// Port of the servers on nodes and outside.
 pub(super) const HOST_PORT: u16 = 9090;
-/// Port of every ClusterIP.
-pub(super) const SERVICE_PORT: u16 = 80;
-
-/// A Service of the demonstration, for both families and protocols.
-pub(super) struct Offer {
-    name: &'static str,
-    /// Last part of the ClusterIP.
-    cluster: u8,
-    /// Port on the nodes, and of the load balancer that leads there.
-    pub(super) node_port: u16,
-    policy: ExternalTrafficPolicy,
-    /// Whether the proxy masquerades what comes to its ClusterIP.
-    masquerade: bool,
-    /// The pod behind it.
-    pub(super) pod: &'static str,
-}
-
-use ExternalTrafficPolicy::{Cluster, Local};
-
-pub(super) const FAR: Offer = offer("FAR", 10, 30010, Cluster, "d");
-pub(super) const NEAR: Offer = offer("NEAR", 11, 30011, Cluster, "b");
-pub(super) const CLUSTER_FAR: Offer = offer("CFAR", 12, 30012, Cluster, "e");
-pub(super) const CLUSTER_NEAR: Offer = offer("CNEAR", 13, 30013, Cluster, "c");
-pub(super) const LOCAL_SAME: Offer = offer("LSAME", 14, 30080, Local, "a");
-pub(super) const LOCAL_OTHER: Offer = offer("LOTHER", 15, 30081, Local, "c");
-pub(super) const PLAIN_FAR: Offer = Offer {
-    masquerade: false,
-    ..offer("PFAR", 16, 30016, Cluster, "d")
-};
-pub(super) const PLAIN_NEAR: Offer = Offer {
-    masquerade: false,
-    ..offer("PNEAR", 17, 30017, Cluster, "b")
-};
-const OFFERS: [Offer; 8] = [
-    FAR,
-    NEAR,
-    CLUSTER_FAR,
-    CLUSTER_NEAR,
-    LOCAL_SAME,
-    LOCAL_OTHER,
-    PLAIN_FAR,
-    PLAIN_NEAR,
-];
-
-/// A Service of the demonstration whose backend is a server of a node itself (hostNetwork).
-pub(super) struct HostOffer {
-    name: &'static str,
-    /// Last part of the ClusterIP.
-    cluster: u8,
-    /// As in [`Offer`].
-    pub(super) masquerade: bool,
-    /// The node behind it, and its NIC whose address it is.
-    pub(super) node: &'static str,
-    pub(super) nic: &'static str,
-}
-
-pub(super) const HOST_OFFERS: [HostOffer; 6] = [
-    host_offer("HOST5", 20, true, "master", "ens5"),
-    host_offer("HOST6", 21, true, "master", "ens6"),
-    host_offer("HFAR", 22, true, "worker1", "ens5"),
-    host_offer("PHOST5", 23, false, "master", "ens5"),
-    host_offer("PHOST6", 24, false, "master", "ens6"),
-    host_offer("PHFAR", 25, false, "worker1", "ens5"),
-];
-
 /// Added to a NodePort it is the load balancer's port that leads to the node's second NIC.
 pub(super) const BY_ENS6: u16 = 1000;
 
@@ -101,6 +37,9 @@ pub(super) const IP_TARGETS: [(&str, u16); 3] = [("a", 8101), ("c", 8102), ("e",
 /// The load balancer's ports for the pod `c`: a NodePort at the NIC that is not its own, and straight.
 pub const WAYS_TO_C: [u16; 2] = [LOCAL_OTHER.node_port, IP_TARGETS[1].1];
 
+/// The node port of a Service of policy Local whose pod is on `master`.
+pub const LOCAL_AT_MASTER: u16 = LOCAL_OTHER.node_port;
+
 /// Name, node, NIC.
 const PODS: [(&str, &str, &str); 5] = [
     ("a", "master", "ens5"),
@@ -109,62 +48,6 @@ const PODS: [(&str, &str, &str); 5] = [
     ("d", "worker1", "ens5"),
     ("e", "worker1", "ens6"),
 ];
-
-const fn offer(
-    name: &'static str,
-    cluster: u8,
-    node_port: u16,
-    policy: ExternalTrafficPolicy,
-    pod: &'static str,
-) -> Offer {
-    Offer {
-        name,
-        cluster,
-        node_port,
-        policy,
-        masquerade: true,
-        pod,
-    }
-}
-
-const fn host_offer(
-    name: &'static str,
-    cluster: u8,
-    masquerade: bool,
-    node: &'static str,
-    nic: &'static str,
-) -> HostOffer {
-    HostOffer {
-        name,
-        cluster,
-        masquerade,
-        node,
-        nic,
-    }
-}
-
-impl Offer {
-    /// The ClusterIP of a family.
-    pub(super) fn cluster(&self, family: Family) -> SocketAddr {
-        cluster_ip(family, self.cluster)
-    }
-}
-
-impl HostOffer {
-    /// The ClusterIP of a family.
-    pub(super) fn cluster(&self, family: Family) -> SocketAddr {
-        cluster_ip(family, self.cluster)
-    }
-}
-
-/// The ClusterIP with this last part.
-fn cluster_ip(family: Family, last: u8) -> SocketAddr {
-    let address: IpAddr = match family {
-        Family::V4 => [10, 96, 0, last].into(),
-        Family::V6 => [0xfd00, 0x10, 0x96, 0, 0, 0, 0, u16::from(last)].into(),
-    };
-    SocketAddr::new(address, SERVICE_PORT)
-}
 
 /// Everything set up. It is dropped before the laboratory.
 #[derive(Debug)]
@@ -182,6 +65,14 @@ impl Scenario {
     /// # Errors
     /// Says what could not be created.
     pub fn create(lab: &Lab) -> Result<Self> {
+        Self::served_by(lab, Mode::default())
+    }
+
+    /// As [`Scenario::create`], with the Service proxy in this mode.
+    ///
+    /// # Errors
+    /// Says what could not be created.
+    pub fn served_by(lab: &Lab, mode: Mode) -> Result<Self> {
         let pods = PODS
             .iter()
             .map(|(name, node, nic)| lab.pod(node, nic, name))
@@ -209,18 +100,39 @@ impl Scenario {
             plan,
             _servers: servers,
         };
-        scenario.offer_services(lab)?;
+        scenario.serve(lab, mode, |_| NodePorts::Everywhere)?;
+        lab.vpc.edge.listen(&scenario.listeners())?;
         Ok(scenario)
     }
 
-    fn offer_services(&self, lab: &Lab) -> Result<()> {
-        // Pods have addresses of the VPC: outside of any cluster CIDR, so kube-proxy masquerades
-        // what they send to a ClusterIP.
-        let settings = Settings {
-            cluster_cidr: vec!["10.244.0.0/16".parse()?, "fd00:10:244::/56".parse()?],
-        };
+    /// Installs the Service proxy on all nodes: in this mode, with node ports at these addresses of each node.
+    ///
+    /// # Errors
+    /// What iptables or nft said.
+    pub fn serve(
+        &self,
+        lab: &Lab,
+        mode: Mode,
+        node_ports: impl Fn(&Node) -> NodePorts,
+    ) -> Result<()> {
+        let services = self.services();
+        for node in &self.plan.nodes {
+            // Pods have addresses of the VPC: outside of any cluster CIDR, so kube-proxy masquerades
+            // what they send to a ClusterIP.
+            let settings = Settings {
+                mode,
+                cluster_cidr: vec!["10.244.0.0/16".parse()?, "fd00:10:244::/56".parse()?],
+                service_cidr: vec!["10.96.0.0/16".parse()?, "fd00:10:96::/112".parse()?],
+                node_ports: node_ports(node),
+            };
+            proxy::install(lab.vpc.node(&node.name), &node.name, &settings, &services)
+                .with_context(|| format!("installing the Service proxy on {}", node.name))?;
+        }
+        Ok(())
+    }
+
+    fn services(&self) -> Vec<Service> {
         let mut services = Vec::new();
-        let mut listeners = Vec::new();
         for (family, letter) in [(Family::V4, "4"), (Family::V6, "6")] {
             for protocol in Protocol::BOTH {
                 for offer in &OFFERS {
@@ -237,51 +149,54 @@ impl Scenario {
                             node: pod.node.clone(),
                         }],
                     });
-                    for (nic, further) in [("ens5", 0), ("ens6", BY_ENS6)] {
-                        let node = self.nic("master", nic, family);
-                        listeners.push(Listener {
-                            protocol,
-                            port: offer.node_port + further,
-                            target: SocketAddr::new(node, offer.node_port),
-                        });
-                    }
                 }
                 for offer in &HOST_OFFERS {
+                    let address = self.nic(offer.node, offer.nic, family);
                     services.push(Service {
                         name: format!("{}-{protocol}{letter}", offer.name),
                         protocol,
                         cluster: offer.cluster(family),
                         node_port: None,
-                        policy: Cluster,
+                        policy: ExternalTrafficPolicy::Cluster,
                         masquerade: offer.masquerade,
                         backends: vec![Backend {
-                            address: SocketAddr::new(
-                                self.nic(offer.node, offer.nic, family),
-                                HOST_PORT,
-                            ),
+                            address: SocketAddr::new(address, HOST_PORT),
                             node: offer.node.into(),
                         }],
                     });
                 }
-                listeners.push(Listener {
-                    protocol,
-                    port: HOST_BY_ENS6,
-                    target: SocketAddr::new(self.nic("master", "ens6", family), HOST_PORT),
-                });
-                for (pod, port) in IP_TARGETS {
+            }
+        }
+        services
+    }
+
+    /// What the load balancer listens at.
+    fn listeners(&self) -> Vec<Listener> {
+        let mut listeners = Vec::new();
+        for family in Family::BOTH {
+            for protocol in Protocol::BOTH {
+                let mut lead = |port, target| {
                     listeners.push(Listener {
                         protocol,
                         port,
-                        target: self.pod(pod).socket(family, POD_PORT),
+                        target,
                     });
+                };
+                let second = self.nic("master", "ens6", family);
+                for offer in &OFFERS {
+                    for (nic, further) in [("ens5", 0), ("ens6", BY_ENS6)] {
+                        let node = self.nic("master", nic, family);
+                        let target = SocketAddr::new(node, offer.node_port);
+                        lead(offer.node_port + further, target);
+                    }
+                }
+                lead(HOST_BY_ENS6, SocketAddr::new(second, HOST_PORT));
+                for (pod, port) in IP_TARGETS {
+                    lead(port, self.pod(pod).socket(family, POD_PORT));
                 }
             }
         }
-        for node in &self.plan.nodes {
-            proxy::install(lab.vpc.node(&node.name), &node.name, &settings, &services)
-                .with_context(|| format!("installing the Service proxy on {}", node.name))?;
-        }
-        lab.vpc.edge.listen(&listeners)
+        listeners
     }
 
     /// Every row of the table of traffic.

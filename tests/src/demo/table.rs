@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 use super::{
     check::{Check, SeenAs, Transport},
     cluster_ip,
-    scenario::{
-        BY_ENS6, CLUSTER_FAR, CLUSTER_NEAR, HOST_BY_ENS6, HOST_PORT, IP_TARGETS, LOCAL_OTHER,
-        LOCAL_SAME, Offer, POD_PORT, Scenario,
-    },
+    offers::{CLUSTER_FAR, CLUSTER_NEAR, LOCAL_OTHER, LOCAL_SAME, Offer},
+    scenario::{BY_ENS6, HOST_BY_ENS6, HOST_PORT, IP_TARGETS, POD_PORT, Scenario},
 };
 use crate::{
     path::{Hop, Path},

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::doctor::Finding;
 use ebbtide_tests::{
+    nft::is_here,
     plan::{Family, Plan},
-    skip::{Need, skip},
     snapshot::run,
     traffic::{Client, Protocol, Server},
     two_ways::{Site, Way},
@@ -35,13 +35,10 @@ fn a_masquerade_made_with_nft_is_found_and_its_remedy_keeps_it_off_pods() -> Res
     ensure!(firewall(&mut site)?.is_empty(), "the NodePort's rules");
     let nft = |site: &Site, command: &str| run(site.node(), "nft", &[command]);
     let table = "table inet others { chain post { type nat hook postrouting priority 100; }; }";
-    if let Err(reason) = nft(&site, &format!("add {table}")) {
-        skip(
-            Need::Nft,
-            format_args!("no nft, or not in this kernel: {reason:#}"),
-        );
+    if !is_here(site.node()) {
         return site.pod.delete();
     }
+    nft(&site, &format!("add {table}"))?;
     for family in Family::BOTH {
         ensure!(as_itself(&site, family)?, "{family}: before");
     }
@@ -76,6 +73,9 @@ fn a_masquerade_made_with_nft_is_found_and_its_remedy_keeps_it_off_pods() -> Res
 fn reverse_paths_that_an_nft_firewall_filters_are_found() -> Result<()> {
     let mut site = Site::create(Plan::default())?;
     let nft = |site: &Site, command: &str| run(site.node(), "nft", &[command]);
+    if !is_here(site.node()) {
+        return site.pod.delete();
+    }
     for setting in ["all", "ens5", "ens6"].map(|link| format!("net/ipv4/conf/{link}/rp_filter")) {
         site.node().sysctls(&[(&setting, "0")])?;
     }
@@ -85,13 +85,7 @@ fn reverse_paths_that_an_nft_firewall_filters_are_found() -> Result<()> {
         "add rule inet filtering pre meta l4proto icmpv6 accept",
         "add rule inet filtering pre fib saddr . mark . iif oif missing counter drop",
     ] {
-        if let Err(reason) = nft(&site, command) {
-            skip(
-                Need::Nft,
-                format_args!("no nft, or not in this kernel: {reason:#}"),
-            );
-            return site.pod.delete();
-        }
+        nft(&site, command)?;
     }
     // An agent looks every half minute, and when it starts.
     site.lab.agent("master").stop()?;

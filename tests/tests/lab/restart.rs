@@ -58,6 +58,7 @@ fn expose(lab: &Lab, pod: &Pod) -> Result<()> {
     }
     let settings = Settings {
         cluster_cidr: vec!["10.244.0.0/16".parse()?],
+        ..Settings::default()
     };
     proxy::install(lab.vpc.node("master"), "master", &settings, &services)?;
     lab.vpc.edge.listen(&listeners)

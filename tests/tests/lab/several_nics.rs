@@ -158,7 +158,10 @@ fn each_address_is_answered_where_the_request_came_in() -> Result<()> {
     proxy::install(
         lab.vpc.node("master"),
         "master",
-        &Settings { cluster_cidr },
+        &Settings {
+            cluster_cidr,
+            ..Settings::default()
+        },
         &services,
     )?;
     lab.vpc.edge.listen(&listeners)?;

@@ -19,5 +19,6 @@ mod protocols;
 mod refused;
 mod requests;
 mod responder;
+mod service_proxy;
 mod strict_vpc;
 mod uninstall;

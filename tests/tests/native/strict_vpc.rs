@@ -17,16 +17,14 @@ use ebbtide_tests::{
     path::Exchange,
     ping::ping,
     plan::{Family, Plan},
-    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
     strict::Reason,
-    tap::{Direction, Place, Taps},
+    tap::Taps,
     traffic::{Client, Protocol, Server},
     vpc::Vpc,
 };
 use ipnet::IpNet;
 
 const PORT: u16 = 8080;
-const NODE_PORT: u16 = 30080;
 /// For what must not come.
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(2);
@@ -241,166 +239,6 @@ fn the_load_balancer_keeps_the_client_address() {
             assert_eq!(answer.seen_as, answer.local);
             assert_eq!(answer.local.ip(), client);
         }
-    }
-    vpc.assert_no_violations().unwrap();
-}
-
-/// What a test of a Service needs beside the VPC: servers on both nodes, in the place of pods.
-fn service(
-    vpc: &Vpc,
-    family: Family,
-    protocol: Protocol,
-    policy: ExternalTrafficPolicy,
-    on: &str,
-) -> Service {
-    Service {
-        name: format!("{protocol}-{family}"),
-        protocol,
-        cluster: match family {
-            Family::V4 => "10.96.0.10:80",
-            Family::V6 => "[fd00:10:96::10]:80",
-        }
-        .parse()
-        .unwrap(),
-        node_port: Some(NODE_PORT),
-        policy,
-        masquerade: true,
-        backends: vec![Backend {
-            address: SocketAddr::new(primary(vpc, on, "ens5", family), PORT),
-            node: on.into(),
-        }],
-    }
-}
-
-fn services(vpc: &Vpc, policy: ExternalTrafficPolicy, on: &str) -> Vec<Service> {
-    Family::BOTH
-        .into_iter()
-        .flat_map(|family| Protocol::BOTH.map(|protocol| (family, protocol)))
-        .map(|(family, protocol)| service(vpc, family, protocol, policy, on))
-        .collect()
-}
-
-#[test]
-fn node_port_with_policy_local_keeps_the_client_address() {
-    let vpc = vpc();
-    let taps = Taps::on_all_wires(&vpc).unwrap();
-    let master = vpc.node("master");
-    let _servers = Server::on_any(master, PORT).unwrap();
-    let services = services(&vpc, ExternalTrafficPolicy::Local, "master");
-    proxy::install(master, "master", &Settings::default(), &services).unwrap();
-    for family in Family::BOTH {
-        for protocol in Protocol::BOTH {
-            let node = primary(&vpc, "master", "ens5", family);
-            let listener = Listener {
-                protocol,
-                port: 80,
-                target: SocketAddr::new(node, NODE_PORT),
-            };
-            vpc.edge.listen(&[listener]).unwrap();
-            let mark = taps.mark().unwrap();
-            let answer = Client::new(&vpc.world, protocol)
-                .from_ip(Plan::client(family))
-                .ask(listener.address())
-                .unwrap();
-            assert_eq!(answer.seen_as, answer.local);
-
-            let seen = taps.since(mark).unwrap();
-            let reply = seen
-                .iter()
-                .find(|packet| packet.source_port == NODE_PORT)
-                .unwrap();
-            assert_eq!(reply.source, node);
-            assert_eq!(reply.direction, Direction::Out);
-            assert_eq!(reply.destination, Plan::client(family));
-            assert_eq!(
-                reply.place,
-                Place::Wire {
-                    node: "master".into(),
-                    nic: "ens5".into()
-                }
-            );
-        }
-    }
-    vpc.assert_no_violations().unwrap();
-}
-
-#[test]
-fn node_port_with_policy_local_refuses_a_node_without_endpoint() {
-    let vpc = vpc();
-    let _servers = Server::on_any(vpc.node("worker1"), PORT).unwrap();
-    let services = services(&vpc, ExternalTrafficPolicy::Local, "worker1");
-    proxy::install(
-        vpc.node("master"),
-        "master",
-        &Settings::default(),
-        &services,
-    )
-    .unwrap();
-    let server = SocketAddr::new(primary(&vpc, "master", "ens5", Family::V6), NODE_PORT);
-    Client::new(&vpc.world, Protocol::Tcp)
-        .from_ip(Plan::client(Family::V6))
-        .timeout(SHORT)
-        .ask(server)
-        .unwrap_err();
-}
-
-#[test]
-fn node_port_with_policy_cluster_reaches_another_node_masqueraded() {
-    let vpc = vpc();
-    let taps = Taps::on_all_wires(&vpc).unwrap();
-    let _servers = Server::on_any(vpc.node("worker1"), PORT).unwrap();
-    let services = services(&vpc, ExternalTrafficPolicy::Cluster, "worker1");
-    proxy::install(
-        vpc.node("master"),
-        "master",
-        &Settings::default(),
-        &services,
-    )
-    .unwrap();
-    for family in Family::BOTH {
-        for protocol in Protocol::BOTH {
-            let node = primary(&vpc, "master", "ens5", family);
-            let listener = Listener {
-                protocol,
-                port: 80,
-                target: SocketAddr::new(node, NODE_PORT),
-            };
-            vpc.edge.listen(&[listener]).unwrap();
-            let mark = taps.mark().unwrap();
-            let answer = Client::new(&vpc.world, protocol)
-                .from_ip(Plan::client(family))
-                .ask(listener.address())
-                .unwrap();
-            assert_eq!(answer.seen_as.ip(), node);
-            let exchange = Exchange::of(&taps.since(mark).unwrap(), &[NODE_PORT, PORT]);
-            assert_eq!(
-                exchange.to_string(),
-                "vpc → master/ens5 → vpc → worker1/ens5"
-            );
-        }
-    }
-    vpc.assert_no_violations().unwrap();
-}
-
-#[test]
-fn cluster_ip_masquerades_what_comes_from_outside_the_cluster_cidr() {
-    let vpc = vpc();
-    let settings = Settings {
-        cluster_cidr: vec![
-            "10.244.0.0/16".parse().unwrap(),
-            "fd00:10:244::/56".parse().unwrap(),
-        ],
-    };
-    let master = vpc.node("master");
-    let _servers = Server::on_any(vpc.node("worker1"), PORT).unwrap();
-    let services = services(&vpc, ExternalTrafficPolicy::Cluster, "worker1");
-    proxy::install(master, "master", &settings, &services).unwrap();
-    for service in &services {
-        let answer = Client::new(master, service.protocol)
-            .ask(service.cluster)
-            .unwrap();
-        let family = Family::of(service.cluster.ip());
-        assert_eq!(answer.seen_as.ip(), primary(&vpc, "master", "ens5", family));
     }
     vpc.assert_no_violations().unwrap();
 }
