@@ -18,6 +18,7 @@ mod masquerade;
 mod modes;
 mod mtu;
 mod nft;
+mod nft_proxy;
 mod nics;
 mod node_changes;
 mod node_services;

@@ -17,22 +17,29 @@ const KUBE: &str = "kube";
 
 /// Of [`STOCK`], what is worth its time every day: what only that kernel's verifier, JIT and nf_tables can
 /// decide, and every kind of traffic once.
-const DAILY: [&str; 3] = ["lab::nft", "lab::rows", "native::programs"];
+const DAILY: [&str; 4] = [
+    "lab::nft",
+    "lab::nft_proxy",
+    "lab::rows",
+    "native::programs",
+];
 
 /// What Debian's 6.1 can decide otherwise than user-mode Linux of the same source (no JIT, one CPU,
 /// all built in), or than this kernel: its JIT and verifier, its modules, its netfilter.
-const STOCK: [&str; 11] = [
+const STOCK: [&str; 13] = [
     "lab::crowd",
     "lab::masquerade",
     "lab::modes",
     "lab::mtu",
     "lab::nft",
+    "lab::nft_proxy",
     "lab::nics",
     "lab::rows",
     "native::chained",
     "native::host_programs",
     "native::programs",
     "native::responder",
+    "native::service_proxy",
 ];
 
 /// What the agent does with requests and files, whatever way a packet takes: no kernel of any source makes a
