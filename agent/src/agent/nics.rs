@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
-    netlink::model::NamespacePlan,
-    node::{self, Behind, HostPlan, Nic, NodeFacts, PRIORITIES, Rules, Taken},
+    netlink::{foreign::ForeignRule, model::NamespacePlan},
+    node::{self, Behind, HostPlan, Nic, NodeFacts, PRIORITIES, Rules, Taken, Values},
     podnet::PodNet,
 };
 
@@ -63,6 +63,7 @@ impl Agent {
         let rules = Rules {
             settings: &self.settings,
             base: base.unwrap_or(self.settings.rule_priority),
+            foreign: &[],
         };
         let mut plan = match self.nic_of(facts, net) {
             Some(nic) => {
@@ -194,7 +195,8 @@ impl Agent {
             Some(steer) => Some(steer),
             None => node::steer(&self.host).await,
         };
-        let rules = self.rules().await?;
+        let foreign = self.host.foreign_rules().await?;
+        let rules = self.rules(&foreign);
         let catalog = self.catalog();
         let view = self.view(&catalog);
         let behind = |nic: &Nic| Behind {
@@ -208,7 +210,8 @@ impl Agent {
         if let Some(last) = last.filter(|last| **last == plan) {
             return Ok(last);
         }
-        self.say_which_have_no_mark(&plan);
+        say_which_have_no_mark(&plan, rules.values());
+        say_which_marks_moved(&marks, &plan);
         let pods = self.pods_rules();
         self.nics.before.note(&plan.plan.sysctls);
         node::apply(&plan, steer, facts, &pods, &self.host, &self.datapath).await?;
@@ -228,26 +231,25 @@ impl Agent {
     }
 
     /// Where our rules in the host begin: where nobody else has any, as seen the first time.
-    async fn rules(&self) -> Result<Rules<'_>, crate::netlink::Error> {
+    fn rules<'a>(&'a self, foreign: &'a [ForeignRule]) -> Rules<'a> {
         let settings = &self.settings;
-        if let Some(base) = self.nics.base.get() {
-            return Ok(Rules {
-                settings,
-                base: *base,
-            });
-        }
-        let foreign = self.host.foreign().await?;
-        let taken: Vec<u32> = foreign.rules.iter().map(|rule| rule.priority).collect();
         let preferred = settings.rule_priority;
-        let base = node::free_priorities(preferred, &taken).unwrap_or(preferred);
-        if base != preferred {
-            info!(
-                "others have rules between {preferred} and {}: ours in the host begin at {base}",
-                preferred + PRIORITIES - 1
-            );
+        let base = *self.nics.base.get_or_init(|| {
+            let taken: Vec<u32> = foreign.iter().map(|rule| rule.priority).collect();
+            let base = node::free_priorities(preferred, &taken).unwrap_or(preferred);
+            if base != preferred {
+                info!(
+                    "others have rules between {preferred} and {}: ours in the host begin at {base}",
+                    preferred + PRIORITIES - 1
+                );
+            }
+            base
+        });
+        Rules {
+            settings,
+            base,
+            foreign,
         }
-        let base = *self.nics.base.get_or_init(|| base);
-        Ok(Rules { settings, base })
     }
 
     /// What of ours in the host is the pods' own.
@@ -280,20 +282,40 @@ impl Agent {
         })
     }
 
-    fn say_which_have_no_mark(&self, plan: &HostPlan) {
-        for nic in plan.nics.iter().filter(|nic| nic.mark == 0) {
-            warn!(
-                nic = nic.name,
-                "nicMarks has too few bits for it: what comes in here is answered by the routing \
-                 table, and put right at the NIC's egress"
-            );
-        }
-    }
-
     /// What was last put on the host's NICs.
     #[must_use]
     pub fn nics(&self) -> Option<Arc<HostPlan>> {
         let prepared = locked(&self.nics.prepared);
         prepared.as_ref().map(|last| Arc::clone(&last.plan))
+    }
+}
+
+fn say_which_have_no_mark(plan: &HostPlan, values: Values<'_>) {
+    const WITHOUT: &str =
+        "what comes in here is answered by the routing table, and put right at the NIC's egress";
+    for nic in plan.nics.iter().filter(|nic| nic.mark == 0) {
+        let nic = &nic.name;
+        match values.in_the_way() {
+            Some(rule) => warn!(
+                nic,
+                "others route by all that is left of nicMarks (the first rule: {rule}): {WITHOUT}"
+            ),
+            None => warn!(nic, "nicMarks has too few bits for it: {WITHOUT}"),
+        }
+    }
+}
+
+/// `before` has the marks that NICs had, by interface index.
+fn say_which_marks_moved(before: &[(u32, u32)], plan: &HostPlan) {
+    for nic in &plan.nics {
+        let mut before = before.iter();
+        if let Some((_, mark)) = before.find(|(index, mark)| *index == nic.ifindex && *mark != 0)
+            && *mark != nic.mark
+        {
+            info!(
+                nic = nic.name,
+                "others route by the mark {mark:#x} now: its own is {:#x}", nic.mark
+            );
+        }
     }
 }

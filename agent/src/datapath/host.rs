@@ -147,15 +147,25 @@ impl Maps {
         self.nics
             .remove(&ifindex)
             .map_err(|e| map_error("forget a NIC", e))?;
-        let keys = [Some(ifindex), (mark != 0).then(|| by_mark(mark))];
-        for key in keys.into_iter().flatten() {
-            match self.counters.remove(&key) {
-                Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
-                Err(MapError::KeyNotFound) | Ok(()) => {}
-                Err(e) => return Err(map_error("forget a NIC's counters", e)),
-            }
+        self.forget_counters(ifindex)?;
+        self.forget_mark(mark)
+    }
+
+    /// Forgets what was counted for a mark, unless a NIC has it.
+    fn forget_mark(&mut self, mark: u32) -> Result<(), Error> {
+        let mut nics = self.nics.iter().filter_map(Result::ok);
+        match mark == 0 || nics.any(|(_, nic)| nic.mark == mark) {
+            true => Ok(()),
+            false => self.forget_counters(by_mark(mark)),
         }
-        Ok(())
+    }
+
+    fn forget_counters(&mut self, key: u32) -> Result<(), Error> {
+        match self.counters.remove(&key) {
+            Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => Ok(()),
+            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+            Err(e) => Err(map_error("forget a NIC's counters", e)),
+        }
     }
 
     fn count(&mut self, key: u32) -> Result<(), Error> {
@@ -201,7 +211,9 @@ impl Host {
         maps.host
             .set(0, config, 0)
             .map_err(|e| map_error("name the link that steers into the host", e))?;
+        let mut before = Vec::new();
         for nic in nics {
+            before.extend(maps.nics.get(&nic.ifindex, 0).map(|nic| nic.mark));
             maps.count(nic.ifindex)?;
             if nic.mark != 0 {
                 maps.count(by_mark(nic.mark))?;
@@ -236,6 +248,9 @@ impl Host {
             .collect();
         for ifindex in gone {
             maps.forget_nic(ifindex)?;
+        }
+        for mark in before {
+            maps.forget_mark(mark)?;
         }
         let wanted: Vec<Address> = nics
             .iter()

@@ -48,6 +48,7 @@ pub async fn dry_run(
     let rules = Rules {
         settings,
         base: base.unwrap_or(settings.rule_priority),
+        foreign: &foreign.rules,
     };
     let behind = |nic: &node::Nic| view.behind(nic, &facts, &to_be);
     let plan = node::host_plan(&facts, &known, behind, &[], None, node::strict(), rules);

@@ -106,10 +106,7 @@ mod tests {
             table,
             destination: "192.0.2.0/24".into(),
         };
-        let rule = |priority| ForeignRule {
-            family: Family::V4,
-            priority,
-        };
+        let rule = |priority| ForeignRule::new(Family::V4, priority);
         let facts = facts(None);
         let taken = Taken {
             role: Role::Nic,

@@ -13,6 +13,7 @@ use rtnetlink::{
 use super::{
     defaults::hops,
     link::{Link, LinkAddress},
+    ours::is_ours,
 };
 
 /// One announcement.
@@ -30,6 +31,8 @@ pub enum Announcement {
     Default(Vec<(u32, Option<IpAddr>)>),
     /// A default route of others went.
     DefaultGone(Vec<(u32, Option<IpAddr>)>),
+    /// A rule of others came.
+    ForeignRule,
     /// Another route, a rule, a queueing discipline or a filter went.
     ObjectGone,
     /// The socket's buffer was full: anything may have happened.
@@ -96,6 +99,7 @@ fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Announcement {
             Some(default) => Announcement::DefaultGone(default.hops),
             None => Announcement::ObjectGone,
         },
+        Message::NewRule(rule) if !is_ours(&rule) => Announcement::ForeignRule,
         Message::DelRule(_) | Message::DelQueueDiscipline(_) | Message::DelTrafficFilter(_) => {
             Announcement::ObjectGone
         }

@@ -12,8 +12,11 @@ use super::{
     direct::Direct,
     message,
     model::{Family, MAIN_TABLE, PROTOCOL},
+    ours::is_ours,
     state::ip,
 };
+
+pub use super::foreign_rule::ForeignRule;
 
 /// A route that is not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,15 +25,6 @@ pub struct ForeignRoute {
     pub table: u32,
     /// Its destination, for people.
     pub destination: String,
-}
-
-/// A rule that is not ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForeignRule {
-    /// Family.
-    pub family: Family,
-    /// Its priority.
-    pub priority: u32,
 }
 
 /// The rules and routes of a namespace, ours told from others'.
@@ -64,25 +58,44 @@ impl Netlink {
                 _ => None,
             });
             foreign.routes.extend(routes.await?);
+        }
+        let (rules, beside_ours) = self.rules_of_others().await?;
+        foreign.rules = rules;
+        foreign.beside_ours = beside_ours;
+        Ok(foreign)
+    }
+
+    /// Reads others' rules.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn foreign_rules(&self) -> Result<Vec<ForeignRule>, Error> {
+        Ok(self.rules_of_others().await?.0)
+    }
+
+    /// Others' rules, and whether any is ours.
+    async fn rules_of_others(&self) -> Result<(Vec<ForeignRule>, bool), Error> {
+        let (mut rules, mut beside_ours) = (Vec::new(), false);
+        for family in Family::BOTH {
             let mut message = RuleMessage::default();
             message.header.family = message::address_family(family);
             let request = RouteNetlinkMessage::GetRule(message);
-            let priorities = self.dump("list rules", request, |answer| match answer {
+            let all = self.dump("list rules", request, |answer| match answer {
                 RouteNetlinkMessage::NewRule(rule)
                     if rule.header.family == message::address_family(family) =>
                 {
-                    Some(foreign_priority(&rule))
+                    Some(ForeignRule::parse(family, &rule))
                 }
                 _ => None,
             });
-            for priority in priorities.await? {
-                match priority {
-                    Some(priority) => foreign.rules.push(ForeignRule { family, priority }),
-                    None => foreign.beside_ours = true,
+            for rule in all.await? {
+                match rule {
+                    Some(rule) => rules.push(rule),
+                    None => beside_ours = true,
                 }
             }
         }
-        Ok(foreign)
+        Ok((rules, beside_ours))
     }
 }
 
@@ -157,13 +170,13 @@ fn leads_to_ours(message: &RuleMessage) -> bool {
             _ => {}
         }
     }
-    foreign_priority(message).is_none() && table != MAIN_TABLE && !is_by_mark
+    is_ours(message) && table != MAIN_TABLE && !is_by_mark
 }
 
 /// Whether the rule is another's and looks at marks.
 pub(super) fn is_foreign_by_mark(message: &RuleMessage) -> bool {
     let by_mark = |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::FwMark(_));
-    foreign_priority(message).is_some() && message.attributes.iter().any(by_mark)
+    !is_ours(message) && message.attributes.iter().any(by_mark)
 }
 
 fn is_foreign_default(RouteMessage { header, .. }: &RouteMessage) -> bool {
@@ -191,17 +204,4 @@ fn foreign_route(message: &RouteMessage) -> Option<ForeignRoute> {
         }
     }
     Some(ForeignRoute { table, destination })
-}
-
-/// `None` if the rule is ours.
-fn foreign_priority(message: &RuleMessage) -> Option<u32> {
-    let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
-    if message.attributes.contains(&ours) {
-        return None;
-    }
-    let mut priorities = message.attributes.iter().filter_map(|a| match a {
-        RuleAttribute::Priority(priority) => Some(*priority),
-        _ => None,
-    });
-    Some(priorities.next().unwrap_or(0))
 }

@@ -10,6 +10,7 @@ pub mod announcement;
 pub mod defaults;
 pub mod direct;
 pub mod foreign;
+mod foreign_rule;
 mod holder;
 pub mod link;
 mod local;

@@ -79,7 +79,7 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
     Ok(Some(link.ifindex))
 }
 
-/// Applies the plan: first the maps, then the tables, then the programs that look into them; in the end it takes
+/// Applies the plan: first the tables and rules, then the maps, then the programs that look into them; in the end it takes
 /// away what of ours is not in it: rules, but for those that `pods` have, routes and programs. Every object
 /// is put there or replaced, so applying twice is applying once.
 ///
@@ -94,7 +94,6 @@ pub async fn apply(
     datapath: &Datapath,
 ) -> Result<(), Error> {
     let HostPlan { nics, plan } = host_plan;
-    datapath.host.set(nics, steer)?;
     sysctl::write_all(&plan.sysctls)?;
     let indices: HashMap<&str, u32> = facts
         .nics
@@ -111,8 +110,9 @@ pub async fn apply(
     for rule in &plan.rules {
         batch.add_rule(rule);
     }
-    // Before a packet is marked there are the tables that the marks lead to.
+    // Before a packet is marked there are the rules and tables that the marks lead to.
     batch.run(host).await?;
+    datapath.host.set(nics, steer)?;
     let mut batch = Batch::default();
     let programs = datapath.programs();
     for filter in &plan.filters {

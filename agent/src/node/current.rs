@@ -94,7 +94,10 @@ impl CurrentFacts {
         }
         let news = match &state.snapshot {
             Some(snapshot) => snapshot.is_news(announcement),
-            None => !matches!(announcement, Announcement::ObjectGone | Announcement::Other),
+            None => !matches!(
+                announcement,
+                Announcement::ForeignRule | Announcement::ObjectGone | Announcement::Other
+            ),
         };
         if news {
             state.snapshot = None;

@@ -174,7 +174,7 @@ impl NodeFacts {
             Announcement::Default(hops) => hops.iter().any(|hop| leads(hop) == Some(false)),
             Announcement::DefaultGone(hops) => hops.iter().any(|hop| leads(hop) == Some(true)),
             Announcement::Overrun => true,
-            Announcement::ObjectGone | Announcement::Other => false,
+            Announcement::ForeignRule | Announcement::ObjectGone | Announcement::Other => false,
         }
     }
 
@@ -336,6 +336,7 @@ mod tests {
             (Announcement::Address(address(1, "127.0.0.2/8")), false),
             (Announcement::AddressGone(address(1, "192.0.2.7/32")), true),
             (Announcement::Overrun, true),
+            (Announcement::ForeignRule, false),
             (Announcement::ObjectGone, false),
         ] {
             assert_eq!(facts.is_news(&announcement), news, "{announcement:?}");

@@ -35,7 +35,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ebbtide_layout::reply_bit;
 use ipnet::IpNet;
 
 use super::{
@@ -135,42 +134,6 @@ fn filters(link: &str, prefix: &str) -> Vec<Filter> {
         .collect()
 }
 
-/// Spreads the bits of `number` over the bits that are set in `field`; `None` if they do not fit.
-fn spread(number: u32, field: u32) -> Option<u32> {
-    let (mut rest, mut bits) = (number, 0);
-    for bit in (0..32).map(|position| 1 << position) {
-        if field & bit != 0 {
-            bits |= if rest & 1 == 1 { bit } else { 0 };
-            rest >>= 1;
-        }
-    }
-    (rest == 0).then_some(bits)
-}
-
-/// A mark for each of `nics`: the one it has already, else the first that is free; zero when there
-/// is none left. All bits together are for what is steered.
-fn marks(nics: &[u32], known: &[(u32, u32)], field: u32) -> Vec<u32> {
-    let known: Vec<(u32, u32)> = known
-        .iter()
-        .filter(|(nic, mark)| nics.contains(nic) && *mark != 0 && mark & !field == 0)
-        .copied()
-        .collect();
-    let mut taken: Vec<u32> = known.iter().map(|(_, mark)| *mark).collect();
-    nics.iter()
-        .map(|nic| {
-            if let Some((_, mark)) = known.iter().find(|(known, _)| known == nic) {
-                return *mark;
-            }
-            let free = (1..)
-                .map_while(|number| spread(number, field))
-                .find(|mark| *mark != field && !taken.contains(mark))
-                .unwrap_or(0);
-            taken.push(free);
-            free
-        })
-        .collect()
-}
-
 fn sysctl(link: &str, name: &str, value: &str) -> Sysctl {
     Sysctl {
         path: format!("net/ipv4/conf/{link}/{name}"),
@@ -193,7 +156,7 @@ pub fn host_plan(
 ) -> HostPlan {
     let settings = rules.settings;
     let mask = settings.nic_marks;
-    let reply = reply_bit(mask);
+    let reply = rules.values().reply;
     let strict = |nic: &Nic| {
         let defaults = facts.defaults.iter();
         let own = defaults.filter(|route| route.link == nic.name && route.table == MAIN_TABLE);
@@ -206,7 +169,7 @@ pub fn host_plan(
         .map(|nic| (nic, strict(nic)))
         .collect();
     let indices: Vec<u32> = carriers.iter().map(|(nic, _)| nic.ifindex).collect();
-    let marks = marks(&indices, known_marks, mask & !reply);
+    let marks = rules.values().of(&indices, known_marks);
     let families = || Family::BOTH.into_iter().filter(|family| facts.has(*family));
     let mut plan = NamespacePlan::default();
     let mut nics = Vec::new();
@@ -387,34 +350,6 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_spread_over_the_bits_that_are_ours_and_no_others() {
-        for (number, field, expected) in [
-            (1, 0x2e, Some(0x02)),
-            (5, 0x2e, Some(0x0a)),
-            (15, 0x2e, Some(0x2e)),
-            (16, 0x2e, None),
-            (1, 0, None),
-        ] {
-            assert_eq!(spread(number, field), expected, "{number} in {field:#x}");
-        }
-    }
-
-    #[test]
-    fn a_nic_keeps_its_mark_and_two_never_have_the_same() {
-        assert_eq!(marks(&[3, 4], &[], 0x2e), [0x02, 0x04]);
-        assert_eq!(marks(&[4, 7], &[(3, 0x02), (4, 0x04)], 0x2e), [0x04, 0x02]);
-        assert_eq!(marks(&[3], &[(3, 0x100)], 0x2e), [0x02], "another field");
-        let many: Vec<u32> = (1..=15).collect();
-        let given = marks(&many, &[], 0x2e);
-        assert_eq!(given[14], 0, "fourteen is all that four bits have");
-        assert!(
-            given[..14]
-                .iter()
-                .all(|mark| *mark != 0 && mark & !0x2e == 0)
-        );
-    }
-
-    #[test]
     fn the_nodes_own_way_out_is_the_main_tables_before_any_others() {
         let route = |link: &str, via: Option<&str>, family: Family, table| Route {
             link: link.into(),
@@ -485,6 +420,7 @@ mod tests {
             Rules {
                 settings: &settings,
                 base: 1000,
+                foreign: &[],
             },
         )
     }

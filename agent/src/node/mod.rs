@@ -8,6 +8,7 @@ mod host;
 mod plan;
 mod role;
 mod strict;
+mod values;
 
 pub use apply::{Error as HostError, Pods, apply, find_steer, steer, take_away};
 pub use current::CurrentFacts;
@@ -19,3 +20,4 @@ pub use plan::{
 };
 pub use role::{Known, Role, Taken, take, take_all};
 pub use strict::{Strict, is_strict, strict};
+pub use values::Values;

@@ -12,12 +12,16 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+use ebbtide_layout::reply_bit;
 use ipnet::IpNet;
 
-use super::{Nic, NodeFacts};
+use super::{Nic, NodeFacts, values::Values};
 use crate::{
     digest::fnv,
-    netlink::model::{Action, Family, NamespacePlan, Route, Rule, Selector, Sysctl, host_net},
+    netlink::{
+        foreign::ForeignRule,
+        model::{Action, Family, NamespacePlan, Route, Rule, Selector, Sysctl, host_net},
+    },
     settings::Settings,
 };
 
@@ -56,9 +60,21 @@ pub struct Rules<'a> {
     pub settings: &'a Settings,
     /// The priority of [`Step::Replies`].
     pub base: u32,
+    /// Others' rules.
+    pub foreign: &'a [ForeignRule],
 }
 
-impl Rules<'_> {
+impl<'a> Rules<'a> {
+    /// What NICs' marks can be.
+    #[must_use]
+    pub const fn values(&self) -> Values<'a> {
+        Values {
+            field: self.settings.nic_marks,
+            reply: reply_bit(self.settings.nic_marks),
+            foreign: self.foreign,
+        }
+    }
+
     pub(super) const fn at(
         &self,
         step: Step,
@@ -318,6 +334,7 @@ mod tests {
             Rules {
                 settings: &settings,
                 base: 1000,
+                foreign: &[],
             },
         );
         let mut far: Vec<u32> = Vec::new();
@@ -435,6 +452,7 @@ mod tests {
             Rules {
                 settings: &settings,
                 base: 1000,
+                foreign: &[],
             },
         );
         let routes: Vec<String> = plan.routes.iter().map(ToString::to_string).collect();

@@ -193,6 +193,7 @@ impl Floor {
         let rules = Rules {
             settings: &self.settings,
             base: self.settings.rule_priority,
+            foreign: &[],
         };
         let mut routing = node::nic_plan(nic, &behind, rules);
         routing.rules.extend(node::pods_rules(&self.facts, rules));
