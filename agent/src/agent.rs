@@ -5,6 +5,7 @@ mod guests;
 mod leaving;
 pub mod marks;
 mod nics;
+mod place;
 mod records;
 mod renew;
 mod running;

@@ -5,7 +5,8 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use tracing::{error, info, warn};
@@ -14,12 +15,16 @@ use super::{
     Agent,
     before::Before,
     locked,
+    place::Place,
     view::{PodNetwork, View},
 };
 use crate::{
     catalog::Catalog,
-    netlink::{foreign::ForeignRule, model::NamespacePlan},
-    node::{self, Behind, HostPlan, Nic, NodeFacts, PRIORITIES, Rules, Taken, Values},
+    netlink::{
+        foreign::ForeignRule,
+        model::{NamespacePlan, host_net},
+    },
+    node::{self, Behind, HostPlan, Nic, NodeFacts, Routed, Rules, Taken, Values},
     podnet::PodNet,
 };
 
@@ -29,8 +34,7 @@ pub(super) struct Nics {
     /// One prepares at a time.
     turn: tokio::sync::Mutex<()>,
     prepared: Mutex<Option<Prepared>>,
-    /// Where our rules begin.
-    base: OnceLock<u32>,
+    place: Place,
     before: Before,
 }
 
@@ -39,7 +43,7 @@ impl Nics {
         Self {
             turn: tokio::sync::Mutex::default(),
             prepared: Mutex::default(),
-            base: OnceLock::new(),
+            place: Place::default(),
             before: Before::open(state),
         }
     }
@@ -59,7 +63,7 @@ impl Agent {
     #[must_use]
     pub fn nic_plan(&self, facts: &NodeFacts, net: &PodNet) -> NamespacePlan {
         let catalog = self.catalog();
-        let base = self.nics.base.get().copied();
+        let base = self.nics.place.base();
         let rules = Rules {
             settings: &self.settings,
             base: base.unwrap_or(self.settings.rule_priority),
@@ -196,7 +200,6 @@ impl Agent {
             None => node::steer(&self.host).await,
         };
         let foreign = self.host.foreign_rules().await?;
-        let rules = self.rules(&foreign);
         let catalog = self.catalog();
         let view = self.view(&catalog);
         let behind = |nic: &Nic| Behind {
@@ -204,6 +207,14 @@ impl Agent {
             ..view.behind(nic, facts, in_use)
         };
         let known = view.known(in_use);
+        let routed = self.routed(facts, in_use);
+        let preferred = self.settings.rule_priority;
+        let place = &self.nics.place;
+        let rules = Rules {
+            settings: &self.settings,
+            base: place.settle(preferred, &foreign, &routed, Instant::now()),
+            foreign: &foreign,
+        };
         let marks = self.datapath.host.marks();
         let strict = node::strict();
         let plan = node::host_plan(facts, &known, behind, &marks, steer, strict, rules);
@@ -230,26 +241,27 @@ impl Agent {
         }
     }
 
-    /// Where our rules in the host begin: where nobody else has any, as seen the first time.
-    fn rules<'a>(&'a self, foreign: &'a [ForeignRule]) -> Rules<'a> {
-        let settings = &self.settings;
-        let preferred = settings.rule_priority;
-        let base = *self.nics.base.get_or_init(|| {
-            let taken: Vec<u32> = foreign.iter().map(|rule| rule.priority).collect();
-            let base = node::free_priorities(preferred, &taken).unwrap_or(preferred);
-            if base != preferred {
-                info!(
-                    "others have rules between {preferred} and {}: ours in the host begin at {base}",
-                    preferred + PRIORITIES - 1
-                );
-            }
-            base
-        });
-        Rules {
-            settings,
-            base,
-            foreign,
-        }
+    /// What is ours to route in the host, `in_use` being the networks of all pods.
+    fn routed(&self, facts: &NodeFacts, in_use: &BTreeSet<PodNetwork>) -> Routed {
+        let catalog = self.catalog();
+        let mut routed = self
+            .view(&catalog)
+            .routed(facts, in_use, &self.settings.nics);
+        // Other plugins' pods have addresses of no pool.
+        let interfaces = locked(&self.interfaces);
+        let alone = interfaces.values().flat_map(|net| net.ips());
+        routed.pods.extend(alone.map(host_net));
+        routed
+    }
+
+    /// Others' rules that take what is ours to route, as they are asked before ours, and where ours begin.
+    #[must_use]
+    pub fn in_front(&self, facts: &NodeFacts, foreign: &[ForeignRule]) -> (u32, Vec<ForeignRule>) {
+        let routed = self.routed(facts, &self.in_use(facts, None));
+        let base = self.nics.place.base();
+        let base = base.unwrap_or(self.settings.rule_priority);
+        let rules = node::in_front(base, foreign, &routed).cloned();
+        (base, rules.collect())
     }
 
     /// What of ours in the host is the pods' own.

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use ipnet::IpNet;
+
 use crate::{
     catalog::{Catalog, Pool},
     netlink::model::Family,
-    node::{self, Behind, Known, Nic, NodeFacts, PoolNetwork},
+    node::{self, Behind, Known, Nic, NodeFacts, PoolNetwork, Role, Routed},
     podnet::{PodAddress, PodNet},
+    settings::LinkNames,
 };
 
 /// What is declared, and for which node it is looked at.
@@ -46,6 +49,25 @@ impl View<'_> {
         Known {
             masters: named.chain(of_pods).collect(),
             subnets: self.pools().map(|pool| pool.subnet).collect(),
+        }
+    }
+
+    /// What is ours to route in the host, if there are pods in these networks.
+    #[must_use]
+    pub fn routed(
+        &self,
+        facts: &NodeFacts,
+        in_use: &BTreeSet<PodNetwork>,
+        names: &LinkNames,
+    ) -> Routed {
+        let nics = node::take_all(facts, &self.known(in_use), names).into_iter();
+        let nics = nics.filter(|(_, taken)| taken.role == Role::Nic);
+        let mut pods: Vec<IpNet> = in_use.iter().map(|pods| pods.network.subnet).collect();
+        pods.dedup();
+        Routed {
+            pods,
+            node: facts.addresses(names),
+            nics: nics.map(|(nic, _)| nic.name).collect(),
         }
     }
 

@@ -43,11 +43,13 @@ pub async fn dry_run(
     let to_be = view.networks_to_be(&facts);
     let known = view.known(&to_be);
     let taken = node::take_all(&facts, &known, &settings.nics);
-    let priorities: Vec<u32> = foreign.rules.iter().map(|rule| rule.priority).collect();
-    let base = node::free_priorities(settings.rule_priority, &priorities);
+    let routed = view.routed(&facts, &to_be, &settings.nics);
+    let preferred = settings.rule_priority;
+    let base = node::base_in_front(preferred, None, &foreign.rules, &routed)
+        .or_else(|| node::free_priorities(preferred, &foreign.rules));
     let rules = Rules {
         settings,
-        base: base.unwrap_or(settings.rule_priority),
+        base: base.unwrap_or(preferred),
         foreign: &foreign.rules,
     };
     let behind = |nic: &node::Nic| view.behind(nic, &facts, &to_be);
@@ -63,6 +65,11 @@ pub async fn dry_run(
     let networks = catalog.networks().iter();
     let masters = networks.map(|network| (network.name.to_string(), network.master.as_str()));
     let mut findings = routing::intruders(&taken, &foreign, settings);
+    let in_front: Vec<_> = node::in_front(rules.base, &foreign.rules, &routed)
+        .cloned()
+        .collect();
+    findings.extend(routing::in_front(rules.base, &in_front));
+    findings.extend(super::marks::shared(rules.values(), &plan.nics));
     findings.extend(routing::masters(&facts, masters));
     findings.extend(super::manifests(catalog));
     let links = taken.into_iter();

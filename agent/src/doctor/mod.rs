@@ -4,6 +4,7 @@ mod addresses;
 mod dry_run;
 mod firewall;
 mod kernel;
+mod marks;
 mod modules;
 mod routing;
 mod rp_filter;
@@ -17,7 +18,7 @@ use crate::{
     agent::{Agent, forwarding},
     catalog::{Catalog, Consequence},
     netlink::Error,
-    node::{HostPlan, NodeFacts},
+    node::{HostPlan, NodeFacts, Rules},
 };
 
 pub use dry_run::{DryRun, dry_run};
@@ -69,6 +70,15 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
         findings.extend(rp_filter::strict(&host.nics, crate::node::is_strict));
         if *host != HostPlan::default() {
             findings.extend(settings::changed(&host.plan, forwarding(&facts)));
+            let foreign = agent.host.foreign_rules().await?;
+            let (base, in_front) = agent.in_front(&facts, &foreign);
+            findings.extend(routing::in_front(base, &in_front));
+            let rules = Rules {
+                settings: &agent.settings,
+                base,
+                foreign: &foreign,
+            };
+            findings.extend(marks::shared(rules.values(), &host.nics));
         }
     }
     let catalog = agent.catalog();

@@ -2,7 +2,10 @@
 
 use super::{Finding, Severity};
 use crate::{
-    netlink::foreign::Foreign,
+    netlink::{
+        foreign::{Foreign, ForeignRule},
+        model::Family,
+    },
     node::{Nic, NodeFacts, PRIORITIES, Role, Taken, free_priorities, nic_table},
     settings::Settings,
 };
@@ -43,8 +46,7 @@ pub(super) fn intruders(
             });
         }
     }
-    let taken: Vec<u32> = foreign.rules.iter().map(|rule| rule.priority).collect();
-    if free_priorities(settings.rule_priority, &taken).is_none() {
+    if free_priorities(settings.rule_priority, &foreign.rules).is_none() {
         findings.push(Finding {
             severity,
             what: format!(
@@ -54,6 +56,35 @@ pub(super) fn intruders(
         });
     }
     findings
+}
+
+/// Others' rules in front of ours, which begin at `base`, that take what pods send or are sent.
+#[must_use]
+pub(super) fn in_front(base: u32, rules: &[ForeignRule]) -> Vec<Finding> {
+    let end = base.saturating_sub(1).saturating_add(PRIORITIES);
+    rules
+        .iter()
+        .map(|rule| {
+            let ip = match rule.family {
+                Family::V4 => "ip",
+                Family::V6 => "ip -6",
+            };
+            Finding {
+                severity: Severity::Serious,
+                what: format!(
+                    "the routing rule `{rule}` ({}) comes before Ebbtide's, which end at {}, and takes packets of pods and \
+                     to them: pods and the node, or who asks a NodePort, may not reach each other",
+                    rule.family,
+                    end.saturating_sub(1)
+                ),
+                way_out: format!(
+                    "give it a priority of {end} or more (`{ip} rule add pref {end} ...`, then `{ip} rule del pref {}`): there were no \
+                     {PRIORITIES} priorities in a row that Ebbtide's could go to in front of it; or it came again and again",
+                    rule.priority
+                ),
+            }
+        })
+        .collect()
 }
 
 /// Networks whose master can have no children.
@@ -77,10 +108,7 @@ pub(super) fn masters<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::{
-        foreign::{ForeignRoute, ForeignRule},
-        model::{Family, Mac},
-    };
+    use crate::netlink::{foreign::ForeignRoute, model::Mac};
 
     fn facts(kind: Option<&str>) -> NodeFacts {
         NodeFacts {
@@ -133,6 +161,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_rule_in_front_is_named_with_where_it_may_be() {
+        let rule = ForeignRule {
+            from: Some("10.70.16.10/32".parse().unwrap()),
+            table: Some(101),
+            ..ForeignRule::new(Family::V4, 5)
+        };
+        let found = in_front(1000, &[rule]);
+        assert!(
+            found[0]
+                .what
+                .contains("`5: from 10.70.16.10/32 lookup 101` (IPv4)")
+        );
+        assert!(found[0].what.contains("end at 1007"), "{}", found[0].what);
+        assert!(found[0].way_out.contains("ip rule add pref 1008"));
+        assert_eq!(in_front(1000, &[]), []);
     }
 
     #[test]

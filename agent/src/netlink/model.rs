@@ -13,6 +13,9 @@ pub const PROTOCOL: u8 = 0xeb;
 /// The main routing table.
 pub const MAIN_TABLE: u32 = 254;
 
+/// The kernel's table of the namespace's own addresses (`RT_TABLE_LOCAL`).
+pub const LOCAL_TABLE: u32 = 255;
+
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

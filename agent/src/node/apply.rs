@@ -11,7 +11,7 @@ use crate::{
     netlink::{
         self, Batch, Netlink,
         link::Link,
-        model::{Mac, Rule, Sysctl},
+        model::{Action, Mac, Rule, Sysctl},
         sysctl,
     },
 };
@@ -79,9 +79,9 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
     Ok(Some(link.ifindex))
 }
 
-/// Applies the plan: first the tables and rules, then the maps, then the programs that look into them; in the end it takes
-/// away what of ours is not in it: rules, but for those that `pods` have, routes and programs. Every object
-/// is put there or replaced, so applying twice is applying once.
+/// Applies the plan: first the tables and rules, then the maps, then the programs that look into them; in the
+/// end it takes away what of ours is not in it: rules, but for those that `pods` have, routes and programs. Every
+/// object is put there or replaced, so applying twice is applying once.
 ///
 /// # Errors
 /// The first refusal of the kernel.
@@ -107,7 +107,7 @@ pub async fn apply(
             batch.add_route(route, *index);
         }
     }
-    for rule in &plan.rules {
+    for rule in in_order(&plan.rules) {
         batch.add_rule(rule);
     }
     // Before a packet is marked there are the rules and tables that the marks lead to.
@@ -122,6 +122,14 @@ pub async fn apply(
     }
     batch.run(host).await?;
     prune(host_plan, pods, host, datapath).await
+}
+
+/// Rules in an order in which nothing is taken meanwhile that is not to be: where exceptions lead to is there before they
+/// are, and they before what they are from. Backwards it is the order to take them away.
+fn in_order(rules: &[Rule]) -> Vec<&Rule> {
+    let mut rules: Vec<&Rule> = rules.iter().collect();
+    rules.sort_by_key(|rule| (rule.action != Action::Nop, rule.priority));
+    rules
 }
 
 /// What of ours in the host belongs to pods, and stays.
@@ -144,7 +152,7 @@ async fn prune(
     let links = host.links().await?;
     let ours = host.ours(&links).await?;
     let mut batch = Batch::default();
-    for rule in &ours.rules {
+    for rule in in_order(&ours.rules).into_iter().rev() {
         if !plan.rules.contains(rule) && !pods.rules.contains(rule) {
             batch.delete_rule(rule);
         }

@@ -4,6 +4,7 @@
 mod apply;
 mod current;
 mod facts;
+mod front;
 mod host;
 mod plan;
 mod role;
@@ -13,10 +14,10 @@ mod values;
 pub use apply::{Error as HostError, Pods, apply, find_steer, steer, take_away};
 pub use current::CurrentFacts;
 pub use facts::{Nic, NodeFacts, has_ipv6, is_link_local, is_pod_veth};
+pub use front::{Routed, base_in_front, free_priorities, in_front};
 pub use host::{HostPlan, STEER, host_plan, nics, own_defaults, veth_filters};
 pub use plan::{
-    Behind, PRIORITIES, PoolNetwork, Rules, forwarding, free_priorities, nic_plan, nic_table,
-    pods_rules,
+    Behind, PRIORITIES, PoolNetwork, Rules, forwarding, nic_plan, nic_table, pods_rules,
 };
 pub use role::{Known, Role, Taken, take, take_all};
 pub use strict::{Strict, is_strict, strict};

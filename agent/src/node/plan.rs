@@ -7,10 +7,7 @@
 //! and `oif` lead there. A rule by source alone would also catch what comes back from pods through their veth; one
 //! by `oif` alone also what the node itself, or a tunnel of others, sends by that NIC.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ebbtide_layout::reply_bit;
 use ipnet::IpNet;
@@ -93,21 +90,6 @@ impl<'a> Rules<'a> {
     pub(super) const fn go_on(&self) -> Action {
         Action::Goto(self.base + Step::End as u32)
     }
-}
-
-/// Where our rules begin: at `preferred` or the next lower block of priorities that is nobody's, else the next
-/// higher one. Spiderpool leaves a rule at 1000, and the kernel has its own there for VRFs.
-#[must_use]
-pub fn free_priorities(preferred: u32, taken: &[u32]) -> Option<u32> {
-    const MAIN: u32 = 32_766;
-    let taken: BTreeSet<u32> = taken.iter().copied().collect();
-    let is_free = |base: &u32| {
-        let first = base - 1;
-        let mut block = first..first + PRIORITIES;
-        block.end <= MAIN && block.all(|priority| !taken.contains(&priority))
-    };
-    let lower = (2..=preferred).rev();
-    lower.chain(preferred.max(1) + 1..MAIN).find(is_free)
 }
 
 /// The network a pool's addresses are from, and where it leads.
@@ -458,24 +440,6 @@ mod tests {
         let routes: Vec<String> = plan.routes.iter().map(ToString::to_string).collect();
         assert_eq!(routes, ["route 172.31.16.0/20 dev ens5 table 7703"]);
         assert!(plan.rules.iter().all(|rule| rule.family == Family::V4));
-    }
-
-    #[test]
-    fn our_rules_begin_where_a_whole_block_is_nobodys() {
-        let all: Vec<u32> = (0..32_766).collect();
-        for (preferred, taken, expected) in [
-            (1000, vec![0, 32_766], Some(1000)),
-            (1000, vec![1000], Some(992)),
-            (1000, vec![1007], Some(999)),
-            (1000, vec![1008], Some(1000)),
-            (1000, vec![1000, 995], Some(987)),
-            (1000, vec![999], Some(991)),
-            (3, vec![3], Some(5)),
-            (0, vec![], Some(2)),
-            (1000, all, None),
-        ] {
-            assert_eq!(free_priorities(preferred, &taken), expected, "{preferred}");
-        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod host_programs;
 mod isolation;
 mod netlink;
 mod nic_links;
+mod others_rules;
 mod pool_kill;
 mod programs;
 mod protocols;

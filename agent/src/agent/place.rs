@@ -1,0 +1,109 @@
+//! Where our rules in the host are, as they may have to move.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+
+use super::locked;
+use crate::{
+    netlink::foreign::ForeignRule,
+    node::{self, PRIORITIES, Routed},
+};
+
+/// In this time our rules move so often, and no more: somebody else's may want to be the first as well.
+const SOME_TIME: Duration = Duration::from_secs(30);
+const MOVES: usize = 3;
+
+/// Where our rules begin, and when they moved.
+#[derive(Debug, Default)]
+pub(super) struct Place(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    base: Option<u32>,
+    moves: Vec<Instant>,
+    /// Whether the log says already that there is no better place.
+    said: bool,
+}
+
+impl Place {
+    /// Where they begin, once they have been put anywhere.
+    pub(super) fn base(&self) -> Option<u32> {
+        locked(&self.0).base
+    }
+
+    /// Where they are to begin now: where nobody else has any, and in front of others' that would take what is ours.
+    pub(super) fn settle(
+        &self,
+        preferred: u32,
+        foreign: &[ForeignRule],
+        routed: &Routed,
+        now: Instant,
+    ) -> u32 {
+        let mut state = locked(&self.0);
+        let current = state.base;
+        let wanted = node::base_in_front(preferred, current, foreign, routed);
+        if wanted.is_none() && !state.said {
+            warn!(
+                "there are no {PRIORITIES} free priorities in front of others' routing rules: `ebbtidectl doctor` \
+                 says which take what pods send or are sent"
+            );
+        }
+        state.said = wanted.is_none();
+        let anywhere = || node::free_priorities(preferred, foreign).unwrap_or(preferred);
+        let Some(current) = current else {
+            let base = wanted.unwrap_or_else(anywhere);
+            if base != preferred {
+                info!(
+                    "of others' routing rules: ours in the host begin at {base}, not at {preferred}"
+                );
+            }
+            state.base = Some(base);
+            return base;
+        };
+        state
+            .moves
+            .retain(|then| now.duration_since(*then) < SOME_TIME);
+        match wanted {
+            Some(base) if base != current && state.moves.len() < MOVES => {
+                info!(
+                    "others' routing rules came in front of ours, or among them: ours in the host begin at {base} now"
+                );
+                state.moves.push(now);
+                state.base = Some(base);
+                base
+            }
+            _ => current,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::model::Family;
+
+    #[test]
+    fn rules_move_at_once_but_not_again_and_again() {
+        let place = Place::default();
+        let start = Instant::now();
+        let mut first = 2000;
+        let mut settle = |seconds| {
+            // Somebody else's is in front again.
+            let rule = ForeignRule {
+                table: Some(9),
+                ..ForeignRule::new(Family::V4, first)
+            };
+            let now = start + Duration::from_secs(seconds);
+            let base = place.settle(1000, &[rule], &Routed::default(), now);
+            first = base - 2;
+            base
+        };
+        let bases = [0, 0, 1, 2, 3, 29, 30, 31].map(&mut settle);
+        assert_eq!(bases, [1000, 990, 980, 970, 970, 970, 960, 950]);
+        assert_eq!(place.base(), Some(950));
+    }
+}
