@@ -319,14 +319,14 @@ fn say_which_have_no_mark(plan: &HostPlan, values: Values<'_>) {
 
 /// `before` has the marks that NICs had, by interface index.
 fn say_which_marks_moved(before: &[(u32, u32)], plan: &HostPlan) {
-    for nic in &plan.nics {
+    for nic in plan.nics.iter().filter(|nic| nic.mark != 0) {
         let mut before = before.iter();
-        if let Some((_, mark)) = before.find(|(index, mark)| *index == nic.ifindex && *mark != 0)
-            && *mark != nic.mark
-        {
+        let had = before.find(|(index, mark)| *index == nic.ifindex && *mark != 0);
+        if let Some((_, mark)) = had.filter(|(_, mark)| *mark != nic.mark) {
             info!(
                 nic = nic.name,
-                "others route by the mark {mark:#x} now: its own is {:#x}", nic.mark
+                "its mark was {mark:#x} and is {:#x} now: others route by it, or nicMarks is another",
+                nic.mark
             );
         }
     }

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::Agent,
+    datapath::HostNic,
     netlink::Error,
-    node::{Nic, Role, Taken, nic_table},
+    node::{Nic, Role, Rules, Taken, nic_table},
     settings::Settings,
 };
 
@@ -62,6 +63,11 @@ pub(super) async fn nics(agent: &Agent) -> Result<Vec<NicLine>, Error> {
     let settings: &Settings = &agent.settings;
     let prepared = agent.nics();
     let interfaces = agent.interfaces();
+    let mut prepared_nics = prepared.iter().flat_map(|plan| &plan.nics);
+    let without_mark = match prepared_nics.any(|nic| nic.mark == 0) {
+        true => why_without_mark(agent).await?,
+        false => String::new(),
+    };
     let lines = agent.links_taken(&facts).into_iter().map(|(nic, taken)| {
         let pods = interfaces
             .iter()
@@ -75,8 +81,32 @@ pub(super) async fn nics(agent: &Agent) -> Result<Vec<NicLine>, Error> {
             pods: pods.count(),
             table: known.map(|_| nic_table(settings, ifindex)),
             mark: known.map(|known| known.mark),
-            ..NicLine::new(nic, taken)
+            ..NicLine::new(nic, with_reason(taken, known, &without_mark))
         }
     });
     Ok(lines.collect())
+}
+
+/// Why there is no mark for a NIC.
+async fn why_without_mark(agent: &Agent) -> Result<String, Error> {
+    let foreign = agent.host.foreign_rules().await?;
+    let rules = Rules {
+        settings: &agent.settings,
+        base: agent.settings.rule_priority,
+        foreign: &foreign,
+    };
+    Ok(match rules.values().in_the_way() {
+        Some(rule) => format!("others route by all that is left of nicMarks (`{rule}`)"),
+        None => "nicMarks has too few bits".to_owned(),
+    })
+}
+
+fn with_reason(taken: Taken, known: Option<&HostNic>, without_mark: &str) -> Taken {
+    match known.is_some_and(|known| known.mark == 0) {
+        true => Taken {
+            why: format!("{}; no mark: {without_mark}", taken.why),
+            ..taken
+        },
+        false => taken,
+    }
 }

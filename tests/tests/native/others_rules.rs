@@ -115,6 +115,13 @@ fn what_others_mark_goes_by_their_tables_while_pods_are_there() -> Result<()> {
     let (found, _) = lab.agent("master").doctor()?;
     let named = |words: &str| found.iter().any(|f| f.what.contains(words));
     ensure!(named("fwmark 0x40 lookup 1004"), "{found:?}");
+    // With this one no value is left.
+    ip_all(&node, &["rule add fwmark 0x40/0x40 lookup 1004"])?;
+    eventually("`nics` to name it", || {
+        let nics = lab.agent("master").control(&["nics"])?;
+        ensure!(nics.contains("no mark: others route by"), "{nics}");
+        Ok(())
+    })?;
     guest.delete()
 }
 
