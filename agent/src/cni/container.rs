@@ -42,6 +42,17 @@ impl Container {
                 },
             ));
         };
+        if netns.is_own() {
+            return Err(Failure::new(
+                code::INVALID_ENVIRONMENT,
+                format!(
+                    "CNI_NETNS={} is the node's own network namespace",
+                    path.display()
+                ),
+                "nothing was changed: the runtime must make a namespace for the container before ADD, and a pod with \
+                 the host's network gets none",
+            ));
+        }
         Ok(Self {
             identity: PodIdentity::parse(&invocation.args),
             attachment,

@@ -129,6 +129,13 @@ mod tests {
             ("abc", "sixteencharacter", "CNI_IFNAME"),
             ("abc", "a/b", "CNI_IFNAME"),
             ("abc", "..", "CNI_IFNAME"),
+            ("abc", "%d", "CNI_IFNAME"),
+            ("abc", "eth%d", "CNI_IFNAME"),
+            ("abc", "net%", "CNI_IFNAME"),
+            ("abc", "all", "CNI_IFNAME"),
+            ("abc", "default", "CNI_IFNAME"),
+            ("abc", "bonding_masters", "CNI_IFNAME"),
+            ("abc", "lo", "CNI_IFNAME"),
         ] {
             let invocation = Invocation {
                 container_id: container_id.into(),

@@ -115,6 +115,14 @@ impl Netns {
         self.inode
     }
 
+    /// Whether this is the agent's own, which is the node's.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        // That of the first thread, which enters no other.
+        let own = std::fs::metadata("/proc/self/ns/net");
+        own.is_ok_and(|own| own.ino() == self.inode)
+    }
+
     /// The descriptor, for `IFLA_NET_NS_FD`.
     #[must_use]
     pub fn raw_fd(&self) -> RawFd {

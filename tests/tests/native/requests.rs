@@ -135,3 +135,40 @@ fn dhcp_is_refused_before_anything_is_made_and_can_be_deleted() -> Result<()> {
     before.0.assert_same(&Snapshot::of(&node)?)?;
     before.1.assert_same(&Snapshot::of(&netns)?)
 }
+
+#[test]
+fn what_cannot_be_a_pods_namespace_or_interface_is_refused_before_anything_is_made() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let node = lab.vpc.node("master").clone();
+    let plugin = lab.agent("master").plugin();
+    let pod = Netns::new("names")?;
+    let before = (Snapshot::of(&node)?, Snapshot::of(&pod)?);
+    let own = plugin.config("default/ipvlan-ens5");
+    let mut chained = own.clone();
+    chained["prevResult"] = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.9/24"}]});
+    for (netns, interface, said) in [
+        (&node, "eth0", "the node's own network namespace"),
+        (&pod, "%d", "'%'"),
+        (&pod, "eth%d", "'%'"),
+        (&pod, "all", "is not an interface's name"),
+        (&pod, "default", "is not an interface's name"),
+        (&pod, "lo", "loopback"),
+    ] {
+        let sandbox = Sandbox {
+            interface: interface.into(),
+            ..Sandbox::new(netns, format!("names-{}", std::process::id()), "names")
+        };
+        for config in [&own, &chained] {
+            let config = config.to_string();
+            let error = plugin.call("ADD", Some(&sandbox), &config)?.error()?;
+            ensure!(error.code == 4, "{interface}: {error}");
+            ensure!(error.msg.contains(said), "{interface}: {said:?} in {error}");
+            // Whether DEL of such a name succeeds is nobody's concern; what it leaves alone is.
+            plugin.call("DEL", Some(&sandbox), &config)?;
+            before.0.assert_same(&Snapshot::of(&node)?)?;
+            before.1.assert_same(&Snapshot::of(&pod)?)?;
+            ensure!(lab.agent("master").addresses_in_use()? == 0);
+        }
+    }
+    Ok(())
+}
