@@ -89,6 +89,8 @@ pub struct Agent {
     not_taken_over: watch::Sender<usize>,
     /// The facts that running pods were last put right for.
     renewed: Mutex<Option<Arc<NodeFacts>>>,
+    /// Held by who makes the first child of a NIC, and by who looks whether that is so.
+    pub first_child: tokio::sync::Mutex<()>,
 }
 
 /// Interfaces that nobody begins to change before this is dropped.
@@ -158,6 +160,7 @@ impl Agent {
             withheld: Mutex::default(),
             not_taken_over: watch::Sender::new(0),
             renewed: Mutex::default(),
+            first_child: tokio::sync::Mutex::default(),
         })
     }
 
@@ -284,6 +287,19 @@ impl Agent {
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn abandon(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.datapath).await?;
+        self.give_back_unused(owner, net).await
+    }
+
+    /// As [`Agent::abandon`], where no link was made: what has the names of this interface's is others'.
+    ///
+    /// # Errors
+    /// When the store refuses; then the addresses stay taken.
+    pub async fn abandon_unmade(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        podnet::forget(net, &self.datapath)?;
+        self.give_back_unused(owner, net).await
+    }
+
+    async fn give_back_unused(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         match net.is_guest() {
             true => self.dismiss(owner, net).await?,
             false => drop(self.pools.release_unused(owner).await?),

@@ -4,21 +4,23 @@ use std::sync::Arc;
 
 use ebbtide_plugin::{cni::code, wire::Invocation};
 use ipnet::IpNet;
+use tokio::sync::MutexGuard;
 use tracing::{error, info, warn};
 
 use super::{
     AddResult, Failure, NetConf,
+    conflict::{self, refuse_conflicts},
     container::{Container, owner},
     no_effect,
     wanted::{self, Resolved},
 };
 use crate::{
-    agent::Agent,
+    agent::{Agent, DetachError},
     catalog::Catalog,
     kube::Leases,
     netlink::model::{Action, MAIN_TABLE, Mac},
     node::NodeFacts,
-    podnet::{self, Earlier, Links, NetworkSpec, Others, PodAddress, PodNet, Sandbox},
+    podnet::{self, Earlier, Links, Others, PodAddress, PodNet, Sandbox},
     pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
     timing,
 };
@@ -36,6 +38,13 @@ pub(super) async fn add(
     no_effect::tell_of_annotations(agent, invocation, &subject.pod);
     let catalog = agent.catalog();
     let wanted = wanted::interfaces(agent, choice, conf, attachment, &subject, &catalog)?;
+    for (interface, network) in &wanted {
+        let owner = Owner {
+            interface: interface.clone(),
+            ..owner(conf, attachment)
+        };
+        refuse_conflicts(agent, &owner, &network.spec)?;
+    }
     let mut made: Vec<(Owner, Made)> = Vec::new();
     for (interface, network) in &wanted {
         let sandbox = container.sandbox(interface);
@@ -89,7 +98,6 @@ async fn attach(
     subject: &Subject,
     catalog: &Catalog,
 ) -> Result<Made, Failure> {
-    refuse_conflicts(agent, owner, &network.spec)?;
     let earlier = earlier(agent, owner, sandbox).await?;
     loop {
         let (made, new) =
@@ -168,11 +176,14 @@ pub(super) async fn make(
     facts: &Arc<NodeFacts>,
     links: Links,
 ) -> Result<(), Failure> {
-    agent.note(owner.clone(), Arc::clone(net));
+    let (links, _first) = beside_others(agent, owner, net, links).await?;
     timing::step("prepare the NICs", agent.prepare_nics(facts, Some(net))).await;
     let nic = agent.missing_nic_plan(facts, net);
     if let Err(e) = podnet::apply(net, &nic, &agent.host, &agent.datapath, links).await {
-        undo(agent, owner, net, links).await;
+        match e {
+            podnet::Error::NothingMade(_) => undo_unmade(agent, owner, net, links).await,
+            _ => undo(agent, owner, net, links).await,
+        }
         return Err(e.into());
     }
     let ips: Vec<String> = net
@@ -220,11 +231,47 @@ async fn reserve(
     }
 }
 
+/// Notes an interface that is about to be made, if no other of ours has its NIC in another mode. Who makes the
+/// first one on a NIC holds the lock until it is there: nobody else of ours comes in between.
+async fn beside_others<'a>(
+    agent: &'a Agent,
+    owner: &Owner,
+    net: &Arc<PodNet>,
+    links: Links,
+) -> Result<(Links, Option<MutexGuard<'a, ()>>), Failure> {
+    let Some(ipvlan) = net.ipvlan.as_ref().filter(|_| links == Links::New) else {
+        agent.note(owner.clone(), Arc::clone(net));
+        return Ok((links, None));
+    };
+    let turn = agent.first_child.lock().await;
+    let wanted = (ipvlan.master.as_str(), ipvlan.mode);
+    if let Err(failure) = conflict::refuse(agent, owner, &net.network, wanted) {
+        undo_unmade(agent, owner, net, links).await;
+        return Err(failure);
+    }
+    agent.note(owner.clone(), Arc::clone(net));
+    Ok(match conflict::is_first(agent, owner, &ipvlan.master) {
+        true => (Links::First, Some(turn)),
+        false => (links, None),
+    })
+}
+
 /// Takes away what this ADD made. What an earlier one made and answered is not ours to take.
 async fn undo(agent: &Agent, owner: &Owner, net: &PodNet, links: Links) {
-    if links == Links::New
-        && let Err(left) = agent.abandon(owner, net).await
-    {
+    if links != Links::Ensure {
+        told(net, agent.abandon(owner, net).await);
+    }
+}
+
+/// As [`undo`], where no link was made.
+async fn undo_unmade(agent: &Agent, owner: &Owner, net: &PodNet, links: Links) {
+    if links != Links::Ensure {
+        told(net, agent.abandon_unmade(owner, net).await);
+    }
+}
+
+fn told(net: &PodNet, undone: Result<(), DetachError>) {
+    if let Err(left) = undone {
         error!(pod = %net.pod, "could not be undone, DEL or GC will try again: {left}");
     }
 }
@@ -279,36 +326,6 @@ pub(super) fn of_ours(agent: &Agent, owner: &Owner) -> Earlier {
         }
     });
     earlier
-}
-
-/// What cannot stand beside the interfaces that are there already.
-pub(super) fn refuse_conflicts(
-    agent: &Agent,
-    owner: &Owner,
-    spec: &NetworkSpec,
-) -> Result<(), Failure> {
-    let mut conflict = None;
-    agent.each_interface(|other, net| {
-        if let Some(there) = net.ipvlan.as_ref().filter(|_| other != owner)
-            && there.master == spec.master
-            && there.mode != spec.mode
-        {
-            conflict = Some((other.interface.clone(), net.pod.clone(), there.mode));
-        }
-    });
-    let Some((interface, pod, mode)) = conflict else {
-        return Ok(());
-    };
-    Err(Failure::new(
-        code::INVALID_NETWORK_CONFIG,
-        format!(
-            "network {} wants mode {} on {}, but {interface} of pod {pod} is there in mode \
-             {mode}",
-            spec.name, spec.mode, spec.master
-        ),
-        "a NIC has one ipvlan mode, adding another would change all its children: use the \
-         same mode in all networks of one master",
-    ))
 }
 
 fn pod_addresses(assigned: &[Assigned], network: &Resolved) -> Result<Vec<PodAddress>, Failure> {

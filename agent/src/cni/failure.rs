@@ -50,11 +50,28 @@ impl From<podnet::PlanError> for Failure {
 
 impl From<podnet::Error> for Failure {
     fn from(error: podnet::Error) -> Self {
-        let way_out = match &error {
-            podnet::Error::MasterTaken { way_out, .. } => way_out.clone(),
-            _ => "nothing was left behind; the agent's log has the details".to_owned(),
+        let mut cause = &error;
+        while let podnet::Error::NothingMade(inner) = cause {
+            cause = inner;
+        }
+        let (code, way_out) = match cause {
+            podnet::Error::MasterTaken { way_out, .. } => (code::KERNEL, way_out.as_str()),
+            podnet::Error::LinkTaken { .. } => (
+                code::KERNEL,
+                "nothing was changed: give this interface another name, or let who made the other one remove it first \
+                 (a DEL of its own network)",
+            ),
+            podnet::Error::OtherMode { .. } => (
+                code::INVALID_NETWORK_CONFIG,
+                "a NIC has one ipvlan mode, and theirs would change while they run: use their mode in the networks of \
+                 this master, or let them end first (restart their pods with ebbtide's network); it is tried again",
+            ),
+            _ => (
+                code::KERNEL,
+                "nothing was left behind; the agent's log has the details",
+            ),
         };
-        Self::new(code::KERNEL, error.to_string(), way_out)
+        Self::new(code, error.to_string(), way_out)
     }
 }
 

@@ -9,8 +9,9 @@ use tracing::error;
 
 use super::{
     AddResult, Failure, NetConf,
-    add::{earlier, make, of_ours, refuse_conflicts},
+    add::{earlier, make, of_ours},
     config::DHCP,
+    conflict::refuse_conflicts,
     container::{Container, owner},
     delegate,
     previous::Previous,

@@ -3,6 +3,7 @@
 
 mod add;
 mod config;
+mod conflict;
 mod container;
 pub mod delegate;
 mod failure;

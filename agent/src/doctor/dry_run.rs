@@ -12,7 +12,7 @@ use crate::{
     settings::Settings,
 };
 
-use super::{Finding, routing};
+use super::{Finding, modes, routing};
 
 /// What an agent would do here.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,6 +71,7 @@ pub async fn dry_run(
     findings.extend(routing::in_front(rules.base, &in_front));
     findings.extend(super::marks::shared(rules.values(), &plan.nics));
     findings.extend(routing::masters(&facts, masters));
+    findings.extend(modes::of_others(&modes::wanted(&facts, catalog)));
     findings.extend(super::manifests(catalog));
     let links = taken.into_iter();
     Ok(DryRun {

@@ -5,6 +5,7 @@ mod dry_run;
 mod firewall;
 mod kernel;
 mod marks;
+mod modes;
 mod modules;
 mod routing;
 mod rp_filter;
@@ -82,6 +83,9 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
         }
     }
     let catalog = agent.catalog();
+    let wanted = modes::wanted(&facts, &catalog);
+    let looked = tokio::task::spawn_blocking(move || modes::of_others(&wanted)).await;
+    findings.extend(looked.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())));
     findings.extend(addresses::ways_out(catalog.pools(), &agent.node_name));
     findings.extend(manifests(&catalog));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

@@ -147,6 +147,34 @@ impl Direct {
         Ok(found)
     }
 
+    /// The kernel's one answer to a question that lists nothing.
+    ///
+    /// # Errors
+    /// When the kernel refuses; `what` says what was asked for.
+    pub fn ask(
+        &mut self,
+        what: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<RouteNetlinkMessage, Error> {
+        let failed = |e| Error::new(format_args!("{what} {}", self.place), e);
+        let number = self.sequence.wrapping_add(1);
+        self.sequence = number;
+        let datagram = encode([(message, 0)].into_iter(), number);
+        self.socket.send(&datagram, 0).map_err(failed)?;
+        loop {
+            for answer in self.receive().map_err(failed)? {
+                if answer.header.sequence_number != number {
+                    continue;
+                }
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => return Ok(message),
+                    NetlinkPayload::Error(e) => return Err(failed(e.to_io())),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     fn exchange(&mut self, requests: &[Request], taken: &mut Taken) -> Result<(), Error> {
         let begin = self.sequence.wrapping_add(1);
         let messages = requests.iter().enumerate().map(|(number, request)| {

@@ -2,17 +2,21 @@
 //!
 //! One new thread does all of it and ends: it opens a socket in the host, enters the pod's namespace and
 //! opens one there. A socket stays where it was opened, so both are at hand from then on. No step waits for
-//! another thread, and each half is two system calls besides the settings: one asks for the links, one makes
-//! everything on them.
+//! another thread. Each link is asked for and made by itself ([`links`]); then each half is one system call besides the
+//! settings.
 
-use std::collections::HashMap;
-
-use nix::errno::Errno;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use crate::{
     datapath::{Datapath, Programs, Sending},
     netlink::{
-        self, Batch, Netlink,
+        Batch, Netlink,
         direct::Direct,
         link::Link,
         model::NamespacePlan,
@@ -22,13 +26,15 @@ use crate::{
     timing::{self, Laps},
 };
 
-use super::{Error, PodNet, answer::answer};
+use super::{Error, PodNet, answer::answer, links};
 
 /// Whether the pod's links are to be made, or may be there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
     /// Nothing is there: a link of the same name is somebody else's, and an error.
     New,
+    /// As [`New`](Self::New), and no other child of the NIC is ours: others' may have another mode.
+    First,
     /// An earlier attempt, or an earlier agent, may have made them: only what is missing is made.
     Ensure,
 }
@@ -37,13 +43,30 @@ pub enum Links {
 /// put there or replaced, so applying twice is applying once.
 ///
 /// # Errors
-/// The first refusal of the kernel. What was made until then stays: [`remove`](super::remove) it.
+/// The first refusal of the kernel. What was made until then stays: [`remove`](super::remove) it. If no link
+/// was, the error is [`Error::NothingMade`], and [`forget`](super::forget) does.
 pub async fn apply(
     net: &PodNet,
     nic: &NamespacePlan,
     host: &Netlink,
     datapath: &Datapath,
     links: Links,
+) -> Result<(), Error> {
+    let made = Arc::new(AtomicBool::new(false));
+    let applied = attempt(net, nic, host, datapath, links, &made).await;
+    applied.map_err(|error| match made.load(Ordering::Acquire) {
+        true => error,
+        false => Error::NothingMade(Box::new(error)),
+    })
+}
+
+async fn attempt(
+    net: &PodNet,
+    nic: &NamespacePlan,
+    host: &Netlink,
+    datapath: &Datapath,
+    links: Links,
+    made: &Arc<AtomicBool>,
 ) -> Result<(), Error> {
     let Evidence::Present(netns) = net.namespace()? else {
         return Err(Error::NamespaceGone(net.netns.clone()));
@@ -57,14 +80,15 @@ pub async fn apply(
         nic: nic.clone(),
         links,
         programs: datapath.programs(),
+        made: Arc::clone(made),
         laps: Laps::start(),
     };
-    let made = netns.outside_then_inside(|_| Host::open(), |netns, host| work.run(netns, host));
+    let done = netns.outside_then_inside(|_| Host::open(), |netns, host| work.run(netns, host));
     // Meanwhile; and whatever comes of it, the thread has ended before anything is undone.
     let registered = timing::at_once("make flow tables", || {
         datapath.register(&net.ips(), net.number(), net.is_l3())
     });
-    let (master, veth, laps) = made.await?;
+    let (master, veth, laps) = done.await?;
     timing::adopt(laps);
     registered?;
     let owned: Vec<_> = net
@@ -92,6 +116,8 @@ struct Work {
     nic: NamespacePlan,
     links: Links,
     programs: Programs,
+    /// Whether the links were made, or were there.
+    made: Arc<AtomicBool>,
     laps: Laps,
 }
 
@@ -114,16 +140,12 @@ impl Host {
 type Made = (Option<u32>, Option<u32>, Laps);
 
 /// The links that a plan speaks of.
-type Found = HashMap<String, Link>;
+pub(super) type Found = HashMap<String, Link>;
 
 impl Work {
     fn run(mut self, netns: &Netns, mut host: Host) -> Result<Made, Error> {
         let mut pod = Direct::open(format!("in {}", self.net.netns.display()))?;
-        let there = match self.links {
-            Links::New => Found::new(),
-            Links::Ensure => inside(&self.net, &mut pod)?,
-        };
-        let master = self.in_host(netns, &there, &mut host)?;
+        let master = self.in_host(netns, &mut pod, &mut host)?;
         let veth = self.in_pod(&mut pod)?;
         Ok((master, veth, self.laps))
     }
@@ -132,7 +154,7 @@ impl Work {
     fn in_host(
         &mut self,
         netns: &Netns,
-        there: &Found,
+        pod: &mut Direct,
         Host { netlink, settings }: &mut Host,
     ) -> Result<Option<u32>, Error> {
         let net = &self.net;
@@ -144,28 +166,9 @@ impl Work {
             Some(name) => Some(present(&found, name, netlink)?.ifindex),
             None => None,
         };
-        let mut batch = Batch::default();
-        if let (Some(ipvlan), Some(master)) = (&net.ipvlan, master)
-            && !there.contains_key(&ipvlan.name)
-        {
-            let namesake = found.contains_key(&ipvlan.name);
-            batch.add_ipvlan(ipvlan, master, netns.raw_fd(), namesake);
-        }
-        // A veth end without the other has lost its pair's namespace and goes with it.
-        let pair = net.veth.as_ref().filter(|veth| {
-            self.links == Links::New
-                || !there.contains_key(&veth.pod_name) && !found.contains_key(&veth.host_name)
-        });
-        if let Some(veth) = pair {
-            batch.add_veth(veth, netns.raw_fd());
-        }
-        if let Err(refused) = netlink.run(batch) {
-            return Err(explained(refused, master, netlink));
-        }
+        links::make(net, self.links, netns, pod, (&mut *netlink, &mut found))?;
+        self.made.store(true, Ordering::Release);
         self.laps.lap("make the links");
-        if let Some(veth) = pair {
-            found.extend(netlink.links(&[&veth.host_name])?);
-        }
         let mut batch = Batch::default();
         if let Some(veth) = &net.veth {
             settings.write_all(&net.in_host.sysctls)?;
@@ -218,31 +221,12 @@ impl Work {
     }
 }
 
-/// Why no link could be made, if the kernel's answer alone does not say it.
-fn explained(refused: netlink::Error, master: Option<u32>, netlink: &mut Direct) -> Error {
-    let is_taken = refused.errno() == Some(Errno::EBUSY as i32);
-    let holder = master
-        .filter(|_| is_taken)
-        .map(|master| netlink.holder_of(master));
-    match holder {
-        Some(Ok((holder, way_out))) => Error::MasterTaken {
-            source: refused,
-            holder,
-            way_out,
-        },
-        _ => refused.into(),
-    }
-}
-
-/// The links that are in the pod already.
-fn inside(net: &PodNet, pod: &mut Direct) -> Result<Found, Error> {
-    let pair = net.veth.as_ref().map(|veth| veth.pod_name.as_str());
-    let names: Vec<&str> = [net.interface.as_str()].into_iter().chain(pair).collect();
-    Ok(pod.links(&names)?)
-}
-
 /// The link, which must be there.
-fn present<'f>(found: &'f Found, name: &str, netlink: &Direct) -> Result<&'f Link, Error> {
+pub(super) fn present<'f>(
+    found: &'f Found,
+    name: &str,
+    netlink: &Direct,
+) -> Result<&'f Link, Error> {
     found.get(name).ok_or_else(|| Error::LinkGone {
         name: name.to_owned(),
         place: netlink.place().to_owned(),

@@ -7,6 +7,7 @@ mod apply;
 mod beside;
 mod check;
 mod explain;
+mod links;
 mod model;
 mod others;
 mod plan;
@@ -20,8 +21,10 @@ pub use check::check;
 pub use model::{Delegate, Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
 pub use others::{Others, marks_in};
 pub use plan::plan;
-pub use remove::remove;
+pub use remove::{forget, remove};
 pub use renew::{prune, renew};
+
+use crate::netlink::link::IpvlanMode;
 
 /// Applying or removing a plan failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,33 @@ pub enum Error {
         /// What can be done.
         way_out: String,
     },
+    /// The name of a link that was to be made is taken.
+    #[error("{name} is there already {place}: {what}")]
+    LinkTaken {
+        /// The name.
+        name: String,
+        /// In which namespace.
+        place: String,
+        /// What it is, in words.
+        what: String,
+    },
+    /// Others' children of the master have another mode, which a new child would change.
+    #[error(
+        "{master} has ipvlan interfaces of others in mode {theirs}, and would give them mode {mode}: {siblings}"
+    )]
+    OtherMode {
+        /// Name of the NIC.
+        master: String,
+        /// The mode that was asked for.
+        mode: IpvlanMode,
+        /// That of the children that are there.
+        theirs: IpvlanMode,
+        /// Who they are.
+        siblings: String,
+    },
+    /// It failed before any link was made: there is nothing to remove.
+    #[error(transparent)]
+    NothingMade(Box<Self>),
     /// A link that was just made, or must be there, is not.
     #[error("the link {name} is not there {place}: did somebody remove it just now?")]
     LinkGone {

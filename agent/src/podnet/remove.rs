@@ -47,8 +47,15 @@ pub async fn remove(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
     );
     let panicked = |e| netlink::Error::new("remove from the host", io::Error::other(e));
     in_pod.and(in_host.map_err(panicked)?)?;
-    datapath.unregister(&net.ips(), net.number())?;
-    Ok(())
+    forget(net, datapath)
+}
+
+/// As [`remove`], where no link was made: links of these names are others'.
+///
+/// # Errors
+/// When a map cannot be used.
+pub fn forget(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
+    Ok(datapath.unregister(&net.ips(), net.number())?)
 }
 
 fn in_pod(net: &PodNet) -> Result<(), Error> {

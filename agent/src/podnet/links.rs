@@ -1,0 +1,191 @@
+//! Making a pod's links: all of them or none, and nothing in the place of another's.
+
+use nix::errno::Errno;
+
+use crate::netlink::{
+    self, Batch,
+    direct::Direct,
+    link::{Ipvlan, Link, Veth},
+    netns::Netns,
+    siblings::siblings,
+};
+
+use super::{
+    Error, PodNet,
+    apply::{Found, Links, present},
+};
+
+/// Makes the links of `net` that are not there. `found` has those of the host's that are concerned, and gets
+/// the host's end of a new pair.
+///
+/// # Errors
+/// When one cannot be made. Then none was: what was made is removed again.
+pub(super) fn make(
+    net: &PodNet,
+    links: Links,
+    netns: &Netns,
+    pod: &mut Direct,
+    (host, found): (&mut Direct, &mut Found),
+) -> Result<(), Error> {
+    let there = inside(net, pod)?;
+    let master = match net.master() {
+        Some(name) => Some(present(found, name, host)?.ifindex),
+        None => None,
+    };
+    let missing = Missing::of(net, links, &there, found);
+    if let Some((link, place)) = in_the_way(net, &missing, &there, master, pod.place())
+        .or_else(|| in_the_host(&missing, found, host.place()))
+    {
+        return Err(Error::LinkTaken {
+            name: link.name.clone(),
+            place: place.to_owned(),
+            what: described(link, net, master),
+        });
+    }
+    if let (Some(ipvlan), Some(master)) = (missing.ipvlan, master) {
+        if links != Links::New {
+            refuse_another_mode(ipvlan, master, host)?;
+        }
+        let namesake = found.contains_key(&ipvlan.name);
+        let mut batch = Batch::default();
+        batch.add_ipvlan(ipvlan, master, netns.raw_fd(), namesake);
+        if let Err(refused) = host.run(batch) {
+            return Err(explained(refused, Some(master), host));
+        }
+    }
+    if let Some(veth) = missing.veth {
+        let mut batch = Batch::default();
+        batch.add_veth(veth, netns.raw_fd());
+        if let Err(refused) = host.run(batch) {
+            if let Some(ipvlan) = missing.ipvlan {
+                take_back(ipvlan, pod)?;
+            }
+            return Err(refused.into());
+        }
+        found.extend(host.links(&[&veth.host_name])?);
+    }
+    Ok(())
+}
+
+/// What is to be made.
+struct Missing<'n> {
+    ipvlan: Option<&'n Ipvlan>,
+    veth: Option<&'n Veth>,
+}
+
+impl<'n> Missing<'n> {
+    fn of(net: &'n PodNet, links: Links, there: &Found, in_host: &Found) -> Self {
+        let is_new = links != Links::Ensure;
+        let lacks = |name: &String| is_new || !there.contains_key(name);
+        // A veth end without the other has lost its pair's namespace and goes with it.
+        let lacks_both = |veth: &&Veth| {
+            is_new || lacks(&veth.pod_name) && !in_host.contains_key(&veth.host_name)
+        };
+        Self {
+            ipvlan: net.ipvlan.as_ref().filter(|ipvlan| lacks(&ipvlan.name)),
+            veth: net.veth.as_ref().filter(lacks_both),
+        }
+    }
+}
+
+/// The links that are in the pod already.
+fn inside(net: &PodNet, pod: &mut Direct) -> Result<Found, Error> {
+    let pair = net.veth.as_ref().map(|veth| veth.pod_name.as_str());
+    let names: Vec<&str> = [net.interface.as_str()].into_iter().chain(pair).collect();
+    Ok(pod.links(&names)?)
+}
+
+/// A link in the pod that has the name of one of ours, and is not it.
+fn in_the_way<'l, 'p>(
+    net: &PodNet,
+    missing: &Missing<'_>,
+    there: &'l Found,
+    master: Option<u32>,
+    place: &'p str,
+) -> Option<(&'l Link, &'p str)> {
+    let child = net.ipvlan.as_ref().and_then(|own| there.get(&own.name));
+    let is_ours = |link: &&Link| link.kind.as_deref() == Some("ipvlan") && link.below == master;
+    let child = match missing.ipvlan {
+        Some(_) => child,
+        None => child.filter(|link| !is_ours(link)),
+    };
+    let end = net.veth.as_ref().and_then(|own| there.get(&own.pod_name));
+    let end = match missing.veth {
+        Some(_) => end,
+        None => end.filter(|link| link.kind.as_deref() != Some("veth")),
+    };
+    child.or(end).map(|link| (link, place))
+}
+
+/// A link in the host that has the name of the pair that is to be made.
+fn in_the_host<'l, 'p>(
+    missing: &Missing<'_>,
+    found: &'l Found,
+    place: &'p str,
+) -> Option<(&'l Link, &'p str)> {
+    let end = missing.veth.and_then(|own| found.get(&own.host_name));
+    end.map(|link| (link, place))
+}
+
+/// A link for people: what it is, and whose, as far as it says.
+fn described(link: &Link, net: &PodNet, master: Option<u32>) -> String {
+    let kind = link.kind.as_deref().unwrap_or("physical");
+    let below = match (kind, link.below, net.master()) {
+        ("ipvlan", below, Some(name)) if below == master => format!(" on {name}"),
+        ("ipvlan" | "macvlan", Some(index), _) => format!(" on the node's link number {index}"),
+        _ => String::new(),
+    };
+    let whose = match &link.alias {
+        Some(alias) => format!("which calls itself {alias:?}"),
+        None => "which another plugin or somebody else made".to_owned(),
+    };
+    format!("a link of kind {kind}{below}, {whose}")
+}
+
+/// Refuses to make the first child of ours where others' have another mode: it would be theirs from then on.
+fn refuse_another_mode(ipvlan: &Ipvlan, master: u32, host: &mut Direct) -> Result<(), Error> {
+    let mut others = siblings(host, master)?;
+    others.retain(|sibling| sibling.mode != ipvlan.mode);
+    let Some(first) = others.first() else {
+        return Ok(());
+    };
+    let named: Vec<String> = others.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match others.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Err(Error::OtherMode {
+        master: ipvlan.master.clone(),
+        mode: ipvlan.mode,
+        theirs: first.mode,
+        siblings: named.join(", ") + &more,
+    })
+}
+
+/// So many of others' interfaces are named.
+const NAMED: usize = 3;
+
+/// Removes the child that was made a moment ago.
+fn take_back(ipvlan: &Ipvlan, pod: &mut Direct) -> Result<(), Error> {
+    let mut batch = Batch::default();
+    for link in pod.links(&[&ipvlan.name])?.values() {
+        batch.delete_link(&link.name, link.ifindex);
+    }
+    Ok(pod.run(batch)?)
+}
+
+/// Why no child could be made, if the kernel's answer alone does not say it.
+fn explained(refused: netlink::Error, master: Option<u32>, netlink: &mut Direct) -> Error {
+    let is_taken = refused.errno() == Some(Errno::EBUSY as i32);
+    let holder = master
+        .filter(|_| is_taken)
+        .map(|master| netlink.holder_of(master));
+    match holder {
+        Some(Ok((holder, way_out))) => Error::MasterTaken {
+            source: refused,
+            holder,
+            way_out,
+        },
+        _ => refused.into(),
+    }
+}
