@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::{
     AddResult, Failure, NetConf,
-    conflict::{self, refuse_conflicts},
+    conflict::{self, refuse_another, refuse_conflicts},
     container::{Container, owner},
     no_effect,
     wanted::{self, Resolved},
@@ -43,6 +43,7 @@ pub(super) async fn add(
             interface: interface.clone(),
             ..owner(conf, attachment)
         };
+        refuse_another(agent, &owner, &container.sandbox(interface), &network.spec)?;
         refuse_conflicts(agent, &owner, &network.spec)?;
     }
     let mut made: Vec<(Owner, Made)> = Vec::new();
@@ -176,6 +177,7 @@ pub(super) async fn make(
     facts: &Arc<NodeFacts>,
     links: Links,
 ) -> Result<(), Failure> {
+    let before = agent.interface(owner);
     let (links, _first) = beside_others(agent, owner, net, links).await?;
     timing::step("prepare the NICs", agent.prepare_nics(facts, Some(net))).await;
     let nic = agent.missing_nic_plan(facts, net);
@@ -183,6 +185,9 @@ pub(super) async fn make(
         match e {
             podnet::Error::NothingMade(_) => undo_unmade(agent, owner, net, links).await,
             _ => undo(agent, owner, net, links).await,
+        }
+        if let Some(before) = before.filter(|_| links == Links::Ensure) {
+            remember(agent, owner, &before, net).await;
         }
         return Err(e.into());
     }
@@ -198,6 +203,18 @@ pub(super) async fn make(
         agent.look_again.notify_one();
     }
     Ok(())
+}
+
+/// What could not be made again is written down as it was. Not if it was in a namespace that is gone: then
+/// what was made is in the new one, and DEL must find it there.
+async fn remember(agent: &Agent, owner: &Owner, before: &Arc<PodNet>, net: &PodNet) {
+    if before.netns_inode != net.netns_inode || **before == *net {
+        return;
+    }
+    agent.note(owner.clone(), Arc::clone(before));
+    if let Err(e) = agent.write_down(owner, before).await {
+        error!(pod = %net.pod, "is written down as it was to be, not as it is: {e}");
+    }
 }
 
 /// Chooses addresses. Where the pools are shared by nodes and this one's lease is used up, it waits

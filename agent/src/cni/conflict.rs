@@ -5,8 +5,8 @@ use ebbtide_plugin::cni::code;
 use super::Failure;
 use crate::{
     agent::Agent,
-    netlink::link::IpvlanMode,
-    podnet::NetworkSpec,
+    netlink::{link::IpvlanMode, netns::Evidence},
+    podnet::{NetworkSpec, PodNet, Sandbox},
     pool::Owner,
 };
 
@@ -56,4 +56,76 @@ pub(super) fn is_first(agent: &Agent, owner: &Owner, master: &str) -> bool {
         is_first &= other == owner || net.master() != Some(master);
     });
     is_first
+}
+
+/// Refuses an ADD for an interface that is there, if it is not the same ADD again: for another namespace, while
+/// the first one is there with its addresses, or for another network.
+pub(super) fn refuse_another(
+    agent: &Agent,
+    owner: &Owner,
+    sandbox: &Sandbox,
+    spec: &NetworkSpec,
+) -> Result<(), Failure> {
+    let Some(known) = agent.interface(owner) else {
+        return Ok(());
+    };
+    let name = &owner.interface;
+    if known.netns_inode != sandbox.netns_inode {
+        match known.namespace() {
+            Ok(Evidence::Gone) => {}
+            Ok(Evidence::Present(there)) => {
+                return Err(Failure::new(
+                    code::INVALID_ENVIRONMENT,
+                    format!(
+                        "CNI_NETNS={} is not the namespace of container {}: its {name} is in {}, which is still there",
+                        sandbox.netns.display(),
+                        owner.container_id,
+                        there.path().display()
+                    ),
+                    "nothing was changed: DEL the container first, or give this one another CNI_CONTAINERID",
+                ));
+            }
+            Err(e) => {
+                return Err(Failure::new(
+                    code::TRY_AGAIN_LATER,
+                    format!(
+                        "container {} has {name} in another namespace, and whether that is still there is not known: \
+                         {e}",
+                        owner.container_id
+                    ),
+                    "nothing was changed: DEL the container first",
+                ));
+            }
+        }
+    }
+    let Some(other) = other_than(&known, spec) else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        code::INVALID_NETWORK_CONFIG,
+        format!(
+            "{name} of container {} is there already, and this ADD is for another: {other}",
+            owner.container_id
+        ),
+        "nothing was changed: DEL it first, with the configuration that it was made by",
+    ))
+}
+
+/// In what an interface is another than one of `spec` would be, if in anything that cannot be changed.
+fn other_than(known: &PodNet, spec: &NetworkSpec) -> Option<String> {
+    let differs = |what: &str, there: &str, wanted: &str| {
+        (there != wanted).then(|| format!("it has {what} {there}, not {wanted}"))
+    };
+    let maker = |is_ours: bool| if is_ours { "ebbtide" } else { "another plugin" };
+    let (is_ours, to_be_ours) = (known.ipvlan.is_some(), spec.made_before.is_none());
+    if is_ours != to_be_ours {
+        let (there, wanted) = (maker(is_ours), maker(to_be_ours));
+        return Some(format!("{there} made it, not {wanted}"));
+    }
+    let network = differs("the network", &known.network, &spec.name);
+    let ipvlan = known.ipvlan.as_ref();
+    let master = ipvlan.and_then(|there| differs("the master", &there.master, &spec.master));
+    let mode =
+        ipvlan.and_then(|there| differs("the mode", there.mode.as_str(), spec.mode.as_str()));
+    network.or(master).or(mode)
 }

@@ -11,7 +11,7 @@ use super::{
     AddResult, Failure, NetConf,
     add::{earlier, make, of_ours},
     config::DHCP,
-    conflict::refuse_conflicts,
+    conflict::{refuse_another, refuse_conflicts},
     container::{Container, owner},
     delegate,
     previous::Previous,
@@ -69,11 +69,13 @@ pub(super) async fn add(
                 None => NetworkSpec::named(&conf.name),
             }
         };
+        refuse_another(agent, &owner, &sandbox, &spec)?;
         let net = attach(agent, &owner, &sandbox, &spec, &addresses, None).await?;
         return Ok(beside(result, &net, &conf.cni_version).to_string());
     }
     let mut spec = wanted::resolve(agent, choice, conf, &agent.catalog())?.spec;
     spec.accept_marks = accept_marks(agent, &container, conf).await;
+    refuse_another(agent, &owner, &sandbox, &spec)?;
     refuse_conflicts(agent, &owner, &spec)?;
     let Some(ipam) = ipam(conf, invocation) else {
         return Err(Failure::new(

@@ -29,6 +29,7 @@ mod plain_network;
 mod protocols;
 mod renamed;
 mod repair;
+mod repeated;
 mod requests;
 mod restart;
 mod rows;
