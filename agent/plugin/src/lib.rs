@@ -5,6 +5,7 @@
 //! Everything that can be right or wrong is decided in the agent.
 
 pub mod cni;
+pub mod object;
 pub mod wire;
 
 /// Where the agent listens unless the network configuration's `agentSocket` says otherwise.

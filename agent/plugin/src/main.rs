@@ -13,6 +13,7 @@ use std::{
 use ebbtide_plugin::{
     DEFAULT_SOCKET,
     cni::{CniError, Head, NEWEST, UNNAMED, VERSIONS, VersionResult, code},
+    object::Object,
     wire::{self, Invocation, MAX_CONFIG, Request},
 };
 
@@ -65,7 +66,7 @@ fn run(command: String) -> Result<(u8, String), CniError> {
         ));
     }
     let head: Head = match serde_json::from_str(&config) {
-        Ok(head) => head,
+        Ok(Object(head)) => head,
         // VERSION may be asked without a configuration.
         Err(_) if command == "VERSION" && config.trim().is_empty() => Head::default(),
         Err(e) => {

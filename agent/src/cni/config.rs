@@ -6,6 +6,7 @@ mod runtime;
 use ebbtide_plugin::{
     NAME as PLUGIN,
     cni::{UNNAMED, VERSIONS, code},
+    object::{self, Object},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -44,19 +45,19 @@ pub struct NetConf {
     /// Whether accepted sockets take marks ([`NetworkSpec`](crate::podnet::NetworkSpec)).
     #[serde(default, rename = "acceptMarks")]
     pub(super) accept_marks: Option<bool>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::optional")]
     ipam: Option<Ipam>,
-    #[serde(default, rename = "runtimeConfig")]
+    #[serde(
+        default,
+        rename = "runtimeConfig",
+        deserialize_with = "object::optional"
+    )]
     runtime: Option<RuntimeConfig>,
     #[serde(skip)]
     prev_result: Option<Value>,
-    // The specification of 1.1.0 has one name in its text and another in its examples.
-    #[serde(
-        default,
-        rename = "cni.dev/valid-attachments",
-        alias = "cni.dev/attachments"
-    )]
-    valid_attachments: Option<Vec<ValidAttachment>>,
+    /// As it came: what says nothing in it is not to be left out.
+    #[serde(skip)]
+    valid_attachments: Option<Value>,
 }
 
 fn unnamed_version() -> String {
@@ -74,12 +75,19 @@ struct Ipam {
     ipv6_pools: Vec<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-struct ValidAttachment {
+/// An attachment that is to stay.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+pub struct ValidAttachment {
+    /// Which container's.
     #[serde(rename = "containerID")]
-    container_id: String,
-    ifname: String,
+    pub container_id: String,
+    /// The interface that the runtime asked for.
+    pub ifname: String,
 }
+
+/// Where the list of [`ValidAttachment`]s is: the specification of 1.1.0 has one name in its text and another in its
+/// examples. libcni gives both. The text's counts.
+const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 impl NetConf {
     /// Parses and checks a configuration.
@@ -94,18 +102,11 @@ impl NetConf {
                 "it must be one JSON object, as the CNI specification describes",
             )
         })?;
+        let mut apart = |key: &str| value.as_object_mut().and_then(|conf| conf.remove(key));
         // It goes back to the runtime as it came.
-        let prev_result = value
-            .as_object_mut()
-            .and_then(|conf| conf.remove("prevResult"));
-        let prev_result = prev_result.filter(|result| !is_nothing(result));
-        // libcni gives both names: the one of the specification's text counts.
-        if let Some(conf) = value.as_object_mut()
-            && conf.contains_key("cni.dev/valid-attachments")
-        {
-            conf.remove("cni.dev/attachments");
-        }
-        let mut conf: Self =
+        let prev_result = apart("prevResult").filter(|result| !is_nothing(result));
+        let [valid, example] = VALID_ATTACHMENTS.map(&mut apart);
+        let Object(mut conf): Object<Self> =
             serde_path_to_error::deserialize(without_nothing(value)).map_err(|e| {
                 let field = e.path().to_string();
                 let place = if field == "." {
@@ -130,6 +131,7 @@ impl NetConf {
             ));
         }
         conf.prev_result = prev_result;
+        conf.valid_attachments = valid.or(example);
         if conf.name.is_empty() {
             conf.name = conf.unnamed();
         }
@@ -186,22 +188,45 @@ impl NetConf {
         is_chained || self.ipam_plugin().is_some()
     }
 
-    /// For GC: the attachments that are to stay, as container ID and interface.
+    /// For GC: the attachments that are to stay.
     ///
     /// # Errors
-    /// When the list is missing: taking that for an empty one would remove every pod's network.
-    pub fn valid_attachments(&self) -> Result<Vec<(&str, &str)>, Failure> {
-        match &self.valid_attachments {
-            Some(list) => Ok(list
-                .iter()
-                .map(|a| (a.container_id.as_str(), a.ifname.as_str()))
-                .collect()),
-            None => Err(Failure::new(
+    /// When the list is missing, or one of its items is not an attachment: each that is not understood would cost a
+    /// pod its network, and a list taken for empty all of them.
+    pub fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Failure> {
+        let refused = |message: String| {
+            Failure::new(
                 code::INVALID_NETWORK_CONFIG,
-                "GC without `cni.dev/valid-attachments`",
-                "the runtime must list the attachments that are to stay, even if there are none",
-            )),
+                message,
+                "the runtime must list the attachments that are to stay, even if there are none; nothing was removed",
+            )
+        };
+        let [name, _] = VALID_ATTACHMENTS;
+        let given = self.valid_attachments.as_ref();
+        let Some(list) = given.filter(|list| !is_nothing(list)) else {
+            return Err(refused(format!("GC without `{name}`")));
+        };
+        let read: Vec<Object<ValidAttachment>> = serde_path_to_error::deserialize(list)
+            .map_err(|e| refused(format!("GC: `{name}{}`: {}", at(e.path()), e.inner())))?;
+        let list = read.into_iter().map(|Object(attachment)| attachment);
+        let list: Vec<ValidAttachment> = list.collect();
+        let is_empty = |a: &ValidAttachment| a.container_id.is_empty() || a.ifname.is_empty();
+        match list.iter().position(is_empty) {
+            None => Ok(list),
+            Some(position) => Err(refused(format!(
+                "GC: `{name}[{position}]` has no container ID or no interface"
+            ))),
         }
+    }
+}
+
+/// A place as it is written behind the name of what it is in: nothing for that itself.
+fn at(path: &serde_path_to_error::Path) -> String {
+    let path = path.to_string();
+    match path.as_str() {
+        "." => String::new(),
+        inside if inside.starts_with('[') => path,
+        inside => format!(".{inside}"),
     }
 }
 
@@ -214,6 +239,28 @@ mod tests {
         let head = r#""cniVersion":"1.0.0","name":"n""#;
         for (text, expected, named) in [
             ("{".to_owned(), code::DECODING_FAILURE, "JSON"),
+            ("[]".to_owned(), code::INVALID_NETWORK_CONFIG, "object"),
+            (
+                r#"["1.0.0","n"]"#.to_owned(),
+                code::INVALID_NETWORK_CONFIG,
+                "object",
+            ),
+            ("null".to_owned(), code::INVALID_NETWORK_CONFIG, "object"),
+            (
+                format!(r#"{{{head},"master":"b","ipam":["ebbtide"]}}"#),
+                code::INVALID_NETWORK_CONFIG,
+                "`ipam`",
+            ),
+            (
+                format!(r#"{{{head},"runtimeConfig":[["10.0.0.1"]]}}"#),
+                code::INVALID_NETWORK_CONFIG,
+                "`runtimeConfig`",
+            ),
+            (
+                format!(r#"{{{head},"runtimeConfig":{{"portMappings":[[80]]}}}}"#),
+                code::INVALID_NETWORK_CONFIG,
+                "`runtimeConfig.portMappings[0]`",
+            ),
             (
                 r#"{"name":7}"#.to_owned(),
                 code::INVALID_NETWORK_CONFIG,
@@ -335,7 +382,43 @@ mod tests {
         let both = format!(r#""cni.dev/valid-attachments":{one},"cni.dev/attachments":{one}"#);
         assert_eq!(list(&both), Ok(1));
         assert_eq!(list(r#""cni.dev/valid-attachments":[]"#), Ok(0));
-        assert!(list(r#""cni.dev/valid-attachments":null"#).is_err());
+        let good = r#"{"containerID":"c","ifname":"eth0"}"#;
+        for (attachments, said) in [
+            ("null".to_owned(), "GC without"),
+            ("\"\"".to_owned(), "GC without"),
+            ("{}".to_owned(), "GC without"),
+            ("[null]".to_owned(), "[0]"),
+            (r#"[""]"#.to_owned(), "[0]"),
+            ("[{}]".to_owned(), "containerID"),
+            (format!("[{good},null]"), "[1]"),
+            (format!("[{good},[]]"), "[1]"),
+            (format!(r#"[{good},["c","eth0"]]"#), "[1]"),
+            (good.to_owned(), "sequence"),
+            (r#"[{"containerID":"c"}]"#.to_owned(), "ifname"),
+            (
+                r#"[{"containerID":"c","ifname":null}]"#.to_owned(),
+                "[0].ifname",
+            ),
+            (r#"[{"containerID":"","ifname":"eth0"}]"#.to_owned(), "[0]"),
+            (r#"[{"containerID":"c","ifname":""}]"#.to_owned(), "[0]"),
+            (
+                r#"[{"containerID":7,"ifname":"eth0"}]"#.to_owned(),
+                "[0].containerID",
+            ),
+            ("7".to_owned(), "integer"),
+        ] {
+            for name in VALID_ATTACHMENTS {
+                let text = format!(r#"{{"cniVersion":"1.1.0","name":"n","{name}":{attachments}}}"#);
+                let conf = NetConf::parse(&text).unwrap();
+                let failure = conf.valid_attachments().unwrap_err();
+                assert_eq!(failure.code, code::INVALID_NETWORK_CONFIG, "{text}");
+                assert!(
+                    failure.message.contains(said),
+                    "{text}: {}",
+                    failure.message
+                );
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ebbtide_plugin::cni::code;
+use ebbtide_plugin::{cni::code, object::Object};
 use serde::Deserialize;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 
@@ -72,8 +72,8 @@ pub async fn call(delegate: &Delegate, command: &str) -> Result<String, Failure>
         return Ok(text);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(match serde_json::from_str::<Said>(&text) {
-        Ok(error) => Failure::new(
+    Err(match serde_json::from_str::<Object<Said>>(&text) {
+        Ok(Object(error)) => Failure::new(
             error.code,
             format!("{} ({command}): {}", delegate.kind, error.msg),
             error.details,

@@ -265,20 +265,37 @@ impl Inside {
 
 /// The earlier plugins' result with what was added: the pair to the host.
 fn beside(earlier: &Value, net: &PodNet, version: &str) -> Value {
-    let mut result = earlier.clone();
-    result["cniVersion"] = json!(version);
     let own = AddResult { mac: None, net }.to_json(version);
     // Ours comes first in ours, and is in theirs.
     let added = own["interfaces"].as_array().into_iter().flatten().skip(1);
-    if result["interfaces"].is_null() && !is_by_family(version) {
-        result["interfaces"] = json!([]);
+    with_interfaces(earlier, added, version)
+}
+
+/// A result that has these interfaces, too. What is no object is nobody's result, and stays as it is.
+pub(super) fn with_interfaces<'a>(
+    earlier: &Value,
+    added: impl Iterator<Item = &'a Value>,
+    version: &str,
+) -> Value {
+    let mut result = earlier.clone();
+    let Some(fields) = result.as_object_mut() else {
+        return result;
+    };
+    fields.insert("cniVersion".to_owned(), json!(version));
+    // Before 0.3.0 a result has no interfaces.
+    if is_by_family(version) {
+        return result;
     }
-    if let Some(interfaces) = result["interfaces"].as_array_mut() {
-        for one in added {
-            if !interfaces.contains(one) {
-                interfaces.push(one.clone());
-            }
+    let mut interfaces = match fields.remove("interfaces") {
+        Some(Value::Array(interfaces)) => interfaces,
+        // What says nothing was read as none.
+        _ => Vec::new(),
+    };
+    for one in added {
+        if !interfaces.contains(one) {
+            interfaces.push(one.clone());
         }
     }
+    fields.insert("interfaces".to_owned(), interfaces.into());
     result
 }

@@ -13,6 +13,8 @@ mod no_effect;
 mod nothing;
 mod previous;
 mod result;
+#[cfg(test)]
+mod tests;
 mod verbs;
 mod wanted;
 

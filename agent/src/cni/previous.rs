@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use ebbtide_plugin::cni::code;
+use ebbtide_plugin::{
+    cni::code,
+    object::{self, Object},
+};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,17 +16,17 @@ use crate::{netlink::model::Family, podnet::PodAddress};
 /// The fields of a result that are looked at, in the form of every version since 0.3.0.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Previous {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::list")]
     interfaces: Vec<Interface>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::list")]
     ips: Vec<Ip>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::list")]
     routes: Vec<Route>,
     /// Before 0.3.0: the only address of its family.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::optional")]
     ip4: Option<OfFamily>,
     /// See `ip4`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::optional")]
     ip6: Option<OfFamily>,
 }
 
@@ -32,7 +35,7 @@ struct OfFamily {
     ip: IpNet,
     #[serde(default)]
     gateway: Option<IpAddr>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::list")]
     routes: Vec<Route>,
 }
 
@@ -68,8 +71,8 @@ impl Previous {
     /// When it is not of the form that the specification gives it.
     pub(super) fn parse(value: &Value, whose: &str) -> Result<Self, Failure> {
         let value = without_nothing(value.clone());
-        let read: Result<Self, _> = serde_path_to_error::deserialize(value);
-        let mut previous = read.map_err(|e| {
+        let read: Result<Object<Self>, _> = serde_path_to_error::deserialize(value);
+        let Object(mut previous) = read.map_err(|e| {
             Failure::new(
                 code::DECODING_FAILURE,
                 format!(
@@ -331,6 +334,29 @@ mod tests {
             "{}",
             failure.message
         );
+    }
+
+    #[test]
+    fn what_is_no_object_is_no_result() {
+        for (result, field) in [
+            (json!([]), "`.`"),
+            (json!([[], []]), "`.`"),
+            (json!("x"), "`.`"),
+            (json!({"interfaces": [["eth0", "/x"]]}), "`interfaces[0]`"),
+            (json!({"ips": [["10.1.0.2/24"]]}), "`ips[0]`"),
+            (json!({"ips": [7]}), "`ips[0]`"),
+            (json!({"routes": [["10.0.0.0/8"]]}), "`routes[0]`"),
+            (json!({"ip4": ["10.1.0.2/24"]}), "`ip4`"),
+            (json!({"ips": {"address": "10.1.0.2/24"}}), "`ips`"),
+        ] {
+            let failure = Previous::parse(&result, "the plugin").unwrap_err();
+            assert_eq!(failure.code, code::DECODING_FAILURE, "{result}");
+            assert!(
+                failure.message.contains(field),
+                "{result}: {}",
+                failure.message
+            );
+        }
     }
 
     #[test]

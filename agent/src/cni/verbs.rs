@@ -182,8 +182,9 @@ async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     let mut removed = 0;
     for (owner, _) in agent.interfaces() {
         // The runtime knows of the interface that it asked for, not of those made with it.
-        let stays = valid.iter().any(|(container, interface)| {
-            *container == owner.container_id && (conf.is_by_pod() || *interface == owner.interface)
+        let stays = valid.iter().any(|stays| {
+            stays.container_id == owner.container_id
+                && (conf.is_by_pod() || stays.ifname == owner.interface)
         });
         if owner.network != conf.name || stays {
             continue;

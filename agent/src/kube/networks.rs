@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use ebbtide_plugin::object::Object as JsonObject;
 use serde::Deserialize;
 
 use crate::catalog::{NetworkRef, ObjectName, host_address};
@@ -163,8 +164,12 @@ fn bad(annotation: &'static str, pod: &ObjectName, value: &str, reason: &str) ->
 /// The elements of a text: JSON if it looks like it, else names with commas between.
 fn elements(text: &str) -> Result<Vec<Element>, String> {
     if text.starts_with(['[', '{', '"']) {
-        return serde_json::from_str(text)
-            .map_err(|error| format!("is not the JSON list: {error}"));
+        let read: Result<Vec<JsonObject<Element>>, _> = serde_json::from_str(text);
+        let elements = read.map_err(|error| format!("is not the JSON list: {error}"))?;
+        return Ok(elements
+            .into_iter()
+            .map(|JsonObject(element)| element)
+            .collect());
     }
     text.split(',').map(str::trim).map(short).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use ebbtide_plugin::cni::code;
+use ebbtide_plugin::{cni::code, object};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ pub(super) struct RuntimeConfig {
     #[serde(default)]
     ips: Vec<String>,
     /// Of the capability `portMappings`.
-    #[serde(default, rename = "portMappings")]
+    #[serde(default, rename = "portMappings", deserialize_with = "object::list")]
     port_mappings: Vec<PortMapping>,
     /// Of the capability `bandwidth`: bits and bytes by name, 0 for what is not limited.
     #[serde(default)]
