@@ -106,6 +106,9 @@ pub fn name_fault(text: &str) -> Option<String> {
     }
 }
 
+/// The longest alias of a link, in bytes (`IFALIASZ` of include/uapi/linux/if.h is 256 with the final zero).
+pub const LONGEST_ALIAS: usize = 255;
+
 /// A link as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {

@@ -201,13 +201,16 @@ impl NodeFacts {
     }
 }
 
+/// What the alias of each link of ours begins with.
+pub const ALIAS: &str = "ebbtide: ";
+
 /// Whether a link in the host is the host's end of one of our pairs. It is born with its address,
 /// and gets its alias a moment later; somebody (udev, a network manager) may change the address.
 #[must_use]
 pub fn is_pod_veth(link: &Link) -> bool {
     let is_named_ours = || {
         let alias = link.alias.as_deref();
-        alias.is_some_and(|alias| alias.starts_with("ebbtide: "))
+        alias.is_some_and(|alias| alias.starts_with(ALIAS))
     };
     link.kind.as_deref() == Some("veth") && (link.mac == Some(Mac(HOST_MAC)) || is_named_ours())
 }

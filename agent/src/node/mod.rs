@@ -13,7 +13,7 @@ mod values;
 
 pub use apply::{Error as HostError, Pods, apply, find_steer, steer, take_away};
 pub use current::CurrentFacts;
-pub use facts::{Nic, NodeFacts, has_ipv6, is_link_local, is_pod_veth};
+pub use facts::{ALIAS, Nic, NodeFacts, has_ipv6, is_link_local, is_pod_veth};
 pub use front::{Routed, base_in_front, free_priorities, in_front};
 pub use host::{HostPlan, STEER, host_plan, nics, own_defaults, veth_filters};
 pub use plan::{

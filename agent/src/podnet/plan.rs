@@ -14,13 +14,13 @@ use crate::{
     datapath::{PROGRAMS, Program},
     digest::fnv,
     netlink::{
-        link::{Ipvlan, IpvlanMode, Veth},
+        link::{Ipvlan, IpvlanMode, LONGEST_ALIAS, Veth},
         model::{
             Action, Address, Family, Filter, MAIN_TABLE, Mac, NamespacePlan, Neighbour, Route,
             Rule, Selector, Sysctl, host_net,
         },
     },
-    node::{NodeFacts, veth_filters},
+    node::{ALIAS, NodeFacts, veth_filters},
     settings::Settings,
 };
 
@@ -41,6 +41,18 @@ const NO_ADDRESSES: &str = "1";
 fn host_end(container_id: &str, interface: &str) -> String {
     let digest = fnv(container_id.bytes().chain([b'/']).chain(interface.bytes()));
     format!("veth{:011x}", digest >> 20)
+}
+
+/// Says of a link whose it is. Of a name that is too long for the kernel the front is left, and says that it is cut.
+fn alias(pod: &str, interface: &str) -> String {
+    const CUT: &str = "...";
+    let whole = format!("{ALIAS}{pod} {interface}");
+    if whole.len() <= LONGEST_ALIAS {
+        return whole;
+    }
+    let around = ALIAS.len() + CUT.len() + 1 + interface.len();
+    let front = pod.floor_char_boundary(LONGEST_ALIAS.saturating_sub(around));
+    format!("{ALIAS}{}{CUT} {interface}", &pod[..front])
 }
 
 /// Plans one interface of a pod.
@@ -154,7 +166,7 @@ pub fn plan(
         table: table.filter(|_| is_ours),
         others_defaults,
         answered: is_ours && answer::is_the_nodes(network.answer_neighbours, network.mode),
-        alias: format!("ebbtide: {} {}", sandbox.pod, sandbox.interface),
+        alias: alias(&sandbox.pod, &sandbox.interface),
         in_pod,
         in_host,
     })

@@ -77,6 +77,45 @@ fn v6() -> PodAddress {
     address("fd00:16::4/64", "fd00:16::1")
 }
 
+#[test]
+fn an_alias_fits_the_kernel_and_ends_with_the_interface_however_long_the_pod_s_name_is() {
+    for (pod, whole) in [
+        ("default/web".to_owned(), true),
+        (format!("{}/{}", "n".repeat(63), "x".repeat(177)), true),
+        (format!("{}/{}", "n".repeat(63), "x".repeat(178)), false),
+        (format!("{}/{}", "n".repeat(63), "x".repeat(253)), false),
+        ("x".repeat(100_000), false),
+        // Cut within a character of more bytes than one.
+        (format!("a{}", "\u{e9}".repeat(300)), false),
+        ("\u{1f419}".repeat(300), false),
+    ] {
+        let sandbox = Sandbox {
+            pod: pod.clone(),
+            ..sandbox()
+        };
+        let earlier = Earlier::default();
+        let net = plan(
+            &sandbox,
+            &earlier,
+            &network(),
+            &[v4()],
+            &node(),
+            &settings(),
+        )
+        .unwrap();
+        let alias = &net.alias;
+        assert!(alias.len() <= 255, "{} bytes: {alias}", alias.len());
+        assert!(alias.len() > 250 || whole, "{} bytes: {alias}", alias.len());
+        assert!(
+            alias.starts_with("ebbtide: ") && alias.ends_with(" eth0"),
+            "{alias}"
+        );
+        assert_eq!(alias.contains("..."), !whole, "{alias}");
+        // Whose it is, is known from elsewhere.
+        assert_eq!(net.pod, pod);
+    }
+}
+
 fn settings() -> Settings {
     Settings {
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
