@@ -1,6 +1,7 @@
 //! The network configuration.
 
 mod choice;
+mod pools;
 mod runtime;
 
 use ebbtide_plugin::{
@@ -10,6 +11,7 @@ use ebbtide_plugin::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+use std::net::IpAddr;
 
 use super::{
     Failure,
@@ -18,6 +20,8 @@ use super::{
 use crate::netlink::link::IpvlanMode;
 
 pub use choice::NetworkChoice;
+use pools::Ipam;
+pub use pools::NamedPools;
 use runtime::RuntimeConfig;
 
 /// An IPAM plugin that cannot serve an interface of ours.
@@ -53,6 +57,12 @@ pub struct NetConf {
         deserialize_with = "object::optional"
     )]
     runtime: Option<RuntimeConfig>,
+    /// What people and schedulers add for plugins, by their kinds (CONVENTIONS.md of the CNI specification).
+    #[serde(default)]
+    args: Option<Value>,
+    /// Of the runtime's variable `CNI_ARGS`.
+    #[serde(skip)]
+    asked_by_variable: Vec<IpAddr>,
     #[serde(skip)]
     prev_result: Option<Value>,
     /// As it came: what says nothing in it is not to be left out.
@@ -62,17 +72,6 @@ pub struct NetConf {
 
 fn unnamed_version() -> String {
     UNNAMED.to_owned()
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Ipam {
-    /// The pools, without one.
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    #[serde(default, rename = "ipv4Pools")]
-    ipv4_pools: Vec<String>,
-    #[serde(default, rename = "ipv6Pools")]
-    ipv6_pools: Vec<String>,
 }
 
 /// An attachment that is to stay.

@@ -18,7 +18,7 @@ mod tests;
 mod verbs;
 mod wanted;
 
-pub use config::{NetConf, NetworkChoice};
+pub use config::{NamedPools, NetConf, NetworkChoice};
 pub use failure::Failure;
 pub use invocation::{Attachment, PodIdentity};
 pub use result::AddResult;

@@ -48,8 +48,12 @@ async fn run(
     invocation: &Invocation,
     version: &mut String,
 ) -> Result<String, Failure> {
-    let conf = NetConf::parse(&invocation.config)?;
+    let mut conf = NetConf::parse(&invocation.config)?;
     version.clone_from(&conf.cni_version);
+    // Where others give the addresses, whoever does reads the variable.
+    if invocation.command == "ADD" && !conf.is_guest() {
+        conf.heed(&invocation.args)?;
+    }
     let since = |minimum: &str| {
         if conf.is_at_least(minimum) {
             return Ok(());

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ebbtide_plugin::{cni::code, wire::Invocation};
 
-use super::{Attachment, Failure, NetConf, NetworkChoice, PodIdentity};
+use super::{Attachment, Failure, NamedPools, NetConf, NetworkChoice, PodIdentity};
 use crate::{
     agent::Agent,
     catalog::{Catalog, Network, NetworkRef, ObjectName},
@@ -32,6 +32,18 @@ impl Resolved {
                 ipv4: &self.ipv4_pools,
                 ipv6: &self.ipv6_pools,
             }
+        }
+    }
+}
+
+impl Resolved {
+    /// What a configuration names wins over the network's own, by family.
+    fn prefer_pools(&mut self, pools: NamedPools) {
+        if !pools.ipv4.is_empty() {
+            self.ipv4_pools = pools.ipv4;
+        }
+        if !pools.ipv6.is_empty() {
+            self.ipv6_pools = pools.ipv6;
         }
     }
 }
@@ -165,6 +177,13 @@ pub(super) fn interfaces(
         prefer_route(&mut network, asked.default_route_nic.clone());
         interfaces.push((each.interface, network));
     }
+    // The runtime speaks of the interface that it asks for; the pod itself has the last word.
+    if let Some((_, first)) = interfaces
+        .first_mut()
+        .filter(|(_, first)| first.ips.is_empty())
+    {
+        first.ips = conf.ips()?;
+    }
     Ok(interfaces)
 }
 
@@ -272,13 +291,16 @@ pub(super) fn resolve(
                 "name a SpiderMultusConfig with `network`, or start the agent with --default-network",
             )),
         },
-        NetworkChoice::Named(name) => Ok(catalog.network(&name)?.into()),
+        NetworkChoice::Named { network, pools } => {
+            let mut network = Resolved::from(catalog.network(&network)?);
+            network.prefer_pools(pools);
+            Ok(network)
+        }
         NetworkChoice::Inline {
             master,
             mode,
             mtu,
-            ipv4_pools,
-            ipv6_pools,
+            pools,
         } => Ok(Resolved {
             spec: NetworkSpec {
                 master,
@@ -287,8 +309,8 @@ pub(super) fn resolve(
                 ..NetworkSpec::named(&conf.name)
             },
             name: None,
-            ipv4_pools,
-            ipv6_pools,
+            ipv4_pools: pools.ipv4,
+            ipv6_pools: pools.ipv6,
             ips: Vec::new(),
         }),
     }

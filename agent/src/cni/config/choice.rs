@@ -2,7 +2,7 @@
 
 use ebbtide_plugin::cni::code;
 
-use super::{DHCP, NetConf};
+use super::{DHCP, NamedPools, NetConf};
 use crate::{cni::Failure, netlink::link::IpvlanMode};
 
 /// The network a configuration asks for.
@@ -11,7 +11,12 @@ pub enum NetworkChoice {
     /// By the pod's annotations, or the default network: the cluster's own CNI.
     ByPod,
     /// By name, from the manifests.
-    Named(String),
+    Named {
+        /// The name.
+        network: String,
+        /// In place of the network's own, by family.
+        pools: NamedPools,
+    },
     /// Described in the configuration itself.
     Inline {
         /// The NIC.
@@ -20,10 +25,8 @@ pub enum NetworkChoice {
         mode: IpvlanMode,
         /// MTU in bytes.
         mtu: Option<u32>,
-        /// IPv4 pools by name; the default pools if both lists are empty.
-        ipv4_pools: Vec<String>,
-        /// IPv6 pools by name.
-        ipv6_pools: Vec<String>,
+        /// The default pools, if none is named.
+        pools: NamedPools,
     },
 }
 
@@ -51,6 +54,12 @@ impl NetConf {
                  leave `ipam` out for addresses of the pools, or use host-local, static or whereabouts",
             ));
         }
+        if self.prev_result.is_some() && self.master.is_none() {
+            self.refuse_pools(
+                "behind another plugin (`prevResult`)",
+                "the plugin before ebbtide has given the addresses: leave `ipam` out",
+            )?;
+        }
         match (&self.network, &self.master) {
             (Some(name), None) => {
                 let own = [("mode", self.mode.is_some()), ("mtu", self.mtu.is_some())];
@@ -61,29 +70,35 @@ impl NetConf {
                         "with `network`, it is set in the SpiderMultusConfig of that name",
                     ));
                 }
-                Ok(NetworkChoice::Named(name.clone()))
-            }
-            (None, Some(master)) => {
-                let ipam = self.ipam.as_ref();
-                Ok(NetworkChoice::Inline {
-                    master: master.clone(),
-                    mode: self.mode.unwrap_or_default(),
-                    mtu: self.mtu.filter(|mtu| *mtu != 0),
-                    ipv4_pools: ipam.map(|i| i.ipv4_pools.clone()).unwrap_or_default(),
-                    ipv6_pools: ipam.map(|i| i.ipv6_pools.clone()).unwrap_or_default(),
+                Ok(NetworkChoice::Named {
+                    network: name.clone(),
+                    pools: self.pools()?,
                 })
             }
+            (None, Some(master)) => Ok(NetworkChoice::Inline {
+                master: master.clone(),
+                mode: self.mode.unwrap_or_default(),
+                mtu: self.mtu.filter(|mtu| *mtu != 0),
+                pools: self.pools()?,
+            }),
             (Some(_), Some(_)) => Err(Failure::new(
                 code::INVALID_NETWORK_CONFIG,
                 "the network configuration has both `network` and `master`",
                 "name a SpiderMultusConfig with `network`, or describe the network with `master`",
             )),
-            (None, None) => Ok(NetworkChoice::ByPod),
+            (None, None) => {
+                self.refuse_pools(
+                    "without `network` and `master`",
+                    "a pod's networks are in its annotations, and each has its pools: name them there \
+                     (`ippools` of the SpiderMultusConfig, ipam.spidernet.io/ippool of the pod), or name the network",
+                )?;
+                Ok(NetworkChoice::ByPod)
+            }
         }
     }
 }
 
-fn unsupported(key: &str, value: &str, way_out: &str) -> Failure {
+pub(super) fn unsupported(key: &str, value: &str, way_out: &str) -> Failure {
     Failure::new(
         code::UNSUPPORTED_FIELD,
         format!("the network configuration's `{key}` is {value:?}, which is not supported"),
@@ -103,7 +118,10 @@ mod tests {
         .unwrap();
         assert_eq!(
             named.choice().unwrap(),
-            NetworkChoice::Named("default/ipvlan-ens5".into())
+            NetworkChoice::Named {
+                network: "default/ipvlan-ens5".into(),
+                pools: NamedPools::default(),
+            }
         );
         let by_pod =
             NetConf::parse(r#"{"cniVersion":"1.0.0","name":"n","type":"ebbtide"}"#).unwrap();
@@ -120,8 +138,10 @@ mod tests {
                 master: "ens5".into(),
                 mode: IpvlanMode::L2,
                 mtu: None,
-                ipv4_pools: vec!["a".into()],
-                ipv6_pools: vec![],
+                pools: NamedPools {
+                    ipv4: vec!["a".into()],
+                    ipv6: vec![],
+                },
             }
         );
     }

@@ -1,6 +1,9 @@
 //! What a runtime adds to a configuration: the wishes of the pod.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ebbtide_plugin::{cni::code, object};
 use serde::Deserialize;
@@ -33,23 +36,66 @@ struct PortMapping {
 }
 
 impl NetConf {
-    /// The addresses that the runtime asks for.
+    /// The addresses that are asked for: by the capability `ips`, by `args.cni.ips`, and by the variable `CNI_ARGS`
+    /// ([`Self::heed`]); CONVENTIONS.md of the CNI specification has all three.
     ///
     /// # Errors
     /// Names one that is none.
     pub fn ips(&self) -> Result<Vec<IpAddr>, Failure> {
-        let asked = self.runtime.iter().flat_map(|runtime| &runtime.ips);
-        asked
+        let refused = |place: &str, value: &dyn std::fmt::Display| {
+            Failure::new(
+                code::INVALID_NETWORK_CONFIG,
+                format!("{place}: {value} is not an address"),
+                "correct the request (of a pod: `ips` in k8s.v1.cni.cncf.io/networks); nothing was given out",
+            )
+        };
+        let runtime = self.runtime.iter().flat_map(|runtime| &runtime.ips);
+        let mut all = runtime
             .map(|text| {
-                host_address(text).ok_or_else(|| {
-                    Failure::new(
-                        code::INVALID_NETWORK_CONFIG,
-                        format!("runtimeConfig.ips: {text:?} is not an address"),
-                        "correct the pod's request (`ips` in k8s.v1.cni.cncf.io/networks)",
-                    )
-                })
+                let place = "runtimeConfig.ips";
+                host_address(text).ok_or_else(|| refused(place, &format_args!("{text:?}")))
             })
-            .collect()
+            .collect::<Result<Vec<_>, _>>()?;
+        let place = "args.cni.ips";
+        let args = self.args.as_ref();
+        match args.and_then(|args| args.pointer("/cni/ips")) {
+            None => {}
+            Some(Value::Array(list)) => {
+                for each in list {
+                    let read = each.as_str().and_then(host_address);
+                    all.push(read.ok_or_else(|| refused(place, each))?);
+                }
+            }
+            Some(other) => return Err(refused(place, other)),
+        }
+        all.extend(&self.asked_by_variable);
+        // The same wish may come by several ways.
+        let mut seen = BTreeSet::new();
+        all.retain(|address| seen.insert(*address));
+        Ok(all)
+    }
+
+    /// Takes the addresses that the variable `CNI_ARGS` asks for (`IP=ADDRESS,ADDRESS`).
+    ///
+    /// # Errors
+    /// Names one that is none.
+    pub fn heed(&mut self, args: &str) -> Result<(), Failure> {
+        let pairs = args.split(';').filter_map(|pair| pair.split_once('='));
+        let asked = pairs.filter(|(key, _)| *key == "IP");
+        let texts = asked.flat_map(|(_, list)| list.split(',').map(str::trim));
+        let texts = texts.filter(|text| !text.is_empty());
+        let read = texts.map(|text| {
+            host_address(text).ok_or_else(|| {
+                Failure::new(
+                    code::INVALID_ENVIRONMENT,
+                    format!("CNI_ARGS: IP={text:?} is not an address"),
+                    "the runtime must give addresses, with or without a prefix length and with commas between; \
+                     nothing was given out",
+                )
+            })
+        });
+        self.asked_by_variable = read.collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// The ports of the node that the pod asks for. Who serves them has the capability in our place.
@@ -129,6 +175,72 @@ mod tests {
             );
             let conf = NetConf::parse(&text).unwrap();
             assert_eq!(conf.host_ports(), ports, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_asked_for_in_all_three_ways_of_the_conventions() {
+        let ips = |fields: &str, args: &str| {
+            let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","network":"a"{fields}}}"#);
+            let mut conf = NetConf::parse(&text)?;
+            conf.heed(args)?;
+            conf.ips()
+        };
+        for (fields, args, expected) in [
+            ("", "", &[][..]),
+            (
+                "",
+                "IgnoreUnknown=1;IP=10.0.0.5/24;K8S_POD_NAME=a",
+                &["10.0.0.5"],
+            ),
+            (
+                "",
+                "IP=10.0.0.5, fd00::5;MAC=02:00:00:00:00:01",
+                &["10.0.0.5", "fd00::5"],
+            ),
+            ("", "IP=", &[]),
+            (
+                r#","args":{"cni":{"ips":["10.0.0.5/24","fd00::5"]}}"#,
+                "",
+                &["10.0.0.5", "fd00::5"],
+            ),
+            (r#","args":{"cni":{"ips":null}}"#, "", &[]),
+            (r#","args":{"cni":{"ips":[]}}"#, "", &[]),
+            (r#","args":{"other":{"ips":["x"]}}"#, "", &[]),
+            (r#","args":"of others""#, "", &[]),
+            (
+                r#","args":{"cni":{"ips":["10.0.0.5"]}},"runtimeConfig":{"ips":["10.0.0.5/24"]}"#,
+                "IP=10.0.0.5",
+                &["10.0.0.5"],
+            ),
+        ] {
+            let expected: Vec<IpAddr> = expected.iter().map(|ip| ip.parse().unwrap()).collect();
+            assert_eq!(ips(fields, args), Ok(expected), "{fields} {args}");
+        }
+        for (fields, args, code, said) in [
+            ("", "IP=lan", code::INVALID_ENVIRONMENT, "\"lan\""),
+            (
+                r#","args":{"cni":{"ips":["lan"]}}"#,
+                "",
+                code::INVALID_NETWORK_CONFIG,
+                "args.cni.ips",
+            ),
+            (
+                r#","args":{"cni":{"ips":[5]}}"#,
+                "",
+                code::INVALID_NETWORK_CONFIG,
+                "args.cni.ips",
+            ),
+            (
+                r#","args":{"cni":{"ips":"10.0.0.5"}}"#,
+                "",
+                code::INVALID_NETWORK_CONFIG,
+                "args.cni.ips",
+            ),
+        ] {
+            let failure = ips(fields, args).unwrap_err();
+            assert_eq!(failure.code, code, "{fields} {args}");
+            assert!(failure.message.contains(said), "{}", failure.message);
         }
     }
 

@@ -1,0 +1,219 @@
+//! Which pools a configuration names, in its `ipam`.
+
+use std::collections::BTreeMap;
+
+use ebbtide_plugin::cni::code;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{NetConf, choice::unsupported};
+use crate::cni::Failure;
+
+/// The field `ipam`. What of it is another IPAM plugin's is that plugin's business.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Ipam {
+    /// The pools, without one.
+    #[serde(default, rename = "type")]
+    pub(super) kind: Option<String>,
+    /// Spiderpool's configurations call it by the second name.
+    #[serde(default, rename = "ipv4Pools", alias = "default_ipv4_ippool")]
+    ipv4_pools: Vec<String>,
+    /// See `ipv4_pools`.
+    #[serde(default, rename = "ipv6Pools", alias = "default_ipv6_ippool")]
+    ipv6_pools: Vec<String>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+/// Names of pools. Without any, where they are asked for, others are meant: the network's, or the default pools.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedPools {
+    /// Of IPv4.
+    pub ipv4: Vec<String>,
+    /// Of IPv6.
+    pub ipv6: Vec<String>,
+}
+
+impl NamedPools {
+    /// Whether none is named.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ipv4.is_empty() && self.ipv6.is_empty()
+    }
+}
+
+/// Keys of Spiderpool's about how its plugin works, not about which address: without a meaning here, and without harm.
+const OF_THE_PLUGIN: [&str; 6] = [
+    "log_level",
+    "log_file_path",
+    "log_file_max_size",
+    "log_file_max_age",
+    "log_file_max_count",
+    "ipam_unix_socket_path",
+];
+
+impl NetConf {
+    /// The pools that the configuration names.
+    ///
+    /// # Errors
+    /// Names a key of `ipam` that nobody serves: a misspelt one would otherwise mean the default pools.
+    pub(super) fn pools(&self) -> Result<NamedPools, Failure> {
+        let Some(ipam) = &self.ipam else {
+            return Ok(NamedPools::default());
+        };
+        // Which addresses another one gives is in keys of its own.
+        if self.ipam_plugin().is_some() {
+            return Ok(NamedPools::default());
+        }
+        let says_no = |value: &Value| *value == Value::Bool(false);
+        let unknown = ipam.rest.iter().find(|(key, value)| {
+            let is_off = matches!(key.as_str(), "clean_gateway" | "match_master_subnet");
+            !(is_off && says_no(value)) && !OF_THE_PLUGIN.contains(&key.as_str())
+        });
+        match unknown {
+            None => Ok(NamedPools {
+                ipv4: ipam.ipv4_pools.clone(),
+                ipv6: ipam.ipv6_pools.clone(),
+            }),
+            Some((key, value)) => Err(Failure::new(
+                code::UNSUPPORTED_FIELD,
+                format!(
+                    "the network configuration's `ipam` has `{key}` ({value}), which is not supported"
+                ),
+                "known are `type`, `ipv4Pools` and `ipv6Pools` (also as `default_ipv4_ippool` and \
+                 `default_ipv6_ippool`): correct the key or remove it; for another IPAM plugin name it with `type`",
+            )),
+        }
+    }
+
+    /// That no pools are named where they would have no effect.
+    pub(super) fn refuse_pools(&self, why: &str, way_out: &str) -> Result<(), Failure> {
+        let pools = self.pools()?;
+        let named = [
+            ("ipam.ipv4Pools", pools.ipv4),
+            ("ipam.ipv6Pools", pools.ipv6),
+        ];
+        match named.into_iter().find(|(_, pools)| !pools.is_empty()) {
+            None => Ok(()),
+            Some((key, pools)) => Err(unsupported(
+                key,
+                &format!("{} {why}", pools.join(", ")),
+                way_out,
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::NetworkChoice;
+
+    fn chosen(fields: &str) -> Result<NetworkChoice, Failure> {
+        let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"ebbtide",{fields}}}"#);
+        NetConf::parse(&text)?.choice()
+    }
+
+    #[test]
+    fn pools_are_named_for_every_network_that_a_configuration_names() {
+        for (ipam, ipv4, ipv6) in [
+            (r#"{"ipv4Pools":["a"]}"#, &["a"][..], &[][..]),
+            (
+                r#"{"type":"ebbtide","ipv4Pools":["a","b"],"ipv6Pools":["c"]}"#,
+                &["a", "b"],
+                &["c"],
+            ),
+            (
+                r#"{"default_ipv4_ippool":["a"],"default_ipv6_ippool":["c"],"log_level":"DEBUG"}"#,
+                &["a"],
+                &["c"],
+            ),
+            (
+                r#"{"ipv4Pools":["a"],"clean_gateway":false,"match_master_subnet":false}"#,
+                &["a"],
+                &[],
+            ),
+            (r#"{"type":"ebbtide"}"#, &[], &[]),
+            (r#"{"ipv4Pools":null,"ipv4Pool":null}"#, &[], &[]),
+        ] {
+            for network in [r#""network":"default/x""#, r#""master":"ens5""#] {
+                let choice = chosen(&format!(r#"{network},"ipam":{ipam}"#)).unwrap();
+                let pools = match choice {
+                    NetworkChoice::Named { pools, .. } | NetworkChoice::Inline { pools, .. } => {
+                        pools
+                    }
+                    NetworkChoice::ByPod => panic!("{ipam}: {choice:?}"),
+                };
+                assert_eq!(
+                    (&pools.ipv4[..], &pools.ipv6[..]),
+                    (
+                        &ipv4.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>()[..],
+                        &ipv6.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>()[..],
+                    ),
+                    "{network} {ipam}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_mean_the_default_pools_in_silence_is_refused() {
+        for (fields, said) in [
+            (r#""master":"ens5","ipam":{"ipv4Pool":["a"]}"#, "ipv4Pool"),
+            (r#""network":"x","ipam":{"ipv4pools":["a"]}"#, "ipv4pools"),
+            (
+                r#""network":"x","ipam":{"default_ipv4_ippools":["a"]}"#,
+                "default_ipv4_ippools",
+            ),
+            (
+                r#""master":"ens5","ipam":{"ranges":[[{"subnet":"10.0.0.0/8"}]]}"#,
+                "ranges",
+            ),
+            (
+                r#""network":"x","ipam":{"clean_gateway":true}"#,
+                "clean_gateway",
+            ),
+            (
+                r#""network":"x","ipam":{"ipv4Pools":"a"}"#,
+                "ipam.ipv4Pools",
+            ),
+            (
+                r#""network":"x","ipam":{"ipv4Pools":["a"],"default_ipv4_ippool":["b"]}"#,
+                "duplicate",
+            ),
+            (r#""ipam":{"ipv4Pools":["a"]}"#, "ipam.ipv4Pools"),
+            (
+                r#""ipam":{"type":"ebbtide","ipv6Pools":["a"]}"#,
+                "ipam.ipv6Pools",
+            ),
+            (r#""ipam":{"ipv4Pool":["a"]}"#, "ipv4Pool"),
+            (
+                r#""prevResult":{"ips":[]},"ipam":{"ipv4Pools":["a"]}"#,
+                "ipam.ipv4Pools",
+            ),
+            (
+                r#""network":"x","prevResult":{"ips":[]},"ipam":{"ipv4Pools":["a"]}"#,
+                "ipam.ipv4Pools",
+            ),
+        ] {
+            let failure = chosen(fields).unwrap_err();
+            let codes = [code::UNSUPPORTED_FIELD, code::INVALID_NETWORK_CONFIG];
+            assert!(codes.contains(&failure.code), "{fields}: {}", failure.code);
+            assert!(
+                failure.message.contains(said),
+                "{fields}: {}",
+                failure.message
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_another_ipam_plugin_s_is_left_to_it() {
+        for ipam in [
+            r#"{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/8"}]],"dataDir":"/x"}"#,
+            r#"{"type":"whereabouts","range":"10.0.0.0/8"}"#,
+        ] {
+            chosen(&format!(r#""master":"ens5","ipam":{ipam}"#)).unwrap();
+        }
+    }
+}
