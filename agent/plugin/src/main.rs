@@ -3,6 +3,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, Read as _, Write as _},
     path::Path,
     process::ExitCode,
@@ -26,10 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RESTART: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
-    let Some(command) = variable("CNI_COMMAND") else {
+    let command = variable_os("CNI_COMMAND");
+    if command.is_empty() {
         return manual();
-    };
-    let (exit, output) = match run(command) {
+    }
+    // What is no text is no command, either, and the agent says so.
+    let (exit, output) = match run(command.to_string_lossy().into_owned()) {
         Ok(answer) => answer,
         Err(error) => (1, serde_json::to_string(&error).unwrap_or_default()),
     };
@@ -46,11 +49,11 @@ fn main() -> ExitCode {
 }
 
 fn run(command: String) -> Result<(u8, String), CniError> {
-    let mut config = String::new();
+    let mut config = Vec::new();
     let read = io::stdin()
         .lock()
-        .take(MAX_CONFIG)
-        .read_to_string(&mut config);
+        .take(MAX_CONFIG + 1)
+        .read_to_end(&mut config);
     let fail = |version: &str, code, msg: String, details: &str| CniError {
         cni_version: version.to_owned(),
         code,
@@ -65,6 +68,24 @@ fn run(command: String) -> Result<(u8, String), CniError> {
             "the runtime must pipe JSON to the plugin",
         ));
     }
+    if config.len() as u64 > MAX_CONFIG {
+        return Err(fail(
+            NEWEST,
+            code::DECODING_FAILURE,
+            format!(
+                "the network configuration on standard input is longer than {MAX_CONFIG} bytes"
+            ),
+            "is it one? It has a few hundred bytes, and the results of the plugins before",
+        ));
+    }
+    let config = String::from_utf8(config).map_err(|e| {
+        fail(
+            NEWEST,
+            code::DECODING_FAILURE,
+            format!("the network configuration on standard input is not UTF-8: {e}"),
+            "it must be one JSON object, as the CNI specification describes",
+        )
+    })?;
     let head: Head = match serde_json::from_str(&config) {
         Ok(Object(head)) => head,
         // VERSION may be asked without a configuration.
@@ -93,12 +114,23 @@ fn run(command: String) -> Result<(u8, String), CniError> {
         return Ok((0, serde_json::to_string(&result).unwrap_or_default()));
     }
     let socket = socket.as_deref().unwrap_or(DEFAULT_SOCKET);
+    // An ADD must not be for another pod than is meant, or for none. What removes is not kept from it.
+    let text = |name: &str| match variable_os(name).into_string() {
+        Err(bytes) if command == "ADD" && name != "CNI_PATH" => Err(fail(
+            version,
+            code::INVALID_ENVIRONMENT,
+            format!("{name}={bytes:?} is not UTF-8"),
+            "the runtime must set it as the CNI specification says; nothing was made",
+        )),
+        Err(bytes) => Ok(bytes.to_string_lossy().into_owned()),
+        Ok(text) => Ok(text),
+    };
     let request = Request::Cni(Invocation {
-        container_id: variable("CNI_CONTAINERID").unwrap_or_default(),
-        netns: variable("CNI_NETNS").unwrap_or_default(),
-        if_name: variable("CNI_IFNAME").unwrap_or_default(),
-        args: variable("CNI_ARGS").unwrap_or_default(),
-        path: variable("CNI_PATH").unwrap_or_default(),
+        container_id: text("CNI_CONTAINERID")?,
+        netns: text("CNI_NETNS")?,
+        if_name: text("CNI_IFNAME")?,
+        args: text("CNI_ARGS")?,
+        path: text("CNI_PATH")?,
         command: command.clone(),
         config,
     });
@@ -130,8 +162,9 @@ fn is_not_there<T>(answer: &io::Result<T>) -> bool {
     matches!(answer, Err(e) if matches!(e.kind(), ConnectionRefused | NotFound))
 }
 
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
+/// A variable of the environment; one that is not set is empty.
+fn variable_os(name: &str) -> OsString {
+    env::var_os(name).unwrap_or_default()
 }
 
 /// For a person who runs it by hand.

@@ -76,7 +76,7 @@ struct Uninstall {
 #[derive(Args)]
 struct Run {
     /// This node's name, as `nodeName` in pools has it.
-    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
     node_name: String,
     /// Directory of SpiderIPPool and SpiderMultusConfig manifests (*.yaml); changes are seen.
     /// [default: /etc/ebbtide/manifests]
@@ -113,6 +113,14 @@ struct Run {
     /// How the log is written to standard error. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// A name; one that is empty would be a node that no pool names.
+fn node_name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("is empty: give the name that `nodeName` of pools has for this node".to_owned()),
+        name => Ok(name.to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -363,6 +371,18 @@ mod tests {
     use tracing::Level;
 
     use super::*;
+
+    #[test]
+    fn a_node_has_a_name() {
+        for (text, name) in [
+            ("", None),
+            (" ", None),
+            ("node-1", Some("node-1")),
+            (" a ", Some("a")),
+        ] {
+            assert_eq!(node_name(text).ok().as_deref(), name, "{text:?}");
+        }
+    }
 
     #[test]
     fn the_log_is_filtered_by_level_and_module_and_as_usual_where_that_makes_no_sense() {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use ebbtide_plugin::{cni::code, wire::Invocation};
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{
     AddResult, Failure, NetConf,
@@ -38,10 +38,17 @@ pub(super) async fn add(
     let owner = owner(conf, &container.attachment);
     let sandbox = container.sandbox(&container.attachment.interface);
     if let Some(result) = conf.previous() {
-        let previous = Previous::parse(result, "the plugin before ebbtide")?;
+        let mut previous = Previous::parse(result, "the plugin before ebbtide")?;
         let inside = timing::at_once("look into the pod", || {
             Inside::look(&container.netns, &sandbox.interface)
         })?;
+        for absent in previous.leave_out_absent(&inside.in_pod) {
+            warn!(
+                pod = %sandbox.pod,
+                "prevResult gives the pod {absent}, which none of its interfaces has: it is left out. Does the plugin \
+                 before ebbtide put its addresses on the interface?"
+            );
+        }
         let addresses = previous.of_interface(&sandbox.interface, &inside.addresses)?;
         let known = agent.interface(&owner);
         let known = known.as_ref().and_then(|net| net.spec.as_ref());
@@ -224,6 +231,8 @@ fn is_strict(link: &str) -> bool {
 struct Inside {
     mtu: u32,
     addresses: Vec<IpNet>,
+    /// The addresses of all interfaces.
+    in_pod: Vec<IpAddr>,
     /// Somebody routes by marks of their own.
     marks: bool,
 }
@@ -257,6 +266,7 @@ impl Inside {
         let own = own.map(|found| found.address).filter(is_global);
         Ok(Self {
             mtu: link.mtu,
+            in_pod: addresses.iter().map(|found| found.address.addr()).collect(),
             addresses: own.collect(),
             marks,
         })

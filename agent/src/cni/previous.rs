@@ -125,6 +125,16 @@ impl Previous {
         self.addresses(own.iter(), "prevResult")
     }
 
+    /// Leaves out the addresses that the pod has on no interface, and gives them: who routes to one reaches nobody.
+    pub(super) fn leave_out_absent(&mut self, in_pod: &[IpAddr]) -> Vec<IpNet> {
+        let (there, absent) = std::mem::take(&mut self.ips)
+            .into_iter()
+            .partition(|ip| in_pod.contains(&ip.address.addr()));
+        self.ips = there;
+        let absent: Vec<Ip> = absent;
+        absent.into_iter().map(|ip| ip.address).collect()
+    }
+
     /// Whether an address is not of another one of the pod's interfaces.
     fn may_be_of(&self, ip: &Ip, name: &str) -> bool {
         let index = ip.interface.and_then(|index| usize::try_from(index).ok());
@@ -334,6 +344,47 @@ mod tests {
             "{}",
             failure.message
         );
+    }
+
+    #[test]
+    fn an_address_that_the_pod_does_not_have_is_left_out_and_named() {
+        let inside: IpNet = "10.88.0.5/24".parse().unwrap();
+        let in_pod = [inside.addr(), "10.99.0.1".parse().unwrap()];
+        for (ips, own, absent) in [
+            (
+                json!([{"address": "10.88.0.5/16"}]),
+                vec!["10.88.0.5/16"],
+                vec![],
+            ),
+            (
+                json!([{"address": "10.88.0.5/24"}, {"address": "10.88.0.6/24"}]),
+                vec!["10.88.0.5/24"],
+                vec!["10.88.0.6/24"],
+            ),
+            // On another interface, the loopback for one.
+            (
+                json!([{"address": "10.99.0.1/32"}]),
+                vec!["10.99.0.1/32"],
+                vec![],
+            ),
+            // Nothing is left: the pod is believed.
+            (
+                json!([{"address": "10.88.0.9/24"}]),
+                vec!["10.88.0.5/24"],
+                vec!["10.88.0.9/24"],
+            ),
+            (json!([]), vec!["10.88.0.5/24"], vec![]),
+        ] {
+            let mut previous = Previous::parse(&json!({"ips": ips}), "the plugin").unwrap();
+            let shown = |nets: Vec<IpNet>| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+            assert_eq!(shown(previous.leave_out_absent(&in_pod)), absent, "{ips}");
+            let found = previous.of_interface("eth0", &[inside]).unwrap();
+            assert_eq!(
+                shown(found.iter().map(|pod| pod.address).collect()),
+                own,
+                "{ips}"
+            );
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ebbtide_plugin::{
-    cni::{NEWEST, code},
+    cni::{Head, NEWEST, UNNAMED, code},
+    object::Object,
     wire::{Invocation, Response},
 };
 use tracing::{Instrument as _, info, info_span, warn};
@@ -48,6 +49,11 @@ async fn run(
     invocation: &Invocation,
     version: &mut String,
 ) -> Result<String, Failure> {
+    // Also what is refused is answered in the version that it was asked in.
+    if let Ok(Object(head)) = serde_json::from_str::<Object<Head>>(&invocation.config) {
+        let asked = head.cni_version.filter(|asked| !asked.trim().is_empty());
+        *version = asked.unwrap_or_else(|| UNNAMED.to_owned());
+    }
     let mut conf = NetConf::parse(&invocation.config)?;
     version.clone_from(&conf.cni_version);
     // Where others give the addresses, whoever does reads the variable.
