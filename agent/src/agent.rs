@@ -32,6 +32,7 @@ pub use view::View;
 use crate::{
     catalog::Catalog,
     datapath::Datapath,
+    install::Standing,
     kube::{Cluster, Leases},
     netlink::{
         Netlink,
@@ -74,6 +75,8 @@ pub struct Agent {
     pub cluster: Option<Arc<Cluster>>,
     /// This node's share of pools that nodes share, where there is an API server.
     pub leases: Option<Arc<Leases>>,
+    /// Whether the host's runtime finds the plugin.
+    pub installation: Standing,
     catalog: watch::Receiver<Arc<Catalog>>,
     interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
     /// Requests for one container go one after the other: a DEL must not overtake its ADD.
@@ -150,6 +153,7 @@ impl Agent {
             datapath,
             cluster: None,
             leases: None,
+            installation: Standing::default(),
             catalog,
             interfaces: Mutex::default(),
             turns: Turns::default(),

@@ -17,7 +17,10 @@ use serde_json::{Value, json};
 
 mod merge;
 pub mod options;
+mod standing;
 mod versions;
+
+pub use standing::Standing;
 
 /// The plugin's file name: the `type` that configurations call it by.
 pub const PLUGIN: &str = ebbtide_plugin::NAME;
@@ -138,6 +141,7 @@ impl Installation {
     /// When it cannot be read or written.
     pub fn install_plugin(&self, from: &Path) -> Result<bool, Error> {
         let plugin = fs::read(from).map_err(|e| failed("read the plugin", from, e))?;
+        make_directory(&self.plugins)?;
         replace(&self.plugins.join(PLUGIN), &plugin, 0o755)
     }
 
@@ -155,6 +159,7 @@ impl Installation {
     /// When it cannot be written, or a file of this name is not ours.
     pub fn install_configuration(&self, ours: &Value, negotiate: bool) -> Result<Installed, Error> {
         let path = self.configuration();
+        make_directory(&self.configurations)?;
         let there = self.ours(&path)?;
         let ours = merge::marked(ours.clone());
         let (mut list, others) = match &there {
@@ -162,7 +167,12 @@ impl Installation {
             None => (ours, Vec::new()),
         };
         let without_status = match negotiate {
-            true => versions::negotiate(&mut list, &self.plugins),
+            true => {
+                let before = there
+                    .as_ref()
+                    .and_then(|there| there["cniVersion"].as_str());
+                versions::negotiate(&mut list, &self.plugins, before)
+            }
             false => Vec::new(),
         };
         // A file that says the same is left as it was written, by whomever.
@@ -215,10 +225,10 @@ impl Installation {
     }
 
     /// The configuration that is there. A file that is not there, or that is empty (a disk that was full
-    /// or lost power under somebody's hand-made copy), is none.
+    /// or lost power under somebody's hand-made copy; a template that had nothing to write), is none.
     fn ours(&self, path: &Path) -> Result<Option<Value>, Error> {
         match fs::read_to_string(path) {
-            Ok(text) if text.trim().is_empty() => Ok(None),
+            Ok(text) if matches!(text.trim(), "" | "null") => Ok(None),
             Ok(text) => parse(&text).map(Some).map_err(|reason| Error::Foreign {
                 path: path.to_owned(),
                 reason,
@@ -226,6 +236,15 @@ impl Installation {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(failed("read", path, e)),
         }
+    }
+}
+
+/// Makes a directory that is not there; not those above it, without which the host is another one than was meant.
+fn make_directory(path: &Path) -> Result<(), Error> {
+    match fs::create_dir(path) {
+        Ok(()) => sync_directory(path),
+        Err(_) if path.is_dir() => Ok(()),
+        Err(e) => Err(failed("make the directory", path, e)),
     }
 }
 

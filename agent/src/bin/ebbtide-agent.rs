@@ -344,8 +344,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let server =
         Server::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
     if let Some(installation) = installation {
-        installation.finish()?;
-        tokio::spawn(installation.follow());
+        installation.install(&agent.installation);
+        tokio::spawn(installation.follow(agent.installation.clone()));
     }
     info!(node = %agent.node_name, socket = %socket.display(), "ready");
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {

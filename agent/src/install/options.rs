@@ -9,7 +9,9 @@ use clap::Args;
 use serde_json::Value;
 use tracing::{error, info, warn};
 
-use super::{CONFIGURATION, Error, Installation, PLUGIN, configuration, read_configuration};
+use super::{
+    CONFIGURATION, Error, Installation, PLUGIN, Standing, configuration, read_configuration,
+};
 
 /// Where the host's runtime looks.
 #[derive(Args, Clone, Debug)]
@@ -42,10 +44,11 @@ pub struct Options {
     plugin: Option<PathBuf>,
 }
 
-/// An installation of which only the last step is left.
+/// What is to be on the host.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     installation: Installation,
+    plugin: PathBuf,
     configuration: Value,
     /// It is the built-in one: its version is ours to choose.
     is_built_in: bool,
@@ -73,11 +76,11 @@ impl Directories {
 }
 
 impl Options {
-    /// Installs the plugin and checks what can be wrong with the configuration: an agent that
-    /// cannot be called is to end at its start. `None` if nothing is to be installed.
+    /// Checks what was asked for: an agent that is told nonsense is to end at its start. `None` if nothing is to be
+    /// installed.
     ///
     /// # Errors
-    /// When a file cannot be read or written, or makes no sense.
+    /// When a name makes no sense, or the configuration to install.
     pub fn prepare(&self, socket: &Path) -> Result<Option<Prepared>, Error> {
         let Some(installation) = self.directories.installation()? else {
             return Ok(None);
@@ -95,12 +98,9 @@ impl Options {
                 configuration(socket, portmap)
             }
         };
-        let plugin = self.plugin.clone().unwrap_or_else(beside_us);
-        if installation.install_plugin(&plugin)? {
-            info!(plugin = %installation.plugins.join(PLUGIN).display(), "installed");
-        }
         Ok(Some(Prepared {
             installation,
+            plugin: self.plugin.clone().unwrap_or_else(beside_us),
             configuration,
             is_built_in: self.cni_conflist.is_none(),
         }))
@@ -108,11 +108,21 @@ impl Options {
 }
 
 impl Prepared {
-    /// The last step: from now on the runtime calls the plugin.
-    ///
-    /// # Errors
-    /// When the configuration cannot be written, or a file of its name is not ours.
-    pub fn finish(&self) -> Result<(), Error> {
+    /// Installs the plugin, and then the configuration: from now on the runtime calls the plugin. What hinders that
+    /// is others' doing, as a rule. It is no reason to end: running pods are to be removed and kept as they should be.
+    pub fn install(&self, standing: &Standing) {
+        let done = self.install_plugin().and_then(|()| self.configure());
+        standing.note(&self.path(), done);
+    }
+
+    fn install_plugin(&self) -> Result<(), Error> {
+        if self.installation.install_plugin(&self.plugin)? {
+            info!(plugin = %self.installation.plugins.join(PLUGIN).display(), "installed");
+        }
+        Ok(())
+    }
+
+    fn configure(&self) -> Result<(), Error> {
         let installed = self
             .installation
             .install_configuration(&self.configuration, self.is_built_in)?;
@@ -131,8 +141,8 @@ impl Prepared {
     }
 
     /// Looks from time to time whether others have changed the configuration: a plugin that they add
-    /// may speak no version that is offered, and then no pod starts.
-    pub async fn follow(self) {
+    /// may speak no version that is offered, and then no pod starts. What could not be installed is tried again.
+    pub async fn follow(self, standing: Standing) {
         let mut seen = self.text();
         let mut pause = tokio::time::interval(LOOK);
         pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -140,15 +150,13 @@ impl Prepared {
             pause.tick().await;
             let text = self.text();
             // One that was removed stays so: that is a way to take a node out.
-            if text.is_none() || text == seen {
+            if standing.fault().is_none() && (text.is_none() || text == seen) {
                 continue;
             }
-            let prepared = self.clone();
-            let done = tokio::task::spawn_blocking(move || prepared.finish()).await;
-            match done {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => error!("{e}"),
-                Err(e) => error!("look at {}: {e}", self.path().display()),
+            let (prepared, noted) = (self.clone(), standing.clone());
+            let done = tokio::task::spawn_blocking(move || prepared.install(&noted)).await;
+            if let Err(e) = done {
+                error!("look at {}: {e}", self.path().display());
             }
             seen = self.text();
         }

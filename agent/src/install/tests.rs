@@ -164,6 +164,124 @@ fn a_file_of_our_name_that_is_not_ours_is_neither_replaced_nor_removed() {
     }
 }
 
+/// What is on the host, and what hinders it: as an agent has it.
+fn prepared(host: &Host) -> (options::Prepared, Standing) {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: options::Options,
+    }
+    let line = [
+        "agent".as_ref(),
+        "--cni-bin-dir".as_ref(),
+        host.installation.plugins.as_os_str(),
+        "--cni-conf-dir".as_ref(),
+        host.installation.configurations.as_os_str(),
+        "--plugin".as_ref(),
+        host.directory.path().join("image").as_os_str(),
+    ]
+    .map(std::ffi::OsStr::to_owned);
+    let options = <Line as clap::Parser>::parse_from(line).options;
+    let prepared = options.prepare(Path::new("/run/ebbtide/cni.sock"));
+    (prepared.unwrap().unwrap(), Standing::default())
+}
+
+#[test]
+fn what_others_broke_is_waited_for_and_named_and_installed_once_it_is_right() {
+    let conf = |text: &'static str| move |host: &Host| fs::write(host.path(), text).unwrap();
+    type Break = Box<dyn Fn(&Host)>;
+    let cases: Vec<(&str, Break)> = vec![
+        (
+            "a byte order mark",
+            Box::new(conf("\u{feff}{\"plugins\":[{\"type\":\"ebbtide\"}]}")),
+        ),
+        (
+            "trailing comma",
+            Box::new(conf(r#"{"plugins":[{"type":"ebbtide"},]}"#)),
+        ),
+        ("a list that is an array", Box::new(conf("[]"))),
+        (
+            "a configuration alone",
+            Box::new(conf(r#"{"type":"ebbtide"}"#)),
+        ),
+        (
+            "plugins that are no list",
+            Box::new(conf(r#"{"plugins":{"type":"ebbtide"}}"#)),
+        ),
+        (
+            "not UTF-8",
+            Box::new(|host| fs::write(host.path(), b"\xff\xfe").unwrap()),
+        ),
+        (
+            "a directory",
+            Box::new(|host| fs::create_dir(host.path()).unwrap()),
+        ),
+        (
+            "a directory for the draft",
+            Box::new(|host| fs::create_dir(draft(&host.path())).unwrap()),
+        ),
+        (
+            "a directory for the plugin",
+            Box::new(|host| fs::create_dir(host.installation.plugins.join(PLUGIN)).unwrap()),
+        ),
+        (
+            "no program",
+            Box::new(|host| fs::remove_file(host.directory.path().join("image")).unwrap()),
+        ),
+    ];
+    for (what, breaks) in cases {
+        let host = Host::new();
+        breaks(&host);
+        let (prepared, standing) = prepared(&host);
+        prepared.install(&standing);
+        let fault = standing
+            .fault()
+            .unwrap_or_else(|| panic!("{what}: installed"));
+        assert!(
+            fault.contains(&*host.directory.path().to_string_lossy()),
+            "{what}: {fault}"
+        );
+        // Somebody puts it right.
+        for path in [
+            host.path(),
+            draft(&host.path()),
+            host.installation.plugins.join(PLUGIN),
+        ] {
+            let _gone = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+        }
+        fs::write(host.directory.path().join("image"), b"\x7fELF plugin").unwrap();
+        prepared.install(&standing);
+        assert_eq!(standing.fault(), None, "{what}");
+        assert_eq!(host.types(), ["ebbtide"], "{what}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_made_if_the_one_above_it_is() {
+    let host = Host::new();
+    fs::remove_dir(&host.installation.plugins).unwrap();
+    fs::remove_dir(&host.installation.configurations).unwrap();
+    let (prepared, standing) = prepared(&host);
+    prepared.install(&standing);
+    assert_eq!(standing.fault(), None);
+    assert_eq!(host.types(), ["ebbtide"]);
+    let mut elsewhere = Host::new();
+    elsewhere.installation.configurations = elsewhere.directory.path().join("not/there");
+    let (prepared, standing) = self::prepared(&elsewhere);
+    prepared.install(&standing);
+    let fault = standing.fault().unwrap();
+    assert!(fault.contains("not/there"), "{fault}");
+    assert!(!elsewhere.directory.path().join("not").exists());
+}
+
+#[test]
+fn a_configuration_that_says_null_is_none() {
+    let host = Host::new();
+    fs::write(host.path(), "null\n").unwrap();
+    assert!(host.install_configuration().changed);
+    assert_eq!(host.types(), ["ebbtide"]);
+}
+
 #[test]
 fn plugins_that_others_added_survive_a_new_agent_and_are_kept_when_it_is_removed() {
     let host = Host::new();

@@ -3,8 +3,8 @@
 //! A runtime gives every plugin of a list the list's version, and a plugin that does not know it fails
 //! every ADD. containerd 1.6 and older CRI-O (libcni before 1.2) know none newer than 1.0.0: they take
 //! `cniVersion` as it is and fail on the result. Newer ones take the newest of `cniVersions` that they
-//! know (`conf.go` of libcni). So `cniVersion` is what all can, and `cniVersions` has 1.1.0, which brings
-//! STATUS and GC, where nothing in the list is against it.
+//! know (`conf.go` of libcni). So `cniVersion` is what all can, the plugins that others have added among them, and
+//! `cniVersions` has 1.1.0, which brings STATUS and GC, where nothing in the list is against it.
 
 use std::{
     io::Write as _,
@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ebbtide_plugin::cni::VERSIONS;
 use serde_json::{Value, json};
 
 use super::merge::besides_ours;
@@ -26,33 +27,54 @@ pub(super) const NEWER: &str = "1.1.0";
 /// A plugin only prints a list.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Offers the newest version that every plugin of `list` speaks. Gives those that do not speak it.
-pub(super) fn negotiate(list: &mut Value, plugins: &Path) -> Vec<String> {
-    let mut against: Vec<String> = besides_ours(list)
-        .filter(|kind| !speaks(plugins, kind, NEWER))
-        .map(ToOwned::to_owned)
+/// Makes the list's version the newest one up to [`OLDER`] that every plugin of `list` speaks, and offers [`NEWER`]
+/// besides where all speak it. A plugin that cannot be asked keeps the list at the version `before`, which it was
+/// called with. Gives those that do not speak [`NEWER`].
+pub(super) fn negotiate(list: &mut Value, plugins: &Path, before: Option<&str>) -> Vec<String> {
+    let rank = |version: &str| VERSIONS.iter().position(|known| *known == version);
+    let spoken: Vec<(String, Option<Vec<String>>)> = besides_ours(list)
+        .map(|kind| (kind.to_owned(), spoken(plugins, kind)))
+        .collect();
+    let mut against: Vec<String> = spoken
+        .iter()
+        .filter(|(_, versions)| !versions.iter().flatten().any(|version| version == NEWER))
+        .map(|(kind, _)| kind.clone())
         .collect();
     against.dedup();
+    let before = before.and_then(rank);
+    let all_speak = |version: &&&str| {
+        spoken.iter().all(|(_, versions)| match versions {
+            Some(versions) => versions.iter().any(|spoken| spoken == **version),
+            None => before.is_none_or(|before| rank(version) <= Some(before)),
+        })
+    };
+    let newest_first = VERSIONS.iter().rev();
+    let up_to_older = newest_first.filter(|version| rank(version) <= rank(OLDER));
+    // Without one that all speak no pod can start anyway.
+    let own = *up_to_older.into_iter().find(all_speak).unwrap_or(&OLDER);
     let offered = match against.is_empty() {
-        true => json!([OLDER, NEWER]),
-        false => json!([OLDER]),
+        true => json!([own, NEWER]),
+        false => json!([own]),
     };
     if let Some(list) = list.as_object_mut() {
+        list.insert("cniVersion".to_owned(), own.into());
         list.insert("cniVersions".to_owned(), offered);
     }
     against
 }
 
-/// Whether the plugin says that it speaks a version. One that cannot be asked (not there, or not a program for
-/// where we run) does not.
-fn speaks(plugins: &Path, kind: &str, version: &str) -> bool {
+/// The versions that a plugin says it speaks. `None`: it cannot be asked (not there, or not a program for where we
+/// run).
+fn spoken(plugins: &Path, kind: &str) -> Option<Vec<String>> {
     let is_name = !kind.is_empty() && !kind.contains('/') && !matches!(kind, "." | "..");
-    let said = is_name.then(|| ask(&plugins.join(kind))).flatten();
-    let said: Value = said
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_default();
-    let versions = said["supportedVersions"].as_array();
-    versions.is_some_and(|versions| versions.iter().any(|spoken| spoken == version))
+    let said = is_name.then(|| ask(&plugins.join(kind))).flatten()?;
+    let said: Value = serde_json::from_slice(&said).ok()?;
+    let versions = said["supportedVersions"].as_array()?.iter();
+    Some(
+        versions
+            .filter_map(|version| Some(version.as_str()?.to_owned()))
+            .collect(),
+    )
 }
 
 /// The answer to VERSION.
@@ -98,7 +120,7 @@ mod tests {
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let mut list = json!({"plugins": [{"type": "ebbtide"}, {"type": kind}]});
-        let against = negotiate(&mut list, plugins.path());
+        let against = negotiate(&mut list, plugins.path(), None);
         (list["cniVersions"].clone(), against)
     }
 
@@ -125,9 +147,66 @@ mod tests {
             );
         }
         let mut alone = json!({"plugins": [{"type": "ebbtide"}]});
-        assert!(negotiate(&mut alone, Path::new("/nowhere")).is_empty());
+        assert!(negotiate(&mut alone, Path::new("/nowhere"), None).is_empty());
         assert_eq!(alone["cniVersions"], both);
         let mut absent = json!({"plugins": [{"type": "ebbtide"}, {"type": "../x"}]});
-        assert_eq!(negotiate(&mut absent, Path::new("/nowhere")), ["../x"]);
+        assert_eq!(
+            negotiate(&mut absent, Path::new("/nowhere"), None),
+            ["../x"]
+        );
+    }
+
+    #[test]
+    fn a_list_is_of_a_version_that_every_plugin_in_it_speaks() {
+        let old = Some(r#""0.1.0","0.2.0","0.3.0","0.3.1","0.4.0""#);
+        let new = Some(r#""0.3.1","0.4.0","1.0.0","1.1.0""#);
+        for (others, before, own, offered) in [
+            (vec![old], Some("0.3.1"), "0.4.0", json!(["0.4.0"])),
+            (vec![old], Some("1.0.0"), "0.4.0", json!(["0.4.0"])),
+            (vec![old, new], None, "0.4.0", json!(["0.4.0"])),
+            (vec![new], Some("0.3.1"), "1.0.0", json!(["1.0.0", "1.1.0"])),
+            (
+                vec![Some(r#""0.3.0","0.3.1""#), new],
+                Some("1.0.0"),
+                "0.3.1",
+                json!(["0.3.1"]),
+            ),
+            // Nobody can be asked: as it was called before.
+            (vec![None], Some("0.3.1"), "0.3.1", json!(["0.3.1"])),
+            (vec![None], Some("1.0.0"), "1.0.0", json!(["1.0.0"])),
+            (vec![None], Some("1.1.0"), "1.0.0", json!(["1.0.0"])),
+            (vec![None], Some("nonsense"), "1.0.0", json!(["1.0.0"])),
+            (vec![None], None, "1.0.0", json!(["1.0.0"])),
+            (vec![None, old], Some("0.3.1"), "0.3.1", json!(["0.3.1"])),
+            // No two agree.
+            (
+                vec![Some(r#""0.1.0""#), Some(r#""1.1.0""#)],
+                Some("0.3.1"),
+                "1.0.0",
+                json!(["1.0.0"]),
+            ),
+        ] {
+            let plugins = TempDir::new().unwrap();
+            let mut list = json!({"cniVersion": OLDER, "plugins": [{"type": "ebbtide"}]});
+            for (number, versions) in others.iter().enumerate() {
+                let kind = format!("plugin{number}");
+                list["plugins"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(json!({"type": kind}));
+                let Some(versions) = versions else { continue };
+                let program = plugins.path().join(&kind);
+                let answer = format!(r#"{{"supportedVersions":[{versions}]}}"#);
+                fs::write(
+                    &program,
+                    format!("#!/bin/sh\ncat >/dev/null; echo '{answer}'\n"),
+                )
+                .unwrap();
+                fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            negotiate(&mut list, plugins.path(), before);
+            assert_eq!(list["cniVersion"], own, "{others:?} {before:?}");
+            assert_eq!(list["cniVersions"], offered, "{others:?} {before:?}");
+        }
     }
 }
