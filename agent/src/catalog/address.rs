@@ -323,18 +323,40 @@ pub fn host_address(text: &str) -> Option<IpAddr> {
     net.ok().or_else(|| text.parse().ok())
 }
 
+/// Blocks of addresses that no host has (RFC 6890, RFC 4291), and what they are instead.
+const NO_HOSTS: [(&str, &str); 8] = [
+    ("0.0.0.0/8", "this network, without a host"),
+    ("127.0.0.0/8", "loopback"),
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved, and its last address broadcast"),
+    ("::/128", "the unspecified address"),
+    ("::1/128", "loopback"),
+    ("::ffff:0:0/96", "IPv4 in IPv6's form"),
+    ("ff00::/8", "multicast"),
+];
+
+/// Of these a host has some, each for one link alone, and no packet that is routed has one (RFC 4291, 2.5.6). Of IPv4's
+/// (169.254.0.0/16) there are pools: providers route some.
+const OF_A_LINK: (&str, &str) = ("fe80::/10", "link-local");
+
+fn blocks(family: Family) -> impl Iterator<Item = (IpNet, &'static str)> {
+    let all = NO_HOSTS
+        .into_iter()
+        .filter_map(|(net, what)| Some((net.parse().ok()?, what)));
+    all.filter(move |(net, _)| Family::of_net(net) == family)
+}
+
 /// Whether a host can have the address, by what it is alone.
 pub(super) fn is_unicast(address: IpAddr) -> bool {
-    match address {
-        // 0.0.0.0/8, loopback, and everything from multicast on (RFC 6890).
-        IpAddr::V4(v4) => !matches!(v4.octets(), [0 | 127 | 224.., ..]),
-        IpAddr::V6(v6) => {
-            !v6.is_unspecified()
-                && !v6.is_loopback()
-                && !v6.is_multicast()
-                && v6.to_ipv4_mapped().is_none()
-        }
-    }
+    !blocks(Family::of(address)).any(|(net, _)| net.contains(&address))
+}
+
+/// The block that some of the addresses are of, if no pod can be reached by those, and what it is.
+pub(super) fn unusable(addresses: &AddressSet) -> Option<(IpNet, &'static str)> {
+    let (net, what) = OF_A_LINK;
+    let of_a_link = net.parse().ok().map(|net| (net, what));
+    let mut all = blocks(addresses.family()).chain(of_a_link);
+    all.find(|(net, _)| AddressSet::of_net(net).intersection(addresses).is_some())
 }
 
 /// Addresses of a subnet that are no host's.

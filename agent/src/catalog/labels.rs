@@ -20,11 +20,13 @@ impl LabelSelector {
                 .all(|expression| expression.matches(labels))
     }
 
+    /// Whether it has no condition.
+    pub(super) fn is_empty(&self) -> bool {
+        self.match_labels.is_empty() && self.match_expressions.is_empty()
+    }
+
     /// The first condition that makes no sense: its place within the selector, and why.
     pub(super) fn fault(&self) -> Option<(String, &'static str)> {
-        if self.match_labels.is_empty() && self.match_expressions.is_empty() {
-            return Some((String::new(), "is empty"));
-        }
         let expressions = self.match_expressions.iter().enumerate();
         expressions.into_iter().find_map(|(position, expression)| {
             let reason = expression.fault()?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AddressSet, AddressSetError, Family, Invalid, NetworkRef, Reserved,
-    address::{is_unicast, never_assigned},
+    address::{is_unicast, never_assigned, unusable},
     manifest::{IpPoolSpec, LabelSelector, RouteSpec, SpiderIpPool},
     name::is_name,
     prefix,
@@ -164,7 +164,14 @@ impl Check<'_> {
         let subnet =
             prefix(text).ok_or_else(|| self.invalid(field, text, "is not a prefix", remedy))?;
         // Written as an interface's address, as in 10.0.0.1/24: the subnet that it is in is meant.
-        Ok(subnet.trunc())
+        let subnet = subnet.trunc();
+        // What a wider one hands out is looked at by itself.
+        match unusable(&AddressSet::of_net(&subnet)) {
+            Some((block, what)) if block.contains(&subnet) => {
+                Err(self.no_pods(field, text, block, what))
+            }
+            _ => Ok(subnet),
+        }
     }
 
     fn family(&self, subnet: &IpNet) -> Result<Family, Invalid> {
@@ -195,16 +202,27 @@ impl Check<'_> {
         Ok(included.without(&excluded))
     }
 
+    /// Addresses that no pod can have.
+    fn no_pods(&self, field: &str, text: &str, block: IpNet, what: &str) -> Invalid {
+        let reason = format!("has addresses that no pod can have: {block} is {what}");
+        self.invalid(
+            field,
+            text,
+            reason,
+            "use addresses of the network that the NIC is in",
+        )
+    }
+
     fn addresses(
         &self,
-        field: &str,
+        name: &str,
         texts: Option<&[String]>,
         family: Family,
         subnet: &IpNet,
     ) -> Result<AddressSet, Invalid> {
         let mut all = Vec::new();
         for (position, text) in texts.unwrap_or_default().iter().enumerate() {
-            let field = || format!("{field}[{position}]");
+            let field = || format!("{name}[{position}]");
             let set = AddressSet::parse(text, family).map_err(|error| {
                 let remedy = match error {
                     AddressSetError::Malformed => {
@@ -223,6 +241,12 @@ impl Check<'_> {
                     reason,
                     "use addresses of the subnet, or correct the subnet",
                 ));
+            }
+            // Excluding such addresses does no harm.
+            if let Some((block, what)) = unusable(&set)
+                && name == "spec.ips"
+            {
+                return Err(self.no_pods(&field(), text, block, what));
             }
             all.push(set);
         }
@@ -392,7 +416,10 @@ impl Check<'_> {
         ];
         for (field, selector) in selectors {
             let Some(selector) = selector else { continue };
-            if let Some((place, reason)) = selector.fault() {
+            // Of a pool for no labels of pods in particular the author meant something else; Spiderpool refuses it, too.
+            let empty = (field == "spec.podAffinity" && selector.is_empty())
+                .then(|| (String::new(), "is empty"));
+            if let Some((place, reason)) = empty.or_else(|| selector.fault()) {
                 return Err(self.invalid(
                     format!("{field}{place}"),
                     "",
@@ -401,11 +428,16 @@ impl Check<'_> {
                 ));
             }
         }
+        // One without conditions fits all, also those whose labels are not known.
+        let said = |selector: &Option<LabelSelector>| {
+            let selector = selector.clone();
+            selector.filter(|selector| !selector.is_empty())
+        };
         Ok(Affinities {
             pod: self.spec.pod_affinity.clone(),
             namespace_names: self.spec.namespace_name.clone().unwrap_or_default(),
-            namespace: self.spec.namespace_affinity.clone(),
-            node: self.spec.node_affinity.clone(),
+            namespace: said(&self.spec.namespace_affinity),
+            node: said(&self.spec.node_affinity),
         })
     }
 }

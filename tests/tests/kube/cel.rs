@@ -101,6 +101,13 @@ fn functions(context: &mut cel::Context<'_, '_>) -> std::result::Result<(), impl
             Ok(Value::Bool(net.contains(&ip)))
         },
     )?;
+    context.add_function(
+        "containsCIDR",
+        |This(text): This<Text>, other: Text| -> Answer {
+            let (net, inner) = (wrong(prefix(&text), &text)?, wrong(prefix(&other), &other)?);
+            Ok(Value::Bool(net.contains(&inner)))
+        },
+    )?;
     // As Go's net/netip has it.
     context.add_function("isGlobalUnicast", |This(text): This<Text>| -> Answer {
         Ok(Value::Bool(match wrong(address(&text), &text)? {

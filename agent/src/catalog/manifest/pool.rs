@@ -89,14 +89,15 @@ pub struct IpPoolSpec {
     /// More routes on the pod's interface.
     #[schemars(length(max = 256))]
     pub routes: Option<Vec<RouteSpec>>,
-    /// Pods' labels.
+    /// Pods' labels; not without any.
+    #[schemars(extend("minProperties" = 1))]
     pub pod_affinity: Option<LabelSelector>,
-    /// Namespaces' labels.
+    /// Namespaces' labels; without any, all namespaces.
     pub namespace_affinity: Option<LabelSelector>,
     /// Namespaces by name; wins over `namespaceAffinity`.
     #[schemars(inner(length(min = 1, max = 63)))]
     pub namespace_name: Option<Vec<String>>,
-    /// Nodes' labels.
+    /// Nodes' labels; without any, all nodes.
     pub node_affinity: Option<LabelSelector>,
     /// Nodes by name; wins over `nodeAffinity`.
     #[schemars(inner(length(min = 1, max = 253)))]

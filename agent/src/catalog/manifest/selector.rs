@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 /// A Kubernetes label selector.
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("minProperties" = 1))]
 pub struct LabelSelector {
     /// Labels that must be there with this value.
     #[serde(

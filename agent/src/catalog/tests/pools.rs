@@ -1,4 +1,5 @@
 use super::*;
+use crate::catalog::Affinities;
 
 #[test]
 fn a_pool_of_the_walk_through_is_read_as_it_is_meant() {
@@ -188,8 +189,8 @@ fn each_broken_rule_names_the_field_the_value_and_the_way_out() {
         ),
         (base("podAffinity: {}"), "spec.podAffinity", "is empty"),
         (
-            base("nodeAffinity: {matchLabels: null}"),
-            "spec.nodeAffinity",
+            base("podAffinity: {matchLabels: null, matchExpressions: []}"),
+            "spec.podAffinity",
             "is empty",
         ),
         (
@@ -227,6 +228,112 @@ fn each_broken_rule_names_the_field_the_value_and_the_way_out() {
         catalog.problems()[0].field.as_deref(),
         Some("metadata.name")
     );
+}
+
+#[test]
+fn a_selector_without_conditions_is_for_all_nodes_and_namespaces() {
+    for selector in [
+        "{}",
+        "{matchLabels: {}}",
+        "{matchLabels: null, matchExpressions: []}",
+    ] {
+        for field in ["nodeAffinity", "namespaceAffinity"] {
+            let spec = format!("{{subnet: 10.0.0.0/24, {field}: {selector}}}");
+            let catalog = catalog(&pool("p", &spec));
+            assert_eq!(catalog.problems(), [], "{spec}");
+            let affinities = &catalog.pools()[0].affinities;
+            assert_eq!(affinities, &Affinities::default(), "{spec}");
+        }
+    }
+}
+
+#[test]
+fn addresses_that_no_pod_can_have_are_refused_with_what_they_are() {
+    for (spec, field, said) in [
+        (
+            "{subnet: 127.0.0.0/8}",
+            "spec.subnet",
+            "127.0.0.0/8 is loopback",
+        ),
+        (
+            "{subnet: 127.1.0.0/16, ips: [127.1.0.5]}",
+            "spec.subnet",
+            "loopback",
+        ),
+        ("{subnet: 0.0.0.0/8}", "spec.subnet", "this network"),
+        ("{subnet: 0.5.0.0/16}", "spec.subnet", "this network"),
+        ("{subnet: 224.0.0.0/4}", "spec.subnet", "multicast"),
+        (
+            "{subnet: 239.1.0.0/16, ips: [239.1.0.1-239.1.0.9]}",
+            "spec.subnet",
+            "multicast",
+        ),
+        ("{subnet: 240.0.0.0/4}", "spec.subnet", "reserved"),
+        (
+            "{subnet: 255.255.255.255/32, ips: [255.255.255.255]}",
+            "spec.subnet",
+            "broadcast",
+        ),
+        (
+            "{subnet: 'fe80::/64', ips: ['fe80::5']}",
+            "spec.subnet",
+            "link-local",
+        ),
+        ("{subnet: 'ff02::/64'}", "spec.subnet", "multicast"),
+        ("{subnet: '::ffff:10.0.0.0/120'}", "spec.subnet", "IPv4"),
+        (
+            "{subnet: '::/128', ips: ['::']}",
+            "spec.subnet",
+            "unspecified",
+        ),
+        (
+            "{subnet: '::1/128', ips: ['::1']}",
+            "spec.subnet",
+            "loopback",
+        ),
+        (
+            "{subnet: '::/64', ips: ['::2', '::1']}",
+            "spec.ips[1]",
+            "loopback",
+        ),
+        (
+            "{subnet: 0.0.0.0/0, ips: [126.255.255.250-127.0.0.9]}",
+            "spec.ips[0]",
+            "loopback",
+        ),
+        (
+            "{subnet: 128.0.0.0/1, ips: [10.0.0.1]}",
+            "spec.ips[0]",
+            "inside",
+        ),
+        (
+            "{subnet: 192.0.0.0/2, ips: [223.255.255.250-224.0.0.9]}",
+            "spec.ips[0]",
+            "multicast",
+        ),
+    ] {
+        let catalog = catalog(&pool("p", spec));
+        assert_eq!(catalog.pools(), [], "{spec}");
+        let [problem] = catalog.problems() else {
+            panic!("{spec}: {:?}", catalog.problems())
+        };
+        assert_eq!(problem.field.as_deref(), Some(field), "{spec}: {problem}");
+        assert!(problem.message.contains(said), "{spec}: {problem}");
+    }
+    for spec in [
+        "{subnet: 100.64.0.0/10, ips: [100.64.0.5-100.127.0.9]}",
+        "{subnet: 198.18.0.0/15, ips: [198.18.0.5]}",
+        "{subnet: 169.254.0.0/16, ips: [169.254.7.5]}",
+        "{subnet: 192.0.2.0/24, ips: [192.0.2.5]}",
+        "{subnet: 223.255.255.0/24, ips: [223.255.255.254]}",
+        "{subnet: 'fec0::/64', ips: ['fec0::5']}",
+        "{subnet: '2001:db8::/64', ips: ['2001:db8::5']}",
+        "{subnet: '::/64', ips: ['::2'], excludeIPs: ['::1']}",
+    ] {
+        let catalog = catalog(&pool("p", spec));
+        assert_eq!(catalog.problems(), [], "{spec}");
+        assert!(!catalog.pools()[0].ranges.is_empty(), "{spec}");
+    }
 }
 
 #[test]

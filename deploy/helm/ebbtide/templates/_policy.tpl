@@ -16,6 +16,10 @@ variables:
 validations:
   - expression: "isCIDR(object.spec.subnet)"
     message: "subnet is not a prefix, as in 172.31.16.0/20"
+  - expression: >-
+      variables.subnet.all(net, ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/3', '::/128', '::1/128', 'fe80::/10', 'ff00::/8'].all(
+      block, !cidr(block).containsCIDR(net)))
+    message: "subnet has addresses that no pod can have: loopback, multicast, link-local or reserved ones"
   - expression: "variables.subnet.all(net, variables.ips.all(r, r.split('-').all(e, isIP(e.trim()) && net.containsIP(e.trim()))))"
     message: "ips has what is no address or range of the subnet"
   - expression: "variables.subnet.all(net, variables.excluded.all(r, r.split('-').all(e, isIP(e.trim()) && net.containsIP(e.trim()))))"
