@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ebbtide_plugin::{cni::code, wire::Invocation};
+use tracing::warn;
 
 use super::{Attachment, Failure, NamedPools, NetConf, NetworkChoice, PodIdentity};
 use crate::{
@@ -168,6 +169,12 @@ pub(super) fn interfaces(
              was given out",
         )
     })?;
+    for note in &asked.without_effect {
+        warn!("{note}");
+        if let Some(cluster) = &agent.cluster {
+            cluster.tell_pod(pod.clone(), "NoEffect", note.clone());
+        }
+    }
     let mut interfaces = Vec::new();
     for each in asked.interfaces {
         let mut network = by_reference(agent, &each.network, conf, catalog)?;

@@ -3,10 +3,14 @@
 //! The forms are those of the Network Plumbing Working Group's specification (v1.3, section 4.1)
 //! and of Multus' default-network annotation.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ebbtide_plugin::object::Object as JsonObject;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::catalog::{NetworkRef, ObjectName, host_address};
 use crate::{netlink::link::name_fault, pool::Object};
@@ -38,6 +42,8 @@ pub struct WantedNetworks {
     pub interfaces: Vec<Wanted>,
     /// The interface that keeps the default route, if the pod says so.
     pub default_route_nic: Option<String>,
+    /// What of it nobody does, each as a sentence.
+    pub without_effect: Vec<String>,
 }
 
 /// What a pod asks for makes no sense.
@@ -79,6 +85,9 @@ struct Element {
     mac: Option<String>,
     #[serde(rename = "default-route")]
     default_route: Option<Vec<IpAddr>>,
+    /// `bandwidth`, `portMappings`, `cni-args` and whatever else is for plugins that are not there.
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
 /// Reads what the pod wants. `first` is the interface that the runtime asked for, `default` the
@@ -96,6 +105,7 @@ pub fn wanted(
         let text = object.annotations.get(annotation)?.trim();
         (!text.is_empty()).then_some(text)
     };
+    let mut without_effect = Vec::new();
     let mut interfaces = vec![match text(DEFAULT_NETWORK) {
         Some(text) => {
             let bad = |reason: &str| bad(DEFAULT_NETWORK, pod, text, reason);
@@ -108,6 +118,7 @@ pub fn wanted(
                             "the first interface has the name that the runtime gives it",
                         ));
                     }
+                    without_effect.extend(element.without_effect(DEFAULT_NETWORK));
                     element.wanted(first, None).map_err(|reason| bad(&reason))?
                 }
                 _ => return Err(bad("must name exactly one network")),
@@ -127,6 +138,7 @@ pub fn wanted(
     if let Some(text) = text(NETWORKS) {
         let bad = |reason: String| bad(NETWORKS, pod, text, &reason);
         for (position, element) in elements(text).map_err(bad)?.into_iter().enumerate() {
+            without_effect.extend(element.without_effect(NETWORKS));
             let interface = format!("net{}", position + 1);
             let wanted = element
                 .wanted(&interface, Some(&pod.namespace))
@@ -148,6 +160,7 @@ pub fn wanted(
     Ok(WantedNetworks {
         default_route_nic: by_gateway.or_else(|| text(DEFAULT_ROUTE_NIC).map(str::to_owned)),
         interfaces,
+        without_effect,
     })
 }
 
@@ -193,6 +206,26 @@ fn short(text: &str) -> Result<Element, String> {
 }
 
 impl Element {
+    fn without_effect(&self, annotation: &str) -> Option<String> {
+        let says = |value: &Value| match value {
+            Value::Null => false,
+            Value::String(text) => !text.is_empty(),
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(fields) => !fields.is_empty(),
+            _ => true,
+        };
+        let keys = self.rest.iter().filter(|(_, value)| says(value));
+        let keys: Vec<&str> = keys.map(|(key, _)| key.as_str()).collect();
+        (!keys.is_empty()).then(|| {
+            format!(
+                "{} of network {} in annotation {annotation} has no effect: no plugin of others is called for this \
+                 network; remove it, or put Multus in front of ebbtide with a plugin that serves it",
+                keys.join(", "),
+                self.name
+            )
+        })
+    }
+
     fn wanted(self, interface: &str, namespace: Option<&str>) -> Result<Wanted, String> {
         if self.mac.is_some_and(|mac| !mac.is_empty()) {
             return Err("asks for a MAC address, but an ipvlan interface has its NIC's".into());
@@ -294,6 +327,41 @@ mod tests {
         assert_eq!(wanted.default_route_nic.as_deref(), Some("net1"));
         let wanted = read(&[(DEFAULT_ROUTE_NIC, "net1")]).unwrap();
         assert_eq!(wanted.default_route_nic.as_deref(), Some("net1"));
+    }
+
+    #[test]
+    fn what_of_an_element_nobody_does_is_named_with_its_network() {
+        for (element, keys) in [
+            (r#"{"name":"a"}"#, None),
+            (
+                r#"{"name":"a","bandwidth":null,"portMappings":[],"cni-args":{}}"#,
+                None,
+            ),
+            (
+                r#"{"name":"a","bandwidth":{"ingressRate":1000}}"#,
+                Some("bandwidth of network a"),
+            ),
+            (
+                r#"{"name":"a","portMappings":[{"hostPort":80}],"cni-args":{"x":1}}"#,
+                Some("cni-args, portMappings of network a"),
+            ),
+            (
+                r#"{"name":"a","infiniband-guid":"c2:11"}"#,
+                Some("infiniband-guid"),
+            ),
+            (r#"{"name":"a","ipss":["10.0.0.5"]}"#, Some("ipss")),
+        ] {
+            for annotation in [DEFAULT_NETWORK, NETWORKS] {
+                let wanted = read(&[(annotation, &format!("[{element}]"))]).unwrap();
+                match (keys, &wanted.without_effect[..]) {
+                    (None, []) => {}
+                    (Some(keys), [one]) => {
+                        assert!(one.contains(keys) && one.contains(annotation), "{one}");
+                    }
+                    (_, other) => panic!("{element}: {other:?}"),
+                }
+            }
+        }
     }
 
     #[test]
