@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -33,15 +33,23 @@ const ANSWERS: usize = 64;
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+    /// Which file is ours: another one of the same name is another agent's.
+    inode: u64,
 }
 
 impl Server {
     /// Listens on `path`, for the owner alone (0600). A socket file that a dead agent left is
-    /// replaced; that it is dead is certain, since the state directory was locked before.
+    /// replaced. One with another state directory may be alive: then its socket answers.
     ///
     /// # Errors
-    /// When the socket cannot be made.
+    /// When the socket cannot be made, or somebody listens there.
     pub fn bind(path: &Path) -> io::Result<Self> {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another agent listens there: end it, or give this one a directory of its own (--run-dir)",
+            ));
+        }
         match fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -54,9 +62,11 @@ impl Server {
         }
         let listener = UnixListener::bind(&draft)?;
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
+        let inode = fs::symlink_metadata(&draft)?.ino();
         fs::rename(&draft, path)?;
         Ok(Self {
             listener,
+            inode,
             path: path.to_owned(),
         })
     }
@@ -100,6 +110,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() != self.inode) {
+            return;
+        }
         if let Err(e) = fs::remove_file(&self.path) {
             debug!("remove {}: {e}", self.path.display());
         }
@@ -175,4 +188,33 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), response: &Response) -> io
     let mut frame = (bytes.len() as u32).to_le_bytes().to_vec();
     frame.extend_from_slice(&bytes);
     stream.write_all(&frame).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_living_agent_s_socket_is_neither_taken_nor_removed_and_a_dead_one_s_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cni.sock");
+        let first = Server::bind(&path).unwrap();
+        let refused = Server::bind(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        assert!(refused.to_string().contains("--run-dir"), "{refused}");
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+        // As a killed agent leaves it.
+        let kept = directory.path().join("kept");
+        fs::hard_link(&path, &kept).unwrap();
+        drop(first);
+        assert!(!path.exists());
+        fs::rename(&kept, &path).unwrap();
+        let second = Server::bind(&path).unwrap();
+        // Somebody has put another one in its place.
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        drop(second);
+        assert!(path.exists());
+        drop(other);
+    }
 }

@@ -9,6 +9,7 @@ use std::{fs, path::Path};
 use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS, DEFAULT_PAST_HOST_MARK};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_yaml_ng::Value;
 
 pub use links::LinkNames;
 pub use marks::Marks;
@@ -129,13 +130,31 @@ impl Settings {
         })
     }
 
-    fn parse(text: &str) -> Result<Self, (String, String)> {
-        if text.trim().is_empty() {
+    /// Absent, empty and null say the same.
+    fn read(text: &str) -> Result<Self, serde_path_to_error::Error<serde_yaml_ng::Error>> {
+        if let Ok(Value::Null) = serde_yaml_ng::from_str(text) {
             return Ok(Self::default());
         }
-        let settings: Self =
-            serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
-                .map_err(|e| (e.path().to_string(), e.inner().to_string()))?;
+        if let Ok(Value::Mapping(mut fields)) = serde_yaml_ng::from_str(text) {
+            let all = fields.len();
+            fields.retain(|_, value| !value.is_null() && value.as_str() != Some(""));
+            if fields.len() < all {
+                return serde_path_to_error::deserialize(Value::Mapping(fields));
+            }
+        }
+        // From the text itself errors say the line.
+        serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
+    }
+
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        let settings = Self::read(text).map_err(|e| {
+            let (field, reason) = (e.path().to_string(), e.inner().to_string());
+            // YAML's errors name the field themselves.
+            let reason = reason
+                .strip_prefix(&format!("{field}: "))
+                .unwrap_or(&reason);
+            (field, reason.to_owned())
+        })?;
         for (field, bits) in [
             ("mark", settings.mark),
             ("pastHostMark", settings.past_host_mark),
@@ -189,6 +208,33 @@ mod tests {
         assert_eq!(
             Settings::parse("restSeconds: 60\n"),
             Ok(Settings::default())
+        );
+    }
+
+    #[test]
+    fn absent_empty_and_null_say_the_same() {
+        for text in [
+            "null",
+            "~",
+            "# a comment alone\n",
+            "---\n",
+            "serviceCIDRs:",
+            "serviceCIDRs: null",
+            "{serviceCIDRs: null, defaultNetwork: null}",
+            "defaultNetwork: \"\"",
+            "defaultNetwork:\nrestSeconds: 60\n",
+            "nics: null",
+            "mark: null",
+        ] {
+            assert_eq!(Settings::parse(text), Ok(Settings::default()), "{text}");
+        }
+        let (field, _) = Settings::parse("nonsense: 1\nserviceCIDRs: null").unwrap_err();
+        assert_eq!(field, "nonsense");
+        assert!(Settings::parse("[]").is_err());
+        let (field, reason) = Settings::parse("serviceCIDRs: [x]").unwrap_err();
+        assert!(
+            field == "serviceCIDRs[0]" && !reason.contains("serviceCIDRs"),
+            "{reason}"
         );
     }
 

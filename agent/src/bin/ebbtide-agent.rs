@@ -155,10 +155,20 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            error!("{e:#}");
+            error!("{}", told(&e));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes, each once: some say their cause themselves.
+fn told(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(ToString::to_string);
+    let told = causes.reduce(|told, cause| match told.ends_with(&cause) {
+        true => told,
+        false => format!("{told}: {cause}"),
+    });
+    told.unwrap_or_default()
 }
 
 fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
@@ -371,6 +381,32 @@ mod tests {
     use tracing::Level;
 
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let io = || io::Error::from_raw_os_error(21);
+        #[derive(Debug, thiserror::Error)]
+        #[error("read /x: {source}")]
+        struct Own {
+            source: io::Error,
+        }
+        for (error, said) in [
+            (
+                anyhow::Error::new(Own { source: io() }),
+                "read /x: Is a directory (os error 21)",
+            ),
+            (
+                anyhow::Error::new(Own { source: io() }).context("start"),
+                "start: read /x: Is a directory (os error 21)",
+            ),
+            (
+                anyhow::Error::new(io()).context("read /x"),
+                "read /x: Is a directory (os error 21)",
+            ),
+        ] {
+            assert_eq!(told(&error), said);
+        }
+    }
 
     #[test]
     fn a_node_has_a_name() {

@@ -4,6 +4,8 @@ mod choice;
 mod pools;
 mod runtime;
 
+use std::net::IpAddr;
+
 use ebbtide_plugin::{
     NAME as PLUGIN,
     cni::{UNNAMED, VERSIONS, code},
@@ -11,7 +13,6 @@ use ebbtide_plugin::{
 };
 use serde::Deserialize;
 use serde_json::Value;
-use std::net::IpAddr;
 
 use super::{
     Failure,

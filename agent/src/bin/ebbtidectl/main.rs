@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Look at the work of this node's ebbtide-agent.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "ebbtidectl", version)]
 struct Cli {
     /// The agent's socket.
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_SOCKET)]
