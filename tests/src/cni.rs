@@ -1,6 +1,7 @@
 //! The real plugin, called the way a container runtime calls it.
 
 use std::{
+    ffi::OsStr,
     fmt,
     io::Write as _,
     path::{Path, PathBuf},
@@ -113,6 +114,21 @@ impl Plugin {
     /// # Errors
     /// When the plugin cannot be run at all; what it answers is in the [`Outcome`].
     pub fn call(&self, command: &str, sandbox: Option<&Sandbox>, config: &str) -> Result<Outcome> {
+        self.call_with(command, sandbox, config.as_bytes(), &[])
+    }
+
+    /// As [`Self::call`], with bytes that need be no text, and with variables of the environment that win over the
+    /// sandbox'.
+    ///
+    /// # Errors
+    /// As [`Self::call`]'s.
+    pub fn call_with(
+        &self,
+        command: &str,
+        sandbox: Option<&Sandbox>,
+        config: &[u8],
+        variables: &[(&str, &OsStr)],
+    ) -> Result<Outcome> {
         let binary = workspace::BINARIES.file("ebbtide")?;
         let mut child = self.node.command(&binary);
         child
@@ -140,10 +156,11 @@ impl Plugin {
                 child.env("CNI_NETNS", netns);
             }
         }
+        child.envs(variables.iter().copied());
         let mut child = child.spawn().context("starting the plugin")?;
         if let Some(mut stdin) = child.stdin.take() {
             // A plugin that refuses the call early may not read its input.
-            let _ = stdin.write_all(config.as_bytes());
+            let _ = stdin.write_all(config);
         }
         let output = child.wait_with_output().context("waiting for the plugin")?;
         Ok(Outcome {

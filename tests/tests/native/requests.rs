@@ -1,8 +1,10 @@
 //! Requests of odd but real shape behind another plugin's interface, in this kernel.
 
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
-    cni::Sandbox,
+    cni::{Plugin, Sandbox},
     lab::Lab,
     netns::Netns,
     plan::Plan,
@@ -112,6 +114,129 @@ fn results_of_calico_azure_and_scripts_are_understood() -> Result<()> {
         .call("ADD", Some(&sandbox), &config.to_string())?
         .error()?;
     ensure!(error.code == 7 && error.msg.contains("eth0"), "{error}");
+    Ok(())
+}
+
+/// A chained configuration for the agent behind `plugin`, with a result in it.
+fn behind(plugin: &Plugin, previous: Value) -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "odd", "type": "ebbtide", "agentSocket": plugin.socket(),
+        "prevResult": previous,
+    })
+}
+
+#[test]
+fn a_list_of_attachments_that_is_not_understood_costs_no_pod_its_network() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let plugin = lab.agent("master").plugin();
+    let (netns, sandbox) = pod(50)?;
+    let bare = Snapshot::of(&netns)?;
+    let config = behind(&plugin, json!({"ips": [{"address": "10.88.0.60/24"}]}));
+    plugin
+        .call("ADD", Some(&sandbox), &config.to_string())?
+        .success()?;
+    let before = Snapshot::of(&netns)?;
+    let gc = |list: Value| {
+        let mut config = config.clone();
+        config["cni.dev/valid-attachments"] = list;
+        plugin.call("GC", None, &config.to_string())
+    };
+    for list in [
+        json!(null),
+        json!([null]),
+        json!([{}]),
+        json!([[]]),
+        json!([{"containerID": sandbox.container_id, "ifname": "eth0"}, null]),
+        json!([{"containerID": sandbox.container_id}]),
+        json!({"0": {"containerID": sandbox.container_id, "ifname": "eth0"}}),
+        json!("x"),
+    ] {
+        let error = gc(list.clone())?
+            .error()
+            .with_context(|| list.to_string())?;
+        ensure!(error.code == 7, "{list}: {error}");
+        before
+            .assert_same(&Snapshot::of(&netns)?)
+            .with_context(|| list.to_string())?;
+    }
+    gc(json!([{"containerID": sandbox.container_id, "ifname": "eth0"}]))?.success()?;
+    before.assert_same(&Snapshot::of(&netns)?)?;
+    gc(json!([]))?.success()?;
+    bare.assert_same(&Snapshot::of(&netns)?)
+}
+
+#[test]
+fn what_is_no_result_and_what_is_no_text_is_refused_and_leaves_nothing() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let plugin = lab.agent("master").plugin();
+    let (netns, sandbox) = pod(51)?;
+    let node = lab.vpc.node("master").clone();
+    let before = (Snapshot::of(&node)?, Snapshot::of(&netns)?);
+    let good = behind(&plugin, json!({"ips": [{"address": "10.88.0.61/24"}]})).to_string();
+    let add = |config: &[u8], variables: &[(&str, &OsStr)]| {
+        plugin
+            .call_with("ADD", Some(&sandbox), config, variables)?
+            .error()
+    };
+    for previous in [
+        json!([]),
+        json!([[], [], []]),
+        json!("x"),
+        json!(7),
+        json!({"ips": [[]]}),
+    ] {
+        let error = add(
+            behind(&plugin, previous.clone()).to_string().as_bytes(),
+            &[],
+        );
+        let error = error.with_context(|| previous.to_string())?;
+        ensure!(error.code == 6, "{previous}: {error}");
+    }
+    for config in [
+        &b"[]"[..],
+        b"\"x\"",
+        b"{\"name\":\"\xff\"}",
+        &[b' '; (1 << 20) + 1],
+    ] {
+        let error = add(config, &[])?;
+        ensure!(error.code == 6, "{error}");
+    }
+    for variable in ["CNI_ARGS", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
+        let error = add(good.as_bytes(), &[(variable, OsStr::from_bytes(b"a=\xff"))])?;
+        ensure!(error.code == 4 && error.msg.contains(variable), "{error}");
+    }
+    before.0.assert_same(&Snapshot::of(&node)?)?;
+    before.1.assert_same(&Snapshot::of(&netns)?)?;
+    // The pod has one of these two.
+    let both = json!({"ips": [{"address": "10.88.0.61/24"}, {"address": "10.88.0.99/24"}]});
+    let config = behind(&plugin, both).to_string();
+    plugin.call("ADD", Some(&sandbox), &config)?.success()?;
+    let host = Snapshot::of(&node)?;
+    ensure!(
+        host.mentions("10.88.0.61") && !host.mentions("10.88.0.99"),
+        "{host:?}"
+    );
+    plugin.call("DEL", Some(&sandbox), &config)?.success()?;
+    before.1.assert_same(&Snapshot::of(&netns)?)
+}
+
+#[test]
+fn a_pod_with_the_longest_name_that_there_is_gets_its_interface() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let plugin = lab.agent("master").plugin();
+    let config = behind(&plugin, json!({"ips": [{"address": "10.88.0.62/24"}]})).to_string();
+    for length in [63, 253, 100_000] {
+        let (netns, mut sandbox) = pod(52)?;
+        let before = Snapshot::of(&netns)?;
+        sandbox.pod = "x".repeat(length);
+        plugin
+            .call("ADD", Some(&sandbox), &config)?
+            .success()
+            .with_context(|| format!("a name of {length} letters"))?;
+        plugin.call("CHECK", Some(&sandbox), &config)?.success()?;
+        plugin.call("DEL", Some(&sandbox), &config)?.success()?;
+        before.assert_same(&Snapshot::of(&netns)?)?;
+    }
     Ok(())
 }
 
