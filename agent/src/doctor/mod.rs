@@ -3,6 +3,7 @@
 mod addresses;
 mod dry_run;
 mod firewall;
+mod installation;
 mod kernel;
 mod marks;
 mod modes;
@@ -65,7 +66,7 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     findings.extend(modules::missing(agent.datapath.programs()).await);
     findings.extend(firewall::firewall(agent).await);
     findings.extend(pins(agent));
-    findings.extend(not_installed(agent.installation.fault()));
+    findings.extend(installation::missing(agent.installation.fault()));
     let facts = agent.facts.get(&agent.host).await?;
     findings.extend(without_ipv6(agent, &facts));
     if let Some(host) = agent.nics() {
@@ -115,17 +116,6 @@ async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let mut findings = routing::intruders(&agent.links_taken(&facts), &foreign, &agent.settings);
     findings.extend(routing::masters(&facts, masters));
     Ok(findings)
-}
-
-/// That the runtime does not find the plugin, or not as it should be.
-fn not_installed(fault: Option<String>) -> Option<Finding> {
-    Some(Finding {
-        severity: Severity::Serious,
-        what: format!("plugin and network configuration are not on the host as they should be: {}", fault?),
-        way_out: "put right what it names: it is tried again every few seconds. Until then new pods may have no network \
-                  of ours; running pods and their removal are served"
-            .to_owned(),
-    })
 }
 
 /// Maps that are not where the next agent looks for them.

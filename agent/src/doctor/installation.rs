@@ -1,0 +1,31 @@
+//! Whether the host's runtime finds the plugin.
+
+use super::{Finding, Severity};
+
+/// What hinders that, if anything does.
+pub(super) fn missing(fault: Option<String>) -> Option<Finding> {
+    let fault = fault?;
+    Some(Finding {
+        severity: Severity::Serious,
+        what: format!(
+            "plugin and network configuration are not on the host as they should be: {fault}"
+        ),
+        way_out: "put right what it names: it is tried again every few seconds. Until then new pods may have no network \
+                  of ours; running pods and their removal are served"
+            .to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hinders_the_installation_is_serious_and_is_named() {
+        assert_eq!(missing(None), None);
+        let found = missing(Some("read /etc/cni/net.d/x: Is a directory".into())).unwrap();
+        assert_eq!(found.severity, Severity::Serious);
+        assert!(found.what.contains("/etc/cni/net.d/x"), "{found}");
+        assert!(found.way_out.contains("tried again"), "{found}");
+    }
+}
