@@ -1,5 +1,6 @@
 //! The network configuration.
 
+mod attachments;
 mod choice;
 mod pools;
 mod runtime;
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::netlink::link::IpvlanMode;
 
+use attachments::VALID_ATTACHMENTS;
 pub use choice::NetworkChoice;
 use pools::Ipam;
 pub use pools::NamedPools;
@@ -74,20 +76,6 @@ pub struct NetConf {
 fn unnamed_version() -> String {
     UNNAMED.to_owned()
 }
-
-/// An attachment that is to stay.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
-pub struct ValidAttachment {
-    /// Which container's.
-    #[serde(rename = "containerID")]
-    pub container_id: String,
-    /// The interface that the runtime asked for.
-    pub ifname: String,
-}
-
-/// Where the list of [`ValidAttachment`]s is: the specification of 1.1.0 has one name in its text and another in its
-/// examples. libcni gives both. The text's counts.
-const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 impl NetConf {
     /// Parses and checks a configuration.
@@ -186,47 +174,6 @@ impl NetConf {
     pub fn is_guest(&self) -> bool {
         let is_chained = self.prev_result.is_some() && self.master.is_none();
         is_chained || self.ipam_plugin().is_some()
-    }
-
-    /// For GC: the attachments that are to stay.
-    ///
-    /// # Errors
-    /// When the list is missing, or one of its items is not an attachment: each that is not understood would cost a
-    /// pod its network, and a list taken for empty all of them.
-    pub fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Failure> {
-        let refused = |message: String| {
-            Failure::new(
-                code::INVALID_NETWORK_CONFIG,
-                message,
-                "the runtime must list the attachments that are to stay, even if there are none; nothing was removed",
-            )
-        };
-        let [name, _] = VALID_ATTACHMENTS;
-        let given = self.valid_attachments.as_ref();
-        let Some(list) = given.filter(|list| !is_nothing(list)) else {
-            return Err(refused(format!("GC without `{name}`")));
-        };
-        let read: Vec<Object<ValidAttachment>> = serde_path_to_error::deserialize(list)
-            .map_err(|e| refused(format!("GC: `{name}{}`: {}", at(e.path()), e.inner())))?;
-        let list = read.into_iter().map(|Object(attachment)| attachment);
-        let list: Vec<ValidAttachment> = list.collect();
-        let is_empty = |a: &ValidAttachment| a.container_id.is_empty() || a.ifname.is_empty();
-        match list.iter().position(is_empty) {
-            None => Ok(list),
-            Some(position) => Err(refused(format!(
-                "GC: `{name}[{position}]` has no container ID or no interface"
-            ))),
-        }
-    }
-}
-
-/// A place as it is written behind the name of what it is in: nothing for that itself.
-fn at(path: &serde_path_to_error::Path) -> String {
-    let path = path.to_string();
-    match path.as_str() {
-        "." => String::new(),
-        inside if inside.starts_with('[') => path,
-        inside => format!(".{inside}"),
     }
 }
 
@@ -367,57 +314,6 @@ mod tests {
                 (conf.cni_version.as_str(), conf.name.as_str()),
                 (version, name)
             );
-        }
-    }
-
-    #[test]
-    fn attachments_that_are_to_stay_are_found_by_both_names_and_never_taken_for_none() {
-        let list = |fields: &str| {
-            let text = format!(r#"{{"cniVersion":"1.1.0","name":"n",{fields}}}"#);
-            let conf = NetConf::parse(&text).unwrap();
-            conf.valid_attachments().map(|all| all.len())
-        };
-        let one = r#"[{"containerID":"c","ifname":"eth0"}]"#;
-        assert_eq!(list(&format!(r#""cni.dev/attachments":{one}"#)), Ok(1));
-        let both = format!(r#""cni.dev/valid-attachments":{one},"cni.dev/attachments":{one}"#);
-        assert_eq!(list(&both), Ok(1));
-        assert_eq!(list(r#""cni.dev/valid-attachments":[]"#), Ok(0));
-        let good = r#"{"containerID":"c","ifname":"eth0"}"#;
-        for (attachments, said) in [
-            ("null".to_owned(), "GC without"),
-            ("\"\"".to_owned(), "GC without"),
-            ("{}".to_owned(), "GC without"),
-            ("[null]".to_owned(), "[0]"),
-            (r#"[""]"#.to_owned(), "[0]"),
-            ("[{}]".to_owned(), "containerID"),
-            (format!("[{good},null]"), "[1]"),
-            (format!("[{good},[]]"), "[1]"),
-            (format!(r#"[{good},["c","eth0"]]"#), "[1]"),
-            (good.to_owned(), "sequence"),
-            (r#"[{"containerID":"c"}]"#.to_owned(), "ifname"),
-            (
-                r#"[{"containerID":"c","ifname":null}]"#.to_owned(),
-                "[0].ifname",
-            ),
-            (r#"[{"containerID":"","ifname":"eth0"}]"#.to_owned(), "[0]"),
-            (r#"[{"containerID":"c","ifname":""}]"#.to_owned(), "[0]"),
-            (
-                r#"[{"containerID":7,"ifname":"eth0"}]"#.to_owned(),
-                "[0].containerID",
-            ),
-            ("7".to_owned(), "integer"),
-        ] {
-            for name in VALID_ATTACHMENTS {
-                let text = format!(r#"{{"cniVersion":"1.1.0","name":"n","{name}":{attachments}}}"#);
-                let conf = NetConf::parse(&text).unwrap();
-                let failure = conf.valid_attachments().unwrap_err();
-                assert_eq!(failure.code, code::INVALID_NETWORK_CONFIG, "{text}");
-                assert!(
-                    failure.message.contains(said),
-                    "{text}: {}",
-                    failure.message
-                );
-            }
         }
     }
 

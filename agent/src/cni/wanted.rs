@@ -328,6 +328,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn pools_that_a_configuration_names_take_the_place_of_the_network_s_own_of_their_family() {
+        let list = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
+        for (ipv4, ipv6, expected) in [
+            (&[][..], &[][..], (&["a"][..], &["b"][..])),
+            (&["c"], &[], (&["c"], &["b"])),
+            (&[], &["d"], (&["a"], &["d"])),
+            (&["c", "e"], &["d"], (&["c", "e"], &["d"])),
+        ] {
+            let mut network = Resolved {
+                spec: NetworkSpec::named("n"),
+                name: None,
+                ipv4_pools: list(&["a"]),
+                ipv6_pools: list(&["b"]),
+                ips: Vec::new(),
+            };
+            network.prefer_pools(NamedPools {
+                ipv4: list(ipv4),
+                ipv6: list(ipv6),
+            });
+            assert_eq!(
+                (network.ipv4_pools, network.ipv6_pools),
+                (list(expected.0), list(expected.1))
+            );
+        }
+    }
+
+    #[test]
     fn marks_are_accepted_unless_pod_or_network_say_otherwise() {
         for (fields, annotations, accepted) in [
             ("", vec![], true),
