@@ -106,8 +106,9 @@ pub fn name_fault(text: &str) -> Option<String> {
     }
 }
 
-/// The longest alias of a link, in bytes (`IFALIASZ` of include/uapi/linux/if.h is 256 with the final zero).
-pub const LONGEST_ALIAS: usize = 255;
+/// The longest alias of a link, in bytes. The kernel takes 255 (`IFALIASZ` of include/uapi/linux/if.h; `ifla_policy` of
+/// net/core/rtnetlink.c), and a final zero, which is sent, counts there as one of them.
+pub const LONGEST_ALIAS: usize = 254;
 
 /// A link as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
