@@ -68,7 +68,7 @@ impl NetConf {
         let says_no = |value: &Value| *value == Value::Bool(false);
         let unknown = ipam.rest.iter().find(|(key, value)| {
             let is_off = matches!(key.as_str(), "clean_gateway" | "match_master_subnet");
-            !(is_off && says_no(value)) && !OF_THE_PLUGIN.contains(&key.as_str())
+            !(OF_THE_PLUGIN.contains(&key.as_str()) || is_off && says_no(value))
         });
         match unknown {
             None => Ok(NamedPools {
