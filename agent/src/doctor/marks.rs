@@ -65,6 +65,7 @@ mod tests {
             mark,
             strict: Vec::new(),
             asks_as: None,
+            gateways: Vec::new(),
             addresses: Vec::new(),
         };
         for (name, rule, mark, expected) in [
