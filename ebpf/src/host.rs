@@ -276,11 +276,15 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
         return PASS;
     }
     // What the node itself sends, and forwards for others, goes as its own routes say. The exceptions are answers to
-    // what came in by another NIC and was sent on to a far backend, and what no route but the default one leads out:
-    // nobody has said that it is to leave here.
+    // what came in by another NIC for a Service, from a far backend or a pod's own interface, and what no route but the
+    // default one leads out: nobody has said that it is to leave here.
     // SAFETY: as in `our_mark`.
     let from = unsafe { (*ctx.skb.skb).ingress_ifindex };
-    if !is_pod && maps::nic(from).is_none() && !by_default::leaves(ctx, ip, ifindex) {
+    if !is_pod
+        && maps::nic(from).is_none()
+        && !translated::is_a_pods(ctx)
+        && !by_default::leaves(ctx, ip, ifindex)
+    {
         counters.passed += 1;
         return PASS;
     }

@@ -39,6 +39,17 @@ pub(crate) fn is(ctx: &TcContext, ip: &Ip) -> bool {
         && noted != u32::from(digest(&ip.destination, NONE))
 }
 
+/// At the NIC, of what has an address of the node's: whether a pod sent it by its interface, and the host gave it that
+/// address. It answers what came in for a Service.
+#[inline(always)]
+pub(crate) fn is_a_pods(ctx: &TcContext) -> bool {
+    // SAFETY: as in `note`.
+    let noted = unsafe { (*ctx.skb.skb).tc_index };
+    // SAFETY: as in `note`.
+    unsafe { (*ctx.skb.skb).tc_index = 0 };
+    noted != 0
+}
+
 const NONE: [u8; 4] = [0; 4];
 
 #[inline(always)]
