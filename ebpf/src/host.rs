@@ -10,12 +10,12 @@ use aya_ebpf::{
 use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
 
 use crate::{
-    DROP, PASS, asking, by_default, clock,
+    DROP, PASS, asking, clock,
     flow::{self, Ours, known},
     guard::{self, At},
     host_maps as maps,
     packet::{self, FIRST, Ip, LAST},
-    responder, strict, translated,
+    responder, routed, strict, translated,
 };
 
 /// `BPF_F_INGRESS` (include/uapi/linux/bpf.h).
@@ -277,13 +277,13 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
     }
     // What the node itself sends, and forwards for others, goes as its own routes say. The exceptions are answers to
     // what came in by another NIC for a Service, from a far backend or a pod's own interface, and what no route but the
-    // default one leads out: nobody has said that it is to leave here.
+    // main table's default one leads out: nobody has said that it is to leave here.
     // SAFETY: as in `our_mark`.
     let from = unsafe { (*ctx.skb.skb).ingress_ifindex };
     if !is_pod
         && maps::nic(from).is_none()
         && !translated::is_a_pods(ctx)
-        && !by_default::leaves(ctx, ip, ifindex)
+        && routed::is_meant(ctx, ip, ifindex)
     {
         counters.passed += 1;
         return PASS;

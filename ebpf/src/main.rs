@@ -32,7 +32,6 @@
 )]
 
 mod asking;
-mod by_default;
 mod clock;
 mod extended;
 mod flow;
@@ -44,6 +43,7 @@ mod packet;
 mod recent;
 mod reply;
 mod responder;
+mod routed;
 mod strict;
 mod translated;
 

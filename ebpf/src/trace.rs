@@ -12,7 +12,6 @@
 )]
 
 mod asking;
-mod by_default;
 mod clock;
 mod extended;
 mod flow;
@@ -24,6 +23,7 @@ mod packet;
 mod recent;
 mod reply;
 mod responder;
+mod routed;
 mod strict;
 mod translated;
 

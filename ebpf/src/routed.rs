@@ -1,15 +1,15 @@
-//! Whether a packet leaves by a NIC for want of a better way: by the main table's default route.
+//! Whether a route of somebody's own leads a packet out by a NIC.
 //!
-//! A route of somebody's own (to a storage network, to a tunnel's far end) may lead out by one NIC what has another
-//! one's address, and means it.
+//! Such a route (to a storage network, to a tunnel's far end) may lead out by one NIC what has another one's address,
+//! and means it. The main table's default route means nothing: it is there for want of a better way.
 
 use aya_ebpf::{helpers::bpf_fib_lookup, programs::TcContext};
 use ebbtide_layout::Address;
 
 use crate::{host_maps as maps, packet::Ip};
 
-/// `BPF_FIB_LOOKUP_OUTPUT` (include/uapi/linux/bpf.h): as of a packet that leaves by the link.
-const OUTPUT: u32 = 1 << 1;
+/// `LOOPBACK_IFINDEX` (include/net/flow.h): from where the node's own packets come, for its rules.
+const LOOPBACK: u32 = 1;
 
 /// `AF_INET` and `AF_INET6` (include/linux/socket.h).
 const V4: u8 = 2;
@@ -33,9 +33,14 @@ struct Lookup {
 
 const _: () = assert!(size_of::<Lookup>() == 64);
 
-/// Whether the route by which the packet leaves by the NIC has the next hop of the main table's default route there.
+/// Whether the node's routes lead the packet out by this NIC, and not by the main table's default route. What has others'
+/// bits in its mark may be led by them, which the look-up does not know before Linux 6.10.
 #[inline(always)]
-pub(crate) fn leaves(ctx: &TcContext, ip: &Ip, ifindex: u32) -> bool {
+pub(crate) fn is_meant(ctx: &TcContext, ip: &Ip, ifindex: u32) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    if unsafe { (*ctx.skb.skb).mark } & !maps::nic_marks() != 0 {
+        return true;
+    }
     let Some(nic) = maps::nic(ifindex) else {
         return false;
     };
@@ -45,28 +50,31 @@ pub(crate) fn leaves(ctx: &TcContext, ip: &Ip, ifindex: u32) -> bool {
         protocol: 0,
         ports: [0; 2],
         length: 0,
-        ifindex,
+        ifindex: LOOPBACK,
         tos: 0,
         source: words(ip.source, is_v4),
         destination: words(ip.destination, is_v4),
         neighbour: [0; 4],
     };
     // What it returns tells of the neighbour and the MTU as well; the next hop is filled in before.
-    // SAFETY: the context is valid while the program runs; the helper reads and writes as many bytes as it is told,
+    // SAFETY: as above; the helper reads and writes as many bytes as it is told,
     // all of them initialised.
     let _of_the_neighbour = unsafe {
         bpf_fib_lookup(
             ctx.skb.skb.cast(),
             (&raw mut lookup).cast(),
             size_of::<Lookup>() as i32,
-            OUTPUT,
+            0,
         )
     };
-    if is_v4 {
-        nic.gateway4 != 0 && lookup.destination[0] == nic.gateway4
+    // Where nothing was found, or the loopback does not forward, it is as it was.
+    let is_default = if is_v4 {
+        lookup.destination[0] == nic.gateway4
     } else {
-        nic.gateway6 != [0; 4] && lookup.destination == nic.gateway6
-    }
+        lookup.destination == nic.gateway6
+    };
+    let is_found = lookup.ifindex != LOOPBACK;
+    is_found && lookup.ifindex == ifindex && !is_default
 }
 
 /// An address as the helper takes it: of IPv4 the first word alone.
