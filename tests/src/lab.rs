@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result};
 use crate::{
     agent::Agent,
     manifests,
-    plan::Plan,
+    plan::{Family, Plan},
     pod::{NIC_SIDE, NODE_SIDE, Pod},
+    snapshot::ip,
     tap::{Direction, Place, Taps},
     vpc::Vpc,
 };
@@ -32,6 +33,30 @@ impl Lab {
         let mut lab = Self::without_agents(plan)?;
         lab.start_agents()?;
         Ok(lab)
+    }
+
+    /// Has each node send what has a NIC's address by that NIC, by rules as the clouds' own images have them: what the
+    /// node's own sockets send goes as its routes say.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn route_by_source(&self) -> Result<()> {
+        for (table, nic) in (700..).zip(self.vpc.plan.nics()) {
+            let (netns, table) = (self.vpc.node(&nic.node), format!("{table}"));
+            for family in Family::BOTH {
+                let option = if family == Family::V4 { "-4" } else { "-6" };
+                let own = nic.primary(family).to_string();
+                let gateway = nic.subnet(family).gateway.to_string();
+                let route = [option, "route", "add", "default", "via", &gateway];
+                ip(
+                    netns,
+                    &[&route[..], &["dev", &nic.name, "table", &table]].concat(),
+                )?;
+                let rule = [option, "rule", "add", "pref", "32000", "from", &own];
+                ip(netns, &[&rule[..], &["lookup", &table]].concat())?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets the nodes' NICs filter reverse paths loosely. Strict filtering at a NIC without the default route drops

@@ -17,6 +17,7 @@ const PORT: u16 = 8080;
 fn pods_on_nics_called_eth0_and_eth1_reach_pods_nodes_and_the_world() -> Result<()> {
     let lab = Lab::start(Plan::alibaba())?;
     lab.filter_loosely()?;
+    lab.route_by_source()?;
     let mut pods = Vec::new();
     for (node, nic, name) in [
         ("master", "eth0", "a"),
