@@ -22,7 +22,7 @@ use super::{
 };
 
 /// A NIC as the programs are to know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostNic {
     /// Name.
     pub name: String,

@@ -61,12 +61,8 @@ mod tests {
         const WORD: u32 = u32::MAX;
         let nic = |name: &str, mark| HostNic {
             name: name.to_owned(),
-            ifindex: 4,
             mark,
-            strict: Vec::new(),
-            asks_as: None,
-            gateways: Vec::new(),
-            addresses: Vec::new(),
+            ..HostNic::default()
         };
         for (name, rule, mark, expected) in [
             ("another value is found", (4, WORD), 2, vec![]),

@@ -34,12 +34,8 @@ mod tests {
         for (mark, is_strict, found) in [(0, true, true), (0, false, false), (2, true, false)] {
             let nic = HostNic {
                 name: "ens6".to_owned(),
-                ifindex: 4,
                 mark,
-                strict: Vec::new(),
-                asks_as: None,
-                gateways: Vec::new(),
-                addresses: Vec::new(),
+                ..HostNic::default()
             };
             let findings = strict(&[nic], |_| is_strict);
             assert_eq!(!findings.is_empty(), found, "{mark} {is_strict}");

@@ -15,13 +15,10 @@ use super::{
     Error, Netlink,
     link::Link,
     message,
-    model::{Family, MAIN_TABLE, PROTOCOL, Route},
+    model::{Family, LOCAL_TABLE, MAIN_TABLE, PROTOCOL, Route},
     ours::is_ours,
     state::ip,
 };
-
-/// The table of the node's own addresses (`RT_TABLE_LOCAL`, include/uapi/linux/rtnetlink.h).
-const LOCAL_TABLE: u32 = 255;
 
 impl Netlink {
     /// The default routes over `links` that are not ours: of the main table, then of each table that somebody's

@@ -13,7 +13,7 @@ pub const PROTOCOL: u8 = 0xeb;
 /// The main routing table.
 pub const MAIN_TABLE: u32 = 254;
 
-/// The kernel's table of the namespace's own addresses (`RT_TABLE_LOCAL`).
+/// The kernel's table of the namespace's own addresses (`RT_TABLE_LOCAL`, include/uapi/linux/rtnetlink.h).
 pub const LOCAL_TABLE: u32 = 255;
 
 /// IPv4 or IPv6.
