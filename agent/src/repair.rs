@@ -187,6 +187,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         let found = state.links.get(link)?;
         (found.up || revived.contains(&found.name)).then_some(found.ifindex)
     };
+    let hooks = host.tc_hooks().await?;
     for missing in state.missing(&plan) {
         match &missing {
             Missing::Rule(rule) => batch.add_rule(rule),
@@ -202,7 +203,11 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
                 Some(index) => {
                     let programs = agent.datapath.programs();
                     let datapath = &agent.datapath;
-                    datapath.attach_in_host(&mut batch, &programs, filter, index);
+                    let attached =
+                        datapath.attach_in_host(&mut batch, &hooks, &programs, filter, index);
+                    if attached.is_err() {
+                        continue;
+                    }
                 }
                 None => continue,
             },

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
-use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_prog_type};
+use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_cmd, bpf_prog_type};
 use nix::libc;
 
 use crate::{
@@ -104,8 +104,8 @@ pub fn take_off(node: &Netns, link: &str, bpf: &Path) -> Result<()> {
     node.netlink()?.remove_clsact(link)
 }
 
-/// A program of somebody else's, attached by a TCX link behind all others, that lets each packet into the stack and
-/// nothing after it see it (`TC_ACT_OK`), until this is dropped.
+/// A program of somebody else's, attached by a TCX link, that lets each packet into the stack and nothing after it see
+/// it (`TC_ACT_OK`), until this is dropped.
 #[derive(Debug)]
 pub struct Decider {
     program: OwnedFd,
@@ -113,17 +113,30 @@ pub struct Decider {
 }
 
 impl Decider {
-    /// Attaches it at a link's ingress.
+    /// Attaches it at a link's ingress, behind all others.
     ///
     /// # Errors
     /// When the kernel has no TCX, or there is no such link.
     pub fn new(node: &Netns, link: &str) -> Result<Self> {
+        Self::attach(node, link, 0)
+    }
+
+    /// Attaches it at a link's ingress, before all others.
+    ///
+    /// # Errors
+    /// When the kernel has no TCX, or there is no such link.
+    pub fn in_front(node: &Netns, link: &str) -> Result<Self> {
+        Self::attach(node, link, BPF_F_BEFORE)
+    }
+
+    fn attach(node: &Netns, link: &str, flags: u32) -> Result<Self> {
         let index = node.netlink()?.index(link)?;
         let program = accept().context("loading a program that accepts")?;
         let mut attr = bpf::attribute();
         attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
         attr.link_create.__bindgen_anon_2.target_ifindex = index;
         attr.link_create.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+        attr.link_create.flags = flags;
         let link = node.run(|| Ok(bpf::open(bpf_cmd::BPF_LINK_CREATE, &mut attr)?))?;
         Ok(Self {
             program,

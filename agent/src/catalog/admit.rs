@@ -22,9 +22,9 @@ pub(super) fn pool(pool: &Pool, earlier: &[Pool]) -> Result<(), Invalid> {
                 "rename one of them",
             ));
         }
-        let subnets_overlap =
-            other.subnet.contains(&pool.subnet) || pool.subnet.contains(&other.subnet);
-        if subnets_overlap && other.subnet != pool.subnet {
+        let is_same = other.subnet == pool.subnet;
+        if !is_same && (other.subnet.contains(&pool.subnet) || pool.subnet.contains(&other.subnet))
+        {
             let reason = format!(
                 "overlaps the subnet {} of the earlier pool {}",
                 other.subnet, other.name
@@ -38,7 +38,9 @@ pub(super) fn pool(pool: &Pool, earlier: &[Pool]) -> Result<(), Invalid> {
                 remedy,
             ));
         }
-        if let Some((first, last)) = pool.ranges.intersection(&other.ranges) {
+        // Addresses are inside their subnet: those of disjoint subnets need no look, and there may be thousands.
+        let common = is_same.then(|| pool.ranges.intersection(&other.ranges));
+        if let Some((first, last)) = common.flatten() {
             let reason = format!(
                 "{first}-{last} belong to the earlier pool {} too",
                 other.name

@@ -1,6 +1,6 @@
 //! What is different between two snapshots, for the log.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Catalog, Problem};
 
@@ -50,19 +50,21 @@ impl Changes {
 }
 
 fn difference<T: PartialEq>(older: &[T], newer: &[T], name: impl Fn(&T) -> String) -> Difference {
-    let find = |list: &[T], wanted: &str| list.iter().position(|item| name(item) == wanted);
+    let named = |list| -> HashMap<String, &T> {
+        let list: &[T] = list;
+        list.iter().map(|item| (name(item), item)).collect()
+    };
+    let (before, after) = (named(older), named(newer));
     let mut result = Difference::default();
     for item in newer {
-        match find(older, &name(item)) {
-            None => result.added.push(name(item)),
-            Some(position) if older[position] != *item => result.changed.push(name(item)),
+        let name = name(item);
+        match before.get(&name) {
+            None => result.added.push(name),
+            Some(older) if *older != item => result.changed.push(name),
             Some(_) => {}
         }
     }
-    result.removed = older
-        .iter()
-        .map(&name)
-        .filter(|wanted| find(newer, wanted).is_none())
-        .collect();
+    let names = older.iter().map(&name);
+    result.removed = names.filter(|name| !after.contains_key(name)).collect();
     result
 }

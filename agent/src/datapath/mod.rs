@@ -38,6 +38,7 @@ pub use flow_table::FlowTables;
 pub use flows::{Kind, Remembered, address, uptime};
 pub use host::{Host, HostNic};
 use nic_links::NicLinks;
+pub use nic_links::has_tcx;
 pub use programs::{HOST_PROGRAMS, HostProgram, PROGRAMS, Program, Programs};
 pub use sending::Sending;
 use spoofed::Spoofers;
@@ -46,6 +47,7 @@ pub use trace::{TraceWish, Tracer};
 use crate::{
     netlink::{
         self, Batch, Netlink,
+        hooks::TcHooks,
         model::{Filter, NamespacePlan},
         state::NamespaceState,
     },
@@ -108,6 +110,15 @@ pub enum Error {
         source: MapError,
     },
 }
+
+/// A NIC whose place for programs is taken by a queueing discipline `ingress` of somebody else's, and which has none for
+/// what goes out (before TCX, kernel 6.6).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0} has a queueing discipline `ingress` of others, and so no place for a program where packets leave: what would \
+     leave by it with another NIC's address is not sent on by that one"
+)]
+pub struct NoHook(pub String);
 
 /// The loaded programs and their maps.
 pub struct Datapath {
@@ -281,23 +292,37 @@ impl Datapath {
 
     /// Attaches a program in the host, or puts it in the place of an older one, without a gap: at a NIC at once
     /// by a TCX link, where the kernel has them, and with `batch` everything else.
+    ///
+    /// # Errors
+    /// Where its place is somebody else's.
     pub fn attach_in_host(
         &self,
         batch: &mut Batch,
+        hooks: &TcHooks,
         programs: &Programs,
         filter: &Filter,
         ifindex: u32,
-    ) {
+    ) -> Result<(), NoHook> {
+        let is_taken = hooks.are_taken_for(filter, ifindex);
         if self.nic_links.take(filter) {
             match self.nic_links.attach(programs, filter, ifindex) {
-                // An agent that knew no links left a filter.
-                Ok(()) => return batch.delete_filter(filter, ifindex),
+                Ok(()) => {
+                    // An agent that knew no links left a filter. Asked for in a list of both ways, it is the other one.
+                    if !is_taken {
+                        batch.delete_filter(filter, ifindex);
+                    }
+                    return Ok(());
+                }
                 Err(e) => warn!("attach {filter} by a TCX link: {e}; it is a tc filter instead"),
             }
+        }
+        if is_taken {
+            return Err(NoHook(filter.link.clone()));
         }
         if let Some(program) = programs.fd(&filter.program) {
             batch.add_filter(filter, ifindex, program);
         }
+        Ok(())
     }
 
     /// What the host has of what `plan` speaks of, programs at TCX included.
@@ -316,6 +341,29 @@ impl Datapath {
         });
         state.found.filters.extend(by_link.cloned());
         Ok(state)
+    }
+
+    /// Whether nothing can be at the place of this program, in the host, since others have taken it.
+    #[must_use]
+    pub fn has_no_hook(&self, hooks: &TcHooks, filter: &Filter, ifindex: u32) -> bool {
+        hooks.are_taken_for(filter, ifindex) && !self.nic_links.has(filter, ifindex)
+    }
+
+    /// What of others' sees packets before this program at a NIC, and can keep them from it: in words.
+    ///
+    /// # Errors
+    /// When the kernel refuses to answer.
+    pub async fn in_front(
+        &self,
+        host: &Netlink,
+        filter: &Filter,
+        ifindex: u32,
+    ) -> Result<Vec<String>, netlink::Error> {
+        if self.nic_links.has(filter, ifindex) {
+            return Ok(self.nic_links.in_front(filter, ifindex));
+        }
+        let filters = host.filters_in_front(ifindex, filter.direction).await?;
+        Ok(filters.iter().map(ToString::to_string).collect())
     }
 
     /// Whether this program, in the host, is attached by a TCX link and not as a tc filter.

@@ -74,8 +74,7 @@ impl fmt::Debug for NicLinks {
 impl NicLinks {
     /// Those that an earlier agent left below `bpf_dir`, or none.
     pub(super) fn open(bpf_dir: &Path) -> Result<Self, Error> {
-        let has_tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
-        let pins = has_tcx.then(|| bpf_dir.join(DIRECTORY));
+        let pins = has_tcx().then(|| bpf_dir.join(DIRECTORY));
         if let Some(pins) = &pins {
             fs::create_dir_all(pins).map_err(Error::io("create", pins))?;
         }
@@ -136,6 +135,28 @@ impl NicLinks {
             .is_some_and(|link| is_at(&link, filter))
     }
 
+    /// The programs of others that see packets before this one, which is attached by a link; each by its number and name.
+    pub(super) fn in_front(&self, filter: &Filter, ifindex: u32) -> Vec<String> {
+        let pin = self.pins.as_ref();
+        let link = pin.and_then(|pins| pinned(&pins.join(file_name((ifindex, filter.direction)))));
+        let Some(info) = link.and_then(|link| link.info().ok()) else {
+            return Vec::new();
+        };
+        let at = attach_type(filter.direction);
+        let Ok((_, programs)) = SchedClassifier::query_tcx(&filter.link, at) else {
+            return Vec::new();
+        };
+        let before = programs
+            .iter()
+            .take_while(|program| program.id() != info.program_id());
+        before
+            .map(|program| {
+                let name = program.name_as_str().unwrap_or("without a name");
+                format!("eBPF program {} ({name})", program.id())
+            })
+            .collect()
+    }
+
     /// Forgets the links at all NICs but these. One that went with its NIC is nothing but a file; one
     /// whose NIC was given to a pod still has its program there.
     pub(super) fn keep(&self, nics: &[u32]) -> Result<(), Error> {
@@ -155,6 +176,12 @@ impl NicLinks {
         }
         Ok(())
     }
+}
+
+/// Whether the kernel has TCX.
+#[must_use]
+pub fn has_tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
 /// Whether the program is one at the node's NICs.

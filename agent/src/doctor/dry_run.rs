@@ -12,7 +12,7 @@ use crate::{
     settings::Settings,
 };
 
-use super::{Finding, modes, routing};
+use super::{Finding, hooks, modes, routing};
 
 /// What an agent would do here.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,6 +70,7 @@ pub async fn dry_run(
         .collect();
     findings.extend(routing::in_front(rules.base, &in_front));
     findings.extend(super::marks::shared(rules.values(), &plan.nics));
+    findings.extend(hooks::shared(&host, None, &plan).await?);
     findings.extend(routing::masters(&facts, masters));
     findings.extend(modes::of_others(&modes::wanted(&facts, catalog)));
     findings.extend(super::manifests(catalog));

@@ -3,6 +3,7 @@
 mod addresses;
 mod dry_run;
 mod firewall;
+mod hooks;
 mod installation;
 mod kernel;
 mod marks;
@@ -71,6 +72,8 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     findings.extend(without_ipv6(agent, &facts));
     if let Some(host) = agent.nics() {
         findings.extend(rp_filter::strict(&host.nics, crate::node::is_strict));
+        let datapath = Some(&agent.datapath);
+        findings.extend(hooks::shared(&agent.host, datapath, &host).await?);
         if *host != HostPlan::default() {
             findings.extend(settings::changed(&host.plan, forwarding(&facts)));
             let foreign = agent.host.foreign_rules().await?;

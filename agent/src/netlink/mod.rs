@@ -12,6 +12,7 @@ pub mod direct;
 pub mod foreign;
 mod foreign_rule;
 mod holder;
+pub mod hooks;
 pub mod link;
 mod local;
 pub mod marked;

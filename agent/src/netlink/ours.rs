@@ -1,12 +1,11 @@
-//! Routes and rules that are ours, by their protocol, and where programs of ours could be.
+//! Routes and rules that are ours, by their protocol.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
     route::{RouteMessage, RouteProtocol},
     rule::{RuleAttribute, RuleMessage},
-    tc::{TcAttribute, TcMessage},
 };
 
 use super::{
@@ -60,30 +59,6 @@ impl Netlink {
             ours.routes.extend(routes.await?);
         }
         Ok(ours)
-    }
-}
-
-impl Netlink {
-    /// The indices of the links that can have tc filters at clsact's hooks.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub async fn with_clsact(&self) -> Result<HashSet<u32>, Error> {
-        let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
-        let kind = TcAttribute::Kind("clsact".to_owned());
-        let links = self.dump(
-            "list queueing disciplines",
-            request,
-            |answer| match answer {
-                RouteNetlinkMessage::NewQueueDiscipline(qdisc)
-                    if qdisc.attributes.contains(&kind) =>
-                {
-                    u32::try_from(qdisc.header.index).ok()
-                }
-                _ => None,
-            },
-        );
-        Ok(links.await?.into_iter().collect())
     }
 }
 

@@ -115,9 +115,13 @@ pub async fn apply(
     datapath.host.set(nics, steer)?;
     let mut batch = Batch::default();
     let programs = datapath.programs();
+    let hooks = host.tc_hooks().await?;
     for filter in &plan.filters {
         if let Some(index) = indices.get(filter.link.as_str()) {
-            datapath.attach_in_host(&mut batch, &programs, filter, *index);
+            let attached = datapath.attach_in_host(&mut batch, &hooks, &programs, filter, *index);
+            if let Err(e) = attached {
+                warn!("{e}; `ebbtidectl doctor` says what can be done");
+            }
         }
     }
     batch.run(host).await?;
@@ -165,10 +169,10 @@ async fn prune(
             }
         }
     }
-    let hooked = host.with_clsact().await?;
+    let hooks = host.tc_hooks().await?;
     let is_nic = |link: &Link| nics.iter().any(|nic| nic.ifindex == link.ifindex);
     let may_have_filters =
-        |link: &&Link| hooked.contains(&link.ifindex) && !is_nic(link) && !super::is_pod_veth(link);
+        |link: &&Link| hooks.are_at(link.ifindex) && !is_nic(link) && !super::is_pod_veth(link);
     for link in links.iter().filter(may_have_filters) {
         datapath.detach_from_nic(&mut batch, &link.name, link.ifindex);
     }

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::{Agent, refuse, select};
 use crate::{
     datapath::{self, Programs, TraceWish, Tracer},
-    netlink::{Batch, Netlink, model::Filter, netns::Evidence},
+    netlink::{Batch, Netlink, hooks::TcHooks, model::Filter, netns::Evidence},
     podnet::PodNet,
 };
 
@@ -43,6 +43,7 @@ const LONGEST: u32 = 3600;
 struct Place {
     netlink: Netlink,
     is_the_host: bool,
+    hooks: TcHooks,
     filters: Vec<(Filter, u32)>,
 }
 
@@ -190,9 +191,11 @@ impl Place {
                 Some((filter, link.ifindex))
             })
             .collect();
+        let hooks = netlink.tc_hooks().await.map_err(|e| e.to_string())?;
         Ok(Self {
             netlink,
             is_the_host,
+            hooks,
             filters,
         })
     }
@@ -206,7 +209,11 @@ async fn replace(agent: &Agent, places: &[Place], programs: &Programs) -> Result
         for (filter, ifindex) in &place.filters {
             if place.is_the_host {
                 let datapath = &agent.datapath;
-                datapath.attach_in_host(&mut batch, programs, filter, *ifindex);
+                let attached =
+                    datapath.attach_in_host(&mut batch, &place.hooks, programs, filter, *ifindex);
+                if let Err(e) = attached {
+                    debug!("trace: {e}");
+                }
             } else if let Some(program) = programs.fd(&filter.program) {
                 batch.add_filter(filter, *ifindex, program);
             }

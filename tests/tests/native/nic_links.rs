@@ -113,6 +113,32 @@ fn a_program_of_others_that_decides_about_packets_does_not_keep_them_from_ours()
 }
 
 #[test]
+fn a_program_of_others_in_front_of_ours_is_told_and_one_behind_is_not() -> Result<()> {
+    let Some((_guest, mut lab)) = lab()? else {
+        return Ok(());
+    };
+    let node = lab.vpc.node("master").clone();
+    let mut told = || -> Result<Vec<String>> {
+        let (findings, _) = lab.agent("master").doctor()?;
+        let findings = findings.into_iter().map(|finding| finding.what);
+        Ok(findings
+            .filter(|what| what.contains("before ebbtide"))
+            .collect())
+    };
+    let _behind = Decider::new(&node, "ens5")?;
+    ensure!(told()?.is_empty(), "{:?}", told()?);
+    let first = Decider::in_front(&node, "ens6")?;
+    let now = told()?;
+    ensure!(
+        now.len() == 1 && now[0].contains("at ens6 (ingress)"),
+        "{now:?}"
+    );
+    drop(first);
+    ensure!(told()?.is_empty(), "it is gone: {:?}", told()?);
+    Ok(())
+}
+
+#[test]
 fn a_new_agent_puts_its_programs_into_the_links_and_takes_away_an_older_one_s_filter() -> Result<()>
 {
     let Some((_guest, mut lab)) = lab()? else {

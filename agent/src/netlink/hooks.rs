@@ -1,0 +1,167 @@
+//! Which links can have tc filters, and which way.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
+
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcMessage},
+};
+
+use super::{
+    Error, Netlink,
+    message::{self, FILTER_PRIORITY},
+    model::{Direction, Filter},
+};
+
+/// A filter of others, as `tc filter show` names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignFilter {
+    priority: u16,
+    kind: String,
+}
+
+impl fmt::Display for ForeignFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tc filter {} (pref {})", self.kind, self.priority)
+    }
+}
+
+/// The queueing discipline at a link's one place for filters of its own (`ffff:`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Qdisc {
+    /// `clsact`: filters for both ways, each with a list of its own.
+    Clsact,
+    /// `ingress`, which is older: one list, for what comes in. A filter that is added for what goes out ends up in it,
+    /// and is run for what comes in (`ingress_tcf_block`, net/sched/sch_ingress.c).
+    Ingress,
+}
+
+impl Qdisc {
+    fn of_kind(kind: &str) -> Option<Self> {
+        match kind {
+            "clsact" => Some(Self::Clsact),
+            "ingress" => Some(Self::Ingress),
+            _ => None,
+        }
+    }
+}
+
+/// The links of a namespace that can have tc filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcHooks(HashMap<u32, Qdisc>);
+
+impl TcHooks {
+    /// Whether the link with this index can have filters now, for either way.
+    #[must_use]
+    pub fn are_at(&self, ifindex: u32) -> bool {
+        self.0.contains_key(&ifindex)
+    }
+
+    /// Whether somebody has made the place of `filter` on the link with this index one for what comes in alone. There
+    /// can be one such place on a link, and who takes it away takes others' filters with it.
+    #[must_use]
+    pub fn are_taken_for(&self, filter: &Filter, ifindex: u32) -> bool {
+        filter.direction == Direction::Egress && self.0.get(&ifindex) == Some(&Qdisc::Ingress)
+    }
+}
+
+impl Netlink {
+    /// The links that can have tc filters.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn tc_hooks(&self) -> Result<TcHooks, Error> {
+        let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+        let found = self.dump(
+            "list queueing disciplines",
+            request,
+            |answer| match answer {
+                RouteNetlinkMessage::NewQueueDiscipline(qdisc) => hook(&qdisc),
+                _ => None,
+            },
+        );
+        Ok(TcHooks(found.await?.into_iter().collect()))
+    }
+
+    /// The filters at a link's hook that are asked before ours.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn filters_in_front(
+        &self,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<BTreeSet<ForeignFilter>, Error> {
+        let request =
+            RouteNetlinkMessage::GetTrafficFilter(message::filter_hook(ifindex, direction));
+        let what = format!("list {direction} filters of the link {ifindex}");
+        let found = self.dump(&what, request, |answer| match answer {
+            RouteNetlinkMessage::NewTrafficFilter(filter) => in_front(&filter),
+            _ => None,
+        });
+        Ok(found.await?.into_iter().collect())
+    }
+}
+
+fn in_front(message: &TcMessage) -> Option<ForeignFilter> {
+    // `tcm_info`: the priority and the protocol (`tcf_fill_node`, net/sched/cls_api.c).
+    let priority = u16::try_from(message.header.info >> 16).ok()?;
+    (priority < FILTER_PRIORITY).then(|| ForeignFilter {
+        priority,
+        kind: kind(message).unwrap_or_default().to_owned(),
+    })
+}
+
+fn kind(message: &TcMessage) -> Option<&str> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            TcAttribute::Kind(kind) => Some(kind.as_str()),
+            _ => None,
+        })
+}
+
+fn hook(message: &TcMessage) -> Option<(u32, Qdisc)> {
+    let qdisc = Qdisc::of_kind(kind(message)?)?;
+    Some((u32::try_from(message.header.index).ok()?, qdisc))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_out_has_no_hook_where_others_use_the_older_qdisc() {
+        let hooks: Vec<_> = ["clsact", "ingress", "htb"]
+            .into_iter()
+            .zip(1..)
+            .filter_map(|(kind, index)| {
+                let mut message = TcMessage::with_index(index);
+                message.attributes.push(TcAttribute::Kind(kind.to_owned()));
+                hook(&message)
+            })
+            .collect();
+        let hooks = TcHooks(hooks.into_iter().collect());
+        for (ifindex, there, [ingress_taken, egress_taken]) in [
+            (1, true, [false, false]),
+            (2, true, [false, true]),
+            (3, false, [false, false]),
+            (4, false, [false, false]),
+        ] {
+            let filter = |direction| Filter {
+                link: "ens5".to_owned(),
+                direction,
+                program: "any".to_owned(),
+                only_from: None,
+            };
+            let taken = |direction| hooks.are_taken_for(&filter(direction), ifindex);
+            assert_eq!(hooks.are_at(ifindex), there, "{ifindex}");
+            assert_eq!(taken(Direction::Ingress), ingress_taken, "{ifindex}");
+            assert_eq!(taken(Direction::Egress), egress_taken, "{ifindex}");
+        }
+    }
+}
