@@ -111,6 +111,20 @@ fn v6(words: [u64; 2]) -> Address {
     unsafe { core::mem::transmute::<[u64; 2], Address>(words) }
 }
 
+/// The IPv4 address in `address`, as helpers of the kernel take it: in network byte order.
+#[inline(always)]
+pub(crate) fn v4_word(address: Address) -> u32 {
+    let [.., a, b, c, d] = address;
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+/// The address as helpers of the kernel take one of IPv6.
+#[inline(always)]
+pub(crate) fn words(address: Address) -> [u32; 4] {
+    // SAFETY: both are sixteen bytes, and every bit pattern is an address.
+    unsafe { core::mem::transmute::<Address, [u32; 4]>(address) }
+}
+
 /// Makes sure that the IP header is in the linear part, where direct access can read it, and that no
 /// more is. What TCP sends has its headers there and nothing else, and shares them with the copy that
 /// is kept for a retransmission: to pull one byte more allocates a new head (`pskb_expand_head`,

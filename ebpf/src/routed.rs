@@ -6,7 +6,10 @@
 use aya_ebpf::{helpers::bpf_fib_lookup, programs::TcContext};
 use ebbtide_layout::Address;
 
-use crate::{host_maps as maps, packet::Ip};
+use crate::{
+    host_maps as maps,
+    packet::{self, Ip},
+};
 
 /// `LOOPBACK_IFINDEX` (include/net/flow.h): from where the node's own packets come, for its rules.
 const LOOPBACK: u32 = 1;
@@ -81,9 +84,7 @@ pub(crate) fn is_meant(ctx: &TcContext, ip: &Ip, ifindex: u32) -> bool {
 #[inline(always)]
 fn words(address: Address, is_v4: bool) -> [u32; 4] {
     if is_v4 {
-        let [.., a, b, c, d] = address;
-        return [u32::from_ne_bytes([a, b, c, d]), 0, 0, 0];
+        return [packet::v4_word(address), 0, 0, 0];
     }
-    // SAFETY: both are sixteen bytes, and every bit pattern is an address.
-    unsafe { core::mem::transmute::<Address, [u32; 4]>(address) }
+    packet::words(address)
 }

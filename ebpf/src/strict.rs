@@ -16,7 +16,7 @@ use aya_ebpf::{
     helpers::{bpf_sk_lookup_udp, bpf_sk_release},
     programs::TcContext,
 };
-use ebbtide_layout::{Address, NIC_IS_STRICT, NIC_IS_STRICT6};
+use ebbtide_layout::{NIC_IS_STRICT, NIC_IS_STRICT6};
 
 use crate::{
     host_maps as maps,
@@ -60,24 +60,21 @@ fn has_udp_socket(ctx: &TcContext, ip: &Ip, source: [u8; 2], destination: [u8; 2
     let sport = u16::from_ne_bytes(source);
     let dport = u16::from_ne_bytes(destination);
     if ip.is_v4() {
-        let word = |[.., a, b, c, d]: Address| u32::from_ne_bytes([a, b, c, d]);
         return is_taken(
             ctx,
             Ipv4 {
-                saddr: word(ip.source),
-                daddr: word(ip.destination),
+                saddr: packet::v4_word(ip.source),
+                daddr: packet::v4_word(ip.destination),
                 sport,
                 dport,
             },
         );
     }
-    // SAFETY: both are sixteen bytes, and every bit pattern is an address.
-    let words = |address: Address| unsafe { core::mem::transmute::<Address, [u32; 4]>(address) };
     is_taken(
         ctx,
         Ipv6 {
-            saddr: words(ip.source),
-            daddr: words(ip.destination),
+            saddr: packet::words(ip.source),
+            daddr: packet::words(ip.destination),
             sport,
             dport,
         },

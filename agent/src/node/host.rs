@@ -177,7 +177,8 @@ pub fn host_plan(
     plan.rules.extend(pods_rules(facts, rules));
     for family in families() {
         let mut carriers = carriers.iter();
-        if reply != 0 && carriers.any(|(_, strict)| strict.firewall.is_in(family)) {
+        let may = |(nic, strict): &(&Nic, Strict)| nic.has(family) && strict.firewall.is_in(family);
+        if reply != 0 && carriers.any(may) {
             let (mark, mask) = (reply, reply);
             let selector = Selector::LocalMark { mark, mask };
             let pods = Action::Table(settings.host_table);
@@ -190,9 +191,17 @@ pub fn host_plan(
         plan.sysctls.push(sysctl(STEER, "src_valid_mark", "1"));
         let is_filtered = |family: &Family| {
             let mut carriers = carriers.iter();
-            *family == Family::V4 || carriers.any(|(_, strict)| strict.is_in(*family))
+            *family == Family::V4
+                || carriers.any(|(nic, strict)| nic.has(*family) && strict.is_in(*family))
         };
         for family in families().filter(is_filtered) {
+            if family == Family::V6 {
+                // Where IPv6 is off for all links but a NIC, the link would take no route (`fib6_nh_init`, net/ipv6/route.c).
+                plan.sysctls.push(Sysctl {
+                    path: format!("net/ipv6/conf/{STEER}/disable_ipv6"),
+                    value: "0".to_owned(),
+                });
+            }
             plan.routes.push(Route {
                 link: STEER.to_owned(),
                 destination: family.everything(),
@@ -205,7 +214,8 @@ pub fn host_plan(
             plan.rules
                 .push(rules.at(Step::Strict, family, steered, lead));
             let mut carriers = carriers.iter();
-            let without = carriers.any(|(_, strict)| strict.firewall.without_marks);
+            let without =
+                carriers.any(|(nic, strict)| nic.has(family) && strict.firewall.without_marks);
             if family == Family::V6 && without {
                 let from = family.everything();
                 let link = STEER.to_owned();
@@ -382,6 +392,11 @@ mod tests {
     }
 
     fn plan(strict: Strict) -> HostPlan {
+        plan_with(strict, true)
+    }
+
+    /// As [`plan`], with IPv6 on or off on the NIC.
+    fn plan_with(strict: Strict, ipv6: bool) -> HostPlan {
         let facts = NodeFacts {
             nics: vec![
                 Nic {
@@ -389,6 +404,7 @@ mod tests {
                         "210.22.16.10/24".parse().unwrap(),
                         "fd22::10/64".parse().unwrap(),
                     ],
+                    ipv6,
                     ..nic("ens6", 4, "210.22.16.10/24")
                 },
                 nic("br-12ab", 9, "172.17.0.1/16"),
@@ -542,9 +558,37 @@ mod tests {
         }
         assert_eq!(
             texts(&host.plan.sysctls),
-            ["sysctl net/ipv4/conf/ebbtide0/src_valid_mark = 1"],
+            [
+                "sysctl net/ipv4/conf/ebbtide0/src_valid_mark = 1",
+                "sysctl net/ipv6/conf/ebbtide0/disable_ipv6 = 0"
+            ],
             "the kernel's own filter is not on"
         );
         assert_eq!(host.nics[0].strict, Family::BOTH);
+    }
+
+    #[test]
+    fn where_no_nic_has_ipv6_a_firewall_s_look_ups_need_nothing_of_it() {
+        let firewall = Firewall {
+            v4: true,
+            v6: true,
+            without_marks: true,
+        };
+        let host = plan_with(
+            Strict {
+                kernel: false,
+                firewall,
+            },
+            false,
+        );
+        let texts = [texts(&host.plan.routes), texts(&host.plan.sysctls)].concat();
+        for text in &texts {
+            assert!(!text.contains("::") && !text.contains("ipv6"), "{texts:#?}");
+        }
+        let rules = host.plan.rules.iter();
+        let of_v6 = rules.filter(|rule| rule.family == Family::V6);
+        // Where others' rules go on, and the way to pods, which may have addresses that lead nowhere.
+        let of_v6: Vec<u32> = of_v6.map(|rule| rule.priority).collect();
+        assert_eq!(of_v6, [1004, 1007]);
     }
 }

@@ -2,15 +2,17 @@
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
+    iptables,
     lab::Lab,
     netns::Netns,
+    nic_programs,
     patience::eventually,
     plan::{Family, Plan},
     snapshot::ip,
     traffic::{Client, Protocol, Server},
 };
 
-use super::node_changes::PORT;
+use super::node_changes::{PORT, ask_node_port, expose};
 
 fn turn(node: &Netns, off: bool) -> Result<()> {
     let value = if off { "1" } else { "0" };
@@ -86,4 +88,34 @@ fn ipv6_that_is_off_on_a_nic_is_named_with_its_pods_and_ipv4_goes_on() -> Result
         pod.delete()?;
     }
     Ok(())
+}
+
+/// As firewalld has it (`IPv6_rpfilter`), whether or not there is IPv6.
+const FIREWALL: &str = "*mangle\n-A PREROUTING -m rpfilter --invert --validmark -j DROP\nCOMMIT\n";
+
+/// As hardening guides have it: off for all links, and for those to come.
+#[test]
+fn a_node_where_ipv6_is_off_for_all_links_has_all_of_ipv4_and_no_errors() -> Result<()> {
+    let mut lab = Lab::without_agents(Plan::default())?;
+    for node in ["master", "worker1"] {
+        let off = ["all", "default"].map(|link| format!("net/ipv6/conf/{link}/disable_ipv6"));
+        let off = off.each_ref().map(|setting| (setting.as_str(), "1"));
+        lab.vpc.node(node).sysctls(&off)?;
+        iptables::restore(lab.vpc.node(node), Family::V6, FIREWALL)?;
+    }
+    lab.start_agents()?;
+    let pod = lab.pod("master", "ens6", "p")?;
+    let _servers = Server::on_any(&pod.netns, PORT)?;
+    let nics = ["ens5", "ens6"];
+    let addresses = nics.map(|nic| lab.vpc.nic("master", nic).primary(Family::V4));
+    expose(&lab, &pod, &addresses)?;
+    for (number, (nic, address)) in nics.into_iter().zip(addresses).enumerate() {
+        let wires = ask_node_port(&lab, number, address).with_context(|| nic)?;
+        ensure!(wires == [format!("master/{nic}")], "{nic}: {wires:?}");
+    }
+    let log = lab.agent("master").log();
+    ensure!(!log.contains("ERROR"), "{log}");
+    let attached = nic_programs::attached(lab.vpc.node("master"), "ens6")?;
+    ensure!(attached == [true, true], "{attached:?}");
+    pod.delete()
 }

@@ -36,3 +36,4 @@ mod restart;
 mod rows;
 mod several_nics;
 mod shared_subnets;
+mod vlan;
