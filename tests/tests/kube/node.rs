@@ -3,6 +3,7 @@
 //! This kernel need not have ipvlan: what is proven is the DaemonSet, not the pods' network.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_tests::{
-    cluster::{Binaries, ControlPlane, Node, Options, Place, Runtime, images},
+    cluster::{Binaries, ControlPlane, Node, Options, Place, ProxyMode, Runtime, images},
     plan::{Family, Plan},
     vpc::Vpc,
 };
@@ -93,101 +94,149 @@ echo '{{"cniVersion": "1.0.0", "name": "probe", "type": "ebbtide", "master": "en
     on(node, "rm /opt/cni/bin/probe-ipam").map(drop)
 }
 
+/// A cluster with one node, `master`, that has the image and no network.
+struct Site {
+    node: Node,
+    cluster: ControlPlane,
+    _vpc: Vpc,
+}
+
+impl Site {
+    /// `None`, and a skip, where the programs for it are not here.
+    fn start(proxy: ProxyMode) -> Result<Option<Self>> {
+        if !Binaries::find().is_some_and(|binaries| binaries.serve_nodes()) {
+            return Ok(None);
+        }
+        let vpc = Vpc::build(Plan::default())?;
+        let place = Place {
+            netns: vpc.node("master").clone(),
+            address: vpc.nic("master", "ens5").primary(Family::V4),
+        };
+        let options = Options {
+            controllers: true,
+            place: Some(place.clone()),
+            proxy,
+            ..Options::default()
+        };
+        let Some(cluster) = ControlPlane::start(options)? else {
+            return Ok(None);
+        };
+        let archives = [cluster.busybox_image()?, images::ebbtide()?];
+        let node = Node::join(&cluster, &place.netns, "master", place.address, &archives)?;
+        let site = Self {
+            node,
+            cluster,
+            _vpc: vpc,
+        };
+        ensure!(site.is_ready("1s").is_err(), "ready without a network");
+        Ok(Some(site))
+    }
+
+    /// Applies what is shipped.
+    fn install(&self) -> Result<()> {
+        let deploy = Path::new(DEPLOY);
+        self.cluster.install_crds(&deploy.join("crds"))?;
+        let manifests = deploy.join("ebbtide.yaml").display().to_string();
+        self.cluster.kubectl(&["apply", "-f", &manifests]).map(drop)
+    }
+
+    /// Waits for something, and tells all there is to tell if it does not come.
+    fn until(&self, what: &str, look: impl Fn() -> Result<()>) -> Result<()> {
+        until(what, look).with_context(|| {
+            let pods = self.cluster.kubectl(&["-n", NAMESPACE, "describe", "pods"]);
+            format!("{pods:?}\n{:?}\n{}", self.log(), self.node.log("kubelet"))
+        })
+    }
+
+    fn is_ready(&self, timeout: &str) -> Result<()> {
+        let timeout = format!("--timeout={timeout}");
+        let wait = ["wait", "--for=condition=Ready", "node/master", &timeout];
+        self.cluster.kubectl(&wait).map(drop)
+    }
+
+    /// Does something (`rollout status`) with the DaemonSet.
+    fn with_the_daemonset(&self, verbs: &[&str], options: &[&str]) -> Result<()> {
+        let object: &[&str] = &["daemonset/ebbtide"];
+        let arguments = [&["-n", NAMESPACE], verbs, object, options].concat();
+        self.cluster.kubectl(&arguments).map(drop)
+    }
+
+    fn is_rolled_out(&self) -> Result<()> {
+        self.with_the_daemonset(&["rollout", "status"], &["--timeout=10s"])
+    }
+
+    fn log(&self) -> Result<String> {
+        let log = ["-n", NAMESPACE, "logs", "daemonset/ebbtide"];
+        self.cluster.kubectl(&log)
+    }
+}
+
 #[test]
 fn the_daemonset_makes_a_node_ready_and_leaves_it_ready_when_it_is_replaced() -> Result<()> {
-    if !Binaries::find().is_some_and(|binaries| binaries.serve_nodes()) {
-        return Ok(());
-    }
-    let vpc = Vpc::build(Plan::default())?;
-    let place = Place {
-        netns: vpc.node("master").clone(),
-        address: vpc.nic("master", "ens5").primary(Family::V4),
-    };
-    let options = Options {
-        controllers: true,
-        place: Some(place.clone()),
-        ..Options::default()
-    };
-    let Some(cluster) = ControlPlane::start(options)? else {
+    let Some(site) = Site::start(ProxyMode::default())? else {
         return Ok(());
     };
-    let archives = [cluster.busybox_image()?, images::ebbtide()?];
-    let node = Node::join(&cluster, &place.netns, "master", place.address, &archives)?;
-    ensure!(
-        cluster
-            .kubectl(&[
-                "wait",
-                "--for=condition=Ready",
-                "node/master",
-                "--timeout=1s"
-            ])
-            .is_err(),
-        "ready without a network"
-    );
-    let deploy = Path::new(DEPLOY);
-    cluster.install_crds(&deploy.join("crds"))?;
-    let manifests = deploy.join("ebbtide.yaml").display().to_string();
-    cluster.kubectl(&["apply", "-f", &manifests])?;
-    let tell = || {
-        let pods = cluster.kubectl(&["-n", NAMESPACE, "describe", "pods"]);
-        let log = cluster.kubectl(&["-n", NAMESPACE, "logs", "daemonset/ebbtide"]);
-        format!("{pods:?}\n{log:?}\n{}", node.log("kubelet"))
-    };
-    let rollout = [
-        "-n",
-        NAMESPACE,
-        "rollout",
-        "status",
-        "daemonset/ebbtide",
-        "--timeout=10s",
-    ];
-    until("the agent is ready", || cluster.kubectl(&rollout).map(drop)).with_context(tell)?;
-    let ready = [
-        "wait",
-        "--for=condition=Ready",
-        "node/master",
-        "--timeout=10s",
-    ];
+    let Site { node, cluster, .. } = &site;
+    site.install()?;
+    site.until("the agent is ready", || site.is_rolled_out())?;
     if cluster.runtime()? >= Runtime::new(2, 0) {
-        until("the runtime asks for STATUS, and the kubelet tells", || {
+        site.until("the runtime asks for STATUS, and the kubelet tells", || {
             let node = cluster.get(&["node", "master"])?.to_string();
             ensure!(node.contains("no network is declared"), "{node}");
             Ok(())
-        })
-        .with_context(tell)?;
+        })?;
     }
     cluster.apply(OBJECTS)?;
-    until("the node is ready", || cluster.kubectl(&ready).map(drop)).with_context(tell)?;
-    let installed = on(&node, "ls -l /opt/cni/bin/ebbtide; cat /etc/cni/net.d/*")?;
+    site.until("the node is ready", || site.is_ready("10s"))?;
+    let installed = on(node, "ls -l /opt/cni/bin/ebbtide; cat /etc/cni/net.d/*")?;
     ensure!(installed.contains("\"agentSocket\""), "{installed}");
-    let log = cluster.kubectl(&["-n", NAMESPACE, "logs", "daemonset/ebbtide"])?;
+    let log = site.log()?;
     ensure!(!log.contains("ERROR"), "{log}");
 
-    namespaces_by_process_and_other_plugins_can_be_reached(&node).with_context(tell)?;
+    namespaces_by_process_and_other_plugins_can_be_reached(node)
+        .with_context(|| format!("{:?}", site.log()))?;
 
-    let before = on(
-        &node,
-        "stat -c '%i %Y' /etc/cni/net.d/00-ebbtide.conflist /opt/cni/bin/ebbtide",
-    )?;
-    cluster.kubectl(&["-n", NAMESPACE, "rollout", "restart", "daemonset/ebbtide"])?;
-    until("the next agent is ready", || {
-        cluster.kubectl(&rollout).map(drop)
-    })
-    .with_context(tell)?;
-    let after = on(
-        &node,
-        "stat -c '%i %Y' /etc/cni/net.d/00-ebbtide.conflist /opt/cni/bin/ebbtide",
-    )?;
+    let files = "stat -c '%i %Y' /etc/cni/net.d/00-ebbtide.conflist /opt/cni/bin/ebbtide";
+    let before = on(node, files)?;
+    site.with_the_daemonset(&["rollout", "restart"], &[])?;
+    site.until("the next agent is ready", || site.is_rolled_out())?;
+    let after = on(node, files)?;
     ensure!(before == after, "reinstalled: {before} {after}");
-    cluster.kubectl(&ready)?;
+    site.is_ready("10s")?;
 
-    cluster.kubectl(&["-n", NAMESPACE, "delete", "daemonset", "ebbtide"])?;
-    let uninstall = deploy.join("uninstall.yaml").display().to_string();
+    site.with_the_daemonset(&["delete"], &[])?;
+    let uninstall = Path::new(DEPLOY)
+        .join("uninstall.yaml")
+        .display()
+        .to_string();
     cluster.kubectl(&["apply", "-f", &uninstall])?;
-    until("nothing is left", || {
-        let left = on(&node, "ls /etc/cni/net.d /opt/cni/bin")?;
+    site.until("nothing is left", || {
+        let left = on(node, "ls /etc/cni/net.d /opt/cni/bin")?;
         ensure!(!left.contains("ebbtide"), "{left}");
         Ok(())
     })
-    .with_context(tell)
+}
+
+/// As where a network plugin serves Services, which itself waits for pods' networks: nobody serves the API server's.
+#[test]
+fn without_a_service_proxy_the_agent_asks_the_api_server_by_its_own_address() -> Result<()> {
+    let Some(site) = Site::start(ProxyMode::Nobody)? else {
+        return Ok(());
+    };
+    site.install()?;
+    let server: SocketAddr = site
+        .cluster
+        .server_for_nodes()
+        .trim_start_matches("https://")
+        .parse()?;
+    // What the chart's `agent.apiServer` becomes.
+    let host = format!("KUBERNETES_SERVICE_HOST={}", server.ip());
+    let port = format!("KUBERNETES_SERVICE_PORT={}", server.port());
+    site.with_the_daemonset(&["set", "env"], &[&host, &port])?;
+    site.cluster.apply(OBJECTS)?;
+    site.until("the agent is ready", || site.is_rolled_out())?;
+    site.until("the node is ready", || site.is_ready("10s"))?;
+    let log = site.log()?;
+    ensure!(!log.contains("ERROR"), "{log}");
+    Ok(())
 }
