@@ -56,6 +56,8 @@ struct Prepared {
     /// The networks of the pods that were there.
     networks: BTreeSet<PodNetwork>,
     plan: Arc<HostPlan>,
+    /// What of it the kernel refused. It is tried again.
+    refused: Vec<String>,
 }
 
 impl Agent {
@@ -171,15 +173,20 @@ impl Agent {
         let in_use = self.in_use(facts, net);
         let done = match self.is_needed(net) {
             true => self.put_on_nics(facts, &in_use).await,
-            false => self.take_from_nics().await,
+            false => self.take_from_nics().await.map(|plan| (plan, Vec::new())),
         };
         match done {
-            Ok(plan) => {
+            Ok((plan, refused)) => {
+                let known = self.refused_on_nics();
+                for refusal in refused.iter().filter(|refusal| !known.contains(refusal)) {
+                    error!("replies may leave by another NIC than the request's: {refusal}");
+                }
                 *locked(&self.nics.prepared) = Some(Prepared {
                     facts: Arc::clone(facts),
                     catalog,
                     networks: in_use,
                     plan,
+                    refused,
                 });
             }
             Err(e) => error!("replies may leave by another NIC than the request's: {e}"),
@@ -190,7 +197,7 @@ impl Agent {
         &self,
         facts: &Arc<NodeFacts>,
         in_use: &BTreeSet<PodNetwork>,
-    ) -> Result<Arc<HostPlan>, node::HostError> {
+    ) -> Result<(Arc<HostPlan>, Vec<String>), node::HostError> {
         let last = self.nics().filter(|last| **last != HostPlan::default());
         if last.is_none() {
             self.forward(facts);
@@ -218,15 +225,17 @@ impl Agent {
         let marks = self.datapath.host.marks();
         let strict = node::strict();
         let plan = node::host_plan(facts, &known, behind, &marks, steer, strict, rules);
-        if let Some(last) = last.filter(|last| **last == plan) {
-            return Ok(last);
+        let is_whole = self.refused_on_nics().is_empty();
+        if let Some(last) = last.filter(|last| is_whole && **last == plan) {
+            return Ok((last, Vec::new()));
         }
         say_which_have_no_mark(&plan, rules.values());
         say_which_marks_moved(&marks, &plan);
         let pods = self.pods_rules();
         self.nics.before.note(&plan.plan.sysctls);
-        node::apply(&plan, steer, facts, &pods, &self.host, &self.datapath).await?;
-        Ok(Arc::new(plan))
+        let applied = node::apply(&plan, steer, facts, &pods, &self.host, &self.datapath);
+        let refused = applied.await?.iter().map(ToString::to_string).collect();
+        Ok((Arc::new(plan), refused))
     }
 
     pub(super) async fn take_from_nics(&self) -> Result<Arc<HostPlan>, node::HostError> {
@@ -283,6 +292,7 @@ impl Agent {
             Arc::ptr_eq(&last.facts, facts)
                 && Arc::ptr_eq(&last.catalog, &catalog)
                 && *last.plan != HostPlan::default()
+                && last.refused.is_empty()
                 && net.is_some_and(|net| {
                     let nic = self.nic_of(facts, net);
                     let name = nic.map_or("", |nic| nic.name.as_str());
@@ -292,6 +302,15 @@ impl Agent {
                         .all(|network| last.networks.contains(network))
                 })
         })
+    }
+
+    /// What of it the kernel refused, in words. The rest is there.
+    #[must_use]
+    pub fn refused_on_nics(&self) -> Vec<String> {
+        let prepared = locked(&self.nics.prepared);
+        prepared
+            .as_ref()
+            .map_or_else(Vec::new, |last| last.refused.clone())
     }
 
     /// What was last put on the host's NICs.

@@ -70,6 +70,7 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     findings.extend(installation::missing(agent.installation.fault()));
     let facts = agent.facts.get(&agent.host).await?;
     findings.extend(without_ipv6(agent, &facts));
+    findings.extend(agent.refused_on_nics().into_iter().map(refused));
     if let Some(host) = agent.nics() {
         findings.extend(rp_filter::strict(&host.nics, crate::node::is_strict));
         let datapath = Some(&agent.datapath);
@@ -95,6 +96,17 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     findings.extend(manifests(&catalog));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(findings)
+}
+
+/// Something of the node's own part that the kernel refused.
+fn refused(what: String) -> Finding {
+    Finding {
+        severity: Severity::Serious,
+        what: format!("the kernel refuses what replies by a NIC need, or its pods: {what}"),
+        way_out: "see whether the gateway and the addresses of this NIC's pools are right, and what of others is in the \
+                  way (`ip route show table all`); it is tried again every half minute"
+            .to_owned(),
+    }
 }
 
 /// What is wrong with the manifests.

@@ -7,12 +7,15 @@ use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{AddressFamily, RouteNetlinkMessage},
+    proto::from_socket_with_codec,
     sys::SocketAddr,
 };
 
 use super::{
+    Parts,
     defaults::hops,
     link::{Link, LinkAddress},
+    listening,
     ours::is_ours,
 };
 
@@ -62,7 +65,7 @@ impl Announcements {
             MulticastGroup::Ipv6Rule,
             MulticastGroup::Tc,
         ];
-        let (connection, _handle, announcements) = rtnetlink::new_multicast_connection(&groups)?;
+        let (connection, _, announcements): Parts = from_socket_with_codec(listening(&groups)?);
         tokio::spawn(connection);
         Ok(Self(announcements))
     }

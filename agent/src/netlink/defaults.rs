@@ -17,7 +17,7 @@ use super::{
     message,
     model::{Family, LOCAL_TABLE, MAIN_TABLE, PROTOCOL, Route},
     ours::is_ours,
-    state::ip,
+    state::next_hop,
 };
 
 impl Netlink {
@@ -125,7 +125,6 @@ pub(super) fn hops(message: &RouteMessage) -> Option<Hops> {
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::Gateway(address) => via = ip(address),
             RouteAttribute::Table(id) => table = *id,
             RouteAttribute::MultiPath(all) => {
                 hops.extend(
@@ -133,7 +132,7 @@ pub(super) fn hops(message: &RouteMessage) -> Option<Hops> {
                         .map(|hop| (hop.interface_index, gateway(&hop.attributes))),
                 );
             }
-            _ => {}
+            other => via = next_hop(other).or(via),
         }
     }
     hops.extend(link.map(|link| (link, via)));
@@ -141,10 +140,7 @@ pub(super) fn hops(message: &RouteMessage) -> Option<Hops> {
 }
 
 fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
-    attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(address) => ip(address),
-        _ => None,
-    })
+    attributes.iter().find_map(next_hop)
 }
 
 fn table_of(rule: &RuleMessage) -> Option<u32> {

@@ -20,7 +20,7 @@ use rtnetlink::{
 };
 
 use super::{
-    Batch, Error, PATIENCE, Request,
+    Batch, Error, PATIENCE, Request, lenient,
     link::{Link, LinkAddress, new_link},
     taken::{self, Taken},
 };
@@ -79,6 +79,8 @@ impl Direct {
     pub fn run(&mut self, batch: Batch) -> Result<(), Error> {
         let mut taken = Taken::default();
         let mut result = self.send_all(&batch, &mut taken);
+        let otherwise = taken.by_other_means();
+        result = result.and(self.send_all(&otherwise, &mut taken));
         if taken.is_empty() {
             return result;
         }
@@ -280,7 +282,7 @@ impl Direct {
         let mut rest = buffer.as_slice();
         let mut messages = Vec::new();
         while rest.len() >= size_of::<u32>() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+            let message = lenient::decode::<RouteNetlinkMessage>(rest)
                 .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
             // Messages begin at multiples of four bytes (NLMSG_ALIGN).
             let length = (message.header.length as usize).next_multiple_of(4).max(4);

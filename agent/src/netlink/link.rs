@@ -281,7 +281,10 @@ impl Netlink {
 
 pub(super) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
     match message {
-        RouteNetlinkMessage::NewLink(message) => Some(Link::parse(message)),
+        // The name may be no text (`dev_valid_name`, net/core/dev.c): nobody here can name such a link, or sets it.
+        RouteNetlinkMessage::NewLink(message) => {
+            Some(Link::parse(message)).filter(|link| !link.name.is_empty())
+        }
         _ => None,
     }
 }

@@ -7,10 +7,11 @@ use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::RouteNetlinkMessage,
+    proto::from_socket_with_codec,
     sys::{AsyncSocket as _, SocketAddr},
 };
 
-use super::foreign::is_foreign_by_mark;
+use super::{Parts, foreign::is_foreign_by_mark, listening};
 
 /// A socket that hears of them in all namespaces which this one has links to: those of the pods, by their
 /// pairs (`NETLINK_LISTEN_ALL_NSID`, netlink(7)).
@@ -24,9 +25,9 @@ impl ForeignMarks {
     /// When the kernel refuses: it asks for `CAP_NET_BROADCAST`.
     pub fn listen() -> io::Result<Self> {
         let groups = [MulticastGroup::Ipv4Rule, MulticastGroup::Ipv6Rule];
-        let (mut connection, _handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
-        let socket = connection.socket_mut().socket_mut();
-        socket.set_listen_all_namespaces(true)?;
+        let mut socket = listening(&groups)?;
+        socket.socket_mut().set_listen_all_namespaces(true)?;
+        let (connection, _, messages): Parts = from_socket_with_codec(socket);
         tokio::spawn(connection);
         Ok(Self(messages))
     }

@@ -11,7 +11,7 @@ use rtnetlink::{
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{
             RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope,
-            RouteType,
+            RouteType, RouteVia,
         },
         rule::{RuleAction, RuleAttribute, RuleMessage},
         tc::{
@@ -97,9 +97,10 @@ pub(super) fn route(object: &Route, ifindex: u32) -> RouteMessage {
     }
     if let Some(via) = object.via {
         message.header.flags = RouteFlags::Onlink;
-        message
-            .attributes
-            .push(RouteAttribute::Gateway(RouteAddress::from(via)));
+        message.attributes.push(match (family, via) {
+            (Family::V4, IpAddr::V6(router)) => RouteAttribute::Via(RouteVia::Inet6(router)),
+            (_, via) => RouteAttribute::Gateway(RouteAddress::from(via)),
+        });
     }
     if let Some(source) = object.source {
         message

@@ -13,6 +13,7 @@ pub mod foreign;
 mod foreign_rule;
 mod holder;
 pub mod hooks;
+mod lenient;
 pub mod link;
 mod local;
 pub mod marked;
@@ -29,15 +30,16 @@ mod taken;
 
 use std::{fmt, io, sync::Arc};
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, channel::mpsc::UnboundedReceiver, stream::BoxStream};
 use rtnetlink::{
-    Handle,
+    MulticastGroup,
     packet_core::{
         NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
         NetlinkPayload,
     },
     packet_route::RouteNetlinkMessage,
-    sys::{AsyncSocket as _, TokioSocket, protocols::NETLINK_ROUTE},
+    proto::{Connection, ConnectionHandle, from_socket_with_codec},
+    sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 use tokio::sync::Mutex;
 
@@ -96,10 +98,27 @@ struct Answers<T> {
     interrupted: bool,
 }
 
+/// What a connection is made of: who drives the socket, who asks, and what the kernel says by itself.
+type Parts = (
+    Connection<RouteNetlinkMessage, TokioSocket, lenient::Codec>,
+    ConnectionHandle<RouteNetlinkMessage>,
+    UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+);
+
+/// A socket that hears what is announced to these groups.
+fn listening(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    let groups = groups
+        .iter()
+        .fold(0, |all, group| all | 1 << (*group as u32 - 1));
+    socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
+    Ok(socket)
+}
+
 /// A connection to one namespace's rtnetlink.
 #[derive(Clone, Debug)]
 pub struct Netlink {
-    handle: Handle,
+    handle: ConnectionHandle<RouteNetlinkMessage>,
     place: String,
     /// One dump at a time: the kernel answers a second one on the same socket with EBUSY
     /// (`__netlink_dump_start`, net/netlink/af_netlink.c).
@@ -124,7 +143,7 @@ impl Netlink {
             .socket_mut()
             .set_netlink_get_strict_chk(true)
             .map_err(failed)?;
-        let (connection, handle, _) = rtnetlink::from_socket(socket);
+        let (connection, handle, _): Parts = from_socket_with_codec(socket);
         tokio::spawn(connection);
         Ok(Self {
             handle,
@@ -150,7 +169,7 @@ impl Netlink {
         request.finalize();
         self.handle
             .clone()
-            .request(request)
+            .request(request, SocketAddr::new(0, 0))
             .map(StreamExt::boxed)
             .map_err(|_closed| io::Error::other("the netlink socket is closed"))
     }
@@ -269,7 +288,10 @@ impl Batch {
 
     /// As [`Batch::run`], but reports every refusal.
     pub async fn run_all(self, netlink: &Netlink) -> Vec<Error> {
-        let (mut failures, taken) = self.send_all(netlink).await;
+        let (mut failures, mut taken) = self.send_all(netlink).await;
+        let (refused, places) = taken.by_other_means().send_all(netlink).await;
+        failures.extend(refused);
+        taken.join(places);
         if taken.is_empty() {
             return failures;
         }

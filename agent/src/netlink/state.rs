@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia},
     rule::{RuleAction, RuleAttribute, RuleMessage},
     tc::{TcAttribute, TcFilterBpfOption, TcOption},
 };
@@ -189,6 +189,16 @@ async fn routes(
         .await
 }
 
+/// The next hop, if that is what the attribute is: IPv4 may be sent by an IPv6 router (RFC 5549).
+pub(super) fn next_hop(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Via(RouteVia::Inet(v4)) => Some((*v4).into()),
+        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
 pub(super) fn parse_route(
     family: Family,
     message: &RouteMessage,
@@ -205,10 +215,9 @@ pub(super) fn parse_route(
         match attribute {
             RouteAttribute::Oif(index) => link = names.get(index),
             RouteAttribute::Destination(address) => destination = ip(address)?,
-            RouteAttribute::Gateway(address) => via = ip(address),
             RouteAttribute::PrefSource(address) => source = ip(address),
             RouteAttribute::Table(id) => table = *id,
-            _ => {}
+            other => via = next_hop(other).or(via),
         }
     }
     Some(Route {

@@ -78,7 +78,7 @@ impl Settings {
     }
 
     /// Opens the setting; `None` if there is nothing to set: a kernel without IPv6 has none of its
-    /// settings, and none of what they are to prevent.
+    /// settings, and none of what they are to prevent, and so has a link without IPv6.
     fn open(&self, sysctl: &Sysctl, how: OFlag) -> Result<Option<File>, Errno> {
         let how = how | OFlag::O_CLOEXEC;
         for (number, name) in FAMILIES.iter().enumerate() {
@@ -86,13 +86,30 @@ impl Settings {
                 continue;
             };
             return match self.family(number) {
-                Ok(directory) => Ok(Some(openat(directory, rest, how, Mode::empty())?.into())),
+                Ok(directory) => match openat(directory, rest, how, Mode::empty()) {
+                    Ok(file) => Ok(Some(file.into())),
+                    Err(Errno::ENOENT) if self.is_of_a_link_without_ipv6(rest) => Ok(None),
+                    Err(e) => Err(e),
+                },
                 Err(Errno::ENOENT) if *name == "net/ipv6" => Ok(None),
                 Err(e) => Err(*e),
             };
         }
         let path = root().join(&sysctl.path);
         Ok(Some(openat(AT_FDCWD, &path, how, Mode::empty())?.into()))
+    }
+
+    /// Whether the setting, below `net/ipv6`, is one of a link that is there and has no IPv6: its MTU is too small
+    /// (`IPV6_MIN_MTU`; `addrconf_notify`, net/ipv6/addrconf.c).
+    fn is_of_a_link_without_ipv6(&self, setting: &Path) -> bool {
+        let Some(link) = setting.parent().filter(|link| link.starts_with("conf")) else {
+            return false;
+        };
+        let [has_it, has_ipv6] = [0, 1].map(|number| {
+            let directory = self.family(number).as_ref();
+            directory.is_ok_and(|family| openat(family, link, OFlag::O_PATH, Mode::empty()).is_ok())
+        });
+        has_it && !has_ipv6
     }
 
     /// The current value, without its newline; `None` if there is nothing to set.

@@ -2,37 +2,73 @@
 //!
 //! `NLM_F_REPLACE` asks nobody whose route it replaces, and the kernel keeps no copy. So a route is added
 //! with `NLM_F_EXCL`, and only one that finds its place taken is worth a look at who is there.
+//!
+//! And routes whose gateway the kernel finds elsewhere. Asked to take a gateway for one on the link, it looks it up in the
+//! main table all the same, and refuses it if another link's route is better there: two NICs in one IPv6 network
+//! (`ip6_route_check_nh_onlink`, net/ipv6/route.c), a gateway that is the node's own address (`fib_check_nh_v4_gw`,
+//! net/ipv4/fib_semantics.c). Not asked to, it looks into the route's own table first, where its network is.
 
-use std::io;
+use std::{io, mem};
 
 use nix::errno::Errno;
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        route::{RouteAttribute, RouteMessage, RouteProtocol},
+        route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol},
     },
 };
 
-use super::{Batch, Error, Request, model::PROTOCOL, state::ip};
+use super::{
+    Batch, Error, Request,
+    model::PROTOCOL,
+    state::{ip, next_hop},
+};
 
 /// `IP6_RT_PRIO_USER` (include/uapi/linux/ipv6_route.h): the metric of an IPv6 route that names none.
 const IPV6_METRIC: u32 = 1024;
 
-/// Requests for routes that the kernel refused, as there is one in their place.
+/// Requests for routes that the kernel refused, and that are worth another try.
 #[derive(Debug, Default)]
-pub(super) struct Taken(Vec<Request>);
+pub(super) struct Taken {
+    /// There is one in their place.
+    places: Vec<Request>,
+    /// Their gateway is not taken for one on the link; here they do not ask for that any more.
+    gateways: Vec<Request>,
+}
 
 impl Taken {
     /// Keeps `request` if that is why it was refused.
     pub(super) fn keep(&mut self, request: &Request, refusal: &io::Error) -> bool {
-        let is_taken = matches!(request.message, RouteNetlinkMessage::NewRoute(_))
-            && request.flags & NLM_F_EXCL != 0
-            && refusal.raw_os_error() == Some(Errno::EEXIST as i32);
-        if is_taken {
-            self.0.push(request.clone());
+        let RouteNetlinkMessage::NewRoute(route) = &request.message else {
+            return false;
+        };
+        let is = |errno| refusal.raw_os_error() == Some(errno as i32);
+        if request.flags & NLM_F_EXCL != 0 && is(Errno::EEXIST) {
+            self.places.push(request.clone());
+            return true;
         }
-        is_taken
+        if route.header.flags.contains(RouteFlags::Onlink) && is(Errno::EINVAL) {
+            let mut route = route.clone();
+            route.header.flags.remove(RouteFlags::Onlink);
+            self.gateways.push(Request {
+                message: RouteNetlinkMessage::NewRoute(route),
+                ..request.clone()
+            });
+            return true;
+        }
+        false
+    }
+
+    /// What to ask for once more, before anybody is asked about places.
+    pub(super) fn by_other_means(&mut self) -> Batch {
+        Batch {
+            requests: mem::take(&mut self.gateways),
+        }
+    }
+
+    pub(super) fn join(&mut self, more: Self) {
+        self.places.extend(more.places);
     }
 
     /// The dumps that tell who is there: one for each family and table.
@@ -55,7 +91,7 @@ impl Taken {
     /// What to ask for once more, now that it is known who is there, and what cannot be.
     pub(super) fn again(self, there: &[RouteMessage], namespace: &str) -> (Batch, Vec<Error>) {
         let (mut batch, mut refused) = (Batch::default(), Vec::new());
-        for mut request in self.0 {
+        for mut request in self.places {
             let RouteNetlinkMessage::NewRoute(wanted) = &request.message else {
                 continue;
             };
@@ -83,14 +119,16 @@ impl Taken {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.places.is_empty()
     }
 
     fn wanted(&self) -> impl Iterator<Item = &RouteMessage> {
-        self.0.iter().filter_map(|request| match &request.message {
-            RouteNetlinkMessage::NewRoute(wanted) => Some(wanted),
-            _ => None,
-        })
+        self.places
+            .iter()
+            .filter_map(|request| match &request.message {
+                RouteNetlinkMessage::NewRoute(wanted) => Some(wanted),
+                _ => None,
+            })
     }
 }
 
@@ -159,9 +197,8 @@ fn is_same(there: &RouteMessage, wanted: &RouteMessage) -> bool {
         let mut to = (None, None);
         for attribute in &route.attributes {
             match attribute {
-                RouteAttribute::Gateway(address) => to.0 = ip(address),
                 RouteAttribute::PrefSource(address) => to.1 = ip(address),
-                _ => {}
+                other => to.0 = next_hop(other).or(to.0),
             }
         }
         (to, link(route), route.header.kind, route.header.protocol)
@@ -180,11 +217,12 @@ fn described(route: &RouteMessage) -> String {
                     text = format!("{ip}/{}", route.header.destination_prefix_length);
                 }
             }
-            RouteAttribute::Gateway(address) => {
-                via = ip(address).map_or_else(String::new, |ip| format!(" via {ip}"));
-            }
             RouteAttribute::Oif(index) => device = format!(" by the link with index {index}"),
-            _ => {}
+            other => {
+                if let Some(ip) = next_hop(other) {
+                    via = format!(" via {ip}");
+                }
+            }
         }
     }
     let (_, table) = place(route);
@@ -229,6 +267,23 @@ mod tests {
         let (batch, refused) = taken.again(&[there], "in the pod");
         let refused = refused.iter().map(ToString::to_string).collect();
         (batch.requests.len(), refused)
+    }
+
+    #[test]
+    fn a_gateway_that_is_refused_as_one_on_the_link_is_asked_for_without_once() {
+        let request = Request {
+            what: "add route".into(),
+            message: RouteNetlinkMessage::NewRoute(wanted()),
+            flags: NLM_F_EXCL,
+            tolerated: &[],
+        };
+        let mut taken = Taken::default();
+        assert!(taken.keep(&request, &Errno::EINVAL.into()) && taken.is_empty());
+        let again = taken.by_other_means().requests;
+        assert_eq!(again.len(), 1);
+        assert!(!taken.keep(&again[0], &Errno::EINVAL.into()), "for good");
+        assert!(taken.keep(&again[0], &Errno::EEXIST.into()) && !taken.is_empty());
+        assert!(taken.by_other_means().requests.is_empty());
     }
 
     #[test]

@@ -83,8 +83,11 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
 /// end it takes away what of ours is not in it: rules, but for those that `pods` have, routes and programs. Every
 /// object is put there or replaced, so applying twice is applying once.
 ///
+/// A setting, route or rule that the kernel refuses concerns one NIC or family. So the rest is applied all the same, and
+/// the refusals are what this gives: none, if all is well.
+///
 /// # Errors
-/// The first refusal of the kernel.
+/// When the kernel does not answer, or refuses maps or programs.
 pub async fn apply(
     host_plan: &HostPlan,
     steer: Option<u32>,
@@ -92,9 +95,11 @@ pub async fn apply(
     pods: &Pods,
     host: &Netlink,
     datapath: &Datapath,
-) -> Result<(), Error> {
+) -> Result<Vec<netlink::Error>, Error> {
     let HostPlan { nics, plan } = host_plan;
-    sysctl::write_all(&plan.sysctls)?;
+    let settings = sysctl::Settings::default();
+    let set = plan.sysctls.iter().map(|sysctl| settings.write(sysctl));
+    let mut refused: Vec<netlink::Error> = set.filter_map(Result::err).collect();
     let indices: HashMap<&str, u32> = facts
         .nics
         .iter()
@@ -111,7 +116,7 @@ pub async fn apply(
         batch.add_rule(rule);
     }
     // Before a packet is marked there are the rules and tables that the marks lead to.
-    batch.run(host).await?;
+    refused.extend(batch.run_all(host).await);
     datapath.host.set(nics, steer)?;
     let mut batch = Batch::default();
     let programs = datapath.programs();
@@ -124,8 +129,9 @@ pub async fn apply(
             }
         }
     }
-    batch.run(host).await?;
-    prune(host_plan, pods, host, datapath).await
+    refused.extend(batch.run_all(host).await);
+    prune(host_plan, pods, host, datapath).await?;
+    Ok(refused)
 }
 
 /// Rules in an order in which nothing is taken meanwhile that is not to be: where exceptions lead to is there before they

@@ -94,7 +94,15 @@ pub fn own_defaults(nic: &Nic, routes: &[Route]) -> Vec<(Family, Option<IpAddr>)
 fn main_gateways(nic: &Nic, routes: &[Route]) -> Vec<IpAddr> {
     let over = |route: &&Route| route.link == nic.name && route.table == MAIN_TABLE;
     let mains = routes.iter().filter(over);
-    mains.filter_map(|route| route.via).collect()
+    // The program knows none of another family.
+    let of_family = |route: &&Route| {
+        let family = Family::of_net(&route.destination);
+        route.via.is_some_and(|via| Family::of(via) == family)
+    };
+    mains
+        .filter(of_family)
+        .filter_map(|route| route.via)
+        .collect()
 }
 
 /// The node's IPv4 address on a NIC: of several, one beside the gateway.

@@ -319,6 +319,10 @@ impl PodNet {
     }
 }
 
+/// The least MTU of a link with IPv6 (RFC 8200, 5); below it the kernel takes IPv6 away from the link (`addrconf_notify`,
+/// net/ipv6/addrconf.c).
+pub(super) const IPV6_MIN_MTU: u32 = 1280;
+
 /// Why there can be no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -365,6 +369,19 @@ pub enum PlanError {
         master: String,
         /// The NIC's.
         master_mtu: u32,
+    },
+    /// The MTU is less than IPv6 needs.
+    #[error(
+        "network {network} has IPv6 addresses and an MTU of {mtu}: IPv6 needs {IPV6_MIN_MTU}; give {master} a larger one \
+         (`ip link set {master} mtu {IPV6_MIN_MTU}`), and the network, or name no IPv6 pools for it"
+    )]
+    MtuWithoutIpv6 {
+        /// Name of the network.
+        network: String,
+        /// That of its interfaces.
+        mtu: u32,
+        /// Name of the NIC.
+        master: String,
     },
     /// The interface cannot have the veth's name.
     #[error("the interface cannot be called {VETH}: that is the name of the pair to the host")]

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::{
     answer,
     beside::{self, Tables, families},
-    model::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
+    model::{Earlier, IPV6_MIN_MTU, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
 };
 use crate::{
     datapath::{PROGRAMS, Program},
@@ -73,6 +73,14 @@ pub fn plan(
     };
     if sandbox.interface == VETH {
         return Err(PlanError::NameTaken);
+    }
+    let mut families_of_ours = families(addresses).map(|(family, _)| family);
+    if mtu < IPV6_MIN_MTU && families_of_ours.any(|family| family == Family::V6) {
+        return Err(PlanError::MtuWithoutIpv6 {
+            network: network.name.clone(),
+            mtu,
+            master: network.master.clone(),
+        });
     }
     let veth = (network.veth && earlier.veth.is_none()).then(|| Veth {
         host_name: host_end(&sandbox.container_id, &sandbox.interface),

@@ -353,7 +353,14 @@ fn what_the_node_cannot_carry_is_refused_by_name() {
         ..network()
     };
     type Expectation = fn(&PlanError) -> bool;
-    let cases: [(NetworkSpec, NodeFacts, Expectation); 4] = [
+    let narrow = NetworkSpec {
+        mtu: Some(1279),
+        ..network()
+    };
+    let cases: [(NetworkSpec, NodeFacts, Expectation); 5] = [
+        (narrow, node(), |e| {
+            matches!(e, PlanError::MtuWithoutIpv6 { .. })
+        }),
         (absent, node(), |e| matches!(e, PlanError::NoMaster { .. })),
         (network(), down, |e| {
             matches!(e, PlanError::MasterDown { .. })
@@ -368,7 +375,7 @@ fn what_the_node_cannot_carry_is_refused_by_name() {
             &sandbox(),
             &Earlier::default(),
             &network,
-            &[v4()],
+            &[v4(), v6()],
             &node,
             &settings(),
         )

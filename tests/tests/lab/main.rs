@@ -23,6 +23,7 @@ mod nft_proxy;
 mod nics;
 mod node_changes;
 mod node_services;
+mod odd_links;
 mod older_qdisc;
 mod others_modes;
 mod own_addresses;
