@@ -96,7 +96,9 @@ impl View<'_> {
         let declared = declared.into_iter().filter_map(|(_, gateway)| gateway);
         let of_pods = behind.pools.iter().filter_map(|pool| pool.gateway);
         let gateways: Vec<IpAddr> = declared.chain(of_pods).collect();
-        for gateway in gateways {
+        // Where the node is itself the router, its own address leads it nowhere.
+        let is_own = |gateway: &IpAddr| facts.own_addresses().any(|(own, _)| own == *gateway);
+        for gateway in gateways.into_iter().filter(|gateway| !is_own(gateway)) {
             let family = Family::of(gateway);
             if behind.default_of(family).is_none() {
                 behind.defaults.push((family, Some(gateway)));
@@ -279,5 +281,30 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
             behind.default_of(Family::V4),
             Some(Some([10, 71, 8, 1].into()))
         );
+    }
+    #[test]
+    fn a_node_that_is_a_pool_s_router_does_not_go_out_by_itself() {
+        let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);
+        let view = View {
+            catalog: &catalog,
+            node_name: "node",
+        };
+        // Behind the first pool's gateway comes the second's.
+        for (own, expected) in [
+            ("10.71.8.10/24", Some("10.71.8.1")),
+            ("10.71.8.1/24", Some("10.71.8.254")),
+        ] {
+            let nic = Nic {
+                addresses: vec![own.parse().unwrap()],
+                ..ens6()
+            };
+            let facts = NodeFacts {
+                nics: vec![nic.clone()],
+                ..NodeFacts::default()
+            };
+            let behind = view.behind(&nic, &facts, &BTreeSet::new());
+            let expected = expected.map(|gateway| gateway.parse::<IpAddr>().unwrap());
+            assert_eq!(behind.default_of(Family::V4).flatten(), expected, "{own}");
+        }
     }
 }

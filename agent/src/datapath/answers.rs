@@ -11,7 +11,7 @@ use aya::{
 };
 use ebbtide_layout::{Address, Answer};
 
-use super::{Error, is_gone, key, map_error};
+use super::{Error, is_gone, key, map_error, patience::patiently};
 use crate::netlink::model::Mac;
 
 /// The map of the responder (ebpf/src/responder.rs).
@@ -48,8 +48,10 @@ impl Answers {
                 pad: [0; 6],
                 count: known.count,
             };
-            map.insert(key(*address), answer, 0)
-                .map_err(|e| map_error(format!("answer questions for {address}"), e))?;
+            patiently(|| {
+                let answered = map.insert(key(*address), answer, 0);
+                answered.map_err(|e| map_error(format!("answer questions for {address}"), e))
+            })?;
         }
         Ok(())
     }

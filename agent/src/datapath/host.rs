@@ -18,7 +18,7 @@ use crate::netlink::model::Family;
 
 use super::{
     Error, FlowTables, NOEXIST, TablesByAddress, io_error, is_gone, is_there, key, lock, map_error,
-    on_each_cpu,
+    on_each_cpu, patience::patiently,
 };
 
 /// A NIC as the programs are to know it.
@@ -108,9 +108,10 @@ impl Maps {
     /// Gives `addresses` an owner each.
     fn own(&mut self, addresses: &[(IpAddr, NodeAddress)]) -> Result<(), Error> {
         for (address, owner) in addresses {
-            self.addresses
-                .insert(key(*address), owner, 0)
-                .map_err(|e| map_error(format!("say which NIC has {address}"), e))?;
+            patiently(|| {
+                let said = self.addresses.insert(key(*address), owner, 0);
+                said.map_err(|e| map_error(format!("say which NIC has {address}"), e))
+            })?;
         }
         Ok(())
     }
@@ -125,9 +126,10 @@ impl Maps {
         if !missing.is_empty() {
             let table = tables.make()?;
             for address in missing {
-                self.flows
-                    .insert(key(address), &table)
-                    .map_err(|e| io_error("give a table in the host to", address, e))?;
+                patiently(|| {
+                    let given = self.flows.insert(key(address), &table);
+                    given.map_err(|e| io_error("give a table in the host to", address, e))
+                })?;
             }
         }
         Ok(())
@@ -169,13 +171,13 @@ impl Maps {
     }
 
     fn count(&mut self, key: u32) -> Result<(), Error> {
-        match self
-            .counters
-            .insert(key, on_each_cpu(NicCounters::default())?, NOEXIST)
-        {
-            Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
-            other => other.map_err(|e| map_error("give a NIC counters", e)),
-        }
+        patiently(|| {
+            let fresh = on_each_cpu(NicCounters::default())?;
+            match self.counters.insert(key, fresh, NOEXIST) {
+                Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
+                other => other.map_err(|e| map_error("give a NIC counters", e)),
+            }
+        })
     }
 }
 
@@ -230,9 +232,10 @@ impl Host {
                 gateway4: nic.gateway(Family::V4)[3],
                 gateway6: nic.gateway(Family::V6),
             };
-            maps.nics
-                .insert(nic.ifindex, value, 0)
-                .map_err(|e| map_error(format!("tell the programs of {}", nic.name), e))?;
+            patiently(|| {
+                let told = maps.nics.insert(nic.ifindex, value, 0);
+                told.map_err(|e| map_error(format!("tell the programs of {}", nic.name), e))
+            })?;
             let owned: Vec<_> = nic
                 .addresses
                 .iter()

@@ -11,6 +11,7 @@ mod flows;
 mod host;
 mod layouts;
 mod nic_links;
+mod patience;
 mod programs;
 mod sending;
 mod spoofed;
@@ -39,6 +40,7 @@ pub use flows::{Kind, Remembered, address, uptime};
 pub use host::{Host, HostNic};
 use nic_links::NicLinks;
 pub use nic_links::has_tcx;
+use patience::patiently;
 pub use programs::{HOST_PROGRAMS, HostProgram, PROGRAMS, Program, Programs};
 pub use sending::Sending;
 use spoofed::Spoofers;
@@ -404,9 +406,10 @@ impl Datapath {
         if !missing.is_empty() {
             let table = self.tables.make()?;
             for address in missing {
-                self.flows
-                    .insert(key(address), &table)
-                    .map_err(|e| io_error("give a flow table to", address, e))?;
+                patiently(|| {
+                    let given = self.flows.insert(key(address), &table);
+                    given.map_err(|e| io_error("give a flow table to", address, e))
+                })?;
             }
         }
         let mut counters = lock(&self.counters);
@@ -421,9 +424,10 @@ impl Datapath {
             // Another pod's, which had the address before, are none of this one's.
             let known = counters.get(&key(*address), 0).ok();
             if known.is_none_or(|known| !known.iter().all(is_same)) {
-                counters
-                    .insert(key(*address), on_each_cpu(fresh)?, 0)
-                    .map_err(|e| map_error(format!("give {address} counters"), e))?;
+                patiently(|| {
+                    let given = counters.insert(key(*address), on_each_cpu(fresh)?, 0);
+                    given.map_err(|e| map_error(format!("give {address} counters"), e))
+                })?;
             }
         }
         Ok(())

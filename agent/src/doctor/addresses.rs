@@ -55,18 +55,37 @@ pub(super) fn addresses(
 }
 
 /// Pools whose pods would find no way out of their network.
-pub(super) fn ways_out(pools: &[Pool], node: &str) -> Vec<Finding> {
+pub(super) fn ways_out(facts: &NodeFacts, pools: &[Pool], node: &str) -> Vec<Finding> {
     of_node(pools, node)
-        .filter(|pool| pool.gateway.is_none())
-        .map(|pool| Finding {
-            severity: Severity::Warning,
-            what: format!("pool {} has no gateway", pool.name),
-            way_out: format!(
-                "its pods reach nothing outside of {}; if that is not meant, set `gateway`",
-                pool.subnet
-            ),
-        })
+        .filter_map(|pool| without_gateway(pool).or_else(|| by_the_node(facts, pool)))
         .collect()
+}
+
+fn without_gateway(pool: &Pool) -> Option<Finding> {
+    pool.gateway.is_none().then(|| Finding {
+        severity: Severity::Warning,
+        what: format!("pool {} has no gateway", pool.name),
+        way_out: format!(
+            "its pods reach nothing outside of {}; if that is not meant, set `gateway`",
+            pool.subnet
+        ),
+    })
+}
+
+/// An ipvlan interface sends to the network, not to the NIC that it is on.
+fn by_the_node(facts: &NodeFacts, pool: &Pool) -> Option<Finding> {
+    let gateway = pool.gateway?;
+    let (_, link) = facts.own_addresses().find(|(own, _)| *own == gateway)?;
+    Some(Finding {
+        severity: Severity::Warning,
+        what: format!(
+            "the gateway {gateway} of pool {} is an address of this node's own on {link}: pods on this node do not reach \
+             it, and nothing outside of {}",
+            pool.name, pool.subnet
+        ),
+        way_out: "name another router as `gateway`, or nodes in the pool's `nodeName` that are not the router"
+            .to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -137,6 +156,14 @@ mod tests {
                 nic(&["172.31.22.228/20"]),
                 Some((Severity::Warning, "pool p has no gateway")),
             ),
+            (
+                gateway.to_owned(),
+                nic(&["172.31.16.1/20"]),
+                Some((
+                    Severity::Warning,
+                    "the gateway 172.31.16.1 of pool p is an address of this node's own on ens5",
+                )),
+            ),
         ];
         for (more, facts, expected) in cases {
             let pools = pools(&more);
@@ -145,7 +172,7 @@ mod tests {
                 (address == IpAddr::from([172, 31, 16, 6])).then(|| "shop/web".to_owned())
             };
             let mut found = addresses(&facts, &pools, "master", pod_of);
-            found.extend(ways_out(&pools, "master"));
+            found.extend(ways_out(&facts, &pools, "master"));
             match (expected, &found[..]) {
                 (None, []) => {}
                 (Some((severity, what)), [one]) => {

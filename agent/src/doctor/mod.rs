@@ -76,7 +76,7 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
         let datapath = Some(&agent.datapath);
         findings.extend(hooks::shared(&agent.host, datapath, &host).await?);
         if *host != HostPlan::default() {
-            findings.extend(settings::changed(&host.plan, forwarding(&facts)));
+            findings.extend(settings::changed(&host, forwarding(&facts)));
             let foreign = agent.host.foreign_rules().await?;
             let (base, in_front) = agent.in_front(&facts, &foreign);
             findings.extend(routing::in_front(base, &in_front));
@@ -92,7 +92,11 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let wanted = modes::wanted(&facts, &catalog);
     let looked = tokio::task::spawn_blocking(move || modes::of_others(&wanted)).await;
     findings.extend(looked.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())));
-    findings.extend(addresses::ways_out(catalog.pools(), &agent.node_name));
+    findings.extend(addresses::ways_out(
+        &facts,
+        catalog.pools(),
+        &agent.node_name,
+    ));
     findings.extend(manifests(&catalog));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(findings)

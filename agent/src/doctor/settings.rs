@@ -2,16 +2,25 @@
 //! here, it cannot write.
 
 use super::{Finding, Severity};
-use crate::netlink::{
-    model::{NamespacePlan, Sysctl},
-    state::{Missing, differing_sysctls},
+use crate::{
+    netlink::{
+        model::{NamespacePlan, Sysctl},
+        state::{Missing, differing_sysctls},
+    },
+    node::HostPlan,
 };
 
-/// Those of the plan for the NICs, and of `others`, that have another value.
-pub(super) fn changed(plan: &NamespacePlan, others: Vec<Sysctl>) -> Vec<Finding> {
+/// Those of the plan for the NICs, and of `others`, that have another value, and NICs that somebody keeps from forwarding
+/// though the node does.
+pub(super) fn changed(host: &HostPlan, others: Vec<Sysctl>) -> Vec<Finding> {
+    let of_nics = host.nics.iter().map(|nic| Sysctl {
+        path: format!("net/ipv4/conf/{}/forwarding", nic.name),
+        value: "1".to_owned(),
+    });
     let mut all = NamespacePlan::default();
     all.sysctls
-        .extend(plan.sysctls.iter().cloned().chain(others));
+        .extend(host.plan.sysctls.iter().cloned().chain(others));
+    all.sysctls.extend(of_nics);
     let differing = differing_sysctls(&all).into_iter();
     differing.filter_map(|missing| finding(&missing)).collect()
 }

@@ -63,7 +63,11 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
         value: value.to_owned(),
     };
     // All of the world's addresses come in here. Where `all` filters, the mark and its rule satisfy it.
-    let mut settings = vec![setting("net/ipv4/conf/STEER/rp_filter", "0")];
+    // Forwarding may be off by `default`, which a new link gets.
+    let mut settings = vec![
+        setting("net/ipv4/conf/STEER/rp_filter", "0"),
+        setting("net/ipv4/conf/STEER/forwarding", "1"),
+    ];
     if sysctl::root().join("net/ipv6").exists() {
         // No link-local address, no router solicitations into nowhere (`IN6_ADDR_GEN_MODE_NONE`).
         settings.push(setting("net/ipv6/conf/STEER/addr_gen_mode", "1"));

@@ -113,6 +113,9 @@ pub fn plan(
         in_pod.sysctls.extend(mark_settings(accept_marks));
         in_pod.sysctls.push(no_addresses(VETH));
         in_host.sysctls.push(no_addresses(&veth.host_name));
+        // The kernel gives a new link what `default` says, and somebody may have turned forwarding off there.
+        let forwarding = format!("net/ipv4/conf/{}/forwarding", veth.host_name);
+        in_host.sysctls.push(sysctl(forwarding, "1"));
     }
     if let Some(veth) = veth.as_ref().or(shared_veth.as_ref()) {
         // Another plugin's second interface has no table of ours; the first one's routes serve it.

@@ -11,6 +11,7 @@ mod clients;
 mod crowd;
 mod faults;
 mod flows_and_trace;
+mod gateways;
 mod in_the_way;
 mod ipv6_off;
 mod lifecycle;
