@@ -1,6 +1,7 @@
 //! What is wrong with this node, as far as it can be told, and what can be done about it.
 
 mod addresses;
+mod by_gateway;
 mod dry_run;
 mod firewall;
 mod hooks;
@@ -75,6 +76,10 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
         findings.extend(rp_filter::strict(&host.nics, crate::node::is_strict));
         let datapath = Some(&agent.datapath);
         findings.extend(hooks::shared(&agent.host, datapath, &host).await?);
+        let routes = agent.host.routes_by_gateways().await?;
+        findings.extend(by_gateway::not_followed(&host.nics, &routes, |nic| {
+            host.ways_out(nic.ifindex, &agent.settings)
+        }));
         if *host != HostPlan::default() {
             findings.extend(settings::changed(&host, forwarding(&facts)));
             let foreign = agent.host.foreign_rules().await?;

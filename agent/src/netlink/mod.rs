@@ -7,6 +7,7 @@
 //! thread's namespace.
 
 pub mod announcement;
+pub mod by_gateway;
 pub mod defaults;
 pub mod direct;
 pub mod foreign;

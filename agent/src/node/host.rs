@@ -64,6 +64,16 @@ pub struct HostPlan {
     pub plan: NamespacePlan,
 }
 
+impl HostPlan {
+    /// The gateways by which the NIC with this index leads out of its networks.
+    #[must_use]
+    pub fn ways_out(&self, ifindex: u32, settings: &crate::settings::Settings) -> Vec<IpAddr> {
+        let table = nic_table(settings, ifindex);
+        let of_nic = self.plan.routes.iter().filter(|route| route.table == table);
+        of_nic.filter_map(|route| route.via).collect()
+    }
+}
+
 /// The links that are ways out to the network.
 pub fn nics<'a>(
     facts: &'a NodeFacts,

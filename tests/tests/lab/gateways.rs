@@ -117,3 +117,25 @@ fn new_links_forward_where_the_default_says_that_they_do_not_and_a_nic_that_does
     ensure!(told()?, "it does not forward");
     pod.delete()
 }
+
+#[test]
+fn a_network_behind_another_router_is_told_with_its_nic() -> Result<()> {
+    let mut lab = lab(|lab| {
+        let gateway = lab.vpc.nic("master", "ens5").subnet(Family::V4).gateway;
+        let behind = |network: &str, via| format!("route add {network} via {via} dev ens5");
+        vec![
+            behind("203.0.113.0/24", "172.31.16.77".to_owned()),
+            behind("192.0.2.0/24", gateway.to_string()),
+        ]
+    })?;
+    let pod = lab.pod("master", "ens5", "p")?;
+    let (findings, fails) = lab.agent("master").doctor()?;
+    let mut told = findings.iter();
+    let told = told.find(|finding| {
+        finding
+            .what
+            .contains("203.0.113.0/24 via 172.31.16.77 over ens5:")
+    });
+    ensure!(told.is_some() && !fails, "{findings:?}");
+    pod.delete()
+}
