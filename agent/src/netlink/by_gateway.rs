@@ -3,13 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use rtnetlink::packet_route::{
-    RouteNetlinkMessage,
-    route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType},
-};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 
 use super::{
-    Error, Netlink, message,
+    Error, Netlink,
     model::{Family, MAIN_TABLE, PROTOCOL},
     state::{ip, next_hop},
 };
@@ -26,26 +23,14 @@ pub struct ByGateway {
 }
 
 impl Netlink {
-    /// The main table's routes by gateways, but default routes and ours.
+    /// The main table's routes by one gateway each, but default routes and ours.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn routes_by_gateways(&self) -> Result<Vec<ByGateway>, Error> {
         let mut all = Vec::new();
         for family in Family::BOTH {
-            let mut message = RouteMessage::default();
-            message.header.address_family = message::address_family(family);
-            message.attributes.push(RouteAttribute::Table(MAIN_TABLE));
-            let request = RouteNetlinkMessage::GetRoute(message);
-            let routes = self.dump("list routes", request, |answer| match answer {
-                RouteNetlinkMessage::NewRoute(route)
-                    if route.header.address_family == message::address_family(family) =>
-                {
-                    parse(&route)
-                }
-                _ => None,
-            });
-            all.extend(routes.await?);
+            all.extend(self.routes_in(family, MAIN_TABLE, parse).await?);
         }
         Ok(all)
     }

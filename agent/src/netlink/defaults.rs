@@ -58,12 +58,16 @@ impl Netlink {
             .collect())
     }
 
-    async fn defaults_of(
+    /// What `parse` makes of the routes of one table; none, if there is no such table.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) async fn routes_in<T>(
         &self,
         family: Family,
         table: u32,
-        names: &HashMap<u32, String>,
-    ) -> Result<Vec<Route>, Error> {
+        parse: impl Fn(&RouteMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let mut message = RouteMessage::default();
         message.header.address_family = message::address_family(family);
         message.attributes.push(RouteAttribute::Table(table));
@@ -72,16 +76,24 @@ impl Netlink {
             RouteNetlinkMessage::NewRoute(route)
                 if route.header.address_family == message::address_family(family) =>
             {
-                hops(&route)
+                parse(&route)
             }
             _ => None,
         });
-        let routes = match routes.await {
-            Ok(routes) => routes,
+        match routes.await {
             // The kernel makes a table when it gets its first route.
-            Err(e) if e.is_gone() => Vec::new(),
-            Err(e) => return Err(e),
-        };
+            Err(e) if e.is_gone() => Ok(Vec::new()),
+            routes => routes,
+        }
+    }
+
+    async fn defaults_of(
+        &self,
+        family: Family,
+        table: u32,
+        names: &HashMap<u32, String>,
+    ) -> Result<Vec<Route>, Error> {
+        let routes = self.routes_in(family, table, hops).await?;
         let hops = routes.into_iter().filter(|hops| hops.table == table);
         Ok(hops.flat_map(|hops| hops.routes(family, names)).collect())
     }

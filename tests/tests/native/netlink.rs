@@ -78,3 +78,44 @@ fn what_the_kernel_takes_for_itself_is_local_and_nothing_else_is() -> Result<()>
     }
     Ok(())
 }
+
+/// The kernel makes the main table with its first route: a node without IPv4 has none.
+#[test]
+fn a_namespace_without_a_route_has_no_ways_and_is_no_error() -> Result<()> {
+    let netns = Netns::new("bare")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let netlink = netns.run(|| {
+        let _entered = runtime.enter();
+        Ok(Netlink::open("in the test")?)
+    })?;
+    let look = || {
+        runtime.block_on(async {
+            let links = netlink.links().await?;
+            let defaults = netlink.default_routes(&links).await?;
+            Ok::<_, ebbtide_agent::netlink::Error>((defaults, netlink.routes_by_gateways().await?))
+        })
+    };
+    let (defaults, by_gateways) = look()?;
+    ensure!(defaults.is_empty() && by_gateways.is_empty(), "bare");
+    for command in [
+        "link set lo up",
+        "link add near0 type veth peer name far0",
+        "link set near0 up",
+        "link set far0 up",
+        "address add 10.9.0.5/24 dev near0",
+        "route add default via 10.9.0.1",
+        "route add 203.0.113.0/24 via 10.9.0.7",
+    ] {
+        ip(&netns, &command.split(' ').collect::<Vec<_>>())?;
+    }
+    let (defaults, by_gateways) = look()?;
+    ensure!(defaults.len() == 1, "{defaults:?}");
+    let [one] = &by_gateways[..] else {
+        anyhow::bail!("{by_gateways:?}");
+    };
+    let text = format!("{} via {}", one.destination, one.via);
+    ensure!(text == "203.0.113.0/24 via 10.9.0.7", "{text}");
+    Ok(())
+}
