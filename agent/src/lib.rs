@@ -24,3 +24,4 @@ pub mod repair;
 pub mod server;
 pub mod settings;
 pub mod timing;
+pub mod yaml;

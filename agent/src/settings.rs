@@ -9,13 +9,13 @@ use std::{fs, path::Path};
 use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS, DEFAULT_PAST_HOST_MARK};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_yaml_ng::Value;
+use serde_json::Value;
 
 pub use links::LinkNames;
 pub use marks::Marks;
 pub use ports::PortRange;
 
-use crate::catalog::NetworkRef;
+use crate::{catalog::NetworkRef, yaml};
 
 /// The agent's configuration file, YAML. Every field has a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,30 +131,25 @@ impl Settings {
     }
 
     /// Absent, empty and null say the same.
-    fn read(text: &str) -> Result<Self, serde_path_to_error::Error<serde_yaml_ng::Error>> {
-        if let Ok(Value::Null) = serde_yaml_ng::from_str(text) {
-            return Ok(Self::default());
-        }
-        if let Ok(Value::Mapping(mut fields)) = serde_yaml_ng::from_str(text) {
-            let all = fields.len();
-            fields.retain(|_, value| !value.is_null() && value.as_str() != Some(""));
-            if fields.len() < all {
-                return serde_path_to_error::deserialize(Value::Mapping(fields));
+    fn read(text: &str) -> Result<Self, (String, String)> {
+        match yaml::read(text) {
+            Ok(Value::Null) => return Ok(Self::default()),
+            Ok(Value::Object(mut fields)) => {
+                let all = fields.len();
+                fields.retain(|_, value| !value.is_null() && value.as_str() != Some(""));
+                if fields.len() < all {
+                    return serde_path_to_error::deserialize(Value::Object(fields))
+                        .map_err(|error| (error.path().to_string(), error.inner().to_string()));
+                }
             }
+            _ => {}
         }
         // From the text itself errors say the line.
-        serde_path_to_error::deserialize(serde_yaml_ng::Deserializer::from_str(text))
+        yaml::read_fields(text)
     }
 
     fn parse(text: &str) -> Result<Self, (String, String)> {
-        let settings = Self::read(text).map_err(|e| {
-            let (field, reason) = (e.path().to_string(), e.inner().to_string());
-            // YAML's errors name the field themselves.
-            let reason = reason
-                .strip_prefix(&format!("{field}: "))
-                .unwrap_or(&reason);
-            (field, reason.to_owned())
-        })?;
+        let settings = Self::read(text)?;
         for (field, bits) in [
             ("mark", settings.mark),
             ("pastHostMark", settings.past_host_mark),
@@ -268,7 +263,7 @@ mod tests {
                 "nics: {include: [a-name-that-is-too-long]}",
                 "nics.include[0]",
             ),
-            ("nics: {includes: []}", "nics"),
+            ("nics: {includes: []}", "nics.includes"),
             ("nodePortRange: 32767-30000", "nodePortRange"),
             ("serviceCIDRs: [nonsense]", "serviceCIDRs[0]"),
             ("servicecidr: []", "servicecidr"),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use serde::{Serialize, de::DeserializeOwned};
-use serde_yaml_ng::Value;
+use serde_json::Value;
 
 use super::{
     Catalog, Consequence, Coordinator, Invalid, Network, ObjectName, Pool, Problem, Reserved,
@@ -14,6 +14,7 @@ use super::{
     name::DEFAULT_NAMESPACE,
     notes::{self, Note},
 };
+use crate::yaml;
 
 /// What stands in a [`Problem`] for the file, where objects come from the API server.
 const API_SERVER: &str = "Kubernetes API";
@@ -56,7 +57,7 @@ impl From<Invalid> for Fault {
 
 impl Builder {
     pub(super) fn add(&mut self, file: &Path, text: &str) {
-        for (position, document) in split(text).into_iter().enumerate() {
+        for (position, document) in yaml::documents(text).into_iter().enumerate() {
             let place = Place {
                 file,
                 document: Some(position + 1),
@@ -74,7 +75,7 @@ impl Builder {
             file: Path::new(API_SERVER),
             document: None,
         };
-        match serde_yaml_ng::to_value(object) {
+        match serde_json::to_value(object) {
             Ok(value) => self.add_one(place, value),
             Err(error) => self.note(place, Fault::of_text(format!("cannot be read: {error}"))),
         }
@@ -89,7 +90,7 @@ impl Builder {
         };
         let version = text("apiVersion");
         let items = match value.get("items") {
-            Some(Value::Sequence(items)) => items.clone(),
+            Some(Value::Array(items)) => items.clone(),
             None if !of.is_empty() => return self.add_one(place, value),
             None | Some(Value::Null) => Vec::new(),
             Some(_) => {
@@ -106,15 +107,13 @@ impl Builder {
         };
         for mut item in items {
             // The API server writes them into the items of a `List` alone.
-            if let Value::Mapping(fields) = &mut item
+            if let Value::Object(fields) = &mut item
                 && !of.is_empty()
             {
-                fields
-                    .entry("kind".into())
-                    .or_insert_with(|| of.clone().into());
+                fields.entry("kind").or_insert_with(|| of.clone().into());
                 if let Some(version) = &version {
                     let version = || version.clone().into();
-                    fields.entry("apiVersion".into()).or_insert_with(version);
+                    fields.entry("apiVersion").or_insert_with(version);
                 }
             }
             self.add_all(place, item, deeper);
@@ -264,14 +263,8 @@ impl Fault {
     }
 }
 
-/// A document as kubectl reads it: with merges (`<<`), which YAML 1.2 does not have.
 fn parse(document: &str) -> Result<Value, Fault> {
-    let read = || {
-        let mut value: Value = serde_yaml_ng::from_str(document)?;
-        value.apply_merge()?;
-        Ok(value)
-    };
-    read().map_err(|error: serde_yaml_ng::Error| {
+    yaml::read(document).map_err(|error| {
         Fault::of_text(format!(
             "is not YAML: {error}; correct the document (line numbers count from its start)"
         ))
@@ -284,33 +277,4 @@ fn read<T: DeserializeOwned>(value: Value, object: &str) -> Result<T, Fault> {
         field: Some(error.path().to_string()),
         message: format!("{}; correct the value or its type", error.inner()),
     })
-}
-
-/// The documents of a text, without those that have no content.
-///
-/// `---` at the start of a line ends a document whatever it is in the middle of (YAML 1.2, 9.1.2), so
-/// splitting first is exact, and a syntax error stays in its own document.
-fn split(text: &str) -> Vec<String> {
-    let mut documents = vec![String::new()];
-    for line in text.strip_prefix('\u{feff}').unwrap_or(text).lines() {
-        let rest = match line.strip_prefix("---") {
-            Some(rest) if rest.is_empty() || rest.starts_with([' ', '\t']) => {
-                documents.push(String::new());
-                rest
-            }
-            _ => line,
-        };
-        if let Some(document) = documents.last_mut() {
-            document.push_str(rest);
-            document.push('\n');
-        }
-    }
-    let has_content = |document: &String| {
-        document.lines().any(|line| {
-            let line = line.trim();
-            !line.is_empty() && !line.starts_with(['#', '%'])
-        })
-    };
-    documents.retain(has_content);
-    documents
 }

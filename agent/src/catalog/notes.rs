@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use serde::Serialize;
-use serde_yaml_ng::Value;
+use serde_json::Value;
 
 use super::manifest::{CoordinatorSpec, MultusConfigSpec};
+use crate::yaml::is_nothing;
 
 /// Where a `SpiderCoordinator` has its fields.
 pub(super) const CLUSTER: &str = "spec";
@@ -28,7 +29,7 @@ fn note(field: impl Into<String>, message: &str) -> Note {
 
 /// The fields of `written` that `understood`, what was read of it, does not have: nobody knows them.
 pub(super) fn unknown(field: &str, written: &Value, understood: &impl Serialize) -> Vec<Note> {
-    let understood = serde_yaml_ng::to_value(understood).unwrap_or(Value::Null);
+    let understood = serde_json::to_value(understood).unwrap_or(Value::Null);
     let mut notes = Vec::new();
     compare(field, written, &understood, &mut notes);
     notes
@@ -36,10 +37,9 @@ pub(super) fn unknown(field: &str, written: &Value, understood: &impl Serialize)
 
 fn compare(path: &str, written: &Value, understood: &Value, notes: &mut Vec<Note>) {
     match (written, understood) {
-        (Value::Mapping(written), Value::Mapping(understood)) => {
+        (Value::Object(written), Value::Object(understood)) => {
             for (key, value) in written {
-                let name = key.as_str().unwrap_or("?");
-                let path = format!("{path}.{name}");
+                let path = format!("{path}.{key}");
                 match understood.get(key) {
                     Some(known) => compare(&path, value, known, notes),
                     None if is_nothing(value) => {}
@@ -50,22 +50,12 @@ fn compare(path: &str, written: &Value, understood: &Value, notes: &mut Vec<Note
                 }
             }
         }
-        (Value::Sequence(written), Value::Sequence(understood)) => {
+        (Value::Array(written), Value::Array(understood)) => {
             for (position, (written, understood)) in written.iter().zip(understood).enumerate() {
                 compare(&format!("{path}[{position}]"), written, understood, notes);
             }
         }
         _ => {}
-    }
-}
-
-/// What says nothing, be it there or not.
-fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Mapping(fields) => fields.values().all(is_nothing),
-        Value::Sequence(items) => items.is_empty(),
-        _ => false,
     }
 }
 

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
 use super::{cluster::Cluster, object::Kind, service_cidrs, watches::resource};
+use crate::yaml;
 
 /// What was found, and where.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -136,7 +137,7 @@ async fn kubeadm(client: &Client) -> Option<(Vec<IpNet>, Vec<IpNet>)> {
 
 /// `networking.serviceSubnet` and `podSubnet` of a kubeadm ClusterConfiguration.
 fn of_kubeadm(text: &str) -> (Vec<IpNet>, Vec<IpNet>) {
-    let value: Value = serde_yaml_ng::from_str(text).unwrap_or(Value::Null);
+    let value: Value = yaml::read(text).unwrap_or(Value::Null);
     let field = |name: &str| {
         let text = value.pointer(&format!("/networking/{name}"));
         nets(text.and_then(Value::as_str).unwrap_or_default())

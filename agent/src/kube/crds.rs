@@ -5,8 +5,9 @@ use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
 
 use super::{attachment::NetworkAttachmentDefinition, endpoint::SpiderEndpoint};
-use crate::catalog::manifest::{
-    SpiderCoordinator, SpiderIpPool, SpiderMultusConfig, SpiderReservedIp,
+use crate::{
+    catalog::manifest::{SpiderCoordinator, SpiderIpPool, SpiderMultusConfig, SpiderReservedIp},
+    yaml,
 };
 
 /// A definition cannot be written.
@@ -17,7 +18,7 @@ pub enum Error {
     Json(#[from] serde_json::Error),
     /// As YAML.
     #[error("write a CustomResourceDefinition as YAML: {0}")]
-    Yaml(#[from] serde_yaml_ng::Error),
+    Yaml(#[from] yaml::Error),
 }
 
 /// Every definition as a file's name and its YAML, in the order of the names.
@@ -41,7 +42,7 @@ pub fn files() -> Result<Vec<(String, String)>, Error> {
             let mut value = serde_json::to_value(&definition)?;
             simplify(&mut value);
             complete(&mut value);
-            let text = serde_yaml_ng::to_string(&value)?;
+            let text = yaml::write(&value)?;
             Ok((
                 file,
                 format!("# Made by `cargo xtask crds` from the agent's types.\n{text}"),

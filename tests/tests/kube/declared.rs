@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::catalog::Catalog;
+use ebbtide_agent::{catalog::Catalog, yaml};
 use ebbtide_tests::cluster::Member;
 use serde_json::{Value, json};
 
@@ -25,8 +25,8 @@ const OTHERS: [&str; 8] = [
 ];
 
 fn objects() -> Result<Vec<Value>> {
-    let documents = serde_yaml_ng::Deserializer::from_str(DECLARED);
-    let objects = documents.map(|document| Ok(serde::Deserialize::deserialize(document)?));
+    let documents = yaml::documents(DECLARED);
+    let objects = documents.iter().map(|document| Ok(yaml::read(document)?));
     objects.collect()
 }
 
@@ -53,7 +53,7 @@ fn the_file_has_every_field_of_the_definitions() -> Result<()> {
     ] {
         let file = format!("crds/spiderpool.spidernet.io_{plural}.yaml");
         let text = fs::read_to_string(Path::new(DEPLOY).join(file))?;
-        let definition: Value = serde_yaml_ng::from_str(&text)?;
+        let definition: Value = yaml::read(&text)?;
         let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         let mut paths = Vec::new();
         fields(&schema["properties"]["spec"], "/spec", &mut paths);

@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use anyhow::{Result, bail, ensure};
 use cel::Value;
-use ebbtide_agent::catalog::{Catalog, Consequence, Problem, check_update};
+use ebbtide_agent::{
+    catalog::{Catalog, Consequence, Problem, check_update},
+    yaml,
+};
 use serde_json::{Map, Value as Json, json};
 
 use crate::{
@@ -127,7 +130,7 @@ fn the_definitions_rules_refuse_what_they_must_as_the_crate_cel_evaluates_them()
         }
         let file = format!("crds/spiderpool.spidernet.io_{}.yaml", row.plural);
         let text = fs::read_to_string(Path::new(DEPLOY).join(file))?;
-        let definition: Json = serde_yaml_ng::from_str(&text)?;
+        let definition: Json = yaml::read(&text)?;
         let schema =
             &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         ensure!(schema.is_object(), "{}", row.plural);
@@ -149,8 +152,8 @@ fn the_definitions_rules_refuse_what_they_must_as_the_crate_cel_evaluates_them()
 /// The policy of a kind, of the file as it is shipped.
 fn policy(plural: &str) -> Result<Json> {
     let text = fs::read_to_string(Path::new(DEPLOY).join("policy.yaml"))?;
-    for document in serde_yaml_ng::Deserializer::from_str(&text) {
-        let object: Json = serde::Deserialize::deserialize(document)?;
+    for document in yaml::documents(&text) {
+        let object: Json = yaml::read(&document)?;
         let rules = &object["spec"]["matchConstraints"]["resourceRules"][0]["resources"];
         if rules == &json!([plural]) {
             return Ok(object["spec"].clone());

@@ -4,6 +4,7 @@
 use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use ebbtide_agent::yaml;
 use ebbtide_tests::{
     cluster::{Binaries, ControlPlane, Options, Release},
     skip::{Need, skip},
@@ -42,9 +43,7 @@ fn without_empty(spec: &Json) -> Json {
 }
 
 fn documents(objects: impl IntoIterator<Item = Json>) -> Result<String> {
-    let texts = objects
-        .into_iter()
-        .map(|object| serde_yaml_ng::to_string(&object));
+    let texts = objects.into_iter().map(|object| yaml::write(&object));
     let texts = texts.collect::<std::result::Result<Vec<_>, _>>()?;
     Ok(texts.join("---\n"))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
+use ebbtide_agent::yaml;
 use serde_json::{Map, Value as Json, json};
 
 const TABLE: &str = include_str!("objects.yaml");
@@ -55,7 +56,7 @@ impl Row {
 
 /// The rows of the table.
 pub(crate) fn rows() -> Result<Vec<Row>> {
-    let table: Vec<Map<String, Json>> = serde_yaml_ng::from_str(TABLE)?;
+    let table: Vec<Map<String, Json>> = serde_json::from_value(yaml::read(TABLE)?)?;
     let mut rows = Vec::new();
     for (number, mut fields) in table.into_iter().enumerate() {
         let is = fields.remove("is").context("a row has no name")?;

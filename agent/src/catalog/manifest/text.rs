@@ -81,8 +81,12 @@ pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
             match text {
-                "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Ok(Some(true)),
-                "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Ok(Some(false)),
+                "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "True" | "TRUE" => {
+                    Ok(Some(true))
+                }
+                "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "False" | "FALSE" => {
+                    Ok(Some(false))
+                }
                 _ => Err(E::invalid_type(de::Unexpected::Str(text), &self)),
             }
         }

@@ -83,7 +83,7 @@ fn a_bad_item_of_a_list_spoils_no_other() {
 #[test]
 fn yaml_is_read_as_kubectl_reads_it() {
     let text = "--- # the pool\r\napiVersion: spiderpool.spidernet.io/v2beta1\r\nkind: SpiderIPPool\r\n\
-                metadata: {name: says-yes}\r\nspec: {subnet: 10.75.0.0/24, default: yes, disable: Off}\r\n\
+                metadata: {name: says-yes}\r\nspec: {subnet: 10.75.0.0/24, default: yes, disable: FALSE}\r\n\
                 ---\n\
                 apiVersion: spiderpool.spidernet.io/v2beta1\nkind: SpiderIPPool\nmetadata: {name: merged}\nspec:\n  \
                 <<: &common {gateway: 10.76.0.1, default: true}\n  subnet: 10.76.0.0/24\n  ips: [10.76.0.10]\n\

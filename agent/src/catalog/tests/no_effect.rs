@@ -79,8 +79,8 @@ fn each_field_of_a_network_that_does_nothing_is_named() {
         (
             "{cniType: ipvlan, ipvlan: {master: [ens5], rdmaResourceName: example.com/a, qos: 7}, colour: green}",
             &[
-                "spec.ipvlan.qos",
                 "spec.colour",
+                "spec.ipvlan.qos",
                 "spec.ipvlan.rdmaResourceName",
             ],
         ),
