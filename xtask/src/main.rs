@@ -9,6 +9,7 @@ mod build_ebpf;
 mod cargo;
 mod crds;
 mod demo;
+mod deny;
 mod e2e;
 mod exec;
 mod here;
@@ -42,6 +43,8 @@ enum Command {
     /// Measure, beside what people use today: `bench add`, `bench pool`
     #[command(subcommand)]
     Bench(bench::Options),
+    /// Look at all dependencies: known holes, licences, sources, twins
+    Deny(deny::Options),
     /// Show every path of traffic on a test network, with real pods and packets
     Demo(demo::Options),
     /// Run a real cluster on two machines with two NICs each, and look at everything in it
@@ -73,6 +76,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::BuildEbpf => build_ebpf::run(&ws, exec::Output::Show),
         Command::Build(options) => build::run(&ws, &options),
         Command::Crds => crds::run(&ws),
+        Command::Deny(options) => deny::run(&ws, &options),
         Command::Image(options) => image::run(&ws, &options),
         Command::Manifests(options) => manifests::run(&ws, &options),
         Command::Bench(options) => return bench::run(&ws, &options),

@@ -5,6 +5,7 @@
 
 pub(crate) mod debian;
 pub(crate) mod helm;
+pub(crate) mod installed;
 pub(crate) mod kernels;
 pub(crate) mod kube;
 pub(crate) mod linker;

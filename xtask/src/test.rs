@@ -17,7 +17,7 @@ use crate::exec::{self, Output};
 use crate::ui::{self, Colour};
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
-use crate::{bench, build, build_ebpf, cargo, image, manifests, setup};
+use crate::{bench, build, build_ebpf, cargo, deny, image, manifests, setup};
 
 use board::Board;
 use choice::{Depth, Here};
@@ -288,6 +288,8 @@ fn run_steps(
             build_ebpf::clippy(ws, quiet)
         });
         report.check("the manifests and the Helm chart", || manifests::check(ws));
+        let dependencies = format!("dependencies, by the advisories of {}", deny::as_of(ws));
+        report.check(&dependencies, || deny::check(ws, quiet));
     }
     report.check("build the agent and the demo", || {
         build::unoptimised(ws, quiet)
