@@ -19,6 +19,7 @@
 //! - [`programs`]: each eBPF program alone, with packets nobody would send;
 //! - [`bench`]: how fast addresses are, beside host-local, and what each program costs; [`victim`]: a
 //!   process to kill while it takes addresses;
+//! - [`fuzz`]: what comes from outside, damaged at random: read by what reads it, and sent to a running agent;
 //! - [`skip`]: saying that something for a test is not on this machine;
 //! - [`cluster`], [`process`]: a real Kubernetes from plain binaries;
 //! - [`e2e`]: all of it on a real cluster, as a table;
@@ -39,6 +40,7 @@ pub mod e2e;
 pub mod edge;
 pub mod family;
 pub mod foreign;
+pub mod fuzz;
 pub mod guest;
 pub mod iptables;
 pub mod lab;
@@ -58,6 +60,7 @@ pub mod process;
 pub mod programs;
 mod progress;
 pub mod proxy;
+pub mod random;
 pub mod snapshot;
 pub mod strict;
 pub mod tap;

@@ -9,31 +9,13 @@ use ebbtide_agent::{
 };
 use serde_json::json;
 
+use crate::random::Random;
+
 const MANIFEST: &str = "{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, \
     metadata: {name: p}, spec: {subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.200], default: true}}";
 
 /// So many work at once, each on its own containers.
 const WORKERS: u64 = 8;
-
-/// xorshift64* (Vigna 2016): the moments need not be good, only different.
-#[derive(Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// Another seed, another sequence.
-    #[must_use]
-    pub const fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    /// A number from 0 to below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
-    }
-}
 
 /// What the pools are opened with, by the process and by whoever looks after its death.
 #[must_use]

@@ -12,6 +12,7 @@ mod demo;
 mod deny;
 mod e2e;
 mod exec;
+mod fuzz;
 mod here;
 mod image;
 mod manifests;
@@ -49,6 +50,8 @@ enum Command {
     Demo(demo::Options),
     /// Run a real cluster on two machines with two NICs each, and look at everything in it
     E2e(e2e::Options),
+    /// Damage inputs at random, for everything that reads what comes from outside
+    Fuzz(fuzz::Options),
     /// Pack the container image, an OCI archive (no Docker)
     Image(image::Options),
     /// Make deploy/ebbtide.yaml from the Helm chart
@@ -82,6 +85,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(options) => return bench::run(&ws, &options),
         Command::Demo(options) => return demo::run(&ws, &options),
         Command::E2e(options) => return e2e::run(&ws, &options),
+        Command::Fuzz(options) => return fuzz::run(&ws, &options),
         Command::Test(options) => return test::run(&ws, &options),
         Command::Vm(options) => return vm::run(&ws, &options),
     }

@@ -26,9 +26,7 @@ const DEPTH: u8 = 3;
 ///
 /// # Errors
 /// When it cannot be read without any of its attributes either, or is none.
-pub(super) fn decode<T: NetlinkDeserializable>(
-    bytes: &[u8],
-) -> Result<NetlinkMessage<T>, DecodeError> {
+pub fn decode<T: NetlinkDeserializable>(bytes: &[u8]) -> Result<NetlinkMessage<T>, DecodeError> {
     NetlinkMessage::deserialize(bytes).or_else(|error| {
         let Some((fixed, attributes)) = split(bytes) else {
             return Err(error);

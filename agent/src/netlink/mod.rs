@@ -14,7 +14,7 @@ pub mod foreign;
 mod foreign_rule;
 mod holder;
 pub mod hooks;
-mod lenient;
+pub mod lenient;
 pub mod link;
 mod local;
 pub mod marked;

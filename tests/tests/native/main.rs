@@ -9,6 +9,7 @@ mod bench;
 mod chained;
 mod crowd;
 mod doctor;
+mod fuzz;
 mod host_programs;
 mod isolation;
 mod netlink;

@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_agent::pool::Pools;
-use ebbtide_tests::victim::{Random, options};
+use ebbtide_tests::{random::Random, victim::options};
 use tempfile::TempDir;
 
 /// About how long the killing goes on, unless EBBTIDE_KILLS says how often.
