@@ -1,29 +1,39 @@
 //! The agent's Unix socket.
 
+mod room;
+
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use ebbtide_plugin::wire::{MAX_MESSAGE, Query, Request, Response};
+use ebbtide_plugin::{
+    cni::{NEWEST, code},
+    wire::{Query, Request, Response},
+};
+use nix::unistd::geteuid;
+use room::{Received, Room, SMALL};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, watch},
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
     time::timeout,
 };
 use tracing::{debug, warn};
 
-use crate::{agent::Agent, cni, query};
+use crate::{
+    agent::Agent,
+    cni::{self, Failure},
+    query,
+};
 
 /// How long a client may take to say what it wants, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Requests served at once; the others wait. Each may need a thread and a few descriptors.
-const AT_ONCE: usize = 256;
 
 /// Answers of a trace that may wait for their reader.
 const ANSWERS: usize = 64;
@@ -42,8 +52,9 @@ impl Server {
     /// replaced. One with another state directory may be alive: then its socket answers.
     ///
     /// # Errors
-    /// When the socket cannot be made, or somebody listens there.
+    /// When the socket cannot be made, somebody listens there, or others could put one of theirs in its place.
     pub fn bind(path: &Path) -> io::Result<Self> {
+        refuse_open_directory(path)?;
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
@@ -73,8 +84,10 @@ impl Server {
 
     /// Serves until `stop` completes, then lets the requests that are under way end.
     pub async fn serve(self, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
-        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let room = Arc::new(Room::new());
         let (stopping, told) = watch::channel(false);
+        // Held by every conversation; nobody says anything by it.
+        let (talking, mut ended) = mpsc::channel::<()>(1);
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {
@@ -90,22 +103,60 @@ impl Server {
                     continue;
                 }
             };
-            let agent = Arc::clone(&agent);
-            let told = told.clone();
-            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-                break;
-            };
+            if !may_ask(&stream) {
+                warn!(
+                    "somebody who is not root asks at {}: not served",
+                    self.path.display()
+                );
+                continue;
+            }
+            let silence = room.enter(Instant::now());
+            let (agent, room, told) = (Arc::clone(&agent), Arc::clone(&room), told.clone());
+            let talking = talking.clone();
             tokio::spawn(async move {
-                if let Err(e) = converse(&agent, stream, told).await {
+                if let Err(e) = converse(&agent, &room, stream, silence, told).await {
                     debug!("a client went away: {e}");
                 }
-                drop(place);
+                drop(talking);
             });
         }
         let _nobody_listens = stopping.send(true);
-        // Every place back means every request answered.
-        let _all = room.acquire_many(AT_ONCE as u32).await;
+        room.clear();
+        drop(talking);
+        let _all_ended = ended.recv().await;
     }
+}
+
+/// Whoever may write into the directory could put a socket of their own in the place of ours, and answer for the agent.
+fn refuse_open_directory(socket: &Path) -> io::Result<()> {
+    const STICKY: u32 = 0o1000;
+    let directory = match socket.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let found = fs::metadata(directory)?;
+    let mode = found.mode();
+    let is_trusted = found.uid() == 0 || found.uid() == geteuid().as_raw();
+    let others_write = mode & 0o002 != 0 || mode & 0o020 != 0 && found.gid() != 0;
+    if is_trusted && (!others_write || mode & STICKY != 0) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "others may write into {dir} (user {}, mode {:o}) and could answer in the agent's place: `chown root {dir}; \
+             chmod go-w {dir}`, or give the agent a directory of its own (--run-dir)",
+            found.uid(),
+            mode & 0o7777,
+            dir = directory.display()
+        ),
+    ))
+}
+
+/// The socket's mode says the same, as long as nobody changes it.
+fn may_ask(stream: &UnixStream) -> bool {
+    let asks = stream.peer_cred().map(|peer| peer.uid());
+    asks.is_ok_and(|user| user == 0 || user == geteuid().as_raw())
 }
 
 impl Drop for Server {
@@ -120,22 +171,33 @@ impl Drop for Server {
 }
 
 async fn converse(
-    agent: &Agent,
+    agent: &Arc<Agent>,
+    room: &Room,
     mut stream: UnixStream,
+    silence: oneshot::Receiver<()>,
     stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let request = timeout(PATIENCE, receive(&mut stream)).await??;
-    let response = match serde_json::from_slice::<Request>(&request) {
-        Ok(Request::Cni(invocation)) => cni::handle(agent, &invocation).await,
-        Ok(Request::Query(Query::Trace(wish))) => {
-            let (sender, answers) = mpsc::channel(ANSWERS);
-            let (passed_on, ()) = tokio::join!(
-                pass_on(answers, &mut stream, stopping),
-                query::trace(agent, &wish, sender)
-            );
-            return passed_on;
+    let Received { bytes, room: kept } = tokio::select! {
+        received = timeout(PATIENCE, room.receive(&mut stream)) => received??,
+        _ = silence => return Err(io::Error::other("it was silent, and many others came")),
+    };
+    let length = bytes.len();
+    let is_long = length > SMALL;
+    let read = aside(is_long, async move { serde_json::from_slice(&bytes) }).await;
+    let response = match read {
+        Ok(request @ Request::Query(Query::Trace(_))) => {
+            let tracing = trace(agent, &request, &mut stream, stopping);
+            return room
+                .serve(&request, length, tracing)
+                .await
+                .unwrap_or(Ok(()));
         }
-        Ok(Request::Query(query)) => query::answer(agent, &query).await,
+        Ok(request) => {
+            let request = Arc::new(request);
+            let answer = answer(Arc::clone(agent), Arc::clone(&request));
+            let served = room.serve(&request, length, aside(is_long, answer)).await;
+            served.unwrap_or_else(|| too_many(&request))
+        }
         Err(e) => Response {
             exit: 2,
             output: format!(
@@ -144,7 +206,65 @@ async fn converse(
             ),
         },
     };
-    timeout(PATIENCE, send(&mut stream, &response)).await?
+    drop(kept);
+    timeout(PATIENCE, async {
+        let _room = room.for_answer(response.output.len()).await?;
+        send(&mut stream, &response).await
+    })
+    .await?
+}
+
+/// Does what takes long on a thread of its own: whoever asks something short must not wait for it.
+async fn aside<T: Send + 'static>(
+    takes_long: bool,
+    work: impl Future<Output = T> + Send + 'static,
+) -> T {
+    if !takes_long {
+        return work.await;
+    }
+    let runtime = Handle::current();
+    let done = spawn_blocking(move || runtime.block_on(work)).await;
+    done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
+}
+
+async fn answer(agent: Arc<Agent>, request: Arc<Request>) -> Response {
+    match &*request {
+        Request::Cni(invocation) => cni::handle(&agent, invocation).await,
+        Request::Query(query) => query::answer(&agent, query).await,
+    }
+}
+
+async fn trace(
+    agent: &Agent,
+    request: &Request,
+    stream: &mut UnixStream,
+    stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let Request::Query(Query::Trace(wish)) = request else {
+        return Ok(());
+    };
+    let (sender, answers) = mpsc::channel(ANSWERS);
+    let (passed_on, ()) = tokio::join!(
+        pass_on(answers, stream, stopping),
+        query::trace(agent, wish, sender)
+    );
+    passed_on
+}
+
+/// What is told at once to who comes when too many wait.
+fn too_many(request: &Request) -> Response {
+    let what = "so many requests wait already that this one was not begun";
+    match request {
+        Request::Cni(_) => Response {
+            exit: 1,
+            output: Failure::new(code::TRY_AGAIN_LATER, what, "the runtime will try again")
+                .to_json(NEWEST),
+        },
+        Request::Query(_) => Response {
+            exit: 1,
+            output: format!("{what}: ask again in a moment"),
+        },
+    }
 }
 
 /// Sends answers until there are no more, the other side has gone, or we are stopping. Then the
@@ -168,19 +288,6 @@ async fn pass_on(
         };
         timeout(PATIENCE, send(&mut to, &answer)).await??;
     }
-}
-
-async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
-    let length = stream.read_u32_le().await?;
-    if length > MAX_MESSAGE {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("a request of {length} bytes is too long"),
-        ));
-    }
-    let mut bytes = vec![0; length as usize];
-    stream.read_exact(&mut bytes).await?;
-    Ok(bytes)
 }
 
 async fn send(stream: &mut (impl AsyncWrite + Unpin), response: &Response) -> io::Result<()> {

@@ -142,6 +142,12 @@ fn run(command: String) -> Result<(u8, String), CniError> {
     }
     match answer {
         Ok(response) => Ok((response.exit, response.output)),
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(fail(
+            version,
+            code::DECODING_FAILURE,
+            e.to_string(),
+            "is the network configuration one? It has a few hundred bytes, and the results of the plugins before",
+        )),
         Err(e) => Err(fail(
             version,
             if command == "STATUS" {

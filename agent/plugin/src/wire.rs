@@ -1,19 +1,23 @@
 //! One request, one response, each a length (32 bit, little endian) and as many bytes of JSON.
 
 use std::{
+    fs,
     io::{self, Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
     path::Path,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The longest message, in bytes; a network configuration is a few hundred.
-pub const MAX_MESSAGE: u32 = 4 << 20;
+/// The longest request, in bytes; a network configuration is a few hundred.
+pub const MAX_REQUEST: u32 = 1 << 20;
 
-/// The longest network configuration accepted on standard input, in bytes.
-pub const MAX_CONFIG: u64 = 1 << 20;
+/// The longest answer, in bytes.
+pub const MAX_ANSWER: u32 = 4 << 20;
+
+/// The longest network configuration accepted on standard input, in bytes: with its quotes escaped it is a request.
+pub const MAX_CONFIG: u64 = 1 << 19;
 
 /// What the agent is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -122,19 +126,22 @@ pub struct Response {
     pub output: String,
 }
 
-/// Writes one message.
+/// Writes one request.
 ///
 /// # Errors
-/// When it is longer than [`MAX_MESSAGE`] or cannot be written.
+/// When it is longer than [`MAX_REQUEST`] (`InvalidInput`) or cannot be written.
 pub fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let length = u32::try_from(bytes.len())
         .ok()
-        .filter(|length| *length <= MAX_MESSAGE)
+        .filter(|length| *length <= MAX_REQUEST)
         .ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("a message of {} bytes is too long", bytes.len()),
+                format!(
+                    "a request of {} bytes is longer than the {MAX_REQUEST} that there may be",
+                    bytes.len()
+                ),
             )
         })?;
     // One write: the agent needs one wake-up, and no half message is ever on the socket.
@@ -143,18 +150,18 @@ pub fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()
     stream.write_all(&frame)
 }
 
-/// Reads one message.
+/// Reads one answer.
 ///
 /// # Errors
-/// When it is longer than [`MAX_MESSAGE`], cut off, or not the JSON expected.
+/// When it is longer than [`MAX_ANSWER`], cut off, or not the JSON expected.
 pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length);
-    if length > MAX_MESSAGE {
+    if length > MAX_ANSWER {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a message of {length} bytes is too long"),
+            format!("an answer of {length} bytes is too long"),
         ));
     }
     let mut bytes = Vec::new();
@@ -168,18 +175,67 @@ pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
 /// Asks the agent at `socket`, waiting `patience` at most for the answer.
 ///
 /// # Errors
-/// When nobody listens, or no whole answer comes in time.
+/// When nobody listens, or somebody else than root or this process' user does, or no whole answer comes in time.
 pub fn ask(socket: &Path, request: &Request, patience: Duration) -> io::Result<Response> {
-    let mut stream = UnixStream::connect(socket)?;
+    let mut stream = connect(socket)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     send(&mut stream, request)?;
     receive(&mut stream)
 }
 
+/// Connects to the agent at `socket`. Whoever has the socket's file gives the answer, which a runtime believes.
+///
+/// # Errors
+/// When nobody listens, or the socket is neither root's nor this process' user's.
+pub fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let owner = fs::metadata(socket)?.uid();
+    let own = fs::metadata("/proc/self")?.uid();
+    if owner == 0 || owner == own {
+        return UnixStream::connect(socket);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("the socket is user {owner}'s, and an agent's is root's"),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+
+    #[test]
+    fn a_socket_of_somebody_else_is_not_asked() {
+        if fs::metadata("/proc/self").unwrap().uid() != 0 {
+            return;
+        }
+        let path = std::env::temp_dir().join(format!("ebbtide-wire-{}.sock", std::process::id()));
+        let _listener = UnixListener::bind(&path).unwrap();
+        std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+        let asked = ask(
+            &path,
+            &Request::Query(Query::Status),
+            Duration::from_secs(1),
+        );
+        fs::remove_file(&path).unwrap();
+        let refused = asked.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied, "{refused}");
+    }
+
+    #[test]
+    fn a_request_that_is_too_long_is_not_sent() {
+        let config = "x".repeat(MAX_REQUEST as usize);
+        let request = Request::Cni(Invocation {
+            config,
+            ..Invocation::default()
+        });
+        let mut sent = Vec::new();
+        let refused = send(&mut sent, &request).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{refused}");
+        assert!(sent.is_empty());
+    }
 
     #[test]
     fn what_is_sent_is_received() {

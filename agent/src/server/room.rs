@@ -1,0 +1,355 @@
+//! How much is served at once, and how much may wait for it. Who is silent takes nobody's place; who looks has places that
+//! those who change something do not get; what is kept of requests and answers has a bound.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ebbtide_plugin::wire::{MAX_REQUEST, Query, Request};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+};
+
+/// Requests that change something and are served at once. Each may need a thread and a few descriptors.
+const COMMANDS: usize = 256;
+
+/// Those that only look: from memory, and soon done.
+const QUERIES: usize = 16;
+
+/// Those of either kind that are longer than [`USUAL`].
+const LONG: usize = 32;
+
+/// As long as a request is where nobody means harm. What JSON says takes up to eighty times as much in memory.
+const USUAL: usize = 8 << 10;
+
+/// KiB of long requests that are served at once.
+const LONG_KIB: u32 = 2048;
+
+/// Requests of each kind that may be here, served or waiting. A node has a few hundred pods.
+const MOST: usize = 1024;
+
+/// Messages up to this length are read or written whenever they come: no more than [`MOST`] of each kind are here.
+pub(super) const SMALL: usize = 64 << 10;
+
+/// How many that are larger are in memory at once.
+const LARGE: usize = 16;
+
+/// Connections that have said nothing yet, or not all, and that may stay so.
+const SILENT: usize = 256;
+
+/// Of more than [`SILENT`], the oldest have to go, but for those that are younger than this: they may be about to speak.
+const YOUNG: Duration = Duration::from_secs(1);
+
+/// So many are never silent, however young.
+const MOST_SILENT: usize = 1024;
+
+/// The limits.
+#[derive(Debug)]
+pub(super) struct Room {
+    commands: Kind,
+    queries: Kind,
+    long: Kind,
+    long_kib: Semaphore,
+    large_requests: Arc<Semaphore>,
+    large_answers: Arc<Semaphore>,
+    silent: Mutex<VecDeque<Silent>>,
+}
+
+#[derive(Debug)]
+struct Kind {
+    places: Semaphore,
+    here: Semaphore,
+}
+
+impl Kind {
+    fn new(places: usize) -> Self {
+        Self {
+            places: Semaphore::new(places),
+            here: Semaphore::new(MOST),
+        }
+    }
+}
+
+/// A connection that has said nothing yet. It ends with this.
+#[derive(Debug)]
+struct Silent {
+    since: Instant,
+    end: oneshot::Sender<()>,
+}
+
+/// A request as it was read.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) bytes: Vec<u8>,
+    /// Kept for as long as what the bytes say is.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self {
+            commands: Kind::new(COMMANDS),
+            queries: Kind::new(QUERIES),
+            long: Kind::new(LONG),
+            long_kib: Semaphore::new(LONG_KIB as usize),
+            large_requests: Arc::new(Semaphore::new(LARGE)),
+            large_answers: Arc::new(Semaphore::new(LARGE)),
+            silent: Mutex::default(),
+        }
+    }
+
+    /// Notes a new connection. What this gives ends when it has been silent for too long, beside so many others.
+    pub(super) fn enter(&self, now: Instant) -> oneshot::Receiver<()> {
+        let (end, ended) = oneshot::channel();
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.push_back(Silent { since: now, end });
+        if silent.len() > SILENT {
+            // Who has spoken does not listen any more.
+            silent.retain(|one| !one.end.is_closed());
+        }
+        while silent.len() > SILENT
+            && silent.front().is_some_and(|oldest| {
+                silent.len() > MOST_SILENT || now.duration_since(oldest.since) >= YOUNG
+            })
+        {
+            silent.pop_front();
+        }
+        ended
+    }
+
+    /// Ends all that are silent.
+    pub(super) fn clear(&self) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.clear();
+    }
+
+    /// Reads one request. What is kept of it grows as it comes.
+    ///
+    /// # Errors
+    /// When it is too long, or is not all sent.
+    pub(super) async fn receive(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> io::Result<Received> {
+        let length = stream.read_u32_le().await?;
+        if length > MAX_REQUEST {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a request of {length} bytes is too long"),
+            ));
+        }
+        let length = length as usize;
+        let mut bytes = Vec::new();
+        let first = length.min(SMALL);
+        (&mut *stream)
+            .take(first as u64)
+            .read_to_end(&mut bytes)
+            .await?;
+        let mut room = None;
+        if length > first && bytes.len() == first {
+            room = Some(one(&self.large_requests).await?);
+            let rest = (length - first) as u64;
+            stream.take(rest).read_to_end(&mut bytes).await?;
+        }
+        if bytes.len() < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Received { bytes, room })
+    }
+
+    /// Waits until so many bytes may be kept for somebody who reads them slowly; none needed if they are few.
+    ///
+    /// # Errors
+    /// When the agent ends.
+    pub(super) async fn for_answer(
+        &self,
+        length: usize,
+    ) -> io::Result<Option<OwnedSemaphorePermit>> {
+        match length > SMALL {
+            true => one(&self.large_answers).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Does the work for a request when there is a place for it; nothing, if too many wait already.
+    pub(super) async fn serve<T>(
+        &self,
+        request: &Request,
+        length: usize,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let is_long = length > USUAL;
+        let kind = match (is_long, only_looks(request)) {
+            (true, _) => &self.long,
+            (false, true) => &self.queries,
+            (false, false) => &self.commands,
+        };
+        let _here = kind.here.try_acquire().ok()?;
+        let _kib = match is_long {
+            true => {
+                let kib = u32::try_from(length.div_ceil(1 << 10)).unwrap_or(LONG_KIB);
+                Some(self.long_kib.acquire_many(kib.min(LONG_KIB)).await.ok()?)
+            }
+            false => None,
+        };
+        let _place = kind.places.acquire().await.ok()?;
+        Some(work.await)
+    }
+}
+
+async fn one(room: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
+    let permit = Arc::clone(room).acquire_owned().await;
+    permit.map_err(io::Error::other)
+}
+
+/// Whether a request is answered from what the agent knows: as soon as it can be, whoever else changes something.
+fn only_looks(request: &Request) -> bool {
+    match request {
+        Request::Query(Query::Release { .. }) => false,
+        Request::Query(_) => true,
+        Request::Cni(invocation) => invocation.command == "STATUS",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ebbtide_plugin::wire::Invocation;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn frame(length: usize) -> Vec<u8> {
+        let mut frame = (length as u32).to_le_bytes().to_vec();
+        frame.resize(4 + length, b'x');
+        frame
+    }
+
+    fn command() -> Request {
+        Request::Cni(Invocation::default())
+    }
+
+    #[tokio::test]
+    async fn a_request_is_read_whole_or_not_at_all() {
+        let room = Room::new();
+        for length in [0, 1, SMALL, SMALL + 1, 1 << 20] {
+            let whole = frame(length);
+            let received = room.receive(&mut whole.as_slice()).await.unwrap();
+            assert_eq!(received.bytes.len(), length);
+            let cut = &whole[..whole.len() - 1];
+            let refused = room.receive(&mut &*cut).await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::UnexpectedEof, "{length}");
+        }
+        let refused = room.receive(&mut frame((1 << 20) + 1).as_slice()).await;
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        // What was said is that much will come; what is kept is what came.
+        let (mut near, mut far) = tokio::io::duplex(64);
+        tokio::io::AsyncWriteExt::write_all(&mut far, &frame(1 << 20)[..40])
+            .await
+            .unwrap();
+        let reading = timeout(Duration::from_millis(20), room.receive(&mut near)).await;
+        assert!(reading.is_err());
+        assert_eq!(room.large_requests.available_permits(), LARGE);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_of_many_silent_ones_ends_and_no_young_one_does() {
+        let room = Room::new();
+        let start = Instant::now();
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        let mut first: Vec<_> = (0..SILENT).map(|_| room.enter(at(0))).collect();
+        // One of them has spoken.
+        drop(first.remove(0));
+        let mut second = room.enter(at(2000));
+        assert!(
+            first
+                .iter_mut()
+                .all(|one| one.try_recv() == Err(oneshot::error::TryRecvError::Empty))
+        );
+        let mut third = room.enter(at(2001));
+        assert_eq!(
+            first[0].try_recv(),
+            Err(oneshot::error::TryRecvError::Closed)
+        );
+        for young in [&mut second, &mut third, &mut first[1]] {
+            assert_eq!(young.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        }
+        let flood: Vec<_> = (0..2 * MOST_SILENT).map(|_| room.enter(at(2002))).collect();
+        assert_eq!(room.silent.lock().unwrap().len(), MOST_SILENT);
+        drop(flood);
+        room.clear();
+        assert_eq!(third.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    }
+
+    #[tokio::test]
+    async fn queries_are_served_while_commands_take_all_places_and_what_is_too_many_is_told_so() {
+        let room = Arc::new(Room::new());
+        let forever = || std::future::pending::<()>();
+        let mut stuck = Vec::new();
+        for _ in 0..MOST {
+            let room = Arc::clone(&room);
+            let serving = async move { room.serve(&command(), 1000, forever()).await };
+            stuck.push(tokio::spawn(serving));
+        }
+        while room.commands.here.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(room.serve(&command(), 1000, async {}).await, None);
+        for length in [USUAL + 1, 1 << 20] {
+            assert_eq!(room.serve(&command(), length, async {}).await, Some(()));
+        }
+        for request in [
+            Request::Query(Query::Status),
+            Request::Cni(Invocation {
+                command: "STATUS".into(),
+                ..Invocation::default()
+            }),
+        ] {
+            let answer = room.serve(&request, 1000, async { 7 });
+            let answer = timeout(Duration::from_secs(10), answer).await;
+            assert_eq!(answer.unwrap(), Some(7), "{request:?}");
+        }
+        for one in stuck {
+            one.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn few_of_the_longest_requests_are_served_at_once_and_keep_no_usual_one_waiting() {
+        let room = Arc::new(Room::new());
+        let (mut most, running) = (0, Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let (room, running) = (Arc::clone(&room), Arc::clone(&running));
+            all.spawn(async move {
+                let work = async {
+                    let now = running.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+                    tokio::task::yield_now().await;
+                    running.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+                    now
+                };
+                room.serve(&command(), 1 << 20, work).await.unwrap()
+            });
+        }
+        let stuck = Arc::new(Room::new());
+        for _ in 0..LONG {
+            let stuck = Arc::clone(&stuck);
+            tokio::spawn(async move {
+                let forever = std::future::pending::<()>();
+                stuck.serve(&command(), 1 << 20, forever).await
+            });
+        }
+        tokio::task::yield_now().await;
+        let request = command();
+        let usual = stuck.serve(&request, USUAL, async { 7 });
+        let usual = timeout(Duration::from_secs(10), usual).await;
+        assert_eq!(usual.unwrap(), Some(7));
+        while let Some(now) = all.join_next().await {
+            most = most.max(now.unwrap());
+        }
+        assert_eq!(most, 2);
+    }
+}
