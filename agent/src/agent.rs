@@ -43,6 +43,7 @@ use crate::{
     node::{self, CurrentFacts, NodeFacts},
     podnet::{self, PodNet},
     pool::{Owner, Pools},
+    private,
     settings::Settings,
     timing,
 };
@@ -141,6 +142,7 @@ impl Agent {
                 sticky: settings.sticky_addresses,
             },
         )?;
+        private::narrow(&directories.state);
         let datapath =
             Datapath::open(&directories.bpf, settings.marks(), settings.node_port_range)?;
         let host = Netlink::open("in the host")?;

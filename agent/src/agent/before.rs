@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -11,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::locked;
-use crate::netlink::{model::Sysctl, sysctl};
+use crate::{
+    netlink::{model::Sysctl, sysctl},
+    private,
+};
 
 /// The file's name in the state directory.
 const FILE: &str = "settings-before.json";
@@ -99,6 +103,6 @@ impl Before {
 
 fn write(path: &Path, changed: &BTreeMap<String, Changed>) -> io::Result<()> {
     let draft = path.with_extension("draft");
-    fs::write(&draft, serde_json::to_vec_pretty(changed)?)?;
+    private::create(&draft)?.write_all(&serde_json::to_vec_pretty(changed)?)?;
     fs::rename(&draft, path)
 }

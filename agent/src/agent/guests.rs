@@ -8,9 +8,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tracing::error;
+use tracing::{error, warn};
 
-use crate::{podnet::PodNet, pool::Owner};
+use crate::{digest::fnv, podnet::PodNet, pool::Owner, private};
 
 /// The directory of these records.
 #[derive(Debug)]
@@ -26,11 +26,41 @@ struct Document {
 }
 
 impl Guests {
-    /// Makes the directory, if it is not there.
+    /// Makes the directory, if it is not there. Records of older agents get the names of today, and what an agent that
+    /// was killed had begun to write goes.
     pub(super) fn open(state: &Path) -> io::Result<Self> {
         let directory = state.join("guests");
-        fs::create_dir_all(&directory)?;
-        Ok(Self(directory))
+        private::make_directory(&directory)?;
+        let guests = Self(directory);
+        for entry in fs::read_dir(&guests.0)?.flatten() {
+            let path = entry.path();
+            let done = match path.extension().map(|kind| kind.as_encoded_bytes()) {
+                Some(b"draft") => fs::remove_file(&path),
+                Some(b"json") => guests.rename(&path),
+                _ => Ok(()),
+            };
+            if let Err(e) = done {
+                warn!("the record {} stays as it is: {e}", path.display());
+            }
+        }
+        Ok(guests)
+    }
+
+    /// Gives a record the name that it has today. Of two of the same interface the younger stays.
+    fn rename(&self, path: &Path) -> io::Result<()> {
+        // Of one that cannot be read, the list tells.
+        let Ok(Some((owner, _))) = read(path) else {
+            return Ok(());
+        };
+        let named = self.path(&owner);
+        if named == path {
+            return Ok(());
+        }
+        let written = |path: &Path| fs::metadata(path).and_then(|found| found.modified());
+        match written(&named) {
+            Ok(other) if other > written(path)? => fs::remove_file(path),
+            _ => fs::rename(path, named),
+        }
     }
 
     /// Writes a record. It survives the agent; if another plugin's addresses are to be given back, it
@@ -44,8 +74,16 @@ impl Guests {
             net: net.clone(),
         };
         let path = self.path(owner);
+        if let Ok(Some((other, _))) = read(&path)
+            && other != *owner
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("{} is the record of {other}", path.display()),
+            ));
+        }
         let draft = path.with_extension("draft");
-        let mut file = File::create(&draft)?;
+        let mut file = private::create(&draft)?;
         file.write_all(&serde_json::to_vec(&document)?)?;
         if net.delegate.is_none() {
             return fs::rename(&draft, &path);
@@ -93,10 +131,20 @@ impl Guests {
             .collect()
     }
 
-    /// Neither part has a slash, and an interface's name has no more than 15 bytes.
+    /// A container's name and an interface's are there for people, as far as a file's name may be that long; the digest
+    /// tells the networks apart, whose names may be anything.
     fn path(&self, owner: &Owner) -> PathBuf {
-        let name = format!("{}@{}.json", owner.container_id, owner.interface);
-        self.0.join(name)
+        const SHOWN: usize = 64;
+        let Owner {
+            network,
+            container_id,
+            interface,
+        } = owner;
+        let parts = [network, container_id, interface].map(|part| part.bytes().chain([0]));
+        let digest = fnv(parts.into_iter().flatten());
+        let shown: String = container_id.chars().take(SHOWN).collect();
+        let name = format!("{shown}@{interface}@{digest:016x}.json");
+        self.0.join(name.replace('/', "_"))
     }
 }
 
@@ -117,6 +165,107 @@ fn read(path: &Path) -> io::Result<Option<(Owner, PodNet)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        node::NodeFacts,
+        podnet::{self, Earlier, NetworkSpec, Sandbox},
+        settings::Settings,
+    };
+
+    fn owner(network: &str, container_id: &str) -> Owner {
+        Owner {
+            network: network.into(),
+            container_id: container_id.into(),
+            interface: "eth0".into(),
+        }
+    }
+
+    /// That of an interface that another plugin made.
+    fn net(network: &str) -> PodNet {
+        let sandbox = Sandbox {
+            container_id: "c".into(),
+            interface: "eth0".into(),
+            netns: "/run/netns/c".into(),
+            netns_inode: 1,
+            pid_namespace: None,
+            pod: "default/web".into(),
+        };
+        let spec = NetworkSpec {
+            made_before: Some(1500),
+            ..NetworkSpec::named(network)
+        };
+        let (earlier, node) = (Earlier::default(), NodeFacts::default());
+        podnet::plan(&sandbox, &earlier, &spec, &[], &node, &Settings::default()).unwrap()
+    }
+
+    fn networks(guests: &Guests) -> Vec<String> {
+        let listed = guests.list().into_iter();
+        let mut networks: Vec<String> = listed
+            .map(|(owner, net)| {
+                assert_eq!(owner.network, net.network);
+                net.network
+            })
+            .collect();
+        networks.sort();
+        networks
+    }
+
+    #[test]
+    fn two_networks_of_a_container_have_a_record_each() {
+        let state = tempfile::tempdir().unwrap();
+        let guests = Guests::open(state.path()).unwrap();
+        let names = ["first", "second", "ns/with a slash", "\u{1b}[2J\n"];
+        for name in names {
+            guests.write(&owner(name, "c"), &net(name)).unwrap();
+        }
+        assert_eq!(guests.list().len(), names.len());
+        guests.remove(&owner("first", "c")).unwrap();
+        let reopened = Guests::open(state.path()).unwrap();
+        let mut left = names[1..].to_vec();
+        left.sort_unstable();
+        assert_eq!(networks(&reopened), left);
+    }
+
+    #[test]
+    fn a_container_may_be_called_as_long_as_it_likes() {
+        let state = tempfile::tempdir().unwrap();
+        let guests = Guests::open(state.path()).unwrap();
+        let long = "c".repeat(4000);
+        let longer = format!("{long}c");
+        for container in [&long, &longer] {
+            guests.write(&owner("n", container), &net("n")).unwrap();
+        }
+        assert_eq!(guests.list().len(), 2);
+        guests.remove(&owner("n", &long)).unwrap();
+        assert_eq!(guests.list()[0].0.container_id, longer);
+    }
+
+    #[test]
+    fn records_of_an_older_agent_are_found_by_their_owners() {
+        let state = tempfile::tempdir().unwrap();
+        let guests = Guests::open(state.path()).unwrap();
+        let own = owner("n", "c");
+        guests.write(&own, &net("n")).unwrap();
+        let older = guests.0.join("c@eth0.json");
+        fs::rename(guests.path(&own), &older).unwrap();
+        fs::write(guests.0.join("killed@eth0.draft"), "{").unwrap();
+        let guests = Guests::open(state.path()).unwrap();
+        assert_eq!(networks(&guests), ["n"]);
+        assert!(!older.exists());
+        guests.remove(&own).unwrap();
+        assert_eq!(fs::read_dir(&guests.0).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_record_never_takes_another_s_place() {
+        let state = tempfile::tempdir().unwrap();
+        let guests = Guests::open(state.path()).unwrap();
+        let (own, other) = (owner("n", "c"), owner("other", "c"));
+        guests.write(&other, &net("other")).unwrap();
+        fs::rename(guests.path(&other), guests.path(&own)).unwrap();
+        let refused = guests.write(&own, &net("n")).unwrap_err();
+        assert!(refused.to_string().contains("other"), "{refused}");
+        assert_eq!(networks(&guests), ["other"]);
+    }
 
     #[test]
     fn an_empty_record_goes_and_one_that_cannot_be_read_stays() {

@@ -11,6 +11,7 @@ use crate::{
     netlink::{self, Netlink, netns::Evidence},
     node::{self, STEER},
     pool::OpenError,
+    private,
     settings::Settings,
 };
 
@@ -63,7 +64,7 @@ pub async fn leave(directories: &Directories) -> Result<Left, LeaveError> {
         ..Settings::default()
     };
     let (_declared, catalog) = watch::channel(Arc::new(Catalog::default()));
-    fs::create_dir_all(&directories.state).map_err(StartError::Guests)?;
+    private::make_directory(&directories.state).map_err(StartError::Guests)?;
     let agent = match Agent::open(String::new(), settings, directories, catalog) {
         Ok(agent) => agent,
         Err(StartError::Pool(OpenError::Locked { .. })) => return Ok(Left::Agent),

@@ -1,7 +1,6 @@
 //! `ebbtide-agent`, the daemon of a node.
 
 use std::{
-    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -9,13 +8,14 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use ebbtide_agent::{
     agent::{self, Agent, Directories, Left, marks},
     catalog::{self, Catalog, NetworkRef},
     doctor, heap, install, kube,
+    log::{self, LogFormat},
     netlink::sysctl,
-    repair,
+    private, repair,
     server::Server,
     settings::Settings,
 };
@@ -24,11 +24,6 @@ use tokio::{
     sync::watch,
 };
 use tracing::{error, info, warn};
-use tracing_subscriber::{
-    filter::{LevelFilter, Targets},
-    layer::SubscriberExt as _,
-    util::SubscriberInitExt as _,
-};
 
 /// Between two looks for pods that ended without a DEL. One `open` and two calls a pod.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -123,19 +118,11 @@ fn node_name(text: &str) -> Result<String, String> {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 fn main() -> ExitCode {
     heap::share_one();
     let result = match Cli::parse().command {
         Command::Run(options) => {
-            log(options.log_format);
+            log::start(options.log_format);
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build();
@@ -144,11 +131,11 @@ fn main() -> ExitCode {
                 .and_then(|runtime| runtime.block_on(run(*options)))
         }
         Command::Uninstall(options) => {
-            log(LogFormat::Text);
+            log::start(LogFormat::Text);
             uninstall(&options)
         }
         Command::Crds { dir } => {
-            log(LogFormat::Text);
+            log::start(LogFormat::Text);
             write_crds(&dir)
         }
     };
@@ -267,42 +254,6 @@ async fn sweep(agent: Arc<Agent>) {
     }
 }
 
-fn log(format: LogFormat) {
-    let asked = std::env::var("RUST_LOG").unwrap_or_default();
-    let (filter, refused) = filter(&asked);
-    let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
-    match format {
-        LogFormat::Text => registry.with(lines).init(),
-        LogFormat::Json => registry.with(lines.json()).init(),
-    }
-    if let Some(reason) = refused {
-        warn!("RUST_LOG is {asked:?}, which is not understood ({reason}): the log is as usual");
-    }
-}
-
-/// What is logged, and why not what was asked for: a level, or levels by module with commas between.
-fn filter(asked: &str) -> (Targets, Option<String>) {
-    // What kube's client says of a lost connection, the watches say better.
-    let usual = Targets::new()
-        .with_default(LevelFilter::INFO)
-        .with_target("kube_client", LevelFilter::OFF);
-    if asked.is_empty() {
-        return (usual, None);
-    }
-    // It would take a span for a module, and log nothing.
-    if asked.contains('[') {
-        return (usual, Some("spans and fields have no level".into()));
-    }
-    match asked.parse() {
-        Ok(filter) => (filter, None),
-        Err(e) => (usual, Some(e.to_string())),
-    }
-}
-
 async fn run(options: Run) -> anyhow::Result<()> {
     let mut settings = match &options.config {
         Some(path) => Settings::load(path)?,
@@ -316,7 +267,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         bail!("{reason}, which is the oldest that the programs run on: use a newer one");
     }
     for dir in [&options.state_dir, &options.run_dir] {
-        std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        private::make_directory(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     sysctl::set_root(options.sysctl_dir.clone());
     // Asked for before anything is slow: a SIGTERM during the start is not lost.
@@ -378,7 +329,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tracing::Level;
+    use std::io;
 
     use super::*;
 
@@ -417,47 +368,6 @@ mod tests {
             (" a ", Some("a")),
         ] {
             assert_eq!(node_name(text).ok().as_deref(), name, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn the_log_is_filtered_by_level_and_module_and_as_usual_where_that_makes_no_sense() {
-        for (asked, is_refused, client, timing) in [
-            ("", false, None, Some(Level::INFO)),
-            ("debug", false, Some(Level::DEBUG), Some(Level::DEBUG)),
-            (
-                "info,ebbtide_agent::timing=debug",
-                false,
-                Some(Level::INFO),
-                Some(Level::DEBUG),
-            ),
-            ("warn,kube_client=off", false, None, Some(Level::WARN)),
-            ("ebbtide_agent=trace", false, None, Some(Level::TRACE)),
-            ("off", false, None, None),
-            ("nonsense=loud", true, None, Some(Level::INFO)),
-            ("[span]=debug", true, None, Some(Level::INFO)),
-        ] {
-            let (filter, refused) = filter(asked);
-            assert_eq!(refused.is_some(), is_refused, "{asked}: {refused:?}");
-            for (target, most) in [
-                ("kube_client::client", client),
-                ("ebbtide_agent::timing", timing),
-            ] {
-                for level in [
-                    Level::ERROR,
-                    Level::WARN,
-                    Level::INFO,
-                    Level::DEBUG,
-                    Level::TRACE,
-                ] {
-                    let expected = most.is_some_and(|most| level <= most);
-                    assert_eq!(
-                        filter.would_enable(target, &level),
-                        expected,
-                        "{asked}: {target} {level}"
-                    );
-                }
-            }
         }
     }
 }

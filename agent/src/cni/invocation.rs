@@ -136,6 +136,18 @@ mod tests {
             ("abc", "default", "CNI_IFNAME"),
             ("abc", "bonding_masters", "CNI_IFNAME"),
             ("abc", "lo", "CNI_IFNAME"),
+            ("abc", "a b", "CNI_IFNAME"),
+            ("abc", "a:0", "CNI_IFNAME"),
+            ("abc", "eth0\n", "CNI_IFNAME"),
+            ("abc", "\u{1b}[2J", "CNI_IFNAME"),
+            ("abc", "a\u{7f}", "CNI_IFNAME"),
+            ("abc", "a\u{9b}", "CNI_IFNAME"),
+            ("abc", "a\u{202e}b", "CNI_IFNAME"),
+            ("abc", "\u{e0}", "CNI_IFNAME"),
+            ("a b", "eth0", "CNI_CONTAINERID"),
+            ("a\nb", "eth0", "CNI_CONTAINERID"),
+            (".a", "eth0", "CNI_CONTAINERID"),
+            ("\u{e4}", "eth0", "CNI_CONTAINERID"),
         ] {
             let invocation = Invocation {
                 container_id: container_id.into(),

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::catalog::{NetworkRef, ObjectName, host_address};
-use crate::{netlink::link::name_fault, pool::Object};
+use crate::{netlink::link::name_fault, pool::Object, printable::front};
 
 /// Names the network of the pod's first interface, in place of the cluster's default.
 pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
@@ -168,14 +168,27 @@ fn bad(annotation: &'static str, pod: &ObjectName, value: &str, reason: &str) ->
     NetworksError::Annotation {
         annotation,
         pod: pod.to_string(),
-        value: value.to_owned(),
+        value: front(value, 200).into_owned(),
         reason: reason.to_owned(),
         remedy: "write NAMESPACE/NAME@INTERFACE, several with commas between, or the JSON list of the specification",
     }
 }
 
+/// How many networks one annotation may name. Each is a link, addresses, routes and rules.
+const MOST: usize = 64;
+
 /// The elements of a text: JSON if it looks like it, else names with commas between.
 fn elements(text: &str) -> Result<Vec<Element>, String> {
+    let elements = each_element(text)?;
+    match elements.len() > MOST {
+        true => Err(format!(
+            "names more than {MOST} networks: give the pod fewer, or spread its work over several pods"
+        )),
+        false => Ok(elements),
+    }
+}
+
+fn each_element(text: &str) -> Result<Vec<Element>, String> {
     if text.starts_with(['[', '{', '"']) {
         let read: Result<Vec<JsonObject<Element>>, _> = serde_json::from_str(text);
         let elements = read.map_err(|error| format!("is not the JSON list: {error}"))?;
@@ -184,7 +197,8 @@ fn elements(text: &str) -> Result<Vec<Element>, String> {
             .map(|JsonObject(element)| element)
             .collect());
     }
-    text.split(',').map(str::trim).map(short).collect()
+    let names = text.split(',').take(MOST + 1);
+    names.map(str::trim).map(short).collect()
 }
 
 /// `namespace/name@interface`, all but the name optional.
@@ -283,6 +297,34 @@ mod tests {
         shown
             .map(|each| format!("{}={}", each.interface, each.network))
             .collect()
+    }
+
+    #[test]
+    fn an_annotation_has_a_bound_in_length_and_depth() {
+        let names = |count: usize| {
+            let names: Vec<String> = (0..count).map(|number| format!("a/n{number}")).collect();
+            names.join(",")
+        };
+        let list = |count: usize| {
+            let each: Vec<String> = (0..count)
+                .map(|number| format!(r#"{{"name":"n{number}"}}"#))
+                .collect();
+            format!("[{}]", each.join(","))
+        };
+        for text in [names(64), list(64)] {
+            assert_eq!(read(&[(NETWORKS, &text)]).unwrap().interfaces.len(), 65);
+        }
+        for text in [names(65), list(65), names(50_000), list(10_000)] {
+            let refused = read(&[(NETWORKS, &text)]).unwrap_err().to_string();
+            assert!(refused.contains("more than 64 networks"), "{refused}");
+        }
+        for text in [
+            "[".repeat(40_000),
+            r#"[{"name":"a","rest":"#.to_owned() + &"[".repeat(40_000),
+        ] {
+            let refused = read(&[(NETWORKS, &text)]).unwrap_err().to_string();
+            assert!(refused.contains("JSON"), "{}", &refused[..200]);
+        }
     }
 
     #[test]

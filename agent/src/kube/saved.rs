@@ -2,7 +2,7 @@
 //! predecessor knew.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
@@ -10,6 +10,7 @@ use std::{
 use tracing::{info, warn};
 
 use super::mirror::Mirror;
+use crate::private;
 
 /// The file, below the state directory.
 pub(super) fn path(state_dir: &Path) -> PathBuf {
@@ -51,7 +52,7 @@ pub(super) fn load(path: &Path) -> Mirror {
 /// Replaces the file, never leaving half of one.
 pub(super) fn store(path: &Path, text: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("json.draft");
-    let mut file = File::create(&draft)?;
+    let mut file = private::create(&draft)?;
     file.write_all(text)?;
     file.sync_data()?;
     fs::rename(&draft, path)

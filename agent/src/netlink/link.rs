@@ -19,6 +19,7 @@ use rtnetlink::{
 use serde::{Deserialize, Serialize};
 
 use super::{Batch, Error, Netlink, model::Mac};
+use crate::printable::is_unprintable;
 
 /// How an ipvlan master's children are switched (Documentation/networking/ipvlan.rst). The mode
 /// belongs to the master: all its children have the same.
@@ -83,14 +84,16 @@ const RESERVED: [&str; 3] = ["all", "default", "bonding_masters"];
 #[must_use]
 pub fn name_fault(text: &str) -> Option<String> {
     const LONGEST: usize = 15;
-    let bad = |c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace();
+    // The kernel's `isspace` is of bytes, and 0xa0 is one (lib/ctype.c).
+    let bad = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || is_unprintable(c);
+    let has_blank_byte = text.bytes().any(|byte| byte == 0xa0);
     match text.len() {
         0 => Some("is empty".to_owned()),
         length if length > LONGEST => Some(format!(
             "has {length} characters, and an interface's name {LONGEST} at most: use a shorter one"
         )),
-        _ if matches!(text, "." | "..") || text.contains(bad) => Some(
-            "is not an interface's name: it has no '/', ':' or blanks, and is not '.' or '..'"
+        _ if matches!(text, "." | "..") || text.contains(bad) || has_blank_byte => Some(
+            "is not an interface's name: it has no '/', ':', blanks or control characters, and is not '.' or '..'"
                 .to_owned(),
         ),
         _ if text.contains('%') => Some(

@@ -18,6 +18,7 @@ use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use ebbtide_agent::{
     doctor::{Finding, Severity},
     podnet::PodNet,
+    printable::{printable, printable_in_json, printable_json, printable_lines},
     query::{AddressInfo, AddressState, HookLine, PodLine, PoolLine, Released, Status},
 };
 use ebbtide_plugin::{
@@ -94,11 +95,13 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok((text, exit)) => {
             // A reader that closes the pipe early (`| head`) is no failure of ours.
+            let text = printable_lines(&text);
             let _closed = std::io::stdout().lock().write_all(text.as_bytes());
             exit
         }
         Err(e) => {
-            let _closed = writeln!(std::io::stderr().lock(), "ebbtidectl: {e:#}");
+            let said = format!("{e:#}");
+            let _closed = writeln!(std::io::stderr().lock(), "ebbtidectl: {}", printable(&said));
             ExitCode::FAILURE
         }
     }
@@ -142,8 +145,9 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
         _ => ExitCode::SUCCESS,
     };
     if cli.output == Output::Json {
-        let value: serde_json::Value = parse(&answer)?;
-        return Ok((format!("{}\n", serde_json::to_string_pretty(&value)?), exit));
+        let value: serde_json::Value = understand(&answer)?;
+        let text = printable_json(&serde_json::to_string_pretty(&value)?);
+        return Ok((format!("{text}\n"), exit));
     }
     let text = match &cli.command {
         Command::Status => status(&parse(&answer)?),
@@ -179,7 +183,12 @@ fn ask(cli: &Cli, query: Query) -> anyhow::Result<String> {
     Ok(response.output)
 }
 
+/// The answer, for a terminal: names in it are chosen by others.
 fn parse<T: DeserializeOwned>(answer: &str) -> anyhow::Result<T> {
+    understand(&printable_in_json(answer))
+}
+
+fn understand<T: DeserializeOwned>(answer: &str) -> anyhow::Result<T> {
     serde_json::from_str(answer)
         .context("understand the agent's answer (are ebbtidectl and agent of one release?)")
 }

@@ -1,9 +1,9 @@
 //! `ebbtidectl trace`: the decisions of our programs, as they are made.
 
-use std::{io::Write as _, net::IpAddr, os::unix::net::UnixStream, path::Path, time::Duration};
+use std::{io::Write as _, net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use ebbtide_agent::query::TraceLine;
+use ebbtide_agent::{printable::printable_json, query::TraceLine};
 use ebbtide_plugin::wire::{self, Query, Request, Response, Trace};
 
 use super::{Output, PATIENCE, parse};
@@ -64,7 +64,7 @@ pub(super) fn run(options: &Options, socket: &Path, output: Output) -> anyhow::R
             socket.display()
         )
     };
-    let mut stream = UnixStream::connect(socket).with_context(asking)?;
+    let mut stream = wire::connect(socket).with_context(asking)?;
     let patience = Duration::from_secs(options.duration.into()) + PATIENCE;
     stream.set_read_timeout(Some(patience))?;
     wire::send(&mut stream, &Request::Query(options.query())).with_context(asking)?;
@@ -83,7 +83,7 @@ pub(super) fn run(options: &Options, socket: &Path, output: Output) -> anyhow::R
             return Ok(());
         }
         let text = match output {
-            Output::Json => answer.output,
+            Output::Json => printable_json(&answer.output),
             Output::Text => text(&parse(&answer.output)?),
         };
         let mut out = std::io::stdout().lock();

@@ -1,0 +1,157 @@
+//! The agent's own files and directories. What they say of pods is nobody else's business.
+
+use std::{
+    fs::{self, DirBuilder, File, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use tracing::warn;
+
+/// What the agent keeps in its state directory; what is made anew has one of these names with more behind it.
+const OURS: [&str; 5] = [
+    "pool.",
+    "guests",
+    "kubernetes.json",
+    "settings-before",
+    "spiderpool-taken-over",
+];
+
+/// Makes a directory that its owner alone can look into, and those above it; one that is there stays as it is.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes a file that its owner alone can read, or empties the one that is there.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(path)?;
+    // One that was left by an older agent.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Takes from everybody but the owner what older agents let them read in the state directory, and the directory itself,
+/// if nothing of others is in it.
+pub fn narrow(state: &Path) {
+    let state = &fs::canonicalize(state).unwrap_or_else(|_| state.to_owned());
+    let entries = match fs::read_dir(state) {
+        Ok(entries) => entries,
+        Err(e) => return warn!("read {}: {e}", state.display()),
+    };
+    let mut of_others = None;
+    for entry in entries.flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let is_ours = |ours: &str| name.as_encoded_bytes().starts_with(ours.as_bytes());
+        if !OURS.iter().any(|ours| is_ours(ours)) {
+            of_others = Some(path);
+            continue;
+        }
+        restrict(&path);
+        if path.is_dir() {
+            for record in fs::read_dir(&path).into_iter().flatten().flatten() {
+                restrict(&record.path());
+            }
+        }
+    }
+    match of_others {
+        None => restrict(state),
+        Some(path) if is_wide(state) => warn!(
+            "others may look into {}: it stays so, as not all in it is the agent's ({}); give the agent a directory of its \
+             own (--state-dir), or `chmod 700` it",
+            state.display(),
+            path.display()
+        ),
+        Some(_) => {}
+    }
+}
+
+fn is_wide(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0)
+}
+
+/// Leaves the owner's rights alone.
+fn restrict(path: &Path) {
+    let Ok(found) = fs::metadata(path) else {
+        return;
+    };
+    let mode = found.permissions().mode();
+    // What a link leads to may be anybody's.
+    let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    if is_link || mode & 0o077 == 0 {
+        return;
+    }
+    if let Err(e) = fs::set_permissions(path, Permissions::from_mode(mode & 0o700)) {
+        warn!("others may read {}: {e}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn widen(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_older_agents_let_everybody_read_is_the_owner_s_alone() {
+        let state = tempfile::tempdir().unwrap();
+        let at = |name: &str| state.path().join(name);
+        fs::create_dir(at("guests")).unwrap();
+        let files = [
+            "pool.journal",
+            "guests/a@eth0.json",
+            "kubernetes.json",
+            "settings-before.json",
+        ];
+        for name in files {
+            fs::write(at(name), "{}").unwrap();
+            widen(&at(name), 0o666);
+        }
+        widen(&at("guests"), 0o755);
+        widen(state.path(), 0o755);
+        narrow(state.path());
+        for name in files {
+            assert_eq!(mode(&at(name)), 0o600, "{name}");
+        }
+        assert_eq!([mode(&at("guests")), mode(state.path())], [0o700, 0o700]);
+    }
+
+    #[test]
+    fn a_directory_with_others_files_and_these_stay_as_they_are() {
+        let state = tempfile::tempdir().unwrap();
+        let other = state.path().join("dhcpd.leases");
+        fs::write(&other, "").unwrap();
+        widen(&other, 0o644);
+        widen(state.path(), 0o755);
+        std::os::unix::fs::symlink(&other, state.path().join("pool.link")).unwrap();
+        narrow(state.path());
+        assert_eq!([mode(&other), mode(state.path())], [0o644, 0o755]);
+    }
+
+    #[test]
+    fn a_new_file_is_the_owner_s_alone_and_an_old_one_becomes_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b");
+        make_directory(path.parent().unwrap()).unwrap();
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        drop(create(&path).unwrap());
+        assert_eq!(mode(&path), 0o600);
+        widen(&path, 0o644);
+        drop(create(&path).unwrap());
+        assert_eq!(mode(&path), 0o600);
+    }
+}
