@@ -1,35 +1,67 @@
 //! Another plugin, executed as the CNI specification's section 4 ("Plugin Delegation") says.
 
 use std::{
+    future::pending,
+    io,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
 use ebbtide_plugin::{cni::code, object::Object};
+use nix::{
+    sys::{
+        signal::{Signal, killpg},
+        wait::{Id, WaitPidFlag, waitid},
+    },
+    unistd::Pid,
+};
 use serde::Deserialize;
-use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    process::{Child, Command},
+    task::spawn_blocking,
+    time::timeout,
+};
 
 use super::Failure;
-use crate::podnet::Delegate;
+use crate::{podnet::Delegate, printable::front};
 
 /// How long it may take; the plugin that waits for us gives up a little later.
 const PATIENCE: Duration = Duration::from_secs(45);
 
+/// How many bytes it may print, to either of its outputs. A result has a few hundred.
+const MOST: u64 = 1 << 20;
+
+/// How many characters of what it printed an error has.
+const SHOWN: usize = 1000;
+
+/// How long its outputs may stay open once it has ended: who holds them then is another process that it left behind.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// The error of a plugin; many leave `cniVersion` out.
 #[derive(Deserialize)]
-struct Said {
+struct Refusal {
     code: u32,
     msg: String,
     #[serde(default)]
     details: String,
 }
 
-/// Runs the plugin with `command`, and gives what it printed.
+/// Runs the plugin with `command`, and gives what it printed. One that prints or takes too much is ended, with all
+/// processes that it started (but for those that made themselves a process group of their own).
 ///
 /// # Errors
 /// Its own error as it printed it, or why it could not be run.
 pub async fn call(delegate: &Delegate, command: &str) -> Result<String, Failure> {
+    call_within(delegate, command, PATIENCE).await
+}
+
+async fn call_within(
+    delegate: &Delegate,
+    command: &str,
+    patience: Duration,
+) -> Result<String, Failure> {
     let program = find(&delegate.kind, &delegate.path)?;
     let failed = |what: &str, e: &dyn std::fmt::Display| {
         Failure::new(
@@ -38,7 +70,7 @@ pub async fn call(delegate: &Delegate, command: &str) -> Result<String, Failure>
             "is it the right program for this machine, and can it be executed?",
         )
     };
-    let mut child = Command::new(&program)
+    let child = Command::new(&program)
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .env("CNI_COMMAND", command)
@@ -50,42 +82,129 @@ pub async fn call(delegate: &Delegate, command: &str) -> Result<String, Failure>
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| failed("start", &e))?;
-    let stdin = child.stdin.take();
-    let config = delegate.config.clone();
-    let feed = async move {
-        if let Some(mut stdin) = stdin {
-            // One that does not read to the end may still answer.
-            let _unread = stdin.write_all(config.as_bytes()).await;
-        }
-    };
-    let (output, ()) = timeout(PATIENCE, async {
-        tokio::join!(child.wait_with_output(), feed)
-    })
-    .await
-    .map_err(|e| failed("wait for", &e))?;
-    let output = output.map_err(|e| failed("wait for", &e))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
+    let Said {
+        status,
+        printed,
+        complained,
+    } = talk(child, delegate.config.clone(), patience)
+        .await
+        .map_err(|e| failed("wait for", &e))?;
+    let text = String::from_utf8_lossy(&printed).into_owned();
+    if status.success() {
         return Ok(text);
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(match serde_json::from_str::<Object<Said>>(&text) {
+    let complained = String::from_utf8_lossy(&complained);
+    Err(match serde_json::from_str::<Object<Refusal>>(&text) {
         Ok(Object(error)) => Failure::new(
             error.code,
             format!("{} ({command}): {}", delegate.kind, error.msg),
             error.details,
         ),
-        Err(_) => failed("understand", &format!("{}: {text}{said}", output.status)),
+        Err(_) => failed(
+            "understand",
+            &format!(
+                "{status}: {}{}",
+                front(&text, SHOWN),
+                front(&complained, SHOWN)
+            ),
+        ),
     })
+}
+
+/// How a plugin ended, and what it printed until then.
+struct Said {
+    status: ExitStatus,
+    printed: Vec<u8>,
+    complained: Vec<u8>,
+}
+
+async fn talk(mut child: Child, config: String, patience: Duration) -> io::Result<Said> {
+    let group = child.id().map(|id| Pid::from_raw(id.cast_signed()));
+    let group = group.ok_or_else(|| io::Error::other("it is not there"))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (mut printed, mut complained) = (Vec::new(), Vec::new());
+    let feeding = async {
+        if let Some(mut stdin) = stdin {
+            // One that does not read to the end may still answer.
+            let _unread = stdin.write_all(config.as_bytes()).await;
+        }
+    };
+    let feeding = async {
+        feeding.await;
+        pending::<io::Result<()>>().await
+    };
+    // It stays a zombie, so that its number, which is its group's, is nobody else's while that may have to be killed.
+    let mut ended =
+        spawn_blocking(move || waitid(Id::Pid(group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT));
+    let listening = async {
+        let reading = async {
+            tokio::try_join!(
+                read(stdout, "standard output", &mut printed),
+                read(stderr, "standard error", &mut complained)
+            )
+        };
+        tokio::pin!(reading);
+        tokio::select! {
+            read = &mut reading => {
+                read?;
+                let _is_gone = (&mut ended).await;
+            }
+            // What it printed is in the pipes.
+            _ = &mut ended => match timeout(GRACE, &mut reading).await {
+                Ok(read) => drop(read?),
+                Err(_) => return Ok(true),
+            }
+        }
+        Ok(false)
+    };
+    let listened = tokio::select! {
+        listened = timeout(patience, listening) => listened.unwrap_or_else(|_| Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("it had not ended after {} s", patience.as_secs()),
+        ))),
+        never = feeding => never.map(|()| false),
+    };
+    let leaves_processes = !matches!(listened, Ok(false));
+    if leaves_processes {
+        // There may be none.
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    let status = timeout(patience, child.wait()).await;
+    listened?;
+    Ok(Said {
+        status: status.map_err(|_| io::Error::other("it does not end, though it was killed"))??,
+        printed,
+        complained,
+    })
+}
+
+/// Reads all, and no more than [`MOST`].
+async fn read(
+    output: Option<impl AsyncRead + Unpin>,
+    name: &str,
+    read: &mut Vec<u8>,
+) -> io::Result<()> {
+    let Some(output) = output else { return Ok(()) };
+    output.take(MOST + 1).read_to_end(read).await?;
+    if read.len() as u64 > MOST {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it printed more than {MOST} bytes to its {name}, and was ended"),
+        ));
+    }
+    Ok(())
 }
 
 /// The plugin in the directories of `CNI_PATH`.
 fn find(kind: &str, path: &str) -> Result<PathBuf, Failure> {
     let plain = !kind.is_empty() && !kind.contains('/') && !matches!(kind, "." | "..");
-    let mut candidates = path.split(':').map(|dir| Path::new(dir).join(kind));
+    // Others would be below the directory that the agent happens to be in.
+    let directories = path.split(':').filter(|dir| dir.starts_with('/'));
+    let mut candidates = directories.map(|dir| Path::new(dir).join(kind));
     let found = candidates.find(|file| plain && file.is_file());
     found.ok_or_else(|| {
         Failure::new(
@@ -99,13 +218,145 @@ fn find(kind: &str, path: &str) -> Result<PathBuf, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, time::Instant};
+
     use super::*;
+
+    /// Runs a shell script as the plugin. `$0.pids` is for the numbers of what it starts.
+    async fn run(script: &str) -> (Result<String, Failure>, Duration, Vec<i32>) {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("mock");
+        let numbers = directory.path().join("mock.pids");
+        fs::write(
+            &program,
+            format!("#!/bin/sh\necho $$ >> $0.pids\n{script}\n"),
+        )
+        .unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let delegate = Delegate {
+            kind: "mock".into(),
+            container_id: "c".into(),
+            netns: String::new(),
+            interface: "eth0".into(),
+            args: String::new(),
+            path: directory.path().display().to_string(),
+            config: "x".repeat(200_000),
+        };
+        let start = Instant::now();
+        let answer = call_within(&delegate, "ADD", Duration::from_secs(3)).await;
+        let took = start.elapsed();
+        let numbers = fs::read_to_string(numbers).unwrap();
+        let numbers = numbers.lines().map(|line| line.parse().unwrap());
+        (answer, took, numbers.collect())
+    }
+
+    /// Whether a process is there and is more than a zombie.
+    fn runs(pid: i32) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| state != 'Z' && state != 'X')
+    }
+
+    /// Waits until none of them runs.
+    async fn end(numbers: &[i32]) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while numbers.iter().any(|number| runs(*number)) {
+            assert!(Instant::now() < deadline, "{numbers:?} go on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_prints_or_runs_for_ever_is_ended_with_all_that_it_started() {
+        const CHILD: &str = "sleep 600 & echo $! >> $0.pids; ";
+        for (script, said) in [
+            ("exec yes", "more than 1048576 bytes to its standard output"),
+            (
+                "exec yes >&2",
+                "more than 1048576 bytes to its standard error",
+            ),
+            ("yes & echo $! >> $0.pids; wait", "more than 1048576 bytes"),
+            (
+                "sleep 600 & echo $! >> $0.pids; wait",
+                "had not ended after 3 s",
+            ),
+            (
+                "trap '' TERM INT HUP; while :; do sleep 1; done",
+                "had not ended after 3 s",
+            ),
+            (
+                "exec > /dev/null 2>&1; sleep 600",
+                "had not ended after 3 s",
+            ),
+            (
+                "head -c 900000 /dev/zero | tr '\\0' x; exec sleep 600",
+                "had not ended after 3 s",
+            ),
+        ] {
+            let script = format!("{CHILD}{script}");
+            let (answer, took, numbers) = run(&script).await;
+            let failure = answer.unwrap_err();
+            assert!(
+                failure.message.contains(said),
+                "{script}: {}",
+                failure.message
+            );
+            assert!(took < Duration::from_secs(20), "{script}: {took:?}");
+            assert!(failure.message.len() < 2000, "{script}");
+            assert!(numbers.len() > 1, "{script}");
+            end(&numbers).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_plugin_leaves_behind_does_not_keep_its_answer() {
+        let script = "cat > /dev/null; sleep 600 & echo $! >> $0.pids; echo '{}'";
+        let (answer, _, numbers) = run(script).await;
+        assert_eq!(answer.unwrap(), "{}\n");
+        end(&numbers).await;
+        // Who holds none of its pipes is nobody's concern.
+        let quiet = "exec 3>&1 > /dev/null 2>&1; (exec 3>&-; exec sleep 60) < /dev/null & echo $! >> $0.pids; sleep 1; echo '{}' >&3";
+        let (answer, _, numbers) = run(quiet).await;
+        assert_eq!(answer.unwrap(), "{}\n");
+        assert!(runs(numbers[1]));
+        nix::sys::signal::kill(Pid::from_raw(numbers[1]), Signal::SIGKILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn errors_of_a_plugin_are_its_own_and_none_is_without_words() {
+        for (script, code, said) in [
+            (
+                r#"echo '{"code": 77, "msg": "no more"}'; exit 1"#,
+                77,
+                "no more",
+            ),
+            ("echo broken >&2; exit 3", code::IO_FAILURE, "broken"),
+            ("kill -9 $$", code::IO_FAILURE, "signal"),
+            (
+                "head -c 300000 /dev/zero; exit 1",
+                code::IO_FAILURE,
+                "exit status: 1",
+            ),
+        ] {
+            let (answer, _, _) = run(script).await;
+            let failure = answer.unwrap_err();
+            assert_eq!(failure.code, code, "{script}");
+            assert!(
+                failure.message.contains(said),
+                "{script}: {}",
+                failure.message
+            );
+            assert!(failure.message.len() < 5000, "{script}");
+        }
+    }
 
     #[test]
     fn a_plugin_is_looked_for_in_every_directory_and_nowhere_else() {
         let first = tempfile::tempdir().unwrap();
         let second = tempfile::tempdir().unwrap();
-        std::fs::write(second.path().join("host-local"), "").unwrap();
+        fs::write(second.path().join("host-local"), "").unwrap();
         let path = format!("{}:{}", first.path().display(), second.path().display());
         let found = find("host-local", &path).unwrap();
         assert_eq!(found, second.path().join("host-local"));
