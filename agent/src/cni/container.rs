@@ -1,16 +1,27 @@
 //! The container of a command, in its turn.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ebbtide_plugin::{cni::code, wire::Invocation};
+use nix::errno::Errno;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{Attachment, Failure, NetConf, PodIdentity, invocation};
 use crate::{
     agent::{Agent, Changing},
-    netlink::netns::{Evidence, Netns},
+    netlink::{
+        self,
+        netns::{Evidence, Netns},
+    },
     podnet::Sandbox,
     pool::Owner,
 };
+
+/// How long the file system may take that a namespace's path is on.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container that an ADD is about. Until this is dropped no other command changes its interfaces.
 pub(super) struct Container {
@@ -30,19 +41,8 @@ impl Container {
         let attachment = Attachment::parse(invocation)?;
         let path = invocation::netns(invocation)?;
         let turn = agent.turns.to_change(&attachment.container_id).await;
-        let Evidence::Present(netns) = Netns::look(&path, None)? else {
-            return Err(Failure::new(
-                code::UNKNOWN_CONTAINER,
-                format!("CNI_NETNS={} is no network namespace", path.display()),
-                if path.starts_with("/proc") {
-                    "did the container end meanwhile? Or does the agent run in a container that does not see the \
-                     node's processes (hostPID of its DaemonSet)?"
-                } else {
-                    "did the container end meanwhile? The runtime must make the namespace before ADD"
-                },
-            ));
-        };
-        if netns.is_own() {
+        let netns = open(&path).await?;
+        if netns.is_own()? {
             return Err(Failure::new(
                 code::INVALID_ENVIRONMENT,
                 format!(
@@ -74,6 +74,52 @@ impl Container {
             pid_namespace: Netns::pid_namespace_of(&self.path),
         }
     }
+}
+
+/// The namespace at `CNI_NETNS`.
+async fn open(path: &Path) -> Result<Netns, Failure> {
+    let invalid = |why: &str| {
+        Failure::new(
+            code::INVALID_ENVIRONMENT,
+            format!("CNI_NETNS={path:?} {why}"),
+            "nothing was changed: the runtime must give the path of the container's network namespace",
+        )
+    };
+    if !path.is_absolute() {
+        return Err(invalid(
+            "does not begin with a slash: it would be another one for the agent than for the runtime",
+        ));
+    }
+    let wanted = path.to_owned();
+    let looked = spawn_blocking(move || Netns::look(&wanted, None));
+    let looked = timeout(PATIENCE, looked).await.map_err(|_| {
+        invalid("is on a file system that does not answer (a lost server, or a stopped process)")
+    })?;
+    let looked = looked.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+    match looked {
+        Ok(Evidence::Present(netns)) => Ok(netns),
+        Ok(Evidence::Gone) => Err(Failure::new(
+            code::UNKNOWN_CONTAINER,
+            format!("CNI_NETNS={path:?} is no network namespace"),
+            if path.starts_with("/proc") {
+                "did the container end meanwhile? Or does the agent run in a container that does not see the \
+                 node's processes (hostPID of its DaemonSet)?"
+            } else {
+                "did the container end meanwhile? The runtime must make the namespace before ADD"
+            },
+        )),
+        Err(e) if is_of_the_path(&e) => Err(invalid(&format!("cannot be opened: {e}"))),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether it is the path's fault that it cannot be opened: anything else may be better a moment later.
+fn is_of_the_path(error: &netlink::Error) -> bool {
+    use Errno::{EACCES, ELOOP, ENAMETOOLONG, ENOTDIR, EPERM};
+    // The library refuses a path with a zero in it by itself.
+    error.errno().is_none_or(|errno| {
+        [EACCES, ELOOP, ENAMETOOLONG, ENOTDIR, EPERM].contains(&Errno::from_raw(errno))
+    })
 }
 
 /// Who owns what is made for an attachment.

@@ -2,17 +2,18 @@
 //! leave it poisoned for whoever gets it next.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd},
-        unix::fs::MetadataExt as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     thread,
 };
 
 use nix::{
+    libc,
     sched::CloneFlags,
     sys::statfs::{FsType, fstatfs},
 };
@@ -23,11 +24,15 @@ use super::Error;
 /// `NSFS_MAGIC` (include/uapi/linux/magic.h).
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
+/// `NS_GET_NSTYPE` (include/uapi/linux/nsfs.h): which kind of namespace it is, as its clone flag.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
 /// An open network namespace. It lives as long as this does, whatever happens to its path.
 #[derive(Debug)]
 pub struct Netns {
     file: File,
     path: PathBuf,
+    device: u64,
     inode: u64,
 }
 
@@ -61,7 +66,8 @@ impl Netns {
     }
 
     /// Looks whether the namespace at `path` is there, and the one with `inode` if that is known:
-    /// a path can come to lead to another one (`/proc/PID/ns/net` of a process that ended).
+    /// a path can come to lead to another one (`/proc/PID/ns/net` of a process that ended). What else is at the path is
+    /// not opened: a FIFO would wait for its other end, and a device do what opening it does.
     ///
     /// # Errors
     /// When that cannot be told (no permission, out of descriptors): then it must not be taken
@@ -73,25 +79,21 @@ impl Netns {
                 e,
             )
         };
-        let file = match File::open(path) {
-            Ok(file) => file,
+        let file = match open_namespace(path) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(Evidence::Gone),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Evidence::Gone),
             Err(e) => return Err(failed(e)),
         };
-        let kind = fstatfs(&file)
-            .map_err(|e| failed(e.into()))?
-            .filesystem_type();
-        if kind != NSFS_MAGIC {
-            return Ok(Evidence::Gone);
-        }
-        let found = file.metadata().map_err(failed)?.ino();
-        if inode.is_some_and(|meant| meant != found) {
+        let found = file.metadata().map_err(failed)?;
+        if inode.is_some_and(|meant| meant != found.ino()) {
             return Ok(Evidence::Gone);
         }
         Ok(Evidence::Present(Self {
             file,
             path: path.to_owned(),
-            inode: found,
+            device: found.dev(),
+            inode: found.ino(),
         }))
     }
 
@@ -116,11 +118,15 @@ impl Netns {
     }
 
     /// Whether this is the agent's own, which is the node's.
-    #[must_use]
-    pub fn is_own(&self) -> bool {
+    ///
+    /// # Errors
+    /// When that cannot be told: then it must be taken for it.
+    pub fn is_own(&self) -> Result<bool, Error> {
         // That of the first thread, which enters no other.
         let own = std::fs::metadata("/proc/self/ns/net");
-        own.is_ok_and(|own| own.ino() == self.inode)
+        let is_it = |own: Metadata| (own.dev(), own.ino()) == (self.device, self.inode);
+        own.map(is_it)
+            .map_err(|e| Error::new("look at the node's network namespace", e))
     }
 
     /// The descriptor, for `IFLA_NET_NS_FD`.
@@ -225,8 +231,78 @@ impl Netns {
     }
 }
 
+/// Opens the network namespace at `path`; nothing, if something else is there.
+fn open_namespace(path: &Path) -> io::Result<Option<File>> {
+    let mut options = File::options();
+    let place = options.read(true).custom_flags(libc::O_PATH).open(path)?;
+    if fstatfs(&place)?.filesystem_type() != NSFS_MAGIC {
+        return Ok(None);
+    }
+    // By the descriptor: at the path may be something else by now.
+    let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
+    // SAFETY: the request takes no argument, and the descriptor is open for as long as `file` is.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    Ok((kind == CloneFlags::CLONE_NEWNET.bits()).then_some(file))
+}
+
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::{fs::symlink, net::UnixListener},
+        sync::mpsc,
+        time::Duration,
+    };
+
+    use super::*;
+
+    /// What [`Netns::look`] says in a few seconds.
+    fn look(path: &Path) -> Result<Evidence, Error> {
+        let (sender, answer) = mpsc::channel();
+        let path = path.to_owned();
+        thread::spawn(move || sender.send(Netns::look(&path, None)));
+        answer.recv_timeout(Duration::from_secs(20)).unwrap()
+    }
+
+    #[test]
+    fn whatever_is_no_network_namespace_is_told_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::write(at("file"), "x").unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        symlink(at("fifo"), at("to-fifo")).unwrap();
+        symlink("/proc/self/ns/mnt", at("to-mnt")).unwrap();
+        symlink("/proc/self/ns/net", at("to-net")).unwrap();
+        for path in [
+            at("fifo"),
+            at("file"),
+            at("socket"),
+            at("to-fifo"),
+            at("to-mnt"),
+            at("missing"),
+            at(""),
+            "/dev/null".into(),
+            "/dev/ptmx".into(),
+            "/proc/self/ns/uts".into(),
+            "/proc/self/ns/user".into(),
+        ] {
+            let found = look(&path).unwrap();
+            assert!(matches!(found, Evidence::Gone), "{}", path.display());
+        }
+        for path in [at("file/below"), at(&"x".repeat(300))] {
+            assert!(look(&path).is_err(), "{}", path.display());
+        }
+        for path in ["/proc/self/ns/net".into(), at("to-net")] {
+            let Evidence::Present(own) = look(&path).unwrap() else {
+                panic!("{} is one", path.display());
+            };
+            assert!(own.is_own().unwrap(), "{}", path.display());
+        }
     }
 }
