@@ -5,7 +5,10 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -36,6 +39,8 @@ pub(super) struct Nics {
     prepared: Mutex<Option<Prepared>>,
     place: Place,
     before: Before,
+    /// Whether the node was made to forward since there are pods.
+    forwards: AtomicBool,
 }
 
 impl Nics {
@@ -45,6 +50,7 @@ impl Nics {
             prepared: Mutex::default(),
             place: Place::default(),
             before: Before::open(state),
+            forwards: AtomicBool::new(false),
         }
     }
 }
@@ -58,6 +64,8 @@ struct Prepared {
     plan: Arc<HostPlan>,
     /// What of it the kernel refused. It is tried again.
     refused: Vec<String>,
+    /// Whether this is all that there is: an attempt that failed may have put more there.
+    is_whole: bool,
 }
 
 impl Agent {
@@ -118,7 +126,7 @@ impl Agent {
             .map(AsRef::as_ref)
             .chain(net)
             .filter_map(|net| Some((net, self.nic_of(facts, net)?)))
-            .flat_map(|(net, nic)| view.networks_of(net, &nic.name))
+            .flat_map(|(net, nic)| view.networks_of(net, nic))
             .collect()
     }
 
@@ -172,7 +180,12 @@ impl Agent {
         let catalog = self.catalog();
         let in_use = self.in_use(facts, net);
         let done = match self.is_needed(net) {
-            true => self.put_on_nics(facts, &in_use).await,
+            true => {
+                if net.is_none() {
+                    self.forward_for_pods(facts);
+                }
+                self.put_on_nics(facts, &in_use).await
+            }
             false => self.take_from_nics().await.map(|plan| (plan, Vec::new())),
         };
         match done {
@@ -187,9 +200,56 @@ impl Agent {
                     networks: in_use,
                     plan,
                     refused,
+                    is_whole: true,
                 });
             }
-            Err(e) => error!("replies may leave by another NIC than the request's: {e}"),
+            Err(e) => {
+                error!("replies may leave by another NIC than the request's: {e}");
+                if let Some(last) = locked(&self.nics.prepared).as_mut() {
+                    last.is_whole = false;
+                }
+            }
+        }
+    }
+
+    /// Takes away from the NICs what an ADD that failed has brought there: they have what the pods that are there need.
+    pub async fn restore_nics(&self) {
+        let facts = match self.facts.get(&self.host).await {
+            Ok(facts) => facts,
+            Err(e) => {
+                error!("what a failed ADD put on the NICs stays until the next look: {e}");
+                return self.look_again.notify_one();
+            }
+        };
+        let in_use = self.in_use(&facts, None);
+        let is_needed = self.is_needed(None);
+        let is_as_needed = locked(&self.nics.prepared).as_ref().is_some_and(|last| {
+            let is_idle = *last.plan == HostPlan::default();
+            last.is_whole && last.networks == in_use && is_idle != is_needed
+        });
+        if !is_as_needed {
+            self.prepare_nics(&facts, None).await;
+        }
+    }
+
+    /// Makes the node forward for the pod that is there now. Not before: an ADD that fails leaves the node as it was.
+    pub async fn serve_pods(&self) {
+        if self.nics.forwards.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.facts.get(&self.host).await {
+            Ok(facts) => self.forward_for_pods(&facts),
+            Err(e) => {
+                error!("whether the node forwards is not known until the next look: {e}");
+                self.look_again.notify_one();
+            }
+        }
+    }
+
+    /// Makes the node forward, if that was not done since there are pods.
+    fn forward_for_pods(&self, facts: &NodeFacts) {
+        if !self.nics.forwards.swap(true, Ordering::Relaxed) {
+            self.forward(facts);
         }
     }
 
@@ -199,9 +259,6 @@ impl Agent {
         in_use: &BTreeSet<PodNetwork>,
     ) -> Result<(Arc<HostPlan>, Vec<String>), node::HostError> {
         let last = self.nics().filter(|last| **last != HostPlan::default());
-        if last.is_none() {
-            self.forward(facts);
-        }
         let steer = match node::find_steer(&self.host).await {
             Some(steer) => Some(steer),
             None => node::steer(&self.host).await,
@@ -225,7 +282,7 @@ impl Agent {
         let marks = self.datapath.host.marks();
         let strict = node::strict();
         let plan = node::host_plan(facts, &known, behind, &marks, steer, strict, rules);
-        let is_whole = self.refused_on_nics().is_empty();
+        let is_whole = self.refused_on_nics().is_empty() && self.are_whole();
         if let Some(last) = last.filter(|last| is_whole && **last == plan) {
             return Ok((last, Vec::new()));
         }
@@ -239,8 +296,9 @@ impl Agent {
     }
 
     pub(super) async fn take_from_nics(&self) -> Result<Arc<HostPlan>, node::HostError> {
+        self.nics.forwards.store(false, Ordering::Relaxed);
         match self.nics() {
-            Some(last) if *last == HostPlan::default() => Ok(last),
+            Some(last) if *last == HostPlan::default() && self.are_whole() => Ok(last),
             _ => {
                 let pods = self.pods_rules();
                 node::take_away(&pods, &self.host, &self.datapath).await?;
@@ -293,10 +351,11 @@ impl Agent {
                 && Arc::ptr_eq(&last.catalog, &catalog)
                 && *last.plan != HostPlan::default()
                 && last.refused.is_empty()
+                && last.is_whole
                 && net.is_some_and(|net| {
+                    let view = self.view(&catalog);
                     let nic = self.nic_of(facts, net);
-                    let name = nic.map_or("", |nic| nic.name.as_str());
-                    let networks = self.view(&catalog).networks_of(net, name);
+                    let networks = nic.map_or_else(Vec::new, |nic| view.networks_of(net, nic));
                     networks
                         .iter()
                         .all(|network| last.networks.contains(network))
@@ -311,6 +370,12 @@ impl Agent {
         prepared
             .as_ref()
             .map_or_else(Vec::new, |last| last.refused.clone())
+    }
+
+    /// Whether the host has what was last put on its NICs, and no more.
+    fn are_whole(&self) -> bool {
+        let prepared = locked(&self.nics.prepared);
+        prepared.as_ref().is_none_or(|last| last.is_whole)
     }
 
     /// What was last put on the host's NICs.

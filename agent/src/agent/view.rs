@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::{
     catalog::{Catalog, Pool},
-    netlink::model::Family,
+    netlink::model::{Family, host_net},
     node::{self, Behind, Known, Nic, NodeFacts, PoolNetwork, Role, Routed},
     podnet::{PodAddress, PodNet},
     settings::LinkNames,
@@ -107,13 +107,18 @@ impl View<'_> {
         behind
     }
 
-    /// The networks that `net` has addresses from, on the NIC of this name; none behind another plugin.
+    /// The networks that `net` has addresses from, on this NIC; none behind another plugin.
     #[must_use]
-    pub fn networks_of(&self, net: &PodNet, nic: &str) -> Vec<PodNetwork> {
+    pub fn networks_of(&self, net: &PodNet, nic: &Nic) -> Vec<PodNetwork> {
         let addresses = net.addresses.iter().filter(|_| net.master().is_some());
         let network_of = |own: &PodAddress| {
+            // What another IPAM plugin calls a subnet is on the NIC's link if somebody says so who knows the node.
+            let subnet = match !net.is_guest() || self.is_on(nic, own.address) {
+                true => own.address.trunc(),
+                false => host_net(own.address.addr()),
+            };
             let network = PoolNetwork {
-                subnet: own.address.trunc(),
+                subnet,
                 gateway: gateway_now(net, own, self.catalog),
                 routes: own.routes.clone(),
             };
@@ -124,13 +129,20 @@ impl View<'_> {
             let first = of_subnet.min_by(|a, b| a.name.cmp(&b.name));
             let has_the_pools_way = first.is_none_or(|pool| network == way_of(pool));
             PodNetwork {
-                master: nic.to_owned(),
+                master: nic.name.clone(),
                 pool: own.pool.clone(),
                 network,
                 own: (!has_the_pools_way).then(|| own.address.addr()),
             }
         };
         addresses.map(network_of).collect()
+    }
+
+    /// Whether the network of an address is one that the NIC has, or that a pool declares, or a part of one.
+    fn is_on(&self, nic: &Nic, address: IpNet) -> bool {
+        let declared = self.pools().map(|pool| pool.subnet);
+        let mut known = nic.addresses.iter().copied().chain(declared);
+        known.any(|known| known.trunc().contains(&address.trunc()))
     }
 
     /// The networks that pods of this node would have addresses from, if each network had some.
@@ -189,7 +201,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        podnet::{self, Earlier, NetworkSpec, Sandbox},
+        podnet::{self, Delegate, Earlier, NetworkSpec, Sandbox},
         settings::Settings,
     };
 
@@ -252,6 +264,66 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
     }
 
     #[test]
+    fn what_another_ipam_calls_a_subnet_is_behind_a_nic_if_the_nic_or_a_pool_says_so() {
+        let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);
+        let view = View {
+            catalog: &catalog,
+            node_name: "node",
+        };
+        let nic = Nic {
+            addresses: vec![
+                "172.31.32.10/20".parse().unwrap(),
+                "10.0.0.7/32".parse().unwrap(),
+            ],
+            ..ens6()
+        };
+        let facts = NodeFacts {
+            nics: vec![nic.clone()],
+            ..NodeFacts::default()
+        };
+        for (address, behind) in [
+            ("172.31.32.77/20", "172.31.32.0/20"),
+            ("172.31.33.77/26", "172.31.33.64/26"),
+            ("10.71.8.40/24", "10.71.8.0/24"),
+            ("10.71.8.40/28", "10.71.8.32/28"),
+            ("1.2.3.4/1", "1.2.3.4/32"),
+            ("172.31.32.77/0", "172.31.32.77/32"),
+            ("172.31.32.77/19", "172.31.32.77/32"),
+            ("10.71.8.40/23", "10.71.8.40/32"),
+            ("10.0.0.9/24", "10.0.0.9/32"),
+            ("fd00::7/64", "fd00::7/128"),
+        ] {
+            let own = pod("10.71.8.40", "static", "10.71.8.1", &facts);
+            let net = PodNet {
+                addresses: vec![PodAddress {
+                    address: address.parse().unwrap(),
+                    ..own.addresses[0].clone()
+                }],
+                delegate: Some(Delegate {
+                    kind: "static".into(),
+                    container_id: String::new(),
+                    netns: String::new(),
+                    interface: String::new(),
+                    args: String::new(),
+                    path: String::new(),
+                    config: String::new(),
+                }),
+                ..own
+            };
+            let networks = view.networks_of(&net, &nic);
+            assert_eq!(networks[0].network.subnet.to_string(), behind, "{address}");
+            // A pool's own pods are where the pool says, also when it is gone.
+            let of_pool = PodNet {
+                delegate: None,
+                ..net
+            };
+            let networks = view.networks_of(&of_pool, &nic);
+            let subnet = of_pool.addresses[0].address.trunc();
+            assert_eq!(networks[0].network.subnet, subnet, "{address}");
+        }
+    }
+
+    #[test]
     fn of_two_pools_of_a_subnet_each_has_its_own_gateway() {
         let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);
         let view = View {
@@ -266,7 +338,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
             pod("10.71.8.40", "first", "10.71.8.1", &facts),
             pod("10.71.8.60", "second", "10.71.8.254", &facts),
         ];
-        let in_use = pods.iter().flat_map(|pod| view.networks_of(pod, "ens6"));
+        let in_use = pods.iter().flat_map(|pod| view.networks_of(pod, &ens6()));
         let behind = view.behind(&ens6(), &facts, &in_use.collect());
         let via = |network: &PoolNetwork| network.gateway.unwrap().to_string();
         let pools: Vec<String> = behind.pools.iter().map(via).collect();

@@ -60,10 +60,12 @@ pub(super) async fn add(
                 for (owner, made) in made.iter().rev() {
                     undo(agent, owner, &made.net, made.links).await;
                 }
+                agent.restore_nics().await;
                 return Err(failure);
             }
         }
     }
+    agent.serve_pods().await;
     if conf.is_by_pod()
         && let Some(cluster) = &agent.cluster
     {
@@ -189,6 +191,7 @@ pub(super) async fn make(
         if let Some(before) = before.filter(|_| links == Links::Ensure) {
             remember(agent, owner, &before, net).await;
         }
+        agent.restore_nics().await;
         return Err(e.into());
     }
     let ips: Vec<String> = net

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     agent::Agent,
-    netlink::{self, direct::Direct, netns::Netns},
+    netlink::{self, direct::Direct, model::Mac, netns::Netns},
     node,
     podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
     pool::{Object, Owner},
@@ -77,7 +77,8 @@ pub(super) async fn add(
             }
         };
         refuse_another(agent, &owner, &sandbox, &spec)?;
-        let net = attach(agent, &owner, &sandbox, &spec, &addresses, None).await?;
+        let (net, _) = attach(agent, &owner, &sandbox, &spec, &addresses, None).await?;
+        agent.serve_pods().await;
         return Ok(beside(result, &net, &conf.cni_version).to_string());
     }
     let mut spec = wanted::resolve(agent, choice, conf, &agent.catalog())?.spec;
@@ -98,8 +99,8 @@ pub(super) async fn add(
         None => from(&ipam).await?,
     };
     let attached = attach(agent, &owner, &sandbox, &spec, &addresses, Some(&ipam)).await;
-    let net = match attached {
-        Ok(net) => net,
+    let (net, mac) = match attached {
+        Ok(made) => made,
         Err(failure) => {
             // An interface that was noted was abandoned, and the plugin told, by `attach`.
             if known.is_none() && agent.interface(&owner).is_none() {
@@ -108,8 +109,7 @@ pub(super) async fn add(
             return Err(failure);
         }
     };
-    let facts = agent.facts.get(&agent.host).await?;
-    let mac = facts.nic(&spec.master).and_then(|nic| nic.mac);
+    agent.serve_pods().await;
     let mut result = AddResult { mac, net: &net }.to_json(&conf.cni_version);
     result["dns"] = dns;
     Ok(result.to_string())
@@ -172,7 +172,7 @@ async fn give_back(ipam: &Delegate) {
     }
 }
 
-/// Plans, writes down and applies.
+/// Plans, writes down and applies; gives the NIC's link-layer address besides.
 async fn attach(
     agent: &Agent,
     owner: &Owner,
@@ -180,7 +180,7 @@ async fn attach(
     spec: &NetworkSpec,
     addresses: &[PodAddress],
     ipam: Option<&Delegate>,
-) -> Result<Arc<PodNet>, Failure> {
+) -> Result<(Arc<PodNet>, Option<Mac>), Failure> {
     let known = agent.interface(owner);
     let facts = match spec.made_before {
         Some(_) => agent.facts.get(&agent.host).await?,
@@ -210,7 +210,8 @@ async fn attach(
         None => Links::New,
     };
     make(agent, owner, &net, &facts, links).await?;
-    Ok(net)
+    let mac = facts.nic(&spec.master).and_then(|nic| nic.mac);
+    Ok((net, mac))
 }
 
 /// As far as the pod is known: its annotations say nothing else that is needed here.

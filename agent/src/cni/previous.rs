@@ -86,6 +86,12 @@ impl Previous {
         for of_family in [previous.ip4.take(), previous.ip6.take()] {
             previous.add(of_family);
         }
+        let gateways = previous.ips.iter_mut().map(|ip| &mut ip.gateway);
+        let hops = previous.routes.iter_mut().map(|route| &mut route.gw);
+        for gateway in gateways.chain(hops) {
+            // Some write it for none, and the kernel takes it for none.
+            *gateway = gateway.filter(|address| !address.is_unspecified());
+        }
         Ok(previous)
     }
 
@@ -245,6 +251,20 @@ mod tests {
         assert_eq!(own[0].gateway, Some(via));
         assert_eq!(own[0].routes, [("10.9.0.0/16".parse().unwrap(), via)]);
         assert_eq!(previous.in_host("eth0").collect::<Vec<_>>(), ["veth1"]);
+    }
+
+    #[test]
+    fn an_unspecified_next_hop_is_none() {
+        let result = json!({
+            "ips": [{"address": "10.1.0.2/24", "gateway": "0.0.0.0"}, {"address": "fd00::2/64", "gateway": "fd00::1"}],
+            "routes": [{"dst": "10.9.0.0/16", "gw": "0.0.0.0"}, {"dst": "0.0.0.0/0", "gw": "0.0.0.0"},
+                {"dst": "fd00:9::/64", "gw": "::"}],
+        });
+        let previous = Previous::parse(&result, "static").unwrap();
+        let own = previous.of_ipam("static").unwrap();
+        assert_eq!((own[0].gateway, own[0].routes.len()), (None, 0));
+        let via: IpAddr = "fd00::1".parse().unwrap();
+        assert_eq!(own[1].routes, [("fd00:9::/64".parse().unwrap(), via)]);
     }
 
     /// What plugins and scripts say of a pod whose eth0 has 10.88.0.5/24: the address and gateway that are

@@ -261,9 +261,13 @@ impl Batch {
         );
     }
 
-    /// Removes the route, if it is there.
+    /// Removes the route, if it is there. One that was read may have been put there with another scope: by a next hop that
+    /// the kernel took for none, for example.
     pub fn delete_route(&mut self, object: &Route, ifindex: u32) {
-        let message = RouteNetlinkMessage::DelRoute(route(object, ifindex));
+        let mut message = route(object, ifindex);
+        // Of whatever scope (`fib_table_delete`, net/ipv4/fib_trie.c).
+        message.header.scope = RouteScope::NoWhere;
+        let message = RouteNetlinkMessage::DelRoute(message);
         self.push_tolerant(format_args!("delete {object}"), message, 0, GONE);
     }
 

@@ -9,6 +9,7 @@ mod beside_others;
 mod chained;
 mod clients;
 mod crowd;
+mod failed_adds;
 mod faults;
 mod flows_and_trace;
 mod gateways;

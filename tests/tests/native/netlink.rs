@@ -1,7 +1,7 @@
 //! The agent's netlink layer against the running kernel.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::netlink::Netlink;
+use ebbtide_agent::netlink::{Batch, Netlink};
 use ebbtide_tests::{netns::Netns, snapshot::ip};
 
 /// So many that the kernel cannot answer a dump with one message: then, and only then, a second dump
@@ -30,6 +30,54 @@ fn many_questions_at_once_are_all_answered_in_full() -> Result<()> {
         ensure!(links.len() == LINKS + 1, "{} links", links.len());
     }
     Ok(())
+}
+
+#[test]
+fn a_route_of_ours_is_removed_as_it_is_read_whatever_the_kernel_made_of_it() -> Result<()> {
+    let netns = Netns::new("removed")?;
+    for command in [
+        "link add near0 type veth peer name far0",
+        "link set near0 up",
+        "link set far0 up",
+        "address add 10.9.0.5/24 dev near0",
+        "-6 address add fd09::5/64 dev near0 nodad",
+        // As it is without a next hop, and as one of 0.0.0.0 makes it.
+        "route add 10.1.0.0/16 dev near0 scope link table 7703 proto 235",
+        "route add 10.2.0.0/16 dev near0 scope global table 7703 proto 235",
+        "route add 10.3.0.0/16 dev near0 scope host table 7703 proto 235",
+        "route add 0.0.0.0/1 dev near0 scope link table 7703 proto 235",
+        "route add default dev near0 scope global table 7703 proto 235",
+        "route add 10.4.0.0/16 via 10.9.0.9 dev near0 onlink table 7703 proto 235",
+        "route add 10.5.0.0/16 via inet6 fe80::9 dev near0 onlink table 7703 proto 235",
+        "route add 10.6.0.0/16 dev near0 src 10.9.0.5 table 7703 proto 235",
+        "-6 route add fd01::/64 dev near0 table 7703 proto 235",
+        "-6 route add ::/1 dev near0 table 7703 proto 235",
+        "-6 route add default via fe80::9 dev near0 onlink table 7703 proto 235",
+    ] {
+        ip(&netns, &command.split(' ').collect::<Vec<_>>())?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let netlink = netns.run(|| {
+        let _entered = runtime.enter();
+        Ok(Netlink::open("in the test")?)
+    })?;
+    runtime.block_on(async {
+        let links = netlink.links().await?;
+        let index = links.iter().find(|link| link.name == "near0");
+        let index = index.context("near0 is not there")?.ifindex;
+        let ours = netlink.ours(&links).await?;
+        ensure!(ours.routes.len() == 11, "{:#?}", ours.routes);
+        let mut batch = Batch::default();
+        for route in &ours.routes {
+            batch.delete_route(route, index);
+        }
+        batch.run(&netlink).await?;
+        let left = netlink.ours(&links).await?;
+        ensure!(left.routes.is_empty(), "{:#?}", left.routes);
+        Ok(())
+    })
 }
 
 #[test]
