@@ -66,6 +66,7 @@ pub(super) fn refuse_another(
     sandbox: &Sandbox,
     spec: &NetworkSpec,
 ) -> Result<(), Failure> {
+    refuse_second_network(agent, owner, sandbox)?;
     let Some(known) = agent.interface(owner) else {
         return Ok(());
     };
@@ -108,6 +109,27 @@ pub(super) fn refuse_another(
             owner.container_id
         ),
         "nothing was changed: DEL it first, with the configuration that it was made by",
+    ))
+}
+
+/// Refuses to add an interface that another network configuration added: a DEL of one would take from the other what
+/// both have, as they are one interface of one pod.
+fn refuse_second_network(agent: &Agent, owner: &Owner, sandbox: &Sandbox) -> Result<(), Failure> {
+    let mut first = None;
+    agent.each_interface(|other, net| {
+        let is_it = other.container_id == owner.container_id && other.interface == owner.interface;
+        if is_it && other.network != owner.network && net.netns_inode == sandbox.netns_inode {
+            first = Some(other.network.clone());
+        }
+    });
+    let Some(first) = first else { return Ok(()) };
+    Err(Failure::new(
+        code::INVALID_NETWORK_CONFIG,
+        format!(
+            "{} of container {} is in network {first} already, and this ADD is of network {}",
+            owner.interface, owner.container_id, owner.network
+        ),
+        "nothing was changed: give this network another interface (CNI_IFNAME), or DEL the first one",
     ))
 }
 
