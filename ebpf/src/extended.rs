@@ -47,7 +47,7 @@ pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[
 
 /// An IPv6 address at `offset`.
 #[inline(always)]
-fn load_into(skb: *mut __sk_buff, offset: u32, address: &mut Address) -> bool {
+pub(crate) fn load_into(skb: *mut __sk_buff, offset: u32, address: &mut Address) -> bool {
     // SAFETY: as in `load`; there is room for the 16 bytes.
     unsafe { bpf_skb_load_bytes(skb.cast(), offset, address.as_mut_ptr().cast(), 16) == 0 }
 }

@@ -3,24 +3,49 @@
 //! Whose packets a filter sees, its class says (`TCA_BPF_CLASSID`, which means nothing else at clsact): the
 //! number of the pod, or zero where nobody is guarded. Whose an address is, is beside its counters, which
 //! are looked up anyway.
+//!
+//! What may pass is known, not what may not: IPv4 and IPv6 with an address of the pod's, ARP and neighbour discovery
+//! about one, and what a host says before it has one. All else goes nowhere. A tag, a label, a session's header or any
+//! other EtherType is something that a stack may unwrap behind us, and what is in it has no address that we have seen.
 
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map, programs::TcContext};
-use ebbtide_layout::{MAX_SPOOFERS, Spoofed};
+use ebbtide_layout::{MAX_SPOOFERS, OWNER_IS_POD, PodCounters, Spoofed};
 
 use crate::{
-    DROP, PASS, maps,
-    packet::{self, Ip},
+    DROP, PASS, extended, host_maps, maps, neighbours,
+    packet::{self, ETH_HLEN, ICMPV6, Ip, LATER, TCP, UDP},
 };
 
 /// By the pod's number.
 #[btf_map]
 static SPOOFED: LruHashMap<u32, Spoofed, { MAX_SPOOFERS as usize }> = LruHashMap::new();
 
+const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+
+/// Protocols that carry packets or frames, and that a node takes out of them for whoever sends them, if it has such a
+/// link: IPv4 and IPv6 (`tunl0`, `sit0`, `ip6tnl0`), GRE, EtherIP, L2TP, MPLS.
+const IPIP: u8 = 4;
+const IPV6: u8 = 41;
+const GRE: u8 = 47;
+const ETHERIP: u8 = 97;
+const L2TP: u8 = 115;
+const MPLS: u8 = 137;
+
 /// Where a pod's packets are seen.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
     Nic,
     Veth,
+}
+
+/// Whose an address is.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    /// The pod's number; zero: no pod's.
+    number: u16,
+    /// What its frames are sent with; see [`PodCounters::mac`].
+    mac: [u32; 2],
 }
 
 /// The pod whose packets the filter sees; zero: nobody is guarded.
@@ -30,28 +55,89 @@ fn guarded(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).tc_classid }
 }
 
-/// Whether a packet has an address that is not the pod's; it is counted. `owner` tells whose it is, zero
-/// if no pod's.
+/// Whether a packet is none that the pod may send: most of all one with an address that is not its own. It is counted.
+/// `owner` tells whose the source is.
 #[inline(always)]
-pub(crate) fn is_spoofed(ctx: &TcContext, ip: &Ip, owner: impl FnOnce() -> u16, at: At) -> bool {
+pub(crate) fn is_spoofed(ctx: &TcContext, ip: &Ip, owner: impl FnOnce() -> Owner, at: At) -> bool {
     let pod = guarded(ctx);
-    if pod == 0 || pod == u32::from(owner()) || ip.is_from_nobody() {
+    if pod == 0 {
         return false;
     }
-    count(pod, at);
-    true
+    let owner = owner();
+    let may_pass = if pod == u32::from(owner.number) {
+        may_be_sent(ctx, ip, owner, pod, at)
+    } else {
+        ip.is_from_nobody() && neighbours::from_nobody(ctx.skb.skb, ip, pod) != 0
+    };
+    if !may_pass {
+        count(pod, at);
+    }
+    !may_pass
 }
 
-/// The verdict on what could not be read. The kernel goes by what the socket says it is, which need not
-/// be what the frame says (`packet_snd`, net/packet/af_packet.c): no way around the guard.
+/// What has an address of the pod's.
+#[inline(always)]
+fn may_be_sent(ctx: &TcContext, ip: &Ip, owner: Owner, pod: u32, at: At) -> bool {
+    if let At::Nic = at {
+        // The kernel goes by what the socket says it is (`ipvlan_get_L3_hdr`), which need not be what the frame says
+        // (`packet_snd`, net/packet/af_packet.c).
+        // SAFETY: as in `guarded`.
+        let protocol = unsafe { (*ctx.skb.skb).protocol };
+        let other = if ip.is_v4() { ETH_P_IPV6 } else { ETH_P_IP };
+        if protocol == other {
+            return false;
+        }
+        if owner.mac != [0; 2] {
+            // As it was on the wire it is seen by switches.
+            if source(ctx) != Some(owner.mac) {
+                return false;
+            }
+            if ip.payload.protocol == UDP {
+                return !neighbours::serves_dhcp(ctx, ip);
+            }
+        }
+    }
+    match ip.payload.protocol {
+        TCP | UDP => true,
+        ICMPV6 => {
+            ip.payload.fragment & LATER != 0
+                || neighbours::advertises(ctx.skb.skb, ip.payload.at, pod) != 0
+        }
+        IPIP | IPV6 | GRE | ETHERIP | L2TP | MPLS => !is_to_node(ip),
+        // Its transport header was not found, and may be whatever the walk looks for.
+        other => !extended::is_extension(other) || ip.payload.fragment & LATER != 0,
+    }
+}
+
+/// The frame's sender, as [`PodCounters::mac`] has it.
+#[inline(always)]
+fn source(ctx: &TcContext) -> Option<[u32; 2]> {
+    let [start] = packet::read::<[u32; 1]>(ctx, 6)?;
+    let [e, f] = packet::read::<[u8; 2]>(ctx, 10)?;
+    Some([start, u32::from_ne_bytes([e, f, 0, 0])])
+}
+
+/// Whether a packet is for the node itself, which would take out what is in it: with whatever address.
+#[inline(always)]
+fn is_to_node(ip: &Ip) -> bool {
+    host_maps::owner(&ip.destination).is_some_and(|to| to.flags & OWNER_IS_POD == 0)
+}
+
+/// The verdict on what is no IP packet, or could not be read.
 #[inline(always)]
 pub(crate) fn unread(ctx: &TcContext, at: At) -> i32 {
-    const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
-    const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+    const ETH_P_ARP: [u8; 2] = [0x08, 0x06];
     let pod = guarded(ctx);
+    if pod == 0 {
+        return PASS;
+    }
     // SAFETY: as in `guarded`.
-    let protocol = unsafe { (*ctx.skb.skb).protocol };
-    if pod == 0 || packet::is_in_vlan(ctx) || !matches!(protocol, ETH_P_IP | ETH_P_IPV6) {
+    let (tagged, protocol) = unsafe { ((*ctx.skb.skb).vlan_present, (*ctx.skb.skb).protocol) };
+    if tagged == 0
+        && packet::read(ctx, ETH_HLEN - 2) == Some(ETH_P_ARP)
+        && !matches!(protocol, ETH_P_IP | ETH_P_IPV6)
+        && neighbours::is_own_arp(ctx.skb.skb, pod, u32::from(at == At::Nic)) != 0
+    {
         return PASS;
     }
     count(pod, at);
@@ -77,8 +163,23 @@ fn count(pod: u32, at: At) {
     }
 }
 
-/// Whose an address is; zero if no pod's.
+/// Whose an address is, of which `pod` is known.
 #[inline(always)]
-pub(crate) fn owner(ip: &Ip) -> u16 {
-    maps::pod(&ip.source).map_or(0, |entry| entry.pod)
+pub(crate) fn owner_is(pod: Option<&PodCounters>) -> Owner {
+    pod.map_or(
+        Owner {
+            number: 0,
+            mac: [0; 2],
+        },
+        |pod| Owner {
+            number: pod.pod,
+            mac: pod.mac,
+        },
+    )
+}
+
+/// Whose an address is.
+#[inline(always)]
+pub(crate) fn owner(ip: &Ip) -> Owner {
+    owner_is(maps::pod(&ip.source).as_deref())
 }

@@ -39,6 +39,7 @@ mod guard;
 mod host;
 mod host_maps;
 mod maps;
+mod neighbours;
 mod packet;
 mod recent;
 mod reply;

@@ -318,7 +318,7 @@ impl Ip {
 
     /// The first bytes of the transport header, wherever in the packet they are.
     #[inline(always)]
-    fn start<const N: usize>(&self, ctx: &TcContext) -> Option<[u8; N]> {
+    pub(crate) fn start<const N: usize>(&self, ctx: &TcContext) -> Option<[u8; N]> {
         let at = self.payload.at;
         if at <= FARTHEST
             && let Some(bytes) = read(ctx, at as usize)

@@ -183,7 +183,7 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
         return guard::unread(ctx, At::Nic);
     };
     let pod = maps::pod(&ip.source);
-    let owner = || pod.as_ref().map_or(0, |pod| pod.pod);
+    let owner = || guard::owner_is(pod.as_deref());
     if guard::is_spoofed(ctx, ip, owner, At::Nic) {
         return DROP;
     }

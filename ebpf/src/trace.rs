@@ -19,6 +19,7 @@ mod guard;
 mod host;
 mod host_maps;
 mod maps;
+mod neighbours;
 mod packet;
 mod recent;
 mod reply;

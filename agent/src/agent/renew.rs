@@ -31,10 +31,14 @@ impl Agent {
         let last = locked(&self.renewed).replace(Arc::clone(facts));
         let index =
             |facts: &NodeFacts, net: &PodNet| facts.nic(net.master()?).map(|nic| nic.ifindex);
-        // Its interface went with the NIC it was a child of.
+        let mac = |facts: &NodeFacts, net: &PodNet| facts.nic(net.master()?).map(|nic| nic.mac);
+        // Its interface went with the NIC it was a child of; or that has another link-layer address, which the guard
+        // is to know.
         let is_on_another = |net: &PodNet| {
-            last.as_ref()
-                .is_some_and(|last| index(last, net) != index(facts, net))
+            last.as_ref().is_some_and(|last| {
+                index(last, net) != index(facts, net)
+                    || (net.sends_frames() && mac(last, net) != mac(facts, net))
+            })
         };
         for (owner, net) in self.interfaces() {
             let new = self.renewed(&net, facts);

@@ -29,7 +29,9 @@ use aya::{
     maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
     programs::{ProgramError, SchedClassifier},
 };
-use ebbtide_layout::{Address, Counters, POD_IN_L3, PodCounters, Spoofed, mapped, reply_bit};
+use ebbtide_layout::{
+    Address, Counters, POD_IN_L3, PodCounters, Spoofed, mac_words, mapped, reply_bit,
+};
 use nix::sys::statfs::{FsType, statfs};
 use tracing::warn;
 
@@ -61,7 +63,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJECT"));
 
 /// Directory of the pinned maps below the bpf directory. It counts up when a map's layout
 /// changes: programs of one layout never see the maps of another.
-const LAYOUT: &str = "v7";
+const LAYOUT: &str = "v8";
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -444,6 +446,7 @@ impl Datapath {
             let known = counters.get(&key(*address), 0).map_err(failed)?;
             let wanted = |cpu: &PodCounters| PodCounters {
                 veth: how.veth.unwrap_or(0),
+                mac: how.mac.map_or([0; 2], |mac| mac_words(mac.0)),
                 flags: cpu.flags & POD_IN_L3 | how.flags(),
                 ..*cpu
             };

@@ -2,6 +2,8 @@
 
 use ebbtide_layout::{POD_FOLLOWS_TCP, POD_IS_EXEMPT};
 
+use crate::netlink::model::Mac;
+
 /// How what a pod sends by its interface is to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sending {
@@ -12,6 +14,8 @@ pub struct Sending {
     pub past_host: bool,
     /// Its TCP connections are followed like its other flows, since its sockets take no marks.
     pub follows_tcp: bool,
+    /// The link-layer address of its frames, where they reach a wire as they are (ipvlan l2).
+    pub mac: Option<Mac>,
 }
 
 impl Sending {

@@ -19,7 +19,7 @@ use crate::{
         Batch, Netlink,
         direct::Direct,
         link::Link,
-        model::NamespacePlan,
+        model::{Mac, NamespacePlan},
         netns::{Evidence, Netns},
         sysctl,
     },
@@ -96,14 +96,16 @@ async fn attempt(
         .iter()
         .map(|a| (a.address.addr(), a.gateway.is_some()))
         .collect();
-    datapath.host.own_pod(&owned, master)?;
-    datapath.send(&net.ips(), sending(net, veth))?;
+    let (nic, mac) = master.unzip();
+    datapath.host.own_pod(&owned, nic)?;
+    datapath.send(&net.ips(), sending(net, veth, mac.flatten()))?;
     answer(net, host, datapath).await
 }
 
-/// `veth`: the index of the pod's end of the pair.
-fn sending(net: &PodNet, veth: Option<u32>) -> Sending {
+/// `veth`: the index of the pod's end of the pair; `mac`: the master's.
+fn sending(net: &PodNet, veth: Option<u32>, mac: Option<Mac>) -> Sending {
     Sending {
+        mac: mac.filter(|_| net.sends_frames()),
         veth,
         past_host: net.past_host,
         follows_tcp: !net.accepts_marks(),
@@ -136,8 +138,11 @@ impl Host {
     }
 }
 
-/// The indices of the master and of the pod's end of the pair, where there are such links.
-type Made = (Option<u32>, Option<u32>, Laps);
+/// The index and the link-layer address of the master, and the index of the pod's end of the pair, where there are
+/// such links.
+type Made = (Option<Master>, Option<u32>, Laps);
+
+type Master = (u32, Option<Mac>);
 
 /// The links that a plan speaks of.
 pub(super) type Found = HashMap<String, Link>;
@@ -150,20 +155,23 @@ impl Work {
         Ok((master, veth, self.laps))
     }
 
-    /// The index of the master.
+    /// What is to be known of the master.
     fn in_host(
         &mut self,
         netns: &Netns,
         pod: &mut Direct,
         Host { netlink, settings }: &mut Host,
-    ) -> Result<Option<u32>, Error> {
+    ) -> Result<Option<Master>, Error> {
         let net = &self.net;
         let pairs = net.way_to_host().map(|veth| veth.host_name.as_str());
         let own = net.ipvlan.as_ref().map(|ipvlan| ipvlan.name.as_str());
         let names: Vec<&str> = net.master().into_iter().chain(pairs).chain(own).collect();
         let mut found = netlink.links(&names)?;
         let master = match net.master() {
-            Some(name) => Some(present(&found, name, netlink)?.ifindex),
+            Some(name) => {
+                let link = present(&found, name, netlink)?;
+                Some((link.ifindex, link.mac))
+            }
             None => None,
         };
         links::make(net, self.links, netns, pod, (&mut *netlink, &mut found))?;

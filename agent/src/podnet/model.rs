@@ -280,6 +280,13 @@ impl PodNet {
         mode == Some(IpvlanMode::L3)
     }
 
+    /// Whether what the interface sends reaches the wire as the pod made it, with its link-layer addresses.
+    #[must_use]
+    pub fn sends_frames(&self) -> bool {
+        let mode = self.ipvlan.as_ref().map(|ipvlan| ipvlan.mode);
+        mode == Some(IpvlanMode::L2)
+    }
+
     /// Whether the pod's accepted sockets take their SYN's mark.
     #[must_use]
     pub fn accepts_marks(&self) -> bool {

@@ -177,6 +177,20 @@ pub struct PodCounters {
     /// The pod's end of the veth pair, by which goes what is to go past the host's stack. Zero: there is
     /// none, and nothing does.
     pub veth: u32,
+    /// The link-layer address that the pod's interface sends with, as [`mac_words`] has it. Zero: whatever it is
+    /// goes nowhere (ipvlan l3), or is not known.
+    pub mac: [u32; 2],
+}
+
+/// A link-layer address in two words, as it is compared with a packet's bytes.
+#[inline(always)]
+#[must_use]
+pub const fn mac_words(mac: [u8; 6]) -> [u32; 2] {
+    let [a, b, c, d, e, f] = mac;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, 0, 0]),
+    ]
 }
 
 /// [`PodCounters::flags`]: what the pod sends by its interface passes the host's netfilter (ipvlan l3:
@@ -194,7 +208,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
     assert!(size_of::<Flow>() == 24 && align_of::<Flow>() == 8);
     assert!(size_of::<Counters>() == 48 && align_of::<Counters>() == 8);
-    assert!(size_of::<PodCounters>() == 152 && align_of::<PodCounters>() == 8);
+    assert!(size_of::<PodCounters>() == 160 && align_of::<PodCounters>() == 8);
 };
 
 #[cfg(not(target_arch = "bpf"))]

@@ -171,6 +171,7 @@ impl Floor {
                 veth,
                 past_host: net.past_host,
                 follows_tcp: false,
+                mac: None,
             };
             Ok(self.datapath.send(&net.ips(), how)?)
         })?

@@ -1,6 +1,9 @@
 //! A program on a real link, for what a test run of it cannot show: the class of its filter.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::{
+    net::IpAddr,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
 
 use anyhow::{Context as _, Result};
 use ebbtide_agent::netlink::{
@@ -8,6 +11,7 @@ use ebbtide_agent::netlink::{
     direct::Direct,
     model::{Direction, Filter},
 };
+use ipnet::IpNet;
 use nix::{
     errno::Errno,
     libc::{self, sockaddr_ll},
@@ -21,7 +25,7 @@ use crate::{netlink::VethEnd, netns::Netns, packet_socket};
 pub struct Pair {
     socket: OwnedFd,
     index: u32,
-    _netns: [Netns; 2],
+    netns: [Netns; 2],
 }
 
 impl Pair {
@@ -64,8 +68,34 @@ impl Pair {
         Ok(Self {
             socket: sender.run(|| packet_socket::open(name, libc::SOCK_RAW, 0))?,
             index: sender.netlink()?.index(name)?,
-            _netns: netns,
+            netns,
         })
+    }
+
+    /// Gives the near end addresses, and lets it take what comes with any; then does `work` there.
+    ///
+    /// # Errors
+    /// When an address is refused, or those of `work`.
+    pub fn near_with<T: Send>(
+        &self,
+        addresses: &[&str],
+        work: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
+        let [near, _] = &self.netns;
+        near.sysctls(&[
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/near/rp_filter", "0"),
+            ("net/ipv6/conf/near/accept_dad", "0"),
+        ])?;
+        let links = near.netlink()?;
+        for address in addresses {
+            links.add_address("near", IpNet::from(address.parse::<IpAddr>()?))?;
+        }
+        // A source that leads nowhere is dropped, whatever the filter says.
+        for any in ["0.0.0.0/0", "::/0"] {
+            links.add_on_link_route(any.parse()?, "near")?;
+        }
+        near.run(work)
     }
 
     /// Sends a frame through the program. The socket says that it carries `ethertype`, whatever the

@@ -25,7 +25,8 @@ use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key, uptime};
 use ebbtide_layout::{
     Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow,
     NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD,
-    POD_FOLLOWS_TCP, POD_IN_L3, POD_IS_EXEMPT, PodCounters, RECENT_PLACES, Spoofed, reply_bit,
+    POD_FOLLOWS_TCP, POD_IN_L3, POD_IS_EXEMPT, PodCounters, RECENT_PLACES, Spoofed, mac_words,
+    reply_bit,
 };
 
 use crate::workspace;
@@ -412,6 +413,19 @@ impl Bench {
             pod: POD_NUMBER,
             flags: if is_l3 { POD_IN_L3 } else { 0 },
             veth: VETH,
+            ..PodCounters::default()
+        });
+    }
+
+    /// Makes the pod's interface one that sends frames as they are, with this link-layer address.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn is_l2_with(&mut self, mac: [u8; 6]) {
+        self.know(PodCounters {
+            pod: POD_NUMBER,
+            veth: VETH,
+            mac: mac_words(mac),
             ..PodCounters::default()
         });
     }

@@ -112,6 +112,71 @@ pub fn in_vlan(mut frame: Vec<u8>, id: u8) -> Vec<u8> {
     frame
 }
 
+/// The same frame with tags or other headers of these EtherTypes before its own, each with two more bytes (IEEE
+/// 802.1Q: the VLAN's number, zero for a priority alone).
+#[must_use]
+pub fn wrapped(mut frame: Vec<u8>, headers: &[(u16, u16)]) -> Vec<u8> {
+    let bytes = headers.iter().flat_map(|(kind, tag)| {
+        let [a, b] = kind.to_be_bytes();
+        let [c, d] = tag.to_be_bytes();
+        [a, b, c, d]
+    });
+    frame.splice(12..12, bytes);
+    frame
+}
+
+/// The same frame with another EtherType.
+#[must_use]
+pub fn with_ethertype(mut frame: Vec<u8>, ethertype: u16) -> Vec<u8> {
+    frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
+    frame
+}
+
+/// The same frame from and to other link-layer addresses.
+#[must_use]
+pub fn between_macs(mut frame: Vec<u8>, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
+    frame[..6].copy_from_slice(&to);
+    frame[6..12].copy_from_slice(&from);
+    frame
+}
+
+/// An ARP packet (RFC 826): `operation` 1 asks, 2 answers.
+///
+/// # Panics
+/// When an address is none of IPv4.
+#[must_use]
+pub fn arp(operation: u8, sender: ([u8; 6], &str), target: &str) -> Vec<u8> {
+    let octets = |text: &str| match ip(text) {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(_) => panic!("{text} is no IPv4 address"),
+    };
+    let mut frame = vec![0xff; 6];
+    frame.extend(sender.0);
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
+    frame.extend(sender.0);
+    frame.extend(octets(sender.1));
+    frame.extend([0; 6]);
+    frame.extend(octets(target));
+    frame
+}
+
+/// An ICMPv6 message of this kind about `target` (RFC 4861), with a link-layer address as its option.
+#[must_use]
+pub fn neighbour(kind: u8, from: &str, to: &str, target: &str, mac: [u8; 6]) -> Vec<u8> {
+    const OVERRIDE: u8 = 0x20;
+    let flags = if kind == 136 { OVERRIDE } else { 0 };
+    let mut body = vec![kind, 0, 0, 0, flags, 0, 0, 0];
+    body.extend(key(ip(target)));
+    body.extend([if kind == 135 { 1 } else { 2 }, 1]);
+    body.extend(mac);
+    let mut frame = Vec::new();
+    let step = addressed(from, to);
+    step.write(&mut frame, 58.into(), &body).unwrap();
+    // RFC 4861, 7.1: from this very link.
+    frame[IP + 7] = 255;
+    frame
+}
+
 /// The same packet in three fragments; `id` is what tells them from another packet's. The first has
 /// all headers (RFC 7112).
 #[must_use]

@@ -1,6 +1,7 @@
 //! One pod's trouble is no other's: addresses that are not its own, and floods.
 
 use std::{
+    net::UdpSocket,
     thread,
     time::{Duration, Instant},
 };
@@ -9,15 +10,25 @@ use anyhow::{Result, ensure};
 use ebbtide_agent::netlink::model::Direction;
 use ebbtide_layout::HostFlow;
 use ebbtide_tests::programs::{
-    Bench, CLIENT, CLIENT6, NODE, OTHER_POD, PASS, POD, POD_NUMBER, POD6, REDIRECT, REPLY, THAT,
-    THAT_MARK,
+    Bench, CLIENT, CLIENT6, NODE, NODE6, OTHER_POD, PASS, POD, POD_NUMBER, POD6, REDIRECT, REPLY,
+    THAT, THAT_MARK,
     links::Pair,
-    packets::{echo, flow, in_vlan, tcp, udp},
+    packets::{
+        arp, between_macs, echo, extended, flow, fragments, in_vlan, neighbour, tcp, udp,
+        with_ethertype, with_protocol, wrapped,
+    },
 };
 
 const IP: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
+const VLAN: u16 = 0x8100;
+
+/// Of the test's pod, as the bench knows it.
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+
+/// Somebody whom the programs do not know.
+const GATEWAY: &str = "172.31.16.1";
 
 /// New flows of the flood, unless the environment says another number.
 const FLOOD: u32 = 20_000;
@@ -29,17 +40,30 @@ fn frames() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
         ("its own", udp((POD, 1), to), IP, true),
         ("its own, TCP", tcp((POD, 1), to), IP, true),
         ("its own, IPv6", udp((POD6, 1), (CLIENT6, 2)), IPV6, true),
+        // Nobody's in particular, so maybe a gateway's.
         (
             "link-local",
             udp(("fe80::1", 1), ("ff02::2", 2)),
             IPV6,
-            true,
+            false,
         ),
         (
             "none yet, IPv6",
             echo("::", "ff02::1:ff00:4", true),
             IPV6,
+            false,
+        ),
+        (
+            "none yet, DHCPv6",
+            udp(("fe80::4", 546), ("ff02::1:2", 547)),
+            IPV6,
             true,
+        ),
+        (
+            "none yet, to a host",
+            udp(("0.0.0.0", 68), (CLIENT, 67)),
+            IP,
+            false,
         ),
         (
             "none yet, DHCP",
@@ -47,8 +71,14 @@ fn frames() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
             IP,
             true,
         ),
-        ("no IP", vec![0xff; 60], ARP, true),
-        ("in a VLAN", in_vlan(udp((POD, 1), to), 7), 0x8100, true),
+        ("no IP", vec![0xff; 60], ARP, false),
+        ("in a VLAN", in_vlan(udp((POD, 1), to), 7), VLAN, false),
+        (
+            "with a priority, twice",
+            wrapped(udp((OTHER_POD, 1), to), &[(VLAN, 0), (VLAN, 0)]),
+            VLAN,
+            false,
+        ),
         ("nobody's", tcp(("10.9.9.9", 1), to), IP, false),
         (
             "nobody's, IPv6",
@@ -64,6 +94,128 @@ fn frames() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
             IPV6,
             false,
         ),
+    ]
+    .into_iter()
+    .chain(to_neighbours())
+    .chain(in_tunnels())
+    .collect()
+}
+
+/// What is said of link-layer addresses, routers and addresses that may be had.
+fn to_neighbours() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
+    let all = "ff02::1";
+    let about = |kind, from, target| neighbour(kind, from, all, target, MAC);
+    vec![
+        ("ARP, its own", arp(2, (MAC, POD), POD), ARP, true),
+        ("ARP, asks", arp(1, (MAC, POD), NODE), ARP, true),
+        (
+            "ARP, is mine free",
+            arp(1, (MAC, "0.0.0.0"), POD),
+            ARP,
+            true,
+        ),
+        (
+            "ARP, is his free",
+            arp(1, (MAC, "0.0.0.0"), NODE),
+            ARP,
+            false,
+        ),
+        (
+            "ARP, another pod's",
+            arp(2, (MAC, OTHER_POD), OTHER_POD),
+            ARP,
+            false,
+        ),
+        ("ARP, the node's", arp(1, (MAC, NODE), CLIENT), ARP, false),
+        (
+            "ARP, the gateway's",
+            arp(1, (MAC, GATEWAY), GATEWAY),
+            ARP,
+            false,
+        ),
+        (
+            "ARP, another's frame",
+            between_macs(arp(2, (MAC, POD), POD), [2, 0, 0, 0, 0, 9], [0xff; 6]),
+            ARP,
+            false,
+        ),
+        ("ARP, of another kind", arp(3, (MAC, POD), POD), ARP, false),
+        (
+            "ARP, cut",
+            arp(2, (MAC, POD), POD)[..40].to_vec(),
+            ARP,
+            false,
+        ),
+        ("ND, its own", about(136, POD6, POD6), IPV6, true),
+        ("ND, asks", about(135, POD6, NODE6), IPV6, true),
+        ("ND, is mine free", about(135, "::", POD6), IPV6, true),
+        ("ND, is his free", about(135, "::", NODE6), IPV6, false),
+        ("ND, another's", about(136, POD6, NODE6), IPV6, false),
+        (
+            "ND, the gateway's",
+            about(136, "fe80::1", "fe80::1"),
+            IPV6,
+            false,
+        ),
+        (
+            "ND, asks as the gateway",
+            about(135, "fe80::1", POD6),
+            IPV6,
+            false,
+        ),
+        (
+            "ND, behind a header",
+            extended(&about(136, POD6, NODE6), &[60]),
+            IPV6,
+            false,
+        ),
+        (
+            "ND, behind too many headers",
+            extended(&about(136, POD6, NODE6), &[60; 9]),
+            IPV6,
+            false,
+        ),
+        (
+            "ND, in fragments",
+            fragments(&about(136, POD6, NODE6), 7)[0].clone(),
+            IPV6,
+            false,
+        ),
+        ("a router", about(134, "fe80::1", POD6), IPV6, false),
+        ("a router, its own", about(134, POD6, POD6), IPV6, false),
+        ("a redirect", about(137, "fe80::1", POD6), IPV6, false),
+        ("for routers", about(133, "::", POD6), IPV6, true),
+        ("for a group", about(143, "::", POD6), IPV6, true),
+        (
+            "for a group, link-local",
+            about(143, "fe80::4", POD6),
+            IPV6,
+            true,
+        ),
+    ]
+}
+
+/// What the node would take out of what it is in.
+fn in_tunnels() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
+    let to_node = |protocol| with_protocol(udp((POD, 1), (NODE, 2)), protocol);
+    let to_node6 = |protocol| with_protocol(udp((POD6, 1), (NODE6, 2)), protocol);
+    let away = |protocol| with_protocol(udp((POD, 1), (CLIENT, 2)), protocol);
+    vec![
+        ("IPIP to the node", to_node(4), IP, false),
+        ("6in4 to the node", to_node(41), IP, false),
+        ("GRE to the node", to_node(47), IP, false),
+        ("4in6 to the node", to_node6(4), IPV6, false),
+        ("6in6 to the node", to_node6(41), IPV6, false),
+        ("GRE over IPv6 to the node", to_node6(47), IPV6, false),
+        (
+            "6in6 to the node, behind a header",
+            extended(&to_node6(41), &[60]),
+            IPV6,
+            false,
+        ),
+        ("IPIP elsewhere", away(4), IP, true),
+        ("GRE elsewhere", away(47), IP, true),
+        ("ESP to the node", to_node(50), IP, true),
     ]
 }
 
@@ -176,4 +328,182 @@ fn a_flood_to_one_pod_breaks_no_flow_of_another_and_none_of_its_own_that_is_aliv
     );
     assert!(steered(OTHER_POD), "another pod's flow");
     assert_eq!((alive, connected), (asked, asked));
+}
+
+/// What an l2 interface sends reaches switches as it is: with the NIC's link-layer address, and not as a DHCP server.
+#[test]
+fn a_pod_on_the_link_sends_with_its_nic_s_link_layer_address_and_serves_no_dhcp() -> Result<()> {
+    let mut bench = Bench::new();
+    bench.is_l2_with(MAC);
+    let own = |frame| between_macs(frame, MAC, [0xff; 6]);
+    let away = |frame| between_macs(frame, [2, 0, 0, 0, 0, 9], [0xff; 6]);
+    let to = (CLIENT, 2);
+    let rows = [
+        ("its own", own(udp((POD, 1), to)), IP, true),
+        ("its own, TCP", own(tcp((POD, 1), to)), IP, true),
+        (
+            "its own, IPv6",
+            own(udp((POD6, 1), (CLIENT6, 2))),
+            IPV6,
+            true,
+        ),
+        ("another's frame", away(udp((POD, 1), to)), IP, false),
+        ("another's frame, TCP", away(tcp((POD, 1), to)), IP, false),
+        (
+            "another's frame, IPv6",
+            away(udp((POD6, 1), (CLIENT6, 2))),
+            IPV6,
+            false,
+        ),
+        (
+            "ARP in another's name",
+            arp(2, ([2, 0, 0, 0, 0, 9], POD), POD),
+            ARP,
+            false,
+        ),
+        (
+            "a DHCP server",
+            own(udp((POD, 67), ("255.255.255.255", 68))),
+            IP,
+            false,
+        ),
+        (
+            "a DHCPv6 server",
+            own(udp((POD6, 547), (CLIENT6, 546))),
+            IPV6,
+            false,
+        ),
+        ("a DHCP client", own(udp((POD, 68), (CLIENT, 67))), IP, true),
+    ];
+    let pair = Pair::new(&bench, "nic_egress", Direction::Egress, Some(POD_NUMBER))?;
+    for (name, frame, ethertype, passes) in rows {
+        let before = bench.spoofed(POD_NUMBER).by_nic;
+        pair.send(&frame, ethertype)?;
+        let counted = bench.spoofed(POD_NUMBER).by_nic - before;
+        ensure!(counted == u64::from(!passes), "{name}: {counted} dropped");
+    }
+    Ok(())
+}
+
+/// A seed that is the same in each run, and bits that look like chance.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// EtherTypes of what is put around a packet: tags (802.1Q, 802.1ad, older ones), MPLS, PPPoE, MACsec, HSR, PRP, NSH,
+/// transparent bridging, B.A.T.M.A.N., EtherCAT, the loopback test, RARP, ARP, IP itself, and the lengths of LLC.
+const AROUND: [u16; 24] = [
+    0x8100, 0x8100, 0x8100, 0x88a8, 0x88a8, 0x9100, 0x9200, 0x8847, 0x8848, 0x8863, 0x8864, 0x88e5,
+    0x892f, 0x88fb, 0x894f, 0x6558, 0x4305, 0x88a4, 0x9000, 0x8035, 0x0806, 0x0800, 0x86dd, 0x0030,
+];
+
+/// Whatever is around a packet with another's address, the node's own sockets do not get it; and without the guard
+/// they get some, so that it is the guard that is tested.
+#[test]
+fn nothing_that_a_stack_unwraps_is_delivered_with_anothers_address() -> Result<()> {
+    let bench = Bench::new();
+    let guarded = Victim::new(&bench, Some(POD_NUMBER))?;
+    let unguarded = Victim::new(&bench, None)?;
+    let mut rows: Vec<(String, Vec<u8>)> = Vec::new();
+    let spoofed = [
+        udp((CLIENT, 1), (NODE, Victim::PORT)),
+        udp((CLIENT6, 1), (NODE6, Victim::PORT)),
+    ];
+    let tags = [0x8100, 0x88a8];
+    for frame in &spoofed {
+        for depth in 0..4_u32 {
+            for kinds in 0..1_usize << depth {
+                for id in [0, 0xe000, 7] {
+                    let headers: Vec<_> =
+                        (0..depth).map(|at| (tags[kinds >> at & 1], id)).collect();
+                    rows.push((format!("{headers:04x?}"), wrapped(frame.clone(), &headers)));
+                }
+            }
+        }
+        for kind in AROUND {
+            rows.push((
+                format!("in {kind:04x}"),
+                wrapped(frame.clone(), &[(kind, 0)]),
+            ));
+            rows.push((
+                format!("as {kind:04x}"),
+                with_ethertype(frame.clone(), kind),
+            ));
+        }
+    }
+    let mut state = 0x0ebb_71de;
+    let number = std::env::var("EBBTIDE_RANDOM_PACKETS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2000);
+    for _ in 0..number {
+        let mut frame = spoofed[(next(&mut state) & 1) as usize].clone();
+        // Options, lengths and protocols, and all of it a little wrong.
+        for _ in 0..next(&mut state) % 3 {
+            let at = 14 + (next(&mut state) % 10) as usize;
+            frame[at] = next(&mut state) as u8;
+        }
+        let headers: Vec<_> = (0..next(&mut state) % 5)
+            .map(|_| {
+                let kind = AROUND[(next(&mut state) % AROUND.len() as u64) as usize];
+                (kind, (next(&mut state) as u16) & 0xe000)
+            })
+            .collect();
+        rows.push((format!("random {headers:04x?}"), wrapped(frame, &headers)));
+    }
+    let mut delivered = 0;
+    for (name, frame) in &rows {
+        let ethertype = u16::from_be_bytes([frame[12], frame[13]]);
+        delivered += u32::from(unguarded.gets(frame, ethertype)?);
+        ensure!(!guarded.gets(frame, ethertype)?, "{name} was delivered");
+    }
+    println!(
+        "{} frames, {delivered} delivered without the guard",
+        rows.len()
+    );
+    // The plain one and one to three priorities, of each family, at the least.
+    ensure!(
+        delivered >= 16,
+        "only {delivered} were delivered without the guard"
+    );
+    Ok(())
+}
+
+/// The node, at its end of the pair, with a socket that takes what comes for it.
+struct Victim {
+    pair: Pair,
+    sockets: [UdpSocket; 2],
+}
+
+impl Victim {
+    const PORT: u16 = 4000;
+
+    fn new(bench: &Bench, only_from: Option<u16>) -> Result<Self> {
+        let pair = Pair::new(bench, "host_veth_ingress", Direction::Ingress, only_from)?;
+        let sockets = pair.near_with(&[NODE, NODE6], || {
+            let open = |address: &str| -> Result<UdpSocket> {
+                let socket = UdpSocket::bind((address, Self::PORT))?;
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            };
+            Ok([open(NODE)?, open(NODE6)?])
+        })?;
+        Ok(Self { pair, sockets })
+    }
+
+    /// Whether a frame reaches a socket. A veth's other end has had it when the call that sends returns, or soon after.
+    fn gets(&self, frame: &[u8], ethertype: u16) -> Result<bool> {
+        let frame = between_macs(frame.to_vec(), MAC, [2, 0, 0, 0, 0, 2]);
+        self.pair.send(&frame, ethertype)?;
+        Ok(self.sockets.iter().any(|socket| {
+            let mut got = false;
+            while socket.recv(&mut [0; 64]).is_ok() {
+                got = true;
+            }
+            got
+        }))
+    }
 }
