@@ -9,6 +9,7 @@ mod place;
 mod records;
 mod renew;
 mod running;
+pub mod strangers;
 mod turns;
 mod view;
 mod withheld;

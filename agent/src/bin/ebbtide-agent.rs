@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use ebbtide_agent::{
-    agent::{self, Agent, Directories, Left, marks},
+    agent::{self, Agent, Directories, Left, marks, strangers},
     catalog::{self, Catalog, NetworkRef},
     doctor, heap, install, kube,
     log::{self, LogFormat},
@@ -317,6 +317,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     tokio::spawn(sweep(Arc::clone(&agent)));
     tokio::spawn(repair::watch(Arc::clone(&agent)));
     tokio::spawn(marks::watch(Arc::clone(&agent)));
+    tokio::spawn(strangers::watch(Arc::clone(&agent)));
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: running pods keep their network"),

@@ -264,6 +264,15 @@ impl Direct {
         Ok(links)
     }
 
+    /// All links.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn all_links(&mut self) -> Result<Vec<Link>, Error> {
+        let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.dump("list links", question, new_link)
+    }
+
     /// All addresses.
     ///
     /// # Errors

@@ -18,7 +18,11 @@ use rtnetlink::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Error, Netlink, model::Mac};
+use super::{
+    Batch, Error, Netlink,
+    message::address_family,
+    model::{Family, Mac},
+};
 use crate::printable::is_unprintable;
 
 /// How an ipvlan master's children are switched (Documentation/networking/ipvlan.rst). The mode
@@ -44,6 +48,17 @@ impl IpvlanMode {
             Self::L3 => "l3",
             Self::L3s => "l3s",
         }
+    }
+}
+
+impl IpvlanMode {
+    /// Gives a link this mode.
+    pub(super) fn message(self, ifindex: u32) -> LinkMessage {
+        let mode = InfoData::IpVlan(vec![InfoIpVlan::Mode(self.into())]);
+        rtnetlink::LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::IpVlan)
+            .index(ifindex)
+            .set_info_data(mode)
+            .build()
     }
 }
 
@@ -231,6 +246,18 @@ impl LinkAddress {
             ifindex: message.header.index,
             address: IpNet::new(ip, message.header.prefix_len).ok()?,
         })
+    }
+
+    /// By which the kernel knows it.
+    pub(super) fn message(&self) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        message.header.family = address_family(Family::of(self.address.addr()));
+        message.header.index = self.ifindex;
+        message.header.prefix_len = self.address.prefix_len();
+        message
+            .attributes
+            .push(AddressAttribute::Local(self.address.addr()));
+        message
     }
 }
 

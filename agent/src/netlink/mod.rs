@@ -10,6 +10,7 @@ pub mod announcement;
 pub mod by_gateway;
 pub mod defaults;
 pub mod direct;
+pub mod elsewhere;
 pub mod foreign;
 mod foreign_rule;
 mod holder;

@@ -45,6 +45,24 @@ pub async fn check(
     Ok(damage)
 }
 
+/// Whether all programs are at the pod's interfaces.
+///
+/// # Errors
+/// When the pod's namespace is gone, or the kernel does not answer.
+pub async fn is_attached(net: &PodNet) -> Result<bool, Error> {
+    let Evidence::Present(netns) = net.namespace()? else {
+        return Err(Error::NamespaceGone(net.netns.clone()));
+    };
+    let wanted = NamespacePlan {
+        filters: net.in_pod.filters.clone(),
+        ..NamespacePlan::default()
+    };
+    let place = format!("in {}", netns.path().display());
+    let netlink = netns.run(|| Netlink::open(place))??;
+    let state = NamespaceState::read(&netlink, &wanted).await?;
+    Ok(state.missing(&wanted).is_empty())
+}
+
 fn wrong(link: &Link, mtu: u32, mac: Option<Mac>, place: &str) -> Option<String> {
     let what = link.differs(mtu, mac)?;
     Some(format!("link {} {what} {place}", link.name))

@@ -13,16 +13,18 @@ mod others;
 mod plan;
 mod remove;
 mod renew;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{Links, apply};
-pub use check::check;
+pub use check::{check, is_attached};
 pub use model::{Delegate, Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
 pub use others::{Others, marks_in};
 pub use plan::plan;
 pub use remove::{forget, remove};
 pub use renew::{prune, renew};
+pub use strangers::{Undone, undo};
 
 use crate::netlink::link::IpvlanMode;
 
