@@ -72,6 +72,99 @@ pub fn send(
     Ok(())
 }
 
+/// Sends frames as they are, to the last byte. Those that a program drops on the way out are no error; nor are those that
+/// the kernel finds too odd to send. `past_programs`: past the queueing discipline (`PACKET_QDISC_BYPASS`), and so past
+/// the programs at the interface's egress.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn send_raw(
+    netns: &Netns,
+    interface: &str,
+    frames: &[Vec<u8>],
+    past_programs: bool,
+) -> Result<()> {
+    let (socket, index) = netns.run(|| {
+        let index = nix::net::if_::if_nametoindex(interface)?;
+        Ok((open(interface, libc::SOCK_RAW, 0)?, index))
+    })?;
+    if past_programs {
+        let on: libc::c_int = 1;
+        // SAFETY: the pointer and the length are those of one integer.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_QDISC_BYPASS,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        ensure!(
+            set == 0,
+            "PACKET_QDISC_BYPASS: {}",
+            io::Error::last_os_error()
+        );
+    }
+    for frame in frames {
+        // SAFETY: all of `sockaddr_ll` may be zero.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_protocol = u16::from_ne_bytes([frame[12], frame[13]]);
+        to.sll_ifindex = i32::try_from(index)?;
+        // SAFETY: buffer and address are as long as is said, and are only read.
+        let _dropped = unsafe {
+            libc::sendto(
+                socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const to).cast(),
+                size_of_val(&to) as libc::socklen_t,
+            )
+        };
+    }
+    Ok(())
+}
+
+/// What an interface carries, from when this was made.
+#[derive(Debug)]
+pub struct Capture(OwnedFd);
+
+impl Capture {
+    /// Listens to an interface.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn of(netns: &Netns, interface: &str) -> Result<Self> {
+        let socket = netns.run(|| open(interface, libc::SOCK_RAW, libc::ETH_P_ALL))?;
+        Ok(Self(socket))
+    }
+
+    /// All frames since the last time.
+    #[must_use]
+    pub fn frames(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        loop {
+            let mut frame = vec![0; 2048];
+            // SAFETY: the buffer is as long as is said.
+            let length = unsafe {
+                libc::recv(
+                    self.0.as_raw_fd(),
+                    frame.as_mut_ptr().cast(),
+                    frame.len(),
+                    libc::MSG_DONTWAIT,
+                )
+            };
+            let Ok(length) = usize::try_from(length) else {
+                return frames;
+            };
+            frame.truncate(length);
+            frames.push(frame);
+        }
+    }
+}
+
 /// Length of an Ethernet header.
 const IP: usize = 14;
 
