@@ -6,6 +6,7 @@
 mod cloud;
 mod datagram;
 mod host_port;
+mod hostile;
 mod http;
 mod interfaces;
 mod lifecycle;
@@ -103,6 +104,11 @@ const ROWS: &[(&str, &str, Look)] = &[
         "a pod with two interfaces",
         "outside client, pods",
         interfaces::two,
+    ),
+    (
+        "a pod with NET_RAW and NET_ADMIN",
+        "kubectl exec: arping, ip, tc",
+        hostile::pod,
     ),
     (
         "a pod deleted: its address back",
