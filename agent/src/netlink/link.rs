@@ -295,6 +295,22 @@ impl Netlink {
         }
     }
 
+    /// The link of this index, or `None`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn link_at(&self, ifindex: u32) -> Result<Option<Link>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        let request = RouteNetlinkMessage::GetLink(message);
+        let what = format!("look up the link of index {ifindex}");
+        match self.collect(&what, request, 0).await {
+            Ok(answers) => Ok(answers.into_iter().find_map(new_link)),
+            Err(e) if e.is_gone() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// All addresses of all links.
     ///
     /// # Errors

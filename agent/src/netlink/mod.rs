@@ -17,7 +17,6 @@ mod holder;
 pub mod hooks;
 pub mod lenient;
 pub mod link;
-mod local;
 pub mod marked;
 pub mod message;
 pub mod model;
@@ -29,6 +28,7 @@ pub mod siblings;
 pub mod state;
 pub mod sysctl;
 mod taken;
+pub mod way;
 
 use std::{fmt, io, sync::Arc};
 
