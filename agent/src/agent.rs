@@ -1,9 +1,11 @@
 //! The agent's parts put together, and what it does before it is ready.
 
 mod before;
+mod claims;
 mod guests;
 mod leaving;
 pub mod marks;
+mod nic_modes;
 mod nics;
 mod place;
 mod records;
@@ -20,8 +22,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+pub use claims::{Claim, Claims};
 use guests::Guests;
 pub use leaving::{LeaveError, Left, leave};
+pub use nic_modes::NicMode;
 use nics::Nics;
 pub use running::Running;
 use tokio::sync::{Notify, watch};
@@ -96,6 +100,8 @@ pub struct Agent {
     renewed: Mutex<Option<Arc<NodeFacts>>>,
     /// Held by who makes the first child of a NIC, and by who looks whether that is so.
     pub first_child: tokio::sync::Mutex<()>,
+    /// Addresses of others that pods are being given at this moment.
+    pub claims: Claims,
 }
 
 /// Interfaces that nobody begins to change before this is dropped.
@@ -168,6 +174,7 @@ impl Agent {
             not_taken_over: watch::Sender::new(0),
             renewed: Mutex::default(),
             first_child: tokio::sync::Mutex::default(),
+            claims: Claims::default(),
         })
     }
 

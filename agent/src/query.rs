@@ -157,6 +157,7 @@ async fn status(agent: &Agent) -> Status {
     let catalog = agent.catalog();
     let manifests = catalog.problems().iter().map(ToString::to_string);
     let mut problems: Vec<String> = manifests.collect();
+    problems.extend(agent.networks_in_other_modes(&catalog));
     match doctor::of_the_node(agent).await {
         Ok(findings) => problems.extend(findings.iter().map(ToString::to_string)),
         Err(e) => problems.push(format!("the node's NICs are not known: {e}")),

@@ -48,8 +48,17 @@ pub struct Settings {
     /// Priority of our routing rules, in pods and in the host; one before and the seven after it are used too. If others have
     /// rules at one of them in the host, ours begin at the nearest block of nine that is free, the lower ones first.
     pub rule_priority: u32,
-    /// Which links are NICs, where the agent would decide otherwise.
+    /// Which links are NICs, where the agent would decide otherwise, and their ipvlan modes.
     pub nics: LinkNames,
+    /// Networks in which other plugins may give pods addresses, beside those of the interface's NIC and what the node
+    /// leads to the pod anyway.
+    pub foreign_subnets: Vec<IpNet>,
+    /// Whether a pod gets interfaces of the networks of its own namespace alone, and of those in `global_namespaces`.
+    /// Multus has a setting of this name.
+    pub namespace_isolation: bool,
+    /// The namespaces whose networks every pod may name where namespaces are isolated. Empty: the agent's own,
+    /// `kube-system` and `default`.
+    pub global_namespaces: Vec<String>,
     /// Whether what a pod sends with an address that is not its own is dropped, and counted. Off for pods
     /// that forward for others.
     pub spoof_guard: bool,
@@ -80,6 +89,9 @@ impl Default for Settings {
             host_table: 7700,
             rule_priority: 1000,
             nics: LinkNames::default(),
+            foreign_subnets: Vec::new(),
+            namespace_isolation: false,
+            global_namespaces: Vec::new(),
             spoof_guard: true,
             exempt_from_masquerade: false,
             node_port_range: PortRange::NODE_PORTS,
@@ -240,6 +252,21 @@ mod tests {
     }
 
     #[test]
+    fn a_nic_s_mode_is_said_by_its_name_before_patterns() {
+        let text = "nics: {modes: {'ens*': l3s, ens5: l2, '*6': l3}}";
+        let nics = Settings::parse(text).unwrap().nics;
+        for (nic, mode) in [
+            ("ens5", Some("l2")),
+            // The first pattern in the order of the alphabet.
+            ("ens6", Some("l3")),
+            ("ens7", Some("l3s")),
+            ("eth0", None),
+        ] {
+            assert_eq!(nics.mode_of(nic).map(|mode| mode.as_str()), mode, "{nic}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_by_name() {
         for (text, field) in [
             ("mark: 0", "mark"),
@@ -264,6 +291,13 @@ mod tests {
                 "nics.include[0]",
             ),
             ("nics: {includes: []}", "nics.includes"),
+            ("nics: {modes: {ens5: l4}}", "nics.modes.ens5"),
+            (
+                "nics: {modes: {a-name-that-is-too-long: l2}}",
+                "nics.modes.a-name-that-is-too-long",
+            ),
+            ("foreignSubnets: [10.0.0.0/33]", "foreignSubnets[0]"),
+            ("namespaceIsolation: maybe", "namespaceIsolation"),
             ("nodePortRange: 32767-30000", "nodePortRange"),
             ("serviceCIDRs: [nonsense]", "serviceCIDRs[0]"),
             ("servicecidr: []", "servicecidr"),

@@ -41,6 +41,8 @@ pub struct Agent {
     netns: Netns,
     directory: TempDir,
     bpf: PathBuf,
+    /// Where its manifests are the API server's, and not files.
+    kubeconfig: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -51,16 +53,39 @@ impl Agent {
     /// # Errors
     /// When the binary is not there or does not start.
     pub fn start(netns: &Netns, node: &str, manifests: &str, config: &str) -> Result<Self> {
+        let mut agent = Self::prepare(netns, node, manifests, config)?;
+        agent.launch()?;
+        Ok(agent)
+    }
+
+    /// As [`Agent::start`], with what the API server has in place of manifests.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_in_cluster(
+        netns: &Netns,
+        node: &str,
+        kubeconfig: &Path,
+        config: &str,
+    ) -> Result<Self> {
+        let mut agent = Self::prepare(netns, node, "", config)?;
+        agent.kubeconfig = Some(kubeconfig.to_owned());
+        agent.launch()?;
+        Ok(agent)
+    }
+
+    fn prepare(netns: &Netns, node: &str, manifests: &str, config: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         process::sweep(Path::new(BPFFS), PREFIX);
         let directory = TempDir::with_prefix("ebbtide-").context("making the agent's directory")?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let bpf = format!("{BPFFS}/{PREFIX}{}-{number}-{node}", std::process::id());
-        let mut agent = Self {
+        let agent = Self {
             node: node.to_owned(),
             netns: netns.clone(),
             directory,
             bpf: bpf.into(),
+            kubeconfig: None,
             process: None,
         };
         for subdirectory in ["manifests", "state", "run"] {
@@ -70,7 +95,6 @@ impl Agent {
         std::fs::write(agent.manifests().join("plan.yaml"), manifests)
             .context("writing the manifests")?;
         agent.configure(config)?;
-        agent.launch()?;
         Ok(agent)
     }
 
@@ -95,11 +119,12 @@ impl Agent {
     pub fn launch(&mut self) -> Result<()> {
         let binary = workspace::BINARIES.file("ebbtide-agent")?;
         let mut command = self.netns.command(binary);
+        command.arg("run").args(["--node-name", &self.node]);
+        match &self.kubeconfig {
+            Some(file) => command.arg("--kubeconfig").arg(file),
+            None => command.arg("--manifests").arg(self.manifests()),
+        };
         command
-            .arg("run")
-            .args(["--node-name", &self.node])
-            .arg("--manifests")
-            .arg(self.manifests())
             .arg("--state-dir")
             .arg(self.path("state"))
             .arg("--run-dir")

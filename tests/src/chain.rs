@@ -21,6 +21,30 @@ const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
 const NODE: &str = "master";
 
+/// Addresses of ens5 that the pools leave to other plugins' IPAM.
+const OTHERS: &str = "\
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderReservedIP
+metadata: {name: others-v4}
+spec: {ips: [172.31.16.4-172.31.16.6]}
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderReservedIP
+metadata: {name: others-v6}
+spec: {ips: ['fd00:16::4-fd00:16::6']}
+";
+
+/// The lab, whose agents leave the first three addresses for pods on `master`'s ens5 to others.
+///
+/// # Errors
+/// As [`Lab::start`].
+pub fn lab() -> Result<Lab> {
+    let mut lab = Lab::without_agents(Plan::default())?;
+    lab.start_agents_with(OTHERS)?;
+    Ok(lab)
+}
+
 /// Where host-local takes an address from: a subnet and its first address for pods.
 pub type Range<'a> = (&'a str, &'a str);
 

@@ -1,7 +1,7 @@
 //! Which addresses no pod is to get: the node's own (cloud-init, ec2-net-utils and their kin put all that the cloud
 //! has assigned on the NIC), and those of routers.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use tracing::{debug, info, warn};
 
@@ -16,13 +16,16 @@ use crate::{
 /// What the pools were last told, and what that was made of.
 #[derive(Debug, Default)]
 pub(super) struct Last {
-    made_of: Option<(Arc<NodeFacts>, Arc<Catalog>)>,
+    made_of: Option<(Arc<NodeFacts>, Arc<Catalog>, Guests)>,
     /// Those among the pools' addresses.
     of_pools: Vec<(IpAddr, String, String)>,
 }
 
+/// The addresses that other plugins gave, and to whom.
+type Guests = BTreeMap<IpAddr, String>;
+
 /// What is nobody's to get, and why.
-fn withheld(facts: &NodeFacts, catalog: &Catalog) -> Withheld {
+fn withheld(facts: &NodeFacts, catalog: &Catalog, guests: &Guests) -> Withheld {
     let own = facts
         .own_addresses()
         .map(|(address, link)| (address, format!("the node has it on {link}")));
@@ -45,21 +48,44 @@ fn withheld(facts: &NodeFacts, catalog: &Catalog) -> Withheld {
         });
         gateway.chain(routes)
     });
-    Withheld::new(own.chain(routers).chain(of_pools))
+    let of_others = guests.iter().map(|(address, pod)| {
+        let why = format!("another plugin gave it to pod {pod}");
+        (*address, why)
+    });
+    Withheld::new(own.chain(routers).chain(of_pools).chain(of_others))
 }
 
 impl Agent {
-    /// Has the pools give out no address that the node itself has, and none of a router's. Does nothing if nothing
-    /// has changed since the last time.
+    /// Why an address is no pod's, if it is the node's own or a router's.
+    #[must_use]
+    pub fn nobodys(&self, facts: &NodeFacts, catalog: &Catalog, address: IpAddr) -> Option<String> {
+        let withheld = withheld(facts, catalog, &Guests::new());
+        withheld.why(address).map(str::to_owned)
+    }
+
+    fn given_by_others(&self) -> Guests {
+        let mut guests = Guests::new();
+        self.each_interface(|_, net| {
+            if net.is_guest() {
+                let addresses = net.ips().into_iter();
+                guests.extend(addresses.map(|address| (address, net.pod.clone())));
+            }
+        });
+        guests
+    }
+
+    /// Has the pools give out no address that the node itself has, none of a router's, and none that another plugin
+    /// gave to a pod. Does nothing if nothing has changed since the last time.
     pub fn withhold(&self, facts: &Arc<NodeFacts>, catalog: &Arc<Catalog>) {
         let mut last = locked(&self.withheld);
-        let is_same = |(old_facts, old_catalog): &(Arc<NodeFacts>, Arc<Catalog>)| {
-            Arc::ptr_eq(old_facts, facts) && Arc::ptr_eq(old_catalog, catalog)
+        let guests = self.given_by_others();
+        let is_same = |(old_facts, old_catalog, old): &(Arc<NodeFacts>, Arc<Catalog>, Guests)| {
+            Arc::ptr_eq(old_facts, facts) && Arc::ptr_eq(old_catalog, catalog) && *old == guests
         };
         if last.made_of.as_ref().is_some_and(is_same) {
             return;
         }
-        let withheld = withheld(facts, catalog);
+        let withheld = withheld(facts, catalog, &guests);
         let pools = catalog.pools().iter();
         let of_pools: Vec<_> = pools
             .flat_map(|pool| {
@@ -79,7 +105,7 @@ impl Agent {
         }
         self.pools.withhold(withheld);
         *last = Last {
-            made_of: Some((Arc::clone(facts), Arc::clone(catalog))),
+            made_of: Some((Arc::clone(facts), Arc::clone(catalog), guests)),
             of_pools,
         };
     }
@@ -185,7 +211,8 @@ spec: {subnet: 'fd71:8::/64', ips: ['fd71:8::40-fd71:8::ffff']}
         };
         let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);
         assert_eq!(catalog.pools().len(), 3, "{:?}", catalog.problems());
-        let withheld = withheld(&facts, &catalog);
+        let guests = Guests::from([([10, 71, 8, 45].into(), "default/guest".to_owned())]);
+        let withheld = withheld(&facts, &catalog, &guests);
         let found: Vec<String> = catalog
             .pools()
             .iter()
@@ -200,6 +227,7 @@ spec: {subnet: 'fd71:8::/64', ips: ['fd71:8::40-fd71:8::ffff']}
                 "10.71.8.42: it is the gateway of pool other",
                 "10.71.8.43: it is the node's router on ens6",
                 "10.71.8.44: the node has it on ens5",
+                "10.71.8.45: another plugin gave it to pod default/guest",
                 "fd71:8::50: the node has it on ens6",
                 "fd71:8::99: the node has it on lo",
             ]

@@ -17,6 +17,7 @@ mod invalid;
 mod labels;
 pub mod manifest;
 mod name;
+mod namespaces;
 mod network;
 mod notes;
 mod pool;
@@ -37,6 +38,7 @@ pub use coordinator::Coordinator;
 pub use invalid::Invalid;
 pub use labels::Labels;
 pub use name::{NameError, NetworkRef, ObjectName};
+pub use namespaces::Namespaces;
 pub use network::{IpvlanMode, Network};
 pub use pool::{Affinities, Pool, Route};
 pub use problem::{Consequence, Problem};
@@ -54,16 +56,19 @@ pub struct Catalog {
     reserved: Vec<Reserved>,
     service_cidrs: Vec<IpNet>,
     problems: Vec<Problem>,
+    namespaces: Namespaces,
 }
 
 /// A network was asked for by a name that no network has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
     /// Nothing of that name; the message lists what there is.
-    #[error("network {reference:?} is not declared ({}); declare a SpiderMultusConfig of that name or correct the name", known_list(.known))]
+    #[error("network {reference:?} is not declared{} ({}); declare a SpiderMultusConfig of that name or correct the name", places(.looked_in), known_list(.known))]
     Unknown {
         /// What was asked for.
         reference: String,
+        /// The namespaces that a name without one is looked for in, if it is such a name.
+        looked_in: Vec<String>,
         /// The networks there are.
         known: Vec<ObjectName>,
     },
@@ -86,6 +91,18 @@ fn join(names: &[ObjectName]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// Where a name without a namespace was looked for.
+fn places(looked_in: &[String]) -> String {
+    match looked_in {
+        [] => String::new(),
+        some => format!(
+            " in namespace {}, where a name without a namespace is looked for; one of another namespace is named as \
+             \"namespace/name\"",
+            some.join(" or ")
+        ),
+    }
 }
 
 fn known_list(names: &[ObjectName]) -> String {
@@ -154,29 +171,53 @@ impl Catalog {
         self.pools.iter().find(|pool| pool.name == name)
     }
 
+    /// As it is where names without a namespace mean these namespaces' networks.
+    #[must_use]
+    pub fn named_in(mut self, namespaces: Namespaces) -> Self {
+        self.namespaces = namespaces;
+        self
+    }
+
+    /// What names without a namespace mean.
+    #[must_use]
+    pub const fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
     /// The network that a person means by `"namespace/name"` or `"name"`.
     ///
-    /// Without a namespace, `default/name` is meant if it exists, else the only network of that
-    /// name in any namespace.
+    /// Without a namespace, it is the one of the first of the catalog's [`Namespaces`] that has such a network, and
+    /// never another namespace's. Where all namespaces are meant, since the manifests are files, it is `default/name`
+    /// if that exists, as an object without a namespace is in `default`; else the only network of that name.
     ///
     /// # Errors
     /// [`NetworkError`], listing the networks there are.
     pub fn network(&self, reference: &str) -> Result<&Network, NetworkError> {
         let wanted: NetworkRef = reference.parse()?;
+        let unknown = || NetworkError::Unknown {
+            reference: reference.to_owned(),
+            looked_in: match wanted.namespace {
+                Some(_) => Vec::new(),
+                None => self.namespaces.names().to_vec(),
+            },
+            known: self
+                .networks
+                .iter()
+                .map(|network| network.name.clone())
+                .collect(),
+        };
+        let meant = self.namespaces.meant(&wanted);
+        if !meant.is_empty() {
+            let mut found = meant.iter().filter_map(|name| self.network_exact(name));
+            return found.next().ok_or_else(unknown);
+        }
         let matching: Vec<&Network> = self
             .networks
             .iter()
-            .filter(|network| wanted.matches(&network.name))
+            .filter(|network| wanted.matches(&network.name, &self.namespaces))
             .collect();
         match matching.as_slice() {
-            [] => Err(NetworkError::Unknown {
-                reference: reference.to_owned(),
-                known: self
-                    .networks
-                    .iter()
-                    .map(|network| network.name.clone())
-                    .collect(),
-            }),
+            [] => Err(unknown()),
             [only] => Ok(only),
             several => several
                 .iter()

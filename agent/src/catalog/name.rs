@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use super::Namespaces;
+
 /// The namespace of an object that names none.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
@@ -24,8 +26,7 @@ impl fmt::Display for ObjectName {
 
 /// A reference to a network: `namespace/name`, or `name` alone.
 ///
-/// A bare name fits the network of that name in *any* namespace. (Spiderpool means its own
-/// namespace by it. Here nothing is installed into a namespace when the manifests are files.)
+/// What a bare name means, [`Namespaces`] say.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkRef {
     /// The namespace, if the reference has one.
@@ -45,14 +46,14 @@ pub struct NameError {
 }
 
 impl NetworkRef {
-    /// Whether `name` is what this refers to.
+    /// Whether `name` is what this may refer to.
     #[must_use]
-    pub fn matches(&self, name: &ObjectName) -> bool {
+    pub fn matches(&self, name: &ObjectName, namespaces: &Namespaces) -> bool {
         self.name == name.name
-            && self
-                .namespace
-                .as_ref()
-                .is_none_or(|namespace| *namespace == name.namespace)
+            && match &self.namespace {
+                Some(namespace) => *namespace == name.namespace,
+                None => namespaces.hold(&name.namespace),
+            }
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Pool {
     pub ranges: AddressSet,
     /// What it could hand out if no SpiderReservedIP kept it free.
     pub reserved: AddressSet,
+    /// All that it may hand out anywhere: `ranges`, and what of them other nodes have leased.
+    pub declared: AddressSet,
     /// The default route's gateway. Not always in the subnet: IPv6 link-local, or another subnet's where the provider
     /// routes the pool's block to the NIC.
     pub gateway: Option<IpAddr>,
@@ -95,6 +97,7 @@ impl Pool {
         let gateway = check.gateway(&subnet, &effective)?;
         check.names("spec.nodeName", spec.node_name.as_deref())?;
         check.names("spec.namespaceName", spec.namespace_name.as_deref())?;
+        let ranges = effective.without(&never_assigned(&subnet));
         Ok(Self {
             gateway,
             routes: check.routes(&subnet, gateway)?,
@@ -104,7 +107,8 @@ impl Pool {
             family,
             subnet,
             reserved: AddressSet::empty(family),
-            ranges: effective.without(&never_assigned(&subnet)),
+            declared: ranges.clone(),
+            ranges,
             node_names: spec.node_name.clone().unwrap_or_default(),
             default: spec.default.unwrap_or(false),
             // One that is being deleted waits for its last pod.
@@ -134,6 +138,7 @@ impl Pool {
         let ours = AddressSet::union_of(self.family, ours);
         let kept = self.ranges.without(&ours);
         self.reserved = self.reserved.union(&self.ranges.without(&kept));
+        self.declared = kept.clone();
         self.ranges = kept;
     }
 }

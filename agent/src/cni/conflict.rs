@@ -4,19 +4,32 @@ use ebbtide_plugin::cni::code;
 
 use super::Failure;
 use crate::{
-    agent::Agent,
+    agent::{Agent, NicMode},
     netlink::{link::IpvlanMode, netns::Evidence},
     podnet::{NetworkSpec, PodNet, Sandbox},
     pool::Owner,
 };
 
-/// Refuses a network whose mode is another than that of an interface of ours on its NIC.
+/// Refuses a network whose mode is another than its NIC is in, by who may say it or by an interface of ours there.
 pub(super) fn refuse_conflicts(
     agent: &Agent,
     owner: &Owner,
     spec: &NetworkSpec,
 ) -> Result<(), Failure> {
-    refuse(agent, owner, &spec.name, (&spec.master, spec.mode))
+    refuse(agent, owner, &spec.name, (&spec.master, spec.mode))?;
+    // What is there already stays as it was made.
+    let said = agent.mode_of(&spec.master, &agent.catalog());
+    let said = said.filter(|said| said.mode != spec.mode && agent.interface(owner).is_none());
+    said.map_or(Ok(()), |said| {
+        Err(Failure::new(
+            code::INVALID_NETWORK_CONFIG,
+            format!(
+                "network {} wants mode {} on {}, which is in mode {}: {}",
+                spec.name, spec.mode, spec.master, said.mode, said.says
+            ),
+            NicMode::WAY_OUT,
+        ))
+    })
 }
 
 /// As [`refuse_conflicts`], by name, master and mode alone.

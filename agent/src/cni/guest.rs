@@ -14,13 +14,14 @@ use super::{
     conflict::{refuse_another, refuse_conflicts},
     container::{Container, owner},
     delegate,
+    foreign::{self, On, Whence},
     previous::Previous,
     result::is_by_family,
     wanted,
 };
 use crate::{
     agent::Agent,
-    netlink::{self, direct::Direct, model::Mac, netns::Netns},
+    netlink::{self, direct::Direct, link::Link, model::Mac, netns::Netns},
     node,
     podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
     pool::{Object, Owner},
@@ -67,21 +68,29 @@ pub(super) async fn add(
             }
         };
         let spec = NetworkSpec {
-            made_before: Some(inside.mtu),
+            made_before: Some(inside.link.mtu),
             strict_links,
             accept_marks: !inside.marks && accept_marks(agent, &container, conf).await,
             master: String::new(),
             ..match conf.network() {
-                Some(_) => wanted::resolve(agent, choice, conf, &agent.catalog())?.spec,
+                Some(_) => {
+                    let asking = Some(container.identity.namespace.as_str());
+                    wanted::resolve(agent, choice, conf, &agent.catalog(), asking)?.spec
+                }
                 None => NetworkSpec::named(&conf.name),
             }
         };
         refuse_another(agent, &owner, &sandbox, &spec)?;
-        let (net, _) = attach(agent, &owner, &sandbox, &spec, &addresses, None).await?;
+        let whence = Whence {
+            by: "the plugin before ebbtide",
+            on: On::There(&inside.link),
+        };
+        let (net, _) = attach(agent, &owner, &sandbox, &spec, &addresses, whence, None).await?;
         agent.serve_pods().await;
         return Ok(beside(result, &net, &conf.cni_version).to_string());
     }
-    let mut spec = wanted::resolve(agent, choice, conf, &agent.catalog())?.spec;
+    let asking = Some(container.identity.namespace.as_str());
+    let mut spec = wanted::resolve(agent, choice, conf, &agent.catalog(), asking)?.spec;
     spec.accept_marks = accept_marks(agent, &container, conf).await;
     refuse_another(agent, &owner, &sandbox, &spec)?;
     refuse_conflicts(agent, &owner, &spec)?;
@@ -98,7 +107,20 @@ pub(super) async fn add(
         Some(net) => (net.addresses.clone(), json!({})),
         None => from(&ipam).await?,
     };
-    let attached = attach(agent, &owner, &sandbox, &spec, &addresses, Some(&ipam)).await;
+    let whence = Whence {
+        by: &ipam.kind,
+        on: On::Nic(&spec.master),
+    };
+    let attached = attach(
+        agent,
+        &owner,
+        &sandbox,
+        &spec,
+        &addresses,
+        whence,
+        Some(&ipam),
+    )
+    .await;
     let (net, mac) = match attached {
         Ok(made) => made,
         Err(failure) => {
@@ -179,12 +201,18 @@ async fn attach(
     sandbox: &Sandbox,
     spec: &NetworkSpec,
     addresses: &[PodAddress],
+    whence: Whence<'_>,
     ipam: Option<&Delegate>,
 ) -> Result<(Arc<PodNet>, Option<Mac>), Failure> {
     let known = agent.interface(owner);
     let facts = match spec.made_before {
         Some(_) => agent.facts.get(&agent.host).await?,
         None => agent.facts.sure_of(&spec.master, &agent.host).await?,
+    };
+    // The same ADD again: what was answered stays.
+    let _claim = match known.as_ref().filter(|net| net.addresses == addresses) {
+        Some(_) => None,
+        None => Some(foreign::admit(agent, owner, sandbox, addresses, whence, &facts).await?),
     };
     let earlier = match spec.made_before {
         // The interface that is another plugin's is this one.
@@ -230,7 +258,7 @@ fn is_strict(link: &str) -> bool {
 
 /// What is there already of an interface, and around it.
 struct Inside {
-    mtu: u32,
+    link: Link,
     addresses: Vec<IpNet>,
     /// The addresses of all interfaces.
     in_pod: Vec<IpAddr>,
@@ -257,18 +285,16 @@ impl Inside {
                  interface of ebbtide's own, put it first",
             ));
         };
-        let is_global = |address: &IpNet| match address.addr() {
-            IpAddr::V4(_) => true,
-            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-        };
         let own = addresses
             .iter()
             .filter(|found| found.ifindex == link.ifindex);
-        let own = own.map(|found| found.address).filter(is_global);
+        let own = own.map(|found| found.address);
+        let own = own.filter(|own| !node::is_link_local(&own.addr()));
+        let own: Vec<IpNet> = own.collect();
         Ok(Self {
-            mtu: link.mtu,
             in_pod: addresses.iter().map(|found| found.address.addr()).collect(),
-            addresses: own.collect(),
+            addresses: own,
+            link,
             marks,
         })
     }

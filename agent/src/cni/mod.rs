@@ -7,6 +7,7 @@ mod conflict;
 mod container;
 pub mod delegate;
 mod failure;
+mod foreign;
 mod guest;
 mod invocation;
 mod no_effect;

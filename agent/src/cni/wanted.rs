@@ -149,11 +149,12 @@ pub(super) fn interfaces(
         namespace: subject.namespace.name.clone(),
         name: subject.pod.name.clone(),
     };
+    let asking = Some(pod.namespace.as_str());
     let default = agent.settings.default_network.as_ref();
     let asked = networks::wanted(&pod, &subject.pod, &attachment.interface, default);
     if choice != NetworkChoice::ByPod {
         // Somebody else (Multus) reads the annotations and calls once for each network.
-        let mut network = resolve(agent, choice, conf, catalog)?;
+        let mut network = resolve(agent, choice, conf, catalog, asking)?;
         network.ips = conf.ips()?;
         network.spec.accept_marks = accepts_marks(conf, &subject.pod);
         if let Ok(asked) = asked {
@@ -177,7 +178,9 @@ pub(super) fn interfaces(
     }
     let mut interfaces = Vec::new();
     for each in asked.interfaces {
-        let mut network = by_reference(agent, &each.network, conf, catalog)?;
+        // What the cluster says is for all.
+        let asking = asking.filter(|_| !each.is_default);
+        let mut network = by_reference(agent, &each.network, conf, catalog, asking)?;
         network.ips = each.ips;
         network.spec.gateways = each.default_route;
         network.spec.accept_marks = accepts_marks(conf, &subject.pod);
@@ -223,7 +226,7 @@ pub(super) fn expected(
     catalog: &Catalog,
 ) -> Result<Resolved, Failure> {
     match (conf.choice()?, &agent.settings.default_network) {
-        (NetworkChoice::ByPod, Some(network)) => by_reference(agent, network, conf, catalog),
+        (NetworkChoice::ByPod, Some(network)) => by_reference(agent, network, conf, catalog, None),
         // Every pod names its own: any network will do.
         (NetworkChoice::ByPod, None) => match catalog.networks().first() {
             Some(network) => Ok(Resolved {
@@ -237,61 +240,125 @@ pub(super) fn expected(
                 "declare a SpiderMultusConfig, or name one in the CNI configuration with `network`",
             )),
         },
-        (choice, _) => resolve(agent, choice, conf, catalog),
+        (choice, _) => resolve(agent, choice, conf, catalog, None),
     }
 }
 
-/// A network by its own name, or by that of a NetworkAttachmentDefinition.
+/// A network by its own name, or by that of a NetworkAttachmentDefinition. `asking` is the namespace of a pod that names
+/// it, if one does.
+///
+/// A name without a namespace is resolved to the first of the administrator's namespaces that has either, and never to
+/// another one's: whoever may write objects in some namespace would have everybody's pods.
 fn by_reference(
     agent: &Agent,
     reference: &NetworkRef,
     conf: &NetConf,
     catalog: &Catalog,
+    asking: Option<&str>,
 ) -> Result<Resolved, Failure> {
-    let unknown = match catalog.network(&reference.to_string()) {
-        Ok(network) => return Ok(Resolved::from(network)),
-        Err(unknown) => unknown,
+    let named = |text: &str| {
+        let network = catalog.network(text)?;
+        permit(agent, catalog, asking, &network.name)?;
+        Ok(Resolved::from(network))
     };
     let Some(cluster) = &agent.cluster else {
-        return Err(unknown.into());
+        return named(&reference.to_string());
     };
-    match kube::attachment::configuration(cluster, reference) {
-        None => Err(unknown.into()),
-        Some(Err(reason)) => Err(Failure::new(
+    for name in catalog.namespaces().meant(reference) {
+        // One that was left out is named, too: what another namespace has is not what was meant.
+        let is_declared = kube::attachment::is_declared(cluster, &name);
+        if catalog.network_exact(&name).is_some() {
+            return named(&name.to_string());
+        }
+        match kube::attachment::configuration(cluster, &name) {
+            Some(found) => {
+                permit(agent, catalog, asking, &name)?;
+                return by_attachment(agent, &name, found, conf, catalog, asking);
+            }
+            None if is_declared => return named(&name.to_string()),
+            None => {}
+        }
+    }
+    named(&reference.to_string())
+}
+
+/// The network of a NetworkAttachmentDefinition, `found` being our plugin's configuration in it.
+fn by_attachment(
+    agent: &Agent,
+    name: &ObjectName,
+    found: Result<String, String>,
+    conf: &NetConf,
+    catalog: &Catalog,
+    asking: Option<&str>,
+) -> Result<Resolved, Failure> {
+    let text = found.map_err(|reason| {
+        Failure::new(
             code::UNSUPPORTED_FIELD,
-            format!("NetworkAttachmentDefinition {reference}: {reason}"),
+            format!("NetworkAttachmentDefinition {name}: {reason}"),
             "this agent makes interfaces of its own networks only: for other plugins put Multus \
              in front, it calls ebbtide like any other",
+        )
+    })?;
+    let attachment = NetConf::parse(&text)?;
+    if attachment.is_guest() {
+        return Err(Failure::new(
+            code::UNSUPPORTED_FIELD,
+            format!("NetworkAttachmentDefinition {name} gives its addresses by another plugin"),
+            "use \"ipam\": {\"type\": \"ebbtide\"}, or put Multus in front",
+        ));
+    }
+    match attachment.choice()? {
+        NetworkChoice::ByPod => Err(Failure::new(
+            code::INVALID_NETWORK_CONFIG,
+            format!("NetworkAttachmentDefinition {name} names neither `network` nor `master`"),
+            "name a SpiderMultusConfig with `network`",
         )),
-        Some(Ok(text)) => {
-            let attachment = NetConf::parse(&text)?;
-            if attachment.is_guest() {
-                return Err(Failure::new(
-                    code::UNSUPPORTED_FIELD,
-                    format!(
-                        "NetworkAttachmentDefinition {reference} gives its addresses by another \
-                         plugin"
-                    ),
-                    "use \"ipam\": {\"type\": \"ebbtide\"}, or put Multus in front",
-                ));
-            }
-            match attachment.choice()? {
-                NetworkChoice::ByPod => Err(unknown.into()),
-                choice => resolve(agent, choice, conf, catalog),
-            }
-        }
+        choice => resolve(agent, choice, conf, catalog, asking),
     }
 }
 
+/// Refuses a network that pods of this namespace may not name, where namespaces are isolated.
+fn permit(
+    agent: &Agent,
+    catalog: &Catalog,
+    asking: Option<&str>,
+    network: &ObjectName,
+) -> Result<(), Failure> {
+    let settings = &agent.settings;
+    let Some(asking) =
+        asking.filter(|own| settings.namespace_isolation && *own != network.namespace)
+    else {
+        return Ok(());
+    };
+    let open = catalog
+        .namespaces()
+        .open_to_all(&settings.global_namespaces);
+    if open.contains(&network.namespace) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        code::INVALID_NETWORK_CONFIG,
+        format!(
+            "a pod of namespace {asking} may not name network {network}: namespaces are isolated \
+             (`namespaceIsolation`), and all pods may name those of {} alone",
+            open.join(", ")
+        ),
+        "use a network of the pod's own namespace, or have the administrator list the other one in \
+         `globalNamespaces` of the agent's settings",
+    ))
+}
+
+/// The network of a configuration; `asking` as in [`by_reference`].
 pub(super) fn resolve(
     agent: &Agent,
     choice: NetworkChoice,
     conf: &NetConf,
     catalog: &Catalog,
+    asking: Option<&str>,
 ) -> Result<Resolved, Failure> {
     match choice {
         NetworkChoice::ByPod => match &agent.settings.default_network {
-            Some(network) => by_reference(agent, network, conf, catalog),
+            Some(network) => by_reference(agent, network, conf, catalog, None),
             None => Err(Failure::new(
                 code::INVALID_NETWORK_CONFIG,
                 "neither the CNI configuration nor the agent names a network",
@@ -299,7 +366,9 @@ pub(super) fn resolve(
             )),
         },
         NetworkChoice::Named { network, pools } => {
-            let mut network = Resolved::from(catalog.network(&network)?);
+            let network = catalog.network(&network)?;
+            permit(agent, catalog, asking, &network.name)?;
+            let mut network = Resolved::from(network);
             network.prefer_pools(pools);
             Ok(network)
         }

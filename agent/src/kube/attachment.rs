@@ -1,15 +1,15 @@
 //! `NetworkAttachmentDefinition`, of the Network Plumbing Working Group's specification (v1.3).
 
-use kube::CustomResource;
+use kube::{CustomResource, core::DynamicObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     Cluster,
-    object::{Kind, name_of},
+    object::{Kind, by_age, name_of},
 };
-use crate::catalog::NetworkRef;
+use crate::catalog::{IpvlanMode, ObjectName};
 
 /// A CNI configuration that pods ask for by name.
 #[derive(
@@ -34,13 +34,46 @@ pub struct NetworkAttachmentDefinitionSpec {
 
 /// Our plugin's configuration in a NetworkAttachmentDefinition: none if there is no such object, an
 /// error if it is another plugin's.
-pub fn configuration(cluster: &Cluster, reference: &NetworkRef) -> Option<Result<String, String>> {
-    let found = cluster.all(Kind::Attachment).into_iter().find(|object| {
-        let name = name_of(&object.metadata);
-        reference.matches(&name)
-    })?;
-    let text = found.data.pointer("/spec/config").and_then(Value::as_str);
-    Some(own_plugin(text.unwrap_or_default()))
+pub fn configuration(cluster: &Cluster, name: &ObjectName) -> Option<Result<String, String>> {
+    let found = cluster.get(Kind::Attachment, name)?;
+    Some(own_plugin(text_of(&found)))
+}
+
+/// Whether there is a SpiderMultusConfig of this name, be it one that was left out.
+#[must_use]
+pub fn is_declared(cluster: &Cluster, name: &ObjectName) -> bool {
+    cluster.get(Kind::Network, name).is_some()
+}
+
+/// The networks that NetworkAttachmentDefinitions describe themselves: their names, masters and modes, the oldest first.
+#[must_use]
+pub fn described(cluster: &Cluster) -> Vec<(ObjectName, String, IpvlanMode)> {
+    let mut all = cluster.all(Kind::Attachment);
+    all.sort_by(by_age);
+    let networks = all.iter().filter_map(|object| {
+        let (master, mode) = description(text_of(object))?;
+        Some((name_of(&object.metadata), master, mode))
+    });
+    networks.collect()
+}
+
+/// The master and the mode of a configuration of ours that names its master.
+fn description(text: &str) -> Option<(String, IpvlanMode)> {
+    let own: Value = serde_json::from_str(&own_plugin(text).ok()?).ok()?;
+    let master = own
+        .get("master")?
+        .as_str()
+        .filter(|name| !name.is_empty())?;
+    let mode = match own.get("mode").and_then(Value::as_str) {
+        None | Some("") => IpvlanMode::default(),
+        Some(mode) => mode.parse().ok()?,
+    };
+    Some((master.to_owned(), mode))
+}
+
+fn text_of(object: &DynamicObject) -> &str {
+    let text = object.data.pointer("/spec/config").and_then(Value::as_str);
+    text.unwrap_or_default()
 }
 
 /// The `ebbtide` plugin of a configuration or a list of plugins, as a configuration of its own.
@@ -77,6 +110,31 @@ fn own_plugin(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_definition_that_names_its_master_says_its_mode() {
+        let said = |master: &str, mode| Some((master.to_owned(), mode));
+        for (text, expected) in [
+            (
+                r#"{"type":"ebbtide","master":"ens5"}"#,
+                said("ens5", IpvlanMode::L3),
+            ),
+            (
+                r#"{"type":"ebbtide","master":"ens5","mode":""}"#,
+                said("ens5", IpvlanMode::L3),
+            ),
+            (
+                r#"{"plugins":[{"type":"ebbtide","master":"ens5","mode":"l2"}]}"#,
+                said("ens5", IpvlanMode::L2),
+            ),
+            (r#"{"type":"ebbtide","master":"ens5","mode":"l4"}"#, None),
+            (r#"{"type":"ebbtide","network":"a/b"}"#, None),
+            (r#"{"type":"ipvlan","master":"ens5","mode":"l2"}"#, None),
+            ("[", None),
+        ] {
+            assert_eq!(description(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn our_plugin_is_found_alone_and_in_a_list() {

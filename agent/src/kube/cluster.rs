@@ -26,7 +26,7 @@ use super::{
     saved, watches,
 };
 use crate::{
-    catalog::{self, AddressSet, Catalog, ObjectName, Pool},
+    catalog::{self, AddressSet, Catalog, Namespaces, ObjectName, Pool},
     pool::{Controller, Object, Subject},
 };
 
@@ -103,7 +103,9 @@ impl Cluster {
     ) -> (Arc<Self>, watch::Receiver<Arc<Catalog>>) {
         let path = saved::path(state_dir);
         let mirror = saved::load(&path);
-        let (sender, receiver) = watch::channel(Arc::new(mirror.catalog(&node)));
+        let namespaces = Namespaces::of_agent(client.default_namespace());
+        let catalog = mirror.catalog(&node).named_in(namespaces);
+        let (sender, receiver) = watch::channel(Arc::new(catalog));
         let cluster = Arc::new(Self {
             events: Events::new(client.clone(), &node),
             client,
@@ -365,7 +367,9 @@ fn controller_of(pod: &DynamicObject) -> Option<Controller> {
 async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
     let mut changes = cluster.changes();
     loop {
+        let namespaces = Namespaces::of_agent(cluster.client.default_namespace());
         let catalog = cluster.mirror().catalog(&cluster.node);
+        let catalog = catalog.named_in(namespaces);
         catalog::publish(&sender, catalog);
         tokio::select! {
             () = sender.closed() => return,

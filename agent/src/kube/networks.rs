@@ -1,7 +1,9 @@
 //! Which networks a pod asks for, in its annotations. Pure.
 //!
 //! The forms are those of the Network Plumbing Working Group's specification (v1.3, section 4.1)
-//! and of Multus' default-network annotation.
+//! and of Multus' default-network annotation. A network without a namespace is of the pod's own, as the specification
+//! has it; in the default-network annotation it is the administrator's, as with Multus, which has one namespace for
+//! that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,8 +27,10 @@ pub const DEFAULT_ROUTE_NIC: &str = "ipam.spidernet.io/default-route-nic";
 /// One interface of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The network. Without a namespace any may be meant.
+    /// The network. Without a namespace the administrator's is meant.
     pub network: NetworkRef,
+    /// Whether the cluster says so, and not the pod.
+    pub is_default: bool,
     /// The interface in the pod.
     pub interface: String,
     /// Addresses that it is to have.
@@ -130,6 +134,7 @@ pub fn wanted(
                     pod: pod.to_string(),
                 })?
                 .clone(),
+            is_default: true,
             interface: first.to_owned(),
             ips: Vec::new(),
             default_route: Vec::new(),
@@ -262,6 +267,7 @@ impl Element {
             network: full
                 .parse()
                 .map_err(|error: crate::catalog::NameError| error.to_string())?,
+            is_default: false,
             interface,
             ips: ips
                 .iter()

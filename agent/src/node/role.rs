@@ -361,6 +361,7 @@ mod tests {
         let names = LinkNames {
             include: vec!["br-*".into(), "ens7".into(), "ens5".into()],
             exclude: vec!["ens5".into(), "ens6*".into()],
+            ..LinkNames::default()
         };
         for (name, role) in [
             ("br-4e1f0c", Role::Nic),

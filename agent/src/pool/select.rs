@@ -171,7 +171,7 @@ fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
     let is_meant = |name| {
         pool.networks
             .iter()
-            .any(|reference| reference.matches(name))
+            .any(|reference| reference.matches(name, request.catalog.namespaces()))
     };
     if !pool.networks.is_empty() && !request.network.is_some_and(is_meant) {
         return Err(PassedOver::OtherNetwork(pool.networks.clone()));

@@ -1,8 +1,13 @@
 //! Names of links, as an administrator writes them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::glob::{fits, is_glob};
+use crate::catalog::{
+    IpvlanMode,
+    glob::{fits, is_glob},
+};
 
 /// Links that are NICs, and links that are none, by name or pattern (`ens*`, `br-[0-9]*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +17,8 @@ pub struct LinkNames {
     pub include: Vec<String>,
     /// No NICs, and their addresses are none of the node's: what is in both lists is excluded.
     pub exclude: Vec<String>,
+    /// The ipvlan modes of NICs, by name or pattern. What is not here, networks say.
+    pub modes: BTreeMap<String, IpvlanMode>,
 }
 
 /// The longest name of a link (`IFNAMSIZ` with its zero, include/uapi/linux/if.h).
@@ -30,6 +37,16 @@ impl LinkNames {
         self.exclude.iter().any(|pattern| fits(pattern, name))
     }
 
+    /// The mode that a NIC is said to be in: by its name, else by the first pattern that fits.
+    #[must_use]
+    pub fn mode_of(&self, name: &str) -> Option<IpvlanMode> {
+        let mut fitting = self.modes.iter().filter(|(pattern, _)| fits(pattern, name));
+        let by_name = self.modes.get(name);
+        by_name
+            .or_else(|| fitting.next().map(|(_, mode)| mode))
+            .copied()
+    }
+
     /// Which of them can be no link's name: the field, and why.
     pub(super) fn wrong(&self) -> Option<(String, String)> {
         let lists = [("include", &self.include), ("exclude", &self.exclude)];
@@ -37,6 +54,8 @@ impl LinkNames {
             let names = names.iter().enumerate();
             names.map(move |(number, name)| (format!("nics.{list}[{number}]"), name))
         });
+        let modes = self.modes.keys();
+        let all = all.chain(modes.map(|name| (format!("nics.modes.{name}"), name)));
         let mut wrong = all.filter_map(|(field, name)| {
             let is_open = name.matches('[').count() != name.matches(']').count();
             let too_long = !is_glob(name) && name.len() > LONGEST;

@@ -10,6 +10,7 @@ mod declared;
 mod e2e;
 mod leases;
 mod manifests;
+mod names;
 mod node;
 mod objects;
 mod refusals;

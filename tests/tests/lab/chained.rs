@@ -33,7 +33,7 @@ fn behind_ipvlan_replies_leave_as_their_requests_came() -> Result<()> {
         ],
         data.path().to_str().context("a path")?,
     );
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = chain::lab()?;
     chain::prove(&mut lab, &config, "eth0").with_context(|| lab.logs())?;
     lab.vpc.assert_no_violations()
 }
@@ -50,7 +50,7 @@ fn addresses_of_host_local_and_static_are_used_kept_and_given_back() -> Result<(
         }),
         json!({"type": "static", "addresses": [{"address": "172.31.16.5/20", "gateway": gateway}]}),
     ] {
-        let mut lab = Lab::start(Plan::default())?;
+        let mut lab = chain::lab()?;
         let plugin = lab.agent("master").plugin();
         let netns = Netns::new("delegated")?;
         let sandbox = Sandbox::new(

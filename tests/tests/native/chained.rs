@@ -1,7 +1,7 @@
 //! Behind other plugins, in this kernel: the reply's path on interfaces that they made.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{chain, cni::Sandbox, lab::Lab, netns::Netns, plan::Plan};
+use ebbtide_tests::{chain, cni::Sandbox, netns::Netns};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -40,7 +40,7 @@ fn behind_macvlan_bridge_and_ptp_replies_leave_as_their_requests_came() -> Resul
         let data = TempDir::with_prefix("ebbtide-host-local-")?;
         let path = data.path().to_str().context("a path")?;
         let config = chain::first(kind, &fields, &ranges, path);
-        let mut lab = Lab::start(Plan::default())?;
+        let mut lab = chain::lab()?;
         chain::prove(&mut lab, &config, neighbours)
             .with_context(|| format!("{kind}\n{}", lab.logs()))?;
     }
@@ -50,7 +50,7 @@ fn behind_macvlan_bridge_and_ptp_replies_leave_as_their_requests_came() -> Resul
 #[test]
 fn an_address_of_a_delegated_ipam_goes_back_when_the_interface_cannot_be_made() -> Result<()> {
     let data = TempDir::with_prefix("ebbtide-host-local-")?;
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = chain::lab()?;
     let plugin = lab.agent("master").plugin();
     let netns = Netns::new("unmade")?;
     let sandbox = Sandbox::new(&netns, "unmade", "unmade");

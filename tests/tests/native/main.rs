@@ -9,6 +9,7 @@ mod bench;
 mod chained;
 mod crowd;
 mod doctor;
+mod foreign_addresses;
 mod fuzz;
 mod host_programs;
 mod hostile;

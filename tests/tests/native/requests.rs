@@ -12,6 +12,17 @@ use ebbtide_tests::{
 };
 use serde_json::{Value, json};
 
+/// A lab whose agent takes what pods of [`pod`] have: nobody leads there.
+fn lab() -> Result<Lab> {
+    let mut lab = Lab::start(Plan::default())?;
+    let agent = lab.agent("master");
+    agent.kill()?;
+    agent.configure("foreignSubnets: [10.88.0.0/24]\n")?;
+    agent.launch()?;
+    agent.wait_ready()?;
+    Ok(lab)
+}
+
 /// A pod whose eth0 is there already, with this address.
 fn pod(number: usize) -> Result<(Netns, Sandbox)> {
     let name = format!("odd{number}");
@@ -74,7 +85,7 @@ fn results(address: &str) -> Vec<(&'static str, &'static str, Value)> {
 
 #[test]
 fn results_of_calico_azure_and_scripts_are_understood() -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = lab()?;
     let plugin = lab.agent("master").plugin();
     for (number, (what, version, _)) in results("").iter().enumerate() {
         let (netns, sandbox) = pod(number)?;
@@ -127,7 +138,7 @@ fn behind(plugin: &Plugin, previous: Value) -> Value {
 
 #[test]
 fn a_list_of_attachments_that_is_not_understood_costs_no_pod_its_network() -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = lab()?;
     let plugin = lab.agent("master").plugin();
     let (netns, sandbox) = pod(50)?;
     let bare = Snapshot::of(&netns)?;
@@ -167,7 +178,7 @@ fn a_list_of_attachments_that_is_not_understood_costs_no_pod_its_network() -> Re
 
 #[test]
 fn what_is_no_result_and_what_is_no_text_is_refused_and_leaves_nothing() -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = lab()?;
     let plugin = lab.agent("master").plugin();
     let (netns, sandbox) = pod(51)?;
     let node = lab.vpc.node("master").clone();
@@ -222,7 +233,7 @@ fn what_is_no_result_and_what_is_no_text_is_refused_and_leaves_nothing() -> Resu
 
 #[test]
 fn a_pod_with_the_longest_name_that_there_is_gets_its_interface() -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = lab()?;
     let plugin = lab.agent("master").plugin();
     let config = behind(&plugin, json!({"ips": [{"address": "10.88.0.62/24"}]})).to_string();
     for length in [63, 253, 30_000] {

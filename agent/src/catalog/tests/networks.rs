@@ -281,6 +281,63 @@ fn a_network_is_found_by_full_or_bare_name_and_a_miss_lists_what_there_is() {
 }
 
 #[test]
+fn a_bare_name_is_the_administrator_s_network_and_never_another_namespace_s() {
+    let spec = "{cniType: ipvlan, ipvlan: {master: [ens5]}}";
+    let names = [
+        "name: tenants, namespace: team-a",
+        "name: tenants, namespace: default",
+        "name: both, namespace: aaa",
+        "name: both, namespace: kube-system",
+        "name: all, namespace: kube-system",
+        "name: all, namespace: ebbtide-system",
+        "name: all, namespace: default",
+    ];
+    let catalog = catalog(&names.map(|name| network(name, spec)).concat());
+    let catalog = catalog.named_in(Namespaces::of_agent("ebbtide-system"));
+    for (reference, expected) in [
+        ("both", Some("kube-system/both")),
+        ("all", Some("ebbtide-system/all")),
+        ("default/all", Some("default/all")),
+        ("team-a/tenants", Some("team-a/tenants")),
+        ("tenants", None),
+        ("nobodys", None),
+    ] {
+        let found = catalog.network(reference);
+        let found = found.map(|network| network.name.to_string());
+        match (expected, found) {
+            (Some(expected), Ok(found)) => assert_eq!(found, expected, "{reference}"),
+            (None, Err(error)) => {
+                let error = error.to_string();
+                for said in [
+                    "in namespace ebbtide-system or kube-system",
+                    "\"namespace/name\"",
+                ] {
+                    assert!(error.contains(said), "{reference}: {error}");
+                }
+            }
+            (expected, found) => panic!("{reference}: {expected:?} {found:?}"),
+        }
+    }
+    // What a pool is for is named the same way.
+    for (reference, name, is_meant) in [
+        ("all", "kube-system/all", true),
+        ("all", "default/all", false),
+        ("all", "team-a/all", false),
+        ("team-a/all", "team-a/all", true),
+        ("team-a/all", "team-b/all", false),
+    ] {
+        let (namespace, own) = name.split_once('/').unwrap();
+        let name = ObjectName {
+            namespace: namespace.into(),
+            name: own.into(),
+        };
+        let reference: NetworkRef = reference.parse().unwrap();
+        let matches = reference.matches(&name, catalog.namespaces());
+        assert_eq!(matches, is_meant, "{reference} {name}");
+    }
+}
+
+#[test]
 fn two_networks_of_one_name_are_not_both_used() {
     let one = network("name: a", "{cniType: ipvlan, ipvlan: {master: [ens5]}}");
     let two = network(

@@ -1,0 +1,62 @@
+//! Addresses of others that are being given to pods at this moment: of two that come at once with the same one, one is
+//! refused.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Mutex};
+
+use super::locked;
+
+/// The addresses.
+#[derive(Debug, Default)]
+pub struct Claims(Mutex<BTreeSet<IpAddr>>);
+
+/// Nobody else is given these addresses until it is dropped. By then the interface is noted, or is not made.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    claims: &'a Claims,
+    own: Vec<IpAddr>,
+}
+
+impl Claims {
+    /// Takes all of these.
+    ///
+    /// # Errors
+    /// The first that somebody else is being given; then none is taken.
+    pub fn take(&self, addresses: impl Iterator<Item = IpAddr>) -> Result<Claim<'_>, IpAddr> {
+        let mut all = locked(&self.0);
+        let own: BTreeSet<IpAddr> = addresses.collect();
+        if let Some(taken) = own.iter().find(|address| all.contains(address)) {
+            return Err(*taken);
+        }
+        all.extend(&own);
+        Ok(Claim {
+            claims: self,
+            own: own.into_iter().collect(),
+        })
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut all = locked(&self.claims.0);
+        for address in &self.own {
+            all.remove(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_at_once_one_has_an_address_and_the_next_one_gets_it_afterwards() {
+        let claims = Claims::default();
+        let [a, b] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
+        // A result may name an address twice.
+        let first = claims.take([a, a].into_iter()).unwrap();
+        assert_eq!(claims.take([b, a].into_iter()).unwrap_err(), a);
+        drop(claims.take([b].into_iter()).unwrap());
+        drop(first);
+        assert!(claims.take([a, b].into_iter()).is_ok());
+    }
+}

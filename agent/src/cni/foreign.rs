@@ -1,0 +1,286 @@
+//! Which addresses a pod may have here that another plugin gave it.
+//!
+//! What this node sends to such an address goes to the pod from then on: the table of the pods is asked before the main
+//! one. Whoever may write a NetworkAttachmentDefinition chooses the address (IPAM `static`). So it is refused if it is
+//! somebody else's, or if nothing shows that it can be a pod's here.
+
+mod evidence;
+
+use std::{net::IpAddr, sync::Arc};
+
+use ebbtide_plugin::cni::code;
+use ipnet::IpNet;
+
+use super::Failure;
+use crate::{
+    agent::{Agent, Claim},
+    catalog::Catalog,
+    netlink::{self, by_gateway::ByGateway, link::Link, netns::Evidence, way::Way},
+    node::{self, Known, NodeFacts, Role},
+    podnet::{PodAddress, PodNet, Sandbox},
+    pool::Owner,
+};
+
+use evidence::{Ground, OPEN, Place, Switch};
+
+/// Where addresses come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whence<'a> {
+    /// Who gave them.
+    pub(super) by: &'a str,
+    /// The interface that is to have them.
+    pub(super) on: On<'a>,
+}
+
+/// The interface that is to have them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum On<'a> {
+    /// One that we make on this NIC.
+    Nic(&'a str),
+    /// One that another plugin made, as the pod's kernel has it.
+    There(&'a Link),
+}
+
+const ANOTHER: &str = "nothing was made: give the pod another address in the configuration of the plugin that gives it";
+
+/// Why an address is not the pod's to have, and what can be done.
+type Why = (String, String);
+
+/// What is looked at.
+struct Looking<'a> {
+    agent: &'a Agent,
+    owner: &'a Owner,
+    whence: Whence<'a>,
+    facts: &'a NodeFacts,
+    catalog: &'a Catalog,
+}
+
+/// Looks whose the addresses are. Until what it answers is dropped nobody else is given them.
+///
+/// # Errors
+/// When one of them is not the pod's to have.
+pub(super) async fn admit<'a>(
+    agent: &'a Agent,
+    owner: &Owner,
+    sandbox: &Sandbox,
+    addresses: &[PodAddress],
+    whence: Whence<'_>,
+    facts: &NodeFacts,
+) -> Result<Claim<'a>, Failure> {
+    let refusal = |address: IpAddr, (why, way_out): Why| {
+        Failure::new(
+            code::INVALID_NETWORK_CONFIG,
+            format!(
+                "{address}, which {} gives to {} of pod {}, is not the pod's to have: {why}",
+                whence.by, owner.interface, sandbox.pod
+            ),
+            way_out,
+        )
+    };
+    let all = addresses.iter().map(|own| own.address.addr());
+    let claim = agent.claims.take(all).map_err(|address| {
+        refusal(
+            address,
+            another("another pod is being given it at this moment"),
+        )
+    })?;
+    let looking = Looking {
+        agent,
+        owner,
+        whence,
+        facts,
+        catalog: &agent.catalog(),
+    };
+    let place = looking.place().await?;
+    for own in addresses {
+        if let Some(why) = looking.look(own, &place).await? {
+            return Err(refusal(own.address.addr(), why));
+        }
+    }
+    Ok(claim)
+}
+
+fn another(why: impl Into<String>) -> Why {
+    (why.into(), ANOTHER.to_owned())
+}
+
+impl Looking<'_> {
+    /// Why the pod may not have the address, if it may not.
+    async fn look(&self, own: &PodAddress, place: &Place) -> Result<Option<Why>, netlink::Error> {
+        let address = own.address.addr();
+        if let Some(why) = evidence::is_nobodys(address) {
+            return Ok(Some(another(why)));
+        }
+        if self.is_given_by_pool(address) {
+            return Ok(None);
+        }
+        let host = &self.agent.host;
+        let way = host.way_to(address).await?;
+        if let Some(why) = self.whose(address, way) {
+            return Ok(Some(why));
+        }
+        let out = match way {
+            Way::By { ifindex, .. } => host.link_at(ifindex).await?,
+            _ => None,
+        };
+        if let Some(pair) = out.as_ref().filter(|out| self.is_another_pods(out)) {
+            return Ok(Some(another(format!(
+                "another pod has it, behind {}",
+                pair.name
+            ))));
+        }
+        let routers = host.routes_by_gateways().await?;
+        Ok(self.evidence(own, way, out.as_ref(), place, &routers))
+    }
+
+    /// Whether the pod has it from a pool of ours already.
+    fn is_given_by_pool(&self, address: IpAddr) -> bool {
+        let holder = self.agent.pools.look(address).holder;
+        holder.is_some_and(|holder| holder.container_id == self.owner.container_id)
+    }
+
+    /// Whose an address is, if it is known to be somebody's.
+    fn whose(&self, address: IpAddr, way: Way) -> Option<Why> {
+        if let Some(why) = self.agent.nobodys(self.facts, self.catalog, address) {
+            return Some(another(why));
+        }
+        match way {
+            Way::Local => return Some(another("the node takes it for its own")),
+            Way::ToAll => {
+                return Some(another("it is a network's broadcast or anycast address"));
+            }
+            Way::By { .. } | Way::Nowhere => {}
+        }
+        let services = self.agent.settings_in(self.catalog).service_cidrs;
+        if let Some(net) = services.iter().find(|net| net.contains(&address)) {
+            return Some(another(format!(
+                "{net} is the network of the cluster's Services"
+            )));
+        }
+        if let Some(other) = self.pod_with(address) {
+            return Some(another(format!("pod {other} has it")));
+        }
+        let mut pools = self.catalog.pools().iter();
+        let pool = pools.find(|pool| pool.declared.contains(address))?;
+        let standing = self.agent.pools.look(address);
+        let is_free = standing.holder.is_none() && standing.claim.is_none();
+        let mut listed = self.agent.settings.foreign_subnets.iter();
+        if is_free && listed.any(|net| net.contains(&address)) {
+            return None;
+        }
+        Some((
+            format!(
+                "it is of pool {}, which has not given it to this pod",
+                pool.name
+            ),
+            format!(
+                "nothing was made: keep the addresses of other plugins out of pool {} (excludeIPs, or a \
+                 SpiderReservedIP), or leave `ipam` to ebbtide",
+                pool.name
+            ),
+        ))
+    }
+
+    /// Another pod of this node that has it. One that is gone, and that nobody has told us of yet, has nothing.
+    fn pod_with(&self, address: IpAddr) -> Option<String> {
+        let mut with = Vec::new();
+        self.agent.each_interface(|other, net| {
+            if other.container_id != self.owner.container_id && net.ips().contains(&address) {
+                with.push(Arc::clone(net));
+            }
+        });
+        let mut with = with.into_iter();
+        with.find(|net| !is_gone(net)).map(|net| net.pod.clone())
+    }
+
+    /// Whether a link is another pod's end in the host, known here or not.
+    fn is_another_pods(&self, link: &Link) -> bool {
+        if !node::is_pod_veth(link) {
+            return false;
+        }
+        let mut whose = None;
+        self.agent.each_interface(|other, net| {
+            let veth = net.veth.as_ref();
+            if veth.is_some_and(|veth| veth.host_name == link.name) {
+                whose = Some((other.container_id.clone(), Arc::clone(net)));
+            }
+        });
+        whose.is_none_or(|(container, net)| container != self.owner.container_id && !is_gone(&net))
+    }
+
+    /// What the pod's interface is, seen from the node.
+    async fn place(&self) -> Result<Place, netlink::Error> {
+        let host = &self.agent.host;
+        let link = match self.whence.on {
+            On::There(link) => link,
+            On::Nic(name) => {
+                let nic = host.link(name).await?;
+                // Without it the plan says that there is none.
+                return Ok(nic.map_or(Place::Apart, |nic| Place::Child(nic.ifindex)));
+            }
+        };
+        let (true, Some(peer)) = (evidence::is_pair(link), link.below) else {
+            return Ok(evidence::place_of(link));
+        };
+        // Indexes of another namespace's links may be the same: the two ends name one another.
+        let end = host.link_at(peer).await?;
+        let end = end.filter(|end| evidence::is_pair(end) && end.below == Some(link.ifindex));
+        let Some(end) = end.filter(|end| end.below_elsewhere && link.below_elsewhere) else {
+            return Ok(Place::Apart);
+        };
+        let switch = match end.port_of {
+            Some(ifindex) => {
+                let switch = host.link_at(ifindex).await?;
+                let is_open = switch.is_some_and(|link| link.kind.as_deref() == Some(OPEN));
+                Some(Switch { ifindex, is_open })
+            }
+            None => None,
+        };
+        Ok(Place::Pair { peer, switch })
+    }
+
+    /// What is missing to show that the address can be a pod's there.
+    fn evidence(
+        &self,
+        own: &PodAddress,
+        way: Way,
+        out: Option<&Link>,
+        place: &Place,
+        routers: &[ByGateway],
+    ) -> Option<Why> {
+        let pools = self.catalog.pools().iter().filter(|pool| {
+            let nodes = &pool.node_names;
+            nodes.is_empty() || nodes.contains(&self.agent.node_name)
+        });
+        let pools: Vec<IpNet> = pools.map(|pool| pool.subnet).collect();
+        // What networks name as their master shows nothing: anybody may write one.
+        let known = Known {
+            subnets: pools.clone(),
+            ..Known::default()
+        };
+        let settings = &self.agent.settings;
+        let taken = node::take_all(self.facts, &known, &settings.nics).into_iter();
+        let nics = taken.filter(|(_, taken)| taken.role == Role::Nic);
+        let nics: Vec<u32> = nics.map(|(nic, _)| nic.ifindex).collect();
+        let ground = Ground {
+            place,
+            links: &self.facts.nics,
+            nics: &nics,
+            pools: &pools,
+            listed: &settings.foreign_subnets,
+            routers,
+            whole: matches!(self.whence.on, On::Nic(_)),
+        };
+        let why = evidence::look(&own.address, way, out, ground).err()?;
+        let way_out = format!(
+            "nothing was made: give the pod an address of a network of its NIC, or let the node's administrator list \
+             {} in the agent's `foreignSubnets`",
+            own.address.trunc()
+        );
+        Some((why, way_out))
+    }
+}
+
+fn is_gone(net: &PodNet) -> bool {
+    matches!(net.namespace(), Ok(Evidence::Gone))
+}

@@ -1,0 +1,211 @@
+//! What shows that an address can be a pod's here, without anybody saying so. Pure.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::{
+    netlink::{by_gateway::ByGateway, link::Link, way::Way},
+    node::Nic,
+};
+
+/// What the pod's interface is, seen from the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A child of one of the node's links: of that one's networks.
+    Child(u32),
+    /// A pair whose other end is the node's.
+    Pair {
+        /// The end in the host.
+        peer: u32,
+        /// What that is a port of.
+        switch: Option<Switch>,
+    },
+    /// Hardware that was the node's (a virtual function, for one): of which NIC is not known.
+    Hardware,
+    /// Whatever else: the node has nothing to do with it.
+    Apart,
+}
+
+/// A bridge, or what does a bridge's work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Switch {
+    /// Its index.
+    pub(super) ifindex: u32,
+    /// Of Open vSwitch, which has its own address on another link of its own.
+    pub(super) is_open: bool,
+}
+
+/// Open vSwitch's links, the one that all of its ports are below and those that it makes.
+pub(super) const OPEN: &str = "openvswitch";
+
+/// Links into namespaces of this node.
+const INNER: [&str; 2] = ["netkit", "veth"];
+
+/// Children that are of the network of the link below them.
+const CHILDREN: [&str; 6] = ["ipoib", "ipvlan", "ipvtap", "macvlan", "macvtap", "vlan"];
+
+/// What decides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ground<'a> {
+    /// What the pod's interface is.
+    pub(super) place: &'a Place,
+    /// The node's links.
+    pub(super) links: &'a [Nic],
+    /// The indexes of those that are ways out.
+    pub(super) nics: &'a [u32],
+    /// The subnets of the pools that this node uses.
+    pub(super) pools: &'a [IpNet],
+    /// What the administrator lists.
+    pub(super) listed: &'a [IpNet],
+    /// The node's routes by routers.
+    pub(super) routers: &'a [ByGateway],
+    /// Whether the address' whole network must be there: its prefix makes routes and rules in the host.
+    pub(super) whole: bool,
+}
+
+/// Whether the address can be a pod's there.
+///
+/// # Errors
+/// Why not.
+pub(super) fn look(
+    address: &IpNet,
+    way: Way,
+    out: Option<&Link>,
+    ground: Ground<'_>,
+) -> Result<(), String> {
+    let lies_in = |net: &IpNet| match ground.whole {
+        true => net.contains(&address.trunc()),
+        false => net.contains(&address.addr()),
+    };
+    if ground.listed.iter().any(lies_in) {
+        return Ok(());
+    }
+    match ground.place {
+        Place::Pair { peer, switch } => match leads_to(*peer, switch.as_ref(), way, out, ground) {
+            true => Ok(()),
+            false => Err(elsewhere(way, out)),
+        },
+        Place::Apart => Err("its interface is none of a network that the node is in".to_owned()),
+        place @ (Place::Child(_) | Place::Hardware) => {
+            let networks = networks(place, ground);
+            if !networks.iter().any(lies_in) {
+                let known: Vec<String> = networks.iter().map(ToString::to_string).collect();
+                let known = match known.is_empty() {
+                    true => "none that is known".to_owned(),
+                    false => known.join(", "),
+                };
+                return Err(format!(
+                    "{address} is not in a network of its NIC ({known})"
+                ));
+            }
+            let router = ground.routers.iter().find(|way| way.via == address.addr());
+            router.map_or(Ok(()), |way| {
+                Err(format!("it is the node's router to {}", way.destination))
+            })
+        }
+    }
+}
+
+/// Whether the node sends there by the pod's own pair already: then nothing is different with us.
+fn leads_to(
+    peer: u32,
+    switch: Option<&Switch>,
+    way: Way,
+    out: Option<&Link>,
+    ground: Ground<'_>,
+) -> bool {
+    let Way::By { ifindex, via } = way else {
+        return false;
+    };
+    let kind = out.and_then(|link| link.kind.as_deref()).unwrap_or("");
+    match switch {
+        _ if ifindex == peer => true,
+        Some(switch) if ifindex == switch.ifindex => true,
+        Some(switch) => switch.is_open && kind == OPEN && via.is_none(),
+        // Who switches by programs (Cilium) has one route for all pods, by a link of its own that leads nowhere else.
+        None => INNER.contains(&kind) && !ground.nics.contains(&ifindex),
+    }
+}
+
+fn elsewhere(way: Way, out: Option<&Link>) -> String {
+    match (way, out) {
+        (Way::By { .. }, Some(link)) => format!(
+            "what the node sends there goes by {}, which does not lead to this pod",
+            link.name
+        ),
+        _ => "the node sends nothing there".to_owned(),
+    }
+}
+
+/// The networks that pods of this place can be in.
+fn networks(place: &Place, ground: Ground<'_>) -> Vec<IpNet> {
+    let is_it = |link: &&Nic| match place {
+        Place::Child(below) => link.ifindex == *below,
+        _ => ground.nics.contains(&link.ifindex),
+    };
+    let own = ground.links.iter().filter(is_it);
+    let mut all: Vec<IpNet> = own
+        .flat_map(|link| link.addresses.iter().map(IpNet::trunc))
+        .collect();
+    // A pool's subnet is that of the NIC with an address in it, if there is one.
+    let is_another_s = |subnet: &IpNet| {
+        let mut others = ground.links.iter().filter(|link| !is_it(link));
+        others.any(|link| {
+            link.addresses
+                .iter()
+                .any(|own| subnet.contains(&own.addr()))
+        })
+    };
+    let pools = ground.pools.iter().filter(|subnet| !is_another_s(subnet));
+    all.extend(pools.map(IpNet::trunc));
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// What the pod's interface is, by what the pod's kernel says of it, if it is no pair.
+pub(super) fn place_of(link: &Link) -> Place {
+    match (link.kind.as_deref(), link.below) {
+        (Some(kind), Some(below)) if CHILDREN.contains(&kind) && link.below_elsewhere => {
+            Place::Child(below)
+        }
+        // Bonds of such, too.
+        (None | Some("bond" | "team" | "ipoib"), _) => Place::Hardware,
+        _ => Place::Apart,
+    }
+}
+
+/// Whether it is an end of a pair.
+pub(super) fn is_pair(link: &Link) -> bool {
+    link.kind
+        .as_deref()
+        .is_some_and(|kind| INNER.contains(&kind))
+}
+
+/// Why an address can be no pod's at all.
+pub(super) fn is_nobodys(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(v4) => match () {
+            () if v4.octets()[0] == 0 => Some("0.0.0.0/8 is nobody's (RFC 1122, 3.2.1.3)"),
+            () if v4.is_loopback() => Some("it is a loopback address"),
+            () if v4.is_link_local() => {
+                Some("it is link-local, as the cloud's metadata service is")
+            }
+            () if v4.is_multicast() => Some("it is a multicast address"),
+            () if v4.is_broadcast() => Some("it is the broadcast address"),
+            () => None,
+        },
+        IpAddr::V6(v6) => match () {
+            () if v6.is_unspecified() => Some("it is unspecified"),
+            () if v6.is_loopback() => Some("it is a loopback address"),
+            () if v6.is_unicast_link_local() => Some("it is link-local"),
+            () if v6.is_multicast() => Some("it is a multicast address"),
+            () if v6.to_ipv4().is_some() => Some("it is an IPv4 address in IPv6's form"),
+            () => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
