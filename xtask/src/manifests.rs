@@ -1,5 +1,5 @@
-//! `manifests`: `deploy/ebbtide.yaml` from the Helm chart's default values, and `deploy/policy.yaml`: one is the source of
-//! the others.
+//! `manifests`: `deploy/ebbtide.yaml` from the Helm chart's default values, and the policies, `deploy/policy*.yaml`: one is
+//! the source of the others.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,16 +16,29 @@ use crate::{exec, ui};
 const NAMESPACE: &str = "ebbtide-system";
 
 /// The chart's templates that make objects, in the order in which they are to be applied.
-const TEMPLATES: [&str; 4] = ["serviceaccount", "rbac", "configmap", "daemonset"];
+const TEMPLATES: [&str; 5] = [
+    "serviceaccount",
+    "rbac",
+    "configmap",
+    "controller",
+    "daemonset",
+];
 
 const HEAD: &str = "\
-# Ebbtide on Kubernetes: `kubectl apply -f deploy/crds -f deploy/ebbtide.yaml`.
+# Ebbtide on Kubernetes: `kubectl apply -f deploy/crds -f deploy/ebbtide.yaml`, and from Kubernetes 1.30 on
+# `-f deploy/policy-accounts.yaml`, without which a token taken from one node may write what is another node's.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide and its default values: change it there.
 ";
 
 /// The policy beside the definitions: a file of its own, as older API servers do not know its kind.
 const POLICY_HEAD: &str = "\
 # Optional, from Kubernetes 1.31 on: `kubectl apply -f deploy/policy.yaml`.
+# Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
+";
+
+/// The policies that bind the accounts: likewise.
+const ACCOUNTS_HEAD: &str = "\
+# From Kubernetes 1.30 on: `kubectl apply -f deploy/policy-accounts.yaml`, in whatever order with deploy/ebbtide.yaml.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
 ";
 
@@ -71,6 +84,7 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
             bail!("{file} is not what the chart makes: run `cargo xtask manifests`");
         }
     }
+    by_digest(ws)?;
     people_know(ws)
 }
 
@@ -105,7 +119,7 @@ fn people_know(ws: &Workspace) -> Result<()> {
         ),
         (
             "templates/NOTES.txt",
-            "\n  spiderpoolController.tls.method: there is no controller",
+            "\n  spiderpoolController.tls.method: the controller's values",
         ),
     ] {
         let name = format!("ebbtide/{file}");
@@ -124,7 +138,15 @@ fn people_know(ws: &Workspace) -> Result<()> {
         ("the defaults", notes(&render(ws, "{}")?)),
         ("these values", notes(&files)),
     ] {
-        let own = ["agent.", "cni.", "image.", "admissionPolicy.", "imagePull"];
+        let own = [
+            "agent.",
+            "controller.",
+            "cni.",
+            "image.",
+            "admissionPolicy.",
+            "accountPolicy.",
+            "imagePull",
+        ];
         let wrong = said
             .lines()
             .find(|line| own.iter().any(|own| line.trim().starts_with(own)));
@@ -135,17 +157,44 @@ fn people_know(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// An image by its digest is what every pod runs.
+fn by_digest(ws: &Workspace) -> Result<()> {
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    let values = serde_json::json!({"image": {"digest": digest, "tag": "v0"}}).to_string();
+    let text = manifests(ws, &values)?;
+    let images: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("image: "))
+        .collect();
+    let wanted = format!("ghcr.io/ebbtide/ebbtide@{digest}");
+    if images.len() != 2 || images.iter().any(|image| *image != wanted) {
+        bail!("with image.digest every pod is to run {wanted}, and the chart says {images:?}");
+    }
+    Ok(())
+}
+
 /// The files that are made of the chart.
-fn made(ws: &Workspace) -> Result<[(&'static str, String); 2]> {
-    let files = render(ws, r#"{"admissionPolicy": {"enabled": true}}"#)?;
-    let policy = files.get("ebbtide/templates/policy.yaml");
-    let policy = policy.context("the chart has no policy")?.trim();
+fn made(ws: &Workspace) -> Result<[(&'static str, String); 3]> {
+    let both = r#"{"admissionPolicy": {"enabled": true}, "accountPolicy": {"enabled": true}}"#;
+    let files = render(ws, both)?;
+    let policy = |name: &str| {
+        let text = files.get(&format!("ebbtide/templates/{name}.yaml"));
+        let text = text.with_context(|| format!("the chart has no {name}.yaml"))?;
+        anyhow::Ok(text.trim())
+    };
     Ok([
         (
             "deploy/ebbtide.yaml",
             format!("{HEAD}{}", manifests(ws, "{}")?),
         ),
-        ("deploy/policy.yaml", format!("{POLICY_HEAD}{policy}\n")),
+        (
+            "deploy/policy.yaml",
+            format!("{POLICY_HEAD}{}\n", policy("policy")?),
+        ),
+        (
+            "deploy/policy-accounts.yaml",
+            format!("{ACCOUNTS_HEAD}{}\n", policy("accounts")?),
+        ),
     ])
 }
 

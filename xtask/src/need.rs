@@ -10,7 +10,7 @@ use std::fmt;
 pub enum Need {
     /// An API server's programs: etcd, kube-apiserver, kubectl.
     Kube,
-    /// An API server that has admission policies which know addresses (Kubernetes 1.31).
+    /// An API server that has admission policies: those of accounts (Kubernetes 1.30), and those that know addresses (1.31).
     Policies,
     /// The programs of a cluster's node: kubelet, containerd and what they call.
     Node,

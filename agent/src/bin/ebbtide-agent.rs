@@ -40,6 +40,9 @@ struct Cli {
 enum Command {
     /// Serve the CNI plugin on this node until SIGTERM; running pods keep their network.
     Run(Box<Run>),
+    /// Write what concerns no node: pools' status, definitions of networks, ConfigMaps of leases. One of all that run in
+    /// a cluster is elected. Needs an API server, and nothing of the host.
+    Controller(Controller),
     /// Take plugin and network configuration away from this host, and what pods needed in its network once
     /// there are none; running pods keep theirs.
     Uninstall(Uninstall),
@@ -48,6 +51,19 @@ enum Command {
         /// The directory; made if it is not there. What else is in it stays.
         dir: PathBuf,
     },
+}
+
+#[derive(Args)]
+struct Controller {
+    /// Its name among those that stand for election: its pod's.
+    #[arg(long, env = "POD_NAME", value_name = "NAME", value_parser = own_name)]
+    name: String,
+    /// How the API server is reached; in a pod the kubelet says it.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// How the log is written to standard error. RUST_LOG filters it.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
 }
 
 #[derive(Args)]
@@ -110,6 +126,14 @@ struct Run {
     log_format: LogFormat,
 }
 
+/// A name; two that have none would both be elected.
+fn own_name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("is empty: give a name that no other controller has".to_owned()),
+        name => Ok(name.to_owned()),
+    }
+}
+
 /// A name; one that is empty would be a node that no pool names.
 fn node_name(text: &str) -> Result<String, String> {
     match text.trim() {
@@ -129,6 +153,16 @@ fn main() -> ExitCode {
             runtime
                 .context("start the tokio runtime")
                 .and_then(|runtime| runtime.block_on(run(*options)))
+        }
+        Command::Controller(options) => {
+            log(options.log_format);
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build();
+            runtime
+                .context("start the tokio runtime")
+                .and_then(|runtime| runtime.block_on(control(options)))
         }
         Command::Uninstall(options) => {
             log::start(LogFormat::Text);
@@ -156,6 +190,18 @@ fn told(error: &anyhow::Error) -> String {
         false => format!("{told}: {cause}"),
     });
     told.unwrap_or_default()
+}
+
+async fn control(options: Controller) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let client = kube::connect(options.kubeconfig.as_deref()).await?;
+    info!(name = options.name, "standing for election");
+    let cluster = kube::Cluster::start_controller(client, options.name);
+    tokio::select! {
+        () = kube::leader::lead(cluster, kube::controller::work) => bail!("the watch of the Lease ended"),
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
+    }
 }
 
 fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
@@ -296,8 +342,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         let taking_over =
             kube::takeover::run(Arc::clone(&cluster), agent.pools.clone(), options.state_dir);
         tokio::spawn(taking_over);
-        tokio::spawn(kube::sticky::run(Arc::clone(&cluster), agent.pools.clone()));
-        tokio::spawn(kube::leader::lead(cluster, kube::controller::work));
+        tokio::spawn(kube::sticky::run(cluster, agent.pools.clone()));
     }
 
     let socket = options.run_dir.join("cni.sock");

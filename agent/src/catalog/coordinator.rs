@@ -21,7 +21,7 @@ pub struct Coordinator {
     pub via_host: Vec<IpNet>,
     /// The pod's interface that keeps the default route; none: the first.
     pub default_route_nic: Option<String>,
-    /// The networks of the cluster's Services, as the elected agent found them.
+    /// The networks of the cluster's Services, as the elected controller found them.
     pub service_cidrs: Vec<IpNet>,
 }
 

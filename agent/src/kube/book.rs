@@ -88,6 +88,30 @@ impl Book {
             .collect()
     }
 
+    /// Changes a ConfigMap's data from what it said before to this. Entries that say the same stay as they are
+    /// written, to the letter: an agent may change its own node's alone.
+    pub fn write(&self, before: &Self, data: &mut BTreeMap<String, String>) {
+        let nodes: BTreeSet<&String> = before.leases.keys().chain(self.leases.keys()).collect();
+        for node in nodes {
+            match self.leases.get(node) {
+                same if same == before.leases.get(node) => {}
+                Some(lease) if !lease.is_empty() => {
+                    data.insert(node.clone(), lease.to_string());
+                }
+                _ => drop(data.remove(node)),
+            }
+        }
+        let nodes: BTreeSet<&String> = before.wanted.keys().chain(self.wanted.keys()).collect();
+        for node in nodes {
+            let key = format!("{WANTED}{node}");
+            match self.wanted.get(node) {
+                same if same == before.wanted.get(node) => {}
+                Some(count) => drop(data.insert(key, count.to_string())),
+                None => drop(data.remove(&key)),
+            }
+        }
+    }
+
     /// What a node has.
     #[must_use]
     pub fn of(&self, node: &str) -> AddressSet {
@@ -186,6 +210,66 @@ mod tests {
         let nodes = ["b", "d"].map(str::to_owned).into();
         assert_eq!(book.reclaim(&nodes), ["a", "c"]);
         assert_eq!(book.free(&pool).len(), 5);
+    }
+
+    #[test]
+    fn what_others_have_stays_as_it_is_written() {
+        let text = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(key, text)| ((*key).into(), (*text).into()))
+                .collect()
+        };
+        // By hand, by another version: none of this is how it would be written here.
+        let others = [
+            ("b", "10.0.0.5, 10.0.0.6 "),
+            ("c", ""),
+            ("_wanted.b", " 2"),
+            ("_wanted.d", "many"),
+        ];
+        let pool = set("10.0.0.1-10.0.0.10");
+        type Change = fn(&mut Book, &AddressSet);
+        type Texts = &'static [(&'static str, &'static str)];
+        let changes: [(Texts, Change, Texts); 5] = [
+            (
+                &[],
+                |book, pool| drop(book.take("a", pool, 2)),
+                &[("a", "10.0.0.1-10.0.0.2")],
+            ),
+            (&[], |book, _| book.want("a", 3), &[("_wanted.a", "3")]),
+            (
+                &[("a", "10.0.0.1"), ("_wanted.a", "1")],
+                |book, pool| {
+                    book.take("a", pool, 1);
+                    book.want("a", 0);
+                },
+                &[("a", "10.0.0.1-10.0.0.2")],
+            ),
+            (
+                &[("a", "10.0.0.1-10.0.0.2")],
+                |book, _| book.give_back("a", &set("10.0.0.1-10.0.0.2")),
+                &[],
+            ),
+            (
+                &[("a", "10.0.0.2 ,10.0.0.1")],
+                |_, _| {},
+                &[("a", "10.0.0.2 ,10.0.0.1")],
+            ),
+        ];
+        for (own, change, expected) in changes {
+            let mut data = text(&[&others[..], own].concat());
+            let before = Book::parse(&data, Family::V4).unwrap();
+            let mut book = before.clone();
+            change(&mut book, &pool);
+            book.write(&before, &mut data);
+            assert_eq!(data, text(&[&others[..], expected].concat()));
+        }
+        let mut data = text(&others);
+        let before = Book::parse(&data, Family::V4).unwrap();
+        let mut book = before.clone();
+        book.reclaim(&["b"].map(str::to_owned).into());
+        book.write(&before, &mut data);
+        assert_eq!(data, text(&[others[0], others[2]]));
     }
 
     #[test]

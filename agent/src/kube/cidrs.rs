@@ -1,6 +1,6 @@
 //! The networks of the cluster's Services, found in every way there is.
 //!
-//! The elected agent looks, and writes what it finds into the status of the SpiderCoordinator, which
+//! The elected controller looks, and writes what it finds into the status of the SpiderCoordinator, which
 //! every agent watches. No pod ever waits for it.
 
 use std::net::IpAddr;

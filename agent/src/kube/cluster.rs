@@ -47,15 +47,15 @@ const SAVE: Duration = Duration::from_secs(1);
 pub struct Cluster {
     /// For those who write.
     pub client: Client,
-    /// This node's name.
+    /// This node's name; the controller's own name, if it is the controller's.
     pub node: String,
     /// For what a person is to see.
     pub events: Events,
     mirror: Mutex<Mirror>,
     /// Names of the CNI configurations that leave it to the pod which networks it is in.
     own_networks: Mutex<BTreeSet<String>>,
-    /// Where the mirror is kept; held while it is written.
-    saved: tokio::sync::Mutex<PathBuf>,
+    /// Where the mirror is kept, if it is; held while it is written.
+    saved: tokio::sync::Mutex<Option<PathBuf>>,
     /// Counts the changes of the mirror; whoever waits for one waits for this.
     changes: watch::Sender<u64>,
     /// Whether it is known what pods have that Spiderpool served.
@@ -106,22 +106,40 @@ impl Cluster {
         let namespaces = Namespaces::of_agent(client.default_namespace());
         let catalog = mirror.catalog(&node).named_in(namespaces);
         let (sender, receiver) = watch::channel(Arc::new(catalog));
+        let cluster = Self::watching(client, node, mirror, Some(path), &Kind::ALL);
+        tokio::spawn(publish(Arc::clone(&cluster), sender));
+        tokio::spawn(save(Arc::clone(&cluster)));
+        (cluster, receiver)
+    }
+
+    /// Begins to watch what is the whole cluster's, as the controller `name`. Nothing of it is kept on disk. Ends with
+    /// the runtime.
+    #[must_use]
+    pub fn start_controller(client: Client, name: String) -> Arc<Self> {
+        Self::watching(client, name, Mirror::default(), None, &Kind::OF_CLUSTER)
+    }
+
+    fn watching(
+        client: Client,
+        node: String,
+        mirror: Mirror,
+        saved: Option<PathBuf>,
+        kinds: &[Kind],
+    ) -> Arc<Self> {
         let cluster = Arc::new(Self {
             events: Events::new(client.clone(), &node),
             client,
             node,
             mirror: Mutex::new(mirror),
             own_networks: Mutex::default(),
-            saved: tokio::sync::Mutex::new(path),
+            saved: tokio::sync::Mutex::new(saved),
             changes: watch::Sender::new(0),
             taken_over: watch::Sender::new(false),
         });
-        for kind in Kind::ALL {
-            tokio::spawn(watches::follow(Arc::clone(&cluster), kind));
+        for kind in kinds {
+            tokio::spawn(watches::follow(Arc::clone(&cluster), *kind));
         }
-        tokio::spawn(publish(Arc::clone(&cluster), sender));
-        tokio::spawn(save(Arc::clone(&cluster)));
-        (cluster, receiver)
+        cluster
     }
 
     /// The mirror, locked: for moments only.
@@ -246,7 +264,10 @@ impl Cluster {
 
     /// Writes the mirror to disk; returns when it is there.
     async fn store(&self) -> io::Result<()> {
-        let path = self.saved.lock().await;
+        let saved = self.saved.lock().await;
+        let Some(path) = &*saved else {
+            return Ok(());
+        };
         // Taken under the lock: an older state never replaces a newer one.
         let text = self.mirror().to_json().map_err(io::Error::other)?;
         let file = path.clone();

@@ -1,5 +1,7 @@
-//! What the elected agent does: definitions for networks, the pools' status, Events on objects
-//! that were left out.
+//! What the elected controller does: definitions for networks, the pools' status, the ConfigMaps of their leases,
+//! Events on objects that were left out.
+//!
+//! It is a process of its own with an identity of its own: what it may write nobody may who has an agent's token.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -43,7 +45,7 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Between two looks at what nothing tells us of.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// The endpoints of all pods of the cluster: the elected agent alone has them.
+/// The endpoints of all pods of the cluster.
 #[derive(Debug, Default)]
 struct Endpoints {
     known: BTreeMap<ObjectName, Endpoint>,
@@ -187,7 +189,7 @@ where
 
 /// True if everything is as it should be now.
 async fn round(cluster: &Cluster, endpoints: &Endpoints, pools: &mut Option<Pools>) -> bool {
-    let definitions = attachments::reconcile(cluster).await;
+    let definitions = attachments::reconcile(cluster).await & lease_map::prepare(cluster).await;
     let is_deleted = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
     endpoints.clean(cluster, is_deleted).await;
     let usage = endpoints.usage();

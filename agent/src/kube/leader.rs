@@ -1,10 +1,10 @@
-//! One agent of the cluster is elected to do what concerns no node: a Lease, as client-go does it.
+//! One controller of the cluster is elected to do what concerns no node: a Lease, as client-go does it.
 //!
 //! Nothing depends on there being only one: every write of the elected one is idempotent or
 //! conditional. The Lease merely spares the API server a thousand of them.
 //!
-//! The others watch the Lease and ask for nothing: a renewal costs the API server one write and a
-//! message an agent, however many there are.
+//! The others watch the Lease and ask for nothing. Agents do not stand: a node's token may write what is that
+//! node's alone, and this is everybody's.
 
 use std::{
     pin::pin,
@@ -34,8 +34,12 @@ use tracing::{debug, info, warn};
 
 use super::cluster::Cluster;
 
-/// The Lease's name, in the agent's namespace.
+/// The Lease's name, in the agents' namespace. Agents of older versions stood for election by it: one of them and a
+/// controller exclude each other.
 const NAME: &str = "ebbtide-agent";
+
+/// How long somebody who merely wants to know waits for an answer.
+const ASK: Duration = Duration::from_secs(2);
 
 /// How long things take at an election.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +48,7 @@ pub struct Times {
     pub duration: Duration,
     /// Between two renewals of the holder, and the longest that one may take.
     pub renew: Duration,
-    /// How much longer an agent waits for a silent holder, at the most: a thousand must not campaign at once.
+    /// How much longer one waits for a silent holder, at the most: all must not campaign at once.
     pub spread: Duration,
 }
 
@@ -59,7 +63,7 @@ impl Default for Times {
 }
 
 impl Times {
-    /// This agent's part of the spread, by its name.
+    /// This one's part of the spread, by its name.
     fn spread(&self, me: &str) -> Duration {
         let seed = me.bytes().fold(0_u32, |sum, byte| {
             sum.wrapping_mul(31).wrapping_add(u32::from(byte))
@@ -132,7 +136,21 @@ impl Observed {
     }
 }
 
-/// Runs `work` while this agent is the elected one, for ever.
+/// How long ago, by this node's clock, a controller said that it is at work; none if no one ever did. Nothing if that
+/// cannot be told.
+pub async fn silent_for(cluster: &Cluster) -> Option<Option<Duration>> {
+    let api: Api<Lease> = Api::default_namespaced(cluster.client.clone());
+    let lease = timeout(ASK, api.get_opt(NAME)).await.ok()?.ok()?;
+    let Some(spec) = lease.and_then(|lease| lease.spec) else {
+        return Some(None);
+    };
+    let renewed = spec.renew_time?.0.as_second();
+    let now = Timestamp::try_from(SystemTime::now()).ok()?.as_second();
+    let silent = u64::try_from(now - renewed).unwrap_or(0);
+    Some(Some(Duration::from_secs(silent)))
+}
+
+/// Runs `work` while this controller is the elected one, for ever.
 pub async fn lead<W, F>(cluster: Arc<Cluster>, work: W)
 where
     W: Fn(Arc<Cluster>) -> F,
@@ -141,7 +159,7 @@ where
     lead_with(cluster, Times::default(), work).await;
 }
 
-/// As [`lead`], with times of one's own. All agents of a cluster should have the same.
+/// As [`lead`], with times of one's own. All controllers of a cluster should have the same.
 pub async fn lead_with<W, F>(cluster: Arc<Cluster>, times: Times, work: W)
 where
     W: Fn(Arc<Cluster>) -> F,
@@ -193,7 +211,7 @@ where
                         renewed = now;
                         due = now + times.renew;
                         if working.is_none() {
-                            info!("elected: this agent writes what concerns no node");
+                            info!("elected: {me} writes what concerns no node");
                             working = Some(tokio::spawn(work(Arc::clone(cluster))));
                         }
                     }
@@ -217,7 +235,7 @@ where
 
 fn stop(working: &mut Option<JoinHandle<()>>) {
     if let Some(task) = working.take() {
-        warn!("another agent is elected now");
+        warn!("another one is elected now");
         task.abort();
     }
 }
@@ -303,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn agents_do_not_campaign_at_once_and_none_waits_for_long() {
+    fn candidates_do_not_campaign_at_once_and_none_waits_for_long() {
         let start = Instant::now();
         let times = Times::default();
         let mut observed = Observed::new(times);

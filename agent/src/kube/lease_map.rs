@@ -40,6 +40,11 @@ pub(super) enum Error {
     Bad(#[from] super::book::BadLease),
     #[error("keep it on disk: {0}")]
     Disk(#[from] std::io::Error),
+    #[error(
+        "the ConfigMap {0} is not there yet: the controller makes it (`kubectl get deployment -A -l \
+         app.kubernetes.io/name=ebbtide-controller` says whether one runs)"
+    )]
+    NotMade(String),
 }
 
 impl From<kube::Error> for Error {
@@ -49,7 +54,7 @@ impl From<kube::Error> for Error {
 }
 
 /// Changes the pool's leases, again if somebody else did at the same moment. `edit` says whether there
-/// is anything to write.
+/// is anything to write, and an agent's edits what its own node has alone: the API server may refuse others.
 pub(super) async fn change(
     cluster: &Cluster,
     pool: &Pool,
@@ -59,23 +64,19 @@ pub(super) async fn change(
     let name = map_of(&pool.name);
     let mut tries = 0;
     loop {
-        let found = api.get_opt(&name).await?;
-        let data = found.as_ref().and_then(|map| map.data.clone());
-        let mut book = Book::parse(&data.unwrap_or_default(), pool.family)?;
+        let Some(mut map) = api.get_opt(&name).await? else {
+            return Err(Error::NotMade(name));
+        };
+        let mut data = map.data.take().unwrap_or_default();
+        let before = Book::parse(&data, pool.family)?;
+        let mut book = before.clone();
         if !edit(&mut book) {
             return Ok(());
         }
-        let is_new = found.is_none();
-        let mut map = found.unwrap_or_else(|| new_map(cluster, &name, pool));
+        book.write(&before, &mut data);
         map.metadata.managed_fields = None;
-        map.data = Some(book.to_data());
-        let params = PostParams::default();
-        let written = if is_new {
-            api.create(&params, &map).await
-        } else {
-            api.replace(&name, &params, &map).await
-        };
-        match written {
+        map.data = Some(data);
+        match api.replace(&name, &PostParams::default(), &map).await {
             Ok(map) => {
                 cluster.note_leases(map);
                 return Ok(());
@@ -123,12 +124,44 @@ fn new_map(cluster: &Cluster, name: &str, pool: &Pool) -> ConfigMap {
     }
 }
 
+/// Makes the ConfigMaps of pools that have none yet: the controller's work, as an agent may make none. True if all
+/// are there now.
+pub(super) async fn prepare(cluster: &Cluster) -> bool {
+    let missing: Vec<Pool> = {
+        let mirror = cluster.mirror();
+        let there: BTreeSet<&str> = mirror
+            .all(Kind::Lease)
+            .filter_map(|map| map.metadata.name.as_deref())
+            .collect();
+        let catalog = mirror.declared_catalog();
+        let pools = catalog.pools().iter().filter(|pool| is_shared(pool));
+        let missing = pools.filter(|pool| !there.contains(map_of(&pool.name).as_str()));
+        missing.cloned().collect()
+    };
+    let api: Api<ConfigMap> = Api::default_namespaced(cluster.client.clone());
+    let mut done = true;
+    for pool in missing {
+        let name = map_of(&pool.name);
+        let map = new_map(cluster, &name, &pool);
+        match api.create(&PostParams::default(), &map).await {
+            Ok(map) => cluster.note_leases(map),
+            // An agent of an older version was first.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(e) => {
+                warn!("the ConfigMap {name} for leases is not made yet: {e}");
+                done = false;
+            }
+        }
+    }
+    done
+}
+
 /// The ConfigMap of a pool.
 pub(super) fn map_of(pool: &str) -> String {
     format!("{PREFIX}{pool}")
 }
 
-/// Takes back what nodes had that are no more: the elected agent's work. The evidence is that there is
+/// Takes back what nodes had that are no more: the controller's work. The evidence is that there is
 /// no Node object of that name.
 pub(super) async fn reclaim(cluster: &Cluster) {
     let shared: Vec<Pool> = {
@@ -161,8 +194,10 @@ pub(super) async fn reclaim(cluster: &Cluster) {
             }
             !gone.is_empty()
         });
-        if let Err(e) = changed.await {
-            warn!("leases of SpiderIPPool {}: {e}", pool.name);
+        match changed.await {
+            // Nobody has anything yet.
+            Ok(()) | Err(Error::NotMade(_)) => {}
+            Err(e) => warn!("leases of SpiderIPPool {}: {e}", pool.name),
         }
     }
 }

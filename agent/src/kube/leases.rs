@@ -5,7 +5,7 @@
 //! an agent that dies at any point knows too little, never too much.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -137,12 +137,16 @@ impl Leases {
     async fn run(self: Arc<Self>) {
         let mut changes = self.cluster.changes();
         let mut idle_since: BTreeMap<String, Instant> = BTreeMap::new();
+        let mut not_made = BTreeSet::new();
         loop {
             changes.mark_unchanged();
             let declared = self.cluster.mirror().declared_catalog();
             for pool in declared.pools().iter().filter(|pool| self.concerns(pool)) {
-                if let Err(e) = self.look_after(pool, &mut idle_since).await {
-                    warn!("leases of SpiderIPPool {}: {e}", pool.name);
+                match self.look_after(pool, &mut idle_since).await {
+                    Ok(()) => drop(not_made.remove(&pool.name)),
+                    // Asked for twice a second while a pod waits.
+                    Err(Error::NotMade(_)) if !not_made.insert(pool.name.clone()) => {}
+                    Err(e) => warn!("leases of SpiderIPPool {}: {e}", pool.name),
                 }
             }
             let look = Instant::now() + self.pace.look;

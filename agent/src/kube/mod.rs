@@ -2,7 +2,8 @@
 //!
 //! Reading: `watches` keeps a [`mirror`] of what this node needs (trimmed, on disk too), which
 //! [`cluster`] makes the catalog of and answers requests from. Writing: [`publish`] for this node's
-//! pods, [`controller`] for what concerns no node, by the one agent that [`leader`] elects.
+//! pods, [`leases`] for its share of pools; [`controller`], a process of its own, for what concerns no node, by
+//! the one that [`leader`] elects.
 
 pub mod attachment;
 mod attachments;

@@ -47,6 +47,16 @@ impl Kind {
         Self::Lease,
     ];
 
+    /// Those that the controller watches: it is of no node, so pods, nodes and namespaces are not among them.
+    pub const OF_CLUSTER: [Self; 6] = [
+        Self::Pool,
+        Self::Network,
+        Self::Reserved,
+        Self::Coordinator,
+        Self::Attachment,
+        Self::Lease,
+    ];
+
     /// Those that the catalog is made of.
     pub const DECLARED: [Self; 4] = [Self::Pool, Self::Network, Self::Reserved, Self::Coordinator];
 

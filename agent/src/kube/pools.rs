@@ -27,7 +27,7 @@ use crate::catalog::{Family, Pool, manifest::IpPoolStatus};
 /// The finalizer, Spiderpool's own.
 const FINALIZER: &str = "spiderpool.spidernet.io";
 
-/// What the elected agent knows of what it wrote.
+/// What the elected controller knows of what it wrote.
 #[derive(Debug, Default)]
 pub(super) struct Pools {
     /// The status of each pool, as it is in the API server as far as we know.
@@ -38,7 +38,7 @@ pub(super) struct Pools {
 }
 
 impl Pools {
-    /// What is there when this agent is elected.
+    /// What is there when this one is elected.
     pub(super) async fn read(cluster: &Cluster, usage: &Usage) -> kube::Result<Self> {
         let mut pools = Self::default();
         for pool in api(cluster).list(&ListParams::default()).await? {

@@ -299,7 +299,9 @@ async fn endpoint(cluster: &Cluster, pod: &PodRef) -> kube::Result<PodAllocation
     let status = found.and_then(|object| object.data.get("status").cloned());
     let status = status.and_then(|status| serde_json::from_value(status).ok());
     let EndpointStatus { current, .. } = status.unwrap_or_default();
-    Ok(if current.uid == pod.uid {
+    // What another node says of a pod here is not believed: that node need not be what it was.
+    let is_ours = current.node.is_empty() || current.node == cluster.node;
+    Ok(if current.uid == pod.uid && is_ours {
         current
     } else {
         PodAllocation::default()

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::{
     catalog::{Catalog, ObjectName},
-    kube::{self, Cluster, Leases, leader, leases},
+    kube::{self, Cluster, Leases, leases},
     pool::{Options, Owner, PoolError, Pools, Request, Reserved, Subject},
 };
 use tokio::{
@@ -16,15 +16,6 @@ use tokio::{
 
 /// How long things may take that have no time of their own: this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What an agent waits for by the clock; as shipped, unless a test says something else.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Times {
-    /// Until another agent is elected.
-    pub election: leader::Times,
-    /// Until leases that are not used go back.
-    pub leases: leases::Pace,
-}
 
 /// One node's agent. Dropped it dies at once, as by SIGKILL; what is on disk stays.
 #[derive(Debug)]
@@ -45,10 +36,10 @@ impl Member {
     /// # Errors
     /// When it cannot be started. That the API server is away is none.
     pub fn start(kubeconfig: &Path, state: &Path, node: &str, rest: Duration) -> Result<Self> {
-        Self::start_with(kubeconfig, state, node, rest, Times::default())
+        Self::start_with(kubeconfig, state, node, rest, leases::Pace::default())
     }
 
-    /// As [`Member::start`], with times of its own.
+    /// As [`Member::start`], with a pace of its own: when leases that are not used go back.
     ///
     /// # Errors
     /// When it cannot be started. That the API server is away is none.
@@ -57,7 +48,7 @@ impl Member {
         state: &Path,
         node: &str,
         rest: Duration,
-        times: Times,
+        pace: leases::Pace,
     ) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -69,19 +60,12 @@ impl Member {
             let (cluster, catalog) = Cluster::start(client, node.to_owned(), state);
             let options = Options { rest, sticky: true };
             let pools = Pools::open(state, options)?;
-            let leases = Leases::start_with(
-                Arc::clone(&cluster),
-                pools.clone(),
-                catalog.clone(),
-                times.leases,
-            );
+            let leases =
+                Leases::start_with(Arc::clone(&cluster), pools.clone(), catalog.clone(), pace);
             let taking_over =
                 kube::takeover::run(Arc::clone(&cluster), pools.clone(), state.to_owned());
             tokio::spawn(taking_over);
             tokio::spawn(kube::sticky::run(Arc::clone(&cluster), pools.clone()));
-            let leading =
-                leader::lead_with(Arc::clone(&cluster), times.election, kube::controller::work);
-            tokio::spawn(leading);
             anyhow::Ok((cluster, catalog, pools, leases))
         });
         let (cluster, catalog, pools, leases) = started?;

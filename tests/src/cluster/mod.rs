@@ -18,8 +18,10 @@
 //! Nothing is installed and nothing listens but on loopback, unless a place is given; any number of
 //! clusters run beside each other. The processes end with this one, however it ends.
 
+mod account;
 mod binaries;
 mod control_plane;
+mod controller;
 pub mod images;
 mod machine;
 mod member;
@@ -33,8 +35,9 @@ mod service_proxy;
 
 pub use binaries::Binaries;
 pub use control_plane::{ControlPlane, Options, Place};
+pub use controller::Controller;
 pub use machine::Machine;
-pub use member::{Member, Times};
+pub use member::Member;
 pub use mode::ProxyMode;
 pub use node::Node;
 pub use release::Release;

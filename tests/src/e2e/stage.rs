@@ -18,7 +18,7 @@ use super::{
     http::{self, Answer},
 };
 use crate::{
-    cluster::{Binaries, ControlPlane, Machine, Options, Place, images},
+    cluster::{Binaries, ControlPlane, Machine, Options, Place, Release, images},
     plan::{Family, MadeOf, Plan},
     process::Process,
     skip::{Need, skip},
@@ -35,6 +35,8 @@ pub(super) const POD_PORT: u16 = 80;
 pub(super) const HOST_PORT: u16 = 8081;
 /// Where the agents run.
 pub(super) const NAMESPACE: &str = "ebbtide-system";
+/// From here on the accounts are bound by policies, too.
+const ACCOUNT_POLICIES: Release = Release::new(30);
 /// What kubeadm leaves in a cluster, as far as agents look at it.
 const KUBEADM: &str = r#"
 apiVersion: v1
@@ -158,11 +160,18 @@ impl Stage {
             None => self.apply(&deploy("ebbtide.yaml"))?,
             Some(values) => drop(self.cluster.apply(&chart(values)?)?),
         }
-        let rollout = ["rollout", "status", "daemonset/ebbtide", "--timeout=5s"];
-        let rollout = [&["-n", NAMESPACE], &rollout[..]].concat();
-        self.until("the agents are ready", || {
-            self.cluster.kubectl(&rollout).map(drop)
-        })
+        if self.cluster.release()? >= ACCOUNT_POLICIES {
+            self.apply(&deploy("policy-accounts.yaml"))?;
+        }
+        for (what, object) in [
+            ("the agents are ready", "daemonset/ebbtide"),
+            ("the controllers are ready", "deployment/ebbtide-controller"),
+        ] {
+            let rollout = ["rollout", "status", object, "--timeout=5s"];
+            let rollout = [&["-n", NAMESPACE], &rollout[..]].concat();
+            self.until(what, || self.cluster.kubectl(&rollout).map(drop))?;
+        }
+        Ok(())
     }
 
     /// Declares networks and pools, by the cloud's examples, and starts pods and Services on them.
@@ -349,7 +358,7 @@ impl Stage {
             NAMESPACE,
             "logs",
             "-l",
-            "app.kubernetes.io/name=ebbtide",
+            "app.kubernetes.io/name in (ebbtide, ebbtide-controller)",
         ];
         let agents = [&of_agents[..], &["--tail=40", "--prefix"]].concat();
         let pods = self.cluster.kubectl(&["get", "pods", "-A", "-o", "wide"]);

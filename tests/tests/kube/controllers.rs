@@ -1,10 +1,10 @@
-//! What the agents write, and what they do when one of them or the API server dies.
+//! What the controller and the agents write, and what they do when one of them or the API server dies.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use ebbtide_agent::kube::{leader, leases};
-use ebbtide_tests::cluster::{Member, Times};
+use ebbtide_tests::cluster::{Controller, Member};
 use serde_json::{Value, json};
 
 use crate::setup::{LONG, NO_REST, SHORT, add_in_the_end, cluster};
@@ -84,6 +84,7 @@ fn what_concerns_no_node_is_written_and_kept_and_an_api_server_that_is_away_stop
     let kubeconfig = cluster.kubeconfig();
     let start = || Member::start(&kubeconfig, state.path(), "node-a", NO_REST);
     let agent = start()?;
+    let _controller = Controller::start(&kubeconfig, "controller")?;
 
     // What Spiderpool's webhook and controllers would have written.
     for pool in ["one", "empty"] {
@@ -188,21 +189,16 @@ fn leased(map: &Value, node: &str) -> usize {
 }
 
 /// Shorter than as shipped, but no shorter than a holder needs whom a busy machine keeps waiting for the API server.
-fn quick() -> Times {
-    Times {
-        election: leader::Times {
-            duration: Duration::from_secs(8),
-            renew: Duration::from_secs(2),
-            spread: Duration::from_secs(1),
-        },
-        leases: leases::Pace {
-            look: Duration::from_secs(2),
-        },
+fn quick() -> leader::Times {
+    leader::Times {
+        duration: Duration::from_secs(8),
+        renew: Duration::from_secs(2),
+        spread: Duration::from_secs(1),
     }
 }
 
 #[test]
-fn one_agent_is_elected_and_when_its_node_goes_another_is_and_the_nodes_addresses_are_free()
+fn one_controller_is_elected_and_when_it_goes_another_is_and_a_gone_nodes_addresses_are_free()
 -> Result<()> {
     let Some(cluster) = cluster()? else {
         return Ok(());
@@ -225,7 +221,9 @@ fn one_agent_is_elected_and_when_its_node_goes_another_is_and_the_nodes_addresse
             &state.path().join(node),
             node,
             NO_REST,
-            quick(),
+            leases::Pace {
+                look: Duration::from_secs(2),
+            },
         )?;
         agent.is_open()?;
         agent.knows_pool("shared")?;
@@ -233,10 +231,12 @@ fn one_agent_is_elected_and_when_its_node_goes_another_is_and_the_nodes_addresse
     };
     let elected = ["lease", "ebbtide-agent"];
     let holder = |lease: &Value| lease["spec"]["holderIdentity"].clone();
-    let first = start("node-a")?;
+    let stand = |name| Controller::start_with(&cluster.kubeconfig(), name, quick());
+    let elected_first = stand("controller-a")?;
     let lease = cluster.wait_until(&["leases"], |list| list["items"][0].is_object())?;
-    ensure!(holder(&lease["items"][0]) == "node-a", "{lease:#}");
-    let second = start("node-b")?;
+    ensure!(holder(&lease["items"][0]) == "controller-a", "{lease:#}");
+    let _elected_second = stand("controller-b")?;
+    let (first, second) = (start("node-a")?, start("node-b")?);
 
     // All four addresses are the first node's.
     let mut had = BTreeSet::new();
@@ -252,12 +252,12 @@ fn one_agent_is_elected_and_when_its_node_goes_another_is_and_the_nodes_addresse
     let got = second.add("b-0", LONG)?;
     ensure!(had.contains(&got), "{got}");
 
-    // The other agent was not elected meanwhile, though it looked.
+    // The other one was not elected meanwhile, though it looked.
     let lease = cluster.get(&elected)?;
-    ensure!(holder(&lease) == "node-a", "{lease:#}");
-    drop(first);
+    ensure!(holder(&lease) == "controller-a", "{lease:#}");
+    drop((first, elected_first));
     cluster.kubectl(&["delete", "node", "node-a"])?;
-    cluster.wait_until(&elected, |lease| holder(lease) == "node-b")?;
+    cluster.wait_until(&elected, |lease| holder(lease) == "controller-b")?;
     for number in 1..4 {
         second.add(&format!("b-{number}"), LONG)?;
     }

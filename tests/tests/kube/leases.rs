@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Durat
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::{
     catalog::Catalog,
-    kube::{self, Cluster, Leases},
+    kube::{self, Cluster, Leases, controller, leader},
     pool::{Options, Owner, PoolError, Pools, Request, Reserved},
 };
 use tokio::{
@@ -96,6 +96,10 @@ async fn twenty_nodes_share_a_pool_of_exactly_as_many_addresses_as_there_are_pod
         total() - 1
     );
     cluster.apply(&pool)?;
+    // It makes the ConfigMap.
+    let client = kube::connect(Some(&kubeconfig)).await?;
+    let elected = Cluster::start_controller(client, "controller".into());
+    tokio::spawn(leader::lead(elected, controller::work));
     let state = tempfile::tempdir()?;
     let mut nodes = Vec::new();
     for node in 0..NODES {

@@ -21,23 +21,20 @@ fn the_manifests_are_accepted_and_the_agent_may_do_its_work_and_no_more() -> Res
     cluster.install_crds(Path::new(&deploy("crds")))?;
     let applied = cluster.kubectl(&["apply", "-f", &deploy("ebbtide.yaml")])?;
     ensure!(
-        applied.contains("daemonset.apps/ebbtide created"),
+        applied.contains("daemonset.apps/ebbtide created")
+            && applied.contains("deployment.apps/ebbtide-controller created"),
         "{applied}"
     );
     for (verb, what, allowed) in [
         ("watch", "spiderippools.spiderpool.spidernet.io", true),
         ("list", "pods", true),
-        ("patch", "pods", true),
-        ("create", "events", true),
-        (
-            "update",
-            "spiderippools.spiderpool.spidernet.io/status",
-            true,
-        ),
+        ("create", "spiderendpoints.spiderpool.spidernet.io", true),
+        ("create", "events.events.k8s.io", true),
+        ("patch", "pods", false),
         (
             "create",
             "network-attachment-definitions.k8s.cni.cncf.io",
-            true,
+            false,
         ),
         ("get", "secrets", false),
         ("list", "configmaps", false),
@@ -53,8 +50,7 @@ fn the_manifests_are_accepted_and_the_agent_may_do_its_work_and_no_more() -> Res
         ensure!(answer == allowed, "may it {verb} {what}? {answer}");
     }
     for (verb, what) in [
-        ("update", "leases"),
-        ("watch", "leases"),
+        ("get", "leases/ebbtide-agent"),
         ("watch", "configmaps"),
         ("update", "configmaps"),
     ] {

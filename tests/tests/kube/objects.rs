@@ -208,7 +208,8 @@ fn the_policy_refuses_what_it_must_as_the_crate_cel_evaluates_it_with_stand_ins_
 }
 
 #[test]
-fn the_policy_does_not_see_the_agents_writes_nor_changes_of_the_metadata_alone() -> Result<()> {
+fn the_policy_does_not_see_the_controllers_writes_nor_changes_of_the_metadata_alone() -> Result<()>
+{
     for (_, kind, plural) in KINDS {
         let policy = policy(plural)?;
         let spec = json!({"spec": {"subnet": "x"}});
@@ -217,7 +218,16 @@ fn the_policy_does_not_see_the_agents_writes_nor_changes_of_the_metadata_alone()
             (json!(null), "admin", true),
             (other.clone(), "admin", true),
             (spec.clone(), "admin", false),
-            (other, "system:serviceaccount:ebbtide-system:ebbtide", false),
+            (
+                other.clone(),
+                "system:serviceaccount:ebbtide-system:ebbtide",
+                true,
+            ),
+            (
+                other,
+                "system:serviceaccount:ebbtide-system:ebbtide-controller",
+                false,
+            ),
         ] {
             let variables = [
                 ("object", value(&spec)),

@@ -1,10 +1,10 @@
 //! Where the Services' networks are found, with a real API server: each place as clusters have it.
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::cluster::Member;
+use ebbtide_tests::cluster::Controller;
 use serde_json::Value;
 
-use crate::setup::{NO_REST, cluster};
+use crate::setup::cluster;
 
 /// A control plane of static pods, which the API server shows.
 const STATIC_POD: &str = r#"
@@ -38,7 +38,6 @@ fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() 
     cluster
         .kubectl(&["create", "namespace", "kube-system"])
         .ok();
-    let state = tempfile::tempdir()?;
     // From 1.33 on there are objects that say it, and are believed whatever else there is.
     let objects = cluster.get(&["servicecidrs"]).is_ok();
     let objects = objects.then(|| (vec!["10.96.0.0/16"], "ServiceCIDR objects"));
@@ -62,8 +61,8 @@ fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() 
         if !there.is_empty() {
             cluster.apply(there)?;
         }
-        // An agent looks when it is elected.
-        let agent = Member::start(&cluster.kubeconfig(), state.path(), "a", NO_REST)?;
+        // A controller looks when it is elected, and one of the same name is so at once.
+        let controller = Controller::start(&cluster.kubeconfig(), "controller")?;
         let told = |object: &Value, field: &str| -> Vec<String> {
             let nets = object["status"][field].as_array().into_iter().flatten();
             nets.filter_map(Value::as_str).map(str::to_owned).collect()
@@ -73,12 +72,12 @@ fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() 
             object["status"]["reason"]
                 .as_str()
                 .is_some_and(|found| found.contains(reason))
-                // what is there already may be of the agent before
+                // what is there already may be of the one before
                 && told(object, "overlayPodCIDR") == pod
         })?;
         let object = &list["items"][0];
         ensure!(told(object, "serviceCIDR") == service, "{object:#}");
-        drop(agent);
+        drop(controller);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::cluster::{ControlPlane, Member};
+use ebbtide_tests::cluster::{ControlPlane, Controller, Member};
 use serde_json::{Value, json};
 
 use crate::setup::{LONG, NO_REST, SHORT, add_in_the_end, cluster};
@@ -171,6 +171,7 @@ fn what_spiderpools_pods_have_is_theirs_until_they_are_gone() -> Result<()> {
     let state = tempfile::tempdir()?;
     let kubeconfig = cluster.kubeconfig();
     let start = || Member::start(&kubeconfig, state.path(), "node-a", NO_REST);
+    let _controller = Controller::start(&kubeconfig, "controller")?;
 
     let agent = start()?;
     agent.is_open()?;
@@ -256,6 +257,7 @@ fn nothing_is_handed_out_before_it_is_known_what_spiderpools_pods_have() -> Resu
     let state = tempfile::tempdir()?;
     let kubeconfig = cluster.kubeconfig();
     let start = || Member::start(&kubeconfig, state.path(), "node-a", NO_REST);
+    let _controller = Controller::start(&kubeconfig, "controller")?;
     let first = start()?;
     first.is_open()?;
     first.knows_pool("mine")?;

@@ -126,7 +126,7 @@ pub struct RouteSpec {
     pub gw: String,
 }
 
-/// How full a pool is, as the elected agent writes it.
+/// How full a pool is, as the elected controller writes it.
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IpPoolStatus {

@@ -13,6 +13,11 @@ app.kubernetes.io/name: ebbtide
 app.kubernetes.io/version: {{ .Chart.AppVersion }}
 {{- end -}}
 
+{{- define "ebbtide.controller.labels" -}}
+app.kubernetes.io/name: ebbtide-controller
+app.kubernetes.io/version: {{ .Chart.AppVersion }}
+{{- end -}}
+
 {{/* The agent's configuration file. */}}
 {{- define "ebbtide.config" -}}
 {{- $config := .Values.agent.config -}}

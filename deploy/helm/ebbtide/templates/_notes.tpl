@@ -7,6 +7,8 @@ ipam: {enableStatefulSet: }
 multus: {multusCNI: {defaultCniCRName: }}
 plugins: {installCNI: }
 admissionPolicy: {enabled: }
+accountPolicy: {enabled: }
+controller: {replicas: , nodeSelector: , resources: }
 cni: {binDir: , confDir: , confName: , conflist: }
 agent:
   config:
@@ -59,7 +61,7 @@ no other plugins are installed
 {{- else if hasPrefix "spiderpoolAgent." . -}}
 the agent's values are those below agent
 {{- else if hasPrefix "spiderpoolController." . -}}
-there is no controller: one of the agents is elected
+the controller's values are those below controller
 {{- else if hasPrefix "global." . -}}
 only global.imageRegistryOverride is read
 {{- else -}}
