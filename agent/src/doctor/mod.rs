@@ -2,6 +2,7 @@
 
 mod addresses;
 mod by_gateway;
+mod controller;
 mod dry_run;
 mod firewall;
 mod hooks;
@@ -103,6 +104,7 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
         &agent.node_name,
     ));
     findings.extend(manifests(&catalog));
+    findings.extend(controller::absent(agent).await);
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(findings)
 }

@@ -1,0 +1,55 @@
+//! Whether somebody writes what concerns no node.
+
+use std::time::Duration;
+
+use super::{Finding, Severity};
+use crate::{agent::Agent, kube::leader};
+
+/// Nobody has said for so long to be at work. Clocks of nodes differ, so it is long.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// What is wrong if no controller is at work; nothing where there is no API server, or none that answers.
+pub(super) async fn absent(agent: &Agent) -> Option<Finding> {
+    let cluster = agent.cluster.as_ref()?;
+    finding(leader::silent_for(cluster).await?)
+}
+
+fn finding(silent: Option<Duration>) -> Option<Finding> {
+    let since = match silent {
+        Some(silent) if silent < SILENCE => return None,
+        Some(silent) => format!("for {} min", silent.as_secs() / 60),
+        None => "since there is this cluster".to_owned(),
+    };
+    Some(Finding {
+        severity: Severity::Warning,
+        what: format!("no controller has been at work {since}, by this node's clock"),
+        way_out: "see why no pod of the Deployment ebbtide-controller is (`kubectl get pods -A -o wide -l \
+                  app.kubernetes.io/name=ebbtide-controller`); until one is, new pools that nodes share have no leases, and \
+                  neither networks' definitions nor pools' status are written"
+            .to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_that_is_silent_for_long_or_was_never_there_is_missed_and_one_that_is_late_is_not()
+     {
+        for (silent, said) in [
+            (Some(0), None),
+            (Some(299), None),
+            (Some(300), Some("for 5 min")),
+            (Some(7260), Some("for 121 min")),
+            (None, Some("since there is this cluster")),
+        ] {
+            let found = finding(silent.map(Duration::from_secs));
+            match (&found, said) {
+                (None, None) => {}
+                (Some(found), Some(said)) => assert!(found.what.contains(said), "{found}"),
+                (found, said) => panic!("{silent:?}: {found:?}, not {said:?}"),
+            }
+        }
+    }
+}
