@@ -114,6 +114,7 @@ impl Agent {
         View {
             catalog,
             node_name: &self.node_name,
+            allowed: &self.settings.foreign_subnets,
         }
     }
 

@@ -19,6 +19,8 @@ pub struct View<'a> {
     pub catalog: &'a Catalog,
     /// This node's name, as pools know it.
     pub node_name: &'a str,
+    /// Networks of others' addresses that the administrator allows ([`crate::settings::Settings::foreign_subnets`]).
+    pub allowed: &'a [IpNet],
 }
 
 /// What the host's routing depends on of a pod's address.
@@ -138,10 +140,11 @@ impl View<'_> {
         addresses.map(network_of).collect()
     }
 
-    /// Whether the network of an address is one that the NIC has, or that a pool declares, or a part of one.
+    /// Whether the network of an address is one that the NIC has, that a pool declares or that is allowed, or a part of one.
     fn is_on(&self, nic: &Nic, address: IpNet) -> bool {
         let declared = self.pools().map(|pool| pool.subnet);
-        let mut known = nic.addresses.iter().copied().chain(declared);
+        let has = nic.addresses.iter().copied();
+        let mut known = has.chain(declared).chain(self.allowed.iter().copied());
         known.any(|known| known.trunc().contains(&address.trunc()))
     }
 
@@ -269,6 +272,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
         let view = View {
             catalog: &catalog,
             node_name: "node",
+            allowed: &["198.51.100.0/24".parse().unwrap()],
         };
         let nic = Nic {
             addresses: vec![
@@ -292,6 +296,8 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
             ("10.71.8.40/23", "10.71.8.40/32"),
             ("10.0.0.9/24", "10.0.0.9/32"),
             ("fd00::7/64", "fd00::7/128"),
+            ("198.51.100.9/24", "198.51.100.0/24"),
+            ("198.51.100.9/16", "198.51.100.9/32"),
         ] {
             let own = pod("10.71.8.40", "static", "10.71.8.1", &facts);
             let net = PodNet {
@@ -329,6 +335,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
         let view = View {
             catalog: &catalog,
             node_name: "node",
+            allowed: &[],
         };
         let facts = NodeFacts {
             nics: vec![ens6()],
@@ -360,6 +367,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
         let view = View {
             catalog: &catalog,
             node_name: "node",
+            allowed: &[],
         };
         // Behind the first pool's gateway comes the second's.
         for (own, expected) in [

@@ -155,7 +155,7 @@ fn main() -> ExitCode {
                 .and_then(|runtime| runtime.block_on(run(*options)))
         }
         Command::Controller(options) => {
-            log(options.log_format);
+            log::start(options.log_format);
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()

@@ -39,7 +39,11 @@ pub async fn dry_run(
     let host = Netlink::open("in the host")?;
     let facts = NodeFacts::read(&host).await?;
     let foreign = host.foreign().await?;
-    let view = View { catalog, node_name };
+    let view = View {
+        catalog,
+        node_name,
+        allowed: &settings.foreign_subnets,
+    };
     let to_be = view.networks_to_be(&facts);
     let known = view.known(&to_be);
     let taken = node::take_all(&facts, &known, &settings.nics);
