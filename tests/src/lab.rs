@@ -35,6 +35,21 @@ impl Lab {
         Ok(lab)
     }
 
+    /// As [`Lab::start`], with these lines in the configuration of every agent.
+    ///
+    /// # Errors
+    /// As [`Lab::start`]'s.
+    pub fn configured(plan: Plan, lines: &str) -> Result<Self> {
+        let mut lab = Self::start(plan)?;
+        for agent in lab.agents.values_mut() {
+            agent.stop()?;
+            agent.configure(lines)?;
+            agent.launch()?;
+            agent.wait_ready()?;
+        }
+        Ok(lab)
+    }
+
     /// Has each node send what has a NIC's address by that NIC, by rules as the clouds' own images have them: what the
     /// node's own sockets send goes as its routes say.
     ///

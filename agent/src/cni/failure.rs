@@ -2,7 +2,7 @@
 
 use ebbtide_plugin::cni::{CniError, code};
 
-use crate::{catalog, netlink, podnet, pool};
+use crate::{catalog, netlink, podnet, pool, printable::printable};
 
 /// Why a command failed: what the plugin prints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ impl Failure {
         let error = CniError {
             cni_version: version.to_owned(),
             code: self.code,
-            msg: self.message.clone(),
-            details: self.way_out.clone(),
+            msg: printable(&self.message).into_owned(),
+            details: printable(&self.way_out).into_owned(),
         };
         serde_json::to_string(&error).unwrap_or_else(|e| format!("{{\"msg\":\"{e}\"}}"))
     }

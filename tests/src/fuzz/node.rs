@@ -55,14 +55,10 @@ struct Before {
 /// # Errors
 /// The first request that did harm, or what is there afterwards that was not before.
 pub fn requests(seed: u64, end: End) -> Result<Answers> {
-    let mut lab = Lab::start(Plan::default())?;
+    // Nobody leads to the pod's pair, whose other end it has itself.
+    let mut lab = Lab::configured(Plan::default(), "foreignSubnets: [10.88.0.0/24]\n")?;
     let node = lab.vpc.node("master").clone();
     let agent = lab.agent("master");
-    // Nobody leads to the pod's pair, whose other end it has itself.
-    agent.kill()?;
-    agent.configure("foreignSubnets: [10.88.0.0/24]\n")?;
-    agent.launch()?;
-    agent.wait_ready()?;
     let (process, socket) = (agent.process_id(), agent.socket());
     let process = process.context("the agent does not run")?;
     let pod = Netns::new("fuzzed")?;

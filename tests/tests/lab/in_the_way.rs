@@ -127,7 +127,7 @@ fn a_pod_of_ours_under_another_lists_name_goes_on() -> Result<()> {
     config["name"] = json!("another-list");
     let config = config.to_string();
     let error = plugin.call("ADD", Some(&pod.sandbox), &config)?.error()?;
-    for part in ["eth0", "ebbtide: default/a eth0"] {
+    for part in ["eth0", "in network ebbtide already"] {
         ensure!(error.msg.contains(part), "{part:?} in {error}");
     }
     plugin.call("DEL", Some(&pod.sandbox), &config)?.success()?;

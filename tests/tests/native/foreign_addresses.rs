@@ -198,7 +198,7 @@ fn an_address_that_is_somebody_else_s_is_refused_and_leaves_nothing() -> Result<
             "the node, written as IPv6",
             &macvlan,
             "::ffff:172.31.22.228/128",
-            "IPv4",
+            "the node has it",
         ),
     ] {
         let Ok(pod) = Given::by(&node, &plugin, "attacker", fields, address) else {

@@ -21,6 +21,9 @@ use nix::{libc, sys::stat::Mode, unistd::mkfifo};
 use serde_json::json;
 use tempfile::TempDir;
 
+/// The agents take what pods of [`pod`] have: nobody leads there.
+const ALLOWED: &str = "foreignSubnets: [10.88.0.0/24]\n";
+
 /// A pod whose eth0 another plugin made, with this address.
 fn pod(name: &str, address: &str) -> Result<(Netns, Sandbox)> {
     let netns = Netns::new(name)?;
@@ -78,7 +81,7 @@ fn not_namespaces(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
 fn what_is_no_pods_namespace_is_answered_at_once_and_keeps_nobody_else_waiting() -> Result<()> {
     let directory = TempDir::with_prefix("ebbtide-paths-")?;
     let mut paths = not_namespaces(directory.path())?;
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = Lab::configured(Plan::default(), ALLOWED)?;
     let node = lab.vpc.node("master").clone();
     symlink(node.path(), directory.path().join("to-node"))?;
     paths.push(("the node's, by a link", directory.path().join("to-node")));
@@ -134,7 +137,7 @@ fn what_is_no_pods_namespace_is_answered_at_once_and_keeps_nobody_else_waiting()
 #[test]
 fn a_second_network_of_an_interface_is_refused_and_costs_the_first_nothing() -> Result<()> {
     const ADDRESS: &str = "10.88.0.71";
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = Lab::configured(Plan::default(), ALLOWED)?;
     let node = lab.vpc.node("master").clone();
     let plugin = lab.agent("master").plugin();
     let (netns, sandbox) = pod("records", ADDRESS)?;
@@ -174,7 +177,7 @@ fn a_second_network_of_an_interface_is_refused_and_costs_the_first_nothing() -> 
 #[test]
 fn a_record_of_an_older_agent_goes_with_its_pod() -> Result<()> {
     const ADDRESS: &str = "10.88.0.72";
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = Lab::configured(Plan::default(), ALLOWED)?;
     let plugin = lab.agent("master").plugin();
     let (_netns, sandbox) = pod("older", ADDRESS)?;
     let config = chained(&plugin, "older", ADDRESS);
@@ -198,7 +201,7 @@ fn a_record_of_an_older_agent_goes_with_its_pod() -> Result<()> {
 #[test]
 fn a_container_may_be_called_as_long_as_its_runtime_likes() -> Result<()> {
     const ADDRESS: &str = "10.88.0.73";
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = Lab::configured(Plan::default(), ALLOWED)?;
     let plugin = lab.agent("master").plugin();
     let (netns, mut sandbox) = pod("long", ADDRESS)?;
     let before = Snapshot::of(&netns)?;
@@ -222,7 +225,7 @@ fn a_container_may_be_called_as_long_as_its_runtime_likes() -> Result<()> {
 fn names_do_not_write_into_the_log_or_onto_the_terminal() -> Result<()> {
     const ADDRESS: &str = "10.88.0.74";
     const NAME: &str = "web\x1b[2J\n2026-01-01T00:00:00Z ERROR forged\r\u{9b}1m\u{202e}";
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = Lab::configured(Plan::default(), ALLOWED)?;
     let plugin = lab.agent("master").plugin();
     let (_netns, mut sandbox) = pod("names", ADDRESS)?;
     sandbox.pod = NAME.into();
@@ -283,7 +286,7 @@ fn all(directory: &Path) -> Result<Vec<PathBuf>> {
 fn what_the_agent_keeps_is_the_owners_alone_also_where_an_older_one_let_others_read_it()
 -> Result<()> {
     const ADDRESS: &str = "10.88.0.75";
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = Lab::configured(Plan::default(), ALLOWED)?;
     let plugin = lab.agent("master").plugin();
     let (_netns, sandbox) = pod("modes", ADDRESS)?;
     let config = chained(&plugin, "modes", ADDRESS);
@@ -347,7 +350,7 @@ fn ask_as_nobody(socket: PathBuf) -> Result<std::io::Result<Response>> {
 
 #[test]
 fn whoever_is_not_root_gets_no_answer_though_somebody_opened_the_way() -> Result<()> {
-    let mut lab = Lab::start(Plan::default())?;
+    let mut lab = Lab::configured(Plan::default(), ALLOWED)?;
     let socket = lab.agent("master").socket();
     let run = socket.parent().context("a directory")?.to_owned();
     let above = run.parent().context("a directory")?.to_owned();

@@ -12,15 +12,9 @@ use ebbtide_tests::{
 };
 use serde_json::{Value, json};
 
-/// A lab whose agent takes what pods of [`pod`] have: nobody leads there.
+/// A lab whose agents take what pods of [`pod`] have: nobody leads there.
 fn lab() -> Result<Lab> {
-    let mut lab = Lab::start(Plan::default())?;
-    let agent = lab.agent("master");
-    agent.kill()?;
-    agent.configure("foreignSubnets: [10.88.0.0/24]\n")?;
-    agent.launch()?;
-    agent.wait_ready()?;
-    Ok(lab)
+    Lab::configured(Plan::default(), "foreignSubnets: [10.88.0.0/24]\n")
 }
 
 /// A pod whose eth0 is there already, with this address.

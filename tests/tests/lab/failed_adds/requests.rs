@@ -205,7 +205,7 @@ pub(super) fn bad(plugin: &Plugin) -> Vec<Request> {
 }
 
 /// Random requests, unless the environment says another number.
-const REQUESTS: u64 = 24;
+const REQUESTS: u64 = 8;
 
 pub(super) fn random_requests() -> u64 {
     let asked = std::env::var("EBBTIDE_RANDOM_ADDS").ok();
