@@ -162,8 +162,10 @@ impl Cluster {
             .own_networks
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if !names.contains(name) {
-            names.insert(name.to_owned());
+        if names.insert(name.to_owned()) {
+            drop(names);
+            // The first pod's address may have been published before this was known, without its `network-status`.
+            self.changes.send_modify(|count| *count += 1);
         }
     }
 

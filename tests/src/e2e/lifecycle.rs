@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     objects,
-    stage::{NAMESPACE, Stage},
+    stage::{AGENTS, NAMESPACE, Stage},
     traffic,
 };
 use crate::plan::Family;
@@ -87,8 +87,11 @@ pub(super) fn rollout(stage: &Stage) -> Result<String> {
 fn agent_of(stage: &Stage, node: &str, command: &[&str]) -> Result<String> {
     let on_node = format!("spec.nodeName={node}");
     let own = ["-n", NAMESPACE];
-    let select = ["get", "pods", "--field-selector", &on_node, "-o", "name"];
-    let pod = stage.cluster.kubectl(&[&own[..], &select].concat())?;
+    // The controller's pods are in the same namespace.
+    let select = ["get", "pods", "-l", AGENTS, "--field-selector", &on_node];
+    let pod = stage
+        .cluster
+        .kubectl(&[&own[..], &select, &["-o", "name"]].concat())?;
     let exec = ["exec", pod.trim(), "--"];
     stage.cluster.kubectl(&[&own[..], &exec, command].concat())
 }

@@ -35,6 +35,8 @@ pub(super) const POD_PORT: u16 = 80;
 pub(super) const HOST_PORT: u16 = 8081;
 /// Where the agents run.
 pub(super) const NAMESPACE: &str = "ebbtide-system";
+/// What selects the agents there.
+pub(super) const AGENTS: &str = "app.kubernetes.io/name=ebbtide";
 /// From here on the accounts are bound by policies, too.
 const ACCOUNT_POLICIES: Release = Release::new(30);
 /// What kubeadm leaves in a cluster, as far as agents look at it.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     objects,
-    stage::{NAMESPACE, Pod, Stage, is_ready},
+    stage::{AGENTS, NAMESPACE, Pod, Stage, is_ready},
     traffic,
 };
 
@@ -164,10 +164,9 @@ fn agents_are_back(stage: &Stage, before: &Restarts) -> Result<()> {
 }
 
 fn agents(stage: &Stage) -> Result<Vec<(String, u64, bool)>> {
-    let selector = "app.kubernetes.io/name=ebbtide";
     let list = stage
         .cluster
-        .get(&["-n", NAMESPACE, "pods", "-l", selector])?;
+        .get(&["-n", NAMESPACE, "pods", "-l", AGENTS])?;
     let pods = list["items"].as_array().context("no list of pods")?;
     ensure!(pods.len() == stage.nodes().count(), "{} agents", pods.len());
     let agents = pods.iter().map(|pod| {
