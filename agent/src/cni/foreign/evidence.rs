@@ -116,7 +116,7 @@ fn leads_to(
     ground: Ground<'_>,
 ) -> bool {
     let Way::By { ifindex, via } = way else {
-        return false;
+        return switch.is_none() && way == Way::Nowhere;
     };
     let kind = out.and_then(|link| link.kind.as_deref()).unwrap_or("");
     match switch {
@@ -124,7 +124,11 @@ fn leads_to(
         Some(switch) if ifindex == switch.ifindex => true,
         Some(switch) => switch.is_open && kind == OPEN && via.is_none(),
         // Who switches by programs (Cilium) has one route for all pods, by a link of its own that leads nowhere else.
-        None => INNER.contains(&kind) && !ground.nics.contains(&ifindex),
+        // And a pair that is a port of nothing is there for its pod alone. A plugin that makes such (`ptp`) leads the
+        // address by it, whatever it is; one that does not leaves that to who comes behind it. So what goes to a router
+        // so far is not told from a pod's address, and to refuse it would stop nobody. A NIC's neighbours are told.
+        None if ground.nics.contains(&ifindex) => via.is_some(),
+        None => INNER.contains(&kind),
     }
 }
 

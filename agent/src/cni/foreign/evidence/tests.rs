@@ -276,13 +276,13 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
             false,
         ),
         (
-            "a pair that is no way",
-            "198.51.100.9/24",
+            "a pair that is there for the pod alone, without a route yet",
+            "10.88.0.9/24",
             pair(None),
             default,
             ens5(),
             false,
-            false,
+            true,
         ),
         (
             "a pair, a neighbour's address",
@@ -360,13 +360,13 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
             false,
         ),
         (
-            "no way",
+            "the same, on a node without a default route",
             "10.1.2.3/32",
             pair(None),
             Way::Nowhere,
             ens5(),
             false,
-            false,
+            true,
         ),
     ] {
         let ground = Ground {
