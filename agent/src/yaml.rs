@@ -92,17 +92,6 @@ pub fn write(value: &impl Serialize) -> Result<String, Error> {
     Ok(serde_saphyr::to_string(value)?)
 }
 
-/// A value that is there or not, and says nothing: the same.
-#[must_use]
-pub fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(fields) => fields.values().all(is_nothing),
-        Value::Array(items) => items.is_empty(),
-        _ => false,
-    }
-}
-
 fn limits() -> Options {
     options! {
         budget: budget! {

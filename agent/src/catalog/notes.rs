@@ -6,7 +6,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::manifest::{CoordinatorSpec, MultusConfigSpec};
-use crate::yaml::is_nothing;
 
 /// Where a `SpiderCoordinator` has its fields.
 pub(super) const CLUSTER: &str = "spec";
@@ -56,6 +55,16 @@ fn compare(path: &str, written: &Value, understood: &Value, notes: &mut Vec<Note
             }
         }
         _ => {}
+    }
+}
+
+/// What says nothing, be it there or not.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.values().all(is_nothing),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
     }
 }
 

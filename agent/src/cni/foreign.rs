@@ -92,8 +92,13 @@ pub(super) async fn admit<'a>(
         catalog: &agent.catalog(),
     };
     let place = looking.place().await?;
+    // A node may have very many routes: they are listed once, and only where they decide.
+    let routers = match place {
+        Place::Child(_) | Place::Hardware => agent.host.routes_by_gateways().await?,
+        Place::Pair { .. } | Place::Apart => Vec::new(),
+    };
     for own in addresses {
-        if let Some(why) = looking.look(own, &place).await? {
+        if let Some(why) = looking.look(own, &place, &routers).await? {
             return Err(refusal(own.address.addr(), why));
         }
     }
@@ -106,7 +111,12 @@ fn another(why: impl Into<String>) -> Why {
 
 impl Looking<'_> {
     /// Why the pod may not have the address, if it may not.
-    async fn look(&self, own: &PodAddress, place: &Place) -> Result<Option<Why>, netlink::Error> {
+    async fn look(
+        &self,
+        own: &PodAddress,
+        place: &Place,
+        routers: &[ByGateway],
+    ) -> Result<Option<Why>, netlink::Error> {
         let address = own.address.addr();
         if let Some(why) = evidence::is_nobodys(address) {
             return Ok(Some(another(why)));
@@ -129,8 +139,7 @@ impl Looking<'_> {
                 pair.name
             ))));
         }
-        let routers = host.routes_by_gateways().await?;
-        Ok(self.evidence(own, way, out.as_ref(), place, &routers))
+        Ok(self.evidence(own, way, out.as_ref(), place, routers))
     }
 
     /// Whether the pod has it from a pool of ours already.
