@@ -3,10 +3,23 @@
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::netlink::{Batch, Netlink};
 use ebbtide_tests::{netns::Netns, snapshot::ip};
+use tokio::runtime::Runtime;
 
 /// So many that the kernel cannot answer a dump with one message: then, and only then, a second dump
 /// finds the first one under way.
 const LINKS: usize = 150;
+
+/// A connection in the namespace, and what drives it.
+fn opened(netns: &Netns) -> Result<(Runtime, Netlink)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let netlink = netns.run(|| {
+        let _entered = runtime.enter();
+        Ok(Netlink::open("in the test")?)
+    })?;
+    Ok((runtime, netlink))
+}
 
 #[test]
 fn many_questions_at_once_are_all_answered_in_full() -> Result<()> {
@@ -17,13 +30,7 @@ fn many_questions_at_once_are_all_answered_in_full() -> Result<()> {
             &["link", "add", &format!("b{number}"), "type", "bridge"],
         )?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let netlink = netns.run(|| {
-        let _entered = runtime.enter();
-        Ok(Netlink::open("in the test")?)
-    })?;
+    let (runtime, netlink) = opened(&netns)?;
     let answers = runtime.block_on(futures::future::join_all((0..32).map(|_| netlink.links())));
     for answer in answers {
         let links = answer.context("one of many")?;
@@ -56,13 +63,7 @@ fn a_route_of_ours_is_removed_as_it_is_read_whatever_the_kernel_made_of_it() -> 
     ] {
         ip(&netns, &command.split(' ').collect::<Vec<_>>())?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let netlink = netns.run(|| {
-        let _entered = runtime.enter();
-        Ok(Netlink::open("in the test")?)
-    })?;
+    let (runtime, netlink) = opened(&netns)?;
     runtime.block_on(async {
         let links = netlink.links().await?;
         let index = links.iter().find(|link| link.name == "near0");
@@ -98,13 +99,7 @@ fn what_the_kernel_takes_for_itself_is_local_and_nothing_else_is() -> Result<()>
     ] {
         ip(&netns, &command.split(' ').collect::<Vec<_>>())?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let netlink = netns.run(|| {
-        let _entered = runtime.enter();
-        Ok(Netlink::open("in the test")?)
-    })?;
+    let (runtime, netlink) = opened(&netns)?;
     for (address, expected) in [
         ("10.9.0.5", true),
         ("10.9.1.5", true),
@@ -131,13 +126,7 @@ fn what_the_kernel_takes_for_itself_is_local_and_nothing_else_is() -> Result<()>
 #[test]
 fn a_namespace_without_a_route_has_no_ways_and_is_no_error() -> Result<()> {
     let netns = Netns::new("bare")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let netlink = netns.run(|| {
-        let _entered = runtime.enter();
-        Ok(Netlink::open("in the test")?)
-    })?;
+    let (runtime, netlink) = opened(&netns)?;
     let look = || {
         runtime.block_on(async {
             let links = netlink.links().await?;
