@@ -7,13 +7,14 @@
 //! added to the configuration stays in it (`merge`).
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
-    io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use serde_json::{Value, json};
+
+use crate::replace::{ReplaceError, atomic_replace, draft_of, sync_directory_of};
 
 mod merge;
 pub mod options;
@@ -55,6 +56,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// A file could not be replaced.
+    #[error(transparent)]
+    Replace(#[from] ReplaceError),
     /// A file of our name that is not ours.
     #[error(
         "{path} is not a configuration of ebbtide's ({reason}): it stays as it is. Correct or remove it, \
@@ -198,8 +202,9 @@ impl Installation {
             let others = merge::others(&there, &Value::Null);
             if !others.is_empty() {
                 let kept = configuration.with_file_name(format!("{}.removed", self.name));
-                fs::copy(&configuration, &kept).map_err(|e| failed("write", &kept, e))?;
-                sync_directory(&kept)?;
+                let text = fs::read(&configuration);
+                let text = text.map_err(|e| failed("read", &configuration, e))?;
+                atomic_replace(&kept, &text, 0o644)?;
                 tracing::warn!(
                     plugins = %others.join(", "),
                     "others have added plugins to the configuration, which are called no more; it is \
@@ -211,9 +216,9 @@ impl Installation {
         let mut removed = Vec::new();
         for path in [configuration, self.plugins.join(PLUGIN)] {
             let there = remove(&path)?;
-            remove(&draft(&path))?;
+            remove(&draft_of(&path))?;
             if there {
-                sync_directory(&path)?;
+                sync_directory_of(&path)?;
                 removed.push(path);
             }
         }
@@ -242,7 +247,7 @@ impl Installation {
 /// Makes a directory that is not there; not those above it, without which the host is another one than was meant.
 fn make_directory(path: &Path) -> Result<(), Error> {
     match fs::create_dir(path) {
-        Ok(()) => sync_directory(path),
+        Ok(()) => Ok(sync_directory_of(path)?),
         Err(_) if path.is_dir() => Ok(()),
         Err(e) => Err(failed("make the directory", path, e)),
     }
@@ -266,13 +271,6 @@ fn is_readable_file(path: &Path) -> bool {
         .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o444 == 0o444)
 }
 
-/// Where a file is written before it has its name. No runtime reads this ending, and what a
-/// killed agent left is replaced by the next one.
-fn draft(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.draft"))
-}
-
 /// Makes `path` a file with these bytes, whole or not at all. Whether it had to change.
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, Error> {
     let same = fs::read(path).is_ok_and(|found| found == bytes)
@@ -281,22 +279,7 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, Error> {
     if same {
         return Ok(false);
     }
-    let draft = draft(path);
-    remove(&draft)?;
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&draft)?;
-        file.write_all(bytes)?;
-        // The umask may have taken bits away.
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()
-    };
-    write().map_err(|e| failed("write", &draft, e))?;
-    fs::rename(&draft, path).map_err(|e| failed("put in place", path, e))?;
-    sync_directory(path)?;
+    atomic_replace(path, bytes, mode)?;
     Ok(true)
 }
 
@@ -306,14 +289,6 @@ fn remove(path: &Path) -> Result<bool, Error> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(failed("remove", path, e)),
     }
-}
-
-/// A name in a directory is durable when the directory is.
-fn sync_directory(path: &Path) -> Result<(), Error> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|e| failed("bring to disk", directory, e))
 }
 
 fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {

@@ -24,6 +24,7 @@ pub mod printable;
 pub mod private;
 pub mod query;
 pub mod repair;
+pub mod replace;
 pub mod server;
 pub mod settings;
 pub mod timing;

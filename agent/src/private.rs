@@ -1,9 +1,9 @@
 //! The agent's own files and directories. What they say of pods is nobody else's business.
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions},
+    fs::{self, DirBuilder, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -26,21 +26,8 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Makes a file that its owner alone can read, or empties the one that is there.
-///
-/// # Errors
-/// When it cannot be made.
-pub fn create(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let file = options.open(path)?;
-    // One that was left by an older agent.
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(file)
-}
-
-/// Takes from everybody but the owner what older agents let them read in the state directory, and the directory itself,
-/// if nothing of others is in it.
+/// Takes from everybody but the owner what they may read in the state directory, and the directory itself, if nothing of
+/// others is in it: who made it (the kubelet, a package) may have let everybody in.
 pub fn narrow(state: &Path) {
     let state = &fs::canonicalize(state).unwrap_or_else(|_| state.to_owned());
     let entries = match fs::read_dir(state) {
@@ -107,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_older_agents_let_everybody_read_is_the_owner_s_alone() {
+    fn what_everybody_could_read_is_the_owner_s_alone() {
         let state = tempfile::tempdir().unwrap();
         let at = |name: &str| state.path().join(name);
         fs::create_dir(at("guests")).unwrap();
@@ -143,15 +130,10 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_is_the_owner_s_alone_and_an_old_one_becomes_so() {
+    fn a_new_directory_is_the_owner_s_alone() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("a/b");
-        make_directory(path.parent().unwrap()).unwrap();
-        assert_eq!(mode(path.parent().unwrap()), 0o700);
-        drop(create(&path).unwrap());
-        assert_eq!(mode(&path), 0o600);
-        widen(&path, 0o644);
-        drop(create(&path).unwrap());
-        assert_eq!(mode(&path), 0o600);
+        let path = directory.path().join("a");
+        make_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
     }
 }

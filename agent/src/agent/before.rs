@@ -2,8 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -14,7 +13,7 @@ use tracing::warn;
 use super::locked;
 use crate::{
     netlink::{model::Sysctl, sysctl},
-    private,
+    replace::atomic_replace,
 };
 
 /// The file's name in the state directory.
@@ -73,7 +72,9 @@ impl Before {
             && let Err(e) = write(&self.path, &changed)
         {
             let path = self.path.display();
-            warn!("write {path}: {e}; another agent cannot give back what settings were before");
+            warn!(
+                "note settings in {path}: {e}; another agent cannot give back what settings were before"
+            );
         }
     }
 
@@ -102,7 +103,6 @@ impl Before {
 }
 
 fn write(path: &Path, changed: &BTreeMap<String, Changed>) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    private::create(&draft)?.write_all(&serde_json::to_vec_pretty(changed)?)?;
-    fs::rename(&draft, path)
+    let text = serde_json::to_vec_pretty(changed)?;
+    Ok(atomic_replace(path, &text, 0o600)?)
 }

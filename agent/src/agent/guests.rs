@@ -2,15 +2,20 @@
 //! has no row for them. Their records are files, one each, written before the interface is made.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use crate::{digest::fnv, podnet::PodNet, pool::Owner, private};
+use crate::{
+    digest::fnv,
+    podnet::PodNet,
+    pool::Owner,
+    private,
+    replace::{atomic_replace, atomic_replace_unsynced},
+};
 
 /// The directory of these records.
 #[derive(Debug)]
@@ -26,41 +31,19 @@ struct Document {
 }
 
 impl Guests {
-    /// Makes the directory, if it is not there. Records of older agents get the names of today, and what an agent that
-    /// was killed had begun to write goes.
+    /// Makes the directory, if it is not there, and removes what an agent that was killed had begun to write.
     pub(super) fn open(state: &Path) -> io::Result<Self> {
         let directory = state.join("guests");
         private::make_directory(&directory)?;
         let guests = Self(directory);
         for entry in fs::read_dir(&guests.0)?.flatten() {
             let path = entry.path();
-            let done = match path.extension().map(|kind| kind.as_encoded_bytes()) {
-                Some(b"draft") => fs::remove_file(&path),
-                Some(b"json") => guests.rename(&path),
-                _ => Ok(()),
-            };
-            if let Err(e) = done {
-                warn!("the record {} stays as it is: {e}", path.display());
+            let is_draft = path.extension().is_some_and(|kind| kind == "draft");
+            if is_draft && let Err(e) = fs::remove_file(&path) {
+                warn!("the unfinished record {} stays: {e}", path.display());
             }
         }
         Ok(guests)
-    }
-
-    /// Gives a record the name that it has today. Of two of the same interface the younger stays.
-    fn rename(&self, path: &Path) -> io::Result<()> {
-        // Of one that cannot be read, the list tells.
-        let Ok(Some((owner, _))) = read(path) else {
-            return Ok(());
-        };
-        let named = self.path(&owner);
-        if named == path {
-            return Ok(());
-        }
-        let written = |path: &Path| fs::metadata(path).and_then(|found| found.modified());
-        match written(&named) {
-            Ok(other) if other > written(path)? => fs::remove_file(path),
-            _ => fs::rename(path, named),
-        }
     }
 
     /// Writes a record. It survives the agent; if another plugin's addresses are to be given back, it
@@ -82,15 +65,11 @@ impl Guests {
                 format!("{} is the record of {other}", path.display()),
             ));
         }
-        let draft = path.with_extension("draft");
-        let mut file = private::create(&draft)?;
-        file.write_all(&serde_json::to_vec(&document)?)?;
-        if net.delegate.is_none() {
-            return fs::rename(&draft, &path);
-        }
-        file.sync_all()?;
-        fs::rename(&draft, &path)?;
-        File::open(&self.0)?.sync_all()
+        let text = serde_json::to_vec(&document)?;
+        Ok(match net.delegate {
+            Some(_) => atomic_replace(&path, &text, 0o600),
+            None => atomic_replace_unsynced(&path, &text, 0o600),
+        }?)
     }
 
     /// Removes a record, if it is there.
@@ -240,19 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn records_of_an_older_agent_are_found_by_their_owners() {
+    fn what_a_killed_agent_had_begun_to_write_goes_and_whole_records_stay() {
         let state = tempfile::tempdir().unwrap();
         let guests = Guests::open(state.path()).unwrap();
-        let own = owner("n", "c");
-        guests.write(&own, &net("n")).unwrap();
-        let older = guests.0.join("c@eth0.json");
-        fs::rename(guests.path(&own), &older).unwrap();
-        fs::write(guests.0.join("killed@eth0.draft"), "{").unwrap();
+        guests.write(&owner("n", "c"), &net("n")).unwrap();
+        fs::write(guests.0.join("killed@eth0.json.draft"), "{").unwrap();
         let guests = Guests::open(state.path()).unwrap();
         assert_eq!(networks(&guests), ["n"]);
-        assert!(!older.exists());
-        guests.remove(&own).unwrap();
-        assert_eq!(fs::read_dir(&guests.0).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&guests.0).unwrap().count(), 1);
     }
 
     #[test]

@@ -104,8 +104,8 @@ fn whatever_an_agent_killed_half_way_left_the_next_one_makes_whole() {
         let host = Host::new();
         let path = host.path();
         if let Some(half) = half {
-            fs::write(draft(&path), half).unwrap();
-            fs::write(draft(&host.installation.plugins.join(PLUGIN)), half).unwrap();
+            fs::write(draft_of(&path), half).unwrap();
+            fs::write(draft_of(&host.installation.plugins.join(PLUGIN)), half).unwrap();
             assert_eq!(host.seen_by_runtimes(), [""; 0], "a draft looks finished");
         }
         if let Some(whole) = whole {
@@ -113,7 +113,7 @@ fn whatever_an_agent_killed_half_way_left_the_next_one_makes_whole() {
         }
         assert_eq!(host.install(), (true, true));
         assert!(parse(&fs::read_to_string(&path).unwrap()).is_ok());
-        assert!(!draft(&path).exists());
+        assert!(!draft_of(&path).exists());
     }
 }
 
@@ -218,7 +218,7 @@ fn what_others_broke_is_waited_for_and_named_and_installed_once_it_is_right() {
         ),
         (
             "a directory for the draft",
-            Box::new(|host| fs::create_dir(draft(&host.path())).unwrap()),
+            Box::new(|host| fs::create_dir(draft_of(&host.path())).unwrap()),
         ),
         (
             "a directory for the plugin",
@@ -244,7 +244,7 @@ fn what_others_broke_is_waited_for_and_named_and_installed_once_it_is_right() {
         // Somebody puts it right.
         for path in [
             host.path(),
-            draft(&host.path()),
+            draft_of(&host.path()),
             host.installation.plugins.join(PLUGIN),
         ] {
             let _gone = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
@@ -349,7 +349,7 @@ fn a_link_is_replaced_and_not_followed() {
     let elsewhere = host.directory.path().join("elsewhere");
     fs::write(&elsewhere, "").unwrap();
     std::os::unix::fs::symlink(&elsewhere, host.path()).unwrap();
-    std::os::unix::fs::symlink(&elsewhere, draft(&host.path())).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, draft_of(&host.path())).unwrap();
     host.install();
     assert!(fs::symlink_metadata(host.path()).unwrap().is_file());
     assert_eq!(fs::read(elsewhere).unwrap(), b"");

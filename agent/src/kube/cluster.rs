@@ -274,7 +274,7 @@ impl Cluster {
         let text = self.mirror().to_json().map_err(io::Error::other)?;
         let file = path.clone();
         let stored = tokio::task::spawn_blocking(move || saved::store(&file, &text));
-        stored.await.map_err(io::Error::other)?
+        Ok(stored.await.map_err(io::Error::other)??)
     }
 
     /// Takes addresses out of this node's lease, here and on disk.

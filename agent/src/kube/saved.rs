@@ -2,15 +2,14 @@
 //! predecessor knew.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use tracing::{info, warn};
 
 use super::mirror::Mirror;
-use crate::private;
+use crate::replace::{ReplaceError, atomic_replace};
 
 /// The file, below the state directory.
 pub(super) fn path(state_dir: &Path) -> PathBuf {
@@ -50,10 +49,6 @@ pub(super) fn load(path: &Path) -> Mirror {
 }
 
 /// Replaces the file, never leaving half of one.
-pub(super) fn store(path: &Path, text: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("json.draft");
-    let mut file = private::create(&draft)?;
-    file.write_all(text)?;
-    file.sync_data()?;
-    fs::rename(&draft, path)
+pub(super) fn store(path: &Path, text: &[u8]) -> Result<(), ReplaceError> {
+    atomic_replace(path, text, 0o600)
 }

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -31,6 +30,7 @@ use super::{
 use crate::{
     catalog::{Catalog, Family, ObjectName},
     pool::{Adopt, Claim, ClaimKey, PodRef, PoolError, Pools, Reason},
+    replace::{ReplaceError, atomic_replace},
 };
 
 /// Between two tries.
@@ -120,7 +120,7 @@ enum Error {
     #[error("which pools there are is not known yet")]
     Early,
     #[error("note that it is done: {0}")]
-    Disk(#[from] io::Error),
+    Disk(#[from] ReplaceError),
     #[error("lease the addresses: {0}")]
     Lease(#[from] lease_map::Error),
     #[error(transparent)]
@@ -145,7 +145,7 @@ async fn once(cluster: &Cluster, pools: &Pools, marker: &Path) -> Result<(), Err
             .collect();
         taken += usize::from(adopt(pools, &catalog, interface, &addresses).await?);
     }
-    std::fs::write(marker, b"")?;
+    atomic_replace(marker, b"", 0o600)?;
     if taken > 0 {
         info!(interfaces = taken, "addresses taken over from Spiderpool");
     }
