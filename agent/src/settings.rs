@@ -3,6 +3,7 @@
 mod links;
 mod marks;
 mod ports;
+mod tables;
 
 use std::{fs, path::Path};
 
@@ -14,6 +15,7 @@ use serde_json::Value;
 pub use links::LinkNames;
 pub use marks::Marks;
 pub use ports::PortRange;
+pub use tables::{WAY_TABLES, WAY_TABLES_APART, is_kernel_table};
 
 use crate::{catalog::NetworkRef, yaml};
 
@@ -40,10 +42,10 @@ pub struct Settings {
     pub nic_marks: u32,
     /// Whose bits may be ours too, since they are not on this node: `calico`, `cilium`...
     pub ignore_marks_of: Vec<String>,
-    /// Routing table, in pods, for replies to what came in by the veth.
+    /// Routing table, in pods, for replies to what came in by the veth. Further interfaces of a pod have those after it.
     pub reply_table: u32,
     /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with
-    /// interface index `i` is this plus `i`.
+    /// interface index `i` is this plus `i`: 256 at least, so that no sum is one of the kernel's own tables.
     pub host_table: u32,
     /// Priority of our routing rules, in pods and in the host; one before and the seven after it are used too. If others have
     /// rules at one of them in the host, ours begin at the nearest block of nine that is free, the lower ones first.
@@ -179,24 +181,8 @@ impl Settings {
         if let Some((field, reason)) = marks::conflict(&settings) {
             return Err((field.into(), reason));
         }
-        for (field, table) in [
-            ("replyTable", settings.reply_table),
-            ("hostTable", settings.host_table),
-        ] {
-            // 0 and 253 to 255 are the kernel's own (include/uapi/linux/rtnetlink.h).
-            if table == 0 || (253..=255).contains(&table) {
-                return Err((
-                    field.into(),
-                    format!("{table} is one of the kernel's own tables"),
-                ));
-            }
-        }
-        // 32766 is the main table's rule: behind it ours would never be looked at.
-        if settings.rule_priority == 0 || settings.rule_priority > 32_758 {
-            return Err((
-                "rulePriority".into(),
-                format!("{} is not between 1 and 32758", settings.rule_priority),
-            ));
+        if let Some((field, reason)) = tables::wrong(&settings) {
+            return Err((field.into(), reason));
         }
         if let Some((field, reason)) = settings.nics.wrong() {
             return Err((field, reason));

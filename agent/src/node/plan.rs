@@ -19,7 +19,7 @@ use crate::{
         foreign::ForeignRule,
         model::{Action, Family, NamespacePlan, Route, Rule, Selector, Sysctl, host_net},
     },
-    settings::Settings,
+    settings::{Settings, WAY_TABLES, WAY_TABLES_APART},
 };
 
 /// The order of our rules in the host, from the priority where they begin.
@@ -133,7 +133,7 @@ impl Behind {
     }
 }
 
-/// The routing table of a NIC.
+/// The routing table of a NIC. The settings see to it that it is none of the kernel's, whatever the index.
 #[must_use]
 pub fn nic_table(settings: &Settings, ifindex: u32) -> u32 {
     settings.host_table + ifindex
@@ -143,8 +143,8 @@ pub fn nic_table(settings: &Settings, ifindex: u32) -> u32 {
 /// the same whatever other ways there are.
 fn way_table(settings: &Settings, ifindex: u32, network: &PoolNetwork) -> u32 {
     let digest = fnv(format!("{:?} {:?}", network.gateway, network.routes).bytes());
-    let number = (digest >> 40) as u32 % 9999 + 1;
-    nic_table(settings, ifindex) + number * 100_000
+    let number = (digest >> 40) as u32 % WAY_TABLES + 1;
+    nic_table(settings, ifindex) + number * WAY_TABLES_APART
 }
 
 /// What the host needs so that pods can use `nic`, and replies leave by it.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use super::model::{Earlier, NetworkSpec, PodAddress, Sandbox};
 use crate::{
     netlink::model::{Action, Family, MAIN_TABLE, Rule, Selector},
-    settings::Settings,
+    settings::{Settings, is_kernel_table},
 };
 
 /// Tables for subnets alone are so much further than those of their interfaces. No pod has so many.
@@ -84,7 +84,9 @@ fn own_table(
         };
     let mut candidates = settings.reply_table.saturating_add(1)..=u32::MAX;
     (!has_default)
-        .then(|| candidates.find(|table| !earlier.tables.contains(table)))
+        .then(|| {
+            candidates.find(|table| !is_kernel_table(*table) && !earlier.tables.contains(table))
+        })
         .flatten()
 }
 

@@ -514,6 +514,23 @@ fn a_network_can_choose_who_has_the_default_route() {
 }
 
 #[test]
+fn the_own_table_of_a_further_interface_is_never_one_of_the_kernels() {
+    for (reply_table, own) in [(7700, 7701), (251, 252), (252, 256), (254, 256)] {
+        let settings = Settings {
+            reply_table,
+            ..settings()
+        };
+        let second = Sandbox {
+            interface: "net1".into(),
+            ..sandbox()
+        };
+        let earlier = after_first();
+        let net = plan(&second, &earlier, &network(), &[v4()], &node(), &settings).unwrap();
+        assert_eq!(net.table, Some(own), "after {reply_table}");
+    }
+}
+
+#[test]
 fn planned_again_an_interface_keeps_its_table() {
     let again = Earlier {
         tables: vec![7701],
