@@ -2,6 +2,7 @@
 
 mod before;
 mod claims;
+mod declared;
 mod guests;
 mod leaving;
 pub mod marks;

@@ -186,12 +186,14 @@ fn way_of(pool: &Pool) -> PoolNetwork {
     }
 }
 
-/// The gateway of an address: as its pool declares it now; of a pool that is gone, as it was. One that
+/// The gateway of an address: as its pool declares it now; of a pool that is gone or has another subnet, as it was. One that
 /// the pod itself names stays.
 pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> Option<IpAddr> {
     let spec = net.spec.as_ref();
     let is_named = spec.is_some_and(|spec| spec.gateway_for(own.address.addr()).is_some());
-    let declared = catalog.pool(&own.pool).filter(|_| !net.is_guest());
+    // A pool of another subnet by now leads these pods nowhere.
+    let is_its = |pool: &&Pool| pool.subnet.contains(&own.address.addr()) && !net.is_guest();
+    let declared = catalog.pool(&own.pool).filter(is_its);
     match declared.filter(|_| !is_named) {
         Some(pool) => pool.gateway,
         None => own.gateway,

@@ -327,7 +327,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         bpf: options.bpf_dir,
     };
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
-    let agent = Arc::new(agent.with_cluster(cluster.clone()));
+    let agent = Arc::new(agent.keeping_pools().with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
     let running = agent.remember().await;
     if let Some(cluster) = cluster {

@@ -1,7 +1,5 @@
 //! The rules between objects: unique names, and no address in two pools.
 
-use std::net::IpAddr;
-
 use super::{Coordinator, Invalid, Network, Pool, Reserved};
 
 /// Whether `pool` may stand beside those before it.
@@ -107,42 +105,24 @@ pub(super) fn coordinator(
     }
 }
 
-/// Whether `new` may take the place of `old`, of whose addresses `held` are in use.
+/// Whether `new` may take the place of `old`. Its addresses may be others: that is how a range is given back.
 ///
 /// # Errors
-/// [`Invalid`]: the subnet (and with it the IP version) stays, and so does every address in use.
-pub fn update(
-    old: &Pool,
-    new: &Pool,
-    held: impl IntoIterator<Item = IpAddr>,
-) -> Result<(), Invalid> {
+/// [`Invalid`]: the subnet stays, and with it the IP version.
+pub fn update(old: &Pool, new: &Pool) -> Result<(), Invalid> {
+    if old.subnet == new.subnet {
+        return Ok(());
+    }
+    let field = if old.family == new.family {
+        "spec.subnet"
+    } else {
+        "spec.ipVersion"
+    };
+    let reason = format!(
+        "cannot be changed while pods have its addresses, it stays {} with subnet {}",
+        old.family, old.subnet
+    );
+    let remedy = "declare another pool, and disable this one until it is empty";
     let object = format!("SpiderIPPool {}", new.name);
-    if old.subnet != new.subnet {
-        let field = if old.family == new.family {
-            "spec.subnet"
-        } else {
-            "spec.ipVersion"
-        };
-        let reason = format!(
-            "cannot be changed, it is {} with subnet {}",
-            old.family, old.subnet
-        );
-        let remedy = "declare another pool, and disable this one until it is empty";
-        return Err(Invalid::new(&object, field, new.subnet, reason, remedy));
-    }
-    // What is merely reserved now is still the pool's own.
-    let stays = |address| new.ranges.contains(address) || new.reserved.contains(address);
-    let lost = held
-        .into_iter()
-        .find(|address| old.ranges.contains(*address) && !stays(*address));
-    match lost {
-        None => Ok(()),
-        Some(address) => Err(Invalid::new(
-            &object,
-            "spec.ips",
-            &new.ranges,
-            format!("{address} is in use and would not be in the pool any more"),
-            "keep it until the pod that has it is gone",
-        )),
-    }
+    Err(Invalid::new(&object, field, new.subnet, reason, remedy))
 }

@@ -14,6 +14,7 @@ mod documents;
 pub mod files;
 pub(crate) mod glob;
 mod invalid;
+mod keep;
 mod labels;
 pub mod manifest;
 mod name;

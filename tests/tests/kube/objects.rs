@@ -54,7 +54,7 @@ fn the_agent_leaves_out_what_it_must_and_names_what_has_no_effect() -> Result<()
         if let Some(was) = row.was.as_ref().filter(|_| row.kind == "SpiderIPPool") {
             let before = Catalog::from_objects([&row.with_spec(&row.name, was)]);
             if let (Some(old), Some(new)) = (before.pools().first(), catalog.pools().first()) {
-                refused |= check_update(old, new, []).is_err();
+                refused |= check_update(old, new).is_err();
             }
         }
         let noted = problems

@@ -381,7 +381,7 @@ fn a_subnet_written_as_an_interfaces_address_is_the_subnet_that_it_is_in() {
         let meant = catalog(&pool("p", &format!("{{subnet: '{meant}', ips: [{ips}]}}")));
         assert_eq!(written.pools(), meant.pools(), "{subnet}");
         // So it may be corrected, and another pool may say it the other way.
-        assert!(check_update(&written.pools()[0], &meant.pools()[0], []).is_ok());
+        assert!(check_update(&written.pools()[0], &meant.pools()[0]).is_ok());
     }
     let both = catalog(
         &[
@@ -475,4 +475,63 @@ fn a_pool_that_was_left_out_excludes_no_other() {
     );
     assert_eq!(catalog.pools().len(), 1);
     assert_eq!(catalog.pools()[0].name, "b");
+}
+
+#[test]
+fn a_pool_whose_addresses_are_in_use_keeps_its_subnet_and_nothing_else() {
+    let old = pool("p", "{subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.9]}");
+    for (new, field) in [
+        (pool("p", "{subnet: 10.0.0.0/24, ips: [10.0.0.7]}"), None),
+        (
+            pool("p", "{subnet: 10.0.0.0/24, gateway: 10.0.0.254}"),
+            None,
+        ),
+        (pool("p", "{subnet: 10.0.0.0/25}"), Some("spec.subnet")),
+        (pool("p", "{subnet: 'fd00::/64'}"), Some("spec.ipVersion")),
+        (pool("q", "{subnet: 10.0.0.0/25}"), None),
+    ] {
+        let (older, newer) = (catalog(&old), catalog(&new));
+        let free = newer.clone().beside_pods(&older, |_| false);
+        assert_eq!(free, newer, "{new}");
+        let kept = newer.clone().beside_pods(&older, |name| name == "p");
+        let Some(field) = field else {
+            assert_eq!(kept, newer, "{new}");
+            continue;
+        };
+        assert_eq!(kept.pools(), older.pools(), "{new}");
+        let [problem] = kept.problems() else {
+            panic!("{new}: {:?}", kept.problems())
+        };
+        assert_eq!(problem.field.as_deref(), Some(field));
+        // The next look says the same.
+        assert_eq!(newer.beside_pods(&kept, |_| true), kept);
+    }
+}
+
+#[test]
+fn what_overlaps_a_pool_that_is_kept_is_left_out_and_said() {
+    let older = catalog(&pool(
+        "p",
+        "{subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.9]}",
+    ));
+    let newer = catalog(
+        &[
+            pool("p", "{subnet: 10.0.1.0/24, ips: [10.0.1.1]}"),
+            pool("taken", "{subnet: 10.0.0.0/24, ips: [10.0.0.5]}"),
+            pool("free", "{subnet: 10.0.0.0/24, ips: [10.0.0.50]}"),
+        ]
+        .concat(),
+    );
+    assert_eq!(newer.problems(), []);
+    let kept = newer.beside_pods(&older, |_| true);
+    let names: Vec<&str> = kept.pools().iter().map(|pool| pool.name.as_str()).collect();
+    assert_eq!(names, ["p", "free"]);
+    let problems = kept
+        .problems()
+        .iter()
+        .filter_map(|problem| problem.object.as_deref());
+    assert_eq!(
+        problems.collect::<Vec<_>>(),
+        ["SpiderIPPool p", "SpiderIPPool taken"]
+    );
 }

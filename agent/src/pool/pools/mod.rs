@@ -177,17 +177,6 @@ impl Pools {
         )))
     }
 
-    /// Several interfaces of a pod at once: all of them get their addresses, or none takes any.
-    ///
-    /// # Errors
-    /// The first [`PoolError`]; what was taken for the others is given back without a rest.
-    pub fn reserve_all(&self, requests: &[Request<'_>]) -> Result<Vec<Reserved>, PoolError> {
-        requests
-            .iter()
-            .map(|request| self.reserve(request))
-            .collect()
-    }
-
     /// Gives back what the owner has, since its sandbox is gone; returns after that is on disk. `None`:
     /// the owner has nothing.
     ///

@@ -74,12 +74,13 @@ fn two_interfaces_of_a_pod_in_one_pool_get_two_addresses() {
         interface: interface.into(),
         ..owner("c")
     });
-    let requests = owners
-        .each_ref()
-        .map(|owner| Request::new(owner, "node", &catalog));
-    let grants = pools.reserve_all(&requests).unwrap();
-    let [Reserved::New(eth0), Reserved::New(net1)] = grants.as_slice() else {
-        panic!("{grants:?}")
+    let granted = owners.each_ref().map(|owner| {
+        pools
+            .reserve(&Request::new(owner, "node", &catalog))
+            .unwrap()
+    });
+    let [Reserved::New(eth0), Reserved::New(net1)] = &granted else {
+        panic!("{granted:?}")
     };
     assert_ne!(eth0.assigned()[0].address, net1.assigned()[0].address);
 }
@@ -113,7 +114,7 @@ fn a_full_pool_of_one_interface_does_not_drain_the_pool_of_another() {
             interface: "net1".into(),
             ..owner(&container)
         };
-        let requests = [
+        let [one, two] = [
             Request {
                 source: named(&one),
                 ..Request::new(&eth0, "node", &catalog)
@@ -123,7 +124,10 @@ fn a_full_pool_of_one_interface_does_not_drain_the_pool_of_another() {
                 ..Request::new(&net1, "node", &catalog)
             },
         ];
-        let error = pools.reserve_all(&requests).unwrap_err();
+        let taken = pools.reserve(&one).unwrap();
+        let error = pools.reserve(&two).unwrap_err();
+        // An ADD that fails gives back what it has.
+        drop(taken);
         assert!(
             error.to_string().contains("pool two has 1 of 1 in use"),
             "{error}"

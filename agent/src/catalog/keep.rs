@@ -1,0 +1,60 @@
+//! Changes of a pool that running pods would suffer from: the pool stays as it was while they run.
+
+use std::path::PathBuf;
+
+use super::{Catalog, Consequence, Invalid, Pool, Problem, admit};
+
+/// What stands in a [`Problem`] for the file: the rule is between two states of it.
+const SOURCE: &str = "the manifests, as they were changed";
+
+impl Catalog {
+    /// This catalog, to take the place of `older`, of whose pools some have addresses that are in use.
+    ///
+    /// The subnet of such a pool cannot be changed: its pods have routes and a gateway by it. The pool stays as it was in
+    /// `older`, and a [`Problem`] says so; so does one about each newer pool that cannot stand beside it.
+    #[must_use]
+    pub fn beside_pods(mut self, older: &Self, is_in_use: impl Fn(&str) -> bool) -> Self {
+        let mut kept: Vec<Pool> = Vec::new();
+        for new in &self.pools {
+            let Some(old) = older.pool(&new.name) else {
+                continue;
+            };
+            if let Err(invalid) = admit::update(old, new)
+                && is_in_use(&old.name)
+            {
+                self.problems.push(problem(invalid, Consequence::LeftOut));
+                kept.push(old.clone());
+            }
+        }
+        if kept.is_empty() {
+            return self;
+        }
+        let declared = std::mem::take(&mut self.pools);
+        for pool in declared {
+            if kept.iter().any(|old| old.name == pool.name) {
+                continue;
+            }
+            match admit::pool(&pool, &kept) {
+                Ok(()) => self.pools.push(pool),
+                Err(invalid) => self.problems.push(problem(invalid, Consequence::LeftOut)),
+            }
+        }
+        self.pools.extend(kept);
+        self.pools.sort_by_key(|pool| {
+            let place = older.pools.iter().position(|old| old.name == pool.name);
+            place.unwrap_or(usize::MAX)
+        });
+        self
+    }
+}
+
+fn problem(invalid: Invalid, consequence: Consequence) -> Problem {
+    Problem {
+        file: PathBuf::from(SOURCE),
+        document: None,
+        message: invalid.message(),
+        object: Some(invalid.object),
+        field: Some(invalid.field),
+        consequence,
+    }
+}
