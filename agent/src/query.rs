@@ -31,7 +31,6 @@ pub struct Status {
     /// Interfaces it has made.
     pub interfaces: usize,
     /// Of these, such as were there before the agent started and that it has not looked at yet.
-    #[serde(default)]
     pub not_taken_over: usize,
     /// What is wrong with the manifests, and with the node.
     pub problems: Vec<String>,
@@ -84,7 +83,6 @@ pub struct PoolLine {
     /// Ready to be given out.
     pub free: u128,
     /// In nobody's use, and not given out all the same: the node itself has them, or a router.
-    #[serde(default)]
     pub held: Vec<HeldAddress>,
     /// Not part of `total`: kept free by a SpiderReservedIP.
     pub reserved: u128,

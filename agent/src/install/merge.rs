@@ -96,7 +96,7 @@ fn entries(list: &Value) -> impl Iterator<Item = &Value> {
     list["plugins"].as_array().into_iter().flatten()
 }
 
-/// An entry that an older agent installed has no mark, and is the same otherwise.
+/// One that is as ours but for the mark counts as ours: called twice, it would do its work twice.
 fn is_others(entry: &Value, ours: &Value) -> bool {
     let plain = |entry: &Value| -> Map<String, Value> {
         let mut entry = entry.as_object().cloned().unwrap_or_default();
@@ -158,7 +158,7 @@ mod tests {
                 ours(json!([own("/new"), portmap])),
                 json!([own("/new"), mesh, snat_off]),
             ),
-            // An older agent's, without a mark.
+            // As ours, without a mark.
             (
                 json!([own("/old"), portmap, mesh]),
                 ours(json!([own("/new"), portmap])),

@@ -34,8 +34,7 @@ use tracing::{debug, info, warn};
 
 use super::cluster::Cluster;
 
-/// The Lease's name, in the agents' namespace. Agents of older versions stood for election by it: one of them and a
-/// controller exclude each other.
+/// The Lease's name, in the agents' namespace.
 const NAME: &str = "ebbtide-agent";
 
 /// How long somebody who merely wants to know waits for an answer.

@@ -145,7 +145,7 @@ pub(super) async fn prepare(cluster: &Cluster) -> bool {
         let map = new_map(cluster, &name, &pool);
         match api.create(&PostParams::default(), &map).await {
             Ok(map) => cluster.note_leases(map),
-            // An agent of an older version was first.
+            // A controller that was elected before made it meanwhile.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(e) => {
                 warn!("the ConfigMap {name} for leases is not made yet: {e}");

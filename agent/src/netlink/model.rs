@@ -125,7 +125,6 @@ pub struct Address {
     pub address: IpNet,
     /// The kernel makes no route to its subnet (`IFA_F_NOPREFIXROUTE`, include/uapi/linux/if_addr.h). An
     /// address that is there already stays as it is.
-    #[serde(default)]
     pub no_prefix_route: bool,
 }
 

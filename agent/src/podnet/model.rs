@@ -87,27 +87,18 @@ pub struct NetworkSpec {
     /// The pod's interface that has the default route; the first one if `None`.
     pub default_route: Option<String>,
     /// Whether the network asks for addresses by ARP and neighbour solicitations.
-    #[serde(default)]
     pub answer_neighbours: bool,
     /// Gateways that the pod names, in place of the pools'.
-    #[serde(default)]
     pub gateways: Vec<IpAddr>,
     /// An earlier plugin of the chain made the interface, with this MTU: there is no master.
-    #[serde(default)]
     pub made_before: Option<u32>,
     /// Whether accepted sockets take their SYN's mark, which leads replies back to the veth. Where
     /// somebody in the pod marks what comes in for purposes of their own (TPROXY) they do not, and the
     /// programs follow the connections.
-    #[serde(default = "yes")]
     pub accept_marks: bool,
     /// Links of the host's that earlier plugins made and that filter reverse paths strictly. The way
     /// back to the pod is our pair now, so what comes from the pod by them would be dropped.
-    #[serde(default)]
     pub strict_links: Vec<String>,
-}
-
-const fn yes() -> bool {
-    true
 }
 
 impl NetworkSpec {

@@ -324,15 +324,6 @@ pub enum OpenError {
         /// The one this code reads and writes.
         supported: u64,
     },
-    /// A development version wrote it, before the journal.
-    #[error(
-        "{path} was made by a development version before 0.1 (schema version 2 or older), which this agent cannot read, so it does not know this node's addresses; start the agent of commit 8d05c76 once, which converts the file, or move it away if no pod of this node runs any more",
-        path = .path.display()
-    )]
-    Outdated {
-        /// The store's file.
-        path: PathBuf,
-    },
     /// The file system or the store failed otherwise.
     #[error("opening {path}: {detail}; see that the directory is writable and has space", path = .path.display())]
     Failed {

@@ -18,7 +18,6 @@ pub struct Past {
     /// Who.
     pub owner: Owner,
     /// The pod, as `namespace/name`; none where there is no Kubernetes.
-    #[serde(default)]
     pub pod: Option<String>,
     /// From when: seconds since 1970.
     pub since: u64,

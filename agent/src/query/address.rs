@@ -62,7 +62,6 @@ pub struct AddressInfo {
     /// How much longer it rests, in seconds.
     pub rests_for: u64,
     /// Why no other pod gets it, if that is so.
-    #[serde(default)]
     pub withheld: Option<String>,
     /// Whether the pod's network namespace is there; none: it cannot be told.
     pub alive: Option<bool>,

@@ -34,7 +34,6 @@ pub struct HookLine {
     /// Whether it is attached; `None` if that cannot be told.
     pub attached: Option<bool>,
     /// How: `tcx` (a link) or `tc` (a filter); empty if it is not, or that cannot be told.
-    #[serde(default)]
     pub by: String,
     /// Packets it saw.
     pub seen: u64,
@@ -50,7 +49,6 @@ pub struct HookLine {
     pub dropped: u64,
     /// Packets that would have left by this NIC, the wrong one: a cloud drops them. They were sent
     /// out by the right one, unless that has no known gateway.
-    #[serde(default)]
     pub wrong_nic: u64,
 }
 

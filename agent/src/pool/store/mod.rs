@@ -14,8 +14,6 @@
 //! ~ {"address":"10.0.0.9","at":1763712000000}           this was released then
 //! = 17 9f86d081                                         the end of batch 17, and its CRC-32
 //! ```
-//!
-//! Versions 1 and 2 were redb files, of agents that were never released: they are refused, not read.
 
 mod disk;
 mod journal;
@@ -24,7 +22,7 @@ mod replay;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{DirBuilder, File, TryLockError},
     net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
@@ -42,11 +40,6 @@ use disk::Directory;
 pub(super) const SCHEMA: u64 = 3;
 
 const LOCK: &str = "pool.lock";
-
-/// The store of a development version, which only that can read.
-const OLD: &str = "pool.redb";
-/// Its name once a journal has all of it.
-const RETIRED: &str = "pool.redb.old";
 
 /// All that is true at one moment.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -71,18 +64,7 @@ pub(super) fn open(dir: &Path) -> Result<(Journal, Contents), OpenError> {
     let path = dir.join(disk::JOURNAL);
     let lock = lock(dir, &path)?;
     let directory = Directory::new(dir, lock).map_err(failed)?;
-    let old = dir.join(OLD);
-    let is_old = old.try_exists().map_err(failed)?;
-    // A journal beside it has all of it: its agent died before it retired the file.
-    if is_old && !path.try_exists().map_err(failed)? {
-        return Err(OpenError::Outdated { path: old });
-    }
-    let opened = Journal::open(Box::new(directory), path)?;
-    if is_old {
-        // An older agent that finds it would take it for the truth.
-        fs::rename(&old, dir.join(RETIRED)).map_err(failed)?;
-    }
-    Ok(opened)
+    Journal::open(Box::new(directory), path)
 }
 
 /// Keeps every other agent off this directory for as long as the file is open.
