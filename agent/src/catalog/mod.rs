@@ -136,6 +136,17 @@ impl Catalog {
         builder.finish()
     }
 
+    /// The pools and reservations of this one with the networks of another: neither is read anew when the other changes.
+    #[must_use]
+    pub(crate) fn with_networks_of(&self, networks: &Self) -> Self {
+        Self {
+            networks: networks.networks.clone(),
+            service_cidrs: networks.service_cidrs.clone(),
+            problems: [self.problems.as_slice(), &networks.problems].concat(),
+            ..self.clone()
+        }
+    }
+
     /// The valid pools.
     #[must_use]
     pub fn pools(&self) -> &[Pool] {

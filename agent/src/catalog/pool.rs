@@ -119,6 +119,12 @@ impl Pool {
 }
 
 impl Pool {
+    /// Whether nodes share it, each with a lease of its own: it is not one node's alone.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.node_names.len() != 1
+    }
+
     /// The pool as a node has it that may hand out only these addresses of it: of a pool that nodes
     /// share, each leases some ranges.
     #[must_use]

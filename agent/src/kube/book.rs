@@ -9,8 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalog::{AddressSet, AddressSetError, Family};
 
+/// On the ConfigMaps.
+pub(super) const LABEL: &str = "ebbtide.io/leases";
+
+/// A ConfigMap is called this and the pool.
+const PREFIX: &str = "ebbtide-leases.";
+
 /// Before a node's name: how many addresses it waits for. No node's name starts like this.
 const WANTED: &str = "_wanted.";
+
+/// The ConfigMap of a pool.
+pub(super) fn map_of(pool: &str) -> String {
+    format!("{PREFIX}{pool}")
+}
 
 /// The leases of one pool.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,11 @@ use kube::{
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
-use super::{cluster::Cluster, object::Kind, service_cidrs, watches::resource};
+use super::{
+    cluster::Cluster,
+    object::{Kind, resource},
+    service_cidrs,
+};
 use crate::yaml;
 
 /// What was found, and where.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -20,10 +20,12 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
+    changes::{Changes, Versions},
     events::{Events, reference},
     mirror::Mirror,
-    object::{Kind, own_leases, trimmed},
-    saved, watches,
+    object::{Kind, of_metadata, own_leases, trimmed},
+    saved::Saved,
+    watches,
 };
 use crate::{
     catalog::{self, AddressSet, Catalog, Namespaces, ObjectName, Pool},
@@ -41,7 +43,19 @@ const ASK: Duration = Duration::from_secs(3);
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Between two writes of the mirror to disk.
-const SAVE: Duration = Duration::from_secs(1);
+const SAVE: Duration = Duration::from_secs(3);
+
+/// How long an agent that ends waits for the last one.
+const LAST_SAVE: Duration = Duration::from_secs(3);
+
+/// What the catalog is made of.
+const CATALOG: [Kind; 5] = [
+    Kind::Pool,
+    Kind::Network,
+    Kind::Reserved,
+    Kind::Coordinator,
+    Kind::Lease,
+];
 
 /// What the API server says, as this node knows it.
 pub struct Cluster {
@@ -55,9 +69,9 @@ pub struct Cluster {
     /// Names of the CNI configurations that leave it to the pod which networks it is in.
     own_networks: Mutex<BTreeSet<String>>,
     /// Where the mirror is kept, if it is; held while it is written.
-    saved: tokio::sync::Mutex<Option<PathBuf>>,
-    /// Counts the changes of the mirror; whoever waits for one waits for this.
-    changes: watch::Sender<u64>,
+    saved: tokio::sync::Mutex<Option<Saved>>,
+    /// Whoever waits for changes of the mirror waits for this.
+    versions: Versions,
     /// Whether it is known what pods have that Spiderpool served.
     taken_over: watch::Sender<bool>,
 }
@@ -101,12 +115,11 @@ impl Cluster {
         node: String,
         state_dir: &Path,
     ) -> (Arc<Self>, watch::Receiver<Arc<Catalog>>) {
-        let path = saved::path(state_dir);
-        let mirror = saved::load(&path);
+        let (saved, mirror) = Saved::load(state_dir);
         let namespaces = Namespaces::of_agent(client.default_namespace());
         let catalog = mirror.catalog(&node).named_in(namespaces);
         let (sender, receiver) = watch::channel(Arc::new(catalog));
-        let cluster = Self::watching(client, node, mirror, Some(path), &Kind::ALL);
+        let cluster = Self::watching(client, node, mirror, Some(saved), &Kind::ALL);
         tokio::spawn(publish(Arc::clone(&cluster), sender));
         tokio::spawn(save(Arc::clone(&cluster)));
         (cluster, receiver)
@@ -123,7 +136,7 @@ impl Cluster {
         client: Client,
         node: String,
         mirror: Mirror,
-        saved: Option<PathBuf>,
+        saved: Option<Saved>,
         kinds: &[Kind],
     ) -> Arc<Self> {
         let cluster = Arc::new(Self {
@@ -133,11 +146,15 @@ impl Cluster {
             mirror: Mutex::new(mirror),
             own_networks: Mutex::default(),
             saved: tokio::sync::Mutex::new(saved),
-            changes: watch::Sender::new(0),
+            versions: Versions::default(),
             taken_over: watch::Sender::new(false),
         });
         for kind in kinds {
-            tokio::spawn(watches::follow(Arc::clone(&cluster), *kind));
+            let (kind, told) = (*kind, Arc::clone(&cluster));
+            let (client, node) = (cluster.client.clone(), cluster.node.clone());
+            tokio::spawn(watches::follow(client, node, kind, move |change| {
+                told.change(kind, |mirror| mirror.apply(kind, change));
+            }));
         }
         cluster
     }
@@ -148,10 +165,10 @@ impl Cluster {
         self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the mirror; `change` says whether it did.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Mirror) -> bool) {
+    /// Changes objects of a kind in the mirror; `change` says whether it did.
+    pub(super) fn change(&self, kind: Kind, change: impl FnOnce(&mut Mirror) -> bool) {
         if change(&mut self.mirror()) {
-            self.changes.send_modify(|count| *count += 1);
+            self.versions.bump(kind);
         }
     }
 
@@ -165,7 +182,7 @@ impl Cluster {
         if names.insert(name.to_owned()) {
             drop(names);
             // The first pod's address may have been published before this was known, without its `network-status`.
-            self.changes.send_modify(|count| *count += 1);
+            self.versions.bump(Kind::Pod);
         }
     }
 
@@ -179,10 +196,19 @@ impl Cluster {
         names.contains(name)
     }
 
-    /// A receiver that is told of each change.
+    /// A receiver that is told of each change of these kinds, and of no other.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    pub fn changes(&self, kinds: &[Kind]) -> Changes {
+        self.versions.subscribe(kinds)
+    }
+
+    /// Writes what was not written yet, before the agent ends.
+    pub async fn save_last(&self) {
+        let saved = timeout(LAST_SAVE, self.store()).await;
+        let saved = saved.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if let Err(e) = saved {
+            warn!("what the API server said last could not be kept on disk: {e}");
+        }
     }
 
     /// Whether the API server was heard of, now or by an earlier agent, on what holds for all pods.
@@ -232,14 +258,14 @@ impl Cluster {
                 let api: Api<PartialObjectMeta<ApiPod>> =
                     Api::namespaced(self.client.clone(), &name.namespace);
                 let pod = ask(Kind::Pod, name, api.get_opt(&name.name)).await?;
-                let pod = watches::of_metadata(pod);
+                let pod = of_metadata(pod);
                 if !is_pod(&pod, uid) {
                     return Err(Unknown::Gone {
                         kind: Kind::Pod.name(),
                         name: format!("{name} with UID {uid}"),
                     });
                 }
-                self.change(|mirror| mirror.set(Kind::Pod, pod.clone()));
+                self.change(Kind::Pod, |mirror| mirror.set(Kind::Pod, pod.clone()));
                 pod
             }
         };
@@ -251,7 +277,7 @@ impl Cluster {
             None => {
                 let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
                 let namespace = api.get_opt(&name.namespace);
-                watches::of_metadata(ask(Kind::Namespace, &namespace_name, namespace).await?)
+                of_metadata(ask(Kind::Namespace, &namespace_name, namespace).await?)
             }
         };
         let node = self.mirror().all(Kind::Node).next().cloned();
@@ -266,20 +292,18 @@ impl Cluster {
 
     /// Writes the mirror to disk; returns when it is there.
     async fn store(&self) -> io::Result<()> {
-        let saved = self.saved.lock().await;
-        let Some(path) = &*saved else {
+        let mut saved = self.saved.lock().await;
+        let Some(saved) = &mut *saved else {
             return Ok(());
         };
         // Taken under the lock: an older state never replaces a newer one.
         let text = self.mirror().to_json().map_err(io::Error::other)?;
-        let file = path.clone();
-        let stored = tokio::task::spawn_blocking(move || saved::store(&file, &text));
-        Ok(stored.await.map_err(io::Error::other)??)
+        saved.store(text).await
     }
 
     /// Takes addresses out of this node's lease, here and on disk.
     pub(super) async fn shrink_lease(&self, pool: &Pool, given: &AddressSet) -> io::Result<()> {
-        self.change(|mirror| {
+        self.change(Kind::Lease, |mirror| {
             mirror.shrink_lease(pool, &self.node, given);
             true
         });
@@ -290,7 +314,7 @@ impl Cluster {
     pub(super) fn note_leases(&self, map: ConfigMap) {
         let object = serde_json::to_value(map).and_then(serde_json::from_value::<DynamicObject>);
         if let Ok(object) = object {
-            self.change(|mirror| {
+            self.change(Kind::Lease, |mirror| {
                 mirror.set(
                     Kind::Lease,
                     trimmed(Kind::Lease, own_leases(&self.node, object)),
@@ -318,7 +342,7 @@ impl Cluster {
         name: &ObjectName,
         fits: impl Fn(&DynamicObject) -> bool,
     ) -> Option<DynamicObject> {
-        let mut changes = self.changes();
+        let mut changes = self.changes(&[kind]);
         let deadline = Instant::now() + PATIENCE;
         loop {
             changes.mark_unchanged();
@@ -388,7 +412,7 @@ fn controller_of(pod: &DynamicObject) -> Option<Controller> {
 
 /// A new catalog after each burst of changes.
 async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
-    let mut changes = cluster.changes();
+    let mut changes = cluster.changes(&CATALOG);
     loop {
         let namespaces = Namespaces::of_agent(cluster.client.default_namespace());
         let catalog = cluster.mirror().catalog(&cluster.node);
@@ -403,9 +427,9 @@ async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
     }
 }
 
-/// The mirror on disk follows the one in memory.
+/// The mirror on disk follows the one in memory: a change is there at once, and a burst of them soon after its end.
 async fn save(cluster: Arc<Cluster>) {
-    let mut changes = cluster.changes();
+    let mut changes = cluster.changes(&Kind::ALL);
     while changes.changed().await.is_ok() {
         if let Err(e) = cluster.store().await {
             warn!("what the API server says could not be kept on disk: {e}");
@@ -413,3 +437,6 @@ async fn save(cluster: Arc<Cluster>) {
         tokio::time::sleep(SAVE).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api,
-    core::{ApiResource, DynamicObject, GroupVersionKind},
+    core::DynamicObject,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Config, Event, watcher},
@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 use super::{
     attachments, cidrs,
     cluster::Cluster,
-    endpoint::EndpointStatus,
+    endpoint::{self, EndpointStatus, NODE_LABEL},
     events::reference,
     evidence, lease_map,
     object::{Kind, name_of},
@@ -115,27 +115,16 @@ fn read(object: DynamicObject) -> (ObjectName, Endpoint) {
     let status: EndpointStatus = status.unwrap_or_default();
     let name = name_of(&object.metadata);
     let labels = object.metadata.labels.as_ref();
-    let is_ours = labels.is_some_and(|labels| labels.contains_key(publish::NODE_LABEL));
+    let is_ours = labels.is_some_and(|labels| labels.contains_key(NODE_LABEL));
     // A virtual machine's is called like the machine, not like its pod.
     let is_pods = status.owner_controller_type != "VirtualMachineInstance";
     let foreign = (!is_ours && is_pods).then(|| Box::new(object.metadata));
     (name, Endpoint { status, foreign })
 }
 
-/// How the API server calls SpiderEndpoints.
-pub(super) fn resource() -> ApiResource {
-    let gvk = GroupVersionKind::gvk(crate::catalog::manifest::GROUP, "v2beta1", "SpiderEndpoint");
-    ApiResource::from_gvk_with_plural(&gvk, "spiderendpoints")
-}
-
-/// The SpiderEndpoints of a namespace.
-pub(super) fn endpoints(cluster: &Cluster, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(cluster.client.clone(), namespace, &resource())
-}
-
 /// Does it until the task is aborted. All of it is idempotent.
 pub async fn work(cluster: Arc<Cluster>) {
-    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource());
+    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &endpoint::resource());
     let events = watcher(api, Config::default().any_semantic()).default_backoff();
     let service_cidrs = service_cidrs::changes(cluster.client.clone());
     run(&cluster, events, service_cidrs).await;
@@ -150,7 +139,7 @@ where
     let mut endpoints = Endpoints::default();
     let mut pools = None;
     let mut reported = HashSet::new();
-    let mut changes = cluster.changes();
+    let mut changes = cluster.changes(&Kind::OF_CLUSTER);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut due, mut dirty) = (Instant::now(), true);

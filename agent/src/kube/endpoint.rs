@@ -1,8 +1,28 @@
 //! `SpiderEndpoint`: the addresses of one pod, for people to look at.
 
-use kube::CustomResource;
+use kube::{
+    Api, CustomResource,
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::cluster::Cluster;
+use crate::catalog::manifest::GROUP;
+
+/// Says which node's agent wrote a SpiderEndpoint, to find one's own again.
+pub(super) const NODE_LABEL: &str = "ebbtide.io/node";
+
+/// How the API server calls SpiderEndpoints.
+pub(super) fn resource() -> ApiResource {
+    let gvk = GroupVersionKind::gvk(GROUP, "v2beta1", "SpiderEndpoint");
+    ApiResource::from_gvk_with_plural(&gvk, "spiderendpoints")
+}
+
+/// The SpiderEndpoints of a namespace.
+pub(super) fn endpoints(cluster: &Cluster, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(cluster.client.clone(), namespace, &resource())
+}
 
 /// A `SpiderEndpoint` has no spec: what there is, is in its status.
 #[derive(

@@ -8,7 +8,7 @@ use kube::{
 };
 use tracing::debug;
 
-use super::{object::Kind, watches::resource};
+use super::object::{Kind, resource};
 
 /// Writes Events in this agent's name.
 #[derive(Clone)]

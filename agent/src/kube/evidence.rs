@@ -17,9 +17,8 @@ use serde_json::Value;
 
 use super::{
     cluster::Cluster,
-    object::{Kind, name_of},
+    object::{Kind, name_of, resource},
     usage::{self, Holder, Holders},
-    watches::resource,
 };
 use crate::catalog::{ObjectName, Pool};
 

@@ -13,17 +13,15 @@ use kube::{
 };
 use tracing::{debug, info, warn};
 
-use super::{book::Book, cluster::Cluster, leases::is_shared, object::Kind};
+use super::{
+    book::{Book, LABEL, map_of},
+    cluster::Cluster,
+    object::Kind,
+};
 use crate::{
     catalog::{AddressSet, Pool, manifest::API_VERSION},
     pool::Pools,
 };
-
-/// On the ConfigMaps.
-pub(super) const LABEL: &str = "ebbtide.io/leases";
-
-/// A ConfigMap is called this and the pool.
-const PREFIX: &str = "ebbtide-leases.";
 
 /// Between two tries for a pool that somebody else changed at the same moment, times the try.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -134,7 +132,7 @@ pub(super) async fn prepare(cluster: &Cluster) -> bool {
             .filter_map(|map| map.metadata.name.as_deref())
             .collect();
         let catalog = mirror.declared_catalog();
-        let pools = catalog.pools().iter().filter(|pool| is_shared(pool));
+        let pools = catalog.pools().iter().filter(|pool| pool.is_shared());
         let missing = pools.filter(|pool| !there.contains(map_of(&pool.name).as_str()));
         missing.cloned().collect()
     };
@@ -156,18 +154,13 @@ pub(super) async fn prepare(cluster: &Cluster) -> bool {
     done
 }
 
-/// The ConfigMap of a pool.
-pub(super) fn map_of(pool: &str) -> String {
-    format!("{PREFIX}{pool}")
-}
-
 /// Takes back what nodes had that are no more: the controller's work. The evidence is that there is
 /// no Node object of that name.
 pub(super) async fn reclaim(cluster: &Cluster) {
     let shared: Vec<Pool> = {
         let catalog = cluster.mirror().declared_catalog();
         let pools = catalog.pools().iter();
-        pools.filter(|pool| is_shared(pool)).cloned().collect()
+        pools.filter(|pool| pool.is_shared()).cloned().collect()
     };
     if shared.is_empty() {
         return;

@@ -21,6 +21,7 @@ use super::{
     cluster::Cluster,
     evidence,
     lease_map::{self, Error},
+    object::Kind,
 };
 use crate::{
     catalog::{AddressSet, Catalog, Pool},
@@ -48,6 +49,9 @@ impl Default for Pace {
     }
 }
 
+/// What decides about leases: pods do so by the pools alone.
+pub(super) const KINDS: [Kind; 3] = [Kind::Pool, Kind::Reserved, Kind::Lease];
+
 /// The most that a node keeps for pods to come.
 const SPARE: u64 = 16;
 
@@ -61,12 +65,6 @@ pub struct Leases {
     /// How many requests wait, by pool.
     demand: Mutex<BTreeMap<String, u64>>,
     wake: Notify,
-}
-
-/// Whether addresses of the pool are leased: it is not one node's alone.
-#[must_use]
-pub fn is_shared(pool: &Pool) -> bool {
-    pool.node_names.len() != 1
 }
 
 /// How many addresses without a pod a node with so many pods keeps.
@@ -115,7 +113,7 @@ impl Leases {
         let mut catalogs = self.catalog.clone();
         let catalog = Arc::clone(&catalogs.borrow_and_update());
         let names: Vec<String> = full.pools.iter().map(|each| each.pool.clone()).collect();
-        let shared = |name: &&String| catalog.pool(name).is_some_and(is_shared);
+        let shared = |name: &&String| catalog.pool(name).is_some_and(Pool::is_shared);
         let Some(name) = names.iter().find(shared) else {
             return false;
         };
@@ -135,7 +133,7 @@ impl Leases {
     }
 
     async fn run(self: Arc<Self>) {
-        let mut changes = self.cluster.changes();
+        let mut changes = self.cluster.changes(&KINDS);
         let mut idle_since: BTreeMap<String, Instant> = BTreeMap::new();
         let mut not_made = BTreeSet::new();
         loop {
@@ -159,7 +157,7 @@ impl Leases {
     }
 
     fn concerns(&self, pool: &Pool) -> bool {
-        is_shared(pool)
+        pool.is_shared()
             && (pool.node_names.is_empty() || pool.node_names.contains(&self.cluster.node))
     }
 

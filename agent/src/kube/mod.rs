@@ -8,6 +8,7 @@
 pub mod attachment;
 mod attachments;
 mod book;
+mod changes;
 mod cidrs;
 pub mod client;
 pub mod cluster;
@@ -36,6 +37,7 @@ pub mod usage;
 mod watches;
 
 pub use book::{BadLease, Book};
+pub use changes::Changes;
 pub use client::connect;
 pub use cluster::{Cluster, Unknown};
 pub use leases::Leases;

@@ -3,12 +3,12 @@
 use std::{cmp::Ordering, collections::BTreeMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::DynamicObject;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Book;
-use crate::catalog::ObjectName;
+use crate::catalog::{ObjectName, manifest::GROUP};
 
 /// The kinds that are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -144,6 +144,36 @@ pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
         },
         data: Value::Object(data),
     }
+}
+
+/// How the API server calls a kind of ours. Objects are read without their types: one that does not
+/// fit its type must not stop the others.
+pub(super) fn resource(kind: Kind) -> ApiResource {
+    let (group, version, plural) = match kind {
+        Kind::Pool => (GROUP, "v2beta1", "spiderippools"),
+        Kind::Network => (GROUP, "v2beta1", "spidermultusconfigs"),
+        Kind::Reserved => (GROUP, "v2beta1", "spiderreservedips"),
+        Kind::Coordinator => (GROUP, "v2beta1", "spidercoordinators"),
+        Kind::Attachment => ("k8s.cni.cncf.io", "v1", "network-attachment-definitions"),
+        Kind::Node => ("", "v1", "nodes"),
+        Kind::Pod => ("", "v1", "pods"),
+        Kind::Namespace => ("", "v1", "namespaces"),
+        Kind::Lease => ("", "v1", "configmaps"),
+    };
+    let gvk = GroupVersionKind::gvk(group, version, kind.name());
+    ApiResource::from_gvk_with_plural(&gvk, plural)
+}
+
+/// The metadata as an object like any other.
+pub(super) fn of_metadata<K>(meta: PartialObjectMeta<K>) -> DynamicObject {
+    // Of metadata the same is kept, whatever it is of.
+    let kind = Kind::Pod;
+    let object = DynamicObject {
+        types: None,
+        metadata: meta.metadata,
+        data: Value::Null,
+    };
+    trimmed(kind, object)
 }
 
 /// Its name, with an empty namespace if it has none.

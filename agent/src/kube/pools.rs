@@ -18,9 +18,8 @@ use super::{
     attachments::MANAGER,
     cluster::Cluster,
     evidence,
-    object::Kind,
+    object::{Kind, resource},
     usage::{self, Holder, Usage},
-    watches::resource,
 };
 use crate::catalog::{Family, Pool, manifest::IpPoolStatus};
 

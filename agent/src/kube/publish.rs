@@ -19,8 +19,10 @@ use tracing::{debug, warn};
 use super::{
     attachments::MANAGER,
     cluster::Cluster,
-    controller::{self, endpoints},
-    endpoint::{EndpointRoute, EndpointStatus, InterfaceAllocation, PodAllocation},
+    endpoint::{
+        self, EndpointRoute, EndpointStatus, InterfaceAllocation, NODE_LABEL, PodAllocation,
+        endpoints,
+    },
     object::{Kind, name_of},
 };
 use crate::{catalog::ObjectName, podnet::PodNet, pool::Owner};
@@ -33,9 +35,6 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Between two rounds that nothing asked for.
 const LOOK: Duration = Duration::from_secs(60);
-
-/// Says which node's agent wrote a SpiderEndpoint, to find one's own again.
-pub(super) const NODE_LABEL: &str = "ebbtide.io/node";
 
 /// Says what the pod's interfaces are (specification of the Network Plumbing Working Group, 5.1).
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -65,7 +64,7 @@ pub async fn run(
         }
         sleep(RETRY).await;
     };
-    let mut objects = cluster.changes();
+    let mut objects = cluster.changes(&[Kind::Pod]);
     loop {
         sleep(SETTLE).await;
         changes.mark_unchanged();
@@ -87,7 +86,7 @@ pub async fn run(
 /// What this node's agents wrote before.
 async fn own(cluster: &Cluster) -> kube::Result<BTreeMap<ObjectName, EndpointStatus>> {
     let mine = ListParams::default().labels(&format!("{NODE_LABEL}={}", cluster.node));
-    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &controller::resource());
+    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &endpoint::resource());
     let list = api.list(&mine).await?;
     let read = |object: DynamicObject| {
         let status = object.data.get("status").cloned().unwrap_or(Value::Null);
@@ -244,7 +243,7 @@ async fn write(
 }
 
 async fn apply(cluster: &Cluster, name: &ObjectName, status: &EndpointStatus) -> kube::Result<()> {
-    let types = controller::resource();
+    let types = endpoint::resource();
     let pod = OwnerReference {
         api_version: "v1".into(),
         kind: "Pod".into(),

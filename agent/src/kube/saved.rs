@@ -9,16 +9,62 @@ use std::{
 use tracing::{info, warn};
 
 use super::mirror::Mirror;
-use crate::replace::{ReplaceError, atomic_replace};
+use crate::{digest::fnv, replace::atomic_replace};
 
 /// The file, below the state directory.
-pub(super) fn path(state_dir: &Path) -> PathBuf {
-    state_dir.join("kubernetes.json")
+const FILE: &str = "kubernetes.json";
+
+/// The file, and what it holds.
+#[derive(Debug)]
+pub(super) struct Saved {
+    path: PathBuf,
+    /// The digest of what was last written; none before the first time.
+    written: Option<u64>,
+    /// How often it was.
+    #[cfg(test)]
+    pub(super) writes: usize,
 }
 
-/// Reads what was saved; nothing if there is nothing. A file that cannot be read is worth a
-/// warning and no more: the API server has it all.
-pub(super) fn load(path: &Path) -> Mirror {
+impl Saved {
+    /// Reads what was saved; nothing if there is nothing. A file that cannot be read is worth a
+    /// warning and no more: the API server has it all.
+    pub(super) fn load(state_dir: &Path) -> (Self, Mirror) {
+        let path = state_dir.join(FILE);
+        let mirror = read(&path);
+        let saved = Self {
+            path,
+            written: None,
+            #[cfg(test)]
+            writes: 0,
+        };
+        (saved, mirror)
+    }
+
+    /// Replaces the file if it does not hold this already, never leaving half of one.
+    pub(super) async fn store(&mut self, text: Vec<u8>) -> io::Result<()> {
+        let path = self.path.clone();
+        let written = self.written;
+        let storing = tokio::task::spawn_blocking(move || {
+            let digest = fnv(text.iter().copied());
+            if written == Some(digest) {
+                return Ok((digest, false));
+            }
+            atomic_replace(&path, &text, 0o600)?;
+            Ok::<_, io::Error>((digest, true))
+        });
+        // What is there after a failure is not known.
+        self.written = None;
+        let (digest, _is_new) = storing.await.map_err(io::Error::other)??;
+        self.written = Some(digest);
+        #[cfg(test)]
+        {
+            self.writes += usize::from(_is_new);
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Mirror {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Mirror::default(),
@@ -46,9 +92,4 @@ pub(super) fn load(path: &Path) -> Mirror {
             Mirror::default()
         }
     }
-}
-
-/// Replaces the file, never leaving half of one.
-pub(super) fn store(path: &Path, text: &[u8]) -> Result<(), ReplaceError> {
-    atomic_replace(path, text, 0o600)
 }

@@ -19,13 +19,10 @@ use tracing::{debug, info, warn};
 
 use super::{
     cluster::Cluster,
-    controller::endpoints,
-    endpoint::{EndpointStatus, PodAllocation},
+    endpoint::{EndpointStatus, PodAllocation, endpoints},
     evidence, lease_map,
-    leases::is_shared,
-    object::Kind,
+    object::{Kind, resource},
     usage::{self, Holder},
-    watches::resource,
 };
 use crate::{
     catalog::{Catalog, Family, ObjectName},
@@ -93,7 +90,7 @@ pub async fn run(cluster: Arc<Cluster>, pools: Pools, state_dir: PathBuf) {
         tokio::time::sleep(AGAIN).await;
     }
     cluster.set_taken_over();
-    let mut changes = cluster.changes();
+    let mut changes = cluster.changes(&[Kind::Pod]);
     loop {
         let elsewhere = let_go(&cluster, &pools).await;
         let due = Instant::now() + LOOK;
@@ -327,7 +324,7 @@ async fn objects(cluster: &Cluster) -> kube::Result<Vec<DynamicObject>> {
 /// What is of pools that nodes share must be leased to this one.
 async fn lease(cluster: &Cluster, pools: &Pools, held: &Held) -> Result<(), Error> {
     let declared = cluster.mirror().declared_catalog();
-    for pool in declared.pools().iter().filter(|pool| is_shared(pool)) {
+    for pool in declared.pools().iter().filter(|pool| pool.is_shared()) {
         let all = held.0.values().flatten();
         let of_pool = all.filter(|(name, _)| *name == pool.name);
         let addresses: Vec<IpAddr> = of_pool.map(|(_, address)| *address).collect();
