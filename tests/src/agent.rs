@@ -3,6 +3,7 @@
 use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -118,7 +119,32 @@ impl Agent {
     /// When it does not start.
     pub fn launch(&mut self) -> Result<()> {
         let binary = workspace::BINARIES.file("ebbtide-agent")?;
-        let mut command = self.netns.command(binary);
+        self.launch_by(self.netns.command(binary))
+    }
+
+    /// As [`Agent::launch`], as in a container: in a mount namespace of its own that has a host's root directory at `root`.
+    /// That host has this machine's programs and namespaces, and else what is in `root`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn launch_beside_host(&mut self, root: &Path) -> Result<()> {
+        const ENTER: &str = r#"set -e
+root=$1; shift
+for name in usr bin sbin lib lib64 proc run dev; do
+    if [ -h /$name ]; then ln -sfn "$(readlink /$name)" "$root/$name"
+    elif [ -d /$name ]; then mkdir -p "$root/$name"; mount --rbind /$name "$root/$name"
+    fi
+done
+exec env PATH=/none "$@" --host-root="$root"
+"#;
+        let binary = workspace::BINARIES.file("ebbtide-agent")?;
+        let mut command = self.netns.command("unshare");
+        let options = ["--mount", "--propagation", "slave", "sh", "-c", ENTER, "sh"];
+        command.args(options).arg(root).arg(binary);
+        self.launch_by(command)
+    }
+
+    fn launch_by(&mut self, mut command: Command) -> Result<()> {
         command.arg("run").args(["--node-name", &self.node]);
         match &self.kubeconfig {
             Some(file) => command.arg("--kubeconfig").arg(file),

@@ -12,7 +12,9 @@ use clap::{Args, Parser, Subcommand};
 use ebbtide_agent::{
     agent::{self, Agent, Directories, Left, marks, strangers},
     catalog::{self, Catalog, NetworkRef},
-    doctor, heap, install, kube,
+    doctor, heap,
+    host_root::HostRoot,
+    install, kube,
     log::{self, LogFormat},
     netlink::sysctl,
     private, repair,
@@ -116,6 +118,10 @@ struct Run {
     /// Where the kernel's settings can be written: in a container, the host's /proc/sys.
     #[arg(long, value_name = "DIR", default_value = sysctl::ROOT)]
     sysctl_dir: PathBuf,
+    /// Where the host's root directory is mounted in the agent's container. Programs of the host's (IPAM plugins that a
+    /// configuration delegates to, iptables-save, nft) are run with it as their root. [default: the agent's own]
+    #[arg(long, value_name = "DIR")]
+    host_root: Option<PathBuf>,
     #[command(flatten)]
     install: install::options::Options,
     /// Configuration file (YAML); the defaults without it.
@@ -289,6 +295,16 @@ async fn declared(options: &Run) -> anyhow::Result<Declared> {
     Ok((None, catalog))
 }
 
+/// Without it the agent does what it is for, but for what needs programs of the host's: no reason to end.
+fn use_host_root(path: Option<PathBuf>) {
+    match path.map_or_else(|| Ok(HostRoot::default()), HostRoot::open) {
+        Ok(root) => HostRoot::set(root),
+        Err(e) => {
+            warn!("{e}; programs of the host's are looked for in the agent's container instead")
+        }
+    }
+}
+
 /// Looks from time to time for pods that ended without the agent being told.
 async fn sweep(agent: Arc<Agent>) {
     let mut pause = tokio::time::interval(SWEEP);
@@ -316,6 +332,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         private::make_directory(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     sysctl::set_root(options.sysctl_dir.clone());
+    use_host_root(options.host_root.clone());
     // Asked for before anything is slow: a SIGTERM during the start is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -330,7 +347,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let agent = Arc::new(agent.keeping_pools().with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
     let running = agent.remember().await;
-    if let Some(cluster) = cluster {
+    if let Some(cluster) = cluster.clone() {
         let pods = Arc::clone(&agent);
         let interfaces = move || pods.interfaces();
         let changes = agent.pools.subscribe();
@@ -370,6 +387,9 @@ async fn run(options: Run) -> anyhow::Result<()> {
         }
     };
     server.serve(agent, stop).await;
+    if let Some(cluster) = cluster {
+        cluster.save_last().await;
+    }
     Ok(())
 }
 

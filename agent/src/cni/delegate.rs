@@ -25,7 +25,11 @@ use tokio::{
 };
 
 use super::Failure;
-use crate::{podnet::Delegate, printable::front};
+use crate::{
+    host_root::{HostRoot, which},
+    podnet::Delegate,
+    printable::front,
+};
 
 /// How long it may take; the plugin that waits for us gives up a little later.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -54,45 +58,41 @@ struct Refusal {
 /// # Errors
 /// Its own error as it printed it, or why it could not be run.
 pub async fn call(delegate: &Delegate, command: &str) -> Result<String, Failure> {
-    call_within(delegate, command, PATIENCE).await
+    call_within(delegate, command, PATIENCE, HostRoot::get()).await
 }
 
 async fn call_within(
     delegate: &Delegate,
     command: &str,
     patience: Duration,
+    root: &HostRoot,
 ) -> Result<String, Failure> {
-    let program = find(&delegate.kind, &delegate.path)?;
-    let failed = |what: &str, e: &dyn std::fmt::Display| {
+    let failed = |what: &str, program: &Path, e: &dyn std::fmt::Display| {
         Failure::new(
             code::IO_FAILURE,
-            format!("{what} the plugin {} for {command}: {e}", program.display()),
+            format!(
+                "{what} the plugin {} {root} for {command}: {e}",
+                program.display()
+            ),
             "is it the right program for this machine, and can it be executed?",
         )
     };
-    let child = Command::new(&program)
-        .env_clear()
-        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-        .env("CNI_COMMAND", command)
-        .env("CNI_CONTAINERID", &delegate.container_id)
-        .env("CNI_NETNS", &delegate.netns)
-        .env("CNI_IFNAME", &delegate.interface)
-        .env("CNI_ARGS", &delegate.args)
-        .env("CNI_PATH", &delegate.path)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| failed("start", &e))?;
+    // The runtime means the host's directories, and the plugin its own files there.
+    let started = root.run(|| {
+        let program = find(&delegate.kind, &delegate.path, root)?;
+        let child = start(&program, delegate, command, root);
+        let child = child.map_err(|e| failed("start", &program, &e))?;
+        Ok::<_, Failure>((program, child))
+    });
+    let started = started.map_err(|e| failed("look for", Path::new(&delegate.kind), &e))?;
+    let (program, child) = started?;
     let Said {
         status,
         printed,
         complained,
     } = talk(child, delegate.config.clone(), patience)
         .await
-        .map_err(|e| failed("wait for", &e))?;
+        .map_err(|e| failed("wait for", &program, &e))?;
     let text = String::from_utf8_lossy(&printed).into_owned();
     if status.success() {
         return Ok(text);
@@ -106,6 +106,7 @@ async fn call_within(
         ),
         Err(_) => failed(
             "understand",
+            &program,
             &format!(
                 "{status}: {}{}",
                 front(&text, SHOWN),
@@ -113,6 +114,24 @@ async fn call_within(
             ),
         ),
     })
+}
+
+fn start(program: &Path, delegate: &Delegate, command: &str, root: &HostRoot) -> io::Result<Child> {
+    Command::new(program)
+        .env_clear()
+        .env("PATH", root.search_path())
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", &delegate.container_id)
+        .env("CNI_NETNS", &delegate.netns)
+        .env("CNI_IFNAME", &delegate.interface)
+        .env("CNI_ARGS", &delegate.args)
+        .env("CNI_PATH", &delegate.path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
 }
 
 /// How a plugin ended, and what it printed until then.
@@ -199,19 +218,16 @@ async fn read(
     Ok(())
 }
 
-/// The plugin in the directories of `CNI_PATH`.
-fn find(kind: &str, path: &str) -> Result<PathBuf, Failure> {
+/// The plugin in the directories of `CNI_PATH`, as the calling thread sees them.
+fn find(kind: &str, path: &str, root: &HostRoot) -> Result<PathBuf, Failure> {
     let plain = !kind.is_empty() && !kind.contains('/') && !matches!(kind, "." | "..");
-    // Others would be below the directory that the agent happens to be in.
-    let directories = path.split(':').filter(|dir| dir.starts_with('/'));
-    let mut candidates = directories.map(|dir| Path::new(dir).join(kind));
-    let found = candidates.find(|file| plain && file.is_file());
+    let found = plain.then(|| which(kind, path.as_ref())).flatten();
     found.ok_or_else(|| {
         Failure::new(
             code::INVALID_NETWORK_CONFIG,
-            format!("the plugin {kind:?} is not in CNI_PATH ({path})"),
-            "install it there (and make the directory visible to the agent, if that runs in a \
-             container), or correct `ipam.type`",
+            format!("the plugin {kind:?} is not in CNI_PATH ({path}) {root}"),
+            "install it there, or correct `ipam.type`; an agent in a container sees the host's directories if the host's \
+             root is mounted and named by --host-root (`agent.hostRoot: true` in the chart)",
         )
     })
 }
@@ -243,7 +259,13 @@ mod tests {
             config: "x".repeat(200_000),
         };
         let start = Instant::now();
-        let answer = call_within(&delegate, "ADD", Duration::from_secs(3)).await;
+        let answer = call_within(
+            &delegate,
+            "ADD",
+            Duration::from_secs(3),
+            &HostRoot::default(),
+        )
+        .await;
         let took = start.elapsed();
         let numbers = fs::read_to_string(numbers).unwrap();
         let numbers = numbers.lines().map(|line| line.parse().unwrap());
@@ -358,10 +380,11 @@ mod tests {
         let second = tempfile::tempdir().unwrap();
         fs::write(second.path().join("host-local"), "").unwrap();
         let path = format!("{}:{}", first.path().display(), second.path().display());
-        let found = find("host-local", &path).unwrap();
+        let here = HostRoot::default();
+        let found = find("host-local", &path, &here).unwrap();
         assert_eq!(found, second.path().join("host-local"));
         for bad in ["static", "", "..", "../host-local"] {
-            let failure = find(bad, &path).unwrap_err();
+            let failure = find(bad, &path, &here).unwrap_err();
             assert!(failure.message.contains(bad), "{}", failure.message);
         }
     }

@@ -1,76 +1,21 @@
 //! Others' firewall rules that pods' packets run into.
 
+mod programs;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::Path,
-    process::{Command, Stdio},
 };
+
+use programs::{Rules, Unseen};
 
 use super::{Finding, Severity};
 use crate::{
     agent::Agent,
-    netfilter::{Hook, Packet, Protocol, Ruleset},
+    host_root::HostRoot,
+    netfilter::{Hook, Packet, Protocol},
     netlink::{link::IpvlanMode, model::Family},
 };
-
-/// What prints the rules of a family: those of the running kind, and of the older one. The older
-/// one's program would load its kernel modules, so it is asked only where they are.
-const PROGRAMS: [(Family, &str, Option<&str>); 4] = [
-    (Family::V4, "iptables-save", None),
-    (
-        Family::V4,
-        "iptables-legacy-save",
-        Some("/proc/net/ip_tables_names"),
-    ),
-    (Family::V6, "ip6tables-save", None),
-    (
-        Family::V6,
-        "ip6tables-legacy-save",
-        Some("/proc/net/ip6_tables_names"),
-    ),
-];
-
-/// What is known of others' rules.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Rules {
-    /// Of each family, from each program that is installed.
-    sets: Vec<(Family, Ruleset)>,
-}
-
-/// What a program printed, if it is there and was content.
-fn printed(program: &str, arguments: &[&str]) -> Option<String> {
-    let mut command = Command::new(program);
-    let output = command.args(arguments).stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    output.status.success().then(|| text.into_owned())
-}
-
-impl Rules {
-    fn read() -> Self {
-        let mut sets = Vec::new();
-        // iptables' newer kind is made of nft's tables, which it reads better than nft does.
-        let mut iptables_nft = false;
-        for (family, program, needs) in PROGRAMS {
-            if needs.is_some_and(|path| !Path::new(path).exists()) {
-                continue;
-            }
-            if let Some(text) = printed(program, &[]) {
-                iptables_nft |= text.contains("(nf_tables)");
-                sets.push((family, Ruleset::parse(&text)));
-            }
-        }
-        if let Some(json) = printed("nft", &["--json", "--stateless", "list", "ruleset"]) {
-            for family in Family::BOTH {
-                match Ruleset::parse_nft(&json, family, iptables_nft) {
-                    Ok(set) => sets.push((family, set)),
-                    Err(e) => tracing::warn!("what nft printed is no JSON: {e}"),
-                }
-            }
-        }
-        Self { sets }
-    }
-}
 
 /// An address of a pod, and the ways of its packets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -261,21 +206,23 @@ pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
     if pods.is_empty() {
         return Vec::new();
     }
-    let rules = tokio::task::spawn_blocking(Rules::read).await;
+    let rules = tokio::task::spawn_blocking(|| Rules::read(HostRoot::get())).await;
     let rules = rules.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-    if rules.sets.is_empty() {
-        return vec![Finding {
-            severity: Severity::Note,
-            what:
-                "others' firewall rules could not be looked at: there is neither iptables-save nor \
-                   nft where the agent runs"
-                    .to_owned(),
-            way_out: "look on the node yourself for MASQUERADE, which what pods send by their NIC must \
-                      not meet (docs/modes.md), and for FORWARD and INPUT that drop what comes and goes by their veths"
-                .to_owned(),
-        }];
+    let mut findings = judge(&rules, &pods);
+    findings.extend(rules.unseen.iter().map(unseen));
+    findings
+}
+
+/// Rules that could not be looked at.
+fn unseen(what: &Unseen) -> Finding {
+    Finding {
+        severity: Severity::Note,
+        what: format!("others' firewall rules could not be looked at: {what}"),
+        way_out: "install the program on the node (an agent in a container needs `agent.hostRoot: true` in the chart, or \
+                  --host-root), or look there yourself for MASQUERADE, which what pods send by their NIC must not meet \
+                  (docs/modes.md), and for FORWARD and INPUT that drop what comes and goes by their veths"
+            .to_owned(),
     }
-    judge(&rules, &pods)
 }
 
 #[cfg(test)]

@@ -6,18 +6,13 @@
 //! know (`conf.go` of libcni). So `cniVersion` is what all can, the plugins that others have added among them, and
 //! `cniVersions` has 1.1.0, which brings STATUS and GC, where nothing in the list is against it.
 
-use std::{
-    io::Write as _,
-    path::Path,
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use ebbtide_plugin::cni::VERSIONS;
 use serde_json::{Value, json};
 
 use super::merge::besides_ours;
+use crate::program;
 
 /// What every runtime since containerd 1.6 and CRI-O 1.23 reads, and every plugin of these days speaks.
 pub(super) const OLDER: &str = "1.0.0";
@@ -26,6 +21,9 @@ pub(super) const NEWER: &str = "1.1.0";
 
 /// A plugin only prints a list.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How many bytes of it are read.
+const MOST: u64 = 1 << 20;
 
 /// Makes the list's version the newest one up to [`OLDER`] that every plugin of `list` speaks, and offers [`NEWER`]
 /// besides where all speak it. A plugin that cannot be asked keeps the list at the version `before`, which it was
@@ -78,32 +76,12 @@ fn spoken(plugins: &Path, kind: &str) -> Option<Vec<String>> {
 }
 
 /// The answer to VERSION.
-fn ask(program: &Path) -> Option<Vec<u8>> {
-    let mut child = Command::new(program)
-        .env_clear()
-        .env("CNI_COMMAND", "VERSION")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read may answer all the same.
-        let _unread = stdin.write_all(format!("{{\"cniVersion\":\"{OLDER}\"}}").as_bytes());
-    }
-    let start = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => break,
-            Ok(None) if start.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(5)),
-            _ => {
-                let _ended = child.kill();
-                let _reaped = child.wait();
-                return None;
-            }
-        }
-    }
-    child.wait_with_output().ok().map(|output| output.stdout)
+fn ask(plugin: &Path) -> Option<Vec<u8>> {
+    let mut command = Command::new(plugin);
+    command.env_clear().env("CNI_COMMAND", "VERSION");
+    let input = format!("{{\"cniVersion\":\"{OLDER}\"}}");
+    let output = program::output(&mut command, input.as_bytes(), PATIENCE, MOST).ok()?;
+    output.status.success().then_some(output.stdout)
 }
 
 #[cfg(test)]

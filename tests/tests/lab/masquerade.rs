@@ -12,6 +12,7 @@ use ebbtide_tests::{
     plan::{Family, Plan},
     traffic::{Client, Protocol},
 };
+use tempfile::TempDir;
 
 /// As ip-masq-agent, firewalld and Docker's users write it. After the Service proxy's own rules.
 const MASQUERADE: &str = "*nat\n-A POSTROUTING -o ens6 -j MASQUERADE\nCOMMIT\n";
@@ -100,6 +101,26 @@ fn a_foreign_masquerade_takes_pods_addresses_away_until_they_are_exempt() -> Res
         );
     }
     lab.vpc.assert_no_violations()?;
+    scenario.delete()
+}
+
+/// As on Kubernetes: the agent's image has no programs but its own.
+#[test]
+fn rules_are_read_by_the_host_s_programs_where_the_agent_has_none() -> Result<()> {
+    let mut lab = Lab::start(Plan::default())?;
+    let scenario = Scenario::create(&lab)?;
+    let node = &lab.vpc.node("master").clone();
+    iptables::restore(node, Family::V4, MASQUERADE)?;
+    let host = TempDir::with_prefix("ebbtide-host-")?;
+    lab.agent("master").stop()?;
+    lab.agent("master").launch_beside_host(host.path())?;
+    lab.agent("master").wait_ready()?;
+    let (found, fails) = doctor(&mut lab)?;
+    let rule = "-t nat -A POSTROUTING -o ens6 -j MASQUERADE";
+    ensure!(
+        fails && found.len() == 1 && found[0].contains(rule),
+        "{found:?}"
+    );
     scenario.delete()
 }
 

@@ -12,6 +12,7 @@ mod doctor;
 mod foreign_addresses;
 mod fuzz;
 mod host_programs;
+mod host_root;
 mod hostile;
 mod isolation;
 mod netlink;

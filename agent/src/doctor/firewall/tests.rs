@@ -1,6 +1,7 @@
 //! What is said of firewalls.
 
 use super::*;
+use crate::netfilter::Ruleset;
 
 fn pods() -> BTreeSet<Pod> {
     let pod = |(address, nic, veth): (&str, &str, &str)| Pod {
@@ -43,6 +44,7 @@ fn a_rule_is_one_finding_however_many_pods_it_catches() {
     for (text, expected) in cases {
         let rules = Rules {
             sets: vec![(Family::V4, Ruleset::parse(&text))],
+            unseen: Vec::new(),
         };
         let found = judge(&rules, &pods);
         assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
@@ -117,6 +119,7 @@ fn a_firewall_that_shuts_pods_off_is_one_finding_that_says_what_suffers_and_what
         let text = format!("*filter\n{rules}\nCOMMIT\n");
         let rules = Rules {
             sets: vec![(Family::V4, Ruleset::parse(&text))],
+            unseen: Vec::new(),
         };
         let found = judge(&rules, &pods());
         assert_eq!(
@@ -143,6 +146,7 @@ fn a_pod_without_a_veth_meets_neither_forward_nor_input() {
             Family::V4,
             Ruleset::parse(&format!("*filter\n{rules}\nCOMMIT\n")),
         )],
+        unseen: Vec::new(),
     };
     let without = |pod| Pod { veth: None, ..pod };
     let pods = pods().into_iter().map(without).collect();

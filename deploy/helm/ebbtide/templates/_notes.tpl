@@ -19,6 +19,7 @@ agent:
   nodeSelector:
   privileged:
   hostPID:
+  hostRoot:
   seLinuxOptions:
 {{- end -}}
 
