@@ -150,10 +150,6 @@ impl Builder {
         self.catalog.problems.extend(problems);
     }
 
-    pub(super) fn add_problem(&mut self, problem: Problem) {
-        self.catalog.problems.push(problem);
-    }
-
     /// The catalog, once every reservation is known: those of a later file count for all pools, too.
     pub(super) fn finish(mut self) -> Catalog {
         for pool in &mut self.catalog.pools {

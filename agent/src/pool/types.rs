@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{Claim, PodRef, Record, Subject};
-use crate::catalog::{Catalog, Family, Network, ObjectName, Route};
+use crate::catalog::{Catalog, Family, ObjectName, Route};
 
 /// Who has an address: one CNI attachment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -162,20 +162,5 @@ impl<'a> Request<'a> {
             exactly: &[],
             catalog,
         }
-    }
-
-    /// For an interface of this network: its own pools if it names any, else the default pools.
-    #[must_use]
-    pub fn for_network(mut self, network: &'a Network) -> Self {
-        self.network = Some(&network.name);
-        self.source = if network.ipv4_pools.is_empty() && network.ipv6_pools.is_empty() {
-            Source::Defaults
-        } else {
-            Source::Named {
-                ipv4: &network.ipv4_pools,
-                ipv6: &network.ipv6_pools,
-            }
-        };
-        self
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 pub use watch::watch;
 
-use super::{Catalog, Consequence, Problem, documents::Builder};
+use super::{Catalog, Consequence, Problem};
 
 /// Reads the directory's manifests: files named `*.yaml`, `*.yml` or `*.json` (which is YAML,
 /// too), sorted by name, hidden ones and subdirectories left out.
@@ -18,9 +18,9 @@ use super::{Catalog, Consequence, Problem, documents::Builder};
 /// Blocks on the disk.
 #[must_use]
 pub fn load(dir: &Path) -> Catalog {
-    let mut builder = Builder::default();
+    let (mut texts, mut unread) = (Vec::new(), Vec::new());
     let files = manifest_files(dir).unwrap_or_else(|error| {
-        builder.add_problem(unreadable(
+        unread.push(unreadable(
             dir,
             &error,
             "create the directory, or give another with --manifests",
@@ -29,15 +29,20 @@ pub fn load(dir: &Path) -> Catalog {
     });
     for file in files {
         match std::fs::read_to_string(&file) {
-            Ok(text) => builder.add(&file, &text),
-            Err(error) => builder.add_problem(unreadable(
+            Ok(text) => texts.push((file, text)),
+            Err(error) => unread.push(unreadable(
                 &file,
                 &error,
                 "make it a UTF-8 file that the agent may read",
             )),
         }
     }
-    builder.finish()
+    let texts = texts.iter();
+    let mut catalog =
+        Catalog::from_texts(texts.map(|(file, text)| (file.as_path(), text.as_str())));
+    catalog.problems.extend(unread);
+    catalog.problems.sort_by(|a, b| a.file.cmp(&b.file));
+    catalog
 }
 
 fn unreadable(path: &Path, error: &io::Error, remedy: &str) -> Problem {
