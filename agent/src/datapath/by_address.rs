@@ -3,14 +3,17 @@
 //! The kernel makes the change, then waits for an RCU grace period before the system call returns
 //! (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c): 7 to 50 ms, so that no program still uses the
 //! old table when the caller frees it. We have nothing to free, the kernel counts who uses a table. So
-//! a thread of its own waits, and we go on as soon as the change is to be seen.
+//! a worker waits, and we go on as soon as the change is to be seen. Nothing tells of that but a look at the map, and it is
+//! to be seen some microseconds after the call began.
 
 use std::{
     fmt, io,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
-    sync::{Arc, mpsc},
-    thread,
-    time::Duration,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
 };
 
 use aya::maps::{Map, MapData};
@@ -18,18 +21,36 @@ use aya_obj::generated::{bpf_attr, bpf_cmd};
 use ebbtide_layout::Address;
 use nix::libc;
 
-use super::{Error, is_gone};
+use super::{Error, is_gone, workers::Workers};
 
-/// Between two looks whether a change is to be seen.
-const LOOK: Duration = Duration::from_micros(50);
+/// Before the first look whether a change is to be seen. Each further one comes after twice the time.
+const FIRST_LOOK: Duration = Duration::from_micros(30);
+/// The longest time between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long a change may take to be seen. It takes microseconds, unless all workers wait for a grace period.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Changes that wait for grace periods at once: one grace period ends the wait of all, so this many begin in each.
+const AT_ONCE: usize = 64;
+
+/// The kernel did not make a change in time.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the kernel has not changed the map for {} s: a processor of this machine is stuck (`dmesg` tells of RCU stalls), or \
+     has far too much to do; it is tried again with the next request",
+    PATIENCE.as_secs()
+)]
+struct Stuck;
 
 /// A map of maps, by address. Clones are the same map.
 #[derive(Clone)]
-pub(super) struct TablesByAddress(Arc<OwnedFd>);
+pub(super) struct TablesByAddress {
+    map: Arc<OwnedFd>,
+    workers: Workers,
+}
 
 impl fmt::Debug for TablesByAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TablesByAddress").field(&self.0).finish()
+        f.debug_tuple("TablesByAddress").field(&self.map).finish()
     }
 }
 
@@ -45,7 +66,9 @@ impl TablesByAddress {
             path: name.into(),
             source,
         })?;
-        Ok(Self(Arc::new(fd)))
+        let map = Arc::new(fd);
+        let workers = Workers::new(AT_ONCE);
+        Ok(Self { map, workers })
     }
 
     /// Whether the address has a table.
@@ -57,7 +80,7 @@ impl TablesByAddress {
     pub(super) fn id(&self, key: &Address) -> io::Result<Option<u32>> {
         let mut id = 0;
         let command = bpf_cmd::BPF_MAP_LOOKUP_ELEM;
-        match element(command, self.0.as_fd(), key, Some(&mut id)) {
+        match element(command, self.map.as_fd(), key, Some(&mut id)) {
             Ok(()) => Ok(Some(id)),
             Err(e) if is_gone(&e) => Ok(None),
             Err(e) => Err(e),
@@ -80,7 +103,7 @@ impl TablesByAddress {
 
     fn change(&self, key: Address, table: Option<OwnedFd>) -> io::Result<()> {
         let wanted = table.is_some();
-        let map = Arc::clone(&self.0);
+        let map = Arc::clone(&self.map);
         let (sender, receiver) = mpsc::channel();
         let work = move || match table {
             Some(table) => {
@@ -90,25 +113,23 @@ impl TablesByAddress {
             }
             None => element(bpf_cmd::BPF_MAP_DELETE_ELEM, map.as_fd(), &key, None),
         };
-        thread::Builder::new()
-            .name("bpf-map".to_owned())
-            .spawn(move || {
-                // Nobody may be waiting any more.
-                let _ = sender.send(work());
-            })?;
-        loop {
-            match receiver.recv_timeout(LOOK) {
+        self.workers.run(move || {
+            // Nobody may be waiting any more.
+            let _ = sender.send(work());
+        })?;
+        let begin = Instant::now();
+        let mut pause = FIRST_LOOK;
+        while begin.elapsed() < PATIENCE {
+            match receiver.recv_timeout(pause) {
                 Ok(result) => return result,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    if self.contains(&key)? == wanted {
-                        return Ok(());
-                    }
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(RecvTimeoutError::Timeout) if self.contains(&key)? == wanted => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => pause = LOOK.min(pause * 2),
+                Err(RecvTimeoutError::Disconnected) => {
                     return Err(io::Error::other("the thread that changes the map panicked"));
                 }
             }
         }
+        Err(io::Error::new(io::ErrorKind::TimedOut, Stuck))
     }
 }
 

@@ -16,6 +16,7 @@ mod programs;
 mod sending;
 mod spoofed;
 mod trace;
+mod workers;
 
 use std::{
     fs, io,
