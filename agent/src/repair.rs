@@ -165,7 +165,7 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         plan.filters.extend_from_slice(&net.in_host.filters);
     }
     without_repetition(&mut plan);
-    let state = agent.datapath.state_of_host(host, &plan).await?;
+    let state = agent.datapath.state_of_host(host, &plan, &[]).await?;
     let mut batch = Batch::default();
     let mut put_back = settings(&facts, &plan);
     let mut revived = Vec::new();

@@ -330,7 +330,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// What the host has of what `plan` speaks of, programs at TCX included.
+    /// What the host has of what `plan` speaks of, programs at TCX included, and of these links besides.
     ///
     /// # Errors
     /// When the kernel refuses to answer.
@@ -338,8 +338,9 @@ impl Datapath {
         &self,
         host: &Netlink,
         plan: &NamespacePlan,
+        links: &[&str],
     ) -> Result<NamespaceState, netlink::Error> {
-        let mut state = NamespaceState::read(host, plan).await?;
+        let mut state = NamespaceState::read_with(host, plan, links).await?;
         let by_link = plan.filters.iter().filter(|filter| {
             let link = state.links.get(&filter.link);
             link.is_some_and(|link| self.nic_links.has(filter, link.ifindex))

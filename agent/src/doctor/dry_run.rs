@@ -38,7 +38,6 @@ pub async fn dry_run(
 ) -> Result<DryRun, Error> {
     let host = Netlink::open("in the host")?;
     let facts = NodeFacts::read(&host).await?;
-    let foreign = host.foreign().await?;
     let view = View {
         catalog,
         node_name,
@@ -47,6 +46,8 @@ pub async fn dry_run(
     let to_be = view.networks_to_be(&facts);
     let known = view.known(&to_be);
     let taken = node::take_all(&facts, &known, &settings.nics);
+    let tables = routing::tables(&taken, settings);
+    let foreign = host.foreign(&tables).await?;
     let routed = view.routed(&facts, &to_be, &settings.nics);
     let preferred = settings.rule_priority;
     let base = node::base_in_front(preferred, None, &foreign.rules, &routed)

@@ -135,11 +135,13 @@ fn manifests(catalog: &Catalog) -> impl Iterator<Item = Finding> {
 /// What is wrong with the configuration on this node.
 async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let facts = agent.facts.get(&agent.host).await?;
-    let foreign = agent.host.foreign().await?;
+    let links = agent.links_taken(&facts);
+    let tables = routing::tables(&links, &agent.settings);
+    let foreign = agent.host.foreign(&tables).await?;
     let catalog = agent.catalog();
     let networks = catalog.networks().iter();
     let masters = networks.map(|network| (network.name.to_string(), network.master.as_str()));
-    let mut findings = routing::intruders(&agent.links_taken(&facts), &foreign, &agent.settings);
+    let mut findings = routing::intruders(&links, &foreign, &agent.settings);
     findings.extend(routing::masters(&facts, masters));
     Ok(findings)
 }

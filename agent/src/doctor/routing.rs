@@ -10,6 +10,17 @@ use crate::{
     settings::Settings,
 };
 
+/// Our tables.
+pub(super) fn tables(links: &[(Nic, Taken)], settings: &Settings) -> Vec<u32> {
+    let nics = links.iter().filter(|(_, taken)| taken.role == Role::Nic);
+    let mut tables: Vec<u32> = nics
+        .map(|(nic, _)| nic_table(settings, nic.ifindex))
+        .collect();
+    tables.push(settings.host_table);
+    tables.sort_unstable();
+    tables
+}
+
 /// Others' routes in our tables; others' rules everywhere where ours could be. Before our first start that is a
 /// wrong configuration; later, it is somebody who came after us.
 #[must_use]
@@ -23,13 +34,7 @@ pub(super) fn intruders(
         false => Severity::Serious,
     };
     let mut findings = Vec::new();
-    let nics = links.iter().filter(|(_, taken)| taken.role == Role::Nic);
-    let mut tables: Vec<u32> = nics
-        .map(|(nic, _)| nic_table(settings, nic.ifindex))
-        .collect();
-    tables.push(settings.host_table);
-    tables.sort_unstable();
-    for table in tables {
+    for table in tables(links, settings) {
         let routes = foreign.routes.iter().filter(|route| route.table == table);
         let texts: Vec<&str> = routes.map(|route| route.destination.as_str()).collect();
         if !texts.is_empty() {

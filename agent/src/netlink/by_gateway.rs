@@ -30,7 +30,7 @@ impl Netlink {
     pub async fn routes_by_gateways(&self) -> Result<Vec<ByGateway>, Error> {
         let mut all = Vec::new();
         for family in Family::BOTH {
-            all.extend(self.routes_in(family, MAIN_TABLE, parse).await?);
+            all.extend(self.routes_in(family, MAIN_TABLE, |_| true, parse).await?);
         }
         Ok(all)
     }

@@ -58,7 +58,8 @@ impl Netlink {
             .collect())
     }
 
-    /// What `parse` makes of the routes of one table; none, if there is no such table.
+    /// What `parse` makes of the routes of one table that `is_wanted` says yes to, given their bytes (`struct rtmsg`);
+    /// none, if there is no such table.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -66,13 +67,15 @@ impl Netlink {
         &self,
         family: Family,
         table: u32,
+        is_wanted: impl Fn(&[u8]) -> bool,
         parse: impl Fn(&RouteMessage) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
         let mut message = RouteMessage::default();
         message.header.address_family = message::address_family(family);
         message.attributes.push(RouteAttribute::Table(table));
         let request = RouteNetlinkMessage::GetRoute(message);
-        let routes = self.dump("list routes", request, |answer| match answer {
+        let what = "list routes";
+        let routes = self.dump_only(what, request, is_wanted, |answer| match answer {
             RouteNetlinkMessage::NewRoute(route)
                 if route.header.address_family == message::address_family(family) =>
             {
@@ -80,11 +83,7 @@ impl Netlink {
             }
             _ => None,
         });
-        match routes.await {
-            // The kernel makes a table when it gets its first route.
-            Err(e) if e.is_gone() => Ok(Vec::new()),
-            routes => routes,
-        }
+        routes.await
     }
 
     async fn defaults_of(
@@ -93,11 +92,20 @@ impl Netlink {
         table: u32,
         names: &HashMap<u32, String>,
     ) -> Result<Vec<Route>, Error> {
-        let routes = self.routes_in(family, table, hops).await?;
+        let routes = self.routes_in(family, table, is_default, hops).await?;
         let hops = routes.into_iter().filter(|hops| hops.table == table);
         Ok(hops.flat_map(|hops| hops.routes(family, names)).collect())
     }
 }
+
+/// Whether the bytes of a route (`struct rtmsg`) are a default route's. Beside BGP they are two among hundreds of
+/// thousands, and the kernel has no filter for them: it tells them all, but only these are decoded.
+pub(super) fn is_default(bytes: &[u8]) -> bool {
+    bytes.get(DESTINATION_LENGTH) == Some(&0)
+}
+
+/// Where `struct rtmsg` has the length of the destination's prefix.
+const DESTINATION_LENGTH: usize = 1;
 
 /// Where a default route leads.
 #[derive(Clone, Debug, PartialEq, Eq)]

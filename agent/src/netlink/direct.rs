@@ -4,31 +4,82 @@
 //! net/netlink/af_netlink.c), and answers a refused one whether it was asked to acknowledge it or not.
 //! So one acknowledgement, of the last message, tells that all others are done.
 
-use std::{collections::HashMap, io};
+use std::{
+    collections::HashMap,
+    io,
+    ops::{AddAssign, Sub},
+};
 
-use rtnetlink::{
-    packet_core::{
-        NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-        NetlinkPayload,
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{setsockopt, sockopt::ReceiveTimeout},
+        time::TimeVal,
     },
+};
+use rtnetlink::{
+    packet_core::{NLM_F_ACK, NLM_F_DUMP, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
         address::AddressMessage,
         link::{LinkAttribute, LinkMessage},
+        route::RouteMessage,
     },
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
+use tracing::debug;
 
 use super::{
-    Batch, Error, PATIENCE, Request, lenient,
-    link::{Link, LinkAddress, new_link},
+    Batch, Error, Request,
+    exchange::{Answer, Datagram, answers},
+    link::{Link, LinkAddress, all_links, new_link},
     taken::{self, Taken},
 };
 
-/// Messages sent at once: their answers, should all be refused, fit the socket's buffer.
+/// Requests sent at once: their refusals, should all be refused, fit the socket's buffer.
 const AT_ONCE: usize = 64;
-/// Longer than any answer to one message that is not a dump: a link has up to some 4 KiB.
+/// Questions sent at once: their answers, should each be as long as a link's, fit the socket's buffer.
+const QUESTIONS_AT_ONCE: usize = 16;
+/// Longer than any answer to one message that is not a dump: a link has up to some 4 KiB. And what the kernel makes at
+/// most of a dump at once (`netlink_dump`).
 const ANSWER: usize = 32 * 1024;
+/// How often a list that changed while it was made is asked for again.
+const PATIENCE: u32 = 8;
+/// The kernel has answered before `sendmsg` returns. Only an answer that was lost is waited for.
+const LOST: TimeVal = TimeVal::new(10, 0);
+/// There is no such table, or no such family in this kernel: a list of nothing.
+const NOTHING_TO_LIST: [i32; 3] = [
+    Errno::ENOENT as i32,
+    Errno::EAFNOSUPPORT as i32,
+    Errno::EOPNOTSUPP as i32,
+];
+
+/// How much the kernel answered on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Sub for Received {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(earlier.messages),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+        }
+    }
+}
+
+impl AddAssign for Received {
+    fn add_assign(&mut self, more: Self) {
+        self.messages += more.messages;
+        self.bytes += more.bytes;
+    }
+}
 
 /// A blocking connection to one namespace's rtnetlink.
 #[derive(Debug)]
@@ -36,6 +87,8 @@ pub struct Direct {
     socket: Socket,
     place: String,
     sequence: u32,
+    buffer: Vec<u8>,
+    received: Received,
 }
 
 impl Direct {
@@ -45,6 +98,20 @@ impl Direct {
     /// # Errors
     /// When the socket cannot be made.
     pub fn open(place: impl Into<String>) -> Result<Self, Error> {
+        let direct = Self::open_unfiltered(place)?;
+        // Filters of dumps are honoured by the kernel, and unknown attributes refused, only then. Whoever asks for a
+        // part looks again at what comes, so a kernel that does not know this (before 4.20) costs time alone.
+        if let Err(e) = direct.socket.set_netlink_get_strict_chk(true) {
+            debug!("the kernel lists everything, and does not filter: {e}");
+        }
+        Ok(direct)
+    }
+
+    /// As [`Direct::open`], and the kernel lists everything whatever is asked for.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn open_unfiltered(place: impl Into<String>) -> Result<Self, Error> {
         let place = place.into();
         let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -52,7 +119,7 @@ impl Direct {
             socket.connect(&SocketAddr::new(0, 0))?;
             // A refusal need not repeat the message that was refused.
             socket.set_cap_ack(true)?;
-            socket.set_netlink_get_strict_chk(true)?;
+            setsockopt(&socket, ReceiveTimeout, &LOST)?;
             Ok(socket)
         };
         match open() {
@@ -60,6 +127,8 @@ impl Direct {
                 socket,
                 place,
                 sequence: 0,
+                buffer: Vec::new(),
+                received: Received::default(),
             }),
             Err(e) => Err(Error::new(format_args!("open a netlink socket {place}"), e)),
         }
@@ -71,41 +140,101 @@ impl Direct {
         &self.place
     }
 
+    /// How much the kernel answered so far.
+    #[must_use]
+    pub const fn received(&self) -> Received {
+        self.received
+    }
+
     /// Sends all, waits for all, and reports the first refusal that is not tolerated. Requests
     /// behind a refused one are carried out all the same.
     ///
     /// # Errors
     /// The first refusal, naming the request.
     pub fn run(&mut self, batch: Batch) -> Result<(), Error> {
+        match self.run_all(batch).into_iter().next() {
+            Some(first) => Err(first),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Direct::run`], for a namespace that has most of it: routes that are there, the very same, are asked about
+    /// and left out. Without that each is refused, and its whole table is listed to see what has its place.
+    ///
+    /// # Errors
+    /// The first refusal, naming the request.
+    pub fn run_missing(&mut self, mut batch: Batch) -> Result<(), Error> {
+        for question in batch.questions_about_routes() {
+            let there = self.dump("list our routes", question, taken::route)?;
+            batch.leave_out(&there);
+        }
+        self.run(batch)
+    }
+
+    /// As [`Direct::run`], but reports every refusal.
+    pub fn run_all(&mut self, batch: Batch) -> Vec<Error> {
         let mut taken = Taken::default();
-        let mut result = self.send_all(&batch, &mut taken);
+        let mut failures = self.send_all(&batch, &mut taken);
         let otherwise = taken.by_other_means();
-        result = result.and(self.send_all(&otherwise, &mut taken));
+        failures.extend(self.send_all(&otherwise, &mut taken));
         if taken.is_empty() {
-            return result;
+            return failures;
         }
-        let mut there = Vec::new();
-        for question in taken.questions() {
-            there.extend(self.dump("list routes", question, taken::route)?);
-        }
+        let there = self.routes(taken.questions(), &mut failures);
         let (again, refused) = taken.again(&there, &self.place);
-        for refusal in refused {
-            result = result.and(Err(refusal));
-        }
-        let replaced = self.send_all(&again, &mut Taken::default());
-        result.and(replaced)
+        failures.extend(refused);
+        failures.extend(self.send_all(&again, &mut Taken::default()));
+        failures
     }
 
-    fn send_all(&mut self, batch: &Batch, taken: &mut Taken) -> Result<(), Error> {
-        let mut first = None;
+    fn routes(
+        &mut self,
+        questions: Vec<RouteNetlinkMessage>,
+        failures: &mut Vec<Error>,
+    ) -> Vec<RouteMessage> {
+        let mut found = Vec::new();
+        for question in questions {
+            match self.dump("list routes", question, taken::route) {
+                Ok(routes) => found.extend(routes),
+                Err(e) => failures.push(e),
+            }
+        }
+        found
+    }
+
+    /// The refusals that are neither tolerated nor kept in `taken`.
+    fn send_all(&mut self, batch: &Batch, taken: &mut Taken) -> Vec<Error> {
+        let mut failures = Vec::new();
         for requests in batch.requests.chunks(AT_ONCE) {
-            let refused = self.exchange(requests, taken);
-            first = first.or(refused.err());
+            let messages = requests.iter().enumerate().map(|(number, request)| {
+                let last = number + 1 == requests.len();
+                let acknowledged = if last { NLM_F_ACK } else { 0 };
+                (request.message.clone(), request.flags | acknowledged)
+            });
+            let place = self.place.clone();
+            let failed =
+                |request: &Request, e| Error::new(format_args!("{} {place}", request.what), e);
+            let exchanged = self.exchange(messages, |number, answer| {
+                if let (Some(request), Ok(NetlinkPayload::Error(e))) =
+                    (requests.get(number), answer.decode())
+                    && e.code.is_some()
+                {
+                    let refusal = e.to_io();
+                    if !request.tolerates(&refusal) && !taken.keep(request, &refusal) {
+                        failures.push(failed(request, refusal));
+                    }
+                }
+                number + 1 == requests.len()
+            });
+            if let (Err(e), Some(request)) = (exchanged, requests.first()) {
+                failures.push(failed(request, e));
+            }
         }
-        first.map_or(Ok(()), Err)
+        failures
     }
 
-    /// What `parse` makes of everything that the kernel answers to one dump request.
+    /// What `parse` makes of everything that the kernel answers to one dump request. Each message is parsed as it
+    /// comes, and dropped.
     ///
     /// # Errors
     /// When the kernel refuses; `what` says what was asked for.
@@ -115,32 +244,50 @@ impl Direct {
         message: RouteNetlinkMessage,
         parse: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
-        let failed = |e, place: &str| Error::new(format_args!("{what} {place}"), e);
+        self.dump_only(what, message, |_| true, parse)
+    }
+
+    /// As [`Direct::dump`], of the answers alone that `is_wanted` says yes to, given their bytes behind the header:
+    /// the others are not even decoded.
+    ///
+    /// # Errors
+    /// When the kernel refuses; `what` says what was asked for.
+    pub fn dump_only<T>(
+        &mut self,
+        what: &str,
+        message: RouteNetlinkMessage,
+        is_wanted: impl Fn(&[u8]) -> bool,
+        parse: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
-        // A list that changed while it was made is asked for again.
+        // What changed while the kernel was listing it may be missing or be there twice.
         for _ in 0..PATIENCE {
-            let number = self.sequence.wrapping_add(1);
-            self.sequence = number;
-            let datagram = encode([(message.clone(), NLM_F_DUMP)].into_iter(), number);
-            let sent = self.socket.send(&datagram, 0);
-            sent.map_err(|e| failed(e, &self.place))?;
-            let (mut is_whole, mut interrupted) = (false, false);
+            let (mut interrupted, mut refusal) = (false, None);
             found.clear();
-            while !is_whole {
-                for answer in self.receive().map_err(|e| failed(e, &self.place))? {
-                    if answer.header.sequence_number != number {
-                        continue;
-                    }
-                    interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-                    match answer.payload {
-                        NetlinkPayload::InnerMessage(message) => found.extend(parse(message)),
-                        NetlinkPayload::Done(_) => is_whole = true,
-                        NetlinkPayload::Error(e) if e.code.is_some() => {
-                            return Err(failed(e.to_io(), &self.place));
-                        }
-                        _ => {}
-                    }
+            let asked = [(message.clone(), NLM_F_DUMP)];
+            let exchanged = self.exchange(asked, |_, answer| {
+                interrupted |= answer.is_interrupted();
+                if answer.is_end() {
+                    refusal = end_of_list(&answer);
+                    return true;
                 }
+                // What `is_wanted` looks at is behind the headers of objects, not of errors.
+                if answer.is_object() && !is_wanted(answer.body()) {
+                    return false;
+                }
+                match answer.decode() {
+                    Ok(NetlinkPayload::InnerMessage(message)) => found.extend(parse(message)),
+                    Ok(NetlinkPayload::Error(e)) if e.code.is_some() => {
+                        refusal = Some(e.to_io());
+                        return true;
+                    }
+                    Ok(_) => {}
+                    Err(e) => debug!("a message that cannot be read: {e}"),
+                }
+                false
+            });
+            if let Some(e) = exchanged.err().or(refusal) {
+                return Err(Error::new(format_args!("{what} {}", self.place), e));
             }
             if !interrupted {
                 break;
@@ -158,107 +305,110 @@ impl Direct {
         what: &str,
         message: RouteNetlinkMessage,
     ) -> Result<RouteNetlinkMessage, Error> {
-        let failed = |e| Error::new(format_args!("{what} {}", self.place), e);
-        let number = self.sequence.wrapping_add(1);
-        self.sequence = number;
-        let datagram = encode([(message, 0)].into_iter(), number);
-        self.socket.send(&datagram, 0).map_err(failed)?;
-        loop {
-            for answer in self.receive().map_err(failed)? {
-                if answer.header.sequence_number != number {
-                    continue;
-                }
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(message) => return Ok(message),
-                    NetlinkPayload::Error(e) => return Err(failed(e.to_io())),
-                    _ => {}
-                }
-            }
-        }
+        let answers = self.ask_each(vec![message]);
+        let answer = answers
+            .and_then(|mut answers| answers.pop().unwrap_or_else(|| Err(Errno::EPROTO.into())));
+        answer.map_err(|e| Error::new(format_args!("{what} {}", self.place), e))
     }
 
-    fn exchange(&mut self, requests: &[Request], taken: &mut Taken) -> Result<(), Error> {
-        let begin = self.sequence.wrapping_add(1);
-        let messages = requests.iter().enumerate().map(|(number, request)| {
-            let last = number + 1 == requests.len();
-            let acknowledged = if last { NLM_F_ACK } else { 0 };
-            (request.message.clone(), request.flags | acknowledged)
-        });
-        let whole = |e| {
-            let what = requests.first().map_or("", |request| &request.what);
-            Error::new(format_args!("{what} {}", self.place), e)
-        };
-        let datagram = encode(messages, begin);
-        self.sequence = self.sequence.wrapping_add(requests.len() as u32);
-        self.socket.send(&datagram, 0).map_err(whole)?;
-        let mut first = None;
-        loop {
-            for answer in self.receive().map_err(whole)? {
-                let number = answer.header.sequence_number.wrapping_sub(begin) as usize;
-                let (Some(request), NetlinkPayload::Error(e)) =
-                    (requests.get(number), answer.payload)
-                else {
-                    continue;
+    /// The kernel's one answer to each of these questions, in their order, some asked at once.
+    ///
+    /// # Errors
+    /// When they cannot be asked at all.
+    pub fn ask_each(
+        &mut self,
+        questions: Vec<RouteNetlinkMessage>,
+    ) -> io::Result<Vec<io::Result<RouteNetlinkMessage>>> {
+        let mut found = Vec::with_capacity(questions.len());
+        let mut questions = questions.into_iter().peekable();
+        while questions.peek().is_some() {
+            let some = questions.by_ref().take(QUESTIONS_AT_ONCE);
+            let begin = found.len();
+            let some: Vec<_> = some.map(|question| (question, 0)).collect();
+            let count = some.len();
+            let mut answered = 0;
+            found.extend((0..count).map(|_| Err(Errno::EPROTO.into())));
+            self.exchange(some, |number, answer| {
+                let answer = match answer.decode() {
+                    Ok(NetlinkPayload::InnerMessage(message)) => Ok(message),
+                    Ok(NetlinkPayload::Error(e)) => Err(e.to_io()),
+                    Ok(_) => Err(Errno::EPROTO.into()),
+                    Err(e) => Err(e),
                 };
-                let refusal = e.to_io();
-                let is_refused = e.code.is_some()
-                    && !request.tolerates(&refusal)
-                    && !taken.keep(request, &refusal);
-                if is_refused && first.is_none() {
-                    let what = format_args!("{} {}", request.what, self.place);
-                    first = Some(Error::new(what, refusal));
+                if let Some(place) = found.get_mut(begin + number) {
+                    *place = answer;
                 }
-                if number + 1 == requests.len() {
-                    return first.map_or(Ok(()), Err);
+                answered += 1;
+                answered == count
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Sends the requests, and gives `hear` each answer with the number of its request, until it says that the last one
+    /// has come.
+    fn exchange(
+        &mut self,
+        requests: impl IntoIterator<Item = (RouteNetlinkMessage, u16)>,
+        mut hear: impl FnMut(usize, Answer<'_>) -> bool,
+    ) -> io::Result<()> {
+        let datagram = Datagram::new(requests, self.sequence.wrapping_add(1));
+        if datagram.count == 0 {
+            return Ok(());
+        }
+        self.sequence = datagram.end();
+        self.socket.send(&datagram.bytes, 0)?;
+        let mut is_over = false;
+        while !is_over {
+            self.receive()?;
+            let mut received = Received::default();
+            for answer in answers(&self.buffer) {
+                received.messages += 1;
+                if let Some(number) = datagram.request(&answer) {
+                    is_over |= hear(number, answer);
                 }
             }
+            received.bytes = self.buffer.len() as u64;
+            self.received += received;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        self.buffer.reserve(ANSWER);
+        match self.socket.recv(&mut self.buffer, 0) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the kernel's answer was lost (it is out of memory, perhaps)",
+            )),
+            Err(e) => Err(e),
         }
     }
 
-    /// The links of these names, those that are there, asked for all at once.
+    /// The links of these names, those that are there, some asked for at once.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn links(&mut self, names: &[&str]) -> Result<HashMap<String, Link>, Error> {
-        let begin = self.sequence.wrapping_add(1);
-        let messages = names.iter().map(|name| {
+        let question = |name: &&str| {
             let mut message = LinkMessage::default();
-            message
-                .attributes
-                .push(LinkAttribute::IfName((*name).to_owned()));
-            (RouteNetlinkMessage::GetLink(message), 0)
-        });
-        let failed = |e| {
-            let what = format_args!("look up link {} {}", names.join(", "), self.place);
-            Error::new(what, e)
+            let name = LinkAttribute::IfName((*name).to_owned());
+            message.attributes.push(name);
+            RouteNetlinkMessage::GetLink(message)
         };
-        let datagram = encode(messages, begin);
-        self.sequence = self.sequence.wrapping_add(names.len() as u32);
+        let place = self.place.clone();
+        let failed = |e| Error::new(format_args!("look up link {} {place}", names.join(", ")), e);
+        let answers = self.ask_each(names.iter().map(question).collect());
         let mut links = HashMap::new();
-        if names.is_empty() {
-            return Ok(links);
-        }
-        self.socket.send(&datagram, 0).map_err(failed)?;
-        let mut answered = 0;
-        while answered < names.len() {
-            for answer in self.receive().map_err(failed)? {
-                let number = answer.header.sequence_number.wrapping_sub(begin) as usize;
-                if number >= names.len() {
-                    continue;
+        for answer in answers.map_err(failed)? {
+            match answer.map_err(failed) {
+                Ok(message) => {
+                    links.extend(new_link(message).map(|link| (link.name.clone(), link)));
                 }
-                answered += 1;
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(message) => {
-                        links.extend(new_link(message).map(|link| (link.name.clone(), link)));
-                    }
-                    NetlinkPayload::Error(e) => {
-                        let e = failed(e.to_io());
-                        if !e.is_gone() {
-                            return Err(e);
-                        }
-                    }
-                    _ => {}
-                }
+                Err(e) if e.is_gone() => {}
+                Err(e) => return Err(e),
             }
         }
         Ok(links)
@@ -269,8 +419,7 @@ impl Direct {
     /// # Errors
     /// When the kernel refuses.
     pub fn all_links(&mut self) -> Result<Vec<Link>, Error> {
-        let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        self.dump("list links", question, new_link)
+        self.dump("list links", all_links(), new_link)
     }
 
     /// All addresses.
@@ -284,61 +433,11 @@ impl Direct {
             _ => None,
         })
     }
-
-    fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
-        let mut buffer = Vec::with_capacity(ANSWER);
-        self.socket.recv(&mut buffer, 0)?;
-        let mut rest = buffer.as_slice();
-        let mut messages = Vec::new();
-        while rest.len() >= size_of::<u32>() {
-            let message = lenient::decode::<RouteNetlinkMessage>(rest)
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-            // Messages begin at multiples of four bytes (NLMSG_ALIGN).
-            let length = (message.header.length as usize).next_multiple_of(4).max(4);
-            messages.push(message);
-            rest = rest.get(length..).unwrap_or_default();
-        }
-        Ok(messages)
-    }
 }
 
-/// The messages as one datagram, numbered from `begin` on.
-fn encode(messages: impl Iterator<Item = (RouteNetlinkMessage, u16)>, begin: u32) -> Vec<u8> {
-    let mut datagram = Vec::new();
-    for (number, (message, flags)) in (0..).zip(messages) {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = begin.wrapping_add(number);
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        message.finalize();
-        let start = datagram.len();
-        let length = message.buffer_len().next_multiple_of(4);
-        datagram.resize(start + length, 0);
-        message.serialize(&mut datagram[start..]);
-    }
-    datagram
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_of_one_datagram_are_numbered_and_aligned() {
-        let ask = |name: &str| {
-            let mut message = LinkMessage::default();
-            message
-                .attributes
-                .push(LinkAttribute::IfName(name.to_owned()));
-            (RouteNetlinkMessage::GetLink(message), 0)
-        };
-        let datagram = encode([ask("a"), ask("bcdefg"), ask("lo")].into_iter(), 7);
-        let mut rest = datagram.as_slice();
-        for number in 7..10 {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).unwrap();
-            assert_eq!(message.header.sequence_number, number);
-            rest = &rest[(message.header.length as usize).next_multiple_of(4)..];
-        }
-        assert!(rest.is_empty());
-    }
+/// Why a list has ended before it was whole, if it has (`netlink_dump_done`, net/netlink/af_netlink.c).
+fn end_of_list(answer: &Answer<'_>) -> Option<io::Error> {
+    let code = i32::from_ne_bytes(*answer.body().first_chunk()?);
+    let errno = code.checked_neg().filter(|errno| *errno > 0)?;
+    (!NOTHING_TO_LIST.contains(&errno)).then(|| io::Error::from_raw_os_error(errno))
 }

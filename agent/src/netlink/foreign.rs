@@ -1,6 +1,5 @@
 //! Routes and rules that are somebody else's.
 
-use nix::errno::Errno;
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
     route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType},
@@ -8,7 +7,7 @@ use rtnetlink::packet_route::{
 };
 
 use super::{
-    Error, Netlink,
+    Error, Netlink, defaults,
     direct::Direct,
     message,
     model::{Family, MAIN_TABLE, PROTOCOL},
@@ -39,25 +38,20 @@ pub struct Foreign {
 }
 
 impl Netlink {
-    /// Reads what others have among routes and rules.
+    /// Reads what others have among the routes of `tables`, and among rules.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn foreign(&self) -> Result<Foreign, Error> {
+    pub async fn foreign(&self, tables: &[u32]) -> Result<Foreign, Error> {
         let mut foreign = Foreign::default();
         for family in Family::BOTH {
-            let mut message = RouteMessage::default();
-            message.header.address_family = message::address_family(family);
-            let request = RouteNetlinkMessage::GetRoute(message);
-            let routes = self.dump("list routes", request, |answer| match answer {
-                RouteNetlinkMessage::NewRoute(route)
-                    if route.header.address_family == message::address_family(family) =>
-                {
-                    foreign_route(&route)
-                }
-                _ => None,
-            });
-            foreign.routes.extend(routes.await?);
+            for table in tables {
+                let routes = self.routes_in(family, *table, |_| true, foreign_route);
+                let of_table = |route: &ForeignRoute| route.table == *table;
+                foreign
+                    .routes
+                    .extend(routes.await?.into_iter().filter(of_table));
+            }
         }
         let (rules, beside_ours) = self.rules_of_others().await?;
         foreign.rules = rules;
@@ -113,13 +107,8 @@ impl Direct {
             RouteNetlinkMessage::NewRoute(route) => is_foreign_default(&route).then_some(()),
             _ => None,
         };
-        match self.dump("list routes", question, is_default) {
-            Ok(found) => Ok(!found.is_empty()),
-            // The kernel makes a table when it gets its first route, and none of a family that it was
-            // started without (`ipv6.disable=1`).
-            Err(e) if e.is_gone() || e.errno() == Some(Errno::EOPNOTSUPP as i32) => Ok(false),
-            Err(e) => Err(e),
-        }
+        let found = self.dump_only("list routes", question, defaults::is_default, is_default)?;
+        Ok(!found.is_empty())
     }
 }
 
@@ -148,12 +137,9 @@ impl Direct {
             let found = self.dump("list rules", question, |answer| match answer {
                 RouteNetlinkMessage::NewRule(rule) => are_meant(&rule).then_some(()),
                 _ => None,
-            });
-            match found {
-                Ok(found) if found.is_empty() => {}
-                Ok(_) => return Ok(true),
-                Err(e) if e.errno() == Some(Errno::EOPNOTSUPP as i32) => {}
-                Err(e) => return Err(e),
+            })?;
+            if !found.is_empty() {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -183,6 +169,7 @@ fn is_foreign_default(RouteMessage { header, .. }: &RouteMessage) -> bool {
     // What the kernel says where there is no route at all (`ip6_null_entry`, net/ipv6/route.c).
     let is_none = header.kind == RouteType::Unreachable && header.protocol == RouteProtocol::Kernel;
     header.destination_prefix_length == 0
+        && u32::from(header.table) == MAIN_TABLE
         && header.protocol != RouteProtocol::from(PROTOCOL)
         && !is_none
 }

@@ -267,12 +267,7 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub async fn links(&self) -> Result<Vec<Link>, Error> {
-        let mut message = LinkMessage::default();
-        // Most of an answer is counters.
-        let without = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
-        message.attributes.push(without);
-        let request = RouteNetlinkMessage::GetLink(message);
-        self.dump("list links", request, new_link).await
+        self.dump("list links", all_links(), new_link).await
     }
 
     /// The link called `name`, or `None`.
@@ -280,19 +275,7 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
-        let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
-        let request = RouteNetlinkMessage::GetLink(message);
-        match self
-            .collect(&format!("look up link {name}"), request, 0)
-            .await
-        {
-            Ok(answers) => Ok(answers.into_iter().find_map(new_link)),
-            Err(e) if e.is_gone() => Ok(None),
-            Err(e) => Err(e),
-        }
+        Ok(self.links_named(&[name]).await?.into_values().next())
     }
 
     /// The link of this index, or `None`.
@@ -304,8 +287,8 @@ impl Netlink {
         message.header.index = ifindex;
         let request = RouteNetlinkMessage::GetLink(message);
         let what = format!("look up the link of index {ifindex}");
-        match self.collect(&what, request, 0).await {
-            Ok(answers) => Ok(answers.into_iter().find_map(new_link)),
+        match self.ask(&what, request).await {
+            Ok(answer) => Ok(new_link(answer)),
             Err(e) if e.is_gone() => Ok(None),
             Err(e) => Err(e),
         }
@@ -323,6 +306,14 @@ impl Netlink {
         })
         .await
     }
+}
+
+/// The question for all links. Most of an answer would be counters.
+pub(super) fn all_links() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    let without = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    message.attributes.push(without);
+    RouteNetlinkMessage::GetLink(message)
 }
 
 pub(super) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {

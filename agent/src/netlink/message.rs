@@ -170,19 +170,26 @@ fn rule(object: &Rule) -> RuleMessage {
     message
 }
 
-fn neighbour(object: &Neighbour, ifindex: u32) -> NeighbourMessage {
+/// The place of a neighbour entry: its address and its link.
+pub(super) fn neighbour_at(address: IpAddr, ifindex: u32) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = address_family(Family::of(object.address));
+    message.header.family = address_family(Family::of(address));
     message.header.ifindex = ifindex;
-    message.header.state = NeighbourState::Permanent;
     message.header.kind = RouteType::Unspec;
-    message.attributes.extend([
-        NeighbourAttribute::Destination(match object.address {
-            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
-            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
-        }),
-        NeighbourAttribute::LinkLayerAddress(object.mac.0.to_vec()),
-    ]);
+    let address = match address {
+        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+    };
+    let destination = NeighbourAttribute::Destination(address);
+    message.attributes.push(destination);
+    message
+}
+
+fn neighbour(object: &Neighbour, ifindex: u32) -> NeighbourMessage {
+    let mut message = neighbour_at(object.address, ifindex);
+    message.header.state = NeighbourState::Permanent;
+    let mac = NeighbourAttribute::LinkLayerAddress(object.mac.0.to_vec());
+    message.attributes.push(mac);
     message
 }
 
@@ -201,10 +208,10 @@ pub fn filter_hook(ifindex: u32, direction: Direction) -> TcMessage {
 }
 
 /// Our filter at a hook, whichever program it holds.
-fn our_filter(object: &Filter, ifindex: u32) -> TcMessage {
+pub(super) fn our_filter(ifindex: u32, direction: Direction) -> TcMessage {
     /// `ETH_P_ALL` (include/uapi/linux/if_ether.h), in network byte order as tc wants it.
     const ETH_P_ALL: u16 = 0x0003_u16.to_be();
-    let mut message = filter_hook(ifindex, object.direction);
+    let mut message = filter_hook(ifindex, direction);
     message.header.handle = TcHandle::from(FILTER_HANDLE);
     message.header.info = (u32::from(FILTER_PRIORITY) << 16) | u32::from(ETH_P_ALL);
     message
@@ -214,7 +221,7 @@ fn our_filter(object: &Filter, ifindex: u32) -> TcMessage {
 }
 
 fn filter(object: &Filter, ifindex: u32, program: RawFd) -> TcMessage {
-    let mut message = our_filter(object, ifindex);
+    let mut message = our_filter(ifindex, object.direction);
     let mut options = vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(program.cast_unsigned())),
         TcOption::Bpf(TcFilterBpfOption::ProgName(object.program.clone())),
@@ -324,7 +331,7 @@ impl Batch {
     pub fn delete_filter(&mut self, object: &Filter, ifindex: u32) {
         self.push_tolerant(
             format_args!("remove {object}"),
-            RouteNetlinkMessage::DelTrafficFilter(our_filter(object, ifindex)),
+            RouteNetlinkMessage::DelTrafficFilter(our_filter(ifindex, object.direction)),
             0,
             NO_FILTER,
         );

@@ -3,7 +3,7 @@
 //!
 //! Nothing here knows what a pod is. [`model`] says what objects look like, [`message`] turns
 //! them into netlink messages, [`state`] reads the kernel's back, [`Batch`] is many messages that
-//! go together ([`direct`]: in one system call), and [`netns`] is the only place that changes a
+//! go together, in one system call ([`direct`]: the one engine, which [`Netlink`] has behind a lock), and [`netns`] is the only place that changes a
 //! thread's namespace.
 
 pub mod announcement;
@@ -11,6 +11,7 @@ pub mod by_gateway;
 pub mod defaults;
 pub mod direct;
 pub mod elsewhere;
+mod exchange;
 pub mod foreign;
 mod foreign_rule;
 mod holder;
@@ -30,22 +31,20 @@ pub mod sysctl;
 mod taken;
 pub mod way;
 
-use std::{fmt, io, sync::Arc};
+use std::{collections::HashMap, fmt, io, sync::Arc};
 
-use futures::{StreamExt, channel::mpsc::UnboundedReceiver, stream::BoxStream};
+use futures::channel::mpsc::UnboundedReceiver;
 use rtnetlink::{
     MulticastGroup,
-    packet_core::{
-        NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-        NetlinkPayload,
-    },
+    packet_core::NetlinkMessage,
     packet_route::RouteNetlinkMessage,
-    proto::{Connection, ConnectionHandle, from_socket_with_codec},
+    proto::{Connection, ConnectionHandle},
     sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 use tokio::sync::Mutex;
 
-use taken::Taken;
+use direct::{Direct, Received};
+use link::Link;
 
 /// A netlink operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -90,17 +89,7 @@ mod libc {
     pub(super) const EADDRNOTAVAIL: i32 = Errno::EADDRNOTAVAIL as i32;
 }
 
-/// How often a list that changed while it was made is asked for again.
-const PATIENCE: u32 = 8;
-
-/// What the kernel answered to one request.
-struct Answers<T> {
-    objects: Vec<T>,
-    /// The list changed while it was made.
-    interrupted: bool,
-}
-
-/// What a connection is made of: who drives the socket, who asks, and what the kernel says by itself.
+/// What a socket that listens is made of: who drives it, who could ask, and what the kernel says by itself.
 type Parts = (
     Connection<RouteNetlinkMessage, TokioSocket, lenient::Codec>,
     ConnectionHandle<RouteNetlinkMessage>,
@@ -117,41 +106,24 @@ fn listening(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-/// A connection to one namespace's rtnetlink.
+/// A connection to one namespace's rtnetlink, for tasks.
+///
+/// The kernel does what is asked of it before `sendmsg` returns, and makes each part of a list when it is read. So no task
+/// waits for an answer but for the kernel's own work, and one blocking connection serves them all, one after the other.
 #[derive(Clone, Debug)]
 pub struct Netlink {
-    handle: ConnectionHandle<RouteNetlinkMessage>,
-    place: String,
-    /// One dump at a time: the kernel answers a second one on the same socket with EBUSY
-    /// (`__netlink_dump_start`, net/netlink/af_netlink.c).
-    dumping: Arc<Mutex<()>>,
+    direct: Arc<Mutex<Direct>>,
+    place: Arc<str>,
 }
 
 impl Netlink {
     /// Opens a socket in the calling thread's network namespace. `place` names that namespace in
     /// errors ("in the host", "in /run/netns/x").
     ///
-    /// Must be called within a tokio runtime, or with its handle entered: that runtime drives the
-    /// socket from then on, whatever namespace its own threads are in.
-    ///
     /// # Errors
     /// When the socket cannot be made.
     pub fn open(place: impl Into<String>) -> Result<Self, Error> {
-        let place = place.into();
-        let failed = |e| Error::new(format_args!("open a netlink socket {place}"), e);
-        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed)?;
-        // Filters of dumps are honoured by the kernel, and unknown attributes refused, only then.
-        socket
-            .socket_mut()
-            .set_netlink_get_strict_chk(true)
-            .map_err(failed)?;
-        let (connection, handle, _): Parts = from_socket_with_codec(socket);
-        tokio::spawn(connection);
-        Ok(Self {
-            handle,
-            place,
-            dumping: Arc::default(),
-        })
+        Ok(Direct::open(place)?.into())
     }
 
     /// What errors call this namespace.
@@ -160,24 +132,12 @@ impl Netlink {
         &self.place
     }
 
-    fn send(
-        &self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>, io::Error> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
-        self.handle
-            .clone()
-            .request(request, SocketAddr::new(0, 0))
-            .map(StreamExt::boxed)
-            .map_err(|_closed| io::Error::other("the netlink socket is closed"))
+    /// How much the kernel answered so far.
+    pub async fn received(&self) -> Received {
+        self.direct.lock().await.received()
     }
 
-    /// What `parse` makes of everything that the kernel answers to one dump request. Each message is
-    /// parsed as it comes, and dropped: most of a link's nobody here asks for.
+    /// See [`Direct::dump`].
     ///
     /// # Errors
     /// When the kernel refuses; `what` says what was asked for.
@@ -187,54 +147,64 @@ impl Netlink {
         message: RouteNetlinkMessage,
         parse: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
-        let _turn = self.dumping.lock().await;
-        let mut answers = self.ask(what, message.clone(), NLM_F_DUMP, &parse).await?;
-        // What changed while the kernel was listing it may be missing or be there twice
-        // (`nl_dump_check_consistent`, include/net/netlink.h).
-        for _ in 0..PATIENCE {
-            if !answers.interrupted {
-                break;
-            }
-            answers = self.ask(what, message.clone(), NLM_F_DUMP, &parse).await?;
-        }
-        Ok(answers.objects)
+        self.direct.lock().await.dump(what, message, parse)
     }
 
-    /// Everything the kernel answers to one request.
+    /// See [`Direct::dump_only`].
     ///
     /// # Errors
     /// When the kernel refuses; `what` says what was asked for.
-    pub async fn collect(
+    pub async fn dump_only<T>(
         &self,
         what: &str,
         message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        Ok(self.ask(what, message, flags, Some).await?.objects)
+        is_wanted: impl Fn(&[u8]) -> bool,
+        parse: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let mut direct = self.direct.lock().await;
+        direct.dump_only(what, message, is_wanted, parse)
     }
 
-    async fn ask<T>(
+    /// See [`Direct::ask`].
+    ///
+    /// # Errors
+    /// When the kernel refuses; `what` says what was asked for.
+    pub async fn ask(
         &self,
         what: &str,
         message: RouteNetlinkMessage,
-        flags: u16,
-        parse: impl Fn(RouteNetlinkMessage) -> Option<T>,
-    ) -> Result<Answers<T>, Error> {
-        let failed = |e| Error::new(format_args!("{what} {}", self.place), e);
-        let mut answers = self.send(message, flags).map_err(failed)?;
-        let mut all = Answers {
-            objects: Vec::new(),
-            interrupted: false,
-        };
-        while let Some(answer) = answers.next().await {
-            all.interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-            match answer.payload {
-                NetlinkPayload::InnerMessage(message) => all.objects.extend(parse(message)),
-                NetlinkPayload::Error(e) if e.code.is_some() => return Err(failed(e.to_io())),
-                _ => {}
-            }
+    ) -> Result<RouteNetlinkMessage, Error> {
+        self.direct.lock().await.ask(what, message)
+    }
+
+    /// See [`Direct::ask_each`].
+    ///
+    /// # Errors
+    /// When they cannot be asked at all; `what` says what was asked for.
+    pub async fn ask_each(
+        &self,
+        what: &str,
+        questions: Vec<RouteNetlinkMessage>,
+    ) -> Result<Vec<io::Result<RouteNetlinkMessage>>, Error> {
+        let answers = self.direct.lock().await.ask_each(questions);
+        answers.map_err(|e| Error::new(format_args!("{what} {}", self.place), e))
+    }
+
+    /// See [`Direct::links`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn links_named(&self, names: &[&str]) -> Result<HashMap<String, Link>, Error> {
+        self.direct.lock().await.links(names)
+    }
+}
+
+impl From<Direct> for Netlink {
+    fn from(direct: Direct) -> Self {
+        Self {
+            place: direct.place().into(),
+            direct: Arc::new(Mutex::new(direct)),
         }
-        Ok(all)
     }
 }
 
@@ -276,67 +246,17 @@ impl Batch {
         });
     }
 
-    /// Sends all, waits for all, and reports the first refusal that is not tolerated. Requests
-    /// behind a refused one are carried out all the same.
+    /// See [`Direct::run`].
     ///
     /// # Errors
     /// The first refusal, naming the request.
     pub async fn run(self, netlink: &Netlink) -> Result<(), Error> {
-        match self.run_all(netlink).await.into_iter().next() {
-            Some(first) => Err(first),
-            None => Ok(()),
-        }
+        netlink.direct.lock().await.run(self)
     }
 
-    /// As [`Batch::run`], but reports every refusal.
+    /// See [`Direct::run_all`].
     pub async fn run_all(self, netlink: &Netlink) -> Vec<Error> {
-        let (mut failures, mut taken) = self.send_all(netlink).await;
-        let (refused, places) = taken.by_other_means().send_all(netlink).await;
-        failures.extend(refused);
-        taken.join(places);
-        if taken.is_empty() {
-            return failures;
-        }
-        let mut there = Vec::new();
-        for question in taken.questions() {
-            let routes = netlink.dump("list routes", question, taken::route);
-            match routes.await {
-                Ok(routes) => there.extend(routes),
-                Err(e) => failures.push(e),
-            }
-        }
-        let (again, refused) = taken.again(&there, &netlink.place);
-        failures.extend(refused);
-        failures.extend(again.send_all(netlink).await.0);
-        failures
-    }
-
-    /// The refusals, and the requests for routes whose place is taken.
-    async fn send_all(self, netlink: &Netlink) -> (Vec<Error>, Taken) {
-        let sent: Vec<_> = self
-            .requests
-            .into_iter()
-            .map(|request| {
-                let flags = request.flags | NLM_F_ACK;
-                let answers = netlink.send(request.message.clone(), flags);
-                (request, answers)
-            })
-            .collect();
-        let (mut failures, mut taken) = (Vec::new(), Taken::default());
-        for (request, answers) in sent {
-            let result = match answers {
-                Err(e) => Err(e),
-                Ok(mut answers) => acknowledged(&mut answers).await,
-            };
-            if let Err(e) = result
-                && !request.tolerates(&e)
-                && !taken.keep(&request, &e)
-            {
-                let what = format_args!("{} {}", request.what, netlink.place);
-                failures.push(Error::new(what, e));
-            }
-        }
-        (failures, taken)
+        netlink.direct.lock().await.run_all(self)
     }
 }
 
@@ -345,17 +265,4 @@ impl Request {
         let errno = refusal.raw_os_error();
         errno.is_some_and(|errno| self.tolerated.contains(&errno))
     }
-}
-
-async fn acknowledged(
-    answers: &mut BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
-) -> Result<(), io::Error> {
-    while let Some(answer) = answers.next().await {
-        if let NetlinkPayload::Error(e) = answer.payload
-            && e.code.is_some()
-        {
-            return Err(e.to_io());
-        }
-    }
-    Ok(())
 }

@@ -390,6 +390,18 @@ pub struct NamespacePlan {
     pub filters: Vec<Filter>,
 }
 
+impl NamespacePlan {
+    /// Adds everything of another plan of the same namespace.
+    pub fn extend(&mut self, more: &Self) {
+        self.sysctls.extend_from_slice(&more.sysctls);
+        self.addresses.extend_from_slice(&more.addresses);
+        self.neighbours.extend_from_slice(&more.neighbours);
+        self.routes.extend_from_slice(&more.routes);
+        self.rules.extend_from_slice(&more.rules);
+        self.filters.extend_from_slice(&more.filters);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,14 +12,14 @@ use std::{
 
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkExtentMask, LinkMessage},
+    link::{LinkAttribute, LinkMessage},
     nsid::{NsidAttribute, NsidMessage},
 };
 
 use super::{
     Error,
     direct::Direct,
-    link::{IpvlanMode, Link},
+    link::{IpvlanMode, Link, all_links},
     namespaces,
     netns::Netns,
 };
@@ -103,11 +103,7 @@ fn children_in(netns: &Netns, of: &Netns, master: u32) -> Result<Vec<Sibling>, E
 
 /// The ipvlan links above a link of this index, whichever namespace that is in.
 fn children(netlink: &mut Direct, master: u32) -> Result<Vec<Child>, Error> {
-    let mut question = LinkMessage::default();
-    let without = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
-    question.attributes.push(without);
-    let question = RouteNetlinkMessage::GetLink(question);
-    netlink.dump("list links", question, |answer| match answer {
+    netlink.dump("list links", all_links(), |answer| match answer {
         RouteNetlinkMessage::NewLink(message) => child(message, master),
         _ => None,
     })

@@ -1,7 +1,7 @@
 //! The kernel's state, read back as plans are written, and what of a plan it lacks.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     hash::Hash,
     net::IpAddr,
@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia},
     rule::{RuleAction, RuleAttribute, RuleMessage},
@@ -71,47 +71,46 @@ pub struct NamespaceState {
 }
 
 impl NamespaceState {
-    /// Reads what `plan` speaks of: its tables, its links, its families.
+    /// Reads what `plan` speaks of, and nothing else: its tables, its links, its neighbours, its filters. The kernel
+    /// leaves out the rest, so that it costs nothing how many routes and neighbours others have.
     ///
     /// # Errors
     /// When the kernel refuses to answer.
     pub async fn read(netlink: &Netlink, plan: &NamespacePlan) -> Result<Self, Error> {
-        let links = netlink.links().await?;
-        let names: HashMap<u32, String> =
-            links.iter().map(|l| (l.ifindex, l.name.clone())).collect();
-        let mut found = NamespacePlan {
-            addresses: netlink
-                .addresses()
-                .await?
-                .into_iter()
-                .filter_map(|a| {
-                    Some(Address {
-                        link: names.get(&a.ifindex)?.clone(),
-                        address: a.address,
-                        no_prefix_route: false,
-                    })
+        Self::read_with(netlink, plan, &[]).await
+    }
+
+    /// As [`NamespaceState::read`], with these links besides.
+    ///
+    /// # Errors
+    /// When the kernel refuses to answer.
+    pub async fn read_with(
+        netlink: &Netlink,
+        plan: &NamespacePlan,
+        links: &[&str],
+    ) -> Result<Self, Error> {
+        let links = links_of(netlink, plan, links).await?;
+        let mut found = NamespacePlan::default();
+        if !plan.addresses.is_empty() {
+            let names = names(&links);
+            let all = netlink.addresses().await?.into_iter();
+            found.addresses.extend(all.filter_map(|a| {
+                Some(Address {
+                    link: names.get(&a.ifindex)?.clone(),
+                    address: a.address,
+                    no_prefix_route: false,
                 })
-                .collect(),
-            ..NamespacePlan::default()
-        };
-        for family in Family::BOTH {
-            found.routes.extend(routes(netlink, family, &names).await?);
-            found.rules.extend(rules(netlink, family).await?);
-            found
-                .neighbours
-                .extend(neighbours(netlink, family, &names).await?);
+            }));
         }
-        for filter in &plan.filters {
-            if let Some(link) = links.iter().find(|l| l.name == filter.link) {
-                found
-                    .filters
-                    .extend(our_filter(netlink, link, filter.direction).await?);
+        found.routes = routes(netlink, plan, &links).await?;
+        for family in Family::BOTH {
+            if plan.rules.iter().any(|rule| rule.family == family) {
+                found.rules.extend(rules(netlink, family).await?);
             }
         }
-        Ok(Self {
-            links: links.into_iter().map(|l| (l.name.clone(), l)).collect(),
-            found,
-        })
+        found.neighbours = neighbours(netlink, plan, &links).await?;
+        found.filters = filters(netlink, plan, &links).await?;
+        Ok(Self { links, found })
     }
 
     /// What `plan` has and the kernel has not, settings excepted.
@@ -172,21 +171,50 @@ pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The routes of all tables.
+/// So many links are asked for by their names; if there are more, all of the namespace are listed.
+const FEW: usize = 16;
+
+/// The links that `plan` and `more` name, and perhaps others.
+async fn links_of(
+    netlink: &Netlink,
+    plan: &NamespacePlan,
+    more: &[&str],
+) -> Result<HashMap<String, Link>, Error> {
+    let mut wanted: BTreeSet<&str> = more.iter().copied().collect();
+    wanted.extend(plan.addresses.iter().map(|object| object.link.as_str()));
+    wanted.extend(plan.neighbours.iter().map(|object| object.link.as_str()));
+    wanted.extend(plan.routes.iter().map(|object| object.link.as_str()));
+    wanted.extend(plan.filters.iter().map(|object| object.link.as_str()));
+    if wanted.len() <= FEW {
+        let wanted: Vec<&str> = wanted.into_iter().collect();
+        return netlink.links_named(&wanted).await;
+    }
+    let all = netlink.links().await?;
+    Ok(all.into_iter().map(|l| (l.name.clone(), l)).collect())
+}
+
+fn names(links: &HashMap<String, Link>) -> HashMap<u32, String> {
+    let links = links.values();
+    links.map(|l| (l.ifindex, l.name.clone())).collect()
+}
+
+/// The routes of the tables of `plan`.
 async fn routes(
     netlink: &Netlink,
-    family: Family,
-    names: &HashMap<u32, String>,
+    plan: &NamespacePlan,
+    links: &HashMap<String, Link>,
 ) -> Result<Vec<Route>, Error> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = message::address_family(family);
-    let request = RouteNetlinkMessage::GetRoute(message);
-    netlink
-        .dump("list routes", request, |answer| match answer {
-            RouteNetlinkMessage::NewRoute(message) => parse_route(family, &message, names),
-            _ => None,
-        })
-        .await
+    let names = names(links);
+    let table = |route: &Route| (Family::of_net(&route.destination), route.table);
+    let tables: BTreeSet<_> = plan.routes.iter().map(table).collect();
+    let mut found = Vec::new();
+    for (family, table) in tables {
+        let parse = |message: &RouteMessage| {
+            parse_route(family, message, &names).filter(|route| route.table == table)
+        };
+        found.extend(netlink.routes_in(family, table, |_| true, parse).await?);
+    }
+    Ok(found)
 }
 
 /// The next hop, if that is what the attribute is: IPv4 may be sent by an IPv6 router (RFC 5549).
@@ -305,91 +333,132 @@ pub(super) fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> 
     })
 }
 
+/// Those of the neighbours of `plan` that are there. Each is asked for by itself: the kernel lists all of a link or of the
+/// whole namespace, and a busy node has thousands.
 async fn neighbours(
     netlink: &Netlink,
-    family: Family,
-    names: &HashMap<u32, String>,
+    plan: &NamespacePlan,
+    links: &HashMap<String, Link>,
 ) -> Result<Vec<Neighbour>, Error> {
-    let mut message = NeighbourMessage::default();
-    message.header.family = message::address_family(family);
-    let request = RouteNetlinkMessage::GetNeighbour(message);
-    netlink
-        .dump("list neighbours", request, |answer| match answer {
-            RouteNetlinkMessage::NewNeighbour(message)
-                if message.header.state == NeighbourState::Permanent
-                    && message.header.family != AddressFamily::Bridge =>
-            {
-                let mut address = None;
-                let mut mac = None;
-                for attribute in message.attributes {
-                    match attribute {
-                        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
-                            address = Some(v4.into());
-                        }
-                        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
-                            address = Some(v6.into());
-                        }
-                        NeighbourAttribute::LinkLayerAddress(bytes) => {
-                            mac = bytes.try_into().ok().map(Mac);
-                        }
-                        _ => {}
-                    }
-                }
-                Some(Neighbour {
-                    link: names.get(&message.header.ifindex)?.clone(),
-                    address: address?,
-                    mac: mac?,
-                })
+    let names = names(links);
+    let question = |wanted: &Neighbour| {
+        let link = links.get(&wanted.link)?;
+        let message = message::neighbour_at(wanted.address, link.ifindex);
+        Some(RouteNetlinkMessage::GetNeighbour(message))
+    };
+    let questions = plan.neighbours.iter().filter_map(question).collect();
+    let what = "look up neighbours";
+    let mut found = Vec::new();
+    for answer in netlink.ask_each(what, questions).await? {
+        match answer {
+            Ok(message) => found.extend(parse_neighbour(message, &names)),
+            // Linux 5.0 and later can be asked about one.
+            Err(e) if e.raw_os_error() == Some(nix::errno::Errno::EOPNOTSUPP as i32) => {
+                let all = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+                let parse = |message| parse_neighbour(message, &names);
+                return netlink.dump("list neighbours", all, parse).await;
             }
-            _ => None,
-        })
-        .await
+            Err(e) => {
+                let e = Error::new(format_args!("{what} {}", netlink.place()), e);
+                if !e.is_gone() {
+                    return Err(e);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
-/// Our filter at one hook: found by its priority and handle, whichever program it holds.
-async fn our_filter(
-    netlink: &Netlink,
-    link: &Link,
-    direction: Direction,
-) -> Result<Vec<Filter>, Error> {
-    let message = message::filter_hook(link.ifindex, direction);
-    let request = RouteNetlinkMessage::GetTrafficFilter(message);
-    let ours = |answer| {
-        let RouteNetlinkMessage::NewTrafficFilter(message) = answer else {
-            return None;
-        };
-        if message.header.info >> 16 != u32::from(FILTER_PRIORITY)
-            || u32::from(message.header.handle) != FILTER_HANDLE
-        {
-            return None;
+fn parse_neighbour(answer: RouteNetlinkMessage, names: &HashMap<u32, String>) -> Option<Neighbour> {
+    let RouteNetlinkMessage::NewNeighbour(message) = answer else {
+        return None;
+    };
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let (mut address, mut mac) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                address = Some(v4.into());
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                address = Some(v6.into());
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                mac = bytes.try_into().ok().map(Mac);
+            }
+            _ => {}
         }
-        let options = message.attributes.into_iter().find_map(|a| match a {
-            TcAttribute::Options(options) => Some(options),
-            _ => None,
-        })?;
-        let (mut program, mut only_from) = (None, None);
-        for option in options {
-            match option {
-                TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => program = Some(name),
-                TcOption::Bpf(TcFilterBpfOption::ClassId(id)) => {
-                    only_from = u16::try_from(u32::from(id)).ok()
+    }
+    Some(Neighbour {
+        link: names.get(&message.header.ifindex)?.clone(),
+        address: address?,
+        mac: mac?,
+    })
+}
+
+/// Our filters at the hooks of `plan`: found by their priority and handle, whichever program they hold.
+async fn filters(
+    netlink: &Netlink,
+    plan: &NamespacePlan,
+    links: &HashMap<String, Link>,
+) -> Result<Vec<Filter>, Error> {
+    /// No clsact there: the kernel has no hook to look at. Or another kind of filter has the place.
+    const NO_HOOK: i32 = nix::errno::Errno::EINVAL as i32;
+    let at = |filter: &Filter| Some((links.get(&filter.link)?, filter.direction));
+    let mut hooks: Vec<_> = plan.filters.iter().filter_map(at).collect();
+    hooks.sort_by_key(|(link, direction)| (link.ifindex, *direction));
+    hooks.dedup_by_key(|(link, direction)| (link.ifindex, *direction));
+    let question = |(link, direction): &(&Link, Direction)| {
+        RouteNetlinkMessage::GetTrafficFilter(message::our_filter(link.ifindex, *direction))
+    };
+    let questions = hooks.iter().map(question).collect();
+    let what = "look up filters";
+    let answers = netlink.ask_each(what, questions).await?;
+    let mut found = Vec::new();
+    for ((link, direction), answer) in hooks.into_iter().zip(answers) {
+        match answer {
+            Ok(message) => found.extend(parse_filter(message, link, direction)),
+            Err(e) => {
+                let what = format_args!("{what} of {} {}", link.name, netlink.place());
+                let e = Error::new(what, e);
+                if e.errno() != Some(NO_HOOK) && !e.is_gone() {
+                    return Err(e);
                 }
-                _ => {}
             }
         }
-        Some(Filter {
-            link: link.name.clone(),
-            direction,
-            program: program?,
-            only_from,
-        })
-    };
-    let what = format!("list filters of {}", link.name);
-    match netlink.dump(&what, request, ours).await {
-        // No clsact there: the kernel has no hook to list.
-        Err(e) if e.errno() == Some(nix::errno::Errno::EINVAL as i32) || e.is_gone() => {
-            Ok(Vec::new())
-        }
-        found => found,
     }
+    Ok(found)
+}
+
+fn parse_filter(answer: RouteNetlinkMessage, link: &Link, direction: Direction) -> Option<Filter> {
+    let RouteNetlinkMessage::NewTrafficFilter(message) = answer else {
+        return None;
+    };
+    if message.header.info >> 16 != u32::from(FILTER_PRIORITY)
+        || u32::from(message.header.handle) != FILTER_HANDLE
+    {
+        return None;
+    }
+    let options = message.attributes.into_iter().find_map(|a| match a {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    })?;
+    let (mut program, mut only_from) = (None, None);
+    for option in options {
+        match option {
+            TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => program = Some(name),
+            TcOption::Bpf(TcFilterBpfOption::ClassId(id)) => {
+                only_from = u16::try_from(u32::from(id)).ok()
+            }
+            _ => {}
+        }
+    }
+    Some(Filter {
+        link: link.name.clone(),
+        direction,
+        program: program?,
+        only_from,
+    })
 }

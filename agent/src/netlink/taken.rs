@@ -8,7 +8,7 @@
 //! (`ip6_route_check_nh_onlink`, net/ipv6/route.c), a gateway that is the node's own address (`fib_check_nh_v4_gw`,
 //! net/ipv4/fib_semantics.c). Not asked to, it looks into the route's own table first, where its network is.
 
-use std::{io, mem};
+use std::{collections::BTreeSet, io, mem};
 
 use nix::errno::Errno;
 use rtnetlink::{
@@ -67,39 +67,26 @@ impl Taken {
         }
     }
 
-    pub(super) fn join(&mut self, more: Self) {
-        self.places.extend(more.places);
-    }
-
     /// The dumps that tell who is there: one for each family and table.
     pub(super) fn questions(&self) -> Vec<RouteNetlinkMessage> {
-        let mut asked = Vec::new();
-        for (family, table) in self.wanted().map(place) {
-            if !asked.contains(&(family, table)) {
-                asked.push((family, table));
-            }
-        }
-        let question = |(family, table)| {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            message.attributes.push(RouteAttribute::Table(table));
-            RouteNetlinkMessage::GetRoute(message)
+        let asked = self.wanted().map(place).map(|(f, t)| (u8::from(f), t));
+        let asked: BTreeSet<_> = asked.collect();
+        let question = |(family, table): (u8, u32)| {
+            RouteNetlinkMessage::GetRoute(routes_of(family.into(), table))
         };
         asked.into_iter().map(question).collect()
     }
 
     /// What to ask for once more, now that it is known who is there, and what cannot be.
-    pub(super) fn again(self, there: &[RouteMessage], namespace: &str) -> (Batch, Vec<Error>) {
+    pub(super) fn again(mut self, there: &[RouteMessage], namespace: &str) -> (Batch, Vec<Error>) {
+        self.places.retain(|request| !request.is_done(there));
         let (mut batch, mut refused) = (Batch::default(), Vec::new());
         for mut request in self.places {
             let RouteNetlinkMessage::NewRoute(wanted) = &request.message else {
                 continue;
             };
-            let in_the_way = || there.iter().filter(|there| is_in_the_way(there, wanted));
-            if in_the_way().any(|there| is_same(there, wanted)) {
-                continue;
-            }
-            match in_the_way().find(|there| !is_ours(there, wanted)) {
+            let mut in_the_way = there.iter().filter(|there| is_in_the_way(there, wanted));
+            match in_the_way.find(|there| !is_ours(there, wanted)) {
                 None => {
                     request.flags = NLM_F_CREATE | NLM_F_REPLACE;
                     batch.requests.push(request);
@@ -130,6 +117,61 @@ impl Taken {
                 _ => None,
             })
     }
+}
+
+impl Request {
+    /// Whether it is for a route that is there, the very same.
+    fn is_done(&self, there: &[RouteMessage]) -> bool {
+        let RouteNetlinkMessage::NewRoute(wanted) = &self.message else {
+            return false;
+        };
+        let mut same = there.iter().filter(|there| is_same(there, wanted));
+        same.any(|there| is_in_the_way(there, wanted))
+    }
+}
+
+impl Batch {
+    /// The dumps that tell which of its routes are there, if they are ours: one for each family, of one table and one
+    /// link where all are of these.
+    pub(super) fn questions_about_routes(&self) -> Vec<RouteNetlinkMessage> {
+        let routes = || {
+            self.requests
+                .iter()
+                .filter_map(|request| match &request.message {
+                    RouteNetlinkMessage::NewRoute(wanted) => Some(wanted),
+                    _ => None,
+                })
+        };
+        let families: BTreeSet<u8> = routes().map(|route| u8::from(place(route).0)).collect();
+        let question = |family: u8| {
+            let of_family = || routes().filter(|route| u8::from(place(route).0) == family);
+            let tables: BTreeSet<u32> = of_family().map(|route| place(route).1).collect();
+            let links: BTreeSet<Option<u32>> = of_family().map(link).collect();
+            let mut message = RouteMessage::default();
+            message.header.address_family = family.into();
+            message.header.protocol = RouteProtocol::from(PROTOCOL);
+            if let [table] = Vec::from_iter(tables)[..] {
+                message.attributes.push(RouteAttribute::Table(table));
+            }
+            if let [Some(link)] = Vec::from_iter(links)[..] {
+                message.attributes.push(RouteAttribute::Oif(link));
+            }
+            RouteNetlinkMessage::GetRoute(message)
+        };
+        families.into_iter().map(question).collect()
+    }
+
+    /// Leaves out the routes that are there, the very same.
+    pub(super) fn leave_out(&mut self, there: &[RouteMessage]) {
+        self.requests.retain(|request| !request.is_done(there));
+    }
+}
+
+fn routes_of(family: AddressFamily, table: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.attributes.push(RouteAttribute::Table(table));
+    message
 }
 
 /// A route among answers.

@@ -51,8 +51,8 @@ impl Netlink {
         question.attributes.push(destination);
         let what = format!("ask for the way to {address}");
         let question = RouteNetlinkMessage::GetRoute(question);
-        match self.collect(&what, question, 0).await {
-            Ok(answers) => Ok(answers.iter().find_map(way).unwrap_or(Way::Nowhere)),
+        match self.ask(&what, question).await {
+            Ok(answer) => Ok(way(&answer).unwrap_or(Way::Nowhere)),
             Err(e) if e.errno().is_some_and(|errno| NO_WAY.contains(&errno)) => Ok(Way::Nowhere),
             Err(e) => Err(e),
         }

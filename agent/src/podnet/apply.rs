@@ -16,7 +16,7 @@ use std::{
 use crate::{
     datapath::{Datapath, Programs, Sending},
     netlink::{
-        Batch, Netlink,
+        self, Batch, Netlink,
         direct::Direct,
         link::Link,
         model::{Mac, NamespacePlan},
@@ -189,7 +189,7 @@ impl Work {
         }
         add_objects(&mut batch, &self.nic, &found, &self.programs);
         add_objects(&mut batch, &net.in_host, &found, &self.programs);
-        netlink.run(batch)?;
+        put(netlink, batch, self.links)?;
         self.laps.lap("configure the host");
         Ok(master)
     }
@@ -222,10 +222,18 @@ impl Work {
             present(&found, &veth.pod_name, pod)?;
         }
         add_objects(&mut batch, &net.in_pod, &found, &self.programs);
-        pod.run(batch)?;
+        put(pod, batch, self.links)?;
         self.laps.lap("configure the pod");
         let veth = net.way_to_host().and_then(|veth| found.get(&veth.pod_name));
         Ok(veth.map(|link| link.ifindex))
+    }
+}
+
+/// An interface that may be there already has most of it.
+fn put(netlink: &mut Direct, batch: Batch, links: Links) -> Result<(), netlink::Error> {
+    match links {
+        Links::Ensure => netlink.run_missing(batch),
+        Links::New | Links::First => netlink.run(batch),
     }
 }
 

@@ -72,7 +72,9 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
     let place = format!("in {}", netns.path().display());
     let (netlink, settings) = netns
         .run(|| Netlink::open(place).map(|netlink| (netlink, differing_sysctls(&net.in_pod))))??;
-    let state = NamespaceState::read(&netlink, &net.in_pod).await?;
+    let pair = net.way_to_host().map(|veth| veth.pod_name.as_str());
+    let links: Vec<&str> = pair.into_iter().chain([net.interface.as_str()]).collect();
+    let state = NamespaceState::read_with(&netlink, &net.in_pod, &links).await?;
     let mut damage = Vec::new();
     match state.links.get(&net.interface) {
         None => damage.push(format!("link {} is missing in the pod", net.interface)),
@@ -107,13 +109,11 @@ async fn in_host(
     host: &Netlink,
     datapath: &Datapath,
 ) -> Result<Vec<String>, Error> {
-    let mut filters = net.in_host.filters.clone();
-    filters.extend_from_slice(&nic.filters);
-    let wanted = NamespacePlan {
-        filters,
-        ..NamespacePlan::default()
-    };
-    let state = datapath.state_of_host(host, &wanted).await?;
+    let mut wanted = net.in_host.clone();
+    wanted.extend(nic);
+    let pair = net.way_to_host().map(|veth| veth.host_name.as_str());
+    let links: Vec<&str> = pair.into_iter().collect();
+    let state = datapath.state_of_host(host, &wanted, &links).await?;
     let mut damage = Vec::new();
     if let Some(veth) = net.way_to_host() {
         match state.links.get(&veth.host_name) {

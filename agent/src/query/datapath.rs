@@ -147,7 +147,10 @@ async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
         filters,
         ..NamespacePlan::default()
     };
-    let state = agent.datapath.state_of_host(&agent.host, &wanted).await;
+    let state = agent
+        .datapath
+        .state_of_host(&agent.host, &wanted, &[])
+        .await;
     let state = state.ok();
     // On the NIC, or on every veth; `None` where it should be nowhere, or that cannot be told.
     let attached = |program: &str, nic: &str| {

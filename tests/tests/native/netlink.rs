@@ -1,7 +1,7 @@
 //! The agent's netlink layer against the running kernel.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::netlink::{Batch, Netlink};
+use ebbtide_agent::netlink::{Batch, Netlink, direct::Direct, model::Route};
 use ebbtide_tests::{netns::Netns, snapshot::ip};
 use tokio::runtime::Runtime;
 
@@ -77,6 +77,70 @@ fn a_route_of_ours_is_removed_as_it_is_read_whatever_the_kernel_made_of_it() -> 
         batch.run(&netlink).await?;
         let left = netlink.ours(&links).await?;
         ensure!(left.routes.is_empty(), "{:#?}", left.routes);
+        Ok(())
+    })
+}
+
+/// What a repeated ADD and a take-over do for each of a thousand pods.
+#[test]
+fn routes_that_are_there_are_found_without_a_list_of_their_whole_table() -> Result<()> {
+    const OTHER_PODS: u16 = 2_000;
+    let netns = Netns::new("again")?;
+    for command in [
+        "link add near0 type veth peer name far0",
+        "link set near0 up",
+        "link set far0 up",
+        "link add near1 type veth peer name far1",
+        "link set near1 up",
+        "link set far1 up",
+    ] {
+        ip(&netns, &command.split(' ').collect::<Vec<_>>())?;
+    }
+    let route = |link: &str, destination: &str| -> Result<Route> {
+        Ok(Route {
+            link: link.into(),
+            destination: destination.parse()?,
+            via: None,
+            source: None,
+            table: 7700,
+        })
+    };
+    let index = |link| netns.netlink()?.index(link);
+    let (near0, near1) = (index("near0")?, index("near1")?);
+    let mut all = Batch::default();
+    for number in 0..OTHER_PODS {
+        let destination = format!("10.{}.{}.1/32", number >> 8, number & 0xff);
+        all.add_route(&route("near1", &destination)?, near1);
+    }
+    let pod = || -> Result<Batch> {
+        let mut pod = Batch::default();
+        pod.add_route(&route("near0", "10.200.0.1/32")?, near0);
+        pod.add_route(&route("near0", "fd00::1/128")?, near0);
+        Ok(pod)
+    };
+    netns.run(|| {
+        let mut direct = Direct::open("in the test")?;
+        direct.run(all)?;
+        direct.run_missing(pod()?)?;
+        let before = direct.received();
+        direct.run_missing(pod()?)?;
+        let read = direct.received() - before;
+        ensure!(read.messages < 10, "{read:?}");
+        // One that was deleted is added, and one in its place that leads elsewhere is replaced.
+        ip(
+            &netns,
+            &["-6", "route", "del", "fd00::1/128", "table", "7700"],
+        )?;
+        let elsewhere = "route replace 10.200.0.1/32 dev near1 table 7700 proto 235 scope link";
+        ip(&netns, &elsewhere.split(' ').collect::<Vec<_>>())?;
+        direct.run_missing(pod()?)?;
+        for (family, destination) in [("-4", "10.200.0.1"), ("-6", "fd00::1")] {
+            let found = ip(
+                &netns,
+                &[family, "route", "show", destination, "table", "7700"],
+            )?;
+            ensure!(found.contains("dev near0"), "{destination}: {found}");
+        }
         Ok(())
     })
 }
