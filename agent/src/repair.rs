@@ -13,12 +13,13 @@ use crate::{
     agent::{Agent, forwarding},
     netlink::{
         Batch, Error, Netlink,
-        announcement::{Announcement, Announcements},
+        announcement::Announcements,
+        hooks::TcHooks,
         model::NamespacePlan,
         state::{Missing, differing_sysctls},
         sysctl,
     },
-    node::NodeFacts,
+    node::{Attention, Interest, NodeFacts},
 };
 
 /// Wiping comes in bursts; one comparison serves a whole burst.
@@ -30,6 +31,9 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// Between two repairs, however often somebody wipes.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What each comparison is told under, at level debug, with how much the kernel answered.
+const LOOKS: &str = "ebbtide_agent::looks";
 
 /// Watches the host until the process ends.
 pub async fn watch(agent: Arc<Agent>) {
@@ -44,19 +48,20 @@ pub async fn watch(agent: Arc<Agent>) {
         }
         // The socket could not be opened: whatever was missed is found by looking.
         sleep(PAUSE).await;
-        repair(&agent).await;
+        repair(&agent, None).await;
     }
 }
 
 /// Ends when the socket does. Everything that is announced is heard at once, also while something
 /// is being repaired: who makes an interface meanwhile must not act on what has changed.
 async fn repair_when_told(agent: &Agent, mut announcements: Announcements) {
+    let attention = Attention::to_all(announcements.routes());
     let told = &agent.look_again;
     let mut manifests = agent.catalogs();
     let listening = async {
         while let Some(announcement) = announcements.next().await {
             let news = agent.facts.hear(&announcement);
-            if news || is_suspicious(&announcement) {
+            if news || attention.is_drawn_by(&announcement) {
                 told.notify_one();
             }
         }
@@ -65,7 +70,7 @@ async fn repair_when_told(agent: &Agent, mut announcements: Announcements) {
         // After a start every pod is being put right in any case.
         let _or_not = timeout(LOOK, agent.all_taken_over()).await;
         loop {
-            repair(agent).await;
+            repair(agent, Some(&attention)).await;
             sleep(PAUSE).await;
             let other_manifests = manifests.changed();
             let _long_silence = timeout(LOOK, async {
@@ -85,16 +90,8 @@ async fn repair_when_told(agent: &Agent, mut announcements: Announcements) {
     }
 }
 
-/// Whether something of ours may be gone now: an object was deleted, or a link changed its state.
-fn is_suspicious(announcement: &Announcement) -> bool {
-    !matches!(
-        announcement,
-        Announcement::Other | Announcement::Default(..)
-    )
-}
-
-async fn repair(agent: &Agent) {
-    match put_back(agent).await {
+async fn repair(agent: &Agent, attention: Option<&Attention>) {
+    match put_back(agent, attention).await {
         Ok(missing) => {
             for object in missing {
                 warn!("{object} in the host: put back; something on this node removes it");
@@ -134,8 +131,9 @@ fn settings(facts: &NodeFacts, plan: &NamespacePlan) -> Vec<Missing> {
     differing
 }
 
-/// Compares the host with the plans of all interfaces and puts back what can be.
-async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
+/// Compares the host with the plans of all interfaces and puts back what can be. Attention is turned to what they depend
+/// on.
+async fn put_back(agent: &Agent, attention: Option<&Attention>) -> Result<Vec<Missing>, Error> {
     let host: &Netlink = &agent.host;
     let facts = agent.facts.get(host).await?;
     agent.withhold(&facts, &agent.catalog());
@@ -147,8 +145,14 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
     if !at_rest.are_all {
         agent.look_again.notify_one();
     }
+    let turn_to = |interest| {
+        if let Some(attention) = attention {
+            attention.turn_to(interest);
+        }
+    };
     let interfaces = &at_rest.interfaces;
     if interfaces.is_empty() {
+        turn_to(Interest::default());
         return Ok(Vec::new());
     }
     let mut plan = NamespacePlan::default();
@@ -165,7 +169,9 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         plan.filters.extend_from_slice(&net.in_host.filters);
     }
     without_repetition(&mut plan);
+    let before = host.received().await;
     let state = agent.datapath.state_of_host(host, &plan, &[]).await?;
+    turn_to(Interest::of(&plan, &state.links));
     let mut batch = Batch::default();
     let mut put_back = settings(&facts, &plan);
     let mut revived = Vec::new();
@@ -187,8 +193,21 @@ async fn put_back(agent: &Agent) -> Result<Vec<Missing>, Error> {
         let found = state.links.get(link)?;
         (found.up || revived.contains(&found.name)).then_some(found.ifindex)
     };
-    let hooks = host.tc_hooks().await?;
-    for missing in state.missing(&plan) {
+    let missing = state.missing(&plan);
+    let read = host.received().await - before;
+    let (messages, bytes) = (read.messages, read.bytes);
+    debug!(
+        target: LOOKS,
+        missing = missing.len(),
+        messages,
+        bytes,
+        "the host was compared with the plans"
+    );
+    let hooks = match missing.is_empty() {
+        true => TcHooks::default(),
+        false => host.tc_hooks().await?,
+    };
+    for missing in missing {
         match &missing {
             Missing::Rule(rule) => batch.add_rule(rule),
             Missing::Route(route) => match usable(&route.link) {

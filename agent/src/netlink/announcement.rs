@@ -1,14 +1,17 @@
 //! What the kernel announces by itself, as far as anybody here listens.
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, sync::Arc};
 
 use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
 use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::{AddressFamily, RouteNetlinkMessage},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        route::{RouteAttribute, RouteMessage, RouteProtocol},
+    },
     proto::from_socket_with_codec,
-    sys::SocketAddr,
+    sys::{AsyncSocket as _, SocketAddr},
 };
 
 use super::{
@@ -16,7 +19,9 @@ use super::{
     defaults::hops,
     link::{Link, LinkAddress},
     listening,
+    model::PROTOCOL,
     ours::is_ours,
+    route_filter::RouteFilter,
 };
 
 /// One announcement.
@@ -24,8 +29,8 @@ use super::{
 pub enum Announcement {
     /// A link came or changed.
     Link(Link),
-    /// The link with this index went.
-    LinkGone(u32),
+    /// A link went.
+    LinkGone(Link),
     /// An address came or changed.
     Address(LinkAddress),
     /// An address went.
@@ -36,21 +41,50 @@ pub enum Announcement {
     DefaultGone(Vec<(u32, Option<IpAddr>)>),
     /// A rule of others came.
     ForeignRule,
-    /// Another route, a rule, a queueing discipline or a filter went.
-    ObjectGone,
+    /// A route went that is ours or no default route.
+    RouteGone(RouteGone),
+    /// A rule went.
+    RuleGone,
+    /// A queueing discipline or a filter went, at the link with this index.
+    HookGone(u32),
     /// The socket's buffer was full: anything may have happened.
     Overrun,
     /// Nothing that anybody here asks for.
     Other,
 }
 
+/// A route that went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteGone {
+    /// Its table.
+    pub table: u32,
+    /// Whether it was one of ours, by its protocol.
+    pub ours: bool,
+}
+
+impl RouteGone {
+    fn parse(message: &RouteMessage) -> Self {
+        let table = message.attributes.iter().find_map(|a| match a {
+            RouteAttribute::Table(id) => Some(*id),
+            _ => None,
+        });
+        Self {
+            table: table.unwrap_or(u32::from(message.header.table)),
+            ours: message.header.protocol == RouteProtocol::from(PROTOCOL),
+        }
+    }
+}
+
 /// A socket that hears all of it in the namespace it was opened in.
 #[derive(Debug)]
-pub struct Announcements(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub struct Announcements {
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    routes: Arc<RouteFilter>,
+}
 
 impl Announcements {
     /// Opens the socket. From when this returns nothing is missed without an
-    /// [`Announcement::Overrun`].
+    /// [`Announcement::Overrun`], but for others' routes that come: of these only default routes are told.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -65,14 +99,27 @@ impl Announcements {
             MulticastGroup::Ipv6Rule,
             MulticastGroup::Tc,
         ];
-        let (connection, _, announcements): Parts = from_socket_with_codec(listening(&groups)?);
+        let mut socket = listening(&groups)?;
+        let routes = RouteFilter::of(socket.socket_mut())?;
+        routes.only(None)?;
+        let (connection, _, messages): Parts = from_socket_with_codec(socket);
         tokio::spawn(connection);
-        Ok(Self(announcements))
+        let routes = Arc::new(routes);
+        Ok(Self { messages, routes })
+    }
+
+    /// Which events of routes it gets.
+    #[must_use]
+    pub fn routes(&self) -> Arc<RouteFilter> {
+        Arc::clone(&self.routes)
     }
 
     /// The next one; `None` when the socket was closed.
     pub async fn next(&mut self) -> Option<Announcement> {
-        self.0.next().await.map(|(message, _)| parse(message))
+        self.messages
+            .next()
+            .await
+            .map(|(message, _)| parse(message))
     }
 }
 
@@ -91,7 +138,11 @@ fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Announcement {
         Message::NewLink(message) if message.header.interface_family == AddressFamily::Unspec => {
             Announcement::Link(Link::parse(message))
         }
-        Message::DelLink(message) => Announcement::LinkGone(message.header.index),
+        // It left its bridge.
+        Message::DelLink(message) if message.header.interface_family != AddressFamily::Unspec => {
+            Announcement::Other
+        }
+        Message::DelLink(message) => Announcement::LinkGone(Link::parse(message)),
         Message::NewAddress(message) => address(message, Announcement::Address),
         Message::DelAddress(message) => address(message, Announcement::AddressGone),
         Message::NewRoute(message) => match hops(&message) {
@@ -100,11 +151,12 @@ fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Announcement {
         },
         Message::DelRoute(message) => match hops(&message) {
             Some(default) => Announcement::DefaultGone(default.hops),
-            None => Announcement::ObjectGone,
+            None => Announcement::RouteGone(RouteGone::parse(&message)),
         },
         Message::NewRule(rule) if !is_ours(&rule) => Announcement::ForeignRule,
-        Message::DelRule(_) | Message::DelQueueDiscipline(_) | Message::DelTrafficFilter(_) => {
-            Announcement::ObjectGone
+        Message::DelRule(_) => Announcement::RuleGone,
+        Message::DelQueueDiscipline(message) | Message::DelTrafficFilter(message) => {
+            Announcement::HookGone(message.header.index.cast_unsigned())
         }
         _ => Announcement::Other,
     }

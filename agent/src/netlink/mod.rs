@@ -25,6 +25,7 @@ pub mod multicast;
 mod namespaces;
 pub mod netns;
 pub mod ours;
+pub mod route_filter;
 pub mod siblings;
 pub mod state;
 pub mod sysctl;

@@ -96,7 +96,11 @@ impl CurrentFacts {
             Some(snapshot) => snapshot.is_news(announcement),
             None => !matches!(
                 announcement,
-                Announcement::ForeignRule | Announcement::ObjectGone | Announcement::Other
+                Announcement::ForeignRule
+                    | Announcement::RouteGone(_)
+                    | Announcement::RuleGone
+                    | Announcement::HookGone(_)
+                    | Announcement::Other
             ),
         };
         if news {

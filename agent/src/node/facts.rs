@@ -162,7 +162,7 @@ impl NodeFacts {
                 Some(nic) => !nic.is_still(link),
                 None => concerns(link),
             },
-            Announcement::LinkGone(ifindex) => at(ifindex).is_some(),
+            Announcement::LinkGone(link) => at(&link.ifindex).is_some(),
             Announcement::Address(new) => match says_ipv6(new) {
                 Some(ifindex) => at(&ifindex).is_some_and(|nic| !nic.ipv6),
                 None => !is_link_local(&new.address.addr()) && has(new) == Some(false),
@@ -174,7 +174,11 @@ impl NodeFacts {
             Announcement::Default(hops) => hops.iter().any(|hop| leads(hop) == Some(false)),
             Announcement::DefaultGone(hops) => hops.iter().any(|hop| leads(hop) == Some(true)),
             Announcement::Overrun => true,
-            Announcement::ForeignRule | Announcement::ObjectGone | Announcement::Other => false,
+            Announcement::ForeignRule
+            | Announcement::RouteGone(_)
+            | Announcement::RuleGone
+            | Announcement::HookGone(_)
+            | Announcement::Other => false,
         }
     }
 
@@ -312,8 +316,8 @@ mod tests {
             (Announcement::Link(larger), true),
             (Announcement::Link(link("ens7", 7)), true),
             (Announcement::Link(pods), false),
-            (Announcement::LinkGone(2), true),
-            (Announcement::LinkGone(9), false),
+            (Announcement::LinkGone(link("ens5", 2)), true),
+            (Announcement::LinkGone(link("ens9", 9)), false),
             (Announcement::Address(address(2, "172.31.22.228/20")), false),
             (Announcement::Address(address(2, "172.31.22.229/20")), true),
             (Announcement::Address(address(2, "fe80::1/64")), false),
@@ -340,7 +344,7 @@ mod tests {
             (Announcement::AddressGone(address(1, "192.0.2.7/32")), true),
             (Announcement::Overrun, true),
             (Announcement::ForeignRule, false),
-            (Announcement::ObjectGone, false),
+            (Announcement::RuleGone, false),
         ] {
             assert_eq!(facts.is_news(&announcement), news, "{announcement:?}");
         }

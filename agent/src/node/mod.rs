@@ -6,6 +6,7 @@ mod current;
 mod facts;
 mod front;
 mod host;
+mod interest;
 mod plan;
 mod role;
 mod strict;
@@ -16,6 +17,7 @@ pub use current::CurrentFacts;
 pub use facts::{ALIAS, Nic, NodeFacts, has_ipv6, is_link_local, is_pod_veth};
 pub use front::{Routed, base_in_front, free_priorities, in_front};
 pub use host::{HostPlan, STEER, host_plan, nics, own_defaults, veth_filters};
+pub use interest::{Attention, Interest};
 pub use plan::{
     Behind, PRIORITIES, PoolNetwork, Rules, forwarding, nic_plan, nic_table, pods_rules,
 };

@@ -1,0 +1,128 @@
+//! Which routes' events a listening socket gets: a program of classic BPF, which the kernel runs before it queues one.
+//!
+//! Beside BGP hundreds of thousands of routes come and go, and none of them is anybody's business here. Without this
+//! each is a message to read, and a burst of them overflows the socket: then anything may have happened, and everything
+//! is read anew.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+};
+
+use nix::libc::{self, sock_filter, sock_fprog};
+
+use super::model::PROTOCOL;
+
+/// `RTM_NEWROUTE` and `RTM_DELROUTE` (include/uapi/linux/rtnetlink.h).
+const NEW_ROUTE: u16 = 24;
+const DELETED_ROUTE: u16 = 25;
+/// `RTA_TABLE`.
+const TABLE: u32 = 15;
+/// Where a message has its type (`struct nlmsghdr`), where a route has the length of its destination's prefix and its
+/// protocol (`struct rtmsg`), and where its attributes begin.
+const AT_TYPE: u32 = 4;
+const AT_LENGTH: u32 = 17;
+const AT_PROTOCOL: u32 = 21;
+const AT_ATTRIBUTES: u32 = 28;
+/// The kernel looks for the attribute of type X from the byte A on (`SKF_AD_NLATTR`, Documentation/networking/filter.rst).
+const FIND_ATTRIBUTE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_NLATTR) as u32;
+/// Programs are not longer (`BPF_MAXINSNS`); of a table there are two instructions.
+const MOST_TABLES: usize = 1000;
+
+/// The whole message is taken, or nothing of it.
+const ACCEPT: u32 = u32::MAX;
+const DROP: u32 = 0;
+
+/// Of one listening socket: which events of routes it gets. Those of all other objects it gets in any case.
+#[derive(Debug)]
+pub struct RouteFilter(OwnedFd);
+
+impl RouteFilter {
+    pub(super) fn of(socket: impl AsFd) -> io::Result<Self> {
+        Ok(Self(socket.as_fd().try_clone_to_owned()?))
+    }
+
+    /// From now on the socket gets, of routes, every default route's coming and going, the going of ours, and the going
+    /// of others' in `tables`. `None`: in all tables.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program: then it stays as it was.
+    pub fn only(&self, tables: Option<&BTreeSet<u32>>) -> io::Result<()> {
+        let mut program = program(tables.filter(|tables| tables.len() <= MOST_TABLES));
+        let argument = sock_fprog {
+            len: u16::try_from(program.len()).map_err(io::Error::other)?,
+            filter: program.as_mut_ptr(),
+        };
+        // SAFETY: the kernel reads a `sock_fprog` of this length, and as many instructions as it says from where it
+        // points to; both outlive the call, and the kernel keeps a copy.
+        let result = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const argument).cast(),
+                size_of::<sock_fprog>() as libc::socklen_t,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+fn instruction(code: u32, k: u32) -> sock_filter {
+    jump(code, k, 0, 0)
+}
+
+/// Instructions are skipped: so many if it holds, so many if not.
+fn jump(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+    let code = code as u16;
+    sock_filter { code, jt, jf, k }
+}
+
+fn program(tables: Option<&BTreeSet<u32>>) -> Vec<sock_filter> {
+    use libc::{BPF_ABS, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_K, BPF_LD, BPF_LDX, BPF_RET, BPF_W};
+    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | BPF_K;
+    let end = |verdict| instruction(BPF_RET | BPF_K, verdict);
+    // Loads take what they read for big-endian, and netlink has the machine's order.
+    let kind = |kind: u16| u32::from(kind.to_be());
+    let mut program = vec![
+        instruction(BPF_LD | BPF_H | BPF_ABS, AT_TYPE),
+        jump(EQUAL, kind(NEW_ROUTE), 2, 0),
+        jump(EQUAL, kind(DELETED_ROUTE), 5, 0),
+        end(ACCEPT),
+        // A route that came: a default route.
+        instruction(BPF_LD | BPF_B | BPF_ABS, AT_LENGTH),
+        jump(EQUAL, 0, 0, 1),
+        end(ACCEPT),
+        end(DROP),
+        // One that went: a default route, or ours.
+        instruction(BPF_LD | BPF_B | BPF_ABS, AT_LENGTH),
+        jump(EQUAL, 0, 2, 0),
+        instruction(BPF_LD | BPF_B | BPF_ABS, AT_PROTOCOL),
+        jump(EQUAL, u32::from(PROTOCOL), 0, 1),
+        end(ACCEPT),
+    ];
+    let Some(tables) = tables else {
+        program.push(end(ACCEPT));
+        return program;
+    };
+    program.extend([
+        instruction(BPF_LDX | BPF_W | BPF_IMM, TABLE),
+        instruction(BPF_LD | BPF_W | BPF_IMM, AT_ATTRIBUTES),
+        instruction(BPF_LD | BPF_W | BPF_ABS, FIND_ATTRIBUTE),
+        // Nobody knows its table.
+        jump(EQUAL, 0, 0, 1),
+        end(ACCEPT),
+        instruction(libc::BPF_MISC | libc::BPF_TAX, 0),
+        // Behind the attribute's header.
+        instruction(BPF_LD | BPF_W | BPF_IND, 4),
+    ]);
+    for table in tables {
+        program.extend([jump(EQUAL, table.to_be(), 0, 1), end(ACCEPT)]);
+    }
+    program.push(end(DROP));
+    program
+}
