@@ -49,6 +49,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod nic_programs;
+pub mod others_routes;
 pub mod packet;
 pub mod packet_socket;
 pub mod path;

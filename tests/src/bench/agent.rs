@@ -14,9 +14,11 @@ use super::{
     figures::{Figures, Series, Table},
     machine::Machine,
     made_before::MadeBefore,
-    testbed::{Slave, Testbed},
+    testbed::{NIC, Slave, Testbed},
 };
-use crate::agent::Agent;
+use crate::{
+    agent::Agent, netns::Netns, others_routes::OthersRoutes, patience::PATIENCE, snapshot::ip,
+};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,10 @@ pub struct Extent {
     pub restarts: usize,
     /// How long the CPU at rest is looked at.
     pub rest: Duration,
+    /// Beside so many routes of others, ascending.
+    pub others: &'static [u32],
+    /// Repairs beside each number of them.
+    pub repairs: usize,
 }
 
 impl Extent {
@@ -35,12 +41,16 @@ impl Extent {
         pods: &[0, 250, 1000],
         restarts: 7,
         rest: Duration::from_secs(40),
+        others: &[0, 200_000],
+        repairs: 7,
     };
     /// To see that it works.
     pub const SHORT: Self = Self {
         pods: &[0, 3],
         restarts: 1,
         rest: Duration::from_millis(200),
+        others: &[0, 100],
+        repairs: 1,
     };
 }
 
@@ -123,16 +133,95 @@ pub fn run(extent: Extent) -> Result<Figures> {
             }
         }
     }
-    for chunk in pods.chunks(25) {
+    let few = pods.split_off(pods.len().min(FEW));
+    for chunk in few.chunks(25) {
         at_once(chunk, |pod| plugin.del(pod))?;
     }
+    let mut tables = Vec::from(tables);
+    tables.extend(beside_others(&agent, &testbed.node, extent)?);
+    at_once(&pods, |pod| plugin.del(pod))?;
     Ok(Figures {
         name: "agent".to_owned(),
         machine,
-        tables: tables.into(),
+        tables,
         timelines: Vec::new(),
         notes,
     })
+}
+
+/// So many pods there are while the agent is measured beside others' routes.
+const FEW: usize = 3;
+
+/// What others' routes cost the agent: while they are there, and while they come and go.
+fn beside_others(agent: &Agent, node: &Netns, extent: Extent) -> Result<Vec<Table>> {
+    let others = OthersRoutes::over(node, NIC)?;
+    let mut tables = [
+        ("CPU at rest beside others' routes", "Of one CPU, while nobody asks for anything.", "%"),
+        (
+            "CPU while others' routes come and go",
+            "Of the agent, for all of them to go and to come again.",
+            "ms",
+        ),
+        (
+            "resident memory beside others' routes",
+            "Pages of the process in memory, after they came and went.",
+            "MB",
+        ),
+        (
+            "repair beside others' routes",
+            "From the end of `ip route flush table 7700` until the pods' routes are there again; the agent waits 200 ms \
+             for more to be wiped.",
+            "ms",
+        ),
+    ]
+    .map(|(title, meaning, unit)| Table::new(title, meaning, unit));
+    let mut there = 0;
+    for &count in extent.others {
+        others.add(there..count)?;
+        there = count;
+        let rest = at_rest(agent, extent.rest)?;
+        let before = ticks(agent)?;
+        others.delete(0..count)?;
+        others.add(0..count)?;
+        // What is queued for it is worked through.
+        thread::sleep(Duration::from_secs(2).min(extent.rest));
+        let churn = (ticks(agent)? - before) * 1e3;
+        let memory = (0..3)
+            .map(|_| Ok(memory(agent)?.0))
+            .collect::<Result<_>>()?;
+        let repairs = (0..extent.repairs)
+            .map(|_| repair(node))
+            .collect::<Result<_>>()?;
+        for (table, values) in tables
+            .iter_mut()
+            .zip([vec![rest], vec![churn], memory, repairs])
+        {
+            table.rows.push(Series {
+                name: format!("ebbtide, {count} routes of others"),
+                values,
+            });
+        }
+    }
+    others.delete(0..there)?;
+    Ok(tables.into())
+}
+
+/// Wipes the pods' routes, and gives how long they are away.
+fn repair(node: &Netns) -> Result<f64> {
+    let show = || ip(node, &["route", "show", "table", "7700"]);
+    let before = show()?;
+    // The agent pauses for a second between repairs: the one before is over.
+    thread::sleep(Duration::from_millis(1500));
+    ip(node, &["route", "flush", "table", "7700"])?;
+    let start = Instant::now();
+    while show()? != before {
+        anyhow::ensure!(
+            start.elapsed() < PATIENCE,
+            "the pods' routes do not come back"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(milliseconds(start.elapsed()))
 }
 
 /// More pods, until there are `count`: how long each ADD took.
@@ -170,21 +259,22 @@ fn memory(agent: &Agent) -> Result<(f64, f64)> {
     Ok((resident / 1e3, private / 1e3))
 }
 
+/// How long processors have worked for the agent, in seconds.
+fn ticks(agent: &Agent) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{}/stat", process(agent)?))?;
+    // The name may have spaces; utime and stime are the 14th and 15th field (proc(5)).
+    let (_, rest) = text.rsplit_once(')').context("stat has no name")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let [user, system] = [11, 12].map(|number| fields.get(number).copied().unwrap_or("0"));
+    let a_second = sysconf(SysconfVar::CLK_TCK)?.context("ticks in a second")? as f64;
+    Ok((user.parse::<f64>()? + system.parse::<f64>()?) / a_second)
+}
+
 /// The share of one CPU that the agent took, in percent.
 fn at_rest(agent: &Agent, time: Duration) -> Result<f64> {
-    let process = process(agent)?;
-    let ticks = || -> Result<f64> {
-        let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
-        // The name may have spaces; utime and stime are the 14th and 15th field (proc(5)).
-        let (_, rest) = text.rsplit_once(')').context("stat has no name")?;
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let [user, system] = [11, 12].map(|number| fields.get(number).copied().unwrap_or("0"));
-        Ok(user.parse::<f64>()? + system.parse::<f64>()?)
-    };
-    let a_second = sysconf(SysconfVar::CLK_TCK)?.context("ticks in a second")? as f64;
-    let before = ticks()?;
+    let before = ticks(agent)?;
     thread::sleep(time);
-    Ok((ticks()? - before) / a_second / time.as_secs_f64() * 100.0)
+    Ok((ticks(agent)? - before) / time.as_secs_f64() * 100.0)
 }
 
 /// Starts the agent again: how long until it answers, and until it has looked at every pod.

@@ -17,6 +17,7 @@ mod hostile;
 mod isolation;
 mod netlink;
 mod nic_links;
+mod others_routes;
 mod others_rules;
 mod pool_kill;
 mod programs;
