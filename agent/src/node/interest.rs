@@ -8,7 +8,7 @@ use std::{
 
 use tracing::debug;
 
-use super::is_pod_veth;
+use super::{STEER, is_pod_veth};
 use crate::netlink::{
     announcement::Announcement,
     link::Link,
@@ -33,7 +33,7 @@ impl Interest {
     /// That of a plan, on a host with these links.
     #[must_use]
     pub fn of(plan: &NamespacePlan, links: &HashMap<String, Link>) -> Self {
-        let mut names: BTreeSet<String> = BTreeSet::new();
+        let mut names = BTreeSet::from([STEER.to_owned()]);
         names.extend(plan.addresses.iter().map(|object| object.link.clone()));
         names.extend(plan.neighbours.iter().map(|object| object.link.clone()));
         names.extend(plan.routes.iter().map(|object| object.link.clone()));
@@ -209,6 +209,7 @@ mod tests {
             (Event::Link(link("ens6", 3)), true),
             (Event::Link(link("ens6", 12)), true),
             (Event::Link(link("renamed", 2)), true),
+            (Event::LinkGone(link(STEER, 5)), true),
             (Event::LinkGone(link("ens5", 2)), true),
             (Event::Link(link("docker0", 4)), false),
             (Event::LinkGone(link("docker0", 4)), false),

@@ -85,9 +85,12 @@ async fn attempt(
     };
     let done = netns.outside_then_inside(|_| Host::open(), |netns, host| work.run(netns, host));
     // Meanwhile; and whatever comes of it, the thread has ended before anything is undone.
-    let registered = timing::at_once("make flow tables", || {
-        datapath.register(&net.ips(), net.number(), net.is_l3())
-    });
+    let registered = match links {
+        Links::Ensure => Ok(()),
+        Links::New | Links::First => timing::at_once("make flow tables", || {
+            datapath.register(&net.ips(), net.number(), net.is_l3())
+        }),
+    };
     let (master, veth, laps) = done.await?;
     timing::adopt(laps);
     registered?;
@@ -150,18 +153,18 @@ pub(super) type Found = HashMap<String, Link>;
 impl Work {
     fn run(mut self, netns: &Netns, mut host: Host) -> Result<Made, Error> {
         let mut pod = Direct::open(format!("in {}", self.net.netns.display()))?;
-        let master = self.in_host(netns, &mut pod, &mut host)?;
-        let veth = self.in_pod(&mut pod)?;
+        let (master, there) = self.in_host(netns, &mut pod, &mut host)?;
+        let veth = self.in_pod(&mut pod, there)?;
         Ok((master, veth, self.laps))
     }
 
-    /// What is to be known of the master.
+    /// What is to be known of the master; and the pod's links, if all were there.
     fn in_host(
         &mut self,
         netns: &Netns,
         pod: &mut Direct,
         Host { netlink, settings }: &mut Host,
-    ) -> Result<Option<Master>, Error> {
+    ) -> Result<(Option<Master>, Option<Found>), Error> {
         let net = &self.net;
         let pairs = net.way_to_host().map(|veth| veth.host_name.as_str());
         let own = net.ipvlan.as_ref().map(|ipvlan| ipvlan.name.as_str());
@@ -174,7 +177,7 @@ impl Work {
             }
             None => None,
         };
-        links::make(net, self.links, netns, pod, (&mut *netlink, &mut found))?;
+        let there = links::make(net, self.links, netns, pod, (&mut *netlink, &mut found))?;
         self.made.store(true, Ordering::Release);
         self.laps.lap("make the links");
         let mut batch = Batch::default();
@@ -191,19 +194,18 @@ impl Work {
         add_objects(&mut batch, &net.in_host, &found, &self.programs);
         put(netlink, batch, self.links)?;
         self.laps.lap("configure the host");
-        Ok(master)
+        Ok((master, there))
     }
 
-    /// The index of the pod's end of the pair.
-    fn in_pod(&mut self, pod: &mut Direct) -> Result<Option<u32>, Error> {
+    /// The index of the pod's end of the pair. `there`: the pod's links, if they are known.
+    fn in_pod(&mut self, pod: &mut Direct, there: Option<Found>) -> Result<Option<u32>, Error> {
         let net = &self.net;
         sysctl::write_all(&net.in_pod.sysctls)?;
         self.laps.lap("settings in the pod");
-        let names: Vec<&str> = ["lo", &net.interface]
-            .into_iter()
-            .chain(net.way_to_host().map(|veth| veth.pod_name.as_str()))
-            .collect();
-        let found = pod.links(&names)?;
+        let found = match there {
+            Some(there) => there,
+            None => links::inside(net, pod)?,
+        };
         let mut batch = Batch::default();
         if let Some(loopback) = found.get("lo").filter(|link| !link.up) {
             batch.set_up(&loopback.name, loopback.ifindex, None);

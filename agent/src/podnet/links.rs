@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Makes the links of `net` that are not there. `found` has those of the host's that are concerned, and gets
-/// the host's end of a new pair.
+/// the host's end of a new pair. Gives those of the pod's that are concerned, if there was nothing to make.
 ///
 /// # Errors
 /// When one cannot be made. Then none was: what was made is removed again.
@@ -26,7 +26,7 @@ pub(super) fn make(
     netns: &Netns,
     pod: &mut Direct,
     (host, found): (&mut Direct, &mut Found),
-) -> Result<(), Error> {
+) -> Result<Option<Found>, Error> {
     let there = inside(net, pod)?;
     let master = match net.master() {
         Some(name) => Some(present(found, name, host)?.ifindex),
@@ -64,7 +64,8 @@ pub(super) fn make(
         }
         found.extend(host.links(&[&veth.host_name])?);
     }
-    Ok(())
+    let made_none = missing.ipvlan.is_none() && missing.veth.is_none();
+    Ok(made_none.then_some(there))
 }
 
 /// What is to be made.
@@ -88,11 +89,11 @@ impl<'n> Missing<'n> {
     }
 }
 
-/// The links that are in the pod already.
-fn inside(net: &PodNet, pod: &mut Direct) -> Result<Found, Error> {
-    let pair = net.veth.as_ref().map(|veth| veth.pod_name.as_str());
-    let names: Vec<&str> = [net.interface.as_str()].into_iter().chain(pair).collect();
-    Ok(pod.links(&names)?)
+/// The links of the pod that are concerned, those that are there.
+pub(super) fn inside(net: &PodNet, pod: &mut Direct) -> Result<Found, Error> {
+    let pair = net.way_to_host().map(|veth| veth.pod_name.as_str());
+    let names = ["lo", net.interface.as_str()].into_iter().chain(pair);
+    Ok(pod.links(&names.collect::<Vec<_>>())?)
 }
 
 /// A link in the pod that has the name of one of ours, and is not it.
