@@ -3,9 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
-
-use crate::{
+use ebbtide_vpc::{
     edge::Listener,
     foreign::Chained,
     lab::Lab,
@@ -16,6 +14,7 @@ use crate::{
     tap::{Direction, Mark, Place},
     traffic::{Client, Protocol, Server},
 };
+use serde_json::{Value, json};
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;

@@ -1,14 +1,13 @@
 //! A pod whose interface somebody else made, a pair of links: it needs no ipvlan.
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
-
-use crate::{
+use ebbtide_vpc::{
     cni::{Plugin, Sandbox},
     lab::Lab,
     netns::Netns,
     snapshot::ip,
 };
+use serde_json::json;
 
 /// The pod. It is deleted with [`Guest::delete`], or goes with its namespace.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! `build`: the kernel's programs, then everything a person starts.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
@@ -26,7 +27,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     if options.debug {
         unoptimised(ws, Output::Show)?;
     } else {
-        binaries(ws, Output::Show)?;
+        optimised(ws, "ebbtide-demo", Output::Show)?;
         plugin(ws, Output::Show)?;
     }
     let dir = ws
@@ -49,19 +50,27 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
 
 /// Everything that demo and tests start, into `target/debug`: a third of the time that a release takes.
 pub(crate) fn unoptimised(ws: &Workspace, output: Output) -> Result<()> {
-    let mut command = ws.cargo("build");
-    command.args(["--locked", "-p", "ebbtide-agent", "-p", "ebbtide-plugin"]);
-    command.args(["-p", "ebbtide-tests"]);
-    command.args(BINARIES.iter().flat_map(|name| ["--bin", name]));
-    cargo::run(&mut command, output)
+    cargo::run(&mut programs(ws, &BINARIES), output)
 }
 
-/// The agent, its command line and the demo, into `target/release`.
-pub(crate) fn binaries(ws: &Workspace, output: Output) -> Result<()> {
+/// One more program of these, of the tests' crates, into `target/debug`.
+pub(crate) fn unoptimised_also(ws: &Workspace, program: &str, output: Output) -> Result<()> {
+    cargo::run(&mut programs(ws, &[program]), output)
+}
+
+/// The agent, its command line and a program of the tests' crates, into `target/release`.
+pub(crate) fn optimised(ws: &Workspace, program: &str, output: Output) -> Result<()> {
     agent(ws, output)?;
+    cargo::run(programs(ws, &[program]).arg("--release"), output)
+}
+
+/// Builds programs by their names. Which packages they are in is not said: features are then those of all default
+/// members, as where the tests are built, and what both are made of is built once.
+fn programs(ws: &Workspace, names: &[&str]) -> Command {
     let mut command = ws.cargo("build");
-    command.args(["--release", "--locked", "-p", "ebbtide-tests", "--bins"]);
-    cargo::run(&mut command, output)
+    command.arg("--locked");
+    command.args(names.iter().flat_map(|name| ["--bin", name]));
+    command
 }
 
 /// The agent and its command line, into `target/release`. Both are static: they run on any

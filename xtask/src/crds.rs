@@ -11,8 +11,6 @@ pub(crate) fn run(ws: &Workspace) -> Result<()> {
     let mut run = ws.cargo("run");
     run.args([
         "--locked",
-        "-p",
-        "ebbtide-agent",
         "--bin",
         "ebbtide-agent",
         "--",

@@ -9,7 +9,10 @@ use crate::exec::{self, Output};
 use crate::setup::{debian, linker, rust_src};
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
-use crate::{build, build_ebpf, cargo, demo, here, image, ui};
+use crate::{build, build_ebpf, demo, here, image, ui};
+
+/// The test's program. Pods in it run it, too.
+pub(crate) const PROGRAM: &str = "ebbtide-e2e";
 
 /// Options of `e2e`.
 #[derive(Debug, clap::Args)]
@@ -47,13 +50,11 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
             image::for_tests(ws)
         })?;
     }
-    let mut build = ws.cargo("build");
-    build.args(["--locked", "-p", "ebbtide-tests", "--bin", "ebbtide-e2e"]);
     ui::step("build the test", || {
-        cargo::run(&mut build, Output::OnFailure)
+        build::unoptimised_also(ws, PROGRAM, Output::OnFailure)
     })?;
 
-    let mut e2e = here::command(ws.target.join("debug/ebbtide-e2e"))?;
+    let mut e2e = here::command(ws.unoptimised().join(PROGRAM))?;
     e2e.envs(demo::test_environment(ws, &ws.release())?);
     if let Some(file) = &options.json {
         e2e.arg("--json").arg(file);
@@ -65,7 +66,9 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     if options.stay {
         e2e.arg("--stay");
     }
-    let status = e2e.status().context("cannot start ebbtide-e2e")?;
+    let status = e2e
+        .status()
+        .with_context(|| format!("cannot start {PROGRAM}"))?;
     Ok(ExitCode::from(
         status.code().map_or(1, |code| code.to_le_bytes()[0]),
     ))

@@ -8,7 +8,7 @@ use crate::demo::test_environment;
 use crate::exec::Output;
 use crate::setup::{self, Needs, debian};
 use crate::workspace::Workspace;
-use crate::{build, build_ebpf, cargo, here, ui};
+use crate::{build, build_ebpf, here, ui};
 
 /// Options of `fuzz`.
 #[derive(Debug, clap::Args)]
@@ -28,9 +28,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
         build::unoptimised(ws, Output::OnFailure)
     })?;
     ui::step("build the readers", || {
-        let mut command = ws.cargo("build");
-        command.args(["--locked", "-p", "ebbtide-tests", "--bin", "ebbtide-fuzz"]);
-        cargo::run(&mut command, Output::OnFailure)
+        build::unoptimised_also(ws, "ebbtide-fuzz", Output::OnFailure)
     })?;
     let program = ws.unoptimised().join("ebbtide-fuzz");
     let status = here::command(&program)?

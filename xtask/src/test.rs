@@ -17,7 +17,7 @@ use crate::exec::{self, Output};
 use crate::ui::{self, Colour};
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
-use crate::{bench, build, build_ebpf, cargo, deny, image, manifests, setup};
+use crate::{bench, build, build_ebpf, cargo, deny, e2e, image, manifests, setup};
 
 use board::Board;
 use choice::{Depth, Here};
@@ -300,7 +300,8 @@ fn run_steps(
         report.check("build the release and its image", || {
             build::agent(ws, quiet)?;
             build::plugin(ws, quiet)?;
-            image::for_tests(ws)
+            image::for_tests(ws)?;
+            build::unoptimised_also(ws, e2e::PROGRAM, quiet)
         })?;
     }
     run_tests(ws, options, wanted, report, all);

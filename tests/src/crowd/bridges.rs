@@ -4,12 +4,12 @@
 use std::{fmt::Write as _, net::IpAddr};
 
 use anyhow::Result;
+use ebbtide_vpc::{family::Family::V4, netns::Netns, plan::Plan};
 
 use super::{
     cell::By,
     site::{Asking, HOST_PORT, POD_MTU, POD_PORT, Site, address},
 };
-use crate::{family::Family::V4, netns::Netns, plan::Plan};
 
 /// The bridges, by the names that their makers give them, and the first three bytes of their networks. Nobody knows all
 /// names there are.

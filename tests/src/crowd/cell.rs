@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use ebbtide_vpc::{netns::Netns, ping};
 use socket2::{Domain, Socket, Type};
 
 use super::door::Doors;
-use crate::{netns::Netns, ping};
 
 /// How it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl fmt::Display for Cell {
     }
 }
 
-/// An open connection to one of the servers of [`crate::traffic`].
+/// An open connection to one of the servers of [`ebbtide_vpc::traffic`].
 #[derive(Debug)]
 pub struct Connection(BufReader<TcpStream>);
 

@@ -2,12 +2,12 @@
 //! leave by it on purpose, and a child of it with an address that moves between nodes.
 
 use anyhow::Result;
+use ebbtide_vpc::family::Family::V4;
 
 use super::{
     cell::By,
     site::{Asking, HOST_PORT, POD_PORT, Site, address},
 };
-use crate::family::Family::V4;
 
 /// The NIC.
 const NIC: &str = "data0";

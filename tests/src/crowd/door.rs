@@ -7,9 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ebbtide_vpc::netns::Netns;
 use socket2::Socket;
-
-use crate::netns::Netns;
 
 type Job = Box<dyn FnOnce() + Send>;
 

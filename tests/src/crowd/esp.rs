@@ -1,12 +1,12 @@
 //! ESP in transport mode between the node itself and a host, by each NIC.
 
 use anyhow::Result;
+use ebbtide_vpc::family::Family::V4;
 
 use super::{
     cell::By,
     site::{Asking, HOST_PORT, Site, batch},
 };
-use crate::family::Family::V4;
 
 const CRYPTO: &str = "enc cbc(aes) 0x000102030405060708090a0b0c0d0e0f \
                       auth hmac(sha1) 0x000102030405060708090a0b0c0d0e0f10111213";

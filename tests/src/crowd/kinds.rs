@@ -4,7 +4,7 @@
 //! `{remote}` the outer addresses, `{nic}` the NIC it goes over, `{port}` a UDP port of its own, `{out}` and `{in}` the
 //! SPIs, `{ours}` and `{theirs}` the inner networks, `{crypto}` keys.
 
-use crate::family::Family::{self, V4, V6};
+use ebbtide_vpc::family::Family::{self, V4, V6};
 
 /// A kind of tunnel.
 #[derive(Clone, Copy, Debug)]

@@ -13,12 +13,12 @@ use std::{
 
 use anyhow::{Result, bail};
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use ebbtide_vpc::{patience::PATIENCE, progress::print};
 
 use super::{
     cell::{By, Cell, Connection, Seen},
     door::Doors,
 };
-use crate::{patience::PATIENCE, progress::print};
 
 /// How long the first attempt of a cell waits. Those that wait in vain wait together.
 const FIRST: Duration = Duration::from_secs(3);

@@ -31,14 +31,13 @@ mod vrf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use ebbtide_vpc::{netns::Netns, plan::Plan, pod::Pod, progress::print, vpc::Vpc};
 
 use cell::Cell;
 use door::Doors;
 use overlay::Overlay;
 use servers::Servers;
 use site::Site;
-
-use crate::{netns::Netns, plan::Plan, pod::Pod, progress::print, vpc::Vpc};
 
 /// What differs between one crowd and another.
 #[derive(Clone, Copy, Debug, Default)]

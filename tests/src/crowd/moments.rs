@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result};
+use ebbtide_vpc::{agent::Agent, manifests, pod::Pod, progress::print};
 
 use super::{
     Crowd, Wishes,
@@ -10,7 +11,6 @@ use super::{
     services::OUR_PODS,
     state::{Allowed, State},
 };
-use crate::{agent::Agent, manifests, pod::Pod, progress::print};
 
 /// What an agent without a pod changes: nothing.
 pub const BEFORE_PODS: [Allowed; 0] = [];

@@ -6,17 +6,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, ensure};
+use ebbtide_vpc::{
+    family::Family::{self, V4, V6},
+    netns::Netns,
+    plan::Plan,
+};
 
 use super::{
     Wishes,
     cell::By,
     kinds::{Far, KINDS, Kind, Link},
     site::{Asking, HOST_PORT, POD_MTU, POD_PORT, Site, batch},
-};
-use crate::{
-    family::Family::{self, V4, V6},
-    netns::Netns,
-    plan::Plan,
 };
 
 /// The node's bridge for pods, as flannel has it.

@@ -3,18 +3,18 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
+use ebbtide_vpc::{
+    family::Family::{self, V4},
+    netns::Netns,
+    plan::Plan,
+    progress::print,
+};
 
 use super::{
     Wishes,
     cell::By,
     overlay::Overlay,
     site::{Asking, HOST_PORT, POD_MTU, POD_PORT, Site, address, batch},
-};
-use crate::{
-    family::Family::{self, V4},
-    netns::Netns,
-    plan::Plan,
-    progress::print,
 };
 
 /// Behind the second router of each NIC's subnet, known to the node's main table: as the NIC, its second router's last

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, thread};
 
 use anyhow::{Context as _, Result};
+use ebbtide_vpc::traffic::Protocol;
 use socket2::Socket;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -10,9 +11,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::traffic::Protocol;
-
-/// They answer as those of [`crate::traffic`] do: each line and each datagram with the peer's address. They end with
+/// They answer as those of [`ebbtide_vpc::traffic`] do: each line and each datagram with the peer's address. They end with
 /// this value.
 #[derive(Debug)]
 pub(super) struct Servers {

@@ -3,18 +3,18 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
+use ebbtide_vpc::{
+    family::Family::V4,
+    pod::Pod,
+    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
+    traffic::{Protocol, bind},
+};
 
 use super::{
     cell::{By, Cell},
     overlay::{Overlay, Side, Who, inner},
     servers::Servers,
     site::{Asking, HOST_PORT, POD_PORT, Site},
-};
-use crate::{
-    family::Family::V4,
-    pod::Pod,
-    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
-    traffic::{Protocol, bind},
 };
 
 /// Port of every ClusterIP.

@@ -9,20 +9,20 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-
-use super::{
-    cell::{By, Cell},
-    door::Doors,
-    servers::Servers,
-    vpn::HandOn,
-};
-use crate::{
+use ebbtide_vpc::{
     family::Family,
     iptables,
     netlink::{Mac, VethEnd},
     netns::Netns,
     traffic::{Protocol, bind},
     vpc::Vpc,
+};
+
+use super::{
+    cell::{By, Cell},
+    door::Doors,
+    servers::Servers,
+    vpn::HandOn,
 };
 
 /// Port of the servers in pods and containers.

@@ -3,8 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-
-use crate::{
+use ebbtide_vpc::{
     netns::Netns,
     nic_programs,
     snapshot::{Snapshot, ip, run},

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ebbtide_vpc::{family::Family::V4, netns::Netns};
 use nix::{
     libc,
     sys::stat::{Mode, SFlag, makedev, mknod},
@@ -19,7 +20,6 @@ use super::{
     cell::By,
     site::{Asking, HOST_PORT, Site, address, batch},
 };
-use crate::{family::Family::V4, netns::Netns};
 
 /// Where the kernel makes TUN devices; 10 and 200 are its numbers (Documentation/networking/tuntap.rst).
 const TUN: &str = "/dev/net/tun";

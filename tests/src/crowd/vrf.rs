@@ -1,12 +1,12 @@
 //! A VRF with two NICs of its own, a host at each: what comes by one is answered in it, or sent on by the other.
 
 use anyhow::Result;
+use ebbtide_vpc::family::Family::V4;
 
 use super::{
     cell::By,
     site::{Asking, POD_PORT, Site, address, batch},
 };
-use crate::family::Family::V4;
 
 /// A port of its own: what listens there does in every VRF.
 const PORT: u16 = 9191;

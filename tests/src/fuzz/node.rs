@@ -10,18 +10,18 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_plugin::wire::{Invocation, Request, Response, receive, send};
-use serde_json::{Value, json};
-
-use super::{End, memory, mutated};
-use crate::{
+use ebbtide_vpc::{
     agent::Agent,
     lab::Lab,
     netns::Netns,
     patience::eventually,
     plan::Plan,
-    random::Random,
     snapshot::{Snapshot, ip},
 };
+use serde_json::{Value, json};
+
+use super::{End, memory, mutated};
+use crate::random::Random;
 
 /// The agent is stuck that does not answer within this; a request has its own limits below it.
 const STUCK: Duration = Duration::from_secs(60);

@@ -12,9 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
-use etherparse::PacketBuilder;
-
-use crate::{
+use ebbtide_vpc::{
     edge::VPC_SIDE,
     iptables,
     lab::Lab,
@@ -28,6 +26,7 @@ use crate::{
         Mark, Place, Seen,
     },
 };
+use etherparse::PacketBuilder;
 
 const NODE: &str = "master";
 /// The pod's NIC.

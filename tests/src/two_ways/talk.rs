@@ -8,15 +8,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nix::libc;
-
-use super::Case;
-use crate::{
+use ebbtide_vpc::{
     netns::Netns,
     patience::PATIENCE,
     tap::{Direction, Place, Seen},
     traffic::{Protocol, socket},
 };
+use nix::libc;
+
+use super::Case;
 
 /// The pod's server, bound to no address, and a client that takes answers from the server's
 /// address only.

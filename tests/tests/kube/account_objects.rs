@@ -1,7 +1,7 @@
 //! Objects as Ebbtide's accounts write them, and what is there of others when somebody comes with a token.
 
 use anyhow::Result;
-use ebbtide_tests::cluster::ControlPlane;
+use ebbtide_cluster::ControlPlane;
 use serde_json::{Value, json};
 
 use crate::accounts::{NAMESPACE, pod};

@@ -1,7 +1,7 @@
 //! What the account policies refuse, and what they let pass: a token taken from a node is worth that node alone.
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::cluster::{ControlPlane, Release};
+use ebbtide_cluster::{ControlPlane, Release};
 use serde_json::{Value, json};
 
 use crate::{
@@ -297,7 +297,7 @@ fn a_token_from_a_node_writes_what_is_that_nodes_and_one_that_names_no_node_writ
 /// What the API server's controller says of the expressions' types: nothing.
 #[test]
 fn the_account_policies_expressions_are_of_the_right_types() -> Result<()> {
-    let options = ebbtide_tests::cluster::Options {
+    let options = ebbtide_cluster::Options {
         controllers: true,
         ..Default::default()
     };

@@ -3,10 +3,8 @@
 use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::{
-    cluster::{ControlPlane, Controller, Member, Release},
-    skip::{Need, skip},
-};
+use ebbtide_cluster::{ControlPlane, Controller, Member, Release};
+use ebbtide_vpc::skip::{Need, skip};
 use serde_json::{Value, json};
 
 use crate::{

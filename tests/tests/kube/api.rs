@@ -1,7 +1,7 @@
 //! The real API server that the controllers' tests run against.
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::cluster::{ControlPlane, Options};
+use ebbtide_cluster::{ControlPlane, Options};
 
 const OBJECT: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kept}\ndata: {a: b}\n";
 

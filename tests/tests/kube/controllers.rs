@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use ebbtide_agent::kube::{leader, leases};
-use ebbtide_tests::cluster::{Controller, Member};
+use ebbtide_cluster::{Controller, Member};
 use serde_json::{Value, json};
 
 use crate::setup::{LONG, NO_REST, SHORT, add_in_the_end, cluster};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::{catalog::Catalog, yaml};
-use ebbtide_tests::cluster::Member;
+use ebbtide_cluster::Member;
 use serde_json::{Value, json};
 
 use crate::setup::{DEPLOY, NO_REST, cluster};

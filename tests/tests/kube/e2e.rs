@@ -1,11 +1,11 @@
 //! A real cluster whose pods' network is the shipped image, by the shipped manifests.
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::e2e::{self, Options};
+use ebbtide_e2e::Options;
 
 #[test]
 fn a_cluster_has_every_row_as_it_must_be() -> Result<()> {
-    if let Some(report) = e2e::run(Options::default())? {
+    if let Some(report) = ebbtide_e2e::run(Options::default())? {
         ensure!(report.ok, "{}", report.text());
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::cluster::{ControlPlane, Options};
+use ebbtide_cluster::{ControlPlane, Options};
 
 use crate::setup::DEPLOY;
 

@@ -9,12 +9,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
-    agent::Agent,
-    cluster::{ControlPlane, Options, Place},
-    cni::Sandbox,
-    netns::Netns,
-};
+use ebbtide_cluster::{ControlPlane, Options, Place};
+use ebbtide_vpc::{agent::Agent, cni::Sandbox, netns::Netns};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -61,7 +57,7 @@ struct Stage {
 impl Stage {
     fn open(config: &str) -> Result<Option<Self>> {
         let netns = Netns::new(NODE)?;
-        ebbtide_tests::snapshot::ip(&netns, &["link", "set", "lo", "up"])?;
+        ebbtide_vpc::snapshot::ip(&netns, &["link", "set", "lo", "up"])?;
         let options = Options {
             api_server_arguments: vec!["--disable-admission-plugins=ServiceAccount".into()],
             place: Some(Place {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_tests::{
-    cluster::{Binaries, ControlPlane, Node, Options, Place, ProxyMode, Runtime, images},
+use ebbtide_cluster::{Binaries, ControlPlane, Node, Options, Place, ProxyMode, Runtime, images};
+use ebbtide_vpc::{
     plan::{Family, Plan},
     vpc::Vpc,
 };

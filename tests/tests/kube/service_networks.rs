@@ -1,7 +1,7 @@
 //! Where the Services' networks are found, with a real API server: each place as clusters have it.
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::cluster::Controller;
+use ebbtide_cluster::Controller;
 use serde_json::Value;
 
 use crate::setup::cluster;

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_tests::{
-    cluster::{Binaries, ControlPlane, Options, Place, ProxyMode, ServiceProxy},
+use ebbtide_cluster::{Binaries, ControlPlane, Options, Place, ProxyMode, ServiceProxy};
+use ebbtide_vpc::{
     netns::Netns,
     plan::{Family, Plan},
     proxy::{self, Backend, ExternalTrafficPolicy, Mode, NodePorts, Service, Settings, Style},

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use ebbtide_tests::cluster::{ControlPlane, Member, Options};
+use ebbtide_cluster::{ControlPlane, Member, Options};
 
 /// What is shipped.
 pub(crate) const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::cluster::{ControlPlane, Controller, Member};
+use ebbtide_cluster::{ControlPlane, Controller, Member};
 use serde_json::{Value, json};
 
 use crate::setup::{LONG, NO_REST, SHORT, add_in_the_end, cluster};

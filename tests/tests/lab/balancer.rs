@@ -4,13 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_tests::two_ways::talk::{echoed, pattern};
+use ebbtide_vpc::{
     iptables,
     lab::Lab,
     plan::{Family, Plan},
     pod::Pod,
     traffic::{Client, Protocol, Server, socket},
-    two_ways::talk::{echoed, pattern},
 };
 
 /// What the backends listen at.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
-    chain,
+use ebbtide_tests::chain;
+use ebbtide_vpc::{
     cni::{Plugin, Sandbox},
     foreign::{self, addresses},
     lab::Lab,

@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::netlink::link::IpvlanMode;
-use ebbtide_tests::{
+use ebbtide_tests::two_ways::{
+    Case, Site, Way,
+    talk::{connection, echoed, in_pod, listener, transfer, udp_client, udp_pair},
+};
+use ebbtide_vpc::{
     iptables,
     netlink::VethEnd,
     netns::Netns,
@@ -16,10 +20,6 @@ use ebbtide_tests::{
     pod::NODE_SIDE,
     tap::Direction,
     traffic::{Client, Protocol, Server, socket},
-    two_ways::{
-        Case, Site, Way,
-        talk::{connection, echoed, in_pod, listener, transfer, udp_client, udp_pair},
-    },
 };
 use ipnet::IpNet;
 

@@ -14,10 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_plugin::wire::{self, Invocation};
-use ebbtide_tests::{
+use ebbtide_tests::crowd::state::{Allowed, State};
+use ebbtide_vpc::{
     agent::Agent,
     cni::{Plugin, Sandbox},
-    crowd::state::{Allowed, State},
     lab::Lab,
     netns::Netns,
     patience::eventually,

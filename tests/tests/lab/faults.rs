@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     cni::{CniError, Sandbox},
     lab::Lab,
     netns::Netns,
@@ -198,7 +198,7 @@ fn an_interface_that_is_there_already_is_not_replaced() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let plugin = lab.agent("master").plugin();
     let netns = Netns::new("taken")?;
-    ebbtide_tests::snapshot::ip(&netns, &["link", "add", "eth0", "type", "bridge"])?;
+    ebbtide_vpc::snapshot::ip(&netns, &["link", "add", "eth0", "type", "bridge"])?;
     let before = Snapshot::of(&netns)?;
     let host = Snapshot::of(lab.vpc.node("master"))?;
     let config = plugin.config("default/ipvlan-ens5").to_string();

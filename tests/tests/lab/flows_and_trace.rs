@@ -1,12 +1,8 @@
 //! `ebbtidectl flows` and `trace`: what is remembered, and what each program decides.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
-    agent::Agent,
-    demo::{Check, Scenario, Transport},
-    lab::Lab,
-    plan::Plan,
-};
+use ebbtide_demo::{Check, Scenario, Transport};
+use ebbtide_vpc::{agent::Agent, lab::Lab, plan::Plan};
 use serde_json::Value;
 
 /// A row of the table of traffic, with UDP or TCP only.
@@ -64,7 +60,7 @@ fn flows_tells_what_is_remembered_for_a_pod_and_in_the_host() -> Result<()> {
             .filter(|flow| text(flow, "place") == place)
             .collect()
     };
-    let client = Plan::client(ebbtide_tests::plan::Family::V4).to_string();
+    let client = Plan::client(ebbtide_vpc::plan::Family::V4).to_string();
     let udp_of_client =
         |flow: &Value| text(flow, "protocol") == "udp" && text(flow, "remote").starts_with(&client);
     let by_veth = flows(&of_pod, "pod");
@@ -137,7 +133,7 @@ fn trace_tells_the_decisions_on_a_node_port_request_and_its_reply() -> Result<()
     let mut lab = Lab::start(Plan::default())?;
     let scenario = Scenario::create(&lab)?;
     // Started here, so that the laboratory can be lent to the requests.
-    let client = Plan::client(ebbtide_tests::plan::Family::V4).to_string();
+    let client = Plan::client(ebbtide_vpc::plan::Family::V4).to_string();
     for (proto, transports) in [
         ("udp", &[Transport::Udp] as &'static [Transport]),
         ("tcp", &[Transport::Tcp]),

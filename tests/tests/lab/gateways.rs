@@ -2,7 +2,7 @@
 //! no other NIC from what it needs.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     lab::Lab,
     nic_programs,
     plan::{Family, Plan},

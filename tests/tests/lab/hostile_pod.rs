@@ -13,7 +13,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::netlink::link::IpvlanMode;
 use ebbtide_layout::{HOST_MAC, POD_MAC};
-use ebbtide_tests::{
+use ebbtide_programs::packets::{arp, between_macs, neighbour, udp, with_ethertype, wrapped};
+use ebbtide_vpc::{
     lab::Lab,
     netns::Netns,
     packet_socket::{Capture, send_raw},
@@ -21,7 +22,6 @@ use ebbtide_tests::{
     ping::ping,
     plan::{Family, Nic, Plan},
     pod::{NIC_SIDE, NODE_SIDE, Pod},
-    programs::packets::{arp, between_macs, neighbour, udp, with_ethertype, wrapped},
     snapshot::ip,
 };
 
@@ -442,7 +442,7 @@ fn deeds_of_a_pod_with_net_admin(mode: IpvlanMode) -> Result<()> {
         }
         if deed.what == "takes the programs off" {
             eventually("the guard comes back", || {
-                let filters = ebbtide_tests::snapshot::run(
+                let filters = ebbtide_vpc::snapshot::run(
                     hostile,
                     "tc",
                     &["filter", "show", "dev", NIC_SIDE, "egress"],

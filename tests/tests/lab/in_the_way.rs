@@ -1,7 +1,7 @@
 //! A link that is in the pod already, under a name that one of ours was to get: it stays, and so does all on it.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     cni::Sandbox,
     foreign,
     lab::Lab,

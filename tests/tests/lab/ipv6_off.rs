@@ -1,7 +1,7 @@
 //! IPv6 that somebody turns off on a NIC by its setting, as hardening guides have it.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     iptables,
     lab::Lab,
     netns::Netns,

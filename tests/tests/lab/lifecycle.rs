@@ -1,7 +1,7 @@
 //! An interface's life: ADD, CHECK, DEL and GC, once and repeated, and what they leave alone.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     cni::CniError,
     lab::Lab,
     plan::{Family, Plan},
@@ -60,7 +60,7 @@ fn del_succeeds_after_the_namespace_is_gone() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let pod = lab.pod("master", "ens5", "a")?;
     let plugin = lab.agent("master").plugin();
-    let sandbox = ebbtide_tests::cni::Sandbox {
+    let sandbox = ebbtide_vpc::cni::Sandbox {
         netns: None,
         ..pod.sandbox.clone()
     };

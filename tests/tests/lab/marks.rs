@@ -8,17 +8,17 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_layout::DEFAULT_MARK;
-use ebbtide_tests::{
+use ebbtide_tests::two_ways::{
+    Case, Site, Way,
+    talk::{connection, echoed, listener, set_option, transfer, udp_pair},
+};
+use ebbtide_vpc::{
     iptables,
     netns::Netns,
     patience::eventually,
     plan::{Family, Plan},
     snapshot::{ip, run},
     traffic::{Client, Protocol, Server, socket},
-    two_ways::{
-        Case, Site, Way,
-        talk::{connection, echoed, listener, set_option, transfer, udp_pair},
-    },
 };
 use nix::libc;
 

@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
-    demo::{Scenario, WAYS_TO_C},
+use ebbtide_demo::{Scenario, WAYS_TO_C};
+use ebbtide_vpc::{
     iptables,
     lab::Lab,
     patience::IMPATIENCE,

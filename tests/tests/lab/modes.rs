@@ -4,8 +4,8 @@ use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::netlink::link::IpvlanMode;
-use ebbtide_tests::{
-    demo::{Check, Scenario, SeenAs, WAYS_TO_C, all_go_their_way},
+use ebbtide_demo::{Check, Scenario, SeenAs, WAYS_TO_C, all_go_their_way};
+use ebbtide_vpc::{
     lab::Lab,
     path::{Hop, Path},
     plan::{Family, Plan},

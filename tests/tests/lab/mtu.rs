@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_tests::two_ways::{
+    Case, Site, Way,
+    talk::{connection, echoed, in_pod, listener, option, pattern, set_option, transfer, udp_pair},
+};
+use ebbtide_vpc::{
     iptables,
     patience::PATIENCE,
     plan::{Family, Plan},
@@ -15,12 +19,6 @@ use ebbtide_tests::{
     snapshot::ip,
     tap::Direction,
     traffic::{Protocol, socket},
-    two_ways::{
-        Case, Site, Way,
-        talk::{
-            connection, echoed, in_pod, listener, option, pattern, set_option, transfer, udp_pair,
-        },
-    },
     vpc::EDGE_PORT,
 };
 use nix::libc;

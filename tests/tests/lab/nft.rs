@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::doctor::Finding;
-use ebbtide_tests::{
+use ebbtide_tests::two_ways::{Site, Way};
+use ebbtide_vpc::{
     nft::is_here,
     plan::{Family, Plan},
     snapshot::run,
     traffic::{Client, Protocol, Server},
-    two_ways::{Site, Way},
 };
 
 /// What `ebbtidectl doctor` says of others' firewall rules.

@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
-    demo::{LOCAL_AT_MASTER, Scenario, all_go_their_way},
+use ebbtide_demo::{LOCAL_AT_MASTER, Scenario, all_go_their_way};
+use ebbtide_vpc::{
     lab::Lab,
     nft,
     patience::IMPATIENCE,

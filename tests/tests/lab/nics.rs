@@ -3,8 +3,8 @@
 //! what cannot be is put right by it.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
-    demo::{Check, Scenario, all_go_their_way},
+use ebbtide_demo::{Check, Scenario, all_go_their_way};
+use ebbtide_vpc::{
     iptables,
     lab::Lab,
     netns::Netns,

@@ -2,14 +2,9 @@
 //! none for what goes out. What they have there stays, before, with and after pods.
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::{
-    demo::{Scenario, all_go_their_way},
-    lab::Lab,
-    netns::Netns,
-    nic_programs::has_tcx,
-    patience::eventually,
-    plan::Plan,
-    snapshot::run,
+use ebbtide_demo::{Scenario, all_go_their_way};
+use ebbtide_vpc::{
+    lab::Lab, netns::Netns, nic_programs::has_tcx, patience::eventually, plan::Plan, snapshot::run,
 };
 
 const NIC: &str = "ens5";

@@ -3,7 +3,7 @@
 use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     cni::Sandbox,
     foreign,
     lab::Lab,

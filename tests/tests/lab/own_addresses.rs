@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     lab::Lab,
     manifests,
     netns::Netns,
@@ -134,7 +134,7 @@ fn an_address_by_name_that_the_node_has_is_refused_and_a_pod_that_has_it_keeps_i
         let wanted = lab.vpc.nic("master", "ens6").subnet(family).secondary[3];
         change(&node, "add", wanted, "ens6")?;
         let netns = Netns::new("named")?;
-        let sandbox = ebbtide_tests::cni::Sandbox::new(&netns, "named", "named");
+        let sandbox = ebbtide_vpc::cni::Sandbox::new(&netns, "named", "named");
         let plugin = lab.agent("master").plugin();
         let mut config = plugin.config(&manifests::network("ens6"));
         config["runtimeConfig"] = json!({ "ips": [wanted.to_string()] });

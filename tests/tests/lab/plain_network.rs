@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     lab::Lab,
     patience::{IMPATIENCE, PATIENCE},
     plan::{Family, Plan},

@@ -9,19 +9,19 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_tests::{
+use ebbtide_programs::packets::{extended, fragments};
+use ebbtide_tests::two_ways::{
+    Site,
+    talk::{echoed, in_pod, pattern, set_option, udp_client, udp_pair},
+};
+use ebbtide_vpc::{
     netns::Netns,
     patience::PATIENCE,
     ping::ping,
     plan::{Family, Plan},
-    programs::packets::{extended, fragments},
     skip::{Need, skip},
     tap::Direction,
     traffic::{Client, Protocol},
-    two_ways::{
-        Site,
-        talk::{echoed, in_pod, pattern, set_option, udp_client, udp_pair},
-    },
 };
 use nix::libc;
 use socket2::{Domain, Socket, Type};

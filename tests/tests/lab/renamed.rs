@@ -1,7 +1,7 @@
 //! A NIC that gets another name while pods are there: udev's late renames, distribution upgrades.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     lab::Lab,
     patience::{IMPATIENCE, PATIENCE, eventually},
     plan::{Family, Plan},

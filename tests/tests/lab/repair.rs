@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     lab::Lab,
     nic_programs::{self, attached},
     patience::{IMPATIENCE, PATIENCE, eventually},

@@ -1,7 +1,7 @@
 //! An ADD for a container that has its interface, but not the same ADD again.
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     cni::Sandbox,
     lab::Lab,
     netns::Netns,

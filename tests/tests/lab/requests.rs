@@ -1,7 +1,7 @@
 //! Requests of odd but real shape for an interface of ours, and a NIC that somebody has already.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     cni::Sandbox,
     foreign::addresses,
     lab::Lab,

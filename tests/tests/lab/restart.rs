@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use ebbtide_plugin::wire::{self, Invocation, Request};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     cni::{Plugin, Sandbox},
     edge::Listener,
     foreign::addresses,

@@ -2,11 +2,8 @@
 //! packets were seen on: the demonstration's own checks.
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::{
-    demo::{Scenario, all_go_their_way},
-    lab::Lab,
-    plan::Plan,
-};
+use ebbtide_demo::{Scenario, all_go_their_way};
+use ebbtide_vpc::{lab::Lab, plan::Plan};
 
 #[test]
 fn every_row_takes_its_path_there_and_back_and_the_vpc_drops_nothing() -> Result<()> {

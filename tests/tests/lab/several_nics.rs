@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     cni::{Plugin, Sandbox},
     edge::Listener,
     foreign::addresses,

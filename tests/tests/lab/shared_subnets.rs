@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     lab::Lab,
     path::Exchange,
     plan::{Family, Plan},

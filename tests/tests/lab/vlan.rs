@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     lab::Lab,
     netlink::VethEnd,
     plan::{Family, Plan},

@@ -1,8 +1,6 @@
 //! In whose name a NIC asks for neighbours, by BPF_PROG_TEST_RUN of the programs that this is part of.
 
-use ebbtide_tests::programs::{
-    Bench, CLIENT, FAR_POD, NODE, OTHER, PASS, POD, ip, packets::in_vlan,
-};
+use ebbtide_programs::{Bench, CLIENT, FAR_POD, NODE, OTHER, PASS, POD, ip, packets::in_vlan};
 
 const ASKER: [u8; 6] = [0x02, 0xc1, 0x0d, 0, 0xff, 0x15];
 const GATEWAY: &str = "172.31.16.1";

@@ -1,6 +1,6 @@
 //! The bench itself: tests go on with one that they have used, instead of loading all programs again.
 
-use ebbtide_tests::programs::{
+use ebbtide_programs::{
     Bench, CLIENT, CLIENT6, NODE, Outcome, POD, POD6, REPLY, THAT, THAT_MARK, VETH, names,
     packets::{flow, fragments, tcp, udp},
 };

@@ -1,7 +1,8 @@
 //! Behind other plugins, in this kernel: the reply's path on interfaces that they made.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{chain, cni::Sandbox, netns::Netns};
+use ebbtide_tests::chain;
+use ebbtide_vpc::{cni::Sandbox, netns::Netns};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -55,7 +56,7 @@ fn an_address_of_a_delegated_ipam_goes_back_when_the_interface_cannot_be_made() 
     let netns = Netns::new("unmade")?;
     let sandbox = Sandbox::new(&netns, "unmade", "unmade");
     // The name is taken: whatever the kernel can do, this link cannot be made.
-    ebbtide_tests::snapshot::ip(&netns, &["link", "add", "eth0", "type", "bridge"])?;
+    ebbtide_vpc::snapshot::ip(&netns, &["link", "add", "eth0", "type", "bridge"])?;
     let config = json!({
         "cniVersion": "1.0.0",
         "name": "delegated",

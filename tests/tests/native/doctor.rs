@@ -5,9 +5,10 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::doctor::Finding;
-use ebbtide_tests::{
-    guest::Guest, lab::Lab, netns::Netns, nic_programs::make_it_look, patience::eventually,
-    plan::Plan, snapshot::run,
+use ebbtide_tests::guest::Guest;
+use ebbtide_vpc::{
+    lab::Lab, netns::Netns, nic_programs::make_it_look, patience::eventually, plan::Plan,
+    snapshot::run,
 };
 
 /// The way out of what is found about this.

@@ -8,15 +8,13 @@ use std::{
 
 use ebbtide_agent::datapath::{HOST_PROGRAMS, key};
 use ebbtide_layout::{DEFAULT_NIC_MARKS, HOST_MAC, HostFlow, HostHook};
-use ebbtide_tests::{
-    programs::{
-        Bench, CLIENT, CLIENT6, LOST, MARK, NODE, NODE6, OTHER, PASS, POD, POD6, REDIRECT, REPLY,
-        THAT_MARK, ip,
-        packets::{echo, flow, tcp, udp},
-        random::{self, Random},
-    },
-    skip::{Need, skip},
+use ebbtide_programs::{
+    Bench, CLIENT, CLIENT6, LOST, MARK, NODE, NODE6, OTHER, PASS, POD, POD6, REDIRECT, REPLY,
+    THAT_MARK, ip,
+    packets::{echo, flow, tcp, udp},
+    random::{self, Random},
 };
+use ebbtide_vpc::skip::{Need, skip};
 
 const TO_POD: HostFlow = HostFlow {
     mark: THAT_MARK | REPLY,

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_plugin::wire::{self, Query, Request, Response};
-use ebbtide_tests::{
+use ebbtide_vpc::{
     cni::{Plugin, Sandbox},
     lab::Lab,
     netns::Netns,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::netlink::{Batch, Netlink, direct::Direct, model::Route};
-use ebbtide_tests::{netns::Netns, snapshot::ip};
+use ebbtide_vpc::{netns::Netns, snapshot::ip};
 use tokio::runtime::Runtime;
 
 /// So many that the kernel cannot answer a dump with one message: then, and only then, a second dump

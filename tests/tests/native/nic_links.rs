@@ -13,15 +13,15 @@ use ebbtide_agent::netlink::{
     direct::Direct,
     model::{Direction, Filter},
 };
-use ebbtide_tests::{
+use ebbtide_programs::Bench;
+use ebbtide_tests::guest::Guest;
+use ebbtide_vpc::{
     agent::Agent,
-    guest::Guest,
     lab::Lab,
     netns::Netns,
     nic_programs::{Decider, by_tcx, has_tcx, make_it_look, take_off},
     patience::eventually,
     plan::{Family, Plan},
-    programs::Bench,
     skip::{Need, skip},
     snapshot::{ip, run},
     traffic::{Client, Protocol, Server},

@@ -15,10 +15,9 @@ use ebbtide_agent::{
     },
     node::{Attention, Interest, NodeFacts},
 };
-use ebbtide_tests::{
-    guest::Guest, lab::Lab, netns::Netns, others_routes::OthersRoutes, patience::eventually,
-    plan::Plan, snapshot::ip,
-};
+use ebbtide_tests::guest::Guest;
+use ebbtide_vpc::others_routes::OthersRoutes;
+use ebbtide_vpc::{lab::Lab, netns::Netns, patience::eventually, plan::Plan, snapshot::ip};
 use tokio::runtime::Runtime;
 
 /// So many routes others have, and so many neighbours.
@@ -227,7 +226,7 @@ fn the_agent_puts_ours_back_beside_them_and_does_not_look_when_they_go() -> Resu
     let log = || {
         let agents = lab.agents().find(|agent| agent.node() == "master");
         agents
-            .map(ebbtide_tests::agent::Agent::log)
+            .map(ebbtide_vpc::agent::Agent::log)
             .unwrap_or_default()
     };
     // What the agent turns to is what it saw with the pod there.

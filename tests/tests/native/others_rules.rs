@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
-    guest::Guest, lab::Lab, netns::Netns, patience::eventually, plan::Plan, snapshot::ip,
-};
+use ebbtide_tests::guest::Guest;
+use ebbtide_vpc::{lab::Lab, netns::Netns, patience::eventually, plan::Plan, snapshot::ip};
 
 /// The pod's address: [`Guest`].
 const POD: &str = "10.88.7.2";

@@ -76,8 +76,7 @@ struct Victim {
 
 impl Victim {
     fn start(dir: &Path) -> Result<Self> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ebbtide-bench"))
-            .arg("victim")
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ebbtide-victim"))
             .arg(dir)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

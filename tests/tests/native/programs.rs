@@ -4,13 +4,13 @@
 use ebbtide_layout::{
     DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, HOST_MAC, Hook, PAST_HOST_MAC, POD_MAC, RECENT_SECONDS,
 };
-use ebbtide_tests::programs::{
+use ebbtide_programs::{
     Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, Outcome, PASS, POD, POD6, REDIRECT, THIS,
     VETH,
     packets::{ECHO_ID, echo, flow, tcp, udp, with_flags},
     random::{self, Random},
 };
-use ebbtide_tests::skip::{Need, skip};
+use ebbtide_vpc::skip::{Need, skip};
 
 #[test]
 fn what_comes_in_by_the_veth_is_marked_with_our_bit_and_others_bits_stay() {

@@ -2,7 +2,7 @@
 //! SCTP, VLANs. Runs in any kernel that lets root load programs.
 
 use ebbtide_layout::{FlowKey, HostFlow, POD_MAC, WHOLE};
-use ebbtide_tests::programs::{
+use ebbtide_programs::{
     Bench, CLIENT, CLIENT6, PASS, POD, POD6, REDIRECT, REPLY, THAT, THAT_MARK, THIS,
     packets::{End, echo, extended, flow, fragments, icmp_error, in_vlan, tcp, udp, with_protocol},
 };

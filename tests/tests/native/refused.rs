@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_tests::{agent::BPFFS, netns::Netns, snapshot::ip, workspace};
+use ebbtide_vpc::{agent::BPFFS, netns::Netns, snapshot::ip, workspace};
 use tempfile::TempDir;
 
 /// Something wrong: how it comes about, the configuration, and what the agent must say.

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_plugin::wire::{self, Invocation, Query, Request};
-use ebbtide_tests::{agent::Agent, cni::Sandbox, lab::Lab, netns::Netns, plan::Plan};
+use ebbtide_vpc::{agent::Agent, cni::Sandbox, lab::Lab, netns::Netns, plan::Plan};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use ebbtide_tests::programs::{
+use ebbtide_programs::{
     Bench, NODE, PASS, POD, POD6, REDIRECT, THAT, THIS, ip,
     random::{Random, number},
     reset::Lent,

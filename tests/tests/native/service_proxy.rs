@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use ebbtide_tests::{
+use ebbtide_vpc::{
     edge::Listener,
     nft,
     path::Exchange,

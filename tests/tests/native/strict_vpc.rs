@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use ebbtide_tests::{
+use ebbtide_vpc::{
     edge::Listener,
     path::Exchange,
     ping::ping,

@@ -4,6 +4,8 @@ use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
     crowd::{moments::AFTERWARDS, state::State},
     guest::Guest,
+};
+use ebbtide_vpc::{
     lab::Lab,
     patience::eventually,
     plan::Plan,

@@ -14,6 +14,9 @@ use crate::vm::{self, Hardware, Kernel, Request};
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, here, ui};
 
+/// What measures.
+const PROGRAM: &str = "ebbtide-bench";
+
 /// The agent's log tells how long each step of a request took.
 const LOG: (&str, &str) = ("RUST_LOG", "info,ebbtide_agent::timing=debug");
 
@@ -102,6 +105,7 @@ impl Run {
 /// Every benchmark once, in its shortest form and with what the tests have built, where it can run: that
 /// they keep working.
 pub(crate) fn each_once(ws: &Workspace) -> Result<()> {
+    build::unoptimised_also(ws, PROGRAM, Output::OnFailure)?;
     let (root, ipvlan) = (exec::is_root()?, vm::this_kernel_will_do()?);
     // Packets take the same ways through macvlan; ADD and the agent need ipvlan.
     for (what, here) in [
@@ -146,7 +150,7 @@ pub(crate) fn run(ws: &Workspace, run: &Run) -> Result<ExitCode> {
     }
     let to = ws.target.join("bench");
     fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
-    let program = run.programs(ws).join("ebbtide-bench");
+    let program = run.programs(ws).join(PROGRAM);
     let code = match run.kernel {
         None => here(ws, run, &program, &to)?,
         Some(kernel) => in_guest(ws, run, kernel, &program, &to)?,
@@ -216,7 +220,7 @@ fn build_all(ws: &Workspace) -> Result<()> {
     linker::ensure(ws)?;
     ui::step("build the kernel's programs", || build_ebpf::run(ws, quiet))?;
     ui::step("build the agent and the benchmark", || {
-        build::binaries(ws, quiet)
+        build::optimised(ws, PROGRAM, quiet)
     })?;
     ui::step("build the plugin", || build::plugin(ws, quiet))
 }

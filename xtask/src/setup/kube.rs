@@ -18,7 +18,7 @@ const ASSETS: &str = "KUBEBUILDER_ASSETS";
 /// What an archive must have, for an API server alone.
 const WANTED: [&str; 2] = ["kube-apiserver", "kubectl"];
 
-/// Where the tests look for them (`tests/src/cluster/binaries.rs`).
+/// Where the tests look for them (`tests/cluster/src/binaries.rs`).
 fn directory(ws: &Workspace) -> PathBuf {
     std::env::var_os(ASSETS).map_or_else(|| ws.target.join("kube/bin"), PathBuf::from)
 }

@@ -1,0 +1,273 @@
+//! One way of marking in a place of its own: client, node and pod, alike in all but the marking.
+
+use std::{
+    net::IpAddr,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use ebbtide_agent::{
+    netlink::{
+        Batch,
+        direct::Direct,
+        model::{Family, Filter, MAIN_TABLE, NamespacePlan, Selector},
+        netns::Netns as Namespace,
+    },
+    podnet::PodNet,
+};
+use ebbtide_vpc::{iptables, nic_programs};
+
+use super::load::Way;
+use crate::{
+    contender::Pod,
+    floor::Floor,
+    testbed::{CLIENT, NODE, Slave, Testbed},
+};
+
+/// What makes a reply go back by the veth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marking {
+    /// Nothing: everything goes by the NIC. The bound for direct traffic.
+    Direct,
+    /// Nothing: everything goes by the veth. The bound for what comes in by it.
+    Symmetric,
+    /// CONNMARK, by iptables of the old kind.
+    Legacy,
+    /// CONNMARK, by iptables over nf_tables.
+    Nft,
+    /// Our routing rule, which finds marked replies their way, and no programs: what it costs those that
+    /// are not marked.
+    Rule,
+    /// The rule, and in the place of each of our programs one that does nothing: what the kernel takes to
+    /// call them.
+    Empty,
+    /// Our programs in the pod.
+    Pod,
+    /// Our programs in the pod and on the host.
+    Whole,
+    /// The same with `exemptFromMasquerade`: what the pod sends by its interface goes past the host's stack.
+    Exempt,
+}
+
+impl Marking {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Direct,
+        Self::Symmetric,
+        Self::Legacy,
+        Self::Nft,
+        Self::Rule,
+        Self::Empty,
+        Self::Pod,
+        Self::Whole,
+        Self::Exempt,
+    ];
+
+    /// As it is called in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "unmarked, by the NIC",
+            Self::Symmetric => "unmarked, by the veth",
+            Self::Legacy => "iptables-legacy CONNMARK",
+            Self::Nft => "iptables-nft CONNMARK",
+            Self::Rule => "ebbtide's rule alone",
+            Self::Empty => "the rule, and programs that do nothing",
+            Self::Pod => "ebbtide, in the pod alone",
+            Self::Whole => "ebbtide",
+            Self::Exempt => "ebbtide, exempt",
+        }
+    }
+
+    /// Whether replies to what comes in by the veth go back by it.
+    #[must_use]
+    pub fn serves_node_port(self) -> bool {
+        !matches!(self, Self::Direct | Self::Rule | Self::Empty)
+    }
+
+    /// Whether replies to what comes in by the NIC go back by it.
+    #[must_use]
+    pub fn serves_direct(self) -> bool {
+        self != Self::Symmetric
+    }
+
+    /// Our plan, with this marking in the place of ours.
+    fn instead(self, net: &mut PodNet) {
+        match self {
+            Self::Whole => {}
+            Self::Exempt => net.past_host = true,
+            Self::Pod => net.in_host.filters.clear(),
+            Self::Direct
+            | Self::Symmetric
+            | Self::Legacy
+            | Self::Nft
+            | Self::Rule
+            | Self::Empty => {
+                net.in_host.filters.clear();
+                self.without_programs(&mut net.in_pod);
+            }
+        }
+    }
+
+    fn without_programs(self, plan: &mut NamespacePlan) {
+        plan.filters.clear();
+        plan.sysctls
+            .retain(|setting| !setting.path.contains("fwmark"));
+        match self {
+            Self::Legacy | Self::Nft => {
+                for rule in &mut plan.rules {
+                    rule.selector = Selector::Mark {
+                        mark: 1,
+                        mask: u32::MAX,
+                    };
+                }
+            }
+            Self::Rule | Self::Empty => {}
+            Self::Symmetric => {
+                plan.rules.clear();
+                // The default route of the replies' table takes the place of the pod's.
+                let everything = Family::V4.everything();
+                plan.routes
+                    .retain(|route| route.table != MAIN_TABLE || route.destination != everything);
+                for route in &mut plan.routes {
+                    route.table = MAIN_TABLE;
+                }
+            }
+            _ => plan.rules.clear(),
+        }
+    }
+}
+
+/// What the coordinator plugin programs in a pod.
+const CONNMARK: &str = "\
+*mangle
+-A PREROUTING -i veth0 -m conntrack --ctstate NEW -j MARK --set-xmark 0x1
+-A PREROUTING -m mark --mark 0x1 -j CONNMARK --save-mark
+-A OUTPUT -j CONNMARK --restore-mark
+COMMIT
+";
+
+const PORT: u16 = 8080;
+const NODE_PORT: u16 = 30080;
+
+/// Client, node and pod.
+#[derive(Debug)]
+pub struct Site {
+    /// What is different here.
+    pub marking: Marking,
+    testbed: Testbed,
+    pod: Pod,
+    address: IpAddr,
+    _programs: Floor,
+    _nothing: Option<OwnedFd>,
+}
+
+impl Site {
+    /// Builds one.
+    ///
+    /// # Errors
+    /// Says which step failed: the kernel may lack what a marking needs.
+    pub fn build(marking: Marking, slave: Slave) -> Result<Self> {
+        let testbed = Testbed::build()?;
+        let maker = Floor::new(&testbed.node, slave)?;
+        maker.prepare(matches!(marking, Marking::Whole | Marking::Exempt))?;
+        let pod = Pod::new()?;
+        let mut net = maker.plan(&pod)?;
+        let filters = net.in_pod.filters.clone();
+        marking.instead(&mut net);
+        maker.apply(&net)?;
+        let nothing = match marking {
+            Marking::Empty => Some(do_nothing(&filters, &net.netns)?),
+            _ => None,
+        };
+        let address = *net.ips().first().context("the plan has no address")?;
+        match marking {
+            Marking::Legacy => {
+                iptables::restore_with("iptables-legacy-restore", &pod.netns, CONNMARK)?;
+            }
+            Marking::Nft => iptables::restore_with("iptables-nft-restore", &pod.netns, CONNMARK)?,
+            _ => {}
+        }
+        testbed.node.sysctls(&[
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/default/rp_filter", "0"),
+        ])?;
+        pod.netns.sysctls(&[("net/ipv4/conf/all/rp_filter", "0")])?;
+        iptables::restore(
+            &testbed.node,
+            ebbtide_vpc::family::Family::V4,
+            &dnat(address),
+        )?;
+        // A VPC knows where a pod is; an ipvlan child in l3 mode answers no ARP.
+        let mac = match slave {
+            Slave::Ipvlan => testbed.node.netlink()?.mac(crate::testbed::NIC)?,
+            Slave::Macvlan => pod.netns.netlink()?.mac("eth0")?,
+        };
+        let wire = testbed.wire.netlink()?;
+        wire.add_neighbours("wire", [address], mac)?;
+        Ok(Self {
+            marking,
+            testbed,
+            pod,
+            address,
+            _programs: maker,
+            _nothing: nothing,
+        })
+    }
+
+    /// From the client to the pod's own address, by the NIC alone.
+    ///
+    /// # Errors
+    /// None but the addresses' of this file.
+    pub fn direct(&self) -> Result<Way> {
+        self.way((self.address, PORT).into())
+    }
+
+    /// From the client to a port of the node's, which its Service proxy sends to the pod by the veth.
+    ///
+    /// # Errors
+    /// None but the addresses' of this file.
+    pub fn node_port(&self) -> Result<Way> {
+        let node: IpAddr = NODE.parse()?;
+        self.way((node, NODE_PORT).into())
+    }
+
+    fn way(&self, to: std::net::SocketAddr) -> Result<Way> {
+        Ok(Way {
+            client: self.testbed.wire.clone(),
+            from: CLIENT.parse()?,
+            server: self.pod.netns.clone(),
+            listen: (self.address, PORT).into(),
+            to,
+        })
+    }
+}
+
+/// Attaches a program that does nothing where these were.
+fn do_nothing(filters: &[Filter], netns: &Path) -> Result<OwnedFd> {
+    let program = nic_programs::accept().context("loading a program that does nothing")?;
+    Namespace::open(netns)?.run(|| {
+        let mut pod = Direct::open("in the pod")?;
+        let names: Vec<&str> = filters.iter().map(|filter| filter.link.as_str()).collect();
+        let links = pod.links(&names)?;
+        let mut batch = Batch::default();
+        for filter in filters {
+            let link = links.get(&filter.link).context("a link is gone")?;
+            batch.add_filter(filter, link.ifindex, program.as_raw_fd());
+        }
+        anyhow::Ok(pod.run(batch)?)
+    })??;
+    Ok(program)
+}
+
+fn dnat(pod: IpAddr) -> String {
+    let rule = |protocol| {
+        format!(
+            "-A PREROUTING -d {NODE} -p {protocol} -m {protocol} --dport {NODE_PORT} \
+             -j DNAT --to-destination {pod}:{PORT}\n"
+        )
+    };
+    format!("*nat\n{}{}COMMIT\n", rule("tcp"), rule("udp"))
+}

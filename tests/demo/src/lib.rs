@@ -1,0 +1,93 @@
+//! The demonstration: every kind of traffic that Ebbtide is for, in the strict VPC, as a table.
+
+mod check;
+mod cluster_ip;
+mod offers;
+mod report;
+mod scenario;
+mod table;
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use ebbtide_vpc::{
+    lab::Lab,
+    plan::Plan,
+    progress::{print, step},
+};
+
+pub use check::{Check, Line, Measurement, SeenAs, Transport};
+pub use report::Report;
+pub use scenario::{LOCAL_AT_MASTER, Scenario, WAYS_TO_C};
+
+/// What a person may ask for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Print every exchange, and the packets of those that failed.
+    pub verbose: bool,
+    /// Colours.
+    pub colour: bool,
+}
+
+/// Runs everything and prints as it goes.
+///
+/// # Errors
+/// When the laboratory cannot be built; a row that fails is in the report.
+pub fn run(options: Options) -> Result<Report> {
+    let begin = Instant::now();
+    let mut lab = step(
+        "building the strict VPC (2 nodes with 2 NICs each, NAT gateway, load balancer, outside)",
+        || Lab::without_agents(Plan::default()),
+    )?;
+    step("starting ebbtide-agent on master and worker1", || {
+        lab.start_agents()
+    })?;
+    let scenario = step(
+        "creating 5 pods through the CNI plugin, Services and load balancers",
+        || Scenario::create(&lab),
+    )?;
+    let checks = scenario.checks();
+    let mut lines = step("sending traffic of every kind, IPv4 and IPv6", || {
+        Ok(checks
+            .iter()
+            .map(|check| check.run(&lab, options.verbose))
+            .collect::<Vec<Line>>())
+    })?;
+    let mut report = Report::new(&lab)?;
+    lines.push(step(
+        "sending once more without Ebbtide's programs",
+        || scenario.detached(&mut lab),
+    )?);
+    step("deleting the pods through the CNI plugin", || {
+        scenario.delete()
+    })?;
+    report.finish(lines, begin.elapsed());
+    print(&report.text(options.colour));
+    Ok(report)
+}
+
+/// For tests: every check must go its way, and the VPC must have nothing to object to.
+///
+/// # Errors
+/// All that went wrong, with the agents' logs.
+pub fn all_go_their_way(lab: &Lab, checks: &[Check]) -> Result<()> {
+    let failed: Vec<String> = checks
+        .iter()
+        .map(|check| check.run(lab, false))
+        .filter(|line| !line.ok)
+        .map(|line| {
+            format!(
+                "{}: {} → {}: {}\n{}",
+                line.traffic, line.from, line.to, line.path, line.note
+            )
+        })
+        .collect();
+    let violations = lab.vpc.assert_no_violations();
+    ensure!(
+        failed.is_empty() && violations.is_ok(),
+        "{}\n{violations:?}\n{}",
+        failed.join("\n"),
+        lab.logs()
+    );
+    Ok(())
+}

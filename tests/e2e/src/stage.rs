@@ -1,0 +1,428 @@
+//! Where it all plays: the VPC, a control plane in it, two machines with two NICs each, and what a
+//! person installs on them.
+
+use std::{
+    cell::RefCell,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ebbtide_cluster::{Binaries, ControlPlane, Machine, Options, Place, Release, images};
+use ebbtide_vpc::{
+    plan::{Family, MadeOf, Plan},
+    process::Process,
+    skip::{Need, skip},
+    vpc::Vpc,
+    workspace,
+};
+use serde_json::Value;
+
+use super::{
+    cloud::{App, Cloud, deploy},
+    http::{self, Answer},
+};
+
+/// How long anything may take: this machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(300);
+const PAUSE: Duration = Duration::from_millis(300);
+/// Where pods serve.
+pub(super) const POD_PORT: u16 = 80;
+/// Where the pods in the nodes' own network serve.
+pub(super) const HOST_PORT: u16 = 8081;
+/// Where the agents run.
+pub(super) const NAMESPACE: &str = "ebbtide-system";
+/// What selects the agents there.
+pub(super) const AGENTS: &str = "app.kubernetes.io/name=ebbtide";
+/// From here on the accounts are bound by policies, too.
+const ACCOUNT_POLICIES: Release = Release::new(30);
+/// What kubeadm leaves in a cluster, as far as agents look at it.
+const KUBEADM: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: kubeadm-config, namespace: kube-system}
+data: {ClusterConfiguration: 'networking: {serviceSubnet: "@SERVICES@"}'}
+"#;
+const APPS: &str = include_str!("apps.yaml");
+
+/// The cluster.
+#[derive(Debug)]
+pub struct Stage {
+    /// The web server outside.
+    _outside: Process,
+    machines: RefCell<Vec<Machine>>,
+    pub(super) cloud: Cloud,
+    pub(super) cluster: ControlPlane,
+    pub(super) vpc: Vpc,
+}
+
+/// A pod, as the API server tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pod {
+    pub(super) name: String,
+    pub(super) app: String,
+    pub(super) node: String,
+    pub(super) address: IpAddr,
+    pub(super) restarts: u64,
+}
+
+impl Stage {
+    /// Starts VPC and control plane. `None`, and a [`skip`], if something for it is not on this
+    /// machine.
+    ///
+    /// # Errors
+    /// When a part does not come up.
+    pub fn build(cloud: Cloud) -> Result<Option<Self>> {
+        if std::env::var_os("EBBTIDE_OUT").is_some() {
+            skip(
+                Need::Host,
+                "this is a guest, and the cluster's nodes are guests themselves",
+            );
+            return Ok(None);
+        }
+        let there = Binaries::find();
+        if !there.is_some_and(|binaries| binaries.serve_nodes()) {
+            return Ok(None);
+        }
+        let vpc = Vpc::build(cloud.plan())?;
+        let place = Place {
+            netns: vpc.node(Plan::CONTROL).clone(),
+            address: vpc.nic(Plan::CONTROL, "ens5").primary(Family::V4),
+        };
+        let options = Options {
+            controllers: true,
+            place: Some(place),
+            ..Options::default()
+        };
+        let Some(cluster) = ControlPlane::start(options)? else {
+            return Ok(None);
+        };
+        let services = KUBEADM.replace("@SERVICES@", &ControlPlane::SERVICES.to_string());
+        cluster.apply(&services)?;
+        let outside = Self::serve_outside(&cluster, &vpc)?;
+        Ok(Some(Self {
+            _outside: outside,
+            machines: RefCell::default(),
+            cloud,
+            cluster,
+            vpc,
+        }))
+    }
+
+    /// The names of the nodes.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &str> {
+        let nodes = self.vpc.plan.nodes.iter();
+        let machines = nodes.filter(|node| node.made_of == MadeOf::Machine);
+        machines.map(|node| node.name.as_str())
+    }
+
+    /// Starts the machines and waits until the API server knows them.
+    ///
+    /// # Errors
+    /// When one does not come up.
+    pub fn boot(&self) -> Result<()> {
+        let images = [self.cluster.busybox_image()?, images::ebbtide()?];
+        let mut machines = self.machines.borrow_mut();
+        for name in self.nodes() {
+            let machine = Machine::boot(&self.cluster, &self.vpc, name, &images)?;
+            machines.push(machine);
+        }
+        let mut machines = machines.iter_mut();
+        machines.try_for_each(|machine| machine.wait(&self.cluster))
+    }
+
+    /// Switches a node off, for good.
+    pub(super) fn switch_off(&self, node: &str) {
+        let mut machines = self.machines.borrow_mut();
+        machines.retain(|machine| machine.name() != node);
+    }
+
+    /// How it is installed.
+    pub(super) fn installation(&self) -> &'static str {
+        match self.cloud.values() {
+            None => "kubectl apply -f deploy/crds -f deploy/ebbtide.yaml",
+            Some(_) => "kubectl apply -f deploy/crds; helm template ... | kubectl apply -f -",
+        }
+    }
+
+    /// Installs the agent as deploy/README.md says, and waits until it runs on the nodes.
+    ///
+    /// # Errors
+    /// When they do not become so.
+    pub fn install(&self) -> Result<()> {
+        for node in self.nodes() {
+            let ready = self.cluster.get(&["node", node])?;
+            ensure!(!is_ready(&ready), "{node} is ready without a network");
+        }
+        self.cluster.install_crds(&deploy("crds"))?;
+        match self.cloud.values() {
+            None => self.apply(&deploy("ebbtide.yaml"))?,
+            Some(values) => drop(self.cluster.apply(&chart(values)?)?),
+        }
+        if self.cluster.release()? >= ACCOUNT_POLICIES {
+            self.apply(&deploy("policy-accounts.yaml"))?;
+        }
+        for (what, object) in [
+            ("the agents are ready", "daemonset/ebbtide"),
+            ("the controllers are ready", "deployment/ebbtide-controller"),
+        ] {
+            let rollout = ["rollout", "status", object, "--timeout=5s"];
+            let rollout = [&["-n", NAMESPACE], &rollout[..]].concat();
+            self.until(what, || self.cluster.kubectl(&rollout).map(drop))?;
+        }
+        Ok(())
+    }
+
+    /// Declares networks and pools, by the cloud's examples, and starts pods and Services on them.
+    ///
+    /// # Errors
+    /// When they do not become ready.
+    pub fn deploy(&self) -> Result<()> {
+        for file in self.cloud.examples() {
+            self.apply(&file)?;
+        }
+        // Not before: a runtime that asks for STATUS is told that there is nothing to hand out.
+        self.until("the nodes are ready", || {
+            for node in self.nodes() {
+                ensure!(
+                    is_ready(&self.cluster.get(&["node", node])?),
+                    "{node} is not"
+                );
+            }
+            Ok(())
+        })?;
+        self.cluster.apply(APPS)?;
+        self.cluster.apply(&self.cloud.manifests())?;
+        self.until("the pods are ready", || self.all_ready())
+    }
+
+    /// The pods of both apps, and the shells, are there and ready.
+    pub(super) fn all_ready(&self) -> Result<()> {
+        let [first, second] = self.cloud.apps().map(|app| app.name);
+        let label = format!("app in ({first}, {second}, host)");
+        self.are_ready(&label, self.nodes().count() * 3)
+    }
+
+    /// So many pods with a label are there, all ready and no others.
+    pub(super) fn are_ready(&self, label: &str, wanted: usize) -> Result<()> {
+        let pods = self.cluster.get(&["pods", "-l", label])?;
+        let pods = pods["items"].as_array().context("no list of pods")?;
+        ensure!(pods.len() == wanted, "{} pods, not {wanted}", pods.len());
+        for pod in pods {
+            let name = &pod["metadata"]["name"];
+            ensure!(
+                pod["metadata"]["deletionTimestamp"].is_null(),
+                "{name} is ending"
+            );
+            ensure!(is_ready(pod), "{name} is not ready");
+        }
+        Ok(())
+    }
+
+    fn apply(&self, file: &Path) -> Result<()> {
+        let file = file.display().to_string();
+        self.cluster.kubectl(&["apply", "-f", &file]).map(drop)
+    }
+
+    /// Waits until `look` succeeds; says what it saw last if it never does.
+    pub(super) fn until(&self, what: &str, look: impl Fn() -> Result<()>) -> Result<()> {
+        let start = Instant::now();
+        while let Err(trouble) = look() {
+            if start.elapsed() > PATIENCE {
+                bail!("waited {PATIENCE:?} until {what}: {trouble:#}");
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// The pods of an app, ordered by node.
+    pub(super) fn pods(&self, app: &str) -> Result<Vec<Pod>> {
+        let label = format!("app={app}");
+        let list = self.cluster.get(&["pods", "-l", &label])?;
+        let pods = list["items"].as_array().context("no list of pods")?;
+        let alive = pods
+            .iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let mut pods: Vec<Pod> = alive.map(pod).collect::<Result<_>>()?;
+        pods.sort_by(|a, b| a.node.cmp(&b.node));
+        Ok(pods)
+    }
+
+    /// The pods on the NICs: of each app, on each node.
+    pub(super) fn web(&self) -> Result<Vec<Pod>> {
+        let [first, second] = self.cloud.apps();
+        Ok([self.pods(first.name)?, self.pods(second.name)?].concat())
+    }
+
+    /// The app that a pod belongs to.
+    ///
+    /// # Errors
+    /// When it belongs to neither.
+    pub(super) fn app(&self, pod: &Pod) -> Result<&'static App> {
+        let mut apps = self.cloud.apps().iter();
+        let app = apps.find(|app| app.name == pod.app);
+        app.with_context(|| format!("{} is of no app", pod.name))
+    }
+
+    /// The NIC and the pool that a pod of an app has its address from.
+    pub(super) fn place(&self, pod: &Pod) -> Result<(&'static str, String)> {
+        let nic = self.app(pod)?.nic;
+        Ok((nic, self.cloud.pool(&pod.node, nic)))
+    }
+
+    /// The pod of an app on a node.
+    pub(super) fn pod(&self, app: &str, node: &str) -> Result<Pod> {
+        let pods = self.pods(app)?;
+        let mut on_node = pods.into_iter().filter(|pod| pod.node == node);
+        on_node
+            .next()
+            .with_context(|| format!("there is no pod of {app} on {node}"))
+    }
+
+    /// What a pod is told of its networks. The agent writes it after the pod has started, so it is waited for.
+    pub(super) fn network_status(&self, pod: &Pod) -> Result<Value> {
+        let written = |object: &Value| {
+            let status = &object["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"];
+            status.as_str().map(str::to_owned)
+        };
+        let arguments = ["pod", &pod.name];
+        let object = self
+            .cluster
+            .wait_until(&arguments, |object| written(object).is_some())?;
+        let status = written(&object).context("no network-status")?;
+        Ok(serde_json::from_str(&status)?)
+    }
+
+    /// What a script of `apps.yaml` prints in a pod. The control plane asks for it, by the VPC: an
+    /// exec takes seconds in user-mode Linux.
+    pub(super) fn script(&self, pod: &Pod, page: &str) -> Result<String> {
+        let port = if pod.app == "host" {
+            HOST_PORT
+        } else {
+            POD_PORT
+        };
+        let server = SocketAddr::new(pod.address, port);
+        let from = self.vpc.node(Plan::CONTROL);
+        let (_, text) = http::get(from, None, server, page, PATIENCE)
+            .with_context(|| format!("the pod {} on {}", pod.name, pod.node))?;
+        Ok(text)
+    }
+
+    /// What a pod is answered, by each of the servers.
+    pub(super) fn ask(&self, pod: &Pod, servers: &[SocketAddr]) -> Result<Vec<Answer>> {
+        let list: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        let text = self.script(pod, &format!("ask?{}", list.join(",")))?;
+        let answers: Vec<Answer> = text
+            .lines()
+            .map(|line| line.parse().with_context(|| format!("{} asked", pod.name)))
+            .collect::<Result<_>>()?;
+        ensure!(
+            answers.len() == servers.len(),
+            "{} got {} answers to {} questions",
+            pod.name,
+            answers.len(),
+            servers.len()
+        );
+        Ok(answers)
+    }
+
+    /// A web server outside the VPC, as those in the pods.
+    fn serve_outside(cluster: &ControlPlane, vpc: &Vpc) -> Result<Process> {
+        let directory = cluster.directory().join("outside");
+        let (script, log) = (directory.join("cgi-bin/who"), directory.join("log"));
+        write_program(
+            &script,
+            "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n%s %s outside\\n' \
+             \"$REMOTE_ADDR\" \"$REMOTE_PORT\"\n",
+        )?;
+        let mut httpd = vpc.world.command("busybox");
+        httpd
+            .args(["httpd", "-f", "-h"])
+            .arg(&directory)
+            .args(["-p", &Self::outside().to_string()]);
+        Process::start(httpd, &log).context("starting busybox httpd")
+    }
+
+    /// Where the web server outside is.
+    pub(super) fn outside() -> SocketAddr {
+        SocketAddr::new(Plan::web_server(Family::V4), 80)
+    }
+
+    /// What agents and nodes said last, for a person who has to find out why.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let of_agents = [
+            "-n",
+            NAMESPACE,
+            "logs",
+            "-l",
+            "app.kubernetes.io/name in (ebbtide, ebbtide-controller)",
+        ];
+        let agents = [&of_agents[..], &["--tail=40", "--prefix"]].concat();
+        let pods = self.cluster.kubectl(&["get", "pods", "-A", "-o", "wide"]);
+        let agents = self.cluster.kubectl(&agents);
+        let machines: String = self.machines.borrow().iter().map(Machine::logs).collect();
+        let shown = |text: Result<String>| text.unwrap_or_else(|error| format!("{error:#}"));
+        format!("{}\n{}\n{machines}", shown(pods), shown(agents))
+    }
+
+    /// How a person reaches the cluster from another terminal.
+    ///
+    /// # Errors
+    /// When there is no kubectl.
+    pub fn kubectl_command(&self) -> Result<String> {
+        self.cluster.kubectl_command()
+    }
+}
+
+/// The manifests that the Helm chart makes with these values, as `helm template` prints them.
+fn chart(values: &str) -> Result<String> {
+    let mut helm = Command::new(workspace::XTASK.file("xtask")?);
+    helm.args(["manifests", "--values", values]);
+    let ran = helm.output().context("starting xtask manifests")?;
+    if !ran.status.success() {
+        bail!(
+            "rendering the Helm chart: {}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
+    }
+    Ok(String::from_utf8(ran.stdout)?)
+}
+
+/// Whether a node or pod has the condition Ready.
+pub(super) fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+fn pod(value: &Value) -> Result<Pod> {
+    let text = |pointer: &str| {
+        let text = value.pointer(pointer).and_then(Value::as_str);
+        text.with_context(|| format!("a pod without {pointer}"))
+    };
+    Ok(Pod {
+        name: text("/metadata/name")?.to_owned(),
+        app: text("/metadata/labels/app")?.to_owned(),
+        node: text("/spec/nodeName")?.to_owned(),
+        address: text("/status/podIP")?.parse()?,
+        restarts: value["status"]["containerStatuses"][0]["restartCount"]
+            .as_u64()
+            .unwrap_or_default(),
+    })
+}
+
+fn write_program(path: &PathBuf, text: &str) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(parent)
+        .and_then(|()| std::fs::write(path, text))
+        .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("writing {}", path.display()))
+}

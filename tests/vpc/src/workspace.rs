@@ -1,0 +1,74 @@
+//! Where the things under test are.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// The directory of a binary, an object or the like, and how it comes to be there.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    variable: &'static str,
+    default: &'static str,
+    made_by: &'static str,
+}
+
+/// `ebbtide`, `ebbtide-agent`, `ebbtidectl`.
+pub const BINARIES: Place = Place {
+    variable: "EBBTIDE_BIN_DIR",
+    default: "target/release",
+    made_by: "cargo xtask build",
+};
+
+/// The eBPF objects.
+pub const EBPF: Place = Place {
+    variable: "EBBTIDE_EBPF_DIR",
+    default: "target/ebpf",
+    made_by: "cargo xtask build-ebpf",
+};
+
+/// The container image.
+pub const IMAGE: Place = Place {
+    variable: "EBBTIDE_IMAGE_DIR",
+    default: "target/image",
+    made_by: "cargo xtask image",
+};
+
+/// `xtask` itself, which starts machines.
+pub const XTASK: Place = Place {
+    variable: "EBBTIDE_XTASK_DIR",
+    default: "target/debug",
+    made_by: "cargo build -p xtask",
+};
+
+/// `ebbtide-e2e`, beside `xtask`: it is a server in the end-to-end test's pods, too.
+pub const E2E: Place = Place {
+    made_by: "cargo build --bin ebbtide-e2e",
+    ..XTASK
+};
+
+impl Place {
+    /// The file of this name.
+    ///
+    /// # Errors
+    /// When it is not there: says which command makes it.
+    pub fn file(self, name: &str) -> Result<PathBuf> {
+        let directory = std::env::var_os(self.variable).map_or_else(
+            || {
+                Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("../..")
+                    .join(self.default)
+            },
+            PathBuf::from,
+        );
+        let path = directory.join(name);
+        if !path.is_file() {
+            bail!(
+                "{} is not there: run `{}`, or set {}",
+                path.display(),
+                self.made_by,
+                self.variable
+            );
+        }
+        Ok(path.canonicalize()?)
+    }
+}
