@@ -3,16 +3,14 @@
 mod before;
 mod claims;
 mod declared;
+mod drift;
 mod guests;
 mod leaving;
-pub mod marks;
 mod nic_modes;
 mod nics;
 mod place;
 mod records;
-mod renew;
 mod running;
-pub mod strangers;
 mod turns;
 mod view;
 mod withheld;
@@ -20,17 +18,19 @@ mod withheld;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
 };
 
 pub use claims::{Claim, Claims};
+pub use drift::Drift;
+use drift::Uplink;
 use guests::Guests;
 pub use leaving::{LeaveError, Left, leave};
 pub use nic_modes::NicMode;
 use nics::Nics;
-pub use running::Running;
-use tokio::sync::{Notify, watch};
-use tracing::{error, info, warn};
+pub use running::{Running, RunningContainer};
+use tokio::sync::watch;
+use tracing::{info, warn};
 pub use turns::Changing;
 use turns::{Looking, Turns};
 pub use view::View;
@@ -43,13 +43,13 @@ use crate::{
     netlink::{
         Netlink,
         model::{Family, Sysctl},
-        netns::Evidence,
         sysctl,
     },
     node::{self, CurrentFacts, NodeFacts},
     podnet::{self, PodNet},
     pool::{Owner, Pools},
     private,
+    reconcile::{Scope, Work},
     settings::Settings,
     timing,
 };
@@ -59,8 +59,6 @@ use crate::{
 pub struct Directories {
     /// Survives reboots: the addresses.
     pub state: PathBuf,
-    /// Does not: the socket.
-    pub run: PathBuf,
     /// On a bpf file system: the pinned maps.
     pub bpf: PathBuf,
 }
@@ -90,15 +88,15 @@ pub struct Agent {
     pub turns: Turns,
     /// The node's NICs, addresses and gateways.
     pub facts: CurrentFacts,
-    /// Wakes whoever keeps the host and the pods as they should be.
-    pub look_again: Notify,
+    /// What is to be reconciled, and what could not be.
+    pub work: Work,
     guests: Arc<Guests>,
     nics: Nics,
     withheld: Mutex<withheld::Last>,
     /// Interfaces that were there before the agent, and that it has not looked at yet.
-    not_taken_over: watch::Sender<usize>,
-    /// The facts that running pods were last put right for.
-    renewed: Mutex<Option<Arc<NodeFacts>>>,
+    not_taken_over: AtomicUsize,
+    /// The NIC that each interface was last put on.
+    uplinks: Mutex<HashMap<Owner, Uplink>>,
     /// Held by who makes the first child of a NIC, and by who looks whether that is so.
     pub first_child: tokio::sync::Mutex<()>,
     /// Addresses of others that pods are being given at this moment.
@@ -110,7 +108,7 @@ pub struct Agent {
 pub struct AtRest {
     /// As [`Agent::interfaces`] has them.
     pub interfaces: Vec<(Owner, Arc<PodNet>)>,
-    /// Whether these are all that there are.
+    /// Whether these are all that are meant.
     pub are_all: bool,
     _turns: Vec<Looking>,
 }
@@ -168,12 +166,12 @@ impl Agent {
             interfaces: Mutex::default(),
             turns: Turns::default(),
             facts: CurrentFacts::default(),
-            look_again: Notify::new(),
+            work: Work::default(),
             guests: Arc::new(guests),
             nics: Nics::new(&directories.state),
             withheld: Mutex::default(),
-            not_taken_over: watch::Sender::new(0),
-            renewed: Mutex::default(),
+            not_taken_over: AtomicUsize::new(0),
+            uplinks: Mutex::default(),
             first_child: tokio::sync::Mutex::default(),
             claims: Claims::default(),
         })
@@ -211,17 +209,21 @@ impl Agent {
         settings
     }
 
-    /// The interfaces that nobody is making or removing.
-    #[must_use]
-    pub fn interfaces_at_rest(&self) -> AtRest {
+    /// Of the interfaces of such containers, those that nobody is making or removing.
+    pub fn interfaces_at_rest(&self, is_meant: impl Fn(&str) -> bool) -> AtRest {
         let mut turns: HashMap<String, Option<Looking>> = HashMap::new();
-        for (owner, _) in self.interfaces() {
+        let all = || {
+            let mut all = self.interfaces();
+            all.retain(|(owner, _)| is_meant(&owner.container_id));
+            all
+        };
+        for (owner, _) in all() {
             turns
                 .entry(owner.container_id)
                 .or_insert_with_key(|container| self.turns.to_look_now(container));
         }
         // What was removed before the turn came is not there any more.
-        let mut interfaces = self.interfaces();
+        let mut interfaces = all();
         let all = interfaces.len();
         interfaces.retain(|(owner, _)| matches!(turns.get(&owner.container_id), Some(Some(_))));
         AtRest {
@@ -248,6 +250,22 @@ impl Agent {
         all
     }
 
+    /// The interfaces of a container. One that shares a pair comes after the one that brought it.
+    #[must_use]
+    pub fn interfaces_of(&self, container_id: &str) -> Vec<(Owner, Arc<PodNet>)> {
+        let mut own = Vec::new();
+        self.each_interface(|owner, net| {
+            if owner.container_id == container_id {
+                own.push((owner.clone(), Arc::clone(net)));
+            }
+        });
+        own.sort_by(|(a, a_net), (b, b_net)| {
+            let key = |net: &PodNet| net.shared_veth.is_some();
+            (key(a_net), &a.interface).cmp(&(key(b_net), &b.interface))
+        });
+        own
+    }
+
     /// Looks at every interface, in no order: what every ADD does must not sort them.
     pub fn each_interface(&self, mut look: impl FnMut(&Owner, &Arc<PodNet>)) {
         for (owner, net) in locked(&self.interfaces).iter() {
@@ -263,6 +281,7 @@ impl Agent {
 
     /// Notes that `owner` has `net`: it is durable, and about to be in the kernel.
     pub fn note(&self, owner: Owner, net: Arc<PodNet>) {
+        self.work.add_container(&owner.container_id);
         locked(&self.interfaces).insert(owner, net);
     }
 
@@ -325,33 +344,24 @@ impl Agent {
 
     /// Notes that `owner` has nothing any more. The last one leaves a host that needs nothing of ours.
     fn forget(&self, owner: &Owner) {
+        locked(&self.uplinks).remove(owner);
+        // Its status goes with it.
+        self.work.name_container(&owner.container_id, Scope::PLAN);
         let mut interfaces = locked(&self.interfaces);
         interfaces.remove(owner);
         if interfaces.is_empty() {
-            self.look_again.notify_one();
+            self.work.name_node();
         }
     }
 
-    /// Releases interfaces whose namespace ended without a DEL: a runtime that crashed, or one that
-    /// never calls it. By evidence alone; what cannot be looked at stays.
-    pub async fn sweep(&self) {
-        for (owner, _) in self.interfaces() {
-            let _turn = self.turns.to_change(&owner.container_id).await;
-            let Some(net) = self.interface(&owner) else {
-                continue;
-            };
-            if let Ok(Evidence::Gone) = net.namespace() {
-                self.release_gone(&owner, &net).await;
-            }
-        }
-    }
-
-    /// Releases an interface whose namespace is gone.
-    async fn release_gone(&self, owner: &Owner, net: &PodNet) {
+    /// Releases an interface whose namespace ended without a DEL: its runtime crashed, or never calls it.
+    ///
+    /// # Errors
+    /// As [`Agent::detach`]'s.
+    pub async fn release_gone(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        self.detach(owner, net).await?;
         info!(pod = %net.pod, %owner, "its namespace is gone: released");
-        if let Err(e) = self.detach(owner, net).await {
-            error!(pod = %net.pod, %owner, "could not be released: {e}");
-        }
+        Ok(())
     }
 
     fn forward(&self, facts: &NodeFacts) {

@@ -25,7 +25,7 @@ pub mod printable;
 pub mod private;
 pub mod program;
 pub mod query;
-pub mod repair;
+pub mod reconcile;
 pub mod replace;
 pub mod server;
 pub mod settings;

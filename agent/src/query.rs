@@ -6,13 +6,18 @@ mod flows;
 mod nics;
 mod trace;
 
-use std::{collections::HashSet, net::IpAddr, path::PathBuf};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    path::PathBuf,
+    time::{Instant, SystemTime},
+};
 
 use ebbtide_plugin::wire::{Query, Response};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::{agent::Agent, doctor, podnet::PodNet, pool::Owner};
+use crate::{agent::Agent, doctor, podnet::PodNet, pool::Owner, reconcile};
 
 pub use address::{AddressInfo, AddressState, Released};
 pub use datapath::HookLine;
@@ -34,6 +39,43 @@ pub struct Status {
     pub not_taken_over: usize,
     /// What is wrong with the manifests, and with the node.
     pub problems: Vec<String>,
+    /// What could not be reconciled, and is tried again.
+    #[serde(default)]
+    pub failing: Vec<FailingItem>,
+}
+
+/// A part of the node's network that is not as it should be.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingItem {
+    /// `node`, or `namespace/pod/interface`.
+    pub key: String,
+    /// When it failed first, in seconds since 1970.
+    pub since: u64,
+    /// How often it has failed since.
+    pub attempts: u32,
+    /// What failed last.
+    pub last_error: String,
+    /// When it is tried again, in seconds since 1970; `null` while that is being done.
+    pub next_try: Option<u64>,
+}
+
+impl FailingItem {
+    fn new(item: reconcile::Item, now: (Instant, SystemTime)) -> Self {
+        let unix = now.1.duration_since(SystemTime::UNIX_EPOCH);
+        let unix = unix.map_or(0, |since| since.as_secs());
+        let failure = &item.failing.failure;
+        Self {
+            key: match &failure.interface {
+                Some(interface) => format!("{}/{}", interface.pod, interface.name),
+                None => item.key.to_string(),
+            },
+            since: unix.saturating_sub(item.failing.lasted(now.0).as_secs()),
+            attempts: item.failing.attempts,
+            last_error: failure.to_string(),
+            next_try: item.next.map(|next| unix + next.as_secs()),
+        }
+    }
 }
 
 /// A line of `ebbtidectl pods`.
@@ -160,12 +202,15 @@ async fn status(agent: &Agent) -> Status {
         Ok(findings) => problems.extend(findings.iter().map(ToString::to_string)),
         Err(e) => problems.push(format!("the node's NICs are not known: {e}")),
     }
+    let now = (Instant::now(), SystemTime::now());
+    let failing = agent.work.failing().into_iter();
     Status {
         node: agent.node_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         interfaces: agent.interfaces().len(),
         not_taken_over: agent.not_taken_over(),
         problems,
+        failing: failing.map(|item| FailingItem::new(item, now)).collect(),
     }
 }
 

@@ -12,5 +12,6 @@ pub mod crowd;
 pub mod fuzz;
 pub mod guest;
 pub mod random;
+pub mod slow_ipam;
 pub mod two_ways;
 pub mod victim;

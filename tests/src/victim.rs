@@ -64,7 +64,7 @@ async fn work(pools: Pools, catalog: Catalog, worker: u64, mut random: Random) -
             container_id: container.clone(),
             interface: "eth0".into(),
         };
-        if pools.get(&owner).is_some() {
+        if pools.list().iter().any(|held| held.owner == owner) {
             say(&format!("-? {container}"))?;
             pools.release(&owner).await?;
             say(&format!("- {container}"))?;

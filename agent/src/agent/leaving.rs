@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path, sync::Arc};
 
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{error, info};
 
 use super::{Agent, Directories, StartError, before, locked};
 use crate::{
@@ -105,7 +105,11 @@ impl Agent {
     async fn release_all_gone(&self) -> usize {
         for (owner, net) in self.written_down() {
             match net.namespace() {
-                Ok(Evidence::Gone) => self.release_gone(&owner, &net).await,
+                Ok(Evidence::Gone) => {
+                    if let Err(e) = self.release_gone(&owner, &net).await {
+                        error!(pod = %net.pod, %owner, "could not be released: {e}");
+                    }
+                }
                 Ok(Evidence::Present(_)) | Err(_) => {
                     info!(pod = %net.pod, interface = owner.interface, "is still there");
                 }

@@ -41,6 +41,8 @@ pub(super) struct Nics {
     before: Before,
     /// Whether the node was made to forward since there are pods.
     forwards: AtomicBool,
+    /// Why the last attempt to prepare them failed, if it did.
+    failure: Mutex<Option<String>>,
 }
 
 impl Nics {
@@ -51,6 +53,7 @@ impl Nics {
             place: Place::default(),
             before: Before::open(state),
             forwards: AtomicBool::new(false),
+            failure: Mutex::default(),
         }
     }
 }
@@ -195,6 +198,7 @@ impl Agent {
                 for refusal in refused.iter().filter(|refusal| !known.contains(refusal)) {
                     error!("replies may leave by another NIC than the request's: {refusal}");
                 }
+                *locked(&self.nics.failure) = None;
                 *locked(&self.nics.prepared) = Some(Prepared {
                     facts: Arc::clone(facts),
                     catalog,
@@ -205,7 +209,10 @@ impl Agent {
                 });
             }
             Err(e) => {
-                error!("replies may leave by another NIC than the request's: {e}");
+                let failure = locked(&self.nics.failure).replace(e.to_string());
+                if failure != Some(e.to_string()) {
+                    error!("replies may leave by another NIC than the request's: {e}");
+                }
                 if let Some(last) = locked(&self.nics.prepared).as_mut() {
                     last.is_whole = false;
                 }
@@ -219,7 +226,7 @@ impl Agent {
             Ok(facts) => facts,
             Err(e) => {
                 error!("what a failed ADD put on the NICs stays until the next look: {e}");
-                return self.look_again.notify_one();
+                return self.work.name_node();
             }
         };
         let in_use = self.in_use(&facts, None);
@@ -242,7 +249,7 @@ impl Agent {
             Ok(facts) => self.forward_for_pods(&facts),
             Err(e) => {
                 error!("whether the node forwards is not known until the next look: {e}");
-                self.look_again.notify_one();
+                self.work.name_node();
             }
         }
     }
@@ -371,6 +378,14 @@ impl Agent {
         prepared
             .as_ref()
             .map_or_else(Vec::new, |last| last.refused.clone())
+    }
+
+    /// Why the host has not all that its NICs need.
+    #[must_use]
+    pub fn trouble_on_nics(&self) -> Vec<String> {
+        let mut trouble = self.refused_on_nics();
+        trouble.extend(locked(&self.nics.failure).clone());
+        trouble
     }
 
     /// Whether the host has what was last put on its NICs, and no more.

@@ -1,15 +1,18 @@
 //! Pods that ran before this agent did.
 //!
 //! Before the agent is ready it knows all that is written down, and has released what belongs to pods that ended
-//! meanwhile. Afterwards each container gets this agent's programs and whatever is missing. Who asks for something
-//! about one of them waits for its turn; new pods do not wait, however many run.
+//! meanwhile. Afterwards the reconciler takes each container over: it gets this agent's programs and whatever is missing.
+//! Who asks for something about one of them waits for that; new pods do not wait, however many run.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use futures::{StreamExt as _, stream};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use super::{Agent, Changing, locked};
+use super::{Agent, Changing};
 use crate::{netlink::netns::Evidence, node::NodeFacts, podnet::PodNet, pool::Owner};
 
 /// Containers that are looked at together: enough for all processors to have work while some wait for the
@@ -17,17 +20,31 @@ use crate::{netlink::netns::Evidence, node::NodeFacts, podnet::PodNet, pool::Own
 const AT_ONCE: usize = 16;
 
 /// What ran before, and has not been looked at. Nobody looks at its interfaces or changes them until
-/// [`Agent::take_over`] has.
+/// it is taken over.
 #[derive(Debug, Default)]
 #[must_use = "requests for these containers wait until they are taken over"]
-pub struct Running(Vec<Container>);
+pub struct Running(Vec<RunningContainer>);
 
+/// One of these containers.
 #[derive(Debug)]
-struct Container {
-    _turn: Changing,
-    /// One that shares a pair comes after the one that brought it.
-    interfaces: Vec<(Owner, Arc<PodNet>)>,
-    facts: Arc<NodeFacts>,
+pub struct RunningContainer {
+    /// Its ID.
+    pub id: String,
+    /// Held until it is taken over.
+    pub lock: Changing,
+    /// How many interfaces it has.
+    pub interfaces: usize,
+    /// What the node was prepared for.
+    pub facts: Arc<NodeFacts>,
+}
+
+impl IntoIterator for Running {
+    type Item = RunningContainer;
+    type IntoIter = std::vec::IntoIter<RunningContainer>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
 }
 
 impl Agent {
@@ -44,7 +61,6 @@ impl Agent {
         };
         self.withhold(&facts, &self.catalog());
         self.prepare_nics(&facts, None).await;
-        *locked(&self.renewed) = Some(Arc::clone(&facts));
         let mut by_container: HashMap<String, Vec<_>> = HashMap::new();
         for (owner, net) in interfaces {
             let container = owner.container_id.clone();
@@ -56,9 +72,10 @@ impl Agent {
         let living = stream::iter(by_container)
             .map(|(container, interfaces)| self.living(container, interfaces, Arc::clone(&facts)))
             .buffer_unordered(AT_ONCE);
-        let living: Vec<_> = living.collect().await;
-        let interfaces = living.iter().map(|container| container.interfaces.len());
-        self.not_taken_over.send_replace(interfaces.sum());
+        let mut living: Vec<_> = living.collect().await;
+        living.retain(|container| container.interfaces > 0);
+        let interfaces = living.iter().map(|container| container.interfaces).sum();
+        self.not_taken_over.store(interfaces, Ordering::Relaxed);
         Running(living)
     }
 
@@ -87,66 +104,38 @@ impl Agent {
     async fn living(
         &self,
         container: String,
-        mut interfaces: Vec<(Owner, Arc<PodNet>)>,
+        interfaces: Vec<(Owner, Arc<PodNet>)>,
         facts: Arc<NodeFacts>,
-    ) -> Container {
+    ) -> RunningContainer {
         let turn = self.turns.to_change(&container).await;
-        interfaces.sort_by_key(|(_, net)| net.shared_veth.is_some());
-        let mut living = Vec::new();
+        let mut living = 0;
         for (owner, net) in interfaces {
             match net.namespace() {
-                Ok(Evidence::Gone) => self.release_gone(&owner, &net).await,
-                Ok(Evidence::Present(_)) => living.push((owner, net)),
+                Ok(Evidence::Gone) => {
+                    if let Err(e) = self.release_gone(&owner, &net).await {
+                        warn!(pod = %net.pod, %owner, "could not be released: {e}");
+                    }
+                }
+                Ok(Evidence::Present(_)) => living += 1,
                 Err(e) => warn!(pod = %net.pod, %owner, "left as it is: {e}"),
             }
         }
-        Container {
-            _turn: turn,
+        RunningContainer {
+            id: container,
+            lock: turn,
             interfaces: living,
             facts,
         }
     }
 
-    /// Gives what runs this agent's programs and whatever is missing.
-    pub async fn take_over(&self, running: Running) {
-        let take_over = |container: Container| async move {
-            for (owner, net) in &container.interfaces {
-                if let Err(e) = self.put_right(owner, net, &container.facts).await {
-                    error!(pod = %net.pod, %owner, "could not be put right: {e}");
-                }
-                self.not_taken_over.send_modify(|count| *count -= 1);
-            }
-            container.interfaces.len()
-        };
-        let taken_over = stream::iter(running.0)
-            .map(take_over)
-            .buffer_unordered(AT_ONCE);
-        let interfaces = taken_over
-            .fold(0, |sum, some| async move { sum + some })
-            .await;
-        // Whatever runs has this agent's programs now.
-        match self.datapath.forget_older_layouts() {
-            Ok(removed) => removed.iter().for_each(|dir| {
-                info!("removed what an older agent had pinned: {}", dir.display());
-            }),
-            Err(e) => warn!("what an older agent had pinned stays: {e}"),
-        }
-        info!(interfaces, "running pods taken over");
-    }
-
     /// Interfaces that were there before the agent, and that it has not looked at yet.
     #[must_use]
     pub fn not_taken_over(&self) -> usize {
-        *self.not_taken_over.borrow()
+        self.not_taken_over.load(Ordering::Relaxed)
     }
 
-    /// Waits until there are none.
-    pub async fn all_taken_over(&self) {
-        // The sender is our own.
-        let _ = self
-            .not_taken_over
-            .subscribe()
-            .wait_for(|count| *count == 0)
-            .await;
+    /// Notes that so many interfaces have been looked at.
+    pub fn took_over(&self, interfaces: usize) {
+        self.not_taken_over.fetch_sub(interfaces, Ordering::Relaxed);
     }
 }

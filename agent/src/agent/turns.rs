@@ -26,6 +26,12 @@ impl Turns {
         turn.write_owned().await
     }
 
+    /// The turn to change what the container has, if nobody else has one or waits for it.
+    #[must_use]
+    pub fn try_to_change(&self, container_id: &str) -> Option<Changing> {
+        self.of(container_id).try_write_owned().ok()
+    }
+
     /// Waits for the turn to look at what the container has.
     pub async fn to_look(&self, container_id: &str) -> Looking {
         let turn = self.of(container_id);
@@ -59,8 +65,11 @@ mod tests {
         let first = turns.to_look("a").await;
         let second = turns.to_look_now("a");
         assert!(second.is_some());
+        assert!(turns.try_to_change("a").is_none());
         drop((first, second));
+        drop(turns.try_to_change("a").unwrap());
         let changing = turns.to_change("a").await;
+        assert!(turns.try_to_change("a").is_none());
         assert!(turns.to_look_now("a").is_none());
         assert!(turns.to_look_now("b").is_some());
         drop(changing);

@@ -10,14 +10,14 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use ebbtide_agent::{
-    agent::{self, Agent, Directories, Left, marks, strangers},
+    agent::{self, Agent, Directories, Left},
     catalog::{self, Catalog, NetworkRef},
     doctor, heap,
     host_root::HostRoot,
     install, kube,
     log::{self, LogFormat},
     netlink::sysctl,
-    private, repair,
+    private, reconcile,
     server::Server,
     settings::Settings,
 };
@@ -27,7 +27,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-/// Between two looks for pods that ended without a DEL. One `open` and two calls a pod.
+/// Between two looks whether pods are left, at the end of an installation.
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
@@ -241,7 +241,6 @@ fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
 async fn leave(options: &Uninstall) -> anyhow::Result<Left> {
     let directories = Directories {
         state: options.state_dir.clone(),
-        run: PathBuf::new(),
         bpf: options.bpf_dir.clone(),
     };
     let left = agent::leave(&directories).await;
@@ -305,17 +304,6 @@ fn use_host_root(path: Option<PathBuf>) {
     }
 }
 
-/// Looks from time to time for pods that ended without the agent being told.
-async fn sweep(agent: Arc<Agent>) {
-    let mut pause = tokio::time::interval(SWEEP);
-    pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        pause.tick().await;
-        agent.sweep().await;
-        heap::give_back();
-    }
-}
-
 async fn run(options: Run) -> anyhow::Result<()> {
     let mut settings = match &options.config {
         Some(path) => Settings::load(path)?,
@@ -340,7 +328,6 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let (cluster, catalog) = declared(&options).await?;
     let directories = Directories {
         state: options.state_dir.clone(),
-        run: options.run_dir.clone(),
         bpf: options.bpf_dir,
     };
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
@@ -374,12 +361,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         error!("tell systemd that the agent is ready: {e}");
     }
-    let taking_over = Arc::clone(&agent);
-    tokio::spawn(async move { taking_over.take_over(running).await });
-    tokio::spawn(sweep(Arc::clone(&agent)));
-    tokio::spawn(repair::watch(Arc::clone(&agent)));
-    tokio::spawn(marks::watch(Arc::clone(&agent)));
-    tokio::spawn(strangers::watch(Arc::clone(&agent)));
+    tokio::spawn(reconcile::run(Arc::clone(&agent), running));
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM: running pods keep their network"),

@@ -109,7 +109,7 @@ pub(super) fn coordinator(
 ///
 /// # Errors
 /// [`Invalid`]: the subnet stays, and with it the IP version.
-pub fn update(old: &Pool, new: &Pool) -> Result<(), Invalid> {
+pub(super) fn update(old: &Pool, new: &Pool) -> Result<(), Invalid> {
     if old.subnet == new.subnet {
         return Ok(());
     }

@@ -33,7 +33,6 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use address::{AddressSet, AddressSetError, Family, host_address, prefix};
-pub use admit::update as check_update;
 pub use changes::Changes;
 pub use coordinator::Coordinator;
 pub use invalid::Invalid;

@@ -22,6 +22,7 @@ use crate::{
     node::NodeFacts,
     podnet::{self, Earlier, Links, Others, PodAddress, PodNet, Sandbox},
     pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
+    reconcile::Scope,
     timing,
 };
 
@@ -200,10 +201,12 @@ pub(super) async fn make(
         .map(|a| a.address.to_string())
         .collect();
     info!(pod = %net.pod, network = %net.network, addresses = %ips.join(", "), "interface made");
+    agent.note_uplink(owner, net, facts);
     if !agent.facts.are(facts) {
         // The node changed while the interface was being made: it must not be the only one that
         // nobody told.
-        agent.look_again.notify_one();
+        agent.work.name_node();
+        agent.work.name_container(&owner.container_id, Scope::PLAN);
     }
     Ok(())
 }

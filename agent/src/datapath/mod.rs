@@ -283,12 +283,6 @@ impl Datapath {
         layouts::forget_older(&self.setup.pins)
     }
 
-    /// The descriptor of the program called `name`, for a tc filter.
-    #[must_use]
-    pub fn program(&self, name: &str) -> Option<std::os::fd::RawFd> {
-        self.programs.fd(name)
-    }
-
     /// All of them.
     #[must_use]
     pub fn programs(&self) -> Programs {

@@ -4,6 +4,7 @@ mod addresses;
 mod by_gateway;
 mod controller;
 mod dry_run;
+mod failing;
 mod firewall;
 mod hooks;
 mod installation;
@@ -73,6 +74,7 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let facts = agent.facts.get(&agent.host).await?;
     findings.extend(without_ipv6(agent, &facts));
     findings.extend(agent.refused_on_nics().into_iter().map(refused));
+    findings.extend(failing::failing(agent.work.failing()));
     if let Some(host) = agent.nics() {
         findings.extend(rp_filter::strict(&host.nics, crate::node::is_strict));
         let datapath = Some(&agent.datapath);

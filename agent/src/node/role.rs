@@ -23,18 +23,6 @@ pub enum Role {
     Others,
 }
 
-impl Role {
-    /// As people read it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Nic => "NIC",
-            Self::Node => "node's",
-            Self::Others => "others'",
-        }
-    }
-}
-
 /// What a link is taken for, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {

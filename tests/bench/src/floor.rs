@@ -254,7 +254,7 @@ impl Floor {
             batch.add_rule(object);
         }
         for object in &plan.filters {
-            let program = self.datapath.program(&object.program);
+            let program = self.datapath.programs().fd(&object.program);
             let program = program.with_context(|| format!("no program for {object}"))?;
             batch.add_filter(object, index(&object.link)?, program);
         }

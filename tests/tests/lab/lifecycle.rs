@@ -77,6 +77,9 @@ struct Damage {
     by: fn(&Lab, &Pod) -> Result<()>,
 }
 
+const PUT_BACK: &str =
+    "our programs were taken off the pod's interface, the guard with them: put back";
+
 const DAMAGES: [Damage; 9] = [
     Damage {
         called: "route default via 172.31.16.1 dev eth0 src",
@@ -138,7 +141,13 @@ fn check_names_each_kind_of_damage_and_a_repeated_add_repairs_it() -> Result<()>
     pod.call("CHECK")?;
     for damage in DAMAGES {
         (damage.by)(&lab, &pod).with_context(|| format!("breaking {:?}", damage.called))?;
-        let error = error_of(pod.call("CHECK")).with_context(|| damage.called)?;
+        let checked = pod.call("CHECK");
+        // The agent hears of programs that are taken off, and on a busy machine it is faster than CHECK.
+        if checked.is_ok() && damage.called.starts_with("program") {
+            ensure!(lab.logs().contains(PUT_BACK), "{}", damage.called);
+            continue;
+        }
+        let error = error_of(checked).with_context(|| damage.called)?;
         ensure!(error.code == 100, "{error}");
         ensure!(
             error.msg.contains(damage.called),

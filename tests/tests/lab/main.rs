@@ -40,4 +40,5 @@ mod restart;
 mod rows;
 mod several_nics;
 mod shared_subnets;
+mod slow_pods;
 mod vlan;

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::{
+    agent::Agent,
     edge::Listener,
     lab::Lab,
     manifests,
@@ -22,6 +23,7 @@ use ebbtide_vpc::{
     traffic::{Client, Protocol, Server},
 };
 use ipnet::IpNet;
+use serde_json::{Value, json};
 
 pub(crate) const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
@@ -45,11 +47,19 @@ fn remove(lab: &Lab, node: &str, nic: &str) -> Result<()> {
     ip(lab.vpc.node(node), &["link", "del", nic]).map(drop)
 }
 
-/// Makes it again, and the VPC's end of its wire. Nobody is strict there any more.
+/// Makes it again, up and with its addresses.
 fn make_again(lab: &Lab, node: &str, nic: &str) -> Result<()> {
+    make_down(lab, node, nic, nic)?;
+    configure(lab, node, nic)
+}
+
+/// Makes it again, and the VPC's end of its wire. Nobody is strict there any more. It is down, and called `name`.
+fn make_down(lab: &Lab, node: &str, nic: &str, name: &str) -> Result<()> {
     let nic = lab.vpc.nic(node, nic);
     let (router, port) = (&lab.vpc.router, nic.port());
     let netlink = router.netlink()?;
+    // Moved into the node it is down, as a NIC is that nobody has configured.
+    let drawer = Netns::new("drawer")?;
     netlink.add_veth(
         &VethEnd {
             netns: router,
@@ -57,19 +67,21 @@ fn make_again(lab: &Lab, node: &str, nic: &str) -> Result<()> {
             mac: nic.port_mac(),
         },
         &VethEnd {
-            netns: lab.vpc.node(node),
-            name: &nic.name,
+            netns: &drawer,
+            name,
             mac: nic.mac,
         },
         lab.vpc.plan.mtu,
     )?;
+    let path = lab.vpc.node(node).path();
+    ip(&drawer, &["link", "set", name, "netns", path_of(&path)?])?;
     for family in Family::BOTH {
         let subnet = nic.subnet(family);
         let gateway = IpNet::new(subnet.gateway, subnet.primary.prefix_len())?;
         netlink.add_address(&port, gateway)?;
         netlink.add_neighbours(&port, subnet.addresses(), nic.mac)?;
     }
-    configure(lab, node, &nic.name)
+    Ok(())
 }
 
 /// Puts it into the node, with the node's own addresses.
@@ -80,8 +92,12 @@ fn plug_in(lab: &Lab, drawer: &Netns, node: &str, nic: &str) -> Result<()> {
 }
 
 fn configure(lab: &Lab, node: &str, nic: &str) -> Result<()> {
+    lab.vpc.node(node).netlink()?.set_up(nic)?;
+    add_addresses(lab, node, nic)
+}
+
+fn add_addresses(lab: &Lab, node: &str, nic: &str) -> Result<()> {
     let netlink = lab.vpc.node(node).netlink()?;
-    netlink.set_up(nic)?;
     for family in Family::BOTH {
         let subnet = lab.vpc.nic(node, nic).subnet(family);
         netlink.add_address(nic, subnet.primary)?;
@@ -405,6 +421,124 @@ fn a_nic_that_is_gone_is_reported_and_its_pods_live_again_when_it_is_back() -> R
     lab.vpc.assert_no_violations()?;
     waits.delete()?;
     stays.delete()
+}
+
+/// What the agent does by itself it does in this time, if it is not told again.
+const SOME_LOOKS: Duration = Duration::from_secs(3);
+
+/// Where a NIC is when it comes back, and what makes it its pods' again.
+struct Return {
+    what: &'static str,
+    comes: fn(&Lab) -> Result<()>,
+    /// What the kernel refuses meanwhile, if it refuses.
+    refused: Option<&'static str>,
+    is_freed: fn(&Lab) -> Result<()>,
+}
+
+const RETURNS: [Return; 2] = [
+    Return {
+        what: "down",
+        comes: |lab| {
+            make_down(lab, "master", "ens6", "ens6")?;
+            add_addresses(lab, "master", "ens6")
+        },
+        refused: None,
+        is_freed: |lab| lab.vpc.node("master").netlink()?.set_up("ens6"),
+    },
+    // Nobody else's for a moment: under its name it is the bridge's from the beginning.
+    Return {
+        what: "a port of a bridge",
+        comes: |lab| {
+            make_down(lab, "master", "ens6", "arrives")?;
+            for command in [
+                &["link", "add", "theirs", "type", "bridge"][..],
+                &["link", "set", "arrives", "master", "theirs"],
+                &["link", "set", "arrives", "name", "ens6"],
+            ] {
+                ip(lab.vpc.node("master"), command)?;
+            }
+            configure(lab, "master", "ens6")
+        },
+        refused: Some("it is a port of the bridge theirs"),
+        is_freed: |lab| ip(lab.vpc.node("master"), &["link", "set", "ens6", "nomaster"]).map(drop),
+    },
+];
+
+#[test]
+fn a_nic_that_comes_back_but_cannot_be_used_carries_its_pods_when_it_can() -> Result<()> {
+    for Return {
+        what,
+        comes,
+        refused,
+        is_freed,
+    } in RETURNS
+    {
+        let mut lab = Lab::start(Plan::default())?;
+        let _world = serve_the_world(&lab)?;
+        let waits = lab.pod("master", "ens6", "waits")?;
+        reaches_the_world(&waits.netns, PATIENCE)?;
+        lab.taps
+            .remove(|place| matches!(place, Place::Pod { pod, .. } if pod == "waits"));
+        remove(&lab, "master", "ens6")?;
+        eventually("nothing of ours speaks of it", || {
+            let now = Snapshot::of(lab.vpc.node("master"))?;
+            ensure!(!now.mentions("ens6"), "{now:#?}");
+            Ok(())
+        })?;
+        comes(&lab)?;
+        std::thread::sleep(SOME_LOOKS);
+        if let Some(refused) = refused {
+            is_failing(lab.agent("master"), refused)?;
+        }
+        is_freed(&lab)?;
+        eventually("back with the NIC", || {
+            reaches_the_world(&waits.netns, IMPATIENCE)
+        })
+        .with_context(|| format!("{what}: {}", lab.logs()))?;
+        checked(&waits)?;
+        is_cured(lab.agent("master"), refused)?;
+        waits.delete()?;
+    }
+    Ok(())
+}
+
+/// That `ebbtidectl status` shows the pod's interface, and why it is not as it should be.
+fn is_failing(agent: &Agent, refused: &str) -> Result<()> {
+    eventually("a second attempt", || {
+        let status = agent.control_json(&["status"])?;
+        let failing = status["failing"].as_array().context("a list")?;
+        let waits = |item: &&Value| item["key"] == "default/waits/eth0";
+        let item = failing.iter().find(waits).context("not in it")?;
+        ensure!(item["attempts"].as_u64() > Some(1), "{item}");
+        let error = item["lastError"].as_str().unwrap_or_default();
+        ensure!(error.contains(refused), "{item}");
+        ensure!(item["since"].as_u64() > Some(0), "{item}");
+        Ok(())
+    })?;
+    let table = agent.control(&["status"])?;
+    let mut lines = table.lines();
+    let shows = |line: &str| line.contains("default/waits/eth0") && line.contains(refused);
+    ensure!(lines.any(shows), "{table}");
+    Ok(())
+}
+
+/// That nothing is shown any more, and that the log has a line for the beginning and one for the end, if it was refused.
+fn is_cured(agent: &Agent, refused: Option<&str>) -> Result<()> {
+    eventually("nothing is failing", || {
+        let status = agent.control_json(&["status"])?;
+        ensure!(status["failing"] == json!([]), "{status}");
+        Ok(())
+    })?;
+    let Some(refused) = refused else {
+        return Ok(());
+    };
+    let log = agent.log();
+    for said in [refused, "is as it should be again"] {
+        let of_pod = |line: &&str| line.contains("default/waits") && line.contains(said);
+        let lines: Vec<&str> = log.lines().filter(of_pod).collect();
+        ensure!(lines.len() == 1, "{said}: {lines:#?}");
+    }
+    Ok(())
 }
 
 const MORE_BEHIND_THE_NODE: &str = "\

@@ -27,5 +27,6 @@ mod requests;
 mod resources;
 mod responder;
 mod service_proxy;
+mod slow_requests;
 mod strict_vpc;
 mod uninstall;

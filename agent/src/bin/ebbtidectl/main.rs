@@ -19,7 +19,9 @@ use ebbtide_agent::{
     doctor::{Finding, Severity},
     podnet::PodNet,
     printable::{printable, printable_in_json, printable_json, printable_lines},
-    query::{AddressInfo, AddressState, HookLine, PodLine, PoolLine, Released, Status},
+    query::{
+        AddressInfo, AddressState, FailingItem, HookLine, PodLine, PoolLine, Released, Status,
+    },
 };
 use ebbtide_plugin::{
     DEFAULT_SOCKET,
@@ -214,7 +216,29 @@ fn status(status: &Status) -> String {
         text.push_str(problem);
         text.push('\n');
     }
+    if !status.failing.is_empty() {
+        text.push_str("not as it should be, and tried again:\n");
+        let now = unix_now();
+        let head = ["ITEM", "SINCE", "ATTEMPTS", "NEXT", "LAST ERROR"];
+        text.push_str(&table(
+            head,
+            status.failing.iter().map(|item| failing(item, now)),
+        ));
+    }
     text
+}
+
+fn failing(item: &FailingItem, now: u64) -> [String; 5] {
+    [
+        item.key.clone(),
+        ago(item.since),
+        item.attempts.to_string(),
+        match item.next_try {
+            Some(next) => format!("in {} s", next.saturating_sub(now)),
+            None => "now".to_owned(),
+        },
+        item.last_error.clone(),
+    ]
 }
 
 fn health(findings: &[Finding]) -> ExitCode {
@@ -412,12 +436,16 @@ fn state(info: &AddressInfo) -> String {
     }
 }
 
+/// Seconds since 1970.
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
 /// How long ago a time (seconds since 1970) was, in the largest unit that shows something.
 fn ago(unix_seconds: u64) -> String {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let seconds = now.saturating_sub(unix_seconds);
+    let seconds = unix_now().saturating_sub(unix_seconds);
     match seconds {
         0..120 => format!("{seconds} s ago"),
         120..7200 => format!("{} min ago", seconds / 60),

@@ -34,14 +34,6 @@ pub struct NamedPools {
     pub ipv6: Vec<String>,
 }
 
-impl NamedPools {
-    /// Whether none is named.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.ipv4.is_empty() && self.ipv6.is_empty()
-    }
-}
-
 /// Keys of Spiderpool's about how its plugin works, not about which address: without a meaning here, and without harm.
 const OF_THE_PLUGIN: [&str; 6] = [
     "log_level",

@@ -48,8 +48,8 @@ impl Grant {
     }
 
     /// Whose they are to be.
-    #[must_use]
-    pub fn owner(&self) -> &Owner {
+    #[cfg(test)]
+    pub(in crate::pool) fn owner(&self) -> &Owner {
         &self.owner
     }
 

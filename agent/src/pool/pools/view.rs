@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::Pools;
 use crate::{
     catalog::Catalog,
-    pool::{Allocation, Owner, PodRef, PoolUsage, Standing, clock::millis, writer::lock},
+    pool::{Allocation, PodRef, PoolUsage, Standing, clock::millis, writer::lock},
 };
 
 /// All allocations at one moment: what a publisher of status needs.
@@ -33,12 +33,6 @@ pub struct Assignment {
 }
 
 impl Pools {
-    /// What the owner has on disk.
-    #[must_use]
-    pub fn get(&self, owner: &Owner) -> Option<Allocation> {
-        lock(&self.inner.state).get(owner).map(Arc::unwrap_or_clone)
-    }
-
     /// All that is on disk, by owner.
     #[must_use]
     pub fn list(&self) -> Vec<Allocation> {

@@ -252,10 +252,10 @@ fn the_record_can_be_replaced() {
     ));
     add(&pools, &catalog, "a");
     wait(pools.update_record(&owner("a"), json!({"plan": 2}))).unwrap();
-    assert_eq!(pools.get(&owner("a")).unwrap().record, json!({"plan": 2}));
+    assert_eq!(get(&pools, &owner("a")).unwrap().record, json!({"plan": 2}));
     drop(pools);
     assert_eq!(
-        lab.open().get(&owner("a")).unwrap().record,
+        get(&lab.open(), &owner("a")).unwrap().record,
         json!({"plan": 2})
     );
 }

@@ -359,7 +359,7 @@ fn a_running_pods_address_is_held_also_while_its_pool_is_not_there() {
     let again = add_as(&pools, &catalog, "b", &plain("web", "u1"));
     assert_eq!(again, ["10.0.0.1"]);
     let owner = owner("b");
-    assert_eq!(pools.get(&owner).unwrap().assigned[0].prefix_len, 24);
+    assert_eq!(get(&pools, &owner).unwrap().assigned[0].prefix_len, 24);
 }
 
 #[test]

@@ -59,7 +59,11 @@ fn a_release_that_could_not_be_written_did_not_happen() {
         let result = wait(pools.release(&owner("a")));
         let failed = disk.mend();
         assert_eq!(result.is_err(), failed, "after {changes}: {result:?}");
-        assert_eq!(pools.get(&owner("a")).is_some(), failed, "after {changes}");
+        assert_eq!(
+            get(&pools, &owner("a")).is_some(),
+            failed,
+            "after {changes}"
+        );
         add(&pools, &catalog, "b");
         let before = pools.list();
         drop(pools);

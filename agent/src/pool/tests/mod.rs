@@ -126,6 +126,12 @@ fn add(pools: &Pools, catalog: &Catalog, container: &str) -> Vec<String> {
     )
 }
 
+/// What the owner has on disk.
+fn get(pools: &Pools, owner: &Owner) -> Option<Allocation> {
+    let mut all = pools.list().into_iter();
+    all.find(|allocation| allocation.owner == *owner)
+}
+
 fn release(pools: &Pools, container: &str) -> Option<Allocation> {
     wait(pools.release(&owner(container))).unwrap()
 }

@@ -1,0 +1,260 @@
+//! The interfaces of one container: whether it is still there, whether its plan is what the node and the manifests ask for
+//! now, and what somebody in the pod has changed.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::spawn_blocking;
+use tracing::{debug, info, warn};
+
+use super::{
+    Action, Failure, Key, Outcome, RESYNC, Reconciler, Scope,
+    events::{follows_marks, is_guarded},
+};
+use crate::{
+    agent::Drift,
+    netlink::netns::Evidence,
+    node::NodeFacts,
+    podnet::{self, PodNet},
+    pool::Owner,
+};
+
+/// After a look into a pod that found nothing, however often somebody changes something: other plugins' pods come and go
+/// as well.
+const COOLDOWN: Duration = Duration::from_secs(1);
+
+/// Whether a look into a pod found something that somebody has changed there.
+type Found = bool;
+
+/// What a look at an interface came to.
+enum Looked {
+    /// Its namespace was gone.
+    Released,
+    /// It is as it should be. `changed`: somebody in the pod had changed it.
+    There { changed: Found },
+}
+
+/// Compares all interfaces of a container, and repairs them. One that fails keeps no other one from that.
+pub(super) async fn reconcile(
+    reconciler: &Reconciler,
+    key: &Key,
+    id: &str,
+    scope: Scope,
+) -> Result<Outcome, Failure> {
+    let agent = &reconciler.agent;
+    let (_lock, facts) = match reconciler.running.take(key) {
+        Some((lock, facts)) => (lock, Some(facts)),
+        // Whoever has it may have it for long: an IPAM plugin that does not answer, say.
+        None => match agent.turns.try_to_change(id) {
+            Some(lock) => (lock, None),
+            None => {
+                if scope.guard {
+                    take_back_meanwhile(reconciler, id).await;
+                }
+                return Ok(Outcome::Busy);
+            }
+        },
+    };
+    let interfaces = agent.interfaces_of(id);
+    if interfaces.is_empty() {
+        return Ok(Outcome::Done(Action::await_change()));
+    }
+    let facts = match facts {
+        Some(facts) => facts,
+        None => {
+            let unknown = |e| Failure::new(format!("cannot be looked at: {e}"));
+            agent.facts.get(&agent.host).await.map_err(unknown)?
+        }
+    };
+    let mut failure = None;
+    let (mut found, mut is_there) = (false, false);
+    for (owner, net) in interfaces {
+        let item = Item {
+            reconciler,
+            owner: &owner,
+            facts: &facts,
+        };
+        match item.reconcile(net, scope).await {
+            Ok(Looked::Released) => {}
+            Ok(Looked::There { changed }) => {
+                found |= changed;
+                is_there = true;
+            }
+            Err(first) => drop(failure.get_or_insert(first)),
+        }
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    if !is_there {
+        return Ok(Outcome::Done(Action::await_change()));
+    }
+    let cooldown = match scope.is_inside() && !found {
+        true => COOLDOWN,
+        false => Duration::ZERO,
+    };
+    Ok(Outcome::Done(
+        Action::requeue(RESYNC).with_cooldown(cooldown),
+    ))
+}
+
+/// What a pod has taken of others' is taken back at once, whoever has its container's lock: that changes nothing that is
+/// ours. What fails comes again, with the rest.
+async fn take_back_meanwhile(reconciler: &Reconciler, id: &str) {
+    let agent = &reconciler.agent;
+    let Ok(facts) = agent.facts.get(&agent.host).await else {
+        return;
+    };
+    for (_, net) in agent.interfaces_of(id) {
+        if is_guarded(&net) {
+            let taken = &reconciler.taken;
+            let taken_back = taken.take_back(&net, &agent.host, &facts).await;
+            drop(taken_back.inspect_err(|e| debug!(pod = %net.pod, "{e}")));
+        }
+    }
+}
+
+/// An interface that is being reconciled.
+struct Item<'a> {
+    reconciler: &'a Reconciler,
+    owner: &'a Owner,
+    facts: &'a Arc<NodeFacts>,
+}
+
+impl Item<'_> {
+    async fn reconcile(&self, net: Arc<PodNet>, scope: Scope) -> Result<Looked, Failure> {
+        let agent = &self.reconciler.agent;
+        if !self.is_there(&net).await? {
+            let released = agent.release_gone(self.owner, &net).await;
+            released.map_err(|e| self.failure(&net, format!("could not be released: {e}")))?;
+            return Ok(Looked::Released);
+        }
+        // What went with its NIC comes back with it: `ebbtidectl status` names it, and its coming is an event. One whose NIC
+        // was renamed goes on as it is.
+        let is_without_nic = agent.is_without_nic(&net, self.facts);
+        if is_without_nic && agent.nic_of(self.facts, &net).is_none() {
+            return Ok(Looked::There { changed: false });
+        }
+        if !is_without_nic {
+            self.follow_node(&net, scope).await?;
+        }
+        let mut changed = false;
+        if scope.guard && is_guarded(&net) {
+            changed |= self.guard().await?;
+        }
+        if scope.marks {
+            changed |= self.follow_marks().await?;
+        }
+        Ok(Looked::There { changed })
+    }
+
+    /// By evidence alone: what cannot be looked at stays.
+    async fn is_there(&self, net: &Arc<PodNet>) -> Result<bool, Failure> {
+        let looked = Arc::clone(net);
+        // Whoever made the namespace chose the file system.
+        let evidence = spawn_blocking(move || looked.namespace()).await;
+        match evidence.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())) {
+            Ok(Evidence::Present(_)) => Ok(true),
+            Ok(Evidence::Gone) => Ok(false),
+            Err(e) => Err(self.failure(net, format!("is left as it is: {e}"))),
+        }
+    }
+
+    /// Makes the interface what its plan is by now.
+    async fn follow_node(&self, net: &Arc<PodNet>, scope: Scope) -> Result<(), Failure> {
+        let agent = &self.reconciler.agent;
+        let drift = agent.drift(self.owner, net, self.facts);
+        if drift.is_none() && !scope.apply {
+            return Ok(());
+        }
+        let new = agent.renewed(net, self.facts);
+        self.put(net, new, "cannot follow the node").await?;
+        match drift {
+            Some(Drift::Plan | Drift::Nic) => {
+                info!(pod = %net.pod, interface = self.owner.interface, "follows the node");
+            }
+            Some(Drift::Unknown) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Takes back what the pod has taken, and puts programs back that somebody took off.
+    async fn guard(&self) -> Result<Found, Failure> {
+        let agent = &self.reconciler.agent;
+        let Some(net) = agent.interface(self.owner) else {
+            return Ok(false);
+        };
+        let taken = &self.reconciler.taken;
+        let undone = taken.take_back(&net, &agent.host, self.facts).await;
+        let cannot = "cannot take back what the pod took";
+        let Some(undone) = self.unless_gone(&net, undone, cannot)? else {
+            return Ok(false);
+        };
+        let is_attached = podnet::is_attached(&net).await;
+        let is_attached = self.unless_gone(&net, is_attached, "cannot look for our programs")?;
+        if is_attached != Some(false) {
+            return Ok(undone);
+        }
+        let new = agent.renewed(&net, self.facts);
+        self.put(&net, new, "cannot put our programs back").await?;
+        warn!(
+            pod = %net.pod,
+            interface = self.owner.interface,
+            "our programs were taken off the pod's interface, the guard with them: put back; only a pod with \
+             CAP_NET_ADMIN can do that"
+        );
+        Ok(true)
+    }
+
+    /// Lets the programs follow the pod's connections if somebody in it marks packets for purposes of their own:
+    /// transparent proxies, above all.
+    ///
+    /// The kernel gives an accepted socket the *whole* mark of its SYN (`tcp_fwmark_accept`), also the part that a proxy
+    /// has set and routes by (`TPROXY --tproxy-mark`). The proxy's replies would follow its own rule back into the pod.
+    async fn follow_marks(&self) -> Result<Found, Failure> {
+        let agent = &self.reconciler.agent;
+        let Some(net) = agent.interface(self.owner).filter(|net| follows_marks(net)) else {
+            return Ok(false);
+        };
+        let marks = podnet::marks_in(&net).await;
+        if self.unless_gone(&net, marks, "cannot look for rules by mark")? != Some(true) {
+            return Ok(false);
+        }
+        let mut following = PodNet::clone(&net);
+        if let Some(spec) = &mut following.spec {
+            spec.accept_marks = false;
+        }
+        let new = agent.renewed(&following, self.facts);
+        self.put(&net, new, "cannot follow its connections").await?;
+        info!(
+            pod = %net.pod,
+            interface = self.owner.interface,
+            "somebody in the pod routes by marks of their own: its sockets take no marks any more, its connections are \
+             followed"
+        );
+        Ok(true)
+    }
+
+    async fn put(&self, net: &Arc<PodNet>, new: PodNet, what: &str) -> Result<(), Failure> {
+        let put = self.reconciler.agent.put(self.owner, net, new, self.facts);
+        put.await
+            .map_err(|e| self.failure(net, format!("{what}: {e}")))
+    }
+
+    /// What was found in the pod; `None` if it has ended just now, which the next look finds.
+    fn unless_gone(
+        &self,
+        net: &PodNet,
+        found: Result<Found, podnet::Error>,
+        cannot: &str,
+    ) -> Result<Option<Found>, Failure> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(podnet::Error::NamespaceGone(_)) => Ok(None),
+            Err(e) => Err(self.failure(net, format!("{cannot}: {e}"))),
+        }
+    }
+
+    fn failure(&self, net: &PodNet, error: String) -> Failure {
+        Failure::of_interface(&net.pod, &self.owner.interface, error)
+    }
+}

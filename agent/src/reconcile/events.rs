@@ -1,0 +1,120 @@
+//! Which events of pods' namespaces concern what. Pure: an event only names what is to be looked at, and whoever looks
+//! decides. Those of the host: [`crate::node::Interest`].
+
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
+
+use crate::{
+    netlink::{elsewhere::Change, link::IpvlanMode},
+    node::is_link_local,
+    podnet::PodNet,
+};
+
+/// Whether netlink events of other namespaces may be somebody's who changes our interfaces there. What is being made now
+/// is no record's yet: then a look costs a little, and finds nothing.
+#[must_use]
+pub fn concern_guarded_pods<'a>(
+    events: &[Change],
+    interfaces: impl Iterator<Item = &'a Arc<PodNet>>,
+) -> bool {
+    let (mut own, mut modes) = (HashSet::<IpAddr>::new(), HashSet::<IpvlanMode>::new());
+    for net in interfaces {
+        own.extend(net.ips());
+        modes.extend(net.ipvlan.as_ref().map(|ipvlan| ipvlan.mode));
+    }
+    events.iter().any(|event| match event {
+        // Another pod's is one that the kernel refuses on the same NIC, and not on another.
+        Change::Address(address) => {
+            !address.is_loopback() && (is_link_local(address) || !own.contains(address))
+        }
+        Change::Mode(mode) => modes.len() > 1 || !modes.contains(mode),
+        Change::HookGone | Change::Overrun => true,
+    })
+}
+
+/// Whether the spoof guard is on for what the interface sends.
+#[must_use]
+pub fn is_guarded(net: &PodNet) -> bool {
+    let mut filters = net.in_pod.filters.iter();
+    net.ipvlan.is_some()
+        && filters.any(|filter| filter.link == net.interface && filter.only_from.is_some())
+}
+
+/// Whether a rule by mark in the pod would make its sockets' marks go astray.
+#[must_use]
+pub fn follows_marks(net: &PodNet) -> bool {
+    net.spec.is_some() && net.accepts_marks()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        node::{Nic, NodeFacts},
+        podnet::{self, Earlier, NetworkSpec, PodAddress, Sandbox},
+        settings::Settings,
+    };
+
+    fn net(address: &str, mode: IpvlanMode) -> Arc<PodNet> {
+        let nic = Nic {
+            name: "ens5".into(),
+            ifindex: 2,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            kind: None,
+            port_of: None,
+            below: None,
+            ipv6: true,
+            addresses: Vec::new(),
+        };
+        let facts = NodeFacts {
+            nics: vec![nic],
+            ..NodeFacts::default()
+        };
+        let sandbox = Sandbox {
+            container_id: address.into(),
+            interface: "eth0".into(),
+            netns: "/run/netns/pod".into(),
+            netns_inode: 1,
+            pid_namespace: None,
+            pod: "default/pod".into(),
+        };
+        let network = NetworkSpec {
+            master: "ens5".into(),
+            mode,
+            ..NetworkSpec::named("network")
+        };
+        let own = PodAddress {
+            address: format!("{address}/24").parse().unwrap(),
+            pool: "pool".into(),
+            gateway: None,
+            routes: Vec::new(),
+        };
+        let (earlier, settings) = (Earlier::default(), Settings::default());
+        Arc::new(podnet::plan(&sandbox, &earlier, &network, &[own], &facts, &settings).unwrap())
+    }
+
+    #[test]
+    fn addresses_and_modes_that_no_record_has_concern_the_guarded_pods() {
+        let [l3, l2] = [IpvlanMode::L3, IpvlanMode::L2];
+        let one = [net("10.0.0.4", l3)];
+        let two = [net("10.0.0.4", l3), net("10.0.1.4", l2)];
+        let address = |text: &str| Change::Address(text.parse().unwrap());
+        for (event, of_one, of_two) in [
+            (address("10.0.0.4"), false, false),
+            (address("10.0.0.5"), true, true),
+            (address("fe80::7"), true, true),
+            (address("127.0.0.1"), false, false),
+            (Change::Mode(l3), false, true),
+            (Change::Mode(l2), true, true),
+            (Change::HookGone, true, true),
+            (Change::Overrun, true, true),
+        ] {
+            for (nets, expected) in [(&one[..], of_one), (&two[..], of_two)] {
+                let found = concern_guarded_pods(std::slice::from_ref(&event), nets.iter());
+                assert_eq!(found, expected, "{event:?} beside {} pods", nets.len());
+            }
+        }
+        assert!(!concern_guarded_pods(&[], one.iter()));
+    }
+}

@@ -1,0 +1,82 @@
+//! What is reconciled, and what of it.
+
+use std::{fmt, ops::BitOrAssign, sync::Arc};
+
+/// An item of the work queue.
+///
+/// The interfaces of a container are one item, as they have one lock, and as one of them may use the pair of another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// The host's own part: its NICs, and what pods need in the host's network.
+    Node,
+    /// All interfaces of the container with this ID.
+    Container(Arc<str>),
+}
+
+impl Key {
+    /// That of a container.
+    #[must_use]
+    pub fn container(id: &str) -> Self {
+        Self::Container(id.into())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node => f.write_str("node"),
+            Self::Container(id) => write!(f, "container {id}"),
+        }
+    }
+}
+
+/// What of a container is compared besides its plan and its namespace. The node is always compared as a whole.
+///
+/// Of a container that is named twice before it is reconciled, the union is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Everything is applied, whether or not it seems to be there: an older agent may have made it.
+    pub apply: bool,
+    /// What the pod may have changed of its interfaces that the spoof guard relies on.
+    pub guard: bool,
+    /// Whether somebody in the pod routes by marks of their own.
+    pub marks: bool,
+}
+
+impl Scope {
+    /// The plan and the namespace alone.
+    pub const PLAN: Self = Self {
+        apply: false,
+        guard: false,
+        marks: false,
+    };
+    /// All that a take-over does.
+    pub const APPLY: Self = Self {
+        apply: true,
+        ..Self::PLAN
+    };
+    /// What the guard relies on.
+    pub const GUARD: Self = Self {
+        guard: true,
+        ..Self::PLAN
+    };
+    /// Rules by mark.
+    pub const MARKS: Self = Self {
+        marks: true,
+        ..Self::PLAN
+    };
+
+    /// Whether the pod's namespace has to be entered.
+    #[must_use]
+    pub const fn is_inside(self) -> bool {
+        self.guard || self.marks
+    }
+}
+
+impl BitOrAssign for Scope {
+    fn bitor_assign(&mut self, other: Self) {
+        self.apply |= other.apply;
+        self.guard |= other.guard;
+        self.marks |= other.marks;
+    }
+}

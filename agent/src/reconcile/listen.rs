@@ -1,0 +1,172 @@
+//! What wakes the reconciler: netlink events of the host and of the pods, and the manifests.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::{
+    Reconciler, Scope,
+    events::{concern_guarded_pods, follows_marks, is_guarded},
+    locked,
+    work::RESYNC,
+};
+use crate::{
+    agent::Agent,
+    netlink::{
+        announcement::Announcements,
+        elsewhere::{Change, Changes},
+        marked::ForeignMarks,
+    },
+    node::Attention,
+    podnet::PodNet,
+};
+
+/// Before a socket that was closed, or could not be opened, is opened again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Changes in pods come in bursts, and one look serves a whole burst. It is short: until then the others wait.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Of one burst so many are kept.
+const MOST: usize = 1000;
+
+/// The host's netlink events. All are heard at once, also while something is repaired: who makes an interface meanwhile
+/// must not act on what has changed.
+pub(super) async fn to_host(reconciler: &Reconciler) {
+    let agent = &reconciler.agent;
+    let mut has_warned = false;
+    loop {
+        match Announcements::listen() {
+            Ok(mut events) => {
+                has_warned = false;
+                agent.facts.listen(true);
+                let attention = Arc::new(Attention::to_all(events.routes()));
+                *locked(&reconciler.attention) = Some(Arc::clone(&attention));
+                // Whatever was missed before.
+                agent.work.name_node();
+                while let Some(event) = events.next().await {
+                    let is_news = agent.facts.hear(&event);
+                    if is_news || attention.is_drawn_by(&event) {
+                        agent.work.name_node();
+                    }
+                }
+                agent.facts.listen(false);
+                *locked(&reconciler.attention) = None;
+            }
+            Err(e) if !has_warned => {
+                warn!(
+                    "what is wiped from the host will be seen late: cannot listen to netlink events: {e}"
+                );
+                has_warned = true;
+            }
+            Err(_) => {}
+        }
+        sleep(PAUSE).await;
+        // Found by looking, while nothing is heard.
+        agent.work.name_node();
+    }
+}
+
+/// Other manifests are another plan.
+pub(super) async fn to_manifests(agent: &Agent) {
+    let mut catalogs = agent.catalogs();
+    while catalogs.changed().await.is_ok() {
+        agent.work.name_node();
+    }
+}
+
+/// What pods make of interfaces that are guarded.
+pub(super) async fn to_guarded_pods(reconciler: &Reconciler) {
+    let mut has_warned = false;
+    loop {
+        match Changes::listen() {
+            Ok(mut events) => {
+                has_warned = false;
+                while let Some(burst) = next_burst(&mut events).await {
+                    let interfaces = reconciler.agent.interfaces();
+                    let nets = interfaces.iter().map(|(_, net)| net);
+                    if concern_guarded_pods(&burst, nets) {
+                        reconciler.look_into_guarded_pods();
+                    }
+                }
+            }
+            Err(e) if !has_warned => {
+                has_warned = true;
+                warn!(
+                    "what pods with CAP_NET_ADMIN make of their interfaces is looked for every {} s only: cannot listen to \
+                     other network namespaces: {e}; give the agent the capability NET_BROADCAST",
+                    RESYNC.as_secs()
+                );
+            }
+            Err(_) => {}
+        }
+        sleep(RESYNC).await;
+        reconciler.look_into_guarded_pods();
+    }
+}
+
+/// Rules by mark that somebody makes in a pod.
+pub(super) async fn to_marks(reconciler: &Reconciler) {
+    let mut has_warned = false;
+    loop {
+        match ForeignMarks::listen() {
+            Ok(mut events) => {
+                has_warned = false;
+                while events.next().await.is_some() {
+                    sleep(BURST).await;
+                    while events.next().now_or_never().flatten().is_some() {}
+                    reconciler.look_for_marks();
+                }
+            }
+            Err(e) if !has_warned => {
+                has_warned = true;
+                warn!(
+                    "rules by mark in pods (transparent proxies) are looked for every {} s only: cannot listen to other \
+                     network namespaces: {e}; give the agent the capability NET_BROADCAST",
+                    RESYNC.as_secs()
+                );
+            }
+            Err(_) => {}
+        }
+        sleep(RESYNC).await;
+        reconciler.look_for_marks();
+    }
+}
+
+async fn next_burst(events: &mut Changes) -> Option<Vec<Change>> {
+    let mut heard = vec![events.next().await?];
+    while let Ok(event) = timeout(BURST, events.next()).await {
+        heard.push(event?);
+        if heard.len() > MOST {
+            break;
+        }
+    }
+    Some(heard)
+}
+
+impl Reconciler {
+    /// Has all guarded pods looked into: the kernel does not say which one an event is of.
+    pub(super) fn look_into_guarded_pods(&self) {
+        self.taken.are_old();
+        self.name_where(is_guarded, Scope::GUARD);
+    }
+
+    /// Has all pods looked into whose sockets take marks.
+    pub(super) fn look_for_marks(&self) {
+        self.name_where(follows_marks, Scope::MARKS);
+    }
+
+    fn name_where(&self, is_meant: impl Fn(&PodNet) -> bool, scope: Scope) {
+        let mut containers = Vec::new();
+        self.agent.each_interface(|owner, net| {
+            if is_meant(net) {
+                containers.push(owner.container_id.clone());
+            }
+        });
+        for container in containers {
+            self.agent.work.name_container(&container, scope);
+        }
+    }
+}

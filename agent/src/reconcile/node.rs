@@ -1,0 +1,290 @@
+//! The host's own part: what somebody wipes from it comes back, and the log says what it was.
+//!
+//! systemd-networkd, NetworkManager, nm-cloud-setup and people remove rules and routes that they do not know; the kernel
+//! itself drops a NIC's routes when the NIC goes down.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::{debug, warn};
+
+use super::{Action, Failure, Outcome, RESYNC, Reconciler, Scope, locked};
+use crate::{
+    agent::{Agent, Drift, forwarding},
+    catalog::Catalog,
+    heap,
+    netlink::{
+        Batch, Error, Netlink,
+        hooks::TcHooks,
+        model::NamespacePlan,
+        state::{Missing, differing_sysctls},
+        sysctl,
+    },
+    node::{Interest, NodeFacts},
+    podnet::PodNet,
+    pool::Owner,
+};
+
+/// Between two comparisons, however often somebody wipes.
+const COOLDOWN: Duration = Duration::from_secs(1);
+
+/// What each comparison is told under, at level debug, with how much the kernel answered.
+const LOOKS: &str = "ebbtide_agent::looks";
+
+/// What the node was last compared with.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    made_of: Option<MadeOf>,
+    /// What the log says already that was not put back, as it is refused.
+    refused: HashSet<String>,
+    trimmed: Option<Instant>,
+}
+
+/// What the plans of all interfaces are made of.
+#[derive(Debug)]
+struct MadeOf {
+    facts: Arc<NodeFacts>,
+    catalog: Arc<Catalog>,
+    /// Whether the Services' networks are known.
+    is_known: bool,
+}
+
+impl MadeOf {
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.facts, &other.facts)
+            && Arc::ptr_eq(&self.catalog, &other.catalog)
+            && self.is_known == other.is_known
+    }
+}
+
+/// Prepares the NICs, names the containers that are to follow, compares the host with the plans of all others, and puts
+/// back what can be.
+pub(super) async fn reconcile(reconciler: &Reconciler) -> Result<Outcome, Failure> {
+    let agent = &reconciler.agent;
+    let cannot = |e: Error| {
+        Failure::new(format!(
+            "what is missing in the host could not be put back: {e}"
+        ))
+    };
+    let made_of = MadeOf {
+        facts: agent.facts.get(&agent.host).await.map_err(cannot)?,
+        catalog: agent.catalog(),
+        is_known: agent.knows_services(),
+    };
+    let facts = Arc::clone(&made_of.facts);
+    agent.withhold(&facts, &made_of.catalog);
+    // A NIC that was plugged in, an address that came: another plan, applied as a whole.
+    agent.prepare_nics(&facts, None).await;
+    let follow = name_drifted(reconciler, made_of);
+    // Half of what is being made looks like something that was wiped. What is about to follow is applied as a whole.
+    let at_rest = agent.interfaces_at_rest(|container| !follow.contains(container));
+    let put_back = put_back(reconciler, &facts, &at_rest.interfaces).await;
+    let (missing, mut refused) = put_back.map_err(cannot)?;
+    let are_all = at_rest.are_all;
+    drop(at_rest);
+    say(&mut locked(&reconciler.node), missing, !refused.is_empty());
+    trim(&mut locked(&reconciler.node));
+    refused.extend(agent.trouble_on_nics());
+    match (refused.is_empty(), are_all) {
+        (false, _) => Err(Failure::new(refused.join("; "))),
+        (true, false) => Ok(Outcome::Busy),
+        (true, true) => Ok(Outcome::Done(
+            Action::requeue(RESYNC).with_cooldown(COOLDOWN),
+        )),
+    }
+}
+
+/// Names the containers whose interfaces are not as the node and the manifests want them by now, and gives them. Nobody is
+/// named again while nothing has changed: what failed is tried again with its backoff.
+fn name_drifted(reconciler: &Reconciler, made_of: MadeOf) -> HashSet<String> {
+    let agent = &reconciler.agent;
+    let is_same = |last: &MadeOf| last.is_same(&made_of);
+    if locked(&reconciler.node)
+        .made_of
+        .as_ref()
+        .is_some_and(is_same)
+    {
+        return HashSet::new();
+    }
+    let facts = &made_of.facts;
+    let mut drifted = HashSet::new();
+    for (owner, net) in agent.interfaces() {
+        if agent.is_without_nic(&net, facts) && agent.nic_of(facts, &net).is_none() {
+            // It went with its NIC: another one may come with the same index.
+            agent.note_uplink(&owner, &net, facts);
+        }
+        match agent.drift(&owner, &net, facts) {
+            Some(Drift::Plan | Drift::Nic) => drop(drifted.insert(owner.container_id)),
+            Some(Drift::Unknown) | None => {}
+        }
+    }
+    for container in &drifted {
+        agent.work.name_container(container, Scope::PLAN);
+    }
+    locked(&reconciler.node).made_of = Some(made_of);
+    drifted
+}
+
+/// One line for each object. What is refused is not said again with each attempt.
+fn say(seen: &mut Seen, missing: Vec<Missing>, is_refused: bool) {
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    for object in missing
+        .iter()
+        .filter(|object| !seen.refused.contains(*object))
+    {
+        warn!("{object} in the host: put back; something on this node removes it");
+    }
+    seen.refused = match is_refused {
+        true => missing.into_iter().collect(),
+        false => HashSet::new(),
+    };
+}
+
+/// Gives back to the system what bursts have left, now and then.
+fn trim(seen: &mut Seen) {
+    if seen.trimmed.is_none_or(|last| last.elapsed() >= RESYNC) {
+        heap::give_back();
+        seen.trimmed = Some(Instant::now());
+    }
+}
+
+/// Two plans may name the same object: a NIC's table is in the NIC's and in its pods'.
+fn without_repetition(plan: &mut NamespacePlan) {
+    plan.routes.sort();
+    plan.routes.dedup();
+    plan.rules.sort();
+    plan.rules.dedup();
+    plan.filters.sort();
+    plan.filters.dedup();
+}
+
+/// Writes the settings that have other values, and gives those.
+fn settings(facts: &NodeFacts, plan: &NamespacePlan) -> Vec<Missing> {
+    let mut all = NamespacePlan::default();
+    all.sysctls.extend(forwarding(facts));
+    all.sysctls.extend_from_slice(&plan.sysctls);
+    let mut differing = differing_sysctls(&all);
+    differing.retain(|missing| match missing {
+        // One that cannot be read went with its link.
+        Missing::Sysctl(want, Some(_)) => match sysctl::write(want) {
+            Ok(()) => true,
+            Err(e) => {
+                debug!("{e}");
+                false
+            }
+        },
+        _ => false,
+    });
+    differing
+}
+
+/// What the host is to have for its NICs and for these interfaces.
+fn plan_of(agent: &Agent, interfaces: &[(Owner, Arc<PodNet>)]) -> NamespacePlan {
+    let mut plan = NamespacePlan::default();
+    if let Some(nics) = agent.nics() {
+        plan.routes.extend_from_slice(&nics.plan.routes);
+        plan.rules.extend_from_slice(&nics.plan.rules);
+        plan.filters.extend_from_slice(&nics.plan.filters);
+        plan.sysctls.extend_from_slice(&nics.plan.sysctls);
+    }
+    for (_, net) in interfaces {
+        plan.neighbours.extend_from_slice(&net.in_host.neighbours);
+        plan.routes.extend_from_slice(&net.in_host.routes);
+        plan.rules.extend_from_slice(&net.in_host.rules);
+        plan.filters.extend_from_slice(&net.in_host.filters);
+    }
+    without_repetition(&mut plan);
+    plan
+}
+
+/// Puts back what the host has not and is to have; gives that, and what the kernel refused of it.
+async fn put_back(
+    reconciler: &Reconciler,
+    facts: &NodeFacts,
+    interfaces: &[(Owner, Arc<PodNet>)],
+) -> Result<(Vec<Missing>, Vec<String>), Error> {
+    let agent = &reconciler.agent;
+    let attention = locked(&reconciler.attention).clone();
+    let turn_to = |interest| {
+        if let Some(attention) = &attention {
+            attention.turn_to(interest);
+        }
+    };
+    if interfaces.is_empty() {
+        turn_to(Interest::default());
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let host: &Netlink = &agent.host;
+    let plan = plan_of(agent, interfaces);
+    let before = host.received().await;
+    let state = agent.datapath.state_of_host(host, &plan, &[]).await?;
+    turn_to(Interest::of(&plan, &state.links));
+    let mut batch = Batch::default();
+    let mut put_back = settings(facts, &plan);
+    let mut revived = Vec::new();
+    for (_, net) in interfaces {
+        let Some(veth) = &net.veth else { continue };
+        let Some(link) = state.links.get(&veth.host_name) else {
+            continue;
+        };
+        if let Some(what) = link.differs(veth.mtu, Some(veth.host_mac)) {
+            batch.put_right(link, veth.mtu, Some(veth.host_mac));
+            batch.set_up(&link.name, link.ifindex, None);
+            revived.push(link.name.clone());
+            put_back.push(Missing::Link(link.name.clone(), what));
+        }
+    }
+    // A link that is down takes no routes: its coming up is announced, and then is the time. One that is not there went
+    // with its pod.
+    let usable = |link: &str| {
+        let found = state.links.get(link)?;
+        (found.up || revived.contains(&found.name)).then_some(found.ifindex)
+    };
+    let missing = state.missing(&plan);
+    let read = host.received().await - before;
+    let (messages, bytes) = (read.messages, read.bytes);
+    debug!(
+        target: LOOKS,
+        missing = missing.len(),
+        messages,
+        bytes,
+        "the host was compared with the plans"
+    );
+    let hooks = match missing.is_empty() {
+        true => TcHooks::default(),
+        false => host.tc_hooks().await?,
+    };
+    for missing in missing {
+        match &missing {
+            Missing::Rule(rule) => batch.add_rule(rule),
+            Missing::Route(route) => match usable(&route.link) {
+                Some(index) => batch.add_route(route, index),
+                None => continue,
+            },
+            Missing::Neighbour(neighbour) => match usable(&neighbour.link) {
+                Some(index) => batch.add_neighbour(neighbour, index),
+                None => continue,
+            },
+            Missing::Filter(filter) => match usable(&filter.link) {
+                Some(index) => {
+                    let programs = agent.datapath.programs();
+                    let datapath = &agent.datapath;
+                    let attached =
+                        datapath.attach_in_host(&mut batch, &hooks, &programs, filter, index);
+                    if attached.is_err() {
+                        continue;
+                    }
+                }
+                None => continue,
+            },
+            Missing::Sysctl(..) | Missing::Address(_) | Missing::Link(..) => continue,
+        }
+        put_back.push(missing);
+    }
+    // Its link went meanwhile; or the kernel says why not, and it is tried again.
+    let refused = batch.run_all(host).await;
+    Ok((put_back, refused.iter().map(ToString::to_string).collect()))
+}

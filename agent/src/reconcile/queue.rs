@@ -1,0 +1,245 @@
+//! The work queue: which item is reconciled next, and when. Pure: whoever asks says what time it is.
+//!
+//! As the scheduler and the runner of `kube::runtime`, in one: items are deduplicated, the earliest time wins, and what is
+//! in work is not handed out a second time, but once more afterwards if it was named meanwhile. What those have not: the
+//! backoff of an item begins anew when an event names it, an item waits for its cooldown, the node needs no place among
+//! the containers, and what is to be looked at is merged.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+
+use super::key::{Key, Scope};
+
+/// Containers that are in work at once: enough for all processors to have work while some wait for the kernel.
+const AT_ONCE: usize = 16;
+
+/// From one failure to the next attempt: at first, and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// As `BACKOFF`, for the node, which is compared so often in any case.
+const NODE_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// From one attempt to the next at a container whose lock somebody holds.
+const BUSY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// As `BUSY`, for the node: somebody changes some of its pods, and all others were looked at.
+const NODE_BUSY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// What becomes of an item that was reconciled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// When it is due without an event; never, if `None`.
+    after: Option<Duration>,
+    /// What is looked at then.
+    scope: Scope,
+    /// No event brings it earlier than this.
+    cooldown: Duration,
+}
+
+impl Action {
+    /// Looks again after this time: the resync.
+    #[must_use]
+    pub const fn requeue(after: Duration) -> Self {
+        Self {
+            after: Some(after),
+            scope: Scope::PLAN,
+            cooldown: Duration::ZERO,
+        }
+    }
+
+    /// Looks again only if an event names it.
+    #[must_use]
+    pub const fn await_change() -> Self {
+        Self {
+            after: None,
+            ..Self::requeue(Duration::ZERO)
+        }
+    }
+
+    /// With this to be looked at then.
+    #[must_use]
+    pub const fn with_scope(self, scope: Scope) -> Self {
+        Self { scope, ..self }
+    }
+
+    /// And not before this time is over, however often it is named.
+    #[must_use]
+    pub const fn with_cooldown(self, cooldown: Duration) -> Self {
+        Self { cooldown, ..self }
+    }
+}
+
+/// How the work at an item ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is as it should be.
+    Done(Action),
+    /// Somebody else is at it, or at a part of it. That is no failure.
+    Busy,
+    /// It is not as it should be.
+    Failed,
+}
+
+/// All items, and when each is due.
+#[derive(Debug, Default)]
+pub struct Queue {
+    items: HashMap<Key, Item>,
+    /// Of items that are not in work.
+    by_due: BTreeSet<(Instant, Key)>,
+    containers_in_work: usize,
+}
+
+#[derive(Debug, Default)]
+struct Item {
+    due: Option<Instant>,
+    scope: Scope,
+    /// What is being looked at, while it is in work.
+    in_work: Option<Scope>,
+    not_before: Option<Instant>,
+    failures: u32,
+    busy: u32,
+}
+
+impl Queue {
+    /// Has an item reconciled at `at`, or earlier if it is due earlier: an event concerns it. What failed before may
+    /// succeed now, so its backoff begins anew.
+    pub fn name(&mut self, key: &Key, scope: Scope, at: Instant) {
+        let item = self.items.entry(key.clone()).or_default();
+        item.scope |= scope;
+        item.failures = 0;
+        item.busy = 0;
+        self.expedite(key, at);
+    }
+
+    /// Has an item reconciled at `at` if it is not due at all.
+    pub fn ensure(&mut self, key: &Key, at: Instant) {
+        let item = self.items.entry(key.clone()).or_default();
+        if item.due.is_none() && item.in_work.is_none() {
+            self.expedite(key, at);
+        }
+    }
+
+    /// Keeps an item back until then, whoever names it.
+    pub fn hold(&mut self, key: &Key, until: Instant) {
+        let item = self.items.entry(key.clone()).or_default();
+        item.not_before = Some(until);
+        let at = item.due.unwrap_or(until);
+        self.schedule(key, Some(at));
+    }
+
+    /// Ends [`Queue::hold`].
+    pub fn let_go(&mut self, key: &Key, now: Instant) {
+        if let Some(item) = self.items.get_mut(key) {
+            item.not_before = None;
+            self.expedite(key, now);
+        }
+    }
+
+    /// The next item that is due and may be worked at. It is in work until [`Queue::done`].
+    pub fn next(&mut self, now: Instant) -> Option<(Key, Scope)> {
+        let key = self.first().filter(|(due, _)| *due <= now)?.1.clone();
+        self.schedule(&key, None);
+        let item = self.items.get_mut(&key)?;
+        let scope = std::mem::take(&mut item.scope);
+        item.in_work = Some(scope);
+        self.containers_in_work += usize::from(key != Key::Node);
+        Some((key, scope))
+    }
+
+    /// When [`Queue::next`] has something, if nothing is named and nothing is done before.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.first().map(|(due, _)| *due)
+    }
+
+    /// When an item is due; `None` while it is in work.
+    #[must_use]
+    pub fn due(&self, key: &Key) -> Option<Instant> {
+        let item = self.items.get(key)?;
+        item.due.filter(|_| item.in_work.is_none())
+    }
+
+    /// Notes how the work at an item ended.
+    pub fn done(&mut self, key: &Key, now: Instant, outcome: Outcome) {
+        let Some(item) = self.items.get_mut(key) else {
+            return;
+        };
+        let Some(scope) = item.in_work.take() else {
+            return;
+        };
+        self.containers_in_work -= usize::from(*key != Key::Node);
+        let is_node = *key == Key::Node;
+        let (after, cooldown) = match outcome {
+            Outcome::Done(action) => {
+                item.failures = 0;
+                item.busy = 0;
+                // What an event has named meanwhile comes first, and is not all.
+                item.scope |= action.scope;
+                (action.after, action.cooldown)
+            }
+            Outcome::Busy => {
+                item.scope |= scope;
+                let limits = if is_node { NODE_BUSY } else { BUSY };
+                let after = backoff(limits, item.busy);
+                item.busy = item.busy.saturating_add(1);
+                // Whoever names it again and again does not get it sooner.
+                (Some(after), limits.0)
+            }
+            Outcome::Failed => {
+                item.scope |= scope;
+                let limits = if is_node { NODE_BACKOFF } else { BACKOFF };
+                let after = backoff(limits, item.failures);
+                item.failures = item.failures.saturating_add(1);
+                item.busy = 0;
+                (Some(after), limits.0)
+            }
+        };
+        item.not_before = Some(now + cooldown);
+        let due = match (item.due, after.map(|after| now + after)) {
+            (Some(named), Some(own)) => Some(named.min(own)),
+            (named, own) => named.or(own),
+        };
+        if due.is_none() && *key != Key::Node {
+            self.items.remove(key);
+            return;
+        }
+        self.schedule(key, due);
+    }
+
+    fn first(&self) -> Option<&(Instant, Key)> {
+        let is_full = self.containers_in_work >= AT_ONCE;
+        let mut waiting = self.by_due.iter();
+        waiting.find(|(_, key)| !is_full || *key == Key::Node)
+    }
+
+    fn expedite(&mut self, key: &Key, at: Instant) {
+        let due = self.items.get(key).and_then(|item| item.due);
+        self.schedule(key, Some(due.map_or(at, |due| due.min(at))));
+    }
+
+    /// Gives an item this due time, but for its cooldown. What is in work is queued when it is done.
+    fn schedule(&mut self, key: &Key, due: Option<Instant>) {
+        let Some(item) = self.items.get_mut(key) else {
+            return;
+        };
+        if let Some(before) = item.due {
+            self.by_due.remove(&(before, key.clone()));
+        }
+        item.due = due.map(|due| item.not_before.map_or(due, |earliest| due.max(earliest)));
+        if let Some(due) = item.due.filter(|_| item.in_work.is_none()) {
+            self.by_due.insert((due, key.clone()));
+        }
+    }
+}
+
+/// The pause after so many attempts before.
+fn backoff((first, most): (Duration, Duration), before: u32) -> Duration {
+    let factor = 1_u32.checked_shl(before.min(16)).unwrap_or(u32::MAX);
+    first.saturating_mul(factor).min(most)
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,0 +1,100 @@
+//! Taking over what ran before this agent: each container is an item like any other, whose lock is held until its turn.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use tracing::{info, warn};
+
+use super::{Key, RESYNC, Reconciler, Scope, locked};
+use crate::{
+    agent::{Changing, Running, RunningContainer},
+    node::NodeFacts,
+};
+
+/// The containers that have not had their turn.
+#[derive(Debug)]
+pub(super) struct Held {
+    waiting: Mutex<HashMap<Key, Container>>,
+    /// How many interfaces there were in all.
+    interfaces: usize,
+}
+
+#[derive(Debug)]
+struct Container {
+    /// `None` while it is having its turn, which holds them.
+    held: Option<(Changing, Arc<NodeFacts>)>,
+    interfaces: usize,
+}
+
+impl Held {
+    pub(super) fn new(running: Running) -> Self {
+        let container = |running: RunningContainer| {
+            let container = Container {
+                held: Some((running.lock, running.facts)),
+                interfaces: running.interfaces,
+            };
+            (Key::container(&running.id), container)
+        };
+        let waiting: HashMap<_, _> = running.into_iter().map(container).collect();
+        Self {
+            interfaces: waiting.values().map(|waits| waits.interfaces).sum(),
+            waiting: Mutex::new(waiting),
+        }
+    }
+
+    /// The lock of a container whose turn it is, and the facts that the node was prepared for.
+    pub(super) fn take(&self, key: &Key) -> Option<(Changing, Arc<NodeFacts>)> {
+        locked(&self.waiting).get_mut(key)?.held.take()
+    }
+}
+
+impl Reconciler {
+    /// Puts all that runs into the queue.
+    pub(super) fn begin_take_over(&self) {
+        let work = &self.agent.work;
+        // All that is applied now is announced, and would have the node compared again and again.
+        work.hold_node(RESYNC);
+        let keys: Vec<Key> = locked(&self.running.waiting).keys().cloned().collect();
+        for key in &keys {
+            work.name_now(key, Scope::APPLY);
+        }
+        if keys.is_empty() {
+            self.end_take_over();
+        }
+    }
+
+    /// Notes that a container has had its turn, whatever came of it: what failed is tried again, and nobody waits for
+    /// that.
+    pub(super) fn end_take_over_of(&self, key: &Key) {
+        let mut waiting = locked(&self.running.waiting);
+        let Some(container) = waiting.remove(key) else {
+            return;
+        };
+        let is_last = waiting.is_empty();
+        drop(waiting);
+        self.agent.took_over(container.interfaces);
+        if is_last {
+            self.end_take_over();
+        }
+    }
+
+    fn end_take_over(&self) {
+        // Whatever runs has this agent's programs now.
+        match self.agent.datapath.forget_older_layouts() {
+            Ok(removed) => removed.iter().for_each(|dir| {
+                info!("removed what an older agent had pinned: {}", dir.display());
+            }),
+            Err(e) => warn!("what an older agent had pinned stays: {e}"),
+        }
+        info!(
+            interfaces = self.running.interfaces,
+            "running pods taken over"
+        );
+        self.agent.work.let_node_go();
+        // What was changed in the pods while no agent listened.
+        self.look_into_guarded_pods();
+        self.look_for_marks();
+    }
+}
