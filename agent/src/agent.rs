@@ -35,23 +35,22 @@ pub use turns::Changing;
 use turns::{Looking, Turns};
 pub use view::View;
 
-use crate::{
+use ebbtide_ipam::{
     catalog::Catalog,
+    pool::{Owner, Pools},
+};
+use ebbtide_kernel::{
     datapath::Datapath,
-    install::Standing,
-    kube::{Cluster, Leases},
-    netlink::{
-        Netlink,
-        model::{Family, Sysctl},
-        sysctl,
-    },
+    netlink::{Netlink, model::Sysctl, sysctl},
     node::{self, CurrentFacts, NodeFacts},
     podnet::{self, PodNet},
-    pool::{Owner, Pools},
-    private,
+};
+use ebbtide_kube::{Cluster, Leases};
+use ebbtide_types::{Family, private, settings::Settings, timing};
+
+use crate::{
+    install::Standing,
     reconcile::{Scope, Work},
-    settings::Settings,
-    timing,
 };
 
 /// Where the agent keeps what.
@@ -118,13 +117,13 @@ pub struct AtRest {
 pub enum StartError {
     /// The pools' store.
     #[error(transparent)]
-    Pool(#[from] crate::pool::OpenError),
+    Pool(#[from] ebbtide_ipam::pool::OpenError),
     /// The programs.
     #[error(transparent)]
-    Datapath(#[from] crate::datapath::Error),
+    Datapath(#[from] ebbtide_kernel::datapath::Error),
     /// The kernel.
     #[error(transparent)]
-    Netlink(#[from] crate::netlink::Error),
+    Netlink(#[from] ebbtide_kernel::netlink::Error),
     /// The records of interfaces without a pool.
     #[error("make the directory `guests` in the state directory: {0}")]
     Guests(std::io::Error),
@@ -143,7 +142,7 @@ impl Agent {
     ) -> Result<Self, StartError> {
         let pools = Pools::open(
             &directories.state,
-            crate::pool::Options {
+            ebbtide_ipam::pool::Options {
                 rest: std::time::Duration::from_secs(settings.rest_seconds),
                 sticky: settings.sticky_addresses,
             },
@@ -406,7 +405,7 @@ pub enum DetachError {
     Podnet(#[from] podnet::Error),
     /// The store's part.
     #[error(transparent)]
-    Pool(#[from] crate::pool::PoolError),
+    Pool(#[from] ebbtide_ipam::pool::PoolError),
     /// The IPAM plugin that gave the addresses.
     #[error("give the addresses back: {0}")]
     Delegate(String),

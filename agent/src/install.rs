@@ -12,9 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ebbtide_types::replace::{ReplaceError, atomic_replace, draft_of, sync_directory_of};
 use serde_json::{Value, json};
-
-use crate::replace::{ReplaceError, atomic_replace, draft_of, sync_directory_of};
 
 mod merge;
 pub mod options;

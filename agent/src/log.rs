@@ -4,14 +4,13 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
+use ebbtide_types::printable::{printable, printable_json};
 use tracing::warn;
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
-
-use crate::printable::{printable, printable_json};
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -114,13 +113,13 @@ mod tests {
             ("", false, None, Some(Level::INFO)),
             ("debug", false, Some(Level::DEBUG), Some(Level::DEBUG)),
             (
-                "info,ebbtide_agent::timing=debug",
+                "info,ebbtide_types::timing=debug",
                 false,
                 Some(Level::INFO),
                 Some(Level::DEBUG),
             ),
             ("warn,kube_client=off", false, None, Some(Level::WARN)),
-            ("ebbtide_agent=trace", false, None, Some(Level::TRACE)),
+            ("ebbtide=trace", false, None, Some(Level::TRACE)),
             ("off", false, None, None),
             ("nonsense=loud", true, None, Some(Level::INFO)),
             ("[span]=debug", true, None, Some(Level::INFO)),
@@ -129,7 +128,7 @@ mod tests {
             assert_eq!(refused.is_some(), is_refused, "{asked}: {refused:?}");
             for (target, most) in [
                 ("kube_client::client", client),
-                ("ebbtide_agent::timing", timing),
+                ("ebbtide_types::timing", timing),
             ] {
                 for level in [
                     Level::ERROR,

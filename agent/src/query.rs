@@ -13,11 +13,13 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use ebbtide_ipam::pool::Owner;
+use ebbtide_kernel::podnet::PodNet;
 use ebbtide_plugin::wire::{Query, Response};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::{agent::Agent, doctor, podnet::PodNet, pool::Owner, reconcile};
+use crate::{agent::Agent, doctor, reconcile};
 
 pub use address::{AddressInfo, AddressState, Released};
 pub use datapath::HookLine;

@@ -3,7 +3,7 @@
 use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use ebbtide_agent::{
+use ebbtide_ipam::{
     catalog::Catalog,
     pool::{Options, Owner, Pools, Request, Reserved},
 };

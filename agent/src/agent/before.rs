@@ -7,14 +7,12 @@ use std::{
     sync::Mutex,
 };
 
+use ebbtide_kernel::netlink::{model::Sysctl, sysctl};
+use ebbtide_types::replace::atomic_replace;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::locked;
-use crate::{
-    netlink::{model::Sysctl, sysctl},
-    replace::atomic_replace,
-};
 
 /// The file's name in the state directory.
 const FILE: &str = "settings-before.json";

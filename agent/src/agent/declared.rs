@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::sync::watch;
-
-use super::Agent;
-use crate::{
+use ebbtide_ipam::{
     catalog::{Catalog, publish},
     pool::Pools,
 };
+use tokio::sync::watch;
+
+use super::Agent;
 
 impl Agent {
     /// Has the agent keep a pool as it was while a change of it would harm the pods that have its addresses
@@ -57,11 +57,11 @@ fn in_use(pools: &Pools) -> BTreeSet<String> {
 mod tests {
     use std::{path::Path, time::Duration};
 
+    use ebbtide_ipam::pool::{Options, Owner, Request, Reserved};
     use serde_json::json;
     use tokio::time::timeout;
 
     use super::*;
-    use crate::pool::{Options, Owner, Request, Reserved};
 
     fn catalog(subnet: &str) -> Arc<Catalog> {
         let text = format!(

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Agent, DetachError, locked, view::gateway_now};
-use crate::{
-    catalog::Catalog,
-    netlink::model::Mac,
+use ebbtide_ipam::{catalog::Catalog, pool::Owner};
+use ebbtide_kernel::{
     node::NodeFacts,
     podnet::{self, Links, PodNet},
-    pool::Owner,
 };
+use ebbtide_types::Mac;
+
+use super::{Agent, DetachError, locked, view::gateway_now};
 
 /// How an interface differs from what it is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,16 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-use tracing::{error, warn};
-
-use crate::{
+use ebbtide_ipam::pool::Owner;
+use ebbtide_kernel::podnet::PodNet;
+use ebbtide_types::{
     digest::fnv,
-    podnet::PodNet,
-    pool::Owner,
     private,
     replace::{atomic_replace, atomic_replace_unsynced},
 };
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
 
 /// The directory of these records.
 #[derive(Debug)]
@@ -143,12 +142,13 @@ fn read(path: &Path) -> io::Result<Option<(Owner, PodNet)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{
+    use ebbtide_kernel::{
         node::NodeFacts,
         podnet::{self, Earlier, NetworkSpec, Sandbox},
-        settings::Settings,
     };
+    use ebbtide_types::settings::Settings;
+
+    use super::*;
 
     fn owner(network: &str, container_id: &str) -> Owner {
         Owner {

@@ -2,18 +2,16 @@
 
 use std::{fs, io, path::Path, sync::Arc};
 
+use ebbtide_ipam::{catalog::Catalog, pool::OpenError};
+use ebbtide_kernel::{
+    netlink::{self, Netlink, netns::Evidence},
+    node::{self, STEER},
+};
+use ebbtide_types::{private, settings::Settings};
 use tokio::sync::watch;
 use tracing::{error, info};
 
 use super::{Agent, Directories, StartError, before, locked};
-use crate::{
-    catalog::Catalog,
-    netlink::{self, Netlink, netns::Evidence},
-    node::{self, STEER},
-    pool::OpenError,
-    private,
-    settings::Settings,
-};
 
 /// What became of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! Which ipvlan mode a NIC is in. It is the NIC's, not one pod's: all children have it. So it is the administrator's to
 //! say, and not that of whose pod comes first.
 
+use ebbtide_ipam::catalog::Catalog;
+use ebbtide_kube::{Cluster, attachment};
+use ebbtide_types::{IpvlanMode, Namespaces, ObjectName};
+
 use super::Agent;
-use crate::{
-    catalog::{Catalog, IpvlanMode, Namespaces, ObjectName},
-    kube::{Cluster, attachment},
-};
 
 /// The mode of a NIC's children, and who says so.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,6 +12,15 @@ use std::{
     time::Instant,
 };
 
+use ebbtide_ipam::catalog::Catalog;
+use ebbtide_kernel::{
+    netlink::{
+        foreign::ForeignRule,
+        model::{NamespacePlan, host_net},
+    },
+    node::{self, Behind, HostPlan, Nic, NodeFacts, Routed, Rules, Taken, Values},
+    podnet::PodNet,
+};
 use tracing::{error, info, warn};
 
 use super::{
@@ -20,15 +29,6 @@ use super::{
     locked,
     place::Place,
     view::{PodNetwork, View},
-};
-use crate::{
-    catalog::Catalog,
-    netlink::{
-        foreign::ForeignRule,
-        model::{NamespacePlan, host_net},
-    },
-    node::{self, Behind, HostPlan, Nic, NodeFacts, Routed, Rules, Taken, Values},
-    podnet::PodNet,
 };
 
 /// What was last put on the host's NICs, and what it was made of.

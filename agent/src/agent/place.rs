@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{info, warn};
-
-use super::locked;
-use crate::{
+use ebbtide_kernel::{
     netlink::foreign::ForeignRule,
     node::{self, PRIORITIES, Routed},
 };
+use tracing::{info, warn};
+
+use super::locked;
 
 /// In this time our rules move so often, and no more: somebody else's may want to be the first as well.
 const SOME_TIME: Duration = Duration::from_secs(30);
@@ -83,8 +83,9 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use ebbtide_types::Family;
+
     use super::*;
-    use crate::netlink::model::Family;
 
     #[test]
     fn rules_move_at_once_but_not_again_and_again() {

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
+use ebbtide_ipam::pool::{Owner, Record};
+use ebbtide_kernel::podnet::PodNet;
+
 use super::{Agent, DetachError};
-use crate::{
-    cni::delegate,
-    podnet::PodNet,
-    pool::{Owner, Record},
-};
+use crate::cni::delegate;
 
 impl Agent {
     /// Writes the plan of an interface down, where its addresses are: in the pools' store, or among

@@ -9,11 +9,12 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use ebbtide_ipam::pool::Owner;
+use ebbtide_kernel::{netlink::netns::Evidence, node::NodeFacts, podnet::PodNet};
 use futures::{StreamExt as _, stream};
 use tracing::{error, warn};
 
 use super::{Agent, Changing};
-use crate::{netlink::netns::Evidence, node::NodeFacts, podnet::PodNet, pool::Owner};
 
 /// Containers that are looked at together: enough for all processors to have work while some wait for the
 /// kernel.

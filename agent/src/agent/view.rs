@@ -2,15 +2,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use ipnet::IpNet;
-
-use crate::{
-    catalog::{Catalog, Pool},
-    netlink::model::{Family, host_net},
+use ebbtide_ipam::catalog::{Catalog, Pool};
+use ebbtide_kernel::{
+    netlink::model::host_net,
     node::{self, Behind, Known, Nic, NodeFacts, PoolNetwork, Role, Routed},
     podnet::{PodAddress, PodNet},
-    settings::LinkNames,
 };
+use ebbtide_types::{Family, settings::LinkNames};
+use ipnet::IpNet;
 
 /// What is declared, and for which node it is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +18,7 @@ pub struct View<'a> {
     pub catalog: &'a Catalog,
     /// This node's name, as pools know it.
     pub node_name: &'a str,
-    /// Networks of others' addresses that the administrator allows ([`crate::settings::Settings::foreign_subnets`]).
+    /// Networks of others' addresses that the administrator allows ([`ebbtide_types::settings::Settings::foreign_subnets`]).
     pub allowed: &'a [IpNet],
 }
 
@@ -204,11 +203,10 @@ pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> 
 mod tests {
     use std::path::Path;
 
+    use ebbtide_kernel::podnet::{self, Delegate, Earlier, NetworkSpec, Sandbox};
+    use ebbtide_types::settings::Settings;
+
     use super::*;
-    use crate::{
-        podnet::{self, Delegate, Earlier, NetworkSpec, Sandbox},
-        settings::Settings,
-    };
 
     const POOLS: &str = "\
 apiVersion: spiderpool.spidernet.io/v2beta1

@@ -3,15 +3,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use ebbtide_ipam::{
+    catalog::Catalog,
+    pool::{Assigned, Withheld},
+};
+use ebbtide_kernel::{netlink::Error, node::NodeFacts};
 use tracing::{debug, info, warn};
 
 use super::{Agent, locked};
-use crate::{
-    catalog::Catalog,
-    netlink::Error,
-    node::NodeFacts,
-    pool::{Assigned, Withheld},
-};
 
 /// What the pools were last told, and what that was made of.
 #[derive(Debug, Default)]
@@ -156,8 +155,9 @@ impl Agent {
 mod tests {
     use std::path::Path;
 
+    use ebbtide_kernel::{netlink::model::Route, node::Nic};
+
     use super::*;
-    use crate::{netlink::model::Route, node::Nic};
 
     const POOLS: &str = "\
 apiVersion: spiderpool.spidernet.io/v2beta1

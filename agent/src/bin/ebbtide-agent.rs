@@ -11,16 +11,17 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use ebbtide_agent::{
     agent::{self, Agent, Directories, Left},
-    catalog::{self, Catalog, NetworkRef},
     doctor, heap,
     host_root::HostRoot,
-    install, kube,
+    install,
     log::{self, LogFormat},
-    netlink::sysctl,
-    private, reconcile,
+    reconcile,
     server::Server,
-    settings::Settings,
 };
+use ebbtide_ipam::catalog::{self, Catalog};
+use ebbtide_kernel::netlink::sysctl;
+use ebbtide_kube as kube;
+use ebbtide_types::{NetworkRef, private, settings::Settings};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,

@@ -2,7 +2,18 @@
 
 use std::sync::Arc;
 
+use ebbtide_ipam::{
+    catalog::Catalog,
+    pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
+};
+use ebbtide_kernel::{
+    netlink::model::{Action, MAIN_TABLE},
+    node::NodeFacts,
+    podnet::{self, Earlier, Links, Others, PodAddress, PodNet, Sandbox},
+};
+use ebbtide_kube::Leases;
 use ebbtide_plugin::{cni::code, wire::Invocation};
+use ebbtide_types::{Mac, timing};
 use ipnet::IpNet;
 use tokio::sync::MutexGuard;
 use tracing::{error, info, warn};
@@ -16,14 +27,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, DetachError},
-    catalog::Catalog,
-    kube::Leases,
-    netlink::model::{Action, MAIN_TABLE, Mac},
-    node::NodeFacts,
-    podnet::{self, Earlier, Links, Others, PodAddress, PodNet, Sandbox},
-    pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
     reconcile::Scope,
-    timing,
 };
 
 /// Makes all interfaces that the pod wants, or none.

@@ -12,6 +12,7 @@ use ebbtide_plugin::{
     cni::{UNNAMED, VERSIONS, code},
     object::{self, Object},
 };
+use ebbtide_types::IpvlanMode;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -19,7 +20,6 @@ use super::{
     Failure,
     nothing::{is_nothing, without_nothing},
 };
-use crate::netlink::link::IpvlanMode;
 
 use attachments::VALID_ATTACHMENTS;
 pub use choice::NetworkChoice;
@@ -49,7 +49,7 @@ pub struct NetConf {
     mode: Option<IpvlanMode>,
     #[serde(default)]
     mtu: Option<u32>,
-    /// Whether accepted sockets take marks ([`NetworkSpec`](crate::podnet::NetworkSpec)).
+    /// Whether accepted sockets take marks ([`NetworkSpec`](ebbtide_kernel::podnet::NetworkSpec)).
     #[serde(default, rename = "acceptMarks")]
     pub(super) accept_marks: Option<bool>,
     #[serde(default, deserialize_with = "object::optional")]

@@ -1,14 +1,15 @@
 //! What cannot be made beside what is there already, or in its place.
 
+use ebbtide_ipam::pool::Owner;
+use ebbtide_kernel::{
+    netlink::netns::Evidence,
+    podnet::{NetworkSpec, PodNet, Sandbox},
+};
 use ebbtide_plugin::cni::code;
+use ebbtide_types::IpvlanMode;
 
 use super::Failure;
-use crate::{
-    agent::{Agent, NicMode},
-    netlink::{link::IpvlanMode, netns::Evidence},
-    podnet::{NetworkSpec, PodNet, Sandbox},
-    pool::Owner,
-};
+use crate::agent::{Agent, NicMode};
 
 /// Refuses a network whose mode is another than its NIC is in, by who may say it or by an interface of ours there.
 pub(super) fn refuse_conflicts(

@@ -5,20 +5,20 @@ use std::{
     time::Duration,
 };
 
-use ebbtide_plugin::{cni::code, wire::Invocation};
-use nix::errno::Errno;
-use tokio::{task::spawn_blocking, time::timeout};
-
-use super::{Attachment, Failure, NetConf, PodIdentity, invocation};
-use crate::{
-    agent::{Agent, Changing},
+use ebbtide_ipam::pool::Owner;
+use ebbtide_kernel::{
     netlink::{
         self,
         netns::{Evidence, Netns},
     },
     podnet::Sandbox,
-    pool::Owner,
 };
+use ebbtide_plugin::{cni::code, wire::Invocation};
+use nix::errno::Errno;
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::{Attachment, Failure, NetConf, PodIdentity, invocation};
+use crate::agent::{Agent, Changing};
 
 /// How long the file system may take that a namespace's path is on.
 const PATIENCE: Duration = Duration::from_secs(10);

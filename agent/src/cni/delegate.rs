@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
+use ebbtide_kernel::podnet::Delegate;
 use ebbtide_plugin::{cni::code, object::Object};
+use ebbtide_types::printable::front;
 use nix::{
     sys::{
         signal::{Signal, killpg},
@@ -25,11 +27,7 @@ use tokio::{
 };
 
 use super::Failure;
-use crate::{
-    host_root::{HostRoot, which},
-    podnet::Delegate,
-    printable::front,
-};
+use crate::host_root::{HostRoot, which};
 
 /// How long it may take; the plugin that waits for us gives up a little later.
 const PATIENCE: Duration = Duration::from_secs(45);

@@ -1,8 +1,9 @@
 //! Failures, with the specification's codes.
 
+use ebbtide_ipam::{catalog, pool};
+use ebbtide_kernel::{netlink, podnet};
 use ebbtide_plugin::cni::{CniError, code};
-
-use crate::{catalog, netlink, podnet, pool, printable::printable};
+use ebbtide_types::printable::printable;
 
 /// Why a command failed: what the plugin prints.
 #[derive(Clone, Debug, PartialEq, Eq)]

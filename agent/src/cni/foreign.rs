@@ -8,18 +8,17 @@ mod evidence;
 
 use std::{net::IpAddr, sync::Arc};
 
+use ebbtide_ipam::{catalog::Catalog, pool::Owner};
+use ebbtide_kernel::{
+    netlink::{self, by_gateway::ByGateway, link::Link, netns::Evidence, way::Way},
+    node::{self, Known, NodeFacts, Role},
+    podnet::{PodAddress, PodNet, Sandbox},
+};
 use ebbtide_plugin::cni::code;
 use ipnet::IpNet;
 
 use super::Failure;
-use crate::{
-    agent::{Agent, Claim},
-    catalog::Catalog,
-    netlink::{self, by_gateway::ByGateway, link::Link, netns::Evidence, way::Way},
-    node::{self, Known, NodeFacts, Role},
-    podnet::{PodAddress, PodNet, Sandbox},
-    pool::Owner,
-};
+use crate::agent::{Agent, Claim};
 
 use evidence::{Ground, OPEN, Place, Switch};
 

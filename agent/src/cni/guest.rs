@@ -2,7 +2,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use ebbtide_ipam::pool::{Object, Owner};
+use ebbtide_kernel::{
+    netlink::{self, direct::Direct, link::Link, netns::Netns},
+    node,
+    podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
+};
 use ebbtide_plugin::{cni::code, wire::Invocation};
+use ebbtide_types::{Mac, timing};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use tracing::{error, warn};
@@ -19,14 +26,7 @@ use super::{
     result::is_by_family,
     wanted,
 };
-use crate::{
-    agent::Agent,
-    netlink::{self, direct::Direct, link::Link, model::Mac, netns::Netns},
-    node,
-    podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
-    pool::{Object, Owner},
-    timing,
-};
+use crate::agent::Agent;
 
 /// As [`super::add`]'s: the same steps, with addresses from elsewhere.
 pub(super) async fn add(

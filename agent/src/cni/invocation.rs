@@ -3,10 +3,10 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use ebbtide_plugin::{cni::code, wire::Invocation};
+use ebbtide_types::link_name::name_fault;
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
-use crate::netlink::link::name_fault;
 
 /// Which interface of which container.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

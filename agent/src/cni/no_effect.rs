@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use ebbtide_ipam::pool::Object;
 use ebbtide_plugin::wire::Invocation;
 use tracing::warn;
 
 use super::{NetConf, wanted};
-use crate::{agent::Agent, pool::Object};
+use crate::agent::Agent;
 
 /// Says in the log and by an Event on the pod what of the runtime's wishes nobody serves. A runtime tells them to the
 /// plugin that has the capability (`portMappings`, `bandwidth`); that is ours where there is no other.

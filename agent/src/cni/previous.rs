@@ -2,16 +2,17 @@
 
 use std::net::IpAddr;
 
+use ebbtide_kernel::podnet::PodAddress;
 use ebbtide_plugin::{
     cni::code,
     object::{self, Object},
 };
+use ebbtide_types::Family;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Failure, nothing::without_nothing};
-use crate::{netlink::model::Family, podnet::PodAddress};
 
 /// The fields of a result that are looked at, in the form of every version since 0.3.0.
 #[derive(Debug, Default, Deserialize)]

@@ -1,11 +1,8 @@
 //! The result of ADD, in the version that was asked for.
 
+use ebbtide_kernel::{netlink::model::MAIN_TABLE, podnet::PodNet};
+use ebbtide_types::{Family, Mac};
 use serde_json::{Value, json};
-
-use crate::{
-    netlink::model::{Family, MAIN_TABLE, Mac},
-    podnet::PodNet,
-};
 
 /// What ADD made, independent of versions.
 #[derive(Debug)]

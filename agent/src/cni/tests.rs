@@ -1,20 +1,18 @@
 //! Whatever comes on standard input, in a plugin's result and in a pod's annotations is answered, not fallen over.
 
+use ebbtide_ipam::pool::Object;
+use ebbtide_kube::networks::{self, DEFAULT_NETWORK, NETWORKS};
+use ebbtide_plugin::{
+    cni::VERSIONS,
+    wire::{Invocation, Request},
+};
+use ebbtide_types::ObjectName;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{
     Attachment, NetConf, PodIdentity, guest::with_interfaces, nothing::without_nothing,
     previous::Previous,
-};
-use crate::{
-    catalog::ObjectName,
-    kube::networks::{self, DEFAULT_NETWORK, NETWORKS},
-    pool::Object,
-};
-use ebbtide_plugin::{
-    cni::VERSIONS,
-    wire::{Invocation, Request},
 };
 
 /// Names that mean something in some place: by chance alone hardly one would be hit.

@@ -2,21 +2,18 @@
 
 use std::sync::Arc;
 
+use ebbtide_ipam::pool::Owner;
+use ebbtide_kernel::podnet::{self, PodNet};
 use ebbtide_plugin::{
     cni::{Head, NEWEST, UNNAMED, code},
     object::Object,
     wire::{Invocation, Response},
 };
+use ebbtide_types::{glob::fits, timing};
 use tracing::{Instrument as _, info, info_span, warn};
 
 use super::{Attachment, Failure, NetConf, add::add, container::owner, guest, no_effect, wanted};
-use crate::{
-    agent::{Agent, DetachError},
-    catalog::glob::fits,
-    podnet::{self, PodNet},
-    pool::Owner,
-    timing,
-};
+use crate::agent::{Agent, DetachError};
 
 /// Carries out what the plugin was asked to do.
 pub async fn handle(agent: &Agent, invocation: &Invocation) -> Response {

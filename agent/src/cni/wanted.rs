@@ -2,17 +2,18 @@
 
 use std::net::IpAddr;
 
+use ebbtide_ipam::{
+    catalog::{Catalog, Network},
+    pool::{Object, Source, Subject},
+};
+use ebbtide_kernel::podnet::NetworkSpec;
+use ebbtide_kube::{self as kube, networks};
 use ebbtide_plugin::{cni::code, wire::Invocation};
+use ebbtide_types::{NetworkRef, ObjectName};
 use tracing::warn;
 
 use super::{Attachment, Failure, NamedPools, NetConf, NetworkChoice, PodIdentity};
-use crate::{
-    agent::Agent,
-    catalog::{Catalog, Network, NetworkRef, ObjectName},
-    kube::{self, networks},
-    podnet::NetworkSpec,
-    pool::{Object, Source, Subject},
-};
+use crate::agent::Agent;
 
 /// A network, and the pools its pods may have addresses from.
 pub(super) struct Resolved {

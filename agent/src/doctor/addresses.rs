@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use ebbtide_ipam::catalog::Pool;
+use ebbtide_kernel::node::NodeFacts;
+
 use super::{Finding, Severity};
-use crate::{catalog::Pool, node::NodeFacts};
 
 /// The pools that this node may give out addresses of.
 fn of_node<'a>(pools: &'a [Pool], node: &str) -> impl Iterator<Item = &'a Pool> {
@@ -92,8 +94,10 @@ fn by_the_node(facts: &NodeFacts, pool: &Pool) -> Option<Finding> {
 mod tests {
     use std::path::Path;
 
+    use ebbtide_ipam::catalog::Catalog;
+    use ebbtide_kernel::node::Nic;
+
     use super::*;
-    use crate::{catalog::Catalog, node::Nic};
 
     fn pools(more: &str) -> Vec<Pool> {
         let text = format!(

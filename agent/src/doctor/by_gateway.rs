@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use ebbtide_kernel::{datapath::HostNic, netlink::by_gateway::ByGateway};
+
 use super::{Finding, Severity};
-use crate::{datapath::HostNic, netlink::by_gateway::ByGateway};
 
 /// NICs over which the node reaches networks by other routers than the NIC's way out, of which `way_out` tells the
 /// gateway: replies that are led out by the NIC, and what pods on it send, go by that one.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use ebbtide_kube::leader;
+
 use super::{Finding, Severity};
-use crate::{agent::Agent, kube::leader};
+use crate::agent::Agent;
 
 /// Nobody has said for so long to be at work. Clocks of nodes differ, so it is long.
 const SILENCE: Duration = Duration::from_secs(300);

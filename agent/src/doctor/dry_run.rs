@@ -1,16 +1,19 @@
 //! What an agent would change on this node, before there is one.
 
+use ebbtide_ipam::catalog::Catalog;
+use ebbtide_kernel::{
+    datapath::HostNic,
+    netlink::{
+        Error, Netlink,
+        model::Sysctl,
+        state::{Missing, differing_sysctls},
+    },
+    node::{self, NodeFacts, Rules, STEER},
+};
+use ebbtide_types::settings::Settings;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    agent::View,
-    catalog::Catalog,
-    datapath::HostNic,
-    netlink::{Error, Netlink, model::Sysctl, state::Missing, state::differing_sysctls},
-    node::{self, NodeFacts, Rules, STEER},
-    query::NicLine,
-    settings::Settings,
-};
+use crate::{agent::View, query::NicLine};
 
 use super::{Finding, hooks, modes, routing};
 
@@ -89,7 +92,7 @@ pub async fn dry_run(
 
 /// The settings that have other values now.
 fn settings_lines(sysctls: Vec<Sysctl>) -> Vec<String> {
-    let plan = crate::netlink::model::NamespacePlan {
+    let plan = ebbtide_kernel::netlink::model::NamespacePlan {
         sysctls,
         ..Default::default()
     };

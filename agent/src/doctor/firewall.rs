@@ -7,15 +7,12 @@ use std::{
     net::IpAddr,
 };
 
+use ebbtide_kernel::netfilter::{Hook, Packet, Protocol};
+use ebbtide_types::{Family, IpvlanMode};
 use programs::{Rules, Unseen};
 
 use super::{Finding, Severity};
-use crate::{
-    agent::Agent,
-    host_root::HostRoot,
-    netfilter::{Hook, Packet, Protocol},
-    netlink::{link::IpvlanMode, model::Family},
-};
+use crate::{agent::Agent, host_root::HostRoot};
 
 /// An address of a pod, and the ways of its packets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,11 +1,12 @@
 //! The places of the programs at the node's NICs, where others are, too.
 
-use super::{Finding, Severity};
-use crate::{
+use ebbtide_kernel::{
     datapath::{self, Datapath, NoHook},
     netlink::{Error, Netlink, hooks::TcHooks, model::Filter},
     node::HostPlan,
 };
+
+use super::{Finding, Severity};
 
 /// Programs of the plan that cannot be where they belong, or are behind somebody else's; without a `datapath`, that
 /// would not be or would be.
@@ -104,8 +105,9 @@ fn behind(filter: &Filter, others: &[String]) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use ebbtide_kernel::netlink::model::Direction;
+
     use super::*;
-    use crate::netlink::model::Direction;
 
     #[test]
     fn who_is_in_front_is_named_and_nobody_is_no_finding() {

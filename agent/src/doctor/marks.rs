@@ -1,7 +1,8 @@
 //! Marks that others route by as well.
 
+use ebbtide_kernel::{datapath::HostNic, netlink::foreign::ForeignRule, node::Values};
+
 use super::{Finding, Severity};
-use crate::{datapath::HostNic, netlink::foreign::ForeignRule, node::Values};
 
 /// What of ours is others' at the same time, though other values were looked for.
 pub(super) fn shared(values: Values<'_>, nics: &[HostNic]) -> Vec<Finding> {
@@ -53,8 +54,9 @@ fn way_out(values: Values<'_>, rule: &ForeignRule) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ebbtide_types::Family;
+
     use super::*;
-    use crate::netlink::model::Family;
 
     #[test]
     fn a_mark_that_is_others_too_is_named_with_their_rule() {

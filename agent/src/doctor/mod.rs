@@ -18,14 +18,14 @@ mod settings;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use serde::{Deserialize, Serialize};
-
-use crate::{
-    agent::{Agent, forwarding},
-    catalog::{Catalog, Consequence},
+use ebbtide_ipam::catalog::{Catalog, Consequence};
+use ebbtide_kernel::{
     netlink::Error,
     node::{HostPlan, NodeFacts, Rules},
 };
+use serde::{Deserialize, Serialize};
+
+use crate::agent::{Agent, forwarding};
 
 pub use dry_run::{DryRun, dry_run};
 pub use kernel::too_old;
@@ -76,7 +76,10 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     findings.extend(agent.refused_on_nics().into_iter().map(refused));
     findings.extend(failing::failing(agent.work.failing()));
     if let Some(host) = agent.nics() {
-        findings.extend(rp_filter::strict(&host.nics, crate::node::is_strict));
+        findings.extend(rp_filter::strict(
+            &host.nics,
+            ebbtide_kernel::node::is_strict,
+        ));
         let datapath = Some(&agent.datapath);
         findings.extend(hooks::shared(&agent.host, datapath, &host).await?);
         let routes = agent.host.routes_by_gateways().await?;

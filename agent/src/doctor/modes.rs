@@ -1,15 +1,16 @@
 //! Networks whose mode is another than that of the ipvlan interfaces that are on their NIC.
 
-use super::{Finding, Severity};
-use crate::{
-    catalog::Catalog,
+use ebbtide_ipam::catalog::Catalog;
+use ebbtide_kernel::{
     netlink::{
         direct::Direct,
-        link::IpvlanMode,
         siblings::{Sibling, siblings},
     },
     node::NodeFacts,
 };
+use ebbtide_types::IpvlanMode;
+
+use super::{Finding, Severity};
 
 /// A network, and the NIC that it is on.
 #[derive(Debug)]

@@ -3,19 +3,20 @@
 
 use std::os::fd::RawFd;
 
-use nix::errno::Errno;
-
-use super::{Finding, Severity};
-use crate::{
+use ebbtide_kernel::{
     datapath::Programs,
     netlink::{
         self, Batch,
         direct::Direct,
-        link::{Ipvlan, IpvlanMode, Veth},
-        model::{Direction, Filter, Mac},
+        link::{Ipvlan, Veth},
+        model::{Direction, Filter},
         netns::Netns,
     },
 };
+use ebbtide_types::{IpvlanMode, Mac};
+use nix::errno::Errno;
+
+use super::{Finding, Severity};
 
 /// One of our programs.
 const PROGRAM: &str = "veth_ingress";

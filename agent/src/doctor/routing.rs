@@ -1,14 +1,12 @@
 //! Are our tables and priorities ours alone, and are the networks' masters NICs?
 
-use super::{Finding, Severity};
-use crate::{
-    netlink::{
-        foreign::{Foreign, ForeignRule},
-        model::Family,
-    },
+use ebbtide_kernel::{
+    netlink::foreign::{Foreign, ForeignRule},
     node::{Nic, NodeFacts, PRIORITIES, Role, Taken, free_priorities, nic_table},
-    settings::Settings,
 };
+use ebbtide_types::{Family, settings::Settings};
+
+use super::{Finding, Severity};
 
 /// Our tables.
 pub(super) fn tables(links: &[(Nic, Taken)], settings: &Settings) -> Vec<u32> {
@@ -112,8 +110,10 @@ pub(super) fn masters<'a>(
 
 #[cfg(test)]
 mod tests {
+    use ebbtide_kernel::netlink::foreign::ForeignRoute;
+    use ebbtide_types::Mac;
+
     use super::*;
-    use crate::netlink::{foreign::ForeignRoute, model::Mac};
 
     fn facts(kind: Option<&str>) -> NodeFacts {
         NodeFacts {

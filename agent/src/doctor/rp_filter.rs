@@ -1,7 +1,8 @@
 //! Reverse path filtering where no mark satisfies it.
 
+use ebbtide_kernel::datapath::HostNic;
+
 use super::{Finding, Severity};
-use crate::datapath::HostNic;
 
 /// NICs that filter strictly and have no mark of their own. Those with one may: it leads the look-up to the
 /// NIC's own table.

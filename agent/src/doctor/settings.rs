@@ -1,14 +1,15 @@
 //! Settings of the host that somebody has changed. The agent writes them again at its next look; what is found
 //! here, it cannot write.
 
-use super::{Finding, Severity};
-use crate::{
+use ebbtide_kernel::{
     netlink::{
         model::{NamespacePlan, Sysctl},
         state::{Missing, differing_sysctls},
     },
     node::HostPlan,
 };
+
+use super::{Finding, Severity};
 
 /// Those of the plan for the NICs, and of `others`, that have another value, and NICs that somebody keeps from forwarding
 /// though the node does.

@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
-use crate::{
-    agent::Agent,
+use ebbtide_ipam::{
     catalog::Pool,
-    netlink::netns::Evidence,
     pool::{Claim, Owner, Past, Reason},
 };
+use ebbtide_kernel::netlink::netns::Evidence;
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Agent;
 
 /// Where an address stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,8 +267,9 @@ async fn end_claim(
 mod tests {
     use std::path::Path;
 
+    use ebbtide_ipam::catalog::Catalog;
+
     use super::*;
-    use crate::catalog::Catalog;
 
     #[test]
     fn an_address_that_nobody_has_is_placed_by_the_pools() {

@@ -2,11 +2,7 @@
 
 use std::collections::HashSet;
 
-use ebbtide_layout::{Counters, Hook, HostHook, Spoofed};
-use serde::{Deserialize, Serialize};
-
-use crate::{
-    agent::Agent,
+use ebbtide_kernel::{
     datapath::{HOST_PROGRAMS, PROGRAMS},
     netlink::{
         Netlink,
@@ -17,6 +13,10 @@ use crate::{
     },
     podnet::PodNet,
 };
+use ebbtide_layout::{Counters, Hook, HostHook, Spoofed};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Agent;
 
 /// A line of `ebbtidectl datapath`.
 #[derive(Debug, Default, Serialize, Deserialize)]

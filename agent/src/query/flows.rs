@@ -5,16 +5,16 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use ebbtide_layout::FlowKey;
-use serde::{Deserialize, Serialize};
-
-use super::{Agent, select};
-use crate::{
+use ebbtide_kernel::{
     datapath::{self, Kind, Remembered},
     netlink::{Netlink, netns::Evidence},
     node::HostPlan,
     podnet::PodNet,
 };
+use ebbtide_layout::FlowKey;
+use serde::{Deserialize, Serialize};
+
+use super::{Agent, select};
 
 /// A line of `ebbtidectl flows`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,15 +1,15 @@
 //! `ebbtidectl nics`: each link of the node, what it is taken for, and why.
 
-use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
-
-use crate::{
-    agent::Agent,
+use ebbtide_kernel::{
     datapath::HostNic,
     netlink::Error,
     node::{Nic, Role, Rules, Taken, nic_table},
-    settings::Settings,
 };
+use ebbtide_types::settings::Settings;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Agent;
 
 /// A line of `ebbtidectl nics`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl NicLine {
     #[must_use]
     pub fn new(nic: Nic, taken: Taken) -> Self {
         Self {
-            strict: crate::node::is_strict(&nic.name),
+            strict: ebbtide_kernel::node::is_strict(&nic.name),
             name: nic.name,
             kind: nic.kind.unwrap_or_default(),
             addresses: nic.addresses,

@@ -9,6 +9,11 @@ mod line;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use ebbtide_kernel::{
+    datapath::{self, Programs, TraceWish, Tracer},
+    netlink::{Batch, Netlink, hooks::TcHooks, model::Filter, netns::Evidence},
+    podnet::PodNet,
+};
 use ebbtide_plugin::wire::{Response, Trace};
 use tokio::{
     sync::{Mutex, mpsc},
@@ -17,11 +22,6 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{Agent, refuse, select};
-use crate::{
-    datapath::{self, Programs, TraceWish, Tracer},
-    netlink::{Batch, Netlink, hooks::TcHooks, model::Filter, netns::Evidence},
-    podnet::PodNet,
-};
 
 use line::Names;
 pub use line::TraceLine;

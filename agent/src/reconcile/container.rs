@@ -3,6 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ebbtide_ipam::pool::Owner;
+use ebbtide_kernel::{
+    netlink::netns::Evidence,
+    node::NodeFacts,
+    podnet::{self, PodNet},
+};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
@@ -10,13 +16,7 @@ use super::{
     Action, Failure, Key, Outcome, RESYNC, Reconciler, Scope,
     events::{follows_marks, is_guarded},
 };
-use crate::{
-    agent::Drift,
-    netlink::netns::Evidence,
-    node::NodeFacts,
-    podnet::{self, PodNet},
-    pool::Owner,
-};
+use crate::agent::Drift;
 
 /// After a look into a pod that found nothing, however often somebody changes something: other plugins' pods come and go
 /// as well.

@@ -1,13 +1,10 @@
 //! Which events of pods' namespaces concern what. Pure: an event only names what is to be looked at, and whoever looks
-//! decides. Those of the host: [`crate::node::Interest`].
+//! decides. Those of the host: [`ebbtide_kernel::node::Interest`].
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
-use crate::{
-    netlink::{elsewhere::Change, link::IpvlanMode},
-    node::is_link_local,
-    podnet::PodNet,
-};
+use ebbtide_kernel::{netlink::elsewhere::Change, node::is_link_local, podnet::PodNet};
+use ebbtide_types::IpvlanMode;
 
 /// Whether netlink events of other namespaces may be somebody's who changes our interfaces there. What is being made now
 /// is no record's yet: then a look costs a little, and finds nothing.
@@ -47,12 +44,13 @@ pub fn follows_marks(net: &PodNet) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{
+    use ebbtide_kernel::{
         node::{Nic, NodeFacts},
         podnet::{self, Earlier, NetworkSpec, PodAddress, Sandbox},
-        settings::Settings,
     };
+    use ebbtide_types::settings::Settings;
+
+    use super::*;
 
     fn net(address: &str, mode: IpvlanMode) -> Arc<PodNet> {
         let nic = Nic {

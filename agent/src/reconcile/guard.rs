@@ -9,14 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::warn;
-
-use super::locked;
-use crate::{
+use ebbtide_kernel::{
     netlink::{Error, Netlink},
     node::NodeFacts,
     podnet::{self, PodNet, Undone},
 };
+use tracing::warn;
+
+use super::locked;
 
 /// How long all pods that one event names may be compared with one list of addresses.
 const FRESH: Duration = Duration::from_secs(1);

@@ -2,6 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ebbtide_kernel::{
+    netlink::{
+        announcement::Announcements,
+        elsewhere::{Change, Changes},
+        marked::ForeignMarks,
+    },
+    node::Attention,
+    podnet::PodNet,
+};
 use futures::FutureExt as _;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -12,16 +21,7 @@ use super::{
     locked,
     work::RESYNC,
 };
-use crate::{
-    agent::Agent,
-    netlink::{
-        announcement::Announcements,
-        elsewhere::{Change, Changes},
-        marked::ForeignMarks,
-    },
-    node::Attention,
-    podnet::PodNet,
-};
+use crate::agent::Agent;
 
 /// Before a socket that was closed, or could not be opened, is opened again.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -28,10 +28,9 @@ pub use queue::{Action, Outcome, Queue};
 pub use status::{Failing, Failure, Interface, Status};
 pub use work::{Item, RESYNC, Work};
 
-use crate::{
-    agent::{Agent, Running},
-    node::Attention,
-};
+use ebbtide_kernel::node::Attention;
+
+use crate::agent::{Agent, Running};
 
 /// What reconciling needs besides the agent.
 #[derive(Debug)]

@@ -9,13 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{debug, warn};
-
-use super::{Action, Failure, Outcome, RESYNC, Reconciler, Scope, locked};
-use crate::{
-    agent::{Agent, Drift, forwarding},
-    catalog::Catalog,
-    heap,
+use ebbtide_ipam::{catalog::Catalog, pool::Owner};
+use ebbtide_kernel::{
     netlink::{
         Batch, Error, Netlink,
         hooks::TcHooks,
@@ -25,14 +20,20 @@ use crate::{
     },
     node::{Interest, NodeFacts},
     podnet::PodNet,
-    pool::Owner,
+};
+use tracing::{debug, warn};
+
+use super::{Action, Failure, Outcome, RESYNC, Reconciler, Scope, locked};
+use crate::{
+    agent::{Agent, Drift, forwarding},
+    heap,
 };
 
 /// Between two comparisons, however often somebody wipes.
 const COOLDOWN: Duration = Duration::from_secs(1);
 
 /// What each comparison is told under, at level debug, with how much the kernel answered.
-const LOOKS: &str = "ebbtide_agent::looks";
+const LOOKS: &str = "crate::looks";
 
 /// What the node was last compared with.
 #[derive(Debug, Default)]

@@ -5,13 +5,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use ebbtide_kernel::node::NodeFacts;
 use tracing::{info, warn};
 
 use super::{Key, RESYNC, Reconciler, Scope, locked};
-use crate::{
-    agent::{Changing, Running, RunningContainer},
-    node::NodeFacts,
-};
+use crate::agent::{Changing, Running, RunningContainer};
 
 /// The containers that have not had their turn.
 #[derive(Debug)]

@@ -123,7 +123,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
     if timelines.is_empty() {
         notes.push(
             "no steps of an ADD are shown: the agent notes them with \
-             RUST_LOG=info,ebbtide_agent::timing=debug"
+             RUST_LOG=info,ebbtide_types::timing=debug"
                 .to_owned(),
         );
     }

@@ -12,20 +12,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use ebbtide_agent::{
+use ebbtide_kernel::{
     datapath::{Datapath, Sending},
-    netlink::{
-        Batch,
-        direct::Direct,
-        link::IpvlanMode,
-        model::{Family, NamespacePlan},
-        netns::Netns as Namespace,
-        sysctl,
-    },
+    netlink::{Batch, direct::Direct, model::NamespacePlan, netns::Netns as Namespace, sysctl},
     node::{self, Behind, Known, Nic, NodeFacts, PoolNetwork, Rules},
     podnet::{self, Earlier, NetworkSpec, PodAddress, PodNet, Sandbox},
-    settings::Settings,
 };
+use ebbtide_types::{Family, IpvlanMode, settings::Settings};
 use ebbtide_vpc::netns::Netns;
 use ipnet::Ipv4Net;
 

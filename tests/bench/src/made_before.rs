@@ -3,11 +3,8 @@
 use std::{net::Ipv4Addr, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result};
-use ebbtide_agent::netlink::{
-    Batch,
-    direct::Direct,
-    link::{Ipvlan, IpvlanMode},
-};
+use ebbtide_kernel::netlink::{Batch, direct::Direct, link::Ipvlan};
+use ebbtide_types::IpvlanMode;
 use ebbtide_vpc::netns::Netns;
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};

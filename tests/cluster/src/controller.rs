@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Result;
-use ebbtide_agent::kube::{self, Cluster, controller, leader};
+use ebbtide_kube::{self as kube, Cluster, controller, leader};
 use tokio::runtime::Runtime;
 
 /// One that stands for election, and does the work if it is elected. Dropped it dies at once, as by SIGKILL.

@@ -3,11 +3,12 @@
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::{
-    catalog::{Catalog, ObjectName},
-    kube::{self, Cluster, Leases, leases},
+use ebbtide_ipam::{
+    catalog::Catalog,
     pool::{Options, Owner, PoolError, Pools, Request, Reserved, Subject},
 };
+use ebbtide_kube::{self as kube, Cluster, Leases, leases};
+use ebbtide_types::ObjectName;
 use tokio::{
     runtime::Runtime,
     sync::watch,

@@ -21,7 +21,7 @@ use aya::{
     maps::{Array, HashMap, HashOfMaps, Map, MapData, PerCpuHashMap, PerCpuValues},
     programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use ebbtide_agent::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key, uptime};
+use ebbtide_kernel::datapath::{FlowTables, HOST_PROGRAMS, PROGRAMS, key, uptime};
 use ebbtide_layout::{
     Address, Answer, Counters, DEFAULT_NIC_MARKS, Flow, FlowKey, Hook, HostConfig, HostFlow,
     NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use ebbtide_agent::netlink::{
+use ebbtide_kernel::netlink::{
     Batch,
     direct::Direct,
     model::{Direction, Filter},

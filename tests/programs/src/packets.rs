@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use ebbtide_agent::datapath::key;
+use ebbtide_kernel::datapath::key;
 use ebbtide_layout::{FlowKey, WHOLE};
 use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
 

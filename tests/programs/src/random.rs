@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ebbtide_agent::datapath::key;
+use ebbtide_kernel::datapath::key;
 use ebbtide_layout::FlowKey;
 use etherparse::{LaxSlicedPacket, TransportSlice};
 

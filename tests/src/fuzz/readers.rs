@@ -7,16 +7,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ebbtide_agent::{
-    catalog::{Catalog, Family, NetworkRef, ObjectName},
-    cni::NetConf,
-    kube::networks,
+use ebbtide_agent::cni::NetConf;
+use ebbtide_ipam::{
+    catalog::Catalog,
+    pool::{Object, Options, Owner, Pools, Request, Subject},
+};
+use ebbtide_kernel::{
     netfilter::{Packet, Protocol, Ruleset},
     netlink::lenient,
-    pool::{Object, Options, Owner, Pools, Request, Subject},
-    settings::Settings,
 };
+use ebbtide_kube::networks;
 use ebbtide_plugin::wire;
+use ebbtide_types::{Family, NetworkRef, ObjectName, settings::Settings};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 /// A place that a reader may write in.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
-use ebbtide_agent::kube::{leader, leases};
 use ebbtide_cluster::{Controller, Member};
+use ebbtide_kube::{leader, leases};
 use serde_json::{Value, json};
 
 use crate::setup::{LONG, NO_REST, SHORT, add_in_the_end, cluster};

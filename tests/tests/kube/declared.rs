@@ -4,8 +4,9 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::{catalog::Catalog, yaml};
 use ebbtide_cluster::Member;
+use ebbtide_ipam::catalog::Catalog;
+use ebbtide_types::yaml;
 use serde_json::{Value, json};
 
 use crate::setup::{DEPLOY, NO_REST, cluster};

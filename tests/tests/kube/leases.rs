@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::{
+use ebbtide_ipam::{
     catalog::Catalog,
-    kube::{self, Cluster, Leases, controller, leader},
     pool::{Options, Owner, PoolError, Pools, Request, Reserved},
 };
+use ebbtide_kube::{self as kube, Cluster, Leases, controller, leader};
 use tokio::{
     sync::watch,
     task::JoinSet,

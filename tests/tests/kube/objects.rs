@@ -4,10 +4,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Result, bail, ensure};
 use cel::Value;
-use ebbtide_agent::{
-    catalog::{Catalog, Consequence, Problem},
-    yaml,
-};
+use ebbtide_ipam::catalog::{Catalog, Consequence, Problem};
+use ebbtide_types::yaml;
 use serde_json::{Map, Value as Json, json};
 
 use crate::{

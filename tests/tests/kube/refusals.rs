@@ -4,8 +4,8 @@
 use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::yaml;
 use ebbtide_cluster::{Binaries, ControlPlane, Options, Release};
+use ebbtide_types::yaml;
 use ebbtide_vpc::skip::{Need, skip};
 use serde_json::{Map, Value as Json, json};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::yaml;
+use ebbtide_types::yaml;
 use serde_json::{Map, Value as Json, json};
 
 const TABLE: &str = include_str!("objects.yaml");

@@ -7,11 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::netlink::link::IpvlanMode;
 use ebbtide_tests::two_ways::{
     Case, Site, Way,
     talk::{connection, echoed, in_pod, listener, transfer, udp_client, udp_pair},
 };
+use ebbtide_types::IpvlanMode;
 use ebbtide_vpc::{
     iptables,
     netlink::VethEnd,

@@ -11,9 +11,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::netlink::link::IpvlanMode;
 use ebbtide_layout::{HOST_MAC, POD_MAC};
 use ebbtide_programs::packets::{arp, between_macs, neighbour, udp, with_ethertype, wrapped};
+use ebbtide_types::IpvlanMode;
 use ebbtide_vpc::{
     lab::Lab,
     netns::Netns,

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::netlink::link::IpvlanMode;
 use ebbtide_demo::{Check, Scenario, SeenAs, WAYS_TO_C, all_go_their_way};
+use ebbtide_types::IpvlanMode;
 use ebbtide_vpc::{
     lab::Lab,
     path::{Hop, Path},

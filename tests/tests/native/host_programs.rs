@@ -6,7 +6,7 @@ use std::{
     ops::Range,
 };
 
-use ebbtide_agent::datapath::{HOST_PROGRAMS, key};
+use ebbtide_kernel::datapath::{HOST_PROGRAMS, key};
 use ebbtide_layout::{DEFAULT_NIC_MARKS, HOST_MAC, HostFlow, HostHook};
 use ebbtide_programs::{
     Bench, CLIENT, CLIENT6, LOST, MARK, NODE, NODE6, OTHER, PASS, POD, POD6, REDIRECT, REPLY,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use ebbtide_agent::netlink::model::Direction;
+use ebbtide_kernel::netlink::model::Direction;
 use ebbtide_layout::HostFlow;
 use ebbtide_programs::{
     Bench, CLIENT, CLIENT6, NODE, NODE6, OTHER_POD, PASS, POD, POD_NUMBER, POD6, REDIRECT, REPLY,

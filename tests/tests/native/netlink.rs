@@ -1,7 +1,7 @@
 //! The agent's netlink layer against the running kernel.
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::netlink::{Batch, Netlink, direct::Direct, model::Route};
+use ebbtide_kernel::netlink::{Batch, Netlink, direct::Direct, model::Route};
 use ebbtide_vpc::{netns::Netns, snapshot::ip};
 use tokio::runtime::Runtime;
 
@@ -195,7 +195,7 @@ fn a_namespace_without_a_route_has_no_ways_and_is_no_error() -> Result<()> {
         runtime.block_on(async {
             let links = netlink.links().await?;
             let defaults = netlink.default_routes(&links).await?;
-            Ok::<_, ebbtide_agent::netlink::Error>((defaults, netlink.routes_by_gateways().await?))
+            Ok::<_, ebbtide_kernel::netlink::Error>((defaults, netlink.routes_by_gateways().await?))
         })
     };
     let (defaults, by_gateways) = look()?;

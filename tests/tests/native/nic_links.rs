@@ -8,7 +8,7 @@ use aya::{
     programs::links::{FdLink, PinnedLink},
     sys::{Stats, enable_stats},
 };
-use ebbtide_agent::netlink::{
+use ebbtide_kernel::netlink::{
     Batch,
     direct::Direct,
     model::{Direction, Filter},

@@ -4,18 +4,19 @@
 use std::{collections::HashMap, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_agent::{
+use ebbtide_kernel::{
     netlink::{
         Netlink,
         announcement::{Announcement, Announcements, RouteGone},
         direct::{Direct, Received},
         link::Link,
-        model::{Action, Family, Mac, NamespacePlan, Neighbour, Route, Rule, Selector},
+        model::{Action, NamespacePlan, Neighbour, Route, Rule, Selector},
         state::NamespaceState,
     },
     node::{Attention, Interest, NodeFacts},
 };
 use ebbtide_tests::guest::Guest;
+use ebbtide_types::{Family, Mac};
 use ebbtide_vpc::others_routes::OthersRoutes;
 use ebbtide_vpc::{lab::Lab, netns::Netns, patience::eventually, plan::Plan, snapshot::ip};
 use tokio::runtime::Runtime;

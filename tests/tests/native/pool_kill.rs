@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_agent::pool::Pools;
+use ebbtide_ipam::pool::Pools;
 use ebbtide_tests::{random::Random, victim::options};
 use tempfile::TempDir;
 

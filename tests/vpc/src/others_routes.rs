@@ -2,17 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::netns::Netns;
 use anyhow::{Context as _, Result};
-use ebbtide_agent::netlink::{
-    Batch,
-    direct::Direct,
-    model::{Mac, Neighbour},
-};
+use ebbtide_kernel::netlink::{Batch, direct::Direct, model::Neighbour};
+use ebbtide_types::Mac;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
+
+use crate::netns::Netns;
 
 /// `RTPROT_BGP` (include/uapi/linux/rtnetlink.h).
 const BGP: u8 = 186;

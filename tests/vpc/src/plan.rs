@@ -4,7 +4,7 @@ mod clouds;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ebbtide_agent::netlink::link::IpvlanMode;
+use ebbtide_types::IpvlanMode;
 use ipnet::IpNet;
 
 pub use crate::family::Family;

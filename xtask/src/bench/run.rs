@@ -18,7 +18,7 @@ use crate::{build, build_ebpf, here, ui};
 const PROGRAM: &str = "ebbtide-bench";
 
 /// The agent's log tells how long each step of a request took.
-const LOG: (&str, &str) = ("RUST_LOG", "info,ebbtide_agent::timing=debug");
+const LOG: (&str, &str) = ("RUST_LOG", "info,ebbtide_types::timing=debug");
 
 /// Options of each of them.
 #[derive(Debug, Clone, Default, clap::Args)]

@@ -17,16 +17,16 @@ use clap::{Parser, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use ebbtide_agent::{
     doctor::{Finding, Severity},
-    podnet::PodNet,
-    printable::{printable, printable_in_json, printable_json, printable_lines},
     query::{
         AddressInfo, AddressState, FailingItem, HookLine, PodLine, PoolLine, Released, Status,
     },
 };
+use ebbtide_kernel::podnet::PodNet;
 use ebbtide_plugin::{
     DEFAULT_SOCKET,
     wire::{self, Query, Request},
 };
+use ebbtide_types::printable::{printable, printable_in_json, printable_json, printable_lines};
 use serde::de::DeserializeOwned;
 
 /// How long the agent may take to answer.

@@ -5,11 +5,11 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::Args;
 use ebbtide_agent::{
-    catalog::{Catalog, files},
     doctor::{self, DryRun},
     query::NicLine,
-    settings::Settings,
 };
+use ebbtide_ipam::catalog::{Catalog, files};
+use ebbtide_types::settings::Settings;
 
 /// What is looked at without an agent.
 #[derive(Args)]

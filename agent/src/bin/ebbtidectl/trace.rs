@@ -3,8 +3,9 @@
 use std::{io::Write as _, net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use ebbtide_agent::{printable::printable_json, query::TraceLine};
+use ebbtide_agent::query::TraceLine;
 use ebbtide_plugin::wire::{self, Query, Request, Response, Trace};
+use ebbtide_types::printable::printable_json;
 
 use super::{Output, PATIENCE, parse};
 

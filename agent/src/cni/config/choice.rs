@@ -1,9 +1,10 @@
 //! Which network a configuration asks for.
 
 use ebbtide_plugin::cni::code;
+use ebbtide_types::IpvlanMode;
 
 use super::{DHCP, NamedPools, NetConf};
-use crate::{cni::Failure, netlink::link::IpvlanMode};
+use crate::cni::Failure;
 
 /// The network a configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,12 +5,13 @@ use std::{
     net::IpAddr,
 };
 
+use ebbtide_ipam::catalog::host_address;
 use ebbtide_plugin::{cni::code, object};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::NetConf;
-use crate::{catalog::host_address, cni::Failure};
+use crate::cni::Failure;
 
 /// What a runtime adds for plugins that declare the capability (CONVENTIONS.md of the CNI specification).
 #[derive(Clone, Debug, Deserialize)]

@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
-use crate::{
+use ebbtide_kernel::{
     netlink::{by_gateway::ByGateway, link::Link, way::Way},
     node::Nic,
 };
+use ipnet::IpNet;
 
 /// What the pod's interface is, seen from the node.
 #[derive(Clone, Debug, PartialEq, Eq)]

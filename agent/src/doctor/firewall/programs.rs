@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
+use ebbtide_kernel::netfilter::Ruleset;
+use ebbtide_types::Family;
+
 use crate::{
     host_root::{HostRoot, which},
-    netfilter::Ruleset,
-    netlink::model::Family,
     program,
 };
 

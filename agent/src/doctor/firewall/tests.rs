@@ -1,7 +1,8 @@
 //! What is said of firewalls.
 
+use ebbtide_kernel::netfilter::Ruleset;
+
 use super::*;
-use crate::netfilter::Ruleset;
 
 fn pods() -> BTreeSet<Pod> {
     let pod = |(address, nic, veth): (&str, &str, &str)| Pod {

@@ -5,11 +5,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use ebbtide_kernel::datapath;
 use ebbtide_layout::{Address, TraceEvent, Traced, reply_bit};
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, Place};
-use crate::{datapath, query::protocol_name};
+use crate::query::protocol_name;
 
 /// Verdicts (include/uapi/linux/pkt_cls.h).
 const PASS: i32 = -1;

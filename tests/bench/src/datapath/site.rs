@@ -7,15 +7,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use ebbtide_agent::{
+use ebbtide_kernel::{
     netlink::{
         Batch,
         direct::Direct,
-        model::{Family, Filter, MAIN_TABLE, NamespacePlan, Selector},
+        model::{Filter, MAIN_TABLE, NamespacePlan, Selector},
         netns::Netns as Namespace,
     },
     podnet::PodNet,
 };
+use ebbtide_types::Family;
 use ebbtide_vpc::{iptables, nic_programs};
 
 use super::load::Way;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use ebbtide_agent::{
+use ebbtide_ipam::{
     catalog::Catalog,
     pool::{Options, Owner, Pools, Request, Reserved},
 };

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use anyhow::Result;
-use ebbtide_agent::digest::fnv;
+use ebbtide_types::digest::fnv;
 use ebbtide_vpc::{cni::Plugin, foreign};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use ebbtide_agent::netlink::link::IpvlanMode;
+use ebbtide_types::IpvlanMode;
 
 use super::{MadeOf, Nic, Node, Plan, Subnet, mac, net, v4, v6};
 

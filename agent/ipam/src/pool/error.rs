@@ -1,0 +1,336 @@
+//! What can go wrong, told so that a person can act on it.
+
+use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ebbtide_types::{Family, NetworkRef};
+
+use super::{Owner, withheld};
+
+/// A request that was not served. Nothing was taken.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PoolError {
+    /// No pool is for this node and network.
+    #[error(transparent)]
+    NoAddress(#[from] NoAddress),
+    /// An annotation cannot be followed.
+    #[error(transparent)]
+    Annotation(#[from] BadAnnotation),
+    /// Pools there are, but nothing is free in them.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// The address that is asked for by name cannot be had.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// Another request of the same owner is being served. It is not waited for: try again later.
+    #[error("{doing} {owner} is still under way; try again in a moment")]
+    Busy {
+        /// Whose.
+        owner: Owner,
+        /// What is under way, as in "adding".
+        doing: &'static str,
+    },
+    /// A request for addresses that wait for a pod is being served. It is not waited for.
+    #[error("the addresses that wait for pod {0} are being changed; try again in a moment")]
+    ClaimBusy(String),
+    /// Addresses that cannot be a pod's.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The owner has no allocation.
+    #[error("{owner} has no address here; add it first")]
+    NotHeld {
+        /// Who.
+        owner: Owner,
+    },
+    /// The thread that writes has died; a bug, reported in the log where it happened.
+    #[error("the thread that writes addresses down has died (see the log); restart the agent")]
+    WriterDied,
+    /// An allocation that is no JSON; a bug.
+    #[error(
+        "an allocation could not be put into JSON: {0}; this is a defect of the agent: please report it"
+    )]
+    Encode(Arc<serde_json::Error>),
+    /// It could not be written down.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An address that cannot be adopted for a pod.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "adopt {address} for pod {pod}: it {with}; see `ebbtidectl ip {address}`, and release one of the two"
+)]
+pub struct Conflict {
+    /// The pod, as `namespace/name`.
+    pub pod: String,
+    /// The address.
+    pub address: IpAddr,
+    /// What it is already, as a predicate.
+    pub with: String,
+}
+
+/// An address that is asked for by name, and cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the address {address} that is asked for cannot be had: {reason}")]
+pub struct Unavailable {
+    /// The address.
+    pub address: IpAddr,
+    /// Why, as a sentence.
+    pub reason: String,
+}
+
+/// Addresses that this node cannot give back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InUse {
+    /// Pods have these, or wait for them.
+    pub held: Vec<IpAddr>,
+    /// These were released a moment ago: another node must not hand them out yet either.
+    pub resting: Vec<IpAddr>,
+}
+
+impl std::error::Error for InUse {}
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = (self.held.iter().chain(&self.resting))
+            .take(5)
+            .map(ToString::to_string)
+            .collect();
+        let (held, resting) = (self.held.len(), self.resting.len());
+        let more = if held + resting > all.len() {
+            "..."
+        } else {
+            ""
+        };
+        write!(
+            f,
+            "{held} of these addresses are in use and {resting} rest ({}{more}); give back others, or \
+             try again when they are free",
+            all.join(", ")
+        )
+    }
+}
+
+/// An annotation that cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: annotation {annotation} = {value:?} {reason}; {remedy}")]
+pub struct BadAnnotation {
+    /// Whose, as in `pod web-0`.
+    pub object: String,
+    /// Which.
+    pub annotation: &'static str,
+    /// What it says.
+    pub value: String,
+    /// What is wrong with that.
+    pub reason: String,
+    /// What the person can do.
+    pub remedy: &'static str,
+}
+
+/// No pool is for this node and network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoAddress {
+    /// The family that was asked for and has none; none: no family has any.
+    pub family: Option<Family>,
+    /// Where.
+    pub node: String,
+    /// For which network.
+    pub network: Option<String>,
+    /// The annotation that names the candidates, if one does.
+    pub annotation: Option<&'static str>,
+    /// Each candidate and why it was passed over.
+    pub candidates: Vec<(String, PassedOver)>,
+}
+
+impl std::error::Error for NoAddress {}
+
+impl fmt::Display for NoAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.family {
+            Some(family) => write!(f, "no {family} pool serves node {:?}", self.node)?,
+            None => write!(f, "no pool serves node {:?}", self.node)?,
+        }
+        match &self.network {
+            Some(network) => write!(f, " and network {network}")?,
+            None => f.write_str(" and a network without a name")?,
+        }
+        if let Some(annotation) = self.annotation {
+            write!(f, " (pools named by annotation {annotation})")?;
+        }
+        let mut separator = ": ";
+        for (pool, reason) in &self.candidates {
+            write!(f, "{separator}pool {pool} {reason}")?;
+            separator = "; ";
+        }
+        if self.candidates.is_empty() {
+            f.write_str(": no pool is declared")?;
+        }
+        f.write_str(
+            ". Declare a SpiderIPPool with `default: true` for this node (nodeName) and network \
+             (multusName), or correct one of these",
+        )
+    }
+}
+
+/// Why a pool was not considered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassedOver {
+    /// Nothing valid of this name is declared.
+    Unknown,
+    /// `disable: true`.
+    Disabled,
+    /// It has addresses of the other family.
+    OtherFamily(Family),
+    /// The configuration does not allow its family.
+    FamilyOff(Family),
+    /// It is for other nodes.
+    OtherNode(Vec<String>),
+    /// It is for other networks.
+    OtherNetwork(Vec<NetworkRef>),
+    /// A pattern that no pool of the family fits.
+    NoMatch,
+    /// It is for pods of other namespaces.
+    OtherNamespace(Vec<String>),
+    /// A selector of it does not fit: the field, and whose labels it looks at.
+    OtherLabels(&'static str, &'static str),
+    /// It has a condition on what is not known here: the field, and what it looks at.
+    NotKnown(&'static str, &'static str),
+    /// It would do, but it is not `default: true` and nothing names it.
+    NotDefault,
+}
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("is named but not declared, or invalid"),
+            Self::Disabled => f.write_str("is disabled"),
+            Self::OtherFamily(family) => write!(f, "is {family}"),
+            Self::FamilyOff(family) => write!(f, "is {family}, which the configuration turns off"),
+            Self::OtherNode(nodes) => write!(f, "is for node {}", nodes.join(", ")),
+            Self::OtherNetwork(networks) => {
+                let names: Vec<String> = networks.iter().map(ToString::to_string).collect();
+                write!(f, "is for network {}", names.join(", "))
+            }
+            Self::NoMatch => f.write_str("is a pattern that no pool fits"),
+            Self::OtherNamespace(names) => write!(f, "is for namespace {}", names.join(", ")),
+            Self::OtherLabels(field, whose) => {
+                write!(f, "has a {field} that the {whose}'s labels do not meet")
+            }
+            Self::NotKnown(field, what) => {
+                write!(f, "has {field}, and the agent does not know {what}")
+            }
+            Self::NotDefault => {
+                f.write_str("is not `default: true` and the network does not name it")
+            }
+        }
+    }
+}
+
+/// Every pool that serves this node and network is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Full {
+    /// The family that could not be served.
+    pub family: Family,
+    /// Its pools in the order in which they were tried.
+    pub pools: Vec<FullPool>,
+    /// The other candidates, and why they were not tried.
+    pub passed_over: Vec<(String, PassedOver)>,
+}
+
+/// A pool that is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FullPool {
+    /// Its name.
+    pub pool: String,
+    /// How many addresses it may hand out.
+    pub total: u128,
+    /// How many are held.
+    pub used: u64,
+    /// How many rest after their release.
+    pub resting: u64,
+    /// When the first of those is free again.
+    pub next_free: Option<Duration>,
+    /// Which others nobody gets for now, and why.
+    pub withheld: Vec<(IpAddr, String)>,
+}
+
+impl std::error::Error for Full {}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no free {} address", self.family)?;
+        let mut separator = ": ";
+        for pool in &self.pools {
+            write!(
+                f,
+                "{separator}pool {} has {} of {} in use, {} resting",
+                pool.pool, pool.used, pool.total, pool.resting
+            )?;
+            if let Some(wait) = pool.next_free {
+                write!(
+                    f,
+                    " (the next one free in {} s)",
+                    wait.as_millis().div_ceil(1000)
+                )?;
+            }
+            if !pool.withheld.is_empty() {
+                let (count, names) = (pool.withheld.len(), withheld::named(&pool.withheld));
+                write!(f, ", {count} not given out ({names})")?;
+            }
+            separator = "; ";
+        }
+        for (pool, reason) in &self.passed_over {
+            write!(f, "; pool {pool} {reason}")?;
+        }
+        f.write_str(". Delete pods, wait, or add addresses (spec.ips) or a pool for this node")
+    }
+}
+
+/// A change could not be written to disk. It did not happen: what the caller had before, it still has.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("writing {path}: {source}; see that the file system has space and works, then try again", path = .path.display())]
+pub struct StoreError {
+    /// The store's file.
+    pub path: PathBuf,
+    /// What the store or the disk said.
+    pub source: Arc<io::Error>,
+}
+
+/// The store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{path} is in use by another agent; stop that one, or give this one a --state-dir of its own", path = .path.display())]
+    Locked {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The file is damaged.
+    #[error(
+        "{path} is damaged: {detail}; move it aside, drain the node or delete its pods (their addresses are not known any more), then start again",
+        path = .path.display()
+    )]
+    Corrupt {
+        /// The store's file.
+        path: PathBuf,
+        /// What is wrong in it.
+        detail: String,
+    },
+    /// Another version of the agent wrote it.
+    #[error("{path} has schema version {found}, this agent knows {supported}; run the agent that wrote it", path = .path.display())]
+    Schema {
+        /// The store's file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The one this code reads and writes.
+        supported: u64,
+    },
+    /// The file system or the store failed otherwise.
+    #[error("opening {path}: {detail}; see that the directory is writable and has space", path = .path.display())]
+    Failed {
+        /// The store's file or directory.
+        path: PathBuf,
+        /// What was said.
+        detail: String,
+    },
+}

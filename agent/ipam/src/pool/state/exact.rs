@@ -1,0 +1,95 @@
+//! Addresses that a pod asks for by name, in place of any.
+
+use std::net::IpAddr;
+
+use ebbtide_types::Family;
+
+use super::{State, take::Asked};
+use crate::{
+    catalog::Pool,
+    pool::{
+        Unavailable,
+        picker::Holder,
+        select::{Choice, Selection},
+    },
+};
+
+/// The address of this family that is asked for by name.
+pub(super) fn of_family(exactly: &[IpAddr], family: Family) -> Option<IpAddr> {
+    let mut all = exactly.iter().copied();
+    all.find(|address| Family::of(*address) == family)
+}
+
+/// Whether every address that is asked for can be one of the interface's: one of each family, and only
+/// of families that it gets at all.
+pub(in crate::pool) fn can_be_met(
+    exactly: &[IpAddr],
+    selection: &Selection<'_>,
+) -> Result<(), Unavailable> {
+    for (position, &address) in exactly.iter().enumerate() {
+        let family = Family::of(address);
+        if of_family(&exactly[..position], family).is_some() {
+            let reason = format!("an interface has one {family} address, and another is asked for");
+            return Err(Unavailable { address, reason });
+        }
+        if selection.iter().all(|choice| choice.family != family) {
+            let reason = format!("no {family} pool serves this pod");
+            return Err(Unavailable { address, reason });
+        }
+    }
+    Ok(())
+}
+
+impl State {
+    /// The pool that can hand out `address` to this pod now.
+    pub(super) fn exactly<'a>(
+        &self,
+        address: IpAddr,
+        choice: &Choice<'a>,
+        asked: &Asked<'_>,
+    ) -> Result<(IpAddr, &'a Pool), Unavailable> {
+        let unavailable = |reason: String| Unavailable { address, reason };
+        let mut pools = choice.pools.iter();
+        let Some(pool) = pools.find(|pool| pool.ranges.contains(address)) else {
+            let names: Vec<&str> = choice.pools.iter().map(|pool| &*pool.name).collect();
+            return Err(unavailable(format!(
+                "it is not among the addresses of the pools that serve this pod ({})",
+                names.join(", ")
+            )));
+        };
+        match self.addresses.held.get(&address) {
+            Some(Holder::Owner(owner)) => {
+                return Err(unavailable(format!("it is in use: {owner}")));
+            }
+            Some(Holder::Claim(claim)) => {
+                return Err(unavailable(format!("it waits for pod {}", claim.pod)));
+            }
+            None => {}
+        }
+        if let Some(why) = self.withheld.why(address) {
+            return Err(unavailable(why.to_owned()));
+        }
+        if self.is_withdrawn(address) {
+            return Err(unavailable(format!(
+                "it is another node's share of pool {}",
+                pool.name
+            )));
+        }
+        let ripe = asked.now.saturating_sub(self.rest);
+        match self.addresses.released.get(&address) {
+            Some(&released) if released > ripe && !self.was_its_own(address, asked) => {
+                let left = (released - ripe).unsigned_abs().div_ceil(1000);
+                let reason = format!("it was released a moment ago and rests for {left} s more");
+                Err(unavailable(reason))
+            }
+            _ => Ok((address, *pool)),
+        }
+    }
+
+    /// Whether a pod of this name had it last: who still sends to that one may as well reach this one.
+    fn was_its_own(&self, address: IpAddr, asked: &Asked<'_>) -> bool {
+        let past = self.history.of(address);
+        let last = past.first().and_then(|past| past.pod.as_deref());
+        asked.pod.is_some_and(|pod| last == Some(&*pod.to_string()))
+    }
+}

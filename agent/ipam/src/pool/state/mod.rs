@@ -1,0 +1,273 @@
+//! The truth in memory. Every method is quick and touches neither disk nor time.
+
+mod claims;
+mod exact;
+mod take;
+mod view;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use ebbtide_types::Family;
+
+use super::{
+    Allocation, Assigned, Claim, ClaimKey, Owner, PoolError, Withheld,
+    clock::{Moment, millis},
+    history::History,
+    own_rest::OwnRests,
+    picker::{Addresses, Holder, Picker},
+};
+use crate::catalog::AddressSet;
+
+pub(super) use claims::Adoption;
+pub(super) use exact::can_be_met;
+pub(super) use take::Asked;
+
+/// An address that was taken, and what it was before.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    pub(super) address: IpAddr,
+    before: Before,
+}
+
+#[derive(Debug, Clone)]
+enum Before {
+    NeverUsed,
+    Released(Moment),
+    /// It waited for the pod that now takes it.
+    Claimed(Arc<Claim>),
+}
+
+/// What a request took.
+#[derive(Debug)]
+pub(super) struct Bundle {
+    pub(super) taken: Vec<Taken>,
+    pub(super) assigned: Vec<Assigned>,
+    /// The claim that ends with it.
+    pub(super) claim: Option<Ending>,
+}
+
+/// A claim that ends with a request of its pod.
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    pub(super) claim: Arc<Claim>,
+    /// Whether its addresses are the request's now; else they are released.
+    pub(super) is_met: bool,
+}
+
+/// Where an owner stands.
+#[derive(Debug)]
+enum Phase {
+    /// A request is under way; what was durable before it, if anything.
+    Pending {
+        doing: &'static str,
+        allocation: Option<Arc<Allocation>>,
+    },
+    Held(Arc<Allocation>),
+}
+
+/// Where a claim stands.
+#[derive(Debug)]
+struct Waiting {
+    claim: Arc<Claim>,
+    /// It is on disk.
+    durable: bool,
+    /// A request that changes it is under way.
+    busy: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    history: History,
+    addresses: Addresses,
+    owners: HashMap<Arc<Owner>, Phase>,
+    claims: BTreeMap<ClaimKey, Waiting>,
+    own_rests: OwnRests,
+    /// Released earlier and taken since, by requests that are not on disk yet.
+    borrowed: BTreeMap<IpAddr, Moment>,
+    /// Given back to whoever shares them out among nodes: not to be handed out, whatever the catalog says.
+    withdrawn: [AddressSet; 2],
+    /// Not to be handed out for now.
+    withheld: Withheld,
+    pickers: HashMap<String, Picker>,
+    rest: i64,
+}
+
+impl State {
+    pub(super) fn new(rest: Duration) -> Self {
+        Self {
+            history: History::default(),
+            addresses: Addresses::default(),
+            owners: HashMap::new(),
+            claims: BTreeMap::new(),
+            own_rests: OwnRests::default(),
+            borrowed: BTreeMap::new(),
+            withdrawn: Family::BOTH.map(AddressSet::empty),
+            withheld: Withheld::default(),
+            pickers: HashMap::new(),
+            rest: millis(rest),
+        }
+    }
+
+    /// Takes in an allocation found on disk; false if one of its addresses has another owner.
+    pub(super) fn recover(&mut self, allocation: Arc<Allocation>) -> bool {
+        let owner = Arc::new(allocation.owner.clone());
+        let unique = allocation.assigned.iter().all(|assigned| {
+            let holder = Holder::Owner(Arc::clone(&owner));
+            let other = self.addresses.held.insert(assigned.address, holder);
+            other.is_none()
+        });
+        self.owners.insert(owner, Phase::Held(allocation));
+        unique
+    }
+
+    /// Takes in a release found on disk.
+    pub(super) fn recover_released(&mut self, address: IpAddr, moment: Moment) {
+        if !self.addresses.held.contains_key(&address) {
+            self.addresses.released.insert(address, moment);
+        }
+    }
+
+    /// From now on nobody new gets these, and no others are kept back.
+    pub(super) fn withhold(&mut self, withheld: Withheld) {
+        self.withheld = withheld;
+    }
+
+    /// What the owner has, or that something is under way.
+    pub(super) fn existing(&self, owner: &Owner) -> Result<Option<Arc<Allocation>>, PoolError> {
+        match self.owners.get(owner) {
+            None => Ok(None),
+            Some(Phase::Held(allocation)) => Ok(Some(Arc::clone(allocation))),
+            Some(Phase::Pending { doing, .. }) => Err(PoolError::Busy {
+                owner: owner.clone(),
+                doing,
+            }),
+        }
+    }
+
+    /// Marks the owner as busy with changing or giving up what it has.
+    pub(super) fn begin(
+        &mut self,
+        owner: &Owner,
+        doing: &'static str,
+    ) -> Result<Option<Arc<Allocation>>, PoolError> {
+        let existing = self.existing(owner)?;
+        if let (Some(allocation), Some(phase)) = (&existing, self.owners.get_mut(owner)) {
+            *phase = Phase::Pending {
+                doing,
+                allocation: Some(Arc::clone(allocation)),
+            };
+        }
+        Ok(existing)
+    }
+
+    fn give_back(&mut self, taken: &[Taken]) {
+        for one in taken {
+            self.borrowed.remove(&one.address);
+            let released = match &one.before {
+                Before::Claimed(claim) => {
+                    let holder = Holder::Claim(Arc::clone(claim));
+                    self.addresses.held.insert(one.address, holder);
+                    continue;
+                }
+                Before::NeverUsed => None,
+                Before::Released(moment) => Some(*moment),
+            };
+            self.addresses.held.remove(&one.address);
+            if let Some(moment) = released {
+                self.addresses.released.insert(one.address, moment);
+            }
+            for picker in self.pickers.values_mut() {
+                picker.returned(one.address, released);
+            }
+        }
+    }
+
+    /// Gives back what was in use, to rest from this moment on if there is one.
+    fn release(&mut self, assigned: &[Assigned], released: Option<Moment>) {
+        let before = released.map_or(Before::NeverUsed, Before::Released);
+        let given_back: Vec<Taken> = assigned
+            .iter()
+            .map(|assigned| Taken {
+                address: assigned.address,
+                before: before.clone(),
+            })
+            .collect();
+        self.give_back(&given_back);
+    }
+
+    /// Undoes [`Self::take`]: nobody has seen the addresses.
+    pub(super) fn abandon(&mut self, owner: &Owner, taken: &[Taken], claim: Option<&Ending>) {
+        self.owners.remove(owner);
+        self.give_back(taken);
+        if let Some(ending) = claim {
+            self.set_busy(&ending.claim, false);
+        }
+    }
+
+    /// What was taken is on disk, and the claim that ended with it is there no more.
+    pub(super) fn add(
+        &mut self,
+        allocation: &Arc<Allocation>,
+        claim: Option<&Ending>,
+        now: Moment,
+    ) {
+        for assigned in &allocation.assigned {
+            self.borrowed.remove(&assigned.address);
+        }
+        self.hold(allocation);
+        if let Some(ending) = claim {
+            self.claims.remove(&ending.claim.key());
+            if !ending.is_met {
+                self.release(&ending.claim.assigned, Some(now));
+            }
+        }
+    }
+
+    /// The allocation is on disk.
+    pub(super) fn hold(&mut self, allocation: &Arc<Allocation>) {
+        if let Some(phase) = self.owners.get_mut(&allocation.owner) {
+            *phase = Phase::Held(Arc::clone(allocation));
+        }
+    }
+
+    /// The allocation is on disk no more; its addresses rest from the moment given, or not at all.
+    ///
+    /// `unix_seconds` is the time of day, for people.
+    pub(super) fn forget(
+        &mut self,
+        allocation: &Allocation,
+        released: Option<Moment>,
+        unix_seconds: u64,
+    ) {
+        self.owners.remove(&allocation.owner);
+        self.release(&allocation.assigned, released);
+        let Some(moment) = released else {
+            return;
+        };
+        self.history.add(allocation, unix_seconds);
+        if let Some(pod) = &allocation.pod {
+            let interface = &allocation.owner.interface;
+            let all: Vec<IpAddr> = allocation
+                .assigned
+                .iter()
+                .map(|each| each.address)
+                .collect();
+            let ripe = moment.saturating_sub(self.rest);
+            self.own_rests.add(pod, interface, &all, moment, ripe);
+        }
+    }
+}
+
+impl Phase {
+    fn allocation(&self) -> Option<Arc<Allocation>> {
+        match self {
+            Self::Pending { allocation, .. } => allocation.clone(),
+            Self::Held(allocation) => Some(Arc::clone(allocation)),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Which addresses a request gets.
+
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
+
+use ebbtide_types::Family;
+
+use super::{Before, Bundle, Ending, Phase, State, Taken, exact};
+use crate::{
+    catalog::{AddressSet, Catalog, Pool, Route},
+    pool::{
+        Assigned, Claim, Owner, PodRef, PoolError,
+        annotations::Wish,
+        clock::Moment,
+        picker::{Holder, Picker},
+        select::{Choice, Selection},
+    },
+};
+
+/// A request, as the state sees it.
+pub(in crate::pool) struct Asked<'a> {
+    pub(in crate::pool) owner: &'a Arc<Owner>,
+    pub(in crate::pool) pod: Option<&'a PodRef>,
+    pub(in crate::pool) selection: &'a Selection<'a>,
+    pub(in crate::pool) wish: &'a Wish,
+    /// Addresses that it is to have and no others, one of a family at most.
+    pub(in crate::pool) exactly: &'a [IpAddr],
+    pub(in crate::pool) catalog: &'a Catalog,
+    pub(in crate::pool) now: Moment,
+}
+
+impl State {
+    /// Takes one address of each family, or none at all.
+    pub(in crate::pool) fn take(&mut self, asked: &Asked<'_>) -> Result<Bundle, PoolError> {
+        let claim = self.claim_of(asked);
+        let kept = claim.as_ref().and_then(|claim| kept(asked, claim));
+        let is_wanted = |(address, _): &(IpAddr, &Pool)| {
+            exact::of_family(asked.exactly, Family::of(*address))
+                .is_none_or(|exactly| exactly == *address)
+        };
+        let kept = kept.filter(|chosen| {
+            let mut chosen = chosen.iter();
+            chosen.all(|one| is_wanted(one) && self.withheld.why(one.0).is_none())
+        });
+        let is_met = kept.is_some();
+        let claimed: Vec<Taken> = claim.iter().flat_map(before_claimed).collect();
+        let (taken, chosen) = match kept {
+            Some(chosen) => (claimed, chosen),
+            None => self.take_new(asked)?,
+        };
+        for one in &taken {
+            let holder = Holder::Owner(Arc::clone(asked.owner));
+            self.addresses.held.insert(one.address, holder);
+        }
+        self.owners.insert(
+            Arc::clone(asked.owner),
+            Phase::Pending {
+                doing: "adding",
+                allocation: None,
+            },
+        );
+        if let Some(claim) = &claim {
+            self.set_busy(claim, true);
+        }
+        let assign = |(address, pool): (IpAddr, &Pool)| Assigned {
+            address,
+            prefix_len: pool.subnet.prefix_len(),
+            pool: pool.name.clone(),
+            gateway: pool.gateway.filter(|_| !asked.wish.clean_gateway),
+            routes: routes(pool, &asked.wish.routes),
+        };
+        Ok(Bundle {
+            taken,
+            assigned: chosen.into_iter().map(assign).collect(),
+            claim: claim.map(|claim| Ending { claim, is_met }),
+        })
+    }
+
+    /// Addresses that nobody has.
+    fn take_new<'a>(&mut self, asked: &Asked<'a>) -> Result<(Vec<Taken>, Chosen<'a>), PoolError> {
+        let (mut taken, mut chosen) = (Vec::new(), Chosen::new());
+        for choice in asked.selection {
+            let Choice {
+                family,
+                pools,
+                passed_over,
+            } = choice;
+            if let Some(address) = exact::of_family(asked.exactly, *family) {
+                match self.exactly(address, choice, asked) {
+                    Ok((address, pool)) => {
+                        taken.push(self.take_one(asked.owner, address));
+                        chosen.push((address, pool));
+                        continue;
+                    }
+                    Err(unavailable) => {
+                        self.give_back(&taken);
+                        return Err(unavailable.into());
+                    }
+                }
+            }
+            let found = self.own_resting(asked, pools).or_else(|| {
+                pools.iter().find_map(|pool| {
+                    let ripe = asked.now.saturating_sub(self.rest);
+                    Some((self.next_of(pool, asked.catalog, ripe)?, *pool))
+                })
+            });
+            let Some((address, pool)) = found else {
+                self.give_back(&taken);
+                let mut full = self.full(*family, pools, asked.now);
+                full.passed_over.clone_from(passed_over);
+                return Err(full.into());
+            };
+            taken.push(self.take_one(asked.owner, address));
+            chosen.push((address, pool));
+        }
+        Ok((taken, chosen))
+    }
+
+    fn take_one(&mut self, owner: &Arc<Owner>, address: IpAddr) -> Taken {
+        let holder = Holder::Owner(Arc::clone(owner));
+        self.mark_held(address, holder)
+    }
+
+    /// The address, which nobody has, is held from now on.
+    pub(super) fn mark_held(&mut self, address: IpAddr, holder: Holder) -> Taken {
+        let released = self.addresses.released.remove(&address);
+        self.own_rests.taken(address);
+        self.addresses.held.insert(address, holder);
+        for picker in self.pickers.values_mut() {
+            picker.taken(address, released);
+        }
+        let before = released.map_or(Before::NeverUsed, |moment| {
+            self.borrowed.insert(address, moment);
+            Before::Released(moment)
+        });
+        Taken { address, before }
+    }
+
+    /// What the pod itself released a moment ago, if these pools may still hand it out.
+    fn own_resting<'a>(&self, asked: &Asked<'_>, pools: &[&'a Pool]) -> Option<(IpAddr, &'a Pool)> {
+        let own = self.own_rests.of(asked.pod, &asked.owner.interface);
+        own.into_iter().find_map(|address| {
+            let is_free = self.addresses.released.contains_key(&address)
+                && !self.is_withdrawn(address)
+                && self.withheld.why(address).is_none();
+            let mut pools = pools.iter().filter(|_| is_free);
+            let pool = pools.find(|pool| pool.ranges.contains(address))?;
+            Some((address, *pool))
+        })
+    }
+
+    /// The next free address of the pool as it is in this catalog.
+    fn next_of(&mut self, pool: &Pool, catalog: &Catalog, ripe: Moment) -> Option<IpAddr> {
+        let set = self.to_hand_out(pool);
+        let Self {
+            addresses,
+            pickers,
+            withheld,
+            ..
+        } = self;
+        if let Some(picker) = pickers
+            .get_mut(&pool.name)
+            .filter(|picker| picker.set == *set)
+        {
+            return picker.next(addresses, withheld, ripe);
+        }
+        // The pool is new or has changed; let those go that are no more.
+        pickers.retain(|name, _| catalog.pool(name).is_some());
+        let mut picker = Picker::new(set.into_owned(), addresses);
+        let address = picker.next(addresses, withheld, ripe);
+        pickers.insert(pool.name.clone(), picker);
+        address
+    }
+
+    /// The pool's addresses without those that were withdrawn.
+    pub(super) fn to_hand_out<'a>(&self, pool: &'a Pool) -> Cow<'a, AddressSet> {
+        let withdrawn = &self.withdrawn[pool.family as usize];
+        if withdrawn.is_empty() {
+            Cow::Borrowed(&pool.ranges)
+        } else {
+            Cow::Owned(pool.ranges.without(withdrawn))
+        }
+    }
+
+    pub(super) fn is_withdrawn(&self, address: IpAddr) -> bool {
+        self.withdrawn[Family::of(address) as usize].contains(address)
+    }
+}
+
+type Chosen<'a> = Vec<(IpAddr, &'a Pool)>;
+
+/// The claim's addresses with the pools that they are from, if these are the pools and families
+/// that the request is for.
+fn kept<'a>(asked: &Asked<'a>, claim: &Claim) -> Option<Chosen<'a>> {
+    let mut selection = asked.selection.iter();
+    let chosen: Option<Chosen<'a>> = claim
+        .assigned
+        .iter()
+        .map(|assigned| {
+            let choice = selection.next()?;
+            let mut pools = choice.pools.iter();
+            let pool = pools.find(|pool| {
+                pool.ranges.contains(assigned.address) || pool.reserved.contains(assigned.address)
+            })?;
+            (choice.family == Family::of(assigned.address)).then_some((assigned.address, *pool))
+        })
+        .collect();
+    chosen.filter(|_| selection.next().is_none())
+}
+
+fn before_claimed(claim: &Arc<Claim>) -> impl Iterator<Item = Taken> + '_ {
+    claim.assigned.iter().map(|assigned| Taken {
+        address: assigned.address,
+        before: Before::Claimed(Arc::clone(claim)),
+    })
+}
+
+/// The pod's own routes by a gateway in this pool's subnet or the pool's own, and the pool's to other destinations.
+fn routes(pool: &Pool, wished: &[Route]) -> Vec<Route> {
+    let mut routes: Vec<Route> = wished
+        .iter()
+        .filter(|route| pool.subnet.contains(&route.gateway) || pool.gateway == Some(route.gateway))
+        .copied()
+        .collect();
+    let own = pool
+        .routes
+        .iter()
+        .filter(|own| wished.iter().all(|route| route.dst != own.dst));
+    routes.extend(own);
+    routes
+}

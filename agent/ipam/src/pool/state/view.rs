@@ -1,0 +1,148 @@
+//! What can be seen of the state.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use ebbtide_types::Family;
+
+use super::{Phase, State};
+use crate::{
+    catalog::Pool,
+    pool::{
+        Allocation, Claim, Full, FullPool, Owner,
+        clock::{Clock, Moment},
+        history::Past,
+        picker::Holder,
+        store::Contents,
+    },
+};
+
+/// How full a pool is.
+#[derive(Debug, Clone)]
+pub(in crate::pool) struct Count {
+    /// How many it may hand out.
+    pub(in crate::pool) total: u128,
+    /// Held, of those.
+    pub(in crate::pool) used: u64,
+    /// Held though they are reserved now.
+    pub(in crate::pool) held_reserved: u64,
+    pub(in crate::pool) resting: u64,
+    /// When the first of the resting may be handed out again.
+    pub(in crate::pool) next_free: Option<Duration>,
+    /// Neither held nor resting, and not handed out all the same.
+    pub(in crate::pool) withheld: Vec<(IpAddr, String)>,
+}
+
+/// What is known of one address; moments are this process's.
+#[derive(Debug)]
+pub(in crate::pool) struct Look {
+    pub(in crate::pool) holder: Option<Arc<Owner>>,
+    pub(in crate::pool) allocation: Option<Arc<Allocation>>,
+    pub(in crate::pool) claim: Option<Arc<Claim>>,
+    pub(in crate::pool) released: Option<Moment>,
+    pub(in crate::pool) withheld: Option<String>,
+    pub(in crate::pool) past: Vec<Past>,
+}
+
+impl State {
+    pub(super) fn full(&self, family: Family, pools: &[&Pool], now: Moment) -> Full {
+        let pools = pools.iter().map(|pool| {
+            let count = self.count(pool, now);
+            FullPool {
+                pool: pool.name.clone(),
+                total: count.total,
+                used: count.used,
+                resting: count.resting,
+                next_free: count.next_free,
+                withheld: count.withheld,
+            }
+        });
+        Full {
+            family,
+            pools: pools.collect(),
+            passed_over: Vec::new(),
+        }
+    }
+
+    /// How full the pool is. O(log n) for a pool in use; others have next to nothing to count.
+    pub(in crate::pool) fn count(&self, pool: &Pool, now: Moment) -> Count {
+        let set = self.to_hand_out(pool);
+        let ripe = now.saturating_sub(self.rest);
+        let in_use = self.pickers.get(&pool.name);
+        let (used, (resting, first)) = match in_use.filter(|picker| picker.set == *set) {
+            Some(picker) => (picker.held(), picker.resting(ripe)),
+            None => {
+                let resting = self.addresses.released_in(&set);
+                let resting = resting.map(|(moment, _)| moment).filter(|at| *at > ripe);
+                let counted = resting.fold((0, None), |(count, first), moment| {
+                    (
+                        count + 1,
+                        Some(first.map_or(moment, |first: Moment| first.min(moment))),
+                    )
+                });
+                (self.addresses.held_in(&set), counted)
+            }
+        };
+        let left = |moment: Moment| moment.saturating_add(self.rest).saturating_sub(now);
+        let is_idle = |address: &IpAddr| {
+            let rests = self
+                .addresses
+                .released
+                .get(address)
+                .is_some_and(|at| *at > ripe);
+            !rests && !self.addresses.held.contains_key(address)
+        };
+        let withheld = self.withheld.among(&set);
+        let withheld = withheld.filter(|(address, _)| is_idle(address));
+        Count {
+            total: set.len(),
+            used,
+            held_reserved: self.addresses.held_in(&pool.reserved),
+            resting,
+            next_free: first.map(|at| Duration::from_millis(u64::try_from(left(at)).unwrap_or(0))),
+            withheld: withheld
+                .map(|(address, why)| (address, why.to_owned()))
+                .collect(),
+        }
+    }
+
+    pub(in crate::pool) fn look(&self, address: IpAddr) -> Look {
+        let (holder, claim) = match self.addresses.held.get(&address).cloned() {
+            Some(Holder::Owner(owner)) => (Some(owner), None),
+            Some(Holder::Claim(claim)) => (None, Some(claim)),
+            None => (None, None),
+        };
+        Look {
+            allocation: holder.as_ref().and_then(|owner| self.get(owner)),
+            holder,
+            claim,
+            released: self.addresses.released.get(&address).copied(),
+            withheld: self.withheld.why(address).map(str::to_owned),
+            past: self.history.of(address),
+        }
+    }
+
+    /// What is on disk, also while a change of it is under way.
+    pub(in crate::pool) fn get(&self, owner: &Owner) -> Option<Arc<Allocation>> {
+        self.owners.get(owner).and_then(Phase::allocation)
+    }
+
+    pub(in crate::pool) fn all(&self) -> Vec<Arc<Allocation>> {
+        self.owners.values().filter_map(Phase::allocation).collect()
+    }
+
+    /// All that is on disk, for a new journal.
+    pub(in crate::pool) fn durable(&self, clock: &Clock) -> Contents {
+        let all = self.all().into_iter();
+        let claims = self.claims.iter().filter(|(_, waiting)| waiting.durable);
+        let released = self.addresses.released.iter().chain(&self.borrowed);
+        Contents {
+            allocations: all.map(|each| (each.owner.clone(), each)).collect(),
+            claims: claims
+                .map(|(key, waiting)| (key.clone(), Arc::clone(&waiting.claim)))
+                .collect(),
+            released: released
+                .map(|(address, moment)| (*address, clock.date_of(*moment)))
+                .collect::<BTreeMap<_, _>>(),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The addresses that ARP requests and neighbour solicitations are answered for.
+
+use std::{
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError},
+};
+use ebbtide_layout::{Address, Answer};
+use ebbtide_types::Mac;
+
+use super::{Error, is_gone, key, map_error, patience::patiently};
+
+/// The map of the responder (ebpf/src/responder.rs).
+pub struct Answers {
+    map: Mutex<HashMap<MapData, Address, Answer>>,
+}
+
+impl std::fmt::Debug for Answers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answers").finish_non_exhaustive()
+    }
+}
+
+impl Answers {
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        let map = object.take_map("ANSWERS").ok_or(Error::Lacks("ANSWERS"))?;
+        let map = HashMap::try_from(map).map_err(|e| map_error("open the map ANSWERS", e))?;
+        Ok(Self {
+            map: Mutex::new(map),
+        })
+    }
+
+    /// Who asks by the NIC `ifindex` for one of `addresses` is given `mac`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn give(&self, addresses: &[IpAddr], ifindex: u32, mac: Mac) -> Result<(), Error> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses {
+            let known = map.get(&key(*address), 0).unwrap_or_default();
+            let answer = Answer {
+                ifindex,
+                mac: mac.0,
+                pad: [0; 6],
+                count: known.count,
+            };
+            patiently(|| {
+                let answered = map.insert(key(*address), answer, 0);
+                answered.map_err(|e| map_error(format!("answer questions for {address}"), e))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Nobody is answered for `addresses` any more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses {
+            match map.remove(&key(*address)) {
+                Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
+                Err(MapError::KeyNotFound) | Ok(()) => {}
+                Err(e) => {
+                    return Err(map_error(format!("stop answering for {address}"), e));
+                }
+            }
+        }
+        Ok(())
+    }
+}

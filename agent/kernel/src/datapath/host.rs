@@ -1,0 +1,367 @@
+//! The host's part of the datapath: which NIC has which address, and what was counted at each.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Mutex,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap},
+};
+use ebbtide_layout::{
+    Address, HostConfig, NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress,
+    OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
+};
+use ebbtide_types::Family;
+
+use super::{
+    Error, FlowTables, NOEXIST, TablesByAddress, io_error, is_gone, is_there, key, lock, map_error,
+    on_each_cpu, patience::patiently,
+};
+
+/// A NIC as the programs are to know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostNic {
+    /// Name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// Its bits of the mark; zero if there were not enough for all NICs.
+    pub mark: u32,
+    /// The families in which reverse paths are filtered strictly there.
+    pub strict: Vec<Family>,
+    /// In whose name neighbours are asked for: the node's address there, else a pod's.
+    pub asks_as: Option<Ipv4Addr>,
+    /// The gateways of the main table's default routes over it, of each family.
+    pub gateways: Vec<IpAddr>,
+    /// The node's own addresses on it, and whether what has them can be sent on to it: its table has a
+    /// gateway for their family, and its mark leads there.
+    pub addresses: Vec<(IpAddr, bool)>,
+}
+
+impl HostNic {
+    /// The first gateway of a family as the programs compare it: IPv4's in the last word; zero for none.
+    fn gateway(&self, family: Family) -> [u32; 4] {
+        let of_family = |gateway: &&IpAddr| Family::of(**gateway) == family;
+        let Some(gateway) = self.gateways.iter().find(of_family) else {
+            return [0; 4];
+        };
+        let bytes = key(*gateway);
+        let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| bytes[4 * at + byte]));
+        std::array::from_fn(word)
+    }
+}
+
+/// As the programs read it.
+const fn strict(family: Family) -> u32 {
+    match family {
+        Family::V4 => NIC_IS_STRICT,
+        Family::V6 => NIC_IS_STRICT6,
+    }
+}
+
+/// The maps of the programs in the host's namespace.
+#[derive(Debug)]
+pub struct Host {
+    maps: Mutex<Maps>,
+    tables: FlowTables,
+    marks: u32,
+}
+
+pub(super) struct Maps {
+    flows: TablesByAddress,
+    addresses: HashMap<MapData, Address, NodeAddress>,
+    nics: HashMap<MapData, u32, Nic>,
+    counters: PerCpuHashMap<MapData, u32, NicCounters>,
+    host: Array<MapData, HostConfig>,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+impl Maps {
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        fn open<T: TryFrom<Map, Error = MapError>>(
+            object: &mut Ebpf,
+            name: &'static str,
+        ) -> Result<T, Error> {
+            let map = object.take_map(name).ok_or(Error::Lacks(name))?;
+            T::try_from(map).map_err(|e| map_error(format!("open the map {name}"), e))
+        }
+        let flows = object
+            .take_map("HOST_FLOWS")
+            .ok_or(Error::Lacks("map HOST_FLOWS"))?;
+        Ok(Self {
+            flows: TablesByAddress::new(&flows, "map HOST_FLOWS")?,
+            addresses: open(object, "ADDRESSES")?,
+            nics: open(object, "NICS")?,
+            counters: open(object, "NIC_COUNTERS")?,
+            host: open(object, "HOST")?,
+        })
+    }
+
+    /// Gives `addresses` an owner each.
+    fn own(&mut self, addresses: &[(IpAddr, NodeAddress)]) -> Result<(), Error> {
+        for (address, owner) in addresses {
+            patiently(|| {
+                let said = self.addresses.insert(key(*address), owner, 0);
+                said.map_err(|e| map_error(format!("say which NIC has {address}"), e))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gives those of `addresses` that have none yet a flow table together.
+    fn give_tables(&mut self, tables: &FlowTables, addresses: &[IpAddr]) -> Result<(), Error> {
+        let missing: Vec<IpAddr> = addresses
+            .iter()
+            .copied()
+            .filter(|address| !self.flows.contains(&key(*address)).unwrap_or(false))
+            .collect();
+        if !missing.is_empty() {
+            let table = tables.make()?;
+            for address in missing {
+                patiently(|| {
+                    let given = self.flows.insert(key(address), &table);
+                    given.map_err(|e| io_error("give a table in the host to", address, e))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, address: &Address) -> Result<(), MapError> {
+        match self.addresses.remove(address) {
+            Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => Ok(()),
+            Err(MapError::KeyNotFound) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Forgets a NIC, and what was counted there: there is room for so many.
+    fn forget_nic(&mut self, ifindex: u32) -> Result<(), Error> {
+        let mark = self.nics.get(&ifindex, 0).map_or(0, |nic| nic.mark);
+        self.nics
+            .remove(&ifindex)
+            .map_err(|e| map_error("forget a NIC", e))?;
+        self.forget_counters(ifindex)?;
+        self.forget_mark(mark)
+    }
+
+    /// Forgets what was counted for a mark, unless a NIC has it.
+    fn forget_mark(&mut self, mark: u32) -> Result<(), Error> {
+        let mut nics = self.nics.iter().filter_map(Result::ok);
+        match mark == 0 || nics.any(|(_, nic)| nic.mark == mark) {
+            true => Ok(()),
+            false => self.forget_counters(by_mark(mark)),
+        }
+    }
+
+    fn forget_counters(&mut self, key: u32) -> Result<(), Error> {
+        match self.counters.remove(&key) {
+            Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => Ok(()),
+            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+            Err(e) => Err(map_error("forget a NIC's counters", e)),
+        }
+    }
+
+    fn count(&mut self, key: u32) -> Result<(), Error> {
+        patiently(|| {
+            let fresh = on_each_cpu(NicCounters::default())?;
+            match self.counters.insert(key, fresh, NOEXIST) {
+                Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
+                other => other.map_err(|e| map_error("give a NIC counters", e)),
+            }
+        })
+    }
+}
+
+impl Host {
+    pub(super) fn new(maps: Maps, tables: FlowTables, marks: u32) -> Self {
+        Self {
+            maps: Mutex::new(maps),
+            tables,
+            marks,
+        }
+    }
+
+    /// The marks that NICs have already, by interface index: packets and flows on the way have
+    /// them, so a NIC keeps its own as long as it is there.
+    #[must_use]
+    pub fn marks(&self) -> Vec<(u32, u32)> {
+        let maps = lock(&self.maps);
+        let nics = maps.nics.iter().filter_map(Result::ok);
+        nics.map(|(ifindex, nic)| (ifindex, nic.mark)).collect()
+    }
+
+    /// Makes `nics` all that the programs know, and `steer` the link whose ingress leads into the
+    /// host's stack.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map operation.
+    pub fn set(&self, nics: &[HostNic], steer: Option<u32>) -> Result<(), Error> {
+        let mut maps = lock(&self.maps);
+        let config = HostConfig {
+            steer: steer.unwrap_or(0),
+            pad: 0,
+        };
+        maps.host
+            .set(0, config, 0)
+            .map_err(|e| map_error("name the link that steers into the host", e))?;
+        let mut before = Vec::new();
+        for nic in nics {
+            before.extend(maps.nics.get(&nic.ifindex, 0).map(|nic| nic.mark));
+            maps.count(nic.ifindex)?;
+            if nic.mark != 0 {
+                maps.count(by_mark(nic.mark))?;
+            }
+            let value = Nic {
+                mark: nic.mark,
+                flags: nic
+                    .strict
+                    .iter()
+                    .fold(0, |flags, family| flags | strict(*family)),
+                asks_as: nic
+                    .asks_as
+                    .map_or(0, |own| u32::from_ne_bytes(own.octets())),
+                gateway4: nic.gateway(Family::V4)[3],
+                gateway6: nic.gateway(Family::V6),
+            };
+            patiently(|| {
+                let told = maps.nics.insert(nic.ifindex, value, 0);
+                told.map_err(|e| map_error(format!("tell the programs of {}", nic.name), e))
+            })?;
+            let owned: Vec<_> = nic
+                .addresses
+                .iter()
+                .map(|(address, has_gateway)| (*address, owner(nic.ifindex, 0, *has_gateway)))
+                .collect();
+            maps.own(&owned)?;
+        }
+        let gone: Vec<u32> = maps
+            .nics
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|known| nics.iter().all(|nic| nic.ifindex != *known))
+            .collect();
+        for ifindex in gone {
+            maps.forget_nic(ifindex)?;
+        }
+        for mark in before {
+            maps.forget_mark(mark)?;
+        }
+        let wanted: Vec<Address> = nics
+            .iter()
+            .flat_map(|nic| nic.addresses.iter().map(|(address, _)| key(*address)))
+            .collect();
+        let gone: Vec<Address> = maps
+            .addresses
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(address, owner)| owner.flags & OWNER_IS_POD == 0 && !wanted.contains(address))
+            .map(|(address, _)| address)
+            .collect();
+        for address in gone {
+            maps.forget(&address)
+                .map_err(|e| map_error("forget an address of the node's", e))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a pod has these addresses, each with whether the table of the pod's NIC has a gateway
+    /// for it. Without a NIC of which it is known that it owns them, their flows are remembered,
+    /// and that is all.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map operation.
+    pub fn own_pod(&self, addresses: &[(IpAddr, bool)], nic: Option<u32>) -> Result<(), Error> {
+        let alone: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
+        let mut maps = lock(&self.maps);
+        maps.give_tables(&self.tables, &alone)?;
+        let Some(ifindex) = nic else {
+            return Ok(());
+        };
+        let owned: Vec<_> = addresses
+            .iter()
+            .map(|(address, has_gateway)| (*address, owner(ifindex, OWNER_IS_POD, *has_gateway)))
+            .collect();
+        maps.own(&owned)
+    }
+
+    /// The index of the NIC that has a pod's address, as the pod's interface was made.
+    #[must_use]
+    pub fn nic_of(&self, address: IpAddr) -> Option<u32> {
+        let owner = lock(&self.maps).addresses.get(&key(address), 0).ok()?;
+        (owner.flags & OWNER_IS_POD != 0).then_some(owner.ifindex)
+    }
+
+    /// Which address has which flow table.
+    pub(super) fn flow_tables(&self) -> TablesByAddress {
+        lock(&self.maps).flows.clone()
+    }
+
+    /// Every address that has an owner, and thus a flow table.
+    pub(super) fn owned(&self) -> Vec<Address> {
+        lock(&self.maps)
+            .addresses
+            .keys()
+            .filter_map(Result::ok)
+            .collect()
+    }
+
+    /// Our bits of the mark in the host.
+    pub(super) const fn nic_marks(&self) -> u32 {
+        self.marks
+    }
+
+    pub(super) fn forget(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut maps = lock(&self.maps);
+        for address in addresses {
+            maps.forget(&key(*address))
+                .map_err(|e| map_error(format!("forget whose {address} is"), e))?;
+            maps.flows
+                .remove(key(*address))
+                .map_err(|e| io_error("forget the host's flows of", *address, e))?;
+        }
+        Ok(())
+    }
+
+    /// What was counted for a NIC, all CPUs together.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn counters(&self, nic: &HostNic) -> Result<NicCounters, Error> {
+        let maps = lock(&self.maps);
+        let mut sum = NicCounters::default();
+        for index in [nic.ifindex, by_mark(nic.mark & !reply_bit(self.marks))] {
+            let per_cpu = match maps.counters.get(&index, 0) {
+                Ok(per_cpu) => per_cpu,
+                Err(MapError::KeyNotFound) => continue,
+                Err(e) => {
+                    return Err(map_error(format!("read the counters of {}", nic.name), e));
+                }
+            };
+            for part in per_cpu.iter() {
+                sum.add(part);
+            }
+        }
+        Ok(sum)
+    }
+}
+
+const fn owner(ifindex: u32, flags: u32, has_gateway: bool) -> NodeAddress {
+    let gateway = if has_gateway { OWNER_HAS_GATEWAY } else { 0 };
+    NodeAddress {
+        ifindex,
+        flags: flags | gateway,
+    }
+}
+
+/// The counters' key of what is known by its mark (ebpf/src/host.rs has the same).
+const fn by_mark(mark: u32) -> u32 {
+    (1 << 31) | mark
+}

@@ -1,0 +1,70 @@
+//! Routes and rules that are ours, by their protocol.
+
+use std::collections::HashMap;
+
+use ebbtide_types::Family;
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    route::{RouteMessage, RouteProtocol},
+    rule::{RuleAttribute, RuleMessage},
+};
+
+use super::{
+    Error, Netlink,
+    link::Link,
+    message,
+    model::{PROTOCOL, Route, Rule},
+    state::{parse_route, parse_rule},
+};
+
+/// What of ours a namespace has among rules and routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ours {
+    /// Our rules.
+    pub rules: Vec<Rule>,
+    /// Our routes.
+    pub routes: Vec<Route>,
+}
+
+impl Netlink {
+    /// Reads our rules and our routes over `links`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn ours(&self, links: &[Link]) -> Result<Ours, Error> {
+        let names: HashMap<u32, String> =
+            links.iter().map(|l| (l.ifindex, l.name.clone())).collect();
+        let mut ours = Ours::default();
+        for family in Family::BOTH {
+            let mut message = RuleMessage::default();
+            message.header.family = message::address_family(family);
+            let request = RouteNetlinkMessage::GetRule(message);
+            let rules = self.dump("list rules", request, |answer| match answer {
+                RouteNetlinkMessage::NewRule(rule) if is_ours(&rule) => parse_rule(family, &rule),
+                _ => None,
+            });
+            ours.rules.extend(rules.await?);
+            let mut message = RouteMessage::default();
+            message.header.address_family = message::address_family(family);
+            // The kernel lists these alone (`fib_dump_info_fnhe`; a socket with strict checking).
+            message.header.protocol = RouteProtocol::from(PROTOCOL);
+            let request = RouteNetlinkMessage::GetRoute(message);
+            let routes = self.dump("list our routes", request, |answer| match answer {
+                RouteNetlinkMessage::NewRoute(route)
+                    if route.header.protocol == RouteProtocol::from(PROTOCOL) =>
+                {
+                    parse_route(family, &route, &names)
+                }
+                _ => None,
+            });
+            ours.routes.extend(routes.await?);
+        }
+        Ok(ours)
+    }
+}
+
+/// Whether the rule is ours.
+pub(super) fn is_ours(rule: &RuleMessage) -> bool {
+    let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
+    rule.attributes.contains(&ours)
+}

@@ -1,0 +1,89 @@
+//! Where the namespace sends what is for an address, asked about that one alone.
+
+use std::net::IpAddr;
+
+use ebbtide_types::Family;
+use nix::errno::Errno;
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    route::{RouteAttribute, RouteMessage, RouteType},
+};
+
+use super::{Error, Netlink, message, state::next_hop};
+
+/// What the kernel answers where a look-up of a way comes to nothing (`fib_lookup`, `ip6_route_output`): no such
+/// network, or a route or rule that refuses.
+const NO_WAY: [i32; 4] = [
+    Errno::ENETUNREACH as i32,
+    Errno::EHOSTUNREACH as i32,
+    Errno::EACCES as i32,
+    Errno::EINVAL as i32,
+];
+
+/// Where what is for an address goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To the namespace itself.
+    Local,
+    /// To all on a link: a network's broadcast address, an anycast or a multicast one.
+    ToAll,
+    /// Out by a link.
+    By {
+        /// The link's index.
+        ifindex: u32,
+        /// The router there, if there is one between.
+        via: Option<IpAddr>,
+    },
+    /// Nowhere.
+    Nowhere,
+}
+
+impl Netlink {
+    /// Where what the namespace's own sockets send to this address goes: one look-up, no list.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn way_to(&self, address: IpAddr) -> Result<Way, Error> {
+        let mut question = RouteMessage::default();
+        let family = Family::of(address);
+        question.header.address_family = message::address_family(family);
+        question.header.destination_prefix_length = family.everything().max_prefix_len();
+        let destination = RouteAttribute::Destination(address.into());
+        question.attributes.push(destination);
+        let what = format!("ask for the way to {address}");
+        let question = RouteNetlinkMessage::GetRoute(question);
+        match self.ask(&what, question).await {
+            Ok(answer) => Ok(way(&answer).unwrap_or(Way::Nowhere)),
+            Err(e) if e.errno().is_some_and(|errno| NO_WAY.contains(&errno)) => Ok(Way::Nowhere),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether the kernel takes what is sent to this address for itself. An IPv6 address that is still being probed
+    /// (RFC 4862, 5.4) is not its own yet.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn is_local(&self, address: IpAddr) -> Result<bool, Error> {
+        Ok(self.way_to(address).await? == Way::Local)
+    }
+}
+
+fn way(answer: &RouteNetlinkMessage) -> Option<Way> {
+    let RouteNetlinkMessage::NewRoute(route) = answer else {
+        return None;
+    };
+    let (mut by, mut via) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => by = Some(*index),
+            other => via = next_hop(other).or(via),
+        }
+    }
+    Some(match (route.header.kind, by) {
+        (RouteType::Local, _) => Way::Local,
+        (RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast, _) => Way::ToAll,
+        (RouteType::Unicast, Some(ifindex)) => Way::By { ifindex, via },
+        _ => Way::Nowhere,
+    })
+}

@@ -1,0 +1,235 @@
+//! Which netlink events can concern what is ours in the host.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tracing::debug;
+
+use super::{STEER, is_pod_veth};
+use crate::netlink::{
+    announcement::Announcement,
+    link::Link,
+    model::{NamespacePlan, Selector},
+    route_filter::RouteFilter,
+};
+
+/// What of the host plans depend on, as it was when plans and kernel were last compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    tables: BTreeSet<u32>,
+    /// The links that plans name, and their indices.
+    names: BTreeSet<String>,
+    indices: BTreeSet<u32>,
+    /// All other links that were there.
+    foreign: BTreeSet<u32>,
+    /// Addresses that routes are bound to.
+    sources: BTreeSet<IpAddr>,
+}
+
+impl Interest {
+    /// That of a plan, on a host with these links.
+    #[must_use]
+    pub fn of(plan: &NamespacePlan, links: &HashMap<String, Link>) -> Self {
+        let mut names = BTreeSet::from([STEER.to_owned()]);
+        names.extend(plan.addresses.iter().map(|object| object.link.clone()));
+        names.extend(plan.neighbours.iter().map(|object| object.link.clone()));
+        names.extend(plan.routes.iter().map(|object| object.link.clone()));
+        names.extend(plan.filters.iter().map(|object| object.link.clone()));
+        let selectors = plan.rules.iter().map(|rule| &rule.selector);
+        names.extend(selectors.filter_map(|selector| match selector {
+            Selector::OutLink { link, .. } | Selector::InLinkMark { link, .. } => {
+                Some(link.clone())
+            }
+            _ => None,
+        }));
+        let (ours, foreign): (Vec<_>, Vec<_>) = links
+            .values()
+            .partition(|link| names.contains(&link.name) || is_pod_veth(link));
+        let indices = |links: Vec<&Link>| links.iter().map(|link| link.ifindex).collect();
+        Self {
+            tables: plan.routes.iter().map(|route| route.table).collect(),
+            indices: indices(ours),
+            foreign: indices(foreign),
+            sources: plan.routes.iter().filter_map(|r| r.source).collect(),
+            names,
+        }
+    }
+
+    /// Whether something of ours may be gone or changed after this event, or may find its place free now.
+    #[must_use]
+    pub fn concerns(&self, event: &Announcement) -> bool {
+        match event {
+            Announcement::Overrun
+            | Announcement::DefaultGone(_)
+            | Announcement::ForeignRule
+            | Announcement::RuleGone => true,
+            Announcement::Default(_) | Announcement::Other => false,
+            Announcement::RouteGone(route) => route.ours || self.tables.contains(&route.table),
+            // A new pod's pair is known by itself. So is a NIC that was replaced, by its name.
+            Announcement::Link(link) | Announcement::LinkGone(link) => {
+                is_pod_veth(link)
+                    || self.names.contains(&link.name)
+                    || self.indices.contains(&link.ifindex)
+            }
+            Announcement::Address(own) | Announcement::AddressGone(own) => {
+                self.indices.contains(&own.ifindex) || self.sources.contains(&own.address.addr())
+            }
+            // A link that came since then may be a pod's.
+            Announcement::HookGone(ifindex) => !self.foreign.contains(ifindex),
+        }
+    }
+}
+
+/// What one listener of the host's netlink events listens for.
+#[derive(Debug)]
+pub struct Attention {
+    /// `None`: nobody has compared anything yet, so everything may concern us.
+    interest: Mutex<Option<Interest>>,
+    routes: Arc<RouteFilter>,
+}
+
+impl Attention {
+    /// For everything, with the filter of the listener's socket.
+    #[must_use]
+    pub fn to_all(routes: Arc<RouteFilter>) -> Self {
+        Self {
+            interest: Mutex::default(),
+            routes,
+        }
+    }
+
+    /// From now on for this. Events of others' routes that cannot concern us do not reach the socket any more.
+    pub fn turn_to(&self, interest: Interest) {
+        let mut known = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
+        let tables = known.as_ref().map(|known| &known.tables);
+        if tables != Some(&interest.tables)
+            && let Err(e) = self.routes.only(Some(&interest.tables))
+        {
+            // They are passed over one by one then.
+            debug!("events of others' routes are not kept from the socket: {e}");
+        }
+        *known = Some(interest);
+    }
+
+    /// Whether something of ours may be gone or changed after this event.
+    #[must_use]
+    pub fn is_drawn_by(&self, event: &Announcement) -> bool {
+        let known = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some(interest) => interest.concerns(event),
+            None => !matches!(event, Announcement::Other | Announcement::Default(_)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ebbtide_layout::HOST_MAC;
+
+    use ebbtide_types::{Family, Mac};
+
+    use super::*;
+    use crate::netlink::{
+        announcement::RouteGone,
+        link::LinkAddress,
+        model::{Action, Route, Rule},
+    };
+
+    fn link(name: &str, ifindex: u32) -> Link {
+        Link {
+            ifindex,
+            name: name.into(),
+            alias: None,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            loopback: false,
+            kind: Some("veth".into()),
+            ipvlan_mode: None,
+            below: None,
+            below_elsewhere: false,
+            port_of: None,
+        }
+    }
+
+    fn interest() -> Interest {
+        let route = Route {
+            link: "ens5".into(),
+            destination: "172.31.16.0/20".parse().unwrap(),
+            via: None,
+            source: Some([172, 31, 22, 228].into()),
+            table: 7702,
+        };
+        let rule = Rule {
+            family: Family::V4,
+            priority: 1000,
+            selector: Selector::OutLink {
+                from: "172.31.32.0/20".parse().unwrap(),
+                link: "ens6".into(),
+            },
+            action: Action::Table(7703),
+        };
+        let plan = NamespacePlan {
+            routes: vec![route],
+            rules: vec![rule],
+            ..NamespacePlan::default()
+        };
+        let links = ["lo", "ens5", "ens6", "docker0"].into_iter().zip(1..);
+        let links = links.map(|(name, index)| (name.to_owned(), link(name, index)));
+        Interest::of(&plan, &links.collect())
+    }
+
+    #[test]
+    fn only_what_can_have_to_do_with_ours_is_worth_a_look() {
+        use Announcement as Event;
+        let address = |ifindex, address: &str| LinkAddress {
+            ifindex,
+            address: address.parse().unwrap(),
+        };
+        let pods = |change: fn(&mut Link)| {
+            let mut pods = link("veth0123", 9);
+            change(&mut pods);
+            Event::Link(pods)
+        };
+        let gone = |table, ours| Event::RouteGone(RouteGone { table, ours });
+        let interest = interest();
+        for (event, expected) in [
+            (gone(254, false), false),
+            (gone(1000, false), false),
+            (gone(254, true), true),
+            (gone(7700, true), true),
+            // It had the place of one of ours, perhaps.
+            (gone(7702, false), true),
+            (Event::Default(vec![(2, None)]), false),
+            (Event::DefaultGone(vec![(2, None)]), true),
+            (Event::ForeignRule, true),
+            (Event::RuleGone, true),
+            (Event::Link(link("ens5", 2)), true),
+            (Event::Link(link("ens6", 3)), true),
+            (Event::Link(link("ens6", 12)), true),
+            (Event::Link(link("renamed", 2)), true),
+            (Event::LinkGone(link(STEER, 5)), true),
+            (Event::LinkGone(link("ens5", 2)), true),
+            (Event::Link(link("docker0", 4)), false),
+            (Event::LinkGone(link("docker0", 4)), false),
+            (Event::Link(link("vethabcd", 20)), false),
+            (pods(|pods| pods.mac = Some(Mac(HOST_MAC))), true),
+            (pods(|pods| pods.alias = Some("ebbtide: a/b".into())), true),
+            (Event::Address(address(2, "172.31.22.229/20")), true),
+            (Event::AddressGone(address(3, "fe80::1/64")), true),
+            (Event::AddressGone(address(1, "172.31.22.228/32")), true),
+            (Event::AddressGone(address(1, "192.0.2.1/32")), false),
+            (Event::Address(address(20, "fe80::1/64")), false),
+            (Event::HookGone(2), true),
+            (Event::HookGone(4), false),
+            (Event::HookGone(20), true),
+            (Event::Overrun, true),
+            (Event::Other, false),
+        ] {
+            assert_eq!(interest.concerns(&event), expected, "{event:?}");
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! What each link of the node is taken for, by what it is and what leads over it, never by a name that
+//! somebody else gave it.
+//!
+//! A NIC is a way out to the network: a default route leads over it, or pods have their addresses there. Only
+//! there does the agent have programs, rules and tables. A bridge of a container engine, an overlay's device or a
+//! port of a bridge is none.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ebbtide_types::settings::LinkNames;
+use ipnet::IpNet;
+
+use super::{Nic, NodeFacts};
+use crate::netlink::model::MAIN_TABLE;
+
+/// What a link is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A way out to the network. Replies leave by the one that their request came in on.
+    Nic,
+    /// No way out, but its addresses are the node's: pods reach them by their veth.
+    Node,
+    /// Somebody else's: nothing of it is looked at.
+    Others,
+}
+
+/// What a link is taken for, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// What for.
+    pub role: Role,
+    /// Why, for people.
+    pub why: String,
+}
+
+impl Taken {
+    fn new(role: Role, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { role, why }
+    }
+}
+
+/// What is known of a node's NICs besides what the kernel says.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Masters: of the pods' interfaces, and those that networks name.
+    pub masters: BTreeSet<String>,
+    /// The subnets of the pools that this node uses.
+    pub subnets: Vec<IpNet>,
+}
+
+/// Tunnels that carry other networks' packets in packets of this one. What comes out of one is not the
+/// network's that the node is in, and a reply to it goes back into it.
+const TUNNELS: [&str; 19] = [
+    "amt",
+    "bareudp",
+    "erspan",
+    "geneve",
+    "gre",
+    "gretap",
+    "gtp",
+    "ip6erspan",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "ipip",
+    "l2tpeth",
+    "pfcp",
+    "sit",
+    "vti",
+    "vti6",
+    "vxlan",
+    "xfrm",
+];
+
+/// Links to networks of their own that have the node as a member: VPNs.
+const VPNS: [&str; 5] = ["ovpn", "ppp", "tun", "wireguard", "wwan"];
+
+/// Links that share another one's wire, with addresses of their own: a way out only where a person says so.
+const CHILDREN: [&str; 4] = ["ipvlan", "ipvtap", "macvlan", "macvtap"];
+
+/// Links into namespaces and machines of this node. A table of somebody's that leads there leads to a container.
+const INNER: [&str; 2] = ["netkit", "veth"];
+
+/// Links that lead nowhere.
+const NOWHERE: [&str; 6] = ["ifb", "netdevsim", "nlmon", "vcan", "vrf", "vsockmon"];
+
+/// What `nic` is taken for.
+#[must_use]
+pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> Taken {
+    let taken = |role, why: &str| Taken::new(role, why);
+    if names.excludes(&nic.name) {
+        return taken(Role::Others, "nics.exclude names it");
+    }
+    let kind = nic.kind.as_deref().unwrap_or("");
+    if let Some(other) = nic.port_of {
+        let above = facts.nics.iter().find(|above| above.ifindex == other);
+        let name = above.map_or("another link", |above| above.name.as_str());
+        let why = match above.and_then(|above| above.kind.as_deref()) {
+            Some("vrf") => format!("it is in the VRF {name}, which has tables of its own"),
+            _ => format!("it is a port of {name}"),
+        };
+        return Taken::new(Role::Others, why);
+    }
+    let carries = nic.up && nic.mac.is_some() && !NOWHERE.contains(&kind);
+    if carries && names.includes(&nic.name) {
+        return taken(Role::Nic, "nics.include names it");
+    }
+    if carries && known.masters.contains(&nic.name) {
+        return taken(Role::Nic, "a network names it as its master");
+    }
+    if NOWHERE.contains(&kind) || TUNNELS.contains(&kind) {
+        let why = format!("a link of kind {kind} is no way out to the node's network");
+        return Taken::new(Role::Others, why);
+    }
+    if nic.addresses.is_empty() {
+        return taken(Role::Others, "it has no address");
+    }
+    if VPNS.contains(&kind) || nic.mac.is_none() {
+        return taken(Role::Node, "a link to a network of its own");
+    }
+    match kind {
+        "dummy" if nic.up => return taken(Role::Node, "a dummy that is up"),
+        // As kube-proxy keeps Services' addresses in IPVS mode.
+        "dummy" => return taken(Role::Others, "a dummy that is down"),
+        _ => {}
+    }
+    // Its packets pass the NIC below once more, and are that one's on the wire.
+    let below = facts
+        .nics
+        .iter()
+        .find(|below| nic.below == Some(below.ifindex));
+    if CHILDREN.contains(&kind)
+        && let Some(below) = below
+    {
+        let why = format!("it shares the wire of {}", below.name);
+        return Taken::new(Role::Node, why);
+    }
+    let leads = |tables: &dyn Fn(u32) -> bool| {
+        let mut routes = facts.defaults.iter();
+        carries && routes.any(|route| route.link == nic.name && tables(route.table))
+    };
+    if leads(&|table| table == MAIN_TABLE) {
+        return taken(Role::Nic, "a default route leads over it");
+    }
+    if kind == "bridge" && !has_uplink(nic, facts) {
+        return taken(Role::Others, "a bridge whose ports lead to no network");
+    }
+    if !INNER.contains(&kind) && leads(&|_| true) {
+        return taken(Role::Nic, "a default route leads over it");
+    }
+    if INNER.contains(&kind) && nic.addresses.iter().all(is_one_address) {
+        return taken(Role::Others, "one end of a pair, without a network");
+    }
+    let mut subnets = known.subnets.iter();
+    let shares = |subnet: &&IpNet| nic.addresses.iter().any(|own| subnet.contains(&own.addr()));
+    if carries && let Some(subnet) = subnets.find(shares) {
+        return Taken::new(Role::Nic, format!("its address is in a pool's {subnet}"));
+    }
+    match nic.up {
+        true => taken(Role::Node, "neither a pool nor a default route is on it"),
+        false => taken(Role::Node, "it is down"),
+    }
+}
+
+/// What each link of the node is taken for.
+#[must_use]
+pub fn take_all(facts: &NodeFacts, known: &Known, names: &LinkNames) -> Vec<(Nic, Taken)> {
+    let nics = facts.nics.iter();
+    nics.map(|nic| (nic.clone(), take(nic, facts, known, names)))
+        .collect()
+}
+
+/// Whether a port of the bridge is something that leads out: no end of a pair, no virtual machine's tap, no
+/// tunnel.
+fn has_uplink(bridge: &Nic, facts: &NodeFacts) -> bool {
+    let mut ports = facts
+        .nics
+        .iter()
+        .filter(|port| port.port_of == Some(bridge.ifindex));
+    ports.any(|port| {
+        let kind = port.kind.as_deref().unwrap_or("");
+        let inner = kind == "dummy" || INNER.contains(&kind) || VPNS.contains(&kind);
+        !inner && !TUNNELS.contains(&kind) && !NOWHERE.contains(&kind)
+    })
+}
+
+fn is_one_address(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
+impl NodeFacts {
+    /// The node's own addresses, of both families, in the order of its links.
+    #[must_use]
+    pub fn addresses(&self, names: &LinkNames) -> Vec<IpAddr> {
+        let known = Known::default();
+        let own = self
+            .nics
+            .iter()
+            .filter(|nic| take(nic, self, &known, names).role != Role::Others)
+            .flat_map(|nic| nic.addresses.iter().map(IpNet::addr));
+        let mut all: Vec<IpAddr> = own.collect();
+        for address in self.loopback.iter().map(IpNet::addr) {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ebbtide_types::{Family, Mac};
+
+    use super::*;
+    use crate::netlink::model::Route;
+
+    fn nic(name: &str, ifindex: u32, kind: &str, addresses: &[&str]) -> Nic {
+        Nic {
+            name: name.into(),
+            ifindex,
+            mac: Some(Mac([2; 6])),
+            mtu: 1500,
+            up: true,
+            kind: (!kind.is_empty()).then(|| kind.to_owned()),
+            port_of: None,
+            below: None,
+            ipv6: true,
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        }
+    }
+
+    fn default_over(link: &str, table: u32) -> Route {
+        Route {
+            link: link.into(),
+            destination: Family::V4.everything(),
+            via: Some([10, 70, 16, 1].into()),
+            source: None,
+            table,
+        }
+    }
+
+    fn node() -> NodeFacts {
+        let port = |of, nic: Nic| Nic {
+            port_of: Some(of),
+            ..nic
+        };
+        let no_mac = |nic: Nic| Nic { mac: None, ..nic };
+        let down = |nic: Nic| Nic { up: false, ..nic };
+        let upon = |below, nic: Nic| Nic {
+            below: Some(below),
+            ..nic
+        };
+        NodeFacts {
+            nics: vec![
+                nic("ens5", 2, "", &["10.70.16.10/20", "2001:db8::10/64"]),
+                nic("ens6", 3, "", &["10.71.8.10/24"]),
+                nic("ens7", 4, "", &["192.168.50.10/24"]),
+                nic("ens8", 5, "", &[]),
+                nic("bond0.12", 6, "vlan", &["10.72.0.10/24"]),
+                port(20, nic("ens9", 7, "", &[])),
+                port(21, nic("ens10", 8, "", &["10.73.0.10/24"])),
+                nic("br-4e1f0c", 10, "bridge", &["172.18.0.1/16"]),
+                nic("whatever", 11, "bridge", &["10.89.0.1/24"]),
+                port(11, nic("veth1a2b", 12, "veth", &[])),
+                port(11, nic("vnet0", 13, "tun", &[])),
+                nic("lan", 20, "bridge", &["10.74.0.10/24"]),
+                nic("red", 21, "vrf", &[]),
+                nic("flannel.1", 30, "vxlan", &["10.244.0.0/32"]),
+                no_mac(nic("tunl0", 31, "ipip", &["10.244.1.0/32"])),
+                no_mac(nic("wg0", 32, "wireguard", &["10.99.0.1/24"])),
+                nic("tap0", 33, "tun", &["10.98.0.1/24"]),
+                nic("cali12", 34, "veth", &["169.254.7.1/32", "10.1.1.1/32"]),
+                nic("eth7", 35, "veth", &["172.30.0.4/16"]),
+                nic("dummy0", 36, "dummy", &["192.0.2.7/32"]),
+                nic("vips", 40, "dummy", &["10.71.8.99/32"]),
+                down(nic("kube-ipvs0", 37, "dummy", &["10.96.0.1/32"])),
+                nic("storage", 38, "bridge", &["192.168.60.10/24"]),
+                port(38, nic("ens11", 39, "", &[])),
+                upon(3, nic("vrrp.51", 41, "macvlan", &["10.71.8.100/32"])),
+                upon(2, nic("shim", 42, "ipvlan", &["10.70.16.77/32"])),
+                upon(2, nic("ens5.9", 43, "vlan", &["10.75.0.10/24"])),
+                // Its NIC is the namespace's that this node is a container of.
+                upon(77, nic("eth0", 44, "macvlan", &["10.76.0.10/24"])),
+                nic("vpn0", 45, "veth", &["192.168.99.1/24"]),
+                nic("uplink", 46, "veth", &["192.168.98.1/24"]),
+            ],
+            defaults: vec![
+                default_over("ens5", MAIN_TABLE),
+                default_over("lan", 102),
+                default_over("tap0", MAIN_TABLE),
+                // Somebody's rules lead to containers, and out by addresses of their own.
+                default_over("br-4e1f0c", 200),
+                default_over("vpn0", 201),
+                default_over("shim", 202),
+                default_over("ens5.9", 203),
+                default_over("eth0", 204),
+                default_over("uplink", MAIN_TABLE),
+            ],
+            loopback: vec!["198.51.100.1/32".parse().unwrap()],
+            no_ipv6: false,
+        }
+    }
+
+    #[test]
+    fn a_link_is_what_it_is_and_what_leads_over_it_whatever_its_name() {
+        let facts = node();
+        let known = Known {
+            masters: ["ens8".to_owned()].into(),
+            subnets: vec!["10.71.8.0/24".parse().unwrap()],
+        };
+        let names = LinkNames::default();
+        for (name, role, why) in [
+            ("ens5", Role::Nic, "default route"),
+            ("ens6", Role::Nic, "pool"),
+            ("ens7", Role::Node, "neither"),
+            ("ens8", Role::Nic, "master"),
+            ("bond0.12", Role::Node, "neither"),
+            ("ens9", Role::Others, "port of lan"),
+            ("ens10", Role::Others, "VRF red"),
+            ("br-4e1f0c", Role::Others, "ports lead"),
+            ("whatever", Role::Others, "ports lead"),
+            ("lan", Role::Nic, "default route"),
+            ("red", Role::Others, "kind vrf"),
+            ("flannel.1", Role::Others, "kind vxlan"),
+            ("tunl0", Role::Others, "kind ipip"),
+            ("wg0", Role::Node, "of its own"),
+            ("tap0", Role::Node, "of its own"),
+            ("cali12", Role::Others, "pair"),
+            ("eth7", Role::Node, "neither"),
+            ("dummy0", Role::Node, "up"),
+            ("vips", Role::Node, "up"),
+            ("kube-ipvs0", Role::Others, "down"),
+            ("storage", Role::Node, "neither"),
+            ("vrrp.51", Role::Node, "wire of ens6"),
+            ("shim", Role::Node, "wire of ens5"),
+            ("ens5.9", Role::Nic, "default route"),
+            ("eth0", Role::Nic, "default route"),
+            ("vpn0", Role::Node, "neither"),
+            ("uplink", Role::Nic, "default route"),
+        ] {
+            let taken = take(facts.nic(name).unwrap(), &facts, &known, &names);
+            assert_eq!(taken.role, role, "{name}: {}", taken.why);
+            assert!(taken.why.contains(why), "{name}: {}", taken.why);
+        }
+    }
+
+    #[test]
+    fn the_administrator_has_the_last_word() {
+        let facts = node();
+        let names = LinkNames {
+            include: vec!["br-*".into(), "ens7".into(), "ens5".into()],
+            exclude: vec!["ens5".into(), "ens6*".into()],
+            ..LinkNames::default()
+        };
+        for (name, role) in [
+            ("br-4e1f0c", Role::Nic),
+            ("ens7", Role::Nic),
+            ("ens5", Role::Others),
+            ("ens6", Role::Others),
+        ] {
+            let taken = take(facts.nic(name).unwrap(), &facts, &Known::default(), &names);
+            assert_eq!(taken.role, role, "{name}: {}", taken.why);
+        }
+    }
+
+    #[test]
+    fn the_nodes_addresses_are_those_of_nics_dummies_vpns_and_the_loopback() {
+        let own: Vec<String> = node()
+            .addresses(&LinkNames::default())
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            own,
+            [
+                "10.70.16.10",
+                "2001:db8::10",
+                "10.71.8.10",
+                "192.168.50.10",
+                "10.72.0.10",
+                "10.74.0.10",
+                "10.99.0.1",
+                "10.98.0.1",
+                "172.30.0.4",
+                "192.0.2.7",
+                "10.71.8.99",
+                "192.168.60.10",
+                "10.71.8.100",
+                "10.70.16.77",
+                "10.75.0.10",
+                "10.76.0.10",
+                "192.168.99.1",
+                "192.168.98.1",
+                "198.51.100.1"
+            ]
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! Strict reverse path filtering on a NIC: by the kernel, or by a firewall.
+
+use std::fs;
+
+use ebbtide_types::Family;
+
+use crate::netlink::{model::Sysctl, sysctl};
+
+/// Who drops what comes in by a link, if the node would not send back by it (RFC 3704).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strict {
+    /// The kernel, for IPv4, when the destination has been translated already (`rp_filter`).
+    pub kernel: bool,
+    /// The rules of a firewall, before that.
+    pub firewall: Firewall,
+}
+
+/// The families in which a firewall may filter reverse paths: `fib saddr . mark . iif` of nft (firewalld's
+/// `IPv6_rpfilter`, on by default), `-m rpfilter` of iptables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Firewall {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+    /// For IPv6 perhaps by rules that look at no mark: iptables' without `--validmark`.
+    pub without_marks: bool,
+}
+
+/// Who does so on which link, as it is now.
+pub fn strict() -> impl Fn(&str) -> Strict {
+    let firewall = Firewall::look();
+    move |link| Strict {
+        kernel: is_strict(link),
+        firewall,
+    }
+}
+
+impl Strict {
+    /// Whether anybody does in this family.
+    #[must_use]
+    pub fn is_in(self, family: Family) -> bool {
+        self.firewall.is_in(family) || self.kernel && family == Family::V4
+    }
+
+    /// Without a firewall in the families in which the main table's default route is the link's: all that comes in
+    /// there is satisfied, as without us.
+    #[must_use]
+    pub fn but_for(self, defaults: &[Family]) -> Self {
+        let Firewall {
+            v4,
+            v6,
+            without_marks,
+        } = self.firewall;
+        let is_other = |family| !defaults.contains(&family);
+        Self {
+            firewall: Firewall {
+                v4: v4 && is_other(Family::V4),
+                v6: v6 && is_other(Family::V6),
+                without_marks: without_marks && is_other(Family::V6),
+            },
+            ..self
+        }
+    }
+}
+
+impl Firewall {
+    /// Whether the firewall may, in this family.
+    #[must_use]
+    pub fn is_in(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    /// As far as can be told without reading everybody's rules: by what the kernel has loaded for them. Where nothing
+    /// can be told, it may.
+    fn look() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let modules = read("/proc/modules");
+        let v4 = read("/proc/net/ip_tables_matches");
+        let v6 = read("/proc/net/ip6_tables_matches");
+        Self {
+            v4: may(&modules, &v4, &["ipt_rpfilter", "nft_fib_ipv4"]),
+            v6: may(&modules, &v6, &["ip6t_rpfilter", "nft_fib_ipv6"]),
+            without_marks: may(&modules, &v6, &["ip6t_rpfilter"]),
+        }
+    }
+}
+
+/// `modules` is `/proc/modules`, empty in a kernel that has all built in. `matches` are those that iptables can use by
+/// now: one that is built in is always there.
+fn may(modules: &str, matches: &str, those: &[&str]) -> bool {
+    let loaded = |name: &str| {
+        modules
+            .lines()
+            .any(|line| line.split(' ').next() == Some(name))
+    };
+    modules.is_empty()
+        || matches.lines().any(|name| name == "rpfilter")
+        || those.iter().copied().any(loaded)
+}
+
+/// Whether the link drops what it would not send back by itself (`rp_filter`, RFC 3704). The larger of its own
+/// setting and that of `all` holds (Documentation/networking/ip-sysctl.rst).
+#[must_use]
+pub fn is_strict(link: &str) -> bool {
+    const STRICT: u32 = 1;
+    let value = |link: &str| {
+        let setting = Sysctl {
+            path: format!("net/ipv4/conf/{link}/rp_filter"),
+            value: String::new(),
+        };
+        let text = sysctl::read(&setting).ok().flatten();
+        text.and_then(|text| text.parse().ok()).unwrap_or(0)
+    };
+    value("all").max(value(link)) == STRICT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_firewall_may_filter_where_the_kernel_has_what_it_takes() {
+        const OTHERS: &str = "ipvlan 49152 0 - Live 0x0\nnft_fib 12288 0 - Live 0x0\n";
+        for (name, modules, matches, may_filter) in [
+            ("nothing loaded", OTHERS.to_owned(), "tcp\nudp\n", false),
+            (
+                "nft",
+                format!("{OTHERS}nft_fib_ipv6 12288 1 - Live 0x0\n"),
+                "",
+                true,
+            ),
+            (
+                "nft, the other family",
+                format!("{OTHERS}nft_fib_ipv4 12288 1 - Live 0x0\n"),
+                "",
+                false,
+            ),
+            (
+                "iptables",
+                format!("{OTHERS}ip6t_rpfilter 12288 1 - Live 0x0\n"),
+                "rpfilter\n",
+                true,
+            ),
+            ("built in", OTHERS.to_owned(), "tcp\nrpfilter\n", true),
+            ("a kernel without modules", String::new(), "", true),
+        ] {
+            let found = may(&modules, matches, &["ip6t_rpfilter", "nft_fib_ipv6"]);
+            assert_eq!(found, may_filter, "{name}");
+        }
+    }
+}

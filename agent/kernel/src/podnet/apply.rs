@@ -1,0 +1,285 @@
+//! Puts a plan into the kernel.
+//!
+//! One new thread does all of it and ends: it opens a socket in the host, enters the pod's namespace and
+//! opens one there. A socket stays where it was opened, so both are at hand from then on. No step waits for
+//! another thread. Each link is asked for and made by itself ([`links`]); then each half is one system call besides the
+//! settings.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ebbtide_types::{
+    Mac,
+    timing::{self, Laps},
+};
+
+use crate::{
+    datapath::{Datapath, Programs, Sending},
+    netlink::{
+        self, Batch, Netlink,
+        direct::Direct,
+        link::Link,
+        model::NamespacePlan,
+        netns::{Evidence, Netns},
+        sysctl,
+    },
+};
+
+use super::{Error, PodNet, answer::answer, links};
+
+/// Whether the pod's links are to be made, or may be there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// Nothing is there: a link of the same name is somebody else's, and an error.
+    New,
+    /// As [`New`](Self::New), and no other child of the NIC is ours: others' may have another mode.
+    First,
+    /// An earlier attempt, or an earlier agent, may have made them: only what is missing is made.
+    Ensure,
+}
+
+/// Applies `net`, and with it `nic`, the host's routing for its master. Every object but a link is
+/// put there or replaced, so applying twice is applying once.
+///
+/// # Errors
+/// The first refusal of the kernel. What was made until then stays: [`remove`](super::remove) it. If no link
+/// was, the error is [`Error::NothingMade`], and [`forget`](super::forget) does.
+pub async fn apply(
+    net: &PodNet,
+    nic: &NamespacePlan,
+    host: &Netlink,
+    datapath: &Datapath,
+    links: Links,
+) -> Result<(), Error> {
+    let made = Arc::new(AtomicBool::new(false));
+    let applied = attempt(net, nic, host, datapath, links, &made).await;
+    applied.map_err(|error| match made.load(Ordering::Acquire) {
+        true => error,
+        false => Error::NothingMade(Box::new(error)),
+    })
+}
+
+async fn attempt(
+    net: &PodNet,
+    nic: &NamespacePlan,
+    host: &Netlink,
+    datapath: &Datapath,
+    links: Links,
+    made: &Arc<AtomicBool>,
+) -> Result<(), Error> {
+    let Evidence::Present(netns) = net.namespace()? else {
+        return Err(Error::NamespaceGone(net.netns.clone()));
+    };
+    if links == Links::Ensure {
+        // The pod may be running: a guard that does not know its addresses yet would drop what it sends.
+        datapath.register(&net.ips(), net.number(), net.is_l3())?;
+    }
+    let work = Work {
+        net: net.clone(),
+        nic: nic.clone(),
+        links,
+        programs: datapath.programs(),
+        made: Arc::clone(made),
+        laps: Laps::start(),
+    };
+    let done = netns.outside_then_inside(|_| Host::open(), |netns, host| work.run(netns, host));
+    // Meanwhile; and whatever comes of it, the thread has ended before anything is undone.
+    let registered = match links {
+        Links::Ensure => Ok(()),
+        Links::New | Links::First => timing::at_once("make flow tables", || {
+            datapath.register(&net.ips(), net.number(), net.is_l3())
+        }),
+    };
+    let (master, veth, laps) = done.await?;
+    timing::adopt(laps);
+    registered?;
+    let owned: Vec<_> = net
+        .addresses
+        .iter()
+        .map(|a| (a.address.addr(), a.gateway.is_some()))
+        .collect();
+    let (nic, mac) = master.unzip();
+    datapath.host.own_pod(&owned, nic)?;
+    datapath.send(&net.ips(), sending(net, veth, mac.flatten()))?;
+    answer(net, host, datapath).await
+}
+
+/// `veth`: the index of the pod's end of the pair; `mac`: the master's.
+fn sending(net: &PodNet, veth: Option<u32>, mac: Option<Mac>) -> Sending {
+    Sending {
+        mac: mac.filter(|_| net.sends_frames()),
+        veth,
+        past_host: net.past_host,
+        follows_tcp: !net.accepts_marks(),
+    }
+}
+
+/// What is to be done.
+struct Work {
+    net: PodNet,
+    nic: NamespacePlan,
+    links: Links,
+    programs: Programs,
+    /// Whether the links were made, or were there.
+    made: Arc<AtomicBool>,
+    laps: Laps,
+}
+
+/// What is used of the host from within the pod's namespace.
+struct Host {
+    netlink: Direct,
+    settings: &'static sysctl::Settings,
+}
+
+impl Host {
+    fn open() -> Result<Self, Error> {
+        Ok(Self {
+            netlink: Direct::open("in the host")?,
+            settings: sysctl::Settings::of_the_host(),
+        })
+    }
+}
+
+/// The index and the link-layer address of the master, and the index of the pod's end of the pair, where there are
+/// such links.
+type Made = (Option<Master>, Option<u32>, Laps);
+
+type Master = (u32, Option<Mac>);
+
+/// The links that a plan speaks of.
+pub(super) type Found = HashMap<String, Link>;
+
+impl Work {
+    fn run(mut self, netns: &Netns, mut host: Host) -> Result<Made, Error> {
+        let mut pod = Direct::open(format!("in {}", self.net.netns.display()))?;
+        let (master, there) = self.in_host(netns, &mut pod, &mut host)?;
+        let veth = self.in_pod(&mut pod, there)?;
+        Ok((master, veth, self.laps))
+    }
+
+    /// What is to be known of the master; and the pod's links, if all were there.
+    fn in_host(
+        &mut self,
+        netns: &Netns,
+        pod: &mut Direct,
+        Host { netlink, settings }: &mut Host,
+    ) -> Result<(Option<Master>, Option<Found>), Error> {
+        let net = &self.net;
+        let pairs = net.way_to_host().map(|veth| veth.host_name.as_str());
+        let own = net.ipvlan.as_ref().map(|ipvlan| ipvlan.name.as_str());
+        let names: Vec<&str> = net.master().into_iter().chain(pairs).chain(own).collect();
+        let mut found = netlink.links(&names)?;
+        let master = match net.master() {
+            Some(name) => {
+                let link = present(&found, name, netlink)?;
+                Some((link.ifindex, link.mac))
+            }
+            None => None,
+        };
+        let there = links::make(net, self.links, netns, pod, (&mut *netlink, &mut found))?;
+        self.made.store(true, Ordering::Release);
+        self.laps.lap("make the links");
+        let mut batch = Batch::default();
+        if let Some(veth) = &net.veth {
+            settings.write_all(&net.in_host.sysctls)?;
+            let link = present(&found, &veth.host_name, netlink)?;
+            batch.put_right(link, veth.mtu, Some(veth.host_mac));
+            batch.bring_up(link, &net.alias);
+        }
+        if let Some(veth) = &net.shared_veth {
+            present(&found, &veth.host_name, netlink)?;
+        }
+        add_objects(&mut batch, &self.nic, &found, &self.programs);
+        add_objects(&mut batch, &net.in_host, &found, &self.programs);
+        put(netlink, batch, self.links)?;
+        self.laps.lap("configure the host");
+        Ok((master, there))
+    }
+
+    /// The index of the pod's end of the pair. `there`: the pod's links, if they are known.
+    fn in_pod(&mut self, pod: &mut Direct, there: Option<Found>) -> Result<Option<u32>, Error> {
+        let net = &self.net;
+        sysctl::write_all(&net.in_pod.sysctls)?;
+        self.laps.lap("settings in the pod");
+        let found = match there {
+            Some(there) => there,
+            None => links::inside(net, pod)?,
+        };
+        let mut batch = Batch::default();
+        if let Some(loopback) = found.get("lo").filter(|link| !link.up) {
+            batch.set_up(&loopback.name, loopback.ifindex, None);
+        }
+        if let Some(veth) = &net.veth {
+            let link = present(&found, &veth.pod_name, pod)?;
+            batch.put_right(link, veth.mtu, Some(veth.pod_mac));
+            batch.bring_up(link, &net.alias);
+        }
+        let link = present(&found, &net.interface, pod)?;
+        if let Some(ipvlan) = &net.ipvlan {
+            batch.put_right(link, ipvlan.mtu, None);
+            batch.bring_up(link, &net.alias);
+        }
+        if let Some(veth) = &net.shared_veth {
+            present(&found, &veth.pod_name, pod)?;
+        }
+        add_objects(&mut batch, &net.in_pod, &found, &self.programs);
+        put(pod, batch, self.links)?;
+        self.laps.lap("configure the pod");
+        let veth = net.way_to_host().and_then(|veth| found.get(&veth.pod_name));
+        Ok(veth.map(|link| link.ifindex))
+    }
+}
+
+/// An interface that may be there already has most of it.
+fn put(netlink: &mut Direct, batch: Batch, links: Links) -> Result<(), netlink::Error> {
+    match links {
+        Links::Ensure => netlink.run_missing(batch),
+        Links::New | Links::First => netlink.run(batch),
+    }
+}
+
+/// The link, which must be there.
+pub(super) fn present<'f>(
+    found: &'f Found,
+    name: &str,
+    netlink: &Direct,
+) -> Result<&'f Link, Error> {
+    found.get(name).ok_or_else(|| Error::LinkGone {
+        name: name.to_owned(),
+        place: netlink.place().to_owned(),
+    })
+}
+
+/// Objects of links that `links` does not have are left out: there are none in a plan whose
+/// links were just made.
+fn add_objects(batch: &mut Batch, plan: &NamespacePlan, links: &Found, programs: &Programs) {
+    let index = |name: &String| links.get(name).map(|link| link.ifindex);
+    for object in &plan.addresses {
+        if let Some(index) = index(&object.link) {
+            batch.add_address(object, index);
+        }
+    }
+    for object in &plan.neighbours {
+        if let Some(index) = index(&object.link) {
+            batch.add_neighbour(object, index);
+        }
+    }
+    for object in &plan.routes {
+        if let Some(index) = index(&object.link) {
+            batch.add_route(object, index);
+        }
+    }
+    for object in &plan.rules {
+        batch.add_rule(object);
+    }
+    for object in &plan.filters {
+        if let (Some(index), Some(program)) = (index(&object.link), programs.fd(&object.program)) {
+            batch.add_filter(object, index, program);
+        }
+    }
+}

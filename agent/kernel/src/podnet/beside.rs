@@ -1,0 +1,142 @@
+//! An interface beside others in its pod, ours or another plugin's: who has the default route, which
+//! tables the routes go to, and by which rules they are found.
+//!
+//! Beside another plugin's interface everything that this one does not concern stays as it was. So the
+//! default route there is not replaced; the ways by the veth are only for what has one of our addresses; and
+//! what has no address yet asks our tables last, and for our subnets alone.
+
+use std::net::IpAddr;
+
+use ebbtide_types::{
+    Family,
+    settings::{Settings, is_kernel_table},
+};
+
+use super::model::{Earlier, NetworkSpec, PodAddress, Sandbox};
+use crate::netlink::model::{Action, MAIN_TABLE, Rule, Selector};
+
+/// Tables for subnets alone are so much further than those of their interfaces. No pod has so many.
+const SUBNETS_ONLY: u32 = 500;
+
+/// Where the routes of an interface go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tables {
+    /// Its own table, if it does not have the pod's default route in the main one.
+    pub(super) own: Option<u32>,
+    /// Beside another plugin's default route: the table of its subnets alone.
+    pub(super) subnets: Option<u32>,
+    /// The families in which it has the default route by a rule, as the main table has another's or
+    /// must not be touched.
+    defaults: Vec<Family>,
+}
+
+/// The families whose default route is another interface's, where an interface of these addresses
+/// stands beside one of another plugin's. Empty where it does not.
+pub(super) fn others_defaults(earlier: &Earlier, addresses: &[PodAddress]) -> Vec<Family> {
+    let concerned = |family: &Family| families(addresses).any(|(own, _)| own == *family);
+    if !earlier.others_defaults.iter().any(concerned) {
+        return Vec::new();
+    }
+    if earlier.tables.contains(&MAIN_TABLE) {
+        return Family::BOTH.into();
+    }
+    earlier.others_defaults.clone()
+}
+
+pub(super) fn tables(
+    sandbox: &Sandbox,
+    earlier: &Earlier,
+    network: &NetworkSpec,
+    others_defaults: &[Family],
+    settings: &Settings,
+) -> Tables {
+    let is_beside = !others_defaults.is_empty();
+    let own = own_table(sandbox, earlier, network, is_beside, settings);
+    let has_default = |family: &Family| match &network.default_route {
+        Some(chosen) => *chosen == sandbox.interface,
+        None => !others_defaults.contains(family),
+    };
+    let mut defaults = Family::BOTH.to_vec();
+    defaults.retain(|family| is_beside && own.is_some() && has_default(family));
+    Tables {
+        own,
+        subnets: own
+            .filter(|_| is_beside)
+            .map(|own| own.saturating_add(SUBNETS_ONLY)),
+        defaults,
+    }
+}
+
+/// An interface that does not have the pod's default route has a table of its own: what is sent
+/// from its addresses goes out by it.
+fn own_table(
+    sandbox: &Sandbox,
+    earlier: &Earlier,
+    network: &NetworkSpec,
+    is_beside: bool,
+    settings: &Settings,
+) -> Option<u32> {
+    if let Some(table) = earlier.own_table {
+        return (table != MAIN_TABLE).then_some(table);
+    }
+    let has_default = !is_beside
+        && match &network.default_route {
+            Some(chosen) => *chosen == sandbox.interface,
+            None => !earlier.tables.contains(&MAIN_TABLE),
+        };
+    let mut candidates = settings.reply_table.saturating_add(1)..=u32::MAX;
+    (!has_default)
+        .then(|| {
+            candidates.find(|table| !is_kernel_table(*table) && !earlier.tables.contains(table))
+        })
+        .flatten()
+}
+
+/// The rules of a pod that has other interfaces, besides those that send each address out by its own:
+/// what has another one's address goes by the main table alone, and what has no address yet to the
+/// subnets of all.
+pub(super) fn rules(
+    addresses: &[PodAddress],
+    earlier: &Earlier,
+    tables: &Tables,
+    settings: &Settings,
+) -> Vec<Rule> {
+    let mut in_main = earlier.in_main.clone();
+    if tables.own.is_none() && earlier.own_table.is_none() && !earlier.tables.is_empty() {
+        in_main.extend(addresses.iter().map(|pod| pod.address.addr()));
+    }
+    in_main.retain(|address| families(addresses).any(|(own, _)| own == Family::of(*address)));
+    in_main.sort();
+    in_main.dedup();
+    let rule = |step, family, selector, table| Rule {
+        family,
+        priority: settings.rule_priority + step,
+        selector,
+        action: Action::Table(table),
+    };
+    let from = |own| rule(1, Family::of(own), Selector::From(own), MAIN_TABLE);
+    let mut rules: Vec<Rule> = in_main.into_iter().map(from).collect();
+    let Some(own) = tables.own else {
+        return rules;
+    };
+    for (family, _) in families(addresses) {
+        let but_default = |step, table| rule(step, family, Selector::AllButDefault, table);
+        rules.push(but_default(2, MAIN_TABLE));
+        rules.push(but_default(3, tables.subnets.unwrap_or(own)));
+        if tables.defaults.contains(&family) {
+            rules.push(rule(4, family, Selector::All, own));
+        }
+    }
+    rules
+}
+
+/// The families of the addresses, each with its first one.
+pub(super) fn families(addresses: &[PodAddress]) -> impl Iterator<Item = (Family, IpAddr)> {
+    Family::BOTH.into_iter().filter_map(|family| {
+        let first = addresses
+            .iter()
+            .map(|a| a.address.addr())
+            .find(|a| Family::of(*a) == family);
+        first.map(|address| (family, address))
+    })
+}

@@ -1,0 +1,132 @@
+//! Compares a plan with the kernel.
+
+use ebbtide_types::Mac;
+
+use crate::{
+    datapath::Datapath,
+    netlink::{
+        Netlink,
+        link::Link,
+        model::NamespacePlan,
+        netns::{Evidence, Netns},
+        state::{NamespaceState, differing_sysctls},
+    },
+};
+
+use super::{Error, PodNet};
+
+/// Everything that is not as `net` (and `nic`, the host's routing for its master) plans it, each
+/// as a sentence with the object's name. Empty when all is well.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub async fn check(
+    net: &PodNet,
+    nic: &NamespacePlan,
+    host: &Netlink,
+    datapath: &Datapath,
+) -> Result<Vec<String>, Error> {
+    let mut damage = Vec::new();
+    match net.namespace()? {
+        Evidence::Gone => {
+            damage.push(format!(
+                "the network namespace {} is gone",
+                net.netns.display()
+            ));
+            return Ok(damage);
+        }
+        Evidence::Present(netns) => damage.extend(in_pod(net, &netns).await?),
+    }
+    damage.extend(in_host(net, nic, host, datapath).await?);
+    for address in datapath.unregistered(&net.ips()) {
+        damage.push(format!(
+            "{address} has no flow table in {}",
+            "the eBPF map FLOWS"
+        ));
+    }
+    Ok(damage)
+}
+
+/// Whether all programs are at the pod's interfaces.
+///
+/// # Errors
+/// When the pod's namespace is gone, or the kernel does not answer.
+pub async fn is_attached(net: &PodNet) -> Result<bool, Error> {
+    let Evidence::Present(netns) = net.namespace()? else {
+        return Err(Error::NamespaceGone(net.netns.clone()));
+    };
+    let wanted = NamespacePlan {
+        filters: net.in_pod.filters.clone(),
+        ..NamespacePlan::default()
+    };
+    let place = format!("in {}", netns.path().display());
+    let netlink = netns.run(|| Netlink::open(place))??;
+    let state = NamespaceState::read(&netlink, &wanted).await?;
+    Ok(state.missing(&wanted).is_empty())
+}
+
+fn wrong(link: &Link, mtu: u32, mac: Option<Mac>, place: &str) -> Option<String> {
+    let what = link.differs(mtu, mac)?;
+    Some(format!("link {} {what} {place}", link.name))
+}
+
+async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
+    let place = format!("in {}", netns.path().display());
+    let (netlink, settings) = netns
+        .run(|| Netlink::open(place).map(|netlink| (netlink, differing_sysctls(&net.in_pod))))??;
+    let pair = net.way_to_host().map(|veth| veth.pod_name.as_str());
+    let links: Vec<&str> = pair.into_iter().chain([net.interface.as_str()]).collect();
+    let state = NamespaceState::read_with(&netlink, &net.in_pod, &links).await?;
+    let mut damage = Vec::new();
+    match state.links.get(&net.interface) {
+        None => damage.push(format!("link {} is missing in the pod", net.interface)),
+        Some(link) => {
+            if let Some(ipvlan) = &net.ipvlan
+                && link.ipvlan_mode.is_some_and(|mode| mode != ipvlan.mode)
+            {
+                damage.push(format!(
+                    "link {} is in another mode than {}: a child of another mode was added to {}",
+                    ipvlan.name, ipvlan.mode, ipvlan.master
+                ));
+            }
+            // The MTU of another plugin's interface is its own business.
+            let mtu = net.ipvlan.as_ref().map_or(link.mtu, |ipvlan| ipvlan.mtu);
+            damage.extend(wrong(link, mtu, None, "in the pod"));
+        }
+    }
+    if let Some(veth) = net.way_to_host() {
+        match state.links.get(&veth.pod_name) {
+            None => damage.push(format!("link {} is missing in the pod", veth.pod_name)),
+            Some(link) => damage.extend(wrong(link, veth.mtu, Some(veth.pod_mac), "in the pod")),
+        }
+    }
+    let missing = settings.into_iter().chain(state.missing(&net.in_pod));
+    damage.extend(missing.map(|object| format!("{object} in the pod")));
+    Ok(damage)
+}
+
+async fn in_host(
+    net: &PodNet,
+    nic: &NamespacePlan,
+    host: &Netlink,
+    datapath: &Datapath,
+) -> Result<Vec<String>, Error> {
+    let mut wanted = net.in_host.clone();
+    wanted.extend(nic);
+    let pair = net.way_to_host().map(|veth| veth.host_name.as_str());
+    let links: Vec<&str> = pair.into_iter().collect();
+    let state = datapath.state_of_host(host, &wanted, &links).await?;
+    let mut damage = Vec::new();
+    if let Some(veth) = net.way_to_host() {
+        match state.links.get(&veth.host_name) {
+            None => damage.push(format!("link {} is missing in the host", veth.host_name)),
+            Some(link) => damage.extend(wrong(link, veth.mtu, Some(veth.host_mac), "in the host")),
+        }
+    }
+    let missing = differing_sysctls(&net.in_host)
+        .into_iter()
+        .chain(state.missing(&net.in_host))
+        .chain(state.missing(nic));
+    damage.extend(missing.map(|object| format!("{object} in the host")));
+    Ok(damage)
+}

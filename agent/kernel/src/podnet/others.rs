@@ -1,0 +1,82 @@
+//! What other plugins have in a pod's namespace: facts that an interface beside theirs is planned from.
+
+use std::{net::IpAddr, path::Path};
+
+use ebbtide_types::Family;
+
+use super::{Error, PodNet, Sandbox, model::VETH};
+use crate::{
+    netlink::{
+        direct::Direct,
+        netns::{Evidence, Netns},
+    },
+    node::is_link_local,
+};
+
+/// Other plugins' default routes and addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// The families that have a default route which is not ours.
+    pub defaults: Vec<Family>,
+    /// The addresses on links that are not ours, if there is such a route; none of a link's own.
+    pub addresses: Vec<IpAddr>,
+    /// Whether somebody routes by marks of their own, looked at if there is such a route.
+    pub marks: bool,
+}
+
+impl Others {
+    /// Looks into the pod. `own` are the names of our interfaces there.
+    ///
+    /// # Errors
+    /// When the pod's namespace is gone, or the kernel does not answer.
+    pub async fn look(sandbox: &Sandbox, own: Vec<String>) -> Result<Self, Error> {
+        let netns = Netns::look(&sandbox.netns, Some(sandbox.netns_inode))?;
+        look_into(netns, &sandbox.netns, move |pod| Self::inside(pod, &own)).await
+    }
+
+    fn inside(pod: &mut Direct, own: &[String]) -> Result<Self, Error> {
+        let mut others = Self::default();
+        for family in Family::BOTH {
+            if pod.has_foreign_default(family)? {
+                others.defaults.push(family);
+            }
+        }
+        if others.defaults.is_empty() {
+            return Ok(others);
+        }
+        others.marks = pod.has_foreign_rules_by_mark()?;
+        let names: Vec<&str> = own.iter().map(String::as_str).chain(["lo", VETH]).collect();
+        let own = pod.links(&names)?;
+        let is_own = |index| own.values().any(|link| link.ifindex == index);
+        let addresses = pod.addresses()?;
+        let addresses = addresses.iter().filter(|found| !is_own(found.ifindex));
+        others.addresses = addresses
+            .map(|found| found.address.addr())
+            // What leads to the link alone has no need of rules.
+            .filter(|address| !is_link_local(address))
+            .collect();
+        Ok(others)
+    }
+}
+
+/// Whether somebody in the pod of `net` routes by marks of their own.
+///
+/// # Errors
+/// When the pod's namespace is gone, or the kernel does not answer.
+pub async fn marks_in(net: &PodNet) -> Result<bool, Error> {
+    let look = |pod: &mut Direct| Ok(pod.has_foreign_rules_by_mark()?);
+    look_into(net.namespace()?, &net.netns, look).await
+}
+
+async fn look_into<T: Send + 'static>(
+    evidence: Evidence,
+    path: &Path,
+    look: impl FnOnce(&mut Direct) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let Evidence::Present(netns) = evidence else {
+        return Err(Error::NamespaceGone(path.to_owned()));
+    };
+    let place = format!("in {}", path.display());
+    let inside = move |_: &Netns, ()| look(&mut Direct::open(place)?);
+    netns.outside_then_inside(|_| Ok(()), inside).await
+}

@@ -1,0 +1,457 @@
+//! From facts to a value.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ebbtide_layout::{HOST_MAC, Hook, POD_MAC};
+use ebbtide_types::{Family, IpvlanMode, Mac, digest::fnv, settings::Settings};
+use ipnet::IpNet;
+
+use super::{
+    answer,
+    beside::{self, Tables, families},
+    model::{Earlier, IPV6_MIN_MTU, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
+};
+use crate::{
+    datapath::{PROGRAMS, Program},
+    netlink::{
+        link::{Ipvlan, LONGEST_ALIAS, Veth},
+        model::{
+            Action, Address, Filter, MAIN_TABLE, NamespacePlan, Neighbour, Route, Rule, Selector,
+            Sysctl, host_net,
+        },
+    },
+    node::{ALIAS, NodeFacts, veth_filters},
+};
+
+/// The host as the pod's next hop. Both are addresses of nobody: the neighbour entry is permanent,
+/// so the pod needs no address of the node's to reach the node, and a node that is given another
+/// address changes nothing here.
+const NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// See [`NEXT_HOP_V4`].
+const NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// `IN6_ADDR_GEN_MODE_NONE` (include/uapi/linux/if_link.h): no link-local address. It would only
+/// cause traffic that no cloud lets pass.
+const NO_ADDRESSES: &str = "1";
+
+/// Name of the host's end: `veth`, which network managers know to leave alone, and a digest, so
+/// that a repeated request finds the same one. 11 hex digits are 44 bits: among 1000 interfaces of
+/// a node two meet with a probability of 3 in 10^8, and the kernel then refuses the second.
+fn host_end(container_id: &str, interface: &str) -> String {
+    let digest = fnv(container_id.bytes().chain([b'/']).chain(interface.bytes()));
+    format!("veth{:011x}", digest >> 20)
+}
+
+/// Says of a link whose it is. Of a name that is too long for the kernel the front is left, and says that it is cut.
+fn alias(pod: &str, interface: &str) -> String {
+    const CUT: &str = "...";
+    let whole = format!("{ALIAS}{pod} {interface}");
+    if whole.len() <= LONGEST_ALIAS {
+        return whole;
+    }
+    let around = ALIAS.len() + CUT.len() + 1 + interface.len();
+    let front = pod.floor_char_boundary(LONGEST_ALIAS.saturating_sub(around));
+    format!("{ALIAS}{}{CUT} {interface}", &pod[..front])
+}
+
+/// Plans one interface of a pod.
+///
+/// # Errors
+/// When the node cannot carry it; the message says why and what to do.
+pub fn plan(
+    sandbox: &Sandbox,
+    earlier: &Earlier,
+    network: &NetworkSpec,
+    addresses: &[PodAddress],
+    node: &NodeFacts,
+    settings: &Settings,
+) -> Result<PodNet, PlanError> {
+    let mtu = match network.made_before {
+        Some(mtu) => mtu,
+        None => mtu_on_master(network, node)?,
+    };
+    if sandbox.interface == VETH {
+        return Err(PlanError::NameTaken);
+    }
+    let mut families_of_ours = families(addresses).map(|(family, _)| family);
+    if mtu < IPV6_MIN_MTU && families_of_ours.any(|family| family == Family::V6) {
+        return Err(PlanError::MtuWithoutIpv6 {
+            network: network.name.clone(),
+            mtu,
+            master: network.master.clone(),
+        });
+    }
+    let veth = (network.veth && earlier.veth.is_none()).then(|| Veth {
+        host_name: host_end(&sandbox.container_id, &sandbox.interface),
+        host_mac: Mac(HOST_MAC),
+        pod_name: VETH.to_owned(),
+        pod_mac: Mac(POD_MAC),
+        mtu,
+    });
+    let shared_veth = earlier.veth.clone().filter(|_| network.veth);
+    let is_ours = network.made_before.is_none();
+    let accept_marks = network.accept_marks && !earlier.marks;
+    let others_defaults = beside::others_defaults(earlier, addresses);
+    let tables = beside::tables(sandbox, earlier, network, &others_defaults, settings);
+    let table = tables.own;
+    let mut in_pod = NamespacePlan::default();
+    let mut in_host = NamespacePlan::default();
+    if is_ours {
+        nic_in_pod(
+            &sandbox.interface,
+            mtu,
+            addresses,
+            &tables,
+            settings,
+            &mut in_pod,
+        );
+        let beside = beside::rules(addresses, earlier, &tables, settings);
+        in_pod.rules.extend(beside);
+    }
+    if let Some(veth) = &veth {
+        in_pod.sysctls.extend(mark_settings(accept_marks));
+        in_pod.sysctls.push(no_addresses(VETH));
+        in_host.sysctls.push(no_addresses(&veth.host_name));
+        // The kernel gives a new link what `default` says, and somebody may have turned forwarding off there.
+        let forwarding = format!("net/ipv4/conf/{}/forwarding", veth.host_name);
+        in_host.sysctls.push(sysctl(forwarding, "1"));
+    }
+    if let Some(veth) = veth.as_ref().or(shared_veth.as_ref()) {
+        // Another plugin's second interface has no table of ours; the first one's routes serve it.
+        if is_ours || table.is_none() {
+            let behind_host = behind_host(network, node, settings);
+            let table = table.unwrap_or(MAIN_TABLE);
+            way_to_host(addresses, &behind_host, table, &mut in_pod);
+        }
+        for (family, own) in families(addresses) {
+            if !earlier.families.contains(&family) {
+                replies(family, own, settings, &mut in_pod);
+                in_host
+                    .sysctls
+                    .extend(family_settings(&veth.host_name, family));
+            }
+        }
+        // What another plugin's interface sends is that plugin's business.
+        let is_guarded = settings.spoof_guard && is_ours;
+        let only_from = is_guarded.then(|| sandbox.number());
+        in_pod.filters = programs(&sandbox.interface, veth, only_from);
+        if earlier.veth.is_none() {
+            in_host.filters = veth_filters(&veth.host_name, only_from);
+        }
+        way_to_pod(veth, addresses, settings, &mut in_host);
+        if !is_ours {
+            let loose = |link: &String| sysctl(format!("net/ipv4/conf/{link}/rp_filter"), "2");
+            in_host
+                .sysctls
+                .extend(network.strict_links.iter().map(loose));
+        }
+    }
+    Ok(PodNet {
+        pod: sandbox.pod.clone(),
+        container_id: sandbox.container_id.clone(),
+        netns: sandbox.netns.clone(),
+        netns_inode: sandbox.netns_inode,
+        pid_namespace: sandbox.pid_namespace,
+        network: network.name.clone(),
+        spec: Some(NetworkSpec {
+            accept_marks,
+            ..network.clone()
+        }),
+        addresses: addresses.to_vec(),
+        interface: sandbox.interface.clone(),
+        mtu,
+        ipvlan: is_ours.then(|| Ipvlan {
+            name: sandbox.interface.clone(),
+            master: network.master.clone(),
+            mode: network.mode,
+            mtu,
+        }),
+        delegate: None,
+        past_host: settings.exempt_from_masquerade
+            && is_ours
+            && network.mode != IpvlanMode::L2
+            && (veth.is_some() || shared_veth.is_some()),
+        veth,
+        shared_veth,
+        table: table.filter(|_| is_ours),
+        others_defaults,
+        answered: is_ours && answer::is_the_nodes(network.answer_neighbours, network.mode),
+        alias: alias(&sandbox.pod, &sandbox.interface),
+        in_pod,
+        in_host,
+    })
+}
+
+/// The MTU of an interface on the network's master, which must be able to carry it.
+fn mtu_on_master(network: &NetworkSpec, node: &NodeFacts) -> Result<u32, PlanError> {
+    let master = node
+        .nic(&network.master)
+        .ok_or_else(|| PlanError::NoMaster {
+            master: network.master.clone(),
+            network: network.name.clone(),
+            present: node
+                .nics
+                .iter()
+                .map(|n| n.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })?;
+    if let Some(kind @ ("ipvlan" | "macvlan")) = master.kind.as_deref() {
+        return Err(PlanError::MasterIsChild {
+            master: network.master.clone(),
+            network: network.name.clone(),
+            kind: kind.to_owned(),
+        });
+    }
+    if !master.up {
+        return Err(PlanError::MasterDown {
+            master: network.master.clone(),
+            network: network.name.clone(),
+        });
+    }
+    let mtu = network.mtu.unwrap_or(master.mtu);
+    if mtu > master.mtu {
+        return Err(PlanError::Mtu {
+            network: network.name.clone(),
+            mtu,
+            master: network.master.clone(),
+            master_mtu: master.mtu,
+        });
+    }
+    Ok(mtu)
+}
+
+fn sysctl(path: String, value: &str) -> Sysctl {
+    Sysctl {
+        path,
+        value: value.to_owned(),
+    }
+}
+
+/// No addresses on a link but those that are planned.
+fn no_addresses(link: &str) -> Sysctl {
+    sysctl(format!("net/ipv6/conf/{link}/addr_gen_mode"), NO_ADDRESSES)
+}
+
+/// What a link needs to carry a family.
+fn family_settings(link: &str, family: Family) -> Vec<Sysctl> {
+    match family {
+        Family::V4 => Vec::new(),
+        Family::V6 => vec![
+            sysctl(format!("net/ipv6/conf/{link}/disable_ipv6"), "0"),
+            sysctl(format!("net/ipv6/conf/{link}/accept_ra"), "0"),
+        ],
+    }
+}
+
+/// The accepted socket inherits the mark of its SYN; RST and ICMP replies carry the mark of what
+/// they answer (Documentation/networking/ip-sysctl.rst).
+///
+/// Far addresses come by the veth. What is for the pod has the mark, which finds the way back; ICMP
+/// errors have none, and for what the pod passes on the rule of the mark is not asked. Loose filtering
+/// lets both in. The larger of `all` and this counts, and 2 (loose) is larger than 1.
+///
+/// The kernel gives the accepted socket the whole mark, not our bit alone. Where a transparent proxy sets
+/// one of its own, replies would follow that proxy's rule back into the pod; and a source that is looked
+/// up by that mark is taken for the pod's own, and dropped.
+fn mark_settings(accept: bool) -> [Sysctl; 4] {
+    let accept = if accept { "1" } else { "0" };
+    [
+        sysctl(format!("net/ipv4/conf/{VETH}/rp_filter"), "2"),
+        sysctl("net/ipv4/tcp_fwmark_accept".into(), accept),
+        sysctl("net/ipv4/fwmark_reflect".into(), "1"),
+        sysctl(format!("net/ipv4/conf/{VETH}/src_valid_mark"), accept),
+    ]
+}
+
+/// The ipvlan interface: its addresses, and all the world behind the pool's gateway.
+///
+/// The gateway is a next hop on the link although l3 children resolve nobody: with a device route
+/// the kernel would keep a neighbour entry for every destination a pod ever talks to.
+fn nic_in_pod(
+    interface: &str,
+    mtu: u32,
+    addresses: &[PodAddress],
+    tables: &Tables,
+    settings: &Settings,
+    plan: &mut NamespacePlan,
+) {
+    let own_table = tables.own;
+    plan.sysctls.push(no_addresses(interface));
+    for (family, _) in families(addresses) {
+        plan.sysctls.extend(family_settings(interface, family));
+        if family == Family::V6 {
+            // When the master's MTU changes, the kernel changes its children's without telling IPv6
+            // (`ipvlan_adjust_mtu`, drivers/net/ipvlan/ipvlan_main.c).
+            let path = format!("net/ipv6/conf/{interface}/mtu");
+            plan.sysctls.push(sysctl(path, &mtu.to_string()));
+        }
+    }
+    if own_table.is_some() {
+        // What comes in here is answered by a rule that looks at the source; strict rp_filter would
+        // look in the main table and not find this interface. The larger of `all` and this counts,
+        // and 2 (loose) is larger than 1 (Documentation/networking/ip-sysctl.rst).
+        plan.sysctls
+            .push(sysctl(format!("net/ipv4/conf/{interface}/rp_filter"), "2"));
+    }
+    for pod in addresses {
+        let own = pod.address.addr();
+        plan.addresses.push(Address {
+            link: interface.to_owned(),
+            address: pod.address,
+            // In the main table, its subnet's route would lead there what has another interface's address.
+            no_prefix_route: own_table.is_some(),
+        });
+        let route = |destination, via, table| Route {
+            link: interface.to_owned(),
+            destination,
+            via,
+            source: Some(own),
+            table,
+        };
+        let table = own_table.unwrap_or(MAIN_TABLE);
+        if let Some(gateway) = pod.gateway {
+            let everything = Family::of(own).everything();
+            plan.routes.push(route(everything, Some(gateway), table));
+        }
+        for (destination, via) in &pod.routes {
+            plan.routes.push(route(*destination, Some(*via), table));
+        }
+        if own_table.is_some() {
+            plan.routes.push(route(pod.address.trunc(), None, table));
+            plan.rules.push(Rule {
+                family: Family::of(own),
+                priority: settings.rule_priority + 1,
+                selector: Selector::From(own),
+                action: Action::Table(table),
+            });
+        }
+        if let Some(subnets) = tables.subnets {
+            for (destination, via) in &pod.routes {
+                plan.routes.push(route(*destination, Some(*via), subnets));
+            }
+            plan.routes.push(route(pod.address.trunc(), None, subnets));
+        }
+    }
+}
+
+/// Everything that is reached through the node.
+fn behind_host(network: &NetworkSpec, node: &NodeFacts, settings: &Settings) -> Vec<IpNet> {
+    let mut all: Vec<IpNet> = Vec::new();
+    let nodes = node.addresses(&settings.nics).into_iter().map(host_net);
+    let configured = settings
+        .service_cidrs
+        .iter()
+        .chain(&settings.via_host_cidrs);
+    for net in nodes.chain(configured.chain(&network.via_host).copied()) {
+        if !all.contains(&net) {
+            all.push(net);
+        }
+    }
+    all
+}
+
+fn next_hop(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => NEXT_HOP_V4.into(),
+        Family::V6 => NEXT_HOP_V6.into(),
+    }
+}
+
+/// The way to the node, from this interface's addresses.
+fn way_to_host(
+    addresses: &[PodAddress],
+    behind_host: &[IpNet],
+    table: u32,
+    plan: &mut NamespacePlan,
+) {
+    for (family, own) in families(addresses) {
+        let own_family = behind_host
+            .iter()
+            .filter(|net| Family::of_net(net) == family);
+        plan.routes.extend(own_family.map(|destination| Route {
+            link: VETH.to_owned(),
+            destination: *destination,
+            via: Some(next_hop(family)),
+            source: Some(own),
+            table,
+        }));
+    }
+}
+
+/// What leads the replies of a family back to the veth.
+fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut NamespacePlan) {
+    plan.sysctls.extend(family_settings(VETH, family));
+    if family == Family::V6 {
+        plan.sysctls
+            .push(sysctl("net/ipv6/fwmark_reflect".into(), "1"));
+    }
+    // The pod's own address once more. Without one, a REDIRECT of what comes in has nothing to redirect
+    // to and drops it (`nf_nat_redirect_ipv4`, net/netfilter/nf_nat_redirect.c), as service meshes do,
+    // and even loose reverse path filtering lets nothing in that has no mark.
+    plan.addresses.push(Address {
+        link: VETH.to_owned(),
+        address: host_net(own),
+        no_prefix_route: false,
+    });
+    plan.neighbours.push(Neighbour {
+        link: VETH.to_owned(),
+        address: next_hop(family),
+        mac: Mac(HOST_MAC),
+    });
+    plan.routes.push(Route {
+        link: VETH.to_owned(),
+        destination: family.everything(),
+        via: Some(next_hop(family)),
+        source: Some(own),
+        table: settings.reply_table,
+    });
+    plan.rules.push(Rule {
+        family,
+        priority: settings.rule_priority,
+        selector: Selector::LocalMark {
+            mark: settings.mark,
+            mask: settings.mark,
+        },
+        action: Action::Table(settings.reply_table),
+    });
+}
+
+/// Our programs: on the veth with the interface that brought it, and on the interface itself, where
+/// `only_from` guards what it sends.
+fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter> {
+    let filter = |program: &Program| Filter {
+        link: match program.hook {
+            Hook::VethIngress => veth.pod_name.clone(),
+            Hook::NicEgress | Hook::NicIngress => interface.to_owned(),
+        },
+        direction: program.direction,
+        program: program.name.to_owned(),
+        only_from: only_from.filter(|_| program.hook == Hook::NicEgress),
+    };
+    PROGRAMS.iter().map(filter).collect()
+}
+
+/// The way to the pod, in the host.
+fn way_to_pod(
+    veth: &Veth,
+    addresses: &[PodAddress],
+    settings: &Settings,
+    plan: &mut NamespacePlan,
+) {
+    for pod in addresses {
+        let own = pod.address.addr();
+        plan.neighbours.push(Neighbour {
+            link: veth.host_name.clone(),
+            address: own,
+            mac: veth.pod_mac,
+        });
+        plan.routes.push(Route {
+            link: veth.host_name.clone(),
+            destination: host_net(own),
+            via: None,
+            source: None,
+            table: settings.host_table,
+        });
+    }
+}

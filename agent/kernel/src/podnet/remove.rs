@@ -1,0 +1,127 @@
+//! Takes a plan out of the kernel.
+
+use std::io;
+
+use ebbtide_types::timing;
+
+use crate::{
+    datapath::Datapath,
+    netlink::{
+        self, Batch,
+        direct::Direct,
+        model::{Action, MAIN_TABLE, Rule},
+        netns::Evidence,
+    },
+    node,
+};
+
+use super::{Error, PodNet};
+
+/// Removes what `net` put into the kernel, as far as it is there and ours; a link of the same name
+/// that is somebody else's stays, and the log says so. When this returns, no interface has the
+/// pod's addresses any more.
+///
+/// # Errors
+/// When something of ours could not be removed, or the namespace could not be looked at: then the
+/// addresses must not be given to anybody else.
+pub async fn remove(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
+    // The kernel answers a removal after RCU grace periods, and a socket's next request after that. So each
+    // has a socket and a thread of its own, and all that are under way wait together.
+    let pod = match net.namespace()? {
+        Evidence::Gone => None,
+        Evidence::Present(netns) => {
+            let net = net.clone();
+            Some(netns.outside_then_inside(|_| Ok(()), move |_, ()| in_pod(&net)))
+        }
+    };
+    let host = {
+        let net = net.clone();
+        tokio::task::spawn_blocking(move || in_host(&net))
+    };
+    let (in_pod, in_host) = futures::join!(
+        async {
+            match pod {
+                Some(pod) => timing::step("remove from the pod", pod).await,
+                None => Ok(()),
+            }
+        },
+        timing::step("remove from the host", host)
+    );
+    let panicked = |e| netlink::Error::new("remove from the host", io::Error::other(e));
+    in_pod.and(in_host.map_err(panicked)?)?;
+    forget(net, datapath)
+}
+
+/// As [`remove`], where no link was made: links of these names are others'.
+///
+/// # Errors
+/// When a map cannot be used.
+pub fn forget(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
+    Ok(datapath.unregister(&net.ips(), net.number())?)
+}
+
+fn in_pod(net: &PodNet) -> Result<(), Error> {
+    let mut pod = Direct::open(format!("in {}", net.netns.display()))?;
+    let mut batch = Batch::default();
+    let (to_main, own): (Vec<&Rule>, Vec<&Rule>) = {
+        let rules = net.in_pod.rules.iter();
+        rules.partition(|rule| rule.action == Action::Table(MAIN_TABLE))
+    };
+    for rule in own {
+        batch.delete_rule(rule);
+    }
+    if let Some(ipvlan) = &net.ipvlan
+        && let Some(link) = pod.links(&[&ipvlan.name])?.get(&ipvlan.name)
+    {
+        if link.kind.as_deref() == Some("ipvlan") {
+            batch.delete_link(&link.name, link.ifindex);
+        } else {
+            tracing::warn!(link = %link.name, netns = %net.netns.display(), "left alone: not ours");
+        }
+    }
+    pod.run(batch)?;
+    // A rule that leads to the main table keeps another interface's packets from our tables: it goes
+    // with the last of these.
+    if !to_main.is_empty() && !pod.has_tables_of_ours()? {
+        let mut batch = Batch::default();
+        for rule in to_main {
+            batch.delete_rule(rule);
+        }
+        pod.run(batch)?;
+    }
+    Ok(())
+}
+
+fn in_host(net: &PodNet) -> Result<(), Error> {
+    let Some(veth) = net.way_to_host() else {
+        return Ok(());
+    };
+    let mut host = Direct::open("in the host")?;
+    let found = host.links(&[&veth.host_name])?;
+    let Some(link) = found.get(&veth.host_name) else {
+        return Ok(());
+    };
+    if net.shared_veth.is_some() {
+        return beside(net, link.ifindex, &mut host);
+    }
+    if !node::is_pod_veth(link) {
+        tracing::warn!(link = %link.name, "left alone: not ours, though it has our name");
+        return Ok(());
+    }
+    // Its routes and neighbours go with it.
+    let mut batch = Batch::default();
+    batch.delete_link(&link.name, link.ifindex);
+    Ok(host.run(batch)?)
+}
+
+/// What this interface has on another one's pair, which stays.
+fn beside(net: &PodNet, host_end: u32, host: &mut Direct) -> Result<(), Error> {
+    let mut batch = Batch::default();
+    for route in &net.in_host.routes {
+        batch.delete_route(route, host_end);
+    }
+    for neighbour in &net.in_host.neighbours {
+        batch.delete_neighbour(neighbour, host_end);
+    }
+    Ok(host.run(batch)?)
+}

@@ -1,0 +1,132 @@
+//! The same interface, on a node that has changed.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use ebbtide_types::{Family, settings::Settings};
+
+use super::{Earlier, Error, PlanError, PodAddress, PodNet, Sandbox, plan};
+use crate::{
+    netlink::{
+        Batch, Netlink,
+        model::{Action, MAIN_TABLE, NamespacePlan},
+        netns::Evidence,
+    },
+    node::NodeFacts,
+};
+
+/// Plans `net` again for the node as it is now: its addresses (the pod's way to them), the MTU of
+/// the NIC, and the gateways, which `gateway` knows. Addresses, names and tables stay.
+///
+/// # Errors
+/// When the node cannot carry it any more.
+pub fn renew(
+    net: &PodNet,
+    node: &NodeFacts,
+    gateway: impl Fn(&PodAddress) -> Option<IpAddr>,
+    settings: &Settings,
+) -> Result<PodNet, PlanError> {
+    let Some(spec) = &net.spec else {
+        return Ok(net.clone());
+    };
+    let own_replies = |family: &Family| {
+        let mut rules = net.in_pod.rules.iter();
+        rules.any(|rule| {
+            rule.family == *family && rule.action == Action::Table(settings.reply_table)
+        })
+    };
+    let mut families = Family::BOTH.to_vec();
+    families.retain(|family| net.shared_veth.is_some() && !own_replies(family));
+    let earlier = Earlier {
+        veth: net.shared_veth.clone(),
+        tables: Vec::new(),
+        others_defaults: net.others_defaults.clone(),
+        in_main: net.in_main(),
+        families,
+        own_table: Some(net.table.unwrap_or(MAIN_TABLE)),
+        marks: !net.accepts_marks(),
+    };
+    let sandbox = Sandbox {
+        container_id: net.container_id.clone(),
+        interface: net.interface.clone(),
+        netns: net.netns.clone(),
+        netns_inode: net.netns_inode,
+        pid_namespace: net.pid_namespace,
+        pod: net.pod.clone(),
+    };
+    let addresses: Vec<PodAddress> = net
+        .addresses
+        .iter()
+        .map(|own| PodAddress {
+            gateway: gateway(own),
+            ..own.clone()
+        })
+        .collect();
+    Ok(PodNet {
+        delegate: net.delegate.clone(),
+        ..plan(&sandbox, &earlier, spec, &addresses, node, settings)?
+    })
+}
+
+/// Removes what `old` has and `new` has not, after `new` was applied.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn prune(old: &PodNet, new: &PodNet, host: &Netlink) -> Result<(), Error> {
+    let in_pod = surplus(&old.in_pod, &new.in_pod);
+    let in_host = surplus(&old.in_host, &new.in_host);
+    if in_pod != NamespacePlan::default()
+        && let Evidence::Present(netns) = new.namespace()?
+    {
+        let place = format!("in {}", netns.path().display());
+        let pod = netns.run(|| Netlink::open(place))??;
+        delete(&in_pod, &pod).await?;
+    }
+    if in_host != NamespacePlan::default() {
+        delete(&in_host, host).await?;
+    }
+    Ok(())
+}
+
+/// The routes, rules and neighbours of `old` whose place nothing of `new` has taken.
+fn surplus(old: &NamespacePlan, new: &NamespacePlan) -> NamespacePlan {
+    let mut surplus = NamespacePlan {
+        routes: old.routes.clone(),
+        rules: old.rules.clone(),
+        neighbours: old.neighbours.clone(),
+        ..NamespacePlan::default()
+    };
+    // A route to the same destination was replaced in its place.
+    surplus.routes.retain(|route| {
+        let mut same = new.routes.iter();
+        !same.any(|n| n.destination == route.destination && n.table == route.table)
+    });
+    surplus.rules.retain(|rule| !new.rules.contains(rule));
+    surplus.neighbours.retain(|neighbour| {
+        let mut same = new.neighbours.iter();
+        !same.any(|n| n.address == neighbour.address && n.link == neighbour.link)
+    });
+    surplus
+}
+
+async fn delete(plan: &NamespacePlan, netlink: &Netlink) -> Result<(), Error> {
+    let links = netlink.links().await?;
+    let indices: HashMap<&str, u32> = links
+        .iter()
+        .map(|link| (link.name.as_str(), link.ifindex))
+        .collect();
+    let mut batch = Batch::default();
+    for route in &plan.routes {
+        if let Some(index) = indices.get(route.link.as_str()) {
+            batch.delete_route(route, *index);
+        }
+    }
+    for neighbour in &plan.neighbours {
+        if let Some(index) = indices.get(neighbour.link.as_str()) {
+            batch.delete_neighbour(neighbour, *index);
+        }
+    }
+    for rule in &plan.rules {
+        batch.delete_rule(rule);
+    }
+    Ok(batch.run(netlink).await?)
+}

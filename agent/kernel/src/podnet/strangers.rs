@@ -1,0 +1,131 @@
+//! What a pod has made of its own interface that takes what is others'.
+//!
+//! An ipvlan child gets whatever is for its addresses: what comes in by the NIC, and what its siblings send. The kernel
+//! keeps two children of one NIC from the same address and nothing else, and the mode is the NIC's and so everybody's.
+//! A pod with CAP_NET_ADMIN may set both.
+
+use std::net::IpAddr;
+
+use ebbtide_types::IpvlanMode;
+
+use super::{Error, PodNet};
+use crate::{
+    netlink::{
+        Batch,
+        direct::Direct,
+        link::LinkAddress,
+        netns::{Evidence, Netns},
+    },
+    node::is_link_local,
+};
+
+/// What was taken back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Undone {
+    /// Addresses, each with the link that had it.
+    pub addresses: Vec<(IpAddr, String)>,
+    /// The mode that the interface had.
+    pub mode: Option<IpvlanMode>,
+}
+
+/// Whether an address of an ipvlan link in a pod is none that it may have. `own`: what the record of the interface says,
+/// if the link is ours; `taken`: the node's addresses and the routers'.
+///
+/// A link-local one leads to the link alone. It is somebody's only if it is the node's.
+fn is_strange(address: IpAddr, own: Option<&[IpAddr]>, taken: &[IpAddr]) -> bool {
+    match own {
+        Some(own) if own.contains(&address) => false,
+        Some(_) if !is_link_local(&address) => true,
+        // Another plugin's, or the pod's own: it may have what is nobody's.
+        _ => taken.contains(&address),
+    }
+}
+
+/// Takes back what the pod of `net` has done to its interface, and to others of its ipvlan links. `taken` are addresses
+/// that no pod has.
+///
+/// # Errors
+/// When the pod's namespace is gone, or the kernel refuses.
+pub async fn undo(net: &PodNet, taken: Vec<IpAddr>) -> Result<Undone, Error> {
+    let Evidence::Present(netns) = net.namespace()? else {
+        return Err(Error::NamespaceGone(net.netns.clone()));
+    };
+    let net = net.clone();
+    let inside = move |_: &Netns, ()| in_pod(&net, &taken);
+    netns.outside_then_inside(|_| Ok(()), inside).await
+}
+
+fn in_pod(net: &PodNet, taken: &[IpAddr]) -> Result<Undone, Error> {
+    let mut pod = Direct::open(format!("in {}", net.netns.display()))?;
+    let mut undone = Undone::default();
+    let Some(wanted) = net.ipvlan.as_ref().map(|ipvlan| ipvlan.mode) else {
+        return Ok(undone);
+    };
+    let links = pod.all_links()?;
+    let addresses = pod.addresses()?;
+    let mut batch = Batch::default();
+    let own = net.ips();
+    for link in &links {
+        let Some(mode) = link.ipvlan_mode else {
+            continue;
+        };
+        let is_ours = link.name == net.interface;
+        // Another of the pod's interfaces has a record of its own.
+        let has_record = link
+            .alias
+            .as_deref()
+            .is_some_and(|alias| alias.starts_with(crate::node::ALIAS));
+        if !is_ours && has_record {
+            continue;
+        }
+        let own = is_ours.then_some(own.as_slice());
+        let on_link = |found: &&LinkAddress| found.ifindex == link.ifindex;
+        for found in addresses.iter().filter(on_link) {
+            let address = found.address.addr();
+            if is_strange(address, own, taken) {
+                batch.delete_address(found, &link.name);
+                undone.addresses.push((address, link.name.clone()));
+            }
+        }
+        if is_ours && mode != wanted {
+            batch.set_mode(link, wanted);
+            undone.mode = Some(mode);
+        }
+    }
+    if undone != Undone::default() {
+        pod.run(batch)?;
+    }
+    Ok(undone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_strange_on_our_link_if_the_record_lacks_it_and_elsewhere_if_it_is_taken() {
+        let parsed = |texts: &[&str]| -> Vec<IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let taken = parsed(&["10.0.0.1", "10.0.0.2", "fe80::2"]);
+        let own = parsed(&["10.0.0.40", "fd00::40"]);
+        for (address, is_ours, expected) in [
+            ("10.0.0.40", true, false),
+            ("fd00::40", true, false),
+            // The gateway's, another pod's, somebody's outside.
+            ("10.0.0.1", true, true),
+            ("10.0.0.41", true, true),
+            ("8.8.8.8", true, true),
+            ("2001:db8::1", true, true),
+            ("fe80::40", true, false),
+            ("fe80::2", true, true),
+            ("10.0.0.41", false, false),
+            ("10.0.0.2", false, true),
+            ("fe80::2", false, true),
+        ] {
+            let own = is_ours.then_some(own.as_slice());
+            let found = is_strange(address.parse().unwrap(), own, &taken);
+            assert_eq!(found, expected, "{address}, ours: {is_ours}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Which node may hand out which addresses of a pool that nodes share. Pure.
+//!
+//! One ConfigMap a pool: every change of it is conditional on nobody having changed it meanwhile, so
+//! no address is ever leased twice, and any number of addresses goes to and fro in one write. It is
+//! an object apart from the pool since every agent watches pools, and since it goes with its
+//! pool by an ownerReference.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ebbtide_ipam::catalog::{AddressSet, AddressSetError};
+use ebbtide_types::Family;
+
+/// On the ConfigMaps.
+pub(super) const LABEL: &str = "ebbtide.io/leases";
+
+/// A ConfigMap is called this and the pool.
+const PREFIX: &str = "ebbtide-leases.";
+
+/// Before a node's name: how many addresses it waits for. No node's name starts like this.
+const WANTED: &str = "_wanted.";
+
+/// The ConfigMap of a pool.
+pub(super) fn map_of(pool: &str) -> String {
+    format!("{PREFIX}{pool}")
+}
+
+/// The leases of one pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Book {
+    family: Family,
+    leases: BTreeMap<String, AddressSet>,
+    wanted: BTreeMap<String, u64>,
+}
+
+/// A lease that cannot be read. Nothing may be taken from such a book: whose it is, is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the lease {text:?} of node {node} {reason}")]
+pub struct BadLease {
+    /// Whose.
+    pub node: String,
+    /// What it says.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: AddressSetError,
+}
+
+impl Book {
+    /// Nothing is leased.
+    #[must_use]
+    pub const fn new(family: Family) -> Self {
+        Self {
+            family,
+            leases: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+        }
+    }
+
+    /// Whether an agent keeps this entry of a ConfigMap's data: its own lease, and who waits. What is free is
+    /// asked of the API server, by who takes it.
+    #[must_use]
+    pub fn concerns(key: &str, node: &str) -> bool {
+        key == node || key.starts_with(WANTED)
+    }
+
+    /// Reads a ConfigMap's data.
+    ///
+    /// # Errors
+    /// [`BadLease`], the first one.
+    pub fn parse(data: &BTreeMap<String, String>, family: Family) -> Result<Self, BadLease> {
+        let mut book = Self::new(family);
+        for (key, text) in data {
+            if let Some(node) = key.strip_prefix(WANTED) {
+                let count = text.trim().parse().unwrap_or(1);
+                book.wanted.insert(node.to_owned(), count);
+                continue;
+            }
+            let mut lease = Vec::new();
+            for range in text.split(',').filter(|range| !range.trim().is_empty()) {
+                let set = AddressSet::parse(range, family).map_err(|reason| BadLease {
+                    node: key.clone(),
+                    text: text.clone(),
+                    reason,
+                })?;
+                lease.push(set);
+            }
+            let lease = AddressSet::union_of(family, &lease);
+            book.leases.insert(key.clone(), lease);
+        }
+        Ok(book)
+    }
+
+    /// As a ConfigMap's data.
+    #[must_use]
+    pub fn to_data(&self) -> BTreeMap<String, String> {
+        let leases = self.leases.iter().filter(|(_, lease)| !lease.is_empty());
+        let leases = leases.map(|(node, lease)| (node.clone(), lease.to_string()));
+        let wanted = self.wanted.iter();
+        leases
+            .chain(wanted.map(|(node, count)| (format!("{WANTED}{node}"), count.to_string())))
+            .collect()
+    }
+
+    /// Changes a ConfigMap's data from what it said before to this. Entries that say the same stay as they are
+    /// written, to the letter: an agent may change its own node's alone.
+    pub fn write(&self, before: &Self, data: &mut BTreeMap<String, String>) {
+        let nodes: BTreeSet<&String> = before.leases.keys().chain(self.leases.keys()).collect();
+        for node in nodes {
+            match self.leases.get(node) {
+                same if same == before.leases.get(node) => {}
+                Some(lease) if !lease.is_empty() => {
+                    data.insert(node.clone(), lease.to_string());
+                }
+                _ => drop(data.remove(node)),
+            }
+        }
+        let nodes: BTreeSet<&String> = before.wanted.keys().chain(self.wanted.keys()).collect();
+        for node in nodes {
+            let key = format!("{WANTED}{node}");
+            match self.wanted.get(node) {
+                same if same == before.wanted.get(node) => {}
+                Some(count) => drop(data.insert(key, count.to_string())),
+                None => drop(data.remove(&key)),
+            }
+        }
+    }
+
+    /// What a node has.
+    #[must_use]
+    pub fn of(&self, node: &str) -> AddressSet {
+        let none = || AddressSet::empty(self.family);
+        self.leases.get(node).cloned().unwrap_or_else(none)
+    }
+
+    /// What no node has.
+    #[must_use]
+    pub fn free(&self, pool: &AddressSet) -> AddressSet {
+        let mut leases = self.leases.values();
+        leases
+            .try_fold(pool.clone(), |free, lease| Some(free.without(lease)))
+            .unwrap_or_else(|| AddressSet::empty(self.family))
+    }
+
+    /// Gives the node up to `count` addresses that nobody has; what it got.
+    pub fn take(&mut self, node: &str, pool: &AddressSet, count: u64) -> AddressSet {
+        let got = self.free(pool).first(u128::from(count));
+        let lease = self.of(node).union(&got);
+        self.leases.insert(node.to_owned(), lease);
+        got
+    }
+
+    /// Gives the node these addresses, but for those that other nodes have, which it returns.
+    pub fn claim(&mut self, node: &str, set: &AddressSet) -> AddressSet {
+        let others = self.leases.iter().filter(|(other, _)| *other != node);
+        let got = others.fold(set.clone(), |left, (_, lease)| left.without(lease));
+        let lease = self.of(node).union(&got);
+        self.leases.insert(node.to_owned(), lease);
+        set.without(&got)
+    }
+
+    /// Takes these addresses from the node.
+    pub fn give_back(&mut self, node: &str, set: &AddressSet) {
+        let lease = self.of(node).without(set);
+        self.leases.insert(node.to_owned(), lease);
+    }
+
+    /// Notes how many addresses a node waits for; 0: none.
+    pub fn want(&mut self, node: &str, count: u64) {
+        if count == 0 {
+            self.wanted.remove(node);
+        } else {
+            self.wanted.insert(node.to_owned(), count);
+        }
+    }
+
+    /// Whether somebody else than this node waits for addresses.
+    #[must_use]
+    pub fn is_wanted_beside(&self, node: &str) -> bool {
+        self.wanted.keys().any(|other| other != node)
+    }
+
+    /// Drops what belongs to nodes that are no more; their names.
+    pub fn reclaim(&mut self, nodes: &BTreeSet<String>) -> Vec<String> {
+        let holders = self.leases.keys().chain(self.wanted.keys());
+        let gone: BTreeSet<String> = holders.filter(|n| !nodes.contains(*n)).cloned().collect();
+        for node in &gone {
+            self.leases.remove(node);
+            self.wanted.remove(node);
+        }
+        gone.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(text: &str) -> AddressSet {
+        AddressSet::parse(text, Family::V4).unwrap()
+    }
+
+    #[test]
+    fn no_address_is_leased_twice_and_what_comes_back_can_be_taken_again() {
+        let pool = set("10.0.0.1-10.0.0.10");
+        let mut book = Book::new(Family::V4);
+        assert_eq!(book.take("a", &pool, 4), set("10.0.0.1-10.0.0.4"));
+        assert_eq!(book.take("b", &pool, 4), set("10.0.0.5-10.0.0.8"));
+        assert_eq!(book.take("c", &pool, 4).len(), 2);
+        assert!(book.take("d", &pool, 1).is_empty());
+        book.want("d", 1);
+        assert!(book.is_wanted_beside("a") && !book.is_wanted_beside("d"));
+        book.give_back("a", &set("10.0.0.2"));
+        let again = Book::parse(&book.to_data(), Family::V4).unwrap();
+        assert_eq!(again.to_data(), book.to_data());
+        assert_eq!(book.take("d", &pool, 5), set("10.0.0.2"));
+        book.want("d", 0);
+        assert_eq!(
+            book.claim("d", &set("10.0.0.5")),
+            set("10.0.0.5"),
+            "it is b's"
+        );
+        assert!(book.claim("d", &set("10.0.0.2")).is_empty(), "its own");
+        let nodes = ["b", "d"].map(str::to_owned).into();
+        assert_eq!(book.reclaim(&nodes), ["a", "c"]);
+        assert_eq!(book.free(&pool).len(), 5);
+    }
+
+    #[test]
+    fn what_others_have_stays_as_it_is_written() {
+        let text = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(key, text)| ((*key).into(), (*text).into()))
+                .collect()
+        };
+        // By hand, by another version: none of this is how it would be written here.
+        let others = [
+            ("b", "10.0.0.5, 10.0.0.6 "),
+            ("c", ""),
+            ("_wanted.b", " 2"),
+            ("_wanted.d", "many"),
+        ];
+        let pool = set("10.0.0.1-10.0.0.10");
+        type Change = fn(&mut Book, &AddressSet);
+        type Texts = &'static [(&'static str, &'static str)];
+        let changes: [(Texts, Change, Texts); 5] = [
+            (
+                &[],
+                |book, pool| drop(book.take("a", pool, 2)),
+                &[("a", "10.0.0.1-10.0.0.2")],
+            ),
+            (&[], |book, _| book.want("a", 3), &[("_wanted.a", "3")]),
+            (
+                &[("a", "10.0.0.1"), ("_wanted.a", "1")],
+                |book, pool| {
+                    book.take("a", pool, 1);
+                    book.want("a", 0);
+                },
+                &[("a", "10.0.0.1-10.0.0.2")],
+            ),
+            (
+                &[("a", "10.0.0.1-10.0.0.2")],
+                |book, _| book.give_back("a", &set("10.0.0.1-10.0.0.2")),
+                &[],
+            ),
+            (
+                &[("a", "10.0.0.2 ,10.0.0.1")],
+                |_, _| {},
+                &[("a", "10.0.0.2 ,10.0.0.1")],
+            ),
+        ];
+        for (own, change, expected) in changes {
+            let mut data = text(&[&others[..], own].concat());
+            let before = Book::parse(&data, Family::V4).unwrap();
+            let mut book = before.clone();
+            change(&mut book, &pool);
+            book.write(&before, &mut data);
+            assert_eq!(data, text(&[&others[..], expected].concat()));
+        }
+        let mut data = text(&others);
+        let before = Book::parse(&data, Family::V4).unwrap();
+        let mut book = before.clone();
+        book.reclaim(&["b"].map(str::to_owned).into());
+        book.write(&before, &mut data);
+        assert_eq!(data, text(&[others[0], others[2]]));
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_read_is_never_taken_for_none() {
+        let data = [("a".to_owned(), "10.0.0.1-x".to_owned())].into();
+        let error = Book::parse(&data, Family::V4).unwrap_err();
+        assert_eq!(error.node, "a");
+    }
+}

@@ -1,0 +1,443 @@
+//! The mirror, kept up to date, and what requests ask it.
+
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ebbtide_ipam::{
+    catalog::{self, AddressSet, Catalog, Pool},
+    pool::{Controller, Object, Subject},
+};
+use ebbtide_types::{Namespaces, ObjectName};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod as ApiPod};
+use kube::{
+    Api, Client,
+    core::{DynamicObject, PartialObjectMeta},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::{debug, warn};
+
+use super::{
+    changes::{Changes, Versions},
+    events::{Events, reference},
+    mirror::Mirror,
+    object::{Kind, of_metadata, own_leases, trimmed},
+    saved::Saved,
+    watches,
+};
+
+/// How long a request waits for an object that the watch must be about to bring: the kubelet saw
+/// the pod by the same kind of watch.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it then waits for the API server's own word.
+const ASK: Duration = Duration::from_secs(3);
+
+/// Changes come in bursts; one catalog serves a whole burst.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Between two writes of the mirror to disk.
+const SAVE: Duration = Duration::from_secs(3);
+
+/// How long an agent that ends waits for the last one.
+const LAST_SAVE: Duration = Duration::from_secs(3);
+
+/// What the catalog is made of.
+const CATALOG: [Kind; 5] = [
+    Kind::Pool,
+    Kind::Network,
+    Kind::Reserved,
+    Kind::Coordinator,
+    Kind::Lease,
+];
+
+/// What the API server says, as this node knows it.
+pub struct Cluster {
+    /// For those who write.
+    pub client: Client,
+    /// This node's name; the controller's own name, if it is the controller's.
+    pub node: String,
+    /// For what a person is to see.
+    pub events: Events,
+    mirror: Mutex<Mirror>,
+    /// Names of the CNI configurations that leave it to the pod which networks it is in.
+    own_networks: Mutex<BTreeSet<String>>,
+    /// Where the mirror is kept, if it is; held while it is written.
+    saved: tokio::sync::Mutex<Option<Saved>>,
+    /// Whoever waits for changes of the mirror waits for this.
+    versions: Versions,
+    /// Whether it is known what pods have that Spiderpool served.
+    taken_over: watch::Sender<bool>,
+}
+
+/// A pod's request cannot be served, for want of knowledge.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    /// The API server says that it is not there.
+    #[error("{kind} {name} is not there, says the API server")]
+    Gone {
+        /// The kind.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// Nobody says anything.
+    #[error("{kind} {name} was never seen, and the API server does not answer: {reason}")]
+    NoAnswer {
+        /// The kind.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// What was tried.
+        reason: String,
+    },
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Loads what was saved and begins to watch. The catalog is what was saved until the API server
+    /// answers. Ends with the runtime.
+    pub fn start(
+        client: Client,
+        node: String,
+        state_dir: &Path,
+    ) -> (Arc<Self>, watch::Receiver<Arc<Catalog>>) {
+        let (saved, mirror) = Saved::load(state_dir);
+        let namespaces = Namespaces::of_agent(client.default_namespace());
+        let catalog = mirror.catalog(&node).named_in(namespaces);
+        let (sender, receiver) = watch::channel(Arc::new(catalog));
+        let cluster = Self::watching(client, node, mirror, Some(saved), &Kind::ALL);
+        tokio::spawn(publish(Arc::clone(&cluster), sender));
+        tokio::spawn(save(Arc::clone(&cluster)));
+        (cluster, receiver)
+    }
+
+    /// Begins to watch what is the whole cluster's, as the controller `name`. Nothing of it is kept on disk. Ends with
+    /// the runtime.
+    #[must_use]
+    pub fn start_controller(client: Client, name: String) -> Arc<Self> {
+        Self::watching(client, name, Mirror::default(), None, &Kind::OF_CLUSTER)
+    }
+
+    fn watching(
+        client: Client,
+        node: String,
+        mirror: Mirror,
+        saved: Option<Saved>,
+        kinds: &[Kind],
+    ) -> Arc<Self> {
+        let cluster = Arc::new(Self {
+            events: Events::new(client.clone(), &node),
+            client,
+            node,
+            mirror: Mutex::new(mirror),
+            own_networks: Mutex::default(),
+            saved: tokio::sync::Mutex::new(saved),
+            versions: Versions::default(),
+            taken_over: watch::Sender::new(false),
+        });
+        for kind in kinds {
+            let (kind, told) = (*kind, Arc::clone(&cluster));
+            let (client, node) = (cluster.client.clone(), cluster.node.clone());
+            tokio::spawn(watches::follow(client, node, kind, move |change| {
+                told.change(kind, |mirror| mirror.apply(kind, change));
+            }));
+        }
+        cluster
+    }
+
+    /// The mirror, locked: for moments only.
+    pub(super) fn mirror(&self) -> MutexGuard<'_, Mirror> {
+        // What was being changed when a thread panicked is a map of values: it is whole.
+        self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes objects of a kind in the mirror; `change` says whether it did.
+    pub(super) fn change(&self, kind: Kind, change: impl FnOnce(&mut Mirror) -> bool) {
+        if change(&mut self.mirror()) {
+            self.versions.bump(kind);
+        }
+    }
+
+    /// Notes that pods of this CNI configuration have their `network-status` from us: nobody else
+    /// (Multus) is in front.
+    pub fn note_own_network(&self, name: &str) {
+        let mut names = self
+            .own_networks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if names.insert(name.to_owned()) {
+            drop(names);
+            // The first pod's address may have been published before this was known, without its `network-status`.
+            self.versions.bump(Kind::Pod);
+        }
+    }
+
+    /// Whether [`Cluster::note_own_network`] was called for it.
+    #[must_use]
+    pub fn is_own_network(&self, name: &str) -> bool {
+        let names = self
+            .own_networks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        names.contains(name)
+    }
+
+    /// A receiver that is told of each change of these kinds, and of no other.
+    #[must_use]
+    pub fn changes(&self, kinds: &[Kind]) -> Changes {
+        self.versions.subscribe(kinds)
+    }
+
+    /// Writes what was not written yet, before the agent ends.
+    pub async fn save_last(&self) {
+        let saved = timeout(LAST_SAVE, self.store()).await;
+        let saved = saved.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if let Err(e) = saved {
+            warn!("what the API server said last could not be kept on disk: {e}");
+        }
+    }
+
+    /// Whether the API server was heard of, now or by an earlier agent, on what holds for all pods.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.mirror().knows(Kind::Coordinator)
+    }
+
+    /// Addresses may be handed out from now on.
+    pub(super) fn set_taken_over(&self) {
+        self.taken_over.send_replace(true);
+    }
+
+    /// Whether addresses may be handed out: not before it is known which ones pods have that Spiderpool
+    /// served. Waits for it, not long.
+    pub async fn is_taken_over(&self) -> bool {
+        let mut taken_over = self.taken_over.subscribe();
+        let done = timeout(PATIENCE, taken_over.wait_for(|done| *done)).await;
+        matches!(done, Ok(Ok(_)))
+    }
+
+    /// All objects of a kind.
+    #[must_use]
+    pub fn all(&self, kind: Kind) -> Vec<DynamicObject> {
+        self.mirror().all(kind).cloned().collect()
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn get(&self, kind: Kind, name: &ObjectName) -> Option<DynamicObject> {
+        self.mirror().get(kind, name).cloned()
+    }
+
+    /// What is known of a pod: from memory, or after waiting briefly for the watch, or by asking
+    /// the API server once. `uid` is the runtime's, empty if it gave none.
+    ///
+    /// # Errors
+    /// [`Unknown`].
+    pub async fn pod(&self, name: &ObjectName, uid: &str) -> Result<Subject, Unknown> {
+        let namespace_name = ObjectName {
+            namespace: String::new(),
+            name: name.namespace.clone(),
+        };
+        let pod = match self.wait_for(Kind::Pod, name, |pod| is_pod(pod, uid)).await {
+            Some(pod) => pod,
+            None => {
+                let api: Api<PartialObjectMeta<ApiPod>> =
+                    Api::namespaced(self.client.clone(), &name.namespace);
+                let pod = ask(Kind::Pod, name, api.get_opt(&name.name)).await?;
+                let pod = of_metadata(pod);
+                if !is_pod(&pod, uid) {
+                    return Err(Unknown::Gone {
+                        kind: Kind::Pod.name(),
+                        name: format!("{name} with UID {uid}"),
+                    });
+                }
+                self.change(Kind::Pod, |mirror| mirror.set(Kind::Pod, pod.clone()));
+                pod
+            }
+        };
+        let namespace = match self
+            .wait_for(Kind::Namespace, &namespace_name, |_| true)
+            .await
+        {
+            Some(namespace) => namespace,
+            None => {
+                let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
+                let namespace = api.get_opt(&name.namespace);
+                of_metadata(ask(Kind::Namespace, &namespace_name, namespace).await?)
+            }
+        };
+        let node = self.mirror().all(Kind::Node).next().cloned();
+        Ok(Subject {
+            pod: subject(&pod),
+            namespace: subject(&namespace),
+            pod_uid: pod.metadata.uid.clone().unwrap_or_default(),
+            controller: controller_of(&pod),
+            node_labels: node.map(|node| node.metadata.labels.unwrap_or_default()),
+        })
+    }
+
+    /// Writes the mirror to disk; returns when it is there.
+    async fn store(&self) -> io::Result<()> {
+        let mut saved = self.saved.lock().await;
+        let Some(saved) = &mut *saved else {
+            return Ok(());
+        };
+        // Taken under the lock: an older state never replaces a newer one.
+        let text = self.mirror().to_json().map_err(io::Error::other)?;
+        saved.store(text).await
+    }
+
+    /// Takes addresses out of this node's lease, here and on disk.
+    pub(super) async fn shrink_lease(&self, pool: &Pool, given: &AddressSet) -> io::Result<()> {
+        self.change(Kind::Lease, |mirror| {
+            mirror.shrink_lease(pool, &self.node, given);
+            true
+        });
+        self.store().await
+    }
+
+    /// Takes the leases as the API server has just written them.
+    pub(super) fn note_leases(&self, map: ConfigMap) {
+        let object = serde_json::to_value(map).and_then(serde_json::from_value::<DynamicObject>);
+        if let Ok(object) = object {
+            self.change(Kind::Lease, |mirror| {
+                mirror.set(
+                    Kind::Lease,
+                    trimmed(Kind::Lease, own_leases(&self.node, object)),
+                )
+            });
+        }
+    }
+
+    /// A warning on a pod, for what it did not get. Nobody waits for it.
+    pub fn tell_pod(self: &Arc<Self>, name: ObjectName, reason: &'static str, note: String) {
+        let Some(pod) = self.get(Kind::Pod, &name) else {
+            return;
+        };
+        let cluster = Arc::clone(self);
+        tokio::spawn(async move {
+            let about = reference(Kind::Pod, &pod);
+            let events = &cluster.events;
+            events.warn(&about, reason, "Adding", &note).await;
+        });
+    }
+
+    async fn wait_for(
+        &self,
+        kind: Kind,
+        name: &ObjectName,
+        fits: impl Fn(&DynamicObject) -> bool,
+    ) -> Option<DynamicObject> {
+        let mut changes = self.changes(&[kind]);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            changes.mark_unchanged();
+            if let Some(object) = self.get(kind, name).filter(&fits) {
+                return Some(object);
+            }
+            match timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+async fn ask<T>(
+    kind: Kind,
+    name: &ObjectName,
+    question: impl Future<Output = kube::Result<Option<T>>>,
+) -> Result<T, Unknown> {
+    debug!(
+        "{} {name} has not come by the watch: asking for it",
+        kind.name()
+    );
+    let no_answer = |reason: String| Unknown::NoAnswer {
+        kind: kind.name(),
+        name: name.to_string(),
+        reason,
+    };
+    match timeout(ASK, question).await {
+        Ok(Ok(Some(object))) => Ok(object),
+        Ok(Ok(None)) => Err(Unknown::Gone {
+            kind: kind.name(),
+            name: name.to_string(),
+        }),
+        Ok(Err(e)) => Err(no_answer(e.to_string())),
+        Err(_) => Err(no_answer(format!("waited {} s", ASK.as_secs()))),
+    }
+}
+
+/// Whether the object is the pod with the runtime's `uid`. A static pod has another one there than
+/// in the API server, which notes the kubelet's as an annotation.
+fn is_pod(pod: &DynamicObject, uid: &str) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    let hash = annotations.and_then(|all| all.get("kubernetes.io/config.hash"));
+    uid.is_empty()
+        || pod.metadata.uid.as_deref() == Some(uid)
+        || hash.is_some_and(|hash| hash == uid)
+}
+
+fn subject(object: &DynamicObject) -> Object {
+    let meta = &object.metadata;
+    Object {
+        name: meta.name.clone().unwrap_or_default(),
+        labels: Some(meta.labels.clone().unwrap_or_default()),
+        annotations: meta.annotations.clone().unwrap_or_default(),
+    }
+}
+
+fn controller_of(pod: &DynamicObject) -> Option<Controller> {
+    let owners = pod.metadata.owner_references.as_deref()?;
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    Some(Controller {
+        kind: owner.kind.clone(),
+        name: owner.name.clone(),
+    })
+}
+
+/// A new catalog after each burst of changes.
+async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
+    let mut changes = cluster.changes(&CATALOG);
+    loop {
+        let namespaces = Namespaces::of_agent(cluster.client.default_namespace());
+        let catalog = cluster.mirror().catalog(&cluster.node);
+        let catalog = catalog.named_in(namespaces);
+        catalog::publish(&sender, catalog);
+        tokio::select! {
+            () = sender.closed() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        tokio::time::sleep(SETTLE).await;
+        changes.mark_unchanged();
+    }
+}
+
+/// The mirror on disk follows the one in memory: a change is there at once, and a burst of them soon after its end.
+async fn save(cluster: Arc<Cluster>) {
+    let mut changes = cluster.changes(&Kind::ALL);
+    while changes.changed().await.is_ok() {
+        if let Err(e) = cluster.store().await {
+            warn!("what the API server says could not be kept on disk: {e}");
+        }
+        tokio::time::sleep(SAVE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What the API server says, asked for on purpose: which pods live, and which addresses a pool's status
+//! says that they have. By this evidence alone are addresses let go that no sandbox here speaks for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use ebbtide_ipam::catalog::Pool;
+use ebbtide_types::ObjectName;
+use k8s_openapi::api::core::v1::Pod as ApiPod;
+use kube::{
+    Api,
+    api::ListParams,
+    core::{DynamicObject, PartialObjectMeta},
+};
+use serde_json::Value;
+
+use super::{
+    cluster::Cluster,
+    object::{Kind, name_of, resource},
+    usage::{self, Holder, Holders},
+};
+
+/// The most pods that are asked for at a time. A pool that Spiderpool's pods fill may have thousands.
+const ASK: usize = 64;
+
+/// Whether the pod is there and has not ended.
+pub(super) async fn lives(cluster: &Cluster, pod: &ObjectName, uid: &str) -> kube::Result<bool> {
+    let api: Api<ApiPod> = Api::namespaced(cluster.client.clone(), &pod.namespace);
+    let Some(found) = api.get_opt(&pod.name).await? else {
+        return Ok(false);
+    };
+    let phase = found.status.and_then(|status| status.phase);
+    let ended = matches!(phase.as_deref(), Some("Succeeded" | "Failed"));
+    Ok(found.metadata.uid.as_deref() == Some(uid) && !ended)
+}
+
+/// As [`lives`], for the holder of an address.
+pub(super) async fn holder_lives(cluster: &Cluster, holder: &Holder) -> kube::Result<bool> {
+    match holder.name() {
+        Some(pod) => lives(cluster, &pod, &holder.uid).await,
+        // It is nobody's name.
+        None => Ok(false),
+    }
+}
+
+/// This node's pods that have not ended, with their UIDs.
+pub(super) async fn living_here(cluster: &Cluster) -> kube::Result<BTreeMap<ObjectName, String>> {
+    let api: Api<PartialObjectMeta<ApiPod>> = Api::all(cluster.client.clone());
+    let living = format!(
+        "spec.nodeName={},status.phase!=Succeeded,status.phase!=Failed",
+        cluster.node
+    );
+    let pods = api.list(&ListParams::default().fields(&living)).await?;
+    let named = |pod: PartialObjectMeta<ApiPod>| {
+        let name = name_of(&pod.metadata);
+        (name, pod.metadata.uid.unwrap_or_default())
+    };
+    Ok(pods.into_iter().map(named).collect())
+}
+
+/// What a pool object's status says that pods have.
+pub(super) fn holders_in(pool: &DynamicObject) -> Holders {
+    let text = pool.data.pointer("/status/allocatedIPs");
+    usage::parse(text.and_then(Value::as_str).unwrap_or_default())
+}
+
+/// What the pool's status says now that pods have.
+pub(super) async fn holders(cluster: &Cluster, pool: &Pool) -> kube::Result<Holders> {
+    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource(Kind::Pool));
+    let found = api.get_opt(&pool.name).await?;
+    Ok(found.as_ref().map(holders_in).unwrap_or_default())
+}
+
+/// Addresses of those whose pods are gone: as many as are wanted, if there are so many.
+pub(super) async fn gone(
+    cluster: &Cluster,
+    suspects: Holders,
+    wanted: u64,
+) -> kube::Result<BTreeSet<IpAddr>> {
+    /// Where the last look ended: the same pods must not be asked for again and again.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let mut gone = BTreeSet::new();
+    let count = suspects.len().min(ASK);
+    let start = NEXT.fetch_add(count, Ordering::Relaxed) % suspects.len().max(1);
+    for (address, holder) in suspects.iter().cycle().skip(start).take(count) {
+        if u64::try_from(gone.len()).is_ok_and(|found| found >= wanted) {
+            break;
+        }
+        if !holder_lives(cluster, holder).await? {
+            gone.insert(*address);
+        }
+    }
+    Ok(gone)
+}

@@ -1,0 +1,312 @@
+//! Pools that nodes share, leased to this node: so much as it uses, and a little more.
+//!
+//! An address is handed out here only while it is in this node's lease. It is given back only after
+//! [`Pools::withdraw`] has promised that nobody gets it here, and after the smaller lease is on disk:
+//! an agent that dies at any point knows too little, never too much.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ebbtide_ipam::{
+    catalog::{AddressSet, Catalog, Pool},
+    pool::{Full, Pools},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout_at},
+};
+use tracing::{info, warn};
+
+use super::{
+    book::Book,
+    cluster::Cluster,
+    evidence,
+    lease_map::{self, Error},
+    object::Kind,
+};
+
+/// How long a request waits for a lease: others may have to give something back.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often it looks without being told.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// When a node looks after its leases without being told.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Between two looks at what is idle. What is so for twice that long goes back.
+    pub look: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            look: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What decides about leases: pods do so by the pools alone.
+pub(super) const KINDS: [Kind; 3] = [Kind::Pool, Kind::Reserved, Kind::Lease];
+
+/// The most that a node keeps for pods to come.
+const SPARE: u64 = 16;
+
+/// This node's leases.
+#[derive(Debug)]
+pub struct Leases {
+    cluster: Arc<Cluster>,
+    pools: Pools,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    pace: Pace,
+    /// How many requests wait, by pool.
+    demand: Mutex<BTreeMap<String, u64>>,
+    wake: Notify,
+}
+
+/// How many addresses without a pod a node with so many pods keeps.
+fn spare(used: u64) -> u64 {
+    (used / 4).clamp(1, SPARE)
+}
+
+impl Leases {
+    /// Begins to lease. Ends with the runtime.
+    pub fn start(
+        cluster: Arc<Cluster>,
+        pools: Pools,
+        catalog: watch::Receiver<Arc<Catalog>>,
+    ) -> Arc<Self> {
+        Self::start_with(cluster, pools, catalog, Pace::default())
+    }
+
+    /// As [`Leases::start`], at a pace of one's own.
+    pub fn start_with(
+        cluster: Arc<Cluster>,
+        pools: Pools,
+        catalog: watch::Receiver<Arc<Catalog>>,
+        pace: Pace,
+    ) -> Arc<Self> {
+        let leases = Arc::new(Self {
+            cluster,
+            pools,
+            catalog,
+            pace,
+            demand: Mutex::default(),
+            wake: Notify::new(),
+        });
+        tokio::spawn(Arc::clone(&leases).run());
+        leases
+    }
+
+    /// When a request is to stop trying.
+    #[must_use]
+    pub fn deadline() -> Instant {
+        Instant::now() + PATIENCE
+    }
+
+    /// After a request found all its pools full: waits until one that nodes share may have more. False:
+    /// there is none, or the time is up.
+    pub async fn more(&self, full: &Full, deadline: Instant) -> bool {
+        let mut catalogs = self.catalog.clone();
+        let catalog = Arc::clone(&catalogs.borrow_and_update());
+        let names: Vec<String> = full.pools.iter().map(|each| each.pool.clone()).collect();
+        let shared = |name: &&String| catalog.pool(name).is_some_and(Pool::is_shared);
+        let Some(name) = names.iter().find(shared) else {
+            return false;
+        };
+        *self.demand().entry(name.clone()).or_default() += 1;
+        self.wake.notify_one();
+        // In slices, since the catalog may have changed just before it was looked at.
+        let slice = deadline.min(Instant::now() + SLICE);
+        let changed = timeout_at(slice, catalogs.changed()).await;
+        if let Some(count) = self.demand().get_mut(name) {
+            *count = count.saturating_sub(1);
+        }
+        !matches!(changed, Ok(Err(_))) && Instant::now() < deadline
+    }
+
+    fn demand(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut changes = self.cluster.changes(&KINDS);
+        let mut idle_since: BTreeMap<String, Instant> = BTreeMap::new();
+        let mut not_made = BTreeSet::new();
+        loop {
+            changes.mark_unchanged();
+            let declared = self.cluster.mirror().declared_catalog();
+            for pool in declared.pools().iter().filter(|pool| self.concerns(pool)) {
+                match self.look_after(pool, &mut idle_since).await {
+                    Ok(()) => drop(not_made.remove(&pool.name)),
+                    // Asked for twice a second while a pod waits.
+                    Err(Error::NotMade(_)) if !not_made.insert(pool.name.clone()) => {}
+                    Err(e) => warn!("leases of SpiderIPPool {}: {e}", pool.name),
+                }
+            }
+            let look = Instant::now() + self.pace.look;
+            tokio::select! {
+                () = self.wake.notified() => {}
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(look) => {}
+            }
+        }
+    }
+
+    fn concerns(&self, pool: &Pool) -> bool {
+        pool.is_shared()
+            && (pool.node_names.is_empty() || pool.node_names.contains(&self.cluster.node))
+    }
+
+    /// Takes what is missing and gives back what is idle.
+    async fn look_after(
+        &self,
+        pool: &Pool,
+        idle_since: &mut BTreeMap<String, Instant>,
+    ) -> Result<(), Error> {
+        let known = self.cluster.mirror().book(&pool.name, pool.family)?;
+        let lease = known.of(&self.cluster.node);
+        let idle = self.idle(&lease);
+        let used = u64::try_from(lease.len().saturating_sub(idle.len())).unwrap_or(u64::MAX);
+        let waiting = self.demand().get(&pool.name).copied().unwrap_or(0);
+        let idle_count = u64::try_from(idle.len()).unwrap_or(u64::MAX);
+        if waiting > idle_count {
+            idle_since.remove(&pool.name);
+            return self.take(pool, waiting - idle_count, spare(used)).await;
+        }
+        let keep = if known.is_wanted_beside(&self.cluster.node) {
+            waiting
+        } else {
+            let since = *idle_since
+                .entry(pool.name.clone())
+                .or_insert_with(Instant::now);
+            if idle_count <= waiting + spare(used) {
+                idle_since.remove(&pool.name);
+                return Ok(());
+            }
+            if since.elapsed() < self.pace.look * 2 {
+                return Ok(());
+            }
+            waiting + spare(used)
+        };
+        if idle_count > keep {
+            let surplus = idle.without(&idle.first(u128::from(keep)));
+            return self.give_back(pool, &surplus).await;
+        }
+        Ok(())
+    }
+
+    /// The addresses of the lease that nobody has, that do not rest and that pods may get. One that the node itself has
+    /// stays leased to it, so that no other node gives it out.
+    fn idle(&self, lease: &AddressSet) -> AddressSet {
+        let mut idle = lease.clone();
+        // A lease is as large as this node's use of the pool: a look at each address is cheap.
+        for index in 0..lease.len() {
+            let Some(address) = lease.get(index) else {
+                break;
+            };
+            let standing = self.pools.look(address);
+            let busy = standing.holder.is_some()
+                || standing.claim.is_some()
+                || standing.rests_for > 0
+                || standing.withheld.is_some();
+            if busy {
+                idle = idle.without(&AddressSet::single(address));
+            }
+        }
+        idle
+    }
+
+    async fn take(&self, pool: &Pool, needed: u64, spare: u64) -> Result<(), Error> {
+        let used = evidence::holders(&self.cluster, pool).await?;
+        let mut barred = AddressSet::of(pool.family, used.keys().copied());
+        let (missing, free) = self.take_beside(pool, needed, spare, &barred).await?;
+        if missing == 0 || used.is_empty() {
+            return Ok(());
+        }
+        // The status may be late, so whoever it names is asked for, if that is what it takes.
+        let suspects = used.into_iter();
+        let suspects = suspects.filter(|(address, _)| free.contains(*address));
+        let gone = evidence::gone(&self.cluster, suspects.collect(), missing).await?;
+        if !gone.is_empty() {
+            barred = barred.without(&AddressSet::of(pool.family, gone));
+            self.take_beside(pool, missing, 0, &barred).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes what is neither leased nor barred: what pods have that no lease speaks of (Spiderpool's).
+    /// How many addresses are missing, and what no node has.
+    async fn take_beside(
+        &self,
+        pool: &Pool,
+        needed: u64,
+        spare: u64,
+        barred: &AddressSet,
+    ) -> Result<(u64, AddressSet), Error> {
+        let node = &self.cluster.node;
+        let open = pool.ranges.without(barred);
+        let mut got = AddressSet::empty(pool.family);
+        let mut left = AddressSet::empty(pool.family);
+        let mut missing = needed;
+        self.change(pool, |book| {
+            let before = book.clone();
+            let free = u64::try_from(book.free(&open).len()).unwrap_or(u64::MAX);
+            // For pods to come only what nobody needs now.
+            let more = if book.is_wanted_beside(node) {
+                0
+            } else {
+                spare
+            };
+            let count = needed.saturating_add(more).min(free);
+            got = book.take(node, &open, count);
+            missing = needed.saturating_sub(count);
+            book.want(node, missing);
+            left = book.free(&pool.ranges);
+            // To wait for what others have needs no second write.
+            *book != before
+        })
+        .await?;
+        if !got.is_empty() {
+            info!(pool = pool.name, addresses = %got, "leased");
+            // It may have been ours before.
+            self.pools.restore(&got);
+        }
+        Ok((missing, left))
+    }
+
+    async fn give_back(&self, pool: &Pool, surplus: &AddressSet) -> Result<(), Error> {
+        if self.pools.withdraw(surplus).is_err() {
+            // A pod was quicker; the next look sees it.
+            return Ok(());
+        }
+        // First on disk: an agent that starts anew must not think that they are its own.
+        let node = &self.cluster.node;
+        self.cluster.shrink_lease(pool, surplus).await?;
+        let given = self
+            .change(pool, |book| {
+                book.give_back(node, surplus);
+                true
+            })
+            .await;
+        match &given {
+            Ok(()) => info!(pool = pool.name, addresses = %surplus, "given back"),
+            // Whether the write arrived is not known. What is still ours comes back with the
+            // next change of the ConfigMap; until then it is merely not used.
+            Err(e) => warn!(pool = pool.name, addresses = %surplus, "not given back for sure: {e}"),
+        }
+        given
+    }
+
+    /// Changes the pool's ConfigMap, again if somebody else did at the same moment.
+    async fn change(
+        &self,
+        pool: &Pool,
+        change: impl FnMut(&mut Book) -> bool,
+    ) -> Result<(), Error> {
+        lease_map::change(&self.cluster, pool, change).await
+    }
+}

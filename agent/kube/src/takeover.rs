@@ -1,0 +1,401 @@
+//! Coming from Spiderpool: what its pods have is theirs until they are gone.
+//!
+//! At each start of the agent, before it hands anything out: addresses that pools' status or
+//! SpiderEndpoints give to living pods, and that no sandbox here has, are held for these pods.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ebbtide_ipam::{
+    catalog::Catalog,
+    pool::{Adopt, Claim, ClaimKey, PodRef, PoolError, Pools, Reason},
+};
+use ebbtide_types::{
+    Family, ObjectName,
+    replace::{ReplaceError, atomic_replace},
+};
+use futures::{StreamExt as _, stream};
+use kube::{Api, api::ListParams, core::DynamicObject};
+use serde_json::json;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use super::{
+    cluster::Cluster,
+    endpoint::{EndpointStatus, PodAllocation, endpoints},
+    evidence, lease_map,
+    object::{Kind, resource},
+    usage::{self, Holder},
+};
+
+/// Between two tries.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// How long one try may take at the first start here.
+const FIRST: Duration = Duration::from_secs(60);
+
+/// How long at a later one, while pods wait.
+const LATER: Duration = Duration::from_secs(3);
+
+/// Questions at once.
+const AT_ONCE: usize = 8;
+
+/// What the runtime calls a pod's first interface.
+const FIRST_INTERFACE: &str = "eth0";
+
+/// Between two looks for pods that ended.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Objects a page.
+const PAGE: u32 = 500;
+
+/// An interface of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Interface {
+    pod: PodRef,
+    name: String,
+}
+
+/// Pool and address, at most one of each family, of each interface.
+#[derive(Debug, Default)]
+struct Held(BTreeMap<Interface, Vec<(String, IpAddr)>>);
+
+/// The file that says that it was done once.
+fn marker(state_dir: &Path) -> PathBuf {
+    state_dir.join("spiderpool-taken-over")
+}
+
+/// Takes over, lets pods in, and then lets go of what was taken as its pods go.
+pub async fn run(cluster: Arc<Cluster>, pools: Pools, state_dir: PathBuf) {
+    let marker = marker(&state_dir);
+    // At a later start everything is held already, unless Spiderpool was here again meanwhile: not worth
+    // keeping pods waiting while the API server is away.
+    let is_first = !marker.exists();
+    let patience = if is_first { FIRST } else { LATER };
+    let mut is_told = false;
+    loop {
+        let error = match timeout(patience, once(&cluster, &pools, &marker)).await {
+            Ok(Ok(())) => break,
+            Ok(Err(error)) => error,
+            Err(_) => Error::Silence(patience),
+        };
+        if !is_first {
+            cluster.set_taken_over();
+        } else if !is_told {
+            warn!("no pod is added before it is known what Spiderpool gave to pods here: {error}");
+        }
+        is_told = true;
+        tokio::time::sleep(AGAIN).await;
+    }
+    cluster.set_taken_over();
+    let mut changes = cluster.changes(&[Kind::Pod]);
+    loop {
+        let elsewhere = let_go(&cluster, &pools).await;
+        let due = Instant::now() + LOOK;
+        loop {
+            tokio::select! {
+                () = sleep_until(due) => break,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            if is_one_gone(&cluster, &pools, &elsewhere) {
+                break;
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Why it has to be tried again.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("the API server says nothing for {} s", .0.as_secs())]
+    Silence(Duration),
+    #[error("which pools there are is not known yet")]
+    Early,
+    #[error("note that it is done: {0}")]
+    Disk(#[from] ReplaceError),
+    #[error("lease the addresses: {0}")]
+    Lease(#[from] lease_map::Error),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+async fn once(cluster: &Cluster, pools: &Pools, marker: &Path) -> Result<(), Error> {
+    {
+        let mirror = cluster.mirror();
+        if !(mirror.knows(Kind::Pool) && mirror.knows(Kind::Lease)) {
+            return Err(Error::Early);
+        }
+    }
+    let held = held(cluster, pools).await?;
+    lease(cluster, pools, &held).await?;
+    let catalog = cluster.mirror().catalog(&cluster.node);
+    let mut taken = 0;
+    for (interface, addresses) in &held.0 {
+        let addresses: Vec<(&str, IpAddr)> = addresses
+            .iter()
+            .map(|(pool, address)| (pool.as_str(), *address))
+            .collect();
+        taken += usize::from(adopt(pools, &catalog, interface, &addresses).await?);
+    }
+    atomic_replace(marker, b"", 0o600)?;
+    if taken > 0 {
+        info!(interfaces = taken, "addresses taken over from Spiderpool");
+    }
+    Ok(())
+}
+
+/// Holds the addresses for the interface; true if that was news.
+async fn adopt(
+    pools: &Pools,
+    catalog: &Catalog,
+    interface: &Interface,
+    addresses: &[(&str, IpAddr)],
+) -> Result<bool, Error> {
+    let (pod, name) = (&interface.pod, interface.name.as_str());
+    let wish = Adopt {
+        pod,
+        interface: name,
+        addresses,
+    };
+    match pools.adopt(&wish, catalog).await {
+        Ok(news) => return Ok(news),
+        Err(PoolError::Conflict(_)) => {}
+        Err(e) => return Err(e.into()),
+    }
+    // All or none: what is nobody's yet is held all the same.
+    let mut news = false;
+    for (pool, address) in addresses {
+        let wish = Adopt {
+            pod,
+            interface: &address.to_string(),
+            addresses: &[(pool, *address)],
+        };
+        match pools.adopt(&wish, catalog).await {
+            Ok(one) => news |= one,
+            // Somebody has it: it is not handed out, and a person must know.
+            Err(PoolError::Conflict(conflict)) => {
+                warn!("two pods may have one address: {conflict}")
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(news)
+}
+
+impl Held {
+    fn add(&mut self, pod: &PodRef, name: &str, pool: &str, address: IpAddr) {
+        // Two interfaces of a pod on one pool have the same address from Spiderpool.
+        if self
+            .0
+            .values()
+            .flatten()
+            .any(|(_, other)| *other == address)
+        {
+            return;
+        }
+        let mut interface = Interface {
+            pod: pod.clone(),
+            name: name.to_owned(),
+        };
+        let known = self.0.get(&interface).into_iter().flatten();
+        if known
+            .map(|(_, other)| Family::of(*other))
+            .any(|family| family == Family::of(address))
+        {
+            // Which interface has it is not known.
+            interface.name = address.to_string();
+        }
+        let addresses = self.0.entry(interface).or_default();
+        addresses.push((pool.to_owned(), address));
+    }
+}
+
+/// What living pods have and no sandbox here: what the SpiderEndpoints of this node's pods say, and what
+/// pools' status says of these pods, and of any pod in a pool that is this node's alone.
+async fn held(cluster: &Cluster, pools: &Pools) -> kube::Result<Held> {
+    let here = evidence::living_here(cluster).await?;
+    let own: BTreeSet<PodRef> = pools
+        .list()
+        .into_iter()
+        .filter_map(|each| each.pod)
+        .collect();
+    let mut held = Held::default();
+    let mut foreign: Vec<PodRef> = Vec::new();
+    for (name, uid) in &here {
+        let pod = pod_ref(name, uid);
+        if !own.contains(&pod) {
+            foreign.push(pod);
+        }
+    }
+    let mut endpoints = stream::iter(foreign)
+        .map(|pod| async move {
+            let endpoint = endpoint(cluster, &pod).await?;
+            Ok::<_, kube::Error>((pod, endpoint))
+        })
+        .buffered(AT_ONCE);
+    while let Some(found) = endpoints.next().await {
+        let (pod, endpoint) = found?;
+        for each in endpoint.ips {
+            let name = each.interface.clone();
+            let one = PodAllocation {
+                ips: vec![each],
+                ..PodAllocation::default()
+            };
+            for (pool, address) in usage::addresses(&one) {
+                held.add(&pod, &name, pool, address);
+            }
+        }
+    }
+    let mut elsewhere: BTreeMap<Holder, bool> = BTreeMap::new();
+    for pool in objects(cluster).await? {
+        let name = pool.metadata.name.clone().unwrap_or_default();
+        let is_ours_alone = pool.data.pointer("/spec/nodeName") == Some(&json!([cluster.node]));
+        for (address, holder) in evidence::holders_in(&pool) {
+            let Some(pod) = holder.name() else { continue };
+            let standing = pools.look(address);
+            if standing.holder.is_some() || standing.claim.is_some() {
+                continue;
+            }
+            let is_here = here.get(&pod) == Some(&holder.uid);
+            if !is_here && !is_ours_alone {
+                continue;
+            }
+            let lives = match elsewhere.get(&holder) {
+                _ if is_here => true,
+                Some(lives) => *lives,
+                None => {
+                    let lives = evidence::holder_lives(cluster, &holder).await?;
+                    *elsewhere.entry(holder.clone()).or_insert(lives)
+                }
+            };
+            if lives {
+                held.add(&pod_ref(&pod, &holder.uid), FIRST_INTERFACE, &name, address);
+            }
+        }
+    }
+    Ok(held)
+}
+
+fn pod_ref(name: &ObjectName, uid: &str) -> PodRef {
+    PodRef {
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+        uid: uid.to_owned(),
+    }
+}
+
+/// What the pod's SpiderEndpoint says, if it is of this very pod.
+async fn endpoint(cluster: &Cluster, pod: &PodRef) -> kube::Result<PodAllocation> {
+    let api = endpoints(cluster, &pod.namespace);
+    let found = api.get_opt(&pod.name).await?;
+    let status = found.and_then(|object| object.data.get("status").cloned());
+    let status = status.and_then(|status| serde_json::from_value(status).ok());
+    let EndpointStatus { current, .. } = status.unwrap_or_default();
+    // What another node says of a pod here is not believed: that node need not be what it was.
+    let is_ours = current.node.is_empty() || current.node == cluster.node;
+    Ok(if current.uid == pod.uid && is_ours {
+        current
+    } else {
+        PodAllocation::default()
+    })
+}
+
+/// All pools, with their status.
+async fn objects(cluster: &Cluster) -> kube::Result<Vec<DynamicObject>> {
+    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource(Kind::Pool));
+    let mut page = ListParams::default().limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let list = api.list(&page).await?;
+        let next = list.metadata.continue_.clone();
+        all.extend(list.items);
+        match next.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// What is of pools that nodes share must be leased to this one.
+async fn lease(cluster: &Cluster, pools: &Pools, held: &Held) -> Result<(), Error> {
+    let declared = cluster.mirror().declared_catalog();
+    for pool in declared.pools().iter().filter(|pool| pool.is_shared()) {
+        let all = held.0.values().flatten();
+        let of_pool = all.filter(|(name, _)| *name == pool.name);
+        let addresses: Vec<IpAddr> = of_pool.map(|(_, address)| *address).collect();
+        if addresses.is_empty() {
+            continue;
+        }
+        let refused = lease_map::claim(cluster, pools, pool, addresses).await?;
+        if !refused.is_empty() {
+            warn!(pool = pool.name, addresses = %refused, "pods here have what is leased to other nodes");
+        }
+    }
+    Ok(())
+}
+
+/// What is held for pods that Spiderpool served.
+fn claims(pools: &Pools) -> Vec<Claim> {
+    let mut claims = pools.claims();
+    claims.retain(|claim| claim.reason == Reason::Adopted);
+    claims
+}
+
+fn name_of_claim(claim: &Claim) -> ObjectName {
+    ObjectName {
+        namespace: claim.pod.namespace.clone(),
+        name: claim.pod.name.clone(),
+    }
+}
+
+/// Whether a pod that was here seems to be here no more.
+fn is_one_gone(cluster: &Cluster, pools: &Pools, elsewhere: &BTreeSet<ClaimKey>) -> bool {
+    let mirror = cluster.mirror();
+    claims(pools).iter().any(|claim| {
+        let pod = mirror.get(Kind::Pod, &name_of_claim(claim));
+        let uid = pod.and_then(|pod| pod.metadata.uid.as_deref());
+        uid != Some(&claim.pod.uid) && !elsewhere.contains(&claim.key())
+    })
+}
+
+/// Lets go of what is held for pods that are gone or have ended. What stays for pods that are not here.
+async fn let_go(cluster: &Cluster, pools: &Pools) -> BTreeSet<ClaimKey> {
+    let mut elsewhere = BTreeSet::new();
+    let claims = claims(pools);
+    if claims.is_empty() {
+        return elsewhere;
+    }
+    let here = match evidence::living_here(cluster).await {
+        Ok(here) => here,
+        Err(e) => {
+            debug!("which pods are here: {e}");
+            return elsewhere;
+        }
+    };
+    for claim in claims {
+        let pod = name_of_claim(&claim);
+        if here.get(&pod) == Some(&claim.pod.uid) {
+            continue;
+        }
+        // Its name is another pod's, it has ended, or it is on another node.
+        match evidence::lives(cluster, &pod, &claim.pod.uid).await {
+            Ok(true) => {
+                elsewhere.insert(claim.key());
+            }
+            Ok(false) => match pools.end_claim(&claim.key()).await {
+                Ok(_) => info!(%pod, "is gone: what it had from Spiderpool is free"),
+                Err(e) => warn!("pod {pod}: {e}"),
+            },
+            Err(e) => debug!("pod {pod}: {e}"),
+        }
+    }
+    elsewhere
+}

@@ -1,0 +1,48 @@
+//! How an ipvlan master switches.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// How an ipvlan master's children are switched (Documentation/networking/ipvlan.rst). The mode
+/// belongs to the master: all its children have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// Frames leave as from a bridge; the pod resolves neighbours itself.
+    L2,
+    /// Packets are routed by the host's tables for the master.
+    #[default]
+    L3,
+    /// As L3, with the host's netfilter on the way in. Marks do not work there.
+    L3s,
+}
+
+impl IpvlanMode {
+    /// As it is written in a configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+            Self::L3s => "l3s",
+        }
+    }
+}
+
+impl fmt::Display for IpvlanMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for IpvlanMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::L2, Self::L3, Self::L3s]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+            .ok_or(())
+    }
+}

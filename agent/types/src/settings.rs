@@ -1,0 +1,299 @@
+//! What a node's administrator can set, and the defaults.
+
+mod links;
+mod marks;
+mod ports;
+mod tables;
+
+use std::{fs, path::Path};
+
+use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS, DEFAULT_PAST_HOST_MARK};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use links::LinkNames;
+pub use marks::Marks;
+pub use ports::PortRange;
+pub use tables::{WAY_TABLES, WAY_TABLES_APART, is_kernel_table};
+
+use crate::{NetworkRef, yaml};
+
+/// The agent's configuration file, YAML. Every field has a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Settings {
+    /// The network of pods that name none: `namespace/name` or `name` of a SpiderMultusConfig. For CNI
+    /// configurations that name none either.
+    pub default_network: Option<NetworkRef>,
+    /// Networks of the cluster's Services: pods reach them through their node's Service proxy.
+    #[serde(rename = "serviceCIDRs")]
+    pub service_cidrs: Vec<IpNet>,
+    /// Further networks that pods reach through their node. By default the link-local block:
+    /// a node-local DNS cache and the cloud's metadata service are there.
+    #[serde(rename = "viaHostCIDRs")]
+    pub via_host_cidrs: Vec<IpNet>,
+    /// The bit (or bits) of a packet's mark that say "came in by the veth", in pods only.
+    pub mark: u32,
+    /// The bit (or bits) of a packet's mark that say "its replies go past the host's stack", in pods only.
+    pub past_host_mark: u32,
+    /// The bits of a packet's mark that say by which NIC, in the host only: as many as are set
+    /// here, wherever they are. One of them is for replies, so `n` bits serve 2^(n-1) - 2 NICs.
+    pub nic_marks: u32,
+    /// Whose bits may be ours too, since they are not on this node: `calico`, `cilium`...
+    pub ignore_marks_of: Vec<String>,
+    /// Routing table, in pods, for replies to what came in by the veth. Further interfaces of a pod have those after it.
+    pub reply_table: u32,
+    /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with
+    /// interface index `i` is this plus `i`: 256 at least, so that no sum is one of the kernel's own tables.
+    pub host_table: u32,
+    /// Priority of our routing rules, in pods and in the host; one before and the seven after it are used too. If others have
+    /// rules at one of them in the host, ours begin at the nearest block of nine that is free, the lower ones first.
+    pub rule_priority: u32,
+    /// Which links are NICs, where the agent would decide otherwise, and their ipvlan modes.
+    pub nics: LinkNames,
+    /// Networks in which other plugins may give pods addresses, beside those of the interface's NIC and what the node
+    /// leads to the pod anyway.
+    pub foreign_subnets: Vec<IpNet>,
+    /// Whether a pod gets interfaces of the networks of its own namespace alone, and of those in `global_namespaces`.
+    /// Multus has a setting of this name.
+    pub namespace_isolation: bool,
+    /// The namespaces whose networks every pod may name where namespaces are isolated. Empty: the agent's own,
+    /// `kube-system` and `default`.
+    pub global_namespaces: Vec<String>,
+    /// Whether what a pod sends with an address that is not its own is dropped, and counted. Off for pods
+    /// that forward for others.
+    pub spoof_guard: bool,
+    /// Whether what pods send by their interfaces goes past the host's netfilter, out of reach of others'
+    /// MASQUERADE rules. In l2 it does anyway.
+    pub exempt_from_masquerade: bool,
+    /// The API server's `--service-node-port-range`. UDP for one of these ports is a Service's, even where a socket of
+    /// the host's waits for it: kube-proxy before 1.24 holds one open for each. Other UDP with a socket may be a tunnel's.
+    pub node_port_range: PortRange,
+    /// How long a released address rests before it is given to another pod, in seconds.
+    pub rest_seconds: u64,
+    /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node. Needs the
+    /// API server: without it nobody knows whose a pod is.
+    pub sticky_addresses: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            default_network: None,
+            service_cidrs: Vec::new(),
+            via_host_cidrs: vec![IpNet::new_assert([169, 254, 0, 0].into(), 16)],
+            mark: DEFAULT_MARK,
+            past_host_mark: DEFAULT_PAST_HOST_MARK,
+            nic_marks: DEFAULT_NIC_MARKS,
+            ignore_marks_of: Vec::new(),
+            reply_table: 7700,
+            host_table: 7700,
+            rule_priority: 1000,
+            nics: LinkNames::default(),
+            foreign_subnets: Vec::new(),
+            namespace_isolation: false,
+            global_namespaces: Vec::new(),
+            spoof_guard: true,
+            exempt_from_masquerade: false,
+            node_port_range: PortRange::NODE_PORTS,
+            rest_seconds: 60,
+            sticky_addresses: false,
+        }
+    }
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("read the configuration file {path}: {source}")]
+    Read {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("the configuration file {path} is not valid: {field}: {reason}")]
+    Invalid {
+        /// Which.
+        path: String,
+        /// Where in it.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Settings {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has unknown fields, or a value makes no sense.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|source| Error::Read {
+            path: name.clone(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|(field, reason)| Error::Invalid {
+            path: name,
+            field,
+            reason,
+        })
+    }
+
+    /// Absent, empty and null say the same.
+    fn read(text: &str) -> Result<Self, (String, String)> {
+        match yaml::read(text) {
+            Ok(Value::Null) => return Ok(Self::default()),
+            Ok(Value::Object(mut fields)) => {
+                let all = fields.len();
+                fields.retain(|_, value| !value.is_null() && value.as_str() != Some(""));
+                if fields.len() < all {
+                    return serde_path_to_error::deserialize(Value::Object(fields))
+                        .map_err(|error| (error.path().to_string(), error.inner().to_string()));
+                }
+            }
+            _ => {}
+        }
+        // From the text itself errors say the line.
+        yaml::read_fields(text)
+    }
+
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        let settings = Self::read(text)?;
+        for (field, bits) in [
+            ("mark", settings.mark),
+            ("pastHostMark", settings.past_host_mark),
+        ] {
+            if bits == 0 {
+                return Err((field.into(), "at least one bit must be set".into()));
+            }
+        }
+        if settings.nic_marks.count_ones() < 3 {
+            return Err((
+                "nicMarks".into(),
+                "at least three bits must be set: one for replies, the others for the NICs".into(),
+            ));
+        }
+        if let Some((field, reason)) = marks::conflict(&settings) {
+            return Err((field.into(), reason));
+        }
+        if let Some((field, reason)) = tables::wrong(&settings) {
+            return Err((field.into(), reason));
+        }
+        if let Some((field, reason)) = settings.nics.wrong() {
+            return Err((field, reason));
+        }
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(Settings::parse(""), Ok(Settings::default()));
+        assert_eq!(
+            Settings::parse("restSeconds: 60\n"),
+            Ok(Settings::default())
+        );
+    }
+
+    #[test]
+    fn absent_empty_and_null_say_the_same() {
+        for text in [
+            "null",
+            "~",
+            "# a comment alone\n",
+            "---\n",
+            "serviceCIDRs:",
+            "serviceCIDRs: null",
+            "{serviceCIDRs: null, defaultNetwork: null}",
+            "defaultNetwork: \"\"",
+            "defaultNetwork:\nrestSeconds: 60\n",
+            "nics: null",
+            "mark: null",
+        ] {
+            assert_eq!(Settings::parse(text), Ok(Settings::default()), "{text}");
+        }
+        let (field, _) = Settings::parse("nonsense: 1\nserviceCIDRs: null").unwrap_err();
+        assert_eq!(field, "nonsense");
+        assert!(Settings::parse("[]").is_err());
+        let (field, reason) = Settings::parse("serviceCIDRs: [x]").unwrap_err();
+        assert!(
+            field == "serviceCIDRs[0]" && !reason.contains("serviceCIDRs"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn bits_of_somebody_who_is_not_there_can_be_used() {
+        let settings = Settings::parse("nicMarks: 0x70000\nignoreMarksOf: [calico]\n");
+        assert_eq!(settings.map(|s| s.nic_marks), Ok(0x7_0000));
+    }
+
+    #[test]
+    fn a_nic_s_mode_is_said_by_its_name_before_patterns() {
+        let text = "nics: {modes: {'ens*': l3s, ens5: l2, '*6': l3}}";
+        let nics = Settings::parse(text).unwrap().nics;
+        for (nic, mode) in [
+            ("ens5", Some("l2")),
+            // The first pattern in the order of the alphabet.
+            ("ens6", Some("l3")),
+            ("ens7", Some("l3s")),
+            ("eth0", None),
+        ] {
+            assert_eq!(nics.mode_of(nic).map(|mode| mode.as_str()), mode, "{nic}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        for (text, field) in [
+            ("mark: 0", "mark"),
+            ("pastHostMark: 0", "pastHostMark"),
+            ("nicMarks: 64", "nicMarks"),
+            ("mark: 0x2", "in common with nicMarks"),
+            ("pastHostMark: 0x2", "in common with nicMarks"),
+            ("mark: 0x3000", "in common with pastHostMark"),
+            ("pastHostMark: 0x100", "istio"),
+            ("nicMarks: 0x4006", "kube-proxy"),
+            ("nicMarks: 0x8006", "kube-proxy"),
+            ("nicMarks: 0x70000", "calico"),
+            ("nicMarks: 0x8e", "aws-vpc-cni"),
+            ("mark: 0x100", "istio"),
+            ("ignoreMarksOf: [nobody]", "nobody"),
+            ("replyTable: 254", "replyTable"),
+            ("hostTable: 0", "hostTable"),
+            ("rulePriority: 32766", "rulePriority"),
+            ("nics: {exclude: [ens5, \"ens[\"]}", "nics.exclude[1]"),
+            (
+                "nics: {include: [a-name-that-is-too-long]}",
+                "nics.include[0]",
+            ),
+            ("nics: {includes: []}", "nics.includes"),
+            ("nics: {modes: {ens5: l4}}", "nics.modes.ens5"),
+            (
+                "nics: {modes: {a-name-that-is-too-long: l2}}",
+                "nics.modes.a-name-that-is-too-long",
+            ),
+            ("foreignSubnets: [10.0.0.0/33]", "foreignSubnets[0]"),
+            ("namespaceIsolation: maybe", "namespaceIsolation"),
+            ("nodePortRange: 32767-30000", "nodePortRange"),
+            ("serviceCIDRs: [nonsense]", "serviceCIDRs[0]"),
+            ("servicecidr: []", "servicecidr"),
+            ("defaultNetwork: a/b/c", "defaultNetwork"),
+        ] {
+            let (found, reason) = Settings::parse(text).unwrap_err();
+            assert!(
+                found == field || reason.contains(field),
+                "{text}: {found}: {reason}"
+            );
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! How long each step of a request took. Noted always (two readings of the clock a step), told in
+//! the log at level debug: `RUST_LOG=info,ebbtide_types::timing=debug`.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    time::{Duration, Instant},
+};
+
+use tracing::debug;
+
+tokio::task_local! {
+    static STEPS: Steps;
+}
+
+#[derive(Debug)]
+struct Steps {
+    begin: Instant,
+    all: RefCell<Vec<Step>>,
+}
+
+#[derive(Debug)]
+struct Step {
+    name: &'static str,
+    start: Duration,
+    took: Duration,
+}
+
+impl Steps {
+    fn note(&self, name: &'static str, start: Instant) {
+        self.all.borrow_mut().push(Step {
+            name,
+            start: start.saturating_duration_since(self.begin),
+            took: start.elapsed(),
+        });
+    }
+}
+
+/// As `NAME START+TOOK, ...`, in microseconds after the request began.
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, step) in self.all.borrow().iter().enumerate() {
+            let comma = if number > 0 { ", " } else { "" };
+            let (start, took) = (step.start.as_micros(), step.took.as_micros());
+            write!(f, "{comma}{} {start}+{took}", step.name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Does the work of one request, and tells afterwards how long its steps took.
+pub async fn request<T>(name: &'static str, work: impl Future<Output = T>) -> T {
+    let steps = Steps {
+        begin: Instant::now(),
+        all: RefCell::default(),
+    };
+    let work = async {
+        let result = step(name, work).await;
+        STEPS.with(|steps| debug!(steps = steps.to_string()));
+        result
+    };
+    STEPS.scope(steps, work).await
+}
+
+/// A step of the request that is being served, if one is.
+pub async fn step<T>(name: &'static str, work: impl Future<Output = T>) -> T {
+    let start = Instant::now();
+    let result = work.await;
+    note(name, start);
+    result
+}
+
+/// As [`step`], for what does not wait.
+pub fn at_once<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    note(name, start);
+    result
+}
+
+/// Steps that follow each other on another thread, which cannot see the request.
+#[derive(Debug)]
+pub struct Laps {
+    all: Vec<(&'static str, Instant, Duration)>,
+    last: Instant,
+}
+
+impl Laps {
+    /// The first one begins now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            all: Vec::new(),
+            last: Instant::now(),
+        }
+    }
+
+    /// One ends and the next begins.
+    pub fn lap(&mut self, name: &'static str) {
+        self.all.push((name, self.last, self.last.elapsed()));
+        self.last = Instant::now();
+    }
+}
+
+/// Counts what another thread did among the steps of the request that is being served.
+pub fn adopt(laps: Laps) {
+    let _ = STEPS.try_with(|steps| {
+        let own = laps.all.into_iter().map(|(name, start, took)| Step {
+            name,
+            start: start.saturating_duration_since(steps.begin),
+            took,
+        });
+        steps.all.borrow_mut().extend(own);
+    });
+}
+
+fn note(name: &'static str, start: Instant) {
+    // Outside of a request there is nobody to tell.
+    let _ = STEPS.try_with(|steps| steps.note(name, start));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn steps_of_a_request_are_noted_and_others_are_not() {
+        at_once("outside", || ());
+        let steps = Steps {
+            begin: Instant::now(),
+            all: RefCell::default(),
+        };
+        let names: Vec<_> = STEPS
+            .scope(steps, async {
+                step("a", async { at_once("b", || ()) }).await;
+                let mut laps = Laps::start();
+                laps.lap("c");
+                adopt(laps);
+                STEPS.with(|steps| steps.all.borrow().iter().map(|step| step.name).collect())
+            })
+            .await;
+        assert_eq!(names, ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn steps_are_told_with_their_start_and_how_long_they_took() {
+        let step = |name, start, took| Step {
+            name,
+            start: Duration::from_micros(start),
+            took: Duration::from_micros(took),
+        };
+        let steps = Steps {
+            begin: Instant::now(),
+            all: RefCell::new(vec![step("plan", 0, 7), step("disk", 7, 1200)]),
+        };
+        assert_eq!(steps.to_string(), "plan 0+7, disk 7+1200");
+    }
+}
