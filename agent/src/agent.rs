@@ -1,17 +1,17 @@
 //! The agent's parts put together, and what it does before it is ready.
 
 mod before;
-mod claims;
+mod chained;
 mod declared;
 mod drift;
-mod guests;
 mod leaving;
+mod locks;
 mod nic_modes;
 mod nics;
+mod pending;
 mod place;
 mod records;
 mod running;
-mod turns;
 mod view;
 mod withheld;
 
@@ -21,18 +21,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
 };
 
-pub use claims::{Claim, Claims};
+use chained::ChainedInterfaces;
 pub use drift::Drift;
 use drift::Uplink;
-use guests::Guests;
 pub use leaving::{LeaveError, Left, leave};
+pub use locks::WriteGuard;
+use locks::{ContainerLocks, ReadGuard};
 pub use nic_modes::NicMode;
 use nics::Nics;
+pub use pending::{Pending, PendingAddresses};
 pub use running::{Running, RunningContainer};
 use tokio::sync::watch;
 use tracing::{info, warn};
-pub use turns::Changing;
-use turns::{Looking, Turns};
 pub use view::View;
 
 use ebbtide_ipam::{
@@ -84,22 +84,22 @@ pub struct Agent {
     catalog: watch::Receiver<Arc<Catalog>>,
     interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
     /// Requests for one container go one after the other: a DEL must not overtake its ADD.
-    pub turns: Turns,
+    pub locks: ContainerLocks,
     /// The node's NICs, addresses and gateways.
     pub facts: CurrentFacts,
     /// What is to be reconciled, and what could not be.
     pub work: Work,
-    guests: Arc<Guests>,
+    chained: Arc<ChainedInterfaces>,
     nics: Nics,
     withheld: Mutex<withheld::Last>,
     /// Interfaces that were there before the agent, and that it has not looked at yet.
-    not_taken_over: AtomicUsize,
+    not_reconciled: AtomicUsize,
     /// The NIC that each interface was last put on.
     uplinks: Mutex<HashMap<Owner, Uplink>>,
     /// Held by who makes the first child of a NIC, and by who looks whether that is so.
     pub first_child: tokio::sync::Mutex<()>,
     /// Addresses of others that pods are being given at this moment.
-    pub claims: Claims,
+    pub pending: PendingAddresses,
 }
 
 /// Interfaces that nobody begins to change before this is dropped.
@@ -109,7 +109,7 @@ pub struct AtRest {
     pub interfaces: Vec<(Owner, Arc<PodNet>)>,
     /// Whether these are all that are meant.
     pub are_all: bool,
-    _turns: Vec<Looking>,
+    _locks: Vec<ReadGuard>,
 }
 
 /// The agent cannot start.
@@ -125,8 +125,8 @@ pub enum StartError {
     #[error(transparent)]
     Netlink(#[from] ebbtide_kernel::netlink::Error),
     /// The records of interfaces without a pool.
-    #[error("make the directory `guests` in the state directory: {0}")]
-    Guests(std::io::Error),
+    #[error("make the directory `chained` in the state directory: {0}")]
+    ChainedInterfaces(std::io::Error),
 }
 
 impl Agent {
@@ -143,7 +143,7 @@ impl Agent {
         let pools = Pools::open(
             &directories.state,
             ebbtide_ipam::pool::Options {
-                rest: std::time::Duration::from_secs(settings.rest_seconds),
+                cooldown: std::time::Duration::from_secs(settings.cooldown_seconds),
                 sticky: settings.sticky_addresses,
             },
         )?;
@@ -151,7 +151,8 @@ impl Agent {
         let datapath =
             Datapath::open(&directories.bpf, settings.marks(), settings.node_port_range)?;
         let host = Netlink::open("in the host")?;
-        let guests = Guests::open(&directories.state).map_err(StartError::Guests)?;
+        let chained =
+            ChainedInterfaces::open(&directories.state).map_err(StartError::ChainedInterfaces)?;
         Ok(Self {
             node_name,
             settings,
@@ -163,16 +164,16 @@ impl Agent {
             installation: Standing::default(),
             catalog,
             interfaces: Mutex::default(),
-            turns: Turns::default(),
+            locks: ContainerLocks::default(),
             facts: CurrentFacts::default(),
             work: Work::default(),
-            guests: Arc::new(guests),
+            chained: Arc::new(chained),
             nics: Nics::new(&directories.state),
             withheld: Mutex::default(),
-            not_taken_over: AtomicUsize::new(0),
+            not_reconciled: AtomicUsize::new(0),
             uplinks: Mutex::default(),
             first_child: tokio::sync::Mutex::default(),
-            claims: Claims::default(),
+            pending: PendingAddresses::default(),
         })
     }
 
@@ -210,25 +211,25 @@ impl Agent {
 
     /// Of the interfaces of such containers, those that nobody is making or removing.
     pub fn interfaces_at_rest(&self, is_meant: impl Fn(&str) -> bool) -> AtRest {
-        let mut turns: HashMap<String, Option<Looking>> = HashMap::new();
+        let mut locks: HashMap<String, Option<ReadGuard>> = HashMap::new();
         let all = || {
             let mut all = self.interfaces();
             all.retain(|(owner, _)| is_meant(&owner.container_id));
             all
         };
         for (owner, _) in all() {
-            turns
+            locks
                 .entry(owner.container_id)
-                .or_insert_with_key(|container| self.turns.to_look_now(container));
+                .or_insert_with_key(|container| self.locks.try_read(container));
         }
-        // What was removed before the turn came is not there any more.
+        // What was removed before the lock came is not there any more.
         let mut interfaces = all();
         let all = interfaces.len();
-        interfaces.retain(|(owner, _)| matches!(turns.get(&owner.container_id), Some(Some(_))));
+        interfaces.retain(|(owner, _)| matches!(locks.get(&owner.container_id), Some(Some(_))));
         AtRest {
             are_all: interfaces.len() == all,
             interfaces,
-            _turns: turns.into_values().flatten().collect(),
+            _locks: locks.into_values().flatten().collect(),
         }
     }
 
@@ -291,7 +292,7 @@ impl Agent {
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.datapath).await?;
-        match net.is_guest() {
+        match net.is_chained() {
             true => self.dismiss(owner, net).await?,
             false => drop(timing::step("write to disk", self.pools.release(owner)).await?),
         }
@@ -305,7 +306,7 @@ impl Agent {
     /// When the kernel or the store refuses; then the addresses stay taken.
     pub async fn detach_for_good(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.datapath).await?;
-        match net.is_guest() {
+        match net.is_chained() {
             true => self.dismiss(owner, net).await?,
             false => drop(self.pools.release_for_good(owner).await?),
         }
@@ -333,7 +334,7 @@ impl Agent {
     }
 
     async fn give_back_unused(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
-        match net.is_guest() {
+        match net.is_chained() {
             true => self.dismiss(owner, net).await?,
             false => drop(self.pools.release_unused(owner).await?),
         }

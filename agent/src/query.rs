@@ -38,7 +38,7 @@ pub struct Status {
     /// Interfaces it has made.
     pub interfaces: usize,
     /// Of these, such as were there before the agent started and that it has not looked at yet.
-    pub not_taken_over: usize,
+    pub not_reconciled: usize,
     /// What is wrong with the manifests, and with the node.
     pub problems: Vec<String>,
     /// What could not be reconciled, and is tried again.
@@ -123,7 +123,7 @@ pub struct PoolLine {
     /// Of these, in use on this node.
     pub used: u128,
     /// Released, and not given out again yet.
-    pub resting: u128,
+    pub in_cooldown: u128,
     /// Ready to be given out.
     pub free: u128,
     /// In nobody's use, and not given out all the same: the node itself has them, or a router.
@@ -210,7 +210,7 @@ async fn status(agent: &Agent) -> Status {
         node: agent.node_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         interfaces: agent.interfaces().len(),
-        not_taken_over: agent.not_taken_over(),
+        not_reconciled: agent.not_reconciled(),
         problems,
         failing: failing.map(|item| FailingItem::new(item, now)).collect(),
     }
@@ -254,7 +254,7 @@ fn pools(agent: &Agent) -> Vec<PoolLine> {
             networks: pool.networks.iter().map(ToString::to_string).collect(),
             total: pool.total,
             used: pool.used.into(),
-            resting: pool.resting.into(),
+            in_cooldown: pool.in_cooldown.into(),
             free: pool.free,
             held: pool
                 .withheld

@@ -240,13 +240,13 @@ async fn trace(
     stream: &mut UnixStream,
     stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let Request::Query(Query::Trace(wish)) = request else {
+    let Request::Query(Query::Trace(request)) = request else {
         return Ok(());
     };
     let (sender, answers) = mpsc::channel(ANSWERS);
     let (passed_on, ()) = tokio::join!(
         pass_on(answers, stream, stopping),
-        query::trace(agent, wish, sender)
+        query::trace(agent, request, sender)
     );
     passed_on
 }

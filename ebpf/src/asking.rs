@@ -56,7 +56,7 @@ pub(crate) fn ask_in_its_name(ctx: &TcContext, ifindex: u32) {
     let Some((sender, target)) = addresses(ctx, REQUEST) else {
         return;
     };
-    // A probe (RFC 5227) has no sender; an announcement is about its sender.
+    // A probe (RFC 5227) has no sender; a notification is about its sender.
     if sender == NOBODY || sender == target {
         return;
     }

@@ -140,8 +140,8 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
             forwarded = flow.forwarded;
         }
     }
-    let steer = maps::steer();
-    if steer != 0
+    let redirect_device = maps::redirect_device();
+    if redirect_device != 0
         && forwarded != 0
         // `eth_type_trans` on the way into the link makes PACKET_OTHERHOST of a frame that is
         // not for the link's own address, and the host would drop it.
@@ -153,7 +153,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
         // the pod; a redirect within one namespace keeps the mark.
         set_mark(ctx, maps::nic_marks());
         // SAFETY: a helper call with plain integers.
-        return unsafe { bpf_redirect(steer, INGRESS) } as i32;
+        return unsafe { bpf_redirect(redirect_device, INGRESS) } as i32;
     }
     // A router that knows the pod asks it alone whether it is still there.
     if ip.payload.protocol == packet::ICMPV6 {
@@ -214,7 +214,7 @@ pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     }
     // What the pod's interface would have sent, and the host's netfilter must not see. Any pod can say so
     // of its packets: it is the way that its interface has, too.
-    if packet::is_past_host(ctx)
+    if packet::is_host_bypass(ctx)
         && let Some(owner) = maps::owner(&ip.source)
         && owner.flags & OWNER_IS_POD != 0
     {
@@ -314,7 +314,7 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
 /// Remembers what needs its answer in the host, or forgets it; whether anything changed.
 ///
 /// What came out of the pod's veth (the mark says so), and now leaves the node with the pod's own address, is a
-/// ClusterIP without masquerade. What the pod sends over ipvlan, or past the host's stack, has no mark, as it is
+/// ClusterIP without masquerade. What the pod sends over ipvlan, or by the host-stack bypass, has no mark, as it is
 /// scrubbed between namespaces (`skb_scrub_packet`): with the same ports it ends the other, unless the host has
 /// translated this, too. In l2 it is not scrubbed, but the pods' own marks have none of these bits.
 #[inline(always)]
@@ -332,7 +332,7 @@ fn remember_way_out(ctx: &TcContext, ip: &Ip) -> bool {
             forwarded: 1,
             ..HostFlow::default()
         };
-        return maps::steer() != 0 && learn(flows, &key, forwarded);
+        return maps::redirect_device() != 0 && learn(flows, &key, forwarded);
     }
     // SAFETY: only compared.
     if bits == 0 && unsafe { flows.get(&key) }.is_some_and(|flow| flow.forwarded != 0) {

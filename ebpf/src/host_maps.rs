@@ -78,8 +78,8 @@ pub(crate) fn nic_marks() -> u32 {
 
 /// The link whose ingress leads into the host's stack past ipvlan; zero: there is none.
 #[inline(always)]
-pub(crate) fn steer() -> u32 {
-    HOST.get(0).map_or(0, |host| host.steer)
+pub(crate) fn redirect_device() -> u32 {
+    HOST.get(0).map_or(0, |host| host.redirect_device)
 }
 
 /// Who has an address.

@@ -63,7 +63,7 @@ fn veth_ingress(ctx: TcContext) -> i32 {
 /// `eth0` egress, in the pod.
 #[classifier]
 fn nic_egress(ctx: TcContext) -> i32 {
-    reply::steer(&ctx)
+    reply::redirect_device(&ctx)
 }
 
 /// `eth0` ingress, in the pod.

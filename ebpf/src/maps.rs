@@ -6,7 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ebbtide_layout::{
-    Address, Counters, DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, Flow, Hook, MAX_ADDRESSES, PodCounters,
+    Address, Counters, DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, Flow, Hook, MAX_ADDRESSES,
+    PodCounters,
 };
 
 use crate::flow::Table;
@@ -42,14 +43,14 @@ pub(crate) fn mark() -> u32 {
     MARK.load()
 }
 
-/// The bit (or bits) that say "its replies go past the host's stack".
+/// The bit (or bits) that say "its replies go by the host-stack bypass".
 #[unsafe(no_mangle)]
-static PAST_HOST_MARK: Global<u32> = Global::new(DEFAULT_PAST_HOST_MARK);
+static HOST_BYPASS_MARK: Global<u32> = Global::new(DEFAULT_HOST_BYPASS_MARK);
 
-/// The configured mark of what is answered past the host's stack.
+/// The configured mark of what is answered by the host-stack bypass.
 #[inline(always)]
-pub(crate) fn past_host_mark() -> u32 {
-    PAST_HOST_MARK.load()
+pub(crate) fn host_bypass_mark() -> u32 {
+    HOST_BYPASS_MARK.load()
 }
 
 /// What is counted for the pod that owns `address`, on this CPU, and which pod that is.

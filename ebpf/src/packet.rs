@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::programs::TcContext;
-use ebbtide_layout::{Address, PAST_HOST_MAC};
+use ebbtide_layout::{Address, HOST_BYPASS_MAC};
 
 use crate::extended;
 
@@ -225,9 +225,9 @@ pub(crate) fn is_in_vlan(ctx: &TcContext) -> bool {
 
 /// Whether the frame's source says that the host is to send it on past its stack.
 #[inline(always)]
-pub(crate) fn is_past_host(ctx: &TcContext) -> bool {
+pub(crate) fn is_host_bypass(ctx: &TcContext) -> bool {
     const SOURCE: usize = 6;
-    read(ctx, SOURCE) == Some(PAST_HOST_MAC)
+    read(ctx, SOURCE) == Some(HOST_BYPASS_MAC)
 }
 
 /// Which of a packet's fragments this is, by its offset in it and whether more of them follow.

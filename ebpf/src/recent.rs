@@ -4,7 +4,7 @@
 //! the same addresses and ports, the node's address. And a connection that the pod passes on to
 //! somebody behind it has no socket here that could inherit a mark. Only a digest is kept, in the place that it names. A
 //! place that two connections share stands for all that belong there, so nothing is ever evicted, however
-//! many there are: a flood leads replies past the host's stack that need not go there, and nothing worse.
+//! many there are: a flood leads replies by the host-stack bypass that need not go there, and nothing worse.
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
 use ebbtide_layout::{FlowKey, RECENT_PLACES, RECENT_SECONDS};
@@ -90,7 +90,7 @@ fn known(noted: u64, now: u32) -> Option<u32> {
 }
 
 /// A connection's place and its number there: a multiplicative hash, word by word. It is no secret. Who
-/// makes two of his connections meet sends their replies past the host's stack.
+/// makes two of his connections meet sends their replies by the host-stack bypass.
 #[inline(always)]
 fn digest(connection: &FlowKey) -> (u32, u32) {
     const WORDS: usize = size_of::<FlowKey>() / size_of::<u64>();

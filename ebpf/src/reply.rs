@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcContext};
 use ebbtide_layout::{
-    Flow, FlowKey, HOST_MAC, Hook, OWNER_IS_POD, PAST_HOST_MAC, POD_FOLLOWS_TCP, POD_IN_L3,
+    Flow, FlowKey, HOST_BYPASS_MAC, HOST_MAC, Hook, OWNER_IS_POD, POD_FOLLOWS_TCP, POD_IN_L3,
     POD_IS_EXEMPT, POD_MAC,
 };
 
@@ -22,7 +22,7 @@ use crate::{
 const TO_HOST: [u8; 12] = to_host(POD_MAC);
 
 /// The same of a frame that the host is to send on as it is.
-const PAST_HOST: [u8; 12] = to_host(PAST_HOST_MAC);
+const HOST_BYPASS: [u8; 12] = to_host(HOST_BYPASS_MAC);
 
 const fn to_host(source: [u8; 6]) -> [u8; 12] {
     let mut macs = [0; 12];
@@ -176,7 +176,7 @@ fn note_fragment(flows: &maps::Flows, ip: &Ip, key: &mut FlowKey, flow: Option<F
 /// The ipvlan interface's egress: a reply of a remembered flow goes out by the interface the
 /// flow came in on, whatever the routing table said. What has another's address goes nowhere.
 #[inline(always)]
-pub(crate) fn steer(ctx: &TcContext) -> i32 {
+pub(crate) fn redirect_device(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
@@ -191,9 +191,9 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
         return PASS;
     };
     let (veth, is_l3) = (pod.veth, pod.flags & POD_IN_L3 != 0);
-    // Towards the host's end of the pair, past the host's stack; zero: not there.
-    let mut past_host = if pod.flags & POD_IS_EXEMPT != 0
-        || mark_of(ctx) & maps::past_host_mark() == maps::past_host_mark()
+    // Towards the host's end of the pair, by the host-stack bypass; zero: not there.
+    let mut host_bypass = if pod.flags & POD_IS_EXEMPT != 0
+        || mark_of(ctx) & maps::host_bypass_mark() == maps::host_bypass_mark()
     {
         veth
     } else {
@@ -219,7 +219,7 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
             && flow.ifindex != ifindex(ctx)
         {
             if flow.straight != 0 {
-                past_host = flow.ifindex;
+                host_bypass = flow.ifindex;
             } else if ctx.store(0, &TO_HOST, 0).is_ok() {
                 counters.redirected += 1;
                 // The veth's far end is in the host; the pair resolves no addresses (both MACs are ours).
@@ -229,14 +229,14 @@ pub(crate) fn steer(ctx: &TcContext) -> i32 {
         }
     }
     // The host's netfilter would see what the interface sends, and must not see this.
-    if past_host != 0
+    if host_bypass != 0
         && !ip.is_multicast()
         && leaves_the_node(ip)
-        && ctx.store(0, &PAST_HOST, 0).is_ok()
+        && ctx.store(0, &HOST_BYPASS, 0).is_ok()
     {
         counters.redirected += 1;
         // SAFETY: a helper call with plain integers.
-        return unsafe { bpf_redirect(past_host, 0) } as i32;
+        return unsafe { bpf_redirect(host_bypass, 0) } as i32;
     }
     if is_l3 {
         translated::note(ctx, ip);
@@ -259,7 +259,7 @@ fn leaves_the_node(ip: &Ip) -> bool {
 /// NodePort and then comes straight to the pod with the same port would be answered by the veth.
 ///
 /// In l3 the flow is kept, with a note that it comes straight now: the host's conntrack still knows it
-/// by the NodePort, and would give the reply the node's address. So its replies go past the host's stack.
+/// by the NodePort, and would give the reply the node's address. So its replies go by the host-stack bypass.
 /// TCP has no flow; what asks for such a connection is marked, and the accepted socket inherits that.
 #[inline(always)]
 pub(crate) fn forget(ctx: &TcContext) -> i32 {
@@ -281,7 +281,7 @@ pub(crate) fn forget(ctx: &TcContext) -> i32 {
             && recent::begins_straight(&key)
             && is_l3
         {
-            mark(ctx, maps::past_host_mark());
+            mark(ctx, maps::host_bypass_mark());
             counters.marked += 1;
         }
     } else if flow::of(ctx, ip, Ours::Destination, true, &mut key)

@@ -76,7 +76,7 @@ fn veth_ingress(ctx: TcContext) -> i32 {
 
 #[classifier]
 fn nic_egress(ctx: TcContext) -> i32 {
-    traced!(ctx, Traced::NicEgress, reply::steer)
+    traced!(ctx, Traced::NicEgress, reply::redirect_device)
 }
 
 #[classifier]
@@ -143,7 +143,7 @@ fn end(skb: *mut __sk_buff, verdict: i32) -> i32 {
     // SAFETY: as in `begin`.
     let event = unsafe { &mut *event };
     event.learned = u8::from(learned(event) != event.before);
-    event.past_host = u8::from(packet::is_past_host(&ctx));
+    event.host_bypass = u8::from(packet::is_host_bypass(&ctx));
     event.verdict = verdict;
     event.mark_after = mark(&ctx);
     // Full: the reader is slower than the packets, and a packet is worth more than its trace.

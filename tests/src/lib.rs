@@ -1,6 +1,6 @@
 //! What only the integration tests have, on top of the strict VPC ([`ebbtide_vpc`]):
 //!
-//! - [`chain`], [`guest`]: the plugin after other people's plugins, and a pod whose interface another plugin made;
+//! - [`chain`], [`chained`]: the plugin after other people's plugins, and a pod whose interface another plugin made;
 //! - [`crowd`]: a node with everything on it that other people have on theirs, and all of its traffic as a matrix;
 //! - [`two_ways`]: a pod that is reached straight and through its node, and by which way it answers;
 //! - [`fuzz`]: what comes from outside, damaged at random: read by what reads it, and sent to a running agent;
@@ -8,9 +8,9 @@
 //! - [`random`]: numbers that a seed repeats.
 
 pub mod chain;
+pub mod chained;
 pub mod crowd;
 pub mod fuzz;
-pub mod guest;
 pub mod random;
 pub mod slow_ipam;
 pub mod two_ways;

@@ -21,7 +21,7 @@ const WORKERS: u64 = 8;
 #[must_use]
 pub fn options() -> Options {
     Options {
-        rest: Duration::from_millis(1),
+        cooldown: Duration::from_millis(1),
         ..Options::default()
     }
 }

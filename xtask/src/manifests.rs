@@ -95,7 +95,7 @@ fn people_know(ws: &Workspace) -> Result<()> {
         "global": {"imageRegistryOverride": "mirror.example.org"},
         "coordinator": {"mode": "underlay", "hijackCIDR": ["10.250.0.0/16"]},
         "clusterDefaultPool": {"installIPv4IPPool": true}, "spiderpoolController": {"tls": {"method": "auto"}},
-        "agent": {"nodeSelector": {"a": "b"}, "config": {"restSeconds": 30}}}"#;
+        "agent": {"nodeSelector": {"a": "b"}, "config": {"cooldownSeconds": 30}}}"#;
     let files = render(ws, values)?;
     for (file, word) in [
         (

@@ -18,8 +18,8 @@ use kube::{
 use tracing::{debug, info, warn};
 
 use super::{
-    book::{Book, LABEL, map_of},
     cluster::Cluster,
+    lease_table::{LABEL, LeaseTable, map_of},
     object::Kind,
 };
 
@@ -35,7 +35,7 @@ pub(super) enum Error {
     #[error(transparent)]
     Api(#[from] Box<kube::Error>),
     #[error(transparent)]
-    Bad(#[from] super::book::BadLease),
+    Bad(#[from] super::lease_table::BadLease),
     #[error("keep it on disk: {0}")]
     Disk(#[from] std::io::Error),
     #[error(
@@ -56,7 +56,7 @@ impl From<kube::Error> for Error {
 pub(super) async fn change(
     cluster: &Cluster,
     pool: &Pool,
-    mut edit: impl FnMut(&mut Book) -> bool,
+    mut edit: impl FnMut(&mut LeaseTable) -> bool,
 ) -> Result<(), Error> {
     let api: Api<ConfigMap> = Api::default_namespaced(cluster.client.clone());
     let name = map_of(&pool.name);
@@ -66,12 +66,12 @@ pub(super) async fn change(
             return Err(Error::NotMade(name));
         };
         let mut data = map.data.take().unwrap_or_default();
-        let before = Book::parse(&data, pool.family)?;
-        let mut book = before.clone();
-        if !edit(&mut book) {
+        let before = LeaseTable::parse(&data, pool.family)?;
+        let mut lease_table = before.clone();
+        if !edit(&mut lease_table) {
             return Ok(());
         }
-        book.write(&before, &mut data);
+        lease_table.write(&before, &mut data);
         map.metadata.managed_fields = None;
         map.data = Some(data);
         match api.replace(&name, &PostParams::default(), &map).await {
@@ -177,8 +177,8 @@ pub(super) async fn reclaim(cluster: &Cluster) {
         }
     };
     for pool in shared {
-        let changed = change(cluster, &pool, |book| {
-            let gone = book.reclaim(&nodes);
+        let changed = change(cluster, &pool, |lease_table| {
+            let gone = lease_table.reclaim(&nodes);
             for node in &gone {
                 info!(
                     pool = pool.name,
@@ -205,10 +205,10 @@ pub(super) async fn claim(
 ) -> Result<AddressSet, Error> {
     let wanted = AddressSet::of(pool.family, addresses);
     let mut refused = AddressSet::empty(pool.family);
-    change(cluster, pool, |book| {
-        let before = book.clone();
-        refused = book.claim(&cluster.node, &wanted);
-        *book != before
+    change(cluster, pool, |lease_table| {
+        let before = lease_table.clone();
+        refused = lease_table.claim(&cluster.node, &wanted);
+        *lease_table != before
     })
     .await?;
     pools.restore(&wanted.without(&refused));

@@ -21,10 +21,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    book::Book,
     cluster::Cluster,
     evidence,
     lease_map::{self, Error},
+    lease_table::LeaseTable,
     object::Kind,
 };
 
@@ -167,7 +167,7 @@ impl Leases {
         pool: &Pool,
         idle_since: &mut BTreeMap<String, Instant>,
     ) -> Result<(), Error> {
-        let known = self.cluster.mirror().book(&pool.name, pool.family)?;
+        let known = self.cluster.mirror().lease_table(&pool.name, pool.family)?;
         let lease = known.of(&self.cluster.node);
         let idle = self.idle(&lease);
         let used = u64::try_from(lease.len().saturating_sub(idle.len())).unwrap_or(u64::MAX);
@@ -210,8 +210,8 @@ impl Leases {
             };
             let standing = self.pools.look(address);
             let busy = standing.holder.is_some()
-                || standing.claim.is_some()
-                || standing.rests_for > 0
+                || standing.reservation.is_some()
+                || standing.cooldown_for > 0
                 || standing.withheld.is_some();
             if busy {
                 idle = idle.without(&AddressSet::single(address));
@@ -223,7 +223,7 @@ impl Leases {
     async fn take(&self, pool: &Pool, needed: u64, spare: u64) -> Result<(), Error> {
         let used = evidence::holders(&self.cluster, pool).await?;
         let mut barred = AddressSet::of(pool.family, used.keys().copied());
-        let (missing, free) = self.take_beside(pool, needed, spare, &barred).await?;
+        let (missing, free) = self.take_existing(pool, needed, spare, &barred).await?;
         if missing == 0 || used.is_empty() {
             return Ok(());
         }
@@ -233,14 +233,14 @@ impl Leases {
         let gone = evidence::gone(&self.cluster, suspects.collect(), missing).await?;
         if !gone.is_empty() {
             barred = barred.without(&AddressSet::of(pool.family, gone));
-            self.take_beside(pool, missing, 0, &barred).await?;
+            self.take_existing(pool, missing, 0, &barred).await?;
         }
         Ok(())
     }
 
     /// Takes what is neither leased nor barred: what pods have that no lease speaks of (Spiderpool's).
     /// How many addresses are missing, and what no node has.
-    async fn take_beside(
+    async fn take_existing(
         &self,
         pool: &Pool,
         needed: u64,
@@ -252,22 +252,22 @@ impl Leases {
         let mut got = AddressSet::empty(pool.family);
         let mut left = AddressSet::empty(pool.family);
         let mut missing = needed;
-        self.change(pool, |book| {
-            let before = book.clone();
-            let free = u64::try_from(book.free(&open).len()).unwrap_or(u64::MAX);
+        self.change(pool, |lease_table| {
+            let before = lease_table.clone();
+            let free = u64::try_from(lease_table.free(&open).len()).unwrap_or(u64::MAX);
             // For pods to come only what nobody needs now.
-            let more = if book.is_wanted_beside(node) {
+            let more = if lease_table.is_wanted_beside(node) {
                 0
             } else {
                 spare
             };
             let count = needed.saturating_add(more).min(free);
-            got = book.take(node, &open, count);
+            got = lease_table.take(node, &open, count);
             missing = needed.saturating_sub(count);
-            book.want(node, missing);
-            left = book.free(&pool.ranges);
+            lease_table.want(node, missing);
+            left = lease_table.free(&pool.ranges);
             // To wait for what others have needs no second write.
-            *book != before
+            *lease_table != before
         })
         .await?;
         if !got.is_empty() {
@@ -287,8 +287,8 @@ impl Leases {
         let node = &self.cluster.node;
         self.cluster.shrink_lease(pool, surplus).await?;
         let given = self
-            .change(pool, |book| {
-                book.give_back(node, surplus);
+            .change(pool, |lease_table| {
+                lease_table.give_back(node, surplus);
                 true
             })
             .await;
@@ -305,7 +305,7 @@ impl Leases {
     async fn change(
         &self,
         pool: &Pool,
-        change: impl FnMut(&mut Book) -> bool,
+        change: impl FnMut(&mut LeaseTable) -> bool,
     ) -> Result<(), Error> {
         lease_map::change(&self.cluster, pool, change).await
     }

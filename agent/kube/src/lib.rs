@@ -7,7 +7,6 @@
 
 pub mod attachment;
 mod attachments;
-mod book;
 mod changes;
 mod cidrs;
 pub mod client;
@@ -23,6 +22,7 @@ pub mod events;
 mod evidence;
 pub mod leader;
 mod lease_map;
+mod lease_table;
 pub mod leases;
 pub mod mirror;
 pub mod networks;
@@ -36,8 +36,8 @@ pub mod takeover;
 pub mod usage;
 mod watches;
 
-pub use book::{BadLease, Book};
 pub use changes::Changes;
 pub use client::connect;
 pub use cluster::{Cluster, Unknown};
+pub use lease_table::{BadLease, LeaseTable};
 pub use leases::Leases;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    book::{BadLease, Book, map_of},
+    lease_table::{BadLease, LeaseTable, map_of},
     object::{Kind, by_age, name_of},
 };
 
@@ -146,8 +146,11 @@ impl Mirror {
         let mut catalog = Catalog::clone(&self.declared_catalog());
         catalog.limit(|pool| {
             pool.is_shared().then(|| {
-                let book = self.book(&pool.name, pool.family);
-                book.map_or_else(|_| AddressSet::empty(pool.family), |book| book.of(node))
+                let lease_table = self.lease_table(&pool.name, pool.family);
+                lease_table.map_or_else(
+                    |_| AddressSet::empty(pool.family),
+                    |lease_table| lease_table.of(node),
+                )
             })
         });
         catalog
@@ -157,25 +160,25 @@ impl Mirror {
     ///
     /// # Errors
     /// [`BadLease`].
-    pub fn book(&self, pool: &str, family: Family) -> Result<Book, BadLease> {
+    pub fn lease_table(&self, pool: &str, family: Family) -> Result<LeaseTable, BadLease> {
         let name = map_of(pool);
         let mut maps = self.all(Kind::Lease);
         let map = maps.find(|map| map.metadata.name.as_deref() == Some(&name));
         let data = map.and_then(|map| map.data.get("data")).cloned();
         let data = data.and_then(|data| serde_json::from_value(data).ok());
-        Book::parse(&data.unwrap_or_default(), family)
+        LeaseTable::parse(&data.unwrap_or_default(), family)
     }
 
     /// Takes addresses out of a node's lease, before anybody else is told.
     pub fn shrink_lease(&mut self, pool: &Pool, node: &str, given: &AddressSet) {
-        let Ok(mut book) = self.book(&pool.name, pool.family) else {
+        let Ok(mut lease_table) = self.lease_table(&pool.name, pool.family) else {
             return;
         };
-        book.give_back(node, given);
+        lease_table.give_back(node, given);
         let name = map_of(&pool.name);
         let maps = self.kinds.entry(Kind::Lease).or_default().values_mut();
         for map in maps.filter(|map| map.metadata.name.as_deref() == Some(&name)) {
-            map.data = json!({ "data": book.to_data() });
+            map.data = json!({ "data": lease_table.to_data() });
         }
     }
 

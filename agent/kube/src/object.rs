@@ -9,7 +9,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Book;
+use super::LeaseTable;
 
 /// The kinds that are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ fn is_kept(annotation: &str) -> bool {
 #[must_use]
 pub fn own_leases(node: &str, mut map: DynamicObject) -> DynamicObject {
     if let Some(Value::Object(leases)) = map.data.get_mut("data") {
-        leases.retain(|key, _| Book::concerns(key, node));
+        leases.retain(|key, _| LeaseTable::concerns(key, node));
     }
     map
 }

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ebbtide_ipam::pool::{Claim, Pools, Reason, Replicas, is_expected, ordinal};
+use ebbtide_ipam::pool::{Pools, Reason, Replicas, Reservation, is_expected, ordinal};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod as ApiPod};
 use kube::Api;
 use tokio::{
@@ -26,9 +26,9 @@ pub async fn run(cluster: Arc<Cluster>, pools: Pools) {
     let mut changes: watch::Receiver<u64> = pools.subscribe();
     loop {
         changes.mark_unchanged();
-        for claim in pools.claims() {
-            if claim.reason == Reason::Sticky {
-                look_at(&cluster, &pools, &claim).await;
+        for reservation in pools.reservations() {
+            if reservation.reason == Reason::Sticky {
+                look_at(&cluster, &pools, &reservation).await;
             }
         }
         if let Ok(Err(_)) = timeout(LOOK, changes.changed()).await {
@@ -38,20 +38,22 @@ pub async fn run(cluster: Arc<Cluster>, pools: Pools) {
     }
 }
 
-async fn look_at(cluster: &Cluster, pools: &Pools, claim: &Claim) {
-    match is_awaited(cluster, claim).await {
+async fn look_at(cluster: &Cluster, pools: &Pools, reservation: &Reservation) {
+    match is_awaited(cluster, reservation).await {
         Ok(true) => {}
-        Ok(false) => match pools.end_claim(&claim.key()).await {
-            Ok(_) => info!(pod = %claim.pod, "is not expected here any more: its address is free"),
-            Err(e) => warn!("pod {}: {e}", claim.pod),
+        Ok(false) => match pools.end_reservation(&reservation.key()).await {
+            Ok(_) => {
+                info!(pod = %reservation.pod, "is not expected here any more: its address is free")
+            }
+            Err(e) => warn!("pod {}: {e}", reservation.pod),
         },
-        Err(e) => debug!("pod {}: {e}", claim.pod),
+        Err(e) => debug!("pod {}: {e}", reservation.pod),
     }
 }
 
 /// Whether the pod may come back to this node: its set counts it, and it is on no other node.
-async fn is_awaited(cluster: &Cluster, claim: &Claim) -> kube::Result<bool> {
-    let (namespace, name) = (&claim.pod.namespace, &claim.pod.name);
+async fn is_awaited(cluster: &Cluster, reservation: &Reservation) -> kube::Result<bool> {
+    let (namespace, name) = (&reservation.pod.namespace, &reservation.pod.name);
     let Some((set, _)) = ordinal(name) else {
         return Ok(false);
     };

@@ -13,7 +13,7 @@ use std::{
 
 use ebbtide_ipam::{
     catalog::Catalog,
-    pool::{Adopt, Claim, ClaimKey, PodRef, PoolError, Pools, Reason},
+    pool::{Adopt, PodRef, PoolError, Pools, Reason, Reservation, ReservationKey},
 };
 use ebbtide_types::{
     Family, ObjectName,
@@ -261,7 +261,7 @@ async fn held(cluster: &Cluster, pools: &Pools) -> kube::Result<Held> {
         for (address, holder) in evidence::holders_in(&pool) {
             let Some(pod) = holder.name() else { continue };
             let standing = pools.look(address);
-            if standing.holder.is_some() || standing.claim.is_some() {
+            if standing.holder.is_some() || standing.reservation.is_some() {
                 continue;
             }
             let is_here = here.get(&pod) == Some(&holder.uid);
@@ -343,34 +343,34 @@ async fn lease(cluster: &Cluster, pools: &Pools, held: &Held) -> Result<(), Erro
 }
 
 /// What is held for pods that Spiderpool served.
-fn claims(pools: &Pools) -> Vec<Claim> {
-    let mut claims = pools.claims();
-    claims.retain(|claim| claim.reason == Reason::Adopted);
-    claims
+fn reservations(pools: &Pools) -> Vec<Reservation> {
+    let mut reservations = pools.reservations();
+    reservations.retain(|reservation| reservation.reason == Reason::Adopted);
+    reservations
 }
 
-fn name_of_claim(claim: &Claim) -> ObjectName {
+fn name_of_reservation(reservation: &Reservation) -> ObjectName {
     ObjectName {
-        namespace: claim.pod.namespace.clone(),
-        name: claim.pod.name.clone(),
+        namespace: reservation.pod.namespace.clone(),
+        name: reservation.pod.name.clone(),
     }
 }
 
 /// Whether a pod that was here seems to be here no more.
-fn is_one_gone(cluster: &Cluster, pools: &Pools, elsewhere: &BTreeSet<ClaimKey>) -> bool {
+fn is_one_gone(cluster: &Cluster, pools: &Pools, elsewhere: &BTreeSet<ReservationKey>) -> bool {
     let mirror = cluster.mirror();
-    claims(pools).iter().any(|claim| {
-        let pod = mirror.get(Kind::Pod, &name_of_claim(claim));
+    reservations(pools).iter().any(|reservation| {
+        let pod = mirror.get(Kind::Pod, &name_of_reservation(reservation));
         let uid = pod.and_then(|pod| pod.metadata.uid.as_deref());
-        uid != Some(&claim.pod.uid) && !elsewhere.contains(&claim.key())
+        uid != Some(&reservation.pod.uid) && !elsewhere.contains(&reservation.key())
     })
 }
 
 /// Lets go of what is held for pods that are gone or have ended. What stays for pods that are not here.
-async fn let_go(cluster: &Cluster, pools: &Pools) -> BTreeSet<ClaimKey> {
+async fn let_go(cluster: &Cluster, pools: &Pools) -> BTreeSet<ReservationKey> {
     let mut elsewhere = BTreeSet::new();
-    let claims = claims(pools);
-    if claims.is_empty() {
+    let reservations = reservations(pools);
+    if reservations.is_empty() {
         return elsewhere;
     }
     let here = match evidence::living_here(cluster).await {
@@ -380,17 +380,17 @@ async fn let_go(cluster: &Cluster, pools: &Pools) -> BTreeSet<ClaimKey> {
             return elsewhere;
         }
     };
-    for claim in claims {
-        let pod = name_of_claim(&claim);
-        if here.get(&pod) == Some(&claim.pod.uid) {
+    for reservation in reservations {
+        let pod = name_of_reservation(&reservation);
+        if here.get(&pod) == Some(&reservation.pod.uid) {
             continue;
         }
         // Its name is another pod's, it has ended, or it is on another node.
-        match evidence::lives(cluster, &pod, &claim.pod.uid).await {
+        match evidence::lives(cluster, &pod, &reservation.pod.uid).await {
             Ok(true) => {
-                elsewhere.insert(claim.key());
+                elsewhere.insert(reservation.key());
             }
-            Ok(false) => match pools.end_claim(&claim.key()).await {
+            Ok(false) => match pools.end_reservation(&reservation.key()).await {
                 Ok(_) => info!(%pod, "is gone: what it had from Spiderpool is free"),
                 Err(e) => warn!("pod {pod}: {e}"),
             },

@@ -15,7 +15,7 @@ use kube::{
 use tracing::{info, warn};
 
 use super::{
-    book::LABEL,
+    lease_table::LABEL,
     mirror::Change,
     object::{Kind, name_of, of_metadata, own_leases, resource, trimmed},
 };

@@ -89,7 +89,7 @@ mod tests {
         let pools = Pools::open(
             state.path(),
             Options {
-                rest: Duration::ZERO,
+                cooldown: Duration::ZERO,
                 sticky: false,
             },
         )

@@ -66,7 +66,7 @@ impl Agent {
         match uplink {
             None => Some(Drift::Unknown),
             Some(uplink) if uplink != Uplink::of(net, facts) => Some(Drift::Nic),
-            Some(_) if self.renewed(net, facts) != *net => Some(Drift::Plan),
+            Some(_) if self.replanned(net, facts) != *net => Some(Drift::Plan),
             Some(_) => None,
         }
     }
@@ -94,14 +94,14 @@ impl Agent {
 
     /// `net` as it is to be now; as it is if the node cannot carry it any more.
     #[must_use]
-    pub fn renewed(&self, net: &PodNet, facts: &NodeFacts) -> PodNet {
+    pub fn replanned(&self, net: &PodNet, facts: &NodeFacts) -> PodNet {
         if !self.knows_services() {
             return net.clone();
         }
         let catalog = self.catalog();
         let gateway = |own: &podnet::PodAddress| gateway_now(net, own, &catalog);
         let declared = as_declared(net, &catalog);
-        podnet::renew(&declared, facts, gateway, &self.settings_in(&catalog))
+        podnet::replan(&declared, facts, gateway, &self.settings_in(&catalog))
             .unwrap_or_else(|_| net.clone())
     }
 

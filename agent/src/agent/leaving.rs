@@ -5,7 +5,7 @@ use std::{fs, io, path::Path, sync::Arc};
 use ebbtide_ipam::{catalog::Catalog, pool::OpenError};
 use ebbtide_kernel::{
     netlink::{self, Netlink, netns::Evidence},
-    node::{self, STEER},
+    node::{self, REDIRECT_DEVICE},
 };
 use ebbtide_types::{private, settings::Settings};
 use tokio::sync::watch;
@@ -62,7 +62,7 @@ pub async fn leave(directories: &Directories) -> Result<Left, LeaveError> {
         ..Settings::default()
     };
     let (_declared, catalog) = watch::channel(Arc::new(Catalog::default()));
-    private::make_directory(&directories.state).map_err(StartError::Guests)?;
+    private::make_directory(&directories.state).map_err(StartError::ChainedInterfaces)?;
     let agent = match Agent::open(String::new(), settings, directories, catalog) {
         Ok(agent) => agent,
         Err(StartError::Pool(OpenError::Locked { .. })) => return Ok(Left::Agent),
@@ -87,13 +87,13 @@ pub async fn leave(directories: &Directories) -> Result<Left, LeaveError> {
 async fn is_anything_there(directories: &Directories) -> Result<bool, netlink::Error> {
     let Directories { state, bpf, .. } = directories;
     let is_filled = |path: &Path| fs::read_dir(path).is_ok_and(|mut all| all.next().is_some());
-    if is_filled(bpf) || is_filled(&state.join("guests")) || before::is_noted(state) {
+    if is_filled(bpf) || is_filled(&state.join("chained")) || before::is_noted(state) {
         return Ok(true);
     }
     let host = Netlink::open("in the host")?;
     let links = host.links().await?;
     let ours = host.ours(&links).await?;
-    Ok(links.iter().any(|link| link.name == STEER)
+    Ok(links.iter().any(|link| link.name == REDIRECT_DEVICE)
         || !ours.rules.is_empty()
         || !ours.routes.is_empty())
 }

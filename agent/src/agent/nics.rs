@@ -35,7 +35,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Nics {
     /// One prepares at a time.
-    turn: tokio::sync::Mutex<()>,
+    lock: tokio::sync::Mutex<()>,
     prepared: Mutex<Option<Prepared>>,
     place: Place,
     before: Before,
@@ -48,7 +48,7 @@ pub(super) struct Nics {
 impl Nics {
     pub(super) fn new(state: &Path) -> Self {
         Self {
-            turn: tokio::sync::Mutex::default(),
+            lock: tokio::sync::Mutex::default(),
             prepared: Mutex::default(),
             place: Place::default(),
             before: Before::open(state),
@@ -177,7 +177,7 @@ impl Agent {
         if self.are_prepared(facts, net) {
             return;
         }
-        let _turn = self.nics.turn.lock().await;
+        let _lock = self.nics.lock.lock().await;
         if self.are_prepared(facts, net) {
             return;
         }
@@ -267,9 +267,9 @@ impl Agent {
         in_use: &BTreeSet<PodNetwork>,
     ) -> Result<(Arc<HostPlan>, Vec<String>), node::HostError> {
         let last = self.nics().filter(|last| **last != HostPlan::default());
-        let steer = match node::find_steer(&self.host).await {
-            Some(steer) => Some(steer),
-            None => node::steer(&self.host).await,
+        let redirect_device = match node::find_redirect_device(&self.host).await {
+            Some(redirect_device) => Some(redirect_device),
+            None => node::redirect_device(&self.host).await,
         };
         let foreign = self.host.foreign_rules().await?;
         let catalog = self.catalog();
@@ -289,7 +289,15 @@ impl Agent {
         };
         let marks = self.datapath.host.marks();
         let strict = node::strict();
-        let plan = node::host_plan(facts, &known, behind, &marks, steer, strict, rules);
+        let plan = node::host_plan(
+            facts,
+            &known,
+            behind,
+            &marks,
+            redirect_device,
+            strict,
+            rules,
+        );
         let is_whole = self.refused_on_nics().is_empty() && self.are_whole();
         if let Some(last) = last.filter(|last| is_whole && **last == plan) {
             return Ok((last, Vec::new()));
@@ -298,7 +306,14 @@ impl Agent {
         say_which_marks_moved(&marks, &plan);
         let pods = self.pods_rules();
         self.nics.before.note(&plan.plan.sysctls);
-        let applied = node::apply(&plan, steer, facts, &pods, &self.host, &self.datapath);
+        let applied = node::apply(
+            &plan,
+            redirect_device,
+            facts,
+            &pods,
+            &self.host,
+            &self.datapath,
+        );
         let refused = applied.await?.iter().map(ToString::to_string).collect();
         Ok((Arc::new(plan), refused))
     }

@@ -10,14 +10,14 @@ use crate::cni::delegate;
 
 impl Agent {
     /// Writes the plan of an interface down, where its addresses are: in the pools' store, or among
-    /// the guests.
+    /// the chained interfaces.
     ///
     /// # Errors
     /// When it cannot be written.
     pub async fn write_down(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
-        if net.is_guest() {
-            let (guests, owner, net) = (Arc::clone(&self.guests), owner.clone(), net.clone());
-            let written = tokio::task::spawn_blocking(move || guests.write(&owner, &net));
+        if net.is_chained() {
+            let (chained, owner, net) = (Arc::clone(&self.chained), owner.clone(), net.clone());
+            let written = tokio::task::spawn_blocking(move || chained.write(&owner, &net));
             return written
                 .await
                 .unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
@@ -28,7 +28,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Gives the addresses of a guest back to whoever gave them, and forgets it.
+    /// Gives the addresses of a chained interface back to whoever gave them, and forgets it.
     ///
     /// # Errors
     /// When that plugin refuses, or the record cannot be removed: then it is kept, to try again.
@@ -38,6 +38,6 @@ impl Agent {
                 .await
                 .map_err(|failure| DetachError::Delegate(failure.message))?;
         }
-        self.guests.remove(owner).map_err(DetachError::Record)
+        self.chained.remove(owner).map_err(DetachError::Record)
     }
 }

@@ -14,7 +14,7 @@ use ebbtide_kernel::{netlink::netns::Evidence, node::NodeFacts, podnet::PodNet};
 use futures::{StreamExt as _, stream};
 use tracing::{error, warn};
 
-use super::{Agent, Changing};
+use super::{Agent, WriteGuard};
 
 /// Containers that are looked at together: enough for all processors to have work while some wait for the
 /// kernel.
@@ -32,7 +32,7 @@ pub struct RunningContainer {
     /// Its ID.
     pub id: String,
     /// Held until it is taken over.
-    pub lock: Changing,
+    pub lock: WriteGuard,
     /// How many interfaces it has.
     pub interfaces: usize,
     /// What the node was prepared for.
@@ -76,7 +76,7 @@ impl Agent {
         let mut living: Vec<_> = living.collect().await;
         living.retain(|container| container.interfaces > 0);
         let interfaces = living.iter().map(|container| container.interfaces).sum();
-        self.not_taken_over.store(interfaces, Ordering::Relaxed);
+        self.not_reconciled.store(interfaces, Ordering::Relaxed);
         Running(living)
     }
 
@@ -93,8 +93,8 @@ impl Agent {
                 ),
             }
         }
-        let guests = self.guests.list().into_iter();
-        nets.extend(guests.map(|(owner, net)| (owner, Arc::new(net))));
+        let chained = self.chained.list().into_iter();
+        nets.extend(chained.map(|(owner, net)| (owner, Arc::new(net))));
         for (owner, net) in &nets {
             self.note(owner.clone(), Arc::clone(net));
         }
@@ -108,7 +108,7 @@ impl Agent {
         interfaces: Vec<(Owner, Arc<PodNet>)>,
         facts: Arc<NodeFacts>,
     ) -> RunningContainer {
-        let turn = self.turns.to_change(&container).await;
+        let lock = self.locks.write(&container).await;
         let mut living = 0;
         for (owner, net) in interfaces {
             match net.namespace() {
@@ -123,7 +123,7 @@ impl Agent {
         }
         RunningContainer {
             id: container,
-            lock: turn,
+            lock,
             interfaces: living,
             facts,
         }
@@ -131,12 +131,12 @@ impl Agent {
 
     /// Interfaces that were there before the agent, and that it has not looked at yet.
     #[must_use]
-    pub fn not_taken_over(&self) -> usize {
-        self.not_taken_over.load(Ordering::Relaxed)
+    pub fn not_reconciled(&self) -> usize {
+        self.not_reconciled.load(Ordering::Relaxed)
     }
 
     /// Notes that so many interfaces have been looked at.
     pub fn took_over(&self, interfaces: usize) {
-        self.not_taken_over.fetch_sub(interfaces, Ordering::Relaxed);
+        self.not_reconciled.fetch_sub(interfaces, Ordering::Relaxed);
     }
 }

@@ -114,7 +114,7 @@ impl View<'_> {
         let addresses = net.addresses.iter().filter(|_| net.master().is_some());
         let network_of = |own: &PodAddress| {
             // What another IPAM plugin calls a subnet is on the NIC's link if somebody says so who knows the node.
-            let subnet = match !net.is_guest() || self.is_on(nic, own.address) {
+            let subnet = match !net.is_chained() || self.is_on(nic, own.address) {
                 true => own.address.trunc(),
                 false => host_net(own.address.addr()),
             };
@@ -191,7 +191,7 @@ pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> 
     let spec = net.spec.as_ref();
     let is_named = spec.is_some_and(|spec| spec.gateway_for(own.address.addr()).is_some());
     // A pool of another subnet by now leads these pods nowhere.
-    let is_its = |pool: &&Pool| pool.subnet.contains(&own.address.addr()) && !net.is_guest();
+    let is_its = |pool: &&Pool| pool.subnet.contains(&own.address.addr()) && !net.is_chained();
     let declared = catalog.pool(&own.pool).filter(is_its);
     match declared.filter(|_| !is_named) {
         Some(pool) => pool.gateway,
@@ -203,7 +203,7 @@ pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> 
 mod tests {
     use std::path::Path;
 
-    use ebbtide_kernel::podnet::{self, Delegate, Earlier, NetworkSpec, Sandbox};
+    use ebbtide_kernel::podnet::{self, Delegate, Existing, NetworkSpec, Sandbox};
     use ebbtide_types::settings::Settings;
 
     use super::*;
@@ -257,7 +257,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
         let settings = Settings::default();
         podnet::plan(
             &sandbox,
-            &Earlier::default(),
+            &Existing::default(),
             &network,
             &[own],
             facts,

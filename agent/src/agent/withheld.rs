@@ -15,16 +15,16 @@ use super::{Agent, locked};
 /// What the pools were last told, and what that was made of.
 #[derive(Debug, Default)]
 pub(super) struct Last {
-    made_of: Option<(Arc<NodeFacts>, Arc<Catalog>, Guests)>,
+    made_of: Option<(Arc<NodeFacts>, Arc<Catalog>, ChainedInterfaces)>,
     /// Those among the pools' addresses.
     of_pools: Vec<(IpAddr, String, String)>,
 }
 
 /// The addresses that other plugins gave, and to whom.
-type Guests = BTreeMap<IpAddr, String>;
+type ChainedInterfaces = BTreeMap<IpAddr, String>;
 
 /// What is nobody's to get, and why.
-fn withheld(facts: &NodeFacts, catalog: &Catalog, guests: &Guests) -> Withheld {
+fn withheld(facts: &NodeFacts, catalog: &Catalog, chained: &ChainedInterfaces) -> Withheld {
     let own = facts
         .own_addresses()
         .map(|(address, link)| (address, format!("the node has it on {link}")));
@@ -47,7 +47,7 @@ fn withheld(facts: &NodeFacts, catalog: &Catalog, guests: &Guests) -> Withheld {
         });
         gateway.chain(routes)
     });
-    let of_others = guests.iter().map(|(address, pod)| {
+    let of_others = chained.iter().map(|(address, pod)| {
         let why = format!("another plugin gave it to pod {pod}");
         (*address, why)
     });
@@ -58,33 +58,36 @@ impl Agent {
     /// Why an address is no pod's, if it is the node's own or a router's.
     #[must_use]
     pub fn nobodys(&self, facts: &NodeFacts, catalog: &Catalog, address: IpAddr) -> Option<String> {
-        let withheld = withheld(facts, catalog, &Guests::new());
+        let withheld = withheld(facts, catalog, &ChainedInterfaces::new());
         withheld.why(address).map(str::to_owned)
     }
 
-    fn given_by_others(&self) -> Guests {
-        let mut guests = Guests::new();
+    fn given_by_others(&self) -> ChainedInterfaces {
+        let mut chained = ChainedInterfaces::new();
         self.each_interface(|_, net| {
-            if net.is_guest() {
+            if net.is_chained() {
                 let addresses = net.ips().into_iter();
-                guests.extend(addresses.map(|address| (address, net.pod.clone())));
+                chained.extend(addresses.map(|address| (address, net.pod.clone())));
             }
         });
-        guests
+        chained
     }
 
     /// Has the pools give out no address that the node itself has, none of a router's, and none that another plugin
     /// gave to a pod. Does nothing if nothing has changed since the last time.
     pub fn withhold(&self, facts: &Arc<NodeFacts>, catalog: &Arc<Catalog>) {
         let mut last = locked(&self.withheld);
-        let guests = self.given_by_others();
-        let is_same = |(old_facts, old_catalog, old): &(Arc<NodeFacts>, Arc<Catalog>, Guests)| {
-            Arc::ptr_eq(old_facts, facts) && Arc::ptr_eq(old_catalog, catalog) && *old == guests
-        };
+        let chained = self.given_by_others();
+        let is_same =
+            |(old_facts, old_catalog, old): &(Arc<NodeFacts>, Arc<Catalog>, ChainedInterfaces)| {
+                Arc::ptr_eq(old_facts, facts)
+                    && Arc::ptr_eq(old_catalog, catalog)
+                    && *old == chained
+            };
         if last.made_of.as_ref().is_some_and(is_same) {
             return;
         }
-        let withheld = withheld(facts, catalog, &guests);
+        let withheld = withheld(facts, catalog, &chained);
         let pools = catalog.pools().iter();
         let of_pools: Vec<_> = pools
             .flat_map(|pool| {
@@ -104,7 +107,7 @@ impl Agent {
         }
         self.pools.withhold(withheld);
         *last = Last {
-            made_of: Some((Arc::clone(facts), Arc::clone(catalog), guests)),
+            made_of: Some((Arc::clone(facts), Arc::clone(catalog), chained)),
             of_pools,
         };
     }
@@ -119,7 +122,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Which of these the node has itself by now. The kernel is asked as well: its announcements take a moment.
+    /// Which of these the node has itself by now. The kernel is asked as well: its notifications take a moment.
     ///
     /// One that no link has, and that is the node's by a local route of somebody else's (google-guest-agent makes such),
     /// is a pod's as before: the world reaches it by the NIC, and only the node takes it for its own.
@@ -211,8 +214,9 @@ spec: {subnet: 'fd71:8::/64', ips: ['fd71:8::40-fd71:8::ffff']}
         };
         let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);
         assert_eq!(catalog.pools().len(), 3, "{:?}", catalog.problems());
-        let guests = Guests::from([([10, 71, 8, 45].into(), "default/guest".to_owned())]);
-        let withheld = withheld(&facts, &catalog, &guests);
+        let chained =
+            ChainedInterfaces::from([([10, 71, 8, 45].into(), "default/guest".to_owned())]);
+        let withheld = withheld(&facts, &catalog, &chained);
         let found: Vec<String> = catalog
             .pools()
             .iter()

@@ -9,7 +9,7 @@ use ebbtide_ipam::{
 use ebbtide_kernel::{
     netlink::model::{Action, MAIN_TABLE},
     node::NodeFacts,
-    podnet::{self, Earlier, Links, Others, PodAddress, PodNet, Sandbox},
+    podnet::{self, Existing, Links, Others, PodAddress, PodNet, Sandbox},
 };
 use ebbtide_kube::Leases;
 use ebbtide_plugin::{cni::code, wire::Invocation};
@@ -106,10 +106,10 @@ async fn attach(
     subject: &Subject,
     catalog: &Catalog,
 ) -> Result<Made, Failure> {
-    let earlier = earlier(agent, owner, sandbox).await?;
+    let existing = existing(agent, owner, sandbox).await?;
     loop {
         let (made, new) =
-            attempt(agent, owner, sandbox, network, subject, catalog, &earlier).await?;
+            attempt(agent, owner, sandbox, network, subject, catalog, &existing).await?;
         let came = timing::step("look whose they are", agent.came_to_the_node(&new)).await;
         let address = match came {
             Ok(None) => return Ok(made),
@@ -139,7 +139,7 @@ async fn attempt(
     network: &Resolved,
     subject: &Subject,
     catalog: &Catalog,
-    earlier: &Earlier,
+    existing: &Existing,
 ) -> Result<(Made, Vec<Assigned>), Failure> {
     let master = &network.spec.master;
     let facts = agent.facts.sure_of(master, &agent.host);
@@ -149,7 +149,7 @@ async fn attempt(
         let addresses = pod_addresses(assigned, network)?;
         Ok(podnet::plan(
             sandbox,
-            earlier,
+            existing,
             &network.spec,
             &addresses,
             &facts,
@@ -185,7 +185,7 @@ pub(super) async fn make(
     links: Links,
 ) -> Result<(), Failure> {
     let before = agent.interface(owner);
-    let (links, _first) = beside_others(agent, owner, net, links).await?;
+    let (links, _first) = existing_interfaces(agent, owner, net, links).await?;
     timing::step("prepare the NICs", agent.prepare_nics(facts, Some(net))).await;
     let nic = agent.missing_nic_plan(facts, net);
     if let Err(e) = podnet::apply(net, &nic, &agent.host, &agent.datapath, links).await {
@@ -244,7 +244,7 @@ async fn reserve(
             network: network.name.as_ref(),
             source: network.source(),
             subject,
-            exactly: &network.ips,
+            requested_addresses: &network.ips,
             ..Request::new(owner, &agent.node_name, &catalog)
         };
         match (agent.pools.reserve(&request), &agent.leases) {
@@ -260,7 +260,7 @@ async fn reserve(
 
 /// Notes an interface that is about to be made, if no other of ours has its NIC in another mode. Who makes the
 /// first one on a NIC holds the lock until it is there: nobody else of ours comes in between.
-async fn beside_others<'a>(
+async fn existing_interfaces<'a>(
     agent: &'a Agent,
     owner: &Owner,
     net: &Arc<PodNet>,
@@ -270,7 +270,7 @@ async fn beside_others<'a>(
         agent.note(owner.clone(), Arc::clone(net));
         return Ok((links, None));
     };
-    let turn = agent.first_child.lock().await;
+    let lock = agent.first_child.lock().await;
     let wanted = (ipvlan.master.as_str(), ipvlan.mode);
     if let Err(failure) = conflict::refuse(agent, owner, &net.network, wanted) {
         undo_unmade(agent, owner, net, links).await;
@@ -278,7 +278,7 @@ async fn beside_others<'a>(
     }
     agent.note(owner.clone(), Arc::clone(net));
     Ok(match conflict::is_first(agent, owner, &ipvlan.master) {
-        true => (Links::First, Some(turn)),
+        true => (Links::First, Some(lock)),
         false => (links, None),
     })
 }
@@ -304,15 +304,15 @@ fn told(net: &PodNet, undone: Result<(), DetachError>) {
 }
 
 /// What the pod has from its other interfaces, ours and other plugins'.
-pub(super) async fn earlier(
+pub(super) async fn existing(
     agent: &Agent,
     owner: &Owner,
     sandbox: &Sandbox,
-) -> Result<Earlier, Failure> {
-    let mut earlier = of_ours(agent, owner);
-    if earlier.own_table.is_some() {
+) -> Result<Existing, Failure> {
+    let mut existing = of_ours(agent, owner);
+    if existing.own_table.is_some() {
         // Planned again: as it was.
-        return Ok(earlier);
+        return Ok(existing);
     }
     let mut own = vec![sandbox.interface.clone()];
     agent.each_interface(|other, net| {
@@ -321,38 +321,38 @@ pub(super) async fn earlier(
         }
     });
     let others = timing::step("look into the pod", Others::look(sandbox, own)).await?;
-    earlier.others_defaults = others.defaults;
-    earlier.in_main.extend(others.addresses);
-    earlier.marks |= others.marks;
-    Ok(earlier)
+    existing.others_defaults = others.defaults;
+    existing.in_main.extend(others.addresses);
+    existing.marks |= others.marks;
+    Ok(existing)
 }
 
 /// What the pod has from its other interfaces that are known here.
-pub(super) fn of_ours(agent: &Agent, owner: &Owner) -> Earlier {
-    let mut earlier = Earlier::default();
+pub(super) fn of_ours(agent: &Agent, owner: &Owner) -> Existing {
+    let mut existing = Existing::default();
     agent.each_interface(|other, net| {
         let table = net.table.unwrap_or(MAIN_TABLE);
         if other == owner {
-            earlier.own_table = Some(table);
-            earlier.others_defaults.clone_from(&net.others_defaults);
-            earlier.in_main.extend(net.in_main());
-            earlier.marks |= !net.accepts_marks();
+            existing.own_table = Some(table);
+            existing.others_defaults.clone_from(&net.others_defaults);
+            existing.in_main.extend(net.in_main());
+            existing.marks |= !net.accepts_marks();
         } else if other.container_id == owner.container_id {
-            earlier.tables.push(table);
-            earlier.marks |= !net.accepts_marks();
+            existing.tables.push(table);
+            existing.marks |= !net.accepts_marks();
             if table == MAIN_TABLE {
-                earlier.in_main.extend(net.ips());
+                existing.in_main.extend(net.ips());
             }
             if let Some(veth) = &net.veth {
-                earlier.veth = Some(veth.clone());
+                existing.veth = Some(veth.clone());
             }
             let replies = net.in_pod.rules.iter();
             let replies =
                 replies.filter(|rule| rule.action == Action::Table(agent.settings.reply_table));
-            earlier.families.extend(replies.map(|rule| rule.family));
+            existing.families.extend(replies.map(|rule| rule.family));
         }
     });
-    earlier
+    existing
 }
 
 fn pod_addresses(assigned: &[Assigned], network: &Resolved) -> Result<Vec<PodAddress>, Failure> {

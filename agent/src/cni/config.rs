@@ -171,7 +171,7 @@ impl NetConf {
     /// Whether the addresses are not from the pools: another plugin made the interface, or gives the
     /// addresses. (A configuration of ours is given its own result as `prevResult`, too.)
     #[must_use]
-    pub fn is_guest(&self) -> bool {
+    pub fn is_chained(&self) -> bool {
         let is_chained = self.prev_result.is_some() && self.master.is_none();
         is_chained || self.ipam_plugin().is_some()
     }
@@ -271,7 +271,7 @@ mod tests {
                 let conf =
                     NetConf::parse(&text).unwrap_or_else(|e| panic!("{text}: {}", e.message));
                 assert_eq!(conf.choice(), plain.choice(), "{text}");
-                assert_eq!(conf.is_guest(), plain.is_guest(), "{text}");
+                assert_eq!(conf.is_chained(), plain.is_chained(), "{text}");
                 assert_eq!(conf.ips(), Ok(vec![]), "{text}");
             }
         }
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn another_plugin_s_addresses_are_told_from_the_pools() {
-        for (fields, guest, ipam) in [
+        for (fields, chained, ipam) in [
             (r#""network":"a""#, false, None),
             (
                 r#""master":"b","ipam":{"type":"ebbtide"},"prevResult":{"ips":[]}"#,
@@ -339,8 +339,8 @@ mod tests {
             let text = format!(r#"{{"cniVersion":"1.0.0","name":"n",{fields}}}"#);
             let conf = NetConf::parse(&text).unwrap();
             assert_eq!(
-                (conf.is_guest(), conf.ipam_plugin()),
-                (guest, ipam),
+                (conf.is_chained(), conf.ipam_plugin()),
+                (chained, ipam),
                 "{text}"
             );
         }

@@ -1,4 +1,4 @@
-//! The container of a command, in its turn.
+//! The container of a command, and the namespace that it says it has.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{Attachment, Failure, NetConf, PodIdentity, invocation};
-use crate::agent::{Agent, Changing};
+use crate::agent::{Agent, WriteGuard};
 
 /// How long the file system may take that a namespace's path is on.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ pub(super) struct Container {
     /// Its namespace.
     pub(super) netns: Netns,
     path: PathBuf,
-    _turn: Changing,
+    _lock: WriteGuard,
 }
 
 impl Container {
@@ -40,7 +40,7 @@ impl Container {
     pub(super) async fn wait(agent: &Agent, invocation: &Invocation) -> Result<Self, Failure> {
         let attachment = Attachment::parse(invocation)?;
         let path = invocation::netns(invocation)?;
-        let turn = agent.turns.to_change(&attachment.container_id).await;
+        let lock = agent.locks.write(&attachment.container_id).await;
         let netns = open(&path).await?;
         if netns.is_own()? {
             return Err(Failure::new(
@@ -58,7 +58,7 @@ impl Container {
             attachment,
             netns,
             path,
-            _turn: turn,
+            _lock: lock,
         })
     }
 

@@ -13,16 +13,16 @@ pub struct Failure {
     /// What was wrong, naming the thing.
     pub message: String,
     /// What can be done about it.
-    pub way_out: String,
+    pub hint: String,
 }
 
 impl Failure {
     /// A failure.
-    pub fn new(code: u32, message: impl Into<String>, way_out: impl Into<String>) -> Self {
+    pub fn new(code: u32, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             code,
             message: message.into(),
-            way_out: way_out.into(),
+            hint: hint.into(),
         }
     }
 
@@ -33,7 +33,7 @@ impl Failure {
             cni_version: version.to_owned(),
             code: self.code,
             msg: printable(&self.message).into_owned(),
-            details: printable(&self.way_out).into_owned(),
+            details: printable(&self.hint).into_owned(),
         };
         serde_json::to_string(&error).unwrap_or_else(|e| format!("{{\"msg\":\"{e}\"}}"))
     }
@@ -55,14 +55,14 @@ impl From<podnet::Error> for Failure {
         while let podnet::Error::NothingMade(inner) = cause {
             cause = inner;
         }
-        let (code, way_out) = match cause {
-            podnet::Error::MasterTaken { way_out, .. } => (code::KERNEL, way_out.as_str()),
+        let (code, hint) = match cause {
+            podnet::Error::MasterTaken { hint, .. } => (code::KERNEL, hint.as_str()),
             podnet::Error::LinkTaken { .. } => (
                 code::KERNEL,
                 "nothing was changed: give this interface another name, or let who made the other one remove it first \
                  (a DEL of its own network)",
             ),
-            podnet::Error::OtherMode { .. } => (
+            podnet::Error::ModeConflict { .. } => (
                 code::INVALID_NETWORK_CONFIG,
                 "a NIC has one ipvlan mode, and theirs would change while they run: use their mode in the networks of \
                  this master, or let them end first (restart their pods with ebbtide's network); it is tried again",
@@ -72,7 +72,7 @@ impl From<podnet::Error> for Failure {
                 "nothing was left behind; the agent's log has the details",
             ),
         };
-        Self::new(code, error.to_string(), way_out)
+        Self::new(code, error.to_string(), hint)
     }
 }
 
@@ -94,7 +94,7 @@ impl From<catalog::NetworkError> for Failure {
 
 impl From<pool::PoolError> for Failure {
     fn from(error: pool::PoolError) -> Self {
-        let (code, way_out) = match &error {
+        let (code, hint) = match &error {
             pool::PoolError::NoAddress(_) | pool::PoolError::Full(_) => (
                 code::NO_ADDRESS,
                 "`ebbtidectl pools` shows the pools and how full they are",
@@ -116,6 +116,6 @@ impl From<pool::PoolError> for Failure {
                 "nothing was given out; look at the agent's log and its state directory",
             ),
         };
-        Self::new(code, error.to_string(), way_out)
+        Self::new(code, error.to_string(), hint)
     }
 }

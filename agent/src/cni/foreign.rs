@@ -18,7 +18,7 @@ use ebbtide_plugin::cni::code;
 use ipnet::IpNet;
 
 use super::Failure;
-use crate::agent::{Agent, Claim};
+use crate::agent::{Agent, Pending};
 
 use evidence::{Ground, OPEN, Place, Switch};
 
@@ -46,7 +46,7 @@ const ANOTHER: &str = "nothing was made: give the pod another address in the con
 type Why = (String, String);
 
 /// What is looked at.
-struct Looking<'a> {
+struct ReadGuard<'a> {
     agent: &'a Agent,
     owner: &'a Owner,
     whence: Whence<'a>,
@@ -65,25 +65,25 @@ pub(super) async fn admit<'a>(
     addresses: &[PodAddress],
     whence: Whence<'_>,
     facts: &NodeFacts,
-) -> Result<Claim<'a>, Failure> {
-    let refusal = |address: IpAddr, (why, way_out): Why| {
+) -> Result<Pending<'a>, Failure> {
+    let refusal = |address: IpAddr, (why, hint): Why| {
         Failure::new(
             code::INVALID_NETWORK_CONFIG,
             format!(
                 "{address}, which {} gives to {} of pod {}, is not the pod's to have: {why}",
                 whence.by, owner.interface, sandbox.pod
             ),
-            way_out,
+            hint,
         )
     };
     let all = addresses.iter().map(|own| own.address.addr());
-    let claim = agent.claims.take(all).map_err(|address| {
+    let reservation = agent.pending.take(all).map_err(|address| {
         refusal(
             address,
             another("another pod is being given it at this moment"),
         )
     })?;
-    let looking = Looking {
+    let looking = ReadGuard {
         agent,
         owner,
         whence,
@@ -101,14 +101,14 @@ pub(super) async fn admit<'a>(
             return Err(refusal(own.address.addr(), why));
         }
     }
-    Ok(claim)
+    Ok(reservation)
 }
 
 fn another(why: impl Into<String>) -> Why {
     (why.into(), ANOTHER.to_owned())
 }
 
-impl Looking<'_> {
+impl ReadGuard<'_> {
     /// Why the pod may not have the address, if it may not.
     async fn look(
         &self,
@@ -171,7 +171,7 @@ impl Looking<'_> {
         let mut pools = self.catalog.pools().iter();
         let pool = pools.find(|pool| pool.declared.contains(address))?;
         let standing = self.agent.pools.look(address);
-        let is_free = standing.holder.is_none() && standing.claim.is_none();
+        let is_free = standing.holder.is_none() && standing.reservation.is_none();
         let mut listed = self.agent.settings.foreign_subnets.iter();
         if is_free && listed.any(|net| net.contains(&address)) {
             return None;
@@ -280,12 +280,12 @@ impl Looking<'_> {
             whole: matches!(self.whence.on, On::Nic(_)),
         };
         let why = evidence::look(&own.address, way, out, ground).err()?;
-        let way_out = format!(
+        let hint = format!(
             "nothing was made: give the pod an address of a network of its NIC, or let the node's administrator list \
              {} in the agent's `foreignSubnets`",
             own.address.trunc()
         );
-        Some((why, way_out))
+        Some((why, hint))
     }
 }
 

@@ -2,13 +2,13 @@
 //! the plugin prints. See the CNI specification, sections 1 and 2.
 
 mod add;
+mod chained;
 mod config;
 mod conflict;
 mod container;
 pub mod delegate;
 mod failure;
 mod foreign;
-mod guest;
 mod invocation;
 mod no_effect;
 mod nothing;

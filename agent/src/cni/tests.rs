@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Attachment, NetConf, PodIdentity, guest::with_interfaces, nothing::without_nothing,
+    Attachment, NetConf, PodIdentity, chained::with_interfaces, nothing::without_nothing,
     previous::Previous,
 };
 
@@ -103,7 +103,7 @@ fn pure_parts(text: &str) {
     let _ = conf.choice();
     let _ = conf.ips();
     let _ = (conf.host_ports(), conf.asks_for_bandwidth());
-    let _ = (conf.is_by_pod(), conf.is_guest(), conf.ipam_plugin());
+    let _ = (conf.is_by_pod(), conf.is_chained(), conf.ipam_plugin());
     let _ = conf.valid_attachments();
     let own = json!({"name": "veth0"});
     let Some(result) = conf.previous() else {

@@ -12,7 +12,7 @@ use ebbtide_plugin::{
 use ebbtide_types::{glob::fits, timing};
 use tracing::{Instrument as _, info, info_span, warn};
 
-use super::{Attachment, Failure, NetConf, add::add, container::owner, guest, no_effect, wanted};
+use super::{Attachment, Failure, NetConf, add::add, chained, container::owner, no_effect, wanted};
 use crate::agent::{Agent, DetachError};
 
 /// Carries out what the plugin was asked to do.
@@ -54,7 +54,7 @@ async fn run(
     let mut conf = NetConf::parse(&invocation.config)?;
     version.clone_from(&conf.cni_version);
     // Where others give the addresses, whoever does reads the variable.
-    if invocation.command == "ADD" && !conf.is_guest() {
+    if invocation.command == "ADD" && !conf.is_chained() {
         conf.heed(&invocation.args)?;
     }
     let since = |minimum: &str| {
@@ -72,8 +72,8 @@ async fn run(
     };
     match invocation.command.as_str() {
         "ADD" => {
-            let result = match conf.is_guest() {
-                true => guest::add(agent, invocation, &conf).await,
+            let result = match conf.is_chained() {
+                true => chained::add(agent, invocation, &conf).await,
                 false => add(agent, invocation, &conf).await,
             }?;
             no_effect::tell(agent, invocation, &conf);
@@ -102,14 +102,14 @@ async fn run(
 
 async fn del(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<String, Failure> {
     let attachment = Attachment::parse(invocation)?;
-    let _turn = agent.turns.to_change(&attachment.container_id).await;
+    let _lock = agent.locks.write(&attachment.container_id).await;
     // None: never made, or removed before; nothing of it is left.
     for (owner, net) in attached(agent, conf, &attachment) {
         detach(agent, &owner, &net).await?;
         info!(pod = %net.pod, interface = owner.interface, "interface removed");
     }
     // The IPAM plugin is told in any case: an ADD may have ended before it was written down.
-    guest::tell_ipam(conf, invocation, "DEL").await?;
+    chained::tell_ipam(conf, invocation, "DEL").await?;
     Ok(String::new())
 }
 
@@ -148,7 +148,7 @@ async fn detach(agent: &Agent, owner: &Owner, net: &PodNet) -> Result<(), Failur
 
 async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<String, Failure> {
     let attachment = Attachment::parse(invocation)?;
-    let _turn = agent.turns.to_look(&attachment.container_id).await;
+    let _lock = agent.locks.read(&attachment.container_id).await;
     let attached = attached(agent, conf, &attachment);
     if attached.is_empty() {
         let owner = owner(conf, &attachment);
@@ -179,7 +179,7 @@ async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result
             ));
         }
     }
-    guest::tell_ipam(conf, invocation, "CHECK").await?;
+    chained::tell_ipam(conf, invocation, "CHECK").await?;
     Ok(String::new())
 }
 
@@ -196,7 +196,7 @@ async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
         if owner.network != conf.name || stays {
             continue;
         }
-        let _turn = agent.turns.to_change(&owner.container_id).await;
+        let _lock = agent.locks.write(&owner.container_id).await;
         let Some(net) = agent.interface(&owner) else {
             continue;
         };
@@ -214,7 +214,7 @@ async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
 
 /// Could an ADD succeed? From memory alone: the kubelet asks every few seconds.
 fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
-    if conf.is_guest() {
+    if conf.is_chained() {
         // Whether there are addresses is another plugin's to say.
         return Ok(String::new());
     }
@@ -225,9 +225,9 @@ fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     }
     let catalog = agent.catalog();
     let unavailable =
-        |message: String, way_out: &str| Failure::new(code::NOT_AVAILABLE, message, way_out);
+        |message: String, hint: &str| Failure::new(code::NOT_AVAILABLE, message, hint);
     let network =
-        wanted::expected(agent, conf, &catalog).map_err(|f| unavailable(f.message, &f.way_out))?;
+        wanted::expected(agent, conf, &catalog).map_err(|f| unavailable(f.message, &f.hint))?;
     let patterns = || network.ipv4_pools.iter().chain(&network.ipv6_pools);
     let listed = |name: &str| patterns().any(|pattern| fits(pattern, name));
     let explicit = !network.ipv4_pools.is_empty() || !network.ipv6_pools.is_empty();
@@ -236,7 +236,7 @@ fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
         let here = pool.node_names.is_empty() || pool.node_names.contains(&agent.node_name);
         !pool.disabled && here && (!explicit || listed(&pool.name))
     });
-    if own.any(|pool| pool.free > 0 || pool.resting > 0) {
+    if own.any(|pool| pool.free > 0 || pool.in_cooldown > 0) {
         Ok(String::new())
     } else {
         Err(unavailable(

@@ -115,7 +115,7 @@ pub(super) fn tell_pod(agent: &Agent, invocation: &Invocation, failure: &Failure
     if invocation.command != "ADD" || failure.code == code::TRY_AGAIN_LATER {
         return;
     }
-    let note = format!("{}; {}", failure.message, failure.way_out);
+    let note = format!("{}; {}", failure.message, failure.hint);
     note_on_pod(agent, invocation, "NoNetwork", note);
 }
 
@@ -301,7 +301,7 @@ fn by_attachment(
         )
     })?;
     let attachment = NetConf::parse(&text)?;
-    if attachment.is_guest() {
+    if attachment.is_chained() {
         return Err(Failure::new(
             code::UNSUPPORTED_FIELD,
             format!("NetworkAttachmentDefinition {name} gives its addresses by another plugin"),

@@ -28,7 +28,7 @@ pub(super) fn addresses(
     for pool in of_node(pools, node) {
         let own = facts.own_addresses();
         for (address, link) in own.filter(|(address, _)| pool.ranges.contains(*address)) {
-            let way_out = format!(
+            let hint = format!(
                 "`ip address del {address} dev {link}`, and tell what put it there (cloud-init, ec2-net-utils, \
                  NetworkManager) to leave {link} alone; or put it into excludeIPs if it is the node's"
             );
@@ -40,7 +40,7 @@ pub(super) fn addresses(
                          node takes what is sent to the pod",
                         pool.name
                     ),
-                    way_out,
+                    hint,
                 },
                 None => Finding {
                     severity: Severity::Warning,
@@ -48,7 +48,7 @@ pub(super) fn addresses(
                         "{address} of pool {} is not given to pods: the node has it on {link}",
                         pool.name
                     ),
-                    way_out,
+                    hint,
                 },
             });
         }
@@ -67,7 +67,7 @@ fn without_gateway(pool: &Pool) -> Option<Finding> {
     pool.gateway.is_none().then(|| Finding {
         severity: Severity::Warning,
         what: format!("pool {} has no gateway", pool.name),
-        way_out: format!(
+        hint: format!(
             "its pods reach nothing outside of {}; if that is not meant, set `gateway`",
             pool.subnet
         ),
@@ -85,7 +85,7 @@ fn by_the_node(facts: &NodeFacts, pool: &Pool) -> Option<Finding> {
              it, and nothing outside of {}",
             pool.name, pool.subnet
         ),
-        way_out: "name another router as `gateway`, or nodes in the pool's `nodeName` that are not the router"
+        hint: "name another router as `gateway`, or nodes in the pool's `nodeName` that are not the router"
             .to_owned(),
     })
 }

@@ -6,15 +6,15 @@ use ebbtide_kernel::{datapath::HostNic, netlink::by_gateway::ByGateway};
 
 use super::{Finding, Severity};
 
-/// NICs over which the node reaches networks by other routers than the NIC's way out, of which `way_out` tells the
-/// gateway: replies that are led out by the NIC, and what pods on it send, go by that one.
+/// NICs over which the node reaches networks by other routers than the NIC's default routers, which `routers`
+/// gives: replies that are led out by the NIC, and what pods on it send, go by that one.
 pub(super) fn not_followed(
     nics: &[HostNic],
     routes: &[ByGateway],
-    way_out: impl Fn(&HostNic) -> Vec<IpAddr>,
+    routers: impl Fn(&HostNic) -> Vec<IpAddr>,
 ) -> Vec<Finding> {
     let findings = nics.iter().filter_map(|nic| {
-        let gateways = way_out(nic);
+        let gateways = routers(nic);
         let mut others = routes
             .iter()
             .filter(|route| route.ifindex == nic.ifindex && !gateways.contains(&route.via));
@@ -30,7 +30,7 @@ pub(super) fn not_followed(
                  to the NIC's own gateway instead",
                 first.destination, first.via, nic.name
             ),
-            way_out: "let that gateway know the route; for what pods send, the pool's `routes` may have it as well"
+            hint: "let that gateway know the route; for what pods send, the pool's `routes` may have it as well"
                 .to_owned(),
         })
     });

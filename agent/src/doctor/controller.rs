@@ -25,7 +25,7 @@ fn finding(silent: Option<Duration>) -> Option<Finding> {
     Some(Finding {
         severity: Severity::Warning,
         what: format!("no controller has been at work {since}, by this node's clock"),
-        way_out: "see why no pod of the Deployment ebbtide-controller is (`kubectl get pods -A -o wide -l \
+        hint: "see why no pod of the Deployment ebbtide-controller is (`kubectl get pods -A -o wide -l \
                   app.kubernetes.io/name=ebbtide-controller`); until one is, new pools that nodes share have no leases, and \
                   neither networks' definitions nor pools' status are written"
             .to_owned(),

@@ -8,7 +8,7 @@ use ebbtide_kernel::{
         model::Sysctl,
         state::{Missing, differing_sysctls},
     },
-    node::{self, NodeFacts, Rules, STEER},
+    node::{self, NodeFacts, REDIRECT_DEVICE, Rules},
 };
 use ebbtide_types::settings::Settings;
 use serde::{Deserialize, Serialize};
@@ -65,14 +65,16 @@ pub async fn dry_run(
     let mut sysctls = crate::agent::forwarding(&facts);
     sysctls.extend_from_slice(&plan.plan.sysctls);
     let mut lines = settings_lines(sysctls);
-    lines.push(format!("link {STEER} (dummy), which leads nowhere"));
+    lines.push(format!(
+        "link {REDIRECT_DEVICE} (dummy), which leads nowhere"
+    ));
     lines.extend(plan.nics.iter().map(nic_line));
     lines.extend(plan.plan.routes.iter().map(ToString::to_string));
     lines.extend(plan.plan.rules.iter().map(ToString::to_string));
     lines.extend(plan.plan.filters.iter().map(ToString::to_string));
     let networks = catalog.networks().iter();
     let masters = networks.map(|network| (network.name.to_string(), network.master.as_str()));
-    let mut findings = routing::intruders(&taken, &foreign, settings);
+    let mut findings = routing::conflicts(&taken, &foreign, settings);
     let in_front: Vec<_> = node::in_front(rules.base, &foreign.rules, &routed)
         .cloned()
         .collect();

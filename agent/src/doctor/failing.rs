@@ -18,7 +18,7 @@ pub(super) fn failing(items: Vec<Item>) -> impl Iterator<Item = Finding> {
                 "{whose} is not as it should be, after {} attempt(s): {failure}",
                 failing.attempts
             ),
-            way_out: "it is tried again, and at once when the node or a manifest changes: see what the error names, or \
+            hint: "it is tried again, and at once when the node or a manifest changes: see what the error names, or \
                       delete the pod"
                 .to_owned(),
         }

@@ -66,7 +66,7 @@ fn judge_sent(rules: &Rules, pods: &BTreeSet<Pod>) -> Vec<Finding> {
                 "a firewall rule of others {would} {harm} {addresses} pod address(es) on ipvlan \
                  l3: {rule}"
             ),
-            way_out: format!(
+            hint: format!(
                 "{remedy}, with PODS the pools' subnets; or set `exemptFromMasquerade: true` in the \
                  agent's configuration; or use mode l2, whose packets netfilter does not see \
                  (docs/modes.md)"
@@ -173,7 +173,7 @@ fn judge_blocks(rules: &Rules, pods: &BTreeSet<Pod>) -> Vec<Finding> {
                 false => Severity::Warning,
             },
             what: format!("a firewall rule of others {would} {what}: {rule}"),
-            way_out: format!(
+            hint: format!(
                 "{}, with PODS the pools' subnets, and keep it where the firewall keeps its rules",
                 block.remedy
             ),
@@ -190,7 +190,7 @@ pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
         let pod = move |address| Pod {
             address,
             nic: own.master.clone(),
-            is_seen: own.mode != IpvlanMode::L2 && !net.past_host,
+            is_seen: own.mode != IpvlanMode::L2 && !net.host_bypass,
             veth: net.way_to_host().map(|veth| veth.host_name.clone()),
         };
         Some(net.ips().into_iter().map(pod))
@@ -215,7 +215,7 @@ fn unseen(what: &Unseen) -> Finding {
     Finding {
         severity: Severity::Note,
         what: format!("others' firewall rules could not be looked at: {what}"),
-        way_out: "install the program on the node (an agent in a container needs `agent.hostRoot: true` in the chart, or \
+        hint: "install the program on the node (an agent in a container needs `agent.hostRoot: true` in the chart, or \
                   --host-root), or look there yourself for MASQUERADE, which what pods send by their NIC must not meet \
                   (docs/modes.md), and for FORWARD and INPUT that drop what comes and goes by their veths"
             .to_owned(),

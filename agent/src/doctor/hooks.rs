@@ -76,7 +76,7 @@ fn taken(nic: &str) -> Finding {
     Finding {
         severity: Severity::Serious,
         what: NoHook(nic.to_owned()).to_string(),
-        way_out: format!(
+        hint: format!(
             "let its owner use `clsact`, which takes the same filters (`tc qdisc add dev {nic} clsact`; what was \
              `parent ffff:` is `ingress` then): the agent does the rest within half a minute. Kernels from 6.6 on need \
              neither"
@@ -97,7 +97,7 @@ fn behind(filter: &Filter, others: &[String]) -> Option<Finding> {
              (TC_ACT_OK, `action ok`, a redirection) ebbtide does not see",
             others.join(", ")
         ),
-        way_out: "see that they pass on what they have no word on (TC_ACT_UNSPEC, `action continue`), or put them \
+        hint: "see that they pass on what they have no word on (TC_ACT_UNSPEC, `action continue`), or put them \
                   behind ebbtide's: a tc filter with a greater pref than 235, a TCX link attached last"
             .to_owned(),
     })

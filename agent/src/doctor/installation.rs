@@ -10,7 +10,7 @@ pub(super) fn missing(fault: Option<String>) -> Option<Finding> {
         what: format!(
             "plugin and network configuration are not on the host as they should be: {fault}"
         ),
-        way_out: "put right what it names: it is tried again every few seconds. Until then new pods may have no network \
+        hint: "put right what it names: it is tried again every few seconds. Until then new pods may have no network \
                   of ours; running pods and their removal are served"
             .to_owned(),
     })
@@ -26,6 +26,6 @@ mod tests {
         let found = missing(Some("read /etc/cni/net.d/x: Is a directory".into())).unwrap();
         assert_eq!(found.severity, Severity::Serious);
         assert!(found.what.contains("/etc/cni/net.d/x"), "{found}");
-        assert!(found.way_out.contains("tried again"), "{found}");
+        assert!(found.hint.contains("tried again"), "{found}");
     }
 }

@@ -27,23 +27,23 @@ pub(super) fn shared(values: Values<'_>, nics: &[HostNic]) -> Vec<Finding> {
         );
         (what, rule)
     });
-    let steered = values.meets(values.field).map(|rule| {
+    let redirected = values.meets(values.field).map(|rule| {
         let what = format!(
             "answers of Services to pods have the mark {:#x}, and others route by it",
             values.field
         );
         (what, rule)
     });
-    let all = [of_nics, of_pods, steered].into_iter().flatten();
+    let all = [of_nics, of_pods, redirected].into_iter().flatten();
     all.map(|(what, rule)| Finding {
         severity: Severity::Serious,
         what: format!("{what} (the rule `{rule}`, {})", rule.family),
-        way_out: way_out(values, rule),
+        hint: hint(values, rule),
     })
     .collect()
 }
 
-fn way_out(values: Values<'_>, rule: &ForeignRule) -> String {
+fn hint(values: Values<'_>, rule: &ForeignRule) -> String {
     let (mark, mask) = rule.mark.unwrap_or_default();
     format!(
         "give nicMarks bits in the agent's configuration that {mark:#x} (of {mask:#x}) does not have, and that nobody else \
@@ -98,7 +98,7 @@ mod tests {
             for (finding, text) in found.iter().zip(expected) {
                 assert!(finding.what.contains(text), "{name}: {}", finding.what);
                 assert!(finding.what.contains("lookup 104"), "{}", finding.what);
-                assert!(finding.way_out.contains("nicMarks"));
+                assert!(finding.hint.contains("nicMarks"));
             }
         }
     }

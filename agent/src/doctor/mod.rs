@@ -51,12 +51,12 @@ pub struct Finding {
     /// What is wrong, naming the thing.
     pub what: String,
     /// What can be done about it.
-    pub way_out: String,
+    pub hint: String,
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.way_out)
+        write!(f, "{}: {}", self.what, self.hint)
     }
 }
 
@@ -119,7 +119,7 @@ fn refused(what: String) -> Finding {
     Finding {
         severity: Severity::Serious,
         what: format!("the kernel refuses what replies by a NIC need, or its pods: {what}"),
-        way_out: "see whether the gateway and the addresses of this NIC's pools are right, and what of others is in the \
+        hint: "see whether the gateway and the addresses of this NIC's pools are right, and what of others is in the \
                   way (`ip route show table all`); it is tried again every half minute"
             .to_owned(),
     }
@@ -133,7 +133,7 @@ fn manifests(catalog: &Catalog) -> impl Iterator<Item = Finding> {
             Consequence::FieldIgnored => Severity::Warning,
         },
         what: problem.to_string(),
-        way_out: "correct the manifest; it is read again at once".to_owned(),
+        hint: "correct the manifest; it is read again at once".to_owned(),
     })
 }
 
@@ -146,7 +146,7 @@ async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let catalog = agent.catalog();
     let networks = catalog.networks().iter();
     let masters = networks.map(|network| (network.name.to_string(), network.master.as_str()));
-    let mut findings = routing::intruders(&links, &foreign, &agent.settings);
+    let mut findings = routing::conflicts(&links, &foreign, &agent.settings);
     findings.extend(routing::masters(&facts, masters));
     Ok(findings)
 }
@@ -163,7 +163,7 @@ fn pins(agent: &Agent) -> Option<Finding> {
             missing.len(),
             first.display()
         ),
-        way_out: "if the bpf file system was unmounted, mount it again (`mount -t bpf bpf /sys/fs/bpf`); then \
+        hint: "if the bpf file system was unmounted, mount it again (`mount -t bpf bpf /sys/fs/bpf`); then \
                   restart the agent at a time when that does no harm"
             .to_owned(),
     })
@@ -190,8 +190,8 @@ pub async fn of_the_node(agent: &Agent) -> Result<Vec<Finding>, Error> {
 /// The pod that has an address.
 fn pod_of(agent: &Agent, address: IpAddr) -> Option<String> {
     let standing = agent.pools.look(address);
-    if let Some(claim) = standing.claim {
-        return Some(claim.pod.to_string());
+    if let Some(reservation) = standing.reservation {
+        return Some(reservation.pod.to_string());
     }
     let holder = standing.holder?;
     let net = agent.interface(&holder);
@@ -215,7 +215,7 @@ fn nics_that_are_gone(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
                      networks whose master is {master} fail",
                     owner.interface
                 ),
-                way_out: format!(
+                hint: format!(
                     "name {now} as the master in the networks' manifests, or give the NIC its name back: `ip link \
                      set {now} name {master}`"
                 ),
@@ -226,7 +226,7 @@ fn nics_that_are_gone(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
                     "{} of pod {pod} is gone: its NIC {master} is not on this node any more",
                     owner.interface
                 ),
-                way_out: "plug the NIC in again: the interface comes back with it; or delete the pod"
+                hint: "plug the NIC in again: the interface comes back with it; or delete the pod"
                     .to_owned(),
             },
         })
@@ -246,7 +246,7 @@ fn without_ipv6(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
         .map(|(nic, pods)| Finding {
             severity: Severity::Serious,
             what: format!("IPv6 is off on {nic}: {pods} pod interface(s) there have IPv6 that leads nowhere"),
-            way_out: format!(
+            hint: format!(
                 "turn it on (`sysctl -w net.ipv6.conf.{nic}.disable_ipv6=0`; with `ipv6.disable=1` on the kernel's \
                  command line there is none), or name no IPv6 pools for its networks"
             ),

@@ -68,7 +68,7 @@ fn differing(wanted: &Wanted, siblings: &[Sibling]) -> Option<Finding> {
              first: {first}): its pods are refused, as these would get its mode",
             siblings.len()
         ),
-        way_out: format!(
+        hint: format!(
             "use mode {there} in the networks of {master}, or let these interfaces end first; if they are pods of \
              another plugin, restart them with ebbtide's network"
         ),

@@ -65,7 +65,7 @@ pub(super) async fn missing(programs: Programs) -> Vec<Finding> {
         vec![Finding {
             severity: Severity::Note,
             what: format!("what this kernel can make could not be tried: {e}"),
-            way_out: "run the agent as root of the machine".to_owned(),
+            hint: "run the agent as root of the machine".to_owned(),
         }]
     })
 }
@@ -134,7 +134,7 @@ fn judge(
             Ok(Some(Finding {
                 severity: *severity,
                 what: format!("this kernel lacks {modules}: {without}"),
-                way_out: format!(
+                hint: format!(
                     "`modprobe` {modules}; where there is no such module, it is in another package of the \
                      distribution's (as linux-modules-extra) or the kernel was built without it"
                 ),
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(judge(&IPVLAN, Ok(())).unwrap(), None);
         let found = judge(&IPVLAN, refused(Errno::EOPNOTSUPP)).unwrap().unwrap();
         assert!(found.what.contains("lacks ipvlan"), "{found}");
-        assert!(found.way_out.contains("modprobe"), "{found}");
+        assert!(found.hint.contains("modprobe"), "{found}");
         assert!(judge(&FILTERS, refused(Errno::ENOENT)).unwrap().is_some());
         assert!(judge(&VETH, refused(Errno::EPERM)).is_err());
     }

@@ -22,7 +22,7 @@ pub(super) fn tables(links: &[(Nic, Taken)], settings: &Settings) -> Vec<u32> {
 /// Others' routes in our tables; others' rules everywhere where ours could be. Before our first start that is a
 /// wrong configuration; later, it is somebody who came after us.
 #[must_use]
-pub(super) fn intruders(
+pub(super) fn conflicts(
     links: &[(Nic, Taken)],
     foreign: &Foreign,
     settings: &Settings,
@@ -42,7 +42,7 @@ pub(super) fn intruders(
                     "routing table {table} has routes that are not Ebbtide's: {}",
                     texts.join(", ")
                 ),
-                way_out: format!(
+                hint: format!(
                     "set hostTable to a number that is free, as are those after it (one for each \
                      NIC, by its index), or remove the routes: `ip route show table {table}`"
                 ),
@@ -55,7 +55,7 @@ pub(super) fn intruders(
             what: format!(
                 "no {PRIORITIES} priorities in a row are free for Ebbtide's routing rules"
             ),
-            way_out: "remove rules that nobody needs (`ip rule`, `ip -6 rule`)".to_owned(),
+            hint: "remove rules that nobody needs (`ip rule`, `ip -6 rule`)".to_owned(),
         });
     }
     findings
@@ -80,7 +80,7 @@ pub(super) fn in_front(base: u32, rules: &[ForeignRule]) -> Vec<Finding> {
                     rule.family,
                     end.saturating_sub(1)
                 ),
-                way_out: format!(
+                hint: format!(
                     "give it a priority of {end} or more (`{ip} rule add pref {end} ...`, then `{ip} rule del pref {}`): there were no \
                      {PRIORITIES} priorities in a row that Ebbtide's could go to in front of it; or it came again and again",
                     rule.priority
@@ -102,7 +102,7 @@ pub(super) fn masters<'a>(
             matches!(kind, "ipvlan" | "macvlan").then(|| Finding {
                 severity: Severity::Serious,
                 what: format!("the master {master} of network {network} is itself an {kind} child"),
-                way_out: "name the NIC below it in the network's manifest".to_owned(),
+                hint: "name the NIC below it in the network's manifest".to_owned(),
             })
         })
         .collect()
@@ -158,7 +158,7 @@ mod tests {
                     rules: rules.iter().copied().map(rule).collect(),
                     beside_ours,
                 };
-                let found = intruders(&links, &foreign, &Settings::default());
+                let found = conflicts(&links, &foreign, &Settings::default());
                 assert_eq!(found.len(), expected.len(), "{found:?}");
                 for (finding, text) in found.iter().zip(&expected) {
                     assert!(finding.what.contains(text), "{}", finding.what);
@@ -182,7 +182,7 @@ mod tests {
                 .contains("`5: from 10.70.16.10/32 lookup 101` (IPv4)")
         );
         assert!(found[0].what.contains("end at 1007"), "{}", found[0].what);
-        assert!(found[0].way_out.contains("ip rule add pref 1008"));
+        assert!(found[0].hint.contains("ip rule add pref 1008"));
         assert_eq!(in_front(1000, &[]), []);
     }
 

@@ -17,7 +17,7 @@ pub(super) fn strict(nics: &[HostNic], is_strict: impl Fn(&str) -> bool) -> Vec<
                  comes in there from beyond its network is dropped, unless the default route is {0}'s",
                 nic.name
             ),
-            way_out: format!(
+            hint: format!(
                 "give nicMarks more bits in the agent's configuration, or `sysctl -w \
                  net.ipv4.conf.{}.rp_filter=2`",
                 nic.name
@@ -40,7 +40,7 @@ mod tests {
             };
             let findings = strict(&[nic], |_| is_strict);
             assert_eq!(!findings.is_empty(), found, "{mark} {is_strict}");
-            assert!(findings.iter().all(|f| f.way_out.contains("ens6")));
+            assert!(findings.iter().all(|f| f.hint.contains("ens6")));
         }
     }
 }

@@ -34,7 +34,7 @@ fn finding(missing: &Missing) -> Option<Finding> {
     Some(Finding {
         severity: Severity::Serious,
         what: format!("{missing}: packets are dropped that should pass"),
-        way_out: format!(
+        hint: format!(
             "`sysctl -w {}={}`, and take it out of what changes it (/etc/sysctl.d)",
             want.path, want.value
         ),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ebbtide_ipam::{
     catalog::Pool,
-    pool::{Claim, Owner, Past, Reason},
+    pool::{Owner, Past, Reason, Reservation},
 };
 use ebbtide_kernel::netlink::netns::Evidence;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub enum AddressState {
     /// It waits for the next sandbox of a StatefulSet's pod.
     Waiting,
     /// It was released a moment ago.
-    Resting,
+    Cooldown,
     /// The node itself has it, or a router: no pod gets it.
     Withheld,
     /// It can be handed out.
@@ -59,8 +59,8 @@ pub struct AddressInfo {
     pub since: Option<u64>,
     /// When it was released, if nobody has had it since: seconds since 1970.
     pub released_at: Option<u64>,
-    /// How much longer it rests, in seconds.
-    pub rests_for: u64,
+    /// How much longer it cools down, in seconds.
+    pub cooldown_for: u64,
     /// Why no other pod gets it, if that is so.
     pub withheld: Option<String>,
     /// Whether the pod's network namespace is there; none: it cannot be told.
@@ -87,27 +87,34 @@ pub(super) fn look(agent: &Agent, address: IpAddr) -> AddressInfo {
     let standing = agent.pools.look(address);
     let catalog = agent.catalog();
     let (belongs, place) = place(catalog.pools(), address);
-    let state = match (&standing.holder, &standing.allocation, &standing.claim) {
+    let state = match (
+        &standing.holder,
+        &standing.allocation,
+        &standing.reservation,
+    ) {
         (Some(_), Some(_), _) => AddressState::Held,
         (Some(_), None, _) => AddressState::Reserving,
-        (None, _, Some(claim)) => match claim.reason {
+        (None, _, Some(reservation)) => match reservation.reason {
             Reason::Adopted => AddressState::Adopted,
             Reason::Sticky => AddressState::Waiting,
         },
-        (None, _, None) if standing.rests_for > 0 => AddressState::Resting,
+        (None, _, None) if standing.cooldown_for > 0 => AddressState::Cooldown,
         (None, _, None) if place == AddressState::Free && standing.withheld.is_some() => {
             AddressState::Withheld
         }
         (None, _, None) => place,
     };
     let held = standing.allocation.iter().flat_map(|each| &each.assigned);
-    let waits = standing.claim.iter().flat_map(|each| &each.assigned);
+    let waits = standing.reservation.iter().flat_map(|each| &each.assigned);
     let assigned = held.chain(waits).find(|each| each.address == address);
     let pod = standing
         .allocation
         .as_ref()
         .and_then(|each| each.pod.as_ref());
-    let pod = pod.or(standing.claim.as_ref().map(|claim| &claim.pod));
+    let pod = pod.or(standing
+        .reservation
+        .as_ref()
+        .map(|reservation| &reservation.pod));
     let net = standing
         .holder
         .as_ref()
@@ -125,10 +132,13 @@ pub(super) fn look(agent: &Agent, address: IpAddr) -> AddressInfo {
             .allocation
             .as_ref()
             .map(|each| each.since)
-            .or(standing.claim.as_ref().map(|claim| claim.since)),
+            .or(standing
+                .reservation
+                .as_ref()
+                .map(|reservation| reservation.since)),
         owner: standing.holder,
         released_at: standing.released_at,
-        rests_for: standing.rests_for.div_ceil(1000),
+        cooldown_for: standing.cooldown_for.div_ceil(1000),
         withheld: standing.withheld,
         alive: net.and_then(|net| net.namespace().ok().map(|seen| is_present(&seen))),
         history: standing.past,
@@ -171,15 +181,15 @@ pub(super) async fn release(
     force: bool,
 ) -> Result<Released, String> {
     let standing = agent.pools.look(address);
-    if let Some(claim) = standing.claim {
-        return end_claim(agent, address, claim, force).await;
+    if let Some(reservation) = standing.reservation {
+        return end_reservation(agent, address, reservation, force).await;
     }
     let Some(owner) = standing.holder else {
         return Err(format!(
             "{address} is not in use on this node; `ebbtidectl ip {address}` tells more"
         ));
     };
-    let _turn = agent.turns.to_change(&owner.container_id).await;
+    let _lock = agent.locks.write(&owner.container_id).await;
     // Once more: what held it may have ended while we waited.
     let Some(allocation) = agent
         .pools
@@ -234,30 +244,34 @@ pub(super) async fn release(
 }
 
 /// Lets an address go that waits for a pod.
-async fn end_claim(
+async fn end_reservation(
     agent: &Agent,
     address: IpAddr,
-    claim: Claim,
+    reservation: Reservation,
     force: bool,
 ) -> Result<Released, String> {
     // No sandbox has a sticky one. Of an adopted one nothing but the API server knows more.
-    let forced = claim.reason == Reason::Adopted;
+    let forced = reservation.reason == Reason::Adopted;
     if forced && !force {
         return Err(format!(
             "{address} was adopted for pod {}, which may be running; delete the pod, or use --force \
              if it is gone",
-            claim.pod
+            reservation.pod
         ));
     }
-    let ended = agent.pools.end_claim(&claim.key()).await;
-    let ended = ended.map_err(|e| format!("release {address} of pod {}: {e}", claim.pod))?;
-    let Some(claim) = ended else {
+    let ended = agent.pools.end_reservation(&reservation.key()).await;
+    let ended = ended.map_err(|e| format!("release {address} of pod {}: {e}", reservation.pod))?;
+    let Some(reservation) = ended else {
         return Err(format!("{address} changed hands just now; look again"));
     };
-    tracing::info!(pod = %claim.pod, %address, forced, "released by ebbtidectl");
+    tracing::info!(pod = %reservation.pod, %address, forced, "released by ebbtidectl");
     Ok(Released {
-        addresses: claim.assigned.iter().map(|each| each.address).collect(),
-        pod: Some(claim.pod.to_string()),
+        addresses: reservation
+            .assigned
+            .iter()
+            .map(|each| each.address)
+            .collect(),
+        pod: Some(reservation.pod.to_string()),
         owner: None,
         forced,
     })

@@ -10,7 +10,7 @@ mod line;
 use std::{collections::BTreeSet, time::Duration};
 
 use ebbtide_kernel::{
-    datapath::{self, Programs, TraceWish, Tracer},
+    datapath::{self, Programs, TraceRequest, Tracer},
     netlink::{Batch, Netlink, hooks::TcHooks, model::Filter, netns::Evidence},
     podnet::PodNet,
 };
@@ -48,8 +48,8 @@ struct Place {
 }
 
 /// Traces until the time is over, enough was told, or nobody takes the answers.
-pub async fn trace(agent: &Agent, wish: &Trace, answers: mpsc::Sender<Response>) {
-    let last = match follow(agent, wish, &answers).await {
+pub async fn trace(agent: &Agent, request: &Trace, answers: mpsc::Sender<Response>) {
+    let last = match follow(agent, request, &answers).await {
         Ok(()) => Response {
             exit: 0,
             output: String::new(),
@@ -61,29 +61,29 @@ pub async fn trace(agent: &Agent, wish: &Trace, answers: mpsc::Sender<Response>)
 
 async fn follow(
     agent: &Agent,
-    wish: &Trace,
+    request: &Trace,
     answers: &mpsc::Sender<Response>,
 ) -> Result<(), String> {
-    let nets = select(agent, &wish.pod)?;
+    let nets = select(agent, &request.pod)?;
     let Ok(_alone) = TRACING.try_lock() else {
         return Err("somebody traces on this node already: one trace at a time".to_owned());
     };
-    let time = Duration::from_secs(wish.seconds.clamp(1, LONGEST).into());
+    let time = Duration::from_secs(request.seconds.clamp(1, LONGEST).into());
     let addresses: Vec<_> = nets.iter().flat_map(PodNet::ips).collect();
     if addresses.len() > Tracer::ADDRESSES {
         let most = Tracer::ADDRESSES;
         return Err(format!(
             "{} has more than {most} addresses: name one of its peers (--peer)",
-            wish.pod
+            request.pod
         ));
     }
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let start = nanoseconds(datapath::uptime());
-    let wanted = TraceWish {
+    let wanted = TraceRequest {
         pod: addresses,
-        peer: wish.peer,
-        port: wish.port,
-        protocol: wish.protocol,
+        peer: request.peer,
+        port: request.port,
+        protocol: request.protocol,
         until: start.saturating_add(nanoseconds(time)),
     };
     let mut tracer = agent.datapath.tracer(&wanted).map_err(|e| e.to_string())?;
@@ -97,7 +97,7 @@ async fn follow(
                 &mut tracer,
                 &names,
                 &places,
-                wish.count,
+                request.count,
                 end,
                 answers,
             )

@@ -44,7 +44,7 @@ pub(super) async fn reconcile(
     let (_lock, facts) = match reconciler.running.take(key) {
         Some((lock, facts)) => (lock, Some(facts)),
         // Whoever has it may have it for long: an IPAM plugin that does not answer, say.
-        None => match agent.turns.try_to_change(id) {
+        None => match agent.locks.try_write(id) {
             Some(lock) => (lock, None),
             None => {
                 if scope.guard {
@@ -166,7 +166,7 @@ impl Item<'_> {
         if drift.is_none() && !scope.apply {
             return Ok(());
         }
-        let new = agent.renewed(net, self.facts);
+        let new = agent.replanned(net, self.facts);
         self.put(net, new, "cannot follow the node").await?;
         match drift {
             Some(Drift::Plan | Drift::Nic) => {
@@ -194,12 +194,12 @@ impl Item<'_> {
         if is_attached != Some(false) {
             return Ok(undone);
         }
-        let new = agent.renewed(&net, self.facts);
+        let new = agent.replanned(&net, self.facts);
         self.put(&net, new, "cannot put our programs back").await?;
         warn!(
             pod = %net.pod,
             interface = self.owner.interface,
-            "our programs were taken off the pod's interface, the guard with them: put back; only a pod with \
+            "our programs were taken off the pod's interface, the guard with them: repaired; only a pod with \
              CAP_NET_ADMIN can do that"
         );
         Ok(true)
@@ -223,7 +223,7 @@ impl Item<'_> {
         if let Some(spec) = &mut following.spec {
             spec.accept_marks = false;
         }
-        let new = agent.renewed(&following, self.facts);
+        let new = agent.replanned(&following, self.facts);
         self.put(&net, new, "cannot follow its connections").await?;
         info!(
             pod = %net.pod,

@@ -46,7 +46,7 @@ pub fn follows_marks(net: &PodNet) -> bool {
 mod tests {
     use ebbtide_kernel::{
         node::{Nic, NodeFacts},
-        podnet::{self, Earlier, NetworkSpec, PodAddress, Sandbox},
+        podnet::{self, Existing, NetworkSpec, PodAddress, Sandbox},
     };
     use ebbtide_types::settings::Settings;
 
@@ -88,8 +88,8 @@ mod tests {
             gateway: None,
             routes: Vec::new(),
         };
-        let (earlier, settings) = (Earlier::default(), Settings::default());
-        Arc::new(podnet::plan(&sandbox, &earlier, &network, &[own], &facts, &settings).unwrap())
+        let (existing, settings) = (Existing::default(), Settings::default());
+        Arc::new(podnet::plan(&sandbox, &existing, &network, &[own], &facts, &settings).unwrap())
     }
 
     #[test]

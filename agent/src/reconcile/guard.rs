@@ -81,7 +81,7 @@ fn say(net: &PodNet, undone: &Undone) {
     if let Some(mode) = undone.mode {
         warn!(
             pod = %net.pod,
-            "the pod's interface, and with it all on its NIC, had been given the mode {mode}: put back"
+            "the pod's interface, and with it all on its NIC, had been given the mode {mode}: repaired"
         );
     }
 }

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use ebbtide_kernel::{
     netlink::{
-        announcement::Announcements,
         elsewhere::{Change, Changes},
         marked::ForeignMarks,
+        notification::Notifications,
     },
     node::Attention,
     podnet::PodNet,
@@ -38,7 +38,7 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
     let agent = &reconciler.agent;
     let mut has_warned = false;
     loop {
-        match Announcements::listen() {
+        match Notifications::listen() {
             Ok(mut events) => {
                 has_warned = false;
                 agent.facts.listen(true);
@@ -47,8 +47,8 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
                 // Whatever was missed before.
                 agent.work.name_node();
                 while let Some(event) = events.next().await {
-                    let is_news = agent.facts.hear(&event);
-                    if is_news || attention.is_drawn_by(&event) {
+                    let changes_facts = agent.facts.observe(&event);
+                    if changes_facts || attention.is_drawn_by(&event) {
                         agent.work.name_node();
                     }
                 }

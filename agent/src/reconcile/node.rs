@@ -82,8 +82,8 @@ pub(super) async fn reconcile(reconciler: &Reconciler) -> Result<Outcome, Failur
     let follow = name_drifted(reconciler, made_of);
     // Half of what is being made looks like something that was wiped. What is about to follow is applied as a whole.
     let at_rest = agent.interfaces_at_rest(|container| !follow.contains(container));
-    let put_back = put_back(reconciler, &facts, &at_rest.interfaces).await;
-    let (missing, mut refused) = put_back.map_err(cannot)?;
+    let restore = restore(reconciler, &facts, &at_rest.interfaces).await;
+    let (missing, mut refused) = restore.map_err(cannot)?;
     let are_all = at_rest.are_all;
     drop(at_rest);
     say(&mut locked(&reconciler.node), missing, !refused.is_empty());
@@ -136,7 +136,7 @@ fn say(seen: &mut Seen, missing: Vec<Missing>, is_refused: bool) {
         .iter()
         .filter(|object| !seen.refused.contains(*object))
     {
-        warn!("{object} in the host: put back; something on this node removes it");
+        warn!("{object} in the host: repaired; something on this node removes it");
     }
     seen.refused = match is_refused {
         true => missing.into_iter().collect(),
@@ -202,7 +202,7 @@ fn plan_of(agent: &Agent, interfaces: &[(Owner, Arc<PodNet>)]) -> NamespacePlan 
 }
 
 /// Puts back what the host has not and is to have; gives that, and what the kernel refused of it.
-async fn put_back(
+async fn restore(
     reconciler: &Reconciler,
     facts: &NodeFacts,
     interfaces: &[(Owner, Arc<PodNet>)],
@@ -224,7 +224,7 @@ async fn put_back(
     let state = agent.datapath.state_of_host(host, &plan, &[]).await?;
     turn_to(Interest::of(&plan, &state.links));
     let mut batch = Batch::default();
-    let mut put_back = settings(facts, &plan);
+    let mut restore = settings(facts, &plan);
     let mut revived = Vec::new();
     for (_, net) in interfaces {
         let Some(veth) = &net.veth else { continue };
@@ -232,10 +232,10 @@ async fn put_back(
             continue;
         };
         if let Some(what) = link.differs(veth.mtu, Some(veth.host_mac)) {
-            batch.put_right(link, veth.mtu, Some(veth.host_mac));
+            batch.repair(link, veth.mtu, Some(veth.host_mac));
             batch.set_up(&link.name, link.ifindex, None);
             revived.push(link.name.clone());
-            put_back.push(Missing::Link(link.name.clone(), what));
+            restore.push(Missing::Link(link.name.clone(), what));
         }
     }
     // A link that is down takes no routes: its coming up is announced, and then is the time. One that is not there went
@@ -283,9 +283,9 @@ async fn put_back(
             },
             Missing::Sysctl(..) | Missing::Address(_) | Missing::Link(..) => continue,
         }
-        put_back.push(missing);
+        restore.push(missing);
     }
     // Its link went meanwhile; or the kernel says why not, and it is tried again.
     let refused = batch.run_all(host).await;
-    Ok((put_back, refused.iter().map(ToString::to_string).collect()))
+    Ok((restore, refused.iter().map(ToString::to_string).collect()))
 }

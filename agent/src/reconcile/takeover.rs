@@ -1,4 +1,5 @@
-//! Taking over what ran before this agent: each container is an item like any other, whose lock is held until its turn.
+//! Taking over what ran before this agent: each container is an item like any other, whose lock is held until
+//! it is reconciled.
 
 use std::{
     collections::HashMap,
@@ -9,7 +10,7 @@ use ebbtide_kernel::node::NodeFacts;
 use tracing::{info, warn};
 
 use super::{Key, RESYNC, Reconciler, Scope, locked};
-use crate::agent::{Changing, Running, RunningContainer};
+use crate::agent::{Running, RunningContainer, WriteGuard};
 
 /// The containers that have not had their turn.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 struct Container {
-    /// `None` while it is having its turn, which holds them.
-    held: Option<(Changing, Arc<NodeFacts>)>,
+    /// `None` while it is being reconciled: the work holds them.
+    held: Option<(WriteGuard, Arc<NodeFacts>)>,
     interfaces: usize,
 }
 
@@ -43,7 +44,7 @@ impl Held {
     }
 
     /// The lock of a container whose turn it is, and the facts that the node was prepared for.
-    pub(super) fn take(&self, key: &Key) -> Option<(Changing, Arc<NodeFacts>)> {
+    pub(super) fn take(&self, key: &Key) -> Option<(WriteGuard, Arc<NodeFacts>)> {
         locked(&self.waiting).get_mut(key)?.held.take()
     }
 }
@@ -63,7 +64,7 @@ impl Reconciler {
         }
     }
 
-    /// Notes that a container has had its turn, whatever came of it: what failed is tried again, and nobody waits for
+    /// Notes that a container was reconciled once, whatever came of it: what failed is tried again, and nobody waits for
     /// that.
     pub(super) fn end_take_over_of(&self, key: &Key) {
         let mut waiting = locked(&self.running.waiting);

@@ -12,7 +12,7 @@ use tracing::warn;
 /// What the agent keeps in its state directory; what is made anew has one of these names with more behind it.
 const OURS: [&str; 5] = [
     "pool.",
-    "guests",
+    "chained",
     "kubernetes.json",
     "settings-before",
     "spiderpool-taken-over",
@@ -97,10 +97,10 @@ mod tests {
     fn what_everybody_could_read_is_the_owner_s_alone() {
         let state = tempfile::tempdir().unwrap();
         let at = |name: &str| state.path().join(name);
-        fs::create_dir(at("guests")).unwrap();
+        fs::create_dir(at("chained")).unwrap();
         let files = [
             "pool.journal",
-            "guests/a@eth0.json",
+            "chained/a@eth0.json",
             "kubernetes.json",
             "settings-before.json",
         ];
@@ -108,13 +108,13 @@ mod tests {
             fs::write(at(name), "{}").unwrap();
             widen(&at(name), 0o666);
         }
-        widen(&at("guests"), 0o755);
+        widen(&at("chained"), 0o755);
         widen(state.path(), 0o755);
         narrow(state.path());
         for name in files {
             assert_eq!(mode(&at(name)), 0o600, "{name}");
         }
-        assert_eq!([mode(&at("guests")), mode(state.path())], [0o700, 0o700]);
+        assert_eq!([mode(&at("chained")), mode(state.path())], [0o700, 0o700]);
     }
 
     #[test]

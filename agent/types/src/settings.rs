@@ -7,7 +7,7 @@ mod tables;
 
 use std::{fs, path::Path};
 
-use ebbtide_layout::{DEFAULT_MARK, DEFAULT_NIC_MARKS, DEFAULT_PAST_HOST_MARK};
+use ebbtide_layout::{DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, DEFAULT_NIC_MARKS};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,8 +35,8 @@ pub struct Settings {
     pub via_host_cidrs: Vec<IpNet>,
     /// The bit (or bits) of a packet's mark that say "came in by the veth", in pods only.
     pub mark: u32,
-    /// The bit (or bits) of a packet's mark that say "its replies go past the host's stack", in pods only.
-    pub past_host_mark: u32,
+    /// The bit (or bits) of a packet's mark that say "its replies go by the host-stack bypass", in pods only.
+    pub host_bypass_mark: u32,
     /// The bits of a packet's mark that say by which NIC, in the host only: as many as are set
     /// here, wherever they are. One of them is for replies, so `n` bits serve 2^(n-1) - 2 NICs.
     pub nic_marks: u32,
@@ -64,14 +64,14 @@ pub struct Settings {
     /// Whether what a pod sends with an address that is not its own is dropped, and counted. Off for pods
     /// that forward for others.
     pub spoof_guard: bool,
-    /// Whether what pods send by their interfaces goes past the host's netfilter, out of reach of others'
+    /// Whether what pods send by their interfaces bypasses the host's netfilter, out of reach of others'
     /// MASQUERADE rules. In l2 it does anyway.
     pub exempt_from_masquerade: bool,
     /// The API server's `--service-node-port-range`. UDP for one of these ports is a Service's, even where a socket of
     /// the host's waits for it: kube-proxy before 1.24 holds one open for each. Other UDP with a socket may be a tunnel's.
     pub node_port_range: PortRange,
-    /// How long a released address rests before it is given to another pod, in seconds.
-    pub rest_seconds: u64,
+    /// How long a released address cools down before it is given to another pod, in seconds.
+    pub cooldown_seconds: u64,
     /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node. Needs the
     /// API server: without it nobody knows whose a pod is.
     pub sticky_addresses: bool,
@@ -84,7 +84,7 @@ impl Default for Settings {
             service_cidrs: Vec::new(),
             via_host_cidrs: vec![IpNet::new_assert([169, 254, 0, 0].into(), 16)],
             mark: DEFAULT_MARK,
-            past_host_mark: DEFAULT_PAST_HOST_MARK,
+            host_bypass_mark: DEFAULT_HOST_BYPASS_MARK,
             nic_marks: DEFAULT_NIC_MARKS,
             ignore_marks_of: Vec::new(),
             reply_table: 7700,
@@ -97,7 +97,7 @@ impl Default for Settings {
             spoof_guard: true,
             exempt_from_masquerade: false,
             node_port_range: PortRange::NODE_PORTS,
-            rest_seconds: 60,
+            cooldown_seconds: 60,
             sticky_addresses: false,
         }
     }
@@ -166,7 +166,7 @@ impl Settings {
         let settings = Self::read(text)?;
         for (field, bits) in [
             ("mark", settings.mark),
-            ("pastHostMark", settings.past_host_mark),
+            ("hostBypassMark", settings.host_bypass_mark),
         ] {
             if bits == 0 {
                 return Err((field.into(), "at least one bit must be set".into()));
@@ -199,7 +199,7 @@ mod tests {
     fn an_empty_file_is_the_defaults() {
         assert_eq!(Settings::parse(""), Ok(Settings::default()));
         assert_eq!(
-            Settings::parse("restSeconds: 60\n"),
+            Settings::parse("cooldownSeconds: 60\n"),
             Ok(Settings::default())
         );
     }
@@ -215,7 +215,7 @@ mod tests {
             "serviceCIDRs: null",
             "{serviceCIDRs: null, defaultNetwork: null}",
             "defaultNetwork: \"\"",
-            "defaultNetwork:\nrestSeconds: 60\n",
+            "defaultNetwork:\ncooldownSeconds: 60\n",
             "nics: null",
             "mark: null",
         ] {
@@ -256,7 +256,7 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_name() {
         for (text, field) in [
             ("mark: 0", "mark"),
-            ("pastHostMark: 0", "pastHostMark"),
+            ("pastHostMark: 0", "hostBypassMark"),
             ("nicMarks: 64", "nicMarks"),
             ("mark: 0x2", "in common with nicMarks"),
             ("pastHostMark: 0x2", "in common with nicMarks"),

@@ -73,7 +73,7 @@ pub struct Nic {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostConfig {
     /// The link whose ingress leads into the host's stack past ipvlan; zero: there is none.
-    pub steer: u32,
+    pub redirect_device: u32,
     /// Always zero.
     pub pad: u32,
 }
@@ -136,7 +136,7 @@ pub struct NicCounters {
     /// Indexed by [`HostHook`].
     pub hooks: [Counters; 4],
     /// Packets that would have left by this NIC with an address of the node's on another one:
-    /// the backstop sent them out there. A cloud would have dropped them, and counted nothing.
+    /// source-NIC enforcement sent them out there. A cloud would have dropped them, and counted nothing.
     pub wrong_nic: u64,
     /// The same, but the other NIC has no known gateway, so they left by this one.
     pub wrong_nic_passed: u64,

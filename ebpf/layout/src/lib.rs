@@ -30,17 +30,17 @@ pub const POD_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x02];
 pub const HOST_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x01];
 
 /// The source of a frame from the pod that the host is to send on as the pod's own interface would have:
-/// past the host's stack, by the NIC that has the pod's address.
-pub const PAST_HOST_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x03];
+/// by the host-stack bypass, by the NIC that has the pod's address.
+pub const HOST_BYPASS_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x03];
 
 /// The bit of `skb->mark` that says "came in by the veth", unless configured otherwise.
 /// Away from kube-proxy (0x4000, 0x8000), Calico (0xffff0000), Cilium (0x0f00), Istio (0x539),
 /// AWS VPC CNI (0x80), Terway (0x10) and Spiderpool (0x1).
 pub const DEFAULT_MARK: u32 = 0x1000;
 
-/// The bit of `skb->mark` that says "its replies go past the host's stack", unless configured
+/// The bit of `skb->mark` that says "its replies go by the host-stack bypass", unless configured
 /// otherwise. In pods only, like [`DEFAULT_MARK`], and chosen as that was.
-pub const DEFAULT_PAST_HOST_MARK: u32 = 0x2000;
+pub const DEFAULT_HOST_BYPASS_MARK: u32 = 0x2000;
 
 /// Places in which is noted which TCP connection last began or ended by a veth, of the whole node.
 pub const RECENT_PLACES: u32 = 1 << 16;
@@ -174,7 +174,7 @@ pub struct PodCounters {
     pub pod: u16,
     /// [`POD_IN_L3`], [`POD_IS_EXEMPT`], [`POD_FOLLOWS_TCP`].
     pub flags: u16,
-    /// The pod's end of the veth pair, by which goes what is to go past the host's stack. Zero: there is
+    /// The pod's end of the veth pair, by which goes what is to go by the host-stack bypass. Zero: there is
     /// none, and nothing does.
     pub veth: u32,
     /// The link-layer address that the pod's interface sends with, as [`mac_words`] has it. Zero: whatever it is
@@ -197,7 +197,7 @@ pub const fn mac_words(mac: [u8; 6]) -> [u32; 2] {
 /// `ipvlan_process_v4_outbound`, drivers/net/ipvlan/ipvlan_core.c).
 pub const POD_IN_L3: u16 = 1;
 
-/// [`PodCounters::flags`]: all that the pod sends by its interface goes past the host's stack.
+/// [`PodCounters::flags`]: all that the pod sends by its interface goes by the host-stack bypass.
 pub const POD_IS_EXEMPT: u16 = 2;
 
 /// [`PodCounters::flags`]: the pod's TCP connections are followed like its other flows, since its sockets

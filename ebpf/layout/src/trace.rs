@@ -62,8 +62,8 @@ pub struct TraceEvent {
     pub program: u8,
     /// 1 if a flow was remembered (or, on the NIC's ingress in the pod, forgotten).
     pub learned: u8,
-    /// 1 if the frame says that the host is to send it on past its stack (`PAST_HOST_MAC`).
-    pub past_host: u8,
+    /// 1 if the frame says that the host is to send it on past its stack (`HOST_BYPASS_MAC`).
+    pub host_bypass: u8,
     /// Always zero.
     pub pad: [u8; 4],
 }

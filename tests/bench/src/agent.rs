@@ -137,7 +137,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
         at_once(chunk, |pod| plugin.del(pod))?;
     }
     let mut tables = Vec::from(tables);
-    tables.extend(beside_others(&agent, &testbed.node, extent)?);
+    tables.extend(existing_interfaces(&agent, &testbed.node, extent)?);
     at_once(&pods, |pod| plugin.del(pod))?;
     Ok(Figures {
         name: "agent".to_owned(),
@@ -152,7 +152,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
 const FEW: usize = 3;
 
 /// What others' routes cost the agent: while they are there, and while they come and go.
-fn beside_others(agent: &Agent, node: &Netns, extent: Extent) -> Result<Vec<Table>> {
+fn existing_interfaces(agent: &Agent, node: &Netns, extent: Extent) -> Result<Vec<Table>> {
     let others = OthersRoutes::over(node, NIC)?;
     let mut tables = [
         ("CPU at rest beside others' routes", "Of one CPU, while nobody asks for anything.", "%"),

@@ -16,7 +16,7 @@ use ebbtide_kernel::{
     datapath::{Datapath, Sending},
     netlink::{Batch, direct::Direct, model::NamespacePlan, netns::Netns as Namespace, sysctl},
     node::{self, Behind, Known, Nic, NodeFacts, PoolNetwork, Rules},
-    podnet::{self, Earlier, NetworkSpec, PodAddress, PodNet, Sandbox},
+    podnet::{self, Existing, NetworkSpec, PodAddress, PodNet, Sandbox},
 };
 use ebbtide_types::{Family, IpvlanMode, settings::Settings};
 use ebbtide_vpc::netns::Netns;
@@ -116,7 +116,7 @@ impl Floor {
                 netns,
                 pod: "default/floor".to_owned(),
             },
-            &Earlier::default(),
+            &Existing::default(),
             &NetworkSpec {
                 master: NIC.to_owned(),
                 mode: IpvlanMode::L3,
@@ -162,7 +162,7 @@ impl Floor {
             let veth = found.get(&veth.pod_name).map(|link| link.ifindex);
             let how = Sending {
                 veth,
-                past_host: net.past_host,
+                host_bypass: net.host_bypass,
                 follows_tcp: false,
                 mac: None,
             };

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use aya_obj::{Object, generated::bpf_insn};
-use ebbtide_layout::{DEFAULT_PAST_HOST_MARK, HostFlow, PAST_HOST_MAC};
+use ebbtide_layout::{DEFAULT_HOST_BYPASS_MARK, HOST_BYPASS_MAC, HostFlow};
 use ebbtide_programs::{
     Bench, CLIENT, CLIENT6, NODE, OTHER, POD, POD6, REPLY, THAT, THAT_MARK, names,
     packets::{echo, flow, tcp, udp, with_flags},
@@ -156,8 +156,8 @@ fn costs(extent: Extent) -> Vec<Table> {
     const FAR: (&str, u16) = ("180.17.16.11", 8080);
     const ACK: u8 = 0x10;
     let segment = |from, to| with_flags(tcp(from, to), ACK);
-    let past_host = |mut frame: Vec<u8>| {
-        frame[6..12].copy_from_slice(&PAST_HOST_MAC);
+    let host_bypass = |mut frame: Vec<u8>| {
+        frame[6..12].copy_from_slice(&HOST_BYPASS_MAC);
         frame
     };
     let client = (CLIENT, 5000);
@@ -187,9 +187,9 @@ fn costs(extent: Extent) -> Vec<Table> {
         ("nic_egress", "TCP", segment((POD, 80), client), 0),
         (
             "nic_egress",
-            "TCP, past the host's stack",
+            "TCP, by the host-stack bypass",
             segment((POD, 80), client),
-            DEFAULT_PAST_HOST_MARK,
+            DEFAULT_HOST_BYPASS_MARK,
         ),
         (
             "nic_egress",
@@ -259,8 +259,8 @@ fn costs(extent: Extent) -> Vec<Table> {
         ),
         (
             "host_veth_ingress",
-            "past the host's stack",
-            past_host(segment((POD, 80), client)),
+            "by the host-stack bypass",
+            host_bypass(segment((POD, 80), client)),
             0,
         ),
     ];

@@ -32,12 +32,12 @@ pub struct Member {
 }
 
 impl Member {
-    /// Starts an agent with the state that is in `state`, `rest` as its rest.
+    /// Starts an agent with the state that is in `state`, `cooldown` as its rest.
     ///
     /// # Errors
     /// When it cannot be started. That the API server is away is none.
-    pub fn start(kubeconfig: &Path, state: &Path, node: &str, rest: Duration) -> Result<Self> {
-        Self::start_with(kubeconfig, state, node, rest, leases::Pace::default())
+    pub fn start(kubeconfig: &Path, state: &Path, node: &str, cooldown: Duration) -> Result<Self> {
+        Self::start_with(kubeconfig, state, node, cooldown, leases::Pace::default())
     }
 
     /// As [`Member::start`], with a pace of its own: when leases that are not used go back.
@@ -48,7 +48,7 @@ impl Member {
         kubeconfig: &Path,
         state: &Path,
         node: &str,
-        rest: Duration,
+        cooldown: Duration,
         pace: leases::Pace,
     ) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -59,7 +59,10 @@ impl Member {
             std::fs::create_dir_all(state)?;
             let client = kube::connect(Some(kubeconfig)).await?;
             let (cluster, catalog) = Cluster::start(client, node.to_owned(), state);
-            let options = Options { rest, sticky: true };
+            let options = Options {
+                cooldown,
+                sticky: true,
+            };
             let pools = Pools::open(state, options)?;
             let leases =
                 Leases::start_with(Arc::clone(&cluster), pools.clone(), catalog.clone(), pace);

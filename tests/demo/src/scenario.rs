@@ -205,12 +205,12 @@ impl Scenario {
         table::checks(self)
     }
 
-    /// What the host's backstop alone answers, by sending it on to the right NIC: a server of the node itself on its second NIC, and a pod whose programs
+    /// What the host's source-NIC enforcement alone answers, by sending it on to the right NIC: a server of the node itself on its second NIC, and a pod whose programs
     /// somebody took away.
     ///
     /// # Errors
     /// When the pod's programs cannot be detached.
-    pub fn by_backstop(&self) -> Result<[Check; 2]> {
+    pub fn by_enforcement(&self) -> Result<[Check; 2]> {
         let pod = self.pod(LOCAL_OTHER.pod);
         pod.detach_programs()?;
         // Strict, it would drop the unmarked request before there could be a wrong reply.
@@ -218,7 +218,7 @@ impl Scenario {
             ("net/ipv4/conf/all/rp_filter", "0"),
             ("net/ipv4/conf/veth0/rp_filter", "0"),
         ])?;
-        Ok(table::by_backstop(self))
+        Ok(table::by_enforcement(self))
     }
 
     /// The row that Ebbtide is for, without Ebbtide's programs: it has to fail, and the VPC has to

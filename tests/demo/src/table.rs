@@ -174,8 +174,8 @@ pub(super) fn node_port_local(scenario: &Scenario, offer: &Offer, nic: &str) -> 
     }
 }
 
-/// See [`Scenario::by_backstop`].
-pub(super) fn by_backstop(scenario: &Scenario) -> [Check; 2] {
+/// See [`Scenario::by_enforcement`].
+pub(super) fn by_enforcement(scenario: &Scenario) -> [Check; 2] {
     let (pod, serving) = (
         scenario.pod(LOCAL_OTHER.pod),
         vec![LOCAL_OTHER.node_port, POD_PORT],

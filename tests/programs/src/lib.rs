@@ -57,8 +57,8 @@ pub const CLIENT6: &str = "2001:db8::7";
 pub const THIS: u32 = 1;
 /// Another NIC.
 pub const THAT: u32 = 77;
-/// The link that steers into the host.
-pub const STEER: u32 = 78;
+/// The link that redirects into the host.
+pub const REDIRECT_DEVICE: u32 = 78;
 /// The pod's end of its veth pair.
 pub const VETH: u32 = 79;
 /// The mark of [`THIS`].
@@ -212,7 +212,7 @@ impl Bench {
         }
         let mut host: Array<_, HostConfig> = object.map_mut("HOST").unwrap().try_into().unwrap();
         let config = HostConfig {
-            steer: STEER,
+            redirect_device: REDIRECT_DEVICE,
             pad: 0,
         };
         host.set(0, config, 0).unwrap();

@@ -187,7 +187,7 @@ fn configurations(_: Scratch<'_>, bytes: &[u8]) -> bool {
                 conf.previous(),
                 conf.network(),
                 conf.ipam_plugin(),
-                conf.is_guest(),
+                conf.is_chained(),
             );
             true
         }
@@ -251,7 +251,7 @@ fn journals(scratch: Scratch<'_>, bytes: &[u8]) -> bool {
             return false;
         }
         match Pools::open(&directory, Options::default()) {
-            Ok(pools) => understood |= !pools.list().is_empty() || !pools.claims().is_empty(),
+            Ok(pools) => understood |= !pools.list().is_empty() || !pools.reservations().is_empty(),
             Err(error) => drop(error.to_string()),
         }
     }

@@ -176,7 +176,7 @@ impl Site {
 
     /// Runs one kind of exchange in both families, by all ways, and fails with all that went wrong:
     /// an answer that was missing, a frame that the VPC dropped, a packet that was left to the
-    /// backstop.
+    /// source-NIC enforcement.
     ///
     /// # Errors
     /// Says which.
@@ -196,8 +196,11 @@ impl Site {
             self.lab.logs()
         );
         self.lab.vpc.assert_no_violations()?;
-        let wrong = self.left_to_the_backstop()?;
-        ensure!(wrong == 0, "{wrong} packets were left to the backstop");
+        let wrong = self.left_to_enforcement()?;
+        ensure!(
+            wrong == 0,
+            "{wrong} packets were left to source-NIC enforcement"
+        );
         Ok(())
     }
 
@@ -217,8 +220,8 @@ impl Site {
     ///
     /// # Errors
     /// When the agent does not say.
-    pub fn left_to_the_backstop(&mut self) -> Result<u64> {
-        self.lab.agent(NODE).left_to_the_backstop()
+    pub fn left_to_enforcement(&mut self) -> Result<u64> {
+        self.lab.agent(NODE).left_to_enforcement()
     }
 }
 

@@ -176,20 +176,20 @@ fn what_spiderpools_pods_have_is_theirs_until_they_are_gone() -> Result<()> {
     let agent = start()?;
     agent.is_open()?;
     agent.knows_pool("mine")?;
-    let claims: Vec<String> = agent
+    let reservations: Vec<String> = agent
         .pools
-        .claims()
+        .reservations()
         .iter()
-        .map(|claim| {
-            let addresses: Vec<String> = claim
+        .map(|reservation| {
+            let addresses: Vec<String> = reservation
                 .assigned
                 .iter()
                 .map(|each| each.address.to_string())
                 .collect();
             format!(
                 "{} {} {}",
-                claim.pod.name,
-                claim.interface,
+                reservation.pod.name,
+                reservation.interface,
                 addresses.join(" ")
             )
         })
@@ -197,14 +197,14 @@ fn what_spiderpools_pods_have_is_theirs_until_they_are_gone() -> Result<()> {
         .into_iter()
         .collect();
     ensure!(
-        claims
+        reservations
             == [
                 "lone eth0 172.31.199.188",
                 "moved eth0 172.31.199.187",
                 "web eth0 172.31.199.185",
                 "web net1 10.9.0.1",
             ],
-        "{claims:?}"
+        "{reservations:?}"
     );
 
     // What is left: the address of a pod that is gone, and one that nobody had.

@@ -111,7 +111,7 @@ fn a_udp_client_that_comes_by_another_nic_of_the_node_is_answered_there() -> Res
         }
     }
     site.lab.vpc.assert_no_violations()?;
-    ensure!(site.left_to_the_backstop()? == 0);
+    ensure!(site.left_to_enforcement()? == 0);
     site.pod.delete()
 }
 
@@ -161,7 +161,7 @@ fn a_tcp_client_s_port_is_used_again_by_another_way() -> Result<()> {
     }
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     site.lab.vpc.assert_no_violations()?;
-    ensure!(site.left_to_the_backstop()? == 0);
+    ensure!(site.left_to_enforcement()? == 0);
     site.pod.delete()
 }
 

@@ -42,7 +42,7 @@ fn ipv6_that_is_off_on_a_nic_is_named_with_its_pods_and_ipv4_goes_on() -> Result
             let found = findings.iter().find(|finding| finding.what.contains(&what));
             let finding = found.with_context(|| format!("{findings:?}"))?;
             let cure = "sysctl -w net.ipv6.conf.ens6.disable_ipv6=0";
-            ensure!(fails && finding.way_out.contains(cure), "{finding}");
+            ensure!(fails && finding.hint.contains(cure), "{finding}");
             Ok(())
         })
     };

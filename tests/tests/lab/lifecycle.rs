@@ -78,7 +78,7 @@ struct Damage {
 }
 
 const PUT_BACK: &str =
-    "our programs were taken off the pod's interface, the guard with them: put back";
+    "our programs were taken off the pod's interface, the guard with them: repaired";
 
 const DAMAGES: [Damage; 9] = [
     Damage {

@@ -5,10 +5,10 @@
 //! `native`, and what needs Kubernetes' programs in `kube`.
 
 mod balancer;
-mod beside_others;
 mod chained;
 mod clients;
 mod crowd;
+mod existing_interfaces;
 mod failed_adds;
 mod faults;
 mod flows_and_trace;

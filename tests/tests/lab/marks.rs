@@ -169,7 +169,8 @@ fn a_bit_that_the_node_s_firewall_sets_stays_set_and_answers_leave_where_they_sh
 /// (`inet_request_mark`, include/net/inet_sock.h). Its answers follow the routing table, and the node
 /// puts them right.
 #[test]
-fn a_tcp_server_with_a_mark_of_its_own_is_answered_with_the_help_of_the_backstop() -> Result<()> {
+fn a_tcp_server_with_a_mark_of_its_own_is_answered_with_the_help_of_source_nic_enforcement()
+-> Result<()> {
     let mut site = Site::create(Plan::default())?;
     for family in Family::BOTH {
         for way in Way::ALL {
@@ -189,7 +190,7 @@ fn a_tcp_server_with_a_mark_of_its_own_is_answered_with_the_help_of_the_backstop
         }
     }
     site.lab.vpc.assert_no_violations()?;
-    ensure!(site.left_to_the_backstop()? > 0, "who helped?");
+    ensure!(site.left_to_enforcement()? > 0, "who helped?");
     site.pod.delete()
 }
 

@@ -87,7 +87,7 @@ fn is(hop: &Hop, side: &str, towards: Direction) -> bool {
 }
 
 /// The pod at the end of a path whose last steps are its own NIC and its veth. What
-/// `host_nic_ingress` steers into the host goes by the veth as ever.
+/// `host_nic_ingress` redirects into the host goes by the veth as ever.
 fn taken_by_its_nic(check: &Check, path: &Path) -> Option<String> {
     let [.., wire, last] = &path.0[..] else {
         return None;
@@ -97,8 +97,8 @@ fn taken_by_its_nic(check: &Check, path: &Path) -> Option<String> {
     };
     let title = format!("{pod} {node}/{nic}");
     let own_nic = check.from.ends_with(&title) || check.to.ends_with(&title);
-    let steered = check.traffic.ends_with("not masqueraded");
-    (own_nic && !steered && is(last, NODE_SIDE, Direction::In)).then(|| pod.clone())
+    let redirected = check.traffic.ends_with("not masqueraded");
+    (own_nic && !redirected && is(last, NODE_SIDE, Direction::In)).then(|| pod.clone())
 }
 
 /// How a client's connections end.

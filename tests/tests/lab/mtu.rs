@@ -167,7 +167,10 @@ fn by_each_way(exchange: impl Fn(&Case<'_>) -> Result<()>) -> Result<()> {
                 exchange(&site.case(*way, family)).with_context(context)?;
             }
             site.lab.vpc.assert_no_violations()?;
-            ensure!(site.left_to_the_backstop()? == 0, "{way}: to the backstop");
+            ensure!(
+                site.left_to_enforcement()? == 0,
+                "{way}: to source-NIC enforcement"
+            );
         }
         others.push(site.pod);
         others.into_iter().try_for_each(Pod::delete)?;

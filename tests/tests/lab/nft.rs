@@ -58,7 +58,7 @@ fn a_masquerade_made_with_nft_is_found_and_its_remedy_keeps_it_off_pods() -> Res
         let finding = finding.with_context(|| format!("{family}: {found:?}"))?;
         ensure!(finding.what.contains("nft inet others post"), "{finding}");
         let remedy = format!("insert rule inet others post oifname ens6 {ip} saddr PODS accept");
-        ensure!(finding.way_out.contains(&remedy), "{finding}");
+        ensure!(finding.hint.contains(&remedy), "{finding}");
         nft(&site, &remedy.replace("PODS", &pods))?;
         ensure!(as_itself(&site, family)?, "{family}: not cured");
     }

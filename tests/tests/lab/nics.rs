@@ -1,5 +1,5 @@
 //! A node with several NICs: whatever came in by one leaves by it, with its address, although the
-//! default route is another's. Nothing is left to the backstop that could have been routed, and
+//! default route is another's. Nothing is left to source-NIC enforcement that could have been routed, and
 //! what cannot be is put right by it.
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,8 +28,8 @@ fn node_ports_of_each_nic_are_answered_by_it_and_routed_there() -> Result<()> {
     ensure!(local.len() == 4, "{} rows", local.len());
     all_go_their_way(&lab, &local)?;
     ensure!(
-        lab.agent("master").left_to_the_backstop()? == 0,
-        "left to the backstop"
+        lab.agent("master").left_to_enforcement()? == 0,
+        "left to source-NIC enforcement"
     );
     // The answers of far backends are sent on by it: nothing of ours is on their way before.
     let cluster: Vec<Check> = of(&checks, "NodePort, policy Cluster").cloned().collect();
@@ -47,7 +47,7 @@ fn a_cluster_ip_works_without_masquerade_and_the_backend_sees_the_pod() -> Resul
     ensure!(checks.len() == 4, "{} rows", checks.len());
     all_go_their_way(&lab, &checks)?;
     ensure!(
-        lab.agent("master").left_to_the_backstop()? == 0,
+        lab.agent("master").left_to_enforcement()? == 0,
         "a pod's packets are no mistake"
     );
     scenario.delete()
@@ -131,17 +131,16 @@ fn services_of(filter: impl Fn(&Netns) -> Result<()>) -> Result<()> {
 }
 
 #[test]
-fn the_backstop_sends_out_by_the_right_nic_what_was_routed_to_another_and_counts_it() -> Result<()>
-{
+fn source_nic_enforcement_redirects_to_the_nic_of_the_source_address_and_counts_it() -> Result<()> {
     // Where pods are guarded the agent puts programs back that a pod takes off.
     let mut lab = Lab::configured(Plan::default(), "spoofGuard: false\n")?;
     // Strict filtering drops what is for the node itself there, with an agent as without.
     let loose = ("net/ipv4/conf/ens6/rp_filter", "2");
     lab.vpc.node("master").sysctls(&[loose])?;
     let scenario = Scenario::create(&lab)?;
-    let before = lab.agent("master").left_to_the_backstop()?;
-    all_go_their_way(&lab, &scenario.by_backstop()?)?;
-    let counted = lab.agent("master").left_to_the_backstop()? - before;
+    let before = lab.agent("master").left_to_enforcement()?;
+    all_go_their_way(&lab, &scenario.by_enforcement()?)?;
+    let counted = lab.agent("master").left_to_enforcement()? - before;
     ensure!(counted > 8, "only {counted} packets counted");
     scenario.delete()
 }

@@ -69,7 +69,7 @@ fn an_address_that_the_node_has_is_no_pods_and_free_again_when_it_goes() -> Resu
             )?;
         }
     }
-    // At once: the kernel's announcements take a moment.
+    // At once: the kernel's netlink notifications take a moment.
     let (pods, refusal) = fill(&lab, "first")?;
     ensure!(
         pods.len() == SIZE - held.len(),
@@ -170,7 +170,7 @@ fn an_address_by_name_that_the_node_has_is_refused_and_a_pod_that_has_it_keeps_i
         ensure!(fails, "{finding}");
         ensure!(
             finding
-                .way_out
+                .hint
                 .contains(&format!("ip address del {own} dev ens6")),
             "{finding}"
         );

@@ -95,7 +95,7 @@ fn a_nic_that_is_renamed_keeps_its_routing_and_its_pods_and_is_said_to_be_called
         let finding = findings.iter().find(|finding| finding.what.contains(said));
         let finding = finding.with_context(|| format!("{findings:?}"))?;
         ensure!(
-            finding.way_out.contains("ip link set enp6s0 name ens6"),
+            finding.hint.contains("ip link set enp6s0 name ens6"),
             "{finding}"
         );
         ensure!(

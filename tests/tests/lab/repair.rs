@@ -41,7 +41,7 @@ fn wait_until_checked(pod: &Pod, lab: &Lab) -> Result<()> {
 }
 
 /// Whether the log says that what it calls `named` was put back.
-fn put_back(log: &str, named: &str) -> bool {
+fn restore(log: &str, named: &str) -> bool {
     let mut lines = log.lines();
     lines.any(|line| line.contains("put back") && line.contains(named))
 }
@@ -61,7 +61,7 @@ fn programs_that_are_taken_off_the_host_s_links_come_back() -> Result<()> {
         eventually(link, || {
             let log = lab.agent("master").log();
             ensure!(attached(&node, link)? == both, "{log}");
-            ensure!(put_back(&log, link), "{log}");
+            ensure!(restore(&log, link), "{log}");
             Ok(())
         })?;
     }
@@ -167,7 +167,7 @@ fn what_is_wiped_from_the_host_comes_back_and_the_log_names_it() -> Result<()> {
         wait_for_all_of(&before, &lab).with_context(|| wipe.join(" "))?;
         eventually(wipe.join(" "), || {
             let log = lab.agent("master").log();
-            ensure!(put_back(&log, named), "no {named:?} in {log}");
+            ensure!(restore(&log, named), "no {named:?} in {log}");
             Ok(())
         })?;
         wait_until_checked(&pod, &lab).with_context(|| wipe.join(" "))?;

@@ -87,7 +87,7 @@ fn a_nic_that_somebody_has_is_named_with_who_has_it_and_what_to_do() -> Result<(
     let netns = Netns::new("busy")?;
     let sandbox = Sandbox::new(&netns, format!("busy-{}", std::process::id()), "busy");
     let config = plugin.config("default/ipvlan-ens6").to_string();
-    for (make, undo, holder, way_out) in [
+    for (make, undo, holder, hint) in [
         (
             &["link add mv0 link ens6 type macvlan mode bridge"][..],
             "link del mv0",
@@ -109,7 +109,7 @@ fn a_nic_that_somebody_has_is_named_with_who_has_it_and_what_to_do() -> Result<(
         for part in [holder, "on ens6", "os error 16"] {
             ensure!(error.msg.contains(part), "{part:?} in {error}");
         }
-        ensure!(error.details.contains(way_out), "{error}");
+        ensure!(error.details.contains(hint), "{error}");
         ensure!(
             lab.agent("master").addresses_in_use()? == 0,
             "an address is kept"

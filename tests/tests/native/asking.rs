@@ -63,7 +63,7 @@ fn a_nic_asks_in_its_own_name_for_what_has_another_nics_address() {
             CLIENT,
         ),
         ("a probe", NODE, arp(Request, NOBODY, OTHER), NOBODY),
-        ("an announcement", NODE, arp(Request, OTHER, OTHER), OTHER),
+        ("a notification", NODE, arp(Request, OTHER, OTHER), OTHER),
         ("an answer", NODE, arp(Reply, OTHER, GATEWAY), OTHER),
         (
             "nobody to ask as",

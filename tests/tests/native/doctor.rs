@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::doctor::Finding;
-use ebbtide_tests::guest::Guest;
+use ebbtide_tests::chained::ChainedInterface;
 use ebbtide_vpc::{
     lab::Lab, netns::Netns, nic_programs::make_it_look, patience::eventually, plan::Plan,
     snapshot::run,
@@ -16,7 +16,7 @@ fn about(findings: &[Finding], words: &str) -> Option<String> {
     let found = findings
         .iter()
         .find(|finding| finding.what.contains(words))?;
-    Some(found.way_out.clone())
+    Some(found.hint.clone())
 }
 
 /// Whether this kernel makes links of this kind, as `ip` has it.
@@ -70,7 +70,7 @@ fn a_setting_that_marks_depend_on_comes_back_and_is_given_back_with_the_last_pod
         Ok(())
     };
     is("0").context("without a pod")?;
-    let guest = Guest::on(&mut lab, "master")?;
+    let chained = ChainedInterface::on(&mut lab, "master")?;
     is("1").context("with a pod")?;
     lab.agent("master").kill()?;
     node.sysctls(&[(setting, "0")])?;
@@ -79,7 +79,7 @@ fn a_setting_that_marks_depend_on_comes_back_and_is_given_back_with_the_last_pod
     is("1").context("a new agent writes it")?;
     node.sysctls(&[(setting, "0")])?;
     make_it_look(&node)?;
-    let named = "src_valid_mark = 1 is 0 instead in the host: put back";
+    let named = "src_valid_mark = 1 is 0 instead in the host: repaired";
     eventually("the agent's look", || {
         ensure!(lab.agent("master").log().contains(named), "{}", lab.logs());
         Ok(())
@@ -87,7 +87,7 @@ fn a_setting_that_marks_depend_on_comes_back_and_is_given_back_with_the_last_pod
     is("1").context("put back")?;
     let (found, _) = lab.agent("master").doctor()?;
     ensure!(about(&found, "src_valid_mark").is_none(), "{found:?}");
-    guest.delete()?;
+    chained.delete()?;
     eventually("given back", || is("0")).with_context(|| lab.logs())
 }
 

@@ -189,18 +189,18 @@ fn answers_to_what_the_host_forwards_for_a_pod_are_steered_into_the_host() {
         let key = flow((POD, 5000), far, protocol);
         let direct = bench.run("host_nic_ingress", &answer, 0);
         assert_eq!((direct.verdict, direct.mark), (PASS, 0), "nothing known");
-        for (what, mark) in [("past the host", 0), ("a reply", MARK | REPLY)] {
+        for (what, mark) in [("by the host-stack bypass", 0), ("a reply", MARK | REPLY)] {
             let sent = bench.run("host_nic_egress", &request, mark);
             assert_eq!(sent.verdict, PASS, "{what}");
             assert_eq!(bench.remembered_in_host(), [], "{what}");
         }
         assert_eq!(bench.run("host_nic_egress", &request, REPLY).verdict, PASS);
         assert_eq!(bench.remembered_in_host(), [(key, FORWARDED)]);
-        let steered = bench.run("host_nic_ingress", &answer, 0);
-        assert_eq!(steered.verdict, REDIRECT);
-        assert_eq!(steered.packet[..6], HOST_MAC, "for the link itself");
-        assert_eq!(steered.packet[6..], answer[6..], "else as it was");
-        assert_eq!(steered.mark, DEFAULT_NIC_MARKS);
+        let redirected = bench.run("host_nic_ingress", &answer, 0);
+        assert_eq!(redirected.verdict, REDIRECT);
+        assert_eq!(redirected.packet[..6], HOST_MAC, "for the link itself");
+        assert_eq!(redirected.packet[6..], answer[6..], "else as it was");
+        assert_eq!(redirected.mark, DEFAULT_NIC_MARKS);
         // The pod uses the same ports without the host: no mark, so the answer is its own.
         assert_eq!(bench.run("host_nic_egress", &request, 0).verdict, PASS);
         assert_eq!(bench.remembered_in_host(), []);

@@ -169,7 +169,7 @@ fn a_second_network_of_an_interface_is_refused_and_costs_the_first_nothing() -> 
     plugin.call("CHECK", Some(&sandbox), &first)?.success()?;
     plugin.call("DEL", Some(&sandbox), &first)?.success()?;
     before.assert_same(&Snapshot::of(&netns)?)?;
-    let left = fs::read_dir(lab.agent("master").state().join("guests"))?.count();
+    let left = fs::read_dir(lab.agent("master").state().join("chained"))?.count();
     ensure!(left == 0, "{left} records are left");
     Ok(())
 }
@@ -184,17 +184,17 @@ fn a_record_of_an_older_agent_goes_with_its_pod() -> Result<()> {
     plugin.call("ADD", Some(&sandbox), &config)?.success()?;
     let agent = lab.agent("master");
     agent.kill()?;
-    let guests = agent.state().join("guests");
-    let record = fs::read_dir(&guests)?.next().context("no record")??.path();
+    let chained = agent.state().join("chained");
+    let record = fs::read_dir(&chained)?.next().context("no record")??.path();
     fs::rename(
         record,
-        guests.join(format!("{}@eth0.json", sandbox.container_id)),
+        chained.join(format!("{}@eth0.json", sandbox.container_id)),
     )?;
     agent.launch()?;
     agent.wait_ready()?;
     plugin.call("CHECK", Some(&sandbox), &config)?.success()?;
     plugin.call("DEL", Some(&sandbox), &config)?.success()?;
-    ensure!(fs::read_dir(&guests)?.next().is_none(), "a record is left");
+    ensure!(fs::read_dir(&chained)?.next().is_none(), "a record is left");
     Ok(())
 }
 
@@ -215,7 +215,7 @@ fn a_container_may_be_called_as_long_as_its_runtime_likes() -> Result<()> {
         plugin.call("CHECK", Some(&sandbox), &config)?.success()?;
         plugin.call("DEL", Some(&sandbox), &config)?.success()?;
         before.assert_same(&Snapshot::of(&netns)?)?;
-        let left = fs::read_dir(lab.agent("master").state().join("guests"))?.count();
+        let left = fs::read_dir(lab.agent("master").state().join("chained"))?.count();
         ensure!(left == 0, "{length}: {left} records are left");
     }
     Ok(())

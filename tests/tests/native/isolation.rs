@@ -296,7 +296,7 @@ fn a_flood_to_one_pod_breaks_no_flow_of_another_and_none_of_its_own_that_is_aliv
     bench.remember_of_other(flow((OTHER_POD, 53), client, 17), THAT);
     bench.remember(flow((POD, 53), client, 17), THAT);
     bench.remember_in_host(flow((POD, 80), client, 6), known);
-    let steered = |pod: &str| {
+    let redirected = |pod: &str| {
         let reply = udp((pod, 53), client);
         bench.run("nic_egress", &reply, 0).verdict == REDIRECT
     };
@@ -315,7 +315,7 @@ fn a_flood_to_one_pod_breaks_no_flow_of_another_and_none_of_its_own_that_is_aliv
         assert_eq!(outcome.verdict, PASS);
         // A flow and a connection of the flooded pod that say something now and then.
         if source % 256 == 0 {
-            alive += u32::from(steered(POD));
+            alive += u32::from(redirected(POD));
             connected += u32::from(marked());
         }
     }
@@ -326,7 +326,7 @@ fn a_flood_to_one_pod_breaks_no_flow_of_another_and_none_of_its_own_that_is_aliv
          {} of its flows are remembered",
         bench.remembered().len()
     );
-    assert!(steered(OTHER_POD), "another pod's flow");
+    assert!(redirected(OTHER_POD), "another pod's flow");
     assert_eq!((alive, connected), (asked, asked));
 }
 

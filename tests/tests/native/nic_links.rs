@@ -14,7 +14,7 @@ use ebbtide_kernel::netlink::{
     model::{Direction, Filter},
 };
 use ebbtide_programs::Bench;
-use ebbtide_tests::guest::Guest;
+use ebbtide_tests::chained::ChainedInterface;
 use ebbtide_vpc::{
     agent::Agent,
     lab::Lab,
@@ -30,10 +30,10 @@ use ebbtide_vpc::{
 const PORT: u16 = 9090;
 
 /// The laboratory, with a pod that brings the programs to the NICs; `None`, and a skip, where the kernel has no TCX.
-fn lab() -> Result<Option<(Guest, Lab)>> {
+fn lab() -> Result<Option<(ChainedInterface, Lab)>> {
     if has_tcx()? {
         let mut lab = Lab::start(Plan::default())?;
-        return Ok(Some((Guest::on(&mut lab, "master")?, lab)));
+        return Ok(Some((ChainedInterface::on(&mut lab, "master")?, lab)));
     }
     skip(Need::Tcx, "this kernel has no TCX (Linux 6.6)");
     Ok(None)
@@ -195,7 +195,7 @@ fn links_that_are_wiped_come_back_and_one_that_went_with_its_nic_leaves_no_pin()
     take_off(&node, "ens5", &bpf)?;
     ensure!(by_tcx(&node, "ens5")?.concat().is_empty(), "they are there");
     make_it_look(&node)?;
-    let named = "program host_nic_egress at ens5 egress is not attached in the host: put back";
+    let named = "program host_nic_egress at ens5 egress is not attached in the host: repaired";
     eventually("the links", || {
         let log = lab.agent("master").log();
         ensure!(by_tcx(&node, "ens5")? == before.1, "{log}");

@@ -7,15 +7,15 @@ use anyhow::{Context as _, Result, ensure};
 use ebbtide_kernel::{
     netlink::{
         Netlink,
-        announcement::{Announcement, Announcements, RouteGone},
         direct::{Direct, Received},
         link::Link,
         model::{Action, NamespacePlan, Neighbour, Route, Rule, Selector},
+        notification::{Notification, Notifications, RouteGone},
         state::NamespaceState,
     },
     node::{Attention, Interest, NodeFacts},
 };
-use ebbtide_tests::guest::Guest;
+use ebbtide_tests::chained::ChainedInterface;
 use ebbtide_types::{Family, Mac};
 use ebbtide_vpc::others_routes::OthersRoutes;
 use ebbtide_vpc::{lab::Lab, netns::Netns, patience::eventually, plan::Plan, snapshot::ip};
@@ -155,7 +155,7 @@ fn others_routes_that_come_and_go_are_not_heard_of_and_ours_are() -> Result<()> 
     let runtime = runtime()?;
     let mut events = netns.run(|| {
         let _entered = runtime.enter();
-        Ok(Announcements::listen()?)
+        Ok(Notifications::listen()?)
     })?;
     let links: HashMap<String, Link> =
         netns.run(|| Ok(Direct::open("in the test")?.links(&["near0"])?))?;
@@ -175,12 +175,12 @@ fn others_routes_that_come_and_go_are_not_heard_of_and_ours_are() -> Result<()> 
     ] {
         ip(&netns, &command.split(' ').collect::<Vec<_>>())?;
     }
-    let gone = |ours| Announcement::RouteGone(RouteGone { table: TABLE, ours });
+    let gone = |ours| Notification::RouteGone(RouteGone { table: TABLE, ours });
     let default = vec![(links["near0"].ifindex, Some([10, 9, 0, 2].into()))];
     let expected = [
         gone(false),
-        Announcement::Default(default.clone()),
-        Announcement::DefaultGone(default),
+        Notification::Default(default.clone()),
+        Notification::DefaultGone(default),
         gone(true),
         gone(true),
     ];
@@ -191,7 +191,7 @@ fn others_routes_that_come_and_go_are_not_heard_of_and_ours_are() -> Result<()> 
             let event = event.await.context("nothing more is heard")?;
             let event = event.context("the socket was closed")?;
             // Link-local addresses come when they like.
-            if !matches!(event, Announcement::Address(_)) {
+            if !matches!(event, Notification::Address(_)) {
                 heard.push(event);
             }
         }
@@ -220,7 +220,7 @@ fn looks(log: &str) -> (usize, Option<u64>) {
 fn the_agent_puts_ours_back_beside_them_and_does_not_look_when_they_go() -> Result<()> {
     const SLICES: u32 = 8;
     let mut lab = Lab::start(Plan::default())?;
-    let _guest = Guest::on(&mut lab, "master")?;
+    let _guest = ChainedInterface::on(&mut lab, "master")?;
     let node = lab.vpc.node("master").clone();
     let others = OthersRoutes::over(&node, "ens6")?;
     others.add(0..ROUTES)?;

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::guest::Guest;
+use ebbtide_tests::chained::ChainedInterface;
 use ebbtide_vpc::{lab::Lab, netns::Netns, patience::eventually, plan::Plan, snapshot::ip};
 
-/// The pod's address: [`Guest`].
+/// The pod's address: [`ChainedInterface`].
 const POD: &str = "10.88.7.2";
 
 fn ip_all(node: &Netns, commands: &[&str]) -> Result<()> {
@@ -74,7 +74,7 @@ fn what_others_mark_goes_by_their_tables_while_pods_are_there() -> Result<()> {
         lead(mark)?;
         goes_by_the_vpn(mark).context("without a pod")?;
     }
-    let guest = Guest::on(&mut lab, "master")?;
+    let chained = ChainedInterface::on(&mut lab, "master")?;
     for mark in BEFORE {
         goes_by_the_vpn(mark).with_context(|| format!("with a pod: {:?}", ours(&node)))?;
     }
@@ -121,14 +121,14 @@ fn what_others_mark_goes_by_their_tables_while_pods_are_there() -> Result<()> {
         ensure!(nics.contains("no mark: others route by"), "{nics}");
         Ok(())
     })?;
-    guest.delete()
+    chained.delete()
 }
 
 #[test]
 fn rules_of_others_that_would_take_pods_packets_come_behind_ours() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let node = lab.vpc.node("master").clone();
-    let guest = Guest::on(&mut lab, "master")?;
+    let chained = ChainedInterface::on(&mut lab, "master")?;
     reaches_the_pod(&node)?;
     for (name, table, rule) in [
         ("strongSwan's", "220", "rule add pref 220 lookup 220"),
@@ -177,17 +177,17 @@ fn rules_of_others_that_would_take_pods_packets_come_behind_ours() -> Result<()>
             .iter()
             .find(|f| f.what.contains("3: from all lookup 223"));
         let what = what.with_context(|| format!("{found:?}"))?;
-        ensure!(what.way_out.contains("ip rule add pref"), "{what}");
+        ensure!(what.hint.contains("ip rule add pref"), "{what}");
         Ok(())
     })?;
-    guest.delete()
+    chained.delete()
 }
 
 #[test]
 fn while_our_rules_move_none_is_missing() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let node = lab.vpc.node("master").clone();
-    let guest = Guest::on(&mut lab, "master")?;
+    let chained = ChainedInterface::on(&mut lab, "master")?;
     let before = priorities(&ours(&node)?)?;
     ip_all(&node, &["rule add pref 1003 from 192.0.2.0/24 lookup 220"])?;
     eventually("our rules to move", || {
@@ -205,5 +205,5 @@ fn while_our_rules_move_none_is_missing() -> Result<()> {
         !found.iter().any(|f| f.what.contains("comes before")),
         "{found:?}"
     );
-    guest.delete()
+    chained.delete()
 }

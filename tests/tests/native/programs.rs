@@ -2,7 +2,8 @@
 //! kernel that lets root load programs.
 
 use ebbtide_layout::{
-    DEFAULT_MARK, DEFAULT_PAST_HOST_MARK, HOST_MAC, Hook, PAST_HOST_MAC, POD_MAC, RECENT_SECONDS,
+    DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, HOST_BYPASS_MAC, HOST_MAC, Hook, POD_MAC,
+    RECENT_SECONDS,
 };
 use ebbtide_programs::{
     Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, Outcome, PASS, POD, POD6, REDIRECT, THIS,
@@ -170,7 +171,7 @@ fn in_l3_replies_go_past_a_host_that_knows_their_flow_by_the_other_way_in() {
         );
         assert_eq!(bench.run("nic_ingress", &request, 0).verdict, PASS);
         let outcome = bench.run("nic_egress", &reply, 0);
-        let past = (REDIRECT, &PAST_HOST_MAC[..]);
+        let past = (REDIRECT, &HOST_BYPASS_MAC[..]);
         assert_eq!((outcome.verdict, sender(&outcome.packet)), past);
         // The host's end sends it on by the NIC, with no mark that another program would look at.
         let outcome = bench.run("host_veth_ingress", &outcome.packet, 0);
@@ -210,7 +211,11 @@ fn in_l3_a_tcp_connection_that_came_by_the_veth_of_late_is_answered_past_the_hos
             }
             let syn = bench.run("nic_ingress", &tcp(client, pod), THEIRS);
             assert_eq!(syn.verdict, PASS, "{name}");
-            let mark = if expected { DEFAULT_PAST_HOST_MARK } else { 0 };
+            let mark = if expected {
+                DEFAULT_HOST_BYPASS_MARK
+            } else {
+                0
+            };
             assert_eq!(syn.mark, THEIRS | mark, "{name} came by the veth");
             assert_eq!(bench.remembered(), [], "{name}: TCP has no flow table");
             // Only who begins a connection is marked: the socket inherits it.
@@ -223,7 +228,7 @@ fn in_l3_a_tcp_connection_that_came_by_the_veth_of_late_is_answered_past_the_hos
             let outcome = bench.run("nic_egress", &reply, syn.mark);
             assert_eq!(outcome.verdict == REDIRECT, expected, "{name}");
             if expected {
-                assert_eq!(sender(&outcome.packet), PAST_HOST_MAC, "{name}");
+                assert_eq!(sender(&outcome.packet), HOST_BYPASS_MAC, "{name}");
             }
         }
     }
@@ -234,7 +239,7 @@ fn connections_are_taken_for_each_other_only_where_two_share_a_place() {
     let bench = Bench::lent();
     let marked = |port| {
         let syn = tcp((CLIENT, port), (POD, 80));
-        bench.run("nic_ingress", &syn, 0).mark == DEFAULT_PAST_HOST_MARK
+        bench.run("nic_ingress", &syn, 0).mark == DEFAULT_HOST_BYPASS_MARK
     };
     for port in 10_000..20_000 {
         let _outcome = bench.run("veth_ingress", &tcp((CLIENT, port), (POD, 80)), 0);
@@ -257,9 +262,9 @@ fn a_tcp_connection_is_answered_as_ever_when_the_host_has_forgotten_it_or_is_not
     bench.is_l3(false);
     assert_eq!(mark(&bench), 0, "in l2");
     bench.is_l3(true);
-    assert_eq!(mark(&bench), DEFAULT_PAST_HOST_MARK, "in l3");
+    assert_eq!(mark(&bench), DEFAULT_HOST_BYPASS_MARK, "in l3");
     for (age, expected) in [
-        (RECENT_SECONDS - 5, DEFAULT_PAST_HOST_MARK),
+        (RECENT_SECONDS - 5, DEFAULT_HOST_BYPASS_MARK),
         (RECENT_SECONDS + 5, 0),
     ] {
         bench.age_connections(age);
@@ -316,7 +321,7 @@ fn tcp_is_followed(
         assert_eq!(bench.remembered(), [(flow(pod, client, 6), VETH)]);
         syn(bench, "nic_ingress");
         for packet in [&accepted, &data] {
-            assert_eq!(goes(bench, packet).as_deref(), Some(&PAST_HOST_MAC[..]));
+            assert_eq!(goes(bench, packet).as_deref(), Some(&HOST_BYPASS_MAC[..]));
         }
         syn(bench, "veth_ingress");
         assert_eq!(goes(bench, &accepted).as_deref(), Some(&POD_MAC[..]));
@@ -352,7 +357,7 @@ fn what_is_exempt_goes_past_the_host_but_for_what_stays_on_the_node() {
         let outcome = bench.run("nic_egress", &packet, 0);
         assert_eq!(outcome.verdict, expected, "{name}");
         if expected == REDIRECT {
-            assert_eq!(sender(&outcome.packet), PAST_HOST_MAC, "{name}");
+            assert_eq!(sender(&outcome.packet), HOST_BYPASS_MAC, "{name}");
         }
     }
 }
@@ -398,7 +403,7 @@ fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected
                 bench.remember(known, VETH);
             }
             let packet = random.packet(&whole);
-            let ours = DEFAULT_MARK | DEFAULT_PAST_HOST_MARK;
+            let ours = DEFAULT_MARK | DEFAULT_HOST_BYPASS_MARK;
             let others = random.number() as u32 & !ours;
             let Some(outcome) = bench.try_run(program, &packet, others) else {
                 continue;

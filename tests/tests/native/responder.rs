@@ -196,7 +196,7 @@ fn what_is_no_question_for_a_pod_of_this_nic_passes_unchanged() {
             arp(BROADCAST, 1, ROUTER, BEHIND_THAT),
         ),
         ("an ARP reply", arp(BROADCAST, 2, ROUTER, POD)),
-        ("an announcement", arp(BROADCAST, 1, POD, POD)),
+        ("a notification", arp(BROADCAST, 1, POD, POD)),
         ("ARP of no Ethernet", of_another_kind),
         (
             "a solicitation for nobody",

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
+    chained::ChainedInterface,
     crowd::{moments::AFTERWARDS, state::State},
-    guest::Guest,
 };
 use ebbtide_vpc::{
     lab::Lab,
@@ -18,7 +18,7 @@ fn pods_that_ended_without_an_agent_leave_nothing_after_uninstall() -> Result<()
     let node = lab.vpc.node("master").clone();
     let before = State::of(&node)?;
     lab.start_agents()?;
-    let guest = Guest::on(&mut lab, "master")?;
+    let chained = ChainedInterface::on(&mut lab, "master")?;
     let rules = || ip(&node, &["rule", "show"]);
 
     let said = lab.agent("master").uninstall()?;
@@ -32,7 +32,7 @@ fn pods_that_ended_without_an_agent_leave_nothing_after_uninstall() -> Result<()
     ensure!(rules()?.contains("lookup 770"), "{}", rules()?);
 
     // Its namespace ends, and nobody calls DEL.
-    drop(guest);
+    drop(chained);
     eventually("the pair is gone", || {
         let now = Snapshot::of(&node)?;
         ensure!(!now.mentions("guest0"), "{now:#?}");
@@ -51,9 +51,9 @@ fn pods_that_ended_without_an_agent_leave_nothing_after_uninstall() -> Result<()
     // Whoever comes back begins anew.
     lab.agent("master").launch()?;
     lab.agent("master").wait_ready()?;
-    let guest = Guest::on(&mut lab, "master")?;
+    let chained = ChainedInterface::on(&mut lab, "master")?;
     ensure!(rules()?.contains("lookup 770"), "{}", rules()?);
-    guest.delete()
+    chained.delete()
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn settings_are_given_back_by_an_agent_that_did_not_change_them() -> Result<()> 
     let node = lab.vpc.node("master").clone();
     let before = State::of(&node)?;
     lab.start_agents()?;
-    let guest = Guest::on(&mut lab, "master")?;
+    let chained = ChainedInterface::on(&mut lab, "master")?;
     let with_a_pod = State::of(&node)?;
     let changed = before.assert_same(&with_a_pod, "with a pod", &AFTERWARDS);
     let changed = format!("{:#}", changed.err().context("nothing was changed")?);
@@ -77,7 +77,7 @@ fn settings_are_given_back_by_an_agent_that_did_not_change_them() -> Result<()> 
         let noted = lab.agent("master").state().join("settings-before.json");
         ensure!(noted.exists(), "what settings were before is not noted");
     }
-    guest.delete()?;
+    chained.delete()?;
     eventually("all is as it was", || {
         before.assert_same(&State::of(&node)?, "after the last pod", &AFTERWARDS)
     })

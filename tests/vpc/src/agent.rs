@@ -186,8 +186,8 @@ exec env PATH=/none "$@" --host-root="$root"
     pub fn wait_ready(&mut self) -> Result<()> {
         self.wait(Duration::from_millis(20), |agent| {
             let status = agent.control_json(&["status"])?;
-            let waiting = &status["notTakenOver"];
-            ensure!(*waiting == 0, "{waiting} not taken over yet");
+            let waiting = &status["notReconciled"];
+            ensure!(*waiting == 0, "{waiting} not reconciled yet");
             Ok(())
         })
     }
@@ -260,11 +260,11 @@ exec env PATH=/none "$@" --host-root="$root"
         Ok(pools.iter().filter_map(|pool| pool["used"].as_u64()).sum())
     }
 
-    /// Packets that would have left the node by the wrong NIC: how many were left to the backstop.
+    /// Packets that would have left the node by the wrong NIC: how many were left to source-NIC enforcement.
     ///
     /// # Errors
     /// When it does not say.
-    pub fn left_to_the_backstop(&self) -> Result<u64> {
+    pub fn left_to_enforcement(&self) -> Result<u64> {
         let lines = self.control_json(&["datapath"])?;
         let lines = lines.as_array().context("no list of programs")?;
         ensure!(

@@ -67,7 +67,7 @@ pub fn send(
         ensure!(frame.len() > IP + 20, "a frame of {} bytes", frame.len());
         frame[..6].copy_from_slice(&to);
         frame[6..12].copy_from_slice(&from);
-        put_right(&mut frame[IP..]);
+        repair(&mut frame[IP..]);
         let sent = nix::unistd::write(&socket, &frame)
             .with_context(|| format!("sending by {interface} in {}", netns.name()))?;
         ensure!(sent == frame.len(), "only {sent} bytes were sent");
@@ -172,7 +172,7 @@ impl Capture {
 const IP: usize = 14;
 
 /// Length and IPv4 checksum (RFC 791, RFC 8200).
-fn put_right(packet: &mut [u8]) {
+fn repair(packet: &mut [u8]) {
     let length = packet.len() as u16;
     if packet[0] >> 4 == 4 {
         packet[2..4].copy_from_slice(&length.to_be_bytes());

@@ -51,7 +51,7 @@ struct RouteText {
 
 /// What the annotations say about one interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct Requested {
     pools: Option<(&'static str, Vec<String>, Vec<String>)>,
     /// No default route by way of the pool's gateway.
     pub(super) clean_gateway: bool,
@@ -59,7 +59,7 @@ pub(super) struct Wish {
     pub(super) routes: Vec<Route>,
 }
 
-impl Wish {
+impl Requested {
     /// Reads the annotations that concern `interface`.
     pub(super) fn read(subject: &Subject, interface: &str) -> Result<Self, BadAnnotation> {
         let pod = Annotations {
@@ -82,14 +82,14 @@ impl Wish {
                 "name pools with ipam.spidernet.io/ippool instead",
             ));
         }
-        let mut wish = Self {
+        let mut requested = Self {
             routes: pod.routes()?,
             ..Self::default()
         };
         if let Some(list) = pod.parse::<Vec<ForInterface>>(IPPOOLS, "a list")? {
             let mine = pod.of_interface(list, interface)?;
-            wish.clean_gateway = mine.cleangateway;
-            wish.pools = Some(pod.names(IPPOOLS, mine.names)?);
+            requested.clean_gateway = mine.cleangateway;
+            requested.pools = Some(pod.names(IPPOOLS, mine.names)?);
         } else if let Some(names) = pod.parse::<Names>(IPPOOL, "an object")? {
             let named = names.others.get("interface").and_then(|name| name.as_str());
             if named.is_some_and(|name| !name.is_empty() && name != interface) {
@@ -99,12 +99,12 @@ impl Wish {
                     "name pools for each interface with ipam.spidernet.io/ippools",
                 ));
             }
-            wish.pools = Some(pod.names(IPPOOL, names)?);
+            requested.pools = Some(pod.names(IPPOOL, names)?);
         } else {
             let ipv4 = namespace.parse::<Vec<String>>(DEFAULT_IPV4, "a list of names")?;
             let ipv6 = namespace.parse::<Vec<String>>(DEFAULT_IPV6, "a list of names")?;
             let origin = match (&ipv4, &ipv6) {
-                (None, None) => return Ok(wish),
+                (None, None) => return Ok(requested),
                 (Some(_), _) => DEFAULT_IPV4,
                 (None, Some(_)) => DEFAULT_IPV6,
             };
@@ -113,9 +113,9 @@ impl Wish {
                 ipv6,
                 others: BTreeMap::new(),
             };
-            wish.pools = Some(namespace.names(origin, names)?);
+            requested.pools = Some(namespace.names(origin, names)?);
         }
-        Ok(wish)
+        Ok(requested)
     }
 
     /// The annotation that names pools, and these pools.

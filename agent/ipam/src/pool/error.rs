@@ -31,7 +31,7 @@ pub enum PoolError {
     },
     /// A request for addresses that wait for a pod is being served. It is not waited for.
     #[error("the addresses that wait for pod {0} are being changed; try again in a moment")]
-    ClaimBusy(String),
+    ReservationBusy(String),
     /// Addresses that cannot be a pod's.
     #[error(transparent)]
     Conflict(#[from] Conflict),
@@ -84,26 +84,26 @@ pub struct InUse {
     /// Pods have these, or wait for them.
     pub held: Vec<IpAddr>,
     /// These were released a moment ago: another node must not hand them out yet either.
-    pub resting: Vec<IpAddr>,
+    pub in_cooldown: Vec<IpAddr>,
 }
 
 impl std::error::Error for InUse {}
 
 impl fmt::Display for InUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all: Vec<String> = (self.held.iter().chain(&self.resting))
+        let all: Vec<String> = (self.held.iter().chain(&self.in_cooldown))
             .take(5)
             .map(ToString::to_string)
             .collect();
-        let (held, resting) = (self.held.len(), self.resting.len());
-        let more = if held + resting > all.len() {
+        let (held, in_cooldown) = (self.held.len(), self.in_cooldown.len());
+        let more = if held + in_cooldown > all.len() {
             "..."
         } else {
             ""
         };
         write!(
             f,
-            "{held} of these addresses are in use and {resting} rest ({}{more}); give back others, or \
+            "{held} of these addresses are in use and {in_cooldown} rest ({}{more}); give back others, or \
              try again when they are free",
             all.join(", ")
         )
@@ -179,19 +179,19 @@ pub enum PassedOver {
     /// `disable: true`.
     Disabled,
     /// It has addresses of the other family.
-    OtherFamily(Family),
+    WrongFamily(Family),
     /// The configuration does not allow its family.
     FamilyOff(Family),
     /// It is for other nodes.
-    OtherNode(Vec<String>),
+    WrongNode(Vec<String>),
     /// It is for other networks.
-    OtherNetwork(Vec<NetworkRef>),
+    WrongNetwork(Vec<NetworkRef>),
     /// A pattern that no pool of the family fits.
     NoMatch,
     /// It is for pods of other namespaces.
-    OtherNamespace(Vec<String>),
+    WrongNamespace(Vec<String>),
     /// A selector of it does not fit: the field, and whose labels it looks at.
-    OtherLabels(&'static str, &'static str),
+    WrongLabels(&'static str, &'static str),
     /// It has a condition on what is not known here: the field, and what it looks at.
     NotKnown(&'static str, &'static str),
     /// It would do, but it is not `default: true` and nothing names it.
@@ -203,16 +203,16 @@ impl fmt::Display for PassedOver {
         match self {
             Self::Unknown => f.write_str("is named but not declared, or invalid"),
             Self::Disabled => f.write_str("is disabled"),
-            Self::OtherFamily(family) => write!(f, "is {family}"),
+            Self::WrongFamily(family) => write!(f, "is {family}"),
             Self::FamilyOff(family) => write!(f, "is {family}, which the configuration turns off"),
-            Self::OtherNode(nodes) => write!(f, "is for node {}", nodes.join(", ")),
-            Self::OtherNetwork(networks) => {
+            Self::WrongNode(nodes) => write!(f, "is for node {}", nodes.join(", ")),
+            Self::WrongNetwork(networks) => {
                 let names: Vec<String> = networks.iter().map(ToString::to_string).collect();
                 write!(f, "is for network {}", names.join(", "))
             }
             Self::NoMatch => f.write_str("is a pattern that no pool fits"),
-            Self::OtherNamespace(names) => write!(f, "is for namespace {}", names.join(", ")),
-            Self::OtherLabels(field, whose) => {
+            Self::WrongNamespace(names) => write!(f, "is for namespace {}", names.join(", ")),
+            Self::WrongLabels(field, whose) => {
                 write!(f, "has a {field} that the {whose}'s labels do not meet")
             }
             Self::NotKnown(field, what) => {
@@ -246,7 +246,7 @@ pub struct FullPool {
     /// How many are held.
     pub used: u64,
     /// How many rest after their release.
-    pub resting: u64,
+    pub in_cooldown: u64,
     /// When the first of those is free again.
     pub next_free: Option<Duration>,
     /// Which others nobody gets for now, and why.
@@ -262,8 +262,8 @@ impl fmt::Display for Full {
         for pool in &self.pools {
             write!(
                 f,
-                "{separator}pool {} has {} of {} in use, {} resting",
-                pool.pool, pool.used, pool.total, pool.resting
+                "{separator}pool {} has {} of {} in use, {} cooling down",
+                pool.pool, pool.used, pool.total, pool.in_cooldown
             )?;
             if let Some(wait) = pool.next_free {
                 write!(

@@ -11,14 +11,14 @@
 //! while waiting; `writer` is one thread that gathers all waiting changes into one batch of the journal (`store`).
 
 mod annotations;
-mod claim;
 mod clock;
 mod error;
 mod history;
-mod own_rest;
+mod own_cooldown;
 mod picker;
 mod pools;
 mod record;
+mod reservation;
 mod select;
 mod state;
 mod store;
@@ -28,7 +28,6 @@ mod usage;
 mod withheld;
 mod writer;
 
-pub use claim::{Claim, ClaimKey, PodRef, Reason, Replicas, is_expected, ordinal};
 pub use error::{
     BadAnnotation, Conflict, Full, FullPool, InUse, NoAddress, OpenError, PassedOver, PoolError,
     StoreError, Unavailable,
@@ -36,6 +35,9 @@ pub use error::{
 pub use history::Past;
 pub use pools::{Adopt, Assignment, Grant, Options, Pools, Reserved, Snapshot};
 pub use record::Record;
+pub use reservation::{
+    PodRef, Reason, Replicas, Reservation, ReservationKey, is_expected, ordinal,
+};
 pub use subject::{Controller, Object, Subject};
 pub use types::{Allocation, Assigned, Families, Owner, Request, Source, Standing};
 pub use usage::PoolUsage;

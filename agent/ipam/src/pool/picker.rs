@@ -2,7 +2,7 @@
 //!
 //! Nothing is materialised, not even a bitmap: a cursor stands for all addresses that were never
 //! used, so a million addresses (or a /64) cost nothing until they are handed out. What was
-//! released waits in a queue, the longest-rested first. The maps of held and released addresses decide;
+//! released waits in a queue, the longest-cooled first. The maps of held and released addresses decide;
 //! every picker hears of every change, since pools of a changing catalog may come to share addresses.
 
 use std::{
@@ -11,10 +11,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Claim, Owner, Withheld, clock::Moment};
+use super::{Owner, Reservation, Withheld, clock::Moment};
 use crate::catalog::AddressSet;
 
-/// With this many released addresses the longest-rested goes before one that was never used, so that
+/// With this many released addresses the longest-cooled goes before one that was never used, so that
 /// a pool of 2^64 does not fill the disk with the memory of its released addresses.
 const FRESH_LIMIT: usize = 1 << 16;
 
@@ -23,7 +23,7 @@ const FRESH_LIMIT: usize = 1 << 16;
 pub(super) enum Holder {
     Owner(Arc<Owner>),
     /// Nobody yet: it waits for a pod.
-    Claim(Arc<Claim>),
+    Reservation(Arc<Reservation>),
 }
 
 /// What is true of addresses, over all pools.
@@ -91,12 +91,12 @@ impl Picker {
         ripe: Moment,
     ) -> Option<IpAddr> {
         if self.queue.len() >= FRESH_LIMIT
-            && let Some(address) = self.longest_rested(withheld, ripe)
+            && let Some(address) = self.longest_cooled(withheld, ripe)
         {
             return Some(address);
         }
         self.fresh(addresses, withheld)
-            .or_else(|| self.longest_rested(withheld, ripe))
+            .or_else(|| self.longest_cooled(withheld, ripe))
     }
 
     fn fresh(&mut self, addresses: &Addresses, withheld: &Withheld) -> Option<IpAddr> {
@@ -129,10 +129,10 @@ impl Picker {
         Some((index, self.set.get(index)?))
     }
 
-    fn longest_rested(&self, withheld: &Withheld, ripe: Moment) -> Option<IpAddr> {
-        let rested = self.queue.iter().take_while(|(moment, _)| *moment <= ripe);
-        let mut rested = rested.map(|(_, address)| *address);
-        rested.find(|address| withheld.why(*address).is_none())
+    fn longest_cooled(&self, withheld: &Withheld, ripe: Moment) -> Option<IpAddr> {
+        let cooled = self.queue.iter().take_while(|(moment, _)| *moment <= ripe);
+        let mut cooled = cooled.map(|(_, address)| *address);
+        cooled.find(|address| withheld.why(*address).is_none())
     }
 
     /// The address is held from now on; `released` is when it had been released, if ever.
@@ -174,7 +174,7 @@ impl Picker {
     }
 
     /// How many addresses were released after `ripe`, and when the first of these was.
-    pub(super) fn resting(&self, ripe: Moment) -> (u64, Option<Moment>) {
+    pub(super) fn in_cooldown(&self, ripe: Moment) -> (u64, Option<Moment>) {
         let start = self.queue.partition_point(|(moment, _)| *moment <= ripe);
         let first = self.queue.get(start).map(|(moment, _)| *moment);
         (

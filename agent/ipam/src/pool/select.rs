@@ -132,7 +132,7 @@ fn verdict<'a>(
         return Err(PassedOver::Disabled);
     }
     if pool.family != family {
-        return Err(PassedOver::OtherFamily(pool.family));
+        return Err(PassedOver::WrongFamily(pool.family));
     }
     if !request.families.allow(family) {
         return Err(PassedOver::FamilyOff(family));
@@ -152,7 +152,7 @@ fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
     let wanted = &pool.affinities;
     if !pool.node_names.is_empty() {
         if !pool.node_names.iter().any(|name| name == request.node) {
-            return Err(PassedOver::OtherNode(pool.node_names.clone()));
+            return Err(PassedOver::WrongNode(pool.node_names.clone()));
         }
     } else {
         labels_meet(&wanted.node, node_labels.as_ref(), "nodeAffinity", "node")?;
@@ -162,7 +162,7 @@ fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
             return Err(PassedOver::NotKnown("namespaceName", "the pod's namespace"));
         }
         if !wanted.namespace_names.contains(&namespace.name) {
-            return Err(PassedOver::OtherNamespace(wanted.namespace_names.clone()));
+            return Err(PassedOver::WrongNamespace(wanted.namespace_names.clone()));
         }
     } else {
         let labels = namespace.labels.as_ref();
@@ -175,7 +175,7 @@ fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
             .any(|reference| reference.matches(name, request.catalog.namespaces()))
     };
     if !pool.networks.is_empty() && !request.network.is_some_and(is_meant) {
-        return Err(PassedOver::OtherNetwork(pool.networks.clone()));
+        return Err(PassedOver::WrongNetwork(pool.networks.clone()));
     }
     Ok(())
 }
@@ -190,7 +190,7 @@ fn labels_meet(
     match (selector, labels) {
         (None, _) => Ok(()),
         (Some(selector), Some(labels)) if selector.matches(labels) => Ok(()),
-        (Some(_), Some(_)) => Err(PassedOver::OtherLabels(field, whose)),
+        (Some(_), Some(_)) => Err(PassedOver::WrongLabels(field, whose)),
         (Some(_), None) => Err(PassedOver::NotKnown(
             field,
             match whose {
@@ -207,7 +207,7 @@ fn labels_meet(
 /// A disabled or mistyped one does: giving the pod one family less, silently, would hide the mistake.
 fn is_meant_for_us(request: &Request<'_>, name: &str, reason: &PassedOver) -> bool {
     match reason {
-        PassedOver::Unknown | PassedOver::NoMatch | PassedOver::OtherFamily(_) => true,
+        PassedOver::Unknown | PassedOver::NoMatch | PassedOver::WrongFamily(_) => true,
         PassedOver::Disabled => request.catalog.pool(name).is_some_and(|pool| {
             request.families.allow(pool.family) && concerns(request, pool).is_ok()
         }),

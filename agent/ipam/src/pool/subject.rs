@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{PodRef, claim::ordinal};
+use super::{PodRef, reservation::ordinal};
 use crate::catalog::Labels;
 
 /// A pod or a namespace, as far as pools care.

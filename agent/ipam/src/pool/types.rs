@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use ebbtide_types::{Family, ObjectName};
 use serde::{Deserialize, Serialize};
 
-use super::{Claim, PodRef, Record, Subject};
+use super::{PodRef, Record, Reservation, Subject};
 use crate::catalog::{Catalog, Route};
 
 /// Who has an address: one CNI attachment.
@@ -69,11 +69,11 @@ pub struct Standing {
     /// What that owner has on disk; none while its first request is under way.
     pub allocation: Option<Allocation>,
     /// For whom it waits, if no sandbox has it.
-    pub claim: Option<Claim>,
+    pub reservation: Option<Reservation>,
     /// When it was released, if nobody has had it since: seconds since 1970.
     pub released_at: Option<u64>,
     /// In how many milliseconds it may be handed out again; 0 if it does not rest.
-    pub rests_for: u64,
+    pub cooldown_for: u64,
     /// Why nobody new gets it, if that is so.
     pub withheld: Option<String>,
     /// Who had it before, the latest first, since the agent started.
@@ -141,7 +141,7 @@ pub struct Request<'a> {
     pub families: Families,
     /// Addresses that it is to have and no others, one of a family at most. A family that is not
     /// among them is served from the candidates as ever.
-    pub exactly: &'a [IpAddr],
+    pub requested_addresses: &'a [IpAddr],
     /// The pools there are.
     pub catalog: &'a Catalog,
 }
@@ -160,7 +160,7 @@ impl<'a> Request<'a> {
             source: Source::Defaults,
             annotation: None,
             families: Families::default(),
-            exactly: &[],
+            requested_addresses: &[],
             catalog,
         }
     }

@@ -22,8 +22,8 @@ pub struct PoolUsage {
     /// How many are held, whichever pool they were assigned from, and also if they are reserved now.
     pub used: u64,
     /// How many rest after their release.
-    pub resting: u64,
-    /// Neither held nor resting, and not handed out for now: each with the reason.
+    pub in_cooldown: u64,
+    /// Neither held nor cooling down, and not handed out for now: each with the reason.
     pub withheld: Vec<(IpAddr, String)>,
     /// How many could be handed out now.
     pub free: u128,

@@ -16,7 +16,7 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Allocation, Claim, StoreError,
+    Allocation, Reservation, StoreError,
     clock::{Clock, Moment},
     state::{Ending, State, Taken},
     store::{Change, Journal, encode},
@@ -39,7 +39,7 @@ pub(super) enum What {
     Add {
         allocation: Arc<Allocation>,
         taken: Vec<Taken>,
-        claim: Option<Ending>,
+        reservation: Option<Ending>,
         /// The allocation as it goes to disk.
         line: Vec<u8>,
     },
@@ -54,20 +54,20 @@ pub(super) enum What {
         then: Then,
     },
     Adopt {
-        claim: Arc<Claim>,
+        reservation: Arc<Reservation>,
         taken: Vec<Taken>,
     },
-    EndClaim(Arc<Claim>),
+    EndReservation(Arc<Reservation>),
 }
 
 /// What becomes of released addresses.
 pub(super) enum Then {
     /// They rest.
-    Rest,
+    CoolDown,
     /// They are free at once: nobody has seen them.
     Free,
     /// They wait for their pod.
-    Wait(Arc<Claim>),
+    Wait(Arc<Reservation>),
 }
 
 pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -197,10 +197,16 @@ impl What {
     /// Adds its lines; `date` is in milliseconds since 1970.
     fn encode(&self, lines: &mut Vec<u8>, date: u64) -> serde_json::Result<()> {
         match self {
-            Self::Add { claim, line, .. } => {
-                if let Some(Ending { claim, is_met }) = claim {
+            Self::Add {
+                reservation, line, ..
+            } => {
+                if let Some(Ending {
+                    reservation,
+                    is_met,
+                }) = reservation
+                {
                     let released = (!is_met).then_some(date);
-                    encode(lines, Change::Unclaim(claim, released))?;
+                    encode(lines, Change::Unreserve(reservation, released))?;
                 }
                 lines.extend_from_slice(line);
                 Ok(())
@@ -210,15 +216,17 @@ impl What {
                 Ok(())
             }
             Self::Remove { allocation, then } => {
-                let released = matches!(then, Then::Rest).then_some(date);
+                let released = matches!(then, Then::CoolDown).then_some(date);
                 encode(lines, Change::Remove(&allocation.owner, released))?;
                 match then {
-                    Then::Wait(claim) => encode(lines, Change::Claim(claim)),
-                    Then::Rest | Then::Free => Ok(()),
+                    Then::Wait(reservation) => encode(lines, Change::Reservation(reservation)),
+                    Then::CoolDown | Then::Free => Ok(()),
                 }
             }
-            Self::Adopt { claim, .. } => encode(lines, Change::Claim(claim)),
-            Self::EndClaim(claim) => encode(lines, Change::Unclaim(claim, Some(date))),
+            Self::Adopt { reservation, .. } => encode(lines, Change::Reservation(reservation)),
+            Self::EndReservation(reservation) => {
+                encode(lines, Change::Unreserve(reservation, Some(date)))
+            }
         }
     }
 
@@ -226,16 +234,18 @@ impl What {
     fn done(&self, state: &mut State, moment: Moment, unix_seconds: u64) {
         match self {
             Self::Add {
-                allocation, claim, ..
-            } => state.add(allocation, claim.as_ref(), moment),
+                allocation,
+                reservation,
+                ..
+            } => state.add(allocation, reservation.as_ref(), moment),
             Self::Update { new, .. } => state.hold(new),
             Self::Remove { allocation, then } => match then {
-                Then::Rest => state.forget(allocation, Some(moment), unix_seconds),
+                Then::CoolDown => state.forget(allocation, Some(moment), unix_seconds),
                 Then::Free => state.forget(allocation, None, unix_seconds),
-                Then::Wait(claim) => state.turn(allocation, claim, unix_seconds),
+                Then::Wait(reservation) => state.turn(allocation, reservation, unix_seconds),
             },
-            Self::Adopt { claim, .. } => state.keep(claim),
-            Self::EndClaim(claim) => state.end(claim, moment),
+            Self::Adopt { reservation, .. } => state.keep(reservation),
+            Self::EndReservation(reservation) => state.end(reservation, moment),
         }
     }
 
@@ -245,15 +255,15 @@ impl What {
             Self::Add {
                 allocation,
                 taken,
-                claim,
+                reservation,
                 ..
-            } => state.abandon(&allocation.owner, taken, claim.as_ref()),
+            } => state.abandon(&allocation.owner, taken, reservation.as_ref()),
             Self::Update {
                 old: allocation, ..
             }
             | Self::Remove { allocation, .. } => state.hold(allocation),
-            Self::Adopt { claim, taken } => state.disown(claim, taken),
-            Self::EndClaim(claim) => state.set_busy(claim, false),
+            Self::Adopt { reservation, taken } => state.disown(reservation, taken),
+            Self::EndReservation(reservation) => state.set_busy(reservation, false),
         }
     }
 }

@@ -198,20 +198,20 @@ impl Host {
         nics.map(|(ifindex, nic)| (ifindex, nic.mark)).collect()
     }
 
-    /// Makes `nics` all that the programs know, and `steer` the link whose ingress leads into the
+    /// Makes `nics` all that the programs know, and `redirect_device` the link whose ingress leads into the
     /// host's stack.
     ///
     /// # Errors
     /// When the kernel refuses a map operation.
-    pub fn set(&self, nics: &[HostNic], steer: Option<u32>) -> Result<(), Error> {
+    pub fn set(&self, nics: &[HostNic], redirect_device: Option<u32>) -> Result<(), Error> {
         let mut maps = lock(&self.maps);
         let config = HostConfig {
-            steer: steer.unwrap_or(0),
+            redirect_device: redirect_device.unwrap_or(0),
             pad: 0,
         };
         maps.host
             .set(0, config, 0)
-            .map_err(|e| map_error("name the link that steers into the host", e))?;
+            .map_err(|e| map_error("name the link that redirects into the host", e))?;
         let mut before = Vec::new();
         for nic in nics {
             before.extend(maps.nics.get(&nic.ifindex, 0).map(|nic| nic.mark));

@@ -47,7 +47,7 @@ use patience::patiently;
 pub use programs::{HOST_PROGRAMS, HostProgram, PROGRAMS, Program, Programs};
 pub use sending::Sending;
 use spoofed::Spoofers;
-pub use trace::{TraceWish, Tracer};
+pub use trace::{TraceRequest, Tracer};
 
 use ebbtide_types::settings::{Marks, PortRange};
 
@@ -179,7 +179,7 @@ impl Setup {
         let mut loader = EbpfLoader::new();
         loader
             .override_global("MARK", &self.marks.reply, true)
-            .override_global("PAST_HOST_MARK", &self.marks.past_host, true)
+            .override_global("HOST_BYPASS_MARK", &self.marks.host_bypass, true)
             .override_global("NIC_MARKS", &self.marks.nics, true)
             .override_global("NIC_REPLY", &self.nic_reply, true)
             .override_global("NODE_PORTS", &self.node_ports, true);

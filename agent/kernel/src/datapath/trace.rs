@@ -15,7 +15,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_TRACE_OBJECT"));
 
 /// Which packets are traced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TraceWish {
+pub struct TraceRequest {
     /// The pod's addresses.
     pub pod: Vec<IpAddr>,
     /// The other side, if it matters.
@@ -29,7 +29,7 @@ pub struct TraceWish {
     pub until: u64,
 }
 
-impl TraceWish {
+impl TraceRequest {
     fn filter(&self) -> TraceFilter {
         let mut filter = TraceFilter {
             until: self.until,
@@ -65,7 +65,7 @@ impl Datapath {
     ///
     /// # Errors
     /// When the kernel refuses a map or program (ring buffers are there since 5.8).
-    pub fn tracer(&self, wish: &TraceWish) -> Result<Tracer, Error> {
+    pub fn tracer(&self, wish: &TraceRequest) -> Result<Tracer, Error> {
         let mut object = self.setup.loader().load(OBJECT)?;
         let programs = Programs::load(&mut object, Traced::ALL.map(Traced::name))?;
         let map = object.map_mut("TRACE").ok_or(Error::Lacks("map TRACE"))?;

@@ -66,10 +66,10 @@ pub struct Received {
 impl Sub for Received {
     type Output = Self;
 
-    fn sub(self, earlier: Self) -> Self {
+    fn sub(self, existing: Self) -> Self {
         Self {
-            messages: self.messages.saturating_sub(earlier.messages),
-            bytes: self.bytes.saturating_sub(earlier.bytes),
+            messages: self.messages.saturating_sub(existing.messages),
+            bytes: self.bytes.saturating_sub(existing.bytes),
         }
     }
 }
@@ -345,12 +345,12 @@ impl Direct {
         Ok(found)
     }
 
-    /// Sends the requests, and gives `hear` each answer with the number of its request, until it says that the last one
+    /// Sends the requests, and gives `observe` each answer with the number of its request, until it says that the last one
     /// has come.
     fn exchange(
         &mut self,
         requests: impl IntoIterator<Item = (RouteNetlinkMessage, u16)>,
-        mut hear: impl FnMut(usize, Answer<'_>) -> bool,
+        mut observe: impl FnMut(usize, Answer<'_>) -> bool,
     ) -> io::Result<()> {
         let datagram = Datagram::new(requests, self.sequence.wrapping_add(1));
         if datagram.count == 0 {
@@ -365,7 +365,7 @@ impl Direct {
             for answer in answers(&self.buffer) {
                 received.messages += 1;
                 if let Some(number) = datagram.request(&answer) {
-                    is_over |= hear(number, answer);
+                    is_over |= observe(number, answer);
                 }
             }
             received.bytes = self.buffer.len() as u64;

@@ -145,10 +145,10 @@ mod tests {
 
     #[test]
     fn an_answer_to_something_else_is_to_none_of_the_requests() {
-        let earlier = Datagram::new([about("a")], 6);
+        let existing = Datagram::new([about("a")], 6);
         let later = Datagram::new([about("a")], 9);
         let datagram = Datagram::new([about("a"), about("b")], 7);
-        for other in [earlier, later] {
+        for other in [existing, later] {
             let mut frames = answers(&other.bytes);
             let frame = frames.next().unwrap();
             assert_eq!(datagram.request(&frame), None);

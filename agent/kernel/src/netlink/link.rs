@@ -351,16 +351,16 @@ impl Batch {
     }
 
     /// Gives the link its MTU and its link-layer address back, where they are others.
-    pub fn put_right(&mut self, link: &Link, mtu: u32, mac: Option<Mac>) {
+    pub fn repair(&mut self, link: &Link, mtu: u32, mac: Option<Mac>) {
         let mut message = LinkUnspec::new_with_index(link.ifindex);
-        let other_mac = mac.filter(|mac| link.mac != Some(*mac));
-        if let Some(mac) = other_mac {
+        let different_mac = mac.filter(|mac| link.mac != Some(*mac));
+        if let Some(mac) = different_mac {
             message = message.address(mac.0.to_vec());
         }
         if link.mtu != mtu {
             message = message.mtu(mtu);
         }
-        if other_mac.is_some() || link.mtu != mtu {
+        if different_mac.is_some() || link.mtu != mtu {
             self.push(
                 format_args!("set the MTU and MAC address of {}", link.name),
                 RouteNetlinkMessage::SetLink(message.build()),

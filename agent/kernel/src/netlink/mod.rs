@@ -6,7 +6,6 @@
 //! go together, in one system call ([`direct`]: the one engine, which [`Netlink`] has behind a lock), and [`netns`] is the only place that changes a
 //! thread's namespace.
 
-pub mod announcement;
 pub mod by_gateway;
 pub mod defaults;
 pub mod direct;
@@ -24,6 +23,7 @@ pub mod model;
 pub mod multicast;
 mod namespaces;
 pub mod netns;
+pub mod notification;
 pub mod ours;
 pub mod route_filter;
 pub mod siblings;

@@ -6,7 +6,7 @@ use ebbtide_layout::HOST_MAC;
 use ebbtide_types::Mac;
 use tracing::warn;
 
-use super::{HostPlan, NodeFacts, host::STEER};
+use super::{HostPlan, NodeFacts, host::REDIRECT_DEVICE};
 use crate::{
     datapath::{self, Datapath},
     netlink::{
@@ -30,18 +30,18 @@ pub enum Error {
 
 /// No packet is longer: kernels before 5.12 drop what is redirected to a link whose MTU it exceeds
 /// (`is_skb_forwardable` in `__bpf_rx_skb`, net/core/filter.c).
-const STEER_MTU: u32 = 65535;
+const REDIRECT_DEVICE_MTU: u32 = 65535;
 
-/// The index of the link [`STEER`], if it is there and as it should be.
-pub async fn find_steer(host: &Netlink) -> Option<u32> {
-    let link = host.link(STEER).await.ok().flatten()?;
+/// The index of the link [`REDIRECT_DEVICE`], if it is there and as it should be.
+pub async fn find_redirect_device(host: &Netlink) -> Option<u32> {
+    let link = host.link(REDIRECT_DEVICE).await.ok().flatten()?;
     (link.up && link.mac == Some(Mac(HOST_MAC))).then_some(link.ifindex)
 }
 
-/// Makes the link [`STEER`] and gives its index; `None`, with a word in the log, where the kernel
+/// Makes the link [`REDIRECT_DEVICE`] and gives its index; `None`, with a word in the log, where the kernel
 /// has no such links.
-pub async fn steer(host: &Netlink) -> Option<u32> {
-    match make_steer(host).await {
+pub async fn redirect_device(host: &Netlink) -> Option<u32> {
+    match make_redirect_device(host).await {
         Ok(index) => index,
         Err(e) => {
             warn!(
@@ -53,14 +53,14 @@ pub async fn steer(host: &Netlink) -> Option<u32> {
     }
 }
 
-async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
-    if host.link(STEER).await?.is_none() {
+async fn make_redirect_device(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
+    if host.link(REDIRECT_DEVICE).await?.is_none() {
         let mut batch = Batch::default();
-        batch.add_dummy(STEER, Mac(HOST_MAC));
+        batch.add_dummy(REDIRECT_DEVICE, Mac(HOST_MAC));
         batch.run(host).await?;
     }
     let setting = |path: &str, value: &str| Sysctl {
-        path: path.replace("STEER", STEER),
+        path: path.replace("STEER", REDIRECT_DEVICE),
         value: value.to_owned(),
     };
     // All of the world's addresses come in here. Where `all` filters, the mark and its rule satisfy it.
@@ -74,12 +74,12 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
         settings.push(setting("net/ipv6/conf/STEER/addr_gen_mode", "1"));
     }
     sysctl::write_all(&settings)?;
-    let Some(link) = host.link(STEER).await? else {
+    let Some(link) = host.link(REDIRECT_DEVICE).await? else {
         return Ok(None);
     };
     let mut batch = Batch::default();
-    batch.put_right(&link, STEER_MTU, Some(Mac(HOST_MAC)));
-    batch.set_up(STEER, link.ifindex, Some("ebbtide"));
+    batch.repair(&link, REDIRECT_DEVICE_MTU, Some(Mac(HOST_MAC)));
+    batch.set_up(REDIRECT_DEVICE, link.ifindex, Some("ebbtide"));
     batch.run(host).await?;
     Ok(Some(link.ifindex))
 }
@@ -95,7 +95,7 @@ async fn make_steer(host: &Netlink) -> Result<Option<u32>, netlink::Error> {
 /// When the kernel does not answer, or refuses maps or programs.
 pub async fn apply(
     host_plan: &HostPlan,
-    steer: Option<u32>,
+    redirect_device: Option<u32>,
     facts: &NodeFacts,
     pods: &Pods,
     host: &Netlink,
@@ -109,7 +109,7 @@ pub async fn apply(
         .nics
         .iter()
         .map(|nic| (nic.name.as_str(), nic.ifindex))
-        .chain(steer.map(|index| (STEER, index)))
+        .chain(redirect_device.map(|index| (REDIRECT_DEVICE, index)))
         .collect();
     let mut batch = Batch::default();
     for route in &plan.routes {
@@ -122,7 +122,7 @@ pub async fn apply(
     }
     // Before a packet is marked there are the rules and tables that the marks lead to.
     refused.extend(batch.run_all(host).await);
-    datapath.host.set(nics, steer)?;
+    datapath.host.set(nics, redirect_device)?;
     let mut batch = Batch::default();
     let programs = datapath.programs();
     let hooks = host.tc_hooks().await?;
@@ -203,9 +203,9 @@ async fn prune(
 pub async fn take_away(pods: &Pods, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
     prune(&HostPlan::default(), pods, host, datapath).await?;
     datapath.host.set(&[], None)?;
-    if let Some(link) = host.link(STEER).await? {
+    if let Some(link) = host.link(REDIRECT_DEVICE).await? {
         let mut batch = Batch::default();
-        batch.delete_link(STEER, link.ifindex);
+        batch.delete_link(REDIRECT_DEVICE, link.ifindex);
         batch.run(host).await?;
     }
     Ok(())

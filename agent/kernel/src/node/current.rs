@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::NodeFacts;
-use crate::netlink::{Error, Netlink, announcement::Announcement};
+use crate::netlink::{Error, Netlink, notification::Notification};
 
-/// A snapshot that the kernel's announcements keep true: it is thrown away when one of them says
+/// A snapshot that the kernel's netlink notifications keep true: it is thrown away when one of them says
 /// something else, and read again by whoever needs it next.
 #[derive(Debug, Default)]
 pub struct CurrentFacts {
@@ -20,7 +20,7 @@ struct State {
     listening: bool,
     snapshot: Option<Arc<NodeFacts>>,
     /// What was announced while the facts were being read, and whether they are.
-    meanwhile: Option<Vec<Announcement>>,
+    meanwhile: Option<Vec<Notification>>,
 }
 
 impl CurrentFacts {
@@ -42,13 +42,13 @@ impl CurrentFacts {
         let meanwhile = state.meanwhile.take().unwrap_or_default();
         let facts = Arc::new(read?);
         // What was announced meanwhile may be in the facts, or half of it.
-        if state.listening && !meanwhile.iter().any(|heard| facts.is_news(heard)) {
+        if state.listening && !meanwhile.iter().any(|heard| facts.changes_facts(heard)) {
             state.snapshot = Some(Arc::clone(&facts));
         }
         Ok(facts)
     }
 
-    /// The facts, certainly true of the link `name`: announcements take a moment, and an interface
+    /// The facts, certainly true of the link `name`: notifications take a moment, and an interface
     /// must not be made on a link that has just been replaced.
     ///
     /// # Errors
@@ -79,28 +79,28 @@ impl CurrentFacts {
         self.forget();
     }
 
-    /// Says whether announcements are being heard from now on. The snapshot goes either way:
+    /// Says whether notifications are being heard from now on. The snapshot goes either way:
     /// nobody knows what was missed before.
     pub fn listen(&self, listening: bool) {
         self.forget();
         self.state().listening = listening;
     }
 
-    /// Takes notice of an announcement. True if it was news.
-    pub fn hear(&self, announcement: &Announcement) -> bool {
+    /// Takes notice of a notification. True if it was news.
+    pub fn observe(&self, notification: &Notification) -> bool {
         let mut state = self.state();
         if let Some(meanwhile) = &mut state.meanwhile {
-            meanwhile.push(announcement.clone());
+            meanwhile.push(notification.clone());
         }
         let news = match &state.snapshot {
-            Some(snapshot) => snapshot.is_news(announcement),
+            Some(snapshot) => snapshot.changes_facts(notification),
             None => !matches!(
-                announcement,
-                Announcement::ForeignRule
-                    | Announcement::RouteGone(_)
-                    | Announcement::RuleGone
-                    | Announcement::HookGone(_)
-                    | Announcement::Other
+                notification,
+                Notification::ForeignRule
+                    | Notification::RouteGone(_)
+                    | Notification::RuleGone
+                    | Notification::HookGone(_)
+                    | Notification::Other
             ),
         };
         if news {
@@ -114,7 +114,7 @@ impl CurrentFacts {
         let mut state = self.state();
         state.snapshot = None;
         if let Some(meanwhile) = &mut state.meanwhile {
-            meanwhile.push(Announcement::Overrun);
+            meanwhile.push(Notification::Overrun);
         }
     }
 

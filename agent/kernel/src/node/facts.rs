@@ -6,12 +6,12 @@ use ebbtide_layout::HOST_MAC;
 use ebbtide_types::{Family, Mac};
 use ipnet::IpNet;
 
-use super::host::STEER;
+use super::host::REDIRECT_DEVICE;
 use crate::netlink::{
     Error, Netlink,
-    announcement::Announcement,
     link::{Link, LinkAddress},
     model::{Route, Sysctl},
+    notification::Notification,
     sysctl,
 };
 
@@ -141,9 +141,9 @@ impl NodeFacts {
         })
     }
 
-    /// Whether the announcement says something that these facts do not.
+    /// Whether the notification says something that these facts do not.
     #[must_use]
-    pub fn is_news(&self, announcement: &Announcement) -> bool {
+    pub fn changes_facts(&self, notification: &Notification) -> bool {
         let at = |ifindex: &u32| self.nics.iter().find(|nic| nic.ifindex == *ifindex);
         let has = |address: &LinkAddress| {
             let net = &address.address;
@@ -158,28 +158,28 @@ impl NodeFacts {
                 own.any(|route| route.via == *via)
             })
         };
-        match announcement {
-            Announcement::Link(link) => match at(&link.ifindex) {
+        match notification {
+            Notification::Link(link) => match at(&link.ifindex) {
                 Some(nic) => !nic.is_still(link),
                 None => concerns(link),
             },
-            Announcement::LinkGone(link) => at(&link.ifindex).is_some(),
-            Announcement::Address(new) => match says_ipv6(new) {
+            Notification::LinkGone(link) => at(&link.ifindex).is_some(),
+            Notification::Address(new) => match says_ipv6(new) {
                 Some(ifindex) => at(&ifindex).is_some_and(|nic| !nic.ipv6),
                 None => !is_link_local(&new.address.addr()) && has(new) == Some(false),
             },
-            Announcement::AddressGone(gone) => match says_ipv6(gone) {
+            Notification::AddressGone(gone) => match says_ipv6(gone) {
                 Some(ifindex) => at(&ifindex).is_some_and(|nic| nic.ipv6),
                 None => has(gone) == Some(true),
             },
-            Announcement::Default(hops) => hops.iter().any(|hop| leads(hop) == Some(false)),
-            Announcement::DefaultGone(hops) => hops.iter().any(|hop| leads(hop) == Some(true)),
-            Announcement::Overrun => true,
-            Announcement::ForeignRule
-            | Announcement::RouteGone(_)
-            | Announcement::RuleGone
-            | Announcement::HookGone(_)
-            | Announcement::Other => false,
+            Notification::Default(hops) => hops.iter().any(|hop| leads(hop) == Some(false)),
+            Notification::DefaultGone(hops) => hops.iter().any(|hop| leads(hop) == Some(true)),
+            Notification::Overrun => true,
+            Notification::ForeignRule
+            | Notification::RouteGone(_)
+            | Notification::RuleGone
+            | Notification::HookGone(_)
+            | Notification::Other => false,
         }
     }
 
@@ -231,7 +231,7 @@ const LOOPBACK: u32 = 1;
 
 /// Whether a link is among the facts at all.
 fn concerns(link: &Link) -> bool {
-    !link.loopback && !is_pod_veth(link) && link.name != STEER
+    !link.loopback && !is_pod_veth(link) && link.name != REDIRECT_DEVICE
 }
 
 /// Whether an address on the loopback is one that others may ask for.
@@ -312,42 +312,42 @@ mod tests {
             ..link("ens5", 2)
         };
         let via = |last| Some([172, 31, 16, last].into());
-        for (announcement, news) in [
-            (Announcement::Link(link("ens5", 2)), false),
-            (Announcement::Link(larger), true),
-            (Announcement::Link(link("ens7", 7)), true),
-            (Announcement::Link(pods), false),
-            (Announcement::LinkGone(link("ens5", 2)), true),
-            (Announcement::LinkGone(link("ens9", 9)), false),
-            (Announcement::Address(address(2, "172.31.22.228/20")), false),
-            (Announcement::Address(address(2, "172.31.22.229/20")), true),
-            (Announcement::Address(address(2, "fe80::1/64")), false),
-            (Announcement::AddressGone(address(2, "fe80::1/64")), true),
-            (Announcement::AddressGone(address(9, "fe80::1/64")), false),
+        for (notification, news) in [
+            (Notification::Link(link("ens5", 2)), false),
+            (Notification::Link(larger), true),
+            (Notification::Link(link("ens7", 7)), true),
+            (Notification::Link(pods), false),
+            (Notification::LinkGone(link("ens5", 2)), true),
+            (Notification::LinkGone(link("ens9", 9)), false),
+            (Notification::Address(address(2, "172.31.22.228/20")), false),
+            (Notification::Address(address(2, "172.31.22.229/20")), true),
+            (Notification::Address(address(2, "fe80::1/64")), false),
+            (Notification::AddressGone(address(2, "fe80::1/64")), true),
+            (Notification::AddressGone(address(9, "fe80::1/64")), false),
             (
-                Announcement::AddressGone(address(2, "169.254.7.7/16")),
+                Notification::AddressGone(address(2, "169.254.7.7/16")),
                 false,
             ),
-            (Announcement::Address(address(9, "10.0.0.1/32")), false),
+            (Notification::Address(address(9, "10.0.0.1/32")), false),
             (
-                Announcement::AddressGone(address(2, "172.31.22.228/20")),
+                Notification::AddressGone(address(2, "172.31.22.228/20")),
                 true,
             ),
-            (Announcement::AddressGone(address(2, "10.0.0.1/32")), false),
-            (Announcement::Default(vec![(2, via(1))]), false),
-            (Announcement::Default(vec![(2, via(2))]), true),
-            (Announcement::DefaultGone(vec![(2, via(1))]), true),
-            (Announcement::DefaultGone(vec![(9, via(1))]), false),
-            (Announcement::Default(vec![(2, via(1)), (2, via(3))]), true),
-            (Announcement::Address(address(1, "192.0.2.7/32")), false),
-            (Announcement::Address(address(1, "192.0.2.8/32")), true),
-            (Announcement::Address(address(1, "127.0.0.2/8")), false),
-            (Announcement::AddressGone(address(1, "192.0.2.7/32")), true),
-            (Announcement::Overrun, true),
-            (Announcement::ForeignRule, false),
-            (Announcement::RuleGone, false),
+            (Notification::AddressGone(address(2, "10.0.0.1/32")), false),
+            (Notification::Default(vec![(2, via(1))]), false),
+            (Notification::Default(vec![(2, via(2))]), true),
+            (Notification::DefaultGone(vec![(2, via(1))]), true),
+            (Notification::DefaultGone(vec![(9, via(1))]), false),
+            (Notification::Default(vec![(2, via(1)), (2, via(3))]), true),
+            (Notification::Address(address(1, "192.0.2.7/32")), false),
+            (Notification::Address(address(1, "192.0.2.8/32")), true),
+            (Notification::Address(address(1, "127.0.0.2/8")), false),
+            (Notification::AddressGone(address(1, "192.0.2.7/32")), true),
+            (Notification::Overrun, true),
+            (Notification::ForeignRule, false),
+            (Notification::RuleGone, false),
         ] {
-            assert_eq!(facts.is_news(&announcement), news, "{announcement:?}");
+            assert_eq!(facts.changes_facts(&notification), news, "{notification:?}");
         }
     }
 }

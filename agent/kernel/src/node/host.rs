@@ -12,12 +12,12 @@
 //! | base + 4 | `from all lookup pods`               | the way to this node's pods |
 //! | base + 5 | `fwmark NIC iif NIC goto base + 7`, `fwmark NIC iif lo goto base + 7` | strict rp_filter: packets themselves, and the node's own |
 //! | base + 6 | `fwmark NIC lookup T`                | strict rp_filter on requests for Services |
-//! | base + 6 | `fwmark STEERED lookup T(steer)`     | rp_filter on what is steered past ipvlan to a pod |
+//! | base + 6 | `fwmark REDIRECTED lookup T(redirect_device)`     | rp_filter on what is steered past ipvlan to a pod |
 //! | base + 7 | `nop`                                | where all that is not ours goes on |
 //!
 //! **What has a mark.** NIC+REPLY is set in two places: at the host's end of a pod's veth, on replies to what came
 //! in by a NIC, and at a NIC's egress, on what is sent on from there to another. Either leaves by that NIC: nothing
-//! that comes in from outside has it, and nothing of others. STEERED, all bits, is set on answers for a pod that the
+//! that comes in from outside has it, and nothing of others. REDIRECTED, all bits, is set on answers for a pod that the
 //! host has to translate first; they go into the pod.
 //!
 //! NIC alone is set where a NIC filters reverse paths strictly, and nowhere else (the last rules are there only then).
@@ -54,7 +54,7 @@ use crate::{
 /// A link that leads nowhere, made for its ingress: what is redirected there is in the host's
 /// stack, past the NIC's ipvlan handler. The veth of the pod would do as well but for reverse path
 /// filtering (no far address is behind it) and ICMP redirects (in and out by one link).
-pub const STEER: &str = "ebbtide0";
+pub const REDIRECT_DEVICE: &str = "ebbtide0";
 
 /// What the node needs on its NICs. Without a pod, nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,7 +165,7 @@ fn sysctl(link: &str, name: &str, value: &str) -> Sysctl {
 }
 
 /// What the node needs on its NICs: `known` says which links are some, `behind` what is behind one, `known_marks` the
-/// marks that they have, by interface index, `steer` the index of the link [`STEER`], if there could be one, and
+/// marks that they have, by interface index, `redirect_device` the index of the link [`REDIRECT_DEVICE`], if there could be one, and
 /// `strict` who filters reverse paths on a NIC.
 #[must_use]
 pub fn host_plan(
@@ -173,7 +173,7 @@ pub fn host_plan(
     known: &Known,
     behind: impl Fn(&Nic) -> Behind,
     known_marks: &[(u32, u32)],
-    steer: Option<u32>,
+    redirect_device: Option<u32>,
     strict: impl Fn(&str) -> Strict,
     rules: Rules<'_>,
 ) -> HostPlan {
@@ -188,10 +188,10 @@ pub fn host_plan(
             .collect();
         strict(&nic.name).but_for(&families)
     };
-    let carriers: Vec<(&Nic, Strict)> = nics(facts, known, rules)
+    let uplinks: Vec<(&Nic, Strict)> = nics(facts, known, rules)
         .map(|nic| (nic, strict(nic)))
         .collect();
-    let indices: Vec<u32> = carriers.iter().map(|(nic, _)| nic.ifindex).collect();
+    let indices: Vec<u32> = uplinks.iter().map(|(nic, _)| nic.ifindex).collect();
     let marks = rules.values().of(&indices, known_marks);
     let families = || Family::BOTH.into_iter().filter(|family| facts.has(*family));
     let mut plan = NamespacePlan::default();
@@ -199,9 +199,9 @@ pub fn host_plan(
     let mut has_end = false;
     plan.rules.extend(pods_rules(facts, rules));
     for family in families() {
-        let mut carriers = carriers.iter();
+        let mut uplinks = uplinks.iter();
         let may = |(nic, strict): &(&Nic, Strict)| nic.has(family) && strict.firewall.is_in(family);
-        if reply != 0 && carriers.any(may) {
+        if reply != 0 && uplinks.any(may) {
             let (mark, mask) = (reply, reply);
             let selector = Selector::LocalMark { mark, mask };
             let pods = Action::Table(settings.host_table);
@@ -209,45 +209,46 @@ pub fn host_plan(
                 .push(rules.at(Step::Asked, family, selector, pods));
         }
     }
-    if let Some(steer) = steer {
-        let table = nic_table(settings, steer);
-        plan.sysctls.push(sysctl(STEER, "src_valid_mark", "1"));
+    if let Some(redirect_device) = redirect_device {
+        let table = nic_table(settings, redirect_device);
+        plan.sysctls
+            .push(sysctl(REDIRECT_DEVICE, "src_valid_mark", "1"));
         let is_filtered = |family: &Family| {
-            let mut carriers = carriers.iter();
+            let mut uplinks = uplinks.iter();
             *family == Family::V4
-                || carriers.any(|(nic, strict)| nic.has(*family) && strict.is_in(*family))
+                || uplinks.any(|(nic, strict)| nic.has(*family) && strict.is_in(*family))
         };
         for family in families().filter(is_filtered) {
             if family == Family::V6 {
                 // Where IPv6 is off for all links but a NIC, the link would take no route (`fib6_nh_init`, net/ipv6/route.c).
                 plan.sysctls.push(Sysctl {
-                    path: format!("net/ipv6/conf/{STEER}/disable_ipv6"),
+                    path: format!("net/ipv6/conf/{REDIRECT_DEVICE}/disable_ipv6"),
                     value: "0".to_owned(),
                 });
             }
             plan.routes.push(Route {
-                link: STEER.to_owned(),
+                link: REDIRECT_DEVICE.to_owned(),
                 destination: family.everything(),
                 via: None,
                 source: None,
                 table,
             });
-            let steered = Selector::Mark { mark: mask, mask };
+            let redirected = Selector::Mark { mark: mask, mask };
             let lead = Action::Table(table);
             plan.rules
-                .push(rules.at(Step::Strict, family, steered, lead));
-            let mut carriers = carriers.iter();
+                .push(rules.at(Step::Strict, family, redirected, lead));
+            let mut uplinks = uplinks.iter();
             let without =
-                carriers.any(|(nic, strict)| nic.has(family) && strict.firewall.without_marks);
+                uplinks.any(|(nic, strict)| nic.has(family) && strict.firewall.without_marks);
             if family == Family::V6 && without {
                 let from = family.everything();
-                let link = STEER.to_owned();
+                let link = REDIRECT_DEVICE.to_owned();
                 let asked = Selector::OutLink { from, link };
                 plan.rules.push(rules.at(Step::Strict, family, asked, lead));
             }
         }
     }
-    for ((nic, strict), mark) in carriers.into_iter().zip(marks) {
+    for ((nic, strict), mark) in uplinks.into_iter().zip(marks) {
         let behind = behind(nic);
         let filtered = match mark {
             0 => Strict::default(),

@@ -8,11 +8,11 @@ use std::{
 
 use tracing::debug;
 
-use super::{STEER, is_pod_veth};
+use super::{REDIRECT_DEVICE, is_pod_veth};
 use crate::netlink::{
-    announcement::Announcement,
     link::Link,
     model::{NamespacePlan, Selector},
+    notification::Notification,
     route_filter::RouteFilter,
 };
 
@@ -33,7 +33,7 @@ impl Interest {
     /// That of a plan, on a host with these links.
     #[must_use]
     pub fn of(plan: &NamespacePlan, links: &HashMap<String, Link>) -> Self {
-        let mut names = BTreeSet::from([STEER.to_owned()]);
+        let mut names = BTreeSet::from([REDIRECT_DEVICE.to_owned()]);
         names.extend(plan.addresses.iter().map(|object| object.link.clone()));
         names.extend(plan.neighbours.iter().map(|object| object.link.clone()));
         names.extend(plan.routes.iter().map(|object| object.link.clone()));
@@ -60,25 +60,25 @@ impl Interest {
 
     /// Whether something of ours may be gone or changed after this event, or may find its place free now.
     #[must_use]
-    pub fn concerns(&self, event: &Announcement) -> bool {
+    pub fn concerns(&self, event: &Notification) -> bool {
         match event {
-            Announcement::Overrun
-            | Announcement::DefaultGone(_)
-            | Announcement::ForeignRule
-            | Announcement::RuleGone => true,
-            Announcement::Default(_) | Announcement::Other => false,
-            Announcement::RouteGone(route) => route.ours || self.tables.contains(&route.table),
+            Notification::Overrun
+            | Notification::DefaultGone(_)
+            | Notification::ForeignRule
+            | Notification::RuleGone => true,
+            Notification::Default(_) | Notification::Other => false,
+            Notification::RouteGone(route) => route.ours || self.tables.contains(&route.table),
             // A new pod's pair is known by itself. So is a NIC that was replaced, by its name.
-            Announcement::Link(link) | Announcement::LinkGone(link) => {
+            Notification::Link(link) | Notification::LinkGone(link) => {
                 is_pod_veth(link)
                     || self.names.contains(&link.name)
                     || self.indices.contains(&link.ifindex)
             }
-            Announcement::Address(own) | Announcement::AddressGone(own) => {
+            Notification::Address(own) | Notification::AddressGone(own) => {
                 self.indices.contains(&own.ifindex) || self.sources.contains(&own.address.addr())
             }
             // A link that came since then may be a pod's.
-            Announcement::HookGone(ifindex) => !self.foreign.contains(ifindex),
+            Notification::HookGone(ifindex) => !self.foreign.contains(ifindex),
         }
     }
 }
@@ -116,11 +116,11 @@ impl Attention {
 
     /// Whether something of ours may be gone or changed after this event.
     #[must_use]
-    pub fn is_drawn_by(&self, event: &Announcement) -> bool {
+    pub fn is_drawn_by(&self, event: &Notification) -> bool {
         let known = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
             Some(interest) => interest.concerns(event),
-            None => !matches!(event, Announcement::Other | Announcement::Default(_)),
+            None => !matches!(event, Notification::Other | Notification::Default(_)),
         }
     }
 }
@@ -133,9 +133,9 @@ mod tests {
 
     use super::*;
     use crate::netlink::{
-        announcement::RouteGone,
         link::LinkAddress,
         model::{Action, Route, Rule},
+        notification::RouteGone,
     };
 
     fn link(name: &str, ifindex: u32) -> Link {
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn only_what_can_have_to_do_with_ours_is_worth_a_look() {
-        use Announcement as Event;
+        use Notification as Event;
         let address = |ifindex, address: &str| LinkAddress {
             ifindex,
             address: address.parse().unwrap(),
@@ -211,7 +211,7 @@ mod tests {
             (Event::Link(link("ens6", 3)), true),
             (Event::Link(link("ens6", 12)), true),
             (Event::Link(link("renamed", 2)), true),
-            (Event::LinkGone(link(STEER, 5)), true),
+            (Event::LinkGone(link(REDIRECT_DEVICE, 5)), true),
             (Event::LinkGone(link("ens5", 2)), true),
             (Event::Link(link("docker0", 4)), false),
             (Event::LinkGone(link("docker0", 4)), false),

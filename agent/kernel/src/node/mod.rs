@@ -12,11 +12,13 @@ mod role;
 mod strict;
 mod values;
 
-pub use apply::{Error as HostError, Pods, apply, find_steer, steer, take_away};
+pub use apply::{
+    Error as HostError, Pods, apply, find_redirect_device, redirect_device, take_away,
+};
 pub use current::CurrentFacts;
 pub use facts::{ALIAS, Nic, NodeFacts, has_ipv6, is_link_local, is_pod_veth};
 pub use front::{Routed, base_in_front, free_priorities, in_front};
-pub use host::{HostPlan, STEER, host_plan, nics, own_defaults, veth_filters};
+pub use host::{HostPlan, REDIRECT_DEVICE, host_plan, nics, own_defaults, veth_filters};
 pub use interest::{Attention, Interest};
 pub use plan::{
     Behind, PRIORITIES, PoolNetwork, Rules, forwarding, nic_plan, nic_table, pods_rules,

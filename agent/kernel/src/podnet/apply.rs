@@ -114,7 +114,7 @@ fn sending(net: &PodNet, veth: Option<u32>, mac: Option<Mac>) -> Sending {
     Sending {
         mac: mac.filter(|_| net.sends_frames()),
         veth,
-        past_host: net.past_host,
+        host_bypass: net.host_bypass,
         follows_tcp: !net.accepts_marks(),
     }
 }
@@ -188,7 +188,7 @@ impl Work {
         if let Some(veth) = &net.veth {
             settings.write_all(&net.in_host.sysctls)?;
             let link = present(&found, &veth.host_name, netlink)?;
-            batch.put_right(link, veth.mtu, Some(veth.host_mac));
+            batch.repair(link, veth.mtu, Some(veth.host_mac));
             batch.bring_up(link, &net.alias);
         }
         if let Some(veth) = &net.shared_veth {
@@ -216,12 +216,12 @@ impl Work {
         }
         if let Some(veth) = &net.veth {
             let link = present(&found, &veth.pod_name, pod)?;
-            batch.put_right(link, veth.mtu, Some(veth.pod_mac));
+            batch.repair(link, veth.mtu, Some(veth.pod_mac));
             batch.bring_up(link, &net.alias);
         }
         let link = present(&found, &net.interface, pod)?;
         if let Some(ipvlan) = &net.ipvlan {
-            batch.put_right(link, ipvlan.mtu, None);
+            batch.repair(link, ipvlan.mtu, None);
             batch.bring_up(link, &net.alias);
         }
         if let Some(veth) = &net.shared_veth {

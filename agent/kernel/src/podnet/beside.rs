@@ -12,7 +12,7 @@ use ebbtide_types::{
     settings::{Settings, is_kernel_table},
 };
 
-use super::model::{Earlier, NetworkSpec, PodAddress, Sandbox};
+use super::model::{Existing, NetworkSpec, PodAddress, Sandbox};
 use crate::netlink::model::{Action, MAIN_TABLE, Rule, Selector};
 
 /// Tables for subnets alone are so much further than those of their interfaces. No pod has so many.
@@ -32,26 +32,26 @@ pub(super) struct Tables {
 
 /// The families whose default route is another interface's, where an interface of these addresses
 /// stands beside one of another plugin's. Empty where it does not.
-pub(super) fn others_defaults(earlier: &Earlier, addresses: &[PodAddress]) -> Vec<Family> {
+pub(super) fn others_defaults(existing: &Existing, addresses: &[PodAddress]) -> Vec<Family> {
     let concerned = |family: &Family| families(addresses).any(|(own, _)| own == *family);
-    if !earlier.others_defaults.iter().any(concerned) {
+    if !existing.others_defaults.iter().any(concerned) {
         return Vec::new();
     }
-    if earlier.tables.contains(&MAIN_TABLE) {
+    if existing.tables.contains(&MAIN_TABLE) {
         return Family::BOTH.into();
     }
-    earlier.others_defaults.clone()
+    existing.others_defaults.clone()
 }
 
 pub(super) fn tables(
     sandbox: &Sandbox,
-    earlier: &Earlier,
+    existing: &Existing,
     network: &NetworkSpec,
     others_defaults: &[Family],
     settings: &Settings,
 ) -> Tables {
     let is_beside = !others_defaults.is_empty();
-    let own = own_table(sandbox, earlier, network, is_beside, settings);
+    let own = own_table(sandbox, existing, network, is_beside, settings);
     let has_default = |family: &Family| match &network.default_route {
         Some(chosen) => *chosen == sandbox.interface,
         None => !others_defaults.contains(family),
@@ -71,23 +71,23 @@ pub(super) fn tables(
 /// from its addresses goes out by it.
 fn own_table(
     sandbox: &Sandbox,
-    earlier: &Earlier,
+    existing: &Existing,
     network: &NetworkSpec,
     is_beside: bool,
     settings: &Settings,
 ) -> Option<u32> {
-    if let Some(table) = earlier.own_table {
+    if let Some(table) = existing.own_table {
         return (table != MAIN_TABLE).then_some(table);
     }
     let has_default = !is_beside
         && match &network.default_route {
             Some(chosen) => *chosen == sandbox.interface,
-            None => !earlier.tables.contains(&MAIN_TABLE),
+            None => !existing.tables.contains(&MAIN_TABLE),
         };
     let mut candidates = settings.reply_table.saturating_add(1)..=u32::MAX;
     (!has_default)
         .then(|| {
-            candidates.find(|table| !is_kernel_table(*table) && !earlier.tables.contains(table))
+            candidates.find(|table| !is_kernel_table(*table) && !existing.tables.contains(table))
         })
         .flatten()
 }
@@ -97,12 +97,12 @@ fn own_table(
 /// subnets of all.
 pub(super) fn rules(
     addresses: &[PodAddress],
-    earlier: &Earlier,
+    existing: &Existing,
     tables: &Tables,
     settings: &Settings,
 ) -> Vec<Rule> {
-    let mut in_main = earlier.in_main.clone();
-    if tables.own.is_none() && earlier.own_table.is_none() && !earlier.tables.is_empty() {
+    let mut in_main = existing.in_main.clone();
+    if tables.own.is_none() && existing.own_table.is_none() && !existing.tables.is_empty() {
         in_main.extend(addresses.iter().map(|pod| pod.address.addr()));
     }
     in_main.retain(|address| families(addresses).any(|(own, _)| own == Family::of(*address)));

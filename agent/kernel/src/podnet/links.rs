@@ -155,7 +155,7 @@ fn refuse_another_mode(ipvlan: &Ipvlan, master: u32, host: &mut Direct) -> Resul
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    Err(Error::OtherMode {
+    Err(Error::ModeConflict {
         master: ipvlan.master.clone(),
         mode: ipvlan.mode,
         theirs: first.mode,
@@ -182,10 +182,10 @@ fn explained(refused: netlink::Error, master: Option<u32>, netlink: &mut Direct)
         .filter(|_| is_taken)
         .map(|master| netlink.holder_of(master));
     match holder {
-        Some(Ok((holder, way_out))) => Error::MasterTaken {
+        Some(Ok((holder, hint))) => Error::MasterTaken {
             source: refused,
             holder,
-            way_out,
+            hint,
         },
         _ => refused.into(),
     }

@@ -12,18 +12,18 @@ mod model;
 mod others;
 mod plan;
 mod remove;
-mod renew;
+mod replan;
 mod strangers;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{Links, apply};
 pub use check::{check, is_attached};
-pub use model::{Delegate, Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
+pub use model::{Delegate, Existing, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
 pub use others::{Others, marks_in};
 pub use plan::plan;
 pub use remove::{forget, remove};
-pub use renew::{prune, renew};
+pub use replan::{prune, replan};
 pub use strangers::{Undone, undo};
 
 use ebbtide_types::IpvlanMode;
@@ -48,7 +48,7 @@ pub enum Error {
         /// Who has it.
         holder: String,
         /// What can be done.
-        way_out: String,
+        hint: String,
     },
     /// The name of a link that was to be made is taken.
     #[error("{name} is there already {place}: {what}")]
@@ -64,7 +64,7 @@ pub enum Error {
     #[error(
         "{master} has ipvlan interfaces of others in mode {theirs}, and would give them mode {mode}: {siblings}"
     )]
-    OtherMode {
+    ModeConflict {
         /// Name of the NIC.
         master: String,
         /// The mode that was asked for.

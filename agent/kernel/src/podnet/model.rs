@@ -50,7 +50,7 @@ fn number(netns_inode: u64) -> u16 {
 
 /// What the pod has already, from its earlier interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Earlier {
+pub struct Existing {
     /// The veth pair that the first interface brought; later ones share it.
     pub veth: Option<Veth>,
     /// The routing tables that are taken in the pod; the main one by who has the default route.
@@ -216,10 +216,10 @@ pub struct PodNet {
     /// route stays as it is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others_defaults: Vec<Family>,
-    /// Whether all that is sent by the interface goes past the host's stack: by the pair, and from the
+    /// Whether all that is sent by the interface goes by the host-stack bypass: by the pair, and from the
     /// host's end of it straight to the NIC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub past_host: bool,
+    pub host_bypass: bool,
     /// Whether the NIC answers who asks for the addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub answered: bool,
@@ -255,7 +255,7 @@ impl PodNet {
 
     /// Whether its addresses are not from the pools.
     #[must_use]
-    pub fn is_guest(&self) -> bool {
+    pub fn is_chained(&self) -> bool {
         self.ipvlan.is_none() || self.delegate.is_some()
     }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::{
     answer,
     beside::{self, Tables, families},
-    model::{Earlier, IPV6_MIN_MTU, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
+    model::{Existing, IPV6_MIN_MTU, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
 };
 use crate::{
     datapath::{PROGRAMS, Program},
@@ -60,7 +60,7 @@ fn alias(pod: &str, interface: &str) -> String {
 /// When the node cannot carry it; the message says why and what to do.
 pub fn plan(
     sandbox: &Sandbox,
-    earlier: &Earlier,
+    existing: &Existing,
     network: &NetworkSpec,
     addresses: &[PodAddress],
     node: &NodeFacts,
@@ -81,18 +81,18 @@ pub fn plan(
             master: network.master.clone(),
         });
     }
-    let veth = (network.veth && earlier.veth.is_none()).then(|| Veth {
+    let veth = (network.veth && existing.veth.is_none()).then(|| Veth {
         host_name: host_end(&sandbox.container_id, &sandbox.interface),
         host_mac: Mac(HOST_MAC),
         pod_name: VETH.to_owned(),
         pod_mac: Mac(POD_MAC),
         mtu,
     });
-    let shared_veth = earlier.veth.clone().filter(|_| network.veth);
+    let shared_veth = existing.veth.clone().filter(|_| network.veth);
     let is_ours = network.made_before.is_none();
-    let accept_marks = network.accept_marks && !earlier.marks;
-    let others_defaults = beside::others_defaults(earlier, addresses);
-    let tables = beside::tables(sandbox, earlier, network, &others_defaults, settings);
+    let accept_marks = network.accept_marks && !existing.marks;
+    let others_defaults = beside::others_defaults(existing, addresses);
+    let tables = beside::tables(sandbox, existing, network, &others_defaults, settings);
     let table = tables.own;
     let mut in_pod = NamespacePlan::default();
     let mut in_host = NamespacePlan::default();
@@ -105,7 +105,7 @@ pub fn plan(
             settings,
             &mut in_pod,
         );
-        let beside = beside::rules(addresses, earlier, &tables, settings);
+        let beside = beside::rules(addresses, existing, &tables, settings);
         in_pod.rules.extend(beside);
     }
     if let Some(veth) = &veth {
@@ -124,7 +124,7 @@ pub fn plan(
             way_to_host(addresses, &behind_host, table, &mut in_pod);
         }
         for (family, own) in families(addresses) {
-            if !earlier.families.contains(&family) {
+            if !existing.families.contains(&family) {
                 replies(family, own, settings, &mut in_pod);
                 in_host
                     .sysctls
@@ -135,7 +135,7 @@ pub fn plan(
         let is_guarded = settings.spoof_guard && is_ours;
         let only_from = is_guarded.then(|| sandbox.number());
         in_pod.filters = programs(&sandbox.interface, veth, only_from);
-        if earlier.veth.is_none() {
+        if existing.veth.is_none() {
             in_host.filters = veth_filters(&veth.host_name, only_from);
         }
         way_to_pod(veth, addresses, settings, &mut in_host);
@@ -167,7 +167,7 @@ pub fn plan(
             mtu,
         }),
         delegate: None,
-        past_host: settings.exempt_from_masquerade
+        host_bypass: settings.exempt_from_masquerade
             && is_ours
             && network.mode != IpvlanMode::L2
             && (veth.is_some() || shared_veth.is_some()),

@@ -2,7 +2,7 @@
 
 use ebbtide_types::{Family, IpvlanMode, settings::Settings};
 
-use super::{Earlier, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan};
+use super::{Existing, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan};
 use crate::node::{Nic, NodeFacts};
 
 fn nic(name: &str, ifindex: u32, addresses: &[&str]) -> Nic {
@@ -91,10 +91,10 @@ fn an_alias_fits_the_kernel_and_ends_with_the_interface_however_long_the_pod_s_n
             pod: pod.clone(),
             ..sandbox()
         };
-        let earlier = Earlier::default();
+        let existing = Existing::default();
         let net = plan(
             &sandbox,
-            &earlier,
+            &existing,
             &network(),
             &[v4()],
             &node(),
@@ -125,7 +125,7 @@ fn settings() -> Settings {
 fn planned(network: &NetworkSpec, addresses: &[PodAddress]) -> PodNet {
     plan(
         &sandbox(),
-        &Earlier::default(),
+        &Existing::default(),
         network,
         addresses,
         &node(),
@@ -213,9 +213,9 @@ fn marks_that_a_proxy_sets_are_neither_inherited_nor_used_to_look_up_sources() {
 
 #[test]
 fn where_somebody_routes_by_marks_the_plan_says_so_for_good() {
-    let marked = Earlier {
+    let marked = Existing {
         marks: true,
-        ..Earlier::default()
+        ..Existing::default()
     };
     let net = plan(
         &sandbox(),
@@ -227,7 +227,7 @@ fn where_somebody_routes_by_marks_the_plan_says_so_for_good() {
     )
     .unwrap();
     assert!(!net.accepts_marks());
-    let again = super::renew(&net, &node(), |own| own.gateway, &settings()).unwrap();
+    let again = super::replan(&net, &node(), |own| own.gateway, &settings()).unwrap();
     assert!(!again.accepts_marks());
     assert_eq!(again, net);
 }
@@ -282,7 +282,7 @@ fn a_repeated_request_plans_the_same_and_another_container_another_veth() {
     };
     let other = plan(
         &other,
-        &Earlier::default(),
+        &Existing::default(),
         &network(),
         &[v4()],
         &node(),
@@ -371,7 +371,7 @@ fn what_the_node_cannot_carry_is_refused_by_name() {
     for (network, node, expected) in cases {
         let error = plan(
             &sandbox(),
-            &Earlier::default(),
+            &Existing::default(),
             &network,
             &[v4(), v6()],
             &node,
@@ -390,7 +390,7 @@ fn a_plan_survives_its_record() {
     assert_eq!(serde_json::from_value::<PodNet>(record).unwrap(), net);
 }
 
-fn second(earlier: &Earlier, network: &NetworkSpec) -> PodNet {
+fn second(existing: &Existing, network: &NetworkSpec) -> PodNet {
     let sandbox = Sandbox {
         interface: "net1".into(),
         ..sandbox()
@@ -401,12 +401,12 @@ fn second(earlier: &Earlier, network: &NetworkSpec) -> PodNet {
         ..network.clone()
     };
     let own = [address("210.22.16.11/24", "210.22.16.1")];
-    plan(&sandbox, earlier, &ens6, &own, &node(), &settings()).unwrap()
+    plan(&sandbox, existing, &ens6, &own, &node(), &settings()).unwrap()
 }
 
-fn after_first() -> Earlier {
+fn after_first() -> Existing {
     let first = planned(&network(), &[v4()]);
-    Earlier {
+    Existing {
         veth: first.veth,
         tables: vec![crate::netlink::model::MAIN_TABLE],
         others_defaults: Vec::new(),
@@ -476,7 +476,7 @@ fn a_pod_is_guarded_where_it_sends_but_not_behind_another_plugin_nor_against_the
         spoof_guard: false,
         ..settings()
     };
-    let none = Earlier::default();
+    let none = Existing::default();
     let net = plan(&sandbox(), &none, &network(), &[v4()], &node(), &off).unwrap();
     assert!(guards(&net).is_empty() && !net.in_host.filters.is_empty());
 }
@@ -489,20 +489,20 @@ fn a_network_can_choose_who_has_the_default_route() {
     };
     let first = planned(&chosen, &[v4()]);
     assert_eq!(first.table, Some(7701));
-    let earlier = Earlier {
+    let existing = Existing {
         tables: vec![7701],
         in_main: Vec::new(),
         ..after_first()
     };
-    let net = second(&earlier, &chosen);
+    let net = second(&existing, &chosen);
     assert_eq!(net.table, None);
     // The first one's subnet is in the table before this one's.
     let own = "IPv4 rule 1001: from 210.22.16.11 lookup 254";
     assert_eq!(texts(&net.in_pod.rules), [own]);
-    let again = Earlier {
+    let again = Existing {
         own_table: Some(crate::netlink::model::MAIN_TABLE),
         in_main: net.in_main(),
-        ..earlier
+        ..existing
     };
     assert_eq!(second(&again, &chosen), net);
     assert_eq!(
@@ -522,18 +522,18 @@ fn the_own_table_of_a_further_interface_is_never_one_of_the_kernels() {
             interface: "net1".into(),
             ..sandbox()
         };
-        let earlier = after_first();
-        let net = plan(&second, &earlier, &network(), &[v4()], &node(), &settings).unwrap();
+        let existing = after_first();
+        let net = plan(&second, &existing, &network(), &[v4()], &node(), &settings).unwrap();
         assert_eq!(net.table, Some(own), "after {reply_table}");
     }
 }
 
 #[test]
 fn planned_again_an_interface_keeps_its_table() {
-    let again = Earlier {
+    let again = Existing {
         tables: vec![7701],
         own_table: Some(crate::netlink::model::MAIN_TABLE),
-        ..Earlier::default()
+        ..Existing::default()
     };
     let net = plan(
         &sandbox(),
@@ -545,7 +545,7 @@ fn planned_again_an_interface_keeps_its_table() {
     )
     .unwrap();
     assert_eq!(net, planned(&network(), &[v4()]));
-    let moved = Earlier {
+    let moved = Existing {
         own_table: Some(7702),
         ..after_first()
     };
@@ -553,13 +553,13 @@ fn planned_again_an_interface_keeps_its_table() {
 }
 
 /// eth0 is another plugin's, with a default route of each of `families`, and 10.244.1.5 and fd00:244::5.
-fn beside_another_plugin(families: &[Family]) -> Earlier {
-    Earlier {
+fn beside_another_plugin(families: &[Family]) -> Existing {
+    Existing {
         others_defaults: families.to_vec(),
         in_main: ["10.244.1.5", "fd00:244::5"]
             .map(|ip| ip.parse().unwrap())
             .into(),
-        ..Earlier::default()
+        ..Existing::default()
     }
 }
 
@@ -595,12 +595,12 @@ fn beside_another_plugin_s_default_route_nothing_is_in_the_main_table() {
 #[test]
 fn the_default_route_that_is_asked_for_is_a_rule_beside_another_plugin_s() {
     let default = "IPv4 rule 1004: from all lookup 7701";
-    let has_default = |earlier: &Earlier, chosen: Option<&str>| {
+    let has_default = |existing: &Existing, chosen: Option<&str>| {
         let network = NetworkSpec {
             default_route: chosen.map(str::to_owned),
             ..network()
         };
-        let net = second(earlier, &network);
+        let net = second(existing, &network);
         let table = net.table;
         (
             texts(&net.in_pod.rules).contains(&default.to_owned()),
@@ -634,11 +634,19 @@ fn each_family_has_the_default_route_of_whoever_has_one() {
 #[test]
 fn beside_another_plugin_an_interface_is_planned_again_as_it_was() {
     for families in [&Family::BOTH[..], &Family::BOTH[..1]] {
-        let earlier = beside_another_plugin(families);
+        let existing = beside_another_plugin(families);
         let own = [v4(), v6()];
-        let net = plan(&sandbox(), &earlier, &network(), &own, &node(), &settings()).unwrap();
+        let net = plan(
+            &sandbox(),
+            &existing,
+            &network(),
+            &own,
+            &node(),
+            &settings(),
+        )
+        .unwrap();
         let gateway = |own: &PodAddress| own.gateway;
-        let again = super::renew(&net, &node(), gateway, &settings()).unwrap();
+        let again = super::replan(&net, &node(), gateway, &settings()).unwrap();
         assert_eq!(again, net);
     }
 }

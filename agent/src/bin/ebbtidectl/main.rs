@@ -207,9 +207,9 @@ fn status(status: &Status) -> String {
         "node {}: agent {} with {} interface(s)\n",
         status.node, status.version, status.interfaces
     );
-    if status.not_taken_over > 0 {
-        let count = status.not_taken_over;
-        text.push_str(&format!("{count} of these not taken over yet\n"));
+    if status.not_reconciled > 0 {
+        let count = status.not_reconciled;
+        text.push_str(&format!("{count} of these not reconciled yet\n"));
     }
     for problem in &status.problems {
         text.push_str("problem: ");
@@ -262,7 +262,7 @@ fn doctor(findings: &[Finding]) -> String {
         };
         text.push_str(&format!(
             "{severity}: {}\n    {}\n",
-            finding.what, finding.way_out
+            finding.what, finding.hint
         ));
     }
     text
@@ -311,18 +311,18 @@ fn pools(lines: Vec<PoolLine>) -> String {
     }
     let mut table = Table::new();
     table.load_style(NOTHING).set_header([
-        "POOL", "SUBNET", "", "USED", "RESTING", "FREE", "TOTAL", "RESERVED", "FOR", "NODES",
+        "POOL", "SUBNET", "", "USED", "COOLDOWN", "FREE", "TOTAL", "RESERVED", "FOR", "NODES",
         "NETWORKS",
     ]);
     let held: Vec<String> = lines.iter().flat_map(held).collect();
     table.add_rows(lines.into_iter().map(|line| {
-        let (bar, mark) = (bar(line.used, line.resting, line.total), mark(&line));
+        let (bar, mark) = (bar(line.used, line.in_cooldown, line.total), mark(&line));
         [
             line.name,
             line.subnet,
             bar,
             count(line.used),
-            count(line.resting),
+            count(line.in_cooldown),
             count(line.free),
             count(line.total),
             count(line.reserved),
@@ -361,8 +361,8 @@ fn count(number: u128) -> String {
     }
 }
 
-/// Used, resting and free as a bar. What is there at all is seen: one cell at the least.
-fn bar(used: u128, resting: u128, total: u128) -> String {
+/// Used, cooling down and free as a bar. What is there at all is seen: one cell at the least.
+fn bar(used: u128, in_cooldown: u128, total: u128) -> String {
     const WIDTH: u128 = 20;
     // A pool of 2^128 addresses: the multiplication must not overflow.
     let cells = |count: u128| match (count, total) {
@@ -370,7 +370,7 @@ fn bar(used: u128, resting: u128, total: u128) -> String {
         _ => (count.saturating_mul(WIDTH) / total).clamp(1, WIDTH),
     };
     let used_cells = cells(used);
-    let resting_cells = cells(resting).min(WIDTH - used_cells);
+    let resting_cells = cells(in_cooldown).min(WIDTH - used_cells);
     let part = |symbol: &str, count: u128| symbol.repeat(usize::try_from(count).unwrap_or(0));
     let free = WIDTH - used_cells - resting_cells;
     format!(
@@ -426,7 +426,7 @@ fn state(info: &AddressInfo) -> String {
         AddressState::Reserving => "is about to be given to a pod".to_owned(),
         AddressState::Adopted => "is a running pod's, from before this agent".to_owned(),
         AddressState::Waiting => "waits for its StatefulSet's pod".to_owned(),
-        AddressState::Resting => format!("rests for {} s more", info.rests_for),
+        AddressState::Cooldown => format!("cools down for {} s more", info.cooldown_for),
         AddressState::Withheld => "is not given to pods".to_owned(),
         AddressState::Free => "is free".to_owned(),
         AddressState::Reserved => "is kept free by a SpiderReservedIP".to_owned(),
@@ -533,7 +533,7 @@ mod tests {
 
     #[test]
     fn a_bar_shows_whatever_is_there_at_all() {
-        for (used, resting, total, expected) in [
+        for (used, in_cooldown, total, expected) in [
             (0, 0, 10, "...................."),
             (5, 0, 10, "##########.........."),
             (5, 5, 10, "##########~~~~~~~~~~"),
@@ -543,9 +543,9 @@ mod tests {
             (10, 1, u128::MAX, "#~.................."),
         ] {
             assert_eq!(
-                bar(used, resting, total),
+                bar(used, in_cooldown, total),
                 expected,
-                "{used} {resting} {total}"
+                "{used} {in_cooldown} {total}"
             );
         }
     }

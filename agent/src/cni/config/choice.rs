@@ -99,11 +99,11 @@ impl NetConf {
     }
 }
 
-pub(super) fn unsupported(key: &str, value: &str, way_out: &str) -> Failure {
+pub(super) fn unsupported(key: &str, value: &str, hint: &str) -> Failure {
     Failure::new(
         code::UNSUPPORTED_FIELD,
         format!("the network configuration's `{key}` is {value:?}, which is not supported"),
-        way_out,
+        hint,
     )
 }
 

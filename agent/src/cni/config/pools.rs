@@ -79,7 +79,7 @@ impl NetConf {
     }
 
     /// That no pools are named where they would have no effect.
-    pub(super) fn refuse_pools(&self, why: &str, way_out: &str) -> Result<(), Failure> {
+    pub(super) fn refuse_pools(&self, why: &str, hint: &str) -> Result<(), Failure> {
         let pools = self.pools()?;
         let named = [
             ("ipam.ipv4Pools", pools.ipv4),
@@ -90,7 +90,7 @@ impl NetConf {
             Some((key, pools)) => Err(unsupported(
                 key,
                 &format!("{} {why}", pools.join(", ")),
-                way_out,
+                hint,
             )),
         }
     }

@@ -135,15 +135,15 @@ impl Names {
                 "marked and remembered: its replies go back by the veth".to_owned()
             }
             Traced::VethIngress => "marked".to_owned(),
-            Traced::NicEgress if redirected && event.past_host != 0 => {
-                "sent by the veth: past the host's stack".to_owned()
+            Traced::NicEgress if redirected && event.host_bypass != 0 => {
+                "sent by the veth: by the host-stack bypass".to_owned()
             }
             Traced::NicEgress if redirected => {
                 "its flow came in by the veth: sent back there".to_owned()
             }
             Traced::NicEgress => "by the routing table".to_owned(),
             Traced::NicIngress if marked => {
-                "its connection came by the veth of late: its replies go past the host's stack"
+                "its connection came by the veth of late: its replies go by the host-stack bypass"
                     .to_owned()
             }
             Traced::NicIngress if learned => {
@@ -175,7 +175,7 @@ impl Names {
             }
             Traced::HostVethEgress => "known, or no request from outside".to_owned(),
             Traced::HostVethIngress if redirected => {
-                "past the host's stack, out by the pod's NIC".to_owned()
+                "by the host-stack bypass, out by the pod's NIC".to_owned()
             }
             Traced::HostVethIngress if bits & !reply != 0 => {
                 format!(
@@ -237,7 +237,7 @@ mod tests {
                 REDIRECT,
                 0,
                 "ens5",
-                "past the host's stack",
+                "by the host-stack bypass",
             ),
             (
                 Traced::HostNicIngress,

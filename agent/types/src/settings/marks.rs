@@ -7,8 +7,8 @@ use super::Settings;
 pub struct Marks {
     /// [`Settings::mark`].
     pub reply: u32,
-    /// [`Settings::past_host_mark`].
-    pub past_host: u32,
+    /// [`Settings::host_bypass_mark`].
+    pub host_bypass: u32,
     /// [`Settings::nic_marks`].
     pub nics: u32,
 }
@@ -19,7 +19,7 @@ impl Settings {
     pub const fn marks(&self) -> Marks {
         Marks {
             reply: self.mark,
-            past_host: self.past_host_mark,
+            host_bypass: self.host_bypass_mark,
             nics: self.nic_marks,
         }
     }
@@ -73,9 +73,11 @@ const KNOWN: [Known; 6] = [
 /// What is wrong with the bits that are chosen: the field and why.
 pub(super) fn conflict(settings: &Settings) -> Option<(&'static str, String)> {
     let reply = ("mark", settings.mark);
-    let past_host = ("pastHostMark", settings.past_host_mark);
+    let host_bypass = ("hostBypassMark", settings.host_bypass_mark);
     let nics = ("nicMarks", settings.nic_marks);
-    for ((field, bits), (other, taken)) in [(reply, nics), (past_host, nics), (reply, past_host)] {
+    for ((field, bits), (other, taken)) in
+        [(reply, nics), (host_bypass, nics), (reply, host_bypass)]
+    {
         let both = bits & taken;
         if both != 0 {
             let reason = format!(
@@ -98,7 +100,7 @@ pub(super) fn conflict(settings: &Settings) -> Option<(&'static str, String)> {
         .filter(|known| !settings.ignore_marks_of.iter().any(|n| n == known.name))
         .find_map(|known| {
             let own: &[_] = match known.in_pods {
-                true => &[reply, past_host],
+                true => &[reply, host_bypass],
                 false => &[nics],
             };
             let (field, taken) = own

@@ -101,15 +101,15 @@ mod tests {
             ("mark", 0, false),
             ("mark", 0x8000_0000_u64, true),
             ("mark", 0x1_0000_0000, false),
-            ("pastHostMark", 0, false),
-            ("pastHostMark", 0x8000_0000, true),
-            ("pastHostMark", 0x1_0000_0000, false),
+            ("hostBypassMark", 0, false),
+            ("hostBypassMark", 0x8000_0000, true),
+            ("hostBypassMark", 0x1_0000_0000, false),
             // Two bits serve no NIC.
             ("nicMarks", 0x60, false),
             ("nicMarks", 0x62, true),
             ("nicMarks", 0x1_0000_0000, false),
-            ("restSeconds", 0, true),
-            ("restSeconds", u64::MAX, true),
+            ("cooldownSeconds", 0, true),
+            ("cooldownSeconds", u64::MAX, true),
         ] {
             let parsed = Settings::parse(&format!("{field}: {value}"));
             match parsed {

@@ -155,7 +155,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
         (Load::OPERATIONS.as_slice(), extent.rounds),
         (Load::STREAMS.as_slice(), extent.streams.0),
     ] {
-        // A connection that came by the NodePort before is answered past the host's stack when it comes
+        // A connection that came by the NodePort before is answered by the host-stack bypass when it comes
         // straight: not what is meant here.
         for path in [Path::Direct, Path::NodePort] {
             tables.extend(path.tables(&sites, loads, rounds, &extent)?);

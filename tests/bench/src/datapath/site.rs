@@ -47,7 +47,7 @@ pub enum Marking {
     Pod,
     /// Our programs in the pod and on the host.
     Whole,
-    /// The same with `exemptFromMasquerade`: what the pod sends by its interface goes past the host's stack.
+    /// The same with `exemptFromMasquerade`: what the pod sends by its interface goes by the host-stack bypass.
     Exempt,
 }
 
@@ -97,7 +97,7 @@ impl Marking {
     fn instead(self, net: &mut PodNet) {
         match self {
             Self::Whole => {}
-            Self::Exempt => net.past_host = true,
+            Self::Exempt => net.host_bypass = true,
             Self::Pod => net.in_host.filters.clear(),
             Self::Direct
             | Self::Symmetric

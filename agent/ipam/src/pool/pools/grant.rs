@@ -78,7 +78,7 @@ impl Grant {
         let what = What::Add {
             allocation: Arc::clone(&allocation),
             taken: bundle.taken,
-            claim: bundle.claim,
+            reservation: bundle.reservation,
             line,
         };
         self.pools.write(what).await?;
@@ -90,7 +90,7 @@ impl Drop for Grant {
     fn drop(&mut self) {
         if let Some(bundle) = self.bundle.take() {
             let mut state = lock(&self.pools.inner.state);
-            state.abandon(&self.owner, &bundle.taken, bundle.claim.as_ref());
+            state.abandon(&self.owner, &bundle.taken, bundle.reservation.as_ref());
         }
     }
 }

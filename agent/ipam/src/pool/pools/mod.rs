@@ -1,7 +1,7 @@
 //! The module's face: reserve, commit, release.
 
-mod claims;
 mod grant;
+mod reservations;
 mod view;
 
 use std::{
@@ -15,8 +15,8 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Allocation, Claim, ClaimKey, OpenError, Owner, PoolError, Reason, Record, Request,
-    annotations::Wish,
+    Allocation, OpenError, Owner, PoolError, Reason, Record, Request, Reservation, ReservationKey,
+    annotations::Requested,
     clock::Clock,
     select::select,
     state::{Asked, State, can_be_met},
@@ -24,16 +24,16 @@ use super::{
     writer::{self, Job, Then, What, lock},
 };
 
-pub use claims::Adopt;
 pub use grant::Grant;
+pub use reservations::Adopt;
 pub use view::{Assignment, Snapshot};
 
 /// Settings of the pools.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long a released address rests before it is handed out again: neighbours, conntrack entries
+    /// How long a released address cools down before it is handed out again: neighbours, conntrack entries
     /// and load balancers still know the old pod.
-    pub rest: Duration,
+    pub cooldown: Duration,
     /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node.
     pub sticky: bool,
 }
@@ -41,7 +41,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            rest: Duration::from_secs(60),
+            cooldown: Duration::from_secs(60),
             sticky: false,
         }
     }
@@ -141,15 +141,15 @@ impl Pools {
         if let Some(allocation) = lock(&self.inner.state).existing(request.owner)? {
             return Ok(Reserved::Existing(Allocation::clone(&allocation)));
         }
-        let wish = Wish::read(request.subject, &request.owner.interface)?;
-        let named = wish.source();
+        let requested = Requested::read(request.subject, &request.owner.interface)?;
+        let named = requested.source();
         let request = &Request {
             source: named.map_or(request.source, |(_, source)| source),
             annotation: named.map(|(annotation, _)| annotation),
             ..*request
         };
         let selection = select(request)?;
-        can_be_met(request.exactly, &selection)?;
+        can_be_met(request.requested_addresses, &selection)?;
         let owner = Arc::new(request.owner.clone());
         let pod = request.subject.pod_ref();
         let mut state = lock(&self.inner.state);
@@ -161,8 +161,8 @@ impl Pools {
             owner: &owner,
             pod: pod.as_ref(),
             selection: &selection,
-            wish: &wish,
-            exactly: request.exactly,
+            requested: &requested,
+            requested_addresses: request.requested_addresses,
             catalog: request.catalog,
             now: self.inner.clock.now(),
         })?;
@@ -180,7 +180,7 @@ impl Pools {
     /// Gives back what the owner has, since its sandbox is gone; returns after that is on disk. `None`:
     /// the owner has nothing.
     ///
-    /// The addresses rest before they are handed out again, or wait for the pod if they are sticky.
+    /// The addresses cool down before they are handed out again, or wait for the pod if they are sticky.
     ///
     /// # Errors
     /// [`PoolError::Busy`] while another request of this owner is served; [`PoolError::Store`], and
@@ -195,7 +195,7 @@ impl Pools {
     /// # Errors
     /// As [`Pools::release`].
     pub async fn release_for_good(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
-        self.remove(owner, |_, _| Then::Rest).await
+        self.remove(owner, |_, _| Then::CoolDown).await
     }
 
     /// As [`Pools::release`], for addresses that nobody was told of and nothing was sent from: they
@@ -206,7 +206,7 @@ impl Pools {
     pub async fn release_unused(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
         self.remove(owner, |allocation, state| {
             match self.stick(allocation, state) {
-                Then::Rest => Then::Free,
+                Then::CoolDown => Then::Free,
                 wait => wait,
             }
         })
@@ -241,9 +241,9 @@ impl Pools {
             Some(pod)
                 if allocation.sticky
                     && self.inner.options.sticky
-                    && !state.is_claimed(&ClaimKey::new(pod, interface)) =>
+                    && !state.is_reserved(&ReservationKey::new(pod, interface)) =>
             {
-                Then::Wait(Arc::new(Claim {
+                Then::Wait(Arc::new(Reservation {
                     pod: pod.clone(),
                     interface: interface.clone(),
                     reason: Reason::Sticky,
@@ -251,7 +251,7 @@ impl Pools {
                     assigned: allocation.assigned.clone(),
                 }))
             }
-            _ => Then::Rest,
+            _ => Then::CoolDown,
         }
     }
 
@@ -325,15 +325,15 @@ fn recover(
         path: path.to_owned(),
         detail: format!("an address of {who} has another owner as well"),
     };
-    let mut state = State::new(options.rest);
+    let mut state = State::new(options.cooldown);
     for allocation in contents.allocations.into_values() {
         if !state.recover(Arc::clone(&allocation)) {
             return Err(double(allocation.owner.to_string()));
         }
     }
-    for claim in contents.claims.into_values() {
-        if !state.recover_claim(Arc::clone(&claim)) {
-            return Err(double(format!("pod {}", claim.pod)));
+    for reservation in contents.reservations.into_values() {
+        if !state.recover_reservation(Arc::clone(&reservation)) {
+            return Err(double(format!("pod {}", reservation.pod)));
         }
     }
     for (address, released_at) in contents.released {
@@ -345,13 +345,13 @@ fn recover(
 /// The option was turned off: nothing waits any more. The lines that say so.
 fn end_sticky(contents: &mut Contents, date: u64) -> serde_json::Result<Vec<u8>> {
     let mut lines = Vec::new();
-    let (sticky, others) = std::mem::take(&mut contents.claims)
+    let (sticky, others) = std::mem::take(&mut contents.reservations)
         .into_iter()
-        .partition(|(_, claim)| claim.reason == Reason::Sticky);
-    contents.claims = others;
-    for claim in std::collections::BTreeMap::into_values(sticky) {
-        encode(&mut lines, Change::Unclaim(&claim, Some(date)))?;
-        let addresses = claim.assigned.iter().map(|each| (each.address, date));
+        .partition(|(_, reservation)| reservation.reason == Reason::Sticky);
+    contents.reservations = others;
+    for reservation in std::collections::BTreeMap::into_values(sticky) {
+        encode(&mut lines, Change::Unreserve(&reservation, Some(date)))?;
+        let addresses = reservation.assigned.iter().map(|each| (each.address, date));
         contents.released.extend(addresses);
     }
     Ok(lines)

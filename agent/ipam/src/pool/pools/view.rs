@@ -45,9 +45,13 @@ impl Pools {
     /// a fraction of a millisecond for thousands.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let (changes, allocations, claims) = {
+        let (changes, allocations, reservations) = {
             let state = lock(&self.inner.state);
-            (*self.inner.changes.borrow(), state.all(), state.claims())
+            (
+                *self.inner.changes.borrow(),
+                state.all(),
+                state.reservations(),
+            )
         };
         let mut pools: BTreeMap<String, BTreeMap<IpAddr, Assignment>> = BTreeMap::new();
         let mut add = |assigned: &[super::super::Assigned], assignment: &Assignment| {
@@ -56,14 +60,14 @@ impl Pools {
                 pool.insert(each.address, assignment.clone());
             }
         };
-        for claim in claims {
+        for reservation in reservations {
             let assignment = Assignment {
-                pod: Some(claim.pod.clone()),
-                interface: claim.interface.clone(),
+                pod: Some(reservation.pod.clone()),
+                interface: reservation.interface.clone(),
                 container_id: None,
-                since: claim.since,
+                since: reservation.since,
             };
-            add(&claim.assigned, &assignment);
+            add(&reservation.assigned, &assignment);
         }
         for allocation in allocations {
             let assignment = Assignment {
@@ -88,15 +92,15 @@ impl Pools {
     #[must_use]
     pub fn look(&self, address: IpAddr) -> Standing {
         let clock = &self.inner.clock;
-        let (now, rest) = (clock.now(), millis(self.inner.options.rest));
+        let (now, cooldown) = (clock.now(), millis(self.inner.options.cooldown));
         let look = lock(&self.inner.state).look(address);
-        let left = |moment: i64| moment.saturating_add(rest).saturating_sub(now);
+        let left = |moment: i64| moment.saturating_add(cooldown).saturating_sub(now);
         Standing {
             holder: look.holder.map(Arc::unwrap_or_clone),
             allocation: look.allocation.map(Arc::unwrap_or_clone),
-            claim: look.claim.map(Arc::unwrap_or_clone),
+            reservation: look.reservation.map(Arc::unwrap_or_clone),
             released_at: look.released.map(|moment| clock.date_of(moment) / 1000),
-            rests_for: look
+            cooldown_for: look
                 .released
                 .map_or(0, |moment| u64::try_from(left(moment)).unwrap_or(0)),
             withheld: look.withheld,
@@ -117,11 +121,11 @@ impl Pools {
                 subnet: pool.subnet,
                 total: count.total,
                 used: count.used.saturating_add(count.held_reserved),
-                resting: count.resting,
+                in_cooldown: count.in_cooldown,
                 reserved: pool.reserved.len(),
                 free: count.total.saturating_sub(
                     u128::from(count.used)
-                        + u128::from(count.resting)
+                        + u128::from(count.in_cooldown)
                         + count.withheld.len() as u128,
                 ),
                 withheld: count.withheld,

@@ -1,7 +1,7 @@
 //! The truth in memory. Every method is quick and touches neither disk nor time.
 
-mod claims;
-mod exact;
+mod requested;
+mod reservations;
 mod take;
 mod view;
 
@@ -15,16 +15,16 @@ use std::{
 use ebbtide_types::Family;
 
 use super::{
-    Allocation, Assigned, Claim, ClaimKey, Owner, PoolError, Withheld,
+    Allocation, Assigned, Owner, PoolError, Reservation, ReservationKey, Withheld,
     clock::{Moment, millis},
     history::History,
-    own_rest::OwnRests,
+    own_cooldown::OwnCooldowns,
     picker::{Addresses, Holder, Picker},
 };
 use crate::catalog::AddressSet;
 
-pub(super) use claims::Adoption;
-pub(super) use exact::can_be_met;
+pub(super) use requested::can_be_met;
+pub(super) use reservations::Adoption;
 pub(super) use take::Asked;
 
 /// An address that was taken, and what it was before.
@@ -39,7 +39,7 @@ enum Before {
     NeverUsed,
     Released(Moment),
     /// It waited for the pod that now takes it.
-    Claimed(Arc<Claim>),
+    FromReservation(Arc<Reservation>),
 }
 
 /// What a request took.
@@ -47,14 +47,14 @@ enum Before {
 pub(super) struct Bundle {
     pub(super) taken: Vec<Taken>,
     pub(super) assigned: Vec<Assigned>,
-    /// The claim that ends with it.
-    pub(super) claim: Option<Ending>,
+    /// The reservation that ends with it.
+    pub(super) reservation: Option<Ending>,
 }
 
-/// A claim that ends with a request of its pod.
+/// A reservation that ends with a request of its pod.
 #[derive(Debug, Clone)]
 pub(super) struct Ending {
-    pub(super) claim: Arc<Claim>,
+    pub(super) reservation: Arc<Reservation>,
     /// Whether its addresses are the request's now; else they are released.
     pub(super) is_met: bool,
 }
@@ -70,10 +70,10 @@ enum Phase {
     Held(Arc<Allocation>),
 }
 
-/// Where a claim stands.
+/// Where a reservation stands.
 #[derive(Debug)]
 struct Waiting {
-    claim: Arc<Claim>,
+    reservation: Arc<Reservation>,
     /// It is on disk.
     durable: bool,
     /// A request that changes it is under way.
@@ -85,8 +85,8 @@ pub(super) struct State {
     history: History,
     addresses: Addresses,
     owners: HashMap<Arc<Owner>, Phase>,
-    claims: BTreeMap<ClaimKey, Waiting>,
-    own_rests: OwnRests,
+    reservations: BTreeMap<ReservationKey, Waiting>,
+    own_cooldowns: OwnCooldowns,
     /// Released earlier and taken since, by requests that are not on disk yet.
     borrowed: BTreeMap<IpAddr, Moment>,
     /// Given back to whoever shares them out among nodes: not to be handed out, whatever the catalog says.
@@ -94,22 +94,22 @@ pub(super) struct State {
     /// Not to be handed out for now.
     withheld: Withheld,
     pickers: HashMap<String, Picker>,
-    rest: i64,
+    cooldown: i64,
 }
 
 impl State {
-    pub(super) fn new(rest: Duration) -> Self {
+    pub(super) fn new(cooldown: Duration) -> Self {
         Self {
             history: History::default(),
             addresses: Addresses::default(),
             owners: HashMap::new(),
-            claims: BTreeMap::new(),
-            own_rests: OwnRests::default(),
+            reservations: BTreeMap::new(),
+            own_cooldowns: OwnCooldowns::default(),
             borrowed: BTreeMap::new(),
             withdrawn: Family::BOTH.map(AddressSet::empty),
             withheld: Withheld::default(),
             pickers: HashMap::new(),
-            rest: millis(rest),
+            cooldown: millis(cooldown),
         }
     }
 
@@ -169,8 +169,8 @@ impl State {
         for one in taken {
             self.borrowed.remove(&one.address);
             let released = match &one.before {
-                Before::Claimed(claim) => {
-                    let holder = Holder::Claim(Arc::clone(claim));
+                Before::FromReservation(reservation) => {
+                    let holder = Holder::Reservation(Arc::clone(reservation));
                     self.addresses.held.insert(one.address, holder);
                     continue;
                 }
@@ -201,29 +201,29 @@ impl State {
     }
 
     /// Undoes [`Self::take`]: nobody has seen the addresses.
-    pub(super) fn abandon(&mut self, owner: &Owner, taken: &[Taken], claim: Option<&Ending>) {
+    pub(super) fn abandon(&mut self, owner: &Owner, taken: &[Taken], reservation: Option<&Ending>) {
         self.owners.remove(owner);
         self.give_back(taken);
-        if let Some(ending) = claim {
-            self.set_busy(&ending.claim, false);
+        if let Some(ending) = reservation {
+            self.set_busy(&ending.reservation, false);
         }
     }
 
-    /// What was taken is on disk, and the claim that ended with it is there no more.
+    /// What was taken is on disk, and the reservation that ended with it is there no more.
     pub(super) fn add(
         &mut self,
         allocation: &Arc<Allocation>,
-        claim: Option<&Ending>,
+        reservation: Option<&Ending>,
         now: Moment,
     ) {
         for assigned in &allocation.assigned {
             self.borrowed.remove(&assigned.address);
         }
         self.hold(allocation);
-        if let Some(ending) = claim {
-            self.claims.remove(&ending.claim.key());
+        if let Some(ending) = reservation {
+            self.reservations.remove(&ending.reservation.key());
             if !ending.is_met {
-                self.release(&ending.claim.assigned, Some(now));
+                self.release(&ending.reservation.assigned, Some(now));
             }
         }
     }
@@ -235,7 +235,7 @@ impl State {
         }
     }
 
-    /// The allocation is on disk no more; its addresses rest from the moment given, or not at all.
+    /// The allocation is on disk no more; its addresses cool down from the moment given, or not at all.
     ///
     /// `unix_seconds` is the time of day, for people.
     pub(super) fn forget(
@@ -257,8 +257,8 @@ impl State {
                 .iter()
                 .map(|each| each.address)
                 .collect();
-            let ripe = moment.saturating_sub(self.rest);
-            self.own_rests.add(pod, interface, &all, moment, ripe);
+            let ripe = moment.saturating_sub(self.cooldown);
+            self.own_cooldowns.add(pod, interface, &all, moment, ripe);
         }
     }
 }

@@ -4,12 +4,12 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use ebbtide_types::Family;
 
-use super::{Before, Bundle, Ending, Phase, State, Taken, exact};
+use super::{Before, Bundle, Ending, Phase, State, Taken, requested};
 use crate::{
     catalog::{AddressSet, Catalog, Pool, Route},
     pool::{
-        Assigned, Claim, Owner, PodRef, PoolError,
-        annotations::Wish,
+        Assigned, Owner, PodRef, PoolError, Reservation,
+        annotations::Requested,
         clock::Moment,
         picker::{Holder, Picker},
         select::{Choice, Selection},
@@ -21,9 +21,9 @@ pub(in crate::pool) struct Asked<'a> {
     pub(in crate::pool) owner: &'a Arc<Owner>,
     pub(in crate::pool) pod: Option<&'a PodRef>,
     pub(in crate::pool) selection: &'a Selection<'a>,
-    pub(in crate::pool) wish: &'a Wish,
+    pub(in crate::pool) requested: &'a Requested,
     /// Addresses that it is to have and no others, one of a family at most.
-    pub(in crate::pool) exactly: &'a [IpAddr],
+    pub(in crate::pool) requested_addresses: &'a [IpAddr],
     pub(in crate::pool) catalog: &'a Catalog,
     pub(in crate::pool) now: Moment,
 }
@@ -31,20 +31,22 @@ pub(in crate::pool) struct Asked<'a> {
 impl State {
     /// Takes one address of each family, or none at all.
     pub(in crate::pool) fn take(&mut self, asked: &Asked<'_>) -> Result<Bundle, PoolError> {
-        let claim = self.claim_of(asked);
-        let kept = claim.as_ref().and_then(|claim| kept(asked, claim));
+        let reservation = self.reservation_of(asked);
+        let kept = reservation
+            .as_ref()
+            .and_then(|reservation| kept(asked, reservation));
         let is_wanted = |(address, _): &(IpAddr, &Pool)| {
-            exact::of_family(asked.exactly, Family::of(*address))
-                .is_none_or(|exactly| exactly == *address)
+            requested::of_family(asked.requested_addresses, Family::of(*address))
+                .is_none_or(|requested_addresses| requested_addresses == *address)
         };
         let kept = kept.filter(|chosen| {
             let mut chosen = chosen.iter();
             chosen.all(|one| is_wanted(one) && self.withheld.why(one.0).is_none())
         });
         let is_met = kept.is_some();
-        let claimed: Vec<Taken> = claim.iter().flat_map(before_claimed).collect();
+        let reserved: Vec<Taken> = reservation.iter().flat_map(before_reserved).collect();
         let (taken, chosen) = match kept {
-            Some(chosen) => (claimed, chosen),
+            Some(chosen) => (reserved, chosen),
             None => self.take_new(asked)?,
         };
         for one in &taken {
@@ -58,20 +60,23 @@ impl State {
                 allocation: None,
             },
         );
-        if let Some(claim) = &claim {
-            self.set_busy(claim, true);
+        if let Some(reservation) = &reservation {
+            self.set_busy(reservation, true);
         }
         let assign = |(address, pool): (IpAddr, &Pool)| Assigned {
             address,
             prefix_len: pool.subnet.prefix_len(),
             pool: pool.name.clone(),
-            gateway: pool.gateway.filter(|_| !asked.wish.clean_gateway),
-            routes: routes(pool, &asked.wish.routes),
+            gateway: pool.gateway.filter(|_| !asked.requested.clean_gateway),
+            routes: routes(pool, &asked.requested.routes),
         };
         Ok(Bundle {
             taken,
             assigned: chosen.into_iter().map(assign).collect(),
-            claim: claim.map(|claim| Ending { claim, is_met }),
+            reservation: reservation.map(|reservation| Ending {
+                reservation,
+                is_met,
+            }),
         })
     }
 
@@ -84,8 +89,8 @@ impl State {
                 pools,
                 passed_over,
             } = choice;
-            if let Some(address) = exact::of_family(asked.exactly, *family) {
-                match self.exactly(address, choice, asked) {
+            if let Some(address) = requested::of_family(asked.requested_addresses, *family) {
+                match self.requested_addresses(address, choice, asked) {
                     Ok((address, pool)) => {
                         taken.push(self.take_one(asked.owner, address));
                         chosen.push((address, pool));
@@ -97,9 +102,9 @@ impl State {
                     }
                 }
             }
-            let found = self.own_resting(asked, pools).or_else(|| {
+            let found = self.own_in_cooldown(asked, pools).or_else(|| {
                 pools.iter().find_map(|pool| {
-                    let ripe = asked.now.saturating_sub(self.rest);
+                    let ripe = asked.now.saturating_sub(self.cooldown);
                     Some((self.next_of(pool, asked.catalog, ripe)?, *pool))
                 })
             });
@@ -123,7 +128,7 @@ impl State {
     /// The address, which nobody has, is held from now on.
     pub(super) fn mark_held(&mut self, address: IpAddr, holder: Holder) -> Taken {
         let released = self.addresses.released.remove(&address);
-        self.own_rests.taken(address);
+        self.own_cooldowns.taken(address);
         self.addresses.held.insert(address, holder);
         for picker in self.pickers.values_mut() {
             picker.taken(address, released);
@@ -136,8 +141,12 @@ impl State {
     }
 
     /// What the pod itself released a moment ago, if these pools may still hand it out.
-    fn own_resting<'a>(&self, asked: &Asked<'_>, pools: &[&'a Pool]) -> Option<(IpAddr, &'a Pool)> {
-        let own = self.own_rests.of(asked.pod, &asked.owner.interface);
+    fn own_in_cooldown<'a>(
+        &self,
+        asked: &Asked<'_>,
+        pools: &[&'a Pool],
+    ) -> Option<(IpAddr, &'a Pool)> {
+        let own = self.own_cooldowns.of(asked.pod, &asked.owner.interface);
         own.into_iter().find_map(|address| {
             let is_free = self.addresses.released.contains_key(&address)
                 && !self.is_withdrawn(address)
@@ -188,11 +197,11 @@ impl State {
 
 type Chosen<'a> = Vec<(IpAddr, &'a Pool)>;
 
-/// The claim's addresses with the pools that they are from, if these are the pools and families
+/// The reservation's addresses with the pools that they are from, if these are the pools and families
 /// that the request is for.
-fn kept<'a>(asked: &Asked<'a>, claim: &Claim) -> Option<Chosen<'a>> {
+fn kept<'a>(asked: &Asked<'a>, reservation: &Reservation) -> Option<Chosen<'a>> {
     let mut selection = asked.selection.iter();
-    let chosen: Option<Chosen<'a>> = claim
+    let chosen: Option<Chosen<'a>> = reservation
         .assigned
         .iter()
         .map(|assigned| {
@@ -207,16 +216,16 @@ fn kept<'a>(asked: &Asked<'a>, claim: &Claim) -> Option<Chosen<'a>> {
     chosen.filter(|_| selection.next().is_none())
 }
 
-fn before_claimed(claim: &Arc<Claim>) -> impl Iterator<Item = Taken> + '_ {
-    claim.assigned.iter().map(|assigned| Taken {
+fn before_reserved(reservation: &Arc<Reservation>) -> impl Iterator<Item = Taken> + '_ {
+    reservation.assigned.iter().map(|assigned| Taken {
         address: assigned.address,
-        before: Before::Claimed(Arc::clone(claim)),
+        before: Before::FromReservation(Arc::clone(reservation)),
     })
 }
 
 /// The pod's own routes by a gateway in this pool's subnet or the pool's own, and the pool's to other destinations.
-fn routes(pool: &Pool, wished: &[Route]) -> Vec<Route> {
-    let mut routes: Vec<Route> = wished
+fn routes(pool: &Pool, requested: &[Route]) -> Vec<Route> {
+    let mut routes: Vec<Route> = requested
         .iter()
         .filter(|route| pool.subnet.contains(&route.gateway) || pool.gateway == Some(route.gateway))
         .copied()
@@ -224,7 +233,7 @@ fn routes(pool: &Pool, wished: &[Route]) -> Vec<Route> {
     let own = pool
         .routes
         .iter()
-        .filter(|own| wished.iter().all(|route| route.dst != own.dst));
+        .filter(|own| requested.iter().all(|route| route.dst != own.dst));
     routes.extend(own);
     routes
 }

@@ -8,7 +8,7 @@ use super::{Phase, State};
 use crate::{
     catalog::Pool,
     pool::{
-        Allocation, Claim, Full, FullPool, Owner,
+        Allocation, Full, FullPool, Owner, Reservation,
         clock::{Clock, Moment},
         history::Past,
         picker::Holder,
@@ -25,10 +25,10 @@ pub(in crate::pool) struct Count {
     pub(in crate::pool) used: u64,
     /// Held though they are reserved now.
     pub(in crate::pool) held_reserved: u64,
-    pub(in crate::pool) resting: u64,
-    /// When the first of the resting may be handed out again.
+    pub(in crate::pool) in_cooldown: u64,
+    /// When the first of the cooling down may be handed out again.
     pub(in crate::pool) next_free: Option<Duration>,
-    /// Neither held nor resting, and not handed out all the same.
+    /// Neither held nor cooling down, and not handed out all the same.
     pub(in crate::pool) withheld: Vec<(IpAddr, String)>,
 }
 
@@ -37,7 +37,7 @@ pub(in crate::pool) struct Count {
 pub(in crate::pool) struct Look {
     pub(in crate::pool) holder: Option<Arc<Owner>>,
     pub(in crate::pool) allocation: Option<Arc<Allocation>>,
-    pub(in crate::pool) claim: Option<Arc<Claim>>,
+    pub(in crate::pool) reservation: Option<Arc<Reservation>>,
     pub(in crate::pool) released: Option<Moment>,
     pub(in crate::pool) withheld: Option<String>,
     pub(in crate::pool) past: Vec<Past>,
@@ -51,7 +51,7 @@ impl State {
                 pool: pool.name.clone(),
                 total: count.total,
                 used: count.used,
-                resting: count.resting,
+                in_cooldown: count.in_cooldown,
                 next_free: count.next_free,
                 withheld: count.withheld,
             }
@@ -66,14 +66,16 @@ impl State {
     /// How full the pool is. O(log n) for a pool in use; others have next to nothing to count.
     pub(in crate::pool) fn count(&self, pool: &Pool, now: Moment) -> Count {
         let set = self.to_hand_out(pool);
-        let ripe = now.saturating_sub(self.rest);
+        let ripe = now.saturating_sub(self.cooldown);
         let in_use = self.pickers.get(&pool.name);
-        let (used, (resting, first)) = match in_use.filter(|picker| picker.set == *set) {
-            Some(picker) => (picker.held(), picker.resting(ripe)),
+        let (used, (in_cooldown, first)) = match in_use.filter(|picker| picker.set == *set) {
+            Some(picker) => (picker.held(), picker.in_cooldown(ripe)),
             None => {
-                let resting = self.addresses.released_in(&set);
-                let resting = resting.map(|(moment, _)| moment).filter(|at| *at > ripe);
-                let counted = resting.fold((0, None), |(count, first), moment| {
+                let in_cooldown = self.addresses.released_in(&set);
+                let in_cooldown = in_cooldown
+                    .map(|(moment, _)| moment)
+                    .filter(|at| *at > ripe);
+                let counted = in_cooldown.fold((0, None), |(count, first), moment| {
                     (
                         count + 1,
                         Some(first.map_or(moment, |first: Moment| first.min(moment))),
@@ -82,14 +84,14 @@ impl State {
                 (self.addresses.held_in(&set), counted)
             }
         };
-        let left = |moment: Moment| moment.saturating_add(self.rest).saturating_sub(now);
+        let left = |moment: Moment| moment.saturating_add(self.cooldown).saturating_sub(now);
         let is_idle = |address: &IpAddr| {
-            let rests = self
+            let cooldowns = self
                 .addresses
                 .released
                 .get(address)
                 .is_some_and(|at| *at > ripe);
-            !rests && !self.addresses.held.contains_key(address)
+            !cooldowns && !self.addresses.held.contains_key(address)
         };
         let withheld = self.withheld.among(&set);
         let withheld = withheld.filter(|(address, _)| is_idle(address));
@@ -97,7 +99,7 @@ impl State {
             total: set.len(),
             used,
             held_reserved: self.addresses.held_in(&pool.reserved),
-            resting,
+            in_cooldown,
             next_free: first.map(|at| Duration::from_millis(u64::try_from(left(at)).unwrap_or(0))),
             withheld: withheld
                 .map(|(address, why)| (address, why.to_owned()))
@@ -106,15 +108,15 @@ impl State {
     }
 
     pub(in crate::pool) fn look(&self, address: IpAddr) -> Look {
-        let (holder, claim) = match self.addresses.held.get(&address).cloned() {
+        let (holder, reservation) = match self.addresses.held.get(&address).cloned() {
             Some(Holder::Owner(owner)) => (Some(owner), None),
-            Some(Holder::Claim(claim)) => (None, Some(claim)),
+            Some(Holder::Reservation(reservation)) => (None, Some(reservation)),
             None => (None, None),
         };
         Look {
             allocation: holder.as_ref().and_then(|owner| self.get(owner)),
             holder,
-            claim,
+            reservation,
             released: self.addresses.released.get(&address).copied(),
             withheld: self.withheld.why(address).map(str::to_owned),
             past: self.history.of(address),
@@ -133,12 +135,15 @@ impl State {
     /// All that is on disk, for a new journal.
     pub(in crate::pool) fn durable(&self, clock: &Clock) -> Contents {
         let all = self.all().into_iter();
-        let claims = self.claims.iter().filter(|(_, waiting)| waiting.durable);
+        let reservations = self
+            .reservations
+            .iter()
+            .filter(|(_, waiting)| waiting.durable);
         let released = self.addresses.released.iter().chain(&self.borrowed);
         Contents {
             allocations: all.map(|each| (each.owner.clone(), each)).collect(),
-            claims: claims
-                .map(|(key, waiting)| (key.clone(), Arc::clone(&waiting.claim)))
+            reservations: reservations
+                .map(|(key, waiting)| (key.clone(), Arc::clone(&waiting.reservation)))
                 .collect(),
             released: released
                 .map(|(address, moment)| (*address, clock.date_of(*moment)))

@@ -8,19 +8,19 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{Contents, SCHEMA};
-use crate::pool::{Allocation, Assigned, Claim, ClaimKey, Owner, PodRef, Record};
+use crate::pool::{Allocation, Assigned, Owner, PodRef, Record, Reservation, ReservationKey};
 
 /// One change.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::pool) enum Change<'a> {
-    /// The owner has this; its addresses rest and wait no more.
+    /// The owner has this; its addresses cool down and wait no more.
     Put(&'a Allocation),
     /// The owner has nothing; its addresses were released at this time (ms since 1970), if they had been in use.
     Remove(&'a Owner, Option<u64>),
     /// These addresses wait for a pod.
-    Claim(&'a Claim),
+    Reservation(&'a Reservation),
     /// They wait no more, and were released at this time if nobody has them now.
-    Unclaim(&'a Claim, Option<u64>),
+    Unreserve(&'a Reservation, Option<u64>),
     /// Nobody has this address, and it was released at this time.
     Released(IpAddr, u64),
 }
@@ -52,9 +52,9 @@ struct Remove<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Unclaim {
+struct Unreserve {
     #[serde(flatten)]
-    key: ClaimKey,
+    key: ReservationKey,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     at: Option<u64>,
 }
@@ -99,10 +99,10 @@ pub(in crate::pool) fn encode(out: &mut Vec<u8>, change: Change<'_>) -> serde_js
             let owner = Cow::Borrowed(owner);
             line(out, b'-', &Remove { owner, at })
         }
-        Change::Claim(claim) => line(out, b'c', claim),
-        Change::Unclaim(claim, at) => {
-            let key = claim.key();
-            line(out, b'x', &Unclaim { key, at })
+        Change::Reservation(reservation) => line(out, b'c', reservation),
+        Change::Unreserve(reservation, at) => {
+            let key = reservation.key();
+            line(out, b'x', &Unreserve { key, at })
         }
         Change::Released(address, at) => line(out, b'~', &Released { address, at }),
     }
@@ -152,18 +152,19 @@ impl Contents {
                 Ok(())
             }
             "c" => {
-                let claim: Claim = parse(value)?;
-                for assigned in &claim.assigned {
+                let reservation: Reservation = parse(value)?;
+                for assigned in &reservation.assigned {
                     self.released.remove(&assigned.address);
                 }
-                self.claims.insert(claim.key(), Arc::new(claim));
+                self.reservations
+                    .insert(reservation.key(), Arc::new(reservation));
                 Ok(())
             }
             "x" => {
-                let unclaim: Unclaim = parse(value)?;
-                let gone = self.claims.remove(&unclaim.key);
+                let unreserve: Unreserve = parse(value)?;
+                let gone = self.reservations.remove(&unreserve.key);
                 let assigned = gone.iter().flat_map(|gone| &gone.assigned);
-                self.release(assigned, unclaim.at);
+                self.release(assigned, unreserve.at);
                 Ok(())
             }
             "~" => {
@@ -186,8 +187,8 @@ impl Contents {
         for allocation in self.allocations.values() {
             encode(out, Change::Put(allocation))?;
         }
-        for claim in self.claims.values() {
-            encode(out, Change::Claim(claim))?;
+        for reservation in self.reservations.values() {
+            encode(out, Change::Reservation(reservation))?;
         }
         for (address, at) in &self.released {
             encode(out, Change::Released(*address, *at))?;

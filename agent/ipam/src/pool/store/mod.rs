@@ -8,7 +8,7 @@
 //! ```text
 //! % {"schema":3,"store":1763712000}                    the file's first line
 //! + {"owner":{..},"pod":{..},"assigned":[..]} TAB {..}   these addresses are the owner's; its record
-//! - {"owner":{..},"at":1763712000000}                   it has nothing; its addresses rest since then
+//! - {"owner":{..},"at":1763712000000}                   it has nothing; its addresses cool down since then
 //! c {"pod":{..},"interface":"eth0","assigned":[..]}     these wait for a pod
 //! x {"pod":{..},"at":1763712000000}                     they wait for it no more
 //! ~ {"address":"10.0.0.9","at":1763712000000}           this was released then
@@ -33,7 +33,7 @@ pub(super) use disk::{Disk, Name};
 pub(super) use journal::Journal;
 pub(super) use lines::{Change, encode};
 
-use super::{Allocation, Claim, ClaimKey, OpenError, Owner};
+use super::{Allocation, OpenError, Owner, Reservation, ReservationKey};
 use disk::Directory;
 
 /// The version of what is written.
@@ -45,7 +45,7 @@ const LOCK: &str = "pool.lock";
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
     pub(super) allocations: HashMap<Owner, Arc<Allocation>>,
-    pub(super) claims: BTreeMap<ClaimKey, Arc<Claim>>,
+    pub(super) reservations: BTreeMap<ReservationKey, Arc<Reservation>>,
     /// Address → milliseconds since 1970.
     pub(super) released: BTreeMap<IpAddr, u64>,
 }

@@ -18,7 +18,7 @@ fn fresh_addresses_go_first_ascending_then_the_longest_rested() {
     assert_eq!(
         add(&pools, &catalog, "d"),
         ["10.0.0.4"],
-        "never used before rested"
+        "never used before cooled down"
     );
     assert_eq!(add(&pools, &catalog, "e"), ["10.0.0.2"], "released first");
     assert_eq!(add(&pools, &catalog, "f"), ["10.0.0.1"]);
@@ -38,7 +38,7 @@ fn a_resting_address_is_not_handed_out_early_and_the_error_says_when() {
     let error = reserve(&pools, &catalog, "c").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no free IPv4 address: pool p has 1 of 2 in use, 1 resting (the next one free in 1 s). \
+        "no free IPv4 address: pool p has 1 of 2 in use, 1 cooling down (the next one free in 1 s). \
          Delete pods, wait, or add addresses (spec.ips) or a pool for this node"
     );
     assert!(matches!(error, PoolError::Full(_)));
@@ -121,7 +121,7 @@ fn a_dropped_grant_leaves_nothing_behind_and_its_address_does_not_rest() {
     assert_eq!(
         add(&pools, &catalog, "c"),
         ["10.0.0.1"],
-        "one that had rested rests no second time"
+        "one that had cooled down rests no second time"
     );
 }
 
@@ -214,7 +214,7 @@ fn addresses_stay_held_when_their_pool_goes_or_another_comes_to_cover_them() {
     release(&pools, "a");
     let usage = &pools.usage(&after)[0];
     assert_eq!(
-        (usage.total, usage.used, usage.resting, usage.free),
+        (usage.total, usage.used, usage.in_cooldown, usage.free),
         (3, 2, 1, 0)
     );
     lab.pass(60);
@@ -300,13 +300,13 @@ fn an_address_tells_who_has_it_who_had_it_and_how_long_it_rests() {
     }];
     let released = Standing {
         released_at: Some(1_700_000_100),
-        rests_for: 40_000,
+        cooldown_for: 40_000,
         past,
         ..Standing::default()
     };
     assert_eq!(pools.look(address), released);
     lab.pass(60);
-    assert_eq!(pools.look(address).rests_for, 0);
+    assert_eq!(pools.look(address).cooldown_for, 0);
     add(&pools, &catalog, "b");
     assert_eq!(pools.look(address).released_at, None);
     assert_eq!(pools.look(address).past.len(), 1);

@@ -24,13 +24,13 @@ fn what_was_acknowledged_is_there_after_a_restart_and_the_rest_goes_on() {
     assert_eq!(pools.list(), before);
     assert!(
         matches!(reserve(&pools, &catalog, "d"), Err(PoolError::Full(_))),
-        "both rest on"
+        "both keep cooling down"
     );
     lab.pass(2);
     assert_eq!(
         add(&pools, &catalog, "d"),
         ["10.0.0.2"],
-        "the longest-rested, as before"
+        "the longest-cooled, as before"
     );
     assert_eq!(add(&pools, &catalog, "e"), ["10.0.0.1"]);
 }

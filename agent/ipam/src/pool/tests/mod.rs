@@ -16,15 +16,15 @@ use crate::catalog::Catalog;
 mod affinity;
 mod allocation;
 mod annotations;
-mod claims;
 mod damage;
 mod disk;
 mod durability;
-mod exact;
 mod faults;
 mod model;
 mod pain_points;
 mod power;
+mod requested;
+mod reservations;
 mod selection;
 mod withheld;
 
@@ -58,7 +58,7 @@ fn owner(container: &str) -> Owner {
 struct Lab {
     dir: tempfile::TempDir,
     clock: Arc<AtomicU64>,
-    rest: Duration,
+    cooldown: Duration,
     sticky: bool,
 }
 
@@ -71,7 +71,7 @@ impl Lab {
         Self {
             dir,
             clock: Arc::new(AtomicU64::new(1_700_000_000_000)),
-            rest: Duration::from_secs(60),
+            cooldown: Duration::from_secs(60),
             sticky: false,
         }
     }
@@ -88,7 +88,7 @@ impl Lab {
 
     fn options(&self) -> Options {
         Options {
-            rest: self.rest,
+            cooldown: self.cooldown,
             sticky: self.sticky,
         }
     }

@@ -48,7 +48,7 @@ enum Step {
         owner: u8,
         index: u8,
     },
-    EndClaim {
+    EndReservation {
         owner: u8,
     },
     Restart,
@@ -80,7 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => owner.clone().prop_map(|owner| Step::Release { owner }),
         1 => (owner.clone(), any::<u8>()).prop_map(|(owner, record)| Step::Update { owner, record }),
         1 => (owner.clone(), 0u8..6).prop_map(|(owner, index)| Step::Adopt { owner, index }),
-        1 => owner.prop_map(|owner| Step::EndClaim { owner }),
+        1 => owner.prop_map(|owner| Step::EndReservation { owner }),
         1 => Just(Step::Restart),
         3 => (1u64..50).prop_map(|seconds| Step::Pass { seconds }),
         1 => (0..CATALOGS.len()).prop_map(|index| Step::Catalog { index }),
@@ -96,7 +96,7 @@ struct Reference {
     open: BTreeSet<IpAddr>,
     released: BTreeMap<IpAddr, u64>,
     /// What waits for the owner's pod.
-    claims: BTreeMap<String, Vec<IpAddr>>,
+    reservations: BTreeMap<String, Vec<IpAddr>>,
     /// Released by this owner, and not taken since. Forgotten at a restart.
     own: BTreeMap<IpAddr, String>,
     /// Nobody new gets these. Forgotten at a restart.
@@ -127,20 +127,23 @@ impl Reference {
             .held
             .values()
             .map(|(held, _)| held)
-            .chain(self.claims.values());
+            .chain(self.reservations.values());
         self.open.contains(&address) || all.any(|held| held.contains(&address))
     }
 
     /// What waits for the pod, if it is of this catalog's pools, one of each family.
     fn waiting(&self, container: &str, catalog: &Catalog) -> Option<Vec<IpAddr>> {
-        let claim = self.claims.get(container)?;
+        let reservation = self.reservations.get(container)?;
         let families: BTreeSet<Family> = catalog.pools().iter().map(|pool| pool.family).collect();
-        let claimed = claim.iter().map(|address| Family::of(*address)).collect();
+        let reserved = reservation
+            .iter()
+            .map(|address| Family::of(*address))
+            .collect();
         let is_there = |address: &IpAddr| {
             let mut pools = catalog.pools().iter();
             pools.any(|pool| pool.ranges.contains(*address)) && !self.withheld.contains(address)
         };
-        (families == claimed && claim.iter().all(is_there)).then(|| claim.clone())
+        (families == reserved && reservation.iter().all(is_there)).then(|| reservation.clone())
     }
 
     /// The addresses that an ADD must get, or none if some family is full.
@@ -173,12 +176,12 @@ impl Reference {
                 let fresh = free
                     .iter()
                     .find(|address| !self.released.contains_key(*address));
-                let rested = free
+                let cooled = free
                     .iter()
                     .filter_map(|address| Some((*self.released.get(address)?, *address)))
                     .filter(|(released, _)| released + REST <= now)
                     .min();
-                fresh.copied().or(rested.map(|(_, address)| address))
+                fresh.copied().or(cooled.map(|(_, address)| address))
             })
         };
         families.iter().map(pick).collect()
@@ -249,16 +252,16 @@ impl Run {
             name: subject.pod.name,
             uid: subject.pod_uid,
         };
-        let wish = Adopt {
+        let requested = Adopt {
             pod: &pod,
             interface: "eth0",
             addresses: &[(&pool.name, address)],
         };
-        let found = wait(self.pools().adopt(&wish, &self.catalog)).ok();
+        let found = wait(self.pools().adopt(&requested, &self.catalog)).ok();
         let reference = &mut self.reference;
         let held = reference.held.get(container);
-        let expected = match reference.claims.get(container) {
-            Some(claim) if claim.contains(&address) => Some(false),
+        let expected = match reference.reservations.get(container) {
+            Some(reservation) if reservation.contains(&address) => Some(false),
             _ if held.is_some_and(|(held, _)| held.contains(&address)) => Some(false),
             Some(_) => None,
             None => (!reference.is_taken(address)).then_some(true),
@@ -267,7 +270,9 @@ impl Run {
         if expected == Some(true) {
             reference.released.remove(&address);
             reference.own.remove(&address);
-            reference.claims.insert(container.to_owned(), vec![address]);
+            reference
+                .reservations
+                .insert(container.to_owned(), vec![address]);
         }
         Ok(())
     }
@@ -281,8 +286,8 @@ impl Run {
             let container = grant.owner().container_id.clone();
             wait(grant.commit(json!(0))).unwrap();
             let now = self.now();
-            if let Some(claim) = self.reference.claims.remove(&container) {
-                let released = claim.into_iter().map(|address| (address, now));
+            if let Some(reservation) = self.reference.reservations.remove(&container) {
+                let released = reservation.into_iter().map(|address| (address, now));
                 self.reference.released.extend(released);
             }
             for address in &held {
@@ -316,8 +321,10 @@ impl Run {
                 prop_assert_eq!(&released, &held);
                 let waits = is_stateful(&container);
                 match held {
-                    Some(held) if waits && !self.reference.claims.contains_key(&container) => {
-                        self.reference.claims.insert(container, held);
+                    Some(held)
+                        if waits && !self.reference.reservations.contains_key(&container) =>
+                    {
+                        self.reference.reservations.insert(container, held);
                     }
                     held => {
                         for address in held.into_iter().flatten() {
@@ -345,18 +352,18 @@ impl Run {
                 owner: number,
                 index,
             } => self.adopt(&number.to_string(), *index)?,
-            Step::EndClaim { owner: number } => {
+            Step::EndReservation { owner: number } => {
                 let container = number.to_string();
-                let key = ClaimKey {
+                let key = ReservationKey {
                     namespace: "shop".into(),
                     name: format!("web-{container}"),
                     interface: "eth0".into(),
                 };
-                let ended = wait(self.pools().end_claim(&key)).unwrap();
-                let ended = ended.map(|claim| addresses(&claim.assigned));
-                let claim = self.reference.claims.remove(&container);
-                prop_assert_eq!(&ended, &claim);
-                for address in claim.into_iter().flatten() {
+                let ended = wait(self.pools().end_reservation(&key)).unwrap();
+                let ended = ended.map(|reservation| addresses(&reservation.assigned));
+                let reservation = self.reference.reservations.remove(&container);
+                prop_assert_eq!(&ended, &reservation);
+                for address in reservation.into_iter().flatten() {
                     self.reference.released.insert(address, self.now());
                 }
             }
@@ -390,18 +397,22 @@ impl Run {
             })
             .collect();
         prop_assert_eq!(&listed, &self.reference.held);
-        let claims: BTreeMap<String, Vec<IpAddr>> = self
+        let reservations: BTreeMap<String, Vec<IpAddr>> = self
             .pools()
-            .claims()
+            .reservations()
             .into_iter()
-            .map(|claim| {
-                let number = claim.pod.name.trim_start_matches("web-").to_owned();
-                (number, addresses(&claim.assigned))
+            .map(|reservation| {
+                let number = reservation.pod.name.trim_start_matches("web-").to_owned();
+                (number, addresses(&reservation.assigned))
             })
             .collect();
-        prop_assert_eq!(&claims, &self.reference.claims);
+        prop_assert_eq!(&reservations, &self.reference.reservations);
         let held = listed.values().map(|(held, _)| held);
-        let all: Vec<IpAddr> = held.chain(claims.values()).flatten().copied().collect();
+        let all: Vec<IpAddr> = held
+            .chain(reservations.values())
+            .flatten()
+            .copied()
+            .collect();
         prop_assert_eq!(
             all.iter().collect::<BTreeSet<_>>().len(),
             all.len(),
@@ -411,16 +422,16 @@ impl Run {
             let set = &self.catalog.pool(&usage.name).unwrap().ranges;
             let used = all.iter().filter(|address| set.contains(**address)).count() as u64;
             prop_assert_eq!(usage.used, used, "{}", usage.name);
-            let rests = |(address, released): (&IpAddr, &u64)| {
+            let cooldowns = |(address, released): (&IpAddr, &u64)| {
                 set.contains(*address) && released + REST > self.now()
             };
-            let resting = self
+            let in_cooldown = self
                 .reference
                 .released
                 .iter()
-                .filter(|entry| rests(*entry))
+                .filter(|entry| cooldowns(*entry))
                 .count() as u64;
-            prop_assert_eq!(usage.resting, resting, "{}", usage.name);
+            prop_assert_eq!(usage.in_cooldown, in_cooldown, "{}", usage.name);
             let idle = |address: &IpAddr| {
                 set.contains(*address)
                     && !all.contains(address)
@@ -428,7 +439,7 @@ impl Run {
                         .reference
                         .released
                         .iter()
-                        .any(|(other, at)| other == address && rests((other, at)))
+                        .any(|(other, at)| other == address && cooldowns((other, at)))
             };
             let withheld: Vec<IpAddr> = self
                 .reference
@@ -439,7 +450,7 @@ impl Run {
                 .collect();
             let said: Vec<IpAddr> = usage.withheld.iter().map(|(address, _)| *address).collect();
             prop_assert_eq!(&said, &withheld, "{}", usage.name);
-            let not_free = u128::from(used + resting) + withheld.len() as u128;
+            let not_free = u128::from(used + in_cooldown) + withheld.len() as u128;
             prop_assert_eq!(usage.free, usage.total - not_free);
         }
         Ok(())

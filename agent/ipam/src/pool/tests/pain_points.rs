@@ -3,7 +3,7 @@
 //! Not here: what the kernel or the API server has a part in. Two owners of one address and lost
 //! allocations after a crash (#412, #2526): `model`, `faults` and `durability`. A pod that fails over and
 //! over and takes another address each time (#5700), a StatefulSet's address that is given to another pod
-//! or kept where the pod may not have it (#3751, 2.8): `claims`. What is gone is known by evidence (#1659):
+//! or kept where the pod may not have it (#3751, 2.8): `reservations`. What is gone is known by evidence (#1659):
 //! the agent's sweep.
 
 use super::*;
@@ -191,7 +191,7 @@ fn a_pool_is_as_free_after_a_thousand_restarts_of_one_pod_as_before() {
         lab.pass(60);
     }
     let usage = &pools.usage(&catalog)[0];
-    assert_eq!((usage.used, usage.resting, usage.free), (0, 0, 3));
+    assert_eq!((usage.used, usage.in_cooldown, usage.free), (0, 0, 3));
 }
 
 /// Spiderpool #3771: the counts do not match what is allocated.
@@ -207,7 +207,7 @@ fn counts_are_right_for_pools_in_use_idle_moved_and_reserved() {
     let counts = |catalog: &Catalog| -> Vec<(u64, u64, u128)> {
         let usage = pools.usage(catalog).into_iter();
         usage
-            .map(|each| (each.used, each.resting, each.free))
+            .map(|each| (each.used, each.in_cooldown, each.free))
             .collect()
     };
     assert_eq!(counts(&before), [(2, 1, 1)]);
@@ -303,7 +303,7 @@ fn a_failed_allocation_explains_every_candidate() {
     let lab = Lab::new();
     let catalog = catalog(
         "full: {subnet: 10.0.0.0/24, ips: [10.0.0.1], default: true}
-         resting: {subnet: 10.0.1.0/24, ips: [10.0.1.1], default: true}
+         cooling down: {subnet: 10.0.1.0/24, ips: [10.0.1.1], default: true}
          off: {subnet: 10.0.2.0/24, ips: [10.0.2.1], default: true, disable: true}
          elsewhere: {subnet: 10.0.3.0/24, ips: [10.0.3.1], default: true, nodeName: [n2, n3]}
          labelled: {subnet: 10.0.4.0/24, ips: [10.0.4.1], default: true, podAffinity: {matchLabels: {app: db}}}
@@ -318,8 +318,8 @@ fn a_failed_allocation_explains_every_candidate() {
     assert_eq!(
         error.to_string(),
         "no free IPv4 address: \
-         pool full has 1 of 1 in use, 0 resting; \
-         pool resting has 0 of 1 in use, 1 resting (the next one free in 42 s); \
+         pool full has 1 of 1 in use, 0 cooling down; \
+         pool cooling down has 0 of 1 in use, 1 cooling down (the next one free in 42 s); \
          pool labelled has podAffinity, and the agent does not know the pod's labels; \
          pool elsewhere is for node n2, n3; \
          pool wired is for network kube-system/ens9; \

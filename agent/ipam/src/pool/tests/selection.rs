@@ -111,7 +111,7 @@ fn a_named_list_keeps_its_order_and_decides_on_the_families() {
         named("node", &["v6"], &[]),
         Err((
             Some(Family::V4),
-            vec![("v6".into(), PassedOver::OtherFamily(Family::V6))]
+            vec![("v6".into(), PassedOver::WrongFamily(Family::V6))]
         ))
     );
     assert_eq!(
@@ -127,7 +127,7 @@ fn a_named_list_keeps_its_order_and_decides_on_the_families() {
                     "odd".into(),
                     PassedOver::NotKnown("podAffinity", "the pod's labels")
                 ),
-                ("else".into(), PassedOver::OtherNode(vec!["other".into()])),
+                ("else".into(), PassedOver::WrongNode(vec!["other".into()])),
             ]
         ))
     );

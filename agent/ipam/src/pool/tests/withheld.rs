@@ -22,7 +22,7 @@ fn what_is_withheld_is_passed_over_and_free_again_afterwards() {
     let error = reserve(&pools, &catalog, "c").unwrap_err().to_string();
     assert!(
         error.contains(
-            "pool p has 2 of 4 in use, 0 resting, 2 not given out (10.0.0.1: the node has it on ens6, \
+            "pool p has 2 of 4 in use, 0 cooling down, 2 not given out (10.0.0.1: the node has it on ens6, \
              10.0.0.3: the node has it on ens6)"
         ),
         "{error}"
@@ -67,9 +67,9 @@ fn an_address_asked_for_by_name_that_is_withheld_is_refused_in_words() {
     let (pools, catalog) = (lab.open(), catalog(POOLS));
     withhold(&pools, &["10.0.0.3"]);
     let owner = owner("a");
-    let exactly = ["10.0.0.3".parse().unwrap()];
+    let requested_addresses = ["10.0.0.3".parse().unwrap()];
     let request = Request {
-        exactly: &exactly,
+        requested_addresses: &requested_addresses,
         ..Request::new(&owner, "node", &catalog)
     };
     assert_eq!(
@@ -114,5 +114,5 @@ fn an_address_that_waits_for_a_pod_is_not_given_to_it_while_it_is_withheld() {
     release(&pools, "a");
     withhold(&pools, &["fd00::1"]);
     assert_eq!(add("b"), ["10.0.0.2", "fd00::2"], "both families or none");
-    assert!(pools.claims().is_empty());
+    assert!(pools.reservations().is_empty());
 }

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 
 use super::{
     AddResult, Failure, NetConf,
-    add::{earlier, make, of_ours},
+    add::{existing, make, of_ours},
     config::DHCP,
     conflict::{refuse_another, refuse_conflicts},
     container::{Container, owner},
@@ -210,17 +210,17 @@ async fn attach(
         None => agent.facts.sure_of(&spec.master, &agent.host).await?,
     };
     // The same ADD again: what was answered stays.
-    let _claim = match known.as_ref().filter(|net| net.addresses == addresses) {
+    let _reservation = match known.as_ref().filter(|net| net.addresses == addresses) {
         Some(_) => None,
         None => Some(foreign::admit(agent, owner, sandbox, addresses, whence, &facts).await?),
     };
-    let earlier = match spec.made_before {
+    let existing = match spec.made_before {
         // The interface that is another plugin's is this one.
         Some(_) => of_ours(agent, owner),
-        None => earlier(agent, owner, sandbox).await?,
+        None => existing(agent, owner, sandbox).await?,
     };
     let settings = agent.settings_in(&agent.catalog());
-    let planned = podnet::plan(sandbox, &earlier, spec, addresses, &facts, &settings)?;
+    let planned = podnet::plan(sandbox, &existing, spec, addresses, &facts, &settings)?;
     let net = Arc::new(PodNet {
         delegate: ipam.cloned(),
         ..planned
@@ -301,20 +301,20 @@ impl Inside {
 }
 
 /// The earlier plugins' result with what was added: the pair to the host.
-fn beside(earlier: &Value, net: &PodNet, version: &str) -> Value {
+fn beside(existing: &Value, net: &PodNet, version: &str) -> Value {
     let own = AddResult { mac: None, net }.to_json(version);
     // Ours comes first in ours, and is in theirs.
     let added = own["interfaces"].as_array().into_iter().flatten().skip(1);
-    with_interfaces(earlier, added, version)
+    with_interfaces(existing, added, version)
 }
 
 /// A result that has these interfaces, too. What is no object is nobody's result, and stays as it is.
 pub(super) fn with_interfaces<'a>(
-    earlier: &Value,
+    existing: &Value,
     added: impl Iterator<Item = &'a Value>,
     version: &str,
 ) -> Value {
-    let mut result = earlier.clone();
+    let mut result = existing.clone();
     let Some(fields) = result.as_object_mut() else {
         return result;
     };

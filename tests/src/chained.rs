@@ -9,16 +9,16 @@ use ebbtide_vpc::{
 };
 use serde_json::json;
 
-/// The pod. It is deleted with [`Guest::delete`], or goes with its namespace.
+/// The pod. It is deleted with [`ChainedInterface::delete`], or goes with its namespace.
 #[derive(Debug)]
-pub struct Guest {
+pub struct ChainedInterface {
     _netns: Netns,
     plugin: Plugin,
     sandbox: Sandbox,
     config: String,
 }
 
-impl Guest {
+impl ChainedInterface {
     /// Makes one on a node, behind a pair with addresses of its own.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Guest {
         let sandbox = Sandbox::new(&netns, "guest", "guest");
         let config = json!({
             "cniVersion": "1.0.0",
-            "name": "guests",
+            "name": "chained",
             "type": "ebbtide",
             "agentSocket": plugin.socket(),
             "prevResult": {

@@ -24,9 +24,9 @@ impl fmt::Display for PodRef {
     }
 }
 
-/// What a claim is found by: an interface of a pod of this name.
+/// What a reservation is found by: an interface of a pod of this name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ClaimKey {
+pub struct ReservationKey {
     /// The pod's namespace.
     pub namespace: String,
     /// Its name.
@@ -35,7 +35,7 @@ pub struct ClaimKey {
     pub interface: String,
 }
 
-impl ClaimKey {
+impl ReservationKey {
     pub(super) fn new(pod: &PodRef, interface: &str) -> Self {
         Self {
             namespace: pod.namespace.clone(),
@@ -57,7 +57,7 @@ pub enum Reason {
 
 /// Addresses that wait for a pod, written on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
+pub struct Reservation {
     /// For whom.
     pub pod: PodRef,
     /// For which interface of it.
@@ -70,11 +70,11 @@ pub struct Claim {
     pub assigned: Vec<Assigned>,
 }
 
-impl Claim {
+impl Reservation {
     /// What it is found by.
     #[must_use]
-    pub fn key(&self) -> ClaimKey {
-        ClaimKey::new(&self.pod, &self.interface)
+    pub fn key(&self) -> ReservationKey {
+        ReservationKey::new(&self.pod, &self.interface)
     }
 
     /// Whether a sandbox of this pod is to get them. A running pod's are that very pod's; the

@@ -24,9 +24,9 @@ use super::{
     route_filter::RouteFilter,
 };
 
-/// One announcement.
+/// One notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Announcement {
+pub enum Notification {
     /// A link came or changed.
     Link(Link),
     /// A link went.
@@ -77,14 +77,14 @@ impl RouteGone {
 
 /// A socket that hears all of it in the namespace it was opened in.
 #[derive(Debug)]
-pub struct Announcements {
+pub struct Notifications {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
     routes: Arc<RouteFilter>,
 }
 
-impl Announcements {
+impl Notifications {
     /// Opens the socket. From when this returns nothing is missed without an
-    /// [`Announcement::Overrun`], but for others' routes that come: of these only default routes are told.
+    /// [`Notification::Overrun`], but for others' routes that come: of these only default routes are told.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -115,7 +115,7 @@ impl Announcements {
     }
 
     /// The next one; `None` when the socket was closed.
-    pub async fn next(&mut self) -> Option<Announcement> {
+    pub async fn next(&mut self) -> Option<Notification> {
         self.messages
             .next()
             .await
@@ -123,41 +123,41 @@ impl Announcements {
     }
 }
 
-fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Announcement {
+fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Notification {
     use RouteNetlinkMessage as Message;
     let message = match message.payload {
         NetlinkPayload::InnerMessage(message) => message,
-        NetlinkPayload::Overrun(_) => return Announcement::Overrun,
-        _ => return Announcement::Other,
+        NetlinkPayload::Overrun(_) => return Notification::Overrun,
+        _ => return Notification::Other,
     };
-    let address = |message, make: fn(LinkAddress) -> Announcement| {
-        LinkAddress::parse(&message).map_or(Announcement::Other, make)
+    let address = |message, make: fn(LinkAddress) -> Notification| {
+        LinkAddress::parse(&message).map_or(Notification::Other, make)
     };
     match message {
         // A bridge's ports are announced once more, in another family and by halves.
         Message::NewLink(message) if message.header.interface_family == AddressFamily::Unspec => {
-            Announcement::Link(Link::parse(message))
+            Notification::Link(Link::parse(message))
         }
         // It left its bridge.
         Message::DelLink(message) if message.header.interface_family != AddressFamily::Unspec => {
-            Announcement::Other
+            Notification::Other
         }
-        Message::DelLink(message) => Announcement::LinkGone(Link::parse(message)),
-        Message::NewAddress(message) => address(message, Announcement::Address),
-        Message::DelAddress(message) => address(message, Announcement::AddressGone),
+        Message::DelLink(message) => Notification::LinkGone(Link::parse(message)),
+        Message::NewAddress(message) => address(message, Notification::Address),
+        Message::DelAddress(message) => address(message, Notification::AddressGone),
         Message::NewRoute(message) => match hops(&message) {
-            Some(default) => Announcement::Default(default.hops),
-            None => Announcement::Other,
+            Some(default) => Notification::Default(default.hops),
+            None => Notification::Other,
         },
         Message::DelRoute(message) => match hops(&message) {
-            Some(default) => Announcement::DefaultGone(default.hops),
-            None => Announcement::RouteGone(RouteGone::parse(&message)),
+            Some(default) => Notification::DefaultGone(default.hops),
+            None => Notification::RouteGone(RouteGone::parse(&message)),
         },
-        Message::NewRule(rule) if !is_ours(&rule) => Announcement::ForeignRule,
-        Message::DelRule(_) => Announcement::RuleGone,
+        Message::NewRule(rule) if !is_ours(&rule) => Notification::ForeignRule,
+        Message::DelRule(_) => Notification::RuleGone,
         Message::DelQueueDiscipline(message) | Message::DelTrafficFilter(message) => {
-            Announcement::HookGone(message.header.index.cast_unsigned())
+            Notification::HookGone(message.header.index.cast_unsigned())
         }
-        _ => Announcement::Other,
+        _ => Notification::Other,
     }
 }

@@ -15,20 +15,20 @@ use crate::{
 };
 
 /// The address of this family that is asked for by name.
-pub(super) fn of_family(exactly: &[IpAddr], family: Family) -> Option<IpAddr> {
-    let mut all = exactly.iter().copied();
+pub(super) fn of_family(requested_addresses: &[IpAddr], family: Family) -> Option<IpAddr> {
+    let mut all = requested_addresses.iter().copied();
     all.find(|address| Family::of(*address) == family)
 }
 
 /// Whether every address that is asked for can be one of the interface's: one of each family, and only
 /// of families that it gets at all.
 pub(in crate::pool) fn can_be_met(
-    exactly: &[IpAddr],
+    requested_addresses: &[IpAddr],
     selection: &Selection<'_>,
 ) -> Result<(), Unavailable> {
-    for (position, &address) in exactly.iter().enumerate() {
+    for (position, &address) in requested_addresses.iter().enumerate() {
         let family = Family::of(address);
-        if of_family(&exactly[..position], family).is_some() {
+        if of_family(&requested_addresses[..position], family).is_some() {
             let reason = format!("an interface has one {family} address, and another is asked for");
             return Err(Unavailable { address, reason });
         }
@@ -42,7 +42,7 @@ pub(in crate::pool) fn can_be_met(
 
 impl State {
     /// The pool that can hand out `address` to this pod now.
-    pub(super) fn exactly<'a>(
+    pub(super) fn requested_addresses<'a>(
         &self,
         address: IpAddr,
         choice: &Choice<'a>,
@@ -61,8 +61,8 @@ impl State {
             Some(Holder::Owner(owner)) => {
                 return Err(unavailable(format!("it is in use: {owner}")));
             }
-            Some(Holder::Claim(claim)) => {
-                return Err(unavailable(format!("it waits for pod {}", claim.pod)));
+            Some(Holder::Reservation(reservation)) => {
+                return Err(unavailable(format!("it waits for pod {}", reservation.pod)));
             }
             None => {}
         }
@@ -75,11 +75,12 @@ impl State {
                 pool.name
             )));
         }
-        let ripe = asked.now.saturating_sub(self.rest);
+        let ripe = asked.now.saturating_sub(self.cooldown);
         match self.addresses.released.get(&address) {
             Some(&released) if released > ripe && !self.was_its_own(address, asked) => {
                 let left = (released - ripe).unsigned_abs().div_ceil(1000);
-                let reason = format!("it was released a moment ago and rests for {left} s more");
+                let reason =
+                    format!("it was released a moment ago and cools down for {left} s more");
                 Err(unavailable(reason))
             }
             _ => Ok((address, *pool)),

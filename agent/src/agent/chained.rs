@@ -18,7 +18,7 @@ use tracing::{error, warn};
 
 /// The directory of these records.
 #[derive(Debug)]
-pub(super) struct Guests(PathBuf);
+pub(super) struct ChainedInterfaces(PathBuf);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,20 +29,20 @@ struct Document {
     net: PodNet,
 }
 
-impl Guests {
+impl ChainedInterfaces {
     /// Makes the directory, if it is not there, and removes what an agent that was killed had begun to write.
     pub(super) fn open(state: &Path) -> io::Result<Self> {
-        let directory = state.join("guests");
+        let directory = state.join("chained");
         private::make_directory(&directory)?;
-        let guests = Self(directory);
-        for entry in fs::read_dir(&guests.0)?.flatten() {
+        let chained = Self(directory);
+        for entry in fs::read_dir(&chained.0)?.flatten() {
             let path = entry.path();
             let is_draft = path.extension().is_some_and(|kind| kind == "draft");
             if is_draft && let Err(e) = fs::remove_file(&path) {
                 warn!("the unfinished record {} stays: {e}", path.display());
             }
         }
-        Ok(guests)
+        Ok(chained)
     }
 
     /// Writes a record. It survives the agent; if another plugin's addresses are to be given back, it
@@ -144,7 +144,7 @@ fn read(path: &Path) -> io::Result<Option<(Owner, PodNet)>> {
 mod tests {
     use ebbtide_kernel::{
         node::NodeFacts,
-        podnet::{self, Earlier, NetworkSpec, Sandbox},
+        podnet::{self, Existing, NetworkSpec, Sandbox},
     };
     use ebbtide_types::settings::Settings;
 
@@ -172,12 +172,12 @@ mod tests {
             made_before: Some(1500),
             ..NetworkSpec::named(network)
         };
-        let (earlier, node) = (Earlier::default(), NodeFacts::default());
-        podnet::plan(&sandbox, &earlier, &spec, &[], &node, &Settings::default()).unwrap()
+        let (existing, node) = (Existing::default(), NodeFacts::default());
+        podnet::plan(&sandbox, &existing, &spec, &[], &node, &Settings::default()).unwrap()
     }
 
-    fn networks(guests: &Guests) -> Vec<String> {
-        let listed = guests.list().into_iter();
+    fn networks(chained: &ChainedInterfaces) -> Vec<String> {
+        let listed = chained.list().into_iter();
         let mut networks: Vec<String> = listed
             .map(|(owner, net)| {
                 assert_eq!(owner.network, net.network);
@@ -191,14 +191,14 @@ mod tests {
     #[test]
     fn two_networks_of_a_container_have_a_record_each() {
         let state = tempfile::tempdir().unwrap();
-        let guests = Guests::open(state.path()).unwrap();
+        let chained = ChainedInterfaces::open(state.path()).unwrap();
         let names = ["first", "second", "ns/with a slash", "\u{1b}[2J\n"];
         for name in names {
-            guests.write(&owner(name, "c"), &net(name)).unwrap();
+            chained.write(&owner(name, "c"), &net(name)).unwrap();
         }
-        assert_eq!(guests.list().len(), names.len());
-        guests.remove(&owner("first", "c")).unwrap();
-        let reopened = Guests::open(state.path()).unwrap();
+        assert_eq!(chained.list().len(), names.len());
+        chained.remove(&owner("first", "c")).unwrap();
+        let reopened = ChainedInterfaces::open(state.path()).unwrap();
         let mut left = names[1..].to_vec();
         left.sort_unstable();
         assert_eq!(networks(&reopened), left);
@@ -207,49 +207,49 @@ mod tests {
     #[test]
     fn a_container_may_be_called_as_long_as_it_likes() {
         let state = tempfile::tempdir().unwrap();
-        let guests = Guests::open(state.path()).unwrap();
+        let chained = ChainedInterfaces::open(state.path()).unwrap();
         let long = "c".repeat(4000);
         let longer = format!("{long}c");
         for container in [&long, &longer] {
-            guests.write(&owner("n", container), &net("n")).unwrap();
+            chained.write(&owner("n", container), &net("n")).unwrap();
         }
-        assert_eq!(guests.list().len(), 2);
-        guests.remove(&owner("n", &long)).unwrap();
-        assert_eq!(guests.list()[0].0.container_id, longer);
+        assert_eq!(chained.list().len(), 2);
+        chained.remove(&owner("n", &long)).unwrap();
+        assert_eq!(chained.list()[0].0.container_id, longer);
     }
 
     #[test]
     fn what_a_killed_agent_had_begun_to_write_goes_and_whole_records_stay() {
         let state = tempfile::tempdir().unwrap();
-        let guests = Guests::open(state.path()).unwrap();
-        guests.write(&owner("n", "c"), &net("n")).unwrap();
-        fs::write(guests.0.join("killed@eth0.json.draft"), "{").unwrap();
-        let guests = Guests::open(state.path()).unwrap();
-        assert_eq!(networks(&guests), ["n"]);
-        assert_eq!(fs::read_dir(&guests.0).unwrap().count(), 1);
+        let chained = ChainedInterfaces::open(state.path()).unwrap();
+        chained.write(&owner("n", "c"), &net("n")).unwrap();
+        fs::write(chained.0.join("killed@eth0.json.draft"), "{").unwrap();
+        let chained = ChainedInterfaces::open(state.path()).unwrap();
+        assert_eq!(networks(&chained), ["n"]);
+        assert_eq!(fs::read_dir(&chained.0).unwrap().count(), 1);
     }
 
     #[test]
     fn a_record_never_takes_another_s_place() {
         let state = tempfile::tempdir().unwrap();
-        let guests = Guests::open(state.path()).unwrap();
+        let chained = ChainedInterfaces::open(state.path()).unwrap();
         let (own, other) = (owner("n", "c"), owner("other", "c"));
-        guests.write(&other, &net("other")).unwrap();
-        fs::rename(guests.path(&other), guests.path(&own)).unwrap();
-        let refused = guests.write(&own, &net("n")).unwrap_err();
+        chained.write(&other, &net("other")).unwrap();
+        fs::rename(chained.path(&other), chained.path(&own)).unwrap();
+        let refused = chained.write(&own, &net("n")).unwrap_err();
         assert!(refused.to_string().contains("other"), "{refused}");
-        assert_eq!(networks(&guests), ["other"]);
+        assert_eq!(networks(&chained), ["other"]);
     }
 
     #[test]
     fn an_empty_record_goes_and_one_that_cannot_be_read_stays() {
         let state = tempfile::tempdir().unwrap();
-        let guests = Guests::open(state.path()).unwrap();
+        let chained = ChainedInterfaces::open(state.path()).unwrap();
         let [empty, broken] =
-            ["empty@eth0.json", "broken@eth0.json"].map(|name| guests.0.join(name));
+            ["empty@eth0.json", "broken@eth0.json"].map(|name| chained.0.join(name));
         fs::write(&empty, "").unwrap();
         fs::write(&broken, "{\"network\":").unwrap();
-        assert!(guests.list().is_empty());
+        assert!(chained.list().is_empty());
         assert_eq!([empty.exists(), broken.exists()], [false, true]);
     }
 }

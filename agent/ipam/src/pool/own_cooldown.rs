@@ -1,23 +1,23 @@
-//! A pod's own resting addresses.
+//! A pod's own cooling addresses.
 //!
-//! An address rests since others may still take its pod for the owner. For the same pod (its uid) in a new
+//! An address cools down since others may still take its pod for the owner. For the same pod (its uid) in a new
 //! sandbox that is no reason: it gets the address back. So a pod that fails over and over, each time in
 //! a new sandbox, uses one address and does not drain the pool.
 //!
-//! In memory only: after a restart of the agent an address rests for everybody.
+//! In memory only: after a restart of the agent an address cools down for everybody.
 
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{PodRef, clock::Moment};
 
-/// With this many addresses, those that have rested are forgotten.
+/// With this many addresses, those that have cooled down are forgotten.
 const LIMIT: usize = 1024;
 
 /// The pod's uid and the interface.
 type Key = (String, String);
 
 #[derive(Debug)]
-pub(super) struct OwnRests {
+pub(super) struct OwnCooldowns {
     /// Who released it the last, if nobody has taken it since.
     by_address: HashMap<IpAddr, (Key, Moment)>,
     by_pod: HashMap<Key, Vec<IpAddr>>,
@@ -25,7 +25,7 @@ pub(super) struct OwnRests {
     limit: usize,
 }
 
-impl Default for OwnRests {
+impl Default for OwnCooldowns {
     fn default() -> Self {
         Self {
             by_address: HashMap::new(),
@@ -35,7 +35,7 @@ impl Default for OwnRests {
     }
 }
 
-impl OwnRests {
+impl OwnCooldowns {
     /// The pod's interface has released these. `ripe` is as for the pickers.
     pub(super) fn add(
         &mut self,
@@ -101,16 +101,16 @@ mod tests {
             uid: "1".into(),
         };
         let [v4, v6] = ["10.0.0.1", "fd00::1"].map(|a| a.parse::<IpAddr>().unwrap());
-        let mut rests = OwnRests::default();
-        rests.add(&pod, "eth0", &[v4, v6], 1, 0);
-        rests.taken(v4);
-        rests.add(&pod, "eth0", &[v4], 2, 0);
-        assert_eq!(rests.of(Some(&pod), "eth0"), [v4, v6]);
+        let mut cooldowns = OwnCooldowns::default();
+        cooldowns.add(&pod, "eth0", &[v4, v6], 1, 0);
+        cooldowns.taken(v4);
+        cooldowns.add(&pod, "eth0", &[v4], 2, 0);
+        assert_eq!(cooldowns.of(Some(&pod), "eth0"), [v4, v6]);
     }
 
     #[test]
     fn what_has_rested_is_forgotten() {
-        let mut rests = OwnRests::default();
+        let mut cooldowns = OwnCooldowns::default();
         for number in 0..20_000u32 {
             let pod = PodRef {
                 namespace: "shop".into(),
@@ -118,9 +118,9 @@ mod tests {
                 uid: number.to_string(),
             };
             let (now, address) = (i64::from(number), IpAddr::from(number.to_be_bytes()));
-            rests.add(&pod, "eth0", &[address], now, now - 100);
-            assert_eq!(rests.of(Some(&pod), "eth0"), [address]);
+            cooldowns.add(&pod, "eth0", &[address], now, now - 100);
+            assert_eq!(cooldowns.of(Some(&pod), "eth0"), [address]);
         }
-        assert!(rests.by_address.len() <= LIMIT && rests.by_pod.len() <= LIMIT);
+        assert!(cooldowns.by_address.len() <= LIMIT && cooldowns.by_pod.len() <= LIMIT);
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn map_of(pool: &str) -> String {
 
 /// The leases of one pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Book {
+pub struct LeaseTable {
     family: Family,
     leases: BTreeMap<String, AddressSet>,
     wanted: BTreeMap<String, u64>,
@@ -44,7 +44,7 @@ pub struct BadLease {
     pub reason: AddressSetError,
 }
 
-impl Book {
+impl LeaseTable {
     /// Nothing is leased.
     #[must_use]
     pub const fn new(family: Family) -> Self {
@@ -67,11 +67,11 @@ impl Book {
     /// # Errors
     /// [`BadLease`], the first one.
     pub fn parse(data: &BTreeMap<String, String>, family: Family) -> Result<Self, BadLease> {
-        let mut book = Self::new(family);
+        let mut lease_table = Self::new(family);
         for (key, text) in data {
             if let Some(node) = key.strip_prefix(WANTED) {
                 let count = text.trim().parse().unwrap_or(1);
-                book.wanted.insert(node.to_owned(), count);
+                lease_table.wanted.insert(node.to_owned(), count);
                 continue;
             }
             let mut lease = Vec::new();
@@ -84,9 +84,9 @@ impl Book {
                 lease.push(set);
             }
             let lease = AddressSet::union_of(family, &lease);
-            book.leases.insert(key.clone(), lease);
+            lease_table.leases.insert(key.clone(), lease);
         }
-        Ok(book)
+        Ok(lease_table)
     }
 
     /// As a ConfigMap's data.
@@ -201,27 +201,30 @@ mod tests {
     #[test]
     fn no_address_is_leased_twice_and_what_comes_back_can_be_taken_again() {
         let pool = set("10.0.0.1-10.0.0.10");
-        let mut book = Book::new(Family::V4);
-        assert_eq!(book.take("a", &pool, 4), set("10.0.0.1-10.0.0.4"));
-        assert_eq!(book.take("b", &pool, 4), set("10.0.0.5-10.0.0.8"));
-        assert_eq!(book.take("c", &pool, 4).len(), 2);
-        assert!(book.take("d", &pool, 1).is_empty());
-        book.want("d", 1);
-        assert!(book.is_wanted_beside("a") && !book.is_wanted_beside("d"));
-        book.give_back("a", &set("10.0.0.2"));
-        let again = Book::parse(&book.to_data(), Family::V4).unwrap();
-        assert_eq!(again.to_data(), book.to_data());
-        assert_eq!(book.take("d", &pool, 5), set("10.0.0.2"));
-        book.want("d", 0);
+        let mut lease_table = LeaseTable::new(Family::V4);
+        assert_eq!(lease_table.take("a", &pool, 4), set("10.0.0.1-10.0.0.4"));
+        assert_eq!(lease_table.take("b", &pool, 4), set("10.0.0.5-10.0.0.8"));
+        assert_eq!(lease_table.take("c", &pool, 4).len(), 2);
+        assert!(lease_table.take("d", &pool, 1).is_empty());
+        lease_table.want("d", 1);
+        assert!(lease_table.is_wanted_beside("a") && !lease_table.is_wanted_beside("d"));
+        lease_table.give_back("a", &set("10.0.0.2"));
+        let again = LeaseTable::parse(&lease_table.to_data(), Family::V4).unwrap();
+        assert_eq!(again.to_data(), lease_table.to_data());
+        assert_eq!(lease_table.take("d", &pool, 5), set("10.0.0.2"));
+        lease_table.want("d", 0);
         assert_eq!(
-            book.claim("d", &set("10.0.0.5")),
+            lease_table.claim("d", &set("10.0.0.5")),
             set("10.0.0.5"),
             "it is b's"
         );
-        assert!(book.claim("d", &set("10.0.0.2")).is_empty(), "its own");
+        assert!(
+            lease_table.claim("d", &set("10.0.0.2")).is_empty(),
+            "its own"
+        );
         let nodes = ["b", "d"].map(str::to_owned).into();
-        assert_eq!(book.reclaim(&nodes), ["a", "c"]);
-        assert_eq!(book.free(&pool).len(), 5);
+        assert_eq!(lease_table.reclaim(&nodes), ["a", "c"]);
+        assert_eq!(lease_table.free(&pool).len(), 5);
     }
 
     #[test]
@@ -240,26 +243,30 @@ mod tests {
             ("_wanted.d", "many"),
         ];
         let pool = set("10.0.0.1-10.0.0.10");
-        type Change = fn(&mut Book, &AddressSet);
+        type Change = fn(&mut LeaseTable, &AddressSet);
         type Texts = &'static [(&'static str, &'static str)];
         let changes: [(Texts, Change, Texts); 5] = [
             (
                 &[],
-                |book, pool| drop(book.take("a", pool, 2)),
+                |lease_table, pool| drop(lease_table.take("a", pool, 2)),
                 &[("a", "10.0.0.1-10.0.0.2")],
             ),
-            (&[], |book, _| book.want("a", 3), &[("_wanted.a", "3")]),
+            (
+                &[],
+                |lease_table, _| lease_table.want("a", 3),
+                &[("_wanted.a", "3")],
+            ),
             (
                 &[("a", "10.0.0.1"), ("_wanted.a", "1")],
-                |book, pool| {
-                    book.take("a", pool, 1);
-                    book.want("a", 0);
+                |lease_table, pool| {
+                    lease_table.take("a", pool, 1);
+                    lease_table.want("a", 0);
                 },
                 &[("a", "10.0.0.1-10.0.0.2")],
             ),
             (
                 &[("a", "10.0.0.1-10.0.0.2")],
-                |book, _| book.give_back("a", &set("10.0.0.1-10.0.0.2")),
+                |lease_table, _| lease_table.give_back("a", &set("10.0.0.1-10.0.0.2")),
                 &[],
             ),
             (
@@ -270,24 +277,24 @@ mod tests {
         ];
         for (own, change, expected) in changes {
             let mut data = text(&[&others[..], own].concat());
-            let before = Book::parse(&data, Family::V4).unwrap();
-            let mut book = before.clone();
-            change(&mut book, &pool);
-            book.write(&before, &mut data);
+            let before = LeaseTable::parse(&data, Family::V4).unwrap();
+            let mut lease_table = before.clone();
+            change(&mut lease_table, &pool);
+            lease_table.write(&before, &mut data);
             assert_eq!(data, text(&[&others[..], expected].concat()));
         }
         let mut data = text(&others);
-        let before = Book::parse(&data, Family::V4).unwrap();
-        let mut book = before.clone();
-        book.reclaim(&["b"].map(str::to_owned).into());
-        book.write(&before, &mut data);
+        let before = LeaseTable::parse(&data, Family::V4).unwrap();
+        let mut lease_table = before.clone();
+        lease_table.reclaim(&["b"].map(str::to_owned).into());
+        lease_table.write(&before, &mut data);
         assert_eq!(data, text(&[others[0], others[2]]));
     }
 
     #[test]
     fn a_lease_that_cannot_be_read_is_never_taken_for_none() {
         let data = [("a".to_owned(), "10.0.0.1-x".to_owned())].into();
-        let error = Book::parse(&data, Family::V4).unwrap_err();
+        let error = LeaseTable::parse(&data, Family::V4).unwrap_err();
         assert_eq!(error.node, "a");
     }
 }

@@ -1,4 +1,4 @@
-//! Addresses that wait for pods: adopted, sticky; and a pod's own resting ones.
+//! Addresses that wait for pods: adopted, sticky; and a pod's own cooling down ones.
 
 use ebbtide_types::Family;
 
@@ -68,26 +68,26 @@ fn adopt(
         .iter()
         .map(|(pool, address)| (*pool, address.parse().unwrap()))
         .collect();
-    let wish = Adopt {
+    let requested = Adopt {
         pod,
         interface: "eth0",
         addresses: &addresses,
     };
-    wait(pools.adopt(&wish, catalog))
+    wait(pools.adopt(&requested, catalog))
 }
 
-fn end(pools: &Pools, name: &str) -> Option<Claim> {
-    let key = ClaimKey {
+fn end(pools: &Pools, name: &str) -> Option<Reservation> {
+    let key = ReservationKey {
         namespace: "shop".into(),
         name: name.into(),
         interface: "eth0".into(),
     };
-    wait(pools.end_claim(&key)).unwrap()
+    wait(pools.end_reservation(&key)).unwrap()
 }
 
 fn used(pools: &Pools, catalog: &Catalog) -> (u64, u64, u128) {
     let usage = &pools.usage(catalog)[0];
-    (usage.used, usage.resting, usage.free)
+    (usage.used, usage.in_cooldown, usage.free)
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_pod_in_a_new_sandbox_gets_the_address_back_that_it_just_released() {
         assert_eq!(used(&pools, &catalog), (1, 0, 2), "retry {retry}");
     }
     release(&pools, "again");
-    // Another pod, also of that name, and one whose uid is not known: the address rests for them.
+    // Another pod, also of that name, and one whose uid is not known: the address cools down for them.
     for (subject, address) in [
         (&plain("job", "u3"), "10.0.0.2"),
         (&plain("job", ""), "10.0.0.3"),
@@ -140,7 +140,7 @@ fn an_own_resting_address_that_is_given_back_rests_on() {
         ..Request::new(&owner, "node", &catalog)
     };
     drop(pools.reserve(&request).unwrap());
-    assert_eq!(pools.look([10, 0, 0, 1].into()).rests_for, 30_000);
+    assert_eq!(pools.look([10, 0, 0, 1].into()).cooldown_for, 30_000);
     assert_eq!(used(&pools, &catalog), (0, 1, 2));
 }
 
@@ -160,21 +160,25 @@ fn a_statefulset_pods_address_waits_for_its_next_sandbox_over_restarts() {
     for container in ["a", "b"] {
         release(&pools, container);
     }
-    assert_eq!(used(&pools, &catalog), (1, 1, 1), "one waits, one rests");
-    let claims = pools.claims();
-    assert_eq!(claims.len(), 1);
     assert_eq!(
-        (claims[0].reason, claims[0].pod.to_string()),
+        used(&pools, &catalog),
+        (1, 1, 1),
+        "one waits, one cools down"
+    );
+    let reservations = pools.reservations();
+    assert_eq!(reservations.len(), 1);
+    assert_eq!(
+        (reservations[0].reason, reservations[0].pod.to_string()),
         (Reason::Sticky, "shop/web-0".into())
     );
     drop(pools);
     lab.pass(100_000);
     let pools = lab.open();
-    assert_eq!(pools.claims(), claims);
+    assert_eq!(pools.reservations(), reservations);
     let standing = pools.look([10, 0, 0, 1].into());
     assert_eq!(
-        (standing.holder, standing.claim),
-        (None, Some(claims[0].clone()))
+        (standing.holder, standing.reservation),
+        (None, Some(reservations[0].clone()))
     );
     for (container, address) in [("c", "10.0.0.3"), ("d", "10.0.0.2")] {
         assert_eq!(
@@ -187,10 +191,10 @@ fn a_statefulset_pods_address_waits_for_its_next_sandbox_over_restarts() {
         add_as(&pools, &catalog, "e", &stateful("web-0", "u9")),
         ["10.0.0.1"]
     );
-    assert_eq!(pools.claims(), []);
+    assert_eq!(pools.reservations(), []);
     drop(pools);
     let pools = lab.open();
-    assert_eq!((pools.claims().len(), pools.list().len()), (0, 3));
+    assert_eq!((pools.reservations().len(), pools.list().len()), (0, 3));
 }
 
 #[test]
@@ -205,18 +209,18 @@ fn a_sticky_address_is_released_by_evidence_by_a_person_and_by_the_option() {
     release(&pools, "a");
     assert!(end(&pools, "web-0").is_some());
     assert_eq!(end(&pools, "web-0"), None);
-    assert_eq!(used(&pools, &catalog), (0, 1, 2), "it rests");
+    assert_eq!(used(&pools, &catalog), (0, 1, 2), "it cools down");
     add_as(&pools, &catalog, "b", &stateful("web-1", "u2"));
     assert!(wait(pools.release_for_good(&owner("b"))).unwrap().is_some());
-    assert_eq!(pools.claims(), []);
+    assert_eq!(pools.reservations(), []);
     add_as(&pools, &catalog, "c", &stateful("web-2", "u3"));
     release(&pools, "c");
-    assert_eq!(pools.claims().len(), 1);
+    assert_eq!(pools.reservations().len(), 1);
     drop(pools);
     lab.sticky = false;
     for _ in 0..2 {
         let pools = lab.open();
-        assert_eq!(pools.claims(), []);
+        assert_eq!(pools.reservations(), []);
         assert_eq!(used(&pools, &catalog), (0, 3, 0));
     }
 }
@@ -243,8 +247,8 @@ fn an_address_that_waits_in_a_pool_the_pod_is_not_for_any_more_is_released() {
         ..stateful("web-0", "u2")
     };
     assert_eq!(add_as(&pools, &catalog, "b", &moved), ["10.1.0.1"]);
-    assert_eq!(pools.claims(), []);
-    assert_eq!(used(&pools, &catalog), (0, 1, 2), "it rests");
+    assert_eq!(pools.reservations(), []);
+    assert_eq!(used(&pools, &catalog), (0, 1, 2), "it cools down");
     drop(pools);
     assert_eq!(used(&lab.open(), &catalog), (0, 1, 2));
 }
@@ -260,7 +264,7 @@ fn a_request_that_does_not_commit_leaves_what_waits_waiting() {
     let subject = stateful("web-0", "u1");
     add_as(&pools, &catalog, "a", &subject);
     release(&pools, "a");
-    let before = pools.claims();
+    let before = pools.reservations();
     let other = owner("b");
     let request = Request {
         subject: &subject,
@@ -269,11 +273,11 @@ fn a_request_that_does_not_commit_leaves_what_waits_waiting() {
     let grant = pools.reserve(&request).unwrap();
     let key = before[0].key();
     assert!(matches!(
-        wait(pools.end_claim(&key)),
-        Err(PoolError::ClaimBusy(_))
+        wait(pools.end_reservation(&key)),
+        Err(PoolError::ReservationBusy(_))
     ));
     drop(grant);
-    assert_eq!(pools.claims(), before);
+    assert_eq!(pools.reservations(), before);
     assert_eq!(add_as(&pools, &catalog, "b", &subject), ["10.0.0.1"]);
 }
 
@@ -303,7 +307,7 @@ fn an_adopted_address_is_its_pods_alone_and_is_adopted_once() {
         !adopt(&pools, &catalog, &web, &[("p", "10.0.0.1")]).unwrap(),
         "the pod has it, by its sandbox"
     );
-    assert_eq!(pools.claims(), []);
+    assert_eq!(pools.reservations(), []);
 }
 
 #[test]
@@ -345,8 +349,8 @@ fn what_cannot_be_adopted_is_refused_and_nothing_is_taken() {
     let both = [("six", "fd00::1"), ("p", "10.0.0.3")];
     assert!(adopt(&pools, &catalog, &pod("web", "u8"), &both).unwrap());
     assert!(!adopt(&pools, &catalog, &pod("web", "u8"), &both).unwrap());
-    let claim = end(&pools, "web").unwrap();
-    assert_eq!(texts(&claim.assigned), ["10.0.0.3", "fd00::1"]);
+    let reservation = end(&pools, "web").unwrap();
+    assert_eq!(texts(&reservation.assigned), ["10.0.0.3", "fd00::1"]);
 }
 
 #[test]
@@ -365,7 +369,7 @@ fn a_running_pods_address_is_held_also_while_its_pool_is_not_there() {
 }
 
 #[test]
-fn claims_that_could_not_be_written_are_as_they_were() {
+fn reservations_that_could_not_be_written_are_as_they_were() {
     let catalog = catalog(POOLS);
     let subject = stateful("web-0", "u1");
     faults::at_every_change(|lab, disk, changes| {
@@ -381,22 +385,26 @@ fn claims_that_could_not_be_written_are_as_they_were() {
         add_as(&pools, &catalog, "a", &subject);
         disk.fail_after(changes);
         let mut failed = wait(pools.release(&owner("a"))).is_err();
-        assert_eq!(pools.claims().is_empty(), failed, "after {changes}");
+        assert_eq!(pools.reservations().is_empty(), failed, "after {changes}");
         if !failed {
             let adopted = adopt(&pools, &catalog, &pod("db", "u7"), &[("p", "10.0.0.2")]);
             failed |= adopted.is_err();
             let again = try_add(&pools, &catalog, "b", &subject);
             failed |= again.is_err();
             let expected = usize::from(adopted.is_ok()) + usize::from(again.is_err());
-            assert_eq!(pools.claims().len(), expected, "after {changes}");
+            assert_eq!(pools.reservations().len(), expected, "after {changes}");
         }
         assert_eq!(disk.mend(), failed, "after {changes}");
         // Whatever failed works now, and the disk agrees.
         add(&pools, &catalog, "c");
-        let before = (pools.list(), pools.claims());
+        let before = (pools.list(), pools.reservations());
         drop(pools);
         let pools = disk.open(lab);
-        assert_eq!((pools.list(), pools.claims()), before, "after {changes}");
+        assert_eq!(
+            (pools.list(), pools.reservations()),
+            before,
+            "after {changes}"
+        );
         failed
     });
 }
@@ -450,13 +458,13 @@ fn a_range_comes_and_goes_at_run_time_but_not_while_it_is_in_use() {
     let error = pools.withdraw(&block("10.0.0.2-10.0.0.9")).unwrap_err();
     let expected = InUse {
         held: vec![[10, 0, 0, 2].into()],
-        resting: vec![[10, 0, 0, 3].into()],
+        in_cooldown: vec![[10, 0, 0, 3].into()],
     };
     assert_eq!(error, expected);
     assert!(
         error
             .to_string()
-            .contains("1 of these addresses are in use and 1 rest"),
+            .contains("1 of these addresses are in use and 1 cool down"),
         "{error}"
     );
     assert_eq!(used(&pools, &whole), (2, 1, 6), "nothing changed");
@@ -479,6 +487,10 @@ fn a_range_comes_and_goes_at_run_time_but_not_while_it_is_in_use() {
     pools.restore(&block("10.0.0.5-10.0.0.6"));
     assert_eq!(add(&pools, &whole, "e"), ["10.0.0.5"]);
     lab.pass(60);
-    assert_eq!(pools.withdraw(&block("10.0.0.3")), Ok(()), "it has rested");
+    assert_eq!(
+        pools.withdraw(&block("10.0.0.3")),
+        Ok(()),
+        "it has cooled down"
+    );
     assert_eq!(add(&pools, &whole, "f"), ["10.0.0.6"]);
 }

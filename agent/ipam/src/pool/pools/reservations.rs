@@ -8,7 +8,7 @@ use super::Pools;
 use crate::{
     catalog::{AddressSet, Catalog},
     pool::{
-        Assigned, Claim, ClaimKey, InUse, PodRef, PoolError, Reason, Withheld,
+        Assigned, InUse, PodRef, PoolError, Reason, Reservation, ReservationKey, Withheld,
         state::Adoption,
         writer::{What, lock},
     },
@@ -30,29 +30,29 @@ impl Pools {
     /// that was news. All of them or none.
     ///
     /// When the pod gets a new sandbox here, it gets them. Otherwise they are held until
-    /// [`Pools::end_claim`], by evidence that the pod is gone.
+    /// [`Pools::end_reservation`], by evidence that the pod is gone.
     ///
     /// # Errors
     /// [`PoolError::Conflict`] if one of them is somebody else's or was given back by this
     /// node, [`PoolError::Store`] with nothing done.
-    pub async fn adopt(&self, wish: &Adopt<'_>, catalog: &Catalog) -> Result<bool, PoolError> {
-        let addresses = wish.addresses.iter();
+    pub async fn adopt(&self, requested: &Adopt<'_>, catalog: &Catalog) -> Result<bool, PoolError> {
+        let addresses = requested.addresses.iter();
         let mut assigned: Vec<Assigned> = addresses
             .map(|(name, address)| assign(catalog, name, *address))
             .collect();
         assigned.sort_by_key(|each| each.address);
-        let claim = Arc::new(Claim {
-            pod: wish.pod.clone(),
-            interface: wish.interface.to_owned(),
+        let reservation = Arc::new(Reservation {
+            pod: requested.pod.clone(),
+            interface: requested.interface.to_owned(),
             reason: Reason::Adopted,
             since: self.inner.clock.unix_millis() / 1000,
             assigned,
         });
-        let adoption = lock(&self.inner.state).adopt(&claim)?;
+        let adoption = lock(&self.inner.state).adopt(&reservation)?;
         match adoption {
             Adoption::Existing => Ok(false),
             Adoption::New(taken) => self
-                .write(What::Adopt { claim, taken })
+                .write(What::Adopt { reservation, taken })
                 .await
                 .map(|()| true),
         }
@@ -60,23 +60,27 @@ impl Pools {
 
     /// All addresses that wait for a pod, and are on disk.
     #[must_use]
-    pub fn claims(&self) -> Vec<Claim> {
-        let claims = lock(&self.inner.state).claims();
-        claims.into_iter().map(Arc::unwrap_or_clone).collect()
+    pub fn reservations(&self) -> Vec<Reservation> {
+        let reservations = lock(&self.inner.state).reservations();
+        reservations.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
-    /// Releases what waits for this interface of the pod; `None`: nothing does. The addresses rest.
+    /// Releases what waits for this interface of the pod; `None`: nothing does. The addresses cool down.
     ///
     /// For the evidence see [`super::super::is_expected`] (sticky), and the pod's uid (adopted).
     ///
     /// # Errors
-    /// [`PoolError::ClaimBusy`], or [`PoolError::Store`] with nothing done.
-    pub async fn end_claim(&self, key: &ClaimKey) -> Result<Option<Claim>, PoolError> {
-        let Some(claim) = lock(&self.inner.state).begin_end(key)? else {
+    /// [`PoolError::ReservationBusy`], or [`PoolError::Store`] with nothing done.
+    pub async fn end_reservation(
+        &self,
+        key: &ReservationKey,
+    ) -> Result<Option<Reservation>, PoolError> {
+        let Some(reservation) = lock(&self.inner.state).begin_end(key)? else {
             return Ok(None);
         };
-        self.write(What::EndClaim(Arc::clone(&claim))).await?;
-        Ok(Some(Arc::unwrap_or_clone(claim)))
+        self.write(What::EndReservation(Arc::clone(&reservation)))
+            .await?;
+        Ok(Some(Arc::unwrap_or_clone(reservation)))
     }
 
     /// Hands none of these addresses out any more, so that another node can: for ranges of a shared

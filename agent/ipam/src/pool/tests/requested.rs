@@ -14,9 +14,12 @@ fn ask(
     catalog: &Catalog,
     container: &str,
     pod: &str,
-    exactly: &[&str],
+    requested_addresses: &[&str],
 ) -> Result<Vec<String>, PoolError> {
-    let exactly: Vec<IpAddr> = exactly.iter().map(|text| text.parse().unwrap()).collect();
+    let requested_addresses: Vec<IpAddr> = requested_addresses
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
     let subject = Subject {
         pod: Object::named(pod),
         namespace: Object::named("shop"),
@@ -26,7 +29,7 @@ fn ask(
     let owner = owner(container);
     let request = Request {
         subject: &subject,
-        exactly: &exactly,
+        requested_addresses: &requested_addresses,
         ..Request::new(&owner, "node", catalog)
     };
     match pools.reserve(&request)? {
@@ -39,7 +42,7 @@ fn ask(
 fn a_pod_gets_the_addresses_it_asks_for_and_any_of_the_other_family() {
     let lab = Lab::new();
     let (pools, catalog) = (lab.open(), catalog(POOLS));
-    for (container, exactly, expected) in [
+    for (container, requested_addresses, expected) in [
         ("one", vec!["10.0.1.12"], ["10.0.1.12", "fd00::10"]),
         ("two", vec!["fd00::13"], ["10.0.0.10", "fd00::13"]),
         (
@@ -50,7 +53,7 @@ fn a_pod_gets_the_addresses_it_asks_for_and_any_of_the_other_family() {
         // Repeated: what it has.
         ("one", vec!["10.0.1.12"], ["10.0.1.12", "fd00::10"]),
     ] {
-        let found = ask(&pools, &catalog, container, container, &exactly);
+        let found = ask(&pools, &catalog, container, container, &requested_addresses);
         assert_eq!(found.unwrap(), expected, "{container}");
     }
 }
@@ -61,7 +64,7 @@ fn what_cannot_be_had_is_refused_with_the_reason_and_nothing_is_taken() {
     let (pools, catalog) = (lab.open(), catalog(POOLS));
     ask(&pools, &catalog, "first", "first", &["10.0.0.11"]).unwrap();
     let before = pools.list().len();
-    for (exactly, said) in [
+    for (requested_addresses, said) in [
         (vec!["10.0.0.11"], "in use: eth0 of container first"),
         (
             vec!["fd00::10", "10.9.9.9"],
@@ -71,9 +74,12 @@ fn what_cannot_be_had_is_refused_with_the_reason_and_nothing_is_taken() {
         (vec!["10.0.0.12", "10.0.1.12"], "one IPv4 address"),
         (vec!["fd00::99"], "not among"),
     ] {
-        let error = ask(&pools, &catalog, "second", "second", &exactly).unwrap_err();
-        assert!(error.to_string().contains(said), "{exactly:?}: {error}");
-        assert_eq!(pools.list().len(), before, "{exactly:?}");
+        let error = ask(&pools, &catalog, "second", "second", &requested_addresses).unwrap_err();
+        assert!(
+            error.to_string().contains(said),
+            "{requested_addresses:?}: {error}"
+        );
+        assert_eq!(pools.list().len(), before, "{requested_addresses:?}");
     }
     // All of it is still there to be had.
     let found = ask(&pools, &catalog, "second", "second", &["10.0.0.12"]);
@@ -97,7 +103,7 @@ fn a_released_address_rests_but_for_a_pod_of_the_same_name() {
     ask(&pools, &catalog, "one", "web-0", &asked).unwrap();
     release(&pools, "one").unwrap();
     let error = ask(&pools, &catalog, "two", "db-0", &asked).unwrap_err();
-    assert!(error.to_string().contains("rests for 60 s"), "{error}");
+    assert!(error.to_string().contains("cools down for 60 s"), "{error}");
     let again = ask(&pools, &catalog, "three", "web-0", &asked).unwrap();
     assert_eq!(again[0], "10.0.0.12");
     release(&pools, "three").unwrap();

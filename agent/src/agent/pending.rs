@@ -7,37 +7,37 @@ use super::locked;
 
 /// The addresses.
 #[derive(Debug, Default)]
-pub struct Claims(Mutex<BTreeSet<IpAddr>>);
+pub struct PendingAddresses(Mutex<BTreeSet<IpAddr>>);
 
 /// Nobody else is given these addresses until it is dropped. By then the interface is noted, or is not made.
 #[derive(Debug)]
-pub struct Claim<'a> {
-    claims: &'a Claims,
+pub struct Pending<'a> {
+    pending: &'a PendingAddresses,
     own: Vec<IpAddr>,
 }
 
-impl Claims {
+impl PendingAddresses {
     /// Takes all of these.
     ///
     /// # Errors
     /// The first that somebody else is being given; then none is taken.
-    pub fn take(&self, addresses: impl Iterator<Item = IpAddr>) -> Result<Claim<'_>, IpAddr> {
+    pub fn take(&self, addresses: impl Iterator<Item = IpAddr>) -> Result<Pending<'_>, IpAddr> {
         let mut all = locked(&self.0);
         let own: BTreeSet<IpAddr> = addresses.collect();
         if let Some(taken) = own.iter().find(|address| all.contains(address)) {
             return Err(*taken);
         }
         all.extend(&own);
-        Ok(Claim {
-            claims: self,
+        Ok(Pending {
+            pending: self,
             own: own.into_iter().collect(),
         })
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        let mut all = locked(&self.claims.0);
+        let mut all = locked(&self.pending.0);
         for address in &self.own {
             all.remove(address);
         }
@@ -50,13 +50,13 @@ mod tests {
 
     #[test]
     fn of_two_at_once_one_has_an_address_and_the_next_one_gets_it_afterwards() {
-        let claims = Claims::default();
+        let pending = PendingAddresses::default();
         let [a, b] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
         // A result may name an address twice.
-        let first = claims.take([a, a].into_iter()).unwrap();
-        assert_eq!(claims.take([b, a].into_iter()).unwrap_err(), a);
-        drop(claims.take([b].into_iter()).unwrap());
+        let first = pending.take([a, a].into_iter()).unwrap();
+        assert_eq!(pending.take([b, a].into_iter()).unwrap_err(), a);
+        drop(pending.take([b].into_iter()).unwrap());
         drop(first);
-        assert!(claims.take([a, b].into_iter()).is_ok());
+        assert!(pending.take([a, b].into_iter()).is_ok());
     }
 }

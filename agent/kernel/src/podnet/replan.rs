@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use ebbtide_types::{Family, settings::Settings};
 
-use super::{Earlier, Error, PlanError, PodAddress, PodNet, Sandbox, plan};
+use super::{Error, Existing, PlanError, PodAddress, PodNet, Sandbox, plan};
 use crate::{
     netlink::{
         Batch, Netlink,
@@ -19,7 +19,7 @@ use crate::{
 ///
 /// # Errors
 /// When the node cannot carry it any more.
-pub fn renew(
+pub fn replan(
     net: &PodNet,
     node: &NodeFacts,
     gateway: impl Fn(&PodAddress) -> Option<IpAddr>,
@@ -36,7 +36,7 @@ pub fn renew(
     };
     let mut families = Family::BOTH.to_vec();
     families.retain(|family| net.shared_veth.is_some() && !own_replies(family));
-    let earlier = Earlier {
+    let existing = Existing {
         veth: net.shared_veth.clone(),
         tables: Vec::new(),
         others_defaults: net.others_defaults.clone(),
@@ -63,7 +63,7 @@ pub fn renew(
         .collect();
     Ok(PodNet {
         delegate: net.delegate.clone(),
-        ..plan(&sandbox, &earlier, spec, &addresses, node, settings)?
+        ..plan(&sandbox, &existing, spec, &addresses, node, settings)?
     })
 }
 
