@@ -108,7 +108,7 @@ impl NetConf {
                         "the network configuration is not valid: {place}{}",
                         e.inner()
                     ),
-                    "see the README for the fields that there are",
+                    "see docs/configure.md for the fields that there are",
                 )
             })?;
         if !VERSIONS.contains(&conf.cni_version.as_str()) {

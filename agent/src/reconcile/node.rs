@@ -33,7 +33,7 @@ use crate::{
 const COOLDOWN: Duration = Duration::from_secs(1);
 
 /// What each comparison is told under, at level debug, with how much the kernel answered.
-const LOOKS: &str = "crate::looks";
+const LOOKS: &str = "ebbtide_agent::looks";
 
 /// What the node was last compared with.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! Where our rules in the host begin: in front of others' that would take what is ours to route.
 //!
-//! Ours take nothing that is not pods' (ARCHITECTURE.md, "The node's NICs"), so in front they do no harm. Behind a rule
+//! Ours take nothing that is not pods' (docs/how-it-works.md), so in front they do no harm. Behind a rule
 //! by source or for all packets, as netplan, cloud-init, strongSwan and `ip rule add` without a priority make them, they
 //! are not asked: pods and the node's own address would lose each other.
 

@@ -56,7 +56,7 @@ variables:
     expression: "request.operation == 'UPDATE' ? oldObject.metadata.?finalizers.orValue([]) : []"
 validations:
 {{ include "ebbtide.accounts.of-a-node" . | indent 2 }}
-  # A pod that has moved: what its former node wrote goes with the former pod.
+  # A pod of this name that has moved: the object that its former node wrote is deleted with the former pod.
   - expression: "request.operation == 'CREATE' || variables.was == variables.node || (variables.was == '' && request.operation == 'UPDATE')"
     message: "this SpiderEndpoint is another node's, whose agent deletes it when that pod is gone, as does the garbage collector"
   - expression: "request.operation == 'DELETE' || (variables.now == variables.node && variables.label == variables.node)"

@@ -1,4 +1,4 @@
-{{/* The values that this chart reads: what is empty here may have anything in it. */}}
+{{/* The values that this chart reads. An empty entry here may contain anything. */}}
 {{- define "ebbtide.known" -}}
 global: {imageRegistryOverride: }
 image: {registry: , repository: , tag: , digest: , pullPolicy: }
@@ -23,7 +23,7 @@ agent:
   seLinuxOptions:
 {{- end -}}
 
-{{/* The values that it does not read, one a line: each with its whole path. */}}
+{{/* The values that it does not read, one per line, with the whole path. */}}
 {{- define "ebbtide.unknown" -}}
 {{- $known := .known -}}
 {{- $path := .path -}}
@@ -39,22 +39,22 @@ agent:
 {{- end }}
 {{- end -}}
 
-{{/* Why, and what does it instead: mostly for values of Spiderpool's chart. */}}
+{{/* Why a value has no effect, and what to use instead: mostly for values of Spiderpool's chart. */}}
 {{- define "ebbtide.why" -}}
 {{- if hasPrefix "clusterDefaultPool." . -}}
-no pool is made; write a SpiderIPPool with default: true
+no pool is made; create a SpiderIPPool with default: true
 {{- else if hasPrefix "coordinator." . -}}
-no SpiderCoordinator is made of it; write one (hijackCIDR, podDefaultRouteNIC and podCIDRType: cluster have an effect there)
+no SpiderCoordinator is made from it; create one (hijackCIDR, podDefaultRouteNIC and podCIDRType: cluster have an effect there)
 {{- else if hasPrefix "ipam.enableIPv" . -}}
-a pod has an address of each family that a pool for it has
+a pod gets an address of each family for which a pool serves it
 {{- else if or (hasPrefix "ipam.enableSpiderSubnet" .) (hasPrefix "ipam.subnet" .) (hasPrefix "ipam.enableAutoPool" .) -}}
-there are no subnets and no automatic pools; write SpiderIPPools
+there are no subnets and no automatic pools; create SpiderIPPools
 {{- else if hasPrefix "ipam.gc." . -}}
-addresses are free by evidence that the pod is gone, not after some time
+an address is freed by evidence that its pod is gone, not after some time
 {{- else if hasPrefix "ipam.enableKubevirt" . -}}
-virtual machines have no address of their own that moves along
+fixed addresses of virtual machines are not supported
 {{- else if hasPrefix "ipam." . -}}
-this agent has no such setting of its address management
+the agent has no such setting
 {{- else if hasPrefix "multus." . -}}
 no Multus is installed; for one in front see cni.confName
 {{- else if hasPrefix "plugins." . -}}

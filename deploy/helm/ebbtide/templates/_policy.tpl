@@ -2,7 +2,7 @@
 
 {{- define "ebbtide.policy.pools" -}}
 variables:
-  # The subnet, or nothing if it is none: then that alone is said.
+  # The subnet, or nothing if it is not valid: then only that is reported.
   - name: subnet
     expression: "isCIDR(object.spec.subnet) ? [cidr(object.spec.subnet)] : []"
   - name: ips
@@ -66,7 +66,7 @@ variables:
 validations:
   - expression: "variables.ipvlan.all(b, b.master.all(m, m != '.' && m != '..'))"
     message: "ipvlan.master is not an interface's name"
-  # What names pools in a way that nobody reads would mean the default pools: other addresses than were meant.
+  # A field that nobody reads must not name pools: the default pools would give unintended addresses.
   - expression: "variables.ipvlan.all(b, b.all(k, !k.lowerAscii().contains('pool') || k in ['ippools', 'spiderpoolConfigPools']))"
     message: "ipvlan seems to name pools, but no such field is known: write ippools"
   - expression: "variables.ipvlan.all(b, !has(b.ippools) || b.ippools.all(k, k in ['ipv4', 'ipv6', 'matchMasterSubnet']))"
