@@ -1,4 +1,5 @@
-//! The agent's parts put together, and what it does before it is ready.
+//! The agent itself: its state, its start, and the operations on pods' interfaces that requests and the reconciler
+//! share.
 
 mod before;
 mod chained;
@@ -53,87 +54,87 @@ use crate::{
     reconcile::{Scope, Work},
 };
 
-/// Where the agent keeps what.
+/// The directories that the agent keeps its state in.
 #[derive(Clone, Debug)]
 pub struct Directories {
-    /// Survives reboots: the addresses.
+    /// Survives reboots: the assigned addresses, and other records.
     pub state: PathBuf,
     /// On a bpf file system: the pinned maps.
     pub bpf: PathBuf,
 }
 
-/// Everything a request needs.
+/// The node agent: everything that a request needs.
 #[derive(Debug)]
 pub struct Agent {
-    /// This node's name, as pools know it.
+    /// This node's name, as pools refer to it.
     pub node_name: String,
     /// The administrator's settings.
     pub settings: Settings,
-    /// The addresses.
+    /// The address pools and their store.
     pub pools: Pools,
-    /// The host's netlink.
+    /// The host's netlink socket.
     pub host: Netlink,
-    /// The programs.
+    /// The eBPF programs and their maps.
     pub datapath: Datapath,
-    /// What the API server says, where there is one.
+    /// The state watched from the API server, if there is one.
     pub cluster: Option<Arc<Cluster>>,
-    /// This node's share of pools that nodes share, where there is an API server.
+    /// This node's leases of pools that nodes share, if there is an API server.
     pub leases: Option<Arc<Leases>>,
-    /// Whether the host's runtime finds the plugin.
+    /// Whether the plugin and its configuration are on the host.
     pub installation: Standing,
     catalog: watch::Receiver<Arc<Catalog>>,
     interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
-    /// Requests for one container go one after the other: a DEL must not overtake its ADD.
+    /// Per-container locks: requests for one container run one at a time, as a DEL must not overtake its ADD.
     pub locks: ContainerLocks,
     /// The node's NICs, addresses and gateways.
     pub facts: CurrentFacts,
-    /// What is to be reconciled, and what could not be.
+    /// The reconciler's work queue and the status of its items.
     pub work: Work,
     chained: Arc<ChainedInterfaces>,
     nics: Nics,
     withheld: Mutex<withheld::Last>,
-    /// Interfaces that were there before the agent, and that it has not looked at yet.
+    /// The number of interfaces that existed before the agent and are not reconciled yet.
     not_reconciled: AtomicUsize,
-    /// The NIC that each interface was last put on.
+    /// The NIC that each interface was last attached to.
     uplinks: Mutex<HashMap<Owner, Uplink>>,
-    /// Held by who makes the first child of a NIC, and by who looks whether that is so.
+    /// Held by a command that makes the first child of a NIC, and by one that checks whether it does.
     pub first_child: tokio::sync::Mutex<()>,
-    /// Addresses of others that pods are being given at this moment.
+    /// Addresses of other plugins that are being assigned to pods at this moment.
     pub pending: PendingAddresses,
 }
 
-/// Interfaces that nobody begins to change before this is dropped.
+/// A set of interfaces that nobody starts to change until this is dropped.
 #[derive(Debug)]
 pub struct AtRest {
-    /// As [`Agent::interfaces`] has them.
+    /// The interfaces, in the order of [`Agent::interfaces`].
     pub interfaces: Vec<(Owner, Arc<PodNet>)>,
-    /// Whether these are all that are meant.
+    /// Whether these are all interfaces that were asked for.
     pub are_all: bool,
     _locks: Vec<ReadGuard>,
 }
 
-/// The agent cannot start.
+/// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The pools' store.
+    /// The pools' store cannot be opened.
     #[error(transparent)]
     Pool(#[from] ebbtide_ipam::pool::OpenError),
-    /// The programs.
+    /// The eBPF programs cannot be loaded.
     #[error(transparent)]
     Datapath(#[from] ebbtide_kernel::datapath::Error),
-    /// The kernel.
+    /// The kernel refused a netlink request.
     #[error(transparent)]
     Netlink(#[from] ebbtide_kernel::netlink::Error),
-    /// The records of interfaces without a pool.
+    /// The directory of chained interfaces' records cannot be made.
     #[error("make the directory `chained` in the state directory: {0}")]
     ChainedInterfaces(std::io::Error),
 }
 
 impl Agent {
-    /// Opens the store, the programs and the host's netlink.
+    /// Opens the store, the programs and the host's netlink socket.
     ///
     /// # Errors
-    /// When one of them cannot be had; the error says what to do.
+    /// If one of them cannot be opened; the error says what to do.
     pub fn open(
         node_name: String,
         settings: Settings,
@@ -177,7 +178,7 @@ impl Agent {
         })
     }
 
-    /// With what the API server says of pods.
+    /// Adds what the API server provides about pods and leases.
     #[must_use]
     pub fn with_cluster(mut self, cluster: Option<Arc<Cluster>>) -> Self {
         self.leases = cluster
@@ -187,19 +188,19 @@ impl Agent {
         self
     }
 
-    /// The catalog as it is now.
+    /// Returns the current catalog.
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
         Arc::clone(&self.catalog.borrow())
     }
 
-    /// The catalog, for who waits for another one.
+    /// Returns a receiver of the catalog, to wait for changes of it.
     #[must_use]
     pub fn catalogs(&self) -> watch::Receiver<Arc<Catalog>> {
         self.catalog.clone()
     }
 
-    /// The settings, with what the cluster tells where the administrator does not.
+    /// Returns the settings, completed with the cluster's values where the administrator set none.
     #[must_use]
     pub fn settings_in(&self, catalog: &Catalog) -> Settings {
         let mut settings = self.settings.clone();
@@ -209,7 +210,7 @@ impl Agent {
         settings
     }
 
-    /// Of the interfaces of such containers, those that nobody is making or removing.
+    /// Returns the interfaces of the containers that `is_meant` accepts, without those that are being made or removed.
     pub fn interfaces_at_rest(&self, is_meant: impl Fn(&str) -> bool) -> AtRest {
         let mut locks: HashMap<String, Option<ReadGuard>> = HashMap::new();
         let all = || {
@@ -222,7 +223,7 @@ impl Agent {
                 .entry(owner.container_id)
                 .or_insert_with_key(|container| self.locks.try_read(container));
         }
-        // What was removed before the lock came is not there any more.
+        // Read again: what was removed before its lock was taken no longer exists.
         let mut interfaces = all();
         let all = interfaces.len();
         interfaces.retain(|(owner, _)| matches!(locks.get(&owner.container_id), Some(Some(_))));
@@ -233,7 +234,7 @@ impl Agent {
         }
     }
 
-    /// All interfaces, in the order of their pods' names.
+    /// Returns all interfaces, ordered by their pods' names.
     #[must_use]
     pub fn interfaces(&self) -> Vec<(Owner, Arc<PodNet>)> {
         let mut all: Vec<_> = locked(&self.interfaces)
@@ -250,7 +251,7 @@ impl Agent {
         all
     }
 
-    /// The interfaces of a container. One that shares a pair comes after the one that brought it.
+    /// Returns the interfaces of a container. One that shares a veth pair comes after the one that brought it.
     #[must_use]
     pub fn interfaces_of(&self, container_id: &str) -> Vec<(Owner, Arc<PodNet>)> {
         let mut own = Vec::new();
@@ -266,30 +267,30 @@ impl Agent {
         own
     }
 
-    /// Looks at every interface, in no order: what every ADD does must not sort them.
+    /// Calls `look` for every interface, in no order: every ADD does this, and must not pay for sorting.
     pub fn each_interface(&self, mut look: impl FnMut(&Owner, &Arc<PodNet>)) {
         for (owner, net) in locked(&self.interfaces).iter() {
             look(owner, net);
         }
     }
 
-    /// The interface of `owner`, if there is one.
+    /// Returns the interface of `owner`, if there is one.
     #[must_use]
     pub fn interface(&self, owner: &Owner) -> Option<Arc<PodNet>> {
         locked(&self.interfaces).get(owner).cloned()
     }
 
-    /// Notes that `owner` has `net`: it is durable, and about to be in the kernel.
+    /// Records that `owner` has `net`, which is durable and about to be in the kernel.
     pub fn note(&self, owner: Owner, net: Arc<PodNet>) {
         self.work.add_container(&owner.container_id);
         locked(&self.interfaces).insert(owner, net);
     }
 
-    /// Takes an interface out of the kernel, then gives its addresses back. In this order: an
-    /// address that is still on a link is never free.
+    /// Removes an interface from the kernel, then releases its addresses. In this order: an address that is still on a
+    /// link is never free.
     ///
     /// # Errors
-    /// When the kernel or the store refuses; then the addresses stay taken.
+    /// If the kernel or the store refuses; then the addresses stay reserved.
     pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
@@ -300,10 +301,10 @@ impl Agent {
         Ok(())
     }
 
-    /// As [`Agent::detach`], because a person wants it: the addresses do not wait for the pod either.
+    /// Detaches as [`Agent::detach`], on an operator's request: the addresses are not kept for the pod either.
     ///
     /// # Errors
-    /// When the kernel or the store refuses; then the addresses stay taken.
+    /// If the kernel or the store refuses; then the addresses stay reserved.
     pub async fn detach_for_good(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
@@ -314,20 +315,20 @@ impl Agent {
         Ok(())
     }
 
-    /// As [`Agent::detach`], for an interface whose ADD failed: nobody was told its addresses and
-    /// nothing was sent from them, so they need no rest.
+    /// Detaches as [`Agent::detach`] an interface whose ADD failed. Its addresses need no cooldown: they were not
+    /// reported to anybody, and nothing was sent from them.
     ///
     /// # Errors
-    /// When the kernel or the store refuses; then the addresses stay taken.
+    /// If the kernel or the store refuses; then the addresses stay reserved.
     pub async fn abandon(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.datapath).await?;
         self.give_back_unused(owner, net).await
     }
 
-    /// As [`Agent::abandon`], where no link was made: what has the names of this interface's is others'.
+    /// Releases as [`Agent::abandon`] an interface whose links were not made: links of these names are not Ebbtide's.
     ///
     /// # Errors
-    /// When the store refuses; then the addresses stay taken.
+    /// If the store refuses; then the addresses stay reserved.
     pub async fn abandon_unmade(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::forget(net, &self.datapath)?;
         self.give_back_unused(owner, net).await
@@ -342,10 +343,10 @@ impl Agent {
         Ok(())
     }
 
-    /// Notes that `owner` has nothing any more. The last one leaves a host that needs nothing of ours.
+    /// Removes the interface of `owner` from memory. With the last one, the host needs nothing of Ebbtide's any more.
     fn forget(&self, owner: &Owner) {
         locked(&self.uplinks).remove(owner);
-        // Its status goes with it.
+        // Its status is removed with it.
         self.work.name_container(&owner.container_id, Scope::PLAN);
         let mut interfaces = locked(&self.interfaces);
         interfaces.remove(owner);
@@ -357,7 +358,7 @@ impl Agent {
     /// Releases an interface whose namespace ended without a DEL: its runtime crashed, or never calls it.
     ///
     /// # Errors
-    /// As [`Agent::detach`]'s.
+    /// Those of [`Agent::detach`].
     pub async fn release_gone(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         self.detach(owner, net).await?;
         info!(pod = %net.pod, %owner, "its namespace is gone: released");
@@ -373,14 +374,14 @@ impl Agent {
     }
 }
 
-/// What makes the node forward, in the order in which it is to be set.
+/// Returns the settings that make the node forward, in the order in which they must be written.
 #[must_use]
 pub fn forwarding(facts: &NodeFacts) -> Vec<Sysctl> {
     let listening = listening_for_ra(&sysctl::root().join("net/ipv6/conf"));
     node::forwarding(&listening, facts.has(Family::V6))
 }
 
-/// NICs whose `accept_ra` is 1: those that stop listening once the node forwards. None if it
+/// Returns the NICs whose `accept_ra` is 1, which ignore router advertisements once the node forwards. Empty if it
 /// forwards already.
 fn listening_for_ra(conf: &Path) -> Vec<String> {
     let value = |link: &str, name: &str| {
@@ -398,24 +399,24 @@ fn listening_for_ra(conf: &Path) -> Vec<String> {
         .collect()
 }
 
-/// An interface could not be removed, or its addresses not given back.
+/// Why an interface could not be removed, or its addresses not released.
 #[derive(Debug, thiserror::Error)]
 pub enum DetachError {
-    /// The kernel's part.
+    /// The kernel refused.
     #[error(transparent)]
     Podnet(#[from] podnet::Error),
-    /// The store's part.
+    /// The pools' store refused.
     #[error(transparent)]
     Pool(#[from] ebbtide_ipam::pool::PoolError),
-    /// The IPAM plugin that gave the addresses.
+    /// The IPAM plugin that assigned the addresses failed to release them.
     #[error("give the addresses back: {0}")]
     Delegate(String),
-    /// A record of an interface without a pool.
+    /// The record of a chained interface could not be written or removed.
     #[error("write down the interface: {0}")]
     Record(std::io::Error),
 }
 
-/// What was being changed when a thread panicked is a map of values: it is whole.
+/// Locks `mutex`, even if it is poisoned: the guarded maps are never left half changed by a panic.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

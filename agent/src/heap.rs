@@ -1,8 +1,8 @@
-//! The process's heap: glibc's, told that this process has short-lived threads and bursts.
+//! Tuning of glibc's heap for a process with short-lived threads and bursts.
 
-/// One heap for all threads. glibc gives each new thread its own until there are eight a processor; each
-/// ADD has threads that live for a millisecond, and what they leave in all those heaps is not used again.
-/// To be called before any other thread runs.
+/// Makes all threads share one heap. By default glibc gives new threads their own, up to eight per processor; each ADD
+/// has threads that live for a millisecond, and memory that they leave there is not reused. Must be called before any
+/// other thread runs.
 pub fn share_one() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt(3) takes two numbers and keeps nothing.
@@ -11,8 +11,7 @@ pub fn share_one() {
     };
 }
 
-/// Gives back to the system what a burst has left. glibc itself gives back only what is free at the heap's
-/// end.
+/// Returns memory that a burst has left to the system. glibc itself returns only what is free at the heap's end.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) takes a number, and locks the heap while it works.

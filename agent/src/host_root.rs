@@ -1,8 +1,8 @@
-//! The host's files, as the host sees them: where programs of the host's are looked for and run.
+//! The host's root directory, in which programs of the host are found and run.
 //!
-//! The agent's image has no programs but its own. What the host has (IPAM plugins that a configuration delegates to,
-//! `iptables-save`, `nft`) needs the host's libraries, configuration and state besides, each at its own path. So it is run
-//! with the host's root directory as its own, which the container has mounted somewhere (`--host-root`).
+//! The agent's image has no programs but its own. Those of the host (IPAM plugins that a configuration delegates to,
+//! `iptables-save`, `nft`) also need the host's libraries, configuration and state, each at its own path. So they run
+//! with the host's root directory as their own, which the container has mounted somewhere (`--host-root`).
 
 use std::{
     ffi::OsString,
@@ -14,45 +14,45 @@ use std::{
 
 use nix::sched::CloneFlags;
 
-/// Where programs are, if nothing says it: as most distributions have it, and NixOS.
+/// The default search path: the directories of most distributions, and of NixOS.
 const STANDARD_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin";
 
 static OF_THE_AGENT: OnceLock<HostRoot> = OnceLock::new();
 
-/// A root directory to run programs with.
+/// A root directory to run programs in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostRoot(Option<PathBuf>);
 
-/// The host's root directory cannot be used.
+/// Why the host's root directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "use {path} as the host's root directory (--host-root): {source}; is the host's / mounted there, and has the agent the \
      capability SYS_CHROOT?"
 )]
 pub struct HostRootError {
-    /// Which.
+    /// The directory.
     pub path: PathBuf,
-    /// Why not.
+    /// The cause.
     pub source: io::Error,
 }
 
 impl HostRoot {
-    /// The one of the agent, as [`HostRoot::set`] said.
+    /// Returns the agent's host root, as set by [`HostRoot::set`].
     #[must_use]
     pub fn get() -> &'static Self {
         OF_THE_AGENT.get_or_init(Self::default)
     }
 
-    /// Has the agent use `root` from now on. The first call wins.
+    /// Sets the agent's host root. The first call wins.
     pub fn set(root: Self) {
         let _ = OF_THE_AGENT.set(root);
     }
 
-    /// The root directory `path`, tried.
+    /// Opens the root directory `path`, and tries to enter it.
     ///
     /// # Errors
-    /// When it cannot be entered.
+    /// If it cannot be entered.
     pub fn open(path: PathBuf) -> Result<Self, HostRootError> {
         let root = Self(Some(path.clone()));
         let tried = root.run(|| ());
@@ -60,11 +60,11 @@ impl HostRoot {
         Ok(root)
     }
 
-    /// Runs `work` with this root directory, on a thread of its own if it is not the agent's. The thread has entered the
-    /// caller's tokio runtime, if there is one. What `work` starts has this root, too.
+    /// Runs `work` with this root directory, on a thread of its own if it is not the agent's. The thread has entered
+    /// the caller's tokio runtime, if there is one. What `work` starts has this root, too.
     ///
     /// # Errors
-    /// When the directory cannot be entered.
+    /// If the directory cannot be entered.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         let Some(path) = &self.0 else {
             return Ok(work());
@@ -75,7 +75,7 @@ impl HostRoot {
                 .name("host-root".to_owned())
                 .spawn_scoped(scope, || {
                     let _runtime = runtime.as_ref().map(|handle| handle.enter());
-                    // Root and working directory are the process': this thread gets its own.
+                    // Root and working directory belong to the process; this thread gets its own.
                     #[expect(
                         clippy::disallowed_methods,
                         reason = "this thread runs `work` and ends"
@@ -90,8 +90,8 @@ impl HostRoot {
         })
     }
 
-    /// The directories that programs without a path are looked for in. Another root's are not what the agent's
-    /// environment says.
+    /// Returns the directories in which programs without a path are looked for. For another root, the agent's own
+    /// `PATH` does not apply.
     #[must_use]
     pub fn search_path(&self) -> OsString {
         let own = std::env::var_os("PATH").filter(|path| self.0.is_none() && !path.is_empty());
@@ -108,8 +108,8 @@ impl fmt::Display for HostRoot {
     }
 }
 
-/// The first of the directories `path` (as `PATH` has them; relative ones are passed over) that has the file `name`, as
-/// the calling thread sees them.
+/// Returns the first file `name` in the directories of `path`, as the calling thread sees them. `path` is in the
+/// format of `PATH`; relative directories are skipped.
 #[must_use]
 pub fn which(name: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
     std::env::split_paths(path)

@@ -1,10 +1,9 @@
-//! The plugin and its network configuration on the host: put there and taken away as wholes.
+//! Installs the plugin and its network configuration on the host, and removes them, each as a whole.
 //!
-//! A runtime may look at any moment, and the agent may be killed at any instruction. So a file is
-//! written under a name that no runtime reads, brought to disk, and renamed. The configuration
-//! comes last, when the agent answers: with it the node is ready for pods. An agent that ends or
-//! is replaced leaves both: pods are added again as soon as the next one answers. What others have
-//! added to the configuration stays in it (`merge`).
+//! A runtime may read them at any moment, and the agent may be killed at any instruction. So a file is written under a
+//! name that no runtime reads, synced to disk, and renamed. The configuration comes last, when the agent answers: with
+//! it the node is ready for pods. An agent that ends or is replaced leaves both: pods are added again as soon as the
+//! next one answers. What other plugins' installers have added to the configuration stays in it (`merge`).
 
 use std::{
     fs, io,
@@ -28,10 +27,10 @@ pub const PLUGIN: &str = ebbtide_plugin::NAME;
 /// The configuration's file name. Runtimes take the first one by name.
 pub const CONFIGURATION: &str = "00-ebbtide.conflist";
 
-/// The plugin of others that serves `hostPort`.
+/// The plugin (not Ebbtide's) that serves `hostPort`.
 const PORTMAP: &str = "portmap";
 
-/// What goes where.
+/// The places of the installed files.
 #[derive(Clone, Debug)]
 pub struct Installation {
     /// The host's directory of CNI plugins.
@@ -42,60 +41,60 @@ pub struct Installation {
     pub name: String,
 }
 
-/// The host's files could not be brought to what they should be.
+/// Why the host's files could not be installed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused.
     #[error("{what} {path}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation.
         what: &'static str,
-        /// To what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// A file could not be replaced.
     #[error(transparent)]
     Replace(#[from] ReplaceError),
-    /// A file of our name that is not ours.
+    /// A file of the configuration's name is not Ebbtide's.
     #[error(
         "{path} is not a configuration of ebbtide's ({reason}): it stays as it is. Correct or remove it, \
          or give ours another name (--cni-conf-name)"
     )]
     Foreign {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Why it is not.
         reason: String,
     },
-    /// The configuration to install makes no sense.
+    /// The configuration to install is not usable.
     #[error("the network configuration {path} cannot be installed: {reason}")]
     Invalid {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// The configuration's name is not one that runtimes read.
+    /// Runtimes do not read files of the configuration's name.
     #[error("{0:?} is no name of a network configuration: it has to end in .conflist, without /")]
     Name(String),
 }
 
-/// What became of the configuration.
+/// The result of installing the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
     /// Whether anything had to change.
     pub changed: bool,
-    /// The plugins that others have added and that stay.
+    /// The plugins that others have added, which stay.
     pub others: Vec<String>,
-    /// The plugins that do not speak the version of CNI that has STATUS and GC.
+    /// The plugins that do not support the CNI version with STATUS and GC.
     pub without_status: Vec<String>,
 }
 
-/// The configuration that calls the plugin with the agent at `socket`, and leaves all else to the
-/// agent. With `portmap`, that plugin serves the pods' `hostPort` behind it; without, ours is told of
-/// each, and says that nobody serves it. So it does of the pods' bandwidth.
+/// Returns the configuration that calls the plugin with the agent at `socket`, and leaves everything else to the
+/// agent. With `portmap`, that plugin serves pods' `hostPort`s behind Ebbtide's. Otherwise Ebbtide's is passed them,
+/// and reports that they have no effect. It does the same for pods' bandwidth.
 #[must_use]
 pub fn configuration(socket: &Path, portmap: bool) -> Value {
     let own = |capabilities: Value| json!({"type": PLUGIN, "agentSocket": socket, "capabilities": capabilities});
@@ -109,10 +108,10 @@ pub fn configuration(socket: &Path, portmap: bool) -> Value {
     json!({"cniVersion": versions::OLDER, "name": PLUGIN, "plugins": plugins})
 }
 
-/// A configuration of the administrator's, which has to have the plugin in it.
+/// Reads a configuration of the administrator's, which must contain the plugin.
 ///
 /// # Errors
-/// When it cannot be read, or does not call the plugin.
+/// If it cannot be read, or does not call the plugin.
 pub fn read_configuration(path: &Path) -> Result<Value, Error> {
     let text = fs::read_to_string(path).map_err(|e| failed("read", path, e))?;
     parse(&text).map_err(|reason| Error::Invalid {
@@ -122,10 +121,10 @@ pub fn read_configuration(path: &Path) -> Result<Value, Error> {
 }
 
 impl Installation {
-    /// Checks the name.
+    /// Makes an installation with a valid name.
     ///
     /// # Errors
-    /// When no runtime would read a file of this name.
+    /// If no runtime would read a file of this name.
     pub fn new(plugins: PathBuf, configurations: PathBuf, name: String) -> Result<Self, Error> {
         let stem = name.strip_suffix(".conflist").unwrap_or_default();
         if stem.is_empty() || stem.starts_with('.') || stem.contains('/') {
@@ -138,10 +137,11 @@ impl Installation {
         })
     }
 
-    /// Puts the plugin `from` among the host's plugins. One that is running goes on.
+    /// Copies the plugin `from` to the host's plugins, and returns whether it has changed. A running one is not
+    /// disturbed.
     ///
     /// # Errors
-    /// When it cannot be read or written.
+    /// If it cannot be read or written.
     pub fn install_plugin(&self, from: &Path) -> Result<bool, Error> {
         let plugin = fs::read(from).map_err(|e| failed("read the plugin", from, e))?;
         make_directory(&self.plugins)?;
@@ -154,12 +154,12 @@ impl Installation {
         self.plugins.join(PORTMAP).is_file()
     }
 
-    /// Puts `ours` among the host's network configurations: from now on the runtime calls the
-    /// plugin. What others have added to one that is there stays. With `negotiate`, the newest version
-    /// of CNI is offered that all plugins in it speak.
+    /// Writes `ours` to the host's network configurations: from now on the runtime calls the plugin. What others have
+    /// added to an existing one stays. With `negotiate`, offers the newest version of CNI that all plugins in it
+    /// support.
     ///
     /// # Errors
-    /// When it cannot be written, or a file of this name is not ours.
+    /// If it cannot be written, or a file of this name is not Ebbtide's.
     pub fn install_configuration(&self, ours: &Value, negotiate: bool) -> Result<Installed, Error> {
         let path = self.configuration();
         make_directory(&self.configurations)?;
@@ -178,7 +178,7 @@ impl Installation {
             }
             false => Vec::new(),
         };
-        // A file that says the same is left as it was written, by whomever.
+        // A file with equal content keeps its formatting, whoever wrote it.
         let is_same = there.as_ref() == Some(&list) && is_readable_file(&path);
         let changed = !is_same && replace(&path, format!("{list:#}\n").as_bytes(), 0o644)?;
         Ok(Installed {
@@ -188,13 +188,12 @@ impl Installation {
         })
     }
 
-    /// Takes away what was installed, the configuration first: without it no runtime calls the
-    /// plugin. One that others have added to makes no network without ours, and would come before the
-    /// configuration that is meant to: it is kept under a name that no runtime reads. Gives what was
-    /// removed.
+    /// Removes what was installed, the configuration first: without it no runtime calls the plugin. If others have
+    /// added to it, it is no network without Ebbtide's, and would precede the configuration to be used: it is kept
+    /// under a name that no runtime reads. Returns what was removed.
     ///
     /// # Errors
-    /// When something is there and cannot be removed, or is not ours.
+    /// If something exists and cannot be removed, or is not Ebbtide's.
     pub fn uninstall(&self) -> Result<Vec<PathBuf>, Error> {
         let configuration = self.configuration();
         if let Some(there) = self.ours(&configuration)? {
@@ -228,8 +227,8 @@ impl Installation {
         self.configurations.join(&self.name)
     }
 
-    /// The configuration that is there. A file that is not there, or that is empty (a disk that was full
-    /// or lost power under somebody's hand-made copy; a template that had nothing to write), is none.
+    /// Reads the existing configuration. `None` if there is no file, or an empty one (a full disk or a power loss
+    /// during a manual copy; a template without output).
     fn ours(&self, path: &Path) -> Result<Option<Value>, Error> {
         match fs::read_to_string(path) {
             Ok(text) if matches!(text.trim(), "" | "null") => Ok(None),
@@ -243,7 +242,7 @@ impl Installation {
     }
 }
 
-/// Makes a directory that is not there; not those above it, without which the host is another one than was meant.
+/// Makes a directory, but not its parents: if they are missing, this is not the intended host.
 fn make_directory(path: &Path) -> Result<(), Error> {
     match fs::create_dir(path) {
         Ok(()) => Ok(sync_directory_of(path)?),
@@ -252,7 +251,7 @@ fn make_directory(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// A list that calls the plugin, or why it is none.
+/// Parses a list that calls the plugin, or returns why it does not.
 fn parse(text: &str) -> Result<Value, String> {
     let list: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
     let plugins = list["plugins"].as_array();
@@ -264,13 +263,13 @@ fn parse(text: &str) -> Result<Value, String> {
     }
 }
 
-/// A link is replaced, whatever it leads to.
+/// Whether `path` is a file that everybody may read. A symbolic link is not, and is replaced, whatever its target.
 fn is_readable_file(path: &Path) -> bool {
     fs::symlink_metadata(path)
         .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o444 == 0o444)
 }
 
-/// Makes `path` a file with these bytes, whole or not at all. Whether it had to change.
+/// Writes a file with these bytes, whole or not at all. Returns whether it had to change.
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, Error> {
     let same = fs::read(path).is_ok_and(|found| found == bytes)
         && fs::symlink_metadata(path)

@@ -1,7 +1,7 @@
 //! Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
 //!
-//! The path of one ADD: [`server`] → [`cni`] (parse, authenticate) → [`ebbtide_ipam::catalog`] (which network,
-//! which pools) → [`ebbtide_ipam::pool`] (addresses, written to disk) → [`ebbtide_kernel::podnet`] (the plan) →
+//! The path of one ADD: [`server`] → [`cni`] (parse, authenticate) → [`ebbtide_ipam::catalog`] (which network, which
+//! pools) → [`ebbtide_ipam::pool`] (addresses, written to disk) → [`ebbtide_kernel::podnet`] (the plan) →
 //! [`ebbtide_kernel::netlink`] and [`ebbtide_kernel::datapath`] (the kernel). See `ARCHITECTURE.md`.
 
 pub mod agent;

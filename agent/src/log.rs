@@ -1,5 +1,5 @@
-//! The log. A line is a line, whatever names are in it: they are chosen by whoever makes a pod or a network, and read on a
-//! terminal. So there are no colours either.
+//! The log. Every event is one line without control characters or colours, whatever names it contains: they are chosen
+//! by whoever makes a pod or a network, and read on a terminal.
 
 use std::io::{self, Write};
 
@@ -21,7 +21,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log to standard error, as RUST_LOG filters it.
+/// Starts logging to standard error, filtered by RUST_LOG.
 pub fn start(format: LogFormat) {
     let asked = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, refused) = filter(&asked);
@@ -42,16 +42,17 @@ pub fn start(format: LogFormat) {
     }
 }
 
-/// What is logged, and why not what was asked for: a level, or levels by module with commas between.
+/// Returns the filter for `asked` (a level, or comma-separated levels by module), or the default one with the reason
+/// why `asked` is refused.
 fn filter(asked: &str) -> (Targets, Option<String>) {
-    // What kube's client says of a lost connection, the watches say better.
+    // The watches report a lost connection better than kube's client.
     let usual = Targets::new()
         .with_default(LevelFilter::INFO)
         .with_target("kube_client", LevelFilter::OFF);
     if asked.is_empty() {
         return (usual, None);
     }
-    // It would take a span for a module, and log nothing.
+    // The parser would take a span for a module, and log nothing.
     if asked.contains('[') {
         return (usual, Some("spans and fields have no level".into()));
     }
@@ -61,11 +62,11 @@ fn filter(asked: &str) -> (Targets, Option<String>) {
     }
 }
 
-/// Standard error, by whole lines, each of which is made printable.
+/// Standard error, written in whole lines, each of which is made printable.
 struct Lines(fn(&str) -> String);
 
 impl Lines {
-    /// What is written for one event.
+    /// Returns the line for one event.
     fn line(&self, event: &[u8]) -> String {
         let text = String::from_utf8_lossy(event);
         let mut line = (self.0)(text.strip_suffix('\n').unwrap_or(&text));

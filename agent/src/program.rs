@@ -1,4 +1,4 @@
-//! Another program, run to its end within a time.
+//! Runs another program to its end, within a time limit.
 
 use std::{
     io::{self, Read, Write as _},
@@ -14,17 +14,17 @@ use nix::{
     unistd::Pid,
 };
 
-/// Between two looks whether it has ended.
+/// The interval at which it is checked whether the program has ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How long its outputs may stay open once it has ended: who holds them then is another process that it left behind.
+/// How long its outputs may stay open after it has ended: then a process that it left behind holds them.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Runs `command` with `input` on its standard input, and gives what it printed. One that takes longer than `patience`, or
-/// prints more than `most` bytes to one of its outputs, is killed with the processes that it started. Blocks.
+/// Runs `command` with `input` on its standard input, and returns what it printed. If it takes longer than `patience`,
+/// or prints more than `most` bytes to one of its outputs, it is killed with the processes that it started. Blocks.
 ///
 /// # Errors
-/// When it cannot be started, or had to be killed.
+/// If it cannot be started, or had to be killed.
 pub fn output(
     command: &mut Command,
     input: &[u8],
@@ -41,7 +41,7 @@ pub fn output(
     let deadline = Instant::now() + patience;
     if let Some(mut stdin) = running.child.stdin.take() {
         let input = input.to_owned();
-        // One that does not read to the end may answer all the same.
+        // A program that does not read to the end may answer all the same.
         thread::spawn(move || stdin.write_all(&input));
     }
     let stdout = read(running.child.stdout.take(), most);
@@ -55,7 +55,7 @@ pub fn output(
     })
 }
 
-/// Its process group is killed and it is reaped when this is dropped.
+/// A running program. When this is dropped, its process group is killed and it is reaped.
 struct Running {
     child: Child,
     ended: Option<ExitStatus>,
@@ -64,7 +64,8 @@ struct Running {
 impl Running {
     fn wait(&mut self, deadline: Instant, patience: Duration) -> io::Result<ExitStatus> {
         loop {
-            // It stays a zombie, so that its number, its group's, is nobody else's until the group is killed.
+            // It stays a zombie, so that its process ID, which is its group's, is not reused until the group is
+            // killed.
             if has_ended(&self.child)? {
                 let status = self.end()?;
                 return Ok(status);
@@ -79,12 +80,12 @@ impl Running {
         }
     }
 
-    /// Ends what is left of its group, and reaps it.
+    /// Kills what is left of its group, and reaps it.
     fn end(&mut self) -> io::Result<ExitStatus> {
         if let Some(status) = self.ended {
             return Ok(status);
         }
-        // There may be nobody left.
+        // The group may be empty.
         let _ = killpg(
             Pid::from_raw(self.child.id().cast_signed()),
             Signal::SIGKILL,
@@ -108,7 +109,7 @@ fn has_ended(child: &Child) -> io::Result<bool> {
     Ok(found != WaitStatus::StillAlive)
 }
 
-/// Reads all of a pipe on a thread of its own, and no more than `most`.
+/// Reads a pipe to its end on a thread of its own, at most `most` bytes.
 fn read(pipe: Option<impl Read + Send + 'static>, most: u64) -> Receiver<io::Result<Vec<u8>>> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
@@ -124,7 +125,7 @@ fn read(pipe: Option<impl Read + Send + 'static>, most: u64) -> Receiver<io::Res
             )),
             false => Ok(bytes),
         });
-        // Who asked may not wait any more.
+        // The receiver may have stopped waiting.
         let _ = sender.send(read);
     });
     receiver
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!(answer.status.code(), Some(3));
         assert_eq!(answer.stdout, [b'x'; 90_000]);
         assert_eq!(answer.stderr, b"err\n");
-        // What is not read keeps nobody.
+        // Unread input blocks nobody.
         let (answer, _) = run("echo done", &[b'x'; 900_000]);
         assert_eq!(answer.unwrap().stdout, b"done\n");
     }
@@ -197,7 +198,7 @@ mod tests {
         let (answer, took) = run_within("sleep 600 & echo done", b"", PATIENCE);
         assert_eq!(answer.unwrap().stdout, b"done\n");
         assert!(took < PATIENCE, "{took:?}");
-        // One that has left its group is not ended, and keeps nobody.
+        // A process that has left the group is not killed, and blocks nobody.
         let left = "d=$(mktemp -d); setsid sh -c \"touch $d/on; exec sleep 5\" & until [ -e $d/on ]; do sleep 0.01; \
                     done; rm -r $d; echo done";
         let (answer, took) = run_within(left, b"", PATIENCE);

@@ -1,4 +1,4 @@
-//! What `ebbtidectl` asks, answered as JSON. The types are what `-o json` prints.
+//! Answers to `ebbtidectl`'s queries, as JSON. The types are what `-o json` prints.
 
 mod address;
 mod datapath;
@@ -35,30 +35,30 @@ pub struct Status {
     pub node: String,
     /// The agent's version.
     pub version: String,
-    /// Interfaces it has made.
+    /// The number of interfaces that it has made.
     pub interfaces: usize,
-    /// Of these, such as were there before the agent started and that it has not looked at yet.
+    /// Those of them that existed before the agent started and are not reconciled yet.
     pub not_reconciled: usize,
-    /// What is wrong with the manifests, and with the node.
+    /// Problems of the manifests and of the node.
     pub problems: Vec<String>,
-    /// What could not be reconciled, and is tried again.
+    /// Items that could not be reconciled, and are tried again.
     #[serde(default)]
     pub failing: Vec<FailingItem>,
 }
 
-/// A part of the node's network that is not as it should be.
+/// An item that is not in the desired state.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailingItem {
     /// `node`, or `namespace/pod/interface`.
     pub key: String,
-    /// When it failed first, in seconds since 1970.
+    /// The time of the first failure, in seconds since 1970.
     pub since: u64,
-    /// How often it has failed since.
+    /// The number of failures since.
     pub attempts: u32,
-    /// What failed last.
+    /// The last error.
     pub last_error: String,
-    /// When it is tried again, in seconds since 1970; `null` while that is being done.
+    /// When it is tried again, in seconds since 1970; `null` while that happens.
     pub next_try: Option<u64>,
 }
 
@@ -86,11 +86,11 @@ impl FailingItem {
 pub struct PodLine {
     /// `namespace/name`, or the container ID.
     pub pod: String,
-    /// Container ID.
+    /// The container's ID.
     pub container_id: String,
-    /// Interface in the pod.
+    /// The interface's name in the pod.
     pub interface: String,
-    /// Addresses with prefix length.
+    /// The addresses, with prefix length.
     pub addresses: Vec<String>,
     /// The pools they are from.
     pub pools: Vec<String>,
@@ -98,11 +98,11 @@ pub struct PodLine {
     pub network: String,
     /// The NIC.
     pub master: String,
-    /// Its ipvlan mode.
+    /// The NIC's ipvlan mode; `chained` for an interface that another plugin made.
     pub mode: String,
     /// The host's end of the veth pair.
     pub host_interface: Option<String>,
-    /// Path of the network namespace.
+    /// The path of the network namespace.
     pub netns: PathBuf,
 }
 
@@ -118,35 +118,35 @@ pub struct PoolLine {
     pub nodes: Vec<String>,
     /// The networks it is for; all if empty.
     pub networks: Vec<String>,
-    /// Addresses it has.
+    /// The number of its addresses.
     pub total: u128,
-    /// Of these, in use on this node.
+    /// Those in use on this node.
     pub used: u128,
-    /// Released, and not given out again yet.
+    /// Those that were released and are not assigned again yet.
     pub in_cooldown: u128,
-    /// Ready to be given out.
+    /// Those that can be assigned.
     pub free: u128,
-    /// In nobody's use, and not given out all the same: the node itself has them, or a router.
+    /// Those that are in nobody's use, but withheld: the node itself has them, or a router.
     pub held: Vec<HeldAddress>,
-    /// Not part of `total`: kept free by a SpiderReservedIP.
+    /// Addresses that a SpiderReservedIP keeps free; not part of `total`.
     pub reserved: u128,
-    /// Whether it is used where nothing names a pool.
+    /// Whether it is used where no pool is named.
     pub default: bool,
-    /// Whether it gives no new addresses.
+    /// Whether it assigns no new addresses.
     pub disabled: bool,
 }
 
-/// An address that is kept from pods.
+/// An address that is withheld from pods.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HeldAddress {
     /// The address.
     pub address: IpAddr,
-    /// Why, as in `the node has it on ens6`.
+    /// The reason, as in `the node has it on ens6`.
     pub why: String,
 }
 
-/// Answers a question.
+/// Answers a query.
 pub async fn answer(agent: &Agent, query: &Query) -> Response {
     if let Err(e) = agent.withhold_now().await {
         warn!("which addresses the node itself has is not known: {e}");
@@ -175,7 +175,7 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(flows) => serde_json::to_string(&flows),
             Err(e) => return refuse(e),
         },
-        // Its answers are many: see `trace`.
+        // It has many answers: see `trace`.
         Query::Trace(_) => return refuse("a trace is no single answer".to_owned()),
         Query::Ip { address } => serde_json::to_string(&address::look(agent, *address)),
         Query::Release { address, force } => {
@@ -268,7 +268,7 @@ fn pools(agent: &Agent) -> Vec<PoolLine> {
         .collect()
 }
 
-/// The plans of the interfaces of the pod that is meant.
+/// Returns the plans of the interfaces of the pod that `pod` names.
 fn select(agent: &Agent, pod: &str) -> Result<Vec<PodNet>, String> {
     let all = agent.interfaces();
     let matches = |owner: &Owner, net: &PodNet| {

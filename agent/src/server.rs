@@ -1,4 +1,4 @@
-//! The agent's Unix socket.
+//! The agent's Unix socket, and the requests on it.
 
 mod room;
 
@@ -32,27 +32,27 @@ use crate::{
     query,
 };
 
-/// How long a client may take to say what it wants, and to read the answer.
+/// How long a client may take to send its request, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Answers of a trace that may wait for their reader.
+/// The number of a trace's answers that may wait for their reader.
 const ANSWERS: usize = 64;
 
-/// The listening socket; its file goes when this does.
+/// The listening socket, whose file is removed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
-    /// Which file is ours: another one of the same name is another agent's.
+    /// The inode of its file: another file of the same name belongs to another agent.
     inode: u64,
 }
 
 impl Server {
-    /// Listens on `path`, for the owner alone (0600). A socket file that a dead agent left is
-    /// replaced. One with another state directory may be alive: then its socket answers.
+    /// Listens on `path`, for the owner alone (0600). Replaces the socket file of an agent that has ended. An agent
+    /// with another state directory may be alive: then its socket answers.
     ///
     /// # Errors
-    /// When the socket cannot be made, somebody listens there, or others could put one of theirs in its place.
+    /// If the socket cannot be made, another agent listens there, or other users could replace the socket.
     pub fn bind(path: &Path) -> io::Result<Self> {
         refuse_open_directory(path)?;
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
@@ -65,7 +65,7 @@ impl Server {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        // Bound under another name until its mode is right: never open to others, not for a moment.
+        // Bound under another name until its mode is set, so that it is never open to other users.
         let draft = path.with_extension("draft");
         match fs::remove_file(&draft) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -82,11 +82,11 @@ impl Server {
         })
     }
 
-    /// Serves until `stop` completes, then lets the requests that are under way end.
+    /// Serves until `stop` completes, then lets requests in flight end.
     pub async fn serve(self, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
         let room = Arc::new(Room::new());
         let (stopping, told) = watch::channel(false);
-        // Held by every conversation; nobody says anything by it.
+        // Held by every connection, so that its closing shows that all have ended.
         let (talking, mut ended) = mpsc::channel::<()>(1);
         tokio::pin!(stop);
         loop {
@@ -97,7 +97,7 @@ impl Server {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(e) => {
-                    // Out of descriptors, most likely: others must end first.
+                    // Most likely out of descriptors: other connections must end first.
                     warn!("accept a connection on {}: {e}", self.path.display());
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -127,7 +127,7 @@ impl Server {
     }
 }
 
-/// Whoever may write into the directory could put a socket of their own in the place of ours, and answer for the agent.
+/// Refuses a directory that other users may write to: they could replace the socket, and answer for the agent.
 fn refuse_open_directory(socket: &Path) -> io::Result<()> {
     const STICKY: u32 = 0o1000;
     let directory = match socket.parent() {
@@ -153,7 +153,7 @@ fn refuse_open_directory(socket: &Path) -> io::Result<()> {
     ))
 }
 
-/// The socket's mode says the same, as long as nobody changes it.
+/// Whether a client may send requests. The socket's mode enforces the same, as long as nobody changes it.
 fn may_ask(stream: &UnixStream) -> bool {
     let asks = stream.peer_cred().map(|peer| peer.uid());
     asks.is_ok_and(|user| user == 0 || user == geteuid().as_raw())
@@ -214,7 +214,7 @@ async fn converse(
     .await?
 }
 
-/// Does what takes long on a thread of its own: whoever asks something short must not wait for it.
+/// Runs work that takes long on a thread of its own, so that short requests need not wait for it.
 async fn aside<T: Send + 'static>(
     takes_long: bool,
     work: impl Future<Output = T> + Send + 'static,
@@ -251,7 +251,7 @@ async fn trace(
     passed_on
 }
 
-/// What is told at once to who comes when too many wait.
+/// Returns the immediate answer to a request when too many wait.
 fn too_many(request: &Request) -> Response {
     let what = "so many requests wait already that this one was not begun";
     match request {
@@ -267,8 +267,8 @@ fn too_many(request: &Request) -> Response {
     }
 }
 
-/// Sends answers until there are no more, the other side has gone, or we are stopping. Then the
-/// channel's end is gone, which tells who makes them.
+/// Sends answers until there are no more, the client has left, or the agent is stopping. Then the channel is closed,
+/// which ends the sender's work.
 async fn pass_on(
     mut answers: mpsc::Receiver<Response>,
     stream: &mut UnixStream,
@@ -279,7 +279,7 @@ async fn pass_on(
     loop {
         let answer = tokio::select! {
             answer = answers.recv() => answer,
-            // Whoever traces says nothing more: this is its end.
+            // A tracing client sends nothing more, so this is its end.
             _ = from.read(&mut nothing) => None,
             _ = stopping.wait_for(|stopping| *stopping) => None,
         };
@@ -317,7 +317,7 @@ mod tests {
         assert!(!path.exists());
         fs::rename(&kept, &path).unwrap();
         let second = Server::bind(&path).unwrap();
-        // Somebody has put another one in its place.
+        // Another one was put in its place.
         fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
         drop(second);

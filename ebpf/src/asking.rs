@@ -1,13 +1,13 @@
-//! In whose name neighbours are asked for (ARP).
+//! Corrects the sender of ARP requests for neighbours.
 //!
-//! A packet that is sent on to the NIC that has its source address, or that a pod of a NIC without an address of the
-//! node's sends, may wait for a neighbour there. The kernel asks in the name of the packet or of an address of another
-//! NIC (`arp_solicit`, net/ipv4/arp.c), and a cloud drops the question. So it is asked in the NIC's own name, or in that
-//! of a pod there. An answer to a pod would be given to the pod's interface (`ipvlan_get_L3_hdr`,
-//! drivers/net/ipvlan/ipvlan_core.c), so it is made one to nobody: who it is for tells the kernel nothing, as it looks
-//! for the entry that waits by the answer's sender (`arp_process`).
+//! A packet that is redirected to the NIC with its source address, or that a pod sends by a NIC on which the node has
+//! no address, may wait for a neighbour there. The kernel's ARP request has the packet's source or another NIC's
+//! address as its sender (`arp_solicit`, net/ipv4/arp.c), and a cloud drops it. So the sender becomes the NIC's own
+//! address, or that of a pod there. A reply to a pod's address would be delivered to the pod's interface
+//! (`ipvlan_get_L3_hdr`, drivers/net/ipvlan/ipvlan_core.c), so its target is set to zero. The kernel does not need it,
+//! as it finds the waiting entry by the reply's sender (`arp_process`).
 //!
-//! The setting `arp_announce` would do the first, for all that others send there, too.
+//! The setting `arp_announce` would do the first, but for all other traffic there, too.
 
 use aya_ebpf::programs::TcContext;
 use ebbtide_layout::{NodeAddress, OWNER_IS_POD, mapped};
@@ -21,10 +21,10 @@ use crate::{
 const START: [u8; 8] = [0x08, 0x06, 0, 1, 8, 0, 6, 4];
 const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
-/// As integers: arrays would be compared with constants in memory, which a program of ours has none of.
+/// As integers: arrays would be compared with constants in memory, and the programs have none.
 const NOBODY: u32 = 0;
 
-/// The addresses of an ARP packet of this kind, in network byte order: whose it is, and whom it is for.
+/// Returns sender and target address of an ARP packet of this kind, in network byte order.
 #[inline(always)]
 fn addresses(ctx: &TcContext, operation: [u8; 2]) -> Option<(u32, u32)> {
     if packet::is_in_vlan(ctx)
@@ -38,13 +38,13 @@ fn addresses(ctx: &TcContext, operation: [u8; 2]) -> Option<(u32, u32)> {
     Some((word(ETH_HLEN + 14)?, word(ETH_HLEN + 24)?))
 }
 
-/// Whose an address is.
+/// Returns the owner of an address.
 #[inline(always)]
 fn owner(address: u32) -> Option<NodeAddress> {
     maps::owner(&mapped(address.to_ne_bytes()))
 }
 
-/// What leaves by a NIC: a question in the name of an address that another NIC has, or none.
+/// Corrects an ARP request that leaves by a NIC, if its sender is an address of another NIC.
 #[inline(always)]
 pub(crate) fn ask_in_its_name(ctx: &TcContext, ifindex: u32) {
     let Some(nic) = maps::nic(ifindex) else {
@@ -56,7 +56,7 @@ pub(crate) fn ask_in_its_name(ctx: &TcContext, ifindex: u32) {
     let Some((sender, target)) = addresses(ctx, REQUEST) else {
         return;
     };
-    // A probe (RFC 5227) has no sender; a notification is about its sender.
+    // A probe (RFC 5227) has no sender; an announcement is about its sender.
     if sender == NOBODY || sender == target {
         return;
     }
@@ -65,7 +65,7 @@ pub(crate) fn ask_in_its_name(ctx: &TcContext, ifindex: u32) {
     }
 }
 
-/// What comes in by a NIC: the answer to such a question.
+/// Directs a reply that comes in by a NIC to the host, if its request was sent with a pod's address.
 #[inline(always)]
 pub(crate) fn answer_the_host(ctx: &TcContext, ifindex: u32) {
     let Some(nic) = maps::nic(ifindex) else {

@@ -1,8 +1,8 @@
-//! The time at which a flow was learned. Read only then: it costs as much as a look-up.
+//! The time at which a flow was learned. Read only then: it costs as much as a lookup.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 
-/// Seconds since the machine started, also while it slept (`CLOCK_BOOTTIME`).
+/// Returns the seconds since boot, including suspend (`CLOCK_BOOTTIME`).
 #[inline(always)]
 pub(crate) fn seconds() -> u32 {
     // SAFETY: a helper call without arguments.

@@ -1,7 +1,7 @@
-//! What few packets have: IPv6 extension headers, and other packets in quotation.
+//! Parses what few packets have: IPv6 extension headers, and packets quoted by ICMP errors.
 //!
-//! Functions of their own, called and not inlined, so that they are there once and cost the
-//! common packet one comparison. They read with a helper, which finds what direct access does not.
+//! The functions are not inlined, so that their code exists once and costs other packets one comparison. They read by a
+//! helper, which reaches what direct access does not.
 
 use core::mem::MaybeUninit;
 
@@ -10,7 +10,7 @@ use ebbtide_layout::{Address, FlowKey, mapped};
 
 use crate::packet::{self, Endpoints, ICMP, ICMPV6, LATER, Payload};
 
-/// So many extension headers are walked; nobody sends more, and the verifier wants an end.
+/// Maximum number of extension headers; nobody sends more, and the verifier requires a bound.
 const MOST_HEADERS: usize = 6;
 
 /// Hop-by-hop options, routing, fragment, authentication, destination options (RFC 8200, RFC 4302).
@@ -24,7 +24,7 @@ const DESTINATION: u8 = 60;
 const ICMP_HLEN: u32 = 8;
 const IPV6_HLEN: u32 = 40;
 
-/// Whether an IPv6 header's "next header" is no transport's.
+/// Whether an IPv6 header's "next header" is an extension header.
 #[inline(always)]
 pub(crate) fn is_extension(next: u8) -> bool {
     matches!(
@@ -33,7 +33,7 @@ pub(crate) fn is_extension(next: u8) -> bool {
     )
 }
 
-/// `N` bytes at `offset`, wherever in the packet they are.
+/// Reads `N` bytes at `offset`, wherever in the packet they are.
 #[inline(always)]
 pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
     let mut bytes = MaybeUninit::<[u8; N]>::uninit();
@@ -45,15 +45,15 @@ pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[
     }
 }
 
-/// An IPv6 address at `offset`.
+/// Reads an IPv6 address at `offset`.
 #[inline(always)]
 pub(crate) fn load_into(skb: *mut __sk_buff, offset: u32, address: &mut Address) -> bool {
     // SAFETY: as in `load`; there is room for the 16 bytes.
     unsafe { bpf_skb_load_bytes(skb.cast(), offset, address.as_mut_ptr().cast(), 16) == 0 }
 }
 
-/// Goes from the IPv6 extension header that `payload` is at to the transport header. Where that
-/// is not found, an extension header stays the protocol, which nothing is known by.
+/// Advances `payload` from an IPv6 extension header to the transport header. If that is not found, the protocol remains
+/// that of an extension header, which identifies no flow.
 #[inline(never)]
 pub(crate) fn walk(skb: *mut __sk_buff, payload: &mut Payload) {
     for _ in 0..MOST_HEADERS {
@@ -73,15 +73,15 @@ pub(crate) fn walk(skb: *mut __sk_buff, payload: &mut Payload) {
             _ => return,
         }
         payload.protocol = header[0];
-        // What follows the fragment header of a later fragment is data.
+        // A later fragment's fragment header is followed by data.
         if payload.fragment & LATER != 0 || !is_extension(payload.protocol) {
             return;
         }
     }
 }
 
-/// Makes `key` that of the flow which the ICMP error whose header is at `at` quotes; false if it
-/// cannot be told. `by_us`: our side sends the error, so that the other one sent what is quoted.
+/// Changes `key` to that of the flow quoted by the ICMP error whose header is at `at`. False if that is not possible.
+/// `by_us`: the local side sends the error, so that the remote one sent the quoted packet.
 #[inline(never)]
 pub(crate) fn quoted(
     skb: *mut __sk_buff,

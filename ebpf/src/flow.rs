@@ -1,6 +1,6 @@
-//! Which flow a packet opens, and which it follows.
+//! Computes the keys of the flow that a packet opens, and of the one that it follows.
 //!
-//! A key is made in place and changed in place: there is room for few of them on the stack.
+//! A key is created and changed in place: the stack has room for few of them.
 
 use aya_ebpf::{btf_maps::LruHashMap, programs::TcContext};
 use ebbtide_layout::{FLOWS_PER_POD, FRAGMENTS, Flow, FlowKey, HostFlow, WHOLE};
@@ -10,10 +10,10 @@ use crate::{
     packet::{Endpoints, ICMPV6, Ip, LATER},
 };
 
-/// Remembered flows. Least recently used goes first when it is full.
+/// A table of remembered flows. Evicts the least recently used when it is full.
 pub(crate) type Table<V> = LruHashMap<FlowKey, V, { FLOWS_PER_POD as usize }>;
 
-/// What is remembered of a flow.
+/// A remembered flow with a counter of packets.
 pub(crate) trait Counted: 'static {
     /// Its packets.
     fn packets(&mut self) -> &mut u64;
@@ -33,25 +33,25 @@ impl Counted for HostFlow {
     }
 }
 
-/// What is known of a flow, which has one packet more now.
+/// Returns what is remembered of a flow, and counts this packet.
 #[inline(always)]
 pub(crate) fn known<V: Counted>(flows: &Table<V>, key: &FlowKey) -> Option<&'static mut V> {
     let flow = flows.get_ptr_mut(key)?;
-    // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may write it
-    // meanwhile: then a packet is not counted, or a way read that is one of the two there were.
+    // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may write it meanwhile: then
+    // a packet is not counted, or the path that is read is one of the two.
     let flow = unsafe { &mut *flow };
     *flow.packets() += 1;
     Some(flow)
 }
 
-/// Which end of the packet is ours: the pod's or the node's.
+/// The local end of the packet: the pod's or the node's.
 #[derive(Clone, Copy)]
 pub(crate) enum Ours {
     Source,
     Destination,
 }
 
-/// The key of all that has this packet's addresses and protocol and no ports.
+/// Returns the key for this packet's addresses and protocol, without ports.
 #[inline(always)]
 pub(crate) fn between(ip: &Ip, ours: Ours) -> FlowKey {
     let (local, remote) = match ours {
@@ -69,19 +69,19 @@ pub(crate) fn between(ip: &Ip, ours: Ours) -> FlowKey {
     }
 }
 
-/// Makes `key` that of the flow a packet is of itself. False for what cannot be told: later fragments,
-/// ICMP other than echo.
+/// Changes `key` to that of the flow that a packet belongs to. False if it cannot be determined: later fragments, ICMP
+/// other than echo.
 ///
-/// Which echoes depends on whom they are for. `asked`: only others ask, so a request comes to us and
-/// a reply goes out (a pod's own pings follow the routing table). Else both, both ways.
+/// `asked` limits echoes to those from the remote side: requests in and replies out (a pod's own pings follow the
+/// routing table). Otherwise both count, in both directions.
 #[inline(always)]
 pub(crate) fn of(ctx: &TcContext, ip: &Ip, ours: Ours, asked: bool, key: &mut FlowKey) -> bool {
     let endpoints = ip.endpoints(ctx);
     told(&endpoints, ours, asked, key)
 }
 
-/// As [`of`] for the flow whose way a packet is to take: for a later fragment what was noted of
-/// the first, for an ICMP error the flow it quotes.
+/// As [`of`], for the flow whose path a packet is to take: for a later fragment the note of the first, for an ICMP
+/// error the flow that it quotes.
 #[inline(always)]
 pub(crate) fn followed(
     ctx: &TcContext,
@@ -120,16 +120,15 @@ fn told(endpoints: &Endpoints, ours: Ours, asked: bool, key: &mut FlowKey) -> bo
         {
             return false;
         }
-        // The identifier is on our side of the key, so that request and reply meet.
+        // The identifier is on the local side of the key, so that request and reply match.
         (Endpoints::EchoRequest(id) | Endpoints::EchoReply(id), _) => key.local_port = *id,
         (Endpoints::Error | Endpoints::None, _) => return false,
     }
     true
 }
 
-/// Makes `key` that under which the way of a packet's first fragment is noted for the later ones.
-/// IPv6 numbers packets between two addresses, whatever they carry (RFC 8200, 4.5), and only the
-/// first fragment may say what that is.
+/// Changes `key` to the one under which the path of a packet's first fragment is noted for the later ones. IPv6 numbers
+/// packets between two addresses, whatever they carry (RFC 8200, 4.5), and only the first fragment may contain that.
 #[inline(always)]
 pub(crate) fn to_fragments(ip: &Ip, key: &mut FlowKey) {
     let id = ip.payload.identification;

@@ -1,12 +1,11 @@
-//! A pod sends with its own addresses only.
+//! Drops what a pod sends with an address that is not its own.
 //!
-//! Whose packets a filter sees, its class says (`TCA_BPF_CLASSID`, which means nothing else at clsact): the
-//! number of the pod, or zero where nobody is guarded. Whose an address is, is beside its counters, which
-//! are looked up anyway.
+//! A filter's class (`TCA_BPF_CLASSID`, which has no other effect at clsact) is the number of the pod whose packets it
+//! sees, or zero without a guard. An address's owner is beside its counters, which are looked up anyway.
 //!
-//! What may pass is known, not what may not: IPv4 and IPv6 with an address of the pod's, ARP and neighbour discovery
-//! about one, and what a host says before it has one. All else goes nowhere. A tag, a label, a session's header or any
-//! other EtherType is something that a stack may unwrap behind us, and what is in it has no address that we have seen.
+//! The guard lists what may pass, not what may not: IPv4 and IPv6 with an address of the pod, ARP and neighbour
+//! discovery about one, and what a host sends before it has one. Everything else is dropped: a stack may unwrap a tag,
+//! a label, a session's header or any other EtherType later, and the address inside has not been checked.
 
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map, programs::TcContext};
 use ebbtide_layout::{MAX_SPOOFERS, OWNER_IS_POD, PodCounters, Spoofed};
@@ -16,15 +15,15 @@ use crate::{
     packet::{self, ETH_HLEN, ICMPV6, Ip, LATER, TCP, UDP},
 };
 
-/// By the pod's number.
+/// Counters by the pod's number.
 #[btf_map]
 static SPOOFED: LruHashMap<u32, Spoofed, { MAX_SPOOFERS as usize }> = LruHashMap::new();
 
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 
-/// Protocols that carry packets or frames, and that a node takes out of them for whoever sends them, if it has such a
-/// link: IPv4 and IPv6 (`tunl0`, `sit0`, `ip6tnl0`), GRE, EtherIP, L2TP, MPLS.
+/// Protocols that carry packets or frames, which a node decapsulates for any sender, if it has such a link: IPv4 and
+/// IPv6 (`tunl0`, `sit0`, `ip6tnl0`), GRE, EtherIP, L2TP, MPLS.
 const IPIP: u8 = 4;
 const IPV6: u8 = 41;
 const GRE: u8 = 47;
@@ -32,31 +31,31 @@ const ETHERIP: u8 = 97;
 const L2TP: u8 = 115;
 const MPLS: u8 = 137;
 
-/// Where a pod's packets are seen.
+/// The interface at which a pod's packets are seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
     Nic,
     Veth,
 }
 
-/// Whose an address is.
+/// The owner of an address.
 #[derive(Clone, Copy)]
 pub(crate) struct Owner {
-    /// The pod's number; zero: no pod's.
+    /// The pod's number; zero if it is no pod's.
     number: u16,
-    /// What its frames are sent with; see [`PodCounters::mac`].
+    /// The link-layer source of its frames; see [`PodCounters::mac`].
     mac: [u32; 2],
 }
 
-/// The pod whose packets the filter sees; zero: nobody is guarded.
+/// Returns the number of the pod whose packets the filter guards; zero without a guard.
 #[inline(always)]
 fn guarded(ctx: &TcContext) -> u32 {
     // SAFETY: the context of a tc program is valid for as long as the program runs.
     unsafe { (*ctx.skb.skb).tc_classid }
 }
 
-/// Whether a packet is none that the pod may send: most of all one with an address that is not its own. It is counted.
-/// `owner` tells whose the source is.
+/// Whether the pod must not send a packet: most of all one with an address that is not its own. Counts such packets.
+/// `owner` returns the owner of the source.
 #[inline(always)]
 pub(crate) fn is_spoofed(ctx: &TcContext, ip: &Ip, owner: impl FnOnce() -> Owner, at: At) -> bool {
     let pod = guarded(ctx);
@@ -75,12 +74,12 @@ pub(crate) fn is_spoofed(ctx: &TcContext, ip: &Ip, owner: impl FnOnce() -> Owner
     !may_pass
 }
 
-/// What has an address of the pod's.
+/// Whether the pod may send a packet with its own address.
 #[inline(always)]
 fn may_be_sent(ctx: &TcContext, ip: &Ip, owner: Owner, pod: u32, at: At) -> bool {
     if let At::Nic = at {
-        // The kernel goes by what the socket says it is (`ipvlan_get_L3_hdr`), which need not be what the frame says
-        // (`packet_snd`, net/packet/af_packet.c).
+        // The kernel uses the socket's protocol (`ipvlan_get_L3_hdr`), which may differ from the frame's (`packet_snd`,
+        // net/packet/af_packet.c).
         // SAFETY: as in `guarded`.
         let protocol = unsafe { (*ctx.skb.skb).protocol };
         let other = if ip.is_v4() { ETH_P_IPV6 } else { ETH_P_IP };
@@ -88,7 +87,7 @@ fn may_be_sent(ctx: &TcContext, ip: &Ip, owner: Owner, pod: u32, at: At) -> bool
             return false;
         }
         if owner.mac != [0; 2] {
-            // As it was on the wire it is seen by switches.
+            // Switches see the frame as it is on the wire.
             if source(ctx) != Some(owner.mac) {
                 return false;
             }
@@ -104,12 +103,12 @@ fn may_be_sent(ctx: &TcContext, ip: &Ip, owner: Owner, pod: u32, at: At) -> bool
                 || neighbours::advertises(ctx.skb.skb, ip.payload.at, pod) != 0
         }
         IPIP | IPV6 | GRE | ETHERIP | L2TP | MPLS => !is_to_node(ip),
-        // Its transport header was not found, and may be whatever the walk looks for.
+        // The walk did not find its transport header, which may be of any protocol.
         other => !extended::is_extension(other) || ip.payload.fragment & LATER != 0,
     }
 }
 
-/// The frame's sender, as [`PodCounters::mac`] has it.
+/// Returns the frame's sender, in the form of [`PodCounters::mac`].
 #[inline(always)]
 fn source(ctx: &TcContext) -> Option<[u32; 2]> {
     let [start] = packet::read::<[u32; 1]>(ctx, 6)?;
@@ -117,13 +116,13 @@ fn source(ctx: &TcContext) -> Option<[u32; 2]> {
     Some([start, u32::from_ne_bytes([e, f, 0, 0])])
 }
 
-/// Whether a packet is for the node itself, which would take out what is in it: with whatever address.
+/// Whether a packet is for the node itself, which would decapsulate it, whatever address is inside.
 #[inline(always)]
 fn is_to_node(ip: &Ip) -> bool {
     host_maps::owner(&ip.destination).is_some_and(|to| to.flags & OWNER_IS_POD == 0)
 }
 
-/// The verdict on what is no IP packet, or could not be read.
+/// Returns the verdict on what is no IP packet, or could not be read.
 #[inline(always)]
 pub(crate) fn unread(ctx: &TcContext, at: At) -> i32 {
     const ETH_P_ARP: [u8; 2] = [0x08, 0x06];
@@ -151,8 +150,8 @@ fn count(pod: u32, at: At) {
         At::Veth => (0, 1),
     };
     match SPOOFED.get_ptr_mut(&pod) {
-        // SAFETY: the kernel keeps a looked-up value alive until the program ends. Others may count at
-        // the same time; then one of two is missed.
+        // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may count at the same
+        // time; then one of two is missed.
         Some(spoofed) => unsafe {
             (*spoofed).by_nic += by_nic;
             (*spoofed).by_veth += by_veth;
@@ -163,7 +162,7 @@ fn count(pod: u32, at: At) {
     }
 }
 
-/// Whose an address is, of which `pod` is known.
+/// Returns the owner of an address, from its pod's entry.
 #[inline(always)]
 pub(crate) fn owner_is(pod: Option<&PodCounters>) -> Owner {
     pod.map_or(
@@ -178,7 +177,7 @@ pub(crate) fn owner_is(pod: Option<&PodCounters>) -> Owner {
     )
 }
 
-/// Whose an address is.
+/// Returns the owner of a packet's source.
 #[inline(always)]
 pub(crate) fn owner(ip: &Ip) -> Owner {
     owner_is(maps::pod(&ip.source).as_deref())

@@ -1,5 +1,5 @@
-//! The host's part: a reply leaves by the NIC its request came in on, and every packet by the NIC
-//! that has its source address.
+//! The host's side: a reply leaves by the NIC its request came in on, and every packet by the NIC that has its source
+//! address.
 
 use core::mem::MaybeUninit;
 
@@ -21,17 +21,17 @@ use crate::{
 /// `BPF_F_INGRESS` (include/uapi/linux/bpf.h).
 const INGRESS: u64 = 1;
 
-/// `PACKET_HOST` (include/uapi/linux/if_packet.h): for this machine.
+/// `PACKET_HOST` (include/uapi/linux/if_packet.h): the frame is for this machine.
 const FOR_US: u32 = 0;
 
-/// What of the packet's mark is ours.
+/// Returns Ebbtide's bits of the packet's mark.
 #[inline(always)]
 fn our_mark(ctx: &TcContext) -> u32 {
     // SAFETY: the context of a tc program is valid for as long as the program runs.
     unsafe { (*ctx.skb.skb).mark & maps::nic_marks() }
 }
 
-/// Sets our bits of the mark to `bits`, and leaves others' alone.
+/// Sets Ebbtide's bits of the mark to `bits`, and leaves foreign ones unchanged.
 #[inline(always)]
 fn set_mark(ctx: &TcContext, bits: u32) {
     // SAFETY: as in `our_mark`.
@@ -41,14 +41,14 @@ fn set_mark(ctx: &TcContext, bits: u32) {
     }
 }
 
-/// The key of [`NIC_COUNTERS`](crate::host_maps) for a NIC that is known by its mark.
+/// Returns the key of [`NIC_COUNTERS`](crate::host_maps) for a NIC that is identified by its mark.
 #[inline(always)]
 pub(crate) fn by_mark(bits: u32) -> u32 {
     (1 << 31) | (bits & !maps::reply())
 }
 
-/// Remembers `flow` of `key`, unless it is known already; whether it was news. Look before
-/// writing: an insert costs four times a look-up.
+/// Remembers `flow` for `key`, unless it is known already. Returns whether it is new. Looks it up before writing: an
+/// insert costs four times a lookup.
 #[inline(always)]
 fn learn(flows: &maps::HostFlows, key: &FlowKey, flow: HostFlow) -> bool {
     if known(flows, key).is_some_and(|known| known.agrees(&flow)) {
@@ -62,9 +62,9 @@ fn learn(flows: &maps::HostFlows, key: &FlowKey, flow: HostFlow) -> bool {
     flows.insert(key, flow, 0).is_ok()
 }
 
-/// Notes the way of a packet's first fragment for the later ones. From the wire they may come in any
-/// order, so those of a pod alone end with the last; the others make room for newer flows. A later
-/// fragment that comes before its first goes the way of what nothing is known of.
+/// Notes the path of a packet's first fragment for the later ones. From the wire they may arrive in any order, so only
+/// a pod's note is removed with the last; newer flows evict the others. A later fragment that arrives before its first
+/// is treated like an unknown flow.
 #[inline(always)]
 fn note_fragment(
     flows: &maps::HostFlows,
@@ -91,11 +91,11 @@ fn note_fragment(
     }
 }
 
-/// A NIC's ingress, before ipvlan takes what is a pod's (`sch_handle_ingress` comes before the
-/// rx_handler in `__netif_receive_skb_core`, net/core/dev.c).
+/// Handles a NIC's ingress, before ipvlan takes pods' packets (`sch_handle_ingress` comes before the rx_handler in
+/// `__netif_receive_skb_core`, net/core/dev.c).
 ///
-/// What is for the node itself passes as it came: a mark would survive decapsulation, and rules of ours
-/// would take what came out of a tunnel.
+/// Packets for the node itself pass unmarked, but for strict filtering: a mark would survive decapsulation, and
+/// Ebbtide's rules would match what came out of a tunnel.
 #[inline(always)]
 pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     // SAFETY: as in `our_mark`.
@@ -143,30 +143,30 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     let redirect_device = maps::redirect_device();
     if redirect_device != 0
         && forwarded != 0
-        // `eth_type_trans` on the way into the link makes PACKET_OTHERHOST of a frame that is
-        // not for the link's own address, and the host would drop it.
+        // `eth_type_trans` on the link's ingress sets PACKET_OTHERHOST for a frame with another address than the
+        // link's, and the host would drop it.
         && ctx.store(0, &HOST_MAC, 0).is_ok()
     {
         counters.passed -= 1;
         counters.redirected += 1;
-        // For reverse path filtering on that link, where the host undoes its translation and hands the packet to
+        // For reverse path filtering on that link, where the host reverses its translation and delivers the packet to
         // the pod; a redirect within one namespace keeps the mark.
         set_mark(ctx, maps::nic_marks());
         // SAFETY: a helper call with plain integers.
         return unsafe { bpf_redirect(redirect_device, INGRESS) } as i32;
     }
-    // A router that knows the pod asks it alone whether it is still there.
+    // A router with an entry for the pod solicits it by unicast to verify that it is reachable.
     if ip.payload.protocol == packet::ICMPV6 {
         return responder::answer(ctx);
     }
     PASS
 }
 
-/// The host's end of a veth, towards the pod: a request that came in by a NIC is remembered, for
-/// its replies.
+/// Handles packets at the host's end of a veth, towards the pod: remembers a request that came in by a NIC, for its
+/// replies.
 ///
-/// By which link it came, the kernel knows (`skb->skb_iif`): what came out of a tunnel, by another
-/// plugin's bridge or from a socket of the host did not come in by the NIC, whatever carried it.
+/// The kernel records the input link (`skb->skb_iif`): what came out of a tunnel, by another plugin's bridge or from a
+/// socket of the host did not come in by the NIC, whatever carried it.
 #[inline(always)]
 pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
     // SAFETY: as in `our_mark`.
@@ -199,9 +199,9 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
     PASS
 }
 
-/// The host's end of a veth, from the pod: a reply gets the mark of the NIC its request came in
-/// on, and all else the mark of what the host forwards for a pod, which no rule looks at. Whatever mark the pod
-/// gave it is gone: `skb_scrub_packet` clears it between namespaces. What has another's address goes nowhere.
+/// Handles packets at the host's end of a veth, from the pod: a reply gets the mark of the NIC its request came in on,
+/// all others the mark for forwarded packets, which no rule matches. A mark set in the pod is lost: `skb_scrub_packet`
+/// clears it between namespaces. Packets with another's address are dropped.
 #[inline(always)]
 pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -212,8 +212,8 @@ pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     if guard::is_spoofed(ctx, ip, || guard::owner(ip), At::Veth) {
         return DROP;
     }
-    // What the pod's interface would have sent, and the host's netfilter must not see. Any pod can say so
-    // of its packets: it is the way that its interface has, too.
+    // A packet of the pod's interface by the host-stack bypass, past the host's netfilter. Any pod may request it: its
+    // interface has the same path.
     if packet::is_host_bypass(ctx)
         && let Some(owner) = maps::owner(&ip.source)
         && owner.flags & OWNER_IS_POD != 0
@@ -248,8 +248,8 @@ pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     PASS
 }
 
-/// A NIC's egress: the last moment at which the host can say by which NIC a packet leaves. A cloud
-/// drops it by any other than the one that has its source address.
+/// Handles a NIC's egress: the last point at which the host can choose the NIC that a packet leaves by. A cloud drops
+/// it at any other than the one that has its source address.
 #[inline(always)]
 pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
     // SAFETY: as in `our_mark`.
@@ -275,9 +275,9 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
         counters.passed += 1;
         return PASS;
     }
-    // What the node itself sends, and forwards for others, goes as its own routes say. The exceptions are answers to
-    // what came in by another NIC for a Service, from a far backend or a pod's own interface, and what no route but the
-    // main table's default one leads out: nobody has said that it is to leave here.
+    // What the node itself sends, and forwards for others, follows its routes. Exceptions are answers to what came in
+    // by another NIC for a Service, from a far backend or a pod's own interface, and packets that only the main table's
+    // default route sends here: nothing has chosen this NIC for them.
     // SAFETY: as in `our_mark`.
     let from = unsafe { (*ctx.skb.skb).ingress_ifindex };
     if !is_pod
@@ -288,34 +288,34 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
         counters.passed += 1;
         return PASS;
     }
-    // Without a gateway the kernel would take the far destination to be on the link, and ask for
-    // it there: worse than the wrong NIC in a network that is not strict.
+    // Without a gateway the kernel would take the far destination to be on the link, and send ARP requests for it
+    // there: worse than the wrong NIC in a network that is not strict.
     if owner.flags & OWNER_HAS_GATEWAY == 0 {
         all.wrong_nic_passed += 1;
         counters.passed += 1;
         return PASS;
     }
     counters.redirected += 1;
-    // What the host forwards for a pod is meant to be sent on from here: the main table knows the
-    // destination (it may be another plugin's, and leave by no NIC at all), and only a source can
-    // tell by which NIC. Everything else should have been routed.
+    // What the host forwards for a pod is expected to be redirected here: the main table has the route to the
+    // destination (it may be another plugin's, and leave by no NIC at all), and only the source determines the NIC.
+    // Everything else should have been routed.
     if !is_pod {
         all.wrong_nic += 1;
-        // The mark of the owner's replies leads the look-up to its own table: no rule takes the node's own
-        // addresses by `oif`.
+        // The mark of the owner's replies makes the lookup use its own table: no rule selects that by `oif` for the
+        // node's own addresses.
         set_mark(ctx, maps::nic_mark(owner.ifindex) | maps::reply());
     }
-    // With `oif` set to the owner the route is looked up in its own table, and the neighbour is
-    // that gateway (`__bpf_redirect_neigh_v4`, net/core/filter.c).
+    // With `oif` set to the owner the route is looked up in its own table, and the neighbour is that gateway
+    // (`__bpf_redirect_neigh_v4`, net/core/filter.c).
     // SAFETY: a helper call with a null pointer that it is documented to take for "by the route".
     unsafe { bpf_redirect_neigh(owner.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
-/// Remembers what needs its answer in the host, or forgets it; whether anything changed.
+/// Remembers a flow whose answers need the host's translation, or forgets it. Returns whether anything changed.
 ///
-/// What came out of the pod's veth (the mark says so), and now leaves the node with the pod's own address, is a
+/// A packet that came out of the pod's veth (by its mark), and now leaves the node with the pod's own address, is for a
 /// ClusterIP without masquerade. What the pod sends over ipvlan, or by the host-stack bypass, has no mark, as it is
-/// scrubbed between namespaces (`skb_scrub_packet`): with the same ports it ends the other, unless the host has
+/// scrubbed between namespaces (`skb_scrub_packet`): with the same ports it ends the other flow, unless the host has
 /// translated this, too. In l2 it is not scrubbed, but the pods' own marks have none of these bits.
 #[inline(always)]
 fn remember_way_out(ctx: &TcContext, ip: &Ip) -> bool {

@@ -12,19 +12,19 @@ use ebbtide_layout::{
 
 use crate::flow::Table;
 
-/// The flows of one address that the host has a part in.
+/// The flows of one address that the host handles.
 pub(crate) type HostFlows = Table<HostFlow>;
 
-/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): memory for what is there only.
+/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): uses memory for existing entries only.
 const NO_PREALLOC: usize = 1;
 
-/// A flow table for each pod address. Apart from the
-/// pods' own tables: here is TCP too, and a flood of it must not evict what a pod's UDP needs.
+/// A flow table for each pod address. Separate from the pods' own tables: TCP is here too, and a flood of it must not
+/// evict what a pod's UDP needs.
 #[btf_map]
 static HOST_FLOWS: HashOfMaps<Address, HostFlows, { MAX_ADDRESSES as usize }, NO_PREALLOC> =
     HashOfMaps::new();
 
-/// Which NIC an address belongs to.
+/// The NIC that an address belongs to.
 #[btf_map]
 static ADDRESSES: HashMap<Address, NodeAddress, { MAX_ADDRESSES as usize }, NO_PREALLOC> =
     HashMap::new();
@@ -33,30 +33,29 @@ static ADDRESSES: HashMap<Address, NodeAddress, { MAX_ADDRESSES as usize }, NO_P
 #[btf_map]
 static NICS: HashMap<u32, Nic, { MAX_NICS as usize }, NO_PREALLOC> = HashMap::new();
 
-/// Counters by NIC. For the veths' hooks, whose NIC is known by its bits of the mark only, the
-/// key is those bits with the highest bit of the word set: no interface has such an index.
+/// Counters by NIC. For the veths' hooks, which have only the NIC's bits of the mark, the key is those bits with the
+/// highest bit of the word set: no interface has such an index.
 #[btf_map]
 static NIC_COUNTERS: PerCpuHashMap<u32, NicCounters, { 2 * MAX_NICS as usize }, NO_PREALLOC> =
     PerCpuHashMap::new();
 
-/// One entry.
+/// The host's configuration, a single entry.
 #[btf_map]
 static HOST: Array<HostConfig, 1> = Array::new();
 
-/// Our bits of the mark in the host.
+/// Ebbtide's bits of the mark in the host.
 #[unsafe(no_mangle)]
 static NIC_MARKS: Global<u32> = Global::new(DEFAULT_NIC_MARKS);
 
-/// The one of them for replies. It could be computed, but the kernel's instruction set cannot
-/// count zeros.
+/// The one of them for replies. It could be computed, but the kernel's instruction set cannot count zeros.
 #[unsafe(no_mangle)]
 static NIC_REPLY: Global<u32> = Global::new(reply_bit(DEFAULT_NIC_MARKS));
 
-/// Ports of Services on the node, the first in the upper half.
+/// The ports of Services on the node, the first in the upper half.
 #[unsafe(no_mangle)]
 static NODE_PORTS: Global<u32> = Global::new(DEFAULT_NODE_PORTS);
 
-/// Whether a port of the node's is a Service's, by its number.
+/// Whether a port of the node is in the Services' range.
 #[inline(always)]
 pub(crate) fn is_node_port(port: u16) -> bool {
     let ports = NODE_PORTS.load();
@@ -64,52 +63,52 @@ pub(crate) fn is_node_port(port: u16) -> bool {
     ports >> 16 <= port && port <= ports & 0xffff
 }
 
-/// The bit of our mark that says "came out of a pod's veth".
+/// Returns the bit of Ebbtide's mark for "came out of a pod's veth".
 #[inline(always)]
 pub(crate) fn reply() -> u32 {
     NIC_REPLY.load()
 }
 
-/// Our bits of the mark in the host.
+/// Returns Ebbtide's bits of the mark in the host.
 #[inline(always)]
 pub(crate) fn nic_marks() -> u32 {
     NIC_MARKS.load()
 }
 
-/// The link whose ingress leads into the host's stack past ipvlan; zero: there is none.
+/// Returns the index of the redirect device, whose ingress is in the host's stack past ipvlan; zero without one.
 #[inline(always)]
 pub(crate) fn redirect_device() -> u32 {
     HOST.get(0).map_or(0, |host| host.redirect_device)
 }
 
-/// Who has an address.
+/// Returns the owner of an address.
 #[inline(always)]
 pub(crate) fn owner(address: &Address) -> Option<NodeAddress> {
     // SAFETY: with BPF_F_NO_PREALLOC what is removed while we look is freed after a grace period.
     unsafe { ADDRESSES.get(address) }.copied()
 }
 
-/// What is known of a NIC.
+/// Returns a NIC's configuration.
 #[inline(always)]
 pub(crate) fn nic(ifindex: u32) -> Option<Nic> {
     // SAFETY: as in `owner`.
     unsafe { NICS.get(ifindex) }.copied()
 }
 
-/// The bits of the mark that say which NIC; zero if it has none.
+/// Returns a NIC's bits of the mark; zero if it has none.
 #[inline(always)]
 pub(crate) fn nic_mark(ifindex: u32) -> u32 {
     nic(ifindex).map_or(0, |nic| nic.mark)
 }
 
-/// The flow table of an address.
+/// Returns the flow table of an address.
 #[inline(always)]
 pub(crate) fn flows(address: &Address) -> Option<&'static HostFlows> {
     // SAFETY: as in `owner`.
     unsafe { HOST_FLOWS.get(address) }
 }
 
-/// A NIC's counters on this CPU.
+/// Returns a NIC's counters on this CPU.
 #[inline(always)]
 pub(crate) fn counters(ifindex: u32) -> Option<&'static mut NicCounters> {
     let counters = NIC_COUNTERS.get_ptr_mut(ifindex)?;

@@ -1,28 +1,27 @@
-//! Ebbtide's programs for the kernel, one object. They run at tc, in the pod's network namespace:
+//! Ebbtide's eBPF programs, in one object. They run at tc, in the pod's network namespace:
 //!
 //! | program        | hook             | does |
 //! |----------------|------------------|------|
-//! | `veth_ingress` | `veth0`, ingress | marks each packet; remembers flows the mark cannot serve |
-//! | `nic_egress`   | `eth0`, egress   | sends replies of remembered flows back out by their interface; drops what has an address that is not the pod's |
+//! | `veth_ingress` | `veth0`, ingress | marks each packet; remembers flows that the mark cannot serve |
+//! | `nic_egress`   | `eth0`, egress   | redirects replies of remembered flows to the interface they came in on; drops packets whose source is not the pod's |
 //! | `nic_ingress`  | `eth0`, ingress  | forgets a remembered flow that now comes in here |
 //!
 //! and in the host's:
 //!
 //! | program             | hook                    | does |
 //! |---------------------|-------------------------|------|
-//! | `host_nic_ingress`  | each NIC, ingress       | steers answers to what the host forwarded for a pod past ipvlan; where the NIC filters strictly, marks requests (`strict`) |
-//! | `host_nic_egress`   | each NIC, egress        | remembers what the host forwards for a pod; sends out by the right NIC what has another one's address |
-//! |                     |                         | answers ARP and neighbour solicitations for the pods of networks that want it (`responder`) |
+//! | `host_nic_ingress`  | each NIC, ingress       | redirects answers to what the host forwarded for a pod past ipvlan; where the NIC filters strictly, marks requests (`strict`) |
+//! |                     |                         | answers ARP and neighbour solicitations for the pods of networks that need it (`responder`) |
+//! | `host_nic_egress`   | each NIC, egress        | remembers what the host forwards for a pod; redirects packets to the NIC that has their source address |
 //! | `host_veth_egress`  | host's end, to the pod  | remembers by which NIC a request came in |
-//! | `host_veth_ingress` | host's end, from the pod| marks its replies with that NIC; drops what has an address that is not the pod's |
+//! | `host_veth_ingress` | host's end, from the pod| marks its replies with that NIC; drops packets whose source is not the pod's |
 //!
-//! In the pod TCP needs no memory: the mark is inherited by the accepted socket (`tcp_fwmark_accept`) and
-//! a rule routes marked packets to the veth. A connectionless socket has nothing that could
-//! inherit a mark, nor has what the pod passes on for somebody behind it. So for everything else the way
-//! in is remembered, per pod, and wins over the routing table on the way out.
+//! In the pod TCP needs no memory: the accepted socket inherits the mark (`tcp_fwmark_accept`), and a rule routes
+//! marked packets to the veth. A connectionless socket cannot inherit a mark, nor can packets that the pod forwards. So
+//! for everything else the input interface is remembered, per pod, and overrides the routing table for replies.
 //!
-//! No program writes to packet memory directly: that would make the verifier add a prologue
-//! which copies every cloned packet, and all of TCP's data packets are clones.
+//! No program writes to packet memory directly: that would make the verifier add a prologue which copies every cloned
+//! packet, and all of TCP's data packets are clones.
 
 #![no_std]
 #![no_main]
@@ -54,52 +53,52 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-/// `veth0` ingress, in the pod.
+/// Attached to the ingress of `veth0`, in the pod.
 #[classifier]
 fn veth_ingress(ctx: TcContext) -> i32 {
     reply::mark_and_learn(&ctx)
 }
 
-/// `eth0` egress, in the pod.
+/// Attached to the egress of `eth0`, in the pod.
 #[classifier]
 fn nic_egress(ctx: TcContext) -> i32 {
     reply::redirect_device(&ctx)
 }
 
-/// `eth0` ingress, in the pod.
+/// Attached to the ingress of `eth0`, in the pod.
 #[classifier]
 fn nic_ingress(ctx: TcContext) -> i32 {
     reply::forget(&ctx)
 }
 
-/// A NIC's ingress, in the host.
+/// Attached to the ingress of each NIC, in the host.
 #[classifier]
 fn host_nic_ingress(ctx: TcContext) -> i32 {
     host::from_nic(&ctx)
 }
 
-/// A NIC's egress, in the host.
+/// Attached to the egress of each NIC, in the host.
 #[classifier]
 fn host_nic_egress(ctx: TcContext) -> i32 {
     host::to_nic(&ctx)
 }
 
-/// The host's end of a veth, towards the pod.
+/// Attached to the egress of a veth's host end, towards the pod.
 #[classifier]
 fn host_veth_egress(ctx: TcContext) -> i32 {
     host::to_pod(&ctx)
 }
 
-/// The host's end of a veth, from the pod.
+/// Attached to the ingress of a veth's host end, from the pod.
 #[classifier]
 fn host_veth_ingress(ctx: TcContext) -> i32 {
     host::from_pod(&ctx)
 }
 
-/// Let the packet go on, to the next filter if there is one.
+/// Verdict: continue with the next filter, if there is one.
 pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
 
-/// The packet goes nowhere.
+/// Verdict: drop the packet.
 pub(crate) const DROP: i32 = TC_ACT_SHOT;
 
 #[cfg(not(test))]
@@ -108,7 +107,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The helpers used here are for GPL-compatible programs only.
+/// The license. The helpers in use are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

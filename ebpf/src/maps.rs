@@ -1,4 +1,4 @@
-//! The maps and the globals the agent sets before it loads the programs.
+//! The maps of the programs in pods, and the globals that the agent sets before it loads the programs.
 
 use aya_ebpf::{
     Global,
@@ -15,11 +15,11 @@ use crate::flow::Table;
 /// A pod's remembered flows.
 pub(crate) type Flows = Table<Flow>;
 
-/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): memory for the pods that are there only.
+/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): uses memory for existing pods only.
 const NO_PREALLOC: usize = 1;
 
-/// The flow table of the pod that owns an address: one table a pod, so that a flood towards
-/// one pod evicts nothing of another's.
+/// The flow table of the pod that owns an address. One table per pod, so that a flood towards one pod evicts nothing of
+/// another's.
 #[btf_map]
 pub(crate) static FLOWS: HashOfMaps<Address, Flows, { MAX_ADDRESSES as usize }, NO_PREALLOC> =
     HashOfMaps::new();
@@ -33,27 +33,27 @@ pub(crate) static COUNTERS: PerCpuHashMap<
     NO_PREALLOC,
 > = PerCpuHashMap::new();
 
-/// The bit (or bits) that say "came in by the veth". Others' bits are never touched.
+/// The bit (or bits) of the mark for "came in by the veth". Foreign bits are never changed.
 #[unsafe(no_mangle)]
 static MARK: Global<u32> = Global::new(DEFAULT_MARK);
 
-/// The configured mark.
+/// Returns the configured mark.
 #[inline(always)]
 pub(crate) fn mark() -> u32 {
     MARK.load()
 }
 
-/// The bit (or bits) that say "its replies go by the host-stack bypass".
+/// The bit (or bits) of the mark for "its replies take the host-stack bypass".
 #[unsafe(no_mangle)]
 static HOST_BYPASS_MARK: Global<u32> = Global::new(DEFAULT_HOST_BYPASS_MARK);
 
-/// The configured mark of what is answered by the host-stack bypass.
+/// Returns the configured mark for replies by the host-stack bypass.
 #[inline(always)]
 pub(crate) fn host_bypass_mark() -> u32 {
     HOST_BYPASS_MARK.load()
 }
 
-/// What is counted for the pod that owns `address`, on this CPU, and which pod that is.
+/// Returns the number and this CPU's counters of the pod that owns `address`.
 #[inline(always)]
 pub(crate) fn pod(address: &Address) -> Option<&'static mut PodCounters> {
     let pod = COUNTERS.get_ptr_mut(address)?;
@@ -63,13 +63,13 @@ pub(crate) fn pod(address: &Address) -> Option<&'static mut PodCounters> {
     Some(unsafe { &mut *pod })
 }
 
-/// The counters of `hook` for the pod that owns `address`, on this CPU.
+/// Returns this CPU's counters of `hook` for the pod that owns `address`.
 #[inline(always)]
 pub(crate) fn counters(address: &Address, hook: Hook) -> Option<&'static mut Counters> {
     pod(address)?.hooks.get_mut(hook as usize)
 }
 
-/// The flow table of the pod that owns `address`.
+/// Returns the flow table of the pod that owns `address`.
 #[inline(always)]
 pub(crate) fn flows(address: &Address) -> Option<&'static Flows> {
     // SAFETY: FLOWS has BPF_F_NO_PREALLOC, so an entry that is removed while we look is freed

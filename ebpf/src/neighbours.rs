@@ -1,8 +1,7 @@
-//! What a guarded pod says to its neighbours on the link: of nobody's link-layer address but its own, and nothing that
-//! a router or a DHCP server says.
+//! Checks what a guarded pod sends to its neighbours on the link: only its own addresses, and nothing that is a
+//! router's or a DHCP server's to send.
 //!
-//! Functions of their own, called and not inlined, with a helper that finds what direct access does not: few packets
-//! are such ones.
+//! The functions are not inlined and read by a helper, which reaches what direct access does not: such packets are few.
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use ebbtide_layout::{Address, mac_words, mapped};
@@ -34,7 +33,7 @@ const SERVER: u16 = 67;
 const CLIENT6: u16 = 546;
 const SERVER6: u16 = 547;
 
-/// Whether `address` is of this pod.
+/// Whether `address` is this pod's.
 #[inline(always)]
 fn is_own(address: &Address, pod: u32) -> bool {
     maps::pod(address).is_some_and(|owner| u32::from(owner.pod) == pod)
@@ -47,8 +46,8 @@ fn has_target(skb: *mut __sk_buff, at: u32, pod: u32) -> bool {
     load_into(skb, at + 8, &mut target) && is_own(&target, pod)
 }
 
-/// 1 if an ICMPv6 message with an address of the pod's is none of a router's, and advertises no other's address. What
-/// has no type that could be read may be one.
+/// Returns 1 if an ICMPv6 message with an address of the pod is none of a router's, and advertises no other's address.
+/// Returns 0 if its type cannot be read.
 #[inline(never)]
 pub(crate) fn advertises(skb: *mut __sk_buff, at: u32, pod: u32) -> u32 {
     let Some([kind]) = load::<1>(skb, at) else {
@@ -61,11 +60,11 @@ pub(crate) fn advertises(skb: *mut __sk_buff, at: u32, pod: u32) -> u32 {
     })
 }
 
-/// 1 if a packet whose source is no host's in particular is what a host without an address says: it asks for one by
-/// DHCP, or whether its own is free, or for routers, or joins a group.
+/// Returns 1 if a packet without a specific host as its source is one that a host without an address sends: a DHCP
+/// request, duplicate address detection, a router solicitation, or joining a group.
 ///
-/// A link-local address may be anybody's, a gateway's above all. A pod has none, and what it could say with one to its
-/// neighbours would be believed. So groups are all that it joins with it.
+/// A link-local address may be anybody's, a gateway's above all. A pod has none, and its neighbours would trust what it
+/// sends with one. So it may only join groups with it.
 #[inline(never)]
 pub(crate) fn from_nobody(skb: *mut __sk_buff, ip: &Ip, pod: u32) -> u32 {
     if !ip.is_multicast() || ip.payload.fragment & LATER != 0 {
@@ -102,21 +101,21 @@ fn ends([a, b, c, d]: [u8; 4]) -> (u16, u16) {
     (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
 }
 
-/// Whether a datagram is a DHCP server's to a client.
+/// Whether a datagram is from a DHCP server to a client.
 #[inline(always)]
 pub(crate) fn serves_dhcp(ctx: &TcContext, ip: &Ip) -> bool {
     if ip.payload.fragment & LATER != 0 {
         return false;
     }
-    // One whose ports cannot be read is a fragment of something worse than a datagram.
+    // One without readable ports is a fragment of something worse than a datagram.
     ip.start::<4>(ctx).is_none_or(|ports| {
         let ports = ends(ports);
         ports == (SERVER, CLIENT) || ports == (SERVER6, CLIENT6)
     })
 }
 
-/// 1 if an ARP packet is the pod's own: what it says is of its own address, or asks whether that is free (RFC 5227).
-/// `by_nic`: its link-layer address is that of the pod's interface, too.
+/// Returns 1 if an ARP packet is the pod's own: its sender is the pod's address, or it probes for that (RFC 5227).
+/// `by_nic`: its link-layer address must be that of the pod's interface, too.
 #[inline(never)]
 pub(crate) fn is_own_arp(skb: *mut __sk_buff, pod: u32, by_nic: u32) -> u32 {
     let Some(arp) = load::<28>(skb, ETH_HLEN as u32) else {

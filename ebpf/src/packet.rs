@@ -1,4 +1,4 @@
-//! What the programs need to know of a packet, read by direct access.
+//! Parses packets by direct access.
 
 use core::mem::MaybeUninit;
 
@@ -25,27 +25,27 @@ pub(crate) const ETH_HLEN: usize = 14;
 const ETH_P_IP: [u8; 2] = [0x08, 0x00];
 const ETH_P_IPV6: [u8; 2] = [0x86, 0xdd];
 
-/// The VLAN's number in a tag; zero is a priority alone, and such a frame like any other.
+/// The VLAN's number in a tag. Zero is a priority alone, and such a frame like any other.
 const VLAN_VID_MASK: u32 = 0x0fff;
 
-/// Where a transport header is read directly, at the farthest: after IPv4 with all options (74), or
-/// IPv6 with 24 bytes of extension headers. Not 74, which no IPv6 packet has: the verifier of 7.2 knows
-/// that offsets there end in six modulo eight, and lowers the bound of where a read ends, but not
-/// that of where it begins; then it takes the read to be beyond what was compared.
+/// Farthest offset at which a transport header is read directly: after IPv4 with all options (74), or IPv6 with 24
+/// bytes of extension headers. Not 74, which no IPv6 packet has: the verifier of 7.2 knows that offsets there end in
+/// six modulo eight, and lowers the bound of where a read ends, but not that of where it begins; then it takes the read
+/// to be beyond what was compared.
 const FARTHEST: u32 = (ETH_HLEN + 40 + 24) as u32;
 
 /// [`Payload::fragment`]: the first of several fragments.
 pub(crate) const FIRST: u8 = 1;
 /// [`Payload::fragment`]: a fragment without a transport header.
 pub(crate) const LATER: u8 = 2;
-/// [`Payload::fragment`]: the one after which there is no other, [`LATER`] too.
+/// [`Payload::fragment`]: the last fragment, [`LATER`] too.
 pub(crate) const LAST: u8 = 4;
 
-/// What an IP packet carries.
+/// The payload of an IP packet.
 pub(crate) struct Payload {
     /// Offset of the transport header from the start of the frame.
     pub(crate) at: u32,
-    /// What tells the fragments of one packet from another's; zero without fragments.
+    /// Identifies the fragments of one packet; zero without fragments.
     pub(crate) identification: [u8; 4],
     /// IP protocol number.
     pub(crate) protocol: u8,
@@ -53,8 +53,8 @@ pub(crate) struct Payload {
     pub(crate) fragment: u8,
 }
 
-/// Addresses of an IP packet, and its payload. Made in place, and aligned so that the compiler does
-/// not copy by bytes.
+/// Addresses of an IP packet, and its payload. Written in place, and aligned so that the compiler does not copy it by
+/// bytes.
 #[repr(C, align(8))]
 pub(crate) struct Ip {
     pub(crate) source: Address,
@@ -62,7 +62,7 @@ pub(crate) struct Ip {
     pub(crate) payload: Payload,
 }
 
-/// What tells flows between two addresses apart.
+/// Distinguishes flows between two addresses.
 pub(crate) enum Endpoints {
     /// Source and destination port; zeros for protocols without ports.
     Ports([u8; 2], [u8; 2]),
@@ -72,11 +72,11 @@ pub(crate) enum Endpoints {
     EchoReply([u8; 2]),
     /// An ICMP error, which quotes a packet.
     Error,
-    /// Nothing that a flow could be told by.
+    /// Nothing that identifies a flow.
     None,
 }
 
-/// A `T` at `offset`, if the packet's linear part holds it.
+/// Reads a `T` at `offset`, if the packet's linear part holds it.
 #[inline(always)]
 pub(crate) fn read<T: Plain>(ctx: &TcContext, offset: usize) -> Option<T> {
     let at = ctx.data() + offset;
@@ -90,45 +90,44 @@ pub(crate) fn read<T: Plain>(ctx: &TcContext, offset: usize) -> Option<T> {
     Some(unsafe { *(at as *const T) })
 }
 
-/// What is read from packets: arrays of integers.
+/// Types that can be read from packets: arrays of integers.
 pub(crate) trait Plain: Copy {}
 impl<const N: usize> Plain for [u8; N] {}
 impl<const N: usize> Plain for [u32; N] {}
 impl<const N: usize> Plain for [u64; N] {}
 
-/// An IPv4 address from a header. In two words, like IPv6's: a processor that is to load eight bytes
-/// waits if they were just stored in two parts.
+/// Returns an IPv4 address from a header. In two words, like IPv6's: a processor that loads eight bytes stalls if they
+/// were just stored in two parts.
 #[inline(always)]
 fn v4(word: u32) -> Address {
     let [a, b, c, d] = word.to_ne_bytes();
     v6([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])])
 }
 
-/// An IPv6 address from a header.
+/// Returns an IPv6 address from a header.
 #[inline(always)]
 fn v6(words: [u64; 2]) -> Address {
     // SAFETY: both are sixteen bytes, and every bit pattern is an address.
     unsafe { core::mem::transmute::<[u64; 2], Address>(words) }
 }
 
-/// The IPv4 address in `address`, as helpers of the kernel take it: in network byte order.
+/// Returns the IPv4 address in `address` as kernel helpers take it: in network byte order.
 #[inline(always)]
 pub(crate) fn v4_word(address: Address) -> u32 {
     let [.., a, b, c, d] = address;
     u32::from_ne_bytes([a, b, c, d])
 }
 
-/// The address as helpers of the kernel take one of IPv6.
+/// Returns the address as kernel helpers take an IPv6 one.
 #[inline(always)]
 pub(crate) fn words(address: Address) -> [u32; 4] {
     // SAFETY: both are sixteen bytes, and every bit pattern is an address.
     unsafe { core::mem::transmute::<Address, [u32; 4]>(address) }
 }
 
-/// Makes sure that the IP header is in the linear part, where direct access can read it, and that no
-/// more is. What TCP sends has its headers there and nothing else, and shares them with the copy that
-/// is kept for a retransmission: to pull one byte more allocates a new head (`pskb_expand_head`,
-/// net/core/skbuff.c), which costs ten times what the program does.
+/// Ensures that the IP header is in the linear part, where direct access can read it, and no more than that. TCP's own
+/// packets have only their headers there, shared with the copy kept for a retransmission: pulling one byte more
+/// allocates a new head (`pskb_expand_head`, net/core/skbuff.c), which costs ten times what the program does.
 #[inline(always)]
 pub(crate) fn linearise(ctx: &TcContext) {
     let have = (ctx.data_end() - ctx.data()) as u32;
@@ -142,21 +141,21 @@ pub(crate) fn linearise(ctx: &TcContext) {
         } else {
             headers
         };
-        // A failure leaves the packet as it was; the reads below then find it too short.
+        // A failure leaves the packet unchanged; the reads below then find it too short.
         let _short = ctx.pull_data(want);
     }
 }
 
-/// The packet's addresses and payload, in `place`; `None` as for [`parse`].
+/// Returns the packet's addresses and payload, written to `place`; `None` as for [`parse`].
 #[inline(always)]
 pub(crate) fn ip<'a>(ctx: &TcContext, place: &'a mut MaybeUninit<Ip>) -> Option<&'a Ip> {
-    // SAFETY: `parse` has written it when it says so.
+    // SAFETY: `parse` has written it if it returns true.
     parse(ctx, place).then(|| unsafe { place.assume_init_ref() })
 }
 
-/// Parses the packet's IP header, in `place`: zeroed first it would cost a call, and returned by value
-/// the compiler would copy it. False for anything but IPv4 and IPv6, for truncated packets, and
-/// for what is in a VLAN: that is another network's, whatever its addresses.
+/// Parses the packet's IP header into `place`: zeroing it first would cost a call, and returning it by value a copy.
+/// False for anything but IPv4 and IPv6, for truncated packets, and for packets in a VLAN: that is another network,
+/// whatever the addresses.
 #[inline(always)]
 fn parse(ctx: &TcContext, place: &mut MaybeUninit<Ip>) -> bool {
     if is_in_vlan(ctx) {
@@ -213,9 +212,9 @@ fn parse(ctx: &TcContext, place: &mut MaybeUninit<Ip>) -> bool {
     }
 }
 
-/// Whether the kernel keeps a VLAN's tag beside the frame (`skb_vlan_untag`, net/core/skbuff.c): it does
-/// in both directions, so the frame itself looks like one without. Where a VLAN's own link takes the tag away, kernels
-/// before 6.2 leave its number behind and clear `vlan_present` alone (`__vlan_hwaccel_clear_tag`, include/linux/if_vlan.h).
+/// Whether the packet is in a VLAN. The kernel keeps the tag beside the frame in both directions (`skb_vlan_untag`,
+/// net/core/skbuff.c), so the frame itself has none. When a VLAN's own link removes the tag, kernels before 6.2 keep
+/// its number and clear `vlan_present` alone (`__vlan_hwaccel_clear_tag`, include/linux/if_vlan.h).
 #[inline(always)]
 pub(crate) fn is_in_vlan(ctx: &TcContext) -> bool {
     // SAFETY: the context of a tc program is valid for as long as the program runs.
@@ -223,14 +222,14 @@ pub(crate) fn is_in_vlan(ctx: &TcContext) -> bool {
     present != 0 && tag & VLAN_VID_MASK != 0
 }
 
-/// Whether the frame's source says that the host is to send it on past its stack.
+/// Whether the frame's source requests the host-stack bypass.
 #[inline(always)]
 pub(crate) fn is_host_bypass(ctx: &TcContext) -> bool {
     const SOURCE: usize = 6;
     read(ctx, SOURCE) == Some(HOST_BYPASS_MAC)
 }
 
-/// Which of a packet's fragments this is, by its offset in it and whether more of them follow.
+/// Classifies a fragment by its offset in the packet and whether more of them follow.
 #[inline(always)]
 pub(crate) fn fragment(offset: [u8; 2], more: bool) -> u8 {
     match (offset, more) {
@@ -241,7 +240,7 @@ pub(crate) fn fragment(offset: [u8; 2], more: bool) -> u8 {
     }
 }
 
-/// What an ICMP or ICMPv6 message is, by its type (RFC 792, RFC 4443).
+/// Classifies an ICMP or ICMPv6 message by its type (RFC 792, RFC 4443).
 #[inline(always)]
 pub(crate) fn icmp(protocol: u8, kind: u8, identifier: [u8; 2]) -> Endpoints {
     match (protocol, kind) {
@@ -259,7 +258,7 @@ pub(crate) fn has_ports(protocol: u8) -> bool {
 }
 
 impl Ip {
-    /// Whether the destination is a group, and no single host.
+    /// Whether the destination is multicast or broadcast.
     #[inline(always)]
     pub(crate) fn is_multicast(&self) -> bool {
         // 224/4 and 255.255.255.255 start with 0xe or 0xf.
@@ -272,8 +271,8 @@ impl Ip {
         self.destination[10] == 0xff && self.destination[0] == 0
     }
 
-    /// Whether the source is no single host's in any network: unspecified (DHCP; RFC 4862 asks so
-    /// whether an address is free), or IPv6 link-local (neighbour discovery, MLD).
+    /// Whether the source identifies no host beyond the link: unspecified (DHCP; RFC 4862's duplicate address
+    /// detection), or IPv6 link-local (neighbour discovery, MLD).
     #[inline(always)]
     pub(crate) fn is_from_nobody(&self) -> bool {
         let [a, b, ..] = self.source;
@@ -282,7 +281,7 @@ impl Ip {
             || self.source == ebbtide_layout::mapped([0; 4])
     }
 
-    /// Reads what tells this packet's flow apart from others between the same addresses.
+    /// Reads what distinguishes this packet's flow from others between the same addresses.
     #[inline(always)]
     pub(crate) fn endpoints(&self, ctx: &TcContext) -> Endpoints {
         let protocol = self.payload.protocol;
@@ -300,12 +299,12 @@ impl Ip {
                 Some(h) => icmp(protocol, h[0], [h[4], h[5]]),
                 None => Endpoints::None,
             },
-            // Anything else: told apart by protocol and addresses alone.
+            // Anything else is distinguished by protocol and addresses alone.
             _ => Endpoints::Ports([0; 2], [0; 2]),
         }
     }
 
-    /// The flags of a TCP header; none where there is no header.
+    /// Returns the flags of a TCP header; zero without a header.
     #[inline(always)]
     pub(crate) fn tcp_flags(&self, ctx: &TcContext) -> u8 {
         const FLAGS: usize = 13;
@@ -316,7 +315,7 @@ impl Ip {
             .map_or(0, |header| header[FLAGS])
     }
 
-    /// The first bytes of the transport header, wherever in the packet they are.
+    /// Reads the first bytes of the transport header, wherever in the packet they are.
     #[inline(always)]
     pub(crate) fn start<const N: usize>(&self, ctx: &TcContext) -> Option<[u8; N]> {
         let at = self.payload.at;

@@ -1,35 +1,35 @@
-//! Which TCP connections began or ended by a veth of late, those of all pods of the node.
+//! Records which TCP connections recently began or ended over a veth, for all pods of the node.
 //!
-//! The host's conntrack remembers them for a while, and would give what the pod sends straight, between
-//! the same addresses and ports, the node's address. And a connection that the pod passes on to
-//! somebody behind it has no socket here that could inherit a mark. Only a digest is kept, in the place that it names. A
-//! place that two connections share stands for all that belong there, so nothing is ever evicted, however
-//! many there are: a flood leads replies by the host-stack bypass that need not go there, and nothing worse.
+//! The host's conntrack remembers them for a while, and would translate what the pod sends directly, between the same
+//! addresses and ports, to the node's address. And a connection that the pod forwards has no socket here that could
+//! inherit a mark. Only a digest is kept, in the slot that it selects. A slot with two connections stands for all that
+//! map to it, so nothing is ever evicted, however many there are: a flood makes replies take the host-stack bypass
+//! without need, and nothing worse.
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
 use ebbtide_layout::{FlowKey, RECENT_PLACES, RECENT_SECONDS};
 
 use crate::clock;
 
-/// When a connection was noted, in seconds since the machine started (`CLOCK_BOOTTIME`), in the upper half
-/// which, and in the highest bit whether it came straight since. Zero: none was.
+/// The slots. Each holds when a connection was recorded, in seconds since boot (`CLOCK_BOOTTIME`), in the upper half
+/// its number, and in the highest bit whether it came in directly since. Zero if empty.
 #[btf_map]
 static RECENT: Array<u64, { RECENT_PLACES as usize }> = Array::new();
 
-/// All connections of a place; no connection's own number.
+/// Stands for all connections of a slot; no connection has this number.
 const ALL: u32 = 0;
 
 /// See [`RECENT`].
 const STRAIGHT: u64 = 1 << 63;
 
-/// By which way a connection that was noted came last.
+/// The path by which a recorded connection came in last.
 #[derive(Clone, Copy)]
 pub(crate) enum Last {
     Veth,
     Straight,
 }
 
-/// Notes that a connection begins or ends now.
+/// Records that a connection begins or ends now.
 #[inline(always)]
 pub(crate) fn note(connection: &FlowKey) {
     let (place, which) = digest(connection);
@@ -48,7 +48,7 @@ pub(crate) fn note(connection: &FlowKey) {
     }
 }
 
-/// Notes that a connection begins straight; whether it was noted of late.
+/// Records that a connection begins directly. Returns whether it was recorded recently.
 #[inline(always)]
 pub(crate) fn begins_straight(connection: &FlowKey) -> bool {
     let Some(last) = noted(connection) else {
@@ -59,7 +59,7 @@ pub(crate) fn begins_straight(connection: &FlowKey) -> bool {
     true
 }
 
-/// By which way a connection came last, if it was noted of late.
+/// Returns the path by which a connection came in last, if it was recorded recently.
 #[inline(always)]
 pub(crate) fn last_way(connection: &FlowKey) -> Option<Last> {
     // SAFETY: as in `note`.
@@ -71,7 +71,7 @@ pub(crate) fn last_way(connection: &FlowKey) -> Option<Last> {
     })
 }
 
-/// The note of a connection.
+/// Returns the slot of a connection, if it was recorded recently.
 #[inline(always)]
 fn noted(connection: &FlowKey) -> Option<*mut u64> {
     let (place, which) = digest(connection);
@@ -81,7 +81,7 @@ fn noted(connection: &FlowKey) -> Option<*mut u64> {
     (found == ALL || found == which).then_some(last)
 }
 
-/// What was noted of late.
+/// Returns the number in a slot, if it was recorded recently.
 #[inline(always)]
 fn known(noted: u64, now: u32) -> Option<u32> {
     let time = noted as u32;
@@ -89,8 +89,8 @@ fn known(noted: u64, now: u32) -> Option<u32> {
     (time != 0 && now.wrapping_sub(time) <= RECENT_SECONDS).then_some(which)
 }
 
-/// A connection's place and its number there: a multiplicative hash, word by word. It is no secret. Who
-/// makes two of his connections meet sends their replies by the host-stack bypass.
+/// Returns a connection's slot and its number there: a multiplicative hash, word by word. It is no secret. A client
+/// that makes two of its connections collide only sends their replies by the host-stack bypass.
 #[inline(always)]
 fn digest(connection: &FlowKey) -> (u32, u32) {
     const WORDS: usize = size_of::<FlowKey>() / size_of::<u64>();

@@ -1,4 +1,4 @@
-//! Replies leave by the interface their request came in on.
+//! Sends replies by the interface their request came in on.
 
 use core::mem::MaybeUninit;
 
@@ -21,7 +21,7 @@ use crate::{
 /// Destination and source of a frame from the pod to its host end of the veth.
 const TO_HOST: [u8; 12] = to_host(POD_MAC);
 
-/// The same of a frame that the host is to send on as it is.
+/// The same for a frame that requests the host-stack bypass.
 const HOST_BYPASS: [u8; 12] = to_host(HOST_BYPASS_MAC);
 
 const fn to_host(source: [u8; 6]) -> [u8; 12] {
@@ -35,14 +35,14 @@ const fn to_host(source: [u8; 6]) -> [u8; 12] {
     macs
 }
 
-/// The packet's mark.
+/// Returns the packet's mark.
 #[inline(always)]
 fn mark_of(ctx: &TcContext) -> u32 {
     // SAFETY: the context pointer is the kernel's `struct __sk_buff`, valid while we run.
     unsafe { (*ctx.skb.skb).mark }
 }
 
-/// Sets bits of ours, and only these, in the packet's mark.
+/// Sets Ebbtide's bits, and only these, in the packet's mark.
 #[inline(always)]
 fn mark(ctx: &TcContext, bits: u32) {
     ctx.set_mark(mark_of(ctx) | bits);
@@ -54,17 +54,17 @@ fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
-/// Whether the pod passes a packet on for somebody behind it: what its own sockets send came in by no
-/// interface (`skb_iif`, set in `__netif_receive_skb_core`, net/core/dev.c).
+/// Whether the pod forwards a packet: those of its own sockets have no input interface (`skb_iif`, set in
+/// `__netif_receive_skb_core`, net/core/dev.c).
 #[inline(always)]
 fn is_passed_on(ctx: &TcContext) -> bool {
     // SAFETY: as in `mark_of`.
     unsafe { (*ctx.skb.skb).ingress_ifindex != 0 }
 }
 
-/// Nobody answers an error, so it needs no mark. With one, and `fwmark_reflect`, the kernel would note
-/// the smaller MTU that an error tells of at the route by which the mark leads, where a UDP socket,
-/// which has no mark, never looks (`ipv4_update_pmtu`, net/ipv4/route.c: `IP4_REPLY_MARK`).
+/// Whether a packet is an ICMP error. Nobody answers one, so it needs no mark. With a mark, and `fwmark_reflect`, the
+/// kernel would record the smaller MTU in an error at the route that the mark selects, where the lookup of a UDP
+/// socket, which has no mark, does not find it (`ipv4_update_pmtu`, net/ipv4/route.c: `IP4_REPLY_MARK`).
 #[inline(always)]
 fn is_error(ctx: &TcContext, ip: &Ip) -> bool {
     let protocol = ip.payload.protocol;
@@ -72,7 +72,7 @@ fn is_error(ctx: &TcContext, ip: &Ip) -> bool {
         && matches!(ip.endpoints(ctx), Endpoints::Error)
 }
 
-/// The veth's ingress: marks, and remembers the way in of what the mark cannot serve.
+/// Handles the veth's ingress: marks packets, and remembers flows that the mark cannot serve.
 #[inline(always)]
 pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -108,8 +108,7 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
         && let Some(flows) = maps::flows(&ip.destination)
     {
         let ifindex = ifindex(ctx);
-        // Look before writing: an insert costs four times a look-up, and nearly every packet
-        // belongs to a flow that is known already.
+        // Look up before writing: an insert costs four times a lookup, and nearly every packet belongs to a known flow.
         if let Some(flow) = known(flows, &key)
             && flow.ifindex == ifindex
             && flow.straight == 0
@@ -130,8 +129,8 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
     PASS
 }
 
-/// Remembers the way of a TCP connection that is accepted now, and whose socket's mark does not say it: the
-/// pod passes it on, or its sockets take no marks ([`POD_FOLLOWS_TCP`]).
+/// Remembers the path of a TCP connection that is accepted now, if its socket's mark does not determine it: the pod
+/// forwards it, or its sockets take no marks ([`POD_FOLLOWS_TCP`]).
 #[inline(always)]
 fn accepted(flows: &maps::Flows, key: &FlowKey, veth: u32, is_l3: bool) -> Option<Flow> {
     let straight = match recent::last_way(key) {
@@ -150,20 +149,20 @@ fn accepted(flows: &maps::Flows, key: &FlowKey, veth: u32, is_l3: bool) -> Optio
         pad: 0,
         packets: 1,
     };
-    // Without room the connection follows the routing table, as it would without us.
+    // Without room the connection follows the routing table, as it would without Ebbtide.
     let _full = flows.insert(key, flow, 0);
     Some(flow)
 }
 
-/// Notes the way of a packet's first fragment for the later ones, until the last has gone: the
-/// kernel makes and sends them in order (`ip_do_fragment`, net/ipv4/ip_output.c). What was noted of
-/// an older packet with the same identification is not this one's.
+/// Notes the path of a packet's first fragment for the later ones, until the last is sent: the kernel creates and sends
+/// them in order (`ip_do_fragment`, net/ipv4/ip_output.c). The note of an older packet with the same identification is
+/// replaced or removed.
 #[inline(always)]
 fn note_fragment(flows: &maps::Flows, ip: &Ip, key: &mut FlowKey, flow: Option<Flow>) {
     flow::to_fragments(ip, key);
     match flow {
         Some(flow) if ip.payload.fragment & FIRST != 0 => {
-            // Without room the later ones follow the routing table, as they would without us.
+            // Without room the later ones follow the routing table, as they would without Ebbtide.
             let _full = flows.insert(&*key, flow, 0);
         }
         Some(_) if ip.payload.fragment & LAST == 0 => {}
@@ -173,8 +172,8 @@ fn note_fragment(flows: &maps::Flows, ip: &Ip, key: &mut FlowKey, flow: Option<F
     }
 }
 
-/// The ipvlan interface's egress: a reply of a remembered flow goes out by the interface the
-/// flow came in on, whatever the routing table said. What has another's address goes nowhere.
+/// Handles the ipvlan interface's egress: redirects a reply of a remembered flow to the interface the flow came in on,
+/// whatever the routing table chose. Packets with another's address are dropped.
 #[inline(always)]
 pub(crate) fn redirect_device(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -191,7 +190,7 @@ pub(crate) fn redirect_device(ctx: &TcContext) -> i32 {
         return PASS;
     };
     let (veth, is_l3) = (pod.veth, pod.flags & POD_IN_L3 != 0);
-    // Towards the host's end of the pair, by the host-stack bypass; zero: not there.
+    // The pod's end of the pair, for the host-stack bypass; zero if the packet does not take it.
     let mut host_bypass = if pod.flags & POD_IS_EXEMPT != 0
         || mark_of(ctx) & maps::host_bypass_mark() == maps::host_bypass_mark()
     {
@@ -222,13 +221,13 @@ pub(crate) fn redirect_device(ctx: &TcContext) -> i32 {
                 host_bypass = flow.ifindex;
             } else if ctx.store(0, &TO_HOST, 0).is_ok() {
                 counters.redirected += 1;
-                // The veth's far end is in the host; the pair resolves no addresses (both MACs are ours).
+                // The veth's far end is in the host; the pair resolves no addresses (both MACs are fixed).
                 // SAFETY: a helper call with plain integers.
                 return unsafe { bpf_redirect(flow.ifindex, 0) } as i32;
             }
         }
     }
-    // The host's netfilter would see what the interface sends, and must not see this.
+    // Past the host's netfilter, which would see what the interface sends.
     if host_bypass != 0
         && !ip.is_multicast()
         && leaves_the_node(ip)
@@ -245,7 +244,7 @@ pub(crate) fn redirect_device(ctx: &TcContext) -> i32 {
     PASS
 }
 
-/// Whether a packet passes a wire: the node itself, and pods on the same NIC, are reached without.
+/// Whether a packet passes a wire. Those to the node itself, and to pods on the same NIC, do not.
 #[inline(always)]
 fn leaves_the_node(ip: &Ip) -> bool {
     let Some(to) = host_maps::owner(&ip.destination) else {
@@ -255,12 +254,12 @@ fn leaves_the_node(ip: &Ip) -> bool {
         && host_maps::owner(&ip.source).is_some_and(|from| from.ifindex != to.ifindex)
 }
 
-/// The ipvlan interface's ingress: the last way in wins. Without this, a client that used the
-/// NodePort and then comes straight to the pod with the same port would be answered by the veth.
+/// Handles the ipvlan interface's ingress: the latest path wins. Otherwise a client that used the NodePort and then
+/// connects directly to the pod from the same port would be answered by the veth.
 ///
-/// In l3 the flow is kept, with a note that it comes straight now: the host's conntrack still knows it
-/// by the NodePort, and would give the reply the node's address. So its replies go by the host-stack bypass.
-/// TCP has no flow; what asks for such a connection is marked, and the accepted socket inherits that.
+/// In l3 the flow is kept, with a note that it comes directly now: the host's conntrack still has it by the NodePort,
+/// and would give the reply the node's address. So its replies take the host-stack bypass. TCP has no flow; the request
+/// of such a connection is marked, and the accepted socket inherits that.
 #[inline(always)]
 pub(crate) fn forget(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -289,7 +288,7 @@ pub(crate) fn forget(ctx: &TcContext) -> i32 {
         && let Some(flow) = known(flows, &key)
     {
         if !is_l3 {
-            // Another CPU may have been first; then it is gone, as wanted.
+            // Another CPU may have removed it first.
             let _gone = flows.remove(&key);
             counters.learned += 1;
         } else if flow.straight == 0 {

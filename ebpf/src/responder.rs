@@ -1,8 +1,7 @@
-//! Answers ARP requests and neighbour solicitations for the pods of this node, where the network
-//! asks. An ipvlan child in l3 mode has no neighbours (`IFF_NOARP`): it is given the question and
-//! says nothing. A cloud never asks.
+//! Answers ARP requests and neighbour solicitations for the pods of this node, on networks that send them. An ipvlan
+//! child in l3 mode does not answer the requests that it gets (`IFF_NOARP`). A cloud sends none.
 //!
-//! The answer is written over the question and sent back out by the NIC it came in by.
+//! The answer is written over the request and sent back by the NIC it came in by.
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -18,10 +17,10 @@ use crate::{
     packet::{self, ETH_HLEN},
 };
 
-/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): memory for what is there only.
+/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): uses memory for existing entries only.
 const NO_PREALLOC: usize = 1;
 
-/// The addresses that are answered for.
+/// The addresses that requests are answered for.
 #[btf_map]
 static ANSWERS: HashMap<Address, Answer, { MAX_ADDRESSES as usize }, NO_PREALLOC> = HashMap::new();
 
@@ -43,12 +42,12 @@ const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
-/// "All nodes", to whom one is answered who has no address yet (RFC 4861, 7.2.4).
+/// "All nodes", the destination of answers to a host without an address yet (RFC 4861, 7.2.4).
 const ALL_NODES: Address = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
-/// What comes in by a NIC and is no IP packet for an address that anybody has: answers it if it
-/// is a question about a pod of this node.
+/// Answers a frame that came in by a NIC, if it is an ARP request or a neighbour solicitation for a pod of this node.
+/// Other frames pass.
 #[inline(always)]
 pub(crate) fn answer(ctx: &TcContext) -> i32 {
     // SAFETY: the context of a tc program is valid for as long as the program runs.
@@ -62,19 +61,19 @@ pub(crate) fn answer(ctx: &TcContext) -> i32 {
     }
 }
 
-/// Apart from its caller, since both together need more than the 512 bytes of stack that there are.
+/// Answers an ARP request. Not inlined, since both together need more than the 512 bytes of stack that there are.
 #[inline(never)]
 fn arp(skb: *mut __sk_buff) -> i32 {
     answer_arp(&TcContext::new(skb)).unwrap_or(PASS)
 }
 
-/// As [`arp`].
+/// Answers a neighbour solicitation; see [`arp`].
 #[inline(never)]
 fn solicitation(skb: *mut __sk_buff) -> i32 {
     answer_solicitation(&TcContext::new(skb)).unwrap_or(PASS)
 }
 
-/// The link-layer address for `target`, if it is answered for where `ctx` came in.
+/// Returns the link-layer address for `target`, if requests for it are answered where `ctx` came in.
 #[inline(always)]
 fn known(ctx: &TcContext, target: &Address) -> Option<[u8; 6]> {
     let answer = ANSWERS.get_ptr_mut(target)?;
@@ -89,14 +88,14 @@ fn known(ctx: &TcContext, target: &Address) -> Option<[u8; 6]> {
     }
 }
 
-/// `N` bytes at `offset`, if the packet's linear part holds them.
+/// Reads `N` bytes at `offset`, if the packet's linear part holds them.
 #[inline(always)]
 fn bytes<const N: usize>(ctx: &TcContext, offset: usize) -> Option<[u8; N]> {
     packet::read(ctx, offset)
 }
 
-/// Copies a part of one array into another. The compiler would call `memcpy` for slices, and the
-/// bounds checks of an index that it cannot see through would call `panic`.
+/// Copies a part of one array into another. For slices the compiler would call `memcpy`, and the bounds checks of an
+/// index that it cannot determine would call `panic`.
 macro_rules! put {
     ($to:ident [$at:expr], $from:expr) => {{
         let from = $from;
@@ -120,7 +119,7 @@ fn answer_arp(ctx: &TcContext) -> Option<i32> {
     }
     let sender: [u8; 4] = bytes(ctx, ETH_HLEN + 14)?;
     let target: [u8; 4] = bytes(ctx, ETH_HLEN + 24)?;
-    // Somebody announces that the address is his: no question (RFC 5227, 3).
+    // An announcement that the address is in use is no request (RFC 5227, 3).
     if sender == target {
         return None;
     }
@@ -142,16 +141,16 @@ fn answer_arp(ctx: &TcContext) -> Option<i32> {
 fn answer_solicitation(ctx: &TcContext) -> Option<i32> {
     let next: [u8; 2] = bytes(ctx, ETH_HLEN + 6)?;
     let icmp: [u8; 2] = bytes(ctx, ETH_HLEN + 40)?;
-    // A hop limit of 255 says that no router passed it on (RFC 4861, 7.1.1).
+    // A hop limit of 255 proves that no router forwarded it (RFC 4861, 7.1.1).
     if next != [ICMPV6, 255] || icmp != [SOLICITATION, 0] {
         return None;
     }
-    // What the target is checked to be in the packet, all of it is.
+    // The packet must hold the whole solicitation.
     let _whole: [u8; 1] = bytes(ctx, SOLICITATION_LEN - 1)?;
     let target: Address = bytes(ctx, ETH_HLEN + 48)?;
     let mac = known(ctx, &target)?;
     let asker: Address = bytes(ctx, ETH_HLEN + 8)?;
-    // The frame's sender, not the option in the packet: it is the one that can be answered.
+    // The frame's sender, not the option in the packet: only the former certainly receives the answer.
     let asker_mac: [u8; 6] = bytes(ctx, 6)?;
     let (to, to_mac, flags) = if asker == [0; 16] {
         (ALL_NODES, ALL_NODES_MAC, OVERRIDE)
@@ -204,7 +203,7 @@ fn answer_solicitation(ctx: &TcContext) -> Option<i32> {
     Some(send_back(ctx))
 }
 
-/// The Internet checksum of a sum of 32 bit words (RFC 1071), in the byte order of the packet.
+/// Returns the Internet checksum of a sum of 32 bit words (RFC 1071), in the byte order of the packet.
 #[inline(always)]
 fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);

@@ -1,7 +1,7 @@
-//! Whether a route of somebody's own leads a packet out by a NIC.
+//! Detects whether a specific route of the node sends a packet out by a NIC.
 //!
-//! Such a route (to a storage network, to a tunnel's far end) may lead out by one NIC what has another one's address,
-//! and means it. The main table's default route means nothing: it is there for want of a better way.
+//! Such a route (to a storage network, to a tunnel's far end) may send packets with another NIC's address out by this
+//! one on purpose. The main table's default route is no such choice: it applies for want of a better route.
 
 use aya_ebpf::{helpers::bpf_fib_lookup, programs::TcContext};
 use ebbtide_layout::Address;
@@ -11,15 +11,15 @@ use crate::{
     packet::{self, Ip},
 };
 
-/// `LOOPBACK_IFINDEX` (include/net/flow.h): from where the node's own packets come, for its rules.
+/// `LOOPBACK_IFINDEX` (include/net/flow.h): the input link of the node's own packets, for its rules.
 const LOOPBACK: u32 = 1;
 
 /// `AF_INET` and `AF_INET6` (include/linux/socket.h).
 const V4: u8 = 2;
 const V6: u8 = 10;
 
-/// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h) without its unions: the verifier of some kernels refuses to
-/// have half of one set.
+/// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h) without its unions: the verifier of some kernels refuses one that
+/// is half set.
 #[repr(C)]
 struct Lookup {
     family: u8,
@@ -29,15 +29,15 @@ struct Lookup {
     ifindex: u32,
     tos: u32,
     source: [u32; 4],
-    /// What is asked for; afterwards the next hop, if there is one.
+    /// The requested destination; afterwards the next hop, if there is one.
     destination: [u32; 4],
     neighbour: [u32; 4],
 }
 
 const _: () = assert!(size_of::<Lookup>() == 64);
 
-/// Whether the node's routes lead the packet out by this NIC, and not by the main table's default route. What has others'
-/// bits in its mark may be led by them, which the look-up does not know before Linux 6.10.
+/// Whether the node's routes send the packet out by this NIC, and not by the main table's default route. Also true for
+/// a packet with foreign bits in its mark: they may route it, which the lookup ignores before Linux 6.10.
 #[inline(always)]
 pub(crate) fn is_meant(ctx: &TcContext, ip: &Ip, ifindex: u32) -> bool {
     // SAFETY: the context is valid while the program runs.
@@ -59,7 +59,7 @@ pub(crate) fn is_meant(ctx: &TcContext, ip: &Ip, ifindex: u32) -> bool {
         destination: words(ip.destination, is_v4),
         neighbour: [0; 4],
     };
-    // What it returns tells of the neighbour and the MTU as well; the next hop is filled in before.
+    // The return value also depends on the neighbour and the MTU; the next hop is filled in before.
     // SAFETY: as above; the helper reads and writes as many bytes as it is told,
     // all of them initialised.
     let _of_the_neighbour = unsafe {
@@ -70,7 +70,7 @@ pub(crate) fn is_meant(ctx: &TcContext, ip: &Ip, ifindex: u32) -> bool {
             0,
         )
     };
-    // Where nothing was found, or the loopback does not forward, it is as it was.
+    // If nothing was found, or the loopback does not forward, the fields are unchanged.
     let is_default = if is_v4 {
         lookup.destination[0] == nic.gateway4
     } else {
@@ -80,7 +80,7 @@ pub(crate) fn is_meant(ctx: &TcContext, ip: &Ip, ifindex: u32) -> bool {
     is_found && lookup.ifindex == ifindex && !is_default
 }
 
-/// An address as the helper takes it: of IPv4 the first word alone.
+/// Converts an address for the helper: of IPv4 the first word alone.
 #[inline(always)]
 fn words(address: Address, is_v4: bool) -> [u32; 4] {
     if is_v4 {

@@ -1,12 +1,12 @@
-//! Strict reverse path filtering on a NIC (RFC 3704): the kernel's for IPv4, a firewall's for either family.
+//! Marks requests for strict reverse path filtering (RFC 3704) on a NIC, by the kernel (IPv4) or a firewall (both).
 //!
-//! A request for a Service that comes in by a NIC without the main table's default route has its way back by
-//! that NIC, which only the NIC's own table says. The filter looks that way up with the packet's mark where
-//! `src_valid_mark` is on (`__fib_validate_source`, net/ipv4/fib_frontend.c), a firewall's rule where it is written so
-//! (nft's `fib saddr . mark . iif`, iptables' `--validmark`); so the request needs one.
+//! A request for a Service that comes in by a NIC without the main table's default route has a reverse path by that NIC
+//! only in the NIC's own table. The kernel looks it up with the packet's mark where `src_valid_mark` is on
+//! (`__fib_validate_source`, net/ipv4/fib_frontend.c), a firewall's rule if it names the mark (iptables' `--validmark`,
+//! nft's `fib saddr . mark . iif`); so the request needs a mark.
 //!
-//! A mark outlives decapsulation: `skb_scrub_packet` clears it between namespaces only. So nothing is marked that
-//! may carry another packet.
+//! A mark survives decapsulation: `skb_scrub_packet` clears it between namespaces only. So a packet that may carry
+//! another one is not marked.
 
 use aya_ebpf::{
     bindings::{
@@ -26,11 +26,11 @@ use crate::{
 /// `BPF_F_CURRENT_NETNS` (include/uapi/linux/bpf.h), as the helper takes it: the namespace of the packet.
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// Whether a packet for the node, in by a strict NIC, may be a request for a Service (or an ICMP message about
-/// one), and carries no other packet. IPv4's headers start with a source and a destination port.
+/// Whether a packet for the node, in by a strict NIC, may be a request for a Service (or an ICMP message about one),
+/// and carries no other packet.
 ///
-/// UDP that a socket of the host's waits for may be a tunnel's (VXLAN, Geneve, GUE, ESP, L2TP ...), whose sockets are
-/// found like any other's. But for node ports kube-proxy itself held sockets, before 1.24.
+/// UDP with a socket in the host may be a tunnel's (VXLAN, Geneve, GUE, ESP, L2TP ...), whose sockets are found like
+/// any other's, and is not marked. Node ports are excepted: kube-proxy itself held sockets on them, before 1.24.
 #[inline(always)]
 pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip, flags: u32) -> bool {
     let strict = if ip.is_v4() {
@@ -54,7 +54,7 @@ pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip, flags: u32) -> bool {
     }
 }
 
-/// Whether the host has a UDP socket that this packet is for.
+/// Whether the host has a UDP socket for this packet.
 #[inline(always)]
 fn has_udp_socket(ctx: &TcContext, ip: &Ip, source: [u8; 2], destination: [u8; 2]) -> bool {
     let sport = u16::from_ne_bytes(source);
@@ -81,7 +81,7 @@ fn has_udp_socket(ctx: &TcContext, ip: &Ip, source: [u8; 2], destination: [u8; 2
     )
 }
 
-/// What the helper takes for a `bpf_sock_tuple`, by its size.
+/// The types that the helper accepts as a `bpf_sock_tuple`, by their size.
 trait Ends {}
 impl Ends for Ipv4 {}
 impl Ends for Ipv6 {}

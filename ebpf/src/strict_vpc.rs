@@ -1,8 +1,8 @@
-//! The test network's strictness: what a cloud does on the far side of a virtual NIC.
+//! Enforces source addresses in the test network, like a cloud on the far side of a virtual NIC.
 //!
-//! Attached at the ingress of every router port of the test VPC. A frame whose source MAC is not
-//! the NIC's, or whose source address is not on the NIC's list, is dropped and counted, and the
-//! last offender's addresses are kept for the message. No part of the product.
+//! Attached at the ingress of every router port of the test VPC. A frame is dropped and counted if its source MAC is
+//! not the NIC's, or its source address is not on the NIC's list; the last offender's addresses are kept for the
+//! message. Not part of the product.
 #![no_std]
 #![no_main]
 
@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use ebbtide_layout::{Address, mapped};
 
-/// An address a NIC may send from. IPv4 as `::ffff:a.b.c.d`.
+/// An address that a NIC may send from. IPv4 as `::ffff:a.b.c.d`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Allowed {
@@ -22,7 +22,7 @@ struct Allowed {
     address: Address,
 }
 
-/// Why a frame was dropped. User space knows the same numbers.
+/// The reason why a frame was dropped. User space uses the same numbers.
 #[repr(u32)]
 #[derive(Clone, Copy)]
 enum Reason {
@@ -49,15 +49,15 @@ struct Violation {
     destination: Address,
 }
 
-/// Per port and address: present means allowed.
+/// The allowed pairs of port and address.
 #[map]
 static ALLOWED: HashMap<Allowed, u32> = HashMap::with_max_entries(1024, 0);
 
-/// Per port the NIC's MAC, the last two bytes zero.
+/// The NIC's MAC per port, followed by two zero bytes.
 #[map]
 static MACS: HashMap<u32, [u8; 8]> = HashMap::with_max_entries(64, 0);
 
-/// User space inserts a zero for every port and reason, so that counting never has to insert.
+/// The violations. User space inserts a zero for every port and reason, so that counting never has to insert.
 #[map]
 static VIOLATIONS: HashMap<ViolationKey, Violation> = HashMap::with_max_entries(256, 0);
 
@@ -79,14 +79,14 @@ struct Arp {
     target: [u8; 4],
 }
 
-/// What the verdict is made of.
+/// What a frame claims, and the violation in it.
 struct Claim {
     source: Address,
     destination: Address,
     reason: Option<Reason>,
 }
 
-/// Entry point at the ingress of a router port.
+/// Attached to the ingress of a router port.
 #[classifier]
 fn strict_vpc(ctx: TcContext) -> i32 {
     // A frame that cannot be read (shorter than its headers) proves nothing about its sender.
@@ -209,7 +209,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The helpers used here are offered to GPL-compatible programs.
+/// The license. The helpers in use are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,8 +1,8 @@
-//! The same programs once more, each telling what it did: attached in place of the others while
-//! `ebbtidectl trace` runs, so that the others pay nothing for it.
+//! The same programs with tracing: attached in place of the others while `ebbtidectl trace` runs, so that the others
+//! pay nothing for it.
 //!
-//! Each runs the very code of the other object; what it decided is told by what can be seen from
-//! outside: verdict, mark, and whether the counter of learned flows moved on this CPU.
+//! Each runs the code of the other object. Its decision is reported by visible effects: verdict, mark, and whether the
+//! counter of learned flows changed on this CPU.
 
 #![no_std]
 #![no_main]
@@ -39,21 +39,21 @@ use ebbtide_layout::{
     ANY, Address, Hook, HostHook, TRACE_BYTES, TraceEvent, TraceFilter, Traced, mapped,
 };
 
-/// What to trace.
+/// The filter for packets to trace.
 #[btf_map]
 static TRACE: Array<TraceFilter, 1> = Array::new();
 
-/// What was seen. When nobody reads fast enough, what does not fit is lost.
+/// The events. If the reader is too slow, what does not fit is lost.
 #[btf_map]
 static EVENTS: RingBuf<TraceEvent, TRACE_BYTES> = RingBuf::new();
 
-/// What is being told of the packet at hand: too large for the stack, which the programs need.
+/// The event of the current packet: too large for the stack, which the programs need.
 #[btf_map]
 static EVENT: PerCpuArray<TraceEvent, 1> = PerCpuArray::new();
 
-/// Runs `$program`, and tells what it did if the packet is one that is looked for. No function, so
-/// that the program is compiled into its place as it is in the other object, with the stack it has
-/// there; what is told is made in functions of their own, whose stack is free again meanwhile.
+/// Runs `$program`, and reports its effect if the filter selects the packet. A macro, so that the program is compiled
+/// in place as in the other object, with the same stack; the event is filled in by functions of their own, whose stack
+/// is free again meanwhile.
 macro_rules! traced {
     ($ctx:ident, $which:expr, $program:path) => {{
         let skb = $ctx.skb.skb;
@@ -104,7 +104,7 @@ fn host_veth_ingress(ctx: TcContext) -> i32 {
     traced!(ctx, Traced::HostVethIngress, host::from_pod)
 }
 
-/// Notes what is known before the program runs; 1 if the packet is to be traced.
+/// Records the packet before the program runs. Returns 1 if it is to be traced.
 #[inline(never)]
 fn begin(skb: *mut __sk_buff, which: u8) -> i32 {
     let ctx = TcContext::new(skb);
@@ -121,7 +121,7 @@ fn begin(skb: *mut __sk_buff, which: u8) -> i32 {
     1
 }
 
-/// Notes how many flows were learned before.
+/// Records how many flows were learned before.
 #[inline(never)]
 fn count(_skb: *mut __sk_buff) -> i32 {
     let Some(event) = EVENT.get_ptr_mut(0) else {
@@ -133,7 +133,7 @@ fn count(_skb: *mut __sk_buff) -> i32 {
     0
 }
 
-/// Tells what the program did.
+/// Reports the program's effect.
 #[inline(never)]
 fn end(skb: *mut __sk_buff, verdict: i32) -> i32 {
     let ctx = TcContext::new(skb);
@@ -146,12 +146,12 @@ fn end(skb: *mut __sk_buff, verdict: i32) -> i32 {
     event.host_bypass = u8::from(packet::is_host_bypass(&ctx));
     event.verdict = verdict;
     event.mark_after = mark(&ctx);
-    // Full: the reader is slower than the packets, and a packet is worth more than its trace.
+    // If full, the event is lost: a packet is worth more than its trace.
     let _lost = EVENTS.output(&*event, 0);
     0
 }
 
-/// How many flows the program has learned on this CPU.
+/// Returns how many flows the program has learned on this CPU.
 #[inline(always)]
 fn learned(event: &TraceEvent) -> u64 {
     const VETH_INGRESS: u8 = Traced::VethIngress as u8;
@@ -180,7 +180,7 @@ fn mark(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).mark }
 }
 
-/// Fills in what is known before the program runs; whether the packet is to be traced.
+/// Records the packet before the program runs. Returns whether it is to be traced.
 #[inline(always)]
 fn look(ctx: &TcContext, event: &mut TraceEvent) -> bool {
     let Some(filter) = TRACE.get(0) else {
@@ -201,8 +201,8 @@ fn look(ctx: &TcContext, event: &mut TraceEvent) -> bool {
     is_wanted(filter, event)
 }
 
-/// Reads addresses, protocol and ports, straight into the event: the stack is the programs'. IPv6's
-/// extension headers are told as the protocol, and have no ports.
+/// Reads addresses, protocol and ports directly into the event, since the programs need the stack. IPv6's extension
+/// headers are reported as the protocol, and have no ports.
 #[inline(always)]
 fn read(ctx: &TcContext, event: &mut TraceEvent) -> bool {
     const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
@@ -249,7 +249,7 @@ fn read(ctx: &TcContext, event: &mut TraceEvent) -> bool {
             let _short = load(ctx, payload, &mut event.source_port)
                 && load(ctx, payload + 2, &mut event.destination_port);
         }
-        // ICMP, ICMPv6: what an echo has for an identifier
+        // ICMP, ICMPv6: the identifier of an echo
         1 | 58 => {
             let _short = load(ctx, payload + 4, &mut event.source_port);
             event.destination_port = event.source_port;
@@ -259,14 +259,14 @@ fn read(ctx: &TcContext, event: &mut TraceEvent) -> bool {
     true
 }
 
-/// The IPv4 part of an address that holds one.
+/// Returns the IPv4 part of an address that holds one.
 #[inline(always)]
 fn last(address: &mut Address) -> &mut [u8; 4] {
     // SAFETY: the last four of sixteen bytes, borrowed as they were; bytes have no alignment.
     unsafe { &mut *address.as_mut_ptr().add(12).cast::<[u8; 4]>() }
 }
 
-/// Copies what is at `offset` of the packet, wherever the kernel keeps it.
+/// Copies bytes at `offset` of the packet, wherever the kernel keeps them.
 #[inline(always)]
 fn load<T: Bytes>(ctx: &TcContext, offset: u32, to: &mut T) -> bool {
     let to: *mut T = to;
@@ -274,7 +274,7 @@ fn load<T: Bytes>(ctx: &TcContext, offset: u32, to: &mut T) -> bool {
     unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, to.cast(), size_of::<T>() as u32) == 0 }
 }
 
-/// What any bytes are valid for.
+/// Types for which any bytes are valid.
 trait Bytes: Copy {}
 impl Bytes for u8 {}
 impl<const N: usize> Bytes for [u8; N] {}
@@ -292,7 +292,7 @@ fn is_wanted(filter: &TraceFilter, event: &TraceEvent) -> bool {
     if !same(&filter.peer, &ANY) {
         return same(&filter.peer, &event.source) || same(&filter.peer, &event.destination);
     }
-    // Elsewhere there are this pod's packets only.
+    // The other hooks see only this pod's packets.
     if event.program != Traced::HostNicIngress as u8 && event.program != Traced::HostNicEgress as u8
     {
         return true;
@@ -323,22 +323,22 @@ fn same(a: &Address, b: &Address) -> bool {
     halves(a) == halves(b)
 }
 
-/// How many flows a pod's hook has learned on this CPU.
+/// Returns how many flows a pod's hook has learned on this CPU.
 #[inline(always)]
 fn in_pod(address: &Address, hook: Hook) -> u64 {
     maps::counters(address, hook).map_or(0, |counters| counters.learned)
 }
 
-/// How many flows a hook of the host has learned on this CPU.
+/// Returns how many flows a hook of the host has learned on this CPU.
 #[inline(always)]
 fn in_host(key: u32, hook: HostHook) -> u64 {
     host_maps::counters(key).map_or(0, |all| all.hooks[hook as usize].learned)
 }
 
-/// Let the packet go on, to the next filter if there is one.
+/// Verdict: continue with the next filter, if there is one.
 pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
 
-/// The packet goes nowhere.
+/// Verdict: drop the packet.
 pub(crate) const DROP: i32 = TC_ACT_SHOT;
 
 #[cfg(not(test))]
@@ -347,7 +347,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The helpers used here are for GPL-compatible programs only.
+/// The license. The helpers in use are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

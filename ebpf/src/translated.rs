@@ -1,19 +1,18 @@
-//! Whether the host translated what a pod sent by its l3 interface.
+//! Detects whether the host translated what a pod sent by its l3 interface.
 //!
-//! Such a packet passes the host's OUTPUT chain (`ipvlan_process_v4_outbound`), where a Service proxy gives it
-//! another destination if it asks for a load balancer's address. Its answer comes to the NIC, where ipvlan would
-//! take it before the host can undo that. So the pod's program writes a digest of the destination into
-//! `tc_index`, which lives through the crossing (`skb_scrub_packet` leaves it alone), and the NIC's program
-//! compares. Of 65,536 translated connections two have a digest of the new destination by chance, and are taken for
-//! untranslated.
+//! Such a packet passes the host's OUTPUT chain (`ipvlan_process_v4_outbound`), where a Service proxy changes its
+//! destination if that is a load balancer's address. The answer comes to the NIC, where ipvlan would take it before the
+//! host can reverse that. So the pod's program writes a digest of the destination into `tc_index`, which survives the
+//! change of namespace (`skb_scrub_packet` leaves it alone), and the NIC's program compares. Of 65,536 translated
+//! connections two have a digest of the new destination by chance, and are taken for untranslated.
 
 use aya_ebpf::programs::TcContext;
 use ebbtide_layout::digest;
 
 use crate::packet::{Endpoints, Ip};
 
-/// In the pod, on the way out. Of a packet's fragments only the first has ports, and the host puts them together
-/// again: each has the digest of the destination's address alone.
+/// Records the destination's digest, in the pod at egress. Of a packet's fragments only the first has ports, and the
+/// host reassembles them: each has the digest of the destination's address alone.
 #[inline(always)]
 pub(crate) fn note(ctx: &TcContext, ip: &Ip) {
     let ports = if ip.payload.fragment == 0 {
@@ -25,7 +24,7 @@ pub(crate) fn note(ctx: &TcContext, ip: &Ip) {
     unsafe { (*ctx.skb.skb).tc_index = u32::from(digest(&ip.destination, ports)) };
 }
 
-/// At the NIC. Whoever classifies by `tc_index` behind us finds none.
+/// Whether the host translated the packet, at the NIC. Clears `tc_index` for later classifiers.
 #[inline(always)]
 pub(crate) fn is(ctx: &TcContext, ip: &Ip) -> bool {
     // SAFETY: as in `note`.
@@ -39,8 +38,8 @@ pub(crate) fn is(ctx: &TcContext, ip: &Ip) -> bool {
         && noted != u32::from(digest(&ip.destination, NONE))
 }
 
-/// At the NIC, of what has an address of the node's: whether a pod sent it by its interface, and the host gave it that
-/// address. It answers what came in for a Service.
+/// Whether a pod sent a packet by its interface, and the host translated its source to an address of the node, at the
+/// NIC. Such a packet answers a request for a Service.
 #[inline(always)]
 pub(crate) fn is_a_pods(ctx: &TcContext) -> bool {
     // SAFETY: as in `note`.

@@ -1,6 +1,6 @@
-//! Which address a pod gets: what is declared ([`catalog`]), and who has what ([`pool`]), durable.
+//! Pod address management: what is declared ([`catalog`]), and who has which address ([`pool`]), durable.
 //!
-//! Nothing here knows a link or the API server.
+//! This crate has no notion of links or the API server.
 
 pub mod catalog;
 pub mod pool;

@@ -1,8 +1,8 @@
-//! The agent's hands: everything that it reads from the kernel and changes there.
+//! Everything that the agent reads from the kernel and changes in it.
 //!
-//! Upwards: [`netlink`] and [`netfilter`] know single objects, [`datapath`] the eBPF programs and their maps,
-//! [`node`] the node's NICs, and [`podnet`] makes a pod's network of all of them. Which address a pod gets is
-//! decided elsewhere.
+//! From the bottom up: [`netlink`] and [`netfilter`] handle single objects, [`datapath`] the eBPF programs and their
+//! maps, [`node`] the node's NICs, and [`podnet`] builds a pod's network from all of them. Pod addresses are assigned
+//! elsewhere.
 
 pub mod datapath;
 pub mod netfilter;

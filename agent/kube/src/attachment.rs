@@ -32,20 +32,21 @@ pub struct NetworkAttachmentDefinitionSpec {
     pub config: Option<String>,
 }
 
-/// Our plugin's configuration in a NetworkAttachmentDefinition: none if there is no such object, an
-/// error if it is another plugin's.
+/// Returns Ebbtide's configuration in a NetworkAttachmentDefinition: none if no such object exists,
+/// an error if it is another plugin's.
 pub fn configuration(cluster: &Cluster, name: &ObjectName) -> Option<Result<String, String>> {
     let found = cluster.get(Kind::Attachment, name)?;
     Some(own_plugin(text_of(&found)))
 }
 
-/// Whether there is a SpiderMultusConfig of this name, be it one that was left out.
+/// Whether a SpiderMultusConfig of this name exists, even one that was left out.
 #[must_use]
 pub fn is_declared(cluster: &Cluster, name: &ObjectName) -> bool {
     cluster.get(Kind::Network, name).is_some()
 }
 
-/// The networks that NetworkAttachmentDefinitions describe themselves: their names, masters and modes, the oldest first.
+/// Returns the networks that NetworkAttachmentDefinitions define themselves: their names, masters
+/// and modes, the oldest first.
 #[must_use]
 pub fn described(cluster: &Cluster) -> Vec<(ObjectName, String, IpvlanMode)> {
     let mut all = cluster.all(Kind::Attachment);
@@ -57,7 +58,7 @@ pub fn described(cluster: &Cluster) -> Vec<(ObjectName, String, IpvlanMode)> {
     networks.collect()
 }
 
-/// The master and the mode of a configuration of ours that names its master.
+/// Returns the master and the mode of an Ebbtide configuration that names its master.
 fn description(text: &str) -> Option<(String, IpvlanMode)> {
     let own: Value = serde_json::from_str(&own_plugin(text).ok()?).ok()?;
     let master = own
@@ -76,7 +77,7 @@ fn text_of(object: &DynamicObject) -> &str {
     text.unwrap_or_default()
 }
 
-/// The `ebbtide` plugin of a configuration or a list of plugins, as a configuration of its own.
+/// Returns the `ebbtide` plugin of a configuration or a list of plugins, as a configuration of its own.
 fn own_plugin(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("has no configuration: it is in a file on each node".into());

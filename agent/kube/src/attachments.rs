@@ -1,5 +1,5 @@
-//! A NetworkAttachmentDefinition for each SpiderMultusConfig: for Multus, and for whoever looks
-//! for networks by that kind.
+//! Maintains a NetworkAttachmentDefinition for each SpiderMultusConfig: for Multus, and for others
+//! who search for networks by that kind.
 
 use ebbtide_ipam::catalog::manifest::{API_VERSION, MultusConfigSpec};
 use ebbtide_types::ObjectName;
@@ -18,17 +18,17 @@ use super::{
     object::{Kind, name_of},
 };
 
-/// Names the definition, if it is to be called otherwise than the network.
+/// The annotation with the definition's name, if it differs from the network's.
 const NAME: &str = "multus.spidernet.io/cr-name";
-/// The version of the CNI configuration.
+/// The annotation with the version of the CNI configuration.
 const VERSION: &str = "multus.spidernet.io/cni-version";
-/// Names the CNI configuration, if it is to be called otherwise than the definition.
+/// The annotation with the CNI configuration's name, if it differs from the definition's.
 const CONFIGURATION: &str = "cni.spidernet.io/cniconfig-name";
 
-/// Who writes.
+/// The field manager of Ebbtide's writes.
 pub(super) const MANAGER: &str = "ebbtide";
 
-/// One definition that is to be there.
+/// The desired state of one definition.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Desired {
     name: ObjectName,
@@ -37,7 +37,7 @@ pub(super) struct Desired {
     owner: OwnerReference,
 }
 
-/// The definition of a network; none if this agent has nothing to say about it.
+/// Returns the definition of a network; none if Ebbtide does not write one.
 pub(super) fn desired(network: &DynamicObject) -> Option<Desired> {
     let meta = &network.metadata;
     if meta.deletion_timestamp.is_some() {
@@ -49,8 +49,8 @@ pub(super) fn desired(network: &DynamicObject) -> Option<Desired> {
     let name = annotations.get(NAME).unwrap_or(&own.name).clone();
     let config = match spec.cni_type.as_deref() {
         Some("ipvlan") => chain(&spec, &annotations, &name, &own)?.to_string(),
-        // Some other plugin's: kept for Multus as it was written.
-        // Multus would fail each pod for what is no configuration; the catalog names it.
+        // Another plugin's: kept for Multus verbatim. Multus would fail each pod for an invalid
+        // one; the catalog reports it.
         Some("custom") | None => {
             let config = spec.custom_cni.unwrap_or_default();
             let is_json =
@@ -81,7 +81,7 @@ pub(super) fn desired(network: &DynamicObject) -> Option<Desired> {
     })
 }
 
-/// The plugin list, our plugin first. What it does is looked up by the network's name.
+/// Returns the plugin list, with Ebbtide first, which looks up its settings by the network's name.
 fn chain(
     spec: &MultusConfigSpec,
     annotations: &std::collections::BTreeMap<String, String>,
@@ -92,7 +92,7 @@ fn chain(
         "type": "ebbtide",
         "network": network.to_string(),
         "ipam": { "type": "ebbtide" },
-        // Multus passes on what a pod asks for to plugins that say so alone.
+        // Multus passes requested addresses only to plugins with this capability.
         "capabilities": { "ips": true },
     })];
     for text in spec.chain_cni_json_data.iter().flatten() {
@@ -107,7 +107,7 @@ fn chain(
     }))
 }
 
-/// Whether the definition that is there is as it should be.
+/// Whether the existing definition is in the desired state.
 fn is_in_step(found: &DynamicObject, desired: &Desired) -> bool {
     let config = found.data.pointer("/spec/config").and_then(Value::as_str);
     let owners = found
@@ -124,8 +124,8 @@ fn is_in_step(found: &DynamicObject, desired: &Desired) -> bool {
             .all(|(key, value)| annotations.get(key) == Some(value))
 }
 
-/// Whether the definition belongs to something else than this network. One that belongs to nobody
-/// is taken over, as Spiderpool does.
+/// Whether the definition has another controller than this network. One without a controller is
+/// taken over, as Spiderpool does.
 fn is_foreign(found: &DynamicObject, desired: &Desired) -> bool {
     let owners = found
         .metadata
@@ -136,7 +136,7 @@ fn is_foreign(found: &DynamicObject, desired: &Desired) -> bool {
     controller.is_some_and(|owner| owner.uid != desired.owner.uid)
 }
 
-/// Writes what is missing or different. True if all is as it should be now.
+/// Writes what is missing or different. True if everything is in the desired state.
 pub(super) async fn reconcile(cluster: &Cluster) -> bool {
     let mut done = true;
     for network in cluster.all(Kind::Network) {

@@ -1,4 +1,4 @@
-//! Who waits for changes of some kinds is told of those alone.
+//! Notifies waiters of changes, by kind.
 
 use futures::future::select_all;
 use tokio::sync::watch;
@@ -16,12 +16,12 @@ impl Default for Versions {
 }
 
 impl Versions {
-    /// Tells those who wait for `kind`.
+    /// Notifies the subscribers of `kind`.
     pub(super) fn bump(&self, kind: Kind) {
         self.0[kind as usize].send_modify(|version| *version += 1);
     }
 
-    /// Of these kinds, from now on.
+    /// Subscribes to later changes of these kinds.
     pub(super) fn subscribe(&self, kinds: &[Kind]) -> Changes {
         Changes(
             kinds
@@ -37,10 +37,10 @@ impl Versions {
 pub struct Changes(Vec<watch::Receiver<u64>>);
 
 impl Changes {
-    /// Waits for the next change that was not told of yet; several at once are one.
+    /// Waits for the next change that was not reported yet; several at once count as one.
     ///
     /// # Errors
-    /// When there will be none any more.
+    /// If no further change can happen.
     pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         let each = self
             .0
@@ -51,7 +51,7 @@ impl Changes {
         Ok(())
     }
 
-    /// Takes what has changed until now for told.
+    /// Marks all changes until now as reported.
     pub fn mark_unchanged(&mut self) {
         self.0.iter_mut().for_each(watch::Receiver::mark_unchanged);
     }

@@ -1,6 +1,6 @@
-//! The networks of the cluster's Services, found in every way there is.
+//! Discovers the networks of the cluster's Services, from several sources.
 //!
-//! The elected controller looks, and writes what it finds into the status of the SpiderCoordinator, which
+//! The elected controller writes what it finds into the status of the SpiderCoordinator, which
 //! every agent watches. No pod ever waits for it.
 
 use std::net::IpAddr;
@@ -22,21 +22,21 @@ use super::{
     service_cidrs,
 };
 
-/// What was found, and where.
+/// The discovered networks, and their source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Found {
     /// The networks of the Services.
     service: Vec<IpNet>,
-    /// The networks of the pods, where that is said.
+    /// The networks of the pods, where the source has them.
     pod: Vec<IpNet>,
-    /// Where the Services' were found.
+    /// The source of the Services' networks.
     source: &'static str,
 }
 
-/// The SpiderCoordinator that is made if there is none.
+/// The SpiderCoordinator that is created if none exists.
 const NAME: &str = "default";
 
-/// Looks, and writes what is found into the status of the SpiderCoordinator.
+/// Discovers the networks and writes them into the status of the SpiderCoordinator.
 pub(super) async fn reconcile(cluster: &Cluster) {
     let status = match discover(cluster).await {
         Some(found) => json!({
@@ -90,7 +90,7 @@ async fn write(cluster: &Cluster, name: Option<String>, status: Value) -> kube::
     Ok(())
 }
 
-/// Looks in the places, the most truthful first, until one tells the Services' networks.
+/// Tries the sources, the most reliable first, until one has the Services' networks.
 async fn discover(cluster: &Cluster) -> Option<Found> {
     let client = &cluster.client;
     let mut found = Found::default();
@@ -131,7 +131,7 @@ impl Found {
     }
 }
 
-/// What kubeadm was told.
+/// Reads the networks from kubeadm's configuration.
 async fn kubeadm(client: &Client) -> Option<(Vec<IpNet>, Vec<IpNet>)> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
     let map = api.get_opt("kubeadm-config").await;
@@ -139,7 +139,7 @@ async fn kubeadm(client: &Client) -> Option<(Vec<IpNet>, Vec<IpNet>)> {
     Some(of_kubeadm(map.data?.get("ClusterConfiguration")?))
 }
 
-/// `networking.serviceSubnet` and `podSubnet` of a kubeadm ClusterConfiguration.
+/// Parses `networking.serviceSubnet` and `podSubnet` of a kubeadm ClusterConfiguration.
 fn of_kubeadm(text: &str) -> (Vec<IpNet>, Vec<IpNet>) {
     let value: Value = yaml::read(text).unwrap_or(Value::Null);
     let field = |name: &str| {
@@ -149,7 +149,7 @@ fn of_kubeadm(text: &str) -> (Vec<IpNet>, Vec<IpNet>) {
     (field("serviceSubnet"), field("podSubnet"))
 }
 
-/// Networks with commas between, as in `10.96.0.0/16,fd00::/112`.
+/// Parses networks separated by commas, as in `10.96.0.0/16,fd00::/112`.
 fn nets(text: &str) -> Vec<IpNet> {
     text.split(',')
         .filter_map(|text| text.trim().parse().ok())
@@ -181,7 +181,7 @@ async fn flags(client: &Client, component: &str) -> Option<(Vec<IpNet>, Vec<IpNe
     })
 }
 
-/// The value of a flag, written `--flag=value` or `--flag value`.
+/// Parses the value of a flag, written `--flag=value` or `--flag value`.
 fn of_flag(words: &[String], flag: &str) -> Vec<IpNet> {
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -197,7 +197,7 @@ fn of_flag(words: &[String], flag: &str) -> Vec<IpNet> {
     Vec::new()
 }
 
-/// Asks for a Service whose address cannot be, without making it: the refusal names the range.
+/// Requests, as a dry run, a Service with an impossible address: the refusal names the range.
 async fn dry_run(client: &Client) -> Vec<IpNet> {
     let api: Api<Service> = Api::namespaced(client.clone(), "default");
     let params = PostParams {
@@ -205,7 +205,7 @@ async fn dry_run(client: &Client) -> Vec<IpNet> {
         ..PostParams::default()
     };
     let mut found = Vec::new();
-    // Documentation addresses (RFC 5737, RFC 3849): nobody's Services are there.
+    // Documentation addresses (RFC 5737, RFC 3849): no Services use them.
     for address in ["192.0.2.1", "2001:db8::1"] {
         let family = if address.contains(':') {
             "IPv6"
@@ -230,8 +230,8 @@ async fn dry_run(client: &Client) -> Vec<IpNet> {
     found
 }
 
-/// The range in `... The range of valid IPs is 10.96.0.0/16`, if it is of the address' family
-/// (pkg/registry/core/service/ipallocator in Kubernetes).
+/// Parses the range in `... The range of valid IPs is 10.96.0.0/16`, if it is of the address'
+/// family (pkg/registry/core/service/ipallocator in Kubernetes).
 fn of_refusal(text: &str, address: &str) -> Option<IpNet> {
     let (_, rest) = text.split_once("range of valid IPs is ")?;
     let end = rest.find(|c: char| !c.is_ascii_hexdigit() && !matches!(c, '.' | ':' | '/'));

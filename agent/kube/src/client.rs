@@ -7,44 +7,44 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-/// Silence on a connection after which it is given up: a watch says something (a bookmark) every
-/// minute, so a longer silence means that nobody is there any more.
+/// The silence after which a connection is closed: a watch sends something (a bookmark) every
+/// minute, so a longer silence means a dead peer.
 const SILENCE: Duration = Duration::from_secs(150);
 
-/// A connection that does not come about in this time will not.
+/// The timeout for a new connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// There is no way to the API server.
+/// Why no client can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kubeconfig file.
+    /// The kubeconfig file cannot be used.
     #[error("the kubeconfig {path} cannot be used: {source}")]
     Kubeconfig {
-        /// Which.
+        /// The file's path.
         path: String,
-        /// Why.
+        /// The reason.
         source: kube::config::KubeconfigError,
     },
-    /// What a pod is given.
+    /// The process is not in a pod, or the pod's configuration cannot be used.
     #[error(
         "no API server: not in a pod ({0}); give --kubeconfig FILE, or --manifests DIR without --kube"
     )]
     InCluster(kube::config::InClusterError),
-    /// Certificates, most likely.
+    /// The client cannot be set up: certificates, most likely.
     #[error("prepare the connection to the API server: {0}")]
     Client(#[source] Box<kube::Error>),
 }
 
-/// Whether this process is a pod's.
+/// Whether this process runs in a pod.
 #[must_use]
 pub fn in_cluster() -> bool {
     std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
 }
 
-/// A client by `kubeconfig`, or by what the kubelet gives a pod. Does not connect yet.
+/// Makes a client from `kubeconfig`, or from what the kubelet gives a pod. Does not connect yet.
 ///
 /// # Errors
-/// When there is no configuration, or it cannot be used.
+/// If no configuration exists, or it cannot be used.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     let mut config = match kubeconfig {
         Some(path) => {

@@ -1,4 +1,4 @@
-//! The mirror, kept up to date, and what requests ask it.
+//! The node's view of the API server: keeps the mirror up to date and answers queries from it.
 
 use std::{
     collections::BTreeSet,
@@ -33,23 +33,23 @@ use super::{
     watches,
 };
 
-/// How long a request waits for an object that the watch must be about to bring: the kubelet saw
-/// the pod by the same kind of watch.
+/// How long a request waits for an object that the watch should deliver soon: the kubelet saw the
+/// pod by the same kind of watch.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long it then waits for the API server's own word.
+/// How long it then waits for an answer of the API server.
 const ASK: Duration = Duration::from_secs(3);
 
-/// Changes come in bursts; one catalog serves a whole burst.
+/// The delay that combines a burst of changes into one catalog.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Between two writes of the mirror to disk.
+/// The interval between two writes of the mirror to disk.
 const SAVE: Duration = Duration::from_secs(3);
 
-/// How long an agent that ends waits for the last one.
+/// How long an agent that ends waits for the last write.
 const LAST_SAVE: Duration = Duration::from_secs(3);
 
-/// What the catalog is made of.
+/// The kinds that the catalog depends on.
 const CATALOG: [Kind; 5] = [
     Kind::Pool,
     Kind::Network,
@@ -58,29 +58,29 @@ const CATALOG: [Kind; 5] = [
     Kind::Lease,
 ];
 
-/// What the API server says, as this node knows it.
+/// The state of the API server, as far as this node has it.
 pub struct Cluster {
-    /// For those who write.
+    /// The client, for writes.
     pub client: Client,
-    /// This node's name; the controller's own name, if it is the controller's.
+    /// This node's name, or the controller's own name.
     pub node: String,
-    /// For what a person is to see.
+    /// Events for a person to see.
     pub events: Events,
     mirror: Mutex<Mirror>,
-    /// Names of the CNI configurations that leave it to the pod which networks it is in.
+    /// Names of the CNI configurations with which the pod chooses its networks.
     own_networks: Mutex<BTreeSet<String>>,
-    /// Where the mirror is kept, if it is; held while it is written.
+    /// The mirror's file, if it is kept on disk; locked during a write.
     saved: tokio::sync::Mutex<Option<Saved>>,
-    /// Whoever waits for changes of the mirror waits for this.
+    /// Notifies waiters of changes of the mirror.
     versions: Versions,
-    /// Whether it is known what pods have that Spiderpool served.
+    /// Whether the addresses of pods that Spiderpool served are known.
     taken_over: watch::Sender<bool>,
 }
 
-/// A pod's request cannot be served, for want of knowledge.
+/// Why a pod's request cannot be served: facts about it are missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
-    /// The API server says that it is not there.
+    /// The API server reports that the object does not exist.
     #[error("{kind} {name} is not there, says the API server")]
     Gone {
         /// The kind.
@@ -88,7 +88,7 @@ pub enum Unknown {
         /// The name.
         name: String,
     },
-    /// Nobody says anything.
+    /// The object was never seen, and the API server does not answer.
     #[error("{kind} {name} was never seen, and the API server does not answer: {reason}")]
     NoAnswer {
         /// The kind.
@@ -109,8 +109,8 @@ impl fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// Loads what was saved and begins to watch. The catalog is what was saved until the API server
-    /// answers. Ends with the runtime.
+    /// Loads the saved mirror and starts the watches. The catalog is the saved one until the API
+    /// server answers. Ends with the runtime.
     pub fn start(
         client: Client,
         node: String,
@@ -126,8 +126,7 @@ impl Cluster {
         (cluster, receiver)
     }
 
-    /// Begins to watch what is the whole cluster's, as the controller `name`. Nothing of it is kept on disk. Ends with
-    /// the runtime.
+    /// Starts watches of cluster-wide objects, as the controller `name`. Keeps nothing on disk. Ends with the runtime.
     #[must_use]
     pub fn start_controller(client: Client, name: String) -> Arc<Self> {
         Self::watching(client, name, Mirror::default(), None, &Kind::OF_CLUSTER)
@@ -160,21 +159,21 @@ impl Cluster {
         cluster
     }
 
-    /// The mirror, locked: for moments only.
+    /// Locks the mirror: for moments only.
     pub(super) fn mirror(&self) -> MutexGuard<'_, Mirror> {
-        // What was being changed when a thread panicked is a map of values: it is whole.
+        // A panic during a change leaves the maps of values whole.
         self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes objects of a kind in the mirror; `change` says whether it did.
+    /// Changes objects of a kind in the mirror; `change` returns whether it did.
     pub(super) fn change(&self, kind: Kind, change: impl FnOnce(&mut Mirror) -> bool) {
         if change(&mut self.mirror()) {
             self.versions.bump(kind);
         }
     }
 
-    /// Notes that pods of this CNI configuration have their `network-status` from us: nobody else
-    /// (Multus) is in front.
+    /// Records that Ebbtide writes the `network-status` of pods of this CNI configuration: no other
+    /// plugin (Multus) calls it.
     pub fn note_own_network(&self, name: &str) {
         let mut names = self
             .own_networks
@@ -182,7 +181,7 @@ impl Cluster {
             .unwrap_or_else(PoisonError::into_inner);
         if names.insert(name.to_owned()) {
             drop(names);
-            // The first pod's address may have been published before this was known, without its `network-status`.
+            // The first pod's address may have been published before this, without its `network-status`.
             self.versions.bump(Kind::Pod);
         }
     }
@@ -197,13 +196,13 @@ impl Cluster {
         names.contains(name)
     }
 
-    /// A receiver that is told of each change of these kinds, and of no other.
+    /// Returns a receiver that is notified of each change of these kinds, and of no other.
     #[must_use]
     pub fn changes(&self, kinds: &[Kind]) -> Changes {
         self.versions.subscribe(kinds)
     }
 
-    /// Writes what was not written yet, before the agent ends.
+    /// Writes the latest changes to disk, before the agent ends.
     pub async fn save_last(&self) {
         let saved = timeout(LAST_SAVE, self.store()).await;
         let saved = saved.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -212,42 +211,42 @@ impl Cluster {
         }
     }
 
-    /// Whether the API server was heard of, now or by an earlier agent, on what holds for all pods.
+    /// Whether the cluster-wide objects were received from the API server, now or by an earlier agent.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.mirror().knows(Kind::Coordinator)
     }
 
-    /// Addresses may be handed out from now on.
+    /// Allows addresses to be handed out.
     pub(super) fn set_taken_over(&self) {
         self.taken_over.send_replace(true);
     }
 
-    /// Whether addresses may be handed out: not before it is known which ones pods have that Spiderpool
-    /// served. Waits for it, not long.
+    /// Whether addresses may be handed out: only once the addresses of pods that Spiderpool served
+    /// are known. Waits briefly for that.
     pub async fn is_taken_over(&self) -> bool {
         let mut taken_over = self.taken_over.subscribe();
         let done = timeout(PATIENCE, taken_over.wait_for(|done| *done)).await;
         matches!(done, Ok(Ok(_)))
     }
 
-    /// All objects of a kind.
+    /// Returns all objects of a kind.
     #[must_use]
     pub fn all(&self, kind: Kind) -> Vec<DynamicObject> {
         self.mirror().all(kind).cloned().collect()
     }
 
-    /// One object.
+    /// Returns one object.
     #[must_use]
     pub fn get(&self, kind: Kind, name: &ObjectName) -> Option<DynamicObject> {
         self.mirror().get(kind, name).cloned()
     }
 
-    /// What is known of a pod: from memory, or after waiting briefly for the watch, or by asking
-    /// the API server once. `uid` is the runtime's, empty if it gave none.
+    /// Returns the facts about a pod: from memory, or after waiting briefly for the watch, or from
+    /// one request to the API server. `uid` is the runtime's, empty if it gave none.
     ///
     /// # Errors
-    /// [`Unknown`].
+    /// [`Unknown`] if the pod does not exist, or was never seen and the API server does not answer.
     pub async fn pod(&self, name: &ObjectName, uid: &str) -> Result<Subject, Unknown> {
         let namespace_name = ObjectName {
             namespace: String::new(),
@@ -291,18 +290,18 @@ impl Cluster {
         })
     }
 
-    /// Writes the mirror to disk; returns when it is there.
+    /// Writes the mirror to disk; returns when it is written.
     async fn store(&self) -> io::Result<()> {
         let mut saved = self.saved.lock().await;
         let Some(saved) = &mut *saved else {
             return Ok(());
         };
-        // Taken under the lock: an older state never replaces a newer one.
+        // Serialized under the lock: an older state never replaces a newer one.
         let text = self.mirror().to_json().map_err(io::Error::other)?;
         saved.store(text).await
     }
 
-    /// Takes addresses out of this node's lease, here and on disk.
+    /// Removes addresses from this node's lease, in memory and on disk.
     pub(super) async fn shrink_lease(&self, pool: &Pool, given: &AddressSet) -> io::Result<()> {
         self.change(Kind::Lease, |mirror| {
             mirror.shrink_lease(pool, &self.node, given);
@@ -311,7 +310,7 @@ impl Cluster {
         self.store().await
     }
 
-    /// Takes the leases as the API server has just written them.
+    /// Stores the leases as the API server has just returned them from a write.
     pub(super) fn note_leases(&self, map: ConfigMap) {
         let object = serde_json::to_value(map).and_then(serde_json::from_value::<DynamicObject>);
         if let Ok(object) = object {
@@ -324,7 +323,7 @@ impl Cluster {
         }
     }
 
-    /// A warning on a pod, for what it did not get. Nobody waits for it.
+    /// Records a warning Event on a pod, for what it did not get, in the background.
     pub fn tell_pod(self: &Arc<Self>, name: ObjectName, reason: &'static str, note: String) {
         let Some(pod) = self.get(Kind::Pod, &name) else {
             return;
@@ -383,8 +382,8 @@ async fn ask<T>(
     }
 }
 
-/// Whether the object is the pod with the runtime's `uid`. A static pod has another one there than
-/// in the API server, which notes the kubelet's as an annotation.
+/// Whether the object is the pod with the runtime's `uid`. The kubelet has another UID for a static
+/// pod than the API server, which stores the kubelet's in an annotation.
 fn is_pod(pod: &DynamicObject, uid: &str) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
     let hash = annotations.and_then(|all| all.get("kubernetes.io/config.hash"));
@@ -411,7 +410,7 @@ fn controller_of(pod: &DynamicObject) -> Option<Controller> {
     })
 }
 
-/// A new catalog after each burst of changes.
+/// Publishes a new catalog after each burst of changes.
 async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
     let mut changes = cluster.changes(&CATALOG);
     loop {
@@ -428,14 +427,19 @@ async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
     }
 }
 
-/// The mirror on disk follows the one in memory: a change is there at once, and a burst of them soon after its end.
+/// Saves the mirror to disk: changes of pools and networks at once, those of pods and namespaces every [`SAVE`] at most.
 async fn save(cluster: Arc<Cluster>) {
     let mut changes = cluster.changes(&Kind::ALL);
+    let mut declared = cluster.changes(&CATALOG);
     while changes.changed().await.is_ok() {
+        declared.mark_unchanged();
         if let Err(e) = cluster.store().await {
             warn!("what the API server says could not be kept on disk: {e}");
         }
-        tokio::time::sleep(SAVE).await;
+        tokio::select! {
+            () = tokio::time::sleep(SAVE) => {}
+            _or_ended = declared.changed() => {}
+        }
     }
 }
 

@@ -1,7 +1,7 @@
-//! What the elected controller does: definitions for networks, the pools' status, the ConfigMaps of their leases,
-//! Events on objects that were left out.
+//! The elected controller's work: definitions for networks, the pools' status, the ConfigMaps of
+//! their leases, Events on objects that were left out.
 //!
-//! It is a process of its own with an identity of its own: what it may write nobody may who has an agent's token.
+//! It is a process of its own with an identity of its own: an agent's token does not permit its writes.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -37,13 +37,13 @@ use super::{
     usage::{self, Usage},
 };
 
-/// Between two rounds of writing: a thousand pods that start change a pool's status once a round.
+/// The pause between two rounds: a thousand pods that start change a pool's status once a round.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// After a round in which something failed.
+/// The delay after a round with a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Between two looks at what nothing tells us of.
+/// The interval between two checks of what no watch reports.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// The endpoints of all pods of the cluster.
@@ -57,7 +57,7 @@ struct Endpoints {
 #[derive(Debug)]
 struct Endpoint {
     status: EndpointStatus,
-    /// Of an object that Spiderpool made, which no agent feels responsible for.
+    /// The metadata of an object that Spiderpool made and no agent manages.
     foreign: Option<Box<ObjectMeta>>,
 }
 
@@ -91,7 +91,7 @@ impl Endpoints {
         usage
     }
 
-    /// Deletes those of Spiderpool's whose pods are gone: its finalizer keeps them otherwise.
+    /// Deletes Spiderpool's endpoints whose pods were deleted: its finalizer would keep them.
     async fn clean(&self, cluster: &Cluster, look: impl Fn(&ObjectMeta) -> bool) {
         for (name, endpoint) in &self.known {
             let Some(meta) = endpoint.foreign.as_ref().filter(|meta| look(meta)) else {
@@ -117,13 +117,13 @@ fn read(object: DynamicObject) -> (ObjectName, Endpoint) {
     let name = name_of(&object.metadata);
     let labels = object.metadata.labels.as_ref();
     let is_ours = labels.is_some_and(|labels| labels.contains_key(NODE_LABEL));
-    // A virtual machine's is called like the machine, not like its pod.
+    // A virtual machine's endpoint has the machine's name, not its pod's.
     let is_pods = status.owner_controller_type != "VirtualMachineInstance";
     let foreign = (!is_ours && is_pods).then(|| Box::new(object.metadata));
     (name, Endpoint { status, foreign })
 }
 
-/// Does it until the task is aborted. All of it is idempotent.
+/// Does the controller's work until the task is aborted. All of it is idempotent.
 pub async fn work(cluster: Arc<Cluster>) {
     let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &endpoint::resource());
     let events = watcher(api, Config::default().any_semantic()).default_backoff();
@@ -177,7 +177,7 @@ where
     }
 }
 
-/// True if everything is as it should be now.
+/// Reconciles once. True if everything is in the desired state.
 async fn round(cluster: &Cluster, endpoints: &Endpoints, pools: &mut Option<Pools>) -> bool {
     let definitions = attachments::reconcile(cluster).await & lease_map::prepare(cluster).await;
     let is_deleted = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
@@ -195,7 +195,7 @@ async fn round(cluster: &Cluster, endpoints: &Endpoints, pools: &mut Option<Pool
     }
 }
 
-/// An Event on each object that was left out, and for each field without effect, once.
+/// Records an Event on each object that was left out, and for each field without effect, once.
 async fn report(cluster: &Cluster, reported: &mut HashSet<Problem>) {
     let problems: HashSet<Problem> = {
         let catalog = cluster.mirror().declared_catalog();
@@ -210,7 +210,7 @@ async fn report(cluster: &Cluster, reported: &mut HashSet<Problem>) {
         let note = note.trim_start_matches(": ");
         let (reason, action) = match problem.consequence {
             Consequence::LeftOut => ("Invalid", "LeftOut".to_owned()),
-            // One of the same reason and action would only be counted up, and its note be lost.
+            // A second Event of the same reason and action would only increase the counter and lose its note.
             Consequence::FieldIgnored => ("NoEffect", format!("Ignoring {field}")),
         };
         cluster.events.warn(&about, reason, &action, note).await;
@@ -218,7 +218,7 @@ async fn report(cluster: &Cluster, reported: &mut HashSet<Problem>) {
     *reported = problems;
 }
 
-/// The object that a problem is about, by kind and name.
+/// Returns the object that a problem is about, by kind and name.
 fn object_of(
     cluster: &Cluster,
     problem: &Problem,

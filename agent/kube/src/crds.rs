@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions, made from the types.
+//! Generates the CustomResourceDefinitions from the types.
 
 use ebbtide_ipam::catalog::manifest::{
     SpiderCoordinator, SpiderIpPool, SpiderMultusConfig, SpiderReservedIp,
@@ -10,21 +10,21 @@ use serde_json::{Value, json};
 
 use super::{attachment::NetworkAttachmentDefinition, endpoint::SpiderEndpoint};
 
-/// A definition cannot be written.
+/// An error in writing a definition.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// As JSON.
+    /// It cannot be written as JSON.
     #[error("write a CustomResourceDefinition as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// As YAML.
+    /// It cannot be written as YAML.
     #[error("write a CustomResourceDefinition as YAML: {0}")]
     Yaml(#[from] yaml::Error),
 }
 
-/// Every definition as a file's name and its YAML, in the order of the names.
+/// Returns every definition as a file's name and its YAML, in the order of the names.
 ///
 /// # Errors
-/// When one cannot be written as JSON or YAML: a defect.
+/// If one cannot be written as JSON or YAML: a defect.
 pub fn files() -> Result<Vec<(String, String)>, Error> {
     let definitions = [
         NetworkAttachmentDefinition::crd(),
@@ -51,9 +51,9 @@ pub fn files() -> Result<Vec<(String, String)>, Error> {
         .collect()
 }
 
-/// Takes `nullable` out of every schema: the API server then prunes an explicit `null`, so that
-/// rules and readers meet missing fields only. Empty defaults go, too: they are what readers do
-/// with a missing field, not what the API server is to write.
+/// Removes `nullable` from every schema: the API server then prunes an explicit `null`, so that
+/// rules and readers meet missing fields only. Empty defaults are removed, too: readers apply them
+/// to a missing field, and the API server must not write them.
 fn simplify(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -75,8 +75,8 @@ fn simplify(value: &mut Value) {
     }
 }
 
-/// Says of label selectors that `In` and `NotIn` have values, and `Exists` and `DoesNotExist` none. Here, since kube
-/// makes one schema of all that a type's alternatives say.
+/// Adds the rule that label selectors' `In` and `NotIn` have values, and `Exists` and
+/// `DoesNotExist` none. Done here, since kube merges the schemas of a type's alternatives.
 fn complete(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -103,7 +103,7 @@ fn complete(value: &mut Value) {
     }
 }
 
-/// Its status is an ordinary field, as with Spiderpool: one write makes the whole object.
+/// Makes the status an ordinary field, as with Spiderpool: one write creates the whole object.
 fn endpoint() -> CustomResourceDefinition {
     let mut definition = SpiderEndpoint::crd();
     for version in &mut definition.spec.versions {

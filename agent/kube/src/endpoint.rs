@@ -1,4 +1,4 @@
-//! `SpiderEndpoint`: the addresses of one pod, for people to look at.
+//! `SpiderEndpoint`: the addresses of one pod, for people to read.
 
 use ebbtide_ipam::catalog::manifest::GROUP;
 use kube::{
@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::Cluster;
 
-/// Says which node's agent wrote a SpiderEndpoint, to find one's own again.
+/// The label with the node whose agent wrote a SpiderEndpoint, to find its own ones again.
 pub(super) const NODE_LABEL: &str = "ebbtide.io/node";
 
-/// How the API server calls SpiderEndpoints.
+/// Returns the API resource of SpiderEndpoints.
 pub(super) fn resource() -> ApiResource {
     let gvk = GroupVersionKind::gvk(GROUP, "v2beta1", "SpiderEndpoint");
     ApiResource::from_gvk_with_plural(&gvk, "spiderendpoints")
 }
 
-/// The SpiderEndpoints of a namespace.
+/// Returns the API of the SpiderEndpoints of a namespace.
 pub(super) fn endpoints(cluster: &Cluster, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(cluster.client.clone(), namespace, &resource())
 }

@@ -1,4 +1,4 @@
-//! Events: what a person sees with `kubectl describe`.
+//! Kubernetes Events, which a person sees with `kubectl describe`.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::object::{Kind, resource};
 
-/// Writes Events in this agent's name.
+/// Writes Events in the name of this agent.
 #[derive(Clone)]
 pub struct Events {
     recorder: Recorder,
@@ -22,11 +22,11 @@ impl std::fmt::Debug for Events {
     }
 }
 
-/// The API server takes no more of a note (k8s.io/api/events/v1).
+/// The API server's limit for a note (k8s.io/api/events/v1).
 const NOTE: usize = 1024;
 
 impl Events {
-    /// Of this node's agent.
+    /// Returns the writer for this node's agent.
     #[must_use]
     pub fn new(client: Client, node: &str) -> Self {
         let reporter = Reporter {
@@ -38,8 +38,8 @@ impl Events {
         }
     }
 
-    /// A warning about an object. The same one again counts up instead of piling up. One that
-    /// cannot be written is not worth a failure: the log has it, too.
+    /// Records a warning about an object. A repeated one increases a counter instead of piling up.
+    /// A failed write is ignored: the log has the warning, too.
     pub async fn warn(&self, about: &ObjectReference, reason: &str, action: &str, note: &str) {
         let event = Event {
             type_: EventType::Warning,
@@ -58,7 +58,7 @@ impl Events {
     }
 }
 
-/// How an Event names an object.
+/// Returns the reference to an object that an Event needs.
 #[must_use]
 pub fn reference(kind: Kind, object: &DynamicObject) -> ObjectReference {
     let meta = &object.metadata;
@@ -66,8 +66,8 @@ pub fn reference(kind: Kind, object: &DynamicObject) -> ObjectReference {
         api_version: Some(resource(kind).api_version),
         kind: Some(kind.name().into()),
         name: meta.name.clone(),
-        // The API server does not know of other kinds than its own that they have no namespace, and
-        // wants the Event's here. `kubectl describe` looks by UID.
+        // For kinds that are not its own, the API server does not know that they have no namespace,
+        // and wants the Event's here. `kubectl describe` searches by UID.
         namespace: meta.namespace.clone().or_else(|| Some("default".into())),
         uid: meta.uid.clone(),
         ..ObjectReference::default()

@@ -1,5 +1,5 @@
-//! What the API server says, asked for on purpose: which pods live, and which addresses a pool's status
-//! says that they have. By this evidence alone are addresses let go that no sandbox here speaks for.
+//! Direct queries to the API server: which pods live, and which addresses a pool's status assigns
+//! to them. Only by this evidence are addresses released that no sandbox here has.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,10 +23,10 @@ use super::{
     usage::{self, Holder, Holders},
 };
 
-/// The most pods that are asked for at a time. A pool that Spiderpool's pods fill may have thousands.
+/// The maximum number of pods that are checked at a time. A pool full of Spiderpool's pods may have thousands.
 const ASK: usize = 64;
 
-/// Whether the pod is there and has not ended.
+/// Whether the pod exists and has not ended.
 pub(super) async fn lives(cluster: &Cluster, pod: &ObjectName, uid: &str) -> kube::Result<bool> {
     let api: Api<ApiPod> = Api::namespaced(cluster.client.clone(), &pod.namespace);
     let Some(found) = api.get_opt(&pod.name).await? else {
@@ -37,16 +37,16 @@ pub(super) async fn lives(cluster: &Cluster, pod: &ObjectName, uid: &str) -> kub
     Ok(found.metadata.uid.as_deref() == Some(uid) && !ended)
 }
 
-/// As [`lives`], for the holder of an address.
+/// Whether the holder of an address lives, as [`lives`].
 pub(super) async fn holder_lives(cluster: &Cluster, holder: &Holder) -> kube::Result<bool> {
     match holder.name() {
         Some(pod) => lives(cluster, &pod, &holder.uid).await,
-        // It is nobody's name.
+        // No pod can have this name.
         None => Ok(false),
     }
 }
 
-/// This node's pods that have not ended, with their UIDs.
+/// Returns this node's pods that have not ended, with their UIDs.
 pub(super) async fn living_here(cluster: &Cluster) -> kube::Result<BTreeMap<ObjectName, String>> {
     let api: Api<PartialObjectMeta<ApiPod>> = Api::all(cluster.client.clone());
     let living = format!(
@@ -61,26 +61,26 @@ pub(super) async fn living_here(cluster: &Cluster) -> kube::Result<BTreeMap<Obje
     Ok(pods.into_iter().map(named).collect())
 }
 
-/// What a pool object's status says that pods have.
+/// Parses the holders in a pool object's status.
 pub(super) fn holders_in(pool: &DynamicObject) -> Holders {
     let text = pool.data.pointer("/status/allocatedIPs");
     usage::parse(text.and_then(Value::as_str).unwrap_or_default())
 }
 
-/// What the pool's status says now that pods have.
+/// Returns the holders in the pool's current status.
 pub(super) async fn holders(cluster: &Cluster, pool: &Pool) -> kube::Result<Holders> {
     let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource(Kind::Pool));
     let found = api.get_opt(&pool.name).await?;
     Ok(found.as_ref().map(holders_in).unwrap_or_default())
 }
 
-/// Addresses of those whose pods are gone: as many as are wanted, if there are so many.
+/// Returns up to `wanted` addresses whose pods no longer live, as far as found.
 pub(super) async fn gone(
     cluster: &Cluster,
     suspects: Holders,
     wanted: u64,
 ) -> kube::Result<BTreeSet<IpAddr>> {
-    /// Where the last look ended: the same pods must not be asked for again and again.
+    /// Where the last check ended: the same pods must not be checked again and again.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let mut gone = BTreeSet::new();
     let count = suspects.len().min(ASK);

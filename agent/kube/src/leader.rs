@@ -1,10 +1,10 @@
-//! One controller of the cluster is elected to do what concerns no node: a Lease, as client-go does it.
+//! Leader election: one controller of the cluster does the cluster-wide work. Uses a Lease, as client-go does.
 //!
-//! Nothing depends on there being only one: every write of the elected one is idempotent or
-//! conditional. The Lease merely spares the API server a thousand of them.
+//! Correctness does not depend on a single leader: all of its writes are idempotent or conditional.
+//! The Lease merely spares the API server a thousand of them.
 //!
-//! The others watch the Lease and ask for nothing. Agents do not stand: a node's token may write what is that
-//! node's alone, and this is everybody's.
+//! The other controllers watch the Lease and send no requests. Agents are no candidates: a node's
+//! token may only write what belongs to that node.
 
 use std::{
     pin::pin,
@@ -37,17 +37,17 @@ use super::cluster::Cluster;
 /// The Lease's name, in the agents' namespace.
 const NAME: &str = "ebbtide-agent";
 
-/// How long somebody who merely wants to know waits for an answer.
+/// How long a mere query waits for an answer.
 const ASK: Duration = Duration::from_secs(2);
 
-/// How long things take at an election.
+/// The timing of the election.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
-    /// How long a holder that says nothing is believed to live.
+    /// How long a silent holder is considered alive.
     pub duration: Duration,
-    /// Between two renewals of the holder, and the longest that one may take.
+    /// The renewal interval of the holder, and the time limit of one renewal.
     pub renew: Duration,
-    /// How much longer one waits for a silent holder, at the most: all must not campaign at once.
+    /// The maximum extra delay before taking over from a silent holder: candidates must not campaign all at once.
     pub spread: Duration,
 }
 
@@ -62,7 +62,7 @@ impl Default for Times {
 }
 
 impl Times {
-    /// This one's part of the spread, by its name.
+    /// Returns this candidate's part of the spread, derived from its name.
     fn spread(&self, me: &str) -> Duration {
         let seed = me.bytes().fold(0_u32, |sum, byte| {
             sum.wrapping_mul(31).wrapping_add(u32::from(byte))
@@ -71,18 +71,18 @@ impl Times {
     }
 }
 
-/// What to do about the Lease.
+/// The next step of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// It is ours: say that we live.
+    /// This candidate holds the Lease: renew it.
     Renew,
-    /// It is nobody's, or a dead one's.
+    /// The Lease has no holder, or a dead one: take it.
     Take,
-    /// It is somebody else's.
+    /// Another candidate holds it: wait.
     Wait,
 }
 
-/// Who held the Lease when we last saw it change, by our own clock: clocks of nodes differ.
+/// The last observed change of the Lease, by the local clock: clocks of nodes differ.
 #[derive(Debug)]
 struct Observed {
     times: Times,
@@ -99,7 +99,7 @@ impl Observed {
         }
     }
 
-    /// Notes what the Lease says.
+    /// Records the Lease's state.
     fn see(&mut self, spec: Option<&LeaseSpec>, now: Instant) {
         let seen = spec.map(|spec| (spec.holder_identity.clone(), spec.renew_time.clone()));
         if self.spec != seen || self.since.is_none() {
@@ -108,7 +108,7 @@ impl Observed {
         }
     }
 
-    /// What is to be done, as far as is known.
+    /// Returns the next step for the observed state.
     fn step(&self, me: &str, now: Instant) -> Step {
         let holder = self.spec.as_ref().and_then(|(holder, _)| holder.as_deref());
         match holder {
@@ -125,7 +125,7 @@ impl Observed {
         }
     }
 
-    /// When to campaign for a Lease that is not ours.
+    /// Returns when to campaign for a Lease that another candidate holds.
     fn due(&self, me: &str) -> Option<Instant> {
         let wait = match self.step(me, self.since?) {
             Step::Wait => self.times.duration,
@@ -135,8 +135,8 @@ impl Observed {
     }
 }
 
-/// How long ago, by this node's clock, a controller said that it is at work; none if no one ever did. Nothing if that
-/// cannot be told.
+/// Returns the time since a controller last renewed the Lease, by this node's clock; `Some(None)`
+/// if none ever did, `None` if that cannot be determined.
 pub async fn silent_for(cluster: &Cluster) -> Option<Option<Duration>> {
     let api: Api<Lease> = Api::default_namespaced(cluster.client.clone());
     let lease = timeout(ASK, api.get_opt(NAME)).await.ok()?.ok()?;
@@ -149,7 +149,7 @@ pub async fn silent_for(cluster: &Cluster) -> Option<Option<Duration>> {
     Some(Some(Duration::from_secs(silent)))
 }
 
-/// Runs `work` while this controller is the elected one, for ever.
+/// Runs `work` whenever this controller is the leader, forever.
 pub async fn lead<W, F>(cluster: Arc<Cluster>, work: W)
 where
     W: Fn(Arc<Cluster>) -> F,
@@ -158,14 +158,14 @@ where
     lead_with(cluster, Times::default(), work).await;
 }
 
-/// As [`lead`], with times of one's own. All controllers of a cluster should have the same.
+/// Runs as [`lead`], with other times. All controllers of a cluster should have the same.
 pub async fn lead_with<W, F>(cluster: Arc<Cluster>, times: Times, work: W)
 where
     W: Fn(Arc<Cluster>) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let api: Api<Lease> = Api::default_namespaced(cluster.client.clone());
-    // From the API server's memory: it may be late, which is like a holder that is.
+    // From the API server's watch cache: it may be late, which is like a late holder.
     let only = Config::default()
         .fields(&format!("metadata.name={NAME}"))
         .any_semantic();
@@ -194,7 +194,7 @@ where
                     }
                     Some(Ok(Event::Delete(_))) => observed.see(None, Instant::now()),
                     Some(Ok(Event::Init | Event::InitDone)) => {}
-                    // Asking still works, or nothing does.
+                    // Requests may still work; if not, nothing does.
                     Some(Err(e)) => debug!("the Lease {NAME}: {e}"),
                     None => return,
                 }
@@ -210,7 +210,7 @@ where
                         renewed = now;
                         due = now + times.renew;
                         if working.is_none() {
-                            info!("elected: {me} writes what concerns no node");
+                            info!("elected leader: {me} writes the cluster-wide objects");
                             working = Some(tokio::spawn(work(Arc::clone(cluster))));
                         }
                     }
@@ -221,7 +221,7 @@ where
                     failed => {
                         debug!("the Lease {NAME}: {failed:?}");
                         due = now + times.renew / 2;
-                        // Before another one may think that we are dead.
+                        // Before another candidate may consider this one dead.
                         if renewed.elapsed() > times.duration.saturating_sub(times.renew) {
                             stop(&mut working);
                         }
@@ -234,12 +234,12 @@ where
 
 fn stop(working: &mut Option<JoinHandle<()>>) {
     if let Some(task) = working.take() {
-        warn!("another one is elected now");
+        warn!("another controller is the leader now");
         task.abort();
     }
 }
 
-/// True if the Lease is ours now.
+/// Tries to take or renew the Lease. True if this candidate holds it now.
 async fn campaign(api: &Api<Lease>, me: &str, observed: &mut Observed) -> kube::Result<bool> {
     let found = api.get_opt(NAME).await?;
     let spec = found.as_ref().and_then(|lease| lease.spec.as_ref());
@@ -271,7 +271,7 @@ async fn campaign(api: &Api<Lease>, me: &str, observed: &mut Observed) -> kube::
     });
     let params = PostParams::default();
     let written = if found.is_some() {
-        // The resourceVersion is in it: of two who take it at once one is refused.
+        // It contains the resourceVersion: of two who take it at once one is refused.
         api.replace(NAME, &params, &lease).await
     } else {
         api.create(&params, &lease).await
@@ -298,7 +298,7 @@ mod tests {
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut observed = Observed::new(Times::default());
         assert_eq!(observed.step("me", start), Step::Take);
-        // Its clock may be years off: only that it goes on counts.
+        // Its clock may be years off: only a change counts.
         for (seen, at, look, expected) in [
             (Some(("me", 1)), 0, 0, Step::Renew),
             (Some(("", 1)), 0, 0, Step::Take),
@@ -335,7 +335,7 @@ mod tests {
             .collect();
         waits.sort_unstable();
         assert!(waits[0] >= times.duration && waits[999] <= times.duration + times.spread);
-        // Spread evenly enough: who is first has a tenth of a second before the hundredth.
+        // Spread evenly enough: the first has a tenth of a second before the hundredth.
         assert!(
             waits[100] - waits[0] > Duration::from_millis(100),
             "{waits:?}"

@@ -1,4 +1,4 @@
-//! The ConfigMap with a pool's leases: read, changed, reclaimed.
+//! Reads, changes and reclaims the leases in a pool's ConfigMap.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -23,10 +23,10 @@ use super::{
     object::Kind,
 };
 
-/// Between two tries for a pool that somebody else changed at the same moment, times the try.
+/// The base of the delay between two tries after a conflict, multiplied by the try.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Tries before the next round.
+/// The number of tries before the next round.
 const TRIES: u32 = 20;
 
 /// Why a pool's leases were not changed.
@@ -51,8 +51,8 @@ impl From<kube::Error> for Error {
     }
 }
 
-/// Changes the pool's leases, again if somebody else did at the same moment. `edit` says whether there
-/// is anything to write, and an agent's edits what its own node has alone: the API server may refuse others.
+/// Changes the pool's leases, with retries after conflicts. `edit` returns whether there is anything
+/// to write. An agent's edit changes only its own node's entries: the API server may refuse others.
 pub(super) async fn change(
     cluster: &Cluster,
     pool: &Pool,
@@ -88,7 +88,7 @@ pub(super) async fn change(
     }
 }
 
-/// From 1 to three times the try, by the node's name: who collided once should not do so again.
+/// Returns 1 to three times the try, by the node's name: nodes that collided once should not do so again.
 fn jitter(node: &str, tries: u32) -> u32 {
     let seed = node
         .bytes()
@@ -106,7 +106,7 @@ fn new_map(cluster: &Cluster, name: &str, pool: &Pool) -> ConfigMap {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             labels: Some([(LABEL.to_owned(), "true".to_owned())].into()),
-            // It goes with its pool.
+            // It is deleted with its pool.
             owner_references: uid.map(|uid| {
                 vec![OwnerReference {
                     api_version: API_VERSION.into(),
@@ -122,8 +122,7 @@ fn new_map(cluster: &Cluster, name: &str, pool: &Pool) -> ConfigMap {
     }
 }
 
-/// Makes the ConfigMaps of pools that have none yet: the controller's work, as an agent may make none. True if all
-/// are there now.
+/// Creates the missing ConfigMaps of pools: the controller's work, as an agent may create none. True if all exist now.
 pub(super) async fn prepare(cluster: &Cluster) -> bool {
     let missing: Vec<Pool> = {
         let mirror = cluster.mirror();
@@ -143,7 +142,7 @@ pub(super) async fn prepare(cluster: &Cluster) -> bool {
         let map = new_map(cluster, &name, &pool);
         match api.create(&PostParams::default(), &map).await {
             Ok(map) => cluster.note_leases(map),
-            // A controller that was elected before made it meanwhile.
+            // An earlier leader created it meanwhile.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(e) => {
                 warn!("the ConfigMap {name} for leases is not made yet: {e}");
@@ -154,8 +153,8 @@ pub(super) async fn prepare(cluster: &Cluster) -> bool {
     done
 }
 
-/// Takes back what nodes had that are no more: the controller's work. The evidence is that there is
-/// no Node object of that name.
+/// Reclaims the leases of nodes that no longer exist: the controller's work. The evidence is that
+/// no Node object has that name.
 pub(super) async fn reclaim(cluster: &Cluster) {
     let shared: Vec<Pool> = {
         let catalog = cluster.mirror().declared_catalog();
@@ -188,15 +187,15 @@ pub(super) async fn reclaim(cluster: &Cluster) {
             !gone.is_empty()
         });
         match changed.await {
-            // Nobody has anything yet.
+            // No node has any addresses yet.
             Ok(()) | Err(Error::NotMade(_)) => {}
             Err(e) => warn!("leases of SpiderIPPool {}: {e}", pool.name),
         }
     }
 }
 
-/// Leases addresses to this node that its pods have already; those that it could not get, since another
-/// node has them.
+/// Leases addresses that pods already have to this node. Returns those that it could not get, since
+/// another node has them.
 pub(super) async fn claim(
     cluster: &Cluster,
     pools: &Pools,

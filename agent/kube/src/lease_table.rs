@@ -1,25 +1,24 @@
-//! Which node may hand out which addresses of a pool that nodes share. Pure.
+//! The lease table of a shared pool: which node may hand out which addresses. Pure.
 //!
-//! One ConfigMap a pool: every change of it is conditional on nobody having changed it meanwhile, so
-//! no address is ever leased twice, and any number of addresses goes to and fro in one write. It is
-//! an object apart from the pool since every agent watches pools, and since it goes with its
-//! pool by an ownerReference.
+//! It is stored in one ConfigMap per pool. Every change is conditional on no concurrent change, so
+//! no address is ever leased twice, and one write moves any number of addresses. It is an object of
+//! its own since every agent watches pools, and it is deleted with its pool by an ownerReference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ebbtide_ipam::catalog::{AddressSet, AddressSetError};
 use ebbtide_types::Family;
 
-/// On the ConfigMaps.
+/// The label of the ConfigMaps.
 pub(super) const LABEL: &str = "ebbtide.io/leases";
 
-/// A ConfigMap is called this and the pool.
+/// The prefix of a ConfigMap's name, before the pool's.
 const PREFIX: &str = "ebbtide-leases.";
 
-/// Before a node's name: how many addresses it waits for. No node's name starts like this.
+/// The key prefix, before a node's name, for how many addresses it waits for. No node's name starts like this.
 const WANTED: &str = "_wanted.";
 
-/// The ConfigMap of a pool.
+/// Returns the name of a pool's ConfigMap.
 pub(super) fn map_of(pool: &str) -> String {
     format!("{PREFIX}{pool}")
 }
@@ -32,20 +31,20 @@ pub struct LeaseTable {
     wanted: BTreeMap<String, u64>,
 }
 
-/// A lease that cannot be read. Nothing may be taken from such a book: whose it is, is not known.
+/// An unreadable lease. Nothing may be taken from such a table: the owners of its addresses are unknown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the lease {text:?} of node {node} {reason}")]
 pub struct BadLease {
-    /// Whose.
+    /// The node that has it.
     pub node: String,
-    /// What it says.
+    /// The lease's text.
     pub text: String,
     /// What is wrong with it.
     pub reason: AddressSetError,
 }
 
 impl LeaseTable {
-    /// Nothing is leased.
+    /// Returns an empty table.
     #[must_use]
     pub const fn new(family: Family) -> Self {
         Self {
@@ -55,17 +54,17 @@ impl LeaseTable {
         }
     }
 
-    /// Whether an agent keeps this entry of a ConfigMap's data: its own lease, and who waits. What is free is
-    /// asked of the API server, by who takes it.
+    /// Whether an agent keeps this entry of a ConfigMap's data: its own lease, and who waits.
+    /// Whoever takes free addresses asks the API server for them.
     #[must_use]
     pub fn concerns(key: &str, node: &str) -> bool {
         key == node || key.starts_with(WANTED)
     }
 
-    /// Reads a ConfigMap's data.
+    /// Parses a ConfigMap's data.
     ///
     /// # Errors
-    /// [`BadLease`], the first one.
+    /// [`BadLease`] for the first unreadable lease.
     pub fn parse(data: &BTreeMap<String, String>, family: Family) -> Result<Self, BadLease> {
         let mut lease_table = Self::new(family);
         for (key, text) in data {
@@ -89,7 +88,7 @@ impl LeaseTable {
         Ok(lease_table)
     }
 
-    /// As a ConfigMap's data.
+    /// Returns the table as a ConfigMap's data.
     #[must_use]
     pub fn to_data(&self) -> BTreeMap<String, String> {
         let leases = self.leases.iter().filter(|(_, lease)| !lease.is_empty());
@@ -100,8 +99,8 @@ impl LeaseTable {
             .collect()
     }
 
-    /// Changes a ConfigMap's data from what it said before to this. Entries that say the same stay as they are
-    /// written, to the letter: an agent may change its own node's alone.
+    /// Updates a ConfigMap's data from the table `before` to this one. Unchanged entries keep their
+    /// exact text: an agent may only change its own node's.
     pub fn write(&self, before: &Self, data: &mut BTreeMap<String, String>) {
         let nodes: BTreeSet<&String> = before.leases.keys().chain(self.leases.keys()).collect();
         for node in nodes {
@@ -124,14 +123,14 @@ impl LeaseTable {
         }
     }
 
-    /// What a node has.
+    /// Returns a node's lease.
     #[must_use]
     pub fn of(&self, node: &str) -> AddressSet {
         let none = || AddressSet::empty(self.family);
         self.leases.get(node).cloned().unwrap_or_else(none)
     }
 
-    /// What no node has.
+    /// Returns the addresses that no node has.
     #[must_use]
     pub fn free(&self, pool: &AddressSet) -> AddressSet {
         let mut leases = self.leases.values();
@@ -140,7 +139,7 @@ impl LeaseTable {
             .unwrap_or_else(|| AddressSet::empty(self.family))
     }
 
-    /// Gives the node up to `count` addresses that nobody has; what it got.
+    /// Leases up to `count` free addresses to the node; returns them.
     pub fn take(&mut self, node: &str, pool: &AddressSet, count: u64) -> AddressSet {
         let got = self.free(pool).first(u128::from(count));
         let lease = self.of(node).union(&got);
@@ -148,7 +147,7 @@ impl LeaseTable {
         got
     }
 
-    /// Gives the node these addresses, but for those that other nodes have, which it returns.
+    /// Leases these addresses to the node, except those that other nodes have, which it returns.
     pub fn claim(&mut self, node: &str, set: &AddressSet) -> AddressSet {
         let others = self.leases.iter().filter(|(other, _)| *other != node);
         let got = others.fold(set.clone(), |left, (_, lease)| left.without(lease));
@@ -157,13 +156,13 @@ impl LeaseTable {
         set.without(&got)
     }
 
-    /// Takes these addresses from the node.
+    /// Removes these addresses from the node's lease.
     pub fn give_back(&mut self, node: &str, set: &AddressSet) {
         let lease = self.of(node).without(set);
         self.leases.insert(node.to_owned(), lease);
     }
 
-    /// Notes how many addresses a node waits for; 0: none.
+    /// Records how many addresses a node waits for; 0: none.
     pub fn want(&mut self, node: &str, count: u64) {
         if count == 0 {
             self.wanted.remove(node);
@@ -172,13 +171,13 @@ impl LeaseTable {
         }
     }
 
-    /// Whether somebody else than this node waits for addresses.
+    /// Whether another node waits for addresses.
     #[must_use]
     pub fn is_wanted_beside(&self, node: &str) -> bool {
         self.wanted.keys().any(|other| other != node)
     }
 
-    /// Drops what belongs to nodes that are no more; their names.
+    /// Drops the entries of nodes that no longer exist; returns their names.
     pub fn reclaim(&mut self, nodes: &BTreeSet<String>) -> Vec<String> {
         let holders = self.leases.keys().chain(self.wanted.keys());
         let gone: BTreeSet<String> = holders.filter(|n| !nodes.contains(*n)).cloned().collect();
@@ -235,7 +234,7 @@ mod tests {
                 .map(|(key, text)| ((*key).into(), (*text).into()))
                 .collect()
         };
-        // By hand, by another version: none of this is how it would be written here.
+        // By hand, by another version: not in this version's form.
         let others = [
             ("b", "10.0.0.5, 10.0.0.6 "),
             ("c", ""),

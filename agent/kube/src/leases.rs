@@ -1,8 +1,8 @@
-//! Pools that nodes share, leased to this node: so much as it uses, and a little more.
+//! Leases this node's share of shared pools: what it uses, and a few more.
 //!
 //! An address is handed out here only while it is in this node's lease. It is given back only after
-//! [`Pools::withdraw`] has promised that nobody gets it here, and after the smaller lease is on disk:
-//! an agent that dies at any point knows too little, never too much.
+//! [`Pools::withdraw`] guarantees that no pod gets it here, and after the smaller lease is on disk:
+//! an agent that dies at any point has too few addresses, never too many.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,16 +28,16 @@ use super::{
     object::Kind,
 };
 
-/// How long a request waits for a lease: others may have to give something back.
+/// How long a request waits for a lease: other nodes may have to give addresses back.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often it looks without being told.
+/// The polling interval of a waiting request.
 const SLICE: Duration = Duration::from_millis(500);
 
-/// When a node looks after its leases without being told.
+/// The intervals at which a node maintains its leases.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Between two looks at what is idle. What is so for twice that long goes back.
+    /// The interval between two checks for idle addresses. A surplus that lasts twice that long is given back.
     pub look: Duration,
 }
 
@@ -49,31 +49,31 @@ impl Default for Pace {
     }
 }
 
-/// What decides about leases: pods do so by the pools alone.
+/// The kinds that leases depend on: pods affect them only through the pools.
 pub(super) const KINDS: [Kind; 3] = [Kind::Pool, Kind::Reserved, Kind::Lease];
 
-/// The most that a node keeps for pods to come.
+/// The maximum number of addresses kept for future pods.
 const SPARE: u64 = 16;
 
-/// This node's leases.
+/// Maintains this node's leases.
 #[derive(Debug)]
 pub struct Leases {
     cluster: Arc<Cluster>,
     pools: Pools,
     catalog: watch::Receiver<Arc<Catalog>>,
     pace: Pace,
-    /// How many requests wait, by pool.
+    /// The number of waiting requests, by pool.
     demand: Mutex<BTreeMap<String, u64>>,
     wake: Notify,
 }
 
-/// How many addresses without a pod a node with so many pods keeps.
+/// Returns how many addresses without a pod a node with `used` ones keeps.
 fn spare(used: u64) -> u64 {
     (used / 4).clamp(1, SPARE)
 }
 
 impl Leases {
-    /// Begins to lease. Ends with the runtime.
+    /// Starts leasing. Ends with the runtime.
     pub fn start(
         cluster: Arc<Cluster>,
         pools: Pools,
@@ -82,7 +82,7 @@ impl Leases {
         Self::start_with(cluster, pools, catalog, Pace::default())
     }
 
-    /// As [`Leases::start`], at a pace of one's own.
+    /// Starts as [`Leases::start`], at another pace.
     pub fn start_with(
         cluster: Arc<Cluster>,
         pools: Pools,
@@ -101,14 +101,14 @@ impl Leases {
         leases
     }
 
-    /// When a request is to stop trying.
+    /// Returns the deadline for a request's retries.
     #[must_use]
     pub fn deadline() -> Instant {
         Instant::now() + PATIENCE
     }
 
-    /// After a request found all its pools full: waits until one that nodes share may have more. False:
-    /// there is none, or the time is up.
+    /// Waits, after a request found all its pools full, until a shared one may have more. False:
+    /// none is shared, or the deadline has passed.
     pub async fn more(&self, full: &Full, deadline: Instant) -> bool {
         let mut catalogs = self.catalog.clone();
         let catalog = Arc::clone(&catalogs.borrow_and_update());
@@ -119,7 +119,7 @@ impl Leases {
         };
         *self.demand().entry(name.clone()).or_default() += 1;
         self.wake.notify_one();
-        // In slices, since the catalog may have changed just before it was looked at.
+        // In slices, since the catalog may have changed just before it was read.
         let slice = deadline.min(Instant::now() + SLICE);
         let changed = timeout_at(slice, catalogs.changed()).await;
         if let Some(count) = self.demand().get_mut(name) {
@@ -142,7 +142,7 @@ impl Leases {
             for pool in declared.pools().iter().filter(|pool| self.concerns(pool)) {
                 match self.look_after(pool, &mut idle_since).await {
                     Ok(()) => drop(not_made.remove(&pool.name)),
-                    // Asked for twice a second while a pod waits.
+                    // Retried twice a second while a pod waits.
                     Err(Error::NotMade(_)) if !not_made.insert(pool.name.clone()) => {}
                     Err(e) => warn!("leases of SpiderIPPool {}: {e}", pool.name),
                 }
@@ -199,11 +199,11 @@ impl Leases {
         Ok(())
     }
 
-    /// The addresses of the lease that nobody has, that do not rest and that pods may get. One that the node itself has
-    /// stays leased to it, so that no other node gives it out.
+    /// Returns the free addresses of the lease that do not cool down and that pods may get. One
+    /// that the node itself has stays leased to it, so that no other node hands it out.
     fn idle(&self, lease: &AddressSet) -> AddressSet {
         let mut idle = lease.clone();
-        // A lease is as large as this node's use of the pool: a look at each address is cheap.
+        // A lease is as large as this node's use of the pool: checking each address is cheap.
         for index in 0..lease.len() {
             let Some(address) = lease.get(index) else {
                 break;
@@ -227,7 +227,7 @@ impl Leases {
         if missing == 0 || used.is_empty() {
             return Ok(());
         }
-        // The status may be late, so whoever it names is asked for, if that is what it takes.
+        // The status may be late, so the holders that it names are verified if necessary.
         let suspects = used.into_iter();
         let suspects = suspects.filter(|(address, _)| free.contains(*address));
         let gone = evidence::gone(&self.cluster, suspects.collect(), missing).await?;
@@ -238,8 +238,8 @@ impl Leases {
         Ok(())
     }
 
-    /// Takes what is neither leased nor barred: what pods have that no lease speaks of (Spiderpool's).
-    /// How many addresses are missing, and what no node has.
+    /// Leases addresses that are neither leased nor barred, i.e. held by pods without a lease
+    /// (Spiderpool's). Returns how many are missing, and which no node has.
     async fn take_existing(
         &self,
         pool: &Pool,
@@ -255,7 +255,7 @@ impl Leases {
         self.change(pool, |lease_table| {
             let before = lease_table.clone();
             let free = u64::try_from(lease_table.free(&open).len()).unwrap_or(u64::MAX);
-            // For pods to come only what nobody needs now.
+            // For future pods only while no other node waits.
             let more = if lease_table.is_wanted_beside(node) {
                 0
             } else {
@@ -266,13 +266,13 @@ impl Leases {
             missing = needed.saturating_sub(count);
             lease_table.want(node, missing);
             left = lease_table.free(&pool.ranges);
-            // To wait for what others have needs no second write.
+            // Waiting for other nodes' addresses needs no second write.
             *lease_table != before
         })
         .await?;
         if !got.is_empty() {
             info!(pool = pool.name, addresses = %got, "leased");
-            // It may have been ours before.
+            // This node may have had it before.
             self.pools.restore(&got);
         }
         Ok((missing, left))
@@ -280,10 +280,10 @@ impl Leases {
 
     async fn give_back(&self, pool: &Pool, surplus: &AddressSet) -> Result<(), Error> {
         if self.pools.withdraw(surplus).is_err() {
-            // A pod was quicker; the next look sees it.
+            // A pod took one of them first; the next check handles it.
             return Ok(());
         }
-        // First on disk: an agent that starts anew must not think that they are its own.
+        // First on disk: an agent that restarts must not consider them its own.
         let node = &self.cluster.node;
         self.cluster.shrink_lease(pool, surplus).await?;
         let given = self
@@ -294,14 +294,14 @@ impl Leases {
             .await;
         match &given {
             Ok(()) => info!(pool = pool.name, addresses = %surplus, "given back"),
-            // Whether the write arrived is not known. What is still ours comes back with the
-            // next change of the ConfigMap; until then it is merely not used.
+            // It is unknown whether the write arrived. Addresses that are still this node's return
+            // with the next change of the ConfigMap; until then they are merely unused.
             Err(e) => warn!(pool = pool.name, addresses = %surplus, "not given back for sure: {e}"),
         }
         given
     }
 
-    /// Changes the pool's ConfigMap, again if somebody else did at the same moment.
+    /// Changes the pool's ConfigMap, with retries after conflicts.
     async fn change(
         &self,
         pool: &Pool,

@@ -1,9 +1,8 @@
-//! The agent's side of Kubernetes: API types, what is read from the API server and what is written.
+//! The agent's Kubernetes side: API types, reads from and writes to the API server.
 //!
-//! Reading: `watches` keeps a [`mirror`] of what this node needs (trimmed, on disk too), which
-//! [`cluster`] makes the catalog of and answers requests from. Writing: [`publish`] for this node's
-//! pods, [`leases`] for its share of pools; [`controller`], a process of its own, for what concerns no node, by
-//! the one that [`leader`] elects.
+//! Reading: `watches` keeps a [`mirror`] of what this node needs (trimmed, also on disk), from which [`cluster`]
+//! makes the catalog and answers requests. Writing: [`publish`] for this node's pods, [`leases`] for its share
+//! of pools. The [`controller`], a process of its own, does the cluster-wide work while [`leader`] elects it.
 
 pub mod attachment;
 mod attachments;

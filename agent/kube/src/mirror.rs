@@ -1,4 +1,4 @@
-//! What the API server has, as far as this node needs it.
+//! The mirror: a copy of the API server's objects that this node needs.
 
 use std::{
     collections::BTreeMap,
@@ -18,43 +18,43 @@ use super::{
 
 type Objects = BTreeMap<ObjectName, DynamicObject>;
 
-/// The objects, by kind and name. Kept on disk as it is.
+/// The objects, by kind and name. Saved to disk.
 #[derive(Debug, Default)]
 pub struct Mirror {
     kinds: BTreeMap<Kind, Objects>,
     made: Made,
 }
 
-/// What was made of the objects, as long as they stay as they are.
+/// Catalogs made from the objects, cached until these change.
 #[derive(Debug, Default)]
 struct Made {
-    /// Of the pools and reservations.
+    /// From the pools and SpiderReservedIPs.
     pools: OnceLock<Arc<Catalog>>,
-    /// Of the networks and the coordinator.
+    /// From the networks and the coordinator.
     networks: OnceLock<Arc<Catalog>>,
-    /// Of both.
+    /// From both.
     declared: OnceLock<Arc<Catalog>>,
 }
 
-/// What the API server says of a kind.
+/// A change of a kind in the API server.
 #[derive(Debug)]
 pub enum Change {
-    /// These are all: what is not among them is gone.
+    /// The complete list: all other objects were deleted.
     All(Vec<DynamicObject>),
-    /// One is there, or has changed.
+    /// One object was added or changed.
     Set(Box<DynamicObject>),
-    /// One is gone.
+    /// One object was deleted.
     Remove(ObjectName),
 }
 
-/// The same for the disk: JSON has no maps by name and namespace.
+/// The mirror in its form on disk: JSON has no maps by name and namespace.
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 struct Saved {
     kinds: BTreeMap<Kind, Vec<DynamicObject>>,
 }
 
-/// As [`Saved`], to be written.
+/// [`Saved`], for writing.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Saving<'a> {
@@ -62,7 +62,7 @@ struct Saving<'a> {
 }
 
 impl Mirror {
-    /// Takes a change. True if it is one.
+    /// Applies a change. True if it changes anything.
     pub fn apply(&mut self, kind: Kind, change: Change) -> bool {
         match change {
             Change::All(objects) => self.replace(kind, objects),
@@ -71,7 +71,7 @@ impl Mirror {
         }
     }
 
-    /// What was made of this kind is to be made anew.
+    /// Invalidates the cached catalogs that depend on this kind.
     fn forget(&mut self, kind: Kind) {
         match kind {
             Kind::Pool | Kind::Reserved => drop(self.made.pools.take()),
@@ -81,7 +81,7 @@ impl Mirror {
         self.made.declared.take();
     }
 
-    /// Takes the whole of a kind: what is not in it is gone. True if that changes anything.
+    /// Replaces all objects of a kind. True if that changes anything.
     pub fn replace(
         &mut self,
         kind: Kind,
@@ -99,7 +99,7 @@ impl Mirror {
         is_change
     }
 
-    /// Takes one object. True if that changes anything.
+    /// Adds or replaces one object. True if that changes anything.
     pub fn set(&mut self, kind: Kind, object: DynamicObject) -> bool {
         let objects = self.kinds.entry(kind).or_default();
         let name = name_of(&object.metadata);
@@ -113,7 +113,7 @@ impl Mirror {
         true
     }
 
-    /// Drops one object. True if it was there.
+    /// Removes one object. True if it existed.
     pub fn remove(&mut self, kind: Kind, name: &ObjectName) -> bool {
         let objects = self.kinds.entry(kind).or_default();
         let is_change = objects.remove(name).is_some();
@@ -123,24 +123,24 @@ impl Mirror {
         is_change
     }
 
-    /// One object.
+    /// Returns one object.
     #[must_use]
     pub fn get(&self, kind: Kind, name: &ObjectName) -> Option<&DynamicObject> {
         self.kinds.get(&kind)?.get(name)
     }
 
-    /// All objects of a kind, by name.
+    /// Iterates over all objects of a kind, by name.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = &DynamicObject> {
         self.kinds.get(&kind).into_iter().flat_map(BTreeMap::values)
     }
 
-    /// Whether the whole of a kind was seen, be it none.
+    /// Whether the complete list of the kind was seen, even an empty one.
     #[must_use]
     pub fn knows(&self, kind: Kind) -> bool {
         self.kinds.contains_key(&kind)
     }
 
-    /// The catalog as this node may use it: of pools that nodes share, what is leased to it.
+    /// Returns the catalog for this node: shared pools are limited to what is leased to it.
     #[must_use]
     pub fn catalog(&self, node: &str) -> Catalog {
         let mut catalog = Catalog::clone(&self.declared_catalog());
@@ -156,10 +156,10 @@ impl Mirror {
         catalog
     }
 
-    /// The leases of a pool, as far as they are known here: this node's, and who waits for one.
+    /// Returns the leases of a pool, as far as they are kept here: this node's, and who waits for one.
     ///
     /// # Errors
-    /// [`BadLease`].
+    /// [`BadLease`] if a lease is unreadable.
     pub fn lease_table(&self, pool: &str, family: Family) -> Result<LeaseTable, BadLease> {
         let name = map_of(pool);
         let mut maps = self.all(Kind::Lease);
@@ -169,7 +169,7 @@ impl Mirror {
         LeaseTable::parse(&data.unwrap_or_default(), family)
     }
 
-    /// Takes addresses out of a node's lease, before anybody else is told.
+    /// Removes addresses from a node's lease, before the API server is updated.
     pub fn shrink_lease(&mut self, pool: &Pool, node: &str, given: &AddressSet) {
         let Ok(mut lease_table) = self.lease_table(&pool.name, pool.family) else {
             return;
@@ -182,7 +182,7 @@ impl Mirror {
         }
     }
 
-    /// The catalog: of two objects that exclude one another the older stays. The same one, until one of its objects changes.
+    /// Returns the catalog: of two conflicting objects the older is used. Cached until one of its objects changes.
     #[must_use]
     pub fn declared_catalog(&self) -> Arc<Catalog> {
         let join = || Arc::new(self.pools().with_networks_of(self.networks()));
@@ -206,10 +206,10 @@ impl Mirror {
         Arc::new(Catalog::from_objects(objects))
     }
 
-    /// As text.
+    /// Serializes the mirror.
     ///
     /// # Errors
-    /// When an object cannot be written as JSON: a defect.
+    /// If an object cannot be written as JSON: a defect.
     pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
         let kinds = self.kinds.iter();
         serde_json::to_vec(&Saving {
@@ -219,10 +219,10 @@ impl Mirror {
         })
     }
 
-    /// Of that text.
+    /// Parses a serialized mirror.
     ///
     /// # Errors
-    /// When it is not what [`Mirror::to_json`] makes.
+    /// If the text is not in the format of [`Mirror::to_json`].
     pub fn from_json(text: &[u8]) -> serde_json::Result<Self> {
         let saved: Saved = serde_json::from_slice(text)?;
         let mut mirror = Self::default();
@@ -233,7 +233,7 @@ impl Mirror {
     }
 }
 
-/// The age of a state, where it is kept. The API server counts (KEP-5504 says that one may compare).
+/// Returns the resource version, where it is kept. It is a counter (KEP-5504 permits comparing).
 fn version(object: &DynamicObject) -> Option<u64> {
     object.metadata.resource_version.as_deref()?.parse().ok()
 }
@@ -304,7 +304,7 @@ mod tests {
                 true,
                 true,
             ),
-            // Not different.
+            // Unchanged.
             (
                 Kind::Pool,
                 Change::Set(Box::new(pool("a", created, "10.0.0.5"))),

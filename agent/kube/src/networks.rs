@@ -1,9 +1,8 @@
-//! Which networks a pod asks for, in its annotations. Pure.
+//! Parses the annotations with which a pod requests networks. Pure.
 //!
-//! The forms are those of the Network Plumbing Working Group's specification (v1.3, section 4.1)
-//! and of Multus' default-network annotation. A network without a namespace is of the pod's own, as the specification
-//! has it; in the default-network annotation it is the administrator's, as with Multus, which has one namespace for
-//! that.
+//! The forms are those of the Network Plumbing Working Group's specification (v1.3, section 4.1) and of Multus'
+//! default-network annotation. A network without a namespace is in the pod's own, as in the specification. In the
+//! default-network annotation it is in the administrator's, as with Multus, which has one namespace for that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,48 +15,48 @@ use ebbtide_types::{NetworkRef, ObjectName, link_name::name_fault, printable::fr
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Names the network of the pod's first interface, in place of the cluster's default.
+/// The annotation with the network of the pod's first interface, in place of the cluster's default.
 pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
-/// Names more networks, an interface each.
+/// The annotation with further networks, an interface each.
 pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
-/// Names the interface that keeps the pod's default route.
+/// The annotation with the interface that keeps the pod's default route.
 pub const DEFAULT_ROUTE_NIC: &str = "ipam.spidernet.io/default-route-nic";
 
-/// One interface of a pod.
+/// One requested interface of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The network. Without a namespace the administrator's is meant.
+    /// The network. Without a namespace, it is in the administrator's.
     pub network: NetworkRef,
-    /// Whether the cluster says so, and not the pod.
+    /// Whether it is the cluster's default, not the pod's request.
     pub is_default: bool,
     /// The interface in the pod.
     pub interface: String,
-    /// Addresses that it is to have.
+    /// Its requested addresses.
     pub ips: Vec<IpAddr>,
-    /// Gateways of the default route, if it is to be by this interface.
+    /// Gateways of the default route, if it is to use this interface.
     pub default_route: Vec<IpAddr>,
 }
 
-/// All interfaces of a pod, the first being the runtime's own.
+/// All requested interfaces of a pod, the runtime's own first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedNetworks {
-    /// In the order in which they are made.
+    /// In the order in which they are created.
     pub interfaces: Vec<Wanted>,
-    /// The interface that keeps the default route, if the pod says so.
+    /// The interface that keeps the default route, if the pod names one.
     pub default_route_nic: Option<String>,
-    /// What of it nobody does, each as a sentence.
+    /// Requested settings without effect, each as a sentence.
     pub without_effect: Vec<String>,
 }
 
-/// What a pod asks for makes no sense.
+/// An invalid request for networks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworksError {
-    /// An annotation cannot be read.
+    /// An annotation is malformed.
     #[error("annotation {annotation} of pod {pod} is {value:?}: {reason}; {remedy}")]
     Annotation {
-        /// Which.
+        /// The annotation.
         annotation: &'static str,
-        /// Whose, as `namespace/name`.
+        /// The pod, as `namespace/name`.
         pod: String,
         /// Its text.
         value: String,
@@ -66,18 +65,18 @@ pub enum NetworksError {
         /// What can be done.
         remedy: &'static str,
     },
-    /// Nothing says which network.
+    /// No source names a network.
     #[error(
         "the CNI configuration names neither `network` nor `master`, pod {pod} names no network in its \
          annotation {DEFAULT_NETWORK}, and the agent has no default (--default-network)"
     )]
     NoDefault {
-        /// Whose, as `namespace/name`.
+        /// The pod, as `namespace/name`.
         pod: String,
     },
 }
 
-/// A network selection element, as JSON has it.
+/// A network selection element in its JSON form.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Element {
@@ -88,16 +87,16 @@ struct Element {
     mac: Option<String>,
     #[serde(rename = "default-route")]
     default_route: Option<Vec<IpAddr>>,
-    /// `bandwidth`, `portMappings`, `cni-args` and whatever else is for plugins that are not there.
+    /// `bandwidth`, `portMappings`, `cni-args` and other keys, for plugins that are not in use.
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
 }
 
-/// Reads what the pod wants. `first` is the interface that the runtime asked for, `default` the
-/// cluster's default network.
+/// Parses the networks that the pod requests. `first` is the interface that the runtime requests,
+/// `default` the cluster's default network.
 ///
 /// # Errors
-/// [`NetworksError`], naming the annotation.
+/// [`NetworksError`] if an annotation is malformed, or no source names a network.
 pub fn wanted(
     pod: &ObjectName,
     object: &Object,
@@ -178,10 +177,10 @@ fn bad(annotation: &'static str, pod: &ObjectName, value: &str, reason: &str) ->
     }
 }
 
-/// How many networks one annotation may name. Each is a link, addresses, routes and rules.
+/// The maximum number of networks in one annotation. Each is a link, addresses, routes and rules.
 const MOST: usize = 64;
 
-/// The elements of a text: JSON if it looks like it, else names with commas between.
+/// Parses the elements of a text: JSON if it looks like it, else names separated by commas.
 fn elements(text: &str) -> Result<Vec<Element>, String> {
     let elements = each_element(text)?;
     match elements.len() > MOST {
@@ -205,7 +204,7 @@ fn each_element(text: &str) -> Result<Vec<Element>, String> {
     names.map(str::trim).map(short).collect()
 }
 
-/// `namespace/name@interface`, all but the name optional.
+/// Parses `namespace/name@interface`, all but the name optional.
 fn short(text: &str) -> Result<Element, String> {
     let (rest, interface) = match text.split_once('@') {
         Some((rest, interface)) => (rest, Some(interface.to_owned())),
@@ -296,7 +295,7 @@ mod tests {
         wanted(&pod, &object, "eth0", Some(&"ipvlan-ens5".parse().unwrap()))
     }
 
-    /// `interface=network` of each.
+    /// Formats each as `interface=network`.
     fn shown(wanted: &WantedNetworks) -> Vec<String> {
         let shown = wanted.interfaces.iter();
         shown

@@ -1,4 +1,4 @@
-//! What is kept of the API server's objects. Pure.
+//! Trims the API server's objects to what the agent needs. Pure.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::LeaseTable;
 
-/// The kinds that are watched.
+/// The watched kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// `SpiderIPPool`.
@@ -24,18 +24,18 @@ pub enum Kind {
     Coordinator,
     /// `NetworkAttachmentDefinition`.
     Attachment,
-    /// This node, its metadata alone.
+    /// This node, only its metadata.
     Node,
-    /// This node's pods, their metadata alone.
+    /// This node's pods, only their metadata.
     Pod,
-    /// Namespaces, their metadata alone.
+    /// Namespaces, only their metadata.
     Namespace,
-    /// ConfigMaps that say which node has which addresses of a pool.
+    /// ConfigMaps with the leases of a pool: which node has which addresses.
     Lease,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 9] = [
         Self::Pool,
         Self::Network,
@@ -48,7 +48,7 @@ impl Kind {
         Self::Lease,
     ];
 
-    /// Those that the controller watches: it is of no node, so pods, nodes and namespaces are not among them.
+    /// The kinds that the controller watches: it has no node, so pods, nodes and namespaces are not among them.
     pub const OF_CLUSTER: [Self; 6] = [
         Self::Pool,
         Self::Network,
@@ -58,10 +58,10 @@ impl Kind {
         Self::Lease,
     ];
 
-    /// Those that the catalog is made of.
+    /// The kinds that make up the catalog.
     pub const DECLARED: [Self; 4] = [Self::Pool, Self::Network, Self::Reserved, Self::Coordinator];
 
-    /// The `kind` of such an object.
+    /// Returns the `kind` of such an object.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -78,12 +78,11 @@ impl Kind {
     }
 }
 
-/// Whose annotations are looked at here: what is read of any object begins with one of these domains, or with a domain
-/// below one. The others are often large and none of our business. By domain, not by name: an annotation more
-/// cannot be forgotten here.
+/// The domains, subdomains included, whose annotations are kept. Other annotations are often large
+/// and never read. By domain, not by name: a new annotation cannot be forgotten here.
 const DOMAINS: [&str; 4] = ["ebbtide.io", "spidernet.io", "cni.cncf.io", "multus-cni.io"];
 
-/// Annotations of others: what the kubelet notes about static pods, and how Istio intercepts.
+/// Foreign annotations that are kept: the kubelet's notes about static pods, and Istio's interception mode.
 const OF_OTHERS: [&str; 2] = ["kubernetes.io/config.", "sidecar.istio.io/interceptionMode"];
 
 fn is_kept(annotation: &str) -> bool {
@@ -97,7 +96,7 @@ fn is_kept(annotation: &str) -> bool {
     DOMAINS.into_iter().any(below) || is_others
 }
 
-/// A pool's leases without those of other nodes: what is kept does not grow with the cluster.
+/// Removes the leases of other nodes from a pool's ConfigMap: the mirror does not grow with the cluster.
 #[must_use]
 pub fn own_leases(node: &str, mut map: DynamicObject) -> DynamicObject {
     if let Some(Value::Object(leases)) = map.data.get_mut("data") {
@@ -106,7 +105,7 @@ pub fn own_leases(node: &str, mut map: DynamicObject) -> DynamicObject {
     map
 }
 
-/// The object without what nobody here reads: `managedFields`, status, foreign annotations.
+/// Removes what is never read from the object: `managedFields`, status, foreign annotations.
 #[must_use]
 pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
     let meta = object.metadata;
@@ -116,7 +115,7 @@ pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
             .collect::<BTreeMap<_, _>>()
     });
     let mut data = serde_json::Map::new();
-    // Only the coordinator's status says something that is not known here anyway.
+    // Only the coordinator's status has facts that are not known here anyway.
     let fields: &[&str] = match kind {
         Kind::Coordinator => &["spec", "status"],
         Kind::Lease => &["data"],
@@ -133,7 +132,7 @@ pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
             name: meta.name,
             namespace: meta.namespace,
             uid: meta.uid,
-            // To tell an older state of the leases from a newer one.
+            // To distinguish an older state of the leases from a newer one.
             resource_version: meta.resource_version.filter(|_| kind == Kind::Lease),
             creation_timestamp: meta.creation_timestamp,
             deletion_timestamp: meta.deletion_timestamp,
@@ -147,8 +146,8 @@ pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
     }
 }
 
-/// How the API server calls a kind of ours. Objects are read without their types: one that does not
-/// fit its type must not stop the others.
+/// Returns the API resource of a kind. Objects are read untyped: one that does not match its type
+/// must not stop the others.
 pub(super) fn resource(kind: Kind) -> ApiResource {
     let (group, version, plural) = match kind {
         Kind::Pool => (GROUP, "v2beta1", "spiderippools"),
@@ -165,9 +164,9 @@ pub(super) fn resource(kind: Kind) -> ApiResource {
     ApiResource::from_gvk_with_plural(&gvk, plural)
 }
 
-/// The metadata as an object like any other.
+/// Converts the metadata into an object.
 pub(super) fn of_metadata<K>(meta: PartialObjectMeta<K>) -> DynamicObject {
-    // Of metadata the same is kept, whatever it is of.
+    // Metadata is trimmed alike for all kinds.
     let kind = Kind::Pod;
     let object = DynamicObject {
         types: None,
@@ -177,7 +176,7 @@ pub(super) fn of_metadata<K>(meta: PartialObjectMeta<K>) -> DynamicObject {
     trimmed(kind, object)
 }
 
-/// Its name, with an empty namespace if it has none.
+/// Returns the object's name, with an empty namespace if it has none.
 #[must_use]
 pub fn name_of(meta: &ObjectMeta) -> ObjectName {
     ObjectName {
@@ -186,7 +185,7 @@ pub fn name_of(meta: &ObjectMeta) -> ObjectName {
     }
 }
 
-/// The older first, by name if they are as old: who excludes whom is then the same on every node.
+/// Orders objects by age, and by name if equally old: of two conflicting objects, every node then uses the same one.
 #[must_use]
 pub fn by_age(a: &DynamicObject, b: &DynamicObject) -> Ordering {
     let key = |object: &DynamicObject| {
@@ -233,7 +232,7 @@ mod tests {
         );
     }
 
-    /// The texts of these sources that look like an annotation's name.
+    /// Returns the texts of these sources that look like an annotation's name.
     fn annotations_in(text: &str) -> Vec<&str> {
         let domain = |text: &str| text.contains('.') && !text.contains(char::is_whitespace);
         let quoted = text.split('"').skip(1).step_by(2);

@@ -1,5 +1,4 @@
-//! What is written of pools: their status, a missing `ipVersion`, the finalizer that keeps a pool
-//! until it is empty.
+//! Updates pool objects: their status, a missing `ipVersion`, the finalizer that keeps a pool until it is empty.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,18 +26,18 @@ use super::{
 /// The finalizer, Spiderpool's own.
 const FINALIZER: &str = "spiderpool.spidernet.io";
 
-/// What the elected controller knows of what it wrote.
+/// The elected controller's state of what it wrote.
 #[derive(Debug, Default)]
 pub(super) struct Pools {
-    /// The status of each pool, as it is in the API server as far as we know.
+    /// The last known status of each pool in the API server.
     written: BTreeMap<String, IpPoolStatus>,
-    /// Addresses that a status gave to pods which no SpiderEndpoint speaks for: Spiderpool's, of
-    /// nodes whose agent has not taken them over yet.
+    /// Addresses that a status assigns to pods without a SpiderEndpoint: Spiderpool's, of nodes
+    /// whose agent has not taken them over yet.
     kept: BTreeMap<(String, IpAddr), Holder>,
 }
 
 impl Pools {
-    /// What is there when this one is elected.
+    /// Reads the existing status after the election.
     pub(super) async fn read(cluster: &Cluster, usage: &Usage) -> kube::Result<Self> {
         let mut pools = Self::default();
         for pool in api(cluster).list(&ListParams::default()).await? {
@@ -60,7 +59,7 @@ impl Pools {
         Ok(pools)
     }
 
-    /// Lets go of addresses whose pod is gone: asked of the API server, one pod after the other.
+    /// Drops addresses whose pod was deleted: asks the API server about one pod after the other.
     pub(super) async fn let_go(&mut self, cluster: &Cluster) {
         let holders: BTreeSet<Holder> = self.kept.values().cloned().collect();
         for holder in holders {
@@ -75,7 +74,7 @@ impl Pools {
         }
     }
 
-    /// Writes what is different. True if all is as it should be now.
+    /// Writes the differences. True if everything is in the desired state.
     pub(super) async fn reconcile(&mut self, cluster: &Cluster, usage: &Usage) -> bool {
         let mut usage = usage.clone();
         for ((pool, address), holder) in &self.kept {
@@ -95,7 +94,7 @@ impl Pools {
                 } else if let Some(pool) = catalog.pool(&name) {
                     complete(cluster, &object, pool).await?;
                 }
-                // An invalid pool's total is not known; its addresses may still be held.
+                // An invalid pool's total is unknown; its addresses may still be held.
                 let status = match catalog.pool(&name) {
                     Some(pool) => usage::status(pool, &holders),
                     None => return Ok(()),
@@ -109,7 +108,7 @@ impl Pools {
             let result: kube::Result<()> = result.await;
             match result {
                 Ok(()) => {}
-                // Deleted meanwhile: the watch will say so.
+                // Deleted meanwhile: the watch will report it.
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(e) => {
                     warn!("SpiderIPPool {name}: {e}");
@@ -141,7 +140,7 @@ async fn write_status(cluster: &Cluster, name: &str, status: &IpPoolStatus) -> k
     Ok(())
 }
 
-/// Fills in what Spiderpool's webhook would have.
+/// Fills in the fields that Spiderpool's webhook would set.
 async fn complete(cluster: &Cluster, object: &DynamicObject, pool: &Pool) -> kube::Result<()> {
     let finalizers = object.metadata.finalizers.as_deref().unwrap_or_default();
     let version = object.data.pointer("/spec/ipVersion");
@@ -166,15 +165,15 @@ async fn complete(cluster: &Cluster, object: &DynamicObject, pool: &Pool) -> kub
     Ok(())
 }
 
-/// Lets an empty pool go.
+/// Removes the finalizer from an empty pool.
 async fn release(cluster: &Cluster, object: &DynamicObject) -> kube::Result<()> {
     let finalizers = object.metadata.finalizers.clone().unwrap_or_default();
     let name = object.metadata.name.clone().unwrap_or_default();
     if !finalizers.iter().any(|each| each == FINALIZER) {
         return Ok(());
     }
-    // Whose finalizer it is does not matter, so it cannot be applied away: replaced, unless somebody
-    // changed the list meanwhile.
+    // The finalizer may have any field manager, so an apply cannot remove it: replaced, unless the
+    // list changed meanwhile.
     let Some(fresh) = api(cluster).get_metadata_opt(&name).await? else {
         return Ok(());
     };

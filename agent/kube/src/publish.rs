@@ -1,5 +1,5 @@
-//! What this node's agent writes of its pods: a SpiderEndpoint each, and the `network-status`
-//! annotation. Afterwards, again and again until it is there; no pod waits for it.
+//! Publishes this node's pods: a SpiderEndpoint each, and the `network-status` annotation. Retried
+//! in the background until it succeeds; no pod waits for it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,31 +29,31 @@ use super::{
     object::{Kind, name_of},
 };
 
-/// From a change to its writing: a pod's interfaces, and pods that start together, go into one round.
+/// The delay from a change to its write: a pod's interfaces, and pods that start together, share one round.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// After a round in which something failed.
+/// The delay after a round with a failure.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Between two rounds that nothing asked for.
+/// The interval between two rounds without a change.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Says what the pod's interfaces are (specification of the Network Plumbing Working Group, 5.1).
+/// The annotation that lists the pod's interfaces (specification of the Network Plumbing Working Group, 5.1).
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
 /// The interfaces of one node.
 pub type Interfaces = Vec<(Owner, Arc<PodNet>)>;
 
-/// What is to be written of one pod.
+/// The desired state of one pod.
 #[derive(Debug, Clone, PartialEq)]
 struct Desired {
     status: EndpointStatus,
-    /// None where somebody else writes it.
+    /// None where another plugin writes it.
     network_status: Option<String>,
 }
 
-/// Writes until the process ends: `interfaces` are this node's, as they are when it is called, and
-/// `changes` says that they may be others now ([`ebbtide_ipam::pool::Pools::subscribe`]).
+/// Publishes until the process ends. `interfaces` returns this node's current ones, and `changes`
+/// reports that they may have changed ([`ebbtide_ipam::pool::Pools::subscribe`]).
 pub async fn run(
     cluster: Arc<Cluster>,
     mut changes: watch::Receiver<u64>,
@@ -85,7 +85,7 @@ pub async fn run(
     }
 }
 
-/// What this node's agents wrote before.
+/// Returns what this node's agents wrote before.
 async fn own(cluster: &Cluster) -> kube::Result<BTreeMap<ObjectName, EndpointStatus>> {
     let mine = ListParams::default().labels(&format!("{NODE_LABEL}={}", cluster.node));
     let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &endpoint::resource());
@@ -98,7 +98,7 @@ async fn own(cluster: &Cluster) -> kube::Result<BTreeMap<ObjectName, EndpointSta
     Ok(list.into_iter().map(read).collect())
 }
 
-/// Every pod that the API server knows and that has interfaces here.
+/// Returns the desired state of every pod that the API server has and that has interfaces here.
 fn desired(cluster: &Cluster, interfaces: &Interfaces) -> BTreeMap<ObjectName, Desired> {
     let mut pods: BTreeMap<ObjectName, Vec<&(Owner, Arc<PodNet>)>> = BTreeMap::new();
     for each in interfaces {
@@ -114,7 +114,7 @@ fn desired(cluster: &Cluster, interfaces: &Interfaces) -> BTreeMap<ObjectName, D
     pods.into_iter()
         .filter_map(|(name, mut interfaces)| {
             let pod = mirror.get(Kind::Pod, &name)?;
-            // Its first interface, which brought the way to the host, comes first.
+            // Its first interface, which has the veth to the host, comes first.
             interfaces.sort_by_key(|(owner, net)| (net.veth.is_none(), owner.interface.clone()));
             let network_status = interfaces
                 .first()
@@ -166,8 +166,8 @@ fn allocation(net: &PodNet) -> InterfaceAllocation {
     all
 }
 
-/// The kind and name of what the pod belongs to, as Spiderpool tells it: a Deployment, not its
-/// ReplicaSet; the pod itself if it belongs to nothing.
+/// Returns the kind and name of the pod's owner, as Spiderpool does: a Deployment, not its
+/// ReplicaSet; the pod itself if it has no owner.
 fn controller_of(pod: &DynamicObject) -> (String, String) {
     let meta = &pod.metadata;
     let owners = meta.owner_references.as_deref().unwrap_or_default();
@@ -199,7 +199,7 @@ fn network_status(interfaces: &[&(Owner, Arc<PodNet>)]) -> String {
     Value::Array(each.collect()).to_string()
 }
 
-/// True if everything is as it should be now.
+/// Writes the differences. True if everything is in the desired state.
 async fn write(
     cluster: &Cluster,
     desired: &BTreeMap<ObjectName, Desired>,
@@ -258,7 +258,7 @@ async fn apply(cluster: &Cluster, name: &ObjectName, status: &EndpointStatus) ->
         "kind": types.kind,
         "metadata": {
             "name": name.name,
-            // A label's value has no more room; such an endpoint goes with its pod alone.
+            // Longer names do not fit into a label's value; such an endpoint is removed only with its pod.
             "labels": if cluster.node.len() < 64 { json!({ NODE_LABEL: cluster.node }) } else { json!({}) },
             "ownerReferences": [pod],
         },
@@ -291,7 +291,7 @@ pub(super) async fn remove(
     found: ObjectMeta,
 ) -> kube::Result<()> {
     let api = endpoints(cluster, &name.namespace);
-    // Spiderpool's finalizer, on objects of its time, has nobody left to remove it.
+    // Spiderpool's finalizer, on its old objects, would never be removed.
     if found.finalizers.is_some() {
         let patch = json!({ "metadata": { "uid": found.uid, "finalizers": null } });
         let params = PatchParams::default();
@@ -308,7 +308,7 @@ pub(super) async fn remove(
     gone_already(api.delete(&name.name, &only_this).await.map(drop))
 }
 
-/// What is not there, or is another object of that name now, needs nothing done.
+/// Ignores that the object does not exist, or is another one of that name now.
 fn gone_already(result: kube::Result<()>) -> kube::Result<()> {
     match result {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
@@ -331,7 +331,7 @@ async fn annotate(cluster: &Cluster, name: &ObjectName, uid: &str, text: &str) -
     let patch = Patch::Merge(patch);
     let api: Api<PartialObjectMeta<Pod>> = Api::namespaced(cluster.client.clone(), &name.namespace);
     let params = PatchParams::default();
-    // The status' own way in: whoever may only go by it changes no pod's image.
+    // The status subresource: permission for it alone does not allow changing a pod's image.
     let patched = api.patch_status(&name.name, &params, &patch).await;
     gone_already(patched.map(drop))
 }

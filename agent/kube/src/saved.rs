@@ -1,5 +1,4 @@
-//! The mirror on disk: an agent that starts while the API server is away knows what its
-//! predecessor knew.
+//! The mirror on disk, so that an agent that starts while the API server is unreachable has its predecessor's state.
 
 use std::{
     fs, io,
@@ -14,20 +13,20 @@ use super::mirror::Mirror;
 /// The file, below the state directory.
 const FILE: &str = "kubernetes.json";
 
-/// The file, and what it holds.
+/// The file and its state.
 #[derive(Debug)]
 pub(super) struct Saved {
     path: PathBuf,
-    /// The digest of what was last written; none before the first time.
+    /// The digest of the last written content; none before the first write.
     written: Option<u64>,
-    /// How often it was.
+    /// The number of writes.
     #[cfg(test)]
     pub(super) writes: usize,
 }
 
 impl Saved {
-    /// Reads what was saved; nothing if there is nothing. A file that cannot be read is worth a
-    /// warning and no more: the API server has it all.
+    /// Loads the saved mirror; empty if none was saved. An unreadable file is only worth a warning:
+    /// the API server has all of it.
     pub(super) fn load(state_dir: &Path) -> (Self, Mirror) {
         let path = state_dir.join(FILE);
         let mirror = read(&path);
@@ -40,7 +39,7 @@ impl Saved {
         (saved, mirror)
     }
 
-    /// Replaces the file if it does not hold this already, never leaving half of one.
+    /// Replaces the file atomically, unless it has this content already.
     pub(super) async fn store(&mut self, text: Vec<u8>) -> io::Result<()> {
         let path = self.path.clone();
         let written = self.written;
@@ -52,7 +51,7 @@ impl Saved {
             atomic_replace(&path, &text, 0o600)?;
             Ok::<_, io::Error>((digest, true))
         });
-        // What is there after a failure is not known.
+        // After a failure the file's content is unknown.
         self.written = None;
         let (digest, _is_new) = storing.await.map_err(io::Error::other)??;
         self.written = Some(digest);

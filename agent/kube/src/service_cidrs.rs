@@ -1,4 +1,4 @@
-//! `ServiceCIDR` objects: which networks the Services have, where the API server says so, and when it changes.
+//! Reads and watches `ServiceCIDR` objects: the Services' networks, where the API server has them.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use serde_json::Value;
 use tokio::time::sleep;
 use tracing::debug;
 
-/// Between two looks for an API server that has ServiceCIDR objects, which may be upgraded meanwhile.
+/// The interval between two checks for ServiceCIDR objects: the API server may be upgraded meanwhile.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// The versions of `ServiceCIDR` (1.33, beta since 1.31), the newer first.
+/// Returns the versions of `ServiceCIDR` (1.33, beta since 1.31), the newer first.
 fn versions(client: &Client) -> [Api<DynamicObject>; 2] {
     ["v1", "v1beta1"].map(|version| {
         let gvk = GroupVersionKind::gvk("networking.k8s.io", version, "ServiceCIDR");
@@ -29,9 +29,9 @@ fn versions(client: &Client) -> [Api<DynamicObject>; 2] {
     })
 }
 
-/// Something for each change of the `ServiceCIDR` objects; nothing while the API server has none.
+/// Streams an item for each change of the `ServiceCIDR` objects; none while the API server has no such kind.
 ///
-/// What it says is not looked at: [`super::cidrs::reconcile`] asks anew in all places.
+/// The content is ignored: [`super::cidrs::reconcile`] queries all sources again.
 pub(super) fn changes(client: Client) -> impl Stream<Item = ()> {
     let watches = stream::unfold((client, false), |(client, again)| async move {
         if again {
@@ -39,7 +39,8 @@ pub(super) fn changes(client: Client) -> impl Stream<Item = ()> {
         }
         let api = served(&client).await;
         let events = watcher(api, Config::default()).default_backoff();
-        // A version that is served no more (a release later) is looked for again; everything else is the watch's to mend.
+        // A version that is no longer served (a release later) is looked up again; the watch
+        // recovers from everything else.
         let events = events
             .take_while(|event| std::future::ready(!matches!(event, Err(e) if is_missing(e))))
             .filter_map(|event| std::future::ready(is_change(event).then_some(())));
@@ -48,7 +49,7 @@ pub(super) fn changes(client: Client) -> impl Stream<Item = ()> {
     watches.flatten()
 }
 
-/// The objects' newest version that is served, as soon as there is one.
+/// Returns the newest served version of the objects, as soon as there is one.
 async fn served(client: &Client) -> Api<DynamicObject> {
     loop {
         for api in versions(client) {
@@ -82,7 +83,7 @@ fn is_change(event: Result<Event<DynamicObject>, watcher::Error>) -> bool {
     }
 }
 
-/// What `ServiceCIDR` objects say.
+/// Returns the networks in the `ServiceCIDR` objects.
 pub(super) async fn all(client: &Client) -> Option<Vec<IpNet>> {
     for api in versions(client) {
         match api.list(&ListParams::default()).await {
@@ -117,8 +118,8 @@ mod tests {
         texts.join(" ")
     }
 
-    /// An API server that has one object at one path, and knows nothing else. Each line of `events` is told to the
-    /// first who watches there.
+    /// An API server that has one object at one path, and nothing else. Each line of `events` is
+    /// sent to the first watcher there.
     fn server_with(path: &'static str, answer: &Value, events: &[Value]) -> Client {
         use std::io::{BufRead as _, BufReader, Write as _};
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -141,7 +142,7 @@ mod tests {
                     let lines: String = events.drain(..).map(|line| line + "\n").collect();
                     let text = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{lines}");
                     let _ = (&stream).write_all(text.as_bytes());
-                    // A watch lasts.
+                    // A watch stays open.
                     watched.push(stream);
                     continue;
                 }
@@ -154,7 +155,7 @@ mod tests {
                 let text = format!(
                     "HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"
                 );
-                // A client that went away has what it wanted.
+                // A client that disconnected has what it needs.
                 let _ = (&stream).write_all(text.as_bytes());
             }
         });
@@ -166,7 +167,7 @@ mod tests {
         server_with(path, answer, &[])
     }
 
-    /// Without a look at a clock: the second change comes by the watch or never.
+    /// Without a poll: the second change arrives by the watch or never.
     #[tokio::test]
     async fn a_new_service_cidr_is_told_by_a_watch_of_either_version() {
         for path in [

@@ -1,6 +1,6 @@
-//! Addresses that wait for a StatefulSet's pod, until nobody expects that pod here any more.
+//! Releases sticky reservations once no StatefulSet expects their pod on this node any more.
 //!
-//! StatefulSets are asked for only while an address waits.
+//! StatefulSets are queried only while such a reservation exists.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,13 +15,13 @@ use tracing::{debug, info, warn};
 
 use super::cluster::Cluster;
 
-/// Between two looks: a set that was scaled down does not tell us.
+/// The interval between two checks: no watch reports that a set was scaled down.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// After a change of the addresses: pods that end together are looked at together.
+/// The delay after a change of the addresses: pods that end together are checked together.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Releases what waits in vain, until the process ends.
+/// Releases reservations that no pod will use, until the process ends.
 pub async fn run(cluster: Arc<Cluster>, pools: Pools) {
     let mut changes: watch::Receiver<u64> = pools.subscribe();
     loop {
@@ -43,7 +43,7 @@ async fn look_at(cluster: &Cluster, pools: &Pools, reservation: &Reservation) {
         Ok(true) => {}
         Ok(false) => match pools.end_reservation(&reservation.key()).await {
             Ok(_) => {
-                info!(pod = %reservation.pod, "is not expected here any more: its address is free")
+                info!(pod = %reservation.pod, "is not expected here any more: its reservation ended")
             }
             Err(e) => warn!("pod {}: {e}", reservation.pod),
         },
@@ -51,7 +51,7 @@ async fn look_at(cluster: &Cluster, pools: &Pools, reservation: &Reservation) {
     }
 }
 
-/// Whether the pod may come back to this node: its set counts it, and it is on no other node.
+/// Whether the pod may return to this node: its set expects it, and it is on no other node.
 async fn is_awaited(cluster: &Cluster, reservation: &Reservation) -> kube::Result<bool> {
     let (namespace, name) = (&reservation.pod.namespace, &reservation.pod.name);
     let Some((set, _)) = ordinal(name) else {
@@ -76,7 +76,7 @@ fn replicas(set: &StatefulSet) -> Replicas {
         start: ordinals
             .and_then(|ordinals| ordinals.start)
             .map_or(0, number),
-        // The API server fills in 1 where nothing is said.
+        // The API server fills in 1 if it is not set.
         count: set.spec.replicas.map_or(1, number),
     }
 }

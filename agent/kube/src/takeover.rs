@@ -1,7 +1,7 @@
-//! Coming from Spiderpool: what its pods have is theirs until they are gone.
+//! Migration from Spiderpool: its pods keep their addresses until they are deleted.
 //!
-//! At each start of the agent, before it hands anything out: addresses that pools' status or
-//! SpiderEndpoints give to living pods, and that no sandbox here has, are held for these pods.
+//! At each start, before the agent hands out anything, it reserves the addresses that pools' status
+//! or SpiderEndpoints assign to living pods and that no sandbox here has.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,25 +33,25 @@ use super::{
     usage::{self, Holder},
 };
 
-/// Between two tries.
+/// The delay between two tries.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// How long one try may take at the first start here.
+/// The time limit of one try at the first start on this node.
 const FIRST: Duration = Duration::from_secs(60);
 
-/// How long at a later one, while pods wait.
+/// The time limit at a later start, while pods wait.
 const LATER: Duration = Duration::from_secs(3);
 
-/// Questions at once.
+/// The number of concurrent requests.
 const AT_ONCE: usize = 8;
 
-/// What the runtime calls a pod's first interface.
+/// The runtime's name of a pod's first interface.
 const FIRST_INTERFACE: &str = "eth0";
 
-/// Between two looks for pods that ended.
+/// The interval between two checks for pods that ended.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Objects a page.
+/// The number of objects per page.
 const PAGE: u32 = 500;
 
 /// An interface of a pod.
@@ -61,20 +61,20 @@ struct Interface {
     name: String,
 }
 
-/// Pool and address, at most one of each family, of each interface.
+/// The pools and addresses of each interface, at most one address of each family.
 #[derive(Debug, Default)]
 struct Held(BTreeMap<Interface, Vec<(String, IpAddr)>>);
 
-/// The file that says that it was done once.
+/// The file that marks the first takeover as done.
 fn marker(state_dir: &Path) -> PathBuf {
     state_dir.join("spiderpool-taken-over")
 }
 
-/// Takes over, lets pods in, and then lets go of what was taken as its pods go.
+/// Takes over, lets pods in, and then releases addresses as their pods are deleted.
 pub async fn run(cluster: Arc<Cluster>, pools: Pools, state_dir: PathBuf) {
     let marker = marker(&state_dir);
-    // At a later start everything is held already, unless Spiderpool was here again meanwhile: not worth
-    // keeping pods waiting while the API server is away.
+    // At a later start everything is reserved already, unless Spiderpool ran here meanwhile: not
+    // worth delaying pods while the API server is unreachable.
     let is_first = !marker.exists();
     let patience = if is_first { FIRST } else { LATER };
     let mut is_told = false;
@@ -110,7 +110,7 @@ pub async fn run(cluster: Arc<Cluster>, pools: Pools, state_dir: PathBuf) {
     }
 }
 
-/// Why it has to be tried again.
+/// Why a try failed.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -152,7 +152,7 @@ async fn once(cluster: &Cluster, pools: &Pools, marker: &Path) -> Result<(), Err
     Ok(())
 }
 
-/// Holds the addresses for the interface; true if that was news.
+/// Reserves the addresses for the interface; true if that was new.
 async fn adopt(
     pools: &Pools,
     catalog: &Catalog,
@@ -170,7 +170,7 @@ async fn adopt(
         Err(PoolError::Conflict(_)) => {}
         Err(e) => return Err(e.into()),
     }
-    // All or none: what is nobody's yet is held all the same.
+    // All or none: those without an owner are then reserved one by one.
     let mut news = false;
     for (pool, address) in addresses {
         let wish = Adopt {
@@ -180,7 +180,7 @@ async fn adopt(
         };
         match pools.adopt(&wish, catalog).await {
             Ok(one) => news |= one,
-            // Somebody has it: it is not handed out, and a person must know.
+            // Another pod has it: it is not handed out, and a person must know.
             Err(PoolError::Conflict(conflict)) => {
                 warn!("two pods may have one address: {conflict}")
             }
@@ -192,7 +192,7 @@ async fn adopt(
 
 impl Held {
     fn add(&mut self, pod: &PodRef, name: &str, pool: &str, address: IpAddr) {
-        // Two interfaces of a pod on one pool have the same address from Spiderpool.
+        // Spiderpool gives two interfaces of a pod on one pool the same address.
         if self
             .0
             .values()
@@ -210,7 +210,7 @@ impl Held {
             .map(|(_, other)| Family::of(*other))
             .any(|family| family == Family::of(address))
         {
-            // Which interface has it is not known.
+            // It is unknown which interface has it.
             interface.name = address.to_string();
         }
         let addresses = self.0.entry(interface).or_default();
@@ -218,8 +218,8 @@ impl Held {
     }
 }
 
-/// What living pods have and no sandbox here: what the SpiderEndpoints of this node's pods say, and what
-/// pools' status says of these pods, and of any pod in a pool that is this node's alone.
+/// Returns the addresses of living pods without a sandbox here: those in the SpiderEndpoints of this node's
+/// pods, and those in pools' status of these pods, and of any pod in a pool that is for this node only.
 async fn held(cluster: &Cluster, pools: &Pools) -> kube::Result<Held> {
     let here = evidence::living_here(cluster).await?;
     let own: BTreeSet<PodRef> = pools
@@ -292,14 +292,14 @@ fn pod_ref(name: &ObjectName, uid: &str) -> PodRef {
     }
 }
 
-/// What the pod's SpiderEndpoint says, if it is of this very pod.
+/// Returns the allocation in the pod's SpiderEndpoint, if it is of this very pod.
 async fn endpoint(cluster: &Cluster, pod: &PodRef) -> kube::Result<PodAllocation> {
     let api = endpoints(cluster, &pod.namespace);
     let found = api.get_opt(&pod.name).await?;
     let status = found.and_then(|object| object.data.get("status").cloned());
     let status = status.and_then(|status| serde_json::from_value(status).ok());
     let EndpointStatus { current, .. } = status.unwrap_or_default();
-    // What another node says of a pod here is not believed: that node need not be what it was.
+    // Another node's statement about a pod here is ignored: that node may be compromised.
     let is_ours = current.node.is_empty() || current.node == cluster.node;
     Ok(if current.uid == pod.uid && is_ours {
         current
@@ -308,7 +308,7 @@ async fn endpoint(cluster: &Cluster, pod: &PodRef) -> kube::Result<PodAllocation
     })
 }
 
-/// All pools, with their status.
+/// Returns all pools, with their status.
 async fn objects(cluster: &Cluster) -> kube::Result<Vec<DynamicObject>> {
     let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource(Kind::Pool));
     let mut page = ListParams::default().limit(PAGE);
@@ -324,7 +324,7 @@ async fn objects(cluster: &Cluster) -> kube::Result<Vec<DynamicObject>> {
     }
 }
 
-/// What is of pools that nodes share must be leased to this one.
+/// Leases the addresses of shared pools to this node.
 async fn lease(cluster: &Cluster, pools: &Pools, held: &Held) -> Result<(), Error> {
     let declared = cluster.mirror().declared_catalog();
     for pool in declared.pools().iter().filter(|pool| pool.is_shared()) {
@@ -342,7 +342,7 @@ async fn lease(cluster: &Cluster, pools: &Pools, held: &Held) -> Result<(), Erro
     Ok(())
 }
 
-/// What is held for pods that Spiderpool served.
+/// Returns the reservations for pods that Spiderpool served.
 fn reservations(pools: &Pools) -> Vec<Reservation> {
     let mut reservations = pools.reservations();
     reservations.retain(|reservation| reservation.reason == Reason::Adopted);
@@ -356,7 +356,7 @@ fn name_of_reservation(reservation: &Reservation) -> ObjectName {
     }
 }
 
-/// Whether a pod that was here seems to be here no more.
+/// Whether a pod of this node seems to be deleted.
 fn is_one_gone(cluster: &Cluster, pools: &Pools, elsewhere: &BTreeSet<ReservationKey>) -> bool {
     let mirror = cluster.mirror();
     reservations(pools).iter().any(|reservation| {
@@ -366,7 +366,7 @@ fn is_one_gone(cluster: &Cluster, pools: &Pools, elsewhere: &BTreeSet<Reservatio
     })
 }
 
-/// Lets go of what is held for pods that are gone or have ended. What stays for pods that are not here.
+/// Releases the reservations of pods that were deleted or have ended. Returns those of pods on other nodes.
 async fn let_go(cluster: &Cluster, pools: &Pools) -> BTreeSet<ReservationKey> {
     let mut elsewhere = BTreeSet::new();
     let reservations = reservations(pools);
@@ -385,13 +385,15 @@ async fn let_go(cluster: &Cluster, pools: &Pools) -> BTreeSet<ReservationKey> {
         if here.get(&pod) == Some(&reservation.pod.uid) {
             continue;
         }
-        // Its name is another pod's, it has ended, or it is on another node.
+        // Its name is now another pod's, it has ended, or it is on another node.
         match evidence::lives(cluster, &pod, &reservation.pod.uid).await {
             Ok(true) => {
                 elsewhere.insert(reservation.key());
             }
             Ok(false) => match pools.end_reservation(&reservation.key()).await {
-                Ok(_) => info!(%pod, "is gone: what it had from Spiderpool is free"),
+                Ok(_) => {
+                    info!(%pod, "is gone: the reservation of its addresses from Spiderpool ended")
+                }
                 Err(e) => warn!("pod {pod}: {e}"),
             },
             Err(e) => debug!("pod {pod}: {e}"),

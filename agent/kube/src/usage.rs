@@ -1,4 +1,4 @@
-//! Who has which address of a pool, in Spiderpool's own format. Pure.
+//! The holders of a pool's addresses, in Spiderpool's own format. Pure.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoint::{EndpointStatus, PodAllocation};
 
-/// Who has an address.
+/// The pod that holds an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Holder {
     /// The pod, as `namespace/name`.
@@ -20,7 +20,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// The pod's name; none if it is not one.
+    /// Returns the pod's name; none if it is malformed.
     #[must_use]
     pub fn name(&self) -> Option<ObjectName> {
         let (namespace, name) = self.pod.split_once('/')?;
@@ -37,7 +37,7 @@ pub type Holders = BTreeMap<IpAddr, Holder>;
 /// The holders by pool.
 pub type Usage = BTreeMap<String, Holders>;
 
-/// Adds what a SpiderEndpoint says.
+/// Adds the addresses of a SpiderEndpoint.
 pub fn add(usage: &mut Usage, name: &ObjectName, status: &EndpointStatus) {
     let holder = Holder {
         pod: name.to_string(),
@@ -49,7 +49,7 @@ pub fn add(usage: &mut Usage, name: &ObjectName, status: &EndpointStatus) {
     }
 }
 
-/// The addresses of a pod with their pools.
+/// Iterates over the addresses of a pod with their pools.
 pub fn addresses(current: &PodAllocation) -> impl Iterator<Item = (&str, IpAddr)> {
     current.ips.iter().flat_map(|each| {
         let both = [(&each.ipv4_pool, &each.ipv4), (&each.ipv6_pool, &each.ipv6)];
@@ -62,7 +62,7 @@ pub fn addresses(current: &PodAllocation) -> impl Iterator<Item = (&str, IpAddr)
     })
 }
 
-/// Reads a pool's `status.allocatedIPs`. What cannot be read is nobody's.
+/// Parses a pool's `status.allocatedIPs`. Unreadable parts are left out.
 #[must_use]
 pub fn parse(text: &str) -> Holders {
     let raw: BTreeMap<String, Holder> = serde_json::from_str(text).unwrap_or_default();
@@ -71,11 +71,11 @@ pub fn parse(text: &str) -> Holders {
         .collect()
 }
 
-/// A pool's status.
+/// Returns a pool's status.
 #[must_use]
 pub fn status(pool: &Pool, holders: &Holders) -> IpPoolStatus {
     let total = pool.ranges.len().saturating_add(pool.reserved.len());
-    // A map of texts is always JSON.
+    // A map of texts can always be written as JSON.
     let text = serde_json::to_string(holders).unwrap_or_default();
     IpPoolStatus {
         allocated_ips: (!holders.is_empty()).then_some(text),

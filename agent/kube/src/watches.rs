@@ -1,4 +1,4 @@
-//! One watch a kind, until the process ends.
+//! Watches of the API server, one per kind, until the process ends.
 
 use std::pin::pin;
 
@@ -20,10 +20,10 @@ use super::{
     object::{Kind, name_of, of_metadata, own_leases, resource, trimmed},
 };
 
-/// Tells `change` of all changes of one kind, as `node` is to know it. What cannot be read stays as it was; the watch comes
-/// back by itself, ever more slowly (up to 30 s between two tries).
+/// Passes all changes of one kind that `node` needs to `change`. Unreadable objects keep their last
+/// state. The watch restarts by itself, with a backoff of up to 30 s.
 pub(super) async fn follow(client: Client, node: String, kind: Kind, change: impl Fn(Change)) {
-    // From the API server's memory, not etcd's: a thousand agents may start at once.
+    // From the API server's watch cache, not etcd: a thousand agents may start at once.
     let config = || Config::default().any_semantic();
     match kind {
         Kind::Pod => {
@@ -42,7 +42,7 @@ pub(super) async fn follow(client: Client, node: String, kind: Kind, change: imp
         }
         Kind::Lease => {
             let api: Api<DynamicObject> = Api::default_namespaced_with(client, &resource(kind));
-            // Not from the API server's memory: what was given back must not come again.
+            // Not from the watch cache: addresses that were given back must not reappear.
             let leases = Config::default().labels(LABEL);
             let own = |event| map(event, |object| own_leases(&node, object));
             read(kind, watcher(api, leases).map_ok(own), change).await;
@@ -56,7 +56,7 @@ pub(super) async fn follow(client: Client, node: String, kind: Kind, change: imp
     }
 }
 
-/// Items of a list come without their types.
+/// Sets the types, which items of a list lack.
 fn typed(mut object: DynamicObject, resource: &ApiResource) -> DynamicObject {
     if object.types.is_none() {
         object.types = DynamicObject::new("", resource).types;

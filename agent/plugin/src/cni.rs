@@ -1,19 +1,19 @@
-//! CNI: versions and errors (the specification's sections "Version considerations" and "Error").
+//! CNI versions and errors (the specification's sections "Version considerations" and "Error").
 
 use serde::{Deserialize, Serialize};
 
-/// The versions of the specification that are spoken, oldest first.
+/// The supported versions of the specification, oldest first.
 pub const VERSIONS: [&str; 7] = [
     "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
 ];
 
-/// The version of a configuration that names none, as libcni has it (`ConfigDecoder`).
+/// The version of a configuration without one, as in libcni (`ConfigDecoder`).
 pub const UNNAMED: &str = "0.1.0";
 
 /// The newest of [`VERSIONS`].
 pub const NEWEST: &str = "1.1.0";
 
-/// Error codes of the specification (below 100) that are used here.
+/// Error codes in use; those below 100 are the specification's.
 pub mod code {
     /// Incompatible CNI version.
     pub const INCOMPATIBLE_VERSION: u32 = 1;
@@ -33,7 +33,7 @@ pub mod code {
     pub const TRY_AGAIN_LATER: u32 = 11;
     /// STATUS: the plugin is not available, ADD would fail.
     pub const NOT_AVAILABLE: u32 = 50;
-    /// CHECK: the interface is not as it should be. (Codes from 100 are the plugin's own.)
+    /// CHECK: the interface is not in the desired state. (Codes from 100 are the plugin's own.)
     pub const CHECK_FAILED: u32 = 100;
     /// ADD: no pool has an address for the pod.
     pub const NO_ADDRESS: u32 = 101;
@@ -41,10 +41,10 @@ pub mod code {
     pub const KERNEL: u32 = 102;
 }
 
-/// The error a plugin prints to standard output.
+/// The error that the plugin prints to standard output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CniError {
-    /// The version of the configuration it answers.
+    /// The version of the configuration that it answers.
     #[serde(rename = "cniVersion")]
     pub cni_version: String,
     /// See [`code`].
@@ -56,7 +56,7 @@ pub struct CniError {
     pub details: String,
 }
 
-/// The fields of a network configuration that the plugin itself looks at.
+/// The fields of a network configuration that the plugin itself reads.
 #[derive(Debug, Default, Deserialize)]
 pub struct Head {
     /// Version of the configuration.

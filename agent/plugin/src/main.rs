@@ -1,5 +1,5 @@
-//! `ebbtide`, the CNI plugin: environment and standard input to the agent, its answer to standard
-//! output. See the CNI specification, "Section 2: Execution Protocol".
+//! `ebbtide`, the CNI plugin: sends its environment and standard input to the agent, and prints the
+//! answer. See the CNI specification, "Section 2: Execution Protocol".
 
 use std::{
     env,
@@ -18,12 +18,12 @@ use ebbtide_plugin::{
     wire::{self, Invocation, MAX_CONFIG, Request},
 };
 
-/// How long the agent may take. The kubelet gives a sandbox two minutes in all.
+/// The agent's time limit. The kubelet gives a sandbox two minutes in all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long STATUS waits for an agent that is not there. With a failed STATUS the kubelet calls the node
-/// not ready, and Kubernetes takes all its pods out of their Services: not for an agent that is being
-/// replaced. The kubelet's own patience with a runtime is 30 s.
+/// How long STATUS waits for an agent that does not run. After a failed STATUS the kubelet reports
+/// the node not ready, and Kubernetes removes all its pods from their Services: not for an agent
+/// that is being replaced. The kubelet's own timeout for a runtime is 30 s.
 const RESTART: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     if command.is_empty() {
         return manual();
     }
-    // What is no text is no command, either, and the agent says so.
+    // Invalid UTF-8 is no command, either, and the agent reports that.
     let (exit, output) = match run(command.to_string_lossy().into_owned()) {
         Ok(answer) => answer,
         Err(error) => (1, serde_json::to_string(&error).unwrap_or_default()),
@@ -88,7 +88,7 @@ fn run(command: String) -> Result<(u8, String), CniError> {
     })?;
     let head: Head = match serde_json::from_str(&config) {
         Ok(Object(head)) => head,
-        // VERSION may be asked without a configuration.
+        // VERSION may be requested without a configuration.
         Err(_) if command == "VERSION" && config.trim().is_empty() => Head::default(),
         Err(e) => {
             return Err(fail(
@@ -99,7 +99,7 @@ fn run(command: String) -> Result<(u8, String), CniError> {
             ));
         }
     };
-    // Empty is absent.
+    // Empty counts as absent.
     let given = |field: &Option<String>| field.clone().filter(|value| !value.trim().is_empty());
     let (version, socket) = (given(&head.cni_version), given(&head.agent_socket));
     let version = match command.as_str() {
@@ -114,7 +114,7 @@ fn run(command: String) -> Result<(u8, String), CniError> {
         return Ok((0, serde_json::to_string(&result).unwrap_or_default()));
     }
     let socket = socket.as_deref().unwrap_or(DEFAULT_SOCKET);
-    // An ADD must not be for another pod than is meant, or for none. What removes is not kept from it.
+    // Invalid UTF-8 must not make an ADD act for the wrong pod, or for none. It does not stop a DEL.
     let text = |name: &str| match variable_os(name).into_string() {
         Err(bytes) if command == "ADD" && name != "CNI_PATH" => Err(fail(
             version,
@@ -162,18 +162,18 @@ fn run(command: String) -> Result<(u8, String), CniError> {
     }
 }
 
-/// Whether nobody listens.
+/// Whether nothing listens on the socket.
 fn is_not_there<T>(answer: &io::Result<T>) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     matches!(answer, Err(e) if matches!(e.kind(), ConnectionRefused | NotFound))
 }
 
-/// A variable of the environment; one that is not set is empty.
+/// Returns an environment variable; empty if it is not set.
 fn variable_os(name: &str) -> OsString {
     env::var_os(name).unwrap_or_default()
 }
 
-/// For a person who runs it by hand.
+/// Prints help for a person who runs it by hand.
 fn manual() -> ExitCode {
     let text = concat!(
         "ebbtide ",

@@ -1,7 +1,7 @@
-//! JSON objects, and nothing that only looks like one: what serde derives for a struct reads an array, too, each item
-//! as the next field.
+//! Deserializers that accept JSON objects only. What serde derives for a struct also accepts an
+//! array, each item as the next field.
 //!
-//! For `deserialize_with`, by how many there are.
+//! For `deserialize_with`, by the number of objects.
 
 use std::{fmt, marker::PhantomData};
 
@@ -10,7 +10,7 @@ use serde::{
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-/// A value that is written as an object.
+/// A value that is serialized as an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Object<T>(pub T);
 
@@ -32,10 +32,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// An object, or nothing.
+/// Deserializes an optional object.
 ///
 /// # Errors
-/// When it is something else, or its fields are not as they should be.
+/// If it is not an object, or a field is invalid.
 pub fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -45,7 +45,7 @@ where
     Ok(read.map(|Object(value)| value))
 }
 
-/// An array of objects.
+/// Deserializes an array of objects.
 ///
 /// # Errors
 /// As [`optional`]'s.

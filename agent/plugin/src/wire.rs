@@ -1,4 +1,4 @@
-//! One request, one response, each a length (32 bit, little endian) and as many bytes of JSON.
+//! The wire format of requests and responses: a length (32 bit, little endian) and as many bytes of JSON.
 
 use std::{
     fs,
@@ -10,26 +10,27 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The longest request, in bytes; a network configuration is a few hundred.
+/// The maximum size of a request, in bytes; a network configuration is a few hundred.
 pub const MAX_REQUEST: u32 = 1 << 20;
 
-/// The longest answer, in bytes.
+/// The maximum size of an answer, in bytes.
 pub const MAX_ANSWER: u32 = 4 << 20;
 
-/// The longest network configuration accepted on standard input, in bytes: with its quotes escaped it is a request.
+/// The maximum size of a network configuration on standard input, in bytes: with its quotes escaped
+/// it fits into a request.
 pub const MAX_CONFIG: u64 = 1 << 19;
 
-/// What the agent is asked.
+/// A request to the agent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Request {
-    /// By the plugin.
+    /// From the plugin.
     Cni(Invocation),
-    /// By `ebbtidectl`.
+    /// From `ebbtidectl`.
     Query(Query),
 }
 
-/// One execution of the plugin: its environment and standard input, as they came.
+/// One execution of the plugin: its environment and standard input, unchanged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Invocation {
@@ -55,52 +56,52 @@ pub struct Invocation {
     pub config: String,
 }
 
-/// What an operator asks.
+/// An operator's query.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Query {
-    /// Is the agent there and well?
+    /// Whether the agent is running and healthy.
     Status,
-    /// What is wrong with the node, and what can be done about it?
+    /// The node's problems, and what can be done about them.
     Doctor,
     /// The pods' interfaces.
     Pods,
-    /// The pools and how full they are.
+    /// The pools and their usage.
     Pools,
-    /// The node's links, and what each is taken for.
+    /// The node's links, and the role of each.
     Nics,
-    /// The programs and their counters.
+    /// The eBPF programs and their counters.
     Datapath,
-    /// A pod's network as it was planned.
+    /// The planned network of a pod.
     Explain {
         /// `namespace/name`, `name`, or the start of a container ID.
         pod: String,
     },
-    /// The flows that a pod remembers; without one, those the node has a part in.
+    /// The flow entries of a pod; without one, those that involve the node.
     Flows {
         /// As in [`Query::Explain`].
         pod: Option<String>,
-        /// At most so many, the youngest.
+        /// The maximum number of flows, the youngest first.
         limit: usize,
     },
-    /// What the programs do with a pod's packets, one answer each until the empty one.
+    /// The eBPF programs' decisions on a pod's packets, one answer each until an empty one.
     Trace(Trace),
-    /// Whose an address is.
+    /// The owner of an address.
     Ip {
         /// The address.
         address: std::net::IpAddr,
     },
-    /// Takes an address away from a pod that is gone.
+    /// Releases the address of a pod that was deleted.
     Release {
         /// The address.
         address: std::net::IpAddr,
-        /// Also if the pod is alive, or may be.
+        /// Whether to release it even if the pod lives, or may.
         #[serde(default)]
         force: bool,
     },
 }
 
-/// Which packets are traced, and for how long.
+/// A trace request: which packets, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
     /// As in [`Query::Explain`].
@@ -109,27 +110,27 @@ pub struct Trace {
     pub protocol: Option<u8>,
     /// A port of either side.
     pub port: Option<u16>,
-    /// The other side.
+    /// The peer's address.
     pub peer: Option<std::net::IpAddr>,
-    /// At most so many packets' answers.
+    /// The maximum number of packets.
     pub count: Option<u32>,
-    /// At most so many seconds.
+    /// The maximum duration in seconds.
     pub seconds: u32,
 }
 
-/// The agent's answer.
+/// The agent's response.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Response {
-    /// Exit status for the process that asked.
+    /// The exit status for the requesting process.
     pub exit: u8,
-    /// What it prints to standard output.
+    /// The text for its standard output.
     pub output: String,
 }
 
 /// Writes one request.
 ///
 /// # Errors
-/// When it is longer than [`MAX_REQUEST`] (`InvalidInput`) or cannot be written.
+/// If it is longer than [`MAX_REQUEST`] (`InvalidInput`) or cannot be written.
 pub fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let length = u32::try_from(bytes.len())
@@ -144,7 +145,7 @@ pub fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()
                 ),
             )
         })?;
-    // One write: the agent needs one wake-up, and no half message is ever on the socket.
+    // One write: the agent needs one wake-up, and never sees half a message.
     let mut frame = length.to_le_bytes().to_vec();
     frame.extend_from_slice(&bytes);
     stream.write_all(&frame)
@@ -153,7 +154,7 @@ pub fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()
 /// Reads one answer.
 ///
 /// # Errors
-/// When it is longer than [`MAX_ANSWER`], cut off, or not the JSON expected.
+/// If it is longer than [`MAX_ANSWER`], cut off, or not the expected JSON.
 pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
@@ -172,10 +173,10 @@ pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// Asks the agent at `socket`, waiting `patience` at most for the answer.
+/// Sends a request to the agent at `socket` and waits up to `patience` for the answer.
 ///
 /// # Errors
-/// When nobody listens, or somebody else than root or this process' user does, or no whole answer comes in time.
+/// If nothing listens, the socket is neither root's nor this process' user's, or no whole answer arrives in time.
 pub fn ask(socket: &Path, request: &Request, patience: Duration) -> io::Result<Response> {
     let mut stream = connect(socket)?;
     stream.set_read_timeout(Some(patience))?;
@@ -184,10 +185,10 @@ pub fn ask(socket: &Path, request: &Request, patience: Duration) -> io::Result<R
     receive(&mut stream)
 }
 
-/// Connects to the agent at `socket`. Whoever has the socket's file gives the answer, which a runtime believes.
+/// Connects to the agent at `socket`. Checks the owner of the socket's file, since a runtime trusts the answer.
 ///
 /// # Errors
-/// When nobody listens, or the socket is neither root's nor this process' user's.
+/// If nothing listens, or the socket is neither root's nor this process' user's.
 pub fn connect(socket: &Path) -> io::Result<UnixStream> {
     let owner = fs::metadata(socket)?.uid();
     let own = fs::metadata("/proc/self")?.uid();

@@ -1,4 +1,4 @@
-//! The settings of the host's NICs as they were before ours, to be given back with the last pod.
+//! The original values of the host's settings that Ebbtide changes, restored when the last pod is removed.
 
 use std::{
     collections::BTreeMap,
@@ -17,19 +17,19 @@ use super::locked;
 /// The file's name in the state directory.
 const FILE: &str = "settings-before.json";
 
-/// A setting that is ours now.
+/// A setting that Ebbtide has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Changed {
     was: String,
     ours: String,
 }
 
-/// Whether an agent noted something there that it has not given back.
+/// Whether an earlier agent recorded settings that it has not restored.
 pub(super) fn is_noted(state: &Path) -> bool {
     state.join(FILE).exists()
 }
 
-/// What was changed, by the path below `/proc/sys`. On disk too, so that another agent can give it back.
+/// The original values, by path below `/proc/sys`. Also on disk, so that a later agent can restore them.
 #[derive(Debug)]
 pub(super) struct Before {
     path: PathBuf,
@@ -37,7 +37,7 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// What an earlier agent noted, or nothing.
+    /// Opens the record that an earlier agent left, or an empty one.
     pub(super) fn open(state: &Path) -> Self {
         let path = state.join(FILE);
         let changed = match fs::read(&path) {
@@ -54,7 +54,7 @@ impl Before {
         }
     }
 
-    /// Notes what these settings are before they are written.
+    /// Records the current values of the settings in `wanted`, before they are written.
     pub(super) fn note(&self, wanted: &[Sysctl]) {
         let mut changed = locked(&self.changed);
         let before = changed.clone();
@@ -76,7 +76,7 @@ impl Before {
         }
     }
 
-    /// Gives back what is still as ours was.
+    /// Restores every setting that still has Ebbtide's value.
     pub(super) fn give_back(&self) {
         let mut all = locked(&self.changed);
         for (path, changed) in std::mem::take(&mut *all) {
@@ -84,7 +84,8 @@ impl Before {
                 path,
                 value: changed.was,
             };
-            // One that cannot be read went with its NIC; one with another value is somebody else's by now.
+            // One that cannot be read disappeared with its NIC; one with another value was changed by somebody else
+            // since.
             if sysctl::read(&setting).ok().flatten() == Some(changed.ours)
                 && let Err(e) = sysctl::write(&setting)
             {

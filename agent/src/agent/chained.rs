@@ -1,5 +1,5 @@
-//! Interfaces whose addresses are not from the pools: another plugin gave them, so the pools' store
-//! has no row for them. Their records are files, one each, written before the interface is made.
+//! Records of interfaces whose addresses another plugin assigned, so that the pools' store has no row for them. Each
+//! record is a file, written before the interface is made.
 
 use std::{
     fs, io,
@@ -30,7 +30,7 @@ struct Document {
 }
 
 impl ChainedInterfaces {
-    /// Makes the directory, if it is not there, and removes what an agent that was killed had begun to write.
+    /// Opens the directory, which is made if it does not exist, and removes drafts that a killed agent left.
     pub(super) fn open(state: &Path) -> io::Result<Self> {
         let directory = state.join("chained");
         private::make_directory(&directory)?;
@@ -45,9 +45,8 @@ impl ChainedInterfaces {
         Ok(chained)
     }
 
-    /// Writes a record. It survives the agent; if another plugin's addresses are to be given back, it
-    /// survives a loss of power, too. Otherwise there is nothing then that it could speak of: links and
-    /// namespaces end with the system.
+    /// Writes a record, which survives the agent. It also survives a power loss if another plugin's addresses are to
+    /// be released. Otherwise nothing that it describes is left then: links and namespaces end with the system.
     pub(super) fn write(&self, owner: &Owner, net: &PodNet) -> io::Result<()> {
         let document = Document {
             network: owner.network.clone(),
@@ -71,7 +70,7 @@ impl ChainedInterfaces {
         }?)
     }
 
-    /// Removes a record, if it is there.
+    /// Removes a record, if it exists.
     pub(super) fn remove(&self, owner: &Owner) -> io::Result<()> {
         match fs::remove_file(self.path(owner)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -79,8 +78,8 @@ impl ChainedInterfaces {
         }
     }
 
-    /// All records. One that cannot be read stays where it is, and the log says so; an empty one is what a
-    /// loss of power left of a record that nothing is to be done about.
+    /// Returns all records. One that cannot be read is kept and logged. An empty one is what a power loss left of a
+    /// record that needs no clean-up.
     pub(super) fn list(&self) -> Vec<(Owner, PodNet)> {
         let entries = match fs::read_dir(&self.0) {
             Ok(entries) => entries,
@@ -109,8 +108,8 @@ impl ChainedInterfaces {
             .collect()
     }
 
-    /// A container's name and an interface's are there for people, as far as a file's name may be that long; the digest
-    /// tells the networks apart, whose names may be anything.
+    /// Returns the path of a record. The names of container and interface are in it for people, as far as a file
+    /// name's length allows; the digest distinguishes networks, whose names may contain anything.
     fn path(&self, owner: &Owner) -> PathBuf {
         const SHOWN: usize = 64;
         let Owner {
@@ -158,7 +157,7 @@ mod tests {
         }
     }
 
-    /// That of an interface that another plugin made.
+    /// An interface that another plugin made.
     fn net(network: &str) -> PodNet {
         let sandbox = Sandbox {
             container_id: "c".into(),

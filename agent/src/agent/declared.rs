@@ -1,4 +1,4 @@
-//! The catalog that the agent works by: what is declared, but for changes that running pods would suffer from.
+//! The catalog that the agent works by: the declared one, without changes that would break running pods.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use super::Agent;
 
 impl Agent {
-    /// Has the agent keep a pool as it was while a change of it would harm the pods that have its addresses
-    /// ([`Catalog::beside_pods`]). Ends with the runtime.
+    /// Keeps a pool as it was while a change of it would harm pods that have its addresses ([`Catalog::beside_pods`]).
+    /// Ends with the runtime.
     #[must_use]
     pub fn keeping_pools(mut self) -> Self {
         self.catalog = follow(self.catalog, self.pools.clone());
@@ -20,7 +20,7 @@ impl Agent {
     }
 }
 
-/// A receiver of each catalog that `declared` brings, beside the pods that have addresses.
+/// Returns a receiver of `declared`'s catalogs, without changes that harm pods with addresses.
 fn follow(
     mut declared: watch::Receiver<Arc<Catalog>>,
     pools: Pools,
@@ -31,7 +31,7 @@ fn follow(
         let mut changes = pools.subscribe();
         let mut is_refused = false;
         loop {
-            // While a change is refused, it waits for the last address of its pool.
+            // A refused change waits until the last address of its pool is released.
             tokio::select! {
                 changed = declared.changed() => if changed.is_err() { return },
                 changed = changes.changed(), if is_refused => if changed.is_err() { return },
@@ -48,7 +48,7 @@ fn follow(
     receiver
 }
 
-/// The pools of which somebody has an address, or of which one waits for a pod.
+/// Returns the pools that have an address in use or reserved for a pod.
 fn in_use(pools: &Pools) -> BTreeSet<String> {
     pools.snapshot().pools.into_keys().collect()
 }
@@ -74,7 +74,7 @@ mod tests {
         )]))
     }
 
-    /// Waits until the catalog's pool has this subnet, and gives the problems.
+    /// Waits until the catalog's pool has this subnet, and returns the problems.
     async fn problems_at(kept: &mut watch::Receiver<Arc<Catalog>>, subnet: &str) -> Vec<String> {
         let has =
             |catalog: &Arc<Catalog>| catalog.pools()[0].subnet.to_string().starts_with(subnet);

@@ -1,4 +1,5 @@
-//! Running pods on a node that changes: what an interface is to be now, and whether it is that.
+//! Drift of running pods' interfaces: what an interface should be now that the node has changed, and whether it is
+//! that.
 
 use std::sync::Arc;
 
@@ -11,23 +12,23 @@ use ebbtide_types::Mac;
 
 use super::{Agent, DetachError, locked, view::gateway_now};
 
-/// How an interface differs from what it is to be.
+/// How an interface differs from its desired state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drift {
-    /// Its plan is different now: an address, a gateway or an MTU came, changed or went.
+    /// Its plan has changed: an address, a gateway or an MTU was added, changed or removed.
     Plan,
-    /// It went with the NIC it was a child of, which is back; or that has another link-layer address, which the guard is
-    /// to know.
+    /// The NIC that it was a child of was removed and is back, or has another link-layer address, which the spoof
+    /// guard must use.
     Nic,
-    /// Nobody knows what it was made on: whoever made it did not live to note it.
+    /// It is not recorded which NIC it was made on: the agent that made it ended before.
     Unknown,
 }
 
-/// The NIC that an interface was put on.
+/// The NIC that an interface was attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Uplink {
     ifindex: Option<u32>,
-    /// If the pod's frames have it.
+    /// Its link-layer address, if the pod's frames carry it.
     mac: Option<Mac>,
 }
 
@@ -41,8 +42,8 @@ impl Uplink {
     }
 }
 
-/// With what its network says now of destinations beyond the node: they may be the cluster's pods, and
-/// such a network may come. A network that is gone stays as it was.
+/// Returns `net` with the destinations beyond the node that its network declares now: they may be the cluster's pods,
+/// and more of them may be declared. If the network no longer exists, `net` is unchanged.
 fn as_declared(net: &PodNet, catalog: &Catalog) -> PodNet {
     let mut net = net.clone();
     if let Some(spec) = &mut net.spec {
@@ -55,8 +56,8 @@ fn as_declared(net: &PodNet, catalog: &Catalog) -> PodNet {
 }
 
 impl Agent {
-    /// How `net` differs from what these facts and the manifests ask for. An interface without its NIC does not: there is
-    /// nothing to be done.
+    /// Returns how `net` differs from what these facts and the manifests require. `None` for an interface without its
+    /// NIC: nothing can be repaired.
     #[must_use]
     pub fn drift(&self, owner: &Owner, net: &PodNet, facts: &NodeFacts) -> Option<Drift> {
         if self.is_without_nic(net, facts) {
@@ -71,28 +72,28 @@ impl Agent {
         }
     }
 
-    /// Whether the NIC that the interface is a child of is not there.
+    /// Whether the NIC that the interface is a child of does not exist.
     #[must_use]
     pub fn is_without_nic(&self, net: &PodNet, facts: &NodeFacts) -> bool {
         net.master()
             .is_some_and(|master| facts.nic(master).is_none())
     }
 
-    /// Notes that the interface is in the kernel, made for these facts; or, if its NIC is not among them, that it is not.
+    /// Records the NIC for which the interface is in the kernel; or that it has none, if its NIC is not among the
+    /// facts.
     pub fn note_uplink(&self, owner: &Owner, net: &PodNet, facts: &NodeFacts) {
         let uplink = Uplink::of(net, facts);
         locked(&self.uplinks).insert(owner.clone(), uplink);
     }
 
-    /// Whether the Services' networks are known, without which no plan is to be changed: the pods' routes to them are to
-    /// stay.
+    /// Whether the Services' networks are known. Until then no plan may change: the pods' routes to them must stay.
     #[must_use]
     pub fn knows_services(&self) -> bool {
         let cluster = self.cluster.as_ref();
         cluster.is_none_or(|cluster| cluster.is_known())
     }
 
-    /// `net` as it is to be now; as it is if the node cannot carry it any more.
+    /// Returns the current plan of `net`; `net` itself if the node cannot carry it any more.
     #[must_use]
     pub fn replanned(&self, net: &PodNet, facts: &NodeFacts) -> PodNet {
         if !self.knows_services() {
@@ -105,10 +106,10 @@ impl Agent {
             .unwrap_or_else(|_| net.clone())
     }
 
-    /// Makes one interface, which is as `net`, as `new`.
+    /// Applies the plan `new` to an interface that was made by the plan `net`.
     ///
     /// # Errors
-    /// When the kernel or the store refuses.
+    /// If the kernel or the store refuses.
     pub async fn put(
         &self,
         owner: &Owner,
@@ -123,7 +124,7 @@ impl Agent {
             self.write_down(owner, &new).await?;
             self.note(owner.clone(), Arc::new(new.clone()));
         }
-        // Only now: what was not done is tried again.
+        // Recorded last, so that a failed attempt is repeated.
         self.note_uplink(owner, &new, facts);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The end of an installation: no agent comes after this one to take away what pods needed in the host.
+//! The end of an installation: removes what pods needed in the host, as no later agent will.
 
 use std::{fs, io, path::Path, sync::Arc};
 
@@ -13,39 +13,39 @@ use tracing::{error, info};
 
 use super::{Agent, Directories, StartError, before, locked};
 
-/// What became of the host.
+/// What is left in the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// Nothing of ours is in it any more, or nothing was.
+    /// Nothing of Ebbtide's.
     Nothing,
-    /// So many pod interfaces are still there, and what they need.
+    /// This many pod interfaces, and what they need.
     Interfaces(usize),
-    /// An agent runs, and takes it away itself when the last pod goes.
+    /// A running agent, which cleans up itself when the last pod is removed.
     Agent,
 }
 
-/// Why it could not be taken away.
+/// Why the host could not be cleaned up.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaveError {
-    /// The record, the programs or the kernel could not be had.
+    /// The store, the programs or netlink could not be opened.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The kernel refused.
     #[error(transparent)]
     Host(#[from] node::HostError),
-    /// The directory of the pinned maps.
+    /// The directory of pinned maps could not be removed.
     #[error("remove {path}: {source}")]
     Pins {
-        /// Which.
+        /// The directory.
         path: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// Takes away what pods needed in the host (rules, routes, programs, maps, a link, settings), if no pod is left: also
-/// what an agent left behind that did not live to see its last pod go. That the node forwards stays, as somebody else
-/// may rely on it by now; so does the state directory.
+/// Removes what pods needed in the host (rules, routes, programs, maps, a link, settings) if no pod is left. This
+/// includes what an agent left behind that ended before its last pod. Forwarding stays on, as others may rely on it by
+/// now; so does the state directory.
 ///
 /// # Errors
 /// [`LeaveError`]; then some of it may be left.
@@ -57,7 +57,7 @@ pub async fn leave(directories: &Directories) -> Result<Left, LeaveError> {
         return Ok(Left::Nothing);
     }
     let settings = Settings {
-        // What waits for a pod is not this one's to give up.
+        // Addresses that wait for a pod are not to be released here.
         sticky_addresses: true,
         ..Settings::default()
     };
@@ -83,7 +83,7 @@ pub async fn leave(directories: &Directories) -> Result<Left, LeaveError> {
     }
 }
 
-/// Whether an agent was here that did not take everything away itself: most nodes need no programs for this.
+/// Whether an earlier agent left anything behind. Answers without loading programs, which most nodes do not need.
 async fn is_anything_there(directories: &Directories) -> Result<bool, netlink::Error> {
     let Directories { state, bpf, .. } = directories;
     let is_filled = |path: &Path| fs::read_dir(path).is_ok_and(|mut all| all.next().is_some());
@@ -99,7 +99,7 @@ async fn is_anything_there(directories: &Directories) -> Result<bool, netlink::E
 }
 
 impl Agent {
-    /// Releases all interfaces whose namespace is gone; how many others there are.
+    /// Releases all interfaces whose namespace no longer exists, and returns the number of the others.
     async fn release_all_gone(&self) -> usize {
         for (owner, net) in self.written_down() {
             match net.namespace() {
@@ -113,7 +113,7 @@ impl Agent {
                 }
             }
         }
-        // A record that cannot be read speaks of a pod as well.
+        // A record that cannot be read stands for a pod, too.
         let recorded = self.pools.list().len();
         locked(&self.interfaces).len().max(recorded)
     }

@@ -1,4 +1,4 @@
-//! Who may look at or change the interfaces of a container: one changes them, or any number look.
+//! Per-container locks: any number of tasks may read a container's interfaces, or one may change them.
 
 use std::{
     collections::HashMap,
@@ -9,36 +9,36 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::locked;
 
-/// Nobody else looks at or changes the container's interfaces until this is dropped.
+/// Exclusive access to a container's interfaces: nobody else reads or changes them until this is dropped.
 pub type WriteGuard = OwnedRwLockWriteGuard<()>;
 
-/// Nobody changes the container's interfaces until this is dropped.
+/// Shared access to a container's interfaces: nobody changes them until this is dropped.
 pub(super) type ReadGuard = OwnedRwLockReadGuard<()>;
 
-/// One lock for each container, first come, first served.
+/// One fair lock for each container: first come, first served.
 #[derive(Debug, Default)]
 pub struct ContainerLocks(Mutex<HashMap<String, Arc<RwLock<()>>>>);
 
 impl ContainerLocks {
-    /// Waits for the lock, to change the container's interfaces.
+    /// Waits for exclusive access to the container's interfaces.
     pub async fn write(&self, container_id: &str) -> WriteGuard {
         let lock = self.of(container_id);
         lock.write_owned().await
     }
 
-    /// The lock, to change the container's interfaces, if nobody else has it or waits for it.
+    /// Returns exclusive access to the container's interfaces, if nobody holds the lock or waits for it.
     #[must_use]
     pub fn try_write(&self, container_id: &str) -> Option<WriteGuard> {
         self.of(container_id).try_write_owned().ok()
     }
 
-    /// Waits for the lock, to look at the container's interfaces.
+    /// Waits for shared access to the container's interfaces.
     pub async fn read(&self, container_id: &str) -> ReadGuard {
         let lock = self.of(container_id);
         lock.read_owned().await
     }
 
-    /// The read lock, if nobody changes the container's interfaces or waits to.
+    /// Returns shared access to the container's interfaces, if nobody changes them or waits to.
     #[must_use]
     pub fn try_read(&self, container_id: &str) -> Option<ReadGuard> {
         self.of(container_id).try_read_owned().ok()
@@ -49,7 +49,7 @@ impl ContainerLocks {
         if let Some(lock) = locks.get(container_id) {
             return Arc::clone(lock);
         }
-        // Nobody waits for a lock that only the table holds.
+        // A lock that only this table holds is in nobody's use.
         locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(locks.entry(container_id.to_owned()).or_default())
     }

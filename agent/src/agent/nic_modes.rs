@@ -1,5 +1,5 @@
-//! Which ipvlan mode a NIC is in. It is the NIC's, not one pod's: all children have it. So it is the administrator's to
-//! say, and not that of whose pod comes first.
+//! The ipvlan mode of each NIC. All children of a NIC share its mode, so the administrator decides it, and not the pod
+//! that comes first.
 
 use ebbtide_ipam::catalog::Catalog;
 use ebbtide_kube::{Cluster, attachment};
@@ -7,16 +7,16 @@ use ebbtide_types::{IpvlanMode, Namespaces, ObjectName};
 
 use super::Agent;
 
-/// The mode of a NIC's children, and who says so.
+/// The mode of a NIC's children, and what decides it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicMode {
     /// The mode.
     pub mode: IpvlanMode,
-    /// Who says so, as a sentence's subject and verb.
+    /// What decides it, as a sentence's subject and verb.
     pub says: String,
 }
 
-/// A network, and the mode that it wants on its NIC.
+/// A network, and the mode that it requests for its NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wants {
     kind: &'static str,
@@ -26,12 +26,12 @@ struct Wants {
 }
 
 impl Agent {
-    /// The mode that a NIC is in; none where nobody says, and the first one decides: without Kubernetes whoever names
-    /// a network is the node's administrator.
+    /// Returns the mode of a NIC. `None` without Kubernetes if the settings do not decide: then the first interface
+    /// does, as whoever names a network is the node's administrator.
     ///
-    /// The settings say it; else the cluster's default network if it is on that NIC; else the oldest
-    /// SpiderMultusConfig on it of the agent's namespace or `kube-system`; else the oldest
-    /// NetworkAttachmentDefinition there that describes such a network; else it is l3.
+    /// The order of precedence: the settings; the cluster's default network if it is on that NIC; the oldest
+    /// SpiderMultusConfig on it in the agent's namespace or `kube-system`; the oldest NetworkAttachmentDefinition
+    /// there that describes such a network; l3.
     #[must_use]
     pub fn mode_of(&self, nic: &str, catalog: &Catalog) -> Option<NicMode> {
         if let Some(said) = self.mode_by_settings(nic) {
@@ -45,7 +45,7 @@ impl Agent {
         Some(said.unwrap_or_else(|| nobody_says(namespaces)))
     }
 
-    /// The networks that want another mode than their NIC is in, each as a sentence.
+    /// Returns the networks that request another mode than their NIC's, each as a sentence.
     #[must_use]
     pub fn networks_in_other_modes(&self, catalog: &Catalog) -> Vec<String> {
         let cluster = self.cluster.as_deref();
@@ -83,14 +83,15 @@ impl Agent {
         Some(NicMode { mode, says })
     }
 
-    /// What the cluster's default network may be called.
+    /// Returns the names that the cluster's default network may have.
     fn default_networks(&self, catalog: &Catalog) -> Vec<ObjectName> {
         let default = self.settings.default_network.as_ref();
         default.map_or_else(Vec::new, |reference| catalog.namespaces().meant(reference))
     }
 }
 
-/// What those of `wants` say, the oldest first, that may.
+/// Returns the mode that the default network among `wants` decides, or else the oldest one in an administrator's
+/// namespace.
 fn said(
     wants: &[Wants],
     nic: &str,
@@ -140,7 +141,7 @@ fn described(cluster: &Cluster) -> Vec<Wants> {
 }
 
 impl NicMode {
-    /// What can be done about a network that wants another one.
+    /// The hint for a network that requests another mode.
     pub const WAY_OUT: &str = "a NIC has one ipvlan mode, which is its administrator's to say: use it in this network, or \
          set the other one in `nics.modes` of the agent's settings, or in a SpiderMultusConfig of the agent's namespace \
          or kube-system";

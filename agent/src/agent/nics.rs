@@ -1,5 +1,5 @@
-//! The host's NICs: what they need, given the facts, the pools and the pods; and putting it there. Without a pod
-//! they need nothing, and nothing is there.
+//! The host's part of the datapath on its NICs: plans it from the facts, the pools and the pods, and applies it.
+//! Without pods nothing is needed, and nothing is there.
 
 use std::{
     collections::BTreeSet,
@@ -31,17 +31,17 @@ use super::{
     view::{PodNetwork, View},
 };
 
-/// What was last put on the host's NICs, and what it was made of.
+/// The state last applied to the host's NICs, and its inputs.
 #[derive(Debug)]
 pub(super) struct Nics {
-    /// One prepares at a time.
+    /// Serialises preparations.
     lock: tokio::sync::Mutex<()>,
     prepared: Mutex<Option<Prepared>>,
     place: Place,
     before: Before,
-    /// Whether the node was made to forward since there are pods.
+    /// Whether forwarding was enabled since there are pods.
     forwards: AtomicBool,
-    /// Why the last attempt to prepare them failed, if it did.
+    /// Why the last preparation failed, if it did.
     failure: Mutex<Option<String>>,
 }
 
@@ -62,17 +62,17 @@ impl Nics {
 struct Prepared {
     facts: Arc<NodeFacts>,
     catalog: Arc<Catalog>,
-    /// The networks of the pods that were there.
+    /// The networks of the pods at that time.
     networks: BTreeSet<PodNetwork>,
     plan: Arc<HostPlan>,
-    /// What of it the kernel refused. It is tried again.
+    /// The parts of it that the kernel refused. They are tried again.
     refused: Vec<String>,
-    /// Whether this is all that there is: an attempt that failed may have put more there.
+    /// Whether the host has no more than this: a failed attempt may have added something.
     is_whole: bool,
 }
 
 impl Agent {
-    /// The host's routing for `net`'s master.
+    /// Returns the plan of the host's routing for `net`'s master.
     #[must_use]
     pub fn nic_plan(&self, facts: &NodeFacts, net: &PodNet) -> NamespacePlan {
         let catalog = self.catalog();
@@ -95,7 +95,7 @@ impl Agent {
         plan
     }
 
-    /// What of it is not there already since [`Agent::prepare_nics`] put it there.
+    /// Returns the part of [`Agent::nic_plan`] that [`Agent::prepare_nics`] has not applied already.
     #[must_use]
     pub fn missing_nic_plan(&self, facts: &Arc<NodeFacts>, net: &PodNet) -> NamespacePlan {
         match self.are_prepared(facts, Some(net)) {
@@ -104,7 +104,7 @@ impl Agent {
         }
     }
 
-    /// What each link of the node is taken for, and why.
+    /// Returns the role of each link of the node, and the reason for it.
     #[must_use]
     pub fn links_taken(&self, facts: &NodeFacts) -> Vec<(Nic, Taken)> {
         let catalog = self.catalog();
@@ -112,7 +112,7 @@ impl Agent {
         node::take_all(facts, &known, &self.settings.nics)
     }
 
-    /// The node as a catalog sees it.
+    /// Returns the node as the catalog sees it.
     fn view<'a>(&'a self, catalog: &'a Catalog) -> View<'a> {
         View {
             catalog,
@@ -121,7 +121,7 @@ impl Agent {
         }
     }
 
-    /// The networks of all pods, `net` among them.
+    /// Returns the networks of all pods, including `net`.
     fn in_use(&self, facts: &NodeFacts, net: Option<&PodNet>) -> BTreeSet<PodNetwork> {
         let catalog = self.catalog();
         let view = self.view(&catalog);
@@ -134,7 +134,7 @@ impl Agent {
             .collect()
     }
 
-    /// The NIC that an interface is on: under the name that it was made by, or, if the NIC was renamed since, by
+    /// Returns the NIC that an interface is on: by the name that it was made with or, if the NIC was renamed since, by
     /// its index.
     #[must_use]
     pub fn nic_of<'a>(&self, facts: &'a NodeFacts, net: &PodNet) -> Option<&'a Nic> {
@@ -149,7 +149,7 @@ impl Agent {
         })
     }
 
-    /// The lowest IPv4 address of the pods on a NIC.
+    /// Returns the lowest IPv4 address of the pods on a NIC.
     fn a_pod_on(&self, facts: &NodeFacts, nic: &Nic) -> Option<Ipv4Addr> {
         let interfaces = locked(&self.interfaces);
         let on_it = |net: &&Arc<PodNet>| {
@@ -164,15 +164,14 @@ impl Agent {
         v4.min()
     }
 
-    /// Whether any interface needs the host, `net` among them.
+    /// Whether any interface needs the host's part, including `net`.
     fn is_needed(&self, net: Option<&PodNet>) -> bool {
         net.is_some() || !locked(&self.interfaces).is_empty()
     }
 
-    /// Puts the programs, tables and rules on the host's NICs that make replies leave by the NIC
-    /// their request came in on, and takes away what earlier facts had asked for. Does nothing if
-    /// nothing has changed since the last time; `net` is the pod that this is for, if one is. With no pod at all
-    /// everything is taken away.
+    /// Applies the programs, tables and rules to the host's NICs that make replies leave by the NIC their request came
+    /// in on, and removes what earlier facts required. Does nothing if nothing has changed since the last time; `net`
+    /// is the new pod's plan, if there is one. Without any pod, everything is removed.
     pub async fn prepare_nics(&self, facts: &Arc<NodeFacts>, net: Option<&PodNet>) {
         if self.are_prepared(facts, net) {
             return;
@@ -220,7 +219,7 @@ impl Agent {
         }
     }
 
-    /// Takes away from the NICs what an ADD that failed has brought there: they have what the pods that are there need.
+    /// Removes from the NICs what a failed ADD added, and leaves what existing pods need.
     pub async fn restore_nics(&self) {
         let facts = match self.facts.get(&self.host).await {
             Ok(facts) => facts,
@@ -240,7 +239,7 @@ impl Agent {
         }
     }
 
-    /// Makes the node forward for the pod that is there now. Not before: an ADD that fails leaves the node as it was.
+    /// Enables forwarding for the first pod once it is made. Not earlier: a failed ADD leaves the node as it was.
     pub async fn serve_pods(&self) {
         if self.nics.forwards.load(Ordering::Relaxed) {
             return;
@@ -254,7 +253,7 @@ impl Agent {
         }
     }
 
-    /// Makes the node forward, if that was not done since there are pods.
+    /// Enables forwarding, unless that was done since there are pods.
     fn forward_for_pods(&self, facts: &NodeFacts) {
         if !self.nics.forwards.swap(true, Ordering::Relaxed) {
             self.forward(facts);
@@ -331,20 +330,21 @@ impl Agent {
         }
     }
 
-    /// What is ours to route in the host, `in_use` being the networks of all pods.
+    /// Returns what Ebbtide routes in the host; `in_use` are the networks of all pods.
     fn routed(&self, facts: &NodeFacts, in_use: &BTreeSet<PodNetwork>) -> Routed {
         let catalog = self.catalog();
         let mut routed = self
             .view(&catalog)
             .routed(facts, in_use, &self.settings.nics);
-        // Other plugins' pods have addresses of no pool.
+        // Pods with another plugin's addresses are in no pool's subnet.
         let interfaces = locked(&self.interfaces);
         let alone = interfaces.values().flat_map(|net| net.ips());
         routed.pods.extend(alone.map(host_net));
         routed
     }
 
-    /// Others' rules that take what is ours to route, as they are asked before ours, and where ours begin.
+    /// Returns the priority at which Ebbtide's rules begin, and the foreign rules before it that catch Ebbtide's
+    /// traffic, in lookup order.
     #[must_use]
     pub fn in_front(&self, facts: &NodeFacts, foreign: &[ForeignRule]) -> (u32, Vec<ForeignRule>) {
         let routed = self.routed(facts, &self.in_use(facts, None));
@@ -354,7 +354,7 @@ impl Agent {
         (base, rules.collect())
     }
 
-    /// What of ours in the host is the pods' own.
+    /// Returns the pods' own part of Ebbtide's routing in the host.
     fn pods_rules(&self) -> node::Pods {
         let interfaces = locked(&self.interfaces);
         let rules = interfaces
@@ -366,7 +366,7 @@ impl Agent {
         }
     }
 
-    /// Whether the NICs were prepared for these facts, the manifests as they are, and `net`.
+    /// Whether the NICs were prepared for these facts, the current manifests and `net`.
     fn are_prepared(&self, facts: &Arc<NodeFacts>, net: Option<&PodNet>) -> bool {
         let catalog = self.catalog();
         locked(&self.nics.prepared).as_ref().is_some_and(|last| {
@@ -386,7 +386,7 @@ impl Agent {
         })
     }
 
-    /// What of it the kernel refused, in words. The rest is there.
+    /// Returns what the kernel refused of the NICs' plan, in words. The rest was applied.
     #[must_use]
     pub fn refused_on_nics(&self) -> Vec<String> {
         let prepared = locked(&self.nics.prepared);
@@ -395,7 +395,7 @@ impl Agent {
             .map_or_else(Vec::new, |last| last.refused.clone())
     }
 
-    /// Why the host has not all that its NICs need.
+    /// Returns why the host's NICs are not in the desired state.
     #[must_use]
     pub fn trouble_on_nics(&self) -> Vec<String> {
         let mut trouble = self.refused_on_nics();
@@ -403,13 +403,13 @@ impl Agent {
         trouble
     }
 
-    /// Whether the host has what was last put on its NICs, and no more.
+    /// Whether the host has no more than the plan that was last applied to its NICs.
     fn are_whole(&self) -> bool {
         let prepared = locked(&self.nics.prepared);
         prepared.as_ref().is_none_or(|last| last.is_whole)
     }
 
-    /// What was last put on the host's NICs.
+    /// Returns the plan that was last applied to the host's NICs.
     #[must_use]
     pub fn nics(&self) -> Option<Arc<HostPlan>> {
         let prepared = locked(&self.nics.prepared);
@@ -418,8 +418,7 @@ impl Agent {
 }
 
 fn say_which_have_no_mark(plan: &HostPlan, values: Values<'_>) {
-    const WITHOUT: &str =
-        "what comes in here is answered by the routing table, and put right at the NIC's egress";
+    const WITHOUT: &str = "replies to what comes in here follow the routing table; source-NIC enforcement at the egress corrects them";
     for nic in plan.nics.iter().filter(|nic| nic.mark == 0) {
         let nic = &nic.name;
         match values.in_the_way() {
@@ -432,7 +431,7 @@ fn say_which_have_no_mark(plan: &HostPlan, values: Values<'_>) {
     }
 }
 
-/// `before` has the marks that NICs had, by interface index.
+/// Logs the NICs whose mark has changed; `before` has their marks by interface index.
 fn say_which_marks_moved(before: &[(u32, u32)], plan: &HostPlan) {
     for nic in plan.nics.iter().filter(|nic| nic.mark != 0) {
         let mut before = before.iter();
@@ -440,7 +439,7 @@ fn say_which_marks_moved(before: &[(u32, u32)], plan: &HostPlan) {
         if let Some((_, mark)) = had.filter(|(_, mark)| *mark != nic.mark) {
             info!(
                 nic = nic.name,
-                "its mark was {mark:#x} and is {:#x} now: others route by it, or nicMarks is another",
+                "its mark was {mark:#x} and is {:#x} now: another rule uses it, or nicMarks was changed",
                 nic.mark
             );
         }

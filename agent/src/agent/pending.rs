@@ -1,15 +1,15 @@
-//! Addresses of others that are being given to pods at this moment: of two that come at once with the same one, one is
-//! refused.
+//! Addresses of other plugins that are being assigned to pods at this moment: of two concurrent requests for the same
+//! address, one is refused.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Mutex};
 
 use super::locked;
 
-/// The addresses.
+/// The set of these addresses.
 #[derive(Debug, Default)]
 pub struct PendingAddresses(Mutex<BTreeSet<IpAddr>>);
 
-/// Nobody else is given these addresses until it is dropped. By then the interface is noted, or is not made.
+/// Reserves addresses until it is dropped. By then the interface is recorded, or is not made.
 #[derive(Debug)]
 pub struct Pending<'a> {
     pending: &'a PendingAddresses,
@@ -17,10 +17,10 @@ pub struct Pending<'a> {
 }
 
 impl PendingAddresses {
-    /// Takes all of these.
+    /// Reserves all of `addresses`.
     ///
     /// # Errors
-    /// The first that somebody else is being given; then none is taken.
+    /// The first address that another request has reserved; then none is reserved.
     pub fn take(&self, addresses: impl Iterator<Item = IpAddr>) -> Result<Pending<'_>, IpAddr> {
         let mut all = locked(&self.0);
         let own: BTreeSet<IpAddr> = addresses.collect();

@@ -1,4 +1,4 @@
-//! Where our rules in the host are, as they may have to move.
+//! The priorities of Ebbtide's policy rules in the host, which may have to move.
 
 use std::{
     sync::Mutex,
@@ -13,11 +13,11 @@ use tracing::{info, warn};
 
 use super::locked;
 
-/// In this time our rules move so often, and no more: somebody else's may want to be the first as well.
+/// The rules move at most [`MOVES`] times in this period: another program may insist on being first as well.
 const SOME_TIME: Duration = Duration::from_secs(30);
 const MOVES: usize = 3;
 
-/// Where our rules begin, and when they moved.
+/// The priority at which Ebbtide's rules begin, and when it changed.
 #[derive(Debug, Default)]
 pub(super) struct Place(Mutex<State>);
 
@@ -25,17 +25,18 @@ pub(super) struct Place(Mutex<State>);
 struct State {
     base: Option<u32>,
     moves: Vec<Instant>,
-    /// Whether the log says already that there is no better place.
+    /// Whether it was already logged that there is no better place.
     said: bool,
 }
 
 impl Place {
-    /// Where they begin, once they have been put anywhere.
+    /// Returns the priority at which the rules begin, once they were applied.
     pub(super) fn base(&self) -> Option<u32> {
         locked(&self.0).base
     }
 
-    /// Where they are to begin now: where nobody else has any, and in front of others' that would take what is ours.
+    /// Decides where the rules begin: where no foreign rule is, and before foreign rules that would catch Ebbtide's
+    /// traffic.
     pub(super) fn settle(
         &self,
         preferred: u32,
@@ -93,7 +94,7 @@ mod tests {
         let start = Instant::now();
         let mut first = 2000;
         let mut settle = |seconds| {
-            // Somebody else's is in front again.
+            // A foreign rule is in front again.
             let rule = ForeignRule {
                 table: Some(9),
                 ..ForeignRule::new(Family::V4, first)

@@ -1,4 +1,4 @@
-//! What is written down of an interface, and given back with it.
+//! Durable records of interfaces: written with the plan, removed with the addresses.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use super::{Agent, DetachError};
 use crate::cni::delegate;
 
 impl Agent {
-    /// Writes the plan of an interface down, where its addresses are: in the pools' store, or among
-    /// the chained interfaces.
+    /// Writes the plan of an interface to where its addresses are recorded: the pools' store, or the records of
+    /// chained interfaces.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub async fn write_down(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         if net.is_chained() {
             let (chained, owner, net) = (Arc::clone(&self.chained), owner.clone(), net.clone());
@@ -28,10 +28,10 @@ impl Agent {
         Ok(())
     }
 
-    /// Gives the addresses of a chained interface back to whoever gave them, and forgets it.
+    /// Releases the addresses of a chained interface at the plugin that assigned them, and removes its record.
     ///
     /// # Errors
-    /// When that plugin refuses, or the record cannot be removed: then it is kept, to try again.
+    /// If that plugin refuses, or the record cannot be removed. The record is kept then, to try again.
     pub(super) async fn dismiss(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         if let Some(ipam) = &net.delegate {
             delegate::call(ipam, "DEL")

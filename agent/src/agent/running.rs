@@ -1,8 +1,8 @@
-//! Pods that ran before this agent did.
+//! Taking over pods that ran before this agent did.
 //!
-//! Before the agent is ready it knows all that is written down, and has released what belongs to pods that ended
-//! meanwhile. Afterwards the reconciler takes each container over: it gets this agent's programs and whatever is missing.
-//! Who asks for something about one of them waits for that; new pods do not wait, however many run.
+//! Before the agent is ready, it has read all records and released what belongs to pods that ended meanwhile.
+//! Afterwards the reconciler takes each container over: it gets this agent's programs and whatever is missing.
+//! Requests about one of these containers wait for that; new pods do not wait, however many run.
 
 use std::{
     collections::HashMap,
@@ -16,26 +16,26 @@ use tracing::{error, warn};
 
 use super::{Agent, WriteGuard};
 
-/// Containers that are looked at together: enough for all processors to have work while some wait for the
-/// kernel.
+/// The number of containers that are inspected concurrently: enough for all processors to have work while some wait
+/// for the kernel.
 const AT_ONCE: usize = 16;
 
-/// What ran before, and has not been looked at. Nobody looks at its interfaces or changes them until
-/// it is taken over.
+/// The containers that ran before the agent and are not reconciled yet. Nobody reads or changes their interfaces until
+/// they are taken over.
 #[derive(Debug, Default)]
 #[must_use = "requests for these containers wait until they are taken over"]
 pub struct Running(Vec<RunningContainer>);
 
-/// One of these containers.
+/// A container that is to be taken over.
 #[derive(Debug)]
 pub struct RunningContainer {
     /// Its ID.
     pub id: String,
-    /// Held until it is taken over.
+    /// Its lock, held until it is taken over.
     pub lock: WriteGuard,
-    /// How many interfaces it has.
+    /// The number of its interfaces.
     pub interfaces: usize,
-    /// What the node was prepared for.
+    /// The facts that the NICs were prepared for.
     pub facts: Arc<NodeFacts>,
 }
 
@@ -49,8 +49,7 @@ impl IntoIterator for Running {
 }
 
 impl Agent {
-    /// Puts the NICs right, and gives all containers that run. Those whose namespace is
-    /// gone are released.
+    /// Prepares the NICs, and returns all containers that run. Releases those whose namespace no longer exists.
     pub async fn remember(&self) -> Running {
         let interfaces = self.written_down();
         let facts = match self.facts.get(&self.host).await {
@@ -80,7 +79,7 @@ impl Agent {
         Running(living)
     }
 
-    /// Notes all interfaces that are written down.
+    /// Reads all records, and enters their interfaces into memory.
     pub(super) fn written_down(&self) -> Vec<(Owner, Arc<PodNet>)> {
         let mut nets = Vec::new();
         for allocation in self.pools.list() {
@@ -101,7 +100,8 @@ impl Agent {
         nets
     }
 
-    /// The interfaces of a container that are there. What cannot be looked at stays as it is.
+    /// Locks a container, releases its interfaces whose namespace no longer exists, and counts the others. One that
+    /// cannot be inspected stays.
     async fn living(
         &self,
         container: String,
@@ -129,13 +129,13 @@ impl Agent {
         }
     }
 
-    /// Interfaces that were there before the agent, and that it has not looked at yet.
+    /// Returns the number of interfaces that existed before the agent and are not reconciled yet.
     #[must_use]
     pub fn not_reconciled(&self) -> usize {
         self.not_reconciled.load(Ordering::Relaxed)
     }
 
-    /// Notes that so many interfaces have been looked at.
+    /// Records that this many interfaces have been reconciled.
     pub fn took_over(&self, interfaces: usize) {
         self.not_reconciled.fetch_sub(interfaces, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The node as the catalog sees it: which links are NICs, and what is behind each.
+//! The node as the catalog sees it: which links are NICs, and which networks are behind each.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -11,24 +11,25 @@ use ebbtide_kernel::{
 use ebbtide_types::{Family, settings::LinkNames};
 use ipnet::IpNet;
 
-/// What is declared, and for which node it is looked at.
+/// What is declared, and the node that it applies to.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// The pools and networks.
     pub catalog: &'a Catalog,
-    /// This node's name, as pools know it.
+    /// This node's name, as pools refer to it.
     pub node_name: &'a str,
-    /// Networks of others' addresses that the administrator allows ([`ebbtide_types::settings::Settings::foreign_subnets`]).
+    /// The networks of foreign addresses that the administrator allows
+    /// ([`ebbtide_types::settings::Settings::foreign_subnets`]).
     pub allowed: &'a [IpNet],
 }
 
-/// What the host's routing depends on of a pod's address.
+/// The properties of a pod's address that the host's routing depends on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodNetwork {
     master: String,
     pool: String,
     network: PoolNetwork,
-    /// The address, if its way is another than its pool's.
+    /// The address, if its routes differ from its pool's.
     own: Option<IpAddr>,
 }
 
@@ -41,7 +42,7 @@ impl View<'_> {
         })
     }
 
-    /// What makes a link a NIC: the masters of networks and pods, and the pools.
+    /// Returns what makes a link a NIC: the masters of networks and pods, and the pools.
     #[must_use]
     pub fn known(&self, in_use: &BTreeSet<PodNetwork>) -> Known {
         let networks = self.catalog.networks().iter();
@@ -53,7 +54,7 @@ impl View<'_> {
         }
     }
 
-    /// What is ours to route in the host, if there are pods in these networks.
+    /// Returns what Ebbtide routes in the host if there are pods in these networks.
     #[must_use]
     pub fn routed(
         &self,
@@ -72,8 +73,8 @@ impl View<'_> {
         }
     }
 
-    /// What is behind a NIC: the networks of its pods, and the way that the node itself has there. Without one, that
-    /// of the pools that the NIC has an address in, then of its pods'.
+    /// Returns what is behind a NIC: the networks of its pods, and the node's own default route there. Without one,
+    /// the default route of the pools that the NIC has an address in, then of its pods'.
     #[must_use]
     pub fn behind(&self, nic: &Nic, facts: &NodeFacts, in_use: &BTreeSet<PodNetwork>) -> Behind {
         let mut behind = Behind {
@@ -97,7 +98,7 @@ impl View<'_> {
         let declared = declared.into_iter().filter_map(|(_, gateway)| gateway);
         let of_pods = behind.pools.iter().filter_map(|pool| pool.gateway);
         let gateways: Vec<IpAddr> = declared.chain(of_pods).collect();
-        // Where the node is itself the router, its own address leads it nowhere.
+        // Where the node itself is the router, its own address is no next hop.
         let is_own = |gateway: &IpAddr| facts.own_addresses().any(|(own, _)| own == *gateway);
         for gateway in gateways.into_iter().filter(|gateway| !is_own(gateway)) {
             let family = Family::of(gateway);
@@ -108,12 +109,13 @@ impl View<'_> {
         behind
     }
 
-    /// The networks that `net` has addresses from, on this NIC; none behind another plugin.
+    /// Returns the networks that `net` has addresses from on this NIC; none for an interface that another plugin made.
     #[must_use]
     pub fn networks_of(&self, net: &PodNet, nic: &Nic) -> Vec<PodNetwork> {
         let addresses = net.addresses.iter().filter(|_| net.master().is_some());
         let network_of = |own: &PodAddress| {
-            // What another IPAM plugin calls a subnet is on the NIC's link if somebody says so who knows the node.
+            // Another IPAM plugin's prefix is on the NIC's link only if the NIC, a pool or the administrator confirms
+            // it.
             let subnet = match !net.is_chained() || self.is_on(nic, own.address) {
                 true => own.address.trunc(),
                 false => host_net(own.address.addr()),
@@ -123,7 +125,7 @@ impl View<'_> {
                 gateway: gateway_now(net, own, self.catalog),
                 routes: own.routes.clone(),
             };
-            // Several pools of a subnet may lead to different gateways: the first one's way is the subnet's.
+            // Several pools of a subnet may have different gateways: the first pool's routes count for the subnet.
             let of_subnet = self
                 .pools()
                 .filter(|pool| pool.subnet.trunc() == network.subnet);
@@ -139,7 +141,8 @@ impl View<'_> {
         addresses.map(network_of).collect()
     }
 
-    /// Whether the network of an address is one that the NIC has, that a pool declares or that is allowed, or a part of one.
+    /// Whether an address' network is, or is part of, a network that the NIC has, a pool declares or the settings
+    /// allow.
     fn is_on(&self, nic: &Nic, address: IpNet) -> bool {
         let declared = self.pools().map(|pool| pool.subnet);
         let has = nic.addresses.iter().copied();
@@ -147,7 +150,7 @@ impl View<'_> {
         known.any(|known| known.trunc().contains(&address.trunc()))
     }
 
-    /// The networks that pods of this node would have addresses from, if each network had some.
+    /// Returns the networks that this node's pods would have addresses from, if each network had pods.
     #[must_use]
     pub fn networks_to_be(&self, facts: &NodeFacts) -> BTreeSet<PodNetwork> {
         let mut all = BTreeSet::new();
@@ -175,7 +178,7 @@ fn has_address_in(nic: &Nic, pool: &Pool) -> bool {
     own.any(|net| pool.subnet.contains(&net.addr()))
 }
 
-/// Where a pool leads, as it is declared now.
+/// Returns the subnet, gateway and routes of a pool, as it is declared now.
 fn way_of(pool: &Pool) -> PoolNetwork {
     let routes = pool.routes.iter();
     PoolNetwork {
@@ -185,12 +188,12 @@ fn way_of(pool: &Pool) -> PoolNetwork {
     }
 }
 
-/// The gateway of an address: as its pool declares it now; of a pool that is gone or has another subnet, as it was. One that
-/// the pod itself names stays.
+/// Returns the gateway of an address: the one that its pool declares now. It is unchanged if the pool no longer exists
+/// or has another subnet, or if the pod itself names it.
 pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> Option<IpAddr> {
     let spec = net.spec.as_ref();
     let is_named = spec.is_some_and(|spec| spec.gateway_for(own.address.addr()).is_some());
-    // A pool of another subnet by now leads these pods nowhere.
+    // A pool whose subnet has changed cannot route for these pods.
     let is_its = |pool: &&Pool| pool.subnet.contains(&own.address.addr()) && !net.is_chained();
     let declared = catalog.pool(&own.pool).filter(is_its);
     match declared.filter(|_| !is_named) {
@@ -318,7 +321,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
             };
             let networks = view.networks_of(&net, &nic);
             assert_eq!(networks[0].network.subnet.to_string(), behind, "{address}");
-            // A pool's own pods are where the pool says, also when it is gone.
+            // A pool's own pods are in its subnet, even if the pool no longer exists.
             let of_pool = PodNet {
                 delegate: None,
                 ..net

@@ -1,5 +1,5 @@
-//! Which addresses no pod is to get: the node's own (cloud-init, ec2-net-utils and their kin put all that the cloud
-//! has assigned on the NIC), and those of routers.
+//! Addresses that are withheld from pods: the node's own (cloud-init, ec2-net-utils and their kin assign every address
+//! that the cloud provides to the NIC), those of routers, and those that other plugins assigned.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -12,18 +12,18 @@ use tracing::{debug, info, warn};
 
 use super::{Agent, locked};
 
-/// What the pools were last told, and what that was made of.
+/// What was last withheld from the pools, and its inputs.
 #[derive(Debug, Default)]
 pub(super) struct Last {
     made_of: Option<(Arc<NodeFacts>, Arc<Catalog>, ChainedInterfaces)>,
-    /// Those among the pools' addresses.
+    /// The withheld addresses within the pools' ranges: address, pool and reason.
     of_pools: Vec<(IpAddr, String, String)>,
 }
 
-/// The addresses that other plugins gave, and to whom.
+/// The addresses that other plugins assigned, with their pods.
 type ChainedInterfaces = BTreeMap<IpAddr, String>;
 
-/// What is nobody's to get, and why.
+/// Returns the addresses to withhold, with the reasons.
 fn withheld(facts: &NodeFacts, catalog: &Catalog, chained: &ChainedInterfaces) -> Withheld {
     let own = facts
         .own_addresses()
@@ -55,7 +55,7 @@ fn withheld(facts: &NodeFacts, catalog: &Catalog, chained: &ChainedInterfaces) -
 }
 
 impl Agent {
-    /// Why an address is no pod's, if it is the node's own or a router's.
+    /// Returns why an address cannot be a pod's, if it is the node's own or a router's.
     #[must_use]
     pub fn nobodys(&self, facts: &NodeFacts, catalog: &Catalog, address: IpAddr) -> Option<String> {
         let withheld = withheld(facts, catalog, &ChainedInterfaces::new());
@@ -73,8 +73,8 @@ impl Agent {
         chained
     }
 
-    /// Has the pools give out no address that the node itself has, none of a router's, and none that another plugin
-    /// gave to a pod. Does nothing if nothing has changed since the last time.
+    /// Withholds the node's own addresses, routers' addresses and those that another plugin assigned to a pod. Does
+    /// nothing if nothing has changed since the last time.
     pub fn withhold(&self, facts: &Arc<NodeFacts>, catalog: &Arc<Catalog>) {
         let mut last = locked(&self.withheld);
         let chained = self.given_by_others();
@@ -112,20 +112,21 @@ impl Agent {
         };
     }
 
-    /// As [`Agent::withhold`], for the node and the manifests as they are now.
+    /// Withholds as [`Agent::withhold`], with the current facts and manifests.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// If the kernel does not answer.
     pub async fn withhold_now(&self) -> Result<(), Error> {
         let facts = self.facts.get(&self.host).await?;
         self.withhold(&facts, &self.catalog());
         Ok(())
     }
 
-    /// Which of these the node has itself by now. The kernel is asked as well: its notifications take a moment.
+    /// Returns the first of these addresses that the node itself has by now. Asks the kernel as well: its
+    /// notifications take a moment.
     ///
-    /// One that no link has, and that is the node's by a local route of somebody else's (google-guest-agent makes such),
-    /// is a pod's as before: the world reaches it by the NIC, and only the node takes it for its own.
+    /// An address that no link has, but a foreign local route makes the node's (google-guest-agent adds such), stays
+    /// the pod's: it is reached from outside by the NIC, and only the node takes it for its own.
     pub(crate) async fn came_to_the_node(
         &self,
         assigned: &[Assigned],
@@ -135,7 +136,7 @@ impl Agent {
             if has(&*self.facts.get(&self.host).await?) {
                 return Ok(Some(address));
             }
-            // A kernel that cannot say (it has no such family) has no such address either.
+            // A kernel that cannot tell (it lacks the address family) has no such address either.
             let is_local = self.host.is_local(address).await;
             if !is_local.inspect_err(|e| debug!("{e}")).unwrap_or(false) {
                 continue;

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-/// Between two looks whether pods are left, at the end of an installation.
+/// The interval at which it is checked whether pods are left, at the end of an installation.
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
@@ -43,25 +43,25 @@ struct Cli {
 enum Command {
     /// Serve the CNI plugin on this node until SIGTERM; running pods keep their network.
     Run(Box<Run>),
-    /// Write what concerns no node: pools' status, definitions of networks, ConfigMaps of leases. One of all that run in
-    /// a cluster is elected. Needs an API server, and nothing of the host.
+    /// Write the objects that belong to no node: pools' status, networks' definitions, leases' ConfigMaps. One of all
+    /// controllers in a cluster is elected. Needs an API server, and nothing of the host.
     Controller(Controller),
-    /// Take plugin and network configuration away from this host, and what pods needed in its network once
-    /// there are none; running pods keep theirs.
+    /// Remove the plugin and its network configuration from this host, and what pods needed in its network once there
+    /// are none; running pods keep their network.
     Uninstall(Uninstall),
     /// Write the CustomResourceDefinitions, a file each, into a directory.
     Crds {
-        /// The directory; made if it is not there. What else is in it stays.
+        /// The directory; made if it does not exist. Other files in it stay.
         dir: PathBuf,
     },
 }
 
 #[derive(Args)]
 struct Controller {
-    /// Its name among those that stand for election: its pod's.
+    /// This controller's name in the election: its pod's.
     #[arg(long, env = "POD_NAME", value_name = "NAME", value_parser = own_name)]
     name: String,
-    /// How the API server is reached; in a pod the kubelet says it.
+    /// Kubeconfig file for the API server; in a pod the kubelet provides the access.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// How the log is written to standard error. RUST_LOG filters it.
@@ -73,7 +73,7 @@ struct Controller {
 struct Uninstall {
     #[command(flatten)]
     directories: install::options::Directories,
-    /// The agent's directory of what survives reboots.
+    /// The agent's directory of data that survives reboots.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ebbtide")]
     state_dir: PathBuf,
     /// The agent's directory of pinned eBPF maps.
@@ -82,7 +82,7 @@ struct Uninstall {
     /// Where the kernel's settings can be written: in a container, the host's /proc/sys.
     #[arg(long, value_name = "DIR", default_value = sysctl::ROOT)]
     sysctl_dir: PathBuf,
-    /// Then wait for SIGTERM, as a DaemonSet's pod has to, and meanwhile for the last pod to go.
+    /// Then wait for SIGTERM, as a DaemonSet's pod has to, and meanwhile clean up when the last pod is removed.
     #[arg(long)]
     stay: bool,
 }
@@ -92,22 +92,21 @@ struct Run {
     /// This node's name, as `nodeName` in pools has it.
     #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
     node_name: String,
-    /// Directory of SpiderIPPool and SpiderMultusConfig manifests (*.yaml); changes are seen.
+    /// Directory of SpiderIPPool and SpiderMultusConfig manifests (*.yaml); changes are followed.
     /// [default: /etc/ebbtide/manifests]
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
-    /// Read pools and networks from the API server instead. In a pod this is so without being said,
-    /// unless --manifests is given.
+    /// Read pools and networks from the API server instead. This is the default in a pod, unless --manifests is given.
     #[arg(long, conflicts_with = "manifests")]
     kube: bool,
-    /// How the API server is reached; in a pod the kubelet says it. Implies --kube.
+    /// Kubeconfig file for the API server; in a pod the kubelet provides the access. Implies --kube.
     #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
     kubeconfig: Option<PathBuf>,
     /// The network of pods that name none: a SpiderMultusConfig, NAMESPACE/NAME or NAME. Wins over
     /// `defaultNetwork` of the configuration file.
     #[arg(long, env = "DEFAULT_NETWORK", value_name = "NETWORK")]
     default_network: Option<NetworkRef>,
-    /// Directory of what survives reboots: the addresses that are given out.
+    /// Directory of data that survives reboots: the addresses that are assigned.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ebbtide")]
     state_dir: PathBuf,
     /// Directory of the socket, cni.sock.
@@ -133,7 +132,7 @@ struct Run {
     log_format: LogFormat,
 }
 
-/// A name; two that have none would both be elected.
+/// Parses a controller's name; two with an empty one would both be elected.
 fn own_name(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("is empty: give a name that no other controller has".to_owned()),
@@ -141,7 +140,7 @@ fn own_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A name; one that is empty would be a node that no pool names.
+/// Parses a node's name; no pool would name an empty one.
 fn node_name(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("is empty: give the name that `nodeName` of pools has for this node".to_owned()),
@@ -189,7 +188,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error and its causes, each once: some say their cause themselves.
+/// Formats an error and its causes, each once: some errors include their cause.
 fn told(error: &anyhow::Error) -> String {
     let causes = error.chain().map(ToString::to_string);
     let told = causes.reduce(|told, cause| match told.ends_with(&cause) {
@@ -238,7 +237,7 @@ fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
     })
 }
 
-/// Takes away what pods needed in the host, if there are none; says what is left and why.
+/// Removes what pods needed in the host, if there are no pods; logs what is left and why.
 async fn leave(options: &Uninstall) -> anyhow::Result<Left> {
     let directories = Directories {
         state: options.state_dir.clone(),
@@ -259,7 +258,7 @@ async fn leave(options: &Uninstall) -> anyhow::Result<Left> {
     Ok(left)
 }
 
-/// Looks again until nothing is left, then never ends.
+/// Repeats [`leave`] until nothing is left, then waits for ever.
 async fn leave_late(options: &Uninstall, mut left: Left) -> anyhow::Result<()> {
     while left != Left::Nothing {
         tokio::time::sleep(SWEEP).await;
@@ -279,7 +278,7 @@ fn write_crds(dir: &Path) -> anyhow::Result<()> {
 
 type Declared = (Option<Arc<kube::Cluster>>, watch::Receiver<Arc<Catalog>>);
 
-/// What exists, followed from now on: by the API server or by files.
+/// Returns the declared objects, followed from now on: from the API server or from files.
 async fn declared(options: &Run) -> anyhow::Result<Declared> {
     let in_pod = options.manifests.is_none() && kube::client::in_cluster();
     if options.kube || options.kubeconfig.is_some() || in_pod {
@@ -295,7 +294,7 @@ async fn declared(options: &Run) -> anyhow::Result<Declared> {
     Ok((None, catalog))
 }
 
-/// Without it the agent does what it is for, but for what needs programs of the host's: no reason to end.
+/// Sets the host's root. A failure is no reason to end: the agent only lacks what needs the host's programs.
 fn use_host_root(path: Option<PathBuf>) {
     match path.map_or_else(|| Ok(HostRoot::default()), HostRoot::open) {
         Ok(root) => HostRoot::set(root),
@@ -322,7 +321,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     }
     sysctl::set_root(options.sysctl_dir.clone());
     use_host_root(options.host_root.clone());
-    // Asked for before anything is slow: a SIGTERM during the start is not lost.
+    // Registered before anything slow, so that a SIGTERM during the start is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
 

@@ -1,4 +1,4 @@
-//! ADD with an interface and addresses of our own.
+//! ADD with Ebbtide's own interface, and addresses from the pools.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ use crate::{
     reconcile::Scope,
 };
 
-/// Makes all interfaces that the pod wants, or none.
+/// Makes all interfaces that the pod requests, or none.
 pub(super) async fn add(
     agent: &Agent,
     invocation: &Invocation,
@@ -61,7 +61,7 @@ pub(super) async fn add(
         match attach(agent, &owner, &sandbox, network, &subject, &catalog).await {
             Ok(net) => made.push((owner, net)),
             Err(failure) => {
-                // All interfaces or none; the one that brought the veth goes last.
+                // All interfaces or none; the one that brought the veth is removed last.
                 for (owner, made) in made.iter().rev() {
                     undo(agent, owner, &made.net, made.links).await;
                 }
@@ -90,14 +90,14 @@ pub(super) async fn add(
     Ok(result.to_json(&conf.cni_version).to_string())
 }
 
-/// An interface that is there now.
+/// An interface that was made.
 struct Made {
     net: Arc<PodNet>,
     links: Links,
     mac: Option<Mac>,
 }
 
-/// Makes one interface, or puts it right if it was made before.
+/// Makes one interface, or repairs it if it was made before.
 async fn attach(
     agent: &Agent,
     owner: &Owner,
@@ -119,7 +119,7 @@ async fn attach(
                 return Err(e.into());
             }
         };
-        // From now on it is withheld.
+        // From now on the address is withheld.
         if let Err(left) = agent.abandon(owner, &made.net).await {
             return Err(Failure::new(
                 code::TRY_AGAIN_LATER,
@@ -131,7 +131,7 @@ async fn attach(
     }
 }
 
-/// Makes one interface with the addresses that can be had now; those that it did not have before are given as well.
+/// Makes one interface with the addresses that are free now. Returns it with the addresses that are newly assigned.
 async fn attempt(
     agent: &Agent,
     owner: &Owner,
@@ -158,7 +158,7 @@ async fn attempt(
     };
     let (net, links, new) = match reserve(agent, owner, network, subject, &facts).await? {
         Reserved::Existing(allocation) => {
-            // The same request again, or one that an earlier agent did not live to answer.
+            // The same request again, or one that an earlier agent did not answer.
             let net = plan(&allocation.assigned)?;
             let update = agent.pools.update_record(owner, record(&net)?);
             timing::step("write to disk", update).await?;
@@ -176,7 +176,7 @@ async fn attempt(
     Ok((Made { net, links, mac }, new))
 }
 
-/// Puts an interface that was written down into the kernel; what cannot be put there is undone.
+/// Programs an interface with a durable record into the kernel, and undoes it if that fails.
 pub(super) async fn make(
     agent: &Agent,
     owner: &Owner,
@@ -207,16 +207,15 @@ pub(super) async fn make(
     info!(pod = %net.pod, network = %net.network, addresses = %ips.join(", "), "interface made");
     agent.note_uplink(owner, net, facts);
     if !agent.facts.are(facts) {
-        // The node changed while the interface was being made: it must not be the only one that
-        // nobody told.
+        // The node changed while the interface was being made, which no event has named for it.
         agent.work.name_node();
         agent.work.name_container(&owner.container_id, Scope::PLAN);
     }
     Ok(())
 }
 
-/// What could not be made again is written down as it was. Not if it was in a namespace that is gone: then
-/// what was made is in the new one, and DEL must find it there.
+/// Restores the record of an interface that could not be applied again. Not if its namespace was replaced: then what
+/// was made is in the new one, and DEL must find it there.
 async fn remember(agent: &Agent, owner: &Owner, before: &Arc<PodNet>, net: &PodNet) {
     if before.netns_inode != net.netns_inode || **before == *net {
         return;
@@ -227,8 +226,7 @@ async fn remember(agent: &Agent, owner: &Owner, before: &Arc<PodNet>, net: &PodN
     }
 }
 
-/// Chooses addresses. Where the pools are shared by nodes and this one's lease is used up, it waits
-/// for more.
+/// Reserves addresses. If the pools are shared by nodes and this node's lease is used up, waits for more.
 async fn reserve(
     agent: &Agent,
     owner: &Owner,
@@ -258,8 +256,8 @@ async fn reserve(
     }
 }
 
-/// Notes an interface that is about to be made, if no other of ours has its NIC in another mode. Who makes the
-/// first one on a NIC holds the lock until it is there: nobody else of ours comes in between.
+/// Records an interface that is about to be made, unless another of Ebbtide's has its NIC in another mode. The first
+/// one on a NIC holds the lock until it is made, so that no other comes in between.
 async fn existing_interfaces<'a>(
     agent: &'a Agent,
     owner: &Owner,
@@ -283,14 +281,14 @@ async fn existing_interfaces<'a>(
     })
 }
 
-/// Takes away what this ADD made. What an earlier one made and answered is not ours to take.
+/// Removes what this ADD made. What an earlier ADD made and answered stays.
 async fn undo(agent: &Agent, owner: &Owner, net: &PodNet, links: Links) {
     if links != Links::Ensure {
         told(net, agent.abandon(owner, net).await);
     }
 }
 
-/// As [`undo`], where no link was made.
+/// Undoes as [`undo`], where no link was made.
 async fn undo_unmade(agent: &Agent, owner: &Owner, net: &PodNet, links: Links) {
     if links != Links::Ensure {
         told(net, agent.abandon_unmade(owner, net).await);
@@ -303,7 +301,7 @@ fn told(net: &PodNet, undone: Result<(), DetachError>) {
     }
 }
 
-/// What the pod has from its other interfaces, ours and other plugins'.
+/// Returns what the pod has from its other interfaces, Ebbtide's and other plugins'.
 pub(super) async fn existing(
     agent: &Agent,
     owner: &Owner,
@@ -311,7 +309,7 @@ pub(super) async fn existing(
 ) -> Result<Existing, Failure> {
     let mut existing = of_ours(agent, owner);
     if existing.own_table.is_some() {
-        // Planned again: as it was.
+        // Planned again: the result stays the same.
         return Ok(existing);
     }
     let mut own = vec![sandbox.interface.clone()];
@@ -327,7 +325,7 @@ pub(super) async fn existing(
     Ok(existing)
 }
 
-/// What the pod has from its other interfaces that are known here.
+/// Returns what the pod has from its other interfaces that Ebbtide made or extended.
 pub(super) fn of_ours(agent: &Agent, owner: &Owner) -> Existing {
     let mut existing = Existing::default();
     agent.each_interface(|other, net| {

@@ -1,4 +1,4 @@
-//! ADD where another plugin made the interface (a chain) or gives the addresses (`ipam.type`).
+//! ADD where another plugin made the interface (a chain) or assigns the addresses (`ipam.type`).
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::agent::Agent;
 
-/// As [`super::add`]'s: the same steps, with addresses from elsewhere.
+/// Carries out ADD in the steps of [`super::add`], with addresses from another plugin.
 pub(super) async fn add(
     agent: &Agent,
     invocation: &Invocation,
@@ -56,7 +56,7 @@ pub(super) async fn add(
         let strict_links = match known {
             Some(spec) => spec.strict_links.clone(),
             None => {
-                // A result that does not say where a link is may mean one of the same name as a NIC.
+                // A result without `sandbox` may mean a link in the pod with the same name as a NIC.
                 let host = agent.nics();
                 let nics = host.iter().flat_map(|host| &host.nics);
                 let nics: Vec<&str> = nics.map(|nic| nic.name.as_str()).collect();
@@ -103,7 +103,7 @@ pub(super) async fn add(
     };
     let known = agent.interface(&owner);
     let (addresses, dns) = match &known {
-        // The plugin would give others, or none.
+        // The plugin would assign others, or none.
         Some(net) => (net.addresses.clone(), json!({})),
         None => from(&ipam).await?,
     };
@@ -124,7 +124,7 @@ pub(super) async fn add(
     let (net, mac) = match attached {
         Ok(made) => made,
         Err(failure) => {
-            // An interface that was noted was abandoned, and the plugin told, by `attach`.
+            // If the interface was recorded, `attach` has abandoned it and released the addresses.
             if known.is_none() && agent.interface(&owner).is_none() {
                 give_back(&ipam).await;
             }
@@ -137,7 +137,7 @@ pub(super) async fn add(
     Ok(result.to_string())
 }
 
-/// Passes DEL or CHECK on to the IPAM plugin, if there is another one's.
+/// Passes DEL or CHECK on to the IPAM plugin, if another plugin's is configured.
 pub(super) async fn tell_ipam(
     conf: &NetConf,
     invocation: &Invocation,
@@ -150,7 +150,7 @@ pub(super) async fn tell_ipam(
 }
 
 fn ipam(conf: &NetConf, invocation: &Invocation) -> Option<Delegate> {
-    // One that was never asked for an address has none to give back.
+    // A plugin that was never asked for an address has none to release.
     let kind = conf.ipam_plugin().filter(|kind| *kind != DHCP)?;
     Some(Delegate {
         kind: kind.to_owned(),
@@ -163,7 +163,7 @@ fn ipam(conf: &NetConf, invocation: &Invocation) -> Option<Delegate> {
     })
 }
 
-/// Asks the IPAM plugin for addresses. What it gave and cannot be understood goes back.
+/// Requests addresses from the IPAM plugin. If its result is not understood, they are released.
 async fn from(ipam: &Delegate) -> Result<(Vec<PodAddress>, Value), Failure> {
     let text = delegate::call(ipam, "ADD").await?;
     let understood = serde_json::from_str::<Value>(&text)
@@ -194,7 +194,7 @@ async fn give_back(ipam: &Delegate) {
     }
 }
 
-/// Plans, writes down and applies; gives the NIC's link-layer address besides.
+/// Plans, records and applies the interface; also returns the NIC's link-layer address.
 async fn attach(
     agent: &Agent,
     owner: &Owner,
@@ -209,13 +209,13 @@ async fn attach(
         Some(_) => agent.facts.get(&agent.host).await?,
         None => agent.facts.sure_of(&spec.master, &agent.host).await?,
     };
-    // The same ADD again: what was answered stays.
+    // The same ADD again: its addresses were admitted before.
     let _reservation = match known.as_ref().filter(|net| net.addresses == addresses) {
         Some(_) => None,
         None => Some(foreign::admit(agent, owner, sandbox, addresses, whence, &facts).await?),
     };
     let existing = match spec.made_before {
-        // The interface that is another plugin's is this one.
+        // The interface of the other plugin is this one.
         Some(_) => of_ours(agent, owner),
         None => existing(agent, owner, sandbox).await?,
     };
@@ -242,27 +242,27 @@ async fn attach(
     Ok((net, mac))
 }
 
-/// As far as the pod is known: its annotations say nothing else that is needed here.
+/// Whether the pod's sockets take marks. If the pod is not known, the configuration alone decides.
 async fn accept_marks(agent: &Agent, container: &Container, conf: &NetConf) -> bool {
     let known = wanted::subject(agent, &container.identity).await;
     let pod = known.map_or_else(|_| Object::named(String::new()), |subject| subject.pod);
     wanted::accepts_marks(conf, &pod)
 }
 
-/// Whether a link of the host's filters reverse paths strictly: the larger of `all` and its own
-/// setting counts (Documentation/networking/ip-sysctl.rst).
+/// Whether a link of the host filters reverse paths strictly: the larger one of `all` and its own setting counts
+/// (Documentation/networking/ip-sysctl.rst).
 fn is_strict(link: &str) -> bool {
     let plain = !link.contains('/') && !matches!(link, "." | "..");
     plain && node::is_strict(link)
 }
 
-/// What is there already of an interface, and around it.
+/// The existing interface, and its surroundings in the pod.
 struct Inside {
     link: Link,
     addresses: Vec<IpNet>,
     /// The addresses of all interfaces.
     in_pod: Vec<IpAddr>,
-    /// Somebody routes by marks of their own.
+    /// Whether foreign rules in the pod route by marks.
     marks: bool,
 }
 
@@ -300,15 +300,15 @@ impl Inside {
     }
 }
 
-/// The earlier plugins' result with what was added: the pair to the host.
+/// Returns the earlier plugins' result with what was added: the veth pair to the host.
 fn beside(existing: &Value, net: &PodNet, version: &str) -> Value {
     let own = AddResult { mac: None, net }.to_json(version);
-    // Ours comes first in ours, and is in theirs.
+    // Ebbtide's result begins with the pod's interface, which theirs already has.
     let added = own["interfaces"].as_array().into_iter().flatten().skip(1);
     with_interfaces(existing, added, version)
 }
 
-/// A result that has these interfaces, too. What is no object is nobody's result, and stays as it is.
+/// Returns a result with these interfaces added. If it is no JSON object, it is unchanged.
 pub(super) fn with_interfaces<'a>(
     existing: &Value,
     added: impl Iterator<Item = &'a Value>,
@@ -325,7 +325,7 @@ pub(super) fn with_interfaces<'a>(
     }
     let mut interfaces = match fields.remove("interfaces") {
         Some(Value::Array(interfaces)) => interfaces,
-        // What says nothing was read as none.
+        // Empty values were read as no interfaces.
         _ => Vec::new(),
     };
     for one in added {

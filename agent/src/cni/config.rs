@@ -1,4 +1,4 @@
-//! The network configuration.
+//! The network configuration that a runtime passes to the plugin.
 
 mod attachments;
 mod choice;
@@ -27,11 +27,10 @@ use pools::Ipam;
 pub use pools::NamedPools;
 use runtime::RuntimeConfig;
 
-/// An IPAM plugin that cannot serve an interface of ours.
+/// The IPAM plugin that cannot serve Ebbtide's interfaces.
 pub(super) const DHCP: &str = "dhcp";
 
-/// The fields of a network configuration that are ours; unknown ones are tolerated, as the
-/// specification asks.
+/// The fields of a network configuration that Ebbtide reads; unknown ones are ignored, as the specification requires.
 #[derive(Clone, Debug, Deserialize)]
 pub struct NetConf {
     /// Version of the specification this configuration is written for.
@@ -60,15 +59,15 @@ pub struct NetConf {
         deserialize_with = "object::optional"
     )]
     runtime: Option<RuntimeConfig>,
-    /// What people and schedulers add for plugins, by their kinds (CONVENTIONS.md of the CNI specification).
+    /// Arguments that people and schedulers add for plugins, by their kinds (CONVENTIONS.md of the CNI specification).
     #[serde(default)]
     args: Option<Value>,
-    /// Of the runtime's variable `CNI_ARGS`.
+    /// The addresses that the runtime's variable `CNI_ARGS` requests.
     #[serde(skip)]
     asked_by_variable: Vec<IpAddr>,
     #[serde(skip)]
     prev_result: Option<Value>,
-    /// As it came: what says nothing in it is not to be left out.
+    /// As it was received: empty values in it must not be dropped.
     #[serde(skip)]
     valid_attachments: Option<Value>,
 }
@@ -81,7 +80,7 @@ impl NetConf {
     /// Parses and checks a configuration.
     ///
     /// # Errors
-    /// When it is not JSON, lacks a required field, or is of a version that is not spoken.
+    /// If it is not JSON, lacks a required field, or has a `cniVersion` that is not supported.
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let mut value: Value = serde_json::from_str(text).map_err(|e| {
             Failure::new(
@@ -91,7 +90,7 @@ impl NetConf {
             )
         })?;
         let mut apart = |key: &str| value.as_object_mut().and_then(|conf| conf.remove(key));
-        // It goes back to the runtime as it came.
+        // It is returned to the runtime unchanged.
         let prev_result = apart("prevResult").filter(|result| !is_nothing(result));
         let [valid, example] = VALID_ATTACHMENTS.map(&mut apart);
         let Object(mut conf): Object<Self> =
@@ -126,7 +125,7 @@ impl NetConf {
         Ok(conf)
     }
 
-    /// What a network is called whose configuration does not say: as long as it stays the same, so does this.
+    /// Returns a stable name for a network whose configuration has none.
     fn unnamed(&self) -> String {
         match (&self.network, &self.master) {
             (Some(network), _) => network.clone(),
@@ -142,34 +141,34 @@ impl NetConf {
         rank(self.cni_version.as_str()) >= rank(minimum)
     }
 
-    /// Whether the configuration leaves it to the pod which networks it is in: then one ADD makes
-    /// all of the pod's interfaces, and one DEL removes them.
+    /// Whether the pod decides which networks it is in: then one ADD makes all of the pod's interfaces, and one DEL
+    /// removes them.
     #[must_use]
     pub const fn is_by_pod(&self) -> bool {
         self.network.is_none() && self.master.is_none()
     }
 
-    /// What the plugins before this one in the chain made.
+    /// Returns the result of the plugins before this one in the chain.
     #[must_use]
     pub fn previous(&self) -> Option<&Value> {
         self.prev_result.as_ref()
     }
 
-    /// The network's name among the manifests, if the configuration gives one.
+    /// Returns the name of the SpiderMultusConfig, if the configuration names one.
     #[must_use]
     pub fn network(&self) -> Option<&str> {
         self.network.as_deref()
     }
 
-    /// The IPAM plugin of others that is to give the addresses.
+    /// Returns the other plugin that is to assign the addresses, if there is one.
     #[must_use]
     pub fn ipam_plugin(&self) -> Option<&str> {
         let kind = self.ipam.as_ref().and_then(|ipam| ipam.kind.as_deref());
         kind.filter(|kind| *kind != PLUGIN)
     }
 
-    /// Whether the addresses are not from the pools: another plugin made the interface, or gives the
-    /// addresses. (A configuration of ours is given its own result as `prevResult`, too.)
+    /// Whether the addresses are not from the pools: another plugin made the interface, or assigns the addresses.
+    /// (Ebbtide's own configuration gets its own result as `prevResult`, too.)
     #[must_use]
     pub fn is_chained(&self) -> bool {
         let is_chained = self.prev_result.is_some() && self.master.is_none();

@@ -1,4 +1,4 @@
-//! What cannot be made beside what is there already, or in its place.
+//! Refuses interfaces that conflict with existing ones.
 
 use ebbtide_ipam::pool::Owner;
 use ebbtide_kernel::{
@@ -11,14 +11,14 @@ use ebbtide_types::IpvlanMode;
 use super::Failure;
 use crate::agent::{Agent, NicMode};
 
-/// Refuses a network whose mode is another than its NIC is in, by who may say it or by an interface of ours there.
+/// Refuses a network whose mode differs from its NIC's, as an existing interface or the administrator has decided it.
 pub(super) fn refuse_conflicts(
     agent: &Agent,
     owner: &Owner,
     spec: &NetworkSpec,
 ) -> Result<(), Failure> {
     refuse(agent, owner, &spec.name, (&spec.master, spec.mode))?;
-    // What is there already stays as it was made.
+    // An existing interface keeps its mode.
     let said = agent.mode_of(&spec.master, &agent.catalog());
     let said = said.filter(|said| said.mode != spec.mode && agent.interface(owner).is_none());
     said.map_or(Ok(()), |said| {
@@ -33,7 +33,7 @@ pub(super) fn refuse_conflicts(
     })
 }
 
-/// As [`refuse_conflicts`], by name, master and mode alone.
+/// Refuses a network whose mode differs from that of another interface on its master.
 pub(super) fn refuse(
     agent: &Agent,
     owner: &Owner,
@@ -63,7 +63,7 @@ pub(super) fn refuse(
     ))
 }
 
-/// Whether no interface of ours but `owner`'s is on this NIC.
+/// Whether no interface of Ebbtide's but `owner`'s is on this NIC.
 pub(super) fn is_first(agent: &Agent, owner: &Owner, master: &str) -> bool {
     let mut is_first = true;
     agent.each_interface(|other, net| {
@@ -72,8 +72,8 @@ pub(super) fn is_first(agent: &Agent, owner: &Owner, master: &str) -> bool {
     is_first
 }
 
-/// Refuses an ADD for an interface that is there, if it is not the same ADD again: for another namespace, while
-/// the first one is there with its addresses, or for another network.
+/// Refuses an ADD for an existing interface, unless it repeats the same ADD: one for another namespace while the first
+/// one still exists, or for another network.
 pub(super) fn refuse_another(
     agent: &Agent,
     owner: &Owner,
@@ -126,8 +126,8 @@ pub(super) fn refuse_another(
     ))
 }
 
-/// Refuses to add an interface that another network configuration added: a DEL of one would take from the other what
-/// both have, as they are one interface of one pod.
+/// Refuses to add an interface that another network configuration added. They are one interface of one pod, so a DEL
+/// of one network would remove it from the other, too.
 fn refuse_second_network(agent: &Agent, owner: &Owner, sandbox: &Sandbox) -> Result<(), Failure> {
     let mut first = None;
     agent.each_interface(|other, net| {
@@ -147,7 +147,7 @@ fn refuse_second_network(agent: &Agent, owner: &Owner, sandbox: &Sandbox) -> Res
     ))
 }
 
-/// In what an interface is another than one of `spec` would be, if in anything that cannot be changed.
+/// Returns how an interface differs from one of `spec`, in what cannot be changed.
 fn other_than(known: &PodNet, spec: &NetworkSpec) -> Option<String> {
     let differs = |what: &str, there: &str, wanted: &str| {
         (there != wanted).then(|| format!("it has {what} {there}, not {wanted}"))

@@ -1,4 +1,4 @@
-//! The container of a command, and the namespace that it says it has.
+//! The container of a command, and the network namespace that the runtime names for it.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,14 +20,14 @@ use tokio::{task::spawn_blocking, time::timeout};
 use super::{Attachment, Failure, NetConf, PodIdentity, invocation};
 use crate::agent::{Agent, WriteGuard};
 
-/// How long the file system may take that a namespace's path is on.
+/// How long the file system of a namespace's path may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A container that an ADD is about. Until this is dropped no other command changes its interfaces.
+/// The container of an ADD, locked: until this is dropped no other command changes its interfaces.
 pub(super) struct Container {
-    /// The interface that the runtime asks for.
+    /// The interface that the runtime requests.
     pub(super) attachment: Attachment,
-    /// Whose container it is.
+    /// The pod that the container belongs to.
     pub(super) identity: PodIdentity,
     /// Its namespace.
     pub(super) netns: Netns,
@@ -36,7 +36,7 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Waits for the container's turn, and only then looks for its namespace: it may have ended.
+    /// Waits for the container's lock, and only then opens its namespace, which may have ended meanwhile.
     pub(super) async fn wait(agent: &Agent, invocation: &Invocation) -> Result<Self, Failure> {
         let attachment = Attachment::parse(invocation)?;
         let path = invocation::netns(invocation)?;
@@ -62,7 +62,7 @@ impl Container {
         })
     }
 
-    /// Where `interface` of it is to be.
+    /// Returns the sandbox of its interface `interface`.
     pub(super) fn sandbox(&self, interface: &str) -> Sandbox {
         let container_id = &self.attachment.container_id;
         Sandbox {
@@ -76,7 +76,7 @@ impl Container {
     }
 }
 
-/// The namespace at `CNI_NETNS`.
+/// Opens the namespace at `CNI_NETNS`.
 async fn open(path: &Path) -> Result<Netns, Failure> {
     let invalid = |why: &str| {
         Failure::new(
@@ -113,16 +113,16 @@ async fn open(path: &Path) -> Result<Netns, Failure> {
     }
 }
 
-/// Whether it is the path's fault that it cannot be opened: anything else may be better a moment later.
+/// Whether the path itself is at fault; any other error may be temporary.
 fn is_of_the_path(error: &netlink::Error) -> bool {
     use Errno::{EACCES, ELOOP, ENAMETOOLONG, ENOTDIR, EPERM};
-    // The library refuses a path with a zero in it by itself.
+    // The library itself refuses a path that contains a zero byte.
     error.errno().is_none_or(|errno| {
         [EACCES, ELOOP, ENAMETOOLONG, ENOTDIR, EPERM].contains(&Errno::from_raw(errno))
     })
 }
 
-/// Who owns what is made for an attachment.
+/// Returns the owner of what is made for an attachment.
 pub(super) fn owner(conf: &NetConf, attachment: &Attachment) -> Owner {
     Owner {
         network: conf.name.clone(),

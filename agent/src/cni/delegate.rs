@@ -1,4 +1,4 @@
-//! Another plugin, executed as the CNI specification's section 4 ("Plugin Delegation") says.
+//! Runs another plugin, as section 4 of the CNI specification ("Plugin Delegation") describes.
 
 use std::{
     future::pending,
@@ -29,19 +29,19 @@ use tokio::{
 use super::Failure;
 use crate::host_root::{HostRoot, which};
 
-/// How long it may take; the plugin that waits for us gives up a little later.
+/// How long the plugin may take; Ebbtide's own plugin, which waits for it, gives up a little later.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// How many bytes it may print, to either of its outputs. A result has a few hundred.
 const MOST: u64 = 1 << 20;
 
-/// How many characters of what it printed an error has.
+/// How many characters of its output an error shows.
 const SHOWN: usize = 1000;
 
-/// How long its outputs may stay open once it has ended: who holds them then is another process that it left behind.
+/// How long its outputs may stay open after it has ended: then a process that it left behind holds them.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The error of a plugin; many leave `cniVersion` out.
+/// A plugin's error; many leave `cniVersion` out.
 #[derive(Deserialize)]
 struct Refusal {
     code: u32,
@@ -50,11 +50,11 @@ struct Refusal {
     details: String,
 }
 
-/// Runs the plugin with `command`, and gives what it printed. One that prints or takes too much is ended, with all
-/// processes that it started (but for those that made themselves a process group of their own).
+/// Runs the plugin with `command`, and returns what it printed. If it prints or takes too much, it is killed with all
+/// processes that it started (except those that made a process group of their own).
 ///
 /// # Errors
-/// Its own error as it printed it, or why it could not be run.
+/// The plugin's own error as it printed it, or why it could not be run.
 pub async fn call(delegate: &Delegate, command: &str) -> Result<String, Failure> {
     call_within(delegate, command, PATIENCE, HostRoot::get()).await
 }
@@ -75,7 +75,7 @@ async fn call_within(
             "is it the right program for this machine, and can it be executed?",
         )
     };
-    // The runtime means the host's directories, and the plugin its own files there.
+    // The runtime's paths are the host's, and the plugin expects its own files there.
     let started = root.run(|| {
         let program = find(&delegate.kind, &delegate.path, root)?;
         let child = start(&program, delegate, command, root);
@@ -146,7 +146,7 @@ async fn talk(mut child: Child, config: String, patience: Duration) -> io::Resul
     let (mut printed, mut complained) = (Vec::new(), Vec::new());
     let feeding = async {
         if let Some(mut stdin) = stdin {
-            // One that does not read to the end may still answer.
+            // A plugin that does not read to the end may still answer.
             let _unread = stdin.write_all(config.as_bytes()).await;
         }
     };
@@ -154,7 +154,8 @@ async fn talk(mut child: Child, config: String, patience: Duration) -> io::Resul
         feeding.await;
         pending::<io::Result<()>>().await
     };
-    // It stays a zombie, so that its number, which is its group's, is nobody else's while that may have to be killed.
+    // It stays a zombie, so that its process ID, which is its group's, is not reused while the group may have to be
+    // killed.
     let mut ended =
         spawn_blocking(move || waitid(Id::Pid(group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT));
     let listening = async {
@@ -187,7 +188,7 @@ async fn talk(mut child: Child, config: String, patience: Duration) -> io::Resul
     };
     let leaves_processes = !matches!(listened, Ok(false));
     if leaves_processes {
-        // There may be none.
+        // The group may be empty.
         let _ = killpg(group, Signal::SIGKILL);
     }
     let status = timeout(patience, child.wait()).await;
@@ -199,7 +200,7 @@ async fn talk(mut child: Child, config: String, patience: Duration) -> io::Resul
     })
 }
 
-/// Reads all, and no more than [`MOST`].
+/// Reads an output to its end, at most [`MOST`] bytes.
 async fn read(
     output: Option<impl AsyncRead + Unpin>,
     name: &str,
@@ -216,7 +217,7 @@ async fn read(
     Ok(())
 }
 
-/// The plugin in the directories of `CNI_PATH`, as the calling thread sees them.
+/// Returns the plugin in the directories of `CNI_PATH`, as the calling thread sees them.
 fn find(kind: &str, path: &str, root: &HostRoot) -> Result<PathBuf, Failure> {
     let plain = !kind.is_empty() && !kind.contains('/') && !matches!(kind, "." | "..");
     let found = plain.then(|| which(kind, path.as_ref())).flatten();
@@ -236,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs a shell script as the plugin. `$0.pids` is for the numbers of what it starts.
+    /// Runs a shell script as the plugin. `$0.pids` collects the process IDs of what it starts.
     async fn run(script: &str) -> (Result<String, Failure>, Duration, Vec<i32>) {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("mock");
@@ -270,7 +271,7 @@ mod tests {
         (answer, took, numbers.collect())
     }
 
-    /// Whether a process is there and is more than a zombie.
+    /// Whether a process exists and is no zombie.
     fn runs(pid: i32) -> bool {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let state = stat
@@ -279,7 +280,7 @@ mod tests {
         state.is_some_and(|state| state != 'Z' && state != 'X')
     }
 
-    /// Waits until none of them runs.
+    /// Waits until none of these processes runs.
     async fn end(numbers: &[i32]) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while numbers.iter().any(|number| runs(*number)) {
@@ -336,7 +337,7 @@ mod tests {
         let (answer, _, numbers) = run(script).await;
         assert_eq!(answer.unwrap(), "{}\n");
         end(&numbers).await;
-        // Who holds none of its pipes is nobody's concern.
+        // A process that holds none of its pipes is left alone.
         let quiet = "exec 3>&1 > /dev/null 2>&1; (exec 3>&-; exec sleep 60) < /dev/null & echo $! >> $0.pids; sleep 1; echo '{}' >&3";
         let (answer, _, numbers) = run(quiet).await;
         assert_eq!(answer.unwrap(), "{}\n");

@@ -1,23 +1,23 @@
-//! Failures, with the specification's codes.
+//! Errors of CNI commands, with the specification's codes.
 
 use ebbtide_ipam::{catalog, pool};
 use ebbtide_kernel::{netlink, podnet};
 use ebbtide_plugin::cni::{CniError, code};
 use ebbtide_types::printable::printable;
 
-/// Why a command failed: what the plugin prints.
+/// Why a command failed: the plugin prints this.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// See [`code`].
+    /// The error code, see [`code`].
     pub code: u32,
-    /// What was wrong, naming the thing.
+    /// What was wrong, naming the object.
     pub message: String,
     /// What can be done about it.
     pub hint: String,
 }
 
 impl Failure {
-    /// A failure.
+    /// Makes a failure.
     pub fn new(code: u32, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             code,
@@ -26,7 +26,7 @@ impl Failure {
         }
     }
 
-    /// As the JSON the specification wants, for a configuration of `version`.
+    /// Returns the JSON that the specification defines, for a configuration of `version`.
     #[must_use]
     pub fn to_json(&self, version: &str) -> String {
         let error = CniError {

@@ -1,8 +1,8 @@
-//! Which addresses a pod may have here that another plugin gave it.
+//! Decides whether a pod may have an address on this node that another plugin assigned to it.
 //!
-//! What this node sends to such an address goes to the pod from then on: the table of the pods is asked before the main
-//! one. Whoever may write a NetworkAttachmentDefinition chooses the address (IPAM `static`). So it is refused if it is
-//! somebody else's, or if nothing shows that it can be a pod's here.
+//! From then on, packets of this node to that address go to the pod: the pods' table is looked up before the main one.
+//! Whoever may write a NetworkAttachmentDefinition chooses the address (IPAM `static`). So it is refused if it has
+//! another owner, or if there is no evidence that it can be a pod's here.
 
 mod evidence;
 
@@ -22,10 +22,10 @@ use crate::agent::{Agent, Pending};
 
 use evidence::{Ground, OPEN, Place, Switch};
 
-/// Where addresses come from.
+/// The origin of addresses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Whence<'a> {
-    /// Who gave them.
+    /// The plugin that assigned them.
     pub(super) by: &'a str,
     /// The interface that is to have them.
     pub(super) on: On<'a>,
@@ -34,18 +34,18 @@ pub(super) struct Whence<'a> {
 /// The interface that is to have them.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum On<'a> {
-    /// One that we make on this NIC.
+    /// One that Ebbtide makes on this NIC.
     Nic(&'a str),
-    /// One that another plugin made, as the pod's kernel has it.
+    /// One that another plugin made, as the pod's kernel describes it.
     There(&'a Link),
 }
 
 const ANOTHER: &str = "nothing was made: give the pod another address in the configuration of the plugin that gives it";
 
-/// Why an address is not the pod's to have, and what can be done.
+/// Why the pod may not have an address, and a hint.
 type Why = (String, String);
 
-/// What is looked at.
+/// The inputs of the decision.
 struct ReadGuard<'a> {
     agent: &'a Agent,
     owner: &'a Owner,
@@ -54,10 +54,10 @@ struct ReadGuard<'a> {
     catalog: &'a Catalog,
 }
 
-/// Looks whose the addresses are. Until what it answers is dropped nobody else is given them.
+/// Checks the owners of the addresses, and reserves them until the result is dropped.
 ///
 /// # Errors
-/// When one of them is not the pod's to have.
+/// If the pod may not have one of them.
 pub(super) async fn admit<'a>(
     agent: &'a Agent,
     owner: &Owner,
@@ -91,7 +91,7 @@ pub(super) async fn admit<'a>(
         catalog: &agent.catalog(),
     };
     let place = looking.place().await?;
-    // A node may have very many routes: they are listed once, and only where they decide.
+    // A node may have very many routes: they are dumped once, and only where they decide.
     let routers = match place {
         Place::Child(_) | Place::Hardware => agent.host.routes_by_gateways().await?,
         Place::Pair { .. } | Place::Apart => Vec::new(),
@@ -109,7 +109,7 @@ fn another(why: impl Into<String>) -> Why {
 }
 
 impl ReadGuard<'_> {
-    /// Why the pod may not have the address, if it may not.
+    /// Returns why the pod may not have the address, if it may not.
     async fn look(
         &self,
         own: &PodAddress,
@@ -141,13 +141,13 @@ impl ReadGuard<'_> {
         Ok(self.evidence(own, way, out.as_ref(), place, routers))
     }
 
-    /// Whether the pod has it from a pool of ours already.
+    /// Whether the pod has it from one of Ebbtide's pools already.
     fn is_given_by_pool(&self, address: IpAddr) -> bool {
         let holder = self.agent.pools.look(address).holder;
         holder.is_some_and(|holder| holder.container_id == self.owner.container_id)
     }
 
-    /// Whose an address is, if it is known to be somebody's.
+    /// Returns why the address is refused, if it has another owner.
     fn whose(&self, address: IpAddr, way: Way) -> Option<Why> {
         if let Some(why) = self.agent.nobodys(self.facts, self.catalog, address) {
             return Some(another(why));
@@ -189,7 +189,8 @@ impl ReadGuard<'_> {
         ))
     }
 
-    /// Another pod of this node that has it. One that is gone, and that nobody has told us of yet, has nothing.
+    /// Returns another pod of this node that has it. A pod whose namespace is gone does not count, even before its
+    /// DEL.
     fn pod_with(&self, address: IpAddr) -> Option<String> {
         let mut with = Vec::new();
         self.agent.each_interface(|other, net| {
@@ -201,7 +202,7 @@ impl ReadGuard<'_> {
         with.find(|net| !is_gone(net)).map(|net| net.pod.clone())
     }
 
-    /// Whether a link is another pod's end in the host, known here or not.
+    /// Whether a link is the host's end of another pod, recorded here or not.
     fn is_another_pods(&self, link: &Link) -> bool {
         if !node::is_pod_veth(link) {
             return false;
@@ -216,21 +217,21 @@ impl ReadGuard<'_> {
         whose.is_none_or(|(container, net)| container != self.owner.container_id && !is_gone(&net))
     }
 
-    /// What the pod's interface is, seen from the node.
+    /// Returns the kind of the pod's interface, seen from the node.
     async fn place(&self) -> Result<Place, netlink::Error> {
         let host = &self.agent.host;
         let link = match self.whence.on {
             On::There(link) => link,
             On::Nic(name) => {
                 let nic = host.link(name).await?;
-                // Without it the plan says that there is none.
+                // Without the NIC, the plan reports the error.
                 return Ok(nic.map_or(Place::Apart, |nic| Place::Child(nic.ifindex)));
             }
         };
         let (true, Some(peer)) = (evidence::is_pair(link), link.below) else {
             return Ok(evidence::place_of(link));
         };
-        // Indexes of another namespace's links may be the same: the two ends name one another.
+        // Interface indexes of two namespaces may coincide: both ends must refer to each other.
         let end = host.link_at(peer).await?;
         let end = end.filter(|end| evidence::is_pair(end) && end.below == Some(link.ifindex));
         let Some(end) = end.filter(|end| end.below_elsewhere && link.below_elsewhere) else {
@@ -247,7 +248,7 @@ impl ReadGuard<'_> {
         Ok(Place::Pair { peer, switch })
     }
 
-    /// What is missing to show that the address can be a pod's there.
+    /// Returns which evidence is missing that the address can be a pod's there.
     fn evidence(
         &self,
         own: &PodAddress,
@@ -261,7 +262,7 @@ impl ReadGuard<'_> {
             nodes.is_empty() || nodes.contains(&self.agent.node_name)
         });
         let pools: Vec<IpNet> = pools.map(|pool| pool.subnet).collect();
-        // What networks name as their master shows nothing: anybody may write one.
+        // The masters that networks name are no evidence: anybody may write a network.
         let known = Known {
             subnets: pools.clone(),
             ..Known::default()

@@ -1,4 +1,4 @@
-//! The plugin's environment, checked.
+//! The environment variables of a plugin's invocation, checked.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Failure;
 
-/// Which interface of which container.
+/// An interface of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attachment {
     /// `CNI_CONTAINERID`.
@@ -21,7 +21,7 @@ impl Attachment {
     /// Reads and checks the two variables.
     ///
     /// # Errors
-    /// When one is missing or not of the form that the specification gives it.
+    /// If one is missing or does not have the form that the specification requires.
     pub fn parse(invocation: &Invocation) -> Result<Self, Failure> {
         let container_id = required("CNI_CONTAINERID", &invocation.container_id)?;
         let first = container_id.starts_with(|c: char| c.is_ascii_alphanumeric());
@@ -50,7 +50,7 @@ impl Attachment {
     }
 }
 
-/// `CNI_NETNS`, where a command needs it.
+/// Returns `CNI_NETNS` for a command that needs it.
 pub(super) fn netns(invocation: &Invocation) -> Result<PathBuf, Failure> {
     required("CNI_NETNS", &invocation.netns).map(PathBuf::from)
 }
@@ -89,7 +89,7 @@ pub struct PodIdentity {
 }
 
 impl PodIdentity {
-    /// Reads `CNI_ARGS` (`KEY=VALUE;KEY=VALUE`). Keys of others are none of our business.
+    /// Reads `CNI_ARGS` (`KEY=VALUE;KEY=VALUE`). Other keys are ignored.
     #[must_use]
     pub fn parse(args: &str) -> Self {
         let mut map: HashMap<&str, &str> = args
@@ -104,7 +104,7 @@ impl PodIdentity {
         }
     }
 
-    /// `namespace/name`, or the container ID where there is no Kubernetes.
+    /// Returns `namespace/name`, or the container ID without Kubernetes.
     #[must_use]
     pub fn or_container(&self, container_id: &str) -> String {
         if self.name.is_empty() {

@@ -1,5 +1,5 @@
-//! The CNI protocol, the agent's side: what the plugin hands over, what is done about it, and what
-//! the plugin prints. See the CNI specification, sections 1 and 2.
+//! The agent's side of the CNI protocol: reads what the plugin passes on, carries it out, and returns what the plugin
+//! prints. See the CNI specification, sections 1 and 2.
 
 mod add;
 mod chained;

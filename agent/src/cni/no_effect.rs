@@ -1,4 +1,4 @@
-//! What pods ask for and nobody does: said where a person looks, since nothing else would tell.
+//! Reports requests of pods that have no effect on this node: nothing else would show it.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use tracing::warn;
 use super::{NetConf, wanted};
 use crate::agent::Agent;
 
-/// Says in the log and by an Event on the pod what of the runtime's wishes nobody serves. A runtime tells them to the
-/// plugin that has the capability (`portMappings`, `bandwidth`); that is ours where there is no other.
+/// Reports in the log and by an Event on the pod which of the runtime's requests have no effect. A runtime passes them
+/// to the plugin that has the capability (`portMappings`, `bandwidth`); that is Ebbtide's where there is no other.
 pub(super) fn tell(agent: &Agent, invocation: &Invocation, conf: &NetConf) {
     let ports: Vec<String> = conf.host_ports().iter().map(u16::to_string).collect();
     if !ports.is_empty() {
@@ -35,7 +35,7 @@ pub(super) fn tell(agent: &Agent, invocation: &Invocation, conf: &NetConf) {
     }
 }
 
-/// As [`tell`], of the pod's annotations.
+/// Reports as [`tell`] which of the pod's annotations have no effect.
 pub(super) fn tell_of_annotations(agent: &Agent, invocation: &Invocation, pod: &Object) {
     for note in of_annotations(&pod.annotations) {
         warn!("{note}");
@@ -43,7 +43,7 @@ pub(super) fn tell_of_annotations(agent: &Agent, invocation: &Invocation, pod: &
     }
 }
 
-/// The domains of annotations that are read of pods, and those that are known there. What a `*` ends, others wrote.
+/// The domains of annotations that the agent reads, with the known names. Those that end in `*` are written by others.
 const KNOWN: [(&str, &[&str]); 3] = [
     (
         "ipam.spidernet.io/",
@@ -55,7 +55,7 @@ const KNOWN: [(&str, &[&str]); 3] = [
             // Refused where they are read.
             "subnet",
             "subnets",
-            // Spiderpool's first releases noted there what they gave.
+            // Spiderpool's first releases recorded the assigned addresses there.
             "assigned-*",
         ],
     ),
@@ -63,7 +63,7 @@ const KNOWN: [(&str, &[&str]); 3] = [
     ("cni.spidernet.io/", &[]),
 ];
 
-/// Annotations of Spiderpool's that this agent does nothing with, and what does it instead.
+/// Spiderpool's annotations that this agent ignores, with what to use instead.
 const WITHOUT_EFFECT: [(&str, &str); 4] = [
     (
         "ipam.spidernet.io/ippool-ip-number",
@@ -85,7 +85,7 @@ const WITHOUT_EFFECT: [(&str, &str); 4] = [
     ),
 ];
 
-/// What of a pod's annotations has no effect, each as a sentence.
+/// Returns the pod's annotations that have no effect, each as a sentence.
 fn of_annotations(annotations: &BTreeMap<String, String>) -> Vec<String> {
     let set = annotations
         .iter()

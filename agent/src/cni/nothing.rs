@@ -1,8 +1,8 @@
-//! Absent, empty and null say the same: people, templates and Go's encoder write each for "not set".
+//! Treats absent, empty and null alike: people, templates and Go's encoder write each for "not set".
 
 use serde_json::Value;
 
-/// `value` without what says nothing: null, empty text, and whatever holds nothing else.
+/// Removes from `value` null, empty text, and whatever holds nothing else.
 pub(super) fn without_nothing(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -12,7 +12,7 @@ pub(super) fn without_nothing(value: Value) -> Value {
         }
         Value::Array(items) => {
             let said = items.into_iter().map(without_nothing);
-            // Others count an array's objects: each stays in its place.
+            // Other fields refer to an array's objects by index: each object stays in its place.
             let stays = |item: &Value| item.is_object() || !is_nothing(item);
             Value::Array(said.filter(stays).collect())
         }

@@ -1,4 +1,4 @@
-//! The result of another plugin, read: what a chain's earlier plugins made, what an IPAM gave.
+//! Reads the result of another plugin: of a chain's earlier plugins, or of an IPAM plugin.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{Failure, nothing::without_nothing};
 
-/// The fields of a result that are looked at, in the form of every version since 0.3.0.
+/// The fields of a result that are read, in the form of every version since 0.3.0.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Previous {
     #[serde(default, deserialize_with = "object::list")]
@@ -26,7 +26,7 @@ pub(super) struct Previous {
     /// Before 0.3.0: the only address of its family.
     #[serde(default, deserialize_with = "object::optional")]
     ip4: Option<OfFamily>,
-    /// See `ip4`.
+    /// As `ip4`.
     #[serde(default, deserialize_with = "object::optional")]
     ip6: Option<OfFamily>,
 }
@@ -53,7 +53,7 @@ struct Ip {
     address: IpNet,
     #[serde(default)]
     gateway: Option<IpAddr>,
-    /// Negative: of none that is listed.
+    /// Negative: none of those that are listed.
     #[serde(default)]
     interface: Option<i64>,
 }
@@ -69,7 +69,7 @@ impl Previous {
     /// Reads a result; `whose` names it in errors.
     ///
     /// # Errors
-    /// When it is not of the form that the specification gives it.
+    /// If it does not have the form that the specification defines.
     pub(super) fn parse(value: &Value, whose: &str) -> Result<Self, Failure> {
         let value = without_nothing(value.clone());
         let read: Result<Object<Self>, _> = serde_path_to_error::deserialize(value);
@@ -90,7 +90,7 @@ impl Previous {
         let gateways = previous.ips.iter_mut().map(|ip| &mut ip.gateway);
         let hops = previous.routes.iter_mut().map(|route| &mut route.gw);
         for gateway in gateways.chain(hops) {
-            // Some write it for none, and the kernel takes it for none.
+            // Some plugins write `0.0.0.0` or `::` for no gateway, and so does the kernel.
             *gateway = gateway.filter(|address| !address.is_unspecified());
         }
         Ok(previous)
@@ -106,15 +106,15 @@ impl Previous {
         });
     }
 
-    /// The addresses of the pod's interface `name`, which an earlier plugin made and which has
-    /// `inside` in the pod.
+    /// Returns the addresses of the pod's interface `name`, which an earlier plugin made and which has `inside` in the
+    /// pod.
     ///
-    /// What a result says of its interfaces is not the same with all plugins: Calico's lists the host's
-    /// end alone, Azure's says of none that it is in the pod, scripts count from -1. So what is of
-    /// another of the pod's interfaces is left out, and where nothing is left the pod is believed.
+    /// Plugins describe their interfaces differently: Calico's lists the host's end alone, Azure's marks none as being
+    /// in the pod, scripts count from -1. So addresses of the pod's other interfaces are left out; if none is left,
+    /// those in the pod count.
     ///
     /// # Errors
-    /// When it has no address.
+    /// If it has no address.
     pub(super) fn of_interface(
         &self,
         name: &str,
@@ -132,7 +132,7 @@ impl Previous {
         self.addresses(own.iter(), "prevResult")
     }
 
-    /// Leaves out the addresses that the pod has on no interface, and gives them: who routes to one reaches nobody.
+    /// Removes and returns the addresses that the pod has on no interface: a route to one would reach nothing.
     pub(super) fn leave_out_absent(&mut self, in_pod: &[IpAddr]) -> Vec<IpNet> {
         let (there, absent) = std::mem::take(&mut self.ips)
             .into_iter()
@@ -142,7 +142,7 @@ impl Previous {
         absent.into_iter().map(|ip| ip.address).collect()
     }
 
-    /// Whether an address is not of another one of the pod's interfaces.
+    /// Whether an address does not belong to another interface of the pod.
     fn may_be_of(&self, ip: &Ip, name: &str) -> bool {
         let index = ip.interface.and_then(|index| usize::try_from(index).ok());
         match index.and_then(|index| self.interfaces.get(index)) {
@@ -151,14 +151,14 @@ impl Previous {
         }
     }
 
-    /// A plugin that says of no interface that it is in the pod means them all.
+    /// Whether an interface is in the pod. If the plugin names no sandbox at all, all are taken to be.
     fn is_in_pod(&self, interface: &Interface, asked: &str) -> bool {
         let says_where = self.interfaces.iter().any(|link| !link.sandbox.is_empty());
         let is_listed = self.interfaces.iter().any(|link| link.name == asked);
         !interface.sandbox.is_empty() || (!says_where && is_listed)
     }
 
-    /// The links in the host that the plugins made, where `asked` is the pod's interface.
+    /// Returns the links in the host that the plugins made, where `asked` is the pod's interface.
     pub(super) fn in_host<'a>(&'a self, asked: &'a str) -> impl Iterator<Item = &'a str> {
         let links = self.interfaces.iter();
         links
@@ -166,10 +166,10 @@ impl Previous {
             .map(|link| link.name.as_str())
     }
 
-    /// All addresses: an IPAM knows no interfaces.
+    /// Returns all addresses, as an IPAM plugin does not know the interface.
     ///
     /// # Errors
-    /// When there are none.
+    /// If there are none.
     pub(super) fn of_ipam(&self, kind: &str) -> Result<Vec<PodAddress>, Failure> {
         self.addresses(self.ips.iter(), kind)
     }
@@ -207,7 +207,7 @@ impl Previous {
         Ok(addresses)
     }
 
-    /// The routes of a family but the default one, which every address with a gateway has.
+    /// Returns the routes of a family without the default one, which every address with a gateway has.
     fn routes(&self, family: Family, gateway: Option<IpAddr>) -> Vec<(IpNet, IpAddr)> {
         let own = self.routes.iter();
         own.filter(|route| route.dst.prefix_len() > 0 && Family::of_net(&route.dst) == family)
@@ -268,8 +268,8 @@ mod tests {
         assert_eq!(own[1].routes, [("fd00:9::/64".parse().unwrap(), via)]);
     }
 
-    /// What plugins and scripts say of a pod whose eth0 has 10.88.0.5/24: the address and gateway that are
-    /// taken, and the links that are taken for the host's.
+    /// The results of plugins and scripts for a pod whose eth0 has 10.88.0.5/24, with the expected address, gateway
+    /// and links of the host.
     #[test]
     fn results_of_many_shapes_are_understood() {
         let inside = ["10.88.0.5/24".parse().unwrap()];
@@ -382,13 +382,13 @@ mod tests {
                 vec!["10.88.0.5/24"],
                 vec!["10.88.0.6/24"],
             ),
-            // On another interface, the loopback for one.
+            // On another interface, for instance the loopback.
             (
                 json!([{"address": "10.99.0.1/32"}]),
                 vec!["10.99.0.1/32"],
                 vec![],
             ),
-            // Nothing is left: the pod is believed.
+            // Nothing is left: the address in the pod counts.
             (
                 json!([{"address": "10.88.0.9/24"}]),
                 vec!["10.88.0.5/24"],

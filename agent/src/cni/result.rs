@@ -1,10 +1,10 @@
-//! The result of ADD, in the version that was asked for.
+//! The result of ADD, in the version that was requested.
 
 use ebbtide_kernel::{netlink::model::MAIN_TABLE, podnet::PodNet};
 use ebbtide_types::{Family, Mac};
 use serde_json::{Value, json};
 
-/// What ADD made, independent of versions.
+/// The result of ADD, independent of versions.
 #[derive(Debug)]
 pub struct AddResult<'a> {
     /// The pod's network.
@@ -14,8 +14,8 @@ pub struct AddResult<'a> {
 }
 
 impl AddResult<'_> {
-    /// As the JSON of the specification's `version`. The interfaces are the pod's own one, the
-    /// host's end of the veth pair, and the pod's end of it, in this order.
+    /// Returns the JSON of the specification's `version`. The interfaces are, in this order, the pod's own one, the
+    /// host's end of the veth pair, and the pod's end of it.
     #[must_use]
     pub fn to_json(&self, version: &str) -> Value {
         let net = self.net;
@@ -80,7 +80,7 @@ impl AddResult<'_> {
         })
     }
 
-    /// The routes of the interface in the main table.
+    /// Returns the routes of the interface in the main table.
     fn routes(&self) -> impl Iterator<Item = (Family, Value)> {
         let net = self.net;
         let routes = net.in_pod.routes.iter();
@@ -94,7 +94,7 @@ impl AddResult<'_> {
         })
     }
 
-    /// Before 0.3.0: one address of each family, and no interfaces.
+    /// Returns the form before 0.3.0: one address of each family, and no interfaces.
     fn by_family(&self, version: &str) -> Value {
         let mut result = json!({"cniVersion": version, "dns": {}});
         for (family, key) in [(Family::V4, "ip4"), (Family::V6, "ip6")] {

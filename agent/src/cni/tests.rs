@@ -1,4 +1,4 @@
-//! Whatever comes on standard input, in a plugin's result and in a pod's annotations is answered, not fallen over.
+//! Tests that no input on standard input, in a plugin's result or in a pod's annotations makes the agent panic.
 
 use ebbtide_ipam::pool::Object;
 use ebbtide_kube::networks::{self, DEFAULT_NETWORK, NETWORKS};
@@ -15,7 +15,7 @@ use super::{
     previous::Previous,
 };
 
-/// Names that mean something in some place: by chance alone hardly one would be hit.
+/// Keys that have a meaning somewhere: random ones would hardly ever match.
 const KEYS: [&str; 36] = [
     "cniVersion",
     "name",
@@ -55,7 +55,7 @@ const KEYS: [&str; 36] = [
     "default-route",
 ];
 
-/// Texts that mean something.
+/// Values that have a meaning somewhere.
 const TEXTS: [&str; 16] = [
     "",
     " ",
@@ -95,7 +95,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Everything that a request goes through before something is looked up or made.
+/// Runs everything that a request passes before anything is looked up or made.
 fn pure_parts(text: &str) {
     let Ok(conf) = NetConf::parse(text) else {
         return;
@@ -109,7 +109,7 @@ fn pure_parts(text: &str) {
     let Some(result) = conf.previous() else {
         return;
     };
-    // What is refused is not answered with.
+    // A result that is refused is not used.
     if let Ok(previous) = Previous::parse(result, "the plugin before") {
         let inside = ["10.0.0.5/24".parse().unwrap()];
         let _ = previous.of_interface("eth0", &inside);

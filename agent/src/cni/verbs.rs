@@ -1,4 +1,4 @@
-//! Which command it is; DEL, CHECK, STATUS and GC.
+//! Dispatches a CNI command, and carries out DEL, CHECK, STATUS and GC.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 use super::{Attachment, Failure, NetConf, add::add, chained, container::owner, no_effect, wanted};
 use crate::agent::{Agent, DetachError};
 
-/// Carries out what the plugin was asked to do.
+/// Carries out the plugin's command.
 pub async fn handle(agent: &Agent, invocation: &Invocation) -> Response {
     let span = info_span!(
         "cni",
@@ -46,14 +46,14 @@ async fn run(
     invocation: &Invocation,
     version: &mut String,
 ) -> Result<String, Failure> {
-    // Also what is refused is answered in the version that it was asked in.
+    // A refusal is also answered in the requested version.
     if let Ok(Object(head)) = serde_json::from_str::<Object<Head>>(&invocation.config) {
         let asked = head.cni_version.filter(|asked| !asked.trim().is_empty());
         *version = asked.unwrap_or_else(|| UNNAMED.to_owned());
     }
     let mut conf = NetConf::parse(&invocation.config)?;
     version.clone_from(&conf.cni_version);
-    // Where others give the addresses, whoever does reads the variable.
+    // Where another plugin assigns the addresses, that plugin reads the variable.
     if invocation.command == "ADD" && !conf.is_chained() {
         conf.heed(&invocation.args)?;
     }
@@ -103,23 +103,23 @@ async fn run(
 async fn del(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<String, Failure> {
     let attachment = Attachment::parse(invocation)?;
     let _lock = agent.locks.write(&attachment.container_id).await;
-    // None: never made, or removed before; nothing of it is left.
+    // None: never made, or already removed; nothing of it is left.
     for (owner, net) in attached(agent, conf, &attachment) {
         detach(agent, &owner, &net).await?;
         info!(pod = %net.pod, interface = owner.interface, "interface removed");
     }
-    // The IPAM plugin is told in any case: an ADD may have ended before it was written down.
+    // The IPAM plugin is called in any case: an ADD may have failed before its record was written.
     chained::tell_ipam(conf, invocation, "DEL").await?;
     Ok(String::new())
 }
 
-/// The interfaces that a command is about, the one that brought the veth last: the one that it names,
-/// or all of the pod's if one ADD made them.
+/// Returns the interfaces of a command, the one that brought the veth last: the one that it names, or all of the pod's
+/// if one ADD made them.
 fn attached(agent: &Agent, conf: &NetConf, attachment: &Attachment) -> Vec<(Owner, Arc<PodNet>)> {
     let named = owner(conf, attachment);
     let mut found = agent.interfaces();
     found.retain(|(other, net)| {
-        // What another plugin made was added by itself, whatever the configuration names.
+        // An interface that another plugin made was added by its own ADD, whatever the configuration names.
         let in_one_add = conf.is_by_pod()
             && net.ipvlan.is_some()
             && other.network == named.network
@@ -174,7 +174,7 @@ async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result
             return Err(Failure::new(
                 code::CHECK_FAILED,
                 format!("pod {}: {}", net.pod, damage.join("; ")),
-                "a repeated ADD or a restart of the agent puts it right; something else on the \
+                "a repeated ADD or a restart of the agent repairs it; something else on the \
                  node removed it",
             ));
         }
@@ -188,7 +188,7 @@ async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     let mut failures = Vec::new();
     let mut removed = 0;
     for (owner, _) in agent.interfaces() {
-        // The runtime knows of the interface that it asked for, not of those made with it.
+        // The runtime lists the interface that it requested, not those that were made with it.
         let stays = valid.iter().any(|stays| {
             stays.container_id == owner.container_id
                 && (conf.is_by_pod() || stays.ifname == owner.interface)
@@ -212,14 +212,14 @@ async fn gc(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     }
 }
 
-/// Could an ADD succeed? From memory alone: the kubelet asks every few seconds.
+/// Answers whether an ADD could succeed, from memory alone: the kubelet asks every few seconds.
 fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     if conf.is_chained() {
-        // Whether there are addresses is another plugin's to say.
+        // Another plugin decides whether there are addresses.
         return Ok(String::new());
     }
-    // A node with pods is well, whatever became of its pools: not ready, all its pods would be taken out of their
-    // Services, and soon be evicted. A pod too many is told why by its ADD.
+    // A node with pods stays ready even if its pools are full: otherwise all its pods would be removed from their
+    // Services, and soon be evicted. A pod too many learns the reason from its ADD.
     if !agent.interfaces().is_empty() {
         return Ok(String::new());
     }

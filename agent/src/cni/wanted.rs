@@ -15,13 +15,13 @@ use tracing::warn;
 use super::{Attachment, Failure, NamedPools, NetConf, NetworkChoice, PodIdentity};
 use crate::agent::Agent;
 
-/// A network, and the pools its pods may have addresses from.
+/// A network, and the pools that its pods may have addresses from.
 pub(super) struct Resolved {
     pub(super) spec: NetworkSpec,
     pub(super) name: Option<ObjectName>,
     pub(super) ipv4_pools: Vec<String>,
     pub(super) ipv6_pools: Vec<String>,
-    /// Addresses that the pod is to have on it, in place of any.
+    /// Addresses that the pod is to have on it, instead of any free ones.
     pub(super) ips: Vec<IpAddr>,
 }
 
@@ -39,7 +39,7 @@ impl Resolved {
 }
 
 impl Resolved {
-    /// What a configuration names wins over the network's own, by family.
+    /// Replaces the network's own pools with those that a configuration names, by family.
     fn prefer_pools(&mut self, pools: NamedPools) {
         if !pools.ipv4.is_empty() {
             self.ipv4_pools = pools.ipv4;
@@ -71,8 +71,8 @@ impl From<&Network> for Resolved {
     }
 }
 
-/// What is known of the pod. Labels and annotations are the API server's to tell; without one,
-/// pools that look at them are passed over.
+/// Returns what is known of the pod. Labels and annotations come from the API server; without one, pools that select
+/// by them are skipped.
 pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Subject, Failure> {
     let plain = Subject {
         pod: Object::named(identity.name.clone()),
@@ -91,7 +91,7 @@ pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Sub
              log what it is waiting for (the API server, most likely)",
         ));
     }
-    // Something that is no pod: the runtime's own client, by hand.
+    // Not a pod: the runtime's own client, used by hand.
     if identity.name.is_empty() {
         return Ok(plain);
     }
@@ -110,7 +110,7 @@ pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Sub
     }
 }
 
-/// An Event on the pod that was to be added, where a person looks first.
+/// Sends a failed ADD's error as an Event on the pod, where people look first.
 pub(super) fn tell_pod(agent: &Agent, invocation: &Invocation, failure: &Failure) {
     if invocation.command != "ADD" || failure.code == code::TRY_AGAIN_LATER {
         return;
@@ -119,7 +119,7 @@ pub(super) fn tell_pod(agent: &Agent, invocation: &Invocation, failure: &Failure
     note_on_pod(agent, invocation, "NoNetwork", note);
 }
 
-/// A warning on the pod that a command is about.
+/// Sends a warning Event on the pod of a command.
 pub(super) fn note_on_pod(
     agent: &Agent,
     invocation: &Invocation,
@@ -137,7 +137,7 @@ pub(super) fn note_on_pod(
     cluster.tell_pod(pod, reason, note);
 }
 
-/// The interfaces to make, the runtime's own first.
+/// Returns the interfaces to make, the one that the runtime requested first.
 pub(super) fn interfaces(
     agent: &Agent,
     choice: NetworkChoice,
@@ -154,7 +154,7 @@ pub(super) fn interfaces(
     let default = agent.settings.default_network.as_ref();
     let asked = networks::wanted(&pod, &subject.pod, &attachment.interface, default);
     if choice != NetworkChoice::ByPod {
-        // Somebody else (Multus) reads the annotations and calls once for each network.
+        // Another plugin (Multus) reads the annotations and calls Ebbtide once for each network.
         let mut network = resolve(agent, choice, conf, catalog, asking)?;
         network.ips = conf.ips()?;
         network.spec.accept_marks = accepts_marks(conf, &subject.pod);
@@ -179,7 +179,7 @@ pub(super) fn interfaces(
     }
     let mut interfaces = Vec::new();
     for each in asked.interfaces {
-        // What the cluster says is for all.
+        // The cluster's default network is open to all namespaces.
         let asking = asking.filter(|_| !each.is_default);
         let mut network = by_reference(agent, &each.network, conf, catalog, asking)?;
         network.ips = each.ips;
@@ -188,7 +188,7 @@ pub(super) fn interfaces(
         prefer_route(&mut network, asked.default_route_nic.clone());
         interfaces.push((each.interface, network));
     }
-    // The runtime speaks of the interface that it asks for; the pod itself has the last word.
+    // The runtime's addresses are for the interface that it requests; the pod's own annotations win.
     if let Some((_, first)) = interfaces
         .first_mut()
         .filter(|(_, first)| first.ips.is_empty())
@@ -198,7 +198,7 @@ pub(super) fn interfaces(
     Ok(interfaces)
 }
 
-/// A pod that says otherwise, by our annotation or by Istio's for a proxy that marks what comes in.
+/// The annotation by which a pod decides about marks; [`INTERCEPTION`] is Istio's, for a proxy that marks packets.
 const ACCEPT_MARKS: &str = "ebbtide.io/accept-marks";
 /// See [`ACCEPT_MARKS`].
 const INTERCEPTION: &str = "sidecar.istio.io/interceptionMode";
@@ -213,14 +213,14 @@ pub(super) fn accepts_marks(conf: &NetConf, pod: &Object) -> bool {
     }
 }
 
-/// The pod's own wish wins over the network's.
+/// Sets the NIC of the default route that the pod requests, instead of the network's.
 fn prefer_route(network: &mut Resolved, nic: Option<String>) {
     if nic.is_some() {
         network.spec.default_route = nic;
     }
 }
 
-/// The network of a pod that names none, for questions without a pod.
+/// Returns the network of a pod that names none, for commands without a pod.
 pub(super) fn expected(
     agent: &Agent,
     conf: &NetConf,
@@ -245,11 +245,11 @@ pub(super) fn expected(
     }
 }
 
-/// A network by its own name, or by that of a NetworkAttachmentDefinition. `asking` is the namespace of a pod that names
-/// it, if one does.
+/// Returns a network by its own name, or by that of a NetworkAttachmentDefinition. `asking` is the namespace of the
+/// pod that names it, if one does.
 ///
-/// A name without a namespace is resolved to the first of the administrator's namespaces that has either, and never to
-/// another one's: whoever may write objects in some namespace would have everybody's pods.
+/// A name without a namespace means the first of the administrator's namespaces that has either, and never another
+/// one: otherwise whoever may write objects in some namespace could capture everybody's pods.
 fn by_reference(
     agent: &Agent,
     reference: &NetworkRef,
@@ -266,7 +266,7 @@ fn by_reference(
         return named(&reference.to_string());
     };
     for name in catalog.namespaces().meant(reference) {
-        // One that was left out is named, too: what another namespace has is not what was meant.
+        // A definition that could not be used counts, too: one of the same name in another namespace is not meant.
         let is_declared = kube::attachment::is_declared(cluster, &name);
         if catalog.network_exact(&name).is_some() {
             return named(&name.to_string());
@@ -283,7 +283,7 @@ fn by_reference(
     named(&reference.to_string())
 }
 
-/// The network of a NetworkAttachmentDefinition, `found` being our plugin's configuration in it.
+/// Returns the network of a NetworkAttachmentDefinition; `found` is Ebbtide's configuration in it.
 fn by_attachment(
     agent: &Agent,
     name: &ObjectName,
@@ -318,7 +318,7 @@ fn by_attachment(
     }
 }
 
-/// Refuses a network that pods of this namespace may not name, where namespaces are isolated.
+/// Refuses a network that pods of this namespace may not name, if namespaces are isolated.
 fn permit(
     agent: &Agent,
     catalog: &Catalog,
@@ -349,7 +349,7 @@ fn permit(
     ))
 }
 
-/// The network of a configuration; `asking` as in [`by_reference`].
+/// Returns the network of a configuration; `asking` as in [`by_reference`].
 pub(super) fn resolve(
     agent: &Agent,
     choice: NetworkChoice,

@@ -1,4 +1,4 @@
-//! The pools and the addresses that the node itself has.
+//! Findings about pools: addresses that the node itself has, and missing or unusable gateways.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use ebbtide_kernel::node::NodeFacts;
 
 use super::{Finding, Severity};
 
-/// The pools that this node may give out addresses of.
+/// Returns the pools that this node may assign addresses from.
 fn of_node<'a>(pools: &'a [Pool], node: &str) -> impl Iterator<Item = &'a Pool> {
     let here = move |pool: &&Pool| {
         let names = &pool.node_names;
@@ -16,8 +16,8 @@ fn of_node<'a>(pools: &'a [Pool], node: &str) -> impl Iterator<Item = &'a Pool> 
     pools.iter().filter(here)
 }
 
-/// Addresses that are a pod's by the pool and the node's own by a link: cloud-init, ec2-net-utils
-/// and their kin put all that the cloud has assigned on the NIC. `pod_of` says whose one is.
+/// Reports addresses in a pool's ranges that the node has on a link: cloud-init, ec2-net-utils and their kin assign
+/// every address that the cloud provides to the NIC. `pod_of` returns the pod that has an address.
 pub(super) fn addresses(
     facts: &NodeFacts,
     pools: &[Pool],
@@ -56,7 +56,7 @@ pub(super) fn addresses(
     findings
 }
 
-/// Pools whose pods would find no way out of their network.
+/// Reports pools whose pods cannot leave their subnet.
 pub(super) fn ways_out(facts: &NodeFacts, pools: &[Pool], node: &str) -> Vec<Finding> {
     of_node(pools, node)
         .filter_map(|pool| without_gateway(pool).or_else(|| by_the_node(facts, pool)))
@@ -74,7 +74,8 @@ fn without_gateway(pool: &Pool) -> Option<Finding> {
     })
 }
 
-/// An ipvlan interface sends to the network, not to the NIC that it is on.
+/// Reports a gateway that is this node's own address: an ipvlan interface sends to the network, not to the NIC below
+/// it.
 fn by_the_node(facts: &NodeFacts, pool: &Pool) -> Option<Finding> {
     let gateway = pool.gateway?;
     let (_, link) = facts.own_addresses().find(|(own, _)| *own == gateway)?;

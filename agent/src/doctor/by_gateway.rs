@@ -1,4 +1,4 @@
-//! Routes of the node's own that a NIC's table does not have.
+//! The node's own routes that a NIC's table lacks.
 
 use std::net::IpAddr;
 
@@ -6,8 +6,8 @@ use ebbtide_kernel::{datapath::HostNic, netlink::by_gateway::ByGateway};
 
 use super::{Finding, Severity};
 
-/// NICs over which the node reaches networks by other routers than the NIC's default routers, which `routers`
-/// gives: replies that are led out by the NIC, and what pods on it send, go by that one.
+/// Reports NICs over which the node reaches networks by a gateway other than those that `routers` returns, the NIC's
+/// default ones. Replies that leave by the NIC, and what pods on it send, use the default gateway.
 pub(super) fn not_followed(
     nics: &[HostNic],
     routes: &[ByGateway],

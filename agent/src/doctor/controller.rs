@@ -1,4 +1,4 @@
-//! Whether somebody writes what concerns no node.
+//! Whether a controller is at work, which writes the objects that belong to no node.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use ebbtide_kube::leader;
 use super::{Finding, Severity};
 use crate::agent::Agent;
 
-/// Nobody has said for so long to be at work. Clocks of nodes differ, so it is long.
+/// A controller whose Lease was not renewed for this long is missing. It is long because nodes' clocks differ.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// What is wrong if no controller is at work; nothing where there is no API server, or none that answers.
+/// Reports that no controller is at work; `None` without an API server, or if it does not answer.
 pub(super) async fn absent(agent: &Agent) -> Option<Finding> {
     let cluster = agent.cluster.as_ref()?;
     finding(leader::silent_for(cluster).await?)

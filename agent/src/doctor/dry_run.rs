@@ -17,23 +17,23 @@ use crate::{agent::View, query::NicLine};
 
 use super::{Finding, hooks, modes, routing};
 
-/// What an agent would do here.
+/// What an agent would do on this node.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DryRun {
-    /// What each link is taken for.
+    /// The role of each link.
     pub links: Vec<NicLine>,
-    /// What the first pod would bring to the host, each as a line. The last pod's end takes all of it away but the
-    /// settings below `net/*/conf/all` and `net/ipv4/ip_forward`, which somebody else may rely on by then.
+    /// What the host gets with the first pod, each as a line. All of it is removed with the last pod, except the
+    /// settings below `net/*/conf/all` and `net/ipv4/ip_forward`, which others may rely on by then.
     pub with_the_first_pod: Vec<String>,
     /// What would keep the agent from starting, or pods from having a network.
     pub findings: Vec<Finding>,
 }
 
-/// Looks at the calling thread's namespace and changes nothing.
+/// Inspects the calling thread's namespace and changes nothing.
 ///
 /// # Errors
-/// When the kernel does not answer.
+/// If the kernel does not answer.
 pub async fn dry_run(
     settings: &Settings,
     catalog: &Catalog,
@@ -66,7 +66,7 @@ pub async fn dry_run(
     sysctls.extend_from_slice(&plan.plan.sysctls);
     let mut lines = settings_lines(sysctls);
     lines.push(format!(
-        "link {REDIRECT_DEVICE} (dummy), which leads nowhere"
+        "link {REDIRECT_DEVICE} (dummy): the redirect device"
     ));
     lines.extend(plan.nics.iter().map(nic_line));
     lines.extend(plan.plan.routes.iter().map(ToString::to_string));
@@ -92,7 +92,7 @@ pub async fn dry_run(
     })
 }
 
-/// The settings that have other values now.
+/// Returns the settings that have other values now, each as a line.
 fn settings_lines(sysctls: Vec<Sysctl>) -> Vec<String> {
     let plan = ebbtide_kernel::netlink::model::NamespacePlan {
         sysctls,

@@ -3,7 +3,8 @@
 use super::{Finding, Severity};
 use crate::reconcile::{Item, Key};
 
-/// A finding for each container that is not as it should be. What fails of the node has findings of its own.
+/// Returns a finding for each container that is not in the desired state. The node's failures have findings of their
+/// own.
 pub(super) fn failing(items: Vec<Item>) -> impl Iterator<Item = Finding> {
     let of_pods = items.into_iter().filter(|item| item.key != Key::Node);
     of_pods.map(|Item { key, failing, .. }| {

@@ -1,4 +1,4 @@
-//! Others' firewall rules that pods' packets run into.
+//! Foreign firewall rules that drop or masquerade pods' packets.
 
 mod programs;
 
@@ -14,7 +14,7 @@ use programs::{Rules, Unseen};
 use super::{Finding, Severity};
 use crate::{agent::Agent, host_root::HostRoot};
 
-/// An address of a pod, and the ways of its packets.
+/// An address of a pod, and the interfaces that its packets pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Pod {
     address: IpAddr,
@@ -25,16 +25,16 @@ struct Pod {
     veth: Option<String>,
 }
 
-/// What the rules do to these pods.
+/// Reports what the rules do to these pods.
 fn judge(rules: &Rules, pods: &BTreeSet<Pod>) -> Vec<Finding> {
     let mut findings = judge_sent(rules, pods);
     findings.extend(judge_blocks(rules, pods));
     findings
 }
 
-/// What the rules do to what pods send by their NIC.
+/// Reports what the rules do to packets that pods send by their NIC.
 fn judge_sent(rules: &Rules, pods: &BTreeSet<Pod>) -> Vec<Finding> {
-    // One finding a rule, however many pods it catches: whether all, how many, and the remedy.
+    // One finding for each rule, however many pods it catches: whether all, how many, and the remedy.
     let mut masquerades: BTreeMap<String, (bool, usize, String)> = BTreeMap::new();
     let mut drops = masquerades.clone();
     for (family, rules) in &rules.sets {
@@ -87,10 +87,10 @@ fn of_family(pods: &BTreeSet<Pod>, family: Family) -> impl Iterator<Item = &Pod>
     pods.filter(move |pod| Family::of(pod.address) == family)
 }
 
-/// The one that every node has.
+/// The service that every node has.
 const KUBELET: &str = "the kubelet (TCP 10250)";
 
-/// What pods ask their node for.
+/// The services of their node that pods use.
 const OF_NODE: [(&str, Protocol, u16); 3] = [
     (KUBELET, Protocol::Tcp, 10250),
     ("node-local DNS (UDP 53)", Protocol::Udp, 53),
@@ -101,7 +101,7 @@ const OF_NODE: [(&str, Protocol, u16); 3] = [
     ),
 ];
 
-/// The new connections that come and go by a pod's veth, with what each is for.
+/// Returns the new connections through a pod's veth, each with its purpose.
 fn requests(pod: &Pod) -> Vec<(&'static str, Packet<'_>)> {
     let Some(veth) = &pod.veth else {
         return Vec::new();
@@ -118,7 +118,7 @@ fn requests(pod: &Pod) -> Vec<(&'static str, Packet<'_>)> {
     sent_on.chain(of_node).collect()
 }
 
-/// A rule or policy that drops what comes or goes by pods' veths.
+/// A rule or policy that drops packets to or from pods' veths.
 struct Block {
     /// Whether it does so for certain.
     is_certain: bool,
@@ -127,9 +127,9 @@ struct Block {
     remedy: String,
 }
 
-/// What the rules do to what comes and goes by pods' veths.
+/// Reports what the rules do to packets to and from pods' veths.
 fn judge_blocks(rules: &Rules, pods: &BTreeSet<Pod>) -> Vec<Finding> {
-    // One finding a rule, however many pods and requests it catches.
+    // One finding for each rule, however many pods and requests it catches.
     let mut blocks: BTreeMap<(bool, String), Block> = BTreeMap::new();
     for (family, rules) in &rules.sets {
         for pod in of_family(pods, *family) {
@@ -182,7 +182,7 @@ fn judge_blocks(rules: &Rules, pods: &BTreeSet<Pod>) -> Vec<Finding> {
     findings.collect()
 }
 
-/// Rules that catch what this node's pods send and get.
+/// Reports firewall rules that catch what this node's pods send and receive.
 pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
     let interfaces = agent.interfaces();
     let pods = interfaces.iter().filter_map(|(_, net)| {
@@ -210,7 +210,7 @@ pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
     findings
 }
 
-/// Rules that could not be looked at.
+/// Reports rules that could not be read.
 fn unseen(what: &Unseen) -> Finding {
     Finding {
         severity: Severity::Note,

@@ -1,4 +1,4 @@
-//! The places of the programs at the node's NICs, where others are, too.
+//! Conflicts over the hooks on the node's NICs, which other programs use, too.
 
 use ebbtide_kernel::{
     datapath::{self, Datapath, NoHook},
@@ -8,11 +8,11 @@ use ebbtide_kernel::{
 
 use super::{Finding, Severity};
 
-/// Programs of the plan that cannot be where they belong, or are behind somebody else's; without a `datapath`, that
-/// would not be or would be.
+/// Reports programs of the plan that cannot be attached, or that run behind foreign ones. Without a `datapath`, the
+/// programs that this would apply to.
 ///
 /// # Errors
-/// When the kernel does not answer.
+/// If the kernel does not answer.
 pub(super) async fn shared(
     host: &Netlink,
     datapath: Option<&Datapath>,
@@ -31,7 +31,7 @@ pub(super) async fn shared(
         };
         let finding = match datapath {
             Some(datapath) => place.now(host, datapath, &hooks).await?,
-            // A link is attached in front of all that is there, and needs no queueing discipline.
+            // A TCX link is attached in front of all others, and needs no queueing discipline.
             None if datapath::has_tcx() => None,
             None => place.to_be(host, &hooks).await?,
         };
@@ -40,7 +40,7 @@ pub(super) async fn shared(
     Ok(findings)
 }
 
-/// Where a program belongs.
+/// A hook of a NIC, and the program that belongs there.
 struct Place<'p> {
     filter: &'p Filter,
     ifindex: u32,

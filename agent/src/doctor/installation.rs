@@ -1,8 +1,8 @@
-//! Whether the host's runtime finds the plugin.
+//! Whether the plugin and its configuration are installed on the host.
 
 use super::{Finding, Severity};
 
-/// What hinders that, if anything does.
+/// Reports `fault`, which keeps them from being installed.
 pub(super) fn missing(fault: Option<String>) -> Option<Finding> {
     let fault = fault?;
     Some(Finding {
@@ -10,7 +10,7 @@ pub(super) fn missing(fault: Option<String>) -> Option<Finding> {
         what: format!(
             "plugin and network configuration are not on the host as they should be: {fault}"
         ),
-        hint: "put right what it names: it is tried again every few seconds. Until then new pods may have no network \
+        hint: "correct what it names: it is tried again every few seconds. Until then new pods may have no network \
                   of ours; running pods and their removal are served"
             .to_owned(),
     })

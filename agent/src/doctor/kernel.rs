@@ -1,10 +1,9 @@
-//! Is this a kernel that we can live in?
+//! Whether this kernel is new enough.
 
-/// The floor: a map of maps by BTF definition, and `bpf_redirect` to a veth, as the programs use
-/// them.
+/// The oldest supported release: the programs use a map of maps by BTF definition, and `bpf_redirect` to a veth.
 const FLOOR: (u32, u32) = (5, 10);
 
-/// Why a kernel of this release (`uname -r`) is too old; `None` if it is not, or cannot be told.
+/// Returns why a kernel of this release (`uname -r`) is too old; `None` if it is not, or cannot be told.
 #[must_use]
 pub fn too_old(release: &str) -> Option<String> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());

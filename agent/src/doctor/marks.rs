@@ -1,10 +1,10 @@
-//! Marks that others route by as well.
+//! Marks that foreign policy rules match as well.
 
 use ebbtide_kernel::{datapath::HostNic, netlink::foreign::ForeignRule, node::Values};
 
 use super::{Finding, Severity};
 
-/// What of ours is others' at the same time, though other values were looked for.
+/// Reports marks of Ebbtide's that foreign rules match, although other values were looked for.
 pub(super) fn shared(values: Values<'_>, nics: &[HostNic]) -> Vec<Finding> {
     let unmarked: Vec<&str> = nics
         .iter()

@@ -1,4 +1,4 @@
-//! What is wrong with this node, as far as it can be told, and what can be done about it.
+//! `ebbtidectl doctor`: what is wrong with this node, as far as it can be told, and what can be done about it.
 
 mod addresses;
 mod by_gateway;
@@ -30,25 +30,25 @@ use crate::agent::{Agent, forwarding};
 pub use dry_run::{DryRun, dry_run};
 pub use kernel::too_old;
 
-/// How bad it is.
+/// How severe a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Good to know.
     Note,
-    /// Something may come to harm.
+    /// Something may be harmed.
     Warning,
     /// Pods have no network, or a wrong one.
     Serious,
 }
 
-/// One thing that was found.
+/// A problem that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
-    /// How bad it is.
+    /// How severe it is.
     pub severity: Severity,
-    /// What is wrong, naming the thing.
+    /// The problem, naming the object.
     pub what: String,
     /// What can be done about it.
     pub hint: String,
@@ -60,10 +60,10 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Everything that can be found. The worst comes first.
+/// Returns all findings, the most severe first.
 ///
 /// # Errors
-/// When the kernel does not answer.
+/// If the kernel does not answer.
 pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let mut findings = configuration(agent).await?;
     findings.extend(of_the_node(agent).await?);
@@ -114,7 +114,7 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-/// Something of the node's own part that the kernel refused.
+/// Reports a part of the node's own network that the kernel refused.
 fn refused(what: String) -> Finding {
     Finding {
         severity: Severity::Serious,
@@ -125,7 +125,7 @@ fn refused(what: String) -> Finding {
     }
 }
 
-/// What is wrong with the manifests.
+/// Reports problems of the manifests.
 fn manifests(catalog: &Catalog) -> impl Iterator<Item = Finding> {
     catalog.problems().iter().map(|problem| Finding {
         severity: match problem.consequence {
@@ -137,7 +137,7 @@ fn manifests(catalog: &Catalog) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// What is wrong with the configuration on this node.
+/// Reports conflicts of this node's configuration.
 async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let facts = agent.facts.get(&agent.host).await?;
     let links = agent.links_taken(&facts);
@@ -151,7 +151,7 @@ async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-/// Maps that are not where the next agent looks for them.
+/// Reports maps that are not pinned where the next agent looks for them.
 fn pins(agent: &Agent) -> Option<Finding> {
     let missing = agent.datapath.missing_pins();
     let first = missing.first()?;
@@ -169,10 +169,10 @@ fn pins(agent: &Agent) -> Option<Finding> {
     })
 }
 
-/// What somebody else changed on the node that pods suffer from, or that keeps addresses from them.
+/// Reports foreign changes to the node that harm pods, or that withhold addresses from them.
 ///
 /// # Errors
-/// When the kernel does not answer.
+/// If the kernel does not answer.
 pub async fn of_the_node(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let facts = agent.facts.get(&agent.host).await?;
     let mut findings = nics_that_are_gone(agent, &facts);
@@ -187,7 +187,7 @@ pub async fn of_the_node(agent: &Agent) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-/// The pod that has an address.
+/// Returns the pod that has an address.
 fn pod_of(agent: &Agent, address: IpAddr) -> Option<String> {
     let standing = agent.pools.look(address);
     if let Some(reservation) = standing.reservation {
@@ -198,7 +198,7 @@ fn pod_of(agent: &Agent, address: IpAddr) -> Option<String> {
     Some(net.map_or(holder.container_id, |net| net.pod.clone()))
 }
 
-/// Interfaces that went with their NIC.
+/// Reports interfaces whose NIC was removed or renamed.
 fn nics_that_are_gone(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
     let interfaces = agent.interfaces().into_iter();
     let missing = interfaces.filter_map(|(owner, net)| {
@@ -233,7 +233,7 @@ fn nics_that_are_gone(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
         .collect()
 }
 
-/// Pods with IPv6 on NICs where it is off.
+/// Reports NICs with pods that have IPv6, where IPv6 is off.
 fn without_ipv6(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
     let mut pods: BTreeMap<String, usize> = BTreeMap::new();
     for (_, net) in agent.interfaces() {
@@ -245,7 +245,7 @@ fn without_ipv6(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
     pods.into_iter()
         .map(|(nic, pods)| Finding {
             severity: Severity::Serious,
-            what: format!("IPv6 is off on {nic}: {pods} pod interface(s) there have IPv6 that leads nowhere"),
+            what: format!("IPv6 is off on {nic}: {pods} pod interface(s) there have IPv6 addresses that cannot be reached"),
             hint: format!(
                 "turn it on (`sysctl -w net.ipv6.conf.{nic}.disable_ipv6=0`; with `ipv6.disable=1` on the kernel's \
                  command line there is none), or name no IPv6 pools for its networks"
@@ -254,16 +254,16 @@ fn without_ipv6(agent: &Agent, facts: &NodeFacts) -> Vec<Finding> {
         .collect()
 }
 
-/// The agent must not start like this.
+/// The findings for which the agent must not start.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct Refused(Vec<Finding>);
 
-/// Refuses a wrong configuration, before anything is put on the node. Not while there are pods: who
-/// has been running here before must not leave them alone because somebody else came.
+/// Refuses a wrong configuration, before anything is applied to the node. If there are pods, it only logs: a running
+/// agent must not abandon them because of a conflict that came later.
 ///
 /// # Errors
-/// What is wrong, and the way out.
+/// The serious findings, with their hints.
 pub async fn admit(agent: &Agent) -> Result<(), Refused> {
     let findings = match configuration(agent).await {
         Ok(findings) => findings,

@@ -1,4 +1,4 @@
-//! Networks whose mode is another than that of the ipvlan interfaces that are on their NIC.
+//! Networks whose mode differs from that of existing ipvlan interfaces on their NIC.
 
 use ebbtide_ipam::catalog::Catalog;
 use ebbtide_kernel::{
@@ -21,7 +21,7 @@ pub(super) struct Wanted {
     mode: IpvlanMode,
 }
 
-/// The networks whose NIC is there.
+/// Returns the networks whose NIC exists.
 pub(super) fn wanted(facts: &NodeFacts, catalog: &Catalog) -> Vec<Wanted> {
     let networks = catalog.networks().iter();
     networks
@@ -36,7 +36,7 @@ pub(super) fn wanted(facts: &NodeFacts, catalog: &Catalog) -> Vec<Wanted> {
         .collect()
 }
 
-/// Looks for what is there, into all namespaces: it takes a moment.
+/// Reports existing interfaces in another mode. Searches all namespaces, which takes a moment.
 pub(super) fn of_others(wanted: &[Wanted]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for wanted in wanted {

@@ -1,5 +1,5 @@
-//! Can this kernel make what pods need? Tried, in a namespace that nobody sees: whether a module is there, built in or
-//! to be had from a disk that the agent's container does not have, nobody but the kernel knows.
+//! Whether this kernel can make what pods need, by trying it in a temporary namespace. Only the kernel knows whether a
+//! module is available: it may be built in, or be on a disk that the agent's container does not see.
 
 use std::os::fd::RawFd;
 
@@ -18,14 +18,14 @@ use nix::errno::Errno;
 
 use super::{Finding, Severity};
 
-/// One of our programs.
+/// One of Ebbtide's programs.
 const PROGRAM: &str = "veth_ingress";
-/// A link that everything is tried on.
+/// The link that everything is tried on.
 const BELOW: &str = "below";
-/// Whatever the kernel takes for an MTU.
+/// An MTU that the kernel accepts.
 const MTU: u32 = 1500;
 
-/// What a module makes, and what is missing without it.
+/// Kernel modules, and what is missing without them.
 struct Need {
     severity: Severity,
     modules: &'static str,
@@ -53,7 +53,7 @@ const FILTERS: Need = Need {
     without: "no program can be attached, and no pod gets a network",
 };
 
-/// What this kernel cannot make, with one of our programs for a filter.
+/// Reports what this kernel cannot make; one of `programs` serves as the filter.
 pub(super) async fn missing(programs: Programs) -> Vec<Finding> {
     let trial = tokio::task::spawn_blocking(move || {
         let program = programs.fd(PROGRAM).unwrap_or(-1);
@@ -87,7 +87,7 @@ fn trials(netns: &Netns, program: RawFd) -> Result<Vec<Finding>, netlink::Error>
     let mut batch = Batch::default();
     batch.add_dummy("dummy", mac(3));
     findings.extend(judge(&DUMMY, kernel.run(batch))?);
-    // On whichever of the two could be made.
+    // Whichever of the two could be made.
     let there = kernel.links(&[BELOW, "dummy"])?;
     let Some(below) = there.values().next() else {
         return Ok(findings);
@@ -113,8 +113,9 @@ fn trials(netns: &Netns, program: RawFd) -> Result<Vec<Finding>, netlink::Error>
     Ok(findings)
 }
 
-/// Unknown kinds of links are `EOPNOTSUPP` (`__rtnl_newlink`, net/core/rtnetlink.c), unknown kinds of queueing
-/// disciplines and classifiers `ENOENT` (`qdisc_create`, `tcf_proto_lookup_ops`, net/sched).
+/// Tells a missing module from other errors. For unknown kinds of links the kernel returns `EOPNOTSUPP`
+/// (`__rtnl_newlink`, net/core/rtnetlink.c), for unknown queueing disciplines and classifiers `ENOENT`
+/// (`qdisc_create`, `tcf_proto_lookup_ops`, net/sched).
 fn judge(
     need: &Need,
     tried: Result<(), netlink::Error>,

@@ -1,4 +1,4 @@
-//! Are our tables and priorities ours alone, and are the networks' masters NICs?
+//! Conflicts over routing tables and rule priorities, and masters that are no NICs.
 
 use ebbtide_kernel::{
     netlink::foreign::{Foreign, ForeignRule},
@@ -8,7 +8,7 @@ use ebbtide_types::{Family, settings::Settings};
 
 use super::{Finding, Severity};
 
-/// Our tables.
+/// Returns Ebbtide's routing tables.
 pub(super) fn tables(links: &[(Nic, Taken)], settings: &Settings) -> Vec<u32> {
     let nics = links.iter().filter(|(_, taken)| taken.role == Role::Nic);
     let mut tables: Vec<u32> = nics
@@ -19,8 +19,8 @@ pub(super) fn tables(links: &[(Nic, Taken)], settings: &Settings) -> Vec<u32> {
     tables
 }
 
-/// Others' routes in our tables; others' rules everywhere where ours could be. Before our first start that is a
-/// wrong configuration; later, it is somebody who came after us.
+/// Reports foreign routes in Ebbtide's tables, and foreign rules that leave no free priorities. Before Ebbtide's first
+/// start this is a wrong configuration; later, something else came afterwards.
 #[must_use]
 pub(super) fn conflicts(
     links: &[(Nic, Taken)],
@@ -61,7 +61,7 @@ pub(super) fn conflicts(
     findings
 }
 
-/// Others' rules in front of ours, which begin at `base`, that take what pods send or are sent.
+/// Reports foreign rules in front of Ebbtide's, which begin at `base`, that catch packets from or to pods.
 #[must_use]
 pub(super) fn in_front(base: u32, rules: &[ForeignRule]) -> Vec<Finding> {
     let end = base.saturating_sub(1).saturating_add(PRIORITIES);
@@ -90,7 +90,7 @@ pub(super) fn in_front(base: u32, rules: &[ForeignRule]) -> Vec<Finding> {
         .collect()
 }
 
-/// Networks whose master can have no children.
+/// Reports networks whose master can have no children.
 #[must_use]
 pub(super) fn masters<'a>(
     facts: &NodeFacts,

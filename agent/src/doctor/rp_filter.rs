@@ -1,11 +1,11 @@
-//! Reverse path filtering where no mark satisfies it.
+//! Strict reverse path filtering on NICs without a mark.
 
 use ebbtide_kernel::datapath::HostNic;
 
 use super::{Finding, Severity};
 
-/// NICs that filter strictly and have no mark of their own. Those with one may: it leads the look-up to the
-/// NIC's own table.
+/// Reports NICs that filter strictly and have no mark of their own. With a mark, the lookup uses the NIC's own table
+/// and succeeds.
 pub(super) fn strict(nics: &[HostNic], is_strict: impl Fn(&str) -> bool) -> Vec<Finding> {
     let unmarked = nics.iter().filter(|nic| nic.mark == 0);
     unmarked

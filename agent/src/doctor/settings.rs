@@ -1,4 +1,4 @@
-//! Settings of the host that somebody has changed. The agent writes them again at its next look; what is found
+//! Settings of the host that something else has changed. The agent restores them at its next comparison; what is found
 //! here, it cannot write.
 
 use ebbtide_kernel::{
@@ -11,8 +11,8 @@ use ebbtide_kernel::{
 
 use super::{Finding, Severity};
 
-/// Those of the plan for the NICs, and of `others`, that have another value, and NICs that somebody keeps from forwarding
-/// though the node does.
+/// Reports settings of the NICs' plan and of `others` that have another value, and NICs that do not forward though the
+/// node does.
 pub(super) fn changed(host: &HostPlan, others: Vec<Sysctl>) -> Vec<Finding> {
     let of_nics = host.nics.iter().map(|nic| Sysctl {
         path: format!("net/ipv4/conf/{}/forwarding", nic.name),
@@ -27,7 +27,7 @@ pub(super) fn changed(host: &HostPlan, others: Vec<Sysctl>) -> Vec<Finding> {
 }
 
 fn finding(missing: &Missing) -> Option<Finding> {
-    // One that cannot be read went with its link.
+    // One that cannot be read disappeared with its link.
     let Missing::Sysctl(want, Some(_)) = missing else {
         return None;
     };

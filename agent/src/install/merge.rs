@@ -1,18 +1,16 @@
-//! A network configuration that others have added to, brought up to date: what is theirs stays.
+//! Updates a network configuration that others have added plugins to, and keeps their entries.
 //!
-//! Meshes and other installers append their plugin to the first configuration that they find
-//! (istio-cni, linkerd-cni), and watch it at best. A pod that starts while their entry is gone is
-//! outside of their mesh.
+//! Meshes and other installers append their plugin to the first configuration that they find (istio-cni, linkerd-cni),
+//! and at best watch it. A pod that starts while their entry is missing is outside of their mesh.
 
 use serde_json::{Map, Value};
 
 use super::PLUGIN;
 
-/// Says of an entry of ours that it is, besides those of [`PLUGIN`]. Plugins ignore keys that they do
-/// not know.
+/// The key that marks entries of Ebbtide's besides those of [`PLUGIN`]. Plugins ignore keys that they do not know.
 const MARK: &str = "addedBy";
 
-/// `ours`, with every entry of it but the plugin's own marked as ours.
+/// Marks every entry of `ours` except the plugin's own.
 pub(super) fn marked(mut ours: Value) -> Value {
     let plugins = ours["plugins"].as_array_mut();
     for entry in plugins.into_iter().flatten() {
@@ -25,11 +23,11 @@ pub(super) fn marked(mut ours: Value) -> Value {
     ours
 }
 
-/// What is to be there, where `existing` is. Both call the plugin.
+/// Returns the configuration that replaces `existing`. Both call the plugin.
 ///
-/// Of the list, what `ours` says is taken from it; of the plugins, the entries of ours are replaced in
-/// their places. An entry of others of a type that is also in `ours` is theirs, and the only one of it. What an entry of
-/// others does for pods (its `capabilities`), the plugin need not speak of.
+/// The list's keys come from `ours`. Ebbtide's entries are replaced in their places. If a foreign entry has a type
+/// that is also in `ours`, it is the only one of that type. The plugin's entry lists no `capabilities` that a foreign
+/// entry has.
 pub(super) fn merged(existing: &Value, ours: &Value) -> Value {
     let mut list = existing.as_object().cloned().unwrap_or_default();
     for (key, value) in ours.as_object().into_iter().flatten() {
@@ -47,7 +45,7 @@ pub(super) fn merged(existing: &Value, ours: &Value) -> Value {
         if theirs.contains(&entry) {
             plugins.push(entry.clone());
         } else if entry["type"] == PLUGIN {
-            // All of ours at the place of the first one: what is behind it stays behind it.
+            // All of Ebbtide's at the place of the first one: what is behind it stays behind it.
             plugins.extend(
                 wanted
                     .by_ref()
@@ -59,7 +57,7 @@ pub(super) fn merged(existing: &Value, ours: &Value) -> Value {
     list.into()
 }
 
-/// The entry, without the capabilities that one of `theirs` has.
+/// Returns the entry without the capabilities that one of `theirs` has.
 fn without_capabilities(entry: &Value, theirs: &[&Value]) -> Value {
     let mut entry = entry.clone();
     let own = entry.get_mut("capabilities").and_then(Value::as_object_mut);
@@ -73,7 +71,7 @@ fn without_capabilities(entry: &Value, theirs: &[&Value]) -> Value {
     entry
 }
 
-/// The types of the plugins that others have added.
+/// Returns the types of the plugins that others have added.
 pub(super) fn others(list: &Value, ours: &Value) -> Vec<String> {
     let theirs = entries(list).filter(|entry| is_others(entry, ours));
     theirs
@@ -86,7 +84,7 @@ pub(super) fn others(list: &Value, ours: &Value) -> Vec<String> {
         .collect()
 }
 
-/// The types of all plugins of a list but [`PLUGIN`].
+/// Returns the types of all plugins of a list except [`PLUGIN`].
 pub(super) fn besides_ours(list: &Value) -> impl Iterator<Item = &str> {
     let types = entries(list).filter_map(|entry| entry["type"].as_str());
     types.filter(|kind| *kind != PLUGIN)
@@ -96,7 +94,8 @@ fn entries(list: &Value) -> impl Iterator<Item = &Value> {
     list["plugins"].as_array().into_iter().flatten()
 }
 
-/// One that is as ours but for the mark counts as ours: called twice, it would do its work twice.
+/// Whether an entry is foreign. One that equals Ebbtide's but for the mark is not: called twice, it would do its work
+/// twice.
 fn is_others(entry: &Value, ours: &Value) -> bool {
     let plain = |entry: &Value| -> Map<String, Value> {
         let mut entry = entry.as_object().cloned().unwrap_or_default();
@@ -134,31 +133,31 @@ mod tests {
         let snat_off = json!({"type": "portmap", "snat": false});
         let ours = |plugins: Value| marked(list(plugins));
         for (there, new, expected) in [
-            // A new socket of ours; others on both sides.
+            // A new socket of Ebbtide's; foreign plugins on both sides.
             (
                 json!([tuning, own("/old"), mesh]),
                 ours(json!([own("/new")])),
                 json!([tuning, own("/new"), mesh]),
             ),
-            // portmap comes with this agent: behind ours, before theirs.
+            // portmap comes with this agent: behind Ebbtide's, before theirs.
             (
                 json!([own("/old"), mesh]),
                 ours(json!([own("/new"), portmap])),
                 json!([own("/new"), ours(json!([portmap]))["plugins"][0], mesh]),
             ),
-            // It was ours and is switched off.
+            // It was Ebbtide's and is switched off.
             (
                 ours(json!([own("/old"), portmap]))["plugins"].clone(),
                 ours(json!([own("/new")])),
                 json!([own("/new")]),
             ),
-            // It is somebody else's, set as they want it.
+            // It is a foreign one, configured as they want it.
             (
                 json!([own("/old"), mesh, snat_off]),
                 ours(json!([own("/new"), portmap])),
                 json!([own("/new"), mesh, snat_off]),
             ),
-            // As ours, without a mark.
+            // As Ebbtide's, without a mark.
             (
                 json!([own("/old"), portmap, mesh]),
                 ours(json!([own("/new"), portmap])),

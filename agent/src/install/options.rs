@@ -1,4 +1,4 @@
-//! What the command line says about the host's CNI directories.
+//! Command-line options for the host's CNI directories.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use super::{
     CONFIGURATION, Error, Installation, PLUGIN, Standing, configuration, read_configuration,
 };
 
-/// Where the host's runtime looks.
+/// The host's CNI directories.
 #[derive(Args, Clone, Debug)]
 pub struct Directories {
     /// The host's directory of CNI plugins.
@@ -27,7 +27,7 @@ pub struct Directories {
     cni_conf_name: String,
 }
 
-/// What is installed there.
+/// What is installed in the host's CNI directories.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     #[command(flatten)]
@@ -35,8 +35,8 @@ pub struct Options {
     /// The network configuration to install, in place of the built-in one.
     #[arg(long, value_name = "FILE", requires = "cni_conf_dir")]
     cni_conflist: Option<PathBuf>,
-    /// Leave `hostPort` alone: without this, the host's plugin `portmap` is put behind ours in the
-    /// built-in configuration, if it is there.
+    /// Leave `hostPort` alone: without this, the host's plugin `portmap`, if installed, is put behind Ebbtide's in the
+    /// built-in configuration.
     #[arg(long, conflicts_with = "cni_conflist")]
     no_portmap: bool,
     /// The plugin to install. [default: ebbtide, beside this program]
@@ -44,24 +44,24 @@ pub struct Options {
     plugin: Option<PathBuf>,
 }
 
-/// What is to be on the host.
+/// An installation with the contents of its files, ready to be written.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     installation: Installation,
     plugin: PathBuf,
     configuration: Value,
-    /// It is the built-in one: its version is ours to choose.
+    /// Whether it is the built-in one, whose version the agent negotiates.
     is_built_in: bool,
 }
 
-/// Between two looks whether others have added to the configuration.
+/// The interval at which it is checked whether others have added to the configuration.
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Directories {
-    /// The installation, if there is to be one.
+    /// Returns the installation, if the options request one.
     ///
     /// # Errors
-    /// When the name makes no sense.
+    /// If the name is not usable.
     pub fn installation(&self) -> Result<Option<Installation>, Error> {
         let (Some(plugins), Some(configurations)) = (&self.cni_bin_dir, &self.cni_conf_dir) else {
             return Ok(None);
@@ -76,11 +76,11 @@ impl Directories {
 }
 
 impl Options {
-    /// Checks what was asked for: an agent that is told nonsense is to end at its start. `None` if nothing is to be
+    /// Checks the options, so that an agent with unusable ones ends at its start. `None` if nothing is to be
     /// installed.
     ///
     /// # Errors
-    /// When a name makes no sense, or the configuration to install.
+    /// If a name or the configuration to install is not usable.
     pub fn prepare(&self, socket: &Path) -> Result<Option<Prepared>, Error> {
         let Some(installation) = self.directories.installation()? else {
             return Ok(None);
@@ -108,8 +108,8 @@ impl Options {
 }
 
 impl Prepared {
-    /// Installs the plugin, and then the configuration: from now on the runtime calls the plugin. What hinders that
-    /// is others' doing, as a rule. It is no reason to end: running pods are to be removed and kept as they should be.
+    /// Installs the plugin, and then the configuration: from now on the runtime calls the plugin. A failure is usually
+    /// caused by others, and is no reason to end: running pods must be maintained and removed.
     pub fn install(&self, standing: &Standing) {
         let done = self.install_plugin().and_then(|()| self.configure());
         standing.note(&self.path(), done);
@@ -140,8 +140,8 @@ impl Prepared {
         Ok(())
     }
 
-    /// Looks from time to time whether others have changed the configuration: a plugin that they add
-    /// may speak no version that is offered, and then no pod starts. What could not be installed is tried again.
+    /// Watches whether others have changed the configuration: a plugin that they add may not support any version that
+    /// is offered, and then no pod starts. A failed installation is tried again.
     pub async fn follow(self, standing: Standing) {
         let mut seen = self.text();
         let mut pause = tokio::time::interval(LOOK);
@@ -149,7 +149,7 @@ impl Prepared {
         loop {
             pause.tick().await;
             let text = self.text();
-            // One that was removed stays so: that is a way to take a node out.
+            // One that was removed stays removed: that is a way to drain a node.
             if standing.fault().is_none() && (text.is_none() || text == seen) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Whether what is to be on the host is there.
+//! The status of the installation on the host.
 
 use std::{
     path::Path,
@@ -9,19 +9,19 @@ use tracing::{error, info};
 
 use super::Error;
 
-/// Why the plugin or its configuration is not on the host, if it is not; the same for all who have it.
+/// Why the plugin or its configuration is not installed, if so. All clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Standing(Arc<Mutex<Option<String>>>);
 
 impl Standing {
-    /// What hinders the installation now.
+    /// Returns why the installation fails now.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         let fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         fault.clone()
     }
 
-    /// Notes how an attempt to install `configuration` ended, and says in the log what is new of it.
+    /// Records the result of an attempt to install `configuration`, and logs it if it has changed.
     pub(super) fn note(&self, configuration: &Path, done: Result<(), Error>) {
         let fault = done.err().map(|e| e.to_string());
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);

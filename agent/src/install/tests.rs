@@ -51,14 +51,14 @@ impl Host {
             .collect()
     }
 
-    /// As an installer does: reads the list, appends its plugin, writes it.
+    /// Acts as an installer: reads the list, appends its plugin, writes it.
     fn append(&self, plugin: Value) {
         let mut list = self.list();
         list["plugins"].as_array_mut().unwrap().push(plugin);
         fs::write(self.path(), list.to_string()).unwrap();
     }
 
-    /// What a runtime takes for configurations: by their endings, in the order of their names.
+    /// Returns the files that a runtime takes for configurations: by their suffixes, in the order of their names.
     fn seen_by_runtimes(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(&self.installation.configurations)
             .unwrap()
@@ -164,7 +164,7 @@ fn a_file_of_our_name_that_is_not_ours_is_neither_replaced_nor_removed() {
     }
 }
 
-/// What is on the host, and what hinders it: as an agent has it.
+/// The installation and its status, as an agent has them.
 fn prepared(host: &Host) -> (options::Prepared, Standing) {
     #[derive(clap::Parser)]
     struct Line {
@@ -241,7 +241,7 @@ fn what_others_broke_is_waited_for_and_named_and_installed_once_it_is_right() {
             fault.contains(&*host.directory.path().to_string_lossy()),
             "{what}: {fault}"
         );
-        // Somebody puts it right.
+        // The fault is repaired.
         for path in [
             host.path(),
             draft_of(&host.path()),
@@ -291,14 +291,14 @@ fn plugins_that_others_added_survive_a_new_agent_and_are_kept_when_it_is_removed
     let written = fs::read_to_string(host.path()).unwrap();
     let installed = host.install_configuration();
     assert_eq!(installed.others, ["istio-cni"]);
-    // It is not there to be asked: no newer version than before it came.
+    // The plugin is not on the host: its versions are unknown, and no newer one is offered than before it was added.
     assert_eq!(installed.without_status, ["istio-cni"]);
     assert_eq!(host.list()["cniVersions"], json!(["1.0.0"]));
     assert_eq!(host.list()["cniVersion"], "1.0.0");
     assert_eq!(host.types(), ["ebbtide", "istio-cni"]);
     assert_ne!(fs::read_to_string(host.path()).unwrap(), written);
     assert!(!host.install_configuration().changed, "a second time");
-    // The host gets portmap: it goes between.
+    // The host gets portmap: it is inserted between.
     fs::write(host.installation.plugins.join("portmap"), "").unwrap();
     host.install_configuration();
     assert_eq!(host.types(), ["ebbtide", "portmap", "istio-cni"]);
@@ -320,7 +320,7 @@ fn host_ports_are_portmap_s_where_the_host_has_it_and_ours_to_speak_of_where_not
     fs::write(host.installation.plugins.join("portmap"), "").unwrap();
     host.install_configuration();
     assert!(!has(0) && has(1) && host.types() == ["ebbtide", "portmap"]);
-    // Switched off, or gone from the host.
+    // Switched off, or removed from the host.
     fs::remove_file(host.installation.plugins.join("portmap")).unwrap();
     host.install_configuration();
     assert!(has(0) && host.types() == ["ebbtide"]);

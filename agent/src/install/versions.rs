@@ -1,10 +1,10 @@
-//! Which versions of the CNI specification a list can be of: those that all of its plugins speak.
+//! Chooses the versions of the CNI specification that a list offers: those that all of its plugins support.
 //!
-//! A runtime gives every plugin of a list the list's version, and a plugin that does not know it fails
-//! every ADD. containerd 1.6 and older CRI-O (libcni before 1.2) know none newer than 1.0.0: they take
-//! `cniVersion` as it is and fail on the result. Newer ones take the newest of `cniVersions` that they
-//! know (`conf.go` of libcni). So `cniVersion` is what all can, the plugins that others have added among them, and
-//! `cniVersions` has 1.1.0, which brings STATUS and GC, where nothing in the list is against it.
+//! A runtime passes the list's version to every plugin, and a plugin that does not support it fails every ADD.
+//! containerd 1.6 and older CRI-O (libcni before 1.2) support none newer than 1.0.0: they take `cniVersion` as it is
+//! and fail on the result. Newer ones take the newest of `cniVersions` that they support (`conf.go` of libcni). So
+//! `cniVersion` is what all support, including plugins that others have added, and `cniVersions` also has 1.1.0, which
+//! brings STATUS and GC, if all support it.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -14,20 +14,20 @@ use serde_json::{Value, json};
 use super::merge::besides_ours;
 use crate::program;
 
-/// What every runtime since containerd 1.6 and CRI-O 1.23 reads, and every plugin of these days speaks.
+/// The version that every runtime since containerd 1.6 and CRI-O 1.23 reads, and every current plugin supports.
 pub(super) const OLDER: &str = "1.0.0";
-/// The one with STATUS and GC.
+/// The version with STATUS and GC.
 pub(super) const NEWER: &str = "1.1.0";
 
-/// A plugin only prints a list.
+/// How long a plugin may take: it only prints a list.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How many bytes of it are read.
+/// How many bytes of its output are read.
 const MOST: u64 = 1 << 20;
 
-/// Makes the list's version the newest one up to [`OLDER`] that every plugin of `list` speaks, and offers [`NEWER`]
-/// besides where all speak it. A plugin that cannot be asked keeps the list at the version `before`, which it was
-/// called with. Gives those that do not speak [`NEWER`].
+/// Sets the list's version to the newest one up to [`OLDER`] that every plugin of `list` supports, and also offers
+/// [`NEWER`] if all support it. A plugin that cannot be asked keeps the list at the version `before`, which it was
+/// called with. Returns the plugins that do not support [`NEWER`].
 pub(super) fn negotiate(list: &mut Value, plugins: &Path, before: Option<&str>) -> Vec<String> {
     let rank = |version: &str| VERSIONS.iter().position(|known| *known == version);
     let spoken: Vec<(String, Option<Vec<String>>)> = besides_ours(list)
@@ -48,7 +48,7 @@ pub(super) fn negotiate(list: &mut Value, plugins: &Path, before: Option<&str>) 
     };
     let newest_first = VERSIONS.iter().rev();
     let up_to_older = newest_first.filter(|version| rank(version) <= rank(OLDER));
-    // Without one that all speak no pod can start anyway.
+    // Without a common version no pod can start anyway.
     let own = *up_to_older.into_iter().find(all_speak).unwrap_or(&OLDER);
     let offered = match against.is_empty() {
         true => json!([own, NEWER]),
@@ -61,8 +61,8 @@ pub(super) fn negotiate(list: &mut Value, plugins: &Path, before: Option<&str>) 
     against
 }
 
-/// The versions that a plugin says it speaks. `None`: it cannot be asked (not there, or not a program for where we
-/// run).
+/// Returns the versions that a plugin supports. `None` if it cannot be asked (it does not exist, or is no program for
+/// this machine).
 fn spoken(plugins: &Path, kind: &str) -> Option<Vec<String>> {
     let is_name = !kind.is_empty() && !kind.contains('/') && !matches!(kind, "." | "..");
     let said = is_name.then(|| ask(&plugins.join(kind))).flatten()?;
@@ -75,7 +75,7 @@ fn spoken(plugins: &Path, kind: &str) -> Option<Vec<String>> {
     )
 }
 
-/// The answer to VERSION.
+/// Returns the plugin's output for VERSION.
 fn ask(plugin: &Path) -> Option<Vec<u8>> {
     let mut command = Command::new(plugin);
     command.env_clear().env("CNI_COMMAND", "VERSION");
@@ -149,14 +149,14 @@ mod tests {
                 "0.3.1",
                 json!(["0.3.1"]),
             ),
-            // Nobody can be asked: as it was called before.
+            // It cannot be asked: the version that it was called with before.
             (vec![None], Some("0.3.1"), "0.3.1", json!(["0.3.1"])),
             (vec![None], Some("1.0.0"), "1.0.0", json!(["1.0.0"])),
             (vec![None], Some("1.1.0"), "1.0.0", json!(["1.0.0"])),
             (vec![None], Some("nonsense"), "1.0.0", json!(["1.0.0"])),
             (vec![None], None, "1.0.0", json!(["1.0.0"])),
             (vec![None, old], Some("0.3.1"), "0.3.1", json!(["0.3.1"])),
-            // No two agree.
+            // No common version.
             (
                 vec![Some(r#""0.1.0""#), Some(r#""1.1.0""#)],
                 Some("0.3.1"),

@@ -11,29 +11,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
 
-/// Where an address stands.
+/// The state of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum AddressState {
     /// A pod has it.
     Held,
-    /// A pod is about to have it.
+    /// It is being assigned to a pod.
     Reserving,
     /// A running pod has it from another agent; its sandbox is not known here.
     Adopted,
     /// It waits for the next sandbox of a StatefulSet's pod.
     Waiting,
-    /// It was released a moment ago.
+    /// It was released a short time ago.
     Cooldown,
-    /// The node itself has it, or a router: no pod gets it.
+    /// The node itself has it, or a router: it is withheld from pods.
     Withheld,
-    /// It can be handed out.
+    /// It can be assigned.
     Free,
     /// A SpiderReservedIP keeps it free.
     Reserved,
     /// It is a pool's gateway.
     Gateway,
-    /// It is in a pool's subnet, but the pool does not hand it out.
+    /// It is in a pool's subnet, but not in its ranges.
     NotInRange,
     /// No pool has it.
     Unknown,
@@ -45,27 +45,27 @@ pub enum AddressState {
 pub struct AddressInfo {
     /// The address.
     pub address: IpAddr,
-    /// Where it stands.
+    /// Its state.
     pub state: AddressState,
     /// The pool it was assigned from, else the one that it belongs to now.
     pub pool: Option<String>,
     /// The pod, as `namespace/name` or its container ID.
     pub pod: Option<String>,
-    /// The pod's uid, if it is known.
+    /// The pod's UID, if it is known.
     pub uid: Option<String>,
-    /// Who has it.
+    /// The owner: the interface that has it.
     pub owner: Option<Owner>,
-    /// Since when: seconds since 1970.
+    /// When it was assigned: seconds since 1970.
     pub since: Option<u64>,
-    /// When it was released, if nobody has had it since: seconds since 1970.
+    /// When it was released, if nobody has got it since: seconds since 1970.
     pub released_at: Option<u64>,
-    /// How much longer it cools down, in seconds.
+    /// The rest of its cooldown, in seconds.
     pub cooldown_for: u64,
-    /// Why no other pod gets it, if that is so.
+    /// Why it is withheld from pods, if it is.
     pub withheld: Option<String>,
-    /// Whether the pod's network namespace is there; none: it cannot be told.
+    /// Whether the pod's network namespace exists; `None` if that cannot be told.
     pub alive: Option<bool>,
-    /// Who had it before, the latest first, since the agent started.
+    /// Its earlier owners, the latest first, since the agent started.
     pub history: Vec<Past>,
 }
 
@@ -73,13 +73,13 @@ pub struct AddressInfo {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Released {
-    /// Everything that the interface had: the addresses of both families go together.
+    /// All addresses of the interface: both families are released together.
     pub addresses: Vec<IpAddr>,
     /// The pod, if its record could be read.
     pub pod: Option<String>,
-    /// Whose they were; none if they waited for a pod.
+    /// Their owner; `None` if they waited for a pod.
     pub owner: Option<Owner>,
-    /// Whether that was done although the pod was alive, or may have been.
+    /// Whether they were released although the pod was alive, or may have been.
     pub forced: bool,
 }
 
@@ -149,7 +149,7 @@ fn is_present(evidence: &Evidence) -> bool {
     matches!(evidence, Evidence::Present(_))
 }
 
-/// What the pools say of an address that nobody has.
+/// Returns the pool and the state of an address that nobody has.
 fn place(pools: &[Pool], address: IpAddr) -> (Option<String>, AddressState) {
     let state = |pool: &Pool| {
         if pool.ranges.contains(address) {
@@ -165,7 +165,7 @@ fn place(pools: &[Pool], address: IpAddr) -> (Option<String>, AddressState) {
     let found = pools.iter().find_map(|pool| Some((pool, state(pool)?)));
     let (pool, state) = match found {
         Some((pool, state)) => (Some(pool), state),
-        // Several pools may share a subnet: none of them has this address.
+        // Several pools may share a subnet, and none of them has this address.
         None if pools.iter().any(|pool| pool.subnet.contains(&address)) => {
             (None, AddressState::NotInRange)
         }
@@ -174,7 +174,7 @@ fn place(pools: &[Pool], address: IpAddr) -> (Option<String>, AddressState) {
     (pool.map(|pool| pool.name.clone()), state)
 }
 
-/// Takes the interface that has this address out of the kernel, then gives its addresses back.
+/// Removes the interface that has this address from the kernel, then releases its addresses.
 pub(super) async fn release(
     agent: &Agent,
     address: IpAddr,
@@ -190,7 +190,7 @@ pub(super) async fn release(
         ));
     };
     let _lock = agent.locks.write(&owner.container_id).await;
-    // Once more: what held it may have ended while we waited.
+    // Read again: its owner may have ended before the lock was taken.
     let Some(allocation) = agent
         .pools
         .look(address)
@@ -243,18 +243,18 @@ pub(super) async fn release(
     })
 }
 
-/// Lets an address go that waits for a pod.
+/// Releases an address that waits for a pod.
 async fn end_reservation(
     agent: &Agent,
     address: IpAddr,
     reservation: Reservation,
     force: bool,
 ) -> Result<Released, String> {
-    // No sandbox has a sticky one. Of an adopted one nothing but the API server knows more.
+    // A sticky address is in no sandbox. Whether an adopted one is in use, only the API server knows.
     let forced = reservation.reason == Reason::Adopted;
     if forced && !force {
         return Err(format!(
-            "{address} was adopted for pod {}, which may be running; delete the pod, or use --force \
+            "{address} is reserved for pod {}, which may be running; delete the pod, or use --force \
              if it is gone",
             reservation.pod
         ));

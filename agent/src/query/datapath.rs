@@ -1,4 +1,4 @@
-//! `ebbtidectl datapath`: each program, whether it is attached, and what it counted.
+//! `ebbtidectl datapath`: each program, whether it is attached, and its counters.
 
 use std::collections::HashSet;
 
@@ -24,8 +24,8 @@ use crate::agent::Agent;
 pub struct HookLine {
     /// The pod; empty for the node's own.
     pub pod: String,
-    /// The interface, in the pod, or the node's NIC. For the host's ends of the veths, which are
-    /// counted all together, the NIC that their traffic came in by.
+    /// The interface in the pod, or the node's NIC. The host's ends of the veths are counted together, by the NIC that
+    /// their traffic came in on.
     pub interface: String,
     /// `ingress` or `egress`.
     pub hook: String,
@@ -33,27 +33,27 @@ pub struct HookLine {
     pub program: String,
     /// Whether it is attached; `None` if that cannot be told.
     pub attached: Option<bool>,
-    /// How: `tcx` (a link) or `tc` (a filter); empty if it is not, or that cannot be told.
+    /// How it is attached: `tcx` (a link) or `tc` (a filter); empty if it is not, or that cannot be told.
     pub by: String,
     /// Packets it saw.
     pub seen: u64,
-    /// Marked as come in by the veth.
+    /// Packets marked as having come in by the veth.
     pub marked: u64,
-    /// Flows remembered (or, on the NIC's ingress, forgotten).
+    /// Flows that were remembered (or, on the NIC's ingress, forgotten).
     pub learned: u64,
-    /// Sent back out by the interface their flow came in on.
+    /// Packets redirected to the interface that their flow came in on.
     pub redirected: u64,
-    /// Let through untouched.
+    /// Packets passed without change.
     pub passed: u64,
-    /// Dropped.
+    /// Packets dropped.
     pub dropped: u64,
-    /// Packets that would have left by this NIC, the wrong one: a cloud drops them. They were sent
-    /// out by the right one, unless that has no known gateway.
+    /// Packets routed to this NIC although it is the wrong one: a cloud drops them. They were redirected to the right
+    /// one, unless its gateway is not known.
     pub wrong_nic: u64,
 }
 
 impl HookLine {
-    /// A line of nothing but what was counted.
+    /// Makes a line from counters alone.
     fn counting(counted: &Counters) -> Self {
         Self {
             seen: counted.seen,
@@ -74,7 +74,7 @@ pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
             .datapath
             .counters(&net.ips())
             .map_err(|e| e.to_string())?;
-        // Of the pod as a whole, so told once.
+        // Counted for the pod as a whole, so reported once.
         let spoofed = match &net.shared_veth {
             None => agent
                 .datapath
@@ -110,8 +110,8 @@ pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
     Ok(lines)
 }
 
-/// The host's end of a pod's veth, where the pod sent what was not its own. All else there is counted
-/// by NIC.
+/// Makes a line for the host's end of a pod's veth where packets from foreign addresses were dropped. Everything else
+/// there is counted by NIC.
 fn dropped_from(net: &PodNet, veth: &Veth, dropped: u64) -> HookLine {
     let program = HOST_PROGRAMS[HostHook::VethIngress as usize];
     HookLine {
@@ -134,7 +134,7 @@ fn by(attached: Option<bool>, by_link: bool) -> String {
     .to_owned()
 }
 
-/// The node's own hooks.
+/// Returns the lines of the node's own hooks.
 async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
     let Some(host) = agent.nics() else {
         return Ok(Vec::new());
@@ -152,7 +152,7 @@ async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
         .state_of_host(&agent.host, &wanted, &[])
         .await;
     let state = state.ok();
-    // On the NIC, or on every veth; `None` where it should be nowhere, or that cannot be told.
+    // On the NIC, or on every veth; `None` if it belongs nowhere, or that cannot be told.
     let attached = |program: &str, nic: &str| {
         let found = &state.as_ref()?.found.filters;
         let on_nic = |filter: &&Filter| filter.link == nic || !program.starts_with("host_nic");
@@ -200,7 +200,7 @@ async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
     Ok(lines)
 }
 
-/// The programs that are attached in the pod; `None` if it cannot be looked at.
+/// Returns the programs that are attached in the pod; `None` if it cannot be inspected.
 async fn attached(net: &PodNet) -> Option<HashSet<Filter>> {
     let Evidence::Present(netns) = net.namespace().ok()? else {
         return None;

@@ -1,4 +1,4 @@
-//! `ebbtidectl flows`: what the programs remember.
+//! `ebbtidectl flows`: the flows that the programs remember.
 
 use std::{
     collections::HashMap,
@@ -20,13 +20,13 @@ use super::{Agent, select};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowLine {
-    /// Whose it is; empty for the node's own.
+    /// The pod; empty for the node's own flows.
     pub pod: String,
-    /// Who remembers it.
+    /// Where it is remembered.
     pub place: Place,
-    /// The interface it came in by.
+    /// The interface that it came in on.
     pub came_in: String,
-    /// The interface that its answers (of what is forwarded: its own packets) leave by.
+    /// The interface that its replies leave by; for a forwarded flow, its own packets.
     pub leaves_by: String,
     /// `tcp`, `udp`, ... or its number.
     pub protocol: String,
@@ -36,19 +36,19 @@ pub struct FlowLine {
     pub remote: SocketAddr,
     /// Seconds since it was learned.
     pub age: u32,
-    /// Its packets since then, both ways.
+    /// The number of its packets since then, in both directions.
     pub packets: u64,
 }
 
-/// Who remembers a flow.
+/// Where a flow is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Place {
-    /// The pod: it came in by the veth, and is not TCP.
+    /// In the pod: it came in by the veth, and is not TCP.
     Pod,
-    /// The host: a request from outside that came in by a NIC.
+    /// In the host: a request from outside that came in on a NIC.
     Request,
-    /// The host: it sends this on for the pod.
+    /// In the host: it is forwarded for the pod.
     Forwarded,
 }
 
@@ -56,13 +56,13 @@ pub enum Place {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flows {
-    /// How many there are.
+    /// The number of all flows.
     pub total: usize,
-    /// As many of them as were asked for.
+    /// The youngest of them, as many as were requested.
     pub flows: Vec<FlowLine>,
 }
 
-/// The flows of a pod, or those that the node has a part in; the `limit` youngest.
+/// Returns the `limit` youngest flows of a pod, or of those that the host takes part in.
 pub(super) async fn flows(agent: &Agent, pod: Option<&str>, limit: usize) -> Result<Flows, String> {
     let nets: Vec<PodNet> = match pod {
         Some(pod) => select(agent, pod)?,
@@ -102,7 +102,7 @@ pub(super) async fn flows(agent: &Agent, pod: Option<&str>, limit: usize) -> Res
     })
 }
 
-/// What turns addresses, marks and indices into names.
+/// Translates addresses, marks and indexes into names.
 struct View<'a> {
     nets: &'a [PodNet],
     nics: Option<&'a HostPlan>,
@@ -171,7 +171,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// The names of a pod's links by index; none if it cannot be looked at.
+/// Returns the names of a pod's links by index; empty if the pod cannot be inspected.
 async fn links_of(net: &PodNet) -> HashMap<u32, String> {
     let Ok(Evidence::Present(netns)) = net.namespace() else {
         return HashMap::new();
@@ -187,7 +187,7 @@ async fn links_of(net: &PodNet) -> HashMap<u32, String> {
         .collect()
 }
 
-/// A protocol as people call it (the IANA's "Protocol Numbers").
+/// Returns a protocol's usual name (IANA's "Protocol Numbers").
 #[must_use]
 pub fn protocol_name(protocol: u8) -> String {
     match protocol {

@@ -1,4 +1,4 @@
-//! `ebbtidectl nics`: each link of the node, what it is taken for, and why.
+//! `ebbtidectl nics`: each link of the node, its role, and the reason for it.
 
 use ebbtide_kernel::{
     datapath::HostNic,
@@ -17,15 +17,15 @@ use crate::agent::Agent;
 pub struct NicLine {
     /// The link's name.
     pub name: String,
-    /// What makes it, as `ip -d link` has it; empty for hardware.
+    /// The link's kind, as `ip -d link` shows it; empty for hardware.
     pub kind: String,
     /// Its addresses, without link-local ones.
     pub addresses: Vec<IpNet>,
-    /// What it is taken for: `nic` (replies leave by it), `node` (its addresses are the node's) or `others`.
+    /// Its role: `nic` (replies leave by it), `node` (its addresses are the node's) or `others`.
     pub taken_for: String,
-    /// Why.
+    /// The reason for its role.
     pub why: String,
-    /// Pods' interfaces on it.
+    /// The number of pods' interfaces on it.
     pub pods: usize,
     /// Its routing table, while the node has pods.
     pub table: Option<u32>,
@@ -36,7 +36,7 @@ pub struct NicLine {
 }
 
 impl NicLine {
-    /// What is known of a link without an agent.
+    /// Makes a line from what is known of a link without an agent.
     #[must_use]
     pub fn new(nic: Nic, taken: Taken) -> Self {
         Self {
@@ -87,7 +87,7 @@ pub(super) async fn nics(agent: &Agent) -> Result<Vec<NicLine>, Error> {
     Ok(lines.collect())
 }
 
-/// Why there is no mark for a NIC.
+/// Returns why a NIC has no mark.
 async fn why_without_mark(agent: &Agent) -> Result<String, Error> {
     let foreign = agent.host.foreign_rules().await?;
     let rules = Rules {

@@ -1,9 +1,9 @@
-//! `ebbtidectl trace`: what each program does with a pod's packets, while somebody looks.
+//! `ebbtidectl trace`: reports live what each program does with a pod's packets.
 //!
-//! Programs that tell what they do take the others' place in the filters, without a gap, and give it
-//! back at the end, however that comes: the time is over, enough was seen, the reader has gone, the
-//! agent is stopped. If the agent is killed, the next one attaches its own programs, and until then
-//! these say nothing more once their time is over.
+//! Tracing programs replace the usual ones in the filters without a gap. The usual ones are restored at the end,
+//! whatever causes it: the time is over, the requested number of lines was sent, the reader has left, or the agent is
+//! stopped. If the agent is killed, the next one attaches its own programs, and until then the tracing ones report
+//! nothing once their time is over.
 
 mod line;
 
@@ -26,14 +26,14 @@ use super::{Agent, refuse, select};
 use line::Names;
 pub use line::TraceLine;
 
-/// A hook has one program: one trace at a time.
+/// Held by the only trace: a hook has one program.
 static TRACING: Mutex<()> = Mutex::const_new(());
 
-/// How often it is looked whether there is something to tell.
+/// The interval at which new events are read.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How often the programs are put in place again: whatever the agent applies anew meanwhile, to a pod
-/// or to a NIC, brings the others.
+/// The interval at which the tracing programs are attached again: whatever the agent applies to a pod or a NIC
+/// meanwhile replaces them with the usual ones.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// The longest trace, in seconds.
@@ -47,7 +47,7 @@ struct Place {
     filters: Vec<(Filter, u32)>,
 }
 
-/// Traces until the time is over, enough was told, or nobody takes the answers.
+/// Traces until the time is over, the requested number of lines was sent, or the reader has left.
 pub async fn trace(agent: &Agent, request: &Trace, answers: mpsc::Sender<Response>) {
     let last = match follow(agent, request, &answers).await {
         Ok(()) => Response {
@@ -105,14 +105,14 @@ async fn follow(
         }
         Err(e) => Err(e),
     };
-    // What cannot be put back belongs to a pod that is gone.
+    // A program that cannot be restored belongs to a pod that has ended.
     if let Err(e) = replace(agent, &places, &agent.datapath.programs()).await {
         debug!("after a trace: {e}");
     }
     told
 }
 
-/// Passes on what the programs tell.
+/// Sends the programs' events as lines to the client.
 async fn tell(
     agent: &Agent,
     tracer: &mut Tracer,
@@ -150,7 +150,7 @@ async fn tell(
     Ok(())
 }
 
-/// The hooks that a pod's packets pass: its own, its veth's, and the NICs'.
+/// Returns the hooks that a pod's packets pass: its own, its veth's, and the NICs'.
 async fn places(agent: &Agent, nets: &[PodNet]) -> Result<Vec<Place>, String> {
     let mut in_pod = BTreeSet::new();
     let mut in_host = BTreeSet::new();
@@ -201,7 +201,7 @@ impl Place {
     }
 }
 
-/// Puts other programs in place, as many as can be; the first trouble.
+/// Attaches other programs, as many as possible; returns the first error.
 async fn replace(agent: &Agent, places: &[Place], programs: &Programs) -> Result<(), String> {
     let mut trouble = None;
     for place in places {

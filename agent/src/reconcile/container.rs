@@ -1,5 +1,5 @@
-//! The interfaces of one container: whether it is still there, whether its plan is what the node and the manifests ask for
-//! now, and what somebody in the pod has changed.
+//! Reconciles the interfaces of one container: whether its namespace still exists, whether its plan is what the node
+//! and the manifests require now, and whether something in the pod has changed it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,22 +18,22 @@ use super::{
 };
 use crate::agent::Drift;
 
-/// After a look into a pod that found nothing, however often somebody changes something: other plugins' pods come and go
-/// as well.
+/// The cooldown after an inspection of a pod that found nothing, however often events occur: other plugins' pods cause
+/// them as well.
 const COOLDOWN: Duration = Duration::from_secs(1);
 
-/// Whether a look into a pod found something that somebody has changed there.
+/// Whether an inspection found something that was changed in the pod.
 type Found = bool;
 
-/// What a look at an interface came to.
+/// The result of reconciling an interface.
 enum Looked {
-    /// Its namespace was gone.
+    /// Its namespace no longer existed.
     Released,
-    /// It is as it should be. `changed`: somebody in the pod had changed it.
+    /// It is in the desired state. `changed`: something in the pod had changed it.
     There { changed: Found },
 }
 
-/// Compares all interfaces of a container, and repairs them. One that fails keeps no other one from that.
+/// Compares all interfaces of a container, and repairs them. A failure of one does not affect the others.
 pub(super) async fn reconcile(
     reconciler: &Reconciler,
     key: &Key,
@@ -43,7 +43,7 @@ pub(super) async fn reconcile(
     let agent = &reconciler.agent;
     let (_lock, facts) = match reconciler.running.take(key) {
         Some((lock, facts)) => (lock, Some(facts)),
-        // Whoever has it may have it for long: an IPAM plugin that does not answer, say.
+        // Its lock may be held for long, for instance while an IPAM plugin does not answer.
         None => match agent.locks.try_write(id) {
             Some(lock) => (lock, None),
             None => {
@@ -97,8 +97,8 @@ pub(super) async fn reconcile(
     ))
 }
 
-/// What a pod has taken of others' is taken back at once, whoever has its container's lock: that changes nothing that is
-/// ours. What fails comes again, with the rest.
+/// Removes foreign addresses and modes from a pod at once, even while a command holds its container's lock: that
+/// changes nothing of Ebbtide's. A failure is repeated with the rest.
 async fn take_back_meanwhile(reconciler: &Reconciler, id: &str) {
     let agent = &reconciler.agent;
     let Ok(facts) = agent.facts.get(&agent.host).await else {
@@ -128,8 +128,8 @@ impl Item<'_> {
             released.map_err(|e| self.failure(&net, format!("could not be released: {e}")))?;
             return Ok(Looked::Released);
         }
-        // What went with its NIC comes back with it: `ebbtidectl status` names it, and its coming is an event. One whose NIC
-        // was renamed goes on as it is.
+        // An interface that was removed with its NIC returns with it: `ebbtidectl status` names it, and the NIC's
+        // return is an event. If the NIC was renamed, the interface works on.
         let is_without_nic = agent.is_without_nic(&net, self.facts);
         if is_without_nic && agent.nic_of(self.facts, &net).is_none() {
             return Ok(Looked::There { changed: false });
@@ -147,19 +147,22 @@ impl Item<'_> {
         Ok(Looked::There { changed })
     }
 
-    /// By evidence alone: what cannot be looked at stays.
+    /// Whether its namespace still exists, by evidence alone: if it cannot be inspected, the interface stays.
     async fn is_there(&self, net: &Arc<PodNet>) -> Result<bool, Failure> {
         let looked = Arc::clone(net);
-        // Whoever made the namespace chose the file system.
+        // Blocking: whoever made the namespace chose its file system.
         let evidence = spawn_blocking(move || looked.namespace()).await;
         match evidence.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())) {
             Ok(Evidence::Present(_)) => Ok(true),
             Ok(Evidence::Gone) => Ok(false),
-            Err(e) => Err(self.failure(net, format!("is left as it is: {e}"))),
+            Err(e) => Err(self.failure(
+                net,
+                format!("its network namespace cannot be examined: {e}"),
+            )),
         }
     }
 
-    /// Makes the interface what its plan is by now.
+    /// Applies the current plan to the interface, if it has changed.
     async fn follow_node(&self, net: &Arc<PodNet>, scope: Scope) -> Result<(), Failure> {
         let agent = &self.reconciler.agent;
         let drift = agent.drift(self.owner, net, self.facts);
@@ -167,17 +170,18 @@ impl Item<'_> {
             return Ok(());
         }
         let new = agent.replanned(net, self.facts);
-        self.put(net, new, "cannot follow the node").await?;
+        self.put(net, new, "cannot be reconciled with the node")
+            .await?;
         match drift {
             Some(Drift::Plan | Drift::Nic) => {
-                info!(pod = %net.pod, interface = self.owner.interface, "follows the node");
+                info!(pod = %net.pod, interface = self.owner.interface, "reconciled after a change of the node");
             }
             Some(Drift::Unknown) | None => {}
         }
         Ok(())
     }
 
-    /// Takes back what the pod has taken, and puts programs back that somebody took off.
+    /// Removes addresses and modes that the pod may not have, and attaches programs again that were detached.
     async fn guard(&self) -> Result<Found, Failure> {
         let agent = &self.reconciler.agent;
         let Some(net) = agent.interface(self.owner) else {
@@ -185,7 +189,7 @@ impl Item<'_> {
         };
         let taken = &self.reconciler.taken;
         let undone = taken.take_back(&net, &agent.host, self.facts).await;
-        let cannot = "cannot take back what the pod took";
+        let cannot = "cannot undo an address or a mode that was set in the pod";
         let Some(undone) = self.unless_gone(&net, undone, cannot)? else {
             return Ok(false);
         };
@@ -195,21 +199,23 @@ impl Item<'_> {
             return Ok(undone);
         }
         let new = agent.replanned(&net, self.facts);
-        self.put(&net, new, "cannot put our programs back").await?;
+        self.put(&net, new, "cannot attach the eBPF programs again")
+            .await?;
         warn!(
             pod = %net.pod,
             interface = self.owner.interface,
-            "our programs were taken off the pod's interface, the guard with them: repaired; only a pod with \
+            "the eBPF programs, with the spoof guard, were detached from the pod's interface: repaired; only a pod with \
              CAP_NET_ADMIN can do that"
         );
         Ok(true)
     }
 
-    /// Lets the programs follow the pod's connections if somebody in it marks packets for purposes of their own:
-    /// transparent proxies, above all.
+    /// Lets the programs follow the pod's connections if foreign rules in it route by marks, as those of transparent
+    /// proxies do.
     ///
-    /// The kernel gives an accepted socket the *whole* mark of its SYN (`tcp_fwmark_accept`), also the part that a proxy
-    /// has set and routes by (`TPROXY --tproxy-mark`). The proxy's replies would follow its own rule back into the pod.
+    /// The kernel gives an accepted socket the *whole* mark of its SYN (`tcp_fwmark_accept`), including the part that
+    /// a proxy has set and routes by (`TPROXY --tproxy-mark`). The proxy's replies would follow its own rule back into
+    /// the pod.
     async fn follow_marks(&self) -> Result<Found, Failure> {
         let agent = &self.reconciler.agent;
         let Some(net) = agent.interface(self.owner).filter(|net| follows_marks(net)) else {
@@ -224,7 +230,8 @@ impl Item<'_> {
             spec.accept_marks = false;
         }
         let new = agent.replanned(&following, self.facts);
-        self.put(&net, new, "cannot follow its connections").await?;
+        self.put(&net, new, "cannot switch its TCP replies to the flow table")
+            .await?;
         info!(
             pod = %net.pod,
             interface = self.owner.interface,
@@ -240,7 +247,7 @@ impl Item<'_> {
             .map_err(|e| self.failure(net, format!("{what}: {e}")))
     }
 
-    /// What was found in the pod; `None` if it has ended just now, which the next look finds.
+    /// Returns what was found in the pod; `None` if it has just ended, which the next comparison finds.
     fn unless_gone(
         &self,
         net: &PodNet,

@@ -1,13 +1,13 @@
-//! Which events of pods' namespaces concern what. Pure: an event only names what is to be looked at, and whoever looks
-//! decides. Those of the host: [`ebbtide_kernel::node::Interest`].
+//! Decides which events of pods' namespaces are relevant. Pure functions: an event only names what is to be compared,
+//! and the comparison decides. For the host's events see [`ebbtide_kernel::node::Interest`].
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use ebbtide_kernel::{netlink::elsewhere::Change, node::is_link_local, podnet::PodNet};
 use ebbtide_types::IpvlanMode;
 
-/// Whether netlink events of other namespaces may be somebody's who changes our interfaces there. What is being made now
-/// is no record's yet: then a look costs a little, and finds nothing.
+/// Whether netlink events of other namespaces may be changes to Ebbtide's interfaces there. An interface that is being
+/// made has no record yet: the comparison then costs a little, and finds nothing.
 #[must_use]
 pub fn concern_guarded_pods<'a>(
     events: &[Change],
@@ -19,7 +19,7 @@ pub fn concern_guarded_pods<'a>(
         modes.extend(net.ipvlan.as_ref().map(|ipvlan| ipvlan.mode));
     }
     events.iter().any(|event| match event {
-        // Another pod's is one that the kernel refuses on the same NIC, and not on another.
+        // The kernel refuses another pod's address on the same NIC, though not on another NIC.
         Change::Address(address) => {
             !address.is_loopback() && (is_link_local(address) || !own.contains(address))
         }
@@ -36,7 +36,7 @@ pub fn is_guarded(net: &PodNet) -> bool {
         && filters.any(|filter| filter.link == net.interface && filter.only_from.is_some())
 }
 
-/// Whether a rule by mark in the pod would make its sockets' marks go astray.
+/// Whether a rule by mark in the pod would misroute its sockets' packets.
 #[must_use]
 pub fn follows_marks(net: &PodNet) -> bool {
     net.spec.is_some() && net.accepts_marks()

@@ -1,7 +1,8 @@
-//! Pods that take what is others': addresses that are not theirs, another mode for the NIC.
+//! Repairs pods that take foreign addresses, or that change the mode of their NIC.
 //!
-//! A pod with CAP_NET_ADMIN may do that to its own interface, and the kernel asks nobody. It tells it, though, and what the
-//! guard would drop on the way out is taken away on the way in. Nobody is guarded where `spoofGuard` is off.
+//! A pod with CAP_NET_ADMIN may do that to its own interface without being stopped by the kernel, which sends a
+//! notification, though. The spoof guard drops what such a pod sends; this keeps it from receiving foreign packets.
+//! Nothing is done where `spoofGuard` is off.
 
 use std::{
     net::IpAddr,
@@ -18,19 +19,19 @@ use tracing::warn;
 
 use super::locked;
 
-/// How long all pods that one event names may be compared with one list of addresses.
+/// How long one list of addresses serves for the pods that one event names.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The node's addresses and the routers', which no pod may have.
+/// The node's and the routers' addresses, which no pod may have.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     listed: tokio::sync::Mutex<Option<(Instant, Arc<[IpAddr]>)>>,
-    /// What was listed before is not to be used any more.
+    /// When the list became outdated: an older one must not be used any more.
     old: Mutex<Option<Instant>>,
 }
 
 impl Taken {
-    /// The next pod is compared with what the node has now.
+    /// Marks the list as outdated: the next pod is compared with the node's current addresses.
     pub(super) fn are_old(&self) {
         *locked(&self.old) = Some(Instant::now());
     }
@@ -56,7 +57,7 @@ impl Taken {
         Ok(addresses)
     }
 
-    /// Takes back what the pod has made of its interface; whether that was anything.
+    /// Undoes what the pod has changed on its interface, and returns whether that was anything.
     pub(super) async fn take_back(
         &self,
         net: &PodNet,

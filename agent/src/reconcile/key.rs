@@ -1,10 +1,11 @@
-//! What is reconciled, and what of it.
+//! The items of the work queue, and which parts of them are compared.
 
 use std::{fmt, ops::BitOrAssign, sync::Arc};
 
-/// An item of the work queue.
+/// The key of an item of the work queue.
 ///
-/// The interfaces of a container are one item, as they have one lock, and as one of them may use the pair of another.
+/// The interfaces of a container are one item, as they have one lock, and as one of them may use the veth pair of
+/// another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// The host's own part: its NICs, and what pods need in the host's network.
@@ -14,7 +15,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// That of a container.
+    /// Returns the key of a container.
     #[must_use]
     pub fn container(id: &str) -> Self {
         Self::Container(id.into())
@@ -30,16 +31,17 @@ impl fmt::Display for Key {
     }
 }
 
-/// What of a container is compared besides its plan and its namespace. The node is always compared as a whole.
+/// The parts of a container that are compared besides its plan and its namespace. The node is always compared as a
+/// whole.
 ///
-/// Of a container that is named twice before it is reconciled, the union is looked at.
+/// If a container is named twice before it is reconciled, the union counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Everything is applied, whether or not it seems to be there: an older agent may have made it.
+    /// Everything is applied, even if it seems to exist: an older agent may have made it.
     pub apply: bool,
-    /// What the pod may have changed of its interfaces that the spoof guard relies on.
+    /// The parts of its interfaces that the spoof guard relies on, which the pod may have changed.
     pub guard: bool,
-    /// Whether somebody in the pod routes by marks of their own.
+    /// Whether foreign rules in the pod route by marks.
     pub marks: bool,
 }
 
@@ -50,12 +52,12 @@ impl Scope {
         guard: false,
         marks: false,
     };
-    /// All that a take-over does.
+    /// Everything that a take-over applies and compares.
     pub const APPLY: Self = Self {
         apply: true,
         ..Self::PLAN
     };
-    /// What the guard relies on.
+    /// What the spoof guard relies on.
     pub const GUARD: Self = Self {
         guard: true,
         ..Self::PLAN
@@ -66,7 +68,7 @@ impl Scope {
         ..Self::PLAN
     };
 
-    /// Whether the pod's namespace has to be entered.
+    /// Whether the pod's namespace must be entered.
     #[must_use]
     pub const fn is_inside(self) -> bool {
         self.guard || self.marks

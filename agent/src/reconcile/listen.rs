@@ -1,4 +1,4 @@
-//! What wakes the reconciler: netlink events of the host and of the pods, and the manifests.
+//! The events that wake the reconciler: netlink notifications of the host and of the pods, and changed manifests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,17 +23,18 @@ use super::{
 };
 use crate::agent::Agent;
 
-/// Before a socket that was closed, or could not be opened, is opened again.
+/// The pause before a socket that was closed, or could not be opened, is opened again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Changes in pods come in bursts, and one look serves a whole burst. It is short: until then the others wait.
+/// The length of a burst of changes in pods, which one comparison serves. It is short, as the comparison waits for its
+/// end.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Of one burst so many are kept.
+/// The number of events that are kept of one burst.
 const MOST: usize = 1000;
 
-/// The host's netlink events. All are heard at once, also while something is repaired: who makes an interface meanwhile
-/// must not act on what has changed.
+/// Receives the host's netlink notifications, all of them immediately, even during a repair: an interface that is made
+/// meanwhile must not be based on outdated facts.
 pub(super) async fn to_host(reconciler: &Reconciler) {
     let agent = &reconciler.agent;
     let mut has_warned = false;
@@ -44,7 +45,7 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
                 agent.facts.listen(true);
                 let attention = Arc::new(Attention::to_all(events.routes()));
                 *locked(&reconciler.attention) = Some(Arc::clone(&attention));
-                // Whatever was missed before.
+                // Notifications that were missed before.
                 agent.work.name_node();
                 while let Some(event) = events.next().await {
                     let changes_facts = agent.facts.observe(&event);
@@ -57,19 +58,19 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
             }
             Err(e) if !has_warned => {
                 warn!(
-                    "what is wiped from the host will be seen late: cannot listen to netlink events: {e}"
+                    "changes on the host are noticed every 30 s only: cannot listen to netlink notifications: {e}"
                 );
                 has_warned = true;
             }
             Err(_) => {}
         }
         sleep(PAUSE).await;
-        // Found by looking, while nothing is heard.
+        // Without notifications, changes are found by comparing.
         agent.work.name_node();
     }
 }
 
-/// Other manifests are another plan.
+/// Names the node when the manifests change, as its plan may change with them.
 pub(super) async fn to_manifests(agent: &Agent) {
     let mut catalogs = agent.catalogs();
     while catalogs.changed().await.is_ok() {
@@ -77,7 +78,7 @@ pub(super) async fn to_manifests(agent: &Agent) {
     }
 }
 
-/// What pods make of interfaces that are guarded.
+/// Receives changes that pods make to guarded interfaces.
 pub(super) async fn to_guarded_pods(reconciler: &Reconciler) {
     let mut has_warned = false;
     loop {
@@ -107,7 +108,7 @@ pub(super) async fn to_guarded_pods(reconciler: &Reconciler) {
     }
 }
 
-/// Rules by mark that somebody makes in a pod.
+/// Receives changes of rules by mark in pods.
 pub(super) async fn to_marks(reconciler: &Reconciler) {
     let mut has_warned = false;
     loop {
@@ -147,13 +148,13 @@ async fn next_burst(events: &mut Changes) -> Option<Vec<Change>> {
 }
 
 impl Reconciler {
-    /// Has all guarded pods looked into: the kernel does not say which one an event is of.
+    /// Names all guarded pods: the kernel does not say which one an event came from.
     pub(super) fn look_into_guarded_pods(&self) {
         self.taken.are_old();
         self.name_where(is_guarded, Scope::GUARD);
     }
 
-    /// Has all pods looked into whose sockets take marks.
+    /// Names all pods whose sockets take marks.
     pub(super) fn look_for_marks(&self) {
         self.name_where(follows_marks, Scope::MARKS);
     }

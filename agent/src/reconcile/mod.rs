@@ -1,9 +1,10 @@
-//! The reconciler: one loop that makes the kernel what the plans say.
+//! The reconciler: one loop that makes the kernel's state match the plans.
 //!
-//! Desired are the plans of all interfaces and of the node; actual is what the kernel has. Events only *name* what is to
-//! be looked at ([`events`]), a queue says what comes next ([`Queue`]), and each item is compared and repaired as a whole
-//! (`node`, `container`), whatever it was named for. What fails is tried again with backoff, and `ebbtidectl status`
-//! says so ([`Status`]). As a controller of kube-rs, over a store of our own.
+//! The desired state is the plans of all interfaces and of the node; the actual state is what the kernel has. Events
+//! only *name* the items to compare ([`events`]), a queue decides which is next ([`Queue`]), and each item is compared
+//! and repaired as a whole (`node`, `container`), whatever it was named for. A failed item is tried again with
+//! backoff, and `ebbtidectl status` reports it ([`Status`]). It is like a controller of kube-rs, over a store of
+//! Ebbtide's own.
 
 mod container;
 pub mod events;
@@ -32,21 +33,21 @@ use ebbtide_kernel::node::Attention;
 
 use crate::agent::{Agent, Running};
 
-/// What reconciling needs besides the agent.
+/// The reconciler's state besides the agent.
 #[derive(Debug)]
 struct Reconciler {
     agent: Arc<Agent>,
     /// Containers that ran before the agent and are not taken over yet.
     running: takeover::Held,
-    /// What the host's netlink events are looked at for, while they are heard.
+    /// The filter of the host's netlink notifications, while they are received.
     attention: Mutex<Option<Arc<Attention>>>,
-    /// What the node was last compared with.
+    /// The state that the node was last compared with.
     node: Mutex<node::Seen>,
-    /// Addresses that no pod may have.
+    /// The addresses that no pod may have.
     taken: guard::Taken,
 }
 
-/// Takes over what runs, then keeps the node and its pods as they should be until the process ends.
+/// Takes over running containers, then keeps the node and its pods in the desired state until the process ends.
 pub async fn run(agent: Arc<Agent>, running: Running) {
     let reconciler = Arc::new(Reconciler {
         running: takeover::Held::new(running),
@@ -65,7 +66,7 @@ pub async fn run(agent: Arc<Agent>, running: Running) {
     );
 }
 
-/// Has everything done that is due, each item by a task of its own: none waits for another one's end.
+/// Runs every item that is due, each in a task of its own: none waits for another one.
 async fn hand_out(reconciler: &Arc<Reconciler>) {
     let work = &reconciler.agent.work;
     loop {
@@ -79,7 +80,7 @@ async fn hand_out(reconciler: &Arc<Reconciler>) {
                     ))
                 });
                 reconciler.end_take_over_of(&key);
-                // What failed is tried again: the queue knows the error policy, which is exponential backoff.
+                // A failed item is tried again: the queue has the error policy, which is exponential backoff.
                 reconciler.agent.work.done(&key, outcome);
             });
         }
@@ -87,7 +88,7 @@ async fn hand_out(reconciler: &Arc<Reconciler>) {
     }
 }
 
-/// Compares an item with its plan, and repairs what is not as it should be.
+/// Compares an item with its plan, and repairs differences.
 async fn reconcile(reconciler: &Reconciler, key: &Key, scope: Scope) -> Result<Outcome, Failure> {
     match key {
         Key::Node => node::reconcile(reconciler).await,
@@ -95,7 +96,7 @@ async fn reconcile(reconciler: &Reconciler, key: &Key, scope: Scope) -> Result<O
     }
 }
 
-/// What was being changed when a thread panicked is a value: it is whole.
+/// Locks `mutex`, even if it is poisoned: the guarded values are never left half changed by a panic.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
-//! The host's own part: what somebody wipes from it comes back, and the log says what it was.
+//! Reconciles the host's own part: what something on the node removes is restored and logged.
 //!
-//! systemd-networkd, NetworkManager, nm-cloud-setup and people remove rules and routes that they do not know; the kernel
-//! itself drops a NIC's routes when the NIC goes down.
+//! systemd-networkd, NetworkManager, nm-cloud-setup and people remove rules and routes that they do not know; the
+//! kernel itself drops a NIC's routes when the NIC goes down.
 
 use std::{
     collections::HashSet,
@@ -29,22 +29,22 @@ use crate::{
     heap,
 };
 
-/// Between two comparisons, however often somebody wipes.
+/// The cooldown between two comparisons, however often something is removed.
 const COOLDOWN: Duration = Duration::from_secs(1);
 
-/// What each comparison is told under, at level debug, with how much the kernel answered.
+/// The log target of comparisons, at level debug, with the amount of data that the kernel returned.
 const LOOKS: &str = "ebbtide_agent::looks";
 
-/// What the node was last compared with.
+/// The state that the node was last compared with.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     made_of: Option<MadeOf>,
-    /// What the log says already that was not put back, as it is refused.
+    /// Objects that the kernel refuses and that are already logged as missing.
     refused: HashSet<String>,
     trimmed: Option<Instant>,
 }
 
-/// What the plans of all interfaces are made of.
+/// The inputs of all interfaces' plans.
 #[derive(Debug)]
 struct MadeOf {
     facts: Arc<NodeFacts>,
@@ -61,15 +61,11 @@ impl MadeOf {
     }
 }
 
-/// Prepares the NICs, names the containers that are to follow, compares the host with the plans of all others, and puts
-/// back what can be.
+/// Prepares the NICs, names the containers whose plans have changed, compares the host with the plans of all others,
+/// and restores what it can.
 pub(super) async fn reconcile(reconciler: &Reconciler) -> Result<Outcome, Failure> {
     let agent = &reconciler.agent;
-    let cannot = |e: Error| {
-        Failure::new(format!(
-            "what is missing in the host could not be put back: {e}"
-        ))
-    };
+    let cannot = |e: Error| Failure::new(format!("the host could not be reconciled: {e}"));
     let made_of = MadeOf {
         facts: agent.facts.get(&agent.host).await.map_err(cannot)?,
         catalog: agent.catalog(),
@@ -77,10 +73,10 @@ pub(super) async fn reconcile(reconciler: &Reconciler) -> Result<Outcome, Failur
     };
     let facts = Arc::clone(&made_of.facts);
     agent.withhold(&facts, &made_of.catalog);
-    // A NIC that was plugged in, an address that came: another plan, applied as a whole.
+    // A new NIC or a new address changes the plan, which is applied as a whole.
     agent.prepare_nics(&facts, None).await;
     let follow = name_drifted(reconciler, made_of);
-    // Half of what is being made looks like something that was wiped. What is about to follow is applied as a whole.
+    // An interface that is being made looks incomplete. Those that were just named are applied as a whole.
     let at_rest = agent.interfaces_at_rest(|container| !follow.contains(container));
     let restore = restore(reconciler, &facts, &at_rest.interfaces).await;
     let (missing, mut refused) = restore.map_err(cannot)?;
@@ -98,8 +94,8 @@ pub(super) async fn reconcile(reconciler: &Reconciler) -> Result<Outcome, Failur
     }
 }
 
-/// Names the containers whose interfaces are not as the node and the manifests want them by now, and gives them. Nobody is
-/// named again while nothing has changed: what failed is tried again with its backoff.
+/// Names the containers whose interfaces differ from what the node and the manifests require now, and returns them.
+/// None is named again while nothing changes: a failure is repeated with its backoff.
 fn name_drifted(reconciler: &Reconciler, made_of: MadeOf) -> HashSet<String> {
     let agent = &reconciler.agent;
     let is_same = |last: &MadeOf| last.is_same(&made_of);
@@ -114,7 +110,7 @@ fn name_drifted(reconciler: &Reconciler, made_of: MadeOf) -> HashSet<String> {
     let mut drifted = HashSet::new();
     for (owner, net) in agent.interfaces() {
         if agent.is_without_nic(&net, facts) && agent.nic_of(facts, &net).is_none() {
-            // It went with its NIC: another one may come with the same index.
+            // It was removed with its NIC: another NIC may get the same index.
             agent.note_uplink(&owner, &net, facts);
         }
         match agent.drift(&owner, &net, facts) {
@@ -129,7 +125,7 @@ fn name_drifted(reconciler: &Reconciler, made_of: MadeOf) -> HashSet<String> {
     drifted
 }
 
-/// One line for each object. What is refused is not said again with each attempt.
+/// Logs a line for each missing object. One that is refused is not logged again with each attempt.
 fn say(seen: &mut Seen, missing: Vec<Missing>, is_refused: bool) {
     let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
     for object in missing
@@ -144,7 +140,7 @@ fn say(seen: &mut Seen, missing: Vec<Missing>, is_refused: bool) {
     };
 }
 
-/// Gives back to the system what bursts have left, now and then.
+/// Returns memory that bursts have left to the system, at most once per resync.
 fn trim(seen: &mut Seen) {
     if seen.trimmed.is_none_or(|last| last.elapsed() >= RESYNC) {
         heap::give_back();
@@ -152,7 +148,7 @@ fn trim(seen: &mut Seen) {
     }
 }
 
-/// Two plans may name the same object: a NIC's table is in the NIC's and in its pods'.
+/// Removes duplicates: two plans may contain the same object, as a NIC's table is in the NIC's plan and in its pods'.
 fn without_repetition(plan: &mut NamespacePlan) {
     plan.routes.sort();
     plan.routes.dedup();
@@ -162,14 +158,14 @@ fn without_repetition(plan: &mut NamespacePlan) {
     plan.filters.dedup();
 }
 
-/// Writes the settings that have other values, and gives those.
+/// Writes the settings that have other values, and returns them.
 fn settings(facts: &NodeFacts, plan: &NamespacePlan) -> Vec<Missing> {
     let mut all = NamespacePlan::default();
     all.sysctls.extend(forwarding(facts));
     all.sysctls.extend_from_slice(&plan.sysctls);
     let mut differing = differing_sysctls(&all);
     differing.retain(|missing| match missing {
-        // One that cannot be read went with its link.
+        // One that cannot be read disappeared with its link.
         Missing::Sysctl(want, Some(_)) => match sysctl::write(want) {
             Ok(()) => true,
             Err(e) => {
@@ -182,7 +178,7 @@ fn settings(facts: &NodeFacts, plan: &NamespacePlan) -> Vec<Missing> {
     differing
 }
 
-/// What the host is to have for its NICs and for these interfaces.
+/// Returns what the host must have for its NICs and for these interfaces.
 fn plan_of(agent: &Agent, interfaces: &[(Owner, Arc<PodNet>)]) -> NamespacePlan {
     let mut plan = NamespacePlan::default();
     if let Some(nics) = agent.nics() {
@@ -201,7 +197,7 @@ fn plan_of(agent: &Agent, interfaces: &[(Owner, Arc<PodNet>)]) -> NamespacePlan 
     plan
 }
 
-/// Puts back what the host has not and is to have; gives that, and what the kernel refused of it.
+/// Restores what the host lacks. Returns that, and what the kernel refused of it.
 async fn restore(
     reconciler: &Reconciler,
     facts: &NodeFacts,
@@ -238,8 +234,8 @@ async fn restore(
             restore.push(Missing::Link(link.name.clone(), what));
         }
     }
-    // A link that is down takes no routes: its coming up is announced, and then is the time. One that is not there went
-    // with its pod.
+    // A link that is down takes no routes: its coming up is an event, and they are added then. One that does not exist
+    // disappeared with its pod.
     let usable = |link: &str| {
         let found = state.links.get(link)?;
         (found.up || revived.contains(&found.name)).then_some(found.ifindex)
@@ -285,7 +281,7 @@ async fn restore(
         }
         restore.push(missing);
     }
-    // Its link went meanwhile; or the kernel says why not, and it is tried again.
+    // A refusal: the link disappeared meanwhile, or the kernel has a reason, and it is tried again.
     let refused = batch.run_all(host).await;
     Ok((restore, refused.iter().map(ToString::to_string).collect()))
 }

@@ -1,9 +1,9 @@
-//! The work queue: which item is reconciled next, and when. Pure: whoever asks says what time it is.
+//! The work queue: which item is reconciled next, and when. Pure: the caller passes the time.
 //!
-//! As the scheduler and the runner of `kube::runtime`, in one: items are deduplicated, the earliest time wins, and what is
-//! in work is not handed out a second time, but once more afterwards if it was named meanwhile. What those have not: the
-//! backoff of an item begins anew when an event names it, an item waits for its cooldown, the node needs no place among
-//! the containers, and what is to be looked at is merged.
+//! It combines the scheduler and the runner of `kube::runtime`: items are deduplicated, the earliest time wins, and an
+//! item in work is not handed out a second time, but once more afterwards if it was named meanwhile. Beyond those, an
+//! event resets an item's backoff, an item has a cooldown, the node needs no slot among the containers, and scopes are
+//! merged.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,34 +12,34 @@ use std::{
 
 use super::key::{Key, Scope};
 
-/// Containers that are in work at once: enough for all processors to have work while some wait for the kernel.
+/// Containers in work at once: enough for all processors to have work while some wait for the kernel.
 const AT_ONCE: usize = 16;
 
-/// From one failure to the next attempt: at first, and at most.
+/// The pause from one failure to the next attempt: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// As `BACKOFF`, for the node, which is compared so often in any case.
+/// `BACKOFF` for the node, which is compared that often in any case.
 const NODE_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// From one attempt to the next at a container whose lock somebody holds.
+/// The pause between attempts at a container whose lock is held.
 const BUSY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// As `BUSY`, for the node: somebody changes some of its pods, and all others were looked at.
+/// `BUSY` for the node: some of its pods are being changed, and all others were compared.
 const NODE_BUSY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// What becomes of an item that was reconciled.
+/// What follows for an item that was reconciled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action {
-    /// When it is due without an event; never, if `None`.
+    /// The delay until it is due without an event; `None`: never.
     after: Option<Duration>,
-    /// What is looked at then.
+    /// The scope of that comparison.
     scope: Scope,
-    /// No event brings it earlier than this.
+    /// The time before which no event makes it due.
     cooldown: Duration,
 }
 
 impl Action {
-    /// Looks again after this time: the resync.
+    /// Compares again after this time: the resync.
     #[must_use]
     pub const fn requeue(after: Duration) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Action {
         }
     }
 
-    /// Looks again only if an event names it.
+    /// Compares again only if an event names it.
     #[must_use]
     pub const fn await_change() -> Self {
         Self {
@@ -58,27 +58,27 @@ impl Action {
         }
     }
 
-    /// With this to be looked at then.
+    /// Sets the scope of the next comparison.
     #[must_use]
     pub const fn with_scope(self, scope: Scope) -> Self {
         Self { scope, ..self }
     }
 
-    /// And not before this time is over, however often it is named.
+    /// Sets a cooldown: it is not compared again earlier, however often it is named.
     #[must_use]
     pub const fn with_cooldown(self, cooldown: Duration) -> Self {
         Self { cooldown, ..self }
     }
 }
 
-/// How the work at an item ended.
+/// The result of reconciling an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is as it should be.
+    /// It is in the desired state.
     Done(Action),
-    /// Somebody else is at it, or at a part of it. That is no failure.
+    /// It, or a part of it, is locked by a command. That is no failure.
     Busy,
-    /// It is not as it should be.
+    /// It could not be brought to the desired state.
     Failed,
 }
 
@@ -86,7 +86,7 @@ pub enum Outcome {
 #[derive(Debug, Default)]
 pub struct Queue {
     items: HashMap<Key, Item>,
-    /// Of items that are not in work.
+    /// The due times of items that are not in work.
     by_due: BTreeSet<(Instant, Key)>,
     containers_in_work: usize,
 }
@@ -95,7 +95,7 @@ pub struct Queue {
 struct Item {
     due: Option<Instant>,
     scope: Scope,
-    /// What is being looked at, while it is in work.
+    /// The scope that is being compared, while it is in work.
     in_work: Option<Scope>,
     not_before: Option<Instant>,
     failures: u32,
@@ -103,8 +103,8 @@ struct Item {
 }
 
 impl Queue {
-    /// Has an item reconciled at `at`, or earlier if it is due earlier: an event concerns it. What failed before may
-    /// succeed now, so its backoff begins anew.
+    /// Makes an item due at `at`, or keeps an earlier time: an event concerns it. Its backoff is reset, as what failed
+    /// before may succeed now.
     pub fn name(&mut self, key: &Key, scope: Scope, at: Instant) {
         let item = self.items.entry(key.clone()).or_default();
         item.scope |= scope;
@@ -113,7 +113,7 @@ impl Queue {
         self.expedite(key, at);
     }
 
-    /// Has an item reconciled at `at` if it is not due at all.
+    /// Makes an item due at `at` if it is not due at all.
     pub fn ensure(&mut self, key: &Key, at: Instant) {
         let item = self.items.entry(key.clone()).or_default();
         if item.due.is_none() && item.in_work.is_none() {
@@ -121,7 +121,7 @@ impl Queue {
         }
     }
 
-    /// Keeps an item back until then, whoever names it.
+    /// Keeps an item from being due before `until`, whatever names it.
     pub fn hold(&mut self, key: &Key, until: Instant) {
         let item = self.items.entry(key.clone()).or_default();
         item.not_before = Some(until);
@@ -129,7 +129,7 @@ impl Queue {
         self.schedule(key, Some(at));
     }
 
-    /// Ends [`Queue::hold`].
+    /// Ends [`Queue::hold`], and makes the item due.
     pub fn let_go(&mut self, key: &Key, now: Instant) {
         if let Some(item) = self.items.get_mut(key) {
             item.not_before = None;
@@ -137,7 +137,7 @@ impl Queue {
         }
     }
 
-    /// The next item that is due and may be worked at. It is in work until [`Queue::done`].
+    /// Returns the next item that is due and may be reconciled. It is in work until [`Queue::done`].
     pub fn next(&mut self, now: Instant) -> Option<(Key, Scope)> {
         let key = self.first().filter(|(due, _)| *due <= now)?.1.clone();
         self.schedule(&key, None);
@@ -148,20 +148,20 @@ impl Queue {
         Some((key, scope))
     }
 
-    /// When [`Queue::next`] has something, if nothing is named and nothing is done before.
+    /// Returns when [`Queue::next`] will have an item, if nothing is named or done before.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         self.first().map(|(due, _)| *due)
     }
 
-    /// When an item is due; `None` while it is in work.
+    /// Returns when an item is due; `None` while it is in work.
     #[must_use]
     pub fn due(&self, key: &Key) -> Option<Instant> {
         let item = self.items.get(key)?;
         item.due.filter(|_| item.in_work.is_none())
     }
 
-    /// Notes how the work at an item ended.
+    /// Records the result of reconciling an item.
     pub fn done(&mut self, key: &Key, now: Instant, outcome: Outcome) {
         let Some(item) = self.items.get_mut(key) else {
             return;
@@ -175,7 +175,7 @@ impl Queue {
             Outcome::Done(action) => {
                 item.failures = 0;
                 item.busy = 0;
-                // What an event has named meanwhile comes first, and is not all.
+                // What was named meanwhile is due first, and the rest is not dropped.
                 item.scope |= action.scope;
                 (action.after, action.cooldown)
             }
@@ -184,7 +184,7 @@ impl Queue {
                 let limits = if is_node { NODE_BUSY } else { BUSY };
                 let after = backoff(limits, item.busy);
                 item.busy = item.busy.saturating_add(1);
-                // Whoever names it again and again does not get it sooner.
+                // Naming it repeatedly does not make it due earlier.
                 (Some(after), limits.0)
             }
             Outcome::Failed => {
@@ -219,7 +219,7 @@ impl Queue {
         self.schedule(key, Some(due.map_or(at, |due| due.min(at))));
     }
 
-    /// Gives an item this due time, but for its cooldown. What is in work is queued when it is done.
+    /// Sets an item's due time, limited by its cooldown. An item in work is queued when it is done.
     fn schedule(&mut self, key: &Key, due: Option<Instant>) {
         let Some(item) = self.items.get_mut(key) else {
             return;
@@ -234,7 +234,7 @@ impl Queue {
     }
 }
 
-/// The pause after so many attempts before.
+/// Returns the pause after `before` earlier attempts.
 fn backoff((first, most): (Duration, Duration), before: u32) -> Duration {
     let factor = 1_u32.checked_shl(before.min(16)).unwrap_or(u32::MAX);
     first.saturating_mul(factor).min(most)

@@ -10,7 +10,7 @@ fn pod(name: &str) -> Key {
     Key::container(name)
 }
 
-/// What is handed out at `now`, all of it.
+/// Returns all items that are handed out at `now`.
 fn handed_out(queue: &mut Queue, now: Instant) -> Vec<Key> {
     std::iter::from_fn(|| queue.next(now).map(|(key, _)| key)).collect()
 }
@@ -67,7 +67,7 @@ fn what_fails_is_tried_again_later_and_later_and_an_event_begins_anew() {
         queue.name(&key, Scope::PLAN, now);
         fail(&mut queue, &mut now, 1);
         fail(&mut queue, &mut now, 2);
-        // As does a success.
+        // A success resets it, too.
         assert!(queue.next(now).is_some());
         queue.done(
             &key,
@@ -156,7 +156,7 @@ fn a_container_that_is_gone_is_forgotten() {
     assert!(queue.items.is_empty() && queue.by_due.is_empty());
 }
 
-/// One step of a random history.
+/// A step of a random history.
 #[derive(Clone, Debug)]
 enum Step {
     Name(usize, Scope, u64),
@@ -205,7 +205,7 @@ proptest! {
     fn no_key_is_lost_and_none_is_in_work_twice(steps in steps()) {
         let start = Instant::now();
         let (mut now, mut queue) = (start, Queue::default());
-        // What was named since it was last handed out; what is in work, and for what.
+        // What was named since it was last handed out, and what is in work with which scope.
         let mut asked: BTreeMap<Key, Scope> = BTreeMap::new();
         let mut in_work: BTreeMap<Key, Scope> = BTreeMap::new();
         let key = |number| match number {
@@ -248,7 +248,7 @@ proptest! {
                 Step::Sleep(time) => now += millis(time),
             }
         }
-        // All that was asked for comes, once everything else has ended.
+        // Every named item is handed out once everything else has ended.
         let mut left: BTreeSet<Key> = asked.keys().cloned().collect();
         now += 3600 * SECOND;
         for key in in_work.into_keys() {

@@ -1,4 +1,4 @@
-//! What is not as it should be: since when, how often it was tried, and what it fails of.
+//! The status of items that could not be reconciled: since when, how many attempts, and the last error.
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +13,13 @@ use super::key::Key;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Failure {
-    /// The interface, if it is one's.
+    /// The interface, if the failure concerns a single one.
     pub interface: Option<Interface>,
     /// What went wrong, in words.
     pub error: String,
 }
 
-/// An interface, as people call it.
+/// An interface, as people refer to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// `namespace/name`, or the container ID.
@@ -29,7 +29,7 @@ pub struct Interface {
 }
 
 impl Failure {
-    /// One that is no single interface's.
+    /// Makes a failure that concerns no single interface.
     pub fn new(error: impl Into<String>) -> Self {
         Self {
             interface: None,
@@ -37,7 +37,7 @@ impl Failure {
         }
     }
 
-    /// One of an interface.
+    /// Makes a failure of an interface.
     pub fn of_interface(pod: &str, name: &str, error: impl Into<String>) -> Self {
         Self {
             interface: Some(Interface {
@@ -49,24 +49,24 @@ impl Failure {
     }
 }
 
-/// An item that is not as it should be.
+/// An item that is not in the desired state.
 #[derive(Clone, Debug)]
 pub struct Failing {
-    /// What failed last.
+    /// The last failure.
     pub failure: Failure,
-    /// When it failed first.
+    /// The time of the first failure.
     pub since: Instant,
-    /// How often it has failed since.
+    /// The number of failures since.
     pub attempts: u32,
 }
 
-/// All such items. The log has a line when one begins to fail and one when it is as it should be again, and none for
+/// All items that fail. One line is logged when an item begins to fail and one when it has recovered, and none for
 /// each attempt.
 #[derive(Debug, Default)]
 pub struct Status(BTreeMap<Key, Failing>);
 
 impl Status {
-    /// Notes a failure.
+    /// Records a failure.
     pub fn failed(&mut self, key: &Key, failure: Failure, now: Instant) {
         if let Some(known) = self.0.get_mut(key) {
             known.attempts = known.attempts.saturating_add(1);
@@ -88,7 +88,7 @@ impl Status {
         self.0.insert(key.clone(), failing);
     }
 
-    /// Notes that an item is as it should be.
+    /// Records that an item is in the desired state.
     pub fn succeeded(&mut self, key: &Key, now: Instant) {
         let Some(failing) = self.0.remove(key) else {
             return;
@@ -96,30 +96,26 @@ impl Status {
         let attempts = failing.attempts;
         let seconds = failing.lasted(now).as_secs();
         match failing.failure.interface {
-            Some(Interface { pod, name }) => info!(
-                pod,
-                interface = name,
-                attempts,
-                seconds,
-                "is as it should be again"
-            ),
-            None => info!(attempts, seconds, "{key} is as it should be again"),
+            Some(Interface { pod, name }) => {
+                info!(pod, interface = name, attempts, seconds, "reconciled again")
+            }
+            None => info!(attempts, seconds, "{key} reconciled again"),
         }
     }
 
-    /// Notes that there is no such item any more.
+    /// Removes an item that no longer exists.
     pub fn forget(&mut self, key: &Key) {
         self.0.remove(key);
     }
 
-    /// All that are not as they should be.
+    /// Returns all items that fail.
     pub fn failing(&self) -> impl Iterator<Item = (&Key, &Failing)> {
         self.0.iter()
     }
 }
 
 impl Failing {
-    /// How long it has been so.
+    /// Returns how long the item has failed.
     #[must_use]
     pub fn lasted(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)

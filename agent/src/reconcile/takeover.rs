@@ -1,5 +1,5 @@
-//! Taking over what ran before this agent: each container is an item like any other, whose lock is held until
-//! it is reconciled.
+//! Take-over of containers that ran before this agent: each is an item like any other, whose lock is held until it is
+//! reconciled.
 
 use std::{
     collections::HashMap,
@@ -12,17 +12,17 @@ use tracing::{info, warn};
 use super::{Key, RESYNC, Reconciler, Scope, locked};
 use crate::agent::{Running, RunningContainer, WriteGuard};
 
-/// The containers that have not had their turn.
+/// The containers that are not taken over yet.
 #[derive(Debug)]
 pub(super) struct Held {
     waiting: Mutex<HashMap<Key, Container>>,
-    /// How many interfaces there were in all.
+    /// The number of interfaces of all of them.
     interfaces: usize,
 }
 
 #[derive(Debug)]
 struct Container {
-    /// `None` while it is being reconciled: the work holds them.
+    /// `None` while it is being reconciled, which holds them then.
     held: Option<(WriteGuard, Arc<NodeFacts>)>,
     interfaces: usize,
 }
@@ -43,17 +43,17 @@ impl Held {
         }
     }
 
-    /// The lock of a container whose turn it is, and the facts that the node was prepared for.
+    /// Returns the lock of a container that is to be reconciled, and the facts that the NICs were prepared for.
     pub(super) fn take(&self, key: &Key) -> Option<(WriteGuard, Arc<NodeFacts>)> {
         locked(&self.waiting).get_mut(key)?.held.take()
     }
 }
 
 impl Reconciler {
-    /// Puts all that runs into the queue.
+    /// Names all containers that are to be taken over.
     pub(super) fn begin_take_over(&self) {
         let work = &self.agent.work;
-        // All that is applied now is announced, and would have the node compared again and again.
+        // What is applied now causes notifications, which would have the node compared again and again.
         work.hold_node(RESYNC);
         let keys: Vec<Key> = locked(&self.running.waiting).keys().cloned().collect();
         for key in &keys {
@@ -64,8 +64,8 @@ impl Reconciler {
         }
     }
 
-    /// Notes that a container was reconciled once, whatever came of it: what failed is tried again, and nobody waits for
-    /// that.
+    /// Records that a container was reconciled once, whatever the result: a failure is tried again, and nobody waits
+    /// for that.
     pub(super) fn end_take_over_of(&self, key: &Key) {
         let mut waiting = locked(&self.running.waiting);
         let Some(container) = waiting.remove(key) else {
@@ -80,7 +80,7 @@ impl Reconciler {
     }
 
     fn end_take_over(&self) {
-        // Whatever runs has this agent's programs now.
+        // Everything that runs has this agent's programs now.
         match self.agent.datapath.forget_older_layouts() {
             Ok(removed) => removed.iter().for_each(|dir| {
                 info!("removed what an older agent had pinned: {}", dir.display());
@@ -89,10 +89,10 @@ impl Reconciler {
         }
         info!(
             interfaces = self.running.interfaces,
-            "running pods taken over"
+            "running pods reconciled"
         );
         self.agent.work.let_node_go();
-        // What was changed in the pods while no agent listened.
+        // Changes made in the pods while no agent received notifications.
         self.look_into_guarded_pods();
         self.look_for_marks();
     }

@@ -1,4 +1,4 @@
-//! The reconciler's end that everybody has: naming what is to be looked at, and asking what is not as it should be.
+//! The reconciler's interface to the rest of the agent: names items to compare, and reports those that fail.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,10 +16,10 @@ use super::{
     status::{Failing, Failure, Status},
 };
 
-/// Changes come in bursts; one comparison of the node serves a whole burst.
+/// The delay of the node's comparison after an event: changes come in bursts, and one comparison serves a whole burst.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// From one look at an item to the next where no event names it: the safety net under all events.
+/// The interval at which an item is compared without an event: the safety net for missed events.
 pub const RESYNC: Duration = Duration::from_secs(30);
 
 /// The work queue and the status of its items.
@@ -35,36 +35,36 @@ struct State {
     status: Status,
 }
 
-/// An item that is not as it should be, and when it is tried again.
+/// An item that is not in the desired state, and when it is tried again.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Which.
+    /// The item's key.
     pub key: Key,
-    /// Since when, and why.
+    /// Since when it fails, and why.
     pub failing: Failing,
-    /// In which time it is tried again; `None` while that is being done.
+    /// The time until it is tried again; `None` while that happens.
     pub next: Option<Duration>,
 }
 
 impl Work {
-    /// Names the node: something of its part may not be as it should be.
+    /// Names the node: a part of it may not be in the desired state.
     pub fn name_node(&self) {
         self.name(&Key::Node, Scope::PLAN, SETTLE);
     }
 
-    /// Names a container: it may not be as it should be.
+    /// Names a container: it may not be in the desired state.
     pub fn name_container(&self, id: &str, scope: Scope) {
         self.name_now(&Key::container(id), scope);
     }
 
-    /// Has a new container looked at from time to time.
+    /// Schedules the resync of a new container.
     pub fn add_container(&self, id: &str) {
         let key = Key::container(id);
         self.state().queue.ensure(&key, Instant::now() + RESYNC);
         self.changed.notify_one();
     }
 
-    /// Names an item, to be reconciled as soon as there is a place.
+    /// Names an item, to be reconciled as soon as there is a free slot.
     pub(super) fn name_now(&self, key: &Key, scope: Scope) {
         self.name(key, scope, Duration::ZERO);
     }
@@ -74,7 +74,7 @@ impl Work {
         self.changed.notify_one();
     }
 
-    /// What is not as it should be, the node first.
+    /// Returns the items that fail, the node first.
     #[must_use]
     pub fn failing(&self) -> Vec<Item> {
         let (now, state) = (Instant::now(), self.state());
@@ -89,26 +89,26 @@ impl Work {
         state.status.failing().map(item).collect()
     }
 
-    /// Keeps the node's turn back for this time, at most.
+    /// Delays the node's comparison by at most this time.
     pub(super) fn hold_node(&self, at_most: Duration) {
         let until = Instant::now() + at_most;
         self.state().queue.hold(&Key::Node, until);
     }
 
-    /// The node's turn need not wait any more.
+    /// Ends [`Work::hold_node`].
     pub(super) fn let_node_go(&self) {
         self.state().queue.let_go(&Key::Node, Instant::now());
         self.changed.notify_one();
     }
 
-    /// What is to be done now, if anything is.
+    /// Returns the next item that is due, if there is one.
     pub(super) fn next(&self) -> Option<(Key, Scope)> {
         self.state().queue.next(Instant::now())
     }
 
-    /// Waits until [`Work::next`] may have something.
+    /// Waits until [`Work::next`] may have an item.
     pub(super) async fn wait(&self) {
-        // Asked for before the queue is looked at: what is named in between is not missed.
+        // Created before the queue is read, so that nothing that is named in between is missed.
         let changed = self.changed.notified();
         let due = self.state().queue.next_due();
         match due {
@@ -120,7 +120,7 @@ impl Work {
         }
     }
 
-    /// Notes how a reconciliation ended.
+    /// Records the result of a reconciliation.
     pub(super) fn done(&self, key: &Key, outcome: Result<Outcome, Failure>) {
         let (now, mut state) = (Instant::now(), self.state());
         let outcome = match outcome {
@@ -132,7 +132,7 @@ impl Work {
                 state.status.succeeded(key, now);
                 Outcome::Done(action)
             }
-            // All of its own is as it should be.
+            // All of its own part is in the desired state.
             Ok(Outcome::Busy) if *key == Key::Node => {
                 state.status.succeeded(key, now);
                 Outcome::Busy
@@ -145,11 +145,11 @@ impl Work {
         };
         state.queue.done(key, now, outcome);
         drop(state);
-        // There is a place for another one.
+        // A slot is free.
         self.changed.notify_one();
     }
 
-    /// A panic elsewhere leaves the queue whole: no item is half changed when something of it can fail.
+    /// Locks the state, even if it is poisoned: a panic elsewhere never leaves an item half changed.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,7 +168,7 @@ mod tests {
             (Key::Node, Outcome::Busy, false),
             (Key::container("a"), resync, false),
             (Key::container("a"), gone, false),
-            // Whether it is as it should be nobody knows.
+            // Whether it is in the desired state is not known.
             (Key::container("a"), Outcome::Busy, true),
         ] {
             let work = Work::default();
@@ -196,7 +196,7 @@ mod tests {
     async fn whoever_waits_is_woken_by_a_name_and_by_what_is_due() {
         let work = Work::default();
         work.add_container("a");
-        // Named before somebody waits.
+        // Named before anybody waits.
         work.wait().await;
         assert_eq!(work.next(), None);
         work.name_node();

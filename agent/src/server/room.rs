@@ -1,5 +1,5 @@
-//! How much is served at once, and how much may wait for it. Who is silent takes nobody's place; who looks has places that
-//! those who change something do not get; what is kept of requests and answers has a bound.
+//! Limits on requests that are served or waiting at once. Silent connections take no slot, queries have slots apart
+//! from commands that change something, and the memory for requests and answers is bounded.
 
 use std::{
     collections::VecDeque,
@@ -14,40 +14,41 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
 };
 
-/// Requests that change something and are served at once. Each may need a thread and a few descriptors.
+/// Commands that are served at once. Each may need a thread and a few descriptors.
 const COMMANDS: usize = 256;
 
-/// Those that only look: from memory, and soon done.
+/// Queries that are served at once: from memory, and quickly.
 const QUERIES: usize = 16;
 
-/// Those of either kind that are longer than [`USUAL`].
+/// Requests of either kind longer than [`USUAL`] that are served at once.
 const LONG: usize = 32;
 
-/// As long as a request is where nobody means harm. What JSON says takes up to eighty times as much in memory.
+/// The longest request that is served without the limits for long ones; usual ones are shorter. JSON may take up to
+/// eighty times its length in memory.
 const USUAL: usize = 8 << 10;
 
 /// KiB of long requests that are served at once.
 const LONG_KIB: u32 = 2048;
 
-/// Requests of each kind that may be here, served or waiting. A node has a few hundred pods.
+/// Requests of each kind that may be served or waiting. A node has a few hundred pods.
 const MOST: usize = 1024;
 
-/// Messages up to this length are read or written whenever they come: no more than [`MOST`] of each kind are here.
+/// Messages up to this length are read or written at any time: there are at most [`MOST`] of each kind.
 pub(super) const SMALL: usize = 64 << 10;
 
-/// How many that are larger are in memory at once.
+/// The number of larger messages that are in memory at once.
 const LARGE: usize = 16;
 
-/// Connections that have said nothing yet, or not all, and that may stay so.
+/// Connections that have not sent their whole request, and may stay so.
 const SILENT: usize = 256;
 
-/// Of more than [`SILENT`], the oldest have to go, but for those that are younger than this: they may be about to speak.
+/// Of more than [`SILENT`], the oldest are closed, except those that are younger than this: they may be about to send.
 const YOUNG: Duration = Duration::from_secs(1);
 
-/// So many are never silent, however young.
+/// The most silent connections, however young.
 const MOST_SILENT: usize = 1024;
 
-/// The limits.
+/// The limits and their current use.
 #[derive(Debug)]
 pub(super) struct Room {
     commands: Kind,
@@ -74,7 +75,7 @@ impl Kind {
     }
 }
 
-/// A connection that has said nothing yet. It ends with this.
+/// A connection that has not sent its whole request. Dropping this closes it.
 #[derive(Debug)]
 struct Silent {
     since: Instant,
@@ -85,7 +86,7 @@ struct Silent {
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) bytes: Vec<u8>,
-    /// Kept for as long as what the bytes say is.
+    /// Held for as long as the parsed request exists.
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
@@ -102,13 +103,13 @@ impl Room {
         }
     }
 
-    /// Notes a new connection. What this gives ends when it has been silent for too long, beside so many others.
+    /// Registers a new connection. The result completes when it was silent for too long, with so many others.
     pub(super) fn enter(&self, now: Instant) -> oneshot::Receiver<()> {
         let (end, ended) = oneshot::channel();
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.push_back(Silent { since: now, end });
         if silent.len() > SILENT {
-            // Who has spoken does not listen any more.
+            // A connection that has sent its request has dropped its receiver.
             silent.retain(|one| !one.end.is_closed());
         }
         while silent.len() > SILENT
@@ -121,16 +122,16 @@ impl Room {
         ended
     }
 
-    /// Ends all that are silent.
+    /// Closes all silent connections.
     pub(super) fn clear(&self) {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.clear();
     }
 
-    /// Reads one request. What is kept of it grows as it comes.
+    /// Reads one request. Memory for it is allocated as it arrives.
     ///
     /// # Errors
-    /// When it is too long, or is not all sent.
+    /// If it is too long, or is not sent completely.
     pub(super) async fn receive(
         &self,
         stream: &mut (impl AsyncRead + Unpin),
@@ -161,10 +162,10 @@ impl Room {
         Ok(Received { bytes, room })
     }
 
-    /// Waits until so many bytes may be kept for somebody who reads them slowly; none needed if they are few.
+    /// Waits until `length` bytes may be kept for a client that reads slowly; short answers need no permit.
     ///
     /// # Errors
-    /// When the agent ends.
+    /// If the agent ends.
     pub(super) async fn for_answer(
         &self,
         length: usize,
@@ -175,7 +176,7 @@ impl Room {
         }
     }
 
-    /// Does the work for a request when there is a place for it; nothing, if too many wait already.
+    /// Does the work for a request when there is a slot for it; returns `None` if too many wait already.
     pub(super) async fn serve<T>(
         &self,
         request: &Request,
@@ -206,7 +207,7 @@ async fn one(room: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
     permit.map_err(io::Error::other)
 }
 
-/// Whether a request is answered from what the agent knows: as soon as it can be, whoever else changes something.
+/// Whether a request only reads from memory. It is answered without waiting for commands that change something.
 fn only_looks(request: &Request) -> bool {
     match request {
         Request::Query(Query::Release { .. }) => false,
@@ -245,7 +246,7 @@ mod tests {
         }
         let refused = room.receive(&mut frame((1 << 20) + 1).as_slice()).await;
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidData);
-        // What was said is that much will come; what is kept is what came.
+        // The header announces a long request; only what arrives is kept.
         let (mut near, mut far) = tokio::io::duplex(64);
         tokio::io::AsyncWriteExt::write_all(&mut far, &frame(1 << 20)[..40])
             .await
@@ -261,7 +262,7 @@ mod tests {
         let start = Instant::now();
         let at = |millis: u64| start + Duration::from_millis(millis);
         let mut first: Vec<_> = (0..SILENT).map(|_| room.enter(at(0))).collect();
-        // One of them has spoken.
+        // One of them has sent its request.
         drop(first.remove(0));
         let mut second = room.enter(at(2000));
         assert!(

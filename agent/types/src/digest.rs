@@ -1,7 +1,6 @@
-//! A short digest that stays the same for ever, unlike std's hashers: names and numbers of things in the kernel are
-//! made of it.
+//! A short digest that never changes, unlike std's hashers: names and numbers of kernel objects are made of it.
 
-/// FNV-1a, 64 bit (draft-eastlake-fnv).
+/// Computes FNV-1a, 64 bit (draft-eastlake-fnv).
 #[must_use]
 pub fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

@@ -1,4 +1,4 @@
-//! The two families of addresses.
+//! The two address families.
 
 use std::{fmt, net::IpAddr};
 
@@ -19,7 +19,7 @@ impl Family {
     /// Both, IPv4 first.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The family of an address.
+    /// Returns the family of an address.
     #[must_use]
     pub const fn of(address: IpAddr) -> Self {
         match address {
@@ -28,7 +28,7 @@ impl Family {
         }
     }
 
-    /// The family of a prefix.
+    /// Returns the family of a prefix.
     #[must_use]
     pub const fn of_net(net: &IpNet) -> Self {
         match net {
@@ -37,7 +37,7 @@ impl Family {
         }
     }
 
-    /// `0.0.0.0/0` or `::/0`.
+    /// Returns the prefix of all addresses: `0.0.0.0/0` or `::/0`.
     #[must_use]
     pub fn everything(self) -> IpNet {
         match self {

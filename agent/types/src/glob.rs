@@ -1,13 +1,13 @@
-//! Names with wildcards: `*` (any text), `?` (one character), `[a-c]` and `[^a-c]` (one of a class).
+//! Matches names against patterns: `*` (any text), `?` (one character), `[a-c]` and `[^a-c]` (one of a class).
 
 use crate::is_name;
 
-/// Whether `text` has a wildcard in it.
+/// Whether `text` has a wildcard.
 pub fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// Whether `text` is a name, or a pattern that some name can fit.
+/// Whether `text` is a name, or a pattern that some name can match.
 pub fn is_name_or_glob(text: &str) -> bool {
     if !is_glob(text) {
         return is_name(text);
@@ -27,16 +27,16 @@ fn classes_are_closed(text: &str) -> bool {
     true
 }
 
-/// What is in the class that `pattern` begins with, and the pattern after it.
+/// Splits off the class that `pattern` begins with: its content, and the rest of the pattern.
 fn class(pattern: &str) -> Option<(&str, &str)> {
     let (inside, after) = pattern.strip_prefix('[')?.split_once(']')?;
     let plain = inside.trim_start_matches('^');
     (!plain.is_empty() && !inside.contains('[')).then_some((inside, after))
 }
 
-/// Whether `name` fits `pattern`, whole. Patterns that are not well-formed fit nothing.
+/// Whether the whole of `name` matches `pattern`. Malformed patterns match nothing.
 ///
-/// Linear in the name for each `*`: on a mismatch only the last `*` takes one character more.
+/// Linear in the name for each `*`: on a mismatch only the last `*` takes one more character.
 pub fn fits(pattern: &str, name: &str) -> bool {
     let (mut pattern, mut name) = (pattern, name);
     let mut retry: Option<(&str, &str)> = None;
@@ -65,7 +65,7 @@ pub fn fits(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// The pattern after its first element, if that fits `c`.
+/// Returns the pattern after its first element, if that matches `c`.
 fn one(pattern: &str, c: char) -> Option<&str> {
     let first = pattern.chars().next()?;
     match first {

@@ -1,11 +1,10 @@
-//! How an ipvlan master switches.
+//! The modes of an ipvlan master.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// How an ipvlan master's children are switched (Documentation/networking/ipvlan.rst). The mode
-/// belongs to the master: all its children have the same.
+/// The mode of an ipvlan master (Documentation/networking/ipvlan.rst). All its children have the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IpvlanMode {
@@ -19,7 +18,7 @@ pub enum IpvlanMode {
 }
 
 impl IpvlanMode {
-    /// As it is written in a configuration.
+    /// Returns the mode as a configuration has it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
-//! What all crates of the agent share: plain types, the settings, and small rules that have no better place.
+//! Plain types, the settings, and small helpers that all crates of the agent share.
 //!
-//! Nothing here knows the kernel, an address pool or the API server.
+//! Nothing here depends on the kernel, an address pool or the API server.
 
 mod family;
 mod ipvlan_mode;

@@ -1,13 +1,13 @@
-//! What the kernel takes for the name of an interface.
+//! Checks names of interfaces by the kernel's rules.
 
 use crate::printable::is_unprintable;
 
-/// Names that no link can have, as files beside those of the links have them: settings for all
+/// Names that no link can have, since other files beside those of the links have them: settings for all
 /// (`sysctl_dev_name_is_allowed`, include/linux/inetdevice.h), and bonding's.
 const RESERVED: [&str; 3] = ["all", "default", "bonding_masters"];
 
-/// What keeps a text from being the name of a link that is made or had, as a predicate (`dev_valid_name` and
-/// `dev_alloc_name`, which puts a number for `%d`, net/core/dev.c; `IFNAMSIZ` is 16 with the final zero). Each
+/// Describes why a text cannot be an interface's name, as a predicate; `None` if it can (`dev_valid_name` and
+/// `dev_alloc_name`, which replaces `%d` by a number, net/core/dev.c; `IFNAMSIZ` is 16 with the final zero). Each
 /// namespace has an `lo` already.
 #[must_use]
 pub fn name_fault(text: &str) -> Option<String> {

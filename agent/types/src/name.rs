@@ -1,4 +1,4 @@
-//! Names of namespaced objects, and the two ways people refer to them.
+//! Names of namespaced objects, and the two forms of references to them.
 
 use std::{fmt, str::FromStr};
 
@@ -26,7 +26,7 @@ impl fmt::Display for ObjectName {
 
 /// A reference to a network: `namespace/name`, or `name` alone.
 ///
-/// What a bare name means, [`Namespaces`] say.
+/// [`Namespaces`] resolves a bare name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkRef {
     /// The namespace, if the reference has one.
@@ -35,7 +35,7 @@ pub struct NetworkRef {
     pub name: String,
 }
 
-/// A reference that is no name.
+/// A text that is not a valid reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is not a name: write \"namespace/name\" or \"name\", each part of letters, digits, '-' and '.'"
@@ -46,7 +46,7 @@ pub struct NameError {
 }
 
 impl NetworkRef {
-    /// Whether `name` is what this may refer to.
+    /// Whether this reference may mean `name`.
     #[must_use]
     pub fn matches(&self, name: &ObjectName, namespaces: &Namespaces) -> bool {
         self.name == name.name
@@ -109,7 +109,7 @@ impl<'de> Deserialize<'de> for NetworkRef {
     }
 }
 
-/// A DNS-1123 subdomain, with capitals and underscores let through: file names of other tools have them.
+/// Whether `text` is a DNS-1123 subdomain, with capitals and underscores allowed: file names of other tools have them.
 pub fn is_name(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text

@@ -1,23 +1,23 @@
-//! Whose networks a name without a namespace means, and which ones a pod may name.
+//! Resolves network names without a namespace, and decides which networks a pod may name.
 
 use crate::{DEFAULT_NAMESPACE, NetworkRef, ObjectName};
 
-/// Where Spiderpool's guides have the administrator's networks.
+/// The namespace of the administrator's networks in Spiderpool's guides.
 const SYSTEM: &str = "kube-system";
 
-/// The namespaces in which a network is looked for that is named without one.
+/// The namespaces in which a network without a namespace in its name is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Namespaces {
     /// All of them: the manifests are files of the node's administrator, and nothing is installed into a namespace.
     #[default]
     All,
-    /// These alone, the first that has such a network. They are the administrator's; what users of other namespaces
-    /// call the same is never meant.
+    /// These alone, of which the first with such a network wins. They are the administrator's: a network of the same
+    /// name in a user's namespace is never meant.
     These(Vec<String>),
 }
 
 impl Namespaces {
-    /// The agent's own, then `kube-system`.
+    /// Returns the agent's own namespace, then `kube-system`.
     #[must_use]
     pub fn of_agent(own: &str) -> Self {
         let mut all = vec![own.to_owned()];
@@ -36,7 +36,7 @@ impl Namespaces {
         }
     }
 
-    /// Their names, in order; none if they are all.
+    /// Returns their names, in order; none if they are all.
     #[must_use]
     pub fn names(&self) -> &[String] {
         match self {
@@ -45,7 +45,7 @@ impl Namespaces {
         }
     }
 
-    /// The names that a reference may mean, in order. None of a bare name where all namespaces are meant.
+    /// Returns the names that a reference may mean, in order; none for a bare name where all namespaces are meant.
     #[must_use]
     pub fn meant(&self, reference: &NetworkRef) -> Vec<ObjectName> {
         let full = |namespace: &String| ObjectName {
@@ -58,8 +58,8 @@ impl Namespaces {
         }
     }
 
-    /// The namespaces whose networks every pod may name where namespaces are isolated: those that the administrator
-    /// lists, or without a list these, and `default` as with Multus.
+    /// Returns the namespaces whose networks every pod may name where namespaces are isolated: those that the
+    /// administrator lists, or without a list these, and `default` as with Multus.
     #[must_use]
     pub fn open_to_all(&self, listed: &[String]) -> Vec<String> {
         if !listed.is_empty() {

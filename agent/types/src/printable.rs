@@ -1,9 +1,9 @@
-//! Text from outside, on its way to a log or a terminal: names are chosen by whoever makes a pod or a network.
+//! Escapes text from outside for logs and terminals: names are chosen by whoever makes a pod or a network.
 
 use std::borrow::Cow;
 
-/// Whether a character does something instead of being seen: it moves the cursor, hides or reorders what follows, or is a
-/// line's end.
+/// Whether a character has an effect instead of being visible: it moves the cursor, hides or reorders what follows, or
+/// ends a line.
 #[must_use]
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
@@ -16,13 +16,13 @@ pub fn is_unprintable(c: char) -> bool {
         )
 }
 
-/// The text with such characters as Rust writes them (`\n`, `\u{1b}`).
+/// Escapes unprintable characters as Rust does (`\n`, `\u{1b}`).
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_unprintable)
 }
 
-/// As [`printable`], of a text of several lines.
+/// As [`printable`], but keeps line ends.
 #[must_use]
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c != '\n' && is_unprintable(c))
@@ -42,7 +42,7 @@ fn escaped(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(whole)
 }
 
-/// The first `most` characters of a text, and whether there are more.
+/// Returns the first `most` characters of a text, followed by `...` if there are more.
 #[must_use]
 pub fn front(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
@@ -51,12 +51,12 @@ pub fn front(text: &str, most: usize) -> Cow<'_, str> {
     }
 }
 
-/// A JSON text in which such characters are escaped as JSON does it. Blanks and lines' ends between its parts stay.
+/// Escapes unprintable characters in a JSON text as JSON does. Blanks and line ends between its parts stay.
 #[must_use]
 pub fn printable_json(text: &str) -> String {
     let mut whole = String::with_capacity(text.len());
     for c in text.chars() {
-        // Those below 0x20 are never in a JSON text but between its parts.
+        // JSON has characters below 0x20 only between its parts.
         if c >= ' ' && is_unprintable(c) {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
@@ -69,12 +69,13 @@ pub fn printable_json(text: &str) -> String {
     whole
 }
 
-/// A JSON text whose texts are as [`printable`] makes them, once they are read.
+/// Escapes unprintable characters in a JSON text, so that its strings are as [`printable`] makes them once they are
+/// parsed.
 #[must_use]
 pub fn printable_in_json(text: &str) -> String {
     let mut whole = String::with_capacity(text.len());
     let mut rest = text.chars();
-    // JSON's own escapes, and its blanks between parts, are what they are; Rust's escapes get their backslash escaped.
+    // JSON's own escapes, and its blanks between parts, stay; Rust's escapes get their backslash escaped.
     let say = |c: char, whole: &mut String| {
         for c in c.escape_default() {
             whole.extend((c == '\\').then_some('\\').into_iter().chain([c]));

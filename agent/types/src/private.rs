@@ -1,4 +1,4 @@
-//! The agent's own files and directories. What they say of pods is nobody else's business.
+//! Restricts access to the agent's own files and directories, since they describe pods.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -9,7 +9,7 @@ use std::{
 
 use tracing::warn;
 
-/// What the agent keeps in its state directory; what is made anew has one of these names with more behind it.
+/// The names of the agent's files in its state directory; new ones have one of these names with a suffix.
 const OURS: [&str; 5] = [
     "pool.",
     "chained",
@@ -18,16 +18,16 @@ const OURS: [&str; 5] = [
     "spiderpool-taken-over",
 ];
 
-/// Makes a directory that its owner alone can look into, and those above it; one that is there stays as it is.
+/// Creates a directory that only its owner can access, and those above it; an existing one stays as it is.
 ///
 /// # Errors
-/// When it cannot be made.
+/// If it cannot be created.
 pub fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Takes from everybody but the owner what they may read in the state directory, and the directory itself, if nothing of
-/// others is in it: who made it (the kubelet, a package) may have let everybody in.
+/// Restricts the agent's files in the state directory to their owner, and the directory itself, if it has no foreign
+/// files: its creator (the kubelet, a package) may have let everybody in.
 pub fn narrow(state: &Path) {
     let state = &fs::canonicalize(state).unwrap_or_else(|_| state.to_owned());
     let entries = match fs::read_dir(state) {
@@ -65,13 +65,13 @@ fn is_wide(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0)
 }
 
-/// Leaves the owner's rights alone.
+/// Removes all rights but the owner's.
 fn restrict(path: &Path) {
     let Ok(found) = fs::metadata(path) else {
         return;
     };
     let mode = found.permissions().mode();
-    // What a link leads to may be anybody's.
+    // The target of a symbolic link may be anybody's.
     let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
     if is_link || mode & 0o077 == 0 {
         return;

@@ -1,4 +1,4 @@
-//! Replacing a file as a whole: after a crash or a loss of power there is the old content or the new one, never a part.
+//! Replaces files atomically: after a crash or a loss of power there is the old content or the new one, never a part.
 
 use std::{
     ffi::OsString,
@@ -8,18 +8,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a file may be until it has its name: its owner's alone.
+/// The mode of a draft until it is renamed: accessible to its owner alone.
 const DRAFT_MODE: u32 = 0o600;
 
-/// A file that could not be replaced; what was there before is there still, unless only the directory's sync failed.
+/// An error while replacing a file. The old content still exists, unless only the directory's sync failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{step} {path}: {source}")]
 pub struct ReplaceError {
     /// What was being done.
     pub step: &'static str,
-    /// To which file or directory.
+    /// The file or directory.
     pub path: PathBuf,
-    /// Why it could not be done.
+    /// The cause.
     pub source: io::Error,
 }
 
@@ -29,37 +29,38 @@ impl From<ReplaceError> for io::Error {
     }
 }
 
-/// Makes `path` a file with this content and mode, which survives a loss of power once this returns.
+/// Replaces `path` by a file with this content and mode, which survives a loss of power once this returns.
 ///
 /// The content is written to a draft beside it ([`draft_of`]), which is synced and renamed; then the directory is synced,
 /// without which the rename itself may be lost. A symbolic link is replaced, not followed.
 ///
 /// # Errors
-/// When a step fails; the draft is removed.
+/// If a step fails; the draft is removed.
 pub fn atomic_replace(path: &Path, content: &[u8], mode: u32) -> Result<(), ReplaceError> {
     replace_on(&Kernel, path, content, mode, true)
 }
 
-/// As [`atomic_replace`], for what means nothing after a reboot: it survives the process, and nothing waits for the disk.
-/// After a loss of power the file may be empty.
+/// As [`atomic_replace`], but without waiting for the disk, for content that means nothing after a reboot: it survives
+/// the process. After a loss of power the file may be empty.
 ///
 /// # Errors
-/// When a step fails; the draft is removed.
+/// If a step fails; the draft is removed.
 pub fn atomic_replace_unsynced(path: &Path, content: &[u8], mode: u32) -> Result<(), ReplaceError> {
     replace_on(&Kernel, path, content, mode, false)
 }
 
-/// Syncs the directory that `path` is in: the names in it survive a loss of power from then on.
+/// Syncs the directory of `path`: the names in it survive a loss of power from then on.
 ///
 /// # Errors
-/// When it cannot be opened or synced.
+/// If it cannot be opened or synced.
 pub fn sync_directory_of(path: &Path) -> Result<(), ReplaceError> {
     let directory = directory_of(path);
     let synced = Kernel.sync_directory(directory);
     synced.map_err(at("sync the directory", directory))
 }
 
-/// Where the content is written before it has its name. What a killed process left there is overwritten.
+/// Returns the path of the draft, to which the content is written first. A draft that a killed process left is
+/// replaced.
 #[must_use]
 pub fn draft_of(path: &Path) -> PathBuf {
     let mut name = path
@@ -82,7 +83,7 @@ fn at(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ReplaceError
     move |source| ReplaceError { step, path, source }
 }
 
-/// The steps of a replacement. A test's implementation notes them, and fails at one.
+/// The steps of a replacement. A test's implementation records them, and fails at one.
 trait Disk {
     fn create(&self, draft: &Path) -> io::Result<File>;
     fn write(&self, file: &mut File, content: &[u8]) -> io::Result<()>;
@@ -97,7 +98,7 @@ struct Kernel;
 impl Disk for Kernel {
     fn create(&self, draft: &Path) -> io::Result<File> {
         let mut options = File::options();
-        // Whatever is there is not written to: it may be a link, or somebody else's to read.
+        // An existing file is not written to: it may be a link, or readable by others.
         options.write(true).create_new(true).mode(DRAFT_MODE);
         match options.open(draft) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -150,7 +151,7 @@ fn replace_on(
         renamed.map_err(at("rename the draft to", path))
     })();
     if renamed.is_err() {
-        // A full disk is not to stay full of drafts.
+        // Drafts must not keep a full disk full.
         let _absent = fs::remove_file(&draft);
     }
     renamed?;

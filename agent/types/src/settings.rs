@@ -1,4 +1,4 @@
-//! What a node's administrator can set, and the defaults.
+//! The settings of a node's administrator, and the defaults.
 
 mod links;
 mod marks;
@@ -23,8 +23,8 @@ use crate::{NetworkRef, yaml};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Settings {
-    /// The network of pods that name none: `namespace/name` or `name` of a SpiderMultusConfig. For CNI
-    /// configurations that name none either.
+    /// The network of pods that request none: `namespace/name` or `name` of a SpiderMultusConfig. Also for CNI
+    /// configurations that name none.
     pub default_network: Option<NetworkRef>,
     /// Networks of the cluster's Services: pods reach them through their node's Service proxy.
     #[serde(rename = "serviceCIDRs")]
@@ -33,47 +33,49 @@ pub struct Settings {
     /// a node-local DNS cache and the cloud's metadata service are there.
     #[serde(rename = "viaHostCIDRs")]
     pub via_host_cidrs: Vec<IpNet>,
-    /// The bit (or bits) of a packet's mark that say "came in by the veth", in pods only.
+    /// The bits of a packet's mark that mean "came in by the veth", in pods only.
     pub mark: u32,
-    /// The bit (or bits) of a packet's mark that say "its replies go by the host-stack bypass", in pods only.
+    /// The bits of a packet's mark that mean "its replies take the host-stack bypass", in pods only.
     pub host_bypass_mark: u32,
-    /// The bits of a packet's mark that say by which NIC, in the host only: as many as are set
-    /// here, wherever they are. One of them is for replies, so `n` bits serve 2^(n-1) - 2 NICs.
+    /// The bits of a packet's mark that identify its NIC, in the host only: any bits may be set. One of them is for
+    /// replies, so `n` bits serve 2^(n-1) - 2 NICs.
     pub nic_marks: u32,
-    /// Whose bits may be ours too, since they are not on this node: `calico`, `cilium`...
+    /// Software whose mark bits may be used, since it is not on this node: `calico`, `cilium`...
     pub ignore_marks_of: Vec<String>,
-    /// Routing table, in pods, for replies to what came in by the veth. Further interfaces of a pod have those after it.
+    /// Routing table, in pods, for replies to packets that came in by the veth. Further interfaces of a pod use those
+    /// after it.
     pub reply_table: u32,
-    /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with
-    /// interface index `i` is this plus `i`: 256 at least, so that no sum is one of the kernel's own tables.
+    /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with interface index `i`
+    /// is this plus `i`: 256 at least, so that no sum is one of the kernel's own tables.
     pub host_table: u32,
-    /// Priority of our routing rules, in pods and in the host; one before and the seven after it are used too. If others have
-    /// rules at one of them in the host, ours begin at the nearest block of nine that is free, the lower ones first.
+    /// Priority of Ebbtide's routing policy rules, in pods and in the host; the one before and the seven after it are
+    /// used too. If foreign rules use one of them in the host, the nearest free block of nine is used, lower ones
+    /// first.
     pub rule_priority: u32,
-    /// Which links are NICs, where the agent would decide otherwise, and their ipvlan modes.
+    /// The links that are NICs, where the agent would decide otherwise, and their ipvlan modes.
     pub nics: LinkNames,
-    /// Networks in which other plugins may give pods addresses, beside those of the interface's NIC and what the node
-    /// leads to the pod anyway.
+    /// Networks in which other plugins may give pods addresses, besides those of the interface's NIC and those that the
+    /// node routes to the pod anyway.
     pub foreign_subnets: Vec<IpNet>,
-    /// Whether a pod gets interfaces of the networks of its own namespace alone, and of those in `global_namespaces`.
-    /// Multus has a setting of this name.
+    /// Whether a pod may use only networks of its own namespace and of those in `global_namespaces`. Multus has a
+    /// setting of this name.
     pub namespace_isolation: bool,
     /// The namespaces whose networks every pod may name where namespaces are isolated. Empty: the agent's own,
     /// `kube-system` and `default`.
     pub global_namespaces: Vec<String>,
-    /// Whether what a pod sends with an address that is not its own is dropped, and counted. Off for pods
-    /// that forward for others.
+    /// Whether packets that a pod sends with an address that is not its own are dropped and counted. To be turned off
+    /// for pods that forward for others.
     pub spoof_guard: bool,
-    /// Whether what pods send by their interfaces bypasses the host's netfilter, out of reach of others'
-    /// MASQUERADE rules. In l2 it does anyway.
+    /// Whether packets that pods send from their interfaces bypass the host's netfilter, and so foreign MASQUERADE
+    /// rules. In l2 they do anyway.
     pub exempt_from_masquerade: bool,
-    /// The API server's `--service-node-port-range`. UDP for one of these ports is a Service's, even where a socket of
-    /// the host's waits for it: kube-proxy before 1.24 holds one open for each. Other UDP with a socket may be a tunnel's.
+    /// The API server's `--service-node-port-range`. UDP to one of these ports is a Service's, even if a socket of the
+    /// host is bound to it: kube-proxy before 1.24 holds one open for each. Other UDP with a socket may be a tunnel's.
     pub node_port_range: PortRange,
-    /// How long a released address cools down before it is given to another pod, in seconds.
+    /// How long a released address cools down before it is assigned to another pod, in seconds.
     pub cooldown_seconds: u64,
-    /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node. Needs the
-    /// API server: without it nobody knows whose a pod is.
+    /// Whether the addresses of a StatefulSet's pod are kept for its next sandbox on this node. Needs the API server,
+    /// which has a pod's owner.
     pub sticky_addresses: bool,
 }
 
@@ -106,31 +108,31 @@ impl Default for Settings {
 /// A configuration file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("read the configuration file {path}: {source}")]
     Read {
-        /// Which.
+        /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// It is not what it should be.
+    /// The file is not valid.
     #[error("the configuration file {path} is not valid: {field}: {reason}")]
     Invalid {
-        /// Which.
+        /// The file.
         path: String,
-        /// Where in it.
+        /// The field.
         field: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
 }
 
 impl Settings {
-    /// Reads `path`.
+    /// Reads the configuration file `path`.
     ///
     /// # Errors
-    /// When the file cannot be read, has unknown fields, or a value makes no sense.
+    /// If the file cannot be read, has unknown fields, or a value is not valid.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|source| Error::Read {
@@ -144,7 +146,7 @@ impl Settings {
         })
     }
 
-    /// Absent, empty and null say the same.
+    /// Parses the file; absent, empty and null fields get their defaults.
     fn read(text: &str) -> Result<Self, (String, String)> {
         match yaml::read(text) {
             Ok(Value::Null) => return Ok(Self::default()),
@@ -158,7 +160,7 @@ impl Settings {
             }
             _ => {}
         }
-        // From the text itself errors say the line.
+        // Errors from the text itself have the line.
         yaml::read_fields(text)
     }
 
@@ -243,7 +245,7 @@ mod tests {
         let nics = Settings::parse(text).unwrap().nics;
         for (nic, mode) in [
             ("ens5", Some("l2")),
-            // The first pattern in the order of the alphabet.
+            // The first pattern in alphabetical order.
             ("ens6", Some("l3")),
             ("ens7", Some("l3s")),
             ("eth0", None),
@@ -256,12 +258,12 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_name() {
         for (text, field) in [
             ("mark: 0", "mark"),
-            ("pastHostMark: 0", "hostBypassMark"),
+            ("hostBypassMark: 0", "hostBypassMark"),
             ("nicMarks: 64", "nicMarks"),
             ("mark: 0x2", "in common with nicMarks"),
-            ("pastHostMark: 0x2", "in common with nicMarks"),
-            ("mark: 0x3000", "in common with pastHostMark"),
-            ("pastHostMark: 0x100", "istio"),
+            ("hostBypassMark: 0x2", "in common with nicMarks"),
+            ("mark: 0x3000", "in common with hostBypassMark"),
+            ("hostBypassMark: 0x100", "istio"),
             ("nicMarks: 0x4006", "kube-proxy"),
             ("nicMarks: 0x8006", "kube-proxy"),
             ("nicMarks: 0x70000", "calico"),

@@ -1,5 +1,5 @@
-//! How long each step of a request took. Noted always (two readings of the clock a step), told in
-//! the log at level debug: `RUST_LOG=info,ebbtide_types::timing=debug`.
+//! Measures how long each step of a request took. Steps are always recorded (two clock readings each), and logged at
+//! level debug: `RUST_LOG=info,ebbtide_types::timing=debug`.
 
 use std::{
     cell::RefCell,
@@ -36,7 +36,7 @@ impl Steps {
     }
 }
 
-/// As `NAME START+TOOK, ...`, in microseconds after the request began.
+/// Formats the steps as `NAME START+TOOK, ...`, in microseconds after the request began.
 impl fmt::Display for Steps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, step) in self.all.borrow().iter().enumerate() {
@@ -48,7 +48,7 @@ impl fmt::Display for Steps {
     }
 }
 
-/// Does the work of one request, and tells afterwards how long its steps took.
+/// Runs the work of one request, and logs afterwards how long its steps took.
 pub async fn request<T>(name: &'static str, work: impl Future<Output = T>) -> T {
     let steps = Steps {
         begin: Instant::now(),
@@ -62,7 +62,7 @@ pub async fn request<T>(name: &'static str, work: impl Future<Output = T>) -> T 
     STEPS.scope(steps, work).await
 }
 
-/// A step of the request that is being served, if one is.
+/// Runs a step of the current request, if there is one.
 pub async fn step<T>(name: &'static str, work: impl Future<Output = T>) -> T {
     let start = Instant::now();
     let result = work.await;
@@ -70,7 +70,7 @@ pub async fn step<T>(name: &'static str, work: impl Future<Output = T>) -> T {
     result
 }
 
-/// As [`step`], for what does not wait.
+/// As [`step`], for work that does not wait.
 pub fn at_once<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = work();
@@ -78,7 +78,7 @@ pub fn at_once<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Steps that follow each other on another thread, which cannot see the request.
+/// Consecutive steps on another thread, which cannot access the request.
 #[derive(Debug)]
 pub struct Laps {
     all: Vec<(&'static str, Instant, Duration)>,
@@ -86,7 +86,7 @@ pub struct Laps {
 }
 
 impl Laps {
-    /// The first one begins now.
+    /// Starts the first step.
     #[must_use]
     pub fn start() -> Self {
         Self {
@@ -95,14 +95,14 @@ impl Laps {
         }
     }
 
-    /// One ends and the next begins.
+    /// Ends a step, and starts the next.
     pub fn lap(&mut self, name: &'static str) {
         self.all.push((name, self.last, self.last.elapsed()));
         self.last = Instant::now();
     }
 }
 
-/// Counts what another thread did among the steps of the request that is being served.
+/// Adds the steps of another thread to the current request.
 pub fn adopt(laps: Laps) {
     let _ = STEPS.try_with(|steps| {
         let own = laps.all.into_iter().map(|(name, start, took)| Step {
@@ -115,7 +115,7 @@ pub fn adopt(laps: Laps) {
 }
 
 fn note(name: &'static str, start: Instant) {
-    // Outside of a request there is nobody to tell.
+    // Outside of a request nothing is recorded.
     let _ = STEPS.try_with(|steps| steps.note(name, start));
 }
 

@@ -1,16 +1,16 @@
-//! YAML as `kubectl` reads it: into the values of JSON, with limits, so that no text costs much.
+//! Reads YAML as `kubectl` does: into JSON values, with limits, so that no text costs much.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use serde_saphyr::{Options, budget, options};
 
-/// Lists and mappings in one another. The API's objects have at most a dozen.
+/// The deepest nesting of lists and mappings. The API's objects have at most a dozen levels.
 const DEEPEST: usize = 64;
 
-/// Values of one document, those that aliases repeat with them. A pool of 4,096 ranges has 5,000.
+/// The most values of one document, with those that aliases repeat. A pool of 4,096 ranges has 5,000.
 const MOST: usize = 250_000;
 
-/// A text is not YAML, has more in it than is read, or cannot be written.
+/// A text that is not YAML or exceeds the limits, or a value that cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
@@ -27,12 +27,12 @@ impl From<serde_saphyr::ser::Error> for Error {
     }
 }
 
-/// Reads one document: with merges (`<<`), and octal numbers as `010`, as `kubectl` does.
+/// Reads one document, with merges (`<<`) and octal numbers as `010`, as `kubectl` does.
 ///
-/// Of words `true` and `false` alone are taken for booleans here: only a field's type tells whether `n` is a name.
+/// Only `true` and `false` are booleans here: only a field's type tells whether `n` is a name.
 ///
 /// # Errors
-/// When it is not YAML, names a key twice, nests deeper than 64 or has more than 250,000 values.
+/// If it is not YAML, names a key twice, nests deeper than 64 or has more than 250,000 values.
 pub fn read(text: &str) -> Result<Value, Error> {
     let mut options = limits();
     options.strict_booleans = true;
@@ -42,7 +42,7 @@ pub fn read(text: &str) -> Result<Value, Error> {
 /// Reads one document into a type; an error names the field.
 ///
 /// # Errors
-/// As [`read`], and when the document is not of the type: the field's path, and the reason with its line.
+/// As [`read`], and if the document is not of the type: the field's path, and the reason with its line.
 pub fn read_fields<T: DeserializeOwned>(text: &str) -> Result<T, (String, String)> {
     let mut at = None;
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, limits(), |source| {
@@ -54,7 +54,7 @@ pub fn read_fields<T: DeserializeOwned>(text: &str) -> Result<T, (String, String
     read.map_err(|error| (at.unwrap_or_else(|| ".".into()), error.to_string()))
 }
 
-/// The documents of a text, without those that have no content.
+/// Splits a text into its documents, without those that have no content.
 ///
 /// `---` at the start of a line ends a document whatever it is in the middle of (YAML 1.2, 9.1.2), so
 /// splitting first is exact, and a syntax error stays in its own document.
@@ -87,7 +87,7 @@ pub fn documents(text: &str) -> Vec<String> {
 /// Writes a value as one document.
 ///
 /// # Errors
-/// When the value cannot be written: a defect of its type.
+/// If the value cannot be written: a defect of its type.
 pub fn write(value: &impl Serialize) -> Result<String, Error> {
     Ok(serde_saphyr::to_string(value)?)
 }

@@ -1,16 +1,16 @@
-//! What the responder to ARP and neighbour solicitations knows.
+//! The data of the responder to ARP requests and neighbour solicitations.
 
-/// An address that is answered for: by which NIC, and with which link-layer address.
+/// The answer for an address: by which NIC, and with which link-layer address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The NIC, in the host. Who asks anywhere else gets no answer.
+    /// The NIC, in the host. Requests by any other get no answer.
     pub ifindex: u32,
     /// The NIC's link-layer address.
     pub mac: [u8; 6],
     /// Always zero.
     pub pad: [u8; 6],
-    /// Answers given.
+    /// Number of answers sent.
     pub count: u64,
 }
 

@@ -1,12 +1,12 @@
-//! Destinations in sixteen bits.
+//! Digests destinations to sixteen bits.
 
 use crate::Address;
 
-/// Odd, and with bits everywhere: the golden ratio's, in 64 bits.
+/// A multiplier: odd, and with bits everywhere, from the golden ratio in 64 bits.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Tells destinations apart, but for one pair of 65,535; never zero. `ports`: the source's and the
-/// destination's.
+/// Returns a digest of a destination, never zero. Two collide with a probability of 1 in 65,535. `ports`: the source's
+/// and the destination's.
 #[inline(always)]
 #[must_use]
 pub const fn digest(destination: &Address, ports: [u8; 4]) -> u16 {
@@ -34,7 +34,7 @@ mod tests {
                 same += u32::from(digest(&backend, [0x9c, 0x40, 0x1f, 0x90]) == balancer);
             }
         }
-        // 65,536 backends: one by chance, and no heap of them.
+        // Of 65,536 backends about one collides by chance.
         assert!(same < 10, "{same}");
     }
 
@@ -46,7 +46,7 @@ mod tests {
             let [high, low] = port.to_be_bytes();
             seen.insert(digest(&to, [high, low, 0, 80]));
         }
-        // As many as of 65,536 balls in so many bins are not alone in theirs, or more.
+        // 65,536 balls in as many bins occupy about 41,400 of them.
         assert!(seen.len() > 40_000, "{}", seen.len());
         assert!(!seen.contains(&0));
     }

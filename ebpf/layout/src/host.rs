@@ -1,23 +1,23 @@
-//! What the programs in the host's namespace share with the agent: on each NIC, and on the host's
-//! ends of the pods' veth pairs.
+//! The data that the programs in the host's namespace share with the agent: those on each NIC, and on the host's ends
+//! of the pods' veth pairs.
 
 use crate::Counters;
 
-/// The bits of `skb->mark` that the programs in the host use, unless configured otherwise: away
-/// from kube-proxy (0x4000, 0x8000), Calico (0xffff0000), Cilium (0x0f00), AWS VPC CNI (0x80),
-/// Terway (0x10), portmap (0x2000) and Spiderpool (0x1). The highest bit ([`reply_bit`]) says
-/// "came out of a pod's veth", the others say which NIC.
+/// The bits of `skb->mark` that the programs in the host use, unless configured otherwise: apart from kube-proxy
+/// (0x4000, 0x8000), Calico (0xffff0000), Cilium (0x0f00), AWS VPC CNI (0x80), Terway (0x10), portmap (0x2000) and
+/// Spiderpool (0x1). The highest bit ([`reply_bit`]) stands for "came out of a pod's veth", the others identify the
+/// NIC.
 pub const DEFAULT_NIC_MARKS: u32 = 0x6e;
 
-/// The ports that the API server gives to Services by default (`--service-node-port-range`), the first in the upper half.
+/// The API server's default range of node ports (`--service-node-port-range`), the first in the upper half.
 pub const DEFAULT_NODE_PORTS: u32 = 30_000 << 16 | 32_767;
 
-/// NICs that one node can have.
+/// Maximum number of NICs per node.
 pub const MAX_NICS: u32 = 256;
 
-/// The bit of the field `marks` that says "came out of a pod's veth". With a NIC's bits beside it, the packet has
-/// to leave by that NIC; alone, the host forwards it for the pod. A NIC's bits without it are those of a request
-/// that came in there while the NIC filters strictly ([`NIC_IS_STRICT`]).
+/// Returns the bit of the field `marks` for "came out of a pod's veth". With a NIC's bits beside it, the packet must
+/// leave by that NIC; alone, the host forwards it for the pod. A NIC's bits without it are those of a request that came
+/// in there while the NIC filters strictly ([`NIC_IS_STRICT`]).
 #[inline(always)]
 #[must_use]
 pub const fn reply_bit(marks: u32) -> u32 {
@@ -30,18 +30,18 @@ pub const fn reply_bit(marks: u32) -> u32 {
 /// [`NodeAddress::flags`]: a pod has the address, not the node itself.
 pub const OWNER_IS_POD: u32 = 1;
 
-/// [`NodeAddress::flags`]: the NIC has a table of its own with a gateway in this family, so
-/// that whatever has to leave by it finds a next hop there.
+/// [`NodeAddress::flags`]: the NIC has a table of its own with a gateway in this family, the next hop of whatever must
+/// leave by it.
 pub const OWNER_HAS_GATEWAY: u32 = 2;
 
 /// [`Nic::flags`]: reverse path filtering is strict there for IPv4, so that requests for Services need a mark that
-/// leads the look-up of their way back to the NIC's own table.
+/// makes the lookup of their reverse path use the NIC's own table.
 pub const NIC_IS_STRICT: u32 = 1;
 
 /// [`NIC_IS_STRICT`], for IPv6.
 pub const NIC_IS_STRICT6: u32 = 2;
 
-/// Which NIC an address belongs to: the only one a cloud lets it leave by.
+/// The NIC that an address belongs to: the only one a cloud lets it leave by.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
@@ -51,16 +51,16 @@ pub struct NodeAddress {
     pub flags: u32,
 }
 
-/// What the programs know of a NIC.
+/// A NIC's configuration for the programs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nic {
-    /// Its bits of the mark; zero if there were not enough for all NICs.
+    /// Its bits of the mark; zero if there were not enough values for all NICs.
     pub mark: u32,
     /// [`NIC_IS_STRICT`], [`NIC_IS_STRICT6`].
     pub flags: u32,
-    /// The IPv4 address in whose name neighbours are asked for, in network byte order: the node's there, else a
-    /// pod's; zero for none.
+    /// The IPv4 sender of ARP requests there, in network byte order: the node's address on it, else a pod's; zero for
+    /// none.
     pub asks_as: u32,
     /// The gateway of the main table's IPv4 default route over it, in network byte order; zero for none.
     pub gateway4: u32,
@@ -68,35 +68,34 @@ pub struct Nic {
     pub gateway6: [u32; 4],
 }
 
-/// What the programs know of the host.
+/// The host's configuration for the programs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostConfig {
-    /// The link whose ingress leads into the host's stack past ipvlan; zero: there is none.
+    /// The redirect device, whose ingress is in the host's stack past ipvlan; zero without one.
     pub redirect_device: u32,
     /// Always zero.
     pub pad: u32,
 }
 
-/// A flow that the host has a part in, by the pod's address. Its key is as the flow looks after the host's address translation.
+/// A flow that the host handles, by the pod's address. Its key has the addresses after the host's translation.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostFlow {
     /// For a request that came in by a NIC: the mark of its replies. Else zero.
     pub mark: u32,
-    /// 1 for what the host forwards for the pod: answers are the host's business before they are
-    /// the pod's. Else zero.
+    /// 1 for what the host forwards for the pod: the host must process answers before the pod gets them. Else zero.
     pub forwarded: u32,
-    /// When it was learned, in seconds since the machine started (`CLOCK_BOOTTIME`).
+    /// When it was learned, in seconds since boot (`CLOCK_BOOTTIME`).
     pub since: u32,
     /// Always zero.
     pub pad: u32,
-    /// Its packets since then, both ways. Counted without a lock: it may miss one of two at once.
+    /// Packets since then, in both directions. Counted without a lock: one of two concurrent packets may be missed.
     pub packets: u64,
 }
 
 impl HostFlow {
-    /// Whether both say the same of a flow, whenever they were learned.
+    /// Whether both describe the flow equally, whenever they were learned.
     #[inline(always)]
     #[must_use]
     pub const fn agrees(&self, other: &Self) -> bool {
@@ -104,8 +103,7 @@ impl HostFlow {
     }
 }
 
-/// Where a program is attached, in the host's namespace. The discriminant indexes
-/// [`NicCounters::hooks`].
+/// The hook of a program in the host's namespace. The discriminant indexes [`NicCounters::hooks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum HostHook {
@@ -115,7 +113,7 @@ pub enum HostHook {
     NicEgress = 1,
     /// The host's ends of the veths, towards the pods, for what came in by the NIC.
     VethEgress = 2,
-    /// The host's ends of the veths, from the pods, for what has to leave by the NIC.
+    /// The host's ends of the veths, from the pods, for what must leave by the NIC.
     VethIngress = 3,
 }
 
@@ -129,14 +127,14 @@ impl HostHook {
     ];
 }
 
-/// One NIC's counters, per CPU.
+/// Counters of one NIC, per CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NicCounters {
     /// Indexed by [`HostHook`].
     pub hooks: [Counters; 4],
-    /// Packets that would have left by this NIC with an address of the node's on another one:
-    /// source-NIC enforcement sent them out there. A cloud would have dropped them, and counted nothing.
+    /// Packets that would have left by this NIC with the node's address on another one: source-NIC enforcement
+    /// redirected them there. A cloud would have dropped them, without a count.
     pub wrong_nic: u64,
     /// The same, but the other NIC has no known gateway, so they left by this one.
     pub wrong_nic_passed: u64,

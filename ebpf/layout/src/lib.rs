@@ -1,8 +1,8 @@
-//! What the eBPF programs and the agent must agree on to the byte: the keys and values of the
-//! maps, the hooks, and the fixed link-layer addresses of the veth pair.
+//! The data that the eBPF programs and the agent share byte for byte: the keys and values of the maps, the hooks, and
+//! the fixed link-layer addresses of the veth pair.
 //!
-//! Every type is `repr(C)`, without padding the compiler chose, and holds packet fields in
-//! network byte order as byte arrays, so that neither side ever swaps anything.
+//! Every type is `repr(C)` without implicit padding, and holds packet fields in network byte order as byte arrays, so
+//! that neither side ever swaps anything.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -21,46 +21,46 @@ pub use host::{
 pub use spoofed::{MAX_SPOOFERS, Spoofed};
 pub use trace::{ANY, TRACE_BYTES, TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};
 
-/// The pod's end of every veth pair. Each pair is a link of its own, so one address serves all;
-/// it is locally administered, and set explicitly so that udev's `MACAddressPolicy` leaves it
-/// alone (it only replaces addresses the kernel chose at random, `NET_ADDR_RANDOM`).
+/// Link-layer address of the pod's end of every veth pair. Each pair is a link of its own, so one address serves all;
+/// it is locally administered, and set explicitly so that udev's `MACAddressPolicy` leaves it alone (it only replaces
+/// addresses that the kernel chose at random, `NET_ADDR_RANDOM`).
 pub const POD_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x02];
 
-/// The host's end of every veth pair; see [`POD_MAC`].
+/// Link-layer address of the host's end of every veth pair; see [`POD_MAC`].
 pub const HOST_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x01];
 
-/// The source of a frame from the pod that the host is to send on as the pod's own interface would have:
-/// by the host-stack bypass, by the NIC that has the pod's address.
+/// Source of a frame from the pod that requests the host-stack bypass: the host sends it out by the NIC that has the
+/// pod's address, as the pod's own interface would have.
 pub const HOST_BYPASS_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x03];
 
-/// The bit of `skb->mark` that says "came in by the veth", unless configured otherwise.
+/// The bit of `skb->mark` for "came in by the veth", unless configured otherwise.
 /// Away from kube-proxy (0x4000, 0x8000), Calico (0xffff0000), Cilium (0x0f00), Istio (0x539),
 /// AWS VPC CNI (0x80), Terway (0x10) and Spiderpool (0x1).
 pub const DEFAULT_MARK: u32 = 0x1000;
 
-/// The bit of `skb->mark` that says "its replies go by the host-stack bypass", unless configured
-/// otherwise. In pods only, like [`DEFAULT_MARK`], and chosen as that was.
+/// The bit of `skb->mark` for "its replies take the host-stack bypass", unless configured otherwise. Used in pods only,
+/// like [`DEFAULT_MARK`], and chosen by the same criteria.
 pub const DEFAULT_HOST_BYPASS_MARK: u32 = 0x2000;
 
-/// Places in which is noted which TCP connection last began or ended by a veth, of the whole node.
+/// Slots of the whole node for the TCP connections that last began or ended over a veth.
 pub const RECENT_PLACES: u32 = 1 << 16;
 
-/// How long that is of account, in seconds: a little longer than the host's conntrack remembers a
-/// connection that is not established (300 s after a retransmission, 120 s after the end;
-/// `tcp_timeouts`, net/netfilter/nf_conntrack_proto_tcp.c).
+/// How long such a record is valid, in seconds: a little longer than the host's conntrack remembers a connection that
+/// is not established (300 s after a retransmission, 120 s after the end; `tcp_timeouts`,
+/// net/netfilter/nf_conntrack_proto_tcp.c).
 pub const RECENT_SECONDS: u32 = 310;
 
-/// Flows that one pod can have remembered at once. A pod's table is its own: its flood evicts
-/// its own oldest flows and nobody else's.
+/// Maximum number of remembered flows per pod. Each pod has its own table: a flood evicts the pod's own oldest flows
+/// and nobody else's.
 pub const FLOWS_PER_POD: u32 = 4096;
 
-/// Pod addresses that one node can carry (two per dual-stack interface).
+/// Maximum number of pod addresses per node (two per dual-stack interface).
 pub const MAX_ADDRESSES: u32 = 8192;
 
 /// An address of either family; IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
 pub type Address = [u8; 16];
 
-/// `a.b.c.d` as an [`Address`].
+/// Returns `a.b.c.d` as an [`Address`].
 #[inline(always)]
 #[must_use]
 pub const fn mapped(v4: [u8; 4]) -> Address {
@@ -69,19 +69,18 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
     ]
 }
 
-/// A flow as the pod sees it. Only what the mark cannot serve is remembered: everything but TCP, and of TCP what
-/// the pod passes on.
-/// Aligned so that the compiler does not copy it by bytes.
+/// Identifies a flow from the pod's view. Only flows that the mark cannot serve are remembered: all but TCP, and of TCP
+/// what the pod forwards. Aligned so that the compiler does not copy it by bytes.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The pod's address.
     pub local: Address,
-    /// The other side's address.
+    /// The remote address.
     pub remote: Address,
     /// The pod's port; the identifier of an ICMP echo; zero for protocols without ports.
     pub local_port: [u8; 2],
-    /// The other side's port, zero where [`FlowKey::local_port`] is an identifier.
+    /// The remote port, zero where [`FlowKey::local_port`] is an identifier.
     pub remote_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
@@ -94,37 +93,36 @@ pub struct FlowKey {
 /// [`FlowKey::kind`]: a flow.
 pub const WHOLE: u8 = 0;
 
-/// [`FlowKey::kind`]: the fragments of one packet, which go the way of its first. The ports are the
-/// packet's identification; the protocol is zero for IPv6.
+/// [`FlowKey::kind`]: the fragments of one packet, which take the path of its first. The ports are the packet's
+/// identification; the protocol is zero for IPv6.
 pub const FRAGMENTS: u8 = 1;
 
-/// Where a flow came in, and therefore where its replies leave.
+/// The interface by which a flow came in, and therefore its replies leave.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// Interface in the pod's network namespace.
     pub ifindex: u32,
-    /// When it was learned, in seconds since the machine started (`CLOCK_BOOTTIME`).
+    /// When it was learned, in seconds since boot (`CLOCK_BOOTTIME`).
     pub since: u32,
-    /// 1 if it came in by [`Flow::ifindex`] once, and now comes by the pod's own interface. Then the
-    /// host's conntrack may still know the first way, and must not see the replies. Else zero.
+    /// 1 if it once came in by [`Flow::ifindex`], and now by the pod's own interface. Then the host's conntrack may
+    /// still have the first path, and must not see the replies. Else zero.
     pub straight: u32,
     /// Always zero.
     pub pad: u32,
-    /// Its packets since then, both ways. Counted without a lock: it may miss one of two at once.
+    /// Packets since then, in both directions. Counted without a lock: one of two concurrent packets may be missed.
     pub packets: u64,
 }
 
-/// Where a program is attached, in the pod's namespace. The discriminant indexes
-/// [`PodCounters::hooks`].
+/// The hook of a program in the pod's namespace. The discriminant indexes [`PodCounters::hooks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Hook {
-    /// `veth0`, into the pod: marks, and remembers what the mark cannot serve.
+    /// `veth0`, into the pod: marks packets, and remembers flows that the mark cannot serve.
     VethIngress = 0,
-    /// The ipvlan interface, out of the pod: steers remembered flows back to the veth.
+    /// The ipvlan interface, out of the pod: redirects remembered flows to the veth.
     NicEgress = 1,
-    /// The ipvlan interface, into the pod: forgets a flow that changed its way in.
+    /// The ipvlan interface, into the pod: forgets a flow whose input interface changed.
     NicIngress = 2,
 }
 
@@ -133,21 +131,21 @@ impl Hook {
     pub const ALL: [Self; 3] = [Self::VethIngress, Self::NicEgress, Self::NicIngress];
 }
 
-/// What a program did at one hook, in packets.
+/// Counters of one hook, in packets.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Packets the program saw.
     pub seen: u64,
-    /// Given the mark.
+    /// Packets that got the mark.
     pub marked: u64,
-    /// Flows newly remembered, or remembered anew because they changed their way in.
+    /// Flows newly remembered, or remembered again because their input interface changed.
     pub learned: u64,
-    /// Sent out by the interface their flow came in on, instead of by this one.
+    /// Packets sent out by the interface their flow came in on, instead of by this one.
     pub redirected: u64,
-    /// Let through untouched.
+    /// Packets passed unchanged.
     pub passed: u64,
-    /// Dropped.
+    /// Packets dropped.
     pub dropped: u64,
 }
 
@@ -163,26 +161,25 @@ impl Counters {
     }
 }
 
-/// One pod address' counters, per CPU.
+/// Counters of one pod address, per CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodCounters {
     /// Indexed by [`Hook`].
     pub hooks: [Counters; 3],
-    /// The number of the pod that has the address. This and what follows is the same on every CPU, and
-    /// here because this entry is looked up for each packet anyway.
+    /// The number of the pod that has the address. This and the following fields are the same on every CPU, and here
+    /// because this entry is looked up for each packet anyway.
     pub pod: u16,
     /// [`POD_IN_L3`], [`POD_IS_EXEMPT`], [`POD_FOLLOWS_TCP`].
     pub flags: u16,
-    /// The pod's end of the veth pair, by which goes what is to go by the host-stack bypass. Zero: there is
-    /// none, and nothing does.
+    /// The pod's end of the veth pair, for the host-stack bypass. Zero without one: then nothing takes the bypass.
     pub veth: u32,
-    /// The link-layer address that the pod's interface sends with, as [`mac_words`] has it. Zero: whatever it is
-    /// goes nowhere (ipvlan l3), or is not known.
+    /// The link-layer address that the pod's interface sends with, as returned by [`mac_words`]. Zero if it does not
+    /// reach the wire (ipvlan l3), or is not known.
     pub mac: [u32; 2],
 }
 
-/// A link-layer address in two words, as it is compared with a packet's bytes.
+/// Converts a link-layer address to two words, for comparison with a packet's bytes.
 #[inline(always)]
 #[must_use]
 pub const fn mac_words(mac: [u8; 6]) -> [u32; 2] {
@@ -197,11 +194,11 @@ pub const fn mac_words(mac: [u8; 6]) -> [u32; 2] {
 /// `ipvlan_process_v4_outbound`, drivers/net/ipvlan/ipvlan_core.c).
 pub const POD_IN_L3: u16 = 1;
 
-/// [`PodCounters::flags`]: all that the pod sends by its interface goes by the host-stack bypass.
+/// [`PodCounters::flags`]: all that the pod sends by its interface takes the host-stack bypass.
 pub const POD_IS_EXEMPT: u16 = 2;
 
-/// [`PodCounters::flags`]: the pod's TCP connections are followed like its other flows, since its sockets
-/// do not take the mark of their SYN.
+/// [`PodCounters::flags`]: the pod's TCP connections are tracked like its other flows, since its sockets do not take
+/// the mark of their SYN.
 pub const POD_FOLLOWS_TCP: u16 = 4;
 
 const _: () = {

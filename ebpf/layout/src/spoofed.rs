@@ -1,10 +1,10 @@
-//! What pods tried to send with addresses that are not their own.
+//! Counts what pods tried to send with addresses that are not their own.
 
-/// Pods that can have tried at once; of more, those that have not for the longest time are forgotten.
+/// Maximum number of counted pods; beyond it, the one that tried least recently is forgotten.
 pub const MAX_SPOOFERS: u32 = 256;
 
-/// Packets that one pod sent with an address that is not its own, and that went nowhere. Both count
-/// without a lock, and may miss one of two at once.
+/// Dropped packets of one pod with an address that is not its own. Counted without a lock: one of two concurrent
+/// packets may be missed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spoofed {

@@ -1,48 +1,48 @@
-//! What the traced programs share with the agent: what to trace, and what was seen.
+//! The data that the traced programs share with the agent: the filter, and the events.
 
 use crate::Address;
 
-/// Addresses of a pod that a trace can look for: four dual-stack interfaces.
+/// Maximum number of a pod's addresses in a trace: four dual-stack interfaces.
 pub const TRACED_ADDRESSES: usize = 8;
 
-/// Bytes of the ring buffer.
+/// Size of the ring buffer in bytes.
 pub const TRACE_BYTES: usize = 1 << 18;
 
-/// The protocol, port or peer is of no account.
+/// The unspecified address, which stands for any.
 pub const ANY: Address = [0; 16];
 
-/// Which packets are traced.
+/// Selects the packets to trace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceFilter {
-    /// When it ends, in nanoseconds of `CLOCK_BOOTTIME`, whatever became of the agent.
+    /// When the trace ends, in nanoseconds of `CLOCK_BOOTTIME`, whatever happens to the agent.
     pub until: u64,
-    /// The pod's addresses; the rest is [`ANY`]. At the NICs only packets with one of them, or with
-    /// the peer's, are traced.
+    /// The pod's addresses; the rest is [`ANY`]. At the NICs only packets with one of them, or with the peer's, are
+    /// traced.
     pub pod: [Address; TRACED_ADDRESSES],
-    /// The other side's address, or [`ANY`].
+    /// The remote address, or [`ANY`].
     pub peer: Address,
-    /// A port, of either side; zero: any.
+    /// A port of either side; zero for any.
     pub port: [u8; 2],
-    /// IP protocol number; zero: any.
+    /// IP protocol number; zero for any.
     pub protocol: u8,
     /// Always zero.
     pub pad: [u8; 5],
 }
 
-/// What a program did with a packet.
+/// The effect of a program on a packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceEvent {
     /// Nanoseconds of `CLOCK_BOOTTIME`.
     pub time: u64,
-    /// The program's own: its counter of learned flows before.
+    /// Internal to the program: its counter of learned flows before.
     pub before: u64,
     /// The packet's source.
     pub source: Address,
     /// Its destination.
     pub destination: Address,
-    /// Zero for protocols without ports; the identifier of an ICMP echo, also in the other.
+    /// The source port. Zero for protocols without ports; the identifier of an ICMP echo, in both ports.
     pub source_port: [u8; 2],
     /// As [`TraceEvent::source_port`].
     pub destination_port: [u8; 2],
@@ -52,7 +52,7 @@ pub struct TraceEvent {
     pub mark_before: u32,
     /// `skb->mark` after.
     pub mark_after: u32,
-    /// What the program returned (include/uapi/linux/pkt_cls.h).
+    /// The program's return value (include/uapi/linux/pkt_cls.h).
     pub verdict: i32,
     /// Bytes, with the Ethernet header; that of all segments for a GSO packet.
     pub length: u32,
@@ -62,13 +62,13 @@ pub struct TraceEvent {
     pub program: u8,
     /// 1 if a flow was remembered (or, on the NIC's ingress in the pod, forgotten).
     pub learned: u8,
-    /// 1 if the frame says that the host is to send it on past its stack (`HOST_BYPASS_MAC`).
+    /// 1 if the frame requests the host-stack bypass (`HOST_BYPASS_MAC`).
     pub host_bypass: u8,
     /// Always zero.
     pub pad: [u8; 4],
 }
 
-/// Which program an event is from.
+/// The program that an event is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Traced {
@@ -100,7 +100,7 @@ impl Traced {
         Self::HostVethIngress,
     ];
 
-    /// The program's name in the objects.
+    /// Returns the program's name in the objects.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -91,7 +91,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
             "ms",
         ),
         (
-            "running pods taken over",
+            "running pods reconciled",
             "From starting the process until it says that every pod has been looked at and put right.",
             "ms",
         ),

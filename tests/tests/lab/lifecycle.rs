@@ -78,7 +78,7 @@ struct Damage {
 }
 
 const PUT_BACK: &str =
-    "our programs were taken off the pod's interface, the guard with them: repaired";
+    "the eBPF programs, with the spoof guard, were detached from the pod's interface: repaired";
 
 const DAMAGES: [Damage; 9] = [
     Damage {

@@ -533,7 +533,7 @@ fn is_cured(agent: &Agent, refused: Option<&str>) -> Result<()> {
         return Ok(());
     };
     let log = agent.log();
-    for said in [refused, "is as it should be again"] {
+    for said in [refused, "reconciled again"] {
         let of_pod = |line: &&str| line.contains("default/waits") && line.contains(said);
         let lines: Vec<&str> = log.lines().filter(of_pod).collect();
         ensure!(lines.len() == 1, "{said}: {lines:#?}");

@@ -140,9 +140,8 @@ fn an_address_by_name_that_the_node_has_is_refused_and_a_pod_that_has_it_keeps_i
         config["runtimeConfig"] = json!({ "ips": [wanted.to_string()] });
         let config = config.to_string();
         let error = plugin.call("ADD", Some(&sandbox), &config)?.error()?;
-        let why = format!(
-            "the address {wanted} that is asked for cannot be had: the node has it on ens6"
-        );
+        let why =
+            format!("the requested address {wanted} is not available: the node has it on ens6");
         ensure!(error.msg.contains(&why), "{error}");
         ensure!(
             lab.agent("master").addresses_in_use()? == 2,

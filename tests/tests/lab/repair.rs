@@ -43,7 +43,7 @@ fn wait_until_checked(pod: &Pod, lab: &Lab) -> Result<()> {
 /// Whether the log says that what it calls `named` was put back.
 fn restore(log: &str, named: &str) -> bool {
     let mut lines = log.lines();
-    lines.any(|line| line.contains("put back") && line.contains(named))
+    lines.any(|line| line.contains("repaired") && line.contains(named))
 }
 
 /// A program of ours on a NIC, a program on a pod's veth in the host: somebody's `tc qdisc del`,

@@ -175,30 +175,6 @@ fn a_second_network_of_an_interface_is_refused_and_costs_the_first_nothing() -> 
 }
 
 #[test]
-fn a_record_of_an_older_agent_goes_with_its_pod() -> Result<()> {
-    const ADDRESS: &str = "10.88.0.72";
-    let mut lab = Lab::configured(Plan::default(), ALLOWED)?;
-    let plugin = lab.agent("master").plugin();
-    let (_netns, sandbox) = pod("older", ADDRESS)?;
-    let config = chained(&plugin, "older", ADDRESS);
-    plugin.call("ADD", Some(&sandbox), &config)?.success()?;
-    let agent = lab.agent("master");
-    agent.kill()?;
-    let chained = agent.state().join("chained");
-    let record = fs::read_dir(&chained)?.next().context("no record")??.path();
-    fs::rename(
-        record,
-        chained.join(format!("{}@eth0.json", sandbox.container_id)),
-    )?;
-    agent.launch()?;
-    agent.wait_ready()?;
-    plugin.call("CHECK", Some(&sandbox), &config)?.success()?;
-    plugin.call("DEL", Some(&sandbox), &config)?.success()?;
-    ensure!(fs::read_dir(&chained)?.next().is_none(), "a record is left");
-    Ok(())
-}
-
-#[test]
 fn a_container_may_be_called_as_long_as_its_runtime_likes() -> Result<()> {
     const ADDRESS: &str = "10.88.0.73";
     let mut lab = Lab::configured(Plan::default(), ALLOWED)?;

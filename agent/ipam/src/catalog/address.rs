@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use ebbtide_types::Family;
 
-/// The address with this number.
+/// Converts the number into an address.
 fn address(family: Family, number: u128) -> IpAddr {
     match family {
         // Numbers of this family come from 32-bit addresses only, so nothing is cut off.
@@ -24,7 +24,7 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// A range that cannot be read.
+/// An error in the text of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressSetError {
     /// Not `address` and not `first-last`.
@@ -49,12 +49,12 @@ pub struct AddressSet {
 struct Range {
     first: u128,
     last: u128,
-    /// How many addresses of the set come before `first`.
+    /// The number of addresses of the set before `first`.
     before: u128,
 }
 
 impl AddressSet {
-    /// The empty set.
+    /// Returns the empty set.
     #[must_use]
     pub const fn empty(family: Family) -> Self {
         Self {
@@ -63,7 +63,7 @@ impl AddressSet {
         }
     }
 
-    /// Reads `"address"` or `"first-last"` (both ends included; spaces around the dash are allowed).
+    /// Parses `"address"` or `"first-last"` (both ends included; spaces around the dash are allowed).
     ///
     /// # Errors
     /// [`AddressSetError`] for anything else, another family than `family`, or a range that runs backwards.
@@ -86,7 +86,7 @@ impl AddressSet {
         Ok(Self::from_numbers(family, vec![(first, last)]))
     }
 
-    /// All addresses of a prefix, network and broadcast addresses included.
+    /// Returns all addresses of a prefix, network and broadcast addresses included.
     #[must_use]
     pub fn of_net(net: &IpNet) -> Self {
         Self::from_numbers(
@@ -95,7 +95,7 @@ impl AddressSet {
         )
     }
 
-    /// One address.
+    /// Returns a set of one address.
     #[must_use]
     pub fn single(address: IpAddr) -> Self {
         Self::from_numbers(
@@ -131,13 +131,13 @@ impl AddressSet {
         self.ranges.iter().map(|range| (range.first, range.last))
     }
 
-    /// The family of all its addresses.
+    /// Returns the family of all its addresses.
     #[must_use]
     pub const fn family(&self) -> Family {
         self.family
     }
 
-    /// What is in any of these sets, all of the family. A list of ranges is put together at once: one union for each
+    /// Returns the union of sets of one family. Merges a list of ranges at once: one union for each
     /// takes minutes where a pool has a hundred thousand.
     #[must_use]
     pub fn union_of<'a>(family: Family, sets: impl IntoIterator<Item = &'a Self>) -> Self {
@@ -147,19 +147,19 @@ impl AddressSet {
         Self::from_numbers(family, sets.flat_map(Self::numbers).collect())
     }
 
-    /// This set and the other. The other must be of the same family.
+    /// Returns the union of this set and the other, which must be of the same family.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         debug_assert_eq!(self.family, other.family);
         Self::from_numbers(self.family, self.numbers().chain(other.numbers()).collect())
     }
 
-    /// This set without the other. The other must be of the same family.
+    /// Returns this set without the other, which must be of the same family.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         debug_assert_eq!(self.family, other.family);
         let mut kept = Vec::new();
-        // Both are ascending: no hole is looked at again once it is behind.
+        // Both are ascending: a hole behind the current range is never visited again.
         let mut holes = other.numbers().peekable();
         for (mut first, last) in self.numbers() {
             while holes.next_if(|hole| hole.1 < first).is_some() {}
@@ -182,7 +182,7 @@ impl AddressSet {
         Self::from_numbers(self.family, kept)
     }
 
-    /// The first and last address of some range that both sets have, or none.
+    /// Returns the first and last address of some range that both sets contain, or none.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Option<(IpAddr, IpAddr)> {
         if self.family != other.family {
@@ -206,7 +206,7 @@ impl AddressSet {
         None
     }
 
-    /// These addresses, as far as they are of the family.
+    /// Returns the set of those addresses that are of the family.
     #[must_use]
     pub fn of(family: Family, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         let addresses = addresses.into_iter();
@@ -215,7 +215,7 @@ impl AddressSet {
         Self::from_numbers(family, numbers.collect())
     }
 
-    /// The `count` lowest addresses, or all if there are fewer.
+    /// Returns the `count` lowest addresses, or all if there are fewer.
     #[must_use]
     pub fn first(&self, count: u128) -> Self {
         let mut left = count;
@@ -237,7 +237,7 @@ impl AddressSet {
         self.family == Family::of_net(net) && self.without(&Self::of_net(net)).is_empty()
     }
 
-    /// How many addresses; saturates at `u128::MAX` for `::/0`.
+    /// Returns the number of addresses; saturates at `u128::MAX` for `::/0`.
     #[must_use]
     pub fn len(&self) -> u128 {
         self.ranges.last().map_or(0, |range| {
@@ -247,13 +247,13 @@ impl AddressSet {
         })
     }
 
-    /// Whether there is none.
+    /// Whether the set has no address.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// The address at `index` in ascending order, from 0.
+    /// Returns the address at `index` in ascending order, from 0.
     #[must_use]
     pub fn get(&self, index: u128) -> Option<IpAddr> {
         let after = self.ranges.partition_point(|range| range.before <= index);
@@ -262,7 +262,7 @@ impl AddressSet {
         (number <= range.last).then(|| address(self.family, number))
     }
 
-    /// Where `address` is in ascending order, if it is in the set.
+    /// Returns the index of `address` in ascending order, if it is in the set.
     #[must_use]
     pub fn index_of(&self, address: IpAddr) -> Option<u128> {
         if Family::of(address) != self.family {
@@ -280,7 +280,7 @@ impl AddressSet {
         self.index_of(address).is_some()
     }
 
-    /// The ranges, ascending, both ends included.
+    /// Iterates over the ranges, ascending, both ends included.
     pub fn ranges(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
         self.numbers()
             .map(|(first, last)| (address(self.family, first), address(self.family, last)))
@@ -307,7 +307,7 @@ impl fmt::Debug for AddressSet {
     }
 }
 
-/// A prefix, as strictly read as an address: `10.0.01.0/24` is none, since some take it for octal.
+/// Parses a prefix as strictly as an address: `10.0.01.0/24` is refused, since some read it as octal.
 #[must_use]
 pub fn prefix(text: &str) -> Option<IpNet> {
     let (front, length) = text.split_once('/')?;
@@ -316,14 +316,14 @@ pub fn prefix(text: &str) -> Option<IpNet> {
     IpNet::new(front.parse().ok()?, length).ok()
 }
 
-/// An address, with or without a prefix length: whose the subnet is, the pool knows. `None`: neither.
+/// Parses an address with or without a prefix length, which is dropped: the pool has it. `None`: neither.
 #[must_use]
 pub fn host_address(text: &str) -> Option<IpAddr> {
     let net = text.parse().map(|net: IpNet| net.addr());
     net.ok().or_else(|| text.parse().ok())
 }
 
-/// Blocks of addresses that no host has (RFC 6890, RFC 4291), and what they are instead.
+/// Blocks of addresses that no host has (RFC 6890, RFC 4291), with their purpose.
 const NO_HOSTS: [(&str, &str); 8] = [
     ("0.0.0.0/8", "this network, without a host"),
     ("127.0.0.0/8", "loopback"),
@@ -335,8 +335,8 @@ const NO_HOSTS: [(&str, &str); 8] = [
     ("ff00::/8", "multicast"),
 ];
 
-/// Of these a host has some, each for one link alone, and no packet that is routed has one (RFC 4291, 2.5.6). Of IPv4's
-/// (169.254.0.0/16) there are pools: providers route some.
+/// Link-local IPv6 addresses: hosts have them, but each is valid on one link only, and they are not
+/// routed (RFC 4291, 2.5.6). IPv4's (169.254.0.0/16) may be in pools: some providers route them.
 const OF_A_LINK: (&str, &str) = ("fe80::/10", "link-local");
 
 fn blocks(family: Family) -> impl Iterator<Item = (IpNet, &'static str)> {
@@ -346,12 +346,12 @@ fn blocks(family: Family) -> impl Iterator<Item = (IpNet, &'static str)> {
     all.filter(move |(net, _)| Family::of_net(net) == family)
 }
 
-/// Whether a host can have the address, by what it is alone.
+/// Whether a host can have the address, judged by the address alone.
 pub(super) fn is_unicast(address: IpAddr) -> bool {
     !blocks(Family::of(address)).any(|(net, _)| net.contains(&address))
 }
 
-/// The block that some of the addresses are of, if no pod can be reached by those, and what it is.
+/// Returns a block of addresses unusable for pods that overlaps the set, with its purpose.
 pub(super) fn unusable(addresses: &AddressSet) -> Option<(IpNet, &'static str)> {
     let (net, what) = OF_A_LINK;
     let of_a_link = net.parse().ok().map(|net| (net, what));
@@ -359,7 +359,7 @@ pub(super) fn unusable(addresses: &AddressSet) -> Option<(IpNet, &'static str)> 
     all.find(|(net, _)| AddressSet::of_net(net).intersection(addresses).is_some())
 }
 
-/// Addresses of a subnet that are no host's.
+/// Returns the addresses of a subnet that no host can have.
 pub(super) fn never_assigned(subnet: &IpNet) -> AddressSet {
     let network = AddressSet::single(subnet.network());
     match subnet {

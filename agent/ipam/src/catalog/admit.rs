@@ -2,11 +2,10 @@
 
 use super::{Coordinator, Invalid, Network, Pool, Reserved};
 
-/// Whether `pool` may stand beside those before it.
+/// Checks `pool` against the earlier pools.
 ///
-/// Pools of the same subnet may: that is how one subnet is split by node. Their addresses must be
-/// disjoint. Subnets that are different must not overlap at all, since then one address would
-/// have two prefix lengths.
+/// Pools of the same subnet are allowed: that is how one subnet is split by node. Their addresses must be
+/// disjoint. Different subnets must not overlap at all, since then one address would have two prefix lengths.
 pub(super) fn pool(pool: &Pool, earlier: &[Pool]) -> Result<(), Invalid> {
     let object = format!("SpiderIPPool {}", pool.name);
     for other in earlier {
@@ -36,7 +35,7 @@ pub(super) fn pool(pool: &Pool, earlier: &[Pool]) -> Result<(), Invalid> {
                 remedy,
             ));
         }
-        // Addresses are inside their subnet: those of disjoint subnets need no look, and there may be thousands.
+        // Addresses are inside their subnet: those of disjoint subnets need no check, and there may be thousands.
         let common = is_same.then(|| pool.ranges.intersection(&other.ranges));
         if let Some((first, last)) = common.flatten() {
             let reason = format!(
@@ -56,7 +55,7 @@ pub(super) fn pool(pool: &Pool, earlier: &[Pool]) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Whether `network` may stand beside those before it.
+/// Checks `network` against the earlier networks.
 pub(super) fn network(network: &Network, earlier: &[Network]) -> Result<(), Invalid> {
     if earlier.iter().any(|other| other.name == network.name) {
         let object = format!("SpiderMultusConfig {}", network.name);
@@ -72,7 +71,7 @@ pub(super) fn network(network: &Network, earlier: &[Network]) -> Result<(), Inva
     Ok(())
 }
 
-/// Whether `reserved` may stand beside those before it. Their addresses may be the same.
+/// Checks `reserved` against the earlier ones. Their addresses may overlap.
 pub(super) fn reserved(reserved: &Reserved, earlier: &[Reserved]) -> Result<(), Invalid> {
     if earlier.iter().any(|other| other.name == reserved.name) {
         let object = format!("SpiderReservedIP {}", reserved.name);
@@ -88,7 +87,7 @@ pub(super) fn reserved(reserved: &Reserved, earlier: &[Reserved]) -> Result<(), 
     Ok(())
 }
 
-/// Whether `coordinator` may stand beside the one before it: never, as it speaks for all networks.
+/// Refuses a second `coordinator`: it applies to all networks.
 pub(super) fn coordinator(
     coordinator: &Coordinator,
     earlier: Option<&Coordinator>,
@@ -105,10 +104,10 @@ pub(super) fn coordinator(
     }
 }
 
-/// Whether `new` may take the place of `old`. Its addresses may be others: that is how a range is given back.
+/// Checks that `new` may replace `old`. Its addresses may change: that is how a range is given back.
 ///
 /// # Errors
-/// [`Invalid`]: the subnet stays, and with it the IP version.
+/// [`Invalid`] if the subnet or the IP version changes.
 pub(super) fn update(old: &Pool, new: &Pool) -> Result<(), Invalid> {
     if old.subnet == new.subnet {
         return Ok(());

@@ -1,8 +1,8 @@
-//! Configurations of other plugins, as texts in a network.
+//! Checks the configurations of other plugins that a network contains as text.
 
 use super::{Invalid, manifest::MultusConfigSpec};
 
-/// Whether another plugin's configuration, which is kept for Multus as it is, is one.
+/// Checks that another plugin's configuration, which is kept verbatim for Multus, is valid.
 pub(super) fn check_custom(object: &str, spec: &MultusConfigSpec) -> Result<(), Invalid> {
     let text = spec.custom_cni.as_deref().unwrap_or_default();
     match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
@@ -17,7 +17,7 @@ pub(super) fn check_custom(object: &str, spec: &MultusConfigSpec) -> Result<(), 
     }
 }
 
-/// Whether the chain's further plugins are configurations at all: Multus would fail every pod for it.
+/// Checks that the chained plugins' configurations are valid: with an invalid one, Multus would fail every pod.
 pub(super) fn check_chain(object: &str, spec: &MultusConfigSpec) -> Result<(), Invalid> {
     let texts = spec.chain_cni_json_data.as_deref().unwrap_or_default();
     for (position, text) in texts.iter().enumerate() {

@@ -1,23 +1,23 @@
-//! What is different between two snapshots, for the log.
+//! The differences between two catalog snapshots, for the log.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{Catalog, Problem};
 
-/// Names of what came, went and changed, and the problems that were not there before.
+/// The names that were added, removed and changed, and the new problems.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Pools that are new.
+    /// The pools that differ.
     pub pools: Difference,
-    /// Networks that are new.
+    /// The networks that differ.
     pub networks: Difference,
-    /// Reservations that are new.
+    /// The SpiderReservedIPs that differ.
     pub reserved: Difference,
     /// Problems that the older snapshot did not have.
     pub problems: Vec<Problem>,
 }
 
-/// What is different between two lists of named things.
+/// The differences between two lists of named objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
     /// Only in the newer.

@@ -1,4 +1,4 @@
-//! What holds for all networks that do not say otherwise.
+//! The cluster's coordinator: defaults for networks that do not set these fields.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use super::{
     prefix,
 };
 
-/// A valid `SpiderCoordinator`. There is one in a catalog.
+/// A valid `SpiderCoordinator`. A catalog has at most one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coordinator {
     /// Its name.
@@ -27,10 +27,10 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Checks a manifest.
+    /// Validates a manifest.
     ///
     /// # Errors
-    /// [`Invalid`], the first rule that it breaks.
+    /// [`Invalid`] with the first rule that it breaks.
     pub fn from_manifest(manifest: &SpiderCoordinator) -> Result<Self, Invalid> {
         let name = manifest.metadata.name.as_deref().unwrap_or_default();
         if !is_name(name) {
@@ -45,7 +45,7 @@ impl Coordinator {
         let object = format!("SpiderCoordinator {name}");
         let nic = default_route_nic(&object, "spec.podDefaultRouteNIC", &manifest.spec)?;
         let status = manifest.status.clone().unwrap_or_default();
-        // What we wrote ourselves is right, or Spiderpool's and does no harm.
+        // What the controller wrote itself is right, or Spiderpool's and does no harm.
         let found = |texts: Option<Vec<String>>| {
             let texts = texts.unwrap_or_default();
             texts
@@ -66,7 +66,7 @@ impl Coordinator {
     }
 }
 
-/// The destinations that go through the node.
+/// Returns the destinations that go through the node.
 pub(super) fn via_host(
     object: &str,
     field: &str,

@@ -1,4 +1,4 @@
-//! From text to objects: one document at a time, so that a bad one spoils no other.
+//! Parses texts into objects, one document at a time, so that an invalid one does not affect the others.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -14,22 +14,22 @@ use super::{
     notes::{self, Note},
 };
 
-/// What stands in a [`Problem`] for the file, where objects come from the API server.
+/// The file named in a [`Problem`] of an object from the API server.
 const API_SERVER: &str = "Kubernetes API";
 
-/// Collects objects in order; the earlier of two that exclude one another stays.
+/// Collects objects in order; of two conflicting objects the earlier stays.
 #[derive(Default)]
 pub(super) struct Builder {
     catalog: Catalog,
     coordinator: Option<Coordinator>,
-    /// The networks that say nothing of `hijackCIDR` themselves.
+    /// The networks that do not set `hijackCIDR` themselves.
     inheriting: BTreeSet<ObjectName>,
 }
 
-/// Lists in lists, as a file of several `kubectl get` may have them: no deeper.
+/// The maximum depth of lists in lists, as a file of several `kubectl get` may have them.
 const NESTED: usize = 8;
 
-/// Where an object was written.
+/// The place of an object in the manifests.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     file: &'a Path,
@@ -67,7 +67,7 @@ impl Builder {
         }
     }
 
-    /// Adds an object of the API server's.
+    /// Adds an object of the API server.
     pub(super) fn add_object(&mut self, object: &impl Serialize) {
         let place = Place {
             file: Path::new(API_SERVER),
@@ -79,7 +79,7 @@ impl Builder {
         }
     }
 
-    /// Adds an object, or each of a list: what `kubectl get -o yaml` writes is one `List`.
+    /// Adds an object, or each of a list: `kubectl get -o yaml` writes one `List`.
     fn add_all(&mut self, place: Place<'_>, value: Value, deeper: usize) {
         let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
         let of = text("kind").and_then(|kind| kind.strip_suffix("List").map(str::to_owned));
@@ -104,7 +104,7 @@ impl Builder {
             }
         };
         for mut item in items {
-            // The API server writes them into the items of a `List` alone.
+            // The API server writes them only into the items of a `List`.
             if let Value::Object(fields) = &mut item
                 && !of.is_empty()
             {
@@ -135,7 +135,7 @@ impl Builder {
         });
     }
 
-    /// Names what has no effect in an object that is in use.
+    /// Reports the fields without effect of an object that is in use.
     fn ignored(&mut self, place: Place<'_>, object: &str, notes: Vec<Note>) {
         let problems = notes.into_iter().map(|note| Problem {
             file: place.file.to_owned(),
@@ -148,7 +148,7 @@ impl Builder {
         self.catalog.problems.extend(problems);
     }
 
-    /// The catalog, once every reservation is known: those of a later file count for all pools, too.
+    /// Completes the catalog after all SpiderReservedIPs are read: those of a later file apply to all pools, too.
     pub(super) fn finish(mut self) -> Catalog {
         for pool in &mut self.catalog.pools {
             pool.keep_free(&self.catalog.reserved);
@@ -171,7 +171,7 @@ impl Builder {
         let name = metadata("name").unwrap_or("(no name)");
         let object = match kind {
             "" => format!("object {name}"),
-            // The others have no namespace.
+            // The other kinds have no namespace.
             "SpiderMultusConfig" => {
                 let namespace = metadata("namespace").unwrap_or(DEFAULT_NAMESPACE);
                 format!("{kind} {namespace}/{name}")
@@ -200,7 +200,7 @@ impl Builder {
                 let manifest = read::<SpiderMultusConfig>(value, &object)?;
                 let mut notes = notes::unknown("spec", &spec, &manifest.spec);
                 let network = Network::from_manifest(&manifest)?;
-                // To overlook it would give pods addresses of the default pools.
+                // To ignore it would give pods addresses of the default pools.
                 if let Some(note) = notes.iter().find(|note| note.field.to_lowercase().contains("pool")) {
                     return Err(Fault {
                         object: Some(object.clone()),

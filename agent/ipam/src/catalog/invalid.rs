@@ -1,4 +1,4 @@
-//! Why an object is not usable.
+//! Validation errors of objects.
 
 /// One rule that an object breaks: which object, which field, which value, why, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +33,7 @@ impl Invalid {
         }
     }
 
-    /// The message without the object and the field, for places that show those apart.
+    /// Returns the message without the object and the field, for places that show those separately.
     #[must_use]
     pub fn message(&self) -> String {
         format!("{}{}; {}", quoted(&self.value), self.reason, self.remedy)

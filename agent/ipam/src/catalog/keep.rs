@@ -1,17 +1,17 @@
-//! Changes of a pool that running pods would suffer from: the pool stays as it was while they run.
+//! Keeps pools that running pods use from changing in ways that would break those pods.
 
 use std::path::PathBuf;
 
 use super::{Catalog, Consequence, Invalid, Pool, Problem, admit};
 
-/// What stands in a [`Problem`] for the file: the rule is between two states of it.
+/// The file named in a [`Problem`] of this rule, which compares two states of the manifests.
 const SOURCE: &str = "the manifests, as they were changed";
 
 impl Catalog {
-    /// This catalog, to take the place of `older`, of whose pools some have addresses that are in use.
+    /// Adjusts this catalog before it replaces `older`, some of whose pools have addresses in use.
     ///
-    /// The subnet of such a pool cannot be changed: its pods have routes and a gateway by it. The pool stays as it was in
-    /// `older`, and a [`Problem`] says so; so does one about each newer pool that cannot stand beside it.
+    /// The subnet of such a pool cannot be changed: its pods have routes and a gateway in it. The pool
+    /// stays as in `older`, and newer pools that conflict with it are left out, each with a [`Problem`].
     #[must_use]
     pub fn beside_pods(mut self, older: &Self, is_in_use: impl Fn(&str) -> bool) -> Self {
         let mut kept: Vec<Pool> = Vec::new();

@@ -1,4 +1,4 @@
-//! Label selectors, as Kubernetes means them.
+//! Label selectors with Kubernetes' semantics.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::manifest::{LabelExpression, LabelOperator, LabelSelector};
 pub type Labels = BTreeMap<String, String>;
 
 impl LabelSelector {
-    /// Whether all conditions hold. A selector without any fits everything.
+    /// Whether all conditions hold. A selector without conditions matches everything.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         self.match_labels
@@ -20,12 +20,12 @@ impl LabelSelector {
                 .all(|expression| expression.matches(labels))
     }
 
-    /// Whether it has no condition.
+    /// Whether the selector has no conditions.
     pub(super) fn is_empty(&self) -> bool {
         self.match_labels.is_empty() && self.match_expressions.is_empty()
     }
 
-    /// The first condition that makes no sense: its place within the selector, and why.
+    /// Returns the first invalid condition: its place within the selector, and the reason.
     pub(super) fn fault(&self) -> Option<(String, &'static str)> {
         let expressions = self.match_expressions.iter().enumerate();
         expressions.into_iter().find_map(|(position, expression)| {

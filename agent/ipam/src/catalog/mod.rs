@@ -1,9 +1,8 @@
-//! What exists: address pools and networks, as an immutable snapshot.
+//! The declared address pools and networks, as an immutable snapshot.
 //!
-//! [`manifest`] holds the documents as people write them (Spiderpool's kinds); [`Pool`] and
-//! [`Network`] are what is left once every rule has been checked, so the rest of the agent never
-//! validates anything again. [`files`] makes a [`Catalog`] from a directory and follows its changes,
-//! the crate `ebbtide_kube` makes one from the API server.
+//! [`manifest`] holds the documents as users write them (Spiderpool's kinds). [`Pool`] and [`Network`]
+//! are their validated forms, so the rest of the agent never validates anything again. [`files`] makes a
+//! [`Catalog`] from a directory and watches it; the crate `ebbtide_kube` makes one from the API server.
 
 mod address;
 mod admit;
@@ -41,10 +40,10 @@ pub use problem::{Consequence, Problem};
 pub use publish::publish;
 pub use reserved::Reserved;
 
-/// Everything that was declared and is valid, and what was wrong with the rest.
+/// All valid declared objects, and the problems of the rest.
 ///
-/// A snapshot: nothing in it changes. Pools and networks are in the order of their files (sorted
-/// by name) and of the documents in them.
+/// An immutable snapshot. Pools and networks are in the order of their files (sorted by name) and
+/// of the documents in them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
     pools: Vec<Pool>,
@@ -55,28 +54,28 @@ pub struct Catalog {
     namespaces: Namespaces,
 }
 
-/// A network was asked for by a name that no network has.
+/// An error in looking up a network by name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
-    /// Nothing of that name; the message lists what there is.
+    /// No network has this name; the message lists the existing ones.
     #[error("network {reference:?} is not declared{} ({}); declare a SpiderMultusConfig of that name or correct the name", places(.looked_in), known_list(.known))]
     Unknown {
-        /// What was asked for.
+        /// The requested name.
         reference: String,
-        /// The namespaces that a name without one is looked for in, if it is such a name.
+        /// The namespaces in which a name without one was looked up, if it is such a name.
         looked_in: Vec<String>,
-        /// The networks there are.
+        /// The existing networks.
         known: Vec<ObjectName>,
     },
-    /// A name without a namespace fits networks of several namespaces, none of them `default`.
+    /// A name without a namespace matches networks of several namespaces, none of them `default`.
     #[error("network {reference:?} could be {}; name it as \"namespace/name\"", join(.candidates))]
     Ambiguous {
-        /// What was asked for.
+        /// The requested name.
         reference: String,
-        /// The networks it fits.
+        /// The networks that match.
         candidates: Vec<ObjectName>,
     },
-    /// The text is not a name at all.
+    /// The text is not a valid name.
     #[error("network: {0}")]
     Malformed(#[from] NameError),
 }
@@ -89,7 +88,7 @@ fn join(names: &[ObjectName]) -> String {
         .join(", ")
 }
 
-/// Where a name without a namespace was looked for.
+/// Lists the namespaces in which a name without one was looked up.
 fn places(looked_in: &[String]) -> String {
     match looked_in {
         [] => String::new(),
@@ -110,10 +109,10 @@ fn known_list(names: &[ObjectName]) -> String {
 }
 
 impl Catalog {
-    /// Reads manifests from texts: pairs of the name to report (a file's path) and its content.
+    /// Parses manifests from texts: pairs of the name to report (a file's path) and its content.
     ///
-    /// Pure and total: what cannot be used becomes a [`Problem`], everything else is used. Of two
-    /// objects that exclude one another the earlier in this order stays.
+    /// Pure and total: an unusable object becomes a [`Problem`], everything else is used. Of two
+    /// conflicting objects the earlier in this order stays.
     pub fn from_texts<'a>(texts: impl IntoIterator<Item = (&'a Path, &'a str)>) -> Self {
         let mut builder = documents::Builder::default();
         for (file, text) in texts {
@@ -122,7 +121,7 @@ impl Catalog {
         builder.finish()
     }
 
-    /// Takes objects as the API server has them. As [`Catalog::from_texts`] in everything else.
+    /// Builds a catalog from objects of the API server. Otherwise as [`Catalog::from_texts`].
     pub fn from_objects<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>) -> Self {
         let mut builder = documents::Builder::default();
         for object in objects {
@@ -131,7 +130,8 @@ impl Catalog {
         builder.finish()
     }
 
-    /// The pools and reservations of this one with the networks of another: neither is read anew when the other changes.
+    /// Combines the pools and SpiderReservedIPs of this catalog with the networks of another:
+    /// neither is parsed again when the other changes.
     #[must_use]
     pub fn with_networks_of(&self, networks: &Self) -> Self {
         Self {
@@ -142,63 +142,63 @@ impl Catalog {
         }
     }
 
-    /// The valid pools.
+    /// Returns the valid pools.
     #[must_use]
     pub fn pools(&self) -> &[Pool] {
         &self.pools
     }
 
-    /// The valid networks.
+    /// Returns the valid networks.
     #[must_use]
     pub fn networks(&self) -> &[Network] {
         &self.networks
     }
 
-    /// The valid reservations. They are taken out of the pools' ranges already.
+    /// Returns the valid SpiderReservedIPs, which are already excluded from the pools' ranges.
     #[must_use]
     pub fn reserved(&self) -> &[Reserved] {
         &self.reserved
     }
 
-    /// The networks of the cluster's Services, as far as they were found.
+    /// Returns the networks of the cluster's Services, as far as they were found.
     #[must_use]
     pub fn service_cidrs(&self) -> &[IpNet] {
         &self.service_cidrs
     }
 
-    /// What was left out or could not be read, which fields have no effect, and why.
+    /// Returns the objects that were left out or could not be read, and the fields without effect, with reasons.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// The pool of this name.
+    /// Returns the pool of this name.
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)
     }
 
-    /// As it is where names without a namespace mean these namespaces' networks.
+    /// Returns the catalog with these namespaces for names without one.
     #[must_use]
     pub fn named_in(mut self, namespaces: Namespaces) -> Self {
         self.namespaces = namespaces;
         self
     }
 
-    /// What names without a namespace mean.
+    /// Returns the namespaces in which names without one are looked up.
     #[must_use]
     pub const fn namespaces(&self) -> &Namespaces {
         &self.namespaces
     }
 
-    /// The network that a person means by `"namespace/name"` or `"name"`.
+    /// Looks up the network `"namespace/name"` or `"name"`.
     ///
-    /// Without a namespace, it is the one of the first of the catalog's [`Namespaces`] that has such a network, and
-    /// never another namespace's. Where all namespaces are meant, since the manifests are files, it is `default/name`
-    /// if that exists, as an object without a namespace is in `default`; else the only network of that name.
+    /// A name without a namespace means the first of the catalog's [`Namespaces`] that has such a network, and never
+    /// another namespace's. If these are all namespaces, since the manifests are files, it means `default/name` if
+    /// that exists, as an object without a namespace is in `default`; else the only network of that name.
     ///
     /// # Errors
-    /// [`NetworkError`], listing the networks there are.
+    /// [`NetworkError`] if the name is unknown, ambiguous or malformed; it lists the existing networks.
     pub fn network(&self, reference: &str) -> Result<&Network, NetworkError> {
         let wanted: NetworkRef = reference.parse()?;
         let unknown = || NetworkError::Unknown {
@@ -237,14 +237,13 @@ impl Catalog {
         }
     }
 
-    /// The network of exactly this name.
+    /// Returns the network of exactly this name.
     #[must_use]
     pub fn network_exact(&self, name: &ObjectName) -> Option<&Network> {
         self.networks.iter().find(|network| network.name == *name)
     }
 
-    /// The catalog as a node has it that may hand out only some addresses of some pools: those that
-    /// `leased` returns for them.
+    /// Restricts pools to the addresses that this node may hand out: those that `leased` returns for a pool.
     pub fn limit(&mut self, leased: impl Fn(&Pool) -> Option<AddressSet>) {
         for pool in &mut self.pools {
             if let Some(leased) = leased(pool) {
@@ -253,7 +252,7 @@ impl Catalog {
         }
     }
 
-    /// What is different in `newer`.
+    /// Returns the differences to `newer`.
     #[must_use]
     pub fn changes_to(&self, newer: &Self) -> Changes {
         Changes::between(self, newer)

@@ -1,4 +1,4 @@
-//! A network that has passed every rule.
+//! A validated network.
 
 use ipnet::IpNet;
 
@@ -13,9 +13,9 @@ use ebbtide_types::IpvlanMode;
 use ebbtide_types::is_name;
 use ebbtide_types::{DEFAULT_NAMESPACE, ObjectName, link_name::name_fault};
 
-/// The annotation of a SpiderMultusConfig with which the node answers ARP requests and neighbour
-/// solicitations for the network's pods: for networks that are no cloud's. An annotation, since an
-/// API server drops fields that Spiderpool's CRD does not have.
+/// The annotation of a SpiderMultusConfig that makes the node answer ARP requests and neighbour
+/// solicitations for the network's pods: for networks outside of clouds. It is an annotation
+/// because an API server drops fields that Spiderpool's CRD does not have.
 const ANSWER_NEIGHBOURS: &str = "ebbtide.io/answer-neighbours";
 
 /// A valid network: which interface a pod gets on which NIC.
@@ -33,22 +33,22 @@ pub struct Network {
     pub ipv4_pools: Vec<String>,
     /// Its own IPv6 pools in order of preference.
     pub ipv6_pools: Vec<String>,
-    /// Whether the pod gets the veth to its node and replies by it.
+    /// Whether the pod gets the veth to its node and sends replies through it.
     pub coordinator: bool,
     /// Destinations that go through the veth and the node (`hijackCIDR`).
     pub via_host: Vec<IpNet>,
     /// The pod's interface that keeps the default route; none: the first.
     pub default_route_nic: Option<String>,
-    /// Whether ARP requests and neighbour solicitations are answered for the pods (annotation
+    /// Whether the node answers ARP requests and neighbour solicitations for the pods (annotation
     /// `ebbtide.io/answer-neighbours`).
     pub answer_neighbours: bool,
 }
 
 impl Network {
-    /// Checks a manifest by the rules for a single network.
+    /// Validates a manifest by the rules for a single network.
     ///
     /// # Errors
-    /// [`Invalid`], the first rule that it breaks or the first thing in it that is not supported.
+    /// [`Invalid`] with the first rule that it breaks, or the first unsupported setting.
     pub fn from_manifest(manifest: &SpiderMultusConfig) -> Result<Self, Invalid> {
         let namespace = manifest
             .metadata
@@ -99,7 +99,7 @@ impl Network {
         })
     }
 
-    /// Takes over what the cluster's coordinator says and the network does not.
+    /// Inherits the coordinator's settings that the network does not set itself.
     pub(super) fn inherit(&mut self, coordinator: &Coordinator, via_host: bool) {
         if via_host {
             self.via_host.clone_from(&coordinator.via_host);
@@ -220,7 +220,7 @@ fn is_interface_name(text: &str) -> bool {
     name_fault(text).is_none()
 }
 
-/// The interface of pods that is to keep the default route.
+/// Returns the interface of pods that is to keep the default route.
 pub(super) fn default_route_nic(
     object: &str,
     field: &str,
@@ -278,7 +278,7 @@ fn mtu(object: &str, ipvlan: &IpvlanSpec) -> Result<Option<u32>, Invalid> {
     }
     match ipvlan.mtu.unwrap_or(0) {
         0 => Ok(None),
-        // 68 is the least of IPv4 (RFC 791), 65535 the most that ipvlan devices take.
+        // 68 is the minimum of IPv4 (RFC 791), 65535 the maximum of ipvlan devices.
         mtu @ 68..=65535 => Ok(u32::try_from(mtu).ok()),
         mtu => Err(Invalid::new(
             object,
@@ -292,7 +292,7 @@ fn mtu(object: &str, ipvlan: &IpvlanSpec) -> Result<Option<u32>, Invalid> {
 
 fn coordinator_wanted(object: &str, coordinator: &CoordinatorSpec) -> Result<bool, Invalid> {
     match coordinator.mode.as_deref().unwrap_or("auto") {
-        // Beside another plugin's interface or not is seen in the pod.
+        // Whether another plugin's interface exists is detected in the pod.
         "" | "auto" | "underlay" | "overlay" => Ok(true),
         "disabled" | "disable" => Ok(false),
         other => Err(Invalid::new(

@@ -1,4 +1,4 @@
-//! What a person wrote that has no effect: it is kept, and named. Pure.
+//! Finds fields of manifests that have no effect: they are kept, and reported. Pure.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::manifest::{CoordinatorSpec, MultusConfigSpec};
 
-/// Where a `SpiderCoordinator` has its fields.
+/// The path of a `SpiderCoordinator`'s fields.
 pub(super) const CLUSTER: &str = "spec";
 
 /// A field without effect.
@@ -15,7 +15,7 @@ pub(super) const CLUSTER: &str = "spec";
 pub(super) struct Note {
     /// Its path.
     pub(super) field: String,
-    /// Why, and what can be done.
+    /// The reason, and what can be done.
     pub(super) message: String,
 }
 
@@ -26,7 +26,7 @@ fn note(field: impl Into<String>, message: &str) -> Note {
     }
 }
 
-/// The fields of `written` that `understood`, what was read of it, does not have: nobody knows them.
+/// Returns the unknown fields: those of `written` that its parsed form `understood` does not have.
 pub(super) fn unknown(field: &str, written: &Value, understood: &impl Serialize) -> Vec<Note> {
     let understood = serde_json::to_value(understood).unwrap_or(Value::Null);
     let mut notes = Vec::new();
@@ -58,7 +58,7 @@ fn compare(path: &str, written: &Value, understood: &Value, notes: &mut Vec<Note
     }
 }
 
-/// What says nothing, be it there or not.
+/// Whether the value means the same as a missing field.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -68,7 +68,7 @@ fn is_nothing(value: &Value) -> bool {
     }
 }
 
-/// Of a network that the agent makes.
+/// Returns the fields without effect of a network that the agent makes.
 pub(super) fn of_network(spec: &MultusConfigSpec) -> Vec<Note> {
     let mut notes = Vec::new();
     if spec
@@ -90,7 +90,7 @@ pub(super) fn of_network(spec: &MultusConfigSpec) -> Vec<Note> {
             "this agent asks for no RDMA devices; the pod's own `resources` do",
         ));
     }
-    // Without it nothing of the block is looked at, and Spiderpool fills it in by itself.
+    // Without it the block is not read, and Spiderpool fills it in by itself.
     if spec.enable_coordinator.unwrap_or(true)
         && let Some(coordinator) = &spec.coordinator
     {
@@ -99,7 +99,8 @@ pub(super) fn of_network(spec: &MultusConfigSpec) -> Vec<Note> {
     notes
 }
 
-/// Of a coordinator, or a network's block of the same fields. What Spiderpool fills in by itself is not named.
+/// Returns the fields without effect of a coordinator, or a network's block of the same fields.
+/// Defaults that Spiderpool fills in are not reported.
 pub(super) fn of_coordinator(place: &str, spec: &CoordinatorSpec) -> Vec<Note> {
     let text = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
     let other = |number: Option<i64>, usual: &[i64]| number.is_some_and(|n| !usual.contains(&n));

@@ -1,4 +1,4 @@
-//! An address pool that has passed every rule.
+//! A validated address pool.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -23,26 +23,26 @@ pub struct Pool {
     pub family: Family,
     /// The prefix whose length the pods' addresses get, without host bits.
     pub subnet: IpNet,
-    /// What may be handed out: `ips` without `excludeIPs`, the network and the broadcast address
+    /// The addresses to hand out: `ips` without `excludeIPs`, the network and the broadcast address
     /// (IPv4, below /31) or the subnet-router anycast address (IPv6, below /127; RFC 4291, 2.6.1).
-    /// The gateway is never in it, nor is what a SpiderReservedIP keeps free.
+    /// Never contains the gateway or an address of a SpiderReservedIP.
     pub ranges: AddressSet,
-    /// What it could hand out if no SpiderReservedIP kept it free.
+    /// The addresses that only SpiderReservedIPs exclude.
     pub reserved: AddressSet,
-    /// All that it may hand out anywhere: `ranges`, and what of them other nodes have leased.
+    /// All addresses that it may hand out on any node: `ranges`, and those that other nodes have leased.
     pub declared: AddressSet,
-    /// The default route's gateway. Not always in the subnet: IPv6 link-local, or another subnet's where the provider
-    /// routes the pool's block to the NIC.
+    /// The default route's gateway. Not always in the subnet: IPv6 link-local, or another subnet's
+    /// where the provider routes the pool's block to the NIC.
     pub gateway: Option<IpAddr>,
-    /// More routes on the pod's interface, each gateway in the subnet or the pool's own.
+    /// Additional routes on the pod's interface, each gateway in the subnet or the pool's own.
     pub routes: Vec<Route>,
-    /// The nodes it is for; empty: any.
+    /// The nodes that it is for; empty: any.
     pub node_names: Vec<String>,
-    /// The networks it is for (`multusName`); empty: any.
+    /// The networks that it is for (`multusName`); empty: any.
     pub networks: Vec<NetworkRef>,
     /// Whether it is used where nothing names a pool.
     pub default: bool,
-    /// Whether it gives no new addresses.
+    /// Whether it hands out no new addresses.
     pub disabled: bool,
     /// Its other conditions.
     pub affinities: Affinities,
@@ -51,13 +51,13 @@ pub struct Pool {
 /// A route through a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Route {
-    /// Where to.
+    /// The destination.
     pub dst: IpNet,
-    /// Through which gateway.
+    /// The next hop.
     pub gateway: IpAddr,
 }
 
-/// The conditions of a pool on labels and namespaces.
+/// A pool's conditions on labels and namespaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Affinities {
     /// Labels of the pod.
@@ -71,10 +71,10 @@ pub struct Affinities {
 }
 
 impl Pool {
-    /// Checks a manifest by the rules for a single pool (those between pools are the catalog's).
+    /// Validates a manifest by the rules for a single pool (the catalog checks those between pools).
     ///
     /// # Errors
-    /// [`Invalid`], the first rule that it breaks.
+    /// [`Invalid`] with the first rule that it breaks.
     pub fn from_manifest(manifest: &SpiderIpPool) -> Result<Self, Invalid> {
         let name = manifest.metadata.name.as_deref().unwrap_or_default();
         let object = format!("SpiderIPPool {name}");
@@ -112,7 +112,7 @@ impl Pool {
             ranges,
             node_names: spec.node_name.clone().unwrap_or_default(),
             default: spec.default.unwrap_or(false),
-            // One that is being deleted waits for its last pod.
+            // A pool that is being deleted waits for its last pod.
             disabled: spec.disable.unwrap_or(false)
                 || manifest.metadata.deletion_timestamp.is_some(),
         })
@@ -120,14 +120,13 @@ impl Pool {
 }
 
 impl Pool {
-    /// Whether nodes share it, each with a lease of its own: it is not one node's alone.
+    /// Whether nodes share it, each with a lease of its own: it is not for exactly one node.
     #[must_use]
     pub const fn is_shared(&self) -> bool {
         self.node_names.len() != 1
     }
 
-    /// The pool as a node has it that may hand out only these addresses of it: of a pool that nodes
-    /// share, each leases some ranges.
+    /// Returns the pool restricted to the leased addresses: nodes that share a pool lease ranges of it.
     #[must_use]
     pub fn limited_to(&self, leased: &AddressSet) -> Self {
         let common = |set: &AddressSet| set.without(&set.without(leased));
@@ -138,7 +137,7 @@ impl Pool {
         }
     }
 
-    /// Takes out what is reserved.
+    /// Excludes the reserved addresses.
     pub(super) fn keep_free(&mut self, reserved: &[Reserved]) {
         let ours = reserved.iter().map(|reserved| &reserved.addresses);
         let ours = ours.filter(|addresses| addresses.family() == self.family);
@@ -150,7 +149,7 @@ impl Pool {
     }
 }
 
-/// The rules, one a method.
+/// The validation rules, one per method.
 struct Check<'a> {
     object: &'a str,
     spec: &'a IpPoolSpec,
@@ -175,9 +174,9 @@ impl Check<'_> {
         };
         let subnet =
             prefix(text).ok_or_else(|| self.invalid(field, text, "is not a prefix", remedy))?;
-        // Written as an interface's address, as in 10.0.0.1/24: the subnet that it is in is meant.
+        // An interface's address, as in 10.0.0.1/24, stands for its subnet.
         let subnet = subnet.trunc();
-        // What a wider one hands out is looked at by itself.
+        // What a wider subnet hands out is checked separately.
         match unusable(&AddressSet::of_net(&subnet)) {
             Some((block, what)) if block.contains(&subnet) => {
                 Err(self.no_pods(field, text, block, what))
@@ -214,7 +213,7 @@ impl Check<'_> {
         Ok(included.without(&excluded))
     }
 
-    /// Addresses that no pod can have.
+    /// Returns the error for addresses that no pod can have.
     fn no_pods(&self, field: &str, text: &str, block: IpNet, what: &str) -> Invalid {
         let reason = format!("has addresses that no pod can have: {block} is {what}");
         self.invalid(
@@ -288,8 +287,8 @@ impl Check<'_> {
                 "use a gateway of that family",
             ));
         }
-        // It may be outside of the subnet: some providers route a block to a NIC whose gateway is in another one, and
-        // clouds announce IPv6 routers by their link-local address (RFC 4861, 4.2).
+        // It may be outside of the subnet: some providers route a block to a NIC whose gateway is in
+        // another subnet, and clouds announce IPv6 routers by their link-local address (RFC 4861, 4.2).
         if !is_unicast(gateway) {
             let reason = "is no address that a router can have";
             return Err(self.invalid(field, text, reason, "use the subnet's gateway"));
@@ -380,14 +379,14 @@ impl Check<'_> {
                 "use a gateway in the subnet, or spec.gateway",
             ));
         }
-        // Bits beyond the length mean nothing to the kernel's table, but would hide a duplicate.
+        // The kernel ignores bits beyond the prefix length, but they would hide a duplicate.
         Ok(Route {
             dst: dst.trunc(),
             gateway,
         })
     }
 
-    /// That none is empty: such a pool would be nobody's.
+    /// Checks that no name is empty: such a pool would match nothing.
     fn names(&self, field: &str, names: Option<&[String]>) -> Result<(), Invalid> {
         let names = names.unwrap_or_default();
         match names.iter().position(String::is_empty) {
@@ -428,7 +427,7 @@ impl Check<'_> {
         ];
         for (field, selector) in selectors {
             let Some(selector) = selector else { continue };
-            // Of a pool for no labels of pods in particular the author meant something else; Spiderpool refuses it, too.
+            // An empty podAffinity is most likely a mistake; Spiderpool refuses it, too.
             let empty = (field == "spec.podAffinity" && selector.is_empty())
                 .then(|| (String::new(), "is empty"));
             if let Some((place, reason)) = empty.or_else(|| selector.fault()) {
@@ -440,7 +439,7 @@ impl Check<'_> {
                 ));
             }
         }
-        // One without conditions fits all, also those whose labels are not known.
+        // A selector without conditions matches everything, also unknown labels.
         let said = |selector: &Option<LabelSelector>| {
             let selector = selector.clone();
             selector.filter(|selector| !selector.is_empty())

@@ -1,4 +1,4 @@
-//! Which pools a network names.
+//! The pools that a network names.
 
 use ebbtide_types::glob::is_name_or_glob;
 
@@ -7,7 +7,7 @@ use super::{
     manifest::{IpvlanSpec, OldPoolNames, PoolNames},
 };
 
-/// The network's own pools, by either name of the field.
+/// Returns the network's own pools, from either name of the field.
 pub(super) fn pool_names(object: &str, ipvlan: &IpvlanSpec) -> Result<PoolNames, Invalid> {
     let pools = ipvlan.ippools.clone().unwrap_or_default();
     if pools.match_master_subnet == Some(true) {

@@ -1,10 +1,10 @@
-//! What a person has to mend in the manifests.
+//! Problems in the manifests that a person has to repair.
 
 use std::{fmt, path::PathBuf};
 
 use serde::Serialize;
 
-/// What becomes of an object with a [`Problem`].
+/// What happens to an object with a [`Problem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Consequence {
@@ -14,20 +14,20 @@ pub enum Consequence {
     FieldIgnored,
 }
 
-/// Something in the manifests that is not as its author meant it. The rest of them is in use.
+/// A part of the manifests that cannot be used as written. The rest of them is in use.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Problem {
     /// The file (or the directory, if that is what cannot be read), or `Kubernetes API`.
     pub file: PathBuf,
-    /// Which document of the file, from 1, empty documents not counted; none if the whole file is meant.
+    /// The number of the document in the file, from 1, without empty documents; none if the whole file is meant.
     pub document: Option<usize>,
-    /// Kind and name as in `SpiderIPPool worker1-v4`, as far as they are known.
+    /// Kind and name as in `SpiderIPPool worker1-v4`, as far as known.
     pub object: Option<String>,
     /// The path of the field as in `spec.ips[2]`, if one is at fault.
     pub field: Option<String>,
     /// What is wrong and what to do.
     pub message: String,
-    /// What becomes of the object.
+    /// What happens to the object.
     pub consequence: Consequence,
 }
 

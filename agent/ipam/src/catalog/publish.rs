@@ -1,4 +1,4 @@
-//! A new snapshot for all who look at the catalog.
+//! Publishes a new snapshot to all receivers of the catalog.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::watch::Sender;
 
 use super::{Catalog, Consequence};
 
-/// Replaces the snapshot if it is different, and logs what changed and each new problem.
+/// Replaces the snapshot if it differs, and logs what changed and each new problem.
 pub fn publish(sender: &Sender<Arc<Catalog>>, catalog: Catalog) {
     let changes = sender.borrow().changes_to(&catalog);
     for (what, difference) in [

@@ -7,20 +7,20 @@ use ebbtide_types::is_name;
 
 use super::{AddressSet, AddressSetError, Invalid, manifest::SpiderReservedIp};
 
-/// A valid `SpiderReservedIP`: taken out of every pool.
+/// A valid `SpiderReservedIP`, excluded from every pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reserved {
     /// Its name, unique in a catalog.
     pub name: String,
-    /// What is never handed out.
+    /// The addresses that are never handed out.
     pub addresses: AddressSet,
 }
 
 impl Reserved {
-    /// Checks a manifest.
+    /// Validates a manifest.
     ///
     /// # Errors
-    /// [`Invalid`], the first rule that it breaks.
+    /// [`Invalid`] with the first rule that it breaks.
     pub fn from_manifest(manifest: &SpiderReservedIp) -> Result<Self, Invalid> {
         let name = manifest.metadata.name.as_deref().unwrap_or_default();
         if !is_name(name) {
@@ -59,7 +59,7 @@ impl Reserved {
     }
 }
 
-/// As declared, else that of the first address, as Spiderpool infers it.
+/// Returns the declared family, else that of the first address, as Spiderpool infers it.
 fn family(object: &str, version: Option<i64>, texts: &[String]) -> Result<Family, Invalid> {
     let Some(first) = texts.first() else {
         return Err(Invalid::new(
@@ -82,7 +82,7 @@ fn family(object: &str, version: Option<i64>, texts: &[String]) -> Result<Family
         )),
         None => {
             let start = first.split('-').next().unwrap_or(first).trim();
-            // What is no address at all is told by its position, whichever family is taken.
+            // A text that is no address is reported by its position, whichever family is taken.
             Ok(start.parse::<IpAddr>().map_or(Family::V4, Family::of))
         }
     }

@@ -1,4 +1,4 @@
-//! What a pod's and its namespace's annotations wish for. Pure.
+//! Parses the annotations of a pod and its namespace into requested pools and routes. Pure.
 //!
 //! The first source that exists wins and there is no fall-through, as with Spiderpool: the pod's
 //! `ippools`, the pod's `ippool`, the namespace's defaults.
@@ -19,7 +19,7 @@ const IPPOOL: &str = "ipam.spidernet.io/ippool";
 const ROUTES: &str = "ipam.spidernet.io/routes";
 const DEFAULT_IPV4: &str = "ipam.spidernet.io/default-ipv4-ippool";
 const DEFAULT_IPV6: &str = "ipam.spidernet.io/default-ipv6-ippool";
-/// Pools that a controller would have to make: to overlook these would give the pod other addresses.
+/// Annotations whose pools a controller would have to create. To ignore them would give the pod other addresses.
 const UNSUPPORTED: [&str; 2] = ["ipam.spidernet.io/subnet", "ipam.spidernet.io/subnets"];
 
 /// Pools by name or pattern, in order of preference.
@@ -28,7 +28,7 @@ const UNSUPPORTED: [&str; 2] = ["ipam.spidernet.io/subnet", "ipam.spidernet.io/s
 struct Names {
     ipv4: Option<Vec<String>>,
     ipv6: Option<Vec<String>>,
-    /// Anything else: if it names pools, these must not be overlooked.
+    /// All other keys: if they name pools, these must not be ignored.
     #[serde(flatten)]
     others: BTreeMap<String, serde_json::Value>,
 }
@@ -49,18 +49,18 @@ struct RouteText {
     gw: String,
 }
 
-/// What the annotations say about one interface.
+/// What the annotations request for one interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Requested {
     pools: Option<(&'static str, Vec<String>, Vec<String>)>,
-    /// No default route by way of the pool's gateway.
+    /// Whether to leave out the default route through the pool's gateway.
     pub(super) clean_gateway: bool,
-    /// More routes; each belongs to the interface whose subnet its gateway is in.
+    /// Additional routes; each belongs to the interface whose subnet contains its gateway.
     pub(super) routes: Vec<Route>,
 }
 
 impl Requested {
-    /// Reads the annotations that concern `interface`.
+    /// Parses the annotations that concern `interface`.
     pub(super) fn read(subject: &Subject, interface: &str) -> Result<Self, BadAnnotation> {
         let pod = Annotations {
             object: "pod",
@@ -118,7 +118,7 @@ impl Requested {
         Ok(requested)
     }
 
-    /// The annotation that names pools, and these pools.
+    /// Returns the annotation that names pools, and these pools.
     pub(super) fn source(&self) -> Option<(&'static str, Source<'_>)> {
         let (origin, ipv4, ipv6) = self.pools.as_ref()?;
         Some((origin, Source::Named { ipv4, ipv6 }))
@@ -132,7 +132,7 @@ struct Annotations<'a> {
 }
 
 impl Annotations<'_> {
-    /// The annotation's text; an empty one is as good as none.
+    /// Returns the annotation's text. An empty one counts as absent.
     fn text(&self, annotation: &str) -> Option<&str> {
         let text = self.all.get(annotation)?.trim();
         (!text.is_empty()).then_some(text)
@@ -172,7 +172,7 @@ impl Annotations<'_> {
         })
     }
 
-    /// What is said of one interface. Without any names the items are eth0, net1, net2...
+    /// Returns the item of one interface. Items without names are for eth0, net1, net2...
     fn of_interface(
         &self,
         list: Vec<ForInterface>,
@@ -233,7 +233,7 @@ impl Annotations<'_> {
             names.ipv4.unwrap_or_default(),
             names.ipv6.unwrap_or_default(),
         );
-        // As Spiderpool's first releases had it: `ipv4pools`.
+        // Spiderpool's first releases spelled it `ipv4pools`.
         let pools = |name: &&String| {
             let name = name.to_lowercase();
             name.contains("pool") || name.contains("ipv")

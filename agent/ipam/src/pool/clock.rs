@@ -1,8 +1,8 @@
-//! Time: what passes (monotonic) and what the calendar says (on disk, over restarts).
+//! Two clocks: the monotonic one for durations, and the wall clock for dates on disk, across restarts.
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// Milliseconds since the process began; negative for what came before. Never jumps.
+/// Milliseconds since the process began; negative for earlier moments. Never jumps.
 pub(super) type Moment = i64;
 
 #[derive(Debug, Clone)]
@@ -10,7 +10,7 @@ pub(super) enum Clock {
     System {
         start: Instant,
     },
-    /// Milliseconds, moved by the test; both clocks show the same.
+    /// Milliseconds, set by the test; both clocks show the same.
     #[cfg(test)]
     Manual(std::sync::Arc<std::sync::atomic::AtomicU64>),
 }
@@ -32,7 +32,7 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since 1970 by the wall clock.
+    /// Returns the milliseconds since 1970 by the wall clock.
     pub(super) fn unix_millis(&self) -> u64 {
         match self {
             Self::System { .. } => {
@@ -46,9 +46,9 @@ impl Clock {
         }
     }
 
-    /// The moment of something that the wall clock dated, as well as can be told.
+    /// Converts a date of the wall clock into a moment, as precisely as possible.
     ///
-    /// A date in the future (the clock was set back) counts as now: an address then rests too
+    /// A date in the future (the clock was set back) counts as now: the address then cools down too
     /// long rather than too short.
     pub(super) fn moment_of(&self, unix_millis: u64) -> Moment {
         let age = self.unix_millis().saturating_sub(unix_millis);
@@ -56,7 +56,7 @@ impl Clock {
             .saturating_sub(i64::try_from(age).unwrap_or(i64::MAX))
     }
 
-    /// The opposite: when the wall clock would have shown that moment.
+    /// Converts a moment into a date of the wall clock.
     pub(super) fn date_of(&self, moment: Moment) -> u64 {
         let age = self.now().saturating_sub(moment);
         self.unix_millis()

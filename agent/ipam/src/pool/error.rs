@@ -1,4 +1,4 @@
-//! What can go wrong, told so that a person can act on it.
+//! The errors of the pools, with messages that say what a person can do.
 
 use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -6,50 +6,50 @@ use ebbtide_types::{Family, NetworkRef};
 
 use super::{Owner, withheld};
 
-/// A request that was not served. Nothing was taken.
+/// A request that failed. Nothing was taken.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PoolError {
-    /// No pool is for this node and network.
+    /// No pool serves this node and network.
     #[error(transparent)]
     NoAddress(#[from] NoAddress),
-    /// An annotation cannot be followed.
+    /// An annotation is invalid.
     #[error(transparent)]
     Annotation(#[from] BadAnnotation),
-    /// Pools there are, but nothing is free in them.
+    /// Every pool that serves this node and network is used up.
     #[error(transparent)]
     Full(#[from] Full),
-    /// The address that is asked for by name cannot be had.
+    /// A requested address is unavailable.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// Another request of the same owner is being served. It is not waited for: try again later.
+    /// Another request of the same owner is in flight. It is not waited for: try again later.
     #[error("{doing} {owner} is still under way; try again in a moment")]
     Busy {
-        /// Whose.
+        /// The owner.
         owner: Owner,
-        /// What is under way, as in "adding".
+        /// What is in flight, as in "adding".
         doing: &'static str,
     },
-    /// A request for addresses that wait for a pod is being served. It is not waited for.
-    #[error("the addresses that wait for pod {0} are being changed; try again in a moment")]
+    /// A request that changes the pod's reservation is in flight. It is not waited for.
+    #[error("the reservation of pod {0} is being changed; try again in a moment")]
     ReservationBusy(String),
-    /// Addresses that cannot be a pod's.
+    /// An address cannot be adopted for the pod.
     #[error(transparent)]
     Conflict(#[from] Conflict),
     /// The owner has no allocation.
     #[error("{owner} has no address here; add it first")]
     NotHeld {
-        /// Who.
+        /// The owner.
         owner: Owner,
     },
-    /// The thread that writes has died; a bug, reported in the log where it happened.
+    /// The writer thread has died; a bug, reported in the log where it happened.
     #[error("the thread that writes addresses down has died (see the log); restart the agent")]
     WriterDied,
-    /// An allocation that is no JSON; a bug.
+    /// An allocation could not be serialized as JSON; a bug.
     #[error(
         "an allocation could not be put into JSON: {0}; this is a defect of the agent: please report it"
     )]
     Encode(Arc<serde_json::Error>),
-    /// It could not be written down.
+    /// A change could not be written to disk.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -57,33 +57,33 @@ pub enum PoolError {
 /// An address that cannot be adopted for a pod.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "adopt {address} for pod {pod}: it {with}; see `ebbtidectl ip {address}`, and release one of the two"
+    "reserve {address} for pod {pod}: it {with}; see `ebbtidectl ip {address}`, and release one of the two"
 )]
 pub struct Conflict {
     /// The pod, as `namespace/name`.
     pub pod: String,
     /// The address.
     pub address: IpAddr,
-    /// What it is already, as a predicate.
+    /// The conflict, as a predicate.
     pub with: String,
 }
 
-/// An address that is asked for by name, and cannot be had.
+/// A requested address that is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the address {address} that is asked for cannot be had: {reason}")]
+#[error("the requested address {address} is not available: {reason}")]
 pub struct Unavailable {
     /// The address.
     pub address: IpAddr,
-    /// Why, as a sentence.
+    /// The reason, as a sentence.
     pub reason: String,
 }
 
-/// Addresses that this node cannot give back.
+/// Addresses that this node cannot withdraw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InUse {
-    /// Pods have these, or wait for them.
+    /// Addresses that pods have or that are reserved for pods.
     pub held: Vec<IpAddr>,
-    /// These were released a moment ago: another node must not hand them out yet either.
+    /// Addresses in cooldown: another node must not hand them out yet either.
     pub in_cooldown: Vec<IpAddr>,
 }
 
@@ -103,41 +103,41 @@ impl fmt::Display for InUse {
         };
         write!(
             f,
-            "{held} of these addresses are in use and {in_cooldown} rest ({}{more}); give back others, or \
+            "{held} of these addresses are in use and {in_cooldown} are in cooldown ({}{more}); give back others, or \
              try again when they are free",
             all.join(", ")
         )
     }
 }
 
-/// An annotation that cannot be followed.
+/// An invalid annotation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: annotation {annotation} = {value:?} {reason}; {remedy}")]
 pub struct BadAnnotation {
-    /// Whose, as in `pod web-0`.
+    /// The annotated object, as in `pod web-0`.
     pub object: String,
-    /// Which.
+    /// The annotation's name.
     pub annotation: &'static str,
-    /// What it says.
+    /// The annotation's value.
     pub value: String,
-    /// What is wrong with that.
+    /// What is wrong with the value.
     pub reason: String,
     /// What the person can do.
     pub remedy: &'static str,
 }
 
-/// No pool is for this node and network.
+/// No pool serves this node and network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoAddress {
-    /// The family that was asked for and has none; none: no family has any.
+    /// The family that was requested and has no pool; none: no family has any.
     pub family: Option<Family>,
-    /// Where.
+    /// The node.
     pub node: String,
-    /// For which network.
+    /// The network.
     pub network: Option<String>,
     /// The annotation that names the candidates, if one does.
     pub annotation: Option<&'static str>,
-    /// Each candidate and why it was passed over.
+    /// Each candidate and the reason why it was passed over.
     pub candidates: Vec<(String, PassedOver)>,
 }
 
@@ -171,10 +171,10 @@ impl fmt::Display for NoAddress {
     }
 }
 
-/// Why a pool was not considered.
+/// The reason why a pool was passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PassedOver {
-    /// Nothing valid of this name is declared.
+    /// No valid pool of this name is declared.
     Unknown,
     /// `disable: true`.
     Disabled,
@@ -186,15 +186,15 @@ pub enum PassedOver {
     WrongNode(Vec<String>),
     /// It is for other networks.
     WrongNetwork(Vec<NetworkRef>),
-    /// A pattern that no pool of the family fits.
+    /// A pattern that no pool of the family matches.
     NoMatch,
     /// It is for pods of other namespaces.
     WrongNamespace(Vec<String>),
-    /// A selector of it does not fit: the field, and whose labels it looks at.
+    /// One of its selectors does not match: the field, and whose labels it selects.
     WrongLabels(&'static str, &'static str),
-    /// It has a condition on what is not known here: the field, and what it looks at.
+    /// It has a condition on unknown facts: the field, and what it checks.
     NotKnown(&'static str, &'static str),
-    /// It would do, but it is not `default: true` and nothing names it.
+    /// It would serve, but it is not `default: true` and nothing names it.
     NotDefault,
 }
 
@@ -241,15 +241,15 @@ pub struct Full {
 pub struct FullPool {
     /// Its name.
     pub pool: String,
-    /// How many addresses it may hand out.
+    /// The number of addresses that it may hand out.
     pub total: u128,
-    /// How many are held.
+    /// The number of held addresses.
     pub used: u64,
-    /// How many rest after their release.
+    /// The number of addresses that cool down after their release.
     pub in_cooldown: u64,
-    /// When the first of those is free again.
+    /// The time until the first of those is free again.
     pub next_free: Option<Duration>,
-    /// Which others nobody gets for now, and why.
+    /// The addresses withheld for now, and why.
     pub withheld: Vec<(IpAddr, String)>,
 }
 
@@ -285,20 +285,20 @@ impl fmt::Display for Full {
     }
 }
 
-/// A change could not be written to disk. It did not happen: what the caller had before, it still has.
+/// A change that could not be written to disk. It did not happen: the caller still has what it had before.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("writing {path}: {source}; see that the file system has space and works, then try again", path = .path.display())]
 pub struct StoreError {
     /// The store's file.
     pub path: PathBuf,
-    /// What the store or the disk said.
+    /// The error of the store or the disk.
     pub source: Arc<io::Error>,
 }
 
-/// The store cannot be opened.
+/// The store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process has it open.
     #[error("{path} is in use by another agent; stop that one, or give this one a --state-dir of its own", path = .path.display())]
     Locked {
         /// The store's file.
@@ -322,7 +322,7 @@ pub enum OpenError {
         path: PathBuf,
         /// Its version.
         found: u64,
-        /// The one this code reads and writes.
+        /// The version that this code reads and writes.
         supported: u64,
     },
     /// The file system or the store failed otherwise.
@@ -330,7 +330,7 @@ pub enum OpenError {
     Failed {
         /// The store's file or directory.
         path: PathBuf,
-        /// What was said.
+        /// The error.
         detail: String,
     },
 }

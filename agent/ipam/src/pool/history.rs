@@ -1,6 +1,6 @@
-//! Who had an address before: for a person who asks whose packets these were.
+//! The earlier owners of addresses, for a person who traces old packets to a pod.
 //!
-//! In memory, since the agent started, and bounded: the log has it all.
+//! Kept in memory since the agent's start, and bounded; the log has all of it.
 
 use std::{collections::VecDeque, net::IpAddr};
 
@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{Allocation, Owner};
 
-/// So many attachments are remembered, some 200 bytes each.
+/// The number of attachments kept, some 200 bytes each.
 const LIMIT: usize = 4096;
 
-/// An owner that an address had, and has no more.
+/// A former owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Past {
-    /// Who.
+    /// The owner.
     pub owner: Owner,
-    /// The pod, as `namespace/name`; none where there is no Kubernetes.
+    /// The pod, as `namespace/name`; none without Kubernetes.
     pub pod: Option<String>,
-    /// From when: seconds since 1970.
+    /// The time of assignment: seconds since 1970.
     pub since: u64,
-    /// Until when: seconds since 1970.
+    /// The time of release: seconds since 1970.
     pub until: u64,
 }
 
@@ -43,7 +43,7 @@ impl History {
         self.0.push_back((addresses.collect(), past));
     }
 
-    /// The latest first.
+    /// Returns the former owners of the address, the latest first.
     pub(super) fn of(&self, address: IpAddr) -> Vec<Past> {
         let had = |entry: &&(Vec<IpAddr>, Past)| entry.0.contains(&address);
         let entries = self.0.iter().rev().filter(had);

@@ -1,14 +1,13 @@
-//! Addresses: which pool, which address, and who has it, remembered on disk.
+//! Address management: selects pools, assigns addresses, and stores their owners on disk.
 //!
-//! The protocol: [`Pools::reserve`] chooses addresses in memory, the caller computes what it will do with
-//! them, [`Grant::commit`] writes both down with one fsync, and only then does anything touch
-//! the kernel. [`Pools::release`] is durable before it returns, too. What is on disk is therefore
-//! never less than what is in the kernel, whatever dies when.
+//! The protocol: [`Pools::reserve`] chooses addresses in memory, and the caller computes what it will do with them.
+//! [`Grant::commit`] writes both down with one fsync, and only then does anything touch the kernel. [`Pools::release`]
+//! is durable before it returns, too. So at any crash, what is on disk is never less than what is in the kernel.
 //!
-//! Nothing here knows of links or pods: an allocation carries an opaque `record` for its owner.
+//! This module has no notion of links or pods: an allocation carries an opaque `record` for its owner.
 //!
-//! Inside: `select` is pure; `state` is the truth in memory behind one lock that is never held
-//! while waiting; `writer` is one thread that gathers all waiting changes into one batch of the journal (`store`).
+//! Inside: `select` is pure; `state` is the state in memory behind one lock that is never held while
+//! waiting; `writer` is one thread that gathers all waiting changes into one batch of the journal (`store`).
 
 mod annotations;
 mod clock;

@@ -1,16 +1,16 @@
-//! A pod's own cooling addresses.
+//! The addresses that a pod may reuse during their cooldown.
 //!
-//! An address cools down since others may still take its pod for the owner. For the same pod (its uid) in a new
-//! sandbox that is no reason: it gets the address back. So a pod that fails over and over, each time in
-//! a new sandbox, uses one address and does not drain the pool.
+//! An address cools down because others may still send its old pod's packets to it. The same pod
+//! (its uid) in a new sandbox gets the address back at once. So a pod that fails over and over,
+//! each time in a new sandbox, uses one address and does not drain the pool.
 //!
-//! In memory only: after a restart of the agent an address cools down for everybody.
+//! In memory only: after a restart of the agent an address cools down for every pod.
 
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{PodRef, clock::Moment};
 
-/// With this many addresses, those that have cooled down are forgotten.
+/// From this many addresses on, those that have cooled down are removed.
 const LIMIT: usize = 1024;
 
 /// The pod's uid and the interface.
@@ -18,10 +18,10 @@ type Key = (String, String);
 
 #[derive(Debug)]
 pub(super) struct OwnCooldowns {
-    /// Who released it the last, if nobody has taken it since.
+    /// The last owner, if the address was not taken since.
     by_address: HashMap<IpAddr, (Key, Moment)>,
     by_pod: HashMap<Key, Vec<IpAddr>>,
-    /// Forgetting is worth it from this size on.
+    /// The number of addresses from which on a cleanup is worth it.
     limit: usize,
 }
 
@@ -36,7 +36,7 @@ impl Default for OwnCooldowns {
 }
 
 impl OwnCooldowns {
-    /// The pod's interface has released these. `ripe` is as for the pickers.
+    /// Records that the pod's interface released these. `ripe` is as for the pickers.
     pub(super) fn add(
         &mut self,
         pod: &PodRef,
@@ -60,7 +60,7 @@ impl OwnCooldowns {
         for address in addresses {
             self.by_address.insert(*address, (key.clone(), now));
         }
-        // What it released earlier, with a family more perhaps, is its own still.
+        // What it released earlier, perhaps with one more family, is still its own.
         let mut all = self.of_key(&key);
         all.extend(addresses);
         all.sort_unstable();
@@ -68,12 +68,12 @@ impl OwnCooldowns {
         self.by_pod.insert(key, all);
     }
 
-    /// Somebody has it now.
+    /// Records that the address was taken.
     pub(super) fn taken(&mut self, address: IpAddr) {
         self.by_address.remove(&address);
     }
 
-    /// What this pod's interface released, if nobody has taken it since.
+    /// Returns the addresses that this pod's interface released and that were not taken since.
     pub(super) fn of(&self, pod: Option<&PodRef>, interface: &str) -> Vec<IpAddr> {
         pod.map(|pod| self.of_key(&(pod.uid.clone(), interface.to_owned())))
             .unwrap_or_default()

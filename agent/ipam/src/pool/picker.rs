@@ -1,9 +1,9 @@
-//! The next address of one pool, in O(1) amortised whatever the pool's size.
+//! Picks the next address of one pool, in O(1) amortised whatever the pool's size.
 //!
 //! Nothing is materialised, not even a bitmap: a cursor stands for all addresses that were never
-//! used, so a million addresses (or a /64) cost nothing until they are handed out. What was
-//! released waits in a queue, the longest-cooled first. The maps of held and released addresses decide;
-//! every picker hears of every change, since pools of a changing catalog may come to share addresses.
+//! used, so a million addresses (or a /64) cost nothing until they are handed out. Released addresses
+//! wait in a queue, the longest-cooled first. The maps of held and released addresses decide. Every
+//! picker is notified of every change, since pools of a changing catalog may come to share addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -14,24 +14,24 @@ use std::{
 use super::{Owner, Reservation, Withheld, clock::Moment};
 use crate::catalog::AddressSet;
 
-/// With this many released addresses the longest-cooled goes before one that was never used, so that
-/// a pool of 2^64 does not fill the disk with the memory of its released addresses.
+/// From this many released addresses on, the longest-cooled is picked before one that was never
+/// used, so that a pool of 2^64 does not fill the disk with released addresses.
 const FRESH_LIMIT: usize = 1 << 16;
 
-/// Who has an address.
+/// The holder of an address.
 #[derive(Debug, Clone)]
 pub(super) enum Holder {
     Owner(Arc<Owner>),
-    /// Nobody yet: it waits for a pod.
+    /// A reservation for a pod.
     Reservation(Arc<Reservation>),
 }
 
-/// What is true of addresses, over all pools.
+/// The state of addresses, over all pools.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
-    /// Reserved, allocated or waiting.
+    /// Granted, allocated or reserved addresses.
     pub(super) held: BTreeMap<IpAddr, Holder>,
-    /// Not held, and released at this moment. Addresses in neither map were never used.
+    /// Addresses not held, with the moment of their release. Addresses in neither map were never used.
     pub(super) released: BTreeMap<IpAddr, Moment>,
 }
 
@@ -59,13 +59,13 @@ impl Addresses {
 #[derive(Debug)]
 pub(super) struct Picker {
     pub(super) set: AddressSet,
-    /// All addresses from this index on were not looked at yet.
+    /// The first index that was not inspected yet.
     cursor: u128,
-    /// Never used, though the cursor has passed them.
+    /// Addresses before the cursor that were never used.
     passed: BTreeSet<u128>,
     /// Exactly the released addresses of the set, by time of release.
     queue: VecDeque<(Moment, IpAddr)>,
-    /// How many addresses of the set are held.
+    /// The number of held addresses of the set.
     held: u64,
 }
 
@@ -82,8 +82,8 @@ impl Picker {
         }
     }
 
-    /// The next free address; it is for the caller to mark it held. `ripe` is the moment up to which
-    /// a release is long enough ago. What is withheld keeps its place.
+    /// Returns the next free address; the caller marks it held. Addresses released after `ripe`
+    /// still cool down. Withheld ones keep their place.
     pub(super) fn next(
         &mut self,
         addresses: &Addresses,
@@ -116,7 +116,7 @@ impl Picker {
         found
     }
 
-    /// The first address that may be fresh.
+    /// Returns the first address that may never have been used.
     fn not_looked_at(&mut self) -> Option<(u128, IpAddr)> {
         let index = match self.passed.pop_first() {
             Some(index) => index,
@@ -135,7 +135,7 @@ impl Picker {
         cooled.find(|address| withheld.why(*address).is_none())
     }
 
-    /// The address is held from now on; `released` is when it had been released, if ever.
+    /// Records that the address is held; `released` is the moment of its last release, if any.
     pub(super) fn taken(&mut self, address: IpAddr, released: Option<Moment>) {
         if !self.set.contains(address) {
             return;
@@ -148,8 +148,8 @@ impl Picker {
         }
     }
 
-    /// The address is held no more. It was released, now or (if a reservation of it was given up)
-    /// earlier, or it was never used.
+    /// Records that the address is no longer held. It was released, now or (if a reservation of it
+    /// ended) earlier, or it was never used.
     pub(super) fn returned(&mut self, address: IpAddr, released: Option<Moment>) {
         let Some(index) = self.set.index_of(address) else {
             return;
@@ -173,7 +173,7 @@ impl Picker {
         self.held
     }
 
-    /// How many addresses were released after `ripe`, and when the first of these was.
+    /// Returns how many addresses were released after `ripe`, and when the first of these was.
     pub(super) fn in_cooldown(&self, ripe: Moment) -> (u64, Option<Moment>) {
         let start = self.queue.partition_point(|(moment, _)| *moment <= ripe);
         let first = self.queue.get(start).map(|(moment, _)| *moment);

@@ -1,33 +1,32 @@
-//! What an owner wants remembered with its addresses.
+//! Opaque data that an owner stores with its addresses.
 
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, ser};
 use serde_json::Value;
 
-/// JSON, kept as text: a thousand records cost a thousand texts, and only whom a record concerns
-/// parses it.
+/// A JSON value, kept as text. A thousand records cost a thousand texts, and only the owner of a record parses it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record(Arc<str>);
 
 impl Record {
-    /// The value as a record.
+    /// Serializes the value into a record.
     ///
     /// # Errors
-    /// When it cannot be written as JSON.
+    /// If the value cannot be serialized as JSON.
     pub fn of<T: Serialize>(value: &T) -> serde_json::Result<Self> {
         Ok(Self(serde_json::to_string(value)?.into()))
     }
 
-    /// The value that it was made of.
+    /// Deserializes the value.
     ///
     /// # Errors
-    /// When it is not of this type.
+    /// If the record is not of this type.
     pub fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_str(&self.0)
     }
 
-    /// The text, JSON in one line.
+    /// Returns the text, JSON in one line.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! Addresses that wait for a pod: no sandbox has them, and no other pod may.
+//! Reservations: addresses that no sandbox has, held for one pod.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Assigned;
 
-/// A pod, apart from its sandboxes.
+/// A pod, independent of its sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodRef {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its uid; empty if it is not known. Another pod of the same name has another.
+    /// Its uid; empty if unknown. A later pod of the same name has a different one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uid: String,
 }
@@ -24,7 +24,7 @@ impl fmt::Display for PodRef {
     }
 }
 
-/// What a reservation is found by: an interface of a pod of this name.
+/// The key of a reservation: an interface of a pod, by the pod's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReservationKey {
     /// The pod's namespace.
@@ -45,40 +45,40 @@ impl ReservationKey {
     }
 }
 
-/// Why addresses wait.
+/// The reason for a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reason {
-    /// A running pod has them from another agent; its sandbox is not known here.
+    /// A running pod got them from another agent; its sandbox is unknown here.
     Adopted,
-    /// They are a StatefulSet's pod's, by its name, until its next sandbox.
+    /// They belong to a StatefulSet's pod, by its name, until its next sandbox.
     Sticky,
 }
 
-/// Addresses that wait for a pod, written on disk.
+/// Addresses reserved for a pod, as stored on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
-    /// For whom.
+    /// The pod.
     pub pod: PodRef,
-    /// For which interface of it.
+    /// The pod's interface.
     pub interface: String,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// Since when: seconds since 1970 by the wall clock.
+    /// The time of the reservation: seconds since 1970 by the wall clock.
     pub since: u64,
     /// At most one of each family, IPv4 first.
     pub assigned: Vec<Assigned>,
 }
 
 impl Reservation {
-    /// What it is found by.
+    /// Returns the key of the reservation.
     #[must_use]
     pub fn key(&self) -> ReservationKey {
         ReservationKey::new(&self.pod, &self.interface)
     }
 
-    /// Whether a sandbox of this pod is to get them. A running pod's are that very pod's; the
-    /// StatefulSet's are any pod's of the name.
+    /// Whether a sandbox of this pod gets the addresses. An adopted reservation is for that very
+    /// pod (its uid), a sticky one for any pod of the name.
     pub(super) fn is_for(&self, pod: &PodRef) -> bool {
         let known = |uid: &str| !uid.is_empty();
         let another = known(&self.pod.uid) && known(&pod.uid) && self.pod.uid != pod.uid;
@@ -86,7 +86,7 @@ impl Reservation {
     }
 }
 
-/// A StatefulSet, as far as its pods' addresses care.
+/// The ordinals of a StatefulSet's pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replicas {
     /// `spec.ordinals.start`, 0 if it is not set.
@@ -95,7 +95,7 @@ pub struct Replicas {
     pub count: u64,
 }
 
-/// Splits a StatefulSet's pod's name into the set's name and the ordinal: `web-2` is `("web", 2)`.
+/// Splits the name of a StatefulSet's pod into the set's name and the ordinal: `web-2` is `("web", 2)`.
 #[must_use]
 pub fn ordinal(pod: &str) -> Option<(&str, u64)> {
     let (set, number) = pod.rsplit_once('-')?;
@@ -104,9 +104,9 @@ pub fn ordinal(pod: &str) -> Option<(&str, u64)> {
     (plain && canonical).then(|| Some((set, number.parse().ok()?)))?
 }
 
-/// Whether the StatefulSet (none: there is none of that name) will have a pod of this name again.
+/// Whether the StatefulSet will have a pod of this name again. `replicas` is `None` if no set of the name exists.
 ///
-/// If not, that is the evidence by which a sticky address is released.
+/// If not, a sticky address is released on this evidence.
 #[must_use]
 pub fn is_expected(pod: &str, replicas: Option<Replicas>) -> bool {
     match (ordinal(pod), replicas) {

@@ -1,8 +1,7 @@
-//! Which pools, in which order: a pure function of the request.
+//! Selects the pools for a request, in order: a pure function of the request.
 //!
-//! Spiderpool's rules with two differences: the order is the same each time, and a family
-//! is wanted only if a pool of it concerns *this* node and network (there, one IPv6 pool of
-//! another node makes every IPv4-only pod fail).
+//! The rules are Spiderpool's with two differences: the order is the same each time, and a family is wanted only if a
+//! pool of it concerns *this* node and network (there, one IPv6 pool of another node makes every IPv4-only pod fail).
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
@@ -14,13 +13,13 @@ use ebbtide_types::{
 use super::{NoAddress, PassedOver, Request, Source, Subject};
 use crate::catalog::{Labels, Pool, manifest::LabelSelector};
 
-/// The pools for one family that the pod is to have.
+/// The pools of one family that the pod is to have.
 #[derive(Debug)]
 pub(super) struct Choice<'a> {
     pub(super) family: Family,
-    /// Those to try, in this order; at least one.
+    /// The pools to try, in this order; at least one.
     pub(super) pools: Vec<&'a Pool>,
-    /// The other candidates, and why not.
+    /// The other candidates, each with the reason against it.
     pub(super) passed_over: Vec<(String, PassedOver)>,
 }
 
@@ -83,8 +82,8 @@ fn candidates<'a>(request: &Request<'a>, family: Family) -> Vec<Candidate<'a>> {
     }
 }
 
-/// The list's order is kept. The pools that fit a pattern stand in its place, the more specific
-/// first; a pool that was there before is not named again.
+/// Resolves names and patterns to pools, in the list's order. Pools that match a pattern take its
+/// place, the more specific first; a pool that is already in the list is not repeated.
 fn named<'a>(request: &Request<'a>, names: &[String], family: Family) -> Vec<Candidate<'a>> {
     let mut seen = BTreeSet::new();
     let mut candidates = Vec::new();
@@ -122,7 +121,7 @@ fn specific_first<'a>(request: &Request<'a>, chosen: impl Fn(&&Pool) -> bool) ->
     pools
 }
 
-/// The first condition that the pool does not meet, in the documented order.
+/// Returns the first condition that the pool does not meet, in the documented order.
 fn verdict<'a>(
     request: &Request<'_>,
     pool: &'a Pool,
@@ -141,7 +140,7 @@ fn verdict<'a>(
     Ok(pool)
 }
 
-/// Whether the pool is for this node, pod and network. Names win over labels.
+/// Checks that the pool is for this node, pod and network. Names win over labels.
 fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
     let Subject {
         pod,
@@ -180,7 +179,7 @@ fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
     Ok(())
 }
 
-/// Labels that are not known meet nothing: to guess could give a pod another one's addresses.
+/// Matches a selector with labels. Unknown labels match nothing: a guess could give a pod another one's addresses.
 fn labels_meet(
     selector: &Option<LabelSelector>,
     labels: Option<&Labels>,
@@ -202,9 +201,9 @@ fn labels_meet(
     }
 }
 
-/// Whether a pool that was passed over shows that the pod was to have an address of its family.
+/// Whether a pool that was passed over shows that the pod should have an address of its family.
 ///
-/// A disabled or mistyped one does: giving the pod one family less, silently, would hide the mistake.
+/// A disabled or mistyped one does: silently leaving out a family would hide the mistake.
 fn is_meant_for_us(request: &Request<'_>, name: &str, reason: &PassedOver) -> bool {
     match reason {
         PassedOver::Unknown | PassedOver::NoMatch | PassedOver::WrongFamily(_) => true,
@@ -215,7 +214,7 @@ fn is_meant_for_us(request: &Request<'_>, name: &str, reason: &PassedOver) -> bo
     }
 }
 
-/// More specific pools first: the order of the conditions is Spiderpool's.
+/// The sort key that puts more specific pools first, with Spiderpool's order of conditions.
 const fn specificity(pool: &Pool) -> [bool; 6] {
     [
         pool.affinities.pod.is_some(),

@@ -1,16 +1,16 @@
-//! Who the addresses are for, as plain values: files and the API server feed them alike.
+//! The pod, namespace and node that addresses are for, as plain values: from files or the API server.
 
 use std::collections::BTreeMap;
 
 use super::{PodRef, reservation::ordinal};
 use crate::catalog::Labels;
 
-/// A pod or a namespace, as far as pools care.
+/// The facts about a pod or a namespace that pool selection uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Object {
-    /// Its name; empty if it is not known.
+    /// Its name; empty if unknown.
     pub name: String,
-    /// Its labels; none if they are not known, which is something else than having no labels.
+    /// Its labels; none if they are unknown, which differs from an empty set.
     pub labels: Option<Labels>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
@@ -23,11 +23,11 @@ pub struct Subject {
     pub pod: Object,
     /// Its namespace.
     pub namespace: Object,
-    /// The pod's uid; empty if it is not known.
+    /// The pod's uid; empty if unknown.
     pub pod_uid: String,
-    /// What made the pod, if that is known.
+    /// The controller that created the pod, if known.
     pub controller: Option<Controller>,
-    /// The node's labels; none if they are not known.
+    /// The node's labels; none if unknown.
     pub node_labels: Option<Labels>,
 }
 
@@ -41,14 +41,14 @@ pub struct Controller {
 }
 
 impl Object {
-    /// Nothing is known.
+    /// An object of which nothing is known.
     pub const UNKNOWN: Self = Self {
         name: String::new(),
         labels: None,
         annotations: BTreeMap::new(),
     };
 
-    /// Known by its name alone.
+    /// An object of which only the name is known.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Object {
 }
 
 impl Subject {
-    /// Nothing is known of anything.
+    /// A subject of which nothing is known.
     pub const UNKNOWN: Self = Self {
         pod: Object::UNKNOWN,
         namespace: Object::UNKNOWN,
@@ -68,7 +68,7 @@ impl Subject {
         node_labels: None,
     };
 
-    /// The pod; none if its name is not known.
+    /// Returns the pod; none if its name is unknown.
     pub(super) fn pod_ref(&self) -> Option<PodRef> {
         (!self.pod.name.is_empty()).then(|| PodRef {
             namespace: self.namespace.name.clone(),
@@ -77,7 +77,7 @@ impl Subject {
         })
     }
 
-    /// Whether the pod will have a successor of the same name: `web-0` of StatefulSet `web`.
+    /// Whether the pod will have a successor of the same name, as `web-0` of StatefulSet `web`.
     pub(super) fn is_stateful(&self) -> bool {
         let set = ordinal(&self.pod.name).map(|(set, _)| set);
         self.controller.as_ref().is_some_and(|controller| {

@@ -1,4 +1,4 @@
-//! The values that go in and out.
+//! The input and output types of the pools.
 
 use std::{fmt, net::IpAddr};
 
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::{PodRef, Record, Reservation, Subject};
 use crate::catalog::{Catalog, Route};
 
-/// Who has an address: one CNI attachment.
+/// The owner of an address: one CNI attachment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner {
     /// The name of the CNI network configuration.
     pub network: String,
-    /// The runtime's id of the sandbox.
+    /// The sandbox's container ID, from the runtime.
     pub container_id: String,
     /// The interface in the pod.
     pub interface: String,
@@ -29,7 +29,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// One address and what belongs to it, as the pool had it when it was assigned.
+/// One assigned address, with the pool's settings at the time of assignment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assigned {
     /// The address.
@@ -38,49 +38,49 @@ pub struct Assigned {
     pub prefix_len: u8,
     /// The pool's name.
     pub pool: String,
-    /// The pool's gateway; none also where an annotation turns the default route off.
+    /// The pool's gateway; none also where an annotation disables the default route.
     pub gateway: Option<IpAddr>,
-    /// The pool's routes, and those of the pod's annotation whose gateway is in the subnet.
+    /// The pool's routes, and those routes of the pod's annotation whose gateway is in the subnet.
     pub routes: Vec<Route>,
 }
 
-/// Addresses that an owner has, written on disk.
+/// The addresses of one owner, as stored on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allocation {
-    /// Who has them.
+    /// The owner.
     pub owner: Owner,
-    /// The pod whose sandbox that is; none where there is no Kubernetes.
+    /// The pod of that sandbox; none without Kubernetes.
     pub pod: Option<PodRef>,
     /// At most one of each family, IPv4 first.
     pub assigned: Vec<Assigned>,
-    /// What the owner wants to be remembered with them.
+    /// Opaque data that the owner stores with them.
     pub record: Record,
-    /// When they were assigned: seconds since 1970 by the wall clock.
+    /// The time of assignment: seconds since 1970 by the wall clock.
     pub since: u64,
-    /// Whether they wait for the pod's next sandbox when this one is gone.
+    /// Whether they are reserved for the pod's next sandbox when this one is removed.
     pub sticky: bool,
 }
 
-/// What is known of one address on this node.
+/// The state of one address on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Who has it.
+    /// The current owner.
     pub holder: Option<Owner>,
-    /// What that owner has on disk; none while its first request is under way.
+    /// That owner's allocation on disk; none while its first request is in flight.
     pub allocation: Option<Allocation>,
-    /// For whom it waits, if no sandbox has it.
+    /// The reservation of the address, if no sandbox has it.
     pub reservation: Option<Reservation>,
-    /// When it was released, if nobody has had it since: seconds since 1970.
+    /// The time of its release, if it was not taken since: seconds since 1970.
     pub released_at: Option<u64>,
-    /// In how many milliseconds it may be handed out again; 0 if it does not rest.
+    /// The rest of its cooldown in milliseconds; 0 if it does not cool down.
     pub cooldown_for: u64,
-    /// Why nobody new gets it, if that is so.
+    /// The reason why it is withheld, if it is.
     pub withheld: Option<String>,
-    /// Who had it before, the latest first, since the agent started.
+    /// Its earlier owners since the agent's start, the latest first.
     pub past: Vec<super::Past>,
 }
 
-/// Where the candidate pools come from.
+/// The source of the candidate pools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source<'a> {
     /// All pools with `default: true`.
@@ -94,7 +94,7 @@ pub enum Source<'a> {
     },
 }
 
-/// Which families the configuration allows.
+/// The address families that the configuration allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Families {
     /// IPv4.
@@ -121,35 +121,34 @@ impl Families {
     }
 }
 
-/// A wish for addresses, with all facts that decide on it.
+/// A request for addresses, with all facts that decide on it.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// Who asks.
+    /// The owner that requests them.
     pub owner: &'a Owner,
     /// The node's name.
     pub node: &'a str,
-    /// The network that the interface belongs to; none if it was configured without a name.
+    /// The network of the interface; none if it was configured without a name.
     pub network: Option<&'a ObjectName>,
-    /// The pod, its namespace and the node's labels, as far as they are known. Annotations win
-    /// over `source`.
+    /// The pod, its namespace and the node's labels, as far as known. Annotations win over `source`.
     pub subject: &'a Subject,
-    /// Where the candidates come from.
+    /// The source of the candidates.
     pub source: Source<'a>,
-    /// The annotation that they come from; filled in by [`super::Pools::reserve`].
+    /// The annotation that names the candidates; set by [`super::Pools::reserve`].
     pub annotation: Option<&'static str>,
-    /// Which families are allowed at all.
+    /// The families that are allowed.
     pub families: Families,
-    /// Addresses that it is to have and no others, one of a family at most. A family that is not
-    /// among them is served from the candidates as ever.
+    /// The requested addresses, at most one of a family: the request gets these or fails. A family
+    /// that is not among them is served from the candidates.
     pub requested_addresses: &'a [IpAddr],
-    /// The pools there are.
+    /// The declared pools.
     pub catalog: &'a Catalog,
 }
 
 const NOBODY: &Subject = &Subject::UNKNOWN;
 
 impl<'a> Request<'a> {
-    /// A wish for addresses of the default pools, whatever families they have.
+    /// A request for addresses of the default pools, whatever families they have.
     #[must_use]
     pub fn new(owner: &'a Owner, node: &'a str, catalog: &'a Catalog) -> Self {
         Self {

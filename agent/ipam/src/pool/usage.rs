@@ -1,4 +1,4 @@
-//! How full the pools are.
+//! The usage of the pools.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use ebbtide_types::{Family, NetworkRef};
 use ipnet::IpNet;
 use serde::Serialize;
 
-/// A pool of the catalog and how much of it is in use on this node.
+/// A pool of the catalog and its usage on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PoolUsage {
     /// Its name.
@@ -15,24 +15,24 @@ pub struct PoolUsage {
     pub family: Family,
     /// Its subnet.
     pub subnet: IpNet,
-    /// How many addresses it may hand out.
+    /// The number of addresses that it may hand out.
     pub total: u128,
-    /// How many it would have besides, did no SpiderReservedIP keep them free.
+    /// The number of addresses that SpiderReservedIPs exclude in addition.
     pub reserved: u128,
-    /// How many are held, whichever pool they were assigned from, and also if they are reserved now.
+    /// The number of held addresses, whichever pool they were assigned from, and also if they are reserved now.
     pub used: u64,
-    /// How many rest after their release.
+    /// The number of addresses that cool down after their release.
     pub in_cooldown: u64,
-    /// Neither held nor cooling down, and not handed out for now: each with the reason.
+    /// Addresses withheld for now, neither held nor cooling down, each with the reason.
     pub withheld: Vec<(IpAddr, String)>,
-    /// How many could be handed out now.
+    /// The number of addresses that could be handed out now.
     pub free: u128,
-    /// The nodes it is for; empty: any.
+    /// The nodes that it is for; empty: any.
     pub node_names: Vec<String>,
-    /// The networks it is for; empty: any.
+    /// The networks that it is for; empty: any.
     pub networks: Vec<NetworkRef>,
     /// Whether it is a default pool.
     pub default: bool,
-    /// Whether it gives no new addresses.
+    /// Whether it hands out no new addresses.
     pub disabled: bool,
 }

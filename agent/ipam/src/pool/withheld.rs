@@ -1,18 +1,18 @@
-//! Addresses that nobody is to get for now, whatever the pools say.
+//! Addresses that are withheld for now, whatever the pools say.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::catalog::AddressSet;
 
-/// More than this many are counted, and not named.
+/// The maximum number of addresses that are named; more are only counted.
 const NAMED: usize = 5;
 
-/// Addresses that no pod is to get for now, each with the reason as a sentence. Who has one keeps it.
+/// Addresses that no new pod gets for now, each with the reason as a sentence. A current owner keeps its address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Withheld(BTreeMap<IpAddr, String>);
 
 impl Withheld {
-    /// Keeps these from pods. Of an address with several reasons, the first is said.
+    /// Collects withheld addresses. The first reason of an address counts.
     pub fn new(reasons: impl IntoIterator<Item = (IpAddr, String)>) -> Self {
         let mut all = BTreeMap::new();
         for (address, why) in reasons {
@@ -21,13 +21,13 @@ impl Withheld {
         Self(all)
     }
 
-    /// Why this one is not given out; none if it may be.
+    /// Returns why the address is withheld; none if it is not.
     #[must_use]
     pub fn why(&self, address: IpAddr) -> Option<&str> {
         self.0.get(&address).map(String::as_str)
     }
 
-    /// Those that are among these addresses.
+    /// Returns those that are among these addresses.
     pub fn among(&self, set: &AddressSet) -> impl Iterator<Item = (IpAddr, &str)> {
         set.ranges().flat_map(|(first, last)| {
             let found = self.0.range(first..=last);
@@ -36,7 +36,7 @@ impl Withheld {
     }
 }
 
-/// Names them with their reasons, or some of them if they are many.
+/// Lists them with their reasons, or some of them if they are many.
 #[must_use]
 pub(super) fn named(withheld: &[(IpAddr, String)]) -> String {
     let mut all: Vec<String> = withheld

@@ -1,10 +1,10 @@
-//! The one thread that writes: group commit.
+//! The writer thread, with group commit.
 //!
 //! While one fsync runs, requests gather; the next batch takes them all. The thread, not the
-//! waiting future, tells the memory what became durable, so a caller that gave up changes nothing.
+//! waiting future, updates the state in memory, so a caller that gave up changes nothing.
 //!
-//! Nothing here is lock-free: one mutex, never held while waiting, one channel and one thread. So there
-//! is nothing for loom to explore that the model test and the crowds do not.
+//! Nothing here is lock-free: one mutex, never held while waiting, one channel and one thread. So
+//! loom has nothing to explore that the model test and the concurrency tests do not.
 
 use std::{
     io,
@@ -22,10 +22,10 @@ use super::{
     store::{Change, Journal, encode},
 };
 
-/// Bounds a batch, so that the first of a crowd does not wait for a long one.
+/// Bounds a batch, so that the first request does not wait for a long one.
 const BATCH: usize = 512;
 
-/// The longest wait for requests that are expected to come.
+/// The longest wait for expected requests.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 pub(super) type Reply = Result<(), StoreError>;
@@ -40,13 +40,13 @@ pub(super) enum What {
         allocation: Arc<Allocation>,
         taken: Vec<Taken>,
         reservation: Option<Ending>,
-        /// The allocation as it goes to disk.
+        /// The encoded line of the allocation.
         line: Vec<u8>,
     },
     Update {
         old: Arc<Allocation>,
         new: Arc<Allocation>,
-        /// `new` as it goes to disk.
+        /// The encoded line of `new`.
         line: Vec<u8>,
     },
     Remove {
@@ -60,13 +60,13 @@ pub(super) enum What {
     EndReservation(Arc<Reservation>),
 }
 
-/// What becomes of released addresses.
+/// What happens to released addresses.
 pub(super) enum Then {
-    /// They rest.
+    /// They cool down.
     CoolDown,
-    /// They are free at once: nobody has seen them.
+    /// They are free at once: they were never used.
     Free,
-    /// They wait for their pod.
+    /// They are reserved for their pod.
     Wait(Arc<Reservation>),
 }
 
@@ -93,7 +93,7 @@ pub(super) fn spawn(
         .name("pool-writer".into())
         .spawn(move || {
             let mut crowd = Crowd::default();
-            // Ends when the last sender is gone and everything sent is written.
+            // Ends when the last sender is dropped and everything sent is written.
             while let Ok(first) = jobs.recv() {
                 let batch = crowd.gather(first, &jobs);
                 let start = Instant::now();
@@ -103,12 +103,11 @@ pub(super) fn spawn(
         })
 }
 
-/// How many seem to ask at the same time, and how long one write takes.
+/// Estimates the number of concurrent callers and the duration of one write.
 ///
-/// Those whose requests were just answered come back one after the other. Without waiting for them
-/// the first would have an fsync of its own, and all others would wait for that. Measured side by side
-/// (three runs each, on a busy machine): with 8 callers a median latency of 0.54 ms instead of 0.73;
-/// with 1 and with 64 no difference.
+/// Callers that just got an answer come back one after the other. Without waiting for them the first would have
+/// an fsync of its own, and all others would wait for that. Measured side by side (three runs each, on a busy
+/// machine): with 8 callers a median latency of 0.54 ms instead of 0.73; with 1 and with 64 no difference.
 #[derive(Debug, Default)]
 struct Crowd {
     size: usize,
@@ -116,8 +115,8 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// All requests that are there, and those that are to be expected in a part of the time that
-    /// the write will take. Who asks alone never waits.
+    /// Collects all queued requests, and those expected within a part of the duration of the write.
+    /// A lone caller never waits.
     fn gather<T>(&mut self, first: T, jobs: &mpsc::Receiver<T>) -> Vec<T> {
         let deadline = Instant::now() + (self.last_write / 2).min(PATIENCE);
         let mut batch = vec![first];
@@ -132,7 +131,7 @@ impl Crowd {
             }
             match jobs.recv_timeout(left) {
                 Ok(job) => batch.push(job),
-                // Fewer than thought: from now on as many as there are.
+                // Fewer callers than estimated: use their actual number from now on.
                 Err(_) => break,
             }
         }
@@ -181,7 +180,7 @@ impl Writer {
         }
         drop(state);
         for job in batch {
-            // Nobody may be waiting any more; what happened stays.
+            // The caller may have given up; what happened stays.
             let _ = job.reply.send(result.clone());
         }
         if self.journal.is_long() {
@@ -194,7 +193,7 @@ impl Writer {
 }
 
 impl What {
-    /// Adds its lines; `date` is in milliseconds since 1970.
+    /// Appends its lines; `date` is in milliseconds since 1970.
     fn encode(&self, lines: &mut Vec<u8>, date: u64) -> serde_json::Result<()> {
         match self {
             Self::Add {
@@ -230,7 +229,7 @@ impl What {
         }
     }
 
-    /// It is on disk.
+    /// Updates the state after the change is on disk.
     fn done(&self, state: &mut State, moment: Moment, unix_seconds: u64) {
         match self {
             Self::Add {
@@ -249,7 +248,7 @@ impl What {
         }
     }
 
-    /// It is not on disk, or at least nobody may count on it.
+    /// Undoes the change in memory: it is not on disk, or callers cannot rely on it.
     fn undo(&self, state: &mut State) {
         match self {
             Self::Add {

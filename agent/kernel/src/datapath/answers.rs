@@ -1,4 +1,4 @@
-//! The addresses that ARP requests and neighbour solicitations are answered for.
+//! The addresses for which ARP requests and neighbour solicitations are answered.
 
 use std::{
     net::IpAddr,
@@ -34,10 +34,10 @@ impl Answers {
         })
     }
 
-    /// Who asks by the NIC `ifindex` for one of `addresses` is given `mac`.
+    /// Answers ARP requests and neighbour solicitations for `addresses` on the NIC `ifindex` with `mac`.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn give(&self, addresses: &[IpAddr], ifindex: u32, mac: Mac) -> Result<(), Error> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {
@@ -56,10 +56,10 @@ impl Answers {
         Ok(())
     }
 
-    /// Nobody is answered for `addresses` any more.
+    /// Stops answering for `addresses`.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn forget(&self, addresses: &[IpAddr]) -> Result<(), Error> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {

@@ -1,10 +1,10 @@
-//! Which pod address has which flow table: a map of maps, changed without waiting for the kernel.
+//! Changes the map of flow tables by address, without waiting for the kernel's grace period.
 //!
 //! The kernel makes the change, then waits for an RCU grace period before the system call returns
-//! (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c): 7 to 50 ms, so that no program still uses the
-//! old table when the caller frees it. We have nothing to free, the kernel counts who uses a table. So
-//! a worker waits, and we go on as soon as the change is to be seen. Nothing tells of that but a look at the map, and it is
-//! to be seen some microseconds after the call began.
+//! (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c): 7 to 50 ms, so that no program still uses the old table when the
+//! caller frees it. The agent frees nothing, since the kernel counts references to a table. So a worker waits, and the
+//! caller continues as soon as the change is visible, some microseconds after the call began. Nothing notifies of that,
+//! so the map is polled.
 
 use std::{
     fmt, io,
@@ -23,13 +23,14 @@ use nix::libc;
 
 use super::{Error, is_gone, workers::Workers};
 
-/// Before the first look whether a change is to be seen. Each further one comes after twice the time.
+/// The time before the first check whether a change is visible. It doubles with each further check.
 const FIRST_LOOK: Duration = Duration::from_micros(30);
-/// The longest time between two looks.
+/// The longest time between two checks.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long a change may take to be seen. It takes microseconds, unless all workers wait for a grace period.
+/// The most time until a change is visible. It takes microseconds, unless all workers wait for a grace period.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Changes that wait for grace periods at once: one grace period ends the wait of all, so this many begin in each.
+/// The number of changes that wait for grace periods at once: one grace period ends the wait of all, so this many begin
+/// in each.
 const AT_ONCE: usize = 64;
 
 /// The kernel did not make a change in time.
@@ -41,7 +42,7 @@ const AT_ONCE: usize = 64;
 )]
 struct Stuck;
 
-/// A map of maps, by address. Clones are the same map.
+/// A map of flow tables by address. Clones share the map.
 #[derive(Clone)]
 pub(super) struct TablesByAddress {
     map: Arc<OwnedFd>,
@@ -55,7 +56,7 @@ impl fmt::Debug for TablesByAddress {
 }
 
 impl TablesByAddress {
-    /// The map called `name` in the object.
+    /// Opens the map called `name` in the object.
     pub(super) fn new(map: &Map, name: &'static str) -> Result<Self, Error> {
         let Map::HashOfMaps(data) = map else {
             return Err(Error::Lacks(name));
@@ -76,7 +77,7 @@ impl TablesByAddress {
         Ok(self.id(key)?.is_some())
     }
 
-    /// The kernel's number of the address' table, if it has one.
+    /// Returns the kernel's ID of the address' table, if it has one.
     pub(super) fn id(&self, key: &Address) -> io::Result<Option<u32>> {
         let mut id = 0;
         let command = bpf_cmd::BPF_MAP_LOOKUP_ELEM;
@@ -87,13 +88,13 @@ impl TablesByAddress {
         }
     }
 
-    /// Gives the address a table.
+    /// Sets the table of the address.
     pub(super) fn insert(&self, key: Address, table: &MapData) -> io::Result<()> {
         let table = table.fd().as_fd().try_clone_to_owned()?;
         self.change(key, Some(table))
     }
 
-    /// Takes the address' table away, if it has one.
+    /// Removes the table of the address, if it has one.
     pub(super) fn remove(&self, key: Address) -> io::Result<()> {
         match self.change(key, None) {
             Err(e) if is_gone(&e) => Ok(()),
@@ -114,7 +115,7 @@ impl TablesByAddress {
             None => element(bpf_cmd::BPF_MAP_DELETE_ELEM, map.as_fd(), &key, None),
         };
         self.workers.run(move || {
-            // Nobody may be waiting any more.
+            // The caller may have stopped waiting.
             let _ = sender.send(work());
         })?;
         let begin = Instant::now();
@@ -133,7 +134,7 @@ impl TablesByAddress {
     }
 }
 
-/// One of bpf(2)'s commands on an element: its value is four bytes for a map of maps.
+/// Runs a bpf(2) command on an element, whose value is four bytes in a map of maps.
 fn element(
     command: bpf_cmd,
     map: BorrowedFd<'_>,

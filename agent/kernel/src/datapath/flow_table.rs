@@ -1,9 +1,9 @@
-//! A pod's own flow table, and why making one takes more than a size.
+//! Makes the flow tables of pods, with the type information that older kernels require.
 //!
-//! Kernels before 6.3 let a map into a map of maps only if it has the type information (BTF) that
-//! the template had which the object file gave (`bpf_map_meta_equal`, kernel/bpf/map_in_map.c: it
-//! compares `timer_off`, which is another "none" without BTF). So each table is made by the very
-//! definition in the object, with the BTF that was loaded with the programs.
+//! Kernels before 6.3 accept a map in a map of maps only if it has the same type information (BTF) as the template in
+//! the object file (`bpf_map_meta_equal`, kernel/bpf/map_in_map.c: it compares `timer_off`, which is another "none"
+//! without BTF). So each table is made from the definition in the object, with the BTF that was loaded with the
+//! programs.
 
 use std::{
     io,
@@ -27,10 +27,10 @@ pub struct FlowTables {
 }
 
 impl FlowTables {
-    /// For the map FLOWS: from the object file, and one of its programs, loaded.
+    /// Prepares tables for the map FLOWS, from the object file and one of its loaded programs.
     ///
     /// # Errors
-    /// When the object has no map FLOWS, or the program was loaded without BTF.
+    /// If the object has no map FLOWS, or the program was loaded without BTF.
     pub fn new(object: &[u8], program: &SchedClassifier) -> Result<Self, Error> {
         Self::of(object, program, "FLOWS")
     }
@@ -38,7 +38,7 @@ impl FlowTables {
     /// As [`FlowTables::new`], for any map of maps.
     ///
     /// # Errors
-    /// When the object has no such map of maps, or the program was loaded without BTF.
+    /// If the object has no such map of maps, or the program was loaded without BTF.
     pub fn of(object: &[u8], program: &SchedClassifier, map: &'static str) -> Result<Self, Error> {
         let definition = Object::parse(object)
             .map_err(|e| Error::Load(e.into()))?
@@ -58,17 +58,17 @@ impl FlowTables {
         Ok(Self { definition, btf })
     }
 
-    /// Makes an empty table. It lives as long as this value or an entry of the map of maps refers to it.
+    /// Makes an empty table. It exists as long as the returned value or an entry of the map of maps refers to it.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses the map.
     pub fn make(&self) -> Result<MapData, Error> {
         MapData::create(self.definition.clone(), "pod_flows", Some(self.btf.as_fd()))
             .map_err(|e| map_error("make a flow table", e))
     }
 }
 
-/// `BPF_BTF_GET_FD_BY_ID` of bpf(2), which aya keeps to itself.
+/// Opens BTF by its ID (`BPF_BTF_GET_FD_BY_ID` of bpf(2), which aya does not export).
 fn btf_by_id(id: u32) -> io::Result<OwnedFd> {
     // SAFETY: `bpf_attr` is a union of plain integers and arrays of them: zero is a valid value.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };

@@ -1,4 +1,4 @@
-//! Reading back what the programs remember.
+//! Reads the flow tables that the programs fill.
 
 use std::{
     collections::BTreeSet,
@@ -11,22 +11,22 @@ use ebbtide_layout::{Address, Flow, FlowKey, HostFlow, WHOLE};
 
 use super::{Datapath, Error, Host, TablesByAddress, is_gone, key, map_error};
 
-/// What is remembered of a flow.
+/// The kind of a remembered flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// In the pod: by which interface it came in, and its replies leave.
+    /// A flow in the pod, with the interface by which it came in and its replies leave.
     InPod {
-        /// Its index in the pod's namespace.
+        /// The interface's index in the pod's namespace.
         ifindex: u32,
-        /// It comes by the pod's own interface now, and replies leave by it.
+        /// Whether it comes by the pod's own interface now, and its replies leave by that.
         is_straight: bool,
     },
-    /// In the host: a request that came in by a NIC, and whose replies leave by it.
+    /// A request in the host that came in by a NIC, and whose replies leave by it.
     Request {
         /// The NIC's bits of the mark.
         mark: u32,
     },
-    /// In the host: what it forwards for a pod; answers are its own business first.
+    /// A flow that the host forwards for a pod: its replies reach the host's stack before the pod.
     Forwarded,
 }
 
@@ -35,16 +35,16 @@ pub enum Kind {
 pub struct Remembered {
     /// Its addresses, ports and protocol.
     pub key: FlowKey,
-    /// What is known of it.
+    /// Its kind.
     pub kind: Kind,
     /// When it was learned, in seconds of `CLOCK_BOOTTIME`.
     pub since: u32,
-    /// Its packets since then, both ways.
+    /// Its packets since then, in both directions.
     pub packets: u64,
 }
 
-/// How long the machine has been up, also asleep: the programs' clock (`CLOCK_BOOTTIME`), to the
-/// hundredth of a second that `/proc/uptime` has. Zero if that cannot be read.
+/// Returns the time since boot, suspend included: the programs' clock (`CLOCK_BOOTTIME`), to the hundredth of a second
+/// that `/proc/uptime` has. Zero if that cannot be read.
 #[must_use]
 pub fn uptime() -> Duration {
     let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
@@ -57,17 +57,17 @@ pub fn uptime() -> Duration {
         .unwrap_or_default()
 }
 
-/// An address of the maps as people write it.
+/// Converts a map key to an address: mapped ones to IPv4.
 #[must_use]
 pub fn address(address: Address) -> IpAddr {
     Ipv6Addr::from(address).to_canonical()
 }
 
 impl Datapath {
-    /// The flows that a pod with these addresses remembers, in its own tables.
+    /// Returns the flows in the own tables of a pod with these addresses.
     ///
     /// # Errors
-    /// When the kernel refuses to read a table.
+    /// If the kernel refuses to read a table.
     pub fn flows(&self, addresses: &[IpAddr]) -> Result<Vec<Remembered>, Error> {
         let tables = tables(&self.flows, addresses.iter().map(|a| key(*a)).collect())?;
         read(tables, |key, flow: Flow| Remembered {
@@ -83,10 +83,10 @@ impl Datapath {
 }
 
 impl Host {
-    /// The flows of these addresses that the host has a part in; of all that it knows if `None`.
+    /// Returns the flows of these addresses in the host; with `None`, of all addresses.
     ///
     /// # Errors
-    /// When the kernel refuses to read a table.
+    /// If the kernel refuses to read a table.
     pub fn flows(&self, addresses: Option<&[IpAddr]>) -> Result<Vec<Remembered>, Error> {
         let addresses = match addresses {
             Some(addresses) => addresses.iter().map(|a| key(*a)).collect(),
@@ -108,8 +108,8 @@ impl Host {
     }
 }
 
-/// The tables of these addresses, each once: the addresses of one pod share one. What is forgotten
-/// meanwhile is left out.
+/// Opens the tables of these addresses, each once: the addresses of one pod share one. Tables that are removed
+/// meanwhile are left out.
 fn tables(all: &TablesByAddress, addresses: Vec<Address>) -> Result<Vec<MapData>, Error> {
     let failed = |source| Error::Io {
         what: "find",
@@ -127,7 +127,7 @@ fn tables(all: &TablesByAddress, addresses: Vec<Address>) -> Result<Vec<MapData>
     ids.into_iter().filter_map(open).collect()
 }
 
-/// Everything in `tables`. What comes and goes meanwhile may be seen or not; a table that changes
+/// Reads all flows in `tables`. Flows that are added or removed meanwhile may be seen or not; a table that changes
 /// faster than it can be read is read in part.
 fn read<V: aya::Pod>(
     tables: Vec<MapData>,
@@ -137,10 +137,10 @@ fn read<V: aya::Pod>(
     for table in tables {
         let table: HashMap<_, FlowKey, V> = HashMap::try_from(Map::LruHashMap(table))
             .map_err(|e| map_error("open a flow table", e))?;
-        // An entry that goes while we stand on it makes the kernel begin again from the first.
+        // If the current entry is removed, the kernel begins again from the first.
         let most = ebbtide_layout::FLOWS_PER_POD as usize;
         let entries = table.iter().take(most).filter_map(Result::ok);
-        // Where a packet's fragments go is noted there, too, for as long as they are on their way.
+        // Entries of other kinds are for a packet's fragments in flight.
         let entries = entries.filter(|(key, _)| key.kind == WHOLE);
         flows.extend(entries.map(|(key, value)| remembered(key, value)));
     }

@@ -1,4 +1,4 @@
-//! The host's part of the datapath: which NIC has which address, and what was counted at each.
+//! The maps of the host's programs: each address' owner, and the counters of each NIC.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -20,7 +20,7 @@ use super::{
     on_each_cpu, patience::patiently,
 };
 
-/// A NIC as the programs are to know it.
+/// A NIC as the host's programs see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostNic {
     /// Name.
@@ -29,19 +29,19 @@ pub struct HostNic {
     pub ifindex: u32,
     /// Its bits of the mark; zero if there were not enough for all NICs.
     pub mark: u32,
-    /// The families in which reverse paths are filtered strictly there.
+    /// The families with strict reverse path filtering on the NIC.
     pub strict: Vec<Family>,
-    /// In whose name neighbours are asked for: the node's address there, else a pod's.
+    /// The sender address of ARP requests: the node's address on the NIC, else a pod's.
     pub asks_as: Option<Ipv4Addr>,
-    /// The gateways of the main table's default routes over it, of each family.
+    /// The gateways of the main table's default routes over the NIC, of both families.
     pub gateways: Vec<IpAddr>,
-    /// The node's own addresses on it, and whether what has them can be sent on to it: its table has a
-    /// gateway for their family, and its mark leads there.
+    /// The node's own addresses on the NIC, and whether packets from them can be redirected to it: its table has a
+    /// gateway for their family, and its mark selects that table.
     pub addresses: Vec<(IpAddr, bool)>,
 }
 
 impl HostNic {
-    /// The first gateway of a family as the programs compare it: IPv4's in the last word; zero for none.
+    /// Returns the first gateway of a family in the programs' format: IPv4 in the last word; zero for none.
     fn gateway(&self, family: Family) -> [u32; 4] {
         let of_family = |gateway: &&IpAddr| Family::of(**gateway) == family;
         let Some(gateway) = self.gateways.iter().find(of_family) else {
@@ -53,7 +53,7 @@ impl HostNic {
     }
 }
 
-/// As the programs read it.
+/// Returns the programs' flag for strict reverse path filtering.
 const fn strict(family: Family) -> u32 {
     match family {
         Family::V4 => NIC_IS_STRICT,
@@ -104,7 +104,7 @@ impl Maps {
         })
     }
 
-    /// Gives `addresses` an owner each.
+    /// Records the owner of each address.
     fn own(&mut self, addresses: &[(IpAddr, NodeAddress)]) -> Result<(), Error> {
         for (address, owner) in addresses {
             patiently(|| {
@@ -115,7 +115,7 @@ impl Maps {
         Ok(())
     }
 
-    /// Gives those of `addresses` that have none yet a flow table together.
+    /// Creates one flow table for those of `addresses` that have none yet.
     fn give_tables(&mut self, tables: &FlowTables, addresses: &[IpAddr]) -> Result<(), Error> {
         let missing: Vec<IpAddr> = addresses
             .iter()
@@ -142,7 +142,7 @@ impl Maps {
         }
     }
 
-    /// Forgets a NIC, and what was counted there: there is room for so many.
+    /// Removes a NIC and its counters: the maps are of limited size.
     fn forget_nic(&mut self, ifindex: u32) -> Result<(), Error> {
         let mark = self.nics.get(&ifindex, 0).map_or(0, |nic| nic.mark);
         self.nics
@@ -152,7 +152,7 @@ impl Maps {
         self.forget_mark(mark)
     }
 
-    /// Forgets what was counted for a mark, unless a NIC has it.
+    /// Removes the counters of a mark, unless a NIC has it.
     fn forget_mark(&mut self, mark: u32) -> Result<(), Error> {
         let mut nics = self.nics.iter().filter_map(Result::ok);
         match mark == 0 || nics.any(|(_, nic)| nic.mark == mark) {
@@ -189,8 +189,8 @@ impl Host {
         }
     }
 
-    /// The marks that NICs have already, by interface index: packets and flows on the way have
-    /// them, so a NIC keeps its own as long as it is there.
+    /// Returns the marks of NICs by interface index. Packets and flows in flight carry them, so a NIC keeps its mark as
+    /// long as it exists.
     #[must_use]
     pub fn marks(&self) -> Vec<(u32, u32)> {
         let maps = lock(&self.maps);
@@ -198,11 +198,11 @@ impl Host {
         nics.map(|(ifindex, nic)| (ifindex, nic.mark)).collect()
     }
 
-    /// Makes `nics` all that the programs know, and `redirect_device` the link whose ingress leads into the
-    /// host's stack.
+    /// Replaces the NICs that the programs know by `nics`, and the redirect device, whose ingress enters the host's
+    /// stack.
     ///
     /// # Errors
-    /// When the kernel refuses a map operation.
+    /// If the kernel refuses a map operation.
     pub fn set(&self, nics: &[HostNic], redirect_device: Option<u32>) -> Result<(), Error> {
         let mut maps = lock(&self.maps);
         let config = HostConfig {
@@ -272,12 +272,11 @@ impl Host {
         Ok(())
     }
 
-    /// Notes that a pod has these addresses, each with whether the table of the pod's NIC has a gateway
-    /// for it. Without a NIC of which it is known that it owns them, their flows are remembered,
-    /// and that is all.
+    /// Records these addresses as a pod's, each with whether the table of the pod's NIC has a gateway for it. Without a
+    /// NIC that is known to own them, only their flows are remembered.
     ///
     /// # Errors
-    /// When the kernel refuses a map operation.
+    /// If the kernel refuses a map operation.
     pub fn own_pod(&self, addresses: &[(IpAddr, bool)], nic: Option<u32>) -> Result<(), Error> {
         let alone: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
         let mut maps = lock(&self.maps);
@@ -292,19 +291,19 @@ impl Host {
         maps.own(&owned)
     }
 
-    /// The index of the NIC that has a pod's address, as the pod's interface was made.
+    /// Returns the index of the NIC of a pod's address, as recorded when the pod's interface was made.
     #[must_use]
     pub fn nic_of(&self, address: IpAddr) -> Option<u32> {
         let owner = lock(&self.maps).addresses.get(&key(address), 0).ok()?;
         (owner.flags & OWNER_IS_POD != 0).then_some(owner.ifindex)
     }
 
-    /// Which address has which flow table.
+    /// Returns the flow tables by address.
     pub(super) fn flow_tables(&self) -> TablesByAddress {
         lock(&self.maps).flows.clone()
     }
 
-    /// Every address that has an owner, and thus a flow table.
+    /// Returns all addresses that have an owner, and thus a flow table.
     pub(super) fn owned(&self) -> Vec<Address> {
         lock(&self.maps)
             .addresses
@@ -313,7 +312,7 @@ impl Host {
             .collect()
     }
 
-    /// Our bits of the mark in the host.
+    /// Returns the bits of packet marks that Ebbtide uses in the host.
     pub(super) const fn nic_marks(&self) -> u32 {
         self.marks
     }
@@ -330,10 +329,10 @@ impl Host {
         Ok(())
     }
 
-    /// What was counted for a NIC, all CPUs together.
+    /// Returns the counters of a NIC, summed over all CPUs.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn counters(&self, nic: &HostNic) -> Result<NicCounters, Error> {
         let maps = lock(&self.maps);
         let mut sum = NicCounters::default();
@@ -361,7 +360,7 @@ const fn owner(ifindex: u32, flags: u32, has_gateway: bool) -> NodeAddress {
     }
 }
 
-/// The counters' key of what is known by its mark (ebpf/src/host.rs has the same).
+/// Returns the key of counters that are kept by mark (ebpf/src/host.rs has the same).
 const fn by_mark(mark: u32) -> u32 {
     (1 << 31) | mark
 }

@@ -1,4 +1,4 @@
-//! What agents with other layouts of the maps have left.
+//! Removes the pinned maps of older layouts.
 
 use std::{
     fs,
@@ -7,13 +7,13 @@ use std::{
 
 use super::Error;
 
-/// The number of a layout, by the name of its directory.
+/// Returns the number of a layout from the name of its directory.
 fn number(dir: &Path) -> Option<u32> {
     dir.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()
 }
 
-/// Removes the directories of older layouts beside `current`, and gives them. Newer ones stay: somebody went back
-/// to this agent, and may go forward again.
+/// Removes the directories of older layouts beside `current`, and returns them. Newer ones stay: this agent may be a
+/// rollback that will be upgraded again.
 pub(super) fn forget_older(current: &Path) -> Result<Vec<PathBuf>, Error> {
     let (Some(all), Some(own)) = (current.parent(), number(current)) else {
         return Ok(Vec::new());

@@ -1,8 +1,8 @@
-//! The eBPF programs: loading, the maps that outlive the agent, and what they counted.
+//! Loads the eBPF programs, keeps the maps that outlive the agent, and reads the counters.
 //!
-//! The maps are pinned below the bpf directory; the programs live as long as the tc filters or the pinned links
-//! (`nic_links`) that hold them. So an agent that is down or killed changes nothing for running pods, and the next
-//! one opens the same maps and puts its own programs in the others' place.
+//! The maps are pinned below the bpf directory. The programs live as long as the tc filters or the pinned links
+//! (`nic_links`) that hold them. So running pods are not affected while the agent is down, and the next agent opens the
+//! same maps and replaces the programs in place.
 
 mod answers;
 mod by_address;
@@ -58,23 +58,23 @@ use crate::netlink::{
     state::NamespaceState,
 };
 
-/// The object that `cargo xtask build-ebpf` made.
+/// The eBPF object built by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJECT"));
 
-/// Directory of the pinned maps below the bpf directory. It counts up when a map's layout
-/// changes: programs of one layout never see the maps of another.
+/// Directory of the pinned maps below the bpf directory. Its number is increased when a map's layout changes: programs
+/// of one layout never see the maps of another.
 const LAYOUT: &str = "v8";
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
-/// `BPF_NOEXIST` (include/uapi/linux/bpf.h): leave an entry that is there.
+/// `BPF_NOEXIST` (include/uapi/linux/bpf.h): refuse to overwrite an existing entry.
 const NOEXIST: u64 = 1;
 
-/// A program that could not be loaded, or a map that could not be used.
+/// An error while loading a program or using a map.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The bpf directory is on no bpf file system.
+    /// The bpf directory is not on a bpf file system.
     #[error(
         "{} is not on a bpf file system: mount one (`mount -t bpf bpf /sys/fs/bpf`) or name another directory with --bpf-dir", .0.display()
     )]
@@ -84,7 +84,7 @@ pub enum Error {
     Io {
         /// What was being done.
         what: &'static str,
-        /// To what.
+        /// The file or directory.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
@@ -94,12 +94,12 @@ pub enum Error {
         "load the eBPF object (root with CAP_BPF and CAP_NET_ADMIN, kernel 5.10 or newer?): {0}"
     )]
     Load(#[from] EbpfError),
-    /// A program was refused.
+    /// The kernel refused a program.
     #[error("load the eBPF program {name}: {source}")]
     Program {
         /// Its name in the object.
         name: &'static str,
-        /// The verifier's or the kernel's word.
+        /// The error of the verifier or the kernel.
         source: Box<ProgramError>,
     },
     /// The object lacks a program or map: it was built from other sources than the agent.
@@ -115,8 +115,8 @@ pub enum Error {
     },
 }
 
-/// A NIC whose place for programs is taken by a queueing discipline `ingress` of somebody else's, and which has none for
-/// what goes out (before TCX, kernel 6.6).
+/// A NIC without an egress hook: a foreign queueing discipline `ingress` occupies its only place for filters, and the
+/// kernel has no TCX (before 6.6).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0} has a queueing discipline `ingress` of others, and so no place for a program where packets leave: what would \
@@ -129,20 +129,20 @@ pub struct Datapath {
     programs: Programs,
     nic_links: NicLinks,
     setup: Setup,
-    /// The host's part.
+    /// The maps of the host's programs.
     pub host: Host,
-    /// The responder's.
+    /// The map of the responder.
     pub answers: Answers,
     spoofers: Spoofers,
     tables: FlowTables,
-    /// Which pod address has which flow table.
+    /// The flow tables by pod address.
     flows: TablesByAddress,
     counters: Mutex<PerCpuHashMap<MapData, Address, PodCounters>>,
     // Keeps what the object's maps and programs refer to.
     _object: Ebpf,
 }
 
-/// With what objects are loaded.
+/// The parameters that objects are loaded with.
 #[derive(Debug)]
 struct Setup {
     pins: PathBuf,
@@ -151,7 +151,7 @@ struct Setup {
     node_ports: u32,
 }
 
-/// The maps that outlive the agent, and their files.
+/// The maps that outlive the agent, and the file names of their pins.
 const PINNED: [(&str, &str); 10] = [
     ("FLOWS", "flows"),
     ("COUNTERS", "counters"),
@@ -166,7 +166,7 @@ const PINNED: [(&str, &str); 10] = [
 ];
 
 impl Error {
-    /// Of something that was done to `path`.
+    /// Makes an error of the operation `what` on `path`.
     fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { what, path, source }
@@ -174,7 +174,7 @@ impl Error {
 }
 
 impl Setup {
-    /// A loader with the pinned maps and the configured marks.
+    /// Returns a loader with the pinned maps and the configured marks.
     fn loader(&self) -> EbpfLoader<'_> {
         let mut loader = EbpfLoader::new();
         loader
@@ -198,7 +198,7 @@ impl std::fmt::Debug for Datapath {
     }
 }
 
-/// An address as the maps have it.
+/// Converts an address to a map key: IPv4 is mapped into IPv6.
 #[must_use]
 pub fn key(address: IpAddr) -> Address {
     match address {
@@ -208,10 +208,10 @@ pub fn key(address: IpAddr) -> Address {
 }
 
 impl Datapath {
-    /// Loads the programs, with the maps that an earlier agent left below `bpf_dir`, or new ones.
+    /// Loads the programs, with the maps that an earlier agent pinned below `bpf_dir`, or new ones.
     ///
     /// # Errors
-    /// When there is no bpf file system, or the kernel refuses a map or program.
+    /// If `bpf_dir` is not on a bpf file system, or the kernel refuses a map or program.
     pub fn open(bpf_dir: &Path, marks: Marks, node_ports: PortRange) -> Result<Self, Error> {
         let pins = bpf_dir.join(LAYOUT);
         let there = bpf_dir.ancestors().find(|dir| dir.exists());
@@ -266,33 +266,33 @@ impl Datapath {
         })
     }
 
-    /// The pins of our maps that are not there.
+    /// Returns the pins that no longer exist.
     #[must_use]
     pub fn missing_pins(&self) -> Vec<PathBuf> {
         let pins = PINNED.map(|(_, file)| self.setup.pins.join(file));
         pins.into_iter().filter(|pin| !pin.exists()).collect()
     }
 
-    /// Removes what agents of older layouts pinned, and gives what it removed. Programs that are attached still keep
-    /// their maps.
+    /// Removes the pinned maps of older layouts, and returns the removed directories. Attached programs keep their
+    /// maps.
     ///
     /// # Errors
-    /// When a directory cannot be removed.
+    /// If a directory cannot be removed.
     pub fn forget_older_layouts(&self) -> Result<Vec<PathBuf>, Error> {
         layouts::forget_older(&self.setup.pins)
     }
 
-    /// All of them.
+    /// Returns all loaded programs.
     #[must_use]
     pub fn programs(&self) -> Programs {
         self.programs.clone()
     }
 
-    /// Attaches a program in the host, or puts it in the place of an older one, without a gap: at a NIC at once
-    /// by a TCX link, where the kernel has them, and with `batch` everything else.
+    /// Attaches a program in the host, or replaces an older one, without a gap: at a NIC at once by a TCX link, if the
+    /// kernel has TCX, and otherwise as a tc filter with `batch`.
     ///
     /// # Errors
-    /// Where its place is somebody else's.
+    /// If a foreign queueing discipline occupies the program's hook.
     pub fn attach_in_host(
         &self,
         batch: &mut Batch,
@@ -305,7 +305,8 @@ impl Datapath {
         if self.nic_links.take(filter) {
             match self.nic_links.attach(programs, filter, ifindex) {
                 Ok(()) => {
-                    // An agent that knew no links left a filter. Asked for in a list of both ways, it is the other one.
+                    // An older agent, without TCX links, left a tc filter. In a qdisc `ingress`, with one list for both
+                    // directions, deleting it would delete the filter of the other direction.
                     if !is_taken {
                         batch.delete_filter(filter, ifindex);
                     }
@@ -323,10 +324,10 @@ impl Datapath {
         Ok(())
     }
 
-    /// What the host has of what `plan` speaks of, programs at TCX included, and of these links besides.
+    /// Reads the host's state of the objects in `plan`, programs at TCX included, and of `links` besides.
     ///
     /// # Errors
-    /// When the kernel refuses to answer.
+    /// If the kernel refuses to answer.
     pub async fn state_of_host(
         &self,
         host: &Netlink,
@@ -342,16 +343,17 @@ impl Datapath {
         Ok(state)
     }
 
-    /// Whether nothing can be at the place of this program, in the host, since others have taken it.
+    /// Whether a foreign queueing discipline occupies this program's hook in the host, and no TCX link holds the
+    /// program.
     #[must_use]
     pub fn has_no_hook(&self, hooks: &TcHooks, filter: &Filter, ifindex: u32) -> bool {
         hooks.are_taken_for(filter, ifindex) && !self.nic_links.has(filter, ifindex)
     }
 
-    /// What of others' sees packets before this program at a NIC, and can keep them from it: in words.
+    /// Describes the foreign programs that see a NIC's packets before this program, and can keep them from it.
     ///
     /// # Errors
-    /// When the kernel refuses to answer.
+    /// If the kernel refuses to answer.
     pub async fn in_front(
         &self,
         host: &Netlink,
@@ -365,13 +367,13 @@ impl Datapath {
         Ok(filters.iter().map(ToString::to_string).collect())
     }
 
-    /// Whether this program, in the host, is attached by a TCX link and not as a tc filter.
+    /// Whether this host program is attached by a TCX link, not as a tc filter.
     #[must_use]
     pub fn is_by_link(&self, filter: &Filter, ifindex: u32) -> bool {
         self.nic_links.has(filter, ifindex)
     }
 
-    /// Takes our filters off a link that is no NIC (any more), with `batch`.
+    /// Detaches Ebbtide's tc filters from a link that is not (or no longer) a NIC, with `batch`.
     pub fn detach_from_nic(&self, batch: &mut Batch, link: &str, ifindex: u32) {
         for program in HOST_PROGRAMS.iter().filter(|program| program.is_at_nic()) {
             let filter = Filter {
@@ -384,20 +386,20 @@ impl Datapath {
         }
     }
 
-    /// Takes our links off whatever was one of the node's NICs and is not among these any more.
+    /// Detaches Ebbtide's TCX links from former NICs: from all but `nics`.
     ///
     /// # Errors
-    /// When a pin cannot be removed.
+    /// If a pin cannot be removed.
     pub fn keep_nics(&self, nics: &[u32]) -> Result<(), Error> {
         self.nic_links.keep(nics)
     }
 
-    /// Makes the flow table and the counters of a pod with these addresses, where they are not
-    /// there yet. The addresses of one pod share a table. `pod` is its number
-    /// ([`Filter::only_from`](crate::netlink::model::Filter)); `is_l3`: its interface is ipvlan l3.
+    /// Creates the flow table and the counters of a pod with these addresses, where they are missing. The addresses of
+    /// one pod share a table. `pod` is its number ([`Filter::only_from`](crate::netlink::model::Filter)); `is_l3`: its
+    /// interface is ipvlan l3.
     ///
     /// # Errors
-    /// When the kernel refuses (out of memory, or the node's limit of addresses is reached).
+    /// If the kernel refuses an entry (out of memory, or the node's limit of addresses is reached).
     pub fn register(&self, addresses: &[IpAddr], pod: u16, is_l3: bool) -> Result<(), Error> {
         let missing = self.unregistered(addresses);
         if !missing.is_empty() {
@@ -418,7 +420,7 @@ impl Datapath {
         let is_same =
             |known: &PodCounters| (known.pod, known.flags & POD_IN_L3) == (fresh.pod, fresh.flags);
         for address in addresses {
-            // Another pod's, which had the address before, are none of this one's.
+            // The counters of another pod, which had the address before, are replaced.
             let known = counters.get(&key(*address), 0).ok();
             if known.is_none_or(|known| !known.iter().all(is_same)) {
                 patiently(|| {
@@ -430,10 +432,10 @@ impl Datapath {
         Ok(())
     }
 
-    /// Says how what a pod with these addresses sends by its interface is to go.
+    /// Sets how packets of a pod with these addresses are sent from its interface.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn send(&self, addresses: &[IpAddr], how: Sending) -> Result<(), Error> {
         let mut counters = lock(&self.counters);
         for address in addresses {
@@ -448,7 +450,7 @@ impl Datapath {
             if known.iter().all(|cpu| *cpu == wanted(cpu)) {
                 continue;
             }
-            // What is counted meanwhile may be lost.
+            // Packets that are counted meanwhile may be lost from the counters.
             let values: Vec<_> = known.iter().map(wanted).collect();
             let values = PerCpuValues::try_from(values).map_err(|source| Error::Io {
                 what: "make",
@@ -460,10 +462,10 @@ impl Datapath {
         Ok(())
     }
 
-    /// Forgets a pod's flows and counters. What is not there is no error.
+    /// Removes a pod's flows, counters and other entries from the maps. Missing ones are no error.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn unregister(&self, addresses: &[IpAddr], pod: u16) -> Result<(), Error> {
         self.spoofers.forget(pod.into())?;
         self.host.forget(addresses)?;
@@ -481,10 +483,10 @@ impl Datapath {
         Ok(())
     }
 
-    /// What the programs counted for a pod with these addresses, by hook, all CPUs together.
+    /// Returns the counters of a pod with these addresses, by hook, summed over all CPUs.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn counters(&self, addresses: &[IpAddr]) -> Result<[Counters; 3], Error> {
         let counters = lock(&self.counters);
         let mut sum = [Counters::default(); 3];
@@ -504,15 +506,15 @@ impl Datapath {
         Ok(sum)
     }
 
-    /// What a pod sent with addresses that are not its own.
+    /// Returns what the spoof guard dropped of a pod: packets with addresses that are not its own.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn spoofed(&self, pod: u16) -> Result<Spoofed, Error> {
         self.spoofers.of(pod.into())
     }
 
-    /// Which of these addresses have no flow table: their pod's replies would not all be steered.
+    /// Returns the addresses without a flow table: not all replies of their pod would be redirected.
     #[must_use]
     pub fn unregistered(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
         let without = |a: &&IpAddr| !self.flows.contains(&key(**a)).unwrap_or(false);
@@ -528,7 +530,7 @@ fn io_error(what: &'static str, address: IpAddr, source: io::Error) -> Error {
     }
 }
 
-/// A panic while a map was used leaves the map itself whole: it is the kernel's.
+/// Locks, also after a panic: the map itself is the kernel's and stays consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -547,7 +549,7 @@ fn map_error(what: impl Into<String>, source: MapError) -> Error {
     }
 }
 
-/// The error with its causes: aya's own text names the call and not the errno.
+/// Formats an error with its causes: aya's own text names the call, not the errno.
 fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,12 +1,11 @@
-//! The programs at the node's NICs as TCX links, where the kernel has them (since 6.6: kernel/bpf/tcx.c).
+//! Attaches the programs of the node's NICs by TCX links, if the kernel has TCX (since 6.6: kernel/bpf/tcx.c).
 //!
-//! TCX comes before a NIC's tc filters, and a program of others there that decides about a packet keeps it from
-//! all of them (`sch_handle_ingress`, net/core/dev.c); ours come first and let others go on. `tc qdisc del` does
-//! not reach a link. A link is pinned, so that it outlives the agent, and the next agent puts its own program into
-//! it (`BPF_LINK_UPDATE`): no packet passes in between.
+//! TCX programs run before a NIC's tc filters. A foreign one that returns a verdict keeps the packet from all filters
+//! (`sch_handle_ingress`, net/core/dev.c); Ebbtide's run first and let others continue. `tc qdisc del` does not remove
+//! a link. A link is pinned, so it outlives the agent, and the next agent replaces its program (`BPF_LINK_UPDATE`)
+//! without a gap.
 //!
-//! The programs of pods are tc filters in every kernel: the class of a filter says which pod it guards, and
-//! a link has none.
+//! The programs of pods are tc filters in every kernel: a filter's class says which pod it guards, and a link has none.
 
 use std::{
     collections::BTreeMap,
@@ -26,23 +25,23 @@ use aya::{
     },
 };
 
-/// The directory of the pinned links below the bpf directory: a link's program may change, and with it the layout
-/// of its maps, but not the link.
+/// The directory of the pinned links below the bpf directory. It has no layout number: a link stays when its program,
+/// and with it the layout of the maps, is replaced.
 const DIRECTORY: &str = "links";
 
-/// A NIC's index, and which way.
+/// A NIC's interface index, and the direction.
 type Place = (u32, Direction);
 
-/// Why a program could not be attached by a link.
+/// An error while attaching a program by a TCX link.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
-    /// The kernel has none.
+    /// The kernel has no TCX.
     #[error("this kernel has no TCX")]
     NoTcx,
-    /// There is no such program.
+    /// No program of this name is loaded.
     #[error("there is no such program")]
     Unknown,
-    /// The kernel refused the program there.
+    /// The kernel refused the program at this hook.
     #[error(transparent)]
     Program(#[from] ProgramError),
     /// The kernel refused the link.
@@ -56,9 +55,9 @@ pub(super) enum Trouble {
     OldPin(#[from] io::Error),
 }
 
-/// The links, held as well as pinned: who removes the pins while the agent runs removes no program.
+/// The TCX links, held open as well as pinned: removing the pins while the agent runs detaches no program.
 pub(super) struct NicLinks {
-    /// Where they are pinned; `None` where the kernel has no TCX.
+    /// The directory of the pins; `None` if the kernel has no TCX.
     pins: Option<PathBuf>,
     held: Mutex<BTreeMap<Place, FdLink>>,
 }
@@ -72,7 +71,7 @@ impl fmt::Debug for NicLinks {
 }
 
 impl NicLinks {
-    /// Those that an earlier agent left below `bpf_dir`, or none.
+    /// Opens the directory of pinned links below `bpf_dir`, or creates it.
     pub(super) fn open(bpf_dir: &Path) -> Result<Self, Error> {
         let pins = has_tcx().then(|| bpf_dir.join(DIRECTORY));
         if let Some(pins) = &pins {
@@ -89,7 +88,7 @@ impl NicLinks {
         self.pins.is_some() && is_of_a_nic(&filter.program)
     }
 
-    /// Attaches the program to the NIC with this index, or puts it in the place of another one of ours.
+    /// Attaches the program to the NIC with this index, or replaces an older one of Ebbtide's.
     pub(super) fn attach(
         &self,
         programs: &Programs,
@@ -126,7 +125,7 @@ impl NicLinks {
         Ok(())
     }
 
-    /// Whether a program of ours is at the NIC with this index, and will be when the agent is gone.
+    /// Whether Ebbtide's program is attached to the NIC with this index by a pinned link, which outlives the agent.
     pub(super) fn has(&self, filter: &Filter, ifindex: u32) -> bool {
         let Some(pins) = self.pins.as_ref().filter(|_| self.take(filter)) else {
             return false;
@@ -135,7 +134,8 @@ impl NicLinks {
             .is_some_and(|link| is_at(&link, filter))
     }
 
-    /// The programs of others that see packets before this one, which is attached by a link; each by its number and name.
+    /// Describes the foreign programs that see packets before this one, which is attached by a link, each by its ID and
+    /// name.
     pub(super) fn in_front(&self, filter: &Filter, ifindex: u32) -> Vec<String> {
         let pin = self.pins.as_ref();
         let link = pin.and_then(|pins| pinned(&pins.join(file_name((ifindex, filter.direction)))));
@@ -157,8 +157,8 @@ impl NicLinks {
             .collect()
     }
 
-    /// Forgets the links at all NICs but these. One that went with its NIC is nothing but a file; one
-    /// whose NIC was given to a pod still has its program there.
+    /// Removes the links of all NICs but these. The pin of a removed NIC is only a file; a NIC that was moved into a
+    /// pod still has the program.
     pub(super) fn keep(&self, nics: &[u32]) -> Result<(), Error> {
         let Some(pins) = &self.pins else {
             return Ok(());
@@ -184,18 +184,18 @@ pub fn has_tcx() -> bool {
     SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
-/// Whether the program is one at the node's NICs.
+/// Whether the program belongs to the node's NICs.
 fn is_of_a_nic(program: &str) -> bool {
     let mut all = HOST_PROGRAMS.iter();
     all.any(|known| known.name == program && known.is_at_nic())
 }
 
-/// A pin's file name.
+/// Returns a pin's file name.
 fn file_name((ifindex, direction): Place) -> String {
     format!("{ifindex}-{direction}")
 }
 
-/// The NIC's index in a pin's file name.
+/// Parses the NIC's index from a pin's file name.
 fn index(file_name: &str) -> Option<u32> {
     file_name.split_once('-')?.0.parse().ok()
 }
@@ -211,7 +211,7 @@ fn unpin(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether the link's program is at the filter's place: somebody may have detached it, or the NIC is gone.
+/// Whether the link's program is attached at the filter's hook: it may have been detached, or the NIC removed.
 fn is_at(link: &FdLink, filter: &Filter) -> bool {
     let Ok(info) = link.info() else {
         return false;

@@ -1,7 +1,7 @@
-//! Writes to maps whose elements the kernel allocates as they come.
+//! Repeats writes to maps whose elements the kernel allocates on demand.
 //!
-//! The kernel keeps a few elements at hand, and has an interrupt fetch more (`bpf_mem_alloc`, kernel/bpf/memalloc.c).
-//! Who writes many at once may find none, and is told that there is no memory; a moment later there is.
+//! The kernel keeps a few elements ready, and an interrupt allocates more (`bpf_mem_alloc`, kernel/bpf/memalloc.c).
+//! Many writes at once may find none and fail with ENOMEM, though there is memory a moment later.
 
 use std::{thread, time::Duration};
 
@@ -13,7 +13,7 @@ use super::Error;
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Writes, and for a tenth of a second writes again while there is no memory.
+/// Runs `write`, and repeats it for a tenth of a second while it fails with ENOMEM.
 pub(super) fn patiently(mut write: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
     for _ in 1..TRIES {
         match write() {

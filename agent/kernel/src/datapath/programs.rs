@@ -1,4 +1,4 @@
-//! Which programs there are, where they belong, and those that are loaded.
+//! Lists the eBPF programs with their hooks, and loads them.
 
 use std::{
     collections::HashMap,
@@ -18,18 +18,18 @@ use ebbtide_layout::{Hook, HostHook};
 use super::{Error, lock, refused};
 use crate::netlink::model::Direction;
 
-/// One of our programs and its place.
+/// A program at one of a pod's hooks.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
     /// Name in the object.
     pub name: &'static str,
-    /// Which of a pod's hooks.
+    /// The pod's hook.
     pub hook: Hook,
-    /// Which way through the link.
+    /// The direction on the link.
     pub direction: Direction,
 }
 
-/// All programs, in the order of [`Hook::ALL`].
+/// The programs of pods, in the order of [`Hook::ALL`].
 pub const PROGRAMS: [Program; 3] = [
     Program {
         name: "veth_ingress",
@@ -48,26 +48,26 @@ pub const PROGRAMS: [Program; 3] = [
     },
 ];
 
-/// A program of ours in the host's namespace, and its place.
+/// A program at one of the host's hooks.
 #[derive(Clone, Copy, Debug)]
 pub struct HostProgram {
     /// Name in the object.
     pub name: &'static str,
-    /// Which of the host's hooks.
+    /// The host's hook.
     pub hook: HostHook,
-    /// Which way through the link.
+    /// The direction on the link.
     pub direction: Direction,
 }
 
 impl HostProgram {
-    /// Whether it is at the node's NICs, and not at a pod's pair.
+    /// Whether the program belongs to the node's NICs, not to a pod's veth pair.
     #[must_use]
     pub const fn is_at_nic(&self) -> bool {
         matches!(self.hook, HostHook::NicIngress | HostHook::NicEgress)
     }
 }
 
-/// All programs of the host, in the order of [`HostHook::ALL`].
+/// The programs of the host, in the order of [`HostHook::ALL`].
 pub const HOST_PROGRAMS: [HostProgram; 4] = [
     HostProgram {
         name: "host_nic_ingress",
@@ -91,7 +91,7 @@ pub const HOST_PROGRAMS: [HostProgram; 4] = [
     },
 ];
 
-/// The loaded programs. Clones share them; they stay loaded as long as one is there.
+/// The loaded programs. Clones share them; they stay loaded until the last one is dropped.
 #[derive(Clone)]
 pub struct Programs(Arc<[Loaded]>);
 
@@ -110,8 +110,8 @@ impl fmt::Debug for Programs {
 }
 
 impl Programs {
-    /// Loads these programs of the object, all at once: the verifier takes up to a tenth of a second for
-    /// one, on one processor.
+    /// Loads these programs of the object in parallel: the verifier takes up to a tenth of a second for one, on one
+    /// CPU.
     pub(super) fn load(
         object: &mut Ebpf,
         names: impl IntoIterator<Item = &'static str>,
@@ -126,7 +126,7 @@ impl Programs {
             let loading = found
                 .into_iter()
                 .map(|(name, program)| scope.spawn(move || Loaded::load(program, name)));
-            // All have begun before one is waited for.
+            // Start all threads before joining the first.
             let loading: Vec<_> = loading.collect();
             let loaded = loading.into_iter().map(|thread| {
                 let loaded = thread.join();
@@ -136,14 +136,14 @@ impl Programs {
         })
     }
 
-    /// The descriptor of the program called `name`, for a tc filter.
+    /// Returns the descriptor of the program called `name`, for a tc filter.
     #[must_use]
     pub fn fd(&self, name: &str) -> Option<RawFd> {
         let loaded = self.of(name)?;
         Some(loaded.fd.as_fd().as_raw_fd())
     }
 
-    /// The program called `name`, for a TCX link.
+    /// Returns the program called `name`, for a TCX link.
     pub(super) fn classifier(&self, name: &str) -> Option<MutexGuard<'_, SchedClassifier>> {
         self.of(name).map(|loaded| lock(&loaded.classifier))
     }
@@ -158,7 +158,7 @@ impl Loaded {
         let mut load = || {
             of_object.load()?;
             let fd = of_object.fd()?.try_clone()?;
-            // The object keeps its own; this one can be shared.
+            // The object keeps its own handle; this one can be shared.
             let classifier = SchedClassifier::from_program_info(of_object.info()?, name.into())?;
             Ok((fd, classifier))
         };

@@ -1,24 +1,23 @@
-//! How a pod sends.
+//! How a pod's packets are sent.
 
 use ebbtide_layout::{POD_FOLLOWS_TCP, POD_IS_EXEMPT};
 use ebbtide_types::Mac;
 
-/// How what a pod sends by its interface is to go.
+/// How the packets that a pod sends from its interface leave the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sending {
-    /// The index of its end of the pair, by which goes what is to go by the host-stack bypass. Without one
-    /// nothing does.
+    /// The index of the pod's end of the veth pair, by which packets take the host-stack bypass. Without it none do.
     pub veth: Option<u32>,
-    /// All that it sends goes by the host-stack bypass.
+    /// Whether all its packets take the host-stack bypass.
     pub host_bypass: bool,
-    /// Its TCP connections are followed like its other flows, since its sockets take no marks.
+    /// Whether its TCP connections are tracked like its other flows, since its sockets take no marks.
     pub follows_tcp: bool,
-    /// The link-layer address of its frames, where they reach a wire as they are (ipvlan l2).
+    /// The link-layer address of its frames, if they reach the wire unchanged (ipvlan l2).
     pub mac: Option<Mac>,
 }
 
 impl Sending {
-    /// As the programs read it.
+    /// Returns the programs' flags.
     pub(super) fn flags(self) -> u16 {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         flag(self.host_bypass, POD_IS_EXEMPT) | flag(self.follows_tcp, POD_FOLLOWS_TCP)

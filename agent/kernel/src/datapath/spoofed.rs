@@ -1,4 +1,4 @@
-//! Which pods tried to send with addresses that are not their own.
+//! Reads which pods tried to send with addresses that are not their own.
 
 use std::sync::Mutex;
 
@@ -10,7 +10,7 @@ use ebbtide_layout::Spoofed;
 
 use super::{Error, is_gone, lock, map_error};
 
-/// The map of the guard (ebpf/src/guard.rs), by the pods' numbers.
+/// The map of the spoof guard (ebpf/src/guard.rs), by pod number.
 pub(super) struct Spoofers(Mutex<HashMap<MapData, u32, Spoofed>>);
 
 impl Spoofers {
@@ -20,7 +20,7 @@ impl Spoofers {
         Ok(Self(Mutex::new(map)))
     }
 
-    /// What one pod tried.
+    /// Returns what the spoof guard dropped of one pod.
     pub(super) fn of(&self, pod: u32) -> Result<Spoofed, Error> {
         match lock(&self.0).get(&pod, 0) {
             Err(MapError::KeyNotFound) => Ok(Spoofed::default()),
@@ -28,7 +28,7 @@ impl Spoofers {
         }
     }
 
-    /// Its number will be another pod's.
+    /// Removes a pod's entry: its number will be reused.
     pub(super) fn forget(&self, pod: u32) -> Result<(), Error> {
         match lock(&self.0).remove(&pod) {
             Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => Ok(()),

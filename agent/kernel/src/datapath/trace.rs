@@ -1,4 +1,4 @@
-//! The programs that tell what they do, for as long as somebody traces.
+//! Loads the tracing programs and reads their events, for as long as a trace runs.
 
 use std::net::IpAddr;
 
@@ -10,22 +10,22 @@ use ebbtide_layout::{TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};
 
 use super::{Datapath, Error, Programs, key, map_error};
 
-/// The object that `cargo xtask build-ebpf` made.
+/// The eBPF object built by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_TRACE_OBJECT"));
 
-/// Which packets are traced.
+/// The packets to trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TraceRequest {
     /// The pod's addresses.
     pub pod: Vec<IpAddr>,
-    /// The other side, if it matters.
+    /// The address of the other side; any if `None`.
     pub peer: Option<IpAddr>,
-    /// A port of either side, if it matters.
+    /// A port of either side; any if `None`.
     pub port: Option<u16>,
-    /// The protocol, if it matters.
+    /// The IP protocol; any if `None`.
     pub protocol: Option<u8>,
-    /// When it ends, in nanoseconds of `CLOCK_BOOTTIME`: then the programs say nothing more, even
-    /// if nobody takes them off.
+    /// When the trace ends, in nanoseconds of `CLOCK_BOOTTIME`: then the programs report nothing more, even if they are
+    /// still attached.
     pub until: u64,
 }
 
@@ -45,9 +45,9 @@ impl TraceRequest {
     }
 }
 
-/// Loaded programs that tell what they do, and what they told.
+/// The loaded tracing programs, and their events.
 pub struct Tracer {
-    /// Under the others' names.
+    /// The programs, under the names of those that they replace.
     pub programs: Programs,
     events: RingBuf<MapData>,
     _object: Ebpf,
@@ -60,11 +60,11 @@ impl std::fmt::Debug for Tracer {
 }
 
 impl Datapath {
-    /// Loads the programs that tell what they do, with the maps of the others. They do nothing
-    /// until they are attached in the others' place.
+    /// Loads the tracing programs, with the maps of the regular ones. They do nothing until they replace those at their
+    /// hooks.
     ///
     /// # Errors
-    /// When the kernel refuses a map or program (ring buffers are there since 5.8).
+    /// If the kernel refuses a map or program (ring buffers require 5.8).
     pub fn tracer(&self, wish: &TraceRequest) -> Result<Tracer, Error> {
         let mut object = self.setup.loader().load(OBJECT)?;
         let programs = Programs::load(&mut object, Traced::ALL.map(Traced::name))?;
@@ -87,10 +87,10 @@ impl Datapath {
 }
 
 impl Tracer {
-    /// How many of a pod's addresses can be told at the NICs.
+    /// The number of a pod's addresses that can be traced at the NICs.
     pub const ADDRESSES: usize = TRACED_ADDRESSES;
 
-    /// What was told since the last time, oldest first.
+    /// Returns the events since the last call, oldest first.
     pub fn events(&mut self) -> Vec<TraceEvent> {
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {

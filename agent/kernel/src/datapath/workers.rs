@@ -1,4 +1,4 @@
-//! A bounded number of threads for system calls that take effect at once and return late.
+//! A bounded thread pool for system calls that take effect at once and return late.
 
 use std::{
     collections::VecDeque,
@@ -10,13 +10,13 @@ use std::{
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// How long a thread without work stays.
+/// How long an idle thread is kept.
 const IDLE: Duration = Duration::from_secs(10);
-/// The jobs are single system calls.
+/// The stack size in bytes: the jobs are single system calls.
 const STACK: usize = 64 * 1024;
 
-/// Threads that are started when there is work for them, stay for the next while, and are never more than a limit:
-/// beyond it work waits in its order.
+/// A pool of threads that are started on demand, kept for a while, and never more than a limit: beyond it jobs are
+/// queued in order.
 #[derive(Clone, Debug)]
 pub(super) struct Workers(Arc<Shared>);
 
@@ -48,10 +48,10 @@ impl Workers {
         Self(Arc::new(Shared { limit, state, work }))
     }
 
-    /// Has a thread do it.
+    /// Runs the job on a thread of the pool.
     ///
     /// # Errors
-    /// When there is no thread and none can be started. Then it is not done.
+    /// If the pool has no thread and none can be started. Then the job is not run.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut state = self.0.state();
         if state.jobs.len() >= state.idle && state.threads < self.0.limit {
@@ -97,7 +97,7 @@ impl Shared {
         }
     }
 
-    /// Whole after a panic: jobs run without it.
+    /// Locks the state, also after a panic: jobs run without the lock.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

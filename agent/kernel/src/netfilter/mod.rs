@@ -1,10 +1,10 @@
-//! What others' firewall rules do to pods' packets.
+//! Determines what foreign firewall rules do to pods' packets.
 //!
-//! What pods send by their NIC passes, in l3 mode, the host's OUTPUT and POSTROUTING. In every mode what comes and
-//! goes by a pod's veth passes FORWARD, if it is sent on, or INPUT, if it is for the node. The rules are read as text, by
-//! `iptables-save` and its kin and by `nft` where they are installed: rules of the old kind cannot be
-//! had by netlink at all, those of the new kind have a binary format for each extension, and the text
-//! is what the rule's owner will recognise.
+//! Packets that pods send by their NIC pass, in l3 mode, the host's OUTPUT and POSTROUTING. In every mode those over a
+//! pod's veth pass FORWARD, if they are forwarded, or INPUT, if they are for the node. The rules are read as text, by
+//! `iptables-save` and its variants and by `nft` where they are installed: legacy rules cannot be read by netlink at
+//! all, those of nf_tables have a binary format for each extension, and the text is what the rule's owner will
+//! recognise.
 
 mod nft;
 mod packet;
@@ -17,44 +17,44 @@ pub use rule::{Fit, Rule};
 
 use ebbtide_types::Family;
 
-/// The name of a table (for nft with the family before it), and of a chain in it.
+/// The name of a table (for nft prefixed with the family), and of a chain in it.
 type Chain = (String, String);
 
 /// The rules of one family, by table and chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     chains: HashMap<Chain, Vec<Rule>>,
-    /// The chains in which the kernel begins where sources are translated.
+    /// Base chains for source translation.
     translating: Vec<Chain>,
-    /// The chains in which the kernel begins with what leaves the host.
+    /// Base chains for packets that leave the host.
     leaving: Vec<Chain>,
-    /// The chains in which it begins with what the host sends on.
+    /// Base chains for packets that the host forwards.
     forwarding: Vec<Chain>,
-    /// The chains in which it begins with what is for the host.
+    /// Base chains for packets to the host.
     entering: Vec<Chain>,
-    /// Of these chains, those at whose end everything is dropped.
+    /// Those of these chains with the policy drop.
     dropping: HashSet<Chain>,
-    /// Whether they are nft's.
+    /// Whether the rules are nft's.
     is_nft: bool,
 }
 
-/// A rule, or the policy of a chain, that catches pods' packets.
+/// A rule, or the policy of a chain, that matches pods' packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caught {
     /// The rule, as it was written.
     pub rule: String,
-    /// Whether it catches all of it; else it depends on what is sent where.
+    /// Whether it matches all of them; else it depends on the packet and its destination.
     pub all: bool,
-    /// What keeps it off the pods, where `PODS` are their addresses.
+    /// The command that exempts the pods, with `PODS` for their addresses.
     pub remedy: String,
 }
 
-/// What becomes of packets in a chain.
+/// The result of a chain for packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Way {
-    /// Whether some may leave by its end, or back to the chain before.
+    /// Whether some may reach its end, or return to the calling chain.
     on: bool,
-    /// Whether some may be accepted: no other rule of the table is asked.
+    /// Whether some may be accepted: no other rule of the table is evaluated.
     accepted: bool,
 }
 
@@ -73,18 +73,18 @@ impl Way {
     };
 }
 
-/// Which rules are looked for. The second says whether some of the packets are picked out for it, by the rule or on
-/// the way to it: those to one address or port, with a mark.
+/// Selects the rules to report. The second argument is whether the rule, or one on the path to it, picks out some of
+/// the packets: those to one address or port, or with a mark.
 type Catch<'a> = &'a dyn Fn(&Rule, bool) -> bool;
 
-/// A verdict that is not known.
+/// A verdict that is not known in advance.
 const QUEUE: &str = "QUEUE";
 
-/// Deeper than anybody nests chains; the kernel forbids loops.
+/// Maximum depth of nested chains, more than anybody uses; the kernel forbids loops.
 const DEPTH: usize = 32;
 
 impl Ruleset {
-    /// Parses what `iptables-save` prints. What is not understood is passed over.
+    /// Parses the output of `iptables-save`. Ignores what it does not understand.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut chains: HashMap<_, Vec<Rule>> = HashMap::new();
@@ -120,16 +120,16 @@ impl Ruleset {
         }
     }
 
-    /// Parses what `nft --json list ruleset` prints, as a packet of this family meets it. With
-    /// `others`, without the tables of iptables' newer kind, which `iptables-save` prints.
+    /// Parses the output of `nft --json list ruleset`, for packets of this family. With `others`, leaves out the tables
+    /// of iptables-nft, which `iptables-save` prints.
     ///
     /// # Errors
-    /// When it is no JSON.
+    /// If it is not valid JSON.
     pub fn parse_nft(json: &str, family: Family, others: bool) -> Result<Self, serde_json::Error> {
         nft::parse(json, family, others)
     }
 
-    /// The rules that give what the pod sends another source address.
+    /// Returns the rules that translate the source address of what the pod sends.
     #[must_use]
     pub fn masquerades(&self, packet: &Packet<'_>) -> Vec<Caught> {
         let translates =
@@ -137,15 +137,15 @@ impl Ruleset {
         self.catch(&self.translating, packet, &translates)
     }
 
-    /// The rules that drop what conntrack, which sees but half of it, calls invalid.
+    /// Returns the rules that drop packets as invalid, since conntrack sees only one direction.
     #[must_use]
     pub fn drops(&self, packet: &Packet<'_>) -> Vec<Caught> {
         let drops = |rule: &Rule, _| is_drop(rule) && rule.is_about(packet.state);
         self.catch(&self.leaving, packet, &drops)
     }
 
-    /// The rules and policies that drop what the host sends on or what is for it. A rule that picks out some of what
-    /// is not known here, one address, port or mark, is meant for that and not for pods.
+    /// Returns the rules and policies that drop what the host forwards or what is for it. A rule that picks out packets
+    /// by an unknown address, port or mark is meant for those and not for pods.
     #[must_use]
     pub fn blocks(&self, packet: &Packet<'_>) -> Vec<Caught> {
         let chains = match packet.hook() {
@@ -156,7 +156,7 @@ impl Ruleset {
         self.catch(chains, packet, &|rule, picked| is_drop(rule) && !picked)
     }
 
-    /// Follows the packet through chains in which the kernel begins. What catches drops looks at their policies, too.
+    /// Follows the packet through base chains. If `catch` selects drops, their policies are considered, too.
     fn catch(&self, chains: &[Chain], packet: &Packet<'_>, catch: Catch<'_>) -> Vec<Caught> {
         let mut all = Vec::new();
         for chain in chains {
@@ -177,7 +177,7 @@ impl Ruleset {
         all
     }
 
-    /// A chain's policy, as the rule at its end that it is.
+    /// Returns a chain's policy, in the form of a rule at its end.
     fn policy(&self, (table, chain): &Chain) -> Rule {
         let text = match self.is_nft {
             true => format!("nft {table} {chain}: policy drop"),
@@ -191,8 +191,8 @@ impl Ruleset {
         }
     }
 
-    /// What ends the way through this chain for what pods send by the packet's NIC, or for all that comes and goes
-    /// by their veths.
+    /// Returns the command that accepts, before the rest of this chain, what pods send by the packet's NIC, or all
+    /// packets over their veths.
     fn remedy(&self, (table, chain): &Chain, packet: &Packet<'_>) -> String {
         let nic = packet.output.unwrap_or_default();
         let (ip, iptables) = match packet.family {
@@ -234,8 +234,8 @@ impl Ruleset {
         }
     }
 
-    /// Follows the packet through a chain and notes the rules that `catch` it. `all` and `picked` say how it got
-    /// here: whether all such packets do, and whether some were picked out.
+    /// Follows the packet through a chain and collects the rules that `catch` selects. `all` and `picked` describe its
+    /// path so far: whether all such packets take it, and whether some were picked out.
     fn walk(
         &self,
         chain @ (table, _): &Chain,
@@ -246,7 +246,7 @@ impl Ruleset {
         caught: &mut Vec<(String, bool)>,
     ) -> Way {
         let mut all = all;
-        // What became of some, while others went on.
+        // What happened to some packets, while others continued.
         let (mut returned, mut accepted) = (false, false);
         for rule in self.chains.get(chain).into_iter().flatten() {
             let fit = rule.fits(packet);
@@ -261,7 +261,7 @@ impl Ruleset {
             let target = (table.clone(), rule.target.clone());
             let way = match rule.target.as_str() {
                 "DROP" | "REJECT" => Way::DROPPED,
-                // Who takes it from a queue may accept it.
+                // The queue's reader may accept it.
                 "ACCEPT" | "MASQUERADE" | "SNAT" | "NETMAP" | QUEUE | "NFQUEUE" => Way::ACCEPTED,
                 _ if self.chains.contains_key(&target) && depth > 0 => {
                     let here = (all_here, picked);
@@ -269,7 +269,7 @@ impl Ruleset {
                 }
                 _ => Way::ON,
             };
-            // What is dropped is dropped for what comes after, too: it is no way around that.
+            // Dropped packets are dropped for later rules, too: none is exempt from those.
             accepted |= way.accepted;
             let returns = way.on && (rule.target == "RETURN" || rule.is_goto);
             if fit == Fit::Yes && (returns || !way.on) {

@@ -1,5 +1,5 @@
-//! What `nft --json list ruleset` prints (libnftables-json(5)), put into the words of iptables: what
-//! both can say is judged in one place.
+//! Translates the output of `nft --json list ruleset` (libnftables-json(5)) into iptables' syntax, so that both are
+//! evaluated in one place.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use super::{
     rule::{FAMILY, Match, Rule},
 };
 
-/// The tables that iptables' newer kind makes.
+/// The tables of iptables-nft.
 const IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 
-/// Sets by name, with the elements that are known.
+/// Sets by name, with their known elements.
 type Sets<'a> = HashMap<(Chain, &'a str), &'a Value>;
 
 pub(super) fn parse(
@@ -63,7 +63,7 @@ pub(super) fn parse(
     Ok(parsed)
 }
 
-/// Table and chain of an object, if a packet of this family may meet it.
+/// Returns table and chain of an object, if packets of this family may reach it.
 fn chain_of(object: &Value, family: Family, others: bool) -> Option<Chain> {
     let (kind, table) = (text(object, "family"), text(object, "table"));
     let met = kind == "inet"
@@ -74,14 +74,14 @@ fn chain_of(object: &Value, family: Family, others: bool) -> Option<Chain> {
             };
     let iptables = kind != "inet" && IPTABLES.contains(&table) && {
         let name = [text(object, "chain"), text(object, "name")].concat();
-        // Its chains are in capitals; those of people, in a table of the same name, are not.
+        // Its chains are in capitals; an administrator's, in a table of the same name, are not.
         name.chars().any(char::is_alphabetic) && !name.contains(char::is_lowercase)
     };
     let chain = text(object, "chain").to_owned();
     (met && !(others && iptables)).then(|| (format!("{kind} {table}"), chain))
 }
 
-/// Whether a set is what it was made as, and not what packets make of it.
+/// Whether a set's elements are fixed, and not added by packets.
 fn is_settled(flags: &[Value]) -> bool {
     !flags.iter().any(|flag| flag == "dynamic")
 }
@@ -90,7 +90,7 @@ fn text<'a>(object: &'a Value, key: &str) -> &'a str {
     object[key].as_str().unwrap_or_default()
 }
 
-/// The rules that a rule is in iptables' words: one, or with a map of verdicts one for each of them.
+/// Translates a rule into iptables' syntax: into one rule, or with a verdict map into one per verdict.
 fn rules(object: &Value, (table, chain): &Chain, sets: &Sets<'_>) -> Vec<Rule> {
     let mut verdicts = Vec::new();
     let mut rule = Rule {
@@ -115,14 +115,14 @@ fn rules(object: &Value, (table, chain): &Chain, sets: &Sets<'_>) -> Vec<Rule> {
                     QUEUE.clone_into(&mut rule.target);
                     words.push(name.clone());
                 }
-                // iptables' own extension, where nft does not know it better.
+                // An extension of iptables that nft cannot translate.
                 "xt" if text(value, "type") == "target" => {
                     text(value, "name").clone_into(&mut rule.target);
                     words.push(rule.target.clone());
                 }
-                // What changes nothing about who fits.
+                // Does not affect what matches.
                 "counter" | "log" | "mangle" | "notrack" | "comment" => {}
-                // Anything else may or may not let the packet go on: limits, extensions, maps.
+                // Anything else may or may not match: limits, extensions, maps.
                 _ => match verdict(name, value) {
                     Some((target, is_goto)) => {
                         words.push(
@@ -157,7 +157,7 @@ fn rules(object: &Value, (table, chain): &Chain, sets: &Sets<'_>) -> Vec<Rule> {
     rules.collect()
 }
 
-/// The target of a verdict, and whether it is gone to.
+/// Returns the target of a verdict, and whether it is a goto.
 fn verdict(name: &str, value: &Value) -> Option<(String, bool)> {
     match name {
         "accept" | "drop" | "reject" | "return" | "masquerade" | "snat" => {
@@ -168,7 +168,7 @@ fn verdict(name: &str, value: &Value) -> Option<(String, bool)> {
     }
 }
 
-/// The elements of a map of verdicts, each as a rule.
+/// Returns the elements of a verdict map, each as a rule.
 fn verdicts_of(vmap: &Value, table: &str, sets: &Sets<'_>) -> Vec<Rule> {
     let rule = |matches, (target, is_goto)| Rule {
         text: String::new(),
@@ -180,7 +180,7 @@ fn verdicts_of(vmap: &Value, table: &str, sets: &Sets<'_>) -> Vec<Rule> {
     let elements = match data.as_str().and_then(|name| name.strip_prefix('@')) {
         Some(name) => {
             let map = ((table.to_owned(), String::new()), name);
-            // An empty map has no elements at all; one that is not known may say anything.
+            // An empty map has no elements; an unknown one may have any.
             let Some(elements) = sets.get(&map) else {
                 return vec![rule(vec![Match::unknown()], (QUEUE.to_owned(), false))];
             };
@@ -203,7 +203,7 @@ fn verdicts_of(vmap: &Value, table: &str, sets: &Sets<'_>) -> Vec<Rule> {
     found.collect()
 }
 
-/// What a match demands, in iptables' words. A family is part of an address.
+/// Translates a condition into iptables' syntax. A family is part of an address.
 fn matches(condition: &Value, table: &str, sets: &Sets<'_>) -> Vec<Match> {
     let negated = condition["op"] == "!=";
     let (left, right) = (&condition["left"], &condition["right"]);
@@ -237,14 +237,14 @@ fn equals(left: &Value, right: &Value, negated: bool, table: &str, sets: &Sets<'
     implied.into_iter().chain([found]).collect()
 }
 
-/// What is looked at, as iptables' option is called.
+/// What is compared, as the name of iptables' option.
 struct Selector {
     option: &'static str,
-    /// Another option, and the value of it that this one is part of: the family of an address, the protocol of a port.
+    /// The option and value that it implies: the family of an address, the protocol of a port.
     implied: Option<(&'static str, &'static str)>,
 }
 
-/// What is looked at.
+/// Returns what is compared.
 fn selector(left: &Value) -> Option<Selector> {
     let (kind, of): (&String, &Value) = left.as_object().and_then(first)?;
     let implied = match (kind.as_str(), text(of, "protocol"), text(of, "field")) {
@@ -260,9 +260,9 @@ fn selector(left: &Value) -> Option<Selector> {
         ("meta", "mark") => "--mark",
         ("meta", "nfproto") => FAMILY,
         ("meta", "l4proto") => "-p",
-        // What iptables calls states, too: `dnat`.
+        // iptables calls this a state, too: `dnat`.
         ("ct", "state" | "status") => "--ctstate",
-        // The mark and a mask: of a mark that is zero nothing else is left.
+        // The mark and a mask: of a zero mark nothing else is left.
         ("&", _) if of[0]["meta"]["key"] == "mark" => "--mark",
         ("payload", _) => match (text(of, "protocol"), text(of, "field")) {
             ("ip" | "ip6", "saddr") => "-s",
@@ -285,7 +285,7 @@ fn first(map: &Map<String, Value>) -> Option<(&String, &Value)> {
     map.iter().next()
 }
 
-/// The values on the right side, as iptables writes them; `None` if they are not known.
+/// Returns the values on the right side in iptables' syntax; `None` if they are unknown.
 fn values(right: &Value, option: &str, table: &str, sets: &Sets<'_>) -> Option<Vec<String>> {
     match right {
         Value::Array(all) => all.iter().map(|one| value(one, option)).collect(),
@@ -325,7 +325,7 @@ fn value(one: &Value, option: &str) -> Option<String> {
     }
 }
 
-/// A match for people, as good as may be: `oifname "ens5"`.
+/// Formats a condition for people, as well as possible: `oifname "ens5"`.
 fn words_of(condition: &Value) -> String {
     let not = if condition["op"] == "!=" { " !=" } else { "" };
     let left = selector_words(&condition["left"]);

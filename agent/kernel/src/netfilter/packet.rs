@@ -1,15 +1,15 @@
-//! What is known of a packet of a pod's when the host's netfilter sees it.
+//! Describes a pod's packet as far as it is known when the host's netfilter sees it.
 
 use std::net::IpAddr;
 
 use ebbtide_types::Family;
 
-/// Where the kernel asks the rules about a packet.
+/// The netfilter hook at which the kernel evaluates rules for a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// For what the host sends, and what a pod sends by its NIC.
     Output,
-    /// For what the host sends on.
+    /// For what the host forwards.
     Forward,
     /// For what is for the host itself.
     Input,
@@ -25,7 +25,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Whether rules call it so.
+    /// Whether `name` in a rule is this protocol.
     pub(super) fn is_called(self, name: &str) -> bool {
         match self {
             Self::Tcp => matches!(name, "tcp" | "6"),
@@ -34,29 +34,29 @@ impl Protocol {
     }
 }
 
-/// What is known of a packet. What is not may be anything.
+/// The known properties of a packet. Unknown ones may have any value.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     /// Its family.
     pub family: Family,
-    /// Where it comes from.
+    /// Its source.
     pub source: Option<IpAddr>,
-    /// Where it goes to.
+    /// Its destination.
     pub destination: Option<IpAddr>,
-    /// The link it came in by; none for the host's own, and for what a pod sends by its NIC.
+    /// Input link; none for the host's own, and for what a pod sends by its NIC.
     pub input: Option<&'a str>,
-    /// The link it leaves by; none for what is for the host.
+    /// Output link; none for what is for the host.
     pub output: Option<&'a str>,
-    /// What conntrack calls it: `NEW`, `INVALID`.
+    /// Its conntrack state: `NEW`, `INVALID`.
     pub state: &'a str,
     /// The protocol.
     pub protocol: Option<Protocol>,
-    /// The port it goes to.
+    /// The destination port.
     pub port: Option<u16>,
 }
 
 impl<'a> Packet<'a> {
-    /// What a pod sends by its NIC.
+    /// Creates a packet that a pod sends by its NIC.
     #[must_use]
     pub const fn sent(pod: IpAddr, nic: &'a str, state: &'a str) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// A request that the host sends on to a pod, by the host's end of its veth.
+    /// Creates a request that the host forwards to a pod, by the host's end of its veth.
     #[must_use]
     pub const fn to_pod(pod: IpAddr, nic: &'a str, veth: &'a str, protocol: Protocol) -> Self {
         Self {
@@ -86,7 +86,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// A request of a pod's that the host sends on, by a NIC.
+    /// Creates a request of a pod that the host forwards by a NIC.
     #[must_use]
     pub const fn from_pod(pod: IpAddr, veth: &'a str, nic: &'a str, protocol: Protocol) -> Self {
         Self {
@@ -98,7 +98,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// A request of a pod's to its node.
+    /// Creates a request of a pod to its node.
     #[must_use]
     pub const fn to_node(pod: IpAddr, veth: &'a str, protocol: Protocol, port: u16) -> Self {
         Self {
@@ -108,7 +108,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Where the rules meet it.
+    /// Returns the hook at which rules see the packet.
     #[must_use]
     pub const fn hook(&self) -> Hook {
         match (self.input, self.output) {

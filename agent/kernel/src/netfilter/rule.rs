@@ -1,4 +1,4 @@
-//! A rule, in the words of `iptables-save`, and whether a packet fits it, as far as that can be told
+//! Parses a rule in the syntax of `iptables-save`, and decides whether a packet matches it, as far as that is possible
 //! without the packet.
 
 use std::net::IpAddr;
@@ -8,42 +8,42 @@ use ipnet::IpNet;
 
 use super::packet::{Hook, Packet};
 
-/// Whether a packet fits.
+/// Whether a packet matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// All do.
+    /// Every such packet does.
     Yes,
     /// None does.
     No,
-    /// It depends on what is not known: where it goes, a set, a protocol.
+    /// It depends on something unknown: the destination, a set, a protocol.
     Maybe,
 }
 
 /// A rule of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// As it was written, to be found again.
+    /// Its original text.
     pub text: String,
-    /// What a packet must fit, all of it.
+    /// Conditions, all of which a packet must match.
     pub(super) matches: Vec<Match>,
-    /// What happens to what fits: `ACCEPT`, `MASQUERADE`, a chain; empty for nothing.
+    /// The target of matching packets: `ACCEPT`, `MASQUERADE`, a chain; empty for none.
     pub target: String,
-    /// Whether the chain is gone to, not jumped to: what returns from it returns from this one too.
+    /// Whether the target is a goto, not a jump: what returns from it returns from this chain too.
     pub is_goto: bool,
 }
 
 /// One condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Match {
-    /// Whether it is fitted by what has none of the values.
+    /// Whether it matches packets with none of the values.
     pub(super) negated: bool,
-    /// What is looked at, as iptables' option is called.
+    /// What is compared, as the name of iptables' option.
     pub(super) option: String,
     /// Any of these.
     pub(super) values: Vec<String>,
 }
 
-/// Splits a line into words, with the quotes that `iptables-save` puts around comments.
+/// Splits a line into words, with the quotes that `iptables-save` writes around comments.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let (mut quoted, mut escaped) = (false, false);
@@ -73,7 +73,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 impl Rule {
-    /// Parses a line `-A CHAIN ...`; the chain and the rule. `None` for any other line.
+    /// Parses a line `-A CHAIN ...` into the chain and the rule. Returns `None` for any other line.
     #[must_use]
     pub fn parse(line: &str) -> Option<(String, Self)> {
         let mut words = words(line).into_iter().peekable();
@@ -105,7 +105,7 @@ impl Rule {
                 "-j" | "-g" => {
                     rule.is_goto = word == "-g";
                     rule.target = words.next()?;
-                    // What follows says how: `--to-source`, `--set-xmark`.
+                    // The target's options follow: `--to-source`, `--set-xmark`.
                     break;
                 }
                 _ => {
@@ -129,7 +129,7 @@ impl Rule {
         Some((chain, rule))
     }
 
-    /// Whether the packet fits this rule.
+    /// Whether the packet matches this rule.
     #[must_use]
     pub fn fits(&self, packet: &Packet<'_>) -> Fit {
         let fits = self.matches.iter().map(|one| one.fits(packet));
@@ -140,8 +140,8 @@ impl Rule {
         })
     }
 
-    /// Whether it picks some of such packets out: those to one address or port, with a mark, in a set. What spares
-    /// some and takes the rest does not.
+    /// Whether it picks out some of such packets: those to one address or port, with a mark, in a set. A rule that
+    /// exempts some and matches the rest does not.
     pub(super) fn picks(&self, packet: &Packet<'_>) -> bool {
         let mut unknown = self
             .matches
@@ -150,7 +150,7 @@ impl Rule {
         unknown.any(|one| !one.negated)
     }
 
-    /// Whether it speaks of this state of conntrack's.
+    /// Whether it matches this conntrack state explicitly.
     #[must_use]
     pub fn is_about(&self, state: &str) -> bool {
         let states = self.matches.iter().filter(|one| is_state(&one.option));
@@ -184,7 +184,7 @@ impl Match {
         }
     }
 
-    /// A condition of which nothing is known.
+    /// Creates a condition of unknown effect.
     pub(super) fn unknown() -> Self {
         Self {
             negated: false,
@@ -193,26 +193,26 @@ impl Match {
         }
     }
 
-    /// Whether the packet has this value; `None` if that is not known.
+    /// Whether the packet has this value; `None` if that is unknown.
     fn has(&self, value: &str, packet: &Packet<'_>) -> Option<bool> {
         let hook = packet.hook();
         match self.option.as_str() {
             "-s" => is_in(value, packet.source),
-            // The node's own addresses are many; loopback ones are none that a pod reaches.
+            // The node has many addresses; a pod cannot reach the loopback ones.
             "-d" if hook == Hook::Input && is_loopback(value) => Some(false),
             "-d" => is_in(value, packet.destination),
-            // What is for the host leaves by no link, and what it sends came in by none.
+            // A packet for the host has no output link, and one from it no input link.
             "-o" => Some(packet.output.is_some_and(|link| is_link(value, link))),
             "-i" => Some(packet.input.is_some_and(|link| is_link(value, link))),
-            // Only a bridge's own packets have these.
+            // Only bridged packets have these.
             option if option.starts_with("--physdev-") => Some(false),
             "-p" if value == "all" => Some(true),
             "-p" => packet.protocol.map(|protocol| protocol.is_called(value)),
             "--dport" | "--dports" => packet.port.map(|port| is_port(value, port)),
-            // What a pod sends by its NIC has none: it is scrubbed between namespaces (`ipvlan_skb_crossing_ns`).
-            // What came in by a link may have got one from anybody.
+            // What a pod sends by its NIC has none: it is scrubbed between namespaces (`ipvlan_skb_crossing_ns`). What
+            // came in by a link may have any.
             "--mark" if hook == Hook::Output => mark_zero_fits(value),
-            // A pod's address is not the host's own, nor is where it sends to by the NIC.
+            // A pod's address is not the host's own, nor is its destination by the NIC.
             "--src-type" if value == "LOCAL" => Some(false),
             "--dst-type" if value == "LOCAL" => Some(hook == Hook::Input),
             "--dst-type" if hook != Hook::Output => match value {
@@ -221,7 +221,7 @@ impl Match {
                 _ => None,
             },
             FAMILY => Some((value == "ipv4") == (packet.family == Family::V4)),
-            // What is sent on is a Service's: to a pod, or from a pod to another node's.
+            // Forwarded packets are a Service's: to a pod, or from a pod to another node's.
             option if is_state(option) && value == "DNAT" => Some(hook == Hook::Forward),
             option if is_state(option) => Some(value == packet.state),
             _ => None,
@@ -229,7 +229,7 @@ impl Match {
     }
 }
 
-/// What iptables has no option for, as each of its tables is for one family: `ipv4` or `ipv6`.
+/// Name of the family's option, with the values `ipv4` and `ipv6`. iptables has none, as its tables are per family.
 pub(super) const FAMILY: &str = "family";
 
 fn network(text: &str) -> Option<IpNet> {
@@ -238,7 +238,7 @@ fn network(text: &str) -> Option<IpNet> {
         .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// Whether an address, if it is known, is in a network.
+/// Whether an address is in a network; `None` if the address is unknown.
 fn is_in(text: &str, address: Option<IpAddr>) -> Option<bool> {
     let net = network(text)?;
     match address {
@@ -251,7 +251,7 @@ fn is_loopback(text: &str) -> bool {
     network(text).is_some_and(|net| net.addr().is_loopback())
 }
 
-/// Whether a port is one of `53,6443,30000:32767`.
+/// Whether a port is in a list like `53,6443,30000:32767`.
 fn is_port(text: &str, port: u16) -> bool {
     text.split(',').any(|part| {
         let (first, last) = part.split_once(':').unwrap_or((part, part));
@@ -265,7 +265,7 @@ fn is_port(text: &str, port: u16) -> bool {
     })
 }
 
-/// `eth+` is every link whose name begins so.
+/// Whether a link matches a pattern: `eth+` is every link whose name begins with `eth`.
 fn is_link(pattern: &str, link: &str) -> bool {
     match pattern.strip_suffix('+') {
         Some(begin) => link.starts_with(begin),
@@ -273,7 +273,7 @@ fn is_link(pattern: &str, link: &str) -> bool {
     }
 }
 
-/// Whether the mark zero is `VALUE` or `VALUE/MASK`.
+/// Whether the mark zero matches `VALUE` or `VALUE/MASK`.
 fn mark_zero_fits(text: &str) -> Option<bool> {
     let value = text.split('/').next()?;
     let number = match value.strip_prefix("0x") {

@@ -42,7 +42,7 @@ fn what_is_not_for_pods_is_not_found() {
 
 #[test]
 fn what_takes_a_pods_address_away_is_found() {
-    // Rules, and the number of the one that is found, and whether it catches everything.
+    // Rules, the index of the one that is found, and whether it matches everything.
     let cases: [(&str, Option<(usize, bool)>); 9] = [
         ("-A POSTROUTING -o ens5 -j MASQUERADE", Some((0, true))),
         (
@@ -112,7 +112,7 @@ fn what_drops_half_seen_connections_is_found() {
     }
 }
 
-/// Of both families, the requests that come and go by a pod's veth.
+/// The requests of this family that pass a pod's veth.
 fn by_the_veth(family: Family) -> [(&'static str, Packet<'static>); 5] {
     let pod: std::net::IpAddr = match family {
         Family::V4 => [172, 31, 16, 4].into(),
@@ -129,7 +129,7 @@ fn by_the_veth(family: Family) -> [(&'static str, Packet<'static>); 5] {
     ]
 }
 
-/// The names of the requests that are caught, with `?` behind those that may be.
+/// Returns the names of the requests that are matched, with `?` after those that may be.
 fn blocked(ruleset: &Ruleset, family: Family) -> String {
     let caught = by_the_veth(family)
         .into_iter()
@@ -141,7 +141,7 @@ fn blocked(ruleset: &Ruleset, family: Family) -> String {
     caught.collect::<Vec<_>>().join(", ")
 }
 
-/// kube-proxy's, the kubelet's, Docker's and Calico's, where nothing is closed.
+/// Rules of kube-proxy, the kubelet, Docker and Calico, without restrictions.
 const OPEN: &str = "\
 *mangle
 :FORWARD ACCEPT [0:0]
@@ -202,7 +202,7 @@ fn what_shuts_no_pod_off_is_not_found() {
     for family in Family::BOTH {
         assert_eq!(blocked(&ruleset, family), "", "{family}");
     }
-    // The same on a node where Docker, or an administrator, closed FORWARD: kube-proxy accepts what has its mark.
+    // The same where Docker, or an administrator, restricts FORWARD: kube-proxy accepts what has its mark.
     let closed = OPEN.replace(":FORWARD ACCEPT", ":FORWARD DROP");
     let closed = Ruleset::parse(&closed.replacen(":FORWARD DROP", ":FORWARD ACCEPT", 1));
     for family in Family::BOTH {

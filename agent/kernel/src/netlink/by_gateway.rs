@@ -1,4 +1,4 @@
-//! Routes of the node's own to networks behind other routers than a link's way out.
+//! Reads the node's routes to networks behind other gateways than a link's default gateway.
 
 use std::net::IpAddr;
 
@@ -12,22 +12,22 @@ use super::{
     state::{ip, next_hop},
 };
 
-/// A network, the router that leads there, and the index of the link.
+/// A route to a network by a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ByGateway {
     /// The network.
     pub destination: IpNet,
-    /// The router.
+    /// The gateway.
     pub via: IpAddr,
     /// The link's index.
     pub ifindex: u32,
 }
 
 impl Netlink {
-    /// The main table's routes by one gateway each, but default routes and ours.
+    /// Reads the main table's routes with one gateway each, except default routes and Ebbtide's.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn routes_by_gateways(&self) -> Result<Vec<ByGateway>, Error> {
         let mut all = Vec::new();
         for family in Family::BOTH {

@@ -1,4 +1,4 @@
-//! The default routes of a namespace: which links lead on, and to which gateway.
+//! Reads the default routes of a namespace: their links and gateways.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,11 +22,11 @@ use super::{
 };
 
 impl Netlink {
-    /// The default routes over `links` that are not ours: of the main table, then of each table that somebody's
-    /// rule leads to. One with several next hops is as many routes.
+    /// Reads the foreign default routes over `links`: of the main table, then of each table that a foreign rule looks
+    /// up. A multipath route is returned as one route for each next hop.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn default_routes(&self, links: &[Link]) -> Result<Vec<Route>, Error> {
         let names: HashMap<u32, String> =
             links.iter().map(|l| (l.ifindex, l.name.clone())).collect();
@@ -40,7 +40,7 @@ impl Netlink {
         Ok(defaults)
     }
 
-    /// The tables that others' rules lead to, but main and local.
+    /// Returns the tables that foreign rules look up, except main and local.
     async fn tables_of_others(&self, family: Family) -> Result<BTreeSet<u32>, Error> {
         let mut message = RuleMessage::default();
         message.header.family = message::address_family(family);
@@ -59,11 +59,11 @@ impl Netlink {
             .collect())
     }
 
-    /// What `parse` makes of the routes of one table that `is_wanted` says yes to, given their bytes (`struct rtmsg`);
-    /// none, if there is no such table.
+    /// Returns what `parse` makes of the routes of one table that `is_wanted` accepts by their bytes (`struct rtmsg`);
+    /// none if there is no such table.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub(super) async fn routes_in<T>(
         &self,
         family: Family,
@@ -99,16 +99,16 @@ impl Netlink {
     }
 }
 
-/// Whether the bytes of a route (`struct rtmsg`) are a default route's. Beside BGP they are two among hundreds of
-/// thousands, and the kernel has no filter for them: it tells them all, but only these are decoded.
+/// Whether the bytes of a route (`struct rtmsg`) are a default route's. With BGP these are two among hundreds of
+/// thousands, and the kernel cannot filter them: it lists all, but only these are decoded.
 pub(super) fn is_default(bytes: &[u8]) -> bool {
     bytes.get(DESTINATION_LENGTH) == Some(&0)
 }
 
-/// Where `struct rtmsg` has the length of the destination's prefix.
+/// The offset of the destination's prefix length in `struct rtmsg`.
 const DESTINATION_LENGTH: usize = 1;
 
-/// Where a default route leads.
+/// The next hops of a default route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hops {
     /// Its table.
@@ -132,7 +132,7 @@ impl Hops {
     }
 }
 
-/// The next hops of a route; `None` if it is no default route, is ours, or leads nowhere.
+/// Returns the next hops of a foreign default route; `None` for any other route, or one without next hops.
 pub(super) fn hops(message: &RouteMessage) -> Option<Hops> {
     let header = &message.header;
     if header.destination_prefix_length != 0

@@ -1,8 +1,8 @@
 //! A blocking connection that sends a whole batch in one system call.
 //!
-//! The kernel works through all messages of one `sendmsg` before it returns (`netlink_rcv_skb`,
-//! net/netlink/af_netlink.c), and answers a refused one whether it was asked to acknowledge it or not.
-//! So one acknowledgement, of the last message, tells that all others are done.
+//! The kernel processes all messages of one `sendmsg` before it returns (`netlink_rcv_skb`, net/netlink/af_netlink.c),
+//! and reports a refused one whether or not it was to be acknowledged. So one acknowledgement, of the last message,
+//! confirms all others.
 
 use std::{
     collections::HashMap,
@@ -36,18 +36,18 @@ use super::{
     taken::{self, Taken},
 };
 
-/// Requests sent at once: their refusals, should all be refused, fit the socket's buffer.
+/// The number of requests sent at once: even if all are refused, the errors fit the socket's buffer.
 const AT_ONCE: usize = 64;
-/// Questions sent at once: their answers, should each be as long as a link's, fit the socket's buffer.
+/// The number of lookups sent at once: even if all answers are as long as a link's, they fit the socket's buffer.
 const QUESTIONS_AT_ONCE: usize = 16;
-/// Longer than any answer to one message that is not a dump: a link has up to some 4 KiB. And what the kernel makes at
-/// most of a dump at once (`netlink_dump`).
+/// The receive buffer in bytes: more than any answer that is not a dump (a link has up to some 4 KiB), and the most
+/// that the kernel makes of a dump at once (`netlink_dump`).
 const ANSWER: usize = 32 * 1024;
-/// How often a list that changed while it was made is asked for again.
+/// How often a dump is tried while objects change.
 const PATIENCE: u32 = 8;
-/// The kernel has answered before `sendmsg` returns. Only an answer that was lost is waited for.
+/// The receive timeout. The kernel has answered before `sendmsg` returns, so only a lost answer takes this long.
 const LOST: TimeVal = TimeVal::new(10, 0);
-/// There is no such table, or no such family in this kernel: a list of nothing.
+/// Errors that mean an empty list: no such table, or no such family in this kernel.
 const NOTHING_TO_LIST: [i32; 3] = [
     Errno::ENOENT as i32,
     Errno::EAFNOSUPPORT as i32,
@@ -81,7 +81,7 @@ impl AddAssign for Received {
     }
 }
 
-/// A blocking connection to one namespace's rtnetlink.
+/// A blocking rtnetlink connection to one namespace.
 #[derive(Debug)]
 pub struct Direct {
     socket: Socket,
@@ -96,28 +96,28 @@ impl Direct {
     /// errors ("in the host", "in /run/netns/x").
     ///
     /// # Errors
-    /// When the socket cannot be made.
+    /// If the socket cannot be opened.
     pub fn open(place: impl Into<String>) -> Result<Self, Error> {
         let direct = Self::open_unfiltered(place)?;
-        // Filters of dumps are honoured by the kernel, and unknown attributes refused, only then. Whoever asks for a
-        // part looks again at what comes, so a kernel that does not know this (before 4.20) costs time alone.
+        // Only with this does the kernel filter dumps, and refuse unknown attributes. Callers filter the answers again,
+        // so a kernel without it (before 4.20) only costs time.
         if let Err(e) = direct.socket.set_netlink_get_strict_chk(true) {
             debug!("the kernel lists everything, and does not filter: {e}");
         }
         Ok(direct)
     }
 
-    /// As [`Direct::open`], and the kernel lists everything whatever is asked for.
+    /// As [`Direct::open`], but the kernel ignores filters of dumps and lists everything.
     ///
     /// # Errors
-    /// When the socket cannot be made.
+    /// If the socket cannot be opened.
     pub fn open_unfiltered(place: impl Into<String>) -> Result<Self, Error> {
         let place = place.into();
         let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
-            // A refusal need not repeat the message that was refused.
+            // An error need not repeat the refused message.
             socket.set_cap_ack(true)?;
             setsockopt(&socket, ReceiveTimeout, &LOST)?;
             Ok(socket)
@@ -134,20 +134,20 @@ impl Direct {
         }
     }
 
-    /// What errors call this namespace.
+    /// Returns the name of this namespace in errors.
     #[must_use]
     pub fn place(&self) -> &str {
         &self.place
     }
 
-    /// How much the kernel answered so far.
+    /// Returns how much the kernel answered so far.
     #[must_use]
     pub const fn received(&self) -> Received {
         self.received
     }
 
-    /// Sends all, waits for all, and reports the first refusal that is not tolerated. Requests
-    /// behind a refused one are carried out all the same.
+    /// Sends all requests, waits for all, and returns the first refusal that is not tolerated. Requests after a refused
+    /// one are carried out all the same.
     ///
     /// # Errors
     /// The first refusal, naming the request.
@@ -158,8 +158,8 @@ impl Direct {
         }
     }
 
-    /// As [`Direct::run`], for a namespace that has most of it: routes that are there, the very same, are asked about
-    /// and left out. Without that each is refused, and its whole table is listed to see what has its place.
+    /// As [`Direct::run`], for a namespace that has most of it: existing identical routes are looked up and left out.
+    /// Otherwise each is refused, and its whole table is listed to find the conflict.
     ///
     /// # Errors
     /// The first refusal, naming the request.
@@ -171,7 +171,7 @@ impl Direct {
         self.run(batch)
     }
 
-    /// As [`Direct::run`], but reports every refusal.
+    /// As [`Direct::run`], but returns every refusal.
     pub fn run_all(&mut self, batch: Batch) -> Vec<Error> {
         let mut taken = Taken::default();
         let mut failures = self.send_all(&batch, &mut taken);
@@ -202,7 +202,7 @@ impl Direct {
         found
     }
 
-    /// The refusals that are neither tolerated nor kept in `taken`.
+    /// Sends all requests, and returns the refusals that are neither tolerated nor kept in `taken`.
     fn send_all(&mut self, batch: &Batch, taken: &mut Taken) -> Vec<Error> {
         let mut failures = Vec::new();
         for requests in batch.requests.chunks(AT_ONCE) {
@@ -233,11 +233,11 @@ impl Direct {
         failures
     }
 
-    /// What `parse` makes of everything that the kernel answers to one dump request. Each message is parsed as it
-    /// comes, and dropped.
+    /// Sends one dump request, and returns what `parse` makes of the answers. Each message is parsed and dropped as it
+    /// arrives.
     ///
     /// # Errors
-    /// When the kernel refuses; `what` says what was asked for.
+    /// If the kernel refuses the request; `what` names it in the error.
     pub fn dump<T>(
         &mut self,
         what: &str,
@@ -247,11 +247,11 @@ impl Direct {
         self.dump_only(what, message, |_| true, parse)
     }
 
-    /// As [`Direct::dump`], of the answers alone that `is_wanted` says yes to, given their bytes behind the header:
-    /// the others are not even decoded.
+    /// As [`Direct::dump`], for the answers that `is_wanted` accepts by their bytes after the header: the others are
+    /// not decoded.
     ///
     /// # Errors
-    /// When the kernel refuses; `what` says what was asked for.
+    /// If the kernel refuses the request; `what` names it in the error.
     pub fn dump_only<T>(
         &mut self,
         what: &str,
@@ -260,7 +260,7 @@ impl Direct {
         parse: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
-        // What changed while the kernel was listing it may be missing or be there twice.
+        // Objects that change during a dump may be missing or appear twice.
         for _ in 0..PATIENCE {
             let (mut interrupted, mut refusal) = (false, None);
             found.clear();
@@ -271,7 +271,7 @@ impl Direct {
                     refusal = end_of_list(&answer);
                     return true;
                 }
-                // What `is_wanted` looks at is behind the headers of objects, not of errors.
+                // `is_wanted` reads the bodies of objects, not of errors.
                 if answer.is_object() && !is_wanted(answer.body()) {
                     return false;
                 }
@@ -296,10 +296,10 @@ impl Direct {
         Ok(found)
     }
 
-    /// The kernel's one answer to a question that lists nothing.
+    /// Sends one request that is not a dump, and returns the kernel's answer.
     ///
     /// # Errors
-    /// When the kernel refuses; `what` says what was asked for.
+    /// If the kernel refuses the request; `what` names it in the error.
     pub fn ask(
         &mut self,
         what: &str,
@@ -311,10 +311,10 @@ impl Direct {
         answer.map_err(|e| Error::new(format_args!("{what} {}", self.place), e))
     }
 
-    /// The kernel's one answer to each of these questions, in their order, some asked at once.
+    /// Sends these requests, several at once, and returns the kernel's answer to each, in order.
     ///
     /// # Errors
-    /// When they cannot be asked at all.
+    /// If the requests cannot be sent, or an answer is lost.
     pub fn ask_each(
         &mut self,
         questions: Vec<RouteNetlinkMessage>,
@@ -345,8 +345,8 @@ impl Direct {
         Ok(found)
     }
 
-    /// Sends the requests, and gives `observe` each answer with the number of its request, until it says that the last one
-    /// has come.
+    /// Sends the requests, and passes each answer with its request's number to `observe`, until that returns true: the
+    /// last answer has arrived.
     fn exchange(
         &mut self,
         requests: impl IntoIterator<Item = (RouteNetlinkMessage, u16)>,
@@ -387,10 +387,10 @@ impl Direct {
         }
     }
 
-    /// The links of these names, those that are there, some asked for at once.
+    /// Looks up the links of these names, several at once. Links that do not exist are left out.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn links(&mut self, names: &[&str]) -> Result<HashMap<String, Link>, Error> {
         let question = |name: &&str| {
             let mut message = LinkMessage::default();
@@ -414,18 +414,18 @@ impl Direct {
         Ok(links)
     }
 
-    /// All links.
+    /// Lists all links.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn all_links(&mut self) -> Result<Vec<Link>, Error> {
         self.dump("list links", all_links(), new_link)
     }
 
-    /// All addresses.
+    /// Lists all addresses.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn addresses(&mut self) -> Result<Vec<LinkAddress>, Error> {
         let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         self.dump("list addresses", question, |answer| match answer {
@@ -435,7 +435,7 @@ impl Direct {
     }
 }
 
-/// Why a list has ended before it was whole, if it has (`netlink_dump_done`, net/netlink/af_netlink.c).
+/// Returns the error that ended a dump early, if any (`netlink_dump_done`, net/netlink/af_netlink.c).
 fn end_of_list(answer: &Answer<'_>) -> Option<io::Error> {
     let code = i32::from_ne_bytes(*answer.body().first_chunk()?);
     let errno = code.checked_neg().filter(|errno| *errno > 0)?;

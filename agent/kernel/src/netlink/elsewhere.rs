@@ -1,4 +1,4 @@
-//! What somebody changes in whatever network namespace this one has links to: those of the pods.
+//! Receives notifications of changes in all network namespaces that this one has links to: those of the pods.
 
 use std::{io, net::IpAddr};
 
@@ -18,20 +18,20 @@ use super::{
     listening,
 };
 
-/// One change, in one of them. The kernel says in which; nobody here needs it.
+/// A change in another namespace. The kernel tells in which; the agent does not need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A link got an address.
+    /// An address was added to a link.
     Address(IpAddr),
-    /// An ipvlan link came or changed, and has this mode.
+    /// An ipvlan link was added or changed, and has this mode.
     Mode(IpvlanMode),
-    /// A queueing discipline or a filter went.
+    /// A queueing discipline or a filter was removed.
     HookGone,
-    /// More than could be heard.
+    /// The socket's buffer overflowed: notifications were lost.
     Overrun,
 }
 
-/// A socket that hears of them in all namespaces that have a number here (`NETLINK_LISTEN_ALL_NSID`, netlink(7)).
+/// A socket that receives changes from all namespaces that have an ID here (`NETLINK_LISTEN_ALL_NSID`, netlink(7)).
 #[derive(Debug)]
 pub struct Changes(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
 
@@ -39,7 +39,7 @@ impl Changes {
     /// Opens the socket.
     ///
     /// # Errors
-    /// When the kernel refuses: it asks for `CAP_NET_BROADCAST`.
+    /// If the kernel refuses: it requires `CAP_NET_BROADCAST`.
     pub fn listen() -> io::Result<Self> {
         let groups = [
             MulticastGroup::Link,
@@ -54,7 +54,7 @@ impl Changes {
         Ok(Self(messages))
     }
 
-    /// The next one. `None` when the socket was closed.
+    /// Receives the next change; `None` if the socket was closed.
     pub async fn next(&mut self) -> Option<Change> {
         while let Some((message, _)) = self.0.next().await {
             if let Some(change) = parse(message.payload) {
@@ -85,7 +85,7 @@ fn mode(message: LinkMessage) -> Option<Change> {
 }
 
 impl Batch {
-    /// Takes an address off a link, if it is there.
+    /// Removes an address from a link, if it exists.
     pub fn delete_address(&mut self, found: &LinkAddress, link: &str) {
         self.push_tolerant(
             format_args!("take {} off {link}", found.address.addr()),
@@ -95,7 +95,7 @@ impl Batch {
         );
     }
 
-    /// Gives an ipvlan link's NIC, and so all its children, this mode.
+    /// Sets the mode of an ipvlan link's NIC, and so of all its children.
     pub fn set_mode(&mut self, link: &Link, mode: IpvlanMode) {
         self.push(
             format_args!("give {} the mode {mode}", link.name),

@@ -1,4 +1,4 @@
-//! What both kinds of connection share: how requests are framed and numbered, and how answers are told apart.
+//! Frames and numbers netlink requests, and matches answers to them.
 
 use std::io;
 
@@ -17,7 +17,7 @@ const DONE: u16 = 3;
 /// `NLMSG_MIN_TYPE`: types below it are control messages.
 const FIRST_OBJECT: u16 = 16;
 
-/// Requests that go out together, in one datagram. The kernel works through all of them before `sendmsg` returns
+/// Requests that are sent in one datagram. The kernel processes all of them before `sendmsg` returns
 /// (`netlink_rcv_skb`, net/netlink/af_netlink.c).
 #[derive(Debug)]
 pub(super) struct Datagram {
@@ -28,7 +28,7 @@ pub(super) struct Datagram {
 }
 
 impl Datagram {
-    /// The messages with their flags, numbered from `begin` on.
+    /// Encodes the messages with their flags, numbered from `begin` on.
     pub(super) fn new(
         messages: impl IntoIterator<Item = (RouteNetlinkMessage, u16)>,
         begin: u32,
@@ -53,19 +53,19 @@ impl Datagram {
         datagram
     }
 
-    /// The sequence number of the last request.
+    /// Returns the sequence number of the last request.
     pub(super) fn end(&self) -> u32 {
         self.begin.wrapping_add(self.count as u32).wrapping_sub(1)
     }
 
-    /// Which of the requests an answer is to; `None` if to none of them.
+    /// Returns the number of the request that an answer is for; `None` if it is for none of them.
     pub(super) fn request(&self, answer: &Answer<'_>) -> Option<usize> {
         let number = answer.buffer.sequence_number().wrapping_sub(self.begin) as usize;
         (number < self.count).then_some(number)
     }
 }
 
-/// One message of the kernel's, not decoded yet.
+/// A message from the kernel, not decoded yet.
 #[derive(Debug)]
 pub(super) struct Answer<'d> {
     bytes: &'d [u8],
@@ -73,28 +73,30 @@ pub(super) struct Answer<'d> {
 }
 
 impl Answer<'_> {
-    /// What is behind the header.
+    /// Returns what follows the header.
     pub(super) fn body(&self) -> &[u8] {
         self.buffer.payload()
     }
 
-    /// Whether the list changed while the kernel made it (`nl_dump_check_consistent`, include/net/netlink.h).
+    /// Whether objects changed during the dump (`nl_dump_check_consistent`, include/net/netlink.h).
     pub(super) fn is_interrupted(&self) -> bool {
         self.buffer.flags() & NLM_F_DUMP_INTR != 0
     }
 
-    /// Whether it is about an object, and no control message.
+    /// Whether it describes an object, and is no control message.
     pub(super) fn is_object(&self) -> bool {
         self.buffer.message_type() >= FIRST_OBJECT
     }
 
-    /// Whether it is the end of a list.
+    /// Whether it ends a dump.
     pub(super) fn is_end(&self) -> bool {
         self.buffer.message_type() == DONE
     }
 
+    /// Decodes the message.
+    ///
     /// # Errors
-    /// When it cannot be read.
+    /// If the message cannot be decoded.
     pub(super) fn decode(&self) -> io::Result<NetlinkPayload<RouteNetlinkMessage>> {
         lenient::decode(self.bytes)
             .map(|message| message.payload)
@@ -102,7 +104,7 @@ impl Answer<'_> {
     }
 }
 
-/// The answers that one datagram holds.
+/// Splits a datagram into answers.
 pub(super) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     std::iter::from_fn(move || {
         let length = NetlinkBuffer::new_checked(datagram).ok()?.length() as usize;

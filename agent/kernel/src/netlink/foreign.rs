@@ -1,4 +1,4 @@
-//! Routes and rules that are somebody else's.
+//! Reads foreign routes and rules: those that are not Ebbtide's.
 
 use ebbtide_types::Family;
 use rtnetlink::packet_route::{
@@ -18,31 +18,31 @@ use super::{
 
 pub use super::foreign_rule::ForeignRule;
 
-/// A route that is not ours.
+/// A route that is not Ebbtide's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignRoute {
     /// Its table.
     pub table: u32,
-    /// Its destination, for people.
+    /// Its destination, as text.
     pub destination: String,
 }
 
-/// The rules and routes of a namespace, ours told from others'.
+/// The foreign rules and routes of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Foreign {
-    /// Others' routes.
+    /// The routes.
     pub routes: Vec<ForeignRoute>,
-    /// Others' rules.
+    /// The rules.
     pub rules: Vec<ForeignRule>,
-    /// Whether any rule is ours: we have been here before.
+    /// Whether any rule is Ebbtide's: the agent has run here before.
     pub beside_ours: bool,
 }
 
 impl Netlink {
-    /// Reads what others have among the routes of `tables`, and among rules.
+    /// Reads the foreign routes in `tables`, and all foreign rules.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn foreign(&self, tables: &[u32]) -> Result<Foreign, Error> {
         let mut foreign = Foreign::default();
         for family in Family::BOTH {
@@ -60,15 +60,15 @@ impl Netlink {
         Ok(foreign)
     }
 
-    /// Reads others' rules.
+    /// Reads the foreign rules.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn foreign_rules(&self) -> Result<Vec<ForeignRule>, Error> {
         Ok(self.rules_of_others().await?.0)
     }
 
-    /// Others' rules, and whether any is ours.
+    /// Reads the foreign rules, and whether any rule is Ebbtide's.
     async fn rules_of_others(&self) -> Result<(Vec<ForeignRule>, bool), Error> {
         let (mut rules, mut beside_ours) = (Vec::new(), false);
         for family in Family::BOTH {
@@ -95,10 +95,10 @@ impl Netlink {
 }
 
 impl Direct {
-    /// Whether the main table has a default route that is not ours.
+    /// Whether the main table has a default route that is not Ebbtide's.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn has_foreign_default(&mut self, family: Family) -> Result<bool, Error> {
         let mut message = RouteMessage::default();
         message.header.address_family = message::address_family(family);
@@ -114,18 +114,18 @@ impl Direct {
 }
 
 impl Direct {
-    /// Whether a rule of ours leads to another table than the main one, whatever the packet's mark.
+    /// Whether a rule of Ebbtide's that matches no mark looks up another table than the main one.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn has_tables_of_ours(&mut self) -> Result<bool, Error> {
         self.has_rules(leads_to_ours)
     }
 
-    /// Whether somebody else routes by marks.
+    /// Whether a foreign rule matches marks.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn has_foreign_rules_by_mark(&mut self) -> Result<bool, Error> {
         self.has_rules(is_foreign_by_mark)
     }
@@ -160,14 +160,14 @@ fn leads_to_ours(message: &RuleMessage) -> bool {
     is_ours(message) && table != MAIN_TABLE && !is_by_mark
 }
 
-/// Whether the rule is another's and looks at marks.
+/// Whether the rule is foreign and matches marks.
 pub(super) fn is_foreign_by_mark(message: &RuleMessage) -> bool {
     let by_mark = |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::FwMark(_));
     !is_ours(message) && message.attributes.iter().any(by_mark)
 }
 
 fn is_foreign_default(RouteMessage { header, .. }: &RouteMessage) -> bool {
-    // What the kernel says where there is no route at all (`ip6_null_entry`, net/ipv6/route.c).
+    // The kernel's placeholder where there is no route at all (`ip6_null_entry`, net/ipv6/route.c).
     let is_none = header.kind == RouteType::Unreachable && header.protocol == RouteProtocol::Kernel;
     header.destination_prefix_length == 0
         && u32::from(header.table) == MAIN_TABLE

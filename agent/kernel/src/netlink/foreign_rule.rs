@@ -1,4 +1,4 @@
-//! A routing rule that is somebody else's, as far as ours have to mind it.
+//! A foreign routing policy rule, as far as it can conflict with Ebbtide's.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMe
 
 use super::ours::is_ours;
 
-/// A rule that is not ours.
+/// A routing policy rule that is not Ebbtide's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignRule {
     /// Family.
     pub family: Family,
     /// Its priority.
     pub priority: u32,
-    /// The mark that it asks for, and the bits of it that it looks at.
+    /// The mark that it matches, and the mask.
     pub mark: Option<(u32, u32)>,
-    /// It matches what the rest does not describe (`not`).
+    /// Whether it matches what the rest does not describe (`not`).
     pub inverted: bool,
     /// Source.
     pub from: Option<IpNet>,
@@ -27,12 +27,12 @@ pub struct ForeignRule {
     pub iif: Option<String>,
     /// The link by which packets have to leave.
     pub oif: Option<String>,
-    /// The table that it looks into; `None` if it does something else, or looks into that of a VRF (`l3mdev`).
+    /// The table that it looks up; `None` if it does something else, or looks up that of a VRF (`l3mdev`).
     pub table: Option<u32>,
 }
 
 impl ForeignRule {
-    /// A rule that matches everything and does nothing.
+    /// Makes a rule that matches everything and does nothing.
     #[must_use]
     pub const fn new(family: Family, priority: u32) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl ForeignRule {
         }
     }
 
-    /// `None` if the rule is ours.
+    /// Parses a rule; `None` if it is Ebbtide's.
     pub(super) fn parse(family: Family, message: &RuleMessage) -> Option<Self> {
         if is_ours(message) {
             return None;
@@ -74,7 +74,7 @@ impl ForeignRule {
                 _ => {}
             }
         }
-        // The kernel tells no mark of zero (`fib_nl_fill_rule`, net/core/fib_rules.c).
+        // The kernel omits a mark of zero (`fib_nl_fill_rule`, net/core/fib_rules.c).
         rule.mark = match (mark, mask) {
             (None, None) => None,
             (mark, mask) => Some((mark.unwrap_or(0), mask.unwrap_or(u32::MAX))),
@@ -86,7 +86,7 @@ impl ForeignRule {
     }
 }
 
-/// As `ip rule` has it.
+/// Formats the rule as `ip rule` does.
 impl fmt::Display for ForeignRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.priority)?;

@@ -1,6 +1,6 @@
-//! Who has a link already. A link has one receive handler (`netdev_rx_handler_register`,
-//! net/core/dev.c): ipvlan, macvlan, a bridge, a bond and a team each want to be it, and all the kernel
-//! says to the second is EBUSY.
+//! Finds what occupies a link that takes no ipvlan child. A link has one receive handler (`netdev_rx_handler_register`,
+//! net/core/dev.c): ipvlan, macvlan, a bridge, a bond and a team each need it, and the kernel refuses the second with
+//! EBUSY and nothing more.
 
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
@@ -9,7 +9,7 @@ use rtnetlink::packet_route::{
 
 use super::{Error, direct::Direct};
 
-/// What is to be known of a link here.
+/// The attributes of a link that matter here.
 struct Seen {
     ifindex: u32,
     name: String,
@@ -19,11 +19,11 @@ struct Seen {
 }
 
 impl Direct {
-    /// Who has the link with this index and lets no ipvlan child be made of it, and what can be done,
-    /// each in words.
+    /// Describes what occupies the link with this index, so that it takes no ipvlan child, and what can be done about
+    /// it.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// If the kernel does not answer.
     pub fn holder_of(&mut self, ifindex: u32) -> Result<(String, String), Error> {
         let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let links = self.dump("list links", question, |answer| match answer {
@@ -144,7 +144,7 @@ mod tests {
                 "macvlan interface child0",
                 "another NIC",
             ),
-            // Children in containers are not seen from here, and a VRF is nobody's handler.
+            // Children in containers are not visible from here, and a VRF is no receive handler.
             (vec![nic(None)], "in a container", "another NIC"),
             (
                 vec![nic(Some(3)), link(3, "blue", Some(InfoKind::Vrf))],

@@ -1,4 +1,4 @@
-//! Which links can have tc filters, and which way.
+//! Finds the links that can have tc filters, and the foreign filters at them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,7 +16,7 @@ use super::{
     model::{Direction, Filter},
 };
 
-/// A filter of others, as `tc filter show` names it.
+/// A foreign filter, as `tc filter show` names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ForeignFilter {
     priority: u16,
@@ -29,13 +29,13 @@ impl fmt::Display for ForeignFilter {
     }
 }
 
-/// The queueing discipline at a link's one place for filters of its own (`ffff:`).
+/// The queueing discipline in a link's only place for filters (`ffff:`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Qdisc {
-    /// `clsact`: filters for both ways, each with a list of its own.
+    /// `clsact`: filters for both directions, each with its own list.
     Clsact,
-    /// `ingress`, which is older: one list, for what comes in. A filter that is added for what goes out ends up in it,
-    /// and is run for what comes in (`ingress_tcf_block`, net/sched/sch_ingress.c).
+    /// `ingress`, the older one: one list, for ingress. A filter that is added for egress ends up in it, and runs at
+    /// ingress (`ingress_tcf_block`, net/sched/sch_ingress.c).
     Ingress,
 }
 
@@ -54,14 +54,14 @@ impl Qdisc {
 pub struct TcHooks(HashMap<u32, Qdisc>);
 
 impl TcHooks {
-    /// Whether the link with this index can have filters now, for either way.
+    /// Whether the link with this index can have filters now, in at least one direction.
     #[must_use]
     pub fn are_at(&self, ifindex: u32) -> bool {
         self.0.contains_key(&ifindex)
     }
 
-    /// Whether somebody has made the place of `filter` on the link with this index one for what comes in alone. There
-    /// can be one such place on a link, and who takes it away takes others' filters with it.
+    /// Whether a foreign qdisc `ingress` occupies the place of `filter`, which is for egress. A link has one such
+    /// place, and removing the qdisc removes foreign filters with it.
     #[must_use]
     pub fn are_taken_for(&self, filter: &Filter, ifindex: u32) -> bool {
         filter.direction == Direction::Egress && self.0.get(&ifindex) == Some(&Qdisc::Ingress)
@@ -69,10 +69,10 @@ impl TcHooks {
 }
 
 impl Netlink {
-    /// The links that can have tc filters.
+    /// Lists the links that can have tc filters.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn tc_hooks(&self) -> Result<TcHooks, Error> {
         let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
         let found = self.dump(
@@ -86,10 +86,10 @@ impl Netlink {
         Ok(TcHooks(found.await?.into_iter().collect()))
     }
 
-    /// The filters at a link's hook that are asked before ours.
+    /// Lists the filters at a link's hook that run before Ebbtide's.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn filters_in_front(
         &self,
         ifindex: u32,

@@ -1,8 +1,8 @@
-//! Messages of the kernel that cannot be read as a whole, read without what cannot be read.
+//! Decodes kernel messages that have unreadable attributes, without these.
 //!
-//! The library gives up a message for one attribute that it does not understand: text that is no UTF-8 (the kernel takes any
-//! bytes as a link's alias), a nested attribute of another length in another kernel. Links whose message was given up
-//! would not be there for the agent, and a list that it asked for would fail, for a link that is none of its business.
+//! The netlink library rejects a whole message for one attribute that it cannot parse: text that is not UTF-8 (the
+//! kernel takes any bytes as a link's alias), a nested attribute of another length in another kernel. Then the agent
+//! would not see that link, and a dump would fail because of an unrelated one.
 
 use std::{fmt::Debug, io};
 
@@ -19,13 +19,13 @@ use tracing::debug;
 const HEADER: usize = 16;
 /// `struct nlattr`: length and type.
 const ATTRIBUTE: usize = 4;
-/// Attributes within attributes that are looked into: those of a kind of link have three levels.
+/// The levels of nested attributes that are searched: those of a kind of link have three.
 const DEPTH: u8 = 3;
 
-/// Reads the message that `bytes` begin with.
+/// Decodes the message at the start of `bytes`.
 ///
 /// # Errors
-/// When it cannot be read without any of its attributes either, or is none.
+/// If it is no message, or cannot be decoded even without any of its attributes.
 pub fn decode<T: NetlinkDeserializable>(bytes: &[u8]) -> Result<NetlinkMessage<T>, DecodeError> {
     NetlinkMessage::deserialize(bytes).or_else(|error| {
         let Some((fixed, attributes)) = split(bytes) else {
@@ -40,13 +40,13 @@ pub fn decode<T: NetlinkDeserializable>(bytes: &[u8]) -> Result<NetlinkMessage<T
             "read a message without what cannot be read of it: {:?}",
             message.header
         );
-        // Where the next one begins.
+        // The next message begins after the original length.
         message.header.length = NetlinkBuffer::new(bytes).length();
         Ok(message)
     })
 }
 
-/// As many of the attributes, in their order, as `reads` takes together; of nested ones what it takes of them.
+/// Returns as many of the attributes, in order, as `reads` accepts together; of nested ones the accepted part.
 fn readable(mut attributes: &[u8], reads: &dyn Fn(&[u8]) -> bool, depth: u8) -> Vec<u8> {
     let mut kept = Vec::new();
     while let Some((attribute, rest)) = first(attributes) {
@@ -72,7 +72,7 @@ fn readable(mut attributes: &[u8], reads: &dyn Fn(&[u8]) -> bool, depth: u8) -> 
     kept
 }
 
-/// The first attribute, padded to a multiple of four bytes (NLA_ALIGN), and those behind it.
+/// Splits off the first attribute, padded to a multiple of four bytes (NLA_ALIGN).
 fn first(attributes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
     if length < ATTRIBUTE || length > attributes.len() {
@@ -82,7 +82,7 @@ fn first(attributes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some(attributes.split_at(padded))
 }
 
-/// Whether the bytes are attributes, and nothing else.
+/// Whether the bytes consist of attributes alone.
 fn is_list(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while let Some((_, behind)) = first(rest) {
@@ -105,7 +105,7 @@ fn with_length(message: &[u8]) -> Vec<u8> {
     message
 }
 
-/// What the message begins with whatever it says, and its attributes.
+/// Splits a message into its fixed part and its attributes.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let buffer = NetlinkBuffer::new_checked(bytes).ok()?;
     let fixed = HEADER + body(buffer.message_type())?;
@@ -114,7 +114,7 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         .split_at_checked(fixed)
 }
 
-/// The length of the structure behind the header, by the message's type (include/uapi/linux/rtnetlink.h).
+/// Returns the length of the structure after the header, by message type (include/uapi/linux/rtnetlink.h).
 const fn body(kind: u16) -> Option<usize> {
     Some(match kind {
         // `ifinfomsg`, `ifaddrmsg`, `rtmsg`, `ndmsg`, `fib_rule_hdr`.
@@ -129,7 +129,7 @@ const fn body(kind: u16) -> Option<usize> {
     })
 }
 
-/// How connections read datagrams: as [`decode`] does.
+/// Decodes the datagrams of connections, as [`decode`] does.
 #[derive(Debug)]
 pub(super) struct Codec;
 
@@ -231,7 +231,7 @@ mod tests {
             let (length, found) = read(&bytes);
             assert_eq!(length as usize, bytes.len(), "{what}");
             let expected = [expected, vec![name.clone()]].concat();
-            // What the data were is nobody's business.
+            // The data are not compared.
             let found: Vec<_> = found
                 .into_iter()
                 .map(|attribute| match attribute {

@@ -1,4 +1,4 @@
-//! Links: what is there, making the two that a pod needs, removing them.
+//! Reads links, creates the two that a pod needs, and removes them.
 
 use std::os::fd::RawFd;
 
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Batch, Error, Netlink, message::address_family};
 
-/// Gives an ipvlan link this mode.
+/// Makes a message that sets the mode of an ipvlan link.
 pub(super) fn mode_message(mode: IpvlanMode, ifindex: u32) -> LinkMessage {
     let mode = InfoData::IpVlan(vec![InfoIpVlan::Mode(kernel_mode(mode))]);
     rtnetlink::LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::IpVlan)
@@ -39,7 +39,7 @@ const fn kernel_mode(mode: IpvlanMode) -> IpVlanMode {
 }
 
 /// The longest alias of a link, in bytes. The kernel takes 255 (`IFALIASZ` of include/uapi/linux/if.h; `ifla_policy` of
-/// net/core/rtnetlink.c), and a final zero, which is sent, counts there as one of them.
+/// net/core/rtnetlink.c), including a final zero, which is sent.
 pub const LONGEST_ALIAS: usize = 254;
 
 /// A link as the kernel has it.
@@ -49,7 +49,7 @@ pub struct Link {
     pub ifindex: u32,
     /// Name.
     pub name: String,
-    /// `IFLA_IFALIAS`, if set: ours says whose it is.
+    /// `IFLA_IFALIAS`, if set; Ebbtide's names the owner.
     pub alias: Option<String>,
     /// Link-layer address.
     pub mac: Option<Mac>,
@@ -59,13 +59,13 @@ pub struct Link {
     pub up: bool,
     /// `IFF_LOOPBACK`.
     pub loopback: bool,
-    /// What makes it: `ipvlan`, `veth`; `None` for hardware.
+    /// Its kind: `ipvlan`, `veth`; `None` for hardware.
     pub kind: Option<String>,
-    /// For an ipvlan child: its mode.
+    /// The mode of an ipvlan child.
     pub ipvlan_mode: Option<IpvlanMode>,
-    /// `IFLA_LINK`: index of the link below, or of the veth peer, maybe in another namespace.
+    /// `IFLA_LINK`: index of the lower link, or of the veth peer, maybe in another namespace.
     pub below: Option<u32>,
-    /// `IFLA_LINK_NETNSID`: that one is in another namespace.
+    /// `IFLA_LINK_NETNSID`: whether that one is in another namespace.
     pub below_elsewhere: bool,
     /// `IFLA_MASTER`: index of the bridge, bond or VRF that it is a port of.
     pub port_of: Option<u32>,
@@ -131,7 +131,7 @@ pub struct LinkAddress {
 }
 
 impl Link {
-    /// In what the link is not as it was made, if in anything.
+    /// Describes how the link has changed since it was made, if it has.
     #[must_use]
     pub fn differs(&self, mtu: u32, mac: Option<Mac>) -> Option<String> {
         let mac = mac.filter(|mac| self.mac != Some(*mac));
@@ -162,7 +162,7 @@ impl LinkAddress {
         })
     }
 
-    /// By which the kernel knows it.
+    /// Makes the message that identifies the address.
     pub(super) fn message(&self) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header.family = address_family(Family::of(self.address.addr()));
@@ -176,26 +176,26 @@ impl LinkAddress {
 }
 
 impl Netlink {
-    /// All links.
+    /// Lists all links.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn links(&self) -> Result<Vec<Link>, Error> {
         self.dump("list links", all_links(), new_link).await
     }
 
-    /// The link called `name`, or `None`.
+    /// Looks up the link called `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
         Ok(self.links_named(&[name]).await?.into_values().next())
     }
 
-    /// The link of this index, or `None`.
+    /// Looks up the link of this index; `None` if it does not exist.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn link_at(&self, ifindex: u32) -> Result<Option<Link>, Error> {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;
@@ -208,10 +208,10 @@ impl Netlink {
         }
     }
 
-    /// All addresses of all links.
+    /// Lists all addresses of all links.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn addresses(&self) -> Result<Vec<LinkAddress>, Error> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         self.dump("list addresses", request, |answer| match answer {
@@ -222,7 +222,7 @@ impl Netlink {
     }
 }
 
-/// The question for all links. Most of an answer would be counters.
+/// Makes the dump request for all links, without counters, which would be most of the answer.
 pub(super) fn all_links() -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     let without = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
@@ -232,7 +232,8 @@ pub(super) fn all_links() -> RouteNetlinkMessage {
 
 pub(super) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
     match message {
-        // The name may be no text (`dev_valid_name`, net/core/dev.c): nobody here can name such a link, or sets it.
+        // A name that is not UTF-8 is dropped (the kernel allows it: `dev_valid_name`, net/core/dev.c): nobody here can
+        // refer to such a link.
         RouteNetlinkMessage::NewLink(message) => {
             Some(Link::parse(message)).filter(|link| !link.name.is_empty())
         }
@@ -240,12 +241,12 @@ pub(super) fn new_link(message: RouteNetlinkMessage) -> Option<Link> {
     }
 }
 
-/// An ipvlan child to be born in another namespace.
+/// An ipvlan child to create in another namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipvlan {
     /// Its name there.
     pub name: String,
-    /// The NIC it is a child of, in the host.
+    /// Its master: the NIC, in the host.
     pub master: String,
     /// Mode.
     pub mode: IpvlanMode,
@@ -268,8 +269,8 @@ pub struct Veth {
     pub mtu: u32,
 }
 
-/// An index for a link that may not have the next free one: the kernel counts from 1 and comes this far in
-/// no namespace. Different for the interfaces that one pod has.
+/// Returns an interface index that no link has: the kernel counts from 1 and gets this far in no namespace. It differs
+/// between the interfaces of one pod.
 fn chosen_index(name: &str) -> u32 {
     const FROM: u32 = 1 << 30;
     let number = name.bytes().fold(0_u32, |sum, byte| {
@@ -279,12 +280,12 @@ fn chosen_index(name: &str) -> u32 {
 }
 
 impl Batch {
-    /// Makes the ipvlan child in the namespace of `netns`, under its final name: one message, no
-    /// move, no rename (a rename costs an RCU grace period on older kernels).
+    /// Creates the ipvlan child in the namespace of `netns`, under its final name: one message, no move, no rename (a
+    /// rename costs an RCU grace period on older kernels).
     ///
-    /// `namesake`: a link here has this name, as a cloud's `eth0`. Before Linux 6.13 the kernel looks for
-    /// the new link in the namespace of the socket, by its index if there is one, else by its name
-    /// (`__rtnl_newlink`, net/core/rtnetlink.c). So it gets an index that no link here has.
+    /// `namesake`: a link here has this name, such as a cloud's `eth0`. Before Linux 6.13 the kernel looks up the new
+    /// link in the namespace of the socket, by its index if there is one, else by its name (`__rtnl_newlink`,
+    /// net/core/rtnetlink.c). So it gets an index that no link here has.
     pub fn add_ipvlan(&mut self, ipvlan: &Ipvlan, master: u32, netns: RawFd, namesake: bool) {
         let mut message = LinkIpVlan::new(&ipvlan.name, master, kernel_mode(ipvlan.mode))
             .mtu(ipvlan.mtu)
@@ -303,8 +304,8 @@ impl Batch {
         );
     }
 
-    /// Makes the pair, the far end in the namespace of `netns`, both under their final names and
-    /// MAC addresses.
+    /// Creates the veth pair, with the far end in the namespace of `netns`, both under their final names and MAC
+    /// addresses.
     pub fn add_veth(&mut self, veth: &Veth, netns: RawFd) {
         let peer = rtnetlink::LinkMessageBuilder::<LinkUnspec>::new()
             .name(&veth.pod_name)
@@ -325,7 +326,7 @@ impl Batch {
         );
     }
 
-    /// Makes a link that leads nowhere, or leaves the one that is there.
+    /// Creates a dummy link, or keeps an existing one.
     pub fn add_dummy(&mut self, name: &str, mac: Mac) {
         const THERE: &[i32] = &[Errno::EEXIST as i32];
         let message = LinkDummy::new(name).address(mac.0.to_vec()).build();
@@ -337,7 +338,7 @@ impl Batch {
         );
     }
 
-    /// Sets the link up, with an alias that says whose it is.
+    /// Sets the link up, with an alias that names its owner.
     pub fn set_up(&mut self, name: &str, ifindex: u32, alias: Option<&str>) {
         let mut message = LinkUnspec::new_with_index(ifindex).up();
         if let Some(alias) = alias {
@@ -350,7 +351,7 @@ impl Batch {
         );
     }
 
-    /// Gives the link its MTU and its link-layer address back, where they are others.
+    /// Restores the link's MTU and link-layer address, if they differ.
     pub fn repair(&mut self, link: &Link, mtu: u32, mac: Option<Mac>) {
         let mut message = LinkUnspec::new_with_index(link.ifindex);
         let different_mac = mac.filter(|mac| link.mac != Some(*mac));
@@ -369,14 +370,14 @@ impl Batch {
         }
     }
 
-    /// Sets a link up that is not, or that does not say whose it is.
+    /// Sets a link up, and its alias, unless both are in the desired state.
     pub fn bring_up(&mut self, link: &Link, alias: &str) {
         if !link.up || link.alias.as_deref() != Some(alias) {
             self.set_up(&link.name, link.ifindex, Some(alias));
         }
     }
 
-    /// Removes the link, if it is there.
+    /// Removes the link, if it exists.
     pub fn delete_link(&mut self, name: &str, ifindex: u32) {
         const GONE: &[i32] = &[Errno::ENODEV as i32];
         self.push_tolerant(

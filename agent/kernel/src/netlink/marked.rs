@@ -1,4 +1,4 @@
-//! Rules by mark that somebody makes, in whatever network namespace.
+//! Receives notifications of foreign rules by mark, in any network namespace.
 
 use std::io;
 
@@ -13,8 +13,8 @@ use rtnetlink::{
 
 use super::{Parts, foreign::is_foreign_by_mark, listening};
 
-/// A socket that hears of them in all namespaces which this one has links to: those of the pods, by their
-/// pairs (`NETLINK_LISTEN_ALL_NSID`, netlink(7)).
+/// A socket that receives these notifications from all namespaces which this one has links to: those of the pods, by
+/// their veth pairs (`NETLINK_LISTEN_ALL_NSID`, netlink(7)).
 #[derive(Debug)]
 pub struct ForeignMarks(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
 
@@ -22,7 +22,7 @@ impl ForeignMarks {
     /// Opens the socket.
     ///
     /// # Errors
-    /// When the kernel refuses: it asks for `CAP_NET_BROADCAST`.
+    /// If the kernel refuses: it requires `CAP_NET_BROADCAST`.
     pub fn listen() -> io::Result<Self> {
         let groups = [MulticastGroup::Ipv4Rule, MulticastGroup::Ipv6Rule];
         let mut socket = listening(&groups)?;
@@ -32,7 +32,7 @@ impl ForeignMarks {
         Ok(Self(messages))
     }
 
-    /// Waits until somebody made such a rule, or may have. `None` when the socket was closed.
+    /// Waits until such a rule was added, or may have been. `None` if the socket was closed.
     pub async fn next(&mut self) -> Option<()> {
         while let Some((message, _)) = self.0.next().await {
             match message.payload {

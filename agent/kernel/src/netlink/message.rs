@@ -1,4 +1,4 @@
-//! Objects as netlink messages.
+//! Encodes objects as netlink messages.
 
 use std::{net::IpAddr, os::fd::RawFd};
 
@@ -28,10 +28,10 @@ use super::{
     },
 };
 
-/// Our filters' place at a hook: a fixed priority and handle, so that a newer program takes the
-/// older one's place in one step and there is never a second.
+/// The priority of Ebbtide's filters at a hook. Priority and handle are fixed, so that a newer program replaces the
+/// older one in one step and there is never a second.
 pub const FILTER_PRIORITY: u16 = 0xeb;
-/// See [`FILTER_PRIORITY`].
+/// The handle of Ebbtide's filters; see [`FILTER_PRIORITY`].
 pub const FILTER_HANDLE: u32 = 1;
 
 const EEXIST: &[i32] = &[Errno::EEXIST as i32];
@@ -42,7 +42,7 @@ const GONE: &[i32] = &[
     Errno::EADDRNOTAVAIL as i32,
 ];
 
-/// No such filter, or no clsact that could have it.
+/// There is no such filter, or no clsact that could have it.
 const NO_FILTER: &[i32] = &[
     Errno::ENOENT as i32,
     Errno::ENODEV as i32,
@@ -68,7 +68,7 @@ fn address(object: &Address, ifindex: u32) -> AddressMessage {
     message.attributes.push(AddressAttribute::Local(ip));
     message.attributes.push(AddressAttribute::Address(ip));
     let mut flags = AddressFlags::empty();
-    // The pool knows that nobody else has it, and ipvlan l3 could not ask anyway.
+    // The pool guarantees that nobody else has it, and ipvlan l3 could not probe anyway.
     flags.set(AddressFlags::Nodad, ip.is_ipv6());
     flags.set(AddressFlags::Noprefixroute, object.no_prefix_route);
     if !flags.is_empty() {
@@ -170,7 +170,7 @@ fn rule(object: &Rule) -> RuleMessage {
     message
 }
 
-/// The place of a neighbour entry: its address and its link.
+/// Makes a message with the key of a neighbour entry: its address and its link.
 pub(super) fn neighbour_at(address: IpAddr, ifindex: u32) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = address_family(Family::of(address));
@@ -193,7 +193,7 @@ fn neighbour(object: &Neighbour, ifindex: u32) -> NeighbourMessage {
     message
 }
 
-/// The place of our filters in a link's `direction`; see [`FILTER_PRIORITY`].
+/// Makes a message with the place of filters in a link's `direction`.
 #[must_use]
 pub fn filter_hook(ifindex: u32, direction: Direction) -> TcMessage {
     let mut message = TcMessage::with_index(ifindex.cast_signed());
@@ -207,7 +207,7 @@ pub fn filter_hook(ifindex: u32, direction: Direction) -> TcMessage {
     message
 }
 
-/// Our filter at a hook, whichever program it holds.
+/// Makes a message with the key of Ebbtide's filter at a hook, whichever program it holds.
 pub(super) fn our_filter(ifindex: u32, direction: Direction) -> TcMessage {
     /// `ETH_P_ALL` (include/uapi/linux/if_ether.h), in network byte order as tc wants it.
     const ETH_P_ALL: u16 = 0x0003_u16.to_be();
@@ -247,7 +247,7 @@ fn clsact(ifindex: u32) -> TcMessage {
 }
 
 impl Batch {
-    /// Puts the address there, or leaves it as it is.
+    /// Adds the address; an existing one stays as it is.
     pub fn add_address(&mut self, object: &Address, ifindex: u32) {
         let message = RouteNetlinkMessage::NewAddress(address(object, ifindex));
         self.push(
@@ -257,8 +257,8 @@ impl Batch {
         );
     }
 
-    /// Puts the route there, in the place of an older one of ours if there is one. A route of somebody
-    /// else's in its place stays, and is an error (`taken`).
+    /// Adds the route, or replaces an older one of Ebbtide's. A foreign route in conflict stays, and is an error
+    /// (`taken`).
     pub fn add_route(&mut self, object: &Route, ifindex: u32) {
         let message = RouteNetlinkMessage::NewRoute(route(object, ifindex));
         self.push(
@@ -268,17 +268,17 @@ impl Batch {
         );
     }
 
-    /// Removes the route, if it is there. One that was read may have been put there with another scope: by a next hop that
-    /// the kernel took for none, for example.
+    /// Removes the route, if it exists. One that was read back may have been added with another scope, for example if
+    /// the kernel took its next hop for none.
     pub fn delete_route(&mut self, object: &Route, ifindex: u32) {
         let mut message = route(object, ifindex);
-        // Of whatever scope (`fib_table_delete`, net/ipv4/fib_trie.c).
+        // This matches any scope (`fib_table_delete`, net/ipv4/fib_trie.c).
         message.header.scope = RouteScope::NoWhere;
         let message = RouteNetlinkMessage::DelRoute(message);
         self.push_tolerant(format_args!("delete {object}"), message, 0, GONE);
     }
 
-    /// Puts the rule there, or leaves the very same one that is there.
+    /// Adds the rule; an identical one stays.
     pub fn add_rule(&mut self, object: &Rule) {
         let message = RouteNetlinkMessage::NewRule(rule(object));
         // NLM_F_EXCL: without it the kernel adds the same rule a second time.
@@ -290,13 +290,13 @@ impl Batch {
         );
     }
 
-    /// Removes the rule, if it is there.
+    /// Removes the rule, if it exists.
     pub fn delete_rule(&mut self, object: &Rule) {
         let message = RouteNetlinkMessage::DelRule(rule(object));
         self.push_tolerant(format_args!("delete {object}"), message, 0, GONE);
     }
 
-    /// Puts the permanent neighbour entry there, or replaces the one that is.
+    /// Adds the permanent neighbour entry, or replaces an existing one.
     pub fn add_neighbour(&mut self, object: &Neighbour, ifindex: u32) {
         let message = RouteNetlinkMessage::NewNeighbour(neighbour(object, ifindex));
         self.push(
@@ -306,13 +306,13 @@ impl Batch {
         );
     }
 
-    /// Removes the neighbour entry, if it is there.
+    /// Removes the neighbour entry, if it exists.
     pub fn delete_neighbour(&mut self, object: &Neighbour, ifindex: u32) {
         let message = RouteNetlinkMessage::DelNeighbour(neighbour(object, ifindex));
         self.push_tolerant(format_args!("delete {object}"), message, 0, GONE);
     }
 
-    /// Attaches the program, or puts it in the place of an older one, without a gap.
+    /// Attaches the program, or replaces an older one, without a gap.
     pub fn add_filter(&mut self, object: &Filter, ifindex: u32, program: RawFd) {
         self.push_tolerant(
             format_args!("add clsact to {}", object.link),
@@ -327,7 +327,7 @@ impl Batch {
         );
     }
 
-    /// Removes our filter, if it is there.
+    /// Removes Ebbtide's filter, if it exists.
     pub fn delete_filter(&mut self, object: &Filter, ifindex: u32) {
         self.push_tolerant(
             format_args!("remove {object}"),

@@ -1,10 +1,9 @@
-//! The few typed operations on links, addresses, routes, rules, neighbours, filters, sysctls and
-//! namespaces that the rest of the agent is made of.
+//! Typed operations on links, addresses, routes, rules, neighbours, filters, sysctls and namespaces, from which the
+//! rest of the agent is built.
 //!
-//! Nothing here knows what a pod is. [`model`] says what objects look like, [`message`] turns
-//! them into netlink messages, [`state`] reads the kernel's back, [`Batch`] is many messages that
-//! go together, in one system call ([`direct`]: the one engine, which [`Netlink`] has behind a lock), and [`netns`] is the only place that changes a
-//! thread's namespace.
+//! Nothing here knows what a pod is. [`model`] describes objects, [`message`] encodes them as netlink messages,
+//! [`state`] reads them back from the kernel, and [`Batch`] sends many messages in one system call ([`direct`] is the
+//! one engine; [`Netlink`] puts it behind a lock). [`netns`] is the only module that changes a thread's namespace.
 
 pub mod by_gateway;
 pub mod defaults;
@@ -53,13 +52,13 @@ use link::Link;
 pub struct Error {
     /// What was being done, to what and where.
     pub action: String,
-    /// The kernel's answer.
+    /// The kernel's error.
     #[source]
     pub source: io::Error,
 }
 
 impl Error {
-    /// An error of `action`.
+    /// Makes an error of `action`.
     pub fn new(action: impl fmt::Display, source: io::Error) -> Self {
         Self {
             action: action.to_string(),
@@ -67,13 +66,13 @@ impl Error {
         }
     }
 
-    /// The kernel's error number, positive, if it is one.
+    /// Returns the kernel's error number, positive, if there is one.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()
     }
 
-    /// Whether the kernel said that the object (or the device it needs) is not there.
+    /// Whether the kernel reported that the object (or the device it needs) does not exist.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         const GONE: [i32; 4] = [libc::ENODEV, libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL];
@@ -90,14 +89,14 @@ mod libc {
     pub(super) const EADDRNOTAVAIL: i32 = Errno::EADDRNOTAVAIL as i32;
 }
 
-/// What a socket that listens is made of: who drives it, who could ask, and what the kernel says by itself.
+/// The parts of a socket for notifications: its driver, a handle for requests, and the received messages.
 type Parts = (
     Connection<RouteNetlinkMessage, TokioSocket, lenient::Codec>,
     ConnectionHandle<RouteNetlinkMessage>,
     UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
 );
 
-/// A socket that hears what is announced to these groups.
+/// Opens a socket that receives the notifications of these groups.
 fn listening(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     let groups = groups
@@ -107,10 +106,10 @@ fn listening(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-/// A connection to one namespace's rtnetlink, for tasks.
+/// An rtnetlink connection to one namespace, for async tasks.
 ///
-/// The kernel does what is asked of it before `sendmsg` returns, and makes each part of a list when it is read. So no task
-/// waits for an answer but for the kernel's own work, and one blocking connection serves them all, one after the other.
+/// The kernel processes a request before `sendmsg` returns, and makes each part of a dump when it is read. So a task
+/// waits only for the kernel's own work, and one blocking connection serves all tasks, one after the other.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     direct: Arc<Mutex<Direct>>,
@@ -122,26 +121,26 @@ impl Netlink {
     /// errors ("in the host", "in /run/netns/x").
     ///
     /// # Errors
-    /// When the socket cannot be made.
+    /// If the socket cannot be opened.
     pub fn open(place: impl Into<String>) -> Result<Self, Error> {
         Ok(Direct::open(place)?.into())
     }
 
-    /// What errors call this namespace.
+    /// Returns the name of this namespace in errors.
     #[must_use]
     pub fn place(&self) -> &str {
         &self.place
     }
 
-    /// How much the kernel answered so far.
+    /// Returns how much the kernel answered so far.
     pub async fn received(&self) -> Received {
         self.direct.lock().await.received()
     }
 
-    /// See [`Direct::dump`].
+    /// Sends a dump request; see [`Direct::dump`].
     ///
     /// # Errors
-    /// When the kernel refuses; `what` says what was asked for.
+    /// If the kernel refuses the request; `what` names it in the error.
     pub async fn dump<T>(
         &self,
         what: &str,
@@ -151,10 +150,10 @@ impl Netlink {
         self.direct.lock().await.dump(what, message, parse)
     }
 
-    /// See [`Direct::dump_only`].
+    /// Sends a dump request and filters the answers; see [`Direct::dump_only`].
     ///
     /// # Errors
-    /// When the kernel refuses; `what` says what was asked for.
+    /// If the kernel refuses the request; `what` names it in the error.
     pub async fn dump_only<T>(
         &self,
         what: &str,
@@ -166,10 +165,10 @@ impl Netlink {
         direct.dump_only(what, message, is_wanted, parse)
     }
 
-    /// See [`Direct::ask`].
+    /// Sends one request; see [`Direct::ask`].
     ///
     /// # Errors
-    /// When the kernel refuses; `what` says what was asked for.
+    /// If the kernel refuses the request; `what` names it in the error.
     pub async fn ask(
         &self,
         what: &str,
@@ -178,10 +177,10 @@ impl Netlink {
         self.direct.lock().await.ask(what, message)
     }
 
-    /// See [`Direct::ask_each`].
+    /// Sends several requests; see [`Direct::ask_each`].
     ///
     /// # Errors
-    /// When they cannot be asked at all; `what` says what was asked for.
+    /// If the requests cannot be sent, or an answer is lost; `what` names them in the error.
     pub async fn ask_each(
         &self,
         what: &str,
@@ -191,10 +190,10 @@ impl Netlink {
         answers.map_err(|e| Error::new(format_args!("{what} {}", self.place), e))
     }
 
-    /// See [`Direct::links`].
+    /// Looks up links by name; see [`Direct::links`].
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn links_named(&self, names: &[&str]) -> Result<HashMap<String, Link>, Error> {
         self.direct.lock().await.links(names)
     }
@@ -209,8 +208,7 @@ impl From<Direct> for Netlink {
     }
 }
 
-/// Requests that are sent together, in order, and acknowledged together: the kernel works through
-/// them while the agent is still sending, and nobody waits for one answer before the next request.
+/// Requests that are sent together, in order, and acknowledged together: there is no round trip for each.
 #[derive(Debug, Default)]
 pub struct Batch {
     requests: Vec<Request>,
@@ -230,8 +228,8 @@ impl Batch {
         self.push_tolerant(what, message, flags, &[]);
     }
 
-    /// Adds a request for which some of the kernel's refusals are as good as success (`EEXIST`
-    /// where the very same object is there already, `ENOENT` where one is to go).
+    /// Adds a request for which some errors count as success (`EEXIST` where an identical object exists, `ENOENT` where
+    /// one is to be removed).
     pub fn push_tolerant(
         &mut self,
         what: impl fmt::Display,
@@ -247,7 +245,7 @@ impl Batch {
         });
     }
 
-    /// See [`Direct::run`].
+    /// Sends the batch, and returns the first refusal; see [`Direct::run`].
     ///
     /// # Errors
     /// The first refusal, naming the request.
@@ -255,7 +253,7 @@ impl Batch {
         netlink.direct.lock().await.run(self)
     }
 
-    /// See [`Direct::run_all`].
+    /// Sends the batch, and returns every refusal; see [`Direct::run_all`].
     pub async fn run_all(self, netlink: &Netlink) -> Vec<Error> {
         netlink.direct.lock().await.run_all(self)
     }

@@ -1,5 +1,5 @@
-//! Kernel objects as data. A namespace's plan is made of these, the kernel's state is read back
-//! as these, and whatever compares or prints them needs no privileges.
+//! Kernel objects as plain data. A namespace's plan consists of these, and the kernel's state is read back as these, so
+//! comparing and printing them needs no privileges.
 
 use std::{fmt, net::IpAddr};
 
@@ -7,8 +7,8 @@ use ebbtide_types::{Family, Mac};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Marks our routes and rules (`rtm_protocol`, `FRA_PROTOCOL`): removal and repair touch nothing
-/// else. Values above 4 (`RTPROT_STATIC`) are for daemons to choose (include/uapi/linux/rtnetlink.h).
+/// The protocol of Ebbtide's routes and rules (`rtm_protocol`, `FRA_PROTOCOL`): removal and repair touch no others.
+/// Values above 4 (`RTPROT_STATIC`) are for daemons to choose (include/uapi/linux/rtnetlink.h).
 pub const PROTOCOL: u8 = 0xeb;
 
 /// The main routing table.
@@ -17,7 +17,7 @@ pub const MAIN_TABLE: u32 = 254;
 /// The kernel's table of the namespace's own addresses (`RT_TABLE_LOCAL`, include/uapi/linux/rtnetlink.h).
 pub const LOCAL_TABLE: u32 = 255;
 
-/// The network of one address alone: /32 or /128.
+/// Returns the network of one address alone: /32 or /128.
 #[must_use]
 pub fn host_net(address: IpAddr) -> IpNet {
     IpNet::from(address)
@@ -30,8 +30,8 @@ pub struct Address {
     pub link: String,
     /// Address and prefix length.
     pub address: IpNet,
-    /// The kernel makes no route to its subnet (`IFA_F_NOPREFIXROUTE`, include/uapi/linux/if_addr.h). An
-    /// address that is there already stays as it is.
+    /// Whether the kernel makes no route to its subnet (`IFA_F_NOPREFIXROUTE`, include/uapi/linux/if_addr.h). An
+    /// existing address is not changed.
     pub no_prefix_route: bool,
 }
 
@@ -52,26 +52,25 @@ pub struct Route {
     pub table: u32,
 }
 
-/// What a rule looks at.
+/// The packets that a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Selector {
     /// Every packet.
     All,
-    /// Packets made here (`iif lo`) whose mark has `mark` set within `mask`. What the namespace
-    /// merely forwards is left to the main table: a marked request that the pod passes on to a
-    /// container of its own must not be sent back.
+    /// Locally generated packets (`iif lo`) whose mark has `mark` set within `mask`. Forwarded packets are left to the
+    /// main table: a marked request that the pod forwards to a container of its own must not be sent back.
     LocalMark {
         /// Value.
         mark: u32,
-        /// Bits looked at.
+        /// The mask.
         mask: u32,
     },
-    /// Packets, made here or forwarded, whose mark has `mark` set within `mask`.
+    /// Packets, local or forwarded, whose mark has `mark` set within `mask`.
     Mark {
         /// Value.
         mark: u32,
-        /// Bits looked at.
+        /// The mask.
         mask: u32,
     },
     /// Packets that came in by `link`, whose mark has `mark` set within `mask`.
@@ -80,16 +79,16 @@ pub enum Selector {
         link: String,
         /// Value.
         mark: u32,
-        /// Bits looked at.
+        /// The mask.
         mask: u32,
     },
-    /// Packets made here (`iif lo`) with this source, whose mark has `mark` set within `mask`.
+    /// Locally generated packets (`iif lo`) with this source, whose mark has `mark` set within `mask`.
     LocalFromMark {
         /// Their source.
         from: IpNet,
         /// Value.
         mark: u32,
-        /// Bits looked at.
+        /// The mask.
         mask: u32,
     },
     /// Packets from this network that must leave by this link (`oif`).
@@ -101,7 +100,7 @@ pub enum Selector {
     },
     /// Packets from this address.
     From(IpAddr),
-    /// All packets; the table's default route is passed over (`suppress_prefixlength 0`).
+    /// All packets; the table's default route is ignored (`suppress_prefixlength 0`).
     AllButDefault,
 }
 
@@ -110,25 +109,25 @@ pub enum Selector {
 pub struct Rule {
     /// Family.
     pub family: Family,
-    /// Lower goes first.
+    /// Its priority: lower values are evaluated first.
     pub priority: u32,
-    /// What it matches.
+    /// The packets that it matches.
     pub selector: Selector,
-    /// What is done with it.
+    /// What is done with these packets.
     #[serde(flatten)]
     pub action: Action,
 }
 
-/// What a rule does with what it matches.
+/// The action of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
-    /// Looks into this table; what has no route there goes on with the next rule.
+    /// Looks up this table; packets without a route there continue with the next rule.
     Table(u32),
-    /// Goes on with the rule of this priority, which must be there: without it the kernel takes no notice of
-    /// the rule (`fib_rules_lookup`, net/core/fib_rules.c).
+    /// Continues with the rule of this priority, which must exist: otherwise the kernel ignores this rule
+    /// (`fib_rules_lookup`, net/core/fib_rules.c).
     Goto(u32),
-    /// Nothing: somewhere to go to.
+    /// Does nothing: a target of goto.
     Nop,
 }
 
@@ -162,29 +161,29 @@ pub struct Sysctl {
     pub value: String,
 }
 
-/// A program at tc.
+/// An eBPF program attached at a tc hook.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Filter {
     /// Link name.
     pub link: String,
-    /// Which way.
+    /// The direction on the link.
     pub direction: Direction,
     /// The program's name in the eBPF object.
     pub program: String,
-    /// The number of the pod whose addresses alone may pass. The program finds it with each packet: it is
-    /// the filter's class, of which programs see 16 bits (`tc_classid` of `struct qdisc_skb_cb`,
+    /// The number of the pod whose addresses alone may pass. The program receives it with each packet: it is the
+    /// filter's class, of which programs see 16 bits (`tc_classid` of `struct qdisc_skb_cb`,
     /// include/net/sch_generic.h).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only_from: Option<u16>,
 }
 
-/// Into a link's namespace from the link, or out through the link.
+/// The direction of packets on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Received on the link.
     Ingress,
-    /// Sent by the link.
+    /// Sent on the link.
     Egress,
 }
 
@@ -274,10 +273,10 @@ impl fmt::Display for Direction {
     }
 }
 
-/// What one namespace should hold of ours, links excepted.
+/// The desired state of Ebbtide's objects in one namespace, links excepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespacePlan {
-    /// Settings, in the order they are to be made.
+    /// Sysctls, in the order in which they are written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sysctls: Vec<Sysctl>,
     /// Addresses.
@@ -298,7 +297,7 @@ pub struct NamespacePlan {
 }
 
 impl NamespacePlan {
-    /// Adds everything of another plan of the same namespace.
+    /// Adds all objects of another plan of the same namespace.
     pub fn extend(&mut self, more: &Self) {
         self.sysctls.extend_from_slice(&more.sysctls);
         self.addresses.extend_from_slice(&more.addresses);

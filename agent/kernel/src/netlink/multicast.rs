@@ -1,4 +1,4 @@
-//! Link-layer multicast groups of a NIC.
+//! Joins link-layer multicast groups on a NIC.
 
 use std::{io, os::fd::AsRawFd as _};
 
@@ -10,11 +10,11 @@ use nix::{
 
 use super::Error;
 
-/// Lets a NIC receive the frames of a group. It stays so as long as the NIC is there; joining twice
-/// is joining once (`__hw_addr_add_ex` with `global`, net/core/dev_addr_lists.c).
+/// Lets a NIC receive the frames of a group, for as long as it exists. Joining is idempotent (`__hw_addr_add_ex` with
+/// `global`, net/core/dev_addr_lists.c).
 ///
 /// # Errors
-/// When there is no such NIC, or it refuses.
+/// If the NIC does not exist, or refuses.
 pub fn join(nic: &str, group: Mac) -> Result<(), Error> {
     let failed = |e| {
         let group = String::from(group);

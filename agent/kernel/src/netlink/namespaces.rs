@@ -1,5 +1,5 @@
-//! The network namespaces that can be seen from here: those at a path (`/run/netns`, a runtime's own
-//! directory), and those that a process is in.
+//! Finds the network namespaces that are visible from here: those at a path (`/run/netns`, a runtime's own directory),
+//! and those of processes.
 
 use std::{
     collections::HashSet,
@@ -11,7 +11,7 @@ use std::{
 
 use super::netns::{Evidence, Netns};
 
-/// Each of them once, without the one with the inode `own`. What cannot be looked at is left out.
+/// Opens each visible network namespace once, except the one with the inode `own`. Inaccessible ones are left out.
 #[must_use]
 pub(super) fn others(own: u64) -> Vec<Netns> {
     let mut seen = HashSet::from([own]);
@@ -29,7 +29,7 @@ pub(super) fn others(own: u64) -> Vec<Netns> {
     found
 }
 
-/// Where namespaces are mounted (proc_pid_mountinfo(5)): their root is their own name, `net:[4026532281]`.
+/// Returns the paths of mounted namespaces (proc_pid_mountinfo(5)): their root is their own name, `net:[4026532281]`.
 fn mounted(mountinfo: &[u8]) -> Vec<PathBuf> {
     let lines = mountinfo.split(|byte| *byte == b'\n');
     lines
@@ -42,7 +42,7 @@ fn mounted(mountinfo: &[u8]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// With blanks and backslashes instead of `\040` and the like.
+/// Decodes the escapes of blanks and backslashes (`\040` and the like).
 fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -70,7 +70,7 @@ fn of_processes() -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// A namespace's path for people: a process by its number and name.
+/// Formats a namespace's path for people: a process by its PID and name.
 #[must_use]
 pub(super) fn called(path: &Path) -> String {
     let process = || {

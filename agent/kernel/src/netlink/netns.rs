@@ -1,5 +1,5 @@
-//! Network namespaces. A thread that enters one never returns to a pool: a failed way back would
-//! leave it poisoned for whoever gets it next.
+//! Opens and enters network namespaces. A thread that enters one never returns to a pool: if leaving failed, its next
+//! user would run in the wrong namespace.
 
 use std::{
     fs::{File, Metadata},
@@ -27,7 +27,7 @@ const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 /// `NS_GET_NSTYPE` (include/uapi/linux/nsfs.h): which kind of namespace it is, as its clone flag.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
-/// An open network namespace. It lives as long as this does, whatever happens to its path.
+/// An open network namespace. It exists as long as this value, whatever happens to its path.
 #[derive(Debug)]
 pub struct Netns {
     file: File,
@@ -36,13 +36,13 @@ pub struct Netns {
     inode: u64,
 }
 
-/// Whether a namespace is still there.
+/// Whether a namespace still exists.
 #[derive(Debug)]
 pub enum Evidence {
-    /// It is.
+    /// It exists.
     Present(Netns),
-    /// There is nothing at the path, or something that is no namespace (what container runtimes
-    /// leave behind when they remove one), or another namespace than the one meant.
+    /// There is nothing at the path, or no namespace (what container runtimes leave behind when they remove one), or
+    /// another namespace than the expected one.
     Gone,
 }
 
@@ -50,7 +50,7 @@ impl Netns {
     /// Opens the namespace at `path` (`/run/netns/...`, `/proc/PID/ns/net`).
     ///
     /// # Errors
-    /// When it cannot be opened, or is no namespace.
+    /// If it cannot be opened, or is no namespace.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
         match Self::look(&path, None)? {
@@ -65,13 +65,12 @@ impl Netns {
         }
     }
 
-    /// Looks whether the namespace at `path` is there, and the one with `inode` if that is known:
-    /// a path can come to lead to another one (`/proc/PID/ns/net` of a process that ended). What else is at the path is
-    /// not opened: a FIFO would wait for its other end, and a device do what opening it does.
+    /// Checks whether the namespace at `path` exists, and is the one with `inode` if that is known: a path can come to
+    /// refer to another one (`/proc/PID/ns/net` of a process that ended). Anything else at the path is not opened: a
+    /// FIFO would block, and opening a device has its effects.
     ///
     /// # Errors
-    /// When that cannot be told (no permission, out of descriptors): then it must not be taken
-    /// for gone.
+    /// If that cannot be determined (no permission, out of descriptors): then it must not be taken for gone.
     pub fn look(path: &Path, inode: Option<u64>) -> Result<Evidence, Error> {
         let failed = |e| {
             Error::new(
@@ -97,50 +96,49 @@ impl Netns {
         }))
     }
 
-    /// The PID namespace in which `path` means something, if it is one below `/proc/PID`: in another one it leads to
-    /// another process or nowhere.
+    /// Returns the PID namespace in which `path` is valid, if it is below `/proc`: in another one it refers to another
+    /// process or none.
     #[must_use]
     pub fn pid_namespace_of(path: &Path) -> Option<u64> {
         let own = || std::fs::metadata("/proc/self/ns/pid").map(|found| found.ino());
         path.starts_with("/proc").then(own)?.ok()
     }
 
-    /// The path it was opened by.
+    /// Returns the path it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What tells it from other namespaces as long as it lives.
+    /// Returns its inode, which identifies it as long as it exists.
     #[must_use]
     pub fn inode(&self) -> u64 {
         self.inode
     }
 
-    /// Whether this is the agent's own, which is the node's.
+    /// Whether this is the agent's own namespace, which is the node's.
     ///
     /// # Errors
-    /// When that cannot be told: then it must be taken for it.
+    /// If that cannot be determined: then it must be assumed.
     pub fn is_own(&self) -> Result<bool, Error> {
-        // That of the first thread, which enters no other.
+        // The namespace of the main thread, which enters no other.
         let own = std::fs::metadata("/proc/self/ns/net");
         let is_it = |own: Metadata| (own.dev(), own.ino()) == (self.device, self.inode);
         own.map(is_it)
             .map_err(|e| Error::new("look at the node's network namespace", e))
     }
 
-    /// The descriptor, for `IFLA_NET_NS_FD`.
+    /// Returns the descriptor, for `IFLA_NET_NS_FD`.
     #[must_use]
     pub fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
-    /// Runs `work` on a thread of its own inside the namespace and waits for it. The thread has
-    /// entered the caller's tokio runtime, if there is one, so that sockets opened there are
-    /// driven by it.
+    /// Runs `work` on a thread of its own inside the namespace and waits for it. The thread enters the caller's tokio
+    /// runtime, if there is one, so that it drives sockets opened there.
     ///
     /// # Errors
-    /// When the namespace cannot be entered.
+    /// If the namespace cannot be entered.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         let failed = |e| {
             Error::new(
@@ -169,10 +167,10 @@ impl Netns {
 }
 
 impl Netns {
-    /// Runs `work` on a thread of its own in a new network namespace, which is gone when that has ended.
+    /// Runs `work` on a thread of its own in a new network namespace, which is removed afterwards.
     ///
     /// # Errors
-    /// When the kernel makes none.
+    /// If the kernel refuses to create a namespace.
     pub fn in_a_new_one<T: Send>(work: impl FnOnce(&Self) -> T + Send) -> Result<T, Error> {
         let failed = |e| Error::new("make a network namespace", e);
         thread::scope(|scope| {
@@ -192,8 +190,8 @@ impl Netns {
         })
     }
 
-    /// Does `outside` in the agent's own namespace, then `inside` in this one, on a thread of its own
-    /// that ends with them. It begins at once; the future is its end.
+    /// Runs `outside` in the agent's own namespace, then `inside` in this one, on a new thread that ends with them. The
+    /// thread starts at once; the future completes when it ends.
     pub fn outside_then_inside<A, T, E>(
         self,
         outside: impl FnOnce(&Self) -> Result<A, E> + Send + 'static,
@@ -219,7 +217,7 @@ impl Netns {
         let started = thread::Builder::new()
             .name("netns".to_owned())
             .spawn(move || {
-                // Who asked may have gone.
+                // The caller may have dropped the future.
                 let _ = sender.send(work());
             });
         async move {
@@ -231,14 +229,14 @@ impl Netns {
     }
 }
 
-/// Opens the network namespace at `path`; nothing, if something else is there.
+/// Opens the network namespace at `path`; `None` if it is something else.
 fn open_namespace(path: &Path) -> io::Result<Option<File>> {
     let mut options = File::options();
     let place = options.read(true).custom_flags(libc::O_PATH).open(path)?;
     if fstatfs(&place)?.filesystem_type() != NSFS_MAGIC {
         return Ok(None);
     }
-    // By the descriptor: at the path may be something else by now.
+    // By the descriptor: the path may refer to something else by now.
     let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
     // SAFETY: the request takes no argument, and the descriptor is open for as long as `file` is.
     let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
@@ -261,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    /// What [`Netns::look`] says in a few seconds.
+    /// Runs [`Netns::look`] with a time limit.
     fn look(path: &Path) -> Result<Evidence, Error> {
         let (sender, answer) = mpsc::channel();
         let path = path.to_owned();

@@ -1,4 +1,4 @@
-//! What the kernel announces by itself, as far as anybody here listens.
+//! Receives netlink notifications of links, addresses, routes, rules and tc hooks.
 
 use std::{io, net::IpAddr, sync::Arc};
 
@@ -27,38 +27,38 @@ use super::{
 /// One notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notification {
-    /// A link came or changed.
+    /// A link was added or changed.
     Link(Link),
-    /// A link went.
+    /// A link was removed.
     LinkGone(Link),
-    /// An address came or changed.
+    /// An address was added or changed.
     Address(LinkAddress),
-    /// An address went.
+    /// An address was removed.
     AddressGone(LinkAddress),
-    /// A default route of others came or changed: the links' indices and the next hops.
+    /// A foreign default route was added or changed: the links' indices and the next hops.
     Default(Vec<(u32, Option<IpAddr>)>),
-    /// A default route of others went.
+    /// A foreign default route was removed.
     DefaultGone(Vec<(u32, Option<IpAddr>)>),
-    /// A rule of others came.
+    /// A foreign rule was added.
     ForeignRule,
-    /// A route went that is ours or no default route.
+    /// A route was removed that is Ebbtide's or not a default route.
     RouteGone(RouteGone),
-    /// A rule went.
+    /// A rule was removed.
     RuleGone,
-    /// A queueing discipline or a filter went, at the link with this index.
+    /// A queueing discipline or a filter was removed from the link with this index.
     HookGone(u32),
-    /// The socket's buffer was full: anything may have happened.
+    /// The socket's buffer overflowed: anything may have changed.
     Overrun,
-    /// Nothing that anybody here asks for.
+    /// A notification that does not concern the agent.
     Other,
 }
 
-/// A route that went.
+/// A route that was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteGone {
     /// Its table.
     pub table: u32,
-    /// Whether it was one of ours, by its protocol.
+    /// Whether it was Ebbtide's, by its protocol.
     pub ours: bool,
 }
 
@@ -75,7 +75,7 @@ impl RouteGone {
     }
 }
 
-/// A socket that hears all of it in the namespace it was opened in.
+/// A socket that receives all notifications of the namespace it was opened in.
 #[derive(Debug)]
 pub struct Notifications {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
@@ -83,11 +83,11 @@ pub struct Notifications {
 }
 
 impl Notifications {
-    /// Opens the socket. From when this returns nothing is missed without an
-    /// [`Notification::Overrun`], but for others' routes that come: of these only default routes are told.
+    /// Opens the socket. After this returns nothing is missed without an [`Notification::Overrun`], except added
+    /// foreign routes: of these only default routes are reported.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub fn listen() -> io::Result<Self> {
         let groups = [
             MulticastGroup::Link,
@@ -108,13 +108,13 @@ impl Notifications {
         Ok(Self { messages, routes })
     }
 
-    /// Which events of routes it gets.
+    /// Returns the filter of this socket's route events.
     #[must_use]
     pub fn routes(&self) -> Arc<RouteFilter> {
         Arc::clone(&self.routes)
     }
 
-    /// The next one; `None` when the socket was closed.
+    /// Receives the next notification; `None` if the socket was closed.
     pub async fn next(&mut self) -> Option<Notification> {
         self.messages
             .next()
@@ -134,11 +134,11 @@ fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Notification {
         LinkAddress::parse(&message).map_or(Notification::Other, make)
     };
     match message {
-        // A bridge's ports are announced once more, in another family and by halves.
+        // A bridge's ports are announced again, in another family and incompletely.
         Message::NewLink(message) if message.header.interface_family == AddressFamily::Unspec => {
             Notification::Link(Link::parse(message))
         }
-        // It left its bridge.
+        // The link left its bridge.
         Message::DelLink(message) if message.header.interface_family != AddressFamily::Unspec => {
             Notification::Other
         }

@@ -1,4 +1,4 @@
-//! Routes and rules that are ours, by their protocol.
+//! Finds Ebbtide's routes and rules by their protocol.
 
 use std::collections::HashMap;
 
@@ -17,20 +17,20 @@ use super::{
     state::{parse_route, parse_rule},
 };
 
-/// What of ours a namespace has among rules and routes.
+/// Ebbtide's rules and routes in a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ours {
-    /// Our rules.
+    /// The rules.
     pub rules: Vec<Rule>,
-    /// Our routes.
+    /// The routes.
     pub routes: Vec<Route>,
 }
 
 impl Netlink {
-    /// Reads our rules and our routes over `links`.
+    /// Reads Ebbtide's rules, and its routes over `links`.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn ours(&self, links: &[Link]) -> Result<Ours, Error> {
         let names: HashMap<u32, String> =
             links.iter().map(|l| (l.ifindex, l.name.clone())).collect();
@@ -46,7 +46,7 @@ impl Netlink {
             ours.rules.extend(rules.await?);
             let mut message = RouteMessage::default();
             message.header.address_family = message::address_family(family);
-            // The kernel lists these alone (`fib_dump_info_fnhe`; a socket with strict checking).
+            // With strict checking the kernel lists these alone (`fib_dump_info_fnhe`).
             message.header.protocol = RouteProtocol::from(PROTOCOL);
             let request = RouteNetlinkMessage::GetRoute(message);
             let routes = self.dump("list our routes", request, |answer| match answer {
@@ -63,7 +63,7 @@ impl Netlink {
     }
 }
 
-/// Whether the rule is ours.
+/// Whether the rule is Ebbtide's.
 pub(super) fn is_ours(rule: &RuleMessage) -> bool {
     let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
     rule.attributes.contains(&ours)

@@ -1,8 +1,8 @@
-//! Which routes' events a listening socket gets: a program of classic BPF, which the kernel runs before it queues one.
+//! Filters the route events of a notification socket: a classic BPF program, which the kernel runs before it queues
+//! one.
 //!
-//! Beside BGP hundreds of thousands of routes come and go, and none of them is anybody's business here. Without this
-//! each is a message to read, and a burst of them overflows the socket: then anything may have happened, and everything
-//! is read anew.
+//! With BGP hundreds of thousands of routes come and go, and none of them concerns the agent. Without the filter each
+//! is a message to read, and a burst overflows the socket: then anything may have changed, and everything is read anew.
 
 use std::{
     collections::BTreeSet,
@@ -19,22 +19,23 @@ const NEW_ROUTE: u16 = 24;
 const DELETED_ROUTE: u16 = 25;
 /// `RTA_TABLE`.
 const TABLE: u32 = 15;
-/// Where a message has its type (`struct nlmsghdr`), where a route has the length of its destination's prefix and its
-/// protocol (`struct rtmsg`), and where its attributes begin.
+/// The offsets of a message's type (`struct nlmsghdr`), of a route's destination prefix length and protocol (`struct
+/// rtmsg`), and of its attributes.
 const AT_TYPE: u32 = 4;
 const AT_LENGTH: u32 = 17;
 const AT_PROTOCOL: u32 = 21;
 const AT_ATTRIBUTES: u32 = 28;
-/// The kernel looks for the attribute of type X from the byte A on (`SKF_AD_NLATTR`, Documentation/networking/filter.rst).
+/// The kernel searches the attribute of type X from the byte A on (`SKF_AD_NLATTR`,
+/// Documentation/networking/filter.rst).
 const FIND_ATTRIBUTE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_NLATTR) as u32;
-/// Programs are not longer (`BPF_MAXINSNS`); of a table there are two instructions.
+/// The most tables in a program: each takes two instructions, and `BPF_MAXINSNS` limits these.
 const MOST_TABLES: usize = 1000;
 
-/// The whole message is taken, or nothing of it.
+/// The verdicts: the whole message, or nothing of it.
 const ACCEPT: u32 = u32::MAX;
 const DROP: u32 = 0;
 
-/// Of one listening socket: which events of routes it gets. Those of all other objects it gets in any case.
+/// The filter of one socket's route events. Events of all other objects pass in any case.
 #[derive(Debug)]
 pub struct RouteFilter(OwnedFd);
 
@@ -43,11 +44,11 @@ impl RouteFilter {
         Ok(Self(socket.as_fd().try_clone_to_owned()?))
     }
 
-    /// From now on the socket gets, of routes, every default route's coming and going, the going of ours, and the going
-    /// of others' in `tables`. `None`: in all tables.
+    /// Limits the socket's route events to added and removed default routes, removed routes of Ebbtide's, and removed
+    /// foreign routes in `tables`. `None`, or more tables than a program can have: in all tables.
     ///
     /// # Errors
-    /// When the kernel refuses the program: then it stays as it was.
+    /// If the kernel refuses the program: then the filter is unchanged.
     pub fn only(&self, tables: Option<&BTreeSet<u32>>) -> io::Result<()> {
         let mut program = program(tables.filter(|tables| tables.len() <= MOST_TABLES));
         let argument = sock_fprog {
@@ -76,7 +77,7 @@ fn instruction(code: u32, k: u32) -> sock_filter {
     jump(code, k, 0, 0)
 }
 
-/// Instructions are skipped: so many if it holds, so many if not.
+/// Makes a jump that skips `jt` instructions if the comparison holds, and `jf` if not.
 fn jump(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     let code = code as u16;
     sock_filter { code, jt, jf, k }
@@ -86,19 +87,19 @@ fn program(tables: Option<&BTreeSet<u32>>) -> Vec<sock_filter> {
     use libc::{BPF_ABS, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_K, BPF_LD, BPF_LDX, BPF_RET, BPF_W};
     const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | BPF_K;
     let end = |verdict| instruction(BPF_RET | BPF_K, verdict);
-    // Loads take what they read for big-endian, and netlink has the machine's order.
+    // Loads are big-endian, and netlink has the machine's byte order.
     let kind = |kind: u16| u32::from(kind.to_be());
     let mut program = vec![
         instruction(BPF_LD | BPF_H | BPF_ABS, AT_TYPE),
         jump(EQUAL, kind(NEW_ROUTE), 2, 0),
         jump(EQUAL, kind(DELETED_ROUTE), 5, 0),
         end(ACCEPT),
-        // A route that came: a default route.
+        // An added route: accept a default route.
         instruction(BPF_LD | BPF_B | BPF_ABS, AT_LENGTH),
         jump(EQUAL, 0, 0, 1),
         end(ACCEPT),
         end(DROP),
-        // One that went: a default route, or ours.
+        // A removed route: accept a default route, or Ebbtide's.
         instruction(BPF_LD | BPF_B | BPF_ABS, AT_LENGTH),
         jump(EQUAL, 0, 2, 0),
         instruction(BPF_LD | BPF_B | BPF_ABS, AT_PROTOCOL),
@@ -113,11 +114,11 @@ fn program(tables: Option<&BTreeSet<u32>>) -> Vec<sock_filter> {
         instruction(BPF_LDX | BPF_W | BPF_IMM, TABLE),
         instruction(BPF_LD | BPF_W | BPF_IMM, AT_ATTRIBUTES),
         instruction(BPF_LD | BPF_W | BPF_ABS, FIND_ATTRIBUTE),
-        // Nobody knows its table.
+        // Without a table: accept.
         jump(EQUAL, 0, 0, 1),
         end(ACCEPT),
         instruction(libc::BPF_MISC | libc::BPF_TAX, 0),
-        // Behind the attribute's header.
+        // The value follows the attribute's header.
         instruction(BPF_LD | BPF_W | BPF_IND, 4),
     ]);
     for table in tables {

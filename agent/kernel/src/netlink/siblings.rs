@@ -1,9 +1,9 @@
-//! All ipvlan children of a link, whoever made them. The mode is the link's: a new child sets it for
-//! all that are there (`ipvlan_link_new`, drivers/net/ipvlan/ipvlan_main.c), and the kernel does not ask.
+//! Finds all ipvlan children of a link, whoever made them. The mode is the link's: a new child sets it for all existing
+//! ones (`ipvlan_link_new`, drivers/net/ipvlan/ipvlan_main.c), without a check.
 //!
-//! It has no list of them either. One that was born in another namespace, as plugins make them, is not
-//! even heard of in the link's own. So each namespace is asked, by a socket inside of it: asked from
-//! outside (`IFLA_TARGET_NETNSID`) the kernel would give numbers to namespaces that had none.
+//! The kernel has no list of them either. A child that was created in another namespace, as plugins do, is not even
+//! announced in the link's own. So each namespace is read by a socket inside of it: for a request from outside
+//! (`IFLA_TARGET_NETNSID`) the kernel would assign IDs to namespaces that had none.
 
 use std::{
     fmt,
@@ -46,13 +46,13 @@ impl fmt::Display for Sibling {
     }
 }
 
-/// The ipvlan children of `master`, a link of the node's, as far as they are in namespaces that can be
-/// looked into from here. `host` is a socket in the node's namespace, wherever the calling thread is.
+/// Finds the ipvlan children of `master`, a link of the node, in all namespaces that are accessible from here. `host`
+/// is a socket in the node's namespace, wherever the calling thread is.
 ///
 /// # Errors
-/// When the kernel does not list the links of this namespace.
+/// If the kernel refuses to list the links of this namespace.
 pub fn siblings(host: &mut Direct, master: u32) -> Result<Vec<Sibling>, Error> {
-    // That of the first thread, which enters no other.
+    // The namespace of the main thread, which enters no other.
     let own = Netns::open("/proc/self/ns/net")?;
     let here = children(host, master)?;
     let mut siblings: Vec<Sibling> = here
@@ -63,7 +63,7 @@ pub fn siblings(host: &mut Direct, master: u32) -> Result<Vec<Sibling>, Error> {
     for netns in namespaces::others(own.inode()) {
         match netns.run(|| children_in(&netns, &own, master)) {
             Ok(Ok(found)) => siblings.extend(found),
-            // It ended meanwhile, or cannot be looked into.
+            // The namespace was removed meanwhile, or is inaccessible.
             Ok(Err(e)) | Err(e) => tracing::debug!("no look for ipvlan interfaces: {e}"),
         }
     }
@@ -73,7 +73,7 @@ pub fn siblings(host: &mut Direct, master: u32) -> Result<Vec<Sibling>, Error> {
 struct Child {
     name: String,
     mode: IpvlanMode,
-    /// The number of the namespace that the link below is in, if it is another one.
+    /// The ID of the lower link's namespace, if it is another one.
     below_in: Option<i32>,
 }
 
@@ -87,7 +87,7 @@ impl Child {
     }
 }
 
-/// Runs inside of `netns`.
+/// Lists the children of `master` in `netns`, on a thread inside of it.
 fn children_in(netns: &Netns, of: &Netns, master: u32) -> Result<Vec<Sibling>, Error> {
     let place = format!("in {}", netns.path().display());
     let mut inside = Direct::open(place)?;
@@ -102,7 +102,7 @@ fn children_in(netns: &Netns, of: &Netns, master: u32) -> Result<Vec<Sibling>, E
     Ok(found.into_iter().map(named).collect())
 }
 
-/// The ipvlan links above a link of this index, whichever namespace that is in.
+/// Lists the ipvlan links above a link of this index, whichever namespace that is in.
 fn children(netlink: &mut Direct, master: u32) -> Result<Vec<Child>, Error> {
     netlink.dump("list links", all_links(), |answer| match answer {
         RouteNetlinkMessage::NewLink(message) => child(message, master),
@@ -124,7 +124,7 @@ fn child(message: LinkMessage, master: u32) -> Option<Child> {
     })
 }
 
-/// What `netns` is called where the socket is, if it has a number there.
+/// Returns the ID of `netns` in the socket's namespace, if it has one.
 fn number_of(netlink: &mut Direct, netns: &Netns) -> Result<Option<i32>, Error> {
     let descriptor = netns.raw_fd().cast_unsigned();
     let mut question = NsidMessage::default();

@@ -1,4 +1,4 @@
-//! The kernel's state, read back as plans are written, and what of a plan it lacks.
+//! Reads the kernel's state in the form of plans, and finds what of a plan is missing.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -27,22 +27,22 @@ use super::{
     sysctl,
 };
 
-/// One object of a plan that the kernel does not have as planned.
+/// An object of a plan that the kernel lacks, or that differs there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// The setting has another value (or cannot be read).
+    /// The sysctl has another value, or cannot be read (`None`).
     Sysctl(Sysctl, Option<String>),
-    /// No such address.
+    /// The address is missing.
     Address(Address),
-    /// No such permanent neighbour.
+    /// The permanent neighbour is missing.
     Neighbour(Neighbour),
-    /// No such route.
+    /// The route is missing.
     Route(Route),
-    /// No such rule.
+    /// The rule is missing.
     Rule(Rule),
     /// The program is not attached.
     Filter(Filter),
-    /// The link of this name is not as it was made: in what.
+    /// The link of this name has changed since it was made: how.
     Link(String, String),
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// What one namespace holds, as far as plans speak of it.
+/// The state of one namespace, as far as plans describe it.
 #[derive(Clone, Debug, Default)]
 pub struct NamespaceState {
     /// Links by name.
@@ -71,19 +71,19 @@ pub struct NamespaceState {
 }
 
 impl NamespaceState {
-    /// Reads what `plan` speaks of, and nothing else: its tables, its links, its neighbours, its filters. The kernel
-    /// leaves out the rest, so that it costs nothing how many routes and neighbours others have.
+    /// Reads what `plan` names, and nothing else: its tables, links, neighbours and filters. The kernel leaves out the
+    /// rest, so foreign routes and neighbours cost nothing.
     ///
     /// # Errors
-    /// When the kernel refuses to answer.
+    /// If the kernel refuses to answer.
     pub async fn read(netlink: &Netlink, plan: &NamespacePlan) -> Result<Self, Error> {
         Self::read_with(netlink, plan, &[]).await
     }
 
-    /// As [`NamespaceState::read`], with these links besides.
+    /// As [`NamespaceState::read`], and reads `links` besides.
     ///
     /// # Errors
-    /// When the kernel refuses to answer.
+    /// If the kernel refuses to answer.
     pub async fn read_with(
         netlink: &Netlink,
         plan: &NamespacePlan,
@@ -113,7 +113,7 @@ impl NamespaceState {
         Ok(Self { links, found })
     }
 
-    /// What `plan` has and the kernel has not, settings excepted.
+    /// Returns the objects of `plan` that the kernel lacks, sysctls excepted.
     #[must_use]
     pub fn missing(&self, plan: &NamespacePlan) -> Vec<Missing> {
         fn lacking<T: Eq + Hash + Clone>(
@@ -128,7 +128,7 @@ impl NamespaceState {
                 .map(missing)
         }
         let found = &self.found;
-        // How an address came to be there cannot be changed any more.
+        // Whether an address was added without a prefix route cannot be changed any more.
         let as_found = |object: &Address| Address {
             no_prefix_route: false,
             ..object.clone()
@@ -150,7 +150,7 @@ impl NamespaceState {
     }
 }
 
-/// The settings of `plan` that have another value in the calling thread's namespace.
+/// Returns the sysctls of `plan` that have another value in the calling thread's namespace.
 #[must_use]
 pub fn differing_sysctls(plan: &NamespacePlan) -> Vec<Missing> {
     let settings = sysctl::Settings::default();
@@ -171,10 +171,10 @@ pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// So many links are asked for by their names; if there are more, all of the namespace are listed.
+/// The most links that are looked up by name; if there are more, all of the namespace are listed.
 const FEW: usize = 16;
 
-/// The links that `plan` and `more` name, and perhaps others.
+/// Reads the links that `plan` and `more` name, and perhaps others.
 async fn links_of(
     netlink: &Netlink,
     plan: &NamespacePlan,
@@ -198,7 +198,7 @@ fn names(links: &HashMap<String, Link>) -> HashMap<u32, String> {
     links.map(|l| (l.ifindex, l.name.clone())).collect()
 }
 
-/// The routes of the tables of `plan`.
+/// Reads the routes in the tables of `plan`.
 async fn routes(
     netlink: &Netlink,
     plan: &NamespacePlan,
@@ -217,7 +217,7 @@ async fn routes(
     Ok(found)
 }
 
-/// The next hop, if that is what the attribute is: IPv4 may be sent by an IPv6 router (RFC 5549).
+/// Returns the next hop, if the attribute is one: IPv4 may use an IPv6 router (RFC 5549).
 pub(super) fn next_hop(attribute: &RouteAttribute) -> Option<IpAddr> {
     match attribute {
         RouteAttribute::Gateway(address) => ip(address),
@@ -232,7 +232,7 @@ pub(super) fn parse_route(
     message: &RouteMessage,
     names: &HashMap<u32, String>,
 ) -> Option<Route> {
-    // A kernel without a family lists all others' when it is asked for that one (`rtnl_dump_all`).
+    // A kernel without this family lists all others instead (`rtnl_dump_all`).
     if message.header.address_family != message::address_family(family) {
         return None;
     }
@@ -269,7 +269,7 @@ async fn rules(netlink: &Netlink, family: Family) -> Result<Vec<Rule>, Error> {
         .await
 }
 
-/// `None` for a rule that looks at something ours never do.
+/// Parses a rule; `None` if it has a selector or action that Ebbtide's rules never have.
 pub(super) fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> {
     let is_of_family = message.header.family == message::address_family(family);
     if message.header.dst_len > 0 || !is_of_family {
@@ -333,8 +333,8 @@ pub(super) fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> 
     })
 }
 
-/// Those of the neighbours of `plan` that are there. Each is asked for by itself: the kernel lists all of a link or of the
-/// whole namespace, and a busy node has thousands.
+/// Reads the neighbours of `plan` that exist. Each is looked up by itself: a dump covers a link or the whole namespace,
+/// and a busy node has thousands.
 async fn neighbours(
     netlink: &Netlink,
     plan: &NamespacePlan,
@@ -352,7 +352,7 @@ async fn neighbours(
     for answer in netlink.ask_each(what, questions).await? {
         match answer {
             Ok(message) => found.extend(parse_neighbour(message, &names)),
-            // Linux 5.0 and later can be asked about one.
+            // Linux before 5.0 cannot look up a single neighbour.
             Err(e) if e.raw_os_error() == Some(nix::errno::Errno::EOPNOTSUPP as i32) => {
                 let all = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
                 let parse = |message| parse_neighbour(message, &names);
@@ -398,13 +398,13 @@ fn parse_neighbour(answer: RouteNetlinkMessage, names: &HashMap<u32, String>) ->
     })
 }
 
-/// Our filters at the hooks of `plan`: found by their priority and handle, whichever program they hold.
+/// Reads Ebbtide's filters at the hooks of `plan` by priority and handle, whichever program they hold.
 async fn filters(
     netlink: &Netlink,
     plan: &NamespacePlan,
     links: &HashMap<String, Link>,
 ) -> Result<Vec<Filter>, Error> {
-    /// No clsact there: the kernel has no hook to look at. Or another kind of filter has the place.
+    /// The link has no clsact, so no hook; or another kind of filter has this priority.
     const NO_HOOK: i32 = nix::errno::Errno::EINVAL as i32;
     let at = |filter: &Filter| Some((links.get(&filter.link)?, filter.direction));
     let mut hooks: Vec<_> = plan.filters.iter().filter_map(at).collect();

@@ -1,4 +1,4 @@
-//! Settings below `/proc/sys`. The `net` part belongs to the namespace of the thread that looks.
+//! Reads and writes sysctls below `/proc/sys`. The `net` part belongs to the namespace of the calling thread.
 
 use std::{
     fs::File,
@@ -16,32 +16,31 @@ use nix::{
 
 use super::{Error, model::Sysctl};
 
-/// Where settings are, unless [`set_root`] says otherwise.
+/// The default directory of sysctls; see [`set_root`].
 pub const ROOT: &str = "/proc/sys";
 
 static OTHER_ROOT: OnceLock<PathBuf> = OnceLock::new();
 
-/// Looks for settings below `root` from now on: a container without privileges has its own
-/// `/proc/sys` read-only, and the host's in another place. The first call wins.
+/// Sets the directory of sysctls: an unprivileged container has its own `/proc/sys` read-only, and the host's in
+/// another place. The first call wins.
 pub fn set_root(root: PathBuf) {
     let _ = OTHER_ROOT.set(root);
 }
 
-/// Where settings are.
+/// Returns the directory of sysctls.
 #[must_use]
 pub fn root() -> &'static Path {
     OTHER_ROOT.get().map_or(Path::new(ROOT), PathBuf::as_path)
 }
 
-/// No value that we write is longer, in bytes.
+/// The buffer for a value, in bytes: the agent writes no longer ones.
 const LONGEST: usize = 64;
 
-/// The settings of one namespace: that of the thread which uses this first.
+/// The sysctls of one namespace: that of the thread which uses this first.
 ///
-/// Every namespace has directories of its own for IPv4 and IPv6, all of the same name, and the kernel
-/// looks at them one after the other until it finds the right one (`proc_sys_compare`,
-/// fs/proc/proc_sysctl.c). With many pods that takes longer than the setting itself, so each is looked up
-/// once.
+/// Every namespace has its own directories for IPv4 and IPv6, all of the same name, and the kernel compares them one
+/// after the other until it finds the right one (`proc_sys_compare`, fs/proc/proc_sysctl.c). With many pods that takes
+/// longer than the sysctl itself, so each is looked up once.
 #[derive(Debug, Default)]
 pub struct Settings {
     families: [OnceLock<Result<OwnedFd, Errno>>; 2],
@@ -51,7 +50,7 @@ pub struct Settings {
 const FAMILIES: [&str; 2] = ["net/ipv4", "net/ipv6"];
 
 impl Settings {
-    /// Those of the host, wherever the caller is. The first call comes from a thread in the host's
+    /// Returns the host's sysctls, wherever the caller is. The first call must come from a thread in the host's
     /// namespace.
     pub fn of_the_host() -> &'static Self {
         static HOST: LazyLock<Settings> = LazyLock::new(|| {
@@ -77,8 +76,8 @@ impl Settings {
         self.families[number].get_or_init(open)
     }
 
-    /// Opens the setting; `None` if there is nothing to set: a kernel without IPv6 has none of its
-    /// settings, and none of what they are to prevent, and so has a link without IPv6.
+    /// Opens the sysctl; `None` if there is nothing to set: a kernel or a link without IPv6 has none of its sysctls,
+    /// and none of what they would prevent.
     fn open(&self, sysctl: &Sysctl, how: OFlag) -> Result<Option<File>, Errno> {
         let how = how | OFlag::O_CLOEXEC;
         for (number, name) in FAMILIES.iter().enumerate() {
@@ -99,7 +98,7 @@ impl Settings {
         Ok(Some(openat(AT_FDCWD, &path, how, Mode::empty())?.into()))
     }
 
-    /// Whether the setting, below `net/ipv6`, is one of a link that is there and has no IPv6: its MTU is too small
+    /// Whether the sysctl, below `net/ipv6`, belongs to a link that exists without IPv6: its MTU is too small
     /// (`IPV6_MIN_MTU`; `addrconf_notify`, net/ipv6/addrconf.c).
     fn is_of_a_link_without_ipv6(&self, setting: &Path) -> bool {
         let Some(link) = setting.parent().filter(|link| link.starts_with("conf")) else {
@@ -112,10 +111,10 @@ impl Settings {
         has_it && !has_ipv6
     }
 
-    /// The current value, without its newline; `None` if there is nothing to set.
+    /// Returns the current value, without its newline; `None` if there is nothing to set.
     ///
     /// # Errors
-    /// When the setting does not exist or cannot be read.
+    /// If the sysctl does not exist or cannot be read.
     pub fn read(&self, sysctl: &Sysctl) -> Result<Option<String>, Error> {
         let failed = |e| Error::new(format_args!("read sysctl {}", sysctl.path), e);
         let file = self.open(sysctl, OFlag::O_RDONLY);
@@ -127,11 +126,11 @@ impl Settings {
         Ok(Some(text.trim_end().to_owned()))
     }
 
-    /// Writes the setting unless it has the value already (so that a read-only `/proc/sys` does no
-    /// harm where nothing needs to change).
+    /// Writes the sysctl unless it has the value already (so a read-only `/proc/sys` is no error where nothing needs to
+    /// change).
     ///
     /// # Errors
-    /// When the setting does not exist or cannot be written.
+    /// If the sysctl does not exist or cannot be written.
     pub fn write(&self, sysctl: &Sysctl) -> Result<(), Error> {
         self.put(sysctl).map_err(|e| {
             let hint = match e.kind() {
@@ -166,7 +165,7 @@ impl Settings {
     /// Writes all of them, as [`Settings::write`].
     ///
     /// # Errors
-    /// The first refusal; those behind it are not written.
+    /// The first failure; later ones are not written.
     pub fn write_all(&self, all: &[Sysctl]) -> Result<(), Error> {
         all.iter().try_for_each(|sysctl| self.write(sysctl))
     }
@@ -175,7 +174,7 @@ impl Settings {
 /// As [`Settings::read`], for one setting.
 ///
 /// # Errors
-/// When the setting does not exist or cannot be read.
+/// If the sysctl does not exist or cannot be read.
 pub fn read(sysctl: &Sysctl) -> Result<Option<String>, Error> {
     Settings::default().read(sysctl)
 }
@@ -183,7 +182,7 @@ pub fn read(sysctl: &Sysctl) -> Result<Option<String>, Error> {
 /// As [`Settings::write`], for one setting.
 ///
 /// # Errors
-/// When the setting does not exist or cannot be written.
+/// If the sysctl does not exist or cannot be written.
 pub fn write(sysctl: &Sysctl) -> Result<(), Error> {
     Settings::default().write(sysctl)
 }
@@ -191,7 +190,7 @@ pub fn write(sysctl: &Sysctl) -> Result<(), Error> {
 /// As [`Settings::write_all`].
 ///
 /// # Errors
-/// The first refusal; those behind it are not written.
+/// The first failure; later ones are not written.
 pub fn write_all(all: &[Sysctl]) -> Result<(), Error> {
     Settings::default().write_all(all)
 }

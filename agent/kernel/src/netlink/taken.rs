@@ -1,12 +1,12 @@
-//! Routes whose place is taken already. What is ours is replaced; what is another's stays.
+//! Resolves conflicts with existing routes: Ebbtide's are replaced, foreign ones stay.
 //!
-//! `NLM_F_REPLACE` asks nobody whose route it replaces, and the kernel keeps no copy. So a route is added
-//! with `NLM_F_EXCL`, and only one that finds its place taken is worth a look at who is there.
+//! `NLM_F_REPLACE` replaces a route whoever owns it, and the kernel keeps no copy. So a route is added with
+//! `NLM_F_EXCL`, and only on a conflict are the existing routes read.
 //!
-//! And routes whose gateway the kernel finds elsewhere. Asked to take a gateway for one on the link, it looks it up in the
-//! main table all the same, and refuses it if another link's route is better there: two NICs in one IPv6 network
+//! The module also handles gateways that the kernel finds on another link. Even for an `onlink` gateway it looks up the
+//! main table, and refuses the route if another link's is better there: two NICs in one IPv6 network
 //! (`ip6_route_check_nh_onlink`, net/ipv6/route.c), a gateway that is the node's own address (`fib_check_nh_v4_gw`,
-//! net/ipv4/fib_semantics.c). Not asked to, it looks into the route's own table first, where its network is.
+//! net/ipv4/fib_semantics.c). Without `onlink` it looks up the route's own table first, which has the network.
 
 use std::{collections::BTreeSet, io, mem};
 
@@ -28,17 +28,17 @@ use super::{
 /// `IP6_RT_PRIO_USER` (include/uapi/linux/ipv6_route.h): the metric of an IPv6 route that names none.
 const IPV6_METRIC: u32 = 1024;
 
-/// Requests for routes that the kernel refused, and that are worth another try.
+/// Refused requests for routes that are worth another try.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    /// There is one in their place.
+    /// Those that conflict with an existing route.
     places: Vec<Request>,
-    /// Their gateway is not taken for one on the link; here they do not ask for that any more.
+    /// Those whose gateway was refused as `onlink`; here without that flag.
     gateways: Vec<Request>,
 }
 
 impl Taken {
-    /// Keeps `request` if that is why it was refused.
+    /// Keeps `request` if it was refused for one of these reasons; returns whether it was.
     pub(super) fn keep(&mut self, request: &Request, refusal: &io::Error) -> bool {
         let RouteNetlinkMessage::NewRoute(route) = &request.message else {
             return false;
@@ -60,14 +60,14 @@ impl Taken {
         false
     }
 
-    /// What to ask for once more, before anybody is asked about places.
+    /// Returns the requests to repeat without `onlink`, before existing routes are read.
     pub(super) fn by_other_means(&mut self) -> Batch {
         Batch {
             requests: mem::take(&mut self.gateways),
         }
     }
 
-    /// The dumps that tell who is there: one for each family and table.
+    /// Returns the dumps of the existing routes: one for each family and table.
     pub(super) fn questions(&self) -> Vec<RouteNetlinkMessage> {
         let asked = self.wanted().map(place).map(|(f, t)| (u8::from(f), t));
         let asked: BTreeSet<_> = asked.collect();
@@ -77,7 +77,7 @@ impl Taken {
         asked.into_iter().map(question).collect()
     }
 
-    /// What to ask for once more, now that it is known who is there, and what cannot be.
+    /// Returns the requests to repeat as replacements, given the existing routes, and errors for foreign conflicts.
     pub(super) fn again(mut self, there: &[RouteMessage], namespace: &str) -> (Batch, Vec<Error>) {
         self.places.retain(|request| !request.is_done(there));
         let (mut batch, mut refused) = (Batch::default(), Vec::new());
@@ -120,7 +120,7 @@ impl Taken {
 }
 
 impl Request {
-    /// Whether it is for a route that is there, the very same.
+    /// Whether the request is for a route that exists identically.
     fn is_done(&self, there: &[RouteMessage]) -> bool {
         let RouteNetlinkMessage::NewRoute(wanted) = &self.message else {
             return false;
@@ -131,8 +131,8 @@ impl Request {
 }
 
 impl Batch {
-    /// The dumps that tell which of its routes are there, if they are ours: one for each family, of one table and one
-    /// link where all are of these.
+    /// Returns the dumps that find which of the batch's routes exist as Ebbtide's: one for each family, limited to one
+    /// table and one link if all routes share these.
     pub(super) fn questions_about_routes(&self) -> Vec<RouteNetlinkMessage> {
         let routes = || {
             self.requests
@@ -161,7 +161,7 @@ impl Batch {
         families.into_iter().map(question).collect()
     }
 
-    /// Leaves out the routes that are there, the very same.
+    /// Removes the requests for routes that exist identically.
     pub(super) fn leave_out(&mut self, there: &[RouteMessage]) {
         self.requests.retain(|request| !request.is_done(there));
     }
@@ -174,7 +174,7 @@ fn routes_of(family: AddressFamily, table: u32) -> RouteMessage {
     message
 }
 
-/// A route among answers.
+/// Returns the route of an answer.
 pub(super) fn route(answer: RouteNetlinkMessage) -> Option<RouteMessage> {
     match answer {
         RouteNetlinkMessage::NewRoute(route) => Some(route),
@@ -192,8 +192,8 @@ fn place(route: &RouteMessage) -> (AddressFamily, u32) {
     (family, table.unwrap_or(u32::from(route.header.table)))
 }
 
-/// What makes two routes the same to the kernel (`fib_table_insert`, net/ipv4/fib_trie.c;
-/// `fib6_add_rt2node`, net/ipv6/ip6_fib.c).
+/// Whether an existing route conflicts with the wanted one: to the kernel both are the same (`fib_table_insert`,
+/// net/ipv4/fib_trie.c; `fib6_add_rt2node`, net/ipv6/ip6_fib.c).
 fn is_in_the_way(there: &RouteMessage, wanted: &RouteMessage) -> bool {
     let destination = |route: &RouteMessage| {
         let found = route.attributes.iter().find_map(|a| match a {
@@ -221,7 +221,7 @@ fn metric(route: &RouteMessage) -> u32 {
     }
 }
 
-/// Ours, or one that the kernel made for an address on the very link: nobody else's.
+/// Whether a route is Ebbtide's, or the kernel's own for an address on the same link.
 fn is_ours(there: &RouteMessage, wanted: &RouteMessage) -> bool {
     there.header.protocol == RouteProtocol::from(PROTOCOL)
         || there.header.protocol == RouteProtocol::Kernel && link(there) == link(wanted)
@@ -248,7 +248,7 @@ fn is_same(there: &RouteMessage, wanted: &RouteMessage) -> bool {
     leads(there) == leads(wanted)
 }
 
-/// A route for people, with what `ip route` would ask for to remove it.
+/// Formats a route for people, with what `ip route` needs to remove it.
 fn described(route: &RouteMessage) -> String {
     let mut text = String::from("default");
     let (mut via, mut device) = (String::new(), String::new());
@@ -296,7 +296,7 @@ mod tests {
         route
     }
 
-    /// How many requests go out again, and what is said of the others.
+    /// Returns the number of repeated requests, and the errors of the others.
     fn outcome(there: RouteMessage) -> (usize, Vec<String>) {
         let mut taken = Taken::default();
         let request = Request {

@@ -1,4 +1,4 @@
-//! Where the namespace sends what is for an address, asked about that one alone.
+//! Looks up the route to a single address.
 
 use std::net::IpAddr;
 
@@ -11,8 +11,8 @@ use rtnetlink::packet_route::{
 
 use super::{Error, Netlink, message, state::next_hop};
 
-/// What the kernel answers where a look-up of a way comes to nothing (`fib_lookup`, `ip6_route_output`): no such
-/// network, or a route or rule that refuses.
+/// The errors of a lookup that finds no route (`fib_lookup`, `ip6_route_output`): no such network, or a route or rule
+/// that refuses.
 const NO_WAY: [i32; 4] = [
     Errno::ENETUNREACH as i32,
     Errno::EHOSTUNREACH as i32,
@@ -20,29 +20,29 @@ const NO_WAY: [i32; 4] = [
     Errno::EINVAL as i32,
 ];
 
-/// Where what is for an address goes.
+/// The route to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// To the namespace itself.
     Local,
     /// To all on a link: a network's broadcast address, an anycast or a multicast one.
     ToAll,
-    /// Out by a link.
+    /// Out on a link.
     By {
         /// The link's index.
         ifindex: u32,
-        /// The router there, if there is one between.
+        /// The next hop, if there is one.
         via: Option<IpAddr>,
     },
-    /// Nowhere.
+    /// No route.
     Nowhere,
 }
 
 impl Netlink {
-    /// Where what the namespace's own sockets send to this address goes: one look-up, no list.
+    /// Looks up the route of the namespace's own sockets to this address: one lookup, no dump.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// If the kernel does not answer.
     pub async fn way_to(&self, address: IpAddr) -> Result<Way, Error> {
         let mut question = RouteMessage::default();
         let family = Family::of(address);
@@ -59,11 +59,11 @@ impl Netlink {
         }
     }
 
-    /// Whether the kernel takes what is sent to this address for itself. An IPv6 address that is still being probed
-    /// (RFC 4862, 5.4) is not its own yet.
+    /// Whether the kernel delivers packets for this address locally. An IPv6 address that is still being probed (RFC
+    /// 4862, 5.4) is not local yet.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// If the kernel does not answer.
     pub async fn is_local(&self, address: IpAddr) -> Result<bool, Error> {
         Ok(self.way_to(address).await? == Way::Local)
     }

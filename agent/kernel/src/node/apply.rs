@@ -1,4 +1,4 @@
-//! Puts the host's part into the kernel, and takes it away.
+//! Programs the host's side into the kernel, and removes it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,29 +17,29 @@ use crate::{
     },
 };
 
-/// Why the host's part could not be put into the kernel.
+/// An error while programming the host's side into the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Links, routes, rules, programs.
+    /// The kernel refused a link, route, rule or program.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
-    /// Maps.
+    /// A map or program is unusable.
     #[error(transparent)]
     Datapath(#[from] datapath::Error),
 }
 
-/// No packet is longer: kernels before 5.12 drop what is redirected to a link whose MTU it exceeds
-/// (`is_skb_forwardable` in `__bpf_rx_skb`, net/core/filter.c).
+/// MTU of the redirect device, which no packet exceeds: kernels before 5.12 drop what is redirected to a link with a
+/// smaller MTU (`is_skb_forwardable` in `__bpf_rx_skb`, net/core/filter.c).
 const REDIRECT_DEVICE_MTU: u32 = 65535;
 
-/// The index of the link [`REDIRECT_DEVICE`], if it is there and as it should be.
+/// Returns the index of the link [`REDIRECT_DEVICE`], if it exists in the desired state.
 pub async fn find_redirect_device(host: &Netlink) -> Option<u32> {
     let link = host.link(REDIRECT_DEVICE).await.ok().flatten()?;
     (link.up && link.mac == Some(Mac(HOST_MAC))).then_some(link.ifindex)
 }
 
-/// Makes the link [`REDIRECT_DEVICE`] and gives its index; `None`, with a word in the log, where the kernel
-/// has no such links.
+/// Creates the link [`REDIRECT_DEVICE`] and returns its index. Returns `None`, and logs a warning, if the kernel has no
+/// such links.
 pub async fn redirect_device(host: &Netlink) -> Option<u32> {
     match make_redirect_device(host).await {
         Ok(index) => index,
@@ -63,14 +63,14 @@ async fn make_redirect_device(host: &Netlink) -> Result<Option<u32>, netlink::Er
         path: path.replace("STEER", REDIRECT_DEVICE),
         value: value.to_owned(),
     };
-    // All of the world's addresses come in here. Where `all` filters, the mark and its rule satisfy it.
-    // Forwarding may be off by `default`, which a new link gets.
+    // Packets with any source come in here. Where `all` filters, the mark and its rule satisfy it. Forwarding may be
+    // off in `default`, which a new link inherits.
     let mut settings = vec![
         setting("net/ipv4/conf/STEER/rp_filter", "0"),
         setting("net/ipv4/conf/STEER/forwarding", "1"),
     ];
     if sysctl::root().join("net/ipv6").exists() {
-        // No link-local address, no router solicitations into nowhere (`IN6_ADDR_GEN_MODE_NONE`).
+        // No link-local address, no router solicitations (`IN6_ADDR_GEN_MODE_NONE`).
         settings.push(setting("net/ipv6/conf/STEER/addr_gen_mode", "1"));
     }
     sysctl::write_all(&settings)?;
@@ -84,15 +84,15 @@ async fn make_redirect_device(host: &Netlink) -> Result<Option<u32>, netlink::Er
     Ok(Some(link.ifindex))
 }
 
-/// Applies the plan: first the tables and rules, then the maps, then the programs that look into them; in the
-/// end it takes away what of ours is not in it: rules, but for those that `pods` have, routes and programs. Every
-/// object is put there or replaced, so applying twice is applying once.
+/// Applies the plan: first tables and rules, then maps, then the programs that read them. In the end it removes
+/// Ebbtide's rules, routes and programs that are not in the plan, except the rules in `pods`. Every object is created
+/// or replaced, so applying is idempotent.
 ///
-/// A setting, route or rule that the kernel refuses concerns one NIC or family. So the rest is applied all the same, and
-/// the refusals are what this gives: none, if all is well.
+/// A refused setting, route or rule concerns one NIC or family. So the rest is applied nevertheless, and the refusals
+/// are returned: none, if everything succeeded.
 ///
 /// # Errors
-/// When the kernel does not answer, or refuses maps or programs.
+/// If the kernel does not answer, or refuses maps or programs.
 pub async fn apply(
     host_plan: &HostPlan,
     redirect_device: Option<u32>,
@@ -120,7 +120,7 @@ pub async fn apply(
     for rule in in_order(&plan.rules) {
         batch.add_rule(rule);
     }
-    // Before a packet is marked there are the rules and tables that the marks lead to.
+    // The rules and tables that marks select exist before any packet is marked.
     refused.extend(batch.run_all(host).await);
     datapath.host.set(nics, redirect_device)?;
     let mut batch = Batch::default();
@@ -139,24 +139,24 @@ pub async fn apply(
     Ok(refused)
 }
 
-/// Rules in an order in which nothing is taken meanwhile that is not to be: where exceptions lead to is there before they
-/// are, and they before what they are from. Backwards it is the order to take them away.
+/// Sorts rules so that none matches too much in between: the target of exceptions is added before them, and they before
+/// the rules that they are exceptions from. The reverse is the order of removal.
 fn in_order(rules: &[Rule]) -> Vec<&Rule> {
     let mut rules: Vec<&Rule> = rules.iter().collect();
     rules.sort_by_key(|rule| (rule.action != Action::Nop, rule.priority));
     rules
 }
 
-/// What of ours in the host belongs to pods, and stays.
+/// Ebbtide's objects in the host that belong to pods, and stay.
 #[derive(Debug, Default)]
 pub struct Pods {
-    /// The table with the routes to them.
+    /// The table with the routes to the pods.
     pub table: u32,
-    /// Rules that their records have.
+    /// Rules in the pods' records.
     pub rules: BTreeSet<Rule>,
 }
 
-/// Takes away what an earlier plan (maybe an earlier agent's) had and this one has not.
+/// Removes objects of an earlier plan (maybe of an earlier agent) that this one does not have.
 async fn prune(
     host_plan: &HostPlan,
     pods: &Pods,
@@ -194,12 +194,12 @@ async fn prune(
     Ok(datapath.keep_nics(&all)?)
 }
 
-/// Takes everything of ours away from the host's NICs: there is no pod that needs it.
+/// Removes all of Ebbtide's objects from the host's NICs, when no pod needs them any more.
 ///
-/// What the node itself was told stays, as somebody else may rely on it by now: that it forwards.
+/// The node's own settings stay, since others may rely on them by now: that it forwards.
 ///
 /// # Errors
-/// The first refusal of the kernel.
+/// If the kernel refuses a request.
 pub async fn take_away(pods: &Pods, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
     prune(&HostPlan::default(), pods, host, datapath).await?;
     datapath.host.set(&[], None)?;

@@ -1,33 +1,33 @@
-//! The node's facts as they are now, without asking the kernel for all of them each time.
+//! Keeps current facts of the node without reading all of them from the kernel each time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::NodeFacts;
 use crate::netlink::{Error, Netlink, notification::Notification};
 
-/// A snapshot that the kernel's netlink notifications keep true: it is thrown away when one of them says
-/// something else, and read again by whoever needs it next.
+/// A snapshot of the node's facts that netlink notifications keep valid. A notification that contradicts it discards
+/// it; the next caller reads it again.
 #[derive(Debug, Default)]
 pub struct CurrentFacts {
     state: Mutex<State>,
-    /// One reads, the others wait for what it finds.
+    /// Held by the one caller that reads; the others wait for its result.
     reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether somebody listens; without, nothing is kept.
+    /// Whether notifications are being received. Without them no snapshot is kept.
     listening: bool,
     snapshot: Option<Arc<NodeFacts>>,
-    /// What was announced while the facts were being read, and whether they are.
+    /// Notifications received while a read is in flight; `None` without one.
     meanwhile: Option<Vec<Notification>>,
 }
 
 impl CurrentFacts {
-    /// The facts.
+    /// Returns the current facts of the node, from the snapshot if it is still valid.
     ///
     /// # Errors
-    /// When they had to be read and the kernel refused.
+    /// If they have to be read and the kernel refuses a request.
     pub async fn get(&self, netlink: &Netlink) -> Result<Arc<NodeFacts>, Error> {
         if let Some(snapshot) = self.snapshot() {
             return Ok(snapshot);
@@ -41,18 +41,18 @@ impl CurrentFacts {
         let mut state = self.state();
         let meanwhile = state.meanwhile.take().unwrap_or_default();
         let facts = Arc::new(read?);
-        // What was announced meanwhile may be in the facts, or half of it.
+        // What was announced during the read may be in the facts, or half of it.
         if state.listening && !meanwhile.iter().any(|heard| facts.changes_facts(heard)) {
             state.snapshot = Some(Arc::clone(&facts));
         }
         Ok(facts)
     }
 
-    /// The facts, certainly true of the link `name`: notifications take a moment, and an interface
-    /// must not be made on a link that has just been replaced.
+    /// Returns facts that are certainly current for the link `name`. Notifications arrive with a delay, and an
+    /// interface must not be created on a link that has just been replaced.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses a request.
     pub async fn sure_of(&self, name: &str, netlink: &Netlink) -> Result<Arc<NodeFacts>, Error> {
         let link = netlink.link(name).await?;
         let facts = self.get(netlink).await?;
@@ -68,25 +68,25 @@ impl CurrentFacts {
         self.get(netlink).await
     }
 
-    /// Whether `facts` are still the ones that [`CurrentFacts::get`] gives.
+    /// Whether `facts` are still the snapshot that [`CurrentFacts::get`] returns.
     #[must_use]
     pub fn are(&self, facts: &Arc<NodeFacts>) -> bool {
         self.snapshot().is_some_and(|now| Arc::ptr_eq(&now, facts))
     }
 
-    /// The kernel says something else than the facts: they are read again by who needs them next.
+    /// Discards the snapshot, since the kernel contradicts it. The next caller reads it again.
     pub fn doubt(&self) {
         self.forget();
     }
 
-    /// Says whether notifications are being heard from now on. The snapshot goes either way:
-    /// nobody knows what was missed before.
+    /// Records whether netlink notifications are being received. Discards the snapshot in either case, since some may
+    /// have been missed before.
     pub fn listen(&self, listening: bool) {
         self.forget();
         self.state().listening = listening;
     }
 
-    /// Takes notice of a notification. True if it was news.
+    /// Processes a notification. Returns whether it changes the facts.
     pub fn observe(&self, notification: &Notification) -> bool {
         let mut state = self.state();
         if let Some(meanwhile) = &mut state.meanwhile {
@@ -109,7 +109,7 @@ impl CurrentFacts {
         news
     }
 
-    /// A snapshot that is being made is as suspect as the one that was.
+    /// Discards the snapshot, and that of a read in flight.
     fn forget(&self) {
         let mut state = self.state();
         state.snapshot = None;
@@ -122,7 +122,7 @@ impl CurrentFacts {
         self.state().snapshot.clone()
     }
 
-    /// A panic elsewhere leaves the state whole: each change is one assignment or two.
+    /// Locks the state. A panic elsewhere leaves it consistent: each change is one assignment or two.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! What the node has.
+//! Facts of the node: its links, addresses and default routes, as read from the kernel.
 
 use std::net::IpAddr;
 
@@ -28,34 +28,34 @@ pub struct Nic {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// What makes it, for what is no hardware (`ipvlan`, `macvlan`, `veth`...).
+    /// Link kind of a virtual link (`ipvlan`, `macvlan`, `veth`...); `None` for hardware.
     pub kind: Option<String>,
-    /// The index of the bridge, bond or VRF that it is a port of.
+    /// Index of the bridge, bond or VRF that it is a port of.
     pub port_of: Option<u32>,
-    /// The index of the link that it is made upon, if that is the node's, too.
+    /// Index of the lower link, if that is in the node's namespace, too.
     pub below: Option<u32>,
-    /// Whether IPv6 is on there.
+    /// Whether IPv6 is enabled on it.
     pub ipv6: bool,
     /// Its addresses, without link-local ones.
     pub addresses: Vec<IpNet>,
 }
 
-/// What the node has, at one moment.
+/// Facts of the node at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// Every link but the loopback and our own.
+    /// All links but the loopback and Ebbtide's own.
     pub nics: Vec<Nic>,
-    /// The default routes that are not ours: the main table's first.
+    /// Foreign default routes, those of the main table first.
     pub defaults: Vec<Route>,
-    /// The addresses on the loopback that others may ask for.
+    /// Addresses on the loopback that are reachable from elsewhere.
     pub loopback: Vec<IpNet>,
-    /// The kernel has no IPv6 at all.
+    /// Whether the kernel has no IPv6 at all.
     pub no_ipv6: bool,
 }
 
 impl Nic {
-    /// A link with its addresses. What is link-local is left out: it is no address of the node's
-    /// that anybody far away could ask for.
+    /// Creates a NIC from a link and its addresses. Link-local addresses are left out: nobody beyond the link can reach
+    /// them.
     #[must_use]
     pub fn new(link: Link, addresses: &[LinkAddress]) -> Self {
         let own = addresses.iter().filter(|a| a.ifindex == link.ifindex);
@@ -76,7 +76,7 @@ impl Nic {
         }
     }
 
-    /// Whether `link` is this NIC, and as it was.
+    /// Whether `link` is this NIC, unchanged.
     #[must_use]
     pub fn is_still(&self, link: &Link) -> bool {
         let now = Self::new(link.clone(), &[]);
@@ -90,7 +90,7 @@ impl Nic {
             }
     }
 
-    /// Whether this family can be used there.
+    /// Whether this family is usable on the NIC.
     #[must_use]
     pub const fn has(&self, family: Family) -> bool {
         match family {
@@ -100,22 +100,21 @@ impl Nic {
     }
 }
 
-/// Whether IPv6 is on on the link: the kernel has it (`ipv6.disable=1` takes it away, and then there are no
-/// settings of it), and the setting `disable_ipv6` does not turn it off there.
-#[must_use]
-pub fn has_ipv6(link: &str) -> bool {
+/// Whether IPv6 is enabled on the link: the kernel has it (with `ipv6.disable=1` its settings do not exist), and
+/// `disable_ipv6` is off there.
+fn has_ipv6(settings: &sysctl::Settings, link: &str) -> bool {
     let setting = Sysctl {
         path: format!("net/ipv6/conf/{link}/disable_ipv6"),
         value: "0".to_owned(),
     };
-    matches!(sysctl::read(&setting), Ok(Some(value)) if value == "0")
+    matches!(settings.read(&setting), Ok(Some(value)) if value == "0")
 }
 
 impl NodeFacts {
-    /// Reads them from the kernel.
+    /// Reads the facts from the kernel.
     ///
     /// # Errors
-    /// When the kernel refuses to answer.
+    /// If the kernel refuses a request.
     pub async fn read(netlink: &Netlink) -> Result<Self, Error> {
         let links = netlink.links().await?;
         let addresses = netlink.addresses().await?;
@@ -125,11 +124,13 @@ impl NodeFacts {
             .filter(|own| own.ifindex == LOOPBACK && is_for_others(&own.address.addr()))
             .map(|own| own.address)
             .collect();
+        // The directories of the settings are looked up once for all links (`sysctl::Settings`).
+        let settings = sysctl::Settings::default();
         let nics = links
             .into_iter()
             .filter(concerns)
             .map(|link| Nic {
-                ipv6: has_ipv6(&link.name),
+                ipv6: has_ipv6(&settings, &link.name),
                 ..Nic::new(link, &addresses)
             })
             .collect();
@@ -141,7 +142,7 @@ impl NodeFacts {
         })
     }
 
-    /// Whether the notification says something that these facts do not.
+    /// Whether the notification contradicts or extends these facts.
     #[must_use]
     pub fn changes_facts(&self, notification: &Notification) -> bool {
         let at = |ifindex: &u32| self.nics.iter().find(|nic| nic.ifindex == *ifindex);
@@ -183,7 +184,7 @@ impl NodeFacts {
         }
     }
 
-    /// Every address that the node itself has and others may ask for, each with its link.
+    /// Every address of the node that is reachable from elsewhere, each with the name of its link.
     pub fn own_addresses(&self) -> impl Iterator<Item = (IpAddr, &str)> {
         let nics = self.nics.iter();
         let of_nics = nics.flat_map(|nic| nic.addresses.iter().map(|net| (net.addr(), &*nic.name)));
@@ -199,18 +200,18 @@ impl NodeFacts {
         }
     }
 
-    /// The NIC called `name`.
+    /// Returns the NIC with this name.
     #[must_use]
     pub fn nic(&self, name: &str) -> Option<&Nic> {
         self.nics.iter().find(|nic| nic.name == name)
     }
 }
 
-/// What the alias of each link of ours begins with.
+/// Prefix of the alias of each of Ebbtide's links.
 pub const ALIAS: &str = "ebbtide: ";
 
-/// Whether a link in the host is the host's end of one of our pairs. It is born with its address,
-/// and gets its alias a moment later; somebody (udev, a network manager) may change the address.
+/// Whether a link in the host is the host's end of one of Ebbtide's pairs. It has its address from the start and gets
+/// its alias a moment later; udev or a network manager may change the address.
 #[must_use]
 pub fn is_pod_veth(link: &Link) -> bool {
     let is_named_ours = || {
@@ -220,7 +221,7 @@ pub fn is_pod_veth(link: &Link) -> bool {
     link.kind.as_deref() == Some("veth") && (link.mac == Some(Mac(HOST_MAC)) || is_named_ours())
 }
 
-/// The link of an address that comes and goes with IPv6 there: its setting is announced by nothing else that is heard.
+/// The link of a link-local IPv6 address, which comes and goes with IPv6 there: no other event announces that.
 fn says_ipv6(address: &LinkAddress) -> Option<u32> {
     let ip = address.address.addr();
     (ip.is_ipv6() && is_link_local(&ip)).then_some(address.ifindex)
@@ -229,17 +230,17 @@ fn says_ipv6(address: &LinkAddress) -> Option<u32> {
 /// The loopback's index in every namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
 const LOOPBACK: u32 = 1;
 
-/// Whether a link is among the facts at all.
+/// Whether a link is part of the facts.
 fn concerns(link: &Link) -> bool {
     !link.loopback && !is_pod_veth(link) && link.name != REDIRECT_DEVICE
 }
 
-/// Whether an address on the loopback is one that others may ask for.
+/// Whether an address on the loopback is reachable from elsewhere.
 fn is_for_others(address: &IpAddr) -> bool {
     !address.is_loopback() && !is_link_local(address)
 }
 
-/// Whether an address means something on its link alone (RFC 3927, RFC 4291 section 2.5.6).
+/// Whether an address is valid on its link only (RFC 3927, RFC 4291 section 2.5.6).
 #[must_use]
 pub const fn is_link_local(address: &IpAddr) -> bool {
     match address {

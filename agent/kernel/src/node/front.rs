@@ -1,8 +1,8 @@
-//! Where our rules in the host begin: in front of others' that would take what is ours to route.
+//! Chooses the priorities of Ebbtide's rules in the host: in front of foreign rules that take their traffic.
 //!
-//! Ours take nothing that is not pods' (docs/how-it-works.md), so in front they do no harm. Behind a rule
-//! by source or for all packets, as netplan, cloud-init, strongSwan and `ip rule add` without a priority make them, they
-//! are not asked: pods and the node's own address would lose each other.
+//! Ebbtide's rules match pods' traffic only (docs/how-it-works.md), so in front they do no harm. Behind a rule by
+//! source or for all packets, as netplan, cloud-init, strongSwan and `ip rule add` without a priority create them, they
+//! are not evaluated: pods and the node's own address would lose each other.
 
 use std::{collections::BTreeSet, net::IpAddr, ops::Range};
 
@@ -11,23 +11,23 @@ use ipnet::IpNet;
 use super::plan::PRIORITIES;
 use crate::netlink::{foreign::ForeignRule, model::LOCAL_TABLE};
 
-/// The priority of the kernel's rule for the main table.
+/// Priority of the kernel's rule for the main table.
 const MAIN: u32 = 32_766;
 
-/// What is ours to route.
+/// The traffic that Ebbtide routes, by its addresses and NICs.
 #[derive(Clone, Debug, Default)]
 pub struct Routed {
-    /// Where pods have their addresses.
+    /// Networks of the pods' addresses.
     pub pods: Vec<IpNet>,
     /// The node's own addresses.
     pub node: Vec<IpAddr>,
-    /// The NICs' names.
+    /// Names of the NICs.
     pub nics: Vec<String>,
 }
 
 impl Routed {
-    /// Whether a rule looks up, by a table of others, what is ours to route. One that asks for a mark is for those who
-    /// set that mark, and a VRF's is for what is in the VRF. The local table's takes nothing from us.
+    /// Whether a foreign rule looks up a foreign table for traffic that Ebbtide routes. A rule with a mark matches only
+    /// packets that its owner marks, and a VRF's only what is in the VRF. The local table's takes nothing from Ebbtide.
     #[must_use]
     pub fn is_taken_by(&self, rule: &ForeignRule) -> bool {
         let looks_up = rule.table.is_some_and(|table| table != LOCAL_TABLE);
@@ -56,14 +56,14 @@ impl Routed {
     }
 }
 
-/// Where the kernel looks for the node's own addresses: in front of that we would take what is for them.
+/// Priority of the lookup of the node's own addresses. Rules in front of it would match packets for the node.
 fn local(foreign: &[ForeignRule]) -> u32 {
     let all = |rule: &&ForeignRule| rule.table == Some(LOCAL_TABLE) && rule.from.is_none();
     let priorities = foreign.iter().filter(all).map(|rule| rule.priority);
     priorities.max().unwrap_or(0)
 }
 
-/// Others' rules that are asked before ours, which begin at `base`, and take what is ours to route.
+/// Foreign rules that precede Ebbtide's, which begin at `base`, and match traffic that Ebbtide routes.
 pub fn in_front<'a>(
     base: u32,
     foreign: &'a [ForeignRule],
@@ -75,8 +75,8 @@ pub fn in_front<'a>(
         .filter(move |rule| rule.priority < end && routed.is_taken_by(rule))
 }
 
-/// Where our rules begin so that none of others' takes what is ours: where they are, if that is so there, else at
-/// `preferred` or as near as there is a place. `None` if there is no such place.
+/// The first priority of Ebbtide's rules at which no foreign rule takes their traffic: the current one if it qualifies,
+/// else `preferred` or the nearest free block. `None` if there is no such block.
 #[must_use]
 pub fn base_in_front(
     preferred: u32,
@@ -94,12 +94,12 @@ pub fn base_in_front(
     if let Some(current) = current.filter(is_free) {
         return Some(current);
     }
-    // The new ones are there before the old ones go.
+    // The new rules are added before the old ones are removed.
     let is_beside = |base: u32| current.is_none_or(|current| current.abs_diff(base) >= PRIORITIES);
     nearest(preferred, |base| is_free(base) && is_beside(*base))
 }
 
-/// Where our rules begin: at `preferred` or the next lower block of priorities that is nobody's, else the next
+/// The first priority of Ebbtide's rules: `preferred` or the next lower block of priorities that is free, else the next
 /// higher one. Spiderpool leaves a rule at 1000, and the kernel has its own there for VRFs.
 #[must_use]
 pub fn free_priorities(preferred: u32, foreign: &[ForeignRule]) -> Option<u32> {

@@ -1,37 +1,37 @@
-//! The host's part of "replies leave by the NIC their request came in on", as data.
+//! Plans the host's side of "replies leave by the NIC their request came in on", as data.
 //!
 //! | priority | rule | for |
 //! |---|---|---|
-//! | base - 1 | `fwmark REPLY iif lo lookup pods`     | a firewall that filters reverse paths, of what pods send |
-//! | base     | `fwmark NIC+REPLY lookup T`          | what has to leave by the NIC: pods' replies, and what is sent on to its right NIC |
-//! | base     | `from NODE fwmark NIC iif lo lookup T` | a firewall that filters reverse paths |
-//! | base     | `from NODE oif NIC lookup T`, IPv6    | one that looks at no marks |
-//! | base + 1 | `from NODE oif NIC goto base + 7`    | the node's own, and tunnels of others over the NIC: as without us |
+//! | base - 1 | `fwmark REPLY iif lo lookup pods`     | a firewall's reverse path lookup for packets from pods |
+//! | base     | `fwmark NIC+REPLY lookup T`          | what must leave by the NIC: pods' replies, and what is redirected to its right NIC |
+//! | base     | `from NODE fwmark NIC iif lo lookup T` | a firewall's reverse path lookup |
+//! | base     | `from NODE oif NIC lookup T`, IPv6    | the same, by a firewall that ignores marks |
+//! | base + 1 | `from NODE oif NIC goto base + 7`    | the node's own, and foreign tunnels over the NIC: as without Ebbtide |
 //! | base + 2 | `from POD oif NIC lookup W`          | pods with routes of their own |
 //! | base + 3 | `from POOL oif NIC lookup T or W`    | pods, in l3 |
-//! | base + 4 | `from all lookup pods`               | the way to this node's pods |
+//! | base + 4 | `from all lookup pods`               | routes to this node's pods |
 //! | base + 5 | `fwmark NIC iif NIC goto base + 7`, `fwmark NIC iif lo goto base + 7` | strict rp_filter: packets themselves, and the node's own |
 //! | base + 6 | `fwmark NIC lookup T`                | strict rp_filter on requests for Services |
-//! | base + 6 | `fwmark REDIRECTED lookup T(redirect_device)`     | rp_filter on what is steered past ipvlan to a pod |
-//! | base + 7 | `nop`                                | where all that is not ours goes on |
+//! | base + 6 | `fwmark REDIRECTED lookup T(redirect_device)`     | rp_filter on what is redirected past ipvlan to a pod |
+//! | base + 7 | `nop`                                | where foreign traffic continues |
 //!
-//! **What has a mark.** NIC+REPLY is set in two places: at the host's end of a pod's veth, on replies to what came
-//! in by a NIC, and at a NIC's egress, on what is sent on from there to another. Either leaves by that NIC: nothing
-//! that comes in from outside has it, and nothing of others. REDIRECTED, all bits, is set on answers for a pod that the
-//! host has to translate first; they go into the pod.
+//! **Which packets have a mark.** NIC+REPLY is set in two places: at the host's end of a pod's veth, on replies to what
+//! came in by a NIC, and at a NIC's egress, on what is redirected from there to another. Both leave by that NIC.
+//! Nothing that comes in from outside has this mark, and no foreign packet. REDIRECTED, all bits, is set on answers for
+//! a pod that the host has to translate first; they are delivered to the pod.
 //!
-//! NIC alone is set where a NIC filters reverse paths strictly, and nowhere else (the last rules are there only then).
-//! Strict filtering looks up the way back with the packet's mark where `src_valid_mark` is on, and with `iif` set
-//! to the link by which the packet is about to *leave*, or to `lo` if it is for this node (`__fib_validate_source`,
-//! net/ipv4/fib_frontend.c: `flowi4_iif = oif ? : LOOPBACK_IFINDEX`, and `__mkroute_input` passes the outgoing one).
-//! So `iif NIC` with the mark of the same NIC is the packet itself on its way, and goes as it would without us.
+//! NIC alone is set only where a NIC filters reverse paths strictly (the last rules exist only then). Strict filtering
+//! looks up the reverse path with the packet's mark where `src_valid_mark` is on, and with `iif` set to the link by
+//! which the packet is about to *leave*, or to `lo` if it is for this node (`__fib_validate_source`,
+//! net/ipv4/fib_frontend.c: `flowi4_iif = oif ? : LOOPBACK_IFINDEX`, and `__mkroute_input` passes the outgoing one). So
+//! `iif NIC` with the mark of the same NIC is the packet itself, and is routed as without Ebbtide.
 //!
 //! A firewall may filter as well, before translation: nft's `fib saddr . mark . iif` (nft_fib4_eval, nft_fib6_eval) and
-//! iptables' `-m rpfilter --validmark` look up the way back from the address that was asked, with the packet's mark and
-//! `iif lo`. iptables without `--validmark` looks up, for IPv6, with nothing but that address and `oif` set to the NIC,
-//! as a socket of the node's that is bound to both. So where that match is loaded such a socket is sent by the NIC's own
-//! table, but where the NIC has the node's default route: without us it would leave by the NIC that has, for IPv6 takes
-//! `oif` for a wish, and be sent back from there to this one by the last program.
+//! iptables' `-m rpfilter --validmark` look up the reverse path from the requested address, with the packet's mark and
+//! `iif lo`. iptables without `--validmark` looks up, for IPv6, with only that address and `oif` set to the NIC, like a
+//! socket of the node that is bound to both. So where that match is loaded, such a socket is routed by the NIC's own
+//! table, except on the NIC with the node's default route. Otherwise it would leave by the NIC with the default route,
+//! since IPv6 takes `oif` for a hint, and the egress program there would redirect it to this one.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -51,12 +51,12 @@ use crate::{
     },
 };
 
-/// A link that leads nowhere, made for its ingress: what is redirected there is in the host's
-/// stack, past the NIC's ipvlan handler. The veth of the pod would do as well but for reverse path
-/// filtering (no far address is behind it) and ICMP redirects (in and out by one link).
+/// The redirect device: a link without a network, created for its ingress. A packet that is redirected there is in the
+/// host's stack, past the NIC's ipvlan handler. The pod's veth would do as well but for reverse path filtering (no far
+/// address is behind it) and ICMP redirects (in and out by one link).
 pub const REDIRECT_DEVICE: &str = "ebbtide0";
 
-/// What the node needs on its NICs. Without a pod, nothing.
+/// The desired state of the node's NICs. Empty without a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostPlan {
     /// The NICs, for the programs.
@@ -66,7 +66,7 @@ pub struct HostPlan {
 }
 
 impl HostPlan {
-    /// The gateways by which the NIC with this index leads out of its networks.
+    /// Returns the gateways of the routing table of the NIC with this index.
     #[must_use]
     pub fn ways_out(
         &self,
@@ -79,7 +79,7 @@ impl HostPlan {
     }
 }
 
-/// The links that are ways out to the network.
+/// Returns the links that are uplinks.
 pub fn nics<'a>(
     facts: &'a NodeFacts,
     known: &'a Known,
@@ -90,8 +90,8 @@ pub fn nics<'a>(
     nics.filter(move |nic| take(nic, facts, known, names).role == Role::Nic)
 }
 
-/// The next hop of the node's own default route over a NIC, for each family that has one: the main table's before
-/// those of other tables.
+/// Returns the next hop of the node's own default route over a NIC, for each family that has one: the main table's
+/// before those of other tables.
 #[must_use]
 pub fn own_defaults(nic: &Nic, routes: &[Route]) -> Vec<(Family, Option<IpAddr>)> {
     let of = |family| {
@@ -105,11 +105,11 @@ pub fn own_defaults(nic: &Nic, routes: &[Route]) -> Vec<(Family, Option<IpAddr>)
     Family::BOTH.into_iter().filter_map(of).collect()
 }
 
-/// The gateways of the main table's default routes over a NIC.
+/// Gateways of the main table's default routes over a NIC.
 fn main_gateways(nic: &Nic, routes: &[Route]) -> Vec<IpAddr> {
     let over = |route: &&Route| route.link == nic.name && route.table == MAIN_TABLE;
     let mains = routes.iter().filter(over);
-    // The program knows none of another family.
+    // The program supports none of another family.
     let of_family = |route: &&Route| {
         let family = Family::of_net(&route.destination);
         route.via.is_some_and(|via| Family::of(via) == family)
@@ -120,7 +120,7 @@ fn main_gateways(nic: &Nic, routes: &[Route]) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The node's IPv4 address on a NIC: of several, one beside the gateway.
+/// The node's IPv4 address on a NIC; of several, one in the gateway's network.
 fn own_v4(nic: &Nic, behind: &Behind) -> Option<Ipv4Addr> {
     let gateway = behind.default_of(Family::V4).flatten();
     let v4 = |net: &IpNet| match net.addr() {
@@ -132,7 +132,7 @@ fn own_v4(nic: &Nic, behind: &Behind) -> Option<Ipv4Addr> {
     beside.or_else(|| nic.addresses.iter().find_map(v4))
 }
 
-/// The programs on the host's end of a pod's veth; `only_from` guards what comes from the pod.
+/// Returns the programs on the host's end of a pod's veth; `only_from` guards what comes from the pod.
 #[must_use]
 pub fn veth_filters(link: &str, only_from: Option<u16>) -> Vec<Filter> {
     let filters = filters(link, "host_veth_")
@@ -164,9 +164,9 @@ fn sysctl(link: &str, name: &str, value: &str) -> Sysctl {
     }
 }
 
-/// What the node needs on its NICs: `known` says which links are some, `behind` what is behind one, `known_marks` the
-/// marks that they have, by interface index, `redirect_device` the index of the link [`REDIRECT_DEVICE`], if there could be one, and
-/// `strict` who filters reverse paths on a NIC.
+/// Plans the node's NICs. `known` decides which links are NICs, `behind` returns the networks behind one, `known_marks`
+/// holds their current marks by interface index, `redirect_device` is the index of the link [`REDIRECT_DEVICE`], if it
+/// could be created, and `strict` returns who filters reverse paths on a NIC.
 #[must_use]
 pub fn host_plan(
     facts: &NodeFacts,
@@ -220,7 +220,7 @@ pub fn host_plan(
         };
         for family in families().filter(is_filtered) {
             if family == Family::V6 {
-                // Where IPv6 is off for all links but a NIC, the link would take no route (`fib6_nh_init`, net/ipv6/route.c).
+                // With IPv6 off for all links but a NIC, it would take no route (`fib6_nh_init`, net/ipv6/route.c).
                 plan.sysctls.push(Sysctl {
                     path: format!("net/ipv6/conf/{REDIRECT_DEVICE}/disable_ipv6"),
                     value: "0".to_owned(),
@@ -310,7 +310,7 @@ pub fn host_plan(
             let mut lookups: Vec<Rule> = lookups
                 .map(|(step, selector, action)| rules.at(step, family, selector, action))
                 .into();
-            // Behind the kernel's own filter, which drops what is the node's, the firewall's look-ups change nothing.
+            // The kernel's own filter drops what is for the node, so the firewall's lookups change nothing.
             let is_last = family == Family::V6 || !filtered.kernel;
             if is_last && filtered.firewall.is_in(family) {
                 let without = filtered.firewall.without_marks && family == Family::V6;
@@ -331,7 +331,7 @@ pub fn host_plan(
     HostPlan { nics, plan }
 }
 
-/// What a firewall's look-ups need that come before translation: they begin at the node's own addresses.
+/// The rules for a firewall's lookups before translation, which start from the node's own addresses.
 fn before_translation(
     nic: &Nic,
     family: Family,
@@ -609,7 +609,7 @@ mod tests {
         }
         let rules = host.plan.rules.iter();
         let of_v6 = rules.filter(|rule| rule.family == Family::V6);
-        // Where others' rules go on, and the way to pods, which may have addresses that lead nowhere.
+        // Where foreign traffic continues, and the routes to pods, which may have addresses without a route.
         let of_v6: Vec<u32> = of_v6.map(|rule| rule.priority).collect();
         assert_eq!(of_v6, [1004, 1007]);
     }

@@ -1,4 +1,4 @@
-//! Which netlink events can concern what is ours in the host.
+//! Decides which netlink events can concern Ebbtide's objects in the host.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,21 +16,21 @@ use crate::netlink::{
     route_filter::RouteFilter,
 };
 
-/// What of the host plans depend on, as it was when plans and kernel were last compared.
+/// The parts of the host that plans depend on, as of the last comparison of plans and kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     tables: BTreeSet<u32>,
-    /// The links that plans name, and their indices.
+    /// Names of the links in plans, and their indices.
     names: BTreeSet<String>,
     indices: BTreeSet<u32>,
-    /// All other links that were there.
+    /// Indices of all other links at that time.
     foreign: BTreeSet<u32>,
-    /// Addresses that routes are bound to.
+    /// Source addresses of routes.
     sources: BTreeSet<IpAddr>,
 }
 
 impl Interest {
-    /// That of a plan, on a host with these links.
+    /// Creates the interest of a plan on a host with these links.
     #[must_use]
     pub fn of(plan: &NamespacePlan, links: &HashMap<String, Link>) -> Self {
         let mut names = BTreeSet::from([REDIRECT_DEVICE.to_owned()]);
@@ -58,7 +58,7 @@ impl Interest {
         }
     }
 
-    /// Whether something of ours may be gone or changed after this event, or may find its place free now.
+    /// Whether the event may have removed or changed one of Ebbtide's objects, or freed its place.
     #[must_use]
     pub fn concerns(&self, event: &Notification) -> bool {
         match event {
@@ -68,7 +68,7 @@ impl Interest {
             | Notification::RuleGone => true,
             Notification::Default(_) | Notification::Other => false,
             Notification::RouteGone(route) => route.ours || self.tables.contains(&route.table),
-            // A new pod's pair is known by itself. So is a NIC that was replaced, by its name.
+            // A new pod's pair is recognised by itself, a replaced NIC by its name.
             Notification::Link(link) | Notification::LinkGone(link) => {
                 is_pod_veth(link)
                     || self.names.contains(&link.name)
@@ -77,22 +77,22 @@ impl Interest {
             Notification::Address(own) | Notification::AddressGone(own) => {
                 self.indices.contains(&own.ifindex) || self.sources.contains(&own.address.addr())
             }
-            // A link that came since then may be a pod's.
+            // A link that was added since then may be a pod's.
             Notification::HookGone(ifindex) => !self.foreign.contains(ifindex),
         }
     }
 }
 
-/// What one listener of the host's netlink events listens for.
+/// The events that one listener for the host's netlink notifications reacts to.
 #[derive(Debug)]
 pub struct Attention {
-    /// `None`: nobody has compared anything yet, so everything may concern us.
+    /// `None` before the first comparison: then any event may matter.
     interest: Mutex<Option<Interest>>,
     routes: Arc<RouteFilter>,
 }
 
 impl Attention {
-    /// For everything, with the filter of the listener's socket.
+    /// Creates an attention to all events, with the filter of the listener's socket.
     #[must_use]
     pub fn to_all(routes: Arc<RouteFilter>) -> Self {
         Self {
@@ -101,20 +101,21 @@ impl Attention {
         }
     }
 
-    /// From now on for this. Events of others' routes that cannot concern us do not reach the socket any more.
+    /// Narrows the events that wake the reconciler to `interest`. Events of foreign routes outside of it are filtered
+    /// in the kernel.
     pub fn turn_to(&self, interest: Interest) {
         let mut known = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = known.as_ref().map(|known| &known.tables);
         if tables != Some(&interest.tables)
             && let Err(e) = self.routes.only(Some(&interest.tables))
         {
-            // They are passed over one by one then.
+            // They are ignored one by one then.
             debug!("events of others' routes are not kept from the socket: {e}");
         }
         *known = Some(interest);
     }
 
-    /// Whether something of ours may be gone or changed after this event.
+    /// Whether the event may have removed or changed one of Ebbtide's objects.
     #[must_use]
     pub fn is_drawn_by(&self, event: &Notification) -> bool {
         let known = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,7 +202,7 @@ mod tests {
             (gone(1000, false), false),
             (gone(254, true), true),
             (gone(7700, true), true),
-            // It had the place of one of ours, perhaps.
+            // It may have occupied the place of one of Ebbtide's.
             (gone(7702, false), true),
             (Event::Default(vec![(2, None)]), false),
             (Event::DefaultGone(vec![(2, None)]), true),

@@ -1,5 +1,5 @@
-//! The node: its links and what each is taken for, its addresses, and the routing that NICs with pods need in
-//! the host.
+//! The host's side of the node agent: the node's links and their roles, its addresses, and the routing that NICs with
+//! pods need in the host.
 
 mod apply;
 mod current;
@@ -16,7 +16,7 @@ pub use apply::{
     Error as HostError, Pods, apply, find_redirect_device, redirect_device, take_away,
 };
 pub use current::CurrentFacts;
-pub use facts::{ALIAS, Nic, NodeFacts, has_ipv6, is_link_local, is_pod_veth};
+pub use facts::{ALIAS, Nic, NodeFacts, is_link_local, is_pod_veth};
 pub use front::{Routed, base_in_front, free_priorities, in_front};
 pub use host::{HostPlan, REDIRECT_DEVICE, host_plan, nics, own_defaults, veth_filters};
 pub use interest::{Attention, Interest};

@@ -1,11 +1,11 @@
-//! A NIC's own routing for pods, as data.
+//! Plans a NIC's own routing for pods, as data.
 //!
-//! In l3 mode the kernel looks up a pod's packet *in the host*, with `oif` set to the master and
-//! mark 0 (`ipvlan_process_v4_outbound`, drivers/net/ipvlan/ipvlan_core.c). If no route on the
-//! master matches, it takes the far destination to be on the link and asks for it by ARP, which
-//! nobody answers. So each NIC gets a table with its networks and its gateway, and rules by the pods' source
-//! and `oif` lead there. A rule by source alone would also catch what comes back from pods through their veth; one
-//! by `oif` alone also what the node itself, or a tunnel of others, sends by that NIC.
+//! In l3 mode the kernel looks up a pod's packet *in the host*, with `oif` set to the master and mark 0
+//! (`ipvlan_process_v4_outbound`, drivers/net/ipvlan/ipvlan_core.c). If no route on the master matches, it assumes the
+//! far destination on the link and sends an ARP request, which nobody answers. So each NIC gets a table with its
+//! networks and its gateway, selected by rules with the pods' source and `oif`. A rule by source alone would also match
+//! what comes back from pods through their veth; one by `oif` alone also what the node itself, or a foreign tunnel,
+//! sends by that NIC.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -23,47 +23,47 @@ use crate::netlink::{
     model::{Action, NamespacePlan, Route, Rule, Selector, Sysctl, host_net},
 };
 
-/// The order of our rules in the host, from the priority where they begin.
+/// The order of Ebbtide's rules in the host, counted from their base priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Where a firewall asks whether a pod's reply came in by the right link: by the pod's.
+    /// A firewall's reverse path lookup for a pod's reply: it finds the pod's link.
     Asked = -1,
-    /// What has to leave by a NIC.
+    /// Packets that must leave by a given NIC.
     Replies,
-    /// The node's own addresses are none of the next rules' business, though they are in a pool's subnet.
+    /// Excludes the node's own addresses from the next rules, though they are in a pool's subnet.
     Node,
-    /// Pods with a way of their own.
+    /// Pods with routes of their own.
     Pod,
-    /// A pool's pods, in this order before the next: IPv6 takes `oif` for a wish and would find another pod of
-    /// this node in the pods' table, and so by its veth (net/ipv6/route.c, `ip6_route_output_flags`:
-    /// `RT6_LOOKUP_F_IFACE` is for link-local destinations).
+    /// A pool's pods. In this order before the next: IPv6 takes `oif` for a hint, and would find another pod of this
+    /// node in the pods' table, behind its veth (net/ipv6/route.c, `ip6_route_output_flags`: `RT6_LOOKUP_F_IFACE` is
+    /// for link-local destinations).
     Pool,
-    /// The way to this node's pods.
+    /// Routes to this node's pods.
     ToPods,
-    /// What strict filtering's marks are not for.
+    /// Exceptions from the marks of strict filtering.
     NotStrict,
-    /// Strict filtering.
+    /// Strict reverse path filtering.
     Strict,
-    /// Where who is none of our business goes on.
+    /// The end of the block, where foreign traffic continues.
     End,
 }
 
-/// How many priorities our rules take.
+/// Number of priorities that Ebbtide's rules occupy.
 pub const PRIORITIES: u32 = (Step::End as i32 - Step::Asked as i32) as u32 + 1;
 
-/// Where our rules in the host begin, and which tables they lead to.
+/// What Ebbtide's rules in the host are built from: the settings, their first priority, the foreign rules.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     /// The administrator's settings.
     pub settings: &'a Settings,
     /// The priority of the rule for replies, the first of the block.
     pub base: u32,
-    /// Others' rules.
+    /// Foreign rules.
     pub foreign: &'a [ForeignRule],
 }
 
 impl<'a> Rules<'a> {
-    /// What NICs' marks can be.
+    /// Returns the possible values of NICs' marks.
     #[must_use]
     pub const fn values(&self) -> Values<'a> {
         Values {
@@ -93,32 +93,32 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// The network a pool's addresses are from, and where it leads.
+/// The network of a pool's addresses, and its routes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PoolNetwork {
     /// The subnet of the VPC (or of the LAN).
     pub subnet: IpNet,
     /// Its gateway.
     pub gateway: Option<IpAddr>,
-    /// Further routes, each by a gateway of its own.
+    /// Further routes, each with a next hop of its own.
     pub routes: Vec<(IpNet, IpAddr)>,
 }
 
-/// What is known of the networks behind a NIC.
+/// The networks behind a NIC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Behind {
-    /// Networks of pools that pods have addresses from, one a subnet.
+    /// Networks of pools that pods have addresses from, one per subnet.
     pub pools: Vec<PoolNetwork>,
-    /// A pod's address there.
+    /// Address of a pod there.
     pub a_pod: Option<Ipv4Addr>,
-    /// Pods whose way is another than their subnet's.
+    /// Pods whose routes differ from their subnet's.
     pub pods: Vec<(IpAddr, PoolNetwork)>,
-    /// The next hops of the default routes that the node itself has over this NIC; of a pool, where it has none.
+    /// Next hops of the node's own default routes over this NIC, else those of a pool.
     pub defaults: Vec<(Family, Option<IpAddr>)>,
 }
 
 impl Behind {
-    /// The node's own way out over the NIC.
+    /// Returns the next hop of the node's default route over the NIC.
     #[must_use]
     pub fn default_of(&self, family: Family) -> Option<Option<IpAddr>> {
         let mut defaults = self.defaults.iter();
@@ -127,28 +127,28 @@ impl Behind {
             .map(|(_, via)| *via)
     }
 
-    /// Whether these pods go where the node itself does.
+    /// Whether these pods use the same routes as the node itself.
     fn is_the_nodes(&self, network: &PoolNetwork) -> bool {
         let own = self.default_of(Family::of_net(&network.subnet)).flatten();
         network.routes.is_empty() && (network.gateway.is_none() || network.gateway == own)
     }
 }
 
-/// The routing table of a NIC. The settings see to it that it is none of the kernel's, whatever the index.
+/// Returns the routing table of a NIC. The settings ensure that it is none of the kernel's, whatever the index.
 #[must_use]
 pub fn nic_table(settings: &Settings, ifindex: u32) -> u32 {
     settings.host_table + ifindex
 }
 
-/// The table of pods that go another way than the node does over the same NIC: far from the tables of NICs, and
-/// the same whatever other ways there are.
+/// The table of pods whose routes over the NIC differ from the node's: far from the tables of NICs, and independent of
+/// other such tables.
 fn way_table(settings: &Settings, ifindex: u32, network: &PoolNetwork) -> u32 {
     let digest = fnv(format!("{:?} {:?}", network.gateway, network.routes).bytes());
     let number = (digest >> 40) as u32 % WAY_TABLES + 1;
     nic_table(settings, ifindex) + number * WAY_TABLES_APART
 }
 
-/// What the host needs so that pods can use `nic`, and replies leave by it.
+/// Plans the host's routing for one NIC: for its pods, and so that replies leave by it.
 #[must_use]
 pub fn nic_plan(nic: &Nic, behind: &Behind, rules: Rules<'_>) -> NamespacePlan {
     let settings = rules.settings;
@@ -199,7 +199,7 @@ pub fn nic_plan(nic: &Nic, behind: &Behind, rules: Rules<'_>) -> NamespacePlan {
     plan
 }
 
-/// The networks on the link. A /32 or /128 is how clouds configure NICs whose network is all behind the gateway.
+/// The networks on the link. Clouds configure a /32 or /128 on a NIC whose network is all behind the gateway.
 fn connected(nic: &Nic, behind: &Behind) -> Vec<IpNet> {
     let pools = behind
         .pools
@@ -244,7 +244,7 @@ fn table(
     routes
 }
 
-/// The rules that lead to this node's pods, of the families that the kernel has.
+/// Returns the rules that look up this node's pods, for the families that the kernel has.
 #[must_use]
 pub fn pods_rules(facts: &NodeFacts, rules: Rules<'_>) -> Vec<Rule> {
     let action = Action::Table(rules.settings.host_table);
@@ -254,9 +254,9 @@ pub fn pods_rules(facts: &NodeFacts, rules: Rules<'_>) -> Vec<Rule> {
         .collect()
 }
 
-/// The settings with which a node forwards between its NICs and its pods' veths. Turning IPv6
-/// forwarding on makes the kernel ignore router advertisements unless `accept_ra` is 2, and a
-/// cloud's IPv6 default route often comes from them: the NICs that listened go on listening.
+/// The settings for forwarding between a node's NICs and its pods' veths. Turning IPv6 forwarding on makes the kernel
+/// ignore router advertisements unless `accept_ra` is 2, and a cloud's IPv6 default route often comes from them: the
+/// NICs that listened keep listening.
 #[must_use]
 pub fn forwarding(listening_for_ra: &[String], has_ipv6: bool) -> Vec<Sysctl> {
     let setting = |path: String, value: &str| Sysctl {
@@ -308,7 +308,7 @@ mod tests {
         vec![(Family::of(via), Some(via))]
     }
 
-    /// As `ip` would show it, with small numbers in the place of tables far away.
+    /// As `ip` would show it, with small numbers in place of far tables.
     fn texts(behind: &Behind) -> Vec<String> {
         let settings = Settings::default();
         let plan = nic_plan(

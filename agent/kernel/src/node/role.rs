@@ -1,9 +1,8 @@
-//! What each link of the node is taken for, by what it is and what leads over it, never by a name that
-//! somebody else gave it.
+//! Classifies each link of the node by what it is and which routes use it, never by its name.
 //!
-//! A NIC is a way out to the network: a default route leads over it, or pods have their addresses there. Only
-//! there does the agent have programs, rules and tables. A bridge of a container engine, an overlay's device or a
-//! port of a bridge is none.
+//! A NIC is an uplink to the network: a default route uses it, or pods have their addresses there. Only there does the
+//! agent have programs, rules and tables. A container engine's bridge, an overlay's device and a port of a bridge are
+//! none.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -13,23 +12,23 @@ use ipnet::IpNet;
 use super::{Nic, NodeFacts};
 use crate::netlink::model::MAIN_TABLE;
 
-/// What a link is taken for.
+/// The role of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A way out to the network. Replies leave by the one that their request came in on.
+    /// An uplink. Replies leave by the one that their request came in on.
     Nic,
-    /// No way out, but its addresses are the node's: pods reach them by their veth.
+    /// No uplink, but its addresses are the node's: pods reach them by their veth.
     Node,
-    /// Somebody else's: nothing of it is looked at.
+    /// A foreign link, which is ignored.
     Others,
 }
 
-/// What a link is taken for, and why.
+/// The role of a link, and the reason for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// What for.
+    /// The role.
     pub role: Role,
-    /// Why, for people.
+    /// The reason, for people.
     pub why: String,
 }
 
@@ -40,17 +39,17 @@ impl Taken {
     }
 }
 
-/// What is known of a node's NICs besides what the kernel says.
+/// What determines a node's NICs besides the kernel's facts.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// Masters: of the pods' interfaces, and those that networks name.
+    /// Masters of the pods' interfaces, and those named by networks.
     pub masters: BTreeSet<String>,
     /// The subnets of the pools that this node uses.
     pub subnets: Vec<IpNet>,
 }
 
-/// Tunnels that carry other networks' packets in packets of this one. What comes out of one is not the
-/// network's that the node is in, and a reply to it goes back into it.
+/// Tunnels that carry other networks' packets in packets of this one. What comes out of a tunnel does not belong to the
+/// node's network, and a reply to it returns into the tunnel.
 const TUNNELS: [&str; 19] = [
     "amt",
     "bareudp",
@@ -73,19 +72,19 @@ const TUNNELS: [&str; 19] = [
     "xfrm",
 ];
 
-/// Links to networks of their own that have the node as a member: VPNs.
+/// VPNs: links to networks of their own that have the node as a member.
 const VPNS: [&str; 5] = ["ovpn", "ppp", "tun", "wireguard", "wwan"];
 
-/// Links that share another one's wire, with addresses of their own: a way out only where a person says so.
+/// Links that share another one's wire, with addresses of their own: uplinks only by configuration.
 const CHILDREN: [&str; 4] = ["ipvlan", "ipvtap", "macvlan", "macvtap"];
 
-/// Links into namespaces and machines of this node. A table of somebody's that leads there leads to a container.
+/// Links into namespaces and machines of this node. A foreign table with a route over one is for a container.
 const INNER: [&str; 2] = ["netkit", "veth"];
 
-/// Links that lead nowhere.
+/// Links without a network behind them.
 const NOWHERE: [&str; 6] = ["ifb", "netdevsim", "nlmon", "vcan", "vrf", "vsockmon"];
 
-/// What `nic` is taken for.
+/// Returns the role of `nic`, and the reason.
 #[must_use]
 pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> Taken {
     let taken = |role, why: &str| Taken::new(role, why);
@@ -110,7 +109,7 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
         return taken(Role::Nic, "a network names it as its master");
     }
     if NOWHERE.contains(&kind) || TUNNELS.contains(&kind) {
-        let why = format!("a link of kind {kind} is no way out to the node's network");
+        let why = format!("a link of kind {kind} is not an uplink");
         return Taken::new(Role::Others, why);
     }
     if nic.addresses.is_empty() {
@@ -125,7 +124,7 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
         "dummy" => return taken(Role::Others, "a dummy that is down"),
         _ => {}
     }
-    // Its packets pass the NIC below once more, and are that one's on the wire.
+    // Its packets pass the NIC below once more, and are that NIC's on the wire.
     let below = facts
         .nics
         .iter()
@@ -141,13 +140,13 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
         carries && routes.any(|route| route.link == nic.name && tables(route.table))
     };
     if leads(&|table| table == MAIN_TABLE) {
-        return taken(Role::Nic, "a default route leads over it");
+        return taken(Role::Nic, "it has a default route");
     }
     if kind == "bridge" && !has_uplink(nic, facts) {
-        return taken(Role::Others, "a bridge whose ports lead to no network");
+        return taken(Role::Others, "a bridge without an uplink port");
     }
     if !INNER.contains(&kind) && leads(&|_| true) {
-        return taken(Role::Nic, "a default route leads over it");
+        return taken(Role::Nic, "it has a default route");
     }
     if INNER.contains(&kind) && nic.addresses.iter().all(is_one_address) {
         return taken(Role::Others, "one end of a pair, without a network");
@@ -163,7 +162,7 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
     }
 }
 
-/// What each link of the node is taken for.
+/// Returns the role of each link of the node.
 #[must_use]
 pub fn take_all(facts: &NodeFacts, known: &Known, names: &LinkNames) -> Vec<(Nic, Taken)> {
     let nics = facts.nics.iter();
@@ -171,8 +170,7 @@ pub fn take_all(facts: &NodeFacts, known: &Known, names: &LinkNames) -> Vec<(Nic
         .collect()
 }
 
-/// Whether a port of the bridge is something that leads out: no end of a pair, no virtual machine's tap, no
-/// tunnel.
+/// Whether a port of the bridge is an uplink: no end of a pair, no virtual machine's tap, no tunnel.
 fn has_uplink(bridge: &Nic, facts: &NodeFacts) -> bool {
     let mut ports = facts
         .nics
@@ -190,7 +188,7 @@ fn is_one_address(net: &IpNet) -> bool {
 }
 
 impl NodeFacts {
-    /// The node's own addresses, of both families, in the order of its links.
+    /// Returns the node's own addresses, of both families, in the order of its links.
     #[must_use]
     pub fn addresses(&self, names: &LinkNames) -> Vec<IpAddr> {
         let known = Known::default();
@@ -281,7 +279,7 @@ mod tests {
                 upon(3, nic("vrrp.51", 41, "macvlan", &["10.71.8.100/32"])),
                 upon(2, nic("shim", 42, "ipvlan", &["10.70.16.77/32"])),
                 upon(2, nic("ens5.9", 43, "vlan", &["10.75.0.10/24"])),
-                // Its NIC is the namespace's that this node is a container of.
+                // Its NIC belongs to the namespace that this node is a container of.
                 upon(77, nic("eth0", 44, "macvlan", &["10.76.0.10/24"])),
                 nic("vpn0", 45, "veth", &["192.168.99.1/24"]),
                 nic("uplink", 46, "veth", &["192.168.98.1/24"]),
@@ -290,7 +288,7 @@ mod tests {
                 default_over("ens5", MAIN_TABLE),
                 default_over("lan", 102),
                 default_over("tap0", MAIN_TABLE),
-                // Somebody's rules lead to containers, and out by addresses of their own.
+                // Foreign rules look up routes to containers, and out by addresses of their own.
                 default_over("br-4e1f0c", 200),
                 default_over("vpn0", 201),
                 default_over("shim", 202),
@@ -319,8 +317,8 @@ mod tests {
             ("bond0.12", Role::Node, "neither"),
             ("ens9", Role::Others, "port of lan"),
             ("ens10", Role::Others, "VRF red"),
-            ("br-4e1f0c", Role::Others, "ports lead"),
-            ("whatever", Role::Others, "ports lead"),
+            ("br-4e1f0c", Role::Others, "uplink port"),
+            ("whatever", Role::Others, "uplink port"),
             ("lan", Role::Nic, "default route"),
             ("red", Role::Others, "kind vrf"),
             ("flannel.1", Role::Others, "kind vxlan"),

@@ -1,4 +1,4 @@
-//! Strict reverse path filtering on a NIC: by the kernel, or by a firewall.
+//! Detects strict reverse path filtering on a NIC, by the kernel or by a firewall.
 
 use std::fs;
 
@@ -6,12 +6,12 @@ use ebbtide_types::Family;
 
 use crate::netlink::{model::Sysctl, sysctl};
 
-/// Who drops what comes in by a link, if the node would not send back by it (RFC 3704).
+/// Who drops packets that come in by a link by which the node would not send back (RFC 3704).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Strict {
-    /// The kernel, for IPv4, when the destination has been translated already (`rp_filter`).
+    /// The kernel, for IPv4, after the destination has been translated (`rp_filter`).
     pub kernel: bool,
-    /// The rules of a firewall, before that.
+    /// Firewall rules, before that.
     pub firewall: Firewall,
 }
 
@@ -23,11 +23,11 @@ pub struct Firewall {
     pub v4: bool,
     /// IPv6.
     pub v6: bool,
-    /// For IPv6 perhaps by rules that look at no mark: iptables' without `--validmark`.
+    /// For IPv6 perhaps by rules that ignore the mark: iptables' without `--validmark`.
     pub without_marks: bool,
 }
 
-/// Who does so on which link, as it is now.
+/// Returns a lookup of who filters on which link; the firewall's part is a snapshot.
 pub fn strict() -> impl Fn(&str) -> Strict {
     let firewall = Firewall::look();
     move |link| Strict {
@@ -37,14 +37,14 @@ pub fn strict() -> impl Fn(&str) -> Strict {
 }
 
 impl Strict {
-    /// Whether anybody does in this family.
+    /// Whether anything filters in this family.
     #[must_use]
     pub fn is_in(self, family: Family) -> bool {
         self.firewall.is_in(family) || self.kernel && family == Family::V4
     }
 
-    /// Without a firewall in the families in which the main table's default route is the link's: all that comes in
-    /// there is satisfied, as without us.
+    /// Removes the firewall in the families in which the main table's default route is over the link: there all packets
+    /// pass its filter, as without Ebbtide.
     #[must_use]
     pub fn but_for(self, defaults: &[Family]) -> Self {
         let Firewall {
@@ -65,7 +65,7 @@ impl Strict {
 }
 
 impl Firewall {
-    /// Whether the firewall may, in this family.
+    /// Whether the firewall may filter in this family.
     #[must_use]
     pub fn is_in(self, family: Family) -> bool {
         match family {
@@ -74,8 +74,8 @@ impl Firewall {
         }
     }
 
-    /// As far as can be told without reading everybody's rules: by what the kernel has loaded for them. Where nothing
-    /// can be told, it may.
+    /// Detects what may be filtered without reading all rules: by the modules and matches that the kernel has loaded.
+    /// If nothing can be determined, it assumes filtering.
     fn look() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let modules = read("/proc/modules");
@@ -89,8 +89,8 @@ impl Firewall {
     }
 }
 
-/// `modules` is `/proc/modules`, empty in a kernel that has all built in. `matches` are those that iptables can use by
-/// now: one that is built in is always there.
+/// Whether one of the modules `those` or iptables' match may be in use. `modules` is `/proc/modules`, empty in a kernel
+/// without modules. `matches` are those available to iptables so far: a built-in one is always listed.
 fn may(modules: &str, matches: &str, those: &[&str]) -> bool {
     let loaded = |name: &str| {
         modules
@@ -102,8 +102,8 @@ fn may(modules: &str, matches: &str, those: &[&str]) -> bool {
         || those.iter().copied().any(loaded)
 }
 
-/// Whether the link drops what it would not send back by itself (`rp_filter`, RFC 3704). The larger of its own
-/// setting and that of `all` holds (Documentation/networking/ip-sysctl.rst).
+/// Whether the link drops packets whose reverse path is another link (`rp_filter`, RFC 3704). The larger of its own
+/// setting and that of `all` applies (Documentation/networking/ip-sysctl.rst).
 #[must_use]
 pub fn is_strict(link: &str) -> bool {
     const STRICT: u32 = 1;

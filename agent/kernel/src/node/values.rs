@@ -1,26 +1,26 @@
-//! Which values within `nicMarks` are the NICs': none that others route by.
+//! Picks the NICs' values within `nicMarks`: values that no foreign rule routes by.
 //!
-//! **What is claimed.** Be `p` what we set within the field (a NIC's value, with or without REPLY) and `m/k` a rule of
-//! others. No rule of theirs matches *because* of `p`: if `k` looks at any bit of `p`, then `p` differs from `m` in a bit of
-//! the field that `k` looks at, whatever the other bits of the packet are. And no packet whose mark is just `m` has `p` within
-//! the field, so that none of our rules takes it. Marks that nobody has a rule for are not known here, nor what is
-//! in the bits outside of `k`, if it is not what `m` has there.
+//! **What is guaranteed.** Let `p` be what Ebbtide sets within the field (a NIC's value, with or without REPLY) and
+//! `m/k` the mark of a foreign rule. No foreign rule matches *because* of `p`: if `k` covers any bit of `p`, then `p`
+//! differs from `m` in a bit of the field that `k` covers, whatever the packet's other bits are. And no packet whose
+//! mark is exactly `m` has `p` within the field, so none of Ebbtide's rules matches it. Not covered are marks without a
+//! rule, and bits outside of `k` that differ from `m`.
 
 use crate::netlink::foreign::ForeignRule;
 
-/// The field that is ours, and who else routes by bits of it.
+/// The mark's field that belongs to Ebbtide, and the foreign rules that may match bits of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'a> {
-    /// All bits that are ours.
+    /// All bits of the field.
     pub field: u32,
-    /// The one of them for replies.
+    /// The bit of the field for replies.
     pub reply: u32,
-    /// Others' rules.
+    /// Foreign rules.
     pub foreign: &'a [ForeignRule],
 }
 
 impl<'a> Values<'a> {
-    /// The first rule of others that `bits` of the field and it would be mistaken by.
+    /// Returns the first foreign rule whose packets could be confused with those that have `bits` in the field.
     #[must_use]
     pub fn meets(&self, bits: u32) -> Option<&'a ForeignRule> {
         self.foreign.iter().find(|rule| {
@@ -29,13 +29,13 @@ impl<'a> Values<'a> {
         })
     }
 
-    /// The first rule of others that keeps a NIC from having `value`.
+    /// Returns the first foreign rule that excludes `value` for a NIC.
     #[must_use]
     pub fn keeps_from(&self, value: u32) -> Option<&'a ForeignRule> {
         self.meets(value).or_else(|| self.meets(value | self.reply))
     }
 
-    /// All that a NIC can have, if nobody else was there. All bits together are for what is steered.
+    /// All values for NICs, without regard to foreign rules. All bits together are for redirected packets.
     fn all(&self) -> impl Iterator<Item = u32> {
         let bits = self.field & !self.reply;
         (1..)
@@ -43,8 +43,8 @@ impl<'a> Values<'a> {
             .filter(move |value| *value != bits)
     }
 
-    /// A value for each of `nics`: the one it has already, as long as it is nobody else's, else the first that is free;
-    /// zero when there is none left. `known` has those that they have, by interface index.
+    /// Returns a value for each of `nics`: its current one, unless a foreign rule excludes it, else the first that is
+    /// free; zero if none is left. `known` holds the current values by interface index.
     #[must_use]
     pub fn of(&self, nics: &[u32], known: &[(u32, u32)]) -> Vec<u32> {
         let bits = self.field & !self.reply;
@@ -71,14 +71,14 @@ impl<'a> Values<'a> {
             .collect()
     }
 
-    /// What keeps a NIC that has no value from having one; `None` if there are simply too few.
+    /// Returns the foreign rule that leaves a NIC without a value; `None` if there are simply too few values.
     #[must_use]
     pub fn in_the_way(&self) -> Option<&'a ForeignRule> {
         self.all().find_map(|value| self.keeps_from(value))
     }
 }
 
-/// Whether packets with `bits` in the field could be taken for those of the rule `mark/mask`, or the rule's for them.
+/// Whether packets with `bits` in the field could match the rule `mark/mask`, or its packets Ebbtide's rules.
 const fn are_mistaken(bits: u32, field: u32, mark: u32, mask: u32) -> bool {
     let ours_for_theirs = bits & mask != 0 && (bits ^ mark) & mask & field == 0;
     let theirs_for_ours = mark & field == bits;
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(values(&[]).in_the_way(), None);
     }
 
-    /// Whatever the field and others' rules: what is given matches none of them and none of theirs matches ours.
+    /// Whatever the field and the foreign rules: assigned values match none of them, nor their marks Ebbtide's.
     #[test]
     fn whatever_others_route_by_no_packet_is_taken_for_anothers() {
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -260,7 +260,7 @@ mod tests {
                     assert_eq!(bits & !field, 0);
                     for (mark, mask) in &marks {
                         assert_ne!(mark & field, bits, "{mark:#x} is ours in {field:#x}");
-                        // As the kernel does (`fib_rule_match`), with anything in the bits that are not ours.
+                        // As the kernel does (`fib_rule_match`), with anything in the bits outside of the field.
                         let others = random() & !field;
                         let matches = |packet: u32| (packet ^ mark) & mask == 0;
                         assert!(

@@ -1,4 +1,4 @@
-//! Questions for the pod's addresses, on networks that ask: ARP and neighbour solicitations.
+//! Enables answers to ARP requests and neighbour solicitations for the pod's addresses, on networks that send them.
 
 use std::net::IpAddr;
 
@@ -10,12 +10,12 @@ use crate::{
     netlink::{Netlink, multicast},
 };
 
-/// Whether the node has to answer: an l2 child does so itself.
+/// Whether the node has to answer: an l2 child answers itself.
 pub(super) const fn is_the_nodes(wanted: bool, mode: IpvlanMode) -> bool {
     wanted && !matches!(mode, IpvlanMode::L2)
 }
 
-/// The group that an IPv6 address is asked for in (RFC 4291, 2.7.1; RFC 2464, 7).
+/// Returns the solicited-node group of an IPv6 address (RFC 4291, 2.7.1; RFC 2464, 7).
 fn solicited(address: IpAddr) -> Option<Mac> {
     match address {
         IpAddr::V4(_) => None,
@@ -26,10 +26,10 @@ fn solicited(address: IpAddr) -> Option<Mac> {
     }
 }
 
-/// Lets the NIC of `net` answer for its addresses, if its network wants that.
+/// Makes the NIC of `net` answer for its addresses, if its network needs that.
 ///
-/// A NIC receives only the groups that somebody joined. The group stays joined when the pod goes:
-/// another address may share it, and the pool will give this one out again.
+/// A NIC receives only groups that it has joined. The group stays joined when the pod is removed: another address may
+/// share it, and the pool will assign this one again.
 pub(super) async fn answer(net: &PodNet, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
     let Some(master) = net.master().filter(|_| net.answered) else {
         return Ok(());

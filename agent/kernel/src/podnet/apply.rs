@@ -1,9 +1,9 @@
-//! Puts a plan into the kernel.
+//! Programs a plan into the kernel.
 //!
-//! One new thread does all of it and ends: it opens a socket in the host, enters the pod's namespace and
-//! opens one there. A socket stays where it was opened, so both are at hand from then on. No step waits for
-//! another thread. Each link is asked for and made by itself ([`links`]); then each half is one system call besides the
-//! settings.
+//! One new thread does all of it and ends: it opens a socket in the host, enters the pod's namespace and opens one
+//! there. A socket stays in the namespace where it was opened, so both are usable from then on. No step waits for
+//! another thread. Each link is requested and created by itself ([`links`]); then each half is one system call besides
+//! the settings.
 
 use std::{
     collections::HashMap,
@@ -32,23 +32,23 @@ use crate::{
 
 use super::{Error, PodNet, answer::answer, links};
 
-/// Whether the pod's links are to be made, or may be there already.
+/// Whether the pod's links must be new, or may exist already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
-    /// Nothing is there: a link of the same name is somebody else's, and an error.
+    /// None exists: a link of the same name is foreign, and an error.
     New,
-    /// As [`New`](Self::New), and no other child of the NIC is ours: others' may have another mode.
+    /// As [`New`](Self::New), and the NIC has no other child of Ebbtide's: foreign ones may have another mode.
     First,
-    /// An earlier attempt, or an earlier agent, may have made them: only what is missing is made.
+    /// An earlier attempt, or an earlier agent, may have created them: only missing ones are created.
     Ensure,
 }
 
-/// Applies `net`, and with it `nic`, the host's routing for its master. Every object but a link is
-/// put there or replaced, so applying twice is applying once.
+/// Applies `net`, and with it `nic`, the host's routing for its master. Every object but a link is created or replaced,
+/// so applying is idempotent.
 ///
 /// # Errors
-/// The first refusal of the kernel. What was made until then stays: [`remove`](super::remove) it. If no link
-/// was, the error is [`Error::NothingMade`], and [`forget`](super::forget) does.
+/// If the kernel refuses a request. What was created until then stays: [`remove`](super::remove) it. If no link was,
+/// the error is [`Error::NothingMade`], and [`forget`](super::forget) suffices.
 pub async fn apply(
     net: &PodNet,
     nic: &NamespacePlan,
@@ -76,7 +76,7 @@ async fn attempt(
         return Err(Error::NamespaceGone(net.netns.clone()));
     };
     if links == Links::Ensure {
-        // The pod may be running: a guard that does not know its addresses yet would drop what it sends.
+        // The pod may be running: a guard without its addresses would drop what it sends.
         datapath.register(&net.ips(), net.number(), net.is_l3())?;
     }
     let work = Work {
@@ -88,7 +88,7 @@ async fn attempt(
         laps: Laps::start(),
     };
     let done = netns.outside_then_inside(|_| Host::open(), |netns, host| work.run(netns, host));
-    // Meanwhile; and whatever comes of it, the thread has ended before anything is undone.
+    // In parallel; whatever its result, the thread has ended before anything is undone.
     let registered = match links {
         Links::Ensure => Ok(()),
         Links::New | Links::First => timing::at_once("make flow tables", || {
@@ -119,18 +119,18 @@ fn sending(net: &PodNet, veth: Option<u32>, mac: Option<Mac>) -> Sending {
     }
 }
 
-/// What is to be done.
+/// What the thread needs for applying a plan.
 struct Work {
     net: PodNet,
     nic: NamespacePlan,
     links: Links,
     programs: Programs,
-    /// Whether the links were made, or were there.
+    /// Whether all links exist, created now or before.
     made: Arc<AtomicBool>,
     laps: Laps,
 }
 
-/// What is used of the host from within the pod's namespace.
+/// The parts of the host that are used from within the pod's namespace.
 struct Host {
     netlink: Direct,
     settings: &'static sysctl::Settings,
@@ -145,13 +145,12 @@ impl Host {
     }
 }
 
-/// The index and the link-layer address of the master, and the index of the pod's end of the pair, where there are
-/// such links.
+/// The index and the link-layer address of the master, and the index of the pod's end of the pair, if those exist.
 type Made = (Option<Master>, Option<u32>, Laps);
 
 type Master = (u32, Option<Mac>);
 
-/// The links that a plan speaks of.
+/// Links in a plan that exist, by name.
 pub(super) type Found = HashMap<String, Link>;
 
 impl Work {
@@ -162,7 +161,7 @@ impl Work {
         Ok((master, veth, self.laps))
     }
 
-    /// What is to be known of the master; and the pod's links, if all were there.
+    /// Returns the master's data; and the pod's links, if all existed.
     fn in_host(
         &mut self,
         netns: &Netns,
@@ -201,7 +200,7 @@ impl Work {
         Ok((master, there))
     }
 
-    /// The index of the pod's end of the pair. `there`: the pod's links, if they are known.
+    /// Returns the index of the pod's end of the pair. `there`: the pod's links, if already read.
     fn in_pod(&mut self, pod: &mut Direct, there: Option<Found>) -> Result<Option<u32>, Error> {
         let net = &self.net;
         sysctl::write_all(&net.in_pod.sysctls)?;
@@ -235,7 +234,7 @@ impl Work {
     }
 }
 
-/// An interface that may be there already has most of it.
+/// Runs a batch. An interface that may exist already has most of its objects.
 fn put(netlink: &mut Direct, batch: Batch, links: Links) -> Result<(), netlink::Error> {
     match links {
         Links::Ensure => netlink.run_missing(batch),
@@ -243,7 +242,7 @@ fn put(netlink: &mut Direct, batch: Batch, links: Links) -> Result<(), netlink::
     }
 }
 
-/// The link, which must be there.
+/// Returns the link, which must exist.
 pub(super) fn present<'f>(
     found: &'f Found,
     name: &str,
@@ -255,8 +254,8 @@ pub(super) fn present<'f>(
     })
 }
 
-/// Objects of links that `links` does not have are left out: there are none in a plan whose
-/// links were just made.
+/// Adds a plan's objects. Those of links that are not in `links` are skipped: a plan whose links were just created has
+/// none.
 fn add_objects(batch: &mut Batch, plan: &NamespacePlan, links: &Found, programs: &Programs) {
     let index = |name: &String| links.get(name).map(|link| link.ifindex);
     for object in &plan.addresses {

@@ -1,9 +1,9 @@
-//! An interface beside others in its pod, ours or another plugin's: who has the default route, which
-//! tables the routes go to, and by which rules they are found.
+//! Plans an interface beside others in its pod, Ebbtide's or another plugin's: which one has the default route, which
+//! tables the routes are in, and which rules select them.
 //!
-//! Beside another plugin's interface everything that this one does not concern stays as it was. So the
-//! default route there is not replaced; the ways by the veth are only for what has one of our addresses; and
-//! what has no address yet asks our tables last, and for our subnets alone.
+//! Beside another plugin's interface all unrelated traffic stays as it was. So the default route there is not replaced;
+//! the routes over the veth are only for packets from Ebbtide's addresses; and packets without a source yet look up
+//! Ebbtide's tables last, and for its subnets alone.
 
 use std::net::IpAddr;
 
@@ -15,23 +15,23 @@ use ebbtide_types::{
 use super::model::{Existing, NetworkSpec, PodAddress, Sandbox};
 use crate::netlink::model::{Action, MAIN_TABLE, Rule, Selector};
 
-/// Tables for subnets alone are so much further than those of their interfaces. No pod has so many.
+/// Distance of a table for subnets alone from that of its interface. No pod has so many.
 const SUBNETS_ONLY: u32 = 500;
 
-/// Where the routes of an interface go.
+/// The routing tables of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tables {
     /// Its own table, if it does not have the pod's default route in the main one.
     pub(super) own: Option<u32>,
-    /// Beside another plugin's default route: the table of its subnets alone.
+    /// Beside another plugin's default route: the table with its subnets alone.
     pub(super) subnets: Option<u32>,
-    /// The families in which it has the default route by a rule, as the main table has another's or
-    /// must not be touched.
+    /// The families in which it has the default route by a rule, since the main table has another's or must not be
+    /// changed.
     defaults: Vec<Family>,
 }
 
-/// The families whose default route is another interface's, where an interface of these addresses
-/// stands beside one of another plugin's. Empty where it does not.
+/// The families whose default route belongs to another interface, if an interface with these addresses is beside
+/// another plugin's. Empty otherwise.
 pub(super) fn others_defaults(existing: &Existing, addresses: &[PodAddress]) -> Vec<Family> {
     let concerned = |family: &Family| families(addresses).any(|(own, _)| own == *family);
     if !existing.others_defaults.iter().any(concerned) {
@@ -67,8 +67,8 @@ pub(super) fn tables(
     }
 }
 
-/// An interface that does not have the pod's default route has a table of its own: what is sent
-/// from its addresses goes out by it.
+/// Returns the interface's own table, from which packets with its addresses are routed. An interface with the pod's
+/// default route has none.
 fn own_table(
     sandbox: &Sandbox,
     existing: &Existing,
@@ -92,9 +92,8 @@ fn own_table(
         .flatten()
 }
 
-/// The rules of a pod that has other interfaces, besides those that send each address out by its own:
-/// what has another one's address goes by the main table alone, and what has no address yet to the
-/// subnets of all.
+/// The rules of a pod with other interfaces, besides those that route each address by its own interface: packets from
+/// another's address look up the main table alone, and those without a source yet the subnets of all.
 pub(super) fn rules(
     addresses: &[PodAddress],
     existing: &Existing,
@@ -130,7 +129,7 @@ pub(super) fn rules(
     rules
 }
 
-/// The families of the addresses, each with its first one.
+/// Returns the families of the addresses, each with its first one.
 pub(super) fn families(addresses: &[PodAddress]) -> impl Iterator<Item = (Family, IpAddr)> {
     Family::BOTH.into_iter().filter_map(|family| {
         let first = addresses

@@ -15,11 +15,11 @@ use crate::{
 
 use super::{Error, PodNet};
 
-/// Everything that is not as `net` (and `nic`, the host's routing for its master) plans it, each
-/// as a sentence with the object's name. Empty when all is well.
+/// Returns all differences from `net` (and `nic`, the host's routing for its master), each as a sentence with the
+/// object's name. Empty if there are none.
 ///
 /// # Errors
-/// When the kernel does not answer.
+/// If the kernel does not answer.
 pub async fn check(
     net: &PodNet,
     nic: &NamespacePlan,
@@ -47,10 +47,10 @@ pub async fn check(
     Ok(damage)
 }
 
-/// Whether all programs are at the pod's interfaces.
+/// Whether all programs are attached to the pod's interfaces.
 ///
 /// # Errors
-/// When the pod's namespace is gone, or the kernel does not answer.
+/// If the pod's namespace no longer exists, or the kernel does not answer.
 pub async fn is_attached(net: &PodNet) -> Result<bool, Error> {
     let Evidence::Present(netns) = net.namespace()? else {
         return Err(Error::NamespaceGone(net.netns.clone()));
@@ -89,7 +89,7 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
                     ipvlan.name, ipvlan.mode, ipvlan.master
                 ));
             }
-            // The MTU of another plugin's interface is its own business.
+            // The MTU of another plugin's interface is that plugin's.
             let mtu = net.ipvlan.as_ref().map_or(link.mtu, |ipvlan| ipvlan.mtu);
             damage.extend(wrong(link, mtu, None, "in the pod"));
         }

@@ -1,4 +1,4 @@
-//! Making a pod's links: all of them or none, and nothing in the place of another's.
+//! Creates a pod's links: all of them or none, and none in place of a foreign one.
 
 use nix::errno::Errno;
 
@@ -15,11 +15,11 @@ use super::{
     apply::{Found, Links, present},
 };
 
-/// Makes the links of `net` that are not there. `found` has those of the host's that are concerned, and gets
-/// the host's end of a new pair. Gives those of the pod's that are concerned, if there was nothing to make.
+/// Creates the links of `net` that do not exist. `found` holds the relevant links of the host, and gets the host's end
+/// of a new pair. Returns the relevant links of the pod, if there was nothing to create.
 ///
 /// # Errors
-/// When one cannot be made. Then none was: what was made is removed again.
+/// If one cannot be created. Then none exists: those created before are removed again.
 pub(super) fn make(
     net: &PodNet,
     links: Links,
@@ -68,7 +68,7 @@ pub(super) fn make(
     Ok(made_none.then_some(there))
 }
 
-/// What is to be made.
+/// The links to be created.
 struct Missing<'n> {
     ipvlan: Option<&'n Ipvlan>,
     veth: Option<&'n Veth>,
@@ -78,7 +78,7 @@ impl<'n> Missing<'n> {
     fn of(net: &'n PodNet, links: Links, there: &Found, in_host: &Found) -> Self {
         let is_new = links != Links::Ensure;
         let lacks = |name: &String| is_new || !there.contains_key(name);
-        // A veth end without the other has lost its pair's namespace and goes with it.
+        // A veth end without the other has lost its pair's namespace and is removed with it.
         let lacks_both = |veth: &&Veth| {
             is_new || lacks(&veth.pod_name) && !in_host.contains_key(&veth.host_name)
         };
@@ -89,14 +89,14 @@ impl<'n> Missing<'n> {
     }
 }
 
-/// The links of the pod that are concerned, those that are there.
+/// The relevant links of the pod that exist.
 pub(super) fn inside(net: &PodNet, pod: &mut Direct) -> Result<Found, Error> {
     let pair = net.way_to_host().map(|veth| veth.pod_name.as_str());
     let names = ["lo", net.interface.as_str()].into_iter().chain(pair);
     Ok(pod.links(&names.collect::<Vec<_>>())?)
 }
 
-/// A link in the pod that has the name of one of ours, and is not it.
+/// A foreign link in the pod that has the name of one of Ebbtide's.
 fn in_the_way<'l, 'p>(
     net: &PodNet,
     missing: &Missing<'_>,
@@ -118,7 +118,7 @@ fn in_the_way<'l, 'p>(
     child.or(end).map(|link| (link, place))
 }
 
-/// A link in the host that has the name of the pair that is to be made.
+/// A link in the host that has the name of the pair to be created.
 fn in_the_host<'l, 'p>(
     missing: &Missing<'_>,
     found: &'l Found,
@@ -128,7 +128,7 @@ fn in_the_host<'l, 'p>(
     end.map(|link| (link, place))
 }
 
-/// A link for people: what it is, and whose, as far as it says.
+/// Describes a link for people: its kind, and its owner, if its alias names one.
 fn described(link: &Link, net: &PodNet, master: Option<u32>) -> String {
     let kind = link.kind.as_deref().unwrap_or("physical");
     let below = match (kind, link.below, net.master()) {
@@ -143,7 +143,7 @@ fn described(link: &Link, net: &PodNet, master: Option<u32>) -> String {
     format!("a link of kind {kind}{below}, {whose}")
 }
 
-/// Refuses to make the first child of ours where others' have another mode: it would be theirs from then on.
+/// Refuses to create Ebbtide's first child if foreign ones have another mode, which would change to the new one.
 fn refuse_another_mode(ipvlan: &Ipvlan, master: u32, host: &mut Direct) -> Result<(), Error> {
     let mut others = siblings(host, master)?;
     others.retain(|sibling| sibling.mode != ipvlan.mode);
@@ -163,10 +163,10 @@ fn refuse_another_mode(ipvlan: &Ipvlan, master: u32, host: &mut Direct) -> Resul
     })
 }
 
-/// So many of others' interfaces are named.
+/// Number of foreign interfaces that are named.
 const NAMED: usize = 3;
 
-/// Removes the child that was made a moment ago.
+/// Removes the child that was just created.
 fn take_back(ipvlan: &Ipvlan, pod: &mut Direct) -> Result<(), Error> {
     let mut batch = Batch::default();
     for link in pod.links(&[&ipvlan.name])?.values() {
@@ -175,7 +175,7 @@ fn take_back(ipvlan: &Ipvlan, pod: &mut Direct) -> Result<(), Error> {
     Ok(pod.run(batch)?)
 }
 
-/// Why no child could be made, if the kernel's answer alone does not say it.
+/// Explains why no child could be created, if the kernel's answer alone does not.
 fn explained(refused: netlink::Error, master: Option<u32>, netlink: &mut Direct) -> Error {
     let is_taken = refused.errno() == Some(Errno::EBUSY as i32);
     let holder = master

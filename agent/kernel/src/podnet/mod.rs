@@ -1,6 +1,6 @@
-//! A pod's network as a value. [`plan`](plan()) makes it, purely; ADD applies it, CHECK compares
-//! it with the kernel, DEL and garbage collection remove it, a restarted agent puts it right, and
-//! `ebbtidectl explain` prints it. Nothing else in the agent knows what a pod's network looks like.
+//! A pod's network as a value. [`plan`](plan()) computes it without side effects; ADD applies it, CHECK compares it
+//! with the kernel, DEL and garbage collection remove it, a restarted agent repairs it, and `ebbtidectl explain` prints
+//! it. Nothing else in the agent depends on what a pod's network looks like.
 
 mod answer;
 mod apply;
@@ -28,61 +28,61 @@ pub use strangers::{Undone, undo};
 
 use ebbtide_types::IpvlanMode;
 
-/// Applying or removing a plan failed.
+/// An error while applying or removing a plan.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused an operation.
     #[error(transparent)]
     Netlink(#[from] crate::netlink::Error),
-    /// A map or program could not be used.
+    /// A map or program is unusable.
     #[error(transparent)]
     Datapath(#[from] crate::datapath::Error),
-    /// The pod's namespace is not there, or its path leads to another one.
+    /// The pod's namespace no longer exists, or its path refers to another one.
     #[error("the network namespace {} is gone: did the container end meanwhile?", .0.display())]
     NamespaceGone(std::path::PathBuf),
-    /// The master cannot have children: something else has it.
+    /// The master cannot have children: something else uses it.
     #[error("{source}: {holder}")]
     MasterTaken {
-        /// What the kernel refused.
+        /// The kernel's refusal.
         source: crate::netlink::Error,
-        /// Who has it.
+        /// What uses the master.
         holder: String,
-        /// What can be done.
+        /// What can be done about it.
         hint: String,
     },
-    /// The name of a link that was to be made is taken.
+    /// A link of the desired name exists already.
     #[error("{name} is there already {place}: {what}")]
     LinkTaken {
         /// The name.
         name: String,
-        /// In which namespace.
+        /// The namespace.
         place: String,
-        /// What it is, in words.
+        /// A description of the existing link.
         what: String,
     },
-    /// Others' children of the master have another mode, which a new child would change.
+    /// Foreign children of the master have another mode, which a new child would change.
     #[error(
         "{master} has ipvlan interfaces of others in mode {theirs}, and would give them mode {mode}: {siblings}"
     )]
     ModeConflict {
         /// Name of the NIC.
         master: String,
-        /// The mode that was asked for.
+        /// The requested mode.
         mode: IpvlanMode,
-        /// That of the children that are there.
+        /// The mode of the existing children.
         theirs: IpvlanMode,
-        /// Who they are.
+        /// The existing children.
         siblings: String,
     },
-    /// It failed before any link was made: there is nothing to remove.
+    /// The error came before any link was created: there is nothing to remove.
     #[error(transparent)]
     NothingMade(Box<Self>),
-    /// A link that was just made, or must be there, is not.
+    /// A link that was just created, or must exist, does not.
     #[error("the link {name} is not there {place}: did somebody remove it just now?")]
     LinkGone {
         /// Its name.
         name: String,
-        /// In which namespace.
+        /// The namespace.
         place: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What is planned from, and what a plan is.
+//! The input of planning, and the plan of a pod's network.
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -13,10 +13,10 @@ use crate::netlink::{
     netns::{Evidence, Netns},
 };
 
-/// The pod's end of the veth pair.
+/// Name of the pod's end of the veth pair.
 pub(super) const VETH: &str = "veth0";
 
-/// What the runtime asked for.
+/// The runtime's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
     /// The container ID.
@@ -25,57 +25,56 @@ pub struct Sandbox {
     pub interface: String,
     /// Path of the pod's network namespace.
     pub netns: PathBuf,
-    /// Its inode: the path alone may lead to another one later.
+    /// Its inode: the path alone may refer to another namespace later.
     pub netns_inode: u64,
-    /// For a path below `/proc`: the PID namespace in which it means something.
+    /// For a path below `/proc`: the PID namespace in which it is valid.
     pub pid_namespace: Option<u64>,
-    /// The pod as a person calls it: `namespace/name`, or the container ID without Kubernetes.
+    /// The pod's name for people: `namespace/name`, or the container ID without Kubernetes.
     pub pod: String,
 }
 
 impl Sandbox {
-    /// The pod's number, as programs know it.
+    /// Returns the pod's number, by which eBPF programs identify it.
     #[must_use]
     pub fn number(&self) -> u16 {
         number(self.netns_inode)
     }
 }
 
-/// By which programs know a pod: made of the inode of its namespace, and never zero. The kernel gives
-/// out the lowest inodes that are free (`proc_alloc_inum`, fs/proc/generic.c), so no two of the
-/// namespaces that are there get the same number, as long as there are not 65535 of them.
+/// Derives the number by which programs identify a pod from the inode of its namespace; never zero. The kernel assigns
+/// the lowest free inodes (`proc_alloc_inum`, fs/proc/generic.c), so no two existing namespaces get the same number, as
+/// long as there are fewer than 65535.
 fn number(netns_inode: u64) -> u16 {
     u16::try_from(netns_inode % u64::from(u16::MAX)).unwrap_or(0) + 1
 }
 
-/// What the pod has already, from its earlier interfaces.
+/// The pod's state from its earlier interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Existing {
-    /// The veth pair that the first interface brought; later ones share it.
+    /// The veth pair that came with the first interface; later ones share it.
     pub veth: Option<Veth>,
-    /// The routing tables that are taken in the pod; the main one by who has the default route.
+    /// Routing tables in use in the pod; the main table if an interface has the default route there.
     pub tables: Vec<u32>,
     /// The families whose default route in the main table is another plugin's.
     pub others_defaults: Vec<Family>,
-    /// The addresses that are to be sent by the main table alone: those of the interface that has the
-    /// default route, if that is another one, those of other plugins' interfaces, and what this
-    /// interface's plan said of them before.
+    /// Addresses to be routed by the main table only: those of the interface with the default route, if that is another
+    /// one, those of other plugins' interfaces, and those in this interface's previous plan.
     pub in_main: Vec<IpAddr>,
-    /// The families whose replies are led back to the veth already.
+    /// Families whose replies are routed to the veth already.
     pub families: Vec<Family>,
-    /// The table that this very interface had when it was planned before.
+    /// The table of this interface in its previous plan.
     pub own_table: Option<u32>,
-    /// Whether somebody marks packets in the pod for purposes of their own, by which they are routed.
+    /// Whether the pod has foreign rules that route by marks.
     pub marks: bool,
 }
 
-/// The network an interface belongs to.
+/// The network that an interface belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkSpec {
-    /// Its name, as a person calls it.
+    /// Its name.
     pub name: String,
-    /// The NIC.
+    /// Name of the NIC.
     pub master: String,
     /// Mode of the NIC's ipvlan children.
     pub mode: IpvlanMode,
@@ -89,22 +88,21 @@ pub struct NetworkSpec {
     pub default_route: Option<String>,
     /// Whether the network asks for addresses by ARP and neighbour solicitations.
     pub answer_neighbours: bool,
-    /// Gateways that the pod names, in place of the pools'.
+    /// Gateways that the pod requests, in place of the pools'.
     pub gateways: Vec<IpAddr>,
-    /// An earlier plugin of the chain made the interface, with this MTU: there is no master.
+    /// The MTU of the interface, if an earlier plugin of the chain created it: then there is no master.
     pub made_before: Option<u32>,
-    /// Whether accepted sockets take their SYN's mark, which leads replies back to the veth. Where
-    /// somebody in the pod marks what comes in for purposes of their own (TPROXY) they do not, and the
-    /// programs follow the connections.
+    /// Whether accepted sockets take their SYN's mark, which routes replies to the veth. They do not if something else
+    /// in the pod marks incoming packets (TPROXY); then the programs track the connections.
     pub accept_marks: bool,
-    /// Links of the host's that earlier plugins made and that filter reverse paths strictly. The way
-    /// back to the pod is our pair now, so what comes from the pod by them would be dropped.
+    /// Links in the host that earlier plugins created and that filter reverse paths strictly. The route to the pod is
+    /// over Ebbtide's pair now, so packets from the pod by these links would be dropped.
     pub strict_links: Vec<String>,
 }
 
 impl NetworkSpec {
-    /// A network of which nothing is known but its name: one behind an earlier plugin of a chain, or
-    /// one whose other fields follow.
+    /// Creates a network with only a name: for an interface behind an earlier plugin of a chain, or to be completed by
+    /// the caller.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self {
@@ -123,7 +121,7 @@ impl NetworkSpec {
         }
     }
 
-    /// The gateway that the pod names for this address.
+    /// Returns the gateway that the pod requests for this address.
     #[must_use]
     pub fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
         let mut gateways = self.gateways.iter().copied();
@@ -131,8 +129,8 @@ impl NetworkSpec {
     }
 }
 
-/// An IPAM plugin that gave an interface its addresses, and is told when it goes: by the same
-/// environment and configuration (CNI specification, section 4).
+/// An IPAM plugin that assigned an interface's addresses. It is called again when the interface is removed, with the
+/// same environment and configuration (CNI specification, section 4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delegate {
@@ -152,12 +150,12 @@ pub struct Delegate {
     pub config: String,
 }
 
-/// An address of the pod's, with what its pool says of the network it is in.
+/// An address of the pod, with its pool's data about the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodAddress {
     /// Address and prefix length.
     pub address: IpNet,
-    /// The pool.
+    /// Name of the pool.
     pub pool: String,
     /// The subnet's gateway: the pod's default route, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -167,11 +165,11 @@ pub struct PodAddress {
     pub routes: Vec<(IpNet, IpAddr)>,
 }
 
-/// One interface of a pod and all that belongs to it, in both namespaces.
+/// One interface of a pod and its objects, in both namespaces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodNet {
-    /// The pod as a person calls it.
+    /// The pod's name for people.
     pub pod: String,
     /// The container ID.
     pub container_id: String,
@@ -179,12 +177,12 @@ pub struct PodNet {
     pub netns: PathBuf,
     /// Its inode.
     pub netns_inode: u64,
-    /// For a path below `/proc`: the PID namespace that it was noted in.
+    /// For a path below `/proc`: the PID namespace in which it was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid_namespace: Option<u64>,
-    /// The network, as a person calls it.
+    /// Name of the network.
     pub network: String,
-    /// What was asked for, to plan again when the node has changed.
+    /// The request, to plan again when the node has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<NetworkSpec>,
     /// Its addresses on this interface.
@@ -193,16 +191,16 @@ pub struct PodNet {
     pub interface: String,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// The interface itself; an earlier plugin of the chain made it if `None`.
+    /// The interface itself; `None` if an earlier plugin of the chain created it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipvlan: Option<Ipvlan>,
-    /// Who gave the addresses, if they are not from a pool.
+    /// The IPAM plugin that assigned the addresses, if they are not from a pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegate: Option<Delegate>,
-    /// The pair to the host, made with this interface.
+    /// The pair to the host, created with this interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub veth: Option<Veth>,
-    /// The pair to the host that an earlier interface of the pod brought.
+    /// The pair to the host that came with an earlier interface of the pod.
     #[serde(
         default,
         rename = "sharedVeth",
@@ -212,29 +210,28 @@ pub struct PodNet {
     /// The interface's own routing table in the pod, if it does not have the default route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
-    /// The families whose default route was another plugin's when this interface came beside it: that
-    /// route stays as it is.
+    /// The families whose default route was another plugin's when this interface was added: that route stays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others_defaults: Vec<Family>,
-    /// Whether all that is sent by the interface goes by the host-stack bypass: by the pair, and from the
-    /// host's end of it straight to the NIC.
+    /// Whether all packets that the interface sends take the host-stack bypass: over the pair, and from its host's end
+    /// directly to the NIC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub host_bypass: bool,
-    /// Whether the NIC answers who asks for the addresses.
+    /// Whether the NIC answers ARP requests and neighbour solicitations for the addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub answered: bool,
-    /// The alias of our links: says whose they are.
+    /// Alias of Ebbtide's links: names their owner.
     pub alias: String,
-    /// The rest, in the pod's namespace.
+    /// All other objects, in the pod's namespace.
     #[serde(rename = "inPod")]
     pub in_pod: NamespacePlan,
-    /// The rest, in the host's namespace.
+    /// All other objects, in the host's namespace.
     #[serde(rename = "inHost")]
     pub in_host: NamespacePlan,
 }
 
 impl PodNet {
-    /// The addresses that its rules send by the main table.
+    /// Returns the addresses that its rules route by the main table.
     #[must_use]
     pub fn in_main(&self) -> Vec<IpAddr> {
         let rules = self.in_pod.rules.iter();
@@ -247,32 +244,32 @@ impl PodNet {
             .collect()
     }
 
-    /// The NIC, if the interface is ours.
+    /// Returns the name of the NIC, if the interface is Ebbtide's.
     #[must_use]
     pub fn master(&self) -> Option<&str> {
         self.ipvlan.as_ref().map(|ipvlan| ipvlan.master.as_str())
     }
 
-    /// Whether its addresses are not from the pools.
+    /// Whether its addresses come from elsewhere than the pools.
     #[must_use]
     pub fn is_chained(&self) -> bool {
         self.ipvlan.is_none() || self.delegate.is_some()
     }
 
-    /// The pod's number, as programs know it.
+    /// Returns the pod's number, by which eBPF programs identify it.
     #[must_use]
     pub fn number(&self) -> u16 {
         number(self.netns_inode)
     }
 
-    /// Whether what the interface sends passes the host's netfilter, and what it gets does not.
+    /// Whether packets that the interface sends pass the host's netfilter, and those that it receives do not.
     #[must_use]
     pub fn is_l3(&self) -> bool {
         let mode = self.ipvlan.as_ref().map(|ipvlan| ipvlan.mode);
         mode == Some(IpvlanMode::L3)
     }
 
-    /// Whether what the interface sends reaches the wire as the pod made it, with its link-layer addresses.
+    /// Whether the interface's packets reach the wire as the pod built them, with its link-layer addresses.
     #[must_use]
     pub fn sends_frames(&self) -> bool {
         let mode = self.ipvlan.as_ref().map(|ipvlan| ipvlan.mode);
@@ -285,16 +282,16 @@ impl PodNet {
         self.spec.as_ref().is_none_or(|spec| spec.accept_marks)
     }
 
-    /// The pair to the host, whichever interface brought it.
+    /// Returns the pair to the host, whichever interface it came with.
     #[must_use]
     pub fn way_to_host(&self) -> Option<&Veth> {
         self.veth.as_ref().or(self.shared_veth.as_ref())
     }
 
-    /// Looks whether its namespace is there: the very one, not just something at its path.
+    /// Checks whether its namespace exists: the same one, not just something at its path.
     ///
     /// # Errors
-    /// When that cannot be told.
+    /// If that cannot be determined.
     pub fn namespace(&self) -> Result<Evidence, Error> {
         let noted_elsewhere = self
             .pid_namespace
@@ -311,28 +308,28 @@ impl PodNet {
         Netns::look(&self.netns, Some(self.netns_inode))
     }
 
-    /// The addresses alone.
+    /// Returns the addresses without their prefix lengths.
     #[must_use]
     pub fn ips(&self) -> Vec<IpAddr> {
         self.addresses.iter().map(|a| a.address.addr()).collect()
     }
 }
 
-/// The least MTU of a link with IPv6 (RFC 8200, 5); below it the kernel takes IPv6 away from the link (`addrconf_notify`,
+/// Minimum MTU of a link with IPv6 (RFC 8200, 5); below it the kernel disables IPv6 on the link (`addrconf_notify`,
 /// net/ipv6/addrconf.c).
 pub(super) const IPV6_MIN_MTU: u32 = 1280;
 
-/// Why there can be no plan.
+/// The reason why an interface cannot be planned.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// The master is not there.
+    /// The master does not exist.
     #[error("the master {master} of network {network} is not on this node; it has {present}")]
     NoMaster {
         /// Name of the NIC.
         master: String,
         /// Name of the network.
         network: String,
-        /// The links that are there.
+        /// The existing links.
         present: String,
     },
     /// The master is down.
@@ -345,7 +342,7 @@ pub enum PlanError {
         /// Name of the network.
         network: String,
     },
-    /// The master is itself a child.
+    /// The master is itself a child of another link.
     #[error(
         "the master {master} of network {network} is itself an {kind} child: name the NIC below it"
     )]
@@ -357,16 +354,16 @@ pub enum PlanError {
         /// `ipvlan` or `macvlan`.
         kind: String,
     },
-    /// The MTU asked for is larger than the master's.
+    /// The requested MTU is larger than the master's.
     #[error("network {network} asks for an MTU of {mtu}, but its master {master} has {master_mtu}")]
     Mtu {
         /// Name of the network.
         network: String,
-        /// Asked for.
+        /// The requested MTU.
         mtu: u32,
         /// Name of the NIC.
         master: String,
-        /// The NIC's.
+        /// The NIC's MTU.
         master_mtu: u32,
     },
     /// The MTU is less than IPv6 needs.
@@ -377,7 +374,7 @@ pub enum PlanError {
     MtuWithoutIpv6 {
         /// Name of the network.
         network: String,
-        /// That of its interfaces.
+        /// MTU of its interfaces.
         mtu: u32,
         /// Name of the NIC.
         master: String,

@@ -1,4 +1,4 @@
-//! What other plugins have in a pod's namespace: facts that an interface beside theirs is planned from.
+//! Reads what other plugins have in a pod's namespace: facts for planning an interface beside theirs.
 
 use std::{net::IpAddr, path::Path};
 
@@ -16,19 +16,19 @@ use crate::{
 /// Other plugins' default routes and addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others {
-    /// The families that have a default route which is not ours.
+    /// Families with a foreign default route.
     pub defaults: Vec<Family>,
-    /// The addresses on links that are not ours, if there is such a route; none of a link's own.
+    /// Addresses on foreign links, if there is such a route; without link-local ones.
     pub addresses: Vec<IpAddr>,
-    /// Whether somebody routes by marks of their own, looked at if there is such a route.
+    /// Whether foreign rules route by marks; only determined if there is such a route.
     pub marks: bool,
 }
 
 impl Others {
-    /// Looks into the pod. `own` are the names of our interfaces there.
+    /// Reads them from the pod. `own` are the names of Ebbtide's interfaces there.
     ///
     /// # Errors
-    /// When the pod's namespace is gone, or the kernel does not answer.
+    /// If the pod's namespace no longer exists, or the kernel does not answer.
     pub async fn look(sandbox: &Sandbox, own: Vec<String>) -> Result<Self, Error> {
         let netns = Netns::look(&sandbox.netns, Some(sandbox.netns_inode))?;
         look_into(netns, &sandbox.netns, move |pod| Self::inside(pod, &own)).await
@@ -52,17 +52,17 @@ impl Others {
         let addresses = addresses.iter().filter(|found| !is_own(found.ifindex));
         others.addresses = addresses
             .map(|found| found.address.addr())
-            // What leads to the link alone has no need of rules.
+            // Link-local addresses need no rules.
             .filter(|address| !is_link_local(address))
             .collect();
         Ok(others)
     }
 }
 
-/// Whether somebody in the pod of `net` routes by marks of their own.
+/// Whether foreign rules in the pod of `net` route by marks.
 ///
 /// # Errors
-/// When the pod's namespace is gone, or the kernel does not answer.
+/// If the pod's namespace no longer exists, or the kernel does not answer.
 pub async fn marks_in(net: &PodNet) -> Result<bool, Error> {
     let look = |pod: &mut Direct| Ok(pod.has_foreign_rules_by_mark()?);
     look_into(net.namespace()?, &net.netns, look).await

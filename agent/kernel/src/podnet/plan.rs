@@ -1,4 +1,4 @@
-//! From facts to a value.
+//! Plans a pod's interface from facts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,26 +23,25 @@ use crate::{
     node::{ALIAS, NodeFacts, veth_filters},
 };
 
-/// The host as the pod's next hop. Both are addresses of nobody: the neighbour entry is permanent,
-/// so the pod needs no address of the node's to reach the node, and a node that is given another
-/// address changes nothing here.
+/// The host as the pod's next hop. No node has these addresses: the neighbour entry is permanent, so the pod needs no
+/// address of the node to reach it, and a change of the node's address changes nothing here.
 const NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// See [`NEXT_HOP_V4`].
 const NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// `IN6_ADDR_GEN_MODE_NONE` (include/uapi/linux/if_link.h): no link-local address. It would only
-/// cause traffic that no cloud lets pass.
+/// `IN6_ADDR_GEN_MODE_NONE` (include/uapi/linux/if_link.h): no link-local address. It would only cause traffic that
+/// clouds drop.
 const NO_ADDRESSES: &str = "1";
 
-/// Name of the host's end: `veth`, which network managers know to leave alone, and a digest, so
-/// that a repeated request finds the same one. 11 hex digits are 44 bits: among 1000 interfaces of
-/// a node two meet with a probability of 3 in 10^8, and the kernel then refuses the second.
+/// Name of the host's end: `veth`, which network managers leave alone by default, and a digest, so that a repeated
+/// request finds the same one. 11 hex digits are 44 bits: among 1000 interfaces of a node two collide with a
+/// probability of 3 in 10^8, and the kernel then refuses the second.
 fn host_end(container_id: &str, interface: &str) -> String {
     let digest = fnv(container_id.bytes().chain([b'/']).chain(interface.bytes()));
     format!("veth{:011x}", digest >> 20)
 }
 
-/// Says of a link whose it is. Of a name that is too long for the kernel the front is left, and says that it is cut.
+/// Returns the alias of a link, which names its owner. A name too long for the kernel is cut at its end, and marked so.
 fn alias(pod: &str, interface: &str) -> String {
     const CUT: &str = "...";
     let whole = format!("{ALIAS}{pod} {interface}");
@@ -57,7 +56,7 @@ fn alias(pod: &str, interface: &str) -> String {
 /// Plans one interface of a pod.
 ///
 /// # Errors
-/// When the node cannot carry it; the message says why and what to do.
+/// If the node cannot carry it; the message contains the reason and the remedy.
 pub fn plan(
     sandbox: &Sandbox,
     existing: &Existing,
@@ -112,12 +111,12 @@ pub fn plan(
         in_pod.sysctls.extend(mark_settings(accept_marks));
         in_pod.sysctls.push(no_addresses(VETH));
         in_host.sysctls.push(no_addresses(&veth.host_name));
-        // The kernel gives a new link what `default` says, and somebody may have turned forwarding off there.
+        // A new link inherits the value in `default`, where forwarding may have been turned off.
         let forwarding = format!("net/ipv4/conf/{}/forwarding", veth.host_name);
         in_host.sysctls.push(sysctl(forwarding, "1"));
     }
     if let Some(veth) = veth.as_ref().or(shared_veth.as_ref()) {
-        // Another plugin's second interface has no table of ours; the first one's routes serve it.
+        // Another plugin's second interface has no table of Ebbtide's; the first one's routes serve it.
         if is_ours || table.is_none() {
             let behind_host = behind_host(network, node, settings);
             let table = table.unwrap_or(MAIN_TABLE);
@@ -131,7 +130,7 @@ pub fn plan(
                     .extend(family_settings(&veth.host_name, family));
             }
         }
-        // What another plugin's interface sends is that plugin's business.
+        // What another plugin's interface sends is not guarded.
         let is_guarded = settings.spoof_guard && is_ours;
         let only_from = is_guarded.then(|| sandbox.number());
         in_pod.filters = programs(&sandbox.interface, veth, only_from);
@@ -182,7 +181,7 @@ pub fn plan(
     })
 }
 
-/// The MTU of an interface on the network's master, which must be able to carry it.
+/// Returns the MTU of an interface, which the network's master must support.
 fn mtu_on_master(network: &NetworkSpec, node: &NodeFacts) -> Result<u32, PlanError> {
     let master = node
         .nic(&network.master)
@@ -228,12 +227,12 @@ fn sysctl(path: String, value: &str) -> Sysctl {
     }
 }
 
-/// No addresses on a link but those that are planned.
+/// Prevents automatic addresses on a link.
 fn no_addresses(link: &str) -> Sysctl {
     sysctl(format!("net/ipv6/conf/{link}/addr_gen_mode"), NO_ADDRESSES)
 }
 
-/// What a link needs to carry a family.
+/// The settings that a link needs for a family.
 fn family_settings(link: &str, family: Family) -> Vec<Sysctl> {
     match family {
         Family::V4 => Vec::new(),
@@ -244,16 +243,16 @@ fn family_settings(link: &str, family: Family) -> Vec<Sysctl> {
     }
 }
 
-/// The accepted socket inherits the mark of its SYN; RST and ICMP replies carry the mark of what
-/// they answer (Documentation/networking/ip-sysctl.rst).
+/// The settings for marks in the pod. The accepted socket inherits the mark of its SYN; RST and ICMP replies carry the
+/// mark of what they answer (Documentation/networking/ip-sysctl.rst).
 ///
-/// Far addresses come by the veth. What is for the pod has the mark, which finds the way back; ICMP
-/// errors have none, and for what the pod passes on the rule of the mark is not asked. Loose filtering
-/// lets both in. The larger of `all` and this counts, and 2 (loose) is larger than 1.
+/// Packets with far sources come in by the veth. Those for the pod have the mark, which makes their reverse path match;
+/// ICMP errors have none, and packets that the pod forwards are not looked up by the mark's rule. Loose filtering
+/// accepts both. The larger of `all` and this applies, and 2 (loose) is larger than 1.
 ///
-/// The kernel gives the accepted socket the whole mark, not our bit alone. Where a transparent proxy sets
-/// one of its own, replies would follow that proxy's rule back into the pod; and a source that is looked
-/// up by that mark is taken for the pod's own, and dropped.
+/// The kernel gives the accepted socket the whole mark, not Ebbtide's bit alone. If a transparent proxy sets a mark of
+/// its own, replies would follow that proxy's rule back into the pod; and a source that is looked up by that mark is
+/// taken for the pod's own, and dropped.
 fn mark_settings(accept: bool) -> [Sysctl; 4] {
     let accept = if accept { "1" } else { "0" };
     [
@@ -264,10 +263,10 @@ fn mark_settings(accept: bool) -> [Sysctl; 4] {
     ]
 }
 
-/// The ipvlan interface: its addresses, and all the world behind the pool's gateway.
+/// Plans the ipvlan interface: its addresses, and the default route by the pool's gateway.
 ///
-/// The gateway is a next hop on the link although l3 children resolve nobody: with a device route
-/// the kernel would keep a neighbour entry for every destination a pod ever talks to.
+/// The gateway is a next hop on the link although l3 children resolve no neighbours: with a device route the kernel
+/// would keep a neighbour entry for every destination a pod ever talks to.
 fn nic_in_pod(
     interface: &str,
     mtu: u32,
@@ -281,16 +280,16 @@ fn nic_in_pod(
     for (family, _) in families(addresses) {
         plan.sysctls.extend(family_settings(interface, family));
         if family == Family::V6 {
-            // When the master's MTU changes, the kernel changes its children's without telling IPv6
+            // When the master's MTU changes, the kernel changes its children's without notifying IPv6
             // (`ipvlan_adjust_mtu`, drivers/net/ipvlan/ipvlan_main.c).
             let path = format!("net/ipv6/conf/{interface}/mtu");
             plan.sysctls.push(sysctl(path, &mtu.to_string()));
         }
     }
     if own_table.is_some() {
-        // What comes in here is answered by a rule that looks at the source; strict rp_filter would
-        // look in the main table and not find this interface. The larger of `all` and this counts,
-        // and 2 (loose) is larger than 1 (Documentation/networking/ip-sysctl.rst).
+        // Requests that come in here are answered by a rule with the source; strict rp_filter would look up the main
+        // table and not find this interface. The larger of `all` and this applies, and 2 (loose) is larger than 1
+        // (Documentation/networking/ip-sysctl.rst).
         plan.sysctls
             .push(sysctl(format!("net/ipv4/conf/{interface}/rp_filter"), "2"));
     }
@@ -299,7 +298,7 @@ fn nic_in_pod(
         plan.addresses.push(Address {
             link: interface.to_owned(),
             address: pod.address,
-            // In the main table, its subnet's route would lead there what has another interface's address.
+            // In the main table, its subnet's route would match packets from another interface's address.
             no_prefix_route: own_table.is_some(),
         });
         let route = |destination, via, table| Route {
@@ -335,7 +334,7 @@ fn nic_in_pod(
     }
 }
 
-/// Everything that is reached through the node.
+/// All networks that the pod reaches through the node.
 fn behind_host(network: &NetworkSpec, node: &NodeFacts, settings: &Settings) -> Vec<IpNet> {
     let mut all: Vec<IpNet> = Vec::new();
     let nodes = node.addresses(&settings.nics).into_iter().map(host_net);
@@ -358,7 +357,7 @@ fn next_hop(family: Family) -> IpAddr {
     }
 }
 
-/// The way to the node, from this interface's addresses.
+/// Plans the routes to the node, from this interface's addresses.
 fn way_to_host(
     addresses: &[PodAddress],
     behind_host: &[IpNet],
@@ -379,16 +378,16 @@ fn way_to_host(
     }
 }
 
-/// What leads the replies of a family back to the veth.
+/// Plans what routes the replies of a family to the veth.
 fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut NamespacePlan) {
     plan.sysctls.extend(family_settings(VETH, family));
     if family == Family::V6 {
         plan.sysctls
             .push(sysctl("net/ipv6/fwmark_reflect".into(), "1"));
     }
-    // The pod's own address once more. Without one, a REDIRECT of what comes in has nothing to redirect
-    // to and drops it (`nf_nat_redirect_ipv4`, net/netfilter/nf_nat_redirect.c), as service meshes do,
-    // and even loose reverse path filtering lets nothing in that has no mark.
+    // The pod's own address once more. Without one, a REDIRECT of what comes in has no address to redirect to and drops
+    // it (`nf_nat_redirect_ipv4`, net/netfilter/nf_nat_redirect.c), as service meshes do, and even loose reverse path
+    // filtering drops packets without a mark.
     plan.addresses.push(Address {
         link: VETH.to_owned(),
         address: host_net(own),
@@ -417,8 +416,8 @@ fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut Namespac
     });
 }
 
-/// Our programs: on the veth with the interface that brought it, and on the interface itself, where
-/// `only_from` guards what it sends.
+/// Ebbtide's programs: on the veth with the interface that it came with, and on the interface itself, where `only_from`
+/// guards what it sends.
 fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter> {
     let filter = |program: &Program| Filter {
         link: match program.hook {
@@ -432,7 +431,7 @@ fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter>
     PROGRAMS.iter().map(filter).collect()
 }
 
-/// The way to the pod, in the host.
+/// Plans the routes to the pod, in the host.
 fn way_to_pod(
     veth: &Veth,
     addresses: &[PodAddress],

@@ -1,4 +1,4 @@
-//! Takes a plan out of the kernel.
+//! Removes a plan from the kernel.
 
 use std::io;
 
@@ -17,16 +17,15 @@ use crate::{
 
 use super::{Error, PodNet};
 
-/// Removes what `net` put into the kernel, as far as it is there and ours; a link of the same name
-/// that is somebody else's stays, and the log says so. When this returns, no interface has the
-/// pod's addresses any more.
+/// Removes Ebbtide's objects in `net` that exist in the kernel. A foreign link of the same name stays, and a warning is
+/// logged. Afterwards no interface has the pod's addresses any more.
 ///
 /// # Errors
-/// When something of ours could not be removed, or the namespace could not be looked at: then the
-/// addresses must not be given to anybody else.
+/// If one of Ebbtide's objects could not be removed, or the namespace could not be inspected: then the addresses must
+/// not be assigned again.
 pub async fn remove(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
-    // The kernel answers a removal after RCU grace periods, and a socket's next request after that. So each
-    // has a socket and a thread of its own, and all that are under way wait together.
+    // The kernel answers a removal after RCU grace periods, and a socket's next request after that. So each removal has
+    // a socket and a thread of its own, and all in flight wait together.
     let pod = match net.namespace()? {
         Evidence::Gone => None,
         Evidence::Present(netns) => {
@@ -52,10 +51,10 @@ pub async fn remove(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
     forget(net, datapath)
 }
 
-/// As [`remove`], where no link was made: links of these names are others'.
+/// As [`remove`], if no link was created: links of these names are foreign.
 ///
 /// # Errors
-/// When a map cannot be used.
+/// If a map is unusable.
 pub fn forget(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
     Ok(datapath.unregister(&net.ips(), net.number())?)
 }
@@ -80,8 +79,8 @@ fn in_pod(net: &PodNet) -> Result<(), Error> {
         }
     }
     pod.run(batch)?;
-    // A rule that leads to the main table keeps another interface's packets from our tables: it goes
-    // with the last of these.
+    // A rule for the main table keeps another interface's packets from Ebbtide's tables: it is removed with the last of
+    // these.
     if !to_main.is_empty() && !pod.has_tables_of_ours()? {
         let mut batch = Batch::default();
         for rule in to_main {
@@ -108,13 +107,13 @@ fn in_host(net: &PodNet) -> Result<(), Error> {
         tracing::warn!(link = %link.name, "left alone: not ours, though it has our name");
         return Ok(());
     }
-    // Its routes and neighbours go with it.
+    // Its routes and neighbours are removed with it.
     let mut batch = Batch::default();
     batch.delete_link(&link.name, link.ifindex);
     Ok(host.run(batch)?)
 }
 
-/// What this interface has on another one's pair, which stays.
+/// Removes this interface's objects on another one's pair, which stays.
 fn beside(net: &PodNet, host_end: u32, host: &mut Direct) -> Result<(), Error> {
     let mut batch = Batch::default();
     for route in &net.in_host.routes {

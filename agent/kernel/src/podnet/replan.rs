@@ -1,4 +1,4 @@
-//! The same interface, on a node that has changed.
+//! Plans an existing interface again, for a node that has changed.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -14,11 +14,11 @@ use crate::{
     node::NodeFacts,
 };
 
-/// Plans `net` again for the node as it is now: its addresses (the pod's way to them), the MTU of
-/// the NIC, and the gateways, which `gateway` knows. Addresses, names and tables stay.
+/// Plans `net` again for the current node: its addresses (for the pod's routes to them), the MTU of the NIC, and the
+/// gateways, which `gateway` returns. Addresses, names and tables stay.
 ///
 /// # Errors
-/// When the node cannot carry it any more.
+/// If the node cannot carry it any more.
 pub fn replan(
     net: &PodNet,
     node: &NodeFacts,
@@ -67,10 +67,10 @@ pub fn replan(
     })
 }
 
-/// Removes what `old` has and `new` has not, after `new` was applied.
+/// Removes the objects of `old` that `new` does not have, after `new` was applied.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// If the kernel refuses a request.
 pub async fn prune(old: &PodNet, new: &PodNet, host: &Netlink) -> Result<(), Error> {
     let in_pod = surplus(&old.in_pod, &new.in_pod);
     let in_host = surplus(&old.in_host, &new.in_host);
@@ -87,7 +87,7 @@ pub async fn prune(old: &PodNet, new: &PodNet, host: &Netlink) -> Result<(), Err
     Ok(())
 }
 
-/// The routes, rules and neighbours of `old` whose place nothing of `new` has taken.
+/// The routes, rules and neighbours of `old` that `new` does not replace.
 fn surplus(old: &NamespacePlan, new: &NamespacePlan) -> NamespacePlan {
     let mut surplus = NamespacePlan {
         routes: old.routes.clone(),
@@ -95,7 +95,7 @@ fn surplus(old: &NamespacePlan, new: &NamespacePlan) -> NamespacePlan {
         neighbours: old.neighbours.clone(),
         ..NamespacePlan::default()
     };
-    // A route to the same destination was replaced in its place.
+    // A route to the same destination has been replaced.
     surplus.routes.retain(|route| {
         let mut same = new.routes.iter();
         !same.any(|n| n.destination == route.destination && n.table == route.table)

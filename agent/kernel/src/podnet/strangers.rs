@@ -1,8 +1,8 @@
-//! What a pod has made of its own interface that takes what is others'.
+//! Reverts changes by a pod to its own interface that take packets from others.
 //!
-//! An ipvlan child gets whatever is for its addresses: what comes in by the NIC, and what its siblings send. The kernel
-//! keeps two children of one NIC from the same address and nothing else, and the mode is the NIC's and so everybody's.
-//! A pod with CAP_NET_ADMIN may set both.
+//! An ipvlan child gets all packets for its addresses: those that come in by the NIC, and those that its siblings send.
+//! The kernel prevents the same address on two children of one NIC and nothing else, and the mode is the NIC's and so
+//! applies to all. A pod with CAP_NET_ADMIN may set both.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ use crate::{
     node::is_link_local,
 };
 
-/// What was taken back.
+/// The changes that were reverted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Undone {
     /// Addresses, each with the link that had it.
@@ -28,24 +28,24 @@ pub struct Undone {
     pub mode: Option<IpvlanMode>,
 }
 
-/// Whether an address of an ipvlan link in a pod is none that it may have. `own`: what the record of the interface says,
-/// if the link is ours; `taken`: the node's addresses and the routers'.
+/// Whether an address must not be on an ipvlan link in a pod. `own`: the addresses in the interface's record, if the
+/// link is Ebbtide's; `taken`: the node's addresses and the routers'.
 ///
-/// A link-local one leads to the link alone. It is somebody's only if it is the node's.
+/// A link-local one is valid on the link only. It conflicts only if it is taken.
 fn is_strange(address: IpAddr, own: Option<&[IpAddr]>, taken: &[IpAddr]) -> bool {
     match own {
         Some(own) if own.contains(&address) => false,
         Some(_) if !is_link_local(&address) => true,
-        // Another plugin's, or the pod's own: it may have what is nobody's.
+        // Another plugin's link, or the pod's own: any address that is not taken is allowed.
         _ => taken.contains(&address),
     }
 }
 
-/// Takes back what the pod of `net` has done to its interface, and to others of its ipvlan links. `taken` are addresses
+/// Reverts what the pod of `net` has changed on its interface, and on its other ipvlan links. `taken` are addresses
 /// that no pod has.
 ///
 /// # Errors
-/// When the pod's namespace is gone, or the kernel refuses.
+/// If the pod's namespace no longer exists, or the kernel refuses a request.
 pub async fn undo(net: &PodNet, taken: Vec<IpAddr>) -> Result<Undone, Error> {
     let Evidence::Present(netns) = net.namespace()? else {
         return Err(Error::NamespaceGone(net.netns.clone()));
@@ -112,7 +112,7 @@ mod tests {
         for (address, is_ours, expected) in [
             ("10.0.0.40", true, false),
             ("fd00::40", true, false),
-            // The gateway's, another pod's, somebody's outside.
+            // The gateway's, another pod's, one outside.
             ("10.0.0.1", true, true),
             ("10.0.0.41", true, true),
             ("8.8.8.8", true, true),

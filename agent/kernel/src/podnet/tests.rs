@@ -109,7 +109,7 @@ fn an_alias_fits_the_kernel_and_ends_with_the_interface_however_long_the_pod_s_n
             "{alias}"
         );
         assert_eq!(alias.contains("..."), !whole, "{alias}");
-        // Whose it is, is known from elsewhere.
+        // Its owner is recorded elsewhere.
         assert_eq!(net.pod, pod);
     }
 }
@@ -452,7 +452,7 @@ fn a_second_nic_shares_the_veth_and_sends_what_is_from_its_address() {
     assert!(texts(&net.in_host.routes)[0].starts_with("route 210.22.16.11/32 dev veth"));
 }
 
-/// The programs that let the pod's own addresses pass alone.
+/// The guards: the programs that let only packets from the pod's own addresses pass.
 fn guards(net: &PodNet) -> Vec<String> {
     let filters = net.in_pod.filters.iter().chain(&net.in_host.filters);
     let guards = filters.filter(|filter| filter.only_from == Some(net.number()));
@@ -463,7 +463,7 @@ fn guards(net: &PodNet) -> Vec<String> {
 fn a_pod_is_guarded_where_it_sends_but_not_behind_another_plugin_nor_against_the_settings() {
     let both = ["nic_egress", "host_veth_ingress"];
     assert_eq!(guards(&planned(&network(), &[v4()])), both);
-    // Who brought the pair says whether it is guarded.
+    // The interface that the pair came with decides whether it is guarded.
     let net1 = second(&after_first(), &network());
     assert_eq!(guards(&net1), ["nic_egress"]);
     assert!(net1.in_host.filters.is_empty());
@@ -579,7 +579,7 @@ fn beside_another_plugin_s_default_route_nothing_is_in_the_main_table() {
             "route default via 169.254.1.1 dev veth0 src 210.22.16.11 table 7700",
         ]
     );
-    // What has eth0's address, and what goes to Services and has none yet, goes as it always did.
+    // Packets from eth0's address, and those to Services without a source yet, are routed as before.
     assert_eq!(
         texts(&net.in_pod.rules),
         [
@@ -610,7 +610,7 @@ fn the_default_route_that_is_asked_for_is_a_rule_beside_another_plugin_s() {
     let both = beside_another_plugin(&Family::BOTH);
     assert_eq!(has_default(&both, Some("net1")), (true, Some(7701)));
     assert_eq!(has_default(&both, Some("eth0")), (false, Some(7701)));
-    // IPv4 is this interface's own affair where eth0 has a default route of IPv6 alone.
+    // IPv4 is unaffected where eth0 has a default route of IPv6 alone.
     let other = beside_another_plugin(&[Family::V6]);
     assert_eq!(has_default(&other, None), (false, None));
 }

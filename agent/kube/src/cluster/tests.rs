@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::leases;
 
-/// One that nobody answers.
+/// A client whose server never answers.
 fn client() -> Client {
     Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap()
 }
@@ -57,7 +57,7 @@ async fn a_thousand_pods_concern_neither_catalog_nor_leases_and_are_written_toge
     let (_, on_disk) = Saved::load(state.path());
     assert_eq!(on_disk.all(Kind::Pod).count(), 1000);
 
-    // What says the same is not written again.
+    // An equal object is not written again.
     let again = named("web-7");
     cluster.change(Kind::Pod, |mirror| mirror.set(Kind::Pod, again));
     cluster.note_own_network("ebbtide");

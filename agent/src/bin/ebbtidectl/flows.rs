@@ -1,4 +1,4 @@
-//! `ebbtidectl flows`: once, or live.
+//! `ebbtidectl flows`: prints the flows once, or follows them.
 
 use std::{collections::HashSet, io::Write as _, thread, time::Duration};
 
@@ -7,22 +7,22 @@ use ebbtide_plugin::wire::Query;
 
 use super::{Output, parse, table};
 
-/// How often `--watch` looks.
+/// The interval at which `--watch` asks the agent.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What of them is shown.
+/// The flows that are shown.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// `namespace/name`, `name`, or the start of a container ID.
     #[arg(required_unless_present = "node")]
     pod: Option<String>,
-    /// Those that the node has a part in, of all pods and its own.
+    /// The flows that the node takes part in, of all pods and its own.
     #[arg(long, conflicts_with = "pod")]
     node: bool,
-    /// At most so many, the youngest.
+    /// Show at most this many, the youngest.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     limit: u16,
-    /// Goes on: a line for each flow that is learned (+) or forgotten (-), until interrupted.
+    /// Print a line for each flow that is learned (+) or forgotten (-), until interrupted.
     #[arg(short, long)]
     pub(super) watch: bool,
 }
@@ -81,7 +81,7 @@ fn cells(line: &FlowLine) -> [String; 9] {
     ]
 }
 
-/// Shows what comes and goes, until interrupted or nobody reads.
+/// Prints new and forgotten flows, until interrupted or nobody reads.
 pub(super) fn watch(
     options: &Options,
     ask: impl Fn() -> anyhow::Result<String>,
@@ -90,11 +90,11 @@ pub(super) fn watch(
     let mut known: HashSet<FlowLine> = HashSet::new();
     loop {
         let answer: Flows = parse(&ask()?)?;
-        // All of them would come and go with each newer one where not all are shown.
+        // If not all flows are shown, older ones would seem to end with each newer one.
         let cut = answer.total > usize::from(options.limit);
         let mut now = HashSet::new();
         for mut line in answer.flows {
-            // What is other each time is no other flow.
+            // Age and packets change, but the flow is the same.
             let age = std::mem::take(&mut line.age);
             let packets = std::mem::take(&mut line.packets);
             if !known.contains(&line) {
@@ -123,10 +123,10 @@ pub(super) fn watch(
     }
 }
 
-/// Prints a line; false if nobody reads any more.
+/// Prints a line; returns false if nobody reads any more.
 fn say(sign: char, line: &FlowLine, output: Output) -> bool {
     let text = match output {
-        // How old it was when it went is not known.
+        // Its age at the end is not known.
         Output::Text if sign == '-' => format!("- {}", cells(line)[..7].join("  ")),
         Output::Text => format!("+ {}", cells(line).join("  ")),
         Output::Json => {

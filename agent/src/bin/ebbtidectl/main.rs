@@ -75,18 +75,18 @@ enum Command {
     },
     /// The flows that are remembered for replies, the youngest first.
     Flows(flows::Options),
-    /// What each eBPF program does with a pod's packets, as it does it.
+    /// What each eBPF program does with a pod's packets, live.
     Trace(trace::Options),
-    /// Whose an address is, since when, from which pool, and who had it before.
+    /// The owner of an address, since when, from which pool, and the owners before.
     Ip {
         /// The address.
         address: IpAddr,
     },
-    /// Take an address away from a pod that is gone, with all else that its interface had.
+    /// Release an address of a pod that no longer exists, with all other addresses of its interface.
     Release {
         /// The address.
         address: IpAddr,
-        /// Also if the pod is alive, or may be: its interface is taken out of it.
+        /// Also if the pod is alive, or may be: its interface is removed from it.
         #[arg(long)]
         force: bool,
     },
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
         Ok((text, exit)) => {
-            // A reader that closes the pipe early (`| head`) is no failure of ours.
+            // A reader that closes the pipe early (`| head`) is no failure.
             let text = printable_lines(&text);
             let _closed = std::io::stdout().lock().write_all(text.as_bytes());
             exit
@@ -110,7 +110,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
-    // What prints as it goes.
+    // Commands that print continuously.
     match &cli.command {
         Command::Flows(options) if options.watch => {
             flows::watch(options, || ask(cli, options.query()), cli.output)?;
@@ -171,7 +171,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
     Ok((text, exit))
 }
 
-/// The agent's answer, as it came.
+/// Returns the agent's answer unchanged.
 fn ask(cli: &Cli, query: Query) -> anyhow::Result<String> {
     let response = wire::ask(&cli.socket, &Request::Query(query), PATIENCE).with_context(|| {
         format!(
@@ -185,7 +185,7 @@ fn ask(cli: &Cli, query: Query) -> anyhow::Result<String> {
     Ok(response.output)
 }
 
-/// The answer, for a terminal: names in it are chosen by others.
+/// Parses the answer for a terminal, with printable names: they are chosen by others.
 fn parse<T: DeserializeOwned>(answer: &str) -> anyhow::Result<T> {
     understand(&printable_in_json(answer))
 }
@@ -217,7 +217,7 @@ fn status(status: &Status) -> String {
         text.push('\n');
     }
     if !status.failing.is_empty() {
-        text.push_str("not as it should be, and tried again:\n");
+        text.push_str("failing, and retried:\n");
         let now = unix_now();
         let head = ["ITEM", "SINCE", "ATTEMPTS", "NEXT", "LAST ERROR"];
         text.push_str(&table(
@@ -337,7 +337,7 @@ fn pools(lines: Vec<PoolLine>) -> String {
     format!("{}\n{}", table.trim_fmt(), held.concat())
 }
 
-/// What a pool does not give out, a line for each; of many, a few.
+/// Returns a line for each address that a pool withholds, up to a limit.
 fn held(line: &PoolLine) -> Vec<String> {
     const SHOWN: usize = 20;
     let mut lines: Vec<String> = line
@@ -353,7 +353,7 @@ fn held(line: &PoolLine) -> Vec<String> {
     lines
 }
 
-/// A number that a person can take in: a /64's addresses are 1.8e19, and nobody counts them.
+/// Formats a number readably: a /64 has 1.8e19 addresses, and nobody needs all digits.
 fn count(number: u128) -> String {
     match number {
         0..100_000_000 => number.to_string(),
@@ -361,7 +361,7 @@ fn count(number: u128) -> String {
     }
 }
 
-/// Used, cooling down and free as a bar. What is there at all is seen: one cell at the least.
+/// Draws used, cooling down and free addresses as a bar. A part that is not empty has at least one cell.
 fn bar(used: u128, in_cooldown: u128, total: u128) -> String {
     const WIDTH: u128 = 20;
     // A pool of 2^128 addresses: the multiplication must not overflow.
@@ -424,8 +424,10 @@ fn state(info: &AddressInfo) -> String {
             None => "is in use by a pod that cannot be looked at".to_owned(),
         },
         AddressState::Reserving => "is about to be given to a pod".to_owned(),
-        AddressState::Adopted => "is a running pod's, from before this agent".to_owned(),
-        AddressState::Waiting => "waits for its StatefulSet's pod".to_owned(),
+        AddressState::Adopted => {
+            "is reserved for a running pod that another agent set up".to_owned()
+        }
+        AddressState::Waiting => "is reserved for its StatefulSet's pod".to_owned(),
         AddressState::Cooldown => format!("cools down for {} s more", info.cooldown_for),
         AddressState::Withheld => "is not given to pods".to_owned(),
         AddressState::Free => "is free".to_owned(),
@@ -436,14 +438,14 @@ fn state(info: &AddressInfo) -> String {
     }
 }
 
-/// Seconds since 1970.
+/// Returns the current time in seconds since 1970.
 fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
 
-/// How long ago a time (seconds since 1970) was, in the largest unit that shows something.
+/// Formats how long ago a time (seconds since 1970) was, in the largest unit with a useful value.
 fn ago(unix_seconds: u64) -> String {
     let seconds = unix_now().saturating_sub(unix_seconds);
     match seconds {

@@ -1,4 +1,4 @@
-//! The node's links, and what an agent would change here.
+//! `ebbtidectl nics` and `ebbtidectl doctor --dry-run`: the node's links, and what an agent would change.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -11,7 +11,7 @@ use ebbtide_agent::{
 use ebbtide_ipam::catalog::{Catalog, files};
 use ebbtide_types::settings::Settings;
 
-/// What is looked at without an agent.
+/// The options of an inspection without an agent.
 #[derive(Args)]
 pub(crate) struct DryRunOptions {
     /// Say what an agent would change on this node, and change nothing. Needs no agent.
@@ -23,7 +23,7 @@ pub(crate) struct DryRunOptions {
     /// Directory of pools and networks, for --dry-run; without it NICs are known by their routes alone.
     #[arg(long, value_name = "DIR", requires = "dry_run")]
     manifests: Option<PathBuf>,
-    /// This node's name, as pools know it, for --dry-run.
+    /// This node's name, as pools refer to it, for --dry-run.
     #[arg(
         long,
         value_name = "NAME",
@@ -34,7 +34,7 @@ pub(crate) struct DryRunOptions {
     node_name: String,
 }
 
-/// The links as a table.
+/// Formats the links as a table.
 pub(crate) fn show(lines: Vec<NicLine>) -> String {
     let head = [
         "LINK",
@@ -74,7 +74,7 @@ pub(crate) fn show(lines: Vec<NicLine>) -> String {
     )
 }
 
-/// Looks at this node as an agent would.
+/// Inspects this node as an agent would.
 pub(crate) fn dry_run(options: &DryRunOptions, json: bool) -> anyhow::Result<(String, ExitCode)> {
     let settings = match &options.config {
         Some(path) => Settings::load(path)?,

@@ -1,4 +1,4 @@
-//! `ebbtidectl trace`: the decisions of our programs, as they are made.
+//! `ebbtidectl trace`: the decisions of Ebbtide's programs, as they are made.
 
 use std::{io::Write as _, net::IpAddr, path::Path, time::Duration};
 
@@ -9,7 +9,7 @@ use ebbtide_types::printable::printable_json;
 
 use super::{Output, PATIENCE, parse};
 
-/// Which packets.
+/// The packets that are traced.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// `namespace/name`, `name`, or the start of a container ID.
@@ -23,10 +23,10 @@ pub(super) struct Options {
     /// The other side; also shows what the NICs see of it before the Service proxy's translation.
     #[arg(long, value_name = "ADDRESS")]
     peer: Option<IpAddr>,
-    /// Ends after so many lines.
+    /// End after this many lines.
     #[arg(long, value_name = "N")]
     count: Option<u32>,
-    /// Ends after so many seconds.
+    /// End after this many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     duration: u32,
 }
@@ -57,7 +57,7 @@ fn protocol(text: &str) -> Result<u8, String> {
     }
 }
 
-/// Prints what comes until it ends.
+/// Prints the agent's lines until the trace ends.
 pub(super) fn run(options: &Options, socket: &Path, output: Output) -> anyhow::Result<()> {
     let asking = || {
         format!(
@@ -89,7 +89,7 @@ pub(super) fn run(options: &Options, socket: &Path, output: Output) -> anyhow::R
         };
         let mut out = std::io::stdout().lock();
         if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
-            // Nobody reads any more; the agent sees that we have gone.
+            // Nobody reads any more; the agent notices that the connection is closed.
             return Ok(());
         }
     }

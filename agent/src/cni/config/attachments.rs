@@ -1,4 +1,4 @@
-//! For GC: the attachments that are to stay.
+//! GC's list of attachments to keep.
 
 use ebbtide_plugin::{cni::code, object::Object};
 use serde::Deserialize;
@@ -6,27 +6,27 @@ use serde::Deserialize;
 use super::NetConf;
 use crate::cni::{Failure, nothing::is_nothing};
 
-/// An attachment that is to stay.
+/// An attachment that GC must keep.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub struct ValidAttachment {
-    /// Which container's.
+    /// The container's ID.
     #[serde(rename = "containerID")]
     pub container_id: String,
-    /// The interface that the runtime asked for.
+    /// The interface that the runtime requested.
     pub ifname: String,
 }
 
-/// Where the list of [`ValidAttachment`]s is: the specification of 1.1.0 has one name in its text and another in its
-/// examples. libcni gives both. The text's counts.
+/// The keys of the list of [`ValidAttachment`]s: the specification of 1.1.0 has one name in its text and another in
+/// its examples. libcni writes both. The text's one counts.
 pub(super) const VALID_ATTACHMENTS: [&str; 2] =
     ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 impl NetConf {
-    /// For GC: the attachments that are to stay.
+    /// Returns the attachments that GC must keep.
     ///
     /// # Errors
-    /// When the list is missing, or one of its items is not an attachment: each that is not understood would cost a
-    /// pod its network, and a list taken for empty all of them.
+    /// If the list is missing, or one of its items is not an attachment. An item that is skipped would cost a pod its
+    /// network, and a list that is taken for empty all pods.
     pub fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Failure> {
         let refused = |message: String| {
             Failure::new(
@@ -54,7 +54,7 @@ impl NetConf {
     }
 }
 
-/// A place as it is written behind the name of what it is in: nothing for that itself.
+/// Returns a path as it is appended to its parent's name: nothing for the parent itself.
 fn at(path: &serde_path_to_error::Path) -> String {
     let path = path.to_string();
     match path.as_str() {

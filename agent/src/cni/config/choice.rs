@@ -1,4 +1,4 @@
-//! Which network a configuration asks for.
+//! Which network a configuration requests.
 
 use ebbtide_plugin::cni::code;
 use ebbtide_types::IpvlanMode;
@@ -6,37 +6,36 @@ use ebbtide_types::IpvlanMode;
 use super::{DHCP, NamedPools, NetConf};
 use crate::cni::Failure;
 
-/// The network a configuration asks for.
+/// The network that a configuration requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetworkChoice {
-    /// By the pod's annotations, or the default network: the cluster's own CNI.
+    /// Chosen by the pod's annotations, or else the default network: Ebbtide is the cluster's own CNI.
     ByPod,
-    /// By name, from the manifests.
+    /// Named, from the manifests.
     Named {
         /// The name.
         network: String,
-        /// In place of the network's own, by family.
+        /// Pools that replace the network's own, by family.
         pools: NamedPools,
     },
     /// Described in the configuration itself.
     Inline {
         /// The NIC.
         master: String,
-        /// Mode of its children.
+        /// The mode of its children.
         mode: IpvlanMode,
         /// MTU in bytes.
         mtu: Option<u32>,
-        /// The default pools, if none is named.
+        /// The pools; the default ones if none is named.
         pools: NamedPools,
     },
 }
 
 impl NetConf {
-    /// The network that is asked for.
+    /// Returns the network that is requested.
     ///
     /// # Errors
-    /// When none is, or more than one way is used to name it, or something is asked for that this
-    /// plugin does not do.
+    /// If both `network` and `master` name one, or if the configuration requests something that is not supported.
     pub fn choice(&self) -> Result<NetworkChoice, Failure> {
         if let (Some(_), Some(master)) = (&self.prev_result, &self.master) {
             return Err(unsupported(

@@ -1,4 +1,4 @@
-//! Which pools a configuration names, in its `ipam`.
+//! The pools that a configuration names in its `ipam`.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +9,23 @@ use serde_json::Value;
 use super::{NetConf, choice::unsupported};
 use crate::cni::Failure;
 
-/// The field `ipam`. What of it is another IPAM plugin's is that plugin's business.
+/// The field `ipam`. Keys of another IPAM plugin are not checked.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Ipam {
-    /// The pools, without one.
+    /// The IPAM plugin; without one, the pools assign the addresses.
     #[serde(default, rename = "type")]
     pub(super) kind: Option<String>,
-    /// Spiderpool's configurations call it by the second name.
+    /// The IPv4 pools. Spiderpool's configurations use the second name.
     #[serde(default, rename = "ipv4Pools", alias = "default_ipv4_ippool")]
     ipv4_pools: Vec<String>,
-    /// See `ipv4_pools`.
+    /// The IPv6 pools, as `ipv4_pools`.
     #[serde(default, rename = "ipv6Pools", alias = "default_ipv6_ippool")]
     ipv6_pools: Vec<String>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
 }
 
-/// Names of pools. Without any, where they are asked for, others are meant: the network's, or the default pools.
+/// Names of pools. If empty, the network's pools or the default pools are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamedPools {
     /// Of IPv4.
@@ -34,7 +34,7 @@ pub struct NamedPools {
     pub ipv6: Vec<String>,
 }
 
-/// Keys of Spiderpool's about how its plugin works, not about which address: without a meaning here, and without harm.
+/// Spiderpool's keys about the operation of its plugin, not about addresses: they are ignored.
 const OF_THE_PLUGIN: [&str; 6] = [
     "log_level",
     "log_file_path",
@@ -45,15 +45,15 @@ const OF_THE_PLUGIN: [&str; 6] = [
 ];
 
 impl NetConf {
-    /// The pools that the configuration names.
+    /// Returns the pools that the configuration names.
     ///
     /// # Errors
-    /// Names a key of `ipam` that nobody serves: a misspelt one would otherwise mean the default pools.
+    /// The first key of `ipam` that is not supported: a misspelt one would otherwise mean the default pools.
     pub(super) fn pools(&self) -> Result<NamedPools, Failure> {
         let Some(ipam) = &self.ipam else {
             return Ok(NamedPools::default());
         };
-        // Which addresses another one gives is in keys of its own.
+        // Another plugin has keys of its own.
         if self.ipam_plugin().is_some() {
             return Ok(NamedPools::default());
         }
@@ -78,7 +78,7 @@ impl NetConf {
         }
     }
 
-    /// That no pools are named where they would have no effect.
+    /// Refuses pools where they would have no effect.
     pub(super) fn refuse_pools(&self, why: &str, hint: &str) -> Result<(), Failure> {
         let pools = self.pools()?;
         let named = [

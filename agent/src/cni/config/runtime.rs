@@ -1,4 +1,4 @@
-//! What a runtime adds to a configuration: the wishes of the pod.
+//! The pod's requests that a runtime adds to a configuration.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,35 +13,35 @@ use serde_json::Value;
 use super::NetConf;
 use crate::cni::Failure;
 
-/// What a runtime adds for plugins that declare the capability (CONVENTIONS.md of the CNI specification).
+/// The fields that a runtime adds for plugins that declare a capability (CONVENTIONS.md of the CNI specification).
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct RuntimeConfig {
-    /// Of the capability `ips`: addresses, with or without a prefix length.
+    /// Capability `ips`: addresses, with or without a prefix length.
     #[serde(default)]
     ips: Vec<String>,
-    /// Of the capability `portMappings`.
+    /// Capability `portMappings`.
     #[serde(default, rename = "portMappings", deserialize_with = "object::list")]
     port_mappings: Vec<PortMapping>,
-    /// Of the capability `bandwidth`: bits and bytes by name, 0 for what is not limited.
+    /// Capability `bandwidth`: bits and bytes by name, 0 for no limit.
     #[serde(default)]
     bandwidth: BTreeMap<String, Value>,
 }
 
-/// A `hostPort` of a pod's.
+/// A pod's `hostPort`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct PortMapping {
     /// The node's port; 0: none. containerd and nerdctl write the name of the field in Go (`PortMapping` in go-cni has
-    /// no other), which Go's plugins read just so; CRI-O writes it as the convention does.
+    /// no other), which Go's plugins accept, too; CRI-O writes it as the convention says.
     #[serde(default, rename = "hostPort", alias = "HostPort")]
     host_port: u16,
 }
 
 impl NetConf {
-    /// The addresses that are asked for: by the capability `ips`, by `args.cni.ips`, and by the variable `CNI_ARGS`
-    /// ([`Self::heed`]); CONVENTIONS.md of the CNI specification has all three.
+    /// Returns the requested addresses: from the capability `ips`, from `args.cni.ips`, and from the variable
+    /// `CNI_ARGS` ([`Self::heed`]); CONVENTIONS.md of the CNI specification has all three.
     ///
     /// # Errors
-    /// Names one that is none.
+    /// The first value that is not an address.
     pub fn ips(&self) -> Result<Vec<IpAddr>, Failure> {
         let refused = |place: &str, value: &dyn std::fmt::Display| {
             Failure::new(
@@ -70,16 +70,16 @@ impl NetConf {
             Some(other) => return Err(refused(place, other)),
         }
         all.extend(&self.asked_by_variable);
-        // The same wish may come by several ways.
+        // The same address may be requested in several places.
         let mut seen = BTreeSet::new();
         all.retain(|address| seen.insert(*address));
         Ok(all)
     }
 
-    /// Takes the addresses that the variable `CNI_ARGS` asks for (`IP=ADDRESS,ADDRESS`).
+    /// Reads the addresses that the variable `CNI_ARGS` requests (`IP=ADDRESS,ADDRESS`).
     ///
     /// # Errors
-    /// Names one that is none.
+    /// The first value that is not an address.
     pub fn heed(&mut self, args: &str) -> Result<(), Failure> {
         let pairs = args.split(';').filter_map(|pair| pair.split_once('='));
         let asked = pairs.filter(|(key, _)| *key == "IP");
@@ -99,7 +99,8 @@ impl NetConf {
         Ok(())
     }
 
-    /// The ports of the node that the pod asks for. Who serves them has the capability in our place.
+    /// Returns the node's ports that the pod requests. A plugin that serves them has the capability instead of
+    /// Ebbtide.
     pub(in crate::cni) fn host_ports(&self) -> Vec<u16> {
         let asked = self
             .runtime
@@ -111,7 +112,7 @@ impl NetConf {
             .collect()
     }
 
-    /// Whether the pod's traffic is to be limited. Who does that has the capability in our place.
+    /// Whether the pod's bandwidth is to be limited. A plugin that does so has the capability instead of Ebbtide.
     pub(in crate::cni) fn asks_for_bandwidth(&self) -> bool {
         let mut asked = self
             .runtime

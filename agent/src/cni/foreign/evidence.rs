@@ -1,4 +1,4 @@
-//! What shows that an address can be a pod's here, without anybody saying so. Pure.
+//! Evidence that an address can be a pod's on this node, without configuration. Pure functions.
 
 use std::net::IpAddr;
 
@@ -8,65 +8,65 @@ use ebbtide_kernel::{
 };
 use ipnet::IpNet;
 
-/// What the pod's interface is, seen from the node.
+/// The kind of the pod's interface, seen from the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A child of one of the node's links: of that one's networks.
+    /// A child of one of the node's links, in that link's networks.
     Child(u32),
-    /// A pair whose other end is the node's.
+    /// A pair whose other end is in the host.
     Pair {
-        /// The end in the host.
+        /// The host's end.
         peer: u32,
-        /// What that is a port of.
+        /// The switch that the host's end is a port of.
         switch: Option<Switch>,
     },
-    /// Hardware that was the node's (a virtual function, for one): of which NIC is not known.
+    /// Hardware that was the node's (for instance a virtual function); its NIC is not known.
     Hardware,
-    /// Whatever else: the node has nothing to do with it.
+    /// Anything else, which has no connection to the node.
     Apart,
 }
 
-/// A bridge, or what does a bridge's work.
+/// A bridge, or another switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Switch {
-    /// Its index.
+    /// The interface index of the switch.
     pub(super) ifindex: u32,
-    /// Of Open vSwitch, which has its own address on another link of its own.
+    /// Whether it is Open vSwitch, which has its own address on another link of its own.
     pub(super) is_open: bool,
 }
 
-/// Open vSwitch's links, the one that all of its ports are below and those that it makes.
+/// The kind of Open vSwitch's links: the one that its ports are below, and those that it makes.
 pub(super) const OPEN: &str = "openvswitch";
 
-/// Links into namespaces of this node.
+/// Kinds of links into other namespaces of this node.
 const INNER: [&str; 2] = ["netkit", "veth"];
 
-/// Children that are of the network of the link below them.
+/// Kinds of children that are in the network of the link below them.
 const CHILDREN: [&str; 6] = ["ipoib", "ipvlan", "ipvtap", "macvlan", "macvtap", "vlan"];
 
-/// What decides.
+/// The inputs of the decision.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ground<'a> {
-    /// What the pod's interface is.
+    /// The kind of the pod's interface.
     pub(super) place: &'a Place,
     /// The node's links.
     pub(super) links: &'a [Nic],
-    /// The indexes of those that are ways out.
+    /// The indexes of those that are NICs.
     pub(super) nics: &'a [u32],
     /// The subnets of the pools that this node uses.
     pub(super) pools: &'a [IpNet],
-    /// What the administrator lists.
+    /// The subnets that the administrator lists.
     pub(super) listed: &'a [IpNet],
-    /// The node's routes by routers.
+    /// The node's routes by gateways.
     pub(super) routers: &'a [ByGateway],
-    /// Whether the address' whole network must be there: its prefix makes routes and rules in the host.
+    /// Whether the address' whole network must be covered: its prefix appears in routes and rules of the host.
     pub(super) whole: bool,
 }
 
-/// Whether the address can be a pod's there.
+/// Decides whether the address can be a pod's there.
 ///
 /// # Errors
-/// Why not.
+/// The reason why it cannot.
 pub(super) fn look(
     address: &IpNet,
     way: Way,
@@ -106,7 +106,7 @@ pub(super) fn look(
     }
 }
 
-/// Whether the node sends there by the pod's own pair already: then nothing is different with us.
+/// Whether the node already routes there by the pod's own pair: then Ebbtide changes nothing.
 fn leads_to(
     peer: u32,
     switch: Option<&Switch>,
@@ -122,10 +122,10 @@ fn leads_to(
         _ if ifindex == peer => true,
         Some(switch) if ifindex == switch.ifindex => true,
         Some(switch) => switch.is_open && kind == OPEN && via.is_none(),
-        // Who switches by programs (Cilium) has one route for all pods, by a link of its own that leads nowhere else.
-        // And a pair that is a port of nothing is there for its pod alone. A plugin that makes such (`ptp`) leads the
-        // address by it, whatever it is; one that does not leaves that to who comes behind it. So what goes to a router
-        // so far is not told from a pod's address, and to refuse it would stop nobody. A NIC's neighbours are told.
+        // Plugins that switch by programs (Cilium) have one route for all pods, by a link of their own that serves
+        // nothing else. A pair that is a port of nothing serves its pod alone. A plugin that makes such pairs (`ptp`)
+        // routes any address by them, or leaves that to the next plugin. So an address that is reached by a gateway so
+        // far looks like a pod's, and refusing it would stop nobody. A NIC's neighbours can be distinguished.
         None if ground.nics.contains(&ifindex) => via.is_some(),
         None => INNER.contains(&kind),
     }
@@ -134,14 +134,14 @@ fn leads_to(
 fn elsewhere(way: Way, out: Option<&Link>) -> String {
     match (way, out) {
         (Way::By { .. }, Some(link)) => format!(
-            "what the node sends there goes by {}, which does not lead to this pod",
+            "the node routes it to {}, which is not this pod's interface",
             link.name
         ),
         _ => "the node sends nothing there".to_owned(),
     }
 }
 
-/// The networks that pods of this place can be in.
+/// Returns the networks that pods of this place can be in.
 fn networks(place: &Place, ground: Ground<'_>) -> Vec<IpNet> {
     let is_it = |link: &&Nic| match place {
         Place::Child(below) => link.ifindex == *below,
@@ -151,7 +151,7 @@ fn networks(place: &Place, ground: Ground<'_>) -> Vec<IpNet> {
     let mut all: Vec<IpNet> = own
         .flat_map(|link| link.addresses.iter().map(IpNet::trunc))
         .collect();
-    // A pool's subnet is that of the NIC with an address in it, if there is one.
+    // A pool's subnet belongs to the NIC with an address in it, if there is one.
     let is_another_s = |subnet: &IpNet| {
         let mut others = ground.links.iter().filter(|link| !is_it(link));
         others.any(|link| {
@@ -167,26 +167,26 @@ fn networks(place: &Place, ground: Ground<'_>) -> Vec<IpNet> {
     all
 }
 
-/// What the pod's interface is, by what the pod's kernel says of it, if it is no pair.
+/// Returns the kind of an interface that is no pair, from the pod's kernel's description.
 pub(super) fn place_of(link: &Link) -> Place {
     match (link.kind.as_deref(), link.below) {
         (Some(kind), Some(below)) if CHILDREN.contains(&kind) && link.below_elsewhere => {
             Place::Child(below)
         }
-        // Bonds of such, too.
+        // Also bonds of hardware.
         (None | Some("bond" | "team" | "ipoib"), _) => Place::Hardware,
         _ => Place::Apart,
     }
 }
 
-/// Whether it is an end of a pair.
+/// Whether a link is an end of a pair.
 pub(super) fn is_pair(link: &Link) -> bool {
     link.kind
         .as_deref()
         .is_some_and(|kind| INNER.contains(&kind))
 }
 
-/// Why an address can be no pod's at all.
+/// Returns why an address can be no pod's at all.
 pub(super) fn is_nobodys(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => match () {

@@ -1,6 +1,6 @@
-//! The programs that print a node's firewall rules: the host's own, run as the host sees them.
+//! Reads a node's firewall rules by running the host's own programs that print them, as the host sees them.
 //!
-//! A kernel without a kind of firewall is not asked about it: the question itself would load the kernel's modules.
+//! A kind of firewall that the kernel lacks is not queried: the query itself would load the kernel's modules.
 
 use std::{
     ffi::OsStr,
@@ -18,16 +18,16 @@ use crate::{
     program,
 };
 
-/// What is known of others' rules.
+/// The firewall rules that were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rules {
-    /// Of each family, from each program that is installed.
+    /// The rules of each family, from each installed program.
     pub(super) sets: Vec<(Family, Ruleset)>,
-    /// Those that could not be read.
+    /// The rules that could not be read.
     pub(super) unseen: Vec<Unseen>,
 }
 
-/// Rules that are there, or may be, and that could not be read.
+/// Rules that exist, or may, and could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unseen {
     rules: String,
@@ -63,16 +63,16 @@ const TABLES: [Tables; 2] = [
     },
 ];
 
-/// How long one may take: a hundred thousand rules are printed in seconds.
+/// How long a program may take: a hundred thousand rules are printed in seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How many bytes it may print.
+/// How many bytes a program may print.
 const MOST: u64 = 256 << 20;
 
-/// How a program's text says that its rules are nft's.
+/// The text by which a program says that its rules are nft's.
 const IS_NFT: &str = "(nf_tables)";
 
-/// The host's programs, and what its kernel has.
+/// The host's programs, and whether its kernel has nft.
 struct Host<'a> {
     root: &'a HostRoot,
     path: &'a OsStr,
@@ -80,7 +80,7 @@ struct Host<'a> {
     has_nft: bool,
 }
 
-/// What a program printed, or why that is not known.
+/// What a program printed, or why nothing is known.
 enum Printed {
     Text(String),
     Absent(String),
@@ -88,7 +88,7 @@ enum Printed {
 }
 
 impl Rules {
-    /// Asks the programs of `root`.
+    /// Runs the programs of `root` and parses their output.
     pub(super) fn read(root: &HostRoot) -> Self {
         let path = root.search_path();
         let read = root.run(|| {
@@ -112,18 +112,18 @@ impl Rules {
 impl Host<'_> {
     fn rules(&self) -> Rules {
         let mut rules = Rules::default();
-        // iptables' newer kind is made of nft's tables, which it reads better than nft does.
+        // iptables' newer kind consists of nft tables, which it prints more precisely than nft does.
         let mut iptables_nft = false;
         for tables in TABLES {
             let has_older = fs::read_to_string(tables.names).is_ok_and(|names| !names.is_empty());
             let mut older_seen = false;
-            // Of the running kind it is either; where the kernel has neither, there is nothing to ask for.
+            // The default program is of either kind; a kernel that has neither must not be queried.
             if has_older || self.has_nft {
                 match self.printed(tables.running, &[]) {
                     Printed::Text(text) => {
                         let is_nft = text.contains(IS_NFT);
                         iptables_nft |= is_nft;
-                        // Where tables of the older kind are there, its program prints them, be they empty.
+                        // If tables of the older kind exist, its program prints them even when they are empty.
                         older_seen = !is_nft && !text.is_empty();
                         rules.sets.push((tables.family, Ruleset::parse(&text)));
                     }
@@ -211,7 +211,7 @@ impl Rules {
     }
 }
 
-/// Whether the kernel may have rules of nft: its module is loaded or built in, or that cannot be told.
+/// Whether the kernel may have nft rules: its module is loaded or built in, or that cannot be told.
 fn may_have_nft() -> bool {
     let Ok(loaded) = fs::read_to_string("/proc/modules") else {
         return true;
@@ -235,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory with these programs, each a shell script.
+    /// Makes a directory with these programs, each a shell script.
     fn directory(programs: &[(&str, &str)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         for (name, script) in programs {
@@ -278,7 +278,7 @@ mod tests {
                 has_nft: true,
             };
             let unseen = host.rules().unseen;
-            // The machine may have tables of the older kind, which the programs here do not know.
+            // The machine may have tables of the older kind, which the programs here do not print.
             let unseen: Vec<String> = unseen
                 .iter()
                 .map(ToString::to_string)
@@ -304,7 +304,7 @@ mod tests {
             ("nft_compat 20480 1 - Live 0x0\n", Some(""), false),
             ("", Some(LIST), true),
             ("", Some("kernel/fs/nls.ko\n"), false),
-            // Nobody knows.
+            // It cannot be told.
             ("", None, true),
         ] {
             assert_eq!(has_nft(loaded, built_in), expected, "{loaded} {built_in:?}");

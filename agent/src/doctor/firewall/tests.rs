@@ -1,4 +1,4 @@
-//! What is said of firewalls.
+//! Tests of the findings about firewalls.
 
 use ebbtide_kernel::netfilter::Ruleset;
 
@@ -56,10 +56,10 @@ fn a_rule_is_one_finding_however_many_pods_it_catches() {
     }
 }
 
-/// A name, a `filter` table, and how bad the finding is and what it says.
+/// A name, a `filter` table, and the expected finding: its severity and its words.
 type Case<'a> = (&'a str, String, Option<(Severity, &'a [&'a str])>);
 
-/// What doctor says of a `filter` table: how bad it is, and the words.
+/// The findings for a `filter` table: their severity and their words.
 #[test]
 fn a_firewall_that_shuts_pods_off_is_one_finding_that_says_what_suffers_and_what_to_do() {
     use Severity::{Serious, Warning};

@@ -1,4 +1,4 @@
-//! A decision of a program, in words.
+//! Describes a program's decision in words.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,7 +25,7 @@ pub struct TraceLine {
     pub time: f64,
     /// The program.
     pub program: String,
-    /// The interface, in the pod or in the host, as the program's name says.
+    /// The interface, in the pod or in the host, as the program's name indicates.
     pub interface: String,
     /// `tcp`, `udp`, ... or its number.
     pub protocol: String,
@@ -33,7 +33,7 @@ pub struct TraceLine {
     pub source: SocketAddr,
     /// Its destination.
     pub destination: SocketAddr,
-    /// Bytes, with the Ethernet header.
+    /// Length in bytes, with the Ethernet header.
     pub length: u32,
     /// `skb->mark` before.
     pub mark_before: u32,
@@ -41,18 +41,18 @@ pub struct TraceLine {
     pub mark_after: u32,
     /// `pass`, `redirect` or `drop`.
     pub verdict: String,
-    /// Why.
+    /// The reason for the verdict.
     pub reason: String,
 }
 
-/// What turns numbers into names.
+/// Translates a program's numbers into names.
 pub(super) struct Names {
     start: u64,
     pod: HashMap<u32, String>,
     host: HashMap<u32, String>,
     /// NICs by their bits of the mark.
     nics: Vec<(u32, String)>,
-    /// Our bits of the mark in the host.
+    /// The bits of the mark in the host that Ebbtide uses.
     marks: u32,
     /// The addresses of this node's pods.
     pods: HashSet<IpAddr>,
@@ -143,7 +143,7 @@ impl Names {
             }
             Traced::NicEgress => "by the routing table".to_owned(),
             Traced::NicIngress if marked => {
-                "its connection came by the veth of late: its replies go by the host-stack bypass"
+                "its connection came in by the veth recently: its replies go by the host-stack bypass"
                     .to_owned()
             }
             Traced::NicIngress if learned => {
@@ -230,7 +230,7 @@ mod tests {
             (Traced::VethIngress, 0x1000, PASS, 1, "veth0", "remembered"),
             (Traced::NicEgress, 0, REDIRECT, 0, "veth0", "sent back"),
             (Traced::NicEgress, 0, PASS, 0, "veth0", "routing table"),
-            (Traced::NicIngress, 0x2000, PASS, 0, "veth0", "of late"),
+            (Traced::NicIngress, 0x2000, PASS, 0, "veth0", "recently"),
             (
                 Traced::HostVethIngress,
                 0,

@@ -1,4 +1,4 @@
-//! Names of links, as an administrator writes them.
+//! Matches links against the names and patterns of an administrator.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ use crate::{
     glob::{fits, is_glob},
 };
 
-/// Links that are NICs, and links that are none, by name or pattern (`ens*`, `br-[0-9]*`).
+/// Links that are NICs, and links that are not, by name or pattern (`ens*`, `br-[0-9]*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct LinkNames {
-    /// NICs, whatever they are.
+    /// Links that are NICs, whatever their kind.
     pub include: Vec<String>,
-    /// No NICs, and their addresses are none of the node's: what is in both lists is excluded.
+    /// Links that are not NICs, and whose addresses are not the node's. A link in both lists is excluded.
     pub exclude: Vec<String>,
-    /// The ipvlan modes of NICs, by name or pattern. What is not here, networks say.
+    /// The ipvlan modes of NICs, by name or pattern. For other NICs the networks decide.
     pub modes: BTreeMap<String, IpvlanMode>,
 }
 
@@ -25,19 +25,19 @@ pub struct LinkNames {
 const LONGEST: usize = 15;
 
 impl LinkNames {
-    /// Whether the link is to be a NIC.
+    /// Whether the link is included as a NIC.
     #[must_use]
     pub fn includes(&self, name: &str) -> bool {
         self.include.iter().any(|pattern| fits(pattern, name))
     }
 
-    /// Whether the link is to be left alone.
+    /// Whether the link is excluded.
     #[must_use]
     pub fn excludes(&self, name: &str) -> bool {
         self.exclude.iter().any(|pattern| fits(pattern, name))
     }
 
-    /// The mode that a NIC is said to be in: by its name, else by the first pattern that fits.
+    /// Returns the configured mode of a NIC: by its name, else by the first pattern that matches.
     #[must_use]
     pub fn mode_of(&self, name: &str) -> Option<IpvlanMode> {
         let mut fitting = self.modes.iter().filter(|(pattern, _)| fits(pattern, name));
@@ -47,7 +47,7 @@ impl LinkNames {
             .copied()
     }
 
-    /// Which of them can be no link's name: the field, and why.
+    /// Returns the first name that no link can have: the field, and why.
     pub(super) fn wrong(&self) -> Option<(String, String)> {
         let lists = [("include", &self.include), ("exclude", &self.exclude)];
         let all = lists.into_iter().flat_map(|(list, names)| {

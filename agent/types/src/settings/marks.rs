@@ -1,8 +1,8 @@
-//! Bits of packets' marks: whose they are, and that ours are nobody else's.
+//! The packet mark bits that Ebbtide uses, and their conflicts with other software.
 
 use super::Settings;
 
-/// Which bits of packets' marks are ours.
+/// The packet mark bits that Ebbtide uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// [`Settings::mark`].
@@ -14,7 +14,7 @@ pub struct Marks {
 }
 
 impl Settings {
-    /// The bits that the programs set and look at.
+    /// Returns the bits that the programs set and match.
     #[must_use]
     pub const fn marks(&self) -> Marks {
         Marks {
@@ -25,17 +25,17 @@ impl Settings {
     }
 }
 
-/// What else on a node is known to use marks.
+/// Other software that is known to use marks.
 struct Known {
-    /// As it is written in `ignoreMarksOf`.
+    /// Its name in `ignoreMarksOf`.
     name: &'static str,
     /// Its bits.
     bits: u32,
-    /// Whether it uses them inside of pods; in the host otherwise.
+    /// Whether it uses them in pods; otherwise in the host.
     in_pods: bool,
 }
 
-/// Their defaults, from their documentation or source.
+/// The defaults of other software, from its documentation or source.
 const KNOWN: [Known; 6] = [
     Known {
         name: "kube-proxy",
@@ -70,7 +70,7 @@ const KNOWN: [Known; 6] = [
     },
 ];
 
-/// What is wrong with the bits that are chosen: the field and why.
+/// Returns the first conflict of the configured bits: the field, and why.
 pub(super) fn conflict(settings: &Settings) -> Option<(&'static str, String)> {
     let reply = ("mark", settings.mark);
     let host_bypass = ("hostBypassMark", settings.host_bypass_mark);

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Ports from one to another, both included: `30000-32767`, as the API server's `--service-node-port-range`.
+/// A range of ports, both ends included: `30000-32767`, as the API server's `--service-node-port-range`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct PortRange {
@@ -14,7 +14,7 @@ pub struct PortRange {
     pub last: u16,
 }
 
-/// What is no range of ports.
+/// A text that is not a range of ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no range of ports, as 30000-32767 is")]
 pub struct NoRange(String);
@@ -26,7 +26,7 @@ impl PortRange {
         last: 32_767,
     };
 
-    /// Both in one number, for the programs: the first in the upper half.
+    /// Packs both ports into one number for the eBPF programs: the first in the upper half.
     #[must_use]
     pub const fn packed(self) -> u32 {
         (self.first as u32) << 16 | self.last as u32

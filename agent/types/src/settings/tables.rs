@@ -1,34 +1,36 @@
-//! Numbers of routing tables and priorities: which ones can never meet the kernel's own.
+//! Checks the numbers of routing tables and rule priorities against the kernel's own.
 
 use super::Settings;
 
 /// The highest index that the kernel gives a link (`int ifindex`, include/linux/netdevice.h).
 const HIGHEST_IFINDEX: u32 = i32::MAX.cast_unsigned();
 
-/// Tables of pools that go another way than the node lie this far apart, and there are so many of them at most.
+/// The distance between the tables of pools whose routes differ from the node's; there are [`WAY_TABLES`] at most.
 pub const WAY_TABLES_APART: u32 = 100_000;
-/// See [`WAY_TABLES_APART`].
+/// The number of such tables at most; see [`WAY_TABLES_APART`].
 pub const WAY_TABLES: u32 = 9999;
 
-/// A NIC's table is `hostTable` plus its index, whatever that is: below this, one of the kernel's own may be met.
+/// The lowest `hostTable`. A NIC's table is this plus its index, whatever that is: below, it may be one of the kernel's
+/// own.
 const LOWEST_HOST_TABLE: u32 = 256;
-/// Above this, the sum may not fit.
+/// The highest `hostTable`: above, the sum may not fit.
 const HIGHEST_HOST_TABLE: u32 = u32::MAX - HIGHEST_IFINDEX - WAY_TABLES * WAY_TABLES_APART;
 
-/// Tables in pods are counted up from `replyTable`: above this, those of a pod with many interfaces may not fit.
+/// The highest `replyTable`. Tables in pods are counted up from it: above, those of a pod with many interfaces may not
+/// fit.
 const HIGHEST_REPLY_TABLE: u32 = u32::MAX - 1000;
 
-/// With the rules after the first one, the last priority before the main table's rule (32766): behind that one ours would
-/// never be looked at.
+/// The highest `rulePriority`: with the rules after the first one, the last before the main table's rule (32766). Rules
+/// after that would never be evaluated.
 const HIGHEST_PRIORITY: u32 = 32_758;
 
-/// Whether the kernel has the table itself: unspecified, default, main, local (include/uapi/linux/rtnetlink.h).
+/// Whether the table is the kernel's own: unspecified, default, main, local (include/uapi/linux/rtnetlink.h).
 #[must_use]
 pub const fn is_kernel_table(table: u32) -> bool {
     matches!(table, 0 | 253..=255)
 }
 
-/// Which number cannot be used: the field, why, and what can be set.
+/// Returns the first number that cannot be used: the field, why, and what can be set.
 pub(super) fn wrong(settings: &Settings) -> Option<(&'static str, String)> {
     let (host, reply) = (settings.host_table, settings.reply_table);
     if !(LOWEST_HOST_TABLE..=HIGHEST_HOST_TABLE).contains(&host) {

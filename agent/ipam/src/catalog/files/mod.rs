@@ -1,4 +1,4 @@
-//! A catalog from the `*.yaml`, `*.yml` and `*.json` files of a directory.
+//! Loads a catalog from the `*.yaml`, `*.yml` and `*.json` files of a directory.
 
 mod watch;
 
@@ -11,11 +11,11 @@ pub use watch::watch;
 
 use super::{Catalog, Consequence, Problem};
 
-/// Reads the directory's manifests: files named `*.yaml`, `*.yml` or `*.json` (which is YAML,
-/// too), sorted by name, hidden ones and subdirectories left out.
+/// Reads the manifests of the directory: files named `*.yaml`, `*.yml` or `*.json` (which is YAML,
+/// too), sorted by name, without hidden files and subdirectories.
 ///
-/// Never fails as a whole: a file or a directory that cannot be read is a [`Problem`] of the catalog.
-/// Blocks on the disk.
+/// Never fails as a whole: a file or a directory that cannot be read is a [`Problem`] of the
+/// catalog. Blocks on the disk.
 #[must_use]
 pub fn load(dir: &Path) -> Catalog {
     let (mut texts, mut unread) = (Vec::new(), Vec::new());
@@ -66,7 +66,7 @@ fn manifest_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
         let yaml = path
             .extension()
             .is_some_and(|kind| kind == "yaml" || kind == "yml" || kind == "json");
-        // A directory or a pipe of that name would fail or block; a dangling link is to be reported.
+        // A directory or a pipe of that name would fail or block; a dangling symlink is to be reported.
         let plain = std::fs::metadata(&path).map_or(true, |metadata| metadata.is_file());
         if yaml && !hidden && plain {
             files.push(path);

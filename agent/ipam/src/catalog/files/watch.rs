@@ -1,7 +1,7 @@
-//! Follows a directory of manifests.
+//! Watches a directory of manifests.
 //!
-//! inotify makes a change seen at once. A look at names and times every two seconds sees what
-//! inotify cannot: a directory that was replaced, a link's target, file systems without events.
+//! inotify reports a change at once. A poll of names and times every two seconds detects what
+//! inotify cannot: a replaced directory, a symlink's target, file systems without events.
 
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -25,10 +25,10 @@ use super::{
 const SETTLE: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_secs(2);
 
-/// Keeps `sender` up to date with the manifests in `dir`, until nobody listens any more.
+/// Keeps `sender` up to date with the manifests in `dir`, until no receiver is left.
 ///
-/// Everything is read anew on each change; receivers are only woken if the result is different.
-/// What changed, and each problem once, is logged.
+/// Each change reloads everything; receivers are only woken if the result differs. Logs what
+/// changed, and each problem once.
 pub async fn watch(dir: PathBuf, sender: Sender<Arc<Catalog>>) {
     let (event_sender, mut events) = mpsc::channel(1);
     let mut inotify = Inotify::new(event_sender);
@@ -57,9 +57,9 @@ pub async fn watch(dir: PathBuf, sender: Sender<Arc<Catalog>>) {
             _ = poll.tick() => {}
             Some(()) = events.recv() => {
                 time::sleep(SETTLE).await;
-                // One event stands for all that came while things settled.
+                // One event stands for all that arrived during the delay.
                 let _ = events.try_recv();
-                // An event may leave names, sizes and times as they were: read in any case.
+                // An event may leave names, sizes and times unchanged: read in any case.
                 seen = None;
             }
         }
@@ -73,7 +73,7 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     }
 }
 
-/// Device and inode: what tells a directory from the one that took its place.
+/// Device and inode: distinguishes a directory from its replacement.
 type Identity = (u64, u64);
 
 #[derive(PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Fingerprint {
     }
 }
 
-/// The inotify watch, bound to the directory that is there now.
+/// The inotify watch, bound to the directory that exists now.
 struct Inotify {
     events: mpsc::Sender<()>,
     watcher: Option<RecommendedWatcher>,
@@ -138,11 +138,11 @@ impl Inotify {
         }
         let events = self.events.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            // Reading the files makes events too; without this the reader would wake itself.
+            // Reading the files also causes events; without this the reader would wake itself.
             let only_read = matches!(&event, Ok(Event { kind: EventKind::Access(kind), .. })
                 if *kind != AccessKind::Close(AccessMode::Write));
             if !only_read {
-                // Full means that a wake-up is due already.
+                // A full channel means that a wake-up is pending already.
                 let _ = events.try_send(());
             }
         })

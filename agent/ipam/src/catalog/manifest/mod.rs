@@ -1,8 +1,8 @@
-//! The documents as people write them: Spiderpool's kinds in `spiderpool.spidernet.io/v2beta1`.
+//! The manifests as users write them: Spiderpool's kinds in `spiderpool.spidernet.io/v2beta1`.
 //!
-//! The same types read files and the API server's objects, and the CRDs are made from them
-//! (`cargo xtask crds`). What the agent does not use is here too, so that the API server keeps
-//! it. A missing field and an explicit `null` are the same, as in the Kubernetes API.
+//! The same types parse files and the API server's objects, and the CRDs are generated from them
+//! (`cargo xtask crds`). Fields that the agent does not use are included, so that the API server
+//! keeps them. A missing field and an explicit `null` are the same, as in the Kubernetes API.
 
 mod coordinator;
 #[expect(unreachable_pub, reason = "of what KubeSchema makes inside a function")]
@@ -26,8 +26,8 @@ pub use pool::{IpPoolSpec, IpPoolStatus, RouteSpec, SpiderIpPool};
 pub use reserved::{ReservedIpSpec, SpiderReservedIp};
 pub use selector::{LabelExpression, LabelOperator, LabelSelector};
 
-/// The group of all kinds here.
+/// The API group of all kinds in this module.
 pub const GROUP: &str = "spiderpool.spidernet.io";
 
-/// The group and version of all kinds here.
+/// The API group and version of all kinds in this module.
 pub const API_VERSION: &str = "spiderpool.spidernet.io/v2beta1";

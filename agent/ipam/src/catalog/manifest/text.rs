@@ -1,8 +1,8 @@
-//! What texts of manifests look like: the patterns of the CRDs, and YAML 1.1's words for true and false.
+//! The formats of texts in manifests: the patterns of the CRDs, and YAML 1.1's words for true and false.
 //!
-//! Patterns are as OpenAPI has them, so that every API server from 1.20 on refuses what cannot be an address. They
-//! say what a text looks like, not whether its parts fit each other: that is the policy's (`deploy/policy.yaml`) and
-//! the agent's to say.
+//! Patterns are in OpenAPI's syntax, so that every API server from 1.20 on refuses what cannot be
+//! an address. They check the form of a text, not whether its parts fit each other: the policy
+//! (`deploy/policy.yaml`) and the agent check that.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ macro_rules! ipv4 {
     };
 }
 
-// Groups and colons: how many groups there are is left to the policy and the agent.
+// Groups and colons: the number of groups is left to the policy and the agent.
 macro_rules! ipv6 {
     () => {
         concat!("([0-9A-Fa-f]{0,4}:){2,8}(", ipv4!(), "|[0-9A-Fa-f]{0,4})")
@@ -41,7 +41,7 @@ macro_rules! address {
 
 /// An address.
 pub(super) const ADDRESS: &str = concat!("^", address!(), "$");
-/// An address, or nothing: an empty text is as good as none.
+/// An address, or nothing: an empty text counts as absent.
 pub(super) const ADDRESS_OR_NONE: &str = concat!("^(|", address!(), ")$");
 /// A prefix.
 pub(super) const PREFIX: &str = concat!("^", prefix!(), "$");
@@ -49,7 +49,7 @@ pub(super) const PREFIX: &str = concat!("^", prefix!(), "$");
 pub(super) const DESTINATION: &str = concat!("^(", prefix!(), "|", address!(), ")$");
 /// An address, or two with `-` between.
 pub(super) const RANGE: &str = concat!("^ *", address!(), "( *- *", address!(), ")? *$");
-/// What the kernel takes as an interface's name.
+/// A name that the kernel accepts for an interface.
 pub(super) const INTERFACE: &str = r"^[^/:\s]{1,15}$";
 /// The same, or nothing.
 pub(super) const INTERFACE_OR_NONE: &str = r"^[^/:\s]{0,15}$";
@@ -65,7 +65,7 @@ pub(super) const JSON_OBJECT_OR_NONE: &str = r"^\s*(\{[\s\S]*\}\s*)?$";
 /// The first two bytes of a unicast MAC address, or nothing.
 pub(super) const MAC_PREFIX: &str = "^([0-9A-Fa-f][02468ACEace]:[0-9A-Fa-f]{2})?$";
 
-/// True or false, also as YAML 1.1 has it (`yes`, `on`), which is what kubectl reads.
+/// Parses true or false, also in YAML 1.1's words (`yes`, `on`), which kubectl reads.
 pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
     struct Flag;
     impl<'de> de::Visitor<'de> for Flag {

@@ -51,7 +51,7 @@ fn a_list_of_a_hundred_thousand_addresses_is_read_at_once() {
     assert_eq!(even.union(&odd), all);
 }
 
-/// A small set twice: as ranges, and as plain members 0..=255 of the last byte.
+/// The same small set in two forms: as ranges, and as plain members 0..=255 of the last byte.
 fn set() -> impl Strategy<Value = (AddressSet, BTreeSet<u8>)> {
     prop::collection::vec((any::<u8>(), 0u8..20), 0..8).prop_map(|parts| {
         let mut set = AddressSet::empty(Family::V4);

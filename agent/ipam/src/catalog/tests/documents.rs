@@ -1,4 +1,4 @@
-//! What people and kubectl write around the objects.
+//! Lists, types and other surroundings of objects in what users and kubectl write.
 
 use super::*;
 
@@ -39,7 +39,7 @@ fn what_kubectl_get_writes_is_read_whatever_it_is_wrapped_in() {
             ),
             &["a", "b"],
         ),
-        // As the API server itself has it: its items do not say what they are.
+        // The API server's own form: its items have no types.
         (
             format!(
                 "{{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPoolList, items: [{bare}]}}"

@@ -54,8 +54,8 @@ fn a_missing_directory_is_a_problem_and_no_failure() {
     );
 }
 
-/// Waits for the catalog to have exactly these pools; far longer than it may take, since this proves
-/// that it happens, not how fast.
+/// Waits for the catalog to have exactly these pools. The timeout is far longer than needed: this
+/// proves that it happens, not how fast.
 async fn expect_pools(receiver: &mut watch::Receiver<Arc<Catalog>>, names: &[&str], step: &str) {
     let has = |catalog: &Arc<Catalog>| {
         catalog

@@ -172,7 +172,7 @@ fn what_is_wrong_or_not_supported_in_a_network_is_named() {
     }
 }
 
-/// Pools that are named in a way that is not understood must not mean the default pools.
+/// Pools that are named in an unknown way must not mean the default pools.
 #[test]
 fn pools_by_whatever_name_are_used_or_refused() {
     let used = [
@@ -318,7 +318,7 @@ fn a_bare_name_is_the_administrator_s_network_and_never_another_namespace_s() {
             (expected, found) => panic!("{reference}: {expected:?} {found:?}"),
         }
     }
-    // What a pool is for is named the same way.
+    // A pool's networks are named the same way.
     for (reference, name, is_meant) in [
         ("all", "kube-system/all", true),
         ("all", "default/all", false),

@@ -1,8 +1,8 @@
-//! Fields that are read and have no effect are named, and spoil nothing.
+//! Fields without effect are reported, and affect nothing else.
 
 use super::*;
 
-/// The fields of these objects that have no effect.
+/// Returns the fields of these objects that have no effect.
 fn named(text: &str) -> Vec<String> {
     let catalog = catalog(text);
     for problem in catalog.problems() {
@@ -44,7 +44,7 @@ fn each_field_of_a_coordinator_that_does_nothing_is_named_and_spiderpools_own_de
         ("tuneMode: underlay", "tuneMode"),
         ("podCIDRType: calico", "podCIDRType"),
         ("colour: green", "colour"),
-        // What Spiderpool's chart and webhook write by themselves.
+        // Defaults that Spiderpool's chart and webhook fill in.
         (
             "mode: auto, podCIDRType: auto, hijackCIDR: [169.254.0.0/16], policyRoutes: [], vethLinkAddress: '', \
              podMACPrefix: '', podDefaultRouteNIC: '', podRPFilter: 0, tunePodRoutes: true, hostRuleTable: 500, \

@@ -354,7 +354,7 @@ fn a_gateway_may_be_in_another_subnet_and_a_route_may_use_it() {
             "fd01::1",
             "fd00::2",
         ),
-        // The address of all of the subnet's routers (RFC 4291, 2.6.1).
+        // The subnet-router anycast address (RFC 4291, 2.6.1).
         (
             "{subnet: 'fd00::/64', gateway: 'fd00::', routes: [{dst: 'fd09::/16', gw: 'fd00::2'}]}",
             "fd00::",
@@ -380,7 +380,7 @@ fn a_subnet_written_as_an_interfaces_address_is_the_subnet_that_it_is_in() {
         assert_eq!(written.problems(), [], "{subnet}");
         let meant = catalog(&pool("p", &format!("{{subnet: '{meant}', ips: [{ips}]}}")));
         assert_eq!(written.pools(), meant.pools(), "{subnet}");
-        // So it may be corrected, and another pool may say it the other way.
+        // So the notation may be corrected while pods run, and other pools may use either one.
         assert_eq!(meant.clone().beside_pods(&written, |_| true), meant);
     }
     let both = catalog(
@@ -503,7 +503,7 @@ fn a_pool_whose_addresses_are_in_use_keeps_its_subnet_and_nothing_else() {
             panic!("{new}: {:?}", kept.problems())
         };
         assert_eq!(problem.field.as_deref(), Some(field));
-        // The next look says the same.
+        // The next comparison returns the same.
         assert_eq!(newer.beside_pods(&kept, |_| true), kept);
     }
 }

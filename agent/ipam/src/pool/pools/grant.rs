@@ -1,4 +1,4 @@
-//! Addresses that are taken in memory only.
+//! Grants: addresses taken in memory, not yet on disk.
 
 use std::{fmt, sync::Arc};
 
@@ -9,9 +9,9 @@ use crate::pool::{
     writer::{What, lock},
 };
 
-/// Addresses that are taken in memory only.
+/// Addresses taken in memory, not yet on disk.
 ///
-/// Dropping it gives them back at once, without a rest: nobody has seen them.
+/// Dropping it returns them at once, without a cooldown: they were never used.
 #[must_use = "dropping a grant gives its addresses back"]
 pub struct Grant {
     pools: Pools,
@@ -19,7 +19,7 @@ pub struct Grant {
     pod: Option<PodRef>,
     sticky: bool,
     assigned: Vec<Assigned>,
-    /// Emptied by the commit.
+    /// Taken out by the commit.
     bundle: Option<Bundle>,
 }
 
@@ -41,25 +41,25 @@ impl Grant {
         }
     }
 
-    /// The addresses: one of each family that the pod is to have, IPv4 first.
+    /// Returns the addresses: one of each family that the pod is to have, IPv4 first.
     #[must_use]
     pub fn assigned(&self) -> &[Assigned] {
         &self.assigned
     }
 
-    /// Whose they are to be.
+    /// Returns the future owner.
     #[cfg(test)]
     pub(in crate::pool) fn owner(&self) -> &Owner {
         &self.owner
     }
 
-    /// Writes the addresses and `record` down; returns after they are on disk.
+    /// Writes the addresses and `record` to disk; returns once they are durable.
     ///
-    /// The write begins with the first poll and is not taken back if the future is dropped
-    /// after that: the owner then has the addresses until it is released.
+    /// The write begins with the first poll and is not undone if the future is dropped after that:
+    /// the owner then has the addresses until they are released.
     ///
     /// # Errors
-    /// [`PoolError::Store`]; the addresses are given back.
+    /// If the disk fails ([`PoolError::Store`]); the addresses are returned.
     pub async fn commit(mut self, record: impl Into<Record>) -> Result<Allocation, PoolError> {
         let allocation = Arc::new(Allocation {
             owner: Owner::clone(&self.owner),
@@ -69,9 +69,9 @@ impl Grant {
             since: self.pools.inner.clock.unix_millis() / 1000,
             sticky: self.sticky,
         });
-        // On failure the grant is dropped here, and gives the addresses back.
+        // On failure the grant is dropped here, which returns the addresses.
         let line = line(&allocation)?;
-        // Only this empties it, and this consumes the grant.
+        // Only this takes it out, and this consumes the grant.
         let Some(bundle) = self.bundle.take() else {
             return Err(PoolError::WriterDied);
         };

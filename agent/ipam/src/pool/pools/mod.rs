@@ -1,4 +1,4 @@
-//! The module's face: reserve, commit, release.
+//! The interface of the pools: reserve, commit, release.
 
 mod grant;
 mod reservations;
@@ -31,10 +31,10 @@ pub use view::{Assignment, Snapshot};
 /// Settings of the pools.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long a released address cools down before it is handed out again: neighbours, conntrack entries
-    /// and load balancers still know the old pod.
+    /// The cooldown of a released address before it is handed out again: neighbours, conntrack
+    /// entries and load balancers still have the old pod.
     pub cooldown: Duration,
-    /// Whether the addresses of a StatefulSet's pod wait for its next sandbox on this node.
+    /// Whether the addresses of a StatefulSet's pod are reserved for its next sandbox on this node.
     pub sticky: bool,
 }
 
@@ -49,7 +49,7 @@ impl Default for Options {
 
 /// All addresses of this node. Clones share them.
 ///
-/// The last clone waits, when it is dropped, until what was requested is written.
+/// Dropping the last clone waits until all requested changes are written.
 #[derive(Clone)]
 pub struct Pools {
     inner: Arc<Inner>,
@@ -65,21 +65,21 @@ struct Inner {
     writer: Option<JoinHandle<()>>,
 }
 
-/// The answer to a request.
+/// The result of [`Pools::reserve`].
 #[derive(Debug)]
 pub enum Reserved {
     /// The owner has addresses already: ADD was repeated.
     Existing(Allocation),
-    /// Addresses that are the caller's to commit, or to drop.
+    /// Addresses that the caller commits or drops.
     New(Grant),
 }
 
 impl Pools {
-    /// Opens the record in `state_dir`, making both if they are not there, and recovers what it holds.
-    /// Blocks on the disk.
+    /// Opens the store in `state_dir`, creating both if they do not exist, and recovers its
+    /// contents. Blocks on the disk.
     ///
     /// # Errors
-    /// [`OpenError`]: another agent has it, it is damaged, or the file system refuses.
+    /// If another agent has the store open, it is damaged or of another version, or the file system fails.
     pub fn open(state_dir: &Path, options: Options) -> Result<Self, OpenError> {
         let (journal, contents) = store::open(state_dir)?;
         Self::start(journal, contents, &options, Clock::system(), state_dir)
@@ -130,13 +130,13 @@ impl Pools {
 
     /// Chooses addresses for the request, in memory: microseconds, no waiting.
     ///
-    /// An owner that has addresses gets those, whatever the catalog says now. A pod for which addresses
-    /// wait gets those, if they are of the pools that it is to have now; one that released some a
-    /// moment ago gets them back. Two requests of one owner at the same time: the second is
-    /// [`PoolError::Busy`].
+    /// An owner that has addresses gets those, whatever the catalog says now. A pod with a reservation gets
+    /// its addresses, if they are of the pools that it is to have now; one that released some a moment ago
+    /// gets them back. Of two concurrent requests of one owner the second fails with [`PoolError::Busy`].
     ///
     /// # Errors
-    /// [`PoolError`]; then nothing is taken.
+    /// If an annotation is invalid, no pool serves the request or all are full, a requested address
+    /// is unavailable, or another request is in flight. Nothing is taken then.
     pub fn reserve(&self, request: &Request<'_>) -> Result<Reserved, PoolError> {
         if let Some(allocation) = lock(&self.inner.state).existing(request.owner)? {
             return Ok(Reserved::Existing(Allocation::clone(&allocation)));
@@ -153,7 +153,7 @@ impl Pools {
         let owner = Arc::new(request.owner.clone());
         let pod = request.subject.pod_ref();
         let mut state = lock(&self.inner.state);
-        // Once more: the lock was open while the pools were selected.
+        // Check again: the lock was released while the pools were selected.
         if let Some(allocation) = state.existing(request.owner)? {
             return Ok(Reserved::Existing(Allocation::clone(&allocation)));
         }
@@ -177,20 +177,19 @@ impl Pools {
         )))
     }
 
-    /// Gives back what the owner has, since its sandbox is gone; returns after that is on disk. `None`:
-    /// the owner has nothing.
+    /// Releases the owner's addresses after its sandbox was removed; returns once that is durable. `None`: it has none.
     ///
-    /// The addresses cool down before they are handed out again, or wait for the pod if they are sticky.
+    /// The addresses cool down before they are handed out again, or are reserved for the pod if they are sticky.
     ///
     /// # Errors
-    /// [`PoolError::Busy`] while another request of this owner is served; [`PoolError::Store`], and
-    /// then the owner still has them.
+    /// If another request of this owner is in flight ([`PoolError::Busy`]), or if the disk fails
+    /// ([`PoolError::Store`]); the owner then still has them.
     pub async fn release(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
         self.remove(owner, |allocation, state| self.stick(allocation, state))
             .await
     }
 
-    /// As [`Pools::release`], but nothing waits for the pod: a person wants it so.
+    /// Releases as [`Pools::release`], but without a reservation: by a person's request.
     ///
     /// # Errors
     /// As [`Pools::release`].
@@ -198,8 +197,8 @@ impl Pools {
         self.remove(owner, |_, _| Then::CoolDown).await
     }
 
-    /// As [`Pools::release`], for addresses that nobody was told of and nothing was sent from: they
-    /// need no rest. Without this, a pod that fails over and over would drain a small pool.
+    /// Releases, as [`Pools::release`], addresses that were never used or announced: they need no
+    /// cooldown. Without this, a pod that fails over and over would drain a small pool.
     ///
     /// # Errors
     /// As [`Pools::release`].
@@ -234,7 +233,7 @@ impl Pools {
         Ok(Some(Arc::unwrap_or_clone(allocation)))
     }
 
-    /// What becomes of the addresses of a sandbox that is gone.
+    /// Decides what happens to the addresses of a removed sandbox.
     fn stick(&self, allocation: &Allocation, state: &State) -> Then {
         let interface = &allocation.owner.interface;
         match &allocation.pod {
@@ -255,11 +254,11 @@ impl Pools {
         }
     }
 
-    /// Replaces the record that is kept with the owner's addresses; returns after it is on disk.
+    /// Replaces the record of the owner; returns once it is durable.
     ///
     /// # Errors
-    /// [`PoolError::NotHeld`] if it has none, [`PoolError::Busy`], or [`PoolError::Store`] with the
-    /// old record still there.
+    /// If the owner has no addresses ([`PoolError::NotHeld`]), if another request of it is in flight
+    /// ([`PoolError::Busy`]), or if the disk fails ([`PoolError::Store`]); the old record then stays.
     pub async fn update_record(
         &self,
         owner: &Owner,
@@ -291,11 +290,11 @@ impl Pools {
         Ok(Arc::unwrap_or_clone(new))
     }
 
-    /// Sends the change at once and waits for the disk; dropping the future does not take it back.
+    /// Sends the change at once and waits for the disk; dropping the future does not undo it.
     async fn write(&self, what: What) -> Result<(), PoolError> {
         let (reply, answer) = oneshot::channel();
         if let Some(jobs) = &self.inner.jobs {
-            // If nobody receives it, the reply's other end goes with it, and the answer below says so.
+            // If the receiver is gone, the reply's sender is dropped with the job, and the answer below reports that.
             let _ = jobs.send(Job { what, reply });
         }
         match answer.await {
@@ -305,8 +304,7 @@ impl Pools {
     }
 }
 
-/// The allocation as it goes to disk: encoded by the caller's thread, as the one that writes has enough
-/// to do.
+/// Encodes the allocation's line, in the caller's thread: the writer has enough to do.
 fn line(allocation: &Allocation) -> Result<Vec<u8>, PoolError> {
     let mut line = Vec::with_capacity(allocation.record.as_str().len() + 512);
     match encode(&mut line, Change::Put(allocation)) {
@@ -342,7 +340,7 @@ fn recover(
     Ok(state)
 }
 
-/// The option was turned off: nothing waits any more. The lines that say so.
+/// Ends all sticky reservations after the option was turned off; returns the lines to write.
 fn end_sticky(contents: &mut Contents, date: u64) -> serde_json::Result<Vec<u8>> {
     let mut lines = Vec::new();
     let (sticky, others) = std::mem::take(&mut contents.reservations)

@@ -1,4 +1,4 @@
-//! Addresses that wait for pods, and addresses that come and go at run time.
+//! Reservations, and address ranges that change at run time.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -26,15 +26,15 @@ pub struct Adopt<'a> {
 }
 
 impl Pools {
-    /// Writes down that these addresses are this running pod's, so that nobody else gets them; true if
-    /// that was news. All of them or none.
+    /// Reserves the addresses of a running pod on disk, so that no other pod gets them. True if
+    /// that was new. All of them or none.
     ///
     /// When the pod gets a new sandbox here, it gets them. Otherwise they are held until
-    /// [`Pools::end_reservation`], by evidence that the pod is gone.
+    /// [`Pools::end_reservation`], by evidence that the pod was deleted.
     ///
     /// # Errors
-    /// [`PoolError::Conflict`] if one of them is somebody else's or was given back by this
-    /// node, [`PoolError::Store`] with nothing done.
+    /// If one of them has another owner or was withdrawn from this node ([`PoolError::Conflict`]),
+    /// or if the disk fails ([`PoolError::Store`]). Nothing is done then.
     pub async fn adopt(&self, requested: &Adopt<'_>, catalog: &Catalog) -> Result<bool, PoolError> {
         let addresses = requested.addresses.iter();
         let mut assigned: Vec<Assigned> = addresses
@@ -58,19 +58,20 @@ impl Pools {
         }
     }
 
-    /// All addresses that wait for a pod, and are on disk.
+    /// Returns all reservations that are on disk.
     #[must_use]
     pub fn reservations(&self) -> Vec<Reservation> {
         let reservations = lock(&self.inner.state).reservations();
         reservations.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
-    /// Releases what waits for this interface of the pod; `None`: nothing does. The addresses cool down.
+    /// Releases the reservation for this interface of the pod; `None`: none exists. The addresses cool down.
     ///
     /// For the evidence see [`super::super::is_expected`] (sticky), and the pod's uid (adopted).
     ///
     /// # Errors
-    /// [`PoolError::ReservationBusy`], or [`PoolError::Store`] with nothing done.
+    /// If another change of it is in flight ([`PoolError::ReservationBusy`]), or if the disk fails
+    /// ([`PoolError::Store`]). Nothing is done then.
     pub async fn end_reservation(
         &self,
         key: &ReservationKey,
@@ -83,34 +84,32 @@ impl Pools {
         Ok(Some(Arc::unwrap_or_clone(reservation)))
     }
 
-    /// Hands none of these addresses out any more, so that another node can: for ranges of a shared
-    /// pool that were leased to this node. Refused, with nothing changed, while one of them is in use,
-    /// waits for a pod, or rests.
+    /// Stops handing out these addresses, so that another node can: for ranges of a shared pool that were leased
+    /// to this node. Refused, with nothing changed, while one of them is in use, reserved, or in cooldown.
     ///
-    /// In memory only, and before anybody else is told: what the catalog says at the next start is
-    /// what the API server said then. A range that comes (back) needs [`Pools::restore`] if it was
+    /// In memory only, and before the API server is updated: the catalog of the next start is what
+    /// the API server has then. A range that is added (again) needs [`Pools::restore`] if it was
     /// withdrawn, and a catalog that has it (see [`crate::catalog::Pool::limited_to`]).
     ///
     /// # Errors
-    /// [`InUse`], with the addresses that are.
+    /// [`InUse`] if some of them are, with these addresses.
     pub fn withdraw(&self, addresses: &AddressSet) -> Result<(), InUse> {
         lock(&self.inner.state).withdraw(addresses, self.inner.clock.now())
     }
 
-    /// Has nobody new get any of these from now on, and gives up what was withheld before. Who has one keeps it. In
-    /// memory only.
+    /// Replaces the set of addresses that no new pod gets. A current owner keeps its address. In memory only.
     pub fn withhold(&self, withheld: Withheld) {
         lock(&self.inner.state).withhold(withheld);
     }
 
-    /// Takes back [`Pools::withdraw`]: the range is this node's again.
+    /// Undoes [`Pools::withdraw`]: the range belongs to this node again.
     pub fn restore(&self, addresses: &AddressSet) {
         lock(&self.inner.state).restore(addresses);
     }
 }
 
-/// The address as the pool would assign it. Of a pool that is not declared, or is invalid, or does not
-/// hand it out any more, it is held all the same: the pool may be put right while the pod runs.
+/// Returns the address as the pool would assign it. It is held even if the pool is not declared,
+/// invalid, or does not contain it any more: the pool may be repaired while the pod runs.
 fn assign(catalog: &Catalog, name: &str, address: IpAddr) -> Assigned {
     let pool = catalog.pool(name);
     let pool = pool.filter(|pool| pool.subnet.contains(&address));

@@ -1,4 +1,4 @@
-//! What can be seen of the pools.
+//! Read-only views of the pools.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -10,30 +10,30 @@ use crate::{
     pool::{Allocation, PodRef, PoolUsage, Standing, clock::millis, writer::lock},
 };
 
-/// All allocations at one moment: what a publisher of status needs.
+/// All allocations and reservations at one moment, for publishing the status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// How many changes had become durable since the agent's start. As [`Pools::subscribe`] says.
+    /// The number of changes that were durable since the agent's start, as of [`Pools::subscribe`].
     pub changes: u64,
-    /// Pool → address → whose it is.
+    /// Pool → address → its owner.
     pub pools: BTreeMap<String, BTreeMap<IpAddr, Assignment>>,
 }
 
-/// Whose an address is.
+/// The pod and the sandbox of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
-    /// The pod; none where there is no Kubernetes.
+    /// The pod; none without Kubernetes.
     pub pod: Option<PodRef>,
     /// The interface in the pod.
     pub interface: String,
-    /// The sandbox's container ID; none: the address waits for the pod's next sandbox.
+    /// The sandbox's container ID; none: the address is reserved for the pod's next sandbox.
     pub container_id: Option<String>,
-    /// Since when: seconds since 1970.
+    /// The time of assignment: seconds since 1970.
     pub since: u64,
 }
 
 impl Pools {
-    /// All that is on disk, by owner.
+    /// Returns all allocations on disk, by owner.
     #[must_use]
     pub fn list(&self) -> Vec<Allocation> {
         let mut all = lock(&self.inner.state).all();
@@ -41,8 +41,8 @@ impl Pools {
         all.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
-    /// Every durable allocation, by pool. The lock is held for as long as it takes to count references:
-    /// a fraction of a millisecond for thousands.
+    /// Returns every durable allocation, by pool. Holds the lock for as long as it takes to count
+    /// references: a fraction of a millisecond for thousands.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let (changes, allocations, reservations) = {
@@ -81,14 +81,14 @@ impl Pools {
         Snapshot { changes, pools }
     }
 
-    /// Counts the changes that became durable: a new value says that [`Pools::snapshot`] will show
-    /// something new. Whoever is slow misses values and never a change.
+    /// Subscribes to the number of durable changes: a new value means that [`Pools::snapshot`]
+    /// differs. A slow reader misses values and never a change.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.inner.changes.clone()
     }
 
-    /// Who has an address, or when it was released, and who had it before.
+    /// Returns the owner of an address, or the time of its release, and its earlier owners.
     #[must_use]
     pub fn look(&self, address: IpAddr) -> Standing {
         let clock = &self.inner.clock;
@@ -108,7 +108,7 @@ impl Pools {
         }
     }
 
-    /// How full each pool of the catalog is, in the catalog's order.
+    /// Returns the usage of each pool of the catalog, in the catalog's order.
     #[must_use]
     pub fn usage(&self, catalog: &Catalog) -> Vec<PoolUsage> {
         let now = self.inner.clock.now();

@@ -1,4 +1,4 @@
-//! The truth in memory. Every method is quick and touches neither disk nor time.
+//! The state in memory. Every method is quick and touches neither disk nor clock.
 
 mod requested;
 mod reservations;
@@ -27,7 +27,7 @@ pub(super) use requested::can_be_met;
 pub(super) use reservations::Adoption;
 pub(super) use take::Asked;
 
-/// An address that was taken, and what it was before.
+/// An address that was taken, and its previous state.
 #[derive(Debug, Clone)]
 pub(super) struct Taken {
     pub(super) address: IpAddr,
@@ -38,11 +38,11 @@ pub(super) struct Taken {
 enum Before {
     NeverUsed,
     Released(Moment),
-    /// It waited for the pod that now takes it.
+    /// It was reserved for the pod that now takes it.
     FromReservation(Arc<Reservation>),
 }
 
-/// What a request took.
+/// The addresses that a request took.
 #[derive(Debug)]
 pub(super) struct Bundle {
     pub(super) taken: Vec<Taken>,
@@ -55,14 +55,14 @@ pub(super) struct Bundle {
 #[derive(Debug, Clone)]
 pub(super) struct Ending {
     pub(super) reservation: Arc<Reservation>,
-    /// Whether its addresses are the request's now; else they are released.
+    /// Whether its addresses are now the request's; otherwise they are released.
     pub(super) is_met: bool,
 }
 
-/// Where an owner stands.
+/// The phase of an owner.
 #[derive(Debug)]
 enum Phase {
-    /// A request is under way; what was durable before it, if anything.
+    /// A request is in flight; with what was durable before it, if anything.
     Pending {
         doing: &'static str,
         allocation: Option<Arc<Allocation>>,
@@ -70,13 +70,13 @@ enum Phase {
     Held(Arc<Allocation>),
 }
 
-/// Where a reservation stands.
+/// A reservation and its phase.
 #[derive(Debug)]
 struct Waiting {
     reservation: Arc<Reservation>,
-    /// It is on disk.
+    /// Whether it is on disk.
     durable: bool,
-    /// A request that changes it is under way.
+    /// Whether a request that changes it is in flight.
     busy: bool,
 }
 
@@ -87,11 +87,11 @@ pub(super) struct State {
     owners: HashMap<Arc<Owner>, Phase>,
     reservations: BTreeMap<ReservationKey, Waiting>,
     own_cooldowns: OwnCooldowns,
-    /// Released earlier and taken since, by requests that are not on disk yet.
+    /// Addresses released earlier and taken since, by requests that are not on disk yet.
     borrowed: BTreeMap<IpAddr, Moment>,
-    /// Given back to whoever shares them out among nodes: not to be handed out, whatever the catalog says.
+    /// Addresses returned to a pool shared among nodes: not handed out, whatever the catalog says.
     withdrawn: [AddressSet; 2],
-    /// Not to be handed out for now.
+    /// Addresses not handed out for now.
     withheld: Withheld,
     pickers: HashMap<String, Picker>,
     cooldown: i64,
@@ -113,7 +113,7 @@ impl State {
         }
     }
 
-    /// Takes in an allocation found on disk; false if one of its addresses has another owner.
+    /// Adds an allocation found on disk; false if one of its addresses has another owner.
     pub(super) fn recover(&mut self, allocation: Arc<Allocation>) -> bool {
         let owner = Arc::new(allocation.owner.clone());
         let unique = allocation.assigned.iter().all(|assigned| {
@@ -125,19 +125,19 @@ impl State {
         unique
     }
 
-    /// Takes in a release found on disk.
+    /// Adds a release found on disk.
     pub(super) fn recover_released(&mut self, address: IpAddr, moment: Moment) {
         if !self.addresses.held.contains_key(&address) {
             self.addresses.released.insert(address, moment);
         }
     }
 
-    /// From now on nobody new gets these, and no others are kept back.
+    /// Replaces the set of addresses that no new pod gets.
     pub(super) fn withhold(&mut self, withheld: Withheld) {
         self.withheld = withheld;
     }
 
-    /// What the owner has, or that something is under way.
+    /// Returns what the owner has, or an error if a request is in flight.
     pub(super) fn existing(&self, owner: &Owner) -> Result<Option<Arc<Allocation>>, PoolError> {
         match self.owners.get(owner) {
             None => Ok(None),
@@ -149,7 +149,7 @@ impl State {
         }
     }
 
-    /// Marks the owner as busy with changing or giving up what it has.
+    /// Marks the owner as changing or releasing what it has.
     pub(super) fn begin(
         &mut self,
         owner: &Owner,
@@ -187,7 +187,7 @@ impl State {
         }
     }
 
-    /// Gives back what was in use, to rest from this moment on if there is one.
+    /// Releases what was in use. The cooldown begins at `released`, if given.
     fn release(&mut self, assigned: &[Assigned], released: Option<Moment>) {
         let before = released.map_or(Before::NeverUsed, Before::Released);
         let given_back: Vec<Taken> = assigned
@@ -200,7 +200,7 @@ impl State {
         self.give_back(&given_back);
     }
 
-    /// Undoes [`Self::take`]: nobody has seen the addresses.
+    /// Undoes [`Self::take`]: the addresses were never used.
     pub(super) fn abandon(&mut self, owner: &Owner, taken: &[Taken], reservation: Option<&Ending>) {
         self.owners.remove(owner);
         self.give_back(taken);
@@ -209,7 +209,7 @@ impl State {
         }
     }
 
-    /// What was taken is on disk, and the reservation that ended with it is there no more.
+    /// Completes a request after its addresses, and the end of its reservation, are on disk.
     pub(super) fn add(
         &mut self,
         allocation: &Arc<Allocation>,
@@ -228,14 +228,15 @@ impl State {
         }
     }
 
-    /// The allocation is on disk.
+    /// Marks the allocation as durable.
     pub(super) fn hold(&mut self, allocation: &Arc<Allocation>) {
         if let Some(phase) = self.owners.get_mut(&allocation.owner) {
             *phase = Phase::Held(Arc::clone(allocation));
         }
     }
 
-    /// The allocation is on disk no more; its addresses cool down from the moment given, or not at all.
+    /// Removes the allocation after it is removed from disk; its addresses cool down from the
+    /// moment given, or not at all.
     ///
     /// `unix_seconds` is the time of day, for people.
     pub(super) fn forget(

@@ -1,4 +1,4 @@
-//! Addresses that a pod asks for by name, in place of any.
+//! Requested addresses: a pod gets these instead of any free ones.
 
 use std::net::IpAddr;
 
@@ -14,14 +14,14 @@ use crate::{
     },
 };
 
-/// The address of this family that is asked for by name.
+/// Returns the requested address of this family.
 pub(super) fn of_family(requested_addresses: &[IpAddr], family: Family) -> Option<IpAddr> {
     let mut all = requested_addresses.iter().copied();
     all.find(|address| Family::of(*address) == family)
 }
 
-/// Whether every address that is asked for can be one of the interface's: one of each family, and only
-/// of families that it gets at all.
+/// Whether the interface can have all requested addresses: at most one of each family, and only of
+/// families that it gets.
 pub(in crate::pool) fn can_be_met(
     requested_addresses: &[IpAddr],
     selection: &Selection<'_>,
@@ -29,7 +29,7 @@ pub(in crate::pool) fn can_be_met(
     for (position, &address) in requested_addresses.iter().enumerate() {
         let family = Family::of(address);
         if of_family(&requested_addresses[..position], family).is_some() {
-            let reason = format!("an interface has one {family} address, and another is asked for");
+            let reason = format!("an interface has one {family} address, and another is requested");
             return Err(Unavailable { address, reason });
         }
         if selection.iter().all(|choice| choice.family != family) {
@@ -41,7 +41,7 @@ pub(in crate::pool) fn can_be_met(
 }
 
 impl State {
-    /// The pool that can hand out `address` to this pod now.
+    /// Returns the pool that can hand out `address` to this pod now.
     pub(super) fn requested_addresses<'a>(
         &self,
         address: IpAddr,
@@ -62,7 +62,10 @@ impl State {
                 return Err(unavailable(format!("it is in use: {owner}")));
             }
             Some(Holder::Reservation(reservation)) => {
-                return Err(unavailable(format!("it waits for pod {}", reservation.pod)));
+                return Err(unavailable(format!(
+                    "it is reserved for pod {}",
+                    reservation.pod
+                )));
             }
             None => {}
         }
@@ -87,7 +90,7 @@ impl State {
         }
     }
 
-    /// Whether a pod of this name had it last: who still sends to that one may as well reach this one.
+    /// Whether a pod of this name had it last: peers that still send to that one may as well reach this one.
     fn was_its_own(&self, address: IpAddr, asked: &Asked<'_>) -> bool {
         let past = self.history.of(address);
         let last = past.first().and_then(|past| past.pod.as_deref());

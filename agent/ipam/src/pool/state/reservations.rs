@@ -1,4 +1,4 @@
-//! Addresses that wait for a pod.
+//! Reservations in memory.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -11,17 +11,17 @@ use crate::{
     },
 };
 
-/// What came of a wish to adopt addresses.
+/// The result of adopting addresses.
 #[derive(Debug)]
 pub(in crate::pool) enum Adoption {
     /// The pod has them, by a reservation or by its sandbox.
     Existing,
-    /// They are held now, and to be written down.
+    /// They are held now, and must be written to disk.
     New(Vec<Taken>),
 }
 
 impl State {
-    /// Takes in a reservation found on disk; false if one of its addresses has an owner.
+    /// Adds a reservation found on disk; false if one of its addresses has an owner.
     pub(in crate::pool) fn recover_reservation(&mut self, reservation: Arc<Reservation>) -> bool {
         let unique = reservation.assigned.iter().all(|assigned| {
             let holder = Holder::Reservation(Arc::clone(&reservation));
@@ -37,7 +37,7 @@ impl State {
         unique
     }
 
-    /// The reservation that the request's pod may have.
+    /// Returns the reservation that the request's pod may use.
     pub(super) fn reservation_of(&self, asked: &Asked<'_>) -> Option<Arc<Reservation>> {
         let pod = asked.pod?;
         let waiting = self
@@ -53,7 +53,7 @@ impl State {
         }
     }
 
-    /// Holds the reservation's addresses for its pod, unless it has them already.
+    /// Holds the addresses for the reservation's pod, unless it has them already.
     pub(in crate::pool) fn adopt(
         &mut self,
         reservation: &Arc<Reservation>,
@@ -74,7 +74,7 @@ impl State {
                 None => {}
                 Some(Holder::Reservation(other)) if is_same(other, reservation) => own += 1,
                 Some(Holder::Reservation(other)) => {
-                    let with = format!("waits for {} of pod {}", other.interface, other.pod);
+                    let with = format!("is reserved for {} of pod {}", other.interface, other.pod);
                     return Err(conflict(address, with).into());
                 }
                 Some(Holder::Owner(owner)) if self.is_of(owner, reservation) => own += 1,
@@ -115,7 +115,7 @@ impl State {
         Ok(Adoption::New(taken))
     }
 
-    /// Whether that is a sandbox of the reservation's own pod.
+    /// Whether the owner is a sandbox of the reservation's own pod.
     fn is_of(&self, owner: &Owner, reservation: &Reservation) -> bool {
         let pod = self
             .get(owner)
@@ -126,7 +126,7 @@ impl State {
         })
     }
 
-    /// The reservation is on disk.
+    /// Marks the reservation as durable.
     pub(in crate::pool) fn keep(&mut self, reservation: &Reservation) {
         for assigned in &reservation.assigned {
             self.borrowed.remove(&assigned.address);
@@ -160,13 +160,13 @@ impl State {
         }
     }
 
-    /// The reservation is on disk no more; its addresses cool down.
+    /// Ends the reservation after it is removed from disk; its addresses cool down.
     pub(in crate::pool) fn end(&mut self, reservation: &Reservation, now: Moment) {
         self.reservations.remove(&reservation.key());
         self.release(&reservation.assigned, Some(now));
     }
 
-    /// The allocation's sandbox is gone, and its addresses wait for the pod's next one: both are on disk.
+    /// Turns the allocation of a removed sandbox into a reservation for the pod's next one: both changes are on disk.
     pub(in crate::pool) fn turn(
         &mut self,
         allocation: &Allocation,
@@ -187,7 +187,7 @@ impl State {
         self.reservations.insert(reservation.key(), waiting);
     }
 
-    /// Whether something waits for this interface of the pod already, or is about to.
+    /// Whether a reservation for this interface of the pod exists or is in flight.
     pub(in crate::pool) fn is_reserved(&self, key: &ReservationKey) -> bool {
         self.reservations.contains_key(key)
     }
@@ -199,7 +199,7 @@ impl State {
             .collect()
     }
 
-    /// Hands none of these out any more, unless one of them is in use or rests: then nothing changes.
+    /// Stops handing out these addresses. If one of them is in use or cools down, nothing changes.
     pub(in crate::pool) fn withdraw(&mut self, set: &AddressSet, now: Moment) -> Result<(), InUse> {
         let held = set.ranges().flat_map(|(first, last)| {
             let held = self.addresses.held.range(first..=last);
@@ -220,7 +220,7 @@ impl State {
         Ok(())
     }
 
-    /// The opposite.
+    /// Undoes [`Self::withdraw`].
     pub(in crate::pool) fn restore(&mut self, set: &AddressSet) {
         let withdrawn = &mut self.withdrawn[set.family() as usize];
         *withdrawn = withdrawn.without(set);

@@ -1,4 +1,4 @@
-//! Which addresses a request gets.
+//! Takes the addresses for a request.
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
@@ -16,13 +16,13 @@ use crate::{
     },
 };
 
-/// A request, as the state sees it.
+/// A request in the form that the state needs.
 pub(in crate::pool) struct Asked<'a> {
     pub(in crate::pool) owner: &'a Arc<Owner>,
     pub(in crate::pool) pod: Option<&'a PodRef>,
     pub(in crate::pool) selection: &'a Selection<'a>,
     pub(in crate::pool) requested: &'a Requested,
-    /// Addresses that it is to have and no others, one of a family at most.
+    /// The requested addresses, at most one of a family: it gets these or fails.
     pub(in crate::pool) requested_addresses: &'a [IpAddr],
     pub(in crate::pool) catalog: &'a Catalog,
     pub(in crate::pool) now: Moment,
@@ -80,7 +80,7 @@ impl State {
         })
     }
 
-    /// Addresses that nobody has.
+    /// Takes free addresses.
     fn take_new<'a>(&mut self, asked: &Asked<'a>) -> Result<(Vec<Taken>, Chosen<'a>), PoolError> {
         let (mut taken, mut chosen) = (Vec::new(), Chosen::new());
         for choice in asked.selection {
@@ -125,7 +125,7 @@ impl State {
         self.mark_held(address, holder)
     }
 
-    /// The address, which nobody has, is held from now on.
+    /// Marks a free address as held.
     pub(super) fn mark_held(&mut self, address: IpAddr, holder: Holder) -> Taken {
         let released = self.addresses.released.remove(&address);
         self.own_cooldowns.taken(address);
@@ -140,7 +140,7 @@ impl State {
         Taken { address, before }
     }
 
-    /// What the pod itself released a moment ago, if these pools may still hand it out.
+    /// Returns what the pod itself released a moment ago, if these pools may still hand it out.
     fn own_in_cooldown<'a>(
         &self,
         asked: &Asked<'_>,
@@ -157,7 +157,7 @@ impl State {
         })
     }
 
-    /// The next free address of the pool as it is in this catalog.
+    /// Returns the next free address of the pool as it is in this catalog.
     fn next_of(&mut self, pool: &Pool, catalog: &Catalog, ripe: Moment) -> Option<IpAddr> {
         let set = self.to_hand_out(pool);
         let Self {
@@ -172,7 +172,7 @@ impl State {
         {
             return picker.next(addresses, withheld, ripe);
         }
-        // The pool is new or has changed; let those go that are no more.
+        // The pool is new or has changed; drop the pickers of removed pools.
         pickers.retain(|name, _| catalog.pool(name).is_some());
         let mut picker = Picker::new(set.into_owned(), addresses);
         let address = picker.next(addresses, withheld, ripe);
@@ -180,7 +180,7 @@ impl State {
         address
     }
 
-    /// The pool's addresses without those that were withdrawn.
+    /// Returns the pool's addresses without the withdrawn ones.
     pub(super) fn to_hand_out<'a>(&self, pool: &'a Pool) -> Cow<'a, AddressSet> {
         let withdrawn = &self.withdrawn[pool.family as usize];
         if withdrawn.is_empty() {
@@ -197,8 +197,7 @@ impl State {
 
 type Chosen<'a> = Vec<(IpAddr, &'a Pool)>;
 
-/// The reservation's addresses with the pools that they are from, if these are the pools and families
-/// that the request is for.
+/// Returns the reservation's addresses with their pools, if these are the pools and families that the request is for.
 fn kept<'a>(asked: &Asked<'a>, reservation: &Reservation) -> Option<Chosen<'a>> {
     let mut selection = asked.selection.iter();
     let chosen: Option<Chosen<'a>> = reservation
@@ -223,7 +222,8 @@ fn before_reserved(reservation: &Arc<Reservation>) -> impl Iterator<Item = Taken
     })
 }
 
-/// The pod's own routes by a gateway in this pool's subnet or the pool's own, and the pool's to other destinations.
+/// Merges the pod's routes with a gateway in this pool's subnet or the pool's own one, and the
+/// pool's to other destinations.
 fn routes(pool: &Pool, requested: &[Route]) -> Vec<Route> {
     let mut routes: Vec<Route> = requested
         .iter()

@@ -1,4 +1,4 @@
-//! What can be seen of the state.
+//! Read-only views of the state.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -16,23 +16,23 @@ use crate::{
     },
 };
 
-/// How full a pool is.
+/// The usage of a pool.
 #[derive(Debug, Clone)]
 pub(in crate::pool) struct Count {
-    /// How many it may hand out.
+    /// The number of addresses that it may hand out.
     pub(in crate::pool) total: u128,
-    /// Held, of those.
+    /// The held ones of those.
     pub(in crate::pool) used: u64,
-    /// Held though they are reserved now.
+    /// Addresses held although they are reserved now.
     pub(in crate::pool) held_reserved: u64,
     pub(in crate::pool) in_cooldown: u64,
-    /// When the first of the cooling down may be handed out again.
+    /// The time until the first address leaves its cooldown.
     pub(in crate::pool) next_free: Option<Duration>,
-    /// Neither held nor cooling down, and not handed out all the same.
+    /// Withheld addresses, neither held nor cooling down.
     pub(in crate::pool) withheld: Vec<(IpAddr, String)>,
 }
 
-/// What is known of one address; moments are this process's.
+/// The state of one address; moments are this process's.
 #[derive(Debug)]
 pub(in crate::pool) struct Look {
     pub(in crate::pool) holder: Option<Arc<Owner>>,
@@ -63,7 +63,7 @@ impl State {
         }
     }
 
-    /// How full the pool is. O(log n) for a pool in use; others have next to nothing to count.
+    /// Returns the usage of the pool. O(log n) for a pool in use; others have next to nothing to count.
     pub(in crate::pool) fn count(&self, pool: &Pool, now: Moment) -> Count {
         let set = self.to_hand_out(pool);
         let ripe = now.saturating_sub(self.cooldown);
@@ -123,7 +123,7 @@ impl State {
         }
     }
 
-    /// What is on disk, also while a change of it is under way.
+    /// Returns what is on disk, also while a change of it is in flight.
     pub(in crate::pool) fn get(&self, owner: &Owner) -> Option<Arc<Allocation>> {
         self.owners.get(owner).and_then(Phase::allocation)
     }
@@ -132,7 +132,7 @@ impl State {
         self.owners.values().filter_map(Phase::allocation).collect()
     }
 
-    /// All that is on disk, for a new journal.
+    /// Returns all that is on disk, for a new journal.
     pub(in crate::pool) fn durable(&self, clock: &Clock) -> Contents {
         let all = self.all().into_iter();
         let reservations = self

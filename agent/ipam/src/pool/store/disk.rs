@@ -1,4 +1,4 @@
-//! The few things that the journal asks of a disk. Tests bring disks that fail.
+//! The disk operations of the journal, behind a trait: tests use disks that fail.
 
 use std::{
     fs::{self, File},
@@ -9,12 +9,12 @@ use std::{
 
 pub(super) const JOURNAL: &str = "pool.journal";
 
-/// The files.
+/// The files of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::pool) enum Name {
     /// The journal.
     Journal,
-    /// The journal that is to take its place.
+    /// The new journal that is to replace it.
     New,
     /// The number of the newest acknowledged batch (see `journal`).
     Mark,
@@ -30,29 +30,29 @@ impl Name {
     }
 }
 
-/// A directory with these files. What was written is certain to last only once it is synced.
+/// A directory with these files. What was written is durable only once it is synced.
 pub(in crate::pool) trait Disk: Send {
-    /// The whole file; none if it is not there.
+    /// Returns the whole file; none if it does not exist.
     fn read(&mut self, name: Name) -> io::Result<Option<Vec<u8>>>;
-    /// Writes at this place; makes the file if it is not there.
+    /// Writes at this offset; creates the file if it does not exist.
     fn write(&mut self, name: Name, offset: u64, data: &[u8]) -> io::Result<()>;
-    /// Cuts the file off at this length; makes it if it is not there.
+    /// Truncates the file to this length; creates it if it does not exist.
     fn cut(&mut self, name: Name, length: u64) -> io::Result<()>;
-    /// Returns once the file's content and length are certain to last.
+    /// Makes the file's content and length durable.
     fn sync(&mut self, name: Name) -> io::Result<()>;
-    /// The new journal takes the old one's name.
+    /// Renames the new journal to the old one's name.
     fn replace(&mut self) -> io::Result<()>;
-    /// Returns once the files' names are certain to last.
+    /// Makes the files' names durable.
     fn sync_names(&mut self) -> io::Result<()>;
 }
 
-/// A real one.
+/// A directory of the file system.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
     directory: File,
     files: [Option<File>; 3],
-    /// Other agents stay out for as long as this is open.
+    /// The lock that keeps other agents out while it is open.
     _lock: File,
 }
 

@@ -1,4 +1,4 @@
-//! The journal as it is written.
+//! The journal: appends batches, and rewrites itself when it has grown long.
 
 use std::{io, path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -9,11 +9,10 @@ use super::{
 };
 use crate::pool::{OpenError, StoreError};
 
-/// A journal (by a number of its own) and its newest acknowledged batch.
+/// The newest acknowledged batch of a journal (identified by its store number).
 ///
-/// Written beside the journal once the batch is on disk, and before anybody is answered: a journal
-/// that is behind its mark has lost something. Not synced: after a power failure it may be behind,
-/// never ahead.
+/// Written beside the journal once the batch is on disk, and before any caller gets its answer: a journal that
+/// is behind its mark has lost something. Not synced: after a power failure it may be behind, never ahead.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) store: u64,
@@ -21,7 +20,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Within one sector: it is there whole or not at all.
+    /// Encodes the mark within one sector: it is written whole or not at all.
     fn to_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.store.to_le_bytes());
@@ -38,7 +37,7 @@ impl Mark {
     }
 }
 
-/// A journal begins anew when it is this much longer than twice what it held the last time.
+/// A journal is rewritten when it is this much longer than twice its length after the last rewrite.
 /// (In tests that is soon.)
 const SLACK: u64 = if cfg!(test) { 8 << 10 } else { 4 << 20 };
 
@@ -46,18 +45,18 @@ pub(in crate::pool) struct Journal {
     disk: Box<dyn Disk>,
     path: PathBuf,
     mark: Mark,
-    /// Where the last whole batch ends.
+    /// The offset after the last whole batch.
     length: u64,
-    /// Something may follow that: a batch that was not acknowledged.
+    /// Whether an unacknowledged batch may follow that.
     ragged: bool,
-    /// The files' names may not last yet.
+    /// Whether the files' names may not be durable yet.
     unnamed: bool,
-    /// From this length on it is worth beginning anew.
+    /// The length from which on a rewrite is worth it.
     long: u64,
 }
 
 impl Journal {
-    /// Reads the journal; where there is none, begins one.
+    /// Reads the journal; creates one if none exists.
     pub(in crate::pool) fn open(
         mut disk: Box<dyn Disk>,
         path: PathBuf,
@@ -74,13 +73,13 @@ impl Journal {
             mark: Mark::default(),
             length: 0,
             ragged: false,
-            // Its last process may have died before it made sure of that.
+            // The last process may have died before it synced them.
             unnamed: true,
             long: SLACK,
         };
         let Some(text) = text else {
             let contents = Contents::default();
-            // Tells it from one that was here before: the nanosecond of its birth will do.
+            // Distinguishes it from an earlier store: the nanosecond of its creation suffices.
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
             let nanos = now.unwrap_or_default().as_nanos() & u128::from(u64::MAX);
             journal.mark.store = u64::try_from(nanos).unwrap_or(u64::MAX);
@@ -116,8 +115,8 @@ impl Journal {
         Ok((journal, replayed.contents))
     }
 
-    /// Makes the lines durable, all of them or, after an error, none: unless the process dies before the
-    /// next call, when the disk decides. The caller's buffer is used up.
+    /// Makes the lines durable, all of them or, after an error, none. (If the process dies before
+    /// the next call, the disk decides.) Empties the caller's buffer.
     pub(in crate::pool) fn append(&mut self, lines: &mut Vec<u8>) -> Result<(), StoreError> {
         let result = self.try_append(lines);
         lines.clear();
@@ -140,16 +139,16 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether there is more in it that has passed than what is true.
+    /// Whether it is long enough to be rewritten.
     pub(in crate::pool) const fn is_long(&self) -> bool {
         self.length > self.long
     }
 
-    /// Begins anew with what is true. If that fails the old one goes on.
+    /// Rewrites the journal with the current contents. If that fails, the old one stays in use.
     pub(in crate::pool) fn rewrite(&mut self, contents: &Contents) -> Result<(), StoreError> {
         let result = self.try_rewrite(contents);
         if result.is_err() {
-            // Not at once again.
+            // Do not retry at once.
             self.long = self.length + SLACK;
         }
         result.map_err(|error| self.failed(error))
@@ -159,13 +158,13 @@ impl Journal {
         let mut lines = Vec::new();
         encode_head(&mut lines, self.mark.store)?;
         contents.encode(&mut lines)?;
-        // What is said is what was acknowledged: the last batch, in other words.
+        // The contents are what was acknowledged: the state after the last batch.
         close(&mut lines, self.mark.batch);
         self.disk.cut(Name::New, 0)?;
         self.disk.write(Name::New, 0, &lines)?;
         self.disk.sync(Name::New)?;
         self.disk.replace()?;
-        // From here on the new one is written to; nobody is answered before its name lasts.
+        // From here on writes go to the new one; no caller gets an answer before its name is durable.
         self.unnamed = true;
         self.ragged = false;
         self.length = lines.len() as u64;
@@ -184,7 +183,7 @@ impl Journal {
 
     fn note(&mut self) {
         if let Err(error) = self.disk.write(Name::Mark, 0, &self.mark.to_bytes()) {
-            // What is on disk is on disk; only a later loss of it would not be noticed.
+            // The data is on disk; only a later loss of it would not be noticed.
             tracing::warn!(%error, "the number of the newest change could not be noted");
         }
     }

@@ -1,7 +1,7 @@
 //! The lines of the journal.
 //!
-//! JSON never contains a raw tab or newline, so neither can be mistaken for a separator. The
-//! record stands apart from what the pools need, so that nothing parses ten thousand records at a start.
+//! JSON never contains a raw tab or newline, so neither can be mistaken for a separator. The record
+//! stands apart from what the pools need, so that a start does not parse ten thousand records.
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
@@ -13,15 +13,15 @@ use crate::pool::{Allocation, Assigned, Owner, PodRef, Record, Reservation, Rese
 /// One change.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::pool) enum Change<'a> {
-    /// The owner has this; its addresses cool down and wait no more.
+    /// The owner has this allocation; its addresses are in use, neither cooling down nor reserved.
     Put(&'a Allocation),
-    /// The owner has nothing; its addresses were released at this time (ms since 1970), if they had been in use.
+    /// The owner has none; its addresses were released at this time (ms since 1970), if they had been in use.
     Remove(&'a Owner, Option<u64>),
-    /// These addresses wait for a pod.
+    /// Addresses are reserved for a pod.
     Reservation(&'a Reservation),
-    /// They wait no more, and were released at this time if nobody has them now.
+    /// The reservation ended, and its addresses were released at this time if no pod has them now.
     Unreserve(&'a Reservation, Option<u64>),
-    /// Nobody has this address, and it was released at this time.
+    /// No pod has this address, and it was released at this time.
     Released(IpAddr, u64),
 }
 
@@ -29,7 +29,7 @@ pub(in crate::pool) enum Change<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Head {
     pub(super) schema: u64,
-    /// Tells this store from another that was here before or after.
+    /// Distinguishes this store from earlier and later ones.
     pub(super) store: u64,
 }
 
@@ -76,7 +76,7 @@ fn line<T: Serialize>(out: &mut Vec<u8>, kind: u8, value: &T) -> serde_json::Res
     Ok(())
 }
 
-/// Adds the line of a change.
+/// Appends the line of a change.
 pub(in crate::pool) fn encode(out: &mut Vec<u8>, change: Change<'_>) -> serde_json::Result<()> {
     match change {
         Change::Put(allocation) => {
@@ -108,20 +108,20 @@ pub(in crate::pool) fn encode(out: &mut Vec<u8>, change: Change<'_>) -> serde_js
     }
 }
 
-/// The first line of a new file.
+/// Appends the first line of a new file.
 pub(super) fn encode_head(out: &mut Vec<u8>, store: u64) -> serde_json::Result<()> {
     let schema = SCHEMA;
     line(out, b'%', &Head { schema, store })
 }
 
-/// What the first line of a file says, if it is one of ours.
+/// Parses the first line of a file, if Ebbtide wrote it.
 pub(super) fn head(text: &[u8]) -> Option<Head> {
     let first = text.split(|byte| *byte == b'\n').next()?;
     serde_json::from_slice(first.strip_prefix(b"% ")?).ok()
 }
 
 impl Contents {
-    /// Carries out the change that a line says.
+    /// Applies the change in a line.
     pub(super) fn apply(&mut self, line: &str) -> Result<(), String> {
         let (kind, value) = line.split_once(' ').ok_or("it is no line of ours")?;
         match kind {
@@ -182,7 +182,7 @@ impl Contents {
         }
     }
 
-    /// All of it as lines.
+    /// Appends the whole contents as lines.
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
         for allocation in self.allocations.values() {
             encode(out, Change::Put(allocation))?;

@@ -1,16 +1,16 @@
-//! What is on disk: a journal, one line of text for each change.
+//! The store on disk: a journal with one line of text for each change.
 //!
-//! Requests that come together are one batch of lines, closed by a line with the batch's number and the
-//! checksum of it all, and made durable by one fdatasync: what was not closed never happened. When
-//! the journal has grown long, it begins anew with all that is true then. A person can read it with
-//! `less` and `grep`; schema version 3:
+//! Requests that arrive together are one batch of lines. A line with the batch's number and the
+//! checksum of it all closes it, and one fdatasync makes it durable: a batch that was not closed
+//! never happened. When the journal has grown long, it is rewritten with the current contents. A
+//! person can read it with `less` and `grep`; schema version 3:
 //!
 //! ```text
 //! % {"schema":3,"store":1763712000}                    the file's first line
-//! + {"owner":{..},"pod":{..},"assigned":[..]} TAB {..}   these addresses are the owner's; its record
-//! - {"owner":{..},"at":1763712000000}                   it has nothing; its addresses cool down since then
-//! c {"pod":{..},"interface":"eth0","assigned":[..]}     these wait for a pod
-//! x {"pod":{..},"at":1763712000000}                     they wait for it no more
+//! + {"owner":{..},"pod":{..},"assigned":[..]} TAB {..}   the owner has these addresses; its record
+//! - {"owner":{..},"at":1763712000000}                   it has none; its addresses cool down since then
+//! c {"pod":{..},"interface":"eth0","assigned":[..]}     these are reserved for a pod
+//! x {"pod":{..},"at":1763712000000}                     its reservation ended then
 //! ~ {"address":"10.0.0.9","at":1763712000000}           this was released then
 //! = 17 9f86d081                                         the end of batch 17, and its CRC-32
 //! ```
@@ -36,12 +36,12 @@ pub(super) use lines::{Change, encode};
 use super::{Allocation, OpenError, Owner, Reservation, ReservationKey};
 use disk::Directory;
 
-/// The version of what is written.
+/// The schema version that this code writes.
 pub(super) const SCHEMA: u64 = 3;
 
 const LOCK: &str = "pool.lock";
 
-/// All that is true at one moment.
+/// The contents of the store at one moment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
     pub(super) allocations: HashMap<Owner, Arc<Allocation>>,
@@ -50,7 +50,7 @@ pub(super) struct Contents {
     pub(super) released: BTreeMap<IpAddr, u64>,
 }
 
-/// Opens the journal in `dir`, making both if they are not there. Blocks on the disk.
+/// Opens the journal in `dir`, creating both if they do not exist. Blocks on the disk.
 pub(super) fn open(dir: &Path) -> Result<(Journal, Contents), OpenError> {
     let failed = |error: std::io::Error| OpenError::Failed {
         path: dir.to_owned(),
@@ -67,7 +67,7 @@ pub(super) fn open(dir: &Path) -> Result<(Journal, Contents), OpenError> {
     Journal::open(Box::new(directory), path)
 }
 
-/// Keeps every other agent off this directory for as long as the file is open.
+/// Locks the directory against other agents for as long as the file is open.
 fn lock(dir: &Path, store: &Path) -> Result<File, OpenError> {
     let path = dir.join(LOCK);
     let failed = |error: std::io::Error| OpenError::Failed {

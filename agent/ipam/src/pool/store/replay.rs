@@ -1,26 +1,25 @@
-//! What a journal says, and whether all of it is there.
+//! Replays a journal and detects whether part of it is missing.
 //!
-//! A batch is written only once the one before it is on disk. So what follows the last whole batch
-//! is the one that was being written when the process or the power went: nobody was told of it,
-//! and it is left out. But if anything shows that it was acknowledged (a later batch, or the mark),
-//! something was lost, and that is said.
+//! A batch is written only once the one before it is on disk. So what follows the last whole batch was
+//! being written when the process or the power failed. It was not acknowledged, and is left out. But if
+//! a later batch or the mark shows that it was acknowledged, something was lost, and that is an error.
 
 use super::{Contents, SCHEMA, journal::Mark, lines::head};
 
-/// A journal that was read.
+/// The result of replaying a journal.
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
     pub(super) contents: Contents,
-    /// Whose it is, and its last whole batch.
+    /// The journal's number and its last whole batch.
     pub(super) mark: Mark,
-    /// Where that ends.
+    /// The offset after that batch.
     pub(super) length: usize,
 }
 
-/// A journal that cannot be used.
+/// Why a journal cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Damage {
-    /// It has this version.
+    /// It has this schema version.
     Schema(u64),
     /// What is wrong, and what is lost.
     Lost(String),
@@ -28,14 +27,14 @@ pub(super) enum Damage {
 
 /// The line that closes a batch.
 struct End {
-    /// Where the line begins, and where the next one does.
+    /// The offsets of this line and of the next one.
     place: usize,
     next: usize,
     number: u64,
     checksum: u32,
 }
 
-/// The last bytes of a batch, for its number: everything before the checksum is covered by it.
+/// Appends the line that closes a batch. The checksum covers everything before itself.
 pub(super) fn close(lines: &mut Vec<u8>, number: u64) {
     lines.extend_from_slice(format!("= {number} ").as_bytes());
     let checksum = crc32fast::hash(lines);
@@ -66,16 +65,16 @@ fn end(line: &[u8]) -> Option<(u64, u32)> {
 }
 
 impl End {
-    /// Whether it closes what begins at `start`.
+    /// Whether its checksum matches what begins at `start`.
     fn fits(&self, text: &[u8], start: usize) -> bool {
-        // "= 17 ", whose digits are as many as the number has: what `close` has covered.
+        // "= 17 ", with the number's digits: what the checksum of `close` covers.
         let covered = self.place + "= ".len() + self.number.to_string().len() + " ".len();
         text.get(start..covered)
             .is_some_and(|covered| crc32fast::hash(covered) == self.checksum)
     }
 }
 
-/// Reads a journal; `noted` is the mark beside it.
+/// Replays a journal; `noted` is the mark beside it.
 pub(super) fn replay(text: &[u8], noted: Option<Mark>) -> Result<Replayed, Damage> {
     let Some(head) = head(text) else {
         return Err(Damage::Lost("it does not begin as a journal does".into()));
@@ -87,7 +86,7 @@ pub(super) fn replay(text: &[u8], noted: Option<Mark>) -> Result<Replayed, Damag
         let first_missing = replayed.mark.batch + 1;
         let is_next = replayed.length == 0 || end.number == first_missing;
         if previous_end == replayed.length && is_next && end.fits(text, replayed.length) {
-            // Every version closes the first batch like this.
+            // Every schema version closes the first batch like this.
             if head.schema != SCHEMA {
                 return Err(Damage::Schema(head.schema));
             }
@@ -96,7 +95,7 @@ pub(super) fn replay(text: &[u8], noted: Option<Mark>) -> Result<Replayed, Damag
             replayed.mark.batch = end.number;
             replayed.length = end.next;
         } else if replayed.length > 0 && end.number > first_missing {
-            // Whatever became of this one, the one before it was on disk when it was written.
+            // Whatever happened to this one, the one before it was on disk when it was written.
             return Err(Damage::Lost(if end.fits(text, previous_end) {
                 lost(first_missing, end.number - 1)
             } else {

@@ -28,7 +28,7 @@ fn subject(pod: &str, namespace: &str, namespace_labels: &str, node: &str) -> Su
     }
 }
 
-/// The IPv4 pools that are tried, or why none is.
+/// Returns the IPv4 pools that are tried, or why none is.
 fn chosen(pools: &str, subject: &Subject) -> Result<Vec<String>, Vec<PassedOver>> {
     let catalog = catalog(pools);
     let owner = owner("c");

@@ -26,7 +26,7 @@ fn subject(pod: &[(&str, &str)], namespace: &[(&str, &str)]) -> Subject {
     }
 }
 
-/// What an interface gets, or the message.
+/// Returns what an interface gets, or the message.
 fn given(interface: &str, subject: &Subject, source: Source<'_>) -> Result<Vec<Assigned>, String> {
     let lab = Lab::new();
     let catalog = catalog(POOLS);
@@ -246,7 +246,7 @@ fn what_cannot_be_followed_is_named_with_its_object_and_value() {
             r#"[{"interface": "net1", "ipv4": ["b"]}]"#,
             "says nothing of interface eth0, only of net1; add an item for the interface",
         ),
-        // Overlooked, these would leave the pod without a family, or give it other pools' addresses.
+        // Ignored, these would leave the pod without a family, or give it other pools' addresses.
         (
             "ippool",
             r#"{"ipv4pools": ["a"], "ipv6": ["b"]}"#,

@@ -1,4 +1,4 @@
-//! Files that are not as they were written, and files of other versions.
+//! Damaged files, and files of other versions.
 
 use std::fs;
 
@@ -43,7 +43,7 @@ fn a_flipped_bit_anywhere_is_called_damage_and_the_file_is_left_as_it_is() {
         bad[position] ^= 1 << (position % 8);
         let lab = lab_with(&bad, Some(&mark));
         match open(&lab) {
-            // Only the letters of a checksum mean the same in either case.
+            // Only the letters of a checksum mean the same in upper and lower case.
             Ok(pools) => assert_eq!(pools.list(), before, "bit in byte {position}"),
             Err(OpenError::Corrupt { .. }) => {
                 let left = fs::read(lab.dir.path().join("pool.journal")).unwrap();
@@ -54,7 +54,7 @@ fn a_flipped_bit_anywhere_is_called_damage_and_the_file_is_left_as_it_is() {
     }
 }
 
-/// Without the mark (the power failed, too) all but the last batch vouch for those before them.
+/// Without the mark (the power failed, too) a batch proves only those before it: a loss of the last goes unnoticed.
 #[test]
 fn what_is_lost_is_said() {
     let (before, journal, mark) = killed(&Lab::new());
@@ -89,7 +89,7 @@ fn what_is_lost_is_said() {
             Some(&mark),
             Some("batch 5 of acknowledged changes cannot be read any more"),
         ),
-        // As if it had never been acknowledged.
+        // Looks as if it had never been acknowledged.
         (&cut, None, None),
         (&last, None, None),
     ] {
@@ -140,7 +140,7 @@ fn what_is_not_ours_or_holds_nonsense_is_called_damaged() {
     }
 }
 
-/// A file whose one batch has these lines, closed as it should be.
+/// A file with a single, correctly closed batch of these lines.
 fn journal_of(lines: &str) -> Vec<u8> {
     let covered = format!("{lines}= 1 ");
     let checksum = crc32fast::hash(covered.as_bytes());
@@ -200,7 +200,7 @@ fn one_address_with_two_owners_on_disk_is_called_damaged() {
     );
 }
 
-/// A journal that was moved aside, as the error says to, is not asked for by the mark.
+/// A journal that was moved aside, as the error advises, is not required by the mark.
 #[test]
 fn after_a_damaged_journal_was_moved_aside_a_new_one_begins() {
     let lab = Lab::new();
@@ -212,11 +212,11 @@ fn after_a_damaged_journal_was_moved_aside_a_new_one_begins() {
     for _ in 0..2 {
         assert_eq!(open(&lab).unwrap().list(), []);
     }
-    // And the old one put back is refused: its last change is not there.
+    // Moved back, the old one is refused: its last change is missing.
     fs::rename(lab.dir.path().join("aside"), &path).unwrap();
 }
 
-/// An older copy of the same journal put back: its mark knows better.
+/// An older copy of the same journal is refused: its mark is newer.
 #[test]
 fn an_older_copy_is_refused() {
     let lab = Lab::new();

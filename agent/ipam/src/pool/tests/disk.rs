@@ -1,4 +1,4 @@
-//! A disk in memory that fails when it is told to, and that knows what a power failure leaves.
+//! A disk in memory that fails on request, and simulates what a power failure leaves.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use proptest::{prelude::Rng as _, test_runner::TestRng};
 use super::*;
 use crate::pool::store::{self, Journal, Name};
 
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes whole or not at all.
 const SECTOR: usize = 512;
 
 #[derive(Debug, Clone)]
@@ -22,11 +22,11 @@ enum Unsynced {
 
 #[derive(Debug, Clone, Default)]
 struct File {
-    /// What a read gives: the page cache.
+    /// The content that reads return: the page cache.
     cached: Vec<u8>,
-    /// What is there for certain when the power comes back.
+    /// The content that certainly survives a power failure.
     synced: Vec<u8>,
-    /// What may be there, in the order in which it was written.
+    /// The writes that may survive, in their order.
     unsynced: Vec<Unsynced>,
 }
 
@@ -35,9 +35,9 @@ type Names = BTreeMap<Name, usize>;
 #[derive(Debug)]
 struct Content {
     files: Vec<File>,
-    /// The directory since it was last synced, the newest last: each may be what is left of it.
+    /// The directory's states since it was last synced, the newest last: each may survive.
     names: Vec<Names>,
-    /// So many changes work, then none does until it is mended.
+    /// The number of changes that still work; then all fail until `mend`.
     changes_left: i64,
     failed: bool,
 }
@@ -94,7 +94,7 @@ fn put(image: &mut Vec<u8>, offset: usize, data: &[u8]) {
 impl File {
     fn write(&mut self, offset: usize, data: &[u8]) {
         put(&mut self.cached, offset, data);
-        // In the sectors that the file system writes, not from where the data begins.
+        // Split at the file system's sectors, not from the beginning of the data.
         let end = offset + data.len();
         let mut place = offset;
         while place < end {
@@ -135,14 +135,14 @@ impl Disk {
         (content.failed, content.changes_left) = (false, changes);
     }
 
-    /// Whether anything failed since `fail_after`.
+    /// Ends the failures; returns whether anything failed since `fail_after`.
     pub(super) fn mend(&self) -> bool {
         let mut content = self.content();
         content.changes_left = i64::MAX;
         content.failed
     }
 
-    /// One of the disks that a power failure at this moment can leave.
+    /// Returns one of the disks that a power failure at this moment can leave.
     pub(super) fn after_power_failure(&self, random: &mut TestRng) -> Self {
         let content = self.content();
         let which = random.next_u32() as usize % content.names.len();
@@ -163,7 +163,7 @@ impl Disk {
         })))
     }
 
-    /// Whether the power could fail in the middle of something now.
+    /// Whether a power failure now could lose anything.
     pub(super) fn is_unsynced(&self) -> bool {
         let content = self.content();
         let journal = content.names().get(&Name::Journal);
@@ -196,12 +196,12 @@ impl store::Disk for Disk {
     fn write(&mut self, name: Name, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut content = self.content();
         if name == Name::Mark {
-            // Its failure is told in the log and nothing else.
+            // Its failure is only logged.
             content.file(name).write(offset as usize, data);
             return Ok(());
         }
         let result = content.change();
-        // A short write: half of it gets there.
+        // A short write: half of the data is written.
         let length = data.len() / if result.is_ok() { 1 } else { 2 };
         content.file(name).write(offset as usize, &data[..length]);
         result

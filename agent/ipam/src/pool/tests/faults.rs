@@ -4,7 +4,7 @@ use super::{disk::Disk, *};
 
 const POOL: &str = "p: {subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.3], default: true}";
 
-/// Runs `test` with the disk failing after 0, 1, 2... changes, until it says that nothing failed.
+/// Runs `test` with the disk failing after 0, 1, 2... changes, until it reports that nothing failed.
 pub(super) fn at_every_change(test: impl Fn(&Lab, &Disk, i64) -> bool) {
     for changes in 0..200 {
         let lab = Lab::new();
@@ -82,7 +82,7 @@ fn a_crash_in_the_middle_of_a_write_leaves_either_all_of_it_or_nothing() {
         add(&pools, &catalog, "old");
         disk.fail_after(changes);
         let result = wait(grant(&pools, &catalog, "new").commit(json!(null)));
-        // Nothing more reaches the disk: not even what an orderly end writes.
+        // Nothing more reaches the disk: not even the writes of an orderly end.
         disk.fail_after(0);
         drop(pools);
         disk.mend();
@@ -101,7 +101,7 @@ fn a_crash_in_the_middle_of_a_write_leaves_either_all_of_it_or_nothing() {
     });
 }
 
-/// What is written after a failure, and cut off by a crash, must not be taken for part of it.
+/// Data written after a failure, and cut off by a crash, must not be combined with the remains of the failed batch.
 #[test]
 fn a_crash_after_a_failure_leaves_what_was_acknowledged() {
     let catalog = catalog(POOL);

@@ -28,7 +28,7 @@ mod reservations;
 mod selection;
 mod withheld;
 
-/// Reads pools written as `name: {spec}`, one a line.
+/// Parses pools written as `name: {spec}`, one per line.
 fn catalog(pools: &str) -> Catalog {
     let document = |line: &str| {
         let (name, spec) = line.trim().split_once(": ").unwrap();
@@ -54,7 +54,7 @@ fn owner(container: &str) -> Owner {
     }
 }
 
-/// A state directory (in memory, where there is such a place) and a clock that only the test moves.
+/// A state directory (in memory, where possible) and a clock that only the test moves.
 struct Lab {
     dir: tempfile::TempDir,
     clock: Arc<AtomicU64>,
@@ -98,7 +98,7 @@ impl Lab {
     }
 }
 
-/// Runs a future to its end on this thread.
+/// Runs a future to completion on this thread.
 fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
@@ -117,7 +117,7 @@ fn grant(pools: &Pools, catalog: &Catalog, container: &str) -> Grant {
     }
 }
 
-/// Adds as the agent does, and gives the addresses as text.
+/// Adds as the agent does, and returns the addresses as text.
 fn add(pools: &Pools, catalog: &Catalog, container: &str) -> Vec<String> {
     texts(
         &wait(grant(pools, catalog, container).commit(json!({ "pod": container })))
@@ -126,7 +126,7 @@ fn add(pools: &Pools, catalog: &Catalog, container: &str) -> Vec<String> {
     )
 }
 
-/// What the owner has on disk.
+/// Returns what the owner has on disk.
 fn get(pools: &Pools, owner: &Owner) -> Option<Allocation> {
     let mut all = pools.list().into_iter();
     all.find(|allocation| allocation.owner == *owner)

@@ -1,4 +1,4 @@
-//! Random histories against a reference that is too simple to be wrong.
+//! Random histories compared with a reference that is too simple to be wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The catalogs that the histories change between: pools move over one another, come and go.
+/// The catalogs that the histories switch between: pools overlap, appear and disappear.
 const CATALOGS: [&str; 4] = [
     "
     a: {subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.4], default: true}
@@ -31,7 +31,7 @@ enum Step {
         owner: u8,
         keep: bool,
     },
-    /// Reservations of several owners, all open at once, then all committed or dropped.
+    /// Requests of several owners, all open at once, then all committed or dropped.
     Crowd {
         owners: BTreeSet<u8>,
         keep: bool,
@@ -43,7 +43,7 @@ enum Step {
         owner: u8,
         record: u8,
     },
-    /// The first pool's address of this index is the owner's pod's already.
+    /// The owner's pod has the first pool's address of this index already.
     Adopt {
         owner: u8,
         index: u8,
@@ -58,13 +58,13 @@ enum Step {
     Catalog {
         index: usize,
     },
-    /// The node has these of the pools' addresses by now, and no others.
+    /// These of the pools' addresses are the node's own now, and no others.
     Withhold {
         addresses: BTreeSet<IpAddr>,
     },
 }
 
-/// Addresses that pools of the catalogs have, and some that none has.
+/// Addresses that are in pools of the catalogs, and some that are in none.
 fn of_the_node() -> impl Strategy<Value = BTreeSet<IpAddr>> {
     let v4 = (0u8..11).prop_map(|last| IpAddr::from([10, 0, 0, last]));
     let v6 = (0u16..6).prop_map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]));
@@ -88,18 +88,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What must be so. Everything is looked for in the plainest way.
+/// The expected state, computed in the plainest way.
 #[derive(Debug, Default)]
 struct Reference {
     held: BTreeMap<String, (Vec<IpAddr>, u8)>,
-    /// Reserved, not committed.
+    /// Granted, not committed.
     open: BTreeSet<IpAddr>,
     released: BTreeMap<IpAddr, u64>,
-    /// What waits for the owner's pod.
+    /// The reservation for the owner's pod.
     reservations: BTreeMap<String, Vec<IpAddr>>,
-    /// Released by this owner, and not taken since. Forgotten at a restart.
+    /// Released by this owner, and not taken since. Lost at a restart.
     own: BTreeMap<IpAddr, String>,
-    /// Nobody new gets these. Forgotten at a restart.
+    /// No new pod gets these. Lost at a restart.
     withheld: BTreeSet<IpAddr>,
 }
 
@@ -131,7 +131,7 @@ impl Reference {
         self.open.contains(&address) || all.any(|held| held.contains(&address))
     }
 
-    /// What waits for the pod, if it is of this catalog's pools, one of each family.
+    /// Returns the reservation of the pod, if it is of this catalog's pools, one address of each family.
     fn waiting(&self, container: &str, catalog: &Catalog) -> Option<Vec<IpAddr>> {
         let reservation = self.reservations.get(container)?;
         let families: BTreeSet<Family> = catalog.pools().iter().map(|pool| pool.family).collect();
@@ -146,7 +146,7 @@ impl Reference {
         (families == reserved && reservation.iter().all(is_there)).then(|| reservation.clone())
     }
 
-    /// The addresses that an ADD must get, or none if some family is full.
+    /// Returns the addresses that an ADD must get, or none if some family is full.
     fn expected(&self, container: &str, catalog: &Catalog, now: u64) -> Option<Vec<IpAddr>> {
         if let Some(waiting) = self.waiting(container, catalog) {
             return Some(waiting);
@@ -168,7 +168,7 @@ impl Reference {
                 return Some(*address);
             }
             pools.into_iter().find_map(|pool| {
-                // No history uses more than this many of a pool.
+                // No history uses more addresses of a pool.
                 let all = (0..200).map_while(|index| pool.ranges.get(index));
                 let is_free =
                     |address: &IpAddr| !self.is_taken(*address) && !self.withheld.contains(address);
@@ -204,7 +204,7 @@ impl Run {
         self.pools.as_ref().unwrap()
     }
 
-    /// Reserves as the reference says it must come out; a grant if there is something to commit.
+    /// Reserves and compares with the reference; a grant if there is something to commit.
     fn reserve(&mut self, number: u8) -> Result<Option<Grant>, TestCaseError> {
         let container = number.to_string();
         let (owner, subject) = (owner(&container), subject(&container));

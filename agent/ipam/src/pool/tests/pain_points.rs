@@ -1,10 +1,9 @@
-//! What others' users suffered from, and that ours do not. The numbers are theirs.
+//! Problems that users of other plugins reported, and that Ebbtide does not have. The numbers are those projects'.
 //!
-//! Not here: what the kernel or the API server has a part in. Two owners of one address and lost
-//! allocations after a crash (#412, #2526): `model`, `faults` and `durability`. A pod that fails over and
-//! over and takes another address each time (#5700), a StatefulSet's address that is given to another pod
-//! or kept where the pod may not have it (#3751, 2.8): `reservations`. What is gone is known by evidence (#1659):
-//! the agent's sweep.
+//! Not here: what involves the kernel or the API server. Two owners of one address and lost allocations after
+//! a crash (#412, #2526): `model`, `faults` and `durability`. A pod that fails over and over and takes another
+//! address each time (#5700), a StatefulSet's address that is given to another pod or kept where the pod may
+//! not have it (#3751, 2.8): `reservations`. Deletion is known by evidence (#1659): the agent's sweep.
 
 use super::*;
 
@@ -43,8 +42,8 @@ fn equal_pools_are_tried_in_the_same_order_every_time() {
     }
 }
 
-/// Spiderpool 2.5; amazon-vpc-cni-k8s #3628: the lowest free address, so the one that a pod
-/// gave up a moment ago, while neighbours and load balancers still send to it.
+/// Spiderpool 2.5; amazon-vpc-cni-k8s #3628: the lowest free address is reused, which a pod
+/// released a moment ago, while neighbours and load balancers still send to it.
 #[test]
 fn an_address_is_not_reused_at_once() {
     let (lab, catalog) = (
@@ -126,7 +125,7 @@ fn a_full_pool_of_one_interface_does_not_drain_the_pool_of_another() {
         ];
         let taken = pools.reserve(&one).unwrap();
         let error = pools.reserve(&two).unwrap_err();
-        // An ADD that fails gives back what it has.
+        // A failed ADD releases what it took.
         drop(taken);
         assert!(
             error.to_string().contains("pool two has 1 of 1 in use"),
@@ -136,7 +135,7 @@ fn a_full_pool_of_one_interface_does_not_drain_the_pool_of_another() {
     }
 }
 
-/// Spiderpool #3699, #4916: what an earlier pod of the same name left keeps a new one from starting.
+/// Spiderpool #3699, #4916: the leftovers of an earlier pod of the same name keep a new one from starting.
 #[test]
 fn a_pod_of_the_same_name_does_not_wait_for_the_earlier_one() {
     let (lab, catalog) = (
@@ -172,8 +171,7 @@ fn a_pod_of_the_same_name_does_not_wait_for_the_earlier_one() {
     );
 }
 
-/// cni-plugins #170, Spiderpool #2517: "used out" though addresses are free, after a reboot in the
-/// middle of things.
+/// cni-plugins #170, Spiderpool #2517: "used out" though addresses are free, after a reboot at any point.
 #[test]
 fn a_pool_is_as_free_after_a_thousand_restarts_of_one_pod_as_before() {
     let (lab, catalog) = (
@@ -226,7 +224,7 @@ fn counts_are_right_for_pools_in_use_idle_moved_and_reserved() {
     assert_eq!(counts(&split), [(1, 0, 1), (2, 0, 0)]);
 }
 
-/// Spiderpool 1.1: `disable` stops new allocations, and what is there can still be released.
+/// Spiderpool 1.1: `disable` stops new allocations, and existing ones can still be released.
 #[test]
 fn a_disabled_pool_gives_nothing_new_and_takes_everything_back() {
     let lab = Lab::new();
@@ -246,7 +244,7 @@ fn a_disabled_pool_gives_nothing_new_and_takes_everything_back() {
     assert!(release(&pools, "a").is_some());
 }
 
-/// Spiderpool 1.5, 2.5: what is reserved, the gateway, the network and the broadcast address.
+/// Spiderpool 1.5, 2.5: reserved addresses, the gateway, the network and the broadcast address.
 #[test]
 fn what_is_no_pods_is_never_handed_out() {
     let lab = Lab::new();
@@ -272,7 +270,7 @@ fn what_is_no_pods_is_never_handed_out() {
     assert_eq!((usage.total, usage.reserved, usage.used), (3, 1, 3));
 }
 
-/// An address that is reserved while a pod has it: the pod keeps it, nobody gets it after.
+/// An address that is reserved while a pod has it: the pod keeps it, no later pod gets it.
 #[test]
 fn an_address_reserved_while_it_is_in_use_stays_until_it_is_released() {
     let lab = Lab::new();
@@ -297,13 +295,13 @@ fn an_address_reserved_while_it_is_in_use_stays_until_it_is_released() {
     ));
 }
 
-/// Spiderpool 5, #49: "all pools are used out", and which, and why not the others, is for the reader to find.
+/// Spiderpool 5, #49: "all pools are used out", without which pools, and why not the others.
 #[test]
 fn a_failed_allocation_explains_every_candidate() {
     let lab = Lab::new();
     let catalog = catalog(
         "full: {subnet: 10.0.0.0/24, ips: [10.0.0.1], default: true}
-         cooling down: {subnet: 10.0.1.0/24, ips: [10.0.1.1], default: true}
+         released: {subnet: 10.0.1.0/24, ips: [10.0.1.1], default: true}
          off: {subnet: 10.0.2.0/24, ips: [10.0.2.1], default: true, disable: true}
          elsewhere: {subnet: 10.0.3.0/24, ips: [10.0.3.1], default: true, nodeName: [n2, n3]}
          labelled: {subnet: 10.0.4.0/24, ips: [10.0.4.1], default: true, podAffinity: {matchLabels: {app: db}}}
@@ -319,7 +317,7 @@ fn a_failed_allocation_explains_every_candidate() {
         error.to_string(),
         "no free IPv4 address: \
          pool full has 1 of 1 in use, 0 cooling down; \
-         pool cooling down has 0 of 1 in use, 1 cooling down (the next one free in 42 s); \
+         pool released has 0 of 1 in use, 1 cooling down (the next one free in 42 s); \
          pool labelled has podAffinity, and the agent does not know the pod's labels; \
          pool elsewhere is for node n2, n3; \
          pool wired is for network kube-system/ens9; \
@@ -352,7 +350,7 @@ fn a_thousand_pods_at_once_are_served_at_their_first_try() {
     assert_eq!(lab.open().list().len(), 1000);
 }
 
-/// Spiderpool 2.11: a pool is one object; 5000 records at the most, each written anew every time.
+/// Spiderpool 2.11: a pool is one object with at most 5000 records, all rewritten every time.
 #[test]
 fn a_pool_of_tens_of_thousands_is_served_to_its_last_address() {
     let (lab, catalog) = (

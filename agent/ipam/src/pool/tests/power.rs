@@ -1,12 +1,12 @@
-//! The power goes: what was written since the last sync is on the disk in part, sector by sector, and
-//! files may have the names they had before.
+//! Power failures: what was written since the last sync is on the disk in part, sector by sector,
+//! and files may have their earlier names.
 
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use super::{disk::Disk, *};
 use crate::pool::store::{Change, encode};
 
-/// Also after an fsync that was left out anywhere: then an acknowledged address would be missing.
+/// Covers every fsync: if one were left out anywhere, an acknowledged address would be missing.
 #[test]
 fn what_was_acknowledged_outlives_a_power_failure_at_any_moment() {
     let catalog = catalog("p: {subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.99], default: true}");
@@ -41,7 +41,7 @@ fn what_was_acknowledged_outlives_a_power_failure_at_any_moment() {
     assert!(unsynced > 100 && whole > 10, "{unsynced} {whole}");
 }
 
-/// Every step of beginning anew, with and without a failure of the disk there, and then the power.
+/// Every step of a rewrite, with and without a failure of the disk there, followed by a power failure.
 #[test]
 fn a_journal_that_begins_anew_loses_nothing_wherever_that_is_cut_off() {
     let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
@@ -74,7 +74,7 @@ fn a_journal_that_begins_anew_loses_nothing_wherever_that_is_cut_off() {
             }
         };
         look(&truth, &mut random);
-        // It goes on, whichever file it has now; what fails was not acknowledged.
+        // It stays in use, whichever file it has now; what fails was not acknowledged.
         for number in 20..24 {
             let allocation = put(&disk, number);
             encode(&mut lines, Change::Put(&allocation)).unwrap();

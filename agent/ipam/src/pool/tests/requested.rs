@@ -1,4 +1,4 @@
-//! Addresses that a pod asks for by name.
+//! Requested addresses.
 
 use super::*;
 
@@ -50,7 +50,7 @@ fn a_pod_gets_the_addresses_it_asks_for_and_any_of_the_other_family() {
             vec!["fd00::12", "10.0.0.13"],
             ["10.0.0.13", "fd00::12"],
         ),
-        // Repeated: what it has.
+        // A repeated ADD returns what the pod has.
         ("one", vec!["10.0.1.12"], ["10.0.1.12", "fd00::10"]),
     ] {
         let found = ask(&pools, &catalog, container, container, &requested_addresses);
@@ -81,7 +81,7 @@ fn what_cannot_be_had_is_refused_with_the_reason_and_nothing_is_taken() {
         );
         assert_eq!(pools.list().len(), before, "{requested_addresses:?}");
     }
-    // All of it is still there to be had.
+    // All of it is still free.
     let found = ask(&pools, &catalog, "second", "second", &["10.0.0.12"]);
     assert_eq!(found.unwrap(), ["10.0.0.12", "fd00::11"]);
 }

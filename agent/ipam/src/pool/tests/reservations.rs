@@ -1,4 +1,4 @@
-//! Addresses that wait for pods: adopted, sticky; and a pod's own cooling down ones.
+//! Reservations, adopted and sticky, and a pod's own addresses in cooldown.
 
 use ebbtide_types::Family;
 
@@ -104,7 +104,7 @@ fn a_pod_in_a_new_sandbox_gets_the_address_back_that_it_just_released() {
         assert_eq!(used(&pools, &catalog), (1, 0, 2), "retry {retry}");
     }
     release(&pools, "again");
-    // Another pod, also of that name, and one whose uid is not known: the address cools down for them.
+    // Another pod, also of that name, and one of unknown uid: the address cools down for them.
     for (subject, address) in [
         (&plain("job", "u3"), "10.0.0.2"),
         (&plain("job", ""), "10.0.0.3"),
@@ -327,7 +327,11 @@ fn what_cannot_be_adopted_is_refused_and_nothing_is_taken() {
             &[("p", "10.0.0.1")][..],
             "belongs to eth0 of container a",
         ),
-        ("web", &[("p", "10.0.0.2")], "waits for eth0 of pod shop/db"),
+        (
+            "web",
+            &[("p", "10.0.0.2")],
+            "is reserved for eth0 of pod shop/db",
+        ),
         (
             "web",
             &[("six", "fd00::1"), ("p", "10.0.0.1")],
@@ -361,7 +365,7 @@ fn a_running_pods_address_is_held_also_while_its_pool_is_not_there() {
     drop(pools);
     let (pools, catalog) = (lab.open(), catalog(POOLS));
     assert_eq!(add(&pools, &catalog, "a"), ["10.0.0.2"]);
-    // Its own pod gets it, as the pool has it now.
+    // Its own pod gets it, with the pool's current settings.
     let again = add_as(&pools, &catalog, "b", &plain("web", "u1"));
     assert_eq!(again, ["10.0.0.1"]);
     let owner = owner("b");
@@ -464,7 +468,7 @@ fn a_range_comes_and_goes_at_run_time_but_not_while_it_is_in_use() {
     assert!(
         error
             .to_string()
-            .contains("1 of these addresses are in use and 1 cool down"),
+            .contains("1 of these addresses are in use and 1 are in cooldown"),
         "{error}"
     );
     assert_eq!(used(&pools, &whole), (2, 1, 6), "nothing changed");

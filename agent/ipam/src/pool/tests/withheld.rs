@@ -1,4 +1,4 @@
-//! Addresses that nobody is to get for now.
+//! Addresses that are withheld for now.
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn an_address_asked_for_by_name_that_is_withheld_is_refused_in_words() {
     };
     assert_eq!(
         pools.reserve(&request).unwrap_err().to_string(),
-        "the address 10.0.0.3 that is asked for cannot be had: the node has it on ens6"
+        "the requested address 10.0.0.3 is not available: the node has it on ens6"
     );
     withhold(&pools, &[]);
     let Ok(Reserved::New(grant)) = pools.reserve(&request) else {

@@ -23,7 +23,7 @@ fn sent() -> Packet<'static> {
     Packet::sent([172, 31, 16, 4].into(), "ens5", "NEW")
 }
 
-/// Of nft's own text and as nft 1.0.6 printed it.
+/// A ruleset as nft 1.0.6 prints it.
 fn ruleset(family: &str, table: &str, rules: &[(&str, &str)]) -> String {
     let rules = rules.iter().map(|(chain, expressions)| {
         format!(
@@ -50,7 +50,7 @@ fn meta(op: &str, left: &str, right: &str) -> String {
     format!(r#"{{"match": {{"op": "{op}", "left": {left}, "right": {right}}}}}"#)
 }
 
-/// A name, rules with their chains, and whether what is found catches all.
+/// A name, rules with their chains, and whether the found one matches all.
 type Case = (&'static str, Vec<(&'static str, String)>, Option<bool>);
 
 #[test]
@@ -199,7 +199,7 @@ fn what_gives_pods_another_address_is_found_and_what_spares_them_is_not() {
             let remedy = "nft insert rule ip n post oifname ens5 ip saddr PODS accept";
             assert!(one.remedy.contains(remedy), "{}", one.remedy);
         }
-        // The other family never comes by.
+        // The other family never matches.
         let set = parse(&ruleset("ip", "n", &rules), Family::V6, false).unwrap();
         assert_eq!(set.masquerades(&sent()), [], "{name}");
     }

@@ -389,7 +389,7 @@ fn links_in_pods_are_known_for_what_they_are() {
         (Some("macvlan"), Some(ENS5), true, Place::Child(ENS5)),
         (Some("ipvlan"), Some(ENS5), true, Place::Child(ENS5)),
         (Some("ipoib"), Some(ENS5), true, Place::Child(ENS5)),
-        // Made upon a link that is in the pod: nothing of the node's.
+        // Made on a link in the pod: unrelated to the node.
         (Some("macvlan"), Some(5), false, Place::Apart),
         (None, None, false, Place::Hardware),
         (Some("bond"), None, false, Place::Hardware),

@@ -1,4 +1,4 @@
-//! What shuts pods off.
+//! Firewalls that block pods.
 
 use super::*;
 use crate::netfilter::Protocol;
@@ -24,7 +24,7 @@ fn firewall(policy: &str, rules: &[(&str, String)]) -> String {
     format!(r#"{{"nftables": [{forward}, {input}, {map}{rules}]}}"#)
 }
 
-/// Policy, rules with their chains, and what becomes of what is sent on to a pod (TCP) and to its kubelet.
+/// Policy, rules with their chains, and the verdicts on packets to a pod (TCP, forwarded) and to its kubelet.
 type Firewall = (
     &'static str,
     &'static str,
