@@ -88,7 +88,8 @@ pub(super) async fn to_guarded_pods(reconciler: &Reconciler) {
                 while let Some(burst) = next_burst(&mut events).await {
                     let interfaces = reconciler.agent.interfaces();
                     let nets = interfaces.iter().map(|(_, net)| net);
-                    if concern_guarded_pods(&burst, nets) {
+                    // A take-over replaces programs itself, and ends with a look into all of them.
+                    if !reconciler.is_taking_over() && concern_guarded_pods(&burst, nets) {
                         reconciler.look_into_guarded_pods();
                     }
                 }

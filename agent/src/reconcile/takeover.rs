@@ -79,6 +79,11 @@ impl Reconciler {
         }
     }
 
+    /// Whether containers that ran before the agent are not reconciled yet.
+    pub(super) fn is_taking_over(&self) -> bool {
+        !locked(&self.running.waiting).is_empty()
+    }
+
     fn end_take_over(&self) {
         // Everything that runs has this agent's programs now.
         match self.agent.datapath.forget_older_layouts() {
