@@ -152,17 +152,13 @@ impl Netns {
                 .name("netns".to_owned())
                 .spawn_scoped(scope, || {
                     let _runtime = runtime.as_ref().map(|handle| handle.enter());
-                    #[expect(
-                        clippy::disallowed_methods,
-                        reason = "this thread runs `work` and ends"
-                    )]
-                    nix::sched::setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+                    self.enter()?;
                     Ok(work())
-                })?
+                })
+                .map_err(failed)?
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
-        .map_err(failed)
     }
 }
 
@@ -190,12 +186,40 @@ impl Netns {
         })
     }
 
-    /// Runs `outside` in the agent's own namespace, then `inside` in this one, on a new thread that ends with them. The
-    /// thread starts at once; the future completes when it ends.
-    pub fn outside_then_inside<A, T, E>(
+    /// Runs `work` inside the namespace, on a new thread that ends with it. The thread starts at once; the future
+    /// completes when it ends.
+    pub fn inside<T, E>(
         self,
-        outside: impl FnOnce(&Self) -> Result<A, E> + Send + 'static,
-        inside: impl FnOnce(&Self, A) -> Result<T, E> + Send + 'static,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> impl Future<Output = Result<T, E>>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.on_a_thread(|netns| {
+            netns.enter()?;
+            work()
+        })
+    }
+
+    /// As [`Netns::inside`], for work that is also done in the agent's own namespace: there it begins.
+    pub fn visit<T, E>(
+        self,
+        work: impl FnOnce(&Visits<'_>) -> Result<T, E> + Send + 'static,
+    ) -> impl Future<Output = Result<T, E>>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.on_a_thread(|netns| {
+            let home = Self::open("/proc/thread-self/ns/net")?;
+            work(&Visits { home, netns })
+        })
+    }
+
+    fn on_a_thread<T, E>(
+        self,
+        work: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
     ) -> impl Future<Output = Result<T, E>>
     where
         T: Send + 'static,
@@ -203,22 +227,11 @@ impl Netns {
     {
         let what = format!("enter the network namespace {}", self.path.display());
         let (sender, receiver) = oneshot::channel();
-        let refused = what.clone();
-        let work = move || {
-            let done = outside(&self)?;
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "this thread does `inside` and ends"
-            )]
-            nix::sched::setns(&self.file, CloneFlags::CLONE_NEWNET)
-                .map_err(|e| Error::new(refused, e.into()))?;
-            inside(&self, done)
-        };
         let started = thread::Builder::new()
             .name("netns".to_owned())
             .spawn(move || {
                 // The caller may have dropped the future.
-                let _ = sender.send(work());
+                let _ = sender.send(work(&self));
             });
         async move {
             started.map_err(|e| Error::new(&what, e))?;
@@ -226,6 +239,48 @@ impl Netns {
             let result = receiver.await;
             result.unwrap_or_else(|_| Err(Error::new(&what, panicked()).into()))
         }
+    }
+
+    /// Moves the calling thread into the namespace.
+    fn enter(&self) -> Result<(), Error> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the callers are threads of their own, which end after their work"
+        )]
+        let entered = nix::sched::setns(&self.file, CloneFlags::CLONE_NEWNET);
+        entered.map_err(|e| {
+            let what = format_args!("enter the network namespace {}", self.path.display());
+            Error::new(what, e.into())
+        })
+    }
+}
+
+/// A thread in the agent's own namespace that enters another one for parts of its work.
+///
+/// A socket stays in the namespace where it was opened, wherever the thread goes. Sysctls must be used where they
+/// belong: see [`Settings`](super::sysctl::Settings).
+#[derive(Debug)]
+pub struct Visits<'n> {
+    home: Netns,
+    netns: &'n Netns,
+}
+
+impl Visits<'_> {
+    /// Returns the namespace that is visited.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        self.netns
+    }
+
+    /// Runs `work` inside the namespace, and returns to the agent's own.
+    ///
+    /// # Errors
+    /// If a namespace cannot be entered, or those of `work`. After one, the thread may be in either namespace.
+    pub fn inside<T, E: From<Error>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        self.netns.enter()?;
+        let done = work()?;
+        self.home.enter()?;
+        Ok(done)
     }
 }
 

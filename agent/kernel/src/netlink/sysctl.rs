@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::{fd::OwnedFd, unix::fs::FileExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
     sync::{LazyLock, OnceLock},
 };
@@ -41,25 +44,24 @@ const LONGEST: usize = 64;
 /// Every namespace has its own directories for IPv4 and IPv6, all of the same name, and the kernel compares them one
 /// after the other until it finds the right one (`proc_sys_compare`, fs/proc/proc_sysctl.c). With many pods that takes
 /// longer than the sysctl itself, so each is looked up once.
+///
+/// They must be used in the namespace they belong to. From another one, the directories lead to the right sysctls, but
+/// the kernel does not find its cached entries, adds new ones each time, and compares all of them the next time: every
+/// use makes all later ones slower. Builds with debug assertions panic.
 #[derive(Debug, Default)]
 pub struct Settings {
     families: [OnceLock<Result<OwnedFd, Errno>>; 2],
+    /// The inode of the namespace, where debug assertions are on.
+    namespace: OnceLock<Option<u64>>,
 }
 
 /// The directories that each namespace has of its own.
 const FAMILIES: [&str; 2] = ["net/ipv4", "net/ipv6"];
 
 impl Settings {
-    /// Returns the host's sysctls, wherever the caller is. The first call must come from a thread in the host's
-    /// namespace.
+    /// Returns the host's sysctls, for threads in the host's namespace.
     pub fn of_the_host() -> &'static Self {
-        static HOST: LazyLock<Settings> = LazyLock::new(|| {
-            let host = Settings::default();
-            for number in 0..FAMILIES.len() {
-                host.family(number);
-            }
-            host
-        });
+        static HOST: LazyLock<Settings> = LazyLock::new(Settings::default);
         &HOST
     }
 
@@ -79,6 +81,15 @@ impl Settings {
     /// Opens the sysctl; `None` if there is nothing to set: a kernel or a link without IPv6 has none of its sysctls,
     /// and none of what they would prevent.
     fn open(&self, sysctl: &Sysctl, how: OFlag) -> Result<Option<File>, Errno> {
+        if cfg!(debug_assertions) {
+            let found = std::fs::metadata("/proc/thread-self/ns/net").map(|found| found.ino());
+            let here = found.ok();
+            let own = self.namespace.get_or_init(|| here);
+            assert_eq!(
+                *own, here,
+                "sysctls are used in their own network namespace"
+            );
+        }
         let how = how | OFlag::O_CLOEXEC;
         for (number, name) in FAMILIES.iter().enumerate() {
             let Ok(rest) = Path::new(&sysctl.path).strip_prefix(name) else {
@@ -214,6 +225,16 @@ mod tests {
             // ostype cannot be written at all.
             settings.write(&setting(path, &value)).unwrap();
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "in their own network namespace")]
+    fn using_them_from_another_namespace_is_a_bug() {
+        let settings = Settings {
+            namespace: OnceLock::from(Some(1)),
+            ..Settings::default()
+        };
+        drop(settings.read(&setting("net/ipv4/ip_forward", "")));
     }
 
     #[test]

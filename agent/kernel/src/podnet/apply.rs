@@ -1,9 +1,8 @@
 //! Programs a plan into the kernel.
 //!
-//! One new thread does all of it and ends: it opens a socket in the host, enters the pod's namespace and opens one
-//! there. A socket stays in the namespace where it was opened, so both are usable from then on. No step waits for
-//! another thread. Each link is requested and created by itself ([`links`]); then each half is one system call besides
-//! the settings.
+//! One new thread does all of it and ends: it visits the pod's namespace to open a socket there, creates the links and
+//! configures the host, then visits the pod again and configures it. No step waits for another thread. Each link is
+//! requested and created by itself ([`links`]); then each half is one system call besides the settings.
 
 use std::{
     collections::HashMap,
@@ -25,7 +24,7 @@ use crate::{
         direct::Direct,
         link::Link,
         model::NamespacePlan,
-        netns::{Evidence, Netns},
+        netns::{Evidence, Netns, Visits},
         sysctl,
     },
 };
@@ -87,7 +86,7 @@ async fn attempt(
         made: Arc::clone(made),
         laps: Laps::start(),
     };
-    let done = netns.outside_then_inside(|_| Host::open(), |netns, host| work.run(netns, host));
+    let done = netns.visit(|visits| work.run(visits));
     // In parallel; whatever its result, the thread has ended before anything is undone.
     let registered = match links {
         Links::Ensure => Ok(()),
@@ -130,21 +129,6 @@ struct Work {
     laps: Laps,
 }
 
-/// The parts of the host that are used from within the pod's namespace.
-struct Host {
-    netlink: Direct,
-    settings: &'static sysctl::Settings,
-}
-
-impl Host {
-    fn open() -> Result<Self, Error> {
-        Ok(Self {
-            netlink: Direct::open("in the host")?,
-            settings: sysctl::Settings::of_the_host(),
-        })
-    }
-}
-
 /// The index and the link-layer address of the master, and the index of the pod's end of the pair, if those exist.
 type Made = (Option<Master>, Option<u32>, Laps);
 
@@ -154,10 +138,12 @@ type Master = (u32, Option<Mac>);
 pub(super) type Found = HashMap<String, Link>;
 
 impl Work {
-    fn run(mut self, netns: &Netns, mut host: Host) -> Result<Made, Error> {
-        let mut pod = Direct::open(format!("in {}", self.net.netns.display()))?;
-        let (master, there) = self.in_host(netns, &mut pod, &mut host)?;
-        let veth = self.in_pod(&mut pod, there)?;
+    fn run(mut self, visits: &Visits<'_>) -> Result<Made, Error> {
+        let mut host = Direct::open("in the host")?;
+        let place = format!("in {}", self.net.netns.display());
+        let mut pod = visits.inside(|| Direct::open(place))?;
+        let (master, there) = self.in_host(visits.netns(), &mut pod, &mut host)?;
+        let veth = visits.inside(|| self.in_pod(&mut pod, there))?;
         Ok((master, veth, self.laps))
     }
 
@@ -166,7 +152,7 @@ impl Work {
         &mut self,
         netns: &Netns,
         pod: &mut Direct,
-        Host { netlink, settings }: &mut Host,
+        netlink: &mut Direct,
     ) -> Result<(Option<Master>, Option<Found>), Error> {
         let net = &self.net;
         let pairs = net.way_to_host().map(|veth| veth.host_name.as_str());
@@ -180,12 +166,12 @@ impl Work {
             }
             None => None,
         };
-        let there = links::make(net, self.links, netns, pod, (&mut *netlink, &mut found))?;
+        let there = links::make(net, self.links, netns, pod, (netlink, &mut found))?;
         self.made.store(true, Ordering::Release);
         self.laps.lap("make the links");
         let mut batch = Batch::default();
         if let Some(veth) = &net.veth {
-            settings.write_all(&net.in_host.sysctls)?;
+            sysctl::Settings::of_the_host().write_all(&net.in_host.sysctls)?;
             let link = present(&found, &veth.host_name, netlink)?;
             batch.repair(link, veth.mtu, Some(veth.host_mac));
             batch.bring_up(link, &net.alias);

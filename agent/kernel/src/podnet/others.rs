@@ -77,6 +77,5 @@ async fn look_into<T: Send + 'static>(
         return Err(Error::NamespaceGone(path.to_owned()));
     };
     let place = format!("in {}", path.display());
-    let inside = move |_: &Netns, ()| look(&mut Direct::open(place)?);
-    netns.outside_then_inside(|_| Ok(()), inside).await
+    netns.inside(move || look(&mut Direct::open(place)?)).await
 }

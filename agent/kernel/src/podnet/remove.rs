@@ -30,7 +30,7 @@ pub async fn remove(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
         Evidence::Gone => None,
         Evidence::Present(netns) => {
             let net = net.clone();
-            Some(netns.outside_then_inside(|_| Ok(()), move |_, ()| in_pod(&net)))
+            Some(netns.inside(move || in_pod(&net)))
         }
     };
     let host = {

@@ -10,12 +10,7 @@ use ebbtide_types::IpvlanMode;
 
 use super::{Error, PodNet};
 use crate::{
-    netlink::{
-        Batch,
-        direct::Direct,
-        link::LinkAddress,
-        netns::{Evidence, Netns},
-    },
+    netlink::{Batch, direct::Direct, link::LinkAddress, netns::Evidence},
     node::is_link_local,
 };
 
@@ -51,8 +46,7 @@ pub async fn undo(net: &PodNet, taken: Vec<IpAddr>) -> Result<Undone, Error> {
         return Err(Error::NamespaceGone(net.netns.clone()));
     };
     let net = net.clone();
-    let inside = move |_: &Netns, ()| in_pod(&net, &taken);
-    netns.outside_then_inside(|_| Ok(()), inside).await
+    netns.inside(move || in_pod(&net, &taken)).await
 }
 
 fn in_pod(net: &PodNet, taken: &[IpAddr]) -> Result<Undone, Error> {
