@@ -32,8 +32,6 @@ const NODE_BUSY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 pub struct Action {
     /// The delay until it is due without an event; `None`: never.
     after: Option<Duration>,
-    /// The scope of that comparison.
-    scope: Scope,
     /// The time before which no event makes it due.
     cooldown: Duration,
 }
@@ -44,7 +42,6 @@ impl Action {
     pub const fn requeue(after: Duration) -> Self {
         Self {
             after: Some(after),
-            scope: Scope::PLAN,
             cooldown: Duration::ZERO,
         }
     }
@@ -56,12 +53,6 @@ impl Action {
             after: None,
             ..Self::requeue(Duration::ZERO)
         }
-    }
-
-    /// Sets the scope of the next comparison.
-    #[must_use]
-    pub const fn with_scope(self, scope: Scope) -> Self {
-        Self { scope, ..self }
     }
 
     /// Sets a cooldown: it is not compared again earlier, however often it is named.
@@ -139,7 +130,8 @@ impl Queue {
 
     /// Returns the next item that is due and may be reconciled. It is in work until [`Queue::done`].
     pub fn next(&mut self, now: Instant) -> Option<(Key, Scope)> {
-        let key = self.first().filter(|(due, _)| *due <= now)?.1.clone();
+        let (_, key) = self.first().filter(|(due, _)| *due <= now)?;
+        let key = key.clone();
         self.schedule(&key, None);
         let item = self.items.get_mut(&key)?;
         let scope = std::mem::take(&mut item.scope);
@@ -151,7 +143,7 @@ impl Queue {
     /// Returns when [`Queue::next`] will have an item, if nothing is named or done before.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        self.first().map(|(due, _)| *due)
+        self.first().map(|(due, _)| due)
     }
 
     /// Returns when an item is due; `None` while it is in work.
@@ -175,8 +167,6 @@ impl Queue {
             Outcome::Done(action) => {
                 item.failures = 0;
                 item.busy = 0;
-                // What was named meanwhile is due first, and the rest is not dropped.
-                item.scope |= action.scope;
                 (action.after, action.cooldown)
             }
             Outcome::Busy => {
@@ -208,10 +198,11 @@ impl Queue {
         self.schedule(key, due);
     }
 
-    fn first(&self) -> Option<&(Instant, Key)> {
-        let is_full = self.containers_in_work >= AT_ONCE;
-        let mut waiting = self.by_due.iter();
-        waiting.find(|(_, key)| !is_full || *key == Key::Node)
+    fn first(&self) -> Option<(Instant, &Key)> {
+        if self.containers_in_work >= AT_ONCE {
+            return self.due(&Key::Node).map(|due| (due, &Key::Node));
+        }
+        self.by_due.first().map(|(due, key)| (*due, key))
     }
 
     fn expedite(&mut self, key: &Key, at: Instant) {

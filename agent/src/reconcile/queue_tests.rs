@@ -69,11 +69,7 @@ fn what_fails_is_tried_again_later_and_later_and_an_event_begins_anew() {
         fail(&mut queue, &mut now, 2);
         // A success resets it, too.
         assert!(queue.next(now).is_some());
-        queue.done(
-            &key,
-            now,
-            Outcome::Done(Action::requeue(SECOND).with_scope(Scope::GUARD)),
-        );
+        queue.done(&key, now, Outcome::Done(Action::requeue(SECOND)));
         now += SECOND;
         assert!(queue.next(now).is_some());
         queue.done(&key, now, Outcome::Failed);
@@ -178,10 +174,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just(Outcome::Busy),
         Just(Outcome::Failed),
         Just(Outcome::Done(Action::await_change())),
-        (millis.clone(), millis.clone(), scope.clone()).prop_map(|(after, cooldown, scope)| {
+        (millis.clone(), millis.clone()).prop_map(|(after, cooldown)| {
             let action = Action::requeue(Duration::from_millis(after));
             let cooldown = Duration::from_millis(cooldown);
-            Outcome::Done(action.with_scope(scope).with_cooldown(cooldown))
+            Outcome::Done(action.with_cooldown(cooldown))
         }),
     ];
     let step = prop_oneof![
@@ -241,7 +237,7 @@ proptest! {
                     in_work.remove(&key);
                     match outcome {
                         Outcome::Done(action) if action.after.is_none() => {}
-                        Outcome::Done(action) => *asked.entry(key).or_default() |= action.scope,
+                        Outcome::Done(_) => drop(asked.entry(key).or_default()),
                         Outcome::Busy | Outcome::Failed => *asked.entry(key).or_default() |= scope,
                     }
                 }
