@@ -57,6 +57,11 @@ impl From<podnet::Error> for Failure {
         }
         let (code, hint) = match cause {
             podnet::Error::MasterTaken { hint, .. } => (code::KERNEL, hint.as_str()),
+            podnet::Error::NoIpvlan(_) => (
+                code::KERNEL,
+                "load it with `modprobe ipvlan`; where there is no such module, it is in another package of the \
+                 distribution's (as linux-modules-extra); `ebbtidectl doctor` names what else this kernel lacks",
+            ),
             podnet::Error::LinkTaken { .. } => (
                 code::KERNEL,
                 "nothing was changed: give this interface another name, or let who made the other one remove it first \

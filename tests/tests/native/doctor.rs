@@ -50,6 +50,18 @@ fn what_this_kernel_cannot_make_is_named_with_its_module() -> Result<()> {
         let names_it = |cure: String| cure.contains("modprobe") && cure.contains(module);
         ensure!(cure.is_none_or(names_it), "{module}: {found:?}");
     }
+    // An ADD says the same.
+    if let Err(refused) = lab.pod("master", "ens5", "pod") {
+        let said = format!("{refused:#}");
+        let names_it = |words: &str| said.contains(words);
+        ensure!(!makes(&["ipvlan", "mode", "l3"])?, "{said}");
+        ensure!(
+            ["this kernel has no ipvlan", "modprobe ipvlan"]
+                .iter()
+                .all(|words| names_it(words)),
+            "{said}"
+        );
+    }
     // Ours are attached, so these are there.
     for module in ["lacks veth", "lacks sch_ingress"] {
         ensure!(about(&found, module).is_none(), "{found:?}");

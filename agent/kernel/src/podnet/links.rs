@@ -177,6 +177,9 @@ fn take_back(ipvlan: &Ipvlan, pod: &mut Direct) -> Result<(), Error> {
 
 /// Explains why no child could be created, if the kernel's answer alone does not.
 fn explained(refused: netlink::Error, master: Option<u32>, netlink: &mut Direct) -> Error {
+    if refused.errno() == Some(Errno::EOPNOTSUPP as i32) {
+        return Error::NoIpvlan(refused);
+    }
     let is_taken = refused.errno() == Some(Errno::EBUSY as i32);
     let holder = master
         .filter(|_| is_taken)

@@ -50,6 +50,9 @@ pub enum Error {
         /// What can be done about it.
         hint: String,
     },
+    /// The kernel has no ipvlan (`rtnl_newlink`, net/core/rtnetlink.c: no such kind of device).
+    #[error("{0}: this kernel has no ipvlan")]
+    NoIpvlan(#[source] crate::netlink::Error),
     /// A link of the desired name exists already.
     #[error("{name} is there already {place}: {what}")]
     LinkTaken {
