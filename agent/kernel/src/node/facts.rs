@@ -6,7 +6,7 @@ use ebbtide_layout::HOST_MAC;
 use ebbtide_types::{Family, Mac};
 use ipnet::IpNet;
 
-use super::host::REDIRECT_DEVICE;
+use super::REDIRECT_DEVICE;
 use crate::netlink::{
     Error, Netlink,
     link::{Link, LinkAddress},
