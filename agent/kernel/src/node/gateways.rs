@@ -54,21 +54,6 @@ pub(super) fn own_v4(nic: &Nic, behind: &Behind) -> Option<Ipv4Addr> {
 mod tests {
     use super::*;
 
-    fn nic(name: &str) -> Nic {
-        Nic {
-            name: name.into(),
-            ifindex: 3,
-            mac: None,
-            mtu: 1500,
-            up: true,
-            kind: None,
-            port_of: None,
-            below: None,
-            ipv6: true,
-            addresses: Vec::new(),
-        }
-    }
-
     #[test]
     fn the_nodes_own_way_out_is_the_main_tables_before_any_others() {
         let route = |link: &str, via: Option<&str>, family: Family, table| Route {
@@ -91,7 +76,7 @@ mod tests {
             ("ens7", vec![None]),
             ("ens8", vec![]),
         ] {
-            let found = own_defaults(&nic(link), &routes);
+            let found = own_defaults(&Nic::named(link, 3), &routes);
             let found: Vec<_> = found.iter().map(|(_, via)| *via).collect();
             let expected: Vec<Option<IpAddr>> = expected
                 .iter()

@@ -235,16 +235,10 @@ mod tests {
 
     fn nic(name: &str, ifindex: u32, address: &str) -> Nic {
         Nic {
-            name: name.into(),
-            ifindex,
             mac: Some(Mac([2; 6])),
             mtu: 9001,
-            up: true,
-            kind: None,
-            port_of: None,
-            below: None,
-            ipv6: true,
             addresses: vec![address.parse().unwrap()],
+            ..Nic::named(name, ifindex)
         }
     }
 

@@ -11,16 +11,9 @@ use crate::node::{Nic, NodeFacts};
 
 fn nic(name: &str, ifindex: u32, addresses: &[&str]) -> Nic {
     Nic {
-        name: name.into(),
-        ifindex,
-        mac: None,
         mtu: 9001,
-        up: true,
-        kind: None,
-        port_of: None,
-        below: None,
-        ipv6: true,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        ..Nic::named(name, ifindex)
     }
 }
 
