@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ebbtide_kernel::datapath::key;
 use ebbtide_layout::FlowKey;
+use ebbtide_vpc::random::Random;
 use etherparse::{LaxSlicedPacket, TransportSlice};
 
 /// Random packets for each program, unless the environment says another number.
@@ -16,46 +17,25 @@ pub fn number() -> u32 {
     text.and_then(|text| text.parse().ok()).unwrap_or(PACKETS)
 }
 
-/// Xorshift (Marsaglia 2003): the same packets in every run.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Default for Random {
-    fn default() -> Self {
-        Self(0x0eb8_71de)
-    }
-}
-
-impl Random {
-    /// The next number.
-    pub fn number(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.number() % end as u64) as usize
-    }
-
-    /// Something like a packet: one of `whole` with a few bytes changed, often cut off, sometimes noise.
-    pub fn packet(&mut self, whole: &[Vec<u8>]) -> Vec<u8> {
-        let mut packet = whole[self.below(whole.len())].clone();
-        if self.below(8) == 0 {
-            for byte in &mut packet[12..] {
-                *byte = self.number() as u8;
-            }
+/// Something like a packet: one of `whole` with a few bytes changed, often cut off, sometimes noise.
+///
+/// # Panics
+/// When there is none, or one is no frame.
+pub fn packet(random: &mut Random, whole: &[Vec<u8>]) -> Vec<u8> {
+    let mut packet = whole[random.index(whole.len())].clone();
+    if random.below(8) == 0 {
+        for byte in &mut packet[12..] {
+            *byte = random.below(256) as u8;
         }
-        for _ in 0..self.below(5) {
-            let place = self.below(packet.len());
-            packet[place] = self.number() as u8;
-        }
-        if self.below(3) == 0 {
-            packet.truncate(14 + self.below(packet.len() - 13));
-        }
-        packet
     }
+    for _ in 0..random.below(5) {
+        let place = random.index(packet.len());
+        packet[place] = random.below(256) as u8;
+    }
+    if random.below(3) == 0 {
+        packet.truncate(14 + random.index(packet.len() - 13));
+    }
+    packet
 }
 
 /// Source and destination of an IP packet as they stand, whatever the rest of its header says.
