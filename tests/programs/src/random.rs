@@ -54,6 +54,20 @@ pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// Whether this may be an ICMP error: by protocol and type as they stand, though it is cut off behind them or a fragment.
+#[must_use]
+pub fn may_be_icmp_error(packet: &[u8]) -> bool {
+    const ICMP: u8 = 1;
+    const ICMPV6: u8 = 58;
+    let at = |offset: usize| packet.get(offset).copied().unwrap_or(0);
+    let (protocol, kind) = match addresses(packet) {
+        Some((IpAddr::V4(_), _)) => (at(23), at(14 + 4 * usize::from(at(14) & 0x0f))),
+        Some((IpAddr::V6(_), _)) => (at(20), at(54)),
+        None => return false,
+    };
+    matches!((protocol, kind), (ICMP, 3 | 11 | 12) | (ICMPV6, 1..=4))
+}
+
 /// Whether this is, by another parser, a packet of the flow that the other side (`from_remote`) or
 /// ours has sent. A packet whose ports that parser cannot read passes for one.
 #[must_use]

@@ -9,8 +9,8 @@ use std::{
 use ebbtide_kernel::datapath::{HOST_PROGRAMS, key};
 use ebbtide_layout::{DEFAULT_NIC_MARKS, HOST_MAC, HostFlow, HostHook};
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, LOST, MARK, NODE, NODE6, OTHER, PASS, POD, POD6, REDIRECT, REPLY,
-    THAT_MARK, ip,
+    Bench, CLIENT, CLIENT6, FAR_POD, LOST, MARK, NODE, NODE6, OTHER, PASS, POD, POD6, REDIRECT,
+    REPLY, THAT_MARK, ip,
     packets::{echo, flow, tcp, udp},
     random,
 };
@@ -311,7 +311,7 @@ fn is_allowed(program: &str, packet: &[u8], verdict: u32, known: bool) -> bool {
     match (program, verdict) {
         (_, PASS) => true,
         ("host_nic_ingress", REDIRECT) => known && of(POD, false),
-        ("host_nic_egress", REDIRECT) => of(OTHER, true) || of(POD6, true),
+        ("host_nic_egress", REDIRECT) => of(OTHER, true) || of(FAR_POD, true) || of(POD6, true),
         _ => false,
     }
 }
