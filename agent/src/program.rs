@@ -144,6 +144,20 @@ fn received(bytes: &Receiver<io::Result<Vec<u8>>>, until: Instant) -> io::Result
     })
 }
 
+/// Writes a shell script that can be executed at once, for tests. Another process writes it: a child that another thread
+/// forks meanwhile would have this process' descriptor open for writing until it executes something, and nobody can
+/// execute a file that is open for writing (ETXTBSY).
+#[cfg(test)]
+pub(crate) fn write_script(path: &std::path::Path, script: &str) {
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", r#"cat > "$0" && chmod 755 "$0""#])
+        .arg(path);
+    let text = format!("#!/bin/sh\n{script}\n");
+    let written = output(&mut command, text.as_bytes(), Duration::from_secs(60), 1000).unwrap();
+    assert!(written.status.success(), "{written:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

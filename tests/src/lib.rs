@@ -4,14 +4,12 @@
 //! - [`crowd`]: a node with everything on it that other people have on theirs, and all of its traffic as a matrix;
 //! - [`two_ways`]: a pod that is reached straight and through its node, and by which way it answers;
 //! - [`fuzz`]: what comes from outside, damaged at random: read by what reads it, and sent to a running agent;
-//! - [`victim`]: a process to kill while it takes addresses;
-//! - [`random`]: numbers that a seed repeats.
+//! - [`victim`]: a process to kill while it takes addresses.
 
 pub mod chain;
 pub mod chained;
 pub mod crowd;
 pub mod fuzz;
-pub mod random;
 pub mod slow_ipam;
 pub mod two_ways;
 pub mod victim;

@@ -63,18 +63,26 @@ impl SlowIpam {
         Ok(fs::write(self.held(command), "")?)
     }
 
-    /// Waits until it was called so often since it was made.
+    /// Waits until it was called so often since it was made, for as long as calls come.
     ///
     /// # Errors
     /// When it is not.
     pub fn wait_called(&self, times: usize) -> Result<()> {
-        eventually(format!("{times} calls"), || {
-            let entries = fs::read_dir(self.directory.path())?;
-            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-            let called = names.filter(|name| name.starts_with("asked.")).count();
-            anyhow::ensure!(called >= times, "it was called {called} times");
-            Ok(())
-        })
+        let mut called = self.called()?;
+        while called < times {
+            called = eventually(format!("{times} calls"), || {
+                let now = self.called()?;
+                anyhow::ensure!(now > called, "it was called {now} times");
+                Ok(now)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn called(&self) -> Result<usize> {
+        let entries = fs::read_dir(self.directory.path())?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| name.starts_with("asked.")).count())
     }
 
     /// Lets all go on that wait, and all that come.

@@ -9,7 +9,7 @@ use ebbtide_ipam::{
 };
 use serde_json::json;
 
-use crate::random::Random;
+use ebbtide_vpc::random::Random;
 
 const MANIFEST: &str = "{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, \
     metadata: {name: p}, spec: {subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.200], default: true}}";

@@ -224,18 +224,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
 ";
 
     fn ens6() -> Nic {
-        Nic {
-            name: "ens6".into(),
-            ifindex: 3,
-            mac: None,
-            mtu: 1500,
-            up: true,
-            kind: None,
-            port_of: None,
-            below: None,
-            ipv6: true,
-            addresses: Vec::new(),
-        }
+        Nic::named("ens6", 3)
     }
 
     fn pod(address: &str, pool: &str, gateway: &str, facts: &NodeFacts) -> PodNet {

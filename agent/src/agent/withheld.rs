@@ -187,16 +187,8 @@ spec: {subnet: 'fd71:8::/64', ips: ['fd71:8::40-fd71:8::ffff']}
     #[test]
     fn the_nodes_own_addresses_and_routers_are_nobodys() {
         let nic = |name: &str, addresses: &[&str]| Nic {
-            name: name.into(),
-            ifindex: 3,
-            mac: None,
-            mtu: 1500,
-            up: true,
-            kind: None,
-            port_of: None,
-            below: None,
-            ipv6: true,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            ..Nic::named(name, 3)
         };
         let facts = NodeFacts {
             nics: vec![

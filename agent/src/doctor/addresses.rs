@@ -114,16 +114,9 @@ mod tests {
     fn an_address_that_is_a_pods_and_the_nodes_is_found_and_a_missing_gateway() {
         let nic = |addresses: &[&str]| NodeFacts {
             nics: vec![Nic {
-                name: "ens5".into(),
-                ifindex: 3,
-                mac: None,
                 mtu: 9001,
-                up: true,
-                kind: None,
-                port_of: None,
-                below: None,
-                ipv6: true,
                 addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+                ..Nic::named("ens5", 3)
             }],
             ..NodeFacts::default()
         };

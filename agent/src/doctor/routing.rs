@@ -111,23 +111,15 @@ pub(super) fn masters<'a>(
 #[cfg(test)]
 mod tests {
     use ebbtide_kernel::netlink::foreign::ForeignRoute;
-    use ebbtide_types::Mac;
 
     use super::*;
 
     fn facts(kind: Option<&str>) -> NodeFacts {
         NodeFacts {
             nics: vec![Nic {
-                name: "ens5".into(),
-                ifindex: 3,
-                mac: Some(Mac([2; 6])),
-                mtu: 1500,
-                up: true,
                 kind: kind.map(Into::into),
-                port_of: None,
-                below: None,
-                ipv6: true,
                 addresses: vec!["172.31.22.228/20".parse().unwrap()],
+                ..Nic::named("ens5", 3)
             }],
             ..NodeFacts::default()
         }

@@ -86,17 +86,14 @@ fn ask(plugin: &Path) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
-
     use tempfile::TempDir;
 
     use super::*;
+    use crate::program::write_script;
 
     fn offered(kind: &str, script: &str) -> (Value, Vec<String>) {
         let plugins = TempDir::new().unwrap();
-        let program = plugins.path().join(kind);
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&plugins.path().join(kind), script);
         let mut list = json!({"plugins": [{"type": "ebbtide"}, {"type": kind}]});
         let against = negotiate(&mut list, plugins.path(), None);
         (list["cniVersions"].clone(), against)
@@ -173,14 +170,9 @@ mod tests {
                     .unwrap()
                     .push(json!({"type": kind}));
                 let Some(versions) = versions else { continue };
-                let program = plugins.path().join(&kind);
                 let answer = format!(r#"{{"supportedVersions":[{versions}]}}"#);
-                fs::write(
-                    &program,
-                    format!("#!/bin/sh\ncat >/dev/null; echo '{answer}'\n"),
-                )
-                .unwrap();
-                fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+                let script = format!("cat >/dev/null; echo '{answer}'");
+                write_script(&plugins.path().join(&kind), &script);
             }
             negotiate(&mut list, plugins.path(), before);
             assert_eq!(list["cniVersion"], own, "{others:?} {before:?}");

@@ -53,18 +53,7 @@ mod tests {
     use super::*;
 
     fn net(address: &str, mode: IpvlanMode) -> Arc<PodNet> {
-        let nic = Nic {
-            name: "ens5".into(),
-            ifindex: 2,
-            mac: None,
-            mtu: 1500,
-            up: true,
-            kind: None,
-            port_of: None,
-            below: None,
-            ipv6: true,
-            addresses: Vec::new(),
-        };
+        let nic = Nic::named("ens5", 2);
         let facts = NodeFacts {
             nics: vec![nic],
             ..NodeFacts::default()

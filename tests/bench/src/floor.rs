@@ -65,16 +65,10 @@ impl Floor {
             slave,
             facts: NodeFacts {
                 nics: vec![Nic {
-                    name: NIC.to_owned(),
-                    ifindex: master.ifindex,
                     mac: master.mac,
                     mtu: master.mtu,
-                    up: true,
-                    kind: None,
-                    port_of: None,
-                    below: None,
-                    ipv6: true,
                     addresses: vec!["10.77.0.2/16".parse()?, "2001:db8:77::2/64".parse()?],
+                    ..Nic::named(NIC, master.ifindex)
                 }],
                 ..NodeFacts::default()
             },

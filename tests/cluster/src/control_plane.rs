@@ -1,11 +1,9 @@
 //! etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
 
 use std::{
-    fs,
-    io::Write as _,
-    net::{IpAddr, Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Output, Stdio},
+    process::{Command, ExitStatus},
     thread,
     time::{Duration, Instant},
 };
@@ -20,16 +18,18 @@ use tempfile::TempDir;
 
 use super::{
     binaries::Binaries,
+    log::tail,
     mode::ProxyMode,
     pki::{self, Pki, Subject},
+    ports::Ports,
     release::Release,
     runtime::Runtime,
 };
 
 /// How long a part may take to answer: this machine may be busy, or emulated.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// Between two looks.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// What the directories start with; the process ID follows.
 const PREFIX: &str = "ebbtide-cluster-";
 /// Free ports are looked for and then used: somebody else may be quicker.
@@ -73,13 +73,6 @@ pub struct ControlPlane {
     directory: TempDir,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Ports {
-    api: u16,
-    etcd: u16,
-    etcd_peer: u16,
-}
-
 impl ControlPlane {
     /// The network of Services.
     pub const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
@@ -101,7 +94,7 @@ impl ControlPlane {
                 Err(error) if attempt == ATTEMPTS || !cluster.port_taken() => return Err(error),
                 Err(_) => {
                     (cluster.api_server, cluster.etcd) = (None, None);
-                    cluster.ports = Ports::choose(cluster.options.place.as_ref())?;
+                    cluster.ports = Ports::choose(cluster.options.place.is_some())?;
                     cluster.write_admin()?;
                 }
             }
@@ -121,7 +114,7 @@ impl ControlPlane {
             controllers: None,
             api_server: None,
             etcd: None,
-            ports: Ports::choose(options.place.as_ref())?,
+            ports: Ports::choose(options.place.is_some())?,
             options,
             binaries,
             pki,
@@ -333,141 +326,10 @@ impl ControlPlane {
         self.pki.file("admin.kubeconfig")
     }
 
-    /// The beginning of a command line by which a person talks to it from elsewhere on this machine.
-    ///
-    /// # Errors
-    /// When there is no kubectl.
-    pub fn kubectl_command(&self) -> Result<String> {
-        let kubectl = self.binaries.file("kubectl")?;
-        let inside = match &self.options.place {
-            Some(place) => format!("nsenter --net={} ", place.netns.path().display()),
-            None => String::new(),
-        };
-        let config = self.kubeconfig();
-        let (kubectl, config) = (kubectl.display(), config.display());
-        Ok(format!("{inside}{kubectl} --kubeconfig {config}"))
-    }
-
     /// Its directory, which goes when it does.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
-    }
-
-    /// Runs kubectl as the administrator and gives what it printed.
-    ///
-    /// # Errors
-    /// When it fails: with what it said.
-    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        self.kubectl_with(arguments, "")
-    }
-
-    /// As [`ControlPlane::kubectl`], with `input` as its standard input (`-f -`).
-    ///
-    /// # Errors
-    /// When it fails: with what it said.
-    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let output = self.kubectl_output(arguments, input)?;
-        if !output.status.success() {
-            bail!(
-                "kubectl {}: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    /// As [`ControlPlane::kubectl_with`], for who wants to know which of many objects were refused.
-    ///
-    /// # Errors
-    /// When it cannot be run. That it fails is none.
-    pub fn kubectl_output(&self, arguments: &[&str], input: &str) -> Result<Output> {
-        let mut child = self
-            .command("kubectl")?
-            .arg("--kubeconfig")
-            .arg(self.kubeconfig())
-            .args(arguments)
-            // its cache of what the server offers
-            .env("HOME", self.directory.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("starting kubectl")?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // kubectl may end without reading it: its own words say why.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        child.wait_with_output().context("waiting for kubectl")
-    }
-
-    /// Replaces the status of an object that has one apart: `path` is the object's own.
-    ///
-    /// # Errors
-    /// What the API server has against it.
-    pub fn set_status(&self, path: &str, status: &serde_json::Value) -> Result<()> {
-        let object = self.kubectl(&["get", "--raw", path])?;
-        let mut object: serde_json::Value = serde_json::from_str(&object)?;
-        object["status"] = status.clone();
-        let status = format!("{path}/status");
-        self.kubectl_with(
-            &["replace", "--raw", &status, "-f", "-"],
-            &object.to_string(),
-        )
-        .map(drop)
-    }
-
-    /// Waits until `look` is true of what `kubectl get ARGUMENTS -o json` prints.
-    ///
-    /// # Errors
-    /// When it does not become so: with what was there last.
-    pub fn wait_until(
-        &self,
-        arguments: &[&str],
-        look: impl Fn(&serde_json::Value) -> bool,
-    ) -> Result<serde_json::Value> {
-        let start = Instant::now();
-        loop {
-            let found = self.get(arguments)?;
-            if look(&found) {
-                return Ok(found);
-            }
-            if start.elapsed() > PATIENCE {
-                bail!("waited {PATIENCE:?} for {arguments:?}: {found:#}");
-            }
-            thread::sleep(PAUSE);
-        }
-    }
-
-    /// `kubectl apply` of manifests.
-    ///
-    /// # Errors
-    /// What the API server has against them.
-    pub fn apply(&self, manifests: &str) -> Result<String> {
-        self.kubectl_with(&["apply", "-f", "-"], manifests)
-    }
-
-    /// Applies the CustomResourceDefinitions in `directory` and waits until they are served.
-    ///
-    /// # Errors
-    /// What the API server has against them.
-    pub fn install_crds(&self, directory: &Path) -> Result<()> {
-        let directory = directory.display().to_string();
-        // kubectl knows the fields of the API server's release: before 1.25 not those of CEL rules,
-        // which such a server drops.
-        self.kubectl(&["apply", "--validate=false", "-f", &directory])?;
-        self.kubectl(&["wait", "--for=condition=Established", "crd", "--all"])
-            .map(drop)
-    }
-
-    /// What `kubectl ARGUMENTS -o json` prints, parsed.
-    ///
-    /// # Errors
-    /// When it fails: with what it said.
-    pub fn get(&self, arguments: &[&str]) -> Result<serde_json::Value> {
-        let text = self.kubectl(&[&["get"], arguments, &["-o", "json"]].concat())?;
-        serde_json::from_str(&text).with_context(|| format!("kubectl get {arguments:?}: {text:?}"))
     }
 
     /// The end of a part's log: `etcd`, `kube-apiserver`, ...
@@ -477,7 +339,7 @@ impl ControlPlane {
     }
 
     /// The program `name`, in the control plane's network.
-    fn command(&self, name: &str) -> Result<Command> {
+    pub(super) fn command(&self, name: &str) -> Result<Command> {
         let program = self.binaries.file(name)?;
         Ok(match &self.options.place {
             Some(place) => place.netns.command(program),
@@ -536,38 +398,4 @@ impl ControlPlane {
     pub(super) fn log_file(&self, part: &str) -> PathBuf {
         self.path(&format!("{part}.log"))
     }
-}
-
-impl Ports {
-    fn choose(place: Option<&Place>) -> Result<Self> {
-        if place.is_some() {
-            // A network of its own: nobody else is there.
-            return Ok(Self {
-                api: 6443,
-                etcd: 2379,
-                etcd_peer: 2380,
-            });
-        }
-        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        // All are held until all are chosen: three different ones.
-        let held = [free(), free(), free()];
-        let mut ports = held.iter().map(|listener| match listener {
-            Ok(listener) => Ok(listener.local_addr()?.port()),
-            Err(error) => bail!("looking for a free port: {error}"),
-        });
-        let mut next = || ports.next().context("three ports")?;
-        Ok(Self {
-            api: next()?,
-            etcd: next()?,
-            etcd_peer: next()?,
-        })
-    }
-}
-
-/// The end of a log.
-pub(super) fn tail(path: &Path) -> String {
-    let log = fs::read(path).unwrap_or_default();
-    let log = String::from_utf8_lossy(&log);
-    let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(25)..].join("\n")
 }

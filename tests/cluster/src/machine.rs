@@ -18,10 +18,7 @@ use ebbtide_vpc::{
     workspace,
 };
 
-use super::{
-    control_plane::{ControlPlane, tail},
-    parts::Parts,
-};
+use super::{control_plane::ControlPlane, log::tail, parts::Parts};
 
 /// How long it may take until the API server knows it: this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(240);

@@ -17,10 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use ebbtide_vpc::{netns::Netns, process::Process};
 
-use super::{
-    control_plane::{ControlPlane, tail},
-    parts::Parts,
-};
+use super::{control_plane::ControlPlane, log::tail, parts::Parts};
 
 /// How long a part may take to answer: this machine may be busy, or emulated.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -11,11 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_vpc::{netns::Netns, process::Process};
 use serde_json::json;
 
-use super::{
-    control_plane::{ControlPlane, tail},
-    mode::ProxyMode,
-    parts::Parts,
-};
+use super::{control_plane::ControlPlane, log::tail, mode::ProxyMode, parts::Parts};
 
 /// How long it may take until Services are served: this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(90);

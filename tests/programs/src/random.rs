@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ebbtide_kernel::datapath::key;
 use ebbtide_layout::FlowKey;
+use ebbtide_vpc::random::Random;
 use etherparse::{LaxSlicedPacket, TransportSlice};
 
 /// Random packets for each program, unless the environment says another number.
@@ -16,46 +17,25 @@ pub fn number() -> u32 {
     text.and_then(|text| text.parse().ok()).unwrap_or(PACKETS)
 }
 
-/// Xorshift (Marsaglia 2003): the same packets in every run.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Default for Random {
-    fn default() -> Self {
-        Self(0x0eb8_71de)
-    }
-}
-
-impl Random {
-    /// The next number.
-    pub fn number(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.number() % end as u64) as usize
-    }
-
-    /// Something like a packet: one of `whole` with a few bytes changed, often cut off, sometimes noise.
-    pub fn packet(&mut self, whole: &[Vec<u8>]) -> Vec<u8> {
-        let mut packet = whole[self.below(whole.len())].clone();
-        if self.below(8) == 0 {
-            for byte in &mut packet[12..] {
-                *byte = self.number() as u8;
-            }
+/// Something like a packet: one of `whole` with a few bytes changed, often cut off, sometimes noise.
+///
+/// # Panics
+/// When there is none, or one is no frame.
+pub fn packet(random: &mut Random, whole: &[Vec<u8>]) -> Vec<u8> {
+    let mut packet = whole[random.index(whole.len())].clone();
+    if random.below(8) == 0 {
+        for byte in &mut packet[12..] {
+            *byte = random.below(256) as u8;
         }
-        for _ in 0..self.below(5) {
-            let place = self.below(packet.len());
-            packet[place] = self.number() as u8;
-        }
-        if self.below(3) == 0 {
-            packet.truncate(14 + self.below(packet.len() - 13));
-        }
-        packet
     }
+    for _ in 0..random.below(5) {
+        let place = random.index(packet.len());
+        packet[place] = random.below(256) as u8;
+    }
+    if random.below(3) == 0 {
+        packet.truncate(14 + random.index(packet.len() - 13));
+    }
+    packet
 }
 
 /// Source and destination of an IP packet as they stand, whatever the rest of its header says.
@@ -72,6 +52,20 @@ pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
         ([0x86, 0xdd], 6) => Some((at::<16>(packet, 22)?, at::<16>(packet, 38)?)),
         _ => None,
     }
+}
+
+/// Whether this may be an ICMP error: by protocol and type as they stand, though it is cut off behind them or a fragment.
+#[must_use]
+pub fn may_be_icmp_error(packet: &[u8]) -> bool {
+    const ICMP: u8 = 1;
+    const ICMPV6: u8 = 58;
+    let at = |offset: usize| packet.get(offset).copied().unwrap_or(0);
+    let (protocol, kind) = match addresses(packet) {
+        Some((IpAddr::V4(_), _)) => (at(23), at(14 + 4 * usize::from(at(14) & 0x0f))),
+        Some((IpAddr::V6(_), _)) => (at(20), at(54)),
+        None => return false,
+    };
+    matches!((protocol, kind), (ICMP, 3 | 11 | 12) | (ICMPV6, 1..=4))
 }
 
 /// Whether this is, by another parser, a packet of the flow that the other side (`from_remote`) or

@@ -19,7 +19,7 @@ use aya_obj::generated::bpf_cmd;
 use ebbtide_vpc::bpf;
 use nix::libc;
 
-use super::{Bench, patiently};
+use crate::{Bench, maps::patiently};
 
 /// Benches that nobody uses.
 static IDLE: Mutex<Vec<Bench>> = Mutex::new(Vec::new());

@@ -22,7 +22,7 @@ pub use mutate::mutated;
 pub use node::{Answers, requests};
 pub use readers::{ALL, Reader};
 
-use crate::random::Random;
+use ebbtide_vpc::random::Random;
 
 /// A reader is stuck that takes longer for one input; it has a few milliseconds' work with the largest.
 const STUCK: Duration = Duration::from_secs(20);

@@ -1,6 +1,6 @@
 //! Damage: what a text or message becomes that somebody wrote to do harm, or a disk lost a part of.
 
-use crate::random::Random;
+use ebbtide_vpc::random::Random;
 
 /// No input is longer. Readers have limits of their own, which are to be met as well.
 const LONGEST: usize = 1 << 20;

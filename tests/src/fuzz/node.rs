@@ -21,7 +21,7 @@ use ebbtide_vpc::{
 use serde_json::{Value, json};
 
 use super::{End, memory, mutated};
-use crate::random::Random;
+use ebbtide_vpc::random::Random;
 
 /// The agent is stuck that does not answer within this; a request has its own limits below it.
 const STUCK: Duration = Duration::from_secs(60);

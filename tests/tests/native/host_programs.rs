@@ -9,12 +9,15 @@ use std::{
 use ebbtide_kernel::datapath::{HOST_PROGRAMS, key};
 use ebbtide_layout::{DEFAULT_NIC_MARKS, HOST_MAC, HostFlow, HostHook};
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, LOST, MARK, NODE, NODE6, OTHER, PASS, POD, POD6, REDIRECT, REPLY,
-    THAT_MARK, ip,
+    Bench, CLIENT, CLIENT6, FAR_POD, LOST, MARK, NODE, NODE6, OTHER, PASS, POD, POD6, REDIRECT,
+    REPLY, THAT_MARK, ip,
     packets::{echo, flow, tcp, udp},
-    random::{self, Random},
+    random,
 };
-use ebbtide_vpc::skip::{Need, skip};
+use ebbtide_vpc::{
+    random::Random,
+    skip::{Need, skip},
+};
 
 const TO_POD: HostFlow = HostFlow {
     mark: THAT_MARK | REPLY,
@@ -308,7 +311,7 @@ fn is_allowed(program: &str, packet: &[u8], verdict: u32, known: bool) -> bool {
     match (program, verdict) {
         (_, PASS) => true,
         ("host_nic_ingress", REDIRECT) => known && of(POD, false),
-        ("host_nic_egress", REDIRECT) => of(OTHER, true) || of(POD6, true),
+        ("host_nic_egress", REDIRECT) => of(OTHER, true) || of(FAR_POD, true) || of(POD6, true),
         _ => false,
     }
 }
@@ -341,7 +344,7 @@ fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected
             if steers && ran % 1024 == 0 {
                 bench.remember_in_host(forwarded, FORWARDED);
             }
-            let packet = random.packet(&whole);
+            let packet = random::packet(&mut random, &whole);
             let mark = random.number() as u32;
             // What came in has no mark of ours, unless somebody else set it.
             let Some(outcome) = bench.try_run(name, &packet, mark) else {

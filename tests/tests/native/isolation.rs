@@ -18,6 +18,7 @@ use ebbtide_programs::{
         with_ethertype, with_protocol, wrapped,
     },
 };
+use ebbtide_vpc::random::Random;
 
 const IP: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -385,14 +386,6 @@ fn a_pod_on_the_link_sends_with_its_nic_s_link_layer_address_and_serves_no_dhcp(
     Ok(())
 }
 
-/// A seed that is the same in each run, and bits that look like chance.
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
 /// EtherTypes of what is put around a packet: tags (802.1Q, 802.1ad, older ones), MPLS, PPPoE, MACsec, HSR, PRP, NSH,
 /// transparent bridging, B.A.T.M.A.N., EtherCAT, the loopback test, RARP, ARP, IP itself, and the lengths of LLC.
 const AROUND: [u16; 24] = [
@@ -434,22 +427,22 @@ fn nothing_that_a_stack_unwraps_is_delivered_with_anothers_address() -> Result<(
             ));
         }
     }
-    let mut state = 0x0ebb_71de;
+    let mut random = Random::default();
     let number = std::env::var("EBBTIDE_RANDOM_PACKETS")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(2000);
     for _ in 0..number {
-        let mut frame = spoofed[(next(&mut state) & 1) as usize].clone();
+        let mut frame = spoofed[random.index(spoofed.len())].clone();
         // Options, lengths and protocols, and all of it a little wrong.
-        for _ in 0..next(&mut state) % 3 {
-            let at = 14 + (next(&mut state) % 10) as usize;
-            frame[at] = next(&mut state) as u8;
+        for _ in 0..random.below(3) {
+            let at = 14 + random.index(10);
+            frame[at] = random.below(256) as u8;
         }
-        let headers: Vec<_> = (0..next(&mut state) % 5)
+        let headers: Vec<_> = (0..random.below(5))
             .map(|_| {
-                let kind = AROUND[(next(&mut state) % AROUND.len() as u64) as usize];
-                (kind, (next(&mut state) as u16) & 0xe000)
+                let kind = AROUND[random.index(AROUND.len())];
+                (kind, (random.below(8) as u16) << 13)
             })
             .collect();
         rows.push((format!("random {headers:04x?}"), wrapped(frame, &headers)));

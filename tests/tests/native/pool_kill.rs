@@ -17,7 +17,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_ipam::pool::Pools;
-use ebbtide_tests::{random::Random, victim::options};
+use ebbtide_tests::victim::options;
+use ebbtide_vpc::random::Random;
 use tempfile::TempDir;
 
 /// About how long the killing goes on, unless EBBTIDE_KILLS says how often.

@@ -4,10 +4,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ebbtide_programs::{
-    Bench, NODE, PASS, POD, POD6, REDIRECT, THAT, THIS, ip,
-    random::{Random, number},
-    reset::Lent,
+    Bench, NODE, PASS, POD, POD6, REDIRECT, THAT, THIS, ip, random, reset::Lent,
 };
+use ebbtide_vpc::random::Random;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 const PROGRAM: &str = "host_nic_ingress";
@@ -253,8 +252,8 @@ fn whatever_arrives_only_questions_are_answered() {
     ];
     let mut random = Random::default();
     let mut answered = 0;
-    for _ in 0..number() {
-        let packet = random.packet(&whole);
+    for _ in 0..random::number() {
+        let packet = random::packet(&mut random, &whole);
         let Some(outcome) = bench.try_run(PROGRAM, &packet, 0) else {
             continue;
         };

@@ -18,6 +18,7 @@
 //! - [`bpf`], [`nic_programs`]: what others attached to a node's links, and taking it off;
 //! - [`process`], [`workspace`]: programs to be started, and where those of this repository are;
 //! - [`patience`], [`progress`]: waiting for what comes about in time, and saying what is being done;
+//! - [`random`]: numbers that a seed repeats;
 //! - [`skip`]: saying that something for a test is not on this machine.
 //!
 //! Everything lives in namespaces held by file descriptors of this process: when it ends, however
@@ -47,6 +48,7 @@ pub mod pod;
 pub mod process;
 pub mod progress;
 pub mod proxy;
+pub mod random;
 pub mod snapshot;
 pub mod strict;
 pub mod tap;

@@ -12,7 +12,12 @@ use aya::{
 use ebbtide_layout::{Address, Answer};
 use ebbtide_types::Mac;
 
-use super::{Error, is_gone, key, map_error, patience::patiently};
+use super::{
+    Error,
+    error::{is_gone, map_error},
+    key,
+    patience::patiently,
+};
 
 /// The map of the responder (ebpf/src/responder.rs).
 pub struct Answers {

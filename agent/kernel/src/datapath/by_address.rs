@@ -21,7 +21,7 @@ use aya_obj::generated::{bpf_attr, bpf_cmd};
 use ebbtide_layout::Address;
 use nix::libc;
 
-use super::{Error, is_gone, workers::Workers};
+use super::{Error, error::is_gone, workers::Workers};
 
 /// The time before the first check whether a change is visible. It doubles with each further check.
 const FIRST_LOOK: Duration = Duration::from_micros(30);

@@ -17,7 +17,10 @@ use aya_obj::{
 };
 use nix::libc;
 
-use super::{Error, map_error, refused};
+use super::{
+    Error,
+    error::{map_error, refused},
+};
 
 /// Makes flow tables.
 #[derive(Debug)]

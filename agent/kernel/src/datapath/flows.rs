@@ -9,7 +9,11 @@ use std::{
 use aya::maps::{HashMap, Map, MapData, MapError};
 use ebbtide_layout::{Address, Flow, FlowKey, HostFlow, WHOLE};
 
-use super::{Datapath, Error, Host, TablesByAddress, is_gone, key, map_error};
+use super::{
+    Datapath, Error, Host, TablesByAddress,
+    error::{is_gone, map_error},
+    key,
+};
 
 /// The kind of a remembered flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

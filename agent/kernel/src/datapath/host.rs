@@ -16,8 +16,10 @@ use ebbtide_layout::{
 use ebbtide_types::Family;
 
 use super::{
-    Error, FlowTables, NOEXIST, TablesByAddress, io_error, is_gone, is_there, key, lock, map_error,
-    on_each_cpu, patience::patiently,
+    Error, FlowTables, NOEXIST, TablesByAddress,
+    error::{io_error, is_gone, is_there, map_error},
+    key, lock, on_each_cpu,
+    patience::patiently,
 };
 
 /// A NIC as the host's programs see it.

@@ -15,7 +15,7 @@ use aya::{
 
 use ebbtide_layout::{Hook, HostHook};
 
-use super::{Error, lock, refused};
+use super::{Error, error::refused, lock};
 use crate::netlink::model::Direction;
 
 /// A program at one of a pod's hooks.

@@ -8,7 +8,11 @@ use aya::{
 };
 use ebbtide_layout::Spoofed;
 
-use super::{Error, is_gone, lock, map_error};
+use super::{
+    Error,
+    error::{is_gone, map_error},
+    lock,
+};
 
 /// The map of the spoof guard (ebpf/src/guard.rs), by pod number.
 pub(super) struct Spoofers(Mutex<HashMap<MapData, u32, Spoofed>>);

@@ -8,7 +8,7 @@ use aya::{
 };
 use ebbtide_layout::{TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};
 
-use super::{Datapath, Error, Programs, key, map_error};
+use super::{Datapath, Error, Programs, error::map_error, key};
 
 /// The eBPF object built by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_TRACE_OBJECT"));

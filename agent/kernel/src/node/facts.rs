@@ -6,7 +6,7 @@ use ebbtide_layout::HOST_MAC;
 use ebbtide_types::{Family, Mac};
 use ipnet::IpNet;
 
-use super::host::REDIRECT_DEVICE;
+use super::REDIRECT_DEVICE;
 use crate::netlink::{
     Error, Netlink,
     link::{Link, LinkAddress},
@@ -54,6 +54,24 @@ pub struct NodeFacts {
 }
 
 impl Nic {
+    /// Creates a NIC with only a name and an index, to be completed by the caller: hardware that is up and has IPv6, an
+    /// MTU of 1500 bytes, and no address of any kind.
+    #[must_use]
+    pub fn named(name: impl Into<String>, ifindex: u32) -> Self {
+        Self {
+            name: name.into(),
+            ifindex,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            kind: None,
+            port_of: None,
+            below: None,
+            ipv6: true,
+            addresses: Vec::new(),
+        }
+    }
+
     /// Creates a NIC from a link and its addresses. Link-local addresses are left out: nobody beyond the link can reach
     /// them.
     #[must_use]
@@ -255,16 +273,8 @@ mod tests {
 
     fn nic(name: &str, addresses: &[&str]) -> Nic {
         Nic {
-            name: name.into(),
-            ifindex: 2,
-            mac: None,
-            mtu: 1500,
-            up: true,
-            kind: None,
-            port_of: None,
-            below: None,
-            ipv6: true,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            ..Nic::named(name, 2)
         }
     }
 

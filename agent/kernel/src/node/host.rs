@@ -20,41 +20,26 @@
 //! Nothing that comes in from outside has this mark, and no foreign packet. REDIRECTED, all bits, is set on answers for
 //! a pod that the host has to translate first; they are delivered to the pod.
 //!
-//! NIC alone is set only where a NIC filters reverse paths strictly (the last rules exist only then). Strict filtering
-//! looks up the reverse path with the packet's mark where `src_valid_mark` is on, and with `iif` set to the link by
-//! which the packet is about to *leave*, or to `lo` if it is for this node (`__fib_validate_source`,
-//! net/ipv4/fib_frontend.c: `flowi4_iif = oif ? : LOOPBACK_IFINDEX`, and `__mkroute_input` passes the outgoing one). So
-//! `iif NIC` with the mark of the same NIC is the packet itself, and is routed as without Ebbtide.
-//!
-//! A firewall may filter as well, before translation: nft's `fib saddr . mark . iif` (nft_fib4_eval, nft_fib6_eval) and
-//! iptables' `-m rpfilter --validmark` look up the reverse path from the requested address, with the packet's mark and
-//! `iif lo`. iptables without `--validmark` looks up, for IPv6, with only that address and `oif` set to the NIC, like a
-//! socket of the node that is bound to both. So where that match is loaded, such a socket is routed by the NIC's own
-//! table, except on the NIC with the node's default route. Otherwise it would leave by the NIC with the default route,
-//! since IPv6 takes `oif` for a hint, and the egress program there would redirect it to this one.
+//! NIC alone is set only where a NIC filters reverse paths strictly (the last rules exist only then): `reverse_path`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ebbtide_types::Family;
-use ipnet::IpNet;
 
 use super::{
-    Known, Nic, NodeFacts, Role, Strict, nic_plan, nic_table,
+    Known, Nic, NodeFacts, REDIRECT_DEVICE, Role, Strict,
+    filters::filters,
+    gateways::{main_gateways, own_v4},
+    nic_plan, nic_table,
     plan::{Behind, Rules, Step},
-    pods_rules, take,
+    pods_rules,
+    reverse_path::lookups,
+    take,
 };
 use crate::{
-    datapath::{HOST_PROGRAMS, HostNic},
-    netlink::model::{
-        Action, Direction, Filter, MAIN_TABLE, NamespacePlan, Route, Rule, Selector, Sysctl,
-        host_net,
-    },
+    datapath::HostNic,
+    netlink::model::{Action, MAIN_TABLE, NamespacePlan, Route, Selector, Sysctl},
 };
-
-/// The redirect device: a link without a network, created for its ingress. A packet that is redirected there is in the
-/// host's stack, past the NIC's ipvlan handler. The pod's veth would do as well but for reverse path filtering (no far
-/// address is behind it) and ICMP redirects (in and out by one link).
-pub const REDIRECT_DEVICE: &str = "ebbtide0";
 
 /// The desired state of the node's NICs. Empty without a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,73 +73,6 @@ pub fn nics<'a>(
     let names = &rules.settings.nics;
     let nics = facts.nics.iter();
     nics.filter(move |nic| take(nic, facts, known, names).role == Role::Nic)
-}
-
-/// Returns the next hop of the node's own default route over a NIC, for each family that has one: the main table's
-/// before those of other tables.
-#[must_use]
-pub fn own_defaults(nic: &Nic, routes: &[Route]) -> Vec<(Family, Option<IpAddr>)> {
-    let of = |family| {
-        let over =
-            |route: &&Route| route.link == nic.name && Family::of_net(&route.destination) == family;
-        let mut main = routes.iter().filter(|route| route.table == MAIN_TABLE);
-        let mut others = routes.iter();
-        let found = main.find(over).or_else(|| others.find(over))?;
-        Some((family, found.via))
-    };
-    Family::BOTH.into_iter().filter_map(of).collect()
-}
-
-/// Gateways of the main table's default routes over a NIC.
-fn main_gateways(nic: &Nic, routes: &[Route]) -> Vec<IpAddr> {
-    let over = |route: &&Route| route.link == nic.name && route.table == MAIN_TABLE;
-    let mains = routes.iter().filter(over);
-    // The program supports none of another family.
-    let of_family = |route: &&Route| {
-        let family = Family::of_net(&route.destination);
-        route.via.is_some_and(|via| Family::of(via) == family)
-    };
-    mains
-        .filter(of_family)
-        .filter_map(|route| route.via)
-        .collect()
-}
-
-/// The node's IPv4 address on a NIC; of several, one in the gateway's network.
-fn own_v4(nic: &Nic, behind: &Behind) -> Option<Ipv4Addr> {
-    let gateway = behind.default_of(Family::V4).flatten();
-    let v4 = |net: &IpNet| match net.addr() {
-        IpAddr::V4(v4) => Some(v4),
-        IpAddr::V6(_) => None,
-    };
-    let is_beside = |net: &&IpNet| gateway.is_some_and(|gateway| net.contains(&gateway));
-    let beside = nic.addresses.iter().filter(is_beside).find_map(v4);
-    beside.or_else(|| nic.addresses.iter().find_map(v4))
-}
-
-/// Returns the programs on the host's end of a pod's veth; `only_from` guards what comes from the pod.
-#[must_use]
-pub fn veth_filters(link: &str, only_from: Option<u16>) -> Vec<Filter> {
-    let filters = filters(link, "host_veth_")
-        .into_iter()
-        .map(|filter| Filter {
-            only_from: only_from.filter(|_| filter.direction == Direction::Ingress),
-            ..filter
-        });
-    filters.collect()
-}
-
-fn filters(link: &str, prefix: &str) -> Vec<Filter> {
-    HOST_PROGRAMS
-        .iter()
-        .filter(|program| program.name.starts_with(prefix))
-        .map(|program| Filter {
-            link: link.to_owned(),
-            direction: program.direction,
-            program: program.name.to_owned(),
-            only_from: None,
-        })
-        .collect()
 }
 
 fn sysctl(link: &str, name: &str, value: &str) -> Sysctl {
@@ -291,32 +209,9 @@ pub fn host_plan(
         if filtered.kernel {
             plan.sysctls.push(sysctl(&nic.name, "src_valid_mark", "1"));
         }
+        has_end |= !strict_in.is_empty();
         for family in strict_in {
-            has_end = true;
-            let link = nic.name.clone();
-            let lookups = [
-                (
-                    Step::NotStrict,
-                    Selector::InLinkMark { link, mark, mask },
-                    rules.go_on(),
-                ),
-                (
-                    Step::NotStrict,
-                    Selector::LocalMark { mark, mask },
-                    rules.go_on(),
-                ),
-                (Step::Strict, Selector::Mark { mark, mask }, to_own),
-            ];
-            let mut lookups: Vec<Rule> = lookups
-                .map(|(step, selector, action)| rules.at(step, family, selector, action))
-                .into();
-            // The kernel's own filter drops what is for the node, so the firewall's lookups change nothing.
-            let is_last = family == Family::V6 || !filtered.kernel;
-            if is_last && filtered.firewall.is_in(family) {
-                let without = filtered.firewall.without_marks && family == Family::V6;
-                let asked = before_translation(nic, family, (mark, mask), to_own, without, rules);
-                lookups.extend(asked);
-            }
+            let lookups = lookups(nic, family, filtered, (mark, mask), to_own, rules);
             for rule in lookups {
                 if !plan.rules.contains(&rule) {
                     plan.rules.push(rule);
@@ -331,30 +226,6 @@ pub fn host_plan(
     HostPlan { nics, plan }
 }
 
-/// The rules for a firewall's lookups before translation, which start from the node's own addresses.
-fn before_translation(
-    nic: &Nic,
-    family: Family,
-    (mark, mask): (u32, u32),
-    to_own: Action,
-    without_marks: bool,
-    rules: Rules<'_>,
-) -> Vec<Rule> {
-    let own = nic.addresses.iter().map(IpNet::addr);
-    let own = own.filter(|address| Family::of(*address) == family);
-    let each = own.map(host_net).flat_map(|from| {
-        let link = nic.name.clone();
-        let marked = Selector::LocalFromMark { from, mark, mask };
-        let marked = rules.at(Step::Replies, family, marked, to_own);
-        let asked = Selector::OutLink { from, link };
-        let unmarked = rules.at(Step::Replies, family, asked, to_own);
-        [Some(marked), without_marks.then_some(unmarked)]
-            .into_iter()
-            .flatten()
-    });
-    each.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use ebbtide_types::{Mac, settings::Settings};
@@ -364,53 +235,15 @@ mod tests {
 
     fn nic(name: &str, ifindex: u32, address: &str) -> Nic {
         Nic {
-            name: name.into(),
-            ifindex,
             mac: Some(Mac([2; 6])),
             mtu: 9001,
-            up: true,
-            kind: None,
-            port_of: None,
-            below: None,
-            ipv6: true,
             addresses: vec![address.parse().unwrap()],
+            ..Nic::named(name, ifindex)
         }
     }
 
     fn texts<T: ToString>(objects: &[T]) -> Vec<String> {
         objects.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn the_nodes_own_way_out_is_the_main_tables_before_any_others() {
-        let route = |link: &str, via: Option<&str>, family: Family, table| Route {
-            link: link.into(),
-            destination: family.everything(),
-            via: via.map(|via| via.parse().unwrap()),
-            source: None,
-            table,
-        };
-        let routes = [
-            route("ens6", Some("10.71.8.1"), Family::V4, 102),
-            route("ens5", Some("172.31.16.9"), Family::V4, 102),
-            route("ens5", Some("172.31.16.1"), Family::V4, MAIN_TABLE),
-            route("ens5", Some("fe80::1"), Family::V6, MAIN_TABLE),
-            route("ens7", None, Family::V4, MAIN_TABLE),
-        ];
-        for (link, expected) in [
-            ("ens5", vec![Some("172.31.16.1"), Some("fe80::1")]),
-            ("ens6", vec![Some("10.71.8.1")]),
-            ("ens7", vec![None]),
-            ("ens8", vec![]),
-        ] {
-            let found = own_defaults(&nic(link, 3, "10.0.0.1/24"), &routes);
-            let found: Vec<_> = found.iter().map(|(_, via)| *via).collect();
-            let expected: Vec<Option<IpAddr>> = expected
-                .iter()
-                .map(|via| via.map(|via| via.parse().unwrap()))
-                .collect();
-            assert_eq!(found, expected, "{link}");
-        }
     }
 
     fn plan(strict: Strict) -> HostPlan {

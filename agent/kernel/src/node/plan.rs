@@ -279,16 +279,9 @@ mod tests {
 
     fn ens5() -> Nic {
         Nic {
-            name: "ens5".into(),
-            ifindex: 3,
-            mac: None,
             mtu: 9001,
-            up: true,
-            kind: None,
-            port_of: None,
-            below: None,
-            ipv6: true,
             addresses: vec!["172.31.22.228/20".parse().unwrap()],
+            ..Nic::named("ens5", 3)
         }
     }
 

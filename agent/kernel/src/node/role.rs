@@ -216,16 +216,10 @@ mod tests {
 
     fn nic(name: &str, ifindex: u32, kind: &str, addresses: &[&str]) -> Nic {
         Nic {
-            name: name.into(),
-            ifindex,
             mac: Some(Mac([2; 6])),
-            mtu: 1500,
-            up: true,
             kind: (!kind.is_empty()).then(|| kind.to_owned()),
-            port_of: None,
-            below: None,
-            ipv6: true,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            ..Nic::named(name, ifindex)
         }
     }
 

@@ -5,7 +5,10 @@ use std::{collections::HashSet, io::Write as _, thread, time::Duration};
 use ebbtide_agent::query::{FlowLine, Flows, Place};
 use ebbtide_plugin::wire::Query;
 
-use super::{Output, parse, table};
+use super::{
+    agent::parse,
+    format::{Output, table},
+};
 
 /// The interval at which `--watch` asks the agent.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -7,7 +7,10 @@ use ebbtide_agent::query::TraceLine;
 use ebbtide_plugin::wire::{self, Query, Request, Response, Trace};
 use ebbtide_types::printable::printable_json;
 
-use super::{Output, PATIENCE, parse};
+use super::{
+    agent::{PATIENCE, parse},
+    format::Output,
+};
 
 /// The packets that are traced.
 #[derive(Debug, clap::Args)]

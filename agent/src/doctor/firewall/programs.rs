@@ -231,17 +231,14 @@ fn has_nft(loaded: &str, built_in: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
+    use crate::program::write_script;
 
     /// Makes a directory with these programs, each a shell script.
     fn directory(programs: &[(&str, &str)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         for (name, script) in programs {
-            let file = directory.path().join(name);
-            fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+            write_script(&directory.path().join(name), script);
         }
         directory
     }

@@ -8,16 +8,8 @@ const OTHER: u32 = 30;
 
 fn nic(name: &str, ifindex: u32, addresses: &[&str]) -> Nic {
     Nic {
-        name: name.into(),
-        ifindex,
-        mac: None,
-        mtu: 1500,
-        up: true,
-        kind: None,
-        port_of: None,
-        below: None,
-        ipv6: true,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        ..Nic::named(name, ifindex)
     }
 }
 

@@ -1,8 +1,15 @@
 //! Numbers that are the same again for the same seed.
 
 /// xorshift64* (Vigna 2016): the numbers need not be good, only different.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Random(u64);
+
+impl Default for Random {
+    /// The same numbers in every run.
+    fn default() -> Self {
+        Self::new(0x0eb8_71de)
+    }
+}
 
 impl Random {
     /// Another seed, another sequence.
@@ -11,12 +18,17 @@ impl Random {
         Self(seed | 1)
     }
 
-    /// A number from 0 to below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
+    /// A number of 64 bits. The higher ones are the better ones.
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number from 0 to below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        (self.number() >> 33) % limit
     }
 
     /// A place in something so long; 0 in nothing.
