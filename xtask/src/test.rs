@@ -295,6 +295,15 @@ fn run_steps(
         build::unoptimised(ws, quiet)
     })?;
     let all = report.check("build the tests", || tests(ws, options, wanted))?;
+    if !options.is_part() {
+        // libtest cannot list the examples of the documentation: rustdoc builds and runs them itself.
+        report.check("examples in the documentation", || {
+            exec::run(
+                ws.cargo("test").args(["--locked", "--quiet", "--doc"]),
+                quiet,
+            )
+        });
+    }
     // Its cluster runs the image that people get.
     if options.checks() || all.iter().any(|test| test.group() == END_TO_END) {
         report.check("build the release and its image", || {
