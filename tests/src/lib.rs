@@ -1,11 +1,12 @@
-//! What only the integration tests have, on top of the strict VPC ([`ebbtide_vpc`]):
+//! Helpers of the integration tests, on top of the strict VPC ([`ebbtide_vpc`]):
 //!
-//! - [`chain`], [`chained`]: the plugin after other people's plugins, and a pod whose interface another plugin made;
-//! - [`crowd`]: a node with everything on it that other people have on theirs, and all of its traffic as a matrix;
-//! - [`two_ways`]: a pod that is reached straight and through its node, and by which way it answers;
-//! - [`fuzz`]: what comes from outside, damaged at random: read by what reads it, and sent to a running agent;
-//! - [`victim`]: a process to kill while it takes addresses;
-//! - [`random`]: numbers that a seed repeats.
+//! - [`chain`], [`chained`]: the plugin after other plugins in a chain, and a pod whose interface another plugin made;
+//! - [`crowd`]: a node with everything that other software may have on it, and all of its traffic as a matrix;
+//! - [`two_ways`]: a pod that is reached by its own NIC and through its node, and the paths of its replies;
+//! - [`fuzz`]: damaged input from outside, for each reader and for a running agent;
+//! - [`slow_ipam`]: an IPAM plugin that answers when a test lets it;
+//! - [`victim`]: a process that is killed while it takes addresses;
+//! - [`random`]: repeatable random numbers.
 
 pub mod chain;
 pub mod chained;
