@@ -1,5 +1,6 @@
-//! The eBPF programs alone, by BPF_PROG_TEST_RUN: packet, mark and maps in; verdict, mark, packet,
-//! maps and counters out. Needs root and a kernel that lets it load programs; no network.
+//! Runs the eBPF programs alone, by BPF_PROG_TEST_RUN.
+//! The input is a packet, a mark and maps; the output is a verdict, the mark, the packet, maps and counters. This needs
+//! root and a kernel that allows it to load programs, but no network.
 #![expect(
     clippy::unwrap_used,
     reason = "a bench whose every step must succeed; it has nothing better to do than to stop"
@@ -30,34 +31,34 @@ use ebbtide_layout::{
 };
 use ebbtide_vpc::workspace;
 
-/// A pod, on the NIC [`THIS`].
+/// A pod on the NIC [`THIS`].
 pub const POD: &str = "172.31.16.4";
 /// The same pod; the NIC of this address is [`THAT`].
 pub const POD6: &str = "fd00:16::4";
-/// By which the programs know it.
+/// The number by which the programs identify the pod.
 pub const POD_NUMBER: u16 = 4242;
 /// Another pod, on [`THIS`].
 pub const OTHER_POD: &str = "172.31.16.5";
-/// The node, on [`THIS`].
+/// The node's address on [`THIS`].
 pub const NODE: &str = "172.31.22.228";
-/// Its IPv6 address there.
+/// The node's IPv6 address on [`THIS`].
 pub const NODE6: &str = "fd00:16::228";
-/// The node, on [`THAT`], which has a gateway.
+/// The node's address on [`THAT`], which has a gateway.
 pub const OTHER: &str = "210.22.16.10";
-/// The node, on [`THAT`], in a network without a gateway.
+/// The node's address on [`THAT`] in a network without a gateway.
 pub const LOST: &str = "192.168.7.7";
 /// A pod on [`THAT`].
 pub const FAR_POD: &str = "172.31.16.6";
-/// Somebody outside.
+/// A client outside.
 pub const CLIENT: &str = "198.51.100.7";
-/// See [`CLIENT`].
+/// The IPv6 address of [`CLIENT`].
 pub const CLIENT6: &str = "2001:db8::7";
 
 /// The loopback: the device of a test run in any namespace.
 pub const THIS: u32 = 1;
 /// Another NIC.
 pub const THAT: u32 = 77;
-/// The link that redirects into the host.
+/// The redirect device.
 pub const REDIRECT_DEVICE: u32 = 78;
 /// The pod's end of its veth pair.
 pub const VETH: u32 = 79;
@@ -68,14 +69,14 @@ pub const THAT_MARK: u32 = 0x04;
 /// The bit of replies, in the host.
 pub const REPLY: u32 = reply_bit(DEFAULT_NIC_MARKS);
 
-/// `TC_ACT_UNSPEC` (include/uapi/linux/pkt_cls.h): on to the next filter.
+/// `TC_ACT_UNSPEC` (include/uapi/linux/pkt_cls.h): the next filter decides.
 pub const PASS: u32 = u32::MAX;
 /// `TC_ACT_SHOT`.
 pub const DROP: u32 = 2;
 /// `TC_ACT_REDIRECT`.
 pub const REDIRECT: u32 = 7;
 
-/// Size of `struct __sk_buff` (include/uapi/linux/bpf.h), and where fields are in it.
+/// Size of `struct __sk_buff` (include/uapi/linux/bpf.h), and the offsets of fields in it.
 const SKB_LEN: usize = 192;
 const SKB_MARK: usize = 8;
 const SKB_INGRESS_IFINDEX: usize = 36;
@@ -83,10 +84,10 @@ const SKB_INGRESS_IFINDEX: usize = 36;
 /// All programs, loaded, with a pod and two NICs in their maps.
 pub struct Bench {
     object: Ebpf,
-    /// The pod's flow table, and that of [`OTHER_POD`].
+    /// The flow table of the pod, and that of [`OTHER_POD`].
     flows: Map,
     flows_of_other: Map,
-    /// The host's, of the pod and the node, and of [`OTHER_POD`].
+    /// The host's flow table of the pod and the node, and that of [`OTHER_POD`].
     host_flows: Map,
     host_flows_of_other: Map,
 }
@@ -97,7 +98,7 @@ impl std::fmt::Debug for Bench {
     }
 }
 
-/// What a program did.
+/// The result of a program's run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Its verdict.
@@ -108,16 +109,16 @@ pub struct Outcome {
     pub packet: Vec<u8>,
 }
 
-/// An address that is written in the source.
+/// Parses an address that is written in the source.
 ///
 /// # Panics
-/// When it is none.
+/// If it is not an address.
 #[must_use]
 pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// All programs' names, the pod's first.
+/// Returns the names of all programs, the pod's first.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let pod = PROGRAMS.iter().map(|program| program.name);
     pod.chain(HOST_PROGRAMS.iter().map(|program| program.name))
@@ -127,7 +128,7 @@ impl Bench {
     /// Loads the programs and fills their maps.
     ///
     /// # Panics
-    /// When the object is not there, or the kernel refuses it (are you root?).
+    /// If the object is not there, or the kernel refuses it (are you root?).
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it asks much of the kernel")]
     pub fn new() -> Self {
@@ -222,10 +223,10 @@ impl Bench {
         self.object.program(name).unwrap().try_into().unwrap()
     }
 
-    /// The descriptor of a program, for a tc filter.
+    /// Returns the descriptor of a program, for a tc filter.
     ///
     /// # Panics
-    /// When there is no such program.
+    /// If there is no such program.
     #[must_use]
     pub fn fd(&self, name: &str) -> RawFd {
         self.program(name).fd().unwrap().as_fd().as_raw_fd()
@@ -234,22 +235,22 @@ impl Bench {
     /// Runs a program once.
     ///
     /// # Panics
-    /// When the kernel does not take such a frame for a test run.
+    /// If the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn run(&self, program: &str, packet: &[u8], mark: u32) -> Outcome {
         self.try_run(program, packet, mark).unwrap()
     }
 
-    /// Runs a program once; `None` if the kernel does not take such a frame for a test run.
+    /// Runs a program once; returns `None` if the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn try_run(&self, program: &str, packet: &[u8], mark: u32) -> Option<Outcome> {
         self.run_from(program, packet, mark, 0)
     }
 
-    /// Runs a program once for a packet that came in by [`THAT`] before.
+    /// Runs a program once for a packet that came in by [`THAT`] and was forwarded.
     ///
     /// # Panics
-    /// When the kernel does not take such a frame for a test run.
+    /// If the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn run_passed_on(&self, program: &str, packet: &[u8]) -> Outcome {
         self.run_marked_and_passed_on(program, packet, 0)
@@ -258,16 +259,16 @@ impl Bench {
     /// As [`Bench::run_passed_on`], with a mark.
     ///
     /// # Panics
-    /// When the kernel does not take such a frame for a test run.
+    /// If the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn run_marked_and_passed_on(&self, program: &str, packet: &[u8], mark: u32) -> Outcome {
         self.run_from(program, packet, mark, THAT).unwrap()
     }
 
-    /// Makes the NIC [`THIS`] one where reverse paths are filtered strictly, or not, in either family.
+    /// Sets whether the NIC [`THIS`] filters reverse paths strictly, for each family.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn is_strict(&mut self, v4: bool, v6: bool) {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         self.know_nic(Nic {
@@ -279,10 +280,10 @@ impl Bench {
         });
     }
 
-    /// Lets the NIC [`THIS`] ask for neighbours in the name of an IPv4 address.
+    /// Sets the IPv4 sender of ARP requests at the NIC [`THIS`].
     ///
     /// # Panics
-    /// When it is none, or the kernel refuses.
+    /// If it is not one, or the kernel refuses.
     pub fn asks_as(&mut self, address: &str) {
         let address: std::net::Ipv4Addr = address.parse().unwrap();
         self.know_nic(Nic {
@@ -300,18 +301,18 @@ impl Bench {
         patiently(|| nics.insert(THIS, nic, 0));
     }
 
-    /// Whether this kernel takes test runs of packets that came in by a link before: 5.10 refuses any
-    /// `ingress_ifindex`.
+    /// Whether this kernel allows test runs of forwarded packets: 5.10 refuses any `ingress_ifindex`.
     ///
     /// # Panics
-    /// When it takes no test run at all.
+    /// If it refuses test runs at all.
     #[must_use]
     pub fn takes_passed_on(&self, program: &str, packet: &[u8]) -> bool {
         let _sent = self.run(program, packet, 0);
         self.run_from(program, packet, 0, THAT).is_some()
     }
 
-    /// `ingress`: the interface that the packet came in by; zero for what a socket sends.
+    /// Runs a program once. `ingress` is the interface that the packet came in by; zero for packets that a socket
+    /// sends.
     fn run_from(&self, program: &str, packet: &[u8], mark: u32, ingress: u32) -> Option<Outcome> {
         let mut ctx_in = [0; SKB_LEN];
         for (at, value) in [(SKB_MARK, mark), (SKB_INGRESS_IFINDEX, ingress)] {
@@ -337,10 +338,10 @@ impl Bench {
         })
     }
 
-    /// How long a program takes for a packet, of `repeat` runs the mean as the kernel tells it.
+    /// Measures how long a program takes for a packet: the mean of `repeat` runs, by the kernel.
     ///
     /// # Panics
-    /// When the kernel does not take such a frame for a test run.
+    /// If the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn time(&self, program: &str, packet: &[u8], mark: u32, repeat: u32) -> Duration {
         let mut ctx_in = [0; SKB_LEN];
@@ -354,19 +355,19 @@ impl Bench {
         result.unwrap().duration
     }
 
-    /// What the kernel says of a program.
+    /// Returns the kernel's information about a program.
     ///
     /// # Panics
-    /// When it says nothing.
+    /// If the kernel has none.
     #[must_use]
     pub fn info(&self, program: &str) -> ProgramInfo {
         self.program(program).info().unwrap()
     }
 
-    /// What was counted at a hook for a pod's address.
+    /// Returns the counters of a hook for a pod's address.
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn counted(&self, address: &str, hook: Hook) -> Counters {
         let map: PerCpuHashMap<_, Address, PodCounters> =
@@ -378,10 +379,10 @@ impl Bench {
         sum
     }
 
-    /// What was counted at the NIC [`THIS`].
+    /// Returns the counters of the NIC [`THIS`].
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn counted_at_nic(&self) -> NicCounters {
         let map: PerCpuHashMap<_, u32, NicCounters> =
@@ -393,20 +394,20 @@ impl Bench {
         sum
     }
 
-    /// What a pod sent with addresses that are not its own.
+    /// Returns the counters of what a pod sent with foreign addresses.
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn spoofed(&self, pod: u16) -> Spoofed {
         let map: HashMap<_, u32, Spoofed> = self.object.map("SPOOFED").unwrap().try_into().unwrap();
         map.get(&pod.into(), 0).unwrap_or_default()
     }
 
-    /// Makes the pod's interface one that sends through the host's stack, or not.
+    /// Sets whether the pod's packets pass the host's stack (ipvlan l3).
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn is_l3(&mut self, is_l3: bool) {
         self.know(PodCounters {
             pod: POD_NUMBER,
@@ -416,10 +417,10 @@ impl Bench {
         });
     }
 
-    /// Makes the pod's interface one that sends frames as they are, with this link-layer address.
+    /// Makes the pod's interface an l2 one, whose frames have this link-layer address.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn is_l2_with(&mut self, mac: [u8; 6]) {
         self.know(PodCounters {
             pod: POD_NUMBER,
@@ -429,10 +430,10 @@ impl Bench {
         });
     }
 
-    /// As [`Bench::is_l3`], for a pod whose sockets take no marks.
+    /// As [`Bench::is_l3`], for a pod whose sockets do not take marks.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn follows_tcp(&mut self, is_l3: bool) {
         self.know(PodCounters {
             pod: POD_NUMBER,
@@ -442,10 +443,10 @@ impl Bench {
         });
     }
 
-    /// Exempts the pod from the host's netfilter.
+    /// Exempts the pod from the host's netfilter (`exemptFromMasquerade`).
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn exempt(&mut self) {
         self.know(PodCounters {
             pod: POD_NUMBER,
@@ -465,14 +466,14 @@ impl Bench {
         }
     }
 
-    /// Makes all that was noted of TCP connections as old as `age`.
+    /// Sets the age of all records of TCP connections to `age` seconds.
     ///
     /// # Panics
-    /// When the map cannot be read or written.
+    /// If the map cannot be read or written.
     pub fn age_connections(&mut self, age: u32) {
         let map = self.object.map_mut("RECENT").unwrap();
         let mut recent: Array<_, u64> = map.try_into().unwrap();
-        // The programs' clock wraps, too: the machine may not have been up for so long.
+        // The programs' clock wraps, too: the machine may not have been up for that long.
         let then = u64::from((uptime().as_secs() as u32).wrapping_sub(age));
         for place in 0..RECENT_PLACES {
             let noted = recent.get(&place, 0).unwrap();
@@ -483,26 +484,26 @@ impl Bench {
         }
     }
 
-    /// Puts a flow into the pod's table.
+    /// Adds a flow to the pod's table.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn remember(&mut self, key: FlowKey, ifindex: u32) {
         put_flow(&mut self.flows, key, ifindex);
     }
 
-    /// Puts a flow into the table of [`OTHER_POD`].
+    /// Adds a flow to the table of [`OTHER_POD`].
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn remember_of_other(&mut self, key: FlowKey, ifindex: u32) {
         put_flow(&mut self.flows_of_other, key, ifindex);
     }
 
-    /// The pod's flows, with the interface each came in by.
+    /// Returns the pod's flows, each with the interface that it came in by.
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn remembered(&self) -> Vec<(FlowKey, u32)> {
         let flows: HashMap<_, FlowKey, Flow> = (&self.flows).try_into().unwrap();
@@ -510,19 +511,19 @@ impl Bench {
         all.map(|(key, flow)| (key, flow.ifindex)).collect()
     }
 
-    /// Puts a flow into the host's table of the pod and the node.
+    /// Adds a flow to the host's table of the pod and the node.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn remember_in_host(&mut self, key: FlowKey, flow: HostFlow) {
         let mut flows: HashMap<_, FlowKey, HostFlow> = (&mut self.host_flows).try_into().unwrap();
         flows.insert(key, flow, 0).unwrap();
     }
 
-    /// Lets the responder answer for an address, by the NIC `ifindex` and with `mac`.
+    /// Makes the responder answer for an address, at the NIC `ifindex` and with `mac`.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn answer_for(&mut self, address: &str, ifindex: u32, mac: [u8; 6]) {
         let mut map: HashMap<_, Address, Answer> =
             self.object.map_mut("ANSWERS").unwrap().try_into().unwrap();
@@ -534,10 +535,10 @@ impl Bench {
         map.insert(key(ip(address)), answer, 0).unwrap();
     }
 
-    /// How often the responder answered for an address.
+    /// Returns how often the responder answered for an address.
     ///
     /// # Panics
-    /// When it is not to answer for it.
+    /// If it is not told to answer for it.
     #[must_use]
     pub fn answered(&self, address: &str) -> u64 {
         let map: HashMap<_, Address, Answer> =
@@ -545,11 +546,10 @@ impl Bench {
         map.get(&key(ip(address)), 0).unwrap().count
     }
 
-    /// The host's flows of the pod and the node, without the time when they were learned and the number
-    /// of their packets.
+    /// Returns the host's flows of the pod and the node, without their times and packet counts.
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn remembered_in_host(&self) -> Vec<(FlowKey, HostFlow)> {
         let flows: HashMap<_, FlowKey, HostFlow> = (&self.host_flows).try_into().unwrap();
@@ -563,8 +563,8 @@ impl Bench {
     }
 }
 
-/// A map does not wait for memory: the kernel makes some ready once it was asked for (kernel/bpf/memalloc.c
-/// by an interrupt to itself, which user-mode Linux has only with the clock's tick).
+/// Retries inserting into a map that has no memory at this moment: the kernel allocates more soon after a request
+/// (kernel/bpf/memalloc.c, by an interrupt to itself, which user-mode Linux has only with the clock's tick).
 fn patiently<E: std::fmt::Debug>(mut insert: impl FnMut() -> Result<(), E>) {
     for _ in 0..100 {
         if insert().is_ok() {
@@ -589,7 +589,7 @@ fn on_each_cpu<T: aya::Pod>(value: T) -> PerCpuValues<T> {
     PerCpuValues::try_from(vec![value; cpus]).unwrap()
 }
 
-/// A flow table for `addresses` and one for [`OTHER_POD`], in the map of maps `name`.
+/// Creates a flow table for `addresses` and one for [`OTHER_POD`], in the map of maps `name`.
 fn tables(object: &mut Ebpf, bytes: &[u8], name: &'static str, addresses: &[&str]) -> [Map; 2] {
     let program = object.program("veth_ingress").unwrap().try_into().unwrap();
     let tables = FlowTables::of(bytes, program, name).unwrap();

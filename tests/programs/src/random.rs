@@ -1,4 +1,4 @@
-//! Packets nobody would send.
+//! Random packets that nobody would send.
 
 use std::net::IpAddr;
 
@@ -6,17 +6,17 @@ use ebbtide_kernel::datapath::key;
 use ebbtide_layout::FlowKey;
 use etherparse::{LaxSlicedPacket, TransportSlice};
 
-/// Random packets for each program, unless the environment says another number.
+/// The default number of random packets for each program.
 const PACKETS: u32 = 20_000;
 
-/// How many random packets each program gets: `EBBTIDE_RANDOM_PACKETS`, or a few.
+/// Returns the number of random packets for each program: `EBBTIDE_RANDOM_PACKETS`, or the default.
 #[must_use]
 pub fn number() -> u32 {
     let text = std::env::var("EBBTIDE_RANDOM_PACKETS").ok();
     text.and_then(|text| text.parse().ok()).unwrap_or(PACKETS)
 }
 
-/// Xorshift (Marsaglia 2003): the same packets in every run.
+/// Xorshift (Marsaglia 2003), which repeats the same packets in every run.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -27,7 +27,7 @@ impl Default for Random {
 }
 
 impl Random {
-    /// The next number.
+    /// Returns the next number.
     pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -39,7 +39,7 @@ impl Random {
         (self.number() % end as u64) as usize
     }
 
-    /// Something like a packet: one of `whole` with a few bytes changed, often cut off, sometimes noise.
+    /// Returns a random packet: one of `whole` with a few bytes changed, often cut off, sometimes noise.
     pub fn packet(&mut self, whole: &[Vec<u8>]) -> Vec<u8> {
         let mut packet = whole[self.below(whole.len())].clone();
         if self.below(8) == 0 {
@@ -58,7 +58,7 @@ impl Random {
     }
 }
 
-/// Source and destination of an IP packet as they stand, whatever the rest of its header says.
+/// Returns the source and destination of an IP packet, without checking the rest of its header.
 #[must_use]
 pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     fn at<const N: usize>(packet: &[u8], offset: usize) -> Option<IpAddr>
@@ -74,14 +74,14 @@ pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
-/// Whether this is, by another parser, a packet of the flow that the other side (`from_remote`) or
-/// ours has sent. A packet whose ports that parser cannot read passes for one.
+/// Whether the packet belongs to the flow, by another parser; `from_remote` tells which side sent it. A packet whose
+/// ports that parser cannot read is accepted.
 #[must_use]
 pub fn is_of_flow(packet: &[u8], flow: &FlowKey, from_remote: bool) -> bool {
     let Some((source, destination)) = addresses(packet) else {
         return false;
     };
-    // Ports are read as they stand: a length field that lies changes nothing about whose they are.
+    // The ports count as they are: a wrong length field does not change whose they are.
     let ports = match LaxSlicedPacket::from_ethernet(packet).map(|sliced| sliced.transport) {
         Ok(Some(TransportSlice::Udp(udp))) => Some((udp.source_port(), udp.destination_port())),
         Ok(Some(TransportSlice::Tcp(tcp))) => Some((tcp.source_port(), tcp.destination_port())),
