@@ -1,4 +1,4 @@
-//! etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
+//! The control plane: etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
 
 use std::{
     fs,
@@ -26,26 +26,26 @@ use super::{
     runtime::Runtime,
 };
 
-/// How long a part may take to answer: this machine may be busy, or emulated.
+/// The time limit for a component's answer: this machine may be busy, or emulated.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Between two looks.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
-/// What the directories start with; the process ID follows.
+/// The prefix of the directories; the process ID follows.
 const PREFIX: &str = "ebbtide-cluster-";
-/// Free ports are looked for and then used: somebody else may be quicker.
+/// The number of attempts: another process may take a free port before it is used.
 const ATTEMPTS: u32 = 3;
 
-/// What kind of control plane is wanted.
+/// The options of a control plane.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Also run kube-controller-manager and kube-scheduler. Without them: namespaces are not
-    /// emptied when deleted, owner references delete nothing, and pods get no node.
+    /// Whether kube-controller-manager and kube-scheduler run, too. Without them namespaces are not emptied when they
+    /// are deleted, owner references delete nothing, and pods get no node.
     pub controllers: bool,
-    /// Where it serves nodes; without it, on a free port of 127.0.0.1.
+    /// The machine that it runs on; without one, it listens on free ports of 127.0.0.1.
     pub place: Option<Place>,
     /// Further arguments of kube-apiserver.
     pub api_server_arguments: Vec<String>,
-    /// What serves Services on its nodes.
+    /// How Services are served on its nodes.
     pub proxy: ProxyMode,
 }
 
@@ -54,14 +54,14 @@ pub struct Options {
 pub struct Place {
     /// Its network.
     pub netns: Netns,
-    /// The address that nodes and pods reach it at.
+    /// The address by which nodes and pods reach it.
     pub address: IpAddr,
 }
 
-/// A running control plane. Its processes and files go when it does.
+/// A running control plane. Dropping it ends its processes and removes its files.
 #[derive(Debug)]
 pub struct ControlPlane {
-    // Ended in this order.
+    // Dropped in this order.
     scheduler: Option<Process>,
     controllers: Option<Process>,
     api_server: Option<Process>,
@@ -84,11 +84,11 @@ impl ControlPlane {
     /// The network of Services.
     pub const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 
-    /// Starts it and waits until it answers. `None`, and a [`skip`](ebbtide_vpc::skip), where there are
-    /// no binaries.
+    /// Starts a control plane and waits until it answers. Returns `None`, after a [`skip`](ebbtide_vpc::skip), if there
+    /// are no binaries.
     ///
     /// # Errors
-    /// When a part does not come up: with the end of its log.
+    /// If a component does not start; the error has the end of its log.
     pub fn start(options: Options) -> Result<Option<Self>> {
         let Some(binaries) = Binaries::find() else {
             return Ok(None);
@@ -167,7 +167,7 @@ impl ControlPlane {
         let mut command = self.command("etcd")?;
         command
             .args(["--name", "default", "--log-level", "warn"])
-            // A test's store need not survive a power cut.
+            // A test's store need not survive a power failure.
             .arg("--unsafe-no-fsync")
             .arg("--data-dir")
             .arg(self.path("etcd"))
@@ -180,17 +180,17 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Starts the API server again after [`ControlPlane::stop_api_server`], at the same address,
-    /// and waits until it is ready.
+    /// Starts the API server again after [`ControlPlane::stop_api_server`], at the same address, and waits until it is
+    /// ready.
     ///
     /// # Errors
-    /// When it does not come up: with the end of its log.
+    /// If it does not start; the error has the end of its log.
     pub fn start_api_server(&mut self) -> Result<()> {
         let file = |name: &str| self.pki.file(name).into_os_string();
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         let (bind, advertise, reconciler) = match &self.options.place {
             Some(place) => ("0.0.0.0".to_owned(), place.address, "lease"),
-            // A loopback address is refused as an endpoint: do not even try.
+            // A loopback address is refused as an endpoint, so no attempt is made.
             None => (loopback.to_string(), loopback, "none"),
         };
         let mut command = self.command("kube-apiserver")?;
@@ -229,7 +229,7 @@ impl ControlPlane {
             .context("starting kube-apiserver")?;
         self.api_server = Some(process);
         self.wait("kube-apiserver is ready", "kube-apiserver", |cluster| {
-            // The default namespace is the last thing that a new API server makes.
+            // The default namespace is the last object that a new API server creates.
             cluster.kubectl(&["get", "--raw", "/readyz"])?;
             cluster
                 .kubectl(&["get", "namespace", "default", "-o", "name"])
@@ -237,10 +237,10 @@ impl ControlPlane {
         })
     }
 
-    /// Ends the API server; etcd and what is in it stay.
+    /// Stops the API server. etcd and its contents stay.
     ///
     /// # Errors
-    /// When it cannot be ended.
+    /// If it cannot be stopped.
     pub fn stop_api_server(&mut self) -> Result<()> {
         match self.api_server.take() {
             Some(mut process) => process.kill().context("ending kube-apiserver"),
@@ -265,7 +265,7 @@ impl ControlPlane {
             .arg("--kubeconfig")
             .arg(controllers)
             .args(quiet("kube-controller-manager")?)
-            // The default (20) makes the controllers' own service accounts slow.
+            // With the default (20) the controllers' own service accounts take long.
             .args(["--kube-api-qps=300", "--kube-api-burst=500"])
             .arg("--use-service-account-credentials=true")
             .arg("--flex-volume-plugin-dir")
@@ -296,29 +296,29 @@ impl ControlPlane {
         )
     }
 
-    /// The release of its API server.
+    /// Returns the release of its API server.
     ///
     /// # Errors
-    /// When that does not say.
+    /// If that does not say.
     pub fn release(&self) -> Result<Release> {
         self.binaries.release("kube-apiserver")
     }
 
-    /// The release of its nodes' container runtime.
+    /// Returns the release of its nodes' container runtime.
     ///
     /// # Errors
-    /// When there is none, or it does not say.
+    /// If there is none, or it does not answer.
     pub fn runtime(&self) -> Result<Runtime> {
         self.binaries.runtime()
     }
 
-    /// Where the API server is, as seen from where it runs.
+    /// Returns the API server's address, as seen from its own machine.
     #[must_use]
     pub fn server(&self) -> String {
         format!("https://127.0.0.1:{}", self.ports.api)
     }
 
-    /// Where nodes reach the API server.
+    /// Returns the API server's address, as seen from nodes.
     #[must_use]
     pub fn server_for_nodes(&self) -> String {
         match &self.options.place {
@@ -327,16 +327,16 @@ impl ControlPlane {
         }
     }
 
-    /// The administrator's kubeconfig.
+    /// Returns the path of the administrator's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.pki.file("admin.kubeconfig")
     }
 
-    /// The beginning of a command line by which a person talks to it from elsewhere on this machine.
+    /// Returns the beginning of a command line by which a person uses the cluster from elsewhere on this machine.
     ///
     /// # Errors
-    /// When there is no kubectl.
+    /// If there is no kubectl.
     pub fn kubectl_command(&self) -> Result<String> {
         let kubectl = self.binaries.file("kubectl")?;
         let inside = match &self.options.place {
@@ -348,16 +348,16 @@ impl ControlPlane {
         Ok(format!("{inside}{kubectl} --kubeconfig {config}"))
     }
 
-    /// Its directory, which goes when it does.
+    /// Returns its directory, which is removed with it.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Runs kubectl as the administrator and gives what it printed.
+    /// Runs kubectl as the administrator and returns its output.
     ///
     /// # Errors
-    /// When it fails: with what it said.
+    /// If it fails; the error has its output.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.kubectl_with(arguments, "")
     }
@@ -365,7 +365,7 @@ impl ControlPlane {
     /// As [`ControlPlane::kubectl`], with `input` as its standard input (`-f -`).
     ///
     /// # Errors
-    /// When it fails: with what it said.
+    /// If it fails; the error has its output.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
         let output = self.kubectl_output(arguments, input)?;
         if !output.status.success() {
@@ -378,17 +378,18 @@ impl ControlPlane {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// As [`ControlPlane::kubectl_with`], for who wants to know which of many objects were refused.
+    /// As [`ControlPlane::kubectl_with`], but returns the output of a failed command, too: it tells which of many
+    /// objects were refused.
     ///
     /// # Errors
-    /// When it cannot be run. That it fails is none.
+    /// If it cannot be run. That it fails is not an error.
     pub fn kubectl_output(&self, arguments: &[&str], input: &str) -> Result<Output> {
         let mut child = self
             .command("kubectl")?
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
             .args(arguments)
-            // its cache of what the server offers
+            // kubectl keeps a cache of the server's API below it.
             .env("HOME", self.directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -396,16 +397,16 @@ impl ControlPlane {
             .spawn()
             .context("starting kubectl")?;
         if let Some(mut stdin) = child.stdin.take() {
-            // kubectl may end without reading it: its own words say why.
+            // kubectl may end before it has read everything; its own error is reported.
             let _ = stdin.write_all(input.as_bytes());
         }
         child.wait_with_output().context("waiting for kubectl")
     }
 
-    /// Replaces the status of an object that has one apart: `path` is the object's own.
+    /// Replaces the status of an object that has a status subresource; `path` is the object's own.
     ///
     /// # Errors
-    /// What the API server has against it.
+    /// If the API server refuses it.
     pub fn set_status(&self, path: &str, status: &serde_json::Value) -> Result<()> {
         let object = self.kubectl(&["get", "--raw", path])?;
         let mut object: serde_json::Value = serde_json::from_str(&object)?;
@@ -418,10 +419,10 @@ impl ControlPlane {
         .map(drop)
     }
 
-    /// Waits until `look` is true of what `kubectl get ARGUMENTS -o json` prints.
+    /// Waits until `look` returns true for the output of `kubectl get ARGUMENTS -o json`.
     ///
     /// # Errors
-    /// When it does not become so: with what was there last.
+    /// If it does not become so in time; the error has the last state.
     pub fn wait_until(
         &self,
         arguments: &[&str],
@@ -440,10 +441,10 @@ impl ControlPlane {
         }
     }
 
-    /// `kubectl apply` of manifests.
+    /// Applies manifests by `kubectl apply`.
     ///
     /// # Errors
-    /// What the API server has against them.
+    /// If the API server refuses them.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         self.kubectl_with(&["apply", "-f", "-"], manifests)
     }
@@ -451,32 +452,32 @@ impl ControlPlane {
     /// Applies the CustomResourceDefinitions in `directory` and waits until they are served.
     ///
     /// # Errors
-    /// What the API server has against them.
+    /// If the API server refuses them.
     pub fn install_crds(&self, directory: &Path) -> Result<()> {
         let directory = directory.display().to_string();
-        // kubectl knows the fields of the API server's release: before 1.25 not those of CEL rules,
-        // which such a server drops.
+        // kubectl validates by its own schema of CRDs, and before 1.25 it does not know the fields of CEL rules. The
+        // API server drops these fields.
         self.kubectl(&["apply", "--validate=false", "-f", &directory])?;
         self.kubectl(&["wait", "--for=condition=Established", "crd", "--all"])
             .map(drop)
     }
 
-    /// What `kubectl ARGUMENTS -o json` prints, parsed.
+    /// Returns the parsed output of `kubectl ARGUMENTS -o json`.
     ///
     /// # Errors
-    /// When it fails: with what it said.
+    /// If it fails; the error has its output.
     pub fn get(&self, arguments: &[&str]) -> Result<serde_json::Value> {
         let text = self.kubectl(&[&["get"], arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("kubectl get {arguments:?}: {text:?}"))
     }
 
-    /// The end of a part's log: `etcd`, `kube-apiserver`, ...
+    /// Returns the end of a component's log: `etcd`, `kube-apiserver`...
     #[must_use]
     pub fn log(&self, part: &str) -> String {
         tail(&self.log_file(part))
     }
 
-    /// The program `name`, in the control plane's network.
+    /// Returns a command of the program `name`, in the control plane's network.
     fn command(&self, name: &str) -> Result<Command> {
         let program = self.binaries.file(name)?;
         Ok(match &self.options.place {
@@ -485,7 +486,7 @@ impl ControlPlane {
         })
     }
 
-    /// Waits until `look` succeeds; gives up when `part` ends or all patience is gone.
+    /// Waits until `look` succeeds. Gives up if `part` ends or the time limit is over.
     fn wait(&mut self, what: &str, part: &str, look: impl Fn(&Self) -> Result<()>) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -505,7 +506,7 @@ impl ControlPlane {
         }
     }
 
-    /// The first part that is not running any more.
+    /// Returns the first component that no longer runs.
     fn ended(&mut self) -> Result<Option<(&'static str, ExitStatus)>> {
         let parts = [
             ("etcd", &mut self.etcd),
@@ -522,7 +523,7 @@ impl ControlPlane {
         Ok(None)
     }
 
-    /// Whether somebody else took a port between the choice and its use.
+    /// Whether another process took a port between its choice and its use.
     fn port_taken(&self) -> bool {
         ["etcd", "kube-apiserver"]
             .iter()
@@ -541,7 +542,7 @@ impl ControlPlane {
 impl Ports {
     fn choose(place: Option<&Place>) -> Result<Self> {
         if place.is_some() {
-            // A network of its own: nobody else is there.
+            // In a network of its own, all ports are free.
             return Ok(Self {
                 api: 6443,
                 etcd: 2379,
@@ -549,7 +550,7 @@ impl Ports {
             });
         }
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        // All are held until all are chosen: three different ones.
+        // All are held until all are chosen, so they differ.
         let held = [free(), free(), free()];
         let mut ports = held.iter().map(|listener| match listener {
             Ok(listener) => Ok(listener.local_addr()?.port()),
@@ -564,7 +565,7 @@ impl Ports {
     }
 }
 
-/// The end of a log.
+/// Returns the end of a log.
 pub(super) fn tail(path: &Path) -> String {
     let log = fs::read(path).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);

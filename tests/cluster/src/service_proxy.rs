@@ -1,4 +1,4 @@
-//! kube-proxy alone: a machine that serves Services and runs no pods.
+//! kube-proxy alone, on a machine that serves Services and runs no pods.
 
 use std::{
     net::IpAddr,
@@ -17,11 +17,11 @@ use super::{
     parts::Parts,
 };
 
-/// How long it may take until Services are served: this machine may be busy.
+/// The time limit until Services are served: this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A kube-proxy. Its process ends when it is dropped; its rules stay in its network.
+/// A running kube-proxy. Dropping it ends its process; its rules stay in its network.
 #[derive(Debug)]
 pub struct ServiceProxy {
     process: Process,
@@ -30,10 +30,11 @@ pub struct ServiceProxy {
 }
 
 impl ServiceProxy {
-    /// Starts one in the machine `netns`, as that of the node `name` at `address`, which the API server is told of.
+    /// Starts a kube-proxy in the machine `netns`, as that of the node `name` at `address`, and creates the Node
+    /// object.
     ///
     /// # Errors
-    /// When it cannot be started, or the cluster's has no such mode.
+    /// If it cannot be started, or the cluster's release has no such mode.
     pub fn start(
         cluster: &ControlPlane,
         netns: &Netns,
@@ -67,7 +68,7 @@ impl ServiceProxy {
     /// Waits until `look` succeeds.
     ///
     /// # Errors
-    /// When it does not, or kube-proxy ended: with the end of its log.
+    /// If it does not, or kube-proxy ended; the error has the end of its log.
     pub fn wait(&mut self, look: impl Fn() -> Result<()>) -> Result<()> {
         let start = Instant::now();
         while let Err(trouble) = look() {
