@@ -1,4 +1,4 @@
-//! What must be true of a pod whose interface another plugin made.
+//! Checks of a pod whose interface another plugin made.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,7 +20,7 @@ const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
 const NODE: &str = "master";
 
-/// Addresses of ens5 that the pools leave to other plugins' IPAM.
+/// SpiderReservedIPs for addresses of ens5 that other plugins' IPAM may use.
 const OTHERS: &str = "\
 ---
 apiVersion: spiderpool.spidernet.io/v2beta1
@@ -34,7 +34,7 @@ metadata: {name: others-v6}
 spec: {ips: ['fd00:16::4-fd00:16::6']}
 ";
 
-/// The lab, whose agents leave the first three addresses for pods on `master`'s ens5 to others.
+/// Starts the lab. Its agents leave the first three addresses for pods on `master`'s ens5 to other plugins.
 ///
 /// # Errors
 /// As [`Lab::start`].
@@ -44,11 +44,11 @@ pub fn lab() -> Result<Lab> {
     Ok(lab)
 }
 
-/// Where host-local takes an address from: a subnet and its first address for pods.
+/// A range of host-local: a subnet, and its first address for pods.
 pub type Range<'a> = (&'a str, &'a str);
 
-/// The configuration of a plugin that is to come first, with an address of each range by host-local,
-/// which keeps its files below `data`.
+/// Returns the configuration of the first plugin of a chain. It has an address of each range from host-local, which
+/// keeps its files below `data`.
 #[must_use]
 pub fn first(kind: &str, fields: &Value, ranges: &[Range<'_>], data: &str) -> Value {
     let ranges: Vec<Value> = ranges
@@ -72,11 +72,11 @@ pub fn first(kind: &str, fields: &Value, ranges: &[Range<'_>], data: &str) -> Va
     config
 }
 
-/// Proves the reply's path: from the node, by NodePort, and from a neighbour, whose requests come in
-/// by `neighbours`.
+/// Checks the paths of replies: to the node, by NodePort, and to a neighbour, whose requests come in by the interface
+/// `neighbours`.
 ///
 /// # Errors
-/// Says which way is wrong.
+/// If a path is wrong; the error names it.
 pub fn prove(lab: &mut Lab, config: &Value, neighbours: &str) -> Result<()> {
     let node = lab.vpc.node(NODE).clone();
     let plugin = lab.agent(NODE).plugin();
@@ -94,8 +94,8 @@ pub fn prove(lab: &mut Lab, config: &Value, neighbours: &str) -> Result<()> {
         "{names:?}"
     );
     if config["type"] == "macvlan" {
-        // A cloud does not know a macvlan child's MAC address and answers it nothing, ARP neither;
-        // where macvlan is used the gateway answers.
+        // A cloud does not know the MAC address of a macvlan child and does not answer it, not even its ARP requests.
+        // In networks that allow macvlan the gateway answers.
         let nic = lab.vpc.nic(NODE, "ens5");
         let mac = nic.port_mac().map(|byte| format!("{byte:02x}")).join(":");
         let entry = ["dev", "eth0", "lladdr", &mac, "nud", "permanent"];
@@ -159,7 +159,7 @@ pub fn prove(lab: &mut Lab, config: &Value, neighbours: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asks the pod, and looks by which of its interfaces requests came and replies went.
+/// Sends requests to the pod, and checks by which of its interfaces requests came in and replies left.
 fn ways(lab: &Lab, client: &Netns, address: IpAddr, expected: &str) -> Result<()> {
     for protocol in Protocol::BOTH {
         let mark = lab.taps.mark()?;
@@ -169,7 +169,7 @@ fn ways(lab: &Lab, client: &Netns, address: IpAddr, expected: &str) -> Result<()
     Ok(())
 }
 
-/// Of the packets of one client alone: the last ones of the client before may still be under way.
+/// Checks the interfaces of one client's packets. The last packets of an earlier client may still be under way.
 fn same_way(lab: &Lab, mark: Mark, client_port: u16, expected: &str) -> Result<()> {
     let seen = lab.taps.since(mark)?;
     let interfaces = |direction: Direction, from: u16, to: u16| {

@@ -1,4 +1,4 @@
-//! A pod whose interface somebody else made, a pair of links: it needs no ipvlan.
+//! A pod whose interface is a foreign veth pair, which needs no ipvlan.
 
 use anyhow::{Context as _, Result};
 use ebbtide_vpc::{
@@ -9,7 +9,7 @@ use ebbtide_vpc::{
 };
 use serde_json::json;
 
-/// The pod. It is deleted with [`ChainedInterface::delete`], or goes with its namespace.
+/// A pod with a chained interface. [`ChainedInterface::delete`] deletes it; otherwise it ends with its namespace.
 #[derive(Debug)]
 pub struct ChainedInterface {
     _netns: Netns,
@@ -19,10 +19,10 @@ pub struct ChainedInterface {
 }
 
 impl ChainedInterface {
-    /// Makes one on a node, behind a pair with addresses of its own.
+    /// Creates the pod on a node, behind a veth pair with addresses of its own.
     ///
     /// # Errors
-    /// When the pair cannot be made, or ADD fails.
+    /// If the pair cannot be made, or ADD fails.
     pub fn on(lab: &mut Lab, node: &str) -> Result<Self> {
         let netns = Netns::new("guest")?;
         let host = lab.vpc.node(node).clone();
@@ -77,7 +77,7 @@ impl ChainedInterface {
     /// Calls DEL.
     ///
     /// # Errors
-    /// When the plugin fails.
+    /// If the plugin fails.
     pub fn delete(self) -> Result<()> {
         self.call("DEL")
     }

@@ -1,4 +1,4 @@
-//! What only the integration tests have, on top of the strict VPC ([`ebbtide_vpc`]):
+//! Helpers of the integration tests, on top of the strict VPC ([`ebbtide_vpc`]):
 //!
 //! - [`chain`], [`chained`]: the plugin after other people's plugins, and a pod whose interface another plugin made;
 //! - [`crowd`]: a node with everything on it that other people have on theirs, and all of its traffic as a matrix;

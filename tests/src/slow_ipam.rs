@@ -1,4 +1,4 @@
-//! An IPAM plugin that takes its time, for as long as a test wants.
+//! An IPAM plugin that answers when a test lets it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,22 +12,22 @@ use tempfile::TempDir;
 
 use ebbtide_vpc::{foreign, patience::eventually};
 
-/// The plugin. It answers at once, but for commands that it is told to [`hold`](Self::hold).
+/// The plugin. It answers at once, except commands that it [holds](Self::hold).
 #[derive(Debug)]
 pub struct SlowIpam {
     directory: TempDir,
-    /// While this is open, whoever waits at the gate goes on.
+    /// The open gate: while it is open, held commands continue.
     open: Option<File>,
 }
 
 impl SlowIpam {
-    /// What a configuration calls it in `ipam.type`.
+    /// The plugin's name in `ipam.type`.
     pub const NAME: &'static str = "slow-ipam";
 
-    /// One that answers an ADD with `answer`.
+    /// Creates a plugin that answers ADD with `answer`.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn new(answer: &str) -> Result<Self> {
         let directory = TempDir::with_prefix("ebbtide-slow-ipam-")?;
         let path = directory.path();
@@ -47,17 +47,17 @@ impl SlowIpam {
         })
     }
 
-    /// `CNI_PATH` with it.
+    /// Returns the `CNI_PATH` with the plugin.
     #[must_use]
     pub fn path(&self) -> String {
         let own = self.directory.path().display();
         format!("{own}:{}", foreign::path().display())
     }
 
-    /// Keeps whoever asks for `command` waiting from now on.
+    /// Holds all calls of `command` from now on.
     ///
     /// # Errors
-    /// When that cannot be written down.
+    /// If the marker cannot be written.
     pub fn hold(&mut self, command: &str) -> Result<()> {
         self.open = None;
         Ok(fs::write(self.held(command), "")?)
@@ -66,7 +66,7 @@ impl SlowIpam {
     /// Waits until it was called so often since it was made, for as long as calls come.
     ///
     /// # Errors
-    /// When it is not.
+    /// If it is not.
     pub fn wait_called(&self, times: usize) -> Result<()> {
         let mut called = self.called()?;
         while called < times {
@@ -85,10 +85,10 @@ impl SlowIpam {
         Ok(names.filter(|name| name.starts_with("asked.")).count())
     }
 
-    /// Lets all go on that wait, and all that come.
+    /// Lets all held and later calls continue.
     ///
     /// # Errors
-    /// When the gate cannot be opened.
+    /// If the gate cannot be opened.
     pub fn release(&mut self) -> Result<()> {
         for entry in fs::read_dir(self.directory.path())? {
             let path = entry?.path();
@@ -97,7 +97,8 @@ impl SlowIpam {
             }
         }
         let gate = self.directory.path().join("gate");
-        // For both, so that nobody has to be there; it stays open for who has looked just before.
+        // Opened for reading and writing, this does not wait for a peer. It stays open for a call that has just
+        // checked.
         let open = OpenOptions::new().read(true).write(true).open(&gate);
         self.open = Some(open.with_context(|| format!("opening {}", gate.display()))?);
         Ok(())
@@ -111,7 +112,7 @@ impl SlowIpam {
 
 impl Drop for SlowIpam {
     fn drop(&mut self) {
-        // Nobody waits for a test that is over.
+        // Nobody needs the result after the test.
         let _ = self.release();
     }
 }

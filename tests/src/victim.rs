@@ -1,4 +1,4 @@
-//! A process that takes and releases addresses until it is killed, and says what it was told.
+//! A process that takes and releases addresses until it is killed, and reports what was acknowledged.
 
 use std::{io::Write as _, path::Path, time::Duration};
 
@@ -14,10 +14,10 @@ use ebbtide_vpc::random::Random;
 const MANIFEST: &str = "{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, \
     metadata: {name: p}, spec: {subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.200], default: true}}";
 
-/// So many work at once, each on its own containers.
+/// The number of workers, each with its own containers.
 const WORKERS: u64 = 8;
 
-/// What the pools are opened with, by the process and by whoever looks after its death.
+/// Returns the options of the pools, for the process and for the test that opens them after its death.
 #[must_use]
 pub fn options() -> Options {
     Options {
@@ -26,19 +26,19 @@ pub fn options() -> Options {
     }
 }
 
-/// One line at once on standard output: a pipe keeps what a dead process wrote.
+/// Writes a line to standard output at once: a pipe keeps what a dead process wrote.
 fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes())?;
     Ok(out.flush()?)
 }
 
-/// Works until it is killed. Says `ready` once the pools are open, then for each request what it is
-/// about to do (`+? CONTAINER ADDRESS`, `-? CONTAINER`), and once more, without the question mark,
-/// when that is acknowledged.
+/// Takes and releases addresses until it is killed.
+/// It prints `ready` once the pools are open. For each request it prints what it will do (`+? CONTAINER ADDRESS`, `-?
+/// CONTAINER`), and the same without the question mark when that is acknowledged.
 ///
 /// # Errors
-/// When a request fails.
+/// If a request fails.
 pub fn run(dir: &Path) -> Result<()> {
     let catalog = Catalog::from_texts([(Path::new("m.yaml"), MANIFEST)]);
     let pools = Pools::open(dir, options())?;

@@ -1,4 +1,4 @@
-//! `bench`: figures, measured on this machine.
+//! `bench`: benchmarks on this machine.
 
 mod run;
 
@@ -34,7 +34,7 @@ pub(crate) enum Options {
     Programs(Common),
 }
 
-/// Builds what is measured and what measures, optimised, and runs it.
+/// Builds the benchmark and the programs that it measures, optimised, and runs it.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     let run = match options {
         Options::Add(common) => Run::of("add", common),

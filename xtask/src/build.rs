@@ -1,4 +1,4 @@
-//! `build`: the kernel's programs, then everything a person starts.
+//! `build`: builds the eBPF objects, then all binaries.
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +10,7 @@ use crate::exec::Output;
 use crate::workspace::Workspace;
 use crate::{build_ebpf, ui};
 
-/// What lies in `target/release` afterwards.
+/// The files in `target/release` after a build.
 const BINARIES: [&str; 4] = ["ebbtide", "ebbtide-agent", "ebbtidectl", "ebbtide-demo"];
 
 /// Options of `build`.
@@ -21,7 +21,7 @@ pub(crate) struct Options {
     debug: bool,
 }
 
-/// Builds all and shows what came out.
+/// Builds everything and lists the files.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     build_ebpf::run(ws, Output::Show)?;
     if options.debug {
@@ -48,24 +48,24 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Everything that demo and tests start, into `target/debug`: a third of the time that a release takes.
+/// Builds everything that the demo and the tests start into `target/debug`, in a third of the time of a release build.
 pub(crate) fn unoptimised(ws: &Workspace, output: Output) -> Result<()> {
     cargo::run(&mut programs(ws, &BINARIES), output)
 }
 
-/// One more program of these, of the tests' crates, into `target/debug`.
+/// Builds one more program of the tests' crates into `target/debug`.
 pub(crate) fn unoptimised_also(ws: &Workspace, program: &str, output: Output) -> Result<()> {
     cargo::run(&mut programs(ws, &[program]), output)
 }
 
-/// The agent, its command line and a program of the tests' crates, into `target/release`.
+/// Builds the agent, its command line and a program of the tests' crates into `target/release`.
 pub(crate) fn optimised(ws: &Workspace, program: &str, output: Output) -> Result<()> {
     agent(ws, output)?;
     cargo::run(programs(ws, &[program]).arg("--release"), output)
 }
 
-/// Builds programs by their names. Which packages they are in is not said: features are then those of all default
-/// members, as where the tests are built, and what both are made of is built once.
+/// Returns the command that builds programs by their names. It does not name their packages: so the features are those
+/// of all default members, as when the tests are built, and common dependencies are built once.
 fn programs(ws: &Workspace, names: &[&str]) -> Command {
     let mut command = ws.cargo("build");
     command.arg("--locked");
@@ -73,8 +73,8 @@ fn programs(ws: &Workspace, names: &[&str]) -> Command {
     command
 }
 
-/// The agent and its command line, into `target/release`. Both are static: they run on any
-/// distribution, and in an image with nothing else.
+/// Builds the agent and its command line into `target/release`. Both are static, so they run on any distribution, and
+/// in an image with nothing else.
 pub(crate) fn agent(ws: &Workspace, output: Output) -> Result<()> {
     for program in ["ebbtide-agent", "ebbtidectl"] {
         static_program(ws, "ebbtide-agent", program, "release", output)?;
@@ -82,7 +82,7 @@ pub(crate) fn agent(ws: &Workspace, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// The CNI plugin, static and small, into `target/release`.
+/// Builds the CNI plugin, static and small, into `target/release`.
 pub(crate) fn plugin(ws: &Workspace, output: Output) -> Result<()> {
     static_program(ws, "ebbtide-plugin", "ebbtide", "plugin", output)?;
     let built = ws.target.join("plugin/ebbtide");
@@ -92,12 +92,12 @@ pub(crate) fn plugin(ws: &Workspace, output: Output) -> Result<()> {
     );
     fs::create_dir_all(ws.release())
         .and_then(|()| fs::copy(&built, &half).map(drop))
-        // a plugin that is being executed cannot be written to, but it can be replaced
+        // A running plugin cannot be overwritten, but it can be replaced.
         .and_then(|()| fs::rename(&half, &to))
         .with_context(|| format!("cannot copy {} to {}", built.display(), to.display()))
 }
 
-/// One program without a dynamic loader.
+/// Builds one program without a dynamic loader.
 fn static_program(
     ws: &Workspace,
     package: &str,

@@ -1,4 +1,4 @@
-//! `build-ebpf`: the programs for the kernel, from Rust to BPF objects with BTF.
+//! `build-ebpf`: compiles the eBPF programs to BPF objects with BTF.
 
 use std::fs;
 use std::path::Path;
@@ -15,17 +15,17 @@ use crate::workspace::Workspace;
 const PACKAGE: &str = "ebbtide-ebpf";
 const OBJECTS: [&str; 3] = ["ebbtide", "trace", "strict-vpc"];
 const TARGET: &str = "bpfel-unknown-none";
-/// In the root Cargo.toml.
+/// The profile in the root Cargo.toml.
 const PROFILE: &str = "ebpf";
 
-/// Flags for every crate of the build; bpf-linker makes BTF from the debug information.
+/// The compiler flags of every crate of the build; bpf-linker makes BTF from the debug information.
 const RUSTFLAGS: [&str; 3] = [
     r#"--cfg=bpf_target_arch="x86_64""#,
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
 ];
 
-/// Builds the objects and copies those that changed to `target/ebpf`.
+/// Builds the objects, and copies those that changed to `target/ebpf`.
 pub(crate) fn run(ws: &Workspace, output: Output) -> Result<()> {
     let mut build = for_kernel(ws, "build")?;
     build.args(["--profile", PROFILE]);
@@ -39,14 +39,14 @@ pub(crate) fn run(ws: &Workspace, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// `clippy` for the kernel's crate, at its own target: on the host its panic handler is in the way.
+/// Runs clippy on the eBPF crate for its own target: on the host its panic handler conflicts with std's.
 pub(crate) fn clippy(ws: &Workspace, output: Output) -> Result<()> {
     let mut clippy = for_kernel(ws, "clippy")?;
     clippy.args(["--profile", PROFILE, "--", "-D", "warnings"]);
     cargo::run(&mut clippy, output)
 }
 
-/// A cargo command that compiles the package for the kernel with `core` from source.
+/// Returns a cargo command that compiles the package for the kernel, with `core` from source.
 fn for_kernel(ws: &Workspace, command: &str) -> Result<Command> {
     let linker = linker::ensure(ws)?;
     let mut build = ws.cargo(command);
@@ -54,7 +54,7 @@ fn for_kernel(ws: &Workspace, command: &str) -> Result<Command> {
         .args(["--locked", "--package", PACKAGE, "--target", TARGET])
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(build_dir(ws))
-        // -Z on a stable compiler; the kernel's target has no prebuilt `core`
+        // Allows -Z on a stable compiler: there is no prebuilt `core` for this target.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
@@ -63,18 +63,19 @@ fn for_kernel(ws: &Workspace, command: &str) -> Result<Command> {
     Ok(build)
 }
 
-/// A directory of its own: other flags than the host's, and no waiting for the host's lock.
+/// Returns the build directory. It is a separate one, since the flags differ from the host's, and the host's lock would
+/// be waited for.
 fn build_dir(ws: &Workspace) -> std::path::PathBuf {
     ws.target.join("ebpf-build")
 }
 
-/// Copies only what differs: the agent embeds the object and is rebuilt whenever its time changes.
+/// Copies a file only if it differs: the agent embeds the object and is rebuilt when its time changes.
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());
     }
-    // Renamed into place: whoever embeds it at this moment sees the old or the new, never half.
+    // Renamed into place, so that a concurrent build sees the old or the new object, never a part.
     let half = to.with_extension("new");
     fs::write(&half, new)
         .and_then(|()| fs::rename(&half, to))

@@ -1,4 +1,4 @@
-//! Running cargo: quiet when all is well, with a line of progress, since a first build takes minutes.
+//! Runs cargo. It prints a progress line, since a first build takes minutes, and cargo's output only on failure.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -10,11 +10,10 @@ use anyhow::{Context as _, Result, bail};
 use crate::exec::{self, Output};
 use crate::ui;
 
-/// How often a log that is no terminal gets a line of progress.
+/// The interval of progress lines in a log that is not a terminal.
 const EVERY: Duration = Duration::from_secs(20);
 
-/// Runs a cargo command to its end. Its output is shown as it comes, or replaced by its progress and
-/// shown if it fails.
+/// Runs a cargo command. Its output is passed on, or replaced by its progress and shown on failure.
 pub(crate) fn run(command: &mut Command, output: Output) -> Result<()> {
     match output {
         Output::Show => exec::run(command, output),
@@ -24,7 +23,7 @@ pub(crate) fn run(command: &mut Command, output: Output) -> Result<()> {
 
 /// Runs a cargo command, shows its progress, and returns what it wrote to stdout.
 pub(crate) fn read(command: &mut Command) -> Result<String> {
-    // cargo's own line of progress (its documentation, "term.progress"), also where it writes into a pipe.
+    // cargo's own progress line (its documentation, "term.progress"), also for a pipe.
     command
         .env("CARGO_TERM_PROGRESS_WHEN", "always")
         .env("CARGO_TERM_PROGRESS_WIDTH", "300")
@@ -57,7 +56,7 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
-/// Reads cargo's stderr to its end, shows the progress in it, and returns the rest.
+/// Reads cargo's stderr, shows the progress in it, and returns the other lines.
 fn follow(mut stderr: impl Read) -> String {
     let (mut rest, mut line) = (String::new(), Vec::new());
     let start = Instant::now();
@@ -88,7 +87,7 @@ fn follow(mut stderr: impl Read) -> String {
     rest + &String::from_utf8_lossy(&line)
 }
 
-/// Whether a line of cargo's is about more than that it works.
+/// Whether a line of cargo's is more than a report of its work.
 fn says_something(line: &str) -> bool {
     const WORKS: [&str; 8] = [
         "Compiling",
@@ -104,7 +103,7 @@ fn says_something(line: &str) -> bool {
     !first.is_empty() && !WORKS.contains(&first)
 }
 
-/// How far a build is: cargo's `    Building [==>   ] 12/307: syn, serde(build)`.
+/// The progress of a build: cargo's `    Building [==>   ] 12/307: syn, serde(build)`.
 #[derive(Debug, PartialEq, Eq)]
 struct Progress<'t> {
     done: u32,
@@ -126,7 +125,7 @@ impl<'t> Progress<'t> {
 
     fn show(&self, time: Duration) -> String {
         let Self { done, all, now } = self;
-        // What takes long is what has been there longest, and cargo names that first.
+        // cargo names the crates first that have been compiling for the longest time.
         let now: Vec<&str> = now.split(", ").take(3).collect();
         format!(
             "{done} of {all} crates, {:.0} s: {}",

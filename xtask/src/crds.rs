@@ -1,4 +1,4 @@
-//! `crds`: what the API server is told of the agent's types.
+//! `crds`: generates the CustomResourceDefinitions of the agent's types.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use crate::cargo;
 use crate::exec::Output;
 use crate::workspace::Workspace;
 
-/// Writes `deploy/crds` anew. The agent does it itself, so that this crate needs none of its types.
+/// Writes `deploy/crds`. The agent generates the files itself, so that this crate needs none of its types.
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     let mut run = ws.cargo("run");
     run.args([

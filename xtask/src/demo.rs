@@ -1,4 +1,4 @@
-//! `demo`: builds everything and shows it at work on real packets, in this kernel or in a guest.
+//! `demo`: builds everything and runs the demonstration on real packets, in this kernel or in a guest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub(crate) struct Options {
     args: Vec<String>,
 }
 
-/// Builds, runs, and passes the demo's status on.
+/// Builds and runs the demo, and returns its status.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     let kernel = Kernel::chosen(options.kernel, options.qemu);
     let direct =
@@ -95,8 +95,8 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::from(outcome.status))
 }
 
-/// What the demo and the tests are told: where the binaries (`programs`) and the objects are, and we
-/// ourselves.
+/// Returns the variables for the demo and the tests: the directories of the binaries (`programs`), of the objects, and
+/// of xtask.
 pub(crate) fn test_environment(ws: &Workspace, programs: &Path) -> Result<Vec<(String, String)>> {
     let own = std::env::current_exe().context("cannot find out where this program is")?;
     let own = own.parent().map(Path::to_path_buf).unwrap_or_default();
@@ -109,7 +109,7 @@ pub(crate) fn test_environment(ws: &Workspace, programs: &Path) -> Result<Vec<(S
     ])
 }
 
-/// Everything that the demo runs, a line a step.
+/// Builds everything that the demo runs, with a line for each step.
 fn build_all(ws: &Workspace, output: Output) -> Result<()> {
     ui::step("build the kernel's programs", || {
         build_ebpf::run(ws, output)

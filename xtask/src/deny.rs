@@ -1,7 +1,7 @@
-//! `deny`: whether a dependency has a known hole, a licence we cannot pass on, a source we do not know, or a twin.
+//! `deny`: checks dependencies for known vulnerabilities, licences, sources and duplicates.
 //!
-//! The rules are `xtask/deny/deny.toml`. The advisories lie beside them as an archive, so that a test says the same
-//! today and tomorrow, and needs no network for it; `--database` takes newer ones in.
+//! The rules are `xtask/deny/deny.toml`. The advisories are an archive beside them, so that a check has the same result
+//! on every day and needs no network. `--database` updates the archive.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ const DENY: Program = Program {
     version: "0.20.2",
 };
 
-/// How cargo-deny calls the directory of RustSec's database: its name, and a digest of its address.
+/// The name of cargo-deny's directory for RustSec's database; it contains a digest of the database's address.
 const DATABASE: &str = "advisory-db-3157b0e258782691";
 
-/// What is kept of the database: nothing here depends on an advisory about the compiler itself.
+/// The parts of the database that are kept: no crate here depends on an advisory about the compiler itself.
 const KEPT: [&str; 3] = ["crates", "LICENSES", "LICENSE.txt"];
 
 /// Options of `deny`.
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     database: Option<PathBuf>,
 }
 
-/// Looks at all dependencies.
+/// Checks all dependencies.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     if let Some(clone) = &options.database {
         take_in(ws, clone)?;
@@ -43,14 +43,14 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     check(ws, Output::Show)
 }
 
-/// The date of the advisories.
+/// Returns the date of the advisories.
 pub(crate) fn as_of(ws: &Workspace) -> String {
     let text = fs::read_to_string(version(ws)).unwrap_or_default();
     let date = text.split_whitespace().nth(1);
     date.unwrap_or("an unknown date").to_owned()
 }
 
-/// As [`run`], with the advisories that are there.
+/// As [`run`], with the archived advisories.
 pub(crate) fn check(ws: &Workspace, output: Output) -> Result<()> {
     let deny = DENY.ensure(ws)?;
     let advisories = unpack(ws)?;
@@ -75,7 +75,7 @@ fn directory(ws: &Workspace) -> PathBuf {
     ws.root.join("xtask/deny")
 }
 
-/// Commit and date of what the archive has.
+/// Returns the path of the file with the archive's commit and date.
 fn version(ws: &Workspace) -> PathBuf {
     directory(ws).join("advisory-db.version")
 }
@@ -84,7 +84,7 @@ fn archive(ws: &Workspace) -> PathBuf {
     directory(ws).join("advisory-db.tar.gz")
 }
 
-/// Unpacks the advisories, and returns the directory that cargo-deny wants to know.
+/// Unpacks the advisories, and returns the directory for cargo-deny.
 fn unpack(ws: &Workspace) -> Result<PathBuf> {
     let (all, archive) = (ws.target.join("advisories"), archive(ws));
     let place = all.join(DATABASE);
@@ -97,14 +97,14 @@ fn unpack(ws: &Workspace) -> Result<PathBuf> {
     tar::Archive::new(GzDecoder::new(packed))
         .unpack(&place)
         .with_context(|| format!("unpack {}", archive.display()))?;
-    // By its time cargo-deny tells whether anybody still renews the database. That it is ours to renew is said by
-    // whoever calls, and is no reason for a test to fail on a day of its own choice.
+    // By this file's time cargo-deny decides whether the database is outdated. The caller reports the archive's age,
+    // and an old archive must not make a test fail.
     let fetched = git.join("FETCH_HEAD");
     fs::write(&fetched, "").with_context(|| format!("write {}", fetched.display()))?;
     Ok(all)
 }
 
-/// Packs what is kept of a clone.
+/// Packs those parts of a clone that are kept.
 fn take_in(ws: &Workspace, clone: &Path) -> Result<()> {
     let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
@@ -117,7 +117,7 @@ fn take_in(ws: &Workspace, clone: &Path) -> Result<()> {
     }
     let version = git(&["log", "-1", "--format=%H %cs"])?;
     let (path, mut all) = (archive(ws), Vec::new());
-    // Without a time in it: the same advisories are the same file.
+    // Without a time, the same advisories make the same file.
     let mut gz = GzBuilder::new().read(&packed[..], Compression::best());
     std::io::copy(&mut gz, &mut all).context("compress the advisories")?;
     fs::write(&path, all).with_context(|| format!("write {}", path.display()))?;

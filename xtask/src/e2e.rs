@@ -1,4 +1,4 @@
-//! `e2e`: a real cluster whose pods' network is the image and the manifests of this repository.
+//! `e2e`: a real cluster with the image and the manifests of this repository.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use crate::vm::Kernel;
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, demo, here, image, ui};
 
-/// The test's program. Pods in it run it, too.
+/// The test's program, which also runs in the test's pods.
 pub(crate) const PROGRAM: &str = "ebbtide-e2e";
 
 /// Options of `e2e`.
@@ -31,7 +31,7 @@ pub(crate) struct Options {
     no_build: bool,
 }
 
-/// Builds, runs, and passes the status on.
+/// Builds and runs the test, and returns its status.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     if !exec::is_root()? {
         bail!("e2e makes network namespaces and tap devices: run it as root");

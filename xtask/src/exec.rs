@@ -1,4 +1,4 @@
-//! Running other programs: one place, so that every failure shows the command line.
+//! Runs other programs. All of them are run here, so that every failure shows the command line.
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -7,16 +7,16 @@ use std::process::{Command, Output as Captured, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// What becomes of a program's output.
+/// The destination of a program's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// It goes where ours goes.
+    /// The output of xtask.
     Show,
-    /// It is kept, and shown in the error if the program fails.
+    /// It is collected, and shown in the error if the program fails.
     OnFailure,
 }
 
-/// Runs `command` to its end; a status other than 0 is an error.
+/// Runs `command`; a status other than 0 is an error.
 pub(crate) fn run(command: &mut Command, output: Output) -> Result<()> {
     match output {
         Output::OnFailure => capture(command, true).map(drop),
@@ -49,7 +49,7 @@ pub(crate) fn pass_on(from: &mut dyn Read) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         let mut ours = std::io::stdout().lock();
-        // A reader of ours that went away (`| head`) does not end the program.
+        // A reader that went away (`| head`) does not end the program.
         let _ = ours.write_all(&buffer[..count]).and_then(|()| ours.flush());
     }
 }
@@ -74,7 +74,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// `stdout_tells`: its stdout is for people, too, and belongs into the error.
+/// Runs `command` and captures its output. With `stdout_tells` its stdout is for people, too, and part of the error.
 fn capture(command: &mut Command, stdout_tells: bool) -> Result<Captured> {
     let captured = command
         .stdin(Stdio::null())
@@ -92,7 +92,7 @@ fn capture(command: &mut Command, stdout_tells: bool) -> Result<Captured> {
     Ok(captured)
 }
 
-/// The command line as a shell would take it.
+/// Returns the command line for a shell.
 pub(crate) fn line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -101,7 +101,7 @@ pub(crate) fn line(command: &Command) -> String {
         .join(" ")
 }
 
-/// `word` so that a POSIX shell reads exactly it, and nothing is added where nothing is needed.
+/// Quotes `word` for a POSIX shell, if that is needed.
 pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -111,7 +111,7 @@ pub(crate) fn quote(word: &str) -> String {
     }
 }
 
-/// Where `program` is, in PATH or where Debian keeps the administrator's programs.
+/// Finds `program` in PATH, or in Debian's directories of administrators' programs.
 pub(crate) fn find(program: impl AsRef<OsStr>) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -120,7 +120,7 @@ pub(crate) fn find(program: impl AsRef<OsStr>) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Whether we are the superuser of this machine.
+/// Whether this process is root.
 pub(crate) fn is_root() -> Result<bool> {
     Ok(read(Command::new("id").arg("-u"))?.trim() == "0")
 }

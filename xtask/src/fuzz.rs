@@ -1,4 +1,4 @@
-//! `fuzz`: damaged inputs for as long as one wants. The tests do a little of it each time.
+//! `fuzz`: fuzzing for as long as one wants. The tests run a few inputs each time.
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ pub(crate) struct Options {
     args: Vec<String>,
 }
 
-/// Builds, runs, and passes the status on. What did harm is kept in `target/fuzz`.
+/// Builds and runs the fuzzer, and returns its status. Harmful inputs are kept in `target/fuzz`.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     setup::prepare(ws, &Needs::new(true, &[debian::DEMO], &[]))?;
     ui::step("build the kernel's programs", || {

@@ -1,4 +1,4 @@
-//! Running in this kernel what may also run in a guest.
+//! Runs programs in this kernel that may also run in a guest.
 
 use std::ffi::OsStr;
 use std::process::Command;
@@ -7,17 +7,17 @@ use anyhow::Result;
 
 use crate::exec;
 
-/// As a guest has it: pinned maps need a bpf file system, and a container often has none.
+/// A script that mounts a bpf file system, as a guest has it: pinned maps need one, and a container often has none.
 const WITH_BPFFS: &str = r#"
 [ "$(stat -f -c %T /sys/fs/bpf)" = bpf_fs ] || mount -t bpf bpf /sys/fs/bpf || exit 1
 exec "$@"
 "#;
 
-/// A command for `program`. For root it has mounts of its own and a bpf file system among them, so
-/// that this machine's are left as they are.
+/// Returns a command for `program`. For root it has a mount namespace with a bpf file system, so that the mounts of
+/// this machine stay as they are.
 ///
 /// # Errors
-/// When we cannot find out who we are.
+/// If the own user cannot be determined.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
     if !exec::is_root()? {
         return Ok(Command::new(program));
@@ -29,13 +29,13 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
     Ok(command)
 }
 
-/// As [`command`], for a program that is to end when we do, however we end.
+/// As [`command`], for a program that ends when xtask ends, for whatever reason.
 ///
 /// # Errors
-/// When we cannot find out who we are.
+/// If the own user cannot be determined.
 pub(crate) fn bound_to_us(program: impl AsRef<OsStr>) -> Result<Command> {
     let inner = command(program)?;
-    // setpriv is part of util-linux, as unshare is
+    // setpriv is part of util-linux, as unshare is.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "--"]);
     command.arg(inner.get_program()).args(inner.get_args());

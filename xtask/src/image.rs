@@ -1,5 +1,4 @@
-//! `image`: the container image, from scratch: three static programs in one layer, as an OCI
-//! archive.
+//! `image`: packs the container image from scratch: three static programs in one layer, as an OCI archive.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use crate::exec::Output;
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, ui};
 
-/// What is in the image, all below [`BIN`].
+/// The programs in the image, all in [`BIN`].
 const PROGRAMS: [&str; 3] = ["ebbtide", "ebbtide-agent", "ebbtidectl"];
 const BIN: &str = "usr/local/bin";
 
@@ -30,10 +29,10 @@ pub(crate) struct Options {
     no_build: bool,
 }
 
-/// As the manifests have it.
+/// The image's name as in the manifests.
 const DEFAULT_NAME: &str = concat!("ghcr.io/ebbtide/ebbtide:v", env!("CARGO_PKG_VERSION"));
 
-/// Builds the programs and packs them.
+/// Builds and packs the programs.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     if !options.no_build {
         build_ebpf::run(ws, Output::Show)?;
@@ -55,19 +54,19 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Packs what was built, to where the tests look for it.
+/// Packs the built programs for the tests.
 pub(crate) fn for_tests(ws: &Workspace) -> Result<()> {
     write(&default_output(ws), &pack(ws, DEFAULT_NAME)?.archive)
 }
 
-/// Where the archive goes if nobody says so.
+/// Returns the default path of the archive.
 fn default_output(ws: &Workspace) -> PathBuf {
     ws.target.join("image/ebbtide.tar")
 }
 
 fn pack(ws: &Workspace, name: &str) -> Result<Image> {
     let mut entries = vec![
-        // The runtime mounts over these, and the root is read-only.
+        // The runtime mounts over these directories, and the root is read-only.
         Entry::directory("etc"),
         Entry::directory("run"),
         Entry::directory("tmp"),
@@ -128,7 +127,7 @@ fn is_static(elf: &[u8]) -> bool {
     elf.starts_with(b"\x7fELF\x02\x01") && segments().is_some_and(|all| !all.contains(&PT_INTERP))
 }
 
-/// Writes `bytes` as `path`, whole or not at all.
+/// Writes a file completely or not at all.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let half = path.with_extension("new");
     let parent = path.parent().unwrap_or(Path::new("."));
@@ -144,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_program_with_a_loader_is_told_from_one_without() {
-        // This test is one with a loader.
+        // The test's own program has a loader.
         let own = fs::read("/proc/self/exe").expect("our own program");
         assert!(!is_static(&own));
         assert!(!is_static(b"#!/bin/sh"));

@@ -1,4 +1,4 @@
-//! What the tasks share with the tests.
+//! The parts of xtask that the tests use.
 
 pub mod need;
 pub mod oci;

@@ -1,7 +1,7 @@
-//! Every command a person types in this repository, as `cargo xtask COMMAND`.
+//! The commands of this repository: `cargo xtask COMMAND`.
 //!
-//! One file a task; `main` only dispatches. What a task needs and is missing it gets by itself
-//! (see [`setup`]), and everything it makes lies below the target directory.
+//! There is one file for each task; `main` only dispatches. A task gets what it needs by itself (see [`setup`]), and
+//! everything that it makes is below the target directory.
 
 mod bench;
 mod build;

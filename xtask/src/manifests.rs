@@ -1,5 +1,5 @@
-//! `manifests`: `deploy/ebbtide.yaml` from the Helm chart's default values, and the policies, `deploy/policy*.yaml`: one is
-//! the source of the others.
+//! `manifests`: generates `deploy/ebbtide.yaml` and the policies, `deploy/policy*.yaml`, from the Helm chart with its
+//! default values. The chart is their only source.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +12,10 @@ use crate::setup::helm;
 use crate::workspace::Workspace;
 use crate::{exec, ui};
 
-/// Where everything is, unless a person wants it elsewhere.
+/// The namespace of all objects, unless the user chooses another one.
 const NAMESPACE: &str = "ebbtide-system";
 
-/// The chart's templates that make objects, in the order in which they are to be applied.
+/// The chart's templates with objects, in the order in which they must be applied.
 const TEMPLATES: [&str; 5] = [
     "serviceaccount",
     "rbac",
@@ -30,13 +30,13 @@ const HEAD: &str = "\
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide and its default values: change it there.
 ";
 
-/// The policy beside the definitions: a file of its own, as older API servers do not know its kind.
+/// The head of the policy for the CRDs. It is a file of its own, as older API servers do not know its kind.
 const POLICY_HEAD: &str = "\
 # Optional, from Kubernetes 1.31 on: `kubectl apply -f deploy/policy.yaml`.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
 ";
 
-/// The policies that bind the accounts: likewise.
+/// The head of the policies for the accounts, which are a file of their own for the same reason.
 const ACCOUNTS_HEAD: &str = "\
 # From Kubernetes 1.30 on: `kubectl apply -f deploy/policy-accounts.yaml`, in whatever order with deploy/ebbtide.yaml.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
@@ -60,7 +60,7 @@ pub(crate) struct Options {
     values: Option<String>,
 }
 
-/// Renders the chart, and writes or compares the file.
+/// Renders the chart, and writes or compares the files.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     if let Some(values) = &options.values {
         ui::line(manifests(ws, values)?.trim_end());
@@ -77,7 +77,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Whether the files are what the chart makes, and whether the chart says what it does not know.
+/// Checks that the files are what the chart makes, and that the chart reports unknown values.
 pub(crate) fn check(ws: &Workspace) -> Result<()> {
     for (file, text) in made(ws)? {
         if fs::read_to_string(ws.root.join(file)).unwrap_or_default() != text {
@@ -88,7 +88,7 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
     people_know(ws)
 }
 
-/// The values that people know from Spiderpool's chart do what they say.
+/// Checks the values that users know from Spiderpool's chart.
 fn people_know(ws: &Workspace) -> Result<()> {
     let values = r#"{"ipam": {"enableStatefulSet": true, "enableIPv6": false, "gc": {"enabled": true}},
         "plugins": {"installCNI": true}, "multus": {"multusCNI": {"defaultCniCRName": "ipvlan-ens5", "install": true}},
@@ -157,7 +157,7 @@ fn people_know(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// An image by its digest is what every pod runs.
+/// Checks that an image with a digest is used in every pod.
 fn by_digest(ws: &Workspace) -> Result<()> {
     let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
     let values = serde_json::json!({"image": {"digest": digest, "tag": "v0"}}).to_string();
@@ -173,7 +173,7 @@ fn by_digest(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The files that are made of the chart.
+/// Returns the files that are generated.
 fn made(ws: &Workspace) -> Result<[(&'static str, String); 3]> {
     let both = r#"{"admissionPolicy": {"enabled": true}, "accountPolicy": {"enabled": true}}"#;
     let files = render(ws, both)?;
@@ -198,7 +198,7 @@ fn made(ws: &Workspace) -> Result<[(&'static str, String); 3]> {
     ])
 }
 
-/// The namespace and the chart's objects, in the order in which they are to be applied.
+/// Returns the namespace and the chart's objects, in the order in which they must be applied.
 fn manifests(ws: &Workspace, values: &str) -> Result<String> {
     let files = render(ws, values)?;
     let mut documents = vec![NAMESPACE_OBJECT.to_owned()];
@@ -212,7 +212,7 @@ fn manifests(ws: &Workspace, values: &str) -> Result<String> {
     Ok(documents.join("---\n"))
 }
 
-/// The chart's files, rendered with `values` (JSON) by Helm's own engine.
+/// Renders the chart with `values` (JSON) by Helm's own engine.
 fn render(ws: &Workspace, values: &str) -> Result<BTreeMap<String, String>> {
     let deploy: PathBuf = ws.root.join("deploy/helm");
     let text = exec::read(

@@ -1,7 +1,6 @@
-//! What a test needs and a machine may lack, by the names that people and programs use for it.
+//! What a test may need and a machine may lack, with names for people and programs.
 //!
-//! A test that is skipped says which of these it missed, and `cargo xtask test --require` takes the
-//! same names.
+//! A skipped test names what it lacked, and `cargo xtask test --require` takes the same names.
 
 use std::fmt;
 
@@ -10,9 +9,10 @@ use std::fmt;
 pub enum Need {
     /// An API server's programs: etcd, kube-apiserver, kubectl.
     Kube,
-    /// An API server that has admission policies: those of accounts (Kubernetes 1.30), and those that know addresses (1.31).
+    /// An API server with admission policies: those of accounts (Kubernetes 1.30), and those that check addresses
+    /// (1.31).
     Policies,
-    /// The programs of a cluster's node: kubelet, containerd and what they call.
+    /// The programs of a cluster's node: kubelet, containerd and the programs that they run.
     Node,
     /// A machine that can hold guests, which a guest itself cannot.
     Host,
@@ -22,20 +22,20 @@ pub enum Need {
     Ipvlan,
     /// A kernel with TCX (Linux 6.6).
     Tcx,
-    /// `nft`, and a kernel that takes what it says.
+    /// `nft`, and a kernel that accepts its rules.
     Nft,
     /// A kernel with SCTP.
     Sctp,
-    /// A sandbox in which a process may trace its child.
+    /// Permission to trace a child process, which a sandbox may deny.
     Ptrace,
-    /// A CPU and a kernel with registers besides those of SSE.
+    /// A CPU and a kernel with more registers than those of SSE.
     Xsave,
-    /// A kernel whose BPF_PROG_TEST_RUN takes the interface by which a packet came in.
+    /// A kernel whose BPF_PROG_TEST_RUN accepts the interface by which a packet came in.
     Ingress,
 }
 
 impl Need {
-    /// Its name for programs, which stays as it is: one word, in lower case.
+    /// Returns its stable name for programs: one word in lower case.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
-//! Container images as OCI archives: one layer, made of what is given and of nothing else.
+//! Container images as OCI archives with one layer of given entries.
 //!
-//! The same entries give the same bytes: the order is the caller's, times are zero, owners are
-//! root. See the OCI image specification, "Image Layout" and "Image Configuration".
+//! The same entries make the same bytes: the order is the caller's, times are zero, owners are root. See the OCI image
+//! specification, "Image Layout" and "Image Configuration".
 
 mod archive;
 
@@ -14,13 +14,13 @@ use archive::Layout;
 /// A packed image.
 #[derive(Debug)]
 pub struct Image {
-    /// What `ctr images import` and `skopeo copy oci-archive:` take.
+    /// The archive, for `ctr images import` and `skopeo copy oci-archive:`.
     pub archive: Vec<u8>,
     /// The layer's size in bytes, compressed.
     pub layer: usize,
     /// The layer's size in bytes, unpacked.
     pub unpacked: usize,
-    /// Of the manifest: what `image@sha256:...` names.
+    /// The digest of the manifest, as in `image@sha256:...`.
     pub digest: String,
 }
 
@@ -28,7 +28,7 @@ pub struct Image {
 /// entry point, environment, labels.
 ///
 /// # Errors
-/// When the name has no tag, or a path cannot be packed.
+/// If the name has no tag, or a path cannot be packed.
 pub fn image(entries: &[Entry], config: &Value, name: &str) -> Result<Image> {
     let (_, tag) = name
         .rsplit_once(':')
@@ -58,7 +58,7 @@ pub fn image(entries: &[Entry], config: &Value, name: &str) -> Result<Image> {
     let digest = manifest["digest"].as_str().unwrap_or_default().to_owned();
     manifest["annotations"] = json!({
         "org.opencontainers.image.ref.name": tag,
-        // containerd's and CRI-O's way to know the whole name
+        // containerd and CRI-O read the whole name from it.
         "io.containerd.image.name": name,
     });
     manifest["platform"] = json!({"architecture": architecture(), "os": "linux"});
@@ -70,7 +70,7 @@ pub fn image(entries: &[Entry], config: &Value, name: &str) -> Result<Image> {
     })
 }
 
-/// This machine's architecture, by the name that images have for it.
+/// Returns this machine's architecture, as images name it.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -1,7 +1,7 @@
-//! `setup`: gets what the other commands need and is missing, and nothing when all is there.
+//! `setup`: gets what the other commands need and this machine lacks.
 //!
-//! Everything goes below the target directory, except Debian packages of programs, which are
-//! installed when we are root.
+//! Everything is stored below the target directory, except Debian packages of programs, which are installed if the user
+//! is root.
 
 pub(crate) mod debian;
 pub(crate) mod helm;
@@ -41,7 +41,7 @@ pub(crate) struct Options {
     kube: Option<PathBuf>,
 }
 
-/// Gets all that is missing.
+/// Gets everything that is missing.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     if options.bump_kernels {
         return pins::bump(ws);
@@ -55,13 +55,13 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     } else {
         &[Kernel::Uml, Kernel::Old]
     };
-    // a guest is what other commands may be asked for, whatever this kernel can
+    // Other commands may need a guest, whatever this kernel can do.
     prepare(ws, &Needs::new(false, &[], kernels))?;
     ui::note("setup: all there");
     Ok(())
 }
 
-/// Gets what tests in these kernels need; this one stands in for user-mode Linux where it can.
+/// Gets what tests in these kernels need. This kernel replaces user-mode Linux if it can.
 pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     let here = kernels.contains(&Kernel::Uml) && this_kernel_will_do(ws)?;
     let mut needs = Needs::new(here, &[debian::DEMO], kernels);
@@ -72,7 +72,7 @@ pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     prepare(ws, &needs)
 }
 
-/// As [`vm::this_kernel_will_do`], which `ip` tells: it is got first, if it is missing and can be.
+/// As [`vm::this_kernel_will_do`], which needs `ip`: that is installed first, if it is missing and can be.
 pub(crate) fn this_kernel_will_do(ws: &Workspace) -> Result<bool> {
     if exec::find("ip").is_none() && exec::find("apt-get").is_some() && exec::is_root()? {
         debian::programs(ws, debian::IP)?;
@@ -80,8 +80,7 @@ pub(crate) fn this_kernel_will_do(ws: &Workspace) -> Result<bool> {
     vm::this_kernel_will_do()
 }
 
-/// Gets what is needed to build everything, and `needs`. If something is out of reach, that is said
-/// before anything is begun.
+/// Gets what all builds need, and `needs`. What cannot be got is reported before anything begins.
 pub(crate) fn prepare(ws: &Workspace, needs: &Needs) -> Result<()> {
     needs::check(ws, needs)?;
     debian::programs(ws, debian::BUILD)?;
@@ -97,12 +96,12 @@ pub(crate) fn prepare(ws: &Workspace, needs: &Needs) -> Result<()> {
     at_once(build, download)
 }
 
-/// Ends with all that a guest needs and setup cannot get, if there is anything.
+/// Fails with everything that a guest needs and setup cannot get, if there is anything.
 pub(crate) fn check_guest(ws: &Workspace, kernel: Kernel) -> Result<()> {
     needs::check(ws, &Needs::guest(kernel))
 }
 
-/// Does both at the same time: one waits for the CPU, the other one for the network.
+/// Runs both at the same time: one waits for the CPU, the other one for the network.
 fn at_once(
     one: impl FnOnce() -> Result<()> + Send,
     other: impl FnOnce() -> Result<()>,
@@ -148,7 +147,7 @@ mod tests {
         let (to_other, from_one) = mpsc::channel();
         let (to_one, from_other) = mpsc::channel();
         let patience = std::time::Duration::from_secs(60);
-        // each ends only when the other one has begun
+        // Each ends only when the other one has begun.
         at_once(
             move || {
                 to_other.send(())?;

@@ -1,7 +1,7 @@
-//! A test that can prove nothing on this machine says so: a skip is neither a success nor a failure.
+//! Skipped tests: a test that can prove nothing on this machine is neither passed nor failed.
 //!
-//! libtest knows no such end. So a skip is written down where the runner reads it, in the file that the environment
-//! variable `EBBTIDE_SKIPS` names, one line for each.
+//! libtest has no such result. So a skip is written to the file that the environment variable `EBBTIDE_SKIPS` names,
+//! one line each, where the runner reads it.
 
 use std::{
     env,
@@ -13,25 +13,24 @@ use std::{
 
 pub use crate::need::Need;
 
-/// Names the file that skips are appended to.
+/// The variable with the file to which skips are appended.
 const FILE: &str = "EBBTIDE_SKIPS";
 
-/// Says that the test ends without having proven anything, because `need` is not here. The caller then ends the test
-/// as if all were well.
+/// Records that the test is skipped because this machine lacks `need`. The caller then ends the test normally.
 ///
-/// It appends `NEED<TAB>REASON` to the file that `EBBTIDE_SKIPS` names, if it names one, and tells whoever reads
-/// standard error, too.
+/// It appends `NEED<TAB>REASON` to the file that `EBBTIDE_SKIPS` names, if it is set, and also prints a line to
+/// standard error.
 ///
 /// # Panics
-/// When the file cannot be written: a skip that nobody hears of is worse than a failure.
+/// If the file cannot be written: an unreported skip is worse than a failure.
 pub fn skip(need: Need, reason: impl Display) {
     write_down(env::var_os(FILE).as_deref(), need, &reason.to_string());
 }
 
 fn write_down(file: Option<&OsStr>, need: Need, reason: &str) {
     let reason = one_line(reason);
-    // Past libtest, which keeps to itself what a test prints by macros if it ends well. That nobody reads it is no
-    // harm: the file is what counts.
+    // Written directly, since libtest captures what macros print and drops it if the test passes. The file is what
+    // counts, so an error here does no harm.
     let _ = io::stderr().write_all(format!("skipped: {need}: {reason}\n").as_bytes());
     let Some(file) = file else {
         return;
@@ -44,12 +43,12 @@ fn write_down(file: Option<&OsStr>, need: Need, reason: &str) {
     }
 }
 
-/// All its words, with a space between each two.
+/// Joins all words with single spaces.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// In one write: tests of other threads and processes do the same.
+/// Appends in one write: tests of other threads and processes append, too.
 fn append(file: &OsStr, line: &str) -> io::Result<()> {
     let mut file = File::options().create(true).append(true).open(file)?;
     file.write_all(line.as_bytes())
@@ -61,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    /// As programs' errors have them.
+    /// A text as in programs' errors.
     const REASON: &str = "no nft:\n  exit status: 1\tError\r\n";
 
     #[test]

@@ -1,4 +1,4 @@
-//! `test`: every check and every test, with a summary at the end.
+//! `test`: runs every check and every test, and prints a summary.
 
 mod board;
 mod choice;
@@ -25,12 +25,12 @@ use lanes::{Batch, Place, Ways};
 use suite::{Kind, Test};
 use summary::{Summary, Terms};
 
-/// In which kernels the integration tests run.
+/// The kernels in which the integration tests run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kernels {
-    /// In all there are.
+    /// In all of them.
     All,
-    /// In this one. User-mode Linux: this kernel where it can, that one for the rest.
+    /// In this one. For user-mode Linux: in the running kernel where possible, the rest in user-mode Linux.
     One(Kernel),
 }
 
@@ -54,7 +54,7 @@ impl clap::ValueEnum for Kernels {
     }
 }
 
-/// What takes longest of all, a cluster of its own; it runs if everything does, or if it is asked for.
+/// The test that takes longest, with a cluster of its own. It runs with everything, or if its name is given.
 const END_TO_END: &str = "kube::e2e";
 
 /// Options of `test`.
@@ -89,12 +89,12 @@ pub(crate) struct Options {
     timeout: u64,
 }
 
-/// What the options come to.
+/// The result of parsing the options.
 #[derive(Debug, PartialEq, Eq)]
 struct Wanted {
     kernels: Vec<Kernel>,
     filter: Option<String>,
-    /// How often each test runs.
+    /// The number of runs of each test.
     times: usize,
 }
 
@@ -117,7 +117,7 @@ impl Options {
         })
     }
 
-    /// How much runs in kernels that make little difference.
+    /// Returns how much runs in kernels that make little difference.
     fn depth(&self) -> Depth {
         match self.everything || self.is_part() {
             true => Depth::Everything,
@@ -125,18 +125,18 @@ impl Options {
         }
     }
 
-    /// Whether this run is about some tests only.
+    /// Whether this run is for some tests only.
     fn is_part(&self) -> bool {
         self.filter.is_some() || self.stress.is_some()
     }
 
-    /// Whether checks of the code belong to it.
+    /// Whether the run includes checks of the code.
     fn checks(&self) -> bool {
         !self.fast && !self.is_part()
     }
 }
 
-/// The kernels that are meant, each once, in a fixed order.
+/// Returns the selected kernels, each once, in a fixed order.
 fn kernels(options: &[Kernels], fast: bool, everything: bool) -> Vec<Kernel> {
     if fast {
         return vec![Kernel::Uml];
@@ -149,14 +149,14 @@ fn kernels(options: &[Kernels], fast: bool, everything: bool) -> Vec<Kernel> {
         .collect()
 }
 
-/// Whether a test is part of a run without or with `everything`.
+/// Whether a test belongs to a run with or without `everything`.
 fn is_everyday(test: &Test, everything: bool, filter: Option<&str>) -> bool {
     everything
         || test.group() != END_TO_END
         || filter.is_some_and(|filter| END_TO_END.contains(filter) || filter.contains("e2e"))
 }
 
-/// The steps so far.
+/// The steps until now.
 #[derive(Debug, Default)]
 struct Report {
     steps: Vec<(String, Duration, bool)>,
@@ -164,7 +164,7 @@ struct Report {
 }
 
 impl Report {
-    /// Does a step that is a check or a build. Its output is shown if it fails.
+    /// Runs a check or a build. Its output is shown if it fails.
     fn check<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Option<T> {
         let start = Instant::now();
         let result = ui::step(name, work);
@@ -199,8 +199,8 @@ impl Report {
         self.steps.push((name.to_owned(), start.elapsed(), ok));
     }
 
-    /// Shows where the time went, what did not simply pass, and the line that counts; whether all
-    /// went well.
+    /// Prints where the time went, which tests did not simply pass, and the final line. Returns whether everything
+    /// succeeded.
     fn finish(&self, terms: &Terms) -> bool {
         let mut rows: Vec<Vec<String>> = Vec::new();
         let mut row = |name: String, tests: String, time: Duration, word: String| {
@@ -247,7 +247,7 @@ impl Report {
     }
 }
 
-/// Runs everything that the options ask for; one failure does not keep the rest from running.
+/// Runs everything that the options select. A failure does not prevent the rest from running.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     let wanted = options.wanted()?;
     let terms = Terms {
@@ -267,7 +267,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// Ends early where what follows needs what failed.
+/// Runs the steps. Returns early if a step fails that later ones need.
 fn run_steps(
     ws: &Workspace,
     options: &Options,
@@ -295,7 +295,16 @@ fn run_steps(
         build::unoptimised(ws, quiet)
     })?;
     let all = report.check("build the tests", || tests(ws, options, wanted))?;
-    // Its cluster runs the image that people get.
+    if !options.is_part() {
+        // libtest cannot list examples of the documentation: rustdoc builds and runs them itself.
+        report.check("examples in the documentation", || {
+            exec::run(
+                ws.cargo("test").args(["--locked", "--quiet", "--doc"]),
+                quiet,
+            )
+        });
+    }
+    // The cluster of the end-to-end test runs the released image.
     if options.checks() || all.iter().any(|test| test.group() == END_TO_END) {
         report.check("build the release and its image", || {
             build::agent(ws, quiet)?;
@@ -317,7 +326,7 @@ fn clippy(ws: &Workspace) -> Result<()> {
     cargo::run(&mut clippy, Output::OnFailure)
 }
 
-/// Builds the tests, and lists those that this run is about.
+/// Builds the tests, and returns those of this run.
 fn tests(ws: &Workspace, options: &Options, wanted: &Wanted) -> Result<Vec<Test>> {
     let filter = wanted.filter.as_deref();
     let mut all = suite::build(ws, filter)?;
@@ -347,7 +356,7 @@ fn run_tests(
     let at_once = options.jobs.unwrap_or_else(lanes::at_once);
     let stress = options.stress.is_some();
     let ways = Ways {
-        // Once more even where it does not count: whether a failure is one every time is worth knowing.
+        // A failed test is tried again even if that does not count, to learn whether it always fails.
         tries: if stress {
             1
         } else {

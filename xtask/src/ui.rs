@@ -1,4 +1,4 @@
-//! What a person sees: plain lines, and colours only where they are wanted.
+//! The output for people: plain lines, with colours only where they are wanted.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -7,24 +7,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// One line on stdout. A reader that went away (`| head`) is no error of ours.
+/// Prints a line to stdout. A reader that went away (`| head`) is not an error.
 pub(crate) fn line(text: impl Display) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}");
     let _ = out.flush();
 }
 
-/// One line on stderr: what is being done, so that stdout stays the command's own.
+/// Prints a progress line to stderr, so that stdout has the command's own output only.
 pub(crate) fn note(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// The error that ends the run, with its causes.
+/// Prints the error that ends the run, with its causes.
 pub(crate) fn error(error: &anyhow::Error) {
     note(format_args!("{}: {error:#}", paint(Colour::Red, "error")));
 }
 
-/// The colours in use.
+/// The colours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Colour {
     Red,
@@ -32,7 +32,7 @@ pub(crate) enum Colour {
     Bold,
 }
 
-/// Whether stdout wants colours: a terminal that nobody told otherwise, or who insists.
+/// Whether stdout is coloured: by default if it is a terminal, or as the environment says.
 pub(crate) fn coloured() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let forced = |name| set(name) && std::env::var_os(name).is_some_and(|value| value != "0");
@@ -42,7 +42,7 @@ pub(crate) fn coloured() -> bool {
     !set("NO_COLOR") && std::io::stdout().is_terminal()
 }
 
-/// `text` in `colour`, if colours are wanted.
+/// Returns `text` in `colour`, if colours are wanted.
 pub(crate) fn paint(colour: Colour, text: impl Display) -> String {
     let code = match colour {
         Colour::Red => "31;1",
@@ -57,16 +57,16 @@ pub(crate) fn paint(colour: Colour, text: impl Display) -> String {
 }
 
 thread_local! {
-    /// The step that this thread is at.
+    /// The current step of this thread.
     static STEP: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Whether stderr is a terminal, on which a line can be written again.
+/// Whether stderr is a terminal, on which a line can be overwritten.
 pub(crate) fn live() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// Runs one step: its name before, its time after, on one line of stderr.
+/// Runs a step, and prints its name before and its duration after it, on one line of stderr.
 pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = STEP.replace(name.to_owned());
     if live() {
@@ -86,7 +86,7 @@ pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T>
     result
 }
 
-/// How far this thread's step is: in its line on a terminal, as a line of its own elsewhere.
+/// Shows the progress of this thread's step: in its line on a terminal, otherwise as a line of its own.
 pub(crate) fn progress(text: impl Display) {
     let name = STEP.with_borrow(Clone::clone);
     let mut err = std::io::stderr().lock();
@@ -97,12 +97,12 @@ pub(crate) fn progress(text: impl Display) {
     let _ = err.flush();
 }
 
-/// A duration as a person reads it.
+/// Formats a duration for people.
 pub(crate) fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
-/// Rows as columns of equal width, two spaces between; the last column is not padded.
+/// Formats rows as columns of equal width, two spaces apart; the last column is not padded.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

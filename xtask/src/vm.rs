@@ -31,7 +31,7 @@ use crate::exec;
 use crate::setup::{self, debian, kernels, xstate};
 use crate::workspace::Workspace;
 
-/// What `$EBBTIDE_OUT` is in a guest.
+/// The value of `$EBBTIDE_OUT` in a guest.
 pub(crate) const GUEST_OUT: &str = guest::OUT;
 
 /// Which kernel a guest runs.
@@ -53,7 +53,7 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
-    /// Its name among the pinned kernels; user-mode Linux has none.
+    /// Returns its name among the pinned kernels; user-mode Linux has none.
     pub(crate) fn pin(self) -> Option<&'static str> {
         match self {
             Self::Uml => None,
@@ -64,12 +64,12 @@ impl Kernel {
         }
     }
 
-    /// The one that two options mean: the kernel, or merely that it be under QEMU.
+    /// Returns the kernel that two options select: a kernel, or only QEMU.
     pub(crate) fn chosen(kernel: Option<Self>, qemu: bool) -> Self {
         kernel.unwrap_or(if qemu { Self::Old } else { Self::Uml })
     }
 
-    /// Gets it, and what runs it, if it is missing.
+    /// Gets the kernel, and the programs that run it, if they are missing.
     pub(crate) fn ensure(self, ws: &Workspace) -> Result<()> {
         match self.pin() {
             None => {
@@ -118,24 +118,24 @@ pub(crate) struct Options {
     command: Vec<OsString>,
 }
 
-/// What is to be run, and in which kernel.
+/// A command, and the kernel in which it is run.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) kernel: Kernel,
-    /// From the start of the machine to its end.
+    /// The time limit of the machine.
     pub(crate) timeout: Duration,
     pub(crate) command: Vec<String>,
-    /// Variables besides those of ours that guests get anyway (see [`guest::environment`]).
+    /// Further variables, besides those of ours that all guests get (see [`guest::environment`]).
     pub(crate) env: Vec<(String, String)>,
     pub(crate) hardware: Hardware,
 }
 
-/// What a user-mode Linux has that not all need.
+/// The hardware of a user-mode Linux that not every run needs.
 #[derive(Debug)]
 pub(crate) struct Hardware {
-    /// MiB, taken as they are used.
+    /// Its memory in MiB, which is allocated as it is used.
     pub(crate) memory: u64,
-    /// The tap devices that its NICs are the other ends of.
+    /// The tap devices of its NICs.
     pub(crate) nics: Vec<String>,
 }
 
@@ -148,21 +148,21 @@ impl Default for Hardware {
     }
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// The command's exit status.
     pub(crate) status: u8,
-    /// What `$EBBTIDE_OUT` was in the guest; removed with this value.
+    /// The directory that was `$EBBTIDE_OUT` in the guest; it is removed when this is dropped.
     pub(crate) out: OutDir,
 }
 
-/// A directory that lives as long as its value.
+/// A directory that is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct OutDir(PathBuf);
 
 impl OutDir {
-    /// The file `name` in it.
+    /// Returns the path of the file `name` in it.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -174,7 +174,7 @@ impl Drop for OutDir {
     }
 }
 
-/// The task: our status is the command's.
+/// Runs the task, and returns the command's status.
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     let mut command = Vec::new();
     for word in &options.command {
@@ -196,12 +196,12 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::from(start(ws, &request)?.status))
 }
 
-/// Boots a machine, runs the command in it, shows what it writes, and waits for the end.
+/// Boots a machine, runs the command in it, prints its output, and waits for its end.
 pub(crate) fn start(ws: &Workspace, request: &Request) -> Result<Outcome> {
     boot(ws, request, exec::pass_on)
 }
 
-/// As [`start`], but what the command writes is not shown: `each` gets it, line by line.
+/// As [`start`], but `each` gets the lines of the command's output instead of stdout.
 pub(crate) fn start_and(
     ws: &Workspace,
     request: &Request,
@@ -242,12 +242,12 @@ fn boot(
     Ok(Outcome { status, out })
 }
 
-/// Makes an ipvlan interface, in a namespace that goes away with the shell. `name` is said: a name
-/// alone may be the begin of one of ip's own words (`a` of `address`).
+/// Creates an ipvlan interface, in a namespace that ends with the shell. `name` is written before each name: a name
+/// alone may be an abbreviation of one of ip's own words (`a` of `address`).
 const TRY_IPVLAN: &str = "ip link add name veth0 type veth peer name veth1 \
     && ip link add link veth0 name ipvlan0 type ipvlan mode l3";
 
-/// Whether we need no guest: we are root, and the running kernel has ipvlan.
+/// Whether no guest is needed: the user is root, and the running kernel has ipvlan.
 pub(crate) fn this_kernel_will_do() -> Result<bool> {
     Ok(exec::is_root()? && exec::succeeds(&mut try_ipvlan()))
 }
@@ -265,7 +265,7 @@ fn out_dir(ws: &Workspace) -> Result<OutDir> {
         .flatten()
         .filter_map(Result::ok)
     {
-        // what was left by runs that were killed: KIND-PID-NUMBER
+        // Directories of killed runs are called KIND-PID-NUMBER.
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name
             .split(['-', '.'])
@@ -276,7 +276,7 @@ fn out_dir(ws: &Workspace) -> Result<OutDir> {
             let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
         }
     }
-    // Several machines of one run follow each other.
+    // One run may have several machines, one after the other.
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let dir = all.join(format!("out-{}-{number}", std::process::id()));

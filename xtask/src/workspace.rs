@@ -1,4 +1,4 @@
-//! Where things are: the repository's top and the directories below `target`.
+//! The paths of the repository, and of the directories below `target`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,9 +15,9 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// The workspace that this xtask belongs to.
+    /// Returns the workspace that this xtask belongs to.
     pub(crate) fn find() -> Result<Self> {
-        // Set by `cargo run`; the built-in one serves a binary that is started by hand.
+        // `cargo run` sets it; the built-in value is for a binary that is started directly.
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = manifest
@@ -26,7 +26,7 @@ impl Workspace {
             .canonicalize()
             .with_context(|| format!("cannot find the workspace above {}", manifest.display()))?;
         let target = match std::env::var_os("CARGO_TARGET_DIR") {
-            // cargo takes a relative one from where it was started
+            // cargo interprets a relative path from its own working directory.
             Some(dir) => std::path::absolute(&dir)
                 .with_context(|| format!("CARGO_TARGET_DIR={} is no path", dir.display()))?,
             None => root.join("target"),
@@ -36,37 +36,37 @@ impl Workspace {
         Ok(Self { root, target })
     }
 
-    /// Where the objects for the kernel go: `ebbtide` and `strict-vpc`.
+    /// Returns the directory of the eBPF objects `ebbtide` and `strict-vpc`.
     pub(crate) fn ebpf(&self) -> PathBuf {
         self.target.join("ebpf")
     }
 
-    /// Where the programs that a person starts go.
+    /// Returns the directory of the release programs.
     pub(crate) fn release(&self) -> PathBuf {
         self.target.join("release")
     }
 
-    /// Where the same programs go, quickly built and not optimised: what demo and tests start.
+    /// Returns the directory of the unoptimised programs, which demo and tests start.
     pub(crate) fn unoptimised(&self) -> PathBuf {
         self.target.join("debug")
     }
 
-    /// Programs needed to build, installed by `setup`.
+    /// Returns the directory of programs for building, which `setup` installs.
     pub(crate) fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
 
-    /// What was downloaded, as it came.
+    /// Returns the directory of downloaded files.
     pub(crate) fn downloads(&self) -> PathBuf {
         self.target.join("downloads")
     }
 
-    /// A cargo command of this workspace, whose target directory is ours.
+    /// Returns a cargo command of this workspace, with its target directory.
     pub(crate) fn cargo(&self, command: &str) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.arg(command).current_dir(&self.root);
-        // `cargo run` told this program what it is. Build scripts that look at these (ring's does) would run again,
-        // with all that is above them, each time somebody's own cargo command follows ours or the other way round.
+        // `cargo run` sets variables that describe this program. Build scripts that read them (ring's does) would run
+        // again, with everything that depends on them, whenever a user's own cargo command alternates with ours.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -74,14 +74,14 @@ impl Workspace {
             }
         }
         if std::env::var_os("CARGO_TARGET_DIR").is_some() {
-            // Only then: cargo rebuilds the agent whenever these differ from the last build's.
+            // Only in this case: cargo rebuilds the agent whenever these differ from the last build's.
             cargo.env("CARGO_TARGET_DIR", &self.target);
             cargo.env("EBBTIDE_EBPF_OBJECT", self.ebpf().join("ebbtide"));
         }
         cargo
     }
 
-    /// `path` as it is shown to a person: relative to the workspace where it lies in it.
+    /// Returns `path` as it is shown to people: relative to the workspace if it is in it.
     pub(crate) fn shown<'p>(&self, path: &'p Path) -> std::path::Display<'p> {
         path.strip_prefix(&self.root).unwrap_or(path).display()
     }
@@ -97,10 +97,10 @@ mod tests {
     use super::*;
     use crate::exec;
 
-    /// The one that is not for this machine.
+    /// The crate that is not for this machine.
     const FOR_THE_KERNEL: &str = "ebpf";
 
-    /// What cargo says of a workspace.
+    /// cargo's description of a workspace.
     #[derive(Debug, Deserialize)]
     struct Metadata {
         packages: Vec<Package>,
@@ -113,7 +113,7 @@ mod tests {
         manifest_path: PathBuf,
     }
 
-    /// The directories below `root` that have a `Cargo.toml`, but not its own.
+    /// Finds the directories below `root` that have a `Cargo.toml`, except `root` itself.
     fn crates(root: &Path, dir: &Path, found: &mut BTreeSet<PathBuf>) {
         for entry in fs::read_dir(dir).expect("a directory of this repository") {
             let path = entry.expect("an entry of it").path();
@@ -129,8 +129,8 @@ mod tests {
         }
     }
 
-    /// `cargo xtask test` builds, checks and counts what the default members have: one that is not among them would
-    /// be forgotten without a word.
+    /// `cargo xtask test` builds, checks and counts the default members: a crate that is not one of them would be
+    /// forgotten silently.
     #[test]
     fn every_crate_of_this_repository_is_a_default_member_but_the_kernel_s() {
         let ws = Workspace::find().expect("this workspace");

@@ -24,6 +24,24 @@ pub(super) fn map_of(pool: &str) -> String {
 }
 
 /// The leases of one pool.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_ipam::catalog::AddressSet;
+/// use ebbtide_kube::LeaseTable;
+/// use ebbtide_types::Family;
+///
+/// let pool = AddressSet::parse("10.0.0.1-10.0.0.8", Family::V4)?;
+/// let mut table = LeaseTable::new(Family::V4);
+/// table.take("node1", &pool, 4);
+/// table.take("node2", &pool, 2);
+/// assert_eq!(table.of("node2").to_string(), "10.0.0.5-10.0.0.6");
+/// assert_eq!(table.free(&pool).len(), 2);
+/// // As in the ConfigMap.
+/// assert_eq!(table.to_data()["node1"], "10.0.0.1-10.0.0.4");
+/// # Ok::<(), ebbtide_ipam::catalog::AddressSetError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseTable {
     family: Family,

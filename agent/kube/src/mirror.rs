@@ -19,6 +19,28 @@ use super::{
 type Objects = BTreeMap<ObjectName, DynamicObject>;
 
 /// The objects, by kind and name. Saved to disk.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kube::{mirror::{Change, Mirror}, object::Kind};
+/// use serde_json::json;
+///
+/// let pool = serde_json::from_value(json!({
+///     "apiVersion": "spiderpool.spidernet.io/v2beta1",
+///     "kind": "SpiderIPPool",
+///     "metadata": {"name": "ens5-v4", "resourceVersion": "7"},
+///     "spec": {"subnet": "10.0.0.0/24", "ips": ["10.0.0.5"]},
+/// }))?;
+/// let mut mirror = Mirror::default();
+/// // What a watch delivers.
+/// assert!(mirror.apply(Kind::Pool, Change::All(vec![pool])));
+/// assert_eq!(mirror.catalog("node1").pools()[0].name, "ens5-v4");
+/// // As it is on disk: the agent can start while the API server cannot be reached.
+/// let restored = Mirror::from_json(&mirror.to_json()?)?;
+/// assert!(restored.knows(Kind::Pool));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Mirror {
     kinds: BTreeMap<Kind, Objects>,

@@ -131,6 +131,21 @@ pub struct Response {
 ///
 /// # Errors
 /// If it is longer than [`MAX_REQUEST`] (`InvalidInput`) or cannot be written.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_plugin::wire::{MAX_REQUEST, Query, Request, receive, send};
+///
+/// let mut stream = Vec::new();
+/// send(&mut stream, &Request::Query(Query::Pools))?;
+/// let Request::Query(query) = receive(&mut stream.as_slice())? else {
+///     unreachable!("a query was sent")
+/// };
+/// assert_eq!(query, Query::Pools);
+/// assert!(stream.len() < MAX_REQUEST as usize);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let length = u32::try_from(bytes.len())

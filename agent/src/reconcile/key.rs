@@ -35,6 +35,18 @@ impl fmt::Display for Key {
 /// whole.
 ///
 /// If a container is named twice before it is reconciled, the union counts.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_agent::reconcile::Scope;
+///
+/// let mut scope = Scope::PLAN;
+/// scope |= Scope::GUARD;
+/// scope |= Scope::MARKS;
+/// assert!(scope.guard && scope.marks && !scope.apply);
+/// assert!(scope.is_inside());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
     /// Everything is applied, even if it seems to exist: an older agent may have made it.

@@ -74,6 +74,33 @@ pub enum Outcome {
 }
 
 /// All items, and when each is due.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// use ebbtide_agent::reconcile::{Action, Key, Outcome, Queue, Scope};
+///
+/// let now = Instant::now();
+/// let pod = Key::container("4f1c");
+/// let mut queue = Queue::default();
+/// queue.name(&pod, Scope::PLAN, now);
+/// queue.name(&pod, Scope::GUARD, now);
+///
+/// // Named twice, it is reconciled once; both scopes are compared.
+/// assert_eq!(queue.next(now), Some((pod.clone(), Scope::GUARD)));
+/// assert_eq!(queue.next(now), None);
+///
+/// // After a failure it is due again after a pause, after success only for the resync.
+/// queue.done(&pod, now, Outcome::Failed);
+/// let later = now + Duration::from_secs(1);
+/// assert_eq!(queue.due(&pod), Some(later));
+/// assert!(queue.next(later).is_some());
+/// let resync = Duration::from_secs(30);
+/// queue.done(&pod, later, Outcome::Done(Action::requeue(resync)));
+/// assert_eq!(queue.next_due(), Some(later + resync));
+/// ```
 #[derive(Debug, Default)]
 pub struct Queue {
     items: HashMap<Key, Item>,

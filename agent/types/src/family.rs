@@ -6,6 +6,18 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// IPv4 or IPv6.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::Family;
+///
+/// let family = Family::of("2001:db8::1".parse()?);
+/// assert_eq!(family, Family::V6);
+/// assert_eq!(family.everything().to_string(), "::/0");
+/// assert_eq!(Family::BOTH.map(|each| each.to_string()), ["IPv4", "IPv6"]);
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {

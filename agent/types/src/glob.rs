@@ -37,6 +37,16 @@ fn class(pattern: &str) -> Option<(&str, &str)> {
 /// Whether the whole of `name` matches `pattern`. Malformed patterns match nothing.
 ///
 /// Linear in the name for each `*`: on a mismatch only the last `*` takes one more character.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::glob::fits;
+///
+/// assert!(fits("ens*", "ens5"));
+/// assert!(fits("br-[0-9a-f]*", "br-4e1f0c"));
+/// assert!(!fits("ens?", "ens10"));
+/// ```
 pub fn fits(pattern: &str, name: &str) -> bool {
     let (mut pattern, mut name) = (pattern, name);
     let mut retry: Option<(&str, &str)> = None;

@@ -5,6 +5,16 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 /// The mode of an ipvlan master (Documentation/networking/ipvlan.rst). All its children have the same.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::IpvlanMode;
+///
+/// assert_eq!("l3s".parse(), Ok(IpvlanMode::L3s));
+/// assert_eq!(IpvlanMode::default().to_string(), "l3");
+/// assert!("bridge".parse::<IpvlanMode>().is_err());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IpvlanMode {

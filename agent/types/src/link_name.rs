@@ -9,6 +9,16 @@ const RESERVED: [&str; 3] = ["all", "default", "bonding_masters"];
 /// Describes why a text cannot be an interface's name, as a predicate; `None` if it can (`dev_valid_name` and
 /// `dev_alloc_name`, which replaces `%d` by a number, net/core/dev.c; `IFNAMSIZ` is 16 with the final zero). Each
 /// namespace has an `lo` already.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::link_name::name_fault;
+///
+/// assert_eq!(name_fault("eth0"), None);
+/// let why = name_fault("an-interface-too-long").unwrap_or_default();
+/// assert!(why.starts_with("has 21 characters"), "{why}");
+/// ```
 #[must_use]
 pub fn name_fault(text: &str) -> Option<String> {
     const LONGEST: usize = 15;

@@ -5,6 +5,18 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A link-layer address.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::Mac;
+///
+/// let mac = Mac::try_from("02:eb:b0:00:00:01".to_owned())?;
+/// assert_eq!(mac.0[0], 0x02);
+/// assert_eq!(mac.to_string(), "02:eb:b0:00:00:01");
+/// assert!(Mac::try_from("02:eb:b0".to_owned()).is_err());
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Mac(pub [u8; 6]);

@@ -27,6 +27,19 @@ impl fmt::Display for ObjectName {
 /// A reference to a network: `namespace/name`, or `name` alone.
 ///
 /// [`Namespaces`] resolves a bare name.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::NetworkRef;
+///
+/// let full: NetworkRef = "kube-system/ipvlan-ens5".parse()?;
+/// assert_eq!(full.namespace.as_deref(), Some("kube-system"));
+/// let bare: NetworkRef = "ipvlan-ens5".parse()?;
+/// assert_eq!(bare.namespace, None);
+/// assert!("a/b/c".parse::<NetworkRef>().is_err());
+/// # Ok::<(), ebbtide_types::NameError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkRef {
     /// The namespace, if the reference has one.

@@ -6,6 +6,18 @@ use crate::{DEFAULT_NAMESPACE, NetworkRef, ObjectName};
 const SYSTEM: &str = "kube-system";
 
 /// The namespaces in which a network without a namespace in its name is looked up.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::{Namespaces, NetworkRef};
+///
+/// let namespaces = Namespaces::of_agent("ebbtide-system");
+/// let bare: NetworkRef = "ipvlan-ens5".parse()?;
+/// let meant: Vec<String> = namespaces.meant(&bare).iter().map(ToString::to_string).collect();
+/// assert_eq!(meant, ["ebbtide-system/ipvlan-ens5", "kube-system/ipvlan-ens5"]);
+/// # Ok::<(), ebbtide_types::NameError>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Namespaces {
     /// All of them: the manifests are files of the node's administrator, and nothing is installed into a namespace.

@@ -17,6 +17,15 @@ pub fn is_unprintable(c: char) -> bool {
 }
 
 /// Escapes unprintable characters as Rust does (`\n`, `\u{1b}`).
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::printable::printable;
+///
+/// assert_eq!(printable("web\u{1b}[2J"), "web\\u{1b}[2J");
+/// assert_eq!(printable("web\n"), "web\\n");
+/// ```
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_unprintable)

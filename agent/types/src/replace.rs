@@ -36,6 +36,20 @@ impl From<ReplaceError> for io::Error {
 ///
 /// # Errors
 /// If a step fails; the draft is removed.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::replace::{atomic_replace, draft_of};
+///
+/// # let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("10-ebbtide.conflist");
+/// atomic_replace(&path, b"old", 0o600)?;
+/// atomic_replace(&path, b"new", 0o600)?;
+/// assert_eq!(std::fs::read(&path)?, b"new");
+/// assert!(!draft_of(&path).exists());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn atomic_replace(path: &Path, content: &[u8], mode: u32) -> Result<(), ReplaceError> {
     replace_on(&Kernel, path, content, mode, true)
 }

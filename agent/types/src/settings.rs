@@ -20,6 +20,24 @@ pub use tables::{WAY_TABLES, WAY_TABLES_APART, is_kernel_table};
 use crate::{NetworkRef, yaml};
 
 /// The agent's configuration file, YAML. Every field has a default.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::settings::Settings;
+///
+/// # let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("ebbtide.yaml");
+/// std::fs::write(&path, "cooldownSeconds: 300\nserviceCIDRs: [10.96.0.0/12]\n")?;
+/// let settings = Settings::load(&path)?;
+/// assert_eq!(settings.cooldown_seconds, 300);
+/// assert_eq!(settings.rule_priority, Settings::default().rule_priority);
+///
+/// std::fs::write(&path, "serviceCIDR: 10.96.0.0/12\n")?;
+/// let error = Settings::load(&path).expect_err("no such field").to_string();
+/// assert!(error.contains("serviceCIDR"), "{error}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Settings {

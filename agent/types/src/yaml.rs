@@ -58,6 +58,18 @@ pub fn read_fields<T: DeserializeOwned>(text: &str) -> Result<T, (String, String
 ///
 /// `---` at the start of a line ends a document whatever it is in the middle of (YAML 1.2, 9.1.2), so
 /// splitting first is exact, and a syntax error stays in its own document.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::yaml;
+///
+/// let text = "kind: A\n---\n# nothing here\n---\nkind: B\n";
+/// let documents = yaml::documents(text);
+/// assert_eq!(documents.len(), 2);
+/// assert_eq!(yaml::read(&documents[1])?["kind"], "B");
+/// # Ok::<(), yaml::Error>(())
+/// ```
 #[must_use]
 pub fn documents(text: &str) -> Vec<String> {
     let mut documents = vec![String::new()];

@@ -18,6 +18,15 @@ pub const MAX_NICS: u32 = 256;
 /// Returns the bit of the field `marks` for "came out of a pod's veth". With a NIC's bits beside it, the packet must
 /// leave by that NIC; alone, the host forwards it for the pod. A NIC's bits without it are those of a request that came
 /// in there while the NIC filters strictly ([`NIC_IS_STRICT`]).
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_layout::{DEFAULT_NIC_MARKS, reply_bit};
+///
+/// assert_eq!(DEFAULT_NIC_MARKS, 0x6e);
+/// assert_eq!(reply_bit(DEFAULT_NIC_MARKS), 0x40);
+/// ```
 #[inline(always)]
 #[must_use]
 pub const fn reply_bit(marks: u32) -> u32 {

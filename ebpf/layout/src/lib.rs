@@ -61,6 +61,15 @@ pub const MAX_ADDRESSES: u32 = 8192;
 pub type Address = [u8; 16];
 
 /// Returns `a.b.c.d` as an [`Address`].
+///
+/// # Examples
+///
+/// ```
+/// use std::net::Ipv4Addr;
+///
+/// let key = ebbtide_layout::mapped([192, 0, 2, 7]);
+/// assert_eq!(key, Ipv4Addr::new(192, 0, 2, 7).to_ipv6_mapped().octets());
+/// ```
 #[inline(always)]
 #[must_use]
 pub const fn mapped(v4: [u8; 4]) -> Address {
@@ -71,6 +80,23 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
 
 /// Identifies a flow from the pod's view. Only flows that the mark cannot serve are remembered: all but TCP, and of TCP
 /// what the pod forwards. Aligned so that the compiler does not copy it by bytes.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_layout::{FlowKey, mapped};
+///
+/// // A DNS answer to this pod, as the pod's programs look it up.
+/// let key = FlowKey {
+///     local: mapped([172, 31, 16, 4]),
+///     remote: mapped([10, 96, 0, 10]),
+///     local_port: 40_000u16.to_be_bytes(),
+///     remote_port: 53u16.to_be_bytes(),
+///     protocol: 17,
+///     ..FlowKey::default()
+/// };
+/// assert_eq!(key.kind, ebbtide_layout::WHOLE);
+/// ```
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {

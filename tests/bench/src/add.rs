@@ -1,4 +1,4 @@
-//! How long a pod waits for its network: ADD and DEL, one by one, many at once, many in a row.
+//! Measures ADD and DEL: one by one, many at once, many in a row.
 
 use std::{
     path::Path,
@@ -21,37 +21,37 @@ use super::{
     timeline::Timeline,
 };
 
-/// Where Debian's containernetworking-plugins are.
+/// The directory of Debian's containernetworking-plugins.
 const PLUGINS: &str = "/usr/lib/cni";
-/// What executing a program takes.
+/// The row for executing a program that does nothing.
 const TRUE: &str = "exec of /bin/true";
-/// Ours, as the peer is configured: IPv4 alone.
+/// The row for Ebbtide with the peer's configuration: IPv4 alone.
 const OURS: &str = "ebbtide";
-/// Ours after another plugin.
+/// The row for Ebbtide chained after another plugin.
 const BEHIND: &str = "ebbtide, behind a macvlan";
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
     /// ADDs and DELs of each contender, one by one.
     pub rounds: usize,
-    /// At once.
+    /// Pods at once.
     pub crowd: usize,
-    /// How often a crowd comes.
+    /// How often that many pods are added at once.
     pub crowds: usize,
-    /// In a row, without a DEL between.
+    /// ADDs in a row, without a DEL between.
     pub row: usize,
 }
 
 impl Extent {
-    /// For figures.
+    /// Enough for figures.
     pub const FULL: Self = Self {
         rounds: 60,
         crowd: 50,
         crowds: 4,
         row: 250,
     };
-    /// To see that it works.
+    /// Just enough to see that it works.
     pub const SHORT: Self = Self {
         rounds: 2,
         crowd: 4,
@@ -60,15 +60,15 @@ impl Extent {
     };
 }
 
-/// Measures.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// When a contender fails, or ours cannot run in this kernel.
+/// If a contender fails, or ours cannot run in this kernel.
 pub fn run(extent: Extent) -> Result<Figures> {
     let machine = Machine::look();
     let testbed = Testbed::build()?;
     let mut notes = Vec::new();
-    // The peers have a node of their own: in ours, their slaves would meet our programs.
+    // The peers have a node of their own: on ours, their interfaces would pass Ebbtide's programs.
     let peers = Testbed::build()?;
     let data = tempfile::TempDir::with_prefix("ebbtide-bench-")?;
     let slave = testbed.slave()?;
@@ -143,7 +143,7 @@ pub fn run(extent: Extent) -> Result<Figures> {
     })
 }
 
-/// In microseconds.
+/// Returns Ebbtide's median, in microseconds.
 fn median_of_ours(table: &Table) -> f64 {
     let ours = table
         .rows
@@ -154,14 +154,14 @@ fn median_of_ours(table: &Table) -> f64 {
 
 struct Contenders {
     all: Vec<Box<dyn Contender>>,
-    /// Its name.
+    /// The row that nothing can beat.
     floor: String,
-    /// Its name, if it is there.
+    /// The row of the reference plugin, if it is installed.
     peer: Option<String>,
 }
 
 impl Contenders {
-    /// One table for each of these titles, with a row for each contender.
+    /// Creates a table for each of these titles, with a row for each contender.
     fn tables<const N: usize>(&self, titles: [(String, &str); N]) -> [Table; N] {
         titles.map(|(title, meaning)| Table {
             title,
@@ -175,7 +175,7 @@ impl Contenders {
     }
 }
 
-/// The real plugin and agent, for one family and for both.
+/// Returns Ebbtide's plugin and agent, for one family and for both.
 pub(super) fn ours(agent: &Agent, node: &Netns) -> Result<Vec<Program>> {
     [(OURS, NETWORK), ("ebbtide, IPv4 and IPv6", DUAL)]
         .into_iter()
@@ -187,7 +187,7 @@ pub(super) fn ours(agent: &Agent, node: &Netns) -> Result<Vec<Program>> {
         .collect()
 }
 
-/// The real plugin and agent, after another plugin.
+/// Returns Ebbtide's plugin and agent, chained after another plugin.
 pub(super) fn behind(agent: &Agent, node: &Netns, before: MadeBefore) -> Result<Chained> {
     let binary = workspace::BINARIES.file("ebbtide")?;
     let config = json!({
@@ -197,7 +197,7 @@ pub(super) fn behind(agent: &Agent, node: &Netns, before: MadeBefore) -> Result<
     Ok(Chained::new(BEHIND, node, binary, &config, before))
 }
 
-/// containernetworking's plugin for the same kind of interface, with host-local for addresses.
+/// Returns containernetworking's plugin for the same kind of interface, with host-local as its IPAM.
 fn reference(node: &Netns, slave: Slave, data: &Path, notes: &mut Vec<String>) -> Option<Program> {
     let kind = slave.name();
     let binary = Path::new(PLUGINS).join(kind);
@@ -239,12 +239,12 @@ fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(milliseconds(start.elapsed()))
 }
 
-/// Lets the kernel finish with namespaces that were dropped before it is asked for anything else.
+/// Lets the kernel finish removing namespaces before it is measured again.
 fn settle() {
     thread::sleep(Duration::from_millis(100));
 }
 
-/// With what this contender finds there.
+/// Creates a pod with everything that this contender expects there.
 fn pod_for(contender: &dyn Contender) -> Result<Pod> {
     let pod = Pod::new()?;
     contender.prepare(&pod)?;
@@ -263,7 +263,7 @@ fn one_by_one(contenders: &Contenders, rounds: usize) -> Result<Vec<Table>> {
             "Wall time from starting the plugin to its end. A link's removal waits for the kernel's RCU.",
         ),
     ]);
-    // The first call of each reads it from the disk.
+    // The first call of each reads it from the disk, and is not counted.
     for round in 0..=rounds {
         for (number, contender) in all.iter().enumerate() {
             let pod = pod_for(contender.as_ref())?;
@@ -280,7 +280,7 @@ fn one_by_one(contenders: &Contenders, rounds: usize) -> Result<Vec<Table>> {
     Ok(vec![adds, dels])
 }
 
-/// What it takes to execute a plugin that has nothing to do.
+/// Measures the execution of a plugin that has nothing to do.
 fn versions(node: &Netns, slave: Slave, rounds: usize) -> Result<Table> {
     let config = json!({"cniVersion": "1.0.0"});
     let program = |name: &str, binary| Program::new(name, node, binary, &config);
@@ -303,7 +303,7 @@ fn versions(node: &Netns, slave: Slave, rounds: usize) -> Result<Table> {
     table.peer = peer.is_file().then_some(peer_name);
     table.rows = all.iter().map(|one| Series::new(one.name())).collect();
     let pod = Pod::new()?;
-    // The first call of each reads it from the disk.
+    // The first call of each reads it from the disk, and is not counted.
     for round in 0..=rounds * 4 {
         for (one, row) in all.iter().zip(&mut table.rows) {
             let took = timed(|| one.version(&pod))?;
@@ -348,7 +348,7 @@ fn crowds(contenders: &Contenders, size: usize, crowds: usize) -> Result<Vec<Tab
     Ok(vec![adds, dels, whole])
 }
 
-/// Does `work` for all pods at once: how long each took, and all together.
+/// Runs `work` for all pods at once. Returns how long each took, and all together.
 pub(super) fn at_once(
     pods: &[Pod],
     work: impl Fn(&Pod) -> Result<()> + Sync,

@@ -1,4 +1,4 @@
-//! The agent itself: memory, time until it is ready, CPU at rest, with more and more pods.
+//! Measures the agent itself: memory, time until it is ready, and CPU at rest, with a growing number of pods.
 
 use std::{
     fs, thread,
@@ -19,23 +19,23 @@ use super::{
     testbed::{NIC, Slave, Testbed},
 };
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
-    /// With so many pods, ascending.
+    /// The numbers of pods, ascending.
     pub pods: &'static [usize],
-    /// Restarts at each number.
+    /// Restarts at each number of pods.
     pub restarts: usize,
-    /// How long the CPU at rest is looked at.
+    /// How long the CPU at rest is measured.
     pub rest: Duration,
-    /// Beside so many routes of others, ascending.
+    /// The numbers of foreign routes, ascending.
     pub others: &'static [u32],
-    /// Repairs beside each number of them.
+    /// Repairs at each number of foreign routes.
     pub repairs: usize,
 }
 
 impl Extent {
-    /// For figures.
+    /// Enough for figures.
     pub const FULL: Self = Self {
         pods: &[0, 250, 1000],
         restarts: 7,
@@ -43,7 +43,7 @@ impl Extent {
         others: &[0, 200_000],
         repairs: 7,
     };
-    /// To see that it works.
+    /// Just enough to see that it works.
     pub const SHORT: Self = Self {
         pods: &[0, 3],
         restarts: 1,
@@ -53,10 +53,10 @@ impl Extent {
     };
 }
 
-/// Measures.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// When an ADD fails.
+/// If an ADD fails.
 pub fn run(extent: Extent) -> Result<Figures> {
     let machine = Machine::look();
     let testbed = Testbed::build()?;
@@ -148,10 +148,10 @@ pub fn run(extent: Extent) -> Result<Figures> {
     })
 }
 
-/// So many pods there are while the agent is measured beside others' routes.
+/// The number of pods while foreign routes are measured.
 const FEW: usize = 3;
 
-/// What others' routes cost the agent: while they are there, and while they come and go.
+/// Measures what foreign routes cost the agent: at rest, and while they come and go.
 fn existing_interfaces(agent: &Agent, node: &Netns, extent: Extent) -> Result<Vec<Table>> {
     let others = OthersRoutes::over(node, NIC)?;
     let mut tables = [
@@ -182,7 +182,7 @@ fn existing_interfaces(agent: &Agent, node: &Netns, extent: Extent) -> Result<Ve
         let before = ticks(agent)?;
         others.delete(0..count)?;
         others.add(0..count)?;
-        // What is queued for it is worked through.
+        // Lets the agent finish what is queued.
         thread::sleep(Duration::from_secs(2).min(extent.rest));
         let churn = (ticks(agent)? - before) * 1e3;
         let memory = (0..3)
@@ -205,11 +205,11 @@ fn existing_interfaces(agent: &Agent, node: &Netns, extent: Extent) -> Result<Ve
     Ok(tables.into())
 }
 
-/// Wipes the pods' routes, and gives how long they are away.
+/// Removes the pods' routes, and returns how long they are missing.
 fn repair(node: &Netns) -> Result<f64> {
     let show = || ip(node, &["route", "show", "table", "7700"]);
     let before = show()?;
-    // The agent pauses for a second between repairs: the one before is over.
+    // The agent pauses for a second between repairs, and the previous one must be over.
     thread::sleep(Duration::from_millis(1500));
     ip(node, &["route", "flush", "table", "7700"])?;
     let start = Instant::now();
@@ -223,7 +223,7 @@ fn repair(node: &Netns) -> Result<f64> {
     Ok(milliseconds(start.elapsed()))
 }
 
-/// More pods, until there are `count`: how long each ADD took.
+/// Adds pods until there are `count`; returns how long each ADD took.
 fn crowd(plugin: &dyn Contender, pods: &mut Vec<Pod>, count: usize) -> Result<Vec<f64>> {
     let mut all = Vec::new();
     while pods.len() < count {
@@ -240,7 +240,7 @@ fn process(agent: &Agent) -> Result<u32> {
     agent.process_id().context("the agent does not run")
 }
 
-/// Resident and private memory, in MB (proc(5), smaps_rollup; where there is none, statm).
+/// Returns the resident and the private memory, in MB (proc(5): smaps_rollup, or statm if that does not exist).
 fn memory(agent: &Agent) -> Result<(f64, f64)> {
     let process = process(agent)?;
     let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
@@ -258,10 +258,10 @@ fn memory(agent: &Agent) -> Result<(f64, f64)> {
     Ok((resident / 1e3, private / 1e3))
 }
 
-/// How long processors have worked for the agent, in seconds.
+/// Returns the CPU time that the agent has used, in seconds.
 fn ticks(agent: &Agent) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{}/stat", process(agent)?))?;
-    // The name may have spaces; utime and stime are the 14th and 15th field (proc(5)).
+    // The name may contain spaces; utime and stime are the 14th and 15th field (proc(5)).
     let (_, rest) = text.rsplit_once(')').context("stat has no name")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let [user, system] = [11, 12].map(|number| fields.get(number).copied().unwrap_or("0"));
@@ -269,16 +269,16 @@ fn ticks(agent: &Agent) -> Result<f64> {
     Ok((user.parse::<f64>()? + system.parse::<f64>()?) / a_second)
 }
 
-/// The share of one CPU that the agent took, in percent.
+/// Returns the share of one CPU that the agent used during `time`, in percent.
 fn at_rest(agent: &Agent, time: Duration) -> Result<f64> {
     let before = ticks(agent)?;
     thread::sleep(time);
     Ok((ticks(agent)? - before) / time.as_secs_f64() * 100.0)
 }
 
-/// Starts the agent again: how long until it answers, and until it has looked at every pod.
+/// Restarts the agent. Returns the time until it answers, and the time until it has looked at every pod.
 fn restart(agent: &mut Agent) -> Result<[f64; 2]> {
-    // The socket of the one that was killed is still there, and nobody listens on it.
+    // The socket of the killed agent still exists, but nobody listens on it.
     let start = Instant::now();
     agent.launch()?;
     agent.wait_listening()?;

@@ -1,4 +1,4 @@
-//! Who is measured: anything that gives a pod its network and takes it away.
+//! The contenders: anything that adds and removes a pod's network.
 
 use std::{
     io::Write as _,
@@ -13,22 +13,22 @@ use serde_json::Value;
 
 use super::made_before::MadeBefore;
 
-/// A namespace and what a runtime would call it.
+/// A namespace, with a container ID as a runtime would give it.
 #[derive(Debug)]
 pub struct Pod {
-    /// Unique.
+    /// The container ID, which is unique.
     pub container_id: String,
     /// Its namespace.
     pub netns: Netns,
-    /// Among all pods of this process; the first is 1.
+    /// Its number among all pods of this process, from 1 on.
     pub number: u64,
 }
 
 impl Pod {
-    /// A new namespace, with nothing in it but `lo`.
+    /// Creates a namespace that has only `lo`.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn new() -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -40,33 +40,33 @@ impl Pod {
     }
 }
 
-/// Somebody who does ADD and DEL.
+/// Something that does ADD and DEL.
 pub trait Contender: Send + Sync {
-    /// As it is called in tables.
+    /// Returns its name in tables.
     fn name(&self) -> String;
 
-    /// Does what is there before, and is not measured.
+    /// Prepares a pod; this is not measured.
     ///
     /// # Errors
-    /// What could not be done.
+    /// If a step fails; the error names it.
     fn prepare(&self, _pod: &Pod) -> Result<()> {
         Ok(())
     }
 
-    /// Gives the pod its network.
+    /// Adds the pod's network.
     ///
     /// # Errors
-    /// Then the pod has none.
+    /// If it fails; the pod has no network then.
     fn add(&self, pod: &Pod) -> Result<()>;
 
-    /// Takes it away.
+    /// Removes the pod's network.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// If something cannot be removed; the error names it.
     fn del(&self, pod: &Pod) -> Result<()>;
 }
 
-/// A program that is executed for every ADD and DEL, as a runtime does it.
+/// A program that is executed for every ADD and DEL, as by a runtime.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -76,7 +76,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// `binary` is run in the namespace `node` with `config` on its standard input.
+    /// Creates a contender that runs `binary` in the namespace `node`, with `config` on standard input.
     #[must_use]
     pub fn new(name: &str, node: &Netns, binary: PathBuf, config: &Value) -> Self {
         Self {
@@ -87,10 +87,10 @@ impl Program {
         }
     }
 
-    /// Asks it which versions of CNI it knows: all that it does is to be executed.
+    /// Executes VERSION, which does almost nothing besides.
     ///
     /// # Errors
-    /// When it fails.
+    /// If it fails.
     pub fn version(&self, pod: &Pod) -> Result<()> {
         self.call("VERSION", pod, &self.config)
     }
@@ -111,7 +111,7 @@ impl Program {
             .spawn()
             .with_context(|| format!("starting {}", self.binary.display()))?;
         if let Some(mut stdin) = child.stdin.take() {
-            // `true` reads nothing.
+            // `true` does not read its input.
             let _ = stdin.write_all(config.as_bytes());
         }
         let output = child.wait_with_output()?;
@@ -141,7 +141,7 @@ impl Contender for Program {
     }
 }
 
-/// A program that comes after another plugin, whose interface is there before anything is measured.
+/// A plugin chained after another one, whose interface is made before the measurement.
 #[derive(Debug)]
 pub struct Chained {
     program: Program,
@@ -150,7 +150,7 @@ pub struct Chained {
 }
 
 impl Chained {
-    /// As [`Program::new`]; each call gets the result of the plugin before.
+    /// As [`Program::new`]; each call gets the previous plugin's result.
     #[must_use]
     pub fn new(
         name: &str,

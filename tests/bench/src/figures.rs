@@ -1,4 +1,4 @@
-//! What was measured, and what it comes to: series of values in tables, as text, Markdown and JSON.
+//! The results of a benchmark: series of values in tables, as text, Markdown and JSON.
 
 use std::fmt::Write as _;
 
@@ -10,70 +10,70 @@ use serde::Serialize;
 
 use super::{machine::Machine, timeline::Timeline};
 
-/// Everything that one run measured.
+/// All results of one run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Figures {
-    /// Which benchmark; it becomes the name of files.
+    /// The name of the benchmark, which is also that of its files.
     pub name: String,
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// The tables, in the order they are read.
+    /// The tables, in reading order.
     pub tables: Vec<Table>,
-    /// Where time goes inside one operation.
+    /// The timelines of single operations.
     pub timelines: Vec<Timeline>,
-    /// What was not measured and why, and what a reader must know.
+    /// What was not measured and why, and other remarks for readers.
     pub notes: Vec<String>,
 }
 
-/// Contenders that were measured in one run, side by side.
+/// The results of contenders that were measured together.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Table {
     /// What was measured.
     pub title: String,
-    /// One sentence: what a value is.
+    /// One sentence that says what a value is.
     pub meaning: String,
     /// Unit of the values.
     pub unit: &'static str,
     /// The contenders.
     pub rows: Vec<Series>,
-    /// The row that nothing can beat.
+    /// The name of the row that nothing can beat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<String>,
-    /// The row that people use today.
+    /// The name of the row that people use today.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// The row whose value of the same round is subtracted.
+    /// The name of the row whose value of the same round is subtracted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paired: Option<String>,
 }
 
-/// One contender's values. Where tables are paired, the `i`th values of all rows are of one round.
+/// One contender's values. In paired tables the `i`th values of all rows are of one round.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Series {
-    /// Whose.
+    /// The contender's name.
     pub name: String,
-    /// In the order they were measured.
+    /// The values, in the order of measurement.
     pub values: Vec<f64>,
 }
 
-/// What a series comes to.
+/// Statistics of a series.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Summary {
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// Half are not above it.
+    /// The median.
     pub median: f64,
-    /// Ninety-five of a hundred are not above it.
+    /// The 95th percentile.
     pub p95: f64,
-    /// Ninety-nine of a hundred are not above it.
+    /// The 99th percentile.
     pub p99: f64,
 }
 
 impl Series {
-    /// An empty one.
+    /// Creates an empty series.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -82,7 +82,7 @@ impl Series {
         }
     }
 
-    /// What the values come to; zeros if there are none.
+    /// Returns the statistics of the values; zeros if there are none.
     #[must_use]
     pub fn summary(&self) -> Summary {
         summary(&self.values)
@@ -105,7 +105,7 @@ fn summary(values: &[f64]) -> Summary {
 }
 
 impl Table {
-    /// One without rows, and with nothing to compare them with.
+    /// Creates a table without rows and without references.
     #[must_use]
     pub fn new(title: impl Into<String>, meaning: impl Into<String>, unit: &'static str) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl Table {
         self.rows.iter().find(|row| Some(&row.name) == name)
     }
 
-    /// The median of the differences to the paired row, round by round.
+    /// Returns the median of the differences to the paired row, round by round.
     fn difference(&self, row: &Series) -> Option<f64> {
         let paired = self.row(self.paired.as_ref())?;
         let pairs = row.values.iter().zip(&paired.values);
@@ -131,7 +131,7 @@ impl Table {
         (!differences.is_empty()).then(|| summary(&differences).median)
     }
 
-    /// The header, and the cells of every row.
+    /// Returns the header, and the cells of every row.
     fn cells(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let is_single = self.rows.iter().all(|row| row.values.len() <= 1);
         let columns: &[&str] = match is_single {
@@ -173,7 +173,7 @@ impl Table {
         (header, rows)
     }
 
-    /// The table in one of `comfy_table`'s styles.
+    /// Formats the table in one of `comfy_table`'s styles.
     fn formatted(&self, style: TableStyle) -> String {
         let (header, rows) = self.cells();
         let mut table = TextTable::new();
@@ -185,7 +185,7 @@ impl Table {
     }
 }
 
-/// Three significant digits or more; a whole number is what was counted, and exact.
+/// Formats with at least three significant digits. A whole number is a count, and exact.
 fn number(value: f64) -> String {
     let decimals = match value.abs() {
         v if v >= 100.0 || v.fract() == 0.0 => 0,
@@ -204,7 +204,7 @@ fn signed(value: f64) -> String {
 }
 
 impl Figures {
-    /// For a terminal.
+    /// Formats the results for a terminal.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = format!("{}\n", self.machine);
@@ -228,7 +228,7 @@ impl Figures {
         text
     }
 
-    /// A Markdown page; `plots` names the picture of each table, as [`Figures::plots`] does.
+    /// Formats the results as a Markdown page, with the pictures that [`Figures::plots`] names.
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut page = format!("# bench {}\n\n{}\n", self.name, self.machine);
@@ -260,7 +260,7 @@ impl Figures {
         page
     }
 
-    /// A file name and an SVG document for each table.
+    /// Returns a file name and an SVG document for each table.
     #[must_use]
     pub fn plots(&self) -> Vec<(String, String)> {
         let name = |title: &str| -> String {

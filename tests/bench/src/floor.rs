@@ -1,5 +1,5 @@
-//! The floor: the kernel work of an ADD, the very objects of our own plan, in one process: no exec,
-//! no socket, no disk, nothing to decide.
+//! The floor: the kernel work of an ADD. It makes the objects of Ebbtide's own plan in one process, without exec,
+//! socket, disk or decisions.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use super::{
     testbed::{GATEWAY, NIC, SUBNET, Slave},
 };
 
-/// Works in a node's namespace. What it pins is removed with it.
+/// The floor on a node. What it pins is removed when it is dropped.
 #[derive(Debug)]
 pub struct Floor {
     node: Netns,
@@ -44,10 +44,10 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Loads the programs and looks at the node.
+    /// Loads the programs and reads the node's facts.
     ///
     /// # Errors
-    /// When the kernel refuses the programs.
+    /// If the kernel refuses the programs.
     pub fn new(node: &Netns, slave: Slave) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -82,7 +82,7 @@ impl Floor {
         })
     }
 
-    /// The same behind an interface that another plugin has made: all but that interface.
+    /// As [`Floor::new`], but behind an interface that another plugin has made, which is not part of the work.
     ///
     /// # Errors
     /// As [`Floor::new`].
@@ -128,7 +128,7 @@ impl Floor {
         )?)
     }
 
-    /// All of it, on one thread that starts in the node and ends in the pod.
+    /// Applies the plan, on one thread that begins in the node and ends in the pod.
     pub(super) fn apply(&self, net: &PodNet) -> Result<()> {
         let veth = net.veth.as_ref().context("the plan has no veth")?;
         let namespace = Namespace::open(&net.netns)?;
@@ -164,8 +164,8 @@ impl Floor {
         })?
     }
 
-    /// The node's own part, that an agent puts there when it starts: routes and rules, and, if wanted,
-    /// the programs on the NIC.
+    /// Applies the node's own part, which an agent makes when it starts: routes, rules and, if wanted, the programs on
+    /// the NIC.
     pub(super) fn prepare(&self, programs: bool) -> Result<()> {
         let nic = self.facts.nic(NIC).context("the node has no NIC")?;
         let gateway: IpAddr = GATEWAY.parse()?;
@@ -310,7 +310,7 @@ impl Contender for Floor {
 
 impl Drop for Floor {
     fn drop(&mut self) {
-        // Nobody is there to tell.
+        // Nobody could handle the error.
         let _ = std::fs::remove_dir_all(&self.pins);
     }
 }

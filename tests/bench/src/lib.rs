@@ -1,13 +1,13 @@
-//! How fast it is, beside what people use today and beside what the kernel alone takes.
+//! Benchmarks, beside what people use today and beside the kernel's own work.
 //!
-//! - [`pool`]: addresses and what they cost, on one disk;
-//! - [`add`]: a pod's ADD and DEL, by whoever is a [`contender`], down to the [`floor`], or behind what was
+//! - [`pool`]: allocations of addresses, on one disk;
+//! - [`add`]: ADD and DEL of a pod, by each [`contender`], down to the [`floor`], and behind an interface that was
 //!   [`made_before`];
 //! - [`agent`]: the agent's memory, its time until it is ready, its CPU at rest;
-//! - [`datapath`]: what a packet pays for its reply's way, beside iptables;
-//! - [`programs`]: what each eBPF program costs, and what the kernel's verifier says of it;
-//! - [`figures`], [`timeline`], [`machine`]: what was measured, as tables, pictures and JSON;
-//! - [`testbed`]: the node it is measured on.
+//! - [`datapath`]: what a packet pays for the path of its reply, beside iptables;
+//! - [`programs`]: the cost of each eBPF program, and what the kernel's verifier reports;
+//! - [`figures`], [`timeline`], [`machine`]: results as tables, pictures and JSON;
+//! - [`testbed`]: the node of the measurements.
 
 pub mod add;
 pub mod agent;

@@ -1,10 +1,10 @@
-//! The machine that figures belong to.
+//! The machine of a measurement.
 
 use std::{fmt, fs};
 
 use serde::Serialize;
 
-/// What figures depend on, as far as a program can tell.
+/// What results depend on, as far as a program can tell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Machine {
@@ -12,16 +12,16 @@ pub struct Machine {
     pub kernel: String,
     /// The CPU's name.
     pub cpu: String,
-    /// How many the kernel has.
+    /// The number of CPUs.
     pub cpus: usize,
-    /// User-mode Linux: an ordinary process of another kernel, whose system calls are slow.
+    /// Whether it is user-mode Linux: a process of another kernel, whose system calls are slow.
     pub user_mode: bool,
-    /// Processes that wanted to run in the last minute, before the measurement (proc(5), loadavg).
+    /// The load before the measurement: processes that wanted to run in the last minute (proc(5), loadavg).
     pub load: f64,
 }
 
 impl Machine {
-    /// This one, now.
+    /// Returns this machine's data.
     #[must_use]
     pub fn look() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();

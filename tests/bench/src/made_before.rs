@@ -1,4 +1,4 @@
-//! The interface of another plugin: a macvlan with an address, there before ours is called.
+//! An interface of another plugin, made before Ebbtide is called: a macvlan with an address.
 
 use std::{net::Ipv4Addr, os::fd::AsRawFd as _};
 
@@ -19,28 +19,28 @@ pub const INTERFACE: &str = "eth0";
 /// Its MTU in bytes, the NIC's.
 pub const MTU: u32 = 9001;
 
-/// Makes them on the NIC of a node.
+/// Makes such interfaces on the NIC of a node.
 #[derive(Clone, Debug)]
 pub struct MadeBefore(Netns);
 
 impl MadeBefore {
-    /// On `node`.
+    /// Creates the maker for `node`.
     #[must_use]
     pub fn on(node: &Netns) -> Self {
         Self(node.clone())
     }
 
-    /// The pod's address, in the half of the subnet that no pool has.
+    /// Returns the pod's address, in the half of the subnet that no pool has.
     #[must_use]
     pub fn address(pod: &Pod) -> Ipv4Net {
         let number = u32::try_from(pod.number % 0x3ffe).unwrap_or_default();
         Ipv4Net::new_assert(Ipv4Addr::from(0x0a4d_4001 + number), 16)
     }
 
-    /// Makes the pod's.
+    /// Creates the pod's interface.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn make(&self, pod: &Pod) -> Result<()> {
         let link = Ipvlan {
             name: INTERFACE.to_owned(),
@@ -63,7 +63,7 @@ impl MadeBefore {
         netlink.set_up(INTERFACE)
     }
 
-    /// What the plugin that makes it would answer (CNI 1.0.0, section 5).
+    /// Returns the result of the plugin that would make it (CNI 1.0.0, section 5).
     #[must_use]
     pub fn result(pod: &Pod) -> Value {
         json!({

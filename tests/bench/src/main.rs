@@ -1,4 +1,4 @@
-//! `ebbtide-bench`: how fast it is, beside others and beside the bare kernel. See `cargo xtask bench`.
+//! `ebbtide-bench`: benchmarks beside other software and the bare kernel. See `cargo xtask bench`.
 
 use std::{
     fs,
@@ -67,7 +67,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// `NAME.md`, `NAME.json` and the plots.
+/// Writes `NAME.md`, `NAME.json` and the plots.
 fn write(dir: &Path, figures: &Figures) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     let file = |name: &str, text: String| {

@@ -1,4 +1,4 @@
-//! What each eBPF program costs: instructions, stack, and nanoseconds for a packet of each kind.
+//! Measures each eBPF program: instructions, stack, and nanoseconds for each kind of packet.
 
 use anyhow::{Context as _, Result, ensure};
 use aya_obj::{Object, generated::bpf_insn};
@@ -15,30 +15,29 @@ use super::{
     verifier::{self, Verifier},
 };
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
-    /// Measurements of each packet. The least is the figure to believe: what disturbs one only ever
-    /// makes it slower.
+    /// Measurements of each packet. The minimum is the reliable figure: disturbances only make one slower.
     pub rounds: usize,
-    /// Runs for each measurement.
+    /// Runs of the program in each measurement.
     pub repeat: u32,
 }
 
 impl Extent {
-    /// For figures.
+    /// Enough for figures.
     pub const FULL: Self = Self {
         rounds: 15,
         repeat: 200_000,
     };
-    /// To see that it works.
+    /// Just enough to see that it works.
     pub const SHORT: Self = Self {
         rounds: 1,
         repeat: 100,
     };
 }
 
-/// What a program is made of: a table each, in this order.
+/// The sizes of a program, each with a table, in this order.
 const SIZES: [(&str, &str, &str); 6] = [
     (
         "instructions",
@@ -73,7 +72,7 @@ const SIZES: [(&str, &str, &str); 6] = [
 /// Measures all programs, by BPF_PROG_TEST_RUN.
 ///
 /// # Errors
-/// When the object cannot be read.
+/// If the object cannot be read.
 pub fn run(extent: Extent) -> Result<Figures> {
     let machine = Machine::look();
     let mut tables = costs(extent);
@@ -128,8 +127,8 @@ fn sizes() -> Result<Vec<Table>> {
     Ok(tables)
 }
 
-/// The lowest place below the frame pointer (r10) that is used: by a load or store, or by an
-/// address made of it (`rX = r10; rX += imm`).
+/// Returns the depth of the stack: the lowest place below the frame pointer (r10) that a load or store uses, or an
+/// address derived from it (`rX = r10; rX += imm`).
 fn stack(instructions: &[bpf_insn]) -> usize {
     let frame = 10;
     let used = instructions.windows(2).flat_map(|pair| {
@@ -151,7 +150,7 @@ fn stack(instructions: &[bpf_insn]) -> usize {
     usize::try_from(-lowest).unwrap_or(0)
 }
 
-/// A table for each program, a row for each packet.
+/// Creates a table for each program, with a row for each packet.
 fn costs(extent: Extent) -> Vec<Table> {
     const FAR: (&str, u16) = ("180.17.16.11", 8080);
     const ACK: u8 = 0x10;

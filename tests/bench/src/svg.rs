@@ -1,18 +1,18 @@
-//! A table as a picture: a bar to the median of each row, a whisker from the least to the p95.
+//! Draws a table as a picture: a bar for the median of each row, a whisker from the minimum to the p95.
 
 use std::fmt::Write as _;
 
 use super::figures::Table;
 
 const WIDTH: f64 = 860.0;
-/// Where the bars begin: names stand left of it.
+/// The left end of the bars; names are left of it.
 const LEFT: f64 = 300.0;
-/// Room for the number behind the longest bar.
+/// The space for the number after the longest bar.
 const RIGHT: f64 = 90.0;
 const ROW: f64 = 30.0;
 const TOP: f64 = 52.0;
 
-/// The document. It has no scripts and no fonts of its own.
+/// Returns the SVG document, without scripts or fonts.
 #[must_use]
 pub(super) fn bars(table: &Table) -> String {
     let largest = table
@@ -63,7 +63,7 @@ pub(super) fn bars(table: &Table) -> String {
     svg
 }
 
-/// So many significant digits as the precision says, without an exponent.
+/// A number that is formatted with as many significant digits as the precision says, without an exponent.
 struct Significant(f64);
 
 impl std::fmt::Display for Significant {

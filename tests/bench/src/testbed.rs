@@ -1,4 +1,4 @@
-//! A node for benchmarks: one NIC, a wire, a router with a client behind it, and room for many pods.
+//! A node for benchmarks: one NIC, a wire, a router with a client behind it, and addresses for many pods.
 
 use std::{net::IpAddr, os::fd::AsRawFd as _};
 
@@ -18,11 +18,11 @@ use rtnetlink::{
 
 /// The node's NIC.
 pub const NIC: &str = "ens5";
-/// The network on it, as ours are configured.
+/// The network on the NIC.
 pub const NETWORK: &str = "default/ipvlan-ens5";
-/// The same with IPv6.
+/// The network on the NIC with both families.
 pub const DUAL: &str = "default/dual-ens5";
-/// Its IPv4 subnet; pods have addresses from its second half.
+/// The NIC's IPv4 subnet. Pods have addresses of its second half.
 pub const SUBNET: &str = "10.77.0.0/16";
 /// The subnet's router.
 pub const GATEWAY: &str = "10.77.0.1";
@@ -30,20 +30,20 @@ pub const GATEWAY: &str = "10.77.0.1";
 pub const NODE: &str = "10.77.0.2";
 /// A client behind the router.
 pub const CLIENT: &str = "198.51.100.9";
-/// First and last address of pods.
+/// The first and the last address for pods.
 pub const PODS: [&str; 2] = ["10.77.128.1", "10.77.191.254"];
 
-/// What a pod's interface on the NIC is.
+/// The kind of a pod's interface on the NIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slave {
-    /// What ours is.
+    /// ipvlan, as Ebbtide uses it.
     Ipvlan,
-    /// The nearest to it where the kernel has no ipvlan.
+    /// macvlan, the closest kind if the kernel has no ipvlan.
     Macvlan,
 }
 
 impl Slave {
-    /// The kernel's and the plugins' word for it.
+    /// Returns the name that the kernel and the plugins use.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl Slave {
         }
     }
 
-    /// Makes one in the namespace of `netns`.
+    /// Adds an interface in the namespace of `netns`.
     pub fn add(self, batch: &mut Batch, ipvlan: &Ipvlan, master: u32, netns: i32) {
         match self {
             Self::Ipvlan => batch.add_ipvlan(ipvlan, master, netns, false),
@@ -70,20 +70,20 @@ impl Slave {
     }
 }
 
-/// A node and the wire its NIC is on.
+/// A node, and the wire of its NIC.
 #[derive(Debug)]
 pub struct Testbed {
     /// The node's namespace.
     pub node: Netns,
-    /// What is at the other end: the subnet's router, and a client behind it.
+    /// The other end: the subnet's router, and a client behind it.
     pub wire: Netns,
 }
 
 impl Testbed {
-    /// Builds it.
+    /// Builds the node and the wire.
     ///
     /// # Errors
-    /// Says which step failed.
+    /// If a step fails; the error names it.
     pub fn build() -> Result<Self> {
         let (node, wire) = (Netns::new("node")?, Netns::new("wire")?);
         for netns in [&node, &wire] {
@@ -129,10 +129,10 @@ impl Testbed {
         Ok(Self { node, wire })
     }
 
-    /// What this kernel has.
+    /// Returns the kind of interface that this kernel has.
     ///
     /// # Errors
-    /// When it has neither.
+    /// If it has neither.
     pub fn slave(&self) -> Result<Slave> {
         let name = "try0";
         let ipvlan = Ipvlan {
@@ -161,7 +161,7 @@ impl Testbed {
         })
     }
 
-    /// What a person would write for it: one network with an IPv4 pool, one with both families.
+    /// Returns manifests as a person would write them: one network with an IPv4 pool, one with both families.
     #[must_use]
     pub fn manifests() -> String {
         let [first, last] = PODS;
@@ -194,7 +194,7 @@ spec:
     }
 }
 
-/// IPv6 routes by a gateway wait until the link has a carrier and the address is no longer tentative.
+/// Retries an IPv6 route by a gateway until the link has a carrier and the address is no longer tentative.
 fn retry(netlink: &Netlink, destination: IpNet, gateway: IpAddr) -> Result<()> {
     let mut result = Ok(());
     for _ in 0..50 {

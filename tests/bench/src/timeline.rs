@@ -1,4 +1,4 @@
-//! Where time goes inside one operation: the steps that the agent noted, side by side as they ran.
+//! Timelines: the steps of one operation as the agent logged them.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -6,16 +6,16 @@ use serde::Serialize;
 
 use super::figures::Series;
 
-/// How wide the longest line is drawn, in characters.
+/// The width of the longest line, in characters.
 const WIDTH: f64 = 48.0;
 
-/// The steps of one kind of operation, the medians of many.
+/// The steps of one kind of operation, each the median of many.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeline {
-    /// Which operation.
+    /// The operation.
     pub title: String,
-    /// By the time they began.
+    /// The steps, by their beginning.
     pub steps: Vec<Step>,
 }
 
@@ -25,15 +25,15 @@ pub struct Timeline {
 pub struct Step {
     /// Its name.
     pub name: String,
-    /// When it began, in microseconds after the operation did.
+    /// Its beginning, in microseconds after the operation's.
     pub start: f64,
-    /// How long it took, in microseconds.
+    /// Its duration in microseconds.
     pub took: f64,
 }
 
 impl Timeline {
-    /// From the agent's log: lines with `steps="NAME START+TOOK, ..."`, in microseconds, of those
-    /// operations whose line contains `of`. `None` if there are none.
+    /// Reads the agent's log: lines with `steps="NAME START+TOOK, ..."`, in microseconds, that contain `of`. Returns
+    /// `None` if there are none.
     #[must_use]
     pub fn from_log(title: &str, log: &str, of: &str) -> Option<Self> {
         let mut all: BTreeMap<&str, (Series, Series)> = BTreeMap::new();
@@ -72,7 +72,7 @@ impl Timeline {
         })
     }
 
-    /// Adds what the agent cannot see of an operation that took `whole` microseconds.
+    /// Adds the time that the agent does not see, of an operation that took `whole` microseconds.
     pub fn outside(&mut self, name: &str, whole: f64) {
         let inside = self.steps.iter().map(|step| step.start + step.took);
         let inside = inside.fold(0.0, f64::max);
@@ -85,7 +85,7 @@ impl Timeline {
         }
     }
 
-    /// A bar for each step, where it lies in time.
+    /// Draws a bar for each step at its place in time.
     #[must_use]
     pub fn text(&self) -> String {
         let end = self

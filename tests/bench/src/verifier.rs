@@ -1,4 +1,4 @@
-//! What this kernel's verifier writes about the programs.
+//! Reads what the kernel's verifier logs about the programs.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
@@ -13,25 +13,25 @@ use aya_obj::{
 };
 use ebbtide_vpc::bpf;
 
-/// Each instruction on each path, with what is known there (`BPF_LOG_LEVEL2`, include/linux/bpf_verifier.h). The
-/// level below it keeps the path to a refusal alone.
+/// The log level that has each instruction on each path, with the known state (`BPF_LOG_LEVEL2`,
+/// include/linux/bpf_verifier.h). The level below it only has the path to a refusal.
 const WHOLE: u32 = 2;
 
-/// The most that is read of a log.
+/// The maximum size of a log that is read.
 const LONGEST: usize = 256 << 20;
 
-/// The object file, ready to be loaded a second time: aya reads a log of what was refused alone.
+/// The object file, prepared for a second load: aya reads the verifier's log only after a refusal.
 pub(super) struct Verifier {
     object: Object,
-    /// The instructions name its maps' descriptors.
+    /// Keeps the maps, whose descriptors are in the instructions.
     _maps: Ebpf,
 }
 
 impl Verifier {
-    /// Makes the maps, and puts them into the instructions, as aya does.
+    /// Creates the maps and relocates the instructions, as aya does.
     ///
     /// # Errors
-    /// When it is no such object, or the kernel makes no maps.
+    /// If it is not such an object, or the kernel makes no maps.
     pub(super) fn of(bytes: &[u8]) -> Result<Self> {
         let maps = EbpfLoader::new().load(bytes).context("making the maps")?;
         let mut object = Object::parse(bytes)?;
@@ -56,10 +56,10 @@ impl Verifier {
         })
     }
 
-    /// The whole log of a program. `types`: the kernel's number of the BTF that it has when aya loads it.
+    /// Returns the whole log of a program. `types` is the kernel's ID of the BTF that aya loads.
     ///
     /// # Errors
-    /// When the verifier refuses it: with the end of the log.
+    /// If the verifier refuses it; the error has the end of the log.
     pub(super) fn log(&self, program: &str, types: Option<u32>) -> Result<String> {
         let function = self
             .object
@@ -101,7 +101,7 @@ impl Verifier {
     }
 }
 
-/// Instructions walked, as the end of a log has it: "processed 8409 insns (limit 1000000) ...".
+/// Returns the number of walked instructions at the end of a log: "processed 8409 insns (limit 1000000) ...".
 pub(super) fn walked(log: &str) -> Option<u32> {
     let end = log
         .lines()
@@ -117,7 +117,7 @@ fn type_information(id: u32) -> Result<std::os::fd::OwnedFd> {
         .with_context(|| format!("opening the types {id}"))
 }
 
-/// The kinds of maps that the programs have.
+/// Returns the data of a map, of the kinds that the programs use.
 fn data(map: &Map) -> Result<&MapData> {
     Ok(match map {
         Map::Array(data)

@@ -1,4 +1,4 @@
-//! Tokens of service accounts, and kubeconfigs with them: what a pod has, or whoever took it from one.
+//! Service accounts' tokens, and kubeconfigs with them: what a pod has, or whoever stole it from one.
 
 use std::{fs, path::PathBuf};
 
@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::control_plane::ControlPlane;
 
 impl ControlPlane {
-    /// A kubeconfig with a token of a service account: bound to `pod`, as the kubelet asks for it, or to nothing. Its
-    /// namespace is the account's, as in a pod.
+    /// Writes a kubeconfig with a token of a service account, bound to `pod`, as the kubelet requests it, or to
+    /// nothing. Its namespace is the account's, as in a pod.
     ///
     /// # Errors
-    /// When there is no such account or pod, or the file cannot be written.
+    /// If there is no such account or pod, or the file cannot be written.
     pub fn kubeconfig_of(
         &self,
         namespace: &str,

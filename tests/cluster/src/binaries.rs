@@ -1,4 +1,4 @@
-//! Where Kubernetes' programs are.
+//! Finds Kubernetes' programs.
 
 use std::{
     env,
@@ -12,10 +12,10 @@ use ebbtide_vpc::skip::{Need, skip};
 
 use super::{release::Release, runtime::Runtime};
 
-/// The directory of Kubernetes' programs, as `setup-envtest` and controller-runtime name it.
+/// The variable with the directory of Kubernetes' programs, as `setup-envtest` and controller-runtime name it.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-/// Where they are without it.
+/// The directory without that variable.
 const BUILT: &str = "../../target/kube/bin";
 
 /// Kubernetes' programs on this machine.
@@ -25,8 +25,8 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Those in `KUBEBUILDER_ASSETS`, or those in `target/kube/bin`; `None`, and a
-    /// [`skip`], if there are none, or no etcd.
+    /// Finds the programs in `KUBEBUILDER_ASSETS`, or else in `target/kube/bin`. Returns `None`, after a [`skip`], if
+    /// there are none, or no etcd.
     #[must_use]
     pub fn find() -> Option<Self> {
         let directory = env::var_os(ASSETS).map_or_else(
@@ -53,10 +53,10 @@ impl Binaries {
         }
     }
 
-    /// The program `name`: there, or in `PATH`.
+    /// Returns the path of the program `name`: in that directory, or in `PATH`.
     ///
     /// # Errors
-    /// When it is in neither.
+    /// If it is in neither.
     pub fn file(&self, name: &str) -> Result<PathBuf> {
         let path = env::var_os("PATH").unwrap_or_default();
         std::iter::once(self.directory.clone())
@@ -72,19 +72,19 @@ impl Binaries {
             })
     }
 
-    /// Which release of Kubernetes the program `name` is of.
+    /// Returns the Kubernetes release of the program `name`.
     ///
     /// # Errors
-    /// When it is not there, or does not say.
+    /// If it does not exist or does not answer.
     pub fn release(&self, name: &str) -> Result<Release> {
         let said = self.version(name)?;
         Release::parse(&said).with_context(|| format!("{name} --version says {said:?}"))
     }
 
-    /// Which release the container runtime is.
+    /// Returns the release of the container runtime.
     ///
     /// # Errors
-    /// When it is not there, or does not say.
+    /// If it does not exist or does not answer.
     pub fn runtime(&self) -> Result<Runtime> {
         let said = self.version("containerd")?;
         Runtime::parse(&said).with_context(|| format!("containerd --version says {said:?}"))
@@ -97,12 +97,12 @@ impl Binaries {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Their directory.
+    /// Returns their directory.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// `PATH` with their directory in front: a container runtime there finds its own shim and runc.
+    /// Returns `PATH` with their directory first, so that a container runtime there finds its own shim and runc.
     pub(super) fn first_in_path(&self) -> Result<OsString> {
         let path = env::var_os("PATH").unwrap_or_default();
         let all = std::iter::once(self.directory.clone()).chain(env::split_paths(&path));

@@ -1,4 +1,4 @@
-//! etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
+//! The control plane: etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -26,26 +26,26 @@ use super::{
     runtime::Runtime,
 };
 
-/// How long a part may take to answer: this machine may be busy, or emulated.
+/// The time limit for a component's answer: this machine may be busy, or emulated.
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// Between two looks.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
-/// What the directories start with; the process ID follows.
+/// The prefix of the directories; the process ID follows.
 const PREFIX: &str = "ebbtide-cluster-";
-/// Free ports are looked for and then used: somebody else may be quicker.
+/// The number of attempts: another process may take a free port before it is used.
 const ATTEMPTS: u32 = 3;
 
-/// What kind of control plane is wanted.
+/// The options of a control plane.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Also run kube-controller-manager and kube-scheduler. Without them: namespaces are not
-    /// emptied when deleted, owner references delete nothing, and pods get no node.
+    /// Whether kube-controller-manager and kube-scheduler run, too. Without them namespaces are not emptied when they
+    /// are deleted, owner references delete nothing, and pods get no node.
     pub controllers: bool,
-    /// Where it serves nodes; without it, on a free port of 127.0.0.1.
+    /// The machine that it runs on; without one, it listens on free ports of 127.0.0.1.
     pub place: Option<Place>,
     /// Further arguments of kube-apiserver.
     pub api_server_arguments: Vec<String>,
-    /// What serves Services on its nodes.
+    /// How Services are served on its nodes.
     pub proxy: ProxyMode,
 }
 
@@ -54,14 +54,14 @@ pub struct Options {
 pub struct Place {
     /// Its network.
     pub netns: Netns,
-    /// The address that nodes and pods reach it at.
+    /// The address by which nodes and pods reach it.
     pub address: IpAddr,
 }
 
-/// A running control plane. Its processes and files go when it does.
+/// A running control plane. Dropping it ends its processes and removes its files.
 #[derive(Debug)]
 pub struct ControlPlane {
-    // Ended in this order.
+    // Dropped in this order.
     scheduler: Option<Process>,
     controllers: Option<Process>,
     api_server: Option<Process>,
@@ -77,11 +77,11 @@ impl ControlPlane {
     /// The network of Services.
     pub const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
 
-    /// Starts it and waits until it answers. `None`, and a [`skip`](ebbtide_vpc::skip), where there are
-    /// no binaries.
+    /// Starts a control plane and waits until it answers. Returns `None`, after a [`skip`](ebbtide_vpc::skip), if there
+    /// are no binaries.
     ///
     /// # Errors
-    /// When a part does not come up: with the end of its log.
+    /// If a component does not start; the error has the end of its log.
     pub fn start(options: Options) -> Result<Option<Self>> {
         let Some(binaries) = Binaries::find() else {
             return Ok(None);
@@ -160,7 +160,7 @@ impl ControlPlane {
         let mut command = self.command("etcd")?;
         command
             .args(["--name", "default", "--log-level", "warn"])
-            // A test's store need not survive a power cut.
+            // A test's store need not survive a power failure.
             .arg("--unsafe-no-fsync")
             .arg("--data-dir")
             .arg(self.path("etcd"))
@@ -173,17 +173,17 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Starts the API server again after [`ControlPlane::stop_api_server`], at the same address,
-    /// and waits until it is ready.
+    /// Starts the API server again after [`ControlPlane::stop_api_server`], at the same address, and waits until it is
+    /// ready.
     ///
     /// # Errors
-    /// When it does not come up: with the end of its log.
+    /// If it does not start; the error has the end of its log.
     pub fn start_api_server(&mut self) -> Result<()> {
         let file = |name: &str| self.pki.file(name).into_os_string();
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         let (bind, advertise, reconciler) = match &self.options.place {
             Some(place) => ("0.0.0.0".to_owned(), place.address, "lease"),
-            // A loopback address is refused as an endpoint: do not even try.
+            // A loopback address is refused as an endpoint, so no attempt is made.
             None => (loopback.to_string(), loopback, "none"),
         };
         let mut command = self.command("kube-apiserver")?;
@@ -222,7 +222,7 @@ impl ControlPlane {
             .context("starting kube-apiserver")?;
         self.api_server = Some(process);
         self.wait("kube-apiserver is ready", "kube-apiserver", |cluster| {
-            // The default namespace is the last thing that a new API server makes.
+            // The default namespace is the last object that a new API server creates.
             cluster.kubectl(&["get", "--raw", "/readyz"])?;
             cluster
                 .kubectl(&["get", "namespace", "default", "-o", "name"])
@@ -230,10 +230,10 @@ impl ControlPlane {
         })
     }
 
-    /// Ends the API server; etcd and what is in it stay.
+    /// Stops the API server. etcd and its contents stay.
     ///
     /// # Errors
-    /// When it cannot be ended.
+    /// If it cannot be stopped.
     pub fn stop_api_server(&mut self) -> Result<()> {
         match self.api_server.take() {
             Some(mut process) => process.kill().context("ending kube-apiserver"),
@@ -258,7 +258,7 @@ impl ControlPlane {
             .arg("--kubeconfig")
             .arg(controllers)
             .args(quiet("kube-controller-manager")?)
-            // The default (20) makes the controllers' own service accounts slow.
+            // With the default (20) the controllers' own service accounts take long.
             .args(["--kube-api-qps=300", "--kube-api-burst=500"])
             .arg("--use-service-account-credentials=true")
             .arg("--flex-volume-plugin-dir")
@@ -289,29 +289,29 @@ impl ControlPlane {
         )
     }
 
-    /// The release of its API server.
+    /// Returns the release of its API server.
     ///
     /// # Errors
-    /// When that does not say.
+    /// If that does not say.
     pub fn release(&self) -> Result<Release> {
         self.binaries.release("kube-apiserver")
     }
 
-    /// The release of its nodes' container runtime.
+    /// Returns the release of its nodes' container runtime.
     ///
     /// # Errors
-    /// When there is none, or it does not say.
+    /// If there is none, or it does not answer.
     pub fn runtime(&self) -> Result<Runtime> {
         self.binaries.runtime()
     }
 
-    /// Where the API server is, as seen from where it runs.
+    /// Returns the API server's address, as seen from its own machine.
     #[must_use]
     pub fn server(&self) -> String {
         format!("https://127.0.0.1:{}", self.ports.api)
     }
 
-    /// Where nodes reach the API server.
+    /// Returns the API server's address, as seen from nodes.
     #[must_use]
     pub fn server_for_nodes(&self) -> String {
         match &self.options.place {
@@ -320,25 +320,25 @@ impl ControlPlane {
         }
     }
 
-    /// The administrator's kubeconfig.
+    /// Returns the path of the administrator's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.pki.file("admin.kubeconfig")
     }
 
-    /// Its directory, which goes when it does.
+    /// Returns its directory, which is removed with it.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The end of a part's log: `etcd`, `kube-apiserver`, ...
+    /// Returns the end of a component's log: `etcd`, `kube-apiserver`...
     #[must_use]
     pub fn log(&self, part: &str) -> String {
         tail(&self.log_file(part))
     }
 
-    /// The program `name`, in the control plane's network.
+    /// Returns a command of the program `name`, in the control plane's network.
     pub(super) fn command(&self, name: &str) -> Result<Command> {
         let program = self.binaries.file(name)?;
         Ok(match &self.options.place {
@@ -347,7 +347,7 @@ impl ControlPlane {
         })
     }
 
-    /// Waits until `look` succeeds; gives up when `part` ends or all patience is gone.
+    /// Waits until `look` succeeds. Gives up if `part` ends or the time limit is over.
     fn wait(&mut self, what: &str, part: &str, look: impl Fn(&Self) -> Result<()>) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -367,7 +367,7 @@ impl ControlPlane {
         }
     }
 
-    /// The first part that is not running any more.
+    /// Returns the first component that no longer runs.
     fn ended(&mut self) -> Result<Option<(&'static str, ExitStatus)>> {
         let parts = [
             ("etcd", &mut self.etcd),
@@ -384,7 +384,7 @@ impl ControlPlane {
         Ok(None)
     }
 
-    /// Whether somebody else took a port between the choice and its use.
+    /// Whether another process took a port between its choice and its use.
     fn port_taken(&self) -> bool {
         ["etcd", "kube-apiserver"]
             .iter()

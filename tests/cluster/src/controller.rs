@@ -1,4 +1,4 @@
-//! The controller, as its Deployment runs it.
+//! The controller, run as its Deployment does.
 
 use std::{path::Path, time::Duration};
 
@@ -6,25 +6,26 @@ use anyhow::Result;
 use ebbtide_kube::{self as kube, Cluster, controller, leader};
 use tokio::runtime::Runtime;
 
-/// One that stands for election, and does the work if it is elected. Dropped it dies at once, as by SIGKILL.
+/// A candidate for the election, which does the controller's work if it is elected. Dropping it ends it at once, as
+/// SIGKILL does.
 #[derive(Debug)]
 pub struct Controller {
     runtime: Option<Runtime>,
 }
 
 impl Controller {
-    /// Starts one of this name.
+    /// Starts a candidate of this name.
     ///
     /// # Errors
-    /// When it cannot be started. That the API server is away is none.
+    /// If it cannot be started. An unreachable API server is not an error.
     pub fn start(kubeconfig: &Path, name: &str) -> Result<Self> {
         Self::start_with(kubeconfig, name, leader::Times::default())
     }
 
-    /// As [`Controller::start`], with times of its own.
+    /// As [`Controller::start`], with other times of the election.
     ///
     /// # Errors
-    /// When it cannot be started. That the API server is away is none.
+    /// If it cannot be started. An unreachable API server is not an error.
     pub fn start_with(kubeconfig: &Path, name: &str, times: leader::Times) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

@@ -1,4 +1,4 @@
-//! Container images made here: nothing is pulled.
+//! Container images that are built here: nothing is pulled.
 
 use std::{fs, path::PathBuf};
 
@@ -11,20 +11,20 @@ use xtask::oci::{self, Entry};
 
 use super::{binaries::Binaries, control_plane::ControlPlane};
 
-/// Debian's busybox: shell, web server, clients; and, asleep, what holds a pod's namespaces.
+/// The image of Debian's busybox: shell, web server and clients. It also serves as the pause image.
 pub const BUSYBOX: &str = "localhost/busybox:1";
 
-/// The applets that are called by name.
+/// The applets that get names of their own.
 const APPLETS: [&str; 20] = [
     "cat", "chmod", "echo", "hostname", "httpd", "ip", "kill", "ls", "mkdir", "nc", "pidof",
     "ping", "printf", "ps", "sh", "sleep", "timeout", "tr", "true", "wget",
 ];
 
 impl ControlPlane {
-    /// An archive with [`BUSYBOX`].
+    /// Returns the path of an archive with [`BUSYBOX`].
     ///
     /// # Errors
-    /// When there is no busybox on this machine.
+    /// If there is no busybox on this machine.
     pub fn busybox_image(&self) -> Result<PathBuf> {
         let busybox = self.binaries.file("busybox")?;
         let bytes = fs::read(&busybox).with_context(|| format!("reading {}", busybox.display()))?;
@@ -48,16 +48,16 @@ impl ControlPlane {
     }
 }
 
-/// The archive that `cargo xtask image` makes.
+/// Returns the path of the archive that `cargo xtask image` makes.
 ///
 /// # Errors
-/// When it is not there.
+/// If it is not there.
 pub fn ebbtide() -> Result<PathBuf> {
     workspace::IMAGE.file("ebbtide.tar")
 }
 
 impl Binaries {
-    /// Whether everything a node needs is here; if not, a [`skip`] says what is missing.
+    /// Whether everything that a node needs is installed. If not, a [`skip`] says what is missing.
     #[must_use]
     pub fn serve_nodes(&self) -> bool {
         const NEEDED: [&str; 9] = [
@@ -82,7 +82,7 @@ impl Binaries {
         missing.is_none()
     }
 
-    /// Why the container runtime is none for the kubelet.
+    /// Returns why the kubelet cannot use the container runtime.
     fn runtime_refuses(&self) -> Option<String> {
         let kubelet = self.release("kubelet");
         match kubelet.and_then(|kubelet| Ok(self.runtime()?.refuses(kubelet))) {

@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, bail};
 use super::control_plane::{ControlPlane, PATIENCE, PAUSE};
 
 impl ControlPlane {
-    /// The beginning of a command line by which a person talks to it from elsewhere on this machine.
+    /// Returns the beginning of a command line by which a person uses the cluster from elsewhere on this machine.
     ///
     /// # Errors
-    /// When there is no kubectl.
+    /// If there is no kubectl.
     pub fn kubectl_command(&self) -> Result<String> {
         let kubectl = self.binaries.file("kubectl")?;
         let inside = match &self.options.place {
@@ -28,10 +28,10 @@ impl ControlPlane {
         Ok(format!("{inside}{kubectl} --kubeconfig {config}"))
     }
 
-    /// Runs kubectl as the administrator and gives what it printed.
+    /// Runs kubectl as the administrator and returns its output.
     ///
     /// # Errors
-    /// When it fails: with what it said.
+    /// If it fails; the error has its output.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.kubectl_with(arguments, "")
     }
@@ -39,7 +39,7 @@ impl ControlPlane {
     /// As [`ControlPlane::kubectl`], with `input` as its standard input (`-f -`).
     ///
     /// # Errors
-    /// When it fails: with what it said.
+    /// If it fails; the error has its output.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
         let output = self.kubectl_output(arguments, input)?;
         if !output.status.success() {
@@ -52,17 +52,18 @@ impl ControlPlane {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// As [`ControlPlane::kubectl_with`], for who wants to know which of many objects were refused.
+    /// As [`ControlPlane::kubectl_with`], but returns the output of a failed command, too: it tells which of many
+    /// objects were refused.
     ///
     /// # Errors
-    /// When it cannot be run. That it fails is none.
+    /// If it cannot be run. That it fails is not an error.
     pub fn kubectl_output(&self, arguments: &[&str], input: &str) -> Result<Output> {
         let mut child = self
             .command("kubectl")?
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
             .args(arguments)
-            // its cache of what the server offers
+            // kubectl keeps a cache of the server's API below it.
             .env("HOME", self.directory())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -70,16 +71,16 @@ impl ControlPlane {
             .spawn()
             .context("starting kubectl")?;
         if let Some(mut stdin) = child.stdin.take() {
-            // kubectl may end without reading it: its own words say why.
+            // kubectl may end before it has read everything; its own error is reported.
             let _ = stdin.write_all(input.as_bytes());
         }
         child.wait_with_output().context("waiting for kubectl")
     }
 
-    /// Replaces the status of an object that has one apart: `path` is the object's own.
+    /// Replaces the status of an object that has a status subresource; `path` is the object's own.
     ///
     /// # Errors
-    /// What the API server has against it.
+    /// If the API server refuses it.
     pub fn set_status(&self, path: &str, status: &serde_json::Value) -> Result<()> {
         let object = self.kubectl(&["get", "--raw", path])?;
         let mut object: serde_json::Value = serde_json::from_str(&object)?;
@@ -92,10 +93,10 @@ impl ControlPlane {
         .map(drop)
     }
 
-    /// Waits until `look` is true of what `kubectl get ARGUMENTS -o json` prints.
+    /// Waits until `look` returns true for the output of `kubectl get ARGUMENTS -o json`.
     ///
     /// # Errors
-    /// When it does not become so: with what was there last.
+    /// If it does not become so in time; the error has the last state.
     pub fn wait_until(
         &self,
         arguments: &[&str],
@@ -114,10 +115,10 @@ impl ControlPlane {
         }
     }
 
-    /// `kubectl apply` of manifests.
+    /// Applies manifests by `kubectl apply`.
     ///
     /// # Errors
-    /// What the API server has against them.
+    /// If the API server refuses them.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         self.kubectl_with(&["apply", "-f", "-"], manifests)
     }
@@ -125,20 +126,20 @@ impl ControlPlane {
     /// Applies the CustomResourceDefinitions in `directory` and waits until they are served.
     ///
     /// # Errors
-    /// What the API server has against them.
+    /// If the API server refuses them.
     pub fn install_crds(&self, directory: &Path) -> Result<()> {
         let directory = directory.display().to_string();
-        // kubectl knows the fields of the API server's release: before 1.25 not those of CEL rules,
-        // which such a server drops.
+        // kubectl validates by its own schema of CRDs, and before 1.25 it does not know the fields of CEL rules. The
+        // API server drops these fields.
         self.kubectl(&["apply", "--validate=false", "-f", &directory])?;
         self.kubectl(&["wait", "--for=condition=Established", "crd", "--all"])
             .map(drop)
     }
 
-    /// What `kubectl ARGUMENTS -o json` prints, parsed.
+    /// Returns the parsed output of `kubectl ARGUMENTS -o json`.
     ///
     /// # Errors
-    /// When it fails: with what it said.
+    /// If it fails; the error has its output.
     pub fn get(&self, arguments: &[&str]) -> Result<serde_json::Value> {
         let text = self.kubectl(&[&["get"], arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("kubectl get {arguments:?}: {text:?}"))

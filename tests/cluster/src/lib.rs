@@ -1,13 +1,13 @@
-//! A real Kubernetes from plain binaries: etcd, API server, controllers, scheduler; nodes with
-//! containerd, kubelet and kube-proxy, in namespaces of this kernel or as machines with one of
-//! their own. Of any release of Kubernetes since 1.20, and of containerd since 1.6: each is told what
-//! one of its age knows.
+//! A real Kubernetes cluster from plain binaries.
+//! It has etcd, API server, controllers and scheduler, and nodes with containerd, kubelet and kube-proxy, in namespaces
+//! of this kernel or as machines with a kernel of their own. Releases of Kubernetes since 1.20 and of containerd since
+//! 1.6 are supported: each gets the options that it knows.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
 //! use ebbtide_cluster::{ControlPlane, Options};
 //! let Some(cluster) = ControlPlane::start(Options::default())? else {
-//!     return Ok(()); // no binaries here, and it said so
+//! return Ok(()); // no binaries here, and it said so
 //! };
 //! cluster.kubectl(&["create", "namespace", "n"])?;
 //! println!("{}", cluster.kubeconfig().display());
@@ -15,8 +15,8 @@
 //! # }
 //! ```
 //!
-//! Nothing is installed and nothing listens but on loopback, unless a place is given; any number of
-//! clusters run beside each other. The processes end with this one, however it ends.
+//! Nothing is installed, and unless a place is given, nothing listens but on loopback. Any number of clusters can run
+//! at the same time. Their processes end with this one, for whatever reason it ends.
 
 mod account;
 mod binaries;

@@ -1,5 +1,4 @@
-//! A node that is a machine: a user-mode Linux, whose kernel has ipvlan, with the NICs that the VPC
-//! has for it.
+//! A node that is a machine: a user-mode Linux, whose kernel has ipvlan, with the NICs that the VPC has for it.
 
 use std::{
     ffi::OsString,
@@ -20,18 +19,18 @@ use ebbtide_vpc::{
 
 use super::{control_plane::ControlPlane, log::tail, parts::Parts};
 
-/// How long it may take until the API server knows it: this machine may be busy.
+/// The time limit until the API server knows the node: this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(240);
 const PAUSE: Duration = Duration::from_millis(200);
-/// What runs in it. Its arguments are those of [`Machine::boot`].
+/// The script that runs in the machine. [`Machine::boot`] passes its arguments.
 const SCRIPT: &str = include_str!("machine.sh");
-/// MiB: images, containers and all files are in memory.
+/// Its memory in MiB: images, containers and all files are in memory.
 const MEMORY: &str = "1536";
-/// Where it keeps what need not be seen from outside, as its script has it.
+/// The directory in the machine for files that need not be seen from outside, as in the script.
 const STATE: &str = "/run/node";
 const CGROUP: &str = "node";
 
-/// A node of a cluster with a kernel of its own. It is switched off when dropped.
+/// A node with a kernel of its own. Dropping it switches it off.
 #[derive(Debug)]
 pub struct Machine {
     name: String,
@@ -40,11 +39,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts the machine `name` of the VPC's plan, with `images` (archives) in its container
-    /// runtime. It is not ready until some network configuration is in its `/etc/cni/net.d`.
+    /// Starts the machine `name` of the VPC's plan, with `images` (archives) in its container runtime. The node is not
+    /// ready until its `/etc/cni/net.d` has a network configuration.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn boot(cluster: &ControlPlane, vpc: &Vpc, name: &str, images: &[PathBuf]) -> Result<Self> {
         let planned = vpc.plan.node(name);
         let planned = planned.with_context(|| format!("the plan has no node {name}"))?;
@@ -89,16 +88,16 @@ impl Machine {
         })
     }
 
-    /// Its name, as the API server knows it.
+    /// Returns its name in the API server.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Waits until the API server knows it.
+    /// Waits until the API server knows the node.
     ///
     /// # Errors
-    /// When it ended, or all patience is gone.
+    /// If it ended, or is not ready in time.
     pub fn wait(&mut self, cluster: &ControlPlane) -> Result<()> {
         let start = Instant::now();
         while let Err(trouble) = cluster.kubectl(&["get", "node", &self.name, "-o", "name"]) {
@@ -117,7 +116,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The ends of its logs.
+    /// Returns the ends of its logs.
     #[must_use]
     pub fn logs(&self) -> String {
         let mut text = String::new();
@@ -129,7 +128,7 @@ impl Machine {
     }
 }
 
-/// Writes down what the machine is to be.
+/// Writes the configuration of the machine.
 fn describe(parts: &Parts<'_>, plan: &Plan, node: &Planned, images: &[PathBuf]) -> Result<()> {
     let binaries = &parts.cluster.binaries;
     let proxy = parts.proxy(parts.cluster.options.proxy)?;
@@ -157,7 +156,7 @@ fn describe(parts: &Parts<'_>, plan: &Plan, node: &Planned, images: &[PathBuf]) 
     parts.write("cgroup", &lines([parts.cgroup]))?;
     parts.write("path", &lines([binaries.directory().display()]))?;
     parts.write("ctr", &lines([binaries.file("ctr")?.display()]))?;
-    // The last has no plugin for hostPort.
+    // The last machine has no plugin for hostPort.
     let machines = plan.nodes.iter();
     let mut machines = machines.filter(|node| node.made_of == MadeOf::Machine);
     let last = machines.next_back().map(|node| node.name.as_str());
@@ -174,7 +173,7 @@ fn describe(parts: &Parts<'_>, plan: &Plan, node: &Planned, images: &[PathBuf]) 
     Ok(())
 }
 
-/// `ip -batch` for the machine's NICs, which come as vec0, vec1...
+/// Returns the lines of `ip -batch` for the machine's NICs, which are called vec0, vec1...
 fn nics(plan: &Plan, node: &Planned) -> Vec<String> {
     let mut commands = Vec::new();
     for (number, nic) in node.nics.iter().enumerate() {
@@ -195,7 +194,7 @@ fn nics(plan: &Plan, node: &Planned) -> Vec<String> {
     commands
 }
 
-/// The directories with what the machine runs.
+/// Returns the directories with the machine's programs and files.
 fn seen(cluster: &ControlPlane, images: &[PathBuf]) -> Result<Vec<OsString>> {
     let kubelet = cluster.binaries.file("kubelet")?;
     let own = workspace::XTASK.file("xtask")?;

@@ -1,4 +1,4 @@
-//! The agent's side of Kubernetes without the kernel's: everything but interfaces.
+//! An agent's Kubernetes side without the kernel's side: everything but interfaces.
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
@@ -15,15 +15,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// How long things may take that have no time of their own: this machine may be busy.
+/// The default time limit: this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One node's agent. Dropped it dies at once, as by SIGKILL; what is on disk stays.
+/// The agent of one node. Dropping it ends it at once, as SIGKILL does; the files on disk stay.
 #[derive(Debug)]
 pub struct Member {
     /// The node's name.
     pub node: String,
-    /// The addresses.
+    /// Its pools.
     pub pools: Pools,
     cluster: Arc<Cluster>,
     catalog: watch::Receiver<Arc<Catalog>>,
@@ -32,18 +32,18 @@ pub struct Member {
 }
 
 impl Member {
-    /// Starts an agent with the state that is in `state`, `cooldown` as its rest.
+    /// Starts an agent with the state in `state` and this cooldown.
     ///
     /// # Errors
-    /// When it cannot be started. That the API server is away is none.
+    /// If it cannot be started. An unreachable API server is not an error.
     pub fn start(kubeconfig: &Path, state: &Path, node: &str, cooldown: Duration) -> Result<Self> {
         Self::start_with(kubeconfig, state, node, cooldown, leases::Pace::default())
     }
 
-    /// As [`Member::start`], with a pace of its own: when leases that are not used go back.
+    /// As [`Member::start`], with other times after which unused leases are returned.
     ///
     /// # Errors
-    /// When it cannot be started. That the API server is away is none.
+    /// If it cannot be started. An unreachable API server is not an error.
     pub fn start_with(
         kubeconfig: &Path,
         state: &Path,
@@ -91,7 +91,7 @@ impl Member {
     /// Waits until its catalog has the pool.
     ///
     /// # Errors
-    /// When it does not come.
+    /// If it does not arrive in time.
     pub fn knows_pool(&self, pool: &str) -> Result<()> {
         self.block_on(async {
             let mut catalog = self.catalog.clone();
@@ -103,10 +103,10 @@ impl Member {
         })
     }
 
-    /// Waits until `look` is true of its catalog, and gives that.
+    /// Waits until `look` returns true for its catalog, and returns that catalog.
     ///
     /// # Errors
-    /// The last one, when it does not become so.
+    /// If it does not become so in time; the error is the last one.
     pub fn catalog_once(
         &self,
         look: impl Fn(&Catalog) -> bool,
@@ -119,10 +119,10 @@ impl Member {
         found.map_err(|_| Arc::clone(&self.catalog.borrow()))
     }
 
-    /// What it knows of a pod of the default namespace.
+    /// Returns its facts about a pod of the default namespace.
     ///
     /// # Errors
-    /// When the API server has no such pod.
+    /// If the API server has no such pod.
     pub fn subject(&self, pod: &str) -> Result<Subject> {
         self.block_on(async {
             let name = ObjectName {
@@ -136,7 +136,7 @@ impl Member {
     /// Waits until addresses may be handed out.
     ///
     /// # Errors
-    /// When that does not become so.
+    /// If it does not become so in time.
     pub fn is_open(&self) -> Result<()> {
         self.block_on(async {
             let deadline = Instant::now() + PATIENCE;
@@ -147,11 +147,11 @@ impl Member {
         })
     }
 
-    /// What ADD decides for `eth0` of a pod of the default namespace, by the pod's own annotations: ask
-    /// for the pod, choose, wait up to `patience` for a lease, write down.
+    /// Does what ADD does for `eth0` of a pod of the default namespace, by the pod's own annotations: reads the pod,
+    /// chooses an address, waits up to `patience` for a lease, and commits.
     ///
     /// # Errors
-    /// Why there is no address.
+    /// If there is no address; the error has the reason.
     pub fn add(&self, pod: &str, patience: Duration) -> Result<IpAddr> {
         self.block_on(async {
             let gate = self.cluster.is_taken_over().await;
@@ -186,10 +186,10 @@ impl Member {
         })
     }
 
-    /// What DEL gives back.
+    /// Releases the pod's addresses as DEL does.
     ///
     /// # Errors
-    /// When it cannot be written down.
+    /// If it cannot be written down.
     pub fn del(&self, pod: &str) -> Result<()> {
         self.block_on(async {
             let released = self.pools.release(&owner(pod)).await?;

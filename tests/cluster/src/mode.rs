@@ -1,4 +1,4 @@
-//! What serves Services on the nodes: kube-proxy in one of its modes, or nothing.
+//! The modes of kube-proxy, or none.
 
 use std::{fmt, fs, path::Path, process::Command};
 
@@ -9,19 +9,19 @@ use super::{binaries::Binaries, release::Release};
 /// How Services are served on a cluster's nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProxyMode {
-    /// kube-proxy with rules of iptables.
+    /// kube-proxy with iptables rules.
     #[default]
     Iptables,
-    /// kube-proxy with the kernel's load balancer.
+    /// kube-proxy with IPVS, the kernel's load balancer.
     Ipvs,
-    /// kube-proxy with rules of nftables.
+    /// kube-proxy with nftables rules.
     Nftables,
-    /// Nobody, as where a network plugin does it instead.
+    /// No kube-proxy, as with a network plugin that replaces it.
     Nobody,
 }
 
 impl ProxyMode {
-    /// What a machine lacks that cannot do it.
+    /// Returns what a machine lacks if it cannot run this mode.
     #[must_use]
     pub const fn need(self) -> Need {
         match self {
@@ -30,7 +30,7 @@ impl ProxyMode {
         }
     }
 
-    /// Why these programs cannot do it in this kernel; `None` if they can.
+    /// Returns why these programs cannot run this mode in this kernel; `None` if they can.
     #[must_use]
     pub fn missing(self, binaries: &Binaries) -> Option<String> {
         let program = match self {
@@ -59,7 +59,7 @@ impl ProxyMode {
     }
 }
 
-/// Whether the kernel has it, or has a module that brings it.
+/// Whether the kernel has IPVS, built in or as a module.
 fn has_ipvs() -> bool {
     let module = || {
         Command::new("modprobe")

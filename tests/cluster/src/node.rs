@@ -1,9 +1,9 @@
 //! A node: containerd, kubelet and kube-proxy in namespaces of their own.
 //!
-//! Network, mount and PID namespace are the node's; below the well-known paths (`/etc/cni/net.d`,
-//! `/var/lib/kubelet`, ...) it sees directories of its own, so that several nodes fit on one kernel
-//! and a DaemonSet's host paths reach its node only. Process 1 of the PID namespace dies with this
-//! process, and the kernel then ends everything in it: no container outlives a test.
+//! Network, mount and PID namespace are the node's. Below the well-known paths (`/etc/cni/net.d`, `/var/lib/kubelet`,
+//! ...) it has directories of its own, so that several nodes fit on one kernel and a DaemonSet's host paths reach its
+//! own node only. Process 1 of the PID namespace dies with this process, and the kernel then ends everything in it, so
+//! no container outlives a test.
 
 use std::{
     fs,
@@ -19,17 +19,17 @@ use ebbtide_vpc::{netns::Netns, process::Process};
 
 use super::{control_plane::ControlPlane, log::tail, parts::Parts};
 
-/// How long a part may take to answer: this machine may be busy, or emulated.
+/// The time limit for a component's answer: this machine may be busy, or emulated.
 const PATIENCE: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What process 1 of a node does: `$1` is the node's directory.
+/// The script of process 1 of a node; `$1` is the node's directory.
 const HOLDER: &str = include_str!("holder.sh");
 
-/// The parts, in the order in which they are ended.
+/// The components, in the order in which they are stopped.
 const PARTS: [&str; 3] = ["kubelet", "kube-proxy", "containerd"];
 
-/// A node of a cluster. Its processes, mounts and control groups go when it does.
+/// A node of a cluster. Dropping it ends its processes, and removes its mounts and control groups.
 #[derive(Debug)]
 pub struct Node {
     name: String,
@@ -42,12 +42,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Makes the machine `netns` a node called `name`, at `address`, with `images` (archives) in
-    /// its container runtime, and waits until the API server knows it. It is not ready until some
-    /// network configuration is in its `/etc/cni/net.d`.
+    /// Makes the machine `netns` a node called `name`, at `address`, with `images` (archives) in its container runtime,
+    /// and waits until the API server knows it. The node is not ready until its `/etc/cni/net.d` has a network
+    /// configuration.
     ///
     /// # Errors
-    /// When a part does not come up: with the end of its log.
+    /// If a component does not start; the error has the end of its log.
     pub fn join(
         cluster: &ControlPlane,
         netns: &Netns,
@@ -131,7 +131,7 @@ impl Node {
         Ok(())
     }
 
-    /// A command that will run on the node: in all its namespaces.
+    /// Returns a command that runs in all of the node's namespaces.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = self.netns.command("nsenter");
@@ -144,7 +144,7 @@ impl Node {
         command
     }
 
-    /// `ctr` with this node's containerd, for the images and containers of Kubernetes.
+    /// Returns `ctr` for this node's containerd, in the containerd namespace of Kubernetes.
     pub fn ctr(&self, cluster: &ControlPlane) -> Command {
         let ctr = cluster.binaries.file("ctr");
         let mut command = self.command(ctr.unwrap_or_else(|_| "ctr".into()));
@@ -155,13 +155,13 @@ impl Node {
         command
     }
 
-    /// The node's name.
+    /// Returns the node's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The end of a part's log: `containerd`, `kubelet`, `kube-proxy`.
+    /// Returns the end of a component's log: `containerd`, `kubelet`, `kube-proxy`.
     #[must_use]
     pub fn log(&self, part: &str) -> String {
         tail(&self.log_file(part))
@@ -216,7 +216,7 @@ impl Node {
         self.directory.join("containerd.sock")
     }
 
-    /// Its control group, of every hierarchy.
+    /// Returns the path of its control group, in every hierarchy.
     fn cgroup(&self) -> String {
         format!("ebbtide-test-{}-{}", std::process::id(), self.name)
     }
@@ -227,7 +227,7 @@ impl Drop for Node {
         for part in PARTS {
             self.parts.retain(|(name, _)| *name != part);
         }
-        // With process 1 everything in its namespace ends: shims and containers.
+        // With process 1 everything in its PID namespace ends: shims and containers.
         let _ = self.holder.kill();
         for root in cgroup_roots() {
             remove_cgroup(&root.join(self.cgroup()));
@@ -240,7 +240,7 @@ fn make_cgroups(cgroup: &str) -> Result<()> {
         let path = root.join(cgroup);
         fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            // In version 1 a new set is empty.
+            // In cgroup v1 a new cpuset is empty.
             if let Ok(all) = fs::read(root.join(file)) {
                 let _ = fs::write(path.join(file), all);
             }
@@ -249,13 +249,13 @@ fn make_cgroups(cgroup: &str) -> Result<()> {
     Ok(())
 }
 
-/// The hierarchies: one in version 2, one for each controller in version 1.
+/// Returns the cgroup hierarchies: one in version 2, one for each controller in version 1.
 fn cgroup_roots() -> Vec<PathBuf> {
     let base = Path::new("/sys/fs/cgroup");
     if base.join("cgroup.controllers").exists() {
         let controllers = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
         for controller in controllers.split_whitespace() {
-            // One that cannot be had is the kubelet's to complain of.
+            // If a controller cannot be enabled, the kubelet reports it.
             let _ = fs::write(
                 base.join("cgroup.subtree_control"),
                 format!("+{controller}"),
@@ -270,7 +270,7 @@ fn cgroup_roots() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes a control group and those in it. What still has processes stays for a moment.
+/// Removes a control group and those below it. One that still has processes stays for a moment.
 fn remove_cgroup(path: &Path) {
     for _ in 0..20 {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();

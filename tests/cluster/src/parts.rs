@@ -1,5 +1,5 @@
-//! The parts of a node, told what they are to do: containerd, kubelet, kube-proxy. The same for a
-//! node in namespaces and for one that is a machine.
+//! The components of a node and their configuration: containerd, kubelet, kube-proxy. It is the same for nodes in
+//! namespaces and nodes that are machines.
 
 use std::{
     fs,
@@ -12,23 +12,23 @@ use serde_json::json;
 
 use super::{control_plane::ControlPlane, mode::ProxyMode, pki::Subject};
 
-/// A node as its parts know it.
+/// A node, as its components know it.
 #[derive(Debug)]
 pub(super) struct Parts<'a> {
     pub(super) cluster: &'a ControlPlane,
     pub(super) name: &'a str,
-    /// Where it is reached, and what its Service proxy binds to.
+    /// Its address, which its Service proxy binds to as well.
     pub(super) address: IpAddr,
-    /// Where files for it are written, which it reads at the same place.
+    /// The directory of its files, which has the same path on the node.
     pub(super) files: &'a Path,
-    /// Where containerd keeps images and containers, and its socket.
+    /// The directory of containerd's images, containers and socket.
     pub(super) state: &'a Path,
-    /// The control group above its pods', of every hierarchy.
+    /// The control group above those of its pods, in every hierarchy.
     pub(super) cgroup: &'a str,
 }
 
 impl Parts<'_> {
-    /// Writes containerd's configuration.
+    /// Writes containerd's configuration; returns its arguments.
     pub(super) fn containerd(&self) -> Result<Vec<String>> {
         let runtime = self.cluster.binaries.runtime()?;
         let sandbox = super::images::BUSYBOX;
@@ -37,12 +37,12 @@ impl Parts<'_> {
         Ok(vec!["--config".into(), config.display().to_string()])
     }
 
-    /// Where containerd answers.
+    /// Returns the path of containerd's socket.
     pub(super) fn socket(&self) -> PathBuf {
         self.state.join("containerd.sock")
     }
 
-    /// Writes the kubelet's configuration and certificates; its arguments.
+    /// Writes the kubelet's configuration and certificates; returns its arguments.
     pub(super) fn kubelet(&self) -> Result<Vec<String>> {
         let cluster = self.cluster;
         let names = [self.name.to_owned(), self.address.to_string()];
@@ -77,7 +77,7 @@ impl Parts<'_> {
             "resolvConf": resolver,
             "volumePluginDir": self.state.join("volumeplugins"),
             "serializeImagePulls": false,
-            // A test's node never evicts, and keeps images that nobody could pull again.
+            // A test's node never evicts pods, and keeps images that nobody could pull again.
             "evictionHard": {
                 "memory.available": "0%", "nodefs.available": "0%",
                 "nodefs.inodesFree": "0%", "imagefs.available": "0%",
@@ -104,7 +104,7 @@ impl Parts<'_> {
         Ok(arguments)
     }
 
-    /// Writes kube-proxy's certificate; its arguments for a mode, or `None` where it is not to run.
+    /// Writes kube-proxy's certificate. Returns its arguments for a mode, or `None` if it does not run.
     pub(super) fn proxy(&self, mode: ProxyMode) -> Result<Option<Vec<String>>> {
         if mode == ProxyMode::Nobody {
             return Ok(None);
@@ -125,7 +125,7 @@ impl Parts<'_> {
             format!("--bind-address={}", self.address),
             "--healthz-bind-address=".into(),
             "--metrics-bind-address=127.0.0.1:10249".into(),
-            // Limits of connection tracking are the whole machine's.
+            // The limits of connection tracking belong to the whole machine.
             "--conntrack-max-per-core=0".into(),
             "--conntrack-min=0".into(),
             "--conntrack-tcp-timeout-established=0s".into(),
@@ -135,7 +135,7 @@ impl Parts<'_> {
         Ok(Some(arguments))
     }
 
-    /// Writes a file of the node's.
+    /// Writes a file of the node.
     pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.files.join(name);
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;

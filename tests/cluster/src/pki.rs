@@ -1,4 +1,4 @@
-//! The cluster's certificates and the files that carry them.
+//! The cluster's certificates, and kubeconfigs with them.
 
 use std::{
     fs,
@@ -12,24 +12,24 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
-/// The cluster's certificate authority, and the directory with all it signed.
+/// The cluster's certificate authority, and the directory with everything that it signed.
 pub(super) struct Pki {
     directory: PathBuf,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// Whom a certificate is for.
+/// The subject of a certificate.
 pub(super) struct Subject<'a> {
-    /// Kubernetes' user name.
+    /// The user name in Kubernetes.
     pub(super) name: &'a str,
-    /// Kubernetes' group.
+    /// The group in Kubernetes.
     pub(super) group: Option<&'a str>,
-    /// Names and addresses that it serves under.
+    /// The names and addresses of a server.
     pub(super) serves: &'a [String],
 }
 
 impl Pki {
-    /// A new authority, and the keys that service accounts' tokens are signed with.
+    /// Creates an authority, and the keys that sign service accounts' tokens.
     pub(super) fn new(directory: PathBuf) -> Result<Self> {
         fs::create_dir_all(&directory)
             .with_context(|| format!("making {}", directory.display()))?;
@@ -82,7 +82,7 @@ impl Pki {
         self.write(&format!("{file}.key"), &key.serialize_pem())
     }
 
-    /// Where `name` is.
+    /// Returns the path of the file `name`.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -131,7 +131,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-/// What an API server at `addresses` with this Service network is called.
+/// Returns the names of an API server at `addresses`, whose Services have this network.
 pub(super) fn api_server_names(addresses: &[IpAddr], service: IpAddr) -> Vec<String> {
     let names = [
         "localhost",

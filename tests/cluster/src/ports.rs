@@ -22,7 +22,7 @@ impl Ports {
             });
         }
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        // All are held until all are chosen: three different ones.
+        // All are held until all are chosen, so they differ.
         let held = [free(), free(), free()];
         let mut ports = held.iter().map(|listener| match listener {
             Ok(listener) => Ok(listener.local_addr()?.port()),

@@ -1,4 +1,4 @@
-//! Which release of Kubernetes a program is of, and what one of that age has to be told: from 1.20 on.
+//! Releases of Kubernetes, and the options that each needs, from 1.20 on.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ pub struct Release {
 }
 
 impl Release {
-    /// 1.`minor`.
+    /// Returns release 1.`minor`.
     #[must_use]
     pub const fn new(minor: u16) -> Self {
         Self { minor }
     }
 
-    /// Of what a program answers to `--version`: `Kubernetes v1.36.2`.
+    /// Parses a program's answer to `--version`: `Kubernetes v1.36.2`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (_, rest) = text.split_once("v1.")?;
@@ -27,21 +27,21 @@ impl Release {
         digits.parse().ok().map(Self::new)
     }
 
-    /// Further arguments of kube-controller-manager and kube-scheduler. No port but the API server's is needed, and
-    /// free ones are not to be looked for.
+    /// Returns further arguments of kube-controller-manager and kube-scheduler. They turn off ports that nobody needs,
+    /// so no free ones must be found.
     pub(super) fn controller_arguments(self) -> Vec<&'static str> {
         let mut arguments = vec!["--secure-port=0", "--leader-elect=false"];
-        // the one without TLS, which was gone with 1.24
+        // The port without TLS, which was removed in 1.24.
         if self < Self::new(24) {
             arguments.push("--port=0");
         }
         arguments
     }
 
-    /// Further arguments of the kubelet.
+    /// Returns further arguments of the kubelet.
     pub(super) fn kubelet_arguments(self, runtime: &str) -> Vec<String> {
         let mut arguments = Vec::new();
-        // The default was Docker, until 1.24.
+        // The default was Docker until 1.24.
         if self < Self::new(24) {
             arguments.push("--container-runtime=remote".to_owned());
         }
@@ -62,13 +62,13 @@ impl Release {
         } else {
             config["localStorageCapacityIsolation"] = json!(false);
         }
-        // From 1.35 on it does not start on hierarchies of version 1 unless it is told to.
+        // From 1.35 on it does not start on cgroup v1 unless this allows it.
         if self >= Self::new(31) {
             config["failCgroupV1"] = json!(false);
         }
     }
 
-    /// kube-proxy's arguments for a mode; the reason, if one of this age has no such mode.
+    /// Returns kube-proxy's arguments for a mode, or the reason why this release has no such mode.
     pub(super) fn proxy_arguments(self, mode: ProxyMode) -> Result<Vec<String>, String> {
         let mut arguments = vec![format!("--proxy-mode={mode}")];
         if mode == ProxyMode::Nftables {

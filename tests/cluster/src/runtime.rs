@@ -1,4 +1,4 @@
-//! Which release of containerd the container runtime is, and its configuration: 1.6 to 2.x.
+//! Releases of containerd, and their configuration: 1.6 to 2.x.
 
 use std::{fmt, path::Path};
 
@@ -12,13 +12,13 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// `major`.`minor`.
+    /// Returns release `major`.`minor`.
     #[must_use]
     pub const fn new(major: u16, minor: u16) -> Self {
         Self { major, minor }
     }
 
-    /// Of what it answers to `--version`: `containerd github.com/containerd/containerd/v2 2.1.9 0123abc`.
+    /// Parses its answer to `--version`: `containerd github.com/containerd/containerd/v2 2.1.9 0123abc`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let version = text.split_whitespace().nth(2)?.trim_start_matches('v');
@@ -27,17 +27,17 @@ impl Runtime {
         Some(Self::new(next()?, next()?))
     }
 
-    /// Why a kubelet of this release does not talk to it; `None` if it does.
+    /// Returns why a kubelet of this release cannot use it; `None` if it can.
     pub(super) fn refuses(self, kubelet: Release) -> Option<String> {
-        // Without the first version of the interface, v1alpha2; the kubelet knows v1 since 1.23.
+        // containerd 2 has no CRI v1alpha2 any more; kubelets know v1 since 1.23.
         let refused = self >= Self::new(2, 0) && kubelet < Release::new(23);
         refused.then(|| {
             format!("{self} does not speak with the kubelet of {kubelet}: one of 1.x does")
         })
     }
 
-    /// Its configuration: its files below `state`, its socket at `socket`, and `sandbox` as the image of what holds a
-    /// pod's namespaces.
+    /// Returns its configuration, with its files below `state`, its socket at `socket`, and `sandbox` as the pause
+    /// image.
     pub(super) fn config(self, state: &Path, socket: &Path, sandbox: &str) -> String {
         let (state, socket) = (state.display(), socket.display());
         let is_new = self >= Self::new(2, 0);
@@ -62,7 +62,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     }
 
     fn cri_of_old(sandbox: &str) -> String {
-        // Without CAP_SYS_RESOURCE nobody may lower oom_score_adj: restrict_oom_score_adj.
+        // Without CAP_SYS_RESOURCE nobody may lower oom_score_adj, hence restrict_oom_score_adj.
         format!(
             r#"[plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{sandbox}"
@@ -82,8 +82,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         )
     }
 
-    /// Images, containers and the service itself have become three plugins. The interface for plugins of others (NRI)
-    /// would have one socket for all nodes of a kernel.
+    /// Images, containers and the CRI service are three plugins since 2.0. NRI is off: its socket would be shared by
+    /// all nodes of a kernel.
     fn cri_of_new(self, sandbox: &str) -> String {
         let programs = match self >= Self::new(2, 1) {
             true => r#"bin_dirs = ["/opt/cni/bin"]"#,

@@ -1,4 +1,4 @@
-//! kube-proxy alone: a machine that serves Services and runs no pods.
+//! kube-proxy alone, on a machine that serves Services and runs no pods.
 
 use std::{
     net::IpAddr,
@@ -13,11 +13,11 @@ use serde_json::json;
 
 use super::{control_plane::ControlPlane, log::tail, mode::ProxyMode, parts::Parts};
 
-/// How long it may take until Services are served: this machine may be busy.
+/// The time limit until Services are served: this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A kube-proxy. Its process ends when it is dropped; its rules stay in its network.
+/// A running kube-proxy. Dropping it ends its process; its rules stay in its network.
 #[derive(Debug)]
 pub struct ServiceProxy {
     process: Process,
@@ -26,10 +26,11 @@ pub struct ServiceProxy {
 }
 
 impl ServiceProxy {
-    /// Starts one in the machine `netns`, as that of the node `name` at `address`, which the API server is told of.
+    /// Starts a kube-proxy in the machine `netns`, as that of the node `name` at `address`, and creates the Node
+    /// object.
     ///
     /// # Errors
-    /// When it cannot be started, or the cluster's has no such mode.
+    /// If it cannot be started, or the cluster's release has no such mode.
     pub fn start(
         cluster: &ControlPlane,
         netns: &Netns,
@@ -63,7 +64,7 @@ impl ServiceProxy {
     /// Waits until `look` succeeds.
     ///
     /// # Errors
-    /// When it does not, or kube-proxy ended: with the end of its log.
+    /// If it does not, or kube-proxy ended; the error has the end of its log.
     pub fn wait(&mut self, look: impl Fn() -> Result<()>) -> Result<()> {
         let start = Instant::now();
         while let Err(trouble) = look() {

@@ -1,5 +1,4 @@
-//! One line of the demonstration: from here to there, by every family and protocol, and whether
-//! it went the way it should.
+//! One row of the demonstration: a client and a server, every family and protocol, and the expected path.
 
 use std::{
     fmt,
@@ -22,7 +21,7 @@ use serde::Serialize;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 
-/// What is sent.
+/// The protocol of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -35,12 +34,12 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Everything.
+    /// All protocols.
     pub const ALL: &[Self] = &[Self::Tcp, Self::Udp, Self::Icmp];
-    /// What has ports, and thus passes through Services and load balancers.
+    /// The protocols with ports, which can pass Services and load balancers.
     pub const WITH_PORTS: &[Self] = &[Self::Tcp, Self::Udp];
 
-    /// Whether a packet is of this kind.
+    /// Whether a packet is of this protocol.
     fn carries(self, packet: &Seen) -> bool {
         match self {
             Self::Tcp => packet.protocol == IPPROTO_TCP,
@@ -60,43 +59,43 @@ impl fmt::Display for Transport {
     }
 }
 
-/// As whom the server must see the client.
+/// The client's address as the server must see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SeenAs {
-    /// By its own address and port.
+    /// The client's own address and port.
     Itself,
-    /// By an address of this node: masqueraded there.
+    /// An address of this node, which masquerades.
     Node(String),
-    /// From outside the VPC: IPv4 by the NAT gateway's address, IPv6 by its own.
+    /// From outside the VPC: for IPv4 the NAT gateway's address, for IPv6 the client's own.
     Outside,
 }
 
-/// Traffic and what must become of it.
+/// Traffic and its expected path.
 #[derive(Clone, Debug)]
 pub struct Check {
-    /// The row of the traffic table.
+    /// The row's name in the table.
     pub traffic: &'static str,
-    /// Who asks.
+    /// The client's name.
     pub from: String,
-    /// Who is asked.
+    /// The server's name.
     pub to: String,
-    /// Where the client is.
+    /// The client's namespace.
     pub client: Netns,
-    /// The client's address, if it must not be left to the kernel, by family.
+    /// The client's addresses by family, if the kernel may not choose.
     pub source: Option<[IpAddr; 2]>,
-    /// What the client asks, by family.
+    /// The addresses that the client sends to, by family.
     pub server: [SocketAddr; 2],
-    /// Ports that belong to the serving side anywhere on the way.
+    /// The ports of the serving side, anywhere on the path.
     pub serving: Vec<u16>,
-    /// What is sent.
+    /// The protocols.
     pub transports: &'static [Transport],
-    /// How long a missing answer is waited for.
+    /// The time limit for an answer.
     pub patience: Duration,
-    /// As whom the server must see the client.
+    /// The client's address as the server must see it.
     pub seen_as: SeenAs,
-    /// The way of the request.
+    /// The path of the request.
     pub path: Path,
-    /// The way of the reply; the same way back if `None`.
+    /// The path of the reply; the reverse path if `None`.
     pub back: Option<Path>,
 }
 
@@ -105,41 +104,41 @@ pub struct Check {
 pub struct Measurement {
     /// `IPv4` or `IPv6`.
     pub family: String,
-    /// What was sent.
+    /// The protocol.
     pub transport: Transport,
-    /// The way it took.
+    /// The path that it took.
     pub path: String,
-    /// Quickest round trip, in microseconds.
+    /// The shortest round trip, in microseconds.
     pub latency_us: Option<u64>,
-    /// What was wrong.
+    /// What failed.
     pub failure: Option<String>,
 }
 
-/// A line of the table.
+/// A row of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
-    /// The row of the traffic table.
+    /// The row's name.
     pub traffic: String,
-    /// Who asks.
+    /// The client's name.
     pub from: String,
-    /// Who is asked.
+    /// The server's name.
     pub to: String,
-    /// The ways taken; more than one only if something is wrong.
+    /// The paths taken; more than one only if something is wrong.
     pub path: String,
-    /// Median of the exchanges, in microseconds.
+    /// The median of the exchanges, in microseconds.
     pub latency_us: Option<u64>,
-    /// Whether all went as it must.
+    /// Whether everything was as expected.
     pub ok: bool,
-    /// Whether "as it must" means that nothing is answered.
+    /// Whether no answer is expected.
     pub expected_failure: bool,
-    /// What was wrong, or a remark.
+    /// What failed, or a remark.
     pub note: String,
-    /// The single exchanges.
+    /// The exchanges.
     pub exchanges: Vec<Measurement>,
 }
 
 impl Check {
-    /// Sends everything.
+    /// Runs all exchanges of the row.
     #[must_use]
     pub fn run(&self, lab: &Lab, verbose: bool) -> Line {
         let mut exchanges = Vec::new();
@@ -202,7 +201,7 @@ impl Check {
         let mark = lab.taps.mark()?;
         let asked = self.ask(lab, family, transport);
         let mut seen = lab.taps.since(mark)?;
-        // The last packets of the exchange before may come late.
+        // The last packets of the previous exchange may come late.
         seen.retain(|packet| Family::of(packet.source) == family && transport.carries(packet));
         let expected = Exchange {
             request: self.path.clone(),
@@ -282,7 +281,7 @@ impl Check {
     }
 }
 
-/// Where a family's value is in a pair.
+/// Returns a family's index in a pair.
 fn index(family: Family) -> usize {
     match family {
         Family::V4 => 0,
@@ -290,7 +289,7 @@ fn index(family: Family) -> usize {
     }
 }
 
-/// The different ways that exchanges took.
+/// Returns the distinct paths of exchanges.
 pub(super) fn paths(exchanges: &[Measurement]) -> String {
     let mut paths: Vec<&str> = Vec::new();
     for exchange in exchanges {

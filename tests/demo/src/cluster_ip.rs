@@ -23,7 +23,7 @@ pub(super) fn checks(scenario: &Scenario) -> Vec<Check> {
         ("a", &PLAIN_NEAR),
         ("c", &PLAIN_NEAR),
     ];
-    // What comes back to its sender is masqueraded by kube-proxy whatever the cluster's CIDR.
+    // kube-proxy masquerades traffic of a pod to itself, whatever the cluster CIDR.
     let hairpin = [("b", &NEAR), ("c", &CLUSTER_NEAR), ("b", &PLAIN_NEAR)];
     let from_node = [&FAR, &CLUSTER_NEAR].map(|offer| node_to_pod(scenario, offer));
     let to_hosts = ["a", "c"].map(|from| HOST_OFFERS.iter().map(move |offer| (from, offer)));
@@ -48,7 +48,7 @@ fn to_pod(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
     if from.node == to.node {
         path.push(by_veth(to, In));
     } else {
-        // The node itself sends it on, by its default route.
+        // The node itself forwards it, by its default route.
         path.push(wire(&from.node, "ens5", Out));
         path.push(wire(&to.node, &to.nic, In));
         path.push(by_nic(to, In));
@@ -69,7 +69,7 @@ fn to_pod(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
     }
 }
 
-/// The node itself, as its kubelet and what runs in its namespace: translated in OUTPUT.
+/// Returns the row from the node itself (its kubelet, and what runs in its namespace), which is translated in OUTPUT.
 fn node_to_pod(scenario: &Scenario, offer: &Offer) -> Check {
     let to = scenario.pod(offer.pod);
     let path = match to.node.as_str() {
@@ -90,8 +90,8 @@ fn node_to_pod(scenario: &Scenario, offer: &Offer) -> Check {
     }
 }
 
-/// A ClusterIP whose proxy does not masquerade: the backend sees the pod itself, and what leaves
-/// the node has the pod's address, so it leaves by the pod's NIC.
+/// Returns the row of a ClusterIP without masquerading: the backend sees the pod itself. What leaves the node has the
+/// pod's address, so it leaves by the pod's NIC.
 fn plain_to_pod(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
     let (pod, to) = (scenario.pod(from), scenario.pod(offer.pod));
     let mut check = to_pod(scenario, from, offer);
@@ -105,7 +105,7 @@ fn plain_to_pod(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
     }
 }
 
-/// A pod that reaches itself through its Service, and answers itself: as the node.
+/// Returns the row of a pod that reaches itself through its Service. The node masquerades it.
 fn to_itself(scenario: &Scenario, name: &str, offer: &Offer) -> Check {
     let pod = scenario.pod(name);
     Check {
@@ -115,8 +115,8 @@ fn to_itself(scenario: &Scenario, name: &str, offer: &Offer) -> Check {
     }
 }
 
-/// A backend in a host's own namespace. Masquerading is done where packets leave the node: what
-/// is for this node itself keeps the pod's address either way.
+/// Returns the row of a backend in a host's own namespace. Packets are masqueraded where they leave the node, so
+/// packets for this node itself keep the pod's address either way.
 fn to_host(scenario: &Scenario, from: &str, offer: &HostOffer) -> Check {
     let from = scenario.pod(from);
     let same_node = from.node == offer.node;

@@ -20,19 +20,19 @@ pub use check::{Check, Line, Measurement, SeenAs, Transport};
 pub use report::Report;
 pub use scenario::{LOCAL_AT_MASTER, Scenario, WAYS_TO_C};
 
-/// What a person may ask for.
+/// The options of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Print every exchange, and the packets of those that failed.
+    /// Whether every exchange is printed, and the packets of those that failed.
     pub verbose: bool,
-    /// Colours.
+    /// Whether the output is coloured.
     pub colour: bool,
 }
 
-/// Runs everything and prints as it goes.
+/// Runs everything, and prints progress.
 ///
 /// # Errors
-/// When the laboratory cannot be built; a row that fails is in the report.
+/// If the lab cannot be built. A row that fails is in the report and is not an error.
 pub fn run(options: Options) -> Result<Report> {
     let begin = Instant::now();
     let mut lab = step(
@@ -66,10 +66,10 @@ pub fn run(options: Options) -> Result<Report> {
     Ok(report)
 }
 
-/// For tests: every check must go its way, and the VPC must have nothing to object to.
+/// Runs checks for tests: each must be as expected, and the VPC must have dropped nothing.
 ///
 /// # Errors
-/// All that went wrong, with the agents' logs.
+/// If anything failed; the error lists it, with the agents' logs.
 pub fn all_go_their_way(lab: &Lab, checks: &[Check]) -> Result<()> {
     let failed: Vec<String> = checks
         .iter()

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // Nobody is left to tell when standard error is gone.
+            // Nobody can be told if standard error is closed.
             let _ = writeln!(std::io::stderr(), "ebbtide-demo: {error:#}");
             ExitCode::FAILURE
         }

@@ -13,12 +13,12 @@ pub(super) const SERVICE_PORT: u16 = 80;
 /// A Service of the demonstration, for both families and protocols.
 pub(super) struct Offer {
     pub(super) name: &'static str,
-    /// Last part of the ClusterIP.
+    /// The last part of the ClusterIP.
     cluster: u8,
-    /// Port on the nodes, and of the load balancer that leads there.
+    /// The port on the nodes, and of the load balancer that leads to them.
     pub(super) node_port: u16,
     pub(super) policy: ExternalTrafficPolicy,
-    /// Whether the proxy masquerades what comes to its ClusterIP.
+    /// Whether the proxy masquerades traffic to its ClusterIP.
     pub(super) masquerade: bool,
     /// The pod behind it.
     pub(super) pod: &'static str,
@@ -52,11 +52,11 @@ pub(super) const OFFERS: [Offer; 8] = [
 /// A Service of the demonstration whose backend is a server of a node itself (hostNetwork).
 pub(super) struct HostOffer {
     pub(super) name: &'static str,
-    /// Last part of the ClusterIP.
+    /// The last part of the ClusterIP.
     cluster: u8,
-    /// As in [`Offer`].
+    /// As [`Offer::masquerade`].
     pub(super) masquerade: bool,
-    /// The node behind it, and its NIC whose address it is.
+    /// The node of the server, and the NIC whose address it has.
     pub(super) node: &'static str,
     pub(super) nic: &'static str,
 }
@@ -104,20 +104,20 @@ const fn host_offer(
 }
 
 impl Offer {
-    /// The ClusterIP of a family.
+    /// Returns the ClusterIP of a family.
     pub(super) fn cluster(&self, family: Family) -> SocketAddr {
         cluster_ip(family, self.cluster)
     }
 }
 
 impl HostOffer {
-    /// The ClusterIP of a family.
+    /// Returns the ClusterIP of a family.
     pub(super) fn cluster(&self, family: Family) -> SocketAddr {
         cluster_ip(family, self.cluster)
     }
 }
 
-/// The ClusterIP with this last part.
+/// Returns the ClusterIP with this last part.
 fn cluster_ip(family: Family, last: u8) -> SocketAddr {
     let address: IpAddr = match family {
         Family::V4 => [10, 96, 0, last].into(),

@@ -1,4 +1,4 @@
-//! The result, for people and for programs.
+//! The report, for people and for programs.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -13,25 +13,25 @@ use super::check::Line;
 const RIGHT: &str = "✔";
 const WRONG: &str = "✘";
 
-/// Everything that the demonstration found.
+/// All results of the demonstration.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Whether all went as it must.
+    /// Whether everything was as expected.
     pub ok: bool,
-    /// The rows of the table of traffic.
+    /// The rows of the table.
     pub rows: Vec<Line>,
-    /// What the agents say about their pods, with the node.
+    /// The agents' answers about their pods, with the node.
     pub pods: Vec<Value>,
-    /// What the agents say about their pools, with the node.
+    /// The agents' answers about their pools, with the node.
     pub pools: Vec<Value>,
     /// What the VPC dropped while the programs were attached: nothing, if all is well.
     pub violations: Vec<String>,
-    /// How long it all took, in seconds.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
 impl Report {
-    /// Asks the agents and the VPC.
+    /// Creates a report, with the answers of the agents and the VPC.
     pub(super) fn new(lab: &Lab) -> Result<Self> {
         let mut report = Self {
             ok: false,
@@ -64,7 +64,7 @@ impl Report {
         self.seconds = took.as_secs_f64();
     }
 
-    /// For people.
+    /// Formats the report for people.
     #[must_use]
     pub fn text(&self, colour: bool) -> String {
         let mut text = format!("\n{}\n\n", self.traffic());
@@ -84,7 +84,7 @@ impl Report {
                 ],
             )
         );
-        // Every agent knows every pool; each pool is told by the node it is for.
+        // Every agent knows every pool; each pool is shown once, from the node that it is for.
         let own: Vec<Value> = self
             .pools
             .iter()
@@ -185,7 +185,7 @@ impl Report {
     }
 }
 
-/// `v4 v6 · TCP UDP`
+/// Returns the families and protocols: `v4 v6 · TCP UDP`.
 fn what(row: &Line) -> String {
     let mut families: Vec<&str> = Vec::new();
     let mut transports: Vec<String> = Vec::new();
@@ -211,7 +211,7 @@ fn latency(micros: Option<u64>) -> String {
     })
 }
 
-/// A table of the agents' answers: each column a key of theirs.
+/// Creates a table of the agents' answers, with a column for each key.
 fn columns(rows: &[Value], columns: &[(&str, &str)]) -> Table {
     let mut table = new_table();
     table.set_header(columns.iter().map(|(_, title)| *title));

@@ -1,4 +1,4 @@
-//! What the demonstration sets up: pods, servers, Services and load balancers.
+//! The setup of the demonstration: pods, servers, Services and load balancers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -25,22 +25,22 @@ use super::{
 pub(super) const POD_PORT: u16 = 8080;
 /// Port of the servers on nodes and outside.
 pub(super) const HOST_PORT: u16 = 9090;
-/// Added to a NodePort it is the load balancer's port that leads to the node's second NIC.
+/// The difference between a NodePort and the load balancer's port that leads to the node's second NIC.
 pub(super) const BY_ENS6: u16 = 1000;
 
-/// The load balancer's port that leads to the servers of the node itself on its second NIC.
+/// The load balancer's port that leads to the node's own servers on its second NIC.
 pub(super) const HOST_BY_ENS6: u16 = 8106;
 
-/// Pods that a load balancer reaches directly, and its port for each.
+/// The pods that a load balancer reaches directly, and its port for each.
 pub(super) const IP_TARGETS: [(&str, u16); 3] = [("a", 8101), ("c", 8102), ("e", 8103)];
 
-/// The load balancer's ports for the pod `c`: a NodePort at the NIC that is not its own, and straight.
+/// The load balancer's ports for the pod `c`: a NodePort at the NIC that is not its own, and directly.
 pub const WAYS_TO_C: [u16; 2] = [LOCAL_OTHER.node_port, IP_TARGETS[1].1];
 
 /// The node port of a Service of policy Local whose pod is on `master`.
 pub const LOCAL_AT_MASTER: u16 = LOCAL_OTHER.node_port;
 
-/// Name, node, NIC.
+/// Name, node and NIC of each pod.
 const PODS: [(&str, &str, &str); 5] = [
     ("a", "master", "ens5"),
     ("b", "master", "ens5"),
@@ -49,7 +49,7 @@ const PODS: [(&str, &str, &str); 5] = [
     ("e", "worker1", "ens6"),
 ];
 
-/// Everything set up. It is dropped before the laboratory.
+/// The setup. It must be dropped before the lab.
 #[derive(Debug)]
 pub struct Scenario {
     pods: Vec<Pod>,
@@ -63,7 +63,7 @@ impl Scenario {
     /// Creates pods, servers, Services and load balancers.
     ///
     /// # Errors
-    /// Says what could not be created.
+    /// If an object cannot be created; the error names it.
     pub fn create(lab: &Lab) -> Result<Self> {
         Self::served_by(lab, Mode::default())
     }
@@ -71,7 +71,7 @@ impl Scenario {
     /// As [`Scenario::create`], with the Service proxy in this mode.
     ///
     /// # Errors
-    /// Says what could not be created.
+    /// If an object cannot be created; the error names it.
     pub fn served_by(lab: &Lab, mode: Mode) -> Result<Self> {
         let pods = PODS
             .iter()
@@ -105,10 +105,10 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Installs the Service proxy on all nodes: in this mode, with node ports at these addresses of each node.
+    /// Installs the Service proxy on all nodes, in this mode and with node ports at these addresses of each node.
     ///
     /// # Errors
-    /// What iptables or nft said.
+    /// If iptables or nft fails; the error has its output.
     pub fn serve(
         &self,
         lab: &Lab,
@@ -117,8 +117,8 @@ impl Scenario {
     ) -> Result<()> {
         let services = self.services();
         for node in &self.plan.nodes {
-            // Pods have addresses of the VPC: outside of any cluster CIDR, so kube-proxy masquerades
-            // what they send to a ClusterIP.
+            // Pods have addresses of the VPC, which are outside of any cluster CIDR, so kube-proxy masquerades what
+            // they send to a ClusterIP.
             let settings = Settings {
                 mode,
                 cluster_cidr: vec!["10.244.0.0/16".parse()?, "fd00:10:244::/56".parse()?],
@@ -170,7 +170,7 @@ impl Scenario {
         services
     }
 
-    /// What the load balancer listens at.
+    /// Returns the listeners of the load balancer.
     fn listeners(&self) -> Vec<Listener> {
         let mut listeners = Vec::new();
         for family in Family::BOTH {
@@ -199,21 +199,21 @@ impl Scenario {
         listeners
     }
 
-    /// Every row of the table of traffic.
+    /// Returns every row of the table.
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
         table::checks(self)
     }
 
-    /// What the host's source-NIC enforcement alone answers, by sending it on to the right NIC: a server of the node itself on its second NIC, and a pod whose programs
-    /// somebody took away.
+    /// Returns the rows that only source-NIC enforcement makes work, by redirecting to the right NIC: a server of the
+    /// node itself on its second NIC, and a pod whose programs were detached.
     ///
     /// # Errors
-    /// When the pod's programs cannot be detached.
+    /// If the pod's programs cannot be detached.
     pub fn by_enforcement(&self) -> Result<[Check; 2]> {
         let pod = self.pod(LOCAL_OTHER.pod);
         pod.detach_programs()?;
-        // Strict, it would drop the unmarked request before there could be a wrong reply.
+        // Strict filtering would drop the unmarked request before there could be a wrong reply.
         pod.netns.sysctls(&[
             ("net/ipv4/conf/all/rp_filter", "0"),
             ("net/ipv4/conf/veth0/rp_filter", "0"),
@@ -221,13 +221,13 @@ impl Scenario {
         Ok(table::by_enforcement(self))
     }
 
-    /// The row that Ebbtide is for, without Ebbtide's programs: it has to fail, and the VPC has to
-    /// have seen why.
+    /// Returns the row of a NodePort at the other NIC, without Ebbtide's programs: it must fail, and the VPC must have
+    /// counted the wrong reply.
     ///
     /// # Errors
-    /// When the programs cannot be detached, or the VPC's counters not be read.
+    /// If the programs cannot be detached, or the VPC's counters cannot be read.
     pub fn detached(&self, lab: &mut Lab) -> Result<Line> {
-        // An agent would put them back.
+        // An agent would attach them again.
         lab.agent("master").stop()?;
         let line = self.without_programs(lab)?;
         lab.agent("master").launch()?;
@@ -268,19 +268,19 @@ impl Scenario {
         Ok(line)
     }
 
-    /// The namespace of a pod of the demonstration.
+    /// Returns the namespace of a pod.
     #[must_use]
     pub fn netns_of(&self, pod: &str) -> &Netns {
         &self.pod(pod).netns
     }
 
-    /// Where a pod of the demonstration serves.
+    /// Returns the address of a pod's server.
     #[must_use]
     pub fn address_of(&self, pod: &str, family: Family) -> SocketAddr {
         self.pod(pod).socket(family, POD_PORT)
     }
 
-    /// A pod of the demonstration.
+    /// Returns a pod.
     pub(super) fn pod(&self, name: &str) -> &Pod {
         match self.pods.iter().find(|pod| pod.name == name) {
             Some(pod) => pod,
@@ -288,7 +288,7 @@ impl Scenario {
         }
     }
 
-    /// An address of a node's own.
+    /// Returns an address of a node.
     pub(super) fn nic(&self, node: &str, nic: &str, family: Family) -> IpAddr {
         match self.plan.node(node).and_then(|node| node.nic(nic)) {
             Some(nic) => nic.primary(family),
@@ -299,7 +299,7 @@ impl Scenario {
     /// Deletes all pods through the plugin.
     ///
     /// # Errors
-    /// The plugin's error.
+    /// If the plugin fails; the error is the plugin's.
     pub fn delete(self) -> Result<()> {
         let mut failed = Vec::new();
         for pod in self.pods {

@@ -1,4 +1,4 @@
-//! The rows: what is sent from where to where, and the way it has to take.
+//! The rows of the table: clients, servers, and the expected paths.
 
 use std::net::SocketAddr;
 
@@ -151,7 +151,7 @@ fn node_port_cluster(scenario: &Scenario, offer: &Offer, nic: &str) -> Check {
     if pod.node == "master" {
         path.push(by_veth(pod, In));
     } else {
-        // The node itself sends it on, by its default route, as it would without an agent.
+        // The node itself forwards it, by its default route, as it would without an agent.
         path.push(wire("master", "ens5", Out));
         path.push(wire(&pod.node, &pod.nic, In));
         path.push(by_nic(pod, In));
@@ -164,7 +164,7 @@ fn node_port_cluster(scenario: &Scenario, offer: &Offer, nic: &str) -> Check {
     }
 }
 
-/// The row that all this is for.
+/// Returns the row that Ebbtide is made for.
 pub(super) fn node_port_local(scenario: &Scenario, offer: &Offer, nic: &str) -> Check {
     let pod = scenario.pod(offer.pod);
     Check {
@@ -174,7 +174,7 @@ pub(super) fn node_port_local(scenario: &Scenario, offer: &Offer, nic: &str) -> 
     }
 }
 
-/// See [`Scenario::by_enforcement`].
+/// Returns the rows of [`Scenario::by_enforcement`].
 pub(super) fn by_enforcement(scenario: &Scenario) -> [Check; 2] {
     let (pod, serving) = (
         scenario.pod(LOCAL_OTHER.pod),

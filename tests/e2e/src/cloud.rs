@@ -1,4 +1,4 @@
-//! The clouds whose guides are followed: what there is, and what a person applies.
+//! The clouds of the guides: their networks, and the manifests that a person applies.
 
 use std::{
     fmt,
@@ -9,19 +9,19 @@ use clap::ValueEnum;
 use ebbtide_vpc::plan::Plan;
 use serde::Serialize;
 
-/// What is shipped.
+/// The directory of the shipped manifests.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
-/// An app's pods, and its Services.
+/// The manifests of an app: pods and Services.
 const APP: &str = include_str!("app.yaml");
 
-/// Two nodes with two NICs each, as a cloud has them.
+/// A cloud: two nodes with two NICs each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Cloud {
     /// Each NIC in a subnet of its own; installed by `deploy/ebbtide.yaml`.
     #[default]
     Aws,
-    /// Both nodes in both subnets; installed by the Helm chart, with values that people know.
+    /// Both nodes in both subnets; installed by the Helm chart.
     Alibaba,
 }
 
@@ -39,9 +39,9 @@ impl fmt::Display for Cloud {
 pub(super) struct App {
     pub(super) name: &'static str,
     pub(super) nic: &'static str,
-    /// NodePort of the Service with policy Cluster.
+    /// The NodePort of the Service with policy Cluster.
     pub(super) cluster: u16,
-    /// NodePort of the Service with policy Local.
+    /// The NodePort of the Service with policy Local.
     pub(super) local: u16,
 }
 
@@ -58,7 +58,7 @@ const AWS: [App; 2] = [app("web5", "ens5", 5), app("web6", "ens6", 6)];
 const ALIBABA: [App; 2] = [app("web0", "eth0", 0), app("web1", "eth1", 1)];
 
 impl Cloud {
-    /// What runs there: an app on either NIC.
+    /// Returns the apps: one on each NIC.
     pub(super) const fn apps(self) -> &'static [App; 2] {
         match self {
             Self::Aws => &AWS,
@@ -66,7 +66,7 @@ impl Cloud {
         }
     }
 
-    /// The names of the NICs; the first has the default route.
+    /// Returns the names of the NICs; the first has the default route.
     pub(super) fn nics(self) -> [&'static str; 2] {
         self.apps().map(|app| app.nic)
     }
@@ -78,7 +78,7 @@ impl Cloud {
         }
     }
 
-    /// Where the networks are declared.
+    /// Returns the namespace of the networks.
     pub(super) const fn namespace(self) -> &'static str {
         match self {
             Self::Aws => "default",
@@ -86,12 +86,12 @@ impl Cloud {
         }
     }
 
-    /// The network of a NIC, as pods name it.
+    /// Returns the network of a NIC, as pods name it.
     pub(super) fn network(self, nic: &str) -> String {
         format!("{}/ipvlan-{nic}", self.namespace())
     }
 
-    /// The pool of a node's NIC, in the examples.
+    /// Returns the name of a NIC's pool in the examples.
     pub(super) fn pool(self, node: &str, nic: &str) -> String {
         match (self, nic) {
             (Self::Aws, nic) => format!("{node}-v4-{nic}"),
@@ -100,7 +100,7 @@ impl Cloud {
         }
     }
 
-    /// What is declared there: networks and pools.
+    /// Returns the files with networks and pools.
     pub(super) fn examples(self) -> [PathBuf; 2] {
         let cloud = match self {
             Self::Aws => "aws",
@@ -109,7 +109,7 @@ impl Cloud {
         ["networks.yaml", "pools.yaml"].map(|file| deploy("examples").join(cloud).join(file))
     }
 
-    /// The chart's values (JSON), if it is installed with Helm.
+    /// Returns the chart's values (JSON), if it is installed by Helm.
     pub(super) const fn values(self) -> Option<&'static str> {
         match self {
             Self::Aws => None,
@@ -119,12 +119,12 @@ impl Cloud {
         }
     }
 
-    /// The manifests of both apps.
+    /// Returns the manifests of both apps.
     pub(super) fn manifests(self) -> String {
         let apps = self.apps().iter();
         apps.map(|app| {
             let network = match (self, app.nic) {
-                // It names none: the chart's value does.
+                // This app names no network: the chart's default network applies.
                 (Self::Alibaba, "eth0") => String::new(),
                 (_, nic) => format!("v1.multus-cni.io/default-network: {}", self.network(nic)),
             };
@@ -137,7 +137,7 @@ impl Cloud {
     }
 }
 
-/// A file or directory of what is shipped.
+/// Returns the path of a shipped file or directory.
 pub(super) fn deploy(name: &str) -> PathBuf {
     Path::new(DEPLOY).join(name)
 }

@@ -1,4 +1,4 @@
-//! The same question by UDP: a server in pods that says whom it saw, and NodePorts that lead there.
+//! UDP: a server in pods that answers with the client's address, and NodePorts that lead to it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
@@ -14,31 +14,30 @@ use super::{
     traffic::{self, Wanted},
 };
 
-/// How long an answer is waited for.
+/// The time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Where the pods serve.
+/// The port of the servers in pods.
 pub(super) const PORT: u16 = 5300;
-/// NodePorts with policy Cluster, and with Local.
+/// The NodePorts with policy Cluster and with policy Local.
 const CLUSTER: u16 = 30_053;
 const LOCAL: u16 = 30_054;
-/// The load balancer's ports, from here on.
+/// The first of the load balancer's ports.
 const LISTENERS: u16 = 11_000;
 const APP: &str = "udp";
-/// No applet of busybox serves UDP: the pods run this program, from their node's disk.
+/// The manifests of the servers. busybox has no UDP server, so the pods run this program from their node's disk.
 const MANIFESTS: &str = include_str!("udp.yaml");
 
-/// Answers every datagram with the address and port that it came from, and the pod's name, until the
-/// process ends.
+/// Answers every datagram with the sender's address and port and the pod's name, until the process ends.
 ///
 /// # Errors
-/// When the port is taken.
+/// If the port is taken.
 pub fn serve(port: u16) -> Result<()> {
     let name = std::env::var("HOSTNAME").unwrap_or_default();
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
         .with_context(|| format!("serving UDP port {port}"))?;
     let mut buffer = [0; 64];
     loop {
-        // An error is an earlier answer's that nobody took.
+        // An error here is about an earlier answer that nobody received.
         if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
             let answer = format!("{} {} {name}\n", peer.ip(), peer.port());
             let _ = socket.send_to(answer.as_bytes(), peer);
@@ -46,8 +45,8 @@ pub fn serve(port: u16) -> Result<()> {
     }
 }
 
-/// Asks a server who one is, from `source` in a namespace; also gives the client's own address and
-/// port. The socket is connected: an answer from another address is none.
+/// Sends a request to a server, from `source` in a namespace. Returns the answer and the client's own address and port.
+/// The socket is connected, so it receives no answer from another address.
 pub(super) fn ask(
     netns: &Netns,
     source: IpAddr,
@@ -68,7 +67,7 @@ pub(super) fn ask(
         .with_context(|| format!("asking {server} by UDP in {}", netns.name()))
 }
 
-/// UDP NodePorts with either policy, at each NIC of each node, of pods on the second NIC.
+/// Checks UDP NodePorts with either policy, at each NIC of each node, for pods on the second NIC.
 pub(super) fn node_ports(stage: &Stage) -> Result<String> {
     let [_, nic] = stage.cloud.nics();
     let program = workspace::E2E.file("ebbtide-e2e")?;

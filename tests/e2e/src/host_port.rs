@@ -1,4 +1,4 @@
-//! `hostPort`: served by the plugin portmap where the node has it, and said not to be where it has not.
+//! `hostPort`: served by the plugin portmap on nodes that have it, reported by an Event on others.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,11 +14,11 @@ use super::{
     traffic::{self, Wanted},
 };
 
-/// The load balancer's ports, from here on.
+/// The first of the load balancer's ports.
 const LISTENERS: u16 = 11_400;
-/// The nodes' port.
+/// The port on the nodes.
 const PORT: u16 = 8090;
-/// What the agent says where it is not served.
+/// The reason of the Event if it is not served.
 const REASON: &str = "HostPortIgnored";
 const SHORT: Duration = Duration::from_secs(3);
 const POD: &str = r#"
@@ -42,8 +42,8 @@ spec:
   volumes: [{name: who, configMap: {name: who, defaultMode: 0755}}]
 "#;
 
-/// A pod with a `hostPort` on each node, on the second NIC: reached at both of the node's NICs, by their own wires, with
-/// the client's address; and no longer when it is gone. The last node has no portmap.
+/// Checks a pod with a `hostPort` on each node, on the second NIC. It is reached at both of the node's NICs, by their
+/// own wires and with the client's address, and no longer after it was deleted. The last node has no portmap.
 pub(super) fn by_portmap(stage: &Stage) -> Result<String> {
     let [_, nic] = stage.cloud.nics();
     for node in stage.nodes() {
@@ -73,7 +73,7 @@ fn at(stage: &Stage, node: &str, nic: &str) -> SocketAddr {
     SocketAddr::new(stage.vpc.nic(node, nic).primary(Family::V4), PORT)
 }
 
-/// From another machine of the VPC.
+/// Whether the port answers from another machine of the VPC.
 fn is_served(stage: &Stage, node: &str) -> bool {
     let from = stage.vpc.node(Plan::CONTROL);
     let [first, _] = stage.cloud.nics();

@@ -1,4 +1,4 @@
-//! A pod with CAP_NET_RAW and CAP_NET_ADMIN that takes what is others'.
+//! A pod with CAP_NET_RAW and CAP_NET_ADMIN that tries to take foreign addresses.
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -27,7 +27,7 @@ spec:
       securityContext: {capabilities: {add: [NET_RAW, NET_ADMIN]}}
 "#;
 
-/// What it does. Some of it the kernel refuses; none of it may harm others.
+/// The commands that it runs. The kernel refuses some of them; none may harm others.
 const DEEDS: &str = "\
 busybox arping -q -c 2 -U -I eth0 -s @GATEWAY@ @GATEWAY@
 busybox arping -q -c 2 -U -I veth0 -s @GATEWAY@ @GATEWAY@
@@ -43,7 +43,8 @@ ip link set veth0 address 02:00:00:00:00:09
 ip link set veth0 mtu 1300
 true";
 
-/// Another pod, the node and the gateway are where they were, and the pod's interface has its own addresses alone.
+/// Checks that another pod, the node and the gateway keep their addresses, and that the pod's interface has only its
+/// own.
 pub(super) fn pod(stage: &Stage) -> Result<String> {
     let node = stage.nodes().next().context("a node")?;
     let [nic, _] = stage.cloud.nics();

@@ -1,4 +1,4 @@
-//! Asking the web servers who one is: a request, and the address and port that they saw.
+//! Requests to the web servers, which answer with the client's address and port as they saw them.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,22 +11,22 @@ use anyhow::{Context as _, Result, anyhow};
 use ebbtide_vpc::netns::Netns;
 use socket2::{Domain, Socket, Type};
 
-/// How long an answer is waited for.
+/// The time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a server said.
+/// The answer of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// Whom it saw.
+    /// The client's address as the server saw it.
     pub(super) seen: SocketAddr,
-    /// Its pod.
+    /// The server's pod.
     pub(super) server: String,
 }
 
 impl FromStr for Answer {
     type Err = anyhow::Error;
 
-    /// `ADDRESS PORT NAME`, as the script in `apps.yaml` prints it.
+    /// Parses `ADDRESS PORT NAME`, as the script in `apps.yaml` prints it.
     fn from_str(text: &str) -> Result<Self> {
         let mut words = text.split_whitespace();
         let mut next = || words.next().ok_or_else(|| anyhow!("{text:?} is no answer"));
@@ -45,8 +45,7 @@ impl FromStr for Answer {
     }
 }
 
-/// Asks a server who one is, from `source` in a namespace; also gives the client's own address and
-/// port.
+/// Sends a request to a server, from `source` in a namespace. Returns the answer and the client's own address and port.
 pub(super) fn ask(
     netns: &Netns,
     source: IpAddr,
@@ -56,7 +55,7 @@ pub(super) fn ask(
     Ok((local, body.parse()?))
 }
 
-/// What a server's script `page` prints, and by which address of ours it was asked.
+/// Returns the output of a server's script `page`, and the client's own address.
 pub(super) fn get(
     netns: &Netns,
     source: Option<IpAddr>,

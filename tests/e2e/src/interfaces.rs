@@ -11,9 +11,9 @@ use super::{
     traffic::{self, Wanted},
 };
 
-/// The load balancer's ports, from here on.
+/// The first of the load balancer's ports.
 const LISTENERS: u16 = 11_200;
-/// Its first network is the cluster's own kind of annotation, the second one Multus'.
+/// A pod whose first network is named by the cluster's own kind of annotation, the second one by Multus'.
 const POD: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -36,8 +36,8 @@ spec:
   volumes: [{name: who, configMap: {name: who, defaultMode: 0755}}]
 "#;
 
-/// It has an address of either NIC's, is reached at both of them by the NIC they belong to, and its
-/// addresses go back with it.
+/// Checks that it has an address of each NIC, is reached at both by the NIC of the address, and that its addresses are
+/// released with it.
 pub(super) fn two(stage: &Stage) -> Result<String> {
     let node = stage.nodes().next().context("a node")?;
     let [first, second] = stage.cloud.nics().map(|nic| stage.cloud.network(nic));
@@ -84,7 +84,7 @@ fn reached(stage: &Stage, node: &str) -> Result<String> {
             asked += 1;
         }
         let back = SocketAddr::new(other.address, POD_PORT);
-        // What is in the second NIC's own subnet is asked by it, everything else by the first.
+        // Servers in the second NIC's own subnet are reached by it, all others by the first.
         let own = addresses[usize::from(is_near)];
         for answer in stage.ask(&pod, &[back])? {
             ensure!(
@@ -103,8 +103,8 @@ fn reached(stage: &Stage, node: &str) -> Result<String> {
     ))
 }
 
-/// What the pod is told that it has, which has to be what the VPC has for its node's NICs, and what its
-/// SpiderEndpoint says.
+/// Returns the pod's addresses by its network status, after comparing them with the VPC's addresses for its node's NICs
+/// and with its SpiderEndpoint.
 fn addresses(stage: &Stage, pod: &Pod) -> Result<[IpAddr; 2]> {
     let status = stage.network_status(pod)?;
     let endpoint = stage.cluster.get(&["spiderendpoint", &pod.name])?;

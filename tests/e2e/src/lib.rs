@@ -1,7 +1,7 @@
-//! End to end: a real cluster whose pods' network is Ebbtide, from its image, by its manifests.
+//! End-to-end tests: a real cluster with Ebbtide as its network, from its image and by its manifests.
 //!
-//! Two nodes are machines of their own (user-mode Linux, which has ipvlan) with two NICs each in
-//! the strict VPC; containerd, kubelet, kube-proxy and the control plane are the real ones.
+//! Two nodes are machines of their own (user-mode Linux, which has ipvlan) with two NICs each in the strict VPC.
+//! containerd, kubelet, kube-proxy and the control plane are the real ones.
 
 mod cloud;
 mod datagram;
@@ -28,7 +28,7 @@ pub use stage::Stage;
 
 type Look = fn(&Stage) -> Result<String>;
 
-/// What has to be so: in this order, since some rows change what others look at.
+/// The rows, in this order: some change what later ones check.
 const ROWS: &[(&str, &str, Look)] = &[
     (
         "networks",
@@ -145,20 +145,20 @@ const ROWS: &[(&str, &str, Look)] = &[
     ),
 ];
 
-/// What a person may ask for.
+/// The options of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Whose network it is.
+    /// The cloud.
     pub cloud: Cloud,
-    /// Leave the cluster running until standard input ends.
+    /// Whether the cluster keeps running until standard input ends.
     pub stay: bool,
 }
 
-/// Builds the cluster, looks at every row and prints as it goes. `None`, and a
-/// [`skip`](ebbtide_vpc::skip), where Kubernetes' binaries are not on this machine.
+/// Builds the cluster, checks every row, and prints progress. Returns `None`, after a [`skip`](ebbtide_vpc::skip), if
+/// this machine has no Kubernetes binaries.
 ///
 /// # Errors
-/// When the cluster does not come up; a row that fails is in the report.
+/// If the cluster does not start. A row that fails is in the report and is not an error.
 pub fn run(options: Options) -> Result<Option<Report>> {
     let begin = Instant::now();
     print(&format!("\n{}\n", options.cloud));
@@ -223,7 +223,7 @@ fn look_at(stage: &Stage, row: &str, how: &str, look: Look) -> Row {
     let verdict = if ok { "ok" } else { "FAILED" };
     print(&format!("{row} ... {verdict}, {}\n", seconds(took)));
     if !ok {
-        // The table comes at the end: rows may wait for minutes until then.
+        // The table is printed at the end, and rows may take minutes.
         print(&format!("    {result}\n"));
     }
     Row {

@@ -1,4 +1,4 @@
-//! What a cluster goes through in its days: a new version of an app, a node that is no more.
+//! Events in the life of a cluster: a new version of an app, and a node that is removed.
 
 use std::net::IpAddr;
 
@@ -11,8 +11,8 @@ use super::{
     traffic,
 };
 
-/// A pool that nodes share, with a pod on one of them. Nobody has told the VPC of its addresses: it is
-/// leased, and no packet leaves.
+/// A pool that nodes share, with a pod on one of them. The VPC does not know its addresses: it is leased, but no packet
+/// leaves.
 const SHARED: &str = r#"
 apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderIPPool
@@ -36,8 +36,8 @@ spec:
   containers: [{name: sleep, image: 'localhost/busybox:1', imagePullPolicy: Never}]
 "#;
 
-/// All pods of a Deployment are replaced: the new ones have other addresses, since the old ones rest,
-/// and the old ones are accounted for.
+/// Checks that all pods of a Deployment are replaced. The new ones have other addresses, since the old ones cool down,
+/// and the old addresses are accounted for.
 pub(super) fn rollout(stage: &Stage) -> Result<String> {
     let [app, _] = stage.cloud.apps();
     let before = stage.pods(app.name)?;
@@ -83,7 +83,7 @@ pub(super) fn rollout(stage: &Stage) -> Result<String> {
     ))
 }
 
-/// What a command prints in the agent of a node.
+/// Returns the output of a command in the agent of a node.
 fn agent_of(stage: &Stage, node: &str, command: &[&str]) -> Result<String> {
     let on_node = format!("spec.nodeName={node}");
     let own = ["-n", NAMESPACE];
@@ -96,8 +96,7 @@ fn agent_of(stage: &Stage, node: &str, command: &[&str]) -> Result<String> {
     stage.cluster.kubectl(&[&own[..], &exec, command].concat())
 }
 
-/// A node is switched off and deleted: its pools are empty again, and its lease of a pool that nodes
-/// share is free.
+/// Checks that after a node was switched off and deleted its pools are empty, and its lease of a shared pool is free.
 pub(super) fn node_gone(stage: &Stage) -> Result<String> {
     let node = stage.nodes().last().context("a node")?;
     let pools = stage.cloud.nics().map(|nic| stage.cloud.pool(node, nic));

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // Nobody is left to tell when standard error is gone.
+            // Nobody can be told if standard error is closed.
             let _ = writeln!(std::io::stderr(), "ebbtide-e2e: {error:#}");
             ExitCode::FAILURE
         }
@@ -48,7 +48,7 @@ fn run(cli: &Cli) -> Result<bool> {
             cloud: *cloud,
             stay: cli.stay && number == cli.cloud.len(),
         };
-        // What is missing was said; who asked for this wants it to run.
+        // What is missing was printed; whoever runs this program wants the test to run, so it fails.
         let Some(report) = ebbtide_e2e::run(options)? else {
             return Ok(false);
         };

@@ -1,4 +1,4 @@
-//! What `kubectl get` has to show.
+//! The objects that `kubectl get` must show.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::stage::{Pod, Stage};
 
-/// Every pod has an address that the VPC has given to its node's NIC.
+/// Checks that every pod has an address that the VPC knows for its node's NIC.
 pub(super) fn addresses(stage: &Stage) -> Result<String> {
     let mut seen: Vec<String> = Vec::new();
     for pod in stage.web()? {
@@ -29,7 +29,7 @@ pub(super) fn addresses(stage: &Stage) -> Result<String> {
     Ok(format!("Running: {}", seen.join(" ")))
 }
 
-/// Each SpiderMultusConfig has its NetworkAttachmentDefinition, and is its owner.
+/// Checks that each SpiderMultusConfig has its NetworkAttachmentDefinition and owns it.
 pub(super) fn attachments(stage: &Stage) -> Result<String> {
     let names = stage.cloud.nics().map(|nic| format!("ipvlan-{nic}"));
     let of = [
@@ -55,7 +55,7 @@ pub(super) fn attachments(stage: &Stage) -> Result<String> {
     Ok(names.join(" "))
 }
 
-/// The pools count what their pods have, and name them.
+/// Checks that the pools count and name the addresses of their pods.
 pub(super) fn pools(stage: &Stage) -> Result<String> {
     let pods = stage.web()?;
     stage.until("the pools' status tells of their pods", || {
@@ -64,7 +64,7 @@ pub(super) fn pools(stage: &Stage) -> Result<String> {
     Ok("1 of 5 allocated in each of 4".into())
 }
 
-/// A pod's pool has one address out, and it is this pod's.
+/// Checks that a pod's pool has one address in use, which is this pod's.
 pub(super) fn counted(stage: &Stage, pod: &Pod) -> Result<()> {
     let (_, name) = stage.place(pod)?;
     let status = stage.cluster.get(&["spiderippool", &name])?["status"].take();
@@ -84,7 +84,7 @@ pub(super) fn counted(stage: &Stage, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// Each pod has a SpiderEndpoint with its address, pool and node.
+/// Checks that each pod has a SpiderEndpoint with its address, pool and node.
 pub(super) fn endpoints(stage: &Stage) -> Result<String> {
     let pods = stage.web()?;
     stage.until("every pod has its SpiderEndpoint", || {
@@ -110,7 +110,7 @@ fn endpoint(stage: &Stage, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// Each pod is told of its networks as Multus tells.
+/// Checks that each pod has its network status in Multus' format.
 pub(super) fn network_status(stage: &Stage) -> Result<String> {
     let mut shown = String::new();
     for pod in stage.web()? {
@@ -135,7 +135,7 @@ pub(super) fn network_status(stage: &Stage) -> Result<String> {
     Ok(shown)
 }
 
-/// The networks of the Services are found.
+/// Checks that the Services' networks are discovered.
 pub(super) fn services(stage: &Stage) -> Result<String> {
     let coordinator = stage.cluster.get(&["spidercoordinator", "default"])?;
     let status = &coordinator["status"];

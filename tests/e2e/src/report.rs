@@ -1,4 +1,4 @@
-//! The result, for people and for programs.
+//! The report, for people and for programs.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -7,31 +7,31 @@ use serde::Serialize;
 
 use super::Cloud;
 
-/// One thing that has to be so.
+/// The result of one row.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What has to be so.
+    /// What the row asserts.
     pub row: String,
-    /// How it was looked at.
+    /// How it was checked.
     pub how: String,
-    /// What was seen; what was wrong, if `ok` is false.
+    /// What was seen, or what failed if `ok` is false.
     pub result: String,
-    /// Whether it was so.
+    /// Whether it succeeded.
     pub ok: bool,
-    /// How long it took.
+    /// Its duration in seconds.
     pub seconds: f64,
 }
 
-/// Everything.
+/// All results.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// Whose network it was.
+    /// The cloud.
     pub cloud: Cloud,
-    /// Whether all was so.
+    /// Whether all rows succeeded.
     pub ok: bool,
     /// The rows, in order.
     pub rows: Vec<Row>,
-    /// From the start of the VPC to the last row.
+    /// The duration in seconds, from the start of the VPC to the last row.
     pub seconds: f64,
 }
 
@@ -41,7 +41,7 @@ impl Report {
         self.seconds = took.as_secs_f64();
     }
 
-    /// For people.
+    /// Formats the report for people.
     #[must_use]
     pub fn text(&self) -> String {
         let mut table = Table::new();

@@ -1,5 +1,5 @@
-//! Where it all plays: the VPC, a control plane in it, two machines with two NICs each, and what a
-//! person installs on them.
+//! The stage of the test: the VPC with a control plane and two machines with two NICs each, and what a person installs
+//! on them.
 
 use std::{
     cell::RefCell,
@@ -26,20 +26,20 @@ use super::{
     http::{self, Answer},
 };
 
-/// How long anything may take: this machine may be busy.
+/// The default time limit: this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(300);
-/// Where pods serve.
+/// The port of the servers in pods.
 pub(super) const POD_PORT: u16 = 80;
-/// Where the pods in the nodes' own network serve.
+/// The port of the servers in pods on the host network.
 pub(super) const HOST_PORT: u16 = 8081;
-/// Where the agents run.
+/// The namespace of the agents.
 pub(super) const NAMESPACE: &str = "ebbtide-system";
-/// What selects the agents there.
+/// The label selector of the agents.
 pub(super) const AGENTS: &str = "app.kubernetes.io/name=ebbtide";
-/// From here on the accounts are bound by policies, too.
+/// The first release with policies that restrict the accounts further.
 const ACCOUNT_POLICIES: Release = Release::new(30);
-/// What kubeadm leaves in a cluster, as far as agents look at it.
+/// The ConfigMap that kubeadm leaves in a cluster, as far as agents read it.
 const KUBEADM: &str = r#"
 apiVersion: v1
 kind: ConfigMap
@@ -48,7 +48,7 @@ data: {ClusterConfiguration: 'networking: {serviceSubnet: "@SERVICES@"}'}
 "#;
 const APPS: &str = include_str!("apps.yaml");
 
-/// The cluster.
+/// The VPC and the cluster in it.
 #[derive(Debug)]
 pub struct Stage {
     /// The web server outside.
@@ -59,7 +59,7 @@ pub struct Stage {
     pub(super) vpc: Vpc,
 }
 
-/// A pod, as the API server tells of it.
+/// A pod, as the API server reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pod {
     pub(super) name: String,
@@ -70,11 +70,10 @@ pub(super) struct Pod {
 }
 
 impl Stage {
-    /// Starts VPC and control plane. `None`, and a [`skip`], if something for it is not on this
-    /// machine.
+    /// Starts the VPC and the control plane. Returns `None`, after a [`skip`], if this machine lacks something.
     ///
     /// # Errors
-    /// When a part does not come up.
+    /// If a component does not start.
     pub fn build(cloud: Cloud) -> Result<Option<Self>> {
         if std::env::var_os("EBBTIDE_OUT").is_some() {
             skip(
@@ -112,7 +111,7 @@ impl Stage {
         }))
     }
 
-    /// The names of the nodes.
+    /// Returns the names of the nodes.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &str> {
         let nodes = self.vpc.plan.nodes.iter();
         let machines = nodes.filter(|node| node.made_of == MadeOf::Machine);
@@ -122,7 +121,7 @@ impl Stage {
     /// Starts the machines and waits until the API server knows them.
     ///
     /// # Errors
-    /// When one does not come up.
+    /// If one does not start.
     pub fn boot(&self) -> Result<()> {
         let images = [self.cluster.busybox_image()?, images::ebbtide()?];
         let mut machines = self.machines.borrow_mut();
@@ -134,13 +133,13 @@ impl Stage {
         machines.try_for_each(|machine| machine.wait(&self.cluster))
     }
 
-    /// Switches a node off, for good.
+    /// Switches a node off for good.
     pub(super) fn switch_off(&self, node: &str) {
         let mut machines = self.machines.borrow_mut();
         machines.retain(|machine| machine.name() != node);
     }
 
-    /// How it is installed.
+    /// Returns how Ebbtide is installed.
     pub(super) fn installation(&self) -> &'static str {
         match self.cloud.values() {
             None => "kubectl apply -f deploy/crds -f deploy/ebbtide.yaml",
@@ -151,7 +150,7 @@ impl Stage {
     /// Installs the agent as deploy/README.md says, and waits until it runs on the nodes.
     ///
     /// # Errors
-    /// When they do not become so.
+    /// If they do not become so in time.
     pub fn install(&self) -> Result<()> {
         for node in self.nodes() {
             let ready = self.cluster.get(&["node", node])?;
@@ -176,15 +175,15 @@ impl Stage {
         Ok(())
     }
 
-    /// Declares networks and pools, by the cloud's examples, and starts pods and Services on them.
+    /// Declares networks and pools from the cloud's examples, and starts pods and Services on them.
     ///
     /// # Errors
-    /// When they do not become ready.
+    /// If they do not become ready in time.
     pub fn deploy(&self) -> Result<()> {
         for file in self.cloud.examples() {
             self.apply(&file)?;
         }
-        // Not before: a runtime that asks for STATUS is told that there is nothing to hand out.
+        // Only now: before that, STATUS tells a runtime that there are no addresses.
         self.until("the nodes are ready", || {
             for node in self.nodes() {
                 ensure!(
@@ -199,14 +198,14 @@ impl Stage {
         self.until("the pods are ready", || self.all_ready())
     }
 
-    /// The pods of both apps, and the shells, are there and ready.
+    /// Whether the pods of both apps and the shells are ready.
     pub(super) fn all_ready(&self) -> Result<()> {
         let [first, second] = self.cloud.apps().map(|app| app.name);
         let label = format!("app in ({first}, {second}, host)");
         self.are_ready(&label, self.nodes().count() * 3)
     }
 
-    /// So many pods with a label are there, all ready and no others.
+    /// Whether exactly this many pods have a label, and all are ready.
     pub(super) fn are_ready(&self, label: &str, wanted: usize) -> Result<()> {
         let pods = self.cluster.get(&["pods", "-l", label])?;
         let pods = pods["items"].as_array().context("no list of pods")?;
@@ -227,7 +226,7 @@ impl Stage {
         self.cluster.kubectl(&["apply", "-f", &file]).map(drop)
     }
 
-    /// Waits until `look` succeeds; says what it saw last if it never does.
+    /// Waits until `look` succeeds; the error is its last one.
     pub(super) fn until(&self, what: &str, look: impl Fn() -> Result<()>) -> Result<()> {
         let start = Instant::now();
         while let Err(trouble) = look() {
@@ -239,7 +238,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The pods of an app, ordered by node.
+    /// Returns the pods of an app, ordered by node.
     pub(super) fn pods(&self, app: &str) -> Result<Vec<Pod>> {
         let label = format!("app={app}");
         let list = self.cluster.get(&["pods", "-l", &label])?;
@@ -252,29 +251,29 @@ impl Stage {
         Ok(pods)
     }
 
-    /// The pods on the NICs: of each app, on each node.
+    /// Returns the pods of both apps on all nodes.
     pub(super) fn web(&self) -> Result<Vec<Pod>> {
         let [first, second] = self.cloud.apps();
         Ok([self.pods(first.name)?, self.pods(second.name)?].concat())
     }
 
-    /// The app that a pod belongs to.
+    /// Returns the app that a pod belongs to.
     ///
     /// # Errors
-    /// When it belongs to neither.
+    /// If it belongs to neither.
     pub(super) fn app(&self, pod: &Pod) -> Result<&'static App> {
         let mut apps = self.cloud.apps().iter();
         let app = apps.find(|app| app.name == pod.app);
         app.with_context(|| format!("{} is of no app", pod.name))
     }
 
-    /// The NIC and the pool that a pod of an app has its address from.
+    /// Returns the NIC and the pool of a pod's address.
     pub(super) fn place(&self, pod: &Pod) -> Result<(&'static str, String)> {
         let nic = self.app(pod)?.nic;
         Ok((nic, self.cloud.pool(&pod.node, nic)))
     }
 
-    /// The pod of an app on a node.
+    /// Returns the pod of an app on a node.
     pub(super) fn pod(&self, app: &str, node: &str) -> Result<Pod> {
         let pods = self.pods(app)?;
         let mut on_node = pods.into_iter().filter(|pod| pod.node == node);
@@ -283,7 +282,7 @@ impl Stage {
             .with_context(|| format!("there is no pod of {app} on {node}"))
     }
 
-    /// What a pod is told of its networks. The agent writes it after the pod has started, so it is waited for.
+    /// Returns a pod's network status. The agent writes it after the pod has started, so this waits.
     pub(super) fn network_status(&self, pod: &Pod) -> Result<Value> {
         let written = |object: &Value| {
             let status = &object["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"];
@@ -297,8 +296,8 @@ impl Stage {
         Ok(serde_json::from_str(&status)?)
     }
 
-    /// What a script of `apps.yaml` prints in a pod. The control plane asks for it, by the VPC: an
-    /// exec takes seconds in user-mode Linux.
+    /// Returns the output of a script of `apps.yaml` in a pod. The control plane requests it by the VPC: an exec takes
+    /// seconds in user-mode Linux.
     pub(super) fn script(&self, pod: &Pod, page: &str) -> Result<String> {
         let port = if pod.app == "host" {
             HOST_PORT
@@ -312,7 +311,7 @@ impl Stage {
         Ok(text)
     }
 
-    /// What a pod is answered, by each of the servers.
+    /// Returns the answers that a pod gets from each of the servers.
     pub(super) fn ask(&self, pod: &Pod, servers: &[SocketAddr]) -> Result<Vec<Answer>> {
         let list: Vec<String> = servers.iter().map(ToString::to_string).collect();
         let text = self.script(pod, &format!("ask?{}", list.join(",")))?;
@@ -330,7 +329,7 @@ impl Stage {
         Ok(answers)
     }
 
-    /// A web server outside the VPC, as those in the pods.
+    /// Starts a web server outside the VPC, like those in the pods.
     fn serve_outside(cluster: &ControlPlane, vpc: &Vpc) -> Result<Process> {
         let directory = cluster.directory().join("outside");
         let (script, log) = (directory.join("cgi-bin/who"), directory.join("log"));
@@ -347,12 +346,12 @@ impl Stage {
         Process::start(httpd, &log).context("starting busybox httpd")
     }
 
-    /// Where the web server outside is.
+    /// Returns the address of the web server outside.
     pub(super) fn outside() -> SocketAddr {
         SocketAddr::new(Plan::web_server(Family::V4), 80)
     }
 
-    /// What agents and nodes said last, for a person who has to find out why.
+    /// Returns the last lines of the logs of agents and nodes, for a person who looks for a cause.
     #[must_use]
     pub fn logs(&self) -> String {
         let of_agents = [
@@ -370,16 +369,16 @@ impl Stage {
         format!("{}\n{}\n{machines}", shown(pods), shown(agents))
     }
 
-    /// How a person reaches the cluster from another terminal.
+    /// Returns the command by which a person uses the cluster from another terminal.
     ///
     /// # Errors
-    /// When there is no kubectl.
+    /// If there is no kubectl.
     pub fn kubectl_command(&self) -> Result<String> {
         self.cluster.kubectl_command()
     }
 }
 
-/// The manifests that the Helm chart makes with these values, as `helm template` prints them.
+/// Returns the manifests of the Helm chart with these values, as `helm template` prints them.
 fn chart(values: &str) -> Result<String> {
     let mut helm = Command::new(workspace::XTASK.file("xtask")?);
     helm.args(["manifests", "--values", values]);

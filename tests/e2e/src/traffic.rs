@@ -18,14 +18,14 @@ use super::{
     stage::{HOST_PORT, POD_PORT, Pod, Stage},
 };
 
-/// The load balancer's ports, from here on.
+/// The first of the load balancer's ports.
 const LISTENERS: u16 = 10_000;
 
 fn web(pod: &Pod) -> SocketAddr {
     SocketAddr::new(pod.address, POD_PORT)
 }
 
-/// Each node asks its pods; they see one of its own addresses.
+/// Checks that each node reaches its pods, which see one of its own addresses.
 pub(super) fn node_to_pod(stage: &Stage) -> Result<String> {
     let mut asked = 0;
     for host in stage.pods("host")? {
@@ -40,7 +40,7 @@ pub(super) fn node_to_pod(stage: &Stage) -> Result<String> {
     Ok(format!("{asked} of {asked}"))
 }
 
-/// Each pod asks its node, at both of its NICs' addresses, and is seen as itself.
+/// Checks that each pod reaches its node at the addresses of both NICs, which sees the pod's own address.
 pub(super) fn pod_to_node(stage: &Stage) -> Result<String> {
     let mut asked = 0;
     for pod in stage.web()? {
@@ -59,7 +59,7 @@ pub(super) fn pod_to_node(stage: &Stage) -> Result<String> {
     Ok(format!("{asked} of {asked}, and ping"))
 }
 
-/// Each pod asks each other one, on other NICs and nodes, and is seen as itself.
+/// Checks that each pod reaches each other one, on other NICs and nodes, which sees the pod's own address.
 pub(super) fn pod_to_pod(stage: &Stage) -> Result<String> {
     let pods = stage.web()?;
     let mut asked = 0;
@@ -75,7 +75,7 @@ pub(super) fn pod_to_pod(stage: &Stage) -> Result<String> {
     Ok(format!("{asked} of {asked}, client address kept"))
 }
 
-/// Each pod asks the other app's ClusterIP until both of its pods have answered.
+/// Checks that both pods of the other app answer each pod at their ClusterIP.
 pub(super) fn cluster_ip(stage: &Stage) -> Result<String> {
     let mut asked = 0;
     let [first, second] = stage.cloud.apps().map(|app| app.name);
@@ -98,7 +98,7 @@ pub(super) fn cluster_ip(stage: &Stage) -> Result<String> {
     Ok(format!("{asked} of {asked}, by all backends"))
 }
 
-/// Asks a Service until each of its pods has answered: kube-proxy throws a coin.
+/// Sends requests to a Service until each of its pods has answered: kube-proxy chooses at random.
 fn until_all_answered(
     stage: &Stage,
     pod: &Pod,
@@ -106,7 +106,7 @@ fn until_all_answered(
     targets: &[Pod],
 ) -> Result<Vec<Answer>> {
     let mut answers: Vec<Answer> = Vec::new();
-    // One side alone, 40 times: once in 10^12 runs.
+    // One pod alone answers 40 times once in 10^12 runs.
     for _ in 0..10 {
         answers.extend(stage.ask(pod, &[server; 4])?);
         let answered = |target: &Pod| answers.iter().any(|answer| answer.server == target.name);
@@ -120,7 +120,7 @@ fn until_all_answered(
     )
 }
 
-/// Each pod reaches the API server by its Service: its backend is no pod, and on no node.
+/// Checks that each pod reaches the API server by its Service, whose backend is neither a pod nor on a node.
 pub(super) fn api_server(stage: &Stage) -> Result<String> {
     let pods = stage.web()?;
     for pod in &pods {
@@ -130,7 +130,7 @@ pub(super) fn api_server(stage: &Stage) -> Result<String> {
     Ok(format!("{} of {}", pods.len(), pods.len()))
 }
 
-/// Each pod asks a server outside, which sees the NAT gateway.
+/// Checks that each pod reaches a server outside, which sees the NAT gateway.
 pub(super) fn outside(stage: &Stage) -> Result<String> {
     let pods = stage.web()?;
     for pod in &pods {
@@ -150,7 +150,7 @@ pub(super) fn outside(stage: &Stage) -> Result<String> {
     ))
 }
 
-/// What an outside client may ask by the load balancer.
+/// A port of the load balancer, for an outside client.
 struct Offer {
     listener: Listener,
     node: String,
@@ -160,7 +160,7 @@ struct Offer {
     kept: bool,
 }
 
-/// The load balancer sends to the pods' own addresses.
+/// Checks a load balancer with the pods' own addresses as targets.
 pub(super) fn balanced_to_pods(stage: &Stage) -> Result<String> {
     let mut offers = Vec::new();
     for pod in stage.web()? {
@@ -170,8 +170,7 @@ pub(super) fn balanced_to_pods(stage: &Stage) -> Result<String> {
     serve(stage, Protocol::Tcp, LISTENERS, offers)
 }
 
-/// NodePorts, policy Cluster, at each NIC of each node: either pod answers, and the client is seen
-/// as the node.
+/// Checks NodePorts with policy Cluster, at each NIC of each node: either pod answers and sees the node's address.
 pub(super) fn node_port_cluster(stage: &Stage) -> Result<String> {
     let mut offers = Vec::new();
     for app in stage.cloud.apps() {
@@ -182,7 +181,7 @@ pub(super) fn node_port_cluster(stage: &Stage) -> Result<String> {
     serve(stage, Protocol::Tcp, LISTENERS + 100, offers)
 }
 
-/// NodePorts, policy Local, at each NIC of each node: the node's own pod answers, sees the client's
+/// Checks NodePorts with policy Local, at each NIC of each node: the node's own pod answers and sees the client's
 /// address, and its answer leaves by the NIC that the request came in on.
 pub(super) fn node_port_local(stage: &Stage, run: u16) -> Result<String> {
     let mut offers = Vec::new();
@@ -195,7 +194,7 @@ pub(super) fn node_port_local(stage: &Stage, run: u16) -> Result<String> {
     serve(stage, Protocol::Tcp, LISTENERS + 200 + 100 * run, offers)
 }
 
-/// Whether the pod answers at its node's NodePort, policy Local.
+/// Checks that the pod answers at its node's NodePort with policy Local.
 pub(super) fn answers_locally(stage: &Stage, pod: &Pod) -> Result<()> {
     let port = stage.app(pod)?.local;
     let [first, _] = stage.cloud.nics();
@@ -206,10 +205,10 @@ pub(super) fn answers_locally(stage: &Stage, pod: &Pod) -> Result<()> {
     is_from(&answer.parse()?, &[pod])
 }
 
-/// Node, NIC and address where it is asked; the pods that may answer; whether they see the client.
+/// Node, NIC and address of a request; the pods that may answer; whether they see the client's address.
 pub(super) type Wanted = (String, &'static str, SocketAddr, Vec<Pod>, bool);
 
-/// A port at each NIC of each node.
+/// Returns a port at each NIC of each node.
 pub(super) fn ports(stage: &Stage, port: u16) -> Vec<(String, &'static str, SocketAddr)> {
     let nodes = stage.nodes();
     nodes
@@ -221,7 +220,7 @@ pub(super) fn ports(stage: &Stage, port: u16) -> Vec<(String, &'static str, Sock
         .collect()
 }
 
-/// Lets the outside client ask each by the load balancer, at ports from `first` on.
+/// Sends requests from the outside client to each, by the load balancer at ports from `first` on.
 pub(super) fn serve(
     stage: &Stage,
     protocol: Protocol,
@@ -256,7 +255,7 @@ pub(super) fn serve(
     Ok(format!("{} of {}{kept}", offers.len(), offers.len()))
 }
 
-/// Waits until nothing of an exchange is on the wires any more: its last packets come late.
+/// Waits until no packet of an exchange is on the wires: the last ones come late.
 fn settle(taps: &Taps, serving: &[u16]) -> Result<()> {
     for _ in 0..50 {
         let mark = taps.mark()?;

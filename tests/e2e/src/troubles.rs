@@ -1,4 +1,4 @@
-//! What happens on a bad day: pods deleted, agents killed, nothing left to give.
+//! Failures: deleted pods, killed agents, and no free address.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::{
     traffic,
 };
 
-/// A pod that names a pool of another node's.
+/// A pod that names a pool of another node.
 const HUNGRY: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -25,7 +25,7 @@ spec:
   containers: [{name: web, image: 'localhost/busybox:1', imagePullPolicy: Never}]
 "#;
 
-/// A deleted pod's address goes back to its pool, and another takes its place.
+/// Checks that a deleted pod's address is released, and that another pod takes its place.
 pub(super) fn deletion(stage: &Stage) -> Result<String> {
     let node = stage.nodes().next().context("a node")?;
     let before = stage.pod(stage.cloud.apps()[0].name, node)?;
@@ -37,12 +37,12 @@ pub(super) fn deletion(stage: &Stage) -> Result<String> {
     ))
 }
 
-/// Agents die by SIGKILL: what is running goes on meanwhile, and is the same afterwards.
+/// Checks that traffic continues while agents are killed by SIGKILL, and that everything is the same afterwards.
 pub(super) fn killed(stage: &Stage) -> Result<String> {
     let before = stage.web()?;
     let restarts = kill_agents(stage)?;
     let meanwhile = traffic::node_port_local(stage, 1);
-    // Whatever became of that: the rows below need agents.
+    // The rows below need agents, whatever the result was.
     agents_are_back(stage, &restarts)?;
     meanwhile.context("while the agents were away")?;
     let after = stage.web()?;
@@ -52,7 +52,7 @@ pub(super) fn killed(stage: &Stage) -> Result<String> {
     Ok("pods, addresses, counts and traffic as before".into())
 }
 
-/// A pod that is deleted while its agent is dead leaves nothing behind.
+/// Checks that a pod that is deleted while its agent is dead leaves nothing behind.
 pub(super) fn deleted_meanwhile(stage: &Stage) -> Result<String> {
     let node = stage.nodes().last().context("a node")?;
     let before = stage.pod(stage.cloud.apps()[1].name, node)?;
@@ -66,7 +66,7 @@ pub(super) fn deleted_meanwhile(stage: &Stage) -> Result<String> {
     ))
 }
 
-/// A pod that can get no address is told why, by an Event.
+/// Checks that an Event tells why a pod gets no address.
 pub(super) fn hungry(stage: &Stage) -> Result<String> {
     let mut nodes = stage.nodes();
     let (node, other) = (nodes.next(), nodes.next());
@@ -110,7 +110,7 @@ fn delete(stage: &Stage, pod: &Pod) -> Result<()> {
     stage.cluster.kubectl(&arguments).map(drop)
 }
 
-/// Waits until another pod is where one was, and everything tells of the new one alone.
+/// Waits until another pod has taken the place of one, and all objects show the new one only.
 fn replaced(stage: &Stage, before: &Pod) -> Result<Pod> {
     stage.until("another pod is ready", || {
         stage.all_ready()?;
@@ -135,10 +135,10 @@ fn replaced(stage: &Stage, before: &Pod) -> Result<Pod> {
     Ok(after)
 }
 
-/// The agents' pods, and how often each was started anew.
+/// The agents' pods, and how often each was restarted.
 type Restarts = BTreeMap<String, u64>;
 
-/// Kills the agents; how often they had been started by then.
+/// Kills the agents. Returns how often they had been restarted before.
 fn kill_agents(stage: &Stage) -> Result<Restarts> {
     let before = agents(stage)?
         .into_iter()
@@ -151,8 +151,8 @@ fn kill_agents(stage: &Stage) -> Result<Restarts> {
     Ok(before)
 }
 
-/// Waits until the kubelets have started them again: that they are ready says nothing until it is
-/// noticed that they are not.
+/// Waits until the kubelets have restarted the agents. Being ready alone says nothing, until it was noticed that they
+/// are not.
 fn agents_are_back(stage: &Stage, before: &Restarts) -> Result<()> {
     stage.until("the agents are back", || {
         for (name, restarts, ready) in agents(stage)? {

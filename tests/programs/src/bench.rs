@@ -18,14 +18,14 @@ use crate::{
     scene::{NODE, POD, POD6, THAT},
 };
 
-/// `TC_ACT_UNSPEC` (include/uapi/linux/pkt_cls.h): on to the next filter.
+/// `TC_ACT_UNSPEC` (include/uapi/linux/pkt_cls.h): the next filter decides.
 pub const PASS: u32 = u32::MAX;
 /// `TC_ACT_SHOT`.
 pub const DROP: u32 = 2;
 /// `TC_ACT_REDIRECT`.
 pub const REDIRECT: u32 = 7;
 
-/// Size of `struct __sk_buff` (include/uapi/linux/bpf.h), and where fields are in it.
+/// Size of `struct __sk_buff` (include/uapi/linux/bpf.h), and the offsets of fields in it.
 const SKB_LEN: usize = 192;
 const SKB_MARK: usize = 8;
 const SKB_INGRESS_IFINDEX: usize = 36;
@@ -33,10 +33,10 @@ const SKB_INGRESS_IFINDEX: usize = 36;
 /// All programs, loaded, with a pod and two NICs in their maps.
 pub struct Bench {
     pub(super) object: Ebpf,
-    /// The pod's flow table, and that of [`OTHER_POD`].
+    /// The flow table of the pod, and that of [`OTHER_POD`].
     pub(super) flows: Map,
     pub(super) flows_of_other: Map,
-    /// The host's, of the pod and the node, and of [`OTHER_POD`].
+    /// The host's flow table of the pod and the node, and that of [`OTHER_POD`].
     pub(super) host_flows: Map,
     pub(super) host_flows_of_other: Map,
 }
@@ -58,7 +58,7 @@ pub struct Outcome {
     pub packet: Vec<u8>,
 }
 
-/// All programs' names, the pod's first.
+/// Returns the names of all programs, the pod's first.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let pod = PROGRAMS.iter().map(|program| program.name);
     pod.chain(HOST_PROGRAMS.iter().map(|program| program.name))
@@ -68,7 +68,7 @@ impl Bench {
     /// Loads the programs and fills their maps.
     ///
     /// # Panics
-    /// When the object is not there, or the kernel refuses it (are you root?).
+    /// If the object is not there, or the kernel refuses it (are you root?).
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it asks much of the kernel")]
     pub fn new() -> Self {
@@ -102,10 +102,10 @@ impl Bench {
         self.object.program(name).unwrap().try_into().unwrap()
     }
 
-    /// The descriptor of a program, for a tc filter.
+    /// Returns the descriptor of a program, for a tc filter.
     ///
     /// # Panics
-    /// When there is no such program.
+    /// If there is no such program.
     #[must_use]
     pub fn fd(&self, name: &str) -> RawFd {
         self.program(name).fd().unwrap().as_fd().as_raw_fd()
@@ -114,22 +114,22 @@ impl Bench {
     /// Runs a program once.
     ///
     /// # Panics
-    /// When the kernel does not take such a frame for a test run.
+    /// If the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn run(&self, program: &str, packet: &[u8], mark: u32) -> Outcome {
         self.try_run(program, packet, mark).unwrap()
     }
 
-    /// Runs a program once; `None` if the kernel does not take such a frame for a test run.
+    /// Runs a program once; returns `None` if the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn try_run(&self, program: &str, packet: &[u8], mark: u32) -> Option<Outcome> {
         self.run_from(program, packet, mark, 0)
     }
 
-    /// Runs a program once for a packet that came in by [`THAT`] before.
+    /// Runs a program once for a packet that came in by [`THAT`] and was forwarded.
     ///
     /// # Panics
-    /// When the kernel does not take such a frame for a test run.
+    /// If the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn run_passed_on(&self, program: &str, packet: &[u8]) -> Outcome {
         self.run_marked_and_passed_on(program, packet, 0)
@@ -138,24 +138,24 @@ impl Bench {
     /// As [`Bench::run_passed_on`], with a mark.
     ///
     /// # Panics
-    /// When the kernel does not take such a frame for a test run.
+    /// If the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn run_marked_and_passed_on(&self, program: &str, packet: &[u8], mark: u32) -> Outcome {
         self.run_from(program, packet, mark, THAT).unwrap()
     }
 
-    /// Whether this kernel takes test runs of packets that came in by a link before: 5.10 refuses any
-    /// `ingress_ifindex`.
+    /// Whether this kernel allows test runs of forwarded packets: 5.10 refuses any `ingress_ifindex`.
     ///
     /// # Panics
-    /// When it takes no test run at all.
+    /// If it refuses test runs at all.
     #[must_use]
     pub fn takes_passed_on(&self, program: &str, packet: &[u8]) -> bool {
         let _sent = self.run(program, packet, 0);
         self.run_from(program, packet, 0, THAT).is_some()
     }
 
-    /// `ingress`: the interface that the packet came in by; zero for what a socket sends.
+    /// Runs a program once. `ingress` is the interface that the packet came in by; zero for packets that a socket
+    /// sends.
     fn run_from(&self, program: &str, packet: &[u8], mark: u32, ingress: u32) -> Option<Outcome> {
         let mut ctx_in = [0; SKB_LEN];
         for (at, value) in [(SKB_MARK, mark), (SKB_INGRESS_IFINDEX, ingress)] {
@@ -181,10 +181,10 @@ impl Bench {
         })
     }
 
-    /// How long a program takes for a packet, of `repeat` runs the mean as the kernel tells it.
+    /// Measures how long a program takes for a packet: the mean of `repeat` runs, by the kernel.
     ///
     /// # Panics
-    /// When the kernel does not take such a frame for a test run.
+    /// If the kernel refuses such a frame for a test run.
     #[must_use]
     pub fn time(&self, program: &str, packet: &[u8], mark: u32, repeat: u32) -> Duration {
         let mut ctx_in = [0; SKB_LEN];
@@ -198,10 +198,10 @@ impl Bench {
         result.unwrap().duration
     }
 
-    /// What the kernel says of a program.
+    /// Returns the kernel's information about a program.
     ///
     /// # Panics
-    /// When it says nothing.
+    /// If the kernel has none.
     #[must_use]
     pub fn info(&self, program: &str) -> ProgramInfo {
         self.program(program).info().unwrap()

@@ -1,5 +1,6 @@
-//! The eBPF programs alone, by BPF_PROG_TEST_RUN: packet, mark and maps in; verdict, mark, packet,
-//! maps and counters out. Needs root and a kernel that lets it load programs; no network.
+//! Runs the eBPF programs alone, by BPF_PROG_TEST_RUN.
+//! The input is a packet, a mark and maps; the output is a verdict, the mark, the packet, maps and counters. This needs
+//! root and a kernel that allows it to load programs, but no network.
 #![expect(
     clippy::unwrap_used,
     reason = "a bench whose every step must succeed; it has nothing better to do than to stop"

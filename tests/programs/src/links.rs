@@ -1,4 +1,4 @@
-//! A program on a real link, for what a test run of it cannot show: the class of its filter.
+//! Runs a program on a real link, for what a test run cannot show: the class of its filter.
 
 use std::{
     net::IpAddr,
@@ -20,7 +20,7 @@ use nix::{
 
 use super::Bench;
 
-/// A veth pair with a program at its near end, and the end from which frames reach it.
+/// A veth pair with a program at its near end. Frames are sent at its far end.
 #[derive(Debug)]
 pub struct Pair {
     socket: OwnedFd,
@@ -29,10 +29,10 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Makes the pair and attaches the program.
+    /// Creates the pair and attaches the program.
     ///
     /// # Errors
-    /// When the kernel refuses a link, the filter or a socket.
+    /// If the kernel refuses a link, the filter or a socket.
     pub fn new(
         bench: &Bench,
         program: &str,
@@ -72,10 +72,10 @@ impl Pair {
         })
     }
 
-    /// Gives the near end addresses, and lets it take what comes with any; then does `work` there.
+    /// Adds addresses to the near end, makes it accept any destination, and runs `work` there.
     ///
     /// # Errors
-    /// When an address is refused, or those of `work`.
+    /// If an address is refused, or `work` fails.
     pub fn near_with<T: Send>(
         &self,
         addresses: &[&str],
@@ -91,18 +91,17 @@ impl Pair {
         for address in addresses {
             links.add_address("near", IpNet::from(address.parse::<IpAddr>()?))?;
         }
-        // A source that leads nowhere is dropped, whatever the filter says.
+        // Packets whose source has no route are dropped, whatever the filter decides.
         for any in ["0.0.0.0/0", "::/0"] {
             links.add_on_link_route(any.parse()?, "near")?;
         }
         near.run(work)
     }
 
-    /// Sends a frame through the program. The socket says that it carries `ethertype`, whatever the
-    /// frame itself says.
+    /// Sends a frame through the program. The socket declares `ethertype` as its protocol, whatever the frame contains.
     ///
     /// # Errors
-    /// When the kernel does not take it. That a program dropped it is no error.
+    /// If the kernel refuses it. That a program dropped it is not an error.
     pub fn send(&self, frame: &[u8], ethertype: u16) -> Result<()> {
         // SAFETY: `sockaddr_ll` is plain integers: zero is a valid value.
         let mut to: sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -121,7 +120,7 @@ impl Pair {
             )
         };
         match Errno::result(sent) {
-            // What a program at egress drops: `NET_XMIT_DROP`, as this error.
+            // `NET_XMIT_DROP` of a program at egress is this error.
             Ok(_) | Err(Errno::ENOBUFS) => Ok(()),
             Err(e) => Err(e).context("sending a frame"),
         }

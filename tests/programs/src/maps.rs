@@ -83,10 +83,10 @@ impl Bench {
         host.set(0, config, 0).unwrap();
     }
 
-    /// Makes the NIC [`THIS`] one where reverse paths are filtered strictly, or not, in either family.
+    /// Sets whether the NIC [`THIS`] filters reverse paths strictly, for each family.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn is_strict(&mut self, v4: bool, v6: bool) {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         self.know_nic(Nic {
@@ -98,10 +98,10 @@ impl Bench {
         });
     }
 
-    /// Lets the NIC [`THIS`] ask for neighbours in the name of an IPv4 address.
+    /// Sets the IPv4 sender of ARP requests at the NIC [`THIS`].
     ///
     /// # Panics
-    /// When it is none, or the kernel refuses.
+    /// If it is not one, or the kernel refuses.
     pub fn asks_as(&mut self, address: &str) {
         let address: std::net::Ipv4Addr = address.parse().unwrap();
         self.know_nic(Nic {
@@ -119,10 +119,10 @@ impl Bench {
         patiently(|| nics.insert(THIS, nic, 0));
     }
 
-    /// What was counted at a hook for a pod's address.
+    /// Returns the counters of a hook for a pod's address.
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn counted(&self, address: &str, hook: Hook) -> Counters {
         let map: PerCpuHashMap<_, Address, PodCounters> =
@@ -134,10 +134,10 @@ impl Bench {
         sum
     }
 
-    /// What was counted at the NIC [`THIS`].
+    /// Returns the counters of the NIC [`THIS`].
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn counted_at_nic(&self) -> NicCounters {
         let map: PerCpuHashMap<_, u32, NicCounters> =
@@ -149,20 +149,20 @@ impl Bench {
         sum
     }
 
-    /// What a pod sent with addresses that are not its own.
+    /// Returns the counters of what a pod sent with foreign addresses.
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn spoofed(&self, pod: u16) -> Spoofed {
         let map: HashMap<_, u32, Spoofed> = self.object.map("SPOOFED").unwrap().try_into().unwrap();
         map.get(&pod.into(), 0).unwrap_or_default()
     }
 
-    /// Makes the pod's interface one that sends through the host's stack, or not.
+    /// Sets whether the pod's packets pass the host's stack (ipvlan l3).
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn is_l3(&mut self, is_l3: bool) {
         self.know(PodCounters {
             pod: POD_NUMBER,
@@ -172,10 +172,10 @@ impl Bench {
         });
     }
 
-    /// Makes the pod's interface one that sends frames as they are, with this link-layer address.
+    /// Makes the pod's interface an l2 one, whose frames have this link-layer address.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn is_l2_with(&mut self, mac: [u8; 6]) {
         self.know(PodCounters {
             pod: POD_NUMBER,
@@ -185,10 +185,10 @@ impl Bench {
         });
     }
 
-    /// As [`Bench::is_l3`], for a pod whose sockets take no marks.
+    /// As [`Bench::is_l3`], for a pod whose sockets do not take marks.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn follows_tcp(&mut self, is_l3: bool) {
         self.know(PodCounters {
             pod: POD_NUMBER,
@@ -198,10 +198,10 @@ impl Bench {
         });
     }
 
-    /// Exempts the pod from the host's netfilter.
+    /// Exempts the pod from the host's netfilter (`exemptFromMasquerade`).
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn exempt(&mut self) {
         self.know(PodCounters {
             pod: POD_NUMBER,
@@ -221,14 +221,14 @@ impl Bench {
         }
     }
 
-    /// Makes all that was noted of TCP connections as old as `age`.
+    /// Sets the age of all records of TCP connections to `age` seconds.
     ///
     /// # Panics
-    /// When the map cannot be read or written.
+    /// If the map cannot be read or written.
     pub fn age_connections(&mut self, age: u32) {
         let map = self.object.map_mut("RECENT").unwrap();
         let mut recent: Array<_, u64> = map.try_into().unwrap();
-        // The programs' clock wraps, too: the machine may not have been up for so long.
+        // The programs' clock wraps, too: the machine may not have been up for that long.
         let then = u64::from((uptime().as_secs() as u32).wrapping_sub(age));
         for place in 0..RECENT_PLACES {
             let noted = recent.get(&place, 0).unwrap();
@@ -239,26 +239,26 @@ impl Bench {
         }
     }
 
-    /// Puts a flow into the pod's table.
+    /// Adds a flow to the pod's table.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn remember(&mut self, key: FlowKey, ifindex: u32) {
         put_flow(&mut self.flows, key, ifindex);
     }
 
-    /// Puts a flow into the table of [`OTHER_POD`].
+    /// Adds a flow to the table of [`OTHER_POD`].
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn remember_of_other(&mut self, key: FlowKey, ifindex: u32) {
         put_flow(&mut self.flows_of_other, key, ifindex);
     }
 
-    /// The pod's flows, with the interface each came in by.
+    /// Returns the pod's flows, each with the interface that it came in by.
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn remembered(&self) -> Vec<(FlowKey, u32)> {
         let flows: HashMap<_, FlowKey, Flow> = (&self.flows).try_into().unwrap();
@@ -266,19 +266,19 @@ impl Bench {
         all.map(|(key, flow)| (key, flow.ifindex)).collect()
     }
 
-    /// Puts a flow into the host's table of the pod and the node.
+    /// Adds a flow to the host's table of the pod and the node.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn remember_in_host(&mut self, key: FlowKey, flow: HostFlow) {
         let mut flows: HashMap<_, FlowKey, HostFlow> = (&mut self.host_flows).try_into().unwrap();
         flows.insert(key, flow, 0).unwrap();
     }
 
-    /// Lets the responder answer for an address, by the NIC `ifindex` and with `mac`.
+    /// Makes the responder answer for an address, at the NIC `ifindex` and with `mac`.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn answer_for(&mut self, address: &str, ifindex: u32, mac: [u8; 6]) {
         let mut map: HashMap<_, Address, Answer> =
             self.object.map_mut("ANSWERS").unwrap().try_into().unwrap();
@@ -290,10 +290,10 @@ impl Bench {
         map.insert(key(ip(address)), answer, 0).unwrap();
     }
 
-    /// How often the responder answered for an address.
+    /// Returns how often the responder answered for an address.
     ///
     /// # Panics
-    /// When it is not to answer for it.
+    /// If it is not told to answer for it.
     #[must_use]
     pub fn answered(&self, address: &str) -> u64 {
         let map: HashMap<_, Address, Answer> =
@@ -301,11 +301,10 @@ impl Bench {
         map.get(&key(ip(address)), 0).unwrap().count
     }
 
-    /// The host's flows of the pod and the node, without the time when they were learned and the number
-    /// of their packets.
+    /// Returns the host's flows of the pod and the node, without their times and packet counts.
     ///
     /// # Panics
-    /// When the map cannot be read.
+    /// If the map cannot be read.
     #[must_use]
     pub fn remembered_in_host(&self) -> Vec<(FlowKey, HostFlow)> {
         let flows: HashMap<_, FlowKey, HostFlow> = (&self.host_flows).try_into().unwrap();
@@ -319,8 +318,8 @@ impl Bench {
     }
 }
 
-/// A map does not wait for memory: the kernel makes some ready once it was asked for (kernel/bpf/memalloc.c
-/// by an interrupt to itself, which user-mode Linux has only with the clock's tick).
+/// Retries inserting into a map that has no memory at this moment: the kernel allocates more soon after a request
+/// (kernel/bpf/memalloc.c, by an interrupt to itself, which user-mode Linux has only with the clock's tick).
 pub(super) fn patiently<E: std::fmt::Debug>(mut insert: impl FnMut() -> Result<(), E>) {
     for _ in 0..100 {
         if insert().is_ok() {
@@ -345,7 +344,7 @@ fn on_each_cpu<T: aya::Pod>(value: T) -> PerCpuValues<T> {
     PerCpuValues::try_from(vec![value; cpus]).unwrap()
 }
 
-/// A flow table for `addresses` and one for [`OTHER_POD`], in the map of maps `name`.
+/// Creates a flow table for `addresses` and one for [`OTHER_POD`], in the map of maps `name`.
 pub(super) fn tables(
     object: &mut Ebpf,
     bytes: &[u8],

@@ -1,4 +1,4 @@
-//! Frames for the programs, as they are on the wire.
+//! Builds frames for the programs, as they are on the wire.
 #![expect(
     clippy::unwrap_used,
     reason = "writing to a vector does not fail, and addresses are written in the source"
@@ -19,7 +19,7 @@ pub const ECHO_ID: u16 = 9;
 pub type End<'a> = (&'a str, u16);
 
 fn ethernet() -> PacketBuilderStep<Ethernet2Header> {
-    // For the loopback's address: what is not for us is no program's business.
+    // The destination is the loopback's address: the programs ignore frames for others.
     PacketBuilder::ethernet2([2; 6], [0; 6])
 }
 
@@ -31,7 +31,7 @@ fn addressed(from: &str, to: &str) -> PacketBuilderStep<IpHeaders> {
     }
 }
 
-/// A datagram.
+/// Builds a UDP datagram.
 #[must_use]
 pub fn udp(from: End<'_>, to: End<'_>) -> Vec<u8> {
     let mut packet = Vec::new();
@@ -40,7 +40,7 @@ pub fn udp(from: End<'_>, to: End<'_>) -> Vec<u8> {
     packet
 }
 
-/// A SYN.
+/// Builds a TCP SYN.
 #[must_use]
 pub fn tcp(from: End<'_>, to: End<'_>) -> Vec<u8> {
     let mut packet = Vec::new();
@@ -49,7 +49,7 @@ pub fn tcp(from: End<'_>, to: End<'_>) -> Vec<u8> {
     packet
 }
 
-/// The same segment with other flags (RFC 9293, 3.1).
+/// Returns the same segment with other flags (RFC 9293, 3.1).
 #[must_use]
 pub fn with_flags(mut frame: Vec<u8>, flags: u8) -> Vec<u8> {
     let header = if is_v4(&frame) { 20 } else { 40 };
@@ -57,7 +57,7 @@ pub fn with_flags(mut frame: Vec<u8>, flags: u8) -> Vec<u8> {
     frame
 }
 
-/// An echo request or reply.
+/// Builds an ICMP echo request or reply.
 #[must_use]
 pub fn echo(from: &str, to: &str, request: bool) -> Vec<u8> {
     let mut packet = Vec::new();
@@ -76,7 +76,7 @@ pub fn echo(from: &str, to: &str, request: bool) -> Vec<u8> {
     packet
 }
 
-/// A flow's key.
+/// Returns the key of a flow.
 #[must_use]
 pub fn flow(local: End<'_>, remote: End<'_>, protocol: u8) -> FlowKey {
     FlowKey {
@@ -90,14 +90,14 @@ pub fn flow(local: End<'_>, remote: End<'_>, protocol: u8) -> FlowKey {
     }
 }
 
-/// Where the IP header is in a frame.
+/// The offset of the IP header in a frame.
 const IP: usize = 14;
 
 fn is_v4(frame: &[u8]) -> bool {
     frame[IP] >> 4 == 4
 }
 
-/// The same frame with another protocol: what follows is taken for that one's header.
+/// Returns the same frame with another protocol number; the bytes of its header stay.
 #[must_use]
 pub fn with_protocol(mut frame: Vec<u8>, protocol: u8) -> Vec<u8> {
     let at = if is_v4(&frame) { IP + 9 } else { IP + 6 };
@@ -105,14 +105,14 @@ pub fn with_protocol(mut frame: Vec<u8>, protocol: u8) -> Vec<u8> {
     frame
 }
 
-/// The same frame in a VLAN (IEEE 802.1Q).
+/// Returns the same frame in a VLAN (IEEE 802.1Q).
 #[must_use]
 pub fn in_vlan(mut frame: Vec<u8>, id: u8) -> Vec<u8> {
     frame.splice(12..12, [0x81, 0x00, 0, id]);
     frame
 }
 
-/// The same frame with tags or other headers of these EtherTypes before its own, each with two more bytes (IEEE
+/// Returns the same frame with tags or other headers of these EtherTypes before its own. Each has two more bytes (IEEE
 /// 802.1Q: the VLAN's number, zero for a priority alone).
 #[must_use]
 pub fn wrapped(mut frame: Vec<u8>, headers: &[(u16, u16)]) -> Vec<u8> {
@@ -125,14 +125,14 @@ pub fn wrapped(mut frame: Vec<u8>, headers: &[(u16, u16)]) -> Vec<u8> {
     frame
 }
 
-/// The same frame with another EtherType.
+/// Returns the same frame with another EtherType.
 #[must_use]
 pub fn with_ethertype(mut frame: Vec<u8>, ethertype: u16) -> Vec<u8> {
     frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
     frame
 }
 
-/// The same frame from and to other link-layer addresses.
+/// Returns the same frame with other link-layer addresses.
 #[must_use]
 pub fn between_macs(mut frame: Vec<u8>, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
     frame[..6].copy_from_slice(&to);
@@ -140,10 +140,10 @@ pub fn between_macs(mut frame: Vec<u8>, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
     frame
 }
 
-/// An ARP packet (RFC 826): `operation` 1 asks, 2 answers.
+/// Builds an ARP packet (RFC 826). `operation` is 1 for a request, 2 for a reply.
 ///
 /// # Panics
-/// When an address is none of IPv4.
+/// If an address is not IPv4.
 #[must_use]
 pub fn arp(operation: u8, sender: ([u8; 6], &str), target: &str) -> Vec<u8> {
     let octets = |text: &str| match ip(text) {
@@ -160,7 +160,7 @@ pub fn arp(operation: u8, sender: ([u8; 6], &str), target: &str) -> Vec<u8> {
     frame
 }
 
-/// An ICMPv6 message of this kind about `target` (RFC 4861), with a link-layer address as its option.
+/// Builds an ICMPv6 message of this type about `target` (RFC 4861), with a link-layer address as its option.
 #[must_use]
 pub fn neighbour(kind: u8, from: &str, to: &str, target: &str, mac: [u8; 6]) -> Vec<u8> {
     const OVERRIDE: u8 = 0x20;
@@ -172,20 +172,19 @@ pub fn neighbour(kind: u8, from: &str, to: &str, target: &str, mac: [u8; 6]) -> 
     let mut frame = Vec::new();
     let step = addressed(from, to);
     step.write(&mut frame, 58.into(), &body).unwrap();
-    // RFC 4861, 7.1: from this very link.
+    // The hop limit proves that it comes from this link (RFC 4861, 7.1).
     frame[IP + 7] = 255;
     frame
 }
 
-/// The same packet in three fragments; `id` is what tells them from another packet's. The first has
-/// all headers (RFC 7112).
+/// Splits a packet into three fragments with the identification `id`. The first has all headers (RFC 7112).
 #[must_use]
 pub fn fragments(frame: &[u8], id: u16) -> [Vec<u8>; 3] {
     let header = if is_v4(frame) { 20 } else { 40 };
     let (start, rest) = frame.split_at(IP + header);
     let mut rest = rest.to_vec();
     rest.resize(32, 0);
-    // In units of eight bytes.
+    // The offsets are in units of eight bytes.
     [(0, 2, true), (2, 1, true), (3, 1, false)].map(|(offset, length, more)| {
         let mut part = start.to_vec();
         let [high, low] = id.to_be_bytes();
@@ -200,8 +199,8 @@ pub fn fragments(frame: &[u8], id: u16) -> [Vec<u8>; 3] {
     })
 }
 
-/// The same IPv6 packet with extension headers of these kinds before its payload: hop-by-hop options
-/// (0), routing (43), destination options (60) with 8 bytes each; authentication (51) with 24.
+/// Returns the same IPv6 packet with extension headers of these types before its payload: hop-by-hop options (0),
+/// routing (43) and destination options (60) have 8 bytes each, authentication (51) has 24.
 #[must_use]
 pub fn extended(frame: &[u8], headers: &[u8]) -> Vec<u8> {
     let (start, rest) = frame.split_at(IP + 40);
@@ -217,7 +216,7 @@ pub fn extended(frame: &[u8], headers: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// An ICMP error (destination unreachable) that quotes the packet in `frame`.
+/// Builds an ICMP error (destination unreachable) that quotes the packet in `frame`.
 #[must_use]
 pub fn icmp_error(from: &str, to: &str, frame: &[u8]) -> Vec<u8> {
     let (kind, protocol) = if is_v4(frame) { (3, 1) } else { (1, 58) };

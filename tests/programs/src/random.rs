@@ -1,4 +1,4 @@
-//! Packets nobody would send.
+//! Random packets that nobody would send.
 
 use std::net::IpAddr;
 
@@ -7,17 +7,17 @@ use ebbtide_layout::FlowKey;
 use ebbtide_vpc::random::Random;
 use etherparse::{LaxSlicedPacket, TransportSlice};
 
-/// Random packets for each program, unless the environment says another number.
+/// The default number of random packets for each program.
 const PACKETS: u32 = 20_000;
 
-/// How many random packets each program gets: `EBBTIDE_RANDOM_PACKETS`, or a few.
+/// Returns the number of random packets for each program: `EBBTIDE_RANDOM_PACKETS`, or the default.
 #[must_use]
 pub fn number() -> u32 {
     let text = std::env::var("EBBTIDE_RANDOM_PACKETS").ok();
     text.and_then(|text| text.parse().ok()).unwrap_or(PACKETS)
 }
 
-/// Something like a packet: one of `whole` with a few bytes changed, often cut off, sometimes noise.
+/// Returns a random packet: one of `whole` with a few bytes changed, often cut off, sometimes noise.
 ///
 /// # Panics
 /// When there is none, or one is no frame.
@@ -38,7 +38,7 @@ pub fn packet(random: &mut Random, whole: &[Vec<u8>]) -> Vec<u8> {
     packet
 }
 
-/// Source and destination of an IP packet as they stand, whatever the rest of its header says.
+/// Returns the source and destination of an IP packet, without checking the rest of its header.
 #[must_use]
 pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     fn at<const N: usize>(packet: &[u8], offset: usize) -> Option<IpAddr>
@@ -68,14 +68,14 @@ pub fn may_be_icmp_error(packet: &[u8]) -> bool {
     matches!((protocol, kind), (ICMP, 3 | 11 | 12) | (ICMPV6, 1..=4))
 }
 
-/// Whether this is, by another parser, a packet of the flow that the other side (`from_remote`) or
-/// ours has sent. A packet whose ports that parser cannot read passes for one.
+/// Whether the packet belongs to the flow, by another parser; `from_remote` tells which side sent it. A packet whose
+/// ports that parser cannot read is accepted.
 #[must_use]
 pub fn is_of_flow(packet: &[u8], flow: &FlowKey, from_remote: bool) -> bool {
     let Some((source, destination)) = addresses(packet) else {
         return false;
     };
-    // Ports are read as they stand: a length field that lies changes nothing about whose they are.
+    // The ports count as they are: a wrong length field does not change whose they are.
     let ports = match LaxSlicedPacket::from_ethernet(packet).map(|sliced| sliced.transport) {
         Ok(Some(TransportSlice::Udp(udp))) => Some((udp.source_port(), udp.destination_port())),
         Ok(Some(TransportSlice::Tcp(tcp))) => Some((tcp.source_port(), tcp.destination_port())),

@@ -1,5 +1,5 @@
-//! Making a bench's maps what they were when it was new. By bpf(2) itself: what is in them does not matter here, and
-//! aya wants to know each map's types.
+//! Resets the maps of a bench to their first state.
+//! It calls bpf(2) directly: the types of keys and values do not matter here, and aya requires them for each map.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,10 @@ use nix::libc;
 
 use crate::{Bench, maps::patiently};
 
-/// Benches that nobody uses.
+/// The benches that no test uses at the moment.
 static IDLE: Mutex<Vec<Bench>> = Mutex::new(Vec::new());
 
-/// A bench that is as a new one, and that another test gets afterwards.
+/// A bench in its first state, which another test gets afterwards.
 #[derive(Debug)]
 pub struct Lent(Option<Bench>);
 
@@ -44,7 +44,7 @@ impl DerefMut for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // What a test failed with is not passed on to the next one.
+        // A test that failed does not pass its bench on to the next one.
         if !thread::panicking() {
             idle().extend(self.0.take());
         }
@@ -55,12 +55,12 @@ fn idle() -> MutexGuard<'static, Vec<Bench>> {
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is in a map: values by keys, as bytes.
+/// The contents of a map: values by keys, as bytes.
 pub type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Bench {
-    /// One for a test that attaches its programs nowhere: one that other tests of this process have used, reset, or a
-    /// new one, if they use all.
+    /// Lends a bench to a test that attaches its programs nowhere: one that earlier tests of this process have used,
+    /// after a reset, or a new one if all are in use.
     ///
     /// # Panics
     /// As [`Bench::new`] and [`Bench::reset`].
@@ -76,11 +76,11 @@ impl Bench {
         }))
     }
 
-    /// Makes it a new one: empties all maps and fills them again. That takes a small part of the time that loading
-    /// takes. How often the programs ran is not forgotten ([`Bench::info`]).
+    /// Empties all maps and fills them again. That takes a small part of the time of loading. The programs' run counts
+    /// stay ([`Bench::info`]).
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn reset(&mut self) {
         for (_, map) in self.maps() {
             map.clear().unwrap();
@@ -88,10 +88,10 @@ impl Bench {
         self.fill();
     }
 
-    /// What is in its maps, by the maps' names.
+    /// Returns the contents of its maps, by the maps' names.
     ///
     /// # Panics
-    /// When a map cannot be read.
+    /// If a map cannot be read.
     #[must_use]
     pub fn contents(&self) -> BTreeMap<String, Contents> {
         let maps = self.maps().into_iter();
@@ -99,17 +99,18 @@ impl Bench {
             .collect()
     }
 
-    /// Puts an entry that makes no sense into each of its maps: the worst that a test can leave.
+    /// Adds an invalid entry to each of its maps, the worst that a test can leave behind.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn soil(&mut self) {
         for (_, map) in self.maps() {
             patiently(|| map.soil());
         }
     }
 
-    /// All but constants, which nobody can change, and the lists of flow tables: these stay, and are emptied.
+    /// Returns the maps to reset: all but constants, which cannot be changed, and in place of the maps of flow tables the
+    /// tables in them.
     fn maps(&self) -> Vec<(String, Raw<'_>)> {
         let tables = [
             ("flows", &self.flows),
@@ -124,20 +125,20 @@ impl Bench {
     }
 }
 
-/// A map whose types nobody knows.
+/// A map without types for its keys and values.
 struct Raw<'a> {
     map: &'a MapData,
-    /// Whether its entries are there from the beginning, and stay.
+    /// Whether its entries exist from the beginning and cannot be removed.
     is_array: bool,
     key: usize,
-    /// What the kernel reads and writes for one entry.
+    /// The bytes that the kernel reads and writes for one entry.
     value: usize,
     entries: u32,
 }
 
 impl<'a> Raw<'a> {
     /// # Panics
-    /// When it is of a kind that no program had when this was written, such as variables, which may begin as
+    /// If it is of a kind that no program had when this was written, such as variables, which may begin as
     /// something else than zero.
     fn of(name: &str, map: &'a Map) -> Self {
         assert!(
@@ -181,14 +182,14 @@ impl<'a> Raw<'a> {
         if self.is_array {
             return self.zero();
         }
-        // First all keys: after one that is gone the kernel begins again.
+        // All keys are read first: the kernel begins again after a key that was removed.
         for key in self.keys()? {
             self.call(bpf_cmd::BPF_MAP_DELETE_ELEM, &key, ptr::null_mut())?;
         }
         Ok(())
     }
 
-    /// All of an array at once: one has many thousands of entries.
+    /// Overwrites an array with zeros in one call: one has many thousands of entries.
     fn zero(&self) -> io::Result<()> {
         let keys: Vec<u32> = (0..self.entries).collect();
         let values = vec![0_u8; self.value.next_multiple_of(8) * keys.len()];
@@ -222,7 +223,7 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// A command about one key (none if it is empty), and what it reads or writes beside it.
+    /// Runs a command about one key (none if it is empty); `other` is what it reads or writes besides.
     fn call(&self, command: bpf_cmd, key: &[u8], other: *mut u8) -> io::Result<()> {
         let mut attr = bpf::attribute();
         attr.__bindgen_anon_2.map_fd = self.descriptor();

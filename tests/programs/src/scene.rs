@@ -4,21 +4,21 @@ use std::net::IpAddr;
 
 use ebbtide_layout::{DEFAULT_NIC_MARKS, reply_bit};
 
-/// A pod, on the NIC [`THIS`].
+/// A pod on the NIC [`THIS`].
 pub const POD: &str = "172.31.16.4";
 /// The same pod; the NIC of this address is [`THAT`].
 pub const POD6: &str = "fd00:16::4";
-/// By which the programs know it.
+/// The number by which the programs identify the pod.
 pub const POD_NUMBER: u16 = 4242;
 /// Another pod, on [`THIS`].
 pub const OTHER_POD: &str = "172.31.16.5";
-/// The node, on [`THIS`].
+/// The node's address on [`THIS`].
 pub const NODE: &str = "172.31.22.228";
-/// Its IPv6 address there.
+/// The node's IPv6 address on [`THIS`].
 pub const NODE6: &str = "fd00:16::228";
-/// The node, on [`THAT`], which has a gateway.
+/// The node's address on [`THAT`], which has a gateway.
 pub const OTHER: &str = "210.22.16.10";
-/// The node, on [`THAT`], in a network without a gateway.
+/// The node's address on [`THAT`] in a network without a gateway.
 pub const LOST: &str = "192.168.7.7";
 /// A pod on [`THAT`].
 pub const FAR_POD: &str = "172.31.16.6";
@@ -31,7 +31,7 @@ pub const CLIENT6: &str = "2001:db8::7";
 pub const THIS: u32 = 1;
 /// Another NIC.
 pub const THAT: u32 = 77;
-/// The link that redirects into the host.
+/// The redirect device.
 pub const REDIRECT_DEVICE: u32 = 78;
 /// The pod's end of its veth pair.
 pub const VETH: u32 = 79;
@@ -42,7 +42,7 @@ pub const THAT_MARK: u32 = 0x04;
 /// The bit of replies, in the host.
 pub const REPLY: u32 = reply_bit(DEFAULT_NIC_MARKS);
 
-/// An address that is written in the source.
+/// Parses an address that is written in the source.
 ///
 /// # Panics
 /// When it is none.

@@ -1,4 +1,4 @@
-//! `ebbtide-fuzz`: damaged inputs for everything that reads what comes from outside. See `cargo xtask fuzz`.
+//! `ebbtide-fuzz`: feeds damaged inputs to everything that reads data from outside. See `cargo xtask fuzz`.
 
 use std::{
     io::Write as _,
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use ebbtide_tests::fuzz::{ALL, End, Reader, requests};
 
-/// The one that is no reader: a running agent. Takes root.
+/// The name of the target that is not a reader: a running agent, which needs root.
 const REQUESTS: &str = "requests";
 
 /// Damage inputs at random, and see that nothing panics, gets stuck, takes all the memory or leaves anything behind.
@@ -100,6 +100,6 @@ fn now() -> u64 {
 }
 
 fn say(line: &str) {
-    // Nobody is left to tell when standard output is gone.
+    // Nobody can be told if standard output is closed.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! `ebbtide-victim`: takes addresses and gives them back, until the test `native::pool_kill` kills it.
+//! `ebbtide-victim`: takes and releases addresses until the test `native::pool_kill` kills it.
 
 use std::path::Path;
 

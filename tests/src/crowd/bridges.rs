@@ -1,5 +1,5 @@
-//! Bridges of container engines and of virtual machines: containers that ask the node, the world and each other, and
-//! published ports.
+//! Bridges of container engines and virtual machines: containers that send requests to the node, the world and each
+//! other, and published ports.
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -11,8 +11,8 @@ use super::{
     site::{Asking, HOST_PORT, POD_MTU, POD_PORT, Site, address},
 };
 
-/// The bridges, by the names that their makers give them, and the first three bytes of their networks. Nobody knows all
-/// names there are.
+/// The bridges: their names as their makers choose them, and the first three bytes of their networks. Such names cannot
+/// be listed completely.
 const BRIDGES: [(&str, &str); 8] = [
     ("docker0", "172.17.0"),
     ("br-0a1b2c3d4e5f", "172.18.0"),
@@ -23,12 +23,12 @@ const BRIDGES: [(&str, &str); 8] = [
     ("lxdbr0", "10.66.0"),
     ("zwischendeck", "10.99.0"),
 ];
-/// What only the second bridge's container knows the way to: a VPN's client, whose address others' rule leads to.
+/// A VPN client that only the second bridge's container has a route to, by a foreign rule.
 const BEHIND_A_VPN: &str = "203.0.113.9";
 /// The published port of the first bridge's container.
 const PUBLISHED: u16 = 18_000;
 
-/// Builds them, and asks.
+/// Builds the bridges and adds their cells.
 pub(super) fn set_up(site: &mut Site) -> Result<()> {
     let node = site.node.clone();
     let mut containers = Vec::new();
@@ -91,7 +91,7 @@ pub(super) fn set_up(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// What the engine has in the firewall for one of its bridges.
+/// Adds the firewall rules that an engine has for one of its bridges.
 fn rules(site: &mut Site, bridge: &str, network: &str, port: u16) {
     let nat = &mut site.firewall(V4).nat;
     let _ = writeln!(
@@ -107,12 +107,12 @@ fn rules(site: &mut Site, bridge: &str, network: &str, port: u16) {
             );
         }
     }
-    // what is published, and all that containers start
+    // Published ports, and everything that containers start.
     let published = format!("! -i {bridge} -o {bridge} -m conntrack --ctstate DNAT");
     site.accept(V4, [&format!("-i {bridge}"), &published]);
 }
 
-/// A bridge that is a switch and nothing else: it has a port and no address.
+/// Adds a bridge that is only a switch: it has a port and no address.
 fn without_address(site: &mut Site) -> Result<()> {
     let node = site.node.clone();
     let [one, other] = [site.namespace("switched-1")?, site.namespace("switched-2")?];
@@ -135,7 +135,7 @@ fn without_address(site: &mut Site) -> Result<()> {
             "link set br-switch up",
         ],
     );
-    // where br_netfilter has the firewall see frames
+    // For kernels where br_netfilter passes bridged frames to the firewall.
     site.accept(V4, ["-i br-switch", "-o br-switch"]);
     let asking = Asking::new(
         "br-switch",

@@ -1,4 +1,4 @@
-//! A cell of the matrix: somebody asks somebody by one protocol, and is answered or not.
+//! A cell of the matrix: a client sends a request to a server by one protocol, and gets an answer or not.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::door::Doors;
 
-/// How it is asked.
+/// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// A connection with more than one full segment.
@@ -25,9 +25,9 @@ pub enum By {
 }
 
 impl By {
-    /// All of them.
+    /// All protocols.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Icmp];
-    /// Those with ports.
+    /// The protocols that have ports.
     pub const WITH_PORTS: [Self; 2] = [Self::Tcp, Self::Udp];
 }
 
@@ -41,42 +41,42 @@ impl fmt::Display for By {
     }
 }
 
-/// Somebody asks somebody.
+/// One client, one server, one protocol.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// What it belongs to: a kind of tunnel over a NIC, a bridge.
+    /// The group that it belongs to: a kind of tunnel over a NIC, a bridge.
     pub group: String,
-    /// Who asks whom, in words.
+    /// Client and server, in words.
     pub name: String,
-    /// Who asks.
+    /// The client's namespace.
     pub client: Netns,
-    /// From which of its addresses; the kernel chooses if there is none.
+    /// The client's address; the kernel chooses if there is none.
     pub source: Option<IpAddr>,
     /// The link its socket is bound to (`SO_BINDTODEVICE`).
     pub device: Option<&'static str>,
     /// Its socket's mark (`SO_MARK`).
     pub mark: Option<u32>,
-    /// Who is asked.
+    /// The server's address.
     pub server: SocketAddr,
-    /// How.
+    /// The protocol.
     pub by: By,
 }
 
-/// The client as the server saw it; an echo reply does not say.
+/// The client's address as the server saw it; none for an echo reply, which does not tell it.
 pub type Seen = Option<IpAddr>;
 
-/// Lost packets are sent again after this time, as programs do that use UDP.
+/// The time after which a lost packet is sent again, as programs that use UDP do.
 const AGAIN: Duration = Duration::from_millis(400);
-/// Several segments of any tunnel here.
+/// A length of several segments in any tunnel here.
 const LONG: usize = 6_000;
-/// Fills a packet of every tunnel here, and is not cut into fragments by any.
+/// A length that fills a packet of every tunnel here and is fragmented by none.
 const FULL: usize = 1200;
 
 impl Cell {
-    /// Asks once.
+    /// Sends one request.
     ///
     /// # Errors
-    /// When there is no answer within `patience`.
+    /// If there is no answer within `patience`.
     pub fn ask(&self, doors: &Doors, patience: Duration) -> Result<Seen> {
         match self.by {
             By::Tcp => self.connect(doors, patience)?.ask(patience).map(Some),
@@ -91,10 +91,10 @@ impl Cell {
         }
     }
 
-    /// A connection that may be kept.
+    /// Opens a connection that may be kept.
     ///
     /// # Errors
-    /// When there is none within `patience`.
+    /// If there is none within `patience`.
     pub fn connect(&self, doors: &Doors, patience: Duration) -> Result<Connection> {
         let socket = self.socket(doors, Type::STREAM)?;
         socket
@@ -142,10 +142,10 @@ impl fmt::Display for Cell {
 pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
-    /// A short question and a long one.
+    /// Sends a short request and a long one.
     ///
     /// # Errors
-    /// When there is no answer within `patience`.
+    /// If there is no answer within `patience`.
     pub fn ask(&mut self, patience: Duration) -> Result<IpAddr> {
         let stream = self.0.get_mut();
         stream.set_read_timeout(Some(patience))?;
@@ -175,7 +175,7 @@ fn exchange(socket: &UdpSocket, question: &[u8], patience: Duration) -> Result<I
     let mut buffer = [0; 2048];
     let mut last = None;
     while begin.elapsed() < patience {
-        // An ICMP error that came for the datagram before is this call's error (ip(7)).
+        // An ICMP error about the previous datagram is reported by this call (ip(7)).
         let received = socket.send(question).and_then(|_| socket.recv(&mut buffer));
         match received {
             Ok(length) => return seen(&String::from_utf8_lossy(&buffer[..length])),

@@ -1,5 +1,5 @@
-//! A third way out, to a storage network that no router knows, and what others made of it: addresses of other NICs that
-//! leave by it on purpose, and a child of it with an address that moves between nodes.
+//! A third NIC, to a storage network that no router knows. Other software uses it for addresses of other NICs, and has
+//! a child interface on it with an address that moves between nodes.
 
 use anyhow::Result;
 use ebbtide_vpc::family::Family::V4;
@@ -18,17 +18,17 @@ const BEHIND: &str = "10.88.9.9";
 const CHILD: &str = "vrrp.51";
 const VIP: &str = "10.88.0.100";
 
-/// Builds them, and asks.
+/// Builds the network and adds its cells.
 pub(super) fn set_up(site: &mut Site) -> Result<()> {
     let node = site.node.clone();
     let storage = site.namespace("storage")?;
     site.wire((&node, NIC), (&storage, "e0"), 1500)?;
-    // As keepalived has it: who is asked for an address answers where it is.
+    // As keepalived sets it: only the link that has an address answers for it.
     node.sysctls(&[("net/ipv4/conf/data0/arp_ignore", "1")])?;
     let ways = [
         format!("address add {NETWORK}.10/24 dev {NIC}"),
         format!("route add {BEHIND}/32 via {NETWORK}.9 dev {NIC}"),
-        // As a DHCP client makes one for each NIC.
+        // A DHCP client makes such a route for each NIC.
         format!("route add default via {NETWORK}.1 dev {NIC} metric 3000"),
         format!(
             "link add link {NIC} name {CHILD} address 00:00:5e:00:01:33 type macvlan mode private"
@@ -36,7 +36,8 @@ pub(super) fn set_up(site: &mut Site) -> Result<()> {
         format!("address add {VIP}/32 dev {CHILD}"),
         format!("link set {CHILD} up"),
         format!("route add default via {NETWORK}.9 dev {CHILD} onlink table 510"),
-        // Before the main table's, whose route to the storage network is by the NIC: a strict filter looks there, too.
+        // Before the main table, whose route to the storage network is by the NIC: a strict reverse path filter uses
+        // that, too.
         format!("rule add pref 31900 from {VIP} lookup 510"),
     ];
     site.tell(&node, V4, ways);

@@ -1,5 +1,5 @@
-//! A thread that stays in a namespace and opens sockets there: in user-mode Linux a new thread in a namespace takes
-//! longer than all that a socket then does.
+//! Threads that stay in a namespace and open sockets there.
+//! In user-mode Linux, starting a thread in a namespace takes longer than everything that a socket does afterwards.
 
 use std::{
     collections::BTreeMap,
@@ -12,15 +12,15 @@ use socket2::Socket;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads, by their namespace's name. Each ends with this value.
+/// The threads, by the name of their namespace. They end when this is dropped.
 #[derive(Debug, Default)]
 pub struct Doors(Mutex<BTreeMap<String, mpsc::Sender<Job>>>);
 
 impl Doors {
-    /// A socket that `open` opens in a namespace, which is known by its name.
+    /// Opens a socket by `open` in a namespace, which is identified by its name.
     ///
     /// # Errors
-    /// Those of `open`, or that the namespace cannot be entered.
+    /// If `open` fails, or the namespace cannot be entered.
     pub fn open(
         &self,
         netns: &Netns,
@@ -28,7 +28,7 @@ impl Doors {
     ) -> Result<Socket> {
         let (answer, answered) = mpsc::channel();
         let job: Job = Box::new(move || {
-            // Whoever asked waits for it.
+            // The caller waits for it.
             let _ = answer.send(open());
         });
         let gone = || format!("the thread in {} is gone", netns.name());

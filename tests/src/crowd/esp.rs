@@ -11,7 +11,7 @@ use super::{
 const CRYPTO: &str = "enc cbc(aes) 0x000102030405060708090a0b0c0d0e0f \
                       auth hmac(sha1) 0x000102030405060708090a0b0c0d0e0f10111213";
 
-/// Builds it; what this kernel lacks is given back.
+/// Builds the connections. Returns what this kernel lacks.
 pub(super) fn set_up(site: &mut Site) -> Result<Option<String>> {
     let (node, far) = (site.node.clone(), site.far.clone());
     let there = site.vpc.nic("worker1", "ens5").v4.secondary[3];

@@ -1,54 +1,54 @@
-//! The kinds of tunnels that the kernel has, as data: how each is made, what it carries, what it goes over.
+//! The kinds of tunnels of the kernel, as data: how each is made, what it carries, and over what.
 //!
-//! The same lines make both ends. What is between braces is replaced: `{dev}` its name, `{n}` its number, `{local}` and
-//! `{remote}` the outer addresses, `{nic}` the NIC it goes over, `{port}` a UDP port of its own, `{out}` and `{in}` the
-//! SPIs, `{ours}` and `{theirs}` the inner networks, `{crypto}` keys.
+//! The same lines make both ends. Names in braces are replaced: `{dev}` by its name, `{n}` by its number, `{local}` and
+//! `{remote}` by the outer addresses, `{nic}` by the NIC that it uses, `{port}` by a UDP port of its own, `{out}` and
+//! `{in}` by the SPIs, `{ours}` and `{theirs}` by the inner networks, `{crypto}` by keys.
 
 use ebbtide_vpc::family::Family::{self, V4, V6};
 
 /// A kind of tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
-    /// What it is called in the matrix.
+    /// Its name in the matrix.
     pub(super) name: &'static str,
-    /// What its links' names start with.
+    /// The prefix of its links' names.
     pub(super) stem: &'static str,
-    /// What the outer packets are.
+    /// The family of the outer packets.
     pub(super) outer: Family,
-    /// What the inner ones may be.
+    /// The families of inner packets that it can carry.
     pub(super) inner: &'static [Family],
-    /// What the other end is, as seen from this one.
+    /// The kind of link that leads into it.
     pub(super) link: Link,
-    /// Which address of the far host is the other end.
+    /// The far host's address that is its other end.
     pub(super) far: Far,
-    /// Whether it is among those that most overlays are made of.
+    /// Whether most overlays use it or a similar one.
     pub(super) is_common: bool,
-    /// What `ip -batch` is told, at both ends.
+    /// The lines for `ip -batch`, at both ends.
     pub(super) lines: &'static [&'static str],
 }
 
-/// How the inner packets find the tunnel.
+/// How inner packets are routed into the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
-    /// By a link with neighbours, as Ethernet has.
+    /// By a link with neighbours, like Ethernet.
     Ethernet,
-    /// By a link with one other end.
+    /// By a link with one peer.
     PointToPoint,
-    /// By no link: policies take them on their way out of the NIC.
+    /// By no link: IPsec policies transform packets when they leave the NIC.
     Policy,
 }
 
-/// Which of the far host's addresses is the other end.
+/// The far host's address that is the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Far {
-    /// Its own on its NIC.
+    /// Its address on its NIC.
     Own,
-    /// The one that the NIC's routes lead to: for what cannot be told its outer source.
+    /// The one that the NIC's routes lead to, for kinds whose outer source cannot be set.
     Routed,
-    /// A secondary one, of ESP's.
+    /// A secondary address for ESP.
     Esp,
-    /// Another one, of VTI's: such a link takes IPIP, 6in4 and ESP of its addresses for its own (net/ipv4/ip_vti.c,
-    /// `vti_input`).
+    /// Another secondary address for VTI: such a link receives all IPIP, 6in4 and ESP of its addresses
+    /// (net/ipv4/ip_vti.c, `vti_input`).
     Vti,
 }
 
@@ -72,7 +72,7 @@ const fn kind(
     }
 }
 
-/// All of them.
+/// All kinds.
 pub(super) const KINDS: [Kind; 17] = [
     Kind {
         inner: BOTH,

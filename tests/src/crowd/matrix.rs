@@ -1,4 +1,4 @@
-//! All cells, asked at one moment after the other, and what changed.
+//! The matrix: all cells, tested at several moments, and what changed.
 
 use std::{
     collections::BTreeMap,
@@ -20,31 +20,31 @@ use super::{
     door::Doors,
 };
 
-/// How long the first attempt of a cell waits. Those that wait in vain wait together.
+/// The time limit of a cell's first attempt. Attempts run at the same time.
 const FIRST: Duration = Duration::from_secs(3);
-/// How long the second one waits: a busy machine is no finding.
+/// The time limit of the second attempt: a busy machine must not look like a failure.
 const SECOND: Duration = PATIENCE;
-/// How many cells are asked at once.
+/// How many cells are tested at once.
 const AT_ONCE: usize = 96;
-/// How many of those that did not work: most of them only wait.
+/// How many failed cells are tested again at once: most of them only wait.
 const WAITING: usize = 512;
 
-/// What a cell came to.
+/// The result of a cell.
 pub type Outcome = std::result::Result<Seen, String>;
 
-/// All cells, and what they came to before the agent.
+/// All cells, and their results before the agent.
 #[derive(Debug)]
 pub struct Matrix {
     cells: Vec<Cell>,
     doors: Arc<Doors>,
     before: Vec<Outcome>,
-    /// Connections that were opened before the agent and are still there, by their cell.
+    /// Open connections from before the agent, by their cell.
     kept: BTreeMap<usize, Mutex<Option<Connection>>>,
     changes: Vec<Change>,
     moments: Vec<String>,
 }
 
-/// A cell that is not what it was.
+/// A cell whose result changed.
 #[derive(Clone, Debug)]
 struct Change {
     cell: usize,
@@ -53,10 +53,10 @@ struct Change {
 }
 
 impl Matrix {
-    /// Asks all cells, before there is an agent.
+    /// Tests all cells before there is an agent.
     ///
     /// # Errors
-    /// Lists the cells that do not work, unless `excused` says why one need not.
+    /// If a cell fails for which `excused` has no reason; the error lists all of these.
     pub fn before(
         cells: Vec<Cell>,
         doors: Arc<Doors>,
@@ -92,13 +92,13 @@ impl Matrix {
         })
     }
 
-    /// How many cells there are, and of these how many have a connection that was opened before the agent.
+    /// Returns the number of cells, and how many of these have a connection from before the agent.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
         (self.cells.len(), self.kept.len())
     }
 
-    /// Asks all cells again and notes what is not as it was before.
+    /// Tests all cells again, and records the differences from before.
     pub fn again(&mut self, moment: &str) {
         let number = self.moments.len();
         self.moments.push(moment.to_owned());
@@ -122,7 +122,7 @@ impl Matrix {
             match kept.as_mut()?.ask(SECOND) {
                 Ok(_) => None,
                 Err(error) => {
-                    // It may be answered later, when nobody waits for that any more.
+                    // The answer may come later, when nobody waits for it.
                     *kept = None;
                     Some(format!("a connection from before the agent: {error:#}"))
                 }
@@ -140,10 +140,10 @@ impl Matrix {
             }));
     }
 
-    /// That no cell changed at any moment.
+    /// Asserts that no cell changed at any moment.
     ///
     /// # Errors
-    /// The matrix: each group of cells with how many still are what they were, and each change.
+    /// If anything changed; the error has the matrix: each group of cells, how many are unchanged, and each change.
     pub fn unchanged(&self) -> Result<()> {
         print(&(self.table() + "\n"));
         if self.changes.is_empty() {
@@ -165,7 +165,7 @@ impl Matrix {
         );
     }
 
-    /// A row for each group: of how many cells, and how many are unchanged at each moment.
+    /// Formats a row for each group: its number of cells, and how many are unchanged at each moment.
     fn table(&self) -> String {
         let mut table = Table::new();
         table
@@ -202,10 +202,10 @@ impl Matrix {
     }
 }
 
-/// Asks cells that are no part of a comparison and must all work: what is ours.
+/// Tests cells that are not compared and must all work: those of Ebbtide's pods.
 ///
 /// # Errors
-/// Lists those that do not.
+/// If any does not; the error lists them.
 pub fn all_work(cells: &[Cell], doors: &Doors) -> Result<()> {
     let outcomes = outcomes(cells, doors);
     let broken: Vec<String> = cells
@@ -224,7 +224,7 @@ pub fn all_work(cells: &[Cell], doors: &Doors) -> Result<()> {
     Ok(())
 }
 
-/// Asks all cells; those without an answer are asked once more.
+/// Tests all cells; cells without an answer are tested a second time.
 fn outcomes(cells: &[Cell], doors: &Doors) -> Vec<Outcome> {
     let ask = |cell: &Cell, patience| {
         cell.ask(doors, patience)
@@ -248,7 +248,7 @@ fn kept(
     before: &[Outcome],
     doors: &Doors,
 ) -> BTreeMap<usize, Mutex<Option<Connection>>> {
-    // Two of each group: they all ask what the others have asked.
+    // Two of each group are enough, since the cells of a group use the same path.
     let mut by_tcp: Vec<usize> = Vec::new();
     for (number, cell) in cells.iter().enumerate() {
         let known = by_tcp
@@ -270,7 +270,7 @@ fn kept(
         .collect()
 }
 
-/// Does the work of each number below `count`, at `most` so many at once, and gives the results in order.
+/// Runs `work` for each number below `count`, at most `most` at once, and returns the results in order.
 fn at_once<T: Send>(count: usize, most: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let results: Vec<Mutex<Option<T>>> = (0..count).map(|_| Mutex::new(None)).collect();

@@ -1,14 +1,14 @@
-//! A node with a crowd on it: everything at once that other people have on theirs, and all of its traffic as a matrix,
-//! to prove that what is not ours works exactly as before.
+//! A crowded node: everything that other software may have on a node, at the same time, and all of its traffic as a
+//! matrix. The tests prove that foreign traffic works exactly as before.
 //!
-//! - [`cell`], [`matrix`]: who asks whom, at one moment after the other, and what changed;
-//! - [`state`]: what the node has besides its traffic;
+//! - [`cell`], [`matrix`]: who sends requests to whom, the results at several moments, and what changed;
+//! - [`state`]: the node's state besides its traffic;
 //! - `kinds`, `overlay`: the kernel's tunnels, each over each NIC, with pods at both ends;
-//! - `bridges`, `children`, `vrf`, `esp`, `vpn`, `policy`, `services`: containers, a storage network, VRFs, IPsec, a VPN
-//!   in user space, routing by others and the host itself;
-//! - [`moments`]: the agent comes, has pods, goes.
+//! - `bridges`, `children`, `vrf`, `esp`, `vpn`, `policy`, `services`: containers, a storage network, VRFs, IPsec, a
+//!   VPN in user space, foreign policy routing, and the host itself;
+//! - [`moments`]: the agent starts, has pods, and is removed.
 //!
-//! A part that this kernel lacks is said on standard output and left out.
+//! A part that this kernel lacks is named on standard output and left out.
 
 pub mod cell;
 pub mod door;
@@ -39,33 +39,33 @@ use overlay::Overlay;
 use servers::Servers;
 use site::Site;
 
-/// What differs between one crowd and another.
+/// The options of a crowded node.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes {
-    /// Strict reverse path filtering on every link, and `src_valid_mark` as wg-quick sets it.
+    /// Whether every link filters reverse paths strictly, and `src_valid_mark` is set as wg-quick does.
     pub strict: bool,
-    /// Others save and restore the whole mark, and not only bits of theirs.
+    /// Whether other software saves and restores whole marks, and not only its own bits.
     pub whole_marks: bool,
-    /// Only the kinds of tunnels that most overlays are made of.
+    /// Whether only those kinds of tunnels are built that most overlays use.
     pub few_kinds: bool,
-    /// A VRF, with which the kernel's own rule of priority 1000 comes.
+    /// Whether there is a VRF, which adds the kernel's own rule of priority 1000.
     pub vrf: bool,
 }
 
-/// The node with its crowd, as long as this value lives.
+/// A crowded node, which exists as long as this value.
 #[derive(Debug)]
 pub struct Crowd {
     site: Site,
     overlay: Overlay,
-    /// What this kernel lacks.
+    /// The parts that this kernel lacks.
     pub missing: Vec<String>,
 }
 
 impl Crowd {
-    /// Builds all of it. There is no agent yet.
+    /// Builds everything, without an agent.
     ///
     /// # Errors
-    /// Says what could not be built.
+    /// If something cannot be built; the error names it.
     pub fn build(wishes: Wishes) -> Result<Self> {
         let plan = Plan {
             strict_rp_filter: wishes.strict,
@@ -100,30 +100,30 @@ impl Crowd {
         })
     }
 
-    /// The node.
+    /// Returns the node's namespace.
     #[must_use]
     pub fn node(&self) -> &Netns {
         &self.site.node
     }
 
-    /// Into its namespaces.
+    /// Returns the threads in its namespaces.
     #[must_use]
     pub fn doors(&self) -> &Arc<Doors> {
         &self.site.doors
     }
 
-    /// All there is to be asked.
+    /// Returns all cells.
     #[must_use]
     pub fn cells(&self) -> &[Cell] {
         &self.site.cells
     }
 
-    /// What our pods, one on each NIC, are to be able to, and their servers.
+    /// Returns the cells that must work for Ebbtide's pods, one on each NIC, and their servers.
     fn ours(&self, pods: &[Pod]) -> Result<(Vec<Cell>, Servers)> {
         services::ours(&self.site, &self.overlay, pods)
     }
 
-    /// What the agent is to know: the plan, without the addresses that are on no NIC.
+    /// Returns the plan for the agent, without the addresses that are on no NIC.
     #[must_use]
     pub fn plan(&self) -> Plan {
         let mut plan = self.site.vpc.plan.clone();

@@ -1,4 +1,4 @@
-//! The moments of an agent's life on a node with a crowd, with all traffic asked at each.
+//! The moments of an agent's life on a crowded node. All traffic is tested at each.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,10 +12,10 @@ use super::{
     state::{Allowed, State},
 };
 
-/// What an agent without a pod changes: nothing.
+/// The allowed changes by an agent without pods: none.
 pub const BEFORE_PODS: [Allowed; 0] = [];
 
-/// What the last pod leaves behind.
+/// The allowed changes that remain after the last pod.
 pub const AFTERWARDS: [Allowed; 3] = [
     Allowed {
         line: "net/ipv4/ip_forward = ",
@@ -34,17 +34,17 @@ pub const AFTERWARDS: [Allowed; 3] = [
 /// Whether the agent is to make pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pods {
-    /// One on each NIC.
+    /// A pod on each NIC.
     OnEachNic,
-    /// None: this kernel has no ipvlan.
+    /// No pods: this kernel has no ipvlan.
     None,
 }
 
-/// An agent comes to a node with a crowd, has pods there, stops, comes back, and is removed; nothing changes for the
-/// crowd at any moment, and nothing of the node stays changed.
+/// Tests that an agent does no harm on a crowded node: it starts, has pods, stops, starts again, and is removed. At no
+/// moment does foreign traffic change, and nothing of the node stays changed.
 ///
 /// # Errors
-/// Everything that changed, at whatever moment.
+/// If anything changed at any moment; the error lists it.
 pub fn do_no_harm(wishes: Wishes, pods: Pods) -> Result<()> {
     let clock = Clock(Instant::now());
     let crowd = Crowd::build(wishes)?;
@@ -53,7 +53,7 @@ pub fn do_no_harm(wishes: Wishes, pods: Pods) -> Result<()> {
     let before = State::of(crowd.node())?;
     let (cells, kept) = matrix.size();
     clock.say(&format!("{cells} cells, {kept} connections kept"));
-    // All findings are of interest, not only the first one's.
+    // All failures are collected, not only the first one.
     let mut troubles: Vec<anyhow::Error> = Vec::new();
 
     let plan = crowd.plan();
@@ -76,7 +76,7 @@ pub fn do_no_harm(wishes: Wishes, pods: Pods) -> Result<()> {
         matrix.again("pods");
         clock.say("with pods");
         let servers = match wishes.whole_marks {
-            // whoever restores whole marks takes ours from replies
+            // Software that restores whole marks removes ours from replies.
             true => None,
             false => {
                 let (cells, servers) = crowd.ours(&made)?;
@@ -110,7 +110,7 @@ pub fn do_no_harm(wishes: Wishes, pods: Pods) -> Result<()> {
         matrix.again("stopped");
         clock.say("stopped");
     }
-    // What a person does who wants to be rid of it: `deploy/uninstall.yaml` runs this.
+    // The command by which a person removes it; `deploy/uninstall.yaml` runs the same.
     agent.uninstall()?;
     matrix.again("removed");
     clock.say("removed");
@@ -136,7 +136,7 @@ fn make_pods(agent: &Agent) -> Result<Vec<Pod>> {
     OUR_PODS.into_iter().map(make).collect()
 }
 
-/// Says how long things took, for whoever looks.
+/// Prints how long each part took.
 struct Clock(Instant);
 
 impl Clock {

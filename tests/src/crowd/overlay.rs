@@ -1,7 +1,8 @@
-//! An overlay network as other plugins make it: pods on the node and far away, a tunnel of each kind over each NIC between.
+//! An overlay network as other plugins make it: pods on the node and on a far host, with a tunnel of each kind over
+//! each NIC.
 //!
-//! Each tunnel has networks of its own, so that one pod at each place serves all: by the address that is asked for or
-//! asked from it is known which tunnel a packet takes.
+//! Each tunnel has networks of its own, so one pod at each place serves all tunnels: its source or destination address
+//! tells which tunnel a packet takes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,74 +20,74 @@ use super::{
     site::{Asking, HOST_PORT, POD_MTU, POD_PORT, Site, batch},
 };
 
-/// The node's bridge for pods, as flannel has it.
+/// The node's bridge for pods, named as flannel's.
 const BRIDGE: &str = "cni0";
-/// The node's end of the pod that has no bridge, as Calico makes it.
+/// The node's end of the pod without a bridge, named as Calico's.
 const CALI: &str = "cali0a1b2c3d4e5";
-/// The NICs that tunnels go over.
+/// The NICs that the tunnels use.
 const NICS: [&str; 2] = ["ens5", "ens6"];
-/// Keys for ESP.
+/// The keys for ESP.
 const CRYPTO: &str = "enc cbc(aes) 0x000102030405060708090a0b0c0d0e0f \
                       auth hmac(sha1) 0x000102030405060708090a0b0c0d0e0f10111213";
 
-/// Where an inner address is.
+/// The side of a tunnel that an inner address is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Near,
     Far,
 }
 
-/// Whose inner address it is.
+/// The owner of an inner address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Who {
     /// The node itself, on the tunnel.
     Node = 1,
-    /// Its pod on a bridge; far away there is only this one.
+    /// The pod on a bridge; the far side has only this one.
     Pod = 2,
-    /// Its pod without a bridge.
+    /// The node's pod without a bridge.
     Cali = 3,
 }
 
-/// A tunnel that is there.
+/// A tunnel that was built.
 #[derive(Clone, Debug)]
 pub(super) struct Tunnel {
-    /// Its number, of which its addresses are made.
+    /// Its number, which is part of its addresses.
     pub(super) number: u8,
-    /// Kind and NIC, for people.
+    /// Its kind and NIC, for people.
     pub(super) title: String,
-    /// What it carries.
+    /// The families that it carries.
     pub(super) inner: &'static [Family],
-    /// Whether the far pod can send by it what is for others than the overlay's pods.
+    /// Whether it accepts packets of the far pod to other destinations than the overlay's pods.
     pub(super) takes_all: bool,
 }
 
 /// The overlay's pods.
 #[derive(Clone, Debug)]
 pub(super) struct Overlay {
-    /// On the node's bridge.
+    /// The pod on the node's bridge.
     pub(super) pod: Netns,
-    /// On the node without a bridge.
+    /// The node's pod without a bridge.
     pub(super) cali: Netns,
-    /// On the far host.
+    /// The pod on the far host.
     pub(super) far: Netns,
     /// All tunnels.
     pub(super) tunnels: Vec<Tunnel>,
 }
 
 impl Overlay {
-    /// The tunnels that carry packets of this family.
+    /// Returns the tunnels that carry packets of this family.
     pub(super) fn carrying(&self, family: Family) -> impl Iterator<Item = &Tunnel> {
         let all = self.tunnels.iter();
         all.filter(move |tunnel| tunnel.inner.contains(&family))
     }
 
-    /// The number of the first one for IPv4.
+    /// Returns the number of the first tunnel for IPv4.
     pub(super) fn first(&self) -> u8 {
         self.carrying(V4).next().map_or(1, |tunnel| tunnel.number)
     }
 }
 
-/// An inner address of a tunnel.
+/// Returns an inner address of a tunnel.
 pub(super) fn inner(family: Family, side: Side, tunnel: u8, who: Who) -> IpAddr {
     let second = match side {
         Side::Near => 210,
@@ -94,7 +95,7 @@ pub(super) fn inner(family: Family, side: Side, tunnel: u8, who: Who) -> IpAddr 
     };
     match family {
         V4 => Ipv4Addr::new(10, second, tunnel, who as u8).into(),
-        // as it is read: 210 and 211 are written in hexadecimal digits
+        // The decimal digits are used as hexadecimal ones, for readability.
         V6 => Ipv6Addr::new(
             0xfd00,
             u16::from(second) + 0x13e,
@@ -109,7 +110,7 @@ pub(super) fn inner(family: Family, side: Side, tunnel: u8, who: Who) -> IpAddr 
     }
 }
 
-/// All of a tunnel's inner addresses of one side.
+/// Returns the network of a tunnel's inner addresses on one side.
 fn network(family: Family, side: Side, tunnel: u8) -> String {
     match (family, inner(family, side, tunnel, Who::Node)) {
         (V4, IpAddr::V4(one)) => {
@@ -123,7 +124,7 @@ fn network(family: Family, side: Side, tunnel: u8) -> String {
     }
 }
 
-/// Builds it; gives what this kernel lacks as well.
+/// Builds the overlay. Returns also what this kernel lacks.
 pub(super) fn set_up(site: &mut Site, wishes: Wishes) -> Result<(Overlay, Vec<String>)> {
     let (kinds, missing) = kinds(site, wishes)?;
     let mut overlay = pods(site)?;
@@ -156,15 +157,16 @@ pub(super) fn set_up(site: &mut Site, wishes: Wishes) -> Result<(Overlay, Vec<St
     Ok((overlay, missing))
 }
 
-/// Those kinds that this kernel has, tried in a namespace of their own, and what is said of the others.
+/// Returns the kinds that this kernel has, which are tried in a namespace of their own, and messages about the others.
 fn kinds(site: &mut Site, wishes: Wishes) -> Result<(Vec<&'static Kind>, Vec<String>)> {
     const LACKING: [&str; 5] = [
         "Requested type not found",
         "Unknown device type",
         "not supported",
-        // `ip` asks generic netlink for the family of FOU and L2TP first
+        // `ip` looks up the generic netlink family of FOU and L2TP first.
         "No such file or directory",
-        // the kernel says so of encapsulations that are not compiled in (net/ipv4/ip_tunnel.c, CONFIG_NET_FOU_IP_TUNNELS)
+        // The kernel's answer to encapsulations that are not compiled in (net/ipv4/ip_tunnel.c,
+        // CONFIG_NET_FOU_IP_TUNNELS).
         "encap",
     ];
     let trial = site.namespace("trial")?;
@@ -202,7 +204,7 @@ fn kinds(site: &mut Site, wishes: Wishes) -> Result<(Vec<&'static Kind>, Vec<Str
     Ok((there, missing))
 }
 
-/// The lines that make one end.
+/// Returns the lines that make one end.
 fn lines(kind: &Kind, nic: &str, number: u8, ends: [IpAddr; 2], side: Side) -> Vec<String> {
     let [local, remote] = ends.map(|address| address.to_string());
     let spi = |side| {
@@ -236,7 +238,7 @@ fn lines(kind: &Kind, nic: &str, number: u8, ends: [IpAddr; 2], side: Side) -> V
     kind.lines.iter().map(expand).collect()
 }
 
-/// The three pods, connected.
+/// Creates and connects the three pods.
 fn pods(site: &mut Site) -> Result<Overlay> {
     let (node, far_host) = (site.node.clone(), site.far.clone());
     let pod = site.namespace("overlay-pod")?;
@@ -297,7 +299,7 @@ fn pods(site: &mut Site) -> Result<Overlay> {
     })
 }
 
-/// The far host's address that kinds of this sort have, and its place among the secondary ones.
+/// Returns the far host's address that such kinds use, and its place among the secondary ones.
 fn far_end(site: &Site, kind: &Kind, nic: &str) -> IpAddr {
     let secondary = |number: usize| site.vpc.nic("worker1", "ens5").v4.secondary[number];
     match (kind.far, nic) {
@@ -308,7 +310,7 @@ fn far_end(site: &Site, kind: &Kind, nic: &str) -> IpAddr {
     }
 }
 
-/// The far host's other addresses, and the node's route by ens6 to one of them.
+/// Adds the far host's other addresses, and the node's route by ens6 to one of them.
 fn prepare(site: &mut Site) -> Result<()> {
     let far = site.vpc.nic("worker1", "ens5");
     let more = far.v4.secondary.iter().take(4);
@@ -329,7 +331,7 @@ fn prepare(site: &mut Site) -> Result<()> {
     )
 }
 
-/// Makes both ends of a tunnel, with addresses and routes.
+/// Builds both ends of a tunnel, with addresses and routes.
 fn connect(site: &mut Site, overlay: &Overlay, kind: &Kind, nic: &str, number: u8) -> Result<()> {
     let (near, far) = (site.near_address(nic, kind.outer), far_end(site, kind, nic));
     let sides = [
@@ -378,14 +380,15 @@ fn connect(site: &mut Site, overlay: &Overlay, kind: &Kind, nic: &str, number: u
             ));
             lines.push(match (kind.link, family) {
                 (Link::Ethernet, V4) => format!("route add {to} via {peer} dev {dev} onlink"),
-                // no onlink to an address that is not reached yet (net/ipv6/route.c): by the link itself
+                // `onlink` is not allowed for an address that has no route yet (net/ipv6/route.c), so the link itself
+                // is the next hop.
                 (Link::Ethernet, V6) | (Link::PointToPoint, _) => {
                     format!("route add {to} dev {dev}")
                 }
                 (Link::Policy, _) => format!("route add {to} via {gateway} dev {by} src {own}"),
             });
             if kind.link == Link::Ethernet && *family == V6 {
-                // the far host answers for its pods
+                // The far host answers ARP and ND for its pods.
                 lines.pop();
                 lines.push(format!("route add {peer}/128 dev {dev}"));
                 lines.push(format!("route add {to} via {peer} dev {dev}"));
@@ -416,7 +419,7 @@ fn connect(site: &mut Site, overlay: &Overlay, kind: &Kind, nic: &str, number: u
                 [format!("route add {own} dev {CALI}")],
             );
         }
-        // What the far pod sends with this address goes into this tunnel, whatever it asks for.
+        // Packets of the far pod with this source take this tunnel, whatever their destination.
         let own = inner(*family, Side::Far, number, Who::Pod);
         let near = inner(*family, Side::Near, number, Who::Node);
         let dev = format!("{}{number}", kind.stem);
@@ -465,7 +468,7 @@ fn serve(site: &mut Site, overlay: &Overlay, tunnel: &Tunnel, family: Family) ->
     Ok(())
 }
 
-/// Everybody of a tunnel asks everybody at its other end.
+/// Adds the cells of a tunnel: everybody at one end sends to everybody at the other.
 fn ask(site: &mut Site, overlay: &Overlay, tunnel: &Tunnel, family: Family) {
     let (node, far_host) = (site.node.clone(), site.far.clone());
     let title = &tunnel.title;
@@ -502,7 +505,7 @@ fn ask(site: &mut Site, overlay: &Overlay, tunnel: &Tunnel, family: Family) {
     site.ask(&asking.from(far), &[By::Tcp]);
 }
 
-/// The overlay's pods and what is not in the overlay.
+/// Adds the cells between the overlay's pods and destinations outside of the overlay.
 fn ask_node(site: &mut Site, overlay: &Overlay) {
     let web = Plan::web_server(V4);
     for (pod, name) in [(&overlay.pod, "pod"), (&overlay.cali, "Calico pod")] {

@@ -1,4 +1,4 @@
-//! Routing by others: rules and tables of their own, marks of connections, a second router, addresses that are on no NIC.
+//! Foreign policy routing: rules and tables, connection marks, a second router, and addresses that are on no NIC.
 
 use std::net::IpAddr;
 
@@ -17,17 +17,17 @@ use super::{
     site::{Asking, HOST_PORT, POD_MTU, POD_PORT, Site, address, batch},
 };
 
-/// Behind the second router of each NIC's subnet, known to the node's main table: as the NIC, its second router's last
-/// byte, and the network's first three.
+/// The networks behind the second router of each NIC's subnet, which the node's main table knows: the NIC, the last
+/// byte of its second router, and the first three bytes of the network.
 const SITES: [(&str, u8, &str); 2] = [("ens5", 9, "10.77.0"), ("ens6", 9, "10.78.0")];
-/// Behind the second router of ens5's, and known to a table of others alone.
+/// An address behind the second router of ens5's subnet that only a foreign table knows.
 const HIDDEN: &str = "10.79.0.9";
-/// The network of whom this table is for.
+/// The network whose packets use that table.
 const PRIVILEGED: &str = "10.250.0";
-/// The mark that has others' rule send a socket's packets by this table.
+/// The mark by which a foreign rule sends a socket's packets to that table.
 const PRIVILEGED_MARK: u32 = 0x100;
 
-/// Builds all of it.
+/// Builds everything and adds the cells.
 pub(super) fn set_up(site: &mut Site, overlay: &Overlay, wishes: Wishes) -> Result<()> {
     rules(site)?;
     marks(site, wishes);
@@ -47,7 +47,7 @@ pub(super) fn set_up(site: &mut Site, overlay: &Overlay, wishes: Wishes) -> Resu
     Ok(())
 }
 
-/// A default route by each NIC as a DHCP client makes them, and the source decides.
+/// Adds a default route by each NIC, as DHCP clients do, and rules by source.
 fn rules(site: &mut Site) -> Result<()> {
     for family in Family::BOTH {
         let (own, gateway) = (
@@ -58,7 +58,7 @@ fn rules(site: &mut Site) -> Result<()> {
         let mut lines = vec![
             format!("route add {everything} via {gateway} dev ens6 metric 2000"),
             format!("route add {everything} via {gateway} dev ens6 table 500"),
-            // before the marks, as wg-quick and mwan3 have it: what is known is no business of theirs
+            // Before the rules by mark, as wg-quick and mwan3 have it: known destinations do not concern them.
             "rule add pref 32000 lookup main suppress_prefixlength 0".into(),
             "rule add pref 32100 fwmark 0x200/0x0f00 lookup 500".into(),
             format!("rule add pref 32200 from {own} lookup 500"),
@@ -76,8 +76,8 @@ fn rules(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// Connections that come in by ens6 are marked, so that their answers leave by it. A packet that goes into a tunnel loses
-/// the mark: the outer one would have it, and leave by ens6.
+/// Marks connections that come in by ens6, so that their answers leave by it. A packet that goes into a tunnel loses
+/// the mark: otherwise the outer packet would have it and leave by ens6.
 fn marks(site: &mut Site, wishes: Wishes) {
     let (restore, save, none) = match wishes.whole_marks {
         true => ("--restore-mark", "--save-mark", "--set-xmark 0/0x0f00"),
@@ -101,7 +101,7 @@ fn marks(site: &mut Site, wishes: Wishes) {
     }
 }
 
-/// A router beside the VPC's own on the wire of a NIC, with a network behind it that the VPC does not know.
+/// Adds a router beside the VPC's own on the wire of a NIC, with a network behind it that the VPC does not know.
 fn second_router(site: &mut Site, nic: &str, last: u8, network: &str) -> Result<Netns> {
     let router = site.namespace(&format!("router-{nic}"))?;
     let host = site.namespace(&format!("site-{nic}"))?;
@@ -160,7 +160,7 @@ fn beside(gateway: IpAddr, last: u8) -> IpAddr {
     }
 }
 
-/// A container that others' rule sends another way than all the rest.
+/// Adds a container whose packets a foreign rule routes differently from all others.
 fn privileged(site: &mut Site) -> Result<()> {
     let node = site.node.clone();
     let container = site.namespace("privileged")?;
@@ -178,7 +178,7 @@ fn privileged(site: &mut Site) -> Result<()> {
             format!("route add default via {PRIVILEGED}.1"),
         ],
     );
-    // with priority 500 the rule comes before main: the container's own network belongs into its table, too
+    // Priority 500 is before the main table, so this table needs the container's own network, too.
     site.tell(
         &node,
         V4,
@@ -189,7 +189,7 @@ fn privileged(site: &mut Site) -> Result<()> {
     nat.push_str(&format!(
         "-A POSTROUTING -s {PRIVILEGED}.0/24 -o ens5 -j MASQUERADE\n"
     ));
-    // The socket's address was chosen by the main table's default route.
+    // The main table's default route chose the socket's address.
     let hidden = (address(HIDDEN)?, HOST_PORT);
     let asking = Asking::new(
         "policy routing",
@@ -218,7 +218,7 @@ fn privileged(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// Addresses that the network routes to the node and that are on no NIC of it, as BGP announces them.
+/// Adds addresses that the network routes to the node and that are on none of its NICs, as with BGP.
 fn addresses(site: &mut Site) -> Result<()> {
     let (node, far) = (site.node.clone(), site.far.clone());
     let mut lines = Vec::new();
@@ -251,7 +251,7 @@ fn addresses(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// The node's own services and its own requests.
+/// Adds the cells of the node's own services and requests.
 fn ask_hosts(site: &mut Site) -> Result<()> {
     let (node, far, world) = (site.node.clone(), site.far.clone(), site.vpc.world.clone());
     for family in Family::BOTH {
@@ -293,7 +293,7 @@ fn ask_hosts(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// The site behind a second router, by the main table's static route.
+/// Adds the cells of the network behind a second router, which the main table's static route leads to.
 fn ask_site(site: &mut Site, nic: &'static str, host: &Netns, network: &str) -> Result<()> {
     let node = site.node.clone();
     let group = "behind a second router";
@@ -324,7 +324,7 @@ fn ask_site(site: &mut Site, nic: &'static str, host: &Netns, network: &str) -> 
     Ok(())
 }
 
-/// Tunnels to the site: the outer packets take the static route.
+/// Adds tunnels to that network, whose outer packets take the static route.
 fn tunnels(
     site: &mut Site,
     overlay: &Overlay,

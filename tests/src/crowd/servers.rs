@@ -1,4 +1,5 @@
-//! All servers of a crowd in one thread: in user-mode Linux a thread for each connection takes longer than what is said.
+//! All servers of a crowded node, in one thread: in user-mode Linux a thread for each connection takes longer than the
+//! exchange itself.
 
 use std::{net::SocketAddr, thread};
 
@@ -11,8 +12,8 @@ use tokio::{
     sync::oneshot,
 };
 
-/// They answer as those of [`ebbtide_vpc::traffic`] do: each line and each datagram with the peer's address. They end with
-/// this value.
+/// The servers. They answer as those of [`ebbtide_vpc::traffic`] do: every line and datagram with the peer's address.
+/// Dropping them ends them.
 #[derive(Debug)]
 pub(super) struct Servers {
     end: Option<oneshot::Sender<()>>,
@@ -20,10 +21,10 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Serves on sockets that are bound.
+    /// Starts servers on bound sockets.
     ///
     /// # Errors
-    /// When one cannot listen, or there is no runtime to be had.
+    /// If one cannot listen, or the runtime cannot be created.
     pub(super) fn start(sockets: Vec<(Protocol, Socket)>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -44,7 +45,7 @@ impl Servers {
         }
         let (end, ended) = oneshot::channel();
         let thread = thread::spawn(move || {
-            // An error says that the sender is gone: the end as well.
+            // An error means that the sender was dropped, which is the end, too.
             let _ = runtime.block_on(ended);
         });
         Ok(Self {
@@ -65,7 +66,7 @@ impl Drop for Servers {
 
 async fn listen(listener: TcpListener) {
     loop {
-        // What cannot be accepted is a connection that the client misses; that is its finding.
+        // If a connection cannot be accepted, the client reports that it is missing.
         if let Ok((stream, peer)) = listener.accept().await {
             tokio::spawn(converse(stream, peer));
         }
@@ -90,7 +91,7 @@ async fn converse(mut stream: TcpStream, peer: SocketAddr) {
 async fn answer(socket: UdpSocket) {
     let mut buffer = [0; 2048];
     loop {
-        // An error is an ICMP error's about an answer before.
+        // An error here is an ICMP error about an earlier answer.
         if let Ok((_, peer)) = socket.recv_from(&mut buffer).await {
             let _ = socket.send_to(format!("{peer}\n").as_bytes(), peer).await;
         }

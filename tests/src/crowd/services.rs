@@ -1,4 +1,4 @@
-//! The node's Service proxy: Services of the overlay's pods, which were there before us, and of ours.
+//! The node's Service proxy: Services of the overlay's pods, from before the agent, and of Ebbtide's pods.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -19,27 +19,27 @@ use super::{
 
 /// Port of every ClusterIP.
 const PORT: u16 = 80;
-/// NodePorts: of the pod on the node's bridge by either policy, and of the far pod by the first tunnel.
+/// NodePorts of the pod on the node's bridge by both policies, and of the far pod by the first tunnel.
 const NEAR: [(ExternalTrafficPolicy, u16); 2] = [
     (ExternalTrafficPolicy::Cluster, 31_001),
     (ExternalTrafficPolicy::Local, 31_002),
 ];
 const FAR: u16 = 31_100;
-/// Of our pods, the first one's.
+/// The NodePort of the first of Ebbtide's pods.
 const OURS: u16 = 31_201;
-/// The NICs that our pods are on, one each.
+/// The NICs of Ebbtide's pods, one on each.
 pub(super) const OUR_PODS: [(&str, &str); 2] = [("a", "ens5"), ("c", "ens6")];
 
 fn cluster_ip(third: u8, last: u8) -> IpAddr {
     Ipv4Addr::new(10, 96, third, last).into()
 }
 
-/// The address that the pool gives its first pod.
+/// Returns the address that the pool gives to its first pod.
 fn first_pod(site: &Site, nic: &str) -> IpAddr {
     site.vpc.nic("master", nic).v4.secondary[0]
 }
 
-/// All Services there will be, and what others ask of those that are not ours.
+/// Installs all Services, and adds the cells of those that are not Ebbtide's.
 pub(super) fn set_up(site: &mut Site, overlay: &Overlay) -> Result<()> {
     let mut services = Vec::new();
     let near = inner(V4, Side::Near, overlay.first(), Who::Pod);
@@ -82,7 +82,7 @@ pub(super) fn set_up(site: &mut Site, overlay: &Overlay) -> Result<()> {
             pod,
             "master",
         );
-        // What the host forwards to and from our pods somebody has to allow where the policy is DROP.
+        // Where the policy is DROP, somebody must accept what the host forwards for our pods.
         site.accept(V4, [&format!("-s {pod}/32"), &format!("-d {pod}/32")]);
     }
     let cluster_cidr = vec!["10.210.0.0/15".parse()?];
@@ -122,7 +122,7 @@ fn add(
     }));
 }
 
-/// Services without anything of ours.
+/// Adds the cells of Services without Ebbtide's pods.
 fn ask(site: &mut Site, overlay: &Overlay) {
     let (node, far_host) = (site.node.clone(), site.far.clone());
     let group = "Services of others";
@@ -153,7 +153,7 @@ fn ask(site: &mut Site, overlay: &Overlay) {
         );
         site.ask(&asking.from(own), &[By::Tcp]);
         if !tunnel.takes_all {
-            // The proxy's masquerade is not among what its policy takes.
+            // This policy does not accept what the proxy masquerades.
             continue;
         }
         let asking = Asking::new(title, "node → ClusterIP of the far pod", &node, service);
@@ -166,7 +166,7 @@ fn ask(site: &mut Site, overlay: &Overlay) {
     }
 }
 
-/// Our pods beside the crowd: cells that must work. The servers are those of the pods.
+/// Returns the cells of Ebbtide's pods, which must work, and the pods' servers.
 pub(super) fn ours(site: &Site, overlay: &Overlay, pods: &[Pod]) -> Result<(Vec<Cell>, Servers)> {
     let group = "pods of ours";
     let (mut cells, mut sockets) = (Vec::new(), Vec::new());

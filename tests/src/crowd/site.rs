@@ -1,4 +1,4 @@
-//! What the parts of the crowd are built with: namespaces, wires, `ip`, servers, cells, the firewall's rules.
+//! What the parts of a crowded node are built with: namespaces, wires, `ip`, servers, cells, and firewall rules.
 
 use std::{
     fmt::{self, Display, Write as _},
@@ -29,36 +29,36 @@ use super::{
 pub(super) const POD_PORT: u16 = 8080;
 /// Port of the servers of hosts.
 pub(super) const HOST_PORT: u16 = 9090;
-/// Fits into every tunnel here.
+/// An MTU that fits into every tunnel here.
 pub(super) const POD_MTU: u32 = 1300;
 
-/// The node in the making.
+/// A crowded node that is being built.
 pub(super) struct Site {
-    /// The VPC: `master` is the node with the crowd, `worker1` a host beyond the router.
+    /// The VPC: `master` is the crowded node, `worker1` a host beyond the router.
     pub(super) vpc: Vpc,
     /// The node.
     pub(super) node: Netns,
     /// The far host.
     pub(super) far: Netns,
-    /// Into its namespaces.
+    /// The threads in its namespaces.
     pub(super) doors: Arc<Doors>,
-    /// What is asked.
+    /// All cells.
     pub(super) cells: Vec<Cell>,
-    /// The node's firewall, of each family.
+    /// The node's firewall, one for each family.
     pub(super) firewall: [Firewall; 2],
-    /// What `ip` is still to do, by namespace and family.
+    /// The lines for `ip` that were not run yet, by namespace and family.
     told: Vec<(Netns, Family, Vec<String>)>,
-    /// Where servers are still to be started.
+    /// The servers that were not started yet.
     serving: Vec<(Netns, Protocol, SocketAddr)>,
     servers: Option<Servers>,
-    /// What a VPN in user space is made of.
+    /// The program of the VPN in user space.
     pub(super) hand_on: Option<HandOn>,
-    /// They live as long as the site.
+    /// Other namespaces, which live as long as the site.
     others: Vec<Netns>,
     wires: u8,
 }
 
-/// Lines for `iptables-restore`.
+/// The rules for `iptables-restore`.
 #[derive(Debug, Default)]
 pub(super) struct Firewall {
     pub(super) mangle: String,
@@ -84,22 +84,22 @@ impl Site {
         }
     }
 
-    /// The node's address on a NIC.
+    /// Returns the node's address on a NIC.
     pub(super) fn near_address(&self, nic: &str, family: Family) -> IpAddr {
         self.vpc.nic("master", nic).primary(family)
     }
 
-    /// The node's router on a NIC.
+    /// Returns the node's router on a NIC.
     pub(super) fn gateway(&self, nic: &str, family: Family) -> IpAddr {
         self.vpc.nic("master", nic).subnet(family).gateway
     }
 
-    /// The far host's address.
+    /// Returns the far host's address.
     pub(super) fn far_address(&self, family: Family) -> IpAddr {
         self.vpc.nic("worker1", "ens5").primary(family)
     }
 
-    /// A namespace whose IPv6 addresses work at once.
+    /// Creates a namespace whose IPv6 addresses can be used at once.
     pub(super) fn namespace(&mut self, name: &str) -> Result<Netns> {
         let netns = Netns::new(name)?;
         netns.sysctls(&[
@@ -114,7 +114,7 @@ impl Site {
         Ok(netns)
     }
 
-    /// A veth pair, both ends up.
+    /// Creates a veth pair, both ends up.
     pub(super) fn wire(
         &mut self,
         end: (&Netns, &str),
@@ -132,7 +132,7 @@ impl Site {
         peer.0.netlink()?.set_up(peer.1)
     }
 
-    /// Puts `netns` on the wire of a NIC of the node's, beside the VPC's router: its link is `wire`.
+    /// Connects `netns` to the wire of one of the node's NICs, beside the VPC's router, by its link `wire`.
     pub(super) fn on_the_wire(&self, nic: &str, netns: &Netns) -> Result<()> {
         let port = self.vpc.nic("master", nic).port();
         let lines = [
@@ -142,13 +142,13 @@ impl Site {
         batch(&self.vpc.router, Family::V4, &lines)
     }
 
-    /// An address that the VPC routes to a NIC of the node's and that no pod gets.
+    /// Returns an address that the VPC routes to one of the node's NICs and that no pod gets.
     pub(super) fn announced(&self, nic: &str) -> Result<IpAddr> {
         let secondary = &self.vpc.nic("master", nic).v4.secondary;
         secondary.last().copied().context("no secondary addresses")
     }
 
-    /// Has `ip` do these in a namespace, with all others there: at [`Site::finish`].
+    /// Adds lines for `ip` in a namespace; [`Site::finish`] runs them all.
     pub(super) fn tell<L: Into<String>>(
         &mut self,
         netns: &Netns,
@@ -163,17 +163,17 @@ impl Site {
         }
     }
 
-    /// Servers for TCP and UDP on an address, from [`Site::finish`] on.
+    /// Adds servers for TCP and UDP on an address; [`Site::finish`] starts them.
     pub(super) fn serve(&mut self, netns: &Netns, address: IpAddr, port: u16) {
         let address = SocketAddr::new(address, port);
         let each = Protocol::BOTH.map(|protocol| (netns.clone(), protocol, address));
         self.serving.extend(each);
     }
 
-    /// Does what was told, starts the servers, and closes the firewall.
+    /// Runs the lines, starts the servers, and installs the firewall.
     pub(super) fn finish(&mut self) -> Result<()> {
         let mut told = std::mem::take(&mut self.told);
-        // What is of IPv6 alone goes by links and addresses that the others make.
+        // IPv6 lines come last: they use links and addresses that the others make.
         told.sort_by_key(|(_, family, _)| *family == Family::V6);
         for (netns, family, lines) in told {
             batch(&netns, family, &lines)?;
@@ -189,18 +189,18 @@ impl Site {
         self.close()
     }
 
-    /// A server for TCP on every address of the namespace and every interface, a VRF's too.
+    /// Adds a TCP server on every address and interface of the namespace, a VRF's included.
     pub(super) fn serve_any(&mut self, netns: &Netns, family: Family, port: u16) {
         let any = SocketAddr::new(family.any(), port);
         self.serving.push((netns.clone(), Protocol::Tcp, any));
     }
 
-    /// Cells of one asking.
+    /// Adds the cells of one client and server.
     pub(super) fn ask(&mut self, asking: &Asking<'_>, by: &[By]) {
         self.cells.extend(asking.cells(by));
     }
 
-    /// What the node forwards for the interface or network that `what` matches, in both directions.
+    /// Makes the firewall accept what the node forwards for the matching interface or network, in both directions.
     pub(super) fn accept(&mut self, family: Family, matching: [&str; 2]) {
         let forward = &mut self.firewall(family).forward;
         for one in matching {
@@ -212,7 +212,7 @@ impl Site {
         &mut self.firewall[usize::from(family == Family::V6)]
     }
 
-    /// Installs the firewall: what nobody accepts is not forwarded.
+    /// Installs the firewall: what no rule accepts is not forwarded.
     fn close(&self) -> Result<()> {
         for (family, firewall) in Family::BOTH.into_iter().zip(&self.firewall) {
             let Firewall {
@@ -238,7 +238,7 @@ impl fmt::Debug for Site {
     }
 }
 
-/// Who asks whom.
+/// A client and a server.
 #[derive(Clone, Debug)]
 pub(super) struct Asking<'a> {
     group: &'a str,
@@ -289,7 +289,7 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// A cell for each protocol.
+    /// Returns a cell for each protocol.
     pub(super) fn cells(&self, by: &[By]) -> Vec<Cell> {
         by.iter()
             .map(|by| Cell {
@@ -306,10 +306,10 @@ impl<'a> Asking<'a> {
     }
 }
 
-/// Has `ip` do all of these. What is said without an address is of `family`; addresses say themselves what they are.
+/// Runs all these lines by `ip`. Lines without an address are of `family`; addresses determine their own.
 ///
 /// # Errors
-/// What it said, with the line that it said it of.
+/// If one fails; the error has its output and the line.
 pub(super) fn batch(netns: &Netns, family: Family, lines: &[String]) -> Result<()> {
     let options: &[&str] = match family {
         Family::V4 => &["-batch", "-"],
@@ -324,7 +324,7 @@ pub(super) fn batch(netns: &Netns, family: Family, lines: &[String]) -> Result<(
         .spawn()
         .context("starting ip")?;
     if let Some(mut stdin) = child.stdin.take() {
-        // It may end before it has read all; what it says of that comes below.
+        // It may end before it has read everything; its error is handled below.
         let _ = stdin.write_all((lines.join("\n") + "\n").as_bytes());
     }
     let output = child.wait_with_output().context("waiting for ip")?;
@@ -344,7 +344,7 @@ pub(super) fn batch(netns: &Netns, family: Family, lines: &[String]) -> Result<(
     Ok(())
 }
 
-/// An address from its text.
+/// Parses an address.
 pub(super) fn address(text: &str) -> Result<IpAddr> {
     text.parse().with_context(|| format!("the address {text}"))
 }

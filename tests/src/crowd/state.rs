@@ -1,4 +1,4 @@
-//! What a node has besides its traffic: links, addresses, routes, rules, neighbours, settings, programs, firewall.
+//! A node's state besides its traffic: links, addresses, routes, rules, neighbours, settings, programs, and firewall.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -9,20 +9,20 @@ use ebbtide_vpc::{
     snapshot::{Snapshot, ip, run},
 };
 
-/// Everything of a node that an agent with the right to can change, each as a line.
+/// Everything on a node that a privileged agent can change, each as a line.
 #[derive(Clone, Debug)]
 pub struct State(BTreeSet<String>);
 
-/// Something that may be different, and why.
+/// A difference that is allowed, and the reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowed {
-    /// What its line starts with.
+    /// The prefix of its line.
     pub line: &'static str,
-    /// Why it may.
+    /// The reason.
     pub reason: &'static str,
 }
 
-/// Settings that the kernel itself changes, or that only act when they are written.
+/// Settings that the kernel itself changes, or that only have an effect when they are written.
 const UNSTEADY: [&str; 6] = [
     "netfilter/nf_conntrack_count",
     "net/ipv4/tcp_fastopen_key",
@@ -33,10 +33,10 @@ const UNSTEADY: [&str; 6] = [
 ];
 
 impl State {
-    /// Looks.
+    /// Reads the state.
     ///
     /// # Errors
-    /// When a program fails that is asked.
+    /// If a program that it runs fails.
     pub fn of(node: &Netns) -> Result<Self> {
         let mut lines = Snapshot::of(node)?.into_lines();
         lines.extend(settings(node)?);
@@ -45,10 +45,10 @@ impl State {
         Ok(Self(lines))
     }
 
-    /// That `later` is the same, but for what is allowed.
+    /// Asserts that `later` is the same, except for allowed differences.
     ///
     /// # Errors
-    /// Lists what is gone and what is new, with `moment`.
+    /// If anything changed; the error names `moment` and lists what is gone and what is new.
     pub fn assert_same(&self, later: &Self, moment: &str, allowed: &[Allowed]) -> Result<()> {
         let is_allowed = |line: &&String| allowed.iter().any(|one| line.starts_with(one.line));
         let differs = |these: &BTreeSet<String>, those: &BTreeSet<String>| -> Vec<String> {
@@ -67,7 +67,7 @@ impl State {
     }
 }
 
-/// Every setting of the network there is.
+/// Returns all network settings.
 fn settings(node: &Netns) -> Result<Vec<String>> {
     node.run(|| {
         let mut lines = Vec::new();
@@ -78,7 +78,7 @@ fn settings(node: &Netns) -> Result<Vec<String>> {
 
 fn collect(directory: &Path, lines: &mut Vec<String>) {
     let Ok(entries) = fs::read_dir(directory) else {
-        // A link that went meanwhile.
+        // The link was removed meanwhile.
         return;
     };
     for entry in entries.flatten() {
@@ -98,14 +98,14 @@ fn collect(directory: &Path, lines: &mut Vec<String>) {
     }
 }
 
-/// Queueing disciplines, filters and TCX programs of every link.
+/// Returns the queueing disciplines, filters and TCX programs of every link.
 fn at_links(node: &Netns) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut names = node.netlink()?.link_names()?;
     names.sort();
     let has_tcx = nic_programs::has_tcx()?;
     let qdiscs = run(node, "tc", &["qdisc", "show"])?;
-    // Who has one of these can have filters.
+    // Only links with one of these can have filters.
     let with_filters = |name: &str| {
         let needle = format!(" dev {name} ");
         let mut mine = qdiscs.lines().filter(|line| line.contains(&needle));
@@ -131,7 +131,7 @@ fn at_links(node: &Netns) -> Result<Vec<String>> {
     }
     let details = ip(node, &["-d", "-o", "link", "show"])?;
     for line in details.lines() {
-        // `1: lo: <UP,...> mtu ... state UNKNOWN ... promiscuity 0`: without what counts by itself.
+        // `1: lo: <UP,...> mtu ... state UNKNOWN ... promiscuity 0`, without the values that change by themselves.
         let words = line.split_whitespace().skip(1);
         let words: Vec<&str> = words.take_while(|word| *word != "\\").collect();
         lines.push(format!("link {}", words.join(" ")));
@@ -139,7 +139,7 @@ fn at_links(node: &Netns) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The rules of iptables, which others made and nobody else is to touch.
+/// Returns the iptables rules, which belong to others.
 fn firewall(node: &Netns) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for program in ["iptables-legacy-save", "ip6tables-legacy-save"] {

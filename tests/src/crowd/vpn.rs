@@ -1,4 +1,4 @@
-//! A VPN in user space, as Tailscale and OpenVPN have it: a program hands packets from one TUN device to another.
+//! A VPN in user space, as Tailscale and OpenVPN are: a program copies packets from one TUN device to another.
 
 use std::{
     fs::{self, File},
@@ -21,10 +21,10 @@ use super::{
     site::{Asking, HOST_PORT, Site, address, batch},
 };
 
-/// Where the kernel makes TUN devices; 10 and 200 are its numbers (Documentation/networking/tuntap.rst).
+/// The device file of TUN; its numbers are 10 and 200 (Documentation/networking/tuntap.rst).
 const TUN: &str = "/dev/net/tun";
 
-/// Builds it; what this kernel lacks is given back.
+/// Builds the VPN. Returns what this kernel lacks.
 pub(super) fn set_up(site: &mut Site) -> Result<Option<String>> {
     let (node, far) = (site.node.clone(), site.far.clone());
     let devices =
@@ -67,7 +67,7 @@ pub(super) fn set_up(site: &mut Site) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// A TUN device in a namespace, as long as the file is open.
+/// Creates a TUN device in a namespace. It exists as long as the file is open.
 fn device(netns: &Netns, name: &str) -> Result<File> {
     if !Path::new(TUN).exists() {
         fs::create_dir_all("/dev/net").context("making /dev/net")?;
@@ -90,10 +90,10 @@ fn device(netns: &Netns, name: &str) -> Result<File> {
     })
 }
 
-/// The program between the two; it ends with this value.
+/// The program between the two devices. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct HandOn {
-    /// Closed, it wakes the thread.
+    /// The end of a pipe; closing it wakes the thread.
     end: Option<OwnedFd>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -112,7 +112,7 @@ impl HandOn {
                     if is_ready[number]
                         && let Ok(length) = (&devices[number]).read(&mut buffer)
                     {
-                        // One that is down takes nothing; the packet is lost, as on any network.
+                        // A device that is down accepts nothing: the packet is lost, as on any network.
                         let _ = (&devices[other]).write(&buffer[..length]);
                     }
                 }
@@ -125,7 +125,7 @@ impl HandOn {
     }
 }
 
-/// Waits until one of them can be read or has ended; which ones.
+/// Waits until one of the files can be read or has ended, and returns which.
 fn ready(files: [BorrowedFd<'_>; 3]) -> [bool; 3] {
     let mut wanted = files.map(|file| libc::pollfd {
         fd: file.as_raw_fd(),

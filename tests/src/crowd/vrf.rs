@@ -1,4 +1,5 @@
-//! A VRF with two NICs of its own, a host at each: what comes by one is answered in it, or sent on by the other.
+//! A VRF with two NICs of its own and a host at each: requests by one are answered in the VRF, or forwarded by the
+//! other.
 
 use anyhow::Result;
 use ebbtide_vpc::family::Family::V4;
@@ -8,10 +9,10 @@ use super::{
     site::{Asking, POD_PORT, Site, address, batch},
 };
 
-/// A port of its own: what listens there does in every VRF.
+/// The port of a server that listens in every VRF.
 const PORT: u16 = 9191;
 
-/// Builds it; what this kernel lacks is given back.
+/// Builds the VRF. Returns what this kernel lacks.
 pub(super) fn set_up(site: &mut Site) -> Result<Option<String>> {
     let node = site.node.clone();
     let lines = ["link add blue type vrf table 700", "link set blue up"].map(String::from);
@@ -27,7 +28,7 @@ pub(super) fn set_up(site: &mut Site) -> Result<Option<String>> {
             V4,
             [
                 format!("link set {nic} master blue"),
-                // the same as others have outside of the VRF
+                // The same network also exists outside of the VRF.
                 format!("address add 10.10.{number}.1/24 dev {nic}"),
             ],
         );

@@ -1,20 +1,20 @@
-//! How much memory this process, or another one, has (proc(5)).
+//! Memory usage of this process or another one (proc(5)).
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-/// Resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 pub(super) fn resident() -> Result<u64> {
     field("self", "VmRSS:")
 }
 
-/// Resident memory of a process, in bytes.
+/// Returns the resident memory of a process, in bytes.
 pub(super) fn resident_of(process: u32) -> Result<u64> {
     field(&process.to_string(), "VmRSS:")
 }
 
-/// The most memory that something takes.
+/// A measurement of the peak memory of some work.
 #[derive(Debug)]
 pub(super) struct Peak {
     before: u64,
@@ -22,14 +22,14 @@ pub(super) struct Peak {
 
 impl Peak {
     pub(super) fn begin() -> Result<Self> {
-        // 5: the peak begins anew (proc(5), clear_refs).
+        // 5 resets the peak (proc(5), clear_refs).
         fs::write("/proc/self/clear_refs", "5").context("write /proc/self/clear_refs")?;
         Ok(Self {
             before: resident()?,
         })
     }
 
-    /// In bytes, above what there was at the beginning.
+    /// Returns the peak in bytes, above the usage at the beginning.
     pub(super) fn end(self) -> Result<u64> {
         Ok(field("self", "VmHWM:")?.saturating_sub(self.before))
     }

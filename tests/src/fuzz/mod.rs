@@ -1,8 +1,8 @@
-//! What comes from outside, damaged at random: by each reader alone, and by a running agent.
+//! Fuzzing: inputs from outside are damaged at random and given to each reader alone, and to a running agent.
 //!
-//! The inputs begin as the files of `tests/corpus`, whole and right ones. `cargo xtask fuzz` goes on for as long as one
-//! wants; the tests do a little of it each time, always the same. What is asked each time: no panic, no crash, an
-//! answer before long, and memory as before.
+//! The inputs are mutated from the valid files of `tests/corpus`. `cargo xtask fuzz` runs as long as one wants; the
+//! tests run a few inputs, the same in each run. The checks: no panic, no crash, an answer in time, and memory as
+//! before.
 
 mod memory;
 mod mutate;
@@ -24,18 +24,18 @@ pub use readers::{ALL, Reader};
 
 use ebbtide_vpc::random::Random;
 
-/// A reader is stuck that takes longer for one input; it has a few milliseconds' work with the largest.
+/// The time after which a reader counts as stuck on an input. The largest inputs take a few milliseconds.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// More memory than this for one input of a MiB at most, or for what is left of all of them, is a hole.
+/// The memory that one input of at most a MiB may take, and that may remain after all inputs. More is a defect.
 const MOST_MEMORY: u64 = 512 << 20;
 
-/// When to end.
+/// When a run ends.
 #[derive(Debug, Clone, Copy)]
 pub enum End {
-    /// After so many inputs.
+    /// After this number of inputs.
     Inputs(u64),
-    /// When so long has passed.
+    /// After this time.
     Time(Duration),
 }
 
@@ -48,14 +48,14 @@ impl End {
     }
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
-    /// How many inputs were read.
+    /// The number of inputs.
     pub inputs: u64,
-    /// How many of them were understood, in part at least.
+    /// How many of them were understood, at least in part.
     pub understood: u64,
-    /// The longest that one took; it is kept, with the ending `slowest`.
+    /// The longest time for one input. That input is kept with the suffix `slowest`.
     pub slowest: Duration,
 }
 
@@ -73,7 +73,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Where inputs are kept that did harm.
+/// Returns the directory where harmful inputs are kept.
 #[must_use]
 pub fn kept() -> PathBuf {
     std::env::var_os("EBBTIDE_FUZZ_DIR").map_or_else(
@@ -83,19 +83,19 @@ pub fn kept() -> PathBuf {
 }
 
 impl Reader {
-    /// Reads one input. Nothing is caught.
+    /// Reads one input. Panics are not caught.
     ///
     /// # Errors
-    /// When there is no directory for it to write in.
+    /// If there is no directory for it to write in.
     pub fn once(&self, bytes: &[u8]) -> Result<bool> {
         let scratch = tempfile::tempdir().context("make a directory")?;
         Ok((self.read)(scratch.path(), bytes))
     }
 
-    /// That each file of the corpus is understood as it is: damage begins where readers get far.
+    /// Checks that each file of the corpus is understood unchanged: mutations begin with inputs that readers accept.
     ///
     /// # Errors
-    /// Names the one that is not.
+    /// If one is not; the error names it.
     pub fn understands_its_corpus(&self) -> Result<()> {
         let corpus = self
             .corpus()
@@ -112,7 +112,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads damaged inputs.
+    /// Reads damaged inputs until the end.
     ///
     /// # Errors
     /// The first input that did harm, and what; the input is kept in [`kept`].
@@ -123,7 +123,7 @@ impl Reader {
         let corpus: Vec<Vec<u8>> = corpus.into_iter().map(|(_, bytes)| bytes).collect();
         let scratch = tempfile::tempdir().context("make a directory")?;
         fs::create_dir_all(kept()).with_context(|| format!("make {}", kept().display()))?;
-        // Written before it is read: what ends the process is there afterwards.
+        // The input is written before it is read, so it is there if it ends the process.
         let current = kept().join(format!("{}.{}.current", self.name, std::process::id()));
         let mut random = Random::new(seed);
         let mut outcome = Outcome {
@@ -165,7 +165,7 @@ impl Reader {
                 fs::copy(&current, &file).with_context(|| format!("keep {}", file.display()))?;
             }
             if outcome.inputs == 500 {
-                // What is made once (tables, pools of memory) is there.
+                // Tables and memory pools that are allocated once exist by now.
                 before = memory::resident()?;
             }
         }

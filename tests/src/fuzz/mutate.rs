@@ -1,11 +1,11 @@
-//! Damage: what a text or message becomes that somebody wrote to do harm, or a disk lost a part of.
+//! Mutations: what an attacker may write, or what a damaged disk may leave of a file.
 
 use ebbtide_vpc::random::Random;
 
-/// No input is longer. Readers have limits of their own, which are to be met as well.
+/// The longest input in bytes. Readers have their own limits, which inputs must be able to exceed.
 const LONGEST: usize = 1 << 20;
 
-/// What a field may not expect: ends of numbers, of names, of lines.
+/// Texts that fields may not expect: limits of numbers, ends of names and lines.
 const WORDS: [&[u8]; 40] = [
     b"0",
     b"-1",
@@ -49,10 +49,10 @@ const WORDS: [&[u8]; 40] = [
     b"veth0",
 ];
 
-/// Numbers that lengths, types and indices in a message are not.
+/// Invalid lengths, types and indices in messages.
 const NUMBERS: [u32; 9] = [0, 1, 3, 4, 0x7fff, 0xffff, 0x1_0000, 0x7fff_ffff, u32::MAX];
 
-/// One of `corpus`, damaged one to six times.
+/// Returns one of `corpus`, damaged one to six times.
 #[must_use]
 pub fn mutated(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = random.pick(corpus).cloned().unwrap_or_default();
@@ -78,7 +78,7 @@ fn damage(random: &mut Random, bytes: &mut Vec<u8>, corpus: &[Vec<u8>]) {
             let again = bytes[part].to_vec();
             bytes.splice(place..place, again);
         }
-        // The same many times over: what grows faster than its input, what nests.
+        // Repeats a part many times: finds superlinear work and deep nesting.
         4 => {
             let times = 1 << random.below(13);
             let once = bytes[part].to_vec();
@@ -100,7 +100,7 @@ fn damage(random: &mut Random, bytes: &mut Vec<u8>, corpus: &[Vec<u8>]) {
                 *byte = with;
             }
         }
-        // A value in the place of another: between what ends values.
+        // Replaces a value by another one, between delimiters.
         8 | 9 => {
             let is_end = |byte: &u8| b"\",:[]{} \n/=@".contains(byte);
             let start = bytes[..place]
@@ -121,7 +121,7 @@ fn damage(random: &mut Random, bytes: &mut Vec<u8>, corpus: &[Vec<u8>]) {
     }
 }
 
-/// A part of at most 64 bytes, now and then of any length.
+/// Returns a part of at most 64 bytes, sometimes of any length.
 fn part(random: &mut Random, bytes: &[u8]) -> std::ops::Range<usize> {
     let start = random.index(bytes.len() + 1);
     let longest = match random.below(8) {

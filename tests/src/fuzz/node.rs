@@ -1,4 +1,4 @@
-//! A running agent, asked for what nobody means; and the node before and after.
+//! Sends damaged requests to a running agent, and compares the node before and after.
 
 use std::{
     collections::BTreeSet,
@@ -23,26 +23,26 @@ use serde_json::{Value, json};
 use super::{End, memory, mutated};
 use ebbtide_vpc::random::Random;
 
-/// The agent is stuck that does not answer within this; a request has its own limits below it.
+/// The time after which the agent counts as stuck. Requests have shorter limits of their own.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// What the agent may have more than before, in bytes.
+/// How much the agent's memory may grow, in bytes.
 const MOST_MEMORY: u64 = 64 << 20;
 
-/// What was answered.
+/// Counts of the answers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Answers {
-    /// How many requests there were.
+    /// The number of requests.
     pub requests: u64,
-    /// How many of them were done.
+    /// How many of them succeeded.
     pub done: u64,
     /// How many were refused.
     pub refused: u64,
-    /// How many were no request, and the connection ended.
+    /// How many were not requests, so that the agent closed the connection.
     pub unread: u64,
 }
 
-/// The node: what `ip` shows of it and of the pod, the agent's files and its addresses.
+/// The node's state: what `ip` shows of it and of the pod, the agent's files, and the addresses in use.
 #[derive(Debug)]
 struct Before {
     node: Snapshot,
@@ -50,12 +50,12 @@ struct Before {
     files: BTreeSet<String>,
 }
 
-/// Sends damaged requests to an agent on a node of its own, ends what was done of them, and compares the node.
+/// Sends damaged requests to an agent on a node of its own, undoes those that succeeded, and compares the node.
 ///
 /// # Errors
-/// The first request that did harm, or what is there afterwards that was not before.
+/// The first request that did harm, or what was left behind.
 pub fn requests(seed: u64, end: End) -> Result<Answers> {
-    // Nobody leads to the pod's pair, whose other end it has itself.
+    // No route leads to the pod's pair, whose other end is in the pod as well.
     let mut lab = Lab::configured(Plan::default(), "foreignSubnets: [10.88.0.0/24]\n")?;
     let node = lab.vpc.node("master").clone();
     let agent = lab.agent("master");
@@ -142,7 +142,7 @@ impl Before {
     }
 }
 
-/// The names of all files below.
+/// Returns the names of all files below a directory.
 fn files(directory: &Path) -> Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     let entries = std::fs::read_dir(directory);
@@ -157,7 +157,7 @@ fn files(directory: &Path) -> Result<BTreeSet<String>> {
     Ok(all)
 }
 
-/// As a runtime ends what it began: with the same request. What was refused is not ended; it has left nothing.
+/// Undoes what was begun, with the same request, as a runtime does. Refused requests left nothing behind.
 fn end_all(begun: &[Invocation], socket: &Path) -> Result<()> {
     for invocation in begun {
         let request = Sent::Whole(Invocation {
@@ -174,11 +174,11 @@ fn end_all(begun: &[Invocation], socket: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What one connection says.
+/// The input of one connection.
 #[derive(Debug)]
 enum Sent {
     Whole(Invocation),
-    /// Anything, and whether it is said to be as long as it is.
+    /// Any bytes, and whether the length prefix is right.
     Bytes(Vec<u8>, bool),
 }
 
@@ -186,7 +186,7 @@ enum Sent {
 enum Answered {
     Done,
     Refused,
-    /// The connection was ended.
+    /// The agent closed the connection.
     Unread,
 }
 
@@ -226,7 +226,7 @@ impl Sent {
                 } else {
                     Vec::new()
                 };
-                // The agent may end it before it has read everything.
+                // The agent may close the connection before it has read everything.
                 let _ = stream.write_all(&[&head[..], bytes].concat());
                 let _ = stream.shutdown(std::net::Shutdown::Write);
                 let mut all = Vec::new();
@@ -242,7 +242,7 @@ impl Sent {
     }
 }
 
-/// That an answer is CNI's: a result, an error with its code, or nothing where nothing is due.
+/// Checks that an answer follows CNI: a result, an error with its code, or nothing if nothing is due.
 fn invocation_answered(response: &Response) -> Result<Answered> {
     if response.exit == 0 {
         ensure!(
@@ -342,7 +342,7 @@ impl Asking {
         match random.below(5) {
             0 => {
                 let whole = serde_json::to_vec(&Request::Cni(invocation)).unwrap_or_default();
-                // What is read after all is asked for as any other.
+                // A mutated request that is still readable is sent as any other.
                 let bytes = mutated(random, &[whole]);
                 match serde_json::from_slice::<Request>(&bytes) {
                     Ok(Request::Cni(invocation)) => Sent::Whole(invocation),
@@ -355,7 +355,7 @@ impl Asking {
     }
 }
 
-/// One with another value somewhere.
+/// Returns one of the values with another value somewhere in it.
 fn damaged(random: &mut Random, all: &[Value]) -> Value {
     let mut conf = random.pick(all).cloned().unwrap_or_default();
     let values = [
@@ -415,7 +415,7 @@ fn damaged(random: &mut Random, all: &[Value]) -> Value {
     conf
 }
 
-/// What CNI_NETNS may say.
+/// Returns candidates for CNI_NETNS.
 fn places(node: &Netns, pod: &Netns) -> Vec<String> {
     let pod = pod.path().display().to_string();
     let mut places = vec![pod; 12];
@@ -435,7 +435,7 @@ fn places(node: &Netns, pod: &Netns) -> Vec<String> {
     places
 }
 
-/// Right ones, of each way that the agent is called.
+/// Returns valid configurations, one for each way to call the agent.
 fn configurations() -> Vec<Value> {
     let behind = |result: Value| json!({"cniVersion": "1.1.0", "name": "chain", "type": "ebbtide", "prevResult": result});
     let named = |network: &str| json!({"cniVersion": "1.1.0", "name": "ebbtide", "type": "ebbtide", "network": network});

@@ -1,4 +1,4 @@
-//! What reads what comes from outside, each alone.
+//! The readers of data from outside.
 
 use std::{
     fs,
@@ -21,21 +21,21 @@ use ebbtide_plugin::wire;
 use ebbtide_types::{Family, NetworkRef, ObjectName, settings::Settings};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-/// A place that a reader may write in.
+/// A directory that a reader may write in.
 pub(super) type Scratch<'s> = &'s Path;
 
-/// One way in.
+/// A reader.
 #[derive(Debug)]
 pub struct Reader {
-    /// Its name, and that of its directory in `tests/corpus`.
+    /// Its name, which is also that of its directory in `tests/corpus`.
     pub name: &'static str,
-    /// Who writes what it reads.
+    /// Who writes the data that it reads.
     pub from: &'static str,
-    /// Reads, and says whether anything was understood.
+    /// Reads an input; returns whether anything was understood.
     pub(super) read: fn(Scratch<'_>, &[u8]) -> bool,
 }
 
-/// All of them.
+/// All readers.
 pub const ALL: [Reader; 9] = [
     Reader {
         name: "manifests",
@@ -85,10 +85,10 @@ pub const ALL: [Reader; 9] = [
 ];
 
 impl Reader {
-    /// What it is fed with, damaged: the files of its directory, in the order of their names.
+    /// Returns the files of its corpus directory, in the order of their names.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// If they cannot be read.
     pub fn corpus(&self) -> std::io::Result<Vec<(PathBuf, Vec<u8>)>> {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("corpus")
@@ -143,7 +143,7 @@ fn annotations(scratch: Scratch<'_>, bytes: &[u8]) -> bool {
         let wanted = networks::wanted(&pod, &object(key), "eth0", default.as_ref());
         understood |= wanted.is_ok_and(|wanted| wanted.interfaces.len() > 1);
     }
-    // The disk is left alone: nothing is committed.
+    // Nothing is committed, so the disk is not written.
     let Ok(pools) = Pools::open(&scratch.join("pools"), Options::default()) else {
         return false;
     };
@@ -199,7 +199,7 @@ fn configurations(_: Scratch<'_>, bytes: &[u8]) -> bool {
 }
 
 fn frames(_: Scratch<'_>, bytes: &[u8]) -> bool {
-    // As it stands, and as a message of the right length.
+    // First as it is, then as a message with the right length.
     let _: Result<wire::Request, _> = wire::receive(&mut &bytes[..]);
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
     wire::receive::<wire::Request>(&mut length.chain(bytes)).is_ok()
@@ -223,7 +223,7 @@ fn netlink(_: Scratch<'_>, bytes: &[u8]) -> bool {
     lenient::decode::<RouteNetlinkMessage>(bytes).is_ok()
 }
 
-/// Each batch closed anew after the damage: what has the wrong sum is refused before it is looked at.
+/// Repairs the checksum of each batch after the mutation: a wrong sum is refused before the rest is read.
 fn journals(scratch: Scratch<'_>, bytes: &[u8]) -> bool {
     let directory = scratch.join("journal");
     let mut sealed = Vec::new();

@@ -1,7 +1,7 @@
-//! A pod, and a client that reaches it straight, by the pod's own NIC, or through its node, which
-//! passes on what comes to it at either NIC (a NodePort, for every protocol there is).
+//! A pod that a client reaches in two ways: directly by the pod's own NIC, or through its node, which forwards what
+//! arrives at either NIC (as a NodePort, but for every protocol).
 //!
-//! The client is on the VPC's edge: what it sends is not translated before it comes to the node.
+//! The client is on the VPC's edge, so its packets are not translated before they reach the node.
 
 pub mod talk;
 
@@ -34,7 +34,7 @@ const OWN: &str = "ens6";
 /// The other one, with the node's default route.
 const OTHER: &str = "ens5";
 
-/// How the client reaches the pod.
+/// The way by which the client reaches the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// By the pod's address.
@@ -46,10 +46,10 @@ pub enum Way {
 }
 
 impl Way {
-    /// All.
+    /// All ways.
     pub const ALL: [Self; 3] = [Self::Straight, Self::NodePort, Self::OwnNodePort];
 
-    /// The node's NIC that it goes by.
+    /// Returns the node's NIC on this way.
     #[must_use]
     pub fn nic(self) -> &'static str {
         match self {
@@ -58,7 +58,7 @@ impl Way {
         }
     }
 
-    /// The pod's interface that it goes by.
+    /// Returns the pod's interface on this way.
     #[must_use]
     pub fn interface(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ impl Way {
         }
     }
 
-    /// Wire and interface, into the pod.
+    /// Returns the path into the pod: wire and interface.
     fn path(self, pod: &str, interface: &str) -> Path {
         let wire = Place::Wire {
             node: NODE.into(),
@@ -98,33 +98,33 @@ impl fmt::Display for Way {
     }
 }
 
-/// The pod and all around it.
+/// The pod and its surroundings.
 #[derive(Debug)]
 pub struct Site {
-    /// The pod. Before the laboratory: it is dropped first.
+    /// The pod. It comes before the lab, so that it is dropped first.
     pub pod: Pod,
-    /// The laboratory.
+    /// The lab.
     pub lab: Lab,
 }
 
-/// What one exchange is about.
+/// The parameters of one exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
-    /// Where.
+    /// The pod and its surroundings.
     pub site: &'a Site,
     /// How the client reaches the pod.
     pub way: Way,
-    /// By which family.
+    /// The family.
     pub family: Family,
-    /// A port of its own, that of the pod's server.
+    /// The port of the pod's server, which no other case uses.
     pub port: u16,
 }
 
 impl Site {
-    /// Builds it.
+    /// Builds the lab and the pod.
     ///
     /// # Errors
-    /// Says what failed.
+    /// If a step fails; the error names it.
     pub fn create(plan: Plan) -> Result<Self> {
         let lab = Lab::start(plan)?;
         let pod = lab.pod(NODE, OWN, "c")?;
@@ -133,11 +133,11 @@ impl Site {
         Ok(site)
     }
 
-    /// Puts a new pod in the place of the old one: it has learned nothing yet. The old one is there as before, but
-    /// nothing is passed on to it; no tap can be read once it is gone.
+    /// Replaces the pod by a new one, whose programs have learned nothing yet. Returns the old one: it is unchanged,
+    /// but nothing is forwarded to it; its taps could not be read after its removal.
     ///
     /// # Errors
-    /// The plugin's, or that of the rules.
+    /// If the plugin or the rules fail.
     pub fn replace_pod(&mut self, name: &str) -> Result<Pod> {
         let pod = self.lab.pod(NODE, OWN, name)?;
         let old = mem::replace(&mut self.pod, pod);
@@ -145,7 +145,7 @@ impl Site {
         Ok(old)
     }
 
-    /// Makes the node pass on to the pod what the client sends to the node; before the rules of a pod before it.
+    /// Makes the node forward the client's packets to the pod. The rules come before those for an earlier pod.
     fn translate(&self) -> Result<()> {
         for family in Family::BOTH {
             let client = Plan::edge_link(family).edge.addr();
@@ -162,24 +162,23 @@ impl Site {
         Ok(())
     }
 
-    /// The client's namespace.
+    /// Returns the client's namespace.
     #[must_use]
     pub fn client(&self) -> &Netns {
         self.lab.vpc.edge.netns()
     }
 
-    /// The pod's node.
+    /// Returns the pod's node.
     #[must_use]
     pub fn node(&self) -> &Netns {
         self.lab.vpc.node(NODE)
     }
 
-    /// Runs one kind of exchange in both families, by all ways, and fails with all that went wrong:
-    /// an answer that was missing, a frame that the VPC dropped, a packet that was left to the
-    /// source-NIC enforcement.
+    /// Runs one kind of exchange in both families and by all ways. Fails with everything that went wrong: a missing
+    /// answer, a frame that the VPC dropped, a packet that source-NIC enforcement redirected.
     ///
     /// # Errors
-    /// Says which.
+    /// If one is wrong; the error names it.
     pub fn each(&mut self, exchange: impl Fn(&Case<'_>) -> Result<()>) -> Result<()> {
         let mut failed = Vec::new();
         for family in Family::BOTH {
@@ -204,7 +203,7 @@ impl Site {
         Ok(())
     }
 
-    /// A case with a port of its own.
+    /// Returns a case with a port of its own.
     #[must_use]
     pub fn case(&self, way: Way, family: Family) -> Case<'_> {
         static PORT: AtomicU16 = AtomicU16::new(8000);
@@ -216,29 +215,29 @@ impl Site {
         }
     }
 
-    /// Packets that would have left the node by the wrong NIC.
+    /// Returns how many packets source-NIC enforcement redirected, because they would have left by the wrong NIC.
     ///
     /// # Errors
-    /// When the agent does not say.
+    /// If the agent does not answer.
     pub fn left_to_enforcement(&mut self) -> Result<u64> {
         self.lab.agent(NODE).left_to_enforcement()
     }
 }
 
 impl Case<'_> {
-    /// The client.
+    /// Returns the client's address.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
         SocketAddr::new(Plan::edge_link(self.family).edge.addr(), 0)
     }
 
-    /// What the client asks.
+    /// Returns the address and port that the client sends to.
     #[must_use]
     pub fn server(&self) -> SocketAddr {
         SocketAddr::new(self.address(), self.port)
     }
 
-    /// The address that the client asks.
+    /// Returns the address that the client sends to.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         match self.way {
@@ -250,10 +249,10 @@ impl Case<'_> {
         }
     }
 
-    /// A frame with a datagram from the client's port to the server.
+    /// Builds a frame with a datagram from the client's port to the server.
     ///
     /// # Errors
-    /// When it is too long.
+    /// If it is too long.
     pub fn datagram(&self, client_port: u16, payload: &[u8]) -> Result<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2([0; 6], [0; 6]);
         let step = match (self.client().ip(), self.address()) {
@@ -267,27 +266,27 @@ impl Case<'_> {
         Ok(frame)
     }
 
-    /// Sends frames on the client's wire; only what begins with the IP header is theirs.
+    /// Sends frames on the client's wire. The link-layer header is replaced.
     ///
     /// # Errors
-    /// When they cannot be sent.
+    /// If they cannot be sent.
     pub fn send(&self, frames: impl IntoIterator<Item = Vec<u8>>) -> Result<()> {
         let macs = [EDGE_ROUTER_MAC, ROUTER_EDGE_MAC];
         packet_socket::send(self.site.client(), VPC_SIDE, macs, frames)
     }
 
-    /// Now, for what follows.
+    /// Returns a mark for now.
     ///
     /// # Errors
-    /// When a tap cannot be read.
+    /// If a tap cannot be read.
     pub fn mark(&self) -> Result<Mark> {
         self.site.lab.taps.mark()
     }
 
-    /// Everything between the client and this case's port since a mark; what has no ports counts too.
+    /// Returns all packets between the client and this case's port since a mark, and those without ports.
     ///
     /// # Errors
-    /// When a tap cannot be read.
+    /// If a tap cannot be read.
     pub fn seen(&self, since: Mark) -> Result<Vec<Seen>> {
         let client = self.client().ip();
         let mut seen = self.site.lab.taps.since(since)?;
@@ -299,7 +298,7 @@ impl Case<'_> {
         Ok(seen)
     }
 
-    /// The pod's interface that answers leave by.
+    /// Returns the pod's interface by which answers leave.
     #[must_use]
     pub fn back(&self) -> &'static str {
         match self.site.lab.vpc.plan.exempt {
@@ -308,18 +307,18 @@ impl Case<'_> {
         }
     }
 
-    /// That all that was exchanged since a mark took this case's way, there and back, and no other.
+    /// Asserts that everything since a mark took this case's path, in both directions, and no other.
     ///
     /// # Errors
-    /// Says which way it took.
+    /// If the packet took another path; the error names it.
     pub fn took_its_way(&self, since: Mark) -> Result<Vec<Seen>> {
         self.came_back_by(self.back(), since)
     }
 
-    /// As [`Case::took_its_way`], but that answers leave the pod by this interface.
+    /// As [`Case::took_its_way`], but answers leave the pod by this interface.
     ///
     /// # Errors
-    /// Says which way it took.
+    /// If the packet took another path; the error names it.
     pub fn came_back_by(&self, interface: &str, since: Mark) -> Result<Vec<Seen>> {
         let seen = self.seen(since)?;
         let pod = &self.site.pod.name;
@@ -337,7 +336,7 @@ impl Case<'_> {
     }
 }
 
-/// The places that packets passed in one direction, each once.
+/// Returns the places that packets passed in one direction, each once.
 fn hops(seen: &[Seen], direction: Direction) -> Path {
     let mut path = Path::default();
     for packet in seen.iter().filter(|packet| packet.direction == direction) {

@@ -1,4 +1,4 @@
-//! Both ends of a conversation.
+//! Both ends of an exchange.
 
 use std::{
     io::{Read as _, Write as _},
@@ -18,31 +18,31 @@ use nix::libc;
 
 use super::Case;
 
-/// The pod's server, bound to no address, and a client that takes answers from the server's
-/// address only.
+/// Opens the pod's server, bound to the wildcard address, and a client that receives answers from the server's address
+/// only.
 ///
 /// # Errors
-/// When a socket cannot be had.
+/// If a socket cannot be opened.
 pub fn udp_pair(case: &Case<'_>) -> Result<(UdpSocket, UdpSocket)> {
     let any = SocketAddr::new(case.family.any(), case.port);
     let server = socket(&case.site.pod.netns, Protocol::Udp, any)?;
     Ok((server.into(), udp_client(case)?))
 }
 
-/// The client of [`udp_pair`], from a port of its own.
+/// Opens the client of [`udp_pair`], on a port of its own.
 ///
 /// # Errors
-/// When a socket cannot be had.
+/// If a socket cannot be opened.
 pub fn udp_client(case: &Case<'_>) -> Result<UdpSocket> {
     let client: UdpSocket = socket(case.site.client(), Protocol::Udp, case.client())?.into();
     client.connect(case.server())?;
     Ok(client)
 }
 
-/// What the server receives it sends back; the client has to get it.
+/// Sends to the server, which sends everything back to the client.
 ///
 /// # Errors
-/// When one of them does not come in time, or is another one.
+/// If one of them does not arrive in time, or another one arrives.
 pub fn echoed(server: &UdpSocket, client: &UdpSocket, sent: &[u8]) -> Result<()> {
     let mut buffer = vec![0; 65536];
     let (length, peer) = server.recv_from(&mut buffer).context("the question")?;
@@ -53,23 +53,23 @@ pub fn echoed(server: &UdpSocket, client: &UdpSocket, sent: &[u8]) -> Result<()>
     Ok(())
 }
 
-/// Bytes that are not all the same.
+/// Returns bytes that differ.
 #[must_use]
 pub fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
 
-/// Packets on an interface of the pod.
+/// Returns the packets seen on an interface of the pod.
 pub fn in_pod(seen: &[Seen], direction: Direction) -> impl Iterator<Item = &Seen> {
     seen.iter().filter(move |packet| {
         packet.direction == direction && matches!(packet.place, Place::Pod { .. })
     })
 }
 
-/// setsockopt(2).
+/// Calls setsockopt(2).
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses.
 pub fn set_option(
     socket: &impl AsRawFd,
     level: libc::c_int,
@@ -90,10 +90,10 @@ pub fn set_option(
     Ok(())
 }
 
-/// getsockopt(2) of a number.
+/// Calls getsockopt(2) for a number.
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses.
 pub fn option(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int) -> Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut length = size_of_val(&value) as libc::socklen_t;
@@ -111,10 +111,10 @@ pub fn option(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int) -> R
     Ok(value)
 }
 
-/// Sends and receives at once, as what is in flight is more than the buffers hold.
+/// Sends and receives at the same time, since the buffers do not hold everything in flight.
 ///
 /// # Errors
-/// When something is missing, or other bytes come.
+/// If bytes are missing, or others arrive.
 pub fn transfer(mut from: &TcpStream, mut to: &TcpStream) -> Result<()> {
     let all = pattern(2 << 20);
     thread::scope(|scope| {
@@ -129,10 +129,10 @@ pub fn transfer(mut from: &TcpStream, mut to: &TcpStream) -> Result<()> {
     })
 }
 
-/// A TCP server in the pod, bound to no address.
+/// Opens a TCP server in the pod, bound to the wildcard address.
 ///
 /// # Errors
-/// When the port is taken.
+/// If the port is taken.
 pub fn listener(case: &Case<'_>) -> Result<TcpListener> {
     let any = SocketAddr::new(case.family.any(), case.port);
     let listener = socket(&case.site.pod.netns, Protocol::Tcp, any)?;
@@ -148,10 +148,10 @@ fn connect(netns: &Netns, from: SocketAddr, to: SocketAddr) -> Result<TcpStream>
     Ok(client.into())
 }
 
-/// Both ends of a connection, on which nobody waits for ever.
+/// Opens a connection and returns both ends, with time limits.
 ///
 /// # Errors
-/// When there is no connection in time.
+/// If there is no connection in time.
 pub fn connection(
     case: &Case<'_>,
     listener: &TcpListener,

@@ -1,4 +1,4 @@
-//! Objects as Ebbtide's accounts write them, and what is there of others when somebody comes with a token.
+//! Objects as Ebbtide's accounts write them, and foreign objects that the holder of a stolen token finds.
 
 use anyhow::Result;
 use ebbtide_cluster::ControlPlane;
@@ -11,7 +11,7 @@ pub(crate) const MAPS: &str = "/api/v1/namespaces/ebbtide-system/configmaps";
 pub(crate) const ENDPOINTS: &str =
     "/apis/spiderpool.spidernet.io/v2beta1/namespaces/default/spiderendpoints";
 
-/// As an agent writes it of a pod.
+/// Returns the SpiderEndpoint of a pod as an agent writes it.
 pub(crate) fn endpoint(pod: &str, uid: &Value, node: &str) -> Value {
     json!({
         "apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderEndpoint",
@@ -28,7 +28,7 @@ pub(crate) fn endpoint(pod: &str, uid: &Value, node: &str) -> Value {
     })
 }
 
-/// With something else at a place (`/metadata/name`).
+/// Returns the object with another value at a JSON pointer (`/metadata/name`).
 pub(crate) fn with(object: &Value, place: &str, value: Value) -> Value {
     let mut object = object.clone();
     let (parent, key) = place.rsplit_once('/').unwrap_or_default();
@@ -55,7 +55,7 @@ pub(crate) fn map(name: &str, labels: Value, data: Value) -> Value {
     })
 }
 
-/// What is there of others when somebody comes with a token.
+/// Creates the foreign objects that the holder of a stolen token finds.
 pub(crate) fn of_others(cluster: &ControlPlane) -> Result<()> {
     let label = json!({"ebbtide.io/leases": "true"});
     let leases = json!({"node-a": "10.9.0.1", "node-b": "10.9.0.2", "_wanted.node-b": "1"});
@@ -64,7 +64,7 @@ pub(crate) fn of_others(cluster: &ControlPlane) -> Result<()> {
         map("ebbtide-leases.plain", json!({}), leases.clone()),
         map("other", label, leases),
         endpoint("web-b", &uid(cluster, "web-b")?, "node-b"),
-        // Spiderpool's, whose pod is gone.
+        // Of Spiderpool, whose pod no longer exists.
         with(
             &endpoint("gone", &json!("u-1"), "node-b"),
             "/metadata/finalizers",

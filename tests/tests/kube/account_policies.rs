@@ -1,4 +1,4 @@
-//! What the account policies refuse, and what they let pass: a token taken from a node is worth that node alone.
+//! What the account policies refuse and allow: a token stolen from a node gives access to that node only.
 
 use anyhow::{Result, ensure};
 use ebbtide_cluster::{ControlPlane, Release};
@@ -13,17 +13,17 @@ use crate::{
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
-/// Annotations of a pod, in a patch of its status.
+/// A patch of a pod's annotations, by its status subresource.
 fn annotated(key: &str, value: Value) -> Act {
     Act::Patch(json!({"metadata": {"annotations": {key: value}}}))
 }
 
-/// What an agent of node-a does, each of which has to go on.
+/// Returns the requests of node-a's agent, all of which must succeed.
 fn work(cluster: &ControlPlane) -> Result<Vec<Attempt>> {
     let uid = uid(cluster, "web-a")?;
     let own = endpoint("web-a", &uid, "node-a");
     let shared = cluster.get(&["-n", NAMESPACE, "configmap", "ebbtide-leases.shared"])?;
-    // Without a version, so that one may come after the other.
+    // Without a resource version, so that both can be applied in turn.
     let shared = with(&shared, "/metadata/resourceVersion", json!(""));
     let lease = |node: Value, wanted: Value| {
         let mut map = with(&shared, "/data/node-a", node);
@@ -75,7 +75,7 @@ fn work(cluster: &ControlPlane) -> Result<Vec<Attempt>> {
     ])
 }
 
-/// What whoever has the token of node-a's agent tries, each of which its roles let pass.
+/// Returns attacks by the holder of node-a's token, all of which its roles allow.
 fn attacks(cluster: &ControlPlane) -> Result<Vec<Attempt>> {
     let (a, b, host_b) = (
         uid(cluster, "web-a")?,
@@ -267,7 +267,7 @@ fn a_token_from_a_node_writes_what_is_that_nodes_and_one_that_names_no_node_writ
     let of = |pod| Holder::of(&cluster.kubeconfig_of(NAMESPACE, "ebbtide", pod)?);
     let (agent, unbound) = (of(Some("agent-a"))?, of(None)?);
     let (attacks, work) = (attacks(&cluster)?, work(&cluster)?);
-    // Each policy has its own moment: one attack on each.
+    // Each policy is enforced from a moment of its own, so one attack is tried on each.
     for what in [
         "network-status of another node's pod",
         "an endpoint of node-b",
@@ -278,9 +278,9 @@ fn a_token_from_a_node_writes_what_is_that_nodes_and_one_that_names_no_node_writ
         until_refused(&agent, probe.unwrap_or(&attacks[0]));
     }
     let mut wrong = agent.wrong(&attacks, true);
-    // From the other side: what is node-a's to do is not node-b's.
+    // The opposite: node-b's agent must not do the work of node-a's.
     let other = of(Some("agent-b"))?;
-    // But for what is not there before it is made.
+    // Except for objects that do not exist before they are created.
     let on_things = |each: &&Attempt| {
         !["deleted", "counted up"]
             .iter()
@@ -294,7 +294,7 @@ fn a_token_from_a_node_writes_what_is_that_nodes_and_one_that_names_no_node_writ
     Ok(())
 }
 
-/// What the API server's controller says of the expressions' types: nothing.
+/// Checks that the API server's controller reports no type errors in the expressions.
 #[test]
 fn the_account_policies_expressions_are_of_the_right_types() -> Result<()> {
     let options = ebbtide_cluster::Options {

@@ -1,4 +1,4 @@
-//! What somebody can do who has taken a token from a node: the agents' account and the controller's, as shipped.
+//! What the holder of a stolen token can do: with the agents' account and the controller's, as shipped.
 
 use std::{path::PathBuf, thread, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     setup::{DEPLOY, LONG, NO_REST, cluster},
 };
 
-/// The first release whose tokens say which node they are of, and that has policies.
+/// The first release whose tokens name their node, and that has admission policies.
 const POLICIES: Release = Release::new(30);
 
 pub(crate) const NAMESPACE: &str = "ebbtide-system";
@@ -38,8 +38,8 @@ pub(crate) fn pod(namespace: &str, name: &str, node: &str, account: &str) -> Val
     })
 }
 
-/// A cluster with what is shipped, two nodes, an agent's pod on each, a controller's, and a pod of a user's on each.
-/// True: its release can have the account policies, and they are enforced.
+/// Creates a cluster with the shipped objects, two nodes, an agent's pod on each, a controller's pod, and a user's pod
+/// on each. The flag is true if its release supports the account policies, which are enforced then.
 pub(crate) fn site() -> Result<Option<(ControlPlane, bool)>> {
     let Some(cluster) = cluster()? else {
         return Ok(None);
@@ -67,7 +67,7 @@ pub(crate) fn site() -> Result<Option<(ControlPlane, bool)>> {
     Ok(Some((cluster, can)))
 }
 
-/// Said by each test that has not been proven for want of policies.
+/// Reports a skip for a test that could not be completed without policies.
 pub(crate) fn without_policies(cluster: &ControlPlane) -> Result<()> {
     let release = cluster.release()?;
     skip(
@@ -79,7 +79,7 @@ pub(crate) fn without_policies(cluster: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// Waits until policies are enforced, which they are a moment after they came: until `probe` is refused.
+/// Waits until policies are enforced, which takes a moment after their creation: until `probe` is refused.
 pub(crate) fn until_refused(holder: &Holder, probe: &Attempt) {
     for _ in 0..120 {
         if matches!(holder.verdict(probe), Verdict::Refused(_)) {
@@ -87,10 +87,10 @@ pub(crate) fn until_refused(holder: &Holder, probe: &Attempt) {
         }
         thread::sleep(Duration::from_millis(500));
     }
-    // What comes next says what is not refused.
+    // The following requests show what is allowed.
 }
 
-/// What nobody may do who has one of these tokens: it would be worth more than its node, or its work.
+/// Returns what no holder of such a token may do, as it would gain more than its node or its work.
 fn beyond() -> Vec<Attempt> {
     let pods = format!("{CORE}/namespaces/default/pods");
     let maps = format!("{CORE}/namespaces/{NAMESPACE}/configmaps");
@@ -163,7 +163,7 @@ fn beyond() -> Vec<Attempt> {
     ]
 }
 
-/// What the controller may, and no agent.
+/// Returns what the controller may do, and no agent.
 fn of_the_cluster() -> Vec<Attempt> {
     let named =
         |kind: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "evil"}});
@@ -233,7 +233,7 @@ fn of_the_cluster() -> Vec<Attempt> {
     ]
 }
 
-/// What agents may, and the controller need not.
+/// Returns what agents may do, and the controller need not.
 fn of_a_node() -> Vec<Attempt> {
     let status = format!("{CORE}/namespaces/default/pods/web-a/status");
     let endpoint = json!({"apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderEndpoint", "metadata": {"name": "evil"}});
@@ -267,7 +267,7 @@ fn by_its_roles_a_nodes_token_writes_nothing_of_the_clusters_and_the_controllers
     Ok(())
 }
 
-/// So that a role that grows has to be looked at: all that the accounts may write, anywhere.
+/// Makes a role that grows noticed: everything that the accounts may write, in any namespace.
 #[test]
 fn the_accounts_may_write_what_is_listed_here_and_nothing_else() -> Result<()> {
     let Some((cluster, _)) = site()? else {
@@ -327,7 +327,7 @@ fn the_accounts_may_write_what_is_listed_here_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-/// The agents' own code and the controller's, with these tokens and no other rights.
+/// Runs the code of agents and controller with these tokens and no other rights.
 #[test]
 fn agents_and_controller_do_their_work_with_the_rights_that_they_have() -> Result<()> {
     let Some((cluster, _)) = site()? else {
@@ -362,7 +362,7 @@ fn agents_and_controller_do_their_work_with_the_rights_that_they_have() -> Resul
     let (a, b) = (start("agent-a", "node-a")?, start("agent-b", "node-b")?);
     let (first, second) = (a.add("web-a", LONG)?, b.add("web-b", LONG)?);
     ensure!(first != second, "{first} twice");
-    // An address goes from one to the other.
+    // An address moves from one pod to the other.
     a.del("web-a")?;
     let map = cluster.get(&["-n", NAMESPACE, "configmap", "ebbtide-leases.shared"])?;
     ensure!(
@@ -380,12 +380,12 @@ fn agents_and_controller_do_their_work_with_the_rights_that_they_have() -> Resul
     cluster.wait_until(&["spidercoordinators"], |list| {
         list["items"][0]["status"]["phase"].is_string()
     })?;
-    // A node that is gone.
+    // A node that is removed.
     drop(a);
     cluster.kubectl(&["delete", "node", "node-a"])?;
     let maps = ["-n", NAMESPACE, "configmap", "ebbtide-leases.shared"];
     cluster.wait_until(&maps, |map| map["data"]["node-a"].is_null())?;
-    // A pool that goes.
+    // A pool that is deleted.
     b.del("web-b")?;
     cluster.kubectl(&["delete", "spiderippool", "shared", "--wait=false"])?;
     cluster.wait_until(&["spiderippools"], |list| list["items"][0].is_null())?;

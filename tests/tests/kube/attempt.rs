@@ -1,4 +1,4 @@
-//! Requests in an account's name, and what the API server says to them.
+//! Requests by an account, and the API server's verdict on them.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use kube::{
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-/// What is tried.
+/// The verb of a request, with its body.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     Get,
     List,
     Create(Value),
-    /// As [`Act::Create`], and nothing is made.
+    /// As [`Act::Create`], as a dry run.
     DryRun(Value),
     /// A merge patch.
     Patch(Value),
@@ -28,7 +28,7 @@ pub(crate) enum Act {
     Delete,
 }
 
-/// One request: to a kind's path for what has no name yet, else to an object's.
+/// A request: to the path of a kind for an object without a name yet, else to the path of the object.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt {
     pub(crate) what: &'static str,
@@ -41,17 +41,17 @@ pub(crate) fn attempt(what: &'static str, path: impl Into<String>, act: Act) -> 
     Attempt { what, path, act }
 }
 
-/// What came of it.
+/// The verdict on a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Done,
-    /// For want of rights, by a role or a policy: with the reason.
+    /// Refused by a role or a policy, with the reason.
     Refused(String),
-    /// Anything else: nothing is known of the rights.
+    /// Any other failure, which tells nothing about rights.
     Failed(String),
 }
 
-/// Whoever has an account's token.
+/// The holder of an account's token.
 pub(crate) struct Holder {
     client: Client,
     runtime: Runtime,
@@ -67,7 +67,7 @@ impl Holder {
         Ok(Self { client, runtime })
     }
 
-    /// What the API server answers.
+    /// Sends a request and returns the API server's answer.
     pub(crate) fn ask(&self, attempt: &Attempt) -> kube::Result<Value> {
         let (kind, name) = attempt.path.rsplit_once('/').unwrap_or_default();
         let (kind, whole) = (Request::new(kind), Request::new(attempt.path.as_str()));
@@ -102,7 +102,7 @@ impl Holder {
             Err(kube::Error::Api(status)) => {
                 let said = status.message.clone();
                 let by_policy = said.contains("denied request");
-                // One that cannot be evaluated refuses, too, and says nothing that a person can use.
+                // An expression that cannot be evaluated refuses as well, but without a useful message.
                 let broken = said.contains("resulted in error");
                 if (status.code == 403 || by_policy) && !broken {
                     Verdict::Refused(said)
@@ -114,7 +114,7 @@ impl Holder {
         }
     }
 
-    /// Those that do not end as they should, each with how it ended.
+    /// Returns the attempts that do not end as expected, each with its verdict.
     pub(crate) fn wrong(&self, attempts: &[Attempt], refused: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         for each in attempts {
@@ -133,7 +133,8 @@ impl Holder {
         wrong
     }
 
-    /// What the account may do in a namespace beside reading: `VERB RESOURCE.GROUP`, `=NAME` where it is for names.
+    /// Returns what the account may do in a namespace besides reading: `VERB RESOURCE.GROUP`, with `=NAME` if it is
+    /// restricted to names.
     pub(crate) fn may_write(&self, namespace: &str) -> Result<Vec<String>> {
         let review = serde_json::json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
@@ -150,7 +151,7 @@ impl Holder {
         for rule in rules.context("no rules")? {
             let names = texts(&rule["resourceNames"]).join(",");
             for group in texts(&rule["apiGroups"]) {
-                // What everybody may ask about themselves.
+                // Everybody may ask this about themselves.
                 if group.ends_with("authorization.k8s.io") || group == "authentication.k8s.io" {
                     continue;
                 }

@@ -1,5 +1,6 @@
-//! CEL expressions of ours without an API server, by the crate `cel`. It is not what the API server has: Kubernetes' own
-//! functions are stand-ins here, and nothing is known of what an expression costs.
+//! Evaluates Ebbtide's CEL expressions without an API server, by the crate `cel`.
+//! It is not the API server's implementation: Kubernetes' own functions are stand-ins here, and it does not tell the
+//! cost of an expression.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -14,7 +15,7 @@ type Text = Arc<String>;
 /// Evaluates `expression` with these variables.
 ///
 /// # Errors
-/// When it cannot be compiled. That it cannot be evaluated is the answer.
+/// If it cannot be compiled. A failed evaluation is an answer, not an error.
 pub(crate) fn evaluate(expression: &str, variables: &[(&str, Value)]) -> Result<Answer> {
     let env = Arc::new(Env::stdlib());
     let program = env
@@ -28,7 +29,7 @@ pub(crate) fn evaluate(expression: &str, variables: &[(&str, Value)]) -> Result<
     Ok(program.execute(&context))
 }
 
-/// JSON as the API server's CEL has it: whole numbers are `int`.
+/// Converts JSON as the API server does: whole numbers are `int`.
 pub(crate) fn value(json: &Json) -> Value {
     match json {
         Json::Null => Value::Null,
@@ -45,7 +46,7 @@ pub(crate) fn value(json: &Json) -> Value {
     }
 }
 
-/// A map of these fields.
+/// Returns a map with these fields.
 pub(crate) fn map<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
     let fields = fields.into_iter();
     let fields: HashMap<String, Value> = fields
@@ -54,7 +55,8 @@ pub(crate) fn map<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Val
     fields.into()
 }
 
-/// As Kubernetes has it: no zones, no IPv4 in IPv6 (k8s.io/apiserver/pkg/cel/library/ip.go).
+/// Parses an address as Kubernetes does: without zones, and without IPv4 in IPv6
+/// (k8s.io/apiserver/pkg/cel/library/ip.go).
 fn address(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.parse().ok()?;
     match address {
@@ -73,14 +75,14 @@ fn wrong<T>(value: Option<T>, text: &str) -> std::result::Result<T, ExecutionErr
     value.ok_or_else(|| ExecutionError::function_error("ip or cidr", format!("{text} is none")))
 }
 
-/// Kubernetes' functions, with texts for addresses and prefixes.
+/// Adds Kubernetes' functions, which represent addresses and prefixes as texts.
 fn functions(context: &mut cel::Context<'_, '_>) -> std::result::Result<(), impl std::fmt::Debug> {
     context.add_function("isIP", |text: Text| address(&text).is_some())?;
     context.add_function("isCIDR", |text: Text| prefix(&text).is_some())?;
     context.add_function("cidr", |text: Text| -> Answer {
         Ok(wrong(prefix(&text), &text)?.to_string().into())
     })?;
-    // Of a text an address, and of a prefix its address.
+    // The address of a text, or of a prefix.
     let ip = |text: &str| address(text).or_else(|| prefix(text).map(|net| net.addr()));
     context.add_function("ip", move |This(text): This<Text>| -> Answer {
         Ok(wrong(ip(&text), &text)?.to_string().into())
@@ -108,7 +110,7 @@ fn functions(context: &mut cel::Context<'_, '_>) -> std::result::Result<(), impl
             Ok(Value::Bool(net.contains(&inner)))
         },
     )?;
-    // As Go's net/netip has it.
+    // As in Go's net/netip.
     context.add_function("isGlobalUnicast", |This(text): This<Text>| -> Answer {
         Ok(Value::Bool(match wrong(address(&text), &text)? {
             IpAddr::V4(v4) => {

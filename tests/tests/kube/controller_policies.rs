@@ -1,4 +1,4 @@
-//! What the account policies refuse the controller, and what they let pass.
+//! What the account policies refuse and allow for the controller.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ const POOLS: &str = "/apis/spiderpool.spidernet.io/v2beta1/spiderippools";
 const NETWORKS: &str = "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
-/// Networks and pools that the controller works at, and a definition that is another's.
+/// Networks and pools that the controller works on, and a foreign NetworkAttachmentDefinition.
 const DECLARED: &str = "
 apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderMultusConfig

@@ -1,4 +1,4 @@
-//! What the controller and the agents write, and what they do when one of them or the API server dies.
+//! What the controller and the agents write, and how they behave when one of them or the API server dies.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -41,7 +41,7 @@ metadata: {name: idle-field, namespace: other}
 spec: {cniType: ipvlan, ipvlan: {master: [ens5]}, coordinator: {txQueueLen: 2000}}
 ";
 
-/// As an agent writes it.
+/// A SpiderEndpoint as an agent writes it.
 const ENDPOINT: &str = "
 apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderEndpoint
@@ -74,7 +74,7 @@ fn what_concerns_no_node_is_written_and_kept_and_an_api_server_that_is_away_stop
     let Some(mut cluster) = cluster()? else {
         return Ok(());
     };
-    // Its networks are not the first ones: those are looked for below.
+    // Its networks are not the first ones, which the test looks for below.
     cluster.kubectl(&["create", "namespace", "other"])?;
     cluster.apply(OBJECTS)?;
     for name in ["web-0", "web-1"] {
@@ -107,7 +107,7 @@ fn what_concerns_no_node_is_written_and_kept_and_an_api_server_that_is_away_stop
     let again = cluster.wait_until(&definition, |list| list["items"][0].is_object())?;
     ensure!(again["items"][0]["spec"] == first["spec"], "{again:#}");
 
-    // What was left out or has no effect, and why, where a person looks.
+    // Events tell which objects were left out and which fields have no effect, and why.
     for (reason, object, field) in [
         ("Invalid", "wrong", "ips"),
         ("Invalid", "bad-chain", "chainCNIJsonData"),
@@ -120,7 +120,7 @@ fn what_concerns_no_node_is_written_and_kept_and_an_api_server_that_is_away_stop
         })?;
     }
 
-    // Who has what, in Spiderpool's format; the pool stays while somebody has something.
+    // The owners in Spiderpool's format. The pool stays while one has an address.
     cluster.apply(ENDPOINT)?;
     let used = |pool: &Value| pool["status"]["allocatedIPCount"] == 1;
     let pool = cluster.wait_until(&["spiderippool", "one"], used)?;
@@ -139,7 +139,7 @@ fn what_concerns_no_node_is_written_and_kept_and_an_api_server_that_is_away_stop
     };
     cluster.wait_until(&["spiderippools"], |list| !names(list).contains("empty"))?;
 
-    // The API server dies, then the agent: what it knew serves pods.
+    // The API server dies, then the agent: what the agent knew is enough to serve pods.
     agent.knows_pool("one")?;
     agent.is_open()?;
     agent.add("web-0", LONG)?;
@@ -160,7 +160,7 @@ fn what_concerns_no_node_is_written_and_kept_and_an_api_server_that_is_away_stop
     );
     cluster.start_api_server()?;
 
-    // A pool that is deleted stays while somebody has something of it, and then goes.
+    // A deleted pool stays while an address is in use, and is removed then.
     cluster.kubectl(&["delete", "spiderippool", "one", "--wait=false"])?;
     std::thread::sleep(SHORT);
     ensure!(
@@ -172,7 +172,7 @@ fn what_concerns_no_node_is_written_and_kept_and_an_api_server_that_is_away_stop
     Ok(())
 }
 
-/// How many addresses the ConfigMap gives to the node.
+/// Returns the number of addresses that the ConfigMap gives to the node.
 fn leased(map: &Value, node: &str) -> usize {
     let text = map["data"][node].as_str().unwrap_or_default();
     let last = |address: &str| -> usize {
@@ -188,7 +188,7 @@ fn leased(map: &Value, node: &str) -> usize {
         .sum()
 }
 
-/// Shorter than as shipped, but no shorter than a holder needs whom a busy machine keeps waiting for the API server.
+/// Shorter times than the shipped ones, but long enough for a leader that waits for the API server on a busy machine.
 fn quick() -> leader::Times {
     leader::Times {
         duration: Duration::from_secs(8),
@@ -238,7 +238,7 @@ fn one_controller_is_elected_and_when_it_goes_another_is_and_a_gone_nodes_addres
     let _elected_second = stand("controller-b")?;
     let (first, second) = (start("node-a")?, start("node-b")?);
 
-    // All four addresses are the first node's.
+    // All four addresses are leased to the first node.
     let mut had = BTreeSet::new();
     for number in 0..4 {
         had.insert(first.add(&format!("a-{number}"), LONG)?);
@@ -247,12 +247,12 @@ fn one_controller_is_elected_and_when_it_goes_another_is_and_a_gone_nodes_addres
     let full = second.add("b-0", SHORT);
     ensure!(full.is_err(), "given out twice: {full:?}");
 
-    // One is free there, and goes where it is waited for.
+    // One becomes free there, and is moved to the node that waits.
     first.del("a-0")?;
     let got = second.add("b-0", LONG)?;
     ensure!(had.contains(&got), "{got}");
 
-    // The other one was not elected meanwhile, though it looked.
+    // The other candidate was not elected meanwhile, though it tried.
     let lease = cluster.get(&elected)?;
     ensure!(holder(&lease) == "controller-a", "{lease:#}");
     drop((first, elected_first));
@@ -262,7 +262,7 @@ fn one_controller_is_elected_and_when_it_goes_another_is_and_a_gone_nodes_addres
         second.add(&format!("b-{number}"), LONG)?;
     }
 
-    // What is idle for long goes back by itself, but for one for the next pod.
+    // Addresses that are unused for long are returned, except one for the next pod.
     for number in 1..4 {
         second.del(&format!("b-{number}"))?;
     }

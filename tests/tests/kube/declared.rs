@@ -1,5 +1,5 @@
-//! What works from a file works from the API server, and the other way round: every field and annotation, by one file
-//! (`declared.yaml`).
+//! Files and the API server are equivalent: every field and annotation of one file (`declared.yaml`) has the same
+//! effect from both.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -13,7 +13,7 @@ use crate::setup::{DEPLOY, NO_REST, cluster};
 
 const DECLARED: &str = include_str!("declared.yaml");
 
-/// What belongs to other types: with one of them a network is not ours.
+/// Fields of other types: a network with one of them is not Ebbtide's.
 const OTHERS: [&str; 8] = [
     "macvlan",
     "vlan",
@@ -31,7 +31,7 @@ fn objects() -> Result<Vec<Value>> {
     objects.collect()
 }
 
-/// The paths of a schema's fields, with `[]` for the items of a list.
+/// Collects the paths of a schema's fields, with `[]` for the items of a list.
 fn fields(schema: &Value, path: &str, found: &mut Vec<String>) {
     for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}/{name}");
@@ -62,7 +62,7 @@ fn the_file_has_every_field_of_the_definitions() -> Result<()> {
         for path in paths {
             let mut ours = objects.iter().filter(|object| object["kind"] == kind);
             let is_there = ours.any(|object| object.pointer(&path).is_some());
-            // Selectors are of one type: that of pods has each of its fields.
+            // All selectors have one type: the one of pods has all of its fields.
             let selector = path.contains("nodeAffinity/") || path.contains("namespaceAffinity/");
             ensure!(
                 is_there || selector,
@@ -73,7 +73,7 @@ fn the_file_has_every_field_of_the_definitions() -> Result<()> {
     Ok(())
 }
 
-/// What a catalog holds, in an order that does not depend on where it is from.
+/// Returns what a catalog contains, in an order that does not depend on the source.
 fn shown(catalog: &Catalog) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for pool in catalog.pools() {

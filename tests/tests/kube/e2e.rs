@@ -1,4 +1,4 @@
-//! A real cluster whose pods' network is the shipped image, by the shipped manifests.
+//! End to end: a real cluster whose network is the shipped image, installed by the shipped manifests.
 
 use anyhow::{Result, ensure};
 use ebbtide_e2e::Options;

@@ -18,7 +18,7 @@ use crate::setup::cluster;
 
 const NODES: usize = 20;
 
-/// From 2 to 8: no node may have its even share.
+/// Returns the number of pods of a node, from 2 to 8, so that no node has its even share.
 const fn pods_of(node: usize) -> usize {
     2 + node % 7
 }
@@ -55,7 +55,7 @@ impl Node {
         })
     }
 
-    /// What ADD does: reserve, wait for a lease, commit.
+    /// Does what ADD does: reserves, waits for a lease, commits.
     async fn add(&self, pod: usize) -> Result<IpAddr> {
         let owner = Owner {
             network: "test".into(),
@@ -96,7 +96,7 @@ async fn twenty_nodes_share_a_pool_of_exactly_as_many_addresses_as_there_are_pod
         total() - 1
     );
     cluster.apply(&pool)?;
-    // It makes the ConfigMap.
+    // The first change creates the ConfigMap.
     let client = kube::connect(Some(&kubeconfig)).await?;
     let elected = Cluster::start_controller(client, "controller".into());
     tokio::spawn(leader::lead(elected, controller::work));

@@ -1,7 +1,7 @@
-//! What needs a real Kubernetes: an API server of the tests' own, a node, or (`e2e`) a whole cluster.
+//! Tests that need a real Kubernetes: an API server of the test's own, a node, or (`e2e`) a whole cluster.
 //!
-//! It runs in this machine's kernel, which need not have ipvlan: a pod on it is in `e2e` alone, whose nodes are guests.
-//! Where Kubernetes' programs are missing, each test says so and is skipped.
+//! They run in this machine's kernel, which need not have ipvlan: only `e2e` has pods with interfaces, and its nodes
+//! are guests. Without Kubernetes' programs, each test is skipped with a message.
 
 mod account_objects;
 mod account_policies;

@@ -1,4 +1,4 @@
-//! What is shipped in `deploy/` is what a real API server takes, and allows no more than it should.
+//! A real API server accepts everything in `deploy/`, and the manifests allow no more than they should.
 
 use std::{fs, path::Path};
 
@@ -45,7 +45,7 @@ fn the_manifests_are_accepted_and_the_agent_may_do_its_work_and_no_more() -> Res
         ("create", "clusterroles.rbac.authorization.k8s.io", false),
     ] {
         let asked = ["auth", "can-i", verb, what, "--all-namespaces", AGENT];
-        // kubectl's exit status says no, too.
+        // kubectl's exit status is 1 for "no", too.
         let answer = cluster.kubectl(&asked).is_ok();
         ensure!(answer == allowed, "may it {verb} {what}? {answer}");
     }
@@ -73,7 +73,7 @@ fn the_examples_are_accepted() -> Result<()> {
             fs::read_dir(&directory)?.count() > 0,
             "{directory} is empty"
         );
-        // The kinds have just been made: their endpoints may take a moment to be served.
+        // The kinds were just created: their endpoints may not be served yet.
         let mut applied = cluster.kubectl(&["apply", "-f", &directory]);
         for _ in 0..20 {
             if applied.is_ok() {

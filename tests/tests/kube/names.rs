@@ -1,4 +1,4 @@
-//! Names without a namespace, isolated namespaces, and who says a NIC's mode: with users of namespaces who try.
+//! Names without a namespace, isolated namespaces, and who determines a NIC's mode, with users that try to abuse them.
 
 use std::{
     ffi::OsStr,
@@ -18,7 +18,8 @@ use crate::setup::{DEPLOY, LONG};
 
 const NODE: &str = "node-a";
 
-/// Networks are on NICs that are not there: which one an ADD means, its error says, and no kernel is asked for more.
+/// Returns a network on a NIC that does not exist: the error of an ADD names the NIC, and so tells which network was
+/// meant.
 fn network(name: &str, master: &str, mode: &str) -> Value {
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     json!({
@@ -45,7 +46,7 @@ fn pool() -> Value {
     })
 }
 
-/// A control plane and an agent, both in one namespace of this kernel.
+/// A control plane and an agent, in one namespace of this kernel.
 struct Stage {
     agent: Agent,
     cluster: ControlPlane,
@@ -95,7 +96,7 @@ impl Stage {
         self.cluster.apply(&list.to_string()).map(drop)
     }
 
-    /// With other settings.
+    /// Restarts the agent with other settings.
     fn restart(&mut self, config: &str) -> Result<()> {
         self.agent.kill()?;
         self.agent.configure(config)?;
@@ -103,12 +104,12 @@ impl Stage {
         self.agent.wait_ready()
     }
 
-    /// What an ADD for a new pod of `namespace` is answered, which is never an interface: message and way out.
+    /// Returns the error of an ADD for a new pod of `namespace`, message and details. It never makes an interface.
     fn add(&mut self, namespace: &str, annotations: &Value) -> Result<String> {
         self.add_by(namespace, annotations, &json!({}))
     }
 
-    /// As [`Stage::add`], with more in the CNI configuration.
+    /// As [`Stage::add`], with further fields in the CNI configuration.
     fn add_by(&mut self, namespace: &str, annotations: &Value, more: &Value) -> Result<String> {
         self.count += 1;
         let name = format!("pod-{}", self.count);
@@ -135,7 +136,7 @@ impl Stage {
             let config = config.to_string();
             let called = plugin.call_with("ADD", Some(&sandbox), config.as_bytes(), &arguments)?;
             let error = called.error()?;
-            // It has not heard of everything yet.
+            // The agent has not received everything yet.
             if error.code == 11 && start.elapsed() < LONG {
                 thread::sleep(Duration::from_millis(100));
                 continue;
@@ -144,7 +145,7 @@ impl Stage {
         }
     }
 
-    /// Adds until the answer has all of `said`: the agent hears of new objects a little later.
+    /// Repeats ADD until the answer contains all of `said`: the agent receives new objects a little later.
     fn answers(
         &mut self,
         what: &str,
@@ -168,7 +169,7 @@ impl Stage {
     }
 }
 
-/// The kubeconfig of a client whose own namespace is this.
+/// Writes the kubeconfig of a client in this namespace.
 fn in_namespace(kubeconfig: &Path, directory: &Path, namespace: &str) -> Result<PathBuf> {
     let mut config: Value = serde_json::from_str(&fs::read_to_string(kubeconfig)?)?;
     config["contexts"][0]["context"]["namespace"] = json!(namespace);
@@ -194,7 +195,7 @@ fn a_name_without_a_namespace_is_never_what_another_namespace_calls_the_same() -
         definition("aaa/common", &inline),
         network("team-a/own", "own0", "l3"),
     ])?;
-    // Once it has heard of them all.
+    // Waits until it has received all objects.
     stage.answers(
         "by its whole name",
         "default",
@@ -232,7 +233,7 @@ fn a_name_without_a_namespace_is_never_what_another_namespace_calls_the_same() -
         &by_whole_name,
         &["team-a/common", "theirs0"],
     )?;
-    // More networks: a name alone is of the pod's own namespace.
+    // With more networks: a bare name is in the pod's own namespace.
     let more = json!({"k8s.v1.cni.cncf.io/networks": "nothing"});
     stage.answers(
         "more networks",
@@ -313,7 +314,7 @@ fn isolated_pods_name_networks_of_their_own_namespace_and_of_those_that_are_open
             let more = json!({"k8s.v1.cni.cncf.io/networks": name});
             if said == isolated {
                 stage.answers(&what, namespace, &more, &[said])?;
-                // By Multus in front, or whoever calls.
+                // Named by the CNI configuration, as by Multus.
                 let called = stage.add_by(namespace, &none, &json!({"network": name}))?;
                 ensure!(
                     name.contains("around") || called.contains(said),
@@ -321,7 +322,7 @@ fn isolated_pods_name_networks_of_their_own_namespace_and_of_those_that_are_open
                 );
             }
         }
-        // What the cluster says is for all.
+        // The cluster's default applies to all.
         stage.answers("the cluster's default", "aaa", &none, &["theirs0"])?;
     }
     Ok(())
@@ -351,7 +352,7 @@ fn a_nic_s_mode_is_the_administrator_s_to_say_whoever_s_pod_comes_first() -> Res
         &first("team-a/inline-alone"),
         &["wants mode l2", "in mode l3"],
     )?;
-    // Single administrators go on: their l2 is the NIC's.
+    // The administrator's networks still determine the mode: their l2 is the NIC's.
     stage.apply(&[
         network("kube-system/l3", "adm0", "l3"),
         network("kube-system/l2", "two0", "l2"),

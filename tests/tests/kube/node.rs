@@ -1,6 +1,6 @@
 //! The shipped image and manifests on a real node: containerd, kubelet, kube-proxy.
 //!
-//! This kernel need not have ipvlan: what is proven is the DaemonSet, not the pods' network.
+//! This kernel need not have ipvlan: the tests prove the DaemonSet, not the pods' network.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ use crate::setup::DEPLOY;
 
 const NAMESPACE: &str = "ebbtide-system";
 
-/// What the node could serve, in another kernel.
+/// Objects that the node could serve, in a kernel with ipvlan.
 const OBJECTS: &str = "
 apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderMultusConfig
@@ -55,9 +55,9 @@ fn on(node: &Node, script: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// A runtime may name the namespace by a process of another user's (cri-dockerd), and `ipam` may be another plugin.
-///
-/// This kernel need not have ipvlan, so no interface comes of it: what is asserted is how far the agent came.
+/// Checks two things that a runtime may do: name the namespace by another user's process (cri-dockerd), and use another
+/// plugin for `ipam`.
+/// Without ipvlan there is no interface, so the test asserts how far the agent came.
 fn namespaces_by_process_and_other_plugins_can_be_reached(node: &Node) -> Result<()> {
     let add = |ipam: &str| {
         on(
@@ -81,7 +81,7 @@ echo '{{"cniVersion": "1.0.0", "name": "probe", "type": "ebbtide", "master": "en
         said.contains("\"code\"") && !said.contains("network namespace"),
         "{said}"
     );
-    // One that only says where it was.
+    // A plugin that only reports that it was called.
     on(
         node,
         "printf '%s' '#!/none' >/opt/cni/bin/probe-ipam; chmod +x /opt/cni/bin/probe-ipam",
@@ -102,7 +102,7 @@ struct Site {
 }
 
 impl Site {
-    /// `None`, and a skip, where the programs for it are not here.
+    /// Starts the cluster. Returns `None`, after a skip, if programs are missing.
     fn start(proxy: ProxyMode) -> Result<Option<Self>> {
         if !Binaries::find().is_some_and(|binaries| binaries.serve_nodes()) {
             return Ok(None);
@@ -132,7 +132,7 @@ impl Site {
         Ok(Some(site))
     }
 
-    /// Applies what is shipped.
+    /// Applies the shipped manifests.
     fn install(&self) -> Result<()> {
         let deploy = Path::new(DEPLOY);
         self.cluster.install_crds(&deploy.join("crds"))?;
@@ -140,7 +140,7 @@ impl Site {
         self.cluster.kubectl(&["apply", "-f", &manifests]).map(drop)
     }
 
-    /// Waits for something, and tells all there is to tell if it does not come.
+    /// Waits until `look` succeeds; the error has all logs.
     fn until(&self, what: &str, look: impl Fn() -> Result<()>) -> Result<()> {
         until(what, look).with_context(|| {
             let pods = self.cluster.kubectl(&["-n", NAMESPACE, "describe", "pods"]);
@@ -154,7 +154,7 @@ impl Site {
         self.cluster.kubectl(&wait).map(drop)
     }
 
-    /// Does something (`rollout status`) with the DaemonSet.
+    /// Runs a kubectl command (`rollout status`) on the DaemonSet.
     fn with_the_daemonset(&self, verbs: &[&str], options: &[&str]) -> Result<()> {
         let object: &[&str] = &["daemonset/ebbtide"];
         let arguments = [&["-n", NAMESPACE], verbs, object, options].concat();
@@ -217,7 +217,8 @@ fn the_daemonset_makes_a_node_ready_and_leaves_it_ready_when_it_is_replaced() ->
     })
 }
 
-/// As where a network plugin serves Services, which itself waits for pods' networks: nobody serves the API server's.
+/// There is no kube-proxy, as with a network plugin that serves Services and itself waits for the pods' network: nobody
+/// serves the API server's Service.
 #[test]
 fn without_a_service_proxy_the_agent_asks_the_api_server_by_its_own_address() -> Result<()> {
     let Some(site) = Site::start(ProxyMode::Nobody)? else {
@@ -229,7 +230,7 @@ fn without_a_service_proxy_the_agent_asks_the_api_server_by_its_own_address() ->
         .server_for_nodes()
         .trim_start_matches("https://")
         .parse()?;
-    // What the chart's `agent.apiServer` becomes.
+    // The effect of the chart's value `agent.apiServer`.
     let host = format!("KUBERNETES_SERVICE_HOST={}", server.ip());
     let port = format!("KUBERNETES_SERVICE_PORT={}", server.port());
     site.with_the_daemonset(&["set", "env"], &[&host, &port])?;

@@ -1,4 +1,5 @@
-//! Who refuses which object: definitions, policy and agent, by one table (`objects.yaml`).
+//! Which object is refused by what: definitions, policy and agent, by one table (`objects.yaml`), without an API
+//! server.
 
 use std::{fs, path::Path};
 
@@ -25,7 +26,7 @@ fn the_table_has_more_than_seventy_bad_objects_and_only_what_needs_a_look_at_oth
         .iter()
         .filter(|row| row.by("agent") && !server.iter().any(|who| row.by(who)));
     let alone: Vec<&str> = alone.map(|row| row.is.as_str()).collect();
-    // Numbers of IPv6 and ranges are not compared in CEL, and JSON is not read there.
+    // CEL does not compare IPv6 numbers and ranges, and does not parse JSON.
     ensure!(alone.len() <= 8, "{alone:#?}");
     Ok(())
 }
@@ -65,7 +66,7 @@ fn the_agent_leaves_out_what_it_must_and_names_what_has_no_effect() -> Result<()
     Ok(())
 }
 
-/// Whether the answer of a rule is a refusal: false, or an error.
+/// Whether a rule refuses: by false, or by an error.
 fn refuses(expression: &str, variables: &[(&str, Value)]) -> Result<bool> {
     Ok(!matches!(
         evaluate(expression, variables)?,
@@ -73,7 +74,7 @@ fn refuses(expression: &str, variables: &[(&str, Value)]) -> Result<bool> {
     ))
 }
 
-/// The rules of a schema, and of what is below, for a value.
+/// Returns the rules of a schema, and of the schemas below it, that a value breaks.
 fn broken_rules(
     schema: &Json,
     now: &Json,
@@ -104,7 +105,7 @@ fn broken_rules(
     Ok(())
 }
 
-/// A null is no field, as the API server prunes it.
+/// Removes null fields, as the API server does.
 fn without_nulls(spec: &Json) -> Json {
     match spec {
         Json::Object(fields) => {
@@ -121,7 +122,7 @@ fn without_nulls(spec: &Json) -> Json {
 fn the_definitions_rules_refuse_what_they_must_as_the_crate_cel_evaluates_them() -> Result<()> {
     let mut wrong = Vec::new();
     for row in rows()? {
-        // What the patterns refuse, or what is of another type, is never seen by a rule.
+        // Rules never see what patterns and types refuse.
         if row.by("crd") {
             continue;
         }
@@ -146,7 +147,7 @@ fn the_definitions_rules_refuse_what_they_must_as_the_crate_cel_evaluates_them()
     Ok(())
 }
 
-/// The policy of a kind, of the file as it is shipped.
+/// Returns the policy of a kind from the shipped file.
 fn policy(plural: &str) -> Result<Json> {
     let text = fs::read_to_string(Path::new(DEPLOY).join("policy.yaml"))?;
     for document in yaml::documents(&text) {
@@ -181,7 +182,7 @@ fn the_policy_refuses_what_it_must_as_the_crate_cel_evaluates_it_with_stand_ins_
         }
         let mut variables = Vec::new();
         for (name, expression) in texts(&policy["variables"], "name") {
-            // As there, one is evaluated when a rule looks at it: an error is the rule's.
+            // Variables are evaluated when a rule uses them, so an error is the rule's.
             if let Ok(found) = evaluate(expression, &base)? {
                 variables.push((name, found));
             }
@@ -194,7 +195,7 @@ fn the_policy_refuses_what_it_must_as_the_crate_cel_evaluates_it_with_stand_ins_
                 broken.push(message);
             }
         }
-        // What the definition refuses is not seen by the policy: there it may think what it likes.
+        // The policy never sees what the definition refuses, so its answer does not matter there.
         let seen = row.by("policy") || !row.by("crd");
         if seen && broken.is_empty() == row.by("policy") {
             wrong.push(format!("{}: {broken:?}", row.is));

@@ -1,5 +1,5 @@
-//! What a real API server refuses, by the table of objects (`objects.yaml`): by the definitions, and by the policy
-//! where it is new enough to have one.
+//! What a real API server refuses, by the table of objects (`objects.yaml`): by the definitions, and by the policy if
+//! it supports policies.
 
 use std::{path::Path, thread, time::Duration};
 
@@ -14,12 +14,12 @@ use crate::{
     table::{KINDS, Row, rows},
 };
 
-/// The first release with a policy whose CEL knows addresses.
+/// The first release whose CEL knows addresses, which the policy needs.
 const POLICY: Release = Release::new(31);
-/// How many ranges a pool may have.
+/// The maximum number of ranges of a pool.
 const RANGES: u32 = 4096;
 
-/// Which of the definitions' layers an API server of this age has.
+/// Returns the layers of the definitions that an API server of this release has.
 fn layers(release: Release) -> Vec<&'static str> {
     let all = [("crd", 16), ("rule", 25)];
     let there = all
@@ -28,7 +28,7 @@ fn layers(release: Release) -> Vec<&'static str> {
     there.map(|(who, _)| who).collect()
 }
 
-/// Without empty texts: Debian's build of 1.20 takes one for null, whatever the pattern says of it.
+/// Removes empty texts, which Debian's build of 1.20 treats as null, whatever the pattern says.
 fn without_empty(spec: &Json) -> Json {
     match spec {
         Json::Object(fields) => {
@@ -46,7 +46,7 @@ fn documents(objects: impl IntoIterator<Item = Json>) -> Result<String> {
     Ok(texts.join("---\n"))
 }
 
-/// That exactly those rows are refused that one of these layers is to refuse.
+/// Checks that exactly those rows are refused that one of these layers must refuse.
 fn the_table_is_right(cluster: &ControlPlane, release: Release, layers: &[&str]) -> Result<()> {
     let rows = rows()?;
     let sent = |row: &Row| match release < Release::new(21) && !row.by("crd") {
@@ -73,7 +73,7 @@ fn the_table_is_right(cluster: &ControlPlane, release: Release, layers: &[&str])
             let refused = layers.iter().any(|who| row.by(who));
             let of_row = |line: &&str| line.contains(&format!("\"{}\"", row.name));
             let errors: Vec<&str> = errors.lines().filter(of_row).collect();
-            // One that cannot be evaluated refuses, too, and says nothing that a person can use.
+            // An expression that cannot be evaluated refuses as well, but without a useful message.
             let broken = errors.iter().any(|line| line.contains("resulted in error"));
             if accepted == refused || broken {
                 wrong.push(format!("{}: accepted: {accepted}: {errors:?}", row.is));
@@ -84,7 +84,7 @@ fn the_table_is_right(cluster: &ControlPlane, release: Release, layers: &[&str])
     Ok(())
 }
 
-/// The objects that rows change.
+/// Creates the objects that rows change.
 fn before(cluster: &ControlPlane) -> Result<()> {
     let rows = rows()?;
     let was = |row: &Row| Some(row.with_spec(&row.name, row.was.as_ref()?));
@@ -109,7 +109,7 @@ fn pool(name: &str, spec: Json) -> Json {
     })
 }
 
-/// Waits until the policy is enforced, which it is a moment after it came.
+/// Waits until the policy is enforced, which takes a moment after its creation.
 fn is_enforced(cluster: &ControlPlane) -> Result<()> {
     let outside = pool(
         "probe",
@@ -128,7 +128,7 @@ fn is_enforced(cluster: &ControlPlane) -> Result<()> {
     anyhow::bail!("the policy is never enforced")
 }
 
-/// As many ranges as there may be, as long as they come, in each list that has some.
+/// Checks the maximum number of the longest possible ranges, in each list that has ranges.
 fn the_longest_lists_are_accepted(cluster: &ControlPlane) -> Result<()> {
     let v4: Vec<String> = (0..RANGES)
         .map(|n| {
@@ -166,7 +166,7 @@ fn the_longest_lists_are_accepted(cluster: &ControlPlane) -> Result<()> {
         let name = object["metadata"]["name"].clone();
         let created = cluster.kubectl_with(&["create", "-f", "-"], &object.to_string());
         created.with_context(|| format!("{name}"))?;
-        // A change is seen beside what was there before.
+        // A change is compared with the object before it.
         let mut changed = object;
         if let Some(ips) = changed["spec"]["ips"].as_array_mut() {
             ips.swap(0, 1);
@@ -177,7 +177,7 @@ fn the_longest_lists_are_accepted(cluster: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// One that compares a text with a number: whoever finds nothing wrong here does not look.
+/// A policy with a type error: a controller that finds nothing wrong with it does not check.
 const MISTYPED: &str = "
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
@@ -192,7 +192,7 @@ spec:
   validations: [{expression: object.spec.subnet == 3}]
 ";
 
-/// What the API server's controller says of the expressions' types: nothing.
+/// Checks that the API server's controller reports no type errors in the expressions.
 fn expressions_are_of_the_right_types(cluster: &ControlPlane) -> Result<()> {
     cluster.apply(MISTYPED)?;
     cluster.wait_until(&["validatingadmissionpolicy", "mistyped"], |policy| {

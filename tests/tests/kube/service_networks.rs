@@ -1,4 +1,4 @@
-//! Where the Services' networks are found, with a real API server: each place as clusters have it.
+//! The sources of the Services' networks, with a real API server, each as clusters have it.
 
 use anyhow::{Result, ensure};
 use ebbtide_cluster::Controller;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::setup::cluster;
 
-/// A control plane of static pods, which the API server shows.
+/// A static pod of a control plane, as the API server shows it.
 const STATIC_POD: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -38,7 +38,7 @@ fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() 
     cluster
         .kubectl(&["create", "namespace", "kube-system"])
         .ok();
-    // From 1.33 on there are objects that say it, and are believed whatever else there is.
+    // Since 1.33 ServiceCIDR objects exist, which take precedence over all other sources.
     let objects = cluster.get(&["servicecidrs"]).is_ok();
     let objects = objects.then(|| (vec!["10.96.0.0/16"], "ServiceCIDR objects"));
     // Debian's API server of 1.20 does not name its range when it refuses a Service in a dry run.
@@ -61,7 +61,7 @@ fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() 
         if !there.is_empty() {
             cluster.apply(there)?;
         }
-        // A controller looks when it is elected, and one of the same name is so at once.
+        // A controller discovers the networks when it is elected; one of the same name is elected at once.
         let controller = Controller::start(&cluster.kubeconfig(), "controller")?;
         let told = |object: &Value, field: &str| -> Vec<String> {
             let nets = object["status"][field].as_array().into_iter().flatten();
@@ -72,7 +72,7 @@ fn the_most_truthful_place_that_tells_is_believed_and_none_is_said_to_be_none() 
             object["status"]["reason"]
                 .as_str()
                 .is_some_and(|found| found.contains(reason))
-                // what is there already may be of the one before
+                // The existing status may be that of the previous case.
                 && told(object, "overlayPodCIDR") == pod
         })?;
         let object = &list["items"][0];

@@ -1,4 +1,5 @@
-//! The real kube-proxy, in each mode that its release and this kernel have; and that the stand-in writes what it writes.
+//! The real kube-proxy, in each mode that its release and this kernel support; and a comparison of the stand-in's rules
+//! with its own.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
@@ -15,7 +16,7 @@ use ebbtide_vpc::{
 };
 use serde_json::json;
 
-/// A control plane on `master`; `None`, and a skip, where there is no kube-proxy with this mode.
+/// Starts a control plane on `master`. Returns `None`, after a skip, if no kube-proxy supports this mode.
 fn start(vpc: &Vpc, mode: ProxyMode) -> Result<Option<ControlPlane>> {
     let Some(binaries) = Binaries::find() else {
         return Ok(None);
@@ -37,7 +38,7 @@ fn start(vpc: &Vpc, mode: ProxyMode) -> Result<Option<ControlPlane>> {
     })
 }
 
-/// The API server's own Service, from a machine without a pod: `rules` shows what serves it.
+/// Checks the API server's own Service from a machine without a pod; `rules` prints what serves it.
 fn serves_the_api_servers_service(mode: ProxyMode, rules: &[&str]) -> Result<()> {
     let vpc = Vpc::build(Plan::default())?;
     let Some(cluster) = start(&vpc, mode)? else {
@@ -84,8 +85,8 @@ fn the_real_kube_proxy_serves_by_nftables() -> Result<()> {
     )
 }
 
-/// Services with endpoints here, elsewhere and nowhere: their names, last parts of the ClusterIP, which is that of the
-/// node port, too, policies, and the endpoints' addresses and nodes.
+/// Services with endpoints on this node, on the other one, and without: name, the last part of the ClusterIP and of the
+/// node port, policy, and the endpoints' addresses and nodes.
 type Offer = (
     &'static str,
     u8,
@@ -109,7 +110,7 @@ const OFFERS: [Offer; 5] = [
     ("none-kept", 14, ExternalTrafficPolicy::Local, &[]),
 ];
 
-/// As the stand-in is told.
+/// Returns the Service for the stand-in.
 fn as_data((name, last, policy, endpoints): Offer, protocol: Protocol) -> Result<Service> {
     let backends = endpoints.iter().map(|(address, node)| {
         Ok(Backend {
@@ -128,7 +129,7 @@ fn as_data((name, last, policy, endpoints): Offer, protocol: Protocol) -> Result
     })
 }
 
-/// As the API server is told.
+/// Returns the manifests for the API server.
 fn as_manifests((name, last, policy, endpoints): Offer) -> String {
     let protocols = Protocol::BOTH.map(|protocol| protocol.to_string());
     let port = |protocol: &String| {
@@ -157,7 +158,8 @@ fn as_manifests((name, last, policy, endpoints): Offer) -> String {
     format!("{service}\n---\n{slice}\n")
 }
 
-/// The rules and elements of kube-proxy's table, each with where it is, without comments, and with the stand-in's names.
+/// Returns the rules and elements of kube-proxy's table, each with its chain or set, without comments, and with the
+/// stand-in's names.
 fn table(netns: &Netns) -> Result<BTreeSet<String>> {
     let listed = run(netns, "nft", &["list", "table", "ip", "kube-proxy"])?;
     let (mut found, mut head) = (BTreeSet::new(), String::new());
@@ -169,7 +171,7 @@ fn table(netns: &Netns) -> Result<BTreeSet<String>> {
             found.insert(head.clone());
             continue;
         }
-        // The elements of a set, some on a line; a rule has its own in brackets.
+        // The elements of a set may share a line; a rule has its own in brackets.
         let parts = match head.starts_with("chain ") {
             true => vec![line],
             false => line.trim_end_matches('}').split(',').collect(),
@@ -181,7 +183,7 @@ fn table(netns: &Netns) -> Result<BTreeSet<String>> {
             }
         }
     }
-    // The API server's own Service.
+    // Without the API server's own Service.
     found.retain(|one| !one.contains("kubernetes-") && !one.ends_with(": 10.96.0.1"));
     Ok(found)
 }
@@ -196,8 +198,8 @@ fn without_comment(line: &str) -> String {
     }
 }
 
-/// `service-PPPPPPPP-default/far/tcp/tcp` is `service-far-tcp` here, an endpoint's `__172.31.48.4/8080` behind it is
-/// its number.
+/// Translates a name: `service-PPPPPPPP-default/far/tcp/tcp` is `service-far-tcp` here, and an endpoint's suffix
+/// `__172.31.48.4/8080` is its number.
 fn name(word: &str) -> String {
     let parts: Vec<&str> = word.split('/').collect();
     let [kind, name, protocol, port, ..] = parts[..] else {

@@ -1,4 +1,4 @@
-//! What the tests of agents begin with and wait for: an API server that knows our kinds.
+//! Common steps of the agents' tests: an API server with Ebbtide's kinds, and time limits.
 
 use std::{
     net::IpAddr,
@@ -10,22 +10,23 @@ use std::{
 use anyhow::Result;
 use ebbtide_cluster::{ControlPlane, Member, Options};
 
-/// What is shipped.
+/// The directory of the shipped manifests.
 pub(crate) const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
-/// For agents that hand out at once what was given back.
+/// The cooldown of agents that hand out released addresses at once.
 pub(crate) const NO_REST: Duration = Duration::ZERO;
 
-/// For what must not happen: long enough for it to happen.
+/// The time limit for what must not happen: long enough for it to happen.
 pub(crate) const SHORT: Duration = Duration::from_secs(4);
 
-/// For what must: longer than it takes to notice that an agent is dead.
+/// The time limit for what must happen: longer than it takes to notice a dead agent.
 pub(crate) const LONG: Duration = Duration::from_secs(150);
 
-/// A control plane with our kinds and no controllers; `None`, and a skip, where there are no binaries for it.
+/// Starts a control plane with Ebbtide's kinds and without controllers. Returns `None`, after a skip, if there are no
+/// binaries.
 pub(crate) fn cluster() -> Result<Option<ControlPlane>> {
     let options = Options {
-        // No controllers: nobody makes the service accounts that pods would need.
+        // Without controllers nobody creates the service accounts that pods would need.
         api_server_arguments: vec!["--disable-admission-plugins=ServiceAccount".into()],
         ..Options::default()
     };
@@ -36,7 +37,7 @@ pub(crate) fn cluster() -> Result<Option<ControlPlane>> {
     Ok(Some(cluster))
 }
 
-/// Adds until it works: others have to notice something first.
+/// Repeats ADD until it succeeds: other agents must notice something first.
 pub(crate) fn add_in_the_end(agent: &Member, pod: &str) -> Result<IpAddr> {
     let start = Instant::now();
     loop {

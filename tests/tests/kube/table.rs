@@ -1,4 +1,4 @@
-//! The table of objects (`objects.yaml`).
+//! Reads the table of objects (`objects.yaml`).
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 
 const TABLE: &str = include_str!("objects.yaml");
 
-/// The table's words for the kinds, and how the API server calls them.
+/// The kinds as the table names them, and as the API server does.
 pub(crate) const KINDS: [(&str, &str, &str); 4] = [
     ("pool", "SpiderIPPool", "spiderippools"),
     ("network", "SpiderMultusConfig", "spidermultusconfigs"),
@@ -16,7 +16,7 @@ pub(crate) const KINDS: [(&str, &str, &str); 4] = [
     ("coordinator", "SpiderCoordinator", "spidercoordinators"),
 ];
 
-/// An object, and who must refuse it.
+/// An object, and the layers that must refuse it.
 pub(crate) struct Row {
     pub(crate) is: String,
     pub(crate) name: String,
@@ -44,7 +44,7 @@ impl Row {
         self.with_spec(&self.name, &self.spec)
     }
 
-    /// Whether somebody must refuse it, or name a field that has no effect.
+    /// Whether a layer must refuse it, or report a field without effect.
     pub(crate) fn is_bad(&self) -> bool {
         !self.by.is_empty()
     }
@@ -54,7 +54,7 @@ impl Row {
     }
 }
 
-/// The rows of the table.
+/// Returns the rows of the table.
 pub(crate) fn rows() -> Result<Vec<Row>> {
     let table: Vec<Map<String, Json>> = serde_json::from_value(yaml::read(TABLE)?)?;
     let mut rows = Vec::new();

@@ -1,4 +1,4 @@
-//! Coming from Spiderpool: objects as Spiderpool writes them, a real API server.
+//! Migration from Spiderpool: objects as Spiderpool writes them, and a real API server.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::setup::{LONG, NO_REST, SHORT, add_in_the_end, cluster};
 
-/// Pools that Spiderpool's webhook has completed. `broken` is one that it takes and we do not.
+/// Pools that Spiderpool's webhook has completed. Spiderpool accepts `broken`, Ebbtide does not.
 const POOLS: &str = "
 apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderIPPool
@@ -54,7 +54,7 @@ spec:
     )
 }
 
-/// As Spiderpool writes it.
+/// Returns a SpiderEndpoint as Spiderpool writes it.
 fn endpoint(pod: &str, uid: &str, node: &str, ips: &Value) -> Value {
     json!({
         "apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderEndpoint",
@@ -74,7 +74,7 @@ fn nic(interface: &str, address: &str, pool: &str) -> Value {
     json!({"interface": interface, "ipv4": address, "ipv4Pool": pool, "vlan": 0, "cleanGateway": false})
 }
 
-/// As Spiderpool writes it: JSON in a text.
+/// Returns a pool's status as Spiderpool writes it: JSON in a text.
 fn status(entries: &[(&str, &str, &str)], total: u64) -> Value {
     let mut allocated = serde_json::Map::new();
     for (address, pod, uid) in entries {
@@ -90,7 +90,7 @@ fn path(pool: &str) -> String {
     format!("/apis/spiderpool.spidernet.io/v2beta1/spiderippools/{pool}")
 }
 
-/// A cluster as Spiderpool leaves it: `web` runs on node-a with two NICs and `lone` there without an
+/// Creates a cluster as Spiderpool leaves it: `web` runs on node-a with two NICs, `lone` runs there without an
 /// endpoint, `far` and `moved` run on node-b, `gone` does not run.
 fn spiderpools_cluster() -> Result<Option<ControlPlane>> {
     let Some(cluster) = cluster()? else {
@@ -207,7 +207,7 @@ fn what_spiderpools_pods_have_is_theirs_until_they_are_gone() -> Result<()> {
         "{reservations:?}"
     );
 
-    // What is left: the address of a pod that is gone, and one that nobody had.
+    // The remaining addresses: that of a pod that is gone, and one that nobody had.
     let got = BTreeSet::from([agent.add("new-0", LONG)?, agent.add("new-1", LONG)?]);
     ensure!(
         got == addresses(&["172.31.199.186", "172.31.199.189"]),
@@ -220,7 +220,7 @@ fn what_spiderpools_pods_have_is_theirs_until_they_are_gone() -> Result<()> {
     let full = agent.add("net-2", SHORT);
     ensure!(full.is_err(), "net-2 got a running pod's address: {full:?}");
 
-    // Restarted, with the API server away: the same.
+    // The same after a restart without the API server.
     drop(agent);
     cluster.stop_api_server()?;
     let agent = start()?;
@@ -229,7 +229,7 @@ fn what_spiderpools_pods_have_is_theirs_until_they_are_gone() -> Result<()> {
     ensure!(full.is_err(), "after a restart: {full:?}");
     cluster.start_api_server()?;
 
-    // The pod goes: its addresses are free, and Spiderpool's object goes, too.
+    // The pod is deleted: its addresses are released, and Spiderpool's object is deleted.
     delete(&cluster, "web")?;
     let got = add_in_the_end(&agent, "new-2")?;
     ensure!(

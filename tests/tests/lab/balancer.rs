@@ -1,5 +1,6 @@
-//! Addresses that the node translates and no setting names: load balancers', externalIPs, a firewall's DNAT. Pods
-//! ask them by their NIC, the host translates in OUTPUT, and the answer of a far backend has to be translated back.
+//! Addresses that the node translates and that no setting names: load balancers', externalIPs, a firewall's DNAT.
+//! Pods send requests to them by their NIC. The host translates in OUTPUT, and must translate the answer of a backend
+//! on another node back.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -13,12 +14,12 @@ use ebbtide_vpc::{
     traffic::{Client, Protocol, Server, socket},
 };
 
-/// What the backends listen at.
+/// The port of the backends.
 const BACKEND: u16 = 8080;
-/// What is asked.
+/// The port of the Services.
 const SERVICE: u16 = 80;
 
-/// A balancer's address, one for each backend.
+/// Returns a load balancer's address, one for each backend.
 fn balancer(family: Family, backend: u8) -> SocketAddr {
     let address: IpAddr = match family {
         Family::V4 => Ipv4Addr::new(203, 0, 113, backend).into(),
@@ -28,14 +29,14 @@ fn balancer(family: Family, backend: u8) -> SocketAddr {
 }
 
 struct Stage {
-    // Before the laboratory: they are dropped first.
+    // Before the lab, so that they are dropped first.
     asking: Pod,
     backends: Vec<Pod>,
     lab: Lab,
 }
 
 impl Stage {
-    /// A pod that asks, and backends beside it, on its node's other NIC, and on another node.
+    /// Creates a client pod, and backends beside it, on its node's other NIC, and on another node.
     fn build() -> Result<Self> {
         let lab = Lab::start(Plan::default())?;
         let asking = lab.pod("master", "ens5", "asking")?;
@@ -67,7 +68,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// What is asked, and who has to answer.
+    /// Returns the requested addresses, each with the backend that must answer.
     fn each(&self, family: Family) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
         let backends = self.backends.iter().zip(1..);
         backends.map(move |(pod, number)| {
@@ -111,7 +112,7 @@ fn a_pod_reaches_every_backend_of_an_address_that_only_its_node_translates() -> 
             for protocol in Protocol::BOTH {
                 port += 1;
                 let from = SocketAddr::new(stage.asking.address(family), port);
-                // The second time straight, and from the same port: the node gives one of the two another one.
+                // The second time directly, and from the same port: the node gives one of the two another port.
                 for server in [service, backend, service, backend] {
                     stage.ask(protocol, from, server).with_context(|| {
                         format!("{protocol} from {from} to {server} ({backend})")

@@ -1,4 +1,4 @@
-//! Behind Debian's ipvlan plugin, with others' IPAM plugins, and as another plugin's delegate.
+//! Ebbtide after Debian's ipvlan plugin, with other IPAM plugins, and as another plugin's delegate.
 
 use std::{
     fs,
@@ -101,8 +101,8 @@ fn addresses_of_host_local_and_static_are_used_kept_and_given_back() -> Result<(
     Ok(())
 }
 
-/// What a meta plugin does (CNI specification, section 4: execution by delegation): its environment goes
-/// on, its delegates' configurations are its own. Real ones are not in Debian.
+/// Writes a meta plugin (CNI specification, section 4: execution by delegation). It passes its environment on, and
+/// contains its delegates' configurations. Debian has no real one.
 fn mock_meta_plugin(directory: &TempDir, plugin: &Plugin, second: &str) -> Result<PathBuf> {
     for (interface, network) in [("eth0", "default/ipvlan-ens5"), ("net1", second)] {
         let config = plugin.config(network).to_string();

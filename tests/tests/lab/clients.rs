@@ -1,5 +1,5 @@
-//! Connections and clients that do more than ask once: bulk transfers, ports that move or are used
-//! again by another way, and pods that pass on what they get.
+//! Connections and clients that do more than one request: bulk transfers, ports that move or are reused by another
+//! path, and pods that forward.
 
 use std::{
     io::{Read as _, Write as _},
@@ -37,9 +37,9 @@ fn bulk(exempt: bool) -> Result<()> {
         exempt,
         ..Plan::default()
     })?;
-    // Where all is slow, the kernel makes small segments: of few packets (tcp_tso_autosize), and no longer than half
-    // the receiver's window (tcp_bound_to_half_wnd, both include/net/tcp.h and net/ipv4/tcp_output.c), which grows
-    // with the speed of the reader. These are for both families.
+    // If everything is slow, the kernel makes small segments: of few packets (tcp_tso_autosize), and no longer than
+    // half the receiver's window (tcp_bound_to_half_wnd, both include/net/tcp.h and net/ipv4/tcp_output.c), which grows
+    // with the speed of the reader. These settings are for both families.
     for end in [site.client(), &site.pod.netns] {
         end.sysctls(&[
             ("net/ipv4/tcp_min_tso_segs", "7"),
@@ -63,8 +63,8 @@ fn bulk(exempt: bool) -> Result<()> {
     site.pod.delete()
 }
 
-/// As QUIC's clients do behind a NAT: the server knows them by what they say, and sends, unasked
-/// too, to the port they spoke from last (RFC 9000, section 9).
+/// QUIC clients do so behind a NAT: the server identifies them by their content and sends, also unasked, to the port
+/// that they used last (RFC 9000, section 9).
 #[test]
 fn a_client_that_moves_to_another_port_is_answered_there() -> Result<()> {
     let mut site = Site::create(Plan::default())?;
@@ -115,10 +115,10 @@ fn a_udp_client_that_comes_by_another_nic_of_the_node_is_answered_there() -> Res
     site.pod.delete()
 }
 
-/// The client ends each connection first, so that the server's end of it is gone.
+/// The client closes each connection first, so that the server's end is gone.
 ///
-/// For two minutes after its end the host's conntrack would give the answers of one that comes straight the
-/// NodePort's address: they go past it, by the veth.
+/// For two minutes afterwards the host's conntrack would give the NodePort's address to the answers of a direct
+/// connection: these bypass it by the veth.
 #[test]
 fn a_tcp_client_s_port_is_used_again_by_another_way() -> Result<()> {
     let mut site = Site::create(Plan::default())?;
@@ -143,7 +143,7 @@ fn a_tcp_client_s_port_is_used_again_by_another_way() -> Result<()> {
                         (&server).read_exact(&mut [0; 5])?;
                         (&server).write_all(b"hello")?;
                         (&client).read_exact(&mut [0; 5])?;
-                        // The client's last word is said before it hears the end: nothing comes late.
+                        // The client's last segment is sent before it sees the end, so nothing comes late.
                         client.shutdown(Shutdown::Write)?;
                         ensure!((&server).read(&mut [0; 5])? == 0);
                         drop(server);
@@ -165,11 +165,11 @@ fn a_tcp_client_s_port_is_used_again_by_another_way() -> Result<()> {
     site.pod.delete()
 }
 
-/// A container inside the pod, which it reaches by the pod's own forwarding.
+/// Creates a container inside the pod, which the pod reaches by its own forwarding.
 fn container(site: &Site) -> Result<Netns> {
     let inner = Netns::new("container")?;
     let (pod, netlink) = (&site.pod.netns, site.pod.netns.netlink()?);
-    // Addresses that work at once.
+    // The addresses can be used at once.
     let no_dad = [
         ("net/ipv6/conf/all/accept_dad", "0"),
         ("net/ipv6/conf/default/accept_dad", "0"),
@@ -209,7 +209,7 @@ fn container(site: &Site) -> Result<Netns> {
     Ok(inner)
 }
 
-/// A server in the container, to which the pod passes on what comes to its own address.
+/// Starts a server in the container, to which the pod forwards requests for its own address.
 fn pass_on(case: &Case<'_>, inner: &Netns, protocol: Protocol) -> Result<Server> {
     let target: IpAddr = match case.family {
         Family::V4 => "10.200.0.2".parse()?,
@@ -224,7 +224,7 @@ fn pass_on(case: &Case<'_>, inner: &Netns, protocol: Protocol) -> Result<Server>
     Server::start(inner, protocol, any)
 }
 
-/// Who keeps the flows in mind, as no socket of the pod's is asked.
+/// Checks flows that only the programs remember, since no socket of the pod receives them.
 fn pass_on_by_every_way(plan: Plan) -> Result<()> {
     let mut site = Site::create(plan)?;
     let inner = container(&site)?;

@@ -1,5 +1,6 @@
-//! What is not ours works exactly as before: a node with everything at once that other people have on theirs, with all
-//! of its traffic as a matrix, before there is an agent, with it, with pods, after it stopped and after it is removed.
+//! Foreign traffic works exactly as before, on a node with everything that other software may have on it. All of its
+//! traffic is tested as a matrix: before there is an agent, with it, with pods, after it stopped, and after it was
+//! removed.
 
 use anyhow::Result;
 use ebbtide_tests::crowd::{

@@ -1,5 +1,5 @@
-//! An interface of ours beside one that another plugin made and that has the pod's default route: the
-//! other one stays as it was, while ours is there and after it went.
+//! An interface of Ebbtide beside one that another plugin made and that has the pod's default route. The other one
+//! stays as it was, while Ebbtide's exists and after its removal.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,16 +15,16 @@ use ebbtide_vpc::{
 };
 
 const PORT: u16 = 8080;
-/// What is behind the other plugin's interface, out of reach of ours.
+/// Addresses behind the other plugin's interface, which Ebbtide's cannot reach.
 const BEHIND: [&str; 2] = ["10.99.0.1", "fd00:99::1"];
-/// The pod's addresses there.
+/// The pod's addresses on the other plugin's interface.
 const OTHERS: [&str; 2] = ["10.244.1.5", "fd00:244::5"];
 
-/// A pod with an eth0 as Calico's plugin makes it: its own address alone, and a default route by a
-/// next hop that is nobody's.
+/// A pod with an eth0 as Calico's plugin makes it: only its own address, and a default route by a next hop that nobody
+/// has.
 struct Overlay {
     pod: Netns,
-    /// The other end, with everything behind it.
+    /// The other end of eth0, with everything behind it.
     world: Netns,
     sandbox: Sandbox,
     plugin: Plugin,
@@ -91,7 +91,7 @@ impl Overlay {
             .success()
     }
 
-    /// What the pod starts without naming an address goes by eth0, to the world and to Services.
+    /// Checks that connections without a source address leave by eth0, to the world and to Services.
     fn prove_eth0(&self) -> Result<()> {
         for (behind, own) in BEHIND.into_iter().zip(OTHERS) {
             let (behind, own): (IpAddr, IpAddr) = (behind.parse()?, own.parse()?);
@@ -112,7 +112,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// What others have: all but the links and tables that are ours.
+    /// Returns the state of the other interfaces: everything except Ebbtide's links and tables.
     fn others(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for family in ["-4", "-6"] {
@@ -163,7 +163,7 @@ fn another_plugin_s_default_route_stays_while_ours_is_there_and_after_it() -> Re
         for own in addresses(&result)? {
             let family = Family::of(own);
             for protocol in Protocol::BOTH {
-                // Out by net1, in by net1, and from the node by the pair.
+                // Out by net1, in by net1, and from the node by the veth pair.
                 let web = SocketAddr::new(Plan::web_server(family), PORT);
                 let client = Client::new(&overlay.pod, protocol).from_ip(own);
                 client

@@ -1,4 +1,4 @@
-//! An ADD that fails leaves the node as it was, whatever it was asked for, and whether other pods run or not.
+//! An ADD that fails leaves the node as it was, for any request, and whether other pods run or not.
 
 mod requests;
 
@@ -27,7 +27,7 @@ use ebbtide_vpc::{
 use requests::{Dice, Ipam, Request, bad, random_requests};
 use serde_json::json;
 
-/// All that an ADD may change on a node, outside of the pod.
+/// Everything that an ADD may change on a node outside of the pod.
 struct Node {
     state: State,
     /// The agent's records, addresses and pods.
@@ -57,7 +57,8 @@ impl Node {
     }
 }
 
-/// The names of all files; the pools' journal grows by what it says of an address that was given and taken back.
+/// Lists the names of all files. Contents are not compared: the pools' journal grows by an address that was taken and
+/// returned.
 fn list(directory: &Path, lines: &mut BTreeSet<String>) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let path: PathBuf = entry?.path();
@@ -70,19 +71,19 @@ fn list(directory: &Path, lines: &mut BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// Each agent loads its own.
+/// The programs, which each agent loads anew.
 const PROGRAMS: Allowed = Allowed {
     line: "filter ",
     reason: "programs have other numbers with a new agent",
 };
 
-/// See [`PROGRAMS`].
+/// The programs of TCX links; see [`PROGRAMS`].
 const TCX_PROGRAMS: Allowed = Allowed {
     line: "tcx ",
     reason: PROGRAMS.reason,
 };
 
-/// Where programs are attached without TCX.
+/// The queueing discipline to which programs are attached without TCX.
 const CLSACT: Allowed = Allowed {
     line: "tc qdisc clsact ffff: dev ",
     reason: "somebody may have filters there by now",
@@ -109,8 +110,8 @@ impl<'l> Trial<'l> {
         Node::of(&self.node, self.lab.agent("master"))
     }
 
-    /// Calls ADD. One that fails must have left nothing when it is answered; what one that succeeds made is gone soon
-    /// after its DEL. Gives whether it failed.
+    /// Calls ADD. If it fails, it must have left nothing when it returns; if it succeeds, everything is gone soon after
+    /// its DEL. Returns whether it failed.
     fn is_refused_without_a_trace(
         &mut self,
         before: &Node,
@@ -149,11 +150,11 @@ impl<'l> Trial<'l> {
         let deleted =
             self.plugin
                 .call_with("DEL", Some(&sandbox), config.as_bytes(), &variables)?;
-        // Of such a name there is nothing that could be deleted.
+        // An interface with an invalid name cannot be deleted.
         if deleted.exit != Some(0) && deleted.error()?.code != 4 {
             bail!("DEL: {}", deleted.stdout);
         }
-        // One that failed was looked at.
+        // The state after a failure was compared already.
         if !failed || number.is_multiple_of(8) {
             eventually("the node is as it was", || {
                 let later = Node::of(&self.node, self.lab.agent("master"))?;
@@ -186,7 +187,7 @@ fn a_failed_add_leaves_a_node_with_pods_as_it_was() -> Result<()> {
         "only {refused} of {} were refused",
         requests.len()
     );
-    // What a new agent finds is no more.
+    // What a new agent finds is gone.
     let agent = trial.lab.agent("master");
     agent.kill()?;
     agent.launch()?;
@@ -237,7 +238,7 @@ fn a_plugin_that_is_killed_leaves_nothing_that_its_del_does_not_remove() -> Resu
             config: request.config.to_string(),
             ..Invocation::default()
         };
-        // All that the agent sees of a plugin that is killed: nobody is at the other end any more.
+        // The agent sees of a killed plugin only that the connection ends.
         let mut stream = UnixStream::connect(trial.plugin.socket())?;
         wire::send(&mut stream, &wire::Request::Cni(invocation))?;
         drop(stream);
@@ -257,7 +258,7 @@ fn a_plugin_that_is_killed_leaves_nothing_that_its_del_does_not_remove() -> Resu
     Ok(())
 }
 
-/// Pods with several interfaces each, unless the environment says more.
+/// The default number of pods, each with several interfaces.
 const PODS: u64 = 6;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Bad input and faults: the right code, a message that names the thing, nothing left behind.
+//! Invalid input and faults: the right error code, a message that names the cause, and nothing left behind.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 struct Fault {
     name: &'static str,
-    /// Changes a good request into a bad one; a string replaces the configuration.
+    /// Makes a good request bad; a returned string replaces the configuration.
     bad: fn(&mut Value, &mut Sandbox) -> Option<String>,
     code: u32,
     named: &'static str,
@@ -142,7 +142,7 @@ fn sandbox(netns: &Netns, container_id: &str) -> Sandbox {
     Sandbox::new(netns, container_id, "faulty")
 }
 
-/// Manifests are read again when they change; this waits for it.
+/// Waits until the changed manifests were read.
 fn wait_for(lab: &mut Lab, what: &str, command: &[&str], text: &str) -> Result<String> {
     eventually(what, || {
         let answer = lab.agent("master").control(command)?;

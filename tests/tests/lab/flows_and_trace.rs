@@ -1,11 +1,11 @@
-//! `ebbtidectl flows` and `trace`: what is remembered, and what each program decides.
+//! `ebbtidectl flows` and `trace`: the remembered flows, and the decision of each program.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_demo::{Check, Scenario, Transport};
 use ebbtide_vpc::{agent::Agent, lab::Lab, plan::Plan};
 use serde_json::Value;
 
-/// A row of the table of traffic, with UDP or TCP only.
+/// Returns a row of the table of traffic, with UDP or TCP only.
 fn row(
     scenario: &Scenario,
     traffic: &str,
@@ -105,7 +105,7 @@ fn flows_tells_what_is_remembered_for_a_pod_and_in_the_host() -> Result<()> {
     scenario.delete()
 }
 
-/// Traces while `request` is made again and again, until the trace ends by itself.
+/// Runs a trace while `request` is repeated, until the trace ends.
 fn traced(
     agent: &Agent,
     arguments: &[&str],
@@ -114,7 +114,7 @@ fn traced(
     let arguments = [&["trace", "c", "-o", "json"], arguments].concat();
     let output = std::thread::scope(|scope| {
         let trace = scope.spawn(|| agent.control(&arguments));
-        // It has a time limit, so this ends; how long it takes until it begins is the machine's affair.
+        // The trace has a time limit, so this ends. How long it takes to begin depends on the machine.
         while !trace.is_finished() {
             request()?;
         }
@@ -132,7 +132,7 @@ fn traced(
 fn trace_tells_the_decisions_on_a_node_port_request_and_its_reply() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let scenario = Scenario::create(&lab)?;
-    // Started here, so that the laboratory can be lent to the requests.
+    // Started here, so that the lab can be borrowed by the requests.
     let client = Plan::client(ebbtide_vpc::plan::Family::V4).to_string();
     for (proto, transports) in [
         ("udp", &[Transport::Udp] as &'static [Transport]),
@@ -165,7 +165,7 @@ fn trace_tells_the_decisions_on_a_node_port_request_and_its_reply() -> Result<()
             ("host_nic_ingress", "ens5", "pass", "marked with ens5"),
             ("veth_ingress", "veth0", "pass", "marked"),
         ];
-        // What has an accepted socket is led back by its mark, and eth0 never sees it.
+        // Replies of an accepted socket are routed by its mark, and eth0 never sees them.
         match proto {
             "udp" => wanted.push(("nic_egress", "eth0", "redirect", "sent back")),
             _ => ensure!(
@@ -198,7 +198,7 @@ fn trace_tells_the_decisions_on_a_node_port_request_and_its_reply() -> Result<()
             });
         ensure!(marked, "{lines:#?}");
     }
-    // The others are back in their place and do their work, also when the agent ends meanwhile.
+    // The normal programs are attached again and work, even if the agent dies meanwhile.
     let check = node_port(&scenario, &[Transport::Udp, Transport::Tcp])?;
     let line = check.run(&lab, false);
     ensure!(line.ok, "after the trace: {line:#?}");

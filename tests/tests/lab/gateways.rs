@@ -1,5 +1,5 @@
-//! Gateways that the kernel finds elsewhere than on the link that they are asked for on: one route that it refuses keeps
-//! no other NIC from what it needs.
+//! Gateways that the kernel finds on another link than the one they are configured for: a refused route must not keep
+//! other NICs from working.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::{
@@ -12,7 +12,7 @@ use ebbtide_vpc::{
 
 use super::node_changes::{PORT, ask_node_port, expose};
 
-/// A laboratory whose node `master` was set up by these commands of `ip` before there was an agent.
+/// Starts a lab in which these `ip` commands were run on `master` before there was an agent.
 fn lab(commands: impl Fn(&Lab) -> Vec<String>) -> Result<Lab> {
     let mut lab = Lab::without_agents(Plan::default())?;
     for command in commands(&lab) {
@@ -23,7 +23,8 @@ fn lab(commands: impl Fn(&Lab) -> Vec<String>) -> Result<Lab> {
     Ok(lab)
 }
 
-/// Whether a pod's NodePort is answered at these NICs by IPv4, each by itself, all is on both NICs, and nothing was refused.
+/// Checks that a pod's NodePort is answered at these NICs by IPv4, each by itself, that both NICs have all objects, and
+/// that nothing was refused.
 fn answers_at(lab: &mut Lab, nics: &[&str]) -> Result<()> {
     let pod = lab.pod("master", "ens5", "p")?;
     let _servers = Server::on_any(&pod.netns, PORT)?;
@@ -61,7 +62,7 @@ fn two_nics_in_one_ipv6_network_as_network_managers_have_them() -> Result<()> {
     answers_at(&mut lab, &["ens5", "ens6"])
 }
 
-/// RFC 5549, as BGP has it between routers without IPv4 addresses of their own.
+/// An IPv4 route by an IPv6 router (RFC 5549), as BGP makes them between routers without IPv4 addresses.
 #[test]
 fn an_ipv4_default_by_an_ipv6_router_is_the_way_out_of_the_nic() -> Result<()> {
     let mut lab = lab(|lab| {
@@ -90,7 +91,7 @@ fn a_pool_whose_gateway_is_the_node_itself_is_told_and_costs_no_other() -> Resul
     Ok(())
 }
 
-/// Links get what `default` says; Calico's and others' agents turn forwarding on for their own, too.
+/// New links inherit the setting of `default`. Calico's agent and others turn forwarding on for their own links, too.
 #[test]
 fn new_links_forward_where_the_default_says_that_they_do_not_and_a_nic_that_does_not_is_told()
 -> Result<()> {

@@ -28,12 +28,12 @@ use ebbtide_vpc::{
 const NODE: &str = "master";
 const NIC: &str = "ens5";
 
-/// Where the datagrams go, and from where: what has another's address, and what is the pod's own.
+/// Destination port of the datagrams, and source ports of forged and of genuine ones.
 const PORT: u16 = 4000;
 const FORGED: u16 = 6666;
 const HONEST: u16 = 6667;
 
-/// The lab with two pods on one NIC: the hostile one and its victim.
+/// A lab with two pods on one NIC: the hostile pod and its victim.
 struct Stage {
     hostile: Pod,
     victim: Pod,
@@ -66,7 +66,7 @@ impl Stage {
         self.nic().subnet(family).gateway
     }
 
-    /// That the node and the victim are where they were, for each other and for the gateway, or are soon.
+    /// Checks that the node, the victim and the gateway can reach each other at their addresses, or can soon.
     fn all_is_well(&self) -> Result<()> {
         let router = &self.lab.vpc.router;
         for family in Family::BOTH {
@@ -90,8 +90,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The datagrams that somebody's addresses are forged in, to each of the others, in everything that may be around
-    /// them.
+    /// Returns datagrams with forged addresses to each of the others, in every encapsulation of [`AROUND`].
     fn forged(&self, macs: impl Fn(IpAddr) -> [[u8; 6]; 2]) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         for family in Family::BOTH {
@@ -118,7 +117,7 @@ impl Stage {
         frames
     }
 
-    /// Says by ARP and neighbour discovery that the gateway, the node and the victim are here.
+    /// Returns ARP and neighbour discovery messages that claim the addresses of gateway, node and victim.
     fn claims(&self) -> Vec<Vec<u8>> {
         let mac = self.nic().mac;
         let mut frames = Vec::new();
@@ -157,7 +156,7 @@ const AROUND: &[&[(u16, u16)]] = &[
     &[(0x88a8, 0), (0x8100, 0), (0x88a8, 0)],
 ];
 
-/// Sockets of the node and the victim that take what comes for them, and a look at the wire.
+/// Sockets of the node and the victim that receive datagrams for them, and a capture of the wire.
 struct Watch {
     sockets: Vec<(String, UdpSocket)>,
     wire: Capture,
@@ -191,9 +190,9 @@ impl Watch {
         })
     }
 
-    /// Who got something from this port, and from whom.
+    /// Returns who received a datagram with this source port, and from which address.
     fn got(&self, port: u16) -> Vec<String> {
-        // What is on its way arrives.
+        // Lets packets arrive that are under way.
         thread::sleep(Duration::from_millis(300));
         let mut got = Vec::new();
         for (whose, socket) in &self.sockets {
@@ -226,14 +225,14 @@ fn frames_of_a_pod_with_net_raw(mode: IpvlanMode) -> Result<()> {
     stage.all_is_well()?;
     let hostile = &stage.hostile.netns;
 
-    // Its own reach each of them, so that what follows means something.
+    // The pod's genuine datagrams reach everybody, so that the following proves something.
     for (interface, macs) in [
         (NIC_SIDE, &by_nic as &dyn Fn(IpAddr) -> [[u8; 6]; 2]),
         (NODE_SIDE, &by_veth),
     ] {
         for family in Family::BOTH {
             let own = stage.hostile.address(family).to_string();
-            // By its own interface the node takes it for a detour, and may filter it.
+            // By its own interface the node sees it as arriving by another path, and may filter it.
             let to = match interface {
                 NIC_SIDE => Plan::web_server(family),
                 _ => stage.nic().primary(family),
@@ -289,7 +288,7 @@ fn frames_of_a_pod_with_net_raw(mode: IpvlanMode) -> Result<()> {
     );
     stage.all_is_well()?;
 
-    // What no program of ours is shown (docs: the threat model): told, not asserted.
+    // No program of ours sees these (docs: the threat model), so the result is printed and not asserted.
     send_raw(hostile, NIC_SIDE, &stage.forged(by_nic), true)?;
     println!(
         "{mode}: past the queueing discipline arrived {}",
@@ -308,10 +307,10 @@ fn in_l2_no_forged_frame_of_a_pod_arrives_anywhere() -> Result<()> {
     frames_of_a_pod_with_net_raw(IpvlanMode::L2)
 }
 
-/// What a pod does to itself: commands of `ip` and `tc`. Those that the kernel refuses are told.
+/// Something that a pod does to itself: commands of `ip` and `tc`. Those that the kernel refuses are printed.
 struct Deed {
     what: &'static str,
-    /// `NODE`, `GATEWAY`, `VICTIM` and `OUTSIDE` are addresses.
+    /// The commands; `NODE`, `GATEWAY`, `VICTIM` and `OUTSIDE` stand for addresses.
     commands: &'static [&'static str],
     /// What `ip address` in the pod must not show in the end.
     never: &'static [&'static str],

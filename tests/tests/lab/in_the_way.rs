@@ -1,4 +1,4 @@
-//! A link that is in the pod already, under a name that one of ours was to get: it stays, and so does all on it.
+//! A foreign link in the pod under a name that one of Ebbtide's links needs: it stays, with everything on it.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::{
@@ -11,10 +11,10 @@ use ebbtide_vpc::{
 };
 use serde_json::json;
 
-/// What is there, and how the error calls it.
+/// The foreign link, and its description in the error.
 struct InTheWay {
     what: &'static str,
-    /// Run in the node; `POD` is the path of the pod's namespace.
+    /// The commands, run in the node; `POD` is the path of the pod's namespace.
     make: &'static [&'static str],
     link: &'static str,
     called: &'static str,

@@ -1,4 +1,4 @@
-//! IPv6 that somebody turns off on a NIC by its setting, as hardening guides have it.
+//! IPv6 that is turned off on a NIC by its setting, as hardening guides recommend.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::{
@@ -63,7 +63,7 @@ fn ipv6_that_is_off_on_a_nic_is_named_with_its_pods_and_ipv4_goes_on() -> Result
     turn(&node, true)?;
     named(&mut lab, 1)?;
     asks_the_world(&pod.netns).context("IPv4, of a pod that was there before")?;
-    // One that comes afterwards, with a new agent as well.
+    // A pod that is added afterwards, also by a new agent.
     let second = lab.pod("master", "ens6", "meanwhile")?;
     named(&mut lab, 2)?;
     asks_the_world(&second.netns).context("IPv4, of a pod that came meanwhile")?;
@@ -77,7 +77,7 @@ fn ipv6_that_is_off_on_a_nic_is_named_with_its_pods_and_ipv4_goes_on() -> Result
 
     turn(&node, false)?;
     unnamed(&mut lab)?;
-    // Off once more, while the NIC has no address of its own but the link-local one.
+    // Off again, while the NIC has only its link-local address.
     turn(&node, true)?;
     named(&mut lab, 3)?;
     turn(&node, false)?;
@@ -90,10 +90,10 @@ fn ipv6_that_is_off_on_a_nic_is_named_with_its_pods_and_ipv4_goes_on() -> Result
     Ok(())
 }
 
-/// As firewalld has it (`IPv6_rpfilter`), whether or not there is IPv6.
+/// firewalld's filter (`IPv6_rpfilter`), which it installs whether or not there is IPv6.
 const FIREWALL: &str = "*mangle\n-A PREROUTING -m rpfilter --invert --validmark -j DROP\nCOMMIT\n";
 
-/// As hardening guides have it: off for all links, and for those to come.
+/// As in hardening guides: off for all links and for new ones.
 #[test]
 fn a_node_where_ipv6_is_off_for_all_links_has_all_of_ipv4_and_no_errors() -> Result<()> {
     let mut lab = Lab::without_agents(Plan::default())?;

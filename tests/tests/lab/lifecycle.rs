@@ -1,4 +1,4 @@
-//! An interface's life: ADD, CHECK, DEL and GC, once and repeated, and what they leave alone.
+//! The life of an interface: ADD, CHECK, DEL and GC, once and repeated, and what they must not touch.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::{
@@ -70,8 +70,8 @@ fn del_succeeds_after_the_namespace_is_gone() -> Result<()> {
     Ok(())
 }
 
-/// A piece of a pod's network, how somebody breaks it, and how CHECK calls it. What is wiped from the
-/// host comes back by itself, and so is in `repair.rs`.
+/// A part of a pod's network, how it is broken, and how CHECK calls it. The host's parts are repaired automatically:
+/// see `repair.rs`.
 struct Damage {
     called: &'static str,
     by: fn(&Lab, &Pod) -> Result<()>,
@@ -142,7 +142,7 @@ fn check_names_each_kind_of_damage_and_a_repeated_add_repairs_it() -> Result<()>
     for damage in DAMAGES {
         (damage.by)(&lab, &pod).with_context(|| format!("breaking {:?}", damage.called))?;
         let checked = pod.call("CHECK");
-        // The agent hears of programs that are taken off, and on a busy machine it is faster than CHECK.
+        // The agent receives an event when programs are detached, and may be faster than CHECK on a busy machine.
         if checked.is_ok() && damage.called.starts_with("program") {
             ensure!(lab.logs().contains(PUT_BACK), "{}", damage.called);
             continue;
@@ -226,7 +226,7 @@ fn gc_removes_what_is_not_in_the_list_and_nothing_else() -> Result<()> {
 fn what_is_not_ours_is_never_touched() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let node = lab.vpc.node("master").clone();
-    // In our tables, at our priorities, with names like ours: and yet somebody else's.
+    // Foreign objects in Ebbtide's tables, at its priorities, and with names like its own.
     for arguments in [
         "link add veth0123456789a type bridge",
         "route add 192.0.2.0/24 dev ens5 table 7700",

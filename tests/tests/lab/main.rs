@@ -1,8 +1,8 @@
-//! What needs ipvlan: the real binaries in the strict VPC, with pods on the nodes' NICs.
+//! Tests that need ipvlan: the real binaries in the strict VPC, with pods on the nodes' NICs.
 //!
-//! Few kernels of clouds and of CI have ipvlan built in or as a module: where this one has none, these tests run in
-//! a guest, and the guest's boot is what makes them an executable of their own. What needs no ipvlan belongs in
-//! `native`, and what needs Kubernetes' programs in `kube`.
+//! Few kernels of clouds and CI have ipvlan. Without it these tests run in a guest, and they are an executable of their
+//! own because of the guest's boot. Tests that need no ipvlan belong in `native`, those that need Kubernetes' programs
+//! in `kube`.
 
 mod balancer;
 mod chained;

@@ -1,5 +1,5 @@
-//! Marks of others: what a socket, a firewall or a service mesh sets stays as it is, in the pod and in
-//! the host, and leads no answer astray.
+//! Foreign marks: marks of sockets, firewalls and service meshes stay as they are, in the pod and in the host, and do
+//! not misroute replies.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -22,12 +22,12 @@ use ebbtide_vpc::{
 };
 use nix::libc;
 
-/// Istio's, and a bit that is nobody's.
+/// Istio's mark, and a bit that nobody uses.
 const THEIRS: u32 = 1337 | 0x40_0000;
-/// The bit alone, as a firewall of the node sets it.
+/// That bit alone, as a firewall of the node sets it.
 const FIREWALL: u32 = 0x40_0000;
 
-/// Rules that count packets, each under a name.
+/// Installs rules that count packets, each with a name.
 fn count(netns: &Netns, family: Family, rules: &[(&str, String)]) -> Result<()> {
     let lines = rules
         .iter()
@@ -36,7 +36,7 @@ fn count(netns: &Netns, family: Family, rules: &[(&str, String)]) -> Result<()> 
     iptables::restore(netns, family, &script)
 }
 
-/// What a rule of [`count`] has counted.
+/// Returns the count of a rule of [`count`].
 fn counted(netns: &Netns, family: Family, name: &str) -> Result<u64> {
     let rules = iptables::save(netns, family, "mangle")?;
     let line = rules.lines().find(|line| line.contains(name));
@@ -50,7 +50,7 @@ fn the_mark_of_a_udp_server_s_socket_is_on_its_answers_whatever_interface_they_l
 -> Result<()> {
     let mut site = Site::create(Plan::default())?;
     let theirs = format!("{THEIRS:#x}");
-    // Behind the program that leads answers there.
+    // Behind the program that redirects replies to the veth.
     let seen = [
         "filter", "add", "dev", "veth0", "egress", "prio", "7", "protocol", "all",
     ];
@@ -111,7 +111,7 @@ fn the_mark_of_a_udp_server_s_socket_is_on_its_answers_whatever_interface_they_l
     site.pod.delete()
 }
 
-/// A firewall of the node's that marks everything, questions and answers, with a bit of its own.
+/// A firewall of the node marks all packets, requests and replies, with a bit of its own.
 #[test]
 fn a_bit_that_the_node_s_firewall_sets_stays_set_and_answers_leave_where_they_should() -> Result<()>
 {
@@ -165,9 +165,8 @@ fn a_bit_that_the_node_s_firewall_sets_stays_set_and_answers_leave_where_they_sh
     site.pod.delete()
 }
 
-/// The kernel lets no accepted socket inherit a packet's mark if its listener has one
-/// (`inet_request_mark`, include/net/inet_sock.h). Its answers follow the routing table, and the node
-/// puts them right.
+/// An accepted socket does not inherit a packet's mark if its listener has one (`inet_request_mark`,
+/// include/net/inet_sock.h). Its replies follow the routing table, and source-NIC enforcement redirects them.
 #[test]
 fn a_tcp_server_with_a_mark_of_its_own_is_answered_with_the_help_of_source_nic_enforcement()
 -> Result<()> {
@@ -194,8 +193,8 @@ fn a_tcp_server_with_a_mark_of_its_own_is_answered_with_the_help_of_source_nic_e
     site.pod.delete()
 }
 
-/// A proxy as a mesh's sidecar: what was redirected to it goes on to the application, with the mark
-/// that the redirection leaves alone.
+/// Starts a proxy like a mesh's sidecar: it forwards redirected connections to the application; the redirection does
+/// not change the mark.
 fn proxy(pod: &Netns, any: SocketAddr, application: SocketAddr) -> Result<()> {
     let listener = socket(pod, Protocol::Tcp, any)?;
     listener.listen(16)?;
@@ -234,7 +233,7 @@ fn behind_a_mesh_s_redirection_answers_leave_as_their_questions_came() -> Result
         let _server = Server::start(pod, Protocol::Tcp, application)?;
         let inbound = SocketAddr::new(family.any(), port + 7000);
         let to_proxy = format!("-j REDIRECT --to-ports {}", inbound.port());
-        // Everything is the proxy's but what the proxy itself sends.
+        // Everything is redirected to the proxy, except what the proxy itself sends.
         let script = format!(
             "*nat\n-A PREROUTING -p tcp --dport {port} {to_proxy}\n\
              -A OUTPUT -m mark --mark 1337 -j RETURN\n\
@@ -264,7 +263,7 @@ fn behind_a_mesh_s_redirection_answers_leave_as_their_questions_came() -> Result
     site.pod.delete()
 }
 
-/// As a transparent proxy does it: what comes in for some ports goes to the proxy, by a mark and a rule.
+/// Installs rules of a transparent proxy: connections to some ports go to the proxy, by a mark and a rule.
 fn proxy_transparently(pod: &Netns, ports: &str) -> Result<()> {
     for family in Family::BOTH {
         let by = match family {
@@ -287,7 +286,7 @@ fn proxy_transparently(pod: &Netns, ports: &str) -> Result<()> {
 /// The port of the transparent proxy.
 const PROXY: u16 = 15006;
 
-/// The proxy's socket, which takes what is for others.
+/// Opens the proxy's socket, which accepts connections to foreign addresses.
 fn transparent(case: &Case<'_>) -> Result<TcpListener> {
     let listener = listener(&Case {
         port: PROXY,
@@ -301,7 +300,7 @@ fn transparent(case: &Case<'_>) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// Waits until the pod's sockets take no marks any more.
+/// Waits until the pod's sockets do not take marks any more.
 fn followed(pod: &Netns) -> Result<()> {
     eventually("the pod's connections to be followed", || {
         let accept = run(pod, "sysctl", &["-n", "net.ipv4.tcp_fwmark_accept"])?;
@@ -310,7 +309,7 @@ fn followed(pod: &Netns) -> Result<()> {
     })
 }
 
-/// A connection, data both ways, and each packet on its way.
+/// Checks a connection with data in both directions, and the path of each packet.
 fn talk(case: &Case<'_>, listener: &TcpListener) -> Result<()> {
     let mark = case.mark()?;
     let (client, server) = connection(case, listener, case.client())?;
@@ -345,7 +344,7 @@ fn a_transparent_proxy_that_came_while_no_agent_ran_is_found() -> Result<()> {
     site.lab.agent("master").wait_ready()?;
     followed(&site.pod.netns)?;
     site.each(|case| talk(case, &transparent(case)?))?;
-    // The next agent finds it written down.
+    // The next agent reads it from the record.
     site.lab.agent("master").stop()?;
     site.lab.agent("master").launch()?;
     site.lab.agent("master").wait_ready()?;

@@ -1,5 +1,5 @@
-//! A node-wide MASQUERADE of somebody else's: what it does to pods on ipvlan (l3), and what keeps
-//! it off them. What a pod sends by the NIC passes the host's OUTPUT and POSTROUTING.
+//! Foreign MASQUERADE rules for all of a node: their effect on pods on ipvlan l3, and ways to exempt pods. What a pod
+//! sends by the NIC passes the host's OUTPUT and POSTROUTING.
 
 use std::net::SocketAddr;
 
@@ -14,10 +14,10 @@ use ebbtide_vpc::{
 };
 use tempfile::TempDir;
 
-/// As ip-masq-agent, firewalld and Docker's users write it. After the Service proxy's own rules.
+/// The rule as in ip-masq-agent, firewalld and Docker's guides, after the Service proxy's own rules.
 const MASQUERADE: &str = "*nat\n-A POSTROUTING -o ens6 -j MASQUERADE\nCOMMIT\n";
 
-/// What an operator can add for the pods' addresses in the same table, before the other.
+/// Returns a rule that exempts the pods' addresses in the same table, before the MASQUERADE.
 fn accept(lab: &Lab, family: Family) -> String {
     let secondary = &lab.vpc.nic("master", "ens6").subnet(family).secondary;
     let rules: Vec<String> = secondary
@@ -27,7 +27,7 @@ fn accept(lab: &Lab, family: Family) -> String {
     format!("*nat\n{}COMMIT\n", rules.concat())
 }
 
-/// For pods only, in another table: what they send by the NIC is not tracked at all.
+/// Returns a rule for pods in another table: what they send by the NIC is not tracked at all.
 fn untrack(lab: &Lab, family: Family) -> String {
     let secondary = &lab.vpc.nic("master", "ens6").subnet(family).secondary;
     let rules: Vec<String> = secondary
@@ -37,7 +37,7 @@ fn untrack(lab: &Lab, family: Family) -> String {
     format!("*raw\n{}COMMIT\n", rules.concat())
 }
 
-/// Who a server outside takes the pod `c` for, and whether it is answered straight.
+/// How a server outside sees the pod `c`, and whether the pod is answered directly.
 struct Seen {
     as_itself: bool,
     answers_udp: bool,
@@ -61,7 +61,7 @@ fn look(lab: &Lab, scenario: &Scenario, family: Family) -> Result<Seen> {
     })
 }
 
-/// What `ebbtidectl doctor` says of others' firewall rules, and whether it fails.
+/// Returns what `ebbtidectl doctor` reports about foreign firewall rules, and whether it fails.
 fn doctor(lab: &mut Lab) -> Result<(Vec<String>, bool)> {
     let (findings, fails) = lab.agent("master").doctor()?;
     let firewall = findings.iter().filter(|one| one.what.contains("firewall"));
@@ -124,7 +124,7 @@ fn rules_are_read_by_the_host_s_programs_where_the_agent_has_none() -> Result<()
     scenario.delete()
 }
 
-/// The pods are there already when the option comes.
+/// The pods exist before the option is set.
 #[test]
 fn the_option_keeps_a_foreign_masquerade_and_a_nodeports_conntrack_off_pods() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
@@ -151,7 +151,7 @@ fn the_option_keeps_a_foreign_masquerade_and_a_nodeports_conntrack_off_pods() ->
             exempt.answers_udp,
             lab.logs()
         );
-        // A TCP client cannot have the same connection again so soon.
+        // A TCP client cannot reuse the same connection so soon.
         let udp = [WAYS_TO_C, WAYS_TO_C].concat();
         for (protocol, ways) in [(Protocol::Udp, udp), (Protocol::Tcp, WAYS_TO_C.to_vec())] {
             let client = Client::new(&lab.vpc.world, protocol)
@@ -178,7 +178,7 @@ fn what_is_not_tracked_is_not_masqueraded_and_every_row_still_passes() -> Result
         let seen = look(&lab, &scenario, family)?;
         ensure!(seen.as_itself && seen.answers_udp, "{family}");
     }
-    // And the collision of a NodePort's flow with the straight one is gone with it.
+    // The conflict between a NodePort's flow and the direct one is gone, too.
     for (family, port) in Family::BOTH.into_iter().zip([40_001, 40_002]) {
         let client = Client::new(&lab.vpc.world, Protocol::Udp)
             .from(SocketAddr::new(Plan::client(family), port));

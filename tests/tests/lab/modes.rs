@@ -1,4 +1,4 @@
-//! ipvlan's other modes through the same table of traffic (docs/modes.md).
+//! The other ipvlan modes, with the same table of traffic (docs/modes.md).
 
 use std::{net::SocketAddr, thread, time::Duration};
 
@@ -14,7 +14,7 @@ use ebbtide_vpc::{
     traffic::{Client, Protocol},
 };
 
-/// Runs every row in `mode`, each as `expected` has it.
+/// Runs every row in `mode`; `expected` adapts the expectation.
 fn rows(mode: IpvlanMode, expected: fn(Check) -> Check) -> Result<()> {
     let lab = Lab::start(Plan {
         mode,
@@ -36,15 +36,14 @@ fn every_row_is_answered_where_it_came_in_in_l3s() -> Result<()> {
     rows(IpvlanMode::L3s, in_l3s)
 }
 
-/// What is other in l3s than in l3, everything answered all the same:
+/// Adapts a row to l3s. Everything is answered there as in l3, with two differences:
 ///
-/// * The pod's interface delivers what comes from the wire without being passed: no tap and no tc
-///   program sees it (`ipvlan_nf_input` changes the packet's device behind them,
-///   drivers/net/ipvlan/ipvlan_l3s.c).
-/// * What comes in by a NIC is its pods' before it is routed, but after the host's conntrack
-///   (`ipvlan_l3_rcv`, called from `ip_rcv_finish`). So a NodePort request reaches a pod on the
-///   same NIC by that NIC, not masqueraded, and its reply goes back by it, where conntrack undoes
-///   the DNAT; and so does the answer to what a pod sent to a ClusterIP.
+/// * The pod's interface delivers packets from the wire without being passed: no tap and no tc program sees them
+///   (`ipvlan_nf_input` changes the packet's device behind them, drivers/net/ipvlan/ipvlan_l3s.c).
+/// * A packet that comes in by a NIC is assigned to its pods before it is routed, but after the host's conntrack
+///   (`ipvlan_l3_rcv`, called from `ip_rcv_finish`). So a NodePort request reaches a pod on the same NIC by that NIC,
+///   not masqueraded, and its reply leaves by it, where conntrack undoes the DNAT. The same holds for the answer to a
+///   request that a pod sent to a ClusterIP.
 fn in_l3s(mut check: Check) -> Check {
     let back = check.back.clone();
     let back = back.unwrap_or_else(|| check.path.reversed());
@@ -86,8 +85,8 @@ fn is(hop: &Hop, side: &str, towards: Direction) -> bool {
     matches!(place, Place::Pod { interface, .. } if interface == side) && *direction == towards
 }
 
-/// The pod at the end of a path whose last steps are its own NIC and its veth. What
-/// `host_nic_ingress` redirects into the host goes by the veth as ever.
+/// Returns the pod at the end of a path whose last steps are its own NIC and its veth. What `host_nic_ingress`
+/// redirects into the host takes the veth in each mode.
 fn taken_by_its_nic(check: &Check, path: &Path) -> Option<String> {
     let [.., wire, last] = &path.0[..] else {
         return None;
@@ -104,16 +103,16 @@ fn taken_by_its_nic(check: &Check, path: &Path) -> Option<String> {
 /// How a client's connections end.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// In order. A TCP client cannot have the same one again for a while.
+    /// By FIN. The TCP client cannot reuse the same connection for a while.
     Fin,
     /// By a reset; for UDP not at all.
     Reset,
 }
 
-/// Longer than conntrack takes until it believes that UDP will go on (net/netfilter/nf_conntrack_proto_udp.c).
+/// Longer than the time after which conntrack treats a UDP flow as a stream (net/netfilter/nf_conntrack_proto_udp.c).
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// A client that has one source port, and the ways it comes by, one after the other.
+/// A client with one source port, and the paths that it uses, one after the other.
 #[derive(Debug)]
 struct Mover {
     family: Family,
@@ -124,8 +123,8 @@ struct Mover {
 }
 
 impl Mover {
-    /// By the NodePort, straight to the pod, and by the NodePort again, or the other way round, in both families;
-    /// each with a source port of its own, from `port` on.
+    /// Returns clients that use NodePort, pod address and NodePort, or the opposite order, in both families. Each has a
+    /// source port of its own, from `port` on.
     fn all(port: u16) -> Vec<Self> {
         let [by_node_port, straight] = WAYS_TO_C;
         let mut ports = port..;
@@ -154,7 +153,7 @@ impl Mover {
         movers
     }
 
-    /// Comes by the way of this number, if there is one.
+    /// Sends a request by the path of this number, if there is one.
     fn come(&self, lab: &Lab, number: usize) -> Result<()> {
         let Some(way) = self.ways.get(number) else {
             return Ok(());
@@ -178,7 +177,7 @@ impl Mover {
     }
 }
 
-/// Each client once at once, and once with pauses. All wait in the same pauses: they share no port.
+/// Runs each client once without and once with pauses. All share the pauses, as they share no port.
 fn one_port_both_ways(mode: IpvlanMode) -> Result<()> {
     let lab = Lab::start(Plan {
         mode,

@@ -1,4 +1,4 @@
-//! The NIC's MTU is that of every way, and a smaller one further on is learned by each sender.
+//! The NIC's MTU holds on every path, and each sender learns a smaller one further on.
 
 use std::{
     io::ErrorKind,
@@ -23,12 +23,12 @@ use ebbtide_vpc::{
 };
 use nix::libc;
 
-/// As clouds have it.
+/// The MTU of clouds.
 const MTU: usize = 9001;
-/// Beyond the gateway.
+/// The MTU beyond the gateway.
 const NARROW: usize = 1400;
 
-/// The bytes that IP and UDP take of a packet.
+/// Returns the length of the IP and UDP headers.
 fn headers(family: Family) -> usize {
     match family {
         Family::V4 => 20 + 8,
@@ -36,7 +36,7 @@ fn headers(family: Family) -> usize {
     }
 }
 
-/// Never to be cut, neither here nor on the way.
+/// Forbids fragmentation, here and on the path.
 fn whole(family: Family, socket: &UdpSocket) -> Result<()> {
     let (level, name) = match family {
         Family::V4 => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
@@ -49,7 +49,7 @@ fn is_too_long(sent: &std::io::Result<usize>) -> bool {
     matches!(sent, Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE))
 }
 
-/// As ever, and past the node's stack.
+/// Without and with the option that makes pods' packets bypass the node's stack.
 const EXEMPT: [bool; 2] = [false, true];
 
 fn site(exempt: bool) -> Result<Site> {
@@ -94,14 +94,14 @@ fn longest_packets(exempt: bool) -> Result<()> {
         let shown = ip(netns, &["link", "show", "dev", link])?;
         ensure!(shown.contains("mtu 9001"), "{shown}");
     }
-    // No limit of its own for what is redirected to it.
+    // The redirect device has no limit of its own.
     let shown = ip(site.node(), &["link", "show", "dev", "ebbtide0"])?;
     ensure!(shown.contains("mtu 65535"), "{shown}");
     site.pod.delete()
 }
 
-/// A ClusterIP that is not masqueraded: the answer comes in by the pod's NIC and is steered into the
-/// host, which undoes the DNAT and passes it on by the veth.
+/// A ClusterIP without masquerading: the answer comes in by the pod's NIC and is redirected into the host, which undoes
+/// the DNAT and forwards it by the veth.
 #[test]
 fn packets_as_long_as_the_nics_mtu_pass_what_is_steered_into_the_host() -> Result<()> {
     let site = Site::create(Plan::default())?;
@@ -139,7 +139,7 @@ fn packets_as_long_as_the_nics_mtu_pass_what_is_steered_into_the_host() -> Resul
     site.pod.delete()
 }
 
-/// A site whose router has a narrow way to the client. Nobody else knows: the client's own link says
+/// Creates a site whose router has a smaller MTU towards the client. Nobody else knows it: the client's own link has
 /// 9001, and so does its MSS.
 fn narrowed(exempt: bool) -> Result<Site> {
     let site = site(exempt)?;
@@ -147,15 +147,15 @@ fn narrowed(exempt: bool) -> Result<Site> {
     for family in Family::BOTH {
         let client = Plan::edge_link(family).edge.addr();
         let to = format!("{client}/{}", family.host_prefix());
-        // What is not locked is no limit for what is only forwarded (`ip_dst_mtu_maybe_forward`).
+        // An MTU that is not locked does not limit forwarded packets (`ip_dst_mtu_maybe_forward`).
         let route = ["route", "add", &to, "dev", EDGE_PORT, "mtu", "lock", &mtu];
         ip(&site.lab.vpc.router, &route)?;
     }
     Ok(site)
 }
 
-/// Each way with a pod of its own, as what that once learned of the client serves all ways. Nobody else learns:
-/// who cannot pass a packet on complains to the pod.
+/// Runs an exchange on each path, each with a pod of its own, since the pod's knowledge about the client holds for all
+/// paths. Nobody else learns: a router that cannot forward a packet sends the error to the pod.
 fn by_each_way(exchange: impl Fn(&Case<'_>) -> Result<()>) -> Result<()> {
     for (exempt, ways) in [(false, &Way::ALL[..]), (true, &[Way::Straight])] {
         let mut site = narrowed(exempt)?;
@@ -228,7 +228,7 @@ fn a_udp_server_in_a_pod_learns_a_smaller_mtu_by_the_way_of_the_question() -> Re
         ensure!(is_too_long(&longer), "{longer:?}");
         let seen = case.seen(mark)?;
         ensure!(in_pod(&seen, Direction::Out).all(|p| p.is_in_pod_at(case.back())));
-        // What may be cut is cut, by the sender for IPv6, and answers still come by the same way.
+        // Packets that may be fragmented are, for IPv6 by the sender, and replies still leave by the same path.
         let (level, name) = match case.family {
             Family::V4 => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
             Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),

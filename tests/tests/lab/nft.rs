@@ -1,5 +1,5 @@
-//! Rules that others made with `nft`: what a masquerade does to pods on ipvlan (l3), that the doctor
-//! names it, and that its remedy cures it. The same for iptables: `masquerade.rs`.
+//! Foreign nft rules: the effect of a masquerade on pods on ipvlan l3, the doctor's finding, and its remedy.
+//! `masquerade.rs` has the same for iptables.
 
 use std::net::SocketAddr;
 
@@ -13,14 +13,14 @@ use ebbtide_vpc::{
     traffic::{Client, Protocol, Server},
 };
 
-/// What `ebbtidectl doctor` says of others' firewall rules.
+/// Returns what `ebbtidectl doctor` reports about foreign firewall rules.
 fn firewall(site: &mut Site) -> Result<Vec<Finding>> {
     let (mut findings, _) = site.lab.agent("master").doctor()?;
     findings.retain(|finding| finding.what.contains("firewall"));
     Ok(findings)
 }
 
-/// Whether a server outside takes the pod for what it is.
+/// Whether a server outside sees the pod's own address.
 fn as_itself(site: &Site, family: Family) -> Result<bool> {
     let case = site.case(Way::Straight, family);
     let outside = SocketAddr::new(case.client().ip(), case.port);
@@ -68,7 +68,7 @@ fn a_masquerade_made_with_nft_is_found_and_its_remedy_keeps_it_off_pods() -> Res
     site.pod.delete()
 }
 
-/// As firewalld filters IPv6 (`IPv6_rpfilter`, on by default) and NixOS both families.
+/// The filters of firewalld for IPv6 (`IPv6_rpfilter`, on by default) and of NixOS for both families.
 #[test]
 fn reverse_paths_that_an_nft_firewall_filters_are_found() -> Result<()> {
     let mut site = Site::create(Plan::default())?;
@@ -87,7 +87,7 @@ fn reverse_paths_that_an_nft_firewall_filters_are_found() -> Result<()> {
     ] {
         nft(&site, command)?;
     }
-    // An agent looks every half minute, and when it starts.
+    // An agent checks every half minute, and when it starts.
     site.lab.agent("master").stop()?;
     site.lab.agent("master").launch()?;
     site.lab.agent("master").wait_ready()?;

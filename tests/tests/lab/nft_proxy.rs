@@ -1,5 +1,5 @@
-//! A Service proxy that writes nftables' rules, as kube-proxy does: the table of traffic, at which NICs node ports are
-//! served, and that the doctor has nothing to say about it.
+//! A Service proxy with nftables rules like kube-proxy's: the table of traffic, the NICs at which node ports are
+//! served, and a doctor without findings.
 
 use std::net::SocketAddr;
 
@@ -14,14 +14,14 @@ use ebbtide_vpc::{
     traffic::{Client, Protocol},
 };
 
-/// The addresses of the NIC that the Node object names: what kube-proxy's `--nodeport-addresses=primary` comes to.
+/// The addresses of the NIC that the Node object names: the meaning of kube-proxy's `--nodeport-addresses=primary`.
 fn primary(node: &Node) -> NodePorts {
     let nic = node.nics.first();
     let addresses = nic.map(|nic| Family::BOTH.map(|family| nic.primary(family)));
     NodePorts::At(addresses.into_iter().flatten().collect())
 }
 
-/// The addresses of all NICs: what `--nodeport-addresses` with the nodes' networks comes to.
+/// The addresses of all NICs: the meaning of `--nodeport-addresses` with the nodes' networks.
 fn of_all_nics(node: &Node) -> NodePorts {
     let nics = node.nics.iter();
     let addresses = nics.flat_map(|nic| Family::BOTH.map(|family| nic.primary(family)));
@@ -59,8 +59,8 @@ fn every_row_takes_its_path_with_the_rules_of_kubernetes_1_36() -> Result<()> {
     every_row_takes_its_path(Style::Maps, everywhere)
 }
 
-/// kube-proxy's nftables mode has `primary` by default: then the second NIC refuses node ports, with our agent as
-/// without.
+/// kube-proxy's nftables mode has `primary` by default: then the second NIC refuses node ports, with or without an
+/// agent.
 #[test]
 fn node_ports_are_served_at_the_second_nic_if_its_address_is_configured() -> Result<()> {
     let lab = Lab::start(Plan::default())?;

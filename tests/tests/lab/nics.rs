@@ -1,6 +1,5 @@
-//! A node with several NICs: whatever came in by one leaves by it, with its address, although the
-//! default route is another's. Nothing is left to source-NIC enforcement that could have been routed, and
-//! what cannot be is put right by it.
+//! A node with several NICs: replies leave by the NIC that the request came in by, with its address, although the
+//! default route is another one's. Source-NIC enforcement redirects only what could not have been routed.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_demo::{Check, Scenario, all_go_their_way};
@@ -31,7 +30,7 @@ fn node_ports_of_each_nic_are_answered_by_it_and_routed_there() -> Result<()> {
         lab.agent("master").left_to_enforcement()? == 0,
         "left to source-NIC enforcement"
     );
-    // The answers of far backends are sent on by it: nothing of ours is on their way before.
+    // It forwards the answers of backends on other nodes, which have met nothing of Ebbtide's before.
     let cluster: Vec<Check> = of(&checks, "NodePort, policy Cluster").cloned().collect();
     ensure!(cluster.len() == 4, "{} rows", cluster.len());
     all_go_their_way(&lab, &cluster)?;
@@ -56,12 +55,12 @@ fn a_cluster_ip_works_without_masquerade_and_the_backend_sees_the_pod() -> Resul
 #[test]
 fn strict_reverse_path_filtering_on_every_link_of_the_node_is_satisfied() -> Result<()> {
     services_of(|node| {
-        // Stricter than each link's own setting, which the kernel takes the greater of.
+        // Stricter than each link's own setting; the kernel uses the greater of the two.
         node.sysctls(&[("net/ipv4/conf/all/rp_filter", "1")])
     })
 }
 
-/// As firewalld (`IPv6_rpfilter`, on by default) and NixOS filter, and as is often written by hand.
+/// The filters of firewalld (`IPv6_rpfilter`, on by default) and NixOS, and a common rule in iptables.
 #[test]
 fn a_firewall_that_filters_reverse_paths_is_satisfied() -> Result<()> {
     let drop = |family, options: &'static str| {
@@ -91,7 +90,7 @@ fn a_filter_that_is_turned_on_while_pods_run_is_noticed() -> Result<()> {
     node.sysctls(&off.each_ref().map(|setting| (setting.as_str(), "0")))?;
     let pod = lab.pod("master", "ens6", "p")?;
     let noticed = || run(node, "sysctl", &["-n", "net.ipv4.conf.ens6.src_valid_mark"]);
-    // Any object of anybody's that goes lets the agent look; else it looks every half minute.
+    // The removal of any object makes the agent check; otherwise it checks every half minute.
     let look = || -> Result<()> {
         for verb in ["add", "del"] {
             ip(node, &["route", verb, "192.0.2.0/24", "dev", "lo"])?;
@@ -112,7 +111,7 @@ fn a_filter_that_is_turned_on_while_pods_run_is_noticed() -> Result<()> {
     pod.delete()
 }
 
-/// NodePorts and ClusterIPs, where all nodes filter.
+/// Checks NodePorts and ClusterIPs while all nodes filter.
 fn services_of(filter: impl Fn(&Netns) -> Result<()>) -> Result<()> {
     let lab = Lab::start(Plan::default())?;
     for node in ["master", "worker1"] {
@@ -132,9 +131,9 @@ fn services_of(filter: impl Fn(&Netns) -> Result<()>) -> Result<()> {
 
 #[test]
 fn source_nic_enforcement_redirects_to_the_nic_of_the_source_address_and_counts_it() -> Result<()> {
-    // Where pods are guarded the agent puts programs back that a pod takes off.
+    // With a spoof guard, the agent would attach programs again that a pod detaches.
     let mut lab = Lab::configured(Plan::default(), "spoofGuard: false\n")?;
-    // Strict filtering drops what is for the node itself there, with an agent as without.
+    // Strict filtering would drop packets for the node itself there, with or without an agent.
     let loose = ("net/ipv4/conf/ens6/rp_filter", "2");
     lab.vpc.node("master").sysctls(&[loose])?;
     let scenario = Scenario::create(&lab)?;

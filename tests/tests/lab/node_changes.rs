@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 pub(crate) const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
 
-/// Takes a NIC out of the node, into a namespace where nobody looks.
+/// Moves a NIC from the node to a namespace where nobody sees it.
 fn unplug(lab: &Lab, node: &str, nic: &str) -> Result<Netns> {
     let drawer = Netns::new("drawer")?;
     let path = drawer.path();
@@ -39,7 +39,7 @@ fn unplug(lab: &Lab, node: &str, nic: &str) -> Result<Netns> {
     Ok(drawer)
 }
 
-/// Takes a NIC away as a hypervisor does: the device is gone, and its children with it.
+/// Removes a NIC as a hypervisor does: the device is gone, and its children with it.
 fn remove(lab: &Lab, node: &str, nic: &str) -> Result<()> {
     lab.taps.remove(
         |place| matches!(place, Place::Wire { node: n, nic: name } if n == node && name == nic),
@@ -47,18 +47,18 @@ fn remove(lab: &Lab, node: &str, nic: &str) -> Result<()> {
     ip(lab.vpc.node(node), &["link", "del", nic]).map(drop)
 }
 
-/// Makes it again, up and with its addresses.
+/// Creates the NIC again, up and with its addresses.
 fn make_again(lab: &Lab, node: &str, nic: &str) -> Result<()> {
     make_down(lab, node, nic, nic)?;
     configure(lab, node, nic)
 }
 
-/// Makes it again, and the VPC's end of its wire. Nobody is strict there any more. It is down, and called `name`.
+/// Creates the NIC and the VPC's end of its wire again, without strictness there. The NIC is down and called `name`.
 fn make_down(lab: &Lab, node: &str, nic: &str, name: &str) -> Result<()> {
     let nic = lab.vpc.nic(node, nic);
     let (router, port) = (&lab.vpc.router, nic.port());
     let netlink = router.netlink()?;
-    // Moved into the node it is down, as a NIC is that nobody has configured.
+    // A NIC that is moved into the node is down, like one that nobody has configured.
     let drawer = Netns::new("drawer")?;
     netlink.add_veth(
         &VethEnd {
@@ -84,7 +84,7 @@ fn make_down(lab: &Lab, node: &str, nic: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Puts it into the node, with the node's own addresses.
+/// Moves the NIC into the node, with the node's own addresses.
 fn plug_in(lab: &Lab, drawer: &Netns, node: &str, nic: &str) -> Result<()> {
     let path = lab.vpc.node(node).path();
     ip(drawer, &["link", "set", nic, "netns", path_of(&path)?])?;
@@ -109,7 +109,7 @@ fn path_of(path: &Path) -> Result<&str> {
     path.to_str().context("a path")
 }
 
-/// Out to the world and back, by both families.
+/// Checks that the namespace reaches the world, by both families.
 pub(crate) fn reaches_the_world(netns: &Netns, patience: Duration) -> Result<()> {
     for family in Family::BOTH {
         for protocol in Protocol::BOTH {
@@ -123,7 +123,7 @@ pub(crate) fn reaches_the_world(netns: &Netns, patience: Duration) -> Result<()>
     Ok(())
 }
 
-/// Nothing announces that the agent is through with what it found changed.
+/// Waits until CHECK succeeds: nothing announces that the agent has finished its repairs.
 pub(crate) fn checked(pod: &Pod) -> Result<()> {
     eventually("CHECK", || pod.call("CHECK")).map(drop)
 }
@@ -136,8 +136,7 @@ pub(crate) fn serve_the_world(lab: &Lab) -> Result<Vec<Server>> {
     Ok(servers)
 }
 
-/// A NodePort with policy Local for the pod, and a listener of the load balancer for each of the
-/// node's addresses.
+/// Adds a NodePort with policy Local for the pod, and a listener of the load balancer for each of the node's addresses.
 pub(crate) fn expose(lab: &Lab, pod: &Pod, addresses: &[IpAddr]) -> Result<()> {
     let mut services = Vec::new();
     let mut listeners = Vec::new();
@@ -177,8 +176,8 @@ fn public_port(number: usize) -> u16 {
     8200 + u16::try_from(number).unwrap_or(0)
 }
 
-/// Asks the `number`th of the addresses given to [`expose`]; gives the wires by which the answers,
-/// from `address`, left.
+/// Sends a request to the `number`th of the addresses given to [`expose`]. Returns the wires by which the answers, from
+/// `address`, left.
 pub(crate) fn ask_node_port(lab: &Lab, number: usize, address: IpAddr) -> Result<Vec<String>> {
     let family = Family::of(address);
     let mut wires = Vec::new();
@@ -217,7 +216,7 @@ fn a_nic_that_is_plugged_in_carries_pods_and_answers_node_ports_at_once() -> Res
     let _world = serve_the_world(&lab)?;
     let before = lab.pod("master", "ens5", "before")?;
     plug_in(&lab, &drawer, "master", "ens6")?;
-    // No waiting: ADD does not act on what was true a moment ago.
+    // Without waiting: ADD does not use outdated facts.
     let pod = lab.pod("master", "ens6", "after")?;
     reaches_the_world(&pod.netns, PATIENCE)?;
     checked(&pod)?;
@@ -230,7 +229,7 @@ fn a_nic_that_is_plugged_in_carries_pods_and_answers_node_ports_at_once() -> Res
             ensure!(wires == ["master/ens6"], "answered by {wires:?}");
             Ok(())
         })?;
-        // The pod that was there before reaches the new address by its node.
+        // The earlier pod reaches the new address through its node.
         let _server = Server::on(lab.vpc.node("master"), address, PORT)?;
         eventually("the node's new address", || {
             let client = Client::new(&before.netns, Protocol::Tcp);
@@ -253,7 +252,7 @@ fn an_address_of_the_node_comes_to_running_pods_and_goes_again() -> Result<()> {
     let pod = lab.pod("master", "ens5", "a")?;
     let _server = Server::on_any(&pod.netns, PORT)?;
     let node = lab.vpc.node("master");
-    // The VPC knows them on ens6; no pod has them yet.
+    // The VPC knows them on ens6, and no pod has them yet.
     let new: Vec<IpAddr> = Family::BOTH
         .iter()
         .filter_map(|family| {
@@ -321,7 +320,7 @@ fn a_pool_s_new_gateway_is_used_by_running_pods() -> Result<()> {
             }
         }
     }
-    // The kernel would remember for a while who had the old one.
+    // The kernel would remember for a while who had the old address.
     ip(
         lab.vpc.node("master"),
         &["neighbour", "flush", "dev", "ens6"],
@@ -423,14 +422,14 @@ fn a_nic_that_is_gone_is_reported_and_its_pods_live_again_when_it_is_back() -> R
     stays.delete()
 }
 
-/// What the agent does by itself it does in this time, if it is not told again.
+/// The time in which the agent reacts to events, without being triggered again.
 const SOME_LOOKS: Duration = Duration::from_secs(3);
 
-/// Where a NIC is when it comes back, and what makes it its pods' again.
+/// The state of a NIC when it comes back, and what makes it its pods' NIC again.
 struct Return {
     what: &'static str,
     comes: fn(&Lab) -> Result<()>,
-    /// What the kernel refuses meanwhile, if it refuses.
+    /// What the kernel refuses meanwhile, if anything.
     refused: Option<&'static str>,
     is_freed: fn(&Lab) -> Result<()>,
 }
@@ -445,7 +444,7 @@ const RETURNS: [Return; 2] = [
         refused: None,
         is_freed: |lab| lab.vpc.node("master").netlink()?.set_up("ens6"),
     },
-    // Nobody else's for a moment: under its name it is the bridge's from the beginning.
+    // Never free for a moment: under its name it is the bridge's port from the beginning.
     Return {
         what: "a port of a bridge",
         comes: |lab| {
@@ -502,7 +501,7 @@ fn a_nic_that_comes_back_but_cannot_be_used_carries_its_pods_when_it_can() -> Re
     Ok(())
 }
 
-/// That `ebbtidectl status` shows the pod's interface, and why it is not as it should be.
+/// Checks that `ebbtidectl status` shows the pod's interface as failing, and the reason.
 fn is_failing(agent: &Agent, refused: &str) -> Result<()> {
     eventually("a second attempt", || {
         let status = agent.control_json(&["status"])?;
@@ -522,7 +521,8 @@ fn is_failing(agent: &Agent, refused: &str) -> Result<()> {
     Ok(())
 }
 
-/// That nothing is shown any more, and that the log has a line for the beginning and one for the end, if it was refused.
+/// Checks that nothing is failing any more, and that the log has a line for the beginning and one for the end of a
+/// refusal.
 fn is_cured(agent: &Agent, refused: Option<&str>) -> Result<()> {
     eventually("nothing is failing", || {
         let status = agent.control_json(&["status"])?;

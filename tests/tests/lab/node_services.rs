@@ -1,5 +1,5 @@
-//! What pods ask of their node, or by way of it: node-local DNS, the cloud's metadata service, the API server by its
-//! node's address. By packets.
+//! Services of the node that pods use: node-local DNS, the cloud's metadata service, and the API server at its node's
+//! address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,13 +17,13 @@ use ebbtide_vpc::{
 
 const NODES: [&str; 2] = ["master", "worker1"];
 
-/// Where NodeLocal DNSCache listens: an address of its own, and that of the Service which it takes over.
+/// The addresses of NodeLocal DNSCache: its own, and that of the Service that it replaces.
 const DNS: [&str; 2] = ["169.254.20.10", "10.96.0.10"];
 
-/// Where clouds have their metadata service.
+/// The address of clouds' metadata services.
 const METADATA: &str = "169.254.169.254";
 
-/// What it adds: nothing to it and of it is tracked, and a firewall lets it pass.
+/// Returns the rules that it adds: packets to and from the address are not tracked, and a firewall accepts them.
 fn untracked(address: &str) -> String {
     let of = |protocol: &str| {
         let (to, from) = (
@@ -43,7 +43,7 @@ fn untracked(address: &str) -> String {
     )
 }
 
-/// An interface without a wire, with these addresses.
+/// Creates a dummy interface with these addresses.
 fn dummy(netns: &Netns, name: &str, addresses: &[&str]) -> Result<()> {
     run(netns, "ip", &["link", "add", name, "type", "dummy"])?;
     run(netns, "ip", &["link", "set", name, "up"])?;
@@ -54,7 +54,7 @@ fn dummy(netns: &Netns, name: &str, addresses: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Agents that send what is link-local by the node, as they do unless they are told otherwise.
+/// Starts agents that route link-local addresses through the node, which is the default.
 fn as_shipped(plan: Plan) -> Result<Lab> {
     let config = format!(
         "viaHostCIDRs: [169.254.0.0/16]\nexemptFromMasquerade: {}\n",
@@ -71,7 +71,7 @@ fn as_shipped(plan: Plan) -> Result<Lab> {
     Ok(lab)
 }
 
-/// A pod on each NIC of each node.
+/// Creates a pod on each NIC of each node.
 fn pods(lab: &Lab) -> Result<Vec<Pod>> {
     let nics = NODES
         .iter()
@@ -80,8 +80,9 @@ fn pods(lab: &Lab) -> Result<Vec<Pod>> {
         .collect()
 }
 
-/// Asks by both protocols, by the interface to the node, and is seen as itself. What the node serves itself is on no
-/// wire; what is elsewhere goes by the pod's own NIC, or the VPC would drop it.
+/// Sends requests by both protocols, by the interface to the node, and checks that the pod is seen with its own
+/// address. Requests to the node's own services are on no wire; others leave by the pod's own NIC, or the VPC would
+/// drop them.
 fn ask(lab: &Lab, pod: &Pod, server: SocketAddr) -> Result<()> {
     let who = || format!("{} asks {server}", pod.name);
     let mark = lab.taps.mark()?;
@@ -116,7 +117,7 @@ fn serve(netns: &Netns, address: IpAddr, port: u16) -> Result<[Server; 2]> {
     Server::on(netns, address, port)
 }
 
-/// In every plan, whatever goes wrong is told at once.
+/// Checks a plan, and reports all failures at once.
 fn are_answered(plan: Plan) -> Result<()> {
     let lab = as_shipped(plan)?;
     let mut servers = Vec::new();

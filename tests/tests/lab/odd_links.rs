@@ -1,4 +1,4 @@
-//! Links that are set up as few are: the agent reads what it can of them, and asks of them what they can have.
+//! Links with unusual properties: the agent reads what it can of them, and configures what they support.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
@@ -14,10 +14,10 @@ use ebbtide_vpc::{
 
 use super::node_changes::PORT;
 
-/// "Büro" as Latin-1 writes it, which is no UTF-8.
+/// "Büro" in Latin-1, which is not valid UTF-8.
 const LATIN: &[u8] = b"B\xfcro";
 
-/// `ip` with a last argument that may be no text.
+/// Runs `ip` with a last argument that need not be text.
 fn ip_with(node: &Netns, arguments: &[&str], last: &[u8]) -> Result<()> {
     let mut command = node.command("ip");
     let status = command
@@ -28,7 +28,7 @@ fn ip_with(node: &Netns, arguments: &[&str], last: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a pod reaches the world by IPv4, and its node.
+/// Checks that a pod reaches the world by IPv4, and its node.
 fn works(lab: &Lab, pod: &Pod) -> Result<()> {
     let node = lab.vpc.nic(&pod.node, "ens5").primary(Family::V4);
     for protocol in Protocol::BOTH {
@@ -54,7 +54,7 @@ fn aliases_and_names_that_are_no_text_hide_no_link_and_fail_no_add() -> Result<(
             "br-lan"
         };
         ip_with(&node, &["link", "set", link, "alias"], LATIN)?;
-        // One whose name is none.
+        // A link whose name is not valid UTF-8.
         ip_with(&node, &["link", "add", "type", "dummy", "name"], LATIN)?;
         lab.start_agents()?;
         let _servers = [
@@ -80,11 +80,11 @@ fn aliases_and_names_that_are_no_text_hide_no_link_and_fail_no_add() -> Result<(
     Ok(())
 }
 
-/// The kernel takes IPv6 away from links with less than 1280 bytes, and the directory of its settings.
+/// The kernel disables IPv6 on links with an MTU below 1280 bytes, and removes the directory of its settings.
 #[test]
 fn a_nic_too_narrow_for_ipv6_has_pods_with_ipv4_and_says_why_not_with_ipv6() -> Result<()> {
     let mut plan = Plan::default();
-    // No IPv6 pool for this one.
+    // Without an IPv6 pool for this NIC.
     for node in &mut plan.nodes {
         for nic in node.nics.iter_mut().filter(|nic| nic.name == "ens6") {
             nic.v6.secondary.clear();

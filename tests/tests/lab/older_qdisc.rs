@@ -1,5 +1,5 @@
-//! A NIC on which others have the older queueing discipline, `ingress`: it is the one place for tc filters, and has
-//! none for what goes out. What they have there stays, before, with and after pods.
+//! A NIC with the older queueing discipline `ingress`, which others have installed. It is the only place for tc
+//! filters, and has none for egress. Foreign filters stay, before, with and after pods.
 
 use anyhow::{Result, ensure};
 use ebbtide_demo::{Scenario, all_go_their_way};
@@ -14,19 +14,20 @@ fn tc(node: &Netns, arguments: &str) -> Result<String> {
     run(node, "tc", &arguments)
 }
 
-/// What `tc` shows of the NIC's filters for one way; it names the parent as whoever came last did.
+/// Returns `tc`'s list of the NIC's filters in one direction. The parent in it is named by the latest `tc`.
 fn filters(node: &Netns, way: &str) -> Result<String> {
     let shown = tc(node, &format!("filter show dev {NIC} {way}"))?;
     Ok(shown.replace(" parent ffff:", ""))
 }
 
-/// The NIC's queueing disciplines and filters. On other NICs our `clsact` stays: somebody may have filters there by now.
+/// Returns the NIC's queueing disciplines and filters. On other NICs our `clsact` stays, since others may use it by
+/// now.
 fn all(node: &Netns) -> Result<(String, String)> {
     let qdiscs = tc(node, &format!("qdisc show dev {NIC}"))?;
     Ok((qdiscs, filters(node, "ingress")?))
 }
 
-/// Whether the doctor says that the place is taken.
+/// Whether the doctor reports that the place is taken.
 fn is_told(lab: &mut Lab) -> Result<bool> {
     let (findings, _) = lab.agent("master").doctor()?;
     let mut findings = findings.iter();
@@ -45,7 +46,7 @@ fn others_ingress_qdisc_gets_the_program_for_its_own_way_alone_and_is_left_as_it
     tc(&node, &theirs)?;
     let before = all(&node)?;
 
-    // Tc programs only: links need no queueing discipline.
+    // Only tc programs need a queueing discipline, TCX links do not.
     let by_filter = !has_tcx()?;
     let scenario = Scenario::create(&lab)?;
     let local = scenario.checks().into_iter();
@@ -65,7 +66,7 @@ fn others_ingress_qdisc_gets_the_program_for_its_own_way_alone_and_is_left_as_it
             "{look}: it is run for what comes in: {there}"
         );
         ensure!(is_told(&mut lab)? == by_filter, "{look}: the doctor");
-        // The agent compares plan and kernel when something of anybody's went.
+        // The agent compares plan and kernel when any object was removed.
         for verb in ["add", "del"] {
             tc(&node, &format!("qdisc {verb} dev lo clsact"))?;
         }
@@ -78,7 +79,7 @@ fn others_ingress_qdisc_gets_the_program_for_its_own_way_alone_and_is_left_as_it
         Ok(())
     })?;
 
-    // Its owner goes while pods run: then there is a place for both.
+    // Its owner removes it while pods run: then there is a place for both.
     let pod = lab.pod("master", "ens5", "p")?;
     tc(&node, &format!("qdisc del dev {NIC} ingress"))?;
     if by_filter {

@@ -1,4 +1,4 @@
-//! The ipvlan mode of a NIC belongs to all its children: the first one of ours does not change others'.
+//! The ipvlan mode of a NIC is the mode of all its children: Ebbtide's first one does not change that of others.
 
 use std::process::{Child, Stdio};
 
@@ -26,18 +26,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It is ours, and nobody waits for what it says.
+        // It is our own process, and its result does not matter.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// How others come to have a child of ens5, called `old0`, in mode l2.
+/// How a foreign child of ens5, called `old0`, in mode l2, comes to exist.
 #[derive(Clone, Copy, Debug)]
 enum Comes {
-    /// The CNI plugin makes it in the pod's namespace; its mode is l2 unless told otherwise.
+    /// A CNI plugin makes it in the pod's namespace; its mode is l2 by default.
     ByPlugin,
-    /// As Docker does: made in the host, then moved.
+    /// It is made in the host and then moved, as by Docker.
     Moved,
     /// It stays in the host.
     InHost,
@@ -97,7 +97,7 @@ fn children_of_others_keep_their_mode_and_the_add_says_whose_they_are() -> Resul
     let config = plugin.config("default/ipvlan-ens5").to_string();
     let bare = Snapshot::of(&node)?;
     for comes in [Comes::ByPlugin, Comes::Moved, Comes::InHost] {
-        // What the last pod of the row before leaves behind goes a little later.
+        // Some objects of the previous row's last pod are removed a little later.
         bare.comes_back(&node)?;
         let old = Netns::new("old")?;
         let _process = Process::inside(&old)?;
@@ -131,7 +131,7 @@ fn children_of_others_keep_their_mode_and_the_add_says_whose_they_are() -> Resul
         let told = told.with_context(|| format!("{comes:?}: the doctor is silent"))?;
         ensure!(told.what.contains("old0"), "{told}");
 
-        // Their mode suits ours, or they are gone: then it is made.
+        // Their mode is ours, or they are gone: then the interface is made.
         ip(
             place,
             &["link", "set", "old0", "type", "ipvlan", "mode", "l3"],

@@ -1,5 +1,5 @@
-//! Pool addresses that the node itself has: cloud-init, ec2-net-utils and their kin put all that the cloud has
-//! assigned on the NIC.
+//! Pool addresses that the node itself has: cloud-init, ec2-net-utils and similar tools configure all of the cloud's
+//! addresses on the NIC.
 
 use std::net::IpAddr;
 
@@ -15,11 +15,11 @@ use ebbtide_vpc::{
 };
 use serde_json::json;
 
-/// How many addresses a pool of the plan has.
+/// The number of addresses of a pool in the plan.
 const SIZE: usize = 5;
 
 fn change(node: &Netns, verb: &str, address: IpAddr, link: &str) -> Result<()> {
-    // Elsewhere than on the NIC without the subnet: that is behind the NIC.
+    // On other links without the subnet, which is behind the NIC.
     let length = match (address, link) {
         (IpAddr::V4(_), "ens6") => 20,
         (IpAddr::V6(_), "ens6") => 64,
@@ -30,13 +30,13 @@ fn change(node: &Netns, verb: &str, address: IpAddr, link: &str) -> Result<()> {
     ip(node, &["address", verb, &net, "dev", link]).map(drop)
 }
 
-/// The pool's addresses, one of each family at a time.
+/// Returns a pool address of each family.
 fn secondary(lab: &Lab, number: usize) -> [IpAddr; 2] {
     let nic = lab.vpc.nic("master", "ens6");
     Family::BOTH.map(|family| nic.subnet(family).secondary[number])
 }
 
-/// Pods on ens6 until there is no address left, and what the last ADD was told.
+/// Adds pods on ens6 until there is no address left. Returns them, and the error of the last ADD.
 fn fill(lab: &Lab, round: &str) -> Result<(Vec<Pod>, String)> {
     let mut pods = Vec::new();
     loop {
@@ -54,7 +54,7 @@ fn an_address_that_the_node_has_is_no_pods_and_free_again_when_it_goes() -> Resu
     let node = lab.vpc.node("master").clone();
     ip(&node, &["link", "add", "dummy7", "type", "dummy"])?;
     ip(&node, &["link", "set", "dummy7", "up"])?;
-    // On the NIC, on a link that is no NIC and on the loopback; each family in another place.
+    // On the NIC, on a link that is not a NIC, and on the loopback, with the families on different links.
     let places = ["ens6", "dummy7", "lo"];
     let held: Vec<[IpAddr; 2]> = (0..places.len())
         .map(|number| secondary(&lab, number))
@@ -69,7 +69,7 @@ fn an_address_that_the_node_has_is_no_pods_and_free_again_when_it_goes() -> Resu
             )?;
         }
     }
-    // At once: the kernel's netlink notifications take a moment.
+    // Without waiting, as the kernel's netlink notifications take a moment.
     let (pods, refusal) = fill(&lab, "first")?;
     ensure!(
         pods.len() == SIZE - held.len(),

@@ -1,4 +1,4 @@
-//! A network that is no cloud's: its router asks who has a pod's address, and the node answers.
+//! A network that is not a cloud's: its router resolves pods' addresses by ARP and ND, and the node answers.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ fn the_node_answers_for_its_pods_with_its_nics_address_and_for_nobody_else() -> 
         let address = pod.socket(family, PORT).ip().to_string();
         let known = ip(&lab.vpc.router, &["neigh", "show", "to", &address])?;
         ensure!(known.contains(&mac), "{known}");
-        // The next secondary address is a pod's that is not there.
+        // The next secondary address belongs to no pod.
         let free = nic.subnet(family).secondary[1].to_string();
         let _no_answer = lab
             .vpc
@@ -66,14 +66,14 @@ fn the_node_answers_for_its_pods_with_its_nics_address_and_for_nobody_else() -> 
         let known = ip(&lab.vpc.router, &["neigh", "show", "to", &free])?;
         ensure!(!known.contains(&mac), "{known}");
     }
-    // A NIC of hardware hears only the groups it was told to.
+    // A hardware NIC receives only the multicast groups that were configured.
     let groups = ip(lab.vpc.node("master"), &["maddress", "show", "dev", "ens6"])?;
     ensure!(groups.contains("33:33:ff:00:00:11 static"), "{groups}");
     lab.vpc.assert_no_violations()?;
     let addresses = Family::BOTH.map(|family| pod.socket(family, PORT).ip().to_string());
     pod.delete()?;
     for address in addresses {
-        // Forgotten with the pod: who asks anew hears nothing.
+        // The answer ends with the pod: a new request is not answered.
         ip(&lab.vpc.router, &["neigh", "flush", "to", &address])?;
         let _no_answer = lab
             .vpc

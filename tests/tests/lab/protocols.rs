@@ -1,6 +1,5 @@
-//! What is not plain TCP or UDP, with real sockets and real kernels: the answer leaves by the way its
-//! question came, straight or through the node, at either NIC. Program by program:
-//! `native/protocols.rs`.
+//! Protocols other than plain TCP and UDP, with real sockets and kernels: the reply leaves by the path of its request,
+//! directly or through the node, at either NIC. `native/protocols.rs` has the same for each program alone.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -26,11 +25,11 @@ use ebbtide_vpc::{
 use nix::libc;
 use socket2::{Domain, Socket, Type};
 
-/// For what must not come.
+/// The time limit for what must not arrive.
 const SHORT: Duration = Duration::from_millis(300);
-/// A wire on which 8000 bytes are six fragments.
+/// An MTU by which 8000 bytes make six fragments.
 const NARROW: u32 = 1500;
-/// With the UDP header it is 32 bytes: what the fragments of a frame are made for.
+/// The request. With the UDP header it has 32 bytes, a length that frames can be split into fragments of.
 const QUESTION: &[u8; 24] = b"which way did this come?";
 
 fn narrow() -> Result<Site> {
@@ -129,7 +128,7 @@ fn extension_headers_of_questions_and_answers_change_no_way() -> Result<()> {
             return Ok(());
         }
         let (server, client) = udp_pair(case)?;
-        // Destination options of eight bytes, all padding, before everything that the server sends.
+        // Eight bytes of destination options, all padding, before everything that the server sends.
         let padding = [0_u8, 0, 1, 4, 0, 0, 0, 0];
         set_option(&server, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, &padding)?;
         let question = case.datagram(client.local_addr()?.port(), QUESTION)?;
@@ -139,7 +138,7 @@ fn extension_headers_of_questions_and_answers_change_no_way() -> Result<()> {
             echoed(&server, &client, QUESTION).with_context(|| format!("{headers:?}"))?;
         }
         let seen = case.took_its_way(mark)?;
-        // 40 of IPv6, 8 of options, 8 of UDP.
+        // 40 bytes of IPv6, 8 of options, 8 of UDP.
         let lengths: Vec<usize> = in_pod(&seen, Direction::Out).map(|p| p.length).collect();
         ensure!(
             lengths == [56 + QUESTION.len(); 3],
@@ -150,8 +149,8 @@ fn extension_headers_of_questions_and_answers_change_no_way() -> Result<()> {
     site.pod.delete()
 }
 
-/// What a sender gives to the kernel as one packet, to be cut in datagrams at the last moment
-/// (`UDP_SEGMENT`), which in namespaces is the receiving socket.
+/// A sender can give one large packet to the kernel, which splits it into datagrams as late as possible
+/// (`UDP_SEGMENT`): in namespaces at the receiving socket.
 #[test]
 fn a_packet_of_nearly_64_kib_is_cut_only_behind_the_last_interface() -> Result<()> {
     const SEGMENT: u16 = 1000;
@@ -202,7 +201,7 @@ fn sctp(netns: &Netns, address: SocketAddr) -> Result<Socket> {
     netns.run(|| {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(SCTP.into()))?;
-        // An association says all addresses of its sockets; these are bound to one.
+        // An association announces all addresses of its sockets; these are bound to one.
         socket.bind(&address.into())?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(socket)

@@ -1,4 +1,4 @@
-//! A NIC that gets another name while pods are there: udev's late renames, distribution upgrades.
+//! A NIC that is renamed while pods use it: late renames by udev, distribution upgrades.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::{
@@ -13,7 +13,8 @@ use super::node_changes::{
     PORT, ask_node_port, checked, expose, reaches_the_world, serve_the_world,
 };
 
-/// As udev does it: a link that is up takes no other name before Linux 6.2. Going down took its IPv6 addresses.
+/// Renames a link as udev does: before Linux 6.2 a link that is up cannot be renamed. Setting it down removes its IPv6
+/// addresses.
 fn rename(lab: &Lab, from: &str, to: &str) -> Result<()> {
     let node = lab.vpc.node("master");
     ip(node, &["link", "set", from, "down"])?;
@@ -28,7 +29,7 @@ fn rename(lab: &Lab, from: &str, to: &str) -> Result<()> {
     ip(node, &["address", "replace", &own, "dev", to, "nodad"]).map(drop)
 }
 
-/// How many of the host's rules, and routes in tables of ours, speak of a link.
+/// Returns the host's rules, and the routes in our tables, that name a link.
 fn ours(lab: &Lab, link: &str) -> Result<Vec<String>> {
     let node = lab.vpc.node("master");
     let mut lines = Vec::new();
@@ -106,7 +107,7 @@ fn a_nic_that_is_renamed_keeps_its_routing_and_its_pods_and_is_said_to_be_called
             "{findings:?}"
         );
 
-        // A new agent knows no other name than the old one's record.
+        // A new agent only knows the old name, from the record.
         lab.agent("master").kill()?;
         lab.agent("master").launch()?;
         lab.agent("master").wait_ready()?;

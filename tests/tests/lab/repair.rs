@@ -1,4 +1,4 @@
-//! What others wipe from the host: the damage it does, and that it comes back.
+//! Removal of Ebbtide's objects in the host by others: the damage, and the repair.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,7 +15,7 @@ use ebbtide_vpc::{
 
 const PORT: u16 = 8080;
 
-/// What somebody does to the host, and how the log calls what was put back.
+/// Commands that remove objects of the host, and their names in the log of the repair.
 const WIPES: [(&[&str], &str); 4] = [
     (
         &["rule", "del", "pref", "1003", "oif", "ens5"],
@@ -40,14 +40,14 @@ fn wait_until_checked(pod: &Pod, lab: &Lab) -> Result<()> {
     eventually("CHECK", || pod.call("CHECK").map(drop)).with_context(|| lab.logs())
 }
 
-/// Whether the log says that what it calls `named` was put back.
+/// Whether the log reports the repair of what it calls `named`.
 fn restore(log: &str, named: &str) -> bool {
     let mut lines = log.lines();
     lines.any(|line| line.contains("repaired") && line.contains(named))
 }
 
-/// A program of ours on a NIC, a program on a pod's veth in the host: somebody's `tc qdisc del`,
-/// or `bpftool link detach`.
+/// Detaches a program of a NIC, and of a pod's veth in the host, like somebody's `tc qdisc del` or `bpftool link
+/// detach`.
 #[test]
 fn programs_that_are_taken_off_the_host_s_links_come_back() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
@@ -68,8 +68,8 @@ fn programs_that_are_taken_off_the_host_s_links_come_back() -> Result<()> {
     pod.delete()
 }
 
-/// What systemd-networkd does to a node when it is restarted with foreign routes and rules not to be
-/// kept, and a person with `tc` besides: all at once. Its own it puts back.
+/// Removes everything that systemd-networkd removes when it is restarted without keeping foreign routes and rules, and
+/// what a person may remove by `tc`, at once. networkd restores its own.
 fn wipe_everything(lab: &Lab, pod: &Pod) -> Result<()> {
     let node = lab.vpc.node("master");
     let bpf = lab.agents().find(|agent| agent.node() == "master");
@@ -105,7 +105,7 @@ fn wipe_everything(lab: &Lab, pod: &Pod) -> Result<()> {
     for link in ["ens5", "ens6", pod.host_interface.as_str()] {
         nic_programs::take_off(node, link, bpf)?;
     }
-    // Links of this kind go unannounced.
+    // The kernel does not announce that TCX links are detached.
     nic_programs::make_it_look(node)
 }
 
@@ -113,7 +113,7 @@ fn wipe_everything(lab: &Lab, pod: &Pod) -> Result<()> {
 fn all_that_is_wiped_at_once_comes_back_while_traffic_runs() -> Result<()> {
     let (mut lab, pod, _servers) = serving("ens6")?;
     let before = Snapshot::of(lab.vpc.node("master"))?;
-    // What it does while nobody repairs.
+    // The effect without a repair.
     lab.agent("master").kill()?;
     wipe_everything(&lab, &pod)?;
     ensure!(traffic(&lab, &pod, IMPATIENCE).is_err(), "no harm was done");
@@ -122,7 +122,7 @@ fn all_that_is_wiped_at_once_comes_back_while_traffic_runs() -> Result<()> {
     wait_for_all_of(&before, &lab).context("a new agent")?;
     traffic(&lab, &pod, PATIENCE).context("a new agent")?;
     for _ in 0..2 {
-        // A connection that lives through it.
+        // A connection that exists all the time.
         let client = Client::new(lab.vpc.node("master"), Protocol::Tcp);
         let mut connection = client.connect(pod.socket(Family::V4, PORT))?;
         connection.ask()?;
@@ -135,7 +135,7 @@ fn all_that_is_wiped_at_once_comes_back_while_traffic_runs() -> Result<()> {
     pod.delete()
 }
 
-/// A pod on the master's NIC that serves as the world does, and is reached.
+/// Creates a pod on the master's NIC that serves like the world does, and can be reached.
 fn serving(nic: &str) -> Result<(Lab, Pod, Vec<Server>)> {
     let lab = Lab::start(Plan::default())?;
     let pod = lab.pod("master", nic, "a")?;
@@ -146,7 +146,7 @@ fn serving(nic: &str) -> Result<(Lab, Pod, Vec<Server>)> {
     Ok((lab, pod, servers))
 }
 
-/// Out by the NIC, and to the node and back by the veth.
+/// Checks traffic out by the NIC, and to the node and back by the veth.
 fn traffic(lab: &Lab, pod: &Pod, patience: Duration) -> Result<()> {
     let web = SocketAddr::new(Plan::web_server(Family::V4), PORT);
     let client = Client::new(&pod.netns, Protocol::Tcp).timeout(patience);
@@ -181,7 +181,7 @@ fn what_is_wiped_from_the_host_comes_back_and_the_log_names_it() -> Result<()> {
 fn a_nic_that_went_down_and_up_again_carries_its_pods_again() -> Result<()> {
     let (mut lab, pod, _servers) = serving("ens6")?;
     let node = lab.vpc.node("master").clone();
-    // Without an agent, to see what the kernel does by itself.
+    // Without an agent, to see what the kernel itself does.
     lab.agent("master").kill()?;
     ip(&node, &["link", "set", "ens6", "down"])?;
     ip(&node, &["link", "set", "ens6", "up"])?;
@@ -191,7 +191,7 @@ fn a_nic_that_went_down_and_up_again_carries_its_pods_again() -> Result<()> {
     lab.agent("master").launch()?;
     lab.agent("master").wait_ready()?;
     traffic(&lab, &pod, PATIENCE).context("a new agent puts them back")?;
-    // With one, it comes back by itself.
+    // With an agent it is restored.
     let routed = Snapshot::of(&node)?;
     ip(&node, &["link", "set", "ens6", "down"])?;
     ip(&node, &["link", "set", "ens6", "up"])?;
@@ -201,7 +201,7 @@ fn a_nic_that_went_down_and_up_again_carries_its_pods_again() -> Result<()> {
     pod.delete()
 }
 
-/// What udev's MACAddressPolicy, a network manager or a person does to a link that they do not know.
+/// As udev's MACAddressPolicy, a network manager or a person does to an unknown link.
 #[test]
 fn the_node_s_end_of_a_pair_gets_its_mac_address_its_mtu_and_its_state_back() -> Result<()> {
     let (mut lab, pod, _servers) = serving("ens5")?;
@@ -228,7 +228,7 @@ fn the_node_s_end_of_a_pair_gets_its_mac_address_its_mtu_and_its_state_back() ->
     pod.delete()
 }
 
-/// Nothing on the host announces it, and to enter each pod's namespace again and again would cost more than it saves.
+/// Nothing in the host announces this, and entering each pod's namespace again and again would cost too much.
 #[test]
 fn the_pod_s_end_of_a_pair_with_another_mac_address_is_named_by_check_and_put_right_by_a_new_agent()
 -> Result<()> {

@@ -1,4 +1,4 @@
-//! An ADD for a container that has its interface, but not the same ADD again.
+//! An ADD for a container that has its interface already, with another request.
 
 use anyhow::{Result, ensure};
 use ebbtide_vpc::{
@@ -33,7 +33,7 @@ fn another_namespace_is_refused_while_the_first_one_is_there() -> Result<()> {
     ensure!(lab.agent("master").addresses_in_use()? == used);
     pod.call("CHECK")?;
     ensure!(pod.call("ADD")? == pod.result);
-    // DEL is about the interface that is written down, wherever the runtime says it is.
+    // DEL removes the recorded interface, in whatever namespace the runtime says it is.
     plugin.call("DEL", Some(&moved), &config)?.success()?;
     ensure!(
         !Snapshot::of(&pod.netns)?.mentions("eth0"),

@@ -1,4 +1,4 @@
-//! Requests of odd but real shape for an interface of ours, and a NIC that somebody has already.
+//! Unusual but valid requests for an interface of Ebbtide's, and a NIC that other software uses.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::{

@@ -1,4 +1,4 @@
-//! The agent may die at any moment: running pods do not notice, and nothing is lost or doubled.
+//! The agent may die at any moment: running pods are not affected, and nothing is lost or duplicated.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ use serde_json::Value;
 const POD_PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
 
-/// A Service with policy Local in front of a pod on the other NIC than requests come in by.
+/// Adds a Service with policy Local for a pod on another NIC than the one that requests come in by.
 fn expose(lab: &Lab, pod: &Pod) -> Result<()> {
     let mut services = Vec::new();
     let mut listeners = Vec::new();
@@ -64,7 +64,7 @@ fn expose(lab: &Lab, pod: &Pod) -> Result<()> {
     lab.vpc.edge.listen(&listeners)
 }
 
-/// Asks one question after the other until told to stop; every one must be answered.
+/// Sends requests until it is told to stop; all must be answered.
 fn ask_until(
     world: Netns,
     protocol: Protocol,
@@ -80,7 +80,7 @@ fn ask_until(
                 .ask()
                 .with_context(|| format!("{protocol}, after {answered} answers"))?;
             answered += 1;
-            // New connections too: they need the marks and flow tables afresh.
+            // New connections as well: they need marks and flow tables anew.
             if answered % 10 == 0 {
                 client.ask(server).context("a new connection")?;
             }
@@ -123,7 +123,7 @@ fn traffic_goes_on_without_a_loss_while_the_agent_is_killed_and_restarted() -> R
     pod.delete()
 }
 
-/// Enough addresses for twenty pods.
+/// Pools with enough addresses for twenty pods.
 const LARGE_POOLS: &str = "\
 ---
 apiVersion: spiderpool.spidernet.io/v2beta1
@@ -168,7 +168,7 @@ fn add_all(plugin: &Plugin, sandboxes: &[Sandbox], config: &str) -> Vec<Result<V
     })
 }
 
-// One after the other they take longer than all other tests beside them.
+// One after the other, these would take longer than all other tests beside them.
 
 #[test]
 fn killed_5_ms_into_twenty_adds_nothing_leaks_and_no_address_is_doubled() -> Result<()> {
@@ -190,14 +190,14 @@ fn killed_400_ms_into_twenty_adds_nothing_leaks_and_no_address_is_doubled() -> R
     killed_after(Duration::from_millis(400))
 }
 
-/// A lab whose master has addresses for twenty pods.
+/// Starts a lab whose master has addresses for twenty pods.
 fn large_lab() -> Result<Lab> {
     let mut lab = Lab::without_agents(Plan::default())?;
     lab.start_agents_with(LARGE_POOLS)?;
     Ok(lab)
 }
 
-/// The namespaces of twenty pods, and what the runtime says about them.
+/// Creates the namespaces of twenty pods, and their descriptions for the runtime.
 fn twenty_pods() -> Result<(Vec<Netns>, Vec<Sandbox>)> {
     let namespaces = (0..PODS)
         .map(|number| Netns::new(&format!("p{number}")))
@@ -227,7 +227,7 @@ fn killed_after(delay: Duration) -> Result<()> {
     agent.launch()?;
     agent.wait_ready()?;
     let mut owners: BTreeMap<IpAddr, usize> = BTreeMap::new();
-    // The kubelet asks again for those that failed; asking for all shows that nobody's changed.
+    // The kubelet repeats those that failed; repeating all shows that no result changed.
     for (number, (sandbox, first)) in sandboxes.iter().zip(first).enumerate() {
         let again = plugin.call("ADD", Some(sandbox), &config)?.success()?;
         plugin.call("CHECK", Some(sandbox), &config)?.success()?;
@@ -301,7 +301,7 @@ fn what_was_wiped_while_the_agent_was_down_is_back_for_whoever_asks_first() -> R
     }
     agent.launch()?;
     agent.wait_listening()?;
-    // All at once, while it takes the pods over: none is told that its programs are missing.
+    // All at the same time, while it takes the pods over: no CHECK may report missing programs.
     thread::scope(|scope| {
         let socket = plugin.socket();
         let answers: Vec<_> = checks
@@ -323,7 +323,7 @@ fn what_was_wiped_while_the_agent_was_down_is_back_for_whoever_asks_first() -> R
     Ok(())
 }
 
-/// What the plugin would send. Executing it takes longer than the agent needs for the pods.
+/// Returns the plugin's request. Executing the plugin would take longer than the agent needs for the pods.
 fn check(sandbox: &Sandbox, config: &Value) -> Request {
     let netns = sandbox.netns.as_deref().unwrap_or(Path::new(""));
     Request::Cni(Invocation {

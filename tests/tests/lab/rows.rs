@@ -1,5 +1,5 @@
-//! Every row of the table of traffic, for TCP, UDP and ICMP, both families, by the wires the
-//! packets were seen on: the demonstration's own checks.
+//! Every row of the table of traffic, for TCP, UDP and ICMP and both families, by the wires that packets took: the
+//! checks of the demonstration.
 
 use anyhow::{Result, ensure};
 use ebbtide_demo::{Scenario, all_go_their_way};

@@ -1,5 +1,5 @@
-//! A pod with an interface on each of two NICs: whatever comes in is answered where it came in,
-//! and what the pod starts leaves by the NIC that owns the source.
+//! A pod with an interface on each of two NICs: requests are answered by the interface that they came in by, and
+//! connections of the pod leave by the NIC that has their source.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -55,7 +55,7 @@ impl TwoNics {
         })
     }
 
-    /// Its address on `ens5` or on `ens6`.
+    /// Returns its address on `ens5` or on `ens6`.
     fn address(&self, nic: &str, family: Family) -> Result<IpAddr> {
         let own = match nic {
             "ens5" | "eth0" => &self.first.addresses,
@@ -81,8 +81,8 @@ impl TwoNics {
     }
 }
 
-/// The wires by which packets from `source` left a node since `mark`, in the conversation of the
-/// client that has this port: an earlier one may still be saying goodbye.
+/// Returns the wires by which packets from `source` left a node since `mark`, in the connection of the client with this
+/// port: an earlier connection may still be closing.
 fn left_by(lab: &Lab, mark: Mark, source: IpAddr, client: SocketAddr) -> Result<Vec<String>> {
     let port = client.port();
     let mut wires: Vec<String> = lab
@@ -117,8 +117,8 @@ fn each_address_is_answered_where_the_request_came_in() -> Result<()> {
     for family in Family::BOTH {
         for (number, nic) in [(0_u16, "ens5"), (1, "ens6")] {
             let address = pod.address(nic, family)?;
-            // Bound to the address: a wildcard UDP server with two addresses must choose its source
-            // itself, on any host.
+            // Bound to the address: a wildcard UDP server with two addresses must choose its source itself, on any
+            // host.
             servers.extend(Server::on(pod.netns(), address, PORT)?);
             for protocol in Protocol::BOTH {
                 let target = SocketAddr::new(address, PORT);
@@ -172,7 +172,7 @@ fn each_address_is_answered_where_the_request_came_in() -> Result<()> {
                 let what = format!("{family} {protocol} to {own} on {nic}");
                 let world = Client::new(&lab.vpc.world, protocol).from_ip(Plan::client(family));
                 let public = |port| SocketAddr::new(Plan::load_balancer(family), port);
-                // Straight: in and out by the NIC that owns the address.
+                // Directly: in and out by the NIC that has the address.
                 let mark = lab.taps.mark()?;
                 let answer =
                     ask(&world, public(8100 + number), protocol).with_context(|| what.clone())?;
@@ -183,7 +183,7 @@ fn each_address_is_answered_where_the_request_came_in() -> Result<()> {
                     wires == [format!("master/{nic}")],
                     "{what} left by {wires:?}"
                 );
-                // By the node: in and out by ens5, with the node's address.
+                // Through the node: in and out by ens5, with the node's address.
                 let mark = lab.taps.mark()?;
                 let answer = ask(&world, public(30080 + number), protocol)
                     .with_context(|| format!("{what}, NodePort"))?;
@@ -208,7 +208,7 @@ fn each_address_is_answered_where_the_request_came_in() -> Result<()> {
     pod.delete()
 }
 
-/// The subnet of one interface must not draw what has the other one's address.
+/// The on-link route of one interface must not attract packets with the other one's source.
 #[test]
 fn who_is_in_the_subnet_of_one_interface_is_answered_by_the_other_too() -> Result<()> {
     const NICS: [&str; 2] = ["eth0", "eth1"];
@@ -267,7 +267,7 @@ fn who_is_in_the_subnet_of_one_interface_is_answered_by_the_other_too() -> Resul
                     ensure!(replies == [interface], "{what}: answered by {replies:?}");
                 }
             }
-            // What has no address yet goes to each subnet by the interface that is in it.
+            // Packets without a source address leave to each subnet by the interface that is in it.
             for other in &others {
                 let server = SocketAddr::new(other.address(family), PORT);
                 let seen = ask(&Client::new(pod.netns(), protocol), server, protocol)?.seen_as;
@@ -307,7 +307,7 @@ fn what_the_pod_starts_follows_its_source_and_one_nic_has_the_default_route() ->
                     wires == [format!("master/{nic}")],
                     "{what} left by {wires:?}"
                 );
-                // To its own node: by the veth, whichever address it is from.
+                // To its own node: by the veth, whichever source they have.
                 let mark = lab.taps.mark()?;
                 let node = lab.vpc.nic("master", "ens6").primary(family);
                 let answer = ask(&client, SocketAddr::new(node, PORT), protocol)

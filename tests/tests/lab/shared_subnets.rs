@@ -1,4 +1,4 @@
-//! Nodes that share their subnets, with NICs that are called as the pods' interfaces are: Alibaba Cloud's.
+//! Nodes that share their subnets, with NICs named like the pods' interfaces, as in Alibaba Cloud.
 
 use std::net::SocketAddr;
 
@@ -33,7 +33,7 @@ fn pods_on_nics_called_eth0_and_eth1_reach_pods_nodes_and_the_world() -> Result<
     }
     for nic in lab.vpc.plan.nics() {
         for family in Family::BOTH {
-            // What is bound to no address answers by UDP with the first one's.
+            // An unbound UDP socket answers with the first address.
             servers.extend(Server::on(
                 lab.vpc.node(&nic.node),
                 nic.primary(family),
@@ -63,7 +63,7 @@ fn pods_on_nics_called_eth0_and_eth1_reach_pods_nodes_and_the_world() -> Result<
         }
     }
 
-    // By the NIC that has the pod's address, through the router, to the one that has the other's.
+    // By the NIC of the pod's address, through the router, to the NIC of the other's.
     let (a, d) = (&pods[0], &pods[3]);
     let mark = lab.taps.mark()?;
     let server = SocketAddr::new(d.address(Family::V4), PORT);

@@ -1,4 +1,4 @@
-//! One pod that takes its time: the node and the other pods do not wait for it.
+//! A slow pod: the node and the other pods do not wait for it.
 
 use std::{ffi::OsStr, thread};
 
@@ -14,8 +14,8 @@ use ebbtide_vpc::{
 };
 use serde_json::json;
 
-/// The container is being changed for as long as its IPAM plugin does not answer. The order is what counts: all else is
-/// as it should be before that plugin has answered.
+/// The container is locked while its IPAM plugin does not answer. The test asserts an order: everything else is in its
+/// desired state before that plugin has answered.
 #[test]
 fn while_an_ipam_plugin_takes_its_time_the_node_and_other_pods_are_reconciled() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
@@ -23,7 +23,7 @@ fn while_an_ipam_plugin_takes_its_time_the_node_and_other_pods_are_reconciled() 
         SlowIpam::new(r#"{"cniVersion": "1.0.0", "ips": [{"address": "172.31.16.77/20"}]}"#)?;
     let plugin = lab.agent("master").plugin();
     let netns = Netns::new("slow")?;
-    // The first in every list.
+    // The first container in every list.
     let sandbox = Sandbox::new(&netns, format!("a-slow-{}", std::process::id()), "a-slow");
     let config = json!({
         "cniVersion": "1.0.0", "name": "slow", "type": "ebbtide", "master": "ens5",
@@ -36,7 +36,7 @@ fn while_an_ipam_plugin_takes_its_time_the_node_and_other_pods_are_reconciled() 
     call("ADD")?.success().with_context(|| lab.logs())?;
     let quick = lab.pod("master", "ens6", "quick")?;
     let node = lab.vpc.node("master").clone();
-    // The VPC knows it on ens6; no pod has it.
+    // The VPC knows it on ens6, and no pod has it.
     let secondary = &lab.vpc.nic("master", "ens6").subnet(Family::V4).secondary;
     let address = secondary.last().context("a secondary address")?.to_string();
     let rule = ["rule", "del", "pref", "1003", "oif", "ens6"];
@@ -44,7 +44,7 @@ fn while_an_ipam_plugin_takes_its_time_the_node_and_other_pods_are_reconciled() 
     ipam.hold("DEL")?;
     thread::scope(|scope| {
         let deleting = scope.spawn(|| call("DEL"));
-        // By its ADD and its DEL.
+        // Once by its ADD, once by its DEL.
         let seen = ipam.wait_called(2).and_then(|()| {
             ip(
                 &node,

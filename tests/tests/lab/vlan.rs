@@ -1,5 +1,5 @@
-//! A NIC that is a VLAN of another one: before Linux 6.2 a packet of a VLAN still has a tag behind its decapsulation, and
-//! looks as if it had one more (`vlan_present` of `struct __sk_buff`).
+//! A NIC that is a VLAN of another one. Before Linux 6.2 a packet of a VLAN keeps its tag after it was decapsulated,
+//! and seems to have one more (`vlan_present` of `struct __sk_buff`).
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ const NETWORK: &str = "default/of-a-vlan";
 const PORT: u16 = 9090;
 const NODE_PORT: u16 = 30090;
 
-/// The VLAN's two subnets, each up to the last part of an address.
+/// Returns the VLAN's subnets, without the last part of an address.
 const fn subnet(family: Family) -> &'static str {
     match family {
         Family::V4 => "10.72.0.",
@@ -43,7 +43,7 @@ const fn length(family: Family) -> u8 {
     }
 }
 
-/// Its network and pools.
+/// Returns the manifests of its network and pools.
 fn manifests() -> String {
     let mut yaml = "\
 ---
@@ -77,8 +77,8 @@ spec:
     yaml
 }
 
-/// Makes a wire to the router that carries the VLAN and nothing else: the VPC knows no VLANs, and is strict about what it
-/// does not know. The router knows without asking where the addresses are.
+/// Connects the router by a wire that carries only the VLAN, since the VPC does not know VLANs and drops unknown
+/// frames. The router's neighbour entries are permanent.
 fn make(lab: &Lab) -> Result<()> {
     let (router, node) = (&lab.vpc.router, lab.vpc.node(NODE));
     let mac = [0x02, 0, 0, 0, 0x72, 0];

@@ -1,4 +1,5 @@
-//! In whose name a NIC asks for neighbours, by BPF_PROG_TEST_RUN of the programs that this is part of.
+//! The sender address of a NIC's ARP requests and neighbour solicitations, by BPF_PROG_TEST_RUN of the programs that
+//! set it.
 
 use ebbtide_programs::{Bench, CLIENT, FAR_POD, NODE, OTHER, PASS, POD, ip, packets::in_vlan};
 
@@ -19,7 +20,7 @@ fn octets(address: &str) -> Vec<u8> {
     }
 }
 
-/// To the loopback's own address: that is the device of the test run.
+/// Builds an ARP frame to the loopback's own address: the loopback is the device of the test run.
 fn arp(operation: Operation, sender: &str, target: &str) -> Vec<u8> {
     let start = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation as u8];
     let mut frame = [&[0; 6][..], &ASKER, &start, &ASKER].concat();
@@ -34,7 +35,7 @@ fn a_nic_asks_in_its_own_name_for_what_has_another_nics_address() {
     use Operation::{Reply, Request};
     let mut bench = Bench::lent();
     let tagged = in_vlan(arp(Request, OTHER, GATEWAY), 7);
-    // The NIC is `NODE`'s and `POD`'s; `OTHER` and `FAR_POD` are behind another one.
+    // `NODE` and `POD` are addresses of the NIC; `OTHER` and `FAR_POD` are behind another one.
     for (name, name_to_ask_in, frame, sender) in [
         (
             "another NIC's address",

@@ -1,11 +1,12 @@
-//! The bench itself: tests go on with one that they have used, instead of loading all programs again.
+//! Tests of the bench itself: a reset bench is like a new one, so tests can reuse it instead of loading all programs
+//! again.
 
 use ebbtide_programs::{
     Bench, CLIENT, CLIENT6, NODE, Outcome, POD, POD6, REPLY, THAT, THAT_MARK, VETH, names,
     packets::{flow, fragments, tcp, udp},
 };
 
-/// What every program makes of packets of several kinds, each after those before it.
+/// Runs every program with several kinds of packets, one after the other, and returns the outcomes.
 fn outcomes(bench: &Bench) -> Vec<Outcome> {
     let mut packets = vec![
         tcp((CLIENT, 5000), (POD, 80)),
@@ -49,7 +50,7 @@ fn one_that_was_used_and_is_reset_is_as_a_new_one() {
     assert_eq!(bench.contents(), contents);
     assert_eq!(outcomes(&bench), expected);
 
-    // Whatever is left in whichever map.
+    // With an invalid entry in every map.
     bench.soil();
     for (map, soiled) in bench.contents() {
         assert_ne!(soiled, contents[&map], "{map}");

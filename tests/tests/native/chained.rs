@@ -1,4 +1,4 @@
-//! Behind other plugins, in this kernel: the reply's path on interfaces that they made.
+//! Ebbtide after other plugins, in this kernel: the path of replies on foreign interfaces.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::chain;
@@ -27,7 +27,7 @@ fn behind_macvlan_bridge_and_ptp_replies_leave_as_their_requests_came() -> Resul
             ],
             "eth0",
         ),
-        // Neighbours on point-to-point links meet in the host, which sends on by our pair.
+        // Neighbours on point-to-point links meet in the host, which forwards by our veth pair.
         (
             "ptp",
             json!({}),
@@ -55,7 +55,7 @@ fn an_address_of_a_delegated_ipam_goes_back_when_the_interface_cannot_be_made() 
     let plugin = lab.agent("master").plugin();
     let netns = Netns::new("unmade")?;
     let sandbox = Sandbox::new(&netns, "unmade", "unmade");
-    // The name is taken: whatever the kernel can do, this link cannot be made.
+    // The name is in use: whatever the kernel supports, this link cannot be made.
     ebbtide_vpc::snapshot::ip(&netns, &["link", "add", "eth0", "type", "bridge"])?;
     let config = json!({
         "cniVersion": "1.0.0",

@@ -1,4 +1,4 @@
-//! What is not ours works exactly as before, in any kernel: what of `lab::crowd` needs no ipvlan.
+//! Foreign traffic works exactly as before, in any kernel: the part of `lab::crowd` that needs no ipvlan.
 
 use anyhow::Result;
 use ebbtide_tests::crowd::{

@@ -1,5 +1,5 @@
-//! What `ebbtidectl doctor` finds on a node without pods, in this kernel: the damage first, then its name and the
-//! cure.
+//! Findings of `ebbtidectl doctor` on a node without pods, in this kernel: first the damage, then the finding and its
+//! remedy.
 
 use std::{fs, path::Path, process::Command};
 
@@ -11,7 +11,7 @@ use ebbtide_vpc::{
     snapshot::run,
 };
 
-/// The way out of what is found about this.
+/// Returns the remedy of the finding with these words.
 fn about(findings: &[Finding], words: &str) -> Option<String> {
     let found = findings
         .iter()
@@ -19,7 +19,7 @@ fn about(findings: &[Finding], words: &str) -> Option<String> {
     Some(found.hint.clone())
 }
 
-/// Whether this kernel makes links of this kind, as `ip` has it.
+/// Whether this kernel supports links of this kind, as named by `ip`.
 fn makes(kind: &[&str]) -> Result<bool> {
     let netns = Netns::new("trial")?;
     let below = [
@@ -62,7 +62,7 @@ fn what_this_kernel_cannot_make_is_named_with_its_module() -> Result<()> {
             "{said}"
         );
     }
-    // Ours are attached, so these are there.
+    // Our programs are attached, so these exist.
     for module in ["lacks veth", "lacks sch_ingress"] {
         ensure!(about(&found, module).is_none(), "{found:?}");
     }
@@ -122,7 +122,7 @@ fn maps_that_are_not_pinned_any_more_are_named_and_those_of_an_older_layout_remo
     let before = pins(&bpf)?;
     let layout = before.iter().find(|name| name.starts_with('v'));
     let layout = layout.with_context(|| format!("no layout: {before:?}"))?;
-    // A file of a bpf file system can be a map or a link alone, so a directory must do.
+    // A file in a bpf file system can only be a map, a program or a link, so a directory is used.
     fs::create_dir_all(bpf.join("v1").join("flows"))?;
     lab.agent("master").stop()?;
     lab.agent("master").launch()?;

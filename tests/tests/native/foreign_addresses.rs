@@ -1,4 +1,5 @@
-//! Addresses that others give a pod: those that are somebody else's are refused, and nothing is left of it.
+//! Addresses that other plugins give to a pod: those that belong to somebody else are refused, and nothing is left
+//! behind.
 
 use std::net::IpAddr;
 
@@ -16,10 +17,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const NODE: &str = "master";
-/// In the range of no pool, in the subnet of ens5.
+/// An address in the subnet of ens5 and in no pool.
 const FREE: &str = "172.31.16.77";
 
-/// A pod whose first plugin gives it `address`, by IPAM `static`.
+/// A pod whose first plugin gives it `address`, by the IPAM plugin `static`.
 struct Given {
     netns: Netns,
     sandbox: Sandbox,
@@ -79,7 +80,7 @@ impl Given {
     }
 }
 
-/// A lab whose agent on the node has more settings.
+/// Starts a lab whose agents have further settings.
 fn lab(more: &str) -> Result<Lab> {
     let mut lab = Lab::start(Plan::default())?;
     let agent = lab.agent(NODE);
@@ -97,7 +98,7 @@ fn an_address_that_is_somebody_else_s_is_refused_and_leaves_nothing() -> Result<
     let plugin = lab.agent(NODE).plugin();
     let macvlan = json!({"type": "macvlan", "master": "ens5", "mode": "bridge"});
     let bridge = json!({"type": "bridge", "bridge": "attack0"});
-    // One pod is there, so that what the host has for pods at all is no difference.
+    // One pod exists all the time, so that the host's common objects for pods make no difference.
     let held = Given::by(&node, &plugin, "held", &macvlan, &format!("{FREE}/20"))?;
     held.ebbtide("ADD")?.success()?;
     for (what, fields, address, said) in [
@@ -202,7 +203,7 @@ fn an_address_that_is_somebody_else_s_is_refused_and_leaves_nothing() -> Result<
         ),
     ] {
         let Ok(pod) = Given::by(&node, &plugin, "attacker", fields, address) else {
-            // The other plugin knows better itself.
+            // The other plugin refuses it first.
             println!("{what}: {address} is refused by the first plugin");
             continue;
         };
@@ -213,7 +214,7 @@ fn an_address_that_is_somebody_else_s_is_refused_and_leaves_nothing() -> Result<
         ensure!(told.contains(said), "{what}: {told}");
         let left = || format!("what {what} leaves");
         before.comes_back(&node).with_context(left)?;
-        // The kernel still probes IPv6 addresses of the other plugin's: what it says of them comes later.
+        // The kernel still probes IPv6 addresses of the other plugin, which changes their state later.
         let inside = Snapshot::of(&pod.netns)?;
         made.assert_within(&inside).with_context(left)?;
         let ours = ["veth0", "7700", "fwmark"];
@@ -257,7 +258,7 @@ fn the_node_s_connections_to_a_server_outside_are_answered_by_it_and_not_by_a_po
     pod.delete()
 }
 
-/// The configuration, with an address whose gateway the plugin is to be.
+/// Returns the configuration with an address whose gateway the plugin must be.
 fn with_gateway(fields: &Value, address: &str, gateway: &str) -> Value {
     let mut fields = fields.clone();
     let address = json!({"address": address, "gateway": gateway});
@@ -311,7 +312,7 @@ fn what_the_administrator_lists_or_the_node_leads_to_the_pod_anyway_goes_on() ->
         pod.ebbtide("ADD")?
             .success()
             .with_context(|| what.to_owned())?;
-        // The same again is as it was.
+        // A repeated ADD has the same result.
         pod.ebbtide("ADD")?
             .success()
             .with_context(|| what.to_owned())?;

@@ -1,11 +1,11 @@
-//! What comes from outside, damaged: each reader, and the agent. A little of what `cargo xtask fuzz` does for long.
+//! Damaged input from outside, for each reader and for the agent: a short run of `cargo xtask fuzz`.
 
 use anyhow::{Result, ensure};
 use ebbtide_tests::fuzz::{ALL, End, requests};
 
-/// Inputs for each reader.
+/// The number of inputs for each reader.
 const INPUTS: u64 = 800;
-/// Requests to the agent.
+/// The number of requests to the agent.
 const REQUESTS: u64 = 1000;
 
 #[test]
@@ -19,7 +19,7 @@ fn no_reader_panics_gets_stuck_or_takes_all_the_memory() -> Result<()> {
     for reader in &ALL {
         let outcome = reader.run(1, End::Inputs(INPUTS))?;
         println!("{}: {outcome}", reader.name);
-        // Damage that nobody understands reaches nothing.
+        // Inputs that nobody understands test nothing.
         ensure!(outcome.understood > 0, "{}: {outcome}", reader.name);
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! Each eBPF program of the host alone: verdict, mark, packet, flows and counters. Runs in any
-//! kernel that lets root load programs.
+//! Each eBPF program of the host alone: verdict, mark, packet, flows and counters. Runs in any kernel that lets root
+//! load programs.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
@@ -34,10 +34,10 @@ const FORWARDED: HostFlow = HostFlow {
     packets: 0,
 };
 
-/// Bits that are not ours.
+/// Bits of a mark that are not Ebbtide's.
 const OTHERS: u32 = 0xffff_c091;
 
-/// Whether the kernel takes packets that came in by a link; else the reason is printed.
+/// Whether the kernel accepts test runs of packets that came in by a link; otherwise prints the reason.
 fn takes_what_came_in(bench: &Bench) -> bool {
     let takes = bench.takes_passed_on("host_veth_egress", &udp((CLIENT, 5000), (POD, 53)));
     if !takes {
@@ -67,7 +67,7 @@ fn nothing_that_comes_in_by_a_nic_is_marked() {
     assert_eq!((counted.seen, counted.marked, counted.passed), (9, 0, 9));
 }
 
-/// A UDP socket at the first port of these that is free, which nothing is sent to.
+/// Opens a UDP socket at the first free port of these; nothing is sent to it.
 fn held(address: impl Into<IpAddr>, mut ports: Range<u16>) -> (UdpSocket, u16) {
     let address = address.into();
     let bound = ports.find_map(|port| Some((UdpSocket::bind((address, port)).ok()?, port)));
@@ -79,7 +79,7 @@ fn where_filtering_is_strict_requests_are_marked_and_nothing_that_carries_anothe
     let mut bench = Bench::lent();
     let (_socket, tunnel) = held(Ipv4Addr::UNSPECIFIED, 20_000..30_000);
     let (_socket, tunnel6) = held(Ipv6Addr::UNSPECIFIED, 20_000..30_000);
-    // kube-proxy before 1.24 holds one for each node port.
+    // kube-proxy before 1.24 holds a socket for each node port.
     let (_socket, held_port) = held(Ipv4Addr::UNSPECIFIED, 30_000..32_768);
     let (_socket, held_port6) = held(Ipv6Addr::UNSPECIFIED, 30_000..32_768);
     let with_protocol = |protocol: u8| {
@@ -151,7 +151,7 @@ fn a_request_is_remembered_by_the_link_it_came_in_by_and_its_reply_marked() {
     ] {
         for mark in [0, OTHERS, MARK] {
             bench.reset();
-            // What is sent here, or came out of a tunnel: whatever mark the packet around it had.
+            // Packets that are sent here, or came out of a tunnel, whatever mark the outer packet had.
             let own = bench.run("host_veth_egress", &request, mark);
             assert_eq!((own.verdict, own.mark), (PASS, mark));
             assert_eq!(bench.remembered_in_host(), [], "the node's own traffic");
@@ -220,7 +220,7 @@ fn only_what_has_another_nics_address_is_sent_out_there() {
     if !takes_what_came_in(&bench) {
         return;
     }
-    // What the node itself sends: others' marks may have led it here, and no route has.
+    // Packets of the node itself: foreign marks may have led them here, and no route has.
     for (mark, verdict, wrong) in [(OTHERS, PASS, 0), (0, REDIRECT, 1)] {
         bench.reset();
         let own = bench.run("host_nic_egress", &other, mark);
@@ -249,7 +249,8 @@ fn only_what_has_another_nics_address_is_sent_out_there() {
         bench.reset();
         let outcome = bench.run_marked_and_passed_on("host_nic_egress", &packet, OTHERS);
         assert_eq!(outcome.verdict, verdict, "{name}");
-        // What has the node's own address needs its mark to find the table of the NIC that it is sent on to.
+        // A packet with the node's own address needs its mark to be routed by the table of the NIC that it is
+        // redirected to.
         let mark = if wrong > 0 { THAT_MARK | REPLY } else { 0 };
         assert_eq!(outcome.mark, OTHERS | mark, "{name}");
         assert_eq!(outcome.packet, packet, "{name}");
@@ -284,7 +285,7 @@ fn a_packet_cut_off_anywhere_passes_and_teaches_nothing_untrue() {
         (tcp((CLIENT6, 5000), (POD6, 53)), 6),
     ] {
         let known = flow((POD6, 53), (CLIENT6, 5000), protocol);
-        // Newer kernels refuse to test-run a frame that ends within its IP header.
+        // Newer kernels refuse test runs of frames that end within the IP header.
         for length in 14 + 40..whole.len() {
             for program in HOST_PROGRAMS {
                 let outcome = bench.run(program.name, &whole[..length], THAT_MARK);
@@ -301,7 +302,7 @@ fn a_packet_cut_off_anywhere_passes_and_teaches_nothing_untrue() {
     }
 }
 
-/// Whether a program may answer so to a packet; `known`: it is of the flow that was learned.
+/// Whether a program may have this verdict on a packet; `known`: the packet belongs to the learned flow.
 fn is_allowed(program: &str, packet: &[u8], verdict: u32, known: bool) -> bool {
     let of = |address: &str, from: bool| {
         random::addresses(packet).is_some_and(|(source, destination)| {
@@ -346,7 +347,7 @@ fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected
             }
             let packet = random::packet(&mut random, &whole);
             let mark = random.number() as u32;
-            // What came in has no mark of ours, unless somebody else set it.
+            // A packet that came in has no mark of ours, unless other software set it.
             let Some(outcome) = bench.try_run(name, &packet, mark) else {
                 continue;
             };
@@ -375,7 +376,7 @@ fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected
         );
         let redirects = ["host_nic_ingress", "host_nic_egress"].contains(&name);
         assert_eq!(redirects, redirected > 0, "{name}");
-        // What was learned is of addresses that have a table, and of nothing else.
+        // Only flows of addresses with a table are learned.
         let tables = [POD, POD6, NODE].map(|address| key(ip(address)));
         let flows = bench.remembered_in_host();
         assert!(flows.iter().all(|(key, _)| tables.contains(&key.local)));

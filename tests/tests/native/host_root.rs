@@ -1,4 +1,4 @@
-//! An agent in a container, and programs of the host's: they are found and run as the host has them.
+//! An agent in a container, and programs of the host: they are found and run as on the host.
 
 use std::{
     fs,
@@ -19,13 +19,13 @@ use serde_json::json;
 use tempfile::TempDir;
 
 const NODE: &str = "master";
-/// Where this host has its plugins: nowhere in the agent's container.
+/// The host's plugin directory, which does not exist in the agent's container.
 const PLUGINS: &str = "/opt/host-cni/bin";
-/// Where host-local keeps what it gave out, unless it is told otherwise.
+/// host-local's default data directory.
 const STATE: &str = "var/lib/cni/networks";
 
-/// A host's root directory with the plugin host-local of Debian's, and one that needs an interpreter and files of the
-/// host's.
+/// Creates a host's root directory with Debian's host-local, and with a plugin that needs an interpreter and files of
+/// the host.
 fn host() -> Result<TempDir> {
     let root = TempDir::with_prefix("ebbtide-host-")?;
     let plugins = root.path().join(PLUGINS.trim_start_matches('/'));
@@ -48,7 +48,7 @@ echo "$CNI_COMMAND $CNI_PATH $(stat -Lc %i "$CNI_NETNS")" >>/etc/probe/calls
     Ok(root)
 }
 
-/// What an ADD with this `ipam` says: its address is of no network of the NIC's, so that it is given back.
+/// Returns the error of an ADD with this `ipam`. The address is in no network of the NIC, so it is released.
 fn add(plugin: &Plugin, netns: &Netns, ipam: &serde_json::Value) -> Result<String> {
     let sandbox = Sandbox::new(netns, format!("host-root-{}", std::process::id()), "d");
     let config = json!({
@@ -84,7 +84,7 @@ fn a_plugin_is_delegated_to_with_the_host_s_directories_libraries_and_state() ->
     });
     let probe = json!({"type": "probe"});
 
-    // Without the host's root, none of it is there.
+    // Without the host's root, neither plugin exists.
     for ipam in [&host_local, &probe] {
         let said = add(&plugin, &netns, ipam)?;
         ensure!(
@@ -106,7 +106,7 @@ fn a_plugin_is_delegated_to_with_the_host_s_directories_libraries_and_state() ->
         said.contains("198.51.100.9") && said.contains("foreignSubnets"),
         "{said}"
     );
-    // It was given and given back: in the host's own place.
+    // The address was allocated and released in the host's own directory.
     let kept = files(&host.path().join(STATE).join("delegated"))?;
     ensure!(
         kept.iter().any(|name| name.starts_with("last_reserved_ip"))

@@ -1,4 +1,4 @@
-//! Names, paths and files that somebody chose to do harm with, in this kernel.
+//! Names, paths and files that an attacker chose, in this kernel.
 
 use std::{
     fs,
@@ -21,10 +21,10 @@ use nix::{libc, sys::stat::Mode, unistd::mkfifo};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// The agents take what pods of [`pod`] have: nobody leads there.
+/// The agents accept the addresses of [`pod`]'s pods, which no route leads to.
 const ALLOWED: &str = "foreignSubnets: [10.88.0.0/24]\n";
 
-/// A pod whose eth0 another plugin made, with this address.
+/// Creates a pod whose eth0 another plugin made, with this address.
 fn pod(name: &str, address: &str) -> Result<(Netns, Sandbox)> {
     let netns = Netns::new(name)?;
     for command in [
@@ -39,7 +39,7 @@ fn pod(name: &str, address: &str) -> Result<(Netns, Sandbox)> {
     Ok((netns, sandbox))
 }
 
-/// A chained configuration, as a network of this name.
+/// Returns a chained configuration for a network of this name.
 fn chained(plugin: &Plugin, network: &str, address: &str) -> String {
     json!({
         "cniVersion": "1.0.0", "name": network, "type": "ebbtide", "agentSocket": plugin.socket(),
@@ -48,7 +48,7 @@ fn chained(plugin: &Plugin, network: &str, address: &str) -> String {
     .to_string()
 }
 
-/// Paths that are no network namespace, each with what it is.
+/// Returns paths that are not network namespaces, each with its kind.
 fn not_namespaces(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
     let at = |name: &str| directory.join(name);
     mkfifo(&at("fifo"), Mode::S_IRWXU)?;
@@ -106,7 +106,7 @@ fn what_is_no_pods_namespace_is_answered_at_once_and_keeps_nobody_else_waiting()
         ensure!([3, 4].contains(&code), "{what}: {code}, {said}");
         ensure!(said.contains("CNI_NETNS"), "{what}: {said}");
     }
-    // As many as the agent has threads, and more.
+    // More of them than the agent has threads.
     let fifo = directory.path().join("fifo");
     let all: Vec<_> = (100..140)
         .map(|number| {
@@ -139,7 +139,7 @@ fn a_second_network_of_an_interface_is_refused_and_costs_the_first_nothing() -> 
     let before = Snapshot::of(&netns)?;
     let [first, second] = ["first", "second"].map(|name| chained(&plugin, name, ADDRESS));
     plugin.call("ADD", Some(&sandbox), &first)?.success()?;
-    // Whatever gives its addresses, it is the same interface.
+    // It is the same interface, whichever plugin gives its addresses.
     let delegated = json!({
         "cniVersion": "1.0.0", "name": "third", "type": "ebbtide", "agentSocket": plugin.socket(), "master": "ens5",
         "ipam": {"type": "static", "addresses": [{"address": "172.31.16.77/20"}]},
@@ -218,13 +218,13 @@ fn names_do_not_write_into_the_log_or_onto_the_terminal() -> Result<()> {
     let nobody = format!("nobody/{NAME}");
     let unknown = agent.control(&["explain", &nobody]);
     let unknown = unknown.err().context("there is no such pod")?.to_string();
-    // Behind what was asked.
+    // After the text of the request.
     let (_, said) = unknown
         .rsplit_once("ebbtidectl: ")
         .context("it says nothing")?;
     ensure!(!said.contains(|c| c == '\n' || is_bad(c)), "{said:?}");
     plugin.call("DEL", Some(&sandbox), &config)?.success()?;
-    // Refused, and told.
+    // Refused, with a message.
     sandbox.netns = Some(format!("/nowhere/{NAME}").into());
     plugin.call("ADD", Some(&sandbox), &config)?.error()?;
     let log = lab.agent("master").log();
@@ -240,7 +240,7 @@ fn mode(path: &Path) -> Result<u32> {
     Ok(found.permissions().mode() & 0o777)
 }
 
-/// All below a directory, and itself.
+/// Returns all paths below a directory, and the directory.
 fn all(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![directory.to_owned()];
     for entry in fs::read_dir(directory)? {
@@ -297,11 +297,11 @@ fn what_the_agent_keeps_is_the_owners_alone_also_where_an_older_one_let_others_r
         .map(drop)
 }
 
-/// Asks on a thread that is nobody's from then on, and ends.
+/// Sends a request from a thread that changes its user to nobody and then ends.
 fn ask_as_nobody(socket: PathBuf) -> Result<std::io::Result<Response>> {
     const NOBODY: libc::c_long = 65_534;
     let asking = thread::spawn(move || -> Result<_> {
-        // SAFETY: the system call takes three numbers, and without the library's wrapper it is this thread's alone.
+        // SAFETY: the system call takes three numbers, and without the library's wrapper it affects this thread alone.
         let done = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
         ensure!(
             done == 0,
@@ -326,13 +326,13 @@ fn whoever_is_not_root_gets_no_answer_though_somebody_opened_the_way() -> Result
     }
     let refused = ask_as_nobody(socket.clone())?;
     let refused = refused.err().context("nobody was answered")?;
-    // It was let in, and not heard.
+    // The connection was accepted, and the request refused.
     ensure!(
         refused.kind() != std::io::ErrorKind::PermissionDenied,
         "{refused}"
     );
     wire::ask(&socket, &Request::Query(Query::Status), PATIENCE)?;
-    // Where others can write, they could put a socket of their own.
+    // Others who can write there could put a socket of their own in its place.
     let agent = lab.agent("master");
     agent.stop()?;
     fs::set_permissions(&run, fs::Permissions::from_mode(0o777))?;

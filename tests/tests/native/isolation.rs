@@ -1,4 +1,4 @@
-//! One pod's trouble is no other's: addresses that are not its own, and floods.
+//! Pods do not affect each other: spoofed addresses, and floods.
 
 use std::{
     net::UdpSocket,
@@ -25,23 +25,23 @@ const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
 const VLAN: u16 = 0x8100;
 
-/// Of the test's pod, as the bench knows it.
+/// The MAC of the test's pod, as in the bench.
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 
-/// Somebody whom the programs do not know.
+/// An address that the programs do not know.
 const GATEWAY: &str = "172.31.16.1";
 
-/// New flows of the flood, unless the environment says another number.
+/// The default number of new flows in the flood.
 const FLOOD: u32 = 20_000;
 
-/// Frames, with what the sender's socket says that they are, and whether they may pass.
+/// Returns frames, each with the protocol that the sender's socket declares, and whether it may pass.
 fn frames() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
     let to = (CLIENT, 2);
     vec![
         ("its own", udp((POD, 1), to), IP, true),
         ("its own, TCP", tcp((POD, 1), to), IP, true),
         ("its own, IPv6", udp((POD6, 1), (CLIENT6, 2)), IPV6, true),
-        // Nobody's in particular, so maybe a gateway's.
+        // An unknown address may be a gateway's.
         (
             "link-local",
             udp(("fe80::1", 1), ("ff02::2", 2)),
@@ -102,7 +102,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
     .collect()
 }
 
-/// What is said of link-layer addresses, routers and addresses that may be had.
+/// Returns messages of neighbour discovery: about link-layer addresses, routers and assignable addresses.
 fn to_neighbours() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
     let all = "ff02::1";
     let about = |kind, from, target| neighbour(kind, from, all, target, MAC);
@@ -196,7 +196,7 @@ fn to_neighbours() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
     ]
 }
 
-/// What the node would take out of what it is in.
+/// Returns packets that the node would decapsulate.
 fn in_tunnels() -> Vec<(&'static str, Vec<u8>, u16, bool)> {
     let to_node = |protocol| with_protocol(udp((POD, 1), (NODE, 2)), protocol);
     let to_node6 = |protocol| with_protocol(udp((POD6, 1), (NODE6, 2)), protocol);
@@ -250,7 +250,7 @@ fn a_pod_sends_with_its_own_addresses_only() -> Result<()> {
         let is_nic = direction == Direction::Egress;
         let mut frames = frames();
         if is_nic {
-            // The kernel believes the socket, which only here can say something else than the frame.
+            // The kernel uses the socket's protocol, which only here can differ from the frame's.
             let mut disguised = bad.clone();
             disguised[12..14].copy_from_slice(&ARP.to_be_bytes());
             frames.push(("a frame in disguise", disguised, IP, false));
@@ -258,7 +258,7 @@ fn a_pod_sends_with_its_own_addresses_only() -> Result<()> {
         for (name, frame, ethertype, passes) in frames {
             pair.send(&frame, ethertype)?;
             if passes {
-                // What comes behind it is counted, and nothing before.
+                // The next packet is counted, and none before it.
                 pair.send(&bad, IP)?;
             }
             if is_nic {
@@ -268,7 +268,7 @@ fn a_pod_sends_with_its_own_addresses_only() -> Result<()> {
             }
             wait_for(expected, &format!("{program}: {name}"))?;
         }
-        // Behind another plugin, or with the guard off.
+        // After another plugin, or with the guard off.
         let unguarded = Pair::new(&bench, program, direction, None)?;
         unguarded.send(&bad, IP)?;
         pair.send(&bad, IP)?;
@@ -314,7 +314,7 @@ fn a_flood_to_one_pod_breaks_no_flow_of_another_and_none_of_its_own_that_is_aliv
         let syn = tcp((&address, 1), (POD, 80));
         let outcome = bench.run("host_veth_egress", &syn, THAT_MARK);
         assert_eq!(outcome.verdict, PASS);
-        // A flow and a connection of the flooded pod that say something now and then.
+        // A flow and a connection of the flooded pod that send a packet now and then.
         if source % 256 == 0 {
             alive += u32::from(redirected(POD));
             connected += u32::from(marked());
@@ -331,7 +331,8 @@ fn a_flood_to_one_pod_breaks_no_flow_of_another_and_none_of_its_own_that_is_aliv
     assert_eq!((alive, connected), (asked, asked));
 }
 
-/// What an l2 interface sends reaches switches as it is: with the NIC's link-layer address, and not as a DHCP server.
+/// Frames of an l2 interface reach switches unchanged, so they must have the NIC's link-layer address and must not be
+/// those of a DHCP server.
 #[test]
 fn a_pod_on_the_link_sends_with_its_nic_s_link_layer_address_and_serves_no_dhcp() -> Result<()> {
     let mut bench = Bench::new();
@@ -386,15 +387,15 @@ fn a_pod_on_the_link_sends_with_its_nic_s_link_layer_address_and_serves_no_dhcp(
     Ok(())
 }
 
-/// EtherTypes of what is put around a packet: tags (802.1Q, 802.1ad, older ones), MPLS, PPPoE, MACsec, HSR, PRP, NSH,
-/// transparent bridging, B.A.T.M.A.N., EtherCAT, the loopback test, RARP, ARP, IP itself, and the lengths of LLC.
+/// EtherTypes of encapsulations: tags (802.1Q, 802.1ad, older ones), MPLS, PPPoE, MACsec, HSR, PRP, NSH, transparent
+/// bridging, B.A.T.M.A.N., EtherCAT, the loopback test, RARP, ARP, IP itself, and lengths of LLC.
 const AROUND: [u16; 24] = [
     0x8100, 0x8100, 0x8100, 0x88a8, 0x88a8, 0x9100, 0x9200, 0x8847, 0x8848, 0x8863, 0x8864, 0x88e5,
     0x892f, 0x88fb, 0x894f, 0x6558, 0x4305, 0x88a4, 0x9000, 0x8035, 0x0806, 0x0800, 0x86dd, 0x0030,
 ];
 
-/// Whatever is around a packet with another's address, the node's own sockets do not get it; and without the guard
-/// they get some, so that it is the guard that is tested.
+/// In whatever encapsulation a packet has a foreign address, the node's own sockets do not receive it. Without the
+/// guard they receive some, which shows that the guard is tested.
 #[test]
 fn nothing_that_a_stack_unwraps_is_delivered_with_anothers_address() -> Result<()> {
     let bench = Bench::new();
@@ -434,7 +435,7 @@ fn nothing_that_a_stack_unwraps_is_delivered_with_anothers_address() -> Result<(
         .unwrap_or(2000);
     for _ in 0..number {
         let mut frame = spoofed[random.index(spoofed.len())].clone();
-        // Options, lengths and protocols, and all of it a little wrong.
+        // Options, lengths and protocols, all of them slightly wrong.
         for _ in 0..random.below(3) {
             let at = 14 + random.index(10);
             frame[at] = random.below(256) as u8;
@@ -457,7 +458,7 @@ fn nothing_that_a_stack_unwraps_is_delivered_with_anothers_address() -> Result<(
         "{} frames, {delivered} delivered without the guard",
         rows.len()
     );
-    // The plain one and one to three priorities, of each family, at the least.
+    // At least the plain packet, and those with one to three priority tags, of each family.
     ensure!(
         delivered >= 16,
         "only {delivered} were delivered without the guard"
@@ -465,7 +466,7 @@ fn nothing_that_a_stack_unwraps_is_delivered_with_anothers_address() -> Result<(
     Ok(())
 }
 
-/// The node, at its end of the pair, with a socket that takes what comes for it.
+/// The node at its end of the pair, with a socket that receives packets for it.
 struct Victim {
     pair: Pair,
     sockets: [UdpSocket; 2],
@@ -487,7 +488,7 @@ impl Victim {
         Ok(Self { pair, sockets })
     }
 
-    /// Whether a frame reaches a socket. A veth's other end has had it when the call that sends returns, or soon after.
+    /// Whether a frame reaches a socket. A veth's other end receives it before the send call returns, or soon after.
     fn gets(&self, frame: &[u8], ethertype: u16) -> Result<bool> {
         let frame = between_macs(frame.to_vec(), MAC, [2, 0, 0, 0, 0, 2]);
         self.pair.send(&frame, ethertype)?;

@@ -1,8 +1,8 @@
-//! What any kernel runs that lets root load eBPF programs: the programs alone, the strict VPC itself, and what the
-//! agent does without a pod on ipvlan.
+//! Tests for any kernel in which root may load eBPF programs: the programs alone, the strict VPC itself, and the agent
+//! without pods on ipvlan.
 //!
-//! It runs in this machine's kernel, and again in each other one whose verifier, JIT or netfilter may come to another
-//! end. What needs ipvlan belongs in `lab`, and what needs Kubernetes' programs in `kube`.
+//! They run in this machine's kernel, and again in each other one whose verifier, JIT or netfilter may give another
+//! result. Tests that need ipvlan belong in `lab`, those that need Kubernetes' programs in `kube`.
 
 mod asking;
 mod bench;

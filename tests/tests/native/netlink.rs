@@ -1,15 +1,15 @@
-//! The agent's netlink layer against the running kernel.
+//! The agent's netlink layer on the running kernel.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_kernel::netlink::{Batch, Netlink, direct::Direct, model::Route};
 use ebbtide_vpc::{netns::Netns, snapshot::ip};
 use tokio::runtime::Runtime;
 
-/// So many that the kernel cannot answer a dump with one message: then, and only then, a second dump
-/// finds the first one under way.
+/// So many links that the kernel cannot answer a dump with one message: only then can a second dump find the first one
+/// unfinished.
 const LINKS: usize = 150;
 
-/// A connection in the namespace, and what drives it.
+/// Opens a connection in the namespace, with the runtime that drives it.
 fn opened(netns: &Netns) -> Result<(Runtime, Netlink)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -48,7 +48,7 @@ fn a_route_of_ours_is_removed_as_it_is_read_whatever_the_kernel_made_of_it() -> 
         "link set far0 up",
         "address add 10.9.0.5/24 dev near0",
         "-6 address add fd09::5/64 dev near0 nodad",
-        // As it is without a next hop, and as one of 0.0.0.0 makes it.
+        // A route without a next hop, and one with next hop 0.0.0.0.
         "route add 10.1.0.0/16 dev near0 scope link table 7703 proto 235",
         "route add 10.2.0.0/16 dev near0 scope global table 7703 proto 235",
         "route add 10.3.0.0/16 dev near0 scope host table 7703 proto 235",
@@ -81,7 +81,7 @@ fn a_route_of_ours_is_removed_as_it_is_read_whatever_the_kernel_made_of_it() -> 
     })
 }
 
-/// What a repeated ADD and a take-over do for each of a thousand pods.
+/// As a repeated ADD and a take-over do for each of a thousand pods.
 #[test]
 fn routes_that_are_there_are_found_without_a_list_of_their_whole_table() -> Result<()> {
     const OTHER_PODS: u16 = 2_000;
@@ -126,7 +126,7 @@ fn routes_that_are_there_are_found_without_a_list_of_their_whole_table() -> Resu
         direct.run_missing(pod()?)?;
         let read = direct.received() - before;
         ensure!(read.messages < 10, "{read:?}");
-        // One that was deleted is added, and one in its place that leads elsewhere is replaced.
+        // A deleted route is added, and a foreign one in its place with another destination is replaced.
         ip(
             &netns,
             &["-6", "route", "del", "fd00::1/128", "table", "7700"],
@@ -186,7 +186,7 @@ fn what_the_kernel_takes_for_itself_is_local_and_nothing_else_is() -> Result<()>
     Ok(())
 }
 
-/// The kernel makes the main table with its first route: a node without IPv4 has none.
+/// The kernel creates the main table with its first route: a node without IPv4 has none.
 #[test]
 fn a_namespace_without_a_route_has_no_ways_and_is_no_error() -> Result<()> {
     let netns = Netns::new("bare")?;

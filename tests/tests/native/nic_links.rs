@@ -1,5 +1,5 @@
-//! The programs at the node's NICs as TCX links, in this kernel: what others do to the NIC does not reach them, and
-//! they outlive the agent. Where the kernel has no TCX, the other tests are about its filters.
+//! The programs on the node's NICs as TCX links, in this kernel: foreign filters on the NIC do not affect them, and
+//! they outlive the agent. Without TCX, the other tests cover the agent's tc filters.
 
 use std::{collections::BTreeMap, os::fd::RawFd, path::Path};
 
@@ -29,7 +29,7 @@ use ebbtide_vpc::{
 
 const PORT: u16 = 9090;
 
-/// The laboratory, with a pod that brings the programs to the NICs; `None`, and a skip, where the kernel has no TCX.
+/// Starts a lab with a pod, so that the programs are attached to the NICs. Returns `None`, after a skip, without TCX.
 fn lab() -> Result<Option<(ChainedInterface, Lab)>> {
     if has_tcx()? {
         let mut lab = Lab::start(Plan::default())?;
@@ -39,7 +39,7 @@ fn lab() -> Result<Option<(ChainedInterface, Lab)>> {
     Ok(None)
 }
 
-/// The links' numbers, by the names of their pins.
+/// Returns the links' IDs by the names of their pins.
 fn links(agent: &Agent) -> Result<BTreeMap<String, u32>> {
     let mut links = BTreeMap::new();
     for entry in std::fs::read_dir(agent.bpf().join("links"))? {
@@ -51,7 +51,7 @@ fn links(agent: &Agent) -> Result<BTreeMap<String, u32>> {
     Ok(links)
 }
 
-/// Attaches a program as agents do where there is no TCX.
+/// Attaches a program as agents do without TCX.
 fn attach(node: &Netns, link: &str, program: &str, fd: RawFd) -> Result<()> {
     let filter = Filter {
         link: link.into(),
@@ -67,7 +67,7 @@ fn attach(node: &Netns, link: &str, program: &str, fd: RawFd) -> Result<()> {
     })
 }
 
-/// How many packets the agent's program saw that came in by this NIC.
+/// Returns how many packets the agent's program saw that came in by this NIC.
 fn seen(agent: &Agent, nic: &str) -> Result<u64> {
     let lines = agent.control_json(&["datapath"])?;
     let lines = lines.as_array().context("lines")?;
@@ -79,7 +79,7 @@ fn seen(agent: &Agent, nic: &str) -> Result<u64> {
     line["seen"].as_u64().context("a number")
 }
 
-/// The damage is done to a filter of tc's; our program sees what that one does not.
+/// A foreign filter decides about packets before a tc filter sees them; the agent's program sees them before.
 #[test]
 fn a_program_of_others_that_decides_about_packets_does_not_keep_them_from_ours() -> Result<()> {
     let Some((_guest, mut lab)) = lab()? else {
@@ -87,7 +87,7 @@ fn a_program_of_others_that_decides_about_packets_does_not_keep_them_from_ours()
     };
     let node = lab.vpc.node("master").clone();
     let _servers: Vec<Server> = Server::on_any(&node, PORT)?;
-    // A program that lets all pass, as a filter of tc's; how often it ran.
+    // A tc filter that passes all packets, and how often it ran.
     let bench = Bench::new();
     let program = "nic_ingress";
     attach(&node, "ens5", program, bench.fd(program))?;
@@ -152,7 +152,7 @@ fn a_new_agent_puts_its_programs_into_the_links_and_takes_away_an_older_one_s_fi
         by_tcx(&node, "ens5")? == before.1,
         "they went with the agent"
     );
-    // As an agent that knew no links left it; any program will do.
+    // As an older agent without links left it; any program will do.
     let decider = Decider::new(&node, "ens6")?;
     attach(&node, "ens5", "host_nic_ingress", decider.program())?;
     let filters = || run(&node, "tc", &["filter", "show", "dev", "ens5", "ingress"]);

@@ -1,5 +1,4 @@
-//! Beside BGP: hundreds of thousands of routes that are somebody else's cost nothing, and neither does their coming and
-//! going.
+//! A node with BGP: hundreds of thousands of foreign routes cost nothing, and neither do their changes.
 
 use std::{collections::HashMap, thread, time::Duration};
 
@@ -21,13 +20,13 @@ use ebbtide_vpc::others_routes::OthersRoutes;
 use ebbtide_vpc::{lab::Lab, netns::Netns, patience::eventually, plan::Plan, snapshot::ip};
 use tokio::runtime::Runtime;
 
-/// So many routes others have, and so many neighbours.
+/// The number of foreign routes, and of neighbours.
 const ROUTES: u32 = 200_000;
 const NEIGHBOURS: u32 = 4_000;
-/// Of ours.
+/// A table of ours.
 const TABLE: u32 = 7702;
 
-/// A namespace with what `plan` has.
+/// Creates a namespace with all objects of `plan`.
 fn node(name: &str) -> Result<(Netns, NamespacePlan)> {
     let netns = Netns::new(name)?;
     for command in [
@@ -85,7 +84,7 @@ fn node(name: &str) -> Result<(Netns, NamespacePlan)> {
     Ok((netns, plan))
 }
 
-/// What of the plan is missing, and how much the kernel answered.
+/// Returns what is missing of the plan, and how much the kernel answered.
 fn look(
     runtime: &Runtime,
     netlink: &Netlink,
@@ -134,7 +133,7 @@ fn a_look_reads_what_is_ours_however_much_others_have() -> Result<()> {
     ] {
         ip(&netns, &wipe.split(' ').collect::<Vec<_>>())?;
     }
-    // A kernel that does not filter tells more, and nothing else comes of it.
+    // A kernel that does not filter sends more, with the same result.
     let unfiltered = netns.run(|| Ok(Direct::open_unfiltered("in the test")?))?;
     let (slowly, everything) = look(&runtime, &unfiltered.into(), &plan)?;
     ensure!(everything.messages > u64::from(ROUTES), "{everything:?}");
@@ -162,7 +161,7 @@ fn others_routes_that_come_and_go_are_not_heard_of_and_ours_are() -> Result<()> 
     let attention = Attention::to_all(events.routes());
     attention.turn_to(Interest::of(&plan, &links));
     let others = OthersRoutes::over(&netns, "near0")?;
-    // Nobody reads meanwhile: what is queued has to fit.
+    // Nobody reads meanwhile, so everything must fit into the queue.
     others.add(0..ROUTES)?;
     others.delete(0..ROUTES)?;
     for command in [
@@ -190,7 +189,7 @@ fn others_routes_that_come_and_go_are_not_heard_of_and_ours_are() -> Result<()> 
             let event = tokio::time::timeout(Duration::from_secs(20), events.next());
             let event = event.await.context("nothing more is heard")?;
             let event = event.context("the socket was closed")?;
-            // Link-local addresses come when they like.
+            // Link-local addresses appear at any time.
             if !matches!(event, Notification::Address(_)) {
                 heard.push(event);
             }
@@ -203,7 +202,7 @@ fn others_routes_that_come_and_go_are_not_heard_of_and_ours_are() -> Result<()> 
     Ok(())
 }
 
-/// How often the agent compared, and how many messages it read the last time.
+/// Returns how often the agent compared, and how many messages it read the last time.
 fn looks(log: &str) -> (usize, Option<u64>) {
     let mut looks = log
         .lines()
@@ -230,7 +229,7 @@ fn the_agent_puts_ours_back_beside_them_and_does_not_look_when_they_go() -> Resu
             .map(ebbtide_vpc::agent::Agent::log)
             .unwrap_or_default()
     };
-    // What the agent turns to is what it saw with the pod there.
+    // What the agent's interest depends on includes the pod that existed then.
     let wipe = || -> Result<()> {
         let before = looks(&log()).0;
         for family in ["-4", "-6"] {
@@ -252,7 +251,7 @@ fn the_agent_puts_ours_back_beside_them_and_does_not_look_when_they_go() -> Resu
         })
     };
     wipe()?;
-    // What it put back was an event of its own, perhaps.
+    // Its repair may have been an event, too.
     thread::sleep(Duration::from_secs(3));
     let (before, _) = looks(&log());
     for slice in 0..SLICES {
@@ -261,7 +260,7 @@ fn the_agent_puts_ours_back_beside_them_and_does_not_look_when_they_go() -> Resu
         thread::sleep(Duration::from_millis(600));
     }
     let (after, _) = looks(&log());
-    // One of every half minute may be among them; each slice had one.
+    // One of the half-minute comparisons may be among them; each slice had one.
     ensure!(after - before <= 1, "{} looks\n{}", after - before, log());
     wipe()
 }

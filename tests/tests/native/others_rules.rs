@@ -1,4 +1,4 @@
-//! Routing rules of others beside ours, whenever they come: neither takes the other's packets.
+//! Foreign routing rules beside ours, added at any time: neither routes the other's packets.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::chained::ChainedInterface;
 use ebbtide_vpc::{lab::Lab, netns::Netns, patience::eventually, plan::Plan, snapshot::ip};
 
-/// The pod's address: [`ChainedInterface`].
+/// The address of the pod of [`ChainedInterface`].
 const POD: &str = "10.88.7.2";
 
 fn ip_all(node: &Netns, commands: &[&str]) -> Result<()> {
@@ -16,7 +16,7 @@ fn ip_all(node: &Netns, commands: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Our rules for IPv4, as `ip` shows them.
+/// Returns our IPv4 rules as `ip` shows them.
 fn ours(node: &Netns) -> Result<Vec<String>> {
     let all = ip(node, &["rule", "show"])?;
     let ours = all.lines().filter(|line| line.contains("proto 235"));
@@ -31,7 +31,7 @@ fn priorities(rules: &[String]) -> Result<BTreeSet<u32>> {
     rules.iter().map(priority).collect()
 }
 
-/// Whether the node reaches the pod by its veth, as it does if our rules are asked.
+/// Checks that the node reaches the pod by its veth, as it does if our rules are evaluated.
 fn reaches_the_pod(node: &Netns) -> Result<()> {
     let way = ip(node, &["route", "get", POD])?;
     ensure!(
@@ -41,7 +41,7 @@ fn reaches_the_pod(node: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// Users' own marks are small numbers, and looked at as a whole.
+/// Users' own marks are small numbers, and rules match them as a whole.
 #[test]
 fn what_others_mark_goes_by_their_tables_while_pods_are_there() -> Result<()> {
     const BEFORE: [u32; 6] = [1, 2, 4, 20, 66, 85];
@@ -78,7 +78,7 @@ fn what_others_mark_goes_by_their_tables_while_pods_are_there() -> Result<()> {
     for mark in BEFORE {
         goes_by_the_vpn(mark).with_context(|| format!("with a pod: {:?}", ours(&node)))?;
     }
-    // Whatever values the NICs have: they become others', and have to move.
+    // Whatever values the NICs have: foreign rules take them, so they must change.
     let marks = |rules: &[String]| -> Result<BTreeSet<u32>> {
         let values = rules.iter().filter_map(|rule| {
             let (_, rest) = rule.split_once("fwmark 0x")?;
@@ -114,7 +114,7 @@ fn what_others_mark_goes_by_their_tables_while_pods_are_there() -> Result<()> {
     let (found, _) = lab.agent("master").doctor()?;
     let named = |words: &str| found.iter().any(|f| f.what.contains(words));
     ensure!(named("fwmark 0x40 lookup 1004"), "{found:?}");
-    // With this one no value is left.
+    // After this rule no value is left.
     ip_all(&node, &["rule add fwmark 0x40/0x40 lookup 1004"])?;
     eventually("`nics` to name it", || {
         let nics = lab.agent("master").control(&["nics"])?;
@@ -163,7 +163,7 @@ fn rules_of_others_that_would_take_pods_packets_come_behind_ours() -> Result<()>
         .next_back()
         .context("no rule")?;
     ensure!(last < 220, "{rules:?}");
-    // Where there is no room it is said.
+    // If there is no free block of priorities, this is reported.
     ip_all(
         &node,
         &[
@@ -191,7 +191,7 @@ fn while_our_rules_move_none_is_missing() -> Result<()> {
     let before = priorities(&ours(&node)?)?;
     ip_all(&node, &["rule add pref 1003 from 192.0.2.0/24 lookup 220"])?;
     eventually("our rules to move", || {
-        // Not to be tried again: no look may fail.
+        // Without a retry: no attempt may fail.
         if let Err(e) = reaches_the_pod(&node) {
             return Ok(Err(e));
         }

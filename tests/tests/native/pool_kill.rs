@@ -1,8 +1,7 @@
-//! `kill -9` at random instants: what the dead process had acknowledged is there, each address has
-//! one owner, and nothing is there that nobody asked for.
+//! `kill -9` at random moments: everything that was acknowledged is on disk, each address has one owner, and nothing is
+//! there that nobody requested.
 //!
-//! EBBTIDE_KILLS says how often (the default is meant for every day; the proof is
-//! `EBBTIDE_KILLS=1000`).
+//! EBBTIDE_KILLS is the number of kills (the default is for every day; the proof is `EBBTIDE_KILLS=1000`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,20 +20,20 @@ use ebbtide_tests::victim::options;
 use ebbtide_vpc::random::Random;
 use tempfile::TempDir;
 
-/// About how long the killing goes on, unless EBBTIDE_KILLS says how often.
+/// The approximate duration without EBBTIDE_KILLS.
 const EVERY_DAY: Duration = Duration::from_secs(10);
 
-/// How often it kills then at least, however slow the machine is, and at most.
+/// The minimum and maximum numbers of kills then, however slow the machine is.
 const FEWEST: u32 = 20;
 const MOST: u32 = 150;
 
-/// How long a process that is to die at work may be at it.
+/// How long a process may work before it is killed.
 const AT_WORK: Duration = Duration::from_millis(30);
 
-/// What may be on disk for one container.
+/// The states that the disk may have for one container.
 type Possible = BTreeSet<Option<IpAddr>>;
 
-/// What each container may have, by what was there before and what the dead process said.
+/// Returns the possible states of each container, by the earlier state and the output of the killed process.
 fn expect(before: &BTreeMap<String, IpAddr>, said: &str) -> Result<BTreeMap<String, Possible>> {
     let mut all: BTreeMap<String, Possible> = before
         .iter()
@@ -66,12 +65,12 @@ fn expect(before: &BTreeMap<String, IpAddr>, said: &str) -> Result<BTreeMap<Stri
     Ok(all)
 }
 
-/// A process that takes and gives back addresses until it is killed.
+/// A process that takes and releases addresses until it is killed.
 struct Victim {
     child: Child,
-    /// Gets one word when the first request is acknowledged.
+    /// Receives one message when the first request was acknowledged.
     at_work: Receiver<()>,
-    /// Reads what it says, to the end.
+    /// Reads its output to the end.
     reader: JoinHandle<io::Result<Vec<u8>>>,
 }
 
@@ -92,7 +91,7 @@ impl Victim {
                     return Ok(said);
                 }
                 if acknowledges(&String::from_utf8_lossy(&said[line..])) {
-                    // Nobody may be waiting for it.
+                    // Nobody may wait for it.
                     let _ = sender.send(());
                 }
             }
@@ -104,14 +103,14 @@ impl Victim {
         })
     }
 
-    /// Returns when a request has been acknowledged. From then on the process is always in the middle of others:
-    /// several at once are what it works at.
+    /// Returns when a request has been acknowledged. From then on the process is always in the middle of several
+    /// others.
     fn wait_until_at_work(&self) -> Result<()> {
         let word = self.at_work.recv();
         word.context("the process ended before it was at work")
     }
 
-    /// Kills it, and gives what it had said. The last line may be cut off.
+    /// Kills it and returns its output. The last line may be incomplete.
     fn kill(mut self) -> Result<String> {
         self.child.kill()?;
         self.child.wait()?;
@@ -122,18 +121,18 @@ impl Victim {
     }
 }
 
-/// Whether the line says that a request was acknowledged.
+/// Whether the line acknowledges a request.
 fn acknowledges(line: &str) -> bool {
     ["+ ", "- "].iter().any(|prefix| line.starts_with(prefix))
 }
 
-/// A directory for a store. That a process was killed is all that matters, not that the machine was.
+/// Creates a directory for a store. Memory is enough: processes are killed, not the machine.
 fn in_memory() -> io::Result<TempDir> {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }
 
-/// How long this machine takes until a process is at work: an emulated one a hundred times longer
-/// than a real one.
+/// Measures how long a process takes to begin its work: on an emulated machine a hundred times longer than on a real
+/// one.
 fn time_to_work(dir: &Path) -> Result<Duration> {
     let begin = Instant::now();
     let victim = Victim::start(dir)?;
@@ -170,8 +169,8 @@ fn what_a_process_acknowledged_before_kill_9_is_there_and_no_address_has_two_own
         let below = |random: &mut Random, limit: Duration| {
             Duration::from_micros(random.below(limit.as_micros() as u64))
         };
-        // One dies somewhere on its way to work, where it opens the store. The next one has got there, however slow
-        // the machine has become, and dies in the middle of its work.
+        // One process dies during its start, where it opens the store. The next one has begun its work, however slow
+        // the machine has become, and dies in the middle of it.
         let delay = if kill.is_multiple_of(2) {
             below(&mut random, slowness * 2)
         } else {

@@ -1,5 +1,5 @@
-//! Each eBPF program of the pod alone: verdict, mark, packet, flow table and counters. Runs in any
-//! kernel that lets root load programs.
+//! Each eBPF program of the pod alone: verdict, mark, packet, flow table and counters. Runs in any kernel that lets
+//! root load programs.
 
 use ebbtide_layout::{
     DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, HOST_BYPASS_MAC, HOST_MAC, Hook, POD_MAC,
@@ -155,7 +155,7 @@ fn the_last_way_in_wins() {
     assert_eq!(bench.remembered(), [(key, THIS)], "and back again");
 }
 
-/// Which of the two addresses of the host's end a redirected frame says it is from.
+/// Returns the source address of a redirected frame, which is one of the two of the host's end.
 fn sender(packet: &[u8]) -> &[u8] {
     &packet[6..12]
 }
@@ -176,12 +176,12 @@ fn in_l3_replies_go_past_a_host_that_knows_their_flow_by_the_other_way_in() {
         let outcome = bench.run("nic_egress", &reply, 0);
         let past = (REDIRECT, &HOST_BYPASS_MAC[..]);
         assert_eq!((outcome.verdict, sender(&outcome.packet)), past);
-        // The host's end sends it on by the NIC, with no mark that another program would look at.
+        // The host's end sends it out by the NIC, without a mark that another program would match.
         let outcome = bench.run("host_veth_ingress", &outcome.packet, 0);
         assert_eq!((outcome.verdict, outcome.mark), (REDIRECT, 0));
         let _outcome = bench.run("veth_ingress", &request, 0);
         assert_eq!(bench.remembered(), [(flow(pod, client, 17), THIS)]);
-        // Nothing is known of another port.
+        // No flow is known for another port.
         let other = udp(pod, (client.0, 5001));
         assert_eq!(bench.run("nic_egress", &other, 0).verdict, PASS);
     }
@@ -191,7 +191,7 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
-/// A bit of somebody else's.
+/// A bit of other software.
 const THEIRS: u32 = 0x4000;
 
 #[test]
@@ -221,7 +221,7 @@ fn in_l3_a_tcp_connection_that_came_by_the_veth_of_late_is_answered_past_the_hos
             };
             assert_eq!(syn.mark, THEIRS | mark, "{name} came by the veth");
             assert_eq!(bench.remembered(), [], "{name}: TCP has no flow table");
-            // Only who begins a connection is marked: the socket inherits it.
+            // Only packets that begin a connection are marked: the socket inherits the mark.
             for flags in [ACK, SYN | ACK, FIN | ACK, RST] {
                 let packet = with_flags(tcp(client, pod), flags);
                 let outcome = bench.run("nic_ingress", &packet, THEIRS);
@@ -251,7 +251,7 @@ fn connections_are_taken_for_each_other_only_where_two_share_a_place() {
         (10_000..20_000).all(marked),
         "none is forgotten, however many there are"
     );
-    // Of 65,536 places 10,000 connections leave some 670 with two or more.
+    // With 10,000 connections, some 670 of the 65,536 slots are used by two or more.
     let others = (20_000..30_000).filter(|port| marked(*port)).count();
     assert!(others < 300, "{others} of 10,000 others");
 }
@@ -293,7 +293,8 @@ fn tcp_without_a_marked_socket_follows_the_way_that_its_connection_came() {
     tcp_is_followed(&mut bench, Bench::follows_tcp, own);
 }
 
-/// `become_l3` gives the pod an l3 interface, or one in l2. `send` is how it sends.
+/// Checks that TCP flows are tracked. `become_l3` makes the pod's interface l3 or l2; `send` runs its program for sent
+/// packets.
 fn tcp_is_followed(
     bench: &mut Bench,
     become_l3: impl Fn(&mut Bench, bool),
@@ -369,7 +370,7 @@ fn what_is_exempt_goes_past_the_host_but_for_what_stays_on_the_node() {
 fn a_packet_cut_off_anywhere_passes_and_teaches_nothing_untrue() {
     let whole = udp((CLIENT6, 5000), (POD6, 53));
     let bench = Bench::lent();
-    // Newer kernels refuse to test-run a frame that ends within its IP header.
+    // Newer kernels refuse test runs of frames that end within the IP header.
     for length in 14 + 40..whole.len() {
         for program in ["veth_ingress", "nic_egress", "nic_ingress"] {
             let outcome = bench.run(program, &whole[..length], 0);

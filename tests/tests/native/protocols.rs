@@ -1,5 +1,5 @@
-//! What is not plain TCP or UDP, program by program: fragments, IPv6 extension headers, ICMP errors,
-//! SCTP, VLANs. Runs in any kernel that lets root load programs.
+//! Packets other than plain TCP and UDP, for each program alone: fragments, IPv6 extension headers, ICMP errors, SCTP,
+//! VLANs. Runs in any kernel that lets root load programs.
 
 use ebbtide_layout::{FlowKey, HostFlow, POD_MAC, WHOLE};
 use ebbtide_programs::{
@@ -27,7 +27,7 @@ fn forwarded() -> HostFlow {
     }
 }
 
-/// The flows that are whole ones, and no notes about fragments.
+/// Returns the flows without the records of fragments.
 fn whole(flows: Vec<(FlowKey, u32)>) -> Vec<(FlowKey, u32)> {
     flows
         .into_iter()
@@ -50,7 +50,7 @@ fn the_later_fragments_of_a_reply_leave_by_the_way_of_the_first() {
         }
         let left = bench.remembered();
         assert_eq!(left.len(), 1, "nothing is left of the fragments: {left:?}");
-        // Of a flow that nothing is known of, with the same identification.
+        // Fragments of an unknown flow with the same identification.
         for part in fragments(&udp(pod, (client.0, 5001)), 7) {
             assert_eq!(bench.run("nic_egress", &part, 0).verdict, PASS, "{pod:?}");
         }
@@ -109,7 +109,7 @@ fn fragments_of_an_answer_to_what_the_host_forwards_follow_the_first_in_any_orde
                 let outcome = bench.run("host_nic_ingress", &parts[number], 0);
                 assert_eq!(outcome.verdict, REDIRECT, "{order:?}: {number}");
             }
-            // The same number again, straight to the pod: nothing of the old packet sticks to it.
+            // The same identification again, directly to the pod: nothing of the old packet is remembered for it.
             for part in fragments(&udp(far, (pod.0, 5001)), 7) {
                 assert_eq!(bench.run("host_nic_ingress", &part, 0).verdict, PASS);
             }
@@ -139,14 +139,14 @@ fn an_error_follows_the_flow_that_it_quotes() {
             bench.reset();
             bench.remember_in_host(flow(pod, client, protocol), to_pod());
             bench.remember_in_host(flow(pod, far, protocol), forwarded());
-            // The pod complains of a request: out by the request's NIC.
+            // An error of the pod about a request leaves by the request's NIC.
             let error = icmp_error(pod.0, client.0, &packet(client, pod));
             let outcome = bench.run("host_veth_ingress", &error, 0);
             assert_eq!(outcome.mark, THAT_MARK | REPLY, "{pod:?} {protocol}");
-            // Of one that nothing is known of.
+            // An error about an unknown flow.
             let error = icmp_error(pod.0, client.0, &packet((client.0, 5001), pod));
             assert_eq!(bench.run("host_veth_ingress", &error, 0).mark, REPLY);
-            // Somebody on the way, or the backend, complains of what the host forwarded for the pod.
+            // An error by a router or by the backend, about a packet that the host forwarded for the pod.
             for complainer in [
                 far.0,
                 if pod.0 == POD {
@@ -159,7 +159,7 @@ fn an_error_follows_the_flow_that_it_quotes() {
                 let outcome = bench.run("host_nic_ingress", &error, 0);
                 assert_eq!(outcome.verdict, REDIRECT, "{complainer} {protocol}");
             }
-            // And of what the pod sent itself: the pod's business.
+            // An error about a packet of the pod itself is for the pod.
             let error = icmp_error(far.0, pod.0, &packet((pod.0, 1), far));
             assert_eq!(bench.run("host_nic_ingress", &error, 0).verdict, PASS);
         }
@@ -178,12 +178,12 @@ fn an_error_about_a_remembered_flow_leaves_the_pod_by_the_flows_way() {
         assert_eq!(outcome.packet[6..12], POD_MAC);
         let other = icmp_error(pod.0, client.0, &udp((client.0, 5001), pod));
         assert_eq!(bench.run("nic_egress", &other, 0).verdict, PASS);
-        // An error is no flow's beginning.
+        // An error does not begin a flow.
         let news = icmp_error(client.0, pod.0, &udp((pod.0, 9), client));
         let outcome = bench.run("veth_ingress", &news, 0x80);
         assert_eq!(outcome.verdict, PASS);
         assert_eq!(bench.remembered().len(), 1);
-        // It is answered by nobody, and what it says of MTUs is not the veth's route's alone.
+        // An error is not answered, and the MTU in it is not for the veth's route only.
         assert_eq!(outcome.mark, 0x80);
     }
 }

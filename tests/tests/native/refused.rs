@@ -1,4 +1,4 @@
-//! A wrong configuration is refused at start, with the reason and the way out. In this kernel.
+//! An invalid configuration is refused at start, with the reason and the remedy, in this kernel.
 
 use std::{
     path::Path,
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_vpc::{agent::BPFFS, netns::Netns, snapshot::ip, workspace};
 use tempfile::TempDir;
 
-/// Something wrong: how it comes about, the configuration, and what the agent must say.
+/// An invalid configuration: commands that prepare it, its files, and the agent's message.
 struct Wrong {
     commands: &'static [&'static str],
     config: &'static str,
@@ -71,7 +71,7 @@ const WRONGS: [Wrong; 6] = [
     },
 ];
 
-/// Runs the agent until it ends, and gives what it said. One that goes on is ended here.
+/// Runs the agent until it ends and returns its output. An agent that keeps running is ended here.
 fn said(netns: &Netns, directory: &Path, wrong: &Wrong, bpf: &Path) -> Result<String> {
     std::fs::create_dir(directory.join("manifests"))?;
     std::fs::write(directory.join("manifests/network.yaml"), wrong.manifest)?;
@@ -129,7 +129,7 @@ fn a_wrong_configuration_is_refused_with_the_reason_and_the_way_out() -> Result<
             false => directory.path().join("no-bpffs"),
         };
         let said = said(&netns, directory.path(), wrong, &bpf);
-        // What is refused before the kernel is touched has made none.
+        // A configuration that is refused before the kernel is touched has made no directory.
         if bpf.exists() {
             std::fs::remove_dir_all(&bpf)?;
         }

@@ -1,4 +1,4 @@
-//! Requests of odd but real shape behind another plugin's interface, in this kernel.
+//! Unusual but valid requests after another plugin, in this kernel.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
@@ -12,12 +12,12 @@ use ebbtide_vpc::{
 };
 use serde_json::{Value, json};
 
-/// A lab whose agents take what pods of [`pod`] have: nobody leads there.
+/// Starts a lab whose agents accept the addresses of [`pod`]'s pods, which no route leads to.
 fn lab() -> Result<Lab> {
     Lab::configured(Plan::default(), "foreignSubnets: [10.88.0.0/24]\n")
 }
 
-/// A pod whose eth0 is there already, with this address.
+/// Creates a pod with an eth0 that has this address.
 fn pod(number: usize) -> Result<(Netns, Sandbox)> {
     let name = format!("odd{number}");
     let netns = Netns::new(&name)?;
@@ -34,7 +34,7 @@ fn pod(number: usize) -> Result<(Netns, Sandbox)> {
     Ok((netns, sandbox))
 }
 
-/// What plugins before ours answer for a pod with `address`, with the version of the list.
+/// Returns results of earlier plugins for a pod with `address`, each with a name and its CNI version.
 fn results(address: &str) -> Vec<(&'static str, &'static str, Value)> {
     let whole = format!("{address}/24");
     vec![
@@ -99,7 +99,7 @@ fn results_of_calico_azure_and_scripts_are_understood() -> Result<()> {
         let result = add()?;
         ensure!(result["ips"] == previous["ips"], "{what}: {result}");
         ensure!(add()? == result, "{what}, repeated");
-        // The way to the pod is its own pair now.
+        // The route to the pod is by its own veth pair now.
         let host = Snapshot::of(lab.vpc.node("master"))?;
         ensure!(host.mentions(&address), "{what}: {host:?}");
         ensure!(Snapshot::of(&netns)?.mentions("veth0"), "{what}");
@@ -122,7 +122,7 @@ fn results_of_calico_azure_and_scripts_are_understood() -> Result<()> {
     Ok(())
 }
 
-/// A chained configuration for the agent behind `plugin`, with a result in it.
+/// Returns a chained configuration for the agent of `plugin`, with a result in it.
 fn behind(plugin: &Plugin, previous: Value) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": "odd", "type": "ebbtide", "agentSocket": plugin.socket(),
@@ -245,7 +245,7 @@ fn a_pod_with_the_longest_name_that_there_is_gets_its_interface() -> Result<()> 
     Ok(())
 }
 
-/// The links of a namespace by name. Addresses and routes of a pair that has just come up are still on their way.
+/// Returns the links of a namespace by name. Addresses and routes of a new veth pair may still change.
 fn links(netns: &Netns) -> Result<Vec<String>> {
     let shown = ip(netns, &["-brief", "link", "show"])?;
     let names = shown
@@ -302,7 +302,7 @@ fn what_cannot_be_a_pods_namespace_or_interface_is_refused_before_anything_is_ma
             let error = plugin.call("ADD", Some(&sandbox), &config)?.error()?;
             ensure!(error.code == 4, "{interface}: {error}");
             ensure!(error.msg.contains(said), "{interface}: {said:?} in {error}");
-            // Whether DEL of such a name succeeds is nobody's concern; what it leaves alone is.
+            // DEL of such a name may fail or succeed; it must not touch the link.
             plugin.call("DEL", Some(&sandbox), &config)?;
             before.0.assert_same(&Snapshot::of(&node)?)?;
             before.1.assert_same(&Snapshot::of(&pod)?)?;

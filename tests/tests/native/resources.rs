@@ -1,4 +1,4 @@
-//! What a client of the agent's socket, or a plugin that it calls, can take of the node: a bounded part.
+//! The resources that a client of the agent's socket, or a plugin that it calls, can use: they are bounded.
 
 use std::{
     fs,
@@ -26,13 +26,13 @@ use ebbtide_vpc::{
 use serde_json::json;
 use tempfile::TempDir;
 
-/// What the agent may have in memory, whatever is asked of it: well below what the chart lets it have (1 GiB).
+/// The maximum memory of the agent, for any requests: well below the chart's limit (1 GiB).
 const MOST_MIB: u64 = 512;
 
 /// So few silent connections that the agent closes none to make room for others.
 const FEW: usize = 200;
 
-/// The most memory that the agent had so far, in MiB.
+/// Returns the agent's peak memory so far, in MiB.
 fn peak(agent: &Agent) -> Result<u64> {
     let id = agent.process_id().context("the agent does not run")?;
     let status = fs::read_to_string(format!("/proc/{id}/status"))?;
@@ -71,7 +71,7 @@ fn answers_before_it_closes(agent: &Agent, first: &[u8]) -> Result<()> {
     })
 }
 
-/// Connections that say nothing, each opened again when it is closed, until this is dropped.
+/// Silent connections, each opened again when it is closed, until this is dropped.
 struct Silent {
     stop: Arc<AtomicBool>,
     /// How many were opened so far.
@@ -80,7 +80,7 @@ struct Silent {
 }
 
 impl Silent {
-    /// `first` is what each says before it is silent.
+    /// Opens `count` connections; `first` is what each sends before it is silent.
     fn open(socket: &Path, count: usize, first: &[u8]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let opened = Arc::new(AtomicUsize::new(0));
@@ -118,7 +118,7 @@ impl Drop for Silent {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // One that panicked says so itself.
+            // A panic is reported by the thread itself.
             let _ = thread.join();
         }
     }
@@ -152,7 +152,7 @@ fn silent_connections_keep_no_question_waiting() -> Result<()> {
     Ok(())
 }
 
-/// A request whose configuration is as large as may be, and takes much more memory once it is read.
+/// Returns a request whose configuration has the maximum size and needs much more memory when it is parsed.
 fn large(number: usize) -> Request {
     let unit = r#"{"":0},"#;
     let config = format!(
@@ -184,7 +184,7 @@ fn many_requests_as_large_as_may_be_take_a_bounded_part_of_the_memory() -> Resul
         let answer = client
             .join()
             .map_err(|_| anyhow::anyhow!("a client panicked"))?;
-        // Who has waited for too long to be read is told by the end of the connection.
+        // A client that waited too long to be read sees the end of the connection.
         if let Ok(answer) = answer {
             ensure!(
                 answer.exit == 1 && answer.output.contains("\"code\""),
@@ -195,7 +195,7 @@ fn many_requests_as_large_as_may_be_take_a_bounded_part_of_the_memory() -> Resul
     }
     let peak = peak(agent)?;
     ensure!(peak < MOST_MIB, "it took {peak} MiB");
-    // One that is too long is not read at all.
+    // A request that is too long is not read at all.
     let mut stream = UnixStream::connect(agent.socket())?;
     stream.write_all(&(64_u32 << 20).to_le_bytes())?;
     stream.set_read_timeout(Some(PATIENCE))?;

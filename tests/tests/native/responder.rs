@@ -1,5 +1,4 @@
-//! The responder to ARP requests and neighbour solicitations, by BPF_PROG_TEST_RUN of the program
-//! it is part of.
+//! The responder to ARP requests and neighbour solicitations, by BPF_PROG_TEST_RUN of its program.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -13,12 +12,12 @@ const PROGRAM: &str = "host_nic_ingress";
 const OURS: [u8; 6] = [0x02, 0xc1, 0x0d, 0, 0, 0x15];
 const ASKER: [u8; 6] = [0x02, 0xc1, 0x0d, 0, 0xff, 0x15];
 const BROADCAST: [u8; 6] = [0xff; 6];
-/// The loopback's own address: to the device of the test run.
+/// The loopback's own address, as the loopback is the device of the test run.
 const TO_NIC: [u8; 6] = [0; 6];
 const SOLICITED_NODE: [u8; 6] = [0x33, 0x33, 0xff, 0, 0, 4];
 const ROUTER: &str = "172.31.16.1";
 const ROUTER6: &str = "fd00:16::1";
-/// A pod behind another NIC than the one of the test run.
+/// A pod behind another NIC than that of the test run.
 const BEHIND_THAT: &str = "210.22.16.11";
 
 fn bench() -> Lent {
@@ -50,7 +49,7 @@ fn arp(to: [u8; 6], operation: u8, sender: &str, target: &str) -> Vec<u8> {
     frame
 }
 
-/// As Ethernet pads what is shorter than 60 bytes.
+/// Pads a frame shorter than 60 bytes, as Ethernet does.
 fn padded(mut frame: Vec<u8>) -> Vec<u8> {
     frame.resize(60, 0);
     frame
@@ -232,7 +231,7 @@ fn a_question_cut_off_anywhere_is_none() {
     }
 }
 
-/// Whether another reading of the packet finds a question for one of ours in it.
+/// Whether another parser finds a request for one of our addresses in the packet.
 fn asks(packet: &[u8]) -> bool {
     let at = |offset: usize, bytes: &[u8]| packet.get(offset..offset + bytes.len()) == Some(bytes);
     let arp = at(12, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]) && at(38, &octets(POD));

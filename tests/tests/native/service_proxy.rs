@@ -1,4 +1,4 @@
-//! The Service proxy stand-in does what kube-proxy does, in each of its modes.
+//! The stand-in for kube-proxy does what kube-proxy does, in each of its modes.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,10 +24,10 @@ use ebbtide_vpc::{
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
-/// For what must not come.
+/// The time limit for what must not arrive.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Each test, once for each kind of rules.
+/// Defines each test once for each mode.
 macro_rules! in_each_mode {
     ($($proof:ident),+ $(,)?) => {
         mod by_iptables {
@@ -78,7 +78,7 @@ fn primary(vpc: &Vpc, node: &str, nic: &str, family: Family) -> IpAddr {
     vpc.nic(node, nic).primary(family)
 }
 
-/// What a test of a Service needs beside the VPC: servers on both nodes, in the place of pods.
+/// Starts what a test of a Service needs besides the VPC: servers on both nodes in place of pods.
 fn service(
     vpc: &Vpc,
     family: Family,

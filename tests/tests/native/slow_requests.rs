@@ -1,4 +1,4 @@
-//! Requests that take their time, as many as are served at once: who asks and who ends the agent does not wait for them.
+//! As many slow requests as are served at once: queries and the agent's shutdown do not wait for them.
 
 use std::os::unix::net::UnixStream;
 
@@ -12,13 +12,13 @@ use nix::{
 };
 use serde_json::json;
 
-/// Commands that the agent serves at once. More wait for a place.
+/// The number of commands that the agent serves at once. Others wait.
 const PLACES: usize = 256;
 
 #[test]
 fn with_all_places_taken_by_slow_adds_status_is_answered_and_sigterm_is_heard() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
-    // No address: none is looked at, and nothing is made.
+    // Without an address, so nothing is checked or made.
     let mut ipam = SlowIpam::new(r#"{"cniVersion": "1.0.0", "ips": []}"#)?;
     ipam.hold("ADD")?;
     let netns = Netns::new("slow")?;
@@ -43,7 +43,7 @@ fn with_all_places_taken_by_slow_adds_status_is_answered_and_sigterm_is_heard() 
         streams.push(stream);
     }
     ipam.wait_called(PLACES)?;
-    // The readiness probe.
+    // The readiness probe's command.
     agent.control(&["status"])?;
     let id = agent.process_id().context("the agent does not run")?;
     kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGTERM)?;

@@ -1,6 +1,6 @@
-//! The strict VPC is strict: without this, every other test here would prove little.
+//! The strict VPC is strict. Without this, all other tests would prove little.
 //!
-//! Runs in the running kernel, as root: it needs no ipvlan.
+//! Needs root and no ipvlan.
 
 #![expect(
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ use ebbtide_vpc::{
 use ipnet::IpNet;
 
 const PORT: u16 = 8080;
-/// For what must not come.
+/// The time limit for what must not arrive.
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(2);
 
@@ -68,7 +68,7 @@ fn the_address_of_another_nic_is_dropped_and_counted() {
         let vpc = vpc();
         let master = vpc.node("master");
         let wrong = primary(&vpc, "master", "ens6", family);
-        // The default route is by ens5: what a reply does that forgot where its request came in.
+        // The default route is by ens5: the path of a reply that ignores where its request came in.
         let to = Plan::web_server(family);
         ping(master, None, to, LONG).unwrap();
         ping(master, Some(wrong), to, SHORT).unwrap_err();
@@ -128,8 +128,8 @@ fn nobody_answers_for_far_or_unknown_addresses() {
     for family in Family::BOTH {
         let subnet = vpc.nic("master", "ens5").subnet(family);
         ping(master, None, subnet.gateway, LONG).unwrap();
-        // Without a route of its own on the NIC, a pod's packet looks for its far destination on
-        // the wire: a forgiving network answers by proxy ARP, a VPC does not.
+        // Without a route of its own on the NIC, a pod's packet looks for its far destination on the wire: a forgiving
+        // network answers by proxy ARP, a VPC does not.
         let far = Plan::web_server(family);
         let net = IpNet::new(far, family.host_prefix()).unwrap();
         netlink.add_on_link_route(net, "ens5").unwrap();

@@ -1,4 +1,4 @@
-//! What `ebbtide-agent uninstall` and the last pod leave of the host: it as it was.
+//! `ebbtide-agent uninstall`, and the last pod, leave the host as it was.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
@@ -31,7 +31,7 @@ fn pods_that_ended_without_an_agent_leave_nothing_after_uninstall() -> Result<()
     );
     ensure!(rules()?.contains("lookup 770"), "{}", rules()?);
 
-    // Its namespace ends, and nobody calls DEL.
+    // Its namespace ends without a DEL.
     drop(chained);
     eventually("the pair is gone", || {
         let now = Snapshot::of(&node)?;
@@ -44,11 +44,11 @@ fn pods_that_ended_without_an_agent_leave_nothing_after_uninstall() -> Result<()
     before.assert_same(&State::of(&node)?, "after uninstall", &AFTERWARDS)?;
     ensure!(!lab.agent("master").bpf().exists(), "what was pinned is");
 
-    // Once more, and with nothing left to do.
+    // A second time, with nothing left to do.
     lab.agent("master").uninstall()?;
     before.assert_same(&State::of(&node)?, "after uninstall, again", &AFTERWARDS)?;
 
-    // Whoever comes back begins anew.
+    // A new agent starts from the beginning.
     lab.agent("master").launch()?;
     lab.agent("master").wait_ready()?;
     let chained = ChainedInterface::on(&mut lab, "master")?;

@@ -1,4 +1,4 @@
-//! The real agent, in a node's namespace.
+//! The real agent, run in a node's namespace.
 
 use std::{
     os::unix::net::UnixStream,
@@ -20,46 +20,46 @@ use crate::{
     workspace,
 };
 
-/// How long the agent may take to be ready.
+/// The longest time that the agent may take to become ready.
 const READY: Duration = Duration::from_secs(60);
-/// How long it may take to end when asked to.
+/// The longest time that the agent may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(5);
 
 /// Where the bpf file system is mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
-/// What the directories of these tests there start with; the process ID follows.
+/// The prefix of these tests' directories in the bpf file system; the process ID follows.
 const PREFIX: &str = "ebbtide-test-";
 
 /// The agent's configuration file in these tests.
 const CONFIG: &str = "serviceCIDRs: [\"10.96.0.0/16\", \"fd00:10:96::/108\"]\n";
-/// What else pods reach by their node, in tests that are not about it.
+/// The setting that turns off the default `viaHostCIDRs`, for tests that are not about them.
 const NOTHING_ELSE: &str = "viaHostCIDRs: []\n";
 
-/// An agent with its directories. It is killed when dropped, and what it pinned is removed.
+/// A running agent, with its directories. Dropping it kills the agent and removes what it pinned.
 #[derive(Debug)]
 pub struct Agent {
     node: String,
     netns: Netns,
     directory: TempDir,
     bpf: PathBuf,
-    /// Where its manifests are the API server's, and not files.
+    /// The kubeconfig, if its manifests come from the API server and not from files.
     kubeconfig: Option<PathBuf>,
     process: Option<Process>,
 }
 
 impl Agent {
-    /// Prepares the directories and starts the agent, without waiting for it. `config` are lines of its
-    /// configuration file, besides those that all have here.
+    /// Prepares the directories and starts the agent, without waiting for it. `config` has lines of its configuration
+    /// file, besides those that all agents have here.
     ///
     /// # Errors
-    /// When the binary is not there or does not start.
+    /// If the binary is not there or does not start.
     pub fn start(netns: &Netns, node: &str, manifests: &str, config: &str) -> Result<Self> {
         let mut agent = Self::prepare(netns, node, manifests, config)?;
         agent.launch()?;
         Ok(agent)
     }
 
-    /// As [`Agent::start`], with what the API server has in place of manifests.
+    /// As [`Agent::start`], but pools and networks come from the API server.
     ///
     /// # Errors
     /// As [`Agent::start`].
@@ -102,7 +102,7 @@ impl Agent {
     /// Adds `lines` to the configuration, for the next start.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn configure(&self, lines: &str) -> Result<()> {
         let path = self.path("config.yaml");
         let others = match lines.contains("viaHostCIDRs") {
@@ -116,17 +116,17 @@ impl Agent {
     /// Starts the agent again after [`Agent::stop`] or [`Agent::kill`], without waiting for it.
     ///
     /// # Errors
-    /// When it does not start.
+    /// If it does not start.
     pub fn launch(&mut self) -> Result<()> {
         let binary = workspace::BINARIES.file("ebbtide-agent")?;
         self.launch_by(self.netns.command(binary))
     }
 
-    /// As [`Agent::launch`], as in a container: in a mount namespace of its own that has a host's root directory at `root`.
-    /// That host has this machine's programs and namespaces, and else what is in `root`.
+    /// As [`Agent::launch`], but in a mount namespace with a host's root directory at `root`, as in a container. That
+    /// host has this machine's programs and namespaces, and otherwise what is in `root`.
     ///
     /// # Errors
-    /// When it does not start.
+    /// If it does not start.
     pub fn launch_beside_host(&mut self, root: &Path) -> Result<()> {
         const ENTER: &str = r#"set -e
 root=$1; shift
@@ -150,7 +150,7 @@ exec env PATH=/none "$@" --host-root="$root"
             Some(file) => command.arg("--kubeconfig").arg(file),
             None => command.arg("--manifests").arg(self.manifests()),
         };
-        // How often it compares the host with its plans is looked at by tests.
+        // Tests look for how often the agent compares the host with its plans.
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info,ebbtide_agent::looks=debug");
         }
@@ -168,10 +168,10 @@ exec env PATH=/none "$@" --host-root="$root"
         Ok(())
     }
 
-    /// Waits until the agent listens on its socket: it may not have looked at running pods yet.
+    /// Waits until the agent listens on its socket. It may not have looked at the running pods yet.
     ///
     /// # Errors
-    /// When it ended, or does not listen in time: with its log.
+    /// If it ended, or does not listen in time; the error has its log.
     pub fn wait_listening(&mut self) -> Result<()> {
         self.wait(Duration::from_micros(500), |agent| {
             UnixStream::connect(agent.socket()).context("it does not listen")?;
@@ -179,10 +179,10 @@ exec env PATH=/none "$@" --host-root="$root"
         })
     }
 
-    /// Waits until the agent answers on its socket and has looked at all pods that ran before it.
+    /// Waits until the agent answers on its socket and has taken over all pods that ran before it.
     ///
     /// # Errors
-    /// When it ended, or does not answer in time: with its log.
+    /// If it ended, or does not answer in time; the error has its log.
     pub fn wait_ready(&mut self) -> Result<()> {
         self.wait(Duration::from_millis(20), |agent| {
             let status = agent.control_json(&["status"])?;
@@ -192,7 +192,7 @@ exec env PATH=/none "$@" --host-root="$root"
         })
     }
 
-    /// Looks every so often, until there is no trouble any more.
+    /// Calls `look` again after each pause, until it succeeds.
     fn wait(&mut self, pause: Duration, look: impl Fn(&Self) -> Result<()>) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -216,10 +216,10 @@ exec env PATH=/none "$@" --host-root="$root"
         }
     }
 
-    /// Runs `ebbtidectl` against this agent and gives what it printed.
+    /// Runs `ebbtidectl` against this agent and returns its output.
     ///
     /// # Errors
-    /// When it fails: with what it said.
+    /// If it fails; the error has its output.
     pub fn control(&self, arguments: &[&str]) -> Result<String> {
         let output = self
             .netns
@@ -240,30 +240,31 @@ exec env PATH=/none "$@" --host-root="$root"
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// As [`Agent::control`], with `-o json`, parsed.
+    /// As [`Agent::control`] with `-o json`; returns the parsed output.
     ///
     /// # Errors
-    /// When it fails, or what it prints is not JSON.
+    /// If it fails, or what it prints is not JSON.
     pub fn control_json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
         let text = self.control(&[arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&text)
             .with_context(|| format!("ebbtidectl {arguments:?} -o json printed {text:?}"))
     }
 
-    /// How many addresses of all pools are in use.
+    /// Returns how many addresses are in use, over all pools.
     ///
     /// # Errors
-    /// When it does not say.
+    /// If it does not answer.
     pub fn addresses_in_use(&self) -> Result<u64> {
         let pools = self.control_json(&["pools"])?;
         let pools = pools.as_array().context("no list of pools")?;
         Ok(pools.iter().filter_map(|pool| pool["used"].as_u64()).sum())
     }
 
-    /// Packets that would have left the node by the wrong NIC: how many were left to source-NIC enforcement.
+    /// Returns how many packets source-NIC enforcement redirected, because they would have left the node by the wrong
+    /// NIC.
     ///
     /// # Errors
-    /// When it does not say.
+    /// If it does not answer.
     pub fn left_to_enforcement(&self) -> Result<u64> {
         let lines = self.control_json(&["datapath"])?;
         let lines = lines.as_array().context("no list of programs")?;
@@ -279,10 +280,10 @@ exec env PATH=/none "$@" --host-root="$root"
             .sum())
     }
 
-    /// What `ebbtidectl doctor` finds, and whether it fails.
+    /// Returns the findings of `ebbtidectl doctor`, and whether it fails.
     ///
     /// # Errors
-    /// When it says nothing.
+    /// If it prints nothing.
     pub fn doctor(&self) -> Result<(Vec<Finding>, bool)> {
         let output = self
             .netns
@@ -297,10 +298,10 @@ exec env PATH=/none "$@" --host-root="$root"
         Ok((findings, !output.status.success()))
     }
 
-    /// Runs `ebbtide-agent uninstall` on this node, with host directories of its own, and gives what it said.
+    /// Runs `ebbtide-agent uninstall` on this node, with host directories of its own, and returns its output.
     ///
     /// # Errors
-    /// When it fails: with what it said.
+    /// If it fails; the error has its output.
     pub fn uninstall(&self) -> Result<String> {
         let host = TempDir::with_prefix("ebbtide-").context("making a host's directories")?;
         let output = self
@@ -322,22 +323,22 @@ exec env PATH=/none "$@" --host-root="$root"
         Ok(said)
     }
 
-    /// The plugin as a runtime on this node calls it.
+    /// Returns the plugin as a runtime on this node calls it.
     #[must_use]
     pub fn plugin(&self) -> Plugin {
         Plugin::new(self.netns.clone(), self.socket())
     }
 
-    /// The agent's process, if it runs.
+    /// Returns the agent's process ID, if it runs.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
     }
 
-    /// Asks the agent to end (SIGTERM) and waits for it.
+    /// Ends the agent by SIGTERM and waits for it.
     ///
     /// # Errors
-    /// When it does not end in time or not cleanly: with its log.
+    /// If it does not end in time, or not cleanly; the error has its log.
     pub fn stop(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else {
             return Ok(());
@@ -353,10 +354,10 @@ exec env PATH=/none "$@" --host-root="$root"
         }
     }
 
-    /// Kills the agent (SIGKILL), as the kernel's out-of-memory killer does.
+    /// Kills the agent by SIGKILL, as the kernel's out-of-memory killer does.
     ///
     /// # Errors
-    /// When there is no such process.
+    /// If there is no such process.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
             process.kill().context("killing the agent")?;
@@ -364,7 +365,7 @@ exec env PATH=/none "$@" --host-root="$root"
         Ok(())
     }
 
-    /// What the agent logged so far.
+    /// Returns what the agent logged so far.
     #[must_use]
     pub fn log(&self) -> String {
         let log = std::fs::read(self.path("agent.log")).unwrap_or_default();
@@ -375,31 +376,31 @@ exec env PATH=/none "$@" --host-root="$root"
         )
     }
 
-    /// The node's name.
+    /// Returns the node's name.
     #[must_use]
     pub fn node(&self) -> &str {
         &self.node
     }
 
-    /// The directory the agent reads its manifests from.
+    /// Returns the directory that the agent reads its manifests from.
     #[must_use]
     pub fn manifests(&self) -> PathBuf {
         self.path("manifests")
     }
 
-    /// The directory of its durable records.
+    /// Returns the directory of its durable records.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.path("state")
     }
 
-    /// The directory it pins its programs and maps in.
+    /// Returns the directory in which it pins its programs and maps.
     #[must_use]
     pub fn bpf(&self) -> &Path {
         &self.bpf
     }
 
-    /// The socket it serves.
+    /// Returns the path of its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.path("run").join("cni.sock")
@@ -412,7 +413,7 @@ exec env PATH=/none "$@" --host-root="$root"
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Nothing is owed to an agent whose network goes away; errors have nobody to go to.
+        // The agent's network goes away with it, and nobody could handle the error.
         let _ = self.kill();
         let _ = std::fs::remove_dir_all(&self.bpf);
     }

@@ -1,4 +1,4 @@
-//! bpf(2) itself, for what aya has no words for.
+//! Calls of bpf(2) that aya does not have.
 
 use std::{
     io,
@@ -8,27 +8,27 @@ use std::{
 use aya_obj::generated::{bpf_attr, bpf_cmd};
 use nix::libc;
 
-/// An attribute in which everything is zero.
+/// Returns an attribute in which everything is zero.
 #[must_use]
 pub fn attribute() -> bpf_attr {
     // SAFETY: `bpf_attr` is a union of plain integers and arrays of them: zero is a valid value.
     unsafe { std::mem::zeroed() }
 }
 
-/// A command that gives a descriptor. Whatever the attribute points to has to be alive.
+/// Runs a command that returns a descriptor. Whatever the attribute points to must be alive.
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses the command.
 pub fn open(command: bpf_cmd, attribute: &mut bpf_attr) -> io::Result<OwnedFd> {
     let descriptor = bpf(command, attribute)?;
     // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// bpf(2). Whatever the attribute points to has to be alive.
+/// Calls bpf(2). Whatever the attribute points to must be alive.
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses the command.
 pub fn bpf(command: bpf_cmd, attribute: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: the attribute is whole, and what it points to outlives the call.
     let result = unsafe {

@@ -1,4 +1,4 @@
-//! The real plugin, called the way a container runtime calls it.
+//! Calls the real plugin as a container runtime does.
 
 use std::{
     ffi::OsStr,
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{foreign, netns::Netns, workspace};
 
-/// The version that the calls speak unless told otherwise.
+/// The CNI version of the calls, unless a test sets another one.
 pub const VERSION: &str = "1.1.0";
 
 /// The plugin on one node.
@@ -24,12 +24,12 @@ pub struct Plugin {
     socket: PathBuf,
 }
 
-/// What a runtime says about a sandbox.
+/// A sandbox as a runtime describes it.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
-    /// Unique to the sandbox.
+    /// The container ID, unique to the sandbox.
     pub container_id: String,
-    /// Path of its network namespace; `None` when it is gone already.
+    /// Path of its network namespace; `None` if it no longer exists.
     pub netns: Option<PathBuf>,
     /// Interface name in it.
     pub interface: String,
@@ -38,7 +38,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// That of a pod whose interface is `eth0`.
+    /// Creates the description of a pod whose interface is `eth0`.
     #[must_use]
     pub fn new(netns: &Netns, container_id: impl Into<String>, pod: &str) -> Self {
         Self {
@@ -50,7 +50,7 @@ impl Sandbox {
     }
 }
 
-/// How a call ended.
+/// The result of a call.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Exit status; `None` after a signal.
@@ -64,11 +64,11 @@ pub struct Outcome {
 /// The specification's error object.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct CniError {
-    /// Below 100: the specification's, else the plugin's own.
+    /// The code: below 100 the specification's, else the plugin's own.
     pub code: u32,
-    /// One line.
+    /// The message, one line.
     pub msg: String,
-    /// More lines.
+    /// Details, possibly several lines.
     #[serde(default)]
     pub details: String,
 }
@@ -90,7 +90,7 @@ impl Plugin {
         Self { node, socket }
     }
 
-    /// The network configuration that names a network of the manifests.
+    /// Returns a network configuration that names a network of the manifests.
     #[must_use]
     pub fn config(&self, network: &str) -> Value {
         json!({
@@ -102,26 +102,25 @@ impl Plugin {
         })
     }
 
-    /// The socket of the node's agent.
+    /// Returns the path of the agent's socket on the node.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Calls the plugin: `command` is ADD, DEL, CHECK, STATUS, GC or VERSION; `config` goes to its
-    /// standard input as it is.
+    /// Calls the plugin. `command` is ADD, DEL, CHECK, STATUS, GC or VERSION; `config` goes to standard input as it is.
     ///
     /// # Errors
-    /// When the plugin cannot be run at all; what it answers is in the [`Outcome`].
+    /// If the plugin cannot be run at all. What it answers is in the [`Outcome`].
     pub fn call(&self, command: &str, sandbox: Option<&Sandbox>, config: &str) -> Result<Outcome> {
         self.call_with(command, sandbox, config.as_bytes(), &[])
     }
 
-    /// As [`Self::call`], with bytes that need be no text, and with variables of the environment that win over the
-    /// sandbox'.
+    /// As [`Self::call`], but the input may be any bytes, and `variables` override the environment that the sandbox
+    /// gives.
     ///
     /// # Errors
-    /// As [`Self::call`]'s.
+    /// As [`Self::call`].
     pub fn call_with(
         &self,
         command: &str,
@@ -171,17 +170,17 @@ impl Plugin {
     }
 }
 
-/// Our own plugin's directory, and that of the others.
+/// Returns the directory of our own plugin, and that of the others.
 fn cni_path(binary: &Path) -> String {
     let own = binary.parent().unwrap_or(Path::new("/"));
     format!("{}:{}", own.display(), foreign::path().display())
 }
 
 impl Outcome {
-    /// The result of a call that must have succeeded; `null` where the command has none.
+    /// Returns the result of a call that must have succeeded; `null` if the command has none.
     ///
     /// # Errors
-    /// The plugin's [`CniError`], or that its output is not what the specification demands.
+    /// The plugin's [`CniError`] if it failed; another error if its output does not follow the specification.
     pub fn success(&self) -> Result<Value> {
         if self.exit != Some(0) {
             return Err(self.error()?.into());
@@ -193,10 +192,10 @@ impl Outcome {
             .with_context(|| format!("the plugin printed {:?}", self.stdout))
     }
 
-    /// The error of a call that must have failed.
+    /// Returns the error of a call that must have failed.
     ///
     /// # Errors
-    /// When it succeeded, or its output is not the specification's error object.
+    /// If it succeeded, or its output is not the specification's error object.
     pub fn error(&self) -> Result<CniError> {
         if self.exit == Some(0) {
             bail!("the plugin succeeded: {}", self.stdout);

@@ -19,8 +19,8 @@ pub const VPC_SIDE: &str = "vpc";
 /// The edge's interface towards the world.
 pub(crate) const WORLD_SIDE: &str = "world";
 
-/// A listener of the load balancer: its public address and a port, and where it leads. The
-/// client's address is kept, so a target answers the client and the reply comes back by the edge.
+/// A listener of the load balancer: a port of its public address, and its target.
+/// The client's address is kept: the target answers the client, and the reply comes back through the edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Transport protocol.
@@ -32,7 +32,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// What a client connects to.
+    /// Returns the address that clients connect to.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         let family = Family::of(self.target.ip());
@@ -40,7 +40,7 @@ impl Listener {
     }
 }
 
-/// The edge at work.
+/// The edge, with its rules installed.
 #[derive(Debug)]
 pub struct Edge {
     netns: Netns,
@@ -57,7 +57,7 @@ impl Edge {
         Ok(Self { netns })
     }
 
-    /// The namespace.
+    /// Returns the namespace.
     #[must_use]
     pub fn netns(&self) -> &Netns {
         &self.netns
@@ -66,7 +66,7 @@ impl Edge {
     /// Adds listeners to the load balancer.
     ///
     /// # Errors
-    /// What iptables said.
+    /// If iptables fails; the error has its output.
     pub fn listen(&self, listeners: &[Listener]) -> Result<()> {
         for family in Family::BOTH {
             let script = rules(listeners, family);
@@ -78,7 +78,7 @@ impl Edge {
     }
 }
 
-/// The addresses of the edge in the world.
+/// Returns the edge's addresses in the world.
 pub(crate) fn world_addresses() -> [(IpAddr, u8); 4] {
     [
         (Plan::NAT, 24),

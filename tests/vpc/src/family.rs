@@ -1,4 +1,4 @@
-//! The two address families, as tests go through them.
+//! The two address families, as parameters of tests.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,10 +12,10 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both.
+    /// Both families, IPv4 first.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The family of an address.
+    /// Returns the family of an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() {
@@ -25,7 +25,7 @@ impl Family {
         }
     }
 
-    /// The address that means "any" in this family.
+    /// Returns the unspecified address of this family.
     #[must_use]
     pub fn any(self) -> IpAddr {
         match self {
@@ -34,7 +34,7 @@ impl Family {
         }
     }
 
-    /// The prefix length of a single address.
+    /// Returns the prefix length of a single address.
     #[must_use]
     pub fn host_prefix(self) -> u8 {
         match self {

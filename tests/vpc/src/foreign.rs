@@ -1,4 +1,4 @@
-//! CNI plugins of others: Debian's package containernetworking-plugins.
+//! Other people's CNI plugins: those of Debian's package containernetworking-plugins.
 
 use std::{
     io::Write as _,
@@ -16,19 +16,19 @@ use crate::{
     netns::Netns,
 };
 
-/// Where Debian puts them.
+/// The directory where Debian installs them.
 const DIRECTORY: &str = "/usr/lib/cni";
 
-/// `CNI_PATH` for them.
+/// Returns the `CNI_PATH` of the plugins.
 #[must_use]
 pub fn path() -> &'static Path {
     Path::new(DIRECTORY)
 }
 
-/// Calls the plugin that `config` names in its `type`, on a node.
+/// Calls the plugin that `config` names as its `type`, on a node.
 ///
 /// # Errors
-/// When it is not there or cannot be run; what it answers is in the [`Outcome`].
+/// If it does not exist or cannot be run. What it answers is in the [`Outcome`].
 pub fn call(node: &Netns, command: &str, sandbox: &Sandbox, config: &Value) -> Result<Outcome> {
     let kind = config["type"]
         .as_str()
@@ -45,7 +45,7 @@ pub fn call(node: &Netns, command: &str, sandbox: &Sandbox, config: &Value) -> R
 /// Calls `program` as a plugin, on a node.
 ///
 /// # Errors
-/// When it cannot be run; what it answers is in the [`Outcome`].
+/// If it cannot be run. What it answers is in the [`Outcome`].
 pub fn call_program(
     node: &Netns,
     program: &Path,
@@ -79,7 +79,7 @@ pub fn call_program(
     })
 }
 
-/// A pod whose interface another plugin made, with ebbtide behind it.
+/// A pod whose interface another plugin made, with ebbtide chained after it.
 #[derive(Debug)]
 pub struct Chained {
     /// Its namespace.
@@ -88,7 +88,7 @@ pub struct Chained {
     pub addresses: Vec<IpAddr>,
     /// The result of the whole chain.
     pub result: Value,
-    /// What the first plugin answered.
+    /// The result of the first plugin.
     pub first: Value,
     sandbox: Sandbox,
     node: Netns,
@@ -101,7 +101,7 @@ impl Chained {
     /// Calls the plugin that `before` configures, then ebbtide with its result.
     ///
     /// # Errors
-    /// The error of either.
+    /// If either fails.
     pub fn create(node: &Netns, plugin: &Plugin, name: &str, before: &Value) -> Result<Self> {
         let netns = Netns::new(name)?;
         let sandbox = Sandbox::new(&netns, format!("{name}-{}", std::process::id()), name);
@@ -127,10 +127,10 @@ impl Chained {
         Ok(pod)
     }
 
-    /// Calls ebbtide once more, with the result that a runtime would pass on.
+    /// Calls ebbtide again, with the `prevResult` that a runtime would pass.
     ///
     /// # Errors
-    /// The plugin's error.
+    /// If the plugin fails; the error is the plugin's.
     pub fn ebbtide(&self, command: &str, previous: &Value) -> Result<Value> {
         let mut config = self.own.clone();
         config["prevResult"] = previous.clone();
@@ -140,10 +140,10 @@ impl Chained {
             .success()
     }
 
-    /// DEL of the whole chain, the last plugin first.
+    /// Calls DEL of the whole chain, the last plugin first.
     ///
     /// # Errors
-    /// The error of either.
+    /// If either fails.
     pub fn delete(self) -> Result<()> {
         self.ebbtide("DEL", &self.result)?;
         let mut config = self.before.clone();
@@ -154,10 +154,10 @@ impl Chained {
     }
 }
 
-/// The addresses of a result.
+/// Returns the addresses in a result.
 ///
 /// # Errors
-/// When it has none.
+/// If it has none.
 pub fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
     let ips = result["ips"].as_array().context("the result has no ips")?;
     let address = |ip: &Value| -> Result<IpAddr> {

@@ -1,4 +1,4 @@
-//! iptables of the old kind: user-mode Linux has no nf_tables.
+//! iptables-legacy, because user-mode Linux has no nf_tables.
 
 use std::process::Command;
 
@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result};
 
 use crate::{netns::Netns, plan::Family, process::feed};
 
-/// Adds the rules of an `iptables-restore` script to those that are there, in one go.
+/// Adds the rules of an `iptables-restore` script to the existing ones, all or none.
 ///
 /// # Errors
-/// What iptables said, with the script.
+/// If iptables fails; the error has its output and the script.
 pub fn restore(netns: &Netns, family: Family, script: &str) -> Result<()> {
     let program = match family {
         Family::V4 => "iptables-legacy-restore",
@@ -18,20 +18,20 @@ pub fn restore(netns: &Netns, family: Family, script: &str) -> Result<()> {
     restore_with(program, netns, script)
 }
 
-/// As [`restore`], by the program of this name.
+/// As [`restore`], with the program of this name.
 ///
 /// # Errors
-/// What it said, with the script.
+/// If it fails; the error has its output and the script.
 pub fn restore_with(program: &str, netns: &Netns, script: &str) -> Result<()> {
     let mut command = command(netns, program)?;
     command.arg("--noflush");
     feed(command, netns, script)
 }
 
-/// The rules of one table, with counters, for messages.
+/// Returns the rules of one table with their counters, for messages.
 ///
 /// # Errors
-/// What iptables said.
+/// If iptables fails; the error has its output.
 pub fn save(netns: &Netns, family: Family, table: &str) -> Result<String> {
     let program = match family {
         Family::V4 => "iptables-legacy-save",

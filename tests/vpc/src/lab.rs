@@ -1,4 +1,4 @@
-//! The whole laboratory: the strict VPC and an agent per node.
+//! The lab: the strict VPC, and an agent on each node.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use crate::{
     vpc::Vpc,
 };
 
-/// VPC, agents, and taps on all wires. Pods are to be dropped before it.
+/// The VPC, its agents, and taps on all wires. Pods must be dropped before it.
 #[derive(Debug)]
 pub struct Lab {
     agents: BTreeMap<String, Agent>,
-    /// On every wire; [`Lab::pod`] adds the pod's interfaces.
+    /// The taps on every wire; [`Lab::pod`] adds those of the pod's interfaces.
     pub taps: Taps,
     /// The network.
     pub vpc: Vpc,
@@ -28,7 +28,7 @@ impl Lab {
     /// Builds the VPC, starts the agents and waits until they are ready.
     ///
     /// # Errors
-    /// Says what failed; an agent's failure comes with its log.
+    /// If a step fails; the error names it, and has the log of an agent that failed.
     pub fn start(plan: Plan) -> Result<Self> {
         let mut lab = Self::without_agents(plan)?;
         lab.start_agents()?;
@@ -38,7 +38,7 @@ impl Lab {
     /// As [`Lab::start`], with these lines in the configuration of every agent.
     ///
     /// # Errors
-    /// As [`Lab::start`]'s.
+    /// As [`Lab::start`].
     pub fn configured(plan: Plan, lines: &str) -> Result<Self> {
         let mut lab = Self::start(plan)?;
         for agent in lab.agents.values_mut() {
@@ -50,11 +50,11 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Has each node send what has a NIC's address by that NIC, by rules as the clouds' own images have them: what the
-    /// node's own sockets send goes as its routes say.
+    /// Installs routing policy rules by which packets with a NIC's address leave by that NIC, as the clouds' images do.
+    /// Without them the node's own sockets follow the main table.
     ///
     /// # Errors
-    /// What `ip` said.
+    /// If `ip` fails; the error has its output.
     pub fn route_by_source(&self) -> Result<()> {
         for (table, nic) in (700..).zip(self.vpc.plan.nics()) {
             let (netns, table) = (self.vpc.node(&nic.node), format!("{table}"));
@@ -74,11 +74,11 @@ impl Lab {
         Ok(())
     }
 
-    /// Lets the nodes' NICs filter reverse paths loosely. Strict filtering at a NIC without the default route drops
-    /// what is for the node itself, as it does without an agent.
+    /// Sets reverse path filtering on the nodes' NICs to loose. With strict filtering, a NIC without the default route
+    /// drops packets for the node itself, with or without an agent.
     ///
     /// # Errors
-    /// When a setting cannot be written.
+    /// If a setting cannot be written.
     pub fn filter_loosely(&self) -> Result<()> {
         for nic in self.vpc.plan.nics() {
             let setting = format!("net/ipv4/conf/{}/rp_filter", nic.name);
@@ -87,10 +87,10 @@ impl Lab {
         Ok(())
     }
 
-    /// Builds the VPC only.
+    /// Builds the VPC without agents.
     ///
     /// # Errors
-    /// Says what failed.
+    /// If a step fails; the error names it.
     pub fn without_agents(plan: Plan) -> Result<Self> {
         let vpc = Vpc::build(plan).context("building the VPC")?;
         Ok(Self {
@@ -103,15 +103,15 @@ impl Lab {
     /// Starts an agent on every node and waits until all are ready.
     ///
     /// # Errors
-    /// An agent's failure, with its log.
+    /// If an agent fails; the error has its log.
     pub fn start_agents(&mut self) -> Result<()> {
         self.start_agents_with("")
     }
 
-    /// As [`Lab::start_agents`], with these manifests behind those of the plan, each after a line `---`.
+    /// As [`Lab::start_agents`], with further manifests after those of the plan, each after a line `---`.
     ///
     /// # Errors
-    /// An agent's failure, with its log.
+    /// If an agent fails; the error has its log.
     pub fn start_agents_with(&mut self, more: &str) -> Result<()> {
         let manifests = manifests::yaml(&self.vpc.plan) + more;
         let config = match self.vpc.plan.exempt {
@@ -125,10 +125,10 @@ impl Lab {
         self.agents.values_mut().try_for_each(Agent::wait_ready)
     }
 
-    /// The agent of a node.
+    /// Returns the agent of a node.
     ///
     /// # Panics
-    /// When there is none: a mistake in the test.
+    /// If there is none, which is a mistake in the test.
     pub fn agent(&mut self, node: &str) -> &mut Agent {
         match self.agents.get_mut(node) {
             Some(agent) => agent,
@@ -136,7 +136,7 @@ impl Lab {
         }
     }
 
-    /// All agents.
+    /// Returns all agents.
     pub fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.values()
     }
@@ -144,7 +144,7 @@ impl Lab {
     /// Creates a pod on the network of a node's NIC, and taps its interfaces.
     ///
     /// # Errors
-    /// The plugin's error, with the agent's log.
+    /// If the plugin fails; the error has the agent's log.
     pub fn pod(&self, node: &str, nic: &str, name: &str) -> Result<Pod> {
         let agent = self
             .agents
@@ -164,7 +164,7 @@ impl Lab {
         Ok(pod)
     }
 
-    /// The agents' logs, for messages.
+    /// Returns the logs of all agents, for messages.
     #[must_use]
     pub fn logs(&self) -> String {
         let logs: Vec<String> = self.agents.values().map(Agent::log).collect();

@@ -23,6 +23,30 @@
 //!
 //! Everything lives in namespaces held by file descriptors of this process: when it ends, however
 //! it ends, the kernel removes them.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use std::net::SocketAddr;
+//!
+//! use ebbtide_vpc::{
+//!     lab::Lab,
+//!     plan::{Family, Plan},
+//!     traffic::{Client, Protocol, Server},
+//! };
+//!
+//! // Two nodes with two NICs each, and an agent on both.
+//! let lab = Lab::start(Plan::default())?;
+//! let pod = lab.pod("master", "ens5", "web")?;
+//! let address = Plan::web_server(Family::V4);
+//! let _servers = Server::on(&lab.vpc.world, address, 80)?;
+//!
+//! // The pod asks a server outside; the VPC drops nothing that it sent.
+//! let answer = Client::new(&pod.netns, Protocol::Tcp).ask(SocketAddr::new(address, 80))?;
+//! assert_eq!(answer.seen_as.ip(), Plan::NAT);
+//! lab.vpc.assert_no_violations()?;
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 pub mod agent;
 pub mod bpf;

@@ -1,16 +1,16 @@
-//! The manifests that a person would write for the plan: networks, and a pool per NIC and family.
+//! Manifests for a plan, as a person would write them: networks, and a pool for each NIC and family.
 
 use std::fmt::Write as _;
 
 use crate::plan::{Family, Nic, Plan};
 
-/// The name of the network on a NIC, as `namespace/name`.
+/// Returns the name of the network on a NIC, as `namespace/name`.
 #[must_use]
 pub fn network(nic: &str) -> String {
     format!("default/ipvlan-{nic}")
 }
 
-/// The name of a NIC's pool.
+/// Returns the name of a NIC's pool.
 #[must_use]
 pub fn pool(nic: &Nic, family: Family) -> String {
     let version = match family {
@@ -20,7 +20,7 @@ pub fn pool(nic: &Nic, family: Family) -> String {
     format!("{}-{}-{version}", nic.node, nic.name)
 }
 
-/// All of it, as one YAML file: the same for every node, as in a cluster.
+/// Returns all manifests as one YAML file, the same for every node, as in a cluster.
 #[must_use]
 pub fn yaml(plan: &Plan) -> String {
     let mut yaml = String::new();

@@ -1,4 +1,4 @@
-//! The few netlink operations the test network is built with, blocking.
+//! The few netlink operations that build the test network. They block.
 
 use std::{
     net::IpAddr,
@@ -62,30 +62,29 @@ impl Netlink {
         })
     }
 
-    /// The connection itself, for what has no method here; drive its futures with
-    /// [`Netlink::wait`].
+    /// Returns the rtnetlink handle, for operations without a method here. [`Netlink::wait`] drives its futures.
     #[must_use]
     pub fn handle(&self) -> &rtnetlink::Handle {
         &self.handle
     }
 
-    /// Drives a future of this connection to its end.
+    /// Drives a future of this connection until it completes.
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
 
-    /// The index of a link.
+    /// Returns the index of a link.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// If there is no link of this name.
     pub fn index(&self, name: &str) -> Result<u32> {
         Ok(self.link(name)?.header.index)
     }
 
-    /// The link-layer address of a link.
+    /// Returns the link-layer address of a link.
     ///
     /// # Errors
-    /// When there is no link of this name, or it has no such address.
+    /// If there is no link of this name, or it has no such address.
     pub fn mac(&self, name: &str) -> Result<Mac> {
         self.link(name)?
             .attributes
@@ -97,10 +96,10 @@ impl Netlink {
             .with_context(|| format!("{name} in {} has no MAC address", self.namespace))
     }
 
-    /// The names of all links.
+    /// Returns the names of all links.
     ///
     /// # Errors
-    /// When the kernel refuses the dump.
+    /// If the kernel refuses the dump.
     pub fn link_names(&self) -> Result<Vec<String>> {
         let links: Vec<_> = self
             .wait(self.handle.link().get().execute().try_collect())
@@ -123,11 +122,11 @@ impl Netlink {
             .with_context(|| format!("there is no link {name} in {}", self.namespace))
     }
 
-    /// Makes a veth pair, each end born in its namespace with its address. The near end is up; the
-    /// far one is left down (`veth_open` refuses until the pair is complete).
+    /// Creates a veth pair, each end in its own namespace and with its address. The near end is up, the far end is down
+    /// (`veth_open` refuses until the pair is complete).
     ///
     /// # Errors
-    /// Names both ends.
+    /// If the kernel refuses; the error names both ends.
     pub fn add_veth(&self, end: &VethEnd<'_>, peer: &VethEnd<'_>, mtu: u32) -> Result<()> {
         let far = LinkMessageBuilder::<LinkUnspec>::default()
             .name(peer.name)
@@ -157,17 +156,17 @@ impl Netlink {
     /// Sets a link up.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// If there is no link of this name.
     pub fn set_up(&self, name: &str) -> Result<()> {
         let up = LinkUnspec::new_with_name(name).up().build();
         self.wait(self.handle.link().set(up).execute())
             .with_context(|| format!("setting {name} up in {}", self.namespace))
     }
 
-    /// Gives a link an address, which works at once.
+    /// Adds an address to a link. It can be used at once.
     ///
     /// # Errors
-    /// Names the link and the address.
+    /// If the kernel refuses; the error names the link and the address.
     pub fn add_address(&self, name: &str, address: IpNet) -> Result<()> {
         let index = self.index(name)?;
         let mut request = self
@@ -175,18 +174,18 @@ impl Netlink {
             .address()
             .add(index, address.addr(), address.prefix_len());
         if address.addr().is_ipv6() {
-            // Even where nobody is asked whether he has it, the kernel takes it for tentative until its work queue comes
-            // to it (`addrconf_dad_work`, net/ipv6/addrconf.c), and until then it cannot be bound.
+            // The kernel treats a new address as tentative until its work queue gets to it (`addrconf_dad_work`,
+            // net/ipv6/addrconf.c), even without duplicate address detection. Until then nothing can bind it.
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         }
         self.wait(request.execute())
             .with_context(|| format!("giving {name} in {} {address}", self.namespace))
     }
 
-    /// Adds a route by a gateway, in the main table.
+    /// Adds a route through a gateway to the main table.
     ///
     /// # Errors
-    /// Names the route.
+    /// If the kernel refuses; the error names the route.
     pub fn add_route(&self, destination: IpNet, gateway: IpAddr) -> Result<()> {
         let context = || format!("routing {destination} by {gateway} in {}", self.namespace);
         let message = RouteMessageBuilder::<IpAddr>::new()
@@ -198,10 +197,10 @@ impl Netlink {
             .with_context(context)
     }
 
-    /// Adds a route that takes a destination for a neighbour on a link, whether it is or not.
+    /// Adds a route by which a destination is on-link, whether it is or not.
     ///
     /// # Errors
-    /// Names the route.
+    /// If the kernel refuses; the error names the route.
     pub fn add_on_link_route(&self, destination: IpNet, name: &str) -> Result<()> {
         let index = self.index(name)?;
         let context = || format!("routing {destination} by {name} in {}", self.namespace);
@@ -218,7 +217,7 @@ impl Netlink {
     /// Changes the link-layer address of a link.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// If there is no link of this name.
     pub fn set_mac(&self, name: &str, mac: Mac) -> Result<()> {
         let change = LinkUnspec::new_with_index(self.index(name)?)
             .address(mac.to_vec())
@@ -227,10 +226,10 @@ impl Netlink {
             .with_context(|| format!("changing the MAC of {name} in {}", self.namespace))
     }
 
-    /// Removes a link's clsact qdisc, and with it every tc filter on it.
+    /// Removes a link's clsact qdisc, and with it all tc filters of the link.
     ///
     /// # Errors
-    /// When it has none.
+    /// If it has none.
     pub fn remove_clsact(&self, name: &str) -> Result<()> {
         let index = self.index(name)?;
         let mut traffic_control = self.handle.qdisc();
@@ -243,7 +242,7 @@ impl Netlink {
     /// Adds permanent neighbour entries on a link.
     ///
     /// # Errors
-    /// Names the link and the address.
+    /// If the kernel refuses; the error names the link and the address.
     pub fn add_neighbours(
         &self,
         name: &str,
@@ -267,11 +266,11 @@ impl Netlink {
         Ok(())
     }
 
-    /// Answers ARP and ND for these addresses on a link (`NTF_PROXY`), if it forwards and they are
-    /// routed by another one.
+    /// Makes the kernel answer ARP requests and neighbour solicitations for these addresses on a link (`NTF_PROXY`), as
+    /// long as it forwards and routes them by another link.
     ///
     /// # Errors
-    /// Names the link and the address.
+    /// If the kernel refuses; the error names the link and the address.
     pub fn answer_for(
         &self,
         name: &str,

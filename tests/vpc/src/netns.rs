@@ -1,4 +1,4 @@
-//! Anonymous network namespaces: held by a file descriptor, gone with the process.
+//! Anonymous network namespaces: a file descriptor of this process holds each, so none outlives the process.
 
 use std::{
     fs::File,
@@ -16,8 +16,20 @@ use tempfile::TempPath;
 
 use crate::netlink::Netlink;
 
-/// A network namespace of this process. Clones share it; it ends with the last of them and the
-/// last process inside.
+/// A network namespace of this process. Clones share it. It ends with the last clone and the last process inside.
+///
+/// # Examples
+///
+/// ```no_run
+/// use ebbtide_vpc::netns::Netns;
+///
+/// let netns = Netns::new("alone")?;
+/// netns.sysctls(&[("net/ipv4/ip_forward", "1")])?;
+/// let links = netns.command("ip").args(["-br", "link"]).output()?;
+/// assert!(String::from_utf8_lossy(&links.stdout).starts_with("lo "));
+/// // Nothing is left of it once `netns` is dropped.
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Netns {
     name: Arc<str>,
@@ -26,10 +38,10 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a new namespace with nothing in it but `lo`, which is up.
+    /// Creates a namespace that has only `lo`, which is up.
     ///
     /// # Errors
-    /// When the kernel refuses, most often because this process is not root.
+    /// If the kernel refuses, most often because the process is not root.
     pub fn new(name: &str) -> Result<Self> {
         let file = thread::scope(|scope| {
             join(scope.spawn(|| {
@@ -49,13 +61,13 @@ impl Netns {
         Ok(netns)
     }
 
-    /// The name given at creation; it only serves messages.
+    /// Returns the name that it was created with, which only messages use.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A path that other processes can open for as long as this value lives, as `CNI_NETNS`.
+    /// Returns a path for `CNI_NETNS`, which other processes can open as long as this value lives.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
@@ -64,10 +76,10 @@ impl Netns {
     /// Runs `work` inside the namespace, on a thread of its own that ends with it.
     ///
     /// # Errors
-    /// Those of `work`, or of entering.
+    /// If `work` fails, or the namespace cannot be entered.
     ///
     /// # Panics
-    /// When `work` does.
+    /// If `work` panics.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             join(scope.spawn(|| {
@@ -77,7 +89,7 @@ impl Netns {
         })
     }
 
-    /// As [`Netns::run`], for a thread that goes on by itself.
+    /// As [`Netns::run`], but does not wait for the thread.
     pub fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -89,7 +101,7 @@ impl Netns {
         })
     }
 
-    /// A command that will run inside the namespace.
+    /// Returns a command that runs inside the namespace.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
@@ -102,18 +114,18 @@ impl Netns {
         command
     }
 
-    /// A netlink connection whose socket was opened inside.
+    /// Opens a netlink connection inside the namespace.
     ///
     /// # Errors
-    /// When the socket cannot be opened.
+    /// If the socket cannot be opened.
     pub fn netlink(&self) -> Result<Netlink> {
         Netlink::connect(self)
     }
 
-    /// Writes sysctls: paths below `/proc/sys`, and their values.
+    /// Writes sysctls, given as paths below `/proc/sys` and values.
     ///
     /// # Errors
-    /// Names the one that could not be written.
+    /// If one cannot be written; the error names it.
     pub fn sysctls(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.run(|| {
             settings.iter().try_for_each(|(path, value)| {
@@ -124,8 +136,8 @@ impl Netns {
         })
     }
 
-    /// The lock file for iptables in this namespace: `/run/xtables.lock` may not be writable, and
-    /// is shared by namespaces that have nothing to do with each other.
+    /// Returns the path of this namespace's lock file for iptables. `/run/xtables.lock` may not be writable, and
+    /// unrelated namespaces would share it.
     pub(crate) fn xtables_lock(&self) -> Result<PathBuf> {
         if let Some(path) = self.xtables_lock.get() {
             return Ok(path.to_path_buf());
@@ -170,10 +182,10 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     }
 }
 
-/// Waits for a thread of [`Netns::spawn`].
+/// Waits for a thread of [`Netns::spawn`] and returns its result.
 ///
 /// # Errors
-/// Those of the thread; a panic in it is an error too.
+/// If the thread failed or panicked.
 pub fn finish<T>(thread: thread::JoinHandle<Result<T>>) -> Result<T> {
     thread
         .join()

@@ -1,4 +1,4 @@
-//! The programs at a node's links, whichever way they are attached: by TCX links or as tc filters.
+//! The eBPF programs on a node's links, attached by TCX links or as tc filters.
 
 use std::{
     ffi::CString,
@@ -21,23 +21,23 @@ use crate::{
     snapshot::{ip, run},
 };
 
-/// A link's two hooks, as pins and `tc` call them.
+/// The two hooks of a link, as in the names of pins and in `tc`.
 const HOOKS: [(&str, TcAttachType); 2] = [
     ("ingress", TcAttachType::Ingress),
     ("egress", TcAttachType::Egress),
 ];
 
-/// Whether this kernel has TCX (6.6). One that has not does not know the hook, and says that the question makes no
-/// sense: EINVAL (`bpf_prog_query` in kernel/bpf/syscall.c; without `CONFIG_NET_XGRESS` include/net/tcx.h).
+/// Whether this kernel has TCX (Linux 6.6). An older one does not know the hook and answers EINVAL (`bpf_prog_query` in
+/// kernel/bpf/syscall.c; without `CONFIG_NET_XGRESS` include/net/tcx.h).
 ///
 /// # Errors
-/// When it says anything else: that is no word about TCX, and no reason to skip a test.
+/// If the kernel answers with another error, which says nothing about TCX and is no reason to skip a test.
 pub fn has_tcx() -> Result<bool> {
     let queried = SchedClassifier::query_tcx("lo", TcAttachType::Ingress);
     known(queried).context("whether there is TCX")
 }
 
-/// False for what a kernel says of a hook that it does not know.
+/// Returns false if the kernel's answer means that it does not know the hook.
 fn known<T>(queried: Result<T, ProgramError>) -> Result<bool> {
     match queried {
         Ok(_) => Ok(true),
@@ -50,11 +50,11 @@ fn known<T>(queried: Result<T, ProgramError>) -> Result<bool> {
     }
 }
 
-/// The numbers of the programs that are attached to a link by TCX links: at ingress, at egress, each the first
-/// that runs first.
+/// Returns the IDs of the programs that TCX links attach to a link, at ingress and at egress, each in the order in
+/// which they run.
 ///
 /// # Errors
-/// When there is no such link, or the kernel has no TCX.
+/// If there is no such link, or the kernel has no TCX.
 pub fn by_tcx(node: &Netns, link: &str) -> Result<[Vec<u32>; 2]> {
     let ids = |(_, hook)| -> Result<Vec<u32>> {
         let link = link.to_owned();
@@ -65,10 +65,10 @@ pub fn by_tcx(node: &Netns, link: &str) -> Result<[Vec<u32>; 2]> {
     Ok([ids(ingress)?, ids(egress)?])
 }
 
-/// At which of a link's hooks, ingress and egress, there is a program for the host.
+/// Returns whether the agent's program is attached at a link's ingress and at its egress.
 ///
 /// # Errors
-/// When `tc` fails, or there is no such link.
+/// If `tc` fails, or there is no such link.
 pub fn attached(node: &Netns, link: &str) -> Result<[bool; 2]> {
     let links = if has_tcx()? {
         by_tcx(node, link)?
@@ -83,11 +83,11 @@ pub fn attached(node: &Netns, link: &str) -> Result<[bool; 2]> {
     Ok([at(0)?, at(1)?])
 }
 
-/// Takes the agent's programs off a link of its node, as `tc qdisc del` and `bpftool link detach` do. `bpf` is the
-/// agent's directory on the bpf file system.
+/// Detaches the agent's programs from a link of its node, as `tc qdisc del` and `bpftool link detach` do. `bpf` is the
+/// agent's directory in the bpf file system.
 ///
 /// # Errors
-/// When there is nothing to take off.
+/// If nothing is attached.
 pub fn take_off(node: &Netns, link: &str, bpf: &Path) -> Result<()> {
     let index = node.netlink()?.index(link)?;
     let mut detached = false;
@@ -104,8 +104,8 @@ pub fn take_off(node: &Netns, link: &str, bpf: &Path) -> Result<()> {
     node.netlink()?.remove_clsact(link)
 }
 
-/// A program of somebody else's, attached by a TCX link, that lets each packet into the stack and nothing after it see
-/// it (`TC_ACT_OK`), until this is dropped.
+/// A foreign program, attached by a TCX link until this is dropped. It accepts every packet (`TC_ACT_OK`), so that no
+/// program after it sees any.
 #[derive(Debug)]
 pub struct Decider {
     program: OwnedFd,
@@ -113,18 +113,18 @@ pub struct Decider {
 }
 
 impl Decider {
-    /// Attaches it at a link's ingress, behind all others.
+    /// Attaches the program at a link's ingress, after all others.
     ///
     /// # Errors
-    /// When the kernel has no TCX, or there is no such link.
+    /// If the kernel has no TCX, or there is no such link.
     pub fn new(node: &Netns, link: &str) -> Result<Self> {
         Self::attach(node, link, 0)
     }
 
-    /// Attaches it at a link's ingress, before all others.
+    /// Attaches the program at a link's ingress, before all others.
     ///
     /// # Errors
-    /// When the kernel has no TCX, or there is no such link.
+    /// If the kernel has no TCX, or there is no such link.
     pub fn in_front(node: &Netns, link: &str) -> Result<Self> {
         Self::attach(node, link, BPF_F_BEFORE)
     }
@@ -144,17 +144,17 @@ impl Decider {
         })
     }
 
-    /// The program's descriptor.
+    /// Returns the program's descriptor.
     #[must_use]
     pub fn program(&self) -> RawFd {
         self.program.as_raw_fd()
     }
 }
 
-/// A program that does nothing: `r0 = TC_ACT_OK; exit`.
+/// Loads a program that does nothing: `r0 = TC_ACT_OK; exit`.
 ///
 /// # Errors
-/// When the kernel does not take it.
+/// If the kernel refuses it.
 pub fn accept() -> io::Result<OwnedFd> {
     const INSTRUCTIONS: [u64; 2] = [0xb7, 0x95];
     let mut attr = bpf::attribute();
@@ -165,11 +165,11 @@ pub fn accept() -> io::Result<OwnedFd> {
     bpf::open(bpf_cmd::BPF_PROG_LOAD, &mut attr)
 }
 
-/// Makes the agent of a node look whether all is there: the kernel announces that a rule went, and says nothing of
-/// what is done to links.
+/// Makes the node's agent compare its plans with the kernel. It does so by removing a rule: the kernel announces that,
+/// but not what is done to links.
 ///
 /// # Errors
-/// When the kernel refuses the rule.
+/// If the kernel refuses the rule.
 pub fn make_it_look(node: &Netns) -> Result<()> {
     for change in ["add", "del"] {
         ip(node, &["rule", change, "pref", "31000", "lookup", "main"])?;
@@ -177,7 +177,7 @@ pub fn make_it_look(node: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// Detaches the link that is pinned there; who holds it holds nothing more.
+/// Detaches the TCX link that is pinned here. Whoever still holds the link holds a detached one.
 fn detach(pin: &Path) -> io::Result<()> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = bpf::attribute();

@@ -1,4 +1,4 @@
-//! Very many routes and neighbours of somebody else's, as beside BGP.
+//! Many routes and neighbours of other software, as on a node with a BGP daemon.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,12 +16,12 @@ use crate::netns::Netns;
 const BGP: u8 = 186;
 /// `NLM_F_CREATE`.
 const CREATE: u16 = 0x400;
-/// The tables that they are in, one after the other: main, and one of their own.
+/// The tables of the routes, in turn: the main one, and one of their own.
 const TABLES: [u32; 2] = [254, 1000];
-/// One in so many is an IPv6 route.
+/// The share of IPv6 routes: one of this many.
 const IPV6: u32 = 20;
 
-/// Routes over one link of a namespace.
+/// Foreign routes over one link of a namespace.
 #[derive(Clone, Debug)]
 pub struct OthersRoutes {
     netns: Netns,
@@ -30,10 +30,10 @@ pub struct OthersRoutes {
 }
 
 impl OthersRoutes {
-    /// Over the link called `link`, which must be up. There are none yet.
+    /// Creates an empty set of routes over the link called `link`, which must be up.
     ///
     /// # Errors
-    /// When there is no such link.
+    /// If there is no such link.
     pub fn over(netns: &Netns, link: &str) -> Result<Self> {
         Ok(Self {
             netns: netns.clone(),
@@ -42,28 +42,28 @@ impl OthersRoutes {
         })
     }
 
-    /// Adds those with these numbers.
+    /// Adds the routes with these numbers.
     ///
     /// # Errors
-    /// When the kernel refuses one.
+    /// If the kernel refuses one.
     pub fn add(&self, numbers: std::ops::Range<u32>) -> Result<()> {
         self.each(numbers, |route| {
             (RouteNetlinkMessage::NewRoute(route), CREATE)
         })
     }
 
-    /// Deletes those with these numbers.
+    /// Deletes the routes with these numbers.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn delete(&self, numbers: std::ops::Range<u32>) -> Result<()> {
         self.each(numbers, |route| (RouteNetlinkMessage::DelRoute(route), 0))
     }
 
-    /// Adds so many permanent neighbours.
+    /// Adds `count` permanent neighbours.
     ///
     /// # Errors
-    /// When the kernel refuses one.
+    /// If the kernel refuses one.
     pub fn add_neighbours(&self, count: u32) -> Result<()> {
         let mut batch = Batch::default();
         for number in 0..count {

@@ -1,11 +1,11 @@
-//! Packets as they were seen: where, which way, and what their headers say.
+//! Packets as the taps saw them: the place, the direction, and the fields of their headers.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use serde::Serialize;
 
-/// Where a packet was seen.
+/// The place where a packet was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Place {
@@ -34,7 +34,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Which way a packet went, from the node's or the pod's point of view.
+/// The direction of a packet, from the node's or the pod's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -44,7 +44,7 @@ pub enum Direction {
     Out,
 }
 
-/// What an ICMP or ICMPv6 packet is.
+/// The kind of an ICMP or ICMPv6 packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Icmp {
     /// Echo request.
@@ -55,12 +55,12 @@ pub enum Icmp {
     Other(u8),
 }
 
-/// One packet at one place.
+/// One packet, seen at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Where.
+    /// The place.
     pub place: Place,
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
     /// Source address.
     pub source: IpAddr,
@@ -72,15 +72,15 @@ pub struct Seen {
     pub source_port: u16,
     /// Destination port of TCP and UDP, else zero.
     pub destination_port: u16,
-    /// For ICMP and ICMPv6.
+    /// The kind of an ICMP or ICMPv6 packet.
     pub icmp: Option<Icmp>,
-    /// A TCP segment that opens a connection: SYN without ACK.
+    /// Whether it is a TCP segment that opens a connection: SYN without ACK.
     pub opens: bool,
-    /// A TCP segment with RST.
+    /// Whether it is a TCP segment with RST.
     pub reset: bool,
-    /// Bytes from the IP header on.
+    /// The length in bytes from the IP header on.
     pub length: usize,
-    /// When, on the system clock.
+    /// The time, by the system clock.
     pub time: Duration,
 }
 
@@ -119,7 +119,7 @@ impl fmt::Display for Seen {
     }
 }
 
-/// What the headers say; the fields of the tap are filled in by the caller.
+/// Decodes the headers of a packet. The caller sets the place, the direction and the time.
 pub(crate) fn decode(packet: &[u8]) -> Option<Seen> {
     let packet = LaxSlicedPacket::from_ip(packet).ok()?;
     let (source, destination): (IpAddr, IpAddr) = match packet.net.as_ref()? {

@@ -1,4 +1,4 @@
-//! Packet sockets (packet(7)): frames past the namespace's own IP and netfilter.
+//! Packet sockets (packet(7)), which bypass the namespace's own IP stack and netfilter.
 
 use std::{
     io,
@@ -10,11 +10,11 @@ use nix::libc;
 
 use crate::{netlink::Mac, netns::Netns};
 
-/// A packet socket on one interface of the calling thread's namespace, of the kind `SOCK_DGRAM` or
-/// `SOCK_RAW`, that takes packets of this protocol (`ETH_P_ALL`; none if 0).
+/// Opens a packet socket on one interface of the calling thread's namespace. `kind` is `SOCK_DGRAM` or `SOCK_RAW`;
+/// `protocol` selects the packets that it receives (`ETH_P_ALL` for all, 0 for none).
 ///
 /// # Errors
-/// When there is no such interface, or no privilege.
+/// If there is no such interface, or no privilege.
 pub fn open(interface: &str, kind: libc::c_int, protocol: libc::c_int) -> Result<OwnedFd> {
     let index = nix::net::if_::if_nametoindex(interface)
         .with_context(|| format!("there is no interface {interface}"))?;
@@ -23,7 +23,7 @@ pub fn open(interface: &str, kind: libc::c_int, protocol: libc::c_int) -> Result
         libc::socket(
             libc::AF_PACKET,
             kind | libc::SOCK_CLOEXEC,
-            // Nothing before bind(2) says from which interface.
+            // bind(2) names the interface; before it the socket would receive from all.
             0,
         )
     };
@@ -51,11 +51,10 @@ pub fn open(interface: &str, kind: libc::c_int, protocol: libc::c_int) -> Result
     Ok(socket)
 }
 
-/// Sends frames as they are, but for the link-layer addresses, lengths and IPv4 checksums, which are
-/// made right.
+/// Sends frames, after correcting their link-layer addresses, lengths and IPv4 checksums.
 ///
 /// # Errors
-/// When there is no such interface, or a frame does not fit it.
+/// If there is no such interface, or a frame does not fit it.
 pub fn send(
     netns: &Netns,
     interface: &str,
@@ -75,12 +74,12 @@ pub fn send(
     Ok(())
 }
 
-/// Sends frames as they are, to the last byte. Those that a program drops on the way out are no error; nor are those that
-/// the kernel finds too odd to send. `past_programs`: past the queueing discipline (`PACKET_QDISC_BYPASS`), and so past
-/// the programs at the interface's egress.
+/// Sends frames unchanged. Frames that a program drops, or that the kernel refuses as malformed, are not an error. With
+/// `past_programs` they bypass the queueing discipline (`PACKET_QDISC_BYPASS`), and so the programs at the interface's
+/// egress.
 ///
 /// # Errors
-/// When there is no such interface.
+/// If there is no such interface.
 pub fn send_raw(
     netns: &Netns,
     interface: &str,
@@ -130,21 +129,21 @@ pub fn send_raw(
     Ok(())
 }
 
-/// What an interface carries, from when this was made.
+/// A capture of an interface's frames, from its creation on.
 #[derive(Debug)]
 pub struct Capture(OwnedFd);
 
 impl Capture {
-    /// Listens to an interface.
+    /// Starts to capture on an interface.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// If there is no link of this name.
     pub fn of(netns: &Netns, interface: &str) -> Result<Self> {
         let socket = netns.run(|| open(interface, libc::SOCK_RAW, libc::ETH_P_ALL))?;
         Ok(Self(socket))
     }
 
-    /// All frames since the last time.
+    /// Returns all frames since the last call.
     #[must_use]
     pub fn frames(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
@@ -171,7 +170,7 @@ impl Capture {
 /// Length of an Ethernet header.
 const IP: usize = 14;
 
-/// Length and IPv4 checksum (RFC 791, RFC 8200).
+/// Corrects the length and the IPv4 checksum (RFC 791, RFC 8200).
 fn repair(packet: &mut [u8]) {
     let length = packet.len() as u16;
     if packet[0] >> 4 == 4 {

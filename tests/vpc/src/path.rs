@@ -1,4 +1,4 @@
-//! The way an exchange took, made of what the taps saw.
+//! The path of an exchange of packets, derived from what the taps saw.
 
 use std::{fmt, net::SocketAddr};
 
@@ -7,33 +7,33 @@ use serde::Serialize;
 
 use crate::tap::{Direction, Icmp, Place, Seen};
 
-/// A place and the direction in which it was passed.
+/// A place on a path, and the direction in which packets pass it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Hop {
-    /// Where.
+    /// The place.
     #[serde(flatten)]
     pub place: Place,
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
 }
 
-/// A way, from its first hop to its last.
+/// A path, from its first hop to its last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Path(pub Vec<Hop>);
 
-/// Both halves of an exchange.
+/// The paths of requests and replies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Exchange {
-    /// Client to server.
+    /// The path from the client to the server.
     pub request: Path,
-    /// Server to client.
+    /// The path from the server to the client.
     pub reply: Path,
 }
 
 impl Exchange {
-    /// Sorts packets into requests and replies by the ports that serve (the Service's, the
-    /// node's, the pod's), echo requests and replies by their type; all else is left out. Each
-    /// place counts once, where it was passed first.
+    /// Derives the paths from packets. TCP and UDP packets are requests or replies by the serving ports (the Service's,
+    /// the node's, the pod's), ICMP echo packets by their type; others are left out. Each place counts once, where it
+    /// was first passed.
     #[must_use]
     pub fn of(seen: &[Seen], serving: &[u16]) -> Self {
         let mut exchange = Self {
@@ -54,14 +54,14 @@ impl Exchange {
         exchange
     }
 
-    /// Whether the reply passed every place the request did, and no other.
+    /// Whether the reply passed every place that the request passed, and no other.
     #[must_use]
     pub fn is_symmetric(&self) -> bool {
         self.reply.same_hops(&self.request.reversed())
     }
 }
 
-/// The halves of an exchange.
+/// The two halves of an exchange.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Half {
     Request,
@@ -79,7 +79,7 @@ fn half(packet: &Seen, serving: &[u16]) -> Option<Half> {
     }
 }
 
-/// Leaves out TCP of connections that were open before: their last segments come late.
+/// Removes TCP packets of connections that were open before, since their last segments arrive late.
 pub fn forget_earlier_connections(seen: &mut Vec<Seen>) {
     let opened: Vec<_> = seen
         .iter()
@@ -94,7 +94,7 @@ pub fn forget_earlier_connections(seen: &mut Vec<Seen>) {
     });
 }
 
-/// Source and destination.
+/// Returns source and destination.
 fn ends(packet: &Seen) -> (SocketAddr, SocketAddr) {
     (
         SocketAddr::new(packet.source, packet.source_port),
@@ -102,8 +102,8 @@ fn ends(packet: &Seen) -> (SocketAddr, SocketAddr) {
     )
 }
 
-/// Looks for a reply that, at some place, does not carry the addresses and ports of its request,
-/// exchanged: one that left the right NIC with the wrong source. Gives the first, as text.
+/// Returns a description of the first reply whose addresses and ports are not those of its request, exchanged, at the
+/// same place. Such a reply left by the right NIC with the wrong source.
 #[must_use]
 pub fn crooked(seen: &[Seen], serving: &[u16]) -> Option<String> {
     let replies = seen
@@ -136,7 +136,7 @@ impl Hop {
         }
     }
 
-    /// The same place, the other way.
+    /// Returns the same place in the other direction.
     #[must_use]
     pub fn flipped(&self) -> Self {
         Self {
@@ -150,15 +150,15 @@ impl Hop {
 }
 
 impl Path {
-    /// Whether both pass the same places in the same directions. The order is not compared: it
-    /// comes from time stamps of different namespaces, too close to each other to be trusted, and
-    /// there is only one in which a packet can have passed them.
+    /// Whether both paths pass the same places in the same directions.
+    /// The order is not compared: the time stamps are of different namespaces and too close to each other, and a packet
+    /// can pass these places in one order only.
     #[must_use]
     pub fn same_hops(&self, other: &Self) -> bool {
         self.0.len() == other.0.len() && self.0.iter().all(|hop| other.0.contains(hop))
     }
 
-    /// The same way, walked back.
+    /// Returns the path in the opposite direction.
     #[must_use]
     pub fn reversed(&self) -> Self {
         Self(self.0.iter().rev().map(Hop::flipped).collect())
@@ -176,7 +176,7 @@ impl fmt::Display for Exchange {
 }
 
 impl fmt::Display for Path {
-    /// `ipvlan → master/ens5 → vpc → worker1/ens6 → ipvlan`
+    /// Formats the path as `ipvlan → master/ens5 → vpc → worker1/ens6 → ipvlan`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut stations: Vec<String> = Vec::new();
         for hop in &self.0 {

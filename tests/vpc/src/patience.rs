@@ -1,5 +1,6 @@
-//! How long things are waited for. What must come is waited for so long that a busy machine is no reason to fail;
-//! only what must not come costs its whole time.
+//! Time limits of tests, and waiting.
+//! Limits for events that must happen are so long that a busy machine is no reason to fail. Only a wait for an event
+//! that must not happen takes its whole time.
 
 use std::{
     fmt::Display,
@@ -9,10 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// How long an answer, or a change, is waited for that must come.
+/// The time limit for an answer or a change that must come.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long an answer is waited for that must not come, or that is asked for again.
+/// The time limit for an answer that must not come, or that is requested again.
 pub const IMPATIENCE: Duration = Duration::from_millis(700);
 
 const PAUSE: Duration = Duration::from_millis(50);
@@ -20,7 +21,21 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Tries again until it succeeds.
 ///
 /// # Errors
-/// The last one, if there was no success in time: with `what` was waited for.
+/// The last error, with `what`, if no attempt succeeded in time.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_vpc::patience::eventually;
+///
+/// let mut attempts = 0;
+/// eventually("the third attempt", || {
+///     attempts += 1;
+///     anyhow::ensure!(attempts == 3, "not yet");
+///     Ok(())
+/// })?;
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn eventually<T>(what: impl Display, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {

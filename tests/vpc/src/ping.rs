@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::Netns;
 
-/// Tells apart the pings of one process.
+/// The identifier of the next ping, which distinguishes the pings of one process.
 static NEXT: AtomicU16 = AtomicU16::new(1);
 
 const ECHO_REQUEST_V4: u8 = 8;
@@ -21,10 +21,10 @@ const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
 const PAYLOAD: &[u8; 16] = b"ebbs as it flows";
 
-/// Sends one echo request and waits for its reply; gives the round trip.
+/// Sends one echo request, waits for its reply, and returns the round-trip time.
 ///
 /// # Errors
-/// When no reply comes from `to` itself in time.
+/// If no reply comes from `to` itself in time.
 pub fn ping(
     netns: &Netns,
     from: Option<IpAddr>,
@@ -38,10 +38,10 @@ pub fn ping(
     exchange(socket, to, timeout).with_context(context)
 }
 
-/// A raw socket for echo with `to` alone, of the calling thread's namespace.
+/// Opens a raw socket for echo with `to` alone, in the calling thread's namespace.
 ///
 /// # Errors
-/// When it cannot be opened, or there is no way to `to`.
+/// If it cannot be opened, or there is no route to `to`.
 pub fn socket(from: Option<IpAddr>, to: IpAddr) -> Result<Socket> {
     let (domain, protocol) = match to {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
@@ -51,12 +51,12 @@ pub fn socket(from: Option<IpAddr>, to: IpAddr) -> Result<Socket> {
     if let Some(from) = from {
         socket.bind(&SocketAddr::new(from, 0).into())?;
     }
-    // Connected, a raw socket takes packets of this peer only.
+    // A connected raw socket receives packets of this peer only.
     socket.connect(&SocketAddr::new(to, 0).into())?;
     Ok(socket)
 }
 
-/// As [`ping`], by such a socket.
+/// As [`ping`], on an open socket.
 ///
 /// # Errors
 /// As [`ping`].
@@ -73,7 +73,7 @@ pub fn exchange(mut socket: Socket, to: IpAddr, timeout: Duration) -> Result<Dur
         socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let length = match socket.read(&mut buffer) {
             Ok(length) => length,
-            // The time is up: the next turn says so.
+            // The time limit is over: the next iteration reports it.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error.into()),
         };
@@ -93,14 +93,14 @@ fn echo_request(to: IpAddr, identifier: u16) -> Vec<u8> {
     let mut packet = vec![kind, 0, 0, 0, high, low, 0, 1];
     packet.extend(PAYLOAD);
     if to.is_ipv4() {
-        // For ICMPv6 the kernel does it: the sum covers the addresses.
+        // The kernel computes the checksum of ICMPv6, which covers the addresses.
         let sum = checksum(&packet).to_be_bytes();
         packet[2..4].copy_from_slice(&sum);
     }
     packet
 }
 
-/// RFC 1071.
+/// Computes the Internet checksum (RFC 1071).
 pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = bytes
         .chunks(2)
@@ -113,7 +113,7 @@ pub(crate) fn checksum(bytes: &[u8]) -> u16 {
 }
 
 fn is_reply(to: IpAddr, packet: &[u8], identifier: u16) -> bool {
-    // IPv4 raw sockets deliver the IP header too.
+    // Raw IPv4 sockets deliver the IP header, too.
     let (icmp, kind) = match to {
         IpAddr::V4(_) => {
             let header = packet

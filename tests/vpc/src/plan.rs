@@ -10,44 +10,57 @@ use ipnet::IpNet;
 pub use crate::family::Family;
 use crate::netlink::Mac;
 
-/// Everything there is to build.
+/// The plan of a VPC: everything that is built.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_vpc::plan::{Family, Plan};
+///
+/// // AWS: each NIC has a subnet of its own. Alibaba Cloud: the nodes share the subnets.
+/// let (aws, alibaba) = (Plan::default(), Plan::alibaba());
+/// let nic = |plan: &Plan| plan.nics().next().cloned().expect("a NIC");
+/// assert_eq!(aws.neighbours(&nic(&aws)).count(), 0);
+/// assert_eq!(alibaba.neighbours(&nic(&alibaba)).count(), 1);
+/// assert_eq!(nic(&aws).primary(Family::V4).to_string(), "172.31.22.228");
+/// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The nodes.
     pub nodes: Vec<Node>,
-    /// MTU of every wire inside the VPC; clouds offer 9001.
+    /// MTU in bytes of every wire inside the VPC; clouds offer 9001.
     pub mtu: u32,
-    /// Strict reverse path filtering on the nodes, as some distributions set it.
+    /// Whether the nodes filter reverse paths strictly, as some distributions do.
     pub strict_rp_filter: bool,
     /// Mode of the NICs' ipvlan children.
     pub mode: IpvlanMode,
-    /// No cloud but a plain network: the router asks for the pods' addresses, by ARP and ND.
+    /// Whether the network is a plain one instead of a cloud's: its router asks for the pods' addresses by ARP and ND.
     pub asks: bool,
-    /// Whether the networks of the pods say that the nodes are to answer.
+    /// Whether the pods' networks request that the nodes answer ARP and ND (`answer-neighbours`).
     pub answers: bool,
-    /// Whether all that pods send goes past their nodes' stack (`exemptFromMasquerade`).
+    /// Whether all packets from pods bypass their nodes' stack (`exemptFromMasquerade`).
     pub exempt: bool,
 }
 
 /// A virtual machine.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Its name, as the agent is told.
+    /// Its name, as given to the agent.
     pub name: String,
     /// Its NICs; the first one carries the default route.
     pub nics: Vec<Nic>,
-    /// What it is made of.
+    /// Its kind.
     pub made_of: MadeOf,
 }
 
-/// What a node is made of.
+/// The kind of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MadeOf {
     /// A network namespace of this kernel.
     #[default]
     Namespace,
-    /// A machine with a kernel of its own, which somebody else starts: of its NICs there are only
-    /// the VPC's ends, tap devices.
+    /// A machine with a kernel of its own, which somebody else starts. Only the VPC's ends of its NICs are built, as
+    /// tap devices.
     Machine,
 }
 
@@ -58,22 +71,22 @@ pub struct Nic {
     pub node: String,
     /// Interface name.
     pub name: String,
-    /// The one MAC the VPC accepts frames from.
+    /// The only MAC from which the VPC accepts frames.
     pub mac: Mac,
-    /// IPv4 side.
+    /// Its IPv4 subnet.
     pub v4: Subnet,
-    /// IPv6 side.
+    /// Its IPv6 subnet.
     pub v6: Subnet,
 }
 
-/// A NIC's side of a subnet.
+/// The addresses of a NIC in its subnet.
 #[derive(Clone, Debug)]
 pub struct Subnet {
     /// The node's own address, with the subnet's prefix length.
     pub primary: IpNet,
-    /// Addresses for pods: the VPC knows them, the node's interface does not.
+    /// Addresses for pods. The VPC knows them; the node's interface does not have them.
     pub secondary: Vec<IpAddr>,
-    /// The VPC's router.
+    /// The address of the VPC's router.
     pub gateway: IpAddr,
 }
 
@@ -86,7 +99,7 @@ pub struct Link {
     pub edge: IpNet,
 }
 
-/// A MAC of the test network: locally administered, never one the kernel or Ebbtide would choose.
+/// Returns a MAC of the test network: locally administered, and never one that the kernel or Ebbtide would choose.
 const fn mac(last: u8) -> Mac {
     [0x02, 0xc1, 0x0d, 0x00, 0x00, last]
 }
@@ -95,18 +108,18 @@ const fn mac(last: u8) -> Mac {
 pub const ROUTER_EDGE_MAC: Mac = mac(0xe1);
 /// MAC of the edge's end of its link with the router.
 pub const EDGE_ROUTER_MAC: Mac = mac(0xe2);
-/// MACs of the link between the edge and the world.
+/// MAC of the edge's end of its link with the world.
 pub(crate) const EDGE_WORLD_MAC: Mac = mac(0xe3);
 pub(crate) const WORLD_MAC: Mac = mac(0xe4);
 
-/// What the world sees. Addresses are from the documentation ranges (RFC 5737, RFC 3849).
+/// The addresses that the world sees, from the documentation ranges (RFC 5737, RFC 3849).
 impl Plan {
-    /// The public address that the VPC's IPv4 traffic is translated to.
+    /// The public address to which the VPC's IPv4 traffic is translated.
     pub const NAT: IpAddr = v4(198, 51, 100, 1);
-    /// The edge in the world's IPv6 subnet; IPv6 is not translated.
+    /// The edge's address in the world's IPv6 subnet; IPv6 is not translated.
     pub const EDGE_V6: IpAddr = v6(0x2001, 0xdb8, 1, 0, 0x1);
 
-    /// The load balancer's public address.
+    /// Returns the load balancer's public address.
     #[must_use]
     pub const fn load_balancer(family: Family) -> IpAddr {
         match family {
@@ -115,7 +128,7 @@ impl Plan {
         }
     }
 
-    /// The outside client.
+    /// Returns the address of the outside client.
     #[must_use]
     pub const fn client(family: Family) -> IpAddr {
         match family {
@@ -124,7 +137,7 @@ impl Plan {
         }
     }
 
-    /// The web server outside.
+    /// Returns the address of the outside web server.
     #[must_use]
     pub const fn web_server(family: Family) -> IpAddr {
         match family {
@@ -133,7 +146,7 @@ impl Plan {
         }
     }
 
-    /// Prefix length of the world's subnet.
+    /// Returns the prefix length of the world's subnet.
     #[must_use]
     pub const fn world_prefix(family: Family) -> u8 {
         match family {
@@ -142,7 +155,7 @@ impl Plan {
         }
     }
 
-    /// The link between router and edge.
+    /// Returns the link between router and edge.
     #[must_use]
     pub fn edge_link(family: Family) -> Link {
         let (router, edge, prefix) = match family {
@@ -155,7 +168,7 @@ impl Plan {
         }
     }
 
-    /// The NICs of other nodes whose subnets are this one's, too: on one wire, as it seems to the nodes.
+    /// Returns the NICs of other nodes in the same subnet, which seem to be on one wire with it.
     pub fn neighbours(&self, nic: &Nic) -> impl Iterator<Item = &Nic> {
         let subnet = |nic: &Nic| nic.v4.primary.trunc();
         let (node, own) = (nic.node.clone(), subnet(nic));
@@ -163,12 +176,12 @@ impl Plan {
             .filter(move |other| other.node != node && subnet(other) == own)
     }
 
-    /// All NICs of all nodes.
+    /// Returns all NICs of all nodes.
     pub fn nics(&self) -> impl Iterator<Item = &Nic> {
         self.nodes.iter().flat_map(|node| &node.nics)
     }
 
-    /// A node by its name.
+    /// Returns the node of this name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
@@ -176,7 +189,7 @@ impl Plan {
 }
 
 impl Node {
-    /// A NIC by its name.
+    /// Returns the NIC of this name.
     #[must_use]
     pub fn nic(&self, name: &str) -> Option<&Nic> {
         self.nics.iter().find(|nic| nic.name == name)
@@ -184,7 +197,7 @@ impl Node {
 }
 
 impl Nic {
-    /// The side of one family.
+    /// Returns the addresses of one family.
     #[must_use]
     pub fn subnet(&self, family: Family) -> &Subnet {
         match family {
@@ -193,24 +206,24 @@ impl Nic {
         }
     }
 
-    /// The node's own address on this NIC.
+    /// Returns the node's own address on this NIC.
     #[must_use]
     pub fn primary(&self, family: Family) -> IpAddr {
         self.subnet(family).primary.addr()
     }
 
-    /// Every address that the VPC delivers to this NIC and accepts from it.
+    /// Returns every address that the VPC delivers to this NIC and accepts from it.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         [&self.v4, &self.v6].into_iter().flat_map(Subnet::addresses)
     }
 
-    /// The router's port for this NIC.
+    /// Returns the name of the router's port for this NIC.
     #[must_use]
     pub fn port(&self) -> String {
         format!("p-{}-{}", self.node, self.name)
     }
 
-    /// The MAC of the router's port.
+    /// Returns the MAC of the router's port.
     #[must_use]
     pub fn port_mac(&self) -> Mac {
         let mut mac = self.mac;
@@ -218,7 +231,7 @@ impl Nic {
         mac
     }
 
-    /// The link-local address the kernel makes of the MAC (RFC 4291, appendix A).
+    /// Returns the link-local address that the kernel derives from the MAC (RFC 4291, appendix A).
     #[must_use]
     pub fn link_local(&self) -> IpAddr {
         let [a, b, c, d, e, f] = self.mac;
@@ -230,7 +243,7 @@ impl Nic {
 }
 
 impl Subnet {
-    /// Primary first, then the secondary ones.
+    /// Returns the primary address, then the secondary ones.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         std::iter::once(self.primary.addr()).chain(self.secondary.iter().copied())
     }
@@ -240,7 +253,7 @@ const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(a, b, c, d))
 }
 
-/// `a:b:c:d::last`.
+/// Returns the address `a:b:c:d::last`.
 const fn v6(a: u16, b: u16, c: u16, d: u16, last: u16) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, last))
 }

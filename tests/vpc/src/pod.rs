@@ -1,4 +1,4 @@
-//! A pod: a network namespace that the real plugin was called for.
+//! A pod: a network namespace for which the real plugin was called.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -27,15 +27,15 @@ pub struct Pod {
     pub name: String,
     /// The node it is on.
     pub node: String,
-    /// The NIC its address belongs to.
+    /// The NIC that its address belongs to.
     pub nic: String,
     /// Its namespace.
     pub netns: Netns,
-    /// What the runtime says about it.
+    /// The sandbox as the runtime describes it.
     pub sandbox: Sandbox,
     /// The result of ADD.
     pub result: Value,
-    /// Its addresses, one of each family or only one.
+    /// Its addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
     /// The node's end of its veth pair.
     pub host_interface: String,
@@ -45,10 +45,10 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Makes a namespace and calls ADD for it.
+    /// Creates a namespace and calls ADD for it.
     ///
     /// # Errors
-    /// The plugin's error, or what is missing in its result.
+    /// If the plugin fails, or its result lacks something.
     pub fn create(
         plugin: &Plugin,
         node: &str,
@@ -84,10 +84,10 @@ impl Pod {
         Ok(pod)
     }
 
-    /// Calls the plugin for this pod once more: CHECK gets the result of ADD, as libcni passes it.
+    /// Calls the plugin for this pod again. CHECK gets the result of ADD, as libcni passes it.
     ///
     /// # Errors
-    /// The plugin's error.
+    /// If the plugin fails; the error is the plugin's.
     pub fn call(&self, command: &str) -> Result<Value> {
         let config = if command == "CHECK" {
             let mut config: Value = serde_json::from_str(&self.config)?;
@@ -101,10 +101,10 @@ impl Pod {
             .success()
     }
 
-    /// Takes the programs off the pod's interfaces, as a careless `tc qdisc del` does.
+    /// Detaches the programs from the pod's interfaces, as a careless `tc qdisc del` does.
     ///
     /// # Errors
-    /// When an interface has none.
+    /// If an interface has none.
     pub fn detach_programs(&self) -> Result<()> {
         let netlink = self.netns.netlink()?;
         netlink.remove_clsact(NODE_SIDE)?;
@@ -114,7 +114,7 @@ impl Pod {
     /// Calls DEL.
     ///
     /// # Errors
-    /// The plugin's error.
+    /// If the plugin fails; the error is the plugin's.
     pub fn delete(mut self) -> Result<()> {
         self.deleted = true;
         self.call("DEL")
@@ -122,10 +122,10 @@ impl Pod {
         Ok(())
     }
 
-    /// Its address of one family.
+    /// Returns its address of one family.
     ///
     /// # Panics
-    /// When it has none: a mistake in the test.
+    /// If it has none, which is a mistake in the test.
     #[must_use]
     pub fn address(&self, family: Family) -> IpAddr {
         match self
@@ -138,7 +138,7 @@ impl Pod {
         }
     }
 
-    /// Its address of one family, with a port.
+    /// Returns its address of one family, with a port.
     #[must_use]
     pub fn socket(&self, family: Family, port: u16) -> SocketAddr {
         SocketAddr::new(self.address(family), port)
@@ -148,7 +148,7 @@ impl Pod {
 impl Drop for Pod {
     fn drop(&mut self) {
         if !self.deleted {
-            // Whoever wants to know calls `delete`.
+            // A caller that needs the result calls `delete`.
             let _ = self.call("DEL");
         }
     }
@@ -173,7 +173,7 @@ fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
         .collect()
 }
 
-/// The one interface that is not in a sandbox.
+/// Returns the name of the only interface that is not in a sandbox.
 fn host_interface(result: &Value) -> Result<String> {
     let name = result["interfaces"]
         .as_array()

@@ -1,4 +1,4 @@
-//! Programs that run beside a test, and end with it.
+//! Programs that run beside a test and end with it.
 
 use std::{
     fs::{self, File},
@@ -19,12 +19,12 @@ use nix::{
 
 use crate::netns::Netns;
 
-/// A child that the kernel kills when this process ends, however it ends. Killed when dropped.
+/// A child process that the kernel kills when this process ends, for whatever reason. Dropping it kills it, too.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// `PR_SET_PDEATHSIG` counts from the *thread* that started the child, which therefore has to
-    /// stay: it ends when this sender is dropped.
+    /// Keeps the thread that started the child, which must not end before it: `PR_SET_PDEATHSIG` refers to the
+    /// *thread*. The thread ends when this sender is dropped.
     _keeps_the_starter: mpsc::Sender<()>,
 }
 
@@ -32,7 +32,7 @@ impl Process {
     /// Starts `command`, with both outputs appended to the file `log`.
     ///
     /// # Errors
-    /// When the log cannot be opened or the program cannot be started.
+    /// If the log cannot be opened or the program cannot be started.
     pub fn start(mut command: Command, log: &Path) -> io::Result<Self> {
         let log = File::options().create(true).append(true).open(log)?;
         command
@@ -59,25 +59,24 @@ impl Process {
         })
     }
 
-    /// Its process ID.
+    /// Returns its process ID.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its status, if it has ended.
+    /// Returns its status, if it has ended.
     ///
     /// # Errors
-    /// When the kernel does not know it.
+    /// If the kernel does not know the process.
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    /// Asks it to end (SIGTERM) and waits: `None` if it was still there after `patience`, and was
-    /// killed.
+    /// Sends SIGTERM and waits. Returns `None` if it had to be killed after `patience`.
     ///
     /// # Errors
-    /// When it cannot be signalled or waited for.
+    /// If it cannot be signalled or waited for.
     pub fn stop(&mut self, patience: Duration) -> io::Result<Option<ExitStatus>> {
         let id = i32::try_from(self.id()).map_err(io::Error::other)?;
         kill(Pid::from_raw(id), Signal::SIGTERM)?;
@@ -95,7 +94,7 @@ impl Process {
     /// Kills it (SIGKILL), as the kernel's out-of-memory killer does, and waits.
     ///
     /// # Errors
-    /// When it cannot be signalled or waited for.
+    /// If it cannot be signalled or waited for.
     pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)
@@ -104,13 +103,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended before; errors have nobody to go to.
+        // The process may have ended before, and nobody could handle the error.
         let _ = self.kill();
     }
 }
 
-/// Runs a program that reads a script from its standard input, in the namespace that `command` is for, and fails with
-/// what it said, and the script.
+/// Runs a program with a script on its standard input, in the namespace of `command`. An error has the program's output
+/// and the script.
 pub(crate) fn feed(mut command: Command, netns: &Netns, script: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let mut child = command
@@ -137,8 +136,7 @@ pub(crate) fn feed(mut command: Command, netns: &Netns, script: &str) -> Result<
     Ok(())
 }
 
-/// Removes the directories in `place` that processes which were killed left there: those that are called `prefix`,
-/// the process's ID and a dash.
+/// Removes the directories in `place` that killed processes left: their names are `prefix`, the process ID and a dash.
 pub fn sweep(place: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(place) else {
         return;

@@ -1,4 +1,4 @@
-//! What a program says while it works: one line a step, and how long it took.
+//! Progress of a program: one line for each step, with its duration.
 
 use std::{
     io::Write as _,
@@ -7,10 +7,10 @@ use std::{
 
 use anyhow::Result;
 
-/// Says what is being done, does it, says how long it took.
+/// Runs a step, and prints its name before and its duration after it.
 ///
 /// # Errors
-/// Those of `work`.
+/// If `work` fails.
 pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     print(&format!("{what} ... "));
     let start = Instant::now();
@@ -23,16 +23,16 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-/// A time as people read it.
+/// Formats a duration for people.
 #[must_use]
 pub fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
 }
 
-/// To standard output, at once.
+/// Prints to standard output without a buffer.
 pub fn print(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    // A reader that went away wants no more.
+    // A reader that went away needs no more output.
     let _ = stdout.write_all(text.as_bytes());
     let _ = stdout.flush();
 }

@@ -1,6 +1,6 @@
-//! Numbers that are the same again for the same seed.
+//! Random numbers that repeat for the same seed.
 
-/// xorshift64* (Vigna 2016): the numbers need not be good, only different.
+/// xorshift64* (Vigna 2016). The numbers need not be good, only different.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -12,7 +12,7 @@ impl Default for Random {
 }
 
 impl Random {
-    /// Another seed, another sequence.
+    /// Creates a sequence; each seed has another one.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed | 1)
@@ -26,18 +26,18 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A number from 0 to below `limit`.
+    /// Returns a number from 0 to below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         (self.number() >> 33) % limit
     }
 
-    /// A place in something so long; 0 in nothing.
+    /// Returns an index into something of this length; 0 if it is empty.
     pub fn index(&mut self, length: usize) -> usize {
         let length = u64::try_from(length.max(1)).unwrap_or(u64::MAX);
         usize::try_from(self.below(length)).unwrap_or(0)
     }
 
-    /// One of these; none of nothing.
+    /// Returns one of the elements; none if there are none.
     pub fn pick<'t, T>(&mut self, all: &'t [T]) -> Option<&'t T> {
         all.get(self.index(all.len()))
     }

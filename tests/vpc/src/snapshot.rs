@@ -1,4 +1,4 @@
-//! What a namespace holds, as `ip` prints it: a second implementation looks at what ours did.
+//! The contents of a namespace as `ip` prints them: a second implementation checks the agent's work.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::{netns::Netns, patience::eventually};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
 
-/// What `ip` is asked. Link lines are cut to their name: indices and states are nobody's property.
+/// The commands. Lines of links are cut to their names: indices and states may change.
 const QUESTIONS: [&[&str]; 7] = [
     &["-brief", "link", "show"],
     &["-brief", "address", "show"],
@@ -22,10 +22,10 @@ const QUESTIONS: [&[&str]; 7] = [
 ];
 
 impl Snapshot {
-    /// Takes one.
+    /// Takes a snapshot.
     ///
     /// # Errors
-    /// When `ip` fails.
+    /// If `ip` fails.
     pub fn of(netns: &Netns) -> Result<Self> {
         let mut lines = BTreeSet::new();
         for question in QUESTIONS {
@@ -34,7 +34,7 @@ impl Snapshot {
                 let words: Vec<&str> = line.split_whitespace().collect();
                 let words: Vec<&str> = match question {
                     ["-brief", "link", ..] => words[..1].to_vec(),
-                    // A carrier comes late, and with it the kernel's own link-local address.
+                    // A carrier, and with it the kernel's own link-local address, comes later.
                     ["-brief", "address", ..] => words
                         .into_iter()
                         .enumerate()
@@ -49,19 +49,19 @@ impl Snapshot {
         Ok(Self(lines))
     }
 
-    /// Its lines.
+    /// Returns its lines.
     #[must_use]
     pub fn into_lines(self) -> BTreeSet<String> {
         self.0
     }
 
-    /// Whether any line has this in it.
+    /// Whether any line contains this text.
     #[must_use]
     pub fn mentions(&self, text: &str) -> bool {
         self.0.iter().any(|line| line.contains(text))
     }
 
-    /// The names of the links that start like this.
+    /// Returns the names of the links with this prefix.
     #[must_use]
     pub fn links(&self, prefix: &str) -> Vec<&str> {
         self.0
@@ -71,10 +71,10 @@ impl Snapshot {
             .collect()
     }
 
-    /// That `later` is the same.
+    /// Asserts that `later` is equal.
     ///
     /// # Errors
-    /// Lists what is gone and what is new.
+    /// If anything changed; the error lists what is gone and what is new.
     pub fn assert_same(&self, later: &Self) -> Result<()> {
         let gone: Vec<_> = self.0.difference(&later.0).collect();
         let new: Vec<_> = later.0.difference(&self.0).collect();
@@ -84,20 +84,20 @@ impl Snapshot {
         Ok(())
     }
 
-    /// That the namespace is the same again before long: what the last pod leaves behind is taken away after its
-    /// DEL was answered.
+    /// Asserts that the namespace becomes equal again soon: some objects of the last pod are removed after its DEL was
+    /// answered.
     ///
     /// # Errors
-    /// Lists what is gone and what is new.
+    /// If anything changed; the error lists what is gone and what is new.
     pub fn comes_back(&self, netns: &Netns) -> Result<()> {
         let what = format!("{} is as it was", netns.name());
         eventually(what, || self.assert_same(&Self::of(netns)?))
     }
 
-    /// That everything of `self` is in `later`.
+    /// Asserts that `later` has everything that this snapshot has.
     ///
     /// # Errors
-    /// Lists what is gone.
+    /// If anything is gone; the error lists it.
     pub fn assert_within(&self, later: &Self) -> Result<()> {
         let gone: Vec<_> = self.0.difference(&later.0).collect();
         if !gone.is_empty() {
@@ -107,24 +107,24 @@ impl Snapshot {
     }
 }
 
-/// Whether it is a route to the kernel's own link-local address, which comes when nobody else was found to have it.
+/// Whether the line is a route to the kernel's own link-local address, which appears after duplicate address detection.
 #[must_use]
 pub fn comes_late(line: &str) -> bool {
     line.starts_with("local fe80:")
 }
 
-/// Runs `ip` in the namespace.
+/// Runs `ip` in the namespace and returns its output.
 ///
 /// # Errors
-/// With what it said, when it fails.
+/// If it fails; the error has its output.
 pub fn ip(netns: &Netns, arguments: &[&str]) -> Result<String> {
     run(netns, "ip", arguments)
 }
 
-/// Runs a program in the namespace and gives what it printed.
+/// Runs a program in the namespace and returns its output.
 ///
 /// # Errors
-/// With what it said, when it fails.
+/// If it fails; the error has its output.
 pub fn run(netns: &Netns, program: &str, arguments: &[&str]) -> Result<String> {
     let output = netns
         .command(program)

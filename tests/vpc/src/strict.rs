@@ -17,19 +17,19 @@ use aya::{
 
 use crate::{netlink::Netlink, netns::Netns, plan::Nic, workspace};
 
-/// Why the VPC dropped a frame.
+/// The reason why the VPC dropped a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Its source MAC is not the NIC's.
     Mac,
-    /// Its source address is not one of the NIC's.
+    /// Its source address is not one of the NIC's addresses.
     Source,
     /// It is neither ARP, IPv4 nor IPv6.
     Protocol,
 }
 
 impl Reason {
-    /// All, in the program's numbering.
+    /// All reasons, in the program's numbering.
     const ALL: [Self; 3] = [Self::Mac, Self::Source, Self::Protocol];
 }
 
@@ -40,13 +40,13 @@ pub struct Violation {
     pub node: String,
     /// The NIC it sent them from.
     pub nic: String,
-    /// Why they were dropped.
+    /// The reason.
     pub reason: Reason,
-    /// How many, since the VPC was built.
+    /// The number of frames since the VPC was built.
     pub count: u64,
-    /// Source address of the last one.
+    /// Source address of the last frame.
     pub source: IpAddr,
-    /// Destination address of the last one.
+    /// Destination address of the last frame.
     pub destination: IpAddr,
 }
 
@@ -68,7 +68,7 @@ impl fmt::Display for Violation {
 /// The program, attached.
 pub struct Strict {
     router: Netns,
-    /// Only empty while it is being dropped.
+    /// The loaded program; `None` only while this is dropped.
     ebpf: Option<Ebpf>,
     ports: Vec<(u32, Nic)>,
 }
@@ -77,7 +77,7 @@ impl Strict {
     /// Loads the program and attaches it to the port of every NIC.
     ///
     /// # Errors
-    /// When the object is not there or the kernel refuses it.
+    /// If the object is not there or the kernel refuses it.
     pub fn attach<'a>(
         router: &Netns,
         netlink: &Netlink,
@@ -99,10 +99,10 @@ impl Strict {
         })
     }
 
-    /// Everything dropped so far.
+    /// Returns everything that was dropped so far.
     ///
     /// # Errors
-    /// When the program's counters cannot be read.
+    /// If the program's counters cannot be read.
     pub fn violations(&self) -> Result<Vec<Violation>> {
         let map = self
             .ebpf
@@ -134,8 +134,8 @@ impl Strict {
 
 impl Drop for Strict {
     fn drop(&mut self) {
-        // aya detaches by interface index in the namespace of the calling thread: anywhere else
-        // than in the router's, that would be somebody else's interface.
+        // aya detaches by interface index, in the namespace of the calling thread. In another namespace than the
+        // router's that index is another interface's.
         let ebpf = self.ebpf.take();
         let detached = self.router.run(move || {
             drop(ebpf);
@@ -216,7 +216,7 @@ fn allowed_key(ifindex: u32, address: IpAddr) -> [u8; 20] {
     key
 }
 
-/// An address as the program stores it: sixteen bytes in packet order.
+/// Converts an address as the program stores it: sixteen bytes in network byte order.
 fn address(words: [u64; 2]) -> IpAddr {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&words[0].to_ne_bytes());

@@ -1,7 +1,7 @@
-//! Packet capture: what really passed, where, in which order.
+//! Packet capture: which packets passed which place, in which order.
 //!
-//! A tap is a packet socket. The kernel queues every packet on it as it passes, so there is no
-//! thread: whoever asks reads what has come by then, and what a finished exchange sent is there.
+//! A tap is a packet socket. The kernel queues every packet on it as it passes, so there is no thread: a reader gets
+//! what has arrived by then, which includes all packets of a finished exchange.
 
 use std::{
     io::IoSliceMut,
@@ -23,7 +23,7 @@ use crate::{netns::Netns, packet::decode, packet_socket, vpc::Vpc};
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(usize);
 
-/// The taps and what they caught.
+/// The taps, and what they captured.
 #[derive(Debug, Default)]
 pub struct Taps {
     state: Mutex<State>,
@@ -43,17 +43,17 @@ struct Tap {
     outgoing: Direction,
 }
 
-/// Enough for the headers; the rest of a packet is cut off.
+/// The captured length of a packet: enough for the headers.
 const SNAP: usize = 256;
-/// Bytes of packets that may wait in a tap between two looks at it.
+/// The buffer of a tap in bytes, for the packets between two reads.
 const BUFFER: usize = 32 << 20;
 
 impl Taps {
-    /// Taps the wire of every NIC, at the router's end: what is there, the node sent or gets, and
-    /// what a program on the node's side makes of it afterwards does not matter.
+    /// Taps the wire of every NIC at the router's end. There the packets are what the node sent or will receive; what
+    /// programs on the node do with them afterwards does not matter.
     ///
     /// # Errors
-    /// When a packet socket cannot be opened.
+    /// If a packet socket cannot be opened.
     pub fn on_all_wires(vpc: &Vpc) -> Result<Self> {
         let taps = Self::default();
         for nic in vpc.plan.nics() {
@@ -67,11 +67,11 @@ impl Taps {
         Ok(taps)
     }
 
-    /// Taps one more interface. `outgoing` is the direction that its outgoing packets have from
-    /// the node's or pod's point of view.
+    /// Taps one more interface. `outgoing` is the direction of its outgoing packets from the node's or pod's point of
+    /// view.
     ///
     /// # Errors
-    /// When there is no such interface, or no packet socket to be had.
+    /// If there is no such interface, or the packet socket cannot be opened.
     pub fn add(
         &self,
         netns: &Netns,
@@ -90,25 +90,25 @@ impl Taps {
         Ok(())
     }
 
-    /// Removes the taps of a place, before its interface goes away.
+    /// Removes the taps of these places, before their interfaces are removed.
     pub fn remove(&self, gone: impl Fn(&Place) -> bool) {
         self.lock().taps.retain(|tap| !gone(&tap.place));
     }
 
-    /// Now: a later [`Taps::since`] gives what was seen after it.
+    /// Returns a mark for now: [`Taps::since`] returns what is seen after it.
     ///
     /// # Errors
-    /// When a tap cannot be read, or overflowed.
+    /// If a tap cannot be read, or overflowed.
     pub fn mark(&self) -> Result<Mark> {
         let mut state = self.lock();
         state.drain()?;
         Ok(Mark(state.seen.len()))
     }
 
-    /// Everything seen since a mark, in order of time.
+    /// Returns everything seen since a mark, ordered by time.
     ///
     /// # Errors
-    /// When a tap cannot be read, or overflowed: then "it was not seen" would prove nothing.
+    /// If a tap cannot be read, or overflowed: then a packet that was not seen would prove nothing.
     pub fn since(&self, mark: Mark) -> Result<Vec<Seen>> {
         let mut state = self.lock();
         state.drain()?;
@@ -143,7 +143,7 @@ impl State {
 }
 
 impl Tap {
-    /// The next packet: `None` if there is none, `Some(None)` if it is none of IP.
+    /// Reads the next packet. Returns `None` if there is none, `Some(None)` if it is not an IP packet.
     fn receive(&self) -> Result<Option<Option<Seen>>> {
         let mut buffer = [0; SNAP];
         let mut control = nix::cmsg_space!(libc::timespec);
@@ -183,8 +183,8 @@ impl Tap {
     }
 }
 
-/// A packet socket on one interface of the calling thread's namespace. Cooked (`SOCK_DGRAM`):
-/// packets start at the IP header, whatever the interface.
+/// Opens a packet socket on one interface of the calling thread's namespace. It is a cooked one (`SOCK_DGRAM`): packets
+/// begin at the IP header, whatever the interface.
 fn open(interface: &str) -> Result<OwnedFd> {
     let socket = packet_socket::open(interface, libc::SOCK_DGRAM, libc::ETH_P_ALL)?;
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).context("enlarging its buffer")?;
@@ -192,7 +192,7 @@ fn open(interface: &str) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Packets that found the buffer full since the last call.
+/// Returns how many packets were lost to a full buffer since the last call.
 fn lost(socket: &OwnedFd) -> Result<u32> {
     let mut statistics = libc::tpacket_stats {
         tp_packets: 0,

@@ -1,4 +1,4 @@
-//! Servers that answer with the address they saw, and clients that say what they were answered.
+//! Servers that answer with the client's address as they saw it, and clients that return such answers.
 
 use std::{
     fmt,
@@ -27,7 +27,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Both.
+    /// Both protocols.
     pub const BOTH: [Self; 2] = [Self::Tcp, Self::Udp];
 
     fn socket_type(self) -> Type {
@@ -39,7 +39,7 @@ impl Protocol {
 }
 
 impl fmt::Display for Protocol {
-    /// As iptables spells it.
+    /// Formats the protocol as iptables spells it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "tcp",
@@ -48,8 +48,8 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A server in a namespace; it ends when dropped. It answers every line or datagram with the
-/// peer's address and port as it saw them.
+/// A server in a namespace. It answers every line or datagram with the peer's address and port as it saw them. Dropping
+/// it ends it.
 #[derive(Debug)]
 pub struct Server {
     listener: Arc<Listener>,
@@ -72,12 +72,12 @@ impl AsFd for Listener {
 }
 
 impl Server {
-    /// Starts a server on an address; it serves when this returns. A wildcard address is what
-    /// most servers use, and for UDP the hard case: nothing ties the reply to where the request
-    /// came in.
+    /// Starts a server on an address; it serves when this returns.
+    /// Most servers use a wildcard address. For UDP that is the hard case: nothing ties the reply to the interface that
+    /// the request came in on.
     ///
     /// # Errors
-    /// When the address cannot be bound.
+    /// If the address cannot be bound.
     pub fn start(netns: &Netns, protocol: Protocol, address: SocketAddr) -> Result<Self> {
         let context = || format!("serving {protocol} on {address} in {}", netns.name());
         let socket = netns
@@ -91,7 +91,7 @@ impl Server {
             Protocol::Udp => Listener::Udp(socket.into()),
         });
         let serving = Arc::clone(&listener);
-        // The socket stays in the namespace it was made in, wherever its thread is.
+        // The socket stays in the namespace in which it was opened, wherever its thread is.
         let thread = thread::spawn(move || serve(&serving));
         Ok(Self {
             listener,
@@ -99,10 +99,10 @@ impl Server {
         })
     }
 
-    /// Servers for TCP and UDP on one address and port.
+    /// Starts servers for TCP and UDP on one address and port.
     ///
     /// # Errors
-    /// When the port is taken.
+    /// If the port is taken.
     pub fn on(netns: &Netns, address: IpAddr, port: u16) -> Result<[Self; 2]> {
         let address = SocketAddr::new(address, port);
         Ok([
@@ -111,10 +111,10 @@ impl Server {
         ])
     }
 
-    /// Servers for TCP and UDP of both families on one port, on the wildcard addresses.
+    /// Starts servers for TCP and UDP of both families on one port of the wildcard addresses.
     ///
     /// # Errors
-    /// When the port is taken.
+    /// If the port is taken.
     pub fn on_any(netns: &Netns, port: u16) -> Result<Vec<Self>> {
         let mut servers = Vec::new();
         for family in Family::BOTH {
@@ -126,7 +126,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Wakes the thread from accept(2) or recv(2), for UDP too, whatever it returns.
+        // This ends accept(2) or recv(2) in the thread, for UDP too, even if it returns an error.
         let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -134,11 +134,11 @@ impl Drop for Server {
     }
 }
 
-/// A socket that is bound to an address, for tests with a conversation of their own. It waits two
-/// seconds for what it is to receive.
+/// Opens a socket that is bound to an address, for tests with exchanges of their own. Its receive timeout is
+/// [`PATIENCE`].
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// If the address cannot be bound.
 pub fn socket(netns: &Netns, protocol: Protocol, address: SocketAddr) -> Result<Socket> {
     let socket = netns
         .run(|| bind(protocol, address))
@@ -147,14 +147,14 @@ pub fn socket(netns: &Netns, protocol: Protocol, address: SocketAddr) -> Result<
     Ok(socket)
 }
 
-/// A socket of the calling thread's namespace, bound to an address.
+/// Opens a socket in the calling thread's namespace, bound to an address.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// If the address cannot be bound.
 pub fn bind(protocol: Protocol, address: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), protocol.socket_type(), None)?;
     if address.is_ipv6() {
-        // Each family has its own server, so that a test of one proves nothing about the other.
+        // Each family has its own server, so that a test of one family proves nothing about the other.
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
@@ -172,12 +172,12 @@ fn serve(listener: &Listener) -> Result<()> {
         Listener::Udp(socket) => {
             let mut buffer = [0; 2048];
             loop {
-                // Nothing received and no sender: the socket was shut down.
+                // No data and no sender: the socket was shut down.
                 let (length, peer) = socket.recv_from(&mut buffer)?;
                 if length == 0 {
                     break;
                 }
-                // A reply that cannot be sent is one the client misses; that is its finding.
+                // If a reply cannot be sent, the client reports that it is missing.
                 let _ = socket.send_to(format!("{peer}\n").as_bytes(), peer);
             }
         }
@@ -195,14 +195,14 @@ fn converse(stream: TcpStream, peer: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// What a client got.
+/// The answer to a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
     /// The client's address as the server saw it.
     pub seen_as: SocketAddr,
     /// The client's address as the client knows it.
     pub local: SocketAddr,
-    /// The quickest of a few round trips.
+    /// The shortest of a few round trips.
     pub latency: Duration,
 }
 
@@ -216,7 +216,7 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// A client that has [`PATIENCE`].
+    /// Creates a client with the time limit [`PATIENCE`].
     #[must_use]
     pub fn new(netns: &'a Netns, protocol: Protocol) -> Self {
         Self {
@@ -227,30 +227,30 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Sends from this address; port 0 lets the kernel choose.
+    /// Sets the source address; port 0 lets the kernel choose.
     #[must_use]
     pub fn from(mut self, source: SocketAddr) -> Self {
         self.source = Some(source);
         self
     }
 
-    /// Sends from this address.
+    /// Sets the source address, with any port.
     #[must_use]
     pub fn from_ip(self, source: IpAddr) -> Self {
         self.from(SocketAddr::new(source, 0))
     }
 
-    /// Waits this long for a connection and for each answer.
+    /// Sets the time limit for a connection, and for each answer.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Connects. A UDP socket is connected too: it takes a reply from the server's address only.
+    /// Connects. A UDP socket is connected, too: it receives replies from the server's address only.
     ///
     /// # Errors
-    /// When there is no connection in time.
+    /// If there is no connection in time.
     pub fn connect(&self, server: SocketAddr) -> Result<Connection> {
         let connected = || -> Result<Socket> {
             let domain = Domain::for_address(server);
@@ -293,10 +293,10 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Connects and asks a few times.
+    /// Connects, and sends a few requests.
     ///
     /// # Errors
-    /// When there is no connection or an answer is missing.
+    /// If there is no connection or an answer is missing.
     pub fn ask(&self, server: SocketAddr) -> Result<Answer> {
         let mut connection = self.connect(server)?;
         let mut answer = connection.ask()?;
@@ -323,11 +323,10 @@ enum Channel {
 }
 
 impl Connection {
-    /// Ends it at once, for both sides: TCP sends a reset (RFC 9293, 3.10.5), and the client can have the
-    /// same connection again.
+    /// Resets it at once on both sides (RFC 9293, 3.10.5), so that the client can reuse its address and port.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn abort(self) -> Result<()> {
         if let Channel::Tcp(stream) = &self.channel {
             SockRef::from(stream.get_ref()).set_linger(Some(Duration::ZERO))?;
@@ -335,10 +334,10 @@ impl Connection {
         Ok(())
     }
 
-    /// One question, one answer.
+    /// Sends one request and returns the answer.
     ///
     /// # Errors
-    /// When the answer does not come in time or makes no sense.
+    /// If the answer does not come in time, or is not an address.
     pub fn ask(&mut self) -> Result<Answer> {
         let (local, server) = (self.local, self.server);
         let no_answer = |error: io::Error| match error.kind() {

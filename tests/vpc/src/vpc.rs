@@ -23,27 +23,44 @@ const UPLINK: &str = "uplink";
 /// The world is an ordinary Ethernet.
 const WORLD_MTU: u32 = 1500;
 
-/// The VPC, built and strict.
+/// The VPC: the network as built, with its strictness.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use ebbtide_vpc::{ping::ping, plan::{Family, Plan}, vpc::Vpc};
+///
+/// // The network alone, without agents.
+/// let vpc = Vpc::build(Plan::default())?;
+/// let gateway = vpc.nic("master", "ens5").subnet(Family::V4).gateway;
+/// ping(vpc.node("master"), None, gateway, Duration::from_secs(2))?;
+///
+/// // What no cloud would carry is dropped, and counted.
+/// assert_eq!(vpc.dropped_at("master", "ens5")?, 0);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Vpc {
-    /// What it was built from.
+    /// The plan that it was built from.
     pub plan: Plan,
-    /// Dropped first: it detaches inside [`Vpc::router`].
+    /// The programs on the router's ports. Dropped first: they are detached inside [`Vpc::router`].
     strict: Strict,
     /// The router.
     pub router: Netns,
-    /// NAT gateway, internet gateway, load balancer.
+    /// The edge: NAT gateway, internet gateway and load balancer.
     pub edge: Edge,
-    /// A web server and a client, outside.
+    /// The world outside: a web server and a client.
     pub world: Netns,
     nodes: BTreeMap<String, Netns>,
 }
 
 impl Vpc {
-    /// Builds everything.
+    /// Builds the VPC of a plan.
     ///
     /// # Errors
-    /// Says which step failed; what was built by then goes away.
+    /// If a step fails; the error names it, and what was built is removed.
     pub fn build(plan: Plan) -> Result<Self> {
         let router = Netns::new("vpc")?;
         router.sysctls(ROUTER_SYSCTLS)?;
@@ -78,10 +95,10 @@ impl Vpc {
         })
     }
 
-    /// A node's namespace.
+    /// Returns a node's namespace.
     ///
     /// # Panics
-    /// When the plan has no such node, or it is no namespace: a mistake in the test.
+    /// If the plan has no such node, or the node is not a namespace, which is a mistake in the test.
     #[must_use]
     pub fn node(&self, name: &str) -> &Netns {
         match self.nodes.get(name) {
@@ -90,10 +107,10 @@ impl Vpc {
         }
     }
 
-    /// A node's NIC.
+    /// Returns a node's NIC.
     ///
     /// # Panics
-    /// When the plan has none of these names: a mistake in the test.
+    /// If the plan has no NIC of these names, which is a mistake in the test.
     #[must_use]
     pub fn nic(&self, node: &str, nic: &str) -> &Nic {
         match self.plan.node(node).and_then(|node| node.nic(nic)) {
@@ -102,18 +119,18 @@ impl Vpc {
         }
     }
 
-    /// What the VPC dropped so far because no cloud would carry it.
+    /// Returns what the VPC dropped so far because no cloud would carry it.
     ///
     /// # Errors
-    /// When the counters cannot be read.
+    /// If the counters cannot be read.
     pub fn violations(&self) -> Result<Vec<Violation>> {
         self.strict.violations()
     }
 
-    /// How many frames the VPC dropped so far at one NIC.
+    /// Returns how many frames the VPC dropped so far at one NIC.
     ///
     /// # Errors
-    /// When the counters cannot be read.
+    /// If the counters cannot be read.
     pub fn dropped_at(&self, node: &str, nic: &str) -> Result<u64> {
         Ok(self
             .violations()?
@@ -126,7 +143,7 @@ impl Vpc {
     /// Fails if the VPC dropped anything.
     ///
     /// # Errors
-    /// Lists what was dropped.
+    /// If anything was dropped; the error lists it.
     pub fn assert_no_violations(&self) -> Result<()> {
         let violations = self.violations()?;
         if !violations.is_empty() {
@@ -137,8 +154,8 @@ impl Vpc {
     }
 }
 
-/// No duplicate address detection, no solicitations: addresses work at once and the wires are
-/// silent until somebody speaks.
+/// Settings without duplicate address detection and solicitations: addresses can be used at once, and the wires are
+/// silent until somebody sends.
 const QUIET_IPV6: &[(&str, &str)] = &[
     ("net/ipv6/conf/all/accept_dad", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
@@ -147,8 +164,8 @@ const QUIET_IPV6: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/router_solicitations", "0"),
 ];
 
-/// The router answers ARP and ND for its gateway addresses only (`arp_ignore`), and drops nothing
-/// silently (`rp_filter` off: strictness is counted, see [`Strict`]).
+/// The router's settings. It answers ARP and ND for its gateway addresses only (`arp_ignore`), and drops nothing
+/// silently (no `rp_filter`): strictness is counted, see [`Strict`].
 const ROUTER_SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv4/conf/all/rp_filter", "0"),
@@ -170,8 +187,7 @@ const EDGE_SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/accept_dad", "0"),
 ];
 
-/// What a node's kernel is told: it forwards, quietly, and filters by the reverse path where the
-/// plan says so.
+/// Returns a node's settings: it forwards, and filters reverse paths if the plan says so.
 #[must_use]
 pub fn node_sysctls(plan: &Plan) -> Vec<(&'static str, &'static str)> {
     let rp_filter = if plan.strict_rp_filter { "1" } else { "0" };
@@ -184,7 +200,8 @@ pub fn node_sysctls(plan: &Plan) -> Vec<(&'static str, &'static str)> {
     QUIET_IPV6.iter().copied().chain(own).collect()
 }
 
-/// The router never asks a port who has what: it knows, as a cloud does, or there is nobody.
+/// Keeps the router from asking who has an address behind a port: as in a cloud, it knows each address, or the address
+/// does not exist.
 fn ask_nobody(router: &Netns, port: &str) -> Result<()> {
     let paths = ["ipv4", "ipv6"].map(|family| {
         ["mcast_solicit", "ucast_solicit"]
@@ -258,7 +275,7 @@ fn connect_world(edge: &Netns, world: &Netns) -> Result<()> {
             far.add_address(UPLINK, address)?;
         }
     }
-    // The world knows no way to the VPC's IPv4 addresses: only what was translated gets an answer.
+    // The world has no route to the VPC's IPv4 addresses, so only translated packets are answered.
     far.add_route(everything(Family::V6), Plan::EDGE_V6)
 }
 
@@ -283,7 +300,7 @@ fn connect_node(plan: &Plan, netlink: &Netlink, router: &Netns, node: &Node) -> 
         far.set_up(&nic.name)?;
         set_port(plan, netlink, router, nic)?;
         for family in Family::BOTH {
-            // Secondary addresses are the pods': the node's interface has none of them.
+            // Secondary addresses are for pods: the node's interface has none of them.
             far.add_address(&nic.name, nic.subnet(family).primary)?;
         }
     }
@@ -295,11 +312,11 @@ fn connect_node(plan: &Plan, netlink: &Netlink, router: &Netns, node: &Node) -> 
     Ok(netns)
 }
 
-/// The VPC's end of a machine that is still to be plugged in.
+/// Builds the VPC's ends of the NICs of a machine that is started later.
 fn connect_machine(plan: &Plan, netlink: &Netlink, router: &Netns, node: &Node) -> Result<()> {
     for nic in &node.nics {
         let port = nic.port();
-        // rtnetlink makes no tap devices (drivers/net/tun.c: "needs to be created through /dev/net/tun")
+        // rtnetlink makes no tap devices (drivers/net/tun.c: "needs to be created through /dev/net/tun").
         ip(router, &["tuntap", "add", "dev", &port, "mode", "tap"])?;
         netlink.set_mac(&port, nic.port_mac())?;
         netlink.set_up(&port)?;
@@ -321,7 +338,7 @@ fn ip(netns: &Netns, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What the router's port for a NIC is told: the gateway's addresses, and whose the others are.
+/// Configures the router's port for a NIC: the gateway's addresses, and the neighbours behind it.
 fn set_port(plan: &Plan, netlink: &Netlink, router: &Netns, nic: &Nic) -> Result<()> {
     let port = nic.port();
     if !plan.asks {
@@ -338,8 +355,8 @@ fn set_port(plan: &Plan, netlink: &Netlink, router: &Netns, nic: &Nic) -> Result
     share_subnets(plan, netlink, router, nic)
 }
 
-/// Nodes that share a subnet are not on one wire: the router knows behind which port each address
-/// is, and answers at the other ports for those that exist, with its own MAC, as clouds do.
+/// Configures the router for a subnet that several nodes share. They are not on one wire: the router knows the port of
+/// each address, and at the other ports it answers for existing addresses with its own MAC, as clouds do.
 fn share_subnets(plan: &Plan, netlink: &Netlink, router: &Netns, nic: &Nic) -> Result<()> {
     let port = nic.port();
     let mut others = plan.neighbours(nic).peekable();
@@ -351,7 +368,7 @@ fn share_subnets(plan: &Plan, netlink: &Netlink, router: &Netns, nic: &Nic) -> R
     }
     router.sysctls(&[
         (&format!("net/ipv6/conf/{port}/proxy_ndp"), "1"),
-        // at once: both wait for up to 0.8 s otherwise, to let the owner speak first
+        // Answers at once: both wait for up to 0.8 s otherwise, so that the owner may answer first.
         (&format!("net/ipv4/neigh/{port}/proxy_delay"), "0"),
         (&format!("net/ipv6/neigh/{port}/proxy_delay"), "0"),
     ])?;

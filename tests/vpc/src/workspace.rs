@@ -1,10 +1,10 @@
-//! Where the things under test are.
+//! The paths of the binaries and other files under test.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-/// The directory of a binary, an object or the like, and how it comes to be there.
+/// The directory of files under test, and the command that makes them.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     variable: &'static str,
@@ -40,17 +40,17 @@ pub const XTASK: Place = Place {
     made_by: "cargo build -p xtask",
 };
 
-/// `ebbtide-e2e`, beside `xtask`: it is a server in the end-to-end test's pods, too.
+/// `ebbtide-e2e`, beside `xtask`: it is also the server in the end-to-end test's pods.
 pub const E2E: Place = Place {
     made_by: "cargo build --bin ebbtide-e2e",
     ..XTASK
 };
 
 impl Place {
-    /// The file of this name.
+    /// Returns the path of the file of this name.
     ///
     /// # Errors
-    /// When it is not there: says which command makes it.
+    /// If it does not exist; the error names the command that makes it.
     pub fn file(self, name: &str) -> Result<PathBuf> {
         let directory = std::env::var_os(self.variable).map_or_else(
             || {

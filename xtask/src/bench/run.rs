@@ -1,4 +1,4 @@
-//! Runs `ebbtide-bench`, in this kernel or in a guest that has ipvlan, and keeps what it writes.
+//! Runs `ebbtide-bench`, in this kernel or in a guest with ipvlan, and keeps its output files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::vm::{self, Hardware, Kernel, Request};
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, here, ui};
 
-/// What measures.
+/// The benchmark program.
 const PROGRAM: &str = "ebbtide-bench";
 
-/// The agent's log tells how long each step of a request took.
+/// The log level at which the agent logs the duration of each step of a request.
 const LOG: (&str, &str) = ("RUST_LOG", "info,ebbtide_types::timing=debug");
 
-/// Options of each of them.
+/// Options of every benchmark.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Common {
     /// In user-mode Linux, which has ipvlan; otherwise in this kernel, as root
@@ -46,20 +46,20 @@ pub(crate) struct Common {
     no_build: bool,
 }
 
-/// One benchmark to be run.
+/// One run of a benchmark.
 #[derive(Debug)]
 pub(crate) struct Run {
     what: &'static str,
     kernel: Option<Kernel>,
-    /// Where there is a disk to be measured.
+    /// The directory on the disk to measure.
     dir: Option<PathBuf>,
-    /// Whether the programs are those that are quickly built: the figures mean nothing then.
+    /// Whether unoptimised programs are measured, whose figures mean nothing.
     unoptimised: bool,
     options: Common,
 }
 
 impl Run {
-    /// As the options say.
+    /// Creates a run by the options.
     pub(crate) fn of(what: &'static str, options: &Common) -> Self {
         let kernel = match options {
             Common { qemu: true, .. } => Some(Kernel::Old),
@@ -75,14 +75,14 @@ impl Run {
         }
     }
 
-    /// Measures the disk that `dir` is on; a guest has none, and its memory must do.
+    /// Sets the disk to measure to that of `dir`. In a guest, which has no disk, its memory is measured.
     pub(crate) fn on_disk(mut self, dir: &Path) -> Self {
         let there = self.kernel.map_or(dir, |_| Path::new("/tmp"));
         self.dir = Some(there.to_owned());
         self
     }
 
-    /// Where the programs are.
+    /// Returns the directory of the programs.
     fn programs(&self, ws: &Workspace) -> PathBuf {
         match self.unoptimised {
             true => ws.unoptimised(),
@@ -102,12 +102,12 @@ impl Run {
     }
 }
 
-/// Every benchmark once, in its shortest form and with what the tests have built, where it can run: that
-/// they keep working.
+/// Runs every benchmark once, in its shortest form and with the tests' builds, if it can run here. This shows that the
+/// benchmarks work.
 pub(crate) fn each_once(ws: &Workspace) -> Result<()> {
     build::unoptimised_also(ws, PROGRAM, Output::OnFailure)?;
     let (root, ipvlan) = (exec::is_root()?, vm::this_kernel_will_do()?);
-    // Packets take the same ways through macvlan; ADD and the agent need ipvlan.
+    // Packets take the same paths through macvlan; ADD and the agent need ipvlan.
     for (what, here) in [
         ("add", ipvlan),
         ("agent", ipvlan),
@@ -134,7 +134,7 @@ pub(crate) fn each_once(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Builds, runs, and keeps report and plots in `target/bench`.
+/// Builds, runs, and keeps the report and the plots in `target/bench`.
 pub(crate) fn run(ws: &Workspace, run: &Run) -> Result<ExitCode> {
     debian::programs(ws, debian::GUEST)?;
     debian::programs(ws, debian::PEERS)?;

@@ -1,4 +1,4 @@
-//! tar, gzip and the OCI layout, without anything that differs from one run to the next.
+//! tar, gzip and the OCI layout, with the same bytes in every run.
 
 use std::io::Write as _;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-/// Something in a layer.
+/// An entry of a layer.
 #[derive(Debug)]
 pub struct Entry {
     path: String,
@@ -24,7 +24,7 @@ enum What {
 }
 
 impl Entry {
-    /// A directory.
+    /// Creates an entry for a directory.
     #[must_use]
     pub fn directory(path: &str) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl Entry {
         }
     }
 
-    /// A file that everybody may execute.
+    /// Creates an entry for a file that everybody may execute.
     #[must_use]
     pub fn program(path: String, bytes: Vec<u8>) -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Entry {
         }
     }
 
-    /// A symbolic link.
+    /// Creates an entry for a symbolic link.
     #[must_use]
     pub fn link(path: &str, target: &str) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl Entry {
     }
 }
 
-/// A tar archive of `entries`: root's, of no time.
+/// Makes a tar archive of `entries`, owned by root and without times.
 pub(super) fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
     let mut tar = Builder::new(Vec::new());
     for entry in entries {
@@ -84,7 +84,7 @@ pub(super) fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
     tar.into_inner().context("cannot end the archive")
 }
 
-/// `bytes` compressed, without a time or a name.
+/// Compresses `bytes`, without a time or a name.
 pub(super) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut gzip = GzBuilder::new()
         .mtime(0)
@@ -93,21 +93,21 @@ pub(super) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     gzip.finish().context("cannot compress")
 }
 
-/// `sha256:` and the hexadecimal sum.
+/// Returns `sha256:` and the hexadecimal digest.
 pub(super) fn digest(bytes: &[u8]) -> String {
     let sum = Sha256::digest(bytes);
     let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
 
-/// An OCI image layout that is being filled.
+/// An OCI image layout under construction.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     blobs: Vec<Entry>,
 }
 
 impl Layout {
-    /// Adds a blob and gives its descriptor.
+    /// Adds a blob and returns its descriptor.
     pub(super) fn blob(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
         let digest = digest(&bytes);
         let descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len()});
@@ -119,12 +119,12 @@ impl Layout {
         descriptor
     }
 
-    /// Adds a blob of JSON and gives its descriptor.
+    /// Adds a JSON blob and returns its descriptor.
     pub(super) fn json(&mut self, media_type: &str, value: &Value) -> Result<Value> {
         Ok(self.blob(media_type, serde_json::to_vec(value)?))
     }
 
-    /// The archive, with the manifest that `manifest` describes as the one to be had.
+    /// Returns the archive, whose index names the manifest with the descriptor `manifest`.
     pub(super) fn finish(mut self, manifest: &Value) -> Result<Vec<u8>> {
         let file = |path: &str, value: &Value| -> Result<Entry> {
             Ok(Entry {

@@ -1,7 +1,7 @@
-//! Debian's archive: programs are installed when we are root, everything else is only downloaded
-//! and unpacked below the target directory, which needs no root.
+//! Debian's archive. Programs are installed if the user is root; everything else is downloaded and unpacked below the
+//! target directory, which needs no root.
 //!
-//! The archive's address always comes from apt's own configuration. apt verifies what it downloads.
+//! The archive's address is that of apt's configuration. apt verifies what it downloads.
 
 mod download;
 mod lists;

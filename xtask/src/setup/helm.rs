@@ -1,4 +1,4 @@
-//! Helm's own engine, as a Python package: Debian has no Helm.
+//! Helm's own engine as a Python package, since Debian has no Helm.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,14 +10,14 @@ use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
 
-/// The Python package with Helm 4's library in it, at exactly one version.
+/// The Python package with Helm 4's library, at exactly one version.
 const PACKAGE: &str = "helm-python-sdk";
 const VERSION: &str = "0.2.2";
 
-/// What makes a place for it.
+/// The programs that create a virtual environment.
 const PYTHON: &[(&str, &str)] = &[("python3", "python3-venv")];
 
-/// A Python that can import `helm_python`; it is installed first if it is missing.
+/// Returns a Python that can import `helm_python`, after installing it if it is missing.
 pub(crate) fn ensure(ws: &Workspace) -> Result<PathBuf> {
     let place = ws.target.join("helm").join(VERSION);
     let python = place.join("bin/python");

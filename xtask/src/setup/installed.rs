@@ -1,4 +1,4 @@
-//! Programs that cargo builds from the registry, each at exactly one version.
+//! Programs that cargo builds from crates.io, each at exactly one version.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +10,7 @@ use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
 
-/// A crate with a program of its name.
+/// A crate with a program of the same name.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
@@ -18,7 +18,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// The program's path; it is built first if it is missing.
+    /// Returns the program's path, after building it if it is missing.
     pub(crate) fn ensure(&self, ws: &Workspace) -> Result<PathBuf> {
         let Self { name, version } = self;
         let path = ws.tools().join("bin").join(name);
@@ -29,7 +29,7 @@ impl Program {
                 .args([
                     "install",
                     "--locked",
-                    // It runs for seconds: built without optimisation it is there in half the time.
+                    // It runs for seconds, and an unoptimised build takes half the time.
                     "--debug",
                     &format!("{name}@{version}"),
                     "--root",

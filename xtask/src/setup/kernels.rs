@@ -1,4 +1,4 @@
-//! The kernels that guests run, unpacked below the target directory and never installed.
+//! The kernels of guests, unpacked below the target directory and never installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,19 @@ use crate::workspace::Workspace;
 /// A kernel image and its modules.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    /// What is started: a program (user-mode Linux) or a boot image.
+    /// The file to start: a program (user-mode Linux) or a boot image.
     pub(crate) image: PathBuf,
-    /// What is to be `/lib/modules/VERSION` in the guest.
+    /// The directory that becomes `/lib/modules/VERSION` in the guest.
     pub(crate) modules: PathBuf,
 }
 
-/// The stock kernel that is tested by default, by its name in the pins.
+/// The pinned name of the stock kernel that is tested by default.
 pub(crate) const DEFAULT: &str = "6.1";
 
-/// Where the program is in Debian's package of user-mode Linux.
+/// The path of the program in Debian's package of user-mode Linux.
 const UML: &str = "usr/bin/linux.uml";
 
-/// Whether a kernel needs no download: `name` is its name in the pins, `None` user-mode Linux.
+/// Whether a kernel needs no download. `name` is its pinned name, or `None` for user-mode Linux.
 pub(crate) fn is_there(ws: &Workspace, name: Option<&str>) -> Result<bool> {
     Ok(match name {
         None => ws.target.join("uml").join(UML).exists(),
@@ -39,7 +39,7 @@ pub(crate) fn is_there(ws: &Workspace, name: Option<&str>) -> Result<bool> {
     })
 }
 
-/// User-mode Linux: a kernel that is an ordinary process, 2 s to boot, native speed.
+/// Returns user-mode Linux: a kernel that is an ordinary process, boots in 2 s, and runs at native speed.
 pub(crate) fn user_mode(ws: &Workspace) -> Result<Kernel> {
     let dir = ws.target.join("uml");
     let image = dir.join(UML);
@@ -51,10 +51,9 @@ pub(crate) fn user_mode(ws: &Workspace) -> Result<Kernel> {
     Ok(Kernel { image, modules })
 }
 
-/// One of Debian's stock kernels, for QEMU: `name` is its name in the pins.
+/// Returns one of Debian's stock kernels for QEMU; `name` is its pinned name.
 ///
-/// An archive drops what it has newer versions of. Then another one of the same name serves, and a
-/// note says how to pin it.
+/// An archive drops old versions. Then another one with the same pinned name is used, and a note says how to pin it.
 pub(crate) fn stock(ws: &Workspace, name: &str) -> Result<Kernel> {
     let pins = Pins::read()?;
     let pin = pins.kernel(name)?;
@@ -83,7 +82,7 @@ fn get(ws: &Workspace, pin: &pins::Kernel<'_>) -> Result<PathBuf> {
     let half = kernels.join(format!("half-{release}"));
     debian::unpack(&debs, &half)?;
     if !half.join("lib").exists() {
-        // depmod looks nowhere else
+        // depmod looks for modules there only.
         std::os::unix::fs::symlink("usr/lib", half.join("lib"))
             .context("cannot make a link to the modules")?;
     }
@@ -94,7 +93,7 @@ fn get(ws: &Workspace, pin: &pins::Kernel<'_>) -> Result<PathBuf> {
     Ok(done)
 }
 
-/// What serves when the pinned kernel cannot be had: the one that its suite has now.
+/// Returns a kernel in place of a pinned one that cannot be downloaded: the one that its suite has now.
 fn instead(ws: &Workspace, pin: &pins::Kernel<'_>, error: &anyhow::Error) -> Result<PathBuf> {
     ui::note(format_args!(
         "setup: the pinned kernel {} cannot be had ({error:#}); taking what Debian serves now: \
@@ -121,7 +120,7 @@ fn found(dir: &Path) -> Result<Kernel> {
     })
 }
 
-/// Name and path of the one directory in `dir`.
+/// Returns name and path of the only directory in `dir`.
 fn only_entry(dir: &Path) -> Result<(String, PathBuf)> {
     let entry = fs::read_dir(dir)
         .with_context(|| format!("cannot list {}", dir.display()))?

@@ -1,5 +1,5 @@
-//! Kubernetes' own programs, for the tests that want a real API server. Debian has none of them but
-//! etcd: whoever has an archive of the others hands it over once.
+//! Kubernetes' programs for the tests with a real API server. Debian only has etcd; a user who has an archive with the
+//! others gives it to `setup` once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,25 +12,26 @@ use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
 
-/// Where they are if they are not below `target` (as `setup-envtest` and controller-runtime name it).
+/// The variable with their directory if they are not below `target` (named as by `setup-envtest` and
+/// controller-runtime).
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-/// What an archive must have, for an API server alone.
+/// The programs that an archive must have, for an API server alone.
 const WANTED: [&str; 2] = ["kube-apiserver", "kubectl"];
 
-/// Where the tests look for them (`tests/cluster/src/binaries.rs`).
+/// Returns the directory where the tests look for them (`tests/cluster/src/binaries.rs`).
 fn directory(ws: &Workspace) -> PathBuf {
     std::env::var_os(ASSETS).map_or_else(|| ws.target.join("kube/bin"), PathBuf::from)
 }
 
-/// Whether they are there.
+/// Whether they are installed.
 pub(crate) fn is_there(ws: &Workspace) -> bool {
     let directory = directory(ws);
     WANTED.iter().all(|name| directory.join(name).is_file())
 }
 
-/// Unpacks `archive`, a tar file with `bin/kube-apiserver` and the like in it, below the target
-/// directory. Nothing is done if they are there and `archive` is no newer.
+/// Unpacks `archive`, a tar file with `bin/kube-apiserver` and the like, below the target directory. Does nothing if
+/// they are there and `archive` is not newer.
 pub(crate) fn unpack(ws: &Workspace, archive: &Path) -> Result<()> {
     let time = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
     let given = time(archive).with_context(|| format!("cannot read {}", archive.display()))?;
@@ -51,7 +52,7 @@ pub(crate) fn unpack(ws: &Workspace, archive: &Path) -> Result<()> {
     fs::create_dir_all(&half).with_context(|| format!("cannot make {}", half.display()))?;
     let mut tar = Command::new("tar");
     if zstd {
-        // as long a window as archives of programs that share libraries are made with
+        // The window with which archives of programs with common libraries are compressed.
         tar.args(["-I", "zstd -d --long=31"]);
     }
     tar.arg("-xf").arg(archive).arg("-C").arg(&half);

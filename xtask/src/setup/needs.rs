@@ -1,7 +1,7 @@
-//! What a command needs and this machine lacks, told all at once, before anything is begun.
+//! Reports what a command needs and this machine cannot get, all at once, before anything begins.
 //!
-//! Most of it setup can get ([`super::prepare`]); this is about what it cannot: programs without
-//! root or without apt-get, Debian's kernels without Debian's archive, guests on another CPU.
+//! Setup gets most things ([`super::prepare`]). This module is about the rest: programs without root or apt-get,
+//! Debian's kernels without Debian's archive, guests on another CPU.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use crate::ui;
 use crate::vm::{self, Kernel};
 use crate::workspace::Workspace;
 
-/// What a command is about to use.
+/// The needs of a command.
 #[derive(Debug)]
 pub(crate) struct Needs {
     /// Whether it builds the kernel's programs.
@@ -25,8 +25,8 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    /// Of what is built and runs in guests with these kernels, and if `here` is so in this kernel,
-    /// with these programs. This kernel stands in for user-mode Linux.
+    /// Returns the needs of a command that builds everything and uses guests with these kernels. With `here` it may use
+    /// this kernel in place of user-mode Linux, with these programs.
     pub(crate) fn new(here: bool, programs: &[&[Program]], kernels: &[Kernel]) -> Self {
         let in_place = |kernel: &&Kernel| !(here && **kernel == Kernel::Uml);
         let kernels: Vec<Kernel> = kernels.iter().filter(in_place).copied().collect();
@@ -47,7 +47,7 @@ impl Needs {
         }
     }
 
-    /// Of one guest, and nothing that is built.
+    /// Returns the needs of one guest, without a build.
     pub(super) fn guest(kernel: Kernel) -> Self {
         let mut needs = Self::new(false, &[], &[kernel]);
         needs.builds = false;
@@ -56,23 +56,23 @@ impl Needs {
     }
 }
 
-/// What is needed and not there.
+/// What is missing.
 #[derive(Debug, Default)]
 struct Missing {
     programs: Vec<Program>,
-    /// The library source of the compiler.
+    /// Whether the compiler's library source is missing.
     source: bool,
     kernels: Vec<Kernel>,
 }
 
-/// What this machine can do about it.
+/// What this machine can do.
 #[derive(Debug)]
 struct Machine {
     arch: &'static str,
     system: System,
     apt: bool,
     root: bool,
-    /// Whether everything can run in this kernel; `None`: not even that can be told, without `ip`.
+    /// Whether everything can run in this kernel; `None` if that cannot be determined without `ip`.
     ipvlan: Option<bool>,
 }
 
@@ -88,7 +88,7 @@ impl Machine {
         })
     }
 
-    /// Those of `missing` that setup cannot get here.
+    /// Returns those parts of `missing` that setup cannot get here.
     fn out_of_reach(&self, missing: Missing) -> Missing {
         let debians = self.apt && !self.system.is_ubuntu();
         let is_far = |kernel: &Kernel| {
@@ -110,7 +110,7 @@ impl Machine {
     }
 }
 
-/// Ends with all that setup cannot get, if there is anything.
+/// Fails with everything that setup cannot get, if there is anything.
 pub(super) fn check(ws: &Workspace, needs: &Needs) -> Result<()> {
     let mut missing = Missing {
         programs: debian::missing(&needs.programs),
@@ -139,7 +139,7 @@ pub(super) fn check(ws: &Workspace, needs: &Needs) -> Result<()> {
     }
 }
 
-/// What to say if something is missing that setup cannot get; `guest`: whether there is to be one.
+/// Returns the message about what setup cannot get; `guest` tells whether a guest is needed.
 fn refusal(missing: Missing, guest: bool, machine: &Machine) -> Option<String> {
     let missing = machine.out_of_reach(missing);
     let mut items = String::new();
@@ -171,7 +171,7 @@ fn refusal(missing: Missing, guest: bool, machine: &Machine) -> Option<String> {
     Some(text)
 }
 
-/// The programs, and where they come from.
+/// Describes missing programs and where to get them.
 fn programs(missing: &[Program], machine: &Machine) -> String {
     let packages = debian::packages(missing).join(" ");
     if machine.apt {
@@ -187,7 +187,7 @@ fn programs(missing: &[Program], machine: &Machine) -> String {
     )
 }
 
-/// A guest's kernel, and where it comes from.
+/// Describes a guest's kernel and where to get it.
 fn kernel_of(kernel: Kernel, machine: &Machine) -> String {
     if vm::guests_run_on(machine.arch).is_err() {
         return format!(
@@ -203,7 +203,7 @@ fn kernel_of(kernel: Kernel, machine: &Machine) -> String {
     }
 }
 
-/// What remains where there is no guest.
+/// Describes what can be done without a guest.
 fn remains(machine: &Machine) -> String {
     let here = match (machine.root, machine.ipvlan) {
         (true, Some(true)) => {

@@ -1,4 +1,4 @@
-//! Which of Debian's kernels the tests boot: `xtask/kernels.pins`, so that everybody boots the same.
+//! The pinned kernels of Debian that tests boot, in `xtask/kernels.pins`, so that everybody boots the same ones.
 
 use std::fs;
 
@@ -8,10 +8,10 @@ use super::debian;
 use crate::ui;
 use crate::workspace::Workspace;
 
-/// The pins that this xtask was built with.
+/// The pins with which this xtask was built.
 const PINS: &str = include_str!("../../kernels.pins");
 
-/// The packages that a kernel comes in: all in the first, or (since 6.19) in the two others.
+/// The prefixes of a kernel's packages: all files are in the first, or (since 6.19) in the two others.
 const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 
 /// One version of one package, in the suite that serves it.
@@ -24,13 +24,13 @@ pub(super) struct Package<'p> {
 }
 
 impl Package<'_> {
-    /// What its kernel calls itself (`uname -r`).
+    /// Returns the release of its kernel (`uname -r`).
     fn release(&self) -> Option<&str> {
         PARTS.iter().find_map(|part| self.name.strip_prefix(part))
     }
 }
 
-/// A kernel: the packages that make it.
+/// A pinned kernel: its packages.
 #[derive(Debug)]
 pub(super) struct Kernel<'p> {
     pub(super) name: &'p str,
@@ -38,7 +38,7 @@ pub(super) struct Kernel<'p> {
 }
 
 impl Kernel<'_> {
-    /// What it calls itself (`uname -r`).
+    /// Returns its release (`uname -r`).
     pub(super) fn release(&self) -> &str {
         self.packages
             .first()
@@ -47,12 +47,12 @@ impl Kernel<'_> {
     }
 }
 
-/// All pins, in their order.
+/// All pins, in the order of the file.
 #[derive(Debug)]
 pub(super) struct Pins<'p>(Vec<Kernel<'p>>);
 
 impl Pins<'static> {
-    /// The pins of this repository.
+    /// Returns the pins of this repository.
     pub(super) fn read() -> Result<Self> {
         Self::parse(PINS).context("xtask/kernels.pins")
     }
@@ -86,7 +86,7 @@ impl<'p> Pins<'p> {
         Ok(Self(kernels))
     }
 
-    /// The kernel of this name.
+    /// Returns the kernel of this name.
     pub(super) fn kernel(mut self, name: &str) -> Result<Kernel<'p>> {
         let place = self.0.iter().position(|kernel| kernel.name == name);
         let place = place.with_context(|| format!("xtask/kernels.pins has no kernel {name}"))?;
@@ -94,7 +94,7 @@ impl<'p> Pins<'p> {
     }
 }
 
-/// Pins what Debian serves now.
+/// Pins the kernels that Debian serves now.
 pub(super) fn bump(ws: &Workspace) -> Result<()> {
     let mut text: String = PINS
         .lines()
@@ -110,13 +110,13 @@ pub(super) fn bump(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The pins of what the suite of `kernel` has now in its place.
+/// Returns pins of the kernel that the suite of `kernel` has now.
 pub(super) fn served(ws: &Workspace, kernel: &Kernel<'_>) -> Result<String> {
     let suite = kernel.packages.first().map_or("", |package| package.suite);
     debian::ask(ws, suite, |show| lines(kernel.name, suite, show))
 }
 
-/// The pins of a kernel, from what the archive answers.
+/// Returns the pins of a kernel by the archive's answers.
 fn lines(kernel: &str, suite: &str, show: &debian::Show<'_>) -> Result<String> {
     let meta = show("linux-image-amd64")?;
     let image = dependency(&meta, PARTS[0])
@@ -135,7 +135,7 @@ fn lines(kernel: &str, suite: &str, show: &debian::Show<'_>) -> Result<String> {
         .collect()
 }
 
-/// The pin of a package, from its paragraph in the archive's index.
+/// Returns the pin of a package by its paragraph in the archive's index.
 fn line(kernel: &str, suite: &str, paragraph: &str) -> Result<String> {
     let field = |name: &str| {
         let found = paragraph
@@ -147,7 +147,7 @@ fn line(kernel: &str, suite: &str, paragraph: &str) -> Result<String> {
     Ok(format!("{kernel} {suite} {package} {version} {sum}\n"))
 }
 
-/// The first package that begins with `part` and that the one of this paragraph depends on.
+/// Returns the first package with the prefix `part` that the package of this paragraph depends on.
 fn dependency<'t>(paragraph: &'t str, part: &str) -> Option<&'t str> {
     let depends = paragraph
         .lines()

@@ -1,4 +1,4 @@
-//! The library source of exactly this compiler, to build `core` for the kernel's target.
+//! The library source of exactly this compiler, which is needed to build `core` for the kernel's target.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,35 +11,35 @@ use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
 
-/// Debian's package of it, for people without rustup's component.
+/// Debian's package with the source, for users without rustup's component.
 const PACKAGE: &str = "rust-src";
 const PACKAGE_VERSION: &str = "1.95.0+dfsg1-2~bpo13+1";
 const SUITE: &str = "trixie-backports";
 const SHA256: &str = "7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960e2c83b";
-/// The compiler that the package belongs to.
+/// The compiler version of that package.
 const COMPILER: &str = "1.95.0";
 
-/// Where the source is.
+/// The place of the source.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// Where cargo looks by itself: rustup's component.
+    /// The compiler's sysroot, where cargo looks: rustup's component.
     Sysroot,
     /// A `library` directory below the target directory.
     Unpacked(PathBuf),
 }
 
 impl Source {
-    /// Tells cargo where the source is.
+    /// Makes cargo use the source.
     pub(crate) fn apply(&self, cargo: &mut Command) {
         if let Self::Unpacked(library) = self {
-            // cargo's own way to name another source tree for build-std: the compiler's
-            // directory stays as it was installed.
+            // cargo's own variable for another source tree for build-std, so that the compiler's directory stays
+            // unchanged.
             cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
         }
     }
 }
 
-/// Finds the source, or gets Debian's.
+/// Finds the source, or downloads Debian's.
 pub(crate) fn ensure(ws: &Workspace) -> Result<Source> {
     if let Some(source) = find(ws)? {
         return Ok(source);
@@ -63,7 +63,7 @@ pub(crate) fn ensure(ws: &Workspace) -> Result<Source> {
     Ok(Source::Unpacked(place(ws).join("library")))
 }
 
-/// The source, if it is there.
+/// Finds the source.
 pub(super) fn find(ws: &Workspace) -> Result<Option<Source>> {
     let sysroot = exec::read(rustc(ws).args(["--print", "sysroot"]))?;
     let component = PathBuf::from(sysroot.trim()).join("lib/rustlib/src/rust/library/Cargo.lock");
@@ -75,14 +75,14 @@ pub(super) fn find(ws: &Workspace) -> Result<Option<Source>> {
     Ok(is_there.then_some(Source::Unpacked(library)))
 }
 
-/// The compiler of this workspace.
+/// Returns a command of this workspace's compiler.
 fn rustc(ws: &Workspace) -> Command {
     let mut rustc = Command::new("rustc");
     rustc.current_dir(&ws.root);
     rustc
 }
 
-/// Where Debian's is unpacked.
+/// Returns the directory of Debian's source.
 fn place(ws: &Workspace) -> PathBuf {
     ws.target.join("rust-src").join(COMPILER)
 }
@@ -90,7 +90,7 @@ fn place(ws: &Workspace) -> PathBuf {
 fn unpack(ws: &Workspace, to: &PathBuf) -> Result<()> {
     let deb = debian::download_from(ws, SUITE, PACKAGE, PACKAGE_VERSION)?;
     debian::verify(&deb, SHA256)?;
-    // Only the library: the package holds the compiler's source as well, six times its size.
+    // Only the library is unpacked: the package also has the compiler's source, which is six times as large.
     let half = to.with_extension("new");
     let _ = fs::remove_dir_all(&half);
     fs::create_dir_all(&half).with_context(|| format!("cannot make {}", half.display()))?;

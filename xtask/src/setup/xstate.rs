@@ -1,4 +1,4 @@
-//! What user-mode Linux wants preloaded on a CPU with more registers than it knows.
+//! The library to preload into user-mode Linux on a CPU with a larger register set than it knows.
 
 use std::path::PathBuf;
 
@@ -8,18 +8,18 @@ use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
 
-/// Bytes of extended registers that user-mode Linux before 6.13 writes, on every CPU
-/// (`HOST_FP_SIZE`, arch/x86/um/user-offsets.c). The host's kernel takes the whole set or nothing.
+/// The size in bytes of the extended registers that user-mode Linux before 6.13 writes, on every CPU (`HOST_FP_SIZE`,
+/// arch/x86/um/user-offsets.c). The host's kernel accepts the whole set only.
 pub(crate) const WRITTEN: u32 = 2696;
 
-/// `1` and `0` preload and do not, whatever the CPU.
+/// The variable that forces the preload (`1`) or prevents it (`0`) on any CPU.
 const FORCE: &str = "EBBTIDE_UML_WHOLE_XSTATE";
 
-/// The package that is preloaded, and the file that cargo makes of it.
+/// The package of the library, and the file that cargo builds.
 const PACKAGE: &str = "ebbtide-xstate";
 const LIBRARY: &str = "debug/libebbtide_xstate.so";
 
-/// The library to preload, built if it is not there; `None` where user-mode Linux needs none.
+/// Returns the library to preload, after building it if it is missing; `None` if user-mode Linux needs none.
 pub(crate) fn ensure(ws: &Workspace) -> Result<Option<PathBuf>> {
     let size = register_set();
     let force = std::env::var(FORCE).ok();
@@ -32,7 +32,7 @@ pub(crate) fn ensure(ws: &Workspace) -> Result<Option<PathBuf>> {
     Ok(Some(ws.target.join(LIBRARY)))
 }
 
-/// Says that the library is in use.
+/// Reports that the library is used.
 pub(crate) fn note() {
     ui::note(format_args!(
         "this CPU's register set has {} bytes, user-mode Linux writes {WRITTEN}: preloading {PACKAGE}, \
@@ -41,7 +41,7 @@ pub(crate) fn note() {
     ));
 }
 
-/// Whether a register set of `size` bytes must be completed; `force` is the variable's value.
+/// Whether a register set of `size` bytes must be completed; `force` is the value of the variable.
 fn is_needed(size: u32, force: Option<&str>) -> Result<bool> {
     match force {
         None | Some("") => Ok(size > WRITTEN),
@@ -51,8 +51,8 @@ fn is_needed(size: u32, force: Option<&str>) -> Result<bool> {
     }
 }
 
-/// How many bytes this CPU's extended registers have, of those that the kernel has switched on
-/// (Intel's manual, volume 1, 13.2: CPUID leaf 0xD, EBX). 0 where there is no XSAVE.
+/// Returns the size in bytes of this CPU's extended registers, of those that the kernel enabled (Intel's manual, volume
+/// 1, 13.2: CPUID leaf 0xD, EBX); 0 without XSAVE.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn register_set() -> u32 {
     use std::arch::x86_64::{__cpuid, __cpuid_count, __get_cpuid_max};
@@ -64,7 +64,7 @@ pub(crate) fn register_set() -> u32 {
     __cpuid_count(XSTATE, 0).ebx
 }
 
-/// Other CPUs have no user-mode Linux.
+/// Returns 0: there is no user-mode Linux for other CPUs.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn register_set() -> u32 {
     0
@@ -81,7 +81,7 @@ mod tests {
             (832, None, Some(false)),
             (2696, None, Some(false)),
             (2697, None, Some(true)),
-            // with AMX
+            // With AMX.
             (11008, None, Some(true)),
             (11008, Some(""), Some(true)),
             (11008, Some("0"), Some(false)),
@@ -98,7 +98,7 @@ mod tests {
             println!("skipped: no /proc/cpuinfo");
             return;
         };
-        // x87 and SSE registers and the header are 576 bytes, AVX's are 256 more.
+        // x87 and SSE registers and the header have 576 bytes, AVX adds 256.
         let least = match (cpuinfo.contains(" xsave"), cpuinfo.contains(" avx ")) {
             (_, true) => 832,
             (true, _) => 576,

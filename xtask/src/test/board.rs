@@ -1,4 +1,4 @@
-//! What became of the tests of one place.
+//! The results of the tests in one place.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use super::lanes::Place;
 use super::suite::Test;
 use crate::ui::{self, Colour};
 
-/// Why a test tested nothing.
+/// The reason why a test was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Skip {
-    /// What it needs, by the name that `--require` takes.
+    /// What it needs, as named by `--require`.
     pub(super) need: String,
     pub(super) reason: String,
 }
 
-/// What a test came to.
+/// The result of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Passed,
@@ -22,7 +22,7 @@ pub(super) enum Verdict {
     Flaky,
     Failed,
     Skipped,
-    /// Its turn never came.
+    /// It was not started.
     NotRun,
 }
 
@@ -33,7 +33,7 @@ struct Entry {
     skips: Vec<Skip>,
 }
 
-/// The tests of one place, and what is known of each.
+/// The tests of one place, with their results.
 #[derive(Debug)]
 pub(super) struct Board {
     pub(super) place: Place,
@@ -43,7 +43,7 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// `tests`, none of which has run.
+    /// Creates a board with `tests`, without results.
     pub(super) fn new(place: Place, tests: &[Test]) -> Self {
         let entry = |test: &Test| Entry {
             test: test.clone(),
@@ -58,32 +58,32 @@ impl Board {
         }
     }
 
-    /// A guest was up after this time.
+    /// Records the duration of a guest's boot.
     pub(super) fn booted(&mut self, took: Duration) {
         self.boots.push(took);
     }
 
-    /// Something went wrong that is no test's.
+    /// Records a failure that belongs to no test.
     pub(super) fn trouble(&mut self, what: String) {
         self.troubles.push(what);
     }
 
-    /// A test says that it tests nothing here.
+    /// Records that a test was skipped.
     pub(super) fn skipped(&mut self, test: usize, skip: Skip) {
         self.entries[test].skips.push(skip);
     }
 
-    /// A try ended.
+    /// Records the end of an attempt.
     pub(super) fn ended(&mut self, test: usize, ok: bool, took: Duration) {
         self.entries[test].tries.push((ok, took));
     }
 
-    /// Whether it passed at once.
+    /// Whether the test passed at the first attempt.
     pub(super) fn is_plain_pass(&self, test: usize) -> bool {
         self.entries[test].verdict() == Verdict::Passed
     }
 
-    /// A person's line about the last try of a test.
+    /// Formats a line about the last attempt of a test.
     pub(super) fn line(&self, test: usize) -> String {
         let entry = &self.entries[test];
         let took = entry.tries.last().map_or(Duration::ZERO, |(_, took)| *took);
@@ -108,24 +108,24 @@ impl Board {
         line
     }
 
-    /// The tests and what became of them.
+    /// Returns the tests with their results.
     pub(super) fn verdicts(&self) -> impl Iterator<Item = (&Test, Verdict, &[Skip])> {
         self.entries
             .iter()
             .map(|entry| (&entry.test, entry.verdict(), entry.skips.as_slice()))
     }
 
-    /// What went wrong besides tests.
+    /// Returns the failures that belong to no test.
     pub(super) fn troubles(&self) -> &[String] {
         &self.troubles
     }
 
-    /// How long each boot took.
+    /// Returns the duration of each boot.
     pub(super) fn boots(&self) -> &[Duration] {
         &self.boots
     }
 
-    /// How many tests of each group there are and how long they took, the longest first.
+    /// Returns the number of tests and the time of each group, the longest first.
     pub(super) fn groups(&self) -> Vec<(String, usize, Duration)> {
         let mut groups: Vec<(String, usize, Duration)> = Vec::new();
         for entry in &self.entries {
@@ -159,7 +159,7 @@ pub(super) mod tests {
     use crate::test::suite::Kind;
     use crate::test::suite::tests::test;
 
-    /// A board with tests of these names; each has these tries, and skips for want of these.
+    /// Creates a board with tests of these names, each with these attempts, and skips for these needs.
     pub(crate) fn board(rows: &[(&str, &[bool], &[&str])]) -> Board {
         let tests: Vec<Test> = rows
             .iter()
@@ -190,7 +190,7 @@ pub(super) mod tests {
             ("lab::a::2", &[false, true], &[], Verdict::Flaky),
             ("lab::a::3", &[false, false], &[], Verdict::Failed),
             ("lab::a::4", &[true], &["kube"], Verdict::Skipped),
-            // who says that it is skipped and fails has failed
+            // A test that reports a skip and then fails has failed.
             ("lab::a::5", &[false], &["kube"], Verdict::Failed),
             ("lab::a::6", &[], &[], Verdict::NotRun),
             ("lab::a::7", &[false], &[], Verdict::Failed),

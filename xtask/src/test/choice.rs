@@ -1,7 +1,7 @@
-//! Which test runs in which kernel.
+//! Chooses the tests for each kernel.
 //!
-//! Everything takes several times as long under QEMU. A run that has the tests in this kernel and in
-//! user-mode Linux repeats there only what can come to another end.
+//! Everything takes several times as long under QEMU. A run with tests in this kernel and in user-mode Linux repeats
+//! only those there that may have another result.
 
 use anyhow::Result;
 
@@ -10,13 +10,13 @@ use super::suite::{Kind, Test};
 use crate::exec;
 use crate::vm::{self, Kernel};
 
-/// The executable whose tests need ipvlan. The others need root, and any kernel will do.
+/// The executable whose tests need ipvlan. The others need root and any kernel.
 const LAB: &str = "lab";
 /// The executable whose tests need Kubernetes' programs.
 const KUBE: &str = "kube";
 
-/// Of [`STOCK`], what is worth its time every day: what only that kernel's verifier, JIT and nf_tables can
-/// decide, and every kind of traffic once.
+/// The part of [`STOCK`] that runs every day: what depends on that kernel's verifier, JIT and nf_tables, and every kind
+/// of traffic once.
 const DAILY: [&str; 4] = [
     "lab::nft",
     "lab::nft_proxy",
@@ -24,8 +24,8 @@ const DAILY: [&str; 4] = [
     "native::programs",
 ];
 
-/// What Debian's 6.1 can decide otherwise than user-mode Linux of the same source (no JIT, one CPU,
-/// all built in), or than this kernel: its JIT and verifier, its modules, its netfilter.
+/// The tests whose result in Debian's 6.1 may differ from that in user-mode Linux of the same source (no JIT, one CPU,
+/// no modules), or in this kernel: they depend on JIT and verifier, modules, or netfilter.
 const STOCK: [&str; 13] = [
     "lab::crowd",
     "lab::masquerade",
@@ -42,11 +42,11 @@ const STOCK: [&str; 13] = [
     "native::service_proxy",
 ];
 
-/// What the agent does with requests and files, whatever way a packet takes: no kernel of any source makes a
-/// difference to it. Its own end does: where there is TCX, links outlive it and not filters.
+/// Tests of how the agent handles requests and files, which depend on no kernel. The agent's own end does: with TCX,
+/// links outlive it, and filters do not.
 const CONDUCT: [&str; 2] = ["lab::faults", "lab::lifecycle"];
 
-/// What this machine can run in its own kernel.
+/// The abilities of this machine's own kernel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Here {
     pub(super) root: bool,
@@ -54,7 +54,7 @@ pub(super) struct Here {
 }
 
 impl Here {
-    /// What it can do.
+    /// Determines what this kernel can do.
     pub(super) fn find() -> Result<Self> {
         Ok(Self {
             root: exec::is_root()?,
@@ -67,14 +67,14 @@ impl Here {
     }
 }
 
-/// How much of what a kernel can decide otherwise runs in it.
+/// How many of the tests that depend on a kernel run in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Depth {
     Daily,
     Everything,
 }
 
-/// The tests of `all` that run in each place, in a run over `kernels`; and what is left out, to be told.
+/// Returns the tests of `all` for each place, in a run over `kernels`, and notes about those left out.
 pub(super) fn batches(
     all: &[Test],
     kernels: &[Kernel],
@@ -92,7 +92,7 @@ pub(super) fn batches(
             });
         }
     };
-    // The slow ones first.
+    // The slow kernels come first.
     for kernel in kernels.iter().filter(|kernel| kernel.pin().is_some()) {
         let choice = stock(all, *kernel, kernels, depth);
         notes.extend(choice.note(*kernel));
@@ -100,22 +100,22 @@ pub(super) fn batches(
     }
     if kernels.contains(&Kernel::Uml) {
         let (mine, guest) = all.iter().cloned().partition(|test| here.runs(test));
-        // It has one processor: two of them share the tests where there are two.
+        // It has one processor, so two machines share the tests if there are two processors.
         put(Place::Guest(Kernel::Uml), guest, 2);
         put(Place::Here, mine, 1);
     }
     (batches, notes)
 }
 
-/// The tests for `kernel`, one of Debian's in QEMU, in a run over `kernels`.
+/// Returns the tests for `kernel`, one of Debian's under QEMU, in a run over `kernels`.
 fn stock(all: &[Test], kernel: Kernel, kernels: &[Kernel], depth: Depth) -> Choice {
     let runs = |test: &Test| {
         let group = test.group();
         match (kernels.contains(&Kernel::Uml), kernel) {
-            // A guest has no guests of its own, and no Kubernetes worth waiting for.
+            // A guest cannot have guests, and Kubernetes takes too long in it.
             _ if test.suite.name == KUBE => false,
             (false, _) => true,
-            // The same source as user-mode Linux.
+            // It has the same source as user-mode Linux.
             (true, Kernel::Old) if depth == Depth::Daily => DAILY.contains(&group.as_str()),
             (true, Kernel::Old) => STOCK.contains(&group.as_str()),
             (true, _) => !CONDUCT.contains(&group.as_str()),
@@ -129,7 +129,7 @@ fn stock(all: &[Test], kernel: Kernel, kernels: &[Kernel], depth: Depth) -> Choi
     Choice { tests, left_out }
 }
 
-/// What [`stock`] chose.
+/// The choice that [`stock`] made.
 #[derive(Debug)]
 struct Choice {
     tests: Vec<Test>,
@@ -137,7 +137,7 @@ struct Choice {
 }
 
 impl Choice {
-    /// What was left out, why, and how to run it all the same; `None` if nothing was.
+    /// Returns what was left out, why, and how to run it; `None` if nothing was.
     fn note(&self, kernel: Kernel) -> Option<String> {
         let mut groups: Vec<String> = self.left_out.iter().map(Test::group).collect();
         groups.dedup();

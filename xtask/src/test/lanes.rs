@@ -1,4 +1,4 @@
-//! Runs tests in this kernel and in guests, as many places at once as the machine can carry.
+//! Runs tests in this kernel and in guests, in as many places at once as the machine can carry.
 
 use std::fmt;
 use std::fs;
@@ -37,14 +37,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// How tests are run.
+/// The parameters of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ways {
-    /// How often a test that fails is tried.
+    /// The maximum number of attempts at a test.
     pub(super) tries: u32,
-    /// How many processes load each place meanwhile.
+    /// The number of processes that load each place.
     pub(super) load: u32,
-    /// From the start of a guest to its end.
+    /// The time limit of a guest.
     pub(super) timeout: Duration,
 }
 
@@ -53,11 +53,11 @@ pub(super) struct Ways {
 pub(super) struct Batch {
     pub(super) place: Place,
     pub(super) tests: Vec<Test>,
-    /// How many guests (or scripts in this kernel) share them.
+    /// The number of guests (or scripts in this kernel) that share them.
     pub(super) lanes: usize,
 }
 
-/// How long one test may take. Who needs longer is stuck; the end-to-end ones start whole clusters.
+/// Returns the time limit of a test in seconds. The end-to-end tests start whole clusters.
 fn limit(test: &Test) -> u32 {
     match test.group().as_str() {
         "kube::e2e" => 1500,
@@ -65,7 +65,7 @@ fn limit(test: &Test) -> u32 {
     }
 }
 
-/// A batch at work.
+/// A batch that is running.
 struct Work<'b> {
     batch: &'b Batch,
     board: Mutex<Board>,
@@ -73,10 +73,10 @@ struct Work<'b> {
     queue: Scratch,
 }
 
-/// Runs all `batches`, `at_once` lanes at a time; a board for each.
+/// Runs all `batches`, `at_once` lanes at a time; returns a board for each.
 ///
 /// # Errors
-/// When nothing could be started at all. What goes wrong in a place is on its board.
+/// If nothing could be started at all. What fails in one place is on its board.
 pub(super) fn run(
     ws: &Workspace,
     batches: &[Batch],
@@ -98,7 +98,7 @@ pub(super) fn run(
             queue,
         });
     }
-    // The first lane of each, then the second ones: these find work only where there is much.
+    // The first lane of each batch starts first. Second lanes find work only in large batches.
     let most = batches.iter().map(|batch| batch.lanes).max().unwrap_or(0);
     let lanes: Vec<&Work<'_>> = (0..most)
         .flat_map(|lane| works.iter().filter(move |work| lane < work.batch.lanes))
@@ -130,8 +130,8 @@ impl Work<'_> {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Takes tests until none is left. A guest that dies takes the test with it that it was at, and
-    /// another one goes on with the rest.
+    /// Runs tests until none is left. If a guest dies, its current test has failed, and another guest continues with
+    /// the rest.
     fn lane(&self, ws: &Workspace, ways: Ways) {
         let claimed = || fs::read_dir(&self.queue.0).map_or(0, Iterator::count);
         while claimed() < self.batch.tests.len() {
@@ -163,7 +163,7 @@ impl Work<'_> {
         }
     }
 
-    /// One run of the script.
+    /// Runs the script once.
     fn machine(&self, ws: &Workspace, ways: Ways, lane: &mut Lane<'_, '_>) -> Result<()> {
         let script = self.script.0.to_string_lossy().into_owned();
         let env = test_environment(ws, &ws.unoptimised())?;
@@ -199,7 +199,7 @@ impl Work<'_> {
     }
 }
 
-/// One script at work: what it told last.
+/// A running script, and its last report.
 struct Lane<'w, 'b> {
     work: &'w Work<'b>,
     started: Instant,
@@ -208,7 +208,7 @@ struct Lane<'w, 'b> {
 }
 
 impl Lane<'_, '_> {
-    /// Takes a line of the script's.
+    /// Handles a line of the script's output.
     fn told(&mut self, line: &str) {
         let known = |test: &usize| *test < self.work.batch.tests.len();
         match Told::parse(line) {
@@ -220,7 +220,8 @@ impl Lane<'_, '_> {
                 self.started = Instant::now();
                 self.current = Some(test);
                 self.text.clear();
-                // A guest under QEMU makes it in its own memory only: the next one is to find it, too.
+                // A guest under QEMU creates this directory only in its own memory, and the next guest must see it,
+                // too.
                 let _ = fs::create_dir(self.work.queue.0.join(test.to_string()));
             }
             Told::Skip(test, need, reason) if known(&test) => {
@@ -255,16 +256,16 @@ impl Lane<'_, '_> {
     }
 }
 
-/// The script of a batch.
+/// Returns the script of a batch.
 fn text(batch: &Batch, ways: Ways, queue: &Path) -> String {
     let word = |path: &Path| quote(&path.to_string_lossy());
     let queue = match batch.place {
-        // Guests of user-mode Linux share it; hostfs makes directories at once and once.
+        // Guests of user-mode Linux share the directory; hostfs creates directories at once and exclusively.
         Place::Guest(Kernel::Uml) => format!(
             "queue=/run/xtask/queue\nmkdir -p $queue\nmount -t hostfs -o {} none $queue || exit 1\n",
             word(queue)
         ),
-        // Under QEMU it is seen as it was at the boot.
+        // Under QEMU it has the contents that it had at the boot.
         Place::Guest(_) | Place::Here => format!("queue={}\n", word(queue)),
     };
     let mut text = queue + include_str!("run.sh");
@@ -285,7 +286,7 @@ fn text(batch: &Batch, ways: Ways, queue: &Path) -> String {
     text
 }
 
-/// A file or directory below `target/vm` that goes away with its value.
+/// A file or directory below `target/vm` that is removed when this is dropped.
 #[derive(Debug)]
 struct Scratch(PathBuf);
 
@@ -303,7 +304,7 @@ impl Drop for Scratch {
     }
 }
 
-/// How many lanes this machine carries at once: one a processor, and 4 GiB of memory for each.
+/// Returns how many lanes this machine can carry: one for each processor, with 4 GiB of memory each.
 pub(super) fn at_once() -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -326,7 +327,7 @@ mod tests {
     use super::super::suite::tests::test;
     use super::*;
 
-    /// A directory with executables that stand for tests: what each does, as a shell says it.
+    /// Creates a directory with executables that stand for tests; each runs a shell script.
     fn executables(name: &str, scripts: &[(&str, &str)]) -> (Scratch, Vec<Test>) {
         let dir = std::env::temp_dir().join(format!("xtask-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("temporary directory");
@@ -364,7 +365,7 @@ mod tests {
         }
     }
 
-    /// What is on the board when `output` is all that a script told.
+    /// Returns the board after a script with this output.
     fn told(dir: &Scratch, batch: &Batch, output: &str) -> Vec<(String, Verdict)> {
         let work = work(dir, batch);
         tell(&work, output);
@@ -429,7 +430,7 @@ mod tests {
     fn what_one_guest_has_begun_the_next_one_leaves_alone() {
         let (dir, tests) = executables("begun", &[("a", "exit 0"), ("b", "exit 0")]);
         let batch = batch(tests);
-        // As a guest's that died at once: it made nothing where we see it.
+        // Like a guest that died at once: it created nothing that we can see.
         let work = work(&dir, &batch);
         fs::create_dir_all(&work.queue.0).expect("a directory");
         tell(&work, "@@ ready\n@@ start 0");
@@ -490,7 +491,7 @@ mod tests {
         assert!(exec::succeeds(Command::new("kill").arg(&signal)));
         let status = running.wait().expect("it ends");
         assert_eq!(status.code(), Some(143), "{status}");
-        // It waited for them, so they are gone: not merely about to go.
+        // It has waited for them, so they are gone, not merely ending.
         assert!(!Path::new("/proc").join(&pid).exists(), "{pid} goes on");
     }
 }

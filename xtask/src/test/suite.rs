@@ -12,12 +12,12 @@ use crate::cargo;
 use crate::exec;
 use crate::workspace::Workspace;
 
-/// What an executable's tests are about.
+/// The kind of tests in an executable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The code beside them: any machine will do.
+    /// Tests beside the code, for any machine.
     Unit,
-    /// The programs, in networks that they make.
+    /// Tests of the programs, in networks that they create.
     Integration,
 }
 
@@ -25,10 +25,10 @@ pub(super) enum Kind {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Suite {
     pub(super) kind: Kind,
-    /// The target's: `lab`, `native`, `kube`, or the crate's.
+    /// The target's name: `lab`, `native`, `kube`, or the crate's.
     pub(super) name: String,
     pub(super) executable: PathBuf,
-    /// Where cargo would run it: its package's directory.
+    /// The directory in which cargo would run it: its package's.
     pub(super) directory: PathBuf,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Suite {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Test {
     pub(super) suite: Arc<Suite>,
-    /// As libtest has it: `rows::every_row_is_as_it_must_be`.
+    /// Its name in libtest: `rows::every_row_is_as_it_must_be`.
     pub(super) name: String,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Test {
 }
 
 impl Test {
-    /// Suite and module: `lab::rows`. Of a unit test the suite alone.
+    /// Returns suite and module: `lab::rows`. For a unit test it is the suite alone.
     pub(super) fn group(&self) -> String {
         match (self.suite.kind, self.name.split_once("::")) {
             (Kind::Integration, Some((module, _))) => format!("{}::{module}", self.suite.name),
@@ -56,7 +56,7 @@ impl Test {
     }
 }
 
-/// Builds every test of the workspace, and lists those whose full name contains `filter`.
+/// Builds every test of the workspace, and returns those whose full name contains `filter`.
 pub(super) fn build(ws: &Workspace, filter: Option<&str>) -> Result<Vec<Test>> {
     let mut build = ws.cargo("test");
     build.args(["--no-run", "--locked"]);
@@ -82,14 +82,14 @@ pub(super) fn build(ws: &Workspace, filter: Option<&str>) -> Result<Vec<Test>> {
     Ok(all)
 }
 
-/// The test functions in what libtest lists.
+/// Returns the test functions in libtest's list.
 fn names(listed: &str) -> impl Iterator<Item = &str> {
     listed
         .lines()
         .filter_map(|line| line.strip_suffix(": test"))
 }
 
-/// The test executables in cargo's messages, by name.
+/// Returns the test executables in cargo's messages, by name.
 fn suites(messages: &str) -> Result<Vec<Suite>> {
     #[derive(Deserialize)]
     struct Message {
@@ -135,7 +135,7 @@ fn suites(messages: &str) -> Result<Vec<Suite>> {
 pub(super) mod tests {
     use super::*;
 
-    /// A test of this name, `SUITE::MODULE::FUNCTION`, that an executable at `path` has.
+    /// Creates a test of this name, `SUITE::MODULE::FUNCTION`, in an executable at `path`.
     pub(crate) fn test(kind: Kind, full: &str, path: &str) -> Test {
         let (suite, name) = full.split_once("::").expect("SUITE::NAME");
         Test {

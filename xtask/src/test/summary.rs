@@ -1,4 +1,4 @@
-//! What a whole run came to: counted, with a name and a reason for whatever did not simply pass.
+//! The summary of a run: counts, and the name and reason of every test that did not simply pass.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,12 +6,12 @@ use std::fmt;
 use super::board::{Board, Verdict};
 use crate::ui;
 
-/// What the person allows and asks for.
+/// The user's terms for success.
 #[derive(Debug, Default)]
 pub(super) struct Terms {
-    /// A test that passes on a second try has passed.
+    /// Whether a test that passes at a second attempt has passed.
     pub(super) flaky_passes: bool,
-    /// What no test may be skipped for the want of.
+    /// The needs for which no test may be skipped.
     pub(super) required: Vec<String>,
 }
 
@@ -21,7 +21,7 @@ pub(super) struct Summary {
     passed: usize,
     failed: usize,
     skipped: usize,
-    /// What is worth a line, in order.
+    /// The lines to print, in order.
     pub(super) lines: Vec<String>,
 }
 
@@ -29,7 +29,7 @@ impl Summary {
     /// Judges `boards` by `terms`.
     pub(super) fn of(boards: &[Board], terms: &Terms) -> Self {
         let mut summary = Self::default();
-        // Tests that are skipped in one place may run in another.
+        // A test that is skipped in one place may run in another.
         let mut ran = BTreeMap::new();
         let mut skips: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
         for board in boards {
@@ -74,7 +74,7 @@ impl Summary {
         summary
     }
 
-    /// What was required and yet skipped in every place it was in has failed.
+    /// Fails tests that were skipped in every place for a required need.
     fn require(&mut self, boards: &[Board], terms: &Terms, ran: &BTreeMap<String, bool>) {
         let mut missed = BTreeMap::new();
         for (test, verdict, skips) in boards.iter().flat_map(Board::verdicts) {

@@ -1,24 +1,24 @@
-//! What the script that runs tests (`run.sh`) tells of them, line by line.
+//! Parses the output of the script that runs tests (`run.sh`), line by line.
 
 use std::time::Duration;
 
-/// One of its lines.
+/// A line of the output.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told<'l> {
-    /// The machine is up, and the first test is next.
+    /// The machine is up, and the first test follows.
     Ready,
-    /// Test number so and so begins.
+    /// The test with this number begins.
     Start(usize),
-    /// It tested nothing: what it needs and this place lacks, and the reason.
+    /// The test with this number was skipped: the need, and the reason.
     Skip(usize, &'l str, &'l str),
-    /// It ended: with this status, after this time.
+    /// The test with this number ended, with this status and after this time.
     End(usize, i32, Duration),
-    /// Something else, most often what a test that failed wrote.
+    /// Any other line, usually output of a failed test.
     Text(&'l str),
 }
 
 impl<'l> Told<'l> {
-    /// The meaning of a line.
+    /// Parses a line.
     pub(super) fn parse(line: &'l str) -> Self {
         let line = line.trim_end_matches('\r');
         line.strip_prefix("@@ ")
@@ -66,7 +66,7 @@ mod tests {
                 "@@ end 7 101 1234",
                 Told::End(7, 101, Duration::from_millis(1234)),
             ),
-            // what a test writes begins with a bar
+            // The output of a test begins with a bar.
             ("    | @@ end 7 0 1", Told::Text("    | @@ end 7 0 1")),
             ("@@ end 7 zero 1", Told::Text("@@ end 7 zero 1")),
             ("@@ what 7", Told::Text("@@ what 7")),

@@ -1,7 +1,7 @@
-//! What runs inside a guest: the second stage of its init, the same in every kernel.
+//! The second stage of a guest's init, which is the same in every kernel.
 //!
-//! The first stage belongs to the machine ([`super::uml`], [`super::qemu`]): it makes a writable
-//! root out of this machine's read-only one and starts this script as process 1.
+//! The first stage belongs to the kind of machine ([`super::uml`], [`super::qemu`]). It makes a writable root out of
+//! this machine's read-only one, and starts this script as process 1.
 
 use std::fs;
 use std::path::Path;
@@ -14,29 +14,29 @@ use crate::workspace::Workspace;
 
 /// The file with the command's exit status, in the guest's `$EBBTIDE_OUT`.
 pub(super) const STATUS: &str = "status";
-/// Where the guest has the writable directory of this machine.
+/// The path in the guest of the directory that it can write on this machine.
 pub(super) const OUT: &str = "/run/xtask/out";
-/// Where the second stage lies, on this machine and so in the guest.
+/// The name of the second stage's file.
 pub(super) const SCRIPT: &str = "guest.sh";
 
-/// How the machine differs from others.
+/// The properties in which kinds of machines differ.
 pub(super) struct Ways<'a> {
-    /// The device that takes the command's output.
+    /// The device for the command's output.
     pub(super) output: &'a str,
     /// The command that mounts the writable directory of this machine on its argument.
     pub(super) mount_out: &'a str,
-    /// What is to be `/lib/modules/$(uname -r)`.
+    /// The directory that becomes `/lib/modules/$(uname -r)`.
     pub(super) modules: &'a Path,
 }
 
-/// The modules that tests use. What a kernel has built in or has not at all is passed over.
+/// The modules that tests use. Those that a kernel has built in, or does not have, are skipped.
 const MODULES: &str = "ipvlan veth dummy macvlan bridge tun sch_ingress cls_bpf act_bpf sch_fq \
     nf_conntrack nf_nat iptable_nat ip6table_nat iptable_filter ip6table_filter iptable_mangle \
     ip6table_mangle iptable_raw ip6table_raw xt_conntrack xt_mark xt_connmark xt_comment \
     xt_addrtype xt_MASQUERADE xt_nat xt_REDIRECT xt_statistic xt_tcpudp xt_multiport nf_tables \
     nft_nat nft_ct overlay br_netfilter xt_recent";
 
-/// Variables of ours that guests get, by name and by the begin of a name.
+/// The variables that guests get, by name and by prefix.
 const ENV_NAMES: [&str; 7] = [
     "PATH",
     "TERM",
@@ -64,7 +64,7 @@ pub(super) fn write(
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Those of the variables `all` that a guest gets.
+/// Returns those of the variables `all` that a guest gets.
 pub(super) fn environment(all: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
     all.filter(|(name, _)| {
         ENV_NAMES.contains(&name.as_str())
@@ -73,7 +73,7 @@ pub(super) fn environment(all: impl Iterator<Item = (String, String)>) -> Vec<(S
     .collect()
 }
 
-/// The second stage as text.
+/// Returns the text of the second stage.
 fn script(ws: &Workspace, command: &[String], env: &[(String, String)], ways: &Ways<'_>) -> String {
     let path = |path: &Path| quote(&path.to_string_lossy());
     let exports: String = env

@@ -1,5 +1,5 @@
-//! The small root that a stock kernel starts from: a shell and the modules that reach this
-//! machine's files, as a cpio archive of the kind "newc" (kernel: `early-userspace/buffer-format`).
+//! The initramfs of a stock kernel: a shell, and the modules that give access to this machine's files, as a cpio
+//! archive of the format "newc" (kernel: `early-userspace/buffer-format`).
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::exec;
 use crate::setup::kernels::Kernel;
 
-/// What the first stage loads: the disk's and the output's drivers.
+/// The modules that the first stage loads: drivers of the disk and the output.
 const MODULES: [&str; 5] = [
     "virtio_pci",
     "virtio_console",
@@ -18,8 +18,7 @@ const MODULES: [&str; 5] = [
     "overlay",
 ];
 
-/// First stage: this machine's root through virtio-9p, read-only; an overlay in memory over it
-/// becomes the root.
+/// The first stage: this machine's root through virtio-9p, read-only, with an overlay in memory, becomes the root.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -31,7 +30,7 @@ umount /proc
 exec switch_root /new /bin/sh @SCRIPT@
 "#;
 
-/// The archive for `kernel`; `script` is the second stage.
+/// Builds the archive for `kernel`; `script` is the second stage.
 pub(super) fn build(kernel: &Kernel, script: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for dir in ["bin", "proc", "modules", "lower", "mem", "new"] {
@@ -54,7 +53,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A module without its compression.
+/// Returns a module without compression.
 fn plain(path: &Path) -> Result<Vec<u8>> {
     let tool = match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => "xz",
@@ -65,8 +64,8 @@ fn plain(path: &Path) -> Result<Vec<u8>> {
     exec::bytes(Command::new(tool).arg("-dc").arg(path))
 }
 
-/// The files to load for `wanted`, in order, from depmod's `modules.dep`: each line is a module and
-/// all it needs, the last to be loaded first. A module that is not listed is built in.
+/// Returns the files to load for `wanted`, in order, by depmod's `modules.dep`: each line has a module and its
+/// dependencies, the last of which is loaded first. A module that is not listed is built in.
 fn load_order<'d>(dependencies: &'d str, wanted: &[&str]) -> Vec<&'d str> {
     let mut order = Vec::new();
     for name in wanted {
@@ -89,7 +88,7 @@ fn module_name(file: &str) -> String {
     name.split('.').next().unwrap_or(name).replace('-', "_")
 }
 
-/// A cpio archive in the making.
+/// A cpio archive under construction.
 #[derive(Debug, Default)]
 struct Archive {
     bytes: Vec<u8>,
@@ -114,7 +113,7 @@ impl Archive {
         self.entries += 1;
         let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let name_size = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
-        // inode, mode, uid, gid, links, time, size, device and special device, name, checksum
+        // The fields: inode, mode, uid, gid, links, time, size, device and special device, name, checksum.
         let fields = [
             self.entries,
             mode,
@@ -142,7 +141,7 @@ impl Archive {
         self.pad();
     }
 
-    /// Names and data end at a multiple of 4 bytes.
+    /// Pads to a multiple of 4 bytes, at which names and data end.
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
@@ -159,12 +158,12 @@ mod tests {
         archive.program("init", b"hello");
         let bytes = archive.finish();
         assert_eq!(bytes.len() % 4, 0);
-        // header 110 bytes, name and NUL, padded: 110 + 4 = 114 -> 116
+        // The header has 110 bytes; with name and NUL, padded: 110 + 4 = 114 -> 116.
         assert_eq!(&bytes[116..122], b"070701");
         assert_eq!(&bytes[..22], b"07070100000001000041ED");
-        // size of "hello" is the seventh field of the second entry
+        // The size of "hello" is the seventh field of the second entry.
         assert_eq!(&bytes[116 + 6 + 6 * 8..][..8], b"00000005");
-        // 110 + 5 = 115 -> 116 after its begin
+        // 110 + 5 = 115 -> 116 after its beginning.
         assert_eq!(&bytes[232..237], b"hello");
         assert_eq!(&bytes[240 + 110..][..10], b"TRAILER!!!");
     }

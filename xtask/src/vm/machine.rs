@@ -1,4 +1,4 @@
-//! The process that is a machine: its output, its time, its end.
+//! The process of a machine: its output, its time limit, its end.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,36 +12,35 @@ use anyhow::{Context as _, Result, bail};
 use super::OutDir;
 use crate::exec;
 
-/// The file with what the kernel said.
+/// The file with the kernel's output.
 pub(super) const CONSOLE: &str = "console.log";
 /// How many of its lines an error shows.
 const TAIL: usize = 25;
 
-/// A machine that is not started yet.
+/// A machine that was not started yet.
 pub(super) struct Machine<'o> {
-    /// Its stdout is the guest's command's output.
+    /// The command; its stdout is the output of the guest's command.
     pub(super) command: Command,
     pub(super) out: &'o OutDir,
 }
 
-/// Stands between us and the machine. User-mode Linux makes itself a process group with helpers
-/// that may outlive it: whatever ends the machine, or us, ends that group.
+/// The guard, a shell between xtask and the machine. User-mode Linux makes itself a process group, with helpers that
+/// may outlive it. The guard ends this group when the machine or xtask ends.
 const GUARD: &str = r#""$@" & machine=$!
 trap 'kill -KILL -$machine $machine 2>/dev/null' TERM INT HUP
 wait $machine
 kill -KILL -$machine 2>/dev/null"#;
 
-/// `program` as a process that does not outlive us, however we end.
+/// Returns a command for `program` that ends when xtask ends, for whatever reason.
 pub(super) fn bound_to_us(program: &Path) -> Command {
-    // setpriv is part of util-linux, which is essential in Debian
+    // setpriv is part of util-linux, which is essential in Debian.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "--", "sh", "-c"]);
     command.arg(GUARD).arg("sh").arg(program);
     command
 }
 
-/// Starts the machine, has its command's output read, and returns the end of it when the machine has
-/// ended.
+/// Starts the machine and reads its command's output. Returns the end of the output after the machine has ended.
 pub(super) fn run(
     machine: Machine<'_>,
     timeout: Duration,
@@ -71,7 +70,7 @@ struct Last<R> {
 }
 
 impl<R> Last<R> {
-    /// As much as a kernel's last words take.
+    /// The number of bytes that are kept, enough for a kernel's last messages.
     const MOST: usize = 64 * 1024;
 
     fn of(from: R) -> Self {
@@ -92,7 +91,7 @@ impl<R: Read> Read for Last<R> {
     }
 }
 
-/// Waits for the machine's end, and ends it when its time is over.
+/// Waits for the machine's end, and ends it after the time limit.
 fn wait(child: &mut Child, out: &OutDir, timeout: Duration) -> Result<()> {
     let deadline = Instant::now() + timeout;
     while child
@@ -113,7 +112,7 @@ fn wait(child: &mut Child, out: &OutDir, timeout: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Ends the machine through its guard, by process id.
+/// Ends the machine through its guard, by process ID.
 fn end(child: &mut Child) -> Result<()> {
     let pid = child.id().to_string();
     exec::succeeds(Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]));
@@ -129,7 +128,7 @@ fn end(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-/// The last lines that the machine and its kernel said.
+/// Returns the last lines of the machine's and its kernel's output.
 pub(super) fn tail(out: &OutDir) -> String {
     let mut text = String::new();
     for name in ["machine.log", CONSOLE] {
@@ -147,7 +146,7 @@ pub(super) fn tail(out: &OutDir) -> String {
     format!("its last words:\n{}", text.trim_end())
 }
 
-/// The end of `text`, and before it the line with a panic's reason: a backtrace may follow it.
+/// Returns the end of `text`, after the line with a panic's reason: a backtrace may follow that line.
 fn last_lines(text: &str) -> Vec<&str> {
     let lines: Vec<&str> = text
         .lines()

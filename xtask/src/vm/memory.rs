@@ -1,24 +1,24 @@
-//! Where the memory of a user-mode Linux lives: in a file, of which it executes.
+//! The memory of a user-mode Linux, which is a file that it executes from.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::exec;
 
-/// In memory, if it will do.
+/// The preferred directory, which is in memory.
 const SHM: &str = "/dev/shm";
 
-/// What is known of a directory's file system.
+/// Properties of a directory's file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Room {
-    /// MiB.
+    /// The free space in MiB.
     pub(super) free: u64,
-    /// Whether what lies there may be executed.
+    /// Whether files there may be executed.
     pub(super) exec: bool,
 }
 
 impl Room {
-    /// What there is in `dir`; nothing, if we cannot find out.
+    /// Determines the properties of `dir`; no space, if they cannot be determined.
     pub(super) fn of(dir: &Path) -> Self {
         let mut findmnt = Command::new("findmnt");
         findmnt.args(["--noheadings", "--output", "OPTIONS", "--target"]);
@@ -28,13 +28,13 @@ impl Room {
         Self::parse(&exec::read(&mut df).unwrap_or_default(), &options)
     }
 
-    /// From what `df` and `findmnt` wrote.
+    /// Parses the output of `df` and `findmnt`.
     fn parse(df: &str, options: &str) -> Self {
         let free = df
             .split_whitespace()
             .last()
             .and_then(|word| word.parse().ok());
-        // of several mounts on one place the last one counts
+        // Of several mounts on one directory the last one counts.
         let options = options.lines().next_back().unwrap_or_default();
         Self {
             free: free.unwrap_or(0),
@@ -43,8 +43,8 @@ impl Room {
     }
 }
 
-/// The directory for `needed` MiB: in memory, if there is enough of it (a container's /dev/shm often
-/// has 64 MB, and running out of it kills the guest) and it may be executed; else `otherwise`.
+/// Returns the directory for `needed` MiB: in memory, if that has enough space and allows execution (in containers
+/// /dev/shm often has 64 MB, and a guest dies if it runs out); else `otherwise`.
 pub(super) fn dir(needed: u64, otherwise: &Path) -> &Path {
     chosen(Room::of(Path::new(SHM)), needed, otherwise)
 }

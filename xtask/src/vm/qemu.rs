@@ -1,4 +1,4 @@
-//! QEMU without KVM: Debian's stock kernel with all it has (JIT, BTF, two CPUs), emulated.
+//! QEMU without KVM: Debian's stock kernel with everything that it has (JIT, BTF, two CPUs), emulated.
 
 use std::fs;
 
@@ -10,11 +10,11 @@ use crate::exec;
 use crate::setup::{debian, kernels};
 use crate::workspace::Workspace;
 
-/// The kernel's command line. A panic ends the machine (`-no-reboot`); mitigations of hardware
-/// bugs only cost time where there is no hardware.
+/// The kernel's command line. A panic ends the machine (`-no-reboot`). Mitigations of hardware bugs only cost time
+/// without hardware.
 const APPEND: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check";
 
-/// The machine for `request`, with the pinned kernel of this name.
+/// Returns the machine for `request`, with the pinned kernel of this name.
 pub(super) fn machine<'o>(
     ws: &Workspace,
     kernel: &str,
@@ -47,7 +47,7 @@ pub(super) fn machine<'o>(
             "none",
             "-no-reboot",
         ])
-        // 5-level page tables are only longer walks here
+        // 5-level page tables only make walks longer here.
         .args([
             "-machine",
             "q35,accel=tcg",
@@ -63,13 +63,13 @@ pub(super) fn machine<'o>(
         .arg("-initrd")
         .arg(&initrd)
         .args(["-append", APPEND])
-        // the kernel speaks into a file, the command on stdout (a raw port: no terminal between)
+        // The kernel writes to a file, the command to stdout (a raw port, without a terminal).
         .args([
             "-chardev",
             &format!("file,id=console,path={}", out.file(CONSOLE).display()),
         ])
         .args(["-serial", "chardev:console", "-device", "virtio-serial-pci"])
-        // not QEMU's "stdio": it hangs up when our empty stdin ends
+        // QEMU's "stdio" would hang up when the empty stdin ends.
         .args(["-chardev", "file,id=output,path=/dev/stdout"])
         .args(["-device", "virtserialport,chardev=output,nr=1"]);
     share(&mut command, "root", "/", ",readonly=on,multidevs=remap");

@@ -12,11 +12,10 @@ use super::{OutDir, Request, guest, memory};
 use crate::setup::{debian, kernels, xstate};
 use crate::workspace::Workspace;
 
-/// MiB, if nobody says otherwise. Taken as they are used, from the file system of `TMPDIR`.
+/// The default memory in MiB. It is allocated as it is used, from the file system of `TMPDIR`.
 pub(super) const MEMORY: u64 = 3072;
 
-/// First stage: the root is this machine's through hostfs, read-only; an overlay in memory over it
-/// becomes the root.
+/// The first stage: this machine's root through hostfs, read-only, with an overlay in memory, becomes the root.
 const INIT: &str = r#"#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir /mnt/upper /mnt/work /mnt/root || exit 1
@@ -26,7 +25,7 @@ cd /mnt/root && pivot_root . mnt || exit 1
 exec chroot . sh -c 'umount -l /mnt; exec sh "$1"' sh @SCRIPT@
 "#;
 
-/// The machine for `request`.
+/// Returns the machine for `request`.
 pub(super) fn machine<'o>(
     ws: &Workspace,
     request: &Request,
@@ -63,11 +62,11 @@ pub(super) fn machine<'o>(
             "quiet",
             "panic=1",
         ])
-        // the kernel speaks on stderr, the command on stdout
+        // The kernel writes to stderr, the command to stdout.
         .args(["con=null", "con0=null,fd:2", "con1=null,fd:1"])
         .arg(format!("uml_dir={shared}/"))
         .arg(format!("init={}", init.display()))
-        // the kernel's Documentation/virt/uml/user_mode_linux_howto_v2.rst
+        // See the kernel's Documentation/virt/uml/user_mode_linux_howto_v2.rst.
         .args(
             (0..)
                 .zip(&request.hardware.nics)
@@ -87,7 +86,7 @@ pub(super) fn machine<'o>(
     Ok(Machine { command, out })
 }
 
-/// The value of `LD_PRELOAD`: ours before what a person has in it.
+/// Returns the value of `LD_PRELOAD`: our library, before those that the user has set.
 fn preload(library: &Path, others: Option<OsString>) -> OsString {
     let mut all = library.as_os_str().to_owned();
     if let Some(others) = others.filter(|others| !others.is_empty()) {

@@ -1,5 +1,4 @@
-//! Why a machine died, in plain words: chosen by what it said, with what this machine is and what to
-//! try next.
+//! Explains why a machine died: by its output, with this machine's properties and what to try next.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,19 +11,19 @@ use super::{Kernel, OutDir, Request, machine, memory, this_kernel_will_do};
 use crate::exec;
 use crate::setup::xstate;
 
-/// A way to die.
+/// A cause of death.
 #[derive(Debug)]
 struct Cause {
-    /// Each of them is in what the machine said.
+    /// Texts that are all in the machine's output.
     signs: &'static [&'static str],
     /// What happened.
     what: &'static str,
-    /// What to do about it before anything else; empty, if there is nothing.
+    /// The first thing to try; empty if there is nothing.
     cure: &'static str,
 }
 
-/// The causes that are known, the most certain ones first. The words are those of the kernels'
-/// sources (arch/um/os-Linux), of QEMU, of the dynamic loader and of the shell that starts them.
+/// The known causes, the most certain ones first. The texts are from the sources of the kernels (arch/um/os-Linux),
+/// QEMU, the dynamic loader, and the shell that starts them.
 static CAUSES: &[Cause] = &[
     Cause {
         signs: &["Attempted to kill init", "put_fp_registers"],
@@ -143,22 +142,22 @@ static CAUSES: &[Cause] = &[
     },
 ];
 
-/// The cause of what a machine said.
+/// Returns the cause that matches a machine's output.
 fn cause(said: &str) -> Option<&'static Cause> {
     let fits = |cause: &&Cause| cause.signs.iter().all(|sign| said.contains(sign));
     CAUSES.iter().find(fits)
 }
 
-/// What this machine is, as far as guests depend on it.
+/// The properties of this machine that guests depend on.
 #[derive(Debug)]
 struct Here {
     cpu: String,
-    /// Bytes of extended registers.
+    /// The size of the extended registers in bytes.
     register_set: u32,
-    /// Where a user-mode Linux' memory is, and what there is of it.
+    /// The directory of a user-mode Linux' memory, and its properties.
     memory: (PathBuf, Room),
     root: bool,
-    /// Whether this kernel has ipvlan; only root can tell.
+    /// Whether this kernel has ipvlan; only root can determine it.
     ipvlan: bool,
 }
 
@@ -201,7 +200,7 @@ impl Here {
     }
 }
 
-/// The CPU's name, from `/proc/cpuinfo`.
+/// Returns the CPU's name from `/proc/cpuinfo`.
 fn cpu(cpuinfo: &str) -> &str {
     let mut lines = cpuinfo.lines();
     lines
@@ -209,7 +208,7 @@ fn cpu(cpuinfo: &str) -> &str {
         .map_or("a CPU without a name", |(_, name)| name.trim())
 }
 
-/// What to say of a machine that ended before its command did; `text` is what it wrote to us.
+/// Returns the message about a machine that ended before its command did; `text` is its output to us.
 pub(super) fn it_died(request: &Request, out: &OutDir, text: &str) -> String {
     let mut said = dump(text).to_owned();
     for name in ["machine.log", machine::CONSOLE] {
@@ -221,8 +220,8 @@ pub(super) fn it_died(request: &Request, out: &OutDir, text: &str) -> String {
     message(cause(&said), request.kernel, &machine::tail(out), &here)
 }
 
-/// What a dying user-mode Linux writes where the command's output goes: the kernel's log. The
-/// command's own words are no sign of anything.
+/// Returns the kernel's log, which a dying user-mode Linux writes to the command's output. The command's own output
+/// tells nothing.
 fn dump(text: &str) -> &str {
     text.rfind("kmsg_dump:").map_or("", |begin| &text[begin..])
 }
@@ -255,7 +254,7 @@ fn message(cause: Option<&Cause>, kernel: Kernel, tail: &str, here: &Here) -> St
     text
 }
 
-/// Refuses a guest on a CPU that none of the kernels is for.
+/// Fails on a CPU for which there is no guest kernel.
 pub(crate) fn guests_run_on(arch: &str) -> Result<()> {
     if arch != "x86_64" {
         bail!(

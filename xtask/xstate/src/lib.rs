@@ -1,10 +1,9 @@
-//! `ptrace` for a user-mode Linux that does not know how large this CPU's register set is.
+//! A `ptrace` for a user-mode Linux that does not know the size of this CPU's register set.
 //!
-//! User-mode Linux keeps the extended registers of its processes (x87, SSE, AVX...) and puts them
-//! back by `PTRACE_SETREGSET`, as many bytes as its authors thought there are. The kernel takes the
-//! set whole or not at all (`xstateregs_set`, arch/x86/kernel/fpu/regset.c): on a CPU with more,
-//! the first process of the guest dies. Preloaded (`LD_PRELOAD`), this library's `ptrace` stands
-//! before libc's and completes the set with what the process has.
+//! User-mode Linux saves the extended registers of its processes (x87, SSE, AVX...) and restores them by
+//! `PTRACE_SETREGSET`, with a fixed number of bytes. The kernel accepts the whole set only (`xstateregs_set`,
+//! arch/x86/kernel/fpu/regset.c): on a CPU with a larger one, the first process of the guest dies. If this library is
+//! preloaded (`LD_PRELOAD`), its `ptrace` replaces libc's and completes the set with the process's own registers.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use std::cell::UnsafeCell;
@@ -15,21 +14,21 @@ use libc::{c_long, c_uint, c_void, iovec, pid_t};
 /// The extended registers, in the layout of XSAVE (the kernel's `elf.h`).
 const NT_X86_XSTATE: usize = 0x202;
 
-/// Bytes that a whole set may have: with AMX they are 11008.
+/// The maximum size of a whole set in bytes; with AMX it has 11008.
 const ROOM: usize = 64 * 1024;
 
 /// libc's `ptrace` as it is called here: four registers (see [`ptrace`]).
 type Ptrace = unsafe extern "C" fn(c_uint, pid_t, *mut c_void, *mut c_void) -> c_long;
 
-/// Where a whole set is put together, by one caller at a time.
+/// The buffer in which a whole set is assembled, by one caller at a time.
 ///
-/// Not on the stack: user-mode Linux calls on its kernel's stacks, and these have 16 KiB.
+/// It is not on the stack: user-mode Linux calls this on its kernel's stacks, which have 16 KiB.
 struct Whole {
     taken: AtomicBool,
     bytes: UnsafeCell<[u8; ROOM]>,
 }
 
-// SAFETY: `bytes` is touched only by who has set `taken`.
+// SAFETY: `bytes` is accessed only by the caller that has set `taken`.
 unsafe impl Sync for Whole {}
 
 static WHOLE: Whole = Whole {
@@ -37,15 +36,15 @@ static WHOLE: Whole = Whole {
     bytes: UnsafeCell::new([0; ROOM]),
 };
 
-/// libc's `ptrace(2)`, but for `PTRACE_SETREGSET` with `NT_X86_XSTATE`, where a set shorter than the
-/// tracee's whole is completed by what the tracee has.
+/// libc's `ptrace(2)`, except for `PTRACE_SETREGSET` with `NT_X86_XSTATE`: a set shorter than the tracee's is completed
+/// by the tracee's own.
 ///
-/// libc's is variadic. In the System V ABI of x86-64 a caller of a variadic function puts integers
-/// and pointers into the same registers as for any other, so that this definition receives what a
-/// caller gave, and passes on four registers of which libc reads those that the request has.
+/// libc's is variadic. In the System V ABI of x86-64 the caller of a variadic function puts integers and pointers into
+/// the same registers as for any other, so this definition receives what a caller gave. It passes on four registers, of
+/// which libc reads those that the request has.
 ///
 /// # Safety
-/// As `ptrace(2)`: what `address` and `data` are is up to the request.
+/// As `ptrace(2)`: the meaning of `address` and `data` depends on the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptrace(
     request: c_uint,
@@ -59,18 +58,18 @@ pub unsafe extern "C" fn ptrace(
             return result;
         }
     }
-    // SAFETY: unchanged, as the caller meant it.
+    // SAFETY: unchanged, as the caller passed it.
     unsafe { pass_on(request, pid, address, data) }
 }
 
-/// Writes the tracee's whole set, with what `given` points to laid over its begin. `None`: nothing
-/// was done, and the call may go its way as if we were not here, with its `errno`.
+/// Writes the tracee's whole set, with the bytes that `given` points to over its beginning. Returns `None` if nothing
+/// was done; the call may then proceed unchanged, with its `errno`.
 ///
 /// # Safety
 /// `given` is a valid iovec, as `PTRACE_SETREGSET` takes it.
 unsafe fn set_whole(pid: pid_t, given: *mut iovec) -> Option<c_long> {
-    // Whoever comes meanwhile is not made to wait: a signal handler would wait for ever. User-mode
-    // Linux 6.1 has one CPU and sets registers nowhere but on its way into a process: none comes.
+    // A concurrent caller does not wait: in a signal handler it would wait forever. There is none: user-mode Linux 6.1
+    // has one CPU, and sets registers only when it enters a process.
     if WHOLE.taken.swap(true, Ordering::Acquire) {
         return None;
     }
@@ -83,18 +82,18 @@ unsafe fn set_whole(pid: pid_t, given: *mut iovec) -> Option<c_long> {
         iov_len: ROOM,
     };
     let whole_at = (&raw mut whole).cast();
-    // SAFETY: the kernel writes at most `iov_len` bytes to `bytes`, which is ours by `taken`, and
-    // into `iov_len` how many the set has.
+    // SAFETY: the kernel writes at most `iov_len` bytes to `bytes`, which `taken` reserves for us, and the size of the
+    // set to `iov_len`.
     let read = unsafe { pass_on(libc::PTRACE_GETREGSET, pid, note, whole_at) };
     let result = if read == 0 {
-        // SAFETY: by the contract `given` and the `iov_len` bytes that it points to are there; the
-        // other side has `whole.iov_len` bytes, and no caller has a pointer to it.
+        // SAFETY: by the contract, `given` and the `iov_len` bytes that it points to are valid. The destination has
+        // `whole.iov_len` bytes, and no caller has a pointer to it.
         unsafe {
             let length = (*given).iov_len.min(whole.iov_len);
             std::ptr::copy_nonoverlapping((*given).iov_base.cast::<u8>(), bytes, length);
             let result = pass_on(libc::PTRACE_SETREGSET, pid, note, whole_at);
             if result == 0 {
-                // as the kernel tells how much it took
+                // The kernel returns there how many bytes it used.
                 (*given).iov_len = length;
             }
             Some(result)
@@ -108,7 +107,7 @@ unsafe fn set_whole(pid: pid_t, given: *mut iovec) -> Option<c_long> {
     result
 }
 
-/// libc's `ptrace`, looked for once.
+/// Calls libc's `ptrace`, which is looked up once.
 ///
 /// # Safety
 /// As `ptrace(2)`.

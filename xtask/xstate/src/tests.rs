@@ -5,27 +5,27 @@ use xtask::skip::{Need, skip};
 
 use super::*;
 
-/// One test at a time: whoever finds the one buffer taken is let through unchanged.
+/// Runs one test at a time: a caller that finds the buffer taken is passed through unchanged.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Where XMM0 and the header's list of components in use are in a set (Intel's manual, volume 1, 13.4).
+/// The offsets of XMM0, and of the header's list of components in use (Intel's manual, volume 1, 13.4).
 const XMM0: usize = 160;
 const IN_USE: usize = 512;
-/// x87 and SSE registers and the header: a set that no CPU with AVX takes for the whole.
+/// The size of x87 and SSE registers and the header, which no CPU with AVX accepts as a whole set.
 const SHORT: usize = 576;
 
 fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A process that stands still and is traced by us; it ends with its value.
+/// A stopped process that this one traces; it ends when this is dropped.
 struct Tracee(pid_t);
 
-/// What the child ends with if it may not be traced.
+/// The child's exit status if tracing is not permitted.
 const REFUSED: c_int = 77;
 
 impl Tracee {
-    /// `None` (and it is said) where nothing may be traced: in a container, for instance.
+    /// Starts the process. Returns `None`, after a skip, if tracing is not permitted, as in some containers.
     fn new() -> Option<Self> {
         // SAFETY: the child calls nothing but async-signal-safe functions.
         let pid = unsafe { libc::fork() };
@@ -55,7 +55,7 @@ impl Tracee {
         Some(tracee)
     }
 
-    /// The kernel's own `ptrace`, without anybody between: how it ended, and how many bytes it was.
+    /// Calls the kernel's own `ptrace`, without this library. Returns its result, and the number of bytes.
     fn plain(&self, request: c_uint, set: &mut [u8]) -> (c_long, usize) {
         let mut vector = vector(set);
         // SAFETY: an iovec of a slice.
@@ -71,7 +71,7 @@ impl Tracee {
         (result, vector.iov_len)
     }
 
-    /// All its extended registers; `None` on a CPU without XSAVE.
+    /// Returns all its extended registers; `None` on a CPU without XSAVE.
     fn registers(&self) -> Option<Vec<u8>> {
         let mut set = vec![0; ROOM];
         let (result, size) = self.plain(libc::PTRACE_GETREGSET, &mut set);
@@ -79,7 +79,7 @@ impl Tracee {
         (result == 0).then_some(set)
     }
 
-    /// Ours.
+    /// Calls this library's `ptrace`. Returns its result, and the number of bytes.
     fn set(&self, set: &mut [u8]) -> (c_long, usize) {
         let mut vector = vector(set);
         let note = std::ptr::without_provenance_mut(NT_X86_XSTATE);
@@ -120,8 +120,8 @@ fn a_set_that_the_kernel_refuses_as_too_short_is_completed() {
     let Some(mut whole) = tracee.registers().filter(|set| set.len() > SHORT) else {
         return skip(Need::Xsave, "no registers besides those of SSE");
     };
-    // Something in the upper half of YMM0 (component 2, whose place is the first after the header),
-    // to see that what is not given stays.
+    // A value in the upper half of YMM0 (component 2, the first after the header), to see that bytes which are not
+    // given stay.
     whole[SHORT..SHORT + 16].copy_from_slice(&[0x5a; 16]);
     whole[IN_USE] |= 0b111;
     assert_eq!(tracee.plain(libc::PTRACE_SETREGSET, &mut whole).0, 0);

@@ -39,6 +39,21 @@ pub enum AddressSetError {
 }
 
 /// A set of addresses of one family: sorted, disjoint, not adjacent, inclusive ranges.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_ipam::catalog::AddressSet;
+/// use ebbtide_types::Family;
+///
+/// let pool = AddressSet::parse("10.0.0.5-10.0.0.9", Family::V4)?;
+/// let used = AddressSet::single("10.0.0.7".parse()?);
+/// let free = pool.without(&used);
+/// assert_eq!(free.len(), 4);
+/// assert_eq!(free.to_string(), "10.0.0.5-10.0.0.6, 10.0.0.8-10.0.0.9");
+/// assert_eq!(free.get(2), Some("10.0.0.8".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct AddressSet {
     family: Family,

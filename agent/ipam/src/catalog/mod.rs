@@ -44,6 +44,30 @@ pub use reserved::Reserved;
 ///
 /// An immutable snapshot. Pools and networks are in the order of their files (sorted by name) and
 /// of the documents in them.
+///
+/// # Examples
+///
+/// ```
+/// use std::path::Path;
+///
+/// use ebbtide_ipam::catalog::Catalog;
+///
+/// let pools = "
+/// apiVersion: spiderpool.spidernet.io/v2beta1
+/// kind: SpiderIPPool
+/// metadata: {name: ens5-v4}
+/// spec: {default: true, subnet: 10.0.0.0/24, ips: [10.0.0.5-10.0.0.9]}
+/// ---
+/// apiVersion: spiderpool.spidernet.io/v2beta1
+/// kind: SpiderIPPool
+/// metadata: {name: broken}
+/// spec: {subnet: 10.0.1.0/24, ips: [10.9.9.9]}
+/// ";
+/// let catalog = Catalog::from_texts([(Path::new("pools.yaml"), pools)]);
+/// // One bad object spoils no other.
+/// assert_eq!(catalog.pools().len(), 1);
+/// assert_eq!(catalog.problems().len(), 1);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
     pools: Vec<Pool>,
@@ -199,6 +223,26 @@ impl Catalog {
     ///
     /// # Errors
     /// [`NetworkError`] if the name is unknown, ambiguous or malformed; it lists the existing networks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use ebbtide_ipam::catalog::Catalog;
+    ///
+    /// let network = "
+    /// apiVersion: spiderpool.spidernet.io/v2beta1
+    /// kind: SpiderMultusConfig
+    /// metadata: {name: ipvlan-ens5, namespace: kube-system}
+    /// spec: {cniType: ipvlan, ipvlan: {master: [ens5]}}
+    /// ";
+    /// let catalog = Catalog::from_texts([(Path::new("networks.yaml"), network)]);
+    /// assert_eq!(catalog.network("ipvlan-ens5")?.master, "ens5");
+    /// let error = catalog.network("ipvlan-ens6").expect_err("no such network").to_string();
+    /// assert!(error.contains("there are: kube-system/ipvlan-ens5"), "{error}");
+    /// # Ok::<(), ebbtide_ipam::catalog::NetworkError>(())
+    /// ```
     pub fn network(&self, reference: &str) -> Result<&Network, NetworkError> {
         let wanted: NetworkRef = reference.parse()?;
         let unknown = || NetworkError::Unknown {

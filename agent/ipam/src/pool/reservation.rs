@@ -107,6 +107,17 @@ pub fn ordinal(pod: &str) -> Option<(&str, u64)> {
 /// Whether the StatefulSet will have a pod of this name again. `replicas` is `None` if no set of the name exists.
 ///
 /// If not, a sticky address is released on this evidence.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_ipam::pool::{Replicas, is_expected};
+///
+/// let three = Some(Replicas { start: 0, count: 3 });
+/// assert!(is_expected("web-2", three));
+/// assert!(!is_expected("web-3", three));
+/// assert!(!is_expected("web-2", None));
+/// ```
 #[must_use]
 pub fn is_expected(pod: &str, replicas: Option<Replicas>) -> bool {
     match (ordinal(pod), replicas) {

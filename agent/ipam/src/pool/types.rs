@@ -122,6 +122,34 @@ impl Families {
 }
 
 /// A request for addresses, with all facts that decide on it.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_ipam::pool::{Options, Owner, Pools, Request, Reserved, Source};
+///
+/// # let pools = "
+/// # apiVersion: spiderpool.spidernet.io/v2beta1
+/// # kind: SpiderIPPool
+/// # metadata: {name: ens5-v4}
+/// # spec: {default: true, subnet: 10.0.0.0/24, ips: [10.0.0.5-10.0.0.6]}
+/// # ";
+/// # let catalog = ebbtide_ipam::catalog::Catalog::from_texts([("pools.yaml".as_ref(), pools)]);
+/// # let directory = tempfile::tempdir()?;
+/// # let pools = Pools::open(directory.path(), Options::default())?;
+/// # let owner = Owner { network: "pods".into(), container_id: "4f1c".into(), interface: "eth0".into() };
+/// // One address by name, of pools whose names match.
+/// let request = Request {
+///     source: Source::Named { ipv4: &["ens5-*".into()], ipv6: &[] },
+///     requested_addresses: &["10.0.0.6".parse()?],
+///     ..Request::new(&owner, "node1", &catalog)
+/// };
+/// let Reserved::New(grant) = pools.reserve(&request)? else {
+///     unreachable!("it has no addresses yet")
+/// };
+/// assert_eq!(grant.assigned()[0].address.to_string(), "10.0.0.6");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The owner that requests them.

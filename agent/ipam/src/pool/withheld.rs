@@ -8,6 +8,18 @@ use crate::catalog::AddressSet;
 const NAMED: usize = 5;
 
 /// Addresses that no new pod gets for now, each with the reason as a sentence. A current owner keeps its address.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_ipam::pool::Withheld;
+///
+/// let address = "10.0.0.7".parse()?;
+/// let withheld = Withheld::new([(address, "link ens5 of the node has it".to_owned())]);
+/// assert_eq!(withheld.why(address), Some("link ens5 of the node has it"));
+/// assert_eq!(withheld.why("10.0.0.8".parse()?), None);
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Withheld(BTreeMap<IpAddr, String>);
 

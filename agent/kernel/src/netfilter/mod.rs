@@ -21,6 +21,19 @@ use ebbtide_types::Family;
 type Chain = (String, String);
 
 /// The rules of one family, by table and chain.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kernel::netfilter::{Packet, Ruleset};
+///
+/// let rules = Ruleset::parse("*nat\n-A POSTROUTING -o ens5 -j MASQUERADE\nCOMMIT\n");
+/// let pod = "172.31.16.4".parse()?;
+/// let caught = rules.masquerades(&Packet::sent(pod, "ens5", "NEW"));
+/// assert_eq!(caught[0].rule, "-t nat -A POSTROUTING -o ens5 -j MASQUERADE");
+/// assert!(rules.masquerades(&Packet::sent(pod, "ens6", "NEW")).is_empty());
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     chains: HashMap<Chain, Vec<Rule>>,

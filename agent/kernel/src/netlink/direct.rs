@@ -82,6 +82,18 @@ impl AddAssign for Received {
 }
 
 /// A blocking rtnetlink connection to one namespace.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kernel::netlink::direct::Direct;
+///
+/// let mut netlink = Direct::open("in the host")?;
+/// let links = netlink.links(&["lo", "no-such-link"])?;
+/// assert!(links["lo"].loopback);
+/// assert!(!links.contains_key("no-such-link"));
+/// # Ok::<(), ebbtide_kernel::netlink::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Direct {
     socket: Socket,

@@ -110,6 +110,23 @@ fn listening(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
 ///
 /// The kernel processes a request before `sendmsg` returns, and makes each part of a dump when it is read. So a task
 /// waits only for the kernel's own work, and one blocking connection serves all tasks, one after the other.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kernel::netlink::Netlink;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), ebbtide_kernel::netlink::Error> {
+/// let netlink = Netlink::open("in the host")?;
+/// let other = netlink.clone();
+/// let links = netlink.links_named(&["lo"]).await?;
+/// assert_eq!(links["lo"].ifindex, 1);
+/// // Both use the same socket.
+/// assert_eq!(other.received().await, netlink.received().await);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Netlink {
     direct: Arc<Mutex<Direct>>,
@@ -209,6 +226,45 @@ impl From<Direct> for Netlink {
 }
 
 /// Requests that are sent together, in order, and acknowledged together: there is no round trip for each.
+///
+/// # Examples
+///
+/// ```no_run
+/// use ebbtide_kernel::netlink::{
+///     Batch,
+///     direct::Direct,
+///     model::{Address, MAIN_TABLE, Route},
+///     netns::Netns,
+/// };
+///
+/// let applied = Netns::in_a_new_one(|_| {
+///     let mut netlink = Direct::open("in a new namespace")?;
+///     let mut batch = Batch::default();
+///     batch.set_up("lo", 1, None);
+///     batch.add_address(
+///         &Address {
+///             link: "lo".into(),
+///             address: "192.0.2.7/32".parse().expect("an address"),
+///             no_prefix_route: false,
+///         },
+///         1,
+///     );
+///     batch.add_route(
+///         &Route {
+///             link: "lo".into(),
+///             destination: "198.51.100.0/24".parse().expect("a network"),
+///             via: None,
+///             source: None,
+///             table: MAIN_TABLE,
+///         },
+///         1,
+///     );
+///     // One system call for all three.
+///     netlink.run(batch)
+/// })?;
+/// applied?;
+/// # Ok::<(), ebbtide_kernel::netlink::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Batch {
     requests: Vec<Request>,

@@ -36,6 +36,22 @@ pub struct Address {
 }
 
 /// A unicast route.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kernel::netlink::model::{MAIN_TABLE, Route};
+/// use ebbtide_types::Family;
+///
+/// let route = Route {
+///     link: "eth0".into(),
+///     destination: Family::V4.everything(),
+///     via: Some([10, 0, 0, 1].into()),
+///     source: None,
+///     table: MAIN_TABLE,
+/// };
+/// assert_eq!(route.to_string(), "route default via 10.0.0.1 dev eth0");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Route {
     /// Link name.

@@ -28,6 +28,23 @@ const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// An open network namespace. It exists as long as this value, whatever happens to its path.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kernel::netlink::netns::{Evidence, Netns};
+///
+/// let own = Netns::open("/proc/self/ns/net")?;
+/// assert!(own.is_own()?);
+///
+/// // The inode tells whether the same namespace is still at a path.
+/// let Evidence::Present(same) = Netns::look(own.path(), Some(own.inode()))? else {
+///     unreachable!("it exists")
+/// };
+/// assert_eq!(same.inode(), own.inode());
+/// assert!(matches!(Netns::look(own.path(), Some(1))?, Evidence::Gone));
+/// # Ok::<(), ebbtide_kernel::netlink::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Netns {
     file: File,
@@ -139,6 +156,18 @@ impl Netns {
     ///
     /// # Errors
     /// If the namespace cannot be entered.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use ebbtide_kernel::netlink::{direct::Direct, netns::Netns};
+    ///
+    /// let pod = Netns::open("/run/netns/web")?;
+    /// // The socket stays in the pod's namespace, the caller's thread never enters it.
+    /// let mut netlink = pod.run(|| Direct::open("in /run/netns/web"))??;
+    /// let links = netlink.links(&["eth0"])?;
+    /// # Ok::<(), ebbtide_kernel::netlink::Error>(())
+    /// ```
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         let failed = |e| {
             Error::new(

@@ -41,6 +41,32 @@ pub struct Nic {
 }
 
 /// Facts of the node at one moment.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kernel::node::{Nic, NodeFacts};
+/// use ebbtide_types::{Mac, settings::LinkNames};
+///
+/// let node = NodeFacts {
+///     nics: vec![Nic {
+///         name: "ens5".into(),
+///         ifindex: 2,
+///         mac: Some(Mac([2, 0, 0, 0, 0, 5])),
+///         mtu: 9001,
+///         up: true,
+///         kind: None,
+///         port_of: None,
+///         below: None,
+///         ipv6: true,
+///         addresses: vec!["10.0.0.228/24".parse()?],
+///     }],
+///     ..NodeFacts::default()
+/// };
+/// assert_eq!(node.nic("ens5").map(|nic| nic.mtu), Some(9001));
+/// assert_eq!(node.addresses(&LinkNames::default()), ["10.0.0.228".parse::<std::net::IpAddr>()?]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     /// All links but the loopback and Ebbtide's own.

@@ -85,6 +85,40 @@ const INNER: [&str; 2] = ["netkit", "veth"];
 const NOWHERE: [&str; 6] = ["ifb", "netdevsim", "nlmon", "vcan", "vrf", "vsockmon"];
 
 /// Returns the role of `nic`, and the reason.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kernel::node::{Known, Nic, NodeFacts, Role, take};
+/// use ebbtide_types::{Mac, settings::LinkNames};
+///
+/// # let node = NodeFacts {
+/// #     nics: vec![Nic {
+/// #         name: "ens5".into(),
+/// #         ifindex: 2,
+/// #         mac: Some(Mac([2, 0, 0, 0, 0, 5])),
+/// #         mtu: 9001,
+/// #         up: true,
+/// #         kind: None,
+/// #         port_of: None,
+/// #         below: None,
+/// #         ipv6: true,
+/// #         addresses: vec!["10.0.0.228/24".parse()?],
+/// #     }],
+/// #     ..NodeFacts::default()
+/// # };
+/// // `node` has one link, ens5, with the address 10.0.0.228/24 and no default route.
+/// let nic = &node.nics[0];
+/// let mut known = Known::default();
+/// assert_eq!(take(nic, &node, &known, &LinkNames::default()).role, Role::Node);
+///
+/// // A pool of its subnet makes it a NIC.
+/// known.subnets.push("10.0.0.0/24".parse()?);
+/// let taken = take(nic, &node, &known, &LinkNames::default());
+/// assert_eq!(taken.role, Role::Nic);
+/// assert_eq!(taken.why, "its address is in a pool's 10.0.0.0/24");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> Taken {
     let taken = |role, why: &str| Taken::new(role, why);

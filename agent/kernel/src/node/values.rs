@@ -9,6 +9,22 @@
 use crate::netlink::foreign::ForeignRule;
 
 /// The mark's field that belongs to Ebbtide, and the foreign rules that may match bits of it.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kernel::{netlink::foreign::ForeignRule, node::Values};
+/// use ebbtide_types::Family;
+///
+/// // Somebody's rule matches packets by the bit 0x2.
+/// let rule = ForeignRule {
+///     mark: Some((0x2, 0x2)),
+///     ..ForeignRule::new(Family::V4, 100)
+/// };
+/// let values = Values { field: 0x6e, reply: 0x40, foreign: &[rule] };
+/// // The NICs with the indices 2 and 3 get values without that bit.
+/// assert_eq!(values.of(&[2, 3], &[]), [0x4, 0x8]);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'a> {
     /// All bits of the field.

@@ -57,6 +57,60 @@ fn alias(pod: &str, interface: &str) -> String {
 ///
 /// # Errors
 /// If the node cannot carry it; the message contains the reason and the remedy.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_kernel::{
+///     node::{Nic, NodeFacts},
+///     podnet::{Existing, NetworkSpec, PodAddress, Sandbox, plan},
+/// };
+/// use ebbtide_types::{Mac, settings::Settings};
+///
+/// # let node = NodeFacts {
+/// #     nics: vec![Nic {
+/// #         name: "ens5".into(),
+/// #         ifindex: 2,
+/// #         mac: Some(Mac([2, 0, 0, 0, 0, 5])),
+/// #         mtu: 9001,
+/// #         up: true,
+/// #         kind: None,
+/// #         port_of: None,
+/// #         below: None,
+/// #         ipv6: true,
+/// #         addresses: vec!["10.0.0.228/24".parse()?],
+/// #     }],
+/// #     ..NodeFacts::default()
+/// # };
+/// // `node` has one NIC, ens5.
+/// let sandbox = Sandbox {
+///     container_id: "4f1c".into(),
+///     interface: "eth0".into(),
+///     netns: "/run/netns/web".into(),
+///     netns_inode: 4_026_532_008,
+///     pid_namespace: None,
+///     pod: "default/web".into(),
+/// };
+/// let network = NetworkSpec {
+///     master: "ens5".into(),
+///     ..NetworkSpec::named("default/ipvlan-ens5")
+/// };
+/// let address = PodAddress {
+///     address: "10.0.0.5/24".parse()?,
+///     pool: "ens5-v4".into(),
+///     gateway: Some("10.0.0.1".parse()?),
+///     routes: Vec::new(),
+/// };
+/// let settings = Settings::default();
+/// let net = plan(&sandbox, &Existing::default(), &network, &[address], &node, &settings)?;
+///
+/// assert_eq!(net.mtu, 9001);
+/// let default = net.in_pod.routes[0].to_string();
+/// assert_eq!(default, "route default via 10.0.0.1 dev eth0 src 10.0.0.5");
+/// // As `ebbtidectl explain` prints it.
+/// assert!(net.to_string().contains("link eth0: ipvlan l3 on ens5, mtu 9001"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn plan(
     sandbox: &Sandbox,
     existing: &Existing,

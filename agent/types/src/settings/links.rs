@@ -10,6 +10,20 @@ use crate::{
 };
 
 /// Links that are NICs, and links that are not, by name or pattern (`ens*`, `br-[0-9]*`).
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_types::{IpvlanMode, settings::LinkNames};
+///
+/// let names = LinkNames {
+///     include: vec!["ens*".into()],
+///     exclude: vec!["ens9".into()],
+///     modes: [("ens6".to_owned(), IpvlanMode::L2)].into(),
+/// };
+/// assert!(names.includes("ens5") && names.excludes("ens9"));
+/// assert_eq!(names.mode_of("ens6"), Some(IpvlanMode::L2));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct LinkNames {

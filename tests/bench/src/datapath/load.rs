@@ -1,8 +1,8 @@
-//! Traffic between two sockets in two namespaces, both ends driven by one thread.
+//! Traffic between two sockets in two namespaces. One thread drives both ends.
 //!
-//! A packet that is sent into a veth is delivered by the same CPU before `send` returns (its backlog is
-//! worked off when softirqs are enabled again), so one thread can send, receive, answer and receive: no
-//! wake-up of another thread is in the figures, only the packets' way.
+//! A packet that is sent into a veth is delivered by the same CPU before `send` returns: its backlog is processed when
+//! softirqs are enabled again. So one thread can send, receive, answer and receive, and the figures contain no wake-up
+//! of another thread.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,21 +16,21 @@ use anyhow::{Context as _, Result, anyhow};
 use ebbtide_vpc::netns::Netns;
 use socket2::SockRef;
 
-/// A packet that is lost ends the run, instead of hanging it.
+/// The time after which a lost packet ends the run.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where the client is, where the server, and how the one reaches the other.
+/// A path: the client, the server, and the addresses between them.
 #[derive(Clone, Debug)]
 pub struct Way {
     /// The client's namespace.
     pub client: Netns,
-    /// The address it sends from.
+    /// The client's address.
     pub from: IpAddr,
     /// The server's namespace.
     pub server: Netns,
-    /// What the server listens on.
+    /// The address that the server listens on.
     pub listen: SocketAddr,
-    /// What the client connects to.
+    /// The address that the client connects to.
     pub to: SocketAddr,
 }
 
@@ -63,10 +63,10 @@ impl Way {
         Ok((near, far))
     }
 
-    /// One request of 64 bytes and one answer over one connection: each round trip, in microseconds.
+    /// Measures requests of 64 bytes and their answers over one connection. Returns each round trip in microseconds.
     ///
     /// # Errors
-    /// When no connection comes about, or one breaks.
+    /// If no connection can be made, or one breaks.
     pub fn tcp_round_trips(&self, count: usize) -> Result<Vec<f64>> {
         let (mut near, mut far) = self.pair()?;
         let mut bytes = [0; 64];
@@ -82,10 +82,10 @@ impl Way {
         Ok(trips)
     }
 
-    /// A connection, a request, an answer and the end of it: each one, in microseconds.
+    /// Measures connections with one request and one answer. Returns the time of each in microseconds.
     ///
     /// # Errors
-    /// When a connection does not come about.
+    /// If a connection cannot be made.
     pub fn connections(&self, count: usize) -> Result<Vec<f64>> {
         let listener = self.listener()?;
         self.client.run(|| {
@@ -126,10 +126,10 @@ impl Way {
         Ok((near, far, peer))
     }
 
-    /// As [`Way::tcp_round_trips`], with datagrams of 18 bytes.
+    /// As [`Way::tcp_round_trips`], with UDP datagrams of 18 bytes.
     ///
     /// # Errors
-    /// When a datagram is lost.
+    /// If a datagram is lost.
     pub fn udp_round_trips(&self, count: usize) -> Result<Vec<f64>> {
         let (near, far, peer) = self.datagrams()?;
         let mut bytes = [0; 18];
@@ -145,12 +145,12 @@ impl Way {
         Ok(trips)
     }
 
-    /// Bursts of datagrams to the server, then as many back: microseconds a packet, there and back.
+    /// Measures bursts of datagrams in both directions. Returns the microseconds per packet, to the server and back.
     ///
     /// # Errors
-    /// When a datagram is lost.
+    /// If a datagram is lost.
     pub fn udp_bursts(&self, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
-        /// Fits the backlog of a CPU and the buffer of a socket.
+        /// Fits into the backlog of a CPU and the buffer of a socket.
         const BURST: u32 = 64;
         let (near, far, peer) = self.datagrams()?;
         let mut bytes = [0; 18];
@@ -176,11 +176,10 @@ impl Way {
         Ok((there, back))
     }
 
-    /// So many streams from the server to the client, each with a thread at both ends: what arrives, in
-    /// Gbit/s.
+    /// Measures streams from the server to the client, each with a thread at both ends. Returns the received Gbit/s.
     ///
     /// # Errors
-    /// When a stream breaks.
+    /// If a stream breaks.
     pub fn throughput(&self, streams: usize, time: Duration) -> Result<f64> {
         let pairs = (0..streams)
             .map(|_| self.pair())
@@ -221,7 +220,7 @@ impl Way {
     }
 }
 
-/// A connection that ends by RST: none of thousands is left in TIME_WAIT, to be met again.
+/// Opens a connection that will end by RST, so that none of thousands stays in TIME_WAIT and is met again.
 fn connect(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(to),
@@ -231,7 +230,7 @@ fn connect(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
     socket.bind(&SocketAddr::new(from, 0).into())?;
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
-    // It bounds the connect, too.
+    // This limits the time of connect(2), too.
     socket.set_write_timeout(Some(PATIENCE))?;
     socket
         .connect(&to.into())

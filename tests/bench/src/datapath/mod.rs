@@ -1,4 +1,4 @@
-//! What a packet pays for its reply's way: our programs beside iptables and beside nothing.
+//! Measures what a packet pays for the path of its reply: Ebbtide's programs, iptables, and neither.
 
 pub mod load;
 pub mod site;
@@ -17,25 +17,25 @@ use super::{
     testbed::Testbed,
 };
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
-    /// Rounds in which all take turns.
+    /// Rounds; all sites take turns in each.
     pub rounds: usize,
-    /// Round trips and connections in a round, of each.
+    /// Round trips and connections of each site in a round.
     pub operations: usize,
-    /// Rounds of streams, and how long each lasts.
+    /// Rounds of streams, and the duration of each.
     pub streams: (usize, Duration),
 }
 
 impl Extent {
-    /// For figures.
+    /// Enough for figures.
     pub const FULL: Self = Self {
         rounds: 15,
         operations: 600,
         streams: (5, Duration::from_millis(500)),
     };
-    /// To see that it works.
+    /// Just enough to see that it works.
     pub const SHORT: Self = Self {
         rounds: 2,
         operations: 5,
@@ -43,7 +43,7 @@ impl Extent {
     };
 }
 
-/// What is measured in each round: the median of its operations is the round's value.
+/// The measured load. The value of a round is the median of its operations.
 #[derive(Clone, Copy, Debug)]
 enum Load {
     UdpRoundTrips,
@@ -102,7 +102,7 @@ impl Load {
 
     fn measure(self, way: &Way, extent: &Extent) -> Result<f64> {
         let count = extent.operations;
-        // As many datagrams as there are round trips.
+        // Sends as many datagrams as there are round trips.
         let bursts = count.div_ceil(8);
         let values = match self {
             Self::UdpRoundTrips => way.udp_round_trips(count),
@@ -124,10 +124,10 @@ impl Load {
     }
 }
 
-/// Measures.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// When a path does not carry its traffic.
+/// If a path does not carry its traffic.
 pub fn run(extent: Extent) -> Result<Figures> {
     let machine = Machine::look();
     let slave = Testbed::build()?.slave()?;
@@ -155,8 +155,8 @@ pub fn run(extent: Extent) -> Result<Figures> {
         (Load::OPERATIONS.as_slice(), extent.rounds),
         (Load::STREAMS.as_slice(), extent.streams.0),
     ] {
-        // A connection that came by the NodePort before is answered by the host-stack bypass when it comes
-        // straight: not what is meant here.
+        // A connection that came by the NodePort before would be answered by the host-stack bypass when it comes
+        // directly, which is not to be measured here.
         for path in [Path::Direct, Path::NodePort] {
             tables.extend(path.tables(&sites, loads, rounds, &extent)?);
         }
@@ -184,7 +184,7 @@ impl Path {
         }
     }
 
-    /// A table for each load, a row for each site that this path can be measured at.
+    /// Creates a table for each load, with a row for each site that supports this path.
     fn tables(
         self,
         sites: &[Site],
@@ -217,7 +217,7 @@ impl Path {
                     peer: Some(Marking::Legacy.name().to_owned()),
                     paired: Some(bound.name().to_owned()),
                 };
-                // The first round fills caches; who begins is another one each time.
+                // The first round fills caches. Another site begins each time.
                 for round in 0..=rounds {
                     for turn in 0..ways.len() {
                         let number = (turn + round) % ways.len();

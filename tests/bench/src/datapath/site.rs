@@ -1,4 +1,4 @@
-//! One way of marking in a place of its own: client, node and pod, alike in all but the marking.
+//! A client, a node and a pod with one way of marking. Sites differ in the marking only.
 
 use std::{
     net::IpAddr,
@@ -26,33 +26,31 @@ use crate::{
     testbed::{CLIENT, NODE, Slave, Testbed},
 };
 
-/// What makes a reply go back by the veth.
+/// What makes a reply leave by the veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marking {
-    /// Nothing: everything goes by the NIC. The bound for direct traffic.
+    /// Nothing: everything uses the NIC. The bound for direct traffic.
     Direct,
-    /// Nothing: everything goes by the veth. The bound for what comes in by it.
+    /// Nothing: everything uses the veth. The bound for traffic by the veth.
     Symmetric,
-    /// CONNMARK, by iptables of the old kind.
+    /// CONNMARK by iptables-legacy.
     Legacy,
-    /// CONNMARK, by iptables over nf_tables.
+    /// CONNMARK by iptables-nft.
     Nft,
-    /// Our routing rule, which finds marked replies their way, and no programs: what it costs those that
-    /// are not marked.
+    /// Ebbtide's rule for marked replies, without programs: what it costs unmarked packets.
     Rule,
-    /// The rule, and in the place of each of our programs one that does nothing: what the kernel takes to
-    /// call them.
+    /// The rule, and for each of Ebbtide's programs one that does nothing: what the kernel needs to call them.
     Empty,
-    /// Our programs in the pod.
+    /// Ebbtide's programs in the pod.
     Pod,
-    /// Our programs in the pod and on the host.
+    /// Ebbtide's programs in the pod and on the host.
     Whole,
-    /// The same with `exemptFromMasquerade`: what the pod sends by its interface goes by the host-stack bypass.
+    /// As `Whole`, with `exemptFromMasquerade`: what the pod sends by its interface takes the host-stack bypass.
     Exempt,
 }
 
 impl Marking {
-    /// All of them.
+    /// All markings.
     pub const ALL: [Self; 9] = [
         Self::Direct,
         Self::Symmetric,
@@ -65,7 +63,7 @@ impl Marking {
         Self::Exempt,
     ];
 
-    /// As it is called in tables.
+    /// Returns its name in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -81,19 +79,19 @@ impl Marking {
         }
     }
 
-    /// Whether replies to what comes in by the veth go back by it.
+    /// Whether replies to requests by the veth leave by the veth.
     #[must_use]
     pub fn serves_node_port(self) -> bool {
         !matches!(self, Self::Direct | Self::Rule | Self::Empty)
     }
 
-    /// Whether replies to what comes in by the NIC go back by it.
+    /// Whether replies to requests by the NIC leave by the NIC.
     #[must_use]
     pub fn serves_direct(self) -> bool {
         self != Self::Symmetric
     }
 
-    /// Our plan, with this marking in the place of ours.
+    /// Replaces the marking in Ebbtide's plan by this one.
     fn instead(self, net: &mut PodNet) {
         match self {
             Self::Whole => {}
@@ -127,7 +125,7 @@ impl Marking {
             Self::Rule | Self::Empty => {}
             Self::Symmetric => {
                 plan.rules.clear();
-                // The default route of the replies' table takes the place of the pod's.
+                // The default route of the table for replies replaces the pod's.
                 let everything = Family::V4.everything();
                 plan.routes
                     .retain(|route| route.table != MAIN_TABLE || route.destination != everything);
@@ -140,7 +138,7 @@ impl Marking {
     }
 }
 
-/// What the coordinator plugin programs in a pod.
+/// The rules that Spiderpool's coordinator plugin installs in a pod.
 const CONNMARK: &str = "\
 *mangle
 -A PREROUTING -i veth0 -m conntrack --ctstate NEW -j MARK --set-xmark 0x1
@@ -152,10 +150,10 @@ COMMIT
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
 
-/// Client, node and pod.
+/// A client, a node and a pod.
 #[derive(Debug)]
 pub struct Site {
-    /// What is different here.
+    /// The marking.
     pub marking: Marking,
     testbed: Testbed,
     pod: Pod,
@@ -165,10 +163,10 @@ pub struct Site {
 }
 
 impl Site {
-    /// Builds one.
+    /// Builds a site.
     ///
     /// # Errors
-    /// Says which step failed: the kernel may lack what a marking needs.
+    /// If a step fails; the error names it. The kernel may lack what a marking needs.
     pub fn build(marking: Marking, slave: Slave) -> Result<Self> {
         let testbed = Testbed::build()?;
         let maker = Floor::new(&testbed.node, slave)?;
@@ -201,7 +199,7 @@ impl Site {
             ebbtide_vpc::family::Family::V4,
             &dnat(address),
         )?;
-        // A VPC knows where a pod is; an ipvlan child in l3 mode answers no ARP.
+        // A VPC knows where a pod is, and an ipvlan child in l3 mode answers no ARP requests.
         let mac = match slave {
             Slave::Ipvlan => testbed.node.netlink()?.mac(crate::testbed::NIC)?,
             Slave::Macvlan => pod.netns.netlink()?.mac("eth0")?,
@@ -218,18 +216,18 @@ impl Site {
         })
     }
 
-    /// From the client to the pod's own address, by the NIC alone.
+    /// Returns the path from the client to the pod's own address, by the NIC.
     ///
     /// # Errors
-    /// None but the addresses' of this file.
+    /// If an address of this file cannot be parsed.
     pub fn direct(&self) -> Result<Way> {
         self.way((self.address, PORT).into())
     }
 
-    /// From the client to a port of the node's, which its Service proxy sends to the pod by the veth.
+    /// Returns the path from the client to a NodePort, which the node's Service proxy forwards to the pod by the veth.
     ///
     /// # Errors
-    /// None but the addresses' of this file.
+    /// If an address of this file cannot be parsed.
     pub fn node_port(&self) -> Result<Way> {
         let node: IpAddr = NODE.parse()?;
         self.way((node, NODE_PORT).into())
@@ -246,7 +244,7 @@ impl Site {
     }
 }
 
-/// Attaches a program that does nothing where these were.
+/// Attaches a program that does nothing in the place of these filters.
 fn do_nothing(filters: &[Filter], netns: &Path) -> Result<OwnedFd> {
     let program = nic_programs::accept().context("loading a program that does nothing")?;
     Namespace::open(netns)?.run(|| {

@@ -1,5 +1,4 @@
-//! The reference plugin for addresses on one node (containernetworking/plugins), as runtimes use it:
-//! one process for each ADD.
+//! host-local, the reference IPAM plugin (containernetworking/plugins), used as by a runtime: one process for each ADD.
 
 use std::{
     io::Write as _,
@@ -15,10 +14,10 @@ use serde_json::json;
 
 use super::Load;
 
-/// Where Debian's containernetworking-plugins has it.
+/// Its path in Debian's containernetworking-plugins.
 pub(super) const PLUGIN: &str = "/usr/lib/cni/host-local";
 
-/// Allocates with so many callers until the time is up.
+/// Allocates with this many callers until the time is over.
 pub(super) fn load(dir: &Path, callers: usize, time: Duration) -> Result<Load> {
     let config = json!({
         "cniVersion": "1.0.0", "name": "bench", "type": "ipvlan",

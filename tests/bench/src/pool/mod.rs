@@ -1,5 +1,5 @@
-//! Addresses that last: how many in a second, how soon, what they weigh, how fast they are back after
-//! a `kill -9`. Beside host-local, on one disk, in turns.
+//! Measures durable allocations: throughput, latency, memory, and recovery after `kill -9`. Ebbtide's pools and
+//! host-local take turns on one disk.
 
 mod host_local;
 mod ours;
@@ -20,35 +20,35 @@ use super::{
     machine::Machine,
 };
 
-/// The size of the record kept with each allocation, in bytes: a pod's plan. With an IPv4 address it
-/// has some 1900, with both families 3000.
+/// The size of the record with each allocation, in bytes. A pod's plan has some 1900 with an IPv4 address, 3000 with
+/// both families.
 const RECORD: usize = 2000;
 
 const OURS: &str = "ebbtide";
 const PEER: &str = "host-local";
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
-    /// Callers at once: each number has its tables.
+    /// The numbers of callers at once; each has its own tables.
     pub callers: &'static [usize],
     /// Rounds in which all take turns.
     pub rounds: usize,
-    /// How long one turn lasts.
+    /// The duration of one turn.
     pub turn: Duration,
-    /// With so many allocations memory and recovery are looked at.
+    /// The number of allocations for which memory and recovery are measured.
     pub allocations: usize,
 }
 
 impl Extent {
-    /// For figures.
+    /// Enough for figures.
     pub const FULL: Self = Self {
         callers: &[1, 8, 64],
         rounds: 5,
         turn: Duration::from_millis(600),
         allocations: 10_000,
     };
-    /// To see that it works.
+    /// Just enough to see that it works.
     pub const SHORT: Self = Self {
         callers: &[1, 4],
         rounds: 1,
@@ -64,10 +64,10 @@ struct Load {
     elapsed: Duration,
 }
 
-/// Measures the disk of `dir`.
+/// Runs the benchmark on the disk of `dir`.
 ///
 /// # Errors
-/// When an allocation fails.
+/// If an allocation fails.
 pub fn run(extent: Extent, dir: &Path) -> Result<Figures> {
     let machine = Machine::look();
     let dir = tempfile::Builder::new()
@@ -91,7 +91,7 @@ pub fn run(extent: Extent, dir: &Path) -> Result<Figures> {
             host_local::PLUGIN
         ));
     }
-    // First of all: memory that was in use once would be taken again, and not be seen.
+    // This comes first: memory that was in use before would be reused, and not be seen.
     let at_rest = at_rest(&extent, &dir.path().join("rest"), &record)?;
     let mut tables = Vec::new();
     for &callers in extent.callers {
@@ -107,7 +107,7 @@ pub fn run(extent: Extent, dir: &Path) -> Result<Figures> {
     })
 }
 
-/// So many callers at once, in turns: allocations in a second, and what one waits.
+/// Measures with this many callers, in turns: allocations per second, and the latency of one.
 fn under_load(
     extent: &Extent,
     callers: usize,
@@ -162,7 +162,7 @@ fn under_load(
     Ok([rates, latencies])
 }
 
-/// Memory, recovery, and what a journal that begins anew costs.
+/// Measures memory, recovery, and the cost of rewriting the journal.
 fn at_rest(extent: &Extent, dir: &Path, record: &Value) -> Result<Vec<Table>> {
     let count = extent.allocations;
     let cost = ours::cost(dir, count, record)?;
@@ -209,7 +209,7 @@ fn micros(latencies: &[Duration]) -> impl Iterator<Item = f64> {
     latencies.iter().map(|time| time.as_secs_f64() * 1e6)
 }
 
-/// What the disk takes for one small write that is to last.
+/// Measures one small durable write.
 fn fsync(dir: &Path) -> Result<Vec<Duration>> {
     let file = File::create(dir.join("fsync"))?;
     (0..40)

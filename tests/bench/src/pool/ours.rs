@@ -1,5 +1,5 @@
-//! Ebbtide's pools under load, by their public functions: reserve, commit with a record, answered
-//! once it is on the disk.
+//! Ebbtide's pools under load, by their public functions: reserve, and commit with a record, which returns once it is
+//! durable.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::Load;
 
-/// A pool with more addresses than any run takes.
+/// A pool with more addresses than any run uses.
 const MANIFEST: &str = "{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, \
     metadata: {name: bench}, spec: {subnet: 10.0.0.0/8, ips: [10.0.1.0-10.15.67.63], default: true}}";
 
@@ -35,20 +35,20 @@ fn catalog() -> Result<Catalog> {
 fn owner(number: usize) -> Owner {
     Owner {
         network: "bench".into(),
-        // As long as containerd's.
+        // As long as containerd's IDs.
         container_id: format!("{number:064x}"),
         interface: "eth0".into(),
     }
 }
 
-/// A record of about this size and of the shape that the agent's have: many small values.
+/// Creates a record of about this size with many small values, as the agent's records have.
 pub(super) fn record(bytes: usize) -> Value {
     let line = json!({"to": "172.31.16.0/20", "via": "169.254.1.1", "table": 7700, "onLink": true});
     let each = line.to_string().len() + 1;
     json!({"pod": "bench/pod", "routes": vec![line; bytes / each]})
 }
 
-/// Allocates with so many callers until the time is up.
+/// Allocates with this many callers until the time is over.
 pub(super) fn load(dir: &Path, callers: usize, time: Duration, record: &Value) -> Result<Load> {
     let catalog = Arc::new(catalog()?);
     let pools = Pools::open(dir, Options::default())?;
@@ -99,20 +99,20 @@ async fn add(pools: &Pools, catalog: &Catalog, owner: &Owner, record: Value) -> 
     Ok(())
 }
 
-/// What allocations cost while nobody asks for more.
+/// The cost of allocations at rest.
 #[derive(Debug)]
 pub(super) struct Cost {
-    /// Resident memory that a pool of a million addresses adds, with one of them in use.
+    /// The resident memory that a pool of a million addresses adds, with one of them in use.
     pub(super) pool_bytes: u64,
-    /// Resident memory that the allocations add.
+    /// The resident memory that the allocations add.
     pub(super) allocations_bytes: u64,
-    /// How long it took to open the store after `kill -9`.
+    /// The times to open the store after `kill -9`.
     pub(super) recoveries: Vec<Duration>,
-    /// The longest wait of an ADD until the journal had begun anew.
+    /// The longest wait of an ADD until the journal was rewritten.
     pub(super) longest: Duration,
 }
 
-/// Memory and recovery with so many allocations.
+/// Measures memory and recovery with this many allocations.
 pub(super) fn cost(dir: &Path, allocations: usize, record: &Value) -> Result<Cost> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let live = dir.join("live");
@@ -133,7 +133,7 @@ pub(super) fn cost(dir: &Path, allocations: usize, record: &Value) -> Result<Cos
         anyhow::Ok(())
     })?;
     let with_allocations = resident()?;
-    // What a killed agent leaves: the files while they are open.
+    // A killed agent leaves its files as they are while they are open.
     let mut recoveries = Vec::new();
     for round in 0..5 {
         let killed = dir.join(format!("killed-{round}"));
@@ -155,7 +155,7 @@ pub(super) fn cost(dir: &Path, allocations: usize, record: &Value) -> Result<Cos
     })
 }
 
-/// Pods come and go until the journal is shorter than it was.
+/// Adds and removes pods until the journal has become shorter.
 async fn longest_wait(
     pools: &Pools,
     catalog: &Catalog,
@@ -189,7 +189,7 @@ async fn longest_wait(
 fn size(dir: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(dir)? {
-        // One that was there a moment ago may have been renamed.
+        // A file that was listed a moment ago may have been renamed.
         bytes += entry?.metadata().map_or(0, |file| file.len());
     }
     Ok(bytes)
@@ -204,7 +204,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Resident memory of this process, in bytes (proc(5), statm, in pages of 4 KiB).
+/// Returns the resident memory of this process, in bytes (proc(5), statm, in pages of 4 KiB).
 fn resident() -> Result<u64> {
     let text = fs::read_to_string("/proc/self/statm").context("read /proc/self/statm")?;
     let pages = text

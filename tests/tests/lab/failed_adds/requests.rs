@@ -1,4 +1,4 @@
-//! What a node is asked for that it cannot give, or only just: by hand, and by chance.
+//! Requests that a node cannot fulfil, or only just: a list, and random ones.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -8,7 +8,7 @@ use ebbtide_vpc::{cni::Plugin, foreign};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// An IPAM plugin that answers what it is told to.
+/// An IPAM plugin with answers that the test sets.
 pub(super) struct Ipam(TempDir);
 
 impl Ipam {
@@ -31,18 +31,18 @@ impl Ipam {
         Ok(fs::write(self.0.path().join("answer"), text)?)
     }
 
-    /// Takes its time from now on.
+    /// Makes it slow from now on.
     pub(super) fn slow(&self) -> Result<()> {
         Ok(fs::write(self.0.path().join("slow"), "")?)
     }
 
-    /// `CNI_PATH` with it.
+    /// Returns the `CNI_PATH` with it.
     pub(super) fn path(&self) -> String {
         format!("{}:{}", self.0.path().display(), foreign::path().display())
     }
 }
 
-/// One request.
+/// A request.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) config: Value,
@@ -126,7 +126,7 @@ impl Request {
     }
 }
 
-/// The same throws for the same seed.
+/// A random number generator that repeats for the same seed.
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
@@ -177,7 +177,7 @@ impl Dice {
     }
 }
 
-/// Requests that cannot be served.
+/// Returns requests that must fail.
 pub(super) fn bad(plugin: &Plugin) -> Vec<Request> {
     let on =
         |master: &str, address: &str, gateway| Request::static_on(plugin, master, address, gateway);
@@ -204,7 +204,7 @@ pub(super) fn bad(plugin: &Plugin) -> Vec<Request> {
     ]
 }
 
-/// Random requests, unless the environment says another number.
+/// The default number of random requests.
 const REQUESTS: u64 = 8;
 
 pub(super) fn random_requests() -> u64 {

@@ -1,4 +1,4 @@
-//! The VPCs there are: what the guides for AWS and for Alibaba Cloud have.
+//! The predefined VPCs: those of the guides for AWS and for Alibaba Cloud.
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +7,7 @@ use ebbtide_types::IpvlanMode;
 use super::{MadeOf, Nic, Node, Plan, Subnet, mac, net, v4, v6};
 
 impl Default for Plan {
-    /// AWS: two nodes with two NICs each, every NIC in a subnet of its own.
+    /// Returns the plan for AWS: two nodes with two NICs each, every NIC in a subnet of its own.
     fn default() -> Self {
         let master = node(
             "master",
@@ -48,10 +48,10 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// Where [`Plan::cluster`] has its control plane.
+    /// The node of the control plane in [`Plan::cluster`].
     pub const CONTROL: &str = "control";
 
-    /// Alibaba Cloud: two nodes with two NICs each, and both nodes in both subnets.
+    /// Returns the plan for Alibaba Cloud: two nodes with two NICs each, and both nodes in both subnets.
     #[must_use]
     pub fn alibaba() -> Self {
         let eth0 = |own, first| {
@@ -87,11 +87,11 @@ impl Plan {
         Self::of(vec![master, worker])
     }
 
-    /// The same nodes as machines with kernels of their own, and beside them a namespace for a
-    /// control plane, in a subnet of its own.
+    /// Turns the nodes into machines with kernels of their own, and adds a namespace for a control plane in a subnet of
+    /// its own.
     #[must_use]
     pub fn cluster(mut self) -> Self {
-        // what user-mode Linux's NICs carry
+        // The MTU of user-mode Linux's NICs.
         self.mtu = 1500;
         for node in &mut self.nodes {
             node.made_of = MadeOf::Machine;
@@ -116,7 +116,7 @@ impl Plan {
     }
 }
 
-/// A node of this kernel; of each NIC name, last byte of the MAC, and addresses.
+/// Creates a node of this kernel. Of each NIC: its name, the last byte of its MAC, and its addresses.
 fn node<const N: usize>(name: &str, nics: [(&str, u8, Subnet, Subnet); N]) -> Node {
     let nics = nics.map(|(nic, last, v4, v6)| Nic {
         node: name.into(),
@@ -132,7 +132,7 @@ fn node<const N: usize>(name: &str, nics: [(&str, u8, Subnet, Subnet); N]) -> No
     }
 }
 
-/// Five secondary addresses from `first` on.
+/// Creates the IPv4 addresses of a NIC: five secondary ones, from `first` on.
 fn subnet(primary: [u8; 4], prefix: u8, first: [u8; 4], gateway: [u8; 4]) -> Subnet {
     let address = |[a, b, c, d]: [u8; 4]| v4(a, b, c, d);
     let first = u32::from(Ipv4Addr::from(first));
@@ -145,7 +145,7 @@ fn subnet(primary: [u8; 4], prefix: u8, first: [u8; 4], gateway: [u8; 4]) -> Sub
     }
 }
 
-/// `fd00:<id>::/64`; five secondary addresses from `first` on.
+/// Creates the addresses of a NIC in `fd00:<id>::/64`: five secondary ones, from `first` on.
 fn subnet6(id: u16, primary: u16, first: u16) -> Subnet {
     let address = |last| v6(0xfd00, id, 0, 0, last);
     Subnet {

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, net::IpAddr};
 use super::{Endpoint, MASQUERADE_MARK, Outside, Service, Settings};
 use crate::plan::Family;
 
-/// The rules for Services of this family as an `iptables-restore` script.
+/// Returns the rules for the Services of this family as an `iptables-restore` script.
 pub(super) fn rules<'a>(
     family: Family,
     node: &str,
@@ -89,8 +89,7 @@ impl Script {
             self.rule(&external, &format!("-j {all}"));
             return;
         }
-        // Pods and the node itself reach every endpoint; only real outside traffic is
-        // bound to this node's.
+        // Pods and the node itself reach every endpoint; only traffic from outside is restricted to this node's.
         if let Some(cidr) = cidr {
             self.rule(&external, &format!("-s {cidr} -j {all}"));
         }
@@ -115,7 +114,7 @@ impl Script {
         );
     }
 
-    /// What comes to the node itself, at these addresses or at any, may be for a node port.
+    /// Sends packets for the node itself, at these addresses or at any, through the rules of node ports.
     fn serve_node_ports(&mut self, addresses: Option<Vec<IpAddr>>) {
         let at = match addresses {
             None => vec!["-m addrtype --dst-type LOCAL".to_owned()],
@@ -144,7 +143,7 @@ impl Script {
             if !self.chains.contains(&format!(":{endpoint} ")) {
                 self.chain(&endpoint);
                 let address = backend.address;
-                // A pod that reaches itself by its Service must not see its own address.
+                // A pod that reaches itself through its Service must not see its own address as the source.
                 let itself = self.host(address.ip());
                 self.rule(&endpoint, &format!("-s {itself} -j KUBE-MARK-MASQ"));
                 let protocol = service.protocol;

@@ -1,5 +1,5 @@
-//! The Service proxy stand-in: Services as data, and the rules that kube-proxy writes for them, in the words of
-//! iptables or of nft.
+//! A stand-in for kube-proxy: Services as data, and the rules that kube-proxy writes for them, for iptables or
+//! nftables.
 
 mod iptables;
 mod nftables;
@@ -14,7 +14,7 @@ use crate::{iptables::restore, netns::Netns, nft, plan::Family, traffic::Protoco
 /// A Service of one family and protocol.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Short and unique: it becomes part of chain names.
+    /// A short, unique name, which becomes part of chain names.
     pub name: String,
     /// Transport protocol.
     pub protocol: Protocol,
@@ -24,8 +24,8 @@ pub struct Service {
     pub node_port: Option<u16>,
     /// How NodePort traffic is spread.
     pub policy: ExternalTrafficPolicy,
-    /// Whether what comes from outside of the cluster CIDR to the ClusterIP is masqueraded.
-    /// kube-proxy has one setting for all; here both kinds are to be seen side by side.
+    /// Whether traffic to the ClusterIP from outside of the cluster CIDR is masqueraded. kube-proxy has one setting for
+    /// all Services; here both kinds can be compared.
     pub masquerade: bool,
     /// The endpoints.
     pub backends: Vec<Backend>,
@@ -49,15 +49,16 @@ pub struct Backend {
     pub node: String,
 }
 
-/// How kube-proxy is configured.
+/// The configuration of kube-proxy.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// `--proxy-mode`.
     pub mode: Mode,
-    /// `--cluster-cidr`: what comes from outside of it to a ClusterIP is masqueraded. Pods with
-    /// VPC addresses are outside. Empty: nothing is.
+    /// `--cluster-cidr`: traffic from outside of it to a ClusterIP is masqueraded. Pods with VPC addresses are outside.
+    /// If it is empty, nothing is masqueraded.
     pub cluster_cidr: Vec<IpNet>,
-    /// The API server's `--service-cluster-ip-range`. The nftables mode drops what is for no Service there.
+    /// The API server's `--service-cluster-ip-range`. The nftables mode drops packets for addresses in it that belong
+    /// to no Service.
     pub service_cidr: Vec<IpNet>,
     /// `--nodeport-addresses`.
     pub node_ports: NodePorts,
@@ -73,33 +74,33 @@ pub enum Mode {
     Nftables(Style),
 }
 
-/// What kube-proxy's nftables mode writes. It does the same in each.
+/// The style of the rules of kube-proxy's nftables mode. Both do the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// As Kubernetes 1.31 does: a chain for each endpoint, and one that marks.
+    /// As Kubernetes 1.31 writes them: a chain for each endpoint, and one that sets marks.
     Chains,
-    /// As Kubernetes 1.36 does: a map of each Service's endpoints, and a set of the connections to oneself.
+    /// As Kubernetes 1.36 writes them: a map of each Service's endpoints, and a set of hairpin connections.
     Maps,
 }
 
 impl Style {
-    /// All.
+    /// Both styles.
     pub const ALL: [Self; 2] = [Self::Chains, Self::Maps];
 }
 
-/// `--nodeport-addresses`: at which of the node's addresses node ports are served.
+/// `--nodeport-addresses`: the addresses of the node at which node ports are served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum NodePorts {
-    /// At each: the default of the iptables mode.
+    /// All of them, the default of the iptables mode.
     #[default]
     Everywhere,
-    /// At these alone. The nftables mode's default, `primary`, is the address of each family that the Node object
+    /// These alone. The default of the nftables mode, `primary`, is the address of each family that the Node object
     /// names first.
     At(Vec<IpAddr>),
 }
 
 impl NodePorts {
-    /// The addresses of this family that they are served at, or `None` for all.
+    /// Returns the addresses of this family at which node ports are served, or `None` for all.
     fn addresses(&self, family: Family) -> Option<Vec<IpAddr>> {
         let Self::At(addresses) = self else {
             return None;
@@ -110,12 +111,12 @@ impl NodePorts {
 }
 
 impl Settings {
-    /// What counts as the cluster's own in this family.
+    /// Returns the cluster CIDR of this family.
     fn cluster_cidr(&self, family: Family) -> Option<&IpNet> {
         of_family(&self.cluster_cidr, family)
     }
 
-    /// The Services' network of this family.
+    /// Returns the Services' network of this family.
     fn service_cidr(&self, family: Family) -> Option<&IpNet> {
         of_family(&self.service_cidr, family)
     }
@@ -126,20 +127,20 @@ fn of_family(networks: &[IpNet], family: Family) -> Option<&IpNet> {
     all.find(|network| Family::of(network.addr()) == family)
 }
 
-/// What becomes of a request from outside to a node's port.
+/// The treatment of a request from outside to a node port.
 #[derive(Debug)]
 enum Outside<'a> {
-    /// To any endpoint, masqueraded.
+    /// Sent to any endpoint, masqueraded.
     Spread,
-    /// To one of these.
+    /// Sent to one of these, with the client's address.
     Kept(Vec<Endpoint<'a>>),
-    /// To nobody: the endpoints are on other nodes.
+    /// Dropped: all endpoints are on other nodes.
     Dropped,
-    /// To nobody: there is no endpoint.
+    /// Refused: there is no endpoint.
     Refused,
 }
 
-/// A backend with its place among the Service's.
+/// A backend, and its position among the Service's.
 type Endpoint<'a> = (usize, &'a Backend);
 
 impl Service {
@@ -167,14 +168,14 @@ impl Service {
     }
 }
 
-/// kube-proxy's mark for "masquerade this".
+/// kube-proxy's mark for packets to masquerade.
 const MASQUERADE_MARK: &str = "0x4000";
 
-/// Installs the rules for these Services on a node, for both families. Those of iptables once per node; those of
-/// nftables take the place of the ones before.
+/// Installs the rules for these Services on a node, for both families. iptables rules can be installed once per node;
+/// nftables rules replace the earlier ones.
 ///
 /// # Errors
-/// What iptables or nft said.
+/// If iptables or nft fails; the error has its output.
 pub fn install(netns: &Netns, node: &str, settings: &Settings, services: &[Service]) -> Result<()> {
     for family in Family::BOTH {
         let own = services.iter().filter(|service| service.family() == family);
@@ -196,7 +197,7 @@ pub fn install(netns: &Netns, node: &str, settings: &Settings, services: &[Servi
 mod tests {
     use super::*;
 
-    /// A Service with an endpoint on each of two nodes.
+    /// Returns a Service with an endpoint on each of two nodes.
     pub(super) fn service(policy: ExternalTrafficPolicy) -> Service {
         let backend = |address: &str, node: &str| Backend {
             address: address.parse().unwrap(),

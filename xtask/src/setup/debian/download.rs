@@ -1,4 +1,4 @@
-//! Packages that are downloaded and unpacked, never installed.
+//! Downloads and unpacks packages without installing them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 
 /// Downloads `package` from the suites that this machine uses.
 ///
-/// The lists are the machine's, until they do not serve: then our own, from then on.
+/// It uses the machine's package lists as long as they work, then lists of xtask's own.
 pub(crate) fn download(ws: &Workspace, package: &str) -> Result<PathBuf> {
     let own = Lists::own(ws)?;
     let attempt = || {
@@ -45,10 +45,10 @@ pub(crate) fn download_from(
         .with_context(|| format!("no archive of apt's serves {package} {version} in {suite}"))
 }
 
-/// Answers with what the archive says of the newest package of a name: its paragraph of the index.
+/// A function that returns the archive's index paragraph of the newest package with a name.
 pub(crate) type Show<'s> = dyn Fn(&str) -> Result<String> + 's;
 
-/// Asks the archive what `suite` has now: the lists are always read anew.
+/// Queries the current contents of `suite`: its package lists are read each time.
 pub(crate) fn ask<T>(
     ws: &Workspace,
     suite: &str,
@@ -65,7 +65,7 @@ pub(crate) fn ask<T>(
     })
 }
 
-/// `apt-get download` into the cache; what is there already is not fetched again.
+/// Runs `apt-get download` into the cache, unless the file is there.
 fn fetch(
     ws: &Workspace,
     options: &[String],
@@ -85,7 +85,7 @@ fn fetch(
     newest(&dir, &prefix).with_context(|| format!("apt left no {prefix}*.deb in {}", dir.display()))
 }
 
-/// How the file begins that apt makes of a package: an epoch's colon is escaped.
+/// Returns the beginning of apt's file name for a package: the colon of an epoch is escaped.
 fn prefix(package: &str, version: Option<&str>) -> String {
     version.map_or_else(
         || format!("{package}_"),
@@ -106,7 +106,7 @@ fn newest(dir: &Path, prefix: &str) -> Option<PathBuf> {
         .map(|entry| entry.path())
 }
 
-/// Refuses a package that is not the one that was pinned.
+/// Fails if a package is not the pinned one.
 pub(crate) fn verify(deb: &Path, sha256: &str) -> Result<()> {
     let sum = exec::read(Command::new("sha256sum").arg(deb))?;
     if sum.split_whitespace().next() != Some(sha256) {
@@ -118,7 +118,7 @@ pub(crate) fn verify(deb: &Path, sha256: &str) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks `debs` together as `to`, whole or not at all.
+/// Unpacks `debs` together to `to`, completely or not at all.
 pub(crate) fn unpack(debs: &[PathBuf], to: &Path) -> Result<()> {
     let half = to.with_extension("new");
     let _ = fs::remove_dir_all(&half);

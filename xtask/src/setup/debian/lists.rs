@@ -1,4 +1,4 @@
-//! Package lists: the machine's own, which only root may change, and ours below the target directory.
+//! Package lists: the machine's own, which only root may update, and xtask's below the target directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
 
-/// The unprivileged user of a root's apt cannot write below our directory.
+/// Root's apt downloads as an unprivileged user, who cannot write below our directory; this turns it off.
 const NO_SANDBOX: &str = "-oAPT::Sandbox::User=root";
 
-/// apt options with which the machine's own lists are used.
+/// Returns apt options for the machine's own lists.
 pub(super) fn machines() -> Vec<String> {
     vec![NO_SANDBOX.to_owned()]
 }
 
-/// Reads the machine's own lists anew; takes root.
+/// Updates the machine's own lists; needs root.
 pub(super) fn read_machines() -> Result<()> {
     ui::note("setup: reading this machine's package lists anew");
     exec::run(
@@ -28,16 +28,16 @@ pub(super) fn read_machines() -> Result<()> {
     )
 }
 
-/// Lists below the target directory: no root, and nothing else is touched.
+/// Package lists below the target directory, which need no root.
 #[derive(Debug)]
 pub(super) struct Lists {
     dir: PathBuf,
-    /// The apt options with which they are used.
+    /// The apt options that use them.
     pub(super) options: Vec<String>,
 }
 
 impl Lists {
-    /// Of the suites that this machine uses.
+    /// Returns lists of the suites that this machine uses.
     pub(super) fn own(ws: &Workspace) -> Result<Self> {
         Self::at(ws.target.join("apt/system"))
     }
@@ -63,7 +63,7 @@ impl Lists {
             .any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
     }
 
-    /// Reads them anew, from the sources of this machine. New ones replace old ones.
+    /// Reads them from this machine's sources, and replaces the old ones.
     pub(super) fn read(&self) -> Result<()> {
         ui::note("setup: reading the package lists of Debian's archive");
         self.update(&[])
@@ -76,7 +76,7 @@ impl Lists {
     }
 }
 
-/// Lists of a suite of Debian that this machine need not use.
+/// Package lists of a suite of Debian that this machine need not use.
 #[derive(Debug)]
 pub(super) struct Suite<'s> {
     name: &'s str,
@@ -92,7 +92,7 @@ impl<'s> Suite<'s> {
         lists.options.extend([
             format!("-oDir::Etc::SourceList={}", source.display()),
             "-oDir::Etc::SourceParts=/dev/null".to_owned(),
-            // what is installed on this machine is no version that an archive serves
+            // Installed packages would count as versions that the archive serves.
             "-oDir::State::Status=/dev/null".to_owned(),
         ]);
         Ok(Self {
@@ -102,7 +102,7 @@ impl<'s> Suite<'s> {
         })
     }
 
-    /// Reads them anew, from the first of the archives that apt knows which has the suite.
+    /// Reads them from the first archive in apt's configuration that has the suite.
     pub(super) fn read(&self) -> Result<()> {
         ui::note(format_args!(
             "setup: reading the package lists of {}",
@@ -119,7 +119,7 @@ impl<'s> Suite<'s> {
             let line = source(self.name, address, key);
             fs::write(&self.source, line)
                 .with_context(|| format!("cannot write {}", self.source.display()))?;
-            // without this an archive that lacks the suite is no error
+            // Without this, apt does not report an archive that lacks the suite as an error.
             match self.lists.update(&["-oAPT::Update::Error-Mode=any"]) {
                 Ok(()) => return Ok(()),
                 Err(error) => refusals.push_str(&format!("\n{error:#}")),
@@ -134,7 +134,7 @@ impl<'s> Suite<'s> {
         )
     }
 
-    /// Fails where they were never read: apt would not say why it knows nothing.
+    /// Returns the directory; fails if they were never read, since apt would not report that.
     pub(super) fn ready(&self) -> Result<&Path> {
         if !self.lists.are_there() {
             bail!("the package lists of {} were not read yet", self.name);
@@ -143,13 +143,13 @@ impl<'s> Suite<'s> {
     }
 }
 
-/// A line of `sources.list`.
+/// Returns a line for `sources.list`.
 fn source(suite: &str, address: &str, key: Option<&str>) -> String {
     let signed = key.map_or_else(String::new, |key| format!("[signed-by={key}] "));
     format!("deb {signed}{address} {suite} main\n")
 }
 
-/// Addresses (and keyrings) from `apt-get indextargets`, each once, the plain archive first.
+/// Returns the addresses (and keyrings) in the output of `apt-get indextargets`, each once, the main archive first.
 fn archives(text: &str) -> Vec<(&str, Option<&str>)> {
     let mut found: Vec<(&str, Option<&str>)> = Vec::new();
     for line in text.lines() {

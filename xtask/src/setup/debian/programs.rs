@@ -1,4 +1,4 @@
-//! Programs that are used, by the Debian packages that bring them.
+//! The programs that are used, and the Debian packages that contain them.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,26 +10,26 @@ use crate::exec::{self, Output};
 use crate::ui;
 use crate::workspace::Workspace;
 
-/// A program and the package that brings it; a name with a slash is a file's.
+/// A program and its package. A name with a slash is the path of a file.
 pub(crate) type Program = (&'static str, &'static str);
 
-/// What compiles: bpf-linker and all the rest is linked by it.
+/// The programs for compiling: bpf-linker and all others are linked by `cc`.
 pub(crate) const BUILD: &[Program] = &[("cc", "build-essential")];
 
-/// What tells whether this kernel has ipvlan.
+/// The program that determines whether this kernel has ipvlan.
 pub(crate) const IP: &[Program] = &[("ip", "iproute2")];
 
-/// What the demo uses, wherever it runs. The rules of its gateway are iptables' of the old kind.
+/// The programs of the demo, wherever it runs. Its gateway's rules are for iptables-legacy.
 pub(crate) const DEMO: &[Program] = &[("ip", "iproute2"), ("iptables-legacy-restore", "iptables")];
 
-/// What tests use besides.
+/// Further programs of the tests.
 pub(crate) const TESTS: &[Program] = &[
     ("ping", "iputils-ping"),
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
     ("nft", "nftables"),
 ];
 
-/// What is used inside a guest (its root file system is this machine's), and to unpack kernels.
+/// The programs that are used inside a guest (its root file system is this machine's), and to unpack kernels.
 pub(crate) const GUEST: &[Program] = &[
     ("ip", "iproute2"),
     ("xtables-legacy-multi", "iptables"),
@@ -38,14 +38,14 @@ pub(crate) const GUEST: &[Program] = &[
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
 ];
 
-/// What a guest under QEMU needs besides. Modules are compressed since Debian's 6.12.
+/// Further programs for a guest under QEMU. Modules are compressed since Debian's 6.12.
 pub(crate) const QEMU: &[Program] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("xz", "xz-utils"),
 ];
 
-/// What a node of a cluster is made of, besides Kubernetes' own programs.
+/// The programs of a cluster's node, besides those of Kubernetes.
 pub(crate) const NODE: &[Program] = &[
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -54,16 +54,16 @@ pub(crate) const NODE: &[Program] = &[
     ("busybox", "busybox-static"),
 ];
 
-/// What unpacks archives of the newer kind.
+/// The program that unpacks zstd archives.
 pub(crate) const ZSTD: &[Program] = &[("zstd", "zstd")];
 
-/// What people use today, for `bench`.
+/// The other plugins that `bench` measures.
 pub(crate) const PEERS: &[Program] = &[
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
     ("/usr/sbin/xtables-nft-multi", "iptables"),
 ];
 
-/// Those of `wanted` that are not there.
+/// Returns those of `wanted` that are not installed.
 pub(crate) fn missing(wanted: &[Program]) -> Vec<Program> {
     let is_there = |program: &str| match program.contains('/') {
         true => Path::new(program).is_file(),
@@ -73,7 +73,7 @@ pub(crate) fn missing(wanted: &[Program]) -> Vec<Program> {
     all.filter(|(program, _)| !is_there(program)).collect()
 }
 
-/// The packages of `programs`, each once.
+/// Returns the packages of `programs`, each once.
 pub(crate) fn packages(programs: &[Program]) -> Vec<&'static str> {
     let mut packages = Vec::new();
     for (_, package) in programs {
@@ -84,7 +84,7 @@ pub(crate) fn packages(programs: &[Program]) -> Vec<&'static str> {
     packages
 }
 
-/// Installs the packages of the programs that are missing.
+/// Installs the packages of missing programs.
 pub(crate) fn programs(ws: &Workspace, wanted: &[Program]) -> Result<()> {
     let packages = packages(&missing(wanted));
     if packages.is_empty() {

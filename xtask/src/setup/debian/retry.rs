@@ -1,16 +1,15 @@
-//! The one rule for all that comes from an archive: what fails with the package lists that are
-//! there is tried once more with lists that were read anew.
+//! Retries requests to an archive: what fails with the present package lists is tried again with updated ones.
 //!
-//! An archive rebuilds packages and drops what it had before. Lists of last month then name files
-//! that are gone (404), and nothing in them says so.
+//! An archive rebuilds packages and drops the old ones. Older lists then name files that are gone (404), and nothing in
+//! the lists tells.
 
 use anyhow::{Result, anyhow};
 
-/// Does `attempt`, and if it fails reads the lists anew by `read_lists` and does it once more.
+/// Runs `attempt`. If it fails, updates the lists by `read_lists` and runs it again.
 ///
 /// # Errors
-/// What both attempts said, and what reading the lists said if that failed, too. Its failure alone
-/// is none: one source of many may be down, and what is wanted comes from another.
+/// If both attempts fail; the error has both messages, and that of reading the lists if this failed, too. Failing to
+/// read the lists alone is not an error: one of many sources may be down, and another one may have what is needed.
 pub(super) fn with_lists_anew<T>(
     mut attempt: impl FnMut() -> Result<T>,
     read_lists: impl FnOnce() -> Result<()>,
@@ -39,7 +38,7 @@ mod tests {
 
     use super::*;
 
-    /// Attempts of which the first `failing` fail, and how reading the lists ends.
+    /// Simulates attempts of which the first `failing` fail; `reading` is the result of reading the lists.
     fn play(failing: u32, reading: fn() -> Result<()>) -> (Result<u32>, u32) {
         let (attempts, reads) = (Cell::new(0), Cell::new(0));
         let result = with_lists_anew(

@@ -1,23 +1,23 @@
-//! What this machine's system is, as `/etc/os-release` has it (os-release(5)).
+//! The distribution of this machine, by `/etc/os-release` (os-release(5)).
 
 use anyhow::{Result, bail};
 
 /// A distribution of Linux.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct System {
-    /// As a person knows it.
+    /// Its name for people.
     pub(crate) name: String,
-    /// `ID`, and then what it says it is like.
+    /// `ID`, and then `ID_LIKE`.
     ids: Vec<String>,
 }
 
 impl System {
-    /// This machine's.
+    /// Returns this machine's distribution.
     pub(crate) fn read() -> Self {
         Self::parse(&std::fs::read_to_string("/etc/os-release").unwrap_or_default())
     }
 
-    /// From the text of an `os-release`.
+    /// Parses the text of an `os-release`.
     pub(crate) fn parse(text: &str) -> Self {
         let field = |name: &str| {
             let mut lines = text.lines();
@@ -37,12 +37,13 @@ impl System {
         }
     }
 
-    /// Ubuntu, or made from it: it has its own archive, with packages of mostly the same names.
+    /// Whether it is Ubuntu or derived from it, which has an archive of its own, with packages of mostly the same
+    /// names.
     pub(crate) fn is_ubuntu(&self) -> bool {
         self.ids.iter().any(|id| id == "ubuntu")
     }
 
-    /// Refuses a suite of Debian's where no archive of apt's can have it.
+    /// Fails for a suite of Debian that no archive in apt's configuration can have.
     pub(super) fn refuse_suite(&self, suite: &str) -> Result<()> {
         if self.is_ubuntu() {
             bail!(

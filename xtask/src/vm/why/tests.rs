@@ -1,6 +1,6 @@
 use super::*;
 
-/// What machines really said, and a word of the explanation.
+/// Real output of machines, and a word of the explanation.
 const DEATHS: &[(&str, &str)] = &[
     (
         "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b\n\

@@ -16,6 +16,27 @@ use super::{Catalog, Consequence, Problem};
 ///
 /// Never fails as a whole: a file or a directory that cannot be read is a [`Problem`] of the
 /// catalog. Blocks on the disk.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_ipam::catalog::files;
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let directory = directory.path();
+/// let pool = "
+/// apiVersion: spiderpool.spidernet.io/v2beta1
+/// kind: SpiderIPPool
+/// metadata: {name: ens5-v6}
+/// spec: {subnet: fd00:16::/64, ips: ['fd00:16::4-fd00:16::ff']}
+/// ";
+/// std::fs::write(directory.join("pools.yaml"), pool)?;
+/// std::fs::write(directory.join("README.txt"), "not a manifest")?;
+/// let catalog = files::load(directory);
+/// assert_eq!(catalog.pools()[0].name, "ens5-v6");
+/// assert!(catalog.problems().is_empty());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[must_use]
 pub fn load(dir: &Path) -> Catalog {
     let (mut texts, mut unread) = (Vec::new(), Vec::new());

@@ -12,6 +12,32 @@ use crate::pool::{
 /// Addresses taken in memory, not yet on disk.
 ///
 /// Dropping it returns them at once, without a cooldown: they were never used.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_ipam::pool::{Options, Owner, Pools, Request, Reserved};
+///
+/// # let pools = "
+/// # apiVersion: spiderpool.spidernet.io/v2beta1
+/// # kind: SpiderIPPool
+/// # metadata: {name: ens5-v4}
+/// # spec: {default: true, subnet: 10.0.0.0/24, ips: [10.0.0.5-10.0.0.6]}
+/// # ";
+/// # let catalog = ebbtide_ipam::catalog::Catalog::from_texts([("pools.yaml".as_ref(), pools)]);
+/// # let directory = tempfile::tempdir()?;
+/// # let pools = Pools::open(directory.path(), Options::default())?;
+/// # let owner = Owner { network: "pods".into(), container_id: "4f1c".into(), interface: "eth0".into() };
+/// let request = Request::new(&owner, "node1", &catalog);
+/// for _ in 0..2 {
+///     let Reserved::New(grant) = pools.reserve(&request)? else {
+///         unreachable!("nothing was committed")
+///     };
+///     assert_eq!(grant.assigned()[0].address.to_string(), "10.0.0.5");
+///     // Dropped without a commit, as when the plan of the interface fails.
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping a grant gives its addresses back"]
 pub struct Grant {
     pools: Pools,

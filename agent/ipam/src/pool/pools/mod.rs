@@ -50,6 +50,48 @@ impl Default for Options {
 /// All addresses of this node. Clones share them.
 ///
 /// Dropping the last clone waits until all requested changes are written.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide_ipam::pool::{Options, Owner, Pools, Request, Reserved};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pools = "
+/// # apiVersion: spiderpool.spidernet.io/v2beta1
+/// # kind: SpiderIPPool
+/// # metadata: {name: ens5-v4}
+/// # spec: {default: true, subnet: 10.0.0.0/24, ips: [10.0.0.5-10.0.0.6]}
+/// # ";
+/// # let catalog = ebbtide_ipam::catalog::Catalog::from_texts([("pools.yaml".as_ref(), pools)]);
+/// # let directory = tempfile::tempdir()?;
+/// # let owner = |container_id: &str| Owner {
+/// #     network: "pods".into(),
+/// #     container_id: container_id.into(),
+/// #     interface: "eth0".into(),
+/// # };
+/// // `catalog` has one pool: 10.0.0.5-10.0.0.6.
+/// let pools = Pools::open(directory.path(), Options::default())?;
+/// let first = owner("4f1c");
+/// let Reserved::New(grant) = pools.reserve(&Request::new(&first, "node1", &catalog))? else {
+///     unreachable!("it has no addresses yet")
+/// };
+/// // What is planned for the address is stored with it, before the kernel is touched.
+/// let allocation = grant.commit(serde_json::json!({"mtu": 9001})).await?;
+/// assert_eq!(allocation.assigned[0].address.to_string(), "10.0.0.5");
+///
+/// // After DEL the address cools down: the next pod gets another one.
+/// pools.release(&first).await?;
+/// let second = owner("9ab0");
+/// let Reserved::New(grant) = pools.reserve(&Request::new(&second, "node1", &catalog))? else {
+///     unreachable!("it has no addresses yet")
+/// };
+/// assert_eq!(grant.assigned()[0].address.to_string(), "10.0.0.6");
+/// assert!(pools.look("10.0.0.5".parse()?).cooldown_for > 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Pools {
     inner: Arc<Inner>,

@@ -1,4 +1,4 @@
-//! The rules of kube-proxy's nftables mode: one table for each family, whose maps lead to the chains of Services.
+//! The rules of kube-proxy's nftables mode: one table for each family, whose maps lead to the Services' chains.
 
 mod table;
 
@@ -8,14 +8,14 @@ use self::table::{Set, Table};
 use super::{Endpoint, MASQUERADE_MARK, Outside, Service, Settings, Style};
 use crate::plan::Family;
 
-/// The chain that marks, where one does.
+/// The name of the chain that sets the mark, in [`Style::Chains`].
 const MARKS: &str = "mark-for-masquerade";
-/// The verdict on what nobody serves.
+/// The verdict on packets for Services without endpoints.
 const REFUSE: &str = "goto reject-chain";
-/// What a map by port looks at.
+/// The key of maps by port.
 const PORT: &str = "meta l4proto . th dport";
 
-/// The rules for Services of this family as a script of nft's, which takes the place of an older one.
+/// Returns the rules for the Services of this family as an nft script, which replaces an older one's table.
 pub(super) fn rules<'a>(
     family: Family,
     node: &str,
@@ -46,7 +46,7 @@ struct Writer<'a> {
     node: &'a str,
     settings: &'a Settings,
     table: Table,
-    /// The ClusterIPs that are masqueraded for who is outside of the cluster's network.
+    /// The ClusterIPs at which clients outside of the cluster CIDR are masqueraded.
     masqueraded: BTreeSet<IpAddr>,
 }
 
@@ -90,8 +90,8 @@ impl Writer<'_> {
         self.table.element(Set::ServiceNodePorts, entry);
     }
 
-    /// Sees to it that who is outside of the cluster's network is masqueraded at a ClusterIP; the rules for it, where
-    /// each Service has its own.
+    /// Makes clients outside of the cluster CIDR masqueraded at a ClusterIP. Returns the rules for that, if each
+    /// Service has its own.
     fn masquerade_strangers(&mut self, service: &Service) -> Vec<String> {
         let cidr = self.settings.cluster_cidr(self.family);
         let Some(cidr) = cidr.filter(|_| service.masquerade) else {
@@ -110,13 +110,13 @@ impl Writer<'_> {
         }
     }
 
-    /// What a node port leads to; `all` is the chain of all endpoints.
+    /// Returns the target of a node port; `all` is the chain of all endpoints.
     fn external(&mut self, service: &Service, all: &str, outside: Outside<'_>) -> Vec<String> {
         let (ip, mark) = (self.table.ip(), self.mark());
         if let Outside::Spread = outside {
             return vec![mark, format!("goto {all}")];
         }
-        // Pods and the node itself reach every endpoint; only real outside traffic is bound to this node's.
+        // Pods and the node itself reach every endpoint; only traffic from outside is restricted to this node's.
         let cidr = self.settings.cluster_cidr(self.family);
         let pods = cidr.map(|cidr| format!("{ip} saddr {cidr} goto {all}"));
         let mut rules = Vec::from_iter(pods);
@@ -131,8 +131,8 @@ impl Writer<'_> {
         rules
     }
 
-    /// The rule that spreads evenly over these endpoints. Who reaches itself by its Service must not see its own
-    /// address.
+    /// Returns the rule that spreads traffic evenly over these endpoints. A pod that reaches itself through its Service
+    /// must not see its own address as the source.
     fn spread(&mut self, service: &Service, endpoints: &[Endpoint<'_>]) -> String {
         let (ip, mark, protocol) = (self.table.ip(), self.mark(), service.protocol);
         let mut places = Vec::new();
@@ -167,7 +167,7 @@ impl Writer<'_> {
         }
     }
 
-    /// What marks a packet for masquerading.
+    /// Returns the statement that marks a packet for masquerading.
     fn mark(&self) -> String {
         match self.style {
             Style::Chains => format!("jump {MARKS}"),
@@ -175,12 +175,12 @@ impl Writer<'_> {
         }
     }
 
-    /// What a map by ClusterIP, protocol and port looks at.
+    /// Returns the key of maps by ClusterIP, protocol and port.
     fn service_port(&self) -> String {
         format!("{} daddr . {PORT}", self.table.ip())
     }
 
-    /// What an address of the node's is, at which node ports are served.
+    /// Returns the match for the node's addresses at which node ports are served.
     fn node_port_addresses(&self) -> String {
         let ip = self.table.ip();
         match (
@@ -193,7 +193,7 @@ impl Writer<'_> {
         }
     }
 
-    /// The chains that refuse and drop what nobody serves.
+    /// Adds the chains that refuse or drop packets for Services without endpoints.
     fn checks(&mut self) {
         let (ip, service_port) = (self.table.ip(), self.service_port());
         let vmap = |key: &str, map: Set| [format!("{key} vmap @{}", map.name())];
@@ -212,7 +212,7 @@ impl Writer<'_> {
         self.table.chain("cluster-ips-check", rules);
     }
 
-    /// The chain that finds the Service.
+    /// Adds the chain that looks up the Service.
     fn dispatch(&mut self) {
         let node_ports = self.settings.node_ports.addresses(self.family);
         let local = match node_ports {
@@ -235,7 +235,8 @@ impl Writer<'_> {
         }
     }
 
-    /// The rule that marks what comes from outside of the cluster's network for a ClusterIP, where one does for all.
+    /// Returns the rule that marks packets from outside of the cluster CIDR to a ClusterIP, if one rule serves all
+    /// Services.
     fn mark_elsewhere(&self) -> Option<String> {
         let cidr = self.settings.cluster_cidr(self.family)?;
         if self.style == Style::Chains || self.masqueraded.is_empty() {
@@ -253,7 +254,7 @@ impl Writer<'_> {
         ))
     }
 
-    /// The chain that masquerades what is marked, and who reaches itself.
+    /// Adds the chain that masquerades marked packets and hairpin connections.
     fn masquerade(&mut self) {
         let ip = self.table.ip();
         let marked = format!("mark and {MASQUERADE_MARK}");

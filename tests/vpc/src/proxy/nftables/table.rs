@@ -1,4 +1,4 @@
-//! kube-proxy's table as data, and as a script of nft's.
+//! kube-proxy's table as data, and as an nft script.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use crate::plan::Family;
 pub(super) enum Set {
     ClusterIps,
     FirewallIps,
-    /// Who reaches itself by its Service.
+    /// Connections of pods to themselves through their Service.
     HairpinConnections,
     NoEndpointNodePorts,
     NoEndpointServices,
@@ -47,7 +47,7 @@ impl Set {
         }
     }
 
-    /// Whether it is a map or a set, and the type of its elements, of which `address` is that of an address.
+    /// Returns whether it is a map or a set, and the type of its elements; `address` is the type of an address.
     fn declared(self, address: &str) -> (&'static str, String) {
         const PORT: &str = "inet_proto . inet_service";
         match self {
@@ -63,7 +63,7 @@ impl Set {
     }
 }
 
-/// A chain that the kernel calls: its name, type, hook and priority, and where it jumps to.
+/// A base chain: its name, type, hook and priority, and the chains that it jumps to.
 type BaseChain = (
     &'static str,
     &'static str,
@@ -72,7 +72,7 @@ type BaseChain = (
     &'static [&'static str],
 );
 
-/// What filters before the translation of destinations, all but one chain.
+/// The base chains that filter before destination NAT, all but one.
 const BEFORE: [BaseChain; 5] = [
     (
         "filter-prerouting",
@@ -111,7 +111,7 @@ const BEFORE: [BaseChain; 5] = [
     ),
 ];
 
-/// What filters where others do, all but what is about load balancers.
+/// The base chains that filter at the usual priority, without those for load balancers.
 const AFTER: [BaseChain; 5] = [
     (
         "filter-prerouting-pre-dnat",
@@ -195,7 +195,7 @@ impl Table {
         }
     }
 
-    /// The family's name, for tables and for the fields of its header alike.
+    /// Returns the family's name, in the names of tables and of header fields.
     pub(super) fn ip(&self) -> &'static str {
         match self.family {
             Family::V4 => "ip",
@@ -233,7 +233,7 @@ impl fmt::Display for Table {
             Family::V4 => "ipv4_addr",
             Family::V6 => "ipv6_addr",
         };
-        // Made first, it can be deleted whether it was there or not.
+        // The table is added first, so that it can be deleted whether it existed or not.
         writeln!(f, "table {ip} kube-proxy\ndelete table {ip} kube-proxy")?;
         writeln!(f, "table {ip} kube-proxy {{")?;
         for (set, elements) in &self.sets {

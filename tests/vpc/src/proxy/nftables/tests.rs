@@ -11,7 +11,7 @@ fn script(node: &str, settings: &Settings, style: Style, services: &[Service]) -
     rules(Family::V4, node, settings, style, services.iter())
 }
 
-/// What is in a chain, a set or a map: its lines, without those that all of its kind have.
+/// Returns the lines of a chain, set or map, without those that all of its kind have.
 fn inside<'a>(script: &'a str, head: &str) -> Vec<&'a str> {
     let lines = script.lines().map(str::trim);
     let found = lines.skip_while(|line| *line != format!("{head} {{"));
@@ -143,7 +143,7 @@ fn who_reaches_itself_is_masqueraded() {
         );
     }
     assert!(!chains.contains("hairpin"), "{chains}");
-    // A pod elsewhere is masqueraded there.
+    // A pod elsewhere is masqueraded at this port.
     assert_eq!(
         inside(&script(Style::Maps), "set hairpin-connections"),
         ["172.31.16.4 . 172.31.16.4 . tcp . 8080"]
