@@ -1,18 +1,18 @@
 //! The agent itself: its state, its start, and the operations on pods' interfaces that requests and the reconciler
 //! share.
 
-mod before;
 mod chained;
+mod cleanup;
 mod declared;
 mod drift;
-mod leaving;
 mod locks;
 mod nic_modes;
 mod nics;
 mod pending;
-mod place;
 mod records;
+mod rule_base;
 mod running;
+mod sysctl_backup;
 mod view;
 mod withheld;
 
@@ -23,9 +23,9 @@ use std::{
 };
 
 use chained::ChainedInterfaces;
+pub use cleanup::{CleanupError, Remaining, clean_up};
 pub use drift::Drift;
 use drift::Uplink;
-pub use leaving::{LeaveError, Left, leave};
 pub use locks::WriteGuard;
 use locks::{ContainerLocks, ReadGuard};
 pub use nic_modes::NicMode;
@@ -50,7 +50,7 @@ use ebbtide_kube::{Cluster, Leases};
 use ebbtide_types::{Family, private, settings::Settings, timing};
 
 use crate::{
-    install::Standing,
+    install::InstallStatus,
     reconcile::{Scope, Work},
 };
 
@@ -81,7 +81,7 @@ pub struct Agent {
     /// This node's leases of pools that nodes share, if there is an API server.
     pub leases: Option<Arc<Leases>>,
     /// Whether the plugin and its configuration are on the host.
-    pub installation: Standing,
+    pub installation: InstallStatus,
     catalog: watch::Receiver<Arc<Catalog>>,
     interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
     /// Per-container locks: requests for one container run one at a time, as a DEL must not overtake its ADD.
@@ -105,11 +105,11 @@ pub struct Agent {
 
 /// A set of interfaces that nobody starts to change until this is dropped.
 #[derive(Debug)]
-pub struct AtRest {
+pub struct IdleInterfaces {
     /// The interfaces, in the order of [`Agent::interfaces`].
     pub interfaces: Vec<(Owner, Arc<PodNet>)>,
     /// Whether these are all interfaces that were asked for.
-    pub are_all: bool,
+    pub is_complete: bool,
     _locks: Vec<ReadGuard>,
 }
 
@@ -148,7 +148,7 @@ impl Agent {
                 sticky: settings.sticky_addresses,
             },
         )?;
-        private::narrow(&directories.state);
+        private::restrict_permissions(&directories.state);
         let datapath =
             Datapath::open(&directories.bpf, settings.marks(), settings.node_port_range)?;
         let host = Netlink::open("in the host")?;
@@ -162,7 +162,7 @@ impl Agent {
             datapath,
             cluster: None,
             leases: None,
-            installation: Standing::default(),
+            installation: InstallStatus::default(),
             catalog,
             interfaces: Mutex::default(),
             locks: ContainerLocks::default(),
@@ -211,7 +211,7 @@ impl Agent {
     }
 
     /// Returns the interfaces of the containers that `is_meant` accepts, without those that are being made or removed.
-    pub fn interfaces_at_rest(&self, is_meant: impl Fn(&str) -> bool) -> AtRest {
+    pub fn idle_interfaces(&self, is_meant: impl Fn(&str) -> bool) -> IdleInterfaces {
         let mut locks: HashMap<String, Option<ReadGuard>> = HashMap::new();
         let all = || {
             let mut all = self.interfaces();
@@ -227,8 +227,8 @@ impl Agent {
         let mut interfaces = all();
         let all = interfaces.len();
         interfaces.retain(|(owner, _)| matches!(locks.get(&owner.container_id), Some(Some(_))));
-        AtRest {
-            are_all: interfaces.len() == all,
+        IdleInterfaces {
+            is_complete: interfaces.len() == all,
             interfaces,
             _locks: locks.into_values().flatten().collect(),
         }
@@ -281,7 +281,7 @@ impl Agent {
     }
 
     /// Records that `owner` has `net`, which is durable and about to be in the kernel.
-    pub fn note(&self, owner: Owner, net: Arc<PodNet>) {
+    pub fn insert_interface(&self, owner: Owner, net: Arc<PodNet>) {
         self.work.add_container(&owner.container_id);
         locked(&self.interfaces).insert(owner, net);
     }
@@ -294,7 +294,7 @@ impl Agent {
     pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
-            true => self.dismiss(owner, net).await?,
+            true => self.remove_record(owner, net).await?,
             false => drop(timing::step("write to disk", self.pools.release(owner)).await?),
         }
         self.forget(owner);
@@ -305,11 +305,11 @@ impl Agent {
     ///
     /// # Errors
     /// If the kernel or the store refuses; then the addresses stay reserved.
-    pub async fn detach_for_good(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+    pub async fn detach_permanently(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
-            true => self.dismiss(owner, net).await?,
-            false => drop(self.pools.release_for_good(owner).await?),
+            true => self.remove_record(owner, net).await?,
+            false => drop(self.pools.release_permanently(owner).await?),
         }
         self.forget(owner);
         Ok(())
@@ -320,23 +320,23 @@ impl Agent {
     ///
     /// # Errors
     /// If the kernel or the store refuses; then the addresses stay reserved.
-    pub async fn abandon(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+    pub async fn undo_add(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::remove(net, &self.datapath).await?;
-        self.give_back_unused(owner, net).await
+        self.release_unused(owner, net).await
     }
 
-    /// Releases as [`Agent::abandon`] an interface whose links were not made: links of these names are not Ebbtide's.
+    /// Releases as [`Agent::undo_add`] an interface whose links were not made: links of these names are not Ebbtide's.
     ///
     /// # Errors
     /// If the store refuses; then the addresses stay reserved.
-    pub async fn abandon_unmade(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+    pub async fn undo_unmade_add(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         podnet::forget(net, &self.datapath)?;
-        self.give_back_unused(owner, net).await
+        self.release_unused(owner, net).await
     }
 
-    async fn give_back_unused(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+    async fn release_unused(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         match net.is_chained() {
-            true => self.dismiss(owner, net).await?,
+            true => self.remove_record(owner, net).await?,
             false => drop(self.pools.release_unused(owner).await?),
         }
         self.forget(owner);
@@ -347,11 +347,12 @@ impl Agent {
     fn forget(&self, owner: &Owner) {
         locked(&self.uplinks).remove(owner);
         // Its status is removed with it.
-        self.work.name_container(&owner.container_id, Scope::PLAN);
+        self.work
+            .enqueue_container(&owner.container_id, Scope::PLAN);
         let mut interfaces = locked(&self.interfaces);
         interfaces.remove(owner);
         if interfaces.is_empty() {
-            self.work.name_node();
+            self.work.enqueue_node();
         }
     }
 

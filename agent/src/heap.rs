@@ -3,7 +3,7 @@
 /// Makes all threads share one heap. By default glibc gives new threads their own, up to eight per processor; each ADD
 /// has threads that live for a millisecond, and memory that they leave there is not reused. Must be called before any
 /// other thread runs.
-pub fn share_one() {
+pub fn use_one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt(3) takes two numbers and keeps nothing.
     unsafe {
@@ -12,7 +12,7 @@ pub fn share_one() {
 }
 
 /// Returns memory that a burst has left to the system. glibc itself returns only what is free at the heap's end.
-pub fn give_back() {
+pub fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) takes a number, and locks the heap while it works.
     unsafe {

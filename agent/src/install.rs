@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 
 mod merge;
 pub mod options;
-mod standing;
+mod status;
 mod versions;
 
-pub use standing::Standing;
+pub use status::InstallStatus;
 
 /// The plugin's file name: the `type` that configurations call it by.
 pub const PLUGIN: &str = ebbtide_plugin::NAME;
@@ -166,7 +166,10 @@ impl Installation {
         let there = self.ours(&path)?;
         let ours = merge::marked(ours.clone());
         let (mut list, others) = match &there {
-            Some(there) => (merge::merged(there, &ours), merge::others(there, &ours)),
+            Some(there) => (
+                merge::merged(there, &ours),
+                merge::foreign_entries(there, &ours),
+            ),
             None => (ours, Vec::new()),
         };
         let without_status = match negotiate {
@@ -197,7 +200,7 @@ impl Installation {
     pub fn uninstall(&self) -> Result<Vec<PathBuf>, Error> {
         let configuration = self.configuration();
         if let Some(there) = self.ours(&configuration)? {
-            let others = merge::others(&there, &Value::Null);
+            let others = merge::foreign_entries(&there, &Value::Null);
             if !others.is_empty() {
                 let kept = configuration.with_file_name(format!("{}.removed", self.name));
                 let text = fs::read(&configuration);

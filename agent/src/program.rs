@@ -15,7 +15,7 @@ use nix::{
 };
 
 /// The interval at which it is checked whether the program has ended.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long its outputs may stay open after it has ended: then a process that it left behind holds them.
 const GRACE: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(1);
 pub fn output(
     command: &mut Command,
     input: &[u8],
-    patience: Duration,
+    timeout: Duration,
     most: u64,
 ) -> io::Result<Output> {
     let child = command
@@ -38,7 +38,7 @@ pub fn output(
         .process_group(0)
         .spawn()?;
     let mut running = Running { child, ended: None };
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     if let Some(mut stdin) = running.child.stdin.take() {
         let input = input.to_owned();
         // A program that does not read to the end may answer all the same.
@@ -46,7 +46,7 @@ pub fn output(
     }
     let stdout = read(running.child.stdout.take(), most);
     let stderr = read(running.child.stderr.take(), most);
-    let status = running.wait(deadline, patience)?;
+    let status = running.wait(deadline, timeout)?;
     let closed = Instant::now() + GRACE;
     Ok(Output {
         status,
@@ -62,7 +62,7 @@ struct Running {
 }
 
 impl Running {
-    fn wait(&mut self, deadline: Instant, patience: Duration) -> io::Result<ExitStatus> {
+    fn wait(&mut self, deadline: Instant, timeout: Duration) -> io::Result<ExitStatus> {
         loop {
             // It stays a zombie, so that its process ID, which is its group's, is not reused until the group is
             // killed.
@@ -73,10 +73,10 @@ impl Running {
             if Instant::now() >= deadline {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    format!("it had not ended after {} s", patience.as_secs()),
+                    format!("it had not ended after {} s", timeout.as_secs()),
                 ));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -166,15 +166,11 @@ mod tests {
         run_within(script, input, Duration::from_secs(2))
     }
 
-    fn run_within(
-        script: &str,
-        input: &[u8],
-        patience: Duration,
-    ) -> (io::Result<Output>, Duration) {
+    fn run_within(script: &str, input: &[u8], timeout: Duration) -> (io::Result<Output>, Duration) {
         let start = Instant::now();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]);
-        let output = output(&mut command, input, patience, 100_000);
+        let output = output(&mut command, input, timeout, 100_000);
         (output, start.elapsed())
     }
 
@@ -208,16 +204,16 @@ mod tests {
 
     #[test]
     fn processes_that_it_leaves_behind_do_not_keep_its_answer() {
-        const PATIENCE: Duration = Duration::from_secs(60);
-        let (answer, took) = run_within("sleep 600 & echo done", b"", PATIENCE);
+        const TIMEOUT: Duration = Duration::from_secs(60);
+        let (answer, took) = run_within("sleep 600 & echo done", b"", TIMEOUT);
         assert_eq!(answer.unwrap().stdout, b"done\n");
-        assert!(took < PATIENCE, "{took:?}");
+        assert!(took < TIMEOUT, "{took:?}");
         // A process that has left the group is not killed, and blocks nobody.
         let left = "d=$(mktemp -d); setsid sh -c \"touch $d/on; exec sleep 5\" & until [ -e $d/on ]; do sleep 0.01; \
                     done; rm -r $d; echo done";
-        let (answer, took) = run_within(left, b"", PATIENCE);
+        let (answer, took) = run_within(left, b"", TIMEOUT);
         let error = answer.unwrap_err().to_string();
         assert!(error.contains("keeps its output open"), "{error}");
-        assert!(took < PATIENCE, "{took:?}");
+        assert!(took < TIMEOUT, "{took:?}");
     }
 }

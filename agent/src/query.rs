@@ -177,7 +177,7 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
         },
         // It has many answers: see `trace`.
         Query::Trace(_) => return refuse("a trace is no single answer".to_owned()),
-        Query::Ip { address } => serde_json::to_string(&address::look(agent, *address)),
+        Query::Ip { address } => serde_json::to_string(&address::describe(agent, *address)),
         Query::Release { address, force } => {
             match address::release(agent, *address, *force).await {
                 Ok(released) => serde_json::to_string(&released),

@@ -1,6 +1,6 @@
 //! The agent's Unix socket, and the requests on it.
 
-mod room;
+mod limits;
 
 use std::{
     fs, io,
@@ -14,8 +14,8 @@ use ebbtide_plugin::{
     cni::{NEWEST, code},
     wire::{Query, Request, Response},
 };
+use limits::{Limits, Received, SMALL};
 use nix::unistd::geteuid;
-use room::{Received, Room, SMALL};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How long a client may take to send its request, and to read the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of a trace's answers that may wait for their reader.
 const ANSWERS: usize = 64;
@@ -84,7 +84,7 @@ impl Server {
 
     /// Serves until `stop` completes, then lets requests in flight end.
     pub async fn serve(self, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
-        let room = Arc::new(Room::new());
+        let limits = Arc::new(Limits::new());
         let (stopping, told) = watch::channel(false);
         // Held by every connection, so that its closing shows that all have ended.
         let (talking, mut ended) = mpsc::channel::<()>(1);
@@ -110,18 +110,18 @@ impl Server {
                 );
                 continue;
             }
-            let silence = room.enter(Instant::now());
-            let (agent, room, told) = (Arc::clone(&agent), Arc::clone(&room), told.clone());
+            let silence = limits.register(Instant::now());
+            let (agent, limits, told) = (Arc::clone(&agent), Arc::clone(&limits), told.clone());
             let talking = talking.clone();
             tokio::spawn(async move {
-                if let Err(e) = converse(&agent, &room, stream, silence, told).await {
+                if let Err(e) = converse(&agent, &limits, stream, silence, told).await {
                     debug!("a client went away: {e}");
                 }
                 drop(talking);
             });
         }
         let _nobody_listens = stopping.send(true);
-        room.clear();
+        limits.close_silent();
         drop(talking);
         let _all_ended = ended.recv().await;
     }
@@ -172,13 +172,16 @@ impl Drop for Server {
 
 async fn converse(
     agent: &Arc<Agent>,
-    room: &Room,
+    limits: &Limits,
     mut stream: UnixStream,
     silence: oneshot::Receiver<()>,
     stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let Received { bytes, room: kept } = tokio::select! {
-        received = timeout(PATIENCE, room.receive(&mut stream)) => received??,
+    let Received {
+        bytes,
+        permit: kept,
+    } = tokio::select! {
+        received = timeout(TIMEOUT, limits.receive(&mut stream)) => received??,
         _ = silence => return Err(io::Error::other("it was silent, and many others came")),
     };
     let length = bytes.len();
@@ -187,7 +190,7 @@ async fn converse(
     let response = match read {
         Ok(request @ Request::Query(Query::Trace(_))) => {
             let tracing = trace(agent, &request, &mut stream, stopping);
-            return room
+            return limits
                 .serve(&request, length, tracing)
                 .await
                 .unwrap_or(Ok(()));
@@ -195,7 +198,7 @@ async fn converse(
         Ok(request) => {
             let request = Arc::new(request);
             let answer = answer(Arc::clone(agent), Arc::clone(&request));
-            let served = room.serve(&request, length, aside(is_long, answer)).await;
+            let served = limits.serve(&request, length, aside(is_long, answer)).await;
             served.unwrap_or_else(|| too_many(&request))
         }
         Err(e) => Response {
@@ -207,8 +210,8 @@ async fn converse(
         },
     };
     drop(kept);
-    timeout(PATIENCE, async {
-        let _room = room.for_answer(response.output.len()).await?;
+    timeout(TIMEOUT, async {
+        let _permit = limits.for_answer(response.output.len()).await?;
         send(&mut stream, &response).await
     })
     .await?
@@ -286,7 +289,7 @@ async fn pass_on(
         let Some(answer) = answer else {
             return Ok(());
         };
-        timeout(PATIENCE, send(&mut to, &answer)).await??;
+        timeout(TIMEOUT, send(&mut to, &answer)).await??;
     }
 }
 

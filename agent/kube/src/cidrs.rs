@@ -52,7 +52,7 @@ pub(super) async fn reconcile(cluster: &Cluster) {
         }),
     };
     let there = cluster.all(Kind::Coordinator).into_iter().next();
-    let told = |status: &Value| {
+    let compared = |status: &Value| {
         (
             status.get("phase").cloned(),
             status.get("serviceCIDR").cloned(),
@@ -60,7 +60,7 @@ pub(super) async fn reconcile(cluster: &Cluster) {
         )
     };
     let known = there.as_ref().and_then(|object| object.data.get("status"));
-    if known.map(told) == Some(told(&status)) {
+    if known.map(compared) == Some(compared(&status)) {
         return;
     }
     let name = there.and_then(|object| object.metadata.name);

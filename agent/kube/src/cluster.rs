@@ -35,13 +35,13 @@ use super::{
 
 /// How long a request waits for an object that the watch should deliver soon: the kubelet saw the
 /// pod by the same kind of watch.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long it then waits for an answer of the API server.
-const ASK: Duration = Duration::from_secs(3);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The delay that combines a burst of changes into one catalog.
-const SETTLE: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// The interval between two writes of the mirror to disk.
 const SAVE: Duration = Duration::from_secs(3);
@@ -174,7 +174,7 @@ impl Cluster {
 
     /// Records that Ebbtide writes the `network-status` of pods of this CNI configuration: no other
     /// plugin (Multus) calls it.
-    pub fn note_own_network(&self, name: &str) {
+    pub fn record_own_network(&self, name: &str) {
         let mut names = self
             .own_networks
             .lock()
@@ -186,7 +186,7 @@ impl Cluster {
         }
     }
 
-    /// Whether [`Cluster::note_own_network`] was called for it.
+    /// Whether [`Cluster::record_own_network`] was called for it.
     #[must_use]
     pub fn is_own_network(&self, name: &str) -> bool {
         let names = self
@@ -226,7 +226,7 @@ impl Cluster {
     /// are known. Waits briefly for that.
     pub async fn is_taken_over(&self) -> bool {
         let mut taken_over = self.taken_over.subscribe();
-        let done = timeout(PATIENCE, taken_over.wait_for(|done| *done)).await;
+        let done = timeout(TIMEOUT, taken_over.wait_for(|done| *done)).await;
         matches!(done, Ok(Ok(_)))
     }
 
@@ -311,7 +311,7 @@ impl Cluster {
     }
 
     /// Stores the leases as the API server has just returned them from a write.
-    pub(super) fn note_leases(&self, map: ConfigMap) {
+    pub(super) fn record_leases(&self, map: ConfigMap) {
         let object = serde_json::to_value(map).and_then(serde_json::from_value::<DynamicObject>);
         if let Ok(object) = object {
             self.change(Kind::Lease, |mirror| {
@@ -324,7 +324,7 @@ impl Cluster {
     }
 
     /// Records a warning Event on a pod, for what it did not get, in the background.
-    pub fn tell_pod(self: &Arc<Self>, name: ObjectName, reason: &'static str, note: String) {
+    pub fn send_pod_event(self: &Arc<Self>, name: ObjectName, reason: &'static str, note: String) {
         let Some(pod) = self.get(Kind::Pod, &name) else {
             return;
         };
@@ -343,7 +343,7 @@ impl Cluster {
         fits: impl Fn(&DynamicObject) -> bool,
     ) -> Option<DynamicObject> {
         let mut changes = self.changes(&[kind]);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             changes.mark_unchanged();
             if let Some(object) = self.get(kind, name).filter(&fits) {
@@ -371,14 +371,14 @@ async fn ask<T>(
         name: name.to_string(),
         reason,
     };
-    match timeout(ASK, question).await {
+    match timeout(REQUEST_TIMEOUT, question).await {
         Ok(Ok(Some(object))) => Ok(object),
         Ok(Ok(None)) => Err(Unknown::Gone {
             kind: kind.name(),
             name: name.to_string(),
         }),
         Ok(Err(e)) => Err(no_answer(e.to_string())),
-        Err(_) => Err(no_answer(format!("waited {} s", ASK.as_secs()))),
+        Err(_) => Err(no_answer(format!("waited {} s", REQUEST_TIMEOUT.as_secs()))),
     }
 }
 
@@ -422,7 +422,7 @@ async fn publish(cluster: Arc<Cluster>, sender: watch::Sender<Arc<Catalog>>) {
             () = sender.closed() => return,
             changed = changes.changed() => if changed.is_err() { return },
         }
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(DEBOUNCE).await;
         changes.mark_unchanged();
     }
 }

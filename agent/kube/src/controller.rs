@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(10);
 
 /// The interval between two checks of what no watch reports.
-const LOOK: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The endpoints of all pods of the cluster.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ impl Endpoints {
                 continue;
             };
             let done = async {
-                if evidence::lives(cluster, name, &endpoint.status.current.uid).await? {
+                if evidence::is_alive(cluster, name, &endpoint.status.current.uid).await? {
                     return Ok(());
                 }
                 publish::remove(cluster, name, ObjectMeta::clone(meta)).await
@@ -141,7 +141,7 @@ where
     let mut pools = None;
     let mut reported = HashSet::new();
     let mut changes = cluster.changes(&Kind::OF_CLUSTER);
-    let mut look = interval(LOOK);
+    let mut look = interval(POLL_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut due, mut dirty) = (Instant::now(), true);
     loop {
@@ -161,7 +161,7 @@ where
             Some(()) = service_cidrs.next() => cidrs::reconcile(cluster).await,
             _ = look.tick() => {
                 if let Some(pools) = &mut pools {
-                    Pools::let_go(pools, cluster).await;
+                    Pools::release_deleted(pools, cluster).await;
                 }
                 endpoints.clean(cluster, |_| true).await;
                 cidrs::reconcile(cluster).await;

@@ -24,10 +24,10 @@ use super::{
 };
 
 /// The maximum number of pods that are checked at a time. A pool full of Spiderpool's pods may have thousands.
-const ASK: usize = 64;
+const MAX_CHECKS: usize = 64;
 
 /// Whether the pod exists and has not ended.
-pub(super) async fn lives(cluster: &Cluster, pod: &ObjectName, uid: &str) -> kube::Result<bool> {
+pub(super) async fn is_alive(cluster: &Cluster, pod: &ObjectName, uid: &str) -> kube::Result<bool> {
     let api: Api<ApiPod> = Api::namespaced(cluster.client.clone(), &pod.namespace);
     let Some(found) = api.get_opt(&pod.name).await? else {
         return Ok(false);
@@ -37,17 +37,17 @@ pub(super) async fn lives(cluster: &Cluster, pod: &ObjectName, uid: &str) -> kub
     Ok(found.metadata.uid.as_deref() == Some(uid) && !ended)
 }
 
-/// Whether the holder of an address lives, as [`lives`].
-pub(super) async fn holder_lives(cluster: &Cluster, holder: &Holder) -> kube::Result<bool> {
+/// Whether the holder of an address lives, as [`is_alive`].
+pub(super) async fn is_holder_alive(cluster: &Cluster, holder: &Holder) -> kube::Result<bool> {
     match holder.name() {
-        Some(pod) => lives(cluster, &pod, &holder.uid).await,
+        Some(pod) => is_alive(cluster, &pod, &holder.uid).await,
         // No pod can have this name.
         None => Ok(false),
     }
 }
 
 /// Returns this node's pods that have not ended, with their UIDs.
-pub(super) async fn living_here(cluster: &Cluster) -> kube::Result<BTreeMap<ObjectName, String>> {
+pub(super) async fn pods_on_node(cluster: &Cluster) -> kube::Result<BTreeMap<ObjectName, String>> {
     let api: Api<PartialObjectMeta<ApiPod>> = Api::all(cluster.client.clone());
     let living = format!(
         "spec.nodeName={},status.phase!=Succeeded,status.phase!=Failed",
@@ -83,13 +83,13 @@ pub(super) async fn gone(
     /// Where the last check ended: the same pods must not be checked again and again.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let mut gone = BTreeSet::new();
-    let count = suspects.len().min(ASK);
+    let count = suspects.len().min(MAX_CHECKS);
     let start = NEXT.fetch_add(count, Ordering::Relaxed) % suspects.len().max(1);
     for (address, holder) in suspects.iter().cycle().skip(start).take(count) {
         if u64::try_from(gone.len()).is_ok_and(|found| found >= wanted) {
             break;
         }
-        if !holder_lives(cluster, holder).await? {
+        if !is_holder_alive(cluster, holder).await? {
             gone.insert(*address);
         }
     }

@@ -38,7 +38,7 @@ use super::cluster::Cluster;
 const NAME: &str = "ebbtide-agent";
 
 /// How long a mere query waits for an answer.
-const ASK: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The timing of the election.
 #[derive(Debug, Clone, Copy)]
@@ -139,7 +139,10 @@ impl Observed {
 /// if none ever did, `None` if that cannot be determined.
 pub async fn silent_for(cluster: &Cluster) -> Option<Option<Duration>> {
     let api: Api<Lease> = Api::default_namespaced(cluster.client.clone());
-    let lease = timeout(ASK, api.get_opt(NAME)).await.ok()?.ok()?;
+    let lease = timeout(REQUEST_TIMEOUT, api.get_opt(NAME))
+        .await
+        .ok()?
+        .ok()?;
     let Some(spec) = lease.and_then(|lease| lease.spec) else {
         return Some(None);
     };

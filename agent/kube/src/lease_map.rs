@@ -76,7 +76,7 @@ pub(super) async fn change(
         map.data = Some(data);
         match api.replace(&name, &PostParams::default(), &map).await {
             Ok(map) => {
-                cluster.note_leases(map);
+                cluster.record_leases(map);
                 return Ok(());
             }
             Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => {
@@ -141,7 +141,7 @@ pub(super) async fn prepare(cluster: &Cluster) -> bool {
         let name = map_of(&pool.name);
         let map = new_map(cluster, &name, &pool);
         match api.create(&PostParams::default(), &map).await {
-            Ok(map) => cluster.note_leases(map),
+            Ok(map) => cluster.record_leases(map),
             // An earlier leader created it meanwhile.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(e) => {
@@ -196,7 +196,7 @@ pub(super) async fn reclaim(cluster: &Cluster) {
 
 /// Leases addresses that pods already have to this node. Returns those that it could not get, since
 /// another node has them.
-pub(super) async fn claim(
+pub(super) async fn acquire(
     cluster: &Cluster,
     pools: &Pools,
     pool: &Pool,
@@ -206,7 +206,7 @@ pub(super) async fn claim(
     let mut refused = AddressSet::empty(pool.family);
     change(cluster, pool, |lease_table| {
         let before = lease_table.clone();
-        refused = lease_table.claim(&cluster.node, &wanted);
+        refused = lease_table.acquire(&cluster.node, &wanted);
         *lease_table != before
     })
     .await?;

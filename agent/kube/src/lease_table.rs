@@ -158,7 +158,7 @@ impl LeaseTable {
     }
 
     /// Leases up to `count` free addresses to the node; returns them.
-    pub fn take(&mut self, node: &str, pool: &AddressSet, count: u64) -> AddressSet {
+    pub fn allocate(&mut self, node: &str, pool: &AddressSet, count: u64) -> AddressSet {
         let got = self.free(pool).first(u128::from(count));
         let lease = self.of(node).union(&got);
         self.leases.insert(node.to_owned(), lease);
@@ -166,7 +166,7 @@ impl LeaseTable {
     }
 
     /// Leases these addresses to the node, except those that other nodes have, which it returns.
-    pub fn claim(&mut self, node: &str, set: &AddressSet) -> AddressSet {
+    pub fn acquire(&mut self, node: &str, set: &AddressSet) -> AddressSet {
         let others = self.leases.iter().filter(|(other, _)| *other != node);
         let got = others.fold(set.clone(), |left, (_, lease)| left.without(lease));
         let lease = self.of(node).union(&got);
@@ -175,13 +175,13 @@ impl LeaseTable {
     }
 
     /// Removes these addresses from the node's lease.
-    pub fn give_back(&mut self, node: &str, set: &AddressSet) {
+    pub fn release(&mut self, node: &str, set: &AddressSet) {
         let lease = self.of(node).without(set);
         self.leases.insert(node.to_owned(), lease);
     }
 
     /// Records how many addresses a node waits for; 0: none.
-    pub fn want(&mut self, node: &str, count: u64) {
+    pub fn set_request(&mut self, node: &str, count: u64) {
         if count == 0 {
             self.wanted.remove(node);
         } else {
@@ -191,7 +191,7 @@ impl LeaseTable {
 
     /// Whether another node waits for addresses.
     #[must_use]
-    pub fn is_wanted_beside(&self, node: &str) -> bool {
+    pub fn has_other_requests(&self, node: &str) -> bool {
         self.wanted.keys().any(|other| other != node)
     }
 
@@ -219,24 +219,30 @@ mod tests {
     fn no_address_is_leased_twice_and_what_comes_back_can_be_taken_again() {
         let pool = set("10.0.0.1-10.0.0.10");
         let mut lease_table = LeaseTable::new(Family::V4);
-        assert_eq!(lease_table.take("a", &pool, 4), set("10.0.0.1-10.0.0.4"));
-        assert_eq!(lease_table.take("b", &pool, 4), set("10.0.0.5-10.0.0.8"));
-        assert_eq!(lease_table.take("c", &pool, 4).len(), 2);
-        assert!(lease_table.take("d", &pool, 1).is_empty());
-        lease_table.want("d", 1);
-        assert!(lease_table.is_wanted_beside("a") && !lease_table.is_wanted_beside("d"));
-        lease_table.give_back("a", &set("10.0.0.2"));
+        assert_eq!(
+            lease_table.allocate("a", &pool, 4),
+            set("10.0.0.1-10.0.0.4")
+        );
+        assert_eq!(
+            lease_table.allocate("b", &pool, 4),
+            set("10.0.0.5-10.0.0.8")
+        );
+        assert_eq!(lease_table.allocate("c", &pool, 4).len(), 2);
+        assert!(lease_table.allocate("d", &pool, 1).is_empty());
+        lease_table.set_request("d", 1);
+        assert!(lease_table.has_other_requests("a") && !lease_table.has_other_requests("d"));
+        lease_table.release("a", &set("10.0.0.2"));
         let again = LeaseTable::parse(&lease_table.to_data(), Family::V4).unwrap();
         assert_eq!(again.to_data(), lease_table.to_data());
-        assert_eq!(lease_table.take("d", &pool, 5), set("10.0.0.2"));
-        lease_table.want("d", 0);
+        assert_eq!(lease_table.allocate("d", &pool, 5), set("10.0.0.2"));
+        lease_table.set_request("d", 0);
         assert_eq!(
-            lease_table.claim("d", &set("10.0.0.5")),
+            lease_table.acquire("d", &set("10.0.0.5")),
             set("10.0.0.5"),
             "it is b's"
         );
         assert!(
-            lease_table.claim("d", &set("10.0.0.2")).is_empty(),
+            lease_table.acquire("d", &set("10.0.0.2")).is_empty(),
             "its own"
         );
         let nodes = ["b", "d"].map(str::to_owned).into();
@@ -265,25 +271,25 @@ mod tests {
         let changes: [(Texts, Change, Texts); 5] = [
             (
                 &[],
-                |lease_table, pool| drop(lease_table.take("a", pool, 2)),
+                |lease_table, pool| drop(lease_table.allocate("a", pool, 2)),
                 &[("a", "10.0.0.1-10.0.0.2")],
             ),
             (
                 &[],
-                |lease_table, _| lease_table.want("a", 3),
+                |lease_table, _| lease_table.set_request("a", 3),
                 &[("_wanted.a", "3")],
             ),
             (
                 &[("a", "10.0.0.1"), ("_wanted.a", "1")],
                 |lease_table, pool| {
-                    lease_table.take("a", pool, 1);
-                    lease_table.want("a", 0);
+                    lease_table.allocate("a", pool, 1);
+                    lease_table.set_request("a", 0);
                 },
                 &[("a", "10.0.0.1-10.0.0.2")],
             ),
             (
                 &[("a", "10.0.0.1-10.0.0.2")],
-                |lease_table, _| lease_table.give_back("a", &set("10.0.0.1-10.0.0.2")),
+                |lease_table, _| lease_table.release("a", &set("10.0.0.1-10.0.0.2")),
                 &[],
             ),
             (

@@ -29,7 +29,7 @@ use super::{
 };
 
 /// How long a request waits for a lease: other nodes may have to give addresses back.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The polling interval of a waiting request.
 const SLICE: Duration = Duration::from_millis(500);
@@ -104,7 +104,7 @@ impl Leases {
     /// Returns the deadline for a request's retries.
     #[must_use]
     pub fn deadline() -> Instant {
-        Instant::now() + PATIENCE
+        Instant::now() + TIMEOUT
     }
 
     /// Waits, after a request found all its pools full, until a shared one may have more. False:
@@ -175,9 +175,9 @@ impl Leases {
         let idle_count = u64::try_from(idle.len()).unwrap_or(u64::MAX);
         if waiting > idle_count {
             idle_since.remove(&pool.name);
-            return self.take(pool, waiting - idle_count, spare(used)).await;
+            return self.acquire(pool, waiting - idle_count, spare(used)).await;
         }
-        let keep = if known.is_wanted_beside(&self.cluster.node) {
+        let keep = if known.has_other_requests(&self.cluster.node) {
             waiting
         } else {
             let since = *idle_since
@@ -194,7 +194,7 @@ impl Leases {
         };
         if idle_count > keep {
             let surplus = idle.without(&idle.first(u128::from(keep)));
-            return self.give_back(pool, &surplus).await;
+            return self.release(pool, &surplus).await;
         }
         Ok(())
     }
@@ -208,7 +208,7 @@ impl Leases {
             let Some(address) = lease.get(index) else {
                 break;
             };
-            let standing = self.pools.look(address);
+            let standing = self.pools.lookup(address);
             let busy = standing.holder.is_some()
                 || standing.reservation.is_some()
                 || standing.cooldown_for > 0
@@ -220,7 +220,7 @@ impl Leases {
         idle
     }
 
-    async fn take(&self, pool: &Pool, needed: u64, spare: u64) -> Result<(), Error> {
+    async fn acquire(&self, pool: &Pool, needed: u64, spare: u64) -> Result<(), Error> {
         let used = evidence::holders(&self.cluster, pool).await?;
         let mut barred = AddressSet::of(pool.family, used.keys().copied());
         let (missing, free) = self.take_existing(pool, needed, spare, &barred).await?;
@@ -256,15 +256,15 @@ impl Leases {
             let before = lease_table.clone();
             let free = u64::try_from(lease_table.free(&open).len()).unwrap_or(u64::MAX);
             // For future pods only while no other node waits.
-            let more = if lease_table.is_wanted_beside(node) {
+            let more = if lease_table.has_other_requests(node) {
                 0
             } else {
                 spare
             };
             let count = needed.saturating_add(more).min(free);
-            got = lease_table.take(node, &open, count);
+            got = lease_table.allocate(node, &open, count);
             missing = needed.saturating_sub(count);
-            lease_table.want(node, missing);
+            lease_table.set_request(node, missing);
             left = lease_table.free(&pool.ranges);
             // Waiting for other nodes' addresses needs no second write.
             *lease_table != before
@@ -278,7 +278,7 @@ impl Leases {
         Ok((missing, left))
     }
 
-    async fn give_back(&self, pool: &Pool, surplus: &AddressSet) -> Result<(), Error> {
+    async fn release(&self, pool: &Pool, surplus: &AddressSet) -> Result<(), Error> {
         if self.pools.withdraw(surplus).is_err() {
             // A pod took one of them first; the next check handles it.
             return Ok(());
@@ -288,7 +288,7 @@ impl Leases {
         self.cluster.shrink_lease(pool, surplus).await?;
         let given = self
             .change(pool, |lease_table| {
-                lease_table.give_back(node, surplus);
+                lease_table.release(node, surplus);
                 true
             })
             .await;

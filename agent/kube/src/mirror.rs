@@ -196,7 +196,7 @@ impl Mirror {
         let Ok(mut lease_table) = self.lease_table(&pool.name, pool.family) else {
             return;
         };
-        lease_table.give_back(node, given);
+        lease_table.release(node, given);
         let name = map_of(&pool.name);
         let maps = self.kinds.entry(Kind::Lease).or_default().values_mut();
         for map in maps.filter(|map| map.metadata.name.as_deref() == Some(&name)) {

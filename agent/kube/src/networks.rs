@@ -11,7 +11,7 @@ use std::{
 
 use ebbtide_ipam::{catalog::host_address, pool::Object};
 use ebbtide_plugin::object::Object as JsonObject;
-use ebbtide_types::{NetworkRef, ObjectName, link_name::name_fault, printable::front};
+use ebbtide_types::{NetworkRef, ObjectName, link_name::name_fault, printable::truncated};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -171,21 +171,21 @@ fn bad(annotation: &'static str, pod: &ObjectName, value: &str, reason: &str) ->
     NetworksError::Annotation {
         annotation,
         pod: pod.to_string(),
-        value: front(value, 200).into_owned(),
+        value: truncated(value, 200).into_owned(),
         reason: reason.to_owned(),
         remedy: "write NAMESPACE/NAME@INTERFACE, several with commas between, or the JSON list of the specification",
     }
 }
 
 /// The maximum number of networks in one annotation. Each is a link, addresses, routes and rules.
-const MOST: usize = 64;
+const MAX_NETWORKS: usize = 64;
 
 /// Parses the elements of a text: JSON if it looks like it, else names separated by commas.
 fn elements(text: &str) -> Result<Vec<Element>, String> {
     let elements = each_element(text)?;
-    match elements.len() > MOST {
+    match elements.len() > MAX_NETWORKS {
         true => Err(format!(
-            "names more than {MOST} networks: give the pod fewer, or spread its work over several pods"
+            "names more than {MAX_NETWORKS} networks: give the pod fewer, or spread its work over several pods"
         )),
         false => Ok(elements),
     }
@@ -200,7 +200,7 @@ fn each_element(text: &str) -> Result<Vec<Element>, String> {
             .map(|JsonObject(element)| element)
             .collect());
     }
-    let names = text.split(',').take(MOST + 1);
+    let names = text.split(',').take(MAX_NETWORKS + 1);
     names.map(str::trim).map(short).collect()
 }
 

@@ -60,10 +60,10 @@ impl Pools {
     }
 
     /// Drops addresses whose pod was deleted: asks the API server about one pod after the other.
-    pub(super) async fn let_go(&mut self, cluster: &Cluster) {
+    pub(super) async fn release_deleted(&mut self, cluster: &Cluster) {
         let holders: BTreeSet<Holder> = self.kept.values().cloned().collect();
         for holder in holders {
-            match evidence::holder_lives(cluster, &holder).await {
+            match evidence::is_holder_alive(cluster, &holder).await {
                 Ok(true) => {}
                 Ok(false) => {
                     info!("pod {} is gone, and what pools said it had", holder.pod);

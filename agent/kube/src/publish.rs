@@ -30,13 +30,13 @@ use super::{
 };
 
 /// The delay from a change to its write: a pod's interfaces, and pods that start together, share one round.
-const SETTLE: Duration = Duration::from_secs(1);
+const DEBOUNCE: Duration = Duration::from_secs(1);
 
 /// The delay after a round with a failure.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The interval between two rounds without a change.
-const LOOK: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The annotation that lists the pod's interfaces (specification of the Network Plumbing Working Group, 5.1).
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -68,12 +68,12 @@ pub async fn run(
     };
     let mut objects = cluster.changes(&[Kind::Pod]);
     loop {
-        sleep(SETTLE).await;
+        sleep(DEBOUNCE).await;
         changes.mark_unchanged();
         objects.mark_unchanged();
         let desired = desired(&cluster, &interfaces());
         let pause = if write(&cluster, &desired, &mut written).await {
-            LOOK
+            POLL_INTERVAL
         } else {
             RETRY
         };

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 /// The interval between two checks for ServiceCIDR objects: the API server may be upgraded meanwhile.
-const AGAIN: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Returns the versions of `ServiceCIDR` (1.33, beta since 1.31), the newer first.
 fn versions(client: &Client) -> [Api<DynamicObject>; 2] {
@@ -35,7 +35,7 @@ fn versions(client: &Client) -> [Api<DynamicObject>; 2] {
 pub(super) fn changes(client: Client) -> impl Stream<Item = ()> {
     let watches = stream::unfold((client, false), |(client, again)| async move {
         if again {
-            sleep(AGAIN).await;
+            sleep(RETRY_INTERVAL).await;
         }
         let api = served(&client).await;
         let events = watcher(api, Config::default()).default_backoff();
@@ -58,7 +58,7 @@ async fn served(client: &Client) -> Api<DynamicObject> {
                 Err(e) => debug!("{}: {e}", api.resource_url()),
             }
         }
-        sleep(AGAIN).await;
+        sleep(RETRY_INTERVAL).await;
     }
 }
 

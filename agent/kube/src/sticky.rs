@@ -16,10 +16,10 @@ use tracing::{debug, info, warn};
 use super::cluster::Cluster;
 
 /// The interval between two checks: no watch reports that a set was scaled down.
-const LOOK: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The delay after a change of the addresses: pods that end together are checked together.
-const SETTLE: Duration = Duration::from_secs(1);
+const DEBOUNCE: Duration = Duration::from_secs(1);
 
 /// Releases reservations that no pod will use, until the process ends.
 pub async fn run(cluster: Arc<Cluster>, pools: Pools) {
@@ -31,10 +31,10 @@ pub async fn run(cluster: Arc<Cluster>, pools: Pools) {
                 look_at(&cluster, &pools, &reservation).await;
             }
         }
-        if let Ok(Err(_)) = timeout(LOOK, changes.changed()).await {
+        if let Ok(Err(_)) = timeout(POLL_INTERVAL, changes.changed()).await {
             return;
         }
-        sleep(SETTLE).await;
+        sleep(DEBOUNCE).await;
     }
 }
 

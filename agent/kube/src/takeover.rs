@@ -34,7 +34,7 @@ use super::{
 };
 
 /// The delay between two tries.
-const AGAIN: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The time limit of one try at the first start on this node.
 const FIRST: Duration = Duration::from_secs(60);
@@ -43,13 +43,13 @@ const FIRST: Duration = Duration::from_secs(60);
 const LATER: Duration = Duration::from_secs(3);
 
 /// The number of concurrent requests.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT: usize = 8;
 
 /// The runtime's name of a pod's first interface.
 const FIRST_INTERFACE: &str = "eth0";
 
 /// The interval between two checks for pods that ended.
-const LOOK: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The number of objects per page.
 const PAGE: u32 = 500;
@@ -90,13 +90,13 @@ pub async fn run(cluster: Arc<Cluster>, pools: Pools, state_dir: PathBuf) {
             warn!("no pod is added before it is known what Spiderpool gave to pods here: {error}");
         }
         is_told = true;
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
     cluster.set_taken_over();
     let mut changes = cluster.changes(&[Kind::Pod]);
     loop {
-        let elsewhere = let_go(&cluster, &pools).await;
-        let due = Instant::now() + LOOK;
+        let elsewhere = release_ended(&cluster, &pools).await;
+        let due = Instant::now() + POLL_INTERVAL;
         loop {
             tokio::select! {
                 () = sleep_until(due) => break,
@@ -106,7 +106,7 @@ pub async fn run(cluster: Arc<Cluster>, pools: Pools, state_dir: PathBuf) {
                 break;
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
@@ -221,7 +221,7 @@ impl Held {
 /// Returns the addresses of living pods without a sandbox here: those in the SpiderEndpoints of this node's
 /// pods, and those in pools' status of these pods, and of any pod in a pool that is for this node only.
 async fn held(cluster: &Cluster, pools: &Pools) -> kube::Result<Held> {
-    let here = evidence::living_here(cluster).await?;
+    let here = evidence::pods_on_node(cluster).await?;
     let own: BTreeSet<PodRef> = pools
         .list()
         .into_iter()
@@ -240,7 +240,7 @@ async fn held(cluster: &Cluster, pools: &Pools) -> kube::Result<Held> {
             let endpoint = endpoint(cluster, &pod).await?;
             Ok::<_, kube::Error>((pod, endpoint))
         })
-        .buffered(AT_ONCE);
+        .buffered(MAX_CONCURRENT);
     while let Some(found) = endpoints.next().await {
         let (pod, endpoint) = found?;
         for each in endpoint.ips {
@@ -260,7 +260,7 @@ async fn held(cluster: &Cluster, pools: &Pools) -> kube::Result<Held> {
         let is_ours_alone = pool.data.pointer("/spec/nodeName") == Some(&json!([cluster.node]));
         for (address, holder) in evidence::holders_in(&pool) {
             let Some(pod) = holder.name() else { continue };
-            let standing = pools.look(address);
+            let standing = pools.lookup(address);
             if standing.holder.is_some() || standing.reservation.is_some() {
                 continue;
             }
@@ -268,15 +268,15 @@ async fn held(cluster: &Cluster, pools: &Pools) -> kube::Result<Held> {
             if !is_here && !is_ours_alone {
                 continue;
             }
-            let lives = match elsewhere.get(&holder) {
+            let is_alive = match elsewhere.get(&holder) {
                 _ if is_here => true,
-                Some(lives) => *lives,
+                Some(is_alive) => *is_alive,
                 None => {
-                    let lives = evidence::holder_lives(cluster, &holder).await?;
-                    *elsewhere.entry(holder.clone()).or_insert(lives)
+                    let is_alive = evidence::is_holder_alive(cluster, &holder).await?;
+                    *elsewhere.entry(holder.clone()).or_insert(is_alive)
                 }
             };
-            if lives {
+            if is_alive {
                 held.add(&pod_ref(&pod, &holder.uid), FIRST_INTERFACE, &name, address);
             }
         }
@@ -334,7 +334,7 @@ async fn lease(cluster: &Cluster, pools: &Pools, held: &Held) -> Result<(), Erro
         if addresses.is_empty() {
             continue;
         }
-        let refused = lease_map::claim(cluster, pools, pool, addresses).await?;
+        let refused = lease_map::acquire(cluster, pools, pool, addresses).await?;
         if !refused.is_empty() {
             warn!(pool = pool.name, addresses = %refused, "pods here have what is leased to other nodes");
         }
@@ -367,13 +367,13 @@ fn is_one_gone(cluster: &Cluster, pools: &Pools, elsewhere: &BTreeSet<Reservatio
 }
 
 /// Releases the reservations of pods that were deleted or have ended. Returns those of pods on other nodes.
-async fn let_go(cluster: &Cluster, pools: &Pools) -> BTreeSet<ReservationKey> {
+async fn release_ended(cluster: &Cluster, pools: &Pools) -> BTreeSet<ReservationKey> {
     let mut elsewhere = BTreeSet::new();
     let reservations = reservations(pools);
     if reservations.is_empty() {
         return elsewhere;
     }
-    let here = match evidence::living_here(cluster).await {
+    let here = match evidence::pods_on_node(cluster).await {
         Ok(here) => here,
         Err(e) => {
             debug!("which pods are here: {e}");
@@ -386,7 +386,7 @@ async fn let_go(cluster: &Cluster, pools: &Pools) -> BTreeSet<ReservationKey> {
             continue;
         }
         // Its name is now another pod's, it has ended, or it is on another node.
-        match evidence::lives(cluster, &pod, &reservation.pod.uid).await {
+        match evidence::is_alive(cluster, &pod, &reservation.pod.uid).await {
             Ok(true) => {
                 elsewhere.insert(reservation.key());
             }

@@ -19,7 +19,7 @@ use ebbtide_plugin::{
 };
 
 /// The agent's time limit. The kubelet gives a sandbox two minutes in all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long STATUS waits for an agent that does not run. After a failed STATUS the kubelet reports
 /// the node not ready, and Kubernetes removes all its pods from their Services: not for an agent
@@ -135,10 +135,10 @@ fn run(command: String) -> Result<(u8, String), CniError> {
         config,
     });
     let start = Instant::now();
-    let mut answer = wire::ask(Path::new(socket), &request, PATIENCE);
+    let mut answer = wire::ask(Path::new(socket), &request, TIMEOUT);
     while command == "STATUS" && is_not_there(&answer) && start.elapsed() < RESTART {
         thread::sleep(Duration::from_millis(200));
-        answer = wire::ask(Path::new(socket), &request, PATIENCE);
+        answer = wire::ask(Path::new(socket), &request, TIMEOUT);
     }
     match answer {
         Ok(response) => Ok((response.exit, response.output)),

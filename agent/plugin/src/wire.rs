@@ -192,10 +192,10 @@ pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
 ///
 /// # Errors
 /// If nothing listens, the socket is neither root's nor this process' user's, or no whole answer arrives in time.
-pub fn ask(socket: &Path, request: &Request, patience: Duration) -> io::Result<Response> {
+pub fn ask(socket: &Path, request: &Request, timeout: Duration) -> io::Result<Response> {
     let mut stream = connect(socket)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     send(&mut stream, request)?;
     receive(&mut stream)
 }

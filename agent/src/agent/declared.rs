@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::Agent;
 
 impl Agent {
-    /// Keeps a pool as it was while a change of it would harm pods that have its addresses ([`Catalog::beside_pods`]).
+    /// Keeps a pool as it was while a change of it would harm pods that have its addresses ([`Catalog::keeping_used_pools`]).
     /// Ends with the runtime.
     #[must_use]
     pub fn keeping_pools(mut self) -> Self {
@@ -40,7 +40,8 @@ fn follow(
             let newest = Arc::clone(&declared.borrow_and_update());
             let in_use = in_use(&pools);
             let current = Arc::clone(&sender.borrow());
-            let kept = Catalog::clone(&newest).beside_pods(&current, |name| in_use.contains(name));
+            let kept =
+                Catalog::clone(&newest).keeping_used_pools(&current, |name| in_use.contains(name));
             is_refused = kept != *newest;
             publish(&sender, kept);
         }

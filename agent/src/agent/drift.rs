@@ -81,7 +81,7 @@ impl Agent {
 
     /// Records the NIC for which the interface is in the kernel; or that it has none, if its NIC is not among the
     /// facts.
-    pub fn note_uplink(&self, owner: &Owner, net: &PodNet, facts: &NodeFacts) {
+    pub fn record_uplink(&self, owner: &Owner, net: &PodNet, facts: &NodeFacts) {
         let uplink = Uplink::of(net, facts);
         locked(&self.uplinks).insert(owner.clone(), uplink);
     }
@@ -110,7 +110,7 @@ impl Agent {
     ///
     /// # Errors
     /// If the kernel or the store refuses.
-    pub async fn put(
+    pub async fn apply_plan(
         &self,
         owner: &Owner,
         net: &PodNet,
@@ -121,11 +121,11 @@ impl Agent {
         podnet::apply(&new, &nic, &self.host, &self.datapath, Links::Ensure).await?;
         if new != *net {
             podnet::prune(net, &new, &self.host).await?;
-            self.write_down(owner, &new).await?;
-            self.note(owner.clone(), Arc::new(new.clone()));
+            self.write_record(owner, &new).await?;
+            self.insert_interface(owner.clone(), Arc::new(new.clone()));
         }
         // Recorded last, so that a failed attempt is repeated.
-        self.note_uplink(owner, &new, facts);
+        self.record_uplink(owner, &new, facts);
         Ok(())
     }
 }

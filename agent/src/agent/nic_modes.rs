@@ -40,9 +40,9 @@ impl Agent {
         let cluster = self.cluster.as_deref()?;
         let default = self.default_networks(catalog);
         let namespaces = catalog.namespaces();
-        let said = said(&declared(catalog), nic, &default, namespaces)
-            .or_else(|| said(&described(cluster), nic, &default, namespaces));
-        Some(said.unwrap_or_else(|| nobody_says(namespaces)))
+        let said = declared_mode(&declared(catalog), nic, &default, namespaces)
+            .or_else(|| declared_mode(&described(cluster), nic, &default, namespaces));
+        Some(said.unwrap_or_else(|| default_mode(namespaces)))
     }
 
     /// Returns the networks that request another mode than their NIC's, each as a sentence.
@@ -55,9 +55,9 @@ impl Agent {
         let mode_of = |nic: &str| {
             let by_networks = || {
                 cluster?;
-                let said = said(&declared, nic, &default, namespaces)
-                    .or_else(|| said(&described, nic, &default, namespaces));
-                Some(said.unwrap_or_else(|| nobody_says(namespaces)))
+                let said = declared_mode(&declared, nic, &default, namespaces)
+                    .or_else(|| declared_mode(&described, nic, &default, namespaces));
+                Some(said.unwrap_or_else(|| default_mode(namespaces)))
             };
             self.mode_by_settings(nic).or_else(by_networks)
         };
@@ -71,7 +71,7 @@ impl Agent {
                 wants.master,
                 nic.mode,
                 nic.says,
-                NicMode::WAY_OUT
+                NicMode::HINT
             ))
         });
         refused.collect()
@@ -92,7 +92,7 @@ impl Agent {
 
 /// Returns the mode that the default network among `wants` decides, or else the oldest one in an administrator's
 /// namespace.
-fn said(
+fn declared_mode(
     wants: &[Wants],
     nic: &str,
     default: &[ObjectName],
@@ -109,7 +109,7 @@ fn said(
     })
 }
 
-fn nobody_says(namespaces: &Namespaces) -> NicMode {
+fn default_mode(namespaces: &Namespaces) -> NicMode {
     NicMode {
         mode: IpvlanMode::default(),
         says: format!(
@@ -142,7 +142,7 @@ fn described(cluster: &Cluster) -> Vec<Wants> {
 
 impl NicMode {
     /// The hint for a network that requests another mode.
-    pub const WAY_OUT: &str = "a NIC has one ipvlan mode, which is its administrator's to say: use it in this network, or \
+    pub const HINT: &str = "a NIC has one ipvlan mode, which is its administrator's to say: use it in this network, or \
          set the other one in `nics.modes` of the agent's settings, or in a SpiderMultusConfig of the agent's namespace \
          or kube-system";
 }
@@ -221,7 +221,7 @@ mod tests {
                 .iter()
                 .flat_map(|name| namespaces.meant(&name.parse().unwrap()));
             let default: Vec<ObjectName> = default.collect();
-            let said = said(&networks, "ens5", &default, &namespaces);
+            let said = declared_mode(&networks, "ens5", &default, &namespaces);
             assert_eq!(said.map(|said| said.mode), expected, "{what}");
         }
     }

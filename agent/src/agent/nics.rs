@@ -18,16 +18,15 @@ use ebbtide_kernel::{
         foreign::ForeignRule,
         model::{NamespacePlan, host_net},
     },
-    node::{self, Behind, HostPlan, Nic, NodeFacts, Routed, Rules, Taken, Values},
+    node::{self, Classification, HostPlan, Nic, NicNetworks, NodeFacts, Routed, Rules, Values},
     podnet::PodNet,
 };
 use tracing::{error, info, warn};
 
 use super::{
-    Agent,
-    before::Before,
-    locked,
-    place::Place,
+    Agent, locked,
+    rule_base::RuleBase,
+    sysctl_backup::SysctlBackup,
     view::{PodNetwork, View},
 };
 
@@ -37,8 +36,8 @@ pub(super) struct Nics {
     /// Serialises preparations.
     lock: tokio::sync::Mutex<()>,
     prepared: Mutex<Option<Prepared>>,
-    place: Place,
-    before: Before,
+    rule_base: RuleBase,
+    sysctl_backup: SysctlBackup,
     /// Whether forwarding was enabled since there are pods.
     forwards: AtomicBool,
     /// Why the last preparation failed, if it did.
@@ -50,8 +49,8 @@ impl Nics {
         Self {
             lock: tokio::sync::Mutex::default(),
             prepared: Mutex::default(),
-            place: Place::default(),
-            before: Before::open(state),
+            rule_base: RuleBase::default(),
+            sysctl_backup: SysctlBackup::open(state),
             forwards: AtomicBool::new(false),
             failure: Mutex::default(),
         }
@@ -76,7 +75,7 @@ impl Agent {
     #[must_use]
     pub fn nic_plan(&self, facts: &NodeFacts, net: &PodNet) -> NamespacePlan {
         let catalog = self.catalog();
-        let base = self.nics.place.base();
+        let base = self.nics.rule_base.base();
         let rules = Rules {
             settings: &self.settings,
             base: base.unwrap_or(self.settings.rule_priority),
@@ -84,9 +83,9 @@ impl Agent {
         };
         let mut plan = match self.nic_of(facts, net) {
             Some(nic) => {
-                let behind = self
-                    .view(&catalog)
-                    .behind(nic, facts, &self.in_use(facts, Some(net)));
+                let behind =
+                    self.view(&catalog)
+                        .nic_networks(nic, facts, &self.in_use(facts, Some(net)));
                 node::nic_plan(nic, &behind, rules)
             }
             None => NamespacePlan::default(),
@@ -106,10 +105,10 @@ impl Agent {
 
     /// Returns the role of each link of the node, and the reason for it.
     #[must_use]
-    pub fn links_taken(&self, facts: &NodeFacts) -> Vec<(Nic, Taken)> {
+    pub fn classified_links(&self, facts: &NodeFacts) -> Vec<(Nic, Classification)> {
         let catalog = self.catalog();
         let known = self.view(&catalog).known(&self.in_use(facts, None));
-        node::take_all(facts, &known, &self.settings.nics)
+        node::classify_all(facts, &known, &self.settings.nics)
     }
 
     /// Returns the node as the catalog sees it.
@@ -185,11 +184,11 @@ impl Agent {
         let done = match self.is_needed(net) {
             true => {
                 if net.is_none() {
-                    self.forward_for_pods(facts);
+                    self.forward_once(facts);
                 }
-                self.put_on_nics(facts, &in_use).await
+                self.apply_to_nics(facts, &in_use).await
             }
-            false => self.take_from_nics().await.map(|plan| (plan, Vec::new())),
+            false => self.remove_from_nics().await.map(|plan| (plan, Vec::new())),
         };
         match done {
             Ok((plan, refused)) => {
@@ -225,7 +224,7 @@ impl Agent {
             Ok(facts) => facts,
             Err(e) => {
                 error!("what a failed ADD put on the NICs stays until the next look: {e}");
-                return self.work.name_node();
+                return self.work.enqueue_node();
             }
         };
         let in_use = self.in_use(&facts, None);
@@ -240,27 +239,27 @@ impl Agent {
     }
 
     /// Enables forwarding for the first pod once it is made. Not earlier: a failed ADD leaves the node as it was.
-    pub async fn serve_pods(&self) {
+    pub async fn enable_forwarding(&self) {
         if self.nics.forwards.load(Ordering::Relaxed) {
             return;
         }
         match self.facts.get(&self.host).await {
-            Ok(facts) => self.forward_for_pods(&facts),
+            Ok(facts) => self.forward_once(&facts),
             Err(e) => {
                 error!("whether the node forwards is not known until the next look: {e}");
-                self.work.name_node();
+                self.work.enqueue_node();
             }
         }
     }
 
     /// Enables forwarding, unless that was done since there are pods.
-    fn forward_for_pods(&self, facts: &NodeFacts) {
+    fn forward_once(&self, facts: &NodeFacts) {
         if !self.nics.forwards.swap(true, Ordering::Relaxed) {
             self.forward(facts);
         }
     }
 
-    async fn put_on_nics(
+    async fn apply_to_nics(
         &self,
         facts: &Arc<NodeFacts>,
         in_use: &BTreeSet<PodNetwork>,
@@ -273,21 +272,21 @@ impl Agent {
         let foreign = self.host.foreign_rules().await?;
         let catalog = self.catalog();
         let view = self.view(&catalog);
-        let behind = |nic: &Nic| Behind {
+        let behind = |nic: &Nic| NicNetworks {
             a_pod: self.a_pod_on(facts, nic),
-            ..view.behind(nic, facts, in_use)
+            ..view.nic_networks(nic, facts, in_use)
         };
         let known = view.known(in_use);
         let routed = self.routed(facts, in_use);
         let preferred = self.settings.rule_priority;
-        let place = &self.nics.place;
+        let rule_base = &self.nics.rule_base;
         let rules = Rules {
             settings: &self.settings,
-            base: place.settle(preferred, &foreign, &routed, Instant::now()),
+            base: rule_base.update(preferred, &foreign, &routed, Instant::now()),
             foreign: &foreign,
         };
         let marks = self.datapath.host.marks();
-        let strict = node::strict();
+        let strict = node::strict_rp_filters();
         let plan = node::host_plan(
             facts,
             &known,
@@ -301,10 +300,10 @@ impl Agent {
         if let Some(last) = last.filter(|last| is_whole && **last == plan) {
             return Ok((last, Vec::new()));
         }
-        say_which_have_no_mark(&plan, rules.values());
-        say_which_marks_moved(&marks, &plan);
+        log_nics_without_mark(&plan, rules.values());
+        log_moved_marks(&marks, &plan);
         let pods = self.pods_rules();
-        self.nics.before.note(&plan.plan.sysctls);
+        self.nics.sysctl_backup.record(&plan.plan.sysctls);
         let applied = node::apply(
             &plan,
             redirect_device,
@@ -317,14 +316,14 @@ impl Agent {
         Ok((Arc::new(plan), refused))
     }
 
-    pub(super) async fn take_from_nics(&self) -> Result<Arc<HostPlan>, node::HostError> {
+    pub(super) async fn remove_from_nics(&self) -> Result<Arc<HostPlan>, node::HostError> {
         self.nics.forwards.store(false, Ordering::Relaxed);
         match self.nics() {
             Some(last) if *last == HostPlan::default() && self.are_whole() => Ok(last),
             _ => {
                 let pods = self.pods_rules();
-                node::take_away(&pods, &self.host, &self.datapath).await?;
-                self.nics.before.give_back();
+                node::remove(&pods, &self.host, &self.datapath).await?;
+                self.nics.sysctl_backup.restore();
                 Ok(Arc::default())
             }
         }
@@ -346,11 +345,15 @@ impl Agent {
     /// Returns the priority at which Ebbtide's rules begin, and the foreign rules before it that catch Ebbtide's
     /// traffic, in lookup order.
     #[must_use]
-    pub fn in_front(&self, facts: &NodeFacts, foreign: &[ForeignRule]) -> (u32, Vec<ForeignRule>) {
+    pub fn preceding_rules(
+        &self,
+        facts: &NodeFacts,
+        foreign: &[ForeignRule],
+    ) -> (u32, Vec<ForeignRule>) {
         let routed = self.routed(facts, &self.in_use(facts, None));
-        let base = self.nics.place.base();
+        let base = self.nics.rule_base.base();
         let base = base.unwrap_or(self.settings.rule_priority);
-        let rules = node::in_front(base, foreign, &routed).cloned();
+        let rules = node::preceding_rules(base, foreign, &routed).cloned();
         (base, rules.collect())
     }
 
@@ -397,7 +400,7 @@ impl Agent {
 
     /// Returns why the host's NICs are not in the desired state.
     #[must_use]
-    pub fn trouble_on_nics(&self) -> Vec<String> {
+    pub fn nic_failures(&self) -> Vec<String> {
         let mut trouble = self.refused_on_nics();
         trouble.extend(locked(&self.nics.failure).clone());
         trouble
@@ -417,11 +420,11 @@ impl Agent {
     }
 }
 
-fn say_which_have_no_mark(plan: &HostPlan, values: Values<'_>) {
+fn log_nics_without_mark(plan: &HostPlan, values: Values<'_>) {
     const WITHOUT: &str = "replies to what comes in here follow the routing table; source-NIC enforcement at the egress corrects them";
     for nic in plan.nics.iter().filter(|nic| nic.mark == 0) {
         let nic = &nic.name;
-        match values.in_the_way() {
+        match values.blocking_rule() {
             Some(rule) => warn!(
                 nic,
                 "others route by all that is left of nicMarks (the first rule: {rule}): {WITHOUT}"
@@ -432,7 +435,7 @@ fn say_which_have_no_mark(plan: &HostPlan, values: Values<'_>) {
 }
 
 /// Logs the NICs whose mark has changed; `before` has their marks by interface index.
-fn say_which_marks_moved(before: &[(u32, u32)], plan: &HostPlan) {
+fn log_moved_marks(before: &[(u32, u32)], plan: &HostPlan) {
     for nic in plan.nics.iter().filter(|nic| nic.mark != 0) {
         let mut before = before.iter();
         let had = before.find(|(index, mark)| *index == nic.ifindex && *mark != 0);

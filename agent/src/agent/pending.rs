@@ -21,7 +21,7 @@ impl PendingAddresses {
     ///
     /// # Errors
     /// The first address that another request has reserved; then none is reserved.
-    pub fn take(&self, addresses: impl Iterator<Item = IpAddr>) -> Result<Pending<'_>, IpAddr> {
+    pub fn reserve(&self, addresses: impl Iterator<Item = IpAddr>) -> Result<Pending<'_>, IpAddr> {
         let mut all = locked(&self.0);
         let own: BTreeSet<IpAddr> = addresses.collect();
         if let Some(taken) = own.iter().find(|address| all.contains(address)) {
@@ -53,10 +53,10 @@ mod tests {
         let pending = PendingAddresses::default();
         let [a, b] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
         // A result may name an address twice.
-        let first = pending.take([a, a].into_iter()).unwrap();
-        assert_eq!(pending.take([b, a].into_iter()).unwrap_err(), a);
-        drop(pending.take([b].into_iter()).unwrap());
+        let first = pending.reserve([a, a].into_iter()).unwrap();
+        assert_eq!(pending.reserve([b, a].into_iter()).unwrap_err(), a);
+        drop(pending.reserve([b].into_iter()).unwrap());
         drop(first);
-        assert!(pending.take([a, b].into_iter()).is_ok());
+        assert!(pending.reserve([a, b].into_iter()).is_ok());
     }
 }

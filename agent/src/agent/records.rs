@@ -14,7 +14,7 @@ impl Agent {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub async fn write_down(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+    pub async fn write_record(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         if net.is_chained() {
             let (chained, owner, net) = (Arc::clone(&self.chained), owner.clone(), net.clone());
             let written = tokio::task::spawn_blocking(move || chained.write(&owner, &net));
@@ -32,7 +32,11 @@ impl Agent {
     ///
     /// # Errors
     /// If that plugin refuses, or the record cannot be removed. The record is kept then, to try again.
-    pub(super) async fn dismiss(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+    pub(super) async fn remove_record(
+        &self,
+        owner: &Owner,
+        net: &PodNet,
+    ) -> Result<(), DetachError> {
         if let Some(ipam) = &net.delegate {
             delegate::call(ipam, "DEL")
                 .await

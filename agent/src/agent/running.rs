@@ -18,7 +18,7 @@ use super::{Agent, WriteGuard};
 
 /// The number of containers that are inspected concurrently: enough for all processors to have work while some wait
 /// for the kernel.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
 /// The containers that ran before the agent and are not reconciled yet. Nobody reads or changes their interfaces until
 /// they are taken over.
@@ -50,8 +50,8 @@ impl IntoIterator for Running {
 
 impl Agent {
     /// Prepares the NICs, and returns all containers that run. Releases those whose namespace no longer exists.
-    pub async fn remember(&self) -> Running {
-        let interfaces = self.written_down();
+    pub async fn running_containers(&self) -> Running {
+        let interfaces = self.load_records();
         let facts = match self.facts.get(&self.host).await {
             Ok(facts) => facts,
             Err(e) => {
@@ -70,8 +70,10 @@ impl Agent {
                 .push((owner, net));
         }
         let living = stream::iter(by_container)
-            .map(|(container, interfaces)| self.living(container, interfaces, Arc::clone(&facts)))
-            .buffer_unordered(AT_ONCE);
+            .map(|(container, interfaces)| {
+                self.inspect_container(container, interfaces, Arc::clone(&facts))
+            })
+            .buffer_unordered(MAX_CONCURRENT);
         let mut living: Vec<_> = living.collect().await;
         living.retain(|container| container.interfaces > 0);
         let interfaces = living.iter().map(|container| container.interfaces).sum();
@@ -80,7 +82,7 @@ impl Agent {
     }
 
     /// Reads all records, and enters their interfaces into memory.
-    pub(super) fn written_down(&self) -> Vec<(Owner, Arc<PodNet>)> {
+    pub(super) fn load_records(&self) -> Vec<(Owner, Arc<PodNet>)> {
         let mut nets = Vec::new();
         for allocation in self.pools.list() {
             match allocation.record.parse::<PodNet>() {
@@ -95,14 +97,14 @@ impl Agent {
         let chained = self.chained.list().into_iter();
         nets.extend(chained.map(|(owner, net)| (owner, Arc::new(net))));
         for (owner, net) in &nets {
-            self.note(owner.clone(), Arc::clone(net));
+            self.insert_interface(owner.clone(), Arc::clone(net));
         }
         nets
     }
 
     /// Locks a container, releases its interfaces whose namespace no longer exists, and counts the others. One that
     /// cannot be inspected stays.
-    async fn living(
+    async fn inspect_container(
         &self,
         container: String,
         interfaces: Vec<(Owner, Arc<PodNet>)>,
@@ -136,7 +138,7 @@ impl Agent {
     }
 
     /// Records that this many interfaces have been reconciled.
-    pub fn took_over(&self, interfaces: usize) {
+    pub fn mark_reconciled(&self, interfaces: usize) {
         self.not_reconciled.fetch_sub(interfaces, Ordering::Relaxed);
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ebbtide_ipam::catalog::{Catalog, Pool};
 use ebbtide_kernel::{
     netlink::model::host_net,
-    node::{self, Behind, Known, Nic, NodeFacts, PoolNetwork, Role, Routed},
+    node::{self, Known, Nic, NicNetworks, NodeFacts, PoolNetwork, Role, Routed},
     podnet::{PodAddress, PodNet},
 };
 use ebbtide_types::{Family, settings::LinkNames};
@@ -62,7 +62,7 @@ impl View<'_> {
         in_use: &BTreeSet<PodNetwork>,
         names: &LinkNames,
     ) -> Routed {
-        let nics = node::take_all(facts, &self.known(in_use), names).into_iter();
+        let nics = node::classify_all(facts, &self.known(in_use), names).into_iter();
         let nics = nics.filter(|(_, taken)| taken.role == Role::Nic);
         let mut pods: Vec<IpNet> = in_use.iter().map(|pods| pods.network.subnet).collect();
         pods.dedup();
@@ -76,10 +76,15 @@ impl View<'_> {
     /// Returns what is behind a NIC: the networks of its pods, and the node's own default route there. Without one,
     /// the default route of the pools that the NIC has an address in, then of its pods'.
     #[must_use]
-    pub fn behind(&self, nic: &Nic, facts: &NodeFacts, in_use: &BTreeSet<PodNetwork>) -> Behind {
-        let mut behind = Behind {
+    pub fn nic_networks(
+        &self,
+        nic: &Nic,
+        facts: &NodeFacts,
+        in_use: &BTreeSet<PodNetwork>,
+    ) -> NicNetworks {
+        let mut behind = NicNetworks {
             defaults: node::own_defaults(nic, &facts.defaults),
-            ..Behind::default()
+            ..NicNetworks::default()
         };
         for pod in in_use.iter().filter(|pod| pod.master == nic.name) {
             let same = |known: &&PoolNetwork| known.subnet == pod.network.subnet;
@@ -130,7 +135,7 @@ impl View<'_> {
                 .pools()
                 .filter(|pool| pool.subnet.trunc() == network.subnet);
             let first = of_subnet.min_by(|a, b| a.name.cmp(&b.name));
-            let has_the_pools_way = first.is_none_or(|pool| network == way_of(pool));
+            let has_the_pools_way = first.is_none_or(|pool| network == network_of(pool));
             PodNetwork {
                 master: nic.name.clone(),
                 pool: own.pool.clone(),
@@ -152,7 +157,7 @@ impl View<'_> {
 
     /// Returns the networks that this node's pods would have addresses from, if each network had pods.
     #[must_use]
-    pub fn networks_to_be(&self, facts: &NodeFacts) -> BTreeSet<PodNetwork> {
+    pub fn expected_networks(&self, facts: &NodeFacts) -> BTreeSet<PodNetwork> {
         let mut all = BTreeSet::new();
         for network in self.catalog.networks() {
             let nic = facts.nic(&network.master);
@@ -165,7 +170,7 @@ impl View<'_> {
             all.extend(self.pools().filter(serves).map(|pool| PodNetwork {
                 master: network.master.clone(),
                 pool: pool.name.clone(),
-                network: way_of(pool),
+                network: network_of(pool),
                 own: None,
             }));
         }
@@ -179,7 +184,7 @@ fn has_address_in(nic: &Nic, pool: &Pool) -> bool {
 }
 
 /// Returns the subnet, gateway and routes of a pool, as it is declared now.
-fn way_of(pool: &Pool) -> PoolNetwork {
+fn network_of(pool: &Pool) -> PoolNetwork {
     let routes = pool.routes.iter();
     PoolNetwork {
         subnet: pool.subnet.trunc(),
@@ -338,7 +343,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
             pod("10.71.8.60", "second", "10.71.8.254", &facts),
         ];
         let in_use = pods.iter().flat_map(|pod| view.networks_of(pod, &ens6()));
-        let behind = view.behind(&ens6(), &facts, &in_use.collect());
+        let behind = view.nic_networks(&ens6(), &facts, &in_use.collect());
         let via = |network: &PoolNetwork| network.gateway.unwrap().to_string();
         let pools: Vec<String> = behind.pools.iter().map(via).collect();
         assert_eq!(pools, ["10.71.8.1"]);
@@ -374,7 +379,7 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
                 nics: vec![nic.clone()],
                 ..NodeFacts::default()
             };
-            let behind = view.behind(&nic, &facts, &BTreeSet::new());
+            let behind = view.nic_networks(&nic, &facts, &BTreeSet::new());
             let expected = expected.map(|gateway| gateway.parse::<IpAddr>().unwrap());
             assert_eq!(behind.default_of(Family::V4).flatten(), expected, "{own}");
         }

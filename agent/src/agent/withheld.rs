@@ -57,12 +57,17 @@ fn withheld(facts: &NodeFacts, catalog: &Catalog, chained: &ChainedInterfaces) -
 impl Agent {
     /// Returns why an address cannot be a pod's, if it is the node's own or a router's.
     #[must_use]
-    pub fn nobodys(&self, facts: &NodeFacts, catalog: &Catalog, address: IpAddr) -> Option<String> {
+    pub fn why_unassignable(
+        &self,
+        facts: &NodeFacts,
+        catalog: &Catalog,
+        address: IpAddr,
+    ) -> Option<String> {
         let withheld = withheld(facts, catalog, &ChainedInterfaces::new());
         withheld.why(address).map(str::to_owned)
     }
 
-    fn given_by_others(&self) -> ChainedInterfaces {
+    fn foreign_addresses(&self) -> ChainedInterfaces {
         let mut chained = ChainedInterfaces::new();
         self.each_interface(|_, net| {
             if net.is_chained() {
@@ -77,7 +82,7 @@ impl Agent {
     /// nothing if nothing has changed since the last time.
     pub fn withhold(&self, facts: &Arc<NodeFacts>, catalog: &Arc<Catalog>) {
         let mut last = locked(&self.withheld);
-        let chained = self.given_by_others();
+        let chained = self.foreign_addresses();
         let is_same =
             |(old_facts, old_catalog, old): &(Arc<NodeFacts>, Arc<Catalog>, ChainedInterfaces)| {
                 Arc::ptr_eq(old_facts, facts)
@@ -127,7 +132,7 @@ impl Agent {
     ///
     /// An address that no link has, but a foreign local route makes the node's (google-guest-agent adds such), stays
     /// the pod's: it is reached from outside by the NIC, and only the node takes it for its own.
-    pub(crate) async fn came_to_the_node(
+    pub(crate) async fn assigned_to_node(
         &self,
         assigned: &[Assigned],
     ) -> Result<Option<IpAddr>, Error> {
@@ -141,7 +146,7 @@ impl Agent {
             if !is_local.inspect_err(|e| debug!("{e}")).unwrap_or(false) {
                 continue;
             }
-            self.facts.doubt();
+            self.facts.invalidate();
             if has(&*self.facts.get(&self.host).await?) {
                 return Ok(Some(address));
             }

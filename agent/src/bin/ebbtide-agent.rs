@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use ebbtide_agent::{
-    agent::{self, Agent, Directories, Left},
+    agent::{self, Agent, Directories, Remaining},
     doctor, heap,
     host_root::HostRoot,
     install,
@@ -149,7 +149,7 @@ fn node_name(text: &str) -> Result<String, String> {
 }
 
 fn main() -> ExitCode {
-    heap::share_one();
+    heap::use_one_arena();
     let result = match Cli::parse().command {
         Command::Run(options) => {
             log::start(options.log_format);
@@ -182,14 +182,14 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            error!("{}", told(&e));
+            error!("{}", error_chain(&e));
             ExitCode::FAILURE
         }
     }
 }
 
 /// Formats an error and its causes, each once: some errors include their cause.
-fn told(error: &anyhow::Error) -> String {
+fn error_chain(error: &anyhow::Error) -> String {
     let causes = error.chain().map(ToString::to_string);
     let told = causes.reduce(|told, cause| match told.ends_with(&cause) {
         true => told,
@@ -224,7 +224,7 @@ fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
         .build()
         .context("start the tokio runtime")?;
     runtime.block_on(async {
-        let left = leave(options).await?;
+        let left = clean_up(options).await?;
         if !options.stay {
             return Ok(());
         }
@@ -232,37 +232,37 @@ fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => Ok(()),
             interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
-            failed = leave_late(options, left) => failed,
+            failed = clean_up_later(options, left) => failed,
         }
     })
 }
 
 /// Removes what pods needed in the host, if there are no pods; logs what is left and why.
-async fn leave(options: &Uninstall) -> anyhow::Result<Left> {
+async fn clean_up(options: &Uninstall) -> anyhow::Result<Remaining> {
     let directories = Directories {
         state: options.state_dir.clone(),
         bpf: options.bpf_dir.clone(),
     };
-    let left = agent::leave(&directories).await;
+    let left = agent::clean_up(&directories).await;
     let left = left.context("take away what pods needed in the host's network")?;
     match left {
-        Left::Nothing => info!("nothing of ours is in the host's network"),
-        Left::Interfaces(count) => warn!(
+        Remaining::Nothing => info!("nothing of ours is in the host's network"),
+        Remaining::Interfaces(count) => warn!(
             "{count} pod interface(s) are still there and keep what they need in the host's network: delete \
              these pods, then uninstall again"
         ),
-        Left::Agent => warn!(
+        Remaining::Agent => warn!(
             "an agent still runs here and keeps what its pods need in the host's network: end it, then uninstall again"
         ),
     }
     Ok(left)
 }
 
-/// Repeats [`leave`] until nothing is left, then waits for ever.
-async fn leave_late(options: &Uninstall, mut left: Left) -> anyhow::Result<()> {
-    while left != Left::Nothing {
+/// Repeats [`clean_up`] until nothing is left, then waits for ever.
+async fn clean_up_later(options: &Uninstall, mut left: Remaining) -> anyhow::Result<()> {
+    while left != Remaining::Nothing {
         tokio::time::sleep(SWEEP).await;
-        left = leave(options).await?;
+        left = clean_up(options).await?;
     }
     std::future::pending().await
 }
@@ -333,7 +333,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
     let agent = Arc::new(agent.keeping_pools().with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
-    let running = agent.remember().await;
+    let running = agent.running_containers().await;
     if let Some(cluster) = cluster.clone() {
         let pods = Arc::clone(&agent);
         let interfaces = move || pods.interfaces();
@@ -403,7 +403,7 @@ mod tests {
                 "read /x: Is a directory (os error 21)",
             ),
         ] {
-            assert_eq!(told(&error), said);
+            assert_eq!(error_chain(&error), said);
         }
     }
 

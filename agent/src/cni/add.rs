@@ -9,7 +9,7 @@ use ebbtide_ipam::{
 use ebbtide_kernel::{
     netlink::model::{Action, MAIN_TABLE},
     node::NodeFacts,
-    podnet::{self, Existing, Links, Others, PodAddress, PodNet, Sandbox},
+    podnet::{self, Existing, ForeignInterfaces, Links, PodAddress, PodNet, Sandbox},
 };
 use ebbtide_kube::Leases;
 use ebbtide_plugin::{cni::code, wire::Invocation};
@@ -40,7 +40,7 @@ pub(super) async fn add(
     let container = Container::wait(agent, invocation).await?;
     let attachment = &container.attachment;
     let subject = wanted::subject(agent, &container.identity).await?;
-    no_effect::tell_of_annotations(agent, invocation, &subject.pod);
+    no_effect::report_annotations(agent, invocation, &subject.pod);
     let catalog = agent.catalog();
     let wanted = wanted::interfaces(agent, choice, conf, attachment, &subject, &catalog)?;
     for (interface, network) in &wanted {
@@ -70,11 +70,11 @@ pub(super) async fn add(
             }
         }
     }
-    agent.serve_pods().await;
+    agent.enable_forwarding().await;
     if conf.is_by_pod()
         && let Some(cluster) = &agent.cluster
     {
-        cluster.note_own_network(&conf.name);
+        cluster.record_own_network(&conf.name);
     }
     let Some((_, first)) = made.first() else {
         return Err(Failure::new(
@@ -110,7 +110,7 @@ async fn attach(
     loop {
         let (made, new) =
             attempt(agent, owner, sandbox, network, subject, catalog, &existing).await?;
-        let came = timing::step("look whose they are", agent.came_to_the_node(&new)).await;
+        let came = timing::step("look whose they are", agent.assigned_to_node(&new)).await;
         let address = match came {
             Ok(None) => return Ok(made),
             Ok(Some(address)) => address,
@@ -120,7 +120,7 @@ async fn attach(
             }
         };
         // From now on the address is withheld.
-        if let Err(left) = agent.abandon(owner, &made.net).await {
+        if let Err(left) = agent.undo_add(owner, &made.net).await {
             return Err(Failure::new(
                 code::TRY_AGAIN_LATER,
                 format!("the node itself has {address}, which was about to be a pod's"),
@@ -142,7 +142,7 @@ async fn attempt(
     existing: &Existing,
 ) -> Result<(Made, Vec<Assigned>), Failure> {
     let master = &network.spec.master;
-    let facts = agent.facts.sure_of(master, &agent.host);
+    let facts = agent.facts.get_for_link(master, &agent.host);
     let facts = timing::step("look at the node", facts).await?;
     let settings = agent.settings_in(catalog);
     let plan = |assigned: &[Assigned]| -> Result<PodNet, Failure> {
@@ -205,11 +205,13 @@ pub(super) async fn make(
         .map(|a| a.address.to_string())
         .collect();
     info!(pod = %net.pod, network = %net.network, addresses = %ips.join(", "), "interface made");
-    agent.note_uplink(owner, net, facts);
-    if !agent.facts.are(facts) {
+    agent.record_uplink(owner, net, facts);
+    if !agent.facts.is_current(facts) {
         // The node changed while the interface was being made, which no event has named for it.
-        agent.work.name_node();
-        agent.work.name_container(&owner.container_id, Scope::PLAN);
+        agent.work.enqueue_node();
+        agent
+            .work
+            .enqueue_container(&owner.container_id, Scope::PLAN);
     }
     Ok(())
 }
@@ -220,8 +222,8 @@ async fn remember(agent: &Agent, owner: &Owner, before: &Arc<PodNet>, net: &PodN
     if before.netns_inode != net.netns_inode || **before == *net {
         return;
     }
-    agent.note(owner.clone(), Arc::clone(before));
-    if let Err(e) = agent.write_down(owner, before).await {
+    agent.insert_interface(owner.clone(), Arc::clone(before));
+    if let Err(e) = agent.write_record(owner, before).await {
         error!(pod = %net.pod, "is written down as it was to be, not as it is: {e}");
     }
 }
@@ -265,7 +267,7 @@ async fn existing_interfaces<'a>(
     links: Links,
 ) -> Result<(Links, Option<MutexGuard<'a, ()>>), Failure> {
     let Some(ipvlan) = net.ipvlan.as_ref().filter(|_| links == Links::New) else {
-        agent.note(owner.clone(), Arc::clone(net));
+        agent.insert_interface(owner.clone(), Arc::clone(net));
         return Ok((links, None));
     };
     let lock = agent.first_child.lock().await;
@@ -274,7 +276,7 @@ async fn existing_interfaces<'a>(
         undo_unmade(agent, owner, net, links).await;
         return Err(failure);
     }
-    agent.note(owner.clone(), Arc::clone(net));
+    agent.insert_interface(owner.clone(), Arc::clone(net));
     Ok(match conflict::is_first(agent, owner, &ipvlan.master) {
         true => (Links::First, Some(lock)),
         false => (links, None),
@@ -284,18 +286,18 @@ async fn existing_interfaces<'a>(
 /// Removes what this ADD made. What an earlier ADD made and answered stays.
 async fn undo(agent: &Agent, owner: &Owner, net: &PodNet, links: Links) {
     if links != Links::Ensure {
-        told(net, agent.abandon(owner, net).await);
+        log_undone(net, agent.undo_add(owner, net).await);
     }
 }
 
 /// Undoes as [`undo`], where no link was made.
 async fn undo_unmade(agent: &Agent, owner: &Owner, net: &PodNet, links: Links) {
     if links != Links::Ensure {
-        told(net, agent.abandon_unmade(owner, net).await);
+        log_undone(net, agent.undo_unmade_add(owner, net).await);
     }
 }
 
-fn told(net: &PodNet, undone: Result<(), DetachError>) {
+fn log_undone(net: &PodNet, undone: Result<(), DetachError>) {
     if let Err(left) = undone {
         error!(pod = %net.pod, "could not be undone, DEL or GC will try again: {left}");
     }
@@ -307,7 +309,7 @@ pub(super) async fn existing(
     owner: &Owner,
     sandbox: &Sandbox,
 ) -> Result<Existing, Failure> {
-    let mut existing = of_ours(agent, owner);
+    let mut existing = own_existing(agent, owner);
     if existing.own_table.is_some() {
         // Planned again: the result stays the same.
         return Ok(existing);
@@ -318,7 +320,7 @@ pub(super) async fn existing(
             own.push(other.interface.clone());
         }
     });
-    let others = timing::step("look into the pod", Others::look(sandbox, own)).await?;
+    let others = timing::step("look into the pod", ForeignInterfaces::read(sandbox, own)).await?;
     existing.others_defaults = others.defaults;
     existing.in_main.extend(others.addresses);
     existing.marks |= others.marks;
@@ -326,7 +328,7 @@ pub(super) async fn existing(
 }
 
 /// Returns what the pod has from its other interfaces that Ebbtide made or extended.
-pub(super) fn of_ours(agent: &Agent, owner: &Owner) -> Existing {
+pub(super) fn own_existing(agent: &Agent, owner: &Owner) -> Existing {
     let mut existing = Existing::default();
     agent.each_interface(|other, net| {
         let table = net.table.unwrap_or(MAIN_TABLE);

@@ -16,12 +16,12 @@ use tracing::{error, warn};
 
 use super::{
     AddResult, Failure, NetConf,
-    add::{existing, make, of_ours},
+    add::{existing, make, own_existing},
     config::DHCP,
     conflict::{refuse_another, refuse_conflicts},
     container::{Container, owner},
     delegate,
-    foreign::{self, On, Whence},
+    foreign::{self, Origin, Target},
     previous::Previous,
     result::is_by_family,
     wanted,
@@ -41,7 +41,7 @@ pub(super) async fn add(
     if let Some(result) = conf.previous() {
         let mut previous = Previous::parse(result, "the plugin before ebbtide")?;
         let inside = timing::at_once("look into the pod", || {
-            Inside::look(&container.netns, &sandbox.interface)
+            Inside::read(&container.netns, &sandbox.interface)
         })?;
         for absent in previous.leave_out_absent(&inside.in_pod) {
             warn!(
@@ -81,13 +81,13 @@ pub(super) async fn add(
             }
         };
         refuse_another(agent, &owner, &sandbox, &spec)?;
-        let whence = Whence {
+        let origin = Origin {
             by: "the plugin before ebbtide",
-            on: On::There(&inside.link),
+            on: Target::Existing(&inside.link),
         };
-        let (net, _) = attach(agent, &owner, &sandbox, &spec, &addresses, whence, None).await?;
-        agent.serve_pods().await;
-        return Ok(beside(result, &net, &conf.cni_version).to_string());
+        let (net, _) = attach(agent, &owner, &sandbox, &spec, &addresses, origin, None).await?;
+        agent.enable_forwarding().await;
+        return Ok(extend_result(result, &net, &conf.cni_version).to_string());
     }
     let asking = Some(container.identity.namespace.as_str());
     let mut spec = wanted::resolve(agent, choice, conf, &agent.catalog(), asking)?.spec;
@@ -107,9 +107,9 @@ pub(super) async fn add(
         Some(net) => (net.addresses.clone(), json!({})),
         None => from(&ipam).await?,
     };
-    let whence = Whence {
+    let origin = Origin {
         by: &ipam.kind,
-        on: On::Nic(&spec.master),
+        on: Target::Nic(&spec.master),
     };
     let attached = attach(
         agent,
@@ -117,7 +117,7 @@ pub(super) async fn add(
         &sandbox,
         &spec,
         &addresses,
-        whence,
+        origin,
         Some(&ipam),
     )
     .await;
@@ -126,19 +126,19 @@ pub(super) async fn add(
         Err(failure) => {
             // If the interface was recorded, `attach` has abandoned it and released the addresses.
             if known.is_none() && agent.interface(&owner).is_none() {
-                give_back(&ipam).await;
+                release_addresses(&ipam).await;
             }
             return Err(failure);
         }
     };
-    agent.serve_pods().await;
+    agent.enable_forwarding().await;
     let mut result = AddResult { mac, net: &net }.to_json(&conf.cni_version);
     result["dns"] = dns;
     Ok(result.to_string())
 }
 
 /// Passes DEL or CHECK on to the IPAM plugin, if another plugin's is configured.
-pub(super) async fn tell_ipam(
+pub(super) async fn call_ipam(
     conf: &NetConf,
     invocation: &Invocation,
     command: &str,
@@ -180,12 +180,12 @@ async fn from(ipam: &Delegate) -> Result<(Vec<PodAddress>, Value), Failure> {
             Ok((addresses, dns))
         });
     if understood.is_err() {
-        give_back(ipam).await;
+        release_addresses(ipam).await;
     }
     understood
 }
 
-async fn give_back(ipam: &Delegate) {
+async fn release_addresses(ipam: &Delegate) {
     if let Err(left) = delegate::call(ipam, "DEL").await {
         error!(
             "{} keeps an address of an interface that is not there: {}",
@@ -201,22 +201,22 @@ async fn attach(
     sandbox: &Sandbox,
     spec: &NetworkSpec,
     addresses: &[PodAddress],
-    whence: Whence<'_>,
+    origin: Origin<'_>,
     ipam: Option<&Delegate>,
 ) -> Result<(Arc<PodNet>, Option<Mac>), Failure> {
     let known = agent.interface(owner);
     let facts = match spec.made_before {
         Some(_) => agent.facts.get(&agent.host).await?,
-        None => agent.facts.sure_of(&spec.master, &agent.host).await?,
+        None => agent.facts.get_for_link(&spec.master, &agent.host).await?,
     };
     // The same ADD again: its addresses were admitted before.
     let _reservation = match known.as_ref().filter(|net| net.addresses == addresses) {
         Some(_) => None,
-        None => Some(foreign::admit(agent, owner, sandbox, addresses, whence, &facts).await?),
+        None => Some(foreign::admit(agent, owner, sandbox, addresses, origin, &facts).await?),
     };
     let existing = match spec.made_before {
         // The interface of the other plugin is this one.
-        Some(_) => of_ours(agent, owner),
+        Some(_) => own_existing(agent, owner),
         None => existing(agent, owner, sandbox).await?,
     };
     let settings = agent.settings_in(&agent.catalog());
@@ -225,7 +225,7 @@ async fn attach(
         delegate: ipam.cloned(),
         ..planned
     });
-    let written = timing::step("write to disk", agent.write_down(owner, &net)).await;
+    let written = timing::step("write to disk", agent.write_record(owner, &net)).await;
     written.map_err(|e| {
         Failure::new(
             code::IO_FAILURE,
@@ -267,7 +267,7 @@ struct Inside {
 }
 
 impl Inside {
-    fn look(netns: &Netns, name: &str) -> Result<Self, Failure> {
+    fn read(netns: &Netns, name: &str) -> Result<Self, Failure> {
         let place = format!("in {}", netns.path().display());
         let (link, addresses, marks) = netns.run(|| {
             let mut pod = Direct::open(place)?;
@@ -301,7 +301,7 @@ impl Inside {
 }
 
 /// Returns the earlier plugins' result with what was added: the veth pair to the host.
-fn beside(existing: &Value, net: &PodNet, version: &str) -> Value {
+fn extend_result(existing: &Value, net: &PodNet, version: &str) -> Value {
     let own = AddResult { mac: None, net }.to_json(version);
     // Ebbtide's result begins with the pod's interface, which theirs already has.
     let added = own["interfaces"].as_array().into_iter().flatten().skip(1);

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::{
     Failure,
-    nothing::{is_nothing, without_nothing},
+    nulls::{is_null_or_empty, without_nulls},
 };
 
 use attachments::VALID_ATTACHMENTS;
@@ -91,10 +91,10 @@ impl NetConf {
         })?;
         let mut apart = |key: &str| value.as_object_mut().and_then(|conf| conf.remove(key));
         // It is returned to the runtime unchanged.
-        let prev_result = apart("prevResult").filter(|result| !is_nothing(result));
+        let prev_result = apart("prevResult").filter(|result| !is_null_or_empty(result));
         let [valid, example] = VALID_ATTACHMENTS.map(&mut apart);
-        let Object(mut conf): Object<Self> =
-            serde_path_to_error::deserialize(without_nothing(value)).map_err(|e| {
+        let Object(mut conf): Object<Self> = serde_path_to_error::deserialize(without_nulls(value))
+            .map_err(|e| {
                 let field = e.path().to_string();
                 let place = if field == "." {
                     String::new()

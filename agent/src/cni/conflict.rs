@@ -28,7 +28,7 @@ pub(super) fn refuse_conflicts(
                 "network {} wants mode {} on {}, which is in mode {}: {}",
                 spec.name, spec.mode, spec.master, said.mode, said.says
             ),
-            NicMode::WAY_OUT,
+            NicMode::HINT,
         ))
     })
 }

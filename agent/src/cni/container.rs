@@ -21,7 +21,7 @@ use super::{Attachment, Failure, NetConf, PodIdentity, invocation};
 use crate::agent::{Agent, WriteGuard};
 
 /// How long the file system of a namespace's path may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The container of an ADD, locked: until this is dropped no other command changes its interfaces.
 pub(super) struct Container {
@@ -91,8 +91,8 @@ async fn open(path: &Path) -> Result<Netns, Failure> {
         ));
     }
     let wanted = path.to_owned();
-    let looked = spawn_blocking(move || Netns::look(&wanted, None));
-    let looked = timeout(PATIENCE, looked).await.map_err(|_| {
+    let looked = spawn_blocking(move || Netns::inspect(&wanted, None));
+    let looked = timeout(TIMEOUT, looked).await.map_err(|_| {
         invalid("is on a file system that does not answer (a lost server, or a stopped process)")
     })?;
     let looked = looked.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));

@@ -10,7 +10,7 @@ use std::{
 
 use ebbtide_kernel::podnet::Delegate;
 use ebbtide_plugin::{cni::code, object::Object};
-use ebbtide_types::printable::front;
+use ebbtide_types::printable::truncated;
 use nix::{
     sys::{
         signal::{Signal, killpg},
@@ -30,10 +30,10 @@ use super::Failure;
 use crate::host_root::{HostRoot, which};
 
 /// How long the plugin may take; Ebbtide's own plugin, which waits for it, gives up a little later.
-const PATIENCE: Duration = Duration::from_secs(45);
+const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// How many bytes it may print, to either of its outputs. A result has a few hundred.
-const MOST: u64 = 1 << 20;
+const MAX_OUTPUT: u64 = 1 << 20;
 
 /// How many characters of its output an error shows.
 const SHOWN: usize = 1000;
@@ -56,7 +56,7 @@ struct Refusal {
 /// # Errors
 /// The plugin's own error as it printed it, or why it could not be run.
 pub async fn call(delegate: &Delegate, command: &str) -> Result<String, Failure> {
-    call_within(delegate, command, PATIENCE, HostRoot::get()).await
+    call_within(delegate, command, TIMEOUT, HostRoot::get()).await
 }
 
 async fn call_within(
@@ -107,8 +107,8 @@ async fn call_within(
             &program,
             &format!(
                 "{status}: {}{}",
-                front(&text, SHOWN),
-                front(&complained, SHOWN)
+                truncated(&text, SHOWN),
+                truncated(&complained, SHOWN)
             ),
         ),
     })
@@ -200,18 +200,18 @@ async fn talk(mut child: Child, config: String, patience: Duration) -> io::Resul
     })
 }
 
-/// Reads an output to its end, at most [`MOST`] bytes.
+/// Reads an output to its end, at most [`MAX_OUTPUT`] bytes.
 async fn read(
     output: Option<impl AsyncRead + Unpin>,
     name: &str,
     read: &mut Vec<u8>,
 ) -> io::Result<()> {
     let Some(output) = output else { return Ok(()) };
-    output.take(MOST + 1).read_to_end(read).await?;
-    if read.len() as u64 > MOST {
+    output.take(MAX_OUTPUT + 1).read_to_end(read).await?;
+    if read.len() as u64 > MAX_OUTPUT {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            format!("it printed more than {MOST} bytes to its {name}, and was ended"),
+            format!("it printed more than {MAX_OUTPUT} bytes to its {name}, and was ended"),
         ));
     }
     Ok(())
@@ -300,7 +300,7 @@ mod tests {
             // Only what is to run into the limit has a short one.
             let patience = match said {
                 TOO_LONG => Duration::from_secs(3),
-                _ => PATIENCE,
+                _ => TIMEOUT,
             };
             let (answer, numbers) = run(&script, patience).await;
             let failure = answer.unwrap_err();
@@ -318,12 +318,12 @@ mod tests {
     #[tokio::test]
     async fn what_a_plugin_leaves_behind_does_not_keep_its_answer() {
         let script = "cat > /dev/null; sleep 600 & echo $! >> $0.pids; echo '{}'";
-        let (answer, numbers) = run(script, PATIENCE).await;
+        let (answer, numbers) = run(script, TIMEOUT).await;
         assert_eq!(answer.unwrap(), "{}\n");
         end(&numbers).await;
         // A process that holds none of its pipes is left alone.
         let quiet = "exec 3>&1 > /dev/null 2>&1; (exec 3>&-; exec sleep 60) < /dev/null & echo $! >> $0.pids; sleep 1; echo '{}' >&3";
-        let (answer, numbers) = run(quiet, PATIENCE).await;
+        let (answer, numbers) = run(quiet, TIMEOUT).await;
         assert_eq!(answer.unwrap(), "{}\n");
         assert!(runs(numbers[1]));
         nix::sys::signal::kill(Pid::from_raw(numbers[1]), Signal::SIGKILL).unwrap();
@@ -345,7 +345,7 @@ mod tests {
                 "exit status: 1",
             ),
         ] {
-            let (answer, _) = run(script, PATIENCE).await;
+            let (answer, _) = run(script, TIMEOUT).await;
             let failure = answer.unwrap_err();
             assert_eq!(failure.code, code, "{script}");
             assert!(

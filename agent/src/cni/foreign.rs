@@ -10,7 +10,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use ebbtide_ipam::{catalog::Catalog, pool::Owner};
 use ebbtide_kernel::{
-    netlink::{self, by_gateway::ByGateway, link::Link, netns::Evidence, way::Way},
+    netlink::{self, by_gateway::ByGateway, fib::FibResult, link::Link, netns::Evidence},
     node::{self, Known, NodeFacts, Role},
     podnet::{PodAddress, PodNet, Sandbox},
 };
@@ -20,36 +20,36 @@ use ipnet::IpNet;
 use super::Failure;
 use crate::agent::{Agent, Pending};
 
-use evidence::{Ground, OPEN, Place, Switch};
+use evidence::{CheckInput, InterfaceKind, OPEN, Switch};
 
 /// The origin of addresses.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Whence<'a> {
+pub(super) struct Origin<'a> {
     /// The plugin that assigned them.
     pub(super) by: &'a str,
     /// The interface that is to have them.
-    pub(super) on: On<'a>,
+    pub(super) on: Target<'a>,
 }
 
 /// The interface that is to have them.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum On<'a> {
+pub(super) enum Target<'a> {
     /// One that Ebbtide makes on this NIC.
     Nic(&'a str),
     /// One that another plugin made, as the pod's kernel describes it.
-    There(&'a Link),
+    Existing(&'a Link),
 }
 
-const ANOTHER: &str = "nothing was made: give the pod another address in the configuration of the plugin that gives it";
+const GIVE_ANOTHER: &str = "nothing was made: give the pod another address in the configuration of the plugin that gives it";
 
 /// Why the pod may not have an address, and a hint.
 type Why = (String, String);
 
 /// The inputs of the decision.
-struct ReadGuard<'a> {
+struct AddressCheck<'a> {
     agent: &'a Agent,
     owner: &'a Owner,
-    whence: Whence<'a>,
+    origin: Origin<'a>,
     facts: &'a NodeFacts,
     catalog: &'a Catalog,
 }
@@ -63,7 +63,7 @@ pub(super) async fn admit<'a>(
     owner: &Owner,
     sandbox: &Sandbox,
     addresses: &[PodAddress],
-    whence: Whence<'_>,
+    origin: Origin<'_>,
     facts: &NodeFacts,
 ) -> Result<Pending<'a>, Failure> {
     let refusal = |address: IpAddr, (why, hint): Why| {
@@ -71,69 +71,71 @@ pub(super) async fn admit<'a>(
             code::INVALID_NETWORK_CONFIG,
             format!(
                 "{address}, which {} gives to {} of pod {}, is not the pod's to have: {why}",
-                whence.by, owner.interface, sandbox.pod
+                origin.by, owner.interface, sandbox.pod
             ),
             hint,
         )
     };
     let all = addresses.iter().map(|own| own.address.addr());
-    let reservation = agent.pending.take(all).map_err(|address| {
+    let reservation = agent.pending.reserve(all).map_err(|address| {
         refusal(
             address,
-            another("another pod is being given it at this moment"),
+            give_another("another pod is being given it at this moment"),
         )
     })?;
-    let looking = ReadGuard {
+    let check = AddressCheck {
         agent,
         owner,
-        whence,
+        origin,
         facts,
         catalog: &agent.catalog(),
     };
-    let place = looking.place().await?;
+    let place = check.interface_kind().await?;
     // A node may have very many routes: they are dumped once, and only where they decide.
     let routers = match place {
-        Place::Child(_) | Place::Hardware => agent.host.routes_by_gateways().await?,
-        Place::Pair { .. } | Place::Apart => Vec::new(),
+        InterfaceKind::Child(_) | InterfaceKind::Hardware => {
+            agent.host.routes_by_gateways().await?
+        }
+        InterfaceKind::Veth { .. } | InterfaceKind::Unconnected => Vec::new(),
     };
     for own in addresses {
-        if let Some(why) = looking.look(own, &place, &routers).await? {
+        if let Some(why) = check.check_address(own, &place, &routers).await? {
             return Err(refusal(own.address.addr(), why));
         }
     }
     Ok(reservation)
 }
 
-fn another(why: impl Into<String>) -> Why {
-    (why.into(), ANOTHER.to_owned())
+fn give_another(why: impl Into<String>) -> Why {
+    (why.into(), GIVE_ANOTHER.to_owned())
 }
 
-impl ReadGuard<'_> {
+impl AddressCheck<'_> {
     /// Returns why the pod may not have the address, if it may not.
-    async fn look(
+    async fn check_address(
         &self,
         own: &PodAddress,
-        place: &Place,
+        place: &InterfaceKind,
         routers: &[ByGateway],
     ) -> Result<Option<Why>, netlink::Error> {
         let address = own.address.addr();
-        if let Some(why) = evidence::is_nobodys(address) {
-            return Ok(Some(another(why)));
+        if let Some(why) = evidence::special_purpose(address) {
+            return Ok(Some(give_another(why)));
         }
         if self.is_given_by_pool(address) {
             return Ok(None);
         }
         let host = &self.agent.host;
-        let way = host.way_to(address).await?;
-        if let Some(why) = self.whose(address, way) {
+        let way = host.fib_lookup(address).await?;
+        if let Some(why) = self.other_owner(address, way) {
             return Ok(Some(why));
         }
         let out = match way {
-            Way::By { ifindex, .. } => host.link_at(ifindex).await?,
+            FibResult::Via { ifindex, .. } => host.link_at(ifindex).await?,
             _ => None,
         };
         if let Some(pair) = out.as_ref().filter(|out| self.is_another_pods(out)) {
-            return Ok(Some(another(format!(
+            return Ok(Some(give_another(format!(
                 "another pod has it, behind {}",
                 pair.name
             ))));
@@ -143,34 +145,39 @@ impl ReadGuard<'_> {
 
     /// Whether the pod has it from one of Ebbtide's pools already.
     fn is_given_by_pool(&self, address: IpAddr) -> bool {
-        let holder = self.agent.pools.look(address).holder;
+        let holder = self.agent.pools.lookup(address).holder;
         holder.is_some_and(|holder| holder.container_id == self.owner.container_id)
     }
 
     /// Returns why the address is refused, if it has another owner.
-    fn whose(&self, address: IpAddr, way: Way) -> Option<Why> {
-        if let Some(why) = self.agent.nobodys(self.facts, self.catalog, address) {
-            return Some(another(why));
+    fn other_owner(&self, address: IpAddr, way: FibResult) -> Option<Why> {
+        if let Some(why) = self
+            .agent
+            .why_unassignable(self.facts, self.catalog, address)
+        {
+            return Some(give_another(why));
         }
         match way {
-            Way::Local => return Some(another("the node takes it for its own")),
-            Way::ToAll => {
-                return Some(another("it is a network's broadcast or anycast address"));
+            FibResult::Local => return Some(give_another("the node takes it for its own")),
+            FibResult::Broadcast => {
+                return Some(give_another(
+                    "it is a network's broadcast or anycast address",
+                ));
             }
-            Way::By { .. } | Way::Nowhere => {}
+            FibResult::Via { .. } | FibResult::Unreachable => {}
         }
         let services = self.agent.settings_in(self.catalog).service_cidrs;
         if let Some(net) = services.iter().find(|net| net.contains(&address)) {
-            return Some(another(format!(
+            return Some(give_another(format!(
                 "{net} is the network of the cluster's Services"
             )));
         }
         if let Some(other) = self.pod_with(address) {
-            return Some(another(format!("pod {other} has it")));
+            return Some(give_another(format!("pod {other} has it")));
         }
         let mut pools = self.catalog.pools().iter();
         let pool = pools.find(|pool| pool.declared.contains(address))?;
-        let standing = self.agent.pools.look(address);
+        let standing = self.agent.pools.lookup(address);
         let is_free = standing.holder.is_none() && standing.reservation.is_none();
         let mut listed = self.agent.settings.foreign_subnets.iter();
         if is_free && listed.any(|net| net.contains(&address)) {
@@ -207,35 +214,39 @@ impl ReadGuard<'_> {
         if !node::is_pod_veth(link) {
             return false;
         }
-        let mut whose = None;
+        let mut other_owner = None;
         self.agent.each_interface(|other, net| {
             let veth = net.veth.as_ref();
             if veth.is_some_and(|veth| veth.host_name == link.name) {
-                whose = Some((other.container_id.clone(), Arc::clone(net)));
+                other_owner = Some((other.container_id.clone(), Arc::clone(net)));
             }
         });
-        whose.is_none_or(|(container, net)| container != self.owner.container_id && !is_gone(&net))
+        other_owner
+            .is_none_or(|(container, net)| container != self.owner.container_id && !is_gone(&net))
     }
 
     /// Returns the kind of the pod's interface, seen from the node.
-    async fn place(&self) -> Result<Place, netlink::Error> {
+    async fn interface_kind(&self) -> Result<InterfaceKind, netlink::Error> {
         let host = &self.agent.host;
-        let link = match self.whence.on {
-            On::There(link) => link,
-            On::Nic(name) => {
+        let link = match self.origin.on {
+            Target::Existing(link) => link,
+            Target::Nic(name) => {
                 let nic = host.link(name).await?;
                 // Without the NIC, the plan reports the error.
-                return Ok(nic.map_or(Place::Apart, |nic| Place::Child(nic.ifindex)));
+                return Ok(nic.map_or(InterfaceKind::Unconnected, |nic| {
+                    InterfaceKind::Child(nic.ifindex)
+                }));
             }
         };
-        let (true, Some(peer)) = (evidence::is_pair(link), link.below) else {
-            return Ok(evidence::place_of(link));
+        let (true, Some(peer)) = (evidence::is_veth_like(link), link.iflink) else {
+            return Ok(evidence::kind_of(link));
         };
         // Interface indexes of two namespaces may coincide: both ends must refer to each other.
         let end = host.link_at(peer).await?;
-        let end = end.filter(|end| evidence::is_pair(end) && end.below == Some(link.ifindex));
-        let Some(end) = end.filter(|end| end.below_elsewhere && link.below_elsewhere) else {
-            return Ok(Place::Apart);
+        let end = end.filter(|end| evidence::is_veth_like(end) && end.iflink == Some(link.ifindex));
+        let Some(end) = end.filter(|end| end.iflink_in_other_netns && link.iflink_in_other_netns)
+        else {
+            return Ok(InterfaceKind::Unconnected);
         };
         let switch = match end.port_of {
             Some(ifindex) => {
@@ -245,16 +256,16 @@ impl ReadGuard<'_> {
             }
             None => None,
         };
-        Ok(Place::Pair { peer, switch })
+        Ok(InterfaceKind::Veth { peer, switch })
     }
 
     /// Returns which evidence is missing that the address can be a pod's there.
     fn evidence(
         &self,
         own: &PodAddress,
-        way: Way,
+        way: FibResult,
         out: Option<&Link>,
-        place: &Place,
+        place: &InterfaceKind,
         routers: &[ByGateway],
     ) -> Option<Why> {
         let pools = self.catalog.pools().iter().filter(|pool| {
@@ -268,19 +279,19 @@ impl ReadGuard<'_> {
             ..Known::default()
         };
         let settings = &self.agent.settings;
-        let taken = node::take_all(self.facts, &known, &settings.nics).into_iter();
+        let taken = node::classify_all(self.facts, &known, &settings.nics).into_iter();
         let nics = taken.filter(|(_, taken)| taken.role == Role::Nic);
         let nics: Vec<u32> = nics.map(|(nic, _)| nic.ifindex).collect();
-        let ground = Ground {
+        let ground = CheckInput {
             place,
             links: &self.facts.nics,
             nics: &nics,
             pools: &pools,
             listed: &settings.foreign_subnets,
             routers,
-            whole: matches!(self.whence.on, On::Nic(_)),
+            whole: matches!(self.origin.on, Target::Nic(_)),
         };
-        let why = evidence::look(&own.address, way, out, ground).err()?;
+        let why = evidence::check(&own.address, way, out, ground).err()?;
         let hint = format!(
             "nothing was made: give the pod an address of a network of its NIC, or let the node's administrator list \
              {} in the agent's `foreignSubnets`",

@@ -11,7 +11,7 @@ mod failure;
 mod foreign;
 mod invocation;
 mod no_effect;
-mod nothing;
+mod nulls;
 mod previous;
 mod result;
 #[cfg(test)]

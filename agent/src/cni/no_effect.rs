@@ -11,12 +11,12 @@ use crate::agent::Agent;
 
 /// Reports in the log and by an Event on the pod which of the runtime's requests have no effect. A runtime passes them
 /// to the plugin that has the capability (`portMappings`, `bandwidth`); that is Ebbtide's where there is no other.
-pub(super) fn tell(agent: &Agent, invocation: &Invocation, conf: &NetConf) {
+pub(super) fn report(agent: &Agent, invocation: &Invocation, conf: &NetConf) {
     let ports: Vec<String> = conf.host_ports().iter().map(u16::to_string).collect();
     if !ports.is_empty() {
         let ports = ports.join(", ");
         warn!(%ports, "hostPort is not served: portmap is not behind ebbtide in the CNI configuration");
-        wanted::note_on_pod(
+        wanted::send_warning_event(
             agent,
             invocation,
             "HostPortIgnored",
@@ -31,15 +31,15 @@ pub(super) fn tell(agent: &Agent, invocation: &Invocation, conf: &NetConf) {
                     effect: traffic by the pod's NIC does not pass the host's end of a pair, where the CNI plugin \
                     bandwidth would shape it; remove the annotations, or limit the traffic in the network";
         warn!("{note}");
-        wanted::note_on_pod(agent, invocation, "NoEffect", note.to_owned());
+        wanted::send_warning_event(agent, invocation, "NoEffect", note.to_owned());
     }
 }
 
-/// Reports as [`tell`] which of the pod's annotations have no effect.
-pub(super) fn tell_of_annotations(agent: &Agent, invocation: &Invocation, pod: &Object) {
+/// Reports as [`report`] which of the pod's annotations have no effect.
+pub(super) fn report_annotations(agent: &Agent, invocation: &Invocation, pod: &Object) {
     for note in of_annotations(&pod.annotations) {
         warn!("{note}");
-        wanted::note_on_pod(agent, invocation, "NoEffect", note);
+        wanted::send_warning_event(agent, invocation, "NoEffect", note);
     }
 }
 

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Failure, nothing::without_nothing};
+use super::{Failure, nulls::without_nulls};
 
 /// The fields of a result that are read, in the form of every version since 0.3.0.
 #[derive(Debug, Default, Deserialize)]
@@ -71,7 +71,7 @@ impl Previous {
     /// # Errors
     /// If it does not have the form that the specification defines.
     pub(super) fn parse(value: &Value, whose: &str) -> Result<Self, Failure> {
-        let value = without_nothing(value.clone());
+        let value = without_nulls(value.clone());
         let read: Result<Object<Self>, _> = serde_path_to_error::deserialize(value);
         let Object(mut previous) = read.map_err(|e| {
             Failure::new(

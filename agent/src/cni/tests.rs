@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Attachment, NetConf, PodIdentity, chained::with_interfaces, nothing::without_nothing,
+    Attachment, NetConf, PodIdentity, chained::with_interfaces, nulls::without_nulls,
     previous::Previous,
 };
 
@@ -140,7 +140,7 @@ proptest! {
             let text = json!({"cniVersion": version, "name": "n", inside: {key: value}}).to_string();
             pure_parts(&text);
         }
-        let _ = without_nothing(value);
+        let _ = without_nulls(value);
     }
 
     #[test]

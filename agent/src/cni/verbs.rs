@@ -29,7 +29,7 @@ pub async fn handle(agent: &Agent, invocation: &Invocation) -> Response {
             Ok(output) => Response { exit: 0, output },
             Err(failure) => {
                 warn!(code = failure.code, "{}", failure.message);
-                wanted::tell_pod(agent, invocation, &failure);
+                wanted::send_failure_event(agent, invocation, &failure);
                 Response {
                     exit: 1,
                     output: failure.to_json(&version),
@@ -55,7 +55,7 @@ async fn run(
     version.clone_from(&conf.cni_version);
     // Where another plugin assigns the addresses, that plugin reads the variable.
     if invocation.command == "ADD" && !conf.is_chained() {
-        conf.heed(&invocation.args)?;
+        conf.read_args(&invocation.args)?;
     }
     let since = |minimum: &str| {
         if conf.is_at_least(minimum) {
@@ -76,7 +76,7 @@ async fn run(
                 true => chained::add(agent, invocation, &conf).await,
                 false => add(agent, invocation, &conf).await,
             }?;
-            no_effect::tell(agent, invocation, &conf);
+            no_effect::report(agent, invocation, &conf);
             Ok(result)
         }
         "DEL" => del(agent, invocation, &conf).await,
@@ -109,7 +109,7 @@ async fn del(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result<S
         info!(pod = %net.pod, interface = owner.interface, "interface removed");
     }
     // The IPAM plugin is called in any case: an ADD may have failed before its record was written.
-    chained::tell_ipam(conf, invocation, "DEL").await?;
+    chained::call_ipam(conf, invocation, "DEL").await?;
     Ok(String::new())
 }
 
@@ -179,7 +179,7 @@ async fn check(agent: &Agent, invocation: &Invocation, conf: &NetConf) -> Result
             ));
         }
     }
-    chained::tell_ipam(conf, invocation, "CHECK").await?;
+    chained::call_ipam(conf, invocation, "CHECK").await?;
     Ok(String::new())
 }
 

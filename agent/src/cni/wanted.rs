@@ -111,16 +111,16 @@ pub(super) async fn subject(agent: &Agent, identity: &PodIdentity) -> Result<Sub
 }
 
 /// Sends a failed ADD's error as an Event on the pod, where people look first.
-pub(super) fn tell_pod(agent: &Agent, invocation: &Invocation, failure: &Failure) {
+pub(super) fn send_failure_event(agent: &Agent, invocation: &Invocation, failure: &Failure) {
     if invocation.command != "ADD" || failure.code == code::TRY_AGAIN_LATER {
         return;
     }
     let note = format!("{}; {}", failure.message, failure.hint);
-    note_on_pod(agent, invocation, "NoNetwork", note);
+    send_warning_event(agent, invocation, "NoNetwork", note);
 }
 
 /// Sends a warning Event on the pod of a command.
-pub(super) fn note_on_pod(
+pub(super) fn send_warning_event(
     agent: &Agent,
     invocation: &Invocation,
     reason: &'static str,
@@ -134,7 +134,7 @@ pub(super) fn note_on_pod(
         namespace: identity.namespace,
         name: identity.name,
     };
-    cluster.tell_pod(pod, reason, note);
+    cluster.send_pod_event(pod, reason, note);
 }
 
 /// Returns the interfaces to make, the one that the runtime requested first.
@@ -174,7 +174,7 @@ pub(super) fn interfaces(
     for note in &asked.without_effect {
         warn!("{note}");
         if let Some(cluster) = &agent.cluster {
-            cluster.tell_pod(pod.clone(), "NoEffect", note.clone());
+            cluster.send_pod_event(pod.clone(), "NoEffect", note.clone());
         }
     }
     let mut interfaces = Vec::new();

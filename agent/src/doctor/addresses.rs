@@ -57,7 +57,7 @@ pub(super) fn addresses(
 }
 
 /// Reports pools whose pods cannot leave their subnet.
-pub(super) fn ways_out(facts: &NodeFacts, pools: &[Pool], node: &str) -> Vec<Finding> {
+pub(super) fn missing_gateways(facts: &NodeFacts, pools: &[Pool], node: &str) -> Vec<Finding> {
     of_node(pools, node)
         .filter_map(|pool| without_gateway(pool).or_else(|| by_the_node(facts, pool)))
         .collect()
@@ -170,7 +170,7 @@ mod tests {
                 (address == IpAddr::from([172, 31, 16, 6])).then(|| "shop/web".to_owned())
             };
             let mut found = addresses(&facts, &pools, "master", pod_of);
-            found.extend(ways_out(&facts, &pools, "master"));
+            found.extend(missing_gateways(&facts, &pools, "master"));
             match (expected, &found[..]) {
                 (None, []) => {}
                 (Some((severity, what)), [one]) => {

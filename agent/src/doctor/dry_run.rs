@@ -46,22 +46,30 @@ pub async fn dry_run(
         node_name,
         allowed: &settings.foreign_subnets,
     };
-    let to_be = view.networks_to_be(&facts);
+    let to_be = view.expected_networks(&facts);
     let known = view.known(&to_be);
-    let taken = node::take_all(&facts, &known, &settings.nics);
+    let taken = node::classify_all(&facts, &known, &settings.nics);
     let tables = routing::tables(&taken, settings);
     let foreign = host.foreign(&tables).await?;
     let routed = view.routed(&facts, &to_be, &settings.nics);
     let preferred = settings.rule_priority;
-    let base = node::base_in_front(preferred, None, &foreign.rules, &routed)
+    let base = node::preceding_base(preferred, None, &foreign.rules, &routed)
         .or_else(|| node::free_priorities(preferred, &foreign.rules));
     let rules = Rules {
         settings,
         base: base.unwrap_or(preferred),
         foreign: &foreign.rules,
     };
-    let behind = |nic: &node::Nic| view.behind(nic, &facts, &to_be);
-    let plan = node::host_plan(&facts, &known, behind, &[], None, node::strict(), rules);
+    let behind = |nic: &node::Nic| view.nic_networks(nic, &facts, &to_be);
+    let plan = node::host_plan(
+        &facts,
+        &known,
+        behind,
+        &[],
+        None,
+        node::strict_rp_filters(),
+        rules,
+    );
     let mut sysctls = crate::agent::forwarding(&facts);
     sysctls.extend_from_slice(&plan.plan.sysctls);
     let mut lines = settings_lines(sysctls);
@@ -75,7 +83,7 @@ pub async fn dry_run(
     let networks = catalog.networks().iter();
     let masters = networks.map(|network| (network.name.to_string(), network.master.as_str()));
     let mut findings = routing::conflicts(&taken, &foreign, settings);
-    let in_front: Vec<_> = node::in_front(rules.base, &foreign.rules, &routed)
+    let in_front: Vec<_> = node::preceding_rules(rules.base, &foreign.rules, &routed)
         .cloned()
         .collect();
     findings.extend(routing::in_front(rules.base, &in_front));

@@ -191,7 +191,7 @@ pub(super) async fn firewall(agent: &Agent) -> Vec<Finding> {
             address,
             nic: own.master.clone(),
             is_seen: own.mode != IpvlanMode::L2 && !net.host_bypass,
-            veth: net.way_to_host().map(|veth| veth.host_name.clone()),
+            veth: net.host_veth().map(|veth| veth.host_name.clone()),
         };
         Some(net.ips().into_iter().map(pod))
     });

@@ -57,7 +57,7 @@ impl Place<'_> {
         if datapath.has_no_hook(hooks, filter, ifindex) {
             return Ok(Some(taken(&filter.link)));
         }
-        let others = datapath.in_front(host, filter, ifindex).await?;
+        let others = datapath.preceding_programs(host, filter, ifindex).await?;
         Ok(behind(filter, &others))
     }
 
@@ -66,7 +66,7 @@ impl Place<'_> {
         if hooks.are_taken_for(filter, ifindex) {
             return Ok(Some(taken(&filter.link)));
         }
-        let others = host.filters_in_front(ifindex, filter.direction).await?;
+        let others = host.preceding_filters(ifindex, filter.direction).await?;
         let others: Vec<String> = others.iter().map(ToString::to_string).collect();
         Ok(behind(filter, &others))
     }

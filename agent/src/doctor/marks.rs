@@ -11,8 +11,8 @@ pub(super) fn shared(values: Values<'_>, nics: &[HostNic]) -> Vec<Finding> {
         .filter(|nic| nic.mark == 0)
         .map(|nic| nic.name.as_str())
         .collect();
-    let in_the_way = values.in_the_way().filter(|_| !unmarked.is_empty());
-    let of_nics = in_the_way.map(|rule| {
+    let blocking_rule = values.blocking_rule().filter(|_| !unmarked.is_empty());
+    let of_nics = blocking_rule.map(|rule| {
         let what = format!(
             "{} has no mark of its own, as others route by all that is left of nicMarks: replies to what comes in \
              there may leave by another NIC",
@@ -20,14 +20,14 @@ pub(super) fn shared(values: Values<'_>, nics: &[HostNic]) -> Vec<Finding> {
         );
         (what, rule)
     });
-    let of_pods = values.meets(values.reply).map(|rule| {
+    let of_pods = values.conflicting_rule(values.reply).map(|rule| {
         let what = format!(
             "what pods send by their node has the mark {:#x}, and others route by it",
             values.reply
         );
         (what, rule)
     });
-    let redirected = values.meets(values.field).map(|rule| {
+    let redirected = values.conflicting_rule(values.field).map(|rule| {
         let what = format!(
             "answers of Services to pods have the mark {:#x}, and others route by it",
             values.field

@@ -84,12 +84,12 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
         findings.extend(hooks::shared(&agent.host, datapath, &host).await?);
         let routes = agent.host.routes_by_gateways().await?;
         findings.extend(by_gateway::not_followed(&host.nics, &routes, |nic| {
-            host.ways_out(nic.ifindex, &agent.settings)
+            host.gateways(nic.ifindex, &agent.settings)
         }));
         if *host != HostPlan::default() {
             findings.extend(settings::changed(&host, forwarding(&facts)));
             let foreign = agent.host.foreign_rules().await?;
-            let (base, in_front) = agent.in_front(&facts, &foreign);
+            let (base, in_front) = agent.preceding_rules(&facts, &foreign);
             findings.extend(routing::in_front(base, &in_front));
             let rules = Rules {
                 settings: &agent.settings,
@@ -103,7 +103,7 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let wanted = modes::wanted(&facts, &catalog);
     let looked = tokio::task::spawn_blocking(move || modes::of_others(&wanted)).await;
     findings.extend(looked.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())));
-    findings.extend(addresses::ways_out(
+    findings.extend(addresses::missing_gateways(
         &facts,
         catalog.pools(),
         &agent.node_name,
@@ -140,7 +140,7 @@ fn manifests(catalog: &Catalog) -> impl Iterator<Item = Finding> {
 /// Reports conflicts of this node's configuration.
 async fn configuration(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let facts = agent.facts.get(&agent.host).await?;
-    let links = agent.links_taken(&facts);
+    let links = agent.classified_links(&facts);
     let tables = routing::tables(&links, &agent.settings);
     let foreign = agent.host.foreign(&tables).await?;
     let catalog = agent.catalog();
@@ -189,11 +189,11 @@ pub async fn of_the_node(agent: &Agent) -> Result<Vec<Finding>, Error> {
 
 /// Returns the pod that has an address.
 fn pod_of(agent: &Agent, address: IpAddr) -> Option<String> {
-    let standing = agent.pools.look(address);
-    if let Some(reservation) = standing.reservation {
+    let status = agent.pools.lookup(address);
+    if let Some(reservation) = status.reservation {
         return Some(reservation.pod.to_string());
     }
-    let holder = standing.holder?;
+    let holder = status.holder?;
     let net = agent.interface(&holder);
     Some(net.map_or(holder.container_id, |net| net.pod.clone()))
 }

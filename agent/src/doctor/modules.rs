@@ -57,7 +57,7 @@ const FILTERS: Need = Need {
 pub(super) async fn missing(programs: Programs) -> Vec<Finding> {
     let trial = tokio::task::spawn_blocking(move || {
         let program = programs.fd(PROGRAM).unwrap_or(-1);
-        Netns::in_a_new_one(|netns| trials(netns, program))?
+        Netns::in_new(|netns| trials(netns, program))?
     });
     let tried = trial.await;
     let tried = tried.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));

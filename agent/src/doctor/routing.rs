@@ -2,14 +2,14 @@
 
 use ebbtide_kernel::{
     netlink::foreign::{Foreign, ForeignRule},
-    node::{Nic, NodeFacts, PRIORITIES, Role, Taken, free_priorities, nic_table},
+    node::{Classification, Nic, NodeFacts, PRIORITIES, Role, free_priorities, nic_table},
 };
 use ebbtide_types::{Family, settings::Settings};
 
 use super::{Finding, Severity};
 
 /// Returns Ebbtide's routing tables.
-pub(super) fn tables(links: &[(Nic, Taken)], settings: &Settings) -> Vec<u32> {
+pub(super) fn tables(links: &[(Nic, Classification)], settings: &Settings) -> Vec<u32> {
     let nics = links.iter().filter(|(_, taken)| taken.role == Role::Nic);
     let mut tables: Vec<u32> = nics
         .map(|(nic, _)| nic_table(settings, nic.ifindex))
@@ -23,7 +23,7 @@ pub(super) fn tables(links: &[(Nic, Taken)], settings: &Settings) -> Vec<u32> {
 /// start this is a wrong configuration; later, something else came afterwards.
 #[must_use]
 pub(super) fn conflicts(
-    links: &[(Nic, Taken)],
+    links: &[(Nic, Classification)],
     foreign: &Foreign,
     settings: &Settings,
 ) -> Vec<Finding> {
@@ -133,7 +133,7 @@ mod tests {
         };
         let rule = |priority| ForeignRule::new(Family::V4, priority);
         let facts = facts(None);
-        let taken = Taken {
+        let taken = Classification {
             role: Role::Nic,
             why: String::new(),
         };

@@ -34,7 +34,7 @@ pub(super) fn merged(existing: &Value, ours: &Value) -> Value {
         list.insert(key.clone(), value.clone());
     }
     let theirs: Vec<&Value> = entries(existing)
-        .filter(|entry| is_others(entry, ours))
+        .filter(|entry| is_foreign(entry, ours))
         .collect();
     let mut wanted = entries(ours).filter(|entry| {
         let is_theirs = |other: &&Value| other["type"] == entry["type"];
@@ -72,8 +72,8 @@ fn without_capabilities(entry: &Value, theirs: &[&Value]) -> Value {
 }
 
 /// Returns the types of the plugins that others have added.
-pub(super) fn others(list: &Value, ours: &Value) -> Vec<String> {
-    let theirs = entries(list).filter(|entry| is_others(entry, ours));
+pub(super) fn foreign_entries(list: &Value, ours: &Value) -> Vec<String> {
+    let theirs = entries(list).filter(|entry| is_foreign(entry, ours));
     theirs
         .map(|entry| {
             entry["type"]
@@ -85,7 +85,7 @@ pub(super) fn others(list: &Value, ours: &Value) -> Vec<String> {
 }
 
 /// Returns the types of all plugins of a list except [`PLUGIN`].
-pub(super) fn besides_ours(list: &Value) -> impl Iterator<Item = &str> {
+pub(super) fn foreign_plugins(list: &Value) -> impl Iterator<Item = &str> {
     let types = entries(list).filter_map(|entry| entry["type"].as_str());
     types.filter(|kind| *kind != PLUGIN)
 }
@@ -96,7 +96,7 @@ fn entries(list: &Value) -> impl Iterator<Item = &Value> {
 
 /// Whether an entry is foreign. One that equals Ebbtide's but for the mark is not: called twice, it would do its work
 /// twice.
-fn is_others(entry: &Value, ours: &Value) -> bool {
+fn is_foreign(entry: &Value, ours: &Value) -> bool {
     let plain = |entry: &Value| -> Map<String, Value> {
         let mut entry = entry.as_object().cloned().unwrap_or_default();
         entry.remove(MARK);
@@ -198,11 +198,11 @@ mod tests {
         let there = json!([{"type": "ebbtide"}, {"type": "portmap"}, {"type": "linkerd-cni"}, {}]);
         let there = list(there);
         assert_eq!(
-            others(&there, &ours),
+            foreign_entries(&there, &ours),
             ["linkerd-cni", "a plugin without type"]
         );
         assert_eq!(
-            besides_ours(&there).collect::<Vec<_>>(),
+            foreign_plugins(&there).collect::<Vec<_>>(),
             ["portmap", "linkerd-cni"]
         );
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tracing::{error, info, warn};
 
 use super::{
-    CONFIGURATION, Error, Installation, PLUGIN, Standing, configuration, read_configuration,
+    CONFIGURATION, Error, InstallStatus, Installation, PLUGIN, configuration, read_configuration,
 };
 
 /// The host's CNI directories.
@@ -55,7 +55,7 @@ pub struct Prepared {
 }
 
 /// The interval at which it is checked whether others have added to the configuration.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Directories {
     /// Returns the installation, if the options request one.
@@ -110,9 +110,9 @@ impl Options {
 impl Prepared {
     /// Installs the plugin, and then the configuration: from now on the runtime calls the plugin. A failure is usually
     /// caused by others, and is no reason to end: running pods must be maintained and removed.
-    pub fn install(&self, standing: &Standing) {
+    pub fn install(&self, status: &InstallStatus) {
         let done = self.install_plugin().and_then(|()| self.configure());
-        standing.note(&self.path(), done);
+        status.record(&self.path(), done);
     }
 
     fn install_plugin(&self) -> Result<(), Error> {
@@ -142,18 +142,18 @@ impl Prepared {
 
     /// Watches whether others have changed the configuration: a plugin that they add may not support any version that
     /// is offered, and then no pod starts. A failed installation is tried again.
-    pub async fn follow(self, standing: Standing) {
+    pub async fn follow(self, status: InstallStatus) {
         let mut seen = self.text();
-        let mut pause = tokio::time::interval(LOOK);
+        let mut pause = tokio::time::interval(POLL_INTERVAL);
         pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             pause.tick().await;
             let text = self.text();
             // One that was removed stays removed: that is a way to drain a node.
-            if standing.fault().is_none() && (text.is_none() || text == seen) {
+            if status.fault().is_none() && (text.is_none() || text == seen) {
                 continue;
             }
-            let (prepared, noted) = (self.clone(), standing.clone());
+            let (prepared, noted) = (self.clone(), status.clone());
             let done = tokio::task::spawn_blocking(move || prepared.install(&noted)).await;
             if let Err(e) = done {
                 error!("look at {}: {e}", self.path().display());

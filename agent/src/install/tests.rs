@@ -165,7 +165,7 @@ fn a_file_of_our_name_that_is_not_ours_is_neither_replaced_nor_removed() {
 }
 
 /// The installation and its status, as an agent has them.
-fn prepared(host: &Host) -> (options::Prepared, Standing) {
+fn prepared(host: &Host) -> (options::Prepared, InstallStatus) {
     #[derive(clap::Parser)]
     struct Line {
         #[command(flatten)]
@@ -183,7 +183,7 @@ fn prepared(host: &Host) -> (options::Prepared, Standing) {
     .map(std::ffi::OsStr::to_owned);
     let options = <Line as clap::Parser>::parse_from(line).options;
     let prepared = options.prepare(Path::new("/run/ebbtide/cni.sock"));
-    (prepared.unwrap().unwrap(), Standing::default())
+    (prepared.unwrap().unwrap(), InstallStatus::default())
 }
 
 #[test]
@@ -232,9 +232,9 @@ fn what_others_broke_is_waited_for_and_named_and_installed_once_it_is_right() {
     for (what, breaks) in cases {
         let host = Host::new();
         breaks(&host);
-        let (prepared, standing) = prepared(&host);
-        prepared.install(&standing);
-        let fault = standing
+        let (prepared, status) = prepared(&host);
+        prepared.install(&status);
+        let fault = status
             .fault()
             .unwrap_or_else(|| panic!("{what}: installed"));
         assert!(
@@ -250,8 +250,8 @@ fn what_others_broke_is_waited_for_and_named_and_installed_once_it_is_right() {
             let _gone = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
         }
         fs::write(host.directory.path().join("image"), b"\x7fELF plugin").unwrap();
-        prepared.install(&standing);
-        assert_eq!(standing.fault(), None, "{what}");
+        prepared.install(&status);
+        assert_eq!(status.fault(), None, "{what}");
         assert_eq!(host.types(), ["ebbtide"], "{what}");
     }
 }
@@ -261,15 +261,15 @@ fn a_directory_that_is_not_there_is_made_if_the_one_above_it_is() {
     let host = Host::new();
     fs::remove_dir(&host.installation.plugins).unwrap();
     fs::remove_dir(&host.installation.configurations).unwrap();
-    let (prepared, standing) = prepared(&host);
-    prepared.install(&standing);
-    assert_eq!(standing.fault(), None);
+    let (prepared, status) = prepared(&host);
+    prepared.install(&status);
+    assert_eq!(status.fault(), None);
     assert_eq!(host.types(), ["ebbtide"]);
     let mut elsewhere = Host::new();
     elsewhere.installation.configurations = elsewhere.directory.path().join("not/there");
-    let (prepared, standing) = self::prepared(&elsewhere);
-    prepared.install(&standing);
-    let fault = standing.fault().unwrap();
+    let (prepared, status) = self::prepared(&elsewhere);
+    prepared.install(&status);
+    let fault = status.fault().unwrap();
     assert!(fault.contains("not/there"), "{fault}");
     assert!(!elsewhere.directory.path().join("not").exists());
 }

@@ -11,7 +11,7 @@ use std::{path::Path, process::Command, time::Duration};
 use ebbtide_plugin::cni::VERSIONS;
 use serde_json::{Value, json};
 
-use super::merge::besides_ours;
+use super::merge::foreign_plugins;
 use crate::program;
 
 /// The version that every runtime since containerd 1.6 and CRI-O 1.23 reads, and every current plugin supports.
@@ -20,17 +20,17 @@ pub(super) const OLDER: &str = "1.0.0";
 pub(super) const NEWER: &str = "1.1.0";
 
 /// How long a plugin may take: it only prints a list.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How many bytes of its output are read.
-const MOST: u64 = 1 << 20;
+const MAX_OUTPUT: u64 = 1 << 20;
 
 /// Sets the list's version to the newest one up to [`OLDER`] that every plugin of `list` supports, and also offers
 /// [`NEWER`] if all support it. A plugin that cannot be asked keeps the list at the version `before`, which it was
 /// called with. Returns the plugins that do not support [`NEWER`].
 pub(super) fn negotiate(list: &mut Value, plugins: &Path, before: Option<&str>) -> Vec<String> {
     let rank = |version: &str| VERSIONS.iter().position(|known| *known == version);
-    let spoken: Vec<(String, Option<Vec<String>>)> = besides_ours(list)
+    let spoken: Vec<(String, Option<Vec<String>>)> = foreign_plugins(list)
         .map(|kind| (kind.to_owned(), spoken(plugins, kind)))
         .collect();
     let mut against: Vec<String> = spoken
@@ -80,7 +80,7 @@ fn ask(plugin: &Path) -> Option<Vec<u8>> {
     let mut command = Command::new(plugin);
     command.env_clear().env("CNI_COMMAND", "VERSION");
     let input = format!("{{\"cniVersion\":\"{OLDER}\"}}");
-    let output = program::output(&mut command, input.as_bytes(), PATIENCE, MOST).ok()?;
+    let output = program::output(&mut command, input.as_bytes(), TIMEOUT, MAX_OUTPUT).ok()?;
     output.status.success().then_some(output.stdout)
 }
 

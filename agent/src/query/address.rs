@@ -83,39 +83,35 @@ pub struct Released {
     pub forced: bool,
 }
 
-pub(super) fn look(agent: &Agent, address: IpAddr) -> AddressInfo {
-    let standing = agent.pools.look(address);
+pub(super) fn describe(agent: &Agent, address: IpAddr) -> AddressInfo {
+    let status = agent.pools.lookup(address);
     let catalog = agent.catalog();
     let (belongs, place) = place(catalog.pools(), address);
-    let state = match (
-        &standing.holder,
-        &standing.allocation,
-        &standing.reservation,
-    ) {
+    let state = match (&status.holder, &status.allocation, &status.reservation) {
         (Some(_), Some(_), _) => AddressState::Held,
         (Some(_), None, _) => AddressState::Reserving,
         (None, _, Some(reservation)) => match reservation.reason {
             Reason::Adopted => AddressState::Adopted,
             Reason::Sticky => AddressState::Waiting,
         },
-        (None, _, None) if standing.cooldown_for > 0 => AddressState::Cooldown,
-        (None, _, None) if place == AddressState::Free && standing.withheld.is_some() => {
+        (None, _, None) if status.cooldown_for > 0 => AddressState::Cooldown,
+        (None, _, None) if place == AddressState::Free && status.withheld.is_some() => {
             AddressState::Withheld
         }
         (None, _, None) => place,
     };
-    let held = standing.allocation.iter().flat_map(|each| &each.assigned);
-    let waits = standing.reservation.iter().flat_map(|each| &each.assigned);
+    let held = status.allocation.iter().flat_map(|each| &each.assigned);
+    let waits = status.reservation.iter().flat_map(|each| &each.assigned);
     let assigned = held.chain(waits).find(|each| each.address == address);
-    let pod = standing
+    let pod = status
         .allocation
         .as_ref()
         .and_then(|each| each.pod.as_ref());
-    let pod = pod.or(standing
+    let pod = pod.or(status
         .reservation
         .as_ref()
         .map(|reservation| &reservation.pod));
-    let net = standing
+    let net = status
         .holder
         .as_ref()
         .and_then(|owner| agent.interface(owner));
@@ -128,20 +124,16 @@ pub(super) fn look(agent: &Agent, address: IpAddr) -> AddressInfo {
             .map(|net| net.pod.clone())
             .or(pod.map(ToString::to_string)),
         uid: pod.map(|pod| pod.uid.clone()).filter(|uid| !uid.is_empty()),
-        since: standing
-            .allocation
+        since: status.allocation.as_ref().map(|each| each.since).or(status
+            .reservation
             .as_ref()
-            .map(|each| each.since)
-            .or(standing
-                .reservation
-                .as_ref()
-                .map(|reservation| reservation.since)),
-        owner: standing.holder,
-        released_at: standing.released_at,
-        cooldown_for: standing.cooldown_for.div_ceil(1000),
-        withheld: standing.withheld,
+            .map(|reservation| reservation.since)),
+        owner: status.holder,
+        released_at: status.released_at,
+        cooldown_for: status.cooldown_for.div_ceil(1000),
+        withheld: status.withheld,
         alive: net.and_then(|net| net.namespace().ok().map(|seen| is_present(&seen))),
-        history: standing.past,
+        history: status.past,
     }
 }
 
@@ -180,11 +172,11 @@ pub(super) async fn release(
     address: IpAddr,
     force: bool,
 ) -> Result<Released, String> {
-    let standing = agent.pools.look(address);
-    if let Some(reservation) = standing.reservation {
+    let status = agent.pools.lookup(address);
+    if let Some(reservation) = status.reservation {
         return end_reservation(agent, address, reservation, force).await;
     }
-    let Some(owner) = standing.holder else {
+    let Some(owner) = status.holder else {
         return Err(format!(
             "{address} is not in use on this node; `ebbtidectl ip {address}` tells more"
         ));
@@ -193,7 +185,7 @@ pub(super) async fn release(
     // Read again: its owner may have ended before the lock was taken.
     let Some(allocation) = agent
         .pools
-        .look(address)
+        .lookup(address)
         .allocation
         .filter(|allocation| allocation.owner == owner)
     else {
@@ -219,12 +211,12 @@ pub(super) async fn release(
     }
     let done = match &net {
         Some(net) => agent
-            .detach_for_good(&owner, net)
+            .detach_permanently(&owner, net)
             .await
             .map_err(|e| e.to_string()),
         None => agent
             .pools
-            .release_for_good(&owner)
+            .release_permanently(&owner)
             .await
             .map(drop)
             .map_err(|e| e.to_string()),

@@ -139,7 +139,7 @@ impl<'a> View<'a> {
                 (Place::Request, nic.clone(), nic)
             }
             Kind::Forwarded => {
-                let veth = net.and_then(PodNet::way_to_host);
+                let veth = net.and_then(PodNet::host_veth);
                 let nic = net.and_then(PodNet::master).map(str::to_owned);
                 (
                     Place::Forwarded,

@@ -3,7 +3,7 @@
 use ebbtide_kernel::{
     datapath::HostNic,
     netlink::Error,
-    node::{Nic, Role, Rules, Taken, nic_table},
+    node::{Classification, Nic, Role, Rules, nic_table},
 };
 use ebbtide_types::settings::Settings;
 use ipnet::IpNet;
@@ -38,7 +38,7 @@ pub struct NicLine {
 impl NicLine {
     /// Makes a line from what is known of a link without an agent.
     #[must_use]
-    pub fn new(nic: Nic, taken: Taken) -> Self {
+    pub fn new(nic: Nic, taken: Classification) -> Self {
         Self {
             strict: ebbtide_kernel::node::is_strict(&nic.name),
             name: nic.name,
@@ -68,22 +68,25 @@ pub(super) async fn nics(agent: &Agent) -> Result<Vec<NicLine>, Error> {
         true => why_without_mark(agent).await?,
         false => String::new(),
     };
-    let lines = agent.links_taken(&facts).into_iter().map(|(nic, taken)| {
-        let pods = interfaces
-            .iter()
-            .filter(|(_, net)| net.master() == Some(nic.name.as_str()));
-        let ifindex = nic.ifindex;
-        let known = prepared
-            .iter()
-            .flat_map(|plan| &plan.nics)
-            .find(|known| known.ifindex == ifindex);
-        NicLine {
-            pods: pods.count(),
-            table: known.map(|_| nic_table(settings, ifindex)),
-            mark: known.map(|known| known.mark),
-            ..NicLine::new(nic, with_reason(taken, known, &without_mark))
-        }
-    });
+    let lines = agent
+        .classified_links(&facts)
+        .into_iter()
+        .map(|(nic, taken)| {
+            let pods = interfaces
+                .iter()
+                .filter(|(_, net)| net.master() == Some(nic.name.as_str()));
+            let ifindex = nic.ifindex;
+            let known = prepared
+                .iter()
+                .flat_map(|plan| &plan.nics)
+                .find(|known| known.ifindex == ifindex);
+            NicLine {
+                pods: pods.count(),
+                table: known.map(|_| nic_table(settings, ifindex)),
+                mark: known.map(|known| known.mark),
+                ..NicLine::new(nic, with_reason(taken, known, &without_mark))
+            }
+        });
     Ok(lines.collect())
 }
 
@@ -95,15 +98,19 @@ async fn why_without_mark(agent: &Agent) -> Result<String, Error> {
         base: agent.settings.rule_priority,
         foreign: &foreign,
     };
-    Ok(match rules.values().in_the_way() {
+    Ok(match rules.values().blocking_rule() {
         Some(rule) => format!("others route by all that is left of nicMarks (`{rule}`)"),
         None => "nicMarks has too few bits".to_owned(),
     })
 }
 
-fn with_reason(taken: Taken, known: Option<&HostNic>, without_mark: &str) -> Taken {
+fn with_reason(
+    taken: Classification,
+    known: Option<&HostNic>,
+    without_mark: &str,
+) -> Classification {
     match known.is_some_and(|known| known.mark == 0) {
-        true => Taken {
+        true => Classification {
             why: format!("{}; no mark: {without_mark}", taken.why),
             ..taken
         },

@@ -30,11 +30,11 @@ pub use line::TraceLine;
 static TRACING: Mutex<()> = Mutex::const_new(());
 
 /// The interval at which new events are read.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The interval at which the tracing programs are attached again: whatever the agent applies to a pod or a NIC
 /// meanwhile replaces them with the usual ones.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The longest trace, in seconds.
 const LONGEST: u32 = 3600;
@@ -92,7 +92,7 @@ async fn follow(
     let told = match replace(agent, &places, &tracer.programs).await {
         Ok(()) => {
             let end = Instant::now() + time;
-            tell(
+            send_events(
                 agent,
                 &mut tracer,
                 &names,
@@ -113,7 +113,7 @@ async fn follow(
 }
 
 /// Sends the programs' events as lines to the client.
-async fn tell(
+async fn send_events(
     agent: &Agent,
     tracer: &mut Tracer,
     names: &Names,
@@ -123,8 +123,8 @@ async fn tell(
     answers: &mpsc::Sender<Response>,
 ) -> Result<(), String> {
     let mut left = count.unwrap_or(u32::MAX);
-    let mut look = interval(LOOK);
-    let mut again = interval_at(Instant::now() + AGAIN, AGAIN);
+    let mut look = interval(POLL_INTERVAL);
+    let mut again = interval_at(Instant::now() + RETRY_INTERVAL, RETRY_INTERVAL);
     while Instant::now() < end && left > 0 {
         tokio::select! {
             _ = look.tick() => {}

@@ -26,7 +26,7 @@ const COOLDOWN: Duration = Duration::from_secs(1);
 type Found = bool;
 
 /// The result of reconciling an interface.
-enum Looked {
+enum Inspection {
     /// Its namespace no longer existed.
     Released,
     /// It is in the desired state. `changed`: something in the pod had changed it.
@@ -48,7 +48,7 @@ pub(super) async fn reconcile(
             Some(lock) => (lock, None),
             None => {
                 if scope.guard {
-                    take_back_meanwhile(reconciler, id).await;
+                    revert_changes_meanwhile(reconciler, id).await;
                 }
                 return Ok(Outcome::Busy);
             }
@@ -74,8 +74,8 @@ pub(super) async fn reconcile(
             facts: &facts,
         };
         match item.reconcile(net, scope).await {
-            Ok(Looked::Released) => {}
-            Ok(Looked::There { changed }) => {
+            Ok(Inspection::Released) => {}
+            Ok(Inspection::There { changed }) => {
                 found |= changed;
                 is_there = true;
             }
@@ -99,7 +99,7 @@ pub(super) async fn reconcile(
 
 /// Removes foreign addresses and modes from a pod at once, even while a command holds its container's lock: that
 /// changes nothing of Ebbtide's. A failure is repeated with the rest.
-async fn take_back_meanwhile(reconciler: &Reconciler, id: &str) {
+async fn revert_changes_meanwhile(reconciler: &Reconciler, id: &str) {
     let agent = &reconciler.agent;
     let Ok(facts) = agent.facts.get(&agent.host).await else {
         return;
@@ -107,8 +107,8 @@ async fn take_back_meanwhile(reconciler: &Reconciler, id: &str) {
     for (_, net) in agent.interfaces_of(id) {
         if is_guarded(&net) {
             let taken = &reconciler.taken;
-            let taken_back = taken.take_back(&net, &agent.host, &facts).await;
-            drop(taken_back.inspect_err(|e| debug!(pod = %net.pod, "{e}")));
+            let reverted = taken.revert_changes(&net, &agent.host, &facts).await;
+            drop(reverted.inspect_err(|e| debug!(pod = %net.pod, "{e}")));
         }
     }
 }
@@ -121,18 +121,18 @@ struct Item<'a> {
 }
 
 impl Item<'_> {
-    async fn reconcile(&self, net: Arc<PodNet>, scope: Scope) -> Result<Looked, Failure> {
+    async fn reconcile(&self, net: Arc<PodNet>, scope: Scope) -> Result<Inspection, Failure> {
         let agent = &self.reconciler.agent;
         if !self.is_there(&net).await? {
             let released = agent.release_gone(self.owner, &net).await;
             released.map_err(|e| self.failure(&net, format!("could not be released: {e}")))?;
-            return Ok(Looked::Released);
+            return Ok(Inspection::Released);
         }
         // An interface that was removed with its NIC returns with it: `ebbtidectl status` names it, and the NIC's
         // return is an event. If the NIC was renamed, the interface works on.
         let is_without_nic = agent.is_without_nic(&net, self.facts);
         if is_without_nic && agent.nic_of(self.facts, &net).is_none() {
-            return Ok(Looked::There { changed: false });
+            return Ok(Inspection::There { changed: false });
         }
         if !is_without_nic {
             self.follow_node(&net, scope).await?;
@@ -144,7 +144,7 @@ impl Item<'_> {
         if scope.marks {
             changed |= self.follow_marks().await?;
         }
-        Ok(Looked::There { changed })
+        Ok(Inspection::There { changed })
     }
 
     /// Whether its namespace still exists, by evidence alone: if it cannot be inspected, the interface stays.
@@ -170,7 +170,7 @@ impl Item<'_> {
             return Ok(());
         }
         let new = agent.replanned(net, self.facts);
-        self.put(net, new, "cannot be reconciled with the node")
+        self.apply_plan(net, new, "cannot be reconciled with the node")
             .await?;
         match drift {
             Some(Drift::Plan | Drift::Nic) => {
@@ -188,18 +188,18 @@ impl Item<'_> {
             return Ok(false);
         };
         let taken = &self.reconciler.taken;
-        let undone = taken.take_back(&net, &agent.host, self.facts).await;
+        let reverted = taken.revert_changes(&net, &agent.host, self.facts).await;
         let cannot = "cannot undo an address or a mode that was set in the pod";
-        let Some(undone) = self.unless_gone(&net, undone, cannot)? else {
+        let Some(reverted) = self.unless_gone(&net, reverted, cannot)? else {
             return Ok(false);
         };
         let is_attached = podnet::is_attached(&net).await;
         let is_attached = self.unless_gone(&net, is_attached, "cannot look for our programs")?;
         if is_attached != Some(false) {
-            return Ok(undone);
+            return Ok(reverted);
         }
         let new = agent.replanned(&net, self.facts);
-        self.put(&net, new, "cannot attach the eBPF programs again")
+        self.apply_plan(&net, new, "cannot attach the eBPF programs again")
             .await?;
         warn!(
             pod = %net.pod,
@@ -221,7 +221,7 @@ impl Item<'_> {
         let Some(net) = agent.interface(self.owner).filter(|net| follows_marks(net)) else {
             return Ok(false);
         };
-        let marks = podnet::marks_in(&net).await;
+        let marks = podnet::has_foreign_marks(&net).await;
         if self.unless_gone(&net, marks, "cannot look for rules by mark")? != Some(true) {
             return Ok(false);
         }
@@ -230,7 +230,7 @@ impl Item<'_> {
             spec.accept_marks = false;
         }
         let new = agent.replanned(&following, self.facts);
-        self.put(&net, new, "cannot switch its TCP replies to the flow table")
+        self.apply_plan(&net, new, "cannot switch its TCP replies to the flow table")
             .await?;
         info!(
             pod = %net.pod,
@@ -241,8 +241,11 @@ impl Item<'_> {
         Ok(true)
     }
 
-    async fn put(&self, net: &Arc<PodNet>, new: PodNet, what: &str) -> Result<(), Failure> {
-        let put = self.reconciler.agent.put(self.owner, net, new, self.facts);
+    async fn apply_plan(&self, net: &Arc<PodNet>, new: PodNet, what: &str) -> Result<(), Failure> {
+        let put = self
+            .reconciler
+            .agent
+            .apply_plan(self.owner, net, new, self.facts);
         put.await
             .map_err(|e| self.failure(net, format!("{what}: {e}")))
     }

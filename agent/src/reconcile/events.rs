@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
-use ebbtide_kernel::{netlink::elsewhere::Change, node::is_link_local, podnet::PodNet};
+use ebbtide_kernel::{netlink::other_netns::Change, node::is_link_local, podnet::PodNet};
 use ebbtide_types::IpvlanMode;
 
 /// Whether netlink events of other namespaces may be changes to Ebbtide's interfaces there. An interface that is being

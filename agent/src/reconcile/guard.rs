@@ -13,33 +13,33 @@ use std::{
 use ebbtide_kernel::{
     netlink::{Error, Netlink},
     node::NodeFacts,
-    podnet::{self, PodNet, Undone},
+    podnet::{self, PodNet, Reverted},
 };
 use tracing::warn;
 
 use super::locked;
 
 /// How long one list of addresses serves for the pods that one event names.
-const FRESH: Duration = Duration::from_secs(1);
+const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// The node's and the routers' addresses, which no pod may have.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct UnassignableAddresses {
     listed: tokio::sync::Mutex<Option<(Instant, Arc<[IpAddr]>)>>,
     /// When the list became outdated: an older one must not be used any more.
     old: Mutex<Option<Instant>>,
 }
 
-impl Taken {
+impl UnassignableAddresses {
     /// Marks the list as outdated: the next pod is compared with the node's current addresses.
-    pub(super) fn are_old(&self) {
+    pub(super) fn invalidate(&self) {
         *locked(&self.old) = Some(Instant::now());
     }
 
     async fn get(&self, host: &Netlink, facts: &NodeFacts) -> Result<Arc<[IpAddr]>, Error> {
         let mut listed = self.listed.lock().await;
         let old = *locked(&self.old);
-        let is_fresh = |then: Instant| then.elapsed() < FRESH && old.is_none_or(|old| then > old);
+        let is_fresh = |then: Instant| then.elapsed() < MAX_AGE && old.is_none_or(|old| then > old);
         if let Some((then, addresses)) = &*listed
             && is_fresh(*then)
         {
@@ -58,28 +58,28 @@ impl Taken {
     }
 
     /// Undoes what the pod has changed on its interface, and returns whether that was anything.
-    pub(super) async fn take_back(
+    pub(super) async fn revert_changes(
         &self,
         net: &PodNet,
         host: &Netlink,
         facts: &NodeFacts,
     ) -> Result<bool, podnet::Error> {
         let taken = self.get(host, facts).await?;
-        let undone = podnet::undo(net, taken.to_vec()).await?;
-        say(net, &undone);
-        Ok(undone != Undone::default())
+        let reverted = podnet::revert(net, taken.to_vec()).await?;
+        log_reverted(net, &reverted);
+        Ok(reverted != Reverted::default())
     }
 }
 
-fn say(net: &PodNet, undone: &Undone) {
-    for (address, link) in &undone.addresses {
+fn log_reverted(net: &PodNet, reverted: &Reverted) {
+    for (address, link) in &reverted.addresses {
         warn!(
             pod = %net.pod,
             "{address} was taken off {link} in the pod: it is not the pod's, and what is for it would have gone there; \
              a pod that is to have addresses of its own needs `spoofGuard: false` in the agent's configuration"
         );
     }
-    if let Some(mode) = undone.mode {
+    if let Some(mode) = reverted.mode {
         warn!(
             pod = %net.pod,
             "the pod's interface, and with it all on its NIC, had been given the mode {mode}: repaired"

@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use ebbtide_kernel::{
     netlink::{
-        elsewhere::{Change, Changes},
-        marked::ForeignMarks,
+        foreign_marks::ForeignMarks,
         notification::Notifications,
+        other_netns::{Change, Changes},
     },
-    node::Attention,
+    node::Subscription,
     podnet::PodNet,
 };
 use futures::FutureExt as _;
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const BURST: Duration = Duration::from_millis(100);
 
 /// The number of events that are kept of one burst.
-const MOST: usize = 1000;
+const MAX_EVENTS: usize = 1000;
 
 /// Receives the host's netlink notifications, all of them immediately, even during a repair: an interface that is made
 /// meanwhile must not be based on outdated facts.
@@ -42,19 +42,19 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
         match Notifications::listen() {
             Ok(mut events) => {
                 has_warned = false;
-                agent.facts.listen(true);
-                let attention = Arc::new(Attention::to_all(events.routes()));
-                *locked(&reconciler.attention) = Some(Arc::clone(&attention));
+                agent.facts.set_listening(true);
+                let subscription = Arc::new(Subscription::to_all(events.routes()));
+                *locked(&reconciler.subscription) = Some(Arc::clone(&subscription));
                 // Notifications that were missed before.
-                agent.work.name_node();
+                agent.work.enqueue_node();
                 while let Some(event) = events.next().await {
                     let changes_facts = agent.facts.observe(&event);
-                    if changes_facts || attention.is_drawn_by(&event) {
-                        agent.work.name_node();
+                    if changes_facts || subscription.matches(&event) {
+                        agent.work.enqueue_node();
                     }
                 }
-                agent.facts.listen(false);
-                *locked(&reconciler.attention) = None;
+                agent.facts.set_listening(false);
+                *locked(&reconciler.subscription) = None;
             }
             Err(e) if !has_warned => {
                 warn!(
@@ -66,7 +66,7 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
         }
         sleep(PAUSE).await;
         // Without notifications, changes are found by comparing.
-        agent.work.name_node();
+        agent.work.enqueue_node();
     }
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
 pub(super) async fn to_manifests(agent: &Agent) {
     let mut catalogs = agent.catalogs();
     while catalogs.changed().await.is_ok() {
-        agent.work.name_node();
+        agent.work.enqueue_node();
     }
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn to_guarded_pods(reconciler: &Reconciler) {
                     let nets = interfaces.iter().map(|(_, net)| net);
                     // A take-over replaces programs itself, and ends with a look into all of them.
                     if !reconciler.is_taking_over() && concern_guarded_pods(&burst, nets) {
-                        reconciler.look_into_guarded_pods();
+                        reconciler.inspect_guarded_pods();
                     }
                 }
             }
@@ -105,7 +105,7 @@ pub(super) async fn to_guarded_pods(reconciler: &Reconciler) {
             Err(_) => {}
         }
         sleep(RESYNC).await;
-        reconciler.look_into_guarded_pods();
+        reconciler.inspect_guarded_pods();
     }
 }
 
@@ -119,7 +119,7 @@ pub(super) async fn to_marks(reconciler: &Reconciler) {
                 while events.next().await.is_some() {
                     sleep(BURST).await;
                     while events.next().now_or_never().flatten().is_some() {}
-                    reconciler.look_for_marks();
+                    reconciler.inspect_marks();
                 }
             }
             Err(e) if !has_warned => {
@@ -133,7 +133,7 @@ pub(super) async fn to_marks(reconciler: &Reconciler) {
             Err(_) => {}
         }
         sleep(RESYNC).await;
-        reconciler.look_for_marks();
+        reconciler.inspect_marks();
     }
 }
 
@@ -141,7 +141,7 @@ async fn next_burst(events: &mut Changes) -> Option<Vec<Change>> {
     let mut heard = vec![events.next().await?];
     while let Ok(event) = timeout(BURST, events.next()).await {
         heard.push(event?);
-        if heard.len() > MOST {
+        if heard.len() > MAX_EVENTS {
             break;
         }
     }
@@ -150,17 +150,17 @@ async fn next_burst(events: &mut Changes) -> Option<Vec<Change>> {
 
 impl Reconciler {
     /// Names all guarded pods: the kernel does not say which one an event came from.
-    pub(super) fn look_into_guarded_pods(&self) {
-        self.taken.are_old();
-        self.name_where(is_guarded, Scope::GUARD);
+    pub(super) fn inspect_guarded_pods(&self) {
+        self.taken.invalidate();
+        self.enqueue_where(is_guarded, Scope::GUARD);
     }
 
     /// Names all pods whose sockets take marks.
-    pub(super) fn look_for_marks(&self) {
-        self.name_where(follows_marks, Scope::MARKS);
+    pub(super) fn inspect_marks(&self) {
+        self.enqueue_where(follows_marks, Scope::MARKS);
     }
 
-    fn name_where(&self, is_meant: impl Fn(&PodNet) -> bool, scope: Scope) {
+    fn enqueue_where(&self, is_meant: impl Fn(&PodNet) -> bool, scope: Scope) {
         let mut containers = Vec::new();
         self.agent.each_interface(|owner, net| {
             if is_meant(net) {
@@ -168,7 +168,7 @@ impl Reconciler {
             }
         });
         for container in containers {
-            self.agent.work.name_container(&container, scope);
+            self.agent.work.enqueue_container(&container, scope);
         }
     }
 }

@@ -29,7 +29,7 @@ pub use queue::{Action, Outcome, Queue};
 pub use status::{Failing, Failure, Interface, Status};
 pub use work::{Item, RESYNC, Work};
 
-use ebbtide_kernel::node::Attention;
+use ebbtide_kernel::node::Subscription;
 
 use crate::agent::{Agent, Running};
 
@@ -40,11 +40,11 @@ struct Reconciler {
     /// Containers that ran before the agent and are not taken over yet.
     running: takeover::Held,
     /// The filter of the host's netlink notifications, while they are received.
-    attention: Mutex<Option<Arc<Attention>>>,
+    subscription: Mutex<Option<Arc<Subscription>>>,
     /// The state that the node was last compared with.
     node: Mutex<node::Seen>,
     /// The addresses that no pod may have.
-    taken: guard::Taken,
+    taken: guard::UnassignableAddresses,
 }
 
 /// Takes over running containers, then keeps the node and its pods in the desired state until the process ends.
@@ -52,9 +52,9 @@ pub async fn run(agent: Arc<Agent>, running: Running) {
     let reconciler = Arc::new(Reconciler {
         running: takeover::Held::new(running),
         agent,
-        attention: Mutex::default(),
+        subscription: Mutex::default(),
         node: Mutex::default(),
-        taken: guard::Taken::default(),
+        taken: guard::UnassignableAddresses::default(),
     });
     reconciler.begin_take_over();
     tokio::join!(

@@ -75,17 +75,17 @@ pub(super) async fn reconcile(reconciler: &Reconciler) -> Result<Outcome, Failur
     agent.withhold(&facts, &made_of.catalog);
     // A new NIC or a new address changes the plan, which is applied as a whole.
     agent.prepare_nics(&facts, None).await;
-    let follow = name_drifted(reconciler, made_of);
+    let follow = enqueue_drifted(reconciler, made_of);
     // An interface that is being made looks incomplete. Those that were just named are applied as a whole.
-    let at_rest = agent.interfaces_at_rest(|container| !follow.contains(container));
+    let at_rest = agent.idle_interfaces(|container| !follow.contains(container));
     let restore = restore(reconciler, &facts, &at_rest.interfaces).await;
     let (missing, mut refused) = restore.map_err(cannot)?;
-    let are_all = at_rest.are_all;
+    let is_complete = at_rest.is_complete;
     drop(at_rest);
     say(&mut locked(&reconciler.node), missing, !refused.is_empty());
     trim(&mut locked(&reconciler.node));
-    refused.extend(agent.trouble_on_nics());
-    match (refused.is_empty(), are_all) {
+    refused.extend(agent.nic_failures());
+    match (refused.is_empty(), is_complete) {
         (false, _) => Err(Failure::new(refused.join("; "))),
         (true, false) => Ok(Outcome::Busy),
         (true, true) => Ok(Outcome::Done(
@@ -96,7 +96,7 @@ pub(super) async fn reconcile(reconciler: &Reconciler) -> Result<Outcome, Failur
 
 /// Names the containers whose interfaces differ from what the node and the manifests require now, and returns them.
 /// None is named again while nothing changes: a failure is repeated with its backoff.
-fn name_drifted(reconciler: &Reconciler, made_of: MadeOf) -> HashSet<String> {
+fn enqueue_drifted(reconciler: &Reconciler, made_of: MadeOf) -> HashSet<String> {
     let agent = &reconciler.agent;
     let is_same = |last: &MadeOf| last.is_same(&made_of);
     if locked(&reconciler.node)
@@ -111,7 +111,7 @@ fn name_drifted(reconciler: &Reconciler, made_of: MadeOf) -> HashSet<String> {
     for (owner, net) in agent.interfaces() {
         if agent.is_without_nic(&net, facts) && agent.nic_of(facts, &net).is_none() {
             // It was removed with its NIC: another NIC may get the same index.
-            agent.note_uplink(&owner, &net, facts);
+            agent.record_uplink(&owner, &net, facts);
         }
         match agent.drift(&owner, &net, facts) {
             Some(Drift::Plan | Drift::Nic) => drop(drifted.insert(owner.container_id)),
@@ -119,7 +119,7 @@ fn name_drifted(reconciler: &Reconciler, made_of: MadeOf) -> HashSet<String> {
         }
     }
     for container in &drifted {
-        agent.work.name_container(container, Scope::PLAN);
+        agent.work.enqueue_container(container, Scope::PLAN);
     }
     locked(&reconciler.node).made_of = Some(made_of);
     drifted
@@ -143,7 +143,7 @@ fn say(seen: &mut Seen, missing: Vec<Missing>, is_refused: bool) {
 /// Returns memory that bursts have left to the system, at most once per resync.
 fn trim(seen: &mut Seen) {
     if seen.trimmed.is_none_or(|last| last.elapsed() >= RESYNC) {
-        heap::give_back();
+        heap::trim();
         seen.trimmed = Some(Instant::now());
     }
 }
@@ -204,21 +204,21 @@ async fn restore(
     interfaces: &[(Owner, Arc<PodNet>)],
 ) -> Result<(Vec<Missing>, Vec<String>), Error> {
     let agent = &reconciler.agent;
-    let attention = locked(&reconciler.attention).clone();
-    let turn_to = |interest| {
-        if let Some(attention) = &attention {
-            attention.turn_to(interest);
+    let subscription = locked(&reconciler.subscription).clone();
+    let subscribe = |interest| {
+        if let Some(subscription) = &subscription {
+            subscription.subscribe(interest);
         }
     };
     if interfaces.is_empty() {
-        turn_to(Interest::default());
+        subscribe(Interest::default());
         return Ok((Vec::new(), Vec::new()));
     }
     let host: &Netlink = &agent.host;
     let plan = plan_of(agent, interfaces);
     let before = host.received().await;
     let state = agent.datapath.state_of_host(host, &plan, &[]).await?;
-    turn_to(Interest::of(&plan, &state.links));
+    subscribe(Interest::of(&plan, &state.links));
     let mut batch = Batch::default();
     let mut restore = settings(facts, &plan);
     let mut revived = Vec::new();

@@ -13,7 +13,7 @@ use std::{
 use super::key::{Key, Scope};
 
 /// Containers in work at once: enough for all processors to have work while some wait for the kernel.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
 /// The pause from one failure to the next attempt: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -85,8 +85,8 @@ pub enum Outcome {
 /// let now = Instant::now();
 /// let pod = Key::container("4f1c");
 /// let mut queue = Queue::default();
-/// queue.name(&pod, Scope::PLAN, now);
-/// queue.name(&pod, Scope::GUARD, now);
+/// queue.add(&pod, Scope::PLAN, now);
+/// queue.add(&pod, Scope::GUARD, now);
 ///
 /// // Named twice, it is reconciled once; both scopes are compared.
 /// assert_eq!(queue.next(now), Some((pod.clone(), Scope::GUARD)));
@@ -123,7 +123,7 @@ struct Item {
 impl Queue {
     /// Makes an item due at `at`, or keeps an earlier time: an event concerns it. Its backoff is reset, as what failed
     /// before may succeed now.
-    pub fn name(&mut self, key: &Key, scope: Scope, at: Instant) {
+    pub fn add(&mut self, key: &Key, scope: Scope, at: Instant) {
         let item = self.items.entry(key.clone()).or_default();
         item.scope |= scope;
         item.failures = 0;
@@ -148,7 +148,7 @@ impl Queue {
     }
 
     /// Ends [`Queue::hold`], and makes the item due.
-    pub fn let_go(&mut self, key: &Key, now: Instant) {
+    pub fn release(&mut self, key: &Key, now: Instant) {
         if let Some(item) = self.items.get_mut(key) {
             item.not_before = None;
             self.expedite(key, now);
@@ -226,7 +226,7 @@ impl Queue {
     }
 
     fn first(&self) -> Option<(Instant, &Key)> {
-        if self.containers_in_work >= AT_ONCE {
+        if self.containers_in_work >= MAX_CONCURRENT {
             return self.due(&Key::Node).map(|due| (due, &Key::Node));
         }
         self.by_due.first().map(|(due, key)| (*due, key))

@@ -18,9 +18,9 @@ fn handed_out(queue: &mut Queue, now: Instant) -> Vec<Key> {
 #[test]
 fn an_item_named_twice_is_handed_out_once_at_the_earlier_time_with_all_that_was_named() {
     let (start, mut queue) = (Instant::now(), Queue::default());
-    queue.name(&pod("a"), Scope::GUARD, start + 5 * SECOND);
-    queue.name(&pod("a"), Scope::MARKS, start + SECOND);
-    queue.name(&pod("a"), Scope::PLAN, start + 9 * SECOND);
+    queue.add(&pod("a"), Scope::GUARD, start + 5 * SECOND);
+    queue.add(&pod("a"), Scope::MARKS, start + SECOND);
+    queue.add(&pod("a"), Scope::PLAN, start + 9 * SECOND);
     assert_eq!(queue.next_due(), Some(start + SECOND));
     assert_eq!(queue.next(start), None);
     let both = Scope {
@@ -35,9 +35,9 @@ fn an_item_named_twice_is_handed_out_once_at_the_earlier_time_with_all_that_was_
 fn what_is_in_work_is_not_handed_out_but_once_more_afterwards_if_it_was_named() {
     let (start, mut queue) = (Instant::now(), Queue::default());
     let resync = Outcome::Done(Action::requeue(30 * SECOND));
-    queue.name(&pod("a"), Scope::APPLY, start);
+    queue.add(&pod("a"), Scope::APPLY, start);
     assert!(queue.next(start).is_some());
-    queue.name(&pod("a"), Scope::GUARD, start);
+    queue.add(&pod("a"), Scope::GUARD, start);
     queue.ensure(&pod("a"), start);
     assert_eq!(queue.next(start), None);
     assert_eq!(queue.due(&pod("a")), None);
@@ -54,7 +54,7 @@ fn what_fails_is_tried_again_later_and_later_and_an_event_begins_anew() {
         (pod("a"), [1, 2, 4, 8, 16, 32, 60, 60]),
         (Key::Node, [1, 2, 4, 8, 16, 30, 30, 30]),
     ] {
-        queue.name(&key, Scope::GUARD, now);
+        queue.add(&key, Scope::GUARD, now);
         let fail = |queue: &mut Queue, now: &mut Instant, seconds: u32| {
             assert_eq!(queue.next(*now), Some((key.clone(), Scope::GUARD)));
             queue.done(&key, *now, Outcome::Failed);
@@ -64,7 +64,7 @@ fn what_fails_is_tried_again_later_and_later_and_an_event_begins_anew() {
         for seconds in expected {
             fail(&mut queue, &mut now, seconds);
         }
-        queue.name(&key, Scope::PLAN, now);
+        queue.add(&key, Scope::PLAN, now);
         fail(&mut queue, &mut now, 1);
         fail(&mut queue, &mut now, 2);
         // A success resets it, too.
@@ -85,12 +85,12 @@ fn events_bring_nothing_earlier_than_its_cooldown() {
     let (start, mut queue) = (Instant::now(), Queue::default());
     let calm = Outcome::Done(Action::requeue(30 * SECOND).with_cooldown(SECOND));
     for outcome in [calm, Outcome::Failed] {
-        queue.name(&pod("a"), Scope::PLAN, start);
+        queue.add(&pod("a"), Scope::PLAN, start);
         assert_eq!(handed_out(&mut queue, start).len(), 1);
-        queue.name(&pod("a"), Scope::PLAN, start);
+        queue.add(&pod("a"), Scope::PLAN, start);
         queue.done(&pod("a"), start, outcome);
         assert_eq!(queue.due(&pod("a")), Some(start + SECOND), "{outcome:?}");
-        queue.name(&pod("a"), Scope::PLAN, start);
+        queue.add(&pod("a"), Scope::PLAN, start);
         assert_eq!(queue.due(&pod("a")), Some(start + SECOND), "{outcome:?}");
         assert_eq!(handed_out(&mut queue, start + SECOND).len(), 1);
         queue.done(&pod("a"), start, Outcome::Done(Action::await_change()));
@@ -101,9 +101,9 @@ fn events_bring_nothing_earlier_than_its_cooldown() {
 fn a_held_item_waits_for_its_time_or_until_it_is_let_go() {
     let (start, mut queue) = (Instant::now(), Queue::default());
     queue.hold(&Key::Node, start + 30 * SECOND);
-    queue.name(&Key::Node, Scope::PLAN, start);
+    queue.add(&Key::Node, Scope::PLAN, start);
     assert_eq!(queue.due(&Key::Node), Some(start + 30 * SECOND));
-    queue.let_go(&Key::Node, start + SECOND);
+    queue.release(&Key::Node, start + SECOND);
     assert_eq!(queue.next(start + SECOND), Some((Key::Node, Scope::PLAN)));
     queue.done(&Key::Node, start, Outcome::Done(Action::await_change()));
     queue.hold(&Key::Node, start + 30 * SECOND);
@@ -114,7 +114,7 @@ fn a_held_item_waits_for_its_time_or_until_it_is_let_go() {
 #[test]
 fn a_busy_item_keeps_what_it_was_named_for_and_is_no_failure() {
     let (mut now, mut queue) = (Instant::now(), Queue::default());
-    queue.name(&pod("a"), Scope::GUARD, now);
+    queue.add(&pod("a"), Scope::GUARD, now);
     for millis in [50, 100, 200, 400, 800, 1600, 2000, 2000] {
         assert_eq!(queue.next(now), Some((pod("a"), Scope::GUARD)));
         queue.done(&pod("a"), now, Outcome::Busy);
@@ -130,13 +130,13 @@ fn a_busy_item_keeps_what_it_was_named_for_and_is_no_failure() {
 #[test]
 fn so_many_containers_are_in_work_and_the_node_needs_no_place() {
     let (start, mut queue) = (Instant::now(), Queue::default());
-    for number in 0..3 * AT_ONCE {
-        queue.name(&pod(&number.to_string()), Scope::PLAN, start);
+    for number in 0..3 * MAX_CONCURRENT {
+        queue.add(&pod(&number.to_string()), Scope::PLAN, start);
     }
     let first = handed_out(&mut queue, start);
-    assert_eq!(first.len(), AT_ONCE);
+    assert_eq!(first.len(), MAX_CONCURRENT);
     assert_eq!(queue.next_due(), None);
-    queue.name(&Key::Node, Scope::PLAN, start + SECOND);
+    queue.add(&Key::Node, Scope::PLAN, start + SECOND);
     assert_eq!(queue.next_due(), Some(start + SECOND));
     assert_eq!(handed_out(&mut queue, start + SECOND), [Key::Node]);
     queue.done(&first[3], start, Outcome::Done(Action::await_change()));
@@ -146,7 +146,7 @@ fn so_many_containers_are_in_work_and_the_node_needs_no_place() {
 #[test]
 fn a_container_that_is_gone_is_forgotten() {
     let (start, mut queue) = (Instant::now(), Queue::default());
-    queue.name(&pod("a"), Scope::PLAN, start);
+    queue.add(&pod("a"), Scope::PLAN, start);
     assert!(queue.next(start).is_some());
     queue.done(&pod("a"), start, Outcome::Done(Action::await_change()));
     assert!(queue.items.is_empty() && queue.by_due.is_empty());
@@ -163,7 +163,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    const KEYS: usize = 2 * AT_ONCE;
+    const KEYS: usize = 2 * MAX_CONCURRENT;
     let scope = any::<(bool, bool, bool)>().prop_map(|(apply, guard, marks)| Scope {
         apply,
         guard,
@@ -212,7 +212,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Name(number, scope, at) => {
-                    queue.name(&key(number), scope, now + millis(at));
+                    queue.add(&key(number), scope, now + millis(at));
                     *asked.entry(key(number)).or_default() |= scope;
                 }
                 Step::Ensure(number, at) => {
@@ -227,7 +227,7 @@ proptest! {
                         prop_assert!(covers(scope, wanted), "{key}: {scope:?} of {wanted:?}");
                         prop_assert!(in_work.insert(key, scope).is_none());
                         let containers = in_work.keys().filter(|key| **key != Key::Node);
-                        prop_assert!(containers.count() <= AT_ONCE);
+                        prop_assert!(containers.count() <= MAX_CONCURRENT);
                     }
                 }
                 Step::Done(number, outcome) => {

@@ -57,7 +57,7 @@ impl Reconciler {
         work.hold_node(RESYNC);
         let keys: Vec<Key> = locked(&self.running.waiting).keys().cloned().collect();
         for key in &keys {
-            work.name_now(key, Scope::APPLY);
+            work.enqueue_now(key, Scope::APPLY);
         }
         if keys.is_empty() {
             self.end_take_over();
@@ -73,7 +73,7 @@ impl Reconciler {
         };
         let is_last = waiting.is_empty();
         drop(waiting);
-        self.agent.took_over(container.interfaces);
+        self.agent.mark_reconciled(container.interfaces);
         if is_last {
             self.end_take_over();
         }
@@ -96,9 +96,9 @@ impl Reconciler {
             interfaces = self.running.interfaces,
             "running pods reconciled"
         );
-        self.agent.work.let_node_go();
+        self.agent.work.release_node();
         // Changes made in the pods while no agent received notifications.
-        self.look_into_guarded_pods();
-        self.look_for_marks();
+        self.inspect_guarded_pods();
+        self.inspect_marks();
     }
 }

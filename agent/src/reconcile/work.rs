@@ -17,7 +17,7 @@ use super::{
 };
 
 /// The delay of the node's comparison after an event: changes come in bursts, and one comparison serves a whole burst.
-const SETTLE: Duration = Duration::from_millis(200);
+const DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// The interval at which an item is compared without an event: the safety net for missed events.
 pub const RESYNC: Duration = Duration::from_secs(30);
@@ -48,13 +48,13 @@ pub struct Item {
 
 impl Work {
     /// Names the node: a part of it may not be in the desired state.
-    pub fn name_node(&self) {
-        self.name(&Key::Node, Scope::PLAN, SETTLE);
+    pub fn enqueue_node(&self) {
+        self.add(&Key::Node, Scope::PLAN, DEBOUNCE);
     }
 
     /// Names a container: it may not be in the desired state.
-    pub fn name_container(&self, id: &str, scope: Scope) {
-        self.name_now(&Key::container(id), scope);
+    pub fn enqueue_container(&self, id: &str, scope: Scope) {
+        self.enqueue_now(&Key::container(id), scope);
     }
 
     /// Schedules the resync of a new container.
@@ -65,12 +65,12 @@ impl Work {
     }
 
     /// Names an item, to be reconciled as soon as there is a free slot.
-    pub(super) fn name_now(&self, key: &Key, scope: Scope) {
-        self.name(key, scope, Duration::ZERO);
+    pub(super) fn enqueue_now(&self, key: &Key, scope: Scope) {
+        self.add(key, scope, Duration::ZERO);
     }
 
-    fn name(&self, key: &Key, scope: Scope, after: Duration) {
-        self.state().queue.name(key, scope, Instant::now() + after);
+    fn add(&self, key: &Key, scope: Scope, after: Duration) {
+        self.state().queue.add(key, scope, Instant::now() + after);
         self.changed.notify_one();
     }
 
@@ -96,8 +96,8 @@ impl Work {
     }
 
     /// Ends [`Work::hold_node`].
-    pub(super) fn let_node_go(&self) {
-        self.state().queue.let_go(&Key::Node, Instant::now());
+    pub(super) fn release_node(&self) {
+        self.state().queue.release(&Key::Node, Instant::now());
         self.changed.notify_one();
     }
 
@@ -173,9 +173,9 @@ mod tests {
         ] {
             let work = Work::default();
             for attempt in 1..3 {
-                work.name_now(&key, Scope::PLAN);
+                work.enqueue_now(&key, Scope::PLAN);
                 // After its cooldown.
-                work.state().queue.let_go(&key, Instant::now());
+                work.state().queue.release(&key, Instant::now());
                 assert_eq!(work.next(), Some((key.clone(), Scope::PLAN)));
                 let [shown] = &work.failing()[..] else {
                     assert!(attempt == 1 && work.failing().is_empty());
@@ -199,12 +199,12 @@ mod tests {
         // Named before anybody waits.
         work.wait().await;
         assert_eq!(work.next(), None);
-        work.name_node();
+        work.enqueue_node();
         work.wait().await;
         while work.next().is_none() {
             work.wait().await;
         }
-        work.name_container("a", Scope::GUARD);
+        work.enqueue_container("a", Scope::GUARD);
         work.wait().await;
         assert_eq!(work.next(), Some((Key::container("a"), Scope::GUARD)));
     }

@@ -53,7 +53,7 @@ fn escaped(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
 
 /// Returns the first `most` characters of a text, followed by `...` if there are more.
 #[must_use]
-pub fn front(text: &str, most: usize) -> Cow<'_, str> {
+pub fn truncated(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}...", &text[..end]).into(),
         None => text.into(),
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn of_a_long_text_the_front_is_shown() {
         for (text, shown) in [("", ""), ("äöü", "äöü"), ("äöüß", "äöü...")] {
-            assert_eq!(front(text, 3), shown);
+            assert_eq!(truncated(text, 3), shown);
         }
     }
 

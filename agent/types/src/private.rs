@@ -10,7 +10,7 @@ use std::{
 use tracing::warn;
 
 /// The names of the agent's files in its state directory; new ones have one of these names with a suffix.
-const OURS: [&str; 5] = [
+const OWN_FILES: [&str; 5] = [
     "pool.",
     "chained",
     "kubernetes.json",
@@ -28,7 +28,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
 
 /// Restricts the agent's files in the state directory to their owner, and the directory itself, if it has no foreign
 /// files: its creator (the kubelet, a package) may have let everybody in.
-pub fn narrow(state: &Path) {
+pub fn restrict_permissions(state: &Path) {
     let state = &fs::canonicalize(state).unwrap_or_else(|_| state.to_owned());
     let entries = match fs::read_dir(state) {
         Ok(entries) => entries,
@@ -38,7 +38,7 @@ pub fn narrow(state: &Path) {
     for entry in entries.flatten() {
         let (name, path) = (entry.file_name(), entry.path());
         let is_ours = |ours: &str| name.as_encoded_bytes().starts_with(ours.as_bytes());
-        if !OURS.iter().any(|ours| is_ours(ours)) {
+        if !OWN_FILES.iter().any(|ours| is_ours(ours)) {
             of_others = Some(path);
             continue;
         }
@@ -110,7 +110,7 @@ mod tests {
         }
         widen(&at("chained"), 0o755);
         widen(state.path(), 0o755);
-        narrow(state.path());
+        restrict_permissions(state.path());
         for name in files {
             assert_eq!(mode(&at(name)), 0o600, "{name}");
         }
@@ -125,7 +125,7 @@ mod tests {
         widen(&other, 0o644);
         widen(state.path(), 0o755);
         std::os::unix::fs::symlink(&other, state.path().join("pool.link")).unwrap();
-        narrow(state.path());
+        restrict_permissions(state.path());
         assert_eq!([mode(&other), mode(state.path())], [0o644, 0o755]);
     }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 pub use links::LinkNames;
 pub use marks::Marks;
 pub use ports::PortRange;
-pub use tables::{WAY_TABLES, WAY_TABLES_APART, is_kernel_table};
+pub use tables::{POD_TABLES, POD_TABLES_OFFSET, is_kernel_table};
 
 use crate::{NetworkRef, yaml};
 

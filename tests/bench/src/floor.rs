@@ -13,9 +13,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use ebbtide_kernel::{
-    datapath::{Datapath, Sending},
+    datapath::{Datapath, SendOptions},
     netlink::{Batch, direct::Direct, model::NamespacePlan, netns::Netns as Namespace, sysctl},
-    node::{self, Behind, Known, Nic, NodeFacts, PoolNetwork, Rules},
+    node::{self, Known, Nic, NicNetworks, NodeFacts, PoolNetwork, Rules},
     podnet::{self, Existing, NetworkSpec, PodAddress, PodNet, Sandbox},
 };
 use ebbtide_types::{Family, IpvlanMode, settings::Settings};
@@ -144,7 +144,7 @@ impl Floor {
             self.datapath
                 .register(&net.ips(), net.number(), net.is_l3())?;
             let owned: Vec<(IpAddr, bool)> = net.ips().into_iter().map(|ip| (ip, true)).collect();
-            self.datapath.host.own_pod(&owned, Some(self.master))?;
+            self.datapath.host.register_pod(&owned, Some(self.master))?;
             self.half(&net.in_host, &[&veth.host_name], &net.alias, &mut host)?;
             Ok(())
         })?;
@@ -154,13 +154,13 @@ impl Floor {
             self.half(&net.in_pod, &links, &net.alias, &mut pod)?;
             let found = pod.links(&[&veth.pod_name])?;
             let veth = found.get(&veth.pod_name).map(|link| link.ifindex);
-            let how = Sending {
+            let how = SendOptions {
                 veth,
                 host_bypass: net.host_bypass,
                 follows_tcp: false,
                 mac: None,
             };
-            Ok(self.datapath.send(&net.ips(), how)?)
+            Ok(self.datapath.set_send_options(&net.ips(), how)?)
         })?
     }
 
@@ -169,14 +169,14 @@ impl Floor {
     pub(super) fn prepare(&self, programs: bool) -> Result<()> {
         let nic = self.facts.nic(NIC).context("the node has no NIC")?;
         let gateway: IpAddr = GATEWAY.parse()?;
-        let behind = Behind {
+        let behind = NicNetworks {
             pools: vec![PoolNetwork {
                 subnet: SUBNET.parse()?,
                 gateway: Some(gateway),
                 routes: Vec::new(),
             }],
             defaults: vec![(Family::V4, Some(gateway))],
-            ..Behind::default()
+            ..NicNetworks::default()
         };
         let rules = Rules {
             settings: &self.settings,
@@ -197,7 +197,7 @@ impl Floor {
             behind,
             &marks,
             None,
-            |_| node::Strict::default(),
+            |_| node::StrictRpFilter::default(),
             rules,
         );
         self.node.run(|| {

@@ -53,7 +53,7 @@ fn the_agent_leaves_out_what_it_must_and_names_what_has_no_effect() -> Result<()
         if let Some(was) = row.was.as_ref().filter(|_| row.kind == "SpiderIPPool") {
             let before = Catalog::from_objects([&row.with_spec(&row.name, was)]);
             // As while a pod has one of its addresses.
-            refused |= catalog.clone().beside_pods(&before, |_| true) != catalog;
+            refused |= catalog.clone().keeping_used_pools(&before, |_| true) != catalog;
         }
         let noted = problems
             .iter()

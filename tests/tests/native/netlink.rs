@@ -68,14 +68,14 @@ fn a_route_of_ours_is_removed_as_it_is_read_whatever_the_kernel_made_of_it() -> 
         let links = netlink.links().await?;
         let index = links.iter().find(|link| link.name == "near0");
         let index = index.context("near0 is not there")?.ifindex;
-        let ours = netlink.ours(&links).await?;
+        let ours = netlink.owned(&links).await?;
         ensure!(ours.routes.len() == 11, "{:#?}", ours.routes);
         let mut batch = Batch::default();
         for route in &ours.routes {
             batch.delete_route(route, index);
         }
         batch.run(&netlink).await?;
-        let left = netlink.ours(&links).await?;
+        let left = netlink.owned(&links).await?;
         ensure!(left.routes.is_empty(), "{:#?}", left.routes);
         Ok(())
     })

@@ -12,7 +12,7 @@ use ebbtide_kernel::{
         notification::{Notification, Notifications, RouteGone},
         state::NamespaceState,
     },
-    node::{Attention, Interest, NodeFacts},
+    node::{Interest, NodeFacts, Subscription},
 };
 use ebbtide_tests::chained::ChainedInterface;
 use ebbtide_types::{Family, Mac};
@@ -158,8 +158,8 @@ fn others_routes_that_come_and_go_are_not_heard_of_and_ours_are() -> Result<()> 
     })?;
     let links: HashMap<String, Link> =
         netns.run(|| Ok(Direct::open("in the test")?.links(&["near0"])?))?;
-    let attention = Attention::to_all(events.routes());
-    attention.turn_to(Interest::of(&plan, &links));
+    let subscription = Subscription::to_all(events.routes());
+    subscription.subscribe(Interest::of(&plan, &links));
     let others = OthersRoutes::over(&netns, "near0")?;
     // Nobody reads meanwhile, so everything must fit into the queue.
     others.add(0..ROUTES)?;
@@ -174,7 +174,12 @@ fn others_routes_that_come_and_go_are_not_heard_of_and_ours_are() -> Result<()> 
     ] {
         ip(&netns, &command.split(' ').collect::<Vec<_>>())?;
     }
-    let gone = |ours| Notification::RouteGone(RouteGone { table: TABLE, ours });
+    let gone = |ours| {
+        Notification::RouteGone(RouteGone {
+            table: TABLE,
+            owned: ours,
+        })
+    };
     let default = vec![(links["near0"].ifindex, Some([10, 9, 0, 2].into()))];
     let expected = [
         gone(false),
@@ -197,7 +202,7 @@ fn others_routes_that_come_and_go_are_not_heard_of_and_ours_are() -> Result<()> 
         anyhow::Ok(heard)
     })?;
     ensure!(heard == expected, "{heard:#?}");
-    let drawn = heard.iter().filter(|event| attention.is_drawn_by(event));
+    let drawn = heard.iter().filter(|event| subscription.matches(event));
     ensure!(drawn.count() == 4, "all but the default route that came");
     Ok(())
 }

@@ -62,7 +62,7 @@ impl Builder {
             };
             match parse(&document) {
                 Ok(value) => self.add_all(place, value, NESTED),
-                Err(fault) => self.note(place, fault),
+                Err(fault) => self.add_problem(place, fault),
             }
         }
     }
@@ -75,7 +75,9 @@ impl Builder {
         };
         match serde_json::to_value(object) {
             Ok(value) => self.add_one(place, value),
-            Err(error) => self.note(place, Fault::of_text(format!("cannot be read: {error}"))),
+            Err(error) => {
+                self.add_problem(place, Fault::of_text(format!("cannot be read: {error}")))
+            }
         }
     }
 
@@ -93,7 +95,7 @@ impl Builder {
             None | Some(Value::Null) => Vec::new(),
             Some(_) => {
                 let message = "is no list; write the objects as a list, or each as a document";
-                return self.note(
+                return self.add_problem(
                     place,
                     Fault {
                         object: Some(format!("{of}List")),
@@ -120,11 +122,11 @@ impl Builder {
 
     fn add_one(&mut self, place: Place<'_>, value: Value) {
         if let Err(fault) = self.add_value(place, value) {
-            self.note(place, fault);
+            self.add_problem(place, fault);
         }
     }
 
-    fn note(&mut self, place: Place<'_>, fault: Fault) {
+    fn add_problem(&mut self, place: Place<'_>, fault: Fault) {
         self.catalog.problems.push(Problem {
             file: place.file.to_owned(),
             document: place.document,

@@ -13,7 +13,7 @@ impl Catalog {
     /// The subnet of such a pool cannot be changed: its pods have routes and a gateway in it. The pool
     /// stays as in `older`, and newer pools that conflict with it are left out, each with a [`Problem`].
     #[must_use]
-    pub fn beside_pods(mut self, older: &Self, is_in_use: impl Fn(&str) -> bool) -> Self {
+    pub fn keeping_used_pools(mut self, older: &Self, is_in_use: impl Fn(&str) -> bool) -> Self {
         let mut kept: Vec<Pool> = Vec::new();
         for new in &self.pools {
             let Some(old) = older.pool(&new.name) else {

@@ -38,7 +38,7 @@ pub use reservation::{
     PodRef, Reason, Replicas, Reservation, ReservationKey, is_expected, ordinal,
 };
 pub use subject::{Controller, Object, Subject};
-pub use types::{Allocation, Assigned, Families, Owner, Request, Source, Standing};
+pub use types::{AddressStatus, Allocation, Assigned, Families, Owner, Request, Source};
 pub use usage::PoolUsage;
 pub use withheld::Withheld;
 

@@ -63,7 +63,7 @@ pub struct Allocation {
 
 /// The state of one address on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct AddressStatus {
     /// The current owner.
     pub holder: Option<Owner>,
     /// That owner's allocation on disk; none while its first request is in flight.

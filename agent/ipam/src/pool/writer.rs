@@ -26,16 +26,16 @@ use super::{
 const BATCH: usize = 512;
 
 /// The longest wait for expected requests.
-const PATIENCE: Duration = Duration::from_millis(1);
+const BATCH_WINDOW: Duration = Duration::from_millis(1);
 
 pub(super) type Reply = Result<(), StoreError>;
 
 pub(super) struct Job {
-    pub(super) what: What,
+    pub(super) what: Operation,
     pub(super) reply: oneshot::Sender<Reply>,
 }
 
-pub(super) enum What {
+pub(super) enum Operation {
     Add {
         allocation: Arc<Allocation>,
         taken: Vec<Taken>,
@@ -51,7 +51,7 @@ pub(super) enum What {
     },
     Remove {
         allocation: Arc<Allocation>,
-        then: Then,
+        then: AfterRelease,
     },
     Adopt {
         reservation: Arc<Reservation>,
@@ -61,7 +61,7 @@ pub(super) enum What {
 }
 
 /// What happens to released addresses.
-pub(super) enum Then {
+pub(super) enum AfterRelease {
     /// They cool down.
     CoolDown,
     /// They are free at once: they were never used.
@@ -118,7 +118,7 @@ impl Crowd {
     /// Collects all queued requests, and those expected within a part of the duration of the write.
     /// A lone caller never waits.
     fn gather<T>(&mut self, first: T, jobs: &mpsc::Receiver<T>) -> Vec<T> {
-        let deadline = Instant::now() + (self.last_write / 2).min(PATIENCE);
+        let deadline = Instant::now() + (self.last_write / 2).min(BATCH_WINDOW);
         let mut batch = vec![first];
         while batch.len() < BATCH {
             if let Ok(job) = jobs.try_recv() {
@@ -192,7 +192,7 @@ impl Writer {
     }
 }
 
-impl What {
+impl Operation {
     /// Appends its lines; `date` is in milliseconds since 1970.
     fn encode(&self, lines: &mut Vec<u8>, date: u64) -> serde_json::Result<()> {
         match self {
@@ -215,11 +215,13 @@ impl What {
                 Ok(())
             }
             Self::Remove { allocation, then } => {
-                let released = matches!(then, Then::CoolDown).then_some(date);
+                let released = matches!(then, AfterRelease::CoolDown).then_some(date);
                 encode(lines, Change::Remove(&allocation.owner, released))?;
                 match then {
-                    Then::Wait(reservation) => encode(lines, Change::Reservation(reservation)),
-                    Then::CoolDown | Then::Free => Ok(()),
+                    AfterRelease::Wait(reservation) => {
+                        encode(lines, Change::Reservation(reservation))
+                    }
+                    AfterRelease::CoolDown | AfterRelease::Free => Ok(()),
                 }
             }
             Self::Adopt { reservation, .. } => encode(lines, Change::Reservation(reservation)),
@@ -239,9 +241,11 @@ impl What {
             } => state.add(allocation, reservation.as_ref(), moment),
             Self::Update { new, .. } => state.hold(new),
             Self::Remove { allocation, then } => match then {
-                Then::CoolDown => state.forget(allocation, Some(moment), unix_seconds),
-                Then::Free => state.forget(allocation, None, unix_seconds),
-                Then::Wait(reservation) => state.turn(allocation, reservation, unix_seconds),
+                AfterRelease::CoolDown => state.forget(allocation, Some(moment), unix_seconds),
+                AfterRelease::Free => state.forget(allocation, None, unix_seconds),
+                AfterRelease::Wait(reservation) => {
+                    state.turn(allocation, reservation, unix_seconds)
+                }
             },
             Self::Adopt { reservation, .. } => state.keep(reservation),
             Self::EndReservation(reservation) => state.end(reservation, moment),
@@ -256,7 +260,7 @@ impl What {
                 taken,
                 reservation,
                 ..
-            } => state.abandon(&allocation.owner, taken, reservation.as_ref()),
+            } => state.undo_reserve(&allocation.owner, taken, reservation.as_ref()),
             Self::Update {
                 old: allocation, ..
             }
@@ -282,7 +286,11 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(crowd.gather(0, &jobs), [0]);
         }
-        assert!(start.elapsed() < PATIENCE * 500, "{:?}", start.elapsed());
+        assert!(
+            start.elapsed() < BATCH_WINDOW * 500,
+            "{:?}",
+            start.elapsed()
+        );
         (1..=5).for_each(|job| sender.send(job).unwrap());
         assert_eq!(
             crowd.gather(0, &jobs),

@@ -35,7 +35,7 @@ impl Datapath {
         ifindex: u32,
     ) -> Result<(), NoHook> {
         let is_taken = hooks.are_taken_for(filter, ifindex);
-        if self.nic_links.take(filter) {
+        if self.nic_links.uses_link(filter) {
             match self.nic_links.attach(programs, filter, ifindex) {
                 Ok(()) => {
                     // An older agent, without TCX links, left a tc filter. In a qdisc `ingress`, with one list for both
@@ -87,16 +87,16 @@ impl Datapath {
     ///
     /// # Errors
     /// If the kernel refuses to answer.
-    pub async fn in_front(
+    pub async fn preceding_programs(
         &self,
         host: &Netlink,
         filter: &Filter,
         ifindex: u32,
     ) -> Result<Vec<String>, netlink::Error> {
         if self.nic_links.has(filter, ifindex) {
-            return Ok(self.nic_links.in_front(filter, ifindex));
+            return Ok(self.nic_links.preceding_programs(filter, ifindex));
         }
-        let filters = host.filters_in_front(ifindex, filter.direction).await?;
+        let filters = host.preceding_filters(ifindex, filter.direction).await?;
         Ok(filters.iter().map(ToString::to_string).collect())
     }
 
@@ -123,7 +123,7 @@ impl Datapath {
     ///
     /// # Errors
     /// If a pin cannot be removed.
-    pub fn keep_nics(&self, nics: &[u32]) -> Result<(), Error> {
-        self.nic_links.keep(nics)
+    pub fn retain_nics(&self, nics: &[u32]) -> Result<(), Error> {
+        self.nic_links.retain(nics)
     }
 }

@@ -26,19 +26,19 @@ use super::{Error, error::is_gone, workers::Workers};
 /// The time before the first check whether a change is visible. It doubles with each further check.
 const FIRST_LOOK: Duration = Duration::from_micros(30);
 /// The longest time between two checks.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// The most time until a change is visible. It takes microseconds, unless all workers wait for a grace period.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// The number of changes that wait for grace periods at once: one grace period ends the wait of all, so this many begin
 /// in each.
-const AT_ONCE: usize = 64;
+const BATCH_SIZE: usize = 64;
 
 /// The kernel did not make a change in time.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the kernel has not changed the map for {} s: a processor of this machine is stuck (`dmesg` tells of RCU stalls), or \
      has far too much to do; it is tried again with the next request",
-    PATIENCE.as_secs()
+    TIMEOUT.as_secs()
 )]
 struct Stuck;
 
@@ -68,7 +68,7 @@ impl TablesByAddress {
             source,
         })?;
         let map = Arc::new(fd);
-        let workers = Workers::new(AT_ONCE);
+        let workers = Workers::new(BATCH_SIZE);
         Ok(Self { map, workers })
     }
 
@@ -120,11 +120,11 @@ impl TablesByAddress {
         })?;
         let begin = Instant::now();
         let mut pause = FIRST_LOOK;
-        while begin.elapsed() < PATIENCE {
+        while begin.elapsed() < TIMEOUT {
             match receiver.recv_timeout(pause) {
                 Ok(result) => return result,
                 Err(RecvTimeoutError::Timeout) if self.contains(&key)? == wanted => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => pause = LOOK.min(pause * 2),
+                Err(RecvTimeoutError::Timeout) => pause = POLL_INTERVAL.min(pause * 2),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(io::Error::other("the thread that changes the map panicked"));
                 }

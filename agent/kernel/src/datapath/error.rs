@@ -43,7 +43,7 @@ pub enum Error {
     #[error("the eBPF object has no {0}: rebuild with `cargo xtask build`")]
     Lacks(&'static str),
     /// A map operation failed.
-    #[error("{what}: {}", told(source))]
+    #[error("{what}: {}", error_chain(source))]
     Map {
         /// What was being done.
         what: String,
@@ -83,7 +83,7 @@ pub(super) fn map_error(what: impl Into<String>, source: MapError) -> Error {
 }
 
 /// Formats an error with its causes: aya's own text names the call, not the errno.
-fn told(error: &dyn std::error::Error) -> String {
+fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

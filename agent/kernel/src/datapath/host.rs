@@ -19,7 +19,7 @@ use super::{
     Error, FlowTables, NOEXIST, TablesByAddress,
     error::{io_error, is_gone, is_there, map_error},
     key, lock, on_each_cpu,
-    patience::patiently,
+    retry::retry_enomem,
 };
 
 /// A NIC as the host's programs see it.
@@ -109,7 +109,7 @@ impl Maps {
     /// Records the owner of each address.
     fn own(&mut self, addresses: &[(IpAddr, NodeAddress)]) -> Result<(), Error> {
         for (address, owner) in addresses {
-            patiently(|| {
+            retry_enomem(|| {
                 let said = self.addresses.insert(key(*address), owner, 0);
                 said.map_err(|e| map_error(format!("say which NIC has {address}"), e))
             })?;
@@ -127,7 +127,7 @@ impl Maps {
         if !missing.is_empty() {
             let table = tables.make()?;
             for address in missing {
-                patiently(|| {
+                retry_enomem(|| {
                     let given = self.flows.insert(key(address), &table);
                     given.map_err(|e| io_error("give a table in the host to", address, e))
                 })?;
@@ -172,7 +172,7 @@ impl Maps {
     }
 
     fn count(&mut self, key: u32) -> Result<(), Error> {
-        patiently(|| {
+        retry_enomem(|| {
             let fresh = on_each_cpu(NicCounters::default())?;
             match self.counters.insert(key, fresh, NOEXIST) {
                 Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
@@ -233,7 +233,7 @@ impl Host {
                 gateway4: nic.gateway(Family::V4)[3],
                 gateway6: nic.gateway(Family::V6),
             };
-            patiently(|| {
+            retry_enomem(|| {
                 let told = maps.nics.insert(nic.ifindex, value, 0);
                 told.map_err(|e| map_error(format!("tell the programs of {}", nic.name), e))
             })?;
@@ -279,7 +279,11 @@ impl Host {
     ///
     /// # Errors
     /// If the kernel refuses a map operation.
-    pub fn own_pod(&self, addresses: &[(IpAddr, bool)], nic: Option<u32>) -> Result<(), Error> {
+    pub fn register_pod(
+        &self,
+        addresses: &[(IpAddr, bool)],
+        nic: Option<u32>,
+    ) -> Result<(), Error> {
         let alone: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
         let mut maps = lock(&self.maps);
         maps.give_tables(&self.tables, &alone)?;

@@ -4,7 +4,6 @@
 //! (`nic_links`) that hold them. So running pods are not affected while the agent is down, and the next agent opens the
 //! same maps and replaces the programs in place.
 
-mod answers;
 mod attach;
 mod by_address;
 mod error;
@@ -14,8 +13,9 @@ mod host;
 mod layouts;
 mod nic_links;
 mod object;
-mod patience;
 mod programs;
+mod responder;
+mod retry;
 mod sending;
 mod spoofed;
 mod trace;
@@ -39,7 +39,6 @@ use ebbtide_layout::{
 use ebbtide_types::settings::{Marks, PortRange};
 use nix::sys::statfs::{FsType, statfs};
 
-pub use answers::Answers;
 pub use attach::NoHook;
 use by_address::TablesByAddress;
 pub use error::Error;
@@ -50,9 +49,10 @@ pub use host::{Host, HostNic};
 use nic_links::NicLinks;
 pub use nic_links::has_tcx;
 use object::{LAYOUT, OBJECT, PINNED, Setup};
-use patience::patiently;
 pub use programs::{HOST_PROGRAMS, HostProgram, PROGRAMS, Program, Programs};
-pub use sending::Sending;
+pub use responder::Responder;
+use retry::retry_enomem;
+pub use sending::SendOptions;
 use spoofed::Spoofers;
 pub use trace::{TraceRequest, Tracer};
 
@@ -70,7 +70,7 @@ pub struct Datapath {
     /// The maps of the host's programs.
     pub host: Host,
     /// The map of the responder.
-    pub answers: Answers,
+    pub responder: Responder,
     spoofers: Spoofers,
     tables: FlowTables,
     /// The flow tables by pod address.
@@ -128,7 +128,7 @@ impl Datapath {
             .ok_or(Error::Lacks("map COUNTERS"))?;
         let [veth_ingress, ..] = PROGRAMS;
         let host_maps = host::Maps::take(&mut object)?;
-        let answers = Answers::take(&mut object)?;
+        let responder = Responder::take(&mut object)?;
         let spoofers = Spoofers::take(&mut object)?;
         let first: &SchedClassifier = object
             .program(veth_ingress.name)
@@ -142,7 +142,7 @@ impl Datapath {
                 FlowTables::of(OBJECT, first, "HOST_FLOWS")?,
                 marks.nics,
             ),
-            answers,
+            responder,
             spoofers,
             programs,
             nic_links: NicLinks::open(bpf_dir)?,
@@ -189,7 +189,7 @@ impl Datapath {
         if !missing.is_empty() {
             let table = self.tables.make()?;
             for address in missing {
-                patiently(|| {
+                retry_enomem(|| {
                     let given = self.flows.insert(key(address), &table);
                     given.map_err(|e| io_error("give a flow table to", address, e))
                 })?;
@@ -207,7 +207,7 @@ impl Datapath {
             // The counters of another pod, which had the address before, are replaced.
             let known = counters.get(&key(*address), 0).ok();
             if known.is_none_or(|known| !known.iter().all(is_same)) {
-                patiently(|| {
+                retry_enomem(|| {
                     let given = counters.insert(key(*address), on_each_cpu(fresh)?, 0);
                     given.map_err(|e| map_error(format!("give {address} counters"), e))
                 })?;
@@ -220,7 +220,7 @@ impl Datapath {
     ///
     /// # Errors
     /// If the kernel refuses a request.
-    pub fn send(&self, addresses: &[IpAddr], how: Sending) -> Result<(), Error> {
+    pub fn set_send_options(&self, addresses: &[IpAddr], how: SendOptions) -> Result<(), Error> {
         let mut counters = lock(&self.counters);
         for address in addresses {
             let failed = |e| map_error(format!("say how {address} is to be sent"), e);
@@ -253,7 +253,7 @@ impl Datapath {
     pub fn unregister(&self, addresses: &[IpAddr], pod: u16) -> Result<(), Error> {
         self.spoofers.forget(pod.into())?;
         self.host.forget(addresses)?;
-        self.answers.forget(addresses)?;
+        self.responder.remove(addresses)?;
         for address in addresses {
             self.flows
                 .remove(key(*address))

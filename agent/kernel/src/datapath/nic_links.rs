@@ -84,7 +84,7 @@ impl NicLinks {
     }
 
     /// Whether this program is to be attached by a link.
-    pub(super) fn take(&self, filter: &Filter) -> bool {
+    pub(super) fn uses_link(&self, filter: &Filter) -> bool {
         self.pins.is_some() && is_of_a_nic(&filter.program)
     }
 
@@ -127,7 +127,7 @@ impl NicLinks {
 
     /// Whether Ebbtide's program is attached to the NIC with this index by a pinned link, which outlives the agent.
     pub(super) fn has(&self, filter: &Filter, ifindex: u32) -> bool {
-        let Some(pins) = self.pins.as_ref().filter(|_| self.take(filter)) else {
+        let Some(pins) = self.pins.as_ref().filter(|_| self.uses_link(filter)) else {
             return false;
         };
         pinned(&pins.join(file_name((ifindex, filter.direction))))
@@ -136,7 +136,7 @@ impl NicLinks {
 
     /// Describes the foreign programs that see packets before this one, which is attached by a link, each by its ID and
     /// name.
-    pub(super) fn in_front(&self, filter: &Filter, ifindex: u32) -> Vec<String> {
+    pub(super) fn preceding_programs(&self, filter: &Filter, ifindex: u32) -> Vec<String> {
         let pin = self.pins.as_ref();
         let link = pin.and_then(|pins| pinned(&pins.join(file_name((ifindex, filter.direction)))));
         let Some(info) = link.and_then(|link| link.info().ok()) else {
@@ -159,7 +159,7 @@ impl NicLinks {
 
     /// Removes the links of all NICs but these. The pin of a removed NIC is only a file; a NIC that was moved into a
     /// pod still has the program.
-    pub(super) fn keep(&self, nics: &[u32]) -> Result<(), Error> {
+    pub(super) fn retain(&self, nics: &[u32]) -> Result<(), Error> {
         let Some(pins) = &self.pins else {
             return Ok(());
         };

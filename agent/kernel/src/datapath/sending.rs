@@ -5,7 +5,7 @@ use ebbtide_types::Mac;
 
 /// How the packets that a pod sends from its interface leave the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sending {
+pub struct SendOptions {
     /// The index of the pod's end of the veth pair, by which packets take the host-stack bypass. Without it none do.
     pub veth: Option<u32>,
     /// Whether all its packets take the host-stack bypass.
@@ -16,7 +16,7 @@ pub struct Sending {
     pub mac: Option<Mac>,
 }
 
-impl Sending {
+impl SendOptions {
     /// Returns the programs' flags.
     pub(super) fn flags(self) -> u16 {
         let flag = |is_set, flag| if is_set { flag } else { 0 };

@@ -17,7 +17,7 @@ use super::{
     link::Link,
     message,
     model::{LOCAL_TABLE, MAIN_TABLE, PROTOCOL, Route},
-    ours::is_ours,
+    owned::is_owned,
     state::next_hop,
 };
 
@@ -47,7 +47,7 @@ impl Netlink {
         let request = RouteNetlinkMessage::GetRule(message);
         let tables = self.dump("list rules", request, |answer| match answer {
             RouteNetlinkMessage::NewRule(rule)
-                if !is_ours(&rule) && rule.header.family == message::address_family(family) =>
+                if !is_owned(&rule) && rule.header.family == message::address_family(family) =>
             {
                 table_of(&rule)
             }

@@ -33,18 +33,18 @@ use super::{
     Batch, Error, Request,
     exchange::{Answer, Datagram, answers},
     link::{Link, LinkAddress, all_links, new_link},
-    taken::{self, Taken},
+    route_conflicts::{self, RouteConflicts},
 };
 
 /// The number of requests sent at once: even if all are refused, the errors fit the socket's buffer.
-const AT_ONCE: usize = 64;
+const BATCH_SIZE: usize = 64;
 /// The number of lookups sent at once: even if all answers are as long as a link's, they fit the socket's buffer.
-const QUESTIONS_AT_ONCE: usize = 16;
+const MAX_REQUESTS_IN_FLIGHT: usize = 16;
 /// The receive buffer in bytes: more than any answer that is not a dump (a link has up to some 4 KiB), and the most
 /// that the kernel makes of a dump at once (`netlink_dump`).
 const ANSWER: usize = 32 * 1024;
 /// How often a dump is tried while objects change.
-const PATIENCE: u32 = 8;
+const MAX_RETRIES: u32 = 8;
 /// The receive timeout. The kernel has answered before `sendmsg` returns, so only a lost answer takes this long.
 const LOST: TimeVal = TimeVal::new(10, 0);
 /// Errors that mean an empty list: no such table, or no such family in this kernel.
@@ -176,26 +176,26 @@ impl Direct {
     /// # Errors
     /// The first refusal, naming the request.
     pub fn run_missing(&mut self, mut batch: Batch) -> Result<(), Error> {
-        for question in batch.questions_about_routes() {
-            let there = self.dump("list our routes", question, taken::route)?;
-            batch.leave_out(&there);
+        for question in batch.route_dumps() {
+            let there = self.dump("list our routes", question, route_conflicts::route)?;
+            batch.remove_existing(&there);
         }
         self.run(batch)
     }
 
     /// As [`Direct::run`], but returns every refusal.
     pub fn run_all(&mut self, batch: Batch) -> Vec<Error> {
-        let mut taken = Taken::default();
+        let mut taken = RouteConflicts::default();
         let mut failures = self.send_all(&batch, &mut taken);
-        let otherwise = taken.by_other_means();
+        let otherwise = taken.without_onlink();
         failures.extend(self.send_all(&otherwise, &mut taken));
         if taken.is_empty() {
             return failures;
         }
-        let there = self.routes(taken.questions(), &mut failures);
-        let (again, refused) = taken.again(&there, &self.place);
+        let there = self.routes(taken.dumps(), &mut failures);
+        let (again, refused) = taken.replacements(&there, &self.place);
         failures.extend(refused);
-        failures.extend(self.send_all(&again, &mut Taken::default()));
+        failures.extend(self.send_all(&again, &mut RouteConflicts::default()));
         failures
     }
 
@@ -206,7 +206,7 @@ impl Direct {
     ) -> Vec<RouteMessage> {
         let mut found = Vec::new();
         for question in questions {
-            match self.dump("list routes", question, taken::route) {
+            match self.dump("list routes", question, route_conflicts::route) {
                 Ok(routes) => found.extend(routes),
                 Err(e) => failures.push(e),
             }
@@ -215,9 +215,9 @@ impl Direct {
     }
 
     /// Sends all requests, and returns the refusals that are neither tolerated nor kept in `taken`.
-    fn send_all(&mut self, batch: &Batch, taken: &mut Taken) -> Vec<Error> {
+    fn send_all(&mut self, batch: &Batch, taken: &mut RouteConflicts) -> Vec<Error> {
         let mut failures = Vec::new();
-        for requests in batch.requests.chunks(AT_ONCE) {
+        for requests in batch.requests.chunks(BATCH_SIZE) {
             let messages = requests.iter().enumerate().map(|(number, request)| {
                 let last = number + 1 == requests.len();
                 let acknowledged = if last { NLM_F_ACK } else { 0 };
@@ -232,7 +232,7 @@ impl Direct {
                     && e.code.is_some()
                 {
                     let refusal = e.to_io();
-                    if !request.tolerates(&refusal) && !taken.keep(request, &refusal) {
+                    if !request.tolerates(&refusal) && !taken.collect(request, &refusal) {
                         failures.push(failed(request, refusal));
                     }
                 }
@@ -273,7 +273,7 @@ impl Direct {
     ) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
         // Objects that change during a dump may be missing or appear twice.
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_RETRIES {
             let (mut interrupted, mut refusal) = (false, None);
             found.clear();
             let asked = [(message.clone(), NLM_F_DUMP)];
@@ -334,7 +334,7 @@ impl Direct {
         let mut found = Vec::with_capacity(questions.len());
         let mut questions = questions.into_iter().peekable();
         while questions.peek().is_some() {
-            let some = questions.by_ref().take(QUESTIONS_AT_ONCE);
+            let some = questions.by_ref().take(MAX_REQUESTS_IN_FLIGHT);
             let begin = found.len();
             let some: Vec<_> = some.map(|question| (question, 0)).collect();
             let count = some.len();

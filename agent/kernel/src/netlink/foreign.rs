@@ -12,7 +12,7 @@ use super::{
     direct::Direct,
     message,
     model::{MAIN_TABLE, PROTOCOL},
-    ours::is_ours,
+    owned::is_owned,
     state::ip,
 };
 
@@ -118,8 +118,8 @@ impl Direct {
     ///
     /// # Errors
     /// If the kernel refuses a request.
-    pub fn has_tables_of_ours(&mut self) -> Result<bool, Error> {
-        self.has_rules(leads_to_ours)
+    pub fn has_owned_tables(&mut self) -> Result<bool, Error> {
+        self.has_rules(leads_to_owned_table)
     }
 
     /// Whether a foreign rule matches marks.
@@ -147,7 +147,7 @@ impl Direct {
     }
 }
 
-fn leads_to_ours(message: &RuleMessage) -> bool {
+fn leads_to_owned_table(message: &RuleMessage) -> bool {
     let mut table = u32::from(message.header.table);
     let mut is_by_mark = false;
     for attribute in &message.attributes {
@@ -157,13 +157,13 @@ fn leads_to_ours(message: &RuleMessage) -> bool {
             _ => {}
         }
     }
-    is_ours(message) && table != MAIN_TABLE && !is_by_mark
+    is_owned(message) && table != MAIN_TABLE && !is_by_mark
 }
 
 /// Whether the rule is foreign and matches marks.
 pub(super) fn is_foreign_by_mark(message: &RuleMessage) -> bool {
     let by_mark = |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::FwMark(_));
-    !is_ours(message) && message.attributes.iter().any(by_mark)
+    !is_owned(message) && message.attributes.iter().any(by_mark)
 }
 
 fn is_foreign_default(RouteMessage { header, .. }: &RouteMessage) -> bool {

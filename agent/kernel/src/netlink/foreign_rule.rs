@@ -6,7 +6,7 @@ use ebbtide_types::Family;
 use ipnet::IpNet;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
-use super::ours::is_ours;
+use super::owned::is_owned;
 
 /// A routing policy rule that is not Ebbtide's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl ForeignRule {
 
     /// Parses a rule; `None` if it is Ebbtide's.
     pub(super) fn parse(family: Family, message: &RuleMessage) -> Option<Self> {
-        if is_ours(message) {
+        if is_owned(message) {
             return None;
         }
         let mut rule = Self::new(family, 0);

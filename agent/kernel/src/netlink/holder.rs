@@ -14,7 +14,7 @@ struct Seen {
     ifindex: u32,
     name: String,
     kind: Option<InfoKind>,
-    below: Option<u32>,
+    iflink: Option<u32>,
     controller: Option<u32>,
 }
 
@@ -39,13 +39,13 @@ fn seen(message: LinkMessage) -> Seen {
         ifindex: message.header.index,
         name: String::new(),
         kind: None,
-        below: None,
+        iflink: None,
         controller: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => seen.name = name,
-            LinkAttribute::Link(index) => seen.below = Some(index),
+            LinkAttribute::Link(index) => seen.iflink = Some(index),
             LinkAttribute::Controller(index) => seen.controller = Some(index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -79,7 +79,7 @@ fn holder(links: &[Seen], ifindex: u32) -> (String, String) {
     }
     let children: Vec<&str> = links
         .iter()
-        .filter(|link| link.below == Some(ifindex))
+        .filter(|link| link.iflink == Some(ifindex))
         .filter(|link| matches!(link.kind, Some(InfoKind::MacVlan | InfoKind::MacVtap)))
         .map(|link| link.name.as_str())
         .collect();
@@ -108,7 +108,7 @@ mod tests {
             ifindex,
             name: name.into(),
             kind,
-            below: None,
+            iflink: None,
             controller: None,
         }
     }
@@ -120,7 +120,7 @@ mod tests {
             ..link(2, "ens6", None)
         };
         let child = |kind| Seen {
-            below: Some(2),
+            iflink: Some(2),
             ..link(4, "child0", Some(kind))
         };
         for (links, named, way_out) in [

@@ -90,7 +90,7 @@ impl Netlink {
     ///
     /// # Errors
     /// If the kernel refuses a request.
-    pub async fn filters_in_front(
+    pub async fn preceding_filters(
         &self,
         ifindex: u32,
         direction: Direction,

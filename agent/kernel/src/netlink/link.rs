@@ -64,9 +64,9 @@ pub struct Link {
     /// The mode of an ipvlan child.
     pub ipvlan_mode: Option<IpvlanMode>,
     /// `IFLA_LINK`: index of the lower link, or of the veth peer, maybe in another namespace.
-    pub below: Option<u32>,
+    pub iflink: Option<u32>,
     /// `IFLA_LINK_NETNSID`: whether that one is in another namespace.
-    pub below_elsewhere: bool,
+    pub iflink_in_other_netns: bool,
     /// `IFLA_MASTER`: index of the bridge, bond or VRF that it is a port of.
     pub port_of: Option<u32>,
 }
@@ -83,8 +83,8 @@ impl Link {
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             kind: None,
             ipvlan_mode: None,
-            below: None,
-            below_elsewhere: false,
+            iflink: None,
+            iflink_in_other_netns: false,
             port_of: None,
         };
         for attribute in message.attributes {
@@ -92,8 +92,8 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                LinkAttribute::Link(below) => link.below = Some(below),
-                LinkAttribute::LinkNetNsId(_) => link.below_elsewhere = true,
+                LinkAttribute::Link(below) => link.iflink = Some(below),
+                LinkAttribute::LinkNetNsId(_) => link.iflink_in_other_netns = true,
                 LinkAttribute::Controller(controller) => {
                     link.port_of = Some(controller).filter(|index| *index != 0);
                 }

@@ -208,7 +208,7 @@ pub fn filter_hook(ifindex: u32, direction: Direction) -> TcMessage {
 }
 
 /// Makes a message with the key of Ebbtide's filter at a hook, whichever program it holds.
-pub(super) fn our_filter(ifindex: u32, direction: Direction) -> TcMessage {
+pub(super) fn owned_filter(ifindex: u32, direction: Direction) -> TcMessage {
     /// `ETH_P_ALL` (include/uapi/linux/if_ether.h), in network byte order as tc wants it.
     const ETH_P_ALL: u16 = 0x0003_u16.to_be();
     let mut message = filter_hook(ifindex, direction);
@@ -221,7 +221,7 @@ pub(super) fn our_filter(ifindex: u32, direction: Direction) -> TcMessage {
 }
 
 fn filter(object: &Filter, ifindex: u32, program: RawFd) -> TcMessage {
-    let mut message = our_filter(ifindex, object.direction);
+    let mut message = owned_filter(ifindex, object.direction);
     let mut options = vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(program.cast_unsigned())),
         TcOption::Bpf(TcFilterBpfOption::ProgName(object.program.clone())),
@@ -331,7 +331,7 @@ impl Batch {
     pub fn delete_filter(&mut self, object: &Filter, ifindex: u32) {
         self.push_tolerant(
             format_args!("remove {object}"),
-            RouteNetlinkMessage::DelTrafficFilter(our_filter(ifindex, object.direction)),
+            RouteNetlinkMessage::DelTrafficFilter(owned_filter(ifindex, object.direction)),
             0,
             NO_FILTER,
         );

@@ -8,28 +8,28 @@
 pub mod by_gateway;
 pub mod defaults;
 pub mod direct;
-pub mod elsewhere;
 mod exchange;
+pub mod fib;
 pub mod foreign;
+pub mod foreign_marks;
 mod foreign_rule;
 mod holder;
 pub mod hooks;
 pub mod lenient;
 pub mod link;
-pub mod marked;
 pub mod message;
 pub mod model;
 pub mod multicast;
 mod namespaces;
 pub mod netns;
 pub mod notification;
-pub mod ours;
+pub mod other_netns;
+pub mod owned;
+mod route_conflicts;
 pub mod route_filter;
 pub mod siblings;
 pub mod state;
 pub mod sysctl;
-mod taken;
-pub mod way;
 
 use std::{collections::HashMap, fmt, io, sync::Arc};
 
@@ -237,7 +237,7 @@ impl From<Direct> for Netlink {
 ///     netns::Netns,
 /// };
 ///
-/// let applied = Netns::in_a_new_one(|_| {
+/// let applied = Netns::in_new(|_| {
 ///     let mut netlink = Direct::open("in a new namespace")?;
 ///     let mut batch = Batch::default();
 ///     batch.set_up("lo", 1, None);

@@ -21,7 +21,7 @@ pub(super) fn others(own: u64) -> Vec<Netns> {
         let inode = fs::metadata(&path).map(|found| found.ino());
         if let Ok(inode) = inode
             && seen.insert(inode)
-            && let Ok(Evidence::Present(netns)) = Netns::look(&path, Some(inode))
+            && let Ok(Evidence::Present(netns)) = Netns::inspect(&path, Some(inode))
         {
             found.push(netns);
         }

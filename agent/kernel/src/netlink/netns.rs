@@ -38,11 +38,11 @@ const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 /// assert!(own.is_own()?);
 ///
 /// // The inode tells whether the same namespace is still at a path.
-/// let Evidence::Present(same) = Netns::look(own.path(), Some(own.inode()))? else {
+/// let Evidence::Present(same) = Netns::inspect(own.path(), Some(own.inode()))? else {
 ///     unreachable!("it exists")
 /// };
 /// assert_eq!(same.inode(), own.inode());
-/// assert!(matches!(Netns::look(own.path(), Some(1))?, Evidence::Gone));
+/// assert!(matches!(Netns::inspect(own.path(), Some(1))?, Evidence::Gone));
 /// # Ok::<(), ebbtide_kernel::netlink::Error>(())
 /// ```
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Netns {
     /// If it cannot be opened, or is no namespace.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
-        match Self::look(&path, None)? {
+        match Self::inspect(&path, None)? {
             Evidence::Present(netns) => Ok(netns),
             Evidence::Gone => Err(Error::new(
                 format_args!("open the network namespace {}", path.display()),
@@ -88,7 +88,7 @@ impl Netns {
     ///
     /// # Errors
     /// If that cannot be determined (no permission, out of descriptors): then it must not be taken for gone.
-    pub fn look(path: &Path, inode: Option<u64>) -> Result<Evidence, Error> {
+    pub fn inspect(path: &Path, inode: Option<u64>) -> Result<Evidence, Error> {
         let failed = |e| {
             Error::new(
                 format_args!("open the network namespace {}", path.display()),
@@ -196,7 +196,7 @@ impl Netns {
     ///
     /// # Errors
     /// If the kernel refuses to create a namespace.
-    pub fn in_a_new_one<T: Send>(work: impl FnOnce(&Self) -> T + Send) -> Result<T, Error> {
+    pub fn in_new<T: Send>(work: impl FnOnce(&Self) -> T + Send) -> Result<T, Error> {
         let failed = |e| Error::new("make a network namespace", e);
         thread::scope(|scope| {
             thread::Builder::new()
@@ -343,11 +343,11 @@ mod tests {
 
     use super::*;
 
-    /// Runs [`Netns::look`] with a time limit.
-    fn look(path: &Path) -> Result<Evidence, Error> {
+    /// Runs [`Netns::inspect`] with a time limit.
+    fn inspect(path: &Path) -> Result<Evidence, Error> {
         let (sender, answer) = mpsc::channel();
         let path = path.to_owned();
-        thread::spawn(move || sender.send(Netns::look(&path, None)));
+        thread::spawn(move || sender.send(Netns::inspect(&path, None)));
         answer.recv_timeout(Duration::from_secs(20)).unwrap()
     }
 
@@ -374,14 +374,14 @@ mod tests {
             "/proc/self/ns/uts".into(),
             "/proc/self/ns/user".into(),
         ] {
-            let found = look(&path).unwrap();
+            let found = inspect(&path).unwrap();
             assert!(matches!(found, Evidence::Gone), "{}", path.display());
         }
         for path in [at("file/below"), at(&"x".repeat(300))] {
-            assert!(look(&path).is_err(), "{}", path.display());
+            assert!(inspect(&path).is_err(), "{}", path.display());
         }
         for path in ["/proc/self/ns/net".into(), at("to-net")] {
-            let Evidence::Present(own) = look(&path).unwrap() else {
+            let Evidence::Present(own) = inspect(&path).unwrap() else {
                 panic!("{} is one", path.display());
             };
             assert!(own.is_own().unwrap(), "{}", path.display());

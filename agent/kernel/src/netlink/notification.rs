@@ -20,7 +20,7 @@ use super::{
     link::{Link, LinkAddress},
     listening,
     model::PROTOCOL,
-    ours::is_ours,
+    owned::is_owned,
     route_filter::RouteFilter,
 };
 
@@ -59,7 +59,7 @@ pub struct RouteGone {
     /// Its table.
     pub table: u32,
     /// Whether it was Ebbtide's, by its protocol.
-    pub ours: bool,
+    pub owned: bool,
 }
 
 impl RouteGone {
@@ -70,7 +70,7 @@ impl RouteGone {
         });
         Self {
             table: table.unwrap_or(u32::from(message.header.table)),
-            ours: message.header.protocol == RouteProtocol::from(PROTOCOL),
+            owned: message.header.protocol == RouteProtocol::from(PROTOCOL),
         }
     }
 }
@@ -153,7 +153,7 @@ fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Notification {
             Some(default) => Notification::DefaultGone(default.hops),
             None => Notification::RouteGone(RouteGone::parse(&message)),
         },
-        Message::NewRule(rule) if !is_ours(&rule) => Notification::ForeignRule,
+        Message::NewRule(rule) if !is_owned(&rule) => Notification::ForeignRule,
         Message::DelRule(_) => Notification::RuleGone,
         Message::DelQueueDiscipline(message) | Message::DelTrafficFilter(message) => {
             Notification::HookGone(message.header.index.cast_unsigned())

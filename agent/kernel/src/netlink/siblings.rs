@@ -116,7 +116,7 @@ fn child(message: LinkMessage, master: u32) -> Option<Child> {
         _ => None,
     });
     let link = Link::parse(message);
-    let is_child = link.kind.as_deref() == Some("ipvlan") && link.below == Some(master);
+    let is_child = link.kind.as_deref() == Some("ipvlan") && link.iflink == Some(master);
     Some(Child {
         mode: link.ipvlan_mode.filter(|_| is_child)?,
         name: link.name,

@@ -411,7 +411,7 @@ async fn filters(
     hooks.sort_by_key(|(link, direction)| (link.ifindex, *direction));
     hooks.dedup_by_key(|(link, direction)| (link.ifindex, *direction));
     let question = |(link, direction): &(&Link, Direction)| {
-        RouteNetlinkMessage::GetTrafficFilter(message::our_filter(link.ifindex, *direction))
+        RouteNetlinkMessage::GetTrafficFilter(message::owned_filter(link.ifindex, *direction))
     };
     let questions = hooks.iter().map(question).collect();
     let what = "look up filters";

@@ -143,7 +143,7 @@ impl Settings {
     /// # Errors
     /// If the sysctl does not exist or cannot be written.
     pub fn write(&self, sysctl: &Sysctl) -> Result<(), Error> {
-        self.put(sysctl).map_err(|e| {
+        self.write_value(sysctl).map_err(|e| {
             let hint = match e.kind() {
                 io::ErrorKind::ReadOnlyFilesystem => {
                     " (mount the host's /proc/sys writable and name it: --sysctl-dir)"
@@ -155,7 +155,7 @@ impl Settings {
         })
     }
 
-    fn put(&self, sysctl: &Sysctl) -> io::Result<()> {
+    fn write_value(&self, sysctl: &Sysctl) -> io::Result<()> {
         let has_it = |file: &File| -> io::Result<bool> {
             let mut value = [0; LONGEST];
             let length = file.read_at(&mut value, 0)?;

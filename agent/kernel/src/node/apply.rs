@@ -107,7 +107,7 @@ async fn prune(
 ) -> Result<(), Error> {
     let HostPlan { nics, plan } = host_plan;
     let links = host.links().await?;
-    let ours = host.ours(&links).await?;
+    let ours = host.owned(&links).await?;
     let mut batch = Batch::default();
     for rule in in_order(&ours.rules).into_iter().rev() {
         if !plan.rules.contains(rule) && !pods.rules.contains(rule) {
@@ -133,7 +133,7 @@ async fn prune(
         warn!("{failure}; it stays until the next look");
     }
     let all: Vec<u32> = nics.iter().map(|nic| nic.ifindex).collect();
-    Ok(datapath.keep_nics(&all)?)
+    Ok(datapath.retain_nics(&all)?)
 }
 
 /// Removes all of Ebbtide's objects from the host's NICs, when no pod needs them any more.
@@ -142,7 +142,7 @@ async fn prune(
 ///
 /// # Errors
 /// If the kernel refuses a request.
-pub async fn take_away(pods: &Pods, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
+pub async fn remove(pods: &Pods, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
     prune(&HostPlan::default(), pods, host, datapath).await?;
     datapath.host.set(&[], None)?;
     if let Some(link) = host.link(REDIRECT_DEVICE).await? {

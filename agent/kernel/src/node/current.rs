@@ -53,11 +53,15 @@ impl CurrentFacts {
     ///
     /// # Errors
     /// If the kernel refuses a request.
-    pub async fn sure_of(&self, name: &str, netlink: &Netlink) -> Result<Arc<NodeFacts>, Error> {
+    pub async fn get_for_link(
+        &self,
+        name: &str,
+        netlink: &Netlink,
+    ) -> Result<Arc<NodeFacts>, Error> {
         let link = netlink.link(name).await?;
         let facts = self.get(netlink).await?;
         let still = match (facts.nic(name), &link) {
-            (Some(nic), Some(link)) => nic.is_still(link),
+            (Some(nic), Some(link)) => nic.matches(link),
             (None, None) => true,
             _ => false,
         };
@@ -70,18 +74,18 @@ impl CurrentFacts {
 
     /// Whether `facts` are still the snapshot that [`CurrentFacts::get`] returns.
     #[must_use]
-    pub fn are(&self, facts: &Arc<NodeFacts>) -> bool {
+    pub fn is_current(&self, facts: &Arc<NodeFacts>) -> bool {
         self.snapshot().is_some_and(|now| Arc::ptr_eq(&now, facts))
     }
 
     /// Discards the snapshot, since the kernel contradicts it. The next caller reads it again.
-    pub fn doubt(&self) {
+    pub fn invalidate(&self) {
         self.forget();
     }
 
     /// Records whether netlink notifications are being received. Discards the snapshot in either case, since some may
     /// have been missed before.
-    pub fn listen(&self, listening: bool) {
+    pub fn set_listening(&self, listening: bool) {
         self.forget();
         self.state().listening = listening;
     }

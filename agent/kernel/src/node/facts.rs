@@ -33,7 +33,7 @@ pub struct Nic {
     /// Index of the bridge, bond or VRF that it is a port of.
     pub port_of: Option<u32>,
     /// Index of the lower link, if that is in the node's namespace, too.
-    pub below: Option<u32>,
+    pub iflink: Option<u32>,
     /// Whether IPv6 is enabled on it.
     pub ipv6: bool,
     /// Its addresses, without link-local ones.
@@ -92,7 +92,7 @@ impl Nic {
             up: true,
             kind: None,
             port_of: None,
-            below: None,
+            iflink: None,
             ipv6: true,
             addresses: Vec::new(),
         }
@@ -115,14 +115,14 @@ impl Nic {
             up: link.up,
             kind: link.kind,
             port_of: link.port_of,
-            below: link.below.filter(|_| !link.below_elsewhere),
+            iflink: link.iflink.filter(|_| !link.iflink_in_other_netns),
             ipv6: true,
         }
     }
 
     /// Whether `link` is this NIC, unchanged.
     #[must_use]
-    pub fn is_still(&self, link: &Link) -> bool {
+    pub fn matches(&self, link: &Link) -> bool {
         let now = Self::new(link.clone(), &[]);
         let addresses = self.addresses.clone();
         let ipv6 = self.ipv6;
@@ -205,7 +205,7 @@ impl NodeFacts {
         };
         match notification {
             Notification::Link(link) => match at(&link.ifindex) {
-                Some(nic) => !nic.is_still(link),
+                Some(nic) => !nic.matches(link),
                 None => concerns(link),
             },
             Notification::LinkGone(link) => at(&link.ifindex).is_some(),
@@ -315,8 +315,8 @@ mod tests {
             loopback: false,
             kind: None,
             ipvlan_mode: None,
-            below: None,
-            below_elsewhere: false,
+            iflink: None,
+            iflink_in_other_netns: false,
             port_of: None,
         }
     }

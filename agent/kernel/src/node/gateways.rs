@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ebbtide_types::Family;
 use ipnet::IpNet;
 
-use super::{Nic, plan::Behind};
+use super::{Nic, plan::NicNetworks};
 use crate::netlink::model::{MAIN_TABLE, Route};
 
 /// Returns the next hop of the node's own default route over a NIC, for each family that has one: the main table's
@@ -39,7 +39,7 @@ pub(super) fn main_gateways(nic: &Nic, routes: &[Route]) -> Vec<IpAddr> {
 }
 
 /// The node's IPv4 address on a NIC; of several, one in the gateway's network.
-pub(super) fn own_v4(nic: &Nic, behind: &Behind) -> Option<Ipv4Addr> {
+pub(super) fn own_v4(nic: &Nic, behind: &NicNetworks) -> Option<Ipv4Addr> {
     let gateway = behind.default_of(Family::V4).flatten();
     let v4 = |net: &IpNet| match net.addr() {
         IpAddr::V4(v4) => Some(v4),

@@ -27,14 +27,13 @@ use std::net::IpAddr;
 use ebbtide_types::Family;
 
 use super::{
-    Known, Nic, NodeFacts, REDIRECT_DEVICE, Role, Strict,
+    Known, Nic, NodeFacts, REDIRECT_DEVICE, Role, StrictRpFilter, classify,
     filters::filters,
     gateways::{main_gateways, own_v4},
     nic_plan, nic_table,
-    plan::{Behind, Rules, Step},
+    plan::{NicNetworks, Rules, Step},
     pods_rules,
     reverse_path::lookups,
-    take,
 };
 use crate::{
     datapath::HostNic,
@@ -53,7 +52,7 @@ pub struct HostPlan {
 impl HostPlan {
     /// Returns the gateways of the routing table of the NIC with this index.
     #[must_use]
-    pub fn ways_out(
+    pub fn gateways(
         &self,
         ifindex: u32,
         settings: &ebbtide_types::settings::Settings,
@@ -72,7 +71,7 @@ pub fn nics<'a>(
 ) -> impl Iterator<Item = &'a Nic> {
     let names = &rules.settings.nics;
     let nics = facts.nics.iter();
-    nics.filter(move |nic| take(nic, facts, known, names).role == Role::Nic)
+    nics.filter(move |nic| classify(nic, facts, known, names).role == Role::Nic)
 }
 
 fn sysctl(link: &str, name: &str, value: &str) -> Sysctl {
@@ -89,10 +88,10 @@ fn sysctl(link: &str, name: &str, value: &str) -> Sysctl {
 pub fn host_plan(
     facts: &NodeFacts,
     known: &Known,
-    behind: impl Fn(&Nic) -> Behind,
+    behind: impl Fn(&Nic) -> NicNetworks,
     known_marks: &[(u32, u32)],
     redirect_device: Option<u32>,
-    strict: impl Fn(&str) -> Strict,
+    strict: impl Fn(&str) -> StrictRpFilter,
     rules: Rules<'_>,
 ) -> HostPlan {
     let settings = rules.settings;
@@ -106,11 +105,11 @@ pub fn host_plan(
             .collect();
         strict(&nic.name).but_for(&families)
     };
-    let uplinks: Vec<(&Nic, Strict)> = nics(facts, known, rules)
+    let uplinks: Vec<(&Nic, StrictRpFilter)> = nics(facts, known, rules)
         .map(|nic| (nic, strict(nic)))
         .collect();
     let indices: Vec<u32> = uplinks.iter().map(|(nic, _)| nic.ifindex).collect();
-    let marks = rules.values().of(&indices, known_marks);
+    let marks = rules.values().assign(&indices, known_marks);
     let families = || Family::BOTH.into_iter().filter(|family| facts.has(*family));
     let mut plan = NamespacePlan::default();
     let mut nics = Vec::new();
@@ -118,7 +117,9 @@ pub fn host_plan(
     plan.rules.extend(pods_rules(facts, rules));
     for family in families() {
         let mut uplinks = uplinks.iter();
-        let may = |(nic, strict): &(&Nic, Strict)| nic.has(family) && strict.firewall.is_in(family);
+        let may = |(nic, strict): &(&Nic, StrictRpFilter)| {
+            nic.has(family) && strict.firewall.is_in(family)
+        };
         if reply != 0 && uplinks.any(may) {
             let (mark, mask) = (reply, reply);
             let selector = Selector::LocalMark { mark, mask };
@@ -154,7 +155,7 @@ pub fn host_plan(
             let redirected = Selector::Mark { mark: mask, mask };
             let lead = Action::Table(table);
             plan.rules
-                .push(rules.at(Step::Strict, family, redirected, lead));
+                .push(rules.at(Step::StrictRpFilter, family, redirected, lead));
             let mut uplinks = uplinks.iter();
             let without =
                 uplinks.any(|(nic, strict)| nic.has(family) && strict.firewall.without_marks);
@@ -162,14 +163,15 @@ pub fn host_plan(
                 let from = family.everything();
                 let link = REDIRECT_DEVICE.to_owned();
                 let asked = Selector::OutLink { from, link };
-                plan.rules.push(rules.at(Step::Strict, family, asked, lead));
+                plan.rules
+                    .push(rules.at(Step::StrictRpFilter, family, asked, lead));
             }
         }
     }
     for ((nic, strict), mark) in uplinks.into_iter().zip(marks) {
         let behind = behind(nic);
         let filtered = match mark {
-            0 => Strict::default(),
+            0 => StrictRpFilter::default(),
             _ => strict,
         };
         let strict_in: Vec<Family> = families()
@@ -231,7 +233,7 @@ mod tests {
     use ebbtide_types::{Mac, settings::Settings};
 
     use super::*;
-    use crate::node::{PoolNetwork, strict::Firewall};
+    use crate::node::{PoolNetwork, rp_filter::Firewall};
 
     fn nic(name: &str, ifindex: u32, address: &str) -> Nic {
         Nic {
@@ -246,12 +248,12 @@ mod tests {
         objects.iter().map(ToString::to_string).collect()
     }
 
-    fn plan(strict: Strict) -> HostPlan {
+    fn plan(strict: StrictRpFilter) -> HostPlan {
         plan_with(strict, true)
     }
 
     /// As [`plan`], with IPv6 on or off on the NIC.
-    fn plan_with(strict: Strict, ipv6: bool) -> HostPlan {
+    fn plan_with(strict: StrictRpFilter, ipv6: bool) -> HostPlan {
         let facts = NodeFacts {
             nics: vec![
                 Nic {
@@ -271,14 +273,14 @@ mod tests {
             ..Known::default()
         };
         let gateway = "210.22.16.1".parse().unwrap();
-        let behind = |_: &Nic| Behind {
+        let behind = |_: &Nic| NicNetworks {
             pools: vec![PoolNetwork {
                 subnet: "210.22.16.0/24".parse().unwrap(),
                 gateway: Some(gateway),
                 routes: Vec::new(),
             }],
             defaults: vec![(Family::V4, Some(gateway))],
-            ..Behind::default()
+            ..NicNetworks::default()
         };
         let settings = Settings::default();
         host_plan(
@@ -298,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_nic_has_its_table_its_rules_and_its_programs_and_other_links_nothing() {
-        let host = plan(Strict::default());
+        let host = plan(StrictRpFilter::default());
         assert_eq!(
             texts(&host.plan.rules),
             [
@@ -336,9 +338,9 @@ mod tests {
 
     #[test]
     fn requests_have_a_mark_and_rules_for_it_where_filtering_is_strict_only() {
-        let host = plan(Strict {
+        let host = plan(StrictRpFilter {
             kernel: true,
-            ..Strict::default()
+            ..StrictRpFilter::default()
         });
         let rules = texts(&host.plan.rules);
         for rule in [
@@ -374,12 +376,12 @@ mod tests {
             v6: true,
             without_marks: true,
         };
-        let strict = Strict {
+        let strict = StrictRpFilter {
             kernel: false,
             firewall,
         };
         assert_eq!(strict.but_for(&[]), strict);
-        assert_eq!(strict.but_for(&Family::BOTH), Strict::default());
+        assert_eq!(strict.but_for(&Family::BOTH), StrictRpFilter::default());
         let other = strict.but_for(&[Family::V6]);
         assert!(other.is_in(Family::V4) && !other.is_in(Family::V6));
     }
@@ -391,7 +393,7 @@ mod tests {
             v6: true,
             without_marks: true,
         };
-        let host = plan(Strict {
+        let host = plan(StrictRpFilter {
             kernel: false,
             firewall,
         });
@@ -430,7 +432,7 @@ mod tests {
             without_marks: true,
         };
         let host = plan_with(
-            Strict {
+            StrictRpFilter {
                 kernel: false,
                 firewall,
             },

@@ -45,13 +45,13 @@ impl Interest {
             }
             _ => None,
         }));
-        let (ours, foreign): (Vec<_>, Vec<_>) = links
+        let (owned, foreign): (Vec<_>, Vec<_>) = links
             .values()
             .partition(|link| names.contains(&link.name) || is_pod_veth(link));
         let indices = |links: Vec<&Link>| links.iter().map(|link| link.ifindex).collect();
         Self {
             tables: plan.routes.iter().map(|route| route.table).collect(),
-            indices: indices(ours),
+            indices: indices(owned),
             foreign: indices(foreign),
             sources: plan.routes.iter().filter_map(|r| r.source).collect(),
             names,
@@ -67,7 +67,7 @@ impl Interest {
             | Notification::ForeignRule
             | Notification::RuleGone => true,
             Notification::Default(_) | Notification::Other => false,
-            Notification::RouteGone(route) => route.ours || self.tables.contains(&route.table),
+            Notification::RouteGone(route) => route.owned || self.tables.contains(&route.table),
             // A new pod's pair is recognised by itself, a replaced NIC by its name.
             Notification::Link(link) | Notification::LinkGone(link) => {
                 is_pod_veth(link)
@@ -85,13 +85,13 @@ impl Interest {
 
 /// The events that one listener for the host's netlink notifications reacts to.
 #[derive(Debug)]
-pub struct Attention {
+pub struct Subscription {
     /// `None` before the first comparison: then any event may matter.
     interest: Mutex<Option<Interest>>,
     routes: Arc<RouteFilter>,
 }
 
-impl Attention {
+impl Subscription {
     /// Creates an attention to all events, with the filter of the listener's socket.
     #[must_use]
     pub fn to_all(routes: Arc<RouteFilter>) -> Self {
@@ -103,7 +103,7 @@ impl Attention {
 
     /// Narrows the events that wake the reconciler to `interest`. Events of foreign routes outside of it are filtered
     /// in the kernel.
-    pub fn turn_to(&self, interest: Interest) {
+    pub fn subscribe(&self, interest: Interest) {
         let mut known = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = known.as_ref().map(|known| &known.tables);
         if tables != Some(&interest.tables)
@@ -117,7 +117,7 @@ impl Attention {
 
     /// Whether the event may have removed or changed one of Ebbtide's objects.
     #[must_use]
-    pub fn is_drawn_by(&self, event: &Notification) -> bool {
+    pub fn matches(&self, event: &Notification) -> bool {
         let known = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
             Some(interest) => interest.concerns(event),
@@ -150,8 +150,8 @@ mod tests {
             loopback: false,
             kind: Some("veth".into()),
             ipvlan_mode: None,
-            below: None,
-            below_elsewhere: false,
+            iflink: None,
+            iflink_in_other_netns: false,
             port_of: None,
         }
     }
@@ -195,7 +195,7 @@ mod tests {
             change(&mut pods);
             Event::Link(pods)
         };
-        let gone = |table, ours| Event::RouteGone(RouteGone { table, ours });
+        let gone = |table, owned| Event::RouteGone(RouteGone { table, owned });
         let interest = interest();
         for (event, expected) in [
             (gone(254, false), false),

@@ -13,7 +13,7 @@ use ebbtide_layout::reply_bit;
 use ebbtide_types::{
     Family,
     digest::fnv,
-    settings::{Settings, WAY_TABLES, WAY_TABLES_APART},
+    settings::{POD_TABLES, POD_TABLES_OFFSET, Settings},
 };
 use ipnet::IpNet;
 
@@ -43,7 +43,7 @@ pub(super) enum Step {
     /// Exceptions from the marks of strict filtering.
     NotStrict,
     /// Strict reverse path filtering.
-    Strict,
+    StrictRpFilter,
     /// The end of the block, where foreign traffic continues.
     End,
 }
@@ -106,7 +106,7 @@ pub struct PoolNetwork {
 
 /// The networks behind a NIC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Behind {
+pub struct NicNetworks {
     /// Networks of pools that pods have addresses from, one per subnet.
     pub pools: Vec<PoolNetwork>,
     /// Address of a pod there.
@@ -117,7 +117,7 @@ pub struct Behind {
     pub defaults: Vec<(Family, Option<IpAddr>)>,
 }
 
-impl Behind {
+impl NicNetworks {
     /// Returns the next hop of the node's default route over the NIC.
     #[must_use]
     pub fn default_of(&self, family: Family) -> Option<Option<IpAddr>> {
@@ -142,15 +142,15 @@ pub fn nic_table(settings: &Settings, ifindex: u32) -> u32 {
 
 /// The table of pods whose routes over the NIC differ from the node's: far from the tables of NICs, and independent of
 /// other such tables.
-fn way_table(settings: &Settings, ifindex: u32, network: &PoolNetwork) -> u32 {
+fn pod_table(settings: &Settings, ifindex: u32, network: &PoolNetwork) -> u32 {
     let digest = fnv(format!("{:?} {:?}", network.gateway, network.routes).bytes());
-    let number = (digest >> 40) as u32 % WAY_TABLES + 1;
-    nic_table(settings, ifindex) + number * WAY_TABLES_APART
+    let number = (digest >> 40) as u32 % POD_TABLES + 1;
+    nic_table(settings, ifindex) + number * POD_TABLES_OFFSET
 }
 
 /// Plans the host's routing for one NIC: for its pods, and so that replies leave by it.
 #[must_use]
-pub fn nic_plan(nic: &Nic, behind: &Behind, rules: Rules<'_>) -> NamespacePlan {
+pub fn nic_plan(nic: &Nic, behind: &NicNetworks, rules: Rules<'_>) -> NamespacePlan {
     let settings = rules.settings;
     let own_table = nic_table(settings, nic.ifindex);
     let mut plan = NamespacePlan::default();
@@ -167,7 +167,7 @@ pub fn nic_plan(nic: &Nic, behind: &Behind, rules: Rules<'_>) -> NamespacePlan {
         }
         let mut to = own_table;
         if !behind.is_the_nodes(network) {
-            to = way_table(settings, nic.ifindex, network);
+            to = pod_table(settings, nic.ifindex, network);
             let via = network.gateway.map(Some);
             for route in table(nic, to, &subnets, family, via, &network.routes) {
                 if !plan.routes.contains(&route) {
@@ -200,7 +200,7 @@ pub fn nic_plan(nic: &Nic, behind: &Behind, rules: Rules<'_>) -> NamespacePlan {
 }
 
 /// The networks on the link. Clouds configure a /32 or /128 on a NIC whose network is all behind the gateway.
-fn connected(nic: &Nic, behind: &Behind) -> Vec<IpNet> {
+fn connected(nic: &Nic, behind: &NicNetworks) -> Vec<IpNet> {
     let pools = behind
         .pools
         .iter()
@@ -302,7 +302,7 @@ mod tests {
     }
 
     /// As `ip` would show it, with small numbers in place of far tables.
-    fn texts(behind: &Behind) -> Vec<String> {
+    fn texts(behind: &NicNetworks) -> Vec<String> {
         let settings = Settings::default();
         let plan = nic_plan(
             &ens5(),
@@ -334,10 +334,10 @@ mod tests {
 
     #[test]
     fn pods_go_by_the_nics_table_and_the_node_itself_does_not() {
-        let behind = Behind {
+        let behind = NicNetworks {
             pools: vec![network("172.31.16.0/20", Some("172.31.16.1"), &[])],
             defaults: node_s("172.31.16.1"),
-            ..Behind::default()
+            ..NicNetworks::default()
         };
         assert_eq!(
             texts(&behind),
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_pool_with_a_gateway_of_its_own_does_not_change_the_nodes_way() {
-        let behind = Behind {
+        let behind = NicNetworks {
             pools: vec![
                 network("172.31.16.0/20", Some("172.31.16.253"), &[]),
                 network(
@@ -362,7 +362,7 @@ mod tests {
                 ),
             ],
             defaults: node_s("172.31.16.1"),
-            ..Behind::default()
+            ..NicNetworks::default()
         };
         assert_eq!(
             texts(&behind),
@@ -392,11 +392,11 @@ mod tests {
             Some("172.31.16.1"),
             &[("10.0.0.0/8", "172.31.16.9")],
         );
-        let behind = Behind {
+        let behind = NicNetworks {
             pools: vec![pool],
             pods: vec![("172.31.17.4".parse().unwrap(), own)],
             defaults: node_s("172.31.16.1"),
-            ..Behind::default()
+            ..NicNetworks::default()
         };
         let texts = texts(&behind);
         for line in [
@@ -413,9 +413,9 @@ mod tests {
     #[test]
     fn a_nic_without_a_gateway_gets_no_default_route_and_one_without_ipv6_nothing_of_it() {
         let v6 = network("fd00:16::/64", Some("fd00:16::1"), &[]);
-        let behind = Behind {
+        let behind = NicNetworks {
             pools: vec![network("172.31.16.0/20", None, &[]), v6],
-            ..Behind::default()
+            ..NicNetworks::default()
         };
         let settings = Settings::default();
         let off = Nic {

@@ -16,7 +16,7 @@ use ebbtide_types::Family;
 use ipnet::IpNet;
 
 use super::{
-    Nic, Strict,
+    Nic, StrictRpFilter,
     plan::{Rules, Step},
 };
 use crate::netlink::model::{Action, Rule, Selector, host_net};
@@ -25,7 +25,7 @@ use crate::netlink::model::{Action, Rule, Selector, host_net};
 pub(super) fn lookups(
     nic: &Nic,
     family: Family,
-    filtered: Strict,
+    filtered: StrictRpFilter,
     (mark, mask): (u32, u32),
     to_own: Action,
     rules: Rules<'_>,
@@ -42,7 +42,7 @@ pub(super) fn lookups(
             Selector::LocalMark { mark, mask },
             rules.go_on(),
         ),
-        (Step::Strict, Selector::Mark { mark, mask }, to_own),
+        (Step::StrictRpFilter, Selector::Mark { mark, mask }, to_own),
     ];
     let mut lookups: Vec<Rule> = lookups
         .map(|(step, selector, action)| rules.at(step, family, selector, action))

@@ -25,14 +25,14 @@ pub enum Role {
 
 /// The role of a link, and the reason for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub struct Classification {
     /// The role.
     pub role: Role,
     /// The reason, for people.
     pub why: String,
 }
 
-impl Taken {
+impl Classification {
     fn new(role: Role, why: impl Into<String>) -> Self {
         let why = why.into();
         Self { role, why }
@@ -120,8 +120,8 @@ const NOWHERE: [&str; 6] = ["ifb", "netdevsim", "nlmon", "vcan", "vrf", "vsockmo
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use]
-pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> Taken {
-    let taken = |role, why: &str| Taken::new(role, why);
+pub fn classify(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> Classification {
+    let taken = |role, why: &str| Classification::new(role, why);
     if names.excludes(&nic.name) {
         return taken(Role::Others, "nics.exclude names it");
     }
@@ -133,7 +133,7 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
             Some("vrf") => format!("it is in the VRF {name}, which has tables of its own"),
             _ => format!("it is a port of {name}"),
         };
-        return Taken::new(Role::Others, why);
+        return Classification::new(Role::Others, why);
     }
     let carries = nic.up && nic.mac.is_some() && !NOWHERE.contains(&kind);
     if carries && names.includes(&nic.name) {
@@ -144,7 +144,7 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
     }
     if NOWHERE.contains(&kind) || TUNNELS.contains(&kind) {
         let why = format!("a link of kind {kind} is not an uplink");
-        return Taken::new(Role::Others, why);
+        return Classification::new(Role::Others, why);
     }
     if nic.addresses.is_empty() {
         return taken(Role::Others, "it has no address");
@@ -162,12 +162,12 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
     let below = facts
         .nics
         .iter()
-        .find(|below| nic.below == Some(below.ifindex));
+        .find(|below| nic.iflink == Some(below.ifindex));
     if CHILDREN.contains(&kind)
         && let Some(below) = below
     {
         let why = format!("it shares the wire of {}", below.name);
-        return Taken::new(Role::Node, why);
+        return Classification::new(Role::Node, why);
     }
     let leads = |tables: &dyn Fn(u32) -> bool| {
         let mut routes = facts.defaults.iter();
@@ -188,7 +188,7 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
     let mut subnets = known.subnets.iter();
     let shares = |subnet: &&IpNet| nic.addresses.iter().any(|own| subnet.contains(&own.addr()));
     if carries && let Some(subnet) = subnets.find(shares) {
-        return Taken::new(Role::Nic, format!("its address is in a pool's {subnet}"));
+        return Classification::new(Role::Nic, format!("its address is in a pool's {subnet}"));
     }
     match nic.up {
         true => taken(Role::Node, "neither a pool nor a default route is on it"),
@@ -198,9 +198,13 @@ pub fn take(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) -> T
 
 /// Returns the role of each link of the node.
 #[must_use]
-pub fn take_all(facts: &NodeFacts, known: &Known, names: &LinkNames) -> Vec<(Nic, Taken)> {
+pub fn classify_all(
+    facts: &NodeFacts,
+    known: &Known,
+    names: &LinkNames,
+) -> Vec<(Nic, Classification)> {
     let nics = facts.nics.iter();
-    nics.map(|nic| (nic.clone(), take(nic, facts, known, names)))
+    nics.map(|nic| (nic.clone(), classify(nic, facts, known, names)))
         .collect()
 }
 
@@ -229,7 +233,7 @@ impl NodeFacts {
         let own = self
             .nics
             .iter()
-            .filter(|nic| take(nic, self, &known, names).role != Role::Others)
+            .filter(|nic| classify(nic, self, &known, names).role != Role::Others)
             .flat_map(|nic| nic.addresses.iter().map(IpNet::addr));
         let mut all: Vec<IpAddr> = own.collect();
         for address in self.loopback.iter().map(IpNet::addr) {
@@ -275,7 +279,7 @@ mod tests {
         let no_mac = |nic: Nic| Nic { mac: None, ..nic };
         let down = |nic: Nic| Nic { up: false, ..nic };
         let upon = |below, nic: Nic| Nic {
-            below: Some(below),
+            iflink: Some(below),
             ..nic
         };
         NodeFacts {
@@ -366,7 +370,7 @@ mod tests {
             ("vpn0", Role::Node, "neither"),
             ("uplink", Role::Nic, "default route"),
         ] {
-            let taken = take(facts.nic(name).unwrap(), &facts, &known, &names);
+            let taken = classify(facts.nic(name).unwrap(), &facts, &known, &names);
             assert_eq!(taken.role, role, "{name}: {}", taken.why);
             assert!(taken.why.contains(why), "{name}: {}", taken.why);
         }
@@ -386,7 +390,7 @@ mod tests {
             ("ens5", Role::Others),
             ("ens6", Role::Others),
         ] {
-            let taken = take(facts.nic(name).unwrap(), &facts, &Known::default(), &names);
+            let taken = classify(facts.nic(name).unwrap(), &facts, &Known::default(), &names);
             assert_eq!(taken.role, role, "{name}: {}", taken.why);
         }
     }

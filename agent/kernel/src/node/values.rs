@@ -38,17 +38,18 @@ pub struct Values<'a> {
 impl<'a> Values<'a> {
     /// Returns the first foreign rule whose packets could be confused with those that have `bits` in the field.
     #[must_use]
-    pub fn meets(&self, bits: u32) -> Option<&'a ForeignRule> {
+    pub fn conflicting_rule(&self, bits: u32) -> Option<&'a ForeignRule> {
         self.foreign.iter().find(|rule| {
             rule.mark
-                .is_some_and(|(mark, mask)| are_mistaken(bits, self.field, mark, mask))
+                .is_some_and(|(mark, mask)| conflict(bits, self.field, mark, mask))
         })
     }
 
     /// Returns the first foreign rule that excludes `value` for a NIC.
     #[must_use]
-    pub fn keeps_from(&self, value: u32) -> Option<&'a ForeignRule> {
-        self.meets(value).or_else(|| self.meets(value | self.reply))
+    pub fn excluding_rule(&self, value: u32) -> Option<&'a ForeignRule> {
+        self.conflicting_rule(value)
+            .or_else(|| self.conflicting_rule(value | self.reply))
     }
 
     /// All values for NICs, without regard to foreign rules. All bits together are for redirected packets.
@@ -62,10 +63,13 @@ impl<'a> Values<'a> {
     /// Returns a value for each of `nics`: its current one, unless a foreign rule excludes it, else the first that is
     /// free; zero if none is left. `known` holds the current values by interface index.
     #[must_use]
-    pub fn of(&self, nics: &[u32], known: &[(u32, u32)]) -> Vec<u32> {
+    pub fn assign(&self, nics: &[u32], known: &[(u32, u32)]) -> Vec<u32> {
         let bits = self.field & !self.reply;
         let may_stay = |value: u32| {
-            value != 0 && value & !bits == 0 && value != bits && self.keeps_from(value).is_none()
+            value != 0
+                && value & !bits == 0
+                && value != bits
+                && self.excluding_rule(value).is_none()
         };
         let known: Vec<(u32, u32)> = known
             .iter()
@@ -79,7 +83,7 @@ impl<'a> Values<'a> {
                     return *value;
                 }
                 let is_free =
-                    |value: &u32| !taken.contains(value) && self.keeps_from(*value).is_none();
+                    |value: &u32| !taken.contains(value) && self.excluding_rule(*value).is_none();
                 let free = self.all().find(is_free).unwrap_or(0);
                 taken.push(free);
                 free
@@ -89,13 +93,13 @@ impl<'a> Values<'a> {
 
     /// Returns the foreign rule that leaves a NIC without a value; `None` if there are simply too few values.
     #[must_use]
-    pub fn in_the_way(&self) -> Option<&'a ForeignRule> {
-        self.all().find_map(|value| self.keeps_from(value))
+    pub fn blocking_rule(&self) -> Option<&'a ForeignRule> {
+        self.all().find_map(|value| self.excluding_rule(value))
     }
 }
 
 /// Whether packets with `bits` in the field could match the rule `mark/mask`, or its packets Ebbtide's rules.
-const fn are_mistaken(bits: u32, field: u32, mark: u32, mask: u32) -> bool {
+const fn conflict(bits: u32, field: u32, mark: u32, mask: u32) -> bool {
     let ours_for_theirs = bits & mask != 0 && (bits ^ mark) & mask & field == 0;
     let theirs_for_ours = mark & field == bits;
     ours_for_theirs || theirs_for_ours
@@ -154,11 +158,14 @@ mod tests {
     #[test]
     fn a_nic_keeps_its_value_and_two_never_have_the_same() {
         let values = values(&[]);
-        assert_eq!(values.of(&[3, 4], &[]), [0x02, 0x04]);
-        assert_eq!(values.of(&[4, 7], &[(3, 0x02), (4, 0x04)]), [0x04, 0x02]);
-        assert_eq!(values.of(&[3], &[(3, 0x100)]), [0x02], "another field");
+        assert_eq!(values.assign(&[3, 4], &[]), [0x02, 0x04]);
+        assert_eq!(
+            values.assign(&[4, 7], &[(3, 0x02), (4, 0x04)]),
+            [0x04, 0x02]
+        );
+        assert_eq!(values.assign(&[3], &[(3, 0x100)]), [0x02], "another field");
         let many: Vec<u32> = (1..=15).collect();
-        let given = values.of(&many, &[]);
+        let given = values.assign(&many, &[]);
         assert_eq!(given[14], 0, "fourteen is all that four bits have");
         assert!(
             given[..14]
@@ -224,16 +231,16 @@ mod tests {
             ("REPLY's own bit", vec![(0x40, 0x40)], vec![(3, 2)], [0, 0]),
         ] {
             let foreign = rules(&marks);
-            assert_eq!(values(&foreign).of(&[3, 4], &known), expected, "{name}");
+            assert_eq!(values(&foreign).assign(&[3, 4], &known), expected, "{name}");
         }
     }
 
     #[test]
     fn where_all_are_others_the_rule_in_the_way_is_named() {
         let foreign = rules(&[(0x40, 0x40)]);
-        let found = values(&foreign).in_the_way().map(ToString::to_string);
+        let found = values(&foreign).blocking_rule().map(ToString::to_string);
         assert_eq!(found.as_deref(), Some("32765: from all fwmark 0x40/0x40"));
-        assert_eq!(values(&[]).in_the_way(), None);
+        assert_eq!(values(&[]).blocking_rule(), None);
     }
 
     /// Whatever the field and the foreign rules: assigned values match none of them, nor their marks Ebbtide's.
@@ -267,7 +274,7 @@ mod tests {
                 reply,
                 foreign: &foreign,
             };
-            for value in values.of(&[1, 2, 3], &[(2, random() & field)]) {
+            for value in values.assign(&[1, 2, 3], &[(2, random() & field)]) {
                 if value == 0 {
                     continue;
                 }

@@ -18,7 +18,7 @@ use ebbtide_types::{
 };
 
 use crate::{
-    datapath::{Datapath, Programs, Sending},
+    datapath::{Datapath, Programs, SendOptions},
     netlink::{
         self, Batch, Netlink,
         direct::Direct,
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-use super::{Error, PodNet, answer::answer, links};
+use super::{Error, PodNet, links, responder::enable_responder};
 
 /// Whether the pod's links must be new, or may exist already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,14 +103,14 @@ async fn attempt(
         .map(|a| (a.address.addr(), a.gateway.is_some()))
         .collect();
     let (nic, mac) = master.unzip();
-    datapath.host.own_pod(&owned, nic)?;
-    datapath.send(&net.ips(), sending(net, veth, mac.flatten()))?;
-    answer(net, host, datapath).await
+    datapath.host.register_pod(&owned, nic)?;
+    datapath.set_send_options(&net.ips(), sending(net, veth, mac.flatten()))?;
+    enable_responder(net, host, datapath).await
 }
 
 /// `veth`: the index of the pod's end of the pair; `mac`: the master's.
-fn sending(net: &PodNet, veth: Option<u32>, mac: Option<Mac>) -> Sending {
-    Sending {
+fn sending(net: &PodNet, veth: Option<u32>, mac: Option<Mac>) -> SendOptions {
+    SendOptions {
         mac: mac.filter(|_| net.sends_frames()),
         veth,
         host_bypass: net.host_bypass,
@@ -155,7 +155,7 @@ impl Work {
         netlink: &mut Direct,
     ) -> Result<(Option<Master>, Option<Found>), Error> {
         let net = &self.net;
-        let pairs = net.way_to_host().map(|veth| veth.host_name.as_str());
+        let pairs = net.host_veth().map(|veth| veth.host_name.as_str());
         let own = net.ipvlan.as_ref().map(|ipvlan| ipvlan.name.as_str());
         let names: Vec<&str> = net.master().into_iter().chain(pairs).chain(own).collect();
         let mut found = netlink.links(&names)?;
@@ -181,7 +181,7 @@ impl Work {
         }
         add_objects(&mut batch, &self.nic, &found, &self.programs);
         add_objects(&mut batch, &net.in_host, &found, &self.programs);
-        put(netlink, batch, self.links)?;
+        run_batch(netlink, batch, self.links)?;
         self.laps.lap("configure the host");
         Ok((master, there))
     }
@@ -213,15 +213,15 @@ impl Work {
             present(&found, &veth.pod_name, pod)?;
         }
         add_objects(&mut batch, &net.in_pod, &found, &self.programs);
-        put(pod, batch, self.links)?;
+        run_batch(pod, batch, self.links)?;
         self.laps.lap("configure the pod");
-        let veth = net.way_to_host().and_then(|veth| found.get(&veth.pod_name));
+        let veth = net.host_veth().and_then(|veth| found.get(&veth.pod_name));
         Ok(veth.map(|link| link.ifindex))
     }
 }
 
 /// Runs a batch. An interface that may exist already has most of its objects.
-fn put(netlink: &mut Direct, batch: Batch, links: Links) -> Result<(), netlink::Error> {
+fn run_batch(netlink: &mut Direct, batch: Batch, links: Links) -> Result<(), netlink::Error> {
     match links {
         Links::Ensure => netlink.run_missing(batch),
         Links::New | Links::First => netlink.run(batch),

@@ -74,7 +74,7 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
     let place = format!("in {}", netns.path().display());
     let (netlink, settings) = netns
         .run(|| Netlink::open(place).map(|netlink| (netlink, differing_sysctls(&net.in_pod))))??;
-    let pair = net.way_to_host().map(|veth| veth.pod_name.as_str());
+    let pair = net.host_veth().map(|veth| veth.pod_name.as_str());
     let links: Vec<&str> = pair.into_iter().chain([net.interface.as_str()]).collect();
     let state = NamespaceState::read_with(&netlink, &net.in_pod, &links).await?;
     let mut damage = Vec::new();
@@ -94,7 +94,7 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
             damage.extend(wrong(link, mtu, None, "in the pod"));
         }
     }
-    if let Some(veth) = net.way_to_host() {
+    if let Some(veth) = net.host_veth() {
         match state.links.get(&veth.pod_name) {
             None => damage.push(format!("link {} is missing in the pod", veth.pod_name)),
             Some(link) => damage.extend(wrong(link, veth.mtu, Some(veth.pod_mac), "in the pod")),
@@ -113,11 +113,11 @@ async fn in_host(
 ) -> Result<Vec<String>, Error> {
     let mut wanted = net.in_host.clone();
     wanted.extend(nic);
-    let pair = net.way_to_host().map(|veth| veth.host_name.as_str());
+    let pair = net.host_veth().map(|veth| veth.host_name.as_str());
     let links: Vec<&str> = pair.into_iter().collect();
     let state = datapath.state_of_host(host, &wanted, &links).await?;
     let mut damage = Vec::new();
-    if let Some(veth) = net.way_to_host() {
+    if let Some(veth) = net.host_veth() {
         match state.links.get(&veth.host_name) {
             None => damage.push(format!("link {} is missing in the host", veth.host_name)),
             Some(link) => damage.extend(wrong(link, veth.mtu, Some(veth.host_mac), "in the host")),

@@ -58,7 +58,7 @@ pub(super) fn make(
         batch.add_veth(veth, netns.raw_fd());
         if let Err(refused) = host.run(batch) {
             if let Some(ipvlan) = missing.ipvlan {
-                take_back(ipvlan, pod)?;
+                delete_wrong_child(ipvlan, pod)?;
             }
             return Err(refused.into());
         }
@@ -91,7 +91,7 @@ impl<'n> Missing<'n> {
 
 /// The relevant links of the pod that exist.
 pub(super) fn inside(net: &PodNet, pod: &mut Direct) -> Result<Found, Error> {
-    let pair = net.way_to_host().map(|veth| veth.pod_name.as_str());
+    let pair = net.host_veth().map(|veth| veth.pod_name.as_str());
     let names = ["lo", net.interface.as_str()].into_iter().chain(pair);
     Ok(pod.links(&names.collect::<Vec<_>>())?)
 }
@@ -105,7 +105,7 @@ fn in_the_way<'l, 'p>(
     place: &'p str,
 ) -> Option<(&'l Link, &'p str)> {
     let child = net.ipvlan.as_ref().and_then(|own| there.get(&own.name));
-    let is_ours = |link: &&Link| link.kind.as_deref() == Some("ipvlan") && link.below == master;
+    let is_ours = |link: &&Link| link.kind.as_deref() == Some("ipvlan") && link.iflink == master;
     let child = match missing.ipvlan {
         Some(_) => child,
         None => child.filter(|link| !is_ours(link)),
@@ -131,7 +131,7 @@ fn in_the_host<'l, 'p>(
 /// Describes a link for people: its kind, and its owner, if its alias names one.
 fn described(link: &Link, net: &PodNet, master: Option<u32>) -> String {
     let kind = link.kind.as_deref().unwrap_or("physical");
-    let below = match (kind, link.below, net.master()) {
+    let below = match (kind, link.iflink, net.master()) {
         ("ipvlan", below, Some(name)) if below == master => format!(" on {name}"),
         ("ipvlan" | "macvlan", Some(index), _) => format!(" on the node's link number {index}"),
         _ => String::new(),
@@ -167,7 +167,7 @@ fn refuse_another_mode(ipvlan: &Ipvlan, master: u32, host: &mut Direct) -> Resul
 const NAMED: usize = 3;
 
 /// Removes the child that was just created.
-fn take_back(ipvlan: &Ipvlan, pod: &mut Direct) -> Result<(), Error> {
+fn delete_wrong_child(ipvlan: &Ipvlan, pod: &mut Direct) -> Result<(), Error> {
     let mut batch = Batch::default();
     for link in pod.links(&[&ipvlan.name])?.values() {
         batch.delete_link(&link.name, link.ifindex);

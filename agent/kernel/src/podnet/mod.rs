@@ -2,29 +2,29 @@
 //! with the kernel, DEL and garbage collection remove it, a restarted agent repairs it, and `ebbtidectl explain` prints
 //! it. Nothing else in the agent depends on what a pod's network looks like.
 
-mod answer;
 mod apply;
-mod beside;
 mod check;
+mod existing;
 mod explain;
+mod foreign_addresses;
+mod foreign_interfaces;
 mod links;
 mod model;
-mod others;
 mod plan;
 mod remove;
 mod replan;
-mod strangers;
+mod responder;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{Links, apply};
 pub use check::{check, is_attached};
+pub use foreign_addresses::{Reverted, revert};
+pub use foreign_interfaces::{ForeignInterfaces, has_foreign_marks};
 pub use model::{Delegate, Existing, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
-pub use others::{Others, marks_in};
 pub use plan::plan;
 pub use remove::{forget, remove};
 pub use replan::{prune, replan};
-pub use strangers::{Undone, undo};
 
 use ebbtide_types::IpvlanMode;
 

@@ -284,7 +284,7 @@ impl PodNet {
 
     /// Returns the pair to the host, whichever interface it came with.
     #[must_use]
-    pub fn way_to_host(&self) -> Option<&Veth> {
+    pub fn host_veth(&self) -> Option<&Veth> {
         self.veth.as_ref().or(self.shared_veth.as_ref())
     }
 
@@ -305,7 +305,7 @@ impl PodNet {
                 ),
             ));
         }
-        Netns::look(&self.netns, Some(self.netns_inode))
+        Netns::inspect(&self.netns, Some(self.netns_inode))
     }
 
     /// Returns the addresses without their prefix lengths.

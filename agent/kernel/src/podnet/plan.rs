@@ -7,9 +7,9 @@ use ebbtide_types::{Family, IpvlanMode, Mac, digest::fnv, settings::Settings};
 use ipnet::IpNet;
 
 use super::{
-    answer,
-    beside::{self, Tables, families},
+    existing::{self, Tables, families},
     model::{Existing, IPV6_MIN_MTU, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
+    responder,
 };
 use crate::{
     datapath::{PROGRAMS, Program},
@@ -144,8 +144,8 @@ pub fn plan(
     let shared_veth = existing.veth.clone().filter(|_| network.veth);
     let is_ours = network.made_before.is_none();
     let accept_marks = network.accept_marks && !existing.marks;
-    let others_defaults = beside::others_defaults(existing, addresses);
-    let tables = beside::tables(sandbox, existing, network, &others_defaults, settings);
+    let others_defaults = existing::others_defaults(existing, addresses);
+    let tables = existing::tables(sandbox, existing, network, &others_defaults, settings);
     let table = tables.own;
     let mut in_pod = NamespacePlan::default();
     let mut in_host = NamespacePlan::default();
@@ -158,7 +158,7 @@ pub fn plan(
             settings,
             &mut in_pod,
         );
-        let beside = beside::rules(addresses, existing, &tables, settings);
+        let beside = existing::rules(addresses, existing, &tables, settings);
         in_pod.rules.extend(beside);
     }
     if let Some(veth) = &veth {
@@ -174,7 +174,7 @@ pub fn plan(
         if is_ours || table.is_none() {
             let behind_host = behind_host(network, node, settings);
             let table = table.unwrap_or(MAIN_TABLE);
-            way_to_host(addresses, &behind_host, table, &mut in_pod);
+            routes_to_host(addresses, &behind_host, table, &mut in_pod);
         }
         for (family, own) in families(addresses) {
             if !existing.families.contains(&family) {
@@ -191,7 +191,7 @@ pub fn plan(
         if existing.veth.is_none() {
             in_host.filters = veth_filters(&veth.host_name, only_from);
         }
-        way_to_pod(veth, addresses, settings, &mut in_host);
+        routes_to_pod(veth, addresses, settings, &mut in_host);
         if !is_ours {
             let loose = |link: &String| sysctl(format!("net/ipv4/conf/{link}/rp_filter"), "2");
             in_host
@@ -228,7 +228,7 @@ pub fn plan(
         shared_veth,
         table: table.filter(|_| is_ours),
         others_defaults,
-        answered: is_ours && answer::is_the_nodes(network.answer_neighbours, network.mode),
+        answered: is_ours && responder::node_responds(network.answer_neighbours, network.mode),
         alias: alias(&sandbox.pod, &sandbox.interface),
         in_pod,
         in_host,
@@ -412,7 +412,7 @@ fn next_hop(family: Family) -> IpAddr {
 }
 
 /// Plans the routes to the node, from this interface's addresses.
-fn way_to_host(
+fn routes_to_host(
     addresses: &[PodAddress],
     behind_host: &[IpNet],
     table: u32,
@@ -486,7 +486,7 @@ fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter>
 }
 
 /// Plans the routes to the pod, in the host.
-fn way_to_pod(
+fn routes_to_pod(
     veth: &Veth,
     addresses: &[PodAddress],
     settings: &Settings,

@@ -81,7 +81,7 @@ fn in_pod(net: &PodNet) -> Result<(), Error> {
     pod.run(batch)?;
     // A rule for the main table keeps another interface's packets from Ebbtide's tables: it is removed with the last of
     // these.
-    if !to_main.is_empty() && !pod.has_tables_of_ours()? {
+    if !to_main.is_empty() && !pod.has_owned_tables()? {
         let mut batch = Batch::default();
         for rule in to_main {
             batch.delete_rule(rule);
@@ -92,7 +92,7 @@ fn in_pod(net: &PodNet) -> Result<(), Error> {
 }
 
 fn in_host(net: &PodNet) -> Result<(), Error> {
-    let Some(veth) = net.way_to_host() else {
+    let Some(veth) = net.host_veth() else {
         return Ok(());
     };
     let mut host = Direct::open("in the host")?;
@@ -101,7 +101,7 @@ fn in_host(net: &PodNet) -> Result<(), Error> {
         return Ok(());
     };
     if net.shared_veth.is_some() {
-        return beside(net, link.ifindex, &mut host);
+        return remove_from_shared_veth(net, link.ifindex, &mut host);
     }
     if !node::is_pod_veth(link) {
         tracing::warn!(link = %link.name, "left alone: not ours, though it has our name");
@@ -114,7 +114,7 @@ fn in_host(net: &PodNet) -> Result<(), Error> {
 }
 
 /// Removes this interface's objects on another one's pair, which stays.
-fn beside(net: &PodNet, host_end: u32, host: &mut Direct) -> Result<(), Error> {
+fn remove_from_shared_veth(net: &PodNet, host_end: u32, host: &mut Direct) -> Result<(), Error> {
     let mut batch = Batch::default();
     for route in &net.in_host.routes {
         batch.delete_route(route, host_end);

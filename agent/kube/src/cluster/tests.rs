@@ -60,7 +60,7 @@ async fn a_thousand_pods_concern_neither_catalog_nor_leases_and_are_written_toge
     // An equal object is not written again.
     let again = named("web-7");
     cluster.change(Kind::Pod, |mirror| mirror.set(Kind::Pod, again));
-    cluster.note_own_network("ebbtide");
+    cluster.record_own_network("ebbtide");
     cluster.save_last().await;
     assert_eq!(saved().await, writes);
 }

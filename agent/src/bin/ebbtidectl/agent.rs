@@ -8,11 +8,11 @@ use ebbtide_types::printable::printable_in_json;
 use serde::de::DeserializeOwned;
 
 /// How long the agent may take to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the agent's answer unchanged.
 pub(super) fn ask(socket: &Path, query: Query) -> anyhow::Result<String> {
-    let response = wire::ask(socket, &Request::Query(query), PATIENCE).with_context(|| {
+    let response = wire::ask(socket, &Request::Query(query), TIMEOUT).with_context(|| {
         format!(
             "ask the agent at {} (is ebbtide-agent running, and are you root?)",
             socket.display()

@@ -8,7 +8,7 @@ use ebbtide_plugin::wire::{self, Query, Request, Response, Trace};
 use ebbtide_types::printable::printable_json;
 
 use super::{
-    agent::{PATIENCE, parse},
+    agent::{TIMEOUT, parse},
     format::Output,
 };
 
@@ -69,8 +69,8 @@ pub(super) fn run(options: &Options, socket: &Path, output: Output) -> anyhow::R
         )
     };
     let mut stream = wire::connect(socket).with_context(asking)?;
-    let patience = Duration::from_secs(options.duration.into()) + PATIENCE;
-    stream.set_read_timeout(Some(patience))?;
+    let timeout = Duration::from_secs(options.duration.into()) + TIMEOUT;
+    stream.set_read_timeout(Some(timeout))?;
     wire::send(&mut stream, &Request::Query(options.query())).with_context(asking)?;
     loop {
         let answer: Response = match wire::receive(&mut stream) {

@@ -4,7 +4,7 @@ use ebbtide_plugin::{cni::code, object::Object};
 use serde::Deserialize;
 
 use super::NetConf;
-use crate::cni::{Failure, nothing::is_nothing};
+use crate::cni::{Failure, nulls::is_null_or_empty};
 
 /// An attachment that GC must keep.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -37,7 +37,7 @@ impl NetConf {
         };
         let [name, _] = VALID_ATTACHMENTS;
         let given = self.valid_attachments.as_ref();
-        let Some(list) = given.filter(|list| !is_nothing(list)) else {
+        let Some(list) = given.filter(|list| !is_null_or_empty(list)) else {
             return Err(refused(format!("GC without `{name}`")));
         };
         let read: Vec<Object<ValidAttachment>> = serde_path_to_error::deserialize(list)

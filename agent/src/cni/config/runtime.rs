@@ -38,7 +38,7 @@ struct PortMapping {
 
 impl NetConf {
     /// Returns the requested addresses: from the capability `ips`, from `args.cni.ips`, and from the variable
-    /// `CNI_ARGS` ([`Self::heed`]); CONVENTIONS.md of the CNI specification has all three.
+    /// `CNI_ARGS` ([`Self::read_args`]); CONVENTIONS.md of the CNI specification has all three.
     ///
     /// # Errors
     /// The first value that is not an address.
@@ -80,7 +80,7 @@ impl NetConf {
     ///
     /// # Errors
     /// The first value that is not an address.
-    pub fn heed(&mut self, args: &str) -> Result<(), Failure> {
+    pub fn read_args(&mut self, args: &str) -> Result<(), Failure> {
         let pairs = args.split(';').filter_map(|pair| pair.split_once('='));
         let asked = pairs.filter(|(key, _)| *key == "IP");
         let texts = asked.flat_map(|(_, list)| list.split(',').map(str::trim));
@@ -185,7 +185,7 @@ mod tests {
         let ips = |fields: &str, args: &str| {
             let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","network":"a"{fields}}}"#);
             let mut conf = NetConf::parse(&text)?;
-            conf.heed(args)?;
+            conf.read_args(args)?;
             conf.ips()
         };
         for (fields, args, expected) in [

@@ -3,18 +3,18 @@
 use std::net::IpAddr;
 
 use ebbtide_kernel::{
-    netlink::{by_gateway::ByGateway, link::Link, way::Way},
+    netlink::{by_gateway::ByGateway, fib::FibResult, link::Link},
     node::Nic,
 };
 use ipnet::IpNet;
 
 /// The kind of the pod's interface, seen from the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum InterfaceKind {
     /// A child of one of the node's links, in that link's networks.
     Child(u32),
     /// A pair whose other end is in the host.
-    Pair {
+    Veth {
         /// The host's end.
         peer: u32,
         /// The switch that the host's end is a port of.
@@ -23,7 +23,7 @@ pub(super) enum Place {
     /// Hardware that was the node's (for instance a virtual function); its NIC is not known.
     Hardware,
     /// Anything else, which has no connection to the node.
-    Apart,
+    Unconnected,
 }
 
 /// A bridge, or another switch.
@@ -46,9 +46,9 @@ const CHILDREN: [&str; 6] = ["ipoib", "ipvlan", "ipvtap", "macvlan", "macvtap", 
 
 /// The inputs of the decision.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ground<'a> {
+pub(super) struct CheckInput<'a> {
     /// The kind of the pod's interface.
-    pub(super) place: &'a Place,
+    pub(super) place: &'a InterfaceKind,
     /// The node's links.
     pub(super) links: &'a [Nic],
     /// The indexes of those that are NICs.
@@ -67,11 +67,11 @@ pub(super) struct Ground<'a> {
 ///
 /// # Errors
 /// The reason why it cannot.
-pub(super) fn look(
+pub(super) fn check(
     address: &IpNet,
-    way: Way,
+    way: FibResult,
     out: Option<&Link>,
-    ground: Ground<'_>,
+    ground: CheckInput<'_>,
 ) -> Result<(), String> {
     let lies_in = |net: &IpNet| match ground.whole {
         true => net.contains(&address.trunc()),
@@ -81,12 +81,16 @@ pub(super) fn look(
         return Ok(());
     }
     match ground.place {
-        Place::Pair { peer, switch } => match leads_to(*peer, switch.as_ref(), way, out, ground) {
-            true => Ok(()),
-            false => Err(elsewhere(way, out)),
-        },
-        Place::Apart => Err("its interface is none of a network that the node is in".to_owned()),
-        place @ (Place::Child(_) | Place::Hardware) => {
+        InterfaceKind::Veth { peer, switch } => {
+            match leads_to(*peer, switch.as_ref(), way, out, ground) {
+                true => Ok(()),
+                false => Err(elsewhere(way, out)),
+            }
+        }
+        InterfaceKind::Unconnected => {
+            Err("its interface is none of a network that the node is in".to_owned())
+        }
+        place @ (InterfaceKind::Child(_) | InterfaceKind::Hardware) => {
             let networks = networks(place, ground);
             if !networks.iter().any(lies_in) {
                 let known: Vec<String> = networks.iter().map(ToString::to_string).collect();
@@ -110,12 +114,12 @@ pub(super) fn look(
 fn leads_to(
     peer: u32,
     switch: Option<&Switch>,
-    way: Way,
+    way: FibResult,
     out: Option<&Link>,
-    ground: Ground<'_>,
+    ground: CheckInput<'_>,
 ) -> bool {
-    let Way::By { ifindex, via } = way else {
-        return switch.is_none() && way == Way::Nowhere;
+    let FibResult::Via { ifindex, via } = way else {
+        return switch.is_none() && way == FibResult::Unreachable;
     };
     let kind = out.and_then(|link| link.kind.as_deref()).unwrap_or("");
     match switch {
@@ -131,9 +135,9 @@ fn leads_to(
     }
 }
 
-fn elsewhere(way: Way, out: Option<&Link>) -> String {
+fn elsewhere(way: FibResult, out: Option<&Link>) -> String {
     match (way, out) {
-        (Way::By { .. }, Some(link)) => format!(
+        (FibResult::Via { .. }, Some(link)) => format!(
             "the node routes it to {}, which is not this pod's interface",
             link.name
         ),
@@ -142,9 +146,9 @@ fn elsewhere(way: Way, out: Option<&Link>) -> String {
 }
 
 /// Returns the networks that pods of this place can be in.
-fn networks(place: &Place, ground: Ground<'_>) -> Vec<IpNet> {
+fn networks(place: &InterfaceKind, ground: CheckInput<'_>) -> Vec<IpNet> {
     let is_it = |link: &&Nic| match place {
-        Place::Child(below) => link.ifindex == *below,
+        InterfaceKind::Child(below) => link.ifindex == *below,
         _ => ground.nics.contains(&link.ifindex),
     };
     let own = ground.links.iter().filter(is_it);
@@ -168,26 +172,26 @@ fn networks(place: &Place, ground: Ground<'_>) -> Vec<IpNet> {
 }
 
 /// Returns the kind of an interface that is no pair, from the pod's kernel's description.
-pub(super) fn place_of(link: &Link) -> Place {
-    match (link.kind.as_deref(), link.below) {
-        (Some(kind), Some(below)) if CHILDREN.contains(&kind) && link.below_elsewhere => {
-            Place::Child(below)
+pub(super) fn kind_of(link: &Link) -> InterfaceKind {
+    match (link.kind.as_deref(), link.iflink) {
+        (Some(kind), Some(below)) if CHILDREN.contains(&kind) && link.iflink_in_other_netns => {
+            InterfaceKind::Child(below)
         }
         // Also bonds of hardware.
-        (None | Some("bond" | "team" | "ipoib"), _) => Place::Hardware,
-        _ => Place::Apart,
+        (None | Some("bond" | "team" | "ipoib"), _) => InterfaceKind::Hardware,
+        _ => InterfaceKind::Unconnected,
     }
 }
 
 /// Whether a link is an end of a pair.
-pub(super) fn is_pair(link: &Link) -> bool {
+pub(super) fn is_veth_like(link: &Link) -> bool {
     link.kind
         .as_deref()
         .is_some_and(|kind| INNER.contains(&kind))
 }
 
 /// Returns why an address can be no pod's at all.
-pub(super) fn is_nobodys(address: IpAddr) -> Option<&'static str> {
+pub(super) fn special_purpose(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => match () {
             () if v4.octets()[0] == 0 => Some("0.0.0.0/8 is nobody's (RFC 1122, 3.2.1.3)"),

@@ -64,10 +64,10 @@ const TABLES: [Tables; 2] = [
 ];
 
 /// How long a program may take: a hundred thousand rules are printed in seconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How many bytes a program may print.
-const MOST: u64 = 256 << 20;
+const MAX_OUTPUT: u64 = 256 << 20;
 
 /// The text by which a program says that its rules are nft's.
 const IS_NFT: &str = "(nf_tables)";
@@ -185,7 +185,10 @@ impl Host<'_> {
         };
         let mut command = Command::new(&file);
         command.args(arguments).env("PATH", self.path);
-        text_of(&file, program::output(&mut command, b"", PATIENCE, MOST))
+        text_of(
+            &file,
+            program::output(&mut command, b"", TIMEOUT, MAX_OUTPUT),
+        )
     }
 }
 

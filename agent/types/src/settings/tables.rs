@@ -5,16 +5,16 @@ use super::Settings;
 /// The highest index that the kernel gives a link (`int ifindex`, include/linux/netdevice.h).
 const HIGHEST_IFINDEX: u32 = i32::MAX.cast_unsigned();
 
-/// The distance between the tables of pools whose routes differ from the node's; there are [`WAY_TABLES`] at most.
-pub const WAY_TABLES_APART: u32 = 100_000;
-/// The number of such tables at most; see [`WAY_TABLES_APART`].
-pub const WAY_TABLES: u32 = 9999;
+/// The distance between the tables of pools whose routes differ from the node's; there are [`POD_TABLES`] at most.
+pub const POD_TABLES_OFFSET: u32 = 100_000;
+/// The number of such tables at most; see [`POD_TABLES_OFFSET`].
+pub const POD_TABLES: u32 = 9999;
 
 /// The lowest `hostTable`. A NIC's table is this plus its index, whatever that is: below, it may be one of the kernel's
 /// own.
 const LOWEST_HOST_TABLE: u32 = 256;
 /// The highest `hostTable`: above, the sum may not fit.
-const HIGHEST_HOST_TABLE: u32 = u32::MAX - HIGHEST_IFINDEX - WAY_TABLES * WAY_TABLES_APART;
+const HIGHEST_HOST_TABLE: u32 = u32::MAX - HIGHEST_IFINDEX - POD_TABLES * POD_TABLES_OFFSET;
 
 /// The highest `replyTable`. Tables in pods are counted up from it: above, those of a pod with many interfaces may not
 /// fit.
@@ -134,7 +134,7 @@ mod tests {
         for host in [LOWEST_HOST_TABLE, HIGHEST_HOST_TABLE] {
             for ifindex in [1, 4, HIGHEST_IFINDEX] {
                 let own = host.checked_add(ifindex).unwrap();
-                let way = own.checked_add(WAY_TABLES * WAY_TABLES_APART).unwrap();
+                let way = own.checked_add(POD_TABLES * POD_TABLES_OFFSET).unwrap();
                 assert!(!is_kernel_table(own) && !is_kernel_table(way));
             }
         }

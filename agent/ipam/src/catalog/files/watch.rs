@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Editors and `kubectl`-like tools write a file in several steps.
-const SETTLE: Duration = Duration::from_millis(100);
+const DEBOUNCE: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_secs(2);
 
 /// Keeps `sender` up to date with the manifests in `dir`, until no receiver is left.
@@ -56,7 +56,7 @@ pub async fn watch(dir: PathBuf, sender: Sender<Arc<Catalog>>) {
             () = sender.closed() => return,
             _ = poll.tick() => {}
             Some(()) = events.recv() => {
-                time::sleep(SETTLE).await;
+                time::sleep(DEBOUNCE).await;
                 // One event stands for all that arrived during the delay.
                 let _ = events.try_recv();
                 // An event may leave names, sizes and times unchanged: read in any case.

@@ -381,7 +381,7 @@ fn a_subnet_written_as_an_interfaces_address_is_the_subnet_that_it_is_in() {
         let meant = catalog(&pool("p", &format!("{{subnet: '{meant}', ips: [{ips}]}}")));
         assert_eq!(written.pools(), meant.pools(), "{subnet}");
         // So the notation may be corrected while pods run, and other pools may use either one.
-        assert_eq!(meant.clone().beside_pods(&written, |_| true), meant);
+        assert_eq!(meant.clone().keeping_used_pools(&written, |_| true), meant);
     }
     let both = catalog(
         &[
@@ -491,9 +491,9 @@ fn a_pool_whose_addresses_are_in_use_keeps_its_subnet_and_nothing_else() {
         (pool("q", "{subnet: 10.0.0.0/25}"), None),
     ] {
         let (older, newer) = (catalog(&old), catalog(&new));
-        let free = newer.clone().beside_pods(&older, |_| false);
+        let free = newer.clone().keeping_used_pools(&older, |_| false);
         assert_eq!(free, newer, "{new}");
-        let kept = newer.clone().beside_pods(&older, |name| name == "p");
+        let kept = newer.clone().keeping_used_pools(&older, |name| name == "p");
         let Some(field) = field else {
             assert_eq!(kept, newer, "{new}");
             continue;
@@ -504,7 +504,7 @@ fn a_pool_whose_addresses_are_in_use_keeps_its_subnet_and_nothing_else() {
         };
         assert_eq!(problem.field.as_deref(), Some(field));
         // The next comparison returns the same.
-        assert_eq!(newer.beside_pods(&kept, |_| true), kept);
+        assert_eq!(newer.keeping_used_pools(&kept, |_| true), kept);
     }
 }
 
@@ -523,7 +523,7 @@ fn what_overlaps_a_pool_that_is_kept_is_left_out_and_said() {
         .concat(),
     );
     assert_eq!(newer.problems(), []);
-    let kept = newer.beside_pods(&older, |_| true);
+    let kept = newer.keeping_used_pools(&older, |_| true);
     let names: Vec<&str> = kept.pools().iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(names, ["p", "free"]);
     let problems = kept

@@ -6,7 +6,7 @@ use super::{Pools, line};
 use crate::pool::{
     Allocation, Assigned, Owner, PodRef, PoolError, Record,
     state::Bundle,
-    writer::{What, lock},
+    writer::{Operation, lock},
 };
 
 /// Addresses taken in memory, not yet on disk.
@@ -101,7 +101,7 @@ impl Grant {
         let Some(bundle) = self.bundle.take() else {
             return Err(PoolError::WriterDied);
         };
-        let what = What::Add {
+        let what = Operation::Add {
             allocation: Arc::clone(&allocation),
             taken: bundle.taken,
             reservation: bundle.reservation,
@@ -116,7 +116,7 @@ impl Drop for Grant {
     fn drop(&mut self) {
         if let Some(bundle) = self.bundle.take() {
             let mut state = lock(&self.pools.inner.state);
-            state.abandon(&self.owner, &bundle.taken, bundle.reservation.as_ref());
+            state.undo_reserve(&self.owner, &bundle.taken, bundle.reservation.as_ref());
         }
     }
 }

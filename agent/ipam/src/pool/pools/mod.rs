@@ -21,7 +21,7 @@ use super::{
     select::select,
     state::{Asked, State, can_be_met},
     store::{self, Change, Contents, Journal, encode},
-    writer::{self, Job, Then, What, lock},
+    writer::{self, AfterRelease, Job, Operation, lock},
 };
 
 pub use grant::Grant;
@@ -88,7 +88,7 @@ impl Default for Options {
 ///     unreachable!("it has no addresses yet")
 /// };
 /// assert_eq!(grant.assigned()[0].address.to_string(), "10.0.0.6");
-/// assert!(pools.look("10.0.0.5".parse()?).cooldown_for > 0);
+/// assert!(pools.lookup("10.0.0.5".parse()?).cooldown_for > 0);
 /// # Ok(())
 /// # }
 /// ```
@@ -227,16 +227,21 @@ impl Pools {
     /// If another request of this owner is in flight ([`PoolError::Busy`]), or if the disk fails
     /// ([`PoolError::Store`]); the owner then still has them.
     pub async fn release(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
-        self.remove(owner, |allocation, state| self.stick(allocation, state))
-            .await
+        self.remove(owner, |allocation, state| {
+            self.after_release(allocation, state)
+        })
+        .await
     }
 
     /// Releases as [`Pools::release`], but without a reservation: by a person's request.
     ///
     /// # Errors
     /// As [`Pools::release`].
-    pub async fn release_for_good(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
-        self.remove(owner, |_, _| Then::CoolDown).await
+    pub async fn release_permanently(
+        &self,
+        owner: &Owner,
+    ) -> Result<Option<Allocation>, PoolError> {
+        self.remove(owner, |_, _| AfterRelease::CoolDown).await
     }
 
     /// Releases, as [`Pools::release`], addresses that were never used or announced: they need no
@@ -246,8 +251,8 @@ impl Pools {
     /// As [`Pools::release`].
     pub async fn release_unused(&self, owner: &Owner) -> Result<Option<Allocation>, PoolError> {
         self.remove(owner, |allocation, state| {
-            match self.stick(allocation, state) {
-                Then::CoolDown => Then::Free,
+            match self.after_release(allocation, state) {
+                AfterRelease::CoolDown => AfterRelease::Free,
                 wait => wait,
             }
         })
@@ -257,7 +262,7 @@ impl Pools {
     async fn remove(
         &self,
         owner: &Owner,
-        then: impl FnOnce(&Allocation, &State) -> Then,
+        then: impl FnOnce(&Allocation, &State) -> AfterRelease,
     ) -> Result<Option<Allocation>, PoolError> {
         let (allocation, then) = {
             let mut state = lock(&self.inner.state);
@@ -267,7 +272,7 @@ impl Pools {
             let then = then(&allocation, &state);
             (allocation, then)
         };
-        let what = What::Remove {
+        let what = Operation::Remove {
             allocation: Arc::clone(&allocation),
             then,
         };
@@ -276,7 +281,7 @@ impl Pools {
     }
 
     /// Decides what happens to the addresses of a removed sandbox.
-    fn stick(&self, allocation: &Allocation, state: &State) -> Then {
+    fn after_release(&self, allocation: &Allocation, state: &State) -> AfterRelease {
         let interface = &allocation.owner.interface;
         match &allocation.pod {
             Some(pod)
@@ -284,7 +289,7 @@ impl Pools {
                     && self.inner.options.sticky
                     && !state.is_reserved(&ReservationKey::new(pod, interface)) =>
             {
-                Then::Wait(Arc::new(Reservation {
+                AfterRelease::Wait(Arc::new(Reservation {
                     pod: pod.clone(),
                     interface: interface.clone(),
                     reason: Reason::Sticky,
@@ -292,7 +297,7 @@ impl Pools {
                     assigned: allocation.assigned.clone(),
                 }))
             }
-            _ => Then::CoolDown,
+            _ => AfterRelease::CoolDown,
         }
     }
 
@@ -323,7 +328,7 @@ impl Pools {
                 return Err(error);
             }
         };
-        let update = What::Update {
+        let update = Operation::Update {
             old,
             new: Arc::clone(&new),
             line,
@@ -333,7 +338,7 @@ impl Pools {
     }
 
     /// Sends the change at once and waits for the disk; dropping the future does not undo it.
-    async fn write(&self, what: What) -> Result<(), PoolError> {
+    async fn write(&self, what: Operation) -> Result<(), PoolError> {
         let (reply, answer) = oneshot::channel();
         if let Some(jobs) = &self.inner.jobs {
             // If the receiver is gone, the reply's sender is dropped with the job, and the answer below reports that.

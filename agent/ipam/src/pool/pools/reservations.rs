@@ -10,7 +10,7 @@ use crate::{
     pool::{
         Assigned, InUse, PodRef, PoolError, Reason, Reservation, ReservationKey, Withheld,
         state::Adoption,
-        writer::{What, lock},
+        writer::{Operation, lock},
     },
 };
 
@@ -52,7 +52,7 @@ impl Pools {
         match adoption {
             Adoption::Existing => Ok(false),
             Adoption::New(taken) => self
-                .write(What::Adopt { reservation, taken })
+                .write(Operation::Adopt { reservation, taken })
                 .await
                 .map(|()| true),
         }
@@ -79,7 +79,7 @@ impl Pools {
         let Some(reservation) = lock(&self.inner.state).begin_end(key)? else {
             return Ok(None);
         };
-        self.write(What::EndReservation(Arc::clone(&reservation)))
+        self.write(Operation::EndReservation(Arc::clone(&reservation)))
             .await?;
         Ok(Some(Arc::unwrap_or_clone(reservation)))
     }

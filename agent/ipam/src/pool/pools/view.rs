@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::Pools;
 use crate::{
     catalog::Catalog,
-    pool::{Allocation, PodRef, PoolUsage, Standing, clock::millis, writer::lock},
+    pool::{AddressStatus, Allocation, PodRef, PoolUsage, clock::millis, writer::lock},
 };
 
 /// All allocations and reservations at one moment, for publishing the status.
@@ -90,12 +90,12 @@ impl Pools {
 
     /// Returns the owner of an address, or the time of its release, and its earlier owners.
     #[must_use]
-    pub fn look(&self, address: IpAddr) -> Standing {
+    pub fn lookup(&self, address: IpAddr) -> AddressStatus {
         let clock = &self.inner.clock;
         let (now, cooldown) = (clock.now(), millis(self.inner.options.cooldown));
-        let look = lock(&self.inner.state).look(address);
+        let look = lock(&self.inner.state).lookup(address);
         let left = |moment: i64| moment.saturating_add(cooldown).saturating_sub(now);
-        Standing {
+        AddressStatus {
             holder: look.holder.map(Arc::unwrap_or_clone),
             allocation: look.allocation.map(Arc::unwrap_or_clone),
             reservation: look.reservation.map(Arc::unwrap_or_clone),

@@ -165,7 +165,7 @@ impl State {
         Ok(existing)
     }
 
-    fn give_back(&mut self, taken: &[Taken]) {
+    fn return_addresses(&mut self, taken: &[Taken]) {
         for one in taken {
             self.borrowed.remove(&one.address);
             let released = match &one.before {
@@ -197,13 +197,18 @@ impl State {
                 before: before.clone(),
             })
             .collect();
-        self.give_back(&given_back);
+        self.return_addresses(&given_back);
     }
 
     /// Undoes [`Self::take`]: the addresses were never used.
-    pub(super) fn abandon(&mut self, owner: &Owner, taken: &[Taken], reservation: Option<&Ending>) {
+    pub(super) fn undo_reserve(
+        &mut self,
+        owner: &Owner,
+        taken: &[Taken],
+        reservation: Option<&Ending>,
+    ) {
         self.owners.remove(owner);
-        self.give_back(taken);
+        self.return_addresses(taken);
         if let Some(ending) = reservation {
             self.set_busy(&ending.reservation, false);
         }

@@ -140,7 +140,7 @@ impl State {
     /// Undoes [`Self::adopt`].
     pub(in crate::pool) fn disown(&mut self, reservation: &Reservation, taken: &[Taken]) {
         self.reservations.remove(&reservation.key());
-        self.give_back(taken);
+        self.return_addresses(taken);
     }
 
     /// Marks the reservation as about to end.

@@ -97,7 +97,7 @@ impl State {
                         continue;
                     }
                     Err(unavailable) => {
-                        self.give_back(&taken);
+                        self.return_addresses(&taken);
                         return Err(unavailable.into());
                     }
                 }
@@ -109,7 +109,7 @@ impl State {
                 })
             });
             let Some((address, pool)) = found else {
-                self.give_back(&taken);
+                self.return_addresses(&taken);
                 let mut full = self.full(*family, pools, asked.now);
                 full.passed_over.clone_from(passed_over);
                 return Err(full.into());
@@ -159,7 +159,7 @@ impl State {
 
     /// Returns the next free address of the pool as it is in this catalog.
     fn next_of(&mut self, pool: &Pool, catalog: &Catalog, ripe: Moment) -> Option<IpAddr> {
-        let set = self.to_hand_out(pool);
+        let set = self.allocatable(pool);
         let Self {
             addresses,
             pickers,
@@ -181,7 +181,7 @@ impl State {
     }
 
     /// Returns the pool's addresses without the withdrawn ones.
-    pub(super) fn to_hand_out<'a>(&self, pool: &'a Pool) -> Cow<'a, AddressSet> {
+    pub(super) fn allocatable<'a>(&self, pool: &'a Pool) -> Cow<'a, AddressSet> {
         let withdrawn = &self.withdrawn[pool.family as usize];
         if withdrawn.is_empty() {
             Cow::Borrowed(&pool.ranges)

@@ -34,7 +34,7 @@ pub(in crate::pool) struct Count {
 
 /// The state of one address; moments are this process's.
 #[derive(Debug)]
-pub(in crate::pool) struct Look {
+pub(in crate::pool) struct Lookup {
     pub(in crate::pool) holder: Option<Arc<Owner>>,
     pub(in crate::pool) allocation: Option<Arc<Allocation>>,
     pub(in crate::pool) reservation: Option<Arc<Reservation>>,
@@ -65,7 +65,7 @@ impl State {
 
     /// Returns the usage of the pool. O(log n) for a pool in use; others have next to nothing to count.
     pub(in crate::pool) fn count(&self, pool: &Pool, now: Moment) -> Count {
-        let set = self.to_hand_out(pool);
+        let set = self.allocatable(pool);
         let ripe = now.saturating_sub(self.cooldown);
         let in_use = self.pickers.get(&pool.name);
         let (used, (in_cooldown, first)) = match in_use.filter(|picker| picker.set == *set) {
@@ -107,13 +107,13 @@ impl State {
         }
     }
 
-    pub(in crate::pool) fn look(&self, address: IpAddr) -> Look {
+    pub(in crate::pool) fn lookup(&self, address: IpAddr) -> Lookup {
         let (holder, reservation) = match self.addresses.held.get(&address).cloned() {
             Some(Holder::Owner(owner)) => (Some(owner), None),
             Some(Holder::Reservation(reservation)) => (None, Some(reservation)),
             None => (None, None),
         };
-        Look {
+        Lookup {
             allocation: holder.as_ref().and_then(|owner| self.get(owner)),
             holder,
             reservation,

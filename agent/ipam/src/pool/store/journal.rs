@@ -135,7 +135,7 @@ impl Journal {
         self.ragged = false;
         self.length += lines.len() as u64;
         self.mark.batch += 1;
-        self.note();
+        self.write_mark();
         Ok(())
     }
 
@@ -169,7 +169,7 @@ impl Journal {
         self.ragged = false;
         self.length = lines.len() as u64;
         self.long = self.length * 2 + SLACK;
-        self.note();
+        self.write_mark();
         Ok(())
     }
 
@@ -181,7 +181,7 @@ impl Journal {
         Ok(())
     }
 
-    fn note(&mut self) {
+    fn write_mark(&mut self) {
         if let Err(error) = self.disk.write(Name::Mark, 0, &self.mark.to_bytes()) {
             // The data is on disk; only a later loss of it would not be noticed.
             tracing::warn!(%error, "the number of the newest change could not be noted");

@@ -280,15 +280,15 @@ fn an_address_tells_who_has_it_who_had_it_and_how_long_it_rests() {
     let catalog = catalog("p: {subnet: 10.0.0.0/24, ips: [10.0.0.1], default: true}");
     let pools = lab.open();
     let address: IpAddr = [10, 0, 0, 1].into();
-    assert_eq!(pools.look(address), Standing::default());
+    assert_eq!(pools.lookup(address), AddressStatus::default());
     let open = grant(&pools, &catalog, "a");
-    let standing = pools.look(address);
+    let standing = pools.lookup(address);
     assert_eq!(
         (standing.holder, standing.allocation),
         (Some(owner("a")), None)
     );
     let allocation = wait(open.commit(json!(1))).unwrap();
-    assert_eq!(pools.look(address).allocation, Some(allocation));
+    assert_eq!(pools.lookup(address).allocation, Some(allocation));
     lab.pass(100);
     release(&pools, "a");
     lab.pass(20);
@@ -298,16 +298,16 @@ fn an_address_tells_who_has_it_who_had_it_and_how_long_it_rests() {
         since: 1_700_000_000,
         until: 1_700_000_100,
     }];
-    let released = Standing {
+    let released = AddressStatus {
         released_at: Some(1_700_000_100),
         cooldown_for: 40_000,
         past,
-        ..Standing::default()
+        ..AddressStatus::default()
     };
-    assert_eq!(pools.look(address), released);
+    assert_eq!(pools.lookup(address), released);
     lab.pass(60);
-    assert_eq!(pools.look(address).cooldown_for, 0);
+    assert_eq!(pools.lookup(address).cooldown_for, 0);
     add(&pools, &catalog, "b");
-    assert_eq!(pools.look(address).released_at, None);
-    assert_eq!(pools.look(address).past.len(), 1);
+    assert_eq!(pools.lookup(address).released_at, None);
+    assert_eq!(pools.lookup(address).past.len(), 1);
 }

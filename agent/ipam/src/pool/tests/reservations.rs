@@ -140,7 +140,7 @@ fn an_own_resting_address_that_is_given_back_rests_on() {
         ..Request::new(&owner, "node", &catalog)
     };
     drop(pools.reserve(&request).unwrap());
-    assert_eq!(pools.look([10, 0, 0, 1].into()).cooldown_for, 30_000);
+    assert_eq!(pools.lookup([10, 0, 0, 1].into()).cooldown_for, 30_000);
     assert_eq!(used(&pools, &catalog), (0, 1, 2));
 }
 
@@ -175,7 +175,7 @@ fn a_statefulset_pods_address_waits_for_its_next_sandbox_over_restarts() {
     lab.pass(100_000);
     let pools = lab.open();
     assert_eq!(pools.reservations(), reservations);
-    let standing = pools.look([10, 0, 0, 1].into());
+    let standing = pools.lookup([10, 0, 0, 1].into());
     assert_eq!(
         (standing.holder, standing.reservation),
         (None, Some(reservations[0].clone()))
@@ -211,7 +211,11 @@ fn a_sticky_address_is_released_by_evidence_by_a_person_and_by_the_option() {
     assert_eq!(end(&pools, "web-0"), None);
     assert_eq!(used(&pools, &catalog), (0, 1, 2), "it cools down");
     add_as(&pools, &catalog, "b", &stateful("web-1", "u2"));
-    assert!(wait(pools.release_for_good(&owner("b"))).unwrap().is_some());
+    assert!(
+        wait(pools.release_permanently(&owner("b")))
+            .unwrap()
+            .is_some()
+    );
     assert_eq!(pools.reservations(), []);
     add_as(&pools, &catalog, "c", &stateful("web-2", "u3"));
     release(&pools, "c");

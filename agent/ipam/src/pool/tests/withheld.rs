@@ -54,7 +54,7 @@ fn who_has_an_address_that_is_withheld_keeps_it_and_nobody_gets_it_afterwards() 
     assert!(reserve(&pools, &catalog, "e").is_err());
     let usage = &pools.usage(&catalog)[0];
     assert_eq!((usage.used, usage.free, usage.withheld.len()), (3, 0, 1));
-    let standing = pools.look([10, 0, 0, 1].into());
+    let standing = pools.lookup([10, 0, 0, 1].into());
     assert_eq!(
         standing.withheld.as_deref(),
         Some("the node has it on ens6")

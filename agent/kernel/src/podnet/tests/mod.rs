@@ -1,6 +1,6 @@
 //! A pod's network as a specification: facts in, objects out, no kernel.
 
-mod beside;
+mod existing;
 mod first;
 mod further;
 

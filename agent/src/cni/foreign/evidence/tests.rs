@@ -24,8 +24,8 @@ fn link(name: &str, ifindex: u32, kind: Option<&str>) -> Link {
         loopback: false,
         kind: kind.map(str::to_owned),
         ipvlan_mode: None,
-        below: None,
-        below_elsewhere: false,
+        iflink: None,
+        iflink_in_other_netns: false,
         port_of: None,
     }
 }
@@ -34,8 +34,8 @@ fn bridge(ifindex: u32, is_open: bool) -> Option<Switch> {
     Some(Switch { ifindex, is_open })
 }
 
-fn by(ifindex: u32) -> Way {
-    Way::By { ifindex, via: None }
+fn by(ifindex: u32) -> FibResult {
+    FibResult::Via { ifindex, via: None }
 }
 
 #[test]
@@ -53,8 +53,8 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         via: "172.31.16.9".parse().unwrap(),
         ifindex: ENS5,
     }];
-    let pair = |switch| Place::Pair { peer: PEER, switch };
-    let default = Way::By {
+    let pair = |switch| InterfaceKind::Veth { peer: PEER, switch };
+    let default = FibResult::Via {
         ifindex: ENS5,
         via: Some([172, 31, 16, 1].into()),
     };
@@ -63,7 +63,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "the NIC's network",
             "172.31.16.77/20",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             by(ENS5),
             ens5(),
             false,
@@ -72,7 +72,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "the NIC's network, whole",
             "172.31.16.77/20",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             by(ENS5),
             ens5(),
             true,
@@ -81,7 +81,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "one address of it",
             "172.31.16.77/32",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             by(ENS5),
             ens5(),
             true,
@@ -90,7 +90,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "more than it has",
             "172.31.16.77/16",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             by(ENS5),
             ens5(),
             true,
@@ -99,7 +99,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "half of all",
             "172.31.16.77/1",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             by(ENS5),
             ens5(),
             true,
@@ -108,7 +108,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "the pod's own matter",
             "172.31.16.77/16",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             by(ENS5),
             ens5(),
             false,
@@ -117,7 +117,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "IPv6",
             "fd00:16::77/64",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             by(ENS5),
             ens5(),
             true,
@@ -126,7 +126,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "outside",
             "198.51.100.9/32",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             default,
             ens5(),
             false,
@@ -135,7 +135,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "another NIC's",
             "210.22.16.77/24",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             by(ENS6),
             ens5(),
             false,
@@ -144,7 +144,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "a pool's subnet that no NIC has",
             "172.31.48.9/20",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             default,
             ens5(),
             true,
@@ -153,7 +153,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "a router",
             "172.31.16.9/20",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             by(ENS5),
             ens5(),
             false,
@@ -162,7 +162,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "below a link that is gone",
             "172.31.16.77/20",
-            Place::Child(99),
+            InterfaceKind::Child(99),
             by(ENS5),
             ens5(),
             false,
@@ -171,7 +171,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "hardware",
             "210.22.16.77/24",
-            Place::Hardware,
+            InterfaceKind::Hardware,
             by(ENS6),
             ens5(),
             false,
@@ -180,7 +180,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "hardware, a bridge's network",
             "10.88.0.9/24",
-            Place::Hardware,
+            InterfaceKind::Hardware,
             by(CNI0),
             ens5(),
             false,
@@ -189,7 +189,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "hardware, outside",
             "198.51.100.9/32",
-            Place::Hardware,
+            InterfaceKind::Hardware,
             default,
             ens5(),
             false,
@@ -198,7 +198,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "listed",
             "192.0.2.9/32",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             default,
             ens5(),
             true,
@@ -207,7 +207,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "listed, and more",
             "192.0.2.9/8",
-            Place::Child(ENS5),
+            InterfaceKind::Child(ENS5),
             default,
             ens5(),
             true,
@@ -216,7 +216,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "listed, anywhere",
             "192.0.2.9/32",
-            Place::Apart,
+            InterfaceKind::Unconnected,
             default,
             ens5(),
             false,
@@ -225,7 +225,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
         (
             "a dummy",
             "172.31.16.77/20",
-            Place::Apart,
+            InterfaceKind::Unconnected,
             by(ENS5),
             ens5(),
             false,
@@ -343,7 +343,7 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
             "Antrea, another node's",
             "10.244.2.7/24",
             pair(bridge(12, true)),
-            Way::By {
+            FibResult::Via {
                 ifindex: OTHER,
                 via: Some([10, 244, 2, 1].into()),
             },
@@ -355,13 +355,13 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
             "the same, on a node without a default route",
             "10.1.2.3/32",
             pair(None),
-            Way::Nowhere,
+            FibResult::Unreachable,
             ens5(),
             false,
             true,
         ),
     ] {
-        let ground = Ground {
+        let ground = CheckInput {
             place: &place,
             links: &links,
             nics: &[ENS5, ENS6],
@@ -370,39 +370,44 @@ fn an_address_is_a_pod_s_where_its_network_is_or_where_the_node_leads_to_it_alre
             routers: &routers,
             whole,
         };
-        let looked = look(&address.parse().unwrap(), way, Some(&out), ground);
+        let looked = check(&address.parse().unwrap(), way, Some(&out), ground);
         assert_eq!(looked.is_ok(), accepted, "{what}: {looked:?}");
     }
 }
 
 #[test]
 fn links_in_pods_are_known_for_what_they_are() {
-    for (kind, below, elsewhere, place) in [
-        (Some("macvlan"), Some(ENS5), true, Place::Child(ENS5)),
-        (Some("ipvlan"), Some(ENS5), true, Place::Child(ENS5)),
-        (Some("ipoib"), Some(ENS5), true, Place::Child(ENS5)),
+    for (kind, iflink, elsewhere, place) in [
+        (
+            Some("macvlan"),
+            Some(ENS5),
+            true,
+            InterfaceKind::Child(ENS5),
+        ),
+        (Some("ipvlan"), Some(ENS5), true, InterfaceKind::Child(ENS5)),
+        (Some("ipoib"), Some(ENS5), true, InterfaceKind::Child(ENS5)),
         // Made on a link in the pod: unrelated to the node.
-        (Some("macvlan"), Some(5), false, Place::Apart),
-        (None, None, false, Place::Hardware),
-        (Some("bond"), None, false, Place::Hardware),
-        (Some("dummy"), None, false, Place::Apart),
-        (Some("wireguard"), None, false, Place::Apart),
-        (Some("tun"), None, false, Place::Apart),
+        (Some("macvlan"), Some(5), false, InterfaceKind::Unconnected),
+        (None, None, false, InterfaceKind::Hardware),
+        (Some("bond"), None, false, InterfaceKind::Hardware),
+        (Some("dummy"), None, false, InterfaceKind::Unconnected),
+        (Some("wireguard"), None, false, InterfaceKind::Unconnected),
+        (Some("tun"), None, false, InterfaceKind::Unconnected),
     ] {
         let found = Link {
-            below,
-            below_elsewhere: elsewhere,
+            iflink,
+            iflink_in_other_netns: elsewhere,
             ..link("eth0", 7, kind)
         };
-        assert_eq!(place_of(&found), place, "{kind:?}");
-        assert!(!is_pair(&found), "{kind:?}");
+        assert_eq!(kind_of(&found), place, "{kind:?}");
+        assert!(!is_veth_like(&found), "{kind:?}");
     }
-    assert!(is_pair(&link("eth0", 7, Some("veth"))));
+    assert!(is_veth_like(&link("eth0", 7, Some("veth"))));
 }
 
 #[test]
 fn what_can_be_no_pod_s_is_told() {
-    for (address, nobodys) in [
+    for (address, why_unassignable) in [
         ("0.0.0.0", true),
         ("0.9.9.9", true),
         ("127.0.0.1", true),
@@ -422,7 +427,7 @@ fn what_can_be_no_pod_s_is_told() {
         ("fd00::1", false),
         ("2001:db8::1", false),
     ] {
-        let why = is_nobodys(address.parse().unwrap());
-        assert_eq!(why.is_some(), nobodys, "{address}: {why:?}");
+        let why = special_purpose(address.parse().unwrap());
+        assert_eq!(why.is_some(), why_unassignable, "{address}: {why:?}");
     }
 }

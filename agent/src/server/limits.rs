@@ -31,9 +31,9 @@ const USUAL: usize = 8 << 10;
 const LONG_KIB: u32 = 2048;
 
 /// Requests of each kind that may be served or waiting. A node has a few hundred pods.
-const MOST: usize = 1024;
+const MAX_CONNECTIONS: usize = 1024;
 
-/// Messages up to this length are read or written at any time: there are at most [`MOST`] of each kind.
+/// Messages up to this length are read or written at any time: there are at most [`MAX_CONNECTIONS`] of each kind.
 pub(super) const SMALL: usize = 64 << 10;
 
 /// The number of larger messages that are in memory at once.
@@ -50,7 +50,7 @@ const MOST_SILENT: usize = 1024;
 
 /// The limits and their current use.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Limits {
     commands: Kind,
     queries: Kind,
     long: Kind,
@@ -70,7 +70,7 @@ impl Kind {
     fn new(places: usize) -> Self {
         Self {
             places: Semaphore::new(places),
-            here: Semaphore::new(MOST),
+            here: Semaphore::new(MAX_CONNECTIONS),
         }
     }
 }
@@ -87,10 +87,10 @@ struct Silent {
 pub(super) struct Received {
     pub(super) bytes: Vec<u8>,
     /// Held for as long as the parsed request exists.
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Room {
+impl Limits {
     pub(super) fn new() -> Self {
         Self {
             commands: Kind::new(COMMANDS),
@@ -104,7 +104,7 @@ impl Room {
     }
 
     /// Registers a new connection. The result completes when it was silent for too long, with so many others.
-    pub(super) fn enter(&self, now: Instant) -> oneshot::Receiver<()> {
+    pub(super) fn register(&self, now: Instant) -> oneshot::Receiver<()> {
         let (end, ended) = oneshot::channel();
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.push_back(Silent { since: now, end });
@@ -123,7 +123,7 @@ impl Room {
     }
 
     /// Closes all silent connections.
-    pub(super) fn clear(&self) {
+    pub(super) fn close_silent(&self) {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.clear();
     }
@@ -150,16 +150,16 @@ impl Room {
             .take(first as u64)
             .read_to_end(&mut bytes)
             .await?;
-        let mut room = None;
+        let mut permit = None;
         if length > first && bytes.len() == first {
-            room = Some(one(&self.large_requests).await?);
+            permit = Some(one(&self.large_requests).await?);
             let rest = (length - first) as u64;
             stream.take(rest).read_to_end(&mut bytes).await?;
         }
         if bytes.len() < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Received { bytes, room })
+        Ok(Received { bytes, permit })
     }
 
     /// Waits until `length` bytes may be kept for a client that reads slowly; short answers need no permit.
@@ -184,7 +184,7 @@ impl Room {
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let is_long = length > USUAL;
-        let kind = match (is_long, only_looks(request)) {
+        let kind = match (is_long, is_read_only(request)) {
             (true, _) => &self.long,
             (false, true) => &self.queries,
             (false, false) => &self.commands,
@@ -202,13 +202,13 @@ impl Room {
     }
 }
 
-async fn one(room: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
-    let permit = Arc::clone(room).acquire_owned().await;
+async fn one(semaphore: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
+    let permit = Arc::clone(semaphore).acquire_owned().await;
     permit.map_err(io::Error::other)
 }
 
 /// Whether a request only reads from memory. It is answered without waiting for commands that change something.
-fn only_looks(request: &Request) -> bool {
+fn is_read_only(request: &Request) -> bool {
     match request {
         Request::Query(Query::Release { .. }) => false,
         Request::Query(_) => true,
@@ -235,42 +235,42 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_is_read_whole_or_not_at_all() {
-        let room = Room::new();
+        let limits = Limits::new();
         for length in [0, 1, SMALL, SMALL + 1, 1 << 20] {
             let whole = frame(length);
-            let received = room.receive(&mut whole.as_slice()).await.unwrap();
+            let received = limits.receive(&mut whole.as_slice()).await.unwrap();
             assert_eq!(received.bytes.len(), length);
             let cut = &whole[..whole.len() - 1];
-            let refused = room.receive(&mut &*cut).await.unwrap_err();
+            let refused = limits.receive(&mut &*cut).await.unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::UnexpectedEof, "{length}");
         }
-        let refused = room.receive(&mut frame((1 << 20) + 1).as_slice()).await;
+        let refused = limits.receive(&mut frame((1 << 20) + 1).as_slice()).await;
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidData);
         // The header announces a long request; only what arrives is kept.
         let (mut near, mut far) = tokio::io::duplex(64);
         tokio::io::AsyncWriteExt::write_all(&mut far, &frame(1 << 20)[..40])
             .await
             .unwrap();
-        let reading = timeout(Duration::from_millis(20), room.receive(&mut near)).await;
+        let reading = timeout(Duration::from_millis(20), limits.receive(&mut near)).await;
         assert!(reading.is_err());
-        assert_eq!(room.large_requests.available_permits(), LARGE);
+        assert_eq!(limits.large_requests.available_permits(), LARGE);
     }
 
     #[tokio::test]
     async fn the_oldest_of_many_silent_ones_ends_and_no_young_one_does() {
-        let room = Room::new();
+        let limits = Limits::new();
         let start = Instant::now();
         let at = |millis: u64| start + Duration::from_millis(millis);
-        let mut first: Vec<_> = (0..SILENT).map(|_| room.enter(at(0))).collect();
+        let mut first: Vec<_> = (0..SILENT).map(|_| limits.register(at(0))).collect();
         // One of them has sent its request.
         drop(first.remove(0));
-        let mut second = room.enter(at(2000));
+        let mut second = limits.register(at(2000));
         assert!(
             first
                 .iter_mut()
                 .all(|one| one.try_recv() == Err(oneshot::error::TryRecvError::Empty))
         );
-        let mut third = room.enter(at(2001));
+        let mut third = limits.register(at(2001));
         assert_eq!(
             first[0].try_recv(),
             Err(oneshot::error::TryRecvError::Closed)
@@ -278,29 +278,31 @@ mod tests {
         for young in [&mut second, &mut third, &mut first[1]] {
             assert_eq!(young.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         }
-        let flood: Vec<_> = (0..2 * MOST_SILENT).map(|_| room.enter(at(2002))).collect();
-        assert_eq!(room.silent.lock().unwrap().len(), MOST_SILENT);
+        let flood: Vec<_> = (0..2 * MOST_SILENT)
+            .map(|_| limits.register(at(2002)))
+            .collect();
+        assert_eq!(limits.silent.lock().unwrap().len(), MOST_SILENT);
         drop(flood);
-        room.clear();
+        limits.close_silent();
         assert_eq!(third.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     }
 
     #[tokio::test]
     async fn queries_are_served_while_commands_take_all_places_and_what_is_too_many_is_told_so() {
-        let room = Arc::new(Room::new());
+        let limits = Arc::new(Limits::new());
         let forever = || std::future::pending::<()>();
         let mut stuck = Vec::new();
-        for _ in 0..MOST {
-            let room = Arc::clone(&room);
-            let serving = async move { room.serve(&command(), 1000, forever()).await };
+        for _ in 0..MAX_CONNECTIONS {
+            let limits = Arc::clone(&limits);
+            let serving = async move { limits.serve(&command(), 1000, forever()).await };
             stuck.push(tokio::spawn(serving));
         }
-        while room.commands.here.available_permits() > 0 {
+        while limits.commands.here.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(room.serve(&command(), 1000, async {}).await, None);
+        assert_eq!(limits.serve(&command(), 1000, async {}).await, None);
         for length in [USUAL + 1, 1 << 20] {
-            assert_eq!(room.serve(&command(), length, async {}).await, Some(()));
+            assert_eq!(limits.serve(&command(), length, async {}).await, Some(()));
         }
         for request in [
             Request::Query(Query::Status),
@@ -309,7 +311,7 @@ mod tests {
                 ..Invocation::default()
             }),
         ] {
-            let answer = room.serve(&request, 1000, async { 7 });
+            let answer = limits.serve(&request, 1000, async { 7 });
             let answer = timeout(Duration::from_secs(10), answer).await;
             assert_eq!(answer.unwrap(), Some(7), "{request:?}");
         }
@@ -320,11 +322,11 @@ mod tests {
 
     #[tokio::test]
     async fn few_of_the_longest_requests_are_served_at_once_and_keep_no_usual_one_waiting() {
-        let room = Arc::new(Room::new());
+        let limits = Arc::new(Limits::new());
         let (mut most, running) = (0, Arc::new(std::sync::atomic::AtomicUsize::new(0)));
         let mut all = tokio::task::JoinSet::new();
         for _ in 0..50 {
-            let (room, running) = (Arc::clone(&room), Arc::clone(&running));
+            let (limits, running) = (Arc::clone(&limits), Arc::clone(&running));
             all.spawn(async move {
                 let work = async {
                     let now = running.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
@@ -332,10 +334,10 @@ mod tests {
                     running.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
                     now
                 };
-                room.serve(&command(), 1 << 20, work).await.unwrap()
+                limits.serve(&command(), 1 << 20, work).await.unwrap()
             });
         }
-        let stuck = Arc::new(Room::new());
+        let stuck = Arc::new(Limits::new());
         for _ in 0..LONG {
             let stuck = Arc::clone(&stuck);
             tokio::spawn(async move {

@@ -13,7 +13,7 @@ use super::{Error, Netlink, message, state::next_hop};
 
 /// The errors of a lookup that finds no route (`fib_lookup`, `ip6_route_output`): no such network, or a route or rule
 /// that refuses.
-const NO_WAY: [i32; 4] = [
+const UNREACHABLE: [i32; 4] = [
     Errno::ENETUNREACH as i32,
     Errno::EHOSTUNREACH as i32,
     Errno::EACCES as i32,
@@ -22,20 +22,20 @@ const NO_WAY: [i32; 4] = [
 
 /// The route to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum FibResult {
     /// To the namespace itself.
     Local,
     /// To all on a link: a network's broadcast address, an anycast or a multicast one.
-    ToAll,
+    Broadcast,
     /// Out on a link.
-    By {
+    Via {
         /// The link's index.
         ifindex: u32,
         /// The next hop, if there is one.
         via: Option<IpAddr>,
     },
     /// No route.
-    Nowhere,
+    Unreachable,
 }
 
 impl Netlink {
@@ -43,7 +43,7 @@ impl Netlink {
     ///
     /// # Errors
     /// If the kernel does not answer.
-    pub async fn way_to(&self, address: IpAddr) -> Result<Way, Error> {
+    pub async fn fib_lookup(&self, address: IpAddr) -> Result<FibResult, Error> {
         let mut question = RouteMessage::default();
         let family = Family::of(address);
         question.header.address_family = message::address_family(family);
@@ -53,8 +53,10 @@ impl Netlink {
         let what = format!("ask for the way to {address}");
         let question = RouteNetlinkMessage::GetRoute(question);
         match self.ask(&what, question).await {
-            Ok(answer) => Ok(way(&answer).unwrap_or(Way::Nowhere)),
-            Err(e) if e.errno().is_some_and(|errno| NO_WAY.contains(&errno)) => Ok(Way::Nowhere),
+            Ok(answer) => Ok(way(&answer).unwrap_or(FibResult::Unreachable)),
+            Err(e) if e.errno().is_some_and(|errno| UNREACHABLE.contains(&errno)) => {
+                Ok(FibResult::Unreachable)
+            }
             Err(e) => Err(e),
         }
     }
@@ -65,11 +67,11 @@ impl Netlink {
     /// # Errors
     /// If the kernel does not answer.
     pub async fn is_local(&self, address: IpAddr) -> Result<bool, Error> {
-        Ok(self.way_to(address).await? == Way::Local)
+        Ok(self.fib_lookup(address).await? == FibResult::Local)
     }
 }
 
-fn way(answer: &RouteNetlinkMessage) -> Option<Way> {
+fn way(answer: &RouteNetlinkMessage) -> Option<FibResult> {
     let RouteNetlinkMessage::NewRoute(route) = answer else {
         return None;
     };
@@ -81,9 +83,11 @@ fn way(answer: &RouteNetlinkMessage) -> Option<Way> {
         }
     }
     Some(match (route.header.kind, by) {
-        (RouteType::Local, _) => Way::Local,
-        (RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast, _) => Way::ToAll,
-        (RouteType::Unicast, Some(ifindex)) => Way::By { ifindex, via },
-        _ => Way::Nowhere,
+        (RouteType::Local, _) => FibResult::Local,
+        (RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast, _) => {
+            FibResult::Broadcast
+        }
+        (RouteType::Unicast, Some(ifindex)) => FibResult::Via { ifindex, via },
+        _ => FibResult::Unreachable,
     })
 }

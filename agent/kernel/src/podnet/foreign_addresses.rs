@@ -16,7 +16,7 @@ use crate::{
 
 /// The changes that were reverted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Undone {
+pub struct Reverted {
     /// Addresses, each with the link that had it.
     pub addresses: Vec<(IpAddr, String)>,
     /// The mode that the interface had.
@@ -27,7 +27,7 @@ pub struct Undone {
 /// link is Ebbtide's; `taken`: the node's addresses and the routers'.
 ///
 /// A link-local one is valid on the link only. It conflicts only if it is taken.
-fn is_strange(address: IpAddr, own: Option<&[IpAddr]>, taken: &[IpAddr]) -> bool {
+fn is_foreign(address: IpAddr, own: Option<&[IpAddr]>, taken: &[IpAddr]) -> bool {
     match own {
         Some(own) if own.contains(&address) => false,
         Some(_) if !is_link_local(&address) => true,
@@ -41,7 +41,7 @@ fn is_strange(address: IpAddr, own: Option<&[IpAddr]>, taken: &[IpAddr]) -> bool
 ///
 /// # Errors
 /// If the pod's namespace no longer exists, or the kernel refuses a request.
-pub async fn undo(net: &PodNet, taken: Vec<IpAddr>) -> Result<Undone, Error> {
+pub async fn revert(net: &PodNet, taken: Vec<IpAddr>) -> Result<Reverted, Error> {
     let Evidence::Present(netns) = net.namespace()? else {
         return Err(Error::NamespaceGone(net.netns.clone()));
     };
@@ -49,11 +49,11 @@ pub async fn undo(net: &PodNet, taken: Vec<IpAddr>) -> Result<Undone, Error> {
     netns.inside(move || in_pod(&net, &taken)).await
 }
 
-fn in_pod(net: &PodNet, taken: &[IpAddr]) -> Result<Undone, Error> {
+fn in_pod(net: &PodNet, taken: &[IpAddr]) -> Result<Reverted, Error> {
     let mut pod = Direct::open(format!("in {}", net.netns.display()))?;
-    let mut undone = Undone::default();
+    let mut reverted = Reverted::default();
     let Some(wanted) = net.ipvlan.as_ref().map(|ipvlan| ipvlan.mode) else {
-        return Ok(undone);
+        return Ok(reverted);
     };
     let links = pod.all_links()?;
     let addresses = pod.addresses()?;
@@ -76,20 +76,20 @@ fn in_pod(net: &PodNet, taken: &[IpAddr]) -> Result<Undone, Error> {
         let on_link = |found: &&LinkAddress| found.ifindex == link.ifindex;
         for found in addresses.iter().filter(on_link) {
             let address = found.address.addr();
-            if is_strange(address, own, taken) {
+            if is_foreign(address, own, taken) {
                 batch.delete_address(found, &link.name);
-                undone.addresses.push((address, link.name.clone()));
+                reverted.addresses.push((address, link.name.clone()));
             }
         }
         if is_ours && mode != wanted {
             batch.set_mode(link, wanted);
-            undone.mode = Some(mode);
+            reverted.mode = Some(mode);
         }
     }
-    if undone != Undone::default() {
+    if reverted != Reverted::default() {
         pod.run(batch)?;
     }
-    Ok(undone)
+    Ok(reverted)
 }
 
 #[cfg(test)]
@@ -118,7 +118,7 @@ mod tests {
             ("fe80::2", false, true),
         ] {
             let own = is_ours.then_some(own.as_slice());
-            let found = is_strange(address.parse().unwrap(), own, &taken);
+            let found = is_foreign(address.parse().unwrap(), own, &taken);
             assert_eq!(found, expected, "{address}, ours: {is_ours}");
         }
     }

@@ -19,7 +19,7 @@ use super::{
 
 /// Ebbtide's rules and routes in a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ours {
+pub struct Owned {
     /// The rules.
     pub rules: Vec<Rule>,
     /// The routes.
@@ -31,16 +31,16 @@ impl Netlink {
     ///
     /// # Errors
     /// If the kernel refuses a request.
-    pub async fn ours(&self, links: &[Link]) -> Result<Ours, Error> {
+    pub async fn owned(&self, links: &[Link]) -> Result<Owned, Error> {
         let names: HashMap<u32, String> =
             links.iter().map(|l| (l.ifindex, l.name.clone())).collect();
-        let mut ours = Ours::default();
+        let mut ours = Owned::default();
         for family in Family::BOTH {
             let mut message = RuleMessage::default();
             message.header.family = message::address_family(family);
             let request = RouteNetlinkMessage::GetRule(message);
             let rules = self.dump("list rules", request, |answer| match answer {
-                RouteNetlinkMessage::NewRule(rule) if is_ours(&rule) => parse_rule(family, &rule),
+                RouteNetlinkMessage::NewRule(rule) if is_owned(&rule) => parse_rule(family, &rule),
                 _ => None,
             });
             ours.rules.extend(rules.await?);
@@ -64,7 +64,7 @@ impl Netlink {
 }
 
 /// Whether the rule is Ebbtide's.
-pub(super) fn is_ours(rule: &RuleMessage) -> bool {
+pub(super) fn is_owned(rule: &RuleMessage) -> bool {
     let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
     rule.attributes.contains(&ours)
 }

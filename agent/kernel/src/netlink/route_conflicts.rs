@@ -30,22 +30,22 @@ const IPV6_METRIC: u32 = 1024;
 
 /// Refused requests for routes that are worth another try.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct RouteConflicts {
     /// Those that conflict with an existing route.
-    places: Vec<Request>,
+    conflicting: Vec<Request>,
     /// Those whose gateway was refused as `onlink`; here without that flag.
     gateways: Vec<Request>,
 }
 
-impl Taken {
+impl RouteConflicts {
     /// Keeps `request` if it was refused for one of these reasons; returns whether it was.
-    pub(super) fn keep(&mut self, request: &Request, refusal: &io::Error) -> bool {
+    pub(super) fn collect(&mut self, request: &Request, refusal: &io::Error) -> bool {
         let RouteNetlinkMessage::NewRoute(route) = &request.message else {
             return false;
         };
         let is = |errno| refusal.raw_os_error() == Some(errno as i32);
         if request.flags & NLM_F_EXCL != 0 && is(Errno::EEXIST) {
-            self.places.push(request.clone());
+            self.conflicting.push(request.clone());
             return true;
         }
         if route.header.flags.contains(RouteFlags::Onlink) && is(Errno::EINVAL) {
@@ -61,15 +61,18 @@ impl Taken {
     }
 
     /// Returns the requests to repeat without `onlink`, before existing routes are read.
-    pub(super) fn by_other_means(&mut self) -> Batch {
+    pub(super) fn without_onlink(&mut self) -> Batch {
         Batch {
             requests: mem::take(&mut self.gateways),
         }
     }
 
     /// Returns the dumps of the existing routes: one for each family and table.
-    pub(super) fn questions(&self) -> Vec<RouteNetlinkMessage> {
-        let asked = self.wanted().map(place).map(|(f, t)| (u8::from(f), t));
+    pub(super) fn dumps(&self) -> Vec<RouteNetlinkMessage> {
+        let asked = self
+            .wanted()
+            .map(family_and_table)
+            .map(|(f, t)| (u8::from(f), t));
         let asked: BTreeSet<_> = asked.collect();
         let question = |(family, table): (u8, u32)| {
             RouteNetlinkMessage::GetRoute(routes_of(family.into(), table))
@@ -78,15 +81,22 @@ impl Taken {
     }
 
     /// Returns the requests to repeat as replacements, given the existing routes, and errors for foreign conflicts.
-    pub(super) fn again(mut self, there: &[RouteMessage], namespace: &str) -> (Batch, Vec<Error>) {
-        self.places.retain(|request| !request.is_done(there));
+    pub(super) fn replacements(
+        mut self,
+        existing: &[RouteMessage],
+        namespace: &str,
+    ) -> (Batch, Vec<Error>) {
+        self.conflicting
+            .retain(|request| !request.exists_in(existing));
         let (mut batch, mut refused) = (Batch::default(), Vec::new());
-        for mut request in self.places {
+        for mut request in self.conflicting {
             let RouteNetlinkMessage::NewRoute(wanted) = &request.message else {
                 continue;
             };
-            let mut in_the_way = there.iter().filter(|there| is_in_the_way(there, wanted));
-            match in_the_way.find(|there| !is_ours(there, wanted)) {
+            let mut conflicting = existing
+                .iter()
+                .filter(|existing| conflicts(existing, wanted));
+            match conflicting.find(|existing| !is_owned(existing, wanted)) {
                 None => {
                     request.flags = NLM_F_CREATE | NLM_F_REPLACE;
                     batch.requests.push(request);
@@ -96,7 +106,7 @@ impl Taken {
                         "{} {namespace}, where a route that is not Ebbtide's has its place ({}): it \
                          stays as it is; remove it, or let it have a metric",
                         request.what,
-                        described(other)
+                        describe(other)
                     ),
                     Errno::EEXIST.into(),
                 )),
@@ -106,11 +116,11 @@ impl Taken {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.conflicting.is_empty()
     }
 
     fn wanted(&self) -> impl Iterator<Item = &RouteMessage> {
-        self.places
+        self.conflicting
             .iter()
             .filter_map(|request| match &request.message {
                 RouteNetlinkMessage::NewRoute(wanted) => Some(wanted),
@@ -121,19 +131,19 @@ impl Taken {
 
 impl Request {
     /// Whether the request is for a route that exists identically.
-    fn is_done(&self, there: &[RouteMessage]) -> bool {
+    fn exists_in(&self, existing: &[RouteMessage]) -> bool {
         let RouteNetlinkMessage::NewRoute(wanted) = &self.message else {
             return false;
         };
-        let mut same = there.iter().filter(|there| is_same(there, wanted));
-        same.any(|there| is_in_the_way(there, wanted))
+        let mut same = existing.iter().filter(|existing| is_same(existing, wanted));
+        same.any(|existing| conflicts(existing, wanted))
     }
 }
 
 impl Batch {
     /// Returns the dumps that find which of the batch's routes exist as Ebbtide's: one for each family, limited to one
     /// table and one link if all routes share these.
-    pub(super) fn questions_about_routes(&self) -> Vec<RouteNetlinkMessage> {
+    pub(super) fn route_dumps(&self) -> Vec<RouteNetlinkMessage> {
         let routes = || {
             self.requests
                 .iter()
@@ -142,10 +152,14 @@ impl Batch {
                     _ => None,
                 })
         };
-        let families: BTreeSet<u8> = routes().map(|route| u8::from(place(route).0)).collect();
+        let families: BTreeSet<u8> = routes()
+            .map(|route| u8::from(family_and_table(route).0))
+            .collect();
         let question = |family: u8| {
-            let of_family = || routes().filter(|route| u8::from(place(route).0) == family);
-            let tables: BTreeSet<u32> = of_family().map(|route| place(route).1).collect();
+            let of_family =
+                || routes().filter(|route| u8::from(family_and_table(route).0) == family);
+            let tables: BTreeSet<u32> =
+                of_family().map(|route| family_and_table(route).1).collect();
             let links: BTreeSet<Option<u32>> = of_family().map(link).collect();
             let mut message = RouteMessage::default();
             message.header.address_family = family.into();
@@ -162,8 +176,8 @@ impl Batch {
     }
 
     /// Removes the requests for routes that exist identically.
-    pub(super) fn leave_out(&mut self, there: &[RouteMessage]) {
-        self.requests.retain(|request| !request.is_done(there));
+    pub(super) fn remove_existing(&mut self, existing: &[RouteMessage]) {
+        self.requests.retain(|request| !request.exists_in(existing));
     }
 }
 
@@ -182,7 +196,7 @@ pub(super) fn route(answer: RouteNetlinkMessage) -> Option<RouteMessage> {
     }
 }
 
-fn place(route: &RouteMessage) -> (AddressFamily, u32) {
+fn family_and_table(route: &RouteMessage) -> (AddressFamily, u32) {
     let mut tables = route.attributes.iter().filter_map(|a| match a {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
@@ -194,7 +208,7 @@ fn place(route: &RouteMessage) -> (AddressFamily, u32) {
 
 /// Whether an existing route conflicts with the wanted one: to the kernel both are the same (`fib_table_insert`,
 /// net/ipv4/fib_trie.c; `fib6_add_rt2node`, net/ipv6/ip6_fib.c).
-fn is_in_the_way(there: &RouteMessage, wanted: &RouteMessage) -> bool {
+fn conflicts(existing: &RouteMessage, wanted: &RouteMessage) -> bool {
     let destination = |route: &RouteMessage| {
         let found = route.attributes.iter().find_map(|a| match a {
             RouteAttribute::Destination(address) => ip(address),
@@ -204,10 +218,10 @@ fn is_in_the_way(there: &RouteMessage, wanted: &RouteMessage) -> bool {
         let found = found.filter(|_| route.header.destination_prefix_length > 0);
         (found, route.header.destination_prefix_length)
     };
-    place(there) == place(wanted)
-        && destination(there) == destination(wanted)
-        && there.header.tos == wanted.header.tos
-        && metric(there) == metric(wanted)
+    family_and_table(existing) == family_and_table(wanted)
+        && destination(existing) == destination(wanted)
+        && existing.header.tos == wanted.header.tos
+        && metric(existing) == metric(wanted)
 }
 
 fn metric(route: &RouteMessage) -> u32 {
@@ -222,9 +236,9 @@ fn metric(route: &RouteMessage) -> u32 {
 }
 
 /// Whether a route is Ebbtide's, or the kernel's own for an address on the same link.
-fn is_ours(there: &RouteMessage, wanted: &RouteMessage) -> bool {
-    there.header.protocol == RouteProtocol::from(PROTOCOL)
-        || there.header.protocol == RouteProtocol::Kernel && link(there) == link(wanted)
+fn is_owned(existing: &RouteMessage, wanted: &RouteMessage) -> bool {
+    existing.header.protocol == RouteProtocol::from(PROTOCOL)
+        || existing.header.protocol == RouteProtocol::Kernel && link(existing) == link(wanted)
 }
 
 fn link(route: &RouteMessage) -> Option<u32> {
@@ -234,7 +248,7 @@ fn link(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-fn is_same(there: &RouteMessage, wanted: &RouteMessage) -> bool {
+fn is_same(existing: &RouteMessage, wanted: &RouteMessage) -> bool {
     let leads = |route: &RouteMessage| {
         let mut to = (None, None);
         for attribute in &route.attributes {
@@ -245,11 +259,11 @@ fn is_same(there: &RouteMessage, wanted: &RouteMessage) -> bool {
         }
         (to, link(route), route.header.kind, route.header.protocol)
     };
-    leads(there) == leads(wanted)
+    leads(existing) == leads(wanted)
 }
 
 /// Formats a route for people, with what `ip route` needs to remove it.
-fn described(route: &RouteMessage) -> String {
+fn describe(route: &RouteMessage) -> String {
     let mut text = String::from("default");
     let (mut via, mut device) = (String::new(), String::new());
     for attribute in &route.attributes {
@@ -267,7 +281,7 @@ fn described(route: &RouteMessage) -> String {
             }
         }
     }
-    let (_, table) = place(route);
+    let (_, table) = family_and_table(route);
     let protocol = u8::from(route.header.protocol);
     format!("{text}{via}{device}, table {table}, protocol {protocol}")
 }
@@ -297,16 +311,16 @@ mod tests {
     }
 
     /// Returns the number of repeated requests, and the errors of the others.
-    fn outcome(there: RouteMessage) -> (usize, Vec<String>) {
-        let mut taken = Taken::default();
+    fn outcome(existing: RouteMessage) -> (usize, Vec<String>) {
+        let mut taken = RouteConflicts::default();
         let request = Request {
             what: "add route".into(),
             message: RouteNetlinkMessage::NewRoute(wanted()),
             flags: NLM_F_EXCL,
             tolerated: &[],
         };
-        assert!(taken.keep(&request, &Errno::EEXIST.into()));
-        let (batch, refused) = taken.again(&[there], "in the pod");
+        assert!(taken.collect(&request, &Errno::EEXIST.into()));
+        let (batch, refused) = taken.replacements(&[existing], "in the pod");
         let refused = refused.iter().map(ToString::to_string).collect();
         (batch.requests.len(), refused)
     }
@@ -319,13 +333,13 @@ mod tests {
             flags: NLM_F_EXCL,
             tolerated: &[],
         };
-        let mut taken = Taken::default();
-        assert!(taken.keep(&request, &Errno::EINVAL.into()) && taken.is_empty());
-        let again = taken.by_other_means().requests;
+        let mut taken = RouteConflicts::default();
+        assert!(taken.collect(&request, &Errno::EINVAL.into()) && taken.is_empty());
+        let again = taken.without_onlink().requests;
         assert_eq!(again.len(), 1);
-        assert!(!taken.keep(&again[0], &Errno::EINVAL.into()), "for good");
-        assert!(taken.keep(&again[0], &Errno::EEXIST.into()) && !taken.is_empty());
-        assert!(taken.by_other_means().requests.is_empty());
+        assert!(!taken.collect(&again[0], &Errno::EINVAL.into()), "for good");
+        assert!(taken.collect(&again[0], &Errno::EEXIST.into()) && !taken.is_empty());
+        assert!(taken.without_onlink().requests.is_empty());
     }
 
     #[test]
@@ -371,29 +385,29 @@ mod tests {
         let table = changed(|route| route.attributes[0] = RouteAttribute::Table(7701));
         let tos = changed(|route| route.header.tos = 4);
         for other in [metric, table, tos] {
-            assert!(!is_in_the_way(&other, &wanted()), "{other:?}");
+            assert!(!conflicts(&other, &wanted()), "{other:?}");
         }
         // The kernel always writes an IPv6 route's metric, and takes none for 1024.
         let mut ipv6 = wanted();
         ipv6.header.address_family = AddressFamily::Inet6;
         let mut dumped = ipv6.clone();
         dumped.attributes.push(RouteAttribute::Priority(1024));
-        assert!(is_in_the_way(&dumped, &ipv6));
+        assert!(conflicts(&dumped, &ipv6));
     }
 
     #[test]
     fn each_table_is_asked_about_once_and_nothing_but_a_taken_place_is_kept() {
-        let mut taken = Taken::default();
+        let mut taken = RouteConflicts::default();
         let request = Request {
             what: String::new(),
             message: RouteNetlinkMessage::NewRoute(wanted()),
             flags: NLM_F_EXCL,
             tolerated: &[],
         };
-        assert!(!taken.keep(&request, &Errno::ENETUNREACH.into()));
+        assert!(!taken.collect(&request, &Errno::ENETUNREACH.into()));
         assert!(taken.is_empty());
-        assert!(taken.keep(&request, &Errno::EEXIST.into()));
-        assert!(taken.keep(&request, &Errno::EEXIST.into()));
-        assert_eq!(taken.questions().len(), 1);
+        assert!(taken.collect(&request, &Errno::EEXIST.into()));
+        assert!(taken.collect(&request, &Errno::EEXIST.into()));
+        assert_eq!(taken.dumps().len(), 1);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Whether the node has to answer: an l2 child answers itself.
-pub(super) const fn is_the_nodes(wanted: bool, mode: IpvlanMode) -> bool {
+pub(super) const fn node_responds(wanted: bool, mode: IpvlanMode) -> bool {
     wanted && !matches!(mode, IpvlanMode::L2)
 }
 
@@ -30,7 +30,11 @@ fn solicited(address: IpAddr) -> Option<Mac> {
 ///
 /// A NIC receives only groups that it has joined. The group stays joined when the pod is removed: another address may
 /// share it, and the pool will assign this one again.
-pub(super) async fn answer(net: &PodNet, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
+pub(super) async fn enable_responder(
+    net: &PodNet,
+    host: &Netlink,
+    datapath: &Datapath,
+) -> Result<(), Error> {
     let Some(master) = net.master().filter(|_| net.answered) else {
         return Ok(());
     };
@@ -44,7 +48,7 @@ pub(super) async fn answer(net: &PodNet, host: &Netlink, datapath: &Datapath) ->
     for group in addresses.iter().filter_map(|address| solicited(*address)) {
         multicast::join(&nic.name, group)?;
     }
-    datapath.answers.give(&addresses, nic.ifindex, mac)?;
+    datapath.responder.insert(&addresses, nic.ifindex, mac)?;
     Ok(())
 }
 
@@ -72,7 +76,7 @@ mod tests {
             (true, IpvlanMode::L2, false),
             (false, IpvlanMode::L3, false),
         ] {
-            assert_eq!(is_the_nodes(wanted, mode), expected, "{wanted} {mode}");
+            assert_eq!(node_responds(wanted, mode), expected, "{wanted} {mode}");
         }
     }
 }

@@ -29,7 +29,7 @@ impl Routed {
     /// Whether a foreign rule looks up a foreign table for traffic that Ebbtide routes. A rule with a mark matches only
     /// packets that its owner marks, and a VRF's only what is in the VRF. The local table's takes nothing from Ebbtide.
     #[must_use]
-    pub fn is_taken_by(&self, rule: &ForeignRule) -> bool {
+    pub fn is_caught_by(&self, rule: &ForeignRule) -> bool {
         let looks_up = rule.table.is_some_and(|table| table != LOCAL_TABLE);
         if rule.inverted || !looks_up {
             return looks_up;
@@ -64,7 +64,7 @@ fn local(foreign: &[ForeignRule]) -> u32 {
 }
 
 /// Foreign rules that precede Ebbtide's, which begin at `base`, and match traffic that Ebbtide routes.
-pub fn in_front<'a>(
+pub fn preceding_rules<'a>(
     base: u32,
     foreign: &'a [ForeignRule],
     routed: &'a Routed,
@@ -72,20 +72,20 @@ pub fn in_front<'a>(
     let end = base.saturating_sub(1).saturating_add(PRIORITIES);
     foreign
         .iter()
-        .filter(move |rule| rule.priority < end && routed.is_taken_by(rule))
+        .filter(move |rule| rule.priority < end && routed.is_caught_by(rule))
 }
 
 /// The first priority of Ebbtide's rules at which no foreign rule takes their traffic: the current one if it qualifies,
 /// else `preferred` or the nearest free block. `None` if there is no such block.
 #[must_use]
-pub fn base_in_front(
+pub fn preceding_base(
     preferred: u32,
     current: Option<u32>,
     foreign: &[ForeignRule],
     routed: &Routed,
 ) -> Option<u32> {
     let local = local(foreign);
-    let taking = foreign.iter().filter(|rule| routed.is_taken_by(rule));
+    let taking = foreign.iter().filter(|rule| routed.is_caught_by(rule));
     let behind_local = taking.filter(|rule| rule.priority > local);
     let first = behind_local.map(|rule| rule.priority).min();
     let between = local + 1..first.unwrap_or(MAIN).min(MAIN);
@@ -202,7 +202,7 @@ mod tests {
             (oif("ens5"), true),
             (oif("wg0"), false),
         ] {
-            assert_eq!(routed().is_taken_by(&rule), expected, "{rule}");
+            assert_eq!(routed().is_caught_by(&rule), expected, "{rule}");
         }
     }
 
@@ -261,10 +261,10 @@ mod tests {
             ),
         ] {
             let all = [&kernels[..], &others].concat();
-            let base = base_in_front(1000, current, &all, &routed());
+            let base = preceding_base(1000, current, &all, &routed());
             assert_eq!(base, expected, "{name}");
             if let Some(base) = base {
-                let left: Vec<_> = in_front(base, &all, &routed())
+                let left: Vec<_> = preceding_rules(base, &all, &routed())
                     .map(|rule| rule.priority)
                     .collect();
                 assert!(

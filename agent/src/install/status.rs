@@ -11,9 +11,9 @@ use super::Error;
 
 /// Why the plugin or its configuration is not installed, if so. All clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Standing(Arc<Mutex<Option<String>>>);
+pub struct InstallStatus(Arc<Mutex<Option<String>>>);
 
-impl Standing {
+impl InstallStatus {
     /// Returns why the installation fails now.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
@@ -22,7 +22,7 @@ impl Standing {
     }
 
     /// Records the result of an attempt to install `configuration`, and logs it if it has changed.
-    pub(super) fn note(&self, configuration: &Path, done: Result<(), Error>) {
+    pub(super) fn record(&self, configuration: &Path, done: Result<(), Error>) {
         let fault = done.err().map(|e| e.to_string());
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == fault {

@@ -15,7 +15,7 @@ use crate::{
 
 /// Other plugins' default routes and addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Others {
+pub struct ForeignInterfaces {
     /// Families with a foreign default route.
     pub defaults: Vec<Family>,
     /// Addresses on foreign links, if there is such a route; without link-local ones.
@@ -24,14 +24,14 @@ pub struct Others {
     pub marks: bool,
 }
 
-impl Others {
+impl ForeignInterfaces {
     /// Reads them from the pod. `own` are the names of Ebbtide's interfaces there.
     ///
     /// # Errors
     /// If the pod's namespace no longer exists, or the kernel does not answer.
-    pub async fn look(sandbox: &Sandbox, own: Vec<String>) -> Result<Self, Error> {
-        let netns = Netns::look(&sandbox.netns, Some(sandbox.netns_inode))?;
-        look_into(netns, &sandbox.netns, move |pod| Self::inside(pod, &own)).await
+    pub async fn read(sandbox: &Sandbox, own: Vec<String>) -> Result<Self, Error> {
+        let netns = Netns::inspect(&sandbox.netns, Some(sandbox.netns_inode))?;
+        inspect(netns, &sandbox.netns, move |pod| Self::inside(pod, &own)).await
     }
 
     fn inside(pod: &mut Direct, own: &[String]) -> Result<Self, Error> {
@@ -63,12 +63,12 @@ impl Others {
 ///
 /// # Errors
 /// If the pod's namespace no longer exists, or the kernel does not answer.
-pub async fn marks_in(net: &PodNet) -> Result<bool, Error> {
+pub async fn has_foreign_marks(net: &PodNet) -> Result<bool, Error> {
     let look = |pod: &mut Direct| Ok(pod.has_foreign_rules_by_mark()?);
-    look_into(net.namespace()?, &net.netns, look).await
+    inspect(net.namespace()?, &net.netns, look).await
 }
 
-async fn look_into<T: Send + 'static>(
+async fn inspect<T: Send + 'static>(
     evidence: Evidence,
     path: &Path,
     look: impl FnOnce(&mut Direct) -> Result<T, Error> + Send + 'static,

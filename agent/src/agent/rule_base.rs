@@ -13,23 +13,23 @@ use tracing::{info, warn};
 
 use super::locked;
 
-/// The rules move at most [`MOVES`] times in this period: another program may insist on being first as well.
-const SOME_TIME: Duration = Duration::from_secs(30);
-const MOVES: usize = 3;
+/// The rules move at most [`MAX_MOVES`] times in this period: another program may insist on being first as well.
+const MOVE_PERIOD: Duration = Duration::from_secs(30);
+const MAX_MOVES: usize = 3;
 
 /// The priority at which Ebbtide's rules begin, and when it changed.
 #[derive(Debug, Default)]
-pub(super) struct Place(Mutex<State>);
+pub(super) struct RuleBase(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     base: Option<u32>,
     moves: Vec<Instant>,
     /// Whether it was already logged that there is no better place.
-    said: bool,
+    logged: bool,
 }
 
-impl Place {
+impl RuleBase {
     /// Returns the priority at which the rules begin, once they were applied.
     pub(super) fn base(&self) -> Option<u32> {
         locked(&self.0).base
@@ -37,7 +37,7 @@ impl Place {
 
     /// Decides where the rules begin: where no foreign rule is, and before foreign rules that would catch Ebbtide's
     /// traffic.
-    pub(super) fn settle(
+    pub(super) fn update(
         &self,
         preferred: u32,
         foreign: &[ForeignRule],
@@ -46,14 +46,14 @@ impl Place {
     ) -> u32 {
         let mut state = locked(&self.0);
         let current = state.base;
-        let wanted = node::base_in_front(preferred, current, foreign, routed);
-        if wanted.is_none() && !state.said {
+        let wanted = node::preceding_base(preferred, current, foreign, routed);
+        if wanted.is_none() && !state.logged {
             warn!(
                 "there are no {PRIORITIES} free priorities in front of others' routing rules: `ebbtidectl doctor` \
                  says which take what pods send or are sent"
             );
         }
-        state.said = wanted.is_none();
+        state.logged = wanted.is_none();
         let anywhere = || node::free_priorities(preferred, foreign).unwrap_or(preferred);
         let Some(current) = current else {
             let base = wanted.unwrap_or_else(anywhere);
@@ -67,9 +67,9 @@ impl Place {
         };
         state
             .moves
-            .retain(|then| now.duration_since(*then) < SOME_TIME);
+            .retain(|then| now.duration_since(*then) < MOVE_PERIOD);
         match wanted {
-            Some(base) if base != current && state.moves.len() < MOVES => {
+            Some(base) if base != current && state.moves.len() < MAX_MOVES => {
                 info!(
                     "others' routing rules came in front of ours, or among them: ours in the host begin at {base} now"
                 );
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn rules_move_at_once_but_not_again_and_again() {
-        let place = Place::default();
+        let place = RuleBase::default();
         let start = Instant::now();
         let mut first = 2000;
         let mut settle = |seconds| {
@@ -100,7 +100,7 @@ mod tests {
                 ..ForeignRule::new(Family::V4, first)
             };
             let now = start + Duration::from_secs(seconds);
-            let base = place.settle(1000, &[rule], &Routed::default(), now);
+            let base = place.update(1000, &[rule], &Routed::default(), now);
             first = base - 2;
             base
         };

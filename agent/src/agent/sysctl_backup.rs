@@ -25,18 +25,18 @@ struct Changed {
 }
 
 /// Whether an earlier agent recorded settings that it has not restored.
-pub(super) fn is_noted(state: &Path) -> bool {
+pub(super) fn exists(state: &Path) -> bool {
     state.join(FILE).exists()
 }
 
 /// The original values, by path below `/proc/sys`. Also on disk, so that a later agent can restore them.
 #[derive(Debug)]
-pub(super) struct Before {
+pub(super) struct SysctlBackup {
     path: PathBuf,
     changed: Mutex<BTreeMap<String, Changed>>,
 }
 
-impl Before {
+impl SysctlBackup {
     /// Opens the record that an earlier agent left, or an empty one.
     pub(super) fn open(state: &Path) -> Self {
         let path = state.join(FILE);
@@ -55,7 +55,7 @@ impl Before {
     }
 
     /// Records the current values of the settings in `wanted`, before they are written.
-    pub(super) fn note(&self, wanted: &[Sysctl]) {
+    pub(super) fn record(&self, wanted: &[Sysctl]) {
         let mut changed = locked(&self.changed);
         let before = changed.clone();
         for setting in wanted {
@@ -77,7 +77,7 @@ impl Before {
     }
 
     /// Restores every setting that still has Ebbtide's value.
-    pub(super) fn give_back(&self) {
+    pub(super) fn restore(&self) {
         let mut all = locked(&self.changed);
         for (path, changed) in std::mem::take(&mut *all) {
             let mut setting = Sysctl {

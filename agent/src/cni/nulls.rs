@@ -3,17 +3,17 @@
 use serde_json::Value;
 
 /// Removes from `value` null, empty text, and whatever holds nothing else.
-pub(super) fn without_nothing(value: Value) -> Value {
+pub(super) fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
             let fields = fields.into_iter();
-            let said = fields.map(|(key, value)| (key, without_nothing(value)));
-            Value::Object(said.filter(|(_, value)| !is_nothing(value)).collect())
+            let said = fields.map(|(key, value)| (key, without_nulls(value)));
+            Value::Object(said.filter(|(_, value)| !is_null_or_empty(value)).collect())
         }
         Value::Array(items) => {
-            let said = items.into_iter().map(without_nothing);
+            let said = items.into_iter().map(without_nulls);
             // Other fields refer to an array's objects by index: each object stays in its place.
-            let stays = |item: &Value| item.is_object() || !is_nothing(item);
+            let stays = |item: &Value| item.is_object() || !is_null_or_empty(item);
             Value::Array(said.filter(stays).collect())
         }
         other => other,
@@ -21,7 +21,7 @@ pub(super) fn without_nothing(value: Value) -> Value {
 }
 
 /// Whether `value` itself is null or empty.
-pub(super) fn is_nothing(value: &Value) -> bool {
+pub(super) fn is_null_or_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.trim().is_empty(),
@@ -43,6 +43,6 @@ mod tests {
             "i": 0, "j": false, "k": [], "l": {"m": 1, "n": ""},
         });
         let expected = json!({"h": ["x", {}], "i": 0, "j": false, "k": [], "l": {"m": 1}});
-        assert_eq!(without_nothing(value), expected);
+        assert_eq!(without_nulls(value), expected);
     }
 }

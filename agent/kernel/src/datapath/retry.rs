@@ -14,17 +14,17 @@ const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Runs `write`, and repeats it for a tenth of a second while it fails with ENOMEM.
-pub(super) fn patiently(mut write: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+pub(super) fn retry_enomem(mut write: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
     for _ in 1..TRIES {
         match write() {
-            Err(e) if is_of_memory(&e) => thread::sleep(PAUSE),
+            Err(e) if is_enomem(&e) => thread::sleep(PAUSE),
             done => return done,
         }
     }
     write()
 }
 
-fn is_of_memory(error: &Error) -> bool {
+fn is_enomem(error: &Error) -> bool {
     let source = match error {
         Error::Map {
             source: MapError::SyscallError(e),
@@ -50,7 +50,7 @@ mod tests {
             (Errno::E2BIG, 1, (false, 1)),
         ] {
             let mut asked = 0;
-            let done = patiently(|| {
+            let done = retry_enomem(|| {
                 asked += 1;
                 match asked > for_how_long {
                     true => Ok(()),

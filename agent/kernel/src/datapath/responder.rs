@@ -16,21 +16,21 @@ use super::{
     Error,
     error::{is_gone, map_error},
     key,
-    patience::patiently,
+    retry::retry_enomem,
 };
 
 /// The map of the responder (ebpf/src/responder.rs).
-pub struct Answers {
+pub struct Responder {
     map: Mutex<HashMap<MapData, Address, Answer>>,
 }
 
-impl std::fmt::Debug for Answers {
+impl std::fmt::Debug for Responder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Answers").finish_non_exhaustive()
     }
 }
 
-impl Answers {
+impl Responder {
     pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
         let map = object.take_map("ANSWERS").ok_or(Error::Lacks("ANSWERS"))?;
         let map = HashMap::try_from(map).map_err(|e| map_error("open the map ANSWERS", e))?;
@@ -43,7 +43,7 @@ impl Answers {
     ///
     /// # Errors
     /// If the kernel refuses a request.
-    pub fn give(&self, addresses: &[IpAddr], ifindex: u32, mac: Mac) -> Result<(), Error> {
+    pub fn insert(&self, addresses: &[IpAddr], ifindex: u32, mac: Mac) -> Result<(), Error> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {
             let known = map.get(&key(*address), 0).unwrap_or_default();
@@ -53,7 +53,7 @@ impl Answers {
                 pad: [0; 6],
                 count: known.count,
             };
-            patiently(|| {
+            retry_enomem(|| {
                 let answered = map.insert(key(*address), answer, 0);
                 answered.map_err(|e| map_error(format!("answer questions for {address}"), e))
             })?;
@@ -65,7 +65,7 @@ impl Answers {
     ///
     /// # Errors
     /// If the kernel refuses a request.
-    pub fn forget(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+    pub fn remove(&self, addresses: &[IpAddr]) -> Result<(), Error> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {
             match map.remove(&key(*address)) {

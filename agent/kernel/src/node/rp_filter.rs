@@ -8,7 +8,7 @@ use crate::netlink::{model::Sysctl, sysctl};
 
 /// Who drops packets that come in by a link by which the node would not send back (RFC 3704).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Strict {
+pub struct StrictRpFilter {
     /// The kernel, for IPv4, after the destination has been translated (`rp_filter`).
     pub kernel: bool,
     /// Firewall rules, before that.
@@ -28,15 +28,15 @@ pub struct Firewall {
 }
 
 /// Returns a lookup of who filters on which link; the firewall's part is a snapshot.
-pub fn strict() -> impl Fn(&str) -> Strict {
-    let firewall = Firewall::look();
-    move |link| Strict {
+pub fn strict_rp_filters() -> impl Fn(&str) -> StrictRpFilter {
+    let firewall = Firewall::detect();
+    move |link| StrictRpFilter {
         kernel: is_strict(link),
         firewall,
     }
 }
 
-impl Strict {
+impl StrictRpFilter {
     /// Whether anything filters in this family.
     #[must_use]
     pub fn is_in(self, family: Family) -> bool {
@@ -76,7 +76,7 @@ impl Firewall {
 
     /// Detects what may be filtered without reading all rules: by the modules and matches that the kernel has loaded.
     /// If nothing can be determined, it assumes filtering.
-    fn look() -> Self {
+    fn detect() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let modules = read("/proc/modules");
         let v4 = read("/proc/net/ip_tables_matches");

@@ -11,11 +11,11 @@ use ebbtide_types::{private, settings::Settings};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::{Agent, Directories, StartError, before, locked};
+use super::{Agent, Directories, StartError, locked, sysctl_backup};
 
 /// What is left in the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
+pub enum Remaining {
     /// Nothing of Ebbtide's.
     Nothing,
     /// This many pod interfaces, and what they need.
@@ -26,7 +26,7 @@ pub enum Left {
 
 /// Why the host could not be cleaned up.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaveError {
+pub enum CleanupError {
     /// The store, the programs or netlink could not be opened.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -48,13 +48,10 @@ pub enum LeaveError {
 /// now; so does the state directory.
 ///
 /// # Errors
-/// [`LeaveError`]; then some of it may be left.
-pub async fn leave(directories: &Directories) -> Result<Left, LeaveError> {
-    if !is_anything_there(directories)
-        .await
-        .map_err(StartError::from)?
-    {
-        return Ok(Left::Nothing);
+/// [`CleanupError`]; then some of it may be left.
+pub async fn clean_up(directories: &Directories) -> Result<Remaining, CleanupError> {
+    if !has_leftovers(directories).await.map_err(StartError::from)? {
+        return Ok(Remaining::Nothing);
     }
     let settings = Settings {
         // Addresses that wait for a pod are not to be released here.
@@ -65,34 +62,34 @@ pub async fn leave(directories: &Directories) -> Result<Left, LeaveError> {
     private::make_directory(&directories.state).map_err(StartError::ChainedInterfaces)?;
     let agent = match Agent::open(String::new(), settings, directories, catalog) {
         Ok(agent) => agent,
-        Err(StartError::Pool(OpenError::Locked { .. })) => return Ok(Left::Agent),
+        Err(StartError::Pool(OpenError::Locked { .. })) => return Ok(Remaining::Agent),
         Err(e) => return Err(e.into()),
     };
     let left = agent.release_all_gone().await;
     if left > 0 {
-        return Ok(Left::Interfaces(left));
+        return Ok(Remaining::Interfaces(left));
     }
-    agent.take_from_nics().await?;
+    agent.remove_from_nics().await?;
     drop(agent);
     match fs::remove_dir_all(&directories.bpf) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LeaveError::Pins {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(CleanupError::Pins {
             path: directories.bpf.display().to_string(),
             source,
         }),
-        _ => Ok(Left::Nothing),
+        _ => Ok(Remaining::Nothing),
     }
 }
 
 /// Whether an earlier agent left anything behind. Answers without loading programs, which most nodes do not need.
-async fn is_anything_there(directories: &Directories) -> Result<bool, netlink::Error> {
+async fn has_leftovers(directories: &Directories) -> Result<bool, netlink::Error> {
     let Directories { state, bpf, .. } = directories;
     let is_filled = |path: &Path| fs::read_dir(path).is_ok_and(|mut all| all.next().is_some());
-    if is_filled(bpf) || is_filled(&state.join("chained")) || before::is_noted(state) {
+    if is_filled(bpf) || is_filled(&state.join("chained")) || sysctl_backup::exists(state) {
         return Ok(true);
     }
     let host = Netlink::open("in the host")?;
     let links = host.links().await?;
-    let ours = host.ours(&links).await?;
+    let ours = host.owned(&links).await?;
     Ok(links.iter().any(|link| link.name == REDIRECT_DEVICE)
         || !ours.rules.is_empty()
         || !ours.routes.is_empty())
@@ -101,7 +98,7 @@ async fn is_anything_there(directories: &Directories) -> Result<bool, netlink::E
 impl Agent {
     /// Releases all interfaces whose namespace no longer exists, and returns the number of the others.
     async fn release_all_gone(&self) -> usize {
-        for (owner, net) in self.written_down() {
+        for (owner, net) in self.load_records() {
             match net.namespace() {
                 Ok(Evidence::Gone) => {
                     if let Err(e) = self.release_gone(&owner, &net).await {
