@@ -362,14 +362,14 @@ impl Agent {
     /// Those of [`Agent::detach`].
     pub async fn release_gone(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
         self.detach(owner, net).await?;
-        info!(pod = %net.pod, %owner, "its namespace is gone: released");
+        info!(pod = %net.pod, %owner, "its network namespace no longer exists: released");
         Ok(())
     }
 
     fn forward(&self, facts: &NodeFacts) {
         for setting in forwarding(facts) {
             if let Err(e) = sysctl::write(&setting) {
-                warn!("pods will not reach Services: {e}");
+                warn!("enable forwarding: {e}; pods will not reach Services");
             }
         }
     }
@@ -410,10 +410,10 @@ pub enum DetachError {
     #[error(transparent)]
     Pool(#[from] ebbtide_ipam::pool::PoolError),
     /// The IPAM plugin that assigned the addresses failed to release them.
-    #[error("give the addresses back: {0}")]
+    #[error("release the addresses at the IPAM plugin: {0}")]
     Delegate(String),
     /// The record of a chained interface could not be written or removed.
-    #[error("write down the interface: {0}")]
+    #[error("write the record of the interface: {0}")]
     Record(std::io::Error),
 }
 

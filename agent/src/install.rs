@@ -208,8 +208,8 @@ impl Installation {
                 atomic_replace(&kept, &text, 0o644)?;
                 tracing::warn!(
                     plugins = %others.join(", "),
-                    "others have added plugins to the configuration, which are called no more; it is \
-                     kept as {}",
+                    "the configuration has plugins of other installers, which are not called \
+                     any more; it is kept as {}",
                     kept.display()
                 );
             }

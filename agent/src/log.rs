@@ -38,7 +38,7 @@ pub fn start(format: LogFormat) {
             .init(),
     }
     if let Some(reason) = refused {
-        warn!("RUST_LOG is {asked:?}, which is not understood ({reason}): the log is as usual");
+        warn!("RUST_LOG={asked:?} cannot be parsed ({reason}): the default level is used");
     }
 }
 

@@ -105,7 +105,7 @@ impl Server {
             };
             if !may_ask(&stream) {
                 warn!(
-                    "somebody who is not root asks at {}: not served",
+                    "a request at {} is refused: the client is not root",
                     self.path.display()
                 );
                 continue;
@@ -182,7 +182,7 @@ async fn converse(
         permit: kept,
     } = tokio::select! {
         received = timeout(TIMEOUT, limits.receive(&mut stream)) => received??,
-        _ = silence => return Err(io::Error::other("it was silent, and many others came")),
+        _ = silence => return Err(io::Error::other("closed: silent, among too many connections")),
     };
     let length = bytes.len();
     let is_long = length > SMALL;
@@ -256,7 +256,7 @@ async fn trace(
 
 /// Returns the immediate answer to a request when too many wait.
 fn too_many(request: &Request) -> Response {
-    let what = "so many requests wait already that this one was not begun";
+    let what = "too many requests wait already: this one was not started";
     match request {
         Request::Cni(_) => Response {
             exit: 1,

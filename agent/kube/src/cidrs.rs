@@ -47,8 +47,9 @@ pub(super) async fn reconcile(cluster: &Cluster) {
         }),
         None => json!({
             "phase": "NotReady",
-            "reason": "the Services' networks are not told by ServiceCIDR objects, kubeadm-config, the control \
-                       plane's flags or the API server: set serviceCIDRs in the agent's configuration",
+            "reason": "the Services' networks are unknown: no ServiceCIDR object, \
+                       kubeadm-config, flag of the control plane or answer of the API server \
+                       names them: set serviceCIDRs in the agent's configuration",
         }),
     };
     let there = cluster.all(Kind::Coordinator).into_iter().next();

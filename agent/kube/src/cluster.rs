@@ -81,7 +81,7 @@ pub struct Cluster {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
     /// The API server reports that the object does not exist.
-    #[error("{kind} {name} is not there, says the API server")]
+    #[error("{kind} {name} does not exist, says the API server")]
     Gone {
         /// The kind.
         kind: &'static str,
@@ -363,7 +363,7 @@ async fn ask<T>(
     question: impl Future<Output = kube::Result<Option<T>>>,
 ) -> Result<T, Unknown> {
     debug!(
-        "{} {name} has not come by the watch: asking for it",
+        "{} {name} was not delivered by the watch yet: requesting it",
         kind.name()
     );
     let no_answer = |reason: String| Unknown::NoAnswer {

@@ -181,7 +181,7 @@ pub(super) async fn reclaim(cluster: &Cluster) {
             for node in &gone {
                 info!(
                     pool = pool.name,
-                    node, "the node is no more: its lease is free"
+                    node, "the node was deleted: its lease is released"
                 );
             }
             !gone.is_empty()

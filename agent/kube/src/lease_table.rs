@@ -34,8 +34,8 @@ pub(super) fn map_of(pool: &str) -> String {
 ///
 /// let pool = AddressSet::parse("10.0.0.1-10.0.0.8", Family::V4)?;
 /// let mut table = LeaseTable::new(Family::V4);
-/// table.take("node1", &pool, 4);
-/// table.take("node2", &pool, 2);
+/// table.allocate("node1", &pool, 4);
+/// table.allocate("node2", &pool, 2);
 /// assert_eq!(table.of("node2").to_string(), "10.0.0.5-10.0.0.6");
 /// assert_eq!(table.free(&pool).len(), 2);
 /// // As in the ConfigMap.

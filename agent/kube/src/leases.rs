@@ -296,7 +296,13 @@ impl Leases {
             Ok(()) => info!(pool = pool.name, addresses = %surplus, "given back"),
             // It is unknown whether the write arrived. Addresses that are still this node's return
             // with the next change of the ConfigMap; until then they are merely unused.
-            Err(e) => warn!(pool = pool.name, addresses = %surplus, "not given back for sure: {e}"),
+            Err(e) => {
+                warn!(
+                    pool = pool.name,
+                    addresses = %surplus,
+                    "shrink this node's lease: the result is unknown: {e}"
+                )
+            }
         }
         given
     }

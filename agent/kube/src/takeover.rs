@@ -119,7 +119,7 @@ enum Error {
     Silence(Duration),
     #[error("which pools there are is not known yet")]
     Early,
-    #[error("note that it is done: {0}")]
+    #[error("write the marker of the finished takeover: {0}")]
     Disk(#[from] ReplaceError),
     #[error("lease the addresses: {0}")]
     Lease(#[from] lease_map::Error),
@@ -336,7 +336,11 @@ async fn lease(cluster: &Cluster, pools: &Pools, held: &Held) -> Result<(), Erro
         }
         let refused = lease_map::acquire(cluster, pools, pool, addresses).await?;
         if !refused.is_empty() {
-            warn!(pool = pool.name, addresses = %refused, "pods here have what is leased to other nodes");
+            warn!(
+                pool = pool.name,
+                addresses = %refused,
+                "pods of this node have addresses that are leased to other nodes"
+            );
         }
     }
     Ok(())
@@ -376,7 +380,7 @@ async fn release_ended(cluster: &Cluster, pools: &Pools) -> BTreeSet<Reservation
     let here = match evidence::pods_on_node(cluster).await {
         Ok(here) => here,
         Err(e) => {
-            debug!("which pods are here: {e}");
+            debug!("list the pods of this node: {e}");
             return elsewhere;
         }
     };

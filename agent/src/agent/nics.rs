@@ -223,7 +223,7 @@ impl Agent {
         let facts = match self.facts.get(&self.host).await {
             Ok(facts) => facts,
             Err(e) => {
-                error!("what a failed ADD put on the NICs stays until the next look: {e}");
+                error!("remove what a failed ADD added to the NICs: {e}; it is tried again");
                 return self.work.enqueue_node();
             }
         };
@@ -246,7 +246,7 @@ impl Agent {
         match self.facts.get(&self.host).await {
             Ok(facts) => self.forward_once(&facts),
             Err(e) => {
-                error!("whether the node forwards is not known until the next look: {e}");
+                error!("enable forwarding for the first pod: {e}; it is tried again");
                 self.work.enqueue_node();
             }
         }
@@ -427,7 +427,7 @@ fn log_nics_without_mark(plan: &HostPlan, values: Values<'_>) {
         match values.blocking_rule() {
             Some(rule) => warn!(
                 nic,
-                "others route by all that is left of nicMarks (the first rule: {rule}): {WITHOUT}"
+                "foreign rules match all free values of nicMarks (the first: {rule}): {WITHOUT}"
             ),
             None => warn!(nic, "nicMarks has too few bits for it: {WITHOUT}"),
         }
@@ -442,7 +442,8 @@ fn log_moved_marks(before: &[(u32, u32)], plan: &HostPlan) {
         if let Some((_, mark)) = had.filter(|(_, mark)| *mark != nic.mark) {
             info!(
                 nic = nic.name,
-                "its mark was {mark:#x} and is {:#x} now: another rule uses it, or nicMarks was changed",
+                "its mark changed from {mark:#x} to {:#x}: a foreign rule matches the old one, \
+                 or nicMarks was changed",
                 nic.mark
             );
         }

@@ -49,8 +49,8 @@ impl RuleBase {
         let wanted = node::preceding_base(preferred, current, foreign, routed);
         if wanted.is_none() && !state.logged {
             warn!(
-                "there are no {PRIORITIES} free priorities in front of others' routing rules: `ebbtidectl doctor` \
-                 says which take what pods send or are sent"
+                "no {PRIORITIES} consecutive priorities are free before the foreign routing rules: \
+                 `ebbtidectl doctor` lists the rules that catch packets of pods"
             );
         }
         state.logged = wanted.is_none();
@@ -59,7 +59,8 @@ impl RuleBase {
             let base = wanted.unwrap_or_else(anywhere);
             if base != preferred {
                 info!(
-                    "of others' routing rules: ours in the host begin at {base}, not at {preferred}"
+                    "because of foreign routing rules, Ebbtide's begin at priority {base}, not \
+                     at {preferred}"
                 );
             }
             state.base = Some(base);
@@ -71,7 +72,8 @@ impl RuleBase {
         match wanted {
             Some(base) if base != current && state.moves.len() < MAX_MOVES => {
                 info!(
-                    "others' routing rules came in front of ours, or among them: ours in the host begin at {base} now"
+                    "foreign routing rules were added before or among Ebbtide's, which begin at \
+                     priority {base} now"
                 );
                 state.moves.push(now);
                 state.base = Some(base);

@@ -55,7 +55,7 @@ impl Agent {
         let facts = match self.facts.get(&self.host).await {
             Ok(facts) => facts,
             Err(e) => {
-                error!("running pods could not be looked at: {e}");
+                error!("read the node's links and addresses, to reconcile running pods: {e}");
                 return Running::default();
             }
         };
@@ -89,8 +89,8 @@ impl Agent {
                 Ok(net) => nets.push((allocation.owner, Arc::new(net))),
                 Err(e) => error!(
                     owner = %allocation.owner,
-                    "its record cannot be read, so its addresses stay taken until \
-                     `ebbtidectl release` or DEL: {e}"
+                    "its record cannot be read, so its addresses stay in use until `ebbtidectl \
+                     release` or DEL: {e}"
                 ),
             }
         }
@@ -120,7 +120,13 @@ impl Agent {
                     }
                 }
                 Ok(Evidence::Present(_)) => living += 1,
-                Err(e) => warn!(pod = %net.pod, %owner, "left as it is: {e}"),
+                Err(e) => {
+                    warn!(
+                        pod = %net.pod,
+                        %owner,
+                        "whether its network namespace exists is not known, so it stays: {e}"
+                    )
+                }
             }
         }
         RunningContainer {

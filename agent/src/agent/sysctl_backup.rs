@@ -43,7 +43,10 @@ impl SysctlBackup {
         let changed = match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|e| {
                 let path = path.display();
-                warn!("{path} is not understood, so what it says is not given back: {e}");
+                warn!(
+                    "read the original sysctl values from {path}: {e}; the settings that an \
+                     earlier agent changed are not restored"
+                );
                 BTreeMap::new()
             }),
             Err(_) => BTreeMap::new(),
@@ -71,7 +74,8 @@ impl SysctlBackup {
         {
             let path = self.path.display();
             warn!(
-                "note settings in {path}: {e}; another agent cannot give back what settings were before"
+                "write the original sysctl values to {path}: {e}; after a restart of the agent \
+                 they are not restored"
             );
         }
     }
@@ -90,7 +94,7 @@ impl SysctlBackup {
                 && let Err(e) = sysctl::write(&setting)
             {
                 setting.path.insert_str(0, "/proc/sys/");
-                warn!("{setting} is not given back: {e}");
+                warn!("restore the original value ({setting}): {e}");
             }
         }
         if let Err(e) = fs::remove_file(&self.path)

@@ -40,7 +40,7 @@ fn withheld(facts: &NodeFacts, catalog: &Catalog, chained: &ChainedInterfaces) -
             gateway.map(|address| (address, format!("it is the gateway of pool {}", pool.name)));
         let routes = pool.routes.iter().map(|route| {
             let why = format!(
-                "it is the way to {} in the routes of pool {}",
+                "it is the gateway to {} in the routes of pool {}",
                 route.dst, pool.name
             );
             (route.gateway, why)
@@ -48,7 +48,7 @@ fn withheld(facts: &NodeFacts, catalog: &Catalog, chained: &ChainedInterfaces) -
         gateway.chain(routes)
     });
     let of_others = chained.iter().map(|(address, pod)| {
-        let why = format!("another plugin gave it to pod {pod}");
+        let why = format!("another plugin assigned it to pod {pod}");
         (*address, why)
     });
     Withheld::new(own.chain(routers).chain(of_pools).chain(of_others))
@@ -151,9 +151,10 @@ impl Agent {
                 return Ok(Some(address));
             }
             warn!(
-                "{address} is given to a pod, and this node takes it for its own by a local route \
-                 (`ip route show table local`): neither the node nor its Services reach the pod; have \
-                 whoever makes that route leave it out"
+                "{address} is assigned to a pod, but a foreign route in the table `local` of \
+                 this node makes it a local address (`ip route show table local`): neither the \
+                 node nor its Services reach the pod; configure the program that adds this \
+                 route to leave the address out"
             );
         }
         Ok(None)
@@ -225,11 +226,11 @@ spec: {subnet: 'fd71:8::/64', ips: ['fd71:8::40-fd71:8::ffff']}
             found,
             [
                 "10.71.8.40: the node has it on ens6",
-                "10.71.8.41: it is the way to 172.20.0.0/14 in the routes of pool v4",
+                "10.71.8.41: it is the gateway to 172.20.0.0/14 in the routes of pool v4",
                 "10.71.8.42: it is the gateway of pool other",
                 "10.71.8.43: it is the node's router on ens6",
                 "10.71.8.44: the node has it on ens5",
-                "10.71.8.45: another plugin gave it to pod default/guest",
+                "10.71.8.45: another plugin assigned it to pod default/guest",
                 "fd71:8::50: the node has it on ens6",
                 "fd71:8::99: the node has it on lo",
             ]

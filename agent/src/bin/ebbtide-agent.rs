@@ -244,9 +244,9 @@ async fn clean_up(options: &Uninstall) -> anyhow::Result<Remaining> {
         bpf: options.bpf_dir.clone(),
     };
     let left = agent::clean_up(&directories).await;
-    let left = left.context("take away what pods needed in the host's network")?;
+    let left = left.context("remove Ebbtide's rules, routes and programs from the host")?;
     match left {
-        Remaining::Nothing => info!("nothing of ours is in the host's network"),
+        Remaining::Nothing => info!("no rules, routes or programs of Ebbtide are in the host"),
         Remaining::Interfaces(count) => warn!(
             "{count} pod interface(s) are still there and keep what they need in the host's network: delete \
              these pods, then uninstall again"

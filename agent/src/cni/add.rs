@@ -123,7 +123,9 @@ async fn attach(
         if let Err(left) = agent.undo_add(owner, &made.net).await {
             return Err(Failure::new(
                 code::TRY_AGAIN_LATER,
-                format!("the node itself has {address}, which was about to be a pod's"),
+                format!(
+                    "{address}, which was to be assigned to the pod, is an address of the node"
+                ),
                 format!("what was made is removed by DEL or GC: {left}"),
             ));
         }
@@ -224,7 +226,7 @@ async fn remember(agent: &Agent, owner: &Owner, before: &Arc<PodNet>, net: &PodN
     }
     agent.insert_interface(owner.clone(), Arc::clone(before));
     if let Err(e) = agent.write_record(owner, before).await {
-        error!(pod = %net.pod, "is written down as it was to be, not as it is: {e}");
+        error!(pod = %net.pod, "write the record of the interface as it was made: {e}");
     }
 }
 

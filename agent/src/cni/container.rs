@@ -87,7 +87,7 @@ async fn open(path: &Path) -> Result<Netns, Failure> {
     };
     if !path.is_absolute() {
         return Err(invalid(
-            "does not begin with a slash: it would be another one for the agent than for the runtime",
+            "is a relative path: the agent's working directory is not the runtime's",
         ));
     }
     let wanted = path.to_owned();

@@ -70,7 +70,7 @@ pub(super) async fn admit<'a>(
         Failure::new(
             code::INVALID_NETWORK_CONFIG,
             format!(
-                "{address}, which {} gives to {} of pod {}, is not the pod's to have: {why}",
+                "{address}, which {} assigns to {} of pod {}, is refused: {why}",
                 origin.by, owner.interface, sandbox.pod
             ),
             hint,
@@ -80,7 +80,7 @@ pub(super) async fn admit<'a>(
     let reservation = agent.pending.reserve(all).map_err(|address| {
         refusal(
             address,
-            give_another("another pod is being given it at this moment"),
+            give_another("another request assigns it to a pod at this moment"),
         )
     })?;
     let check = AddressCheck {
@@ -158,7 +158,7 @@ impl AddressCheck<'_> {
             return Some(give_another(why));
         }
         match way {
-            FibResult::Local => return Some(give_another("the node takes it for its own")),
+            FibResult::Local => return Some(give_another("it is a local address of the node")),
             FibResult::Broadcast => {
                 return Some(give_another(
                     "it is a network's broadcast or anycast address",

@@ -14,8 +14,8 @@ pub(super) fn shared(values: Values<'_>, nics: &[HostNic]) -> Vec<Finding> {
     let blocking_rule = values.blocking_rule().filter(|_| !unmarked.is_empty());
     let of_nics = blocking_rule.map(|rule| {
         let what = format!(
-            "{} has no mark of its own, as others route by all that is left of nicMarks: replies to what comes in \
-             there may leave by another NIC",
+            "{} has no mark of its own, because foreign rules match all free values of \
+             nicMarks: replies to what comes in there may leave by another NIC",
             unmarked.join(", ")
         );
         (what, rule)

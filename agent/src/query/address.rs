@@ -189,7 +189,7 @@ pub(super) async fn release(
         .allocation
         .filter(|allocation| allocation.owner == owner)
     else {
-        return Err(format!("{address} changed hands just now; look again"));
+        return Err(format!("{address} got another owner just now; try again"));
     };
     let net = agent.interface(&owner);
     let gone = match net.as_ref().map(|net| net.namespace()) {
@@ -254,7 +254,7 @@ async fn end_reservation(
     let ended = agent.pools.end_reservation(&reservation.key()).await;
     let ended = ended.map_err(|e| format!("release {address} of pod {}: {e}", reservation.pod))?;
     let Some(reservation) = ended else {
-        return Err(format!("{address} changed hands just now; look again"));
+        return Err(format!("{address} got another owner just now; try again"));
     };
     tracing::info!(pod = %reservation.pod, %address, forced, "released by ebbtidectl");
     Ok(Released {

@@ -99,7 +99,7 @@ async fn why_without_mark(agent: &Agent) -> Result<String, Error> {
         foreign: &foreign,
     };
     Ok(match rules.values().blocking_rule() {
-        Some(rule) => format!("others route by all that is left of nicMarks (`{rule}`)"),
+        Some(rule) => format!("foreign rules match all free values of nicMarks (`{rule}`)"),
         None => "nicMarks has too few bits".to_owned(),
     })
 }

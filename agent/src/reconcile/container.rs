@@ -61,7 +61,7 @@ pub(super) async fn reconcile(
     let facts = match facts {
         Some(facts) => facts,
         None => {
-            let unknown = |e| Failure::new(format!("cannot be looked at: {e}"));
+            let unknown = |e| Failure::new(format!("cannot be inspected: {e}"));
             agent.facts.get(&agent.host).await.map_err(unknown)?
         }
     };
@@ -194,7 +194,8 @@ impl Item<'_> {
             return Ok(false);
         };
         let is_attached = podnet::is_attached(&net).await;
-        let is_attached = self.unless_gone(&net, is_attached, "cannot look for our programs")?;
+        let is_attached =
+            self.unless_gone(&net, is_attached, "cannot look for Ebbtide's eBPF programs")?;
         if is_attached != Some(false) {
             return Ok(reverted);
         }
@@ -235,8 +236,8 @@ impl Item<'_> {
         info!(
             pod = %net.pod,
             interface = self.owner.interface,
-            "somebody in the pod routes by marks of their own: its sockets take no marks any more, its connections are \
-             followed"
+            "the pod has foreign routing rules by mark: its TCP replies use the flow table from \
+             now on, not marks on its sockets"
         );
         Ok(true)
     }

@@ -75,14 +75,16 @@ fn log_reverted(net: &PodNet, reverted: &Reverted) {
     for (address, link) in &reverted.addresses {
         warn!(
             pod = %net.pod,
-            "{address} was taken off {link} in the pod: it is not the pod's, and what is for it would have gone there; \
-             a pod that is to have addresses of its own needs `spoofGuard: false` in the agent's configuration"
+            "removed {address} from {link} in the pod: it is not assigned to the pod, which \
+             would have received its packets; a pod that is to have addresses of its own needs \
+             `spoofGuard: false` in the agent's configuration"
         );
     }
     if let Some(mode) = reverted.mode {
         warn!(
             pod = %net.pod,
-            "the pod's interface, and with it all on its NIC, had been given the mode {mode}: repaired"
+            "the pod had set its ipvlan interface, and with it all interfaces on its NIC, to \
+             mode {mode}: repaired"
         );
     }
 }

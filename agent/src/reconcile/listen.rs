@@ -58,7 +58,8 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
             }
             Err(e) if !has_warned => {
                 warn!(
-                    "changes on the host are noticed every 30 s only: cannot listen to netlink notifications: {e}"
+                    "receive netlink notifications of the host: {e}; its changes are noticed \
+                     every 30 s only"
                 );
                 has_warned = true;
             }
@@ -97,8 +98,9 @@ pub(super) async fn to_guarded_pods(reconciler: &Reconciler) {
             Err(e) if !has_warned => {
                 has_warned = true;
                 warn!(
-                    "what pods with CAP_NET_ADMIN make of their interfaces is looked for every {} s only: cannot listen to \
-                     other network namespaces: {e}; give the agent the capability NET_BROADCAST",
+                    "receive netlink notifications of the pods' namespaces: {e}; changes that \
+                     pods with CAP_NET_ADMIN make to their interfaces are looked for every {} s \
+                     only; give the agent the capability NET_BROADCAST",
                     RESYNC.as_secs()
                 );
             }

@@ -90,7 +90,7 @@ impl Reconciler {
             Ok(removed) => removed.iter().for_each(|dir| {
                 info!("removed what an older agent had pinned: {}", dir.display());
             }),
-            Err(e) => warn!("what an older agent had pinned stays: {e}"),
+            Err(e) => warn!("remove the pinned maps of an older agent: {e}; they stay"),
         }
         info!(
             interfaces = self.running.interfaces,

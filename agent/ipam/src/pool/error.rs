@@ -42,7 +42,7 @@ pub enum PoolError {
         owner: Owner,
     },
     /// The writer thread has died; a bug, reported in the log where it happened.
-    #[error("the thread that writes addresses down has died (see the log); restart the agent")]
+    #[error("the journal's writer thread has ended (see the log); restart the agent")]
     WriterDied,
     /// An allocation could not be serialized as JSON; a bug.
     #[error(
@@ -103,8 +103,8 @@ impl fmt::Display for InUse {
         };
         write!(
             f,
-            "{held} of these addresses are in use and {in_cooldown} are in cooldown ({}{more}); give back others, or \
-             try again when they are free",
+            "{held} of these addresses are in use and {in_cooldown} are in cooldown ({}{more}); \
+             release them, or try again when they are free",
             all.join(", ")
         )
     }

@@ -163,7 +163,11 @@ impl Writer {
             }
         };
         if let Err(error) = &result {
-            tracing::error!(%error, requests = batch.len(), "addresses could not be written down");
+            tracing::error!(
+                %error,
+                requests = batch.len(),
+                "allocations could not be written to the journal"
+            );
         }
         let moment = self.clock.now();
         let mut state = lock(&self.state);
@@ -186,7 +190,7 @@ impl Writer {
         if self.journal.is_long() {
             let contents = lock(&self.state).durable(&self.clock);
             if let Err(error) = self.journal.rewrite(&contents) {
-                tracing::warn!(%error, "the journal could not begin anew and grows on");
+                tracing::warn!(%error, "the journal could not be compacted, and keeps growing");
             }
         }
     }

@@ -15,8 +15,8 @@ use crate::netlink::{
 /// kernel has no TCX (before 6.6).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0} has a queueing discipline `ingress` of others, and so no place for a program where packets leave: what would \
-     leave by it with another NIC's address is not sent on by that one"
+    "{0} has a foreign qdisc `ingress`, which has no egress hook: source-NIC enforcement cannot \
+     be attached, so packets with another NIC's address leave by {0}"
 )]
 pub struct NoHook(pub String);
 

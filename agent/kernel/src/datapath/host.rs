@@ -111,7 +111,7 @@ impl Maps {
         for (address, owner) in addresses {
             retry_enomem(|| {
                 let said = self.addresses.insert(key(*address), owner, 0);
-                said.map_err(|e| map_error(format!("say which NIC has {address}"), e))
+                said.map_err(|e| map_error(format!("write the NIC of {address}"), e))
             })?;
         }
         Ok(())
@@ -129,7 +129,7 @@ impl Maps {
             for address in missing {
                 retry_enomem(|| {
                     let given = self.flows.insert(key(address), &table);
-                    given.map_err(|e| io_error("give a table in the host to", address, e))
+                    given.map_err(|e| io_error("insert a flow table of the host for", address, e))
                 })?;
             }
         }
@@ -167,7 +167,7 @@ impl Maps {
         match self.counters.remove(&key) {
             Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => Ok(()),
             Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
-            Err(e) => Err(map_error("forget a NIC's counters", e)),
+            Err(e) => Err(map_error("delete a NIC's counters", e)),
         }
     }
 
@@ -176,7 +176,7 @@ impl Maps {
             let fresh = on_each_cpu(NicCounters::default())?;
             match self.counters.insert(key, fresh, NOEXIST) {
                 Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
-                other => other.map_err(|e| map_error("give a NIC counters", e)),
+                other => other.map_err(|e| map_error("insert a NIC's counters", e)),
             }
         })
     }
@@ -213,7 +213,7 @@ impl Host {
         };
         maps.host
             .set(0, config, 0)
-            .map_err(|e| map_error("name the link that redirects into the host", e))?;
+            .map_err(|e| map_error("write the index of the redirect device", e))?;
         let mut before = Vec::new();
         for nic in nics {
             before.extend(maps.nics.get(&nic.ifindex, 0).map(|nic| nic.mark));
@@ -235,7 +235,7 @@ impl Host {
             };
             retry_enomem(|| {
                 let told = maps.nics.insert(nic.ifindex, value, 0);
-                told.map_err(|e| map_error(format!("tell the programs of {}", nic.name), e))
+                told.map_err(|e| map_error(format!("write the entry of NIC {}", nic.name), e))
             })?;
             let owned: Vec<_> = nic
                 .addresses
@@ -269,7 +269,7 @@ impl Host {
             .collect();
         for address in gone {
             maps.forget(&address)
-                .map_err(|e| map_error("forget an address of the node's", e))?;
+                .map_err(|e| map_error("delete an address of the node", e))?;
         }
         Ok(())
     }
@@ -327,10 +327,10 @@ impl Host {
         let mut maps = lock(&self.maps);
         for address in addresses {
             maps.forget(&key(*address))
-                .map_err(|e| map_error(format!("forget whose {address} is"), e))?;
+                .map_err(|e| map_error(format!("delete the entry of {address}"), e))?;
             maps.flows
                 .remove(key(*address))
-                .map_err(|e| io_error("forget the host's flows of", *address, e))?;
+                .map_err(|e| io_error("delete the host's flow table of", *address, e))?;
         }
         Ok(())
     }

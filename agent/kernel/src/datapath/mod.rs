@@ -191,7 +191,7 @@ impl Datapath {
             for address in missing {
                 retry_enomem(|| {
                     let given = self.flows.insert(key(address), &table);
-                    given.map_err(|e| io_error("give a flow table to", address, e))
+                    given.map_err(|e| io_error("insert a flow table for", address, e))
                 })?;
             }
         }
@@ -223,7 +223,7 @@ impl Datapath {
     pub fn set_send_options(&self, addresses: &[IpAddr], how: SendOptions) -> Result<(), Error> {
         let mut counters = lock(&self.counters);
         for address in addresses {
-            let failed = |e| map_error(format!("say how {address} is to be sent"), e);
+            let failed = |e| map_error(format!("write the send options of {address}"), e);
             let known = counters.get(&key(*address), 0).map_err(failed)?;
             let wanted = |cpu: &PodCounters| PodCounters {
                 veth: how.veth.unwrap_or(0),
@@ -257,11 +257,11 @@ impl Datapath {
         for address in addresses {
             self.flows
                 .remove(key(*address))
-                .map_err(|e| io_error("forget the flows of", *address, e))?;
+                .map_err(|e| io_error("delete the flow table of", *address, e))?;
             match lock(&self.counters).remove(&key(*address)) {
                 Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
                 Err(MapError::KeyNotFound) | Ok(()) => {}
-                Err(e) => return Err(map_error(format!("forget the counters of {address}"), e)),
+                Err(e) => return Err(map_error(format!("delete the counters of {address}"), e)),
             }
         }
         Ok(())

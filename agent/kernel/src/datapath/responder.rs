@@ -55,7 +55,8 @@ impl Responder {
             };
             retry_enomem(|| {
                 let answered = map.insert(key(*address), answer, 0);
-                answered.map_err(|e| map_error(format!("answer questions for {address}"), e))
+                answered
+                    .map_err(|e| map_error(format!("add {address} to the ARP and ND responder"), e))
             })?;
         }
         Ok(())
@@ -72,7 +73,10 @@ impl Responder {
                 Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
                 Err(MapError::KeyNotFound) | Ok(()) => {}
                 Err(e) => {
-                    return Err(map_error(format!("stop answering for {address}"), e));
+                    return Err(map_error(
+                        format!("remove {address} from the ARP and ND responder"),
+                        e,
+                    ));
                 }
             }
         }

@@ -28,7 +28,7 @@ impl Spoofers {
     pub(super) fn of(&self, pod: u32) -> Result<Spoofed, Error> {
         match lock(&self.0).get(&pod, 0) {
             Err(MapError::KeyNotFound) => Ok(Spoofed::default()),
-            other => other.map_err(|e| map_error("read what the spoof guard dropped", e)),
+            other => other.map_err(|e| map_error("read the counters of the spoof guard", e)),
         }
     }
 
@@ -37,7 +37,7 @@ impl Spoofers {
         match lock(&self.0).remove(&pod) {
             Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => Ok(()),
             Err(MapError::KeyNotFound) => Ok(()),
-            other => other.map_err(|e| map_error("forget what the spoof guard dropped", e)),
+            other => other.map_err(|e| map_error("delete the counters of the spoof guard", e)),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Datapath {
             Array::try_from(map).map_err(|e| map_error("open the map TRACE", e))?;
         filter
             .set(0, wish.filter(), 0)
-            .map_err(|e| map_error("say what to trace", e))?;
+            .map_err(|e| map_error("write the filter of the trace", e))?;
         let events = object
             .take_map("EVENTS")
             .ok_or(Error::Lacks("map EVENTS"))?;

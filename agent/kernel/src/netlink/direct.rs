@@ -114,7 +114,7 @@ impl Direct {
         // Only with this does the kernel filter dumps, and refuse unknown attributes. Callers filter the answers again,
         // so a kernel without it (before 4.20) only costs time.
         if let Err(e) = direct.socket.set_netlink_get_strict_chk(true) {
-            debug!("the kernel lists everything, and does not filter: {e}");
+            debug!("enable filtered dumps on the netlink socket: {e}; the kernel lists everything");
         }
         Ok(direct)
     }

@@ -50,7 +50,7 @@ impl Netlink {
         question.header.destination_prefix_length = family.everything().max_prefix_len();
         let destination = RouteAttribute::Destination(address.into());
         question.attributes.push(destination);
-        let what = format!("ask for the way to {address}");
+        let what = format!("look up the route to {address}");
         let question = RouteNetlinkMessage::GetRoute(question);
         match self.ask(&what, question).await {
             Ok(answer) => Ok(way(&answer).unwrap_or(FibResult::Unreachable)),

@@ -142,7 +142,7 @@ impl Netns {
         let own = std::fs::metadata("/proc/self/ns/net");
         let is_it = |own: Metadata| (own.dev(), own.ino()) == (self.device, self.inode);
         own.map(is_it)
-            .map_err(|e| Error::new("look at the node's network namespace", e))
+            .map_err(|e| Error::new("inspect the node's network namespace", e))
     }
 
     /// Returns the descriptor, for `IFLA_NET_NS_FD`.

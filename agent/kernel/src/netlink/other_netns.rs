@@ -88,7 +88,7 @@ impl Batch {
     /// Removes an address from a link, if it exists.
     pub fn delete_address(&mut self, found: &LinkAddress, link: &str) {
         self.push_tolerant(
-            format_args!("take {} off {link}", found.address.addr()),
+            format_args!("remove address {} from {link}", found.address.addr()),
             RouteNetlinkMessage::DelAddress(found.message()),
             0,
             &[nix::errno::Errno::EADDRNOTAVAIL as i32],
@@ -98,7 +98,7 @@ impl Batch {
     /// Sets the mode of an ipvlan link's NIC, and so of all its children.
     pub fn set_mode(&mut self, link: &Link, mode: IpvlanMode) {
         self.push(
-            format_args!("give {} the mode {mode}", link.name),
+            format_args!("set the ipvlan mode of {} to {mode}", link.name),
             RouteNetlinkMessage::NewLink(mode_message(mode, link.ifindex)),
             0,
         );

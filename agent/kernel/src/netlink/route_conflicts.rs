@@ -103,8 +103,8 @@ impl RouteConflicts {
                 }
                 Some(other) => refused.push(Error::new(
                     format_args!(
-                        "{} {namespace}, where a route that is not Ebbtide's has its place ({}): it \
-                         stays as it is; remove it, or let it have a metric",
+                        "{} {namespace}: a foreign route has the same destination, table and \
+                         metric ({}), and stays; remove it, or give it another metric",
                         request.what,
                         describe(other)
                     ),

@@ -64,7 +64,7 @@ pub fn siblings(host: &mut Direct, master: u32) -> Result<Vec<Sibling>, Error> {
         match netns.run(|| children_in(&netns, &own, master)) {
             Ok(Ok(found)) => siblings.extend(found),
             // The namespace was removed meanwhile, or is inaccessible.
-            Ok(Err(e)) | Err(e) => tracing::debug!("no look for ipvlan interfaces: {e}"),
+            Ok(Err(e)) | Err(e) => tracing::debug!("look for ipvlan interfaces: {e}"),
         }
     }
     Ok(siblings)
@@ -130,7 +130,7 @@ fn number_of(netlink: &mut Direct, netns: &Netns) -> Result<Option<i32>, Error> 
     let mut question = NsidMessage::default();
     question.attributes.push(NsidAttribute::Fd(descriptor));
     let question = RouteNetlinkMessage::GetNsId(question);
-    let answer = netlink.ask("number the host's namespace", question)?;
+    let answer = netlink.ask("get the ID of the host's network namespace", question)?;
     let RouteNetlinkMessage::NewNsId(message) = answer else {
         return Ok(None);
     };

@@ -130,7 +130,7 @@ async fn prune(
         datapath.detach_from_nic(&mut batch, &link.name, link.ifindex);
     }
     for failure in batch.run_all(host).await {
-        warn!("{failure}; it stays until the next look");
+        warn!("{failure}; it stays, and is tried again within 30 s");
     }
     let all: Vec<u32> = nics.iter().map(|nic| nic.ifindex).collect();
     Ok(datapath.retain_nics(&all)?)

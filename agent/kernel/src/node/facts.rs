@@ -50,16 +50,10 @@ pub struct Nic {
 ///
 /// let node = NodeFacts {
 ///     nics: vec![Nic {
-///         name: "ens5".into(),
-///         ifindex: 2,
 ///         mac: Some(Mac([2, 0, 0, 0, 0, 5])),
 ///         mtu: 9001,
-///         up: true,
-///         kind: None,
-///         port_of: None,
-///         below: None,
-///         ipv6: true,
 ///         addresses: vec!["10.0.0.228/24".parse()?],
+///         ..Nic::named("ens5", 2)
 ///     }],
 ///     ..NodeFacts::default()
 /// };

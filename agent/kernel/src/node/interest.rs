@@ -92,7 +92,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Creates an attention to all events, with the filter of the listener's socket.
+    /// Subscribes to all events, with the filter of the listener's socket.
     #[must_use]
     pub fn to_all(routes: Arc<RouteFilter>) -> Self {
         Self {
@@ -110,7 +110,7 @@ impl Subscription {
             && let Err(e) = self.routes.only(Some(&interest.tables))
         {
             // They are ignored one by one then.
-            debug!("events of others' routes are not kept from the socket: {e}");
+            debug!("set the filter for events of foreign routes on the netlink socket: {e}");
         }
         *known = Some(interest);
     }

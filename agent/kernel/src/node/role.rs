@@ -89,32 +89,26 @@ const NOWHERE: [&str; 6] = ["ifb", "netdevsim", "nlmon", "vcan", "vrf", "vsockmo
 /// # Examples
 ///
 /// ```
-/// use ebbtide_kernel::node::{Known, Nic, NodeFacts, Role, take};
+/// use ebbtide_kernel::node::{Known, Nic, NodeFacts, Role, classify};
 /// use ebbtide_types::{Mac, settings::LinkNames};
 ///
 /// # let node = NodeFacts {
 /// #     nics: vec![Nic {
-/// #         name: "ens5".into(),
-/// #         ifindex: 2,
 /// #         mac: Some(Mac([2, 0, 0, 0, 0, 5])),
 /// #         mtu: 9001,
-/// #         up: true,
-/// #         kind: None,
-/// #         port_of: None,
-/// #         below: None,
-/// #         ipv6: true,
 /// #         addresses: vec!["10.0.0.228/24".parse()?],
+/// #         ..Nic::named("ens5", 2)
 /// #     }],
 /// #     ..NodeFacts::default()
 /// # };
 /// // `node` has one link, ens5, with the address 10.0.0.228/24 and no default route.
 /// let nic = &node.nics[0];
 /// let mut known = Known::default();
-/// assert_eq!(take(nic, &node, &known, &LinkNames::default()).role, Role::Node);
+/// assert_eq!(classify(nic, &node, &known, &LinkNames::default()).role, Role::Node);
 ///
 /// // A pool of its subnet makes it a NIC.
 /// known.subnets.push("10.0.0.0/24".parse()?);
-/// let taken = take(nic, &node, &known, &LinkNames::default());
+/// let taken = classify(nic, &node, &known, &LinkNames::default());
 /// assert_eq!(taken.role, Role::Nic);
 /// assert_eq!(taken.why, "its address is in a pool's 10.0.0.0/24");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -183,7 +177,7 @@ pub fn classify(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) 
         return taken(Role::Nic, "it has a default route");
     }
     if INNER.contains(&kind) && nic.addresses.iter().all(is_one_address) {
-        return taken(Role::Others, "one end of a pair, without a network");
+        return taken(Role::Others, "one end of a veth pair, without a subnet");
     }
     let mut subnets = known.subnets.iter();
     let shares = |subnet: &&IpNet| nic.addresses.iter().any(|own| subnet.contains(&own.addr()));

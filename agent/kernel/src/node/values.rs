@@ -23,7 +23,7 @@ use crate::netlink::foreign::ForeignRule;
 /// };
 /// let values = Values { field: 0x6e, reply: 0x40, foreign: &[rule] };
 /// // The NICs with the indices 2 and 3 get values without that bit.
-/// assert_eq!(values.of(&[2, 3], &[]), [0x4, 0x8]);
+/// assert_eq!(values.assign(&[2, 3], &[]), [0x4, 0x8]);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'a> {

@@ -46,7 +46,7 @@ pub enum Links {
 /// so applying is idempotent.
 ///
 /// # Errors
-/// If the kernel refuses a request. What was created until then stays: [`remove`](super::remove) it. If no link was,
+/// If the kernel refuses a request. What was created until then stays: [`remove`](super::remove()) it. If no link was,
 /// the error is [`Error::NothingMade`], and [`forget`](super::forget) suffices.
 pub async fn apply(
     net: &PodNet,

@@ -137,7 +137,7 @@ fn described(link: &Link, net: &PodNet, master: Option<u32>) -> String {
         _ => String::new(),
     };
     let whose = match &link.alias {
-        Some(alias) => format!("which calls itself {alias:?}"),
+        Some(alias) => format!("with the alias {alias:?}"),
         None => "which another plugin or somebody else made".to_owned(),
     };
     format!("a link of kind {kind}{below}, {whose}")

@@ -54,7 +54,7 @@ pub enum Error {
     #[error("{0}: this kernel has no ipvlan")]
     NoIpvlan(#[source] crate::netlink::Error),
     /// A link of the desired name exists already.
-    #[error("{name} is there already {place}: {what}")]
+    #[error("{name} already exists {place}: {what}")]
     LinkTaken {
         /// The name.
         name: String,
@@ -65,7 +65,8 @@ pub enum Error {
     },
     /// Foreign children of the master have another mode, which a new child would change.
     #[error(
-        "{master} has ipvlan interfaces of others in mode {theirs}, and would give them mode {mode}: {siblings}"
+        "{master} has foreign ipvlan interfaces in mode {theirs}, and an interface in mode \
+         {mode} would change theirs: {siblings}"
     )]
     ModeConflict {
         /// Name of the NIC.

@@ -298,10 +298,10 @@ impl PodNet {
             .is_some_and(|noted| Netns::pid_namespace_of(&self.netns) != Some(noted));
         if noted_elsewhere {
             return Err(Error::new(
-                format_args!("look at the network namespace {}", self.netns.display()),
+                format_args!("inspect the network namespace {}", self.netns.display()),
                 std::io::Error::other(
-                    "it was noted in another PID namespace than the agent's: give the agent the node's \
-                     (`hostPID: true`)",
+                    "its path was recorded in another PID namespace than the agent's: run the \
+                     agent in the node's (`hostPID: true`)",
                 ),
             ));
         }
@@ -380,6 +380,9 @@ pub enum PlanError {
         master: String,
     },
     /// The interface cannot have the veth's name.
-    #[error("the interface cannot be called {VETH}: that is the name of the pair to the host")]
+    #[error(
+        "the interface cannot be called {VETH}: the veth pair to the host has that name in the \
+         pod; choose another one"
+    )]
     NameTaken,
 }

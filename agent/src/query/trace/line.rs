@@ -132,7 +132,7 @@ impl Names {
                 "marked: the socket's replies go back by the veth".to_owned()
             }
             Traced::VethIngress if learned => {
-                "marked and remembered: its replies go back by the veth".to_owned()
+                "marked and recorded: its replies go back by the veth".to_owned()
             }
             Traced::VethIngress => "marked".to_owned(),
             Traced::NicEgress if redirected && event.host_bypass != 0 => {
@@ -147,11 +147,11 @@ impl Names {
                     .to_owned()
             }
             Traced::NicIngress if learned => {
-                "its flow came in by the veth before: forgotten, the last way in wins".to_owned()
+                "its flow comes in by the NIC now: its entry for the veth is removed".to_owned()
             }
-            Traced::NicIngress => "not remembered as come in by the veth".to_owned(),
+            Traced::NicIngress => "its flow has no entry for the veth".to_owned(),
             Traced::HostNicIngress if redirected => {
-                "an answer to what the host forwarded for the pod: into the host's stack".to_owned()
+                "a reply to what the host forwarded for the pod: to the host's stack".to_owned()
             }
             Traced::HostNicIngress if bits != 0 => {
                 format!(
@@ -160,20 +160,20 @@ impl Names {
                 )
             }
             Traced::HostNicIngress if self.is_a_pods(&event.destination) => {
-                "for a pod: ipvlan's".to_owned()
+                "for a pod: left to ipvlan".to_owned()
             }
-            Traced::HostNicIngress => "for the node: as it came".to_owned(),
+            Traced::HostNicIngress => "for the node: passed on unchanged".to_owned(),
             Traced::HostNicEgress if redirected => {
                 "its source is another NIC's: sent out by that one".to_owned()
             }
             Traced::HostNicEgress if learned => {
-                "the host's part in it remembered, for its answers".to_owned()
+                "forwarded by the host: recorded for its replies".to_owned()
             }
             Traced::HostNicEgress => "the right NIC for its source".to_owned(),
             Traced::HostVethEgress if learned => {
-                "a request that came in by a NIC: remembered, for its replies".to_owned()
+                "a request that came in by a NIC: recorded for its replies".to_owned()
             }
-            Traced::HostVethEgress => "known, or no request from outside".to_owned(),
+            Traced::HostVethEgress => "recorded already, or no request from outside".to_owned(),
             Traced::HostVethIngress if redirected => {
                 "by the host-stack bypass, out by the pod's NIC".to_owned()
             }
@@ -186,7 +186,7 @@ impl Names {
             Traced::HostVethIngress if marked => {
                 "the pod's own: marked as forwarded by the host".to_owned()
             }
-            Traced::HostVethIngress => "not a pod's address of ours".to_owned(),
+            Traced::HostVethIngress => "not an address of Ebbtide's pods".to_owned(),
         }
     }
 
@@ -227,7 +227,7 @@ mod tests {
             ..TraceEvent::default()
         };
         for (program, mark, verdict, learned, interface, words) in [
-            (Traced::VethIngress, 0x1000, PASS, 1, "veth0", "remembered"),
+            (Traced::VethIngress, 0x1000, PASS, 1, "veth0", "recorded"),
             (Traced::NicEgress, 0, REDIRECT, 0, "veth0", "sent back"),
             (Traced::NicEgress, 0, PASS, 0, "veth0", "routing table"),
             (Traced::NicIngress, 0x2000, PASS, 0, "veth0", "recently"),
@@ -256,8 +256,15 @@ mod tests {
                 "came in by ens5",
             ),
             (Traced::HostNicIngress, 0, PASS, 0, "ens5", "for a pod"),
-            (Traced::HostVethEgress, 0, PASS, 1, "ens5", "remembered"),
-            (Traced::HostVethEgress, 0, PASS, 0, "ens5", "known"),
+            (Traced::HostVethEgress, 0, PASS, 1, "ens5", "recorded for"),
+            (
+                Traced::HostVethEgress,
+                0,
+                PASS,
+                0,
+                "ens5",
+                "recorded already",
+            ),
             (
                 Traced::HostNicEgress,
                 0,

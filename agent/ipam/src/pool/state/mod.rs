@@ -200,7 +200,7 @@ impl State {
         self.return_addresses(&given_back);
     }
 
-    /// Undoes [`Self::take`]: the addresses were never used.
+    /// Reverts [`Self::take`]: the addresses were never used.
     pub(super) fn undo_reserve(
         &mut self,
         owner: &Owner,

@@ -68,7 +68,7 @@ impl State {
             let address = assigned.address;
             match self.addresses.held.get(&address) {
                 None if self.is_withdrawn(address) => {
-                    let with = "was given back by this node".to_owned();
+                    let with = "is no longer leased to this node".to_owned();
                     return Err(conflict(address, with).into());
                 }
                 None => {}

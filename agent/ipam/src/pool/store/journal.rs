@@ -184,7 +184,7 @@ impl Journal {
     fn write_mark(&mut self) {
         if let Err(error) = self.disk.write(Name::Mark, 0, &self.mark.to_bytes()) {
             // The data is on disk; only a later loss of it would not be noticed.
-            tracing::warn!(%error, "the number of the newest change could not be noted");
+            tracing::warn!(%error, "the number of the newest change could not be written");
         }
     }
 

@@ -123,7 +123,9 @@ pub(super) fn head(text: &[u8]) -> Option<Head> {
 impl Contents {
     /// Applies the change in a line.
     pub(super) fn apply(&mut self, line: &str) -> Result<(), String> {
-        let (kind, value) = line.split_once(' ').ok_or("it is no line of ours")?;
+        let (kind, value) = line
+            .split_once(' ')
+            .ok_or("it is not in the journal's format")?;
         match kind {
             "%" => Ok(()),
             "+" => {
@@ -172,7 +174,7 @@ impl Contents {
                 self.released.insert(address, at);
                 Ok(())
             }
-            _ => Err("it is of no kind that is known".to_owned()),
+            _ => Err("its kind is unknown".to_owned()),
         }
     }
 

@@ -173,8 +173,8 @@ fn a_line_that_makes_no_sense_is_named() {
     for (line, expected) in [
         ("+ {\"owner\":1}\tnull\n", "invalid type"),
         ("+ {}\n", "it has no record"),
-        ("? {}\n", "of no kind that is known"),
-        ("nonsense\n", "no line of ours"),
+        ("? {}\n", "its kind is unknown"),
+        ("nonsense\n", "not in the journal's format"),
     ] {
         let lab = lab_with(&journal_of(&format!("{head}{line}")), None);
         let error = open(&lab).unwrap_err().to_string();

@@ -489,7 +489,9 @@ fn a_range_comes_and_goes_at_run_time_but_not_while_it_is_in_use() {
     ));
     let adopted = adopt(&pools, &whole, &pod("db", "u"), &[("p", "10.0.0.4")]).unwrap_err();
     assert!(
-        adopted.to_string().contains("was given back by this node"),
+        adopted
+            .to_string()
+            .contains("is no longer leased to this node"),
         "{adopted}"
     );
     pools.restore(&block("10.0.0.5-10.0.0.6"));
