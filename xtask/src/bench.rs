@@ -16,13 +16,13 @@ pub(crate) use run::each_once;
 /// What is measured.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Options {
-    /// ADD and DEL: one by one, many at once, many in a row; beside other plugins and the bare kernel
+    /// ADD and DEL, one by one, concurrently and in sequence, beside other plugins and the bare kernel
     Add(Common),
-    /// The agent itself: memory, time until it is ready, CPU at rest, with more and more pods
+    /// The agent: memory, time until ready, idle CPU, by the number of pods
     Agent(Common),
-    /// What a packet pays for its reply's way: beside iptables, and beside nothing
+    /// The cost of reply routing per packet, beside iptables and beside nothing
     Datapath(Common),
-    /// Durable allocations, beside host-local: per second, latency, memory, recovery
+    /// Durable allocations: throughput, latency, memory and recovery, beside host-local
     Pool {
         #[command(flatten)]
         common: Common,
@@ -30,7 +30,7 @@ pub(crate) enum Options {
         #[arg(long, value_name = "DIR", conflicts_with_all = ["vm", "qemu", "kernel"])]
         dir: Option<PathBuf>,
     },
-    /// The eBPF programs: nanoseconds for a packet of each kind, instructions, machine code, stack
+    /// The eBPF programs: nanoseconds by kind of packet, instructions, machine code, stack
     Programs(Common),
 }
 

@@ -16,10 +16,10 @@ use crate::{build, build_ebpf, here, ui};
 /// Options of `demo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Write the table to FILE as JSON, too
+    /// Also write the table to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Show what cargo says
+    /// Show cargo's output
     #[arg(short, long)]
     verbose: bool,
     /// Use a guest with Debian's stock kernel under QEMU (6.1, unless --kernel says another)
@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Use a guest with this kernel
     #[arg(long, value_enum)]
     kernel: Option<Kernel>,
-    /// Give up after so many seconds
+    /// Time out after this many seconds
     #[arg(long, value_name = "SECS", default_value_t = 600)]
     timeout: u64,
     /// Passed to the demo itself

@@ -17,16 +17,16 @@ pub(crate) const PROGRAM: &str = "ebbtide-e2e";
 /// Options of `e2e`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Whose network it is
+    /// The cloud whose network is simulated
     #[arg(long, value_parser = ["aws", "alibaba", "all"], default_value = "all")]
     cloud: String,
-    /// Write the table to FILE as JSON, too
+    /// Also write the table to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Leave the cluster running until standard input ends
     #[arg(long)]
     stay: bool,
-    /// Use the image in target/image, as it is
+    /// Use the existing image in target/image
     #[arg(long)]
     no_build: bool,
 }

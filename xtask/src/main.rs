@@ -29,32 +29,32 @@ use clap::Parser;
 
 use workspace::Workspace;
 
-/// Ebbtide's tasks: what they need and is missing, they get by themselves.
+/// Builds, tests and measures Ebbtide. Missing tools are downloaded.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
-    /// Get the tools and test kernels that are missing (the other commands do it too)
+    /// Download missing tools and test kernels (the other commands do so too)
     Setup(setup::Options),
-    /// Build the programs for the kernel into target/ebpf
+    /// Build the eBPF programs into target/ebpf
     BuildEbpf,
-    /// Build the programs for the kernel and all release binaries
+    /// Build the eBPF programs and all release binaries
     Build(build::Options),
-    /// Write deploy/crds anew from the agent's types
+    /// Generate deploy/crds from the agent's types
     Crds,
-    /// Measure, beside what people use today: `bench add`, `bench pool`
+    /// Benchmark, beside what people use today
     #[command(subcommand)]
     Bench(bench::Options),
-    /// Look at all dependencies: known holes, licences, sources, twins
+    /// Check all dependencies: vulnerabilities, licences, sources, duplicates
     Deny(deny::Options),
-    /// Show every path of traffic on a test network, with real pods and packets
+    /// Run the demo: every path of traffic in the test VPC, with real pods and packets
     Demo(demo::Options),
-    /// Run a real cluster on two machines with two NICs each, and look at everything in it
+    /// Test a real Kubernetes cluster of two machines with two NICs each
     E2e(e2e::Options),
-    /// Damage inputs at random, for everything that reads what comes from outside
+    /// Fuzz every parser of external input
     Fuzz(fuzz::Options),
-    /// Pack the container image, an OCI archive (no Docker)
+    /// Build the container image, an OCI archive (needs no Docker)
     Image(image::Options),
-    /// Make deploy/ebbtide.yaml from the Helm chart
+    /// Generate deploy/ebbtide.yaml from the Helm chart
     Manifests(manifests::Options),
     /// Run all checks and tests
     Test(test::Options),

@@ -60,31 +60,31 @@ const END_TO_END: &str = "kube::e2e";
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Where the integration tests run; several with commas between
+    /// The kernels of the integration tests, comma-separated
     #[arg(long, value_enum, value_delimiter = ',', default_value = "uml,6.1")]
     kernel: Vec<Kernels>,
-    /// Only tests whose full name (lab::rows::...) contains S
+    /// Run only tests whose full name (lab::rows::...) contains S
     #[arg(long, value_name = "S")]
     filter: Option<String>,
-    /// Only the tests, and not in QEMU
+    /// Run only tests, and not in QEMU
     #[arg(long, conflicts_with = "everything")]
     fast: bool,
-    /// All kernels, each with all that it can decide otherwise, and the end-to-end test of a cluster: hours
+    /// Run in all kernels, each with all tests that may differ there, and the end-to-end test of a cluster: takes hours
     #[arg(long)]
     everything: bool,
-    /// How often a test that failed may be tried again and count as passed; it is named as flaky
+    /// How often a failed test is tried again; one that then passes is reported as flaky
     #[arg(long, value_name = "N", default_value_t = 0)]
     retries: u32,
-    /// A test that is skipped for the want of one of these has failed; several with commas between
+    /// Fail tests that are skipped because one of these is missing, comma-separated
     #[arg(long, value_name = "NEED", value_delimiter = ',')]
     require: Vec<xtask::need::Need>,
-    /// Run the tests whose name contains NAME N times, beside processes that keep all processors busy
+    /// Run the tests whose name contains NAME N times, while other processes keep all processors busy
     #[arg(long, num_args = 2, value_names = ["N", "NAME"], conflicts_with_all = ["filter", "everything"])]
     stress: Option<Vec<String>>,
-    /// How many guests and test scripts run at once [default: one a processor, with 4 GiB of memory each]
+    /// The number of guests and test scripts that run at once [default: one per processor and 4 GiB of memory]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Give up on a guest after so many seconds
+    /// Time out a guest after this many seconds
     #[arg(long, value_name = "SECS", default_value_t = 3000)]
     timeout: u64,
 }

@@ -103,7 +103,7 @@ pub(crate) struct Options {
     /// Which kernel
     #[arg(long, value_enum)]
     kernel: Option<Kernel>,
-    /// Give up after so many seconds
+    /// Time out after this many seconds
     #[arg(long, value_name = "SECS", default_value_t = 900)]
     timeout: u64,
     /// MiB of memory of a user-mode Linux; taken as they are used

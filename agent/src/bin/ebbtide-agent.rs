@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 /// The interval at which it is checked whether pods are left, at the end of an installation.
 const SWEEP: Duration = Duration::from_secs(30);
 
-/// Ebbtide's node agent: pods on the node's own NICs, replies by the interface they came in on.
+/// Ebbtide's node agent: connects pods to the node's own NICs, and routes replies by the interface of the request.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -43,13 +43,13 @@ struct Cli {
 enum Command {
     /// Serve the CNI plugin on this node until SIGTERM; running pods keep their network.
     Run(Box<Run>),
-    /// Write the objects that belong to no node: pools' status, networks' definitions, leases' ConfigMaps. One of all
-    /// controllers in a cluster is elected. Needs an API server, and nothing of the host.
+    /// Write the objects that belong to no node: status of pools, NetworkAttachmentDefinitions, ConfigMaps of leases. One
+    /// of a cluster's controllers is elected leader. Needs an API server, and nothing of the host.
     Controller(Controller),
-    /// Remove the plugin and its network configuration from this host, and what pods needed in its network once there
-    /// are none; running pods keep their network.
+    /// Remove the plugin and its network configuration from this host, and the host's routes, rules and programs once no
+    /// pod is left; running pods keep their network.
     Uninstall(Uninstall),
-    /// Write the CustomResourceDefinitions, a file each, into a directory.
+    /// Write the CustomResourceDefinitions into a directory, one file each.
     Crds {
         /// The directory; made if it does not exist. Other files in it stay.
         dir: PathBuf,
@@ -58,13 +58,13 @@ enum Command {
 
 #[derive(Args)]
 struct Controller {
-    /// This controller's name in the election: its pod's.
+    /// This controller's name in the leader election: the name of its pod.
     #[arg(long, env = "POD_NAME", value_name = "NAME", value_parser = own_name)]
     name: String,
     /// Kubeconfig file for the API server; in a pod the kubelet provides the access.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// How the log is written to standard error. RUST_LOG filters it.
+    /// The format of the log on standard error. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -73,26 +73,26 @@ struct Controller {
 struct Uninstall {
     #[command(flatten)]
     directories: install::options::Directories,
-    /// The agent's directory of data that survives reboots.
+    /// The agent's directory of persistent data.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ebbtide")]
     state_dir: PathBuf,
     /// The agent's directory of pinned eBPF maps.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ebbtide")]
     bpf_dir: PathBuf,
-    /// Where the kernel's settings can be written: in a container, the host's /proc/sys.
+    /// The directory of writable sysctls: in a container, a mount of the host's /proc/sys.
     #[arg(long, value_name = "DIR", default_value = sysctl::ROOT)]
     sysctl_dir: PathBuf,
-    /// Then wait for SIGTERM, as a DaemonSet's pod has to, and meanwhile clean up when the last pod is removed.
+    /// Do not exit before SIGTERM, as the pod of a DaemonSet must not, and clean up when the last pod is removed.
     #[arg(long)]
     stay: bool,
 }
 
 #[derive(Args)]
 struct Run {
-    /// This node's name, as `nodeName` in pools has it.
+    /// This node's name, as in `nodeName` of pools.
     #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = node_name)]
     node_name: String,
-    /// Directory of SpiderIPPool and SpiderMultusConfig manifests (*.yaml); changes are followed.
+    /// The directory of SpiderIPPool and SpiderMultusConfig manifests (*.yaml), which is watched.
     /// [default: /etc/ebbtide/manifests]
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
@@ -106,28 +106,28 @@ struct Run {
     /// `defaultNetwork` of the configuration file.
     #[arg(long, env = "DEFAULT_NETWORK", value_name = "NETWORK")]
     default_network: Option<NetworkRef>,
-    /// Directory of data that survives reboots: the addresses that are assigned.
+    /// The directory of persistent data, such as the assigned addresses.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ebbtide")]
     state_dir: PathBuf,
-    /// Directory of the socket, cni.sock.
+    /// The directory of the socket, cni.sock.
     #[arg(long, value_name = "DIR", default_value = "/run/ebbtide")]
     run_dir: PathBuf,
-    /// Directory of the pinned eBPF maps, on a bpf file system.
+    /// The directory of pinned eBPF maps, on a bpf file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ebbtide")]
     bpf_dir: PathBuf,
-    /// Where the kernel's settings can be written: in a container, the host's /proc/sys.
+    /// The directory of writable sysctls: in a container, a mount of the host's /proc/sys.
     #[arg(long, value_name = "DIR", default_value = sysctl::ROOT)]
     sysctl_dir: PathBuf,
-    /// Where the host's root directory is mounted in the agent's container. Programs of the host's (IPAM plugins that a
-    /// configuration delegates to, iptables-save, nft) are run with it as their root. [default: the agent's own]
+    /// The mount of the host's root directory in the agent's container. The host's programs (delegated IPAM plugins,
+    /// iptables-save, nft) run with it as their root [default: the agent's own root].
     #[arg(long, value_name = "DIR")]
     host_root: Option<PathBuf>,
     #[command(flatten)]
     install: install::options::Options,
-    /// Configuration file (YAML); the defaults without it.
+    /// The configuration file (YAML) [default: built-in settings].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How the log is written to standard error. RUST_LOG filters it.
+    /// The format of the log on standard error. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }

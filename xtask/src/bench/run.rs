@@ -23,25 +23,25 @@ const LOG: (&str, &str) = ("RUST_LOG", "info,ebbtide_types::timing=debug");
 /// Options of every benchmark.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Common {
-    /// In user-mode Linux, which has ipvlan; otherwise in this kernel, as root
+    /// Run in user-mode Linux, which has ipvlan, instead of this kernel (as root)
     #[arg(long)]
     vm: bool,
-    /// As --vm, with Debian's stock kernel under QEMU
+    /// Run in Debian's stock kernel under QEMU
     #[arg(long, conflicts_with = "vm")]
     qemu: bool,
-    /// In this kernel
+    /// Run in this kernel
     #[arg(long, value_enum, conflicts_with_all = ["vm", "qemu"])]
     kernel: Option<Kernel>,
-    /// Only as much as shows that it works: the figures mean nothing
+    /// Run briefly, only to see that it works: the figures mean nothing
     #[arg(long)]
     short: bool,
-    /// Write the values to FILE as JSON, too
+    /// Also write the values to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Give up after so many seconds
+    /// Time out after this many seconds
     #[arg(long, value_name = "SECS", default_value_t = 3600)]
     timeout: u64,
-    /// Do not build anything: measure what is there
+    /// Do not build: measure the existing binaries
     #[arg(long)]
     no_build: bool,
 }

@@ -16,16 +16,16 @@ use super::{
 /// The options of an inspection without an agent.
 #[derive(Args)]
 pub(super) struct Options {
-    /// Say what an agent would change on this node, and change nothing. Needs no agent.
+    /// Show what an agent would change on this node, without changing anything. Needs no agent.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// The agent's configuration file, for --dry-run; the defaults without it.
+    /// The agent's configuration file, for --dry-run [default: built-in settings].
     #[arg(long, value_name = "FILE", requires = "dry_run")]
     config: Option<PathBuf>,
-    /// Directory of pools and networks, for --dry-run; without it NICs are known by their routes alone.
+    /// The directory of pools and networks, for --dry-run; without it, NICs are recognised by their routes alone.
     #[arg(long, value_name = "DIR", requires = "dry_run")]
     manifests: Option<PathBuf>,
-    /// This node's name, as pools refer to it, for --dry-run.
+    /// This node's name, as in `nodeName` of pools, for --dry-run.
     #[arg(
         long,
         value_name = "NAME",

@@ -19,10 +19,10 @@ pub(super) struct Options {
     /// `namespace/name`, `name`, or the start of a container ID.
     #[arg(required_unless_present = "node")]
     pod: Option<String>,
-    /// The flows that the node takes part in, of all pods and its own.
+    /// List the flows of the host's programs: those of all pods, and the node's own.
     #[arg(long, conflicts_with = "pod")]
     node: bool,
-    /// Show at most this many, the youngest.
+    /// The number of flows to show, the latest first.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     limit: u16,
     /// Print a line for each flow that is learned (+) or forgotten (-), until interrupted.

@@ -7,9 +7,9 @@ use comfy_table::{Table, presets::NOTHING};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// For people.
+    /// Tables and text, for people.
     Text,
-    /// One JSON document.
+    /// A JSON document.
     Json,
 }
 

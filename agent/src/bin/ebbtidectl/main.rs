@@ -24,14 +24,14 @@ use ebbtide_types::printable::{printable, printable_json, printable_lines};
 use agent::{ask, parse, understand};
 use format::Output;
 
-/// Look at the work of this node's ebbtide-agent.
+/// Inspect and control the ebbtide-agent of this node.
 #[derive(Parser)]
 #[command(name = "ebbtidectl", version)]
 struct Cli {
     /// The agent's socket.
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
-    /// How the answer is printed.
+    /// The output format.
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(subcommand)]
@@ -40,28 +40,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Is the agent there, and are its manifests in order?
+    /// Show whether the agent runs, whether its manifests are valid, and what it fails to reconcile.
     Status,
-    /// What is wrong with this node, and what to do about it. Fails if any of it is serious.
+    /// Diagnose this node: show problems and their remedies. Exits with 1 if one is serious.
     Doctor(dry_run::Options),
-    /// The node's links: what each is taken for, and why.
+    /// List the node's links, with the role of each and the reason.
     Nics,
-    /// The interfaces of this node's pods.
+    /// List the interfaces of this node's pods.
     Pods,
-    /// The pools, and how full they are.
+    /// List the address pools and their usage.
     Pools,
-    /// The eBPF programs of each interface, and what they counted (packets).
+    /// Show the eBPF programs of each interface and their packet counters.
     Datapath,
-    /// A pod's network as it was planned: links, addresses, routes, rules, programs.
+    /// Show a pod's network as planned: links, addresses, routes, rules, programs.
     Explain {
         /// `namespace/name`, `name`, or the start of a container ID.
         pod: String,
     },
-    /// The flows that are remembered for replies, the youngest first.
+    /// List the flows that are tracked for replies, the latest first.
     Flows(flows::Options),
-    /// What each eBPF program does with a pod's packets, live.
+    /// Show live what each eBPF program does with a pod's packets.
     Trace(trace::Options),
-    /// The owner of an address, since when, from which pool, and the owners before.
+    /// Show the owner of an address, its pool, and its former owners.
     Ip {
         /// The address.
         address: IpAddr,
@@ -70,7 +70,7 @@ enum Command {
     Release {
         /// The address.
         address: IpAddr,
-        /// Also if the pod is alive, or may be: its interface is removed from it.
+        /// Release it even if the pod is alive or may be: the interface is removed from the pod.
         #[arg(long)]
         force: bool,
     },

@@ -17,19 +17,19 @@ use super::{
 pub(super) struct Options {
     /// `namespace/name`, `name`, or the start of a container ID.
     pod: String,
-    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or a number.
+    /// The protocol: `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or a number.
     #[arg(long, value_parser = protocol)]
     proto: Option<u8>,
-    /// A port of either side.
+    /// The port, of either side.
     #[arg(long)]
     port: Option<u16>,
-    /// The other side; also shows what the NICs see of it before the Service proxy's translation.
+    /// The peer's address; with it, packets at the NICs are shown too, before the Service proxy translates them.
     #[arg(long, value_name = "ADDRESS")]
     peer: Option<IpAddr>,
-    /// End after this many lines.
+    /// Exit after this many lines.
     #[arg(long, value_name = "N")]
     count: Option<u32>,
-    /// End after this many seconds.
+    /// Exit after this many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     duration: u32,
 }
