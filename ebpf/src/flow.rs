@@ -46,17 +46,17 @@ pub(crate) fn known<V: Counted>(flows: &Table<V>, key: &FlowKey) -> Option<&'sta
 
 /// The local end of the packet: the pod's or the node's.
 #[derive(Clone, Copy)]
-pub(crate) enum Ours {
+pub(crate) enum LocalEnd {
     Source,
     Destination,
 }
 
 /// Returns the key for this packet's addresses and protocol, without ports.
 #[inline(always)]
-pub(crate) fn between(ip: &Ip, ours: Ours) -> FlowKey {
-    let (local, remote) = match ours {
-        Ours::Source => (ip.source, ip.destination),
-        Ours::Destination => (ip.destination, ip.source),
+pub(crate) fn between(ip: &Ip, end: LocalEnd) -> FlowKey {
+    let (local, remote) = match end {
+        LocalEnd::Source => (ip.source, ip.destination),
+        LocalEnd::Destination => (ip.destination, ip.source),
     };
     FlowKey {
         local,
@@ -75,9 +75,9 @@ pub(crate) fn between(ip: &Ip, ours: Ours) -> FlowKey {
 /// `asked` limits echoes to those from the remote side: requests in and replies out (a pod's own pings follow the
 /// routing table). Otherwise both count, in both directions.
 #[inline(always)]
-pub(crate) fn of(ctx: &TcContext, ip: &Ip, ours: Ours, asked: bool, key: &mut FlowKey) -> bool {
+pub(crate) fn of(ctx: &TcContext, ip: &Ip, end: LocalEnd, asked: bool, key: &mut FlowKey) -> bool {
     let endpoints = ip.endpoints(ctx);
-    told(&endpoints, ours, asked, key)
+    with_ports(&endpoints, end, asked, key)
 }
 
 /// As [`of`], for the flow whose path a packet is to take: for a later fragment the note of the first, for an ICMP
@@ -86,7 +86,7 @@ pub(crate) fn of(ctx: &TcContext, ip: &Ip, ours: Ours, asked: bool, key: &mut Fl
 pub(crate) fn followed(
     ctx: &TcContext,
     ip: &Ip,
-    ours: Ours,
+    end: LocalEnd,
     asked: bool,
     key: &mut FlowKey,
 ) -> bool {
@@ -97,25 +97,25 @@ pub(crate) fn followed(
     let endpoints = ip.endpoints(ctx);
     if let Endpoints::Error = endpoints {
         let v6 = ip.payload.protocol == ICMPV6;
-        let by_us = matches!(ours, Ours::Source);
-        return extended::quoted(ctx.skb.skb, ip.payload.at, v6, by_us, key);
+        let is_sender = matches!(end, LocalEnd::Source);
+        return extended::quoted(ctx.skb.skb, ip.payload.at, v6, is_sender, key);
     }
-    told(&endpoints, ours, asked, key)
+    with_ports(&endpoints, end, asked, key)
 }
 
 #[inline(always)]
-fn told(endpoints: &Endpoints, ours: Ours, asked: bool, key: &mut FlowKey) -> bool {
-    match (endpoints, ours) {
-        (Endpoints::Ports(source, destination), Ours::Source) => {
+fn with_ports(endpoints: &Endpoints, end: LocalEnd, asked: bool, key: &mut FlowKey) -> bool {
+    match (endpoints, end) {
+        (Endpoints::Ports(source, destination), LocalEnd::Source) => {
             key.local_port = *source;
             key.remote_port = *destination;
         }
-        (Endpoints::Ports(source, destination), Ours::Destination) => {
+        (Endpoints::Ports(source, destination), LocalEnd::Destination) => {
             key.local_port = *destination;
             key.remote_port = *source;
         }
-        (Endpoints::EchoRequest(_), Ours::Source)
-        | (Endpoints::EchoReply(_), Ours::Destination)
+        (Endpoints::EchoRequest(_), LocalEnd::Source)
+        | (Endpoints::EchoReply(_), LocalEnd::Destination)
             if asked =>
         {
             return false;

@@ -11,7 +11,7 @@ use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, O
 
 use crate::{
     DROP, PASS, asking, clock,
-    flow::{self, Ours, known},
+    flow::{self, LocalEnd, known},
     guard::{self, At},
     host_maps as maps,
     packet::{self, FIRST, Ip, LAST},
@@ -128,9 +128,9 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
         return PASS;
     }
     let mut forwarded = 0;
-    let mut key = flow::between(ip, Ours::Destination);
+    let mut key = flow::between(ip, LocalEnd::Destination);
     if let Some(flows) = maps::flows(&ip.destination)
-        && flow::followed(ctx, ip, Ours::Destination, false, &mut key)
+        && flow::followed(ctx, ip, LocalEnd::Destination, false, &mut key)
     {
         let flow = known(flows, &key).copied();
         if ip.payload.fragment != 0 {
@@ -192,8 +192,8 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
         mark: bits | maps::reply(),
         ..HostFlow::default()
     };
-    let mut key = flow::between(ip, Ours::Destination);
-    if flow::of(ctx, ip, Ours::Destination, false, &mut key) && learn(flows, &key, flow) {
+    let mut key = flow::between(ip, LocalEnd::Destination);
+    if flow::of(ctx, ip, LocalEnd::Destination, false, &mut key) && learn(flows, &key, flow) {
         counters.learned += 1;
     }
     PASS
@@ -226,8 +226,8 @@ pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
         return PASS;
     };
     let mut bits = maps::reply();
-    let mut key = flow::between(ip, Ours::Source);
-    if flow::followed(ctx, ip, Ours::Source, false, &mut key) {
+    let mut key = flow::between(ip, LocalEnd::Source);
+    if flow::followed(ctx, ip, LocalEnd::Source, false, &mut key) {
         let flow = known(flows, &key).copied();
         if ip.payload.fragment != 0 {
             note_fragment(flows, ip, true, &mut key, flow);
@@ -323,8 +323,8 @@ fn remember_way_out(ctx: &TcContext, ip: &Ip) -> bool {
     let Some(flows) = maps::flows(&ip.source) else {
         return false;
     };
-    let mut key = flow::between(ip, Ours::Source);
-    if !flow::of(ctx, ip, Ours::Source, false, &mut key) {
+    let mut key = flow::between(ip, LocalEnd::Source);
+    if !flow::of(ctx, ip, LocalEnd::Source, false, &mut key) {
         return false;
     }
     if bits == maps::reply() || (bits == 0 && translated::is(ctx, ip)) {

@@ -62,7 +62,7 @@ fn veth_ingress(ctx: TcContext) -> i32 {
 /// Attached to the egress of `eth0`, in the pod.
 #[classifier]
 fn nic_egress(ctx: TcContext) -> i32 {
-    reply::redirect_device(&ctx)
+    reply::redirect_reply(&ctx)
 }
 
 /// Attached to the ingress of `eth0`, in the pod.

@@ -10,7 +10,7 @@ use ebbtide_layout::{
 
 use crate::{
     DROP, PASS, clock,
-    flow::{self, Ours, known},
+    flow::{self, LocalEnd, known},
     guard::{self, At},
     host_maps, maps,
     packet::{self, ACK, Endpoints, FIN, FIRST, Ip, LAST, RST, SYN},
@@ -97,14 +97,14 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
     if is_tcp && ip.tcp_flags(ctx) & (SYN | FIN | RST) == 0 {
         return PASS;
     }
-    let mut key = flow::between(ip, Ours::Destination);
+    let mut key = flow::between(ip, LocalEnd::Destination);
     if is_tcp {
-        if flow::of(ctx, ip, Ours::Destination, true, &mut key) {
+        if flow::of(ctx, ip, LocalEnd::Destination, true, &mut key) {
             recent::note(&key);
         }
         return PASS;
     }
-    if flow::of(ctx, ip, Ours::Destination, true, &mut key)
+    if flow::of(ctx, ip, LocalEnd::Destination, true, &mut key)
         && let Some(flows) = maps::flows(&ip.destination)
     {
         let ifindex = ifindex(ctx);
@@ -175,7 +175,7 @@ fn note_fragment(flows: &maps::Flows, ip: &Ip, key: &mut FlowKey, flow: Option<F
 /// Handles the ipvlan interface's egress: redirects a reply of a remembered flow to the interface the flow came in on,
 /// whatever the routing table chose. Packets with another's address are dropped.
 #[inline(always)]
-pub(crate) fn redirect_device(ctx: &TcContext) -> i32 {
+pub(crate) fn redirect_reply(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
@@ -200,10 +200,10 @@ pub(crate) fn redirect_device(ctx: &TcContext) -> i32 {
     };
     let counters = &mut pod.hooks[Hook::NicEgress as usize];
     counters.seen += 1;
-    let mut key = flow::between(ip, Ours::Source);
+    let mut key = flow::between(ip, LocalEnd::Source);
     let is_tcp = ip.payload.protocol == packet::TCP;
     if (!is_tcp || pod.flags & POD_FOLLOWS_TCP != 0 || is_passed_on(ctx))
-        && flow::followed(ctx, ip, Ours::Source, true, &mut key)
+        && flow::followed(ctx, ip, LocalEnd::Source, true, &mut key)
         && let Some(flows) = maps::flows(&ip.source)
     {
         let flow = if is_tcp && ip.tcp_flags(ctx) & (SYN | ACK) == SYN | ACK {
@@ -273,17 +273,17 @@ pub(crate) fn forget(ctx: &TcContext) -> i32 {
     let is_l3 = pod.flags & POD_IN_L3 != 0;
     let counters = &mut pod.hooks[Hook::NicIngress as usize];
     counters.seen += 1;
-    let mut key = flow::between(ip, Ours::Destination);
+    let mut key = flow::between(ip, LocalEnd::Destination);
     if ip.payload.protocol == packet::TCP {
         if ip.tcp_flags(ctx) & (SYN | ACK) == SYN
-            && flow::of(ctx, ip, Ours::Destination, true, &mut key)
+            && flow::of(ctx, ip, LocalEnd::Destination, true, &mut key)
             && recent::begins_straight(&key)
             && is_l3
         {
             mark(ctx, maps::host_bypass_mark());
             counters.marked += 1;
         }
-    } else if flow::of(ctx, ip, Ours::Destination, true, &mut key)
+    } else if flow::of(ctx, ip, LocalEnd::Destination, true, &mut key)
         && let Some(flows) = maps::flows(&ip.destination)
         && let Some(flow) = known(flows, &key)
     {

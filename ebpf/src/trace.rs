@@ -76,7 +76,7 @@ fn veth_ingress(ctx: TcContext) -> i32 {
 
 #[classifier]
 fn nic_egress(ctx: TcContext) -> i32 {
-    traced!(ctx, Traced::NicEgress, reply::redirect_device)
+    traced!(ctx, Traced::NicEgress, reply::redirect_reply)
 }
 
 #[classifier]
