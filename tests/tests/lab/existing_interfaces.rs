@@ -245,7 +245,7 @@ fn a_route_of_somebody_else_s_in_our_way_stays_and_is_named() -> Result<()> {
     let sandbox = Sandbox::new(&netns, format!("way-{}", std::process::id()), "in-the-way");
     let config = plugin.config("default/ipvlan-ens5").to_string();
     let error = plugin.call("ADD", Some(&sandbox), &config)?.error()?;
-    for part in ["not Ebbtide's", node.as_str(), "os error 17"] {
+    for part in ["a foreign route", node.as_str(), "os error 17"] {
         ensure!(error.msg.contains(part), "{part:?} in {error}");
     }
     let after = Snapshot::of(&netns)?;

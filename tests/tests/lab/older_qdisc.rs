@@ -31,7 +31,7 @@ fn all(node: &Netns) -> Result<(String, String)> {
 fn is_told(lab: &mut Lab) -> Result<bool> {
     let (findings, _) = lab.agent("master").doctor()?;
     let mut findings = findings.iter();
-    Ok(findings.any(|finding| finding.what.contains("queueing discipline `ingress`")))
+    Ok(findings.any(|finding| finding.what.contains("foreign qdisc `ingress`")))
 }
 
 #[test]

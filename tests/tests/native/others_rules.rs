@@ -107,7 +107,7 @@ fn what_others_mark_goes_by_their_tables_while_pods_are_there() -> Result<()> {
     }
     let (found, _) = lab.agent("master").doctor()?;
     ensure!(
-        !found.iter().any(|f| f.what.contains("others route by")),
+        !found.iter().any(|f| f.what.contains("foreign rules match")),
         "{found:?}"
     );
     lead(0x40)?;
@@ -118,7 +118,7 @@ fn what_others_mark_goes_by_their_tables_while_pods_are_there() -> Result<()> {
     ip_all(&node, &["rule add fwmark 0x40/0x40 lookup 1004"])?;
     eventually("`nics` to name it", || {
         let nics = lab.agent("master").control(&["nics"])?;
-        ensure!(nics.contains("no mark: others route by"), "{nics}");
+        ensure!(nics.contains("no mark: foreign rules match"), "{nics}");
         Ok(())
     })?;
     chained.delete()

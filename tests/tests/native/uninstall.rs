@@ -40,7 +40,10 @@ fn pods_that_ended_without_an_agent_leave_nothing_after_uninstall() -> Result<()
     })?;
     ensure!(rules()?.contains("lookup 770"), "{}", rules()?);
     let said = lab.agent("master").uninstall()?;
-    ensure!(said.contains("nothing of ours is in the host"), "{said}");
+    ensure!(
+        said.contains("no rules, routes or programs of Ebbtide are in the host"),
+        "{said}"
+    );
     before.assert_same(&State::of(&node)?, "after uninstall", &AFTERWARDS)?;
     ensure!(!lab.agent("master").bpf().exists(), "what was pinned is");
 
