@@ -20,7 +20,7 @@ use nix::{
 use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_DUMP, NetlinkPayload},
     packet_route::{
-        RouteNetlinkMessage,
+        AddressFamily, RouteNetlinkMessage,
         address::AddressMessage,
         link::{LinkAttribute, LinkMessage},
         route::RouteMessage,
@@ -176,11 +176,51 @@ impl Direct {
     /// # Errors
     /// The first refusal, naming the request.
     pub fn run_missing(&mut self, mut batch: Batch) -> Result<(), Error> {
-        for question in batch.route_dumps() {
+        self.remove_existing_ipv4_routes(&mut batch)?;
+        if let Some(question) = batch.ipv6_route_dump() {
             let there = self.dump("list our routes", question, route_conflicts::route)?;
             batch.remove_existing(&there);
         }
         self.run(batch)
+    }
+
+    /// Removes the requests for IPv4 routes that exist identically.
+    ///
+    /// The kernel walks the whole table for a dump, even for one of a single link. But it finds a route by its
+    /// destination for a request that may neither create nor replace one: such a request changes nothing, and is refused
+    /// with `EEXIST` for an identical route, and with `ENOENT` otherwise (`fib_table_insert`, net/ipv4/fib_trie.c). For
+    /// IPv6 the kernel creates the route all the same (`fib6_add_rt2node`, net/ipv6/ip6_fib.c).
+    fn remove_existing_ipv4_routes(&mut self, batch: &mut Batch) -> Result<(), Error> {
+        let is_ipv4 = |route: &&RouteMessage| route.header.address_family == AddressFamily::Inet;
+        let routes = batch
+            .requests
+            .iter()
+            .filter_map(Request::route)
+            .filter(is_ipv4);
+        let routes: Vec<_> = routes.cloned().map(RouteNetlinkMessage::NewRoute).collect();
+        let mut exists = Vec::with_capacity(routes.len());
+        for routes in routes.chunks(BATCH_SIZE) {
+            let begin = exists.len();
+            exists.resize(begin + routes.len(), false);
+            let requests = routes.iter().enumerate().map(|(number, route)| {
+                let is_last = number + 1 == routes.len();
+                (route.clone(), if is_last { NLM_F_ACK } else { 0 })
+            });
+            self.exchange(requests, |number, answer| {
+                if let Ok(NetlinkPayload::Error(e)) = answer.decode() {
+                    exists[begin + number] = e.to_io().raw_os_error() == Some(Errno::EEXIST as i32);
+                }
+                number + 1 == routes.len()
+            })
+            .map_err(|e| Error::new(format_args!("look up routes {}", self.place), e))?;
+        }
+        let mut exists = exists.into_iter();
+        let mut is_missing =
+            |route: &RouteMessage| !is_ipv4(&route) || exists.next() == Some(false);
+        batch
+            .requests
+            .retain(|request| request.route().is_none_or(&mut is_missing));
+        Ok(())
     }
 
     /// As [`Direct::run`], but returns every refusal.

@@ -120,19 +120,22 @@ impl RouteConflicts {
     }
 
     fn wanted(&self) -> impl Iterator<Item = &RouteMessage> {
-        self.conflicting
-            .iter()
-            .filter_map(|request| match &request.message {
-                RouteNetlinkMessage::NewRoute(wanted) => Some(wanted),
-                _ => None,
-            })
+        self.conflicting.iter().filter_map(Request::route)
     }
 }
 
 impl Request {
+    /// Returns the route that is to be added, if the request is for one.
+    pub(super) fn route(&self) -> Option<&RouteMessage> {
+        match &self.message {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        }
+    }
+
     /// Whether the request is for a route that exists identically.
     fn exists_in(&self, existing: &[RouteMessage]) -> bool {
-        let RouteNetlinkMessage::NewRoute(wanted) = &self.message else {
+        let Some(wanted) = self.route() else {
             return false;
         };
         let mut same = existing.iter().filter(|existing| is_same(existing, wanted));
@@ -141,38 +144,28 @@ impl Request {
 }
 
 impl Batch {
-    /// Returns the dumps that find which of the batch's routes exist as Ebbtide's: one for each family, limited to one
-    /// table and one link if all routes share these.
-    pub(super) fn route_dumps(&self) -> Vec<RouteNetlinkMessage> {
-        let routes = || {
-            self.requests
-                .iter()
-                .filter_map(|request| match &request.message {
-                    RouteNetlinkMessage::NewRoute(wanted) => Some(wanted),
-                    _ => None,
-                })
-        };
-        let families: BTreeSet<u8> = routes()
-            .map(|route| u8::from(family_and_table(route).0))
+    /// Returns the dump that finds which of the batch's IPv6 routes exist as Ebbtide's, if it has any: limited to one table
+    /// and one link if all these routes share them.
+    pub(super) fn ipv6_route_dump(&self) -> Option<RouteNetlinkMessage> {
+        let routes = self.requests.iter().filter_map(Request::route);
+        let routes: Vec<_> = routes
+            .filter(|route| route.header.address_family == AddressFamily::Inet6)
             .collect();
-        let question = |family: u8| {
-            let of_family =
-                || routes().filter(|route| u8::from(family_and_table(route).0) == family);
-            let tables: BTreeSet<u32> =
-                of_family().map(|route| family_and_table(route).1).collect();
-            let links: BTreeSet<Option<u32>> = of_family().map(link).collect();
-            let mut message = RouteMessage::default();
-            message.header.address_family = family.into();
-            message.header.protocol = RouteProtocol::from(PROTOCOL);
-            if let [table] = Vec::from_iter(tables)[..] {
-                message.attributes.push(RouteAttribute::Table(table));
-            }
-            if let [Some(link)] = Vec::from_iter(links)[..] {
-                message.attributes.push(RouteAttribute::Oif(link));
-            }
-            RouteNetlinkMessage::GetRoute(message)
-        };
-        families.into_iter().map(question).collect()
+        let tables: BTreeSet<u32> = routes
+            .iter()
+            .map(|route| family_and_table(route).1)
+            .collect();
+        let links: BTreeSet<Option<u32>> = routes.iter().map(|route| link(route)).collect();
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.protocol = RouteProtocol::from(PROTOCOL);
+        if let [table] = Vec::from_iter(tables)[..] {
+            message.attributes.push(RouteAttribute::Table(table));
+        }
+        if let [Some(link)] = Vec::from_iter(links)[..] {
+            message.attributes.push(RouteAttribute::Oif(link));
+        }
+        (!routes.is_empty()).then_some(RouteNetlinkMessage::GetRoute(message))
     }
 
     /// Removes the requests for routes that exist identically.
