@@ -196,7 +196,7 @@ fn costs(extent: Extent) -> Vec<Table> {
             udp((POD, 53), (CLIENT, 5001)),
             0,
         ),
-        ("nic_egress", "UDP, steered", udp((POD, 53), client), 0),
+        ("nic_egress", "UDP, redirected", udp((POD, 53), client), 0),
         ("nic_ingress", "TCP", segment(client, (POD, 80)), 0),
         (
             "nic_ingress",
@@ -220,7 +220,7 @@ fn costs(extent: Extent) -> Vec<Table> {
         ),
         (
             "host_nic_ingress",
-            "steered into the host",
+            "to the node's stack",
             tcp(FAR, (POD, 5001)),
             0,
         ),

@@ -103,7 +103,7 @@ fn longest_packets(exempt: bool) -> Result<()> {
 /// A ClusterIP without masquerading: the answer comes in by the pod's NIC and is redirected into the host, which undoes
 /// the DNAT and forwards it by the veth.
 #[test]
-fn packets_as_long_as_the_nics_mtu_pass_what_is_steered_into_the_host() -> Result<()> {
+fn packets_as_long_as_the_nics_mtu_pass_the_redirect_device() -> Result<()> {
     let site = Site::create(Plan::default())?;
     for family in Family::BOTH {
         let case = site.case(Way::Straight, family);

@@ -181,7 +181,7 @@ fn what_a_pod_sends_by_its_veth_without_being_asked_is_marked_as_forwarded() {
 }
 
 #[test]
-fn answers_to_what_the_host_forwards_for_a_pod_are_steered_into_the_host() {
+fn answers_to_what_the_host_forwards_for_a_pod_are_redirected_into_the_host() {
     let far = ("180.17.16.11", 8080);
     let mut bench = Bench::lent();
     for (protocol, request, answer) in [
@@ -341,8 +341,8 @@ fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected
         bench.reset();
         let (mut ran, mut redirected) = (0, 0);
         for _ in 0..random::number() {
-            let steers = name == "host_nic_ingress";
-            if steers && ran % 1024 == 0 {
+            let redirects = name == "host_nic_ingress";
+            if redirects && ran % 1024 == 0 {
                 bench.remember_in_host(forwarded, FORWARDED);
             }
             let packet = random::packet(&mut random, &whole);

@@ -323,7 +323,7 @@ fn a_flood_to_one_pod_breaks_no_flow_of_another_and_none_of_its_own_that_is_aliv
     let asked = number.div_ceil(256);
     println!(
         "{number} sources: of {asked} replies of the flooded pod's live UDP flow {alive} were \
-         steered, of its live TCP connection {connected} were marked; \
+         redirected, of its live TCP connection {connected} were marked; \
          {} of its flows are remembered",
         bench.remembered().len()
     );

@@ -141,6 +141,14 @@ fn routes_that_are_there_are_found_without_a_list_of_their_whole_table() -> Resu
             )?;
             ensure!(found.contains("dev near0"), "{destination}: {found}");
         }
+        // A foreign route that is the same but for its protocol is not taken for Ebbtide's.
+        let foreign = "route replace 10.200.0.1/32 dev near0 table 7700 proto static scope link";
+        ip(&netns, &foreign.split(' ').collect::<Vec<_>>())?;
+        let refused = direct.run_missing(pod()?);
+        let said = refused.err().map(|e| e.to_string()).unwrap_or_default();
+        ensure!(said.contains("a foreign route"), "{said}");
+        let found = ip(&netns, &["route", "show", "10.200.0.1", "table", "7700"])?;
+        ensure!(found.contains("proto static"), "{found}");
         Ok(())
     })
 }

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_gets_the_variables_that_steer_programs_and_no_others() {
+    fn a_guest_gets_the_variables_that_configure_programs_and_no_others() {
         let all = [
             ("RUST_LOG", "debug"),
             ("PATH", "/bin"),

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nodes_own_way_out_is_the_main_tables_before_any_others() {
+    fn the_main_tables_default_route_comes_before_those_of_other_tables() {
         let route = |link: &str, via: Option<&str>, family: Family, table| Route {
             link: link.into(),
             destination: family.everything(),

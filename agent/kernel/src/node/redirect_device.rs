@@ -42,19 +42,19 @@ async fn make_redirect_device(host: &Netlink) -> Result<Option<u32>, netlink::Er
         batch.add_dummy(REDIRECT_DEVICE, Mac(HOST_MAC));
         batch.run(host).await?;
     }
-    let setting = |path: &str, value: &str| Sysctl {
-        path: path.replace("STEER", REDIRECT_DEVICE),
+    let setting = |family: &str, name: &str, value: &str| Sysctl {
+        path: format!("net/{family}/conf/{REDIRECT_DEVICE}/{name}"),
         value: value.to_owned(),
     };
     // Packets with any source come in here. Where `all` filters, the mark and its rule satisfy it. Forwarding may be
     // off in `default`, which a new link inherits.
     let mut settings = vec![
-        setting("net/ipv4/conf/STEER/rp_filter", "0"),
-        setting("net/ipv4/conf/STEER/forwarding", "1"),
+        setting("ipv4", "rp_filter", "0"),
+        setting("ipv4", "forwarding", "1"),
     ];
     if sysctl::root().join("net/ipv6").exists() {
         // No link-local address, no router solicitations (`IN6_ADDR_GEN_MODE_NONE`).
-        settings.push(setting("net/ipv6/conf/STEER/addr_gen_mode", "1"));
+        settings.push(setting("ipv6", "addr_gen_mode", "1"));
     }
     sysctl::write_all(&settings)?;
     let Some(link) = host.link(REDIRECT_DEVICE).await? else {

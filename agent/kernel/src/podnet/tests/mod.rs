@@ -4,7 +4,7 @@ mod existing;
 mod first;
 mod further;
 
-use ebbtide_types::{Family, IpvlanMode, settings::Settings};
+use ebbtide_types::{Family, settings::Settings};
 
 use super::{Existing, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan, replan};
 use crate::node::{Nic, NodeFacts};
@@ -40,18 +40,8 @@ fn sandbox() -> Sandbox {
 
 fn network() -> NetworkSpec {
     NetworkSpec {
-        name: "default/ipvlan-ens5".into(),
         master: "ens5".into(),
-        mode: IpvlanMode::L3,
-        mtu: None,
-        veth: true,
-        via_host: Vec::new(),
-        default_route: None,
-        answer_neighbours: false,
-        gateways: Vec::new(),
-        made_before: None,
-        accept_marks: true,
-        strict_links: Vec::new(),
+        ..NetworkSpec::named("default/ipvlan-ens5")
     }
 }
 
