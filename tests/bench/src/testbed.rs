@@ -28,8 +28,11 @@ pub const SUBNET: &str = "10.77.0.0/16";
 pub const GATEWAY: &str = "10.77.0.1";
 /// The node's own address.
 pub const NODE: &str = "10.77.0.2";
-/// A client behind the router.
+/// A client behind the router, which connects to pods' own addresses.
 pub const CLIENT: &str = "198.51.100.9";
+/// Another client, which connects to NodePorts. One client that used both would now and then meet its own earlier ports:
+/// with CONNMARK the reply of such a flow leaves by the wrong interface, and is lost.
+pub const NODE_PORT_CLIENT: &str = "198.51.100.10";
 /// The first and the last address for pods.
 pub const PODS: [&str; 2] = ["10.77.128.1", "10.77.191.254"];
 
@@ -125,7 +128,9 @@ impl Testbed {
             retry(&own, everything, gateway)?;
         }
         netlink.add_address("wire", IpNet::new(GATEWAY.parse()?, 16)?)?;
-        netlink.add_address("lo", IpNet::new(CLIENT.parse()?, 32)?)?;
+        for client in [CLIENT, NODE_PORT_CLIENT] {
+            netlink.add_address("lo", IpNet::new(client.parse()?, 32)?)?;
+        }
         Ok(Self { node, wire })
     }
 

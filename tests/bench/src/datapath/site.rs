@@ -23,7 +23,7 @@ use super::load::Way;
 use crate::{
     contender::Pod,
     floor::Floor,
-    testbed::{CLIENT, NODE, Slave, Testbed},
+    testbed::{CLIENT, NODE, NODE_PORT_CLIENT, Slave, Testbed},
 };
 
 /// What makes a reply leave by the veth.
@@ -221,7 +221,7 @@ impl Site {
     /// # Errors
     /// If an address of this file cannot be parsed.
     pub fn direct(&self) -> Result<Way> {
-        self.way((self.address, PORT).into())
+        self.way(CLIENT, (self.address, PORT).into())
     }
 
     /// Returns the path from the client to a NodePort, which the node's Service proxy forwards to the pod by the veth.
@@ -230,13 +230,13 @@ impl Site {
     /// If an address of this file cannot be parsed.
     pub fn node_port(&self) -> Result<Way> {
         let node: IpAddr = NODE.parse()?;
-        self.way((node, NODE_PORT).into())
+        self.way(NODE_PORT_CLIENT, (node, NODE_PORT).into())
     }
 
-    fn way(&self, to: std::net::SocketAddr) -> Result<Way> {
+    fn way(&self, client: &str, to: std::net::SocketAddr) -> Result<Way> {
         Ok(Way {
             client: self.testbed.wire.clone(),
-            from: CLIENT.parse()?,
+            from: client.parse()?,
             server: self.pod.netns.clone(),
             listen: (self.address, PORT).into(),
             to,
