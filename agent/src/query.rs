@@ -171,7 +171,7 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(nets) => serde_json::to_string(&nets),
             Err(e) => return refuse(e),
         },
-        Query::Flows { pod, limit } => match flows::flows(agent, pod.as_deref(), *limit).await {
+        Query::Flows { pod, limit } => match flows::flows(agent, pod.as_deref(), *limit) {
             Ok(flows) => serde_json::to_string(&flows),
             Err(e) => return refuse(e),
         },

@@ -2,47 +2,13 @@
 //!
 //! A key is created and changed in place: the stack has room for few of them.
 
-use aya_ebpf::{btf_maps::LruHashMap, programs::TcContext};
-use ebbtide_layout::{FLOWS_PER_POD, FRAGMENTS, Flow, FlowKey, HostFlow, WHOLE};
+use aya_ebpf::programs::TcContext;
+use ebbtide_layout::{FRAGMENTS, FlowKey, WHOLE};
 
 use crate::{
     extended,
     packet::{Endpoints, ICMPV6, Ip, LATER},
 };
-
-/// A table of remembered flows. Evicts the least recently used when it is full.
-pub(crate) type Table<V> = LruHashMap<FlowKey, V, { FLOWS_PER_POD as usize }>;
-
-/// A remembered flow with a counter of packets.
-pub(crate) trait Counted: 'static {
-    /// Its packets.
-    fn packets(&mut self) -> &mut u64;
-}
-
-impl Counted for Flow {
-    #[inline(always)]
-    fn packets(&mut self) -> &mut u64 {
-        &mut self.packets
-    }
-}
-
-impl Counted for HostFlow {
-    #[inline(always)]
-    fn packets(&mut self) -> &mut u64 {
-        &mut self.packets
-    }
-}
-
-/// Returns what is remembered of a flow, and counts this packet.
-#[inline(always)]
-pub(crate) fn known<V: Counted>(flows: &Table<V>, key: &FlowKey) -> Option<&'static mut V> {
-    let flow = flows.get_ptr_mut(key)?;
-    // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may write it meanwhile: then
-    // a packet is not counted, or the path that is read is one of the two.
-    let flow = unsafe { &mut *flow };
-    *flow.packets() += 1;
-    Some(flow)
-}
 
 /// The local end of the packet: the pod's or the node's.
 #[derive(Clone, Copy)]
@@ -135,5 +101,5 @@ pub(crate) fn to_fragments(ip: &Ip, key: &mut FlowKey) {
     key.local_port = [id[0], id[1]];
     key.remote_port = [id[2], id[3]];
     key.protocol = if ip.is_v4() { ip.payload.protocol } else { 0 };
-    key.kind = FRAGMENTS;
+    key.kind |= FRAGMENTS;
 }

@@ -11,7 +11,7 @@ use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map, programs::TcContext};
 use ebbtide_layout::{MAX_SPOOFERS, OWNER_IS_POD, PodCounters, Spoofed};
 
 use crate::{
-    DROP, PASS, extended, host_maps, maps, neighbours,
+    DROP, PASS, extended, host_maps, neighbours,
     packet::{self, ETH_HLEN, ICMPV6, Ip, LATER, TCP, UDP},
 };
 
@@ -175,10 +175,4 @@ pub(crate) fn owner_is(pod: Option<&PodCounters>) -> Owner {
             mac: pod.mac,
         },
     )
-}
-
-/// Returns the owner of a packet's source.
-#[inline(always)]
-pub(crate) fn owner(ip: &Ip) -> Owner {
-    owner_is(maps::pod(&ip.source).as_deref())
 }

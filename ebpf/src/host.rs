@@ -7,14 +7,18 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
-use ebbtide_layout::{FlowKey, HOST_MAC, HostFlow, HostHook, OWNER_HAS_GATEWAY, OWNER_IS_POD};
+use ebbtide_layout::{
+    FORWARDED, Flow, FlowKey, HOST_MAC, HostHook, NIC_BYTE, NodeAddress, OWNER_FORWARDS,
+    OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_MAC,
+};
 
 use crate::{
     DROP, PASS, asking, clock,
-    flow::{self, LocalEnd, known},
+    flow::{self, LocalEnd},
+    flows::{self, known},
     guard::{self, At},
     host_maps as maps,
-    packet::{self, FIRST, Ip, LAST},
+    packet::{self, FIRST, Ip},
     responder, routed, strict, translated,
 };
 
@@ -41,53 +45,39 @@ fn set_mark(ctx: &TcContext, bits: u32) {
     }
 }
 
-/// Returns the key of [`NIC_COUNTERS`](crate::host_maps) for a NIC that is identified by its mark.
+/// Whether the host has forwarded the flow for the pod of which this packet is an answer.
+///
+/// A first fragment's path is noted for the later ones. From the wire they may arrive in any order, so the note stays
+/// until newer flows evict it. A later fragment that arrives before its first is treated like an unknown flow.
 #[inline(always)]
-pub(crate) fn by_mark(bits: u32) -> u32 {
-    (1 << 31) | (bits & !maps::reply())
-}
-
-/// Remembers `flow` for `key`, unless it is known already. Returns whether it is new. Looks it up before writing: an
-/// insert costs four times a lookup.
-#[inline(always)]
-fn learn(flows: &maps::HostFlows, key: &FlowKey, flow: HostFlow) -> bool {
-    if known(flows, key).is_some_and(|known| known.agrees(&flow)) {
+fn is_forwarded(ctx: &TcContext, ip: &Ip, pod: u32) -> bool {
+    let mut key = flow::between(ip, LocalEnd::Destination);
+    key.kind = FORWARDED;
+    if !flow::followed(ctx, ip, LocalEnd::Destination, false, &mut key) {
         return false;
     }
-    let flow = HostFlow {
-        since: clock::seconds(),
-        packets: 1,
-        ..flow
-    };
-    flows.insert(key, flow, 0).is_ok()
+    let is_known = known(pod, &key).is_some();
+    if ip.payload.fragment & FIRST != 0 {
+        flow::to_fragments(ip, &mut key);
+        // An older packet's with the same identification, too.
+        let _not_there = flows::forget(pod, &key);
+        if is_known {
+            let _full = flows::remember(pod, &fresh(&key));
+        }
+    }
+    is_known
 }
 
-/// Notes the path of a packet's first fragment for the later ones. From the wire they may arrive in any order, so only
-/// a pod's note is removed with the last; newer flows evict the others. A later fragment that arrives before its first
-/// is treated like an unknown flow.
+/// Returns a flow that begins now.
 #[inline(always)]
-fn note_fragment(
-    flows: &maps::HostFlows,
-    ip: &Ip,
-    from_pod: bool,
-    key: &mut FlowKey,
-    flow: Option<HostFlow>,
-) {
-    flow::to_fragments(ip, key);
-    let first = ip.payload.fragment & FIRST != 0;
-    let ended = from_pod && ip.payload.fragment & LAST != 0;
-    match flow {
-        Some(flow) if first => {
-            let _full = flows.insert(&*key, flow, 0);
-        }
-        Some(_) if ended => {
-            let _not_there = flows.remove(&*key);
-        }
-        // An older packet's with the same identification.
-        None if first => {
-            let _not_there = flows.remove(&*key);
-        }
-        _ => {}
+fn fresh(key: &FlowKey) -> Flow {
+    Flow {
+        key: *key,
+        since: clock::seconds(),
+        nic: 0,
+        straight: 0,
+        pad: [0; 2],
+        packets: 1,
     }
 }
 
@@ -112,14 +102,16 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     let Some(owner) = maps::owner(&ip.destination) else {
         return PASS;
     };
-    let Some(counters) = maps::counters(ifindex) else {
+    let Some(counters) = maps::counters(maps::number(ifindex, &owner)) else {
         return PASS;
     };
     let counters = &mut counters.hooks[HostHook::NicIngress as usize];
     counters.seen += 1;
     counters.passed += 1;
+    let config = maps::config();
     if owner.flags & OWNER_IS_POD == 0 {
-        if let Some(nic) = maps::nic(ifindex)
+        if config.nic_flags != 0
+            && let Some(nic) = maps::nic(ifindex)
             && strict::wants_mark(ctx, ip, nic.flags)
         {
             set_mark(ctx, nic.mark);
@@ -127,22 +119,9 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
         }
         return PASS;
     }
-    let mut forwarded = 0;
-    let mut key = flow::between(ip, LocalEnd::Destination);
-    if let Some(flows) = maps::flows(&ip.destination)
-        && flow::followed(ctx, ip, LocalEnd::Destination, false, &mut key)
-    {
-        let flow = known(flows, &key).copied();
-        if ip.payload.fragment != 0 {
-            note_fragment(flows, ip, false, &mut key, flow);
-        }
-        if let Some(flow) = flow {
-            forwarded = flow.forwarded;
-        }
-    }
-    let redirect_device = maps::redirect_device();
-    if redirect_device != 0
-        && forwarded != 0
+    if owner.flags & OWNER_FORWARDS != 0
+        && config.redirect_device != 0
+        && is_forwarded(ctx, ip, owner.pod)
         // `eth_type_trans` on the link's ingress sets PACKET_OTHERHOST for a frame with another address than the
         // link's, and the host would drop it.
         && ctx.store(0, &HOST_MAC, 0).is_ok()
@@ -153,7 +132,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
         // the pod; a redirect within one namespace keeps the mark.
         set_mark(ctx, maps::nic_marks());
         // SAFETY: a helper call with plain integers.
-        return unsafe { bpf_redirect(redirect_device, INGRESS) } as i32;
+        return unsafe { bpf_redirect(config.redirect_device, INGRESS) } as i32;
     }
     // A router with an entry for the pod solicits it by unicast to verify that it is reachable.
     if ip.payload.protocol == packet::ICMPV6 {
@@ -162,39 +141,29 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     PASS
 }
 
-/// Handles packets at the host's end of a veth, towards the pod: remembers a request that came in by a NIC, for its
-/// replies.
+/// Handles packets at the host's end of a veth, towards the pod: writes into the frame by which NIC a request came in, for
+/// its replies.
 ///
 /// The kernel records the input link (`skb->skb_iif`): what came out of a tunnel, by another plugin's bridge or from a
 /// socket of the host did not come in by the NIC, whatever carried it.
 #[inline(always)]
 pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
-    // SAFETY: as in `our_mark`.
-    let bits = maps::nic_mark(unsafe { (*ctx.skb.skb).ingress_ifindex });
-    if bits == 0 {
+    if maps::config().several_nics == 0 {
         return PASS;
     }
-    packet::linearise(ctx);
-    let mut place = MaybeUninit::uninit();
-    let Some(ip) = packet::ip(ctx, &mut place) else {
+    // SAFETY: as in `our_mark`.
+    let Some(nic) = maps::nic(unsafe { (*ctx.skb.skb).ingress_ifindex }) else {
         return PASS;
     };
-    let Some(flows) = maps::flows(&ip.destination) else {
+    let number = nic.number as u8;
+    if number == 0 || ctx.store(6 + NIC_BYTE, &number, 0).is_err() {
         return PASS;
-    };
-    let Some(counters) = maps::counters(by_mark(bits)) else {
-        return PASS;
-    };
-    let counters = &mut counters.hooks[HostHook::VethEgress as usize];
-    counters.seen += 1;
-    counters.passed += 1;
-    let flow = HostFlow {
-        mark: bits | maps::reply(),
-        ..HostFlow::default()
-    };
-    let mut key = flow::between(ip, LocalEnd::Destination);
-    if flow::of(ctx, ip, LocalEnd::Destination, false, &mut key) && learn(flows, &key, flow) {
-        counters.learned += 1;
+    }
+    if let Some(counters) = maps::counters(nic.number) {
+        let counters = &mut counters.hooks[HostHook::VethEgress as usize];
+        counters.seen += 1;
+        counters.marked += 1;
+        counters.passed += 1;
     }
     PASS
 }
@@ -202,6 +171,9 @@ pub(crate) fn to_pod(ctx: &TcContext) -> i32 {
 /// Handles packets at the host's end of a veth, from the pod: a reply gets the mark of the NIC its request came in on,
 /// all others the mark for forwarded packets, which no rule matches. A mark set in the pod is lost: `skb_scrub_packet`
 /// clears it between namespaces. Packets with another's address are dropped.
+///
+/// A pod can write any number into its frames. It only chooses the routing table of its own packets by that, and the
+/// program at the NIC's egress sends them out by the NIC that has their source.
 #[inline(always)]
 pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -209,7 +181,8 @@ pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     let Some(ip) = packet::ip(ctx, &mut place) else {
         return guard::unread(ctx, At::Veth);
     };
-    if guard::is_spoofed(ctx, ip, || guard::owner(ip), At::Veth) {
+    let pod = crate::maps::pod(&ip.source);
+    if guard::is_spoofed(ctx, ip, || guard::owner_is(pod.as_deref()), At::Veth) {
         return DROP;
     }
     // A packet of the pod's interface by the host-stack bypass, past the host's netfilter. Any pod may request it: its
@@ -222,26 +195,18 @@ pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
         // which is looked up with the NIC as `oif`, as ipvlan does.
         return unsafe { bpf_redirect_neigh(owner.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
     }
-    let Some(flows) = maps::flows(&ip.source) else {
+    if pod.is_none() {
         return PASS;
-    };
+    }
+    let number = u32::from(packet::nic(ctx, POD_MAC));
     let mut bits = maps::reply();
-    let mut key = flow::between(ip, LocalEnd::Source);
-    if flow::followed(ctx, ip, LocalEnd::Source, false, &mut key) {
-        let flow = known(flows, &key).copied();
-        if ip.payload.fragment != 0 {
-            note_fragment(flows, ip, true, &mut key, flow);
-        }
-        if let Some(flow) = flow
-            && flow.mark != 0
-        {
-            bits = flow.mark;
-            if let Some(counters) = maps::counters(by_mark(bits)) {
-                let counters = &mut counters.hooks[HostHook::VethIngress as usize];
-                counters.seen += 1;
-                counters.marked += 1;
-                counters.passed += 1;
-            }
+    if number != 0 {
+        bits |= maps::mark(number);
+        if let Some(counters) = maps::counters(number) {
+            let counters = &mut counters.hooks[HostHook::VethIngress as usize];
+            counters.seen += 1;
+            counters.marked += 1;
+            counters.passed += 1;
         }
     }
     set_mark(ctx, bits);
@@ -263,11 +228,11 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
     let Some(owner) = maps::owner(&ip.source) else {
         return PASS;
     };
-    let Some(all) = maps::counters(ifindex) else {
+    let Some(all) = maps::counters(maps::number(ifindex, &owner)) else {
         return PASS;
     };
     let is_pod = owner.flags & OWNER_IS_POD != 0;
-    let news = is_pod && remember_way_out(ctx, ip);
+    let news = is_pod && remember_way_out(ctx, ip, &owner);
     let counters = &mut all.hooks[HostHook::NicEgress as usize];
     counters.seen += 1;
     counters.learned += u64::from(news);
@@ -303,7 +268,7 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
         all.wrong_nic += 1;
         // The mark of the owner's replies makes the lookup use its own table: no rule selects that by `oif` for the
         // node's own addresses.
-        set_mark(ctx, maps::nic_mark(owner.ifindex) | maps::reply());
+        set_mark(ctx, maps::mark(owner.nic) | maps::reply());
     }
     // With `oif` set to the owner the route is looked up in its own table, and the neighbour is that gateway
     // (`__bpf_redirect_neigh_v4`, net/core/filter.c).
@@ -318,25 +283,27 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
 /// scrubbed between namespaces (`skb_scrub_packet`): with the same ports it ends the other flow, unless the host has
 /// translated this, too. In l2 it is not scrubbed, but the pods' own marks have none of these bits.
 #[inline(always)]
-fn remember_way_out(ctx: &TcContext, ip: &Ip) -> bool {
+fn remember_way_out(ctx: &TcContext, ip: &Ip, owner: &NodeAddress) -> bool {
     let bits = our_mark(ctx);
-    let Some(flows) = maps::flows(&ip.source) else {
+    let is_forwarded = bits == maps::reply() || (bits == 0 && translated::is(ctx, ip));
+    let has_forwarded = owner.flags & OWNER_FORWARDS != 0;
+    if !is_forwarded && !(bits == 0 && has_forwarded) {
         return false;
-    };
+    }
     let mut key = flow::between(ip, LocalEnd::Source);
+    key.kind = FORWARDED;
     if !flow::of(ctx, ip, LocalEnd::Source, false, &mut key) {
         return false;
     }
-    if bits == maps::reply() || (bits == 0 && translated::is(ctx, ip)) {
-        let forwarded = HostFlow {
-            forwarded: 1,
-            ..HostFlow::default()
-        };
-        return maps::redirect_device() != 0 && learn(flows, &key, forwarded);
+    if !is_forwarded {
+        return flows::forget(owner.pod, &key);
     }
-    // SAFETY: only compared.
-    if bits == 0 && unsafe { flows.get(&key) }.is_some_and(|flow| flow.forwarded != 0) {
-        return flows.remove(&key).is_ok();
+    if maps::config().redirect_device == 0 {
+        return false;
     }
-    false
+    if !has_forwarded {
+        maps::forwards(&ip.source);
+    }
+    // Look up before writing: nearly every packet belongs to a known flow.
+    known(owner.pod, &key).is_none() && flows::remember(owner.pod, &fresh(&key))
 }

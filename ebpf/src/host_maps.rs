@@ -2,27 +2,16 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, HashMap, HashOfMaps, PerCpuHashMap},
+    btf_maps::{Array, HashMap, PerCpuArray},
     macros::btf_map,
 };
 use ebbtide_layout::{
-    Address, DEFAULT_NIC_MARKS, DEFAULT_NODE_PORTS, HostConfig, HostFlow, MAX_ADDRESSES, MAX_NICS,
-    Nic, NicCounters, NodeAddress, reply_bit,
+    Address, DEFAULT_NIC_MARKS, DEFAULT_NODE_PORTS, HostConfig, MAX_ADDRESSES, MAX_NICS, Nic,
+    NicCounters, NodeAddress, OWNER_FORWARDS, reply_bit,
 };
-
-use crate::flow::Table;
-
-/// The flows of one address that the host handles.
-pub(crate) type HostFlows = Table<HostFlow>;
 
 /// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): uses memory for existing entries only.
 const NO_PREALLOC: usize = 1;
-
-/// A flow table for each pod address. Separate from the pods' own tables: TCP is here too, and a flood of it must not
-/// evict what a pod's UDP needs.
-#[btf_map]
-static HOST_FLOWS: HashOfMaps<Address, HostFlows, { MAX_ADDRESSES as usize }, NO_PREALLOC> =
-    HashOfMaps::new();
 
 /// The NIC that an address belongs to.
 #[btf_map]
@@ -33,11 +22,13 @@ static ADDRESSES: HashMap<Address, NodeAddress, { MAX_ADDRESSES as usize }, NO_P
 #[btf_map]
 static NICS: HashMap<u32, Nic, { MAX_NICS as usize }, NO_PREALLOC> = HashMap::new();
 
-/// Counters by NIC. For the veths' hooks, which have only the NIC's bits of the mark, the key is those bits with the
-/// highest bit of the word set: no interface has such an index.
+/// The NICs' bits of the mark, by their numbers.
 #[btf_map]
-static NIC_COUNTERS: PerCpuHashMap<u32, NicCounters, { 2 * MAX_NICS as usize }, NO_PREALLOC> =
-    PerCpuHashMap::new();
+static MARKS: Array<u32, { MAX_NICS as usize }> = Array::new();
+
+/// Counters by the NIC's number.
+#[btf_map]
+static NIC_COUNTERS: PerCpuArray<NicCounters, { MAX_NICS as usize }> = PerCpuArray::new();
 
 /// The host's configuration, a single entry.
 #[btf_map]
@@ -75,10 +66,10 @@ pub(crate) fn nic_marks() -> u32 {
     NIC_MARKS.load()
 }
 
-/// Returns the index of the redirect device, whose ingress is in the host's stack past ipvlan; zero without one.
+/// Returns the host's configuration.
 #[inline(always)]
-pub(crate) fn redirect_device() -> u32 {
-    HOST.get(0).map_or(0, |host| host.redirect_device)
+pub(crate) fn config() -> HostConfig {
+    HOST.get(0).copied().unwrap_or_default()
 }
 
 /// Returns the owner of an address.
@@ -88,6 +79,16 @@ pub(crate) fn owner(address: &Address) -> Option<NodeAddress> {
     unsafe { ADDRESSES.get(address) }.copied()
 }
 
+/// Notes that the host has forwarded something for the pod with this address.
+#[inline(always)]
+pub(crate) fn forwards(address: &Address) {
+    if let Some(owner) = ADDRESSES.get_ptr_mut(address) {
+        // SAFETY: as in `owner`; a word is written at once, and the agent writes the same one again if it replaces the
+        // entry meanwhile.
+        unsafe { (*owner).flags |= OWNER_FORWARDS }
+    }
+}
+
 /// Returns a NIC's configuration.
 #[inline(always)]
 pub(crate) fn nic(ifindex: u32) -> Option<Nic> {
@@ -95,25 +96,27 @@ pub(crate) fn nic(ifindex: u32) -> Option<Nic> {
     unsafe { NICS.get(ifindex) }.copied()
 }
 
-/// Returns a NIC's bits of the mark; zero if it has none.
+/// Returns the number of a NIC that may not have the address which `owner` describes.
 #[inline(always)]
-pub(crate) fn nic_mark(ifindex: u32) -> u32 {
-    nic(ifindex).map_or(0, |nic| nic.mark)
+pub(crate) fn number(ifindex: u32, owner: &NodeAddress) -> u32 {
+    if owner.ifindex == ifindex {
+        owner.nic
+    } else {
+        nic(ifindex).map_or(0, |nic| nic.number)
+    }
 }
 
-/// Returns the flow table of an address.
+/// Returns a NIC's bits of the mark, by its number; zero if it has none.
 #[inline(always)]
-pub(crate) fn flows(address: &Address) -> Option<&'static HostFlows> {
-    // SAFETY: as in `owner`.
-    unsafe { HOST_FLOWS.get(address) }
+pub(crate) fn mark(number: u32) -> u32 {
+    MARKS.get(number).copied().unwrap_or(0)
 }
 
-/// Returns a NIC's counters on this CPU.
+/// Returns a NIC's counters on this CPU, by its number.
 #[inline(always)]
-pub(crate) fn counters(ifindex: u32) -> Option<&'static mut NicCounters> {
-    let counters = NIC_COUNTERS.get_ptr_mut(ifindex)?;
-    // SAFETY: the kernel keeps a looked-up value alive until the program ends, this CPU's slot is
-    // only written by programs on this CPU, which cannot preempt each other at tc, and no other
-    // reference to it is made.
+pub(crate) fn counters(number: u32) -> Option<&'static mut NicCounters> {
+    let counters = NIC_COUNTERS.get_ptr_mut(number)?;
+    // SAFETY: the kernel keeps an array's elements for as long as the program runs, this CPU's slot is only written by
+    // programs on this CPU, which cannot preempt each other at tc, and no other reference to it is made.
     Some(unsafe { &mut *counters })
 }

@@ -2,8 +2,8 @@
 //!
 //! | program        | hook             | does |
 //! |----------------|------------------|------|
-//! | `veth_ingress` | `veth0`, ingress | marks each packet; remembers flows that the mark cannot serve |
-//! | `nic_egress`   | `eth0`, egress   | redirects replies of remembered flows to the interface they came in on; drops packets whose source is not the pod's |
+//! | `veth_ingress` | `veth0`, ingress | marks each packet, with the number of its NIC; remembers flows that the mark cannot serve |
+//! | `nic_egress`   | `eth0`, egress   | redirects marked replies, and those of remembered flows, to the veth; drops packets whose source is not the pod's |
 //! | `nic_ingress`  | `eth0`, ingress  | forgets a remembered flow that now comes in here |
 //!
 //! and in the host's:
@@ -13,18 +13,19 @@
 //! | `host_nic_ingress`  | each NIC, ingress       | redirects answers to what the host forwarded for a pod past ipvlan; where the NIC filters strictly, marks requests (`strict`) |
 //! |                     |                         | answers ARP and neighbour solicitations for the pods of networks that need it (`responder`) |
 //! | `host_nic_egress`   | each NIC, egress        | remembers what the host forwards for a pod; redirects packets to the NIC that has their source address |
-//! | `host_veth_egress`  | host's end, to the pod  | remembers by which NIC a request came in |
+//! | `host_veth_egress`  | host's end, to the pod  | writes into the frame by which NIC a request came in |
 //! | `host_veth_ingress` | host's end, from the pod| marks its replies with that NIC; drops packets whose source is not the pod's |
 //!
-//! In the pod TCP needs no memory: the accepted socket inherits the mark (`tcp_fwmark_accept`), and a rule routes
-//! marked packets to the veth. A connectionless socket cannot inherit a mark, nor can packets that the pod forwards. So
-//! for everything else the input interface is remembered, per pod, and overrides the routing table for replies.
+//! TCP needs no memory: the accepted socket inherits the mark (`tcp_fwmark_accept`), and with it the number of the NIC,
+//! which the frames carry between pod and host. A connectionless socket cannot inherit a mark, nor can packets that the
+//! pod forwards. So for everything else the path is remembered, per pod, and overrides the routing table for replies.
 //!
 //! No program writes to packet memory directly: that would make the verifier add a prologue which copies every cloned
 //! packet, and all of TCP's data packets are clones.
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "a key that is passed by value may be copied to the stack, which has 512 bytes"
@@ -34,6 +35,7 @@ mod asking;
 mod clock;
 mod extended;
 mod flow;
+mod flows;
 mod guard;
 mod host;
 mod host_maps;

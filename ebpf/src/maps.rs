@@ -1,28 +1,12 @@
 //! The maps of the programs in pods, and the globals that the agent sets before it loads the programs.
 
-use aya_ebpf::{
-    Global,
-    btf_maps::{HashOfMaps, PerCpuHashMap},
-    macros::btf_map,
-};
+use aya_ebpf::{Global, btf_maps::PerCpuHashMap, macros::btf_map};
 use ebbtide_layout::{
-    Address, Counters, DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, Flow, Hook, MAX_ADDRESSES,
-    PodCounters,
+    Address, DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, DEFAULT_POD_NICS, MAX_ADDRESSES, PodCounters,
 };
-
-use crate::flow::Table;
-
-/// A pod's remembered flows.
-pub(crate) type Flows = Table<Flow>;
 
 /// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): uses memory for existing pods only.
 const NO_PREALLOC: usize = 1;
-
-/// The flow table of the pod that owns an address. One table per pod, so that a flood towards one pod evicts nothing of
-/// another's.
-#[btf_map]
-pub(crate) static FLOWS: HashOfMaps<Address, Flows, { MAX_ADDRESSES as usize }, NO_PREALLOC> =
-    HashOfMaps::new();
 
 /// Counters by pod address.
 #[btf_map]
@@ -53,6 +37,31 @@ pub(crate) fn host_bypass_mark() -> u32 {
     HOST_BYPASS_MARK.load()
 }
 
+/// The bits of the mark for the number of the NIC by which a request came in; zero without any.
+#[unsafe(no_mangle)]
+static POD_NICS: Global<u32> = Global::new(DEFAULT_POD_NICS);
+
+/// The lowest of them. It could be computed, but the kernel's instruction set cannot count zeros.
+#[unsafe(no_mangle)]
+static POD_NICS_SHIFT: Global<u32> = Global::new(DEFAULT_POD_NICS.trailing_zeros());
+
+/// Returns the bits of a mark for the number of a NIC; none if there are too few.
+#[inline(always)]
+pub(crate) fn nic_to_mark(number: u8) -> u32 {
+    let bits = u32::from(number) << (POD_NICS_SHIFT.load() & 31);
+    if bits & !POD_NICS.load() == 0 {
+        bits
+    } else {
+        0
+    }
+}
+
+/// Returns the number of the NIC in a mark; zero for none.
+#[inline(always)]
+pub(crate) fn nic_in_mark(mark: u32) -> u8 {
+    ((mark & POD_NICS.load()) >> (POD_NICS_SHIFT.load() & 31)) as u8
+}
+
 /// Returns the number and this CPU's counters of the pod that owns `address`.
 #[inline(always)]
 pub(crate) fn pod(address: &Address) -> Option<&'static mut PodCounters> {
@@ -61,18 +70,4 @@ pub(crate) fn pod(address: &Address) -> Option<&'static mut PodCounters> {
     // only written by programs on this CPU, which cannot preempt each other at tc, and no other
     // reference to it is made.
     Some(unsafe { &mut *pod })
-}
-
-/// Returns this CPU's counters of `hook` for the pod that owns `address`.
-#[inline(always)]
-pub(crate) fn counters(address: &Address, hook: Hook) -> Option<&'static mut Counters> {
-    pod(address)?.hooks.get_mut(hook as usize)
-}
-
-/// Returns the flow table of the pod that owns `address`.
-#[inline(always)]
-pub(crate) fn flows(address: &Address) -> Option<&'static Flows> {
-    // SAFETY: FLOWS has BPF_F_NO_PREALLOC, so an entry that is removed while we look is freed
-    // after a grace period and never aliases another one.
-    unsafe { FLOWS.get(address) }
 }

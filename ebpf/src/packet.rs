@@ -90,6 +90,9 @@ pub(crate) fn read<T: Plain>(ctx: &TcContext, offset: usize) -> Option<T> {
     Some(unsafe { *(at as *const T) })
 }
 
+/// Offset of the flags in a TCP header (RFC 9293, 3.1).
+const FLAGS: usize = 13;
+
 /// Types that can be read from packets: arrays of integers.
 pub(crate) trait Plain: Copy {}
 impl<const N: usize> Plain for [u8; N] {}
@@ -229,6 +232,21 @@ pub(crate) fn is_host_bypass(ctx: &TcContext) -> bool {
     read(ctx, SOURCE) == Some(HOST_BYPASS_MAC)
 }
 
+/// Returns the number of the NIC in the frame's source, if that is the end `of` a veth pair ([`NIC_BYTE`]); else zero.
+#[inline(always)]
+pub(crate) fn nic(ctx: &TcContext, of: [u8; 6]) -> u8 {
+    const SOURCE: usize = 6;
+    let Some([a, b, c, d, number, last]) = read::<[u8; 6]>(ctx, SOURCE) else {
+        return 0;
+    };
+    let [e, f, g, h, _, end] = of;
+    if u32::from_ne_bytes([a, b, c, d]) == u32::from_ne_bytes([e, f, g, h]) && last == end {
+        number
+    } else {
+        0
+    }
+}
+
 /// Classifies a fragment by its offset in the packet and whether more of them follow.
 #[inline(always)]
 pub(crate) fn fragment(offset: [u8; 2], more: bool) -> u8 {
@@ -307,12 +325,21 @@ impl Ip {
     /// Returns the flags of a TCP header; zero without a header.
     #[inline(always)]
     pub(crate) fn tcp_flags(&self, ctx: &TcContext) -> u8 {
-        const FLAGS: usize = 13;
         if self.payload.fragment & LATER != 0 {
             return 0;
         }
         self.start::<{ FLAGS + 1 }>(ctx)
             .map_or(0, |header| header[FLAGS])
+    }
+
+    /// As [`Ip::tcp_flags`], after another read of the header: the verifier of 6.1 takes a second comparison of the
+    /// offset with [`FARTHEST`] to be independent of the first, and refuses the direct read.
+    #[inline(always)]
+    pub(crate) fn tcp_flags_again(&self, ctx: &TcContext) -> u8 {
+        if self.payload.fragment & LATER != 0 {
+            return 0;
+        }
+        extended::load::<1>(ctx.skb.skb, self.payload.at + FLAGS as u32).map_or(0, |flags| flags[0])
     }
 
     /// Reads the first bytes of the transport header, wherever in the packet they are.

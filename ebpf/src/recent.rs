@@ -7,12 +7,13 @@
 //! without need, and nothing worse.
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
-use ebbtide_layout::{FlowKey, RECENT_PLACES, RECENT_SECONDS};
+use ebbtide_layout::{FlowKey, RECENT_PLACES, RECENT_SECONDS, hash};
 
 use crate::clock;
 
-/// The slots. Each holds when a connection was recorded, in seconds since boot (`CLOCK_BOOTTIME`), in the upper half
-/// its number, and in the highest bit whether it came in directly since. Zero if empty.
+/// The slots. Each holds when a connection was recorded, in seconds since boot (`CLOCK_BOOTTIME`), above that the number
+/// of the NIC by which it came, above that its own number, and in the highest bit whether it came in directly since. Zero
+/// if empty.
 #[btf_map]
 static RECENT: Array<u64, { RECENT_PLACES as usize }> = Array::new();
 
@@ -22,16 +23,21 @@ const ALL: u32 = 0;
 /// See [`RECENT`].
 const STRAIGHT: u64 = 1 << 63;
 
+/// The bits of a slot below a connection's number, and below the number of its NIC.
+const NUMBER: u32 = 40;
+const NIC: u32 = 32;
+
 /// The path by which a recorded connection came in last.
 #[derive(Clone, Copy)]
 pub(crate) enum Last {
-    Veth,
+    /// By the veth; the number of the NIC is zero if it came by none.
+    Veth(u8),
     Straight,
 }
 
-/// Records that a connection begins or ends now.
+/// Records that a connection begins or ends now, by the NIC with this number.
 #[inline(always)]
-pub(crate) fn note(connection: &FlowKey) {
+pub(crate) fn note(connection: &FlowKey, nic: u8) {
     let (place, which) = digest(connection);
     let Some(last) = RECENT.get_ptr_mut(place) else {
         return;
@@ -40,11 +46,11 @@ pub(crate) fn note(connection: &FlowKey) {
     // SAFETY: the kernel keeps an array's elements for as long as the program runs, and reads and writes
     // such a word at once. When another CPU writes it in between, the note of one of the two is lost.
     unsafe {
-        let noted = match known(*last, now) {
-            Some(other) if other != which => ALL,
-            _ => which,
+        let (noted, nic) = match known(*last, now) {
+            Some(other) if other != which => (ALL, 0),
+            _ => (which, nic),
         };
-        *last = u64::from(noted) << 32 | u64::from(now);
+        *last = u64::from(noted) << NUMBER | u64::from(nic) << NIC | u64::from(now);
     }
 }
 
@@ -67,7 +73,7 @@ pub(crate) fn last_way(connection: &FlowKey) -> Option<Last> {
     Some(if last & STRAIGHT != 0 {
         Last::Straight
     } else {
-        Last::Veth
+        Last::Veth((last >> NIC) as u8)
     })
 }
 
@@ -85,28 +91,16 @@ fn noted(connection: &FlowKey) -> Option<*mut u64> {
 #[inline(always)]
 fn known(noted: u64, now: u32) -> Option<u32> {
     let time = noted as u32;
-    let which = ((noted & !STRAIGHT) >> 32) as u32;
+    let which = ((noted & !STRAIGHT) >> NUMBER) as u32;
     (time != 0 && now.wrapping_sub(time) <= RECENT_SECONDS).then_some(which)
 }
 
-/// Returns a connection's slot and its number there: a multiplicative hash, word by word. It is no secret. A client
-/// that makes two of its connections collide only sends their replies by the host-stack bypass.
+/// Returns a connection's slot and its number there. It is no secret. A client that makes two of its connections collide
+/// only sends their replies by the host-stack bypass.
 #[inline(always)]
 fn digest(connection: &FlowKey) -> (u32, u32) {
-    const WORDS: usize = size_of::<FlowKey>() / size_of::<u64>();
-    // 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming, 6.4).
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    // SAFETY: a key is that many words, aligned like one, without padding (asserted in the layout), and
-    // any bytes are a word.
-    let words = unsafe { &*(&raw const *connection).cast::<[u64; WORDS]>() };
-    let mut hash = 0_u64;
-    let mut i = 0;
-    while i < WORDS {
-        hash = (hash ^ words[i]).wrapping_mul(GOLDEN);
-        hash ^= hash >> 32;
-        i += 1;
-    }
-    let which = ((hash & !STRAIGHT) >> 32) as u32 | 1;
+    let hash = hash(connection);
+    let which = ((hash & !STRAIGHT) >> NUMBER) as u32 | 1;
     (hash as u32 & (RECENT_PLACES - 1), which)
 }
 

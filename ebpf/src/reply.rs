@@ -4,13 +4,14 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcContext};
 use ebbtide_layout::{
-    Flow, FlowKey, HOST_BYPASS_MAC, HOST_MAC, Hook, OWNER_IS_POD, POD_FOLLOWS_TCP, POD_IN_L3,
-    POD_IS_EXEMPT, POD_MAC,
+    Flow, FlowKey, HOST_BYPASS_MAC, HOST_MAC, Hook, NIC_BYTE, OWNER_IS_POD, POD_FOLLOWS_TCP,
+    POD_IN_L3, POD_IS_EXEMPT, POD_MAC, PodCounters,
 };
 
 use crate::{
     DROP, PASS, clock,
-    flow::{self, LocalEnd, known},
+    flow::{self, LocalEnd},
+    flows::{self, known},
     guard::{self, At},
     host_maps, maps,
     packet::{self, ACK, Endpoints, FIN, FIRST, Ip, LAST, RST, SYN},
@@ -48,12 +49,6 @@ fn mark(ctx: &TcContext, bits: u32) {
     ctx.set_mark(mark_of(ctx) | bits);
 }
 
-#[inline(always)]
-fn ifindex(ctx: &TcContext) -> u32 {
-    // SAFETY: as in `mark_of`.
-    unsafe { (*ctx.skb.skb).ifindex }
-}
-
 /// Whether the pod forwards a packet: those of its own sockets have no input interface (`skb_iif`, set in
 /// `__netif_receive_skb_core`, net/core/dev.c).
 #[inline(always)]
@@ -76,18 +71,22 @@ fn is_error(ctx: &TcContext, ip: &Ip) -> bool {
 #[inline(always)]
 pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
+    let nic = packet::nic(ctx, HOST_MAC);
+    let bits = maps::mark() | maps::nic_to_mark(nic);
     let mut place = MaybeUninit::uninit();
     let Some(ip) = packet::ip(ctx, &mut place) else {
-        mark(ctx, maps::mark());
+        mark(ctx, bits);
         return PASS;
     };
     let error = is_error(ctx, ip);
     if !error {
-        mark(ctx, maps::mark());
+        mark(ctx, bits);
     }
-    let Some(counters) = maps::counters(&ip.destination, Hook::VethIngress) else {
+    let Some(pod) = maps::pod(&ip.destination) else {
         return PASS;
     };
+    let number = u32::from(pod.pod);
+    let counters = &mut pod.hooks[Hook::VethIngress as usize];
     counters.seen += 1;
     counters.marked += u64::from(!error);
     if error {
@@ -98,82 +97,124 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
         return PASS;
     }
     let mut key = flow::between(ip, LocalEnd::Destination);
-    if is_tcp {
-        if flow::of(ctx, ip, LocalEnd::Destination, true, &mut key) {
-            recent::note(&key);
-        }
+    if !flow::of(ctx, ip, LocalEnd::Destination, true, &mut key) {
         return PASS;
     }
-    if flow::of(ctx, ip, LocalEnd::Destination, true, &mut key)
-        && let Some(flows) = maps::flows(&ip.destination)
-    {
-        let ifindex = ifindex(ctx);
-        // Look up before writing: an insert costs four times a lookup, and nearly every packet belongs to a known flow.
-        if let Some(flow) = known(flows, &key)
-            && flow.ifindex == ifindex
-            && flow.straight == 0
-        {
-            return PASS;
-        }
-        let flow = Flow {
-            ifindex,
-            since: clock::seconds(),
-            straight: 0,
-            pad: 0,
-            packets: 1,
-        };
-        if flows.insert(&key, flow, 0).is_ok() {
-            counters.learned += 1;
-        }
+    if is_tcp {
+        recent::note(&key, nic);
+        return PASS;
     }
+    // Look up before writing: nearly every packet belongs to a known flow.
+    let is_new = match known(number, &key) {
+        Some(flow) if flow.nic == nic && flow.straight == 0 => false,
+        Some(flow) => {
+            flow.nic = nic;
+            came(flow, 0);
+            true
+        }
+        None => flows::remember(number, &fresh(&key, nic, 0)),
+    };
+    counters.learned += u64::from(is_new);
     PASS
+}
+
+/// Returns a flow that begins now.
+#[inline(always)]
+fn fresh(key: &FlowKey, nic: u8, straight: u8) -> Flow {
+    Flow {
+        key: *key,
+        since: clock::seconds(),
+        nic,
+        straight,
+        pad: [0; 2],
+        packets: 1,
+    }
+}
+
+/// Notes that a known flow comes by another interface from now on.
+#[inline(always)]
+fn came(flow: &mut Flow, straight: u8) {
+    flow.straight = straight;
+    flow.since = clock::seconds();
+    flow.packets = 1;
+}
+
+/// The path of a reply: the number of the NIC that it is to leave by, and [`Flow::straight`].
+#[derive(Clone, Copy)]
+struct Path {
+    nic: u8,
+    straight: u8,
 }
 
 /// Remembers the path of a TCP connection that is accepted now, if its socket's mark does not determine it: the pod
 /// forwards it, or its sockets take no marks ([`POD_FOLLOWS_TCP`]).
 #[inline(always)]
-fn accepted(flows: &maps::Flows, key: &FlowKey, veth: u32, is_l3: bool) -> Option<Flow> {
-    let straight = match recent::last_way(key) {
-        Some(Last::Veth) if veth != 0 => 0,
-        Some(Last::Straight) if veth != 0 && is_l3 => 1,
-        _ => {
-            // An older connection's.
-            let _not_there = flows.remove(key);
-            return None;
-        }
-    };
-    let flow = Flow {
-        ifindex: veth,
-        since: clock::seconds(),
-        straight,
-        pad: 0,
-        packets: 1,
+fn accepted(pod: u32, key: &FlowKey, is_l3: bool) -> Option<Path> {
+    // An older connection's path, too.
+    let _not_there = flows::forget(pod, key);
+    let path = match recent::last_way(key) {
+        Some(Last::Veth(nic)) => Path { nic, straight: 0 },
+        Some(Last::Straight) if is_l3 => Path {
+            nic: 0,
+            straight: 1,
+        },
+        _ => return None,
     };
     // Without room the connection follows the routing table, as it would without Ebbtide.
-    let _full = flows.insert(key, flow, 0);
-    Some(flow)
+    let _full = flows::remember(pod, &fresh(key, path.nic, path.straight));
+    Some(path)
 }
 
 /// Notes the path of a packet's first fragment for the later ones, until the last is sent: the kernel creates and sends
 /// them in order (`ip_do_fragment`, net/ipv4/ip_output.c). The note of an older packet with the same identification is
 /// replaced or removed.
 #[inline(always)]
-fn note_fragment(flows: &maps::Flows, ip: &Ip, key: &mut FlowKey, flow: Option<Flow>) {
+fn note_fragment(pod: u32, ip: &Ip, key: &mut FlowKey, path: Option<Path>) {
     flow::to_fragments(ip, key);
-    match flow {
-        Some(flow) if ip.payload.fragment & FIRST != 0 => {
+    match path {
+        Some(path) if ip.payload.fragment & FIRST != 0 => {
+            let _not_there = flows::forget(pod, &*key);
             // Without room the later ones follow the routing table, as they would without Ebbtide.
-            let _full = flows.insert(&*key, flow, 0);
+            let _full = flows::remember(pod, &fresh(&*key, path.nic, path.straight));
         }
         Some(_) if ip.payload.fragment & LAST == 0 => {}
         _ => {
-            let _not_there = flows.remove(&*key);
+            let _not_there = flows::forget(pod, &*key);
         }
     }
 }
 
-/// Handles the ipvlan interface's egress: redirects a reply of a remembered flow to the interface the flow came in on,
-/// whatever the routing table chose. Packets with another's address are dropped.
+/// Returns the remembered path of a packet that the mark does not serve.
+#[inline(always)]
+fn path(ctx: &TcContext, ip: &Ip, pod: &PodCounters) -> Option<Path> {
+    let number = u32::from(pod.pod);
+    let is_tcp = ip.payload.protocol == packet::TCP;
+    if is_tcp && pod.flags & POD_FOLLOWS_TCP == 0 && !is_passed_on(ctx) {
+        return None;
+    }
+    let mut key = flow::between(ip, LocalEnd::Source);
+    if !flow::followed(ctx, ip, LocalEnd::Source, true, &mut key) {
+        return None;
+    }
+    let path = if is_tcp && ip.tcp_flags_again(ctx) & (SYN | ACK) == SYN | ACK {
+        accepted(number, &key, pod.flags & POD_IN_L3 != 0)
+    } else {
+        known(number, &key).map(|flow| Path {
+            nic: flow.nic,
+            straight: flow.straight,
+        })
+    };
+    if ip.payload.fragment != 0 {
+        note_fragment(number, ip, &mut key, path);
+    }
+    path
+}
+
+/// Handles the egress of the pod's own interface: redirects the replies to what came in by the veth to it, whatever the
+/// routing table chose. Packets with another's address are dropped.
+///
+/// What has the mark is such a reply: of an accepted socket, which inherited it, or of the kernel itself
+/// (`fwmark_reflect`). What the pod forwards has the mark of its request.
 #[inline(always)]
 pub(crate) fn redirect_reply(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -189,53 +230,49 @@ pub(crate) fn redirect_reply(ctx: &TcContext) -> i32 {
     let Some(pod) = pod else {
         return PASS;
     };
+    let marked = mark_of(ctx);
     let (veth, is_l3) = (pod.veth, pod.flags & POD_IN_L3 != 0);
-    // The pod's end of the pair, for the host-stack bypass; zero if the packet does not take it.
-    let mut host_bypass = if pod.flags & POD_IS_EXEMPT != 0
-        || mark_of(ctx) & maps::host_bypass_mark() == maps::host_bypass_mark()
-    {
-        veth
+    let is_reply = marked & maps::mark() == maps::mark() && !is_passed_on(ctx);
+    let path = if is_reply {
+        Some(Path {
+            nic: maps::nic_in_mark(marked),
+            straight: 0,
+        })
     } else {
-        0
+        path(ctx, ip, pod)
     };
     let counters = &mut pod.hooks[Hook::NicEgress as usize];
     counters.seen += 1;
-    let mut key = flow::between(ip, LocalEnd::Source);
-    let is_tcp = ip.payload.protocol == packet::TCP;
-    if (!is_tcp || pod.flags & POD_FOLLOWS_TCP != 0 || is_passed_on(ctx))
-        && flow::followed(ctx, ip, LocalEnd::Source, true, &mut key)
-        && let Some(flows) = maps::flows(&ip.source)
-    {
-        let flow = if is_tcp && ip.tcp_flags(ctx) & (SYN | ACK) == SYN | ACK {
-            accepted(flows, &key, veth, is_l3)
-        } else {
-            known(flows, &key).copied()
-        };
-        if ip.payload.fragment != 0 {
-            note_fragment(flows, ip, &mut key, flow);
-        }
-        if let Some(flow) = flow
-            && flow.ifindex != ifindex(ctx)
-        {
-            if flow.straight != 0 {
-                host_bypass = flow.ifindex;
-            } else if ctx.store(0, &TO_HOST, 0).is_ok() {
-                counters.redirected += 1;
-                // The veth's far end is in the host; the pair resolves no addresses (both MACs are fixed).
-                // SAFETY: a helper call with plain integers.
-                return unsafe { bpf_redirect(flow.ifindex, 0) } as i32;
+    // Without a pair, or while the agent has not written its index yet, the routing table decides.
+    if veth != 0 {
+        let is_straight = match path {
+            Some(path) if path.straight == 0 => {
+                let mut macs = TO_HOST;
+                macs[6 + NIC_BYTE] = path.nic;
+                if ctx.store(0, &macs, 0).is_ok() {
+                    counters.redirected += 1;
+                    // The veth's far end is in the host; the pair resolves no addresses (both MACs are fixed).
+                    // SAFETY: a helper call with plain integers.
+                    return unsafe { bpf_redirect(veth, 0) } as i32;
+                }
+                false
             }
+            Some(_) => true,
+            None => false,
+        };
+        let is_bypass = is_straight
+            || pod.flags & POD_IS_EXEMPT != 0
+            || marked & maps::host_bypass_mark() == maps::host_bypass_mark();
+        // Past the host's netfilter, which would see what the interface sends.
+        if is_bypass
+            && !ip.is_multicast()
+            && leaves_the_node(ip)
+            && ctx.store(0, &HOST_BYPASS, 0).is_ok()
+        {
+            counters.redirected += 1;
+            // SAFETY: a helper call with plain integers.
+            return unsafe { bpf_redirect(veth, 0) } as i32;
         }
-    }
-    // Past the host's netfilter, which would see what the interface sends.
-    if host_bypass != 0
-        && !ip.is_multicast()
-        && leaves_the_node(ip)
-        && ctx.store(0, &HOST_BYPASS, 0).is_ok()
-    {
-        counters.redirected += 1;
-        // SAFETY: a helper call with plain integers.
-        return unsafe { bpf_redirect(host_bypass, 0) } as i32;
     }
     if is_l3 {
         translated::note(ctx, ip);
@@ -254,12 +291,12 @@ fn leaves_the_node(ip: &Ip) -> bool {
         && host_maps::owner(&ip.source).is_some_and(|from| from.ifindex != to.ifindex)
 }
 
-/// Handles the ipvlan interface's ingress: the latest path wins. Otherwise a client that used the NodePort and then
-/// connects directly to the pod from the same port would be answered by the veth.
+/// Handles the ingress of the pod's own interface: the latest path wins. Otherwise a client that used the NodePort and
+/// then connects directly to the pod from the same port would be answered by the veth.
 ///
 /// In l3 the flow is kept, with a note that it comes directly now: the host's conntrack still has it by the NodePort,
 /// and would give the reply the node's address. So its replies take the host-stack bypass. TCP has no flow; the request
-/// of such a connection is marked, and the accepted socket inherits that.
+/// of such a connection is marked, and the accepted socket inherits that. TCP's other packets are not even counted.
 #[inline(always)]
 pub(crate) fn forget(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -267,38 +304,37 @@ pub(crate) fn forget(ctx: &TcContext) -> i32 {
     let Some(ip) = packet::ip(ctx, &mut place) else {
         return PASS;
     };
+    let is_tcp = ip.payload.protocol == packet::TCP;
+    if is_tcp && ip.tcp_flags(ctx) & (SYN | ACK) != SYN {
+        return PASS;
+    }
     let Some(pod) = maps::pod(&ip.destination) else {
         return PASS;
     };
+    let number = u32::from(pod.pod);
     let is_l3 = pod.flags & POD_IN_L3 != 0;
     let counters = &mut pod.hooks[Hook::NicIngress as usize];
     counters.seen += 1;
+    counters.passed += 1;
     let mut key = flow::between(ip, LocalEnd::Destination);
-    if ip.payload.protocol == packet::TCP {
-        if ip.tcp_flags(ctx) & (SYN | ACK) == SYN
-            && flow::of(ctx, ip, LocalEnd::Destination, true, &mut key)
-            && recent::begins_straight(&key)
-            && is_l3
-        {
+    if !flow::of(ctx, ip, LocalEnd::Destination, true, &mut key) {
+        return PASS;
+    }
+    if is_tcp {
+        if recent::begins_straight(&key) && is_l3 {
             mark(ctx, maps::host_bypass_mark());
             counters.marked += 1;
         }
-    } else if flow::of(ctx, ip, LocalEnd::Destination, true, &mut key)
-        && let Some(flows) = maps::flows(&ip.destination)
-        && let Some(flow) = known(flows, &key)
-    {
+    } else if let Some(flow) = known(number, &key) {
         if !is_l3 {
             // Another CPU may have removed it first.
-            let _gone = flows.remove(&key);
+            let _gone = flows::forget(number, &key);
             counters.learned += 1;
         } else if flow.straight == 0 {
-            flow.straight = 1;
-            flow.packets = 1;
-            flow.since = clock::seconds();
+            came(flow, 1);
             counters.learned += 1;
         }
     }
-    counters.passed += 1;
     PASS
 }
 

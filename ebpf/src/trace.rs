@@ -6,6 +6,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "a key that is passed by value may be copied to the stack, which has 512 bytes"
@@ -15,6 +16,7 @@ mod asking;
 mod clock;
 mod extended;
 mod flow;
+mod flows;
 mod guard;
 mod host;
 mod host_maps;
@@ -157,19 +159,12 @@ fn learned(event: &TraceEvent) -> u64 {
     const VETH_INGRESS: u8 = Traced::VethIngress as u8;
     const NIC_EGRESS: u8 = Traced::NicEgress as u8;
     const NIC_INGRESS: u8 = Traced::NicIngress as u8;
-    const HOST_NIC_INGRESS: u8 = Traced::HostNicIngress as u8;
     const HOST_NIC_EGRESS: u8 = Traced::HostNicEgress as u8;
-    const HOST_VETH_EGRESS: u8 = Traced::HostVethEgress as u8;
     match event.program {
         VETH_INGRESS => in_pod(&event.destination, Hook::VethIngress),
         NIC_EGRESS => in_pod(&event.source, Hook::NicEgress),
         NIC_INGRESS => in_pod(&event.destination, Hook::NicIngress),
-        HOST_NIC_INGRESS => in_host(event.ifindex, HostHook::NicIngress),
-        HOST_NIC_EGRESS => in_host(event.ifindex, HostHook::NicEgress),
-        HOST_VETH_EGRESS => {
-            let bits = event.mark_before & host_maps::nic_marks();
-            in_host(host::by_mark(bits), HostHook::VethEgress)
-        }
+        HOST_NIC_EGRESS => in_host(event, HostHook::NicEgress),
         _ => 0,
     }
 }
@@ -326,13 +321,15 @@ fn same(a: &Address, b: &Address) -> bool {
 /// Returns how many flows a pod's hook has learned on this CPU.
 #[inline(always)]
 fn in_pod(address: &Address, hook: Hook) -> u64 {
-    maps::counters(address, hook).map_or(0, |counters| counters.learned)
+    maps::pod(address).map_or(0, |pod| pod.hooks[hook as usize].learned)
 }
 
-/// Returns how many flows a hook of the host has learned on this CPU.
+/// Returns how many flows a hook of the NIC has learned on this CPU.
 #[inline(always)]
-fn in_host(key: u32, hook: HostHook) -> u64 {
-    host_maps::counters(key).map_or(0, |all| all.hooks[hook as usize].learned)
+fn in_host(event: &TraceEvent, hook: HostHook) -> u64 {
+    host_maps::owner(&event.source)
+        .and_then(|owner| host_maps::counters(host_maps::number(event.ifindex, &owner)))
+        .map_or(0, |all| all.hooks[hook as usize].learned)
 }
 
 /// Verdict: continue with the next filter, if there is one.

@@ -1,17 +1,9 @@
 //! `ebbtidectl flows`: the flows that the programs remember.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeSet, net::SocketAddr};
 
-use ebbtide_kernel::{
-    datapath::{self, Kind, Remembered},
-    netlink::{Netlink, netns::Evidence},
-    node::HostPlan,
-    podnet::PodNet,
-};
-use ebbtide_layout::FlowKey;
+use ebbtide_kernel::{datapath, node::HostPlan, podnet::PodNet};
+use ebbtide_layout::{Flow, FlowKey};
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, select};
@@ -20,7 +12,7 @@ use super::{Agent, select};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowLine {
-    /// The pod; empty for the node's own flows.
+    /// The pod.
     pub pod: String,
     /// Where it is remembered.
     pub place: Place,
@@ -28,6 +20,10 @@ pub struct FlowLine {
     pub came_in: String,
     /// The interface that its replies leave by; for a forwarded flow, its own packets.
     pub leaves_by: String,
+    /// The node's NIC that it came in by before it came by the veth, and that its replies leave by after that; empty if it
+    /// came by none, or the node has only one.
+    #[serde(default)]
+    pub nic: String,
     /// `tcp`, `udp`, ... or its number.
     pub protocol: String,
     /// The pod's (or the node's) side; the port is an identifier for echoes.
@@ -46,8 +42,6 @@ pub struct FlowLine {
 pub enum Place {
     /// In the pod: it came in by the veth, and is not TCP.
     Pod,
-    /// In the host: a request from outside that came in on a NIC.
-    Request,
     /// In the host: it is forwarded for the pod.
     Forwarded,
 }
@@ -62,8 +56,8 @@ pub struct Flows {
     pub flows: Vec<FlowLine>,
 }
 
-/// Returns the `limit` youngest flows of a pod, or of those that the host takes part in.
-pub(super) async fn flows(agent: &Agent, pod: Option<&str>, limit: usize) -> Result<Flows, String> {
+/// Returns the `limit` youngest flows of a pod, or of all.
+pub(super) fn flows(agent: &Agent, pod: Option<&str>, limit: usize) -> Result<Flows, String> {
     let nets: Vec<PodNet> = match pod {
         Some(pod) => select(agent, pod)?,
         None => agent
@@ -73,26 +67,15 @@ pub(super) async fn flows(agent: &Agent, pod: Option<&str>, limit: usize) -> Res
             .collect(),
     };
     let nics = agent.nics();
-    let view = View::new(&nets, nics.as_deref());
+    let now = u32::try_from(datapath::uptime().as_secs()).unwrap_or(u32::MAX);
+    let nic = |number| nic_name(agent, nics.as_deref(), number);
     let mut lines = Vec::new();
-    if pod.is_some() {
-        for net in &nets {
-            let flows = agent
-                .datapath
-                .flows(&net.ips())
-                .map_err(|e| e.to_string())?;
-            let links = links_of(net).await;
-            lines.extend(flows.iter().map(|flow| view.line(flow, &links)));
-        }
+    // The interfaces of a pod share its number.
+    let numbers: BTreeSet<u16> = nets.iter().map(PodNet::number).collect();
+    for number in numbers {
+        let flows = agent.datapath.flows.of(number).map_err(|e| e.to_string())?;
+        lines.extend(flows.iter().map(|flow| line(flow, &nets, nic, now)));
     }
-    let addresses: Vec<IpAddr> = nets.iter().flat_map(PodNet::ips).collect();
-    let wanted = pod.is_some().then_some(addresses.as_slice());
-    let flows = agent
-        .datapath
-        .host
-        .flows(wanted)
-        .map_err(|e| e.to_string())?;
-    lines.extend(flows.iter().map(|flow| view.line(flow, &HashMap::new())));
     lines.sort_by_key(|line| (line.age, line.local, line.remote));
     let total = lines.len();
     lines.truncate(limit);
@@ -102,89 +85,50 @@ pub(super) async fn flows(agent: &Agent, pod: Option<&str>, limit: usize) -> Res
     })
 }
 
-/// Translates addresses, marks and indexes into names.
-struct View<'a> {
-    nets: &'a [PodNet],
-    nics: Option<&'a HostPlan>,
-    now: u32,
+/// Returns the name of the NIC with this number; empty for none.
+fn nic_name(agent: &Agent, nics: Option<&HostPlan>, number: u8) -> String {
+    if number == 0 {
+        return String::new();
+    }
+    let ifindex = agent.datapath.host.nic_with_number(number.into());
+    let nics = nics.map_or(&[][..], |plan| &plan.nics);
+    let nic = nics.iter().find(|nic| Some(nic.ifindex) == ifindex);
+    nic.map_or_else(|| format!("#{number}"), |nic| nic.name.clone())
 }
 
-impl<'a> View<'a> {
-    fn new(nets: &'a [PodNet], nics: Option<&'a HostPlan>) -> Self {
-        Self {
-            nets,
-            nics,
-            now: u32::try_from(datapath::uptime().as_secs()).unwrap_or(u32::MAX),
-        }
-    }
-
-    fn line(&self, flow: &Remembered, links: &HashMap<u32, String>) -> FlowLine {
-        let FlowKey {
-            local, protocol, ..
-        } = flow.key;
-        let local = datapath::address(local);
-        let net = self.nets.iter().find(|net| net.ips().contains(&local));
-        let (place, came_in, leaves_by) = match flow.kind {
-            Kind::InPod {
-                ifindex,
-                is_straight,
-            } => {
-                let own = net.filter(|_| is_straight).map(|net| net.interface.clone());
-                let link = own.or_else(|| links.get(&ifindex).cloned());
-                let link = link.unwrap_or_else(|| format!("#{ifindex}"));
-                (Place::Pod, link.clone(), link)
-            }
-            Kind::Request { mark } => {
-                let nic = self.nic(mark);
-                (Place::Request, nic.clone(), nic)
-            }
-            Kind::Forwarded => {
-                let veth = net.and_then(PodNet::host_veth);
-                let nic = net.and_then(PodNet::master).map(str::to_owned);
-                (
-                    Place::Forwarded,
-                    veth.map_or_else(String::new, |veth| veth.host_name.clone()),
-                    nic.unwrap_or_default(),
-                )
-            }
-        };
-        FlowLine {
-            pod: net.map_or_else(String::new, |net| net.pod.clone()),
-            place,
-            came_in,
-            leaves_by,
-            protocol: protocol_name(protocol),
-            local: SocketAddr::new(local, u16::from_be_bytes(flow.key.local_port)),
-            remote: SocketAddr::new(
-                datapath::address(flow.key.remote),
-                u16::from_be_bytes(flow.key.remote_port),
-            ),
-            age: self.now.saturating_sub(flow.since),
-            packets: flow.packets,
-        }
-    }
-
-    fn nic(&self, mark: u32) -> String {
-        let nics = self.nics.map_or(&[][..], |plan| &plan.nics);
-        let nic = nics.iter().find(|nic| nic.mark == mark);
-        nic.map_or_else(|| format!("mark {mark:#x}"), |nic| nic.name.clone())
-    }
-}
-
-/// Returns the names of a pod's links by index; empty if the pod cannot be inspected.
-async fn links_of(net: &PodNet) -> HashMap<u32, String> {
-    let Ok(Evidence::Present(netns)) = net.namespace() else {
-        return HashMap::new();
+fn line(flow: &Flow, nets: &[PodNet], nic: impl Fn(u8) -> String, now: u32) -> FlowLine {
+    let FlowKey {
+        local, protocol, ..
+    } = flow.key;
+    let local = datapath::address(local);
+    let net = nets.iter().find(|net| net.ips().contains(&local));
+    let own = || net.map_or_else(String::new, |net| net.interface.clone());
+    let veth = net.and_then(PodNet::host_veth);
+    let (place, came_in, leaves_by) = if datapath::is_forwarded(flow) {
+        let nic = net.and_then(PodNet::master).map(str::to_owned);
+        let host_end = veth.map_or_else(String::new, |veth| veth.host_name.clone());
+        (Place::Forwarded, host_end, nic.unwrap_or_default())
+    } else if flow.straight != 0 {
+        (Place::Pod, own(), own())
+    } else {
+        let pod_end = veth.map_or_else(String::new, |veth| veth.pod_name.clone());
+        (Place::Pod, pod_end.clone(), pod_end)
     };
-    let place = format!("in {}", net.netns.display());
-    let Ok(Ok(netlink)) = netns.run(|| Netlink::open(place)) else {
-        return HashMap::new();
-    };
-    let links = netlink.links().await.unwrap_or_default();
-    links
-        .into_iter()
-        .map(|link| (link.ifindex, link.name))
-        .collect()
+    FlowLine {
+        pod: net.map_or_else(String::new, |net| net.pod.clone()),
+        place,
+        came_in,
+        leaves_by,
+        nic: nic(flow.nic),
+        protocol: protocol_name(protocol),
+        local: SocketAddr::new(local, u16::from_be_bytes(flow.key.local_port)),
+        remote: SocketAddr::new(
+            datapath::address(flow.key.remote),
+            u16::from_be_bytes(flow.key.remote_port),
+        ),
+        age: now.saturating_sub(flow.since),
+        packets: flow.packets,
+    }
 }
 
 /// Returns a protocol's usual name (IANA's "Protocol Numbers").
@@ -203,13 +147,13 @@ pub fn protocol_name(protocol: u8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ebbtide_layout::mapped;
+    use ebbtide_layout::{FORWARDED, mapped};
 
     use super::*;
 
     #[test]
-    fn a_flow_is_told_by_names_where_they_are_known() {
-        let flow = Remembered {
+    fn a_flow_is_told_by_the_names_of_its_links() {
+        let flow = Flow {
             key: FlowKey {
                 local: mapped([172, 31, 16, 4]),
                 remote: mapped([198, 51, 100, 50]),
@@ -218,34 +162,27 @@ mod tests {
                 protocol: 17,
                 ..FlowKey::default()
             },
-            kind: Kind::InPod {
-                ifindex: 3,
-                is_straight: false,
-            },
             since: 90,
+            nic: 2,
             packets: 7,
+            ..Flow::default()
         };
-        let view = View {
-            nets: &[],
-            nics: None,
-            now: 100,
+        let nic = |number: u8| match number {
+            0 => String::new(),
+            number => format!("ens{number}"),
         };
-        let line = view.line(&flow, &HashMap::from([(3, "veth0".to_owned())]));
-        assert_eq!(line.came_in, "veth0");
-        assert_eq!(line.local.to_string(), "172.31.16.4:53");
-        assert_eq!(line.remote.to_string(), "198.51.100.50:4000");
+        let line = |flow, now| line(&flow, &[], nic, now);
+        let came = line(flow, 100);
+        assert_eq!(came.local.to_string(), "172.31.16.4:53");
+        assert_eq!(came.remote.to_string(), "198.51.100.50:4000");
+        assert_eq!(came.nic, "ens2");
         assert_eq!(
-            (line.protocol.as_str(), line.age, line.packets),
+            (came.protocol.as_str(), came.age, came.packets),
             ("udp", 10, 7)
         );
-        let unknown = view.line(&flow, &HashMap::new());
-        assert_eq!(unknown.came_in, "#3");
-        let other = Remembered {
-            kind: Kind::Request { mark: 2 },
-            since: 200,
-            ..flow
-        };
-        let line = view.line(&other, &HashMap::new());
-        assert_eq!((line.came_in.as_str(), line.age), ("mark 0x2", 0));
+        assert_eq!(line(flow, 80).age, 0, "learned after the clock was read");
+        let mut forwarded = flow;
+        forwarded.key.kind = FORWARDED;
+        assert_eq!(line(forwarded, 100).place, Place::Forwarded);
     }
 }

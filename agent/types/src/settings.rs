@@ -7,7 +7,7 @@ mod tables;
 
 use std::{fs, path::Path};
 
-use ebbtide_layout::{DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, DEFAULT_NIC_MARKS};
+use ebbtide_layout::{DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, DEFAULT_NIC_MARKS, DEFAULT_POD_NICS};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -55,6 +55,9 @@ pub struct Settings {
     pub mark: u32,
     /// The bits of a packet's mark that mean "its replies take the host-stack bypass", in pods only.
     pub host_bypass_mark: u32,
+    /// The adjacent bits of a packet's mark that hold the number of the NIC by which its connection came, in pods only:
+    /// `n` bits serve 2^n - 1 NICs. A request by a further NIC is answered by the node's routing table.
+    pub pod_nic_marks: u32,
     /// The bits of a packet's mark that identify its NIC, in the host only: any bits may be set. One of them is for
     /// replies, so `n` bits serve 2^(n-1) - 2 NICs.
     pub nic_marks: u32,
@@ -105,6 +108,7 @@ impl Default for Settings {
             via_host_cidrs: vec![IpNet::new_assert([169, 254, 0, 0].into(), 16)],
             mark: DEFAULT_MARK,
             host_bypass_mark: DEFAULT_HOST_BYPASS_MARK,
+            pod_nic_marks: DEFAULT_POD_NICS,
             nic_marks: DEFAULT_NIC_MARKS,
             ignore_marks_of: Vec::new(),
             reply_table: 7700,
@@ -187,10 +191,18 @@ impl Settings {
         for (field, bits) in [
             ("mark", settings.mark),
             ("hostBypassMark", settings.host_bypass_mark),
+            ("podNicMarks", settings.pod_nic_marks),
         ] {
             if bits == 0 {
                 return Err((field.into(), "at least one bit must be set".into()));
             }
+        }
+        let bits = settings.pod_nic_marks >> settings.pod_nic_marks.trailing_zeros();
+        if !bits.wrapping_add(1).is_power_of_two() && bits != u32::MAX {
+            return Err((
+                "podNicMarks".into(),
+                "the bits hold a number: they must be adjacent, as in 0x0f000000".into(),
+            ));
         }
         if settings.nic_marks.count_ones() < 3 {
             return Err((
@@ -282,6 +294,11 @@ mod tests {
             ("hostBypassMark: 0x2", "in common with nicMarks"),
             ("mark: 0x3000", "in common with hostBypassMark"),
             ("hostBypassMark: 0x100", "istio"),
+            ("podNicMarks: 0", "podNicMarks"),
+            ("podNicMarks: 0x5000000", "adjacent"),
+            ("podNicMarks: 0x3", "in common with nicMarks"),
+            ("podNicMarks: 0xf000", "in common with mark"),
+            ("podNicMarks: 0x700", "istio"),
             ("nicMarks: 0x4006", "kube-proxy"),
             ("nicMarks: 0x8006", "kube-proxy"),
             ("nicMarks: 0x70000", "calico"),

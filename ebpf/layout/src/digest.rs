@@ -1,6 +1,6 @@
-//! Digests destinations to sixteen bits.
+//! Digests of destinations, and of flows.
 
-use crate::Address;
+use crate::{Address, FlowKey};
 
 /// A multiplier: odd, and with bits everywhere, from the golden ratio in 64 bits.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -17,6 +17,24 @@ pub const fn digest(destination: &Address, ports: [u8; 4]) -> u16 {
     let mixed = (mixed ^ (mixed >> 29) ^ u32::from_ne_bytes(ports) as u64).wrapping_mul(SPREAD);
     let folded = (mixed >> 48) as u16;
     if folded == 0 { 1 } else { folded }
+}
+
+/// Returns a digest of a flow, of which all bits may be used.
+#[inline(always)]
+#[must_use]
+pub fn hash(key: &FlowKey) -> u64 {
+    const WORDS: usize = size_of::<FlowKey>() / size_of::<u64>();
+    // SAFETY: a key is that many words, aligned like one, without padding (asserted in the layout), and any bytes are a
+    // word.
+    let words = unsafe { &*(&raw const *key).cast::<[u64; WORDS]>() };
+    let mut hash = 0_u64;
+    let mut i = 0;
+    while i < WORDS {
+        hash = (hash ^ words[i]).wrapping_mul(SPREAD);
+        hash ^= hash >> 32;
+        i += 1;
+    }
+    hash
 }
 
 #[cfg(test)]

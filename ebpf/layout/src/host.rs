@@ -36,6 +36,10 @@ pub const fn reply_bit(marks: u32) -> u32 {
     }
 }
 
+/// [`NodeAddress::flags`]: the host has forwarded something for the pod, so that answers are to be looked up. Set by the
+/// programs.
+pub const OWNER_FORWARDS: u32 = 4;
+
 /// [`NodeAddress::flags`]: a pod has the address, not the node itself.
 pub const OWNER_IS_POD: u32 = 1;
 
@@ -56,14 +60,21 @@ pub const NIC_IS_STRICT6: u32 = 2;
 pub struct NodeAddress {
     /// The NIC, in the host.
     pub ifindex: u32,
-    /// [`OWNER_IS_POD`], [`OWNER_HAS_GATEWAY`].
+    /// [`OWNER_IS_POD`], [`OWNER_HAS_GATEWAY`], [`OWNER_FORWARDS`].
     pub flags: u32,
+    /// The pod's number ([`PodCounters::pod`](crate::PodCounters::pod)); zero for the node's own address.
+    pub pod: u32,
+    /// The NIC's number ([`Nic::number`]).
+    pub nic: u32,
 }
 
 /// A NIC's configuration for the programs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nic {
+    /// Its number: it counts packets of the NIC ([`NicCounters`]), and is written into frames to pods
+    /// ([`NIC_BYTE`](crate::NIC_BYTE)). It stays the same as long as the NIC exists. Zero if there are too many.
+    pub number: u32,
     /// Its bits of the mark; zero if there were not enough values for all NICs.
     pub mark: u32,
     /// [`NIC_IS_STRICT`], [`NIC_IS_STRICT6`].
@@ -83,33 +94,12 @@ pub struct Nic {
 pub struct HostConfig {
     /// The redirect device, whose ingress is in the host's stack past ipvlan; zero without one.
     pub redirect_device: u32,
+    /// 1 if there are several NICs, so that the programs must tell requests of one from those of another. Else zero.
+    pub several_nics: u32,
+    /// The flags of all NICs ([`Nic::flags`]).
+    pub nic_flags: u32,
     /// Always zero.
     pub pad: u32,
-}
-
-/// A flow that the host handles, by the pod's address. Its key has the addresses after the host's translation.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostFlow {
-    /// For a request that came in by a NIC: the mark of its replies. Else zero.
-    pub mark: u32,
-    /// 1 for what the host forwards for the pod: the host must process answers before the pod gets them. Else zero.
-    pub forwarded: u32,
-    /// When it was learned, in seconds since boot (`CLOCK_BOOTTIME`).
-    pub since: u32,
-    /// Always zero.
-    pub pad: u32,
-    /// Packets since then, in both directions. Counted without a lock: one of two concurrent packets may be missed.
-    pub packets: u64,
-}
-
-impl HostFlow {
-    /// Whether both describe the flow equally, whenever they were learned.
-    #[inline(always)]
-    #[must_use]
-    pub const fn agrees(&self, other: &Self) -> bool {
-        self.mark == other.mark && self.forwarded == other.forwarded
-    }
 }
 
 /// The hook of a program in the host's namespace. The discriminant indexes [`NicCounters::hooks`].
@@ -161,15 +151,15 @@ impl NicCounters {
 }
 
 const _: () = {
-    assert!(size_of::<NodeAddress>() == 8 && size_of::<Nic>() == 32);
-    assert!(size_of::<HostConfig>() == 8 && size_of::<HostFlow>() == 24);
+    assert!(size_of::<NodeAddress>() == 16 && size_of::<Nic>() == 36);
+    assert!(size_of::<HostConfig>() == 16);
     assert!(size_of::<NicCounters>() == 208 && align_of::<NicCounters>() == 8);
     assert!(reply_bit(DEFAULT_NIC_MARKS) == 0x40 && reply_bit(0) == 0);
 };
 
 #[cfg(not(target_arch = "bpf"))]
 mod pod {
-    use super::{HostConfig, HostFlow, Nic, NicCounters, NodeAddress};
+    use super::{HostConfig, Nic, NicCounters, NodeAddress};
 
     // SAFETY: `repr(C)`, no padding (asserted by size above), every bit pattern is valid.
     unsafe impl aya::Pod for NodeAddress {}
@@ -177,8 +167,6 @@ mod pod {
     unsafe impl aya::Pod for Nic {}
     // SAFETY: as above.
     unsafe impl aya::Pod for HostConfig {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for HostFlow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for NicCounters {}
 }

@@ -7,16 +7,19 @@
 #![cfg_attr(not(test), no_std)]
 
 mod answer;
+mod bucket;
 mod digest;
 mod host;
 mod spoofed;
 mod trace;
 
 pub use answer::Answer;
-pub use digest::digest;
+pub use bucket::{BUCKETS_PER_POD, Bucket, BucketKey, FLOWS_PER_BUCKET, MAX_BUCKETS, SPARE, place};
+pub use digest::{digest, hash};
 pub use host::{
-    DEFAULT_NIC_MARKS, DEFAULT_NODE_PORTS, HostConfig, HostFlow, HostHook, MAX_NICS, NIC_IS_STRICT,
-    NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
+    DEFAULT_NIC_MARKS, DEFAULT_NODE_PORTS, HostConfig, HostHook, MAX_NICS, NIC_IS_STRICT,
+    NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_FORWARDS, OWNER_HAS_GATEWAY, OWNER_IS_POD,
+    reply_bit,
 };
 pub use spoofed::{MAX_SPOOFERS, Spoofed};
 pub use trace::{ANY, TRACE_BYTES, TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};
@@ -28,6 +31,12 @@ pub const POD_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x02];
 
 /// Link-layer address of the host's end of every veth pair; see [`POD_MAC`].
 pub const HOST_MAC: [u8; 6] = [0x02, 0xeb, 0xb0, 0x00, 0x00, 0x01];
+
+/// The byte of a veth pair's link-layer addresses that holds the number of a NIC ([`Nic::number`]): in a frame to the pod
+/// that of the NIC by which its packet came in, in a frame from the pod that of the NIC by which the reply is to leave.
+/// Zero for none. A packet's mark does not survive the change of namespace (`skb_scrub_packet`, net/core/skbuff.c), its
+/// frame does.
+pub const NIC_BYTE: usize = 4;
 
 /// Source of a frame from the pod that requests the host-stack bypass: the host sends it out by the NIC that has the
 /// pod's address, as the pod's own interface would have.
@@ -42,6 +51,11 @@ pub const DEFAULT_MARK: u32 = 0x1000;
 /// like [`DEFAULT_MARK`], and chosen by the same criteria.
 pub const DEFAULT_HOST_BYPASS_MARK: u32 = 0x2000;
 
+/// The bits of `skb->mark` for the number of the NIC by which a request came in ([`Nic::number`]), unless configured
+/// otherwise: adjacent, as many as hold as many NICs as [`DEFAULT_NIC_MARKS`]. Used in pods only, and chosen by the same
+/// criteria as [`DEFAULT_MARK`]; apart from Tailscale (0xff0000) and WireGuard (0xca6c), too, which run in pods.
+pub const DEFAULT_POD_NICS: u32 = 0x0f00_0000;
+
 /// Slots of the whole node for the TCP connections that last began or ended over a veth.
 pub const RECENT_PLACES: u32 = 1 << 16;
 
@@ -49,10 +63,6 @@ pub const RECENT_PLACES: u32 = 1 << 16;
 /// is not established (300 s after a retransmission, 120 s after the end; `tcp_timeouts`,
 /// net/netfilter/nf_conntrack_proto_tcp.c).
 pub const RECENT_SECONDS: u32 = 310;
-
-/// Maximum number of remembered flows per pod. Each pod has its own table: a flood evicts the pod's own oldest flows
-/// and nobody else's.
-pub const FLOWS_PER_POD: u32 = 4096;
 
 /// Maximum number of pod addresses per node (two per dual-stack interface).
 pub const MAX_ADDRESSES: u32 = 8192;
@@ -78,8 +88,7 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
     ]
 }
 
-/// Identifies a flow from the pod's view. Only flows that the mark cannot serve are remembered: all but TCP, and of TCP
-/// what the pod forwards. Aligned so that the compiler does not copy it by bytes.
+/// Identifies a flow from the pod's view. Aligned so that the compiler does not copy it by bytes.
 ///
 /// # Examples
 ///
@@ -102,7 +111,7 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
 pub struct FlowKey {
     /// The pod's address.
     pub local: Address,
-    /// The remote address.
+    /// The remote address; of a forwarded flow the one after the host's translation.
     pub remote: Address,
     /// The pod's port; the identifier of an ICMP echo; zero for protocols without ports.
     pub local_port: [u8; 2],
@@ -110,32 +119,39 @@ pub struct FlowKey {
     pub remote_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// [`WHOLE`] or [`FRAGMENTS`].
+    /// [`WHOLE`], or other bits.
     pub kind: u8,
     /// Always zero.
     pub pad: [u8; 2],
 }
 
-/// [`FlowKey::kind`]: a flow.
+/// [`FlowKey::kind`]: a flow that came in by the veth, and that the mark cannot serve: all but TCP, and of TCP what the
+/// pod forwards.
 pub const WHOLE: u8 = 0;
 
-/// [`FlowKey::kind`]: the fragments of one packet, which take the path of its first. The ports are the packet's
+/// A bit of [`FlowKey::kind`]: the fragments of one packet, which take the path of its first. The ports are the packet's
 /// identification; the protocol is zero for IPv6.
 pub const FRAGMENTS: u8 = 1;
 
-/// The interface by which a flow came in, and therefore its replies leave.
+/// A bit of [`FlowKey::kind`]: what the host forwards for the pod. The host must process answers before the pod gets
+/// them.
+pub const FORWARDED: u8 = 2;
+
+/// A remembered flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Interface in the pod's network namespace.
-    pub ifindex: u32,
+    /// The flow.
+    pub key: FlowKey,
     /// When it was learned, in seconds since boot (`CLOCK_BOOTTIME`).
     pub since: u32,
-    /// 1 if it once came in by [`Flow::ifindex`], and now by the pod's own interface. Then the host's conntrack may
-    /// still have the first path, and must not see the replies. Else zero.
-    pub straight: u32,
+    /// The number of the NIC by which it came in ([`Nic::number`]); zero for none.
+    pub nic: u8,
+    /// 1 if it once came in by the veth, and now by the pod's own interface. Then the host's conntrack may still have the
+    /// first path, and must not see the replies. Else zero.
+    pub straight: u8,
     /// Always zero.
-    pub pad: u32,
+    pub pad: [u8; 2],
     /// Packets since then, in both directions. Counted without a lock: one of two concurrent packets may be missed.
     pub packets: u64,
 }
@@ -229,7 +245,8 @@ pub const POD_FOLLOWS_TCP: u16 = 4;
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
-    assert!(size_of::<Flow>() == 24 && align_of::<Flow>() == 8);
+    assert!(size_of::<Flow>() == 56 && align_of::<Flow>() == 8);
+    assert!(POD_MAC[NIC_BYTE] == 0 && HOST_MAC[NIC_BYTE] == 0 && HOST_BYPASS_MAC[NIC_BYTE] == 0);
     assert!(size_of::<Counters>() == 48 && align_of::<Counters>() == 8);
     assert!(size_of::<PodCounters>() == 160 && align_of::<PodCounters>() == 8);
 };

@@ -144,7 +144,9 @@ impl Floor {
             self.datapath
                 .register(&net.ips(), net.number(), net.is_l3())?;
             let owned: Vec<(IpAddr, bool)> = net.ips().into_iter().map(|ip| (ip, true)).collect();
-            self.datapath.host.register_pod(&owned, Some(self.master))?;
+            self.datapath
+                .host
+                .register_pod(&owned, net.number(), Some(self.master))?;
             self.half(&net.in_host, &[&veth.host_name], &net.alias, &mut host)?;
             Ok(())
         })?;

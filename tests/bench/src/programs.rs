@@ -2,10 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use aya_obj::{Object, generated::bpf_insn};
-use ebbtide_layout::{DEFAULT_HOST_BYPASS_MARK, HOST_BYPASS_MAC, HostFlow};
+use ebbtide_layout::{DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, HOST_BYPASS_MAC};
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, NODE, OTHER, POD, POD6, REPLY, THAT, THAT_MARK, names,
-    packets::{echo, flow, tcp, udp, with_flags},
+    Bench, CLIENT, CLIENT6, NODE, OTHER, POD, POD6, THAT_NIC, names,
+    packets::{echo, flow, from_pod, tcp, udp, with_flags},
 };
 use ebbtide_vpc::workspace;
 
@@ -160,18 +160,9 @@ fn costs(extent: Extent) -> Vec<Table> {
         frame
     };
     let client = (CLIENT, 5000);
-    let to_pod = HostFlow {
-        mark: THAT_MARK | REPLY,
-        ..HostFlow::default()
-    };
-    let forwarded = HostFlow {
-        forwarded: 1,
-        ..HostFlow::default()
-    };
     let mut bench = Bench::new();
-    bench.remember(flow((POD, 53), client, 17), THAT);
-    bench.remember_in_host(flow((POD, 80), client, 6), to_pod);
-    bench.remember_in_host(flow((POD, 5001), FAR, 6), forwarded);
+    bench.remember(flow((POD, 53), client, 17), THAT_NIC);
+    bench.remember_forwarded(flow((POD, 5001), FAR, 6));
     let rows = [
         ("veth_ingress", "TCP", segment(client, (POD, 80)), 0),
         ("veth_ingress", "SYN", tcp(client, (POD, 80)), 0),
@@ -184,6 +175,12 @@ fn costs(extent: Extent) -> Vec<Table> {
         ),
         ("veth_ingress", "echo request", echo(CLIENT, POD, true), 0),
         ("nic_egress", "TCP", segment((POD, 80), client), 0),
+        (
+            "nic_egress",
+            "TCP, marked",
+            segment((POD, 80), client),
+            DEFAULT_MARK,
+        ),
         (
             "nic_egress",
             "TCP, by the host-stack bypass",
@@ -244,12 +241,11 @@ fn costs(extent: Extent) -> Vec<Table> {
             0,
         ),
         (
-            "host_veth_egress",
-            "NodePort, known",
-            tcp(client, (POD, 80)),
-            THAT_MARK,
+            "host_veth_ingress",
+            "reply",
+            from_pod(tcp((POD, 80), client), THAT_NIC),
+            0,
         ),
-        ("host_veth_ingress", "reply", tcp((POD, 80), client), 0),
         (
             "host_veth_ingress",
             "the pod's own",

@@ -7,16 +7,12 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::Map,
     programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use ebbtide_kernel::datapath::{HOST_PROGRAMS, PROGRAMS};
 use ebbtide_vpc::workspace;
 
-use crate::{
-    maps::tables,
-    scene::{NODE, POD, POD6, THAT},
-};
+use crate::scene::THAT;
 
 /// `TC_ACT_UNSPEC` (include/uapi/linux/pkt_cls.h): the next filter decides.
 pub const PASS: u32 = u32::MAX;
@@ -33,12 +29,6 @@ const SKB_INGRESS_IFINDEX: usize = 36;
 /// All programs, loaded, with a pod and two NICs in their maps.
 pub struct Bench {
     pub(super) object: Ebpf,
-    /// The flow table of the pod, and that of [`OTHER_POD`].
-    pub(super) flows: Map,
-    pub(super) flows_of_other: Map,
-    /// The host's flow table of the pod and the node, and that of [`OTHER_POD`].
-    pub(super) host_flows: Map,
-    pub(super) host_flows_of_other: Map,
 }
 
 impl std::fmt::Debug for Bench {
@@ -83,17 +73,7 @@ impl Bench {
                 .load()
                 .unwrap_or_else(|e| panic!("load the program {name} (are you root?): {e}"));
         }
-        let bytes = std::fs::read(&path).unwrap();
-        let [flows, flows_of_other] = tables(&mut object, &bytes, "FLOWS", &[POD, POD6]);
-        let [host_flows, host_flows_of_other] =
-            tables(&mut object, &bytes, "HOST_FLOWS", &[POD, POD6, NODE]);
-        let mut bench = Self {
-            object,
-            flows,
-            flows_of_other,
-            host_flows,
-            host_flows_of_other,
-        };
+        let mut bench = Self { object };
         bench.fill();
         bench
     }

@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use aya::{
-    Ebpf,
-    maps::{Array, HashMap, HashOfMaps, Map, MapData, PerCpuHashMap, PerCpuValues},
-};
-use ebbtide_kernel::datapath::{FlowTables, key, uptime};
+use aya::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use ebbtide_kernel::datapath::{key, uptime};
 use ebbtide_layout::{
-    Address, Answer, Counters, Flow, FlowKey, Hook, HostConfig, HostFlow, NIC_IS_STRICT,
-    NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_HAS_GATEWAY, OWNER_IS_POD,
-    POD_FOLLOWS_TCP, POD_IN_L3, POD_IS_EXEMPT, PodCounters, RECENT_PLACES, Spoofed, mac_words,
+    Address, Answer, Bucket, BucketKey, Counters, FORWARDED, Flow, FlowKey, Hook, HostConfig,
+    NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_FORWARDS,
+    OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_FOLLOWS_TCP, POD_IN_L3, POD_IS_EXEMPT, PodCounters,
+    RECENT_PLACES, SPARE, Spoofed, mac_words, place,
 };
 
 use crate::{
     bench::Bench,
     scene::{
         FAR_POD, LOST, MARK, NODE, NODE6, OTHER, OTHER_POD, POD, POD_NUMBER, POD6, REDIRECT_DEVICE,
-        THAT, THAT_MARK, THIS, VETH, ip,
+        THAT, THAT_MARK, THAT_NIC, THIS, THIS_NIC, VETH, ip,
     },
 };
 
@@ -41,43 +39,68 @@ impl Bench {
         }
         let mut addresses: HashMap<_, Address, NodeAddress> =
             object.map_mut("ADDRESSES").unwrap().try_into().unwrap();
-        for (address, ifindex, flags) in [
-            (POD, THIS, OWNER_IS_POD | OWNER_HAS_GATEWAY),
-            (POD6, THAT, OWNER_IS_POD | OWNER_HAS_GATEWAY),
-            (OTHER_POD, THIS, OWNER_IS_POD | OWNER_HAS_GATEWAY),
-            (FAR_POD, THAT, OWNER_IS_POD | OWNER_HAS_GATEWAY),
-            (NODE, THIS, OWNER_HAS_GATEWAY),
-            (NODE6, THIS, OWNER_HAS_GATEWAY),
-            (OTHER, THAT, OWNER_HAS_GATEWAY),
-            (LOST, THAT, 0),
+        let (own, other) = (u32::from(POD_NUMBER), u32::from(POD_NUMBER) + 1);
+        for (address, ifindex, nic, pod, flags) in [
+            (POD, THIS, THIS_NIC, own, OWNER_IS_POD | OWNER_HAS_GATEWAY),
+            (POD6, THAT, THAT_NIC, own, OWNER_IS_POD | OWNER_HAS_GATEWAY),
+            (
+                OTHER_POD,
+                THIS,
+                THIS_NIC,
+                other,
+                OWNER_IS_POD | OWNER_HAS_GATEWAY,
+            ),
+            (
+                FAR_POD,
+                THAT,
+                THAT_NIC,
+                other + 1,
+                OWNER_IS_POD | OWNER_HAS_GATEWAY,
+            ),
+            (NODE, THIS, THIS_NIC, 0, OWNER_HAS_GATEWAY),
+            (NODE6, THIS, THIS_NIC, 0, OWNER_HAS_GATEWAY),
+            (OTHER, THAT, THAT_NIC, 0, OWNER_HAS_GATEWAY),
+            (LOST, THAT, THAT_NIC, 0, 0),
         ] {
-            let owner = NodeAddress { ifindex, flags };
+            let owner = NodeAddress {
+                ifindex,
+                flags,
+                pod,
+                nic: nic.into(),
+            };
             patiently(|| addresses.insert(key(ip(address)), owner, 0));
         }
         let mut nics: HashMap<_, u32, Nic> = object.map_mut("NICS").unwrap().try_into().unwrap();
-        for (index, mark) in [(THIS, MARK), (THAT, THAT_MARK)] {
-            patiently(|| {
-                nics.insert(
-                    index,
-                    Nic {
-                        mark,
-                        flags: 0,
-                        asks_as: 0,
-                        gateway4: 0,
-                        gateway6: [0; 4],
-                    },
-                    0,
-                )
-            });
+        for (index, number, mark) in [(THIS, THIS_NIC, MARK), (THAT, THAT_NIC, THAT_MARK)] {
+            let nic = Nic {
+                number: number.into(),
+                mark,
+                flags: 0,
+                asks_as: 0,
+                gateway4: 0,
+                gateway6: [0; 4],
+            };
+            patiently(|| nics.insert(index, nic, 0));
         }
-        let mut counters: PerCpuHashMap<_, u32, NicCounters> =
-            object.map_mut("NIC_COUNTERS").unwrap().try_into().unwrap();
-        for index in [THIS, 1 << 31 | THAT_MARK] {
-            patiently(|| counters.insert(index, on_each_cpu(NicCounters::default()), 0));
+        let mut marks: Array<_, u32> = object.map_mut("MARKS").unwrap().try_into().unwrap();
+        marks.set(THIS_NIC.into(), MARK, 0).unwrap();
+        marks.set(THAT_NIC.into(), THAT_MARK, 0).unwrap();
+        let mut flows: HashMap<_, BucketKey, Bucket> =
+            object.map_mut("FLOWS").unwrap().try_into().unwrap();
+        for pod in [own, other] {
+            let bucket = SPARE;
+            patiently(|| flows.insert(BucketKey { pod, bucket }, Bucket::EMPTY, 0));
         }
-        let mut host: Array<_, HostConfig> = object.map_mut("HOST").unwrap().try_into().unwrap();
+        self.configure(0);
+    }
+
+    fn configure(&mut self, nic_flags: u32) {
+        let map = self.object.map_mut("HOST").unwrap();
+        let mut host: Array<_, HostConfig> = map.try_into().unwrap();
         let config = HostConfig {
             redirect_device: REDIRECT_DEVICE,
+            several_nics: 1,
+            nic_flags,
             pad: 0,
         };
         host.set(0, config, 0).unwrap();
@@ -89,9 +112,12 @@ impl Bench {
     /// If the kernel refuses.
     pub fn is_strict(&mut self, v4: bool, v6: bool) {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(v4, NIC_IS_STRICT) | flag(v6, NIC_IS_STRICT6);
+        self.configure(flags);
         self.know_nic(Nic {
+            number: THIS_NIC.into(),
             mark: MARK,
-            flags: flag(v4, NIC_IS_STRICT) | flag(v6, NIC_IS_STRICT6),
+            flags,
             asks_as: 0,
             gateway4: 0,
             gateway6: [0; 4],
@@ -105,6 +131,7 @@ impl Bench {
     pub fn asks_as(&mut self, address: &str) {
         let address: std::net::Ipv4Addr = address.parse().unwrap();
         self.know_nic(Nic {
+            number: THIS_NIC.into(),
             mark: MARK,
             flags: 0,
             asks_as: u32::from_ne_bytes(address.octets()),
@@ -140,10 +167,10 @@ impl Bench {
     /// If the map cannot be read.
     #[must_use]
     pub fn counted_at_nic(&self) -> NicCounters {
-        let map: PerCpuHashMap<_, u32, NicCounters> =
+        let map: PerCpuArray<_, NicCounters> =
             self.object.map("NIC_COUNTERS").unwrap().try_into().unwrap();
         let mut sum = NicCounters::default();
-        for cpu in map.get(&THIS, 0).unwrap().iter() {
+        for cpu in map.get(&THIS_NIC.into(), 0).unwrap().iter() {
             sum.add(cpu);
         }
         sum
@@ -233,46 +260,99 @@ impl Bench {
         for place in 0..RECENT_PLACES {
             let noted = recent.get(&place, 0).unwrap();
             if noted != 0 {
+                // The number of the connection, and that of its NIC.
                 let which = noted >> 32 << 32;
                 recent.set(place, which | then, 0).unwrap();
             }
         }
     }
 
-    /// Adds a flow to the pod's table.
+    /// Makes the pod's program know a flow that came by the veth and before by the NIC with this number.
     ///
     /// # Panics
     /// If the kernel refuses.
-    pub fn remember(&mut self, key: FlowKey, ifindex: u32) {
-        put_flow(&mut self.flows, key, ifindex);
+    pub fn remember(&mut self, key: FlowKey, nic: u8) {
+        self.put(POD_NUMBER.into(), key, nic);
     }
 
-    /// Adds a flow to the table of [`OTHER_POD`].
+    /// As [`Bench::remember`], for [`OTHER_POD`].
     ///
     /// # Panics
     /// If the kernel refuses.
-    pub fn remember_of_other(&mut self, key: FlowKey, ifindex: u32) {
-        put_flow(&mut self.flows_of_other, key, ifindex);
+    pub fn remember_of_other(&mut self, key: FlowKey, nic: u8) {
+        self.put(u32::from(POD_NUMBER) + 1, key, nic);
     }
 
-    /// Returns the pod's flows, each with the interface that it came in by.
+    /// Makes the host's programs know that the host forwards a flow for the pod.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn remember_forwarded(&mut self, key: FlowKey) {
+        let kind = FORWARDED;
+        self.put(POD_NUMBER.into(), FlowKey { kind, ..key }, 0);
+        let map = self.object.map_mut("ADDRESSES").unwrap();
+        let mut addresses: HashMap<_, Address, NodeAddress> = map.try_into().unwrap();
+        let mut owner = addresses.get(&key.local, 0).unwrap();
+        owner.flags |= OWNER_FORWARDS;
+        addresses.insert(key.local, owner, 0).unwrap();
+    }
+
+    fn put(&mut self, pod: u32, key: FlowKey, nic: u8) {
+        let map = self.object.map_mut("FLOWS").unwrap();
+        let mut flows: HashMap<_, BucketKey, Bucket> = map.try_into().unwrap();
+        let (bucket, tag) = place(&key);
+        let at = BucketKey { pod, bucket };
+        let mut bucket = flows.get(&at, 0).unwrap_or(Bucket::EMPTY);
+        let known = bucket.tags.iter().position(|there| *there == tag);
+        let free = || bucket.tags.iter().position(|there| *there == 0);
+        let place = known.or_else(free).unwrap_or(0);
+        bucket.tags[place] = tag;
+        bucket.flows[place] = Flow {
+            key,
+            nic,
+            ..Flow::default()
+        };
+        patiently(|| flows.insert(at, bucket, 0));
+    }
+
+    /// Returns all remembered flows, in no order.
     ///
     /// # Panics
     /// If the map cannot be read.
     #[must_use]
-    pub fn remembered(&self) -> Vec<(FlowKey, u32)> {
-        let flows: HashMap<_, FlowKey, Flow> = (&self.flows).try_into().unwrap();
-        let all = flows.iter().map(Result::unwrap);
-        all.map(|(key, flow)| (key, flow.ifindex)).collect()
+    pub fn flows(&self) -> Vec<Flow> {
+        let flows: HashMap<_, BucketKey, Bucket> =
+            self.object.map("FLOWS").unwrap().try_into().unwrap();
+        let buckets = flows.iter().map(|entry| entry.unwrap().1);
+        let all = buckets.flat_map(|bucket| bucket.remembered().copied().collect::<Vec<_>>());
+        all.collect()
     }
 
-    /// Adds a flow to the host's table of the pod and the node.
+    /// Returns the flows that came in by the veth, each with the number of the NIC that it came by before.
     ///
     /// # Panics
-    /// If the kernel refuses.
-    pub fn remember_in_host(&mut self, key: FlowKey, flow: HostFlow) {
-        let mut flows: HashMap<_, FlowKey, HostFlow> = (&mut self.host_flows).try_into().unwrap();
-        flows.insert(key, flow, 0).unwrap();
+    /// If the map cannot be read.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<(FlowKey, u8)> {
+        let flows = self.flows().into_iter();
+        let in_pod = flows.filter(|flow| flow.key.kind & FORWARDED == 0);
+        in_pod.map(|flow| (flow.key, flow.nic)).collect()
+    }
+
+    /// Returns the flows that the host forwards, as the pod's programs would know them.
+    ///
+    /// # Panics
+    /// If the map cannot be read.
+    #[must_use]
+    pub fn forwarded(&self) -> Vec<FlowKey> {
+        let flows = self.flows().into_iter();
+        let by_host = flows.filter(|flow| flow.key.kind & FORWARDED != 0);
+        by_host
+            .map(|flow| FlowKey {
+                kind: flow.key.kind & !FORWARDED,
+                ..flow.key
+            })
+            .collect()
     }
 
     /// Makes the responder answer for an address, at the NIC `ifindex` and with `mac`.
@@ -300,22 +380,6 @@ impl Bench {
             self.object.map("ANSWERS").unwrap().try_into().unwrap();
         map.get(&key(ip(address)), 0).unwrap().count
     }
-
-    /// Returns the host's flows of the pod and the node, without their times and packet counts.
-    ///
-    /// # Panics
-    /// If the map cannot be read.
-    #[must_use]
-    pub fn remembered_in_host(&self) -> Vec<(FlowKey, HostFlow)> {
-        let flows: HashMap<_, FlowKey, HostFlow> = (&self.host_flows).try_into().unwrap();
-        let all = flows.iter().map(Result::unwrap);
-        let timeless = |flow| HostFlow {
-            since: 0,
-            packets: 0,
-            ..flow
-        };
-        all.map(|(key, flow)| (key, timeless(flow))).collect()
-    }
 }
 
 /// Retries inserting into a map that has no memory at this moment: the kernel allocates more soon after a request
@@ -330,37 +394,7 @@ pub(super) fn patiently<E: std::fmt::Debug>(mut insert: impl FnMut() -> Result<(
     insert().unwrap();
 }
 
-fn put_flow(table: &mut Map, key: FlowKey, ifindex: u32) {
-    let flow = Flow {
-        ifindex,
-        ..Flow::default()
-    };
-    let mut flows: HashMap<_, FlowKey, Flow> = table.try_into().unwrap();
-    flows.insert(key, flow, 0).unwrap();
-}
-
 fn on_each_cpu<T: aya::Pod>(value: T) -> PerCpuValues<T> {
     let cpus = aya::util::nr_cpus().unwrap();
     PerCpuValues::try_from(vec![value; cpus]).unwrap()
-}
-
-/// Creates a flow table for `addresses` and one for [`OTHER_POD`], in the map of maps `name`.
-pub(super) fn tables(
-    object: &mut Ebpf,
-    bytes: &[u8],
-    name: &'static str,
-    addresses: &[&str],
-) -> [Map; 2] {
-    let program = object.program("veth_ingress").unwrap().try_into().unwrap();
-    let tables = FlowTables::of(bytes, program, name).unwrap();
-    let mut outer: HashOfMaps<_, Address, MapData> =
-        HashOfMaps::try_from(object.take_map(name).unwrap()).unwrap();
-    [addresses, &[OTHER_POD]].map(|addresses| {
-        let table = tables.make().unwrap();
-        for address in addresses {
-            patiently(|| outer.insert(key(ip(address)), &table, 0));
-        }
-        let id = table.info().unwrap().id();
-        Map::LruHashMap(MapData::from_id(id).unwrap())
-    })
 }

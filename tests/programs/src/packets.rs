@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use ebbtide_kernel::datapath::key;
-use ebbtide_layout::{FlowKey, WHOLE};
+use ebbtide_layout::{FlowKey, HOST_MAC, NIC_BYTE, POD_MAC, WHOLE};
 use etherparse::{Ethernet2Header, IpHeaders, PacketBuilder, PacketBuilderStep};
 
 use super::ip;
@@ -47,6 +47,25 @@ pub fn tcp(from: End<'_>, to: End<'_>) -> Vec<u8> {
     let step = addressed(from.0, to.0).tcp(from.1, to.1, 1, 1024).syn();
     step.write(&mut packet, &[]).unwrap();
     packet
+}
+
+/// Returns the frame as the host's end of a pod's veth pair sends it, with the number of the NIC by which the packet came.
+#[must_use]
+pub fn from_host(frame: Vec<u8>, nic: u8) -> Vec<u8> {
+    in_pair(frame, HOST_MAC, nic)
+}
+
+/// Returns the frame as the pod's end of its veth pair sends it, with the number of the NIC by which the reply is to
+/// leave.
+#[must_use]
+pub fn from_pod(frame: Vec<u8>, nic: u8) -> Vec<u8> {
+    in_pair(frame, POD_MAC, nic)
+}
+
+fn in_pair(mut frame: Vec<u8>, mut source: [u8; 6], nic: u8) -> Vec<u8> {
+    source[NIC_BYTE] = nic;
+    frame[6..12].copy_from_slice(&source);
+    frame
 }
 
 /// Returns the same segment with other flags (RFC 9293, 3.1).

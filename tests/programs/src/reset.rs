@@ -109,18 +109,10 @@ impl Bench {
         }
     }
 
-    /// Returns the maps to reset: all but constants, which cannot be changed, and in place of the maps of flow tables the
-    /// tables in them.
+    /// Returns the maps to reset: all but constants, which cannot be changed.
     fn maps(&self) -> Vec<(String, Raw<'_>)> {
-        let tables = [
-            ("flows", &self.flows),
-            ("flows of the other", &self.flows_of_other),
-            ("the host's flows", &self.host_flows),
-            ("the host's flows of the other", &self.host_flows_of_other),
-        ];
         let maps = self.object.maps().filter(|(name, _)| *name != ".rodata");
-        maps.chain(tables)
-            .map(|(name, map)| (name.to_owned(), Raw::of(name, map)))
+        maps.map(|(name, map)| (name.to_owned(), Raw::of(name, map)))
             .collect()
     }
 }
@@ -130,6 +122,7 @@ struct Raw<'a> {
     map: &'a MapData,
     /// Whether its entries exist from the beginning and cannot be removed.
     is_array: bool,
+    is_per_cpu: bool,
     key: usize,
     /// The bytes that the kernel reads and writes for one entry.
     value: usize,
@@ -150,6 +143,7 @@ impl<'a> Raw<'a> {
             Self {
                 map,
                 is_array,
+                is_per_cpu: false,
                 key: info.key_size() as usize,
                 value: info.value_size() as usize,
                 entries: info.max_entries(),
@@ -158,8 +152,14 @@ impl<'a> Raw<'a> {
         match map {
             Map::Array(map) => of(map, true),
             Map::HashMap(map) | Map::LruHashMap(map) => of(map, false),
-            Map::PerCpuHashMap(map) => {
-                let mut raw = of(map, false);
+            Map::PerCpuHashMap(_) | Map::PerCpuArray(_) => {
+                let (map, is_array) = match map {
+                    Map::PerCpuArray(map) => (map, true),
+                    Map::PerCpuHashMap(map) => (map, false),
+                    other => unreachable!("{other:?} was another kind before"),
+                };
+                let mut raw = of(map, is_array);
+                raw.is_per_cpu = true;
                 // include/uapi/linux/bpf.h: each CPU's value, padded.
                 raw.value = raw.value.next_multiple_of(8) * nr_cpus().unwrap();
                 raw
@@ -191,6 +191,18 @@ impl<'a> Raw<'a> {
 
     /// Overwrites an array with zeros in one call: one has many thousands of entries.
     fn zero(&self) -> io::Result<()> {
+        if self.is_per_cpu {
+            // Older kernels have no batches for these, which are short.
+            for key in 0..self.entries {
+                let mut zeros = vec![0; self.value];
+                self.call(
+                    bpf_cmd::BPF_MAP_UPDATE_ELEM,
+                    &key.to_ne_bytes(),
+                    zeros.as_mut_ptr(),
+                )?;
+            }
+            return Ok(());
+        }
         let keys: Vec<u32> = (0..self.entries).collect();
         let values = vec![0_u8; self.value.next_multiple_of(8) * keys.len()];
         let mut attr = bpf::attribute();

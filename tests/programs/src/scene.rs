@@ -35,6 +35,10 @@ pub const THAT: u32 = 77;
 pub const REDIRECT_DEVICE: u32 = 78;
 /// The pod's end of its veth pair.
 pub const VETH: u32 = 79;
+/// The number of [`THIS`].
+pub const THIS_NIC: u8 = 1;
+/// The number of [`THAT`].
+pub const THAT_NIC: u8 = 2;
 /// The mark of [`THIS`].
 pub const MARK: u32 = 0x02;
 /// The mark of [`THAT`].

@@ -2,7 +2,8 @@
 //! again.
 
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, NODE, Outcome, POD, POD6, REPLY, THAT, THAT_MARK, VETH, names,
+    Bench, CLIENT, CLIENT6, NODE, Outcome, POD, POD6, REPLY, THAT, THAT_MARK, THAT_NIC, THIS_NIC,
+    names,
     packets::{flow, fragments, tcp, udp},
 };
 
@@ -41,8 +42,8 @@ fn one_that_was_used_and_is_reset_is_as_a_new_one() {
     // As tests use it.
     bench.is_l3(false);
     bench.exempt();
-    bench.remember(flow((POD, 53), (CLIENT, 5000), 17), VETH);
-    bench.remember_of_other(flow((POD, 53), (CLIENT, 5000), 17), THAT);
+    bench.remember(flow((POD, 53), (CLIENT, 5000), 17), THAT_NIC);
+    bench.remember_of_other(flow((POD, 53), (CLIENT, 5000), 17), THIS_NIC);
     bench.answer_for(POD, THAT, [2; 6]);
     let used = outcomes(&bench);
     assert_ne!(used, expected, "what was done to it shows");

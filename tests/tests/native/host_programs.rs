@@ -7,31 +7,16 @@ use std::{
 };
 
 use ebbtide_kernel::datapath::{HOST_PROGRAMS, key};
-use ebbtide_layout::{DEFAULT_NIC_MARKS, HOST_MAC, HostFlow, HostHook};
+use ebbtide_layout::{DEFAULT_NIC_MARKS, HOST_MAC, HostHook};
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, FAR_POD, LOST, MARK, NODE, NODE6, OTHER, PASS, POD, POD6, REDIRECT,
-    REPLY, THAT_MARK, ip,
-    packets::{echo, flow, tcp, udp},
+    Bench, CLIENT, CLIENT6, FAR_POD, LOST, MARK, NODE, NODE6, OTHER, OTHER_POD, PASS, POD, POD6,
+    REDIRECT, REPLY, THAT_MARK, THAT_NIC, THIS_NIC, ip,
+    packets::{echo, flow, from_host, from_pod, tcp, udp},
     random,
 };
 use ebbtide_vpc::{
     random::Random,
     skip::{Need, skip},
-};
-
-const TO_POD: HostFlow = HostFlow {
-    mark: THAT_MARK | REPLY,
-    forwarded: 0,
-    since: 0,
-    pad: 0,
-    packets: 0,
-};
-const FORWARDED: HostFlow = HostFlow {
-    mark: 0,
-    forwarded: 1,
-    since: 0,
-    pad: 0,
-    packets: 0,
 };
 
 /// Bits of a mark that are not Ebbtide's.
@@ -132,39 +117,39 @@ fn where_filtering_is_strict_requests_are_marked_and_nothing_that_carries_anothe
 }
 
 #[test]
-fn a_request_is_remembered_by_the_link_it_came_in_by_and_its_reply_marked() {
-    let mut bench = Bench::lent();
+fn a_request_carries_the_number_of_the_nic_it_came_in_by_and_its_reply_the_nics_mark() {
+    let bench = Bench::lent();
     if !takes_what_came_in(&bench) {
         return;
     }
-    for (protocol, request, reply) in [
-        (
-            6,
-            tcp((CLIENT, 5000), (POD, 80)),
-            tcp((POD, 80), (CLIENT, 5000)),
-        ),
-        (
-            17,
-            udp((CLIENT, 5000), (POD, 80)),
-            udp((POD, 80), (CLIENT, 5000)),
-        ),
+    let to_pod = |frame| from_host(frame, 0);
+    for request in [
+        to_pod(tcp((CLIENT, 5000), (POD, 80))),
+        to_pod(udp((CLIENT6, 5000), (POD6, 80))),
     ] {
         for mark in [0, OTHERS, MARK] {
-            bench.reset();
             // Packets that are sent here, or came out of a tunnel, whatever mark the outer packet had.
             let own = bench.run("host_veth_egress", &request, mark);
             assert_eq!((own.verdict, own.mark), (PASS, mark));
-            assert_eq!(bench.remembered_in_host(), [], "the node's own traffic");
+            assert_eq!(own.packet, request, "the node's own traffic");
             let outcome = bench.run_marked_and_passed_on("host_veth_egress", &request, mark);
             assert_eq!((outcome.verdict, outcome.mark), (PASS, mark));
-            let key = flow((POD, 80), (CLIENT, 5000), protocol);
-            assert_eq!(bench.remembered_in_host(), [(key, TO_POD)]);
+            assert_eq!(outcome.packet, from_host(request.clone(), THAT_NIC));
         }
-        let outcome = bench.run("host_veth_ingress", &reply, OTHERS);
-        assert_eq!(outcome.verdict, PASS);
-        assert_eq!(outcome.mark, OTHERS | THAT_MARK | REPLY);
-        assert_eq!(outcome.packet, reply);
     }
+    for reply in [
+        tcp((POD, 80), (CLIENT, 5000)),
+        udp((POD, 80), (CLIENT, 5000)),
+    ] {
+        for (nic, bits) in [(THIS_NIC, MARK), (THAT_NIC, THAT_MARK), (0, 0), (77, 0)] {
+            let reply = from_pod(reply.clone(), nic);
+            let outcome = bench.run("host_veth_ingress", &reply, OTHERS);
+            assert_eq!(outcome.verdict, PASS);
+            assert_eq!(outcome.mark, OTHERS | bits | REPLY, "{nic}");
+            assert_eq!(outcome.packet, reply);
+        }
+    }
+    assert_eq!(bench.flows(), [], "nothing is remembered");
 }
 
 #[test]
@@ -177,7 +162,7 @@ fn what_a_pod_sends_by_its_veth_without_being_asked_is_marked_as_forwarded() {
         let outcome = bench.run("host_veth_ingress", &packet, 0);
         assert_eq!((outcome.verdict, outcome.mark), (PASS, mark), "{name}");
     }
-    assert_eq!(bench.remembered_in_host(), []);
+    assert_eq!(bench.flows(), []);
 }
 
 #[test]
@@ -195,10 +180,10 @@ fn answers_to_what_the_host_forwards_for_a_pod_are_redirected_into_the_host() {
         for (what, mark) in [("by the host-stack bypass", 0), ("a reply", MARK | REPLY)] {
             let sent = bench.run("host_nic_egress", &request, mark);
             assert_eq!(sent.verdict, PASS, "{what}");
-            assert_eq!(bench.remembered_in_host(), [], "{what}");
+            assert_eq!(bench.flows(), [], "{what}");
         }
         assert_eq!(bench.run("host_nic_egress", &request, REPLY).verdict, PASS);
-        assert_eq!(bench.remembered_in_host(), [(key, FORWARDED)]);
+        assert_eq!(bench.forwarded(), [key]);
         let redirected = bench.run("host_nic_ingress", &answer, 0);
         assert_eq!(redirected.verdict, REDIRECT);
         assert_eq!(redirected.packet[..6], HOST_MAC, "for the link itself");
@@ -206,7 +191,7 @@ fn answers_to_what_the_host_forwards_for_a_pod_are_redirected_into_the_host() {
         assert_eq!(redirected.mark, DEFAULT_NIC_MARKS);
         // The pod uses the same ports without the host: no mark, so the answer is its own.
         assert_eq!(bench.run("host_nic_egress", &request, 0).verdict, PASS);
-        assert_eq!(bench.remembered_in_host(), []);
+        assert_eq!(bench.flows(), []);
         assert_eq!(bench.run("host_nic_ingress", &answer, 0).verdict, PASS);
         let counted = bench.counted_at_nic().hooks[HostHook::NicIngress as usize];
         assert_eq!(counted.redirected, 1);
@@ -293,12 +278,9 @@ fn a_packet_cut_off_anywhere_passes_and_teaches_nothing_untrue() {
                 assert_eq!(outcome.packet, &whole[..length]);
             }
         }
-        assert!(
-            bench
-                .remembered_in_host()
-                .iter()
-                .all(|(key, _)| *key == known || key.protocol != protocol)
-        );
+        let flows = bench.forwarded().into_iter();
+        let mut others = flows.filter(|key| *key != known && key.protocol == protocol);
+        assert_eq!(others.next(), None);
     }
 }
 
@@ -343,7 +325,7 @@ fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected
         for _ in 0..random::number() {
             let redirects = name == "host_nic_ingress";
             if redirects && ran % 1024 == 0 {
-                bench.remember_in_host(forwarded, FORWARDED);
+                bench.remember_forwarded(forwarded);
             }
             let packet = random::packet(&mut random, &whole);
             let mark = random.number() as u32;
@@ -377,8 +359,8 @@ fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected
         let redirects = ["host_nic_ingress", "host_nic_egress"].contains(&name);
         assert_eq!(redirects, redirected > 0, "{name}");
         // Only flows of addresses with a table are learned.
-        let tables = [POD, POD6, NODE].map(|address| key(ip(address)));
-        let flows = bench.remembered_in_host();
-        assert!(flows.iter().all(|(key, _)| tables.contains(&key.local)));
+        let pods = [POD, POD6, OTHER_POD].map(|address| key(ip(address)));
+        let flows = bench.forwarded();
+        assert!(flows.iter().all(|key| pods.contains(&key.local)));
     }
 }

@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Result, ensure};
 use ebbtide_kernel::netlink::model::Direction;
-use ebbtide_layout::HostFlow;
+use ebbtide_layout::{BUCKETS_PER_POD, FLOWS_PER_BUCKET};
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, NODE, NODE6, OTHER_POD, PASS, POD, POD_NUMBER, POD6, REDIRECT, REPLY,
-    THAT, THAT_MARK,
+    Bench, CLIENT, CLIENT6, NODE, NODE6, OTHER_POD, PASS, POD, POD_NUMBER, POD6, REDIRECT,
+    THAT_NIC,
     links::Pair,
     packets::{
         arp, between_macs, echo, extended, flow, fragments, in_vlan, neighbour, tcp, udp,
@@ -289,21 +289,18 @@ fn a_flood_to_one_pod_breaks_no_flow_of_another_and_none_of_its_own_that_is_aliv
         .and_then(|text| text.parse().ok())
         .unwrap_or(FLOOD);
     let client = (CLIENT, 5000);
-    let known = HostFlow {
-        mark: THAT_MARK | REPLY,
-        ..HostFlow::default()
-    };
     let mut bench = Bench::new();
-    bench.remember_of_other(flow((OTHER_POD, 53), client, 17), THAT);
-    bench.remember(flow((POD, 53), client, 17), THAT);
-    bench.remember_in_host(flow((POD, 80), client, 6), known);
+    let far = ("180.17.16.11", 8080);
+    bench.remember_of_other(flow((OTHER_POD, 53), client, 17), THAT_NIC);
+    bench.remember(flow((POD, 53), client, 17), THAT_NIC);
+    bench.remember_forwarded(flow((POD, 5000), far, 6));
     let redirected = |pod: &str| {
         let reply = udp((pod, 53), client);
         bench.run("nic_egress", &reply, 0).verdict == REDIRECT
     };
-    let marked = || {
-        let reply = tcp((POD, 80), client);
-        bench.run("host_veth_ingress", &reply, 0).mark == known.mark
+    let reversed = || {
+        let answer = tcp(far, (POD, 5000));
+        bench.run("host_nic_ingress", &answer, 0).verdict == REDIRECT
     };
     let (mut alive, mut connected) = (0, 0);
     for source in 0..number {
@@ -312,22 +309,27 @@ fn a_flood_to_one_pod_breaks_no_flow_of_another_and_none_of_its_own_that_is_aliv
         let outcome = bench.run("veth_ingress", &udp((&address, 1), (POD, 53)), 0);
         assert_eq!(outcome.verdict, PASS);
         let syn = tcp((&address, 1), (POD, 80));
-        let outcome = bench.run("host_veth_egress", &syn, THAT_MARK);
+        let outcome = bench.run("veth_ingress", &syn, 0);
         assert_eq!(outcome.verdict, PASS);
-        // A flow and a connection of the flooded pod that send a packet now and then.
+        // A flow of the flooded pod, and one that the host forwards for it, with a packet now and then.
         if source % 256 == 0 {
             alive += u32::from(redirected(POD));
-            connected += u32::from(marked());
+            connected += u32::from(reversed());
         }
     }
     let asked = number.div_ceil(256);
     println!(
         "{number} sources: of {asked} replies of the flooded pod's live UDP flow {alive} were \
-         redirected, of its live TCP connection {connected} were marked; \
+         redirected, of its forwarded connection's answers {connected}; \
          {} of its flows are remembered",
         bench.remembered().len()
     );
     assert!(redirected(OTHER_POD), "another pod's flow");
+    let most = BUCKETS_PER_POD as usize * FLOWS_PER_BUCKET + 1;
+    assert!(
+        bench.remembered().len() <= most,
+        "the pod's share of the memory"
+    );
     assert_eq!((alive, connected), (asked, asked));
 }
 

@@ -2,13 +2,12 @@
 //! root load programs.
 
 use ebbtide_layout::{
-    DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, HOST_BYPASS_MAC, HOST_MAC, Hook, POD_MAC,
-    RECENT_SECONDS,
+    DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, DEFAULT_POD_NICS, HOST_BYPASS_MAC, HOST_MAC, Hook,
+    POD_MAC, RECENT_SECONDS,
 };
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, Outcome, PASS, POD, POD6, REDIRECT, THIS,
-    VETH,
-    packets::{ECHO_ID, echo, flow, tcp, udp, with_flags},
+    Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, Outcome, PASS, POD, POD6, REDIRECT, THAT_NIC,
+    packets::{ECHO_ID, echo, flow, from_host, from_pod, tcp, udp, with_flags},
     random,
 };
 use ebbtide_vpc::{
@@ -30,6 +29,61 @@ fn what_comes_in_by_the_veth_is_marked_with_our_bit_and_others_bits_stay() {
             assert_eq!(outcome.mark, others | DEFAULT_MARK);
             assert_eq!(outcome.packet, packet, "the packet itself is not changed");
         }
+    }
+}
+
+#[test]
+fn the_number_of_the_nic_is_in_the_mark_of_what_the_host_sends_by_the_veth() {
+    let bench = Bench::lent();
+    for (name, packet) in [
+        ("tcp", tcp((CLIENT, 5000), (POD, 80))),
+        ("udp", udp((CLIENT6, 5000), (POD6, 53))),
+    ] {
+        for (nic, bits) in [(0, 0), (1, 0x0100_0000), (15, 0x0f00_0000), (16, 0)] {
+            let packet = from_host(packet.clone(), nic);
+            let outcome = bench.run("veth_ingress", &packet, THEIRS);
+            assert_eq!(outcome.mark, THEIRS | DEFAULT_MARK | bits, "{name}, {nic}");
+        }
+        let others = bench.run("veth_ingress", &from_pod(packet, 1), 0);
+        assert_eq!(others.mark, DEFAULT_MARK, "{name}, another's MAC");
+    }
+}
+
+#[test]
+fn what_has_the_mark_leaves_by_the_veth_with_the_number_of_its_nic() {
+    let mut bench = Bench::lent();
+    let rows = [
+        ("TCP", with_flags(tcp((POD, 80), (CLIENT, 5000)), ACK)),
+        ("IPv6", with_flags(tcp((POD6, 80), (CLIENT6, 5000)), ACK)),
+        ("a reset", with_flags(tcp((POD, 80), (CLIENT, 5000)), RST)),
+        ("an echo reply", echo(POD, CLIENT, false)),
+        (
+            "UDP, with a mark of its own",
+            udp((POD, 53), (CLIENT, 5000)),
+        ),
+    ];
+    for is_l3 in [true, false] {
+        bench.is_l3(is_l3);
+        for (name, packet) in &rows {
+            for (mark, nic) in [(0, 0), (0x0200_0000, 2), (0x0f00_0000, 15)] {
+                let outcome = bench.run("nic_egress", packet, THEIRS | DEFAULT_MARK | mark);
+                assert_eq!(outcome.verdict, REDIRECT, "{name}");
+                let sent = from_pod(packet.clone(), nic);
+                assert_eq!(outcome.packet[6..], sent[6..], "{name}, {nic}");
+                assert_eq!(outcome.packet[..6], HOST_MAC, "{name}");
+            }
+            let unmarked = bench.run("nic_egress", packet, THEIRS | 0x0f00_0000);
+            assert_eq!(unmarked.verdict, PASS, "{name}");
+        }
+        assert_eq!(bench.remembered(), [], "nothing is remembered for it");
+    }
+    let forwarded = with_flags(tcp((POD, 80), (CLIENT, 5000)), ACK);
+    if bench.takes_passed_on("nic_egress", &forwarded) {
+        let outcome = bench.run_marked_and_passed_on("nic_egress", &forwarded, DEFAULT_MARK);
+        assert_eq!(outcome.verdict, PASS, "the mark is that of its request");
+    } else {
+        let reason = "BPF_PROG_TEST_RUN refuses an ingress_ifindex in its context";
+        skip(Need::Ingress, reason);
     }
 }
 
@@ -62,8 +116,8 @@ fn tcp_is_not_remembered_and_everything_else_is() {
         ("echo reply", echo(CLIENT, POD, false), None),
     ] {
         bench.reset();
-        let _outcome = bench.run("veth_ingress", &packet, 0);
-        let expected: Vec<_> = expected.map(|flow| (flow, THIS)).into_iter().collect();
+        let _outcome = bench.run("veth_ingress", &from_host(packet, THAT_NIC), 0);
+        let expected: Vec<_> = expected.map(|flow| (flow, THAT_NIC)).into_iter().collect();
         assert_eq!(bench.remembered(), expected, "{name}");
         let pod = if name.ends_with('6') { POD6 } else { POD };
         let counted = bench.counted(pod, Hook::VethIngress);
@@ -107,11 +161,12 @@ fn a_reply_of_a_remembered_flow_leaves_by_the_way_it_came_in() {
         ),
     ] {
         bench.reset();
-        bench.remember(key, VETH);
+        bench.remember(key, THAT_NIC);
         let outcome = bench.run("nic_egress", &reply, 0);
         assert_eq!(outcome.verdict, REDIRECT, "{name}");
         assert_eq!(outcome.packet[..6], HOST_MAC, "{name}: to the host's end");
-        assert_eq!(outcome.packet[6..12], POD_MAC, "{name}: from the pod's end");
+        let sent = from_pod(reply.clone(), THAT_NIC);
+        assert_eq!(outcome.packet[6..12], sent[6..12], "{name}: by that NIC");
         assert_eq!(outcome.packet[12..], reply[12..], "{name}: else as it was");
         assert_eq!(bench.counted(pod, Hook::NicEgress).redirected, 1, "{name}");
     }
@@ -131,7 +186,7 @@ fn nothing_else_is_redirected() {
         ("the other family", udp((POD6, 53), (CLIENT6, 5000))),
     ] {
         bench.reset();
-        bench.remember(known, VETH);
+        bench.remember(known, THAT_NIC);
         let outcome = bench.run("nic_egress", &packet, 0);
         assert_eq!(outcome.verdict, PASS, "{name}");
         assert_eq!(outcome.packet, packet, "{name}");
@@ -143,7 +198,7 @@ fn nothing_else_is_redirected() {
 fn the_last_way_in_wins() {
     let mut bench = Bench::lent();
     let key = flow((POD, 53), (CLIENT, 5000), 17);
-    bench.remember(key, VETH);
+    bench.remember(key, THAT_NIC);
     let direct = udp((CLIENT, 5000), (POD, 53));
     let reply = udp((POD, 53), (CLIENT, 5000));
     // In l2 nothing is between the interface and the wire.
@@ -152,7 +207,7 @@ fn the_last_way_in_wins() {
     assert_eq!(bench.remembered(), []);
     assert_eq!(bench.run("nic_egress", &reply, 0).verdict, PASS);
     let _outcome = bench.run("veth_ingress", &direct, 0);
-    assert_eq!(bench.remembered(), [(key, THIS)], "and back again");
+    assert_eq!(bench.remembered(), [(key, 0)], "and back again");
 }
 
 /// Returns the source address of a redirected frame, which is one of the two of the host's end.
@@ -166,7 +221,7 @@ fn in_l3_replies_go_past_a_host_that_knows_their_flow_by_the_other_way_in() {
     for (client, pod) in [((CLIENT, 5000), (POD, 53)), ((CLIENT6, 5000), (POD6, 53))] {
         bench.reset();
         let (request, reply) = (udp(client, pod), udp(pod, client));
-        bench.remember(flow(pod, client, 17), VETH);
+        bench.remember(flow(pod, client, 17), 0);
         let outcome = bench.run("nic_egress", &reply, 0);
         assert_eq!(
             (outcome.verdict, sender(&outcome.packet)),
@@ -180,7 +235,7 @@ fn in_l3_replies_go_past_a_host_that_knows_their_flow_by_the_other_way_in() {
         let outcome = bench.run("host_veth_ingress", &outcome.packet, 0);
         assert_eq!((outcome.verdict, outcome.mark), (REDIRECT, 0));
         let _outcome = bench.run("veth_ingress", &request, 0);
-        assert_eq!(bench.remembered(), [(flow(pod, client, 17), THIS)]);
+        assert_eq!(bench.remembered(), [(flow(pod, client, 17), 0)]);
         // No flow is known for another port.
         let other = udp(pod, (client.0, 5001));
         assert_eq!(bench.run("nic_egress", &other, 0).verdict, PASS);
@@ -322,7 +377,7 @@ fn tcp_is_followed(
         for packet in [&accepted, &data] {
             assert_eq!(goes(bench, packet).as_deref(), Some(&POD_MAC[..]));
         }
-        assert_eq!(bench.remembered(), [(flow(pod, client, 6), VETH)]);
+        assert_eq!(bench.remembered(), [(flow(pod, client, 6), 0)]);
         syn(bench, "nic_ingress");
         for packet in [&accepted, &data] {
             assert_eq!(goes(bench, packet).as_deref(), Some(&HOST_BYPASS_MAC[..]));
@@ -404,10 +459,10 @@ fn whatever_arrives_the_verdict_is_allowed_and_only_learned_flows_are_redirected
         let (mut ran, mut redirected) = (0, 0);
         for _ in 0..number {
             if program == "nic_egress" && ran % 1024 == 0 {
-                bench.remember(known, VETH);
+                bench.remember(known, THAT_NIC);
             }
             let packet = random::packet(&mut random, &whole);
-            let ours = DEFAULT_MARK | DEFAULT_HOST_BYPASS_MARK;
+            let ours = DEFAULT_MARK | DEFAULT_HOST_BYPASS_MARK | DEFAULT_POD_NICS;
             let others = random.number() as u32 & !ours;
             let Some(outcome) = bench.try_run(program, &packet, others) else {
                 continue;

@@ -1,10 +1,13 @@
 //! Packets other than plain TCP and UDP, for each program alone: fragments, IPv6 extension headers, ICMP errors, SCTP,
 //! VLANs. Runs in any kernel that lets root load programs.
 
-use ebbtide_layout::{FlowKey, HostFlow, POD_MAC, WHOLE};
+use ebbtide_layout::{FlowKey, WHOLE};
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, PASS, POD, POD6, REDIRECT, REPLY, THAT, THAT_MARK, THIS,
-    packets::{End, echo, extended, flow, fragments, icmp_error, in_vlan, tcp, udp, with_protocol},
+    Bench, CLIENT, CLIENT6, PASS, POD, POD6, REDIRECT, REPLY, THAT_MARK, THAT_NIC,
+    packets::{
+        End, echo, extended, flow, fragments, from_pod, icmp_error, in_vlan, tcp, udp,
+        with_protocol,
+    },
 };
 
 const FAR: End<'_> = ("180.17.16.11", 8080);
@@ -13,22 +16,8 @@ const FAR6: End<'_> = ("fd00:17::11", 8080);
 /// Client and pod, of each family.
 const PAIRS: [(End<'_>, End<'_>); 2] = [((CLIENT, 5000), (POD, 53)), ((CLIENT6, 5000), (POD6, 53))];
 
-fn to_pod() -> HostFlow {
-    HostFlow {
-        mark: THAT_MARK | REPLY,
-        ..HostFlow::default()
-    }
-}
-
-fn forwarded() -> HostFlow {
-    HostFlow {
-        forwarded: 1,
-        ..HostFlow::default()
-    }
-}
-
 /// Returns the flows without the records of fragments.
-fn whole(flows: Vec<(FlowKey, u32)>) -> Vec<(FlowKey, u32)> {
+fn whole(flows: Vec<(FlowKey, u8)>) -> Vec<(FlowKey, u8)> {
     flows
         .into_iter()
         .filter(|(key, _)| key.kind == WHOLE)
@@ -40,7 +29,7 @@ fn the_later_fragments_of_a_reply_leave_by_the_way_of_the_first() {
     let mut bench = Bench::lent();
     for (client, pod) in PAIRS {
         bench.reset();
-        bench.remember(flow(pod, client, 17), THAT);
+        bench.remember(flow(pod, client, 17), THAT_NIC);
         for part in fragments(&udp(pod, client), 7) {
             assert_eq!(
                 bench.run("nic_egress", &part, 0).verdict,
@@ -62,7 +51,7 @@ fn a_later_fragment_without_its_first_follows_the_routing_table() {
     let mut bench = Bench::lent();
     for (client, pod) in PAIRS {
         bench.reset();
-        bench.remember(flow(pod, client, 17), THAT);
+        bench.remember(flow(pod, client, 17), THAT_NIC);
         let [_lost, second, third] = fragments(&udp(pod, client), 8);
         for part in [third, second] {
             let outcome = bench.run("nic_egress", &part, 0);
@@ -75,7 +64,7 @@ fn a_later_fragment_without_its_first_follows_the_routing_table() {
 fn a_packet_that_was_cut_short_leaves_no_note_for_the_next_one_of_its_number() {
     let [(client, pod), _] = PAIRS;
     let mut bench = Bench::lent();
-    bench.remember(flow(pod, client, 17), THAT);
+    bench.remember(flow(pod, client, 17), THAT_NIC);
     let [first, ..] = fragments(&udp(pod, client), 9);
     assert_eq!(bench.run("nic_egress", &first, 0).verdict, REDIRECT);
     let [first, second, _] = fragments(&udp(pod, (client.0, 5001)), 9);
@@ -93,7 +82,7 @@ fn every_fragment_that_comes_by_the_veth_is_marked_and_the_first_one_learned() {
             let outcome = bench.run("veth_ingress", &part, 0);
             assert_eq!(outcome.mark, ebbtide_layout::DEFAULT_MARK);
         }
-        assert_eq!(bench.remembered(), [(flow(pod, client, 17), THIS)]);
+        assert_eq!(bench.remembered(), [(flow(pod, client, 17), 0)]);
     }
 }
 
@@ -103,7 +92,7 @@ fn fragments_of_an_answer_to_what_the_host_forwards_follow_the_first_in_any_orde
     for (far, pod) in [(FAR, (POD, 5000)), (FAR6, (POD6, 5000))] {
         for order in [[0, 1, 2], [0, 2, 1]] {
             bench.reset();
-            bench.remember_in_host(flow(pod, far, 17), forwarded());
+            bench.remember_forwarded(flow(pod, far, 17));
             let parts = fragments(&udp(far, pod), 7);
             for number in order {
                 let outcome = bench.run("host_nic_ingress", &parts[number], 0);
@@ -118,16 +107,18 @@ fn fragments_of_an_answer_to_what_the_host_forwards_follow_the_first_in_any_orde
 }
 
 #[test]
-fn all_fragments_of_a_pods_reply_have_the_mark_of_the_requests_nic() {
+fn all_fragments_of_a_pods_reply_have_the_number_of_the_requests_nic() {
     let mut bench = Bench::lent();
     for (client, pod) in PAIRS {
         bench.reset();
-        bench.remember_in_host(flow(pod, client, 17), to_pod());
+        bench.remember(flow(pod, client, 17), THAT_NIC);
         for part in fragments(&udp(pod, client), 7) {
-            let outcome = bench.run("host_veth_ingress", &part, 0);
+            let outcome = bench.run("nic_egress", &part, 0);
+            let sent = from_pod(part, THAT_NIC);
+            assert_eq!(outcome.packet[6..], sent[6..]);
+            let outcome = bench.run("host_veth_ingress", &outcome.packet, 0);
             assert_eq!((outcome.verdict, outcome.mark), (PASS, THAT_MARK | REPLY));
         }
-        assert_eq!(bench.remembered_in_host().len(), 1);
     }
 }
 
@@ -135,17 +126,9 @@ fn all_fragments_of_a_pods_reply_have_the_mark_of_the_requests_nic() {
 fn an_error_follows_the_flow_that_it_quotes() {
     let mut bench = Bench::lent();
     for (protocol, packet) in [(6, tcp as fn(End<'_>, End<'_>) -> Vec<u8>), (17, udp)] {
-        for ((client, pod), far) in PAIRS.into_iter().zip([FAR, FAR6]) {
+        for ((_, pod), far) in PAIRS.into_iter().zip([FAR, FAR6]) {
             bench.reset();
-            bench.remember_in_host(flow(pod, client, protocol), to_pod());
-            bench.remember_in_host(flow(pod, far, protocol), forwarded());
-            // An error of the pod about a request leaves by the request's NIC.
-            let error = icmp_error(pod.0, client.0, &packet(client, pod));
-            let outcome = bench.run("host_veth_ingress", &error, 0);
-            assert_eq!(outcome.mark, THAT_MARK | REPLY, "{pod:?} {protocol}");
-            // An error about an unknown flow.
-            let error = icmp_error(pod.0, client.0, &packet((client.0, 5001), pod));
-            assert_eq!(bench.run("host_veth_ingress", &error, 0).mark, REPLY);
+            bench.remember_forwarded(flow(pod, far, protocol));
             // An error by a router or by the backend, about a packet that the host forwarded for the pod.
             for complainer in [
                 far.0,
@@ -171,11 +154,11 @@ fn an_error_about_a_remembered_flow_leaves_the_pod_by_the_flows_way() {
     let mut bench = Bench::lent();
     for (client, pod) in PAIRS {
         bench.reset();
-        bench.remember(flow(pod, client, 17), THAT);
+        bench.remember(flow(pod, client, 17), THAT_NIC);
         let error = icmp_error(pod.0, client.0, &udp(client, pod));
         let outcome = bench.run("nic_egress", &error, 0);
         assert_eq!(outcome.verdict, REDIRECT);
-        assert_eq!(outcome.packet[6..12], POD_MAC);
+        assert_eq!(outcome.packet[6..12], from_pod(error, THAT_NIC)[6..12]);
         let other = icmp_error(pod.0, client.0, &udp((client.0, 5001), pod));
         assert_eq!(bench.run("nic_egress", &other, 0).verdict, PASS);
         // An error does not begin a flow.
@@ -191,7 +174,7 @@ fn an_error_about_a_remembered_flow_leaves_the_pod_by_the_flows_way() {
 #[test]
 fn errors_that_quote_nonsense_are_nobodys() {
     let mut bench = Bench::lent();
-    bench.remember_in_host(flow((POD, 5000), FAR, 17), forwarded());
+    bench.remember_forwarded(flow((POD, 5000), FAR, 17));
     let whole = icmp_error(FAR.0, POD, &udp((POD, 5000), FAR));
     assert_eq!(bench.run("host_nic_ingress", &whole, 0).verdict, REDIRECT);
     let quoted = 14 + 20 + 8;
@@ -232,10 +215,10 @@ fn extension_headers_hide_no_flow() {
         let _outcome = bench.run("veth_ingress", &extended(&udp(client, pod), headers), 0);
         assert_eq!(
             bench.remembered(),
-            [(flow(pod, client, 17), THIS)],
+            [(flow(pod, client, 17), 0)],
             "{headers:?}"
         );
-        bench.remember(flow(pod, client, 17), THAT);
+        bench.remember(flow(pod, client, 17), THAT_NIC);
         let reply = extended(&udp(pod, client), headers);
         assert_eq!(
             bench.run("nic_egress", &reply, 0).verdict,
@@ -255,7 +238,7 @@ fn extension_headers_come_before_and_after_a_fragment_header() {
     let mut bench = Bench::lent();
     for inside in [false, true] {
         bench.reset();
-        bench.remember(flow(pod, client, 17), THAT);
+        bench.remember(flow(pod, client, 17), THAT_NIC);
         let reply = udp(pod, client);
         let parts = if inside {
             fragments(&extended(&reply, &[60]), 7)
@@ -276,7 +259,7 @@ fn extension_headers_come_before_and_after_a_fragment_header() {
 fn more_extension_headers_than_anybody_sends_are_let_through() {
     let [_, (client, pod)] = PAIRS;
     let mut bench = Bench::lent();
-    bench.remember(flow(pod, client, 17), THAT);
+    bench.remember(flow(pod, client, 17), THAT_NIC);
     let reply = extended(&udp(pod, client), &[60; 7]);
     assert_eq!(bench.run("nic_egress", &reply, 0).verdict, PASS);
 }
@@ -294,7 +277,7 @@ fn sctp_is_told_by_its_ports_and_other_protocols_by_their_addresses() {
             } else {
                 flow((pod.0, 0), (client.0, 0), protocol)
             };
-            assert_eq!(bench.remembered(), [(expected, THIS)], "{protocol}");
+            assert_eq!(bench.remembered(), [(expected, 0)], "{protocol}");
         }
     }
 }
@@ -309,7 +292,7 @@ fn a_client_that_moves_to_another_port_or_address_is_another_flow() {
     }
     let mut found = whole(bench.remembered());
     found.sort_by_key(|(key, _)| (key.remote, key.remote_port));
-    let expected = clients.map(|client| (flow(pod, client, 17), THIS));
+    let expected = clients.map(|client| (flow(pod, client, 17), 0));
     assert_eq!(found, expected);
 }
 
@@ -317,8 +300,8 @@ fn a_client_that_moves_to_another_port_or_address_is_another_flow() {
 fn what_is_in_a_vlan_is_another_networks() {
     let mut bench = Bench::lent();
     let [(client, pod), _] = PAIRS;
-    bench.remember(flow(pod, client, 17), THAT);
-    bench.remember_in_host(flow((POD, 5000), FAR, 17), forwarded());
+    bench.remember(flow(pod, client, 17), THAT_NIC);
+    bench.remember_forwarded(flow((POD, 5000), FAR, 17));
     for (program, frame) in [
         ("nic_egress", udp(pod, client)),
         ("nic_ingress", udp(client, pod)),

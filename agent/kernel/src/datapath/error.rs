@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -57,14 +56,6 @@ impl Error {
     pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { what, path, source }
-    }
-}
-
-pub(super) fn io_error(what: &'static str, address: IpAddr, source: io::Error) -> Error {
-    Error::Io {
-        what,
-        path: address.to_string().into(),
-        source,
     }
 }
 

@@ -1,51 +1,25 @@
-//! Reads the flow tables that the programs fill.
+//! The table of flows that the programs fill ([`Bucket`]), for all pods of the node.
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
+    sync::Mutex,
     time::Duration,
 };
 
-use aya::maps::{HashMap, Map, MapData, MapError};
-use ebbtide_layout::{Address, Flow, FlowKey, HostFlow, WHOLE};
-
-use super::{
-    Datapath, Error, Host, TablesByAddress,
-    error::{is_gone, map_error},
-    key,
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError},
+};
+use ebbtide_layout::{
+    Address, BUCKETS_PER_POD, Bucket, BucketKey, FORWARDED, FRAGMENTS, Flow, SPARE,
 };
 
-/// The kind of a remembered flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A flow in the pod, with the interface by which it came in and its replies leave.
-    InPod {
-        /// The interface's index in the pod's namespace.
-        ifindex: u32,
-        /// Whether it comes by the pod's own interface now, and its replies leave by that.
-        is_straight: bool,
-    },
-    /// A request in the host that came in by a NIC, and whose replies leave by it.
-    Request {
-        /// The NIC's bits of the mark.
-        mark: u32,
-    },
-    /// A flow that the host forwards for a pod: its replies reach the host's stack before the pod.
-    Forwarded,
-}
-
-/// A remembered flow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remembered {
-    /// Its addresses, ports and protocol.
-    pub key: FlowKey,
-    /// Its kind.
-    pub kind: Kind,
-    /// When it was learned, in seconds of `CLOCK_BOOTTIME`.
-    pub since: u32,
-    /// Its packets since then, in both directions.
-    pub packets: u64,
-}
+use super::{
+    Error, NOEXIST,
+    error::{is_gone, is_there, map_error},
+    lock,
+    retry::retry_enomem,
+};
 
 /// Returns the time since boot, suspend included: the programs' clock (`CLOCK_BOOTTIME`), to the hundredth of a second
 /// that `/proc/uptime` has. Zero if that cannot be read.
@@ -67,86 +41,114 @@ pub fn address(address: Address) -> IpAddr {
     Ipv6Addr::from(address).to_canonical()
 }
 
-impl Datapath {
-    /// Returns the flows in the own tables of a pod with these addresses.
-    ///
-    /// # Errors
-    /// If the kernel refuses to read a table.
-    pub fn flows(&self, addresses: &[IpAddr]) -> Result<Vec<Remembered>, Error> {
-        let tables = tables(&self.flows, addresses.iter().map(|a| key(*a)).collect())?;
-        read(tables, |key, flow: Flow| Remembered {
-            key,
-            kind: Kind::InPod {
-                ifindex: flow.ifindex,
-                is_straight: flow.straight != 0,
-            },
-            since: flow.since,
-            packets: flow.packets,
-        })
+/// Whether the host forwards a flow for its pod; otherwise it came to the pod by the veth.
+#[must_use]
+pub const fn is_forwarded(flow: &Flow) -> bool {
+    flow.key.kind & FORWARDED != 0
+}
+
+/// The buckets of all pods.
+pub struct Flows(Mutex<HashMap<MapData, BucketKey, Bucket>>);
+
+impl std::fmt::Debug for Flows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Flows").finish_non_exhaustive()
     }
 }
 
-impl Host {
-    /// Returns the flows of these addresses in the host; with `None`, of all addresses.
-    ///
-    /// # Errors
-    /// If the kernel refuses to read a table.
-    pub fn flows(&self, addresses: Option<&[IpAddr]>) -> Result<Vec<Remembered>, Error> {
-        let addresses = match addresses {
-            Some(addresses) => addresses.iter().map(|a| key(*a)).collect(),
-            None => self.owned(),
+impl Flows {
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        let map = object.take_map("FLOWS").ok_or(Error::Lacks("map FLOWS"))?;
+        let map = HashMap::try_from(map).map_err(|e| map_error("open the map FLOWS", e))?;
+        Ok(Self(Mutex::new(map)))
+    }
+
+    /// Makes the spare bucket of a pod, where it is missing.
+    pub(super) fn prepare(&self, pod: u16) -> Result<(), Error> {
+        let key = BucketKey {
+            pod: pod.into(),
+            bucket: SPARE,
         };
-        let tables = tables(&self.flow_tables(), addresses)?;
-        let reply = ebbtide_layout::reply_bit(self.nic_marks());
-        read(tables, |key, flow: HostFlow| Remembered {
-            key,
-            kind: match flow.forwarded {
-                0 => Kind::Request {
-                    mark: flow.mark & !reply,
-                },
-                _ => Kind::Forwarded,
-            },
-            since: flow.since,
-            packets: flow.packets,
+        let mut map = lock(&self.0);
+        retry_enomem(|| match map.insert(key, Bucket::EMPTY, NOEXIST) {
+            Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
+            other => other.map_err(|e| map_error("make a pod's table of flows", e)),
         })
     }
+
+    /// Removes all flows of a pod. Without any that is no error.
+    pub(super) fn forget(&self, pod: u16) -> Result<(), Error> {
+        let mut map = lock(&self.0);
+        for key in keys(pod) {
+            match map.remove(&key) {
+                Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
+                Err(MapError::KeyNotFound) | Ok(()) => {}
+                Err(e) => return Err(map_error("delete a pod's flows", e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the flows of the pod with this number. Flows that are added or removed meanwhile may be seen or not.
+    ///
+    /// # Errors
+    /// If the kernel refuses to read the map.
+    pub fn of(&self, pod: u16) -> Result<Vec<Flow>, Error> {
+        let map = lock(&self.0);
+        let mut flows = Vec::new();
+        for key in keys(pod) {
+            match map.get(&key, 0) {
+                Ok(bucket) => flows.extend(shown(&bucket)),
+                Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(map_error("read a pod's flows", e)),
+            }
+        }
+        Ok(flows)
+    }
 }
 
-/// Opens the tables of these addresses, each once: the addresses of one pod share one. Tables that are removed
-/// meanwhile are left out.
-fn tables(all: &TablesByAddress, addresses: Vec<Address>) -> Result<Vec<MapData>, Error> {
-    let failed = |source| Error::Io {
-        what: "find",
-        path: "a flow table".into(),
-        source,
-    };
-    let mut ids = BTreeSet::new();
-    for address in addresses {
-        ids.extend(all.id(&address).map_err(failed)?);
-    }
-    let open = |id| match MapData::from_id(id) {
-        Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => None,
-        other => Some(other.map_err(|e| map_error("open a flow table", e))),
-    };
-    ids.into_iter().filter_map(open).collect()
+/// Returns the keys of all buckets that a pod may have.
+fn keys(pod: u16) -> impl Iterator<Item = BucketKey> {
+    (0..BUCKETS_PER_POD)
+        .chain([SPARE])
+        .map(move |bucket| BucketKey {
+            pod: pod.into(),
+            bucket,
+        })
 }
 
-/// Reads all flows in `tables`. Flows that are added or removed meanwhile may be seen or not; a table that changes
-/// faster than it can be read is read in part.
-fn read<V: aya::Pod>(
-    tables: Vec<MapData>,
-    remembered: impl Fn(FlowKey, V) -> Remembered,
-) -> Result<Vec<Remembered>, Error> {
-    let mut flows = Vec::new();
-    for table in tables {
-        let table: HashMap<_, FlowKey, V> = HashMap::try_from(Map::LruHashMap(table))
-            .map_err(|e| map_error("open a flow table", e))?;
-        // If the current entry is removed, the kernel begins again from the first.
-        let most = ebbtide_layout::FLOWS_PER_POD as usize;
-        let entries = table.iter().take(most).filter_map(Result::ok);
-        // Entries of other kinds are for a packet's fragments in flight.
-        let entries = entries.filter(|(key, _)| key.kind == WHOLE);
-        flows.extend(entries.map(|(key, value)| remembered(key, value)));
+/// Returns the flows in a bucket, without the notes of fragments in flight.
+fn shown(bucket: &Bucket) -> impl Iterator<Item = Flow> {
+    let flows = bucket.remembered().copied();
+    flows.filter(|flow| flow.key.kind & FRAGMENTS == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_has_each_bucket_once() {
+        let all: HashSet<_> = keys(7).collect();
+        assert_eq!(all.len(), keys(7).count());
+        assert_eq!(all.len(), BUCKETS_PER_POD as usize + 1);
     }
-    Ok(flows)
+
+    #[test]
+    fn notes_of_fragments_are_not_shown() {
+        let mut bucket = Bucket::EMPTY;
+        for (place, kind) in [
+            (0, 0),
+            (3, FORWARDED),
+            (5, FRAGMENTS),
+            (7, FORWARDED | FRAGMENTS),
+        ] {
+            bucket.tags[place] = 1;
+            bucket.flows[place].key.kind = kind;
+        }
+        let kinds: Vec<u8> = shown(&bucket).map(|flow| flow.key.kind).collect();
+        assert_eq!(kinds, [0, FORWARDED]);
+    }
 }

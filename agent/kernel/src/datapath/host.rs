@@ -7,17 +7,17 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
 use ebbtide_layout::{
-    Address, HostConfig, NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress,
-    OWNER_HAS_GATEWAY, OWNER_IS_POD, reply_bit,
+    Address, HostConfig, MAX_NICS, NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress,
+    OWNER_FORWARDS, OWNER_HAS_GATEWAY, OWNER_IS_POD,
 };
 use ebbtide_types::Family;
 
 use super::{
-    Error, FlowTables, NOEXIST, TablesByAddress,
-    error::{io_error, is_gone, is_there, map_error},
+    Error,
+    error::{is_gone, map_error},
     key, lock, on_each_cpu,
     retry::retry_enomem,
 };
@@ -43,6 +43,12 @@ pub struct HostNic {
 }
 
 impl HostNic {
+    /// Returns the programs' flags.
+    fn flags(&self) -> u32 {
+        let strict = self.strict.iter();
+        strict.fold(0, |flags, family| flags | strict_flag(*family))
+    }
+
     /// Returns the first gateway of a family in the programs' format: IPv4 in the last word; zero for none.
     fn gateway(&self, family: Family) -> [u32; 4] {
         let of_family = |gateway: &&IpAddr| Family::of(**gateway) == family;
@@ -56,7 +62,7 @@ impl HostNic {
 }
 
 /// Returns the programs' flag for strict reverse path filtering.
-const fn strict(family: Family) -> u32 {
+const fn strict_flag(family: Family) -> u32 {
     match family {
         Family::V4 => NIC_IS_STRICT,
         Family::V6 => NIC_IS_STRICT6,
@@ -67,15 +73,15 @@ const fn strict(family: Family) -> u32 {
 #[derive(Debug)]
 pub struct Host {
     maps: Mutex<Maps>,
-    tables: FlowTables,
-    marks: u32,
 }
 
 pub(super) struct Maps {
-    flows: TablesByAddress,
     addresses: HashMap<MapData, Address, NodeAddress>,
     nics: HashMap<MapData, u32, Nic>,
-    counters: PerCpuHashMap<MapData, u32, NicCounters>,
+    /// The NICs' marks by their numbers.
+    marks: Array<MapData, u32>,
+    /// Counters by the NICs' numbers.
+    counters: PerCpuArray<MapData, NicCounters>,
     host: Array<MapData, HostConfig>,
 }
 
@@ -94,21 +100,28 @@ impl Maps {
             let map = object.take_map(name).ok_or(Error::Lacks(name))?;
             T::try_from(map).map_err(|e| map_error(format!("open the map {name}"), e))
         }
-        let flows = object
-            .take_map("HOST_FLOWS")
-            .ok_or(Error::Lacks("map HOST_FLOWS"))?;
         Ok(Self {
-            flows: TablesByAddress::new(&flows, "map HOST_FLOWS")?,
             addresses: open(object, "ADDRESSES")?,
             nics: open(object, "NICS")?,
+            marks: open(object, "MARKS")?,
             counters: open(object, "NIC_COUNTERS")?,
             host: open(object, "HOST")?,
         })
     }
 
-    /// Records the owner of each address.
+    /// Records the owner of each address. One that is recorded already is not written again: the programs write its
+    /// flags, too.
     fn own(&mut self, addresses: &[(IpAddr, NodeAddress)]) -> Result<(), Error> {
         for (address, owner) in addresses {
+            let known = self.addresses.get(&key(*address), 0).ok();
+            let forwards = known.map_or(0, |known| known.flags & OWNER_FORWARDS);
+            let owner = NodeAddress {
+                flags: owner.flags | forwards,
+                ..*owner
+            };
+            if known == Some(owner) {
+                continue;
+            }
             retry_enomem(|| {
                 let said = self.addresses.insert(key(*address), owner, 0);
                 said.map_err(|e| map_error(format!("write the NIC of {address}"), e))
@@ -117,20 +130,38 @@ impl Maps {
         Ok(())
     }
 
-    /// Creates one flow table for those of `addresses` that have none yet.
-    fn give_tables(&mut self, tables: &FlowTables, addresses: &[IpAddr]) -> Result<(), Error> {
-        let missing: Vec<IpAddr> = addresses
-            .iter()
-            .copied()
-            .filter(|address| !self.flows.contains(&key(*address)).unwrap_or(false))
-            .collect();
-        if !missing.is_empty() {
-            let table = tables.make()?;
-            for address in missing {
-                retry_enomem(|| {
-                    let given = self.flows.insert(key(address), &table);
-                    given.map_err(|e| io_error("insert a flow table of the host for", address, e))
-                })?;
+    /// Returns the number of the NIC with this index; zero if it has none.
+    fn number(&self, ifindex: u32) -> u32 {
+        self.nics.get(&ifindex, 0).map_or(0, |nic| nic.number)
+    }
+
+    /// Returns the number of a NIC, the lowest free one if it is new; zero if all are taken.
+    fn give_number(&self, ifindex: u32) -> u32 {
+        match self.number(ifindex) {
+            0 => {
+                let known: Vec<u32> = self
+                    .nics
+                    .iter()
+                    .filter_map(Result::ok)
+                    .map(|(_, nic)| nic.number)
+                    .collect();
+                lowest_free(&known)
+            }
+            number => number,
+        }
+    }
+
+    /// Writes the numbers of NICs to the addresses that are recorded with them.
+    fn renumber(&mut self) -> Result<(), Error> {
+        let all: Vec<(Address, NodeAddress)> =
+            self.addresses.iter().filter_map(Result::ok).collect();
+        for (address, owner) in all {
+            let nic = self.number(owner.ifindex);
+            if nic != owner.nic {
+                let owner = NodeAddress { nic, ..owner };
+                self.addresses
+                    .insert(address, owner, 0)
+                    .map_err(|e| map_error("write the number of an address' NIC", e))?;
             }
         }
         Ok(())
@@ -144,50 +175,42 @@ impl Maps {
         }
     }
 
-    /// Removes a NIC and its counters: the maps are of limited size.
+    /// Removes a NIC; its number may be another's next.
     fn forget_nic(&mut self, ifindex: u32) -> Result<(), Error> {
-        let mark = self.nics.get(&ifindex, 0).map_or(0, |nic| nic.mark);
+        let number = self.number(ifindex);
         self.nics
             .remove(&ifindex)
             .map_err(|e| map_error("forget a NIC", e))?;
-        self.forget_counters(ifindex)?;
-        self.forget_mark(mark)
+        self.set_mark(number, 0)?;
+        self.reset_counters(number)
     }
 
-    /// Removes the counters of a mark, unless a NIC has it.
-    fn forget_mark(&mut self, mark: u32) -> Result<(), Error> {
-        let mut nics = self.nics.iter().filter_map(Result::ok);
-        match mark == 0 || nics.any(|(_, nic)| nic.mark == mark) {
-            true => Ok(()),
-            false => self.forget_counters(by_mark(mark)),
-        }
+    fn set_mark(&mut self, number: u32, mark: u32) -> Result<(), Error> {
+        // No NIC has the number zero.
+        let mark = if number == 0 { 0 } else { mark };
+        self.marks
+            .set(number, mark, 0)
+            .map_err(|e| map_error("write the mark of a NIC", e))
     }
 
-    fn forget_counters(&mut self, key: u32) -> Result<(), Error> {
-        match self.counters.remove(&key) {
-            Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => Ok(()),
-            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
-            Err(e) => Err(map_error("delete a NIC's counters", e)),
-        }
-    }
-
-    fn count(&mut self, key: u32) -> Result<(), Error> {
-        retry_enomem(|| {
-            let fresh = on_each_cpu(NicCounters::default())?;
-            match self.counters.insert(key, fresh, NOEXIST) {
-                Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
-                other => other.map_err(|e| map_error("insert a NIC's counters", e)),
-            }
-        })
+    fn reset_counters(&mut self, number: u32) -> Result<(), Error> {
+        self.counters
+            .set(number, on_each_cpu(NicCounters::default())?, 0)
+            .map_err(|e| map_error("reset a NIC's counters", e))
     }
 }
 
+/// Returns the lowest number for a NIC that is not in `taken`; zero if there is none.
+fn lowest_free(taken: &[u32]) -> u32 {
+    (1..MAX_NICS)
+        .find(|number| !taken.contains(number))
+        .unwrap_or(0)
+}
+
 impl Host {
-    pub(super) fn new(maps: Maps, tables: FlowTables, marks: u32) -> Self {
+    pub(super) fn new(maps: Maps) -> Self {
         Self {
             maps: Mutex::new(maps),
-            tables,
-            marks,
         }
     }
 
@@ -209,24 +232,20 @@ impl Host {
         let mut maps = lock(&self.maps);
         let config = HostConfig {
             redirect_device: redirect_device.unwrap_or(0),
+            several_nics: u32::from(nics.len() > 1),
+            nic_flags: nics.iter().fold(0, |flags, nic| flags | nic.flags()),
             pad: 0,
         };
         maps.host
             .set(0, config, 0)
-            .map_err(|e| map_error("write the index of the redirect device", e))?;
-        let mut before = Vec::new();
+            .map_err(|e| map_error("write the node's configuration for the programs", e))?;
         for nic in nics {
-            before.extend(maps.nics.get(&nic.ifindex, 0).map(|nic| nic.mark));
-            maps.count(nic.ifindex)?;
-            if nic.mark != 0 {
-                maps.count(by_mark(nic.mark))?;
-            }
+            let number = maps.give_number(nic.ifindex);
+            maps.set_mark(number, nic.mark)?;
             let value = Nic {
+                number,
                 mark: nic.mark,
-                flags: nic
-                    .strict
-                    .iter()
-                    .fold(0, |flags, family| flags | strict(*family)),
+                flags: nic.flags(),
                 asks_as: nic
                     .asks_as
                     .map_or(0, |own| u32::from_ne_bytes(own.octets())),
@@ -240,7 +259,16 @@ impl Host {
             let owned: Vec<_> = nic
                 .addresses
                 .iter()
-                .map(|(address, has_gateway)| (*address, owner(nic.ifindex, 0, *has_gateway)))
+                .map(|(address, has_gateway)| {
+                    let owner = owner(nic.ifindex, 0, *has_gateway);
+                    (
+                        *address,
+                        NodeAddress {
+                            nic: number,
+                            ..owner
+                        },
+                    )
+                })
                 .collect();
             maps.own(&owned)?;
         }
@@ -252,9 +280,6 @@ impl Host {
             .collect();
         for ifindex in gone {
             maps.forget_nic(ifindex)?;
-        }
-        for mark in before {
-            maps.forget_mark(mark)?;
         }
         let wanted: Vec<Address> = nics
             .iter()
@@ -271,28 +296,35 @@ impl Host {
             maps.forget(&address)
                 .map_err(|e| map_error("delete an address of the node", e))?;
         }
-        Ok(())
+        maps.renumber()
     }
 
-    /// Records these addresses as a pod's, each with whether the table of the pod's NIC has a gateway for it. Without a
-    /// NIC that is known to own them, only their flows are remembered.
+    /// Records these addresses as those of the pod with this number, each with whether the table of the pod's NIC has a
+    /// gateway for it. Without a NIC that is known to own them, nothing is recorded.
     ///
     /// # Errors
     /// If the kernel refuses a map operation.
     pub fn register_pod(
         &self,
         addresses: &[(IpAddr, bool)],
+        pod: u16,
         nic: Option<u32>,
     ) -> Result<(), Error> {
-        let alone: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
-        let mut maps = lock(&self.maps);
-        maps.give_tables(&self.tables, &alone)?;
         let Some(ifindex) = nic else {
             return Ok(());
         };
+        let mut maps = lock(&self.maps);
+        let number = maps.number(ifindex);
         let owned: Vec<_> = addresses
             .iter()
-            .map(|(address, has_gateway)| (*address, owner(ifindex, OWNER_IS_POD, *has_gateway)))
+            .map(|(address, has_gateway)| {
+                let owner = NodeAddress {
+                    pod: pod.into(),
+                    nic: number,
+                    ..owner(ifindex, OWNER_IS_POD, *has_gateway)
+                };
+                (*address, owner)
+            })
             .collect();
         maps.own(&owned)
     }
@@ -304,23 +336,13 @@ impl Host {
         (owner.flags & OWNER_IS_POD != 0).then_some(owner.ifindex)
     }
 
-    /// Returns the flow tables by address.
-    pub(super) fn flow_tables(&self) -> TablesByAddress {
-        lock(&self.maps).flows.clone()
-    }
-
-    /// Returns all addresses that have an owner, and thus a flow table.
-    pub(super) fn owned(&self) -> Vec<Address> {
-        lock(&self.maps)
-            .addresses
-            .keys()
-            .filter_map(Result::ok)
-            .collect()
-    }
-
-    /// Returns the bits of packet marks that Ebbtide uses in the host.
-    pub(super) const fn nic_marks(&self) -> u32 {
-        self.marks
+    /// Returns the interface index of the NIC with this number, by which the programs remember flows.
+    #[must_use]
+    pub fn nic_with_number(&self, number: u32) -> Option<u32> {
+        let maps = lock(&self.maps);
+        let mut nics = maps.nics.iter().filter_map(Result::ok);
+        nics.find(|(_, nic)| nic.number == number && number != 0)
+            .map(|(ifindex, _)| ifindex)
     }
 
     pub(super) fn forget(&self, addresses: &[IpAddr]) -> Result<(), Error> {
@@ -328,9 +350,6 @@ impl Host {
         for address in addresses {
             maps.forget(&key(*address))
                 .map_err(|e| map_error(format!("delete the entry of {address}"), e))?;
-            maps.flows
-                .remove(key(*address))
-                .map_err(|e| io_error("delete the host's flow table of", *address, e))?;
         }
         Ok(())
     }
@@ -342,17 +361,15 @@ impl Host {
     pub fn counters(&self, nic: &HostNic) -> Result<NicCounters, Error> {
         let maps = lock(&self.maps);
         let mut sum = NicCounters::default();
-        for index in [nic.ifindex, by_mark(nic.mark & !reply_bit(self.marks))] {
-            let per_cpu = match maps.counters.get(&index, 0) {
-                Ok(per_cpu) => per_cpu,
-                Err(MapError::KeyNotFound) => continue,
-                Err(e) => {
-                    return Err(map_error(format!("read the counters of {}", nic.name), e));
-                }
-            };
-            for part in per_cpu.iter() {
-                sum.add(part);
-            }
+        let number = maps.number(nic.ifindex);
+        if number == 0 {
+            return Ok(sum);
+        }
+        let counters = maps.counters.get(&number, 0);
+        let counters =
+            counters.map_err(|e| map_error(format!("read the counters of {}", nic.name), e))?;
+        for part in counters.iter() {
+            sum.add(part);
         }
         Ok(sum)
     }
@@ -363,10 +380,26 @@ const fn owner(ifindex: u32, flags: u32, has_gateway: bool) -> NodeAddress {
     NodeAddress {
         ifindex,
         flags: flags | gateway,
+        pod: 0,
+        nic: 0,
     }
 }
 
-/// Returns the key of counters that are kept by mark (ebpf/src/host.rs has the same).
-const fn by_mark(mark: u32) -> u32 {
-    (1 << 31) | mark
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_nic_has_the_lowest_free_number_and_zero_is_none() {
+        let all: Vec<u32> = (1..MAX_NICS).collect();
+        for (taken, expected) in [
+            (&[][..], 1),
+            (&[1, 2], 3),
+            (&[2, 3], 1),
+            (&[0, 1, 3], 2),
+            (&all, 0),
+        ] {
+            assert_eq!(lowest_free(taken), expected, "{taken:?}");
+        }
+    }
 }

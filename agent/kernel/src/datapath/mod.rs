@@ -5,9 +5,7 @@
 //! same maps and replaces the programs in place.
 
 mod attach;
-mod by_address;
 mod error;
-mod flow_table;
 mod flows;
 mod host;
 mod layouts;
@@ -19,7 +17,6 @@ mod retry;
 mod sending;
 mod spoofed;
 mod trace;
-mod workers;
 
 use std::{
     fs,
@@ -31,7 +28,6 @@ use std::{
 use aya::{
     Ebpf,
     maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
-    programs::SchedClassifier,
 };
 use ebbtide_layout::{
     Address, Counters, POD_IN_L3, PodCounters, Spoofed, mac_words, mapped, reply_bit,
@@ -40,11 +36,9 @@ use ebbtide_types::settings::{Marks, PortRange};
 use nix::sys::statfs::{FsType, statfs};
 
 pub use attach::NoHook;
-use by_address::TablesByAddress;
 pub use error::Error;
-use error::{io_error, is_gone, map_error, refused};
-pub use flow_table::FlowTables;
-pub use flows::{Kind, Remembered, address, uptime};
+use error::{is_gone, map_error};
+pub use flows::{Flows, address, is_forwarded, uptime};
 pub use host::{Host, HostNic};
 use nic_links::NicLinks;
 pub use nic_links::has_tcx;
@@ -72,9 +66,8 @@ pub struct Datapath {
     /// The map of the responder.
     pub responder: Responder,
     spoofers: Spoofers,
-    tables: FlowTables,
-    /// The flow tables by pod address.
-    flows: TablesByAddress,
+    /// The remembered flows.
+    pub flows: Flows,
     counters: Mutex<PerCpuHashMap<MapData, Address, PodCounters>>,
     // Keeps what the object's maps and programs refer to.
     _object: Ebpf,
@@ -116,38 +109,28 @@ impl Datapath {
             pins,
             marks,
             nic_reply: reply_bit(marks.nics),
+            pod_nics_shift: marks.pod_nics.trailing_zeros(),
             node_ports: node_ports.packed(),
         };
         let mut object = setup.loader().load(OBJECT)?;
         let names = PROGRAMS.map(|p| p.name).into_iter();
         let names = names.chain(HOST_PROGRAMS.map(|p| p.name));
         let programs = Programs::load(&mut object, names)?;
-        let flows = object.take_map("FLOWS").ok_or(Error::Lacks("map FLOWS"))?;
         let counters = object
             .take_map("COUNTERS")
             .ok_or(Error::Lacks("map COUNTERS"))?;
-        let [veth_ingress, ..] = PROGRAMS;
         let host_maps = host::Maps::take(&mut object)?;
         let responder = Responder::take(&mut object)?;
         let spoofers = Spoofers::take(&mut object)?;
-        let first: &SchedClassifier = object
-            .program(veth_ingress.name)
-            .ok_or(Error::Lacks(veth_ingress.name))?
-            .try_into()
-            .map_err(|e| refused(veth_ingress.name, e))?;
+        let flows = Flows::take(&mut object)?;
         Ok(Self {
-            tables: FlowTables::new(OBJECT, first)?,
-            host: Host::new(
-                host_maps,
-                FlowTables::of(OBJECT, first, "HOST_FLOWS")?,
-                marks.nics,
-            ),
+            host: Host::new(host_maps),
             responder,
             spoofers,
             programs,
             nic_links: NicLinks::open(bpf_dir)?,
             setup,
-            flows: TablesByAddress::new(&flows, "map FLOWS")?,
+            flows,
             counters: Mutex::new(
                 PerCpuHashMap::try_from(counters)
                     .map_err(|e| map_error("open the map COUNTERS", e))?,
@@ -178,23 +161,13 @@ impl Datapath {
         self.programs.clone()
     }
 
-    /// Creates the flow table and the counters of a pod with these addresses, where they are missing. The addresses of
-    /// one pod share a table. `pod` is its number ([`Filter::only_from`](crate::netlink::model::Filter)); `is_l3`: its
-    /// interface is ipvlan l3.
+    /// Makes room for the flows of a pod with these addresses, and its counters, where they are missing. `pod` is its
+    /// number ([`Filter::only_from`](crate::netlink::model::Filter)); `is_l3`: its interface is ipvlan l3.
     ///
     /// # Errors
     /// If the kernel refuses an entry (out of memory, or the node's limit of addresses is reached).
     pub fn register(&self, addresses: &[IpAddr], pod: u16, is_l3: bool) -> Result<(), Error> {
-        let missing = self.unregistered(addresses);
-        if !missing.is_empty() {
-            let table = self.tables.make()?;
-            for address in missing {
-                retry_enomem(|| {
-                    let given = self.flows.insert(key(address), &table);
-                    given.map_err(|e| io_error("insert a flow table for", address, e))
-                })?;
-            }
-        }
+        self.flows.prepare(pod)?;
         let mut counters = lock(&self.counters);
         let fresh = PodCounters {
             pod,
@@ -252,12 +225,10 @@ impl Datapath {
     /// If the kernel refuses a request.
     pub fn unregister(&self, addresses: &[IpAddr], pod: u16) -> Result<(), Error> {
         self.spoofers.forget(pod.into())?;
+        self.flows.forget(pod)?;
         self.host.forget(addresses)?;
         self.responder.remove(addresses)?;
         for address in addresses {
-            self.flows
-                .remove(key(*address))
-                .map_err(|e| io_error("delete the flow table of", *address, e))?;
             match lock(&self.counters).remove(&key(*address)) {
                 Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
                 Err(MapError::KeyNotFound) | Ok(()) => {}
@@ -298,10 +269,11 @@ impl Datapath {
         self.spoofers.of(pod.into())
     }
 
-    /// Returns the addresses without a flow table: not all replies of their pod would be redirected.
+    /// Returns the addresses without an entry for the programs: they would not redirect the replies of their pod.
     #[must_use]
     pub fn unregistered(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
-        let without = |a: &&IpAddr| !self.flows.contains(&key(**a)).unwrap_or(false);
+        let counters = lock(&self.counters);
+        let without = |a: &&IpAddr| counters.get(&key(**a), 0).is_err();
         addresses.iter().filter(without).copied().collect()
     }
 }

@@ -10,15 +10,16 @@ pub(super) static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJE
 
 /// Directory of the pinned maps below the bpf directory. Its number is increased when a map's layout changes: programs
 /// of one layout never see the maps of another.
-pub(super) const LAYOUT: &str = "v8";
+pub(super) const LAYOUT: &str = "v9";
 
 /// The maps that outlive the agent, and the file names of their pins.
-pub(super) const PINNED: [(&str, &str); 10] = [
+pub(super) const PINNED: [(&str, &str); 11] = [
     ("FLOWS", "flows"),
     ("COUNTERS", "counters"),
-    ("HOST_FLOWS", "host_flows"),
+    ("SPARES", "spares"),
     ("ADDRESSES", "addresses"),
     ("NICS", "nics"),
+    ("MARKS", "marks"),
     ("NIC_COUNTERS", "nic_counters"),
     ("HOST", "host"),
     ("ANSWERS", "answers"),
@@ -32,6 +33,7 @@ pub(super) struct Setup {
     pub(super) pins: PathBuf,
     pub(super) marks: Marks,
     pub(super) nic_reply: u32,
+    pub(super) pod_nics_shift: u32,
     pub(super) node_ports: u32,
 }
 
@@ -42,6 +44,8 @@ impl Setup {
         loader
             .override_global("MARK", &self.marks.reply, true)
             .override_global("HOST_BYPASS_MARK", &self.marks.host_bypass, true)
+            .override_global("POD_NICS", &self.marks.pod_nics, true)
+            .override_global("POD_NICS_SHIFT", &self.pod_nics_shift, true)
             .override_global("NIC_MARKS", &self.marks.nics, true)
             .override_global("NIC_REPLY", &self.nic_reply, true)
             .override_global("NODE_PORTS", &self.node_ports, true);

@@ -90,7 +90,7 @@ async fn attempt(
     // In parallel; whatever its result, the thread has ended before anything is undone.
     let registered = match links {
         Links::Ensure => Ok(()),
-        Links::New | Links::First => timing::at_once("make flow tables", || {
+        Links::New | Links::First => timing::at_once("register the pod", || {
             datapath.register(&net.ips(), net.number(), net.is_l3())
         }),
     };
@@ -103,7 +103,7 @@ async fn attempt(
         .map(|a| (a.address.addr(), a.gateway.is_some()))
         .collect();
     let (nic, mac) = master.unzip();
-    datapath.host.register_pod(&owned, nic)?;
+    datapath.host.register_pod(&owned, net.number(), nic)?;
     datapath.set_send_options(&net.ips(), sending(net, veth, mac.flatten()))?;
     enable_responder(net, host, datapath).await
 }

@@ -19,7 +19,7 @@ pub(super) struct Options {
     /// `namespace/name`, `name`, or the start of a container ID.
     #[arg(required_unless_present = "node")]
     pod: Option<String>,
-    /// List the flows of the host's programs: those of all pods, and the node's own.
+    /// List the flows of all pods of the node.
     #[arg(long, conflicts_with = "pod")]
     node: bool,
     /// The number of flows to show, the latest first.
@@ -46,6 +46,7 @@ pub(super) fn show(answer: &Flows) -> String {
             "REMEMBERED BY",
             "IN",
             "OUT",
+            "NIC",
             "PROTOCOL",
             "LOCAL",
             "REMOTE",
@@ -61,21 +62,21 @@ pub(super) fn show(answer: &Flows) -> String {
     text
 }
 
-fn cells(line: &FlowLine) -> [String; 9] {
-    let pod = match line.pod.as_str() {
-        "" => "(the node)",
-        pod => pod,
+fn cells(line: &FlowLine) -> [String; 10] {
+    let or_none = |text: &str| match text {
+        "" => "-".to_owned(),
+        text => text.to_owned(),
     };
     let place = match line.place {
         Place::Pod => "the pod",
-        Place::Request => "the host: request",
         Place::Forwarded => "the host: forwarded",
     };
     [
-        pod.to_owned(),
+        or_none(&line.pod),
         place.to_owned(),
         line.came_in.clone(),
         line.leaves_by.clone(),
+        or_none(&line.nic),
         line.protocol.clone(),
         line.local.to_string(),
         line.remote.to_string(),

@@ -9,6 +9,8 @@ pub struct Marks {
     pub reply: u32,
     /// [`Settings::host_bypass_mark`].
     pub host_bypass: u32,
+    /// [`Settings::pod_nic_marks`].
+    pub pod_nics: u32,
     /// [`Settings::nic_marks`].
     pub nics: u32,
 }
@@ -20,6 +22,7 @@ impl Settings {
         Marks {
             reply: self.mark,
             host_bypass: self.host_bypass_mark,
+            pod_nics: self.pod_nic_marks,
             nics: self.nic_marks,
         }
     }
@@ -74,10 +77,16 @@ const KNOWN: [Known; 6] = [
 pub(super) fn conflict(settings: &Settings) -> Option<(&'static str, String)> {
     let reply = ("mark", settings.mark);
     let host_bypass = ("hostBypassMark", settings.host_bypass_mark);
+    let pod_nics = ("podNicMarks", settings.pod_nic_marks);
     let nics = ("nicMarks", settings.nic_marks);
-    for ((field, bits), (other, taken)) in
-        [(reply, nics), (host_bypass, nics), (reply, host_bypass)]
-    {
+    for ((field, bits), (other, taken)) in [
+        (reply, nics),
+        (host_bypass, nics),
+        (pod_nics, nics),
+        (reply, host_bypass),
+        (pod_nics, reply),
+        (pod_nics, host_bypass),
+    ] {
         let both = bits & taken;
         if both != 0 {
             let reason = format!(
@@ -100,7 +109,7 @@ pub(super) fn conflict(settings: &Settings) -> Option<(&'static str, String)> {
         .filter(|known| !settings.ignore_marks_of.iter().any(|n| n == known.name))
         .find_map(|known| {
             let own: &[_] = match known.in_pods {
-                true => &[reply, host_bypass],
+                true => &[reply, host_bypass, pod_nics],
                 false => &[nics],
             };
             let (field, taken) = own

@@ -106,6 +106,11 @@ mod tests {
             ("hostBypassMark", 0, false),
             ("hostBypassMark", 0x8000_0000, true),
             ("hostBypassMark", 0x1_0000_0000, false),
+            ("podNicMarks", 0, false),
+            ("podNicMarks", 0x0100_0000, true),
+            ("podNicMarks", 0xff00_0000_u64, true),
+            ("podNicMarks", 0x0300_0001, false),
+            ("podNicMarks", 0x1_0000_0000, false),
             // Two bits serve no NIC.
             ("nicMarks", 0x60, false),
             ("nicMarks", 0x62, true),

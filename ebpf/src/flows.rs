@@ -1,0 +1,216 @@
+//! The table of remembered flows ([`Bucket`]).
+//!
+//! Which of a bucket's flows it is, is found by arithmetic, without a branch for each: the verifier would walk the rest
+//! of the program once for each of them.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap},
+    macros::btf_map,
+};
+use ebbtide_layout::{
+    Bucket, BucketKey, FLOWS_PER_BUCKET, Flow, FlowKey, MAX_BUCKETS, SPARE, place,
+};
+
+/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): uses memory for existing buckets only.
+const NO_PREALLOC: usize = 1;
+
+/// `BPF_NOEXIST` (include/uapi/linux/bpf.h): another CPU may have made the bucket meanwhile.
+const NOEXIST: u64 = 1;
+
+/// The buckets of all pods.
+#[btf_map]
+static FLOWS: HashMap<BucketKey, Bucket, { MAX_BUCKETS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// An empty bucket, from which new ones are copied: the stack has no room for one.
+#[btf_map]
+static EMPTY: Array<Bucket, 1> = Array::new();
+
+/// Whether there are flows in spare buckets ([`SPARE`]), so that those are looked at, too.
+#[btf_map]
+static SPARES: Array<u32, 1> = Array::new();
+
+/// Returns what is remembered of a pod's flow, and counts this packet.
+#[inline(always)]
+pub(crate) fn known(pod: u32, key: &FlowKey) -> Option<&'static mut Flow> {
+    let (bucket, tag) = place(key);
+    match in_bucket(pod, bucket, key, tag) {
+        None if has_spares() => in_bucket(pod, SPARE, key, tag),
+        found => found,
+    }
+}
+
+/// Remembers a flow of a pod that is not known. Returns whether there was memory for it.
+#[inline(always)]
+pub(crate) fn remember(pod: u32, flow: &Flow) -> bool {
+    let (bucket, tag) = place(&flow.key);
+    put(pod, bucket, flow, tag) != 0
+}
+
+/// Forgets a pod's flow. Returns whether it was known.
+#[inline(always)]
+pub(crate) fn forget(pod: u32, key: &FlowKey) -> bool {
+    let (bucket, tag) = place(key);
+    let mut known = clear(pod, bucket, key, tag);
+    if has_spares() {
+        known |= clear(pod, SPARE, key, tag);
+    }
+    known != 0
+}
+
+#[inline(always)]
+fn has_spares() -> bool {
+    SPARES.get(0).is_some_and(|spares| *spares != 0)
+}
+
+#[inline(always)]
+fn bucket(pod: u32, bucket: u32) -> Option<&'static mut Bucket> {
+    let bucket = FLOWS.get_ptr_mut(&BucketKey { pod, bucket })?;
+    // SAFETY: the kernel keeps a looked-up value alive until the program ends. Other CPUs may write it meanwhile: its
+    // fields are integers, a flow that is half written has no tag yet, and a count that is lost matters to nobody.
+    Some(unsafe { &mut *bucket })
+}
+
+/// Returns the place of a flow in its bucket, if it is there.
+#[inline(always)]
+fn find(bucket: &Bucket, key: &FlowKey, tag: u32) -> Option<usize> {
+    // One more than the place of the last flow with this tag; zero without one.
+    let mut place = 0;
+    let mut i = 0;
+    while i < FLOWS_PER_BUCKET {
+        let others = if_zero(bucket.tags[i] ^ tag).wrapping_sub(1);
+        place = (place & others) | ((i as u64 + 1) & !others);
+        i += 1;
+    }
+    if place == 0 {
+        return None;
+    }
+    let place = within(place - 1);
+    // SAFETY: a key is so many words, aligned like one, without padding (asserted in the layout), and any bytes are a
+    // word.
+    let words = |key: &FlowKey| unsafe { *(&raw const *key).cast::<[u64; WORDS]>() };
+    let (a, b) = (words(key), words(&bucket.flows[place].key));
+    let mut differ = 0;
+    let mut i = 0;
+    while i < WORDS {
+        differ |= a[i] ^ b[i];
+        i += 1;
+    }
+    (differ == 0).then_some(place)
+}
+
+/// Returns the place of a bucket's flow that was used least recently, an empty one first.
+#[inline(always)]
+fn oldest(bucket: &Bucket) -> usize {
+    let mut oldest = 0_u64;
+    let mut i = 0;
+    while i < FLOWS_PER_BUCKET {
+        let is_empty = 0_u64.wrapping_sub(if_zero(bucket.tags[i]));
+        let age = u64::from(bucket.clock.wrapping_sub(bucket.used[i])) | (is_empty >> 32);
+        let this = (age << 3) | i as u64;
+        // All ones if this one is older.
+        let older = 0_u64.wrapping_sub(minus(oldest, this) >> 63);
+        oldest ^= (oldest ^ this) & older;
+        i += 1;
+    }
+    within(oldest)
+}
+
+/// Notes the use of a flow.
+#[inline(always)]
+fn touch(bucket: &mut Bucket, place: usize) {
+    bucket.clock = bucket.clock.wrapping_add(1);
+    bucket.used[place] = bucket.clock;
+}
+
+#[inline(always)]
+fn in_bucket(pod: u32, number: u32, key: &FlowKey, tag: u32) -> Option<&'static mut Flow> {
+    let bucket = bucket(pod, number)?;
+    let place = find(bucket, key, tag)?;
+    touch(bucket, place);
+    let flow = &mut bucket.flows[place];
+    flow.packets += 1;
+    Some(flow)
+}
+
+/// Puts a flow into its bucket, or into the spare one if the kernel has no memory for that. Returns 1, or 0 if there is
+/// neither. Not inlined: it is called for new flows alone.
+#[inline(never)]
+fn put(pod: u32, number: u32, flow: &Flow, tag: u32) -> u32 {
+    let its = match bucket(pod, number) {
+        None => {
+            if let Some(empty) = EMPTY.get_ptr(0) {
+                // SAFETY: the kernel keeps an array's elements for as long as the program runs; nobody writes this one.
+                let _made = FLOWS.insert(
+                    &BucketKey {
+                        pod,
+                        bucket: number,
+                    },
+                    unsafe { &*empty },
+                    NOEXIST,
+                );
+            }
+            bucket(pod, number)
+        }
+        found => found,
+    };
+    let into = match its {
+        None => {
+            if let Some(spares) = SPARES.get_ptr_mut(0) {
+                // SAFETY: as above; a word is written at once.
+                unsafe { *spares = 1 }
+            }
+            bucket(pod, SPARE)
+        }
+        found => found,
+    };
+    let Some(into) = into else {
+        return 0;
+    };
+    let place = oldest(into);
+    into.tags[place] = 0;
+    into.flows[place] = *flow;
+    touch(into, place);
+    into.tags[place] = tag;
+    1
+}
+
+/// Removes a flow from a bucket. Returns 1 if it was there.
+#[inline(never)]
+fn clear(pod: u32, number: u32, key: &FlowKey, tag: u32) -> u32 {
+    let Some(bucket) = bucket(pod, number) else {
+        return 0;
+    };
+    let Some(place) = find(bucket, key, tag) else {
+        return 0;
+    };
+    bucket.tags[place] = 0;
+    1
+}
+
+/// Returns 1 if a value is zero, else 0.
+#[inline(always)]
+fn if_zero(value: u32) -> u64 {
+    minus(value.into(), 1) >> 63
+}
+
+/// Subtracts, unseen by the compiler: it would make branches of comparisons that are written as arithmetic.
+#[inline(always)]
+fn minus(mut a: u64, b: u64) -> u64 {
+    // SAFETY: one instruction on registers. None at all would do, too, but the kernel refuses debug information about two
+    // lines at one instruction.
+    unsafe {
+        asm!("{0} -= {1}", inout(reg) a, in(reg) b, options(pure, nomem, nostack, preserves_flags));
+    }
+    a
+}
+
+/// Limits a place for the verifier. The compiler, which knows that it is within the bucket, would leave the limit out.
+#[inline(always)]
+fn within(place: u64) -> usize {
+    minus(place, 0) as usize & (FLOWS_PER_BUCKET - 1)
+}
+
+/// The words of a key.
+const WORDS: usize = size_of::<FlowKey>() / size_of::<u64>();
