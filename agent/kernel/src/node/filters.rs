@@ -5,16 +5,18 @@ use crate::{
     netlink::model::{Direction, Filter},
 };
 
-/// Returns the programs on the host's end of a pod's veth; `only_from` guards what comes from the pod.
+/// Returns the programs on the host's end of a pod's veth; `only_from` guards what comes from the pod. `several_nics`: the
+/// pod must be told by which NIC a request came ([`NodeFacts::may_have_several_nics`](super::NodeFacts)).
 #[must_use]
-pub fn veth_filters(link: &str, only_from: Option<u16>) -> Vec<Filter> {
-    let filters = filters(link, "host_veth_")
-        .into_iter()
+pub fn veth_filters(link: &str, only_from: Option<u16>, several_nics: bool) -> Vec<Filter> {
+    let filters = filters(link, "host_veth_").into_iter();
+    let wanted = filters.filter(|filter| several_nics || filter.direction == Direction::Ingress);
+    wanted
         .map(|filter| Filter {
             only_from: only_from.filter(|_| filter.direction == Direction::Ingress),
             ..filter
-        });
-    filters.collect()
+        })
+        .collect()
 }
 
 pub(super) fn filters(link: &str, prefix: &str) -> Vec<Filter> {

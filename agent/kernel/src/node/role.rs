@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use ebbtide_types::settings::LinkNames;
+use ebbtide_types::{Family, settings::LinkNames};
 use ipnet::IpNet;
 
 use super::{Nic, NodeFacts};
@@ -220,6 +220,21 @@ fn is_one_address(net: &IpNet) -> bool {
 }
 
 impl NodeFacts {
+    /// Whether the node may have several NICs, whatever pools and networks will say: only then must it be told to a pod by
+    /// which one a request came.
+    #[must_use]
+    pub fn may_have_several_nics(&self, names: &LinkNames) -> bool {
+        let any_pool = Known {
+            subnets: Family::BOTH.map(Family::everything).to_vec(),
+            ..Known::default()
+        };
+        let may_be = |nic: &&Nic| {
+            let is_hardware = nic.kind.is_none() && nic.port_of.is_none() && nic.mac.is_some();
+            is_hardware && nic.up || classify(nic, self, &any_pool, names).role == Role::Nic
+        };
+        self.nics.iter().filter(may_be).nth(1).is_some()
+    }
+
     /// Returns the node's own addresses, of both families, in the order of its links.
     #[must_use]
     pub fn addresses(&self, names: &LinkNames) -> Vec<IpAddr> {
@@ -324,6 +339,49 @@ mod tests {
             ],
             loopback: vec!["198.51.100.1/32".parse().unwrap()],
             no_ipv6: false,
+        }
+    }
+
+    #[test]
+    fn one_uplink_is_one_nic_whatever_else_the_node_has() {
+        let only = |nics: Vec<Nic>| NodeFacts {
+            nics,
+            defaults: vec![default_over("ens5", MAIN_TABLE)],
+            ..NodeFacts::default()
+        };
+        let ens5 = || nic("ens5", 2, "", &["10.70.16.10/20"]);
+        let port = |of, nic: Nic| Nic {
+            port_of: Some(of),
+            ..nic
+        };
+        let down = |nic: Nic| Nic { up: false, ..nic };
+        for (others, several) in [
+            (vec![], false),
+            (vec![nic("docker0", 3, "bridge", &["172.17.0.1/16"])], false),
+            (vec![nic("cali1", 3, "veth", &[])], false),
+            (vec![nic("eni1", 3, "veth", &["10.70.16.50/32"])], false),
+            (
+                vec![nic("flannel.1", 3, "vxlan", &["10.244.0.0/32"])],
+                false,
+            ),
+            (vec![nic("wg0", 3, "wireguard", &["10.9.0.1/24"])], false),
+            (vec![down(nic("ens6", 3, "", &[]))], false),
+            (vec![nic("ens6", 3, "", &["10.71.8.10/24"])], true),
+            // A network may name it, and pods may have all its addresses.
+            (vec![nic("ens6", 3, "", &[])], true),
+            (vec![nic("bond0.12", 3, "vlan", &["10.72.0.10/24"])], true),
+            (
+                vec![
+                    nic("br0", 3, "bridge", &["10.73.0.10/24"]),
+                    port(3, nic("ens6", 4, "", &[])),
+                ],
+                true,
+            ),
+        ] {
+            let names: Vec<String> = others.iter().map(|nic| nic.name.clone()).collect();
+            let node = only([vec![ens5()], others].concat());
+            let found = node.may_have_several_nics(&LinkNames::default());
+            assert_eq!(found, several, "{names:?}");
         }
     }
 

@@ -183,7 +183,8 @@ pub fn plan(
         let only_from = is_guarded.then(|| sandbox.number());
         in_pod.filters = programs(&sandbox.interface, veth, only_from);
         if existing.veth.is_none() {
-            in_host.filters = veth_filters(&veth.host_name, only_from);
+            let several_nics = node.may_have_several_nics(&settings.nics);
+            in_host.filters = veth_filters(&veth.host_name, only_from, several_nics);
         }
         routes_to_pod(veth, addresses, settings, &mut in_host);
         if !is_ours {

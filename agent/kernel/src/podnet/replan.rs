@@ -87,12 +87,13 @@ pub async fn prune(old: &PodNet, new: &PodNet, host: &Netlink) -> Result<(), Err
     Ok(())
 }
 
-/// The routes, rules and neighbours of `old` that `new` does not replace.
+/// The routes, rules, neighbours and programs of `old` that `new` does not replace.
 fn surplus(old: &NamespacePlan, new: &NamespacePlan) -> NamespacePlan {
     let mut surplus = NamespacePlan {
         routes: old.routes.clone(),
         rules: old.rules.clone(),
         neighbours: old.neighbours.clone(),
+        filters: old.filters.clone(),
         ..NamespacePlan::default()
     };
     // A route to the same destination has been replaced.
@@ -104,6 +105,11 @@ fn surplus(old: &NamespacePlan, new: &NamespacePlan) -> NamespacePlan {
     surplus.neighbours.retain(|neighbour| {
         let mut same = new.neighbours.iter();
         !same.any(|n| n.address == neighbour.address && n.link == neighbour.link)
+    });
+    // An attached program is replaced by the new one at its hook.
+    surplus.filters.retain(|filter| {
+        let mut same = new.filters.iter();
+        !same.any(|n| n.link == filter.link && n.direction == filter.direction)
     });
     surplus
 }
@@ -127,6 +133,11 @@ async fn delete(plan: &NamespacePlan, netlink: &Netlink) -> Result<(), Error> {
     }
     for rule in &plan.rules {
         batch.delete_rule(rule);
+    }
+    for filter in &plan.filters {
+        if let Some(index) = indices.get(filter.link.as_str()) {
+            batch.delete_filter(filter, *index);
+        }
     }
     Ok(batch.run(netlink).await?)
 }
