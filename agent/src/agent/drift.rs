@@ -101,9 +101,28 @@ impl Agent {
         }
         let catalog = self.catalog();
         let gateway = |own: &podnet::PodAddress| gateway_now(net, own, &catalog);
-        let declared = as_declared(net, &catalog);
+        let mut declared = as_declared(net, &catalog);
+        if let Some(spec) = &mut declared.spec
+            && self.has_no_default(net)
+        {
+            spec.reply_rule = Some(true);
+        }
         podnet::replan(&declared, facts, gateway, &self.settings_in(&catalog))
             .unwrap_or_else(|_| net.clone())
+    }
+
+    /// Whether the pod's interface with the main table has no default route in it, so that packets from its addresses
+    /// would not be routed, while the replies belong to `net`.
+    fn has_no_default(&self, net: &PodNet) -> bool {
+        let mut found = false;
+        // Without a table of its own, its own gateways decide.
+        if net.table.is_some() && !net.reply_families().is_empty() {
+            self.each_interface(|owner, other| {
+                let is_sibling = owner.container_id == net.container_id && other.table.is_none();
+                found |= is_sibling && other.addresses.iter().any(|own| own.gateway.is_none());
+            });
+        }
+        found
     }
 
     /// Applies the plan `new` to an interface that was made by the plan `net`.

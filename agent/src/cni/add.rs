@@ -7,7 +7,7 @@ use ebbtide_ipam::{
     pool::{Assigned, Owner, PoolError, Record, Request, Reserved, Subject},
 };
 use ebbtide_kernel::{
-    netlink::model::{Action, MAIN_TABLE},
+    netlink::model::MAIN_TABLE,
     node::NodeFacts,
     podnet::{self, Existing, ForeignInterfaces, Links, PodAddress, PodNet, Sandbox},
 };
@@ -208,9 +208,13 @@ pub(super) async fn make(
         .collect();
     info!(pod = %net.pod, network = %net.network, addresses = %ips.join(", "), "interface made");
     agent.record_uplink(owner, net, facts);
-    if !agent.facts.is_current(facts) {
+    let is_outdated = !agent.facts.is_current(facts);
+    if is_outdated {
         // The node changed while the interface was being made, which no event has named for it.
         agent.work.enqueue_node();
+    }
+    // The plan of the pod's first interface may depend on this one.
+    if is_outdated || net.shared_veth.is_some() {
         agent
             .work
             .enqueue_container(&owner.container_id, Scope::PLAN);
@@ -325,7 +329,8 @@ pub(super) async fn existing(
     let others = timing::step("look into the pod", ForeignInterfaces::read(sandbox, own)).await?;
     existing.others_defaults = others.defaults;
     existing.in_main.extend(others.addresses);
-    existing.marks |= others.marks;
+    existing.marks |= others.routing.by_mark;
+    existing.foreign |= others.routing.any;
     Ok(existing)
 }
 
@@ -339,19 +344,18 @@ pub(super) fn own_existing(agent: &Agent, owner: &Owner) -> Existing {
             existing.others_defaults.clone_from(&net.others_defaults);
             existing.in_main.extend(net.in_main());
             existing.marks |= !net.accepts_marks();
+            existing.foreign |= net.has_reply_rule();
         } else if other.container_id == owner.container_id {
             existing.tables.push(table);
             existing.marks |= !net.accepts_marks();
+            existing.foreign |= net.has_reply_rule();
             if table == MAIN_TABLE {
                 existing.in_main.extend(net.ips());
             }
             if let Some(veth) = &net.veth {
                 existing.veth = Some(veth.clone());
             }
-            let replies = net.in_pod.rules.iter();
-            let replies =
-                replies.filter(|rule| rule.action == Action::Table(agent.settings.reply_table));
-            existing.families.extend(replies.map(|rule| rule.family));
+            existing.families.extend(net.reply_families());
         }
     });
     existing

@@ -273,7 +273,7 @@ impl Inside {
             let mut pod = Direct::open(place)?;
             let link = pod.links(&[name])?.remove(name);
             let addresses = pod.addresses()?;
-            Ok::<_, netlink::Error>((link, addresses, pod.has_foreign_rules_by_mark()?))
+            Ok::<_, netlink::Error>((link, addresses, pod.foreign_rules()?.by_mark))
         })??;
         let Some(link) = link else {
             return Err(Failure::new(

@@ -7,14 +7,14 @@ use ebbtide_ipam::pool::Owner;
 use ebbtide_kernel::{
     netlink::netns::Evidence,
     node::NodeFacts,
-    podnet::{self, PodNet},
+    podnet::{self, ForeignRouting, PodNet},
 };
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
 use super::{
     Action, Failure, Key, Outcome, RESYNC, Reconciler, Scope,
-    events::{follows_marks, is_guarded},
+    events::{is_guarded, is_open_to_foreign},
 };
 use crate::agent::Drift;
 
@@ -141,8 +141,8 @@ impl Item<'_> {
         if scope.guard && is_guarded(&net) {
             changed |= self.guard().await?;
         }
-        if scope.marks {
-            changed |= self.follow_marks().await?;
+        if scope.foreign {
+            changed |= self.follow_foreign().await?;
         }
         Ok(Inspection::There { changed })
     }
@@ -211,34 +211,62 @@ impl Item<'_> {
         Ok(true)
     }
 
-    /// Lets the programs follow the pod's connections if foreign rules in it route by marks, as those of transparent
-    /// proxies do.
+    /// Adapts the plan to what else is in the pod and may route its replies. What was found once counts for good.
     ///
-    /// The kernel gives an accepted socket the *whole* mark of its SYN (`tcp_fwmark_accept`), including the part that
-    /// a proxy has set and routes by (`TPROXY --tproxy-mark`). The proxy's replies would follow its own rule back into
-    /// the pod.
-    async fn follow_marks(&self) -> Result<Found, Failure> {
+    /// Anything foreign requires the reply rule: without it a reply follows the routing table, and may leave by a link
+    /// that has no program of Ebbtide's.
+    ///
+    /// Foreign rules that route by marks, as those of transparent proxies do, require that the programs follow the pod's
+    /// connections. The kernel gives an accepted socket the *whole* mark of its SYN (`tcp_fwmark_accept`), including the
+    /// part that a proxy has set and routes by (`TPROXY --tproxy-mark`). The proxy's replies would follow its own rule
+    /// back into the pod.
+    async fn follow_foreign(&self) -> Result<Found, Failure> {
         let agent = &self.reconciler.agent;
-        let Some(net) = agent.interface(self.owner).filter(|net| follows_marks(net)) else {
+        let Some(net) = agent
+            .interface(self.owner)
+            .filter(|net| is_open_to_foreign(net))
+        else {
             return Ok(false);
         };
-        let marks = podnet::has_foreign_marks(&net).await;
-        if self.unless_gone(&net, marks, "cannot look for rules by mark")? != Some(true) {
+        let found = ForeignRouting::read(&net).await;
+        let cannot = "cannot look for foreign links and rules";
+        let Some(found) = self.unless_gone(&net, found, cannot)? else {
+            return Ok(false);
+        };
+        let mut following = PodNet::clone(&net);
+        let Some(spec) = &mut following.spec else {
+            return Ok(false);
+        };
+        let (takes_marks, had_rule) = (spec.accept_marks, spec.reply_rule);
+        spec.accept_marks &= !found.by_mark;
+        spec.reply_rule = Some(had_rule == Some(true) || found.any);
+        let (is_marked, has_rule) = (takes_marks && found.by_mark, spec.reply_rule);
+        if !is_marked && has_rule == had_rule {
             return Ok(false);
         }
-        let mut following = PodNet::clone(&net);
-        if let Some(spec) = &mut following.spec {
-            spec.accept_marks = false;
-        }
         let new = agent.replanned(&following, self.facts);
-        self.apply_plan(&net, new, "cannot switch its TCP replies to the flow table")
-            .await?;
-        info!(
-            pod = %net.pod,
-            interface = self.owner.interface,
-            "the pod has foreign routing rules by mark: its TCP replies use the flow table from \
-             now on, not marks on its sockets"
-        );
+        self.apply_plan(
+            &net,
+            new,
+            "cannot adapt its replies to what else routes them",
+        )
+        .await?;
+        if is_marked {
+            info!(
+                pod = %net.pod,
+                interface = self.owner.interface,
+                "the pod has foreign routing rules by mark: its TCP replies use the flow table from \
+                 now on, not marks on its sockets"
+            );
+        }
+        if has_rule == Some(true) && had_rule == Some(false) {
+            info!(
+                pod = %net.pod,
+                interface = self.owner.interface,
+                "the pod has a foreign link, default route or routing rule: its replies have a rule \
+                 from now on"
+            );
+        }
         Ok(true)
     }
 
@@ -252,12 +280,12 @@ impl Item<'_> {
     }
 
     /// Returns what was found in the pod; `None` if it has just ended, which the next comparison finds.
-    fn unless_gone(
+    fn unless_gone<T>(
         &self,
         net: &PodNet,
-        found: Result<Found, podnet::Error>,
+        found: Result<T, podnet::Error>,
         cannot: &str,
-    ) -> Result<Option<Found>, Failure> {
+    ) -> Result<Option<T>, Failure> {
         match found {
             Ok(found) => Ok(Some(found)),
             Err(podnet::Error::NamespaceGone(_)) => Ok(None),

@@ -3,7 +3,11 @@
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
-use ebbtide_kernel::{netlink::other_netns::Change, node::is_link_local, podnet::PodNet};
+use ebbtide_kernel::{
+    netlink::other_netns::Change,
+    node::is_link_local,
+    podnet::{PodNet, has_alias},
+};
 use ebbtide_types::IpvlanMode;
 
 /// Whether netlink events of other namespaces may be changes to Ebbtide's interfaces there. An interface that is being
@@ -24,7 +28,19 @@ pub fn concern_guarded_pods<'a>(
             !address.is_loopback() && (is_link_local(address) || !own.contains(address))
         }
         Change::Mode(mode) => modes.len() > 1 || !modes.contains(mode),
+        Change::Up(_) => false,
         Change::HookGone | Change::Overrun => true,
+    })
+}
+
+/// Whether the events may come from a link that was set up in a pod beside Ebbtide's. A link without the flag has no
+/// routes; with it, it may have one at any time, whatever its addresses. Ebbtide's have their alias before they are up.
+#[must_use]
+pub fn are_foreign(events: &[Change]) -> bool {
+    events.iter().any(|event| match event {
+        Change::Up(link) => !has_alias(link),
+        Change::Overrun => true,
+        Change::Address(_) | Change::Mode(_) | Change::HookGone => false,
     })
 }
 
@@ -36,10 +52,15 @@ pub fn is_guarded(net: &PodNet) -> bool {
         && filters.any(|filter| filter.link == net.interface && filter.only_from.is_some())
 }
 
-/// Whether a rule by mark in the pod would misroute its sockets' packets.
+/// Whether something foreign in the pod would change the plan: a rule by mark would misroute its sockets' packets,
+/// anything else its replies. Replies of another plugin's interface have their rule in any case.
 #[must_use]
-pub fn follows_marks(net: &PodNet) -> bool {
-    net.spec.is_some() && net.accepts_marks()
+pub fn is_open_to_foreign(net: &PodNet) -> bool {
+    let Some(spec) = &net.spec else {
+        return false;
+    };
+    let lacks_rule = net.ipvlan.is_some() && spec.reply_rule != Some(true);
+    net.host_veth().is_some() && (spec.accept_marks || lacks_rule)
 }
 
 #[cfg(test)]

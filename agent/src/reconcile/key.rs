@@ -43,8 +43,8 @@ impl fmt::Display for Key {
 ///
 /// let mut scope = Scope::PLAN;
 /// scope |= Scope::GUARD;
-/// scope |= Scope::MARKS;
-/// assert!(scope.guard && scope.marks && !scope.apply);
+/// scope |= Scope::FOREIGN;
+/// assert!(scope.guard && scope.foreign && !scope.apply);
 /// assert!(scope.is_inside());
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,8 +53,8 @@ pub struct Scope {
     pub apply: bool,
     /// The parts of its interfaces that the spoof guard relies on, which the pod may have changed.
     pub guard: bool,
-    /// Whether foreign rules in the pod route by marks.
-    pub marks: bool,
+    /// Whether anything foreign in the pod may route its replies.
+    pub foreign: bool,
 }
 
 impl Scope {
@@ -62,7 +62,7 @@ impl Scope {
     pub const PLAN: Self = Self {
         apply: false,
         guard: false,
-        marks: false,
+        foreign: false,
     };
     /// Everything that a take-over applies and compares.
     pub const APPLY: Self = Self {
@@ -74,16 +74,16 @@ impl Scope {
         guard: true,
         ..Self::PLAN
     };
-    /// Rules by mark.
-    pub const MARKS: Self = Self {
-        marks: true,
+    /// What else may route replies.
+    pub const FOREIGN: Self = Self {
+        foreign: true,
         ..Self::PLAN
     };
 
     /// Whether the pod's namespace must be entered.
     #[must_use]
     pub const fn is_inside(self) -> bool {
-        self.guard || self.marks
+        self.guard || self.foreign
     }
 }
 
@@ -91,6 +91,6 @@ impl BitOrAssign for Scope {
     fn bitor_assign(&mut self, other: Self) {
         self.apply |= other.apply;
         self.guard |= other.guard;
-        self.marks |= other.marks;
+        self.foreign |= other.foreign;
     }
 }

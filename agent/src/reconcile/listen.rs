@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ebbtide_kernel::{
     netlink::{
-        foreign_marks::ForeignMarks,
+        new_rules::NewRules,
         notification::Notifications,
         other_netns::{Change, Changes},
     },
@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::{
     Reconciler, Scope,
-    events::{concern_guarded_pods, follows_marks, is_guarded},
+    events::{are_foreign, concern_guarded_pods, is_guarded, is_open_to_foreign},
     locked,
     work::RESYNC,
 };
@@ -79,14 +79,17 @@ pub(super) async fn to_manifests(agent: &Agent) {
     }
 }
 
-/// Receives changes that pods make to guarded interfaces.
-pub(super) async fn to_guarded_pods(reconciler: &Reconciler) {
+/// Receives changes that pods make to guarded interfaces, and foreign links.
+pub(super) async fn to_pods(reconciler: &Reconciler) {
     let mut has_warned = false;
     loop {
         match Changes::listen() {
             Ok(mut events) => {
                 has_warned = false;
                 while let Some(burst) = next_burst(&mut events).await {
+                    if are_foreign(&burst) {
+                        reconciler.inspect_foreign();
+                    }
                     let interfaces = reconciler.agent.interfaces();
                     let nets = interfaces.iter().map(|(_, net)| net);
                     // A take-over replaces programs itself, and ends with a look into all of them.
@@ -108,34 +111,35 @@ pub(super) async fn to_guarded_pods(reconciler: &Reconciler) {
         }
         sleep(RESYNC).await;
         reconciler.inspect_guarded_pods();
+        reconciler.inspect_foreign();
     }
 }
 
-/// Receives changes of rules by mark in pods.
-pub(super) async fn to_marks(reconciler: &Reconciler) {
+/// Receives new foreign rules in pods.
+pub(super) async fn to_rules(reconciler: &Reconciler) {
     let mut has_warned = false;
     loop {
-        match ForeignMarks::listen() {
+        match NewRules::listen() {
             Ok(mut events) => {
                 has_warned = false;
                 while events.next().await.is_some() {
                     sleep(BURST).await;
                     while events.next().now_or_never().flatten().is_some() {}
-                    reconciler.inspect_marks();
+                    reconciler.inspect_foreign();
                 }
             }
             Err(e) if !has_warned => {
                 has_warned = true;
                 warn!(
-                    "rules by mark in pods (transparent proxies) are looked for every {} s only: cannot listen to other \
-                     network namespaces: {e}; give the agent the capability NET_BROADCAST",
+                    "foreign routing rules in pods (transparent proxies) are looked for every {} s only: cannot listen to \
+                     other network namespaces: {e}; give the agent the capability NET_BROADCAST",
                     RESYNC.as_secs()
                 );
             }
             Err(_) => {}
         }
         sleep(RESYNC).await;
-        reconciler.inspect_marks();
+        reconciler.inspect_foreign();
     }
 }
 
@@ -157,9 +161,9 @@ impl Reconciler {
         self.enqueue_where(is_guarded, Scope::GUARD);
     }
 
-    /// Names all pods whose sockets take marks.
-    pub(super) fn inspect_marks(&self) {
-        self.enqueue_where(follows_marks, Scope::MARKS);
+    /// Names all pods whose plan something foreign would change.
+    pub(super) fn inspect_foreign(&self) {
+        self.enqueue_where(is_open_to_foreign, Scope::FOREIGN);
     }
 
     fn enqueue_where(&self, is_meant: impl Fn(&PodNet) -> bool, scope: Scope) {

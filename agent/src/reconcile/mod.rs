@@ -60,8 +60,8 @@ pub async fn run(agent: Arc<Agent>, running: Running) {
     tokio::join!(
         listen::to_host(&reconciler),
         listen::to_manifests(&reconciler.agent),
-        listen::to_guarded_pods(&reconciler),
-        listen::to_marks(&reconciler),
+        listen::to_pods(&reconciler),
+        listen::to_rules(&reconciler),
         hand_out(&reconciler),
     );
 }

@@ -19,13 +19,13 @@ fn handed_out(queue: &mut Queue, now: Instant) -> Vec<Key> {
 fn an_item_named_twice_is_handed_out_once_at_the_earlier_time_with_all_that_was_named() {
     let (start, mut queue) = (Instant::now(), Queue::default());
     queue.add(&pod("a"), Scope::GUARD, start + 5 * SECOND);
-    queue.add(&pod("a"), Scope::MARKS, start + SECOND);
+    queue.add(&pod("a"), Scope::FOREIGN, start + SECOND);
     queue.add(&pod("a"), Scope::PLAN, start + 9 * SECOND);
     assert_eq!(queue.next_due(), Some(start + SECOND));
     assert_eq!(queue.next(start), None);
     let both = Scope {
         guard: true,
-        ..Scope::MARKS
+        ..Scope::FOREIGN
     };
     assert_eq!(queue.next(start + SECOND), Some((pod("a"), both)));
     assert_eq!(queue.next(start + 60 * SECOND), None);
@@ -164,10 +164,10 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     const KEYS: usize = 2 * MAX_CONCURRENT;
-    let scope = any::<(bool, bool, bool)>().prop_map(|(apply, guard, marks)| Scope {
+    let scope = any::<(bool, bool, bool)>().prop_map(|(apply, guard, foreign)| Scope {
         apply,
         guard,
-        marks,
+        foreign,
     });
     let millis = 0..5000_u64;
     let outcome = prop_oneof![

@@ -99,6 +99,6 @@ impl Reconciler {
         self.agent.work.release_node();
         // Changes made in the pods while no agent received notifications.
         self.inspect_guarded_pods();
-        self.inspect_marks();
+        self.inspect_foreign();
     }
 }

@@ -38,6 +38,15 @@ pub struct Foreign {
     pub beside_ours: bool,
 }
 
+/// The kinds of foreign rules that a namespace has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForeignRules {
+    /// Whether there is any.
+    pub any: bool,
+    /// Whether one matches marks.
+    pub by_mark: bool,
+}
+
 impl Netlink {
     /// Reads the foreign routes in `tables`, and all foreign rules.
     ///
@@ -122,12 +131,26 @@ impl Direct {
         self.has_rules(leads_to_owned_table)
     }
 
-    /// Whether a foreign rule matches marks.
+    /// Looks for foreign rules, without the kernel's own.
     ///
     /// # Errors
     /// If the kernel refuses a request.
-    pub fn has_foreign_rules_by_mark(&mut self) -> Result<bool, Error> {
-        self.has_rules(is_foreign_by_mark)
+    pub fn foreign_rules(&mut self) -> Result<ForeignRules, Error> {
+        let mut found = ForeignRules::default();
+        for family in Family::BOTH {
+            let mut message = RuleMessage::default();
+            message.header.family = message::address_family(family);
+            let question = RouteNetlinkMessage::GetRule(message);
+            let foreign = self.dump("list rules", question, |answer| match answer {
+                RouteNetlinkMessage::NewRule(rule) if is_foreign(&rule) => {
+                    Some(matches_mark(&rule))
+                }
+                _ => None,
+            })?;
+            found.any |= !foreign.is_empty();
+            found.by_mark |= foreign.contains(&true);
+        }
+        Ok(found)
     }
 
     fn has_rules(&mut self, are_meant: fn(&RuleMessage) -> bool) -> Result<bool, Error> {
@@ -160,10 +183,16 @@ fn leads_to_owned_table(message: &RuleMessage) -> bool {
     is_owned(message) && table != MAIN_TABLE && !is_by_mark
 }
 
-/// Whether the rule is foreign and matches marks.
-pub(super) fn is_foreign_by_mark(message: &RuleMessage) -> bool {
+/// Whether the rule is neither Ebbtide's nor one of the kernel's own, which each namespace has
+/// (`fib_default_rule_add`, net/core/fib_rules.c).
+pub(super) fn is_foreign(message: &RuleMessage) -> bool {
+    let kernels = RuleAttribute::Protocol(RouteProtocol::Kernel);
+    !is_owned(message) && !message.attributes.contains(&kernels)
+}
+
+fn matches_mark(message: &RuleMessage) -> bool {
     let by_mark = |attribute: &RuleAttribute| matches!(attribute, RuleAttribute::FwMark(_));
-    !is_owned(message) && message.attributes.iter().any(by_mark)
+    message.attributes.iter().any(by_mark)
 }
 
 fn is_foreign_default(RouteMessage { header, .. }: &RouteMessage) -> bool {

@@ -7,7 +7,10 @@ use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
 use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::{RouteNetlinkMessage, link::LinkMessage},
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{LinkFlags, LinkMessage},
+    },
     proto::from_socket_with_codec,
     sys::{AsyncSocket as _, SocketAddr},
 };
@@ -25,6 +28,8 @@ pub enum Change {
     Address(IpAddr),
     /// An ipvlan link was added or changed, and has this mode.
     Mode(IpvlanMode),
+    /// A link was set up, or created as such; not a loopback.
+    Up(Link),
     /// A queueing discipline or a filter was removed.
     HookGone,
     /// The socket's buffer overflowed: notifications were lost.
@@ -33,7 +38,11 @@ pub enum Change {
 
 /// A socket that receives changes from all namespaces that have an ID here (`NETLINK_LISTEN_ALL_NSID`, netlink(7)).
 #[derive(Debug)]
-pub struct Changes(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub struct Changes {
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    /// The second change that a message was about.
+    second: Option<Change>,
+}
 
 impl Changes {
     /// Opens the socket.
@@ -51,13 +60,21 @@ impl Changes {
         socket.socket_mut().set_listen_all_namespaces(true)?;
         let (connection, _, messages): Parts = from_socket_with_codec(socket);
         tokio::spawn(connection);
-        Ok(Self(messages))
+        Ok(Self {
+            messages,
+            second: None,
+        })
     }
 
     /// Receives the next change; `None` if the socket was closed.
     pub async fn next(&mut self) -> Option<Change> {
-        while let Some((message, _)) = self.0.next().await {
-            if let Some(change) = parse(message.payload) {
+        if let Some(second) = self.second.take() {
+            return Some(second);
+        }
+        while let Some((message, _)) = self.messages.next().await {
+            let mut changes = parse(message.payload).into_iter().flatten();
+            if let Some(change) = changes.next() {
+                self.second = changes.next();
                 return Some(change);
             }
         }
@@ -65,23 +82,29 @@ impl Changes {
     }
 }
 
-fn parse(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
+fn parse(payload: NetlinkPayload<RouteNetlinkMessage>) -> [Option<Change>; 2] {
     use RouteNetlinkMessage as Message;
-    match payload {
+    let change = match payload {
         NetlinkPayload::Overrun(_) => Some(Change::Overrun),
-        NetlinkPayload::InnerMessage(Message::NewAddress(message)) => Some(Change::Address(
-            LinkAddress::parse(&message)?.address.addr(),
-        )),
-        NetlinkPayload::InnerMessage(Message::NewLink(message)) => mode(message),
+        NetlinkPayload::InnerMessage(Message::NewAddress(message)) => {
+            let address = LinkAddress::parse(&message);
+            address.map(|found| Change::Address(found.address.addr()))
+        }
+        NetlinkPayload::InnerMessage(Message::NewLink(message)) => return of_link(message),
         NetlinkPayload::InnerMessage(
             Message::DelQueueDiscipline(_) | Message::DelTrafficFilter(_),
         ) => Some(Change::HookGone),
         _ => None,
-    }
+    };
+    [change, None]
 }
 
-fn mode(message: LinkMessage) -> Option<Change> {
-    Link::parse(message).ipvlan_mode.map(Change::Mode)
+fn of_link(message: LinkMessage) -> [Option<Change>; 2] {
+    let has_changed = message.header.change_mask.contains(LinkFlags::Up);
+    let link = Link::parse(message);
+    let mode = link.ipvlan_mode.map(Change::Mode);
+    let is_up = has_changed && link.up && !link.loopback;
+    [mode, is_up.then_some(Change::Up(link))]
 }
 
 impl Batch {

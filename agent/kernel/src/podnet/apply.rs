@@ -244,6 +244,12 @@ pub(super) fn present<'f>(
 /// none.
 fn add_objects(batch: &mut Batch, plan: &NamespacePlan, links: &Found, programs: &Programs) {
     let index = |name: &String| links.get(name).map(|link| link.ifindex);
+    // Before the routes: what an older plan routes elsewhere is redirected already when its route changes.
+    for object in &plan.filters {
+        if let (Some(index), Some(program)) = (index(&object.link), programs.fd(&object.program)) {
+            batch.add_filter(object, index, program);
+        }
+    }
     for object in &plan.addresses {
         if let Some(index) = index(&object.link) {
             batch.add_address(object, index);
@@ -261,10 +267,5 @@ fn add_objects(batch: &mut Batch, plan: &NamespacePlan, links: &Found, programs:
     }
     for object in &plan.rules {
         batch.add_rule(object);
-    }
-    for object in &plan.filters {
-        if let (Some(index), Some(program)) = (index(&object.link), programs.fd(&object.program)) {
-            batch.add_filter(object, index, program);
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ebbtide_types::IpvlanMode;
 
-use super::{Error, PodNet};
+use super::{Error, PodNet, has_alias};
 use crate::{
     netlink::{Batch, direct::Direct, link::LinkAddress, netns::Evidence},
     node::is_link_local,
@@ -65,11 +65,7 @@ fn in_pod(net: &PodNet, taken: &[IpAddr]) -> Result<Reverted, Error> {
         };
         let is_ours = link.name == net.interface;
         // Another of the pod's interfaces has a record of its own.
-        let has_record = link
-            .alias
-            .as_deref()
-            .is_some_and(|alias| alias.starts_with(crate::node::ALIAS));
-        if !is_ours && has_record {
+        if !is_ours && has_alias(link) {
             continue;
         }
         let own = is_ours.then_some(own.as_slice());

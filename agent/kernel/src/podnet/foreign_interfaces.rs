@@ -1,4 +1,5 @@
-//! Reads what other plugins have in a pod's namespace: facts for planning an interface beside theirs.
+//! Reads what other plugins, and programs in the pod, have in its namespace: facts for planning an interface beside
+//! theirs.
 
 use std::{net::IpAddr, path::Path};
 
@@ -8,9 +9,10 @@ use super::{Error, PodNet, Sandbox, model::VETH};
 use crate::{
     netlink::{
         direct::Direct,
+        link::Link,
         netns::{Evidence, Netns},
     },
-    node::is_link_local,
+    node::{ALIAS, is_link_local},
 };
 
 /// Other plugins' default routes and addresses.
@@ -20,8 +22,57 @@ pub struct ForeignInterfaces {
     pub defaults: Vec<Family>,
     /// Addresses on foreign links, if there is such a route; without link-local ones.
     pub addresses: Vec<IpAddr>,
-    /// Whether foreign rules route by marks; only determined if there is such a route.
-    pub marks: bool,
+    /// What may route replies.
+    pub routing: ForeignRouting,
+}
+
+/// What may route a pod's replies elsewhere than Ebbtide's routes do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForeignRouting {
+    /// Whether foreign rules route by marks.
+    pub by_mark: bool,
+    /// Whether there is anything: such a rule or any other, a foreign link that is up, a foreign default route.
+    pub any: bool,
+}
+
+impl ForeignRouting {
+    /// Reads it from the pod of `net`.
+    ///
+    /// # Errors
+    /// If the pod's namespace no longer exists, or the kernel does not answer.
+    pub async fn read(net: &PodNet) -> Result<Self, Error> {
+        let own = vec![net.interface.clone()];
+        let look = move |pod: &mut Direct| {
+            let mut has_default = false;
+            for family in Family::BOTH {
+                has_default |= pod.has_foreign_default(family)?;
+            }
+            Self::inside(pod, &own, has_default)
+        };
+        inspect(net.namespace()?, &net.netns, look).await
+    }
+
+    fn inside(pod: &mut Direct, own: &[String], has_default: bool) -> Result<Self, Error> {
+        let rules = pod.foreign_rules()?;
+        let links = pod.all_links()?;
+        Ok(Self {
+            by_mark: rules.by_mark,
+            any: rules.any || has_default || links.iter().any(|link| is_foreign(link, own)),
+        })
+    }
+}
+
+/// Whether packets may leave by a link that is not Ebbtide's. `own`: the names of some that are.
+fn is_foreign(link: &Link, own: &[String]) -> bool {
+    let is_ours = link.name == VETH || own.contains(&link.name) || has_alias(link);
+    link.up && !link.loopback && !is_ours
+}
+
+/// Whether the link's alias says that it is Ebbtide's, as for all that Ebbtide has set up.
+#[must_use]
+pub fn has_alias(link: &Link) -> bool {
+    let alias = link.alias.as_deref();
+    alias.is_some_and(|alias| alias.starts_with(ALIAS))
 }
 
 impl ForeignInterfaces {
@@ -41,10 +92,10 @@ impl ForeignInterfaces {
                 others.defaults.push(family);
             }
         }
+        others.routing = ForeignRouting::inside(pod, own, !others.defaults.is_empty())?;
         if others.defaults.is_empty() {
             return Ok(others);
         }
-        others.marks = pod.has_foreign_rules_by_mark()?;
         let names: Vec<&str> = own.iter().map(String::as_str).chain(["lo", VETH]).collect();
         let own = pod.links(&names)?;
         let is_own = |index| own.values().any(|link| link.ifindex == index);
@@ -57,15 +108,6 @@ impl ForeignInterfaces {
             .collect();
         Ok(others)
     }
-}
-
-/// Whether foreign rules in the pod of `net` route by marks.
-///
-/// # Errors
-/// If the pod's namespace no longer exists, or the kernel does not answer.
-pub async fn has_foreign_marks(net: &PodNet) -> Result<bool, Error> {
-    let look = |pod: &mut Direct| Ok(pod.has_foreign_rules_by_mark()?);
-    inspect(net.namespace()?, &net.netns, look).await
 }
 
 async fn inspect<T: Send + 'static>(

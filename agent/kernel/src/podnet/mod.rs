@@ -20,7 +20,7 @@ mod tests;
 pub use apply::{Links, apply};
 pub use check::{check, is_attached};
 pub use foreign_addresses::{Reverted, revert};
-pub use foreign_interfaces::{ForeignInterfaces, has_foreign_marks};
+pub use foreign_interfaces::{ForeignInterfaces, ForeignRouting, has_alias};
 pub use model::{Delegate, Existing, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
 pub use plan::plan;
 pub use remove::{forget, remove};

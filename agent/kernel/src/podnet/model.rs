@@ -60,12 +60,14 @@ pub struct Existing {
     /// Addresses to be routed by the main table only: those of the interface with the default route, if that is another
     /// one, those of other plugins' interfaces, and those in this interface's previous plan.
     pub in_main: Vec<IpAddr>,
-    /// Families whose replies are routed to the veth already.
+    /// Families whose replies another interface's plan leads to the veth already.
     pub families: Vec<Family>,
     /// The table of this interface in its previous plan.
     pub own_table: Option<u32>,
     /// Whether the pod has foreign rules that route by marks.
     pub marks: bool,
+    /// Whether the pod has anything foreign that may route replies: a link, a default route, a rule.
+    pub foreign: bool,
 }
 
 /// The network that an interface belongs to.
@@ -95,6 +97,11 @@ pub struct NetworkSpec {
     /// Whether accepted sockets take their SYN's mark, which routes replies to the veth. They do not if something else
     /// in the pod marks incoming packets (TPROXY); then the programs track the connections.
     pub accept_marks: bool,
+    /// Whether a rule routes replies by their mark to an interface of Ebbtide's, since something in the pod may route
+    /// them elsewhere or not at all. `None` in the record of an agent that always made the rule: it stays until the pod
+    /// is inspected.
+    #[serde(default)]
+    pub reply_rule: Option<bool>,
     /// Links in the host that earlier plugins created and that filter reverse paths strictly. The route to the pod is
     /// over Ebbtide's pair now, so packets from the pod by these links would be dropped.
     pub strict_links: Vec<String>,
@@ -117,6 +124,7 @@ impl NetworkSpec {
             gateways: Vec::new(),
             made_before: None,
             accept_marks: true,
+            reply_rule: Some(false),
             strict_links: Vec::new(),
         }
     }
@@ -280,6 +288,24 @@ impl PodNet {
     #[must_use]
     pub fn accepts_marks(&self) -> bool {
         self.spec.as_ref().is_none_or(|spec| spec.accept_marks)
+    }
+
+    /// Whether the request asks for the reply rule, or does not say.
+    #[must_use]
+    pub fn has_reply_rule(&self) -> bool {
+        let spec = self.spec.as_ref();
+        spec.is_none_or(|spec| spec.reply_rule != Some(false))
+    }
+
+    /// Returns the families whose replies its plan leads to the veth. One interface of a pod does that for each family.
+    #[must_use]
+    pub fn reply_families(&self) -> Vec<Family> {
+        let mut families = Family::BOTH.to_vec();
+        families.retain(|family| {
+            let mut neighbours = self.in_pod.neighbours.iter();
+            neighbours.any(|n| n.link == VETH && Family::of(n.address) == *family)
+        });
+        families
     }
 
     /// Returns the pair to the host, whichever interface it came with.

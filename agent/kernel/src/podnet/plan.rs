@@ -29,6 +29,13 @@ const NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// See [`NEXT_HOP_V4`].
 const NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// The next hop of marked packets on the interface itself, whose egress program redirects them to the veth. Nobody has
+/// these addresses either. They differ from [`NEXT_HOP_V4`] and [`NEXT_HOP_V6`]: on a NIC's link somebody may have
+/// those, as routers have fe80::1, and Calico's pods have 169.254.1.1 as their gateway.
+const MARKED_NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 235, 1);
+/// See [`MARKED_NEXT_HOP_V4`]. It is derived from [`HOST_MAC`].
+const MARKED_NEXT_HOP_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x00eb, 0xb0ff, 0xfe00, 1);
+
 /// `IN6_ADDR_GEN_MODE_NONE` (include/uapi/linux/if_link.h): no link-local address. It would only cause traffic that
 /// clouds drop.
 const NO_ADDRESSES: &str = "1";
@@ -138,6 +145,10 @@ pub fn plan(
     let shared_veth = existing.veth.clone().filter(|_| network.veth);
     let is_ours = network.made_before.is_none();
     let accept_marks = network.accept_marks && !existing.marks;
+    let reply_rule = match existing.foreign {
+        true => Some(true),
+        false => network.reply_rule,
+    };
     let others_defaults = existing::others_defaults(existing, addresses);
     let tables = existing::tables(sandbox, existing, network, &others_defaults, settings);
     let table = tables.own;
@@ -172,7 +183,14 @@ pub fn plan(
         }
         for (family, own) in families(addresses) {
             if !existing.families.contains(&family) {
-                replies(family, own, settings, &mut in_pod);
+                replies(family, own, &mut in_pod);
+                let mut of_family = addresses
+                    .iter()
+                    .filter(|pod| Family::of(pod.address.addr()) == family);
+                let has_gateway = of_family.any(|pod| pod.gateway.is_some());
+                if !is_ours || !has_gateway || reply_rule != Some(false) {
+                    reply_rule_by_mark(&sandbox.interface, family, own, settings, &mut in_pod);
+                }
                 in_host
                     .sysctls
                     .extend(family_settings(&veth.host_name, family));
@@ -203,6 +221,7 @@ pub fn plan(
         network: network.name.clone(),
         spec: Some(NetworkSpec {
             accept_marks,
+            reply_rule,
             ..network.clone()
         }),
         addresses: addresses.to_vec(),
@@ -295,9 +314,8 @@ fn family_settings(link: &str, family: Family) -> Vec<Sysctl> {
 /// The settings for marks in the pod. The accepted socket inherits the mark of its SYN; RST and ICMP replies carry the
 /// mark of what they answer (Documentation/networking/ip-sysctl.rst).
 ///
-/// Packets with far sources come in by the veth. Those for the pod have the mark, which makes their reverse path match;
-/// ICMP errors have none, and packets that the pod forwards are not looked up by the mark's rule. Loose filtering
-/// accepts both. The larger of `all` and this applies, and 2 (loose) is larger than 1.
+/// Packets with far sources come in by the veth, and the routes to these lead to the interface. Loose filtering accepts
+/// them. The larger of `all` and this applies, and 2 (loose) is larger than 1.
 ///
 /// The kernel gives the accepted socket the whole mark, not Ebbtide's bit alone. If a transparent proxy sets a mark of
 /// its own, replies would follow that proxy's rule back into the pod; and a source that is looked up by that mark is
@@ -427,8 +445,9 @@ fn routes_to_host(
     }
 }
 
-/// Plans what routes the replies of a family to the veth.
-fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut NamespacePlan) {
+/// Plans what the replies of a family need at the veth. The routes lead them to an interface of Ebbtide's, whose egress
+/// program redirects them by their mark.
+fn replies(family: Family, own: IpAddr, plan: &mut NamespacePlan) {
     plan.sysctls.extend(family_settings(VETH, family));
     if family == Family::V6 {
         plan.sysctls
@@ -447,10 +466,33 @@ fn replies(family: Family, own: IpAddr, settings: &Settings, plan: &mut Namespac
         address: next_hop(family),
         mac: Mac(HOST_MAC),
     });
+}
+
+/// Plans the rule that routes marked packets to the interface, whatever else is in the pod.
+///
+/// It is planned only where it is needed: as soon as there is any rule in a namespace, the kernel walks them all for
+/// each packet, and validates each source by a lookup of its own (`fib_lookup`, include/net/ip_fib.h;
+/// `fib_validate_source`, net/ipv4/fib_frontend.c).
+fn reply_rule_by_mark(
+    interface: &str,
+    family: Family,
+    own: IpAddr,
+    settings: &Settings,
+    plan: &mut NamespacePlan,
+) {
+    let next_hop = match family {
+        Family::V4 => MARKED_NEXT_HOP_V4.into(),
+        Family::V6 => MARKED_NEXT_HOP_V6.into(),
+    };
+    plan.neighbours.push(Neighbour {
+        link: interface.to_owned(),
+        address: next_hop,
+        mac: Mac(HOST_MAC),
+    });
     plan.routes.push(Route {
-        link: VETH.to_owned(),
+        link: interface.to_owned(),
         destination: family.everything(),
-        via: Some(next_hop(family)),
+        via: Some(next_hop),
         source: Some(own),
         table: settings.reply_table,
     });

@@ -78,6 +78,18 @@ fn in_pod(net: &PodNet) -> Result<(), Error> {
             tracing::warn!(link = %link.name, netns = %net.netns.display(), "left alone: not ours");
         }
     }
+    if net.ipvlan.is_none()
+        && let Some(link) = pod.links(&[&net.interface])?.get(&net.interface)
+    {
+        // Another plugin's link stays, and what is on the veth is removed with it.
+        for route in net.in_pod.routes.iter().filter(|r| r.link == net.interface) {
+            batch.delete_route(route, link.ifindex);
+        }
+        let neighbours = net.in_pod.neighbours.iter();
+        for neighbour in neighbours.filter(|n| n.link == net.interface) {
+            batch.delete_neighbour(neighbour, link.ifindex);
+        }
+    }
     pod.run(batch)?;
     // A rule for the main table keeps another interface's packets from Ebbtide's tables: it is removed with the last of
     // these.

@@ -8,7 +8,7 @@ use super::{Error, Existing, PlanError, PodAddress, PodNet, Sandbox, plan};
 use crate::{
     netlink::{
         Batch, Netlink,
-        model::{Action, MAIN_TABLE, NamespacePlan},
+        model::{MAIN_TABLE, NamespacePlan},
         netns::Evidence,
     },
     node::NodeFacts,
@@ -28,14 +28,9 @@ pub fn replan(
     let Some(spec) = &net.spec else {
         return Ok(net.clone());
     };
-    let own_replies = |family: &Family| {
-        let mut rules = net.in_pod.rules.iter();
-        rules.any(|rule| {
-            rule.family == *family && rule.action == Action::Table(settings.reply_table)
-        })
-    };
+    let own = net.reply_families();
     let mut families = Family::BOTH.to_vec();
-    families.retain(|family| net.shared_veth.is_some() && !own_replies(family));
+    families.retain(|family| net.shared_veth.is_some() && !own.contains(family));
     let existing = Existing {
         veth: net.shared_veth.clone(),
         tables: Vec::new(),
@@ -44,6 +39,7 @@ pub fn replan(
         families,
         own_table: Some(net.table.unwrap_or(MAIN_TABLE)),
         marks: !net.accepts_marks(),
+        foreign: spec.reply_rule == Some(true),
     };
     let sandbox = Sandbox {
         container_id: net.container_id.clone(),
@@ -88,7 +84,7 @@ pub async fn prune(old: &PodNet, new: &PodNet, host: &Netlink) -> Result<(), Err
 }
 
 /// The routes, rules, neighbours and programs of `old` that `new` does not replace.
-fn surplus(old: &NamespacePlan, new: &NamespacePlan) -> NamespacePlan {
+pub(super) fn surplus(old: &NamespacePlan, new: &NamespacePlan) -> NamespacePlan {
     let mut surplus = NamespacePlan {
         routes: old.routes.clone(),
         rules: old.rules.clone(),

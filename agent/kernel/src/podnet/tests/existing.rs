@@ -6,6 +6,7 @@ use super::*;
 fn beside_another_plugin(families: &[Family]) -> Existing {
     Existing {
         others_defaults: families.to_vec(),
+        foreign: true,
         in_main: ["10.244.1.5", "fd00:244::5"]
             .map(|ip| ip.parse().unwrap())
             .into(),
@@ -26,7 +27,7 @@ fn beside_another_plugin_s_default_route_nothing_is_in_the_main_table() {
             "route 172.31.22.228/32 via 169.254.1.1 dev veth0 src 210.22.16.11 table 7701",
             "route 210.22.16.10/32 via 169.254.1.1 dev veth0 src 210.22.16.11 table 7701",
             "route 10.96.0.0/16 via 169.254.1.1 dev veth0 src 210.22.16.11 table 7701",
-            "route default via 169.254.1.1 dev veth0 src 210.22.16.11 table 7700",
+            "route default via 169.254.235.1 dev net1 src 210.22.16.11 table 7700",
         ]
     );
     // Packets from eth0's address, and those to Services without a source yet, are routed as before.

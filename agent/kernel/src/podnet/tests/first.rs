@@ -19,7 +19,6 @@ fn a_pod_reaches_the_world_by_its_nic_and_its_node_by_the_veth() {
             "route 172.31.22.228/32 via 169.254.1.1 dev veth0 src 172.31.16.4",
             "route 210.22.16.10/32 via 169.254.1.1 dev veth0 src 172.31.16.4",
             "route 10.96.0.0/16 via 169.254.1.1 dev veth0 src 172.31.16.4",
-            "route default via 169.254.1.1 dev veth0 src 172.31.16.4 table 7700",
         ]
     );
     assert_eq!(
@@ -29,15 +28,9 @@ fn a_pod_reaches_the_world_by_its_nic_and_its_node_by_the_veth() {
 }
 
 #[test]
-fn replies_of_what_came_in_by_the_veth_are_routed_by_their_mark() {
+fn replies_of_what_came_in_by_the_veth_are_redirected_by_their_mark() {
     let net = planned(&network(), &[v4(), v6()]);
-    assert_eq!(
-        texts(&net.in_pod.rules),
-        [
-            "IPv4 rule 1000: fwmark 0x1000/0x1000 iif lo lookup 7700",
-            "IPv6 rule 1000: fwmark 0x1000/0x1000 iif lo lookup 7700",
-        ]
-    );
+    assert_eq!(texts(&net.in_pod.rules), [""; 0]);
     assert_eq!(
         texts(&net.in_pod.filters),
         [
@@ -104,7 +97,6 @@ fn each_family_keeps_to_itself() {
         [
             "route default via fd00:16::1 dev eth0 src fd00:16::4",
             "route fd00:16::228/128 via fe80::1 dev veth0 src fd00:16::4",
-            "route default via fe80::1 dev veth0 src fd00:16::4 table 7700",
         ]
     );
     let host = texts(&net.in_host.routes);

@@ -3,6 +3,7 @@
 mod existing;
 mod first;
 mod further;
+mod reply_rule;
 
 use ebbtide_types::{Family, settings::Settings};
 
@@ -117,6 +118,7 @@ fn after_first() -> Existing {
         families: vec![Family::V4],
         own_table: None,
         marks: false,
+        foreign: false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Receives notifications of foreign rules by mark, in any network namespace.
+//! Receives notifications of new foreign rules, in any network namespace.
 
 use std::io;
 
@@ -11,14 +11,14 @@ use rtnetlink::{
     sys::{AsyncSocket as _, SocketAddr},
 };
 
-use super::{Parts, foreign::is_foreign_by_mark, listening};
+use super::{Parts, foreign::is_foreign, listening};
 
 /// A socket that receives these notifications from all namespaces which this one has links to: those of the pods, by
 /// their veth pairs (`NETLINK_LISTEN_ALL_NSID`, netlink(7)).
 #[derive(Debug)]
-pub struct ForeignMarks(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub struct NewRules(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
 
-impl ForeignMarks {
+impl NewRules {
     /// Opens the socket.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl ForeignMarks {
         while let Some((message, _)) = self.0.next().await {
             match message.payload {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRule(rule))
-                    if !is_foreign_by_mark(&rule) => {}
+                    if !is_foreign(&rule) => {}
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRule(_))
                 | NetlinkPayload::Overrun(_) => return Some(()),
                 _ => {}
