@@ -80,22 +80,14 @@ struct Damage {
 const PUT_BACK: &str =
     "the eBPF programs, with the spoof guard, were detached from the pod's interface: repaired";
 
-const DAMAGES: [Damage; 9] = [
+const DAMAGES: [Damage; 7] = [
     Damage {
         called: "route default via 172.31.16.1 dev eth0 src",
         by: |_, pod| ip(&pod.netns, &["route", "del", "default", "dev", "eth0"]).map(drop),
     },
     Damage {
-        called: "route default via 169.254.1.1 dev veth0 src",
-        by: |_, pod| ip(&pod.netns, &["route", "flush", "table", "7700"]).map(drop),
-    },
-    Damage {
-        called: "IPv4 rule 1000: fwmark 0x1000/0x1000 iif lo lookup 7700 is missing in the pod",
-        by: |_, pod| ip(&pod.netns, &["rule", "del", "pref", "1000"]).map(drop),
-    },
-    Damage {
-        called: "IPv6 rule 1000: fwmark 0x1000/0x1000 iif lo lookup 7700 is missing in the pod",
-        by: |_, pod| ip(&pod.netns, &["-6", "rule", "del", "pref", "1000"]).map(drop),
+        called: "route 10.96.0.0/16 via 169.254.1.1 dev veth0 src",
+        by: |_, pod| ip(&pod.netns, &["route", "del", "10.96.0.0/16"]).map(drop),
     },
     Damage {
         called: "program veth_ingress at veth0 ingress is not attached",

@@ -35,6 +35,7 @@ mod protocols;
 mod renamed;
 mod repair;
 mod repeated;
+mod reply_rule;
 mod requests;
 mod restart;
 mod rows;

@@ -2,8 +2,10 @@
 //! not misroute replies.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,7 +17,8 @@ use ebbtide_tests::two_ways::{
 use ebbtide_vpc::{
     iptables,
     netns::Netns,
-    patience::eventually,
+    patience::{PATIENCE, eventually},
+    ping::ping,
     plan::{Family, Plan},
     snapshot::{ip, run},
     traffic::{Client, Protocol, Server, socket},
@@ -350,5 +353,109 @@ fn a_transparent_proxy_that_came_while_no_agent_ran_is_found() -> Result<()> {
     site.lab.agent("master").wait_ready()?;
     site.each(|case| talk(case, &transparent(case)?))
         .context("with another agent")?;
+    site.pod.delete()
+}
+
+/// What the pod's kernel sends in answer to marked packets, as matches of iptables.
+fn kinds(family: Family) -> [(&'static str, &'static str); 7] {
+    let (echo, unreachable) = match family {
+        Family::V4 => (
+            "-p icmp --icmp-type echo-reply",
+            "-p icmp --icmp-type port-unreachable",
+        ),
+        Family::V6 => (
+            "-p icmpv6 --icmpv6-type echo-reply",
+            "-p icmpv6 --icmpv6-type destination-unreachable",
+        ),
+    };
+    [
+        ("syn-ack", "-p tcp --tcp-flags SYN,ACK,RST SYN,ACK"),
+        ("data", "-p tcp --tcp-flags SYN,RST,FIN,PSH PSH"),
+        ("fin", "-p tcp --tcp-flags SYN,RST,FIN FIN"),
+        ("ack", "-p tcp --tcp-flags SYN,RST,FIN,PSH,ACK ACK"),
+        ("rst", "-p tcp --tcp-flags RST RST"),
+        ("echo", echo),
+        ("unreachable", unreachable),
+    ]
+}
+
+/// Where no rule routes marked packets, the program at `eth0` redirects what has the mark. So each packet must have it,
+/// not only the kernel's lookup of its route.
+#[test]
+fn whatever_the_kernel_answers_to_a_marked_packet_has_the_mark() -> Result<()> {
+    let site = Site::create(Plan::default())?;
+    let (pod, node) = (&site.pod.netns, site.node());
+    let mut missing = Vec::new();
+    for family in Family::BOTH {
+        let own = site.pod.address(family);
+        let mut rules = Vec::new();
+        for (kind, fits) in kinds(family) {
+            for (with, not) in [("with", ""), ("less", "! ")] {
+                let mark = format!("-m mark {not}--mark {DEFAULT_MARK:#x}/{DEFAULT_MARK:#x}");
+                let rule = format!("POSTROUTING -s {own} {fits} {mark}");
+                rules.push((format!("{with}-{kind}."), rule));
+            }
+        }
+        let rules: Vec<_> = rules
+            .iter()
+            .map(|(name, rule)| (name.as_str(), rule.clone()))
+            .collect();
+        count(pod, family, &rules)?;
+        let case = site.case(Way::Straight, family);
+        let listener = listener(&case)?;
+        let connect = || -> Result<(TcpStream, TcpStream)> {
+            let from = SocketAddr::new(family.any(), 0);
+            let client = socket(node, Protocol::Tcp, from)?;
+            client.connect(&SocketAddr::new(own, case.port).into())?;
+            Ok((client.into(), listener.accept()?.0))
+        };
+        let (client, server) = connect()?;
+        transfer(&client, &server)?;
+        transfer(&server, &client)?;
+        drop((client, server));
+        // The server closes first: the last acknowledgement is of a socket in TIME_WAIT.
+        let (mut client, server) = connect()?;
+        drop(server);
+        let end = client.read(&mut [0])?;
+        ensure!(end == 0);
+        let acks = || counted(pod, family, "with-ack.");
+        let before = acks()?;
+        drop(client);
+        let in_time = eventually("the acknowledgement in TIME_WAIT", || {
+            ensure!(acks()? > before);
+            Ok(())
+        });
+        if in_time.is_err() {
+            missing.push(format!("{family}: an acknowledgement in TIME_WAIT"));
+        }
+        // A connection that the server aborts, and one that nobody accepts.
+        let (client, server) = connect()?;
+        (&client).write_all(b"unread")?;
+        thread::sleep(Duration::from_millis(100));
+        drop(server);
+        drop(client);
+        let closed = SocketAddr::new(own, 7);
+        // With SYN cookies no request is kept, from which the mark could be taken.
+        for cookies in ["2", "1"] {
+            pod.sysctls(&[("net/ipv4/tcp_syncookies", cookies)])?;
+            drop(connect()?);
+        }
+        let refused = socket(node, Protocol::Tcp, SocketAddr::new(family.any(), 0))?;
+        ensure!(refused.connect(&closed.into()).is_err());
+        let unheard = socket(node, Protocol::Udp, SocketAddr::new(family.any(), 0))?;
+        unheard.connect(&closed.into())?;
+        unheard.send(b"hello")?;
+        ping(node, None, own, PATIENCE)?;
+        for (kind, _) in kinds(family) {
+            let [with, less] =
+                ["with", "less"].map(|with| counted(pod, family, &format!("{with}-{kind}.")));
+            let (with, less) = (with?, less?);
+            println!("{family} {kind}: {with} with, {less} without");
+            if with == 0 || less > 0 {
+                missing.push(format!("{family} {kind}: {with} with, {less} without"));
+            }
+        }
+    }
+    ensure!(missing.is_empty(), "{missing:#?}");
     site.pod.delete()
 }

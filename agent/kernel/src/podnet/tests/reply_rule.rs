@@ -208,7 +208,7 @@ fn an_older_record_keeps_its_rule_until_somebody_has_looked_into_the_pod() {
         assert_eq!(ruled(&new), expected);
         assert_eq!(again(&new), new);
         // What becomes of the older routes and rules: none stays beside a new one.
-        let surplus = super::super::replan::surplus(&old.in_pod, &new.in_pod);
+        let surplus = replan::surplus(&old.in_pod, &new.in_pod);
         let is_older = |route: &Route| route.table == 7700 && route.link == "veth0";
         let left = surplus
             .routes
