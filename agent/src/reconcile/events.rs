@@ -66,6 +66,7 @@ pub fn is_open_to_foreign(net: &PodNet) -> bool {
 #[cfg(test)]
 mod tests {
     use ebbtide_kernel::{
+        netlink::link::Link,
         node::{Nic, NodeFacts},
         podnet::{self, Existing, NetworkSpec, PodAddress, Sandbox},
     };
@@ -124,5 +125,69 @@ mod tests {
             }
         }
         assert!(!concern_guarded_pods(&[], one.iter()));
+    }
+
+    fn link(name: &str, alias: Option<&str>) -> Link {
+        Link {
+            ifindex: 7,
+            name: name.into(),
+            alias: alias.map(Into::into),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            loopback: false,
+            kind: None,
+            ipvlan_mode: None,
+            iflink: None,
+            iflink_in_other_netns: false,
+            port_of: None,
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_set_up_may_be_foreign_unless_its_alias_says_otherwise() {
+        for (event, expected) in [
+            (Change::Up(link("wg0", None)), true),
+            (Change::Up(link("net1", Some("a macvlan"))), true),
+            (
+                Change::Up(link("net1", Some("ebbtide: default/web net1"))),
+                false,
+            ),
+            (Change::Address("10.0.0.5".parse().unwrap()), false),
+            (Change::Mode(IpvlanMode::L2), false),
+            (Change::HookGone, false),
+            (Change::Overrun, true),
+        ] {
+            assert_eq!(
+                are_foreign(std::slice::from_ref(&event)),
+                expected,
+                "{event:?}"
+            );
+        }
+        assert!(!are_foreign(&[]));
+    }
+
+    #[test]
+    fn a_pod_whose_plan_knows_of_everything_foreign_is_left_alone() {
+        for (accept_marks, reply_rule, expected) in [
+            (true, None, true),
+            (true, Some(false), true),
+            (true, Some(true), true),
+            (false, None, true),
+            (false, Some(false), true),
+            (false, Some(true), false),
+        ] {
+            let mut net = PodNet::clone(&net("10.0.0.4", IpvlanMode::L3));
+            let spec = net.spec.as_mut().unwrap();
+            (spec.accept_marks, spec.reply_rule) = (accept_marks, reply_rule);
+            assert_eq!(
+                is_open_to_foreign(&net),
+                expected,
+                "{accept_marks} {reply_rule:?}"
+            );
+            // Without the pair there are no replies.
+            (net.veth, net.shared_veth) = (None, None);
+            assert!(!is_open_to_foreign(&net));
+        }
     }
 }

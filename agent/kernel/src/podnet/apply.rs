@@ -94,8 +94,9 @@ async fn attempt(
             datapath.register(&net.ips(), net.number(), net.is_l3())
         }),
     };
-    let (master, veth, laps) = done.await?;
-    timing::adopt(laps);
+    let made = done.await?;
+    let (master, veth) = (made.master, made.veth);
+    timing::adopt(made.laps);
     registered?;
     let owned: Vec<_> = net
         .addresses
@@ -105,7 +106,8 @@ async fn attempt(
     let (nic, mac) = master.unzip();
     datapath.host.register_pod(&owned, net.number(), nic)?;
     datapath.set_send_options(&net.ips(), sending(net, veth, mac.flatten()))?;
-    enable_responder(net, host, datapath).await
+    enable_responder(net, host, datapath).await?;
+    Ok(made.configured?)
 }
 
 /// `veth`: the index of the pod's end of the pair; `mac`: the master's.
@@ -129,9 +131,19 @@ struct Work {
     laps: Laps,
 }
 
-/// The index and the link-layer address of the master, and the index of the pod's end of the pair, if those exist.
-type Made = (Option<Master>, Option<u32>, Laps);
+/// What the thread found and made.
+struct Made {
+    /// The master, if there is one.
+    master: Option<Master>,
+    /// The index of the pod's end of the pair.
+    veth: Option<u32>,
+    laps: Laps,
+    /// The first of the pod's objects that the kernel refused. All others are there, and the programs need to know the
+    /// pod all the same: a foreign default route, for instance, is never replaced.
+    configured: Result<(), netlink::Error>,
+}
 
+/// The index and the link-layer address of a master.
 type Master = (u32, Option<Mac>);
 
 /// Links in a plan that exist, by name.
@@ -143,8 +155,13 @@ impl Work {
         let place = format!("in {}", self.net.netns.display());
         let mut pod = visits.inside(|| Direct::open(place))?;
         let (master, there) = self.in_host(visits.netns(), &mut pod, &mut host)?;
-        let veth = visits.inside(|| self.in_pod(&mut pod, there))?;
-        Ok((master, veth, self.laps))
+        let (veth, configured) = visits.inside(|| self.in_pod(&mut pod, there))?;
+        Ok(Made {
+            master,
+            veth,
+            laps: self.laps,
+            configured,
+        })
     }
 
     /// Returns the master's data; and the pod's links, if all existed.
@@ -186,8 +203,13 @@ impl Work {
         Ok((master, there))
     }
 
-    /// Returns the index of the pod's end of the pair. `there`: the pod's links, if already read.
-    fn in_pod(&mut self, pod: &mut Direct, there: Option<Found>) -> Result<Option<u32>, Error> {
+    /// Returns the index of the pod's end of the pair, and whether all was configured. `there`: the pod's links, if
+    /// already read.
+    fn in_pod(
+        &mut self,
+        pod: &mut Direct,
+        there: Option<Found>,
+    ) -> Result<(Option<u32>, Result<(), netlink::Error>), Error> {
         let net = &self.net;
         sysctl::write_all(&net.in_pod.sysctls)?;
         self.laps.lap("settings in the pod");
@@ -213,10 +235,10 @@ impl Work {
             present(&found, &veth.pod_name, pod)?;
         }
         add_objects(&mut batch, &net.in_pod, &found, &self.programs);
-        run_batch(pod, batch, self.links)?;
+        let configured = run_batch(pod, batch, self.links);
         self.laps.lap("configure the pod");
         let veth = net.host_veth().and_then(|veth| found.get(&veth.pod_name));
-        Ok(veth.map(|link| link.ifindex))
+        Ok((veth.map(|link| link.ifindex), configured))
     }
 }
 
