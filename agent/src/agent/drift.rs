@@ -136,8 +136,35 @@ impl Agent {
         new: PodNet,
         facts: &Arc<NodeFacts>,
     ) -> Result<(), DetachError> {
+        let all = new.clone();
+        self.apply_part(owner, net, &all, new, facts).await
+    }
+
+    /// As [`Agent::apply_plan`], for what differs in the pod alone: nothing else there can be refused.
+    ///
+    /// # Errors
+    /// If the kernel or the store refuses.
+    pub async fn apply_difference(
+        &self,
+        owner: &Owner,
+        net: &PodNet,
+        new: PodNet,
+        facts: &Arc<NodeFacts>,
+    ) -> Result<(), DetachError> {
+        let part = podnet::difference(net, &new);
+        self.apply_part(owner, net, &part, new, facts).await
+    }
+
+    async fn apply_part(
+        &self,
+        owner: &Owner,
+        net: &PodNet,
+        part: &PodNet,
+        new: PodNet,
+        facts: &Arc<NodeFacts>,
+    ) -> Result<(), DetachError> {
         let nic = self.missing_nic_plan(facts, &new);
-        podnet::apply(&new, &nic, &self.host, &self.datapath, Links::Ensure).await?;
+        podnet::apply(part, &nic, &self.host, &self.datapath, Links::Ensure).await?;
         if new != *net {
             podnet::prune(net, &new, &self.host).await?;
             self.write_record(owner, &new).await?;

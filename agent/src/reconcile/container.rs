@@ -134,15 +134,18 @@ impl Item<'_> {
         if is_without_nic && agent.nic_of(self.facts, &net).is_none() {
             return Ok(Inspection::There { changed: false });
         }
+        // First and by itself: beside a foreign default route the whole plan is refused, again and again.
+        let followed = match scope.foreign {
+            true => self.follow_foreign().await,
+            false => Ok(false),
+        };
+        let net = agent.interface(self.owner).unwrap_or(net);
         if !is_without_nic {
             self.follow_node(&net, scope).await?;
         }
-        let mut changed = false;
+        let mut changed = followed?;
         if scope.guard && is_guarded(&net) {
             changed |= self.guard().await?;
-        }
-        if scope.foreign {
-            changed |= self.follow_foreign().await?;
         }
         Ok(Inspection::There { changed })
     }
@@ -245,12 +248,11 @@ impl Item<'_> {
             return Ok(false);
         }
         let new = agent.replanned(&following, self.facts);
-        self.apply_plan(
-            &net,
-            new,
-            "cannot adapt its replies to what else routes them",
-        )
-        .await?;
+        let applied = agent.apply_difference(self.owner, &net, new, self.facts);
+        applied.await.map_err(|e| {
+            let what = "cannot adapt its replies to what else routes them";
+            self.failure(&net, format!("{what}: {e}"))
+        })?;
         if is_marked {
             info!(
                 pod = %net.pod,

@@ -63,6 +63,26 @@ pub fn replan(
     })
 }
 
+/// Returns `new` with only those objects in the pod that `old` does not have, and the programs: to apply a change where
+/// something else may be refused, as beside a foreign default route.
+#[must_use]
+pub fn difference(old: &PodNet, new: &PodNet) -> PodNet {
+    let mut difference = new.clone();
+    let (in_pod, old) = (&mut difference.in_pod, &old.in_pod);
+    in_pod
+        .sysctls
+        .retain(|object| !old.sysctls.contains(object));
+    in_pod
+        .addresses
+        .retain(|object| !old.addresses.contains(object));
+    in_pod
+        .neighbours
+        .retain(|object| !old.neighbours.contains(object));
+    in_pod.routes.retain(|object| !old.routes.contains(object));
+    in_pod.rules.retain(|object| !old.rules.contains(object));
+    difference
+}
+
 /// Removes the objects of `old` that `new` does not have, after `new` was applied.
 ///
 /// # Errors
