@@ -223,16 +223,17 @@ pub(crate) fn redirect_reply(ctx: &TcContext) -> i32 {
         return guard::unread(ctx, At::Nic);
     };
     let pod = maps::pod(&ip.source);
-    let owner = || guard::owner_is(pod.as_deref());
-    if guard::is_spoofed(ctx, ip, owner, At::Nic) {
+    let marked = mark_of(ctx);
+    let is_reply = marked & maps::mark() == maps::mark() && !is_passed_on(ctx);
+    // By the veth it may leave with the address of any of the pod's interfaces, whatever link-layer address this one has.
+    let at = if is_reply { At::Veth } else { At::Nic };
+    if guard::is_spoofed(ctx, ip, || guard::owner_is(pod.as_deref()), at) {
         return DROP;
     }
     let Some(pod) = pod else {
         return PASS;
     };
-    let marked = mark_of(ctx);
     let (veth, is_l3) = (pod.veth, pod.flags & POD_IN_L3 != 0);
-    let is_reply = marked & maps::mark() == maps::mark() && !is_passed_on(ctx);
     let path = if is_reply {
         Some(Path {
             nic: maps::nic_in_mark(marked),

@@ -11,11 +11,12 @@ use ebbtide_kernel::{
     netlink::{
         Batch,
         direct::Direct,
-        model::{Filter, MAIN_TABLE, NamespacePlan, Selector},
+        model::{Action, Filter, MAIN_TABLE, NamespacePlan, Route, Rule, Selector},
         netns::Netns as Namespace,
     },
     podnet::PodNet,
 };
+use ebbtide_layout::DEFAULT_MARK;
 use ebbtide_types::Family;
 use ebbtide_vpc::{iptables, nic_programs};
 
@@ -37,7 +38,8 @@ pub enum Marking {
     Legacy,
     /// CONNMARK by iptables-nft.
     Nft,
-    /// Ebbtide's rule for marked replies, without programs: what it costs unmarked packets.
+    /// A rule for marked replies, as pods beside other plugins' interfaces have it, without programs: what it costs unmarked
+    /// packets.
     Rule,
     /// The rule, and for each of Ebbtide's programs one that does nothing: what the kernel needs to call them.
     Empty,
@@ -71,7 +73,7 @@ impl Marking {
             Self::Symmetric => "unmarked, by the veth",
             Self::Legacy => "iptables-legacy CONNMARK",
             Self::Nft => "iptables-nft CONNMARK",
-            Self::Rule => "ebbtide's rule alone",
+            Self::Rule => "a rule for marked replies alone",
             Self::Empty => "the rule, and programs that do nothing",
             Self::Pod => "ebbtide, in the pod alone",
             Self::Whole => "ebbtide",
@@ -113,29 +115,55 @@ impl Marking {
         plan.filters.clear();
         plan.sysctls
             .retain(|setting| !setting.path.contains("fwmark"));
+        let by_veth = default_by_veth(plan);
         match self {
             Self::Legacy | Self::Nft => {
-                for rule in &mut plan.rules {
-                    rule.selector = Selector::Mark {
-                        mark: 1,
-                        mask: u32::MAX,
-                    };
-                }
+                let any = u32::MAX;
+                plan.rules
+                    .push(reply_rule(Selector::Mark { mark: 1, mask: any }));
+                plan.routes.extend(by_veth);
             }
-            Self::Rule | Self::Empty => {}
+            Self::Rule | Self::Empty => {
+                let (mark, mask) = (DEFAULT_MARK, DEFAULT_MARK);
+                plan.rules
+                    .push(reply_rule(Selector::LocalMark { mark, mask }));
+                plan.routes.extend(by_veth);
+            }
             Self::Symmetric => {
-                plan.rules.clear();
-                // The default route of the table for replies replaces the pod's.
+                // It replaces the pod's default route.
                 let everything = Family::V4.everything();
-                plan.routes
-                    .retain(|route| route.table != MAIN_TABLE || route.destination != everything);
-                for route in &mut plan.routes {
-                    route.table = MAIN_TABLE;
-                }
+                plan.routes.retain(|route| route.destination != everything);
+                plan.routes.extend(by_veth.map(|route| Route {
+                    table: MAIN_TABLE,
+                    ..route
+                }));
             }
-            _ => plan.rules.clear(),
+            _ => {}
         }
     }
+}
+
+/// The table for marked replies.
+const REPLIES: u32 = 7700;
+
+fn reply_rule(selector: Selector) -> Rule {
+    Rule {
+        family: Family::V4,
+        priority: 1000,
+        selector,
+        action: Action::Table(REPLIES),
+    }
+}
+
+/// Returns a default route by the veth in the table for marked replies, with the next hop of the pod's routes to the node.
+fn default_by_veth(plan: &NamespacePlan) -> Option<Route> {
+    let mut routes = plan.routes.iter();
+    let to_node = routes.find(|route| route.link == VETH && route.via.is_some())?;
+    Some(Route {
+        destination: Family::V4.everything(),
+        table: REPLIES,
+        ..to_node.clone()
+    })
 }
 
 /// The rules that Spiderpool's coordinator plugin installs in a pod.
@@ -146,6 +174,9 @@ const CONNMARK: &str = "\
 -A OUTPUT -j CONNMARK --restore-mark
 COMMIT
 ";
+
+/// The pod's end of its pair.
+const VETH: &str = "veth0";
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30080;
