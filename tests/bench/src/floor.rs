@@ -14,7 +14,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use ebbtide_kernel::{
     datapath::{Datapath, SendOptions},
-    netlink::{Batch, direct::Direct, model::NamespacePlan, netns::Netns as Namespace, sysctl},
+    netlink::{
+        Batch, direct::Direct, hooks::TcHooks, model::NamespacePlan, netns::Netns as Namespace,
+        sysctl,
+    },
     node::{self, Known, Nic, NicNetworks, NodeFacts, PoolNetwork, Rules},
     podnet::{self, Existing, NetworkSpec, PodAddress, PodNet, Sandbox},
 };
@@ -242,10 +245,14 @@ impl Floor {
         for object in &plan.rules {
             batch.add_rule(object);
         }
+        // As the agent: at the NIC by TCX, where the kernel has it.
+        let (hooks, programs) = (TcHooks::default(), self.datapath.programs());
         for object in &plan.filters {
-            let program = self.datapath.programs().fd(&object.program);
-            let program = program.with_context(|| format!("no program for {object}"))?;
-            batch.add_filter(object, index(&object.link)?, program);
+            let link = index(&object.link)?;
+            let attached = self
+                .datapath
+                .attach_in_host(&mut batch, &hooks, &programs, object, link);
+            attached.with_context(|| format!("attaching {object}"))?;
         }
         Ok(netlink.run(batch)?)
     }
