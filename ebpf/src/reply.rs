@@ -210,11 +210,22 @@ fn path(ctx: &TcContext, ip: &Ip, pod: &PodCounters) -> Option<Path> {
     path
 }
 
+/// Redirects a reply to the veth, with the number of the NIC that it is to leave by. `None` if it cannot: without a pair,
+/// or while the agent has not written its index yet.
+#[inline(always)]
+fn to_veth(ctx: &TcContext, veth: u32, nic: u8) -> Option<i32> {
+    let mut macs = TO_HOST;
+    macs[6 + NIC_BYTE] = nic;
+    if veth == 0 || ctx.store(0, &macs, 0).is_err() {
+        return None;
+    }
+    // The veth's far end is in the host; the pair resolves no addresses (both MACs are fixed).
+    // SAFETY: a helper call with plain integers.
+    Some(unsafe { bpf_redirect(veth, 0) } as i32)
+}
+
 /// Handles the egress of the pod's own interface: redirects the replies to what came in by the veth to it, whatever the
 /// routing table chose. Packets with another's address are dropped.
-///
-/// What has the mark is such a reply: of an accepted socket, which inherited it, or of the kernel itself
-/// (`fwmark_reflect`). What the pod forwards has the mark of its request.
 #[inline(always)]
 pub(crate) fn redirect_reply(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -222,58 +233,74 @@ pub(crate) fn redirect_reply(ctx: &TcContext) -> i32 {
     let Some(ip) = packet::ip(ctx, &mut place) else {
         return guard::unread(ctx, At::Nic);
     };
+    if mark_of(ctx) & maps::mark() == maps::mark() && !is_passed_on(ctx) {
+        redirect_marked(ctx, ip)
+    } else {
+        redirect_remembered(ctx, ip)
+    }
+}
+
+/// What has the mark is the reply of an accepted socket, which inherited it, or of the kernel itself (`fwmark_reflect`).
+/// What the pod forwards has the mark of its request.
+#[inline(always)]
+fn redirect_marked(ctx: &TcContext, ip: &Ip) -> i32 {
     let pod = maps::pod(&ip.source);
-    let marked = mark_of(ctx);
-    let is_reply = marked & maps::mark() == maps::mark() && !is_passed_on(ctx);
     // By the veth it may leave with the address of any of the pod's interfaces, whatever link-layer address this one has.
-    let at = if is_reply { At::Veth } else { At::Nic };
-    if guard::is_spoofed(ctx, ip, || guard::owner_is(pod.as_deref()), at) {
+    if guard::is_spoofed(ctx, ip, || guard::owner_is(pod.as_deref()), At::Veth) {
+        return DROP;
+    }
+    let Some(pod) = pod else {
+        return PASS;
+    };
+    let veth = pod.veth;
+    let counters = &mut pod.hooks[Hook::NicEgress as usize];
+    counters.seen += 1;
+    if let Some(redirected) = to_veth(ctx, veth, maps::nic_in_mark(mark_of(ctx))) {
+        counters.redirected += 1;
+        return redirected;
+    }
+    counters.passed += 1;
+    PASS
+}
+
+/// Redirects the replies of remembered flows.
+#[inline(always)]
+fn redirect_remembered(ctx: &TcContext, ip: &Ip) -> i32 {
+    let pod = maps::pod(&ip.source);
+    if guard::is_spoofed(ctx, ip, || guard::owner_is(pod.as_deref()), At::Nic) {
         return DROP;
     }
     let Some(pod) = pod else {
         return PASS;
     };
     let (veth, is_l3) = (pod.veth, pod.flags & POD_IN_L3 != 0);
-    let path = if is_reply {
-        Some(Path {
-            nic: maps::nic_in_mark(marked),
-            straight: 0,
-        })
-    } else {
-        path(ctx, ip, pod)
-    };
+    let path = path(ctx, ip, pod);
     let counters = &mut pod.hooks[Hook::NicEgress as usize];
     counters.seen += 1;
-    // Without a pair, or while the agent has not written its index yet, the routing table decides.
-    if veth != 0 {
-        let is_straight = match path {
-            Some(path) if path.straight == 0 => {
-                let mut macs = TO_HOST;
-                macs[6 + NIC_BYTE] = path.nic;
-                if ctx.store(0, &macs, 0).is_ok() {
-                    counters.redirected += 1;
-                    // The veth's far end is in the host; the pair resolves no addresses (both MACs are fixed).
-                    // SAFETY: a helper call with plain integers.
-                    return unsafe { bpf_redirect(veth, 0) } as i32;
-                }
-                false
+    let is_straight = match path {
+        Some(path) if path.straight == 0 => {
+            if let Some(redirected) = to_veth(ctx, veth, path.nic) {
+                counters.redirected += 1;
+                return redirected;
             }
-            Some(_) => true,
-            None => false,
-        };
-        let is_bypass = is_straight
-            || pod.flags & POD_IS_EXEMPT != 0
-            || marked & maps::host_bypass_mark() == maps::host_bypass_mark();
-        // Past the host's netfilter, which would see what the interface sends.
-        if is_bypass
-            && !ip.is_multicast()
-            && leaves_the_node(ip)
-            && ctx.store(0, &HOST_BYPASS, 0).is_ok()
-        {
-            counters.redirected += 1;
-            // SAFETY: a helper call with plain integers.
-            return unsafe { bpf_redirect(veth, 0) } as i32;
+            false
         }
+        Some(_) => true,
+        None => false,
+    };
+    let is_bypass = is_straight
+        || pod.flags & POD_IS_EXEMPT != 0
+        || mark_of(ctx) & maps::host_bypass_mark() == maps::host_bypass_mark();
+    // Past the host's netfilter, which would see what the interface sends.
+    if is_bypass
+        && veth != 0
+        && !ip.is_multicast()
+        && leaves_the_node(ip)
+        && ctx.store(0, &HOST_BYPASS, 0).is_ok()
+    {
+        counters.redirected += 1;
+        // SAFETY: a helper call with plain integers.
+        return unsafe { bpf_redirect(veth, 0) } as i32;
     }
     if is_l3 {
         translated::note(ctx, ip);
