@@ -167,21 +167,21 @@ fn accepted(pod: u32, key: &FlowKey, is_l3: bool) -> Option<Path> {
 
 /// Notes the path of a packet's first fragment for the later ones, until the last is sent: the kernel creates and sends
 /// them in order (`ip_do_fragment`, net/ipv4/ip_output.c). The note of an older packet with the same identification is
-/// replaced or removed.
-#[inline(always)]
-fn note_fragment(pod: u32, ip: &Ip, key: &mut FlowKey, path: Option<Path>) {
+/// replaced or removed. Not inlined: fragments are few.
+#[inline(never)]
+fn note_fragment(pod: u32, ip: &Ip, key: &mut FlowKey, path: Option<Path>) -> u32 {
     flow::to_fragments(ip, key);
-    match path {
-        Some(path) if ip.payload.fragment & FIRST != 0 => {
-            let _not_there = flows::forget(pod, &*key);
-            // Without room the later ones follow the routing table, as they would without Ebbtide.
-            let _full = flows::remember(pod, &fresh(&*key, path.nic, path.straight));
-        }
-        Some(_) if ip.payload.fragment & LAST == 0 => {}
-        _ => {
-            let _not_there = flows::forget(pod, &*key);
-        }
+    if path.is_some() && ip.payload.fragment & (FIRST | LAST) == 0 {
+        return 0;
     }
+    let _not_there = flows::forget(pod, &*key);
+    if let Some(path) = path
+        && ip.payload.fragment & FIRST != 0
+    {
+        // Without room the later ones follow the routing table, as they would without Ebbtide.
+        let _full = flows::remember(pod, &fresh(&*key, path.nic, path.straight));
+    }
+    0
 }
 
 /// Returns the remembered path of a packet that the mark does not serve.
@@ -205,7 +205,7 @@ fn path(ctx: &TcContext, ip: &Ip, pod: &PodCounters) -> Option<Path> {
         })
     };
     if ip.payload.fragment != 0 {
-        note_fragment(number, ip, &mut key, path);
+        let _noted = note_fragment(number, ip, &mut key, path);
     }
     path
 }
