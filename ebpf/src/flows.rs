@@ -1,7 +1,4 @@
 //! The table of remembered flows ([`Bucket`]).
-//!
-//! Which of a bucket's flows it is, is found by arithmetic, without a branch for each: the verifier would walk the rest
-//! of the program once for each of them.
 
 use core::arch::asm;
 
@@ -36,7 +33,7 @@ static SPARES: Array<u32, 1> = Array::new();
 pub(crate) fn known(pod: u32, key: &FlowKey) -> Option<&'static mut Flow> {
     let (bucket, tag) = place(key);
     match in_bucket(pod, bucket, key, tag) {
-        None if has_spares() => in_bucket(pod, SPARE, key, tag),
+        None if has_spares() => in_spare(pod, key, tag),
         found => found,
     }
 }
@@ -74,19 +71,12 @@ fn bucket(pod: u32, bucket: u32) -> Option<&'static mut Bucket> {
 
 /// Returns the place of a flow in its bucket, if it is there.
 #[inline(always)]
-fn find(bucket: &Bucket, key: &FlowKey, tag: u32) -> Option<usize> {
-    // One more than the place of the last flow with this tag; zero without one.
-    let mut place = 0;
-    let mut i = 0;
-    while i < FLOWS_PER_BUCKET {
-        let others = if_zero(bucket.tags[i] ^ tag).wrapping_sub(1);
-        place = (place & others) | ((i as u64 + 1) & !others);
-        i += 1;
-    }
-    if place == 0 {
+fn find(bucket: &Bucket, key: &FlowKey, tag: u16) -> Option<usize> {
+    let found = bucket.find(tag);
+    if found == 0 {
         return None;
     }
-    let place = within(place - 1);
+    let place = within(Bucket::place_of(found));
     // SAFETY: a key is so many words, aligned like one, without padding (asserted in the layout), and any bytes are a
     // word.
     let words = |key: &FlowKey| unsafe { *(&raw const *key).cast::<[u64; WORDS]>() };
@@ -100,16 +90,19 @@ fn find(bucket: &Bucket, key: &FlowKey, tag: u32) -> Option<usize> {
     (differ == 0).then_some(place)
 }
 
-/// Returns the place of a bucket's flow that was used least recently, an empty one first.
+/// Returns the place for a new flow: that of another one with its tag, else that of the one that was used least recently.
 #[inline(always)]
-fn oldest(bucket: &Bucket) -> usize {
+fn place_for(bucket: &Bucket, tag: u16) -> usize {
+    let same = bucket.find(tag);
+    if same != 0 {
+        return within(Bucket::place_of(same));
+    }
     let mut oldest = 0_u64;
     let mut i = 0;
     while i < FLOWS_PER_BUCKET {
-        let is_empty = 0_u64.wrapping_sub(if_zero(bucket.tags[i]));
-        let age = u64::from(bucket.clock.wrapping_sub(bucket.used[i])) | (is_empty >> 32);
+        let age = u64::from(bucket.clock.wrapping_sub(bucket.used[i]));
         let this = (age << 3) | i as u64;
-        // All ones if this one is older.
+        // All ones if this one is older: without a branch, as in `Bucket::find`.
         let older = 0_u64.wrapping_sub(minus(oldest, this) >> 63);
         oldest ^= (oldest ^ this) & older;
         i += 1;
@@ -125,7 +118,7 @@ fn touch(bucket: &mut Bucket, place: usize) {
 }
 
 #[inline(always)]
-fn in_bucket(pod: u32, number: u32, key: &FlowKey, tag: u32) -> Option<&'static mut Flow> {
+fn in_bucket(pod: u32, number: u32, key: &FlowKey, tag: u16) -> Option<&'static mut Flow> {
     let bucket = bucket(pod, number)?;
     let place = find(bucket, key, tag)?;
     touch(bucket, place);
@@ -134,10 +127,16 @@ fn in_bucket(pod: u32, number: u32, key: &FlowKey, tag: u32) -> Option<&'static 
     Some(flow)
 }
 
+/// As [`in_bucket`], for the pod's spare bucket. Not inlined: it is empty, but for a want of memory.
+#[inline(never)]
+fn in_spare(pod: u32, key: &FlowKey, tag: u16) -> Option<&'static mut Flow> {
+    in_bucket(pod, SPARE, key, tag)
+}
+
 /// Puts a flow into its bucket, or into the spare one if the kernel has no memory for that. Returns 1, or 0 if there is
 /// neither. Not inlined: it is called for new flows alone.
 #[inline(never)]
-fn put(pod: u32, number: u32, flow: &Flow, tag: u32) -> u32 {
+fn put(pod: u32, number: u32, flow: &Flow, tag: u16) -> u32 {
     let its = match bucket(pod, number) {
         None => {
             if let Some(empty) = EMPTY.get_ptr(0) {
@@ -168,31 +167,26 @@ fn put(pod: u32, number: u32, flow: &Flow, tag: u32) -> u32 {
     let Some(into) = into else {
         return 0;
     };
-    let place = oldest(into);
-    into.tags[place] = 0;
+    let place = place_for(into, tag);
+    into.set_tag(place, 0);
     into.flows[place] = *flow;
     touch(into, place);
-    into.tags[place] = tag;
+    into.set_tag(place, tag);
     1
 }
 
 /// Removes a flow from a bucket. Returns 1 if it was there.
 #[inline(never)]
-fn clear(pod: u32, number: u32, key: &FlowKey, tag: u32) -> u32 {
+fn clear(pod: u32, number: u32, key: &FlowKey, tag: u16) -> u32 {
     let Some(bucket) = bucket(pod, number) else {
         return 0;
     };
     let Some(place) = find(bucket, key, tag) else {
         return 0;
     };
-    bucket.tags[place] = 0;
+    bucket.set_tag(place, 0);
+    bucket.used[place] = bucket.clock.wrapping_sub(1 << 31);
     1
-}
-
-/// Returns 1 if a value is zero, else 0.
-#[inline(always)]
-fn if_zero(value: u32) -> u64 {
-    minus(value.into(), 1) >> 63
 }
 
 /// Subtracts, unseen by the compiler: it would make branches of comparisons that are written as arithmetic.

@@ -46,9 +46,6 @@ fn set_mark(ctx: &TcContext, bits: u32) {
 }
 
 /// Whether the host has forwarded the flow for the pod of which this packet is an answer.
-///
-/// A first fragment's path is noted for the later ones. From the wire they may arrive in any order, so the note stays
-/// until newer flows evict it. A later fragment that arrives before its first is treated like an unknown flow.
 #[inline(always)]
 fn is_forwarded(ctx: &TcContext, ip: &Ip, pod: u32) -> bool {
     let mut key = flow::between(ip, LocalEnd::Destination);
@@ -58,14 +55,23 @@ fn is_forwarded(ctx: &TcContext, ip: &Ip, pod: u32) -> bool {
     }
     let is_known = known(pod, &key).is_some();
     if ip.payload.fragment & FIRST != 0 {
-        flow::to_fragments(ip, &mut key);
-        // An older packet's with the same identification, too.
-        let _not_there = flows::forget(pod, &key);
-        if is_known {
-            let _full = flows::remember(pod, &fresh(&key));
-        }
+        let _noted = note_fragment(pod, ip, &mut key, u32::from(is_known));
     }
     is_known
+}
+
+/// Notes the path of a first fragment for the later ones. From the wire they may arrive in any order, so the note stays
+/// until newer flows evict it. A later fragment that arrives before its first is treated like an unknown flow. Not inlined:
+/// fragments are few.
+#[inline(never)]
+fn note_fragment(pod: u32, ip: &Ip, key: &mut FlowKey, is_known: u32) -> u32 {
+    flow::to_fragments(ip, key);
+    // An older packet's with the same identification, too.
+    let _not_there = flows::forget(pod, &*key);
+    if is_known != 0 {
+        let _full = flows::remember(pod, &fresh(&*key));
+    }
+    0
 }
 
 /// Returns a flow that begins now.

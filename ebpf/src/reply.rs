@@ -146,6 +146,15 @@ struct Path {
     straight: u8,
 }
 
+impl Path {
+    /// Returns the path as a number that is not zero, for functions that are not inlined: of an `Option` the compiler
+    /// would pass undefined registers, which the verifier refuses.
+    #[inline(always)]
+    fn in_a_word(self) -> u32 {
+        1 << 16 | u32::from(self.straight) << 8 | u32::from(self.nic)
+    }
+}
+
 /// Remembers the path of a TCP connection that is accepted now, if its socket's mark does not determine it: the pod
 /// forwards it, or its sockets take no marks ([`POD_FOLLOWS_TCP`]).
 #[inline(always)]
@@ -167,19 +176,18 @@ fn accepted(pod: u32, key: &FlowKey, is_l3: bool) -> Option<Path> {
 
 /// Notes the path of a packet's first fragment for the later ones, until the last is sent: the kernel creates and sends
 /// them in order (`ip_do_fragment`, net/ipv4/ip_output.c). The note of an older packet with the same identification is
-/// replaced or removed. Not inlined: fragments are few.
+/// replaced or removed. `path` is zero, or as [`Path::in_a_word`] returns it. Not inlined: fragments are few.
 #[inline(never)]
-fn note_fragment(pod: u32, ip: &Ip, key: &mut FlowKey, path: Option<Path>) -> u32 {
+fn note_fragment(pod: u32, ip: &Ip, key: &mut FlowKey, path: u32) -> u32 {
     flow::to_fragments(ip, key);
-    if path.is_some() && ip.payload.fragment & (FIRST | LAST) == 0 {
+    if path != 0 && ip.payload.fragment & (FIRST | LAST) == 0 {
         return 0;
     }
     let _not_there = flows::forget(pod, &*key);
-    if let Some(path) = path
-        && ip.payload.fragment & FIRST != 0
-    {
+    if path != 0 && ip.payload.fragment & FIRST != 0 {
         // Without room the later ones follow the routing table, as they would without Ebbtide.
-        let _full = flows::remember(pod, &fresh(&*key, path.nic, path.straight));
+        let flow = fresh(&*key, path as u8, (path >> 8) as u8 & 1);
+        let _full = flows::remember(pod, &flow);
     }
     0
 }
@@ -205,6 +213,7 @@ fn path(ctx: &TcContext, ip: &Ip, pod: &PodCounters) -> Option<Path> {
         })
     };
     if ip.payload.fragment != 0 {
+        let path = path.map_or(0, Path::in_a_word);
         let _noted = note_fragment(number, ip, &mut key, path);
     }
     path

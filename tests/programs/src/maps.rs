@@ -303,10 +303,14 @@ impl Bench {
         let (bucket, tag) = place(&key);
         let at = BucketKey { pod, bucket };
         let mut bucket = flows.get(&at, 0).unwrap_or(Bucket::EMPTY);
-        let known = bucket.tags.iter().position(|there| *there == tag);
-        let free = || bucket.tags.iter().position(|there| *there == 0);
-        let place = known.or_else(free).unwrap_or(0);
-        bucket.tags[place] = tag;
+        let found = bucket.find(tag);
+        let free = || bucket.flows.len() - 1 - bucket.remembered().count();
+        let place = match found {
+            0 => free(),
+            found => Bucket::place_of(found) as usize,
+        };
+        bucket.set_tag(place, tag);
+        bucket.used[place] = bucket.clock;
         bucket.flows[place] = Flow {
             key,
             nic,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_layout::DEFAULT_MARK;
+use ebbtide_layout::{DEFAULT_MARK, DEFAULT_POD_NICS};
 use ebbtide_tests::two_ways::{
     Case, Site, Way,
     talk::{connection, echoed, listener, set_option, transfer, udp_pair},
@@ -75,7 +75,8 @@ fn the_mark_of_a_udp_server_s_socket_is_on_its_answers_whatever_interface_they_l
             Way::Straight => 0,
             Way::NodePort | Way::OwnNodePort => DEFAULT_MARK,
         };
-        let only = |mark: u32| format!("-m mark --mark {mark:#x}/0xffffffff");
+        // By which of the node's NICs it came is for the mark to say.
+        let only = |mark: u32| format!("-m mark --mark {mark:#x}/{:#x}", !DEFAULT_POD_NICS);
         count(
             pod,
             case.family,

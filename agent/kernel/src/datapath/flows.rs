@@ -145,7 +145,7 @@ mod tests {
             (5, FRAGMENTS),
             (7, FORWARDED | FRAGMENTS),
         ] {
-            bucket.tags[place] = 1;
+            bucket.set_tag(place, 1);
             bucket.flows[place].key.kind = kind;
         }
         let kinds: Vec<u8> = shown(&bucket).map(|flow| flow.key.kind).collect();

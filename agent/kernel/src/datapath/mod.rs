@@ -219,6 +219,16 @@ impl Datapath {
         Ok(())
     }
 
+    /// Whether the programs know the pair of a pod with these addresses ([`SendOptions::veth`]).
+    #[must_use]
+    pub fn knows_veth(&self, addresses: &[IpAddr]) -> bool {
+        let counters = lock(&self.counters);
+        addresses.iter().all(|address| {
+            let known = counters.get(&key(*address), 0);
+            known.is_ok_and(|known| known.iter().all(|cpu| cpu.veth != 0))
+        })
+    }
+
     /// Removes a pod's flows, counters and other entries from the maps. Missing ones are no error.
     ///
     /// # Errors

@@ -77,6 +77,7 @@ async fn attempt(
     if links == Links::Ensure {
         // The pod may be running: a guard without its addresses would drop what it sends.
         datapath.register(&net.ips(), net.number(), net.is_l3())?;
+        write_veth_first(net, &netns, datapath)?;
     }
     let work = Work {
         net: net.clone(),
@@ -108,6 +109,22 @@ async fn attempt(
     datapath.set_send_options(&net.ips(), sending(net, veth, mac.flatten()))?;
     enable_responder(net, host, datapath).await?;
     Ok(made.configured?)
+}
+
+/// Writes the index of a running pod's end of the pair, if the programs do not know it, as with maps of a new layout:
+/// programs that replace older ones redirect replies by it, and the routes lead to them as soon as they are applied.
+fn write_veth_first(net: &PodNet, netns: &Netns, datapath: &Datapath) -> Result<(), Error> {
+    let Some(pair) = net.host_veth() else {
+        return Ok(());
+    };
+    if datapath.knows_veth(&net.ips()) {
+        return Ok(());
+    }
+    let name = pair.pod_name.as_str();
+    let place = format!("in {}", net.netns.display());
+    let links = netns.run(|| Direct::open(place)?.links(&[name]))??;
+    let veth = links.get(name).map(|link| link.ifindex);
+    Ok(datapath.set_send_options(&net.ips(), sending(net, veth, None))?)
 }
 
 /// `veth`: the index of the pod's end of the pair; `mac`: the master's.
