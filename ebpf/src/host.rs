@@ -4,6 +4,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     helpers::{bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
@@ -291,25 +292,39 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn remember_way_out(ctx: &TcContext, ip: &Ip, owner: &NodeAddress) -> bool {
     let bits = our_mark(ctx);
-    let is_forwarded = bits == maps::reply() || (bits == 0 && translated::is(ctx, ip));
     let has_forwarded = owner.flags & OWNER_FORWARDS != 0;
-    if !is_forwarded && !(bits == 0 && has_forwarded) {
-        return false;
+    if bits == maps::reply() || (bits == 0 && translated::is(ctx, ip)) {
+        return learn_forwarded(ctx.skb.skb, ip, owner.pod, u32::from(has_forwarded)) != 0;
     }
-    let mut key = flow::between(ip, LocalEnd::Source);
-    key.kind = FORWARDED;
-    if !flow::of(ctx, ip, LocalEnd::Source, false, &mut key) {
-        return false;
-    }
-    if !is_forwarded {
-        return flows::forget(owner.pod, &key);
-    }
+    bits == 0 && has_forwarded && forget_forwarded(ctx.skb.skb, ip, owner.pod) != 0
+}
+
+/// Remembers that the host forwards a flow for the pod. Returns 1 if it is new. Not inlined, as most packets are no such.
+#[inline(never)]
+fn learn_forwarded(skb: *mut __sk_buff, ip: &Ip, pod: u32, has_forwarded: u32) -> u32 {
     if maps::config().redirect_device == 0 {
-        return false;
+        return 0;
     }
-    if !has_forwarded {
+    if has_forwarded == 0 {
         maps::forwards(&ip.source);
     }
+    let Some(key) = forwarded_by(skb, ip) else {
+        return 0;
+    };
     // Look up before writing: nearly every packet belongs to a known flow.
-    known(owner.pod, &key).is_none() && flows::remember(owner.pod, &fresh(&key))
+    u32::from(known(pod, &key).is_none() && flows::remember(pod, &fresh(&key)))
+}
+
+/// Forgets a flow that the host forwarded, and that the pod itself sends now. Returns 1 if it was known.
+#[inline(never)]
+fn forget_forwarded(skb: *mut __sk_buff, ip: &Ip, pod: u32) -> u32 {
+    forwarded_by(skb, ip).map_or(0, |key| u32::from(flows::forget(pod, &key)))
+}
+
+/// Returns the key of the forwarded flow that a pod's packet belongs to.
+#[inline(always)]
+fn forwarded_by(skb: *mut __sk_buff, ip: &Ip) -> Option<FlowKey> {
+    let mut key = flow::between(ip, LocalEnd::Source);
+    key.kind = FORWARDED;
+    flow::of(&TcContext::new(skb), ip, LocalEnd::Source, false, &mut key).then_some(key)
 }
