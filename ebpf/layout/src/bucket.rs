@@ -126,7 +126,10 @@ impl Bucket {
 #[must_use]
 pub fn place(key: &FlowKey) -> (u32, u16) {
     let hash = crate::digest::hash(key);
-    ((hash as u32) & (BUCKETS_PER_POD - 1), (hash >> 48) as u16 | 1)
+    (
+        (hash as u32) & (BUCKETS_PER_POD - 1),
+        (hash >> 48) as u16 | 1,
+    )
 }
 
 const _: () = {

@@ -103,7 +103,6 @@ fn sizes() -> Result<Vec<Table>> {
             .with_context(|| format!("the object has no program {program}"))?;
         let info = bench.info(program);
         let log = verifier.log(program, info.btf_id())?;
-        if let Ok(dir) = std::env::var("VLOG") { std::fs::write(format!("{dir}/{program}.log"), &log)?; }
         let walked = info.verified_instruction_count();
         ensure!(
             walked.is_none() || walked == verifier::walked(&log),
