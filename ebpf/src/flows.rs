@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ebbtide_layout::{
-    Bucket, BucketKey, FLOWS_PER_BUCKET, Flow, FlowKey, MAX_BUCKETS, SPARE, place,
+    Bucket, BucketKey, FLOWS_PER_BUCKET, Flow, FlowKey, MAX_BUCKETS, POD_NUMBERS, SPARE, place,
 };
 
 /// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): uses memory for existing buckets only.
@@ -24,6 +24,10 @@ static FLOWS: HashMap<BucketKey, Bucket, { MAX_BUCKETS as usize }, NO_PREALLOC> 
 #[btf_map]
 static EMPTY: Array<Bucket, 1> = Array::new();
 
+/// Whether a pod has, or had, any flow, by its number: most have none, and need no look-up.
+#[btf_map]
+static HAS_FLOWS: Array<u32, { POD_NUMBERS as usize }> = Array::new();
+
 /// Whether there are flows in spare buckets ([`SPARE`]), so that those are looked at, too.
 #[btf_map]
 static SPARES: Array<u32, 1> = Array::new();
@@ -31,6 +35,9 @@ static SPARES: Array<u32, 1> = Array::new();
 /// Returns what is remembered of a pod's flow, and counts this packet.
 #[inline(always)]
 pub(crate) fn known(pod: u32, key: &FlowKey) -> Option<&'static mut Flow> {
+    if HAS_FLOWS.get(pod).is_none_or(|has_flows| *has_flows == 0) {
+        return None;
+    }
     let (bucket, tag) = place(key);
     match in_bucket(pod, bucket, key, tag) {
         None if has_spares() => in_spare(pod, key, tag),
@@ -137,10 +144,14 @@ fn in_spare(pod: u32, key: &FlowKey, tag: u16) -> Option<&'static mut Flow> {
 /// neither. Not inlined: it is called for new flows alone.
 #[inline(never)]
 fn put(pod: u32, number: u32, flow: &Flow, tag: u16) -> u32 {
+    if let Some(has_flows) = HAS_FLOWS.get_ptr_mut(pod) {
+        // SAFETY: the kernel keeps an array's elements for as long as the program runs; a word is written at once.
+        unsafe { *has_flows = 1 }
+    }
     let its = match bucket(pod, number) {
         None => {
             if let Some(empty) = EMPTY.get_ptr(0) {
-                // SAFETY: the kernel keeps an array's elements for as long as the program runs; nobody writes this one.
+                // SAFETY: as above; nobody writes this one.
                 let _made = FLOWS.insert(
                     &BucketKey {
                         pod,

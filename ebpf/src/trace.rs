@@ -38,7 +38,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ebbtide_layout::{
-    ANY, Address, Hook, HostHook, TRACE_BYTES, TraceEvent, TraceFilter, Traced, mapped,
+    ANY, Address, HOST_MAC, Hook, HostHook, TRACE_BYTES, TraceEvent, TraceFilter, Traced, mapped,
 };
 
 /// The filter for packets to trace.
@@ -144,7 +144,11 @@ fn end(skb: *mut __sk_buff, verdict: i32) -> i32 {
     };
     // SAFETY: as in `begin`.
     let event = unsafe { &mut *event };
-    event.learned = u8::from(learned(event) != event.before);
+    event.learned = if event.program == Traced::HostVethEgress as u8 {
+        u8::from(packet::nic(&ctx, HOST_MAC) != 0)
+    } else {
+        u8::from(learned(event) != event.before)
+    };
     event.host_bypass = u8::from(packet::is_host_bypass(&ctx));
     event.verdict = verdict;
     event.mark_after = mark(&ctx);

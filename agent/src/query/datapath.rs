@@ -35,7 +35,7 @@ pub struct HookLine {
     pub attached: Option<bool>,
     /// How it is attached: `tcx` (a link) or `tc` (a filter); empty if it is not, or that cannot be told.
     pub by: String,
-    /// Packets it saw.
+    /// Packets it saw; `nic_ingress` counts of TCP only those that open a connection.
     pub seen: u64,
     /// Packets marked as having come in by the veth.
     pub marked: u64,

@@ -15,6 +15,9 @@ pub const FLOWS_PER_BUCKET: usize = 8;
 /// Maximum number of buckets per node: those of 256 pods in a flood. The kernel allocates 16 bytes for each at once.
 pub const MAX_BUCKETS: u32 = 1 << 17;
 
+/// One more than the largest number of a pod ([`PodCounters::pod`](crate::PodCounters::pod)).
+pub const POD_NUMBERS: u32 = 1 << 16;
+
 /// The number of the bucket that the agent makes with the pod: for flows whose own bucket the kernel has no memory for.
 pub const SPARE: u32 = BUCKETS_PER_POD;
 

@@ -14,7 +14,9 @@ mod spoofed;
 mod trace;
 
 pub use answer::Answer;
-pub use bucket::{BUCKETS_PER_POD, Bucket, BucketKey, FLOWS_PER_BUCKET, MAX_BUCKETS, SPARE, place};
+pub use bucket::{
+    BUCKETS_PER_POD, Bucket, BucketKey, FLOWS_PER_BUCKET, MAX_BUCKETS, POD_NUMBERS, SPARE, place,
+};
 pub use digest::{digest, hash};
 pub use host::{
     DEFAULT_NIC_MARKS, DEFAULT_NODE_PORTS, HostConfig, HostHook, MAX_NICS, NIC_IS_STRICT,
@@ -177,7 +179,7 @@ impl Hook {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets the program saw.
+    /// Packets the program saw; at [`Hook::NicIngress`] of TCP only those that open a connection.
     pub seen: u64,
     /// Packets that got the mark.
     pub marked: u64,

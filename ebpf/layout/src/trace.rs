@@ -60,7 +60,8 @@ pub struct TraceEvent {
     pub protocol: u8,
     /// [`Traced`].
     pub program: u8,
-    /// 1 if a flow was remembered (or, on the NIC's ingress in the pod, forgotten).
+    /// 1 if a flow was remembered (or, on the NIC's ingress in the pod, forgotten); at the host's end of the veth, towards
+    /// the pod, if the frame has the number of a NIC.
     pub learned: u8,
     /// 1 if the frame requests the host-stack bypass (`HOST_BYPASS_MAC`).
     pub host_bypass: u8,

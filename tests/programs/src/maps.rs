@@ -317,6 +317,9 @@ impl Bench {
             ..Flow::default()
         };
         patiently(|| flows.insert(at, bucket, 0));
+        let map = self.object.map_mut("HAS_FLOWS").unwrap();
+        let mut has_flows: Array<_, u32> = map.try_into().unwrap();
+        has_flows.set(pod, 1, 0).unwrap();
     }
 
     /// Returns all remembered flows, in no order.

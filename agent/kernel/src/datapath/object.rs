@@ -13,9 +13,10 @@ pub(super) static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJE
 pub(super) const LAYOUT: &str = "v9";
 
 /// The maps that outlive the agent, and the file names of their pins.
-pub(super) const PINNED: [(&str, &str); 11] = [
+pub(super) const PINNED: [(&str, &str); 12] = [
     ("FLOWS", "flows"),
     ("COUNTERS", "counters"),
+    ("HAS_FLOWS", "has_flows"),
     ("SPARES", "spares"),
     ("ADDRESSES", "addresses"),
     ("NICS", "nics"),

@@ -139,7 +139,7 @@ impl Names {
                 "sent by the veth: by the host-stack bypass".to_owned()
             }
             Traced::NicEgress if redirected => {
-                "its flow came in by the veth: sent back there".to_owned()
+                "it answers what came in by the veth: sent back there".to_owned()
             }
             Traced::NicEgress => "by the routing table".to_owned(),
             Traced::NicIngress if marked => {
@@ -171,9 +171,9 @@ impl Names {
             }
             Traced::HostNicEgress => "the right NIC for its source".to_owned(),
             Traced::HostVethEgress if learned => {
-                "a request that came in by a NIC: recorded for its replies".to_owned()
+                "a request that came in by a NIC: its number is in the frame".to_owned()
             }
-            Traced::HostVethEgress => "recorded already, or no request from outside".to_owned(),
+            Traced::HostVethEgress => "not by a NIC, or by the only one".to_owned(),
             Traced::HostVethIngress if redirected => {
                 "by the host-stack bypass, out by the pod's NIC".to_owned()
             }
@@ -256,15 +256,8 @@ mod tests {
                 "came in by ens5",
             ),
             (Traced::HostNicIngress, 0, PASS, 0, "ens5", "for a pod"),
-            (Traced::HostVethEgress, 0, PASS, 1, "ens5", "recorded for"),
-            (
-                Traced::HostVethEgress,
-                0,
-                PASS,
-                0,
-                "ens5",
-                "recorded already",
-            ),
+            (Traced::HostVethEgress, 0, PASS, 1, "ens5", "in the frame"),
+            (Traced::HostVethEgress, 0, PASS, 0, "ens5", "the only one"),
             (
                 Traced::HostNicEgress,
                 0,
