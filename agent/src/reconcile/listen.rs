@@ -88,7 +88,7 @@ pub(super) async fn to_pods(reconciler: &Reconciler) {
                 has_warned = false;
                 while let Some(burst) = next_burst(&mut events).await {
                     if are_foreign(&burst) {
-                        reconciler.inspect_foreign();
+                        reconciler.foreign_link.notify_one();
                     }
                     let interfaces = reconciler.agent.interfaces();
                     let nets = interfaces.iter().map(|(_, net)| net);
@@ -113,6 +113,23 @@ pub(super) async fn to_pods(reconciler: &Reconciler) {
         reconciler.inspect_guarded_pods();
         reconciler.inspect_foreign();
     }
+}
+
+/// Looks into the pods when a foreign link was set up in any namespace: the kernel does not say in which one. On a node
+/// where others start pods all the time, that must not be at each of them.
+pub(super) async fn look_for_foreign_links(reconciler: &Reconciler) {
+    loop {
+        reconciler.foreign_link.notified().await;
+        let pods = reconciler.inspect_foreign();
+        sleep(pause_after(pods)).await;
+    }
+}
+
+/// Returns how long not to look for foreign links again after having looked into so many pods. A look takes about a
+/// quarter of a millisecond, so that at most a fortieth of a processor is spent.
+fn pause_after(pods: usize) -> Duration {
+    const PER_POD: Duration = Duration::from_millis(10);
+    PAUSE.max(PER_POD * u32::try_from(pods).unwrap_or(u32::MAX))
 }
 
 /// Receives new foreign rules in pods.
@@ -161,20 +178,33 @@ impl Reconciler {
         self.enqueue_where(is_guarded, Scope::GUARD);
     }
 
-    /// Names all pods whose plan something foreign would change.
-    pub(super) fn inspect_foreign(&self) {
-        self.enqueue_where(is_open_to_foreign, Scope::FOREIGN);
+    /// Names all pods whose plan something foreign would change, and returns their number.
+    pub(super) fn inspect_foreign(&self) -> usize {
+        self.enqueue_where(is_open_to_foreign, Scope::FOREIGN)
     }
 
-    fn enqueue_where(&self, is_meant: impl Fn(&PodNet) -> bool, scope: Scope) {
+    fn enqueue_where(&self, is_meant: impl Fn(&PodNet) -> bool, scope: Scope) -> usize {
         let mut containers = Vec::new();
         self.agent.each_interface(|owner, net| {
             if is_meant(net) {
                 containers.push(owner.container_id.clone());
             }
         });
-        for container in containers {
-            self.agent.work.enqueue_container(&container, scope);
+        for container in &containers {
+            self.agent.work.enqueue_container(container, scope);
+        }
+        containers.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_with_many_pods_is_not_searched_through_for_each_link_of_others() {
+        for (pods, seconds) in [(0, 1), (100, 1), (250, 2), (1000, 10)] {
+            assert_eq!(pause_after(pods).as_secs(), seconds, "{pods}");
         }
     }
 }

@@ -23,6 +23,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
+use tokio::sync::Notify;
 
 pub use key::{Key, Scope};
 pub use queue::{Action, Outcome, Queue};
@@ -45,6 +46,8 @@ struct Reconciler {
     node: Mutex<node::Seen>,
     /// The addresses that no pod may have.
     taken: guard::UnassignableAddresses,
+    /// Told when a link was set up that may be a foreign one in a pod.
+    foreign_link: Notify,
 }
 
 /// Takes over running containers, then keeps the node and its pods in the desired state until the process ends.
@@ -55,6 +58,7 @@ pub async fn run(agent: Arc<Agent>, running: Running) {
         subscription: Mutex::default(),
         node: Mutex::default(),
         taken: guard::UnassignableAddresses::default(),
+        foreign_link: Notify::new(),
     });
     reconciler.begin_take_over();
     tokio::join!(
@@ -62,6 +66,7 @@ pub async fn run(agent: Arc<Agent>, running: Running) {
         listen::to_manifests(&reconciler.agent),
         listen::to_pods(&reconciler),
         listen::to_rules(&reconciler),
+        listen::look_for_foreign_links(&reconciler),
         hand_out(&reconciler),
     );
 }
