@@ -1,6 +1,6 @@
 //! The reply rule: a pod has it only if something in it may route replies elsewhere, from the moment that it is there.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_layout::DEFAULT_MARK;
@@ -16,9 +16,6 @@ use ebbtide_vpc::{
     pod::Pod,
     snapshot::ip,
 };
-
-/// How soon the replies must take their way after something foreign came. The agent waits for the end of a burst.
-const SOON: Duration = Duration::from_secs(2);
 
 fn words(netns: &Netns, command: &str) -> Result<String> {
     ip(netns, &command.split_whitespace().collect::<Vec<_>>())
@@ -87,13 +84,10 @@ fn a_foreign_link_that_takes_the_default_route_of_a_running_pod_does_not_take_it
     site.each(talk).context("alone")?;
     let other = Netns::new("wire")?;
     add_macvlan(&site, &other)?;
-    let start = Instant::now();
     eventually("the reply rule", || {
         ensure!(has_rule(&site.pod.netns)?);
         Ok(())
     })?;
-    let took = start.elapsed();
-    ensure!(took < SOON, "it took {took:?}");
     by_node_port(&site).with_context(|| {
         let [rules, routes, neighbours] = ["rule show", "route show table all", "neigh show"]
             .map(|what| words(&site.pod.netns, what).unwrap_or_default());

@@ -91,6 +91,11 @@ pub(super) fn is_there(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AlreadyExists
 }
 
+/// Whether a map has as many entries as it can have (`htab_map_update_elem`, kernel/bpf/hashtab.c).
+pub(super) fn is_full(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::E2BIG)
+}
+
 pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }

@@ -14,9 +14,11 @@ use ebbtide_layout::{
     Address, BUCKETS_PER_POD, Bucket, BucketKey, FORWARDED, FRAGMENTS, Flow, SPARE,
 };
 
+use tracing::warn;
+
 use super::{
     Error, NOEXIST,
-    error::{is_gone, is_there, map_error},
+    error::{is_full, is_gone, is_there, map_error},
     lock,
     retry::retry_enomem,
 };
@@ -75,7 +77,8 @@ impl Flows {
         })))
     }
 
-    /// Makes the spare bucket of a pod, where it is missing.
+    /// Makes the spare bucket of a pod, where it is missing. In a flood towards very many pods there may be no place for it:
+    /// then the pod comes without one, since its network works, and only replies that need a flow go by its routing table.
     pub(super) fn prepare(&self, pod: u16) -> Result<(), Error> {
         let key = BucketKey {
             pod: pod.into(),
@@ -84,14 +87,21 @@ impl Flows {
         let buckets = &mut lock(&self.0).buckets;
         retry_enomem(|| match buckets.insert(key, Bucket::EMPTY, NOEXIST) {
             Err(MapError::SyscallError(e)) if is_there(&e.io_error) => Ok(()),
+            Err(MapError::SyscallError(e)) if is_full(&e.io_error) => {
+                warn!(
+                    "the node remembers {} buckets of flows, as many as it can: UDP that comes to new pods by NodePorts is \
+                     answered by their own NIC; `ebbtidectl flows --node` shows which pods are flooded",
+                    ebbtide_layout::MAX_BUCKETS
+                );
+                Ok(())
+            }
             other => other.map_err(|e| map_error("make a pod's table of flows", e)),
         })
     }
 
     /// Removes all flows of a pod. Without any that is no error.
     pub(super) fn forget(&self, pod: u16) -> Result<(), Error> {
-        let mut maps = lock(&self.0);
-        let has_flows = maps.has_flows.get(&pod.into(), 0);
+        let has_flows = lock(&self.0).has_flows.get(&pod.into(), 0);
         let has_flows = has_flows.map_err(|e| map_error("read whether a pod has flows", e))? != 0;
         // Half a thousand system calls less for a pod that never had one: the last key is the spare bucket's.
         let others = if has_flows {
@@ -100,14 +110,16 @@ impl Flows {
             BUCKETS_PER_POD as usize
         };
         for key in keys(pod).skip(others) {
-            match maps.buckets.remove(&key) {
+            // Locked for each alone: an ADD may wait.
+            let removed = lock(&self.0).buckets.remove(&key);
+            match removed {
                 Err(MapError::SyscallError(e)) if is_gone(&e.io_error) => {}
                 Err(MapError::KeyNotFound) | Ok(()) => {}
                 Err(e) => return Err(map_error("delete a pod's flows", e)),
             }
         }
         if has_flows {
-            let reset = maps.has_flows.set(pod.into(), 0, 0);
+            let reset = lock(&self.0).has_flows.set(pod.into(), 0, 0);
             reset.map_err(|e| map_error("reset whether a pod has flows", e))?;
         }
         Ok(())
@@ -118,10 +130,10 @@ impl Flows {
     /// # Errors
     /// If the kernel refuses to read the map.
     pub fn of(&self, pod: u16) -> Result<Vec<Flow>, Error> {
-        let maps = lock(&self.0);
         let mut flows = Vec::new();
         for key in keys(pod) {
-            match maps.buckets.get(&key, 0) {
+            let bucket = lock(&self.0).buckets.get(&key, 0);
+            match bucket {
                 Ok(bucket) => flows.extend(shown(&bucket)),
                 Err(MapError::KeyNotFound) => {}
                 Err(e) => return Err(map_error("read a pod's flows", e)),
