@@ -17,6 +17,17 @@ pub(crate) enum LocalEnd {
     Destination,
 }
 
+/// A key to be filled.
+pub(crate) const EMPTY: FlowKey = FlowKey {
+    local: [0; 16],
+    remote: [0; 16],
+    local_port: [0; 2],
+    remote_port: [0; 2],
+    protocol: 0,
+    kind: WHOLE,
+    pad: [0; 2],
+};
+
 /// Returns the key for this packet's addresses and protocol, without ports.
 #[inline(always)]
 pub(crate) fn between(ip: &Ip, end: LocalEnd) -> FlowKey {
@@ -70,7 +81,12 @@ pub(crate) fn followed(
 }
 
 #[inline(always)]
-fn with_ports(endpoints: &Endpoints, end: LocalEnd, asked: bool, key: &mut FlowKey) -> bool {
+pub(crate) fn with_ports(
+    endpoints: &Endpoints,
+    end: LocalEnd,
+    asked: bool,
+    key: &mut FlowKey,
+) -> bool {
     match (endpoints, end) {
         (Endpoints::Ports(source, destination), LocalEnd::Source) => {
             key.local_port = *source;

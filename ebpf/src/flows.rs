@@ -10,6 +10,8 @@ use ebbtide_layout::{
     Bucket, BucketKey, FLOWS_PER_BUCKET, Flow, FlowKey, MAX_BUCKETS, POD_NUMBERS, SPARE, place,
 };
 
+use crate::packet::TCP;
+
 /// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h): uses memory for existing buckets only.
 const NO_PREALLOC: usize = 1;
 
@@ -24,9 +26,15 @@ static FLOWS: HashMap<BucketKey, Bucket, { MAX_BUCKETS as usize }, NO_PREALLOC> 
 #[btf_map]
 static EMPTY: Array<Bucket, 1> = Array::new();
 
-/// Whether a pod has, or had, any flow, by its number: most have none, and need no look-up.
+/// Which flows a pod has, or had, by its number: any at all ([`ANY`]), and any of TCP ([`OF_TCP`]). Most pods have none,
+/// and need no look-up. Each in a byte of its own, since programs on two CPUs may write at once.
 #[btf_map]
-static HAS_FLOWS: Array<u32, { POD_NUMBERS as usize }> = Array::new();
+static HAS_FLOWS: Array<[u8; 4], { POD_NUMBERS as usize }> = Array::new();
+
+/// See [`HAS_FLOWS`].
+const ANY: usize = 0;
+/// See [`HAS_FLOWS`].
+const OF_TCP: usize = 1;
 
 /// Whether there are flows in spare buckets ([`SPARE`]), so that those are looked at, too.
 #[btf_map]
@@ -35,7 +43,7 @@ static SPARES: Array<u32, 1> = Array::new();
 /// Returns what is remembered of a pod's flow, and counts this packet.
 #[inline(always)]
 pub(crate) fn known(pod: u32, key: &FlowKey) -> Option<&'static mut Flow> {
-    if HAS_FLOWS.get(pod).is_none_or(|has_flows| *has_flows == 0) {
+    if !has_any(pod) {
         return None;
     }
     let (bucket, tag) = place(key);
@@ -43,6 +51,18 @@ pub(crate) fn known(pod: u32, key: &FlowKey) -> Option<&'static mut Flow> {
         None if has_spares() => in_spare(pod, key, tag),
         found => found,
     }
+}
+
+/// Whether a pod has, or had, any flow.
+#[inline(always)]
+pub(crate) fn has_any(pod: u32) -> bool {
+    HAS_FLOWS.get(pod).is_some_and(|has| has[ANY] != 0)
+}
+
+/// Whether a pod has, or had, flows of TCP.
+#[inline(always)]
+pub(crate) fn has_tcp(pod: u32) -> bool {
+    HAS_FLOWS.get(pod).is_some_and(|has| has[OF_TCP] != 0)
 }
 
 /// Remembers a flow of a pod that is not known. Returns whether there was memory for it.
@@ -144,9 +164,14 @@ fn in_spare(pod: u32, key: &FlowKey, tag: u16) -> Option<&'static mut Flow> {
 /// neither. Not inlined: it is called for new flows alone.
 #[inline(never)]
 fn put(pod: u32, number: u32, flow: &Flow, tag: u16) -> u32 {
-    if let Some(has_flows) = HAS_FLOWS.get_ptr_mut(pod) {
-        // SAFETY: the kernel keeps an array's elements for as long as the program runs; a word is written at once.
-        unsafe { *has_flows = 1 }
+    if let Some(has) = HAS_FLOWS.get_ptr_mut(pod) {
+        // SAFETY: the kernel keeps an array's elements for as long as the program runs; a byte is written at once.
+        unsafe {
+            (*has)[ANY] = 1;
+            if flow.key.protocol == TCP {
+                (*has)[OF_TCP] = 1;
+            }
+        }
     }
     let its = match bucket(pod, number) {
         None => {

@@ -10,11 +10,11 @@ use aya_ebpf::{
 };
 use ebbtide_layout::{
     FORWARDED, Flow, FlowKey, HOST_MAC, HostHook, NIC_BYTE, NodeAddress, OWNER_FORWARDS,
-    OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_MAC,
+    OWNER_HAS_GATEWAY, OWNER_IN_L3, OWNER_IS_FOLLOWED, OWNER_IS_POD, POD_MAC,
 };
 
 use crate::{
-    DROP, PASS, asking, clock,
+    DROP, PASS, asking, clock, direct,
     flow::{self, LocalEnd},
     flows::{self, known},
     guard::{self, At},
@@ -46,17 +46,19 @@ fn set_mark(ctx: &TcContext, bits: u32) {
     }
 }
 
-/// Whether the host has forwarded the flow for the pod of which this packet is an answer.
-#[inline(always)]
-fn is_forwarded(ctx: &TcContext, ip: &Ip, pod: u32) -> bool {
+/// Whether the host has forwarded the flow for the pod of which this packet is an answer: 1 if so. Not inlined: the
+/// verifier would walk all that follows once for each of its ends.
+#[inline(never)]
+fn is_forwarded(skb: *mut __sk_buff, ip: &Ip, pod: u32) -> u32 {
+    let ctx = &TcContext::new(skb);
     let mut key = flow::between(ip, LocalEnd::Destination);
     key.kind = FORWARDED;
     if !flow::followed(ctx, ip, LocalEnd::Destination, false, &mut key) {
-        return false;
+        return 0;
     }
-    let is_known = known(pod, &key).is_some();
+    let is_known = u32::from(known(pod, &key).is_some());
     if ip.payload.fragment & FIRST != 0 {
-        let _noted = note_fragment(pod, ip, &mut key, u32::from(is_known));
+        let _noted = note_fragment(pod, ip, &mut key, is_known);
     }
     is_known
 }
@@ -128,7 +130,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     }
     if owner.flags & OWNER_FORWARDS != 0
         && config.redirect_device != 0
-        && is_forwarded(ctx, ip, owner.pod)
+        && is_forwarded(ctx.skb.skb, ip, owner.pod) != 0
         // `eth_type_trans` on the link's ingress sets PACKET_OTHERHOST for a frame with another address than the
         // link's, and the host would drop it.
         && ctx.store(0, &HOST_MAC, 0).is_ok()
@@ -140,6 +142,19 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
         set_mark(ctx, maps::nic_marks());
         // SAFETY: a helper call with plain integers.
         return unsafe { bpf_redirect(config.redirect_device, INGRESS) } as i32;
+    }
+    if owner.flags & OWNER_IS_FOLLOWED != 0
+        && owner.ifindex == ifindex
+        && direct::concerns(ctx, ip, owner.pod)
+    {
+        let is_l3 = owner.flags & OWNER_IN_L3;
+        counters.learned += u64::from(direct::came(
+            ctx.skb.skb,
+            ip.payload.at,
+            ip.payload.protocol.into(),
+            owner.pod,
+            is_l3,
+        ));
     }
     // A router with an entry for the pod solicits it by unicast to verify that it is reachable.
     if ip.payload.protocol == packet::ICMPV6 {

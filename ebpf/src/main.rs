@@ -4,13 +4,14 @@
 //! |----------------|------------------|------|
 //! | `veth_ingress` | `veth0`, ingress | marks each packet, with the number of its NIC; remembers flows that the mark cannot serve |
 //! | `nic_egress`   | `eth0`, egress   | redirects marked replies, and those of remembered flows, to the veth; drops packets whose source is not the pod's |
-//! | `nic_ingress`  | `eth0`, ingress  | forgets a remembered flow that now comes in here |
+//! | `nic_ingress`  | ingress of another plugin's interface | forgets a remembered flow that now comes in here |
 //!
 //! and in the host's:
 //!
 //! | program             | hook                    | does |
 //! |---------------------|-------------------------|------|
 //! | `host_nic_ingress`  | each NIC, ingress       | redirects answers to what the host forwarded for a pod past ipvlan; where the NIC filters strictly, marks requests (`strict`) |
+//! |                     |                         | forgets a pod's remembered flow that now comes in here (`direct`) |
 //! |                     |                         | answers ARP and neighbour solicitations for the pods of networks that need it (`responder`) |
 //! | `host_nic_egress`   | each NIC, egress        | remembers what the host forwards for a pod; redirects packets to the NIC that has their source address |
 //! | `host_veth_egress`  | host's end, to the pod  | writes into the frame by which NIC a request came in |
@@ -33,6 +34,7 @@
 
 mod asking;
 mod clock;
+mod direct;
 mod extended;
 mod flow;
 mod flows;

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use ebbtide_layout::{Address, HOST_BYPASS_MAC};
 
 use crate::extended;
@@ -22,7 +22,7 @@ pub(crate) const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
 
 pub(crate) const ETH_HLEN: usize = 14;
-const ETH_P_IP: [u8; 2] = [0x08, 0x00];
+pub(crate) const ETH_P_IP: [u8; 2] = [0x08, 0x00];
 const ETH_P_IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// The VLAN's number in a tag. Zero is a priority alone, and such a frame like any other.
@@ -215,6 +215,30 @@ fn parse(ctx: &TcContext, place: &mut MaybeUninit<Ip>) -> bool {
     }
 }
 
+/// Returns the flags of a TCP header at this offset; zero without a header.
+#[inline(always)]
+pub(crate) fn tcp_flags_at(skb: *mut __sk_buff, at: u32) -> u8 {
+    extended::load::<1>(skb, at + FLAGS as u32).map_or(0, |flags| flags[0])
+}
+
+/// As [`Ip::endpoints`], of a packet with this protocol and its transport header `at` this offset.
+#[inline(always)]
+pub(crate) fn endpoints_at(skb: *mut __sk_buff, at: u32, protocol: u8) -> Endpoints {
+    if has_ports(protocol) {
+        return match extended::load::<4>(skb, at) {
+            Some([a, b, c, d]) => Endpoints::Ports([a, b], [c, d]),
+            None => Endpoints::None,
+        };
+    }
+    match protocol {
+        ICMP | ICMPV6 => match extended::load::<6>(skb, at) {
+            Some(h) => icmp(protocol, h[0], [h[4], h[5]]),
+            None => Endpoints::None,
+        },
+        _ => Endpoints::Ports([0; 2], [0; 2]),
+    }
+}
+
 /// Whether the packet is in a VLAN. The kernel keeps the tag beside the frame in both directions (`skb_vlan_untag`,
 /// net/core/skbuff.c), so the frame itself has none. When a VLAN's own link removes the tag, kernels before 6.2 keep
 /// its number and clear `vlan_present` alone (`__vlan_hwaccel_clear_tag`, include/linux/if_vlan.h).
@@ -339,7 +363,7 @@ impl Ip {
         if self.payload.fragment & LATER != 0 {
             return 0;
         }
-        extended::load::<1>(ctx.skb.skb, self.payload.at + FLAGS as u32).map_or(0, |flags| flags[0])
+        tcp_flags_at(ctx.skb.skb, self.payload.at)
     }
 
     /// Reads the first bytes of the transport header, wherever in the packet they are.

@@ -2,19 +2,23 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{bindings::TC_ACT_REDIRECT, helpers::bpf_redirect, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_REDIRECT},
+    helpers::bpf_redirect,
+    programs::TcContext,
+};
 use ebbtide_layout::{
-    Flow, FlowKey, HOST_BYPASS_MAC, HOST_MAC, Hook, NIC_BYTE, OWNER_IS_POD, POD_FOLLOWS_TCP,
-    POD_IN_L3, POD_IS_EXEMPT, POD_MAC, PodCounters,
+    Flow, FlowKey, HOST_BYPASS_MAC, HOST_MAC, Hook, NIC_BYTE, OWNER_IS_FOLLOWED, OWNER_IS_POD,
+    POD_FOLLOWS_TCP, POD_IN_L3, POD_IS_EXEMPT, POD_MAC, PodCounters,
 };
 
 use crate::{
-    DROP, PASS, clock,
+    DROP, PASS, clock, direct,
     flow::{self, LocalEnd},
     flows::{self, known},
     guard::{self, At},
     host_maps, maps,
-    packet::{self, ACK, Endpoints, FIN, FIRST, Ip, LAST, RST, SYN},
+    packet::{self, ACK, Endpoints, FIN, FIRST, Ip, LAST, LATER, RST, SYN},
     recent::{self, Last},
     translated,
 };
@@ -109,7 +113,7 @@ pub(crate) fn mark_and_learn(ctx: &TcContext) -> i32 {
         Some(flow) if flow.nic == nic && flow.straight == 0 => false,
         Some(flow) => {
             flow.nic = nic;
-            came(flow, 0);
+            direct::now_by(flow, 0);
             true
         }
         None => flows::remember(number, &fresh(&key, nic, 0)),
@@ -131,14 +135,6 @@ fn fresh(key: &FlowKey, nic: u8, straight: u8) -> Flow {
     }
 }
 
-/// Notes that a known flow comes by another interface from now on.
-#[inline(always)]
-fn came(flow: &mut Flow, straight: u8) {
-    flow.straight = straight;
-    flow.since = clock::seconds();
-    flow.packets = 1;
-}
-
 /// The path of a reply: the number of the NIC that it is to leave by, and [`Flow::straight`].
 #[derive(Clone, Copy)]
 struct Path {
@@ -147,32 +143,84 @@ struct Path {
 }
 
 impl Path {
+    /// Returns the path of a flow.
+    #[inline(always)]
+    fn of(flow: &mut Flow) -> Self {
+        Self {
+            nic: flow.nic,
+            straight: flow.straight,
+        }
+    }
+
     /// Returns the path as a number that is not zero, for functions that are not inlined: of an `Option` the compiler
     /// would pass undefined registers, which the verifier refuses.
     #[inline(always)]
     fn in_a_word(self) -> u32 {
         1 << 16 | u32::from(self.straight) << 8 | u32::from(self.nic)
     }
+
+    /// Returns the path in a word of [`Path::in_a_word`]; none of zero.
+    #[inline(always)]
+    fn of_word(word: u32) -> Option<Self> {
+        (word != 0).then_some(Self {
+            nic: word as u8,
+            straight: (word >> 8) as u8 & 1,
+        })
+    }
 }
 
-/// Remembers the path of a TCP connection that is accepted now, if its socket's mark does not determine it: the pod
-/// forwards it, or its sockets take no marks ([`POD_FOLLOWS_TCP`]).
+/// Whether TCP flags are those of an answer to a SYN.
 #[inline(always)]
-fn accepted(pod: u32, key: &FlowKey, is_l3: bool) -> Option<Path> {
-    // An older connection's path, too.
-    let _not_there = flows::forget(pod, key);
-    let path = match recent::last_way(key) {
-        Some(Last::Veth(nic)) => Path { nic, straight: 0 },
-        Some(Last::Straight) if is_l3 => Path {
+fn answers_syn(flags: u8) -> bool {
+    flags & RST != 0 || flags & (SYN | ACK) == SYN | ACK
+}
+
+/// Returns the path of what answers a SYN: a SYN-ACK's is remembered for its connection, a reset ends it at once. Zero for
+/// none, else as [`Path::in_a_word`].
+///
+/// By the veth, if the socket's mark does not determine it: the pod forwards the connection, or its sockets take no marks
+/// ([`POD_FOLLOWS_TCP`]). Directly, in l3, if the host's conntrack may know it by the veth ([`recent`]). `flags` are the
+/// pod's. Not inlined: few of a connection's packets are such.
+#[inline(never)]
+fn answer(skb: *mut __sk_buff, at: u32, pod: u32, flags: u32) -> u32 {
+    let mut key = flow::EMPTY;
+    if !direct::read(skb, at, packet::TCP.into(), LocalEnd::Source, &mut key) {
+        return 0;
+    }
+    let is_reset = packet::tcp_flags_at(skb, at) & RST != 0;
+    let last = recent::last_way(&key);
+    if is_reset {
+        return match last {
+            Some(Last::Straight) => u32::from(flags & u32::from(POD_IN_L3) != 0) * STRAIGHT,
+            _ => known(pod, &key).map_or(0, |flow| Path::of(flow).in_a_word()),
+        };
+    }
+    if flows::has_any(pod) {
+        // An older connection's path.
+        let _not_there = flows::forget(pod, &key);
+    }
+    let path = match last {
+        Some(Last::Veth(nic)) => {
+            // SAFETY: as in `mark_of`.
+            let is_own = unsafe { (*skb).ingress_ifindex == 0 };
+            if is_own && flags & u32::from(POD_FOLLOWS_TCP) == 0 {
+                return 0;
+            }
+            Path { nic, straight: 0 }
+        }
+        Some(Last::Straight) if flags & u32::from(POD_IN_L3) != 0 => Path {
             nic: 0,
             straight: 1,
         },
-        _ => return None,
+        _ => return 0,
     };
     // Without room the connection follows the routing table, as it would without Ebbtide.
-    let _full = flows::remember(pod, &fresh(key, path.nic, path.straight));
-    Some(path)
+    let _full = flows::remember(pod, &fresh(&key, path.nic, path.straight));
+    path.in_a_word()
 }
+
+/// [`Path::in_a_word`] of what is sent straight.
+const STRAIGHT: u32 = 1 << 16 | 1 << 8;
 
 /// Notes the path of a packet's first fragment for the later ones, until the last is sent: the kernel creates and sends
 /// them in order (`ip_do_fragment`, net/ipv4/ip_output.c). The note of an older packet with the same identification is
@@ -196,22 +244,20 @@ fn note_fragment(pod: u32, ip: &Ip, key: &mut FlowKey, path: u32) -> u32 {
 #[inline(always)]
 fn path(ctx: &TcContext, ip: &Ip, pod: &PodCounters) -> Option<Path> {
     let number = u32::from(pod.pod);
-    let is_tcp = ip.payload.protocol == packet::TCP;
-    if is_tcp && pod.flags & POD_FOLLOWS_TCP == 0 && !is_passed_on(ctx) {
-        return None;
+    if ip.payload.protocol == packet::TCP {
+        if ip.payload.fragment == 0 && answers_syn(ip.tcp_flags(ctx)) {
+            let word = answer(ctx.skb.skb, ip.payload.at, number, pod.flags.into());
+            return Path::of_word(word);
+        }
+        if pod.flags & POD_FOLLOWS_TCP == 0 && !is_passed_on(ctx) && !flows::has_tcp(number) {
+            return None;
+        }
     }
     let mut key = flow::between(ip, LocalEnd::Source);
     if !flow::followed(ctx, ip, LocalEnd::Source, true, &mut key) {
         return None;
     }
-    let path = if is_tcp && ip.tcp_flags_again(ctx) & (SYN | ACK) == SYN | ACK {
-        accepted(number, &key, pod.flags & POD_IN_L3 != 0)
-    } else {
-        known(number, &key).map(|flow| Path {
-            nic: flow.nic,
-            straight: flow.straight,
-        })
-    };
+    let path = known(number, &key).map(Path::of);
     if ip.payload.fragment != 0 {
         let path = path.map_or(0, Path::in_a_word);
         let _noted = note_fragment(number, ip, &mut key, path);
@@ -315,6 +361,12 @@ fn redirect_remembered(ctx: &TcContext, ip: &Ip) -> i32 {
         translated::note(ctx, ip);
     }
     counters.passed += 1;
+    if ip.payload.fragment & LATER == 0
+        && (ip.payload.protocol != packet::TCP || ip.tcp_flags_again(ctx) & (SYN | ACK) == SYN)
+        && host_maps::owner(&ip.destination).is_some_and(|to| to.flags & OWNER_IS_FOLLOWED != 0)
+    {
+        direct::came_beside(ctx.skb.skb, ip.payload.at, ip.payload.protocol.into());
+    }
     PASS
 }
 
@@ -328,12 +380,9 @@ fn leaves_the_node(ip: &Ip) -> bool {
         && host_maps::owner(&ip.source).is_some_and(|from| from.ifindex != to.ifindex)
 }
 
-/// Handles the ingress of the pod's own interface: the latest path wins. Otherwise a client that used the NodePort and
-/// then connects directly to the pod from the same port would be answered by the veth.
-///
-/// In l3 the flow is kept, with a note that it comes directly now: the host's conntrack still has it by the NodePort,
-/// and would give the reply the node's address. So its replies take the host-stack bypass. TCP has no flow; the request
-/// of such a connection is marked, and the accepted socket inherits that. TCP's other packets are not even counted.
+/// Handles the ingress of the pod's own interface, if another plugin made it: what came past Ebbtide's programs at a NIC
+/// ([`direct`]). A connection that came by the veth of late gets a bit of the mark, which the accepted socket inherits.
+/// TCP's other packets are not even counted.
 #[inline(always)]
 pub(crate) fn forget(ctx: &TcContext) -> i32 {
     packet::linearise(ctx);
@@ -348,29 +397,22 @@ pub(crate) fn forget(ctx: &TcContext) -> i32 {
     let Some(pod) = maps::pod(&ip.destination) else {
         return PASS;
     };
-    let number = u32::from(pod.pod);
     let is_l3 = pod.flags & POD_IN_L3 != 0;
     let counters = &mut pod.hooks[Hook::NicIngress as usize];
     counters.seen += 1;
     counters.passed += 1;
-    let mut key = flow::between(ip, LocalEnd::Destination);
-    if !flow::of(ctx, ip, LocalEnd::Destination, true, &mut key) {
-        return PASS;
-    }
-    if is_tcp {
-        if recent::begins_straight(&key) && is_l3 {
-            mark(ctx, maps::host_bypass_mark());
-            counters.marked += 1;
-        }
-    } else if let Some(flow) = known(number, &key) {
-        if !is_l3 {
-            // Another CPU may have removed it first.
-            let _gone = flows::forget(number, &key);
-            counters.learned += 1;
-        } else if flow.straight == 0 {
-            came(flow, 1);
-            counters.learned += 1;
-        }
+    let changed = direct::came(
+        ctx.skb.skb,
+        ip.payload.at,
+        ip.payload.protocol.into(),
+        pod.pod.into(),
+        is_l3.into(),
+    );
+    if !is_tcp {
+        counters.learned += u64::from(changed);
+    } else if is_l3 && changed != 0 {
+        mark(ctx, maps::host_bypass_mark());
+        counters.marked += 1;
     }
     PASS
 }

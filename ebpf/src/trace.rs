@@ -14,6 +14,7 @@
 
 mod asking;
 mod clock;
+mod direct;
 mod extended;
 mod flow;
 mod flows;
@@ -163,12 +164,14 @@ fn learned(event: &TraceEvent) -> u64 {
     const VETH_INGRESS: u8 = Traced::VethIngress as u8;
     const NIC_EGRESS: u8 = Traced::NicEgress as u8;
     const NIC_INGRESS: u8 = Traced::NicIngress as u8;
+    const HOST_NIC_INGRESS: u8 = Traced::HostNicIngress as u8;
     const HOST_NIC_EGRESS: u8 = Traced::HostNicEgress as u8;
     match event.program {
         VETH_INGRESS => in_pod(&event.destination, Hook::VethIngress),
         NIC_EGRESS => in_pod(&event.source, Hook::NicEgress),
         NIC_INGRESS => in_pod(&event.destination, Hook::NicIngress),
-        HOST_NIC_EGRESS => in_host(event, HostHook::NicEgress),
+        HOST_NIC_INGRESS => in_host(event, &event.destination, HostHook::NicIngress),
+        HOST_NIC_EGRESS => in_host(event, &event.source, HostHook::NicEgress),
         _ => 0,
     }
 }
@@ -330,8 +333,8 @@ fn in_pod(address: &Address, hook: Hook) -> u64 {
 
 /// Returns how many flows a hook of the NIC has learned on this CPU.
 #[inline(always)]
-fn in_host(event: &TraceEvent, hook: HostHook) -> u64 {
-    host_maps::owner(&event.source)
+fn in_host(event: &TraceEvent, whose: &Address, hook: HostHook) -> u64 {
+    host_maps::owner(whose)
         .and_then(|owner| host_maps::counters(host_maps::number(event.ifindex, &owner)))
         .map_or(0, |all| all.hooks[hook as usize].learned)
 }

@@ -43,6 +43,13 @@ pub const OWNER_FORWARDS: u32 = 4;
 /// [`NodeAddress::flags`]: a pod has the address, not the node itself.
 pub const OWNER_IS_POD: u32 = 1;
 
+/// [`NodeAddress::flags`]: what reaches the pod directly, past its veth, is followed by the NIC's program and by those of
+/// the other pods on the NIC. Else it is by `nic_ingress` in the pod.
+pub const OWNER_IS_FOLLOWED: u32 = 8;
+
+/// [`NodeAddress::flags`]: the pod's interface is an ipvlan one in l3.
+pub const OWNER_IN_L3: u32 = 16;
+
 /// [`NodeAddress::flags`]: the NIC has a table of its own with a gateway in this family, the next hop of whatever must
 /// leave by it.
 pub const OWNER_HAS_GATEWAY: u32 = 2;
@@ -60,7 +67,7 @@ pub const NIC_IS_STRICT6: u32 = 2;
 pub struct NodeAddress {
     /// The NIC, in the host.
     pub ifindex: u32,
-    /// [`OWNER_IS_POD`], [`OWNER_HAS_GATEWAY`], [`OWNER_FORWARDS`].
+    /// [`OWNER_IS_POD`], [`OWNER_HAS_GATEWAY`], [`OWNER_FORWARDS`], [`OWNER_IS_FOLLOWED`], [`OWNER_IN_L3`].
     pub flags: u32,
     /// The pod's number ([`PodCounters::pod`](crate::PodCounters::pod)); zero for the node's own address.
     pub pod: u32,

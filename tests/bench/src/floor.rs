@@ -149,7 +149,7 @@ impl Floor {
             let owned: Vec<(IpAddr, bool)> = net.ips().into_iter().map(|ip| (ip, true)).collect();
             self.datapath
                 .host
-                .register_pod(&owned, net.number(), Some(self.master))?;
+                .register_pod(&owned, net.registered(), Some(self.master))?;
             self.half(&net.in_host, &[&veth.host_name], &net.alias, &mut host)?;
             Ok(())
         })?;

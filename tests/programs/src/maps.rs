@@ -7,15 +7,15 @@ use ebbtide_kernel::datapath::{key, uptime};
 use ebbtide_layout::{
     Address, Answer, Bucket, BucketKey, Counters, FORWARDED, Flow, FlowKey, Hook, HostConfig,
     NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_FORWARDS,
-    OWNER_HAS_GATEWAY, OWNER_IS_POD, POD_FOLLOWS_TCP, POD_IN_L3, POD_IS_EXEMPT, PodCounters,
-    RECENT_PLACES, SPARE, Spoofed, mac_words, place,
+    OWNER_HAS_GATEWAY, OWNER_IN_L3, OWNER_IS_FOLLOWED, OWNER_IS_POD, POD_FOLLOWS_TCP, POD_IN_L3,
+    POD_IS_EXEMPT, PodCounters, RECENT_PLACES, SPARE, Spoofed, mac_words, place,
 };
 
 use crate::{
     bench::Bench,
     scene::{
-        FAR_POD, LOST, MARK, NODE, NODE6, OTHER, OTHER_POD, POD, POD_NUMBER, POD6, REDIRECT_DEVICE,
-        THAT, THAT_MARK, THAT_NIC, THIS, THIS_NIC, VETH, ip,
+        FAR_POD, LOST, MARK, NODE, NODE6, OTHER, OTHER_POD, OTHER_POD6, POD, POD_NUMBER, POD6,
+        REDIRECT_DEVICE, THAT, THAT_MARK, THAT_NIC, THIS, THIS_NIC, VETH, ip,
     },
 };
 
@@ -28,6 +28,7 @@ impl Bench {
             (POD, POD_NUMBER),
             (POD6, POD_NUMBER),
             (OTHER_POD, POD_NUMBER + 1),
+            (OTHER_POD6, POD_NUMBER + 1),
         ] {
             let fresh = PodCounters {
                 pod,
@@ -197,6 +198,32 @@ impl Bench {
             veth: VETH,
             ..PodCounters::default()
         });
+    }
+
+    /// Makes both pods on [`THIS`], with all their addresses there, such as the NIC's program follows
+    /// ([`OWNER_IS_FOLLOWED`]), in l3 or l2.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn is_followed(&mut self, is_l3: bool) {
+        self.is_l3(is_l3);
+        let map = self.object.map_mut("ADDRESSES").unwrap();
+        let mut addresses: HashMap<_, Address, NodeAddress> = map.try_into().unwrap();
+        let mode = if is_l3 { OWNER_IN_L3 } else { 0 };
+        for (address, pod) in [
+            (POD, POD_NUMBER),
+            (POD6, POD_NUMBER),
+            (OTHER_POD, POD_NUMBER + 1),
+            (OTHER_POD6, POD_NUMBER + 1),
+        ] {
+            let owner = NodeAddress {
+                ifindex: THIS,
+                flags: OWNER_IS_POD | OWNER_HAS_GATEWAY | OWNER_IS_FOLLOWED | mode,
+                pod: pod.into(),
+                nic: THIS_NIC.into(),
+            };
+            patiently(|| addresses.insert(key(ip(address)), owner, 0));
+        }
     }
 
     /// Makes the pod's interface an l2 one, whose frames have this link-layer address.

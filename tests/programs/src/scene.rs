@@ -12,6 +12,8 @@ pub const POD6: &str = "fd00:16::4";
 pub const POD_NUMBER: u16 = 4242;
 /// Another pod, on [`THIS`].
 pub const OTHER_POD: &str = "172.31.16.5";
+/// The same other pod.
+pub const OTHER_POD6: &str = "fd00:16::5";
 /// The node's address on [`THIS`].
 pub const NODE: &str = "172.31.22.228";
 /// The node's IPv6 address on [`THIS`].

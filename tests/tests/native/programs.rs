@@ -6,7 +6,8 @@ use ebbtide_layout::{
     POD_MAC, RECENT_SECONDS,
 };
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, Outcome, PASS, POD, POD6, REDIRECT, THAT_NIC,
+    Bench, CLIENT, CLIENT6, FAR_POD, NODE, OTHER_POD, OTHER_POD6, Outcome, PASS, POD, POD6,
+    REDIRECT, THAT_NIC,
     packets::{ECHO_ID, echo, flow, from_host, from_pod, tcp, udp, with_flags},
     random,
 };
@@ -239,6 +240,125 @@ fn in_l3_replies_go_past_a_host_that_knows_their_flow_by_the_other_way_in() {
         // No flow is known for another port.
         let other = udp(pod, (client.0, 5001));
         assert_eq!(bench.run("nic_egress", &other, 0).verdict, PASS);
+    }
+}
+
+/// Who may send to a pod directly, and the program that sees it.
+const DIRECT: [(&str, &str); 4] = [
+    (CLIENT, "host_nic_ingress"),
+    (CLIENT6, "host_nic_ingress"),
+    (OTHER_POD, "nic_egress"),
+    (OTHER_POD6, "nic_egress"),
+];
+
+/// Returns the pod's address of the family of `other`.
+fn pod_of(other: &str) -> &'static str {
+    if other.contains(':') { POD6 } else { POD }
+}
+
+#[test]
+fn the_nic_and_the_pods_beside_it_see_that_a_flow_comes_directly_now() {
+    let mut bench = Bench::lent();
+    for is_l3 in [false, true] {
+        for (who, program) in DIRECT {
+            let context = format!("{who} by {program}, l3: {is_l3}");
+            bench.reset();
+            bench.is_followed(is_l3);
+            let (client, pod) = ((who, 5000), (pod_of(who), 53));
+            let (request, reply) = (udp(client, pod), udp(pod, client));
+            let _came = bench.run("veth_ingress", &request, 0);
+            let by_veth = bench.run("nic_egress", &reply, 0);
+            assert_eq!(by_veth.verdict, REDIRECT, "{context}: first by the veth");
+            let other = udp((who, 5001), pod);
+            assert_eq!(bench.run(program, &other, 0).verdict, PASS, "{context}");
+            let by_veth = bench.run("nic_egress", &reply, 0);
+            assert_eq!(
+                by_veth.verdict, REDIRECT,
+                "{context}: another's changes nothing"
+            );
+            assert_eq!(
+                bench.run(program, &request, THEIRS).mark,
+                THEIRS,
+                "{context}"
+            );
+            let direct = bench.run("nic_egress", &reply, 0);
+            // What stays on the node does not pass its netfilter.
+            let expected = if is_l3 && program == "host_nic_ingress" {
+                REDIRECT
+            } else {
+                PASS
+            };
+            assert_eq!(direct.verdict, expected, "{context}: then directly");
+            if expected == REDIRECT {
+                assert_eq!(sender(&direct.packet), HOST_BYPASS_MAC, "{context}");
+            }
+            let _came = bench.run("veth_ingress", &request, 0);
+            let back = bench.run("nic_egress", &reply, 0);
+            assert_eq!(
+                (back.verdict, sender(&back.packet)),
+                (REDIRECT, &POD_MAC[..]),
+                "{context}: and back again"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_the_nic_sees_of_tcp_that_came_by_the_veth_of_late_is_answered_past_the_host() {
+    let mut bench = Bench::lent();
+    for client in [(CLIENT, 5000), (CLIENT6, 5000)] {
+        let pod = (pod_of(client.0), 80);
+        let sends = |bench: &Bench, flags| {
+            let packet = with_flags(tcp(pod, client), flags);
+            let outcome = bench.run("nic_egress", &packet, 0);
+            let is_past = sender(&outcome.packet) == HOST_BYPASS_MAC;
+            assert_eq!(
+                outcome.verdict == REDIRECT,
+                is_past,
+                "{flags:#x}: never by the veth"
+            );
+            is_past
+        };
+        for (name, is_l3, by_veth, expected) in [
+            ("l3", true, true, true),
+            ("l3, a fresh one", true, false, false),
+            ("l2", false, true, false),
+        ] {
+            let context = format!("{client:?}, {name}");
+            bench.reset();
+            bench.is_followed(is_l3);
+            if by_veth {
+                let _came = bench.run("veth_ingress", &tcp(client, pod), 0);
+            }
+            assert!(
+                !sends(&bench, ACK),
+                "{context}: data of an older connection"
+            );
+            let _came = bench.run("host_nic_ingress", &tcp(client, pod), 0);
+            assert_eq!(
+                sends(&bench, RST | ACK),
+                expected,
+                "{context}: nobody listens"
+            );
+            assert_eq!(
+                bench.remembered(),
+                [],
+                "{context}: a refusal is not remembered"
+            );
+            assert_eq!(sends(&bench, SYN | ACK), expected, "{context}: accepted");
+            assert_eq!(sends(&bench, SYN | ACK), expected, "{context}: once more");
+            assert_eq!(sends(&bench, ACK), expected, "{context}: its data");
+            assert_eq!(sends(&bench, FIN | ACK), expected, "{context}: its end");
+            // Of another one, which the veth brings, the socket has the mark.
+            let _came = bench.run("veth_ingress", &tcp(client, pod), 0);
+            let again = with_flags(tcp(pod, client), SYN | ACK);
+            let outcome = bench.run("nic_egress", &again, DEFAULT_MARK);
+            assert_eq!(
+                (outcome.verdict, sender(&outcome.packet)),
+                (REDIRECT, &POD_MAC[..]),
+                "{context}: by the veth again"
+            );
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use aya::{
 };
 use ebbtide_layout::{
     Address, HostConfig, MAX_NICS, NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress,
-    OWNER_FORWARDS, OWNER_HAS_GATEWAY, OWNER_IS_POD,
+    OWNER_FORWARDS, OWNER_HAS_GATEWAY, OWNER_IN_L3, OWNER_IS_FOLLOWED, OWNER_IS_POD,
 };
 use ebbtide_types::Family;
 
@@ -66,6 +66,30 @@ const fn strict_flag(family: Family) -> u32 {
     match family {
         Family::V4 => NIC_IS_STRICT,
         Family::V6 => NIC_IS_STRICT6,
+    }
+}
+
+/// A pod as the programs in the host's namespace know it.
+#[derive(Clone, Copy, Debug)]
+pub struct RegisteredPod {
+    /// Its number ([`Filter::only_from`](crate::netlink::model::Filter)).
+    pub number: u16,
+    /// Whether its interface is an ipvlan one in l3.
+    pub is_l3: bool,
+    /// Whether the NIC's program follows what reaches it directly
+    /// ([`PodNet::registered`](crate::podnet::PodNet::registered)).
+    pub is_followed: bool,
+}
+
+impl RegisteredPod {
+    const fn flags(self) -> u32 {
+        let mode = if self.is_l3 { OWNER_IN_L3 } else { 0 };
+        let followed = if self.is_followed {
+            OWNER_IS_FOLLOWED
+        } else {
+            0
+        };
+        OWNER_IS_POD | mode | followed
     }
 }
 
@@ -299,7 +323,7 @@ impl Host {
         maps.renumber()
     }
 
-    /// Records these addresses as those of the pod with this number, each with whether the table of the pod's NIC has a
+    /// Records these addresses as those of `pod`, each with whether the table of the pod's NIC has a
     /// gateway for it. Without a NIC that is known to own them, nothing is recorded.
     ///
     /// # Errors
@@ -307,7 +331,7 @@ impl Host {
     pub fn register_pod(
         &self,
         addresses: &[(IpAddr, bool)],
-        pod: u16,
+        pod: RegisteredPod,
         nic: Option<u32>,
     ) -> Result<(), Error> {
         let Some(ifindex) = nic else {
@@ -319,9 +343,9 @@ impl Host {
             .iter()
             .map(|(address, has_gateway)| {
                 let owner = NodeAddress {
-                    pod: pod.into(),
+                    pod: pod.number.into(),
                     nic: number,
-                    ..owner(ifindex, OWNER_IS_POD, *has_gateway)
+                    ..owner(ifindex, pod.flags(), *has_gateway)
                 };
                 (*address, owner)
             })

@@ -39,7 +39,7 @@ pub use attach::NoHook;
 pub use error::Error;
 use error::{is_gone, map_error};
 pub use flows::{Flows, address, is_forwarded, uptime};
-pub use host::{Host, HostNic};
+pub use host::{Host, HostNic, RegisteredPod};
 use nic_links::NicLinks;
 pub use nic_links::has_tcx;
 use object::{LAYOUT, OBJECT, PINNED, Setup};

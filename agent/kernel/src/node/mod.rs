@@ -27,7 +27,7 @@ pub use plan::{
     NicNetworks, PRIORITIES, PoolNetwork, Rules, forwarding, nic_plan, nic_table, pods_rules,
 };
 pub use redirect_device::{REDIRECT_DEVICE, find_redirect_device, redirect_device};
-pub use role::{Classification, Known, Role, classify, classify_all};
+pub use role::{Classification, Known, Role, classify, classify_all, is_nic_as_master};
 pub use rp_filter::{StrictRpFilter, is_strict, strict_rp_filters};
 pub use rule_priority::{Routed, free_priorities, preceding_base, preceding_rules};
 pub use values::Values;

@@ -190,6 +190,17 @@ pub fn classify(nic: &Nic, facts: &NodeFacts, known: &Known, names: &LinkNames) 
     }
 }
 
+/// Whether a link is a NIC, with the programs of one, once a pod's interface has it as its master.
+#[must_use]
+pub fn is_nic_as_master(link: &str, facts: &NodeFacts, names: &LinkNames) -> bool {
+    let known = Known {
+        masters: [link.to_owned()].into(),
+        ..Known::default()
+    };
+    let nic = facts.nic(link);
+    nic.is_some_and(|nic| classify(nic, facts, &known, names).role == Role::Nic)
+}
+
 /// Returns the role of each link of the node.
 #[must_use]
 pub fn classify_all(

@@ -105,7 +105,7 @@ async fn attempt(
         .map(|a| (a.address.addr(), a.gateway.is_some()))
         .collect();
     let (nic, mac) = master.unzip();
-    datapath.host.register_pod(&owned, net.number(), nic)?;
+    datapath.host.register_pod(&owned, net.registered(), nic)?;
     datapath.set_send_options(&net.ips(), sending(net, veth, mac.flatten()))?;
     enable_responder(net, host, datapath).await?;
     Ok(made.configured?)

@@ -6,11 +6,14 @@ use ebbtide_types::{Family, IpvlanMode};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::netlink::{
-    Error,
-    link::{Ipvlan, Veth},
-    model::{Action, MAIN_TABLE, NamespacePlan, Selector},
-    netns::{Evidence, Netns},
+use crate::{
+    datapath::RegisteredPod,
+    netlink::{
+        Error,
+        link::{Ipvlan, Veth},
+        model::{Action, Direction, Filter, MAIN_TABLE, NamespacePlan, Selector},
+        netns::{Evidence, Netns},
+    },
 };
 
 /// Name of the pod's end of the veth pair.
@@ -275,6 +278,20 @@ impl PodNet {
     pub fn is_l3(&self) -> bool {
         let mode = self.ipvlan.as_ref().map(|ipvlan| ipvlan.mode);
         mode == Some(IpvlanMode::L3)
+    }
+
+    /// Returns the pod as the host's programs are to know it. What reaches its interface is seen by the NIC's program and by
+    /// those of the other pods on the NIC, unless the pod has a program for that.
+    #[must_use]
+    pub fn registered(&self) -> RegisteredPod {
+        let comes_in = |filter: &Filter| {
+            filter.link == self.interface && filter.direction == Direction::Ingress
+        };
+        RegisteredPod {
+            number: self.number(),
+            is_l3: self.is_l3(),
+            is_followed: !self.in_pod.filters.iter().any(comes_in),
+        }
     }
 
     /// Whether the interface's packets reach the wire as the pod built them, with its link-layer addresses.

@@ -20,7 +20,7 @@ use crate::{
             Sysctl, host_net,
         },
     },
-    node::{ALIAS, NodeFacts, veth_filters},
+    node::{ALIAS, NodeFacts, is_nic_as_master, veth_filters},
 };
 
 /// The host as the pod's next hop. No node has these addresses: the neighbour entry is permanent, so the pod needs no
@@ -199,7 +199,11 @@ pub fn plan(
         // What another plugin's interface sends is not guarded.
         let is_guarded = settings.spoof_guard && is_ours;
         let only_from = is_guarded.then(|| sandbox.number());
-        in_pod.filters = programs(&sandbox.interface, veth, only_from);
+        // Elsewhere the NIC's program sees all that comes in. In l3s it comes to a pod without its interface.
+        let is_followed = is_ours
+            && network.mode != IpvlanMode::L3s
+            && is_nic_as_master(&network.master, node, &settings.nics);
+        in_pod.filters = programs(&sandbox.interface, veth, only_from, is_followed);
         if existing.veth.is_none() {
             let several_nics = node.may_have_several_nics(&settings.nics);
             in_host.filters = veth_filters(&veth.host_name, only_from, several_nics);
@@ -508,8 +512,14 @@ fn reply_rule_by_mark(
 }
 
 /// Ebbtide's programs: on the veth with the interface that it came with, and on the interface itself, where `only_from`
-/// guards what it sends.
-fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter> {
+/// guards what it sends. `is_followed`: what comes in by the interface is seen by the NIC's program
+/// ([`PodNet::registered`]).
+fn programs(
+    interface: &str,
+    veth: &Veth,
+    only_from: Option<u16>,
+    is_followed: bool,
+) -> Vec<Filter> {
     let filter = |program: &Program| Filter {
         link: match program.hook {
             Hook::VethIngress => veth.pod_name.clone(),
@@ -519,7 +529,11 @@ fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter>
         program: program.name.to_owned(),
         only_from: only_from.filter(|_| program.hook == Hook::NicEgress),
     };
-    PROGRAMS.iter().map(filter).collect()
+    let wanted = PROGRAMS.iter();
+    wanted
+        .filter(|program| !(is_followed && program.hook == Hook::NicIngress))
+        .map(filter)
+        .collect()
 }
 
 /// Plans the routes to the pod, in the host.

@@ -159,6 +159,14 @@ impl Names {
                     nic()
                 )
             }
+            Traced::HostNicIngress if learned && event.protocol == TCP => {
+                "for a pod: its connection came by the veth recently, so its replies go by the host-stack bypass in l3"
+                    .to_owned()
+            }
+            Traced::HostNicIngress if learned => {
+                "for a pod: its flow comes in by the NIC now: its entry for the veth is removed"
+                    .to_owned()
+            }
             Traced::HostNicIngress if self.is_a_pods(&event.destination) => {
                 "for a pod: left to ipvlan".to_owned()
             }

@@ -36,7 +36,6 @@ fn replies_of_what_came_in_by_the_veth_are_redirected_by_their_mark() {
         [
             "program veth_ingress at veth0 ingress",
             "program nic_egress at eth0 egress",
-            "program nic_ingress at eth0 ingress",
         ]
     );
     let sysctls = texts(&net.in_pod.sysctls);
@@ -50,6 +49,48 @@ fn replies_of_what_came_in_by_the_veth_are_redirected_by_their_mark() {
             sysctls.iter().any(|s| s == needed),
             "{needed} in {sysctls:?}"
         );
+    }
+}
+
+#[test]
+fn a_pod_has_a_program_for_what_comes_in_only_where_no_nic_has_one_that_sees_it() {
+    type Change = fn(&mut NodeFacts, &mut NetworkSpec, &mut Settings);
+    let rows: [(&str, Change, bool); 6] = [
+        ("l3", |_, _, _| {}, false),
+        ("l2", |_, network, _| network.mode = IpvlanMode::L2, false),
+        ("l3s", |_, network, _| network.mode = IpvlanMode::L3s, true),
+        (
+            "a link that is to be no NIC",
+            |_, _, settings| settings.nics.exclude = vec!["ens5".to_owned()],
+            true,
+        ),
+        (
+            "a link in a VRF",
+            |node, _, _| node.nics[0].port_of = Some(9),
+            true,
+        ),
+        (
+            "a chained interface",
+            |_, network, _| network.made_before = Some(1500),
+            true,
+        ),
+    ];
+    for (name, change, expected) in rows {
+        let (mut node, mut network, mut settings) = (node(), network(), settings());
+        change(&mut node, &mut network, &mut settings);
+        let net = plan(
+            &sandbox(),
+            &Existing::default(),
+            &network,
+            &[v4()],
+            &node,
+            &settings,
+        )
+        .unwrap();
+        let filters = texts(&net.in_pod.filters);
+        let comes_in = "program nic_ingress at eth0 ingress".to_owned();
+        assert_eq!(filters.contains(&comes_in), expected, "{name}: {filters:?}");
+        assert_eq!(net.registered().is_followed, !expected, "{name}");
     }
 }
 

@@ -31,7 +31,6 @@ fn a_second_nic_shares_the_veth_and_sends_what_is_from_its_address() {
         [
             "program veth_ingress at veth0 ingress",
             "program nic_egress at net1 egress",
-            "program nic_ingress at net1 ingress",
         ]
     );
     assert!(texts(&net.in_host.routes)[0].starts_with("route 210.22.16.11/32 dev veth"));

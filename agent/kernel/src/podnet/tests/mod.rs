@@ -5,13 +5,14 @@ mod first;
 mod further;
 mod reply_rule;
 
-use ebbtide_types::{Family, settings::Settings};
+use ebbtide_types::{Family, IpvlanMode, Mac, settings::Settings};
 
 use super::{Existing, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, plan, replan};
 use crate::node::{Nic, NodeFacts};
 
 fn nic(name: &str, ifindex: u32, addresses: &[&str]) -> Nic {
     Nic {
+        mac: Some(Mac([2, 0, 0, 0, 0, 5])),
         mtu: 9001,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         ..Nic::named(name, ifindex)
