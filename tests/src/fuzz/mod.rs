@@ -4,6 +4,7 @@
 //! tests run a few inputs, the same in each run. The checks: no panic, no crash, an answer in time, and memory as
 //! before.
 
+mod clouds;
 mod memory;
 mod mutate;
 mod node;

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::clouds;
 use ebbtide_agent::cni::NetConf;
 use ebbtide_ipam::{
     catalog::Catalog,
@@ -36,7 +37,7 @@ pub struct Reader {
 }
 
 /// All readers.
-pub const ALL: [Reader; 9] = [
+pub const ALL: [Reader; 14] = [
     Reader {
         name: "manifests",
         from: "who may write objects, or files on the node",
@@ -82,7 +83,34 @@ pub const ALL: [Reader; 9] = [
         from: "the node's firewall",
         read: nft,
     },
+    Reader {
+        name: "aws",
+        from: METADATA,
+        read: clouds::aws,
+    },
+    Reader {
+        name: "alibaba",
+        from: METADATA,
+        read: clouds::alibaba,
+    },
+    Reader {
+        name: "azure",
+        from: METADATA,
+        read: clouds::azure,
+    },
+    Reader {
+        name: "gcp",
+        from: METADATA,
+        read: clouds::gcp,
+    },
+    Reader {
+        name: "tencent",
+        from: METADATA,
+        read: clouds::tencent,
+    },
 ];
+
+const METADATA: &str = "the cloud's metadata service, or who answers in its place";
 
 impl Reader {
     /// Returns the files of its corpus directory, in the order of their names.
