@@ -49,8 +49,10 @@
 //! ```
 
 pub mod agent;
+mod assigned;
 pub mod bpf;
 pub mod cni;
+mod delivery;
 pub mod edge;
 pub mod family;
 pub mod foreign;
