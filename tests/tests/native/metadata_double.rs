@@ -373,7 +373,7 @@ fn a_node_is_told_of_its_own_nics_and_no_others_in_every_dialect() {
 
 #[test]
 fn what_programs_of_the_images_ask_for_is_there() {
-    let (vpc, _metadata) = start(Plan::default());
+    let (vpc, metadata) = start(Plan::default());
     let asker = Asker::of(vpc.node("master"));
     let top = asker.aws("/2021-03-23/meta-data/").text();
     for key in [
@@ -432,6 +432,10 @@ fn what_programs_of_the_images_ask_for_is_there() {
     assert_eq!(text("/1/mac").text(), mac(nic));
     assert_eq!(text("").status, 301);
     assert_eq!(text("/2/mac").status, 404);
+    let v6 = || asker.get(Cloud::Azure, AZURE, &[METADATA]).json()["interface"][1]["ipv6"].clone();
+    assert_eq!(v6()["subnet"], Value::Null);
+    metadata.everywhere(|knobs| knobs.azure_v6_subnets = true);
+    assert_eq!(v6()["subnet"][0]["prefix"], "64");
     let leaf = "/metadata/instance/network/interface/1/macAddress?api-version=2021-08-01";
     assert_eq!(asker.get(Cloud::Azure, leaf, &[METADATA]).status, 404);
     let leaf = format!("{leaf}&format=text");

@@ -7,6 +7,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{
+    Knobs,
     exchange::{Asked, Reply},
     json,
     told::{Told, ToldNic},
@@ -35,10 +36,10 @@ pub(super) fn knows(asked: &Asked, told: &Told) -> bool {
         .is_none_or(|first| asked.source == first.nic.primary(Family::V4))
 }
 
-/// Answers a request; `before` says how many came in this second, with this one.
-pub(super) fn answer(asked: &Asked, told: &Told, in_this_second: usize, rate: usize) -> Reply {
+/// Answers a request. `in_this_second` says how many came, with this one.
+pub(super) fn answer(asked: &Asked, told: &Told, in_this_second: usize, knobs: &Knobs) -> Reply {
     let failure = |status, text: &str| Reply::json(status, &json!({ "error": text }));
-    if in_this_second > rate {
+    if in_this_second > knobs.azure_rate {
         return failure(429, "Too many requests").with("retry-after", "1");
     }
     if asked.is_forwarded() {
@@ -76,7 +77,7 @@ pub(super) fn answer(asked: &Asked, told: &Told, in_this_second: usize, rate: us
     let ["metadata", "instance", path @ ..] = parts.as_slice() else {
         return failure(404, "Not found");
     };
-    let all = instance(told);
+    let all = instance(told, knobs);
     let Some(value) = json::find(&all, path) else {
         return failure(404, "Not found");
     };
@@ -90,8 +91,8 @@ pub(super) fn answer(asked: &Asked, told: &Told, in_this_second: usize, rate: us
     }
 }
 
-fn instance(told: &Told) -> Value {
-    let interfaces: Vec<Value> = told.nics.iter().map(interface).collect();
+fn instance(told: &Told, knobs: &Knobs) -> Value {
+    let interfaces: Vec<Value> = told.nics.iter().map(|nic| interface(nic, knobs)).collect();
     json!({
         "compute": {
             "azEnvironment": "AzurePublicCloud",
@@ -109,7 +110,7 @@ fn instance(told: &Told) -> Value {
     })
 }
 
-fn interface(nic: &ToldNic) -> Value {
+fn interface(nic: &ToldNic, knobs: &Knobs) -> Value {
     let addresses = |family, public: bool| -> Vec<Value> {
         let all = if nic.is_bare {
             Vec::new()
@@ -126,16 +127,20 @@ fn interface(nic: &ToldNic) -> Value {
             })
             .collect()
     };
-    let subnet = nic.subnet(Family::V4);
+    let subnet = |family| -> Value {
+        let subnet = nic.subnet(family);
+        json!([{
+            "address": subnet.addr().to_string(),
+            "prefix": subnet.prefix_len().to_string(),
+        }])
+    };
+    let mut v6 = json!({ "ipAddress": addresses(Family::V6, false) });
+    if knobs.azure_v6_subnets {
+        v6["subnet"] = subnet(Family::V6);
+    }
     json!({
-        "ipv4": {
-            "ipAddress": addresses(Family::V4, true),
-            "subnet": [{
-                "address": subnet.addr().to_string(),
-                "prefix": subnet.prefix_len().to_string(),
-            }],
-        },
-        "ipv6": { "ipAddress": addresses(Family::V6, false) },
+        "ipv4": { "ipAddress": addresses(Family::V4, true), "subnet": subnet(Family::V4) },
+        "ipv6": v6,
         "macAddress": nic.mac_with("").to_uppercase(),
     })
 }

@@ -32,6 +32,9 @@ pub struct Knobs {
     pub reversed: bool,
     /// How much is told of a NIC, by its name, if not all.
     pub nics: BTreeMap<String, Listing>,
+    /// Whether Azure's service tells IPv6 subnets. In the one capture of a real one it does not; cloud-init fails on two
+    /// IPv6 addresses of a NIC without.
+    pub azure_v6_subnets: bool,
     /// How many requests a second Azure's service answers before it says 429.
     pub azure_rate: usize,
 }
@@ -149,6 +152,7 @@ impl Default for Knobs {
             hardened: false,
             reversed: false,
             nics: BTreeMap::new(),
+            azure_v6_subnets: false,
             // Microsoft documents it.
             azure_rate: 5,
         }

@@ -233,7 +233,7 @@ impl Shared {
                 Cloud::Azure if !azure::knows(asked, &told) => std::future::pending().await,
                 Cloud::Azure => {
                     let count = self.log.in_the_last_second(node, cloud);
-                    azure::answer(asked, &told, count, knobs.azure_rate)
+                    azure::answer(asked, &told, count, &knobs)
                 }
                 Cloud::Gcp => gcp::answer(asked, &told),
                 Cloud::Tencent => tencent::answer(asked, &told),
