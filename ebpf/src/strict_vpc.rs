@@ -9,12 +9,12 @@
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
     macros::{classifier, map},
-    maps::HashMap,
+    maps::{HashMap, LpmTrie, lpm_trie::Key},
     programs::TcContext,
 };
 use ebbtide_layout::{Address, mapped};
 
-/// An address that a NIC may send from. IPv4 as `::ffff:a.b.c.d`.
+/// A port, and an address that its NIC may send from, or the first of a block of them. IPv4 as `::ffff:a.b.c.d`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Allowed {
@@ -49,9 +49,9 @@ struct Violation {
     destination: Address,
 }
 
-/// The allowed pairs of port and address.
+/// The allowed blocks of addresses per port: a cloud assigns single addresses, and prefixes that no list could hold.
 #[map]
-static ALLOWED: HashMap<Allowed, u32> = HashMap::with_max_entries(1024, 0);
+static ALLOWED: LpmTrie<Allowed, u32> = LpmTrie::with_max_entries(4096, 0);
 
 /// The NIC's MAC per port, followed by two zero bytes.
 #[map]
@@ -61,6 +61,8 @@ static MACS: HashMap<u32, [u8; 8]> = HashMap::with_max_entries(64, 0);
 #[map]
 static VIOLATIONS: HashMap<ViolationKey, Violation> = HashMap::with_max_entries(256, 0);
 
+/// The bits of an [`Allowed`].
+const ALLOWED_BITS: u32 = 8 * size_of::<Allowed>() as u32;
 const ETHERNET_LEN: usize = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
@@ -200,8 +202,9 @@ fn claim(ifindex: u32, source: Address, destination: Address) -> Claim {
 
 #[inline(always)]
 fn allowed(ifindex: u32, address: Address) -> bool {
-    // SAFETY: the value is never read; only its being there counts.
-    unsafe { ALLOWED.get(Allowed { ifindex, address }) }.is_some()
+    let key = Key::new(ALLOWED_BITS, Allowed { ifindex, address });
+    // The value is never read; only its being there counts.
+    ALLOWED.get(key).is_some()
 }
 
 #[panic_handler]

@@ -15,6 +15,7 @@ mod host_programs;
 mod host_root;
 mod hostile;
 mod isolation;
+mod metadata_double;
 mod netlink;
 mod nic_links;
 mod others_routes;

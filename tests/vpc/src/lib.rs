@@ -10,6 +10,7 @@
 //!   and what is in them;
 //! - [`plan`], [`vpc`], [`strict`], [`edge`]: the VPC as data, its construction, its strictness,
 //!   its gateways;
+//! - [`metadata`]: the double of five clouds' metadata services, which tells what the VPC assigned;
 //! - [`traffic`], [`ping`]: servers that say whom they saw, clients that say what they got;
 //! - [`packet`], [`packet_socket`], [`tap`], [`path`]: packets as seen on the wires, and the way they took;
 //! - [`proxy`]: what kube-proxy's rules do, without Kubernetes;
@@ -49,14 +50,17 @@
 //! ```
 
 pub mod agent;
+mod assigned;
 pub mod bpf;
 pub mod cni;
+mod delivery;
 pub mod edge;
 pub mod family;
 pub mod foreign;
 pub mod iptables;
 pub mod lab;
 pub mod manifests;
+pub mod metadata;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

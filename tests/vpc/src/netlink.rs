@@ -197,6 +197,44 @@ impl Netlink {
             .with_context(context)
     }
 
+    /// Adds a route through a gateway that is behind one link, whatever other links have its subnet.
+    ///
+    /// # Errors
+    /// If the kernel refuses; the error names the route.
+    pub fn add_route_by(&self, destination: IpNet, gateway: IpAddr, name: &str) -> Result<()> {
+        let index = self.index(name)?;
+        let context = || {
+            format!(
+                "routing {destination} by {gateway} at {name} in {}",
+                self.namespace
+            )
+        };
+        let message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(destination.addr(), destination.prefix_len())
+            .and_then(|route| route.gateway(gateway))
+            .with_context(context)?
+            .output_interface(index)
+            .build();
+        self.wait(self.handle.route().add(message).execute())
+            .with_context(context)
+    }
+
+    /// Removes the main table's route to exactly this destination.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn remove_route(&self, destination: IpNet) -> Result<()> {
+        let context = || format!("removing the route to {destination} in {}", self.namespace);
+        let mut message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(destination.addr(), destination.prefix_len())
+            .with_context(context)?
+            .build();
+        // The kernel takes this as any scope (`fib_table_delete`, net/ipv4/fib_trie.c).
+        message.header.scope = RouteScope::NoWhere;
+        self.wait(self.handle.route().del(message).execute())
+            .with_context(context)
+    }
+
     /// Adds a route by which a destination is on-link, whether it is or not.
     ///
     /// # Errors
@@ -255,7 +293,9 @@ impl Netlink {
                 .handle
                 .neighbours()
                 .add(index, address)
-                .link_layer_address(&mac);
+                .link_layer_address(&mac)
+                // The kernel may have one that failed, of a packet before.
+                .replace();
             self.wait(request.execute()).with_context(|| {
                 format!(
                     "adding the neighbour {address} to {name} in {}",
@@ -264,6 +304,38 @@ impl Netlink {
             })?;
         }
         Ok(())
+    }
+
+    /// Removes the entry of a neighbour on a link.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn remove_neighbour(&self, name: &str, address: IpAddr) -> Result<()> {
+        let mut entry = self.handle.neighbours().add(self.index(name)?, address);
+        let message = entry.message_mut().clone();
+        self.wait(self.handle.neighbours().del(message).execute())
+            .with_context(|| {
+                format!(
+                    "removing the neighbour {address} from {name} in {}",
+                    self.namespace
+                )
+            })
+    }
+
+    /// Ends what [`Netlink::answer_for`] began for one address.
+    ///
+    /// # Errors
+    /// If the kernel does not answer for it.
+    pub fn stop_answering_for(&self, name: &str, address: IpAddr) -> Result<()> {
+        let entry = self.handle.neighbours().add(self.index(name)?, address);
+        let message = entry.flags(NeighbourFlags::Proxy).message_mut().clone();
+        self.wait(self.handle.neighbours().del(message).execute())
+            .with_context(|| {
+                format!(
+                    "answering for {address} no longer at {name} in {}",
+                    self.namespace
+                )
+            })
     }
 
     /// Makes the kernel answer ARP requests and neighbour solicitations for these addresses on a link (`NTF_PROXY`), as

@@ -3,17 +3,22 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData},
+    maps::{
+        HashMap, MapData,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{
         SchedClassifier, TcAttachType,
         tc::{self, NlOptions, TcAttachOptions},
     },
 };
+use ipnet::IpNet;
 
 use crate::{netlink::Netlink, netns::Netns, plan::Nic, workspace};
 
@@ -70,8 +75,12 @@ pub struct Strict {
     router: Netns,
     /// The loaded program; `None` only while this is dropped.
     ebpf: Option<Ebpf>,
+    /// The program's list of what each NIC may send from.
+    allowed: Mutex<Allowed>,
     ports: Vec<(u32, Nic)>,
 }
+
+type Allowed = LpmTrie<MapData, [u8; 20], u32>;
 
 impl Strict {
     /// Loads the program and attaches it to the port of every NIC.
@@ -90,13 +99,50 @@ impl Strict {
             .into_iter()
             .map(|nic| Ok((netlink.index(&nic.port())?, nic.clone())))
             .collect::<Result<_>>()?;
-        fill(&mut ebpf, &ports)?;
+        let allowed = ebpf
+            .take_map("ALLOWED")
+            .context("strict-vpc has no map ALLOWED")?;
+        let mut allowed = LpmTrie::try_from(allowed).context("the map ALLOWED of strict-vpc")?;
+        fill(&mut ebpf, &mut allowed, &ports)?;
         router.run(|| attach(&mut ebpf, &ports))?;
         Ok(Self {
             router: router.clone(),
             ebpf: Some(ebpf),
+            allowed: Mutex::new(allowed),
             ports,
         })
+    }
+
+    /// Lets a NIC send from one more block of addresses.
+    ///
+    /// # Errors
+    /// If the program's map refuses it.
+    pub(crate) fn allow(&self, nic: &Nic, block: IpNet) -> Result<()> {
+        let key = allowed_key(self.port(nic)?, block);
+        let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed
+            .insert(&key, 1, 0)
+            .with_context(|| format!("allowing {block} to {}/{}", nic.node, nic.name))
+    }
+
+    /// Drops what a NIC sends from a block of addresses that it was allowed.
+    ///
+    /// # Errors
+    /// If it was not allowed.
+    pub(crate) fn forbid(&self, nic: &Nic, block: IpNet) -> Result<()> {
+        let key = allowed_key(self.port(nic)?, block);
+        let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed
+            .remove(&key)
+            .with_context(|| format!("forbidding {block} to {}/{}", nic.node, nic.name))
+    }
+
+    fn port(&self, nic: &Nic) -> Result<u32> {
+        self.ports
+            .iter()
+            .find(|(_, other)| other.mac == nic.mac)
+            .map(|(ifindex, _)| *ifindex)
+            .with_context(|| format!("the VPC has no port for {}/{}", nic.node, nic.name))
     }
 
     /// Returns everything that was dropped so far.
@@ -153,17 +199,16 @@ impl fmt::Debug for Strict {
     }
 }
 
-fn fill(ebpf: &mut Ebpf, ports: &[(u32, Nic)]) -> Result<()> {
+fn fill(ebpf: &mut Ebpf, allowed: &mut Allowed, ports: &[(u32, Nic)]) -> Result<()> {
     let mut macs: HashMap<_, u32, [u8; 8]> = map(ebpf, "MACS")?;
     for (ifindex, nic) in ports {
         let mut mac = [0; 8];
         mac[..6].copy_from_slice(&nic.mac);
         macs.insert(ifindex, mac, 0)?;
     }
-    let mut allowed: HashMap<_, [u8; 20], u32> = map(ebpf, "ALLOWED")?;
     for (ifindex, nic) in ports {
         for address in nic.addresses().chain([nic.link_local()]) {
-            allowed.insert(allowed_key(*ifindex, address), 1, 0)?;
+            allowed.insert(&allowed_key(*ifindex, address.into()), 1, 0)?;
         }
     }
     let mut violations: HashMap<_, [u32; 2], [u64; 5]> = map(ebpf, "VIOLATIONS")?;
@@ -205,15 +250,17 @@ fn map<'a, K: aya::Pod, V: aya::Pod>(
     HashMap::try_from(map).with_context(|| format!("the map {name} of strict-vpc"))
 }
 
-fn allowed_key(ifindex: u32, address: IpAddr) -> [u8; 20] {
-    let address = match address {
+/// Returns the key of a block of addresses at a port: 32 bits of interface index, and the block with IPv4 mapped to IPv6.
+fn allowed_key(ifindex: u32, block: IpNet) -> Key<[u8; 20]> {
+    let first = match block.network() {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     };
+    let wildcards = block.max_prefix_len() - block.prefix_len();
     let mut key = [0; 20];
     key[..4].copy_from_slice(&ifindex.to_ne_bytes());
-    key[4..].copy_from_slice(&address.octets());
-    key
+    key[4..].copy_from_slice(&first.octets());
+    Key::new(u32::from(160 - wildcards), key)
 }
 
 /// Converts an address as the program stores it: sixteen bytes in network byte order.

@@ -1,11 +1,18 @@
 //! Builds the VPC of a [`Plan`]: a router, an edge, a world, and the nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Instant,
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 
 use crate::{
+    assigned::{Assigned, Late},
+    delivery::Delivery,
     edge::{self, Edge, VPC_SIDE, WORLD_SIDE},
     netlink::{Netlink, VethEnd},
     netns::Netns,
@@ -54,6 +61,7 @@ pub struct Vpc {
     /// The world outside: a web server and a client.
     pub world: Netns,
     nodes: BTreeMap<String, Netns>,
+    assigned: Arc<Assigned>,
 }
 
 impl Vpc {
@@ -88,6 +96,7 @@ impl Vpc {
         Ok(Self {
             strict: Strict::attach(&router, &netlink, plan.nics())?,
             edge: Edge::new(edge)?,
+            assigned: Arc::new(Assigned::of(&plan)),
             plan,
             router,
             world,
@@ -117,6 +126,105 @@ impl Vpc {
             Some(nic) => nic,
             None => panic!("the plan has no NIC {node}/{nic}"),
         }
+    }
+
+    /// Assigns an address or a prefix to a NIC, as a cloud's API does: from now on the VPC delivers it to the NIC and
+    /// accepts it from there, and the NIC's metadata tell it. The plan stays as it was.
+    ///
+    /// # Errors
+    /// If an address of it is somebody's already, or the kernel refuses.
+    ///
+    /// # Panics
+    /// If the plan has no such NIC, which is a mistake in the test.
+    pub fn assign(&self, node: &str, nic: &str, block: impl Into<IpNet>) -> Result<()> {
+        let (nic, block) = (self.nic(node, nic), block.into().trunc());
+        let mut change = self.assigned.change();
+        if let Some(other) = change.overlapping(block) {
+            bail!(
+                "{block} overlaps {} of {}/{}",
+                other.block,
+                other.node,
+                other.nic
+            );
+        }
+        ensure!(
+            !self.is_taken(block),
+            "{block} has a node's or a gateway's address"
+        );
+        self.strict.allow(nic, block)?;
+        self.delivery().begin(nic, block)?;
+        change.add(nic, block);
+        Ok(())
+    }
+
+    /// Withdraws exactly what was assigned to a NIC, by the plan or by [`Vpc::assign`]: the VPC delivers it to nobody,
+    /// and drops it at the NIC as anybody's else.
+    ///
+    /// # Errors
+    /// If the NIC does not have it, or the kernel refuses.
+    ///
+    /// # Panics
+    /// As [`Vpc::assign`].
+    pub fn unassign(&self, node: &str, nic: &str, block: impl Into<IpNet>) -> Result<()> {
+        let (nic, block) = (self.nic(node, nic), block.into().trunc());
+        let mut change = self.assigned.change();
+        ensure!(
+            change.has(nic, block),
+            "{}/{} does not have {block}",
+            nic.node,
+            nic.name
+        );
+        self.strict.forbid(nic, block)?;
+        self.delivery().end(nic, block)?;
+        change.end(nic, block);
+        Ok(())
+    }
+
+    /// Takes an address or a prefix from the NIC that has it, and assigns it to this one.
+    ///
+    /// # Errors
+    /// If nobody has it, or as [`Vpc::assign`].
+    ///
+    /// # Panics
+    /// As [`Vpc::assign`].
+    pub fn reassign(&self, node: &str, nic: &str, block: impl Into<IpNet>) -> Result<()> {
+        let block = block.into().trunc();
+        let holder = self.assigned.change().overlapping(block).cloned();
+        let holder = holder.with_context(|| format!("nobody has {block}"))?;
+        self.unassign(&holder.node, &holder.nic, block)?;
+        self.assign(node, nic, block)
+    }
+
+    /// Returns what is assigned to a NIC now, besides its primary addresses.
+    ///
+    /// # Panics
+    /// As [`Vpc::assign`].
+    #[must_use]
+    pub fn assigned(&self, node: &str, nic: &str) -> Vec<IpNet> {
+        let nic = self.nic(node, nic);
+        self.assigned.told(nic, Instant::now(), Late::default())
+    }
+
+    /// Returns the record of the assignments, for who tells of them.
+    pub(crate) fn record(&self) -> &Arc<Assigned> {
+        &self.assigned
+    }
+
+    fn delivery(&self) -> Delivery<'_> {
+        Delivery {
+            plan: &self.plan,
+            router: &self.router,
+            edge: self.edge.netns(),
+        }
+    }
+
+    fn is_taken(&self, block: IpNet) -> bool {
+        let mut all = self.plan.nics().flat_map(|nic| {
+            Family::BOTH.into_iter().flat_map(|family| -> [IpAddr; 2] {
+                [nic.primary(family), nic.subnet(family).gateway]
+            })
+        });
+        all.any(|address| block.contains(&address))
     }
 
     /// Returns what the VPC dropped so far because no cloud would carry it.
@@ -325,7 +433,7 @@ fn connect_machine(plan: &Plan, netlink: &Netlink, router: &Netns, node: &Node) 
     Ok(())
 }
 
-fn ip(netns: &Netns, arguments: &[&str]) -> Result<()> {
+pub(crate) fn ip(netns: &Netns, arguments: &[&str]) -> Result<()> {
     let ran = netns.command("ip").args(arguments).output();
     let ran = ran.context("starting ip(8)")?;
     if !ran.status.success() {
