@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use ebbtide_ipam::catalog::{Catalog, Pool};
+use ebbtide_ipam::catalog::{Addresses, Catalog, Pool};
 use ebbtide_kernel::{
     netlink::model::host_net,
     node::{self, Known, Nic, NicNetworks, NodeFacts, PoolNetwork, Role, Routed},
@@ -165,8 +165,10 @@ impl View<'_> {
                 let mut names = network.ipv4_pools.iter().chain(&network.ipv6_pools);
                 names.any(|name| *name == pool.name)
             };
-            let serves =
-                |pool: &&Pool| named(pool) || nic.is_some_and(|nic| has_address_in(nic, pool));
+            let serves = |pool: &&Pool| match pool.derived_of() {
+                Some(link) => network.addresses == Addresses::Metadata && link == network.master,
+                None => named(pool) || nic.is_some_and(|nic| has_address_in(nic, pool)),
+            };
             all.extend(self.pools().filter(serves).map(|pool| PodNetwork {
                 master: network.master.clone(),
                 pool: pool.name.clone(),
@@ -202,6 +204,8 @@ pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> 
     let is_its = |pool: &&Pool| pool.subnet.contains(&own.address.addr()) && !net.is_chained();
     let declared = catalog.pool(&own.pool).filter(is_its);
     match declared.filter(|_| !is_named) {
+        // That the metadata does not tell the gateway does not mean that there is none.
+        Some(pool) if pool.derived_of().is_some() => pool.gateway.or(own.gateway),
         Some(pool) => pool.gateway,
         None => own.gateway,
     }
