@@ -22,9 +22,9 @@ pub(super) struct Ipam {
     /// The IPv6 pools, as `ipv4_pools`.
     #[serde(default, rename = "ipv6Pools", alias = "default_ipv6_ippool")]
     ipv6_pools: Vec<String>,
-    /// As `addresses` beside `ipam`.
+    /// As `addresses` beside `ipam`. Of any type: the plugin static has a list of this name.
     #[serde(default)]
-    addresses: Option<String>,
+    addresses: Option<Value>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
 }
@@ -106,10 +106,14 @@ impl NetConf {
     /// Returns where the addresses come from, by the field itself or that of `ipam`.
     fn addresses(&self) -> Result<Addresses, Failure> {
         let ipam = self.ipam.as_ref().filter(|_| self.ipam_plugin().is_none());
-        let inside = ipam.and_then(|ipam| ipam.addresses.as_deref());
+        let inside = ipam.and_then(|ipam| ipam.addresses.as_ref());
+        let inside = inside.map(|value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        });
         let places = [
             ("addresses", self.addresses.as_deref()),
-            ("ipam.addresses", inside),
+            ("ipam.addresses", inside.as_deref()),
         ];
         let mut addresses = Addresses::Pools;
         for (field, text) in places {
@@ -232,6 +236,10 @@ mod tests {
             ),
             (r#""master":"ens5","addresses":7"#, "addresses"),
             (
+                r#""master":"ens5","ipam":{"addresses":[{"address":"10.0.0.1/8"}]}"#,
+                "ipam.addresses",
+            ),
+            (
                 r#""master":"ens5","addresses":"metadata","ipam":{"ipv4Pools":["a"]}"#,
                 "names pools (a)",
             ),
@@ -317,6 +325,7 @@ mod tests {
         for ipam in [
             r#"{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/8"}]],"dataDir":"/x"}"#,
             r#"{"type":"whereabouts","range":"10.0.0.0/8"}"#,
+            r#"{"type":"static","addresses":[{"address":"10.10.0.1/24","gateway":"10.10.0.254"}]}"#,
         ] {
             chosen(&format!(r#""master":"ens5","ipam":{ipam}"#)).unwrap();
         }
