@@ -13,7 +13,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use ebbtide_ipam::pool::Owner;
+use ebbtide_ipam::{catalog::PoolSource, pool::Owner};
 use ebbtide_kernel::podnet::PodNet;
 use ebbtide_plugin::wire::{Query, Response};
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,9 @@ pub struct PoolLine {
     pub default: bool,
     /// Whether it assigns no new addresses.
     pub disabled: bool,
+    /// Where the agent has a pool from that nobody declared, as in `aws eni-0a1b2c3d`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// An address that is withheld from pods.
@@ -264,6 +267,10 @@ fn pools(agent: &Agent) -> Vec<PoolLine> {
             reserved: pool.reserved,
             default: pool.default,
             disabled: pool.disabled,
+            source: match pool.source {
+                PoolSource::Declared => None,
+                PoolSource::Derived { from, .. } => Some(from),
+            },
         })
         .collect()
 }

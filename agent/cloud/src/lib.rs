@@ -1,15 +1,18 @@
 //! What the cloud tells a machine about its NICs.
 //!
 //! A [`View`] is what a metadata service said at one moment, read whole. [`detect`] says which cloud this is, without a
-//! packet; [`Service`] asks its metadata service in one of five dialects.
+//! packet; [`Service`] asks its metadata service in one of five dialects. A [`ledger::Ledger`] follows views safely, and
+//! [`saved`] keeps it across restarts.
 
 mod client;
 mod dmi;
 mod draft;
 mod endpoint;
+pub mod ledger;
 mod provider;
 mod reading;
 mod request_error;
+pub mod saved;
 mod service;
 mod session;
 mod text;

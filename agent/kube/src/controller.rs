@@ -210,6 +210,7 @@ async fn report(cluster: &Cluster, reported: &mut HashSet<Problem>) {
         let note = note.trim_start_matches(": ");
         let (reason, action) = match problem.consequence {
             Consequence::LeftOut => ("Invalid", "LeftOut".to_owned()),
+            Consequence::Narrowed => ("Narrowed", "LeavingOut".to_owned()),
             // A second Event of the same reason and action would only increase the counter and lose its note.
             Consequence::FieldIgnored => ("NoEffect", format!("Ignoring {field}")),
         };

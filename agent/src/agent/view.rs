@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use ebbtide_ipam::catalog::{Catalog, Pool};
+use ebbtide_ipam::catalog::{Addresses, Catalog, Pool};
 use ebbtide_kernel::{
     netlink::model::host_net,
     node::{self, Known, Nic, NicNetworks, NodeFacts, PoolNetwork, Role, Routed},
@@ -165,8 +165,10 @@ impl View<'_> {
                 let mut names = network.ipv4_pools.iter().chain(&network.ipv6_pools);
                 names.any(|name| *name == pool.name)
             };
-            let serves =
-                |pool: &&Pool| named(pool) || nic.is_some_and(|nic| has_address_in(nic, pool));
+            let serves = |pool: &&Pool| match pool.derived_of() {
+                Some(link) => network.addresses == Addresses::Metadata && link == network.master,
+                None => named(pool) || nic.is_some_and(|nic| has_address_in(nic, pool)),
+            };
             all.extend(self.pools().filter(serves).map(|pool| PodNetwork {
                 master: network.master.clone(),
                 pool: pool.name.clone(),
@@ -202,6 +204,8 @@ pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> 
     let is_its = |pool: &&Pool| pool.subnet.contains(&own.address.addr()) && !net.is_chained();
     let declared = catalog.pool(&own.pool).filter(is_its);
     match declared.filter(|_| !is_named) {
+        // That the metadata does not tell the gateway does not mean that there is none.
+        Some(pool) if pool.derived_of().is_some() => pool.gateway.or(own.gateway),
         Some(pool) => pool.gateway,
         None => own.gateway,
     }
@@ -211,6 +215,7 @@ pub(super) fn gateway_now(net: &PodNet, own: &PodAddress, catalog: &Catalog) -> 
 mod tests {
     use std::path::Path;
 
+    use ebbtide_ipam::catalog::DerivedNic;
     use ebbtide_kernel::podnet::{self, Delegate, Existing, NetworkSpec, Sandbox};
     use ebbtide_types::settings::Settings;
 
@@ -358,6 +363,61 @@ spec: {subnet: 10.71.8.0/24, ips: [10.71.8.60-10.71.8.69], gateway: 10.71.8.254}
             Some(Some([10, 71, 8, 1].into()))
         );
     }
+
+    #[test]
+    fn derived_pools_are_behind_their_nic_and_an_untold_gateway_stays_as_it_was() {
+        let network = |name: &str, annotation: &str| {
+            format!(
+                "---\n{{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderMultusConfig, \
+                 metadata: {{name: {name}, annotations: {{{annotation}}}}}, \
+                 spec: {{cniType: ipvlan, ipvlan: {{master: [{name}]}}}}}}\n"
+            )
+        };
+        let networks = [
+            network("ens6", "ebbtide.io/addresses: metadata"),
+            network("ens7", ""),
+        ];
+        let declared = Catalog::from_texts([(Path::new("n.yaml"), networks.concat().as_str())]);
+        let told = |gateway: Option<&str>| DerivedNic {
+            node: "node".into(),
+            link: "ens6".into(),
+            family: Family::V4,
+            // An alias range: the NIC has no address in it.
+            blocks: vec!["10.24.3.0/24".parse().unwrap()],
+            primary: vec!["10.128.0.4".parse().unwrap()],
+            gateway: gateway.map(|text| text.parse().unwrap()),
+            subnets: vec!["10.128.0.0/20".parse().unwrap()],
+            source: "gcp nic1".into(),
+        };
+        let facts = NodeFacts {
+            nics: vec![ens6(), Nic::named("ens7", 4)],
+            ..NodeFacts::default()
+        };
+        let of_pod = pod(
+            "10.24.3.7",
+            "node-ens6-v4-10-24-3-0-24",
+            "10.128.0.1",
+            &facts,
+        );
+        for (gateway, expected) in [(Some("10.128.0.9"), "10.128.0.9"), (None, "10.128.0.1")] {
+            let catalog = declared.with_derived(&[told(gateway)], &[]);
+            let now = gateway_now(&of_pod, &of_pod.addresses[0], &catalog);
+            assert_eq!(now, Some(expected.parse().unwrap()));
+            let view = View {
+                catalog: &catalog,
+                node_name: "node",
+                allowed: &[],
+            };
+            let networks = view.expected_networks(&facts);
+            let masters: BTreeSet<&str> = networks.iter().map(|pod| pod.master.as_str()).collect();
+            assert_eq!(masters.into_iter().collect::<Vec<_>>(), ["ens6"]);
+            assert_eq!(networks.len(), 2);
+        }
+        // The pool is gone, the pod is not.
+        let now = gateway_now(&of_pod, &of_pod.addresses[0], &declared);
+        assert_eq!(now, Some("10.128.0.1".parse().unwrap()));
+    }
+
     #[test]
     fn a_node_that_is_a_pool_s_router_does_not_go_out_by_itself() {
         let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);

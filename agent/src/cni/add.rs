@@ -249,6 +249,7 @@ async fn reserve(
         let request = Request {
             network: network.name.as_ref(),
             source: network.source(),
+            metadata: network.metadata(),
             subject,
             requested_addresses: &network.ips,
             ..Request::new(owner, &agent.node_name, &catalog)

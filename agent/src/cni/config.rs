@@ -51,6 +51,9 @@ pub struct NetConf {
     /// Whether accepted sockets take marks ([`NetworkSpec`](ebbtide_kernel::podnet::NetworkSpec)).
     #[serde(default, rename = "acceptMarks")]
     pub(super) accept_marks: Option<bool>,
+    /// Where the addresses come from, if not from pools; also in `ipam`.
+    #[serde(default)]
+    addresses: Option<String>,
     #[serde(default, deserialize_with = "object::optional")]
     ipam: Option<Ipam>,
     #[serde(
@@ -257,6 +260,7 @@ mod tests {
             "network",
             "mode",
             "mtu",
+            "addresses",
             "ipam",
             "runtimeConfig",
             "prevResult",

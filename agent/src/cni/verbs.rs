@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ebbtide_ipam::pool::Owner;
+use ebbtide_ipam::{catalog::PoolSource, pool::Owner};
 use ebbtide_kernel::podnet::{self, PodNet};
 use ebbtide_plugin::{
     cni::{Head, NEWEST, UNNAMED, code},
@@ -234,15 +234,27 @@ fn status(agent: &Agent, conf: &NetConf) -> Result<String, Failure> {
     let usage = agent.pools.usage(&catalog).into_iter();
     let mut own = usage.filter(|pool| {
         let here = pool.node_names.is_empty() || pool.node_names.contains(&agent.node_name);
-        !pool.disabled && here && (!explicit || listed(&pool.name))
+        let may = match network.metadata() {
+            Some(link) => {
+                let found = catalog.pool(&pool.name);
+                found.is_some_and(|found| catalog.is_of_metadata(found, link))
+            }
+            None => pool.source == PoolSource::Declared && (!explicit || listed(&pool.name)),
+        };
+        !pool.disabled && here && may
     });
     if own.any(|pool| pool.free > 0 || pool.in_cooldown > 0) {
         Ok(String::new())
     } else {
         Err(unavailable(
             format!(
-                "no pool has an address for network {} on node {}",
-                network.spec.name, agent.node_name
+                "no pool has an address for network {} on node {}{}",
+                network.spec.name,
+                agent.node_name,
+                network
+                    .metadata()
+                    .and_then(|link| catalog.derived_note(link))
+                    .map_or_else(String::new, |note| format!(": {}", note.reason))
             ),
             "`ebbtidectl pools` shows the pools and how full they are",
         ))

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ebbtide_ipam::{
-    catalog::{Catalog, Network},
+    catalog::{Addresses, Catalog, Network},
     pool::{Object, Source, Subject},
 };
 use ebbtide_kernel::podnet::NetworkSpec;
@@ -19,6 +19,7 @@ use crate::agent::Agent;
 pub(super) struct Resolved {
     pub(super) spec: NetworkSpec,
     pub(super) name: Option<ObjectName>,
+    pub(super) addresses: Addresses,
     pub(super) ipv4_pools: Vec<String>,
     pub(super) ipv6_pools: Vec<String>,
     /// Addresses that the pod is to have on it, instead of any free ones.
@@ -26,6 +27,11 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
+    /// Returns the NIC whose addresses from the cloud's metadata alone the pod may have, if it is so.
+    pub(super) fn metadata(&self) -> Option<&str> {
+        (self.addresses == Addresses::Metadata).then_some(self.spec.master.as_str())
+    }
+
     pub(super) fn source(&self) -> Source<'_> {
         if self.ipv4_pools.is_empty() && self.ipv6_pools.is_empty() {
             Source::Defaults
@@ -39,14 +45,37 @@ impl Resolved {
 }
 
 impl Resolved {
-    /// Replaces the network's own pools with those that a configuration names, by family.
-    fn prefer_pools(&mut self, pools: NamedPools) {
+    /// Replaces the network's own pools with those that a configuration names, by family, or with the metadata.
+    ///
+    /// # Errors
+    /// If it names pools for a network whose addresses come from the metadata.
+    fn prefer_pools(&mut self, pools: NamedPools) -> Result<(), Failure> {
+        if pools.addresses == Addresses::Metadata {
+            self.addresses = pools.addresses;
+            self.ipv4_pools.clear();
+            self.ipv6_pools.clear();
+            return Ok(());
+        }
+        let named = [&pools.ipv4[..], &pools.ipv6].concat();
+        if self.addresses == Addresses::Metadata && !named.is_empty() {
+            return Err(Failure::new(
+                code::UNSUPPORTED_FIELD,
+                format!(
+                    "the network configuration names pools ({}), and network {} takes its addresses from the cloud's \
+                     metadata",
+                    named.join(", "),
+                    self.spec.name
+                ),
+                "leave them out of `ipam`, or remove the annotation ebbtide.io/addresses of the network",
+            ));
+        }
         if !pools.ipv4.is_empty() {
             self.ipv4_pools = pools.ipv4;
         }
         if !pools.ipv6.is_empty() {
             self.ipv6_pools = pools.ipv6;
         }
+        Ok(())
     }
 }
 
@@ -64,6 +93,7 @@ impl From<&Network> for Resolved {
                 ..NetworkSpec::named(network.name.to_string())
             },
             name: Some(network.name.clone()),
+            addresses: network.addresses,
             ipv4_pools: network.ipv4_pools.clone(),
             ipv6_pools: network.ipv6_pools.clone(),
             ips: Vec::new(),
@@ -370,7 +400,7 @@ pub(super) fn resolve(
             let network = catalog.network(&network)?;
             permit(agent, catalog, asking, &network.name)?;
             let mut network = Resolved::from(network);
-            network.prefer_pools(pools);
+            network.prefer_pools(pools)?;
             Ok(network)
         }
         NetworkChoice::Inline {
@@ -386,6 +416,7 @@ pub(super) fn resolve(
                 ..NetworkSpec::named(&conf.name)
             },
             name: None,
+            addresses: pools.addresses,
             ipv4_pools: pools.ipv4,
             ipv6_pools: pools.ipv6,
             ips: Vec::new(),
@@ -414,19 +445,62 @@ mod tests {
             let mut network = Resolved {
                 spec: NetworkSpec::named("n"),
                 name: None,
+                addresses: Addresses::Pools,
                 ipv4_pools: list(&["a"]),
                 ipv6_pools: list(&["b"]),
                 ips: Vec::new(),
             };
-            network.prefer_pools(NamedPools {
+            let named = NamedPools {
                 ipv4: list(ipv4),
                 ipv6: list(ipv6),
-            });
+                ..NamedPools::default()
+            };
+            network.prefer_pools(named).unwrap();
             assert_eq!(
                 (network.ipv4_pools, network.ipv6_pools),
                 (list(expected.0), list(expected.1))
             );
         }
+    }
+
+    #[test]
+    fn the_metadata_takes_the_place_of_pools_and_pools_never_that_of_the_metadata() {
+        let network = |addresses, pools: &[&str]| Resolved {
+            spec: NetworkSpec {
+                master: "ens6".into(),
+                ..NetworkSpec::named("default/n")
+            },
+            name: None,
+            addresses,
+            ipv4_pools: pools.iter().map(|pool| (*pool).to_owned()).collect(),
+            ipv6_pools: Vec::new(),
+            ips: Vec::new(),
+        };
+        let metadata = || NamedPools {
+            addresses: Addresses::Metadata,
+            ..NamedPools::default()
+        };
+        for mut network in [
+            network(Addresses::Pools, &["a"]),
+            network(Addresses::Metadata, &[]),
+        ] {
+            network.prefer_pools(metadata()).unwrap();
+            assert_eq!(network.metadata(), Some("ens6"));
+            assert_eq!(network.source(), Source::Defaults);
+        }
+        let mut network = network(Addresses::Metadata, &[]);
+        network.prefer_pools(NamedPools::default()).unwrap();
+        assert_eq!(network.metadata(), Some("ens6"));
+        let named = NamedPools {
+            ipv6: vec!["b".into()],
+            ..NamedPools::default()
+        };
+        let failure = network.prefer_pools(named).unwrap_err();
+        assert!(
+            failure.message.contains("names pools (b)") && failure.message.contains("default/n"),
+            "{}",
+            failure.message
+        );
     }
 
     #[test]

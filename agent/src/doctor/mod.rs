@@ -130,7 +130,7 @@ fn manifests(catalog: &Catalog) -> impl Iterator<Item = Finding> {
     catalog.problems().iter().map(|problem| Finding {
         severity: match problem.consequence {
             Consequence::LeftOut => Severity::Serious,
-            Consequence::FieldIgnored => Severity::Warning,
+            Consequence::FieldIgnored | Consequence::Narrowed => Severity::Warning,
         },
         what: problem.to_string(),
         hint: "correct the manifest; it is read again at once".to_owned(),

@@ -10,9 +10,10 @@ use std::{
 use tracing::warn;
 
 /// The names of the agent's files in its state directory; new ones have one of these names with a suffix.
-const OWN_FILES: [&str; 5] = [
+const OWN_FILES: [&str; 6] = [
     "pool.",
     "chained",
+    "cloud.",
     "kubernetes.json",
     "settings-before",
     "spiderpool-taken-over",
@@ -101,6 +102,7 @@ mod tests {
         let files = [
             "pool.journal",
             "chained/a@eth0.json",
+            "cloud.json",
             "kubernetes.json",
             "settings-before.json",
         ];

@@ -1,5 +1,6 @@
 //! The settings of a node's administrator, and the defaults.
 
+mod cloud;
 mod links;
 mod marks;
 mod ports;
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use cloud::CloudSetting;
 pub use links::LinkNames;
 pub use marks::Marks;
 pub use ports::PortRange;
@@ -84,6 +86,13 @@ pub struct Settings {
     /// The namespaces whose networks every pod may name where namespaces are isolated. Empty: the agent's own,
     /// `kube-system` and `default`.
     pub global_namespaces: Vec<String>,
+    /// The cloud whose metadata service says which addresses the NICs have, for networks with
+    /// `ebbtide.io/addresses: metadata`.
+    pub cloud: CloudSetting,
+    /// The URL of that service, where it is not the cloud's own.
+    pub metadata_endpoint: Option<String>,
+    /// How often it is read, in seconds; not where the service itself reports changes.
+    pub metadata_seconds: u64,
     /// Whether packets that a pod sends with an address that is not its own are dropped and counted. To be turned off
     /// for pods that forward for others.
     pub spoof_guard: bool,
@@ -118,6 +127,9 @@ impl Default for Settings {
             foreign_subnets: Vec::new(),
             namespace_isolation: false,
             global_namespaces: Vec::new(),
+            cloud: CloudSetting::Auto,
+            metadata_endpoint: None,
+            metadata_seconds: 30,
             spoof_guard: true,
             exempt_from_masquerade: false,
             node_port_range: PortRange::NODE_PORTS,
@@ -218,6 +230,10 @@ impl Settings {
         }
         if let Some((field, reason)) = settings.nics.wrong() {
             return Err((field, reason));
+        }
+        let endpoint = settings.metadata_endpoint.as_deref();
+        if let Some((field, reason)) = cloud::wrong(endpoint, settings.metadata_seconds) {
+            return Err((field.into(), reason));
         }
         Ok(settings)
     }

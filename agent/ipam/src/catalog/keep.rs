@@ -11,7 +11,8 @@ impl Catalog {
     /// Adjusts this catalog before it replaces `older`, some of whose pools have addresses in use.
     ///
     /// The subnet of such a pool cannot be changed: its pods have routes and a gateway in it. The pool
-    /// stays as in `older`, and newer pools that conflict with it are left out, each with a [`Problem`].
+    /// stays as in `older`, and newer pools that conflict with it are left out, each with a [`Problem`]. Derived pools
+    /// are as they are now, in any case.
     #[must_use]
     pub fn keeping_used_pools(mut self, older: &Self, is_in_use: impl Fn(&str) -> bool) -> Self {
         let mut kept: Vec<Pool> = Vec::new();
@@ -19,6 +20,11 @@ impl Catalog {
             let Some(old) = older.pool(&new.name) else {
                 continue;
             };
+            // Nobody can change what the cloud assigns by mistake, and what it took away must not be handed out. Pods
+            // have the routes and gateways of their own records.
+            if old.derived_of().is_some() || new.derived_of().is_some() {
+                continue;
+            }
             if let Err(invalid) = admit::update(old, new)
                 && is_in_use(&old.name)
             {
@@ -30,8 +36,15 @@ impl Catalog {
             return self;
         }
         let declared = std::mem::take(&mut self.pools);
-        for pool in declared {
+        for mut pool in declared {
             if kept.iter().any(|old| old.name == pool.name) {
+                continue;
+            }
+            if pool.derived_of().is_some() {
+                for old in &kept {
+                    pool.leave_to(old);
+                }
+                self.pools.push(pool);
                 continue;
             }
             match admit::pool(&pool, &kept) {

@@ -9,6 +9,7 @@ mod admit;
 mod chain;
 mod changes;
 mod coordinator;
+mod derived;
 mod documents;
 pub mod files;
 mod invalid;
@@ -32,10 +33,11 @@ use serde::Serialize;
 pub use address::{AddressSet, AddressSetError, host_address, prefix};
 pub use changes::Changes;
 pub use coordinator::Coordinator;
+pub use derived::{DerivedNic, DerivedNote};
 pub use invalid::Invalid;
 pub use labels::Labels;
-pub use network::Network;
-pub use pool::{Affinities, Pool, Route};
+pub use network::{Addresses, Network};
+pub use pool::{Affinities, Pool, PoolSource, Route};
 pub use problem::{Consequence, Problem};
 pub use publish::publish;
 pub use reserved::Reserved;
@@ -76,6 +78,10 @@ pub struct Catalog {
     service_cidrs: Vec<IpNet>,
     problems: Vec<Problem>,
     namespaces: Namespaces,
+    /// What is to be said where a NIC's metadata gives no address.
+    notes: Vec<DerivedNote>,
+    /// The declared pools that have the name of a derived one, each with the NIC whose pool it is instead.
+    instead: Vec<(String, String)>,
 }
 
 /// An error in looking up a network by name.

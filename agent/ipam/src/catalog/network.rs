@@ -6,12 +6,30 @@ use super::{
     Coordinator, Invalid,
     chain::{check_chain, check_custom},
     coordinator::via_host,
-    manifest::{CoordinatorSpec, IpvlanSpec, MultusConfigSpec, SpiderMultusConfig},
+    manifest::{CoordinatorSpec, IpvlanSpec, MultusConfigSpec, PoolNames, SpiderMultusConfig},
     pool_names::pool_names,
 };
 use ebbtide_types::IpvlanMode;
 use ebbtide_types::is_name;
 use ebbtide_types::{DEFAULT_NAMESPACE, ObjectName, link_name::name_fault};
+
+/// The annotation of a SpiderMultusConfig that says where its addresses come from, if not from pools.
+const ADDRESSES: &str = "ebbtide.io/addresses";
+
+/// Where the addresses of a network's pods come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Addresses {
+    /// From declared pools: the network's own, or the default ones.
+    #[default]
+    Pools,
+    /// From what the cloud has assigned to the network's NIC on each node, as its metadata service says.
+    Metadata,
+}
+
+impl Addresses {
+    /// The value of the annotation, and of `addresses` in a CNI configuration, that means [`Addresses::Metadata`].
+    pub const METADATA: &str = "metadata";
+}
 
 /// The annotation of a SpiderMultusConfig that makes the node answer ARP requests and neighbour
 /// solicitations for the network's pods: for networks outside of clouds. It is an annotation
@@ -29,6 +47,8 @@ pub struct Network {
     pub mode: IpvlanMode,
     /// The interface's MTU in bytes; none: the master's.
     pub mtu: Option<u32>,
+    /// Where its pods' addresses come from (annotation `ebbtide.io/addresses`).
+    pub addresses: Addresses,
     /// Its own IPv4 pools in order of preference. If this and `ipv6_pools` are empty, the default pools are used.
     pub ipv4_pools: Vec<String>,
     /// Its own IPv6 pools in order of preference.
@@ -78,12 +98,14 @@ impl Network {
         let spec = &manifest.spec;
         let ipvlan = ipvlan_block(&object, spec)?;
         let pools = pool_names(&object, ipvlan)?;
+        let addresses = addresses(&object, manifest, &pools)?;
         let coordinator = spec.coordinator.clone().unwrap_or_default();
         check_chain(&object, spec)?;
         Ok(Self {
             master: master(&object, ipvlan)?,
             mode: mode(&object, ipvlan)?,
             mtu: mtu(&object, ipvlan)?,
+            addresses,
             ipv4_pools: pools.ipv4.unwrap_or_default(),
             ipv6_pools: pools.ipv6.unwrap_or_default(),
             coordinator: spec.enable_coordinator.unwrap_or(true)
@@ -109,6 +131,34 @@ impl Network {
                 .clone_from(&coordinator.default_route_nic);
         }
     }
+}
+
+fn addresses(
+    object: &str,
+    manifest: &SpiderMultusConfig,
+    pools: &PoolNames,
+) -> Result<Addresses, Invalid> {
+    let annotations = manifest.metadata.annotations.as_ref();
+    let Some(text) = annotations.and_then(|all| all.get(ADDRESSES)) else {
+        return Ok(Addresses::Pools);
+    };
+    let field = format!("metadata.annotations[{ADDRESSES}]");
+    if text != Addresses::METADATA {
+        let remedy = "use \"metadata\", or remove it for addresses of pools";
+        let reason = "says of nothing known where the addresses come from";
+        return Err(Invalid::new(object, field, text, reason, remedy));
+    }
+    let names = [&pools.ipv4, &pools.ipv6].into_iter().flatten().flatten();
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    if !names.is_empty() {
+        let reason = format!(
+            "takes the addresses from the cloud's metadata, and spec.ipvlan.ippools names {}",
+            names.join(", ")
+        );
+        let remedy = "keep the annotation or ippools, not both";
+        return Err(Invalid::new(object, field, text, reason, remedy));
+    }
+    Ok(Addresses::Metadata)
 }
 
 fn answer_neighbours(object: &str, manifest: &SpiderMultusConfig) -> Result<bool, Invalid> {

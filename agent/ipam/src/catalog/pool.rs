@@ -46,6 +46,24 @@ pub struct Pool {
     pub disabled: bool,
     /// Its other conditions.
     pub affinities: Affinities,
+    /// Who made it.
+    pub source: PoolSource,
+}
+
+/// Who made a pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PoolSource {
+    /// A person: it is a SpiderIPPool.
+    #[default]
+    Declared,
+    /// This agent, of what the cloud has assigned to a NIC of this node. It serves only requests for addresses of that
+    /// NIC's metadata.
+    Derived {
+        /// The NIC's name on this node.
+        link: String,
+        /// Where the agent has it from, as in `aws eni-0a1b2c3d`.
+        from: String,
+    },
 }
 
 /// A route through a gateway.
@@ -115,6 +133,7 @@ impl Pool {
             // A pool that is being deleted waits for its last pod.
             disabled: spec.disable.unwrap_or(false)
                 || manifest.metadata.deletion_timestamp.is_some(),
+            source: PoolSource::Declared,
         })
     }
 }
@@ -124,6 +143,15 @@ impl Pool {
     #[must_use]
     pub const fn is_shared(&self) -> bool {
         self.node_names.len() != 1
+    }
+
+    /// Returns the NIC of whose metadata it was derived.
+    #[must_use]
+    pub fn derived_of(&self) -> Option<&str> {
+        match &self.source {
+            PoolSource::Declared => None,
+            PoolSource::Derived { link, .. } => Some(link),
+        }
     }
 
     /// Returns the pool restricted to the leased addresses: nodes that share a pool lease ranges of it.

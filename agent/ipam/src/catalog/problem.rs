@@ -12,12 +12,14 @@ pub enum Consequence {
     LeftOut,
     /// It is in use, without the field that is named.
     FieldIgnored,
+    /// It is in use, without some of its addresses.
+    Narrowed,
 }
 
 /// A part of the manifests that cannot be used as written. The rest of them is in use.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Problem {
-    /// The file (or the directory, if that is what cannot be read), or `Kubernetes API`.
+    /// The file (or the directory, if that is what cannot be read), `Kubernetes API`, or the cloud's metadata.
     pub file: PathBuf,
     /// The number of the document in the file, from 1, without empty documents; none if the whole file is meant.
     pub document: Option<usize>,

@@ -27,6 +27,7 @@ pub fn publish(sender: &Sender<Arc<Catalog>>, catalog: Catalog) {
     for problem in &changes.problems {
         match problem.consequence {
             Consequence::LeftOut => tracing::warn!(%problem, "left out"),
+            Consequence::Narrowed => tracing::warn!(%problem, "addresses are left out"),
             Consequence::FieldIgnored => tracing::warn!(%problem, "a field has no effect"),
         }
     }

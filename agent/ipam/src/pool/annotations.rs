@@ -118,6 +118,12 @@ impl Requested {
         Ok(requested)
     }
 
+    /// Whether the pools are those of the namespace, for networks that say nothing of their addresses.
+    pub(super) fn is_of_namespace(&self) -> bool {
+        let origin = self.pools.as_ref().map(|(origin, ..)| *origin);
+        matches!(origin, Some(DEFAULT_IPV4 | DEFAULT_IPV6))
+    }
+
     /// Returns the annotation that names pools, and these pools.
     pub(super) fn source(&self) -> Option<(&'static str, Source<'_>)> {
         let (origin, ipv4, ipv6) = self.pools.as_ref()?;

@@ -5,6 +5,7 @@ use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use ebbtide_types::{Family, NetworkRef};
 
 use super::{Owner, withheld};
+use crate::catalog::DerivedNote;
 
 /// A request that failed. Nothing was taken.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -137,18 +138,48 @@ pub struct NoAddress {
     pub network: Option<String>,
     /// The annotation that names the candidates, if one does.
     pub annotation: Option<&'static str>,
+    /// The NIC whose addresses from the cloud's metadata alone were candidates, if it was so.
+    pub metadata: Option<Box<NoMetadata>>,
     /// Each candidate and the reason why it was passed over.
     pub candidates: Vec<(String, PassedOver)>,
+}
+
+/// A NIC of whose metadata a request has no address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoMetadata {
+    /// Its name on this node.
+    pub link: String,
+    /// What is known of the reason.
+    pub note: Option<DerivedNote>,
+}
+
+impl NoMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { link, note } = self;
+        match note {
+            None => write!(
+                f,
+                "the metadata service has told of no NIC {link}. See that the NIC is there and what the agent's setting \
+                 `cloud` is, or declare pools (SpiderIPPool) and use them instead of the metadata"
+            ),
+            Some(DerivedNote { reason, more, .. }) if more.is_empty() => f.write_str(reason),
+            Some(DerivedNote { reason, more, .. }) => write!(f, "{reason}. Assign some: {more}"),
+        }
+    }
 }
 
 impl std::error::Error for NoAddress {}
 
 impl fmt::Display for NoAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.family {
-            Some(family) => write!(f, "no {family} pool serves node {:?}", self.node)?,
-            None => write!(f, "no pool serves node {:?}", self.node)?,
-        }
+        let link = self.metadata.as_ref().map(|metadata| &metadata.link);
+        let pool = match (link, self.family) {
+            (Some(link), None) => format!("no address of NIC {link}"),
+            (Some(link), Some(family)) => format!("no {family} address of NIC {link}"),
+            (None, Some(family)) => format!("no {family} pool"),
+            (None, None) => "no pool".to_owned(),
+        };
+        write!(f, "{pool} serves node {:?}", self.node)?;
         match &self.network {
             Some(network) => write!(f, " and network {network}")?,
             None => f.write_str(" and a network without a name")?,
@@ -160,6 +191,10 @@ impl fmt::Display for NoAddress {
         for (pool, reason) in &self.candidates {
             write!(f, "{separator}pool {pool} {reason}")?;
             separator = "; ";
+        }
+        if let Some(metadata) = &self.metadata {
+            f.write_str(separator)?;
+            return metadata.fmt(f);
         }
         if self.candidates.is_empty() {
             f.write_str(": no pool is declared")?;
@@ -196,6 +231,10 @@ pub enum PassedOver {
     NotKnown(&'static str, &'static str),
     /// It would serve, but it is not `default: true` and nothing names it.
     NotDefault,
+    /// The network takes its addresses from the metadata of this NIC, and it is not of it.
+    NotOfMetadata(String),
+    /// It is of this NIC's metadata, and the network takes its addresses from declared pools.
+    OfMetadata(String),
 }
 
 impl fmt::Display for PassedOver {
@@ -218,6 +257,14 @@ impl fmt::Display for PassedOver {
             Self::NotKnown(field, what) => {
                 write!(f, "has {field}, and the agent does not know {what}")
             }
+            Self::NotOfMetadata(link) => write!(
+                f,
+                "is none of the metadata of NIC {link}, from which alone the network takes its addresses"
+            ),
+            Self::OfMetadata(link) => write!(
+                f,
+                "is of the metadata of NIC {link}, for networks with ebbtide.io/addresses alone"
+            ),
             Self::NotDefault => {
                 f.write_str("is not `default: true` and the network does not name it")
             }
@@ -234,6 +281,8 @@ pub struct Full {
     pub pools: Vec<FullPool>,
     /// The other candidates, and why they were not tried.
     pub passed_over: Vec<(String, PassedOver)>,
+    /// The command that assigns another address to the pools' NIC, or an empty text; none for declared pools.
+    pub more: Option<String>,
 }
 
 /// A pool that is used up.
@@ -281,7 +330,16 @@ impl fmt::Display for Full {
         for (pool, reason) in &self.passed_over {
             write!(f, "; pool {pool} {reason}")?;
         }
-        f.write_str(". Delete pods, wait, or add addresses (spec.ips) or a pool for this node")
+        match self.more.as_deref() {
+            None => f.write_str(
+                ". Delete pods, wait, or add addresses (spec.ips) or a pool for this node",
+            ),
+            Some("") => f.write_str(". Delete pods, wait, or assign more addresses to the NIC"),
+            Some(more) => write!(
+                f,
+                ". Delete pods, wait, or assign more addresses to the NIC: {more}"
+            ),
+        }
     }
 }
 

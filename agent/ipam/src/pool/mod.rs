@@ -28,8 +28,8 @@ mod withheld;
 mod writer;
 
 pub use error::{
-    BadAnnotation, Conflict, Full, FullPool, InUse, NoAddress, OpenError, PassedOver, PoolError,
-    StoreError, Unavailable,
+    BadAnnotation, Conflict, Full, FullPool, InUse, NoAddress, NoMetadata, OpenError, PassedOver,
+    PoolError, StoreError, Unavailable,
 };
 pub use history::Past;
 pub use pools::{Adopt, Assignment, Grant, Options, Pools, Reserved, Snapshot};

@@ -10,7 +10,7 @@ use ebbtide_types::{
     glob::{fits, is_glob},
 };
 
-use super::{NoAddress, PassedOver, Request, Source, Subject};
+use super::{NoAddress, NoMetadata, PassedOver, Request, Source, Subject};
 use crate::catalog::{Labels, Pool, manifest::LabelSelector};
 
 /// The pools of one family that the pod is to have.
@@ -66,7 +66,11 @@ pub(super) fn select<'a>(request: &Request<'a>) -> Result<Selection<'a>, NoAddre
 fn candidates<'a>(request: &Request<'a>, family: Family) -> Vec<Candidate<'a>> {
     match request.source {
         Source::Defaults => {
-            let chosen = |pool: &&Pool| pool.default && pool.family == family;
+            let is_default = |pool: &&Pool| match request.metadata {
+                Some(link) => request.catalog.is_of_metadata(pool, link),
+                None => pool.default && pool.derived_of().is_none(),
+            };
+            let chosen = |pool: &&Pool| is_default(pool) && pool.family == family;
             specific_first(request, chosen)
                 .into_iter()
                 .map(|pool| (pool.name.clone(), verdict(request, pool, family)))
@@ -136,6 +140,13 @@ fn verdict<'a>(
     if !request.families.allow(family) {
         return Err(PassedOver::FamilyOff(family));
     }
+    match (request.metadata, pool.derived_of()) {
+        (Some(link), _) if !request.catalog.is_of_metadata(pool, link) => {
+            return Err(PassedOver::NotOfMetadata(link.to_owned()));
+        }
+        (None, Some(link)) => return Err(PassedOver::OfMetadata(link.to_owned())),
+        _ => {}
+    }
     concerns(request, pool)?;
     Ok(pool)
 }
@@ -173,7 +184,9 @@ fn concerns(request: &Request<'_>, pool: &Pool) -> Result<(), PassedOver> {
             .iter()
             .any(|reference| reference.matches(name, request.catalog.namespaces()))
     };
-    if !pool.networks.is_empty() && !request.network.is_some_and(is_meant) {
+    // Those of a derived pool are what people are shown; the NIC decides.
+    let is_derived = pool.derived_of().is_some();
+    if !is_derived && !pool.networks.is_empty() && !request.network.is_some_and(is_meant) {
         return Err(PassedOver::WrongNetwork(pool.networks.clone()));
     }
     Ok(())
@@ -231,9 +244,10 @@ fn no_address(
     family: Option<Family>,
     mut candidates: Vec<(String, PassedOver)>,
 ) -> NoAddress {
-    if request.source == Source::Defaults {
+    if request.source == Source::Defaults && request.metadata.is_none() {
         let forgotten = request.catalog.pools().iter().filter(|pool| {
             !pool.default
+                && pool.derived_of().is_none()
                 && family.is_none_or(|family| family == pool.family)
                 && verdict(request, pool, pool.family).is_ok()
         });
@@ -244,6 +258,12 @@ fn no_address(
         node: request.node.to_owned(),
         network: request.network.map(ToString::to_string),
         annotation: request.annotation,
+        metadata: request.metadata.map(|link| {
+            Box::new(NoMetadata {
+                link: link.to_owned(),
+                note: request.catalog.derived_note(link).cloned(),
+            })
+        }),
         candidates,
     }
 }

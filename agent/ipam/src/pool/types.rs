@@ -162,6 +162,9 @@ pub struct Request<'a> {
     pub subject: &'a Subject,
     /// The source of the candidates.
     pub source: Source<'a>,
+    /// The NIC whose addresses from the cloud's metadata alone are candidates: all of them, or those that `source`
+    /// names. None: declared pools alone are.
+    pub metadata: Option<&'a str>,
     /// The annotation that names the candidates; set by [`super::Pools::reserve`].
     pub annotation: Option<&'static str>,
     /// The families that are allowed.
@@ -185,6 +188,7 @@ impl<'a> Request<'a> {
             network: None,
             subject: NOBODY,
             source: Source::Defaults,
+            metadata: None,
             annotation: None,
             families: Families::default(),
             requested_addresses: &[],

@@ -6,6 +6,8 @@ use ebbtide_types::{Family, NetworkRef};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::catalog::PoolSource;
+
 /// A pool of the catalog and its usage on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PoolUsage {
@@ -35,4 +37,7 @@ pub struct PoolUsage {
     pub default: bool,
     /// Whether it hands out no new addresses.
     pub disabled: bool,
+    /// Who made it.
+    #[serde(skip)]
+    pub source: PoolSource,
 }

@@ -25,6 +25,7 @@ pub(super) fn show(lines: Vec<PoolLine>) -> String {
         "NETWORKS",
     ]);
     let held: Vec<String> = lines.iter().flat_map(held).collect();
+    let derived: Vec<String> = lines.iter().filter_map(derived).collect();
     table.add_rows(lines.into_iter().map(|line| {
         let (bar, mark) = (bar(line.used, line.in_cooldown, line.total), mark(&line));
         [
@@ -44,7 +45,17 @@ pub(super) fn show(lines: Vec<PoolLine>) -> String {
     for column in table.column_iter_mut().skip(3).take(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    format!("{}\n{}", table.trim_fmt(), held.concat())
+    let [derived, held] = [derived, held].map(|lines| lines.concat());
+    format!("{}\n{derived}{held}", table.trim_fmt())
+}
+
+/// Returns a line for a pool that nobody declared.
+fn derived(line: &PoolLine) -> Option<String> {
+    let source = line.source.as_ref()?;
+    Some(format!(
+        "{} is what the cloud has assigned: {source}\n",
+        line.name
+    ))
 }
 
 /// Returns a line for each address that a pool withholds, up to a limit.

@@ -141,6 +141,7 @@ mod tests {
                 pools: NamedPools {
                     ipv4: vec!["a".into()],
                     ipv6: vec![],
+                    ..NamedPools::default()
                 },
             }
         );

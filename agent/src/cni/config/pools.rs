@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ebbtide_ipam::catalog::Addresses;
 use ebbtide_plugin::cni::code;
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,6 +22,9 @@ pub(super) struct Ipam {
     /// The IPv6 pools, as `ipv4_pools`.
     #[serde(default, rename = "ipv6Pools", alias = "default_ipv6_ippool")]
     ipv6_pools: Vec<String>,
+    /// As `addresses` beside `ipam`. Of any type: the plugin static has a list of this name.
+    #[serde(default)]
+    addresses: Option<Value>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
 }
@@ -32,6 +36,8 @@ pub struct NamedPools {
     pub ipv4: Vec<String>,
     /// Of IPv6.
     pub ipv6: Vec<String>,
+    /// Whether the addresses come from the cloud's metadata instead: no pool is named then.
+    pub addresses: Addresses,
 }
 
 /// Spiderpool's keys about the operation of its plugin, not about addresses: they are ignored.
@@ -50,8 +56,12 @@ impl NetConf {
     /// # Errors
     /// The first key of `ipam` that is not supported: a misspelt one would otherwise mean the default pools.
     pub(super) fn pools(&self) -> Result<NamedPools, Failure> {
+        let addresses = self.addresses()?;
         let Some(ipam) = &self.ipam else {
-            return Ok(NamedPools::default());
+            return Ok(NamedPools {
+                addresses,
+                ..NamedPools::default()
+            });
         };
         // Another plugin has keys of its own.
         if self.ipam_plugin().is_some() {
@@ -63,24 +73,79 @@ impl NetConf {
             !(OF_THE_PLUGIN.contains(&key.as_str()) || is_off && says_no(value))
         });
         match unknown {
-            None => Ok(NamedPools {
-                ipv4: ipam.ipv4_pools.clone(),
-                ipv6: ipam.ipv6_pools.clone(),
-            }),
+            None => {
+                let named = [&ipam.ipv4_pools[..], &ipam.ipv6_pools].concat();
+                if addresses == Addresses::Metadata && !named.is_empty() {
+                    return Err(Failure::new(
+                        code::UNSUPPORTED_FIELD,
+                        format!(
+                            "the network configuration takes the addresses from the cloud's metadata (`addresses`), \
+                             and its `ipam` names pools ({})",
+                            named.join(", ")
+                        ),
+                        "keep one of them",
+                    ));
+                }
+                Ok(NamedPools {
+                    ipv4: ipam.ipv4_pools.clone(),
+                    ipv6: ipam.ipv6_pools.clone(),
+                    addresses,
+                })
+            }
             Some((key, value)) => Err(Failure::new(
                 code::UNSUPPORTED_FIELD,
                 format!(
                     "the network configuration's `ipam` has `{key}` ({value}), which is not supported"
                 ),
-                "known are `type`, `ipv4Pools` and `ipv6Pools` (also as `default_ipv4_ippool` and \
+                "known are `type`, `addresses`, `ipv4Pools` and `ipv6Pools` (also as `default_ipv4_ippool` and \
                  `default_ipv6_ippool`): correct the key or remove it; for another IPAM plugin name it with `type`",
             )),
+        }
+    }
+
+    /// Returns where the addresses come from, by the field itself or that of `ipam`.
+    fn addresses(&self) -> Result<Addresses, Failure> {
+        let ipam = self.ipam.as_ref().filter(|_| self.ipam_plugin().is_none());
+        let inside = ipam.and_then(|ipam| ipam.addresses.as_ref());
+        let inside = inside.map(|value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        });
+        let places = [
+            ("addresses", self.addresses.as_deref()),
+            ("ipam.addresses", inside.as_deref()),
+        ];
+        let mut addresses = Addresses::Pools;
+        for (field, text) in places {
+            match text {
+                None => {}
+                Some(Addresses::METADATA) => addresses = Addresses::Metadata,
+                Some(other) => {
+                    let hint = "write \"metadata\" for what the cloud has assigned to the NIC, or leave it out for \
+                                addresses of pools";
+                    return Err(unsupported(field, other, hint));
+                }
+            }
+        }
+        match self.ipam_plugin() {
+            Some(other) if addresses == Addresses::Metadata => Err(unsupported(
+                "addresses",
+                Addresses::METADATA,
+                &format!(
+                    "the IPAM plugin {other} gives the addresses: leave `addresses` or `ipam.type` out"
+                ),
+            )),
+            _ => Ok(addresses),
         }
     }
 
     /// Refuses pools where they would have no effect.
     pub(super) fn refuse_pools(&self, why: &str, hint: &str) -> Result<(), Failure> {
         let pools = self.pools()?;
+        if pools.addresses == Addresses::Metadata {
+            let value = format!("{} {why}", Addresses::METADATA);
+            return Err(unsupported("addresses", &value, hint));
+        }
         let named = [
             ("ipam.ipv4Pools", pools.ipv4),
             ("ipam.ipv6Pools", pools.ipv6),
@@ -149,6 +214,62 @@ mod tests {
     }
 
     #[test]
+    fn the_cloud_s_metadata_is_a_source_beside_pools() {
+        for fields in [
+            r#""master":"ens5","addresses":"metadata""#,
+            r#""master":"ens5","addresses":"metadata","ipam":{"type":"ebbtide"}"#,
+            r#""network":"default/x","ipam":{"type":"ebbtide","addresses":"metadata"}"#,
+            r#""network":"default/x","addresses":"metadata","ipam":{"addresses":"metadata"}"#,
+        ] {
+            let (NetworkChoice::Named { pools, .. } | NetworkChoice::Inline { pools, .. }) =
+                chosen(fields).unwrap()
+            else {
+                panic!("{fields}")
+            };
+            assert_eq!(pools.addresses, Addresses::Metadata, "{fields}");
+        }
+        for (fields, said) in [
+            (r#""master":"ens5","addresses":"pools""#, "pools"),
+            (
+                r#""master":"ens5","ipam":{"addresses":"dhcp"}"#,
+                "ipam.addresses",
+            ),
+            (r#""master":"ens5","addresses":7"#, "addresses"),
+            (
+                r#""master":"ens5","ipam":{"addresses":[{"address":"10.0.0.1/8"}]}"#,
+                "ipam.addresses",
+            ),
+            (
+                r#""master":"ens5","addresses":"metadata","ipam":{"ipv4Pools":["a"]}"#,
+                "names pools (a)",
+            ),
+            (
+                r#""network":"x","ipam":{"addresses":"metadata","ipv6Pools":["b"]}"#,
+                "names pools (b)",
+            ),
+            (
+                r#""master":"ens5","addresses":"metadata","ipam":{"type":"host-local"}"#,
+                "addresses",
+            ),
+            (
+                r#""addresses":"metadata""#,
+                "without `network` and `master`",
+            ),
+            (
+                r#""addresses":"metadata","prevResult":{"ips":[]}"#,
+                "behind another plugin",
+            ),
+        ] {
+            let failure = chosen(fields).unwrap_err();
+            assert!(
+                failure.message.contains(said),
+                "{fields}: {}",
+                failure.message
+            );
+        }
+    }
+
+    #[test]
     fn what_would_mean_the_default_pools_in_silence_is_refused() {
         for (fields, said) in [
             (r#""master":"ens5","ipam":{"ipv4Pool":["a"]}"#, "ipv4Pool"),
@@ -204,6 +325,7 @@ mod tests {
         for ipam in [
             r#"{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/8"}]],"dataDir":"/x"}"#,
             r#"{"type":"whereabouts","range":"10.0.0.0/8"}"#,
+            r#"{"type":"static","addresses":[{"address":"10.10.0.1/24","gateway":"10.10.0.254"}]}"#,
         ] {
             chosen(&format!(r#""master":"ens5","ipam":{ipam}"#)).unwrap();
         }

@@ -5,6 +5,7 @@ use ebbtide_types::{Family, IpvlanMode};
 use super::*;
 
 mod address;
+mod derived;
 mod documents;
 mod files;
 mod networks;

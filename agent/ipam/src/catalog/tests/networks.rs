@@ -15,6 +15,7 @@ fn the_shortest_network_has_the_documented_defaults() {
         master: "ens5".into(),
         mode: IpvlanMode::L3,
         mtu: None,
+        addresses: Addresses::Pools,
         ipv4_pools: vec![],
         ipv6_pools: vec![],
         coordinator: true,
@@ -357,4 +358,50 @@ fn two_networks_of_one_name_are_not_both_used() {
         catalog.problems()[0].field.as_deref(),
         Some("metadata.name")
     );
+}
+
+#[test]
+fn a_network_takes_its_addresses_from_the_cloud_s_metadata_or_from_pools() {
+    let annotated = |value: &str, ipvlan: &str| {
+        let name = format!("name: n, annotations: {{ebbtide.io/addresses: {value}}}");
+        let spec = format!("{{cniType: ipvlan, ipvlan: {{master: [ens6]{ipvlan}}}}}");
+        catalog(&network(&name, &spec))
+    };
+    for ipvlan in ["", ", ippools: {}", ", ippools: {ipv4: [], ipv6: null}"] {
+        let catalog = annotated("metadata", ipvlan);
+        assert_eq!(catalog.problems(), [], "{ipvlan}");
+        assert_eq!(catalog.networks()[0].addresses, Addresses::Metadata);
+        assert_eq!(
+            catalog.metadata_links().into_iter().collect::<Vec<_>>(),
+            ["ens6"]
+        );
+    }
+    for (value, ipvlan, said) in [
+        ("pools", "", "use \"metadata\", or remove it"),
+        ("''", "", "use \"metadata\", or remove it"),
+        ("Metadata", "", "use \"metadata\", or remove it"),
+        (
+            "metadata",
+            ", ippools: {ipv4: [a, b]}",
+            "names a, b; keep the annotation or ippools, not both",
+        ),
+        ("metadata", ", ippools: {ipv6: [c]}", "names c; keep"),
+        (
+            "metadata",
+            ", spiderpoolConfigPools: {IPv4IPPool: [d]}",
+            "names d; keep",
+        ),
+    ] {
+        let catalog = annotated(value, ipvlan);
+        assert_eq!(catalog.networks(), [], "{value} {ipvlan}");
+        let [problem] = catalog.problems() else {
+            panic!("{value} {ipvlan}: {:?}", catalog.problems())
+        };
+        assert_eq!(problem.consequence, Consequence::LeftOut);
+        assert_eq!(
+            problem.field.as_deref(),
+            Some("metadata.annotations[ebbtide.io/addresses]")
+        );
+        assert!(problem.message.contains(said), "{problem}");
+    }
 }

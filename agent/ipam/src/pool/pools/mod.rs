@@ -185,6 +185,7 @@ impl Pools {
         }
         let requested = Requested::read(request.subject, &request.owner.interface)?;
         let named = requested.source();
+        let named = named.filter(|_| request.metadata.is_none() || !requested.is_of_namespace());
         let request = &Request {
             source: named.map_or(request.source, |(_, source)| source),
             annotation: named.map(|(annotation, _)| annotation),

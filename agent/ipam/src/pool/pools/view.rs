@@ -133,6 +133,7 @@ impl Pools {
                 networks: pool.networks.clone(),
                 default: pool.default,
                 disabled: pool.disabled,
+                source: pool.source.clone(),
             }
         };
         catalog.pools().iter().map(usage).collect()

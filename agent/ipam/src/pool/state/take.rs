@@ -112,6 +112,10 @@ impl State {
                 self.return_addresses(&taken);
                 let mut full = self.full(*family, pools, asked.now);
                 full.passed_over.clone_from(passed_over);
+                full.more = pools.iter().find_map(|pool| {
+                    let note = asked.catalog.derived_note(pool.derived_of()?);
+                    Some(note.map_or_else(String::new, |note| note.more.clone()))
+                });
                 return Err(full.into());
             };
             taken.push(self.take_one(asked.owner, address));

@@ -60,6 +60,7 @@ impl State {
             family,
             pools: pools.collect(),
             passed_over: Vec::new(),
+            more: None,
         }
     }
 

@@ -17,6 +17,7 @@ mod affinity;
 mod allocation;
 mod annotations;
 mod damage;
+mod derived;
 mod disk;
 mod durability;
 mod faults;
