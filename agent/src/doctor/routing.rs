@@ -14,7 +14,7 @@ pub(super) fn tables(links: &[(Nic, Classification)], settings: &Settings) -> Ve
     let mut tables: Vec<u32> = nics
         .map(|(nic, _)| nic_table(settings, nic.ifindex))
         .collect();
-    tables.push(settings.host_table);
+    tables.extend([settings.held_table(), settings.host_table]);
     tables.sort_unstable();
     tables
 }

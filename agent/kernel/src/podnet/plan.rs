@@ -3,7 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ebbtide_layout::{HOST_MAC, Hook, POD_MAC};
-use ebbtide_types::{Family, IpvlanMode, Mac, digest::fnv, settings::Settings};
+use ebbtide_types::{
+    Family, IpvlanMode, Mac,
+    digest::fnv,
+    settings::{LocalRule, Settings},
+};
 use ipnet::IpNet;
 
 use super::{
@@ -204,7 +208,7 @@ pub fn plan(
             let several_nics = node.may_have_several_nics(&settings.nics);
             in_host.filters = veth_filters(&veth.host_name, only_from, several_nics);
         }
-        routes_to_pod(veth, addresses, settings, &mut in_host);
+        routes_to_pod(veth, addresses, node, settings, &mut in_host);
         if !is_ours {
             let loose = |link: &String| sysctl(format!("net/ipv4/conf/{link}/rp_filter"), "2");
             in_host
@@ -522,10 +526,12 @@ fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter>
     PROGRAMS.iter().map(filter).collect()
 }
 
-/// Plans the routes to the pod, in the host.
+/// Plans the routes to the pod, in the host. Where the node takes the address for its own, there is one more, for the
+/// rule in front of the table `local` (`node::local_rule`).
 fn routes_to_pod(
     veth: &Veth,
     addresses: &[PodAddress],
+    node: &NodeFacts,
     settings: &Settings,
     plan: &mut NamespacePlan,
 ) {
@@ -536,12 +542,15 @@ fn routes_to_pod(
             address: own,
             mac: veth.pod_mac,
         });
-        plan.routes.push(Route {
+        let is_held = settings.local_rule == LocalRule::Auto && node.takes(own);
+        let held = is_held.then_some(settings.held_table());
+        let tables = std::iter::once(settings.host_table).chain(held);
+        plan.routes.extend(tables.map(|table| Route {
             link: veth.host_name.clone(),
             destination: host_net(own),
             via: None,
             source: None,
-            table: settings.host_table,
-        });
+            table,
+        }));
     }
 }
