@@ -59,6 +59,12 @@ fn next(rules: &[First]) -> Option<Step> {
     }
 }
 
+/// Whether a rule of Ebbtide's is behind the kernel's.
+fn are_behind(rules: &[First]) -> bool {
+    let mut from_local = rules.iter().skip_while(|rule| **rule != First::Local);
+    from_local.any(|rule| *rule == First::Ours)
+}
+
 impl Netlink {
     /// Brings Ebbtide's rules of priority 0 in front of the kernel's for the table `local`, and removes a second one of
     /// these that an earlier agent left. Returns whether the order is as it should be: not if others have rules between.
@@ -72,14 +78,19 @@ impl Netlink {
             match next(&rules) {
                 Some(Step::Repeat) => batch.repeat_local_rule(family),
                 Some(Step::DeleteFirst) => batch.delete_first_local_rule(family),
-                None => {
-                    let mut ours = rules.iter().skip_while(|rule| **rule != First::Local);
-                    return Ok(!ours.any(|rule| *rule == First::Ours));
-                }
+                None => return Ok(!are_behind(&rules)),
             }
             batch.run(self).await?;
         }
         Ok(false)
+    }
+
+    /// Whether a rule of Ebbtide's of priority 0 is behind the kernel's for the table `local`, where it does nothing.
+    ///
+    /// # Errors
+    /// If the kernel refuses a request.
+    pub async fn are_ours_behind_local(&self, family: Family) -> Result<bool, Error> {
+        Ok(are_behind(&self.first_rules(family).await?))
     }
 
     /// Lists the rules of priority 0 in lookup order.

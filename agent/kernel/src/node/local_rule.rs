@@ -14,6 +14,8 @@ use ebbtide_types::{
     settings::{LocalRule, Settings},
 };
 
+use tracing::debug;
+
 use super::plan::{Rules, Step};
 use crate::netlink::{
     Error, Netlink,
@@ -62,21 +64,20 @@ pub fn is_local_rule(rule: &Rule, settings: &Settings) -> bool {
 }
 
 /// Brings the rules of [`local_rules`] that the host has to their place, and clears up what an agent left that ended
-/// before it had. Returns the families where others' rules of priority 0 are in the way.
+/// before it had. Where others' rules of priority 0 are in the way, that is only logged: `doctor` says what can be done.
 ///
 /// # Errors
 /// If the kernel refuses a request.
 pub async fn put_before_local(
     host: &Netlink,
     families: impl Iterator<Item = Family>,
-) -> Result<Vec<Family>, Error> {
-    let mut stuck = Vec::new();
+) -> Result<(), Error> {
     for family in families {
         if !host.put_ours_before_local(family).await? {
-            stuck.push(family);
+            debug!(%family, "others' rules of priority 0 are in the way of the look-up in front of `local`");
         }
     }
-    Ok(stuck)
+    Ok(())
 }
 
 #[cfg(test)]
