@@ -160,7 +160,7 @@ impl Agent {
         let own: HashSet<IpAddr> = facts.own_addresses().map(|(own, _)| own).collect();
         let mut pods = HashSet::new();
         self.each_interface(|_, net| {
-            pods.extend(net.ips().into_iter().filter(|ip| own.contains(ip)));
+            pods.extend(addresses(net).filter(|ip| own.contains(ip)));
         });
         let without = facts.without(|address| pods.contains(&address));
         without.map_or(Cow::Borrowed(facts), Cow::Owned)
@@ -168,10 +168,15 @@ impl Agent {
 
     /// Returns the families in which the node takes addresses of pods, including `net`, for its own.
     fn held(&self, facts: &NodeFacts, net: Option<&PodNet>) -> BTreeSet<Family> {
-        let mut families: BTreeSet<Family> =
-            net.into_iter().flat_map(|net| held(facts, net)).collect();
-        self.each_interface(|_, net| families.extend(held(facts, net)));
-        families
+        let mut pods: HashSet<IpAddr> = net.into_iter().flat_map(addresses).collect();
+        self.each_interface(|_, net| pods.extend(addresses(net)));
+        let on_links = facts.own_addresses().map(|(own, _)| own);
+        let on_links = on_links.filter(|own| pods.contains(own));
+        let by_routes = facts.local.iter().filter_map(|net| {
+            let mut within = pods.iter().filter(|pod| net.contains(*pod));
+            within.next().copied()
+        });
+        on_links.chain(by_routes).map(Family::of).collect()
     }
 
     /// Returns the lowest IPv4 address of the pods on a NIC.
@@ -453,8 +458,12 @@ impl Agent {
 
 /// The families in which the node takes an address of this pod for its own.
 fn held(facts: &NodeFacts, net: &PodNet) -> impl Iterator<Item = Family> {
-    let held = net.ips().into_iter().filter(|ip| facts.takes(*ip));
+    let held = addresses(net).filter(|ip| facts.takes(*ip));
     held.map(Family::of)
+}
+
+fn addresses(net: &PodNet) -> impl Iterator<Item = IpAddr> {
+    net.addresses.iter().map(|own| own.address.addr())
 }
 
 fn log_nics_without_mark(plan: &HostPlan, values: Values<'_>) {

@@ -113,7 +113,14 @@ fn goes_on(rp_filter: &str) -> Result<()> {
     for link in ["all", "default", "ens5", "ens6"] {
         node.sysctls(&[(&format!("net/ipv4/conf/{link}/rp_filter"), rp_filter)])?;
     }
-    let _on_node = Server::on_any(&node, PORT)?;
+    let mut on_node = Vec::new();
+    for (nic, family) in ["ens5", "ens6"]
+        .into_iter()
+        .flat_map(|nic| Family::BOTH.map(|family| (nic, family)))
+    {
+        let own = lab.vpc.nic("master", nic).primary(family);
+        on_node.extend(Server::on(&node, own, PORT)?);
+    }
     let other = lab.pod("master", "ens5", "other")?;
     let _beside = Server::on_any(&other.netns, PORT)?;
     let mut worlds = Vec::new();

@@ -208,7 +208,8 @@ pub fn plan(
             let several_nics = node.may_have_several_nics(&settings.nics);
             in_host.filters = veth_filters(&veth.host_name, only_from, several_nics);
         }
-        routes_to_pod(veth, addresses, node, settings, &mut in_host);
+        let master = &network.master;
+        routes_to_pod(veth, addresses, master, node, settings, &mut in_host);
         if !is_ours {
             let loose = |link: &String| sysctl(format!("net/ipv4/conf/{link}/rp_filter"), "2");
             in_host
@@ -526,11 +527,23 @@ fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter>
     PROGRAMS.iter().map(filter).collect()
 }
 
+/// Returns the source of what the node sends to a pod whose address it has as well. For IPv6 it would choose that
+/// address (RFC 6724, section 5, rule 1): an address of its own on the pod's NIC, else any.
+fn source_to_held(pod: IpAddr, master: &str, node: &NodeFacts) -> Option<IpAddr> {
+    let is_source = |own: &IpAddr| own.is_ipv6() && *own != pod;
+    let on_nic = node.nic(master).into_iter().flat_map(|nic| &nic.addresses);
+    let on_nic = on_nic.map(IpNet::addr);
+    let all = on_nic.chain(node.own_addresses().map(|(own, _)| own));
+    let mut sources = all.filter(is_source);
+    sources.next().filter(|_| pod.is_ipv6())
+}
+
 /// Plans the routes to the pod, in the host. Where the node takes the address for its own, there is one more, for the
 /// rule in front of the table `local` (`node::local_rule`).
 fn routes_to_pod(
     veth: &Veth,
     addresses: &[PodAddress],
+    master: &str,
     node: &NodeFacts,
     settings: &Settings,
     plan: &mut NamespacePlan,
@@ -542,15 +555,17 @@ fn routes_to_pod(
             address: own,
             mac: veth.pod_mac,
         });
-        let is_held = settings.local_rule == LocalRule::Auto && node.takes(own);
-        let held = is_held.then_some(settings.held_table());
-        let tables = std::iter::once(settings.host_table).chain(held);
-        plan.routes.extend(tables.map(|table| Route {
+        let route = |table, source| Route {
             link: veth.host_name.clone(),
             destination: host_net(own),
             via: None,
-            source: None,
+            source,
             table,
-        }));
+        };
+        plan.routes.push(route(settings.host_table, None));
+        if settings.local_rule == LocalRule::Auto && node.takes(own) {
+            let source = source_to_held(own, master, node);
+            plan.routes.push(route(settings.held_table(), source));
+        }
     }
 }
