@@ -22,7 +22,7 @@ const PORT: u16 = 8080;
 enum Cause {
     /// On the pod's NIC, as ec2-net-utils puts it there.
     OnNic,
-    /// On another link, as a second address of it.
+    /// On the loopback.
     OnOther,
     /// A local route to it alone, as google-guest-agent adds it.
     Route,
@@ -39,9 +39,9 @@ impl Cause {
         let range = IpNet::new(address, own.max_prefix_len() - 1)?.trunc();
         let command = match self {
             Self::OnNic => format!("address {verb} {own} dev ens6"),
-            Self::OnOther => format!("address {verb} {own} dev ens5"),
-            Self::Route => format!("route {verb} local {own} dev ens5 table local proto 66"),
-            Self::Range => format!("route {verb} local {range} dev ens5 table local proto 66"),
+            Self::OnOther => format!("address {verb} {own} dev lo"),
+            Self::Route => format!("route {verb} local {own} dev ens6 table local proto 66"),
+            Self::Range => format!("route {verb} local {range} dev ens6 table local proto 66"),
         };
         let nodad = match (self, verb, address) {
             (Self::OnNic | Self::OnOther, "add", IpAddr::V6(_)) => " nodad",

@@ -527,15 +527,15 @@ fn programs(interface: &str, veth: &Veth, only_from: Option<u16>) -> Vec<Filter>
     PROGRAMS.iter().map(filter).collect()
 }
 
-/// Returns the source of what the node sends to a pod whose address it has as well. For IPv6 it would choose that
-/// address (RFC 6724, section 5, rule 1): an address of its own on the pod's NIC, else any.
+/// Returns the source of what the node sends to a pod whose address it has as well: one of its own on the pod's NIC,
+/// else any. It would choose the pod's, for IPv6 always (RFC 6724, section 5, rule 1), for IPv4 where that is on the
+/// loopback (`inet_select_addr`, net/ipv4/devinet.c).
 fn source_to_held(pod: IpAddr, master: &str, node: &NodeFacts) -> Option<IpAddr> {
-    let is_source = |own: &IpAddr| own.is_ipv6() && *own != pod;
+    let family = Family::of(pod);
     let on_nic = node.nic(master).into_iter().flat_map(|nic| &nic.addresses);
     let on_nic = on_nic.map(IpNet::addr);
-    let all = on_nic.chain(node.own_addresses().map(|(own, _)| own));
-    let mut sources = all.filter(is_source);
-    sources.next().filter(|_| pod.is_ipv6())
+    let mut all = on_nic.chain(node.own_addresses().map(|(own, _)| own));
+    all.find(|own| Family::of(*own) == family && *own != pod)
 }
 
 /// Plans the routes to the pod, in the host. Where the node takes the address for its own, there is one more, for the
