@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_set() {
         let (_, reason) = Settings::parse("hostTable: 250").unwrap_err();
-        assert!(reason.contains("a number from 256 to"), "{reason}");
+        assert!(reason.contains("a number from 257 to"), "{reason}");
     }
 
     #[test]
