@@ -19,7 +19,11 @@ use ebbtide_plugin::wire::{Query, Response};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::{agent::Agent, doctor, reconcile};
+use crate::{
+    agent::Agent,
+    doctor::{self, Finding, Severity},
+    reconcile,
+};
 
 pub use address::{AddressInfo, AddressState, Released};
 pub use datapath::HookLine;
@@ -204,7 +208,11 @@ async fn status(agent: &Agent) -> Status {
     let mut problems: Vec<String> = manifests.collect();
     problems.extend(agent.networks_in_other_modes(&catalog));
     match doctor::of_the_node(agent).await {
-        Ok(findings) => problems.extend(findings.iter().map(ToString::to_string)),
+        Ok(findings) => {
+            let harmful = |finding: &&Finding| finding.severity > Severity::Note;
+            let harmful = findings.iter().filter(harmful);
+            problems.extend(harmful.map(ToString::to_string));
+        }
         Err(e) => problems.push(format!("the node's NICs are not known: {e}")),
     }
     let now = (Instant::now(), SystemTime::now());

@@ -107,6 +107,7 @@ impl Agent {
         {
             spec.reply_rule = Some(true);
         }
+        let facts = &*self.without_pods(facts);
         podnet::replan(&declared, facts, gateway, &self.settings_in(&catalog))
             .unwrap_or_else(|_| net.clone())
     }

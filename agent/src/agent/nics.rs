@@ -2,7 +2,8 @@
 //! Without pods nothing is needed, and nothing is there.
 
 use std::{
-    collections::BTreeSet,
+    borrow::Cow,
+    collections::{BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::{
@@ -21,6 +22,7 @@ use ebbtide_kernel::{
     node::{self, Classification, HostPlan, Nic, NicNetworks, NodeFacts, Routed, Rules, Values},
     podnet::PodNet,
 };
+use ebbtide_types::Family;
 use tracing::{error, info, warn};
 
 use super::{
@@ -63,6 +65,8 @@ struct Prepared {
     catalog: Arc<Catalog>,
     /// The networks of the pods at that time.
     networks: BTreeSet<PodNetwork>,
+    /// The families in which the node took addresses of pods for its own.
+    held: BTreeSet<Family>,
     plan: Arc<HostPlan>,
     /// The parts of it that the kernel refused. They are tried again.
     refused: Vec<String>,
@@ -81,6 +85,7 @@ impl Agent {
             base: base.unwrap_or(self.settings.rule_priority),
             foreign: &[],
         };
+        let facts = &*self.without_pods(facts);
         let mut plan = match self.nic_of(facts, net) {
             Some(nic) => {
                 let behind =
@@ -148,6 +153,32 @@ impl Agent {
         })
     }
 
+    /// Returns the facts that plans are made of: what is a pod's is no address of the node's, though a link of the node
+    /// has it as well (ec2-net-utils puts it there).
+    #[must_use]
+    pub fn without_pods<'a>(&self, facts: &'a NodeFacts) -> Cow<'a, NodeFacts> {
+        let own: HashSet<IpAddr> = facts.own_addresses().map(|(own, _)| own).collect();
+        let mut pods = HashSet::new();
+        self.each_interface(|_, net| {
+            pods.extend(addresses(net).filter(|ip| own.contains(ip)));
+        });
+        let without = facts.without(|address| pods.contains(&address));
+        without.map_or(Cow::Borrowed(facts), Cow::Owned)
+    }
+
+    /// Returns the families in which the node takes addresses of pods, including `net`, for its own.
+    fn held(&self, facts: &NodeFacts, net: Option<&PodNet>) -> BTreeSet<Family> {
+        let mut pods: HashSet<IpAddr> = net.into_iter().flat_map(addresses).collect();
+        self.each_interface(|_, net| pods.extend(addresses(net)));
+        let on_links = facts.own_addresses().map(|(own, _)| own);
+        let on_links = on_links.filter(|own| pods.contains(own));
+        let by_routes = facts.local.iter().filter_map(|net| {
+            let mut within = pods.iter().filter(|pod| net.contains(*pod));
+            within.next().copied()
+        });
+        on_links.chain(by_routes).map(Family::of).collect()
+    }
+
     /// Returns the lowest IPv4 address of the pods on a NIC.
     fn a_pod_on(&self, facts: &NodeFacts, nic: &Nic) -> Option<Ipv4Addr> {
         let interfaces = locked(&self.interfaces);
@@ -181,12 +212,13 @@ impl Agent {
         }
         let catalog = self.catalog();
         let in_use = self.in_use(facts, net);
+        let held = self.held(facts, net);
         let done = match self.is_needed(net) {
             true => {
                 if net.is_none() {
                     self.forward_once(facts);
                 }
-                self.apply_to_nics(facts, &in_use).await
+                self.apply_to_nics(facts, &in_use, &held).await
             }
             false => self.remove_from_nics().await.map(|plan| (plan, Vec::new())),
         };
@@ -201,6 +233,7 @@ impl Agent {
                     facts: Arc::clone(facts),
                     catalog,
                     networks: in_use,
+                    held,
                     plan,
                     refused,
                     is_whole: true,
@@ -263,7 +296,9 @@ impl Agent {
         &self,
         facts: &Arc<NodeFacts>,
         in_use: &BTreeSet<PodNetwork>,
+        held: &BTreeSet<Family>,
     ) -> Result<(Arc<HostPlan>, Vec<String>), node::HostError> {
+        let facts = &*self.without_pods(facts);
         let last = self.nics().filter(|last| **last != HostPlan::default());
         let redirect_device = match node::find_redirect_device(&self.host).await {
             Some(redirect_device) => Some(redirect_device),
@@ -287,7 +322,7 @@ impl Agent {
         };
         let marks = self.datapath.host.marks();
         let strict = node::strict_rp_filters();
-        let plan = node::host_plan(
+        let mut plan = node::host_plan(
             facts,
             &known,
             behind,
@@ -296,6 +331,7 @@ impl Agent {
             strict,
             rules,
         );
+        plan.plan.rules.extend(node::local_rules(held, rules));
         let is_whole = self.refused_on_nics().is_empty() && self.are_whole();
         if let Some(last) = last.filter(|last| is_whole && **last == plan) {
             return Ok((last, Vec::new()));
@@ -364,7 +400,7 @@ impl Agent {
             .values()
             .flat_map(|net| net.in_host.rules.iter().cloned());
         node::Pods {
-            table: self.settings.host_table,
+            tables: [self.settings.host_table, self.settings.held_table()],
             rules: rules.collect(),
         }
     }
@@ -382,9 +418,9 @@ impl Agent {
                     let view = self.view(&catalog);
                     let nic = self.nic_of(facts, net);
                     let networks = nic.map_or_else(Vec::new, |nic| view.networks_of(net, nic));
-                    networks
-                        .iter()
-                        .all(|network| last.networks.contains(network))
+                    let mut networks = networks.iter();
+                    networks.all(|network| last.networks.contains(network))
+                        && held(facts, net).all(|family| last.held.contains(&family))
                 })
         })
     }
@@ -418,6 +454,16 @@ impl Agent {
         let prepared = locked(&self.nics.prepared);
         prepared.as_ref().map(|last| Arc::clone(&last.plan))
     }
+}
+
+/// The families in which the node takes an address of this pod for its own.
+fn held(facts: &NodeFacts, net: &PodNet) -> impl Iterator<Item = Family> {
+    let held = addresses(net).filter(|ip| facts.takes(*ip));
+    held.map(Family::of)
+}
+
+fn addresses(net: &PodNet) -> impl Iterator<Item = IpAddr> {
+    net.addresses.iter().map(|own| own.address.addr())
 }
 
 fn log_nics_without_mark(plan: &HostPlan, values: Values<'_>) {

@@ -8,6 +8,7 @@ use ebbtide_ipam::{
     pool::{Assigned, Withheld},
 };
 use ebbtide_kernel::{netlink::Error, node::NodeFacts};
+use ebbtide_types::settings::LocalRule;
 use tracing::{debug, info, warn};
 
 use super::{Agent, locked};
@@ -131,7 +132,7 @@ impl Agent {
     /// notifications take a moment.
     ///
     /// An address that no link has, but a foreign local route makes the node's (google-guest-agent adds such), stays
-    /// the pod's: it is reached from outside by the NIC, and only the node takes it for its own.
+    /// the pod's. It is reached from outside by the NIC, and from the node by the rule in front of the table `local`.
     pub(crate) async fn assigned_to_node(
         &self,
         assigned: &[Assigned],
@@ -150,12 +151,16 @@ impl Agent {
             if has(&*self.facts.get(&self.host).await?) {
                 return Ok(Some(address));
             }
-            warn!(
-                "{address} is assigned to a pod, but a foreign route in the table `local` of \
-                 this node makes it a local address (`ip route show table local`): neither the \
-                 node nor its Services reach the pod; configure the program that adds this \
-                 route to leave the address out"
-            );
+            // The route came after the plan was made, which gets a route to the pod now.
+            self.work.enqueue_node();
+            if self.settings.local_rule == LocalRule::Never {
+                warn!(
+                    "{address} is assigned to a pod, but a foreign route in the table `local` of \
+                     this node makes it a local address (`ip route show table local`): neither the \
+                     node nor its Services reach the pod; configure the program that adds this \
+                     route to leave the address out, or set localRule to auto"
+                );
+            }
         }
         Ok(None)
     }
@@ -209,6 +214,7 @@ spec: {subnet: 'fd71:8::/64', ips: ['fd71:8::40-fd71:8::ffff']}
                 source: None,
                 table: 254,
             }],
+            local: Vec::new(),
             no_ipv6: false,
         };
         let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);

@@ -154,7 +154,7 @@ async fn attempt(
             existing,
             &network.spec,
             &addresses,
-            &facts,
+            &agent.without_pods(&facts),
             &settings,
         )?)
     };

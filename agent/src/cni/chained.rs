@@ -220,7 +220,8 @@ async fn attach(
         None => existing(agent, owner, sandbox).await?,
     };
     let settings = agent.settings_in(&agent.catalog());
-    let planned = podnet::plan(sandbox, &existing, spec, addresses, &facts, &settings)?;
+    let node = agent.without_pods(&facts);
+    let planned = podnet::plan(sandbox, &existing, spec, addresses, &node, &settings)?;
     let net = Arc::new(PodNet {
         delegate: ipam.cloned(),
         ..planned

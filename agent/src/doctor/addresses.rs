@@ -1,11 +1,17 @@
 //! Findings about pools: addresses that the node itself has, and missing or unusable gateways.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ebbtide_ipam::catalog::Pool;
-use ebbtide_kernel::node::NodeFacts;
+use ebbtide_kernel::{netlink::local_routes::LocalRoute, node::NodeFacts};
 
-use super::{Finding, Severity};
+use super::{
+    Finding, Severity,
+    culprit::{self, Culprits},
+};
 
 /// Returns the pools that this node may assign addresses from.
 fn of_node<'a>(pools: &'a [Pool], node: &str) -> impl Iterator<Item = &'a Pool> {
@@ -16,28 +22,52 @@ fn of_node<'a>(pools: &'a [Pool], node: &str) -> impl Iterator<Item = &'a Pool> 
     pools.iter().filter(here)
 }
 
+/// What the node takes for its own, and what comes of it.
+#[derive(Debug)]
+pub(super) struct Taken<'a> {
+    pub(super) facts: &'a NodeFacts,
+    /// Routes of others in the table `local`.
+    pub(super) routes: &'a [LocalRoute],
+    /// Pods' addresses that the kernel delivers to the node, since no rule in front of `local` finds the pod.
+    pub(super) lost: &'a BTreeSet<IpAddr>,
+    /// The pods' addresses, with the pods.
+    pub(super) pods: &'a BTreeMap<IpAddr, String>,
+    pub(super) culprits: &'a Culprits,
+}
+
 /// Reports addresses in a pool's ranges that the node has on a link: cloud-init, ec2-net-utils and their kin assign
-/// every address that the cloud provides to the NIC. `pod_of` returns the pod that has an address.
+/// every address that the cloud provides to the NIC. `pod_of` returns the pod that an address is kept for.
 pub(super) fn addresses(
-    facts: &NodeFacts,
+    taken: &Taken<'_>,
     pools: &[Pool],
     node: &str,
     pod_of: impl Fn(IpAddr) -> Option<String>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for pool in of_node(pools, node) {
-        let own = facts.own_addresses();
+        let own = taken.facts.own_addresses();
         for (address, link) in own.filter(|(address, _)| pool.ranges.contains(*address)) {
             let hint = format!(
-                "`ip address del {address} dev {link}`, and tell what put it there (cloud-init, ec2-net-utils, \
-                 NetworkManager) to leave {link} alone; or put it into excludeIPs if it is the node's"
+                "`ip address del {address} dev {link}`, and: {}; or put it into excludeIPs if it is the node's",
+                taken.culprits.of(&address.to_string(), link)
             );
-            findings.push(match pod_of(address) {
-                Some(pod) => Finding {
+            let has = taken.pods.get(&address).cloned();
+            findings.push(match has.or_else(|| pod_of(address)) {
+                Some(pod) if taken.lost.contains(&address) => Finding {
                     severity: Severity::Serious,
                     what: format!(
                         "{address}, which pod {pod} has of pool {}, is an address of this node's own on {link}: the \
                          node takes what is sent to the pod",
+                        pool.name
+                    ),
+                    hint,
+                },
+                Some(pod) => Finding {
+                    severity: Severity::Warning,
+                    what: format!(
+                        "{address}, which pod {pod} has of pool {}, is an address of this node's own on {link}, too: a \
+                         rule in front of the table `local` leads to the pod, but programs of the node may choose the \
+                         address as their source",
                         pool.name
                     ),
                     hint,
@@ -54,6 +84,40 @@ pub(super) fn addresses(
         }
     }
     findings
+}
+
+/// Reports routes of others in the table `local` that take pods' addresses. Where the rule in front of that table leads
+/// to the pods, there is no harm.
+pub(super) fn local_routes(taken: &Taken<'_>) -> Vec<Finding> {
+    let of = |route: &LocalRoute| {
+        let within = |(address, _): &(&IpAddr, &String)| route.net.contains(*address);
+        let pods: Vec<_> = taken.pods.iter().filter(within).collect();
+        let is_lost = |(address, _): &&(&IpAddr, &String)| taken.lost.contains(*address);
+        let (address, pod) = pods.iter().find(is_lost).or(pods.first())?;
+        let what = format!(
+            "a route in the table `local` makes {} this node's own, in which {} address(es) are pods' (pod {pod}: {address})",
+            route.net,
+            pods.len()
+        );
+        Some(match pods.iter().any(|pod| is_lost(&pod)) {
+            true => Finding {
+                severity: Severity::Serious,
+                what: format!(
+                    "{what}: the node takes what it sends to them, and does not answer them"
+                ),
+                hint: culprit::of_route(route),
+            },
+            false => Finding {
+                severity: Severity::Note,
+                what: format!("{what}: a rule in front of that table leads to the pods"),
+                hint: format!(
+                    "nothing has to be done; if the rule is to go: {}",
+                    culprit::of_route(route)
+                ),
+            },
+        })
+    };
+    taken.routes.iter().filter_map(of).collect()
 }
 
 /// Reports pools whose pods cannot leave their subnet.
@@ -169,7 +233,14 @@ mod tests {
             let pod_of = |address: IpAddr| {
                 (address == IpAddr::from([172, 31, 16, 6])).then(|| "shop/web".to_owned())
             };
-            let mut found = addresses(&facts, &pools, "master", pod_of);
+            let taken = Taken {
+                facts: &facts,
+                routes: &[],
+                lost: &BTreeSet::from([[172, 31, 16, 6].into()]),
+                pods: &BTreeMap::new(),
+                culprits: &Culprits::default(),
+            };
+            let mut found = addresses(&taken, &pools, "master", pod_of);
             found.extend(missing_gateways(&facts, &pools, "master"));
             match (expected, &found[..]) {
                 (None, []) => {}
@@ -179,6 +250,43 @@ mod tests {
                 }
                 _ => panic!("{more}: {found:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn what_the_node_takes_is_serious_only_where_the_pod_loses_it() {
+        let pod: IpAddr = [172, 31, 16, 6].into();
+        let facts = NodeFacts {
+            nics: vec![Nic {
+                addresses: vec!["172.31.16.6/32".parse().unwrap()],
+                ..Nic::named("ens5", 3)
+            }],
+            ..NodeFacts::default()
+        };
+        let route = |net: &str, protocol| LocalRoute {
+            net: net.parse().unwrap(),
+            protocol,
+        };
+        let routes = [route("172.31.16.0/24", 66), route("10.0.0.0/8", 3)];
+        for (lost, on_link, by_route) in [
+            (BTreeSet::new(), Severity::Warning, Severity::Note),
+            (BTreeSet::from([pod]), Severity::Serious, Severity::Serious),
+        ] {
+            let taken = Taken {
+                facts: &facts,
+                routes: &routes,
+                lost: &lost,
+                pods: &BTreeMap::from([(pod, "shop/web".to_owned())]),
+                culprits: &Culprits::default(),
+            };
+            let found = addresses(&taken, &pools("gateway: 172.31.16.1"), "master", |_| None);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].severity, on_link, "{}", found[0]);
+            assert!(found[0].what.contains("pod shop/web"), "{}", found[0]);
+            let found = local_routes(&taken);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].severity, by_route, "{}", found[0]);
+            assert!(found[0].hint.contains("google-guest-agent"), "{}", found[0]);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod addresses;
 mod by_gateway;
 mod controller;
+mod culprit;
 mod dry_run;
 mod failing;
 mod firewall;
@@ -16,16 +17,24 @@ mod routing;
 mod rp_filter;
 mod settings;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use ebbtide_ipam::catalog::{Catalog, Consequence};
 use ebbtide_kernel::{
     netlink::Error,
     node::{HostPlan, NodeFacts, Rules},
 };
+use ebbtide_types::Family;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::{Agent, forwarding};
+use crate::{
+    agent::{Agent, forwarding},
+    host_root::HostRoot,
+};
 
 pub use dry_run::{DryRun, dry_run};
 pub use kernel::too_old;
@@ -97,6 +106,11 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
                 foreign: &foreign,
             };
             findings.extend(marks::shared(rules.values(), &host.nics));
+            for family in Family::BOTH {
+                if agent.host.are_ours_behind_local(family).await? {
+                    findings.push(routing::behind_local(family, &foreign));
+                }
+            }
         }
     }
     let catalog = agent.catalog();
@@ -177,13 +191,36 @@ pub async fn of_the_node(agent: &Agent) -> Result<Vec<Finding>, Error> {
     let facts = agent.facts.get(&agent.host).await?;
     let mut findings = nics_that_are_gone(agent, &facts);
     let catalog = agent.catalog();
+    let routes = agent.host.local_routes().await?;
+    let rules = agent.host.foreign_rules().await?;
+    let culprits = move || culprit::Culprits::read(HostRoot::get(), &rules);
+    let culprits = tokio::task::spawn_blocking(culprits).await;
+    let mut pods = BTreeMap::new();
+    agent.each_interface(|_, net| {
+        let taken = net.ips().into_iter().filter(|ip| facts.takes(*ip));
+        pods.extend(taken.map(|ip| (ip, net.pod.clone())));
+    });
+    let mut lost = BTreeSet::new();
+    for address in pods.keys() {
+        if agent.host.is_local(*address).await.unwrap_or(false) {
+            lost.insert(*address);
+        }
+    }
+    let taken = addresses::Taken {
+        facts: &facts,
+        routes: &routes,
+        lost: &lost,
+        pods: &pods,
+        culprits: &culprits.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())),
+    };
     let pod_of = |address| pod_of(agent, address);
     findings.extend(addresses::addresses(
-        &facts,
+        &taken,
         catalog.pools(),
         &agent.node_name,
         pod_of,
     ));
+    findings.extend(addresses::local_routes(&taken));
     Ok(findings)
 }
 

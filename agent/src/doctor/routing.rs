@@ -1,7 +1,10 @@
 //! Conflicts over routing tables and rule priorities, and masters that are no NICs.
 
 use ebbtide_kernel::{
-    netlink::foreign::{Foreign, ForeignRule},
+    netlink::{
+        foreign::{Foreign, ForeignRule},
+        model::LOCAL_TABLE,
+    },
     node::{Classification, Nic, NodeFacts, PRIORITIES, Role, free_priorities, nic_table},
 };
 use ebbtide_types::{Family, settings::Settings};
@@ -14,7 +17,7 @@ pub(super) fn tables(links: &[(Nic, Classification)], settings: &Settings) -> Ve
     let mut tables: Vec<u32> = nics
         .map(|(nic, _)| nic_table(settings, nic.ifindex))
         .collect();
-    tables.push(settings.host_table);
+    tables.extend([settings.held_table(), settings.host_table]);
     tables.sort_unstable();
     tables
 }
@@ -88,6 +91,30 @@ pub(super) fn in_front(base: u32, rules: &[ForeignRule]) -> Vec<Finding> {
             }
         })
         .collect()
+}
+
+/// Reports that a rule of others keeps Ebbtide's behind the kernel's for the table `local`.
+#[must_use]
+pub(super) fn behind_local(family: Family, rules: &[ForeignRule]) -> Finding {
+    let of_zero = |rule: &&ForeignRule| {
+        rule.family == family && rule.priority == 0 && rule.table != Some(LOCAL_TABLE)
+    };
+    let others = rules.iter().filter(of_zero).map(|rule| format!("`{rule}`"));
+    let ip = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip -6",
+    };
+    Finding {
+        severity: Severity::Serious,
+        what: format!(
+            "rules of others have priority 0 ({family}: {}): the look-up of pods whose address the node takes for its own \
+             cannot come in front of the table `local` without them",
+            others.collect::<Vec<_>>().join(", ")
+        ),
+        hint: format!(
+            "give them a priority (`{ip} rule add pref 100 ...`, then `{ip} rule del pref 0 ...` with all that they match)"
+        ),
+    }
 }
 
 /// Reports networks whose master can have no children.

@@ -18,7 +18,7 @@ use ebbtide_kernel::{
         state::{Missing, differing_sysctls},
         sysctl,
     },
-    node::{Interest, NodeFacts},
+    node::{self, Interest, NodeFacts},
     podnet::PodNet,
 };
 use tracing::{debug, warn};
@@ -283,5 +283,7 @@ async fn restore(
     }
     // A refusal: the link disappeared meanwhile, or the kernel has a reason, and it is tried again.
     let refused = batch.run_all(host).await;
+    let before_local = plan.rules.iter().filter(|rule| rule.priority == 0);
+    node::put_before_local(host, before_local.map(|rule| rule.family)).await?;
     Ok((restore, refused.iter().map(ToString::to_string).collect()))
 }

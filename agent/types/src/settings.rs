@@ -2,6 +2,7 @@
 
 mod cloud;
 mod links;
+mod local_rule;
 mod marks;
 mod ports;
 mod tables;
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 pub use cloud::CloudSetting;
 pub use links::LinkNames;
+pub use local_rule::LocalRule;
 pub use marks::Marks;
 pub use ports::PortRange;
 pub use tables::{POD_TABLES, POD_TABLES_OFFSET, is_kernel_table};
@@ -69,12 +71,16 @@ pub struct Settings {
     /// after it.
     pub reply_table: u32,
     /// Routing table, in the host, with the routes to this node's pods. The table of the NIC with interface index `i`
-    /// is this plus `i`: 256 at least, so that no sum is one of the kernel's own tables.
+    /// is this plus `i`: 257 at least, so that no sum is one of the kernel's own tables. The one before is for pods whose
+    /// address the node has as well.
     pub host_table: u32,
     /// Priority of Ebbtide's routing policy rules, in pods and in the host; the one before and the seven after it are
     /// used too. If foreign rules use one of them in the host, the nearest free block of nine is used, lower ones
     /// first.
     pub rule_priority: u32,
+    /// Whether a rule may be put in front of the kernel's rule for its table `local`, where the node has the address of
+    /// one of its pods as well.
+    pub local_rule: LocalRule,
     /// The links that are NICs, where the agent would decide otherwise, and their ipvlan modes.
     pub nics: LinkNames,
     /// Networks in which other plugins may give pods addresses, besides those of the interface's NIC and those that the
@@ -123,6 +129,7 @@ impl Default for Settings {
             reply_table: 7700,
             host_table: 7700,
             rule_priority: 1000,
+            local_rule: LocalRule::Auto,
             nics: LinkNames::default(),
             foreign_subnets: Vec::new(),
             namespace_isolation: false,
@@ -336,6 +343,7 @@ mod tests {
                 "nics.modes.a-name-that-is-too-long",
             ),
             ("foreignSubnets: [10.0.0.0/33]", "foreignSubnets[0]"),
+            ("localRule: always", "localRule"),
             ("namespaceIsolation: maybe", "namespaceIsolation"),
             ("nodePortRange: 32767-30000", "nodePortRange"),
             ("serviceCIDRs: [nonsense]", "serviceCIDRs[0]"),

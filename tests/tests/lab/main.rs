@@ -13,6 +13,7 @@ mod failed_adds;
 mod faults;
 mod flows_and_trace;
 mod gateways;
+mod held_addresses;
 mod hostile_pod;
 mod in_the_way;
 mod ipv6_off;

@@ -11,6 +11,7 @@ mod crowd;
 mod doctor;
 mod foreign_addresses;
 mod fuzz;
+mod held_addresses;
 mod host_programs;
 mod host_root;
 mod hostile;

@@ -24,7 +24,8 @@ use rtnetlink::{
 use super::{
     Batch,
     model::{
-        Action, Address, Direction, Filter, Neighbour, PROTOCOL, Route, Rule, Selector, host_net,
+        Action, Address, Direction, Filter, LOCAL_TABLE, Neighbour, PROTOCOL, Route, Rule,
+        Selector, host_net,
     },
 };
 
@@ -107,6 +108,19 @@ pub(super) fn route(object: &Route, ifindex: u32) -> RouteMessage {
             .attributes
             .push(RouteAttribute::PrefSource(source.into()));
     }
+    message
+}
+
+/// Makes the kernel's own rule for the table `local` (`fib_default_rules_init`, net/ipv4/fib_rules.c), byte for byte.
+fn local_rule(family: Family) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = address_family(family);
+    message.header.action = RuleAction::ToTable;
+    message.attributes.extend([
+        RuleAttribute::Priority(0),
+        RuleAttribute::Protocol(RouteProtocol::Kernel),
+        RuleAttribute::Table(LOCAL_TABLE),
+    ]);
     message
 }
 
@@ -294,6 +308,20 @@ impl Batch {
     pub fn delete_rule(&mut self, object: &Rule) {
         let message = RouteNetlinkMessage::DelRule(rule(object));
         self.push_tolerant(format_args!("delete {object}"), message, 0, GONE);
+    }
+
+    /// Adds the kernel's rule for the table `local` once more, behind all rules of its priority, 0.
+    pub(super) fn repeat_local_rule(&mut self, family: Family) {
+        let message = RouteNetlinkMessage::NewRule(local_rule(family));
+        let what = format_args!("add the {family} rule for the table `local` a second time");
+        self.push(what, message, NLM_F_CREATE);
+    }
+
+    /// Removes the first one of the kernel's rules for the table `local`.
+    pub(super) fn delete_first_local_rule(&mut self, family: Family) {
+        let message = RouteNetlinkMessage::DelRule(local_rule(family));
+        let what = format_args!("delete the first {family} rule for the table `local`");
+        self.push_tolerant(what, message, 0, GONE);
     }
 
     /// Adds the permanent neighbour entry, or replaces an existing one.

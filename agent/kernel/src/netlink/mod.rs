@@ -16,6 +16,8 @@ mod holder;
 pub mod hooks;
 pub mod lenient;
 pub mod link;
+pub mod local_routes;
+mod local_rule;
 pub mod message;
 pub mod model;
 pub mod multicast;

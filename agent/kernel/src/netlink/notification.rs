@@ -3,6 +3,7 @@
 use std::{io, net::IpAddr, sync::Arc};
 
 use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
+use ipnet::IpNet;
 use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
@@ -19,6 +20,7 @@ use super::{
     defaults::hops,
     link::{Link, LinkAddress},
     listening,
+    local_routes::local_route,
     model::PROTOCOL,
     owned::is_owned,
     route_filter::RouteFilter,
@@ -39,6 +41,10 @@ pub enum Notification {
     Default(Vec<(u32, Option<IpAddr>)>),
     /// A foreign default route was removed.
     DefaultGone(Vec<(u32, Option<IpAddr>)>),
+    /// A route of somebody else's was added to the table `local`.
+    LocalRoute(IpNet),
+    /// A route of somebody else's was removed from the table `local`.
+    LocalRouteGone(IpNet),
     /// A foreign rule was added.
     ForeignRule,
     /// A route was removed that is Ebbtide's or not a default route.
@@ -84,7 +90,7 @@ pub struct Notifications {
 
 impl Notifications {
     /// Opens the socket. After this returns nothing is missed without an [`Notification::Overrun`], except added
-    /// foreign routes: of these only default routes are reported.
+    /// foreign routes: of these only default routes and those of the table `local` are reported.
     ///
     /// # Errors
     /// If the kernel refuses a request.
@@ -145,13 +151,15 @@ fn parse(message: NetlinkMessage<RouteNetlinkMessage>) -> Notification {
         Message::DelLink(message) => Notification::LinkGone(Link::parse(message)),
         Message::NewAddress(message) => address(message, Notification::Address),
         Message::DelAddress(message) => address(message, Notification::AddressGone),
-        Message::NewRoute(message) => match hops(&message) {
-            Some(default) => Notification::Default(default.hops),
-            None => Notification::Other,
+        Message::NewRoute(message) => match (hops(&message), local_route(&message)) {
+            (Some(default), _) => Notification::Default(default.hops),
+            (None, Some(net)) => Notification::LocalRoute(net),
+            (None, None) => Notification::Other,
         },
-        Message::DelRoute(message) => match hops(&message) {
-            Some(default) => Notification::DefaultGone(default.hops),
-            None => Notification::RouteGone(RouteGone::parse(&message)),
+        Message::DelRoute(message) => match (hops(&message), local_route(&message)) {
+            (Some(default), _) => Notification::DefaultGone(default.hops),
+            (None, Some(net)) => Notification::LocalRouteGone(net),
+            (None, None) => Notification::RouteGone(RouteGone::parse(&message)),
         },
         Message::NewRule(rule) if !is_owned(&rule) => Notification::ForeignRule,
         Message::DelRule(_) => Notification::RuleGone,

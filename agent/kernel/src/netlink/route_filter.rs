@@ -12,18 +12,21 @@ use std::{
 
 use nix::libc::{self, sock_filter, sock_fprog};
 
-use super::model::PROTOCOL;
+use super::model::{LOCAL_TABLE, PROTOCOL};
 
 /// `RTM_NEWROUTE` and `RTM_DELROUTE` (include/uapi/linux/rtnetlink.h).
 const NEW_ROUTE: u16 = 24;
 const DELETED_ROUTE: u16 = 25;
 /// `RTA_TABLE`.
 const TABLE: u32 = 15;
-/// The offsets of a message's type (`struct nlmsghdr`), of a route's destination prefix length and protocol (`struct
-/// rtmsg`), and of its attributes.
+/// The offsets of a message's type (`struct nlmsghdr`), of a route's destination prefix length, table and protocol
+/// (`struct rtmsg`), and of its attributes.
 const AT_TYPE: u32 = 4;
 const AT_LENGTH: u32 = 17;
+const AT_TABLE: u32 = 20;
 const AT_PROTOCOL: u32 = 21;
+/// `RTPROT_KERNEL`.
+const BY_KERNEL: u32 = 2;
 const AT_ATTRIBUTES: u32 = 28;
 /// The kernel searches the attribute of type X from the byte A on (`SKF_AD_NLATTR`,
 /// Documentation/networking/filter.rst).
@@ -44,8 +47,9 @@ impl RouteFilter {
         Ok(Self(socket.as_fd().try_clone_to_owned()?))
     }
 
-    /// Limits the socket's route events to added and removed default routes, removed routes of Ebbtide's, and removed
-    /// foreign routes in `tables`. `None`, or more tables than a program can have: in all tables.
+    /// Limits the socket's route events to added and removed default routes, those of the table `local` that are not the
+    /// kernel's own, removed routes of Ebbtide's, and removed foreign routes in `tables`. `None`, or more tables than a
+    /// program can have: in all tables.
     ///
     /// # Errors
     /// If the kernel refuses the program: then the filter is unchanged.
@@ -92,18 +96,25 @@ fn program(tables: Option<&BTreeSet<u32>>) -> Vec<sock_filter> {
     let mut program = vec![
         instruction(BPF_LD | BPF_H | BPF_ABS, AT_TYPE),
         jump(EQUAL, kind(NEW_ROUTE), 2, 0),
-        jump(EQUAL, kind(DELETED_ROUTE), 5, 0),
+        jump(EQUAL, kind(DELETED_ROUTE), 9, 0),
         end(ACCEPT),
-        // An added route: accept a default route.
+        // An added route: accept a default route, or a local one that is not the kernel's.
         instruction(BPF_LD | BPF_B | BPF_ABS, AT_LENGTH),
-        jump(EQUAL, 0, 0, 1),
+        jump(EQUAL, 0, 4, 0),
+        instruction(BPF_LD | BPF_B | BPF_ABS, AT_TABLE),
+        jump(EQUAL, LOCAL_TABLE, 0, 3),
+        instruction(BPF_LD | BPF_B | BPF_ABS, AT_PROTOCOL),
+        jump(EQUAL, BY_KERNEL, 1, 0),
         end(ACCEPT),
         end(DROP),
-        // A removed route: accept a default route, or Ebbtide's.
+        // A removed route: accept a default route, Ebbtide's, or a local one that is not the kernel's.
         instruction(BPF_LD | BPF_B | BPF_ABS, AT_LENGTH),
-        jump(EQUAL, 0, 2, 0),
+        jump(EQUAL, 0, 5, 0),
         instruction(BPF_LD | BPF_B | BPF_ABS, AT_PROTOCOL),
-        jump(EQUAL, u32::from(PROTOCOL), 0, 1),
+        jump(EQUAL, u32::from(PROTOCOL), 3, 0),
+        jump(EQUAL, BY_KERNEL, 3, 0),
+        instruction(BPF_LD | BPF_B | BPF_ABS, AT_TABLE),
+        jump(EQUAL, LOCAL_TABLE, 0, 1),
         end(ACCEPT),
     ];
     let Some(tables) = tables else {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use ebbtide_types::Family;
 use tracing::warn;
 
-use super::{HostPlan, NodeFacts, REDIRECT_DEVICE};
+use super::{HostPlan, NodeFacts, REDIRECT_DEVICE, put_before_local};
 use crate::{
     datapath::{self, Datapath},
     netlink::{
@@ -78,6 +79,9 @@ pub async fn apply(
     }
     refused.extend(batch.run_all(host).await);
     prune(host_plan, pods, host, datapath).await?;
+    // Also of a family that needs none any more: an earlier agent may have ended in between.
+    let families = Family::BOTH.into_iter().filter(|family| facts.has(*family));
+    put_before_local(host, families).await?;
     Ok(refused)
 }
 
@@ -92,8 +96,8 @@ fn in_order(rules: &[Rule]) -> Vec<&Rule> {
 /// Ebbtide's objects in the host that belong to pods, and stay.
 #[derive(Debug, Default)]
 pub struct Pods {
-    /// The table with the routes to the pods.
-    pub table: u32,
+    /// The tables with the routes to the pods: to all, and to those whose address the node takes for its own.
+    pub tables: [u32; 2],
     /// Rules in the pods' records.
     pub rules: BTreeSet<Rule>,
 }
@@ -115,7 +119,7 @@ async fn prune(
         }
     }
     for route in &ours.routes {
-        if route.table != pods.table && !plan.routes.contains(route) {
+        if !pods.tables.contains(&route.table) && !plan.routes.contains(route) {
             let mut links = links.iter();
             if let Some(link) = links.find(|link| link.name == route.link) {
                 batch.delete_route(route, link.ifindex);
@@ -144,6 +148,7 @@ async fn prune(
 /// If the kernel refuses a request.
 pub async fn remove(pods: &Pods, host: &Netlink, datapath: &Datapath) -> Result<(), Error> {
     prune(&HostPlan::default(), pods, host, datapath).await?;
+    put_before_local(host, Family::BOTH.into_iter()).await?;
     datapath.host.set(&[], None)?;
     if let Some(link) = host.link(REDIRECT_DEVICE).await? {
         let mut batch = Batch::default();

@@ -69,6 +69,9 @@ pub struct NodeFacts {
     pub defaults: Vec<Route>,
     /// Addresses on the loopback that are reachable from elsewhere.
     pub loopback: Vec<IpNet>,
+    /// What else is local to the node: others' routes in the table `local`, which google-guest-agent and kin add, and,
+    /// as [`NodeFacts::without`] says, addresses that belong to pods.
+    pub local: Vec<IpNet>,
     /// Whether the kernel has no IPv6 at all.
     pub no_ipv6: bool,
 }
@@ -157,6 +160,7 @@ impl NodeFacts {
         let links = netlink.links().await?;
         let addresses = netlink.addresses().await?;
         let defaults = netlink.default_routes(&links).await?;
+        let local = netlink.local_routes_of_others().await?;
         let loopback = addresses
             .iter()
             .filter(|own| own.ifindex == LOOPBACK && is_for_others(&own.address.addr()))
@@ -176,6 +180,7 @@ impl NodeFacts {
             nics,
             defaults,
             loopback,
+            local,
             no_ipv6: !sysctl::root().join("net/ipv6").exists(),
         })
     }
@@ -213,6 +218,8 @@ impl NodeFacts {
             },
             Notification::Default(hops) => hops.iter().any(|hop| leads(hop) == Some(false)),
             Notification::DefaultGone(hops) => hops.iter().any(|hop| leads(hop) == Some(true)),
+            Notification::LocalRoute(net) => !self.local.contains(net),
+            Notification::LocalRouteGone(net) => self.local.contains(net),
             Notification::Overrun => true,
             Notification::ForeignRule
             | Notification::RouteGone(_)
@@ -227,6 +234,37 @@ impl NodeFacts {
         let nics = self.nics.iter();
         let of_nics = nics.flat_map(|nic| nic.addresses.iter().map(|net| (net.addr(), &*nic.name)));
         of_nics.chain(self.loopback.iter().map(|net| (net.addr(), "lo")))
+    }
+
+    /// Whether the node takes this address for its own: it is on a link, or local by a route of somebody else's.
+    #[must_use]
+    pub fn takes(&self, address: IpAddr) -> bool {
+        let mut local = self.local.iter();
+        local.any(|net| net.contains(&address))
+            || self.own_addresses().any(|(own, _)| own == address)
+    }
+
+    /// Returns the facts without the addresses on links that `is_pods` says are pods': these are no addresses of the
+    /// node's, but it takes them for its own ([`NodeFacts::takes`]). `None` if there are none.
+    #[must_use]
+    pub fn without(&self, is_pods: impl Fn(IpAddr) -> bool) -> Option<Self> {
+        let held = |net: &&IpNet| is_pods(net.addr());
+        let on_links = self.nics.iter().flat_map(|nic| &nic.addresses);
+        let held: Vec<IpNet> = on_links
+            .chain(&self.loopback)
+            .filter(held)
+            .map(|net| IpNet::from(net.addr()))
+            .collect();
+        if held.is_empty() {
+            return None;
+        }
+        let mut facts = self.clone();
+        let lists = facts.nics.iter_mut().map(|nic| &mut nic.addresses);
+        for list in lists.chain([&mut facts.loopback]) {
+            list.retain(|net| !is_pods(net.addr()));
+        }
+        facts.local.extend(held);
+        Some(facts)
     }
 
     /// Whether the kernel has this family.
@@ -327,6 +365,7 @@ mod tests {
                 table: 254,
             }],
             loopback: vec!["192.0.2.7/32".parse().unwrap()],
+            local: vec!["10.24.3.0/24".parse().unwrap()],
             no_ipv6: false,
         };
         let address = |ifindex, address: &str| LinkAddress {
@@ -374,11 +413,47 @@ mod tests {
             (Notification::Address(address(1, "192.0.2.8/32")), true),
             (Notification::Address(address(1, "127.0.0.2/8")), false),
             (Notification::AddressGone(address(1, "192.0.2.7/32")), true),
+            (
+                Notification::LocalRoute("10.24.3.0/24".parse().unwrap()),
+                false,
+            ),
+            (
+                Notification::LocalRoute("10.24.3.0/28".parse().unwrap()),
+                true,
+            ),
+            (
+                Notification::LocalRouteGone("10.24.3.0/24".parse().unwrap()),
+                true,
+            ),
+            (
+                Notification::LocalRouteGone("10.24.3.0/28".parse().unwrap()),
+                false,
+            ),
             (Notification::Overrun, true),
             (Notification::ForeignRule, false),
             (Notification::RuleGone, false),
         ] {
             assert_eq!(facts.changes_facts(&notification), news, "{notification:?}");
         }
+    }
+
+    #[test]
+    fn an_address_on_a_link_that_is_a_pods_is_not_the_nodes_but_taken() {
+        let facts = NodeFacts {
+            nics: vec![nic("ens5", &["172.31.22.228/20", "172.31.16.4/32"])],
+            loopback: vec!["fd00:16::4/128".parse().unwrap()],
+            local: vec!["10.24.3.0/24".parse().unwrap()],
+            ..NodeFacts::default()
+        };
+        let pods: [IpAddr; 3] =
+            ["172.31.16.4", "fd00:16::4", "10.24.3.7"].map(|a| a.parse().unwrap());
+        let without = facts.without(|address| pods.contains(&address)).unwrap();
+        let own: Vec<_> = without.own_addresses().collect();
+        assert_eq!(own, [("172.31.22.228".parse().unwrap(), "ens5")]);
+        for facts in [&facts, &without] {
+            assert!(pods.iter().all(|pod| facts.takes(*pod)));
+            assert!(!facts.takes("172.31.16.5".parse().unwrap()));
+        }
+        assert_eq!(facts.without(|address| address == pods[2]), None);
     }
 }

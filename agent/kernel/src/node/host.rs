@@ -14,6 +14,7 @@
 //! | base + 6 | `fwmark NIC lookup T`                | strict rp_filter on requests for Services |
 //! | base + 6 | `fwmark REDIRECTED lookup T(redirect_device)`     | rp_filter on what is redirected past ipvlan to a pod |
 //! | base + 7 | `nop`                                | where foreign traffic continues |
+//! | local    | `from all lookup pods - 1`           | pods whose address the node takes for its own: in front of `lookup local` (`local_rule`) |
 //!
 //! **Which packets have a mark.** NIC+REPLY is set in two places: at the host's end of a pod's veth, on replies to what
 //! came in by a NIC, and at a NIC's egress, on what is redirected from there to another. Both leave by that NIC.

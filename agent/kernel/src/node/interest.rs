@@ -66,7 +66,10 @@ impl Interest {
             | Notification::DefaultGone(_)
             | Notification::ForeignRule
             | Notification::RuleGone => true,
-            Notification::Default(_) | Notification::Other => false,
+            Notification::Default(_)
+            | Notification::LocalRoute(_)
+            | Notification::LocalRouteGone(_)
+            | Notification::Other => false,
             Notification::RouteGone(route) => route.owned || self.tables.contains(&route.table),
             // A new pod's pair is recognised by itself, a replaced NIC by its name.
             Notification::Link(link) | Notification::LinkGone(link) => {
@@ -121,7 +124,10 @@ impl Subscription {
         let known = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
             Some(interest) => interest.concerns(event),
-            None => !matches!(event, Notification::Other | Notification::Default(_)),
+            None => !matches!(
+                event,
+                Notification::Other | Notification::Default(_) | Notification::LocalRoute(_)
+            ),
         }
     }
 }

@@ -349,6 +349,7 @@ mod tests {
                 default_over("uplink", MAIN_TABLE),
             ],
             loopback: vec!["198.51.100.1/32".parse().unwrap()],
+            local: Vec::new(),
             no_ipv6: false,
         }
     }

@@ -3,7 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ebbtide_layout::{HOST_MAC, Hook, POD_MAC};
-use ebbtide_types::{Family, IpvlanMode, Mac, digest::fnv, settings::Settings};
+use ebbtide_types::{
+    Family, IpvlanMode, Mac,
+    digest::fnv,
+    settings::{LocalRule, Settings},
+};
 use ipnet::IpNet;
 
 use super::{
@@ -208,7 +212,8 @@ pub fn plan(
             let several_nics = node.may_have_several_nics(&settings.nics);
             in_host.filters = veth_filters(&veth.host_name, only_from, several_nics);
         }
-        routes_to_pod(veth, addresses, settings, &mut in_host);
+        let master = &network.master;
+        routes_to_pod(veth, addresses, master, node, settings, &mut in_host);
         if !is_ours {
             let loose = |link: &String| sysctl(format!("net/ipv4/conf/{link}/rp_filter"), "2");
             in_host
@@ -536,10 +541,24 @@ fn programs(
         .collect()
 }
 
-/// Plans the routes to the pod, in the host.
+/// Returns the source of what the node sends to a pod whose address it has as well: one of its own on the pod's NIC,
+/// else any. It would choose the pod's, for IPv6 always (RFC 6724, section 5, rule 1), for IPv4 where that is on the
+/// loopback (`inet_select_addr`, net/ipv4/devinet.c).
+fn source_to_held(pod: IpAddr, master: &str, node: &NodeFacts) -> Option<IpAddr> {
+    let family = Family::of(pod);
+    let on_nic = node.nic(master).into_iter().flat_map(|nic| &nic.addresses);
+    let on_nic = on_nic.map(IpNet::addr);
+    let mut all = on_nic.chain(node.own_addresses().map(|(own, _)| own));
+    all.find(|own| Family::of(*own) == family && *own != pod)
+}
+
+/// Plans the routes to the pod, in the host. Where the node takes the address for its own, there is one more, for the
+/// rule in front of the table `local` (`node::local_rule`).
 fn routes_to_pod(
     veth: &Veth,
     addresses: &[PodAddress],
+    master: &str,
+    node: &NodeFacts,
     settings: &Settings,
     plan: &mut NamespacePlan,
 ) {
@@ -550,12 +569,17 @@ fn routes_to_pod(
             address: own,
             mac: veth.pod_mac,
         });
-        plan.routes.push(Route {
+        let route = |table, source| Route {
             link: veth.host_name.clone(),
             destination: host_net(own),
             via: None,
-            source: None,
-            table: settings.host_table,
-        });
+            source,
+            table,
+        };
+        plan.routes.push(route(settings.host_table, None));
+        if settings.local_rule == LocalRule::Auto && node.takes(own) {
+            let source = source_to_held(own, master, node);
+            plan.routes.push(route(settings.held_table(), source));
+        }
     }
 }

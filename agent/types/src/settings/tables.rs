@@ -11,8 +11,8 @@ pub const POD_TABLES_OFFSET: u32 = 100_000;
 pub const POD_TABLES: u32 = 9999;
 
 /// The lowest `hostTable`. A NIC's table is this plus its index, whatever that is: below, it may be one of the kernel's
-/// own.
-const LOWEST_HOST_TABLE: u32 = 256;
+/// own. The table before `hostTable` is in use as well ([`Settings::held_table`]).
+const LOWEST_HOST_TABLE: u32 = 257;
 /// The highest `hostTable`: above, the sum may not fit.
 const HIGHEST_HOST_TABLE: u32 = u32::MAX - HIGHEST_IFINDEX - POD_TABLES * POD_TABLES_OFFSET;
 
@@ -23,6 +23,15 @@ const HIGHEST_REPLY_TABLE: u32 = u32::MAX - 1000;
 /// The highest `rulePriority`: with the rules after the first one, the last before the main table's rule (32766). Rules
 /// after that would never be evaluated.
 const HIGHEST_PRIORITY: u32 = 32_758;
+
+impl Settings {
+    /// The table with the routes to pods whose address the node has as well: on a link, or by a route of somebody else's
+    /// in the table `local`.
+    #[must_use]
+    pub const fn held_table(&self) -> u32 {
+        self.host_table - 1
+    }
+}
 
 /// Whether the table is the kernel's own: unspecified, default, main, local (include/uapi/linux/rtnetlink.h).
 #[must_use]
@@ -81,7 +90,8 @@ mod tests {
             ("hostTable", 253, false),
             ("hostTable", 254, false),
             ("hostTable", 255, false),
-            ("hostTable", 256, true),
+            ("hostTable", 256, false),
+            ("hostTable", 257, true),
             ("hostTable", 7700, true),
             ("hostTable", 1_147_583_648, true),
             ("hostTable", 1_147_583_649, false),
@@ -131,7 +141,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_set() {
         let (_, reason) = Settings::parse("hostTable: 250").unwrap_err();
-        assert!(reason.contains("a number from 256 to"), "{reason}");
+        assert!(reason.contains("a number from 257 to"), "{reason}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The first interface of a pod.
 
+use ebbtide_types::settings::LocalRule;
+
 use super::*;
 
 #[test]
@@ -278,4 +280,38 @@ fn what_the_node_cannot_carry_is_refused_by_name() {
         assert!(expected(&error), "{error}");
         assert!(error.to_string().contains(&network.master), "{error}");
     }
+}
+
+#[test]
+fn the_node_has_a_second_route_to_a_pod_whose_address_it_takes_and_an_address_of_its_own_for_it() {
+    let routes = |node: &NodeFacts, settings: &Settings| {
+        let net = plan(
+            &sandbox(),
+            &Existing::default(),
+            &network(),
+            &[v4(), v6()],
+            node,
+            settings,
+        )
+        .unwrap();
+        let routes = net.in_host.routes.iter();
+        let held = routes.filter(|route| route.table == 7699);
+        held.map(|route| (route.destination.to_string(), route.source))
+            .collect::<Vec<_>>()
+    };
+    let never = Settings {
+        local_rule: LocalRule::Never,
+        ..settings()
+    };
+    let mut node = node();
+    assert_eq!(routes(&node, &settings()), []);
+    node.local = vec!["172.31.16.0/28".parse().unwrap()];
+    let own = node.nics[0].addresses[0].addr();
+    assert_eq!(
+        routes(&node, &settings()),
+        [("172.31.16.4/32".to_owned(), Some(own))]
+    );
+    node.local.push("fd00:16::4/128".parse().unwrap());
+    assert_eq!(routes(&node, &settings()).len(), 2);
+    assert_eq!(routes(&node, &never), []);
 }
