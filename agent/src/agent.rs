@@ -50,6 +50,7 @@ use ebbtide_kube::{Cluster, Leases};
 use ebbtide_types::{Family, private, settings::Settings, timing};
 
 use crate::{
+    cloud::{Cloud, Parts, follow},
     install::InstallStatus,
     reconcile::{Scope, Work},
 };
@@ -101,6 +102,8 @@ pub struct Agent {
     pub first_child: tokio::sync::Mutex<()>,
     /// Addresses of other plugins that are being assigned to pods at this moment.
     pub pending: PendingAddresses,
+    /// What the cloud has assigned to the NICs.
+    pub cloud: Arc<Cloud>,
 }
 
 /// A set of interfaces that nobody starts to change until this is dropped.
@@ -175,6 +178,7 @@ impl Agent {
             uplinks: Mutex::default(),
             first_child: tokio::sync::Mutex::default(),
             pending: PendingAddresses::default(),
+            cloud: Arc::default(),
         })
     }
 
@@ -185,6 +189,19 @@ impl Agent {
             .as_ref()
             .map(|cluster| Leases::start(Arc::clone(cluster), self.pools.clone(), self.catalogs()));
         self.cluster = cluster;
+        self
+    }
+
+    /// Adds the pools that the cloud's metadata gives, as networks want them. Ends with the runtime.
+    #[must_use]
+    pub async fn following_cloud(mut self, state_dir: &Path) -> Self {
+        let parts = Parts {
+            node: self.node_name.clone(),
+            settings: self.settings.clone(),
+            pools: self.pools.clone(),
+            cloud: Arc::clone(&self.cloud),
+        };
+        self.catalog = follow(self.catalog, state_dir, parts).await;
         self
     }
 

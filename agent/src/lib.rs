@@ -5,6 +5,7 @@
 //! [`ebbtide_kernel::netlink`] and [`ebbtide_kernel::datapath`] (the kernel). See `ARCHITECTURE.md`.
 
 pub mod agent;
+pub mod cloud;
 pub mod cni;
 pub mod doctor;
 pub mod heap;

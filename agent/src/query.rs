@@ -1,6 +1,7 @@
 //! Answers to `ebbtidectl`'s queries, as JSON. The types are what `-o json` prints.
 
 mod address;
+mod cloud;
 mod datapath;
 mod flows;
 mod nics;
@@ -168,6 +169,10 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
         Query::Pools => serde_json::to_string(&pools(agent)),
         Query::Nics => match nics::nics(agent).await {
             Ok(lines) => serde_json::to_string(&lines),
+            Err(e) => return refuse(e.to_string()),
+        },
+        Query::Cloud { refresh } => match cloud::cloud(agent, *refresh).await {
+            Ok(report) => serde_json::to_string(&report),
             Err(e) => return refuse(e.to_string()),
         },
         Query::Datapath => match datapath::datapath(agent).await {

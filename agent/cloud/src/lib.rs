@@ -33,7 +33,7 @@ pub mod tencent;
 pub use client::Client;
 pub use dmi::{Detected, Dmi, detect};
 pub use endpoint::{Endpoint, NoEndpoint};
-pub use provider::{Choice, NoChoice, NoProvider, Provider, Unable};
+pub use provider::{NoProvider, Provider, Unable};
 pub use reading::{LeftOut, ReadError, Reading, Unreadable};
 pub use request_error::{Problem, RequestError};
 pub use service::Service;

@@ -1,7 +1,8 @@
-//! The clouds, and the administrator's choice among them.
+//! The clouds, and which of them is asked.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
+use ebbtide_types::settings::CloudSetting;
 use serde::{Deserialize, Serialize};
 
 use crate::{Detected, Dmi, Endpoint, detect};
@@ -31,18 +32,6 @@ impl Provider {
         Self::Gcp,
         Self::Tencent,
     ];
-
-    /// Returns its name in settings.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Aws => "aws",
-            Self::Alibaba => "alibaba",
-            Self::Azure => "azure",
-            Self::Gcp => "gcp",
-            Self::Tencent => "tencent",
-        }
-    }
 
     /// Returns its name for people.
     #[must_use]
@@ -95,35 +84,6 @@ impl fmt::Display for Unable {
     }
 }
 
-/// The administrator's choice: `auto`, `none`, or a [`Provider`] by its name.
-///
-/// # Examples
-///
-/// ```
-/// use ebbtide_cloud::{Choice, Provider};
-///
-/// assert_eq!("aws".parse(), Ok(Choice::Provider(Provider::Aws)));
-/// assert_eq!(Choice::default().to_string(), "auto");
-/// let error = "amazon".parse::<Choice>().expect_err("no such cloud");
-/// assert!(error.to_string().contains("auto, aws, alibaba"), "{error}");
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub enum Choice {
-    /// By what the firmware says ([`detect`]).
-    #[default]
-    Auto,
-    /// No metadata service is ever asked.
-    None,
-    /// This one, whatever the firmware says.
-    Provider(Provider),
-}
-
-/// A text that is not a [`Choice`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no cloud: one of auto, aws, alibaba, azure, gcp, tencent, none is expected")]
-pub struct NoChoice(String);
-
 /// Why there is no cloud to ask. Each says the way that remains.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoProvider {
@@ -145,16 +105,20 @@ pub enum NoProvider {
     Unknown(String),
 }
 
-impl Choice {
-    /// Returns the cloud to ask.
+impl Provider {
+    /// Returns the cloud to ask: the one of the agent's configuration, or the one that the firmware names.
     ///
     /// # Errors
     /// If there is none.
-    pub fn provider(self, dmi: &Dmi) -> Result<Provider, NoProvider> {
-        match self {
-            Self::Provider(provider) => Ok(provider),
-            Self::None => Err(NoProvider::TurnedOff),
-            Self::Auto => match detect(dmi) {
+    pub fn find(setting: CloudSetting, dmi: &Dmi) -> Result<Self, NoProvider> {
+        match setting {
+            CloudSetting::Aws => Ok(Self::Aws),
+            CloudSetting::Alibaba => Ok(Self::Alibaba),
+            CloudSetting::Azure => Ok(Self::Azure),
+            CloudSetting::Gcp => Ok(Self::Gcp),
+            CloudSetting::Tencent => Ok(Self::Tencent),
+            CloudSetting::None => Err(NoProvider::TurnedOff),
+            CloudSetting::Auto => match detect(dmi) {
                 Detected::Cloud(provider) => Ok(provider),
                 Detected::Unable(which) => Err(NoProvider::Unable(which)),
                 Detected::Unknown => Err(NoProvider::Unknown(dmi.to_string())),
@@ -163,44 +127,15 @@ impl Choice {
     }
 }
 
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::None => "none",
-            Self::Provider(provider) => provider.as_str(),
-        })
-    }
-}
-
-impl FromStr for Choice {
-    type Err = NoChoice;
-
-    fn from_str(text: &str) -> Result<Self, NoChoice> {
-        let of_provider = |provider: &Provider| provider.as_str() == text;
-        match text {
-            "auto" => Ok(Self::Auto),
-            "none" => Ok(Self::None),
-            _ => Provider::ALL
-                .into_iter()
-                .find(of_provider)
-                .map(Self::Provider)
-                .ok_or_else(|| NoChoice(text.to_owned())),
+impl From<Provider> for CloudSetting {
+    fn from(provider: Provider) -> Self {
+        match provider {
+            Provider::Aws => Self::Aws,
+            Provider::Alibaba => Self::Alibaba,
+            Provider::Azure => Self::Azure,
+            Provider::Gcp => Self::Gcp,
+            Provider::Tencent => Self::Tencent,
         }
-    }
-}
-
-impl TryFrom<String> for Choice {
-    type Error = NoChoice;
-
-    fn try_from(text: String) -> Result<Self, NoChoice> {
-        text.parse()
-    }
-}
-
-impl From<Choice> for String {
-    fn from(choice: Choice) -> Self {
-        choice.to_string()
     }
 }
 
@@ -209,20 +144,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_settings_are_read_as_they_are_written() {
-        let all = Provider::ALL.map(Choice::Provider);
-        for choice in all.into_iter().chain([Choice::Auto, Choice::None]) {
-            assert_eq!(choice.to_string().parse(), Ok(choice));
-            let json = serde_json::to_string(&choice).unwrap();
-            assert_eq!(json, format!("\"{choice}\""));
-            assert_eq!(serde_json::from_str::<Choice>(&json).unwrap(), choice);
-        }
+    fn a_cloud_that_is_configured_is_asked_whatever_the_firmware_says() {
+        let oracle = Dmi {
+            chassis_asset_tag: "OracleCloud.com".into(),
+            ..Dmi::default()
+        };
         for provider in Provider::ALL {
-            let json = serde_json::to_string(&provider).unwrap();
-            assert_eq!(json, format!("\"{}\"", provider.as_str()));
-        }
-        for text in ["", "AWS", "openstack", "aws "] {
-            assert!(text.parse::<Choice>().is_err(), "{text:?}");
+            assert_eq!(Provider::find(provider.into(), &oracle), Ok(provider));
+            let name = CloudSetting::from(provider).to_string();
+            assert_eq!(serde_json::to_value(provider).unwrap(), name);
         }
     }
 
@@ -236,17 +166,16 @@ mod tests {
             sys_vendor: "Dell\u{1b} Inc.".into(),
             ..Dmi::default()
         };
-        assert_eq!(
-            Choice::Provider(Provider::Gcp).provider(&oracle),
-            Ok(Provider::Gcp),
-            "declared wins"
-        );
-        for (choice, dmi, part) in [
-            (Choice::None, &oracle, "cloud: none"),
-            (Choice::Auto, &oracle, "Oracle Cloud's metadata service"),
-            (Choice::Auto, &dell, r"Dell\u{1b} Inc."),
+        for (setting, dmi, part) in [
+            (CloudSetting::None, &oracle, "cloud: none"),
+            (
+                CloudSetting::Auto,
+                &oracle,
+                "Oracle Cloud's metadata service",
+            ),
+            (CloudSetting::Auto, &dell, r"Dell\u{1b} Inc."),
         ] {
-            let error = choice.provider(dmi).unwrap_err().to_string();
+            let error = Provider::find(setting, dmi).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
             assert!(error.contains("declare SpiderIPPools"), "{error}");
         }

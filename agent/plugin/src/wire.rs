@@ -70,6 +70,12 @@ pub enum Query {
     Pools,
     /// The node's links, and the role of each.
     Nics,
+    /// What the cloud's metadata service tells of the NICs.
+    Cloud {
+        /// Whether the service is to be read first.
+        #[serde(default)]
+        refresh: bool,
+    },
     /// The eBPF programs and their counters.
     Datapath,
     /// The planned network of a pod.

@@ -331,6 +331,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         bpf: options.bpf_dir,
     };
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
+    let agent = agent.following_cloud(&options.state_dir).await;
     let agent = Arc::new(agent.keeping_pools().with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
     let running = agent.running_containers().await;

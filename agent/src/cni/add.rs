@@ -260,7 +260,12 @@ async fn reserve(
                     return Err(PoolError::Full(full).into());
                 }
             }
-            (reserved, _) => return Ok(reserved?),
+            (reserved, _) => {
+                if let (Err(_), Some(link)) = (&reserved, network.metadata()) {
+                    agent.cloud.found_none(link);
+                }
+                return Ok(reserved?);
+            }
         }
     }
 }

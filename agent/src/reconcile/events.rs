@@ -132,6 +132,7 @@ mod tests {
             ifindex: 7,
             name: name.into(),
             alias: alias.map(Into::into),
+            permanent_mac: None,
             mac: None,
             mtu: 1500,
             up: true,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ebbtide_kernel::{
     netlink::{
         new_rules::NewRules,
-        notification::Notifications,
+        notification::{Notification, Notifications},
         other_netns::{Change, Changes},
     },
     node::Subscription,
@@ -49,6 +49,9 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
                 agent.work.enqueue_node();
                 while let Some(event) = events.next().await {
                     let changes_facts = agent.facts.observe(&event);
+                    if changes_facts && is_hardware(&event) {
+                        agent.cloud.links_changed();
+                    }
                     if changes_facts || subscription.matches(&event) {
                         agent.work.enqueue_node();
                     }
@@ -69,6 +72,11 @@ pub(super) async fn to_host(reconciler: &Reconciler) {
         // Without notifications, changes are found by comparing.
         agent.work.enqueue_node();
     }
+}
+
+/// Whether an event is of a link that no software made, such as a NIC that a cloud attaches.
+const fn is_hardware(event: &Notification) -> bool {
+    matches!(event, Notification::Link(link) | Notification::LinkGone(link) if link.kind.is_none())
 }
 
 /// Names the node when the manifests change, as its plan may change with them.

@@ -53,6 +53,8 @@ pub struct Link {
     pub alias: Option<String>,
     /// Link-layer address.
     pub mac: Option<Mac>,
+    /// The link-layer address that the hardware came with; kernels before 5.6 do not tell.
+    pub permanent_mac: Option<Mac>,
     /// MTU in bytes.
     pub mtu: u32,
     /// `IFF_UP`.
@@ -78,6 +80,7 @@ impl Link {
             name: String::new(),
             alias: None,
             mac: None,
+            permanent_mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
@@ -98,6 +101,9 @@ impl Link {
                     link.port_of = Some(controller).filter(|index| *index != 0);
                 }
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
+                LinkAttribute::PermAddress(bytes) => {
+                    link.permanent_mac = bytes.try_into().ok().map(Mac);
+                }
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {

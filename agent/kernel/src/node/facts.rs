@@ -24,6 +24,8 @@ pub struct Nic {
     pub ifindex: u32,
     /// Link-layer address, if it has one.
     pub mac: Option<Mac>,
+    /// The link-layer address that the hardware came with, by which a cloud knows it.
+    pub permanent_mac: Option<Mac>,
     /// MTU in bytes.
     pub mtu: u32,
     /// Administratively up.
@@ -85,6 +87,7 @@ impl Nic {
             name: name.into(),
             ifindex,
             mac: None,
+            permanent_mac: None,
             mtu: 1500,
             up: true,
             kind: None,
@@ -108,6 +111,7 @@ impl Nic {
             name: link.name,
             ifindex: link.ifindex,
             mac: link.mac,
+            permanent_mac: link.permanent_mac,
             mtu: link.mtu,
             up: link.up,
             kind: link.kind,
@@ -341,6 +345,7 @@ mod tests {
             ifindex,
             name: name.into(),
             alias: None,
+            permanent_mac: None,
             mac: None,
             mtu: 1500,
             up: true,
@@ -373,6 +378,7 @@ mod tests {
             address: address.parse().unwrap(),
         };
         let pods = Link {
+            permanent_mac: None,
             mac: Some(Mac(HOST_MAC)),
             kind: Some("veth".into()),
             ..link("veth0123", 9)

@@ -150,6 +150,7 @@ mod tests {
             ifindex,
             name: name.into(),
             alias: None,
+            permanent_mac: None,
             mac: None,
             mtu: 1500,
             up: true,

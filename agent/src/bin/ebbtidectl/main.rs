@@ -2,6 +2,7 @@
 
 mod addresses;
 mod agent;
+mod cloud;
 mod datapath;
 mod doctor;
 mod dry_run;
@@ -46,6 +47,8 @@ enum Command {
     Doctor(dry_run::Options),
     /// List the node's links, with the role of each and the reason.
     Nics,
+    /// Show what the cloud's metadata service tells of the NICs, and what pods may have of it.
+    Cloud(cloud::Options),
     /// List the interfaces of this node's pods.
     Pods,
     /// List the address pools and their usage.
@@ -113,6 +116,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
         Command::Status => Query::Status,
         Command::Doctor(_) => Query::Doctor,
         Command::Nics => Query::Nics,
+        Command::Cloud(options) => options.query(),
         Command::Pods => Query::Pods,
         Command::Pools => Query::Pools,
         Command::Datapath => Query::Datapath,
@@ -138,6 +142,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
     let text = match &cli.command {
         Command::Status => status::show(&parse(&answer)?),
         Command::Nics => nics::show(parse(&answer)?),
+        Command::Cloud(_) => cloud::show(&parse(&answer)?),
         Command::Doctor(_) => doctor::show(&parse::<Vec<Finding>>(&answer)?),
         Command::Pods => pods::show(parse(&answer)?),
         Command::Pools => pools::show(parse(&answer)?),

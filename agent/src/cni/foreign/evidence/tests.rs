@@ -18,6 +18,7 @@ fn link(name: &str, ifindex: u32, kind: Option<&str>) -> Link {
         ifindex,
         name: name.into(),
         alias: None,
+        permanent_mac: None,
         mac: None,
         mtu: 1500,
         up: true,
