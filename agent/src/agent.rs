@@ -3,6 +3,7 @@
 
 mod chained;
 mod cleanup;
+mod cloud;
 mod declared;
 mod drift;
 mod locks;

@@ -350,6 +350,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
         tokio::spawn(kube::sticky::run(cluster, agent.pools.clone()));
     }
 
+    let withdrawn = Arc::clone(&agent);
+    tokio::spawn(async move { withdrawn.report_withdrawn().await });
     let socket = options.run_dir.join("cni.sock");
     let installation = options.install.prepare(&socket)?;
     let server =

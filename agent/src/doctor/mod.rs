@@ -2,6 +2,7 @@
 
 mod addresses;
 mod by_gateway;
+mod cloud;
 mod controller;
 mod culprit;
 mod dry_run;
@@ -221,6 +222,7 @@ pub async fn of_the_node(agent: &Agent) -> Result<Vec<Finding>, Error> {
         pod_of,
     ));
     findings.extend(addresses::local_routes(&taken));
+    findings.extend(cloud::cloud(&agent.cloud_report().await?));
     Ok(findings)
 }
 
