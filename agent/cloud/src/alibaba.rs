@@ -38,16 +38,8 @@ const KEYS: [&str; 10] = [
     GATEWAY_V6,
 ];
 
-const NO_PRIMARY: &str = "which of them is the NIC's primary one is not told";
-
 pub(crate) async fn read(session: &mut Session<'_>) -> Result<Reading, ReadError> {
-    let (mut walk, nics) = Walk::begin(session).await?;
-    for nic in &nics {
-        for key in KEYS {
-            walk.leaf(nic, key).await?;
-        }
-    }
-    Ok(parse(&walk.end().await?)?)
+    Ok(parse(&Walk::over(session, &KEYS).await?)?)
 }
 
 /// Understands what the tree answered.
@@ -68,10 +60,7 @@ pub fn parse(tree: &Tree) -> Result<Reading, Unreadable> {
         }
         if let Some(text) = tree.leaf(&nic, V4) {
             let addresses = text::addresses(V4, text)?;
-            match draft.has_primary(Family::V4) || addresses.is_empty() {
-                true => draft.addresses(Kind::V4Addresses, addresses),
-                false => draft.leave_out(V4, NO_PRIMARY),
-            }
+            draft.addresses_beside_primary(V4, Kind::V4Addresses, addresses);
         }
         if let Some(text) = tree.leaf(&nic, V6) {
             draft.v6_addresses(text::addresses(V6, text)?);

@@ -26,13 +26,7 @@ const SUBNETS_V6: &str = "subnet-ipv6-cidr-blocks";
 const KEYS: [&str; 7] = [ID, V4, V4_PREFIXES, V6, V6_PREFIXES, SUBNET, SUBNETS_V6];
 
 pub(crate) async fn read(session: &mut Session<'_>) -> Result<Reading, ReadError> {
-    let (mut walk, nics) = Walk::begin(session).await?;
-    for nic in &nics {
-        for key in KEYS {
-            walk.leaf(nic, key).await?;
-        }
-    }
-    Ok(parse(&walk.end().await?)?)
+    Ok(parse(&Walk::over(session, &KEYS).await?)?)
 }
 
 /// Understands what the tree answered.

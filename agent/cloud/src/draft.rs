@@ -27,6 +27,7 @@ const fn shortest(family: Family) -> u8 {
 const OTHER_FAMILY: &str = "it is of the other family than its list";
 const UNUSABLE: &str = "no machine can be given such an address";
 const HOST_BITS: &str = "it has bits set after its length, so it is unknown what is meant";
+const NO_PRIMARY: &str = "which of them is the NIC's primary one is not told";
 const TOO_SHORT: &str = "it is too large to be one NIC's";
 
 /// A NIC that is being put together. Primary addresses are first: lists leave them out.
@@ -82,7 +83,7 @@ impl Draft {
     }
 
     /// Returns whether the primary address of a family is known.
-    pub(crate) fn has_primary(&self, family: Family) -> bool {
+    fn has_primary(&self, family: Family) -> bool {
         let of_family = |known: &IpAddr| Family::of(*known) == family;
         self.nic.primary.iter().any(of_family)
     }
@@ -98,6 +99,20 @@ impl Draft {
                 Ok(()) => self.push(kind, IpNet::from(address)),
                 Err(why) => self.leave_out(&address.to_string(), why),
             }
+        }
+    }
+
+    /// Adds addresses of a kind, from a list with the primary one among them. If that is not known, it could be any of them,
+    /// so the kind is not answered.
+    pub(crate) fn addresses_beside_primary(
+        &mut self,
+        key: &str,
+        kind: Kind,
+        addresses: Vec<IpAddr>,
+    ) {
+        match self.has_primary(kind.family()) || addresses.is_empty() {
+            true => self.addresses(kind, addresses),
+            false => self.leave_out(key, NO_PRIMARY),
         }
     }
 

@@ -22,8 +22,6 @@ const V4: &str = "local-ipv4s/";
 const GATEWAY: &str = "gateway";
 const MASK: &str = "subnet-mask";
 
-const NO_PRIMARY: &str = "which of them is the NIC's primary one is not told";
-
 fn of_address(address: IpAddr, key: &str) -> String {
     format!("{V4}{address}/{key}")
 }
@@ -68,10 +66,7 @@ pub fn parse(tree: &Tree) -> Result<Reading, Unreadable> {
             let addresses: Result<Vec<_>, _> =
                 entries.map(|entry| text::address(V4, entry)).collect();
             let addresses = addresses?;
-            match draft.has_primary(Family::V4) || addresses.is_empty() {
-                true => draft.addresses(Kind::V4Addresses, addresses),
-                false => draft.leave_out(V4, NO_PRIMARY),
-            }
+            draft.addresses_beside_primary(V4, Kind::V4Addresses, addresses);
         }
         drafts.push(draft);
     }

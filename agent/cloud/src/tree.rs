@@ -96,6 +96,20 @@ pub(crate) struct Walk<'w, 's> {
 }
 
 impl<'w, 's> Walk<'w, 's> {
+    /// Reads these texts of each NIC.
+    pub(crate) async fn over(
+        session: &'w mut Session<'s>,
+        keys: &[&str],
+    ) -> Result<Tree, ReadError> {
+        let (mut walk, nics) = Self::begin(session).await?;
+        for nic in &nics {
+            for key in keys {
+                walk.leaf(nic, key).await?;
+            }
+        }
+        walk.end().await
+    }
+
     /// Reads the list.
     pub(crate) async fn begin(
         session: &'w mut Session<'s>,
