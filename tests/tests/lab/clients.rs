@@ -2,11 +2,11 @@
 //! path, and pods that forward.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Shutdown, SocketAddr, UdpSocket},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_tests::two_ways::{
     Case, Site, Way,
     talk::{connection, echoed, in_pod, listener, transfer, udp_client, udp_pair},
@@ -16,6 +16,7 @@ use ebbtide_vpc::{
     iptables,
     netlink::VethEnd,
     netns::Netns,
+    patience::PATIENCE,
     plan::{Family, Plan},
     pod::NODE_SIDE,
     tap::Direction,
@@ -163,6 +164,70 @@ fn a_tcp_client_s_port_is_used_again_by_another_way() -> Result<()> {
     site.lab.vpc.assert_no_violations()?;
     ensure!(site.left_to_enforcement()? == 0);
     site.pod.delete()
+}
+
+/// Checks that the client is told that nobody listens.
+fn is_refused(case: &Case<'_>, from: SocketAddr) -> Result<()> {
+    let client = socket(case.site.client(), Protocol::Tcp, from)?;
+    match client.connect_timeout(&case.server().into(), PATIENCE) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => bail!("not refused, but {error}"),
+        Ok(()) => bail!("who listens?"),
+    }
+}
+
+/// The reset is no socket's, so nothing of it was accepted by the way of the second attempt.
+fn refused_by_another_way(mode: IpvlanMode) -> Result<()> {
+    let site = Site::create(Plan {
+        mode,
+        ..Plan::default()
+    })?;
+    let mut failed = Vec::new();
+    for family in Family::BOTH {
+        for first in Way::ALL {
+            for second in Way::ALL.into_iter().filter(|second| *second != first) {
+                let case = site.case(first, family);
+                let then = Case {
+                    way: second,
+                    ..case
+                };
+                let back = match (mode, second) {
+                    // Past the host's conntrack, which knows the connection by the other way.
+                    (IpvlanMode::L3, Way::Straight) => NODE_SIDE,
+                    _ => second.interface(),
+                };
+                let talk = || -> Result<()> {
+                    let listener = listener(&case)?;
+                    let (client, server) = connection(&case, &listener, case.client())?;
+                    let from = client.local_addr()?;
+                    drop(listener);
+                    client.shutdown(Shutdown::Write)?;
+                    ensure!((&server).read(&mut [0; 5])? == 0);
+                    drop(server);
+                    ensure!((&client).read(&mut [0; 5])? == 0);
+                    let mark = case.mark()?;
+                    is_refused(&then, from)?;
+                    then.came_back_by(back, mark).map(drop)
+                };
+                if let Err(error) = { talk }() {
+                    failed.push(format!("{family}, {first}, then {second}: {error:#}"));
+                }
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    site.lab.vpc.assert_no_violations()?;
+    site.pod.delete()
+}
+
+#[test]
+fn where_nobody_listens_any_more_a_client_is_refused_by_another_way() -> Result<()> {
+    refused_by_another_way(IpvlanMode::L3)
+}
+
+#[test]
+fn where_nobody_listens_any_more_a_client_is_refused_by_another_way_in_l2() -> Result<()> {
+    refused_by_another_way(IpvlanMode::L2)
 }
 
 /// Creates a container inside the pod, which the pod reaches by its own forwarding.
