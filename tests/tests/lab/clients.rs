@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Shutdown, SocketAddr, UdpSocket},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, UdpSocket},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -23,6 +23,7 @@ use ebbtide_vpc::{
     traffic::{Client, Protocol, Server, socket},
 };
 use ipnet::IpNet;
+use socket2::SockRef;
 
 #[test]
 fn segments_longer_than_the_mtu_pass_in_both_directions_by_the_way_of_the_connection() -> Result<()>
@@ -228,6 +229,56 @@ fn where_nobody_listens_any_more_a_client_is_refused_by_another_way() -> Result<
 #[test]
 fn where_nobody_listens_any_more_a_client_is_refused_by_another_way_in_l2() -> Result<()> {
     refused_by_another_way(IpvlanMode::L2)
+}
+
+/// Connects by a NodePort, and from the same port directly. The host's conntrack still has the first connection, and
+/// nothing of the node's can correct what it would do to the answers of the direct one.
+fn directly_after_a_node_port(site: &Site, prepare: fn(&TcpListener) -> Result<()>) -> Result<()> {
+    for family in Family::BOTH {
+        for first in [Way::NodePort, Way::OwnNodePort] {
+            let case = site.case(first, family);
+            let listener = listener(&case)?;
+            prepare(&listener)?;
+            let mut from = case.client();
+            for way in [first, Way::Straight] {
+                let case = Case { way, ..case };
+                let mark = case.mark()?;
+                let context = || format!("{family}, {first}, now {way}");
+                let (client, server) = connection(&case, &listener, from).with_context(context)?;
+                from = client.local_addr()?;
+                (&server).write_all(b"hello")?;
+                (&client).read_exact(&mut [0; 5]).with_context(context)?;
+                client.shutdown(Shutdown::Write)?;
+                ensure!((&server).read(&mut [0; 5])? == 0);
+                drop(server);
+                ensure!((&client).read(&mut [0; 5])? == 0);
+                if way == Way::Straight {
+                    case.came_back_by(NODE_SIDE, mark).with_context(context)?;
+                }
+            }
+        }
+    }
+    site.lab.vpc.assert_no_violations()
+}
+
+/// No accepted socket inherits a mark there.
+#[test]
+fn a_client_of_a_server_with_a_mark_of_its_own_may_come_directly_after_a_node_port() -> Result<()> {
+    let site = Site::create(Plan::default())?;
+    directly_after_a_node_port(&site, |listener| {
+        Ok(SockRef::from(listener).set_mark(0x40_0000)?)
+    })?;
+    site.pod.delete()
+}
+
+/// The SYN is forgotten by then: the socket is made of the client's next segment.
+#[test]
+fn a_client_that_is_answered_with_syn_cookies_may_come_directly_after_a_node_port() -> Result<()> {
+    let site = Site::create(Plan::default())?;
+    let always = [("net/ipv4/tcp_syncookies", "2")];
+    site.pod.netns.sysctls(&always)?;
+    directly_after_a_node_port(&site, |_| Ok(()))?;
+    site.pod.delete()
 }
 
 /// Creates a container inside the pod, which the pod reaches by its own forwarding.
