@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya_obj::{Object, generated::bpf_insn};
 use ebbtide_layout::{DEFAULT_HOST_BYPASS_MARK, DEFAULT_MARK, HOST_BYPASS_MAC};
 use ebbtide_programs::{
-    Bench, CLIENT, CLIENT6, NODE, OTHER, POD, POD6, THAT_NIC, names,
+    Bench, CLIENT, CLIENT6, NODE, OTHER, OTHER_POD, POD, POD6, THAT_NIC, names,
     packets::{echo, flow, from_pod, tcp, udp, with_flags},
 };
 use ebbtide_vpc::workspace;
@@ -161,6 +161,7 @@ fn costs(extent: Extent) -> Vec<Table> {
     };
     let client = (CLIENT, 5000);
     let mut bench = Bench::new();
+    bench.is_followed(true);
     bench.remember(flow((POD, 53), client, 17), THAT_NIC);
     bench.remember_forwarded(flow((POD, 5001), FAR, 6));
     let rows = [
@@ -194,6 +195,12 @@ fn costs(extent: Extent) -> Vec<Table> {
             0,
         ),
         ("nic_egress", "UDP, redirected", udp((POD, 53), client), 0),
+        (
+            "nic_egress",
+            "UDP, to a pod on the NIC",
+            udp((POD, 53), (OTHER_POD, 5001)),
+            0,
+        ),
         ("nic_ingress", "TCP", segment(client, (POD, 80)), 0),
         (
             "nic_ingress",
@@ -212,7 +219,19 @@ fn costs(extent: Extent) -> Vec<Table> {
         (
             "host_nic_ingress",
             "TCP for a pod",
+            segment((CLIENT, 5001), (POD, 80)),
+            0,
+        ),
+        (
+            "host_nic_ingress",
+            "SYN for a pod",
             tcp((CLIENT, 5001), (POD, 80)),
+            0,
+        ),
+        (
+            "host_nic_ingress",
+            "UDP for a pod",
+            udp((CLIENT, 5001), (POD, 53)),
             0,
         ),
         (

@@ -2,11 +2,11 @@
 //! path, and pods that forward.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, Shutdown, SocketAddr, UdpSocket},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, UdpSocket},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_tests::two_ways::{
     Case, Site, Way,
     talk::{connection, echoed, in_pod, listener, transfer, udp_client, udp_pair},
@@ -16,12 +16,14 @@ use ebbtide_vpc::{
     iptables,
     netlink::VethEnd,
     netns::Netns,
+    patience::PATIENCE,
     plan::{Family, Plan},
     pod::NODE_SIDE,
     tap::Direction,
     traffic::{Client, Protocol, Server, socket},
 };
 use ipnet::IpNet;
+use socket2::SockRef;
 
 #[test]
 fn segments_longer_than_the_mtu_pass_in_both_directions_by_the_way_of_the_connection() -> Result<()>
@@ -162,6 +164,120 @@ fn a_tcp_client_s_port_is_used_again_by_another_way() -> Result<()> {
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     site.lab.vpc.assert_no_violations()?;
     ensure!(site.left_to_enforcement()? == 0);
+    site.pod.delete()
+}
+
+/// Checks that the client is told that nobody listens.
+fn is_refused(case: &Case<'_>, from: SocketAddr) -> Result<()> {
+    let client = socket(case.site.client(), Protocol::Tcp, from)?;
+    match client.connect_timeout(&case.server().into(), PATIENCE) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => bail!("not refused, but {error}"),
+        Ok(()) => bail!("who listens?"),
+    }
+}
+
+/// The reset is no socket's, so nothing of it was accepted by the way of the second attempt.
+fn refused_by_another_way(mode: IpvlanMode) -> Result<()> {
+    let site = Site::create(Plan {
+        mode,
+        ..Plan::default()
+    })?;
+    let mut failed = Vec::new();
+    for family in Family::BOTH {
+        for first in Way::ALL {
+            for second in Way::ALL.into_iter().filter(|second| *second != first) {
+                let case = site.case(first, family);
+                let then = Case {
+                    way: second,
+                    ..case
+                };
+                let back = match (mode, second) {
+                    // Past the host's conntrack, which knows the connection by the other way.
+                    (IpvlanMode::L3, Way::Straight) => NODE_SIDE,
+                    _ => second.interface(),
+                };
+                let talk = || -> Result<()> {
+                    let listener = listener(&case)?;
+                    let (client, server) = connection(&case, &listener, case.client())?;
+                    let from = client.local_addr()?;
+                    drop(listener);
+                    client.shutdown(Shutdown::Write)?;
+                    ensure!((&server).read(&mut [0; 5])? == 0);
+                    drop(server);
+                    ensure!((&client).read(&mut [0; 5])? == 0);
+                    let mark = case.mark()?;
+                    is_refused(&then, from)?;
+                    then.came_back_by(back, mark).map(drop)
+                };
+                if let Err(error) = { talk }() {
+                    failed.push(format!("{family}, {first}, then {second}: {error:#}"));
+                }
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    site.lab.vpc.assert_no_violations()?;
+    site.pod.delete()
+}
+
+#[test]
+fn where_nobody_listens_any_more_a_client_is_refused_by_another_way() -> Result<()> {
+    refused_by_another_way(IpvlanMode::L3)
+}
+
+#[test]
+fn where_nobody_listens_any_more_a_client_is_refused_by_another_way_in_l2() -> Result<()> {
+    refused_by_another_way(IpvlanMode::L2)
+}
+
+/// Connects by a NodePort, and from the same port directly. The host's conntrack still has the first connection, and
+/// nothing of the node's can correct what it would do to the answers of the direct one.
+fn directly_after_a_node_port(site: &Site, prepare: fn(&TcpListener) -> Result<()>) -> Result<()> {
+    for family in Family::BOTH {
+        for first in [Way::NodePort, Way::OwnNodePort] {
+            let case = site.case(first, family);
+            let listener = listener(&case)?;
+            prepare(&listener)?;
+            let mut from = case.client();
+            for way in [first, Way::Straight] {
+                let case = Case { way, ..case };
+                let mark = case.mark()?;
+                let context = || format!("{family}, {first}, now {way}");
+                let (client, server) = connection(&case, &listener, from).with_context(context)?;
+                from = client.local_addr()?;
+                (&server).write_all(b"hello")?;
+                (&client).read_exact(&mut [0; 5]).with_context(context)?;
+                client.shutdown(Shutdown::Write)?;
+                ensure!((&server).read(&mut [0; 5])? == 0);
+                drop(server);
+                ensure!((&client).read(&mut [0; 5])? == 0);
+                if way == Way::Straight {
+                    case.came_back_by(NODE_SIDE, mark).with_context(context)?;
+                }
+            }
+        }
+    }
+    site.lab.vpc.assert_no_violations()
+}
+
+/// No accepted socket inherits a mark there.
+#[test]
+fn a_client_of_a_server_with_a_mark_of_its_own_may_come_directly_after_a_node_port() -> Result<()> {
+    let site = Site::create(Plan::default())?;
+    directly_after_a_node_port(&site, |listener| {
+        Ok(SockRef::from(listener).set_mark(0x40_0000)?)
+    })?;
+    site.pod.delete()
+}
+
+/// The SYN is forgotten by then: the socket is made of the client's next segment.
+#[test]
+fn a_client_that_is_answered_with_syn_cookies_may_come_directly_after_a_node_port() -> Result<()> {
+    let site = Site::create(Plan::default())?;
+    let always = [("net/ipv4/tcp_syncookies", "2")];
+    site.pod.netns.sysctls(&always)?;
+    directly_after_a_node_port(&site, |_| Ok(()))?;
     site.pod.delete()
 }
 

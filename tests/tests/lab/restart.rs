@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     path::Path,
     sync::{
         Arc,
@@ -12,8 +12,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use ebbtide_kernel::datapath::key;
+use ebbtide_layout::{Address, NodeAddress, OWNER_IN_L3, OWNER_IS_FOLLOWED};
 use ebbtide_plugin::wire::{self, Invocation, Request};
+use ebbtide_tests::two_ways::{
+    Case, Site, Way,
+    talk::{echoed, udp_pair},
+};
 use ebbtide_vpc::{
     cni::{Plugin, Sandbox},
     edge::Listener,
@@ -23,9 +30,10 @@ use ebbtide_vpc::{
     patience::PATIENCE,
     plan::{Family, Plan},
     pod::Pod,
+    pod::{NIC_SIDE, NODE_SIDE},
     proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
-    snapshot::Snapshot,
-    traffic::{Client, Protocol, Server},
+    snapshot::{Snapshot, run},
+    traffic::{Client, Protocol, Server, socket},
 };
 use serde_json::Value;
 
@@ -334,4 +342,114 @@ fn check(sandbox: &Sandbox, config: &Value) -> Request {
         config: config.to_string(),
         ..Invocation::default()
     })
+}
+
+/// Starts the agent of the site's node again, with these lines in its configuration. What `meanwhile` does happens while
+/// there is none.
+fn start_again(
+    site: &mut Site,
+    lines: &str,
+    meanwhile: impl FnOnce(&Site) -> Result<()>,
+) -> Result<()> {
+    site.lab.agent("master").stop()?;
+    meanwhile(site)?;
+    let agent = site.lab.agent("master");
+    agent.configure(lines)?;
+    agent.launch()?;
+    agent.wait_ready()
+}
+
+/// Whether the pod has a program for what its interface receives.
+fn sees_what_comes_in(site: &Site) -> Result<bool> {
+    let ingress = ["filter", "show", "dev", NIC_SIDE, "ingress"];
+    Ok(run(&site.pod.netns, "tc", &ingress)?.contains("nic_ingress"))
+}
+
+/// Returns the map of the node's addresses and pods.
+fn known_addresses(bpf: &Path) -> Result<HashMap<MapData, Address, NodeAddress>> {
+    // In the directory of the layout.
+    let inside = bpf.read_dir()?.collect::<Result<Vec<_>, _>>()?;
+    let mut pins = inside.iter().map(|entry| entry.path().join("addresses"));
+    let pin = pins.find(|pin| pin.exists()).context("no pinned map")?;
+    let map = MapData::from_pin(pin)?;
+    Ok(HashMap::try_from(Map::HashMap(map))?)
+}
+
+/// The flags of a pod that the NIC's program follows.
+const FOLLOWED: u32 = OWNER_IS_FOLLOWED | OWNER_IN_L3;
+
+/// Whether the programs at the NIC, and those of the pods on it, follow what reaches the pod.
+fn is_followed(site: &mut Site) -> Result<bool> {
+    let addresses = known_addresses(site.lab.agent("master").bpf())?;
+    let flags = |family| addresses.get(&key(site.pod.address(family)), 0);
+    let all = Family::BOTH.map(flags);
+    let is = |wanted: u32| {
+        all.iter()
+            .flatten()
+            .filter(move |entry| entry.flags & FOLLOWED == wanted)
+    };
+    match (is(FOLLOWED).count(), is(OWNER_IN_L3).count()) {
+        (2, 0) => Ok(true),
+        (0, 2) => Ok(false),
+        _ => bail!("{all:?}"),
+    }
+}
+
+/// A client uses a NodePort, and from the same port the pod's address.
+fn uses_its_port_again(site: &Site) -> Result<()> {
+    for family in Family::BOTH {
+        let case = site.case(Way::NodePort, family);
+        let (server, first) = udp_pair(&case)?;
+        let from = first.local_addr()?;
+        drop(first);
+        for (way, back) in [
+            (Way::NodePort, NODE_SIDE),
+            (Way::Straight, NODE_SIDE),
+            (Way::NodePort, NODE_SIDE),
+        ] {
+            let case = Case { way, ..case };
+            let client: UdpSocket = socket(site.client(), Protocol::Udp, from)?.into();
+            client.connect(case.server())?;
+            let mark = case.mark()?;
+            client.send(b"now here")?;
+            let context = || format!("{family}, {way}");
+            echoed(&server, &client, b"now here").with_context(context)?;
+            case.came_back_by(back, mark).with_context(context)?;
+        }
+    }
+    Ok(())
+}
+
+/// Former versions had that program in every pod. So have pods on a link that is no NIC, and the next agent takes it for
+/// one.
+#[test]
+fn a_pod_with_a_program_for_what_comes_in_loses_it_to_the_nics_when_a_new_agent_starts()
+-> Result<()> {
+    let mut site = Site::create(Plan::default())?;
+    ensure!(!sees_what_comes_in(&site)? && is_followed(&mut site)?);
+    start_again(&mut site, "nics: {exclude: [ens6]}\n", |_| Ok(()))?;
+    let other = site.replace_pod("older")?;
+    ensure!(sees_what_comes_in(&site)? && !is_followed(&mut site)?);
+    start_again(&mut site, "", |_| Ok(()))?;
+    ensure!(!sees_what_comes_in(&site)?, "the program is still there");
+    ensure!(is_followed(&mut site)?, "nobody follows it");
+    site.pod.call("CHECK")?;
+    uses_its_port_again(&site).context("with the new agent")?;
+    // A former version's entries say nothing of who follows a pod.
+    let bpf = site.lab.agent("master").bpf().to_owned();
+    start_again(&mut site, "", |site| {
+        let mut addresses = known_addresses(&bpf)?;
+        for family in Family::BOTH {
+            let key = key(site.pod.address(family));
+            let mut entry = addresses.get(&key, 0)?;
+            entry.flags &= !FOLLOWED;
+            addresses.insert(key, entry, 0)?;
+        }
+        Ok(())
+    })?;
+    ensure!(is_followed(&mut site)?, "nobody follows it any more");
+    uses_its_port_again(&site).context("with entries of a former version")?;
+    site.lab.vpc.assert_no_violations()?;
+    other.delete()?;
+    site.pod.delete()
 }
