@@ -6,16 +6,22 @@
 //! The guard lists what may pass, not what may not: IPv4 and IPv6 with an address of the pod, ARP and neighbour
 //! discovery about one, and what a host sends before it has one. Everything else is dropped: a stack may unwrap a tag,
 //! a label, a session's header or any other EtherType later, and the address inside has not been checked.
+//!
+//! Keeps pods from the clouds' metadata services, too, where the agent says so in the counters of an address. That needs no
+//! class: what a pod sends with another's address brings it no answer.
 
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map, programs::TcContext};
-use ebbtide_layout::{MAX_SPOOFERS, OWNER_IS_POD, PodCounters, Spoofed};
+use ebbtide_layout::{
+    MAX_SPOOFERS, METADATA_ENDS, OWNER_IS_POD, POD_METADATA, POD_NO_METADATA, PodCounters, Spoofed,
+    TO_METADATA,
+};
 
 use crate::{
-    DROP, PASS, extended, host_maps, neighbours,
+    DROP, PASS, extended, host_maps, metadata, neighbours,
     packet::{self, ETH_HLEN, ICMPV6, Ip, LATER, TCP, UDP},
 };
 
-/// Counters by the pod's number.
+/// Counters by the pod's number, and by the number with [`TO_METADATA`].
 #[btf_map]
 static SPOOFED: LruHashMap<u32, Spoofed, { MAX_SPOOFERS as usize }> = LruHashMap::new();
 
@@ -120,6 +126,37 @@ fn source(ctx: &TcContext) -> Option<[u32; 2]> {
 #[inline(always)]
 fn is_to_node(ip: &Ip) -> bool {
     host_maps::owner(&ip.destination).is_some_and(|to| to.flags & OWNER_IS_POD == 0)
+}
+
+/// Whether a pod must not send a packet because it is for a metadata service. Counts such packets. `pod`: the number and the
+/// flags in its counters. `at` [`At::Nic`]: the packet leaves as the pod's interface sends it, past the node's stack.
+///
+/// Most packets cost a look at the flags, and those of TCP at the destination's last byte.
+#[inline(always)]
+pub(crate) fn is_kept_from_metadata(
+    ctx: &TcContext,
+    ip: &Ip,
+    (pod, flags): (u16, u16),
+    at: At,
+) -> bool {
+    let kept = match at {
+        At::Veth if flags & POD_NO_METADATA == 0 => 0,
+        At::Nic | At::Veth => flags & POD_METADATA,
+    };
+    let protocol = ip.payload.protocol;
+    if kept == 0
+        || (protocol != TCP && !extended::is_extension(protocol))
+        || METADATA_ENDS >> (ip.destination[15] & 63) & 1 == 0
+    {
+        return false;
+    }
+    // A later fragment, and what is behind more headers than are read, could be anything.
+    let is_whole = u32::from(protocol == TCP && ip.payload.fragment == 0);
+    if u32::from(kept) & metadata::asked(ctx.skb.skb, ip.payload.at, is_whole) == 0 {
+        return false;
+    }
+    count(u32::from(pod) | TO_METADATA, at);
+    true
 }
 
 /// Returns the verdict on what is no IP packet, or could not be read.

@@ -207,9 +207,17 @@ pub(crate) fn from_pod(ctx: &TcContext) -> i32 {
     if guard::is_spoofed(ctx, ip, || guard::owner_is(pod.as_deref()), At::Veth) {
         return DROP;
     }
+    let is_bypass = packet::is_host_bypass(ctx);
+    if let Some(pod) = &pod {
+        // By the bypass it leaves as the interface would have sent it.
+        let at = if is_bypass { At::Nic } else { At::Veth };
+        if guard::is_kept_from_metadata(ctx, ip, (pod.pod, pod.flags), at) {
+            return DROP;
+        }
+    }
     // A packet of the pod's interface by the host-stack bypass, past the host's netfilter. Any pod may request it: its
     // interface has the same path.
-    if packet::is_host_bypass(ctx)
+    if is_bypass
         && let Some(owner) = maps::owner(&ip.source)
         && owner.flags & OWNER_IS_POD != 0
     {

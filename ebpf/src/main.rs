@@ -3,7 +3,7 @@
 //! | program        | hook             | does |
 //! |----------------|------------------|------|
 //! | `veth_ingress` | `veth0`, ingress | marks each packet, with the number of its NIC; remembers flows that the mark cannot serve |
-//! | `nic_egress`   | `eth0`, egress   | redirects marked replies, and those of remembered flows, to the veth; drops packets whose source is not the pod's |
+//! | `nic_egress`   | `eth0`, egress   | redirects marked replies, and those of remembered flows, to the veth; drops packets whose source is not the pod's, and those to a metadata service |
 //! | `nic_ingress`  | ingress of another plugin's interface | forgets a remembered flow that now comes in here |
 //!
 //! and in the host's:
@@ -15,7 +15,7 @@
 //! |                     |                         | answers ARP and neighbour solicitations for the pods of networks that need it (`responder`) |
 //! | `host_nic_egress`   | each NIC, egress        | remembers what the host forwards for a pod; redirects packets to the NIC that has their source address |
 //! | `host_veth_egress`  | host's end, to the pod  | writes into the frame by which NIC a request came in |
-//! | `host_veth_ingress` | host's end, from the pod| marks its replies with that NIC; drops packets whose source is not the pod's |
+//! | `host_veth_ingress` | host's end, from the pod| marks its replies with that NIC; drops packets whose source is not the pod's, and those to a metadata service |
 //!
 //! TCP needs no memory: the accepted socket inherits the mark (`tcp_fwmark_accept`), and with it the number of the NIC,
 //! which the frames carry between pod and host. A connectionless socket cannot inherit a mark, nor can packets that the
@@ -42,6 +42,7 @@ mod guard;
 mod host;
 mod host_maps;
 mod maps;
+mod metadata;
 mod neighbours;
 mod packet;
 mod recent;

@@ -314,6 +314,9 @@ fn redirect_marked(ctx: &TcContext, ip: &Ip) -> i32 {
         counters.redirected += 1;
         return redirected;
     }
+    if guard::is_kept_from_metadata(ctx, ip, (pod.pod, pod.flags), At::Nic) {
+        return DROP;
+    }
     counters.passed += 1;
     PASS
 }
@@ -343,6 +346,9 @@ fn redirect_remembered(ctx: &TcContext, ip: &Ip) -> i32 {
         Some(_) => true,
         None => false,
     };
+    if guard::is_kept_from_metadata(ctx, ip, (pod.pod, pod.flags), At::Nic) {
+        return DROP;
+    }
     let is_bypass = is_straight
         || pod.flags & POD_IS_EXEMPT != 0
         || mark_of(ctx) & maps::host_bypass_mark() == maps::host_bypass_mark();

@@ -22,6 +22,7 @@ mod guard;
 mod host;
 mod host_maps;
 mod maps;
+mod metadata;
 mod neighbours;
 mod packet;
 mod recent;

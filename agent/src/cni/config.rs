@@ -12,7 +12,7 @@ use ebbtide_plugin::{
     cni::{UNNAMED, VERSIONS, code},
     object::{self, Object},
 };
-use ebbtide_types::IpvlanMode;
+use ebbtide_types::{IpvlanMode, settings::PodMetadata};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -51,6 +51,9 @@ pub struct NetConf {
     /// Whether accepted sockets take marks ([`NetworkSpec`](ebbtide_kernel::podnet::NetworkSpec)).
     #[serde(default, rename = "acceptMarks")]
     pub(super) accept_marks: Option<bool>,
+    /// How the pod reaches the cloud's metadata service, if not as the agent's configuration says.
+    #[serde(default, rename = "metadataForPods")]
+    pub(super) metadata: Option<PodMetadata>,
     /// Where the addresses come from, if not from pools; also in `ipam`.
     #[serde(default)]
     addresses: Option<String>,

@@ -59,7 +59,7 @@ const KNOWN: [(&str, &[&str]); 3] = [
             "assigned-*",
         ],
     ),
-    ("ebbtide.io/", &["accept-marks"]),
+    ("ebbtide.io/", &["accept-marks", "metadata"]),
     ("cni.spidernet.io/", &[]),
 ];
 
@@ -124,6 +124,7 @@ mod tests {
             ("ipam.spidernet.io/default-route-nic", "net1", None),
             ("ipam.spidernet.io/assigned-eth0", "{}", None),
             ("ebbtide.io/accept-marks", "false", None),
+            ("ebbtide.io/metadata", "drop", None),
             ("example.com/ippool-ip-number", "3", None),
             ("kubernetes.io/config.source", "file", None),
             ("ipam.spidernet.io/ippool-ip-number", "", None),

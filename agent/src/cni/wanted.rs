@@ -9,7 +9,7 @@ use ebbtide_ipam::{
 use ebbtide_kernel::podnet::NetworkSpec;
 use ebbtide_kube::{self as kube, networks};
 use ebbtide_plugin::{cni::code, wire::Invocation};
-use ebbtide_types::{NetworkRef, ObjectName};
+use ebbtide_types::{NetworkRef, ObjectName, settings::PodMetadata};
 use tracing::warn;
 
 use super::{Attachment, Failure, NamedPools, NetConf, NetworkChoice, PodIdentity};
@@ -188,6 +188,7 @@ pub(super) fn interfaces(
         let mut network = resolve(agent, choice, conf, catalog, asking)?;
         network.ips = conf.ips()?;
         network.spec.accept_marks = accepts_marks(conf, &subject.pod);
+        network.spec.metadata = metadata(conf, &subject.pod)?;
         if let Ok(asked) = asked {
             prefer_route(&mut network, asked.default_route_nic);
         }
@@ -215,6 +216,7 @@ pub(super) fn interfaces(
         network.ips = each.ips;
         network.spec.gateways = each.default_route;
         network.spec.accept_marks = accepts_marks(conf, &subject.pod);
+        network.spec.metadata = metadata(conf, &subject.pod)?;
         prefer_route(&mut network, asked.default_route_nic.clone());
         interfaces.push((each.interface, network));
     }
@@ -240,6 +242,28 @@ pub(super) fn accepts_marks(conf: &NetConf, pod: &Object) -> bool {
         Some("true") => true,
         Some("false") => false,
         _ => conf.accept_marks.unwrap_or(true) && said(INTERCEPTION) != Some("TPROXY"),
+    }
+}
+
+/// The annotation by which a pod decides how it reaches the cloud's metadata service.
+const METADATA: &str = "ebbtide.io/metadata";
+
+/// Returns how the pod is to reach the cloud's metadata service, if it or the configuration says so.
+///
+/// # Errors
+/// If the annotation has another value: as a typing error it could mean either.
+pub(super) fn metadata(conf: &NetConf, pod: &Object) -> Result<Option<PodMetadata>, Failure> {
+    let said = pod.annotations.get(METADATA).map(|text| text.trim());
+    let Some(said) = said.filter(|text| !text.is_empty()) else {
+        return Ok(conf.metadata);
+    };
+    match PodMetadata::named(said) {
+        Some(metadata) => Ok(Some(metadata)),
+        None => Err(Failure::new(
+            code::INVALID_NETWORK_CONFIG,
+            format!("annotation {METADATA} of the pod is {said:?}"),
+            "write allow, viaHost or drop",
+        )),
     }
 }
 
@@ -533,6 +557,41 @@ mod tests {
                 ..Object::named("web")
             };
             assert_eq!(accepts_marks(&conf, &pod), accepted, "{text} {pod:?}");
+        }
+    }
+
+    #[test]
+    fn the_pod_s_word_about_metadata_is_before_the_configuration_s() {
+        for (fields, said, expected) in [
+            ("", None, Ok(None)),
+            ("", Some(""), Ok(None)),
+            ("", Some("allow"), Ok(Some(PodMetadata::Allow))),
+            ("", Some(" drop "), Ok(Some(PodMetadata::Drop))),
+            ("", Some("Drop"), Err(())),
+            ("", Some("false"), Err(())),
+            (r#","metadataForPods":null"#, None, Ok(None)),
+            (
+                r#","metadataForPods":"drop""#,
+                None,
+                Ok(Some(PodMetadata::Drop)),
+            ),
+            (
+                r#","metadataForPods":"drop""#,
+                Some("viaHost"),
+                Ok(Some(PodMetadata::ViaHost)),
+            ),
+        ] {
+            let text = format!(r#"{{"cniVersion":"1.0.0","name":"n"{fields}}}"#);
+            let conf = NetConf::parse(&text).unwrap();
+            let annotations = said.map(|said| (METADATA.to_owned(), said.to_owned()));
+            let pod = Object {
+                annotations: annotations.into_iter().collect(),
+                ..Object::named("web")
+            };
+            let found = metadata(&conf, &pod).map_err(|failure| {
+                assert!(failure.message.contains(METADATA), "{}", failure.message);
+            });
+            assert_eq!(found, expected, "{text} {said:?}");
         }
     }
 }

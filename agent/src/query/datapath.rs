@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use ebbtide_kernel::{
-    datapath::{HOST_PROGRAMS, PROGRAMS},
+    datapath::{self, HOST_PROGRAMS, PROGRAMS},
     netlink::{
         Netlink,
         link::Veth,
@@ -47,6 +47,9 @@ pub struct HookLine {
     pub passed: u64,
     /// Packets dropped.
     pub dropped: u64,
+    /// Those of them that were for a cloud's metadata service.
+    #[serde(default)]
+    pub to_metadata: u64,
     /// Packets routed to this NIC although it is the wrong one: a cloud drops them. They were redirected to the right
     /// one, unless its gateway is not known.
     pub wrong_nic: u64,
@@ -75,12 +78,9 @@ pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
             .counters(&net.ips())
             .map_err(|e| e.to_string())?;
         // Counted for the pod as a whole, so reported once.
-        let spoofed = match &net.shared_veth {
-            None => agent
-                .datapath
-                .spoofed(net.number())
-                .map_err(|e| e.to_string())?,
-            Some(_) => Spoofed::default(),
+        let (spoofed, to_metadata) = match &net.shared_veth {
+            None => dropped(agent, &net).map_err(|e| e.to_string())?,
+            Some(_) => Default::default(),
         };
         let attached = attached(&net).await;
         for filter in &net.in_pod.filters {
@@ -88,8 +88,10 @@ pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
                 continue;
             };
             let mut counted = counters[program.hook as usize];
+            let mut by_nic = 0;
             if program.hook == Hook::NicEgress {
-                counted.dropped += spoofed.by_nic;
+                by_nic = to_metadata.by_nic;
+                counted.dropped += spoofed.by_nic + by_nic;
             }
             let there = attached.as_ref().map(|found| found.contains(filter));
             lines.push(HookLine {
@@ -99,18 +101,32 @@ pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
                 program: filter.program.clone(),
                 attached: there,
                 by: by(there, false),
+                to_metadata: by_nic,
                 ..HookLine::counting(&counted)
             });
         }
-        if let Some(veth) = net.veth.as_ref().filter(|_| spoofed.by_veth != 0) {
-            lines.push(dropped_from(&net, veth, spoofed.by_veth));
+        let by_veth = spoofed.by_veth + to_metadata.by_veth;
+        if let Some(veth) = net.veth.as_ref().filter(|_| by_veth != 0) {
+            lines.push(HookLine {
+                to_metadata: to_metadata.by_veth,
+                ..dropped_from(&net, veth, by_veth)
+            });
         }
     }
     lines.extend(nics(agent).await?);
     Ok(lines)
 }
 
-/// Makes a line for the host's end of a pod's veth where packets from foreign addresses were dropped. Everything else
+/// Returns what was dropped of a pod: with foreign addresses, and to a metadata service.
+fn dropped(agent: &Agent, net: &PodNet) -> Result<(Spoofed, Spoofed), datapath::Error> {
+    let pod = net.number();
+    Ok((
+        agent.datapath.spoofed(pod)?,
+        agent.datapath.to_metadata(pod)?,
+    ))
+}
+
+/// Makes a line for the host's end of a pod's veth where packets of its own were dropped. Everything else
 /// there is counted by NIC.
 fn dropped_from(net: &PodNet, veth: &Veth, dropped: u64) -> HookLine {
     let program = HOST_PROGRAMS[HostHook::VethIngress as usize];

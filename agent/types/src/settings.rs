@@ -4,6 +4,7 @@ mod cloud;
 mod links;
 mod local_rule;
 mod marks;
+mod pod_metadata;
 mod ports;
 mod tables;
 
@@ -18,6 +19,7 @@ pub use cloud::CloudSetting;
 pub use links::LinkNames;
 pub use local_rule::LocalRule;
 pub use marks::Marks;
+pub use pod_metadata::PodMetadata;
 pub use ports::PortRange;
 pub use tables::{POD_TABLES, POD_TABLES_OFFSET, is_kernel_table};
 
@@ -99,6 +101,8 @@ pub struct Settings {
     pub metadata_endpoint: Option<String>,
     /// How often it is read, in seconds; not where the service itself reports changes.
     pub metadata_seconds: u64,
+    /// How pods reach that service by the interfaces that Ebbtide makes, whatever the cloud.
+    pub metadata_for_pods: PodMetadata,
     /// Whether packets that a pod sends with an address that is not its own are dropped and counted. To be turned off
     /// for pods that forward for others.
     pub spoof_guard: bool,
@@ -137,6 +141,7 @@ impl Default for Settings {
             cloud: CloudSetting::Auto,
             metadata_endpoint: None,
             metadata_seconds: 30,
+            metadata_for_pods: PodMetadata::ViaHost,
             spoof_guard: true,
             exempt_from_masquerade: false,
             node_port_range: PortRange::NODE_PORTS,
@@ -344,6 +349,7 @@ mod tests {
             ),
             ("foreignSubnets: [10.0.0.0/33]", "foreignSubnets[0]"),
             ("localRule: always", "localRule"),
+            ("metadataForPods: no", "metadataForPods"),
             ("namespaceIsolation: maybe", "namespaceIsolation"),
             ("nodePortRange: 32767-30000", "nodePortRange"),
             ("serviceCIDRs: [nonsense]", "serviceCIDRs[0]"),

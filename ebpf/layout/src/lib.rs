@@ -10,6 +10,7 @@ mod answer;
 mod bucket;
 mod digest;
 mod host;
+mod metadata;
 mod spoofed;
 mod trace;
 
@@ -23,7 +24,8 @@ pub use host::{
     NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_FORWARDS, OWNER_HAS_GATEWAY, OWNER_IN_L3,
     OWNER_IS_FOLLOWED, OWNER_IS_POD, reply_bit,
 };
-pub use spoofed::{MAX_SPOOFERS, Spoofed};
+pub use metadata::{AZURE_AGENT, AZURE_HOST, METADATA, METADATA_ENDS, METADATA_PORT};
+pub use spoofed::{MAX_SPOOFERS, Spoofed, TO_METADATA};
 pub use trace::{ANY, TRACE_BYTES, TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};
 
 /// Link-layer address of the pod's end of every veth pair. Each pair is a link of its own, so one address serves all;
@@ -214,7 +216,7 @@ pub struct PodCounters {
     /// The number of the pod that has the address. This and the following fields are the same on every CPU, and here
     /// because this entry is looked up for each packet anyway.
     pub pod: u16,
-    /// [`POD_IN_L3`], [`POD_IS_EXEMPT`], [`POD_FOLLOWS_TCP`].
+    /// [`POD_IN_L3`], [`POD_IS_EXEMPT`], [`POD_FOLLOWS_TCP`], [`POD_METADATA`], [`POD_NO_METADATA`].
     pub flags: u16,
     /// The pod's end of the veth pair, for the host-stack bypass. Zero without one: then nothing takes the bypass.
     pub veth: u32,
@@ -245,7 +247,17 @@ pub const POD_IS_EXEMPT: u16 = 2;
 /// the mark of their SYN.
 pub const POD_FOLLOWS_TCP: u16 = 4;
 
+/// [`PodCounters::flags`]: the pod reaches none of the clouds' metadata services, by its node either.
+pub const POD_NO_METADATA: u16 = 8;
+
+/// [`PodCounters::flags`]: the lowest of the bits of [`POD_METADATA`].
+pub const POD_METADATA_SHIFT: u32 = 4;
+
+/// [`PodCounters::flags`]: a bit for each of [`METADATA`], which the pod does not reach by its own interface.
+pub const POD_METADATA: u16 = 0x1ff << POD_METADATA_SHIFT;
+
 const _: () = {
+    assert!(METADATA.len() == POD_METADATA.count_ones() as usize);
     assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
     assert!(size_of::<Flow>() == 56 && align_of::<Flow>() == 8);
     assert!(POD_MAC[NIC_BYTE] == 0 && HOST_MAC[NIC_BYTE] == 0 && HOST_BYPASS_MAC[NIC_BYTE] == 0);

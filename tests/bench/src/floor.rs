@@ -163,6 +163,7 @@ impl Floor {
                 veth,
                 host_bypass: net.host_bypass,
                 follows_tcp: false,
+                metadata: 0,
                 mac: None,
             };
             Ok(self.datapath.set_send_options(&net.ips(), how)?)

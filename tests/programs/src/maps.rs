@@ -8,7 +8,7 @@ use ebbtide_layout::{
     Address, Answer, Bucket, BucketKey, Counters, FORWARDED, Flow, FlowKey, Hook, HostConfig,
     NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_FORWARDS,
     OWNER_HAS_GATEWAY, OWNER_IN_L3, OWNER_IS_FOLLOWED, OWNER_IS_POD, POD_FOLLOWS_TCP, POD_IN_L3,
-    POD_IS_EXEMPT, PodCounters, RECENT_PLACES, SPARE, Spoofed, mac_words, place,
+    POD_IS_EXEMPT, PodCounters, RECENT_PLACES, SPARE, Spoofed, TO_METADATA, mac_words, place,
 };
 
 use crate::{
@@ -183,8 +183,21 @@ impl Bench {
     /// If the map cannot be read.
     #[must_use]
     pub fn spoofed(&self, pod: u16) -> Spoofed {
+        self.not_sent(pod.into())
+    }
+
+    /// Returns the counters of what a pod sent to metadata services and must not.
+    ///
+    /// # Panics
+    /// If the map cannot be read.
+    #[must_use]
+    pub fn to_metadata(&self, pod: u16) -> Spoofed {
+        self.not_sent(u32::from(pod) | TO_METADATA)
+    }
+
+    fn not_sent(&self, key: u32) -> Spoofed {
         let map: HashMap<_, u32, Spoofed> = self.object.map("SPOOFED").unwrap().try_into().unwrap();
-        map.get(&pod.into(), 0).unwrap_or_default()
+        map.get(&key, 0).unwrap_or_default()
     }
 
     /// Sets whether the pod's packets pass the host's stack (ipvlan l3).
@@ -260,6 +273,19 @@ impl Bench {
         self.know(PodCounters {
             pod: POD_NUMBER,
             flags: POD_IN_L3 | POD_IS_EXEMPT,
+            veth: VETH,
+            ..PodCounters::default()
+        });
+    }
+
+    /// Gives the pod flags for metadata services (`POD_METADATA`, `POD_NO_METADATA`).
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn keep_from_metadata(&mut self, flags: u16) {
+        self.know(PodCounters {
+            pod: POD_NUMBER,
+            flags: POD_IN_L3 | flags,
             veth: VETH,
             ..PodCounters::default()
         });

@@ -21,6 +21,7 @@ mod ipv6_off;
 mod lifecycle;
 mod marks;
 mod masquerade;
+mod metadata;
 mod modes;
 mod mtu;
 mod nft;

@@ -17,6 +17,7 @@ mod host_root;
 mod hostile;
 mod isolation;
 mod metadata_double;
+mod metadata_guard;
 mod netlink;
 mod nic_links;
 mod others_routes;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
 use crate::{
     agent::Agent,
@@ -146,13 +147,21 @@ impl Lab {
     /// # Errors
     /// If the plugin fails; the error has the agent's log.
     pub fn pod(&self, node: &str, nic: &str, name: &str) -> Result<Pod> {
+        self.pod_with(node, nic, name, &json!({}))
+    }
+
+    /// As [`Lab::pod`], with these fields in the network configuration.
+    ///
+    /// # Errors
+    /// As [`Lab::pod`].
+    pub fn pod_with(&self, node: &str, nic: &str, name: &str, fields: &Value) -> Result<Pod> {
         let agent = self
             .agents
             .get(node)
             .with_context(|| format!("there is no agent on {node}"))?;
         let network = manifests::network(nic);
-        let pod =
-            Pod::create(&agent.plugin(), node, nic, &network, name).with_context(|| agent.log())?;
+        let pod = Pod::create_with(&agent.plugin(), node, nic, &network, name, fields)
+            .with_context(|| agent.log())?;
         for interface in [NIC_SIDE, NODE_SIDE] {
             let place = Place::Pod {
                 pod: name.to_owned(),

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     cni::{Plugin, Sandbox},
@@ -56,6 +56,21 @@ impl Pod {
         network: &str,
         name: &str,
     ) -> Result<Self> {
+        Self::create_with(plugin, node, nic, network, name, &json!({}))
+    }
+
+    /// As [`Pod::create`], with these fields in the network configuration.
+    ///
+    /// # Errors
+    /// As [`Pod::create`].
+    pub fn create_with(
+        plugin: &Plugin,
+        node: &str,
+        nic: &str,
+        network: &str,
+        name: &str,
+        fields: &Value,
+    ) -> Result<Self> {
         let netns = Netns::new(name)?;
         let sandbox = Sandbox {
             container_id: container_id(),
@@ -63,7 +78,11 @@ impl Pod {
             interface: NIC_SIDE.into(),
             pod: name.into(),
         };
-        let config = plugin.config(network).to_string();
+        let mut config = plugin.config(network);
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            config[field] = value.clone();
+        }
+        let config = config.to_string();
         let mut pod = Self {
             name: name.into(),
             node: node.into(),

@@ -30,7 +30,7 @@ use aya::{
     maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
 };
 use ebbtide_layout::{
-    Address, Counters, POD_IN_L3, PodCounters, Spoofed, mac_words, mapped, reply_bit,
+    Address, Counters, POD_IN_L3, PodCounters, Spoofed, TO_METADATA, mac_words, mapped, reply_bit,
 };
 use ebbtide_types::settings::{Marks, PortRange};
 use nix::sys::statfs::{FsType, statfs};
@@ -235,6 +235,7 @@ impl Datapath {
     /// If the kernel refuses a request.
     pub fn unregister(&self, addresses: &[IpAddr], pod: u16) -> Result<(), Error> {
         self.spoofers.forget(pod.into())?;
+        self.spoofers.forget(u32::from(pod) | TO_METADATA)?;
         self.flows.forget(pod)?;
         self.host.forget(addresses)?;
         self.responder.remove(addresses)?;
@@ -277,6 +278,14 @@ impl Datapath {
     /// If the kernel refuses a request.
     pub fn spoofed(&self, pod: u16) -> Result<Spoofed, Error> {
         self.spoofers.of(pod.into())
+    }
+
+    /// Returns what was dropped of a pod because it was for a cloud's metadata service.
+    ///
+    /// # Errors
+    /// If the kernel refuses a request.
+    pub fn to_metadata(&self, pod: u16) -> Result<Spoofed, Error> {
+        self.spoofers.of(u32::from(pod) | TO_METADATA)
     }
 
     /// Returns the addresses without an entry for the programs: they would not redirect the replies of their pod.

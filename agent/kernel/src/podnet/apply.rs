@@ -134,6 +134,7 @@ fn sending(net: &PodNet, veth: Option<u32>, mac: Option<Mac>) -> SendOptions {
         veth,
         host_bypass: net.host_bypass,
         follows_tcp: !net.accepts_marks(),
+        metadata: net.metadata,
     }
 }
 

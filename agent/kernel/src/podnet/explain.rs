@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::PodNet;
+use super::{PodNet, metadata};
 use crate::netlink::model::NamespacePlan;
 
 impl fmt::Display for PodNet {
@@ -32,6 +32,9 @@ impl fmt::Display for PodNet {
             )?;
         }
         objects(f, &self.in_pod)?;
+        if let Some(metadata) = metadata::text(self.metadata) {
+            writeln!(f, "  the cloud's metadata service: {metadata}")?;
+        }
         writeln!(f, "\nin the host:")?;
         if let Some(veth) = &self.veth {
             writeln!(

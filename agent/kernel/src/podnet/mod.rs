@@ -9,6 +9,7 @@ mod explain;
 mod foreign_addresses;
 mod foreign_interfaces;
 mod links;
+mod metadata;
 mod model;
 mod plan;
 mod remove;

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use ebbtide_types::{Family, IpvlanMode};
+use ebbtide_types::{Family, IpvlanMode, settings::PodMetadata};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +105,9 @@ pub struct NetworkSpec {
     /// is inspected.
     #[serde(default)]
     pub reply_rule: Option<bool>,
+    /// How the interface reaches the cloud's metadata service, if not as the settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<PodMetadata>,
     /// Links in the host that earlier plugins created and that filter reverse paths strictly. The route to the pod is
     /// over Ebbtide's pair now, so packets from the pod by these links would be dropped.
     pub strict_links: Vec<String>,
@@ -128,6 +131,7 @@ impl NetworkSpec {
             made_before: None,
             accept_marks: true,
             reply_rule: Some(false),
+            metadata: None,
             strict_links: Vec::new(),
         }
     }
@@ -228,6 +232,10 @@ pub struct PodNet {
     /// directly to the NIC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub host_bypass: bool,
+    /// Flags of the programs for the clouds' metadata services that it must not reach
+    /// ([`SendOptions::metadata`](crate::datapath::SendOptions::metadata)).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub metadata: u16,
     /// Whether the NIC answers ARP requests and neighbour solicitations for the addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub answered: bool,
@@ -239,6 +247,10 @@ pub struct PodNet {
     /// All other objects, in the host's namespace.
     #[serde(rename = "inHost")]
     pub in_host: NamespacePlan,
+}
+
+fn is_zero(flags: &u16) -> bool {
+    *flags == 0
 }
 
 impl PodNet {

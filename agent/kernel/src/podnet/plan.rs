@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::{
     existing::{self, Tables, families},
+    metadata,
     model::{Existing, IPV6_MIN_MTU, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
     responder,
 };
@@ -221,6 +222,17 @@ pub fn plan(
                 .extend(network.strict_links.iter().map(loose));
         }
     }
+    // What another plugin's interface sends is that plugin's.
+    let metadata = match is_ours {
+        true => metadata::flags(
+            network.metadata.unwrap_or(settings.metadata_for_pods),
+            &in_pod.routes,
+        ),
+        false => 0,
+    };
+    if metadata != 0 && in_pod.filters.is_empty() {
+        in_pod.filters.extend(egress_alone(&sandbox.interface));
+    }
     Ok(PodNet {
         pod: sandbox.pod.clone(),
         container_id: sandbox.container_id.clone(),
@@ -251,6 +263,7 @@ pub fn plan(
         shared_veth,
         table: table.filter(|_| is_ours),
         others_defaults,
+        metadata,
         answered: is_ours && responder::node_responds(network.answer_neighbours, network.mode),
         alias: alias(&sandbox.pod, &sandbox.interface),
         in_pod,
@@ -539,6 +552,18 @@ fn programs(
         .filter(|program| !(is_followed && program.hook == Hook::NicIngress))
         .map(filter)
         .collect()
+}
+
+/// The program of an interface without a pair, where it must not send everything. It guards nothing there.
+fn egress_alone(interface: &str) -> Option<Filter> {
+    let mut all = PROGRAMS.iter();
+    let program = all.find(|program| program.hook == Hook::NicEgress)?;
+    Some(Filter {
+        link: interface.to_owned(),
+        direction: program.direction,
+        program: program.name.to_owned(),
+        only_from: None,
+    })
 }
 
 /// Returns the source of what the node sends to a pod whose address it has as well: one of its own on the pod's NIC,

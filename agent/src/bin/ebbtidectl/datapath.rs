@@ -18,6 +18,7 @@ pub(super) fn show(lines: Vec<HookLine>) -> String {
             "REDIRECTED",
             "PASSED",
             "DROPPED",
+            "METADATA",
             "WRONG NIC",
         ],
         lines.into_iter().map(|line| {
@@ -41,6 +42,7 @@ pub(super) fn show(lines: Vec<HookLine>) -> String {
                 line.redirected.to_string(),
                 line.passed.to_string(),
                 line.dropped.to_string(),
+                line.to_metadata.to_string(),
                 line.wrong_nic.to_string(),
             ]
         }),

@@ -1,6 +1,7 @@
 //! The first interface of a pod.
 
-use ebbtide_types::settings::LocalRule;
+use ebbtide_layout::{POD_METADATA, POD_METADATA_SHIFT, POD_NO_METADATA};
+use ebbtide_types::settings::{LocalRule, PodMetadata};
 
 use super::*;
 
@@ -109,6 +110,59 @@ fn marks_that_a_proxy_sets_are_neither_inherited_nor_used_to_look_up_sources() {
             assert!(sysctls.contains(&wanted), "{wanted} in {sysctls:?}");
         }
     }
+}
+
+#[test]
+fn metadata_is_closed_where_its_routes_do_not_lead_and_for_good() {
+    use PodMetadata::{Allow, Drop, ViaHost};
+
+    let link_local = 0b11 << POD_METADATA_SHIFT;
+    let closed = POD_NO_METADATA | POD_METADATA;
+    let with = |metadata, of_pod| {
+        let settings = Settings {
+            metadata_for_pods: metadata,
+            via_host_cidrs: Settings::default().via_host_cidrs,
+            ..settings()
+        };
+        let network = NetworkSpec {
+            metadata: of_pod,
+            ..network()
+        };
+        let plan = |network: &NetworkSpec| {
+            let none = Existing::default();
+            plan(&sandbox(), &none, network, &[v4()], &node(), &settings).unwrap()
+        };
+        let net = plan(&network);
+        let again = replan(&net, &node(), |own| own.gateway, &settings).unwrap();
+        assert_eq!(again, net);
+        let without_pair = NetworkSpec {
+            veth: false,
+            ..network.clone()
+        };
+        let anothers = NetworkSpec {
+            made_before: Some(1500),
+            ..network
+        };
+        assert_eq!(plan(&anothers).metadata, 0, "another plugin's interface");
+        let alone = plan(&without_pair);
+        let programs = texts(&alone.in_pod.filters);
+        match alone.metadata {
+            0 => assert_eq!(programs, [""; 0]),
+            _ => assert_eq!(programs, ["program nic_egress at eth0 egress"]),
+        }
+        (net.metadata, alone.metadata)
+    };
+    for (setting, of_pod, expected) in [
+        (ViaHost, None, (link_local, 0)),
+        (Allow, None, (0, 0)),
+        (Drop, None, (closed, closed)),
+        (Drop, Some(Allow), (0, 0)),
+        (Drop, Some(ViaHost), (link_local, 0)),
+        (Allow, Some(Drop), (closed, closed)),
+    ] {
+        assert_eq!(with(setting, of_pod), expected, "{setting:?}, {of_pod:?}");
+    }
+    assert_eq!(Settings::default().metadata_for_pods, ViaHost);
 }
 
 #[test]
