@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ebbtide_cloud::{
     Provider,
-    ledger::{Ledger, Nic as ToldNic},
+    ledger::{Ledger, Nic as ToldNic, SETTLE},
 };
 use ebbtide_ipam::catalog::{DerivedNic, DerivedNote};
 use ebbtide_kernel::node::{self, Nic, NodeFacts};
@@ -47,6 +47,8 @@ pub(super) struct Derived {
     pub(super) nics: Vec<DerivedNic>,
     /// What to say of those that have none.
     pub(super) notes: Vec<DerivedNote>,
+    /// The links of which something is told that is believed soon.
+    pub(super) soon: BTreeSet<String>,
 }
 
 /// Derives the pools of the links in `wanted`.
@@ -85,7 +87,12 @@ pub(super) fn derive(
             });
         }
         let mut note = DerivedNote::of_nic(link, provider.into(), &nic.id);
-        if let Some(first) = ledger.waiting(mac).first() {
+        let waiting = ledger.waiting(mac);
+        let mut left = waiting.iter().filter_map(|one| one.reason.seconds_left());
+        if left.any(|left| left <= SETTLE) {
+            derived.soon.insert(link.clone());
+        }
+        if let Some(first) = waiting.first() {
             note.reason = format!(
                 "what NIC {} was assigned is not believed yet: {first}",
                 shown(nic, mac)

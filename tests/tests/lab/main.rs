@@ -7,6 +7,7 @@
 mod balancer;
 mod chained;
 mod clients;
+mod cloud;
 mod crowd;
 mod existing_interfaces;
 mod failed_adds;
