@@ -68,7 +68,9 @@ pub fn parse(tree: &Tree) -> Result<Reading, Unreadable> {
         }
         if let Some(text) = tree.leaf(&nic, V4) {
             let addresses = text::addresses(V4, text)?;
-            match draft.has_primary(Family::V4) || addresses.is_empty() {
+            match draft.has_primary(Family::V4) {
+                // The primary one is missing, so it is no answer.
+                _ if addresses.is_empty() => {}
                 true => draft.addresses(Kind::V4Addresses, addresses),
                 false => draft.leave_out(V4, NO_PRIMARY),
             }
