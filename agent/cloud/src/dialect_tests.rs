@@ -74,7 +74,7 @@ fn aws_tells_addresses_and_prefixes_by_the_line() {
         // IPv6 alone.
         (
             &[("ipv6s", "2001:db8::5\n"), ("ipv6-prefix", "")],
-            " | 2001:db8::5 | 6: ; 6p:  |  | ",
+            " | 2001:db8::5 | 6:  |  | ",
         ),
         // A detached NIC that is still listed (vpc-cni #194).
         (&[], " |  |  |  | "),

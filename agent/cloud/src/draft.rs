@@ -103,22 +103,27 @@ impl Draft {
     }
 
     /// Adds addresses of a kind, from a list with the primary one among them. If that is not known, it could be any of them,
-    /// so the kind is not answered.
+    /// and an empty list lacks it: the kind is not answered.
     pub(crate) fn addresses_beside_primary(
         &mut self,
         key: &str,
         kind: Kind,
         addresses: Vec<IpAddr>,
     ) {
-        match self.has_primary(kind.family()) || addresses.is_empty() {
+        match self.has_primary(kind.family()) {
+            _ if addresses.is_empty() => {}
             true => self.addresses(kind, addresses),
             false => self.leave_out(key, NO_PRIMARY),
         }
     }
 
     /// Adds addresses of a kind, the first of which is the node's own. If that one is unusable, the list is not what it
-    /// should be: the kind is not answered, lest the node's own be one of the others.
+    /// should be: the kind is not answered, lest the node's own be one of the others. It is not answered by an empty list
+    /// of IPv4 either, which lacks the NIC's own.
     pub(crate) fn addresses_after_first(&mut self, kind: Kind, addresses: Vec<IpAddr>) {
+        if addresses.is_empty() && kind == Kind::V4Addresses {
+            return;
+        }
         if let Some(first) = addresses.first() {
             self.primary(kind.family(), *first);
             if !self.nic.primary.contains(first) {

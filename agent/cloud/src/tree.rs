@@ -61,10 +61,12 @@ impl Tree {
         listed(self.0.get("").map_or("", String::as_str))
     }
 
-    /// Returns a text of a NIC.
+    /// Returns a text of a NIC. An empty one is no answer: what there is none of is not found, or is an empty list in
+    /// brackets.
     pub(crate) fn leaf(&self, nic: &Listed, key: &str) -> Option<&str> {
         let path = format!("{}/{key}", nic.name);
-        self.0.get(&path).map(String::as_str)
+        let text = self.0.get(&path).map(String::as_str);
+        text.filter(|text| !text.trim().is_empty())
     }
 }
 

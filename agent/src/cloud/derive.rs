@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ebbtide_cloud::{
     Provider,
-    ledger::{Ledger, Nic as ToldNic},
+    ledger::{Ledger, Nic as ToldNic, Reason, SETTLE},
 };
 use ebbtide_ipam::catalog::{DerivedNic, DerivedNote};
 use ebbtide_kernel::node::{self, Nic, NodeFacts};
@@ -47,6 +47,8 @@ pub(super) struct Derived {
     pub(super) nics: Vec<DerivedNic>,
     /// What to say of those that have none.
     pub(super) notes: Vec<DerivedNote>,
+    /// The links of which something is told that is believed soon.
+    pub(super) soon: BTreeSet<String>,
 }
 
 /// Derives the pools of the links in `wanted`.
@@ -64,15 +66,24 @@ pub(super) fn derive(
             continue;
         };
         let usable = ledger.usable(mac);
-        let has = |family: Family| {
-            let held = ledger.held(mac);
-            usable.iter().any(|block| Family::of_net(block) == family)
-                || held
-                    .iter()
-                    .any(|held| Family::of_net(&held.block) == family)
-        };
+        let held = ledger.held(mac);
+        let waiting = ledger.waiting(mac);
+        // A family of which something is held or waits has a pool, which is full: a pod must not be without it because
+        // the cloud faltered. Where nothing was usable ever, it is said so instead.
+        let is_known = !usable.is_empty()
+            || !held.is_empty()
+            || waiting
+                .iter()
+                .any(|one| matches!(one.reason, Reason::Returning { .. }));
+        let families: BTreeSet<Family> = usable
+            .iter()
+            .chain(held.iter().map(|held| &held.block))
+            .chain(waiting.iter().map(|waiting| &waiting.block))
+            .filter(|_| is_known)
+            .map(Family::of_net)
+            .collect();
         let source = format!("{provider} {}", shown(nic, mac));
-        for family in Family::BOTH.into_iter().filter(|family| has(*family)) {
+        for family in families {
             derived.nics.push(DerivedNic {
                 node: node.to_owned(),
                 link: link.clone(),
@@ -85,7 +96,11 @@ pub(super) fn derive(
             });
         }
         let mut note = DerivedNote::of_nic(link, provider.into(), &nic.id);
-        if let Some(first) = ledger.waiting(mac).first() {
+        let mut left = waiting.iter().filter_map(|one| one.reason.seconds_left());
+        if left.any(|left| left <= SETTLE) {
+            derived.soon.insert(link.clone());
+        }
+        if let Some(first) = waiting.first() {
             note.reason = format!(
                 "what NIC {} was assigned is not believed yet: {first}",
                 shown(nic, mac)
@@ -291,6 +306,39 @@ mod tests {
             let derived = derive("node1", provider, &ledger, &facts, &wanted);
             let gateway = derived.nics[0].gateway.map(|gateway| gateway.to_string());
             assert_eq!(gateway.as_deref(), expected, "{provider}");
+        }
+    }
+
+    #[test]
+    fn a_family_whose_addresses_falter_has_a_pool_that_is_full() {
+        let view = |v4: &[&str], v6: &[&str]| {
+            let list = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+            View {
+                nics: vec![CloudNic {
+                    mac: MAC,
+                    id: "eni-6".into(),
+                    primary: vec![],
+                    blocks: [(Kind::V4Addresses, list(v4)), (Kind::V6Addresses, list(v6))].into(),
+                    subnets: vec![],
+                    gateways: vec![],
+                }],
+            }
+        };
+        let both = view(&["10.0.1.5/32"], &["fd00::5/128"]);
+        let without = view(&[], &["fd00::5/128"]);
+        let mut ledger = Ledger::default();
+        for (now, view, what, pools, soon) in [
+            (0, &both, "new", 0, true),
+            (10, &both, "usable", 2, false),
+            (20, &without, "held", 2, false),
+            (30, &both, "told again", 2, false),
+        ] {
+            let _changes = ledger.observe(now, view, &|_| false);
+            let facts = facts(vec![nic("ens6", 3)]);
+            let wanted = BTreeSet::from(["ens6".to_owned()]);
+            let derived = derive("node1", Provider::Aws, &ledger, &facts, &wanted);
+            assert_eq!(derived.nics.len(), pools, "{what}");
+            assert_eq!(!derived.soon.is_empty(), soon, "{what}");
         }
     }
 

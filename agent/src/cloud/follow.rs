@@ -115,6 +115,8 @@ impl Follower {
         self.parts.cloud.state().endpoint = service.endpoint().to_string();
         let mut failures = 0;
         let mut hurried_until = Instant::now();
+        // The service said when it may be asked again.
+        let mut not_before = Instant::now();
         let mut etag: Option<String> = None;
         let cloud = Arc::clone(&self.parts.cloud);
         loop {
@@ -124,14 +126,21 @@ impl Follower {
                     () = cloud.hurried() => {}
                     () = self.sender.closed() => return,
                 }
+                let number = cloud.begin();
                 hurried_until = Instant::now() + HURRY;
                 self.publish(provider).await;
+                if self.wanted().is_empty() {
+                    // Nobody is asked, so nobody is waited for.
+                    cloud.end(number);
+                }
                 continue;
             }
             let began = Instant::now();
-            let in_a_hurry = began < hurried_until;
-            // A service that can tell of changes is asked to, unless somebody waits for an answer.
+            let in_a_hurry = began < hurried_until || self.is_waiting();
+            // A service that can tell of changes is asked to, unless somebody waits for an answer. What is new has to be
+            // told once more, which is no change.
             let known = etag.take().filter(|_| !in_a_hurry && service.can_follow());
+            let number = cloud.begin();
             let read = {
                 let asked = async {
                     match &known {
@@ -155,6 +164,8 @@ impl Follower {
             };
             let Some(read) = read else {
                 hurried_until = Instant::now() + HURRY;
+                // A link may have another name.
+                self.publish(provider).await;
                 continue;
             };
             let pause = match read {
@@ -162,7 +173,8 @@ impl Follower {
                     failures = 0;
                     etag.clone_from(&reading.etag);
                     self.take(reading).await;
-                    if in_a_hurry || self.is_waiting() {
+                    // The next read of a service that can tell of changes waits for one.
+                    if in_a_hurry || self.is_waiting() || service.can_follow() {
                         HURRIED
                     } else {
                         self.interval()
@@ -171,21 +183,27 @@ impl Follower {
                 Err(e) => {
                     failures += 1;
                     self.failed(&e, failures);
-                    backoff(self.interval(), failures, in_a_hurry)
-                        .max(e.pause().unwrap_or_default())
+                    if matches!(e, ReadError::Torn) {
+                        // Something changes at this moment.
+                        hurried_until = hurried_until.max(began + HURRY);
+                    }
+                    not_before = began + e.pause().unwrap_or_default().min(MOST);
+                    backoff(self.interval(), failures, began < hurried_until)
                 }
             };
             self.publish(provider).await;
-            cloud.has_read();
-            let until = began + pause.max(LEAST);
+            cloud.end(number);
+            let mut until = not_before.max(began + pause.max(LEAST));
             loop {
                 let left = until.saturating_duration_since(Instant::now());
                 tokio::select! {
                     () = sleep(left) => break,
                     () = cloud.hurried() => {
-                        hurried_until = Instant::now() + HURRY;
-                        sleep(LEAST).await;
-                        break;
+                        let now = Instant::now();
+                        hurried_until = now + HURRY;
+                        until = until.min(not_before.max(now + LEAST));
+                        // A link may have another name, whatever the service says.
+                        self.publish(provider).await;
                     }
                     changed = self.declared.changed() => {
                         if changed.is_err() { return }
@@ -222,7 +240,10 @@ impl Follower {
                 changed = self.declared.changed() => if changed.is_err() { return },
                 () = self.sender.closed() => return,
                 // Somebody waits for a read that will not be.
-                () = self.parts.cloud.hurried() => self.parts.cloud.has_read(),
+                () = self.parts.cloud.hurried() => {
+                    let number = self.parts.cloud.begin();
+                    self.parts.cloud.end(number);
+                }
             }
         }
     }
@@ -339,10 +360,16 @@ impl Follower {
             Err(e) => warn!("read the node's links: {e}; they are taken to be as before"),
         }
         let Some(facts) = &self.facts else {
+            let note = DerivedNote::not_read("the node's links cannot be read");
+            publish(&self.sender, declared.with_derived(&[], &[note]));
             return;
         };
-        let Derived { nics, mut notes } =
-            derive(&self.parts.node, provider, &self.ledger, facts, &wanted);
+        let Derived {
+            nics,
+            mut notes,
+            soon,
+        } = derive(&self.parts.node, provider, &self.ledger, facts, &wanted);
+        self.parts.cloud.state().soon = soon;
         if self.ledger.nics().next().is_none() {
             let state = self.parts.cloud.state();
             let why = state.failed.as_ref().map_or("", |(why, _)| why.as_str());

@@ -7,7 +7,9 @@ mod derive;
 mod follow;
 mod report;
 mod state;
+mod wait;
 
 pub(crate) use follow::{Parts, follow};
 pub use report::{BlockLine, BlockState, CloudNicLine, CloudReport};
 pub use state::Cloud;
+pub(crate) use wait::Wait;

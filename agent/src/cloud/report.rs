@@ -1,6 +1,10 @@
 //! What `ebbtidectl cloud` shows: what the metadata says, what pods may have of it, and what not, and why.
 
-use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::SystemTime,
+};
 
 use ebbtide_kernel::node::NodeFacts;
 use ebbtide_types::Mac;
@@ -91,6 +95,8 @@ impl Cloud {
         pods: &BTreeMap<IpAddr, String>,
     ) -> CloudReport {
         let state = self.state().clone();
+        // Those of requests, too: a network that is only in a CNI configuration is declared nowhere.
+        let wanted: BTreeSet<String> = wanted.into_iter().chain(state.requested).collect();
         let (cloud, why_none) = match state.provider {
             Some(Ok(provider)) => (Some(provider.to_string()), None),
             Some(Err(why)) => (None, Some(why)),
@@ -135,7 +141,7 @@ impl Cloud {
             endpoint: Some(state.endpoint).filter(|_| cloud.is_some()),
             cloud,
             why_none,
-            wanted,
+            wanted: wanted.into_iter().collect(),
             last_read: state.last_read.and_then(|at| {
                 let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
                 Some(since.as_secs())

@@ -2,12 +2,18 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use ebbtide_cloud::{LeftOut, Provider, ledger::Ledger};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 /// How long [`Cloud::refresh`] waits for a read.
 const PATIENCE: Duration = Duration::from_secs(35);
@@ -18,8 +24,10 @@ pub struct Cloud {
     state: Mutex<State>,
     /// Read soon, and more often for a while.
     hurry: Notify,
-    /// A read has ended.
-    read: Notify,
+    /// How many reads have begun.
+    begun: AtomicU64,
+    /// The number of the read that ended last.
+    ended: watch::Sender<u64>,
 }
 
 /// What is known of the cloud.
@@ -39,6 +47,8 @@ pub(super) struct State {
     pub(super) left_out: Vec<LeftOut>,
     /// What may be believed.
     pub(super) ledger: Ledger,
+    /// Links of which something is told that is about to be believed.
+    pub(super) soon: BTreeSet<String>,
 }
 
 impl Cloud {
@@ -46,10 +56,9 @@ impl Cloud {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a pod found no address of this NIC: the service is asked soon, and more often for a minute.
-    pub fn found_none(&self, link: &str) {
+    /// Notes that a pod wants an address of this NIC: it is followed from now on, if it was not before.
+    pub(super) fn want(&self, link: &str) {
         self.state().requested.insert(link.to_owned());
-        self.hurry.notify_one();
     }
 
     /// Notes that the node's links changed: a NIC that was attached is told after a moment.
@@ -59,17 +68,47 @@ impl Cloud {
 
     /// Has the service read now, and waits until that is done.
     pub async fn refresh(&self) {
-        let read = self.read.notified();
-        self.hurry.notify_one();
+        let number = self.ask();
         // A service that hangs has its own limits; what it says then is in the report.
-        let _late = timeout(PATIENCE, read).await;
+        let _late = timeout(PATIENCE, self.has_read(number)).await;
+    }
+
+    /// Has the service read soon, and more often for a minute. Returns the number of the first read that begins from
+    /// now on: one that is under way may have asked already.
+    pub(super) fn ask(&self) -> u64 {
+        let next = self.begun.load(Ordering::SeqCst) + 1;
+        self.hurry.notify_one();
+        next
+    }
+
+    /// Waits until the read of this number, or a later one, has ended, whether well or not.
+    pub(super) async fn has_read(&self, number: u64) {
+        let mut ended = self.ended.subscribe();
+        // It fails only when this is dropped.
+        let _dropped = ended.wait_for(|ended| *ended >= number).await;
+    }
+
+    /// Whether there is a service to ask.
+    pub(super) fn can_read(&self) -> bool {
+        !matches!(self.state().provider, Some(Err(_)))
+    }
+
+    /// Whether something is told of a link that is about to be believed.
+    pub(super) fn is_soon(&self, link: &str) -> bool {
+        self.state().soon.contains(link)
     }
 
     pub(super) async fn hurried(&self) {
         self.hurry.notified().await;
     }
 
-    pub(super) fn has_read(&self) {
-        self.read.notify_waiters();
+    /// Counts a read that begins, and returns its number.
+    pub(super) fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Tells those who wait that a read has ended, and that what it told is published.
+    pub(super) fn end(&self, number: u64) {
+        self.ended.send_replace(number);
     }
 }

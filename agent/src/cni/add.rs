@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, DetachError},
+    cloud::Wait,
     reconcile::Scope,
 };
 
@@ -234,7 +235,8 @@ async fn remember(agent: &Agent, owner: &Owner, before: &Arc<PodNet>, net: &PodN
     }
 }
 
-/// Reserves addresses. If the pools are shared by nodes and this node's lease is used up, waits for more.
+/// Reserves addresses. If the pools are shared by nodes and this node's lease is used up, waits for more; also if the
+/// cloud may have assigned some that are not known yet.
 async fn reserve(
     agent: &Agent,
     owner: &Owner,
@@ -243,8 +245,9 @@ async fn reserve(
     facts: &Arc<NodeFacts>,
 ) -> Result<Reserved, Failure> {
     let deadline = Leases::deadline();
+    let mut wait = Wait::new(&agent.cloud, agent.catalogs());
     loop {
-        let catalog = agent.catalog();
+        let catalog = wait.catalog();
         agent.withhold(facts, &catalog);
         let request = Request {
             network: network.name.as_ref(),
@@ -255,16 +258,20 @@ async fn reserve(
             ..Request::new(owner, &agent.node_name, &catalog)
         };
         match (agent.pools.reserve(&request), &agent.leases) {
-            (Err(PoolError::Full(full)), Some(leases)) => {
+            (Err(PoolError::Full(full)), Some(leases)) if network.metadata().is_none() => {
                 if !leases.more(&full, deadline).await {
                     return Err(PoolError::Full(full).into());
                 }
             }
             (reserved, _) => {
-                if let (Err(_), Some(link)) = (&reserved, network.metadata()) {
-                    agent.cloud.found_none(link);
+                let has_none = matches!(
+                    reserved,
+                    Err(PoolError::Full(_) | PoolError::NoAddress(_) | PoolError::Unavailable(_))
+                );
+                match network.metadata().filter(|_| has_none) {
+                    Some(link) if wait.more(link).await => {}
+                    _ => return Ok(reserved?),
                 }
-                return Ok(reserved?);
             }
         }
     }

@@ -8,6 +8,7 @@ mod balancer;
 mod beside;
 mod chained;
 mod clients;
+mod cloud;
 mod crowd;
 mod existing_interfaces;
 mod failed_adds;

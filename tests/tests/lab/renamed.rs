@@ -15,7 +15,7 @@ use super::node_changes::{
 
 /// Renames a link as udev does: before Linux 6.2 a link that is up cannot be renamed. Setting it down removes its IPv6
 /// addresses.
-fn rename(lab: &Lab, from: &str, to: &str) -> Result<()> {
+pub(crate) fn rename(lab: &Lab, from: &str, to: &str) -> Result<()> {
     let node = lab.vpc.node("master");
     ip(node, &["link", "set", from, "down"])?;
     ip(node, &["link", "set", from, "name", to])?;

@@ -115,12 +115,18 @@ impl Lab {
     /// If an agent fails; the error has its log.
     pub fn start_agents_with(&mut self, more: &str) -> Result<()> {
         let manifests = manifests::yaml(&self.vpc.plan) + more;
-        let config = match self.vpc.plan.exempt {
-            true => "exemptFromMasquerade: true\n",
-            false => "",
-        };
+        let plan = &self.vpc.plan;
+        let exempt = plan
+            .exempt
+            .then(|| "exemptFromMasquerade: true\n".to_owned());
+        // As often as it may be.
+        let cloud = plan.metadata.map(|cloud| {
+            let cloud = cloud.setting();
+            format!("cloud: {cloud}\nmetadataSeconds: 5\n")
+        });
+        let config: String = exempt.into_iter().chain(cloud).collect();
         for node in &self.vpc.plan.nodes {
-            let agent = Agent::start(self.vpc.node(&node.name), &node.name, &manifests, config)?;
+            let agent = Agent::start(self.vpc.node(&node.name), &node.name, &manifests, &config)?;
             self.agents.insert(node.name.clone(), agent);
         }
         self.agents.values_mut().try_for_each(Agent::wait_ready)

@@ -1,4 +1,5 @@
-//! Manifests for a plan, as a person would write them: networks, and a pool for each NIC and family.
+//! Manifests for a plan, as a person would write them: networks, and a pool for each NIC and family, unless the cloud's
+//! metadata tell the addresses.
 
 use std::fmt::Write as _;
 
@@ -24,6 +25,10 @@ pub fn pool(nic: &Nic, family: Family) -> String {
 #[must_use]
 pub fn yaml(plan: &Plan) -> String {
     let mut yaml = String::new();
+    let addresses = match plan.metadata {
+        Some(_) => "    ebbtide.io/addresses: metadata\n",
+        None => "",
+    };
     let mut names: Vec<&str> = plan.nics().map(|nic| nic.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -39,7 +44,7 @@ metadata:
   namespace: default
   annotations:
     ebbtide.io/answer-neighbours: \"{}\"
-spec:
+{addresses}spec:
   cniType: ipvlan
   ipvlan:
     master: [{name}]
@@ -48,7 +53,7 @@ spec:
             plan.answers, plan.mode
         );
     }
-    for nic in plan.nics() {
+    for nic in plan.nics().filter(|_| plan.metadata.is_none()) {
         for family in Family::BOTH {
             let subnet = nic.subnet(family);
             let (Some(first), Some(last)) = (subnet.secondary.first(), subnet.secondary.last())

@@ -8,7 +8,7 @@ use ebbtide_types::IpvlanMode;
 use ipnet::IpNet;
 
 pub use crate::family::Family;
-use crate::netlink::Mac;
+use crate::{metadata::Cloud, netlink::Mac};
 
 /// The plan of a VPC: everything that is built.
 ///
@@ -40,6 +40,8 @@ pub struct Plan {
     pub answers: bool,
     /// Whether all packets from pods bypass their nodes' stack (`exemptFromMasquerade`).
     pub exempt: bool,
+    /// The cloud whose metadata tell the pods' addresses (`ebbtide.io/addresses`). None: pools are declared.
+    pub metadata: Option<Cloud>,
 }
 
 /// A virtual machine.

@@ -71,6 +71,18 @@ impl Cloud {
         Self::Tencent,
     ];
 
+    /// Returns its name in an agent's configuration.
+    #[must_use]
+    pub const fn setting(self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+            Self::Alibaba => "alibaba",
+            Self::Azure => "azure",
+            Self::Gcp => "gcp",
+            Self::Tencent => "tencent",
+        }
+    }
+
     /// Returns the address of its metadata service.
     #[must_use]
     pub const fn address(self) -> SocketAddr {

@@ -112,6 +112,7 @@ impl Plan {
             asks: false,
             answers: false,
             exempt: false,
+            metadata: None,
         }
     }
 }
