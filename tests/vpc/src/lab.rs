@@ -113,13 +113,24 @@ impl Lab {
     /// # Errors
     /// If an agent fails; the error has its log.
     pub fn start_agents_with(&mut self, more: &str) -> Result<()> {
-        let manifests = manifests::yaml(&self.vpc.plan) + more;
-        let config = match self.vpc.plan.exempt {
+        self.start_agents_from(&(manifests::yaml(&self.vpc.plan) + more), "")
+    }
+
+    /// As [`Lab::start_agents`], with these manifests in place of the plan's, and these lines in the configuration.
+    ///
+    /// With [`manifests::without_pools`] and a line `cloud: aws`, the agents follow a
+    /// [`MetadataDouble`](crate::metadata::MetadataDouble).
+    ///
+    /// # Errors
+    /// If an agent fails; the error has its log.
+    pub fn start_agents_from(&mut self, manifests: &str, lines: &str) -> Result<()> {
+        let exempt = match self.vpc.plan.exempt {
             true => "exemptFromMasquerade: true\n",
             false => "",
         };
+        let config = format!("{exempt}{lines}");
         for node in &self.vpc.plan.nodes {
-            let agent = Agent::start(self.vpc.node(&node.name), &node.name, &manifests, config)?;
+            let agent = Agent::start(self.vpc.node(&node.name), &node.name, manifests, &config)?;
             self.agents.insert(node.name.clone(), agent);
         }
         self.agents.values_mut().try_for_each(Agent::wait_ready)

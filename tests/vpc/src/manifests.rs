@@ -1,4 +1,5 @@
-//! Manifests for a plan, as a person would write them: networks, and a pool for each NIC and family.
+//! Manifests for a plan, as a person would write them: networks, and a pool for each NIC and family, or none where a
+//! cloud's metadata tells the addresses.
 
 use std::fmt::Write as _;
 
@@ -23,6 +24,17 @@ pub fn pool(nic: &Nic, family: Family) -> String {
 /// Returns all manifests as one YAML file, the same for every node, as in a cluster.
 #[must_use]
 pub fn yaml(plan: &Plan) -> String {
+    networks(plan, "") + &pools(plan, &Family::BOTH)
+}
+
+/// Returns the networks alone, with the annotation by which the agents derive the pools from their cloud's metadata.
+#[must_use]
+pub fn without_pools(plan: &Plan) -> String {
+    networks(plan, "    ebbtide.io/addresses: metadata\n")
+}
+
+/// Returns a network on each NIC's name. `annotations` has further ones, each a line.
+fn networks(plan: &Plan, annotations: &str) -> String {
     let mut yaml = String::new();
     let mut names: Vec<&str> = plan.nics().map(|nic| nic.name.as_str()).collect();
     names.sort_unstable();
@@ -39,7 +51,7 @@ metadata:
   namespace: default
   annotations:
     ebbtide.io/answer-neighbours: \"{}\"
-spec:
+{annotations}spec:
   cniType: ipvlan
   ipvlan:
     master: [{name}]
@@ -48,8 +60,15 @@ spec:
             plan.answers, plan.mode
         );
     }
+    yaml
+}
+
+/// Returns the pools of these families.
+#[must_use]
+pub fn pools(plan: &Plan, families: &[Family]) -> String {
+    let mut yaml = String::new();
     for nic in plan.nics() {
-        for family in Family::BOTH {
+        for family in families.iter().copied() {
             let subnet = nic.subnet(family);
             let (Some(first), Some(last)) = (subnet.secondary.first(), subnet.secondary.last())
             else {
@@ -103,5 +122,17 @@ spec:
   multusName: [\"default/ipvlan-ens5\"]
 "
         ));
+    }
+
+    #[test]
+    fn without_pools_each_network_has_the_annotation() {
+        let yaml = without_pools(&Plan::default());
+        assert_eq!(yaml.matches("kind: SpiderIPPool").count(), 0);
+        assert_eq!(yaml.matches("kind: SpiderMultusConfig").count(), 2);
+        assert_eq!(
+            yaml.matches("\n    ebbtide.io/addresses: metadata\nspec:\n")
+                .count(),
+            2
+        );
     }
 }
