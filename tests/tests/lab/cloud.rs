@@ -90,10 +90,8 @@ impl Site {
 
     /// Takes all secondary addresses from a NIC.
     fn bare(&self, nic: &str) -> Result<()> {
-        let assigned = self.lab.vpc.assigned(NODE, nic).into_iter();
-        assigned
-            .map(|block| self.lab.vpc.unassign(NODE, nic, block))
-            .collect()
+        let mut assigned = self.lab.vpc.assigned(NODE, nic).into_iter();
+        assigned.try_for_each(|block| self.lab.vpc.unassign(NODE, nic, block))
     }
 
     fn agent(&self) -> Result<&Agent> {

@@ -114,19 +114,31 @@ impl Lab {
     /// # Errors
     /// If an agent fails; the error has its log.
     pub fn start_agents_with(&mut self, more: &str) -> Result<()> {
-        let manifests = manifests::yaml(&self.vpc.plan) + more;
         let plan = &self.vpc.plan;
-        let exempt = plan
-            .exempt
-            .then(|| "exemptFromMasquerade: true\n".to_owned());
         // As often as it may be.
         let cloud = plan.metadata.map(|cloud| {
             let cloud = cloud.setting();
             format!("cloud: {cloud}\nmetadataSeconds: 5\n")
         });
-        let config: String = exempt.into_iter().chain(cloud).collect();
+        let manifests = manifests::yaml(plan) + more;
+        self.start_agents_from(&manifests, &cloud.unwrap_or_default())
+    }
+
+    /// As [`Lab::start_agents`], with these manifests in place of the plan's, and these lines in the configuration.
+    ///
+    /// With [`manifests::without_pools`] and a line `cloud: aws`, the agents follow a
+    /// [`MetadataDouble`](crate::metadata::MetadataDouble).
+    ///
+    /// # Errors
+    /// If an agent fails; the error has its log.
+    pub fn start_agents_from(&mut self, manifests: &str, lines: &str) -> Result<()> {
+        let exempt = match self.vpc.plan.exempt {
+            true => "exemptFromMasquerade: true\n",
+            false => "",
+        };
+        let config = format!("{exempt}{lines}");
         for node in &self.vpc.plan.nodes {
-            let agent = Agent::start(self.vpc.node(&node.name), &node.name, &manifests, &config)?;
+            let agent = Agent::start(self.vpc.node(&node.name), &node.name, manifests, &config)?;
             self.agents.insert(node.name.clone(), agent);
         }
         self.agents.values_mut().try_for_each(Agent::wait_ready)

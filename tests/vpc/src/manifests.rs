@@ -1,5 +1,5 @@
-//! Manifests for a plan, as a person would write them: networks, and a pool for each NIC and family, unless the cloud's
-//! metadata tell the addresses.
+//! Manifests for a plan, as a person would write them: networks, and a pool for each NIC and family, or none where a
+//! cloud's metadata tells the addresses.
 
 use std::fmt::Write as _;
 
@@ -24,11 +24,21 @@ pub fn pool(nic: &Nic, family: Family) -> String {
 /// Returns all manifests as one YAML file, the same for every node, as in a cluster.
 #[must_use]
 pub fn yaml(plan: &Plan) -> String {
+    match plan.metadata {
+        Some(_) => without_pools(plan),
+        None => networks(plan, "") + &pools(plan, &Family::BOTH),
+    }
+}
+
+/// Returns the networks alone, with the annotation by which the agents derive the pools from their cloud's metadata.
+#[must_use]
+pub fn without_pools(plan: &Plan) -> String {
+    networks(plan, "    ebbtide.io/addresses: metadata\n")
+}
+
+/// Returns a network on each NIC's name. `annotations` has further ones, each a line.
+fn networks(plan: &Plan, annotations: &str) -> String {
     let mut yaml = String::new();
-    let addresses = match plan.metadata {
-        Some(_) => "    ebbtide.io/addresses: metadata\n",
-        None => "",
-    };
     let mut names: Vec<&str> = plan.nics().map(|nic| nic.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -44,7 +54,7 @@ metadata:
   namespace: default
   annotations:
     ebbtide.io/answer-neighbours: \"{}\"
-{addresses}spec:
+{annotations}spec:
   cniType: ipvlan
   ipvlan:
     master: [{name}]
@@ -53,8 +63,15 @@ metadata:
             plan.answers, plan.mode
         );
     }
-    for nic in plan.nics().filter(|_| plan.metadata.is_none()) {
-        for family in Family::BOTH {
+    yaml
+}
+
+/// Returns the pools of these families.
+#[must_use]
+pub fn pools(plan: &Plan, families: &[Family]) -> String {
+    let mut yaml = String::new();
+    for nic in plan.nics() {
+        for family in families.iter().copied() {
             let subnet = nic.subnet(family);
             let (Some(first), Some(last)) = (subnet.secondary.first(), subnet.secondary.last())
             else {
@@ -108,5 +125,17 @@ spec:
   multusName: [\"default/ipvlan-ens5\"]
 "
         ));
+    }
+
+    #[test]
+    fn without_pools_each_network_has_the_annotation() {
+        let yaml = without_pools(&Plan::default());
+        assert_eq!(yaml.matches("kind: SpiderIPPool").count(), 0);
+        assert_eq!(yaml.matches("kind: SpiderMultusConfig").count(), 2);
+        assert_eq!(
+            yaml.matches("\n    ebbtide.io/addresses: metadata\nspec:\n")
+                .count(),
+            2
+        );
     }
 }
