@@ -130,8 +130,10 @@ impl Follower {
             }
             let began = Instant::now();
             let in_a_hurry = began < hurried_until;
-            // A service that can tell of changes is asked to, unless somebody waits for an answer.
-            let known = etag.take().filter(|_| !in_a_hurry && service.can_follow());
+            // A service that can tell of changes is asked to, unless somebody waits for an answer, or something for its
+            // second read: without a change that would come after a minute.
+            let may_follow = !in_a_hurry && !self.is_waiting() && service.can_follow();
+            let known = etag.take().filter(|_| may_follow);
             let read = {
                 let asked = async {
                     match &known {
