@@ -89,7 +89,7 @@ pub struct Agent {
     /// Per-container locks: requests for one container run one at a time, as a DEL must not overtake its ADD.
     pub locks: ContainerLocks,
     /// The node's NICs, addresses and gateways.
-    pub facts: CurrentFacts,
+    pub facts: Arc<CurrentFacts>,
     /// The reconciler's work queue and the status of its items.
     pub work: Work,
     chained: Arc<ChainedInterfaces>,
@@ -170,7 +170,7 @@ impl Agent {
             catalog,
             interfaces: Mutex::default(),
             locks: ContainerLocks::default(),
-            facts: CurrentFacts::default(),
+            facts: Arc::default(),
             work: Work::default(),
             chained: Arc::new(chained),
             nics: Nics::new(&directories.state),
@@ -201,6 +201,8 @@ impl Agent {
             settings: self.settings.clone(),
             pools: self.pools.clone(),
             cloud: Arc::clone(&self.cloud),
+            facts: Arc::clone(&self.facts),
+            host: self.host.clone(),
         };
         self.catalog = follow(self.catalog, state_dir, parts).await;
         self

@@ -13,12 +13,21 @@ use crate::vm::{self, Hardware, Kernel, Request};
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, here, ui};
 
+/// The clouds, as the demo itself names them.
+const CLOUDS: [&str; 5] = ["aws", "alibaba", "azure", "gcp", "tencent"];
+
 /// Options of `demo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Also write the table to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The cloud whose metadata tell the agents the addresses for pods (default: aws)
+    #[arg(long, value_name = "CLOUD", value_parser = CLOUDS)]
+    cloud: Option<String>,
+    /// Declare pools, and ask no cloud
+    #[arg(long, conflicts_with = "cloud")]
+    pools: bool,
     /// Show cargo's output
     #[arg(short, long)]
     verbose: bool,
@@ -34,6 +43,21 @@ pub(crate) struct Options {
     /// Passed to the demo itself
     #[arg(last = true)]
     args: Vec<String>,
+}
+
+impl Options {
+    /// Returns the arguments of the demo itself, besides the file.
+    fn passed_on(&self) -> Vec<String> {
+        let mut passed = Vec::new();
+        if let Some(cloud) = &self.cloud {
+            passed.extend(["--cloud".to_owned(), cloud.clone()]);
+        }
+        if self.pools {
+            passed.push("--pools".to_owned());
+        }
+        passed.extend(self.args.iter().cloned());
+        passed
+    }
 }
 
 /// Builds and runs the demo, and returns its status.
@@ -67,7 +91,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
         if let Some(file) = &options.json {
             demo.arg("--json").arg(file);
         }
-        let status = demo.args(&options.args).envs(env).status();
+        let status = demo.args(options.passed_on()).envs(env).status();
         let status = status.with_context(|| format!("cannot start {}", command[0]))?;
         return Ok(ExitCode::from(
             status.code().map_or(1, |code| code.to_le_bytes()[0]),
@@ -77,7 +101,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     if options.json.is_some() {
         command.extend(["--json".to_owned(), format!("{}/demo.json", vm::GUEST_OUT)]);
     }
-    command.extend(options.args.iter().cloned());
+    command.extend(options.passed_on());
     let timeout = Duration::from_secs(options.timeout);
     let outcome = vm::start(
         ws,

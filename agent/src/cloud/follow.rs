@@ -16,7 +16,10 @@ use ebbtide_ipam::{
     catalog::{Catalog, DerivedNote, publish},
     pool::Pools,
 };
-use ebbtide_kernel::{netlink::Netlink, node::NodeFacts};
+use ebbtide_kernel::{
+    netlink::Netlink,
+    node::{CurrentFacts, NodeFacts},
+};
 use ebbtide_types::settings::Settings;
 use ipnet::IpNet;
 use tokio::{sync::watch, time::sleep};
@@ -46,6 +49,10 @@ pub(crate) struct Parts {
     pub(crate) pools: Pools,
     /// Shared with the rest of the agent.
     pub(crate) cloud: Arc<Cloud>,
+    /// The node's links.
+    pub(crate) facts: Arc<CurrentFacts>,
+    /// The host's netlink socket.
+    pub(crate) host: Netlink,
 }
 
 /// Returns a receiver of `declared`'s catalogs with the pools that the metadata gives. Ends with the runtime.
@@ -97,7 +104,7 @@ struct Follower {
     parts: Parts,
     start: Instant,
     /// The node as it was when the ledger was last published.
-    facts: Option<NodeFacts>,
+    facts: Option<Arc<NodeFacts>>,
 }
 
 impl Follower {
@@ -355,7 +362,7 @@ impl Follower {
             publish(&self.sender, declared.with_derived(&[], &[]));
             return;
         }
-        match read_facts().await {
+        match self.parts.facts.get(&self.parts.host).await {
             Ok(facts) => self.facts = Some(facts),
             Err(e) => warn!("read the node's links: {e}; they are taken to be as before"),
         }
@@ -377,12 +384,6 @@ impl Follower {
         }
         publish(&self.sender, declared.with_derived(&nics, &notes));
     }
-}
-
-/// Reads the node's links by a socket of its own: the follower starts before the agent has one.
-async fn read_facts() -> Result<NodeFacts, ebbtide_kernel::netlink::Error> {
-    let host = Netlink::open("in the host")?;
-    NodeFacts::read(&host).await
 }
 
 /// Returns the pause after so many failures on end: twice as long each time.

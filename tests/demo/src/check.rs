@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use ebbtide_vpc::{
     lab::Lab,
+    metadata::{AWS_V6, Cloud},
     netns::Netns,
     path::{Exchange, Path, crooked},
     ping::ping,
@@ -201,8 +202,13 @@ impl Check {
         let mark = lab.taps.mark()?;
         let asked = self.ask(lab, family, transport);
         let mut seen = lab.taps.since(mark)?;
-        // The last packets of the previous exchange may come late.
-        seen.retain(|packet| Family::of(packet.source) == family && transport.carries(packet));
+        // The last packets of the previous exchange may come late, and agents ask their cloud at any time.
+        seen.retain(|packet| {
+            Family::of(packet.source) == family
+                && transport.carries(packet)
+                && !is_metadata(packet.source)
+                && !is_metadata(packet.destination)
+        });
         let expected = Exchange {
             request: self.path.clone(),
             reply: self.back.clone().unwrap_or_else(|| self.path.reversed()),
@@ -279,6 +285,14 @@ impl Check {
         }
         Ok(answer.latency)
     }
+}
+
+/// Whether it is the address of a cloud's metadata service.
+fn is_metadata(address: IpAddr) -> bool {
+    address == AWS_V6
+        || Cloud::ALL
+            .map(|cloud| cloud.address().ip())
+            .contains(&address)
 }
 
 /// Returns a family's index in a pair.

@@ -8,7 +8,7 @@ use ebbtide_vpc::lab::Lab;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::check::Line;
+use super::{arrival::Arrival, check::Line, told};
 
 const RIGHT: &str = "✔";
 const WRONG: &str = "✘";
@@ -24,6 +24,10 @@ pub struct Report {
     pub pods: Vec<Value>,
     /// The agents' answers about their pools, with the node.
     pub pools: Vec<Value>,
+    /// The agents' answers about the cloud, with the node; empty where pools are declared.
+    pub cloud: Vec<Value>,
+    /// The address that was assigned while the demonstration ran.
+    pub arrival: Option<Arrival>,
     /// What the VPC dropped while the programs were attached: nothing, if all is well.
     pub violations: Vec<String>,
     /// The duration in seconds.
@@ -32,12 +36,14 @@ pub struct Report {
 
 impl Report {
     /// Creates a report, with the answers of the agents and the VPC.
-    pub(super) fn new(lab: &Lab) -> Result<Self> {
+    pub(super) fn new(lab: &Lab, arrival: Option<Arrival>) -> Result<Self> {
         let mut report = Self {
             ok: false,
             rows: Vec::new(),
             pods: Vec::new(),
             pools: Vec::new(),
+            cloud: Vec::new(),
+            arrival,
             violations: lab
                 .vpc
                 .violations()?
@@ -53,6 +59,11 @@ impl Report {
                     line["node"] = agent.node().into();
                     list.push(line);
                 }
+            }
+            if report.arrival.is_some() {
+                let mut answer = agent.control_json(&["cloud"])?;
+                answer["node"] = agent.node().into();
+                report.cloud.push(answer);
             }
         }
         Ok(report)
@@ -84,6 +95,9 @@ impl Report {
                 ],
             )
         );
+        if !self.cloud.is_empty() {
+            let _ = writeln!(text, "{}\n", self.metadata());
+        }
         // Every agent knows every pool; each pool is shown once, from the node that it is for.
         let own: Vec<Value> = self
             .pools
@@ -94,21 +108,21 @@ impl Report {
             })
             .cloned()
             .collect();
-        let _ = writeln!(
-            text,
-            "{}\n",
-            columns(
-                &own,
-                &[
-                    ("node", "node"),
-                    ("name", "pool"),
-                    ("subnet", "subnet"),
-                    ("total", "addresses"),
-                    ("used", "used"),
-                    ("free", "free"),
-                ],
-            )
-        );
+        let mut titles = vec![
+            ("node", "node"),
+            ("name", "pool"),
+            ("subnet", "subnet"),
+            ("total", "addresses"),
+            ("used", "used"),
+            ("free", "free"),
+        ];
+        if !self.cloud.is_empty() {
+            titles.push(("source", "derived from"));
+        }
+        let _ = writeln!(text, "{}\n", columns(&own, &titles));
+        if let Some(arrival) = &self.arrival {
+            text += &self.arrived(arrival);
+        }
         if self.violations.is_empty() {
             let _ = writeln!(
                 text,
@@ -142,6 +156,36 @@ impl Report {
                 .replace("FAILED", "\x1b[31mFAILED\x1b[0m");
         }
         text
+    }
+
+    /// Returns what became of the address that was assigned meanwhile.
+    fn arrived(&self, arrival: &Arrival) -> String {
+        let Arrival { pod, nic, .. } = arrival;
+        let name = format!("{pod} {nic}");
+        let mut rows = self.rows.iter().filter(|row| row.to == name);
+        let (mark, answered) = match rows.all(|row| row.ok) {
+            true => (RIGHT, "answered from outside"),
+            false => (WRONG, "NOT answered from outside"),
+        };
+        let addresses: Vec<String> = arrival.addresses.iter().map(ToString::to_string).collect();
+        format!(
+            "{mark} pod {pod} found no address at {nic}: {}\n  \
+             assigned {} to {nic} while the demo ran → told after {:.1} s → usable after {:.1} s → pod {pod} has it after \
+             {:.1} s, {answered}\n",
+            arrival.refused,
+            addresses.join(" and "),
+            arrival.told,
+            arrival.usable,
+            arrival.ready,
+        )
+    }
+
+    /// Returns the metadata's view, as the agents have it.
+    fn metadata(&self) -> Table {
+        let mut table = new_table();
+        table.set_header(told::TITLES);
+        table.add_rows(self.cloud.iter().flat_map(told::rows));
+        table
     }
 
     fn traffic(&self) -> Table {

@@ -34,6 +34,9 @@ pub(super) const HOST_BY_ENS6: u16 = 8106;
 /// The pods that a load balancer reaches directly, and its port for each.
 pub(super) const IP_TARGETS: [(&str, u16); 3] = [("a", 8101), ("c", 8102), ("e", 8103)];
 
+/// The load balancer's port for the pod whose address was assigned while the demonstration ran.
+pub(super) const ARRIVED: u16 = 8107;
+
 /// The load balancer's ports for the pod `c`: a NodePort at the NIC that is not its own, and directly.
 pub const WAYS_TO_C: [u16; 2] = [LOCAL_OTHER.node_port, IP_TARGETS[1].1];
 
@@ -56,7 +59,7 @@ pub struct Scenario {
     pub(super) master: Netns,
     pub(super) world: Netns,
     pub(super) plan: Plan,
-    _servers: Vec<Server>,
+    servers: Vec<Server>,
 }
 
 impl Scenario {
@@ -98,11 +101,29 @@ impl Scenario {
             master: master.clone(),
             world: lab.vpc.world.clone(),
             plan,
-            _servers: servers,
+            servers,
         };
         scenario.serve(lab, mode, |_| NodePorts::Everywhere)?;
         lab.vpc.edge.listen(&scenario.listeners())?;
         Ok(scenario)
+    }
+
+    /// Adds a pod that came later, as a target of the load balancer, and returns its rows.
+    pub(super) fn add(&mut self, lab: &Lab, pod: Pod) -> Result<[Check; 2]> {
+        self.servers.extend(Server::on_any(&pod.netns, POD_PORT)?);
+        let mut listeners = Vec::new();
+        for family in Family::BOTH {
+            let target = pod.socket(family, POD_PORT);
+            listeners.extend(Protocol::BOTH.map(|protocol| Listener {
+                protocol,
+                port: ARRIVED,
+                target,
+            }));
+        }
+        lab.vpc.edge.listen(&listeners)?;
+        let name = pod.name.clone();
+        self.pods.push(pod);
+        Ok(table::arrived(self, &name))
     }
 
     /// Installs the Service proxy on all nodes, in this mode and with node ports at these addresses of each node.

@@ -17,7 +17,7 @@ use super::{
     check::{Check, SeenAs, Transport},
     cluster_ip,
     offers::{CLUSTER_FAR, CLUSTER_NEAR, LOCAL_OTHER, LOCAL_SAME, Offer},
-    scenario::{BY_ENS6, HOST_BY_ENS6, HOST_PORT, IP_TARGETS, POD_PORT, Scenario},
+    scenario::{ARRIVED, BY_ENS6, HOST_BY_ENS6, HOST_PORT, IP_TARGETS, POD_PORT, Scenario},
 };
 
 pub(super) fn checks(scenario: &Scenario) -> Vec<Check> {
@@ -143,6 +143,18 @@ fn load_balancer_to_pod(scenario: &Scenario, pod: &str, port: u16) -> Check {
         path: Path(vec![wire(&pod.node, &pod.nic, In), by_nic(pod, In)]),
         ..by_load_balancer(scenario, title(pod), port)
     }
+}
+
+/// Returns the rows of a pod whose address was assigned while the demonstration ran.
+pub(super) fn arrived(scenario: &Scenario, pod: &str) -> [Check; 2] {
+    [
+        load_balancer_to_pod(scenario, pod, ARRIVED),
+        outside(scenario, pod),
+    ]
+    .map(|check| Check {
+        traffic: "address assigned meanwhile",
+        ..check
+    })
 }
 
 fn node_port_cluster(scenario: &Scenario, offer: &Offer, nic: &str) -> Check {
