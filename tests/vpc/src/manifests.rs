@@ -24,7 +24,7 @@ pub fn pool(nic: &Nic, family: Family) -> String {
 /// Returns all manifests as one YAML file, the same for every node, as in a cluster.
 #[must_use]
 pub fn yaml(plan: &Plan) -> String {
-    networks(plan, "") + &pools(plan, &Family::BOTH)
+    networks(plan, "") + &pools(plan)
 }
 
 /// Returns the networks alone, with the annotation by which the agents derive the pools from their cloud's metadata.
@@ -63,12 +63,11 @@ metadata:
     yaml
 }
 
-/// Returns the pools of these families.
-#[must_use]
-pub fn pools(plan: &Plan, families: &[Family]) -> String {
+/// Returns a pool for each NIC and family.
+fn pools(plan: &Plan) -> String {
     let mut yaml = String::new();
     for nic in plan.nics() {
-        for family in families.iter().copied() {
+        for family in Family::BOTH {
             let subnet = nic.subnet(family);
             let (Some(first), Some(last)) = (subnet.secondary.first(), subnet.secondary.last())
             else {
