@@ -88,6 +88,8 @@ pub struct Check {
     pub server: [SocketAddr; 2],
     /// The ports of the serving side, anywhere on the path.
     pub serving: Vec<u16>,
+    /// The families that are tried.
+    pub families: &'static [Family],
     /// The protocols.
     pub transports: &'static [Transport],
     /// The time limit for an answer.
@@ -143,9 +145,9 @@ impl Check {
     #[must_use]
     pub fn run(&self, lab: &Lab, verbose: bool) -> Line {
         let mut exchanges = Vec::new();
-        for family in Family::BOTH {
+        for family in self.families {
             for transport in self.transports {
-                exchanges.push(self.measure(lab, family, *transport, verbose));
+                exchanges.push(self.measure(lab, *family, *transport, verbose));
             }
         }
         let failures: Vec<String> = exchanges

@@ -71,7 +71,7 @@ impl Addresses {
         let (title, name) = (title(cloud), configured(cloud));
         let v6 = match families(cloud) {
             [_, _] => String::new(),
-            _ => format!(" {title} tells no IPv6, so pools declare that."),
+            _ => format!(" {title} tells no IPv6 addresses for pods, so they have IPv4 alone."),
         };
         format!(
             "no pools: each network has `ebbtide.io/addresses: metadata`.{v6}\n\
@@ -87,9 +87,7 @@ impl Addresses {
         announce_routers(lab)?;
         let metadata = MetadataDouble::start(&lab.vpc)?;
         metadata.everywhere(|knobs| knobs.speaks = vec![cloud]);
-        let plan = &lab.vpc.plan;
-        let declared = manifests::pools(plan, not_told(cloud));
-        let manifests = manifests::without_pools(plan) + &declared;
+        let manifests = manifests::without_pools(&lab.vpc.plan);
         lab.start_agents_from(&manifests, &format!("cloud: {}\n", configured(cloud)))?;
         Ok(Some(metadata))
     }
@@ -136,23 +134,16 @@ const fn title(cloud: Cloud) -> &'static str {
     }
 }
 
-/// Returns the families whose addresses a cloud's metadata tells.
+/// Returns the families of which a cloud's metadata tell addresses for pods.
 pub(super) const fn families(cloud: Cloud) -> &'static [Family] {
     match cloud {
-        Cloud::Aws | Cloud::Alibaba | Cloud::Azure | Cloud::Gcp => &Family::BOTH,
-        Cloud::Tencent => &[Family::V4],
-    }
-}
-
-const fn not_told(cloud: Cloud) -> &'static [Family] {
-    match families(cloud) {
-        [_, _] => &[],
-        _ => &[Family::V6],
+        Cloud::Aws | Cloud::Alibaba | Cloud::Azure => &Family::BOTH,
+        Cloud::Gcp | Cloud::Tencent => &[Family::V4],
     }
 }
 
 /// Gives each node an IPv6 default route over its second NIC, after that over its first one, as a cloud's routers do by
-/// announcing themselves: but for Alibaba Cloud, the metadata tell no IPv6 gateway.
+/// announcing themselves: most clouds' metadata tell no IPv6 gateway, so the agents take the kernel's.
 fn announce_routers(lab: &Lab) -> Result<()> {
     for node in &lab.vpc.plan.nodes {
         for nic in node.nics.iter().skip(1) {

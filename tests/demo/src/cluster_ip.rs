@@ -62,6 +62,7 @@ fn to_pod(scenario: &Scenario, from: &str, offer: &Offer) -> Check {
         server: both(|family| offer.cluster(family)),
         serving: vec![SERVICE_PORT, POD_PORT],
         transports: Transport::WITH_PORTS,
+        families: scenario.families,
         patience: PATIENCE,
         seen_as: SeenAs::Node(from.node.clone()),
         path: Path(path),
@@ -139,6 +140,7 @@ fn to_host(scenario: &Scenario, from: &str, offer: &HostOffer) -> Check {
         server: both(|family| offer.cluster(family)),
         serving: vec![SERVICE_PORT, HOST_PORT],
         transports: Transport::WITH_PORTS,
+        families: scenario.families,
         patience: PATIENCE,
         seen_as: if offer.masquerade && !same_node {
             SeenAs::Node(from.node.clone())

@@ -67,7 +67,7 @@ pub fn run(options: Options) -> Result<Report> {
         )?),
     };
     let checks = scenario.checks();
-    let mut lines = step("sending traffic of every kind, IPv4 and IPv6", || {
+    let mut lines = step(&scenario.title(), || {
         let mut lines = Vec::new();
         for check in &checks {
             if let Some(followed) = &mut followed {

@@ -16,7 +16,7 @@ use ebbtide_demo::{Addresses, CLOUDS, Options};
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
-    /// Write rows, pods and pools to this file as well.
+    /// Write rows, pods, pools and what the cloud told to this file as well.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// The cloud whose metadata tell the agents the addresses for pods.

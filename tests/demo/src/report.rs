@@ -170,8 +170,8 @@ impl Report {
         let addresses: Vec<String> = arrival.addresses.iter().map(ToString::to_string).collect();
         format!(
             "{mark} pod {pod} found no address at {nic}: {}\n  \
-             assigned {} to {nic} while the demo ran → told after {:.1} s → usable after {:.1} s → pod {pod} has it after \
-             {:.1} s, {answered}\n",
+             assigned {} to {nic} while the demo ran → told after {:.1} s → usable after {:.1} s\n  \
+             → pod {pod} has it after {:.1} s, {answered}\n",
             arrival.refused,
             addresses.join(" and "),
             arrival.told,

@@ -56,6 +56,8 @@ const PODS: [(&str, &str, &str); 5] = [
 #[derive(Debug)]
 pub struct Scenario {
     pods: Vec<Pod>,
+    /// The families that the pods have.
+    pub(super) families: &'static [Family],
     pub(super) master: Netns,
     pub(super) world: Netns,
     pub(super) plan: Plan,
@@ -80,6 +82,11 @@ impl Scenario {
             .iter()
             .map(|(name, node, nic)| lab.pod(node, nic, name))
             .collect::<Result<Vec<Pod>>>()?;
+        let has = |pod: &Pod, family| pod.addresses.iter().any(|ip| Family::of(*ip) == family);
+        let families: &[Family] = match pods.iter().all(|pod| has(pod, Family::V6)) {
+            true => &Family::BOTH,
+            false => &[Family::V4],
+        };
         let mut servers = Vec::new();
         for pod in &pods {
             servers.extend(Server::on_any(&pod.netns, POD_PORT)?);
@@ -98,6 +105,7 @@ impl Scenario {
         }
         let scenario = Self {
             pods,
+            families,
             master: master.clone(),
             world: lab.vpc.world.clone(),
             plan,
@@ -112,7 +120,7 @@ impl Scenario {
     pub(super) fn add(&mut self, lab: &Lab, pod: Pod) -> Result<[Check; 2]> {
         self.servers.extend(Server::on_any(&pod.netns, POD_PORT)?);
         let mut listeners = Vec::new();
-        for family in Family::BOTH {
+        for family in self.families.iter().copied() {
             let target = pod.socket(family, POD_PORT);
             listeners.extend(Protocol::BOTH.map(|protocol| Listener {
                 protocol,
@@ -154,7 +162,11 @@ impl Scenario {
 
     fn services(&self) -> Vec<Service> {
         let mut services = Vec::new();
-        for (family, letter) in [(Family::V4, "4"), (Family::V6, "6")] {
+        for family in self.families.iter().copied() {
+            let letter = match family {
+                Family::V4 => "4",
+                Family::V6 => "6",
+            };
             for protocol in Protocol::BOTH {
                 for offer in &OFFERS {
                     let pod = self.pod(offer.pod);
@@ -194,7 +206,7 @@ impl Scenario {
     /// Returns the listeners of the load balancer.
     fn listeners(&self) -> Vec<Listener> {
         let mut listeners = Vec::new();
-        for family in Family::BOTH {
+        for family in self.families.iter().copied() {
             for protocol in Protocol::BOTH {
                 let mut lead = |port, target| {
                     listeners.push(Listener {
@@ -218,6 +230,12 @@ impl Scenario {
             }
         }
         listeners
+    }
+
+    /// Returns the title of the step that runs the rows.
+    pub(super) fn title(&self) -> String {
+        let families: Vec<String> = self.families.iter().map(ToString::to_string).collect();
+        format!("sending traffic of every kind, {}", families.join(" and "))
     }
 
     /// Returns every row of the table.

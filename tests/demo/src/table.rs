@@ -61,9 +61,10 @@ fn node_to_pod(traffic: &'static str, from: &str, scenario: &Scenario, pod: &str
         to: title(pod),
         client: scenario.master.clone(),
         source: None,
-        server: both(|family| pod.socket(family, POD_PORT)),
+        server: both(|family| server_of(pod, family)),
         serving: vec![POD_PORT],
         transports: Transport::ALL,
+        families: scenario.families,
         patience: PATIENCE,
         seen_as: SeenAs::Itself,
         path: Path(vec![by_veth(pod, In)]),
@@ -82,6 +83,7 @@ fn pod_to_node(scenario: &Scenario, pod: &str, nic: &str) -> Check {
         server: both(|family| SocketAddr::new(scenario.nic("master", nic, family), HOST_PORT)),
         serving: vec![HOST_PORT],
         transports: Transport::ALL,
+        families: scenario.families,
         patience: PATIENCE,
         seen_as: SeenAs::Itself,
         path: Path(vec![by_veth(pod, Out)]),
@@ -108,9 +110,10 @@ fn pod_to_pod(scenario: &Scenario, from: &str, to: &str) -> Check {
         to: title(to),
         client: from.netns.clone(),
         source: None,
-        server: both(|family| to.socket(family, POD_PORT)),
+        server: both(|family| server_of(to, family)),
         serving: vec![POD_PORT],
         transports: Transport::ALL,
+        families: scenario.families,
         patience: PATIENCE,
         seen_as: SeenAs::Itself,
         path: Path(path),
@@ -129,6 +132,7 @@ fn outside(scenario: &Scenario, from: &str) -> Check {
         server: both(|family| SocketAddr::new(Plan::web_server(family), HOST_PORT)),
         serving: vec![HOST_PORT],
         transports: Transport::ALL,
+        families: scenario.families,
         patience: PATIENCE,
         seen_as: SeenAs::Outside,
         path: Path(vec![by_nic(from, Out), wire(&from.node, &from.nic, Out)]),
@@ -230,6 +234,7 @@ fn by_load_balancer(scenario: &Scenario, to: String, port: u16) -> Check {
         server: both(|family| SocketAddr::new(Plan::load_balancer(family), port)),
         serving: vec![port, POD_PORT],
         transports: Transport::WITH_PORTS,
+        families: scenario.families,
         patience: PATIENCE,
         seen_as: SeenAs::Itself,
         path: Path::default(),
@@ -243,6 +248,13 @@ pub(super) fn title(pod: &Pod) -> String {
 
 fn by_node_port(pod: &Pod, nic: &str) -> String {
     format!("NodePort at {nic} → {}", title(pod))
+}
+
+/// Returns the address of a pod's server; that of no host in a family that the pod does not have.
+fn server_of(pod: &Pod, family: Family) -> SocketAddr {
+    let mut own = pod.addresses.iter();
+    let own = own.find(|address| Family::of(**address) == family);
+    SocketAddr::new(own.copied().unwrap_or(family.any()), POD_PORT)
 }
 
 pub(super) fn both<T>(of: impl Fn(Family) -> T) -> [T; 2] {

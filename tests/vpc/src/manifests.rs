@@ -26,7 +26,7 @@ pub fn pool(nic: &Nic, family: Family) -> String {
 pub fn yaml(plan: &Plan) -> String {
     match plan.metadata {
         Some(_) => without_pools(plan),
-        None => networks(plan, "") + &pools(plan, &Family::BOTH),
+        None => networks(plan, "") + &pools(plan),
     }
 }
 
@@ -66,12 +66,11 @@ metadata:
     yaml
 }
 
-/// Returns the pools of these families.
-#[must_use]
-pub fn pools(plan: &Plan, families: &[Family]) -> String {
+/// Returns a pool for each NIC and family.
+fn pools(plan: &Plan) -> String {
     let mut yaml = String::new();
     for nic in plan.nics() {
-        for family in families.iter().copied() {
+        for family in Family::BOTH {
             let subnet = nic.subnet(family);
             let (Some(first), Some(last)) = (subnet.secondary.first(), subnet.secondary.last())
             else {
