@@ -40,6 +40,10 @@ impl Pair {
         only_from: Option<u16>,
     ) -> Result<Self> {
         let netns = [Netns::new("near")?, Netns::new("far")?];
+        for netns in &netns {
+            // Links with an address of their own announce it, a second after they are up. A guard counts that.
+            netns.sysctls(&[("net/ipv6/conf/default/addr_gen_mode", "1")])?;
+        }
         let links = netns[0].netlink()?;
         let end = |netns, name, last| VethEnd {
             netns,
