@@ -7,6 +7,7 @@ use std::{
 
 use ebbtide_ipam::catalog::Pool;
 use ebbtide_kernel::{netlink::local_routes::LocalRoute, node::NodeFacts};
+use ebbtide_types::Family;
 
 use super::{
     Finding, Severity,
@@ -128,13 +129,26 @@ pub(super) fn missing_gateways(facts: &NodeFacts, pools: &[Pool], node: &str) ->
 }
 
 fn without_gateway(pool: &Pool) -> Option<Finding> {
+    let subnet = pool.subnet;
     pool.gateway.is_none().then(|| Finding {
         severity: Severity::Warning,
         what: format!("pool {} has no gateway", pool.name),
-        hint: format!(
-            "its pods reach nothing outside of {}; if that is not meant, set `gateway`",
-            pool.subnet
-        ),
+        hint: match (pool.derived_of(), pool.family) {
+            (None, _) => format!(
+                "its pods reach nothing outside of {subnet}; if that is not meant, set `gateway`"
+            ),
+            // Where the node forwards, the kernel takes a router's announcement only with 2
+            // (Documentation/networking/ip-sysctl.rst).
+            (Some(link), Family::V6) => format!(
+                "its pods reach nothing outside of {subnet}: the cloud does not tell its IPv6 routers, and the node has no \
+                 IPv6 default route by {link}; let it take their announcements (`sysctl net.ipv6.conf.{link}.accept_ra=2`), \
+                 or declare a SpiderIPPool with `gateway`"
+            ),
+            (Some(link), Family::V4) => format!(
+                "its pods reach nothing outside of {subnet}: neither the cloud nor the node's routes tell a gateway by \
+                 {link}; declare a SpiderIPPool with `gateway`"
+            ),
+        },
     })
 }
 
@@ -159,10 +173,40 @@ fn by_the_node(facts: &NodeFacts, pool: &Pool) -> Option<Finding> {
 mod tests {
     use std::path::Path;
 
-    use ebbtide_ipam::catalog::Catalog;
+    use ebbtide_ipam::catalog::{Catalog, DerivedNic};
     use ebbtide_kernel::node::Nic;
 
     use super::*;
+
+    #[test]
+    fn where_no_router_is_known_of_a_nic_it_is_said_how_the_node_learns_one() {
+        for (family, own, block, said) in [
+            (
+                Family::V4,
+                "10.0.1.4",
+                "10.0.1.5/32",
+                "declare a SpiderIPPool",
+            ),
+            (Family::V6, "fd01::4", "fd01::5/128", "ens6.accept_ra=2"),
+        ] {
+            let nic = DerivedNic {
+                node: "node1".into(),
+                link: "ens6".into(),
+                family,
+                blocks: vec![block.parse().unwrap()],
+                primary: vec![own.parse().unwrap()],
+                gateway: None,
+                subnets: vec!["10.0.1.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()],
+                source: "AWS eni-6".into(),
+            };
+            let catalog = Catalog::default().with_derived(&[nic], &[]);
+            let found = missing_gateways(&NodeFacts::default(), catalog.pools(), "node1");
+            let [finding] = found.as_slice() else {
+                panic!("{found:?}")
+            };
+            assert!(finding.hint.contains(said), "{finding}");
+        }
+    }
 
     fn pools(more: &str) -> Vec<Pool> {
         let text = format!(
