@@ -57,12 +57,15 @@ impl clap::ValueEnum for Kernels {
 /// The test that takes longest, with a cluster of its own. It runs with everything, or if its name is given.
 const END_TO_END: &str = "kube::e2e";
 
+/// The kernels of a run that names none.
+const DAILY: [Kernels; 2] = [Kernels::One(Kernel::Uml), Kernels::One(Kernel::Old)];
+
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The kernels of the integration tests, comma-separated
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "uml,6.1")]
-    kernel: Vec<Kernels>,
+    /// The kernels of the integration tests, comma-separated [default: uml,6.1]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    kernel: Option<Vec<Kernels>>,
     /// Run only tests whose full name (lab::rows::...) contains S
     #[arg(long, value_name = "S")]
     filter: Option<String>,
@@ -110,8 +113,15 @@ impl Options {
                 .with_context(|| format!("--stress {count} {name}: {count} is no count"))?;
             filter = Some(name.clone());
         }
+        let named = self.kernel.as_deref();
+        let is_fast = |kernel: &Kernels| *kernel == Kernels::One(Kernel::Uml);
+        if self.fast && !named.unwrap_or_default().iter().all(is_fast) {
+            bail!(
+                "--fast runs nothing in QEMU: leave it out to run tests in another kernel than uml"
+            );
+        }
         Ok(Wanted {
-            kernels: kernels(&self.kernel, self.fast, self.everything),
+            kernels: kernels(named.unwrap_or(&DAILY), self.fast, self.everything),
             filter,
             times,
         })
@@ -435,6 +445,23 @@ mod tests {
         ] {
             assert_eq!(kernels(&options, fast, everything), expected, "{options:?}");
         }
+    }
+
+    #[test]
+    fn a_fast_run_refuses_kernels_that_it_would_leave_out() {
+        for (kernel, is_fast) in [
+            ("uml", true),
+            ("5.10", false),
+            ("uml,6.1", false),
+            ("all", false),
+        ] {
+            let wanted = options(&["--fast", "--kernel", kernel]).wanted();
+            assert_eq!(wanted.is_ok(), is_fast, "{kernel}");
+        }
+        let wanted = options(&["--fast"]).wanted().expect("no kernel is named");
+        assert_eq!(wanted.kernels, [Kernel::Uml]);
+        let wanted = options(&[]).wanted().expect("no kernel is named");
+        assert_eq!(wanted.kernels, [Kernel::Uml, Kernel::Old]);
     }
 
     #[test]
