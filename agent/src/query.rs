@@ -139,7 +139,7 @@ pub struct PoolLine {
     pub default: bool,
     /// Whether it assigns no new addresses.
     pub disabled: bool,
-    /// Where the agent has a pool from that nobody declared, as in `aws eni-0a1b2c3d`.
+    /// Where the agent has a pool from that nobody declared, as in `AWS eni-0a1b2c3d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }

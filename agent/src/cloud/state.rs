@@ -37,7 +37,7 @@ pub(super) struct State {
     pub(super) provider: Option<Result<Provider, String>>,
     /// Where its service is.
     pub(super) endpoint: String,
-    /// NICs of requests whose network is not declared.
+    /// NICs of which a request found no address: they are followed until the agent ends, whatever networks are declared.
     pub(super) requested: BTreeSet<String>,
     /// When the service was last read whole.
     pub(super) last_read: Option<SystemTime>,

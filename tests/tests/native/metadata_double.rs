@@ -8,21 +8,23 @@
     reason = "helpers of tests are tests: what cannot go on fails here"
 )]
 
+mod asker;
+mod views;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::{Read as _, Write as _},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Context as _;
 use ebbtide_vpc::{
     metadata::{AWS_V6, Cloud, Does, Fault, Listing, MetadataDouble, Torn},
     netns::Netns,
     patience::{IMPATIENCE, PATIENCE},
     ping::ping,
-    plan::{Family, Nic, Plan},
+    plan::{Family, Plan},
     snapshot::ip,
     strict::Reason,
     traffic::{Client, Protocol, Server},
@@ -30,315 +32,14 @@ use ebbtide_vpc::{
 };
 use ipnet::IpNet;
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
 
-const AZURE: &str = "/metadata/instance/network?api-version=2021-08-01";
-const GCP: &str = "/computeMetadata/v1/instance/network-interfaces/?recursive=true&alt=json";
-const MACS: &str = "/latest/meta-data/network/interfaces/macs/";
-const LIFE: (&str, &str) = ("X-aws-ec2-metadata-token-ttl-seconds", "60");
-const TOKEN: &str = "X-aws-ec2-metadata-token";
-const METADATA: (&str, &str) = ("Metadata", "true");
-const GOOGLE: (&str, &str) = ("Metadata-Flavor", "Google");
-const PROXY: (&str, &str) = ("X-Forwarded-For", "10.0.0.1");
-
-/// Who asks: a namespace, an address of it if it matters, and how long it waits.
-#[derive(Clone, Copy)]
-struct Asker<'a> {
-    netns: &'a Netns,
-    source: Option<IpAddr>,
-    patience: Duration,
-}
-
-struct Answer {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn text(&self) -> String {
-        String::from_utf8(self.body.clone()).unwrap()
-    }
-
-    fn json(&self) -> Value {
-        assert_eq!(self.status, 200);
-        serde_json::from_slice(&self.body).unwrap()
-    }
-}
-
-impl<'a> Asker<'a> {
-    fn of(netns: &'a Netns) -> Self {
-        Self {
-            netns,
-            source: None,
-            patience: PATIENCE,
-        }
-    }
-
-    fn from(self, source: IpAddr) -> Self {
-        Self {
-            source: Some(source),
-            ..self
-        }
-    }
-
-    fn impatient(self) -> Self {
-        Self {
-            patience: IMPATIENCE,
-            ..self
-        }
-    }
-
-    fn ask(
-        self,
-        server: SocketAddr,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Answer> {
-        let bytes = self.netns.run(|| {
-            let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
-            if let Some(source) = self.source {
-                socket.bind(&SocketAddr::new(source, 0).into())?;
-            }
-            socket.connect_timeout(&server.into(), self.patience)?;
-            socket.set_read_timeout(Some(self.patience))?;
-            let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {server}\r\n");
-            for (name, value) in headers {
-                request += &format!("{name}: {value}\r\n");
-            }
-            request += "Connection: close\r\n\r\n";
-            socket.send(request.as_bytes())?;
-            let mut stream = std::net::TcpStream::from(socket);
-            stream.flush()?;
-            let mut bytes = Vec::new();
-            stream.read_to_end(&mut bytes)?;
-            Ok(bytes)
-        })?;
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-        let end = end.context("no answer")?;
-        let head = String::from_utf8(bytes[..end].to_vec())?;
-        let mut lines = head.lines();
-        let status = lines.next().context("no status")?;
-        Ok(Answer {
-            status: status.split(' ').nth(1).context("no status")?.parse()?,
-            headers: lines
-                .filter_map(|line| line.split_once(": "))
-                .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-                .collect(),
-            body: bytes[end + 4..].to_vec(),
-        })
-    }
-
-    fn get(self, cloud: Cloud, path: &str, headers: &[(&str, &str)]) -> Answer {
-        self.ask(cloud.address(), "GET", path, headers).unwrap()
-    }
-
-    fn token(self) -> String {
-        let path = "/latest/api/token";
-        let answer = self.ask(Cloud::Aws.address(), "PUT", path, &[LIFE]);
-        let answer = answer.unwrap();
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.headers[&LIFE.0.to_lowercase()], LIFE.1);
-        answer.text()
-    }
-
-    fn aws(self, path: &str) -> Answer {
-        self.get(Cloud::Aws, path, &[(TOKEN, &self.token())])
-    }
-
-    /// A key of a NIC at AWS; empty if it is not found.
-    fn aws_key(self, nic: &Nic, key: &str) -> String {
-        let answer = self.aws(&format!("{MACS}{}/{key}", mac(nic)));
-        match answer.status {
-            200 => answer.text(),
-            404 => String::new(),
-            status => panic!("{key}: {status}"),
-        }
-    }
-}
-
-fn mac(nic: &Nic) -> String {
-    nic.mac.map(|byte| format!("{byte:02x}")).join(":")
-}
+use asker::*;
+use views::*;
 
 fn start(plan: Plan) -> (Vpc, MetadataDouble) {
     let vpc = Vpc::build(plan).unwrap();
     let metadata = MetadataDouble::start(&vpc).unwrap();
     (vpc, metadata)
-}
-
-/// What a dialect told of a NIC: all its addresses and prefixes of both families, and its gateway.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct View {
-    v4: BTreeSet<String>,
-    v6: BTreeSet<String>,
-    gateway: Option<String>,
-}
-
-/// What should be told of a NIC.
-fn truth(vpc: &Vpc, nic: &Nic) -> View {
-    let all = |family| {
-        let blocks = vpc.assigned(&nic.node, &nic.name).into_iter();
-        blocks
-            .filter(|block| Family::of(block.addr()) == family)
-            .map(shown)
-            .chain([nic.primary(family).to_string()])
-            .collect()
-    };
-    View {
-        v4: all(Family::V4),
-        v6: all(Family::V6),
-        gateway: Some(nic.v4.gateway.to_string()),
-    }
-}
-
-fn shown(block: IpNet) -> String {
-    if block.prefix_len() == block.max_prefix_len() {
-        return block.addr().to_string();
-    }
-    block.to_string()
-}
-
-fn lines(text: &str) -> impl Iterator<Item = String> {
-    text.lines().map(str::to_owned)
-}
-
-fn view_of_aws(asker: Asker<'_>, nic: &Nic) -> View {
-    let key = |key| asker.aws_key(nic, key);
-    View {
-        v4: lines(&key("local-ipv4s"))
-            .chain(lines(&key("ipv4-prefix")))
-            .collect(),
-        v6: lines(&key("ipv6s"))
-            .chain(lines(&key("ipv6-prefix")))
-            .collect(),
-        gateway: None,
-    }
-}
-
-fn view_of_alibaba(asker: Asker<'_>, nic: &Nic) -> View {
-    let key = |key| {
-        let answer = asker.get(Cloud::Alibaba, &format!("{MACS}{}/{key}", mac(nic)), &[]);
-        if answer.status == 404 {
-            return String::new();
-        }
-        assert_eq!(answer.status, 200);
-        answer.text()
-    };
-    let v4: Vec<String> = serde_json::from_str(&key("private-ipv4s")).unwrap();
-    let v6 = key("ipv6s");
-    assert!(
-        serde_json::from_str::<Value>(&v6).is_err(),
-        "there are no quotes: {v6}"
-    );
-    let v6 = v6.trim_matches(['[', ']']).split(',').map(str::to_owned);
-    View {
-        v4: v4.into_iter().chain(lines(&key("ipv4-prefixes"))).collect(),
-        v6: v6.chain(lines(&key("ipv6-prefixes"))).collect(),
-        gateway: Some(key("gateway")),
-    }
-}
-
-fn view_of_azure(asker: Asker<'_>, nic: &Nic) -> View {
-    let all = asker.get(Cloud::Azure, AZURE, &[METADATA]).json();
-    let wanted = mac(nic).replace(':', "").to_uppercase();
-    let interfaces = all["interface"].as_array().unwrap();
-    let found = interfaces
-        .iter()
-        .find(|found| found["macAddress"] == wanted.as_str());
-    let found = found.unwrap();
-    let addresses = |family: &str| -> BTreeSet<String> {
-        let all = found[family]["ipAddress"].as_array().unwrap();
-        all.iter()
-            .map(|address| address["privateIpAddress"].as_str().unwrap().to_owned())
-            .collect()
-    };
-    let subnet = &found["ipv4"]["subnet"][0];
-    let subnet = ["address", "prefix"].map(|key| subnet[key].as_str().unwrap().to_owned());
-    assert_eq!(subnet.join("/"), nic.v4.primary.trunc().to_string());
-    View {
-        v4: addresses("ipv4"),
-        v6: addresses("ipv6"),
-        gateway: None,
-    }
-}
-
-fn view_of_gcp(asker: Asker<'_>, nic: &Nic) -> View {
-    let answer = asker.get(Cloud::Gcp, GCP, &[GOOGLE]);
-    assert_eq!(answer.headers["metadata-flavor"], "Google");
-    let all = answer.json();
-    let found = all
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|found| found["mac"] == mac(nic).as_str());
-    let found = found.unwrap();
-    let ranges = |key: &str, own: &Value| -> BTreeSet<String> {
-        let ranges = found[key].as_array().unwrap().iter();
-        ranges
-            .map(|range| shown(range.as_str().unwrap().parse().unwrap()))
-            .chain([own.as_str().unwrap().to_owned()])
-            .collect()
-    };
-    View {
-        v4: ranges("ipAliases", &found["ip"]),
-        v6: ranges("forwardedIpv6s", &found["ipv6s"][0]),
-        gateway: found["gateway"].as_str().map(str::to_owned),
-    }
-}
-
-fn view_of_tencent(asker: Asker<'_>, nic: &Nic) -> View {
-    let path = format!("{MACS}{}/local-ipv4s/", mac(nic).to_uppercase());
-    let get = |path: &str| asker.get(Cloud::Tencent, path, &[]).text();
-    let v4: BTreeSet<String> = get(&path)
-        .lines()
-        .map(|line| line.strip_suffix('/').unwrap().to_owned())
-        .collect();
-    let gateways: BTreeSet<String> = v4
-        .iter()
-        .map(|address| get(&format!("{path}{address}/gateway")))
-        .collect();
-    assert_eq!(gateways.len(), 1);
-    View {
-        v4,
-        v6: BTreeSet::new(),
-        gateway: gateways.into_iter().next(),
-    }
-}
-
-/// Every dialect tells the truth of every NIC of a node, as far as it can.
-fn assert_true(vpc: &Vpc, node: &str) {
-    let asker = Asker::of(vpc.node(node));
-    for nic in &vpc.plan.node(node).unwrap().nics {
-        let truth = truth(vpc, nic);
-        let single = |all: &BTreeSet<String>| -> BTreeSet<String> {
-            all.iter()
-                .filter(|block| !block.contains('/'))
-                .cloned()
-                .collect()
-        };
-        let without_gateway = View {
-            gateway: None,
-            v4: truth.v4.clone(),
-            v6: truth.v6.clone(),
-        };
-        assert_eq!(view_of_aws(asker, nic), without_gateway);
-        assert_eq!(view_of_alibaba(asker, nic), truth);
-        assert_eq!(view_of_gcp(asker, nic), truth);
-        let azure = View {
-            v4: single(&truth.v4),
-            v6: single(&truth.v6),
-            gateway: None,
-        };
-        assert_eq!(view_of_azure(asker, nic), azure);
-        let tencent = View {
-            v4: single(&truth.v4),
-            v6: BTreeSet::new(),
-            gateway: truth.gateway.clone(),
-        };
-        assert_eq!(view_of_tencent(asker, nic), tencent);
-    }
 }
 
 #[test]

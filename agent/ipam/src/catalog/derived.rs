@@ -35,7 +35,7 @@ pub struct DerivedNic {
     pub gateway: Option<IpAddr>,
     /// The prefixes of the NIC's subnets.
     pub subnets: Vec<IpNet>,
-    /// Where the agent has it from, as in `aws eni-0a1b2c3d`.
+    /// Where the agent has it from, as in `AWS eni-0a1b2c3d`.
     pub source: String,
 }
 

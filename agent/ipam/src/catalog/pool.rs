@@ -61,7 +61,7 @@ pub enum PoolSource {
     Derived {
         /// The NIC's name on this node.
         link: String,
-        /// Where the agent has it from, as in `aws eni-0a1b2c3d`.
+        /// Where the agent has it from, as in `AWS eni-0a1b2c3d`.
         from: String,
     },
 }
