@@ -9,7 +9,7 @@ use ebbtide_kernel::{
     podnet::{self, Delegate, Links, NetworkSpec, PodAddress, PodNet, Sandbox},
 };
 use ebbtide_plugin::{cni::code, wire::Invocation};
-use ebbtide_types::{Mac, settings::PodMetadata, timing};
+use ebbtide_types::{Mac, timing};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use tracing::{error, warn};
@@ -92,7 +92,6 @@ pub(super) async fn add(
     let asking = Some(container.identity.namespace.as_str());
     let mut spec = wanted::resolve(agent, choice, conf, &agent.catalog(), asking)?.spec;
     spec.accept_marks = accept_marks(agent, &container, conf).await;
-    spec.metadata = metadata(agent, &container, conf).await?;
     refuse_another(agent, &owner, &sandbox, &spec)?;
     refuse_conflicts(agent, &owner, &spec)?;
     let Some(ipam) = ipam(conf, invocation) else {
@@ -249,17 +248,6 @@ async fn accept_marks(agent: &Agent, container: &Container, conf: &NetConf) -> b
     let known = wanted::subject(agent, &container.identity).await;
     let pod = known.map_or_else(|_| Object::named(String::new()), |subject| subject.pod);
     wanted::accepts_marks(conf, &pod)
-}
-
-/// Returns how the pod is to reach the cloud's metadata service; as [`accept_marks`].
-async fn metadata(
-    agent: &Agent,
-    container: &Container,
-    conf: &NetConf,
-) -> Result<Option<PodMetadata>, Failure> {
-    let known = wanted::subject(agent, &container.identity).await;
-    let pod = known.map_or_else(|_| Object::named(String::new()), |subject| subject.pod);
-    wanted::metadata(conf, &pod)
 }
 
 /// Whether a link of the host filters reverse paths strictly: the larger one of `all` and its own setting counts
