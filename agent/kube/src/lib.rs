@@ -25,6 +25,7 @@ mod lease_table;
 pub mod leases;
 pub mod mirror;
 pub mod networks;
+pub mod node_cloud;
 pub mod object;
 mod pools;
 pub mod publish;
