@@ -16,3 +16,4 @@ pub mod program;
 pub mod query;
 pub mod reconcile;
 pub mod server;
+pub mod uninstall;

@@ -36,6 +36,7 @@ mod others_modes;
 mod own_addresses;
 mod plain_network;
 mod protocols;
+mod removal;
 mod renamed;
 mod repair;
 mod repeated;

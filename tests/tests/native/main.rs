@@ -19,6 +19,7 @@ mod isolation;
 mod metadata_double;
 mod metadata_guard;
 mod netlink;
+mod network_managers;
 mod nic_links;
 mod others_routes;
 mod others_rules;

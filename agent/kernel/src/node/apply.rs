@@ -87,7 +87,7 @@ pub async fn apply(
 
 /// Sorts rules so that none matches too much in between: the target of exceptions is added before them, and they before
 /// the rules that they are exceptions from. The reverse is the order of removal.
-fn in_order(rules: &[Rule]) -> Vec<&Rule> {
+pub(super) fn in_order(rules: &[Rule]) -> Vec<&Rule> {
     let mut rules: Vec<&Rule> = rules.iter().collect();
     rules.sort_by_key(|rule| (rule.action != Action::Nop, rule.priority));
     rules
