@@ -11,7 +11,7 @@ use ebbtide_vpc::{
     netns::Netns,
     patience::eventually,
     plan::Plan,
-    snapshot::{Snapshot, ip},
+    snapshot::{Snapshot, ip, run},
 };
 
 /// The node that everything is on.
@@ -159,4 +159,14 @@ pub fn ip_all(node: &Netns, lines: &[&str]) -> Result<()> {
         ip(node, &words).with_context(|| (*line).to_owned())?;
     }
     Ok(())
+}
+
+/// Adds a tc filter of somebody else's, which matches nothing (classic BPF: `ret 0`).
+///
+/// # Errors
+/// If `tc` fails.
+pub fn foreign_filter(node: &Netns, link: &str, hook: &str) -> Result<()> {
+    let filter = ["filter", "add", "dev", link, hook, "pref", "7", "bpf"];
+    let bytecode = ["bytecode", "1,6 0 0 0,"];
+    run(node, "tc", &[&filter[..], &bytecode].concat()).map(drop)
 }

@@ -88,7 +88,8 @@ async fn remove_pins(options: &Options, found: &Found, report: &mut Report) {
     if found.by_link.is_empty() {
         return;
     }
-    let links: Vec<String> = netlinks();
+    // By netlink: /sys/class/net shows the links of the namespace in which it was mounted.
+    let links = &found.links;
     let is_left = || {
         let mut all = links.iter();
         all.any(|link| !ebbtide_kernel::datapath::own_programs_by_link(link).is_empty())
@@ -114,15 +115,6 @@ async fn remove_pins(options: &Options, found: &Found, report: &mut Report) {
         };
         report.failed(format_args!("{program} is still there: {why}"));
     }
-}
-
-/// Returns the names of the links in this namespace.
-fn netlinks() -> Vec<String> {
-    let entries = fs::read_dir("/sys/class/net").into_iter().flatten();
-    let names = entries.flatten();
-    names
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
 }
 
 fn restore_settings(options: &Options, found: &Found, report: &mut Report) {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{
     chain,
     chained::ChainedInterface,
-    removal::{NODE, Stage, ip_all},
+    removal::{NODE, Stage, foreign_filter, ip_all},
 };
 use ebbtide_types::IpvlanMode;
 use ebbtide_vpc::{
@@ -101,8 +101,7 @@ fn beside_strict_filters_and_what_others_have_at_the_nics() -> Result<()> {
         for link in ["ens5", "ens6"] {
             run(node, "tc", &["qdisc", "add", "dev", link, "clsact"])?;
         }
-        let filter = "filter add dev ens5 ingress pref 7 protocol ip matchall action continue";
-        run(node, "tc", &filter.split(' ').collect::<Vec<_>>()).map(drop)
+        foreign_filter(node, "ens5", "ingress")
     })?;
     pods_come_and_go(&mut stage)?;
     stage.remove()
@@ -125,8 +124,7 @@ fn what_others_put_into_a_qdisc_of_ours_stays_with_it() -> Result<()> {
             &["qdisc", "add", "dev", "ens5", "clsact"],
         )?;
     }
-    let filter = "filter add dev ens5 egress pref 7 protocol ip matchall action continue";
-    run(&stage.node, "tc", &filter.split(' ').collect::<Vec<_>>())?;
+    foreign_filter(&stage.node, "ens5", "egress")?;
     pod.delete()?;
     stage.agent().stop()?;
     let ended = stage.agent().uninstall_with(&["--purge"])?;
@@ -136,7 +134,7 @@ fn what_others_put_into_a_qdisc_of_ours_stays_with_it() -> Result<()> {
         "tc",
         &["filter", "show", "dev", "ens5", "egress"],
     )?;
-    ensure!(left.contains("matchall"), "{left}: {ended:#?}");
+    ensure!(left.contains("bytecode"), "{left}: {ended:#?}");
     let qdiscs = run(
         &stage.node,
         "tc",
@@ -174,6 +172,8 @@ fn after_addresses_that_the_node_took_for_its_own() -> Result<()> {
 fn after_a_chain_behind_another_plugin_and_beside_its_pods() -> Result<()> {
     let data = TempDir::with_prefix("ebbtide-host-local-")?;
     let mut stage = Stage::build(Plan::default(), "", nobody_else)?;
+    let others = stage.agent().manifests().join("others.yaml");
+    std::fs::write(others, chain::OTHERS)?;
     stage.start()?;
     let beside = ChainedInterface::on(&mut stage.lab, NODE)?;
     // Another plugin's ipvlan on our NIC, and Ebbtide behind it.

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{chained::ChainedInterface, removal::NODE};
+use ebbtide_tests::{
+    chained::ChainedInterface,
+    removal::{NODE, ip_all},
+};
 use ebbtide_vpc::{
     lab::Lab,
     netns::Netns,
@@ -18,9 +21,26 @@ use tempfile::TempDir;
 const NETWORKD: &str = "/lib/systemd/systemd-networkd";
 const DROP_INS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/systemd");
 
-/// An administrator's file that matches every link.
-const EVERY_LINK: &str =
-    "[Match]\nName=*\n[Network]\nLinkLocalAddressing=no\nKeepConfiguration=yes\n";
+/// Returns an administrator's file for ens5 with what it has, which matches a pod's pair, too.
+fn administrators(node: &Netns) -> Result<String> {
+    let mut text = "[Match]\nName=ens5 pod0\n[Network]\nLinkLocalAddressing=no\n".to_owned();
+    let addresses = ip(
+        node,
+        &["-o", "address", "show", "dev", "ens5", "scope", "global"],
+    )?;
+    for line in addresses.lines() {
+        let address = line.split_whitespace().nth(3).context("an address")?;
+        text += &format!("Address={address}\n");
+    }
+    for family in ["-4", "-6"] {
+        let route = ip(node, &[family, "route", "show", "default", "dev", "ens5"])?;
+        let mut words = route.split_whitespace().skip_while(|word| *word != "via");
+        if let Some(gateway) = words.nth(1) {
+            text += &format!("Gateway={gateway}\n");
+        }
+    }
+    Ok(text)
+}
 
 /// Runs systemd-networkd in a mount namespace of its own with the files below `$1`. It takes /sys that is read-only for a
 /// container's, where no udev tells which links are ready.
@@ -36,14 +56,26 @@ mount -t sysfs -o ro sysfs /sys
 exec env SYSTEMD_LOG_LEVEL=info SYSTEMD_LOG_TARGET=console "$2"
 "#;
 
+/// Returns the user's number that systemd-networkd runs as.
+fn of_networkd() -> Result<Option<u32>> {
+    let all = fs::read_to_string("/etc/passwd")?;
+    let mut lines = all
+        .lines()
+        .filter(|line| line.starts_with("systemd-network:"));
+    let number = lines.next().and_then(|line| line.split(':').nth(2));
+    Ok(number.map(str::parse).transpose()?)
+}
+
 /// Starts systemd-networkd on the node.
 fn networkd(node: &Netns, directory: &Path) -> Result<Process> {
     for name in ["state", "state/links", "state/leases", "state/lldp"] {
         fs::create_dir_all(directory.join(name))?;
     }
+    let user = of_networkd()?;
     for name in ["state", "state/links", "state/leases", "state/lldp"] {
         use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o777))?;
+        fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755))?;
+        std::os::unix::fs::chown(directory.join(name), user, user)?;
     }
     let mut command = node.command("unshare");
     command.args([
@@ -83,7 +115,7 @@ fn treats(node: &Netns, directory: &Path, link: &str) -> Result<String> {
 }
 
 #[test]
-fn systemd_networkd_takes_rules_and_links_away_and_with_the_drop_ins_it_does_not() -> Result<()> {
+fn systemd_networkd_leaves_rules_and_pairs_alone_with_the_drop_ins() -> Result<()> {
     if !Path::new(NETWORKD).exists() {
         skip(Need::Host, "systemd-networkd is not installed");
         return Ok(());
@@ -102,7 +134,7 @@ fn systemd_networkd_takes_rules_and_links_away_and_with_the_drop_ins_it_does_not
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         }
         fs::create_dir(at("network"))?;
-        fs::write(at("network/80-all.network"), EVERY_LINK)?;
+        fs::write(at("network/80-all.network"), administrators(&node)?)?;
         if with_drop_ins {
             fs::create_dir(at("networkd.conf.d"))?;
             for (from, to) in [
@@ -112,6 +144,9 @@ fn systemd_networkd_takes_rules_and_links_away_and_with_the_drop_ins_it_does_not
                 fs::copy(Path::new(DROP_INS).join(from), at(to)).context(from)?;
             }
         }
+        // As the node's end of a pod's pair, and as ebbtide0.
+        let pair = "link add pod0 address 02:eb:b0:00:00:01 type veth peer name pod1";
+        ip_all(&node, &[pair])?;
         let _networkd = networkd(&node, directory.path())?;
         let log = || fs::read_to_string(at("log")).unwrap_or_default();
         let manages = |link: &str| treats(&node, directory.path(), link);
@@ -129,28 +164,23 @@ fn systemd_networkd_takes_rules_and_links_away_and_with_the_drop_ins_it_does_not
                 ours(&node)?,
                 log()
             );
-            let state = manages("ebbtide0")?;
-            ensure!(state == "unmanaged", "ebbtide0 is {state}");
+            let state = manages("pod0")?;
+            ensure!(state == "unmanaged", "a pod's pair is {state}");
+            ip_all(&node, &["link del pod0"])?;
         } else {
-            eventually("it removes our rules", || {
-                let left = ours(&node)?;
-                ensure!(left < before, "{left}");
-                Ok(())
-            })
-            .with_context(log)?;
-            // The agent puts them back.
-            lab.agent(NODE).launch()?;
-            lab.agent(NODE).wait_ready()?;
-            eventually("they are back", || {
-                let now = ours(&node)?;
-                ensure!(now == before, "{now}");
-                Ok(())
-            })
-            .with_context(log)?;
-            break;
+            let state = manages("pod0")?;
+            ensure!(state != "unmanaged", "a pod's pair is {state}");
+            ip_all(&node, &["link del pod0"])?;
         }
+        // Whatever it removes, the agent puts back.
         lab.agent(NODE).launch()?;
         lab.agent(NODE).wait_ready()?;
+        eventually("all rules are there", || {
+            let now = ours(&node)?;
+            ensure!(now == before, "{now}");
+            Ok(())
+        })
+        .with_context(log)?;
     }
     Ok(())
 }

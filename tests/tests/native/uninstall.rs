@@ -11,7 +11,7 @@ use ebbtide_kernel::netlink::{
 use ebbtide_tests::{
     chained::ChainedInterface,
     crowd::{moments::AFTERWARDS, state::State},
-    removal::{NODE, Stage, ip_all, is_done},
+    removal::{NODE, Stage, foreign_filter, ip_all, is_done},
 };
 use ebbtide_vpc::{
     agent::binary,
@@ -168,7 +168,7 @@ fn what_others_have_in_the_same_places_stays() -> Result<()> {
                 "-6 rule add pref 1000 from 2001:db8::9 lookup 7701",
                 "route add 198.51.100.0/24 dev ens6 table 7701",
                 "route add 203.0.113.7/32 dev ens6 proto 66",
-                "link add somebody0 type dummy",
+                "link add somebody0 type veth peer name somebody1",
                 "link set somebody0 up",
                 "neighbour add 198.51.100.7 lladdr 02:00:00:00:00:07 dev ens6 nud permanent",
             ],
@@ -176,8 +176,7 @@ fn what_others_have_in_the_same_places_stays() -> Result<()> {
         for link in ["ens5", "somebody0"] {
             run(node, "tc", &["qdisc", "add", "dev", link, "clsact"])?;
         }
-        let filter = "filter add dev ens5 ingress pref 7 protocol ip matchall action continue";
-        run(node, "tc", &filter.split(' ').collect::<Vec<_>>())?;
+        foreign_filter(node, "ens5", "ingress")?;
         attach_in_our_place(node, "somebody0")?;
         if has_tcx()? {
             programs.push(Decider::new(node, "ens6")?);

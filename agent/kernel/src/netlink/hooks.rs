@@ -114,7 +114,7 @@ impl HookFilter {
 }
 
 impl Netlink {
-    /// Lists the filters at a link's hook.
+    /// Lists the filters at a link's hook; none if the link is gone.
     ///
     /// # Errors
     /// If the kernel refuses a request.
@@ -131,6 +131,7 @@ impl Netlink {
             _ => None,
         })
         .await
+        .or_else(|e| if e.is_gone() { Ok(Vec::new()) } else { Err(e) })
     }
 
     /// Lists the links that can have tc filters.

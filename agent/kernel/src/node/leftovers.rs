@@ -92,6 +92,8 @@ pub struct Leftovers {
     pub forwarding_links: Vec<String>,
     /// Programs that TCX links attach. They end with their pins.
     pub by_link: Vec<String>,
+    /// The names of all links.
+    pub links: Vec<String>,
 }
 
 impl Leftovers {
@@ -160,6 +162,7 @@ impl Leftovers {
             })
         };
         for link in &links {
+            found.links.push(link.name.clone());
             if is_pod_veth(link) {
                 found.pod_veths.push(link.name.clone());
             } else if forwards(link, &links, has_address(link)) {
