@@ -223,12 +223,14 @@ fn the_daemonset_makes_a_node_ready_and_leaves_it_ready_when_it_is_replaced() ->
     })?;
     let left = on(
         node,
-        "ls /etc/cni/net.d /opt/cni/bin; ls -d /run/ebbtide /sys/fs/bpf/ebbtide 2>/dev/null; \
+        "ls /etc/cni/net.d /opt/cni/bin; find /run/ebbtide -mindepth 1; find /sys/fs/bpf -name ebbtide; \
          ip link; ip rule; ip -6 rule; ip route show table all",
     )?;
+    let logs = ["logs", "daemonset/ebbtide-uninstall", "-c", "uninstall"];
+    let logs = cluster.kubectl(&[&["-n", NAMESPACE], &logs[..]].concat())?;
     ensure!(
         !left.contains("ebbtide") && !left.contains("proto 235"),
-        "{left}"
+        "{left}\n{logs}"
     );
     let left = cluster.get(&["spiderippools"])?.to_string();
     ensure!(!left.contains("spiderpool.spidernet.io\"]"), "{left}");
