@@ -149,14 +149,21 @@ pub struct NoAddress {
 pub struct NoMetadata {
     /// Its name on this node.
     pub link: String,
-    /// What is known of the reason.
+    /// The pools that it has nevertheless: the request names others.
+    pub pools: Vec<String>,
+    /// What is known of the reason, if it has none.
     pub note: Option<DerivedNote>,
 }
 
 impl NoMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { link, note } = self;
+        let Self { link, pools, note } = self;
         match note {
+            _ if !pools.is_empty() => write!(
+                f,
+                "the addresses of NIC {link} on this node are in pool {}. Name that one, or none",
+                pools.join(" and pool ")
+            ),
             None => write!(
                 f,
                 "the metadata service has told of no NIC {link}. See that the NIC is there and what the agent's setting \
