@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Also write the table to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Declare a pool for each NIC, instead of taking the addresses that the cloud's metadata tell
+    #[arg(long)]
+    pools: bool,
     /// Leave the cluster running until standard input ends
     #[arg(long)]
     stay: bool,
@@ -63,6 +66,9 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
         "all" => "aws,alibaba",
         one => one,
     });
+    if options.pools {
+        e2e.arg("--pools");
+    }
     if options.stay {
         e2e.arg("--stay");
     }

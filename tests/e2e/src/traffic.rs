@@ -21,7 +21,8 @@ use super::{
 /// The first of the load balancer's ports.
 const LISTENERS: u16 = 10_000;
 
-fn web(pod: &Pod) -> SocketAddr {
+/// Returns the address of a pod's web server.
+pub(super) fn web(pod: &Pod) -> SocketAddr {
     SocketAddr::new(pod.address, POD_PORT)
 }
 
