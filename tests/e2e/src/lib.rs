@@ -34,12 +34,14 @@ use rows::Checked;
 pub use stage::Stage;
 
 /// The options of a run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The cloud.
     pub cloud: Cloud,
     /// What says which addresses pods may have.
     pub addresses: Addresses,
+    /// The last row: the first one with this in its name.
+    pub until: Option<String>,
     /// Whether the cluster keeps running until standard input ends.
     pub stay: bool,
 }
@@ -49,7 +51,7 @@ pub struct Options {
 ///
 /// # Errors
 /// If the cluster does not start. A row that fails is in the report and is not an error.
-pub fn run(options: Options) -> Result<Option<Report>> {
+pub fn run(options: &Options) -> Result<Option<Report>> {
     let begin = Instant::now();
     print(&format!("\n{}\n", options.cloud));
     let built = step("VPC and control plane", || {
@@ -68,6 +70,10 @@ pub fn run(options: Options) -> Result<Option<Report>> {
         Ok(()) => {
             for checked in rows::rows(options.addresses) {
                 report.rows.push(look_at(&stage, checked));
+                let last = options.until.as_deref();
+                if last.is_some_and(|last| checked.0.contains(last)) {
+                    break;
+                }
             }
         }
         Err(error) => {

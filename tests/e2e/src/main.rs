@@ -21,6 +21,9 @@ struct Cli {
     /// Declare a pool for each NIC, instead of taking the addresses that the cloud's metadata tell.
     #[arg(long)]
     pools: bool,
+    /// End with the first row that has this in its name.
+    #[arg(long, value_name = "ROW")]
+    until: Option<String>,
     /// Leave the cluster running until standard input ends.
     #[arg(long)]
     stay: bool,
@@ -53,10 +56,11 @@ fn run(cli: &Cli) -> Result<bool> {
                 true => Addresses::Declared,
                 false => Addresses::Told,
             },
+            until: cli.until.clone(),
             stay: cli.stay && number == cli.cloud.len(),
         };
         // What is missing was printed; whoever runs this program wants the test to run, so it fails.
-        let Some(report) = ebbtide_e2e::run(options)? else {
+        let Some(report) = ebbtide_e2e::run(&options)? else {
             return Ok(false);
         };
         reports.push(report);
