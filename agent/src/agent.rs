@@ -6,6 +6,7 @@ mod cleanup;
 mod cloud;
 mod declared;
 mod drift;
+mod interfaces;
 mod locks;
 mod nic_modes;
 mod nics;
@@ -27,6 +28,7 @@ use chained::ChainedInterfaces;
 pub use cleanup::{CleanupError, Remaining, clean_up};
 pub use drift::Drift;
 use drift::Uplink;
+use interfaces::Interfaces;
 pub use locks::WriteGuard;
 use locks::{ContainerLocks, ReadGuard};
 pub use nic_modes::NicMode;
@@ -85,7 +87,7 @@ pub struct Agent {
     /// Whether the plugin and its configuration are on the host.
     pub installation: InstallStatus,
     catalog: watch::Receiver<Arc<Catalog>>,
-    interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
+    interfaces: Mutex<Interfaces>,
     /// Per-container locks: requests for one container run one at a time, as a DEL must not overtake its ADD.
     pub locks: ContainerLocks,
     /// The node's NICs, addresses and gateways.

@@ -2,6 +2,7 @@
 //!
 //! - [`chain`], [`chained`]: the plugin after other people's plugins, and a pod whose interface another plugin made;
 //! - [`crowd`]: a node with everything on it that other people have on theirs, and all of its traffic as a matrix;
+//! - [`guest_agent`]: the real google-guest-agent on a node;
 //! - [`two_ways`]: a pod that is reached straight and through its node, and by which way it answers;
 //! - [`fuzz`]: what comes from outside, damaged at random: read by what reads it, and sent to a running agent;
 //! - [`victim`]: a process to kill while it takes addresses.
@@ -10,6 +11,7 @@ pub mod chain;
 pub mod chained;
 pub mod crowd;
 pub mod fuzz;
+pub mod guest_agent;
 pub mod slow_ipam;
 pub mod two_ways;
 pub mod victim;

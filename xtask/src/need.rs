@@ -32,6 +32,8 @@ pub enum Need {
     Xsave,
     /// A kernel whose BPF_PROG_TEST_RUN accepts the interface by which a packet came in.
     Ingress,
+    /// The programs of clouds' images, unpacked packages of Debian's.
+    Images,
 }
 
 impl Need {
@@ -51,6 +53,7 @@ impl Need {
             Self::Ptrace => "ptrace",
             Self::Xsave => "xsave",
             Self::Ingress => "ingress",
+            Self::Images => "images",
         }
     }
 }

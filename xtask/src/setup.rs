@@ -5,6 +5,7 @@
 
 pub(crate) mod debian;
 pub(crate) mod helm;
+mod images;
 pub(crate) mod installed;
 pub(crate) mod kernels;
 pub(crate) mod kube;
@@ -69,7 +70,9 @@ pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     if kube::is_there(ws) {
         needs.programs.extend(debian::NODE);
     }
-    prepare(ws, &needs)
+    prepare(ws, &needs)?;
+    images::offer(ws);
+    Ok(())
 }
 
 /// As [`vm::this_kernel_will_do`], which needs `ip`: that is installed first, if it is missing and can be.

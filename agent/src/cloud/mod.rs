@@ -5,6 +5,8 @@
 
 mod derive;
 mod follow;
+#[cfg(test)]
+mod histories;
 mod report;
 mod state;
 mod wait;

@@ -96,7 +96,10 @@ impl Cloud {
     ) -> CloudReport {
         let state = self.state().clone();
         // Those of requests, too: a network that is only in a CNI configuration is declared nowhere.
-        let wanted: BTreeSet<String> = wanted.into_iter().chain(state.requested).collect();
+        let wanted: BTreeSet<String> = wanted
+            .into_iter()
+            .chain(state.requested.into_keys())
+            .collect();
         let (cloud, why_none) = match state.provider {
             Some(Ok(provider)) => (Some(provider.to_string()), None),
             Some(Err(why)) => (None, Some(why)),

@@ -1,12 +1,12 @@
 //! What the rest of the agent sees of the cloud, and asks of its follower.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ebbtide_cloud::{LeftOut, Provider, ledger::Ledger};
@@ -37,8 +37,9 @@ pub(super) struct State {
     pub(super) provider: Option<Result<Provider, String>>,
     /// Where its service is.
     pub(super) endpoint: String,
-    /// NICs of which a request found no address: they are followed until the agent ends, whatever networks are declared.
-    pub(super) requested: BTreeSet<String>,
+    /// NICs of which a request found no address, with the time of the latest one: they are followed for a while, whatever
+    /// networks are declared.
+    pub(super) requested: BTreeMap<String, Instant>,
     /// When the service was last read whole.
     pub(super) last_read: Option<SystemTime>,
     /// Why it could not be read the last time, and how often on end.
@@ -58,7 +59,9 @@ impl Cloud {
 
     /// Notes that a pod wants an address of this NIC: it is followed from now on, if it was not before.
     pub(super) fn want(&self, link: &str) {
-        self.state().requested.insert(link.to_owned());
+        self.state()
+            .requested
+            .insert(link.to_owned(), Instant::now());
     }
 
     /// Notes that the node's links changed: a NIC that was attached is told after a moment.

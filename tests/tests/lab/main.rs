@@ -36,6 +36,7 @@ mod others_modes;
 mod own_addresses;
 mod plain_network;
 mod protocols;
+mod real_packages;
 mod renamed;
 mod repair;
 mod repeated;

@@ -25,6 +25,7 @@ mod others_rules;
 mod pool_kill;
 mod programs;
 mod protocols;
+mod real_packages;
 mod refused;
 mod requests;
 mod resources;
