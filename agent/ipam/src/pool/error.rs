@@ -328,7 +328,11 @@ impl fmt::Display for Full {
                 write!(f, ", {count} not given out ({names})")?;
             }
             if pool.asked_back > 0 {
-                write!(f, ", {} asked back by the cloud controller", pool.asked_back)?;
+                write!(
+                    f,
+                    ", {} asked back by the cloud controller",
+                    pool.asked_back
+                )?;
             }
             separator = "; ";
         }

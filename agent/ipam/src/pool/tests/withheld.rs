@@ -85,11 +85,17 @@ fn what_is_asked_back_is_given_to_nobody_however_much_it_is() {
     assert_eq!(counts(1), (0xffff, 1, 0xfffd, 1));
     assert_eq!(add(&pools, &catalog, "b"), ["10.0.0.3", "fd00::7"]);
     let error = reserve(&pools, &catalog, "c").unwrap_err().to_string();
-    assert!(error.contains("asked back by the cloud controller"), "{error}");
+    assert!(
+        error.contains("asked back by the cloud controller"),
+        "{error}"
+    );
 
     // Its pod keeps a used one, and then nobody gets it: not even the same pod again.
     let all = set("10.0.0.1-10.0.0.4", Family::V4);
-    assert_eq!(pools.standing(&all).used, set("10.0.0.1, 10.0.0.3", Family::V4));
+    assert_eq!(
+        pools.standing(&all).used,
+        set("10.0.0.1, 10.0.0.3", Family::V4)
+    );
     release(&pools, "a");
     assert_eq!(pools.standing(&all).resting, set("10.0.0.1", Family::V4));
     lab.pass(61);
