@@ -14,6 +14,7 @@ mod pending;
 mod records;
 mod rule_base;
 mod running;
+mod share;
 mod sysctl_backup;
 mod view;
 mod withheld;
@@ -206,6 +207,7 @@ impl Agent {
             facts: Arc::clone(&self.facts),
             host: self.host.clone(),
         };
+        self.cloud.restore_asked_back(state_dir);
         self.catalog = follow(self.catalog, state_dir, parts).await;
         self
     }

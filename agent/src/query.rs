@@ -133,6 +133,9 @@ pub struct PoolLine {
     pub free: u128,
     /// Those that are in nobody's use, but withheld: the node itself has them, or a router.
     pub held: Vec<HeldAddress>,
+    /// The number of those that the cloud controller asks for back: nobody gets one.
+    #[serde(default)]
+    pub asked_back: u128,
     /// Addresses that a SpiderReservedIP keeps free; not part of `total`.
     pub reserved: u128,
     /// Whether it is used where no pool is named.
@@ -277,6 +280,7 @@ fn pools(agent: &Agent) -> Vec<PoolLine> {
                 .into_iter()
                 .map(|(address, why)| HeldAddress { address, why })
                 .collect(),
+            asked_back: pool.asked_back,
             reserved: pool.reserved,
             default: pool.default,
             disabled: pool.disabled,

@@ -30,7 +30,7 @@ use super::{
     mirror::Mirror,
     object::{Kind, of_metadata, own_leases, trimmed},
     saved::Saved,
-    watches,
+    watches::{self, Scope},
 };
 
 /// How long a request waits for an object that the watch should deliver soon: the kubelet saw the
@@ -149,10 +149,11 @@ impl Cluster {
             versions: Versions::default(),
             taken_over: watch::Sender::new(false),
         });
+        let scope = Scope::of(kinds);
         for kind in kinds {
             let (kind, told) = (*kind, Arc::clone(&cluster));
             let (client, node) = (cluster.client.clone(), cluster.node.clone());
-            tokio::spawn(watches::follow(client, node, kind, move |change| {
+            tokio::spawn(watches::follow(client, node, scope, kind, move |change| {
                 told.change(kind, |mirror| mirror.apply(kind, change));
             }));
         }

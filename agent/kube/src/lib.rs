@@ -9,9 +9,11 @@ mod attachments;
 mod changes;
 mod cidrs;
 pub mod client;
+pub mod cloud_map;
 pub mod cluster;
 pub mod controller;
 pub mod crds;
+mod derived_pools;
 #[expect(
     clippy::duplicated_attributes,
     reason = "every printer column has a type_"
@@ -29,6 +31,7 @@ pub mod node_cloud;
 pub mod object;
 mod pools;
 pub mod publish;
+mod published;
 mod saved;
 mod service_cidrs;
 pub mod sticky;

@@ -352,6 +352,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let withdrawn = Arc::clone(&agent);
     tokio::spawn(async move { withdrawn.report_withdrawn().await });
+    let sharing = Arc::clone(&agent);
+    tokio::spawn(async move { sharing.share_cloud().await });
     let socket = options.run_dir.join("cni.sock");
     let installation = options.install.prepare(&socket)?;
     let server =

@@ -5,6 +5,7 @@
 
 mod account_objects;
 mod account_policies;
+mod account_rules;
 mod accounts;
 mod api;
 mod attempt;
@@ -18,6 +19,7 @@ mod manifests;
 mod names;
 mod node;
 mod objects;
+mod published;
 mod refusals;
 mod service_networks;
 mod service_proxy;

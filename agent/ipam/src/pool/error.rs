@@ -307,6 +307,8 @@ pub struct FullPool {
     pub next_free: Option<Duration>,
     /// The addresses withheld for now, and why.
     pub withheld: Vec<(IpAddr, String)>,
+    /// The number of addresses that nobody holds and that are asked back.
+    pub asked_back: u128,
 }
 
 impl std::error::Error for Full {}
@@ -331,6 +333,13 @@ impl fmt::Display for Full {
             if !pool.withheld.is_empty() {
                 let (count, names) = (pool.withheld.len(), withheld::named(&pool.withheld));
                 write!(f, ", {count} not given out ({names})")?;
+            }
+            if pool.asked_back > 0 {
+                write!(
+                    f,
+                    ", {} asked back by the cloud controller",
+                    pool.asked_back
+                )?;
             }
             separator = "; ";
         }
