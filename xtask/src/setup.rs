@@ -9,6 +9,7 @@ pub(crate) mod installed;
 pub(crate) mod kernels;
 pub(crate) mod kube;
 pub(crate) mod linker;
+mod moto;
 mod needs;
 mod pins;
 pub(crate) mod rust_src;
@@ -48,6 +49,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     }
     if let Some(archive) = &options.kube {
         kube::unpack(ws, archive)?;
+        moto::try_ensure(ws);
         return debian::programs(ws, debian::NODE);
     }
     let kernels: &[Kernel] = if options.no_qemu {
@@ -66,10 +68,14 @@ pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     let here = kernels.contains(&Kernel::Uml) && this_kernel_will_do(ws)?;
     let mut needs = Needs::new(here, &[debian::DEMO], kernels);
     needs.programs.extend(debian::TESTS);
-    if kube::is_there(ws) {
-        needs.programs.extend(debian::NODE);
+    if !kube::is_there(ws) {
+        return prepare(ws, &needs);
     }
-    prepare(ws, &needs)
+    needs.programs.extend(debian::NODE);
+    prepare(ws, &needs)?;
+    // With an API server and what stands for the cloud, the cloud controller can be tested.
+    moto::try_ensure(ws);
+    Ok(())
 }
 
 /// As [`vm::this_kernel_will_do`], which needs `ip`: that is installed first, if it is missing and can be.
