@@ -1,5 +1,5 @@
-//! `manifests`: generates `deploy/ebbtide.yaml` and the policies, `deploy/policy*.yaml`, from the Helm chart with its
-//! default values. The chart is their only source.
+//! `manifests`: generates `deploy/ebbtide.yaml`, the policies, `deploy/policy*.yaml`, and `deploy/cloud-controller.yaml` from
+//! the Helm chart with its default values. The chart is their only source.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,6 +39,13 @@ const POLICY_HEAD: &str = "\
 /// The head of the policies for the accounts, which are a file of their own for the same reason.
 const ACCOUNTS_HEAD: &str = "\
 # From Kubernetes 1.30 on: `kubectl apply -f deploy/policy-accounts.yaml`, in whatever order with deploy/ebbtide.yaml.
+# Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
+";
+
+/// The head of the cloud controller's file, which nobody needs who gives out addresses by hand.
+const CLOUD_HEAD: &str = "\
+# Optional: the controller that asks AWS for more addresses (docs/cloud-controller.md). Set its region, and annotate its
+# ServiceAccount with its role, or make a Pod Identity association: `kubectl apply -f deploy/cloud-controller.yaml`.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
 ";
 
@@ -141,6 +148,7 @@ fn people_know(ws: &Workspace) -> Result<()> {
         let own = [
             "agent.",
             "controller.",
+            "cloudController.",
             "cni.",
             "image.",
             "admissionPolicy.",
@@ -174,9 +182,10 @@ fn by_digest(ws: &Workspace) -> Result<()> {
 }
 
 /// Returns the files that are generated.
-fn made(ws: &Workspace) -> Result<[(&'static str, String); 3]> {
-    let both = r#"{"admissionPolicy": {"enabled": true}, "accountPolicy": {"enabled": true}}"#;
-    let files = render(ws, both)?;
+fn made(ws: &Workspace) -> Result<[(&'static str, String); 4]> {
+    let all = r#"{"admissionPolicy": {"enabled": true}, "accountPolicy": {"enabled": true},
+        "cloudController": {"enabled": true}}"#;
+    let files = render(ws, all)?;
     let policy = |name: &str| {
         let text = files.get(&format!("ebbtide/templates/{name}.yaml"));
         let text = text.with_context(|| format!("the chart has no {name}.yaml"))?;
@@ -194,6 +203,10 @@ fn made(ws: &Workspace) -> Result<[(&'static str, String); 3]> {
         (
             "deploy/policy-accounts.yaml",
             format!("{ACCOUNTS_HEAD}{}\n", policy("accounts")?),
+        ),
+        (
+            "deploy/cloud-controller.yaml",
+            format!("{CLOUD_HEAD}{}\n", policy("cloud-controller")?),
         ),
     ])
 }

@@ -12,6 +12,8 @@ pub enum Need {
     /// An API server with admission policies: those of accounts (Kubernetes 1.30), and those that check addresses
     /// (1.31).
     Policies,
+    /// moto, a Python package that acts as EC2.
+    Moto,
     /// The programs of a cluster's node: kubelet, containerd and the programs that they run.
     Node,
     /// A machine that can hold guests, which a guest itself cannot.
@@ -43,6 +45,7 @@ impl Need {
         match self {
             Self::Kube => "kube",
             Self::Policies => "policies",
+            Self::Moto => "moto",
             Self::Node => "node",
             Self::Host => "host",
             Self::Root => "root",

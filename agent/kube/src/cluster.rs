@@ -132,6 +132,12 @@ impl Cluster {
         Self::watching(client, name, Mirror::default(), None, &Kind::OF_CLUSTER)
     }
 
+    /// Returns a candidate for an election that watches nothing, of this name.
+    #[must_use]
+    pub fn without_watches(client: Client, name: String) -> Arc<Self> {
+        Self::watching(client, name, Mirror::default(), None, &[])
+    }
+
     fn watching(
         client: Client,
         node: String,

@@ -46,6 +46,9 @@ enum Command {
     /// Write the objects that belong to no node: status of pools, NetworkAttachmentDefinitions, ConfigMaps of leases. One
     /// of a cluster's controllers is elected leader. Needs an API server, and nothing of the host.
     Controller(Controller),
+    /// Ask the cloud for more addresses where pods wait, and give back what nobody needs: one of a cluster's such controllers
+    /// is elected. Needs an API server, and rights in the cloud that no node has.
+    CloudController(Box<CloudController>),
     /// Remove the plugin and its network configuration from this host, and the host's routes, rules and programs once no
     /// pod is left; running pods keep their network.
     Uninstall(Uninstall),
@@ -67,6 +70,14 @@ struct Controller {
     /// The format of the log on standard error. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+#[derive(Args)]
+struct CloudController {
+    #[command(flatten)]
+    controller: Controller,
+    #[command(flatten)]
+    options: ebbtide_assign::Options,
 }
 
 #[derive(Args)]
@@ -170,6 +181,16 @@ fn main() -> ExitCode {
                 .context("start the tokio runtime")
                 .and_then(|runtime| runtime.block_on(control(options)))
         }
+        Command::CloudController(options) => {
+            log::start(options.controller.log_format);
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build();
+            runtime
+                .context("start the tokio runtime")
+                .and_then(|runtime| runtime.block_on(control_cloud(*options)))
+        }
         Command::Uninstall(options) => {
             log::start(LogFormat::Text);
             uninstall(&options)
@@ -205,6 +226,17 @@ async fn control(options: Controller) -> anyhow::Result<()> {
     let cluster = kube::Cluster::start_controller(client, options.name);
     tokio::select! {
         () = kube::leader::lead(cluster, kube::controller::work) => bail!("the watch of the Lease ended"),
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
+    }
+}
+
+async fn control_cloud(options: CloudController) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let controller = options.controller;
+    let client = kube::connect(controller.kubeconfig.as_deref()).await?;
+    tokio::select! {
+        ended = ebbtide_assign::run(client, controller.name, options.options) => Ok(ended?),
         _ = terminate.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
     }

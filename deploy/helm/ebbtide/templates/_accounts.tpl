@@ -223,3 +223,35 @@ validations:
   - expression: "variables.now.all(k, k in variables.was && variables.was[k] == variables.now[k])"
     message: "the controller gives leases to no node: it takes those of nodes that are gone"
 {{- end -}}
+
+{{- define "ebbtide.accounts.cloud-asked" -}}
+variables:
+  - name: now
+    expression: "request.operation == 'UPDATE' ? object.?data.orValue({}) : {}"
+  - name: was
+    expression: "request.operation == 'UPDATE' ? oldObject.?data.orValue({}) : {}"
+validations:
+  - expression: >-
+      request.operation == 'UPDATE' && object.metadata.name.startsWith('ebbtide-cloud.') &&
+      'ebbtide.io/node-cloud' in oldObject.metadata.?labels.orValue({})
+    message: "the cloud controller writes no ConfigMaps but those of nodes' cloud addresses"
+  - expression: >-
+      request.operation != 'UPDATE' || (object.metadata.?labels == oldObject.metadata.?labels &&
+      object.metadata.?annotations == oldObject.metadata.?annotations &&
+      object.metadata.?finalizers == oldObject.metadata.?finalizers &&
+      object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences &&
+      object.?binaryData == oldObject.?binaryData && object.?immutable == oldObject.?immutable)
+    message: "the cloud controller changes what is asked back, and nothing else of a ConfigMap"
+  - expression: >-
+      variables.now.all(k, k == 'asked.json' || (k in variables.was && variables.was[k] == variables.now[k])) &&
+      variables.was.all(k, k == 'asked.json' || k in variables.now)
+    message: "the cloud controller changes what is asked back (asked.json), and nothing else of a ConfigMap"
+{{- end -}}
+
+{{- define "ebbtide.accounts.cloud-events" -}}
+validations:
+  - expression: >-
+      object.?reportingController.orValue('') == 'ebbtide' && object.?regarding.?kind.orValue('') == 'Node' &&
+      (request.operation == 'CREATE' || oldObject.?reportingController.orValue('') == 'ebbtide')
+    message: "the cloud controller writes Events on nodes alone, in its own name"
+{{- end -}}

@@ -18,6 +18,11 @@ app.kubernetes.io/name: ebbtide-controller
 app.kubernetes.io/version: {{ .Chart.AppVersion }}
 {{- end -}}
 
+{{- define "ebbtide.cloud-controller.labels" -}}
+app.kubernetes.io/name: ebbtide-cloud-controller
+app.kubernetes.io/version: {{ .Chart.AppVersion }}
+{{- end -}}
+
 {{/* The agent's configuration file. */}}
 {{- define "ebbtide.config" -}}
 {{- $config := .Values.agent.config -}}

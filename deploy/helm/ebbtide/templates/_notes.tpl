@@ -9,6 +9,23 @@ plugins: {installCNI: }
 admissionPolicy: {enabled: }
 accountPolicy: {enabled: }
 controller: {replicas: , nodeSelector: , resources: }
+cloudController:
+  enabled:
+  provider:
+  region:
+  by:
+  warm:
+  warmIPv6:
+  slack:
+  idleSeconds:
+  maxPerNic:
+  dryRun:
+  endpoint:
+  stsEndpoint:
+  replicas:
+  serviceAccount: {annotations: }
+  nodeSelector:
+  resources:
 cni: {binDir: , confDir: , confName: , conflist: }
 agent:
   config:
