@@ -127,7 +127,7 @@ fn patch(cluster: &ControlPlane, object: &[&str], patch: &Value) -> Result<()> {
 
 fn node(cluster: &ControlPlane, name: &str) -> Result<()> {
     let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
-    cluster.apply(&object.to_string())
+    cluster.apply(&object.to_string()).map(drop)
 }
 
 #[test]
