@@ -124,6 +124,12 @@ fn what_is_asked_back_is_nobodys_before_it_is_told_and_after_a_restart_without_t
         return Ok(());
     };
     // What the cloud assigned is told, and seen by people.
+    let listed = |kind: &str, name: &'static str| {
+        let has = move |list: &Value| list.to_string().contains(name);
+        site.cluster.wait_until(&[kind], has).map(drop)
+    };
+    listed("configmaps", "ebbtide-cloud.master")?;
+    listed("spiderippools", POOL)?;
     let nic = site.told(|pool| pool["ranges"].as_str().is_some_and(|text| !text.is_empty()))?;
     let id = nic["id"].as_str().context("the NIC's name")?.to_owned();
     let mut assigned = site.vpc.assigned(NODE, NIC).into_iter();
