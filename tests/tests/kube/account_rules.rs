@@ -42,7 +42,7 @@ fn refused(policy: &Json, was: Option<&Json>, now: Option<&Json>) -> Result<Vec<
         "userInfo": {"username": "x", "extra": {"authentication.kubernetes.io/node-name": ["node-a"]}},
     });
     let object = |object: Option<&Json>| object.map_or(Value::Null, value);
-    let base = vec![
+    let base = [
         ("object", object(now)),
         ("oldObject", object(was)),
         ("request", value(&request)),

@@ -15,6 +15,7 @@ mod controller_policies;
 mod controllers;
 mod declared;
 mod e2e;
+mod given_back;
 mod leases;
 mod manifests;
 mod moto;

@@ -127,7 +127,7 @@ fn patch(cluster: &ControlPlane, object: &[&str], patch: &Value) -> Result<()> {
 
 fn node(cluster: &ControlPlane, name: &str) -> Result<()> {
     let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
-    cluster.apply(&object.to_string())
+    cluster.apply(&object.to_string()).map(drop)
 }
 
 #[test]
@@ -150,6 +150,8 @@ fn what_agents_derived_is_seen_kept_as_it_is_never_read_back_and_goes_with_its_n
     agent.tell(&report("node-a", "10.0.1.5-10.0.1.6"))?;
 
     let there = ["spiderippool", POOL];
+    let is_listed = |list: &Value| list.to_string().contains(POOL);
+    cluster.wait_until(&["spiderippools"], is_listed)?;
     let pool = cluster.wait_until(&there, |pool| pool["status"]["totalIPCount"] == 2)?;
     ensure!(ips(&pool) == &json!(["10.0.1.5-10.0.1.6"]), "{pool:#}");
     let metadata = &pool["metadata"];
@@ -197,7 +199,7 @@ fn what_agents_derived_is_seen_kept_as_it_is_never_read_back_and_goes_with_its_n
             .with_context(|| edited.to_string())?;
     }
     cluster.kubectl(&["delete", "spiderippool", POOL])?;
-    cluster.wait_until(&["spiderippools"], |list| list.to_string().contains(POOL))?;
+    cluster.wait_until(&["spiderippools"], is_listed)?;
 
     // People's own pools stay theirs, whatever mark or name they have.
     let own = cluster.get(&["spiderippool", "node-a-ens7-v4"])?;
