@@ -158,6 +158,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     }
     // A router with an entry for the pod solicits it by unicast to verify that it is reachable.
     if ip.payload.protocol == packet::ICMPV6 {
+        asking::advertise_to_the_host(ctx, &owner, ifindex);
         return responder::answer(ctx);
     }
     PASS

@@ -104,7 +104,7 @@ impl Cloud {
     ) -> Option<NodeCloud> {
         let state = self.state().clone();
         let links = catalog.metadata_links().into_iter().map(str::to_owned);
-        let wanted: BTreeSet<String> = links.chain(state.requested).collect();
+        let wanted: BTreeSet<String> = links.chain(state.requested.into_keys()).collect();
         let provider = state.provider?.ok();
         if provider.is_some() && !wanted.is_empty() && state.ledger.nics().next().is_none() {
             return None;
