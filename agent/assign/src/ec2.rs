@@ -97,7 +97,7 @@ impl Ec2Error {
     #[must_use]
     pub fn is_without_effect(&self) -> bool {
         match &self.problem {
-            Problem::Refused(refusal) => refusal.status < 500,
+            Problem::Refused(refusal) => refusal.is_without_effect(),
             Problem::Transport(error) => error.is_unsent(),
             Problem::Credentials(_) | Problem::Sign(_) => true,
             Problem::Answer(_) => false,

@@ -72,6 +72,12 @@ impl Refusal {
         }
     }
 
+    /// Whether it is certain that nothing was done: EC2 refuses too many requests with a status of the 500s, but at once.
+    #[must_use]
+    pub fn is_without_effect(&self) -> bool {
+        self.status < 500 || matches!(self.code.as_str(), "RequestLimitExceeded" | "SlowDown")
+    }
+
     /// Returns what a person can do.
     #[must_use]
     pub fn advice(&self) -> &'static str {

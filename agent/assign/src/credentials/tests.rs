@@ -94,7 +94,7 @@ async fn credentials_are_kept_and_renewed_five_minutes_before_their_end() {
     };
     let provider = provider(source);
     let now = SystemTime::now();
-    let minutes = |count| Duration::from_secs(60 * count);
+    let minutes = |count: u64| Duration::from_secs(60 * count);
     double.then(of_agent("one", now + minutes(60)));
     double.then(of_agent("two", now + minutes(120)));
     double.then(answer(500, ""));

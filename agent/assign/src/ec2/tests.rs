@@ -112,7 +112,7 @@ async fn what_is_no_answer_is_an_error_and_it_is_known_whether_something_may_hav
         (
             answer(503, &code("RequestLimitExceeded")),
             true,
-            false,
+            true,
             "waits",
         ),
         (
