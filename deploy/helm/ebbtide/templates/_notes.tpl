@@ -8,7 +8,16 @@ multus: {multusCNI: {defaultCniCRName: }}
 plugins: {installCNI: }
 admissionPolicy: {enabled: }
 accountPolicy: {enabled: }
-controller: {replicas: , nodeSelector: , resources: }
+controller:
+  replicas:
+  nodeSelector:
+  resources:
+  priorityClassName:
+  tolerations:
+  affinity:
+  podAnnotations:
+  podLabels:
+  extraEnv:
 cni: {binDir: , confDir: , confName: , conflist: }
 agent:
   config:
@@ -17,6 +26,13 @@ agent:
   resources:
   apiServer: {host: , port: }
   nodeSelector:
+  affinity:
+  tolerations:
+  priorityClassName:
+  updateStrategy:
+  podAnnotations:
+  podLabels:
+  extraEnv:
   privileged:
   hostPID:
   hostRoot:
