@@ -179,6 +179,11 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(lines) => serde_json::to_string(&lines),
             Err(e) => return refuse(e),
         },
+        Query::Explain { pod } if pod.is_empty() => {
+            let all = agent.interfaces().into_iter();
+            let nets: Vec<PodNet> = all.map(|(_, net)| PodNet::clone(&net)).collect();
+            serde_json::to_string(&nets)
+        }
         Query::Explain { pod } => match select(agent, pod) {
             Ok(nets) => serde_json::to_string(&nets),
             Err(e) => return refuse(e),

@@ -80,7 +80,7 @@ pub enum Query {
     Datapath,
     /// The planned network of a pod.
     Explain {
-        /// `namespace/name`, `name`, or the start of a container ID.
+        /// `namespace/name`, `name`, or the start of a container ID; empty: all pods.
         pod: String,
     },
     /// The flow entries of a pod; without one, those that involve the node.

@@ -4,6 +4,8 @@
 //! server, so that credentials, proxies and contexts are as in every other kubectl command, and runs `ebbtidectl` in the
 //! agents' pods.
 
+mod sysdump;
+
 use std::{
     io::{IsTerminal as _, Write as _},
     process::{Command, ExitCode, Output, Stdio},
@@ -82,6 +84,10 @@ pub(super) fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    if cli.command.first().is_some_and(|name| name == "sysdump") {
+        let agents = chosen(agents(cli)?, &nodes(cli)?)?;
+        return sysdump::run(cli, &agents);
+    }
     let helps = |word: &String| matches!(word.as_str(), "help" | "-h" | "--help");
     if cli.command.iter().any(helps) {
         // It is the same everywhere.

@@ -14,6 +14,7 @@ mod pages;
 mod pods;
 mod pools;
 mod status;
+mod sysdump;
 mod trace;
 
 use std::{io::Write as _, net::IpAddr, path::PathBuf, process::ExitCode};
@@ -79,6 +80,8 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Collect what is needed to understand this node from elsewhere, in one file: to attach to an issue.
+    Sysdump(sysdump::Options),
     /// Print the completions for a shell: `source <(ebbtidectl completions bash)`.
     Completions {
         /// The shell.
@@ -145,6 +148,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             address: *address,
             force: *force,
         },
+        Command::Sysdump(options) => return sysdump::run(options, &cli.socket),
         Command::Completions { shell } => {
             return Ok((pages::completions(*shell)?, ExitCode::SUCCESS));
         }
@@ -175,7 +179,10 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
         }
         Command::Flows(_) => flows::show(&parse(&answer)?),
         // These are done above.
-        Command::Trace(_) | Command::Completions { .. } | Command::Man { .. } => answer,
+        Command::Trace(_)
+        | Command::Sysdump(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => answer,
         Command::Ip { .. } => addresses::show(&parse(&answer)?),
         Command::Release { .. } => addresses::released(&parse(&answer)?),
     };
