@@ -23,6 +23,7 @@ use tracing::warn;
 use crate::{
     agent::Agent,
     doctor::{self, Finding, Severity},
+    log::{self, LogLevel},
     reconcile,
 };
 
@@ -192,6 +193,19 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(flows) => serde_json::to_string(&flows),
             Err(e) => return refuse(e),
         },
+        Query::Log { filter, seconds } => {
+            let mut level = log::level();
+            if let Some(filter) = filter {
+                level = LogLevel {
+                    filter: filter.clone(),
+                    seconds: *seconds,
+                };
+                if let Err(e) = log::set_level(&level) {
+                    return refuse(e);
+                }
+            }
+            serde_json::to_string(&level)
+        }
         // It has many answers: see `trace`.
         Query::Trace(_) => return refuse("a trace is no single answer".to_owned()),
         Query::Ip { address } => serde_json::to_string(&address::describe(agent, *address)),

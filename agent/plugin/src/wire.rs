@@ -97,6 +97,15 @@ pub enum Query {
         /// The address.
         address: std::net::IpAddr,
     },
+    /// What is logged; with a filter, it is changed first.
+    Log {
+        /// As RUST_LOG has it.
+        #[serde(default)]
+        filter: Option<String>,
+        /// For how many seconds; without, until the agent ends.
+        #[serde(default)]
+        seconds: Option<u64>,
+    },
     /// Releases the address of a pod that was deleted.
     Release {
         /// The address.

@@ -9,6 +9,7 @@ mod dry_run;
 mod flows;
 mod format;
 mod kubectl;
+mod log_level;
 mod nics;
 mod pages;
 mod pods;
@@ -80,6 +81,8 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Show or change what the agent logs, without a restart: `ebbtidectl log-level debug`.
+    LogLevel(log_level::Options),
     /// Collect what is needed to understand this node from elsewhere, in one file: to attach to an issue.
     Sysdump(sysdump::Options),
     /// Print the completions for a shell: `source <(ebbtidectl completions bash)`.
@@ -148,6 +151,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             address: *address,
             force: *force,
         },
+        Command::LogLevel(options) => options.query(),
         Command::Sysdump(options) => return sysdump::run(options, &cli.socket),
         Command::Completions { shell } => {
             return Ok((pages::completions(*shell)?, ExitCode::SUCCESS));
@@ -178,6 +182,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             texts.join("\n")
         }
         Command::Flows(_) => flows::show(&parse(&answer)?),
+        Command::LogLevel(_) => log_level::show(&parse(&answer)?),
         // These are done above.
         Command::Trace(_)
         | Command::Sysdump(_)
