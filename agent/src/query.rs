@@ -23,6 +23,7 @@ use tracing::warn;
 use crate::{
     agent::Agent,
     doctor::{self, Finding, Severity},
+    log::{self, LogLevel},
     reconcile,
 };
 
@@ -182,6 +183,11 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(lines) => serde_json::to_string(&lines),
             Err(e) => return refuse(e),
         },
+        Query::Explain { pod } if pod.is_empty() => {
+            let all = agent.interfaces().into_iter();
+            let nets: Vec<PodNet> = all.map(|(_, net)| PodNet::clone(&net)).collect();
+            serde_json::to_string(&nets)
+        }
         Query::Explain { pod } => match select(agent, pod) {
             Ok(nets) => serde_json::to_string(&nets),
             Err(e) => return refuse(e),
@@ -190,6 +196,19 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(flows) => serde_json::to_string(&flows),
             Err(e) => return refuse(e),
         },
+        Query::Log { filter, seconds } => {
+            let mut level = log::level();
+            if let Some(filter) = filter {
+                level = LogLevel {
+                    filter: filter.clone(),
+                    seconds: *seconds,
+                };
+                if let Err(e) = log::set_level(&level) {
+                    return refuse(e);
+                }
+            }
+            serde_json::to_string(&level)
+        }
         // It has many answers: see `trace`.
         Query::Trace(_) => return refuse("a trace is no single answer".to_owned()),
         Query::Ip { address } => serde_json::to_string(&address::describe(agent, *address)),

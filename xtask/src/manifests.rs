@@ -92,7 +92,58 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
         }
     }
     by_digest(ws)?;
+    presets(ws)?;
+    for_schedulers(ws)?;
     people_know(ws)
+}
+
+/// Checks that the chart reads every value of the presets.
+fn presets(ws: &Workspace) -> Result<()> {
+    let dir = ws.root.join("deploy/helm/presets");
+    for file in fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let path = file?.path();
+        let text = fs::read_to_string(&path)?;
+        // They are JSON below comments, which is YAML as well.
+        let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let files = render(ws, &values.concat())
+            .with_context(|| format!("cannot render {}", path.display()))?;
+        let notes = files.get("ebbtide/templates/NOTES.txt");
+        if notes.is_none_or(|notes| notes.contains("have no effect")) {
+            bail!(
+                "{}: the chart reads not all of its values: {notes:?}",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Checks the values by which people place and mark pods.
+fn for_schedulers(ws: &Workspace) -> Result<()> {
+    for who in ["agent", "controller"] {
+        let values = serde_json::json!({ who: {
+            "affinity": {"nodeAffinity": {"x-affinity": {}}},
+            "tolerations": [{"key": "x-taint", "operator": "Exists"}],
+            "priorityClassName": "x-priority",
+            "podAnnotations": {"x-annotation": "1"},
+            "podLabels": {"x-label": "1"},
+            "extraEnv": [{"name": "X_ENV", "value": "1"}],
+        }});
+        let text = manifests(ws, &values.to_string())?;
+        for word in [
+            "x-affinity",
+            "x-taint",
+            "x-priority",
+            "x-annotation",
+            "x-label",
+            "X_ENV",
+        ] {
+            if text.matches(word).count() != 1 {
+                bail!("{word} of the values of {who} is to be in one pod: {text}");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks the values that users know from Spiderpool's chart.

@@ -38,6 +38,7 @@ use crate::{
 };
 
 pub use dry_run::{DryRun, dry_run};
+pub use firewall::may_have_nft;
 pub use kernel::too_old;
 
 /// How severe a finding is.

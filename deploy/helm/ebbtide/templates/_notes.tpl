@@ -8,7 +8,6 @@ multus: {multusCNI: {defaultCniCRName: }}
 plugins: {installCNI: }
 admissionPolicy: {enabled: }
 accountPolicy: {enabled: }
-controller: {replicas: , nodeSelector: , resources: }
 cloudController:
   enabled:
   provider:
@@ -26,6 +25,16 @@ cloudController:
   serviceAccount: {annotations: }
   nodeSelector:
   resources:
+controller:
+  replicas:
+  nodeSelector:
+  resources:
+  priorityClassName:
+  tolerations:
+  affinity:
+  podAnnotations:
+  podLabels:
+  extraEnv:
 cni: {binDir: , confDir: , confName: , conflist: }
 agent:
   config:
@@ -34,6 +43,13 @@ agent:
   resources:
   apiServer: {host: , port: }
   nodeSelector:
+  affinity:
+  tolerations:
+  priorityClassName:
+  updateStrategy:
+  podAnnotations:
+  podLabels:
+  extraEnv:
   privileged:
   hostPID:
   hostRoot:
