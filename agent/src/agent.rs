@@ -53,6 +53,7 @@ use ebbtide_types::{Family, private, settings::Settings, timing};
 use crate::{
     cloud::{Cloud, Parts, follow},
     install::InstallStatus,
+    metrics::Metrics,
     reconcile::{Scope, Work},
 };
 
@@ -105,6 +106,8 @@ pub struct Agent {
     pub pending: PendingAddresses,
     /// What the cloud has assigned to the NICs.
     pub cloud: Arc<Cloud>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// A set of interfaces that nobody starts to change until this is dropped.
@@ -180,6 +183,7 @@ impl Agent {
             first_child: tokio::sync::Mutex::default(),
             pending: PendingAddresses::default(),
             cloud: Arc::default(),
+            metrics: Metrics::default(),
         })
     }
 
@@ -190,6 +194,13 @@ impl Agent {
             .as_ref()
             .map(|cluster| Leases::start(Arc::clone(cluster), self.pools.clone(), self.catalogs()));
         self.cluster = cluster;
+        self
+    }
+
+    /// Adds what was counted before the agent was there.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
         self
     }
 
@@ -312,6 +323,7 @@ impl Agent {
     /// # Errors
     /// If the kernel or the store refuses; then the addresses stay reserved.
     pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        self.metrics.pods.end(&self.datapath, owner, net);
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
             true => self.remove_record(owner, net).await?,
@@ -326,6 +338,7 @@ impl Agent {
     /// # Errors
     /// If the kernel or the store refuses; then the addresses stay reserved.
     pub async fn detach_permanently(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        self.metrics.pods.end(&self.datapath, owner, net);
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
             true => self.remove_record(owner, net).await?,

@@ -142,6 +142,7 @@ fn people_know(ws: &Workspace) -> Result<()> {
             "agent.",
             "controller.",
             "cni.",
+            "metrics.",
             "image.",
             "admissionPolicy.",
             "accountPolicy.",

@@ -11,6 +11,7 @@ pub(crate) mod kube;
 pub(crate) mod linker;
 mod needs;
 mod pins;
+mod prometheus;
 pub(crate) mod rust_src;
 pub(crate) mod xstate;
 
@@ -69,7 +70,9 @@ pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     if kube::is_there(ws) {
         needs.programs.extend(debian::NODE);
     }
-    prepare(ws, &needs)
+    prepare(ws, &needs)?;
+    prometheus::ensure(ws);
+    Ok(())
 }
 
 /// As [`vm::this_kernel_will_do`], which needs `ip`: that is installed first, if it is missing and can be.

@@ -46,6 +46,13 @@ pub const E2E: Place = Place {
     ..XTASK
 };
 
+/// `prometheus` and `promtool`, of Debian's package.
+pub const PROMETHEUS: Place = Place {
+    variable: "EBBTIDE_PROMETHEUS_DIR",
+    default: "target/prometheus/usr/bin",
+    made_by: "cargo xtask test",
+};
+
 impl Place {
     /// Returns the path of the file of this name.
     ///

@@ -10,6 +10,14 @@ admissionPolicy: {enabled: }
 accountPolicy: {enabled: }
 controller: {replicas: , nodeSelector: , resources: }
 cni: {binDir: , confDir: , confName: , conflist: }
+metrics:
+  enabled:
+  listen:
+  port:
+  controllerPort:
+  podMonitor: {enabled: , interval: , labels: }
+  prometheusRule: {enabled: , labels: }
+  dashboard: {enabled: , labels: }
 agent:
   config:
   logFormat:
