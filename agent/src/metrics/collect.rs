@@ -1,13 +1,13 @@
 //! Reads what a scrape tells from the agent.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ebbtide_ipam::{catalog::Consequence, pool::PoolUsage};
-use ebbtide_kernel::datapath::Datapath;
+use ebbtide_kernel::datapath::{self, Datapath};
 use ebbtide_types::Family;
 use tokio::task::spawn_blocking;
 use tracing::debug;
@@ -105,10 +105,7 @@ fn of_kernel(agent: &Agent, flows: Option<FlowTable>) -> NodeState {
     }
 }
 
-fn flow_table(
-    datapath: &Datapath,
-    pods: std::collections::BTreeSet<u16>,
-) -> Result<FlowTable, ebbtide_kernel::datapath::Error> {
+fn flow_table(datapath: &Datapath, pods: BTreeSet<u16>) -> Result<FlowTable, datapath::Error> {
     let mut table = FlowTable::default();
     for pod in pods {
         let (buckets, flows) = datapath.flows.count(pod)?;
@@ -123,8 +120,7 @@ fn pool(usage: PoolUsage) -> PoolState {
         family: match usage.family {
             Family::V4 => "IPv4",
             Family::V6 => "IPv6",
-        }
-        .to_owned(),
+        },
         capacity: usage.total,
         free: usage.free,
         used: usage.used.into(),

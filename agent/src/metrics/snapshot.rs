@@ -58,7 +58,7 @@ pub struct PoolState {
     /// Its name.
     pub name: String,
     /// `IPv4` or `IPv6`.
-    pub family: String,
+    pub family: &'static str,
     /// All addresses that it may hand out.
     pub capacity: u128,
     /// Those that can be handed out now.

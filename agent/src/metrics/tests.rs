@@ -24,7 +24,7 @@ fn all() -> Arc<Snapshot> {
         is_installed: true,
         pools: vec![PoolState {
             name: "a \"b\"\\".into(),
-            family: "IPv6".into(),
+            family: "IPv6",
             capacity: 1 << 64,
             free: (1 << 64) - 3,
             used: 1,

@@ -129,8 +129,6 @@ impl fmt::Display for ListenAddress {
 mod tests {
     use crate::settings::Settings;
 
-    use super::*;
-
     #[test]
     fn an_address_is_read_in_either_family_and_off_in_either_yaml() {
         for (text, read) in [
