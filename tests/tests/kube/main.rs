@@ -15,6 +15,7 @@ mod declared;
 mod e2e;
 mod leases;
 mod manifests;
+mod metrics;
 mod names;
 mod node;
 mod objects;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::TcpStream,
     time::Duration,
 };
 
@@ -21,16 +21,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// If nobody listens, or the answer is not HTTP.
 pub fn get(netns: &Netns, address: &str, path: &str) -> Result<(u16, String)> {
-    let address: SocketAddr = address.parse()?;
-    let answer = netns.run(|| {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    netns.run(|| get_here(address, path))
+}
+
+/// As [`get`], in the caller's namespace.
+///
+/// # Errors
+/// As [`get`].
+pub fn get_here(address: &str, path: &str) -> Result<(u16, String)> {
+    let ask = || -> Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address.parse()?, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: a\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
-    });
-    let answer = answer.with_context(|| format!("asking {address} for {path}"))?;
+    };
+    let answer = ask().with_context(|| format!("asking {address} for {path}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     Ok((status.context("no status")?, body.to_owned()))
