@@ -27,8 +27,7 @@ const NODE: &str = "master";
 /// Where the test's Prometheus answers, in the node's namespace.
 const PROMETHEUS_ADDRESS: &str = "127.0.0.1:19090";
 
-/// A rule of the node, and how a scrape names its kind.
-const RULE: [&str; 6] = ["rule", "del", "pref", "1003", "oif", "ens5"];
+/// How a scrape names the repair of a rule of the node's.
 const REPAIRED: [&str; 2] = ["place=\"node\"", "object=\"rule\""];
 
 /// Returns a program of Prometheus'; `None`, after a skip, without it.
@@ -38,6 +37,15 @@ fn program(name: &str) -> Option<PathBuf> {
         skip(Need::Prometheus, format!("{e:#}"));
     }
     found.ok()
+}
+
+/// Removes the first of the agent's rules, as a person would.
+fn remove_a_rule(node: &Netns) -> Result<()> {
+    let rules = ip(node, &["-4", "rule", "show"])?;
+    let mut priorities = rules.lines().filter_map(|line| line.split_once(':'));
+    let ours = priorities.find(|(priority, _)| priority.len() == 4 && priority.starts_with("10"));
+    let (priority, _) = ours.with_context(|| format!("no rule of the agent's: {rules}"))?;
+    ip(node, &["-4", "rule", "del", "pref", priority]).map(drop)
 }
 
 fn in_repository(path: &str) -> PathBuf {
@@ -107,7 +115,7 @@ fn a_scrape_is_what_promtool_expects_and_repairs_are_counted() -> Result<()> {
         "{}",
         before.text
     );
-    ip(&node, &RULE)?;
+    remove_a_rule(&node)?;
     eventually("the repair is counted", || {
         let after = Scrape::of(&node)?;
         ensure!(
@@ -269,7 +277,7 @@ fn prometheus_scrapes_an_agent_and_alerts_when_something_keeps_removing_a_rule()
     eventually("it is scraped", healthy).with_context(|| prometheus.log())?;
     ensure!(prometheus.firing()?.is_empty(), "{:?}", prometheus.firing());
     for time in 1..=7 {
-        ip(&node, &RULE)?;
+        remove_a_rule(&node)?;
         eventually("the repair is counted", || {
             let after = Scrape::of(&node)?;
             ensure!(after.sum("ebbtide_repairs_total", &REPAIRED) == f64::from(time));
