@@ -56,6 +56,7 @@ use ebbtide_types::{Family, private, settings::Settings, timing};
 use crate::{
     cloud::{Cloud, Parts, follow},
     install::InstallStatus,
+    metrics::Metrics,
     reconcile::{Scope, Work},
 };
 
@@ -108,6 +109,8 @@ pub struct Agent {
     pub pending: PendingAddresses,
     /// What the cloud has assigned to the NICs.
     pub cloud: Arc<Cloud>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// A set of interfaces that nobody starts to change until this is dropped.
@@ -183,6 +186,7 @@ impl Agent {
             first_child: tokio::sync::Mutex::default(),
             pending: PendingAddresses::default(),
             cloud: Arc::default(),
+            metrics: Metrics::default(),
         })
     }
 
@@ -193,6 +197,13 @@ impl Agent {
             .as_ref()
             .map(|cluster| Leases::start(Arc::clone(cluster), self.pools.clone(), self.catalogs()));
         self.cluster = cluster;
+        self
+    }
+
+    /// Adds what was counted before the agent was there.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
         self
     }
 
@@ -316,6 +327,7 @@ impl Agent {
     /// # Errors
     /// If the kernel or the store refuses; then the addresses stay reserved.
     pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        self.metrics.pods.end(&self.datapath, owner, net);
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
             true => self.remove_record(owner, net).await?,
@@ -330,6 +342,7 @@ impl Agent {
     /// # Errors
     /// If the kernel or the store refuses; then the addresses stay reserved.
     pub async fn detach_permanently(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        self.metrics.pods.end(&self.datapath, owner, net);
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
             true => self.remove_record(owner, net).await?,

@@ -32,6 +32,8 @@ pub enum Need {
     Ptrace,
     /// A CPU and a kernel with more registers than those of SSE.
     Xsave,
+    /// Prometheus and promtool.
+    Prometheus,
     /// A kernel whose BPF_PROG_TEST_RUN accepts the interface by which a packet came in.
     Ingress,
     /// The programs of clouds' images, unpacked packages of Debian's.
@@ -55,6 +57,7 @@ impl Need {
             Self::Sctp => "sctp",
             Self::Ptrace => "ptrace",
             Self::Xsave => "xsave",
+            Self::Prometheus => "prometheus",
             Self::Ingress => "ingress",
             Self::Images => "images",
         }

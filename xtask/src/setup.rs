@@ -13,6 +13,7 @@ pub(crate) mod linker;
 mod moto;
 mod needs;
 mod pins;
+mod prometheus;
 pub(crate) mod rust_src;
 pub(crate) mod xstate;
 
@@ -79,6 +80,7 @@ pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
         // With an API server and what stands for the cloud, the cloud controller can be tested.
         moto::try_ensure(ws);
     }
+    prometheus::ensure(ws);
     Ok(())
 }
 

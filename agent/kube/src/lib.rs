@@ -6,6 +6,7 @@
 
 pub mod attachment;
 mod attachments;
+pub mod calls;
 mod changes;
 mod cidrs;
 pub mod client;
@@ -39,8 +40,9 @@ pub mod takeover;
 pub mod usage;
 mod watches;
 
+pub use calls::ApiCalls;
 pub use changes::Changes;
-pub use client::connect;
+pub use client::{connect, connect_counting};
 pub use cluster::{Cluster, Unknown};
 pub use lease_table::{BadLease, LeaseTable};
 pub use leases::Leases;

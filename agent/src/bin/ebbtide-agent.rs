@@ -15,13 +15,17 @@ use ebbtide_agent::{
     host_root::HostRoot,
     install,
     log::{self, LogFormat},
+    metrics::{self, Leading, Metrics},
     reconcile,
     server::Server,
 };
 use ebbtide_ipam::catalog::{self, Catalog};
 use ebbtide_kernel::netlink::sysctl;
 use ebbtide_kube as kube;
-use ebbtide_types::{NetworkRef, private, settings::Settings};
+use ebbtide_types::{
+    NetworkRef, private,
+    settings::{ListenAddress, Settings},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -67,6 +71,9 @@ struct Controller {
     /// Kubeconfig file for the API server; in a pod the kubelet provides the access.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// Where metrics and probes are served: ADDRESS:PORT, or `off`.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:19465")]
+    metrics_address: ListenAddress,
     /// The format of the log on standard error. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -138,6 +145,10 @@ struct Run {
     /// The configuration file (YAML) [default: built-in settings].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Where metrics and probes are served: ADDRESS:PORT, or `off`. Wins over `metrics.address` of the configuration
+    /// file.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<ListenAddress>,
     /// The format of the log on standard error. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -221,11 +232,16 @@ fn error_chain(error: &anyhow::Error) -> String {
 
 async fn control(options: Controller) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let client = kube::connect(options.kubeconfig.as_deref()).await?;
+    let metrics = Metrics::default();
+    let kubeconfig = options.kubeconfig.as_deref();
+    let client = kube::connect_counting(kubeconfig, &metrics.api_calls).await?;
+    let leading = Leading::default();
+    metrics::serve_controller(&metrics, &leading, options.metrics_address);
+    let work = move |cluster| leading.clone().during(kube::controller::work(cluster));
     info!(name = options.name, "standing for election");
     let cluster = kube::Cluster::start_controller(client, options.name);
     tokio::select! {
-        () = kube::leader::lead(cluster, kube::controller::work) => bail!("the watch of the Lease ended"),
+        () = kube::leader::lead(cluster, work) => bail!("the watch of the Lease ended"),
         _ = terminate.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
     }
@@ -311,10 +327,11 @@ fn write_crds(dir: &Path) -> anyhow::Result<()> {
 type Declared = (Option<Arc<kube::Cluster>>, watch::Receiver<Arc<Catalog>>);
 
 /// Returns the declared objects, followed from now on: from the API server or from files.
-async fn declared(options: &Run) -> anyhow::Result<Declared> {
+async fn declared(options: &Run, metrics: &Metrics) -> anyhow::Result<Declared> {
     let in_pod = options.manifests.is_none() && kube::client::in_cluster();
     if options.kube || options.kubeconfig.is_some() || in_pod {
-        let client = kube::connect(options.kubeconfig.as_deref()).await?;
+        let kubeconfig = options.kubeconfig.as_deref();
+        let client = kube::connect_counting(kubeconfig, &metrics.api_calls).await?;
         let node = options.node_name.clone();
         let (cluster, catalog) = kube::Cluster::start(client, node, &options.state_dir);
         return Ok((Some(cluster), catalog));
@@ -357,16 +374,20 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
 
-    let (cluster, catalog) = declared(&options).await?;
+    let metrics = Metrics::default();
+    let (cluster, catalog) = declared(&options, &metrics).await?;
     let directories = Directories {
         state: options.state_dir.clone(),
         bpf: options.bpf_dir,
     };
+    let address = options.metrics_address.unwrap_or(settings.metrics.address);
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
+    let agent = agent.with_metrics(metrics);
     let agent = agent.following_cloud(&options.state_dir).await;
     let agent = Arc::new(agent.keeping_pools().with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
     let running = agent.running_containers().await;
+    metrics::serve_agent(&agent, address);
     if let Some(cluster) = cluster.clone() {
         let pods = Arc::clone(&agent);
         let interfaces = move || pods.interfaces();
@@ -394,6 +415,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         installation.install(&agent.installation);
         tokio::spawn(installation.follow(agent.installation.clone()));
     }
+    agent.metrics.set_ready();
     info!(node = %agent.node_name, socket = %socket.display(), "ready");
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         error!("tell systemd that the agent is ready: {e}");

@@ -120,6 +120,7 @@ async fn attach(
                 return Err(e.into());
             }
         };
+        agent.metrics.events.conflicted();
         // From now on the address is withheld.
         if let Err(left) = agent.undo_add(owner, &made.net).await {
             return Err(Failure::new(

@@ -18,6 +18,7 @@ mod e2e;
 mod given_back;
 mod leases;
 mod manifests;
+mod metrics;
 mod moto;
 mod names;
 mod node;

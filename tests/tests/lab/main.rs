@@ -23,6 +23,7 @@ mod lifecycle;
 mod marks;
 mod masquerade;
 mod metadata;
+mod metrics;
 mod modes;
 mod mtu;
 mod nft;

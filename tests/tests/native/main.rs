@@ -18,6 +18,7 @@ mod hostile;
 mod isolation;
 mod metadata_double;
 mod metadata_guard;
+mod metrics;
 mod netlink;
 mod nic_links;
 mod others_routes;

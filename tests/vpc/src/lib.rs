@@ -78,6 +78,7 @@ pub mod process;
 pub mod progress;
 pub mod proxy;
 pub mod random;
+pub mod scrape;
 pub mod snapshot;
 pub mod strict;
 pub mod tap;

@@ -53,6 +53,13 @@ pub const IMAGES: Place = Place {
     made_by: "cargo xtask setup",
 };
 
+/// `prometheus` and `promtool`, of Debian's package.
+pub const PROMETHEUS: Place = Place {
+    variable: "EBBTIDE_PROMETHEUS_DIR",
+    default: "target/prometheus/usr/bin",
+    made_by: "cargo xtask test",
+};
+
 impl Place {
     /// Returns the path of the file of this name.
     ///

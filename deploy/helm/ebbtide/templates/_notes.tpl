@@ -36,6 +36,14 @@ controller:
   podLabels:
   extraEnv:
 cni: {binDir: , confDir: , confName: , conflist: }
+metrics:
+  enabled:
+  listen:
+  port:
+  controllerPort:
+  podMonitor: {enabled: , interval: , labels: }
+  prometheusRule: {enabled: , labels: }
+  dashboard: {enabled: , labels: }
 agent:
   config:
   logFormat:
