@@ -1,21 +1,23 @@
 //! The agent itself: its state, its start, and the operations on pods' interfaces that requests and the reconciler
 //! share.
 
-mod chained;
-mod cleanup;
+mod boot;
+pub(crate) mod chained;
 mod cloud;
 mod declared;
 mod drift;
+pub(crate) mod forwarding_backup;
 mod interfaces;
 mod locks;
 mod nic_modes;
 mod nics;
 mod pending;
+pub(crate) mod qdiscs_made;
 mod records;
 mod rule_base;
 mod running;
 mod share;
-mod sysctl_backup;
+pub(crate) mod sysctl_backup;
 mod view;
 mod withheld;
 
@@ -26,7 +28,6 @@ use std::{
 };
 
 use chained::ChainedInterfaces;
-pub use cleanup::{CleanupError, Remaining, clean_up};
 pub use drift::Drift;
 use drift::Uplink;
 use interfaces::Interfaces;
@@ -404,7 +405,9 @@ impl Agent {
     }
 
     fn forward(&self, facts: &NodeFacts) {
-        for setting in forwarding(facts) {
+        let wanted = forwarding(facts);
+        self.nics.record_forwarding(&wanted);
+        for setting in wanted {
             if let Err(e) = sysctl::write(&setting) {
                 warn!("enable forwarding: {e}; pods will not reach Services");
             }

@@ -198,11 +198,24 @@ impl Installation {
     /// # Errors
     /// If something exists and cannot be removed, or is not Ebbtide's.
     pub fn uninstall(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut removed = self.remove_configuration()?;
+        let plugin = self.plugins.join(PLUGIN);
+        if remove_with_draft(&plugin)? {
+            removed.push(plugin);
+        }
+        Ok(removed)
+    }
+
+    /// As [`Installation::uninstall`], but leaves the plugin: pods that are left are deleted by it.
+    ///
+    /// # Errors
+    /// As [`Installation::uninstall`].
+    pub fn remove_configuration(&self) -> Result<Vec<PathBuf>, Error> {
         let configuration = self.configuration();
         if let Some(there) = self.ours(&configuration)? {
             let others = merge::foreign_entries(&there, &Value::Null);
             if !others.is_empty() {
-                let kept = configuration.with_file_name(format!("{}.removed", self.name));
+                let kept = self.removed();
                 let text = fs::read(&configuration);
                 let text = text.map_err(|e| failed("read", &configuration, e))?;
                 atomic_replace(&kept, &text, 0o644)?;
@@ -214,16 +227,29 @@ impl Installation {
                 );
             }
         }
-        let mut removed = Vec::new();
-        for path in [configuration, self.plugins.join(PLUGIN)] {
-            let there = remove(&path)?;
-            remove(&draft_of(&path))?;
-            if there {
-                sync_directory_of(&path)?;
-                removed.push(path);
-            }
+        match remove_with_draft(&configuration)? {
+            true => Ok(vec![configuration]),
+            false => Ok(Vec::new()),
         }
-        Ok(removed)
+    }
+
+    /// Returns the files that [`Installation::uninstall`] would remove.
+    #[must_use]
+    pub fn installed(&self) -> Vec<PathBuf> {
+        let all = [self.configuration(), self.plugins.join(PLUGIN)];
+        let there = |path: &PathBuf| fs::symlink_metadata(path).is_ok();
+        all.into_iter().filter(there).collect()
+    }
+
+    /// Returns the configuration that an uninstallation kept because others have added to it, if there is one.
+    #[must_use]
+    pub fn kept(&self) -> Option<PathBuf> {
+        Some(self.removed()).filter(|path| path.exists())
+    }
+
+    /// Where a configuration is kept that others have added to.
+    fn removed(&self) -> PathBuf {
+        self.configurations.join(format!("{}.removed", self.name))
     }
 
     fn configuration(&self) -> PathBuf {
@@ -282,6 +308,16 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, Error> {
     }
     atomic_replace(path, bytes, mode)?;
     Ok(true)
+}
+
+/// Removes a file and what a killed agent left of its successor. Returns whether it was there.
+fn remove_with_draft(path: &Path) -> Result<bool, Error> {
+    let there = remove(path)?;
+    remove(&draft_of(path))?;
+    if there {
+        sync_directory_of(path)?;
+    }
+    Ok(there)
 }
 
 fn remove(path: &Path) -> Result<bool, Error> {

@@ -18,3 +18,4 @@ pub mod program;
 pub mod query;
 pub mod reconcile;
 pub mod server;
+pub mod uninstall;

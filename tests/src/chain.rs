@@ -21,7 +21,7 @@ const NODE_PORT: u16 = 30080;
 const NODE: &str = "master";
 
 /// SpiderReservedIPs for addresses of ens5 that other plugins' IPAM may use.
-const OTHERS: &str = "\
+pub const OTHERS: &str = "\
 ---
 apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderReservedIP

@@ -4,6 +4,7 @@
 //! - [`crowd`]: a node with everything on it that other people have on theirs, and all of its traffic as a matrix;
 //! - [`guest_agent`]: the real google-guest-agent on a node;
 //! - [`two_ways`]: a pod that is reached straight and through its node, and by which way it answers;
+//! - [`removal`]: a node before its first agent, and after the removal of the last one;
 //! - [`fuzz`]: what comes from outside, damaged at random: read by what reads it, and sent to a running agent;
 //! - [`victim`]: a process to kill while it takes addresses.
 
@@ -12,6 +13,7 @@ pub mod chained;
 pub mod crowd;
 pub mod fuzz;
 pub mod guest_agent;
+pub mod removal;
 pub mod slow_ipam;
 pub mod two_ways;
 pub mod victim;

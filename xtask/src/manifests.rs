@@ -49,6 +49,17 @@ const CLOUD_HEAD: &str = "\
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
 ";
 
+/// The head of what removes everything.
+const UNINSTALL_HEAD: &str = "\
+# Removes everything of Ebbtide's from all nodes, and what was written into the API server (docs/operate.md):
+#   kubectl delete pods that use Ebbtide's networks
+#   kubectl -n ebbtide-system delete daemonset/ebbtide deployment/ebbtide-controller
+#   kubectl apply -f deploy/uninstall.yaml
+#   kubectl -n ebbtide-system wait --for=condition=complete job/ebbtide-uninstall --timeout=5m
+#   kubectl delete -f deploy/uninstall.yaml -f deploy/ebbtide.yaml
+# Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
+";
+
 const NAMESPACE_OBJECT: &str = "\
 apiVersion: v1
 kind: Namespace
@@ -280,7 +291,7 @@ fn by_digest(ws: &Workspace) -> Result<()> {
 }
 
 /// Returns the files that are generated.
-fn made(ws: &Workspace) -> Result<[(&'static str, String); 4]> {
+fn made(ws: &Workspace) -> Result<[(&'static str, String); 5]> {
     let all = r#"{"admissionPolicy": {"enabled": true}, "accountPolicy": {"enabled": true},
         "cloudController": {"enabled": true}}"#;
     let files = render(ws, all)?;
@@ -306,7 +317,18 @@ fn made(ws: &Workspace) -> Result<[(&'static str, String); 4]> {
             "deploy/cloud-controller.yaml",
             format!("{CLOUD_HEAD}{}\n", policy("cloud-controller")?),
         ),
+        (
+            "deploy/uninstall.yaml",
+            format!("{UNINSTALL_HEAD}{}\n", without_hooks(policy("uninstall")?)),
+        ),
     ])
+}
+
+/// Takes Helm's hooks from objects that have no other annotations.
+fn without_hooks(text: &str) -> String {
+    let lines = text.lines();
+    let kept = lines.filter(|line| !line.contains("helm.sh/hook") && *line != "  annotations:");
+    kept.collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the namespace and the chart's objects, in the order in which they must be applied.

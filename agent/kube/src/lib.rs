@@ -37,6 +37,7 @@ mod saved;
 mod service_cidrs;
 pub mod sticky;
 pub mod takeover;
+pub mod uninstall;
 pub mod usage;
 mod watches;
 

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// The finalizer, Spiderpool's own.
-const FINALIZER: &str = "spiderpool.spidernet.io";
+pub(super) const FINALIZER: &str = "spiderpool.spidernet.io";
 
 /// The elected controller's state of what it wrote.
 #[derive(Debug, Default)]

@@ -18,7 +18,7 @@ use tracing::{error, warn};
 
 /// The directory of these records.
 #[derive(Debug)]
-pub(super) struct ChainedInterfaces(PathBuf);
+pub(crate) struct ChainedInterfaces(PathBuf);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -31,7 +31,7 @@ struct Document {
 
 impl ChainedInterfaces {
     /// Opens the directory, which is made if it does not exist, and removes drafts that a killed agent left.
-    pub(super) fn open(state: &Path) -> io::Result<Self> {
+    pub(crate) fn open(state: &Path) -> io::Result<Self> {
         let directory = state.join("chained");
         private::make_directory(&directory)?;
         let chained = Self(directory);
@@ -71,7 +71,7 @@ impl ChainedInterfaces {
     }
 
     /// Removes a record, if it exists.
-    pub(super) fn remove(&self, owner: &Owner) -> io::Result<()> {
+    pub(crate) fn remove(&self, owner: &Owner) -> io::Result<()> {
         match fs::remove_file(self.path(owner)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
@@ -80,7 +80,7 @@ impl ChainedInterfaces {
 
     /// Returns all records. One that cannot be read is kept and logged. An empty one is what a power loss left of a
     /// record that needs no clean-up.
-    pub(super) fn list(&self) -> Vec<(Owner, PodNet)> {
+    pub(crate) fn list(&self) -> Vec<(Owner, PodNet)> {
         let entries = match fs::read_dir(&self.0) {
             Ok(entries) => entries,
             Err(e) => {

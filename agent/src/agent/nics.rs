@@ -5,7 +5,7 @@ use std::{
     borrow::Cow,
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,9 +15,11 @@ use std::{
 
 use ebbtide_ipam::catalog::Catalog;
 use ebbtide_kernel::{
+    datapath,
     netlink::{
+        self, Netlink,
         foreign::ForeignRule,
-        model::{NamespacePlan, host_net},
+        model::{NamespacePlan, Sysctl, host_net},
     },
     node::{self, Classification, HostPlan, Nic, NicNetworks, NodeFacts, Routed, Rules, Values},
     podnet::PodNet,
@@ -26,9 +28,9 @@ use ebbtide_types::Family;
 use tracing::{error, info, warn};
 
 use super::{
-    Agent,
+    Agent, forwarding_backup,
     interfaces::addresses,
-    locked,
+    locked, qdiscs_made,
     rule_base::RuleBase,
     sysctl_backup::SysctlBackup,
     view::{PodNetwork, View},
@@ -41,6 +43,7 @@ pub(super) struct Nics {
     lock: tokio::sync::Mutex<()>,
     prepared: Mutex<Option<Prepared>>,
     rule_base: RuleBase,
+    state: PathBuf,
     sysctl_backup: SysctlBackup,
     /// Whether forwarding was enabled since there are pods.
     forwards: AtomicBool,
@@ -54,10 +57,36 @@ impl Nics {
             lock: tokio::sync::Mutex::default(),
             prepared: Mutex::default(),
             rule_base: RuleBase::default(),
+            state: state.to_owned(),
             sysctl_backup: SysctlBackup::open(state),
             forwards: AtomicBool::new(false),
             failure: Mutex::default(),
         }
+    }
+
+    /// Records how the node forwards, before these settings are written.
+    pub(super) fn record_forwarding(&self, wanted: &[Sysctl]) {
+        forwarding_backup::record(&self.state, wanted);
+    }
+
+    /// Records at which NICs the plan's filters need a queueing discipline that is not there yet.
+    async fn record_new_qdiscs(
+        &self,
+        plan: &HostPlan,
+        facts: &NodeFacts,
+        host: &Netlink,
+    ) -> Result<(), netlink::Error> {
+        // With TCX the programs of NICs are no filters.
+        if datapath::has_tcx() {
+            return Ok(());
+        }
+        let hooks = host.tc_hooks().await?;
+        let filters = plan.plan.filters.iter();
+        let links = filters.filter_map(|filter| facts.nic(&filter.link));
+        let new = links.filter(|nic| !hooks.are_at(nic.ifindex));
+        let new = new.map(|nic| (nic.ifindex, nic.name.clone())).collect();
+        qdiscs_made::record(&self.state, new);
+        Ok(())
     }
 }
 
@@ -338,6 +367,8 @@ impl Agent {
         log_moved_marks(&marks, &plan);
         let pods = self.pods_rules();
         self.nics.sysctl_backup.record(&plan.plan.sysctls);
+        let recorded = self.nics.record_new_qdiscs(&plan, facts, &self.host);
+        recorded.await?;
         let applied = node::apply(
             &plan,
             redirect_device,

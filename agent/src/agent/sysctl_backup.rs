@@ -24,21 +24,16 @@ struct Changed {
     ours: String,
 }
 
-/// Whether an earlier agent recorded settings that it has not restored.
-pub(super) fn exists(state: &Path) -> bool {
-    state.join(FILE).exists()
-}
-
 /// The original values, by path below `/proc/sys`. Also on disk, so that a later agent can restore them.
 #[derive(Debug)]
-pub(super) struct SysctlBackup {
+pub(crate) struct SysctlBackup {
     path: PathBuf,
     changed: Mutex<BTreeMap<String, Changed>>,
 }
 
 impl SysctlBackup {
     /// Opens the record that an earlier agent left, or an empty one.
-    pub(super) fn open(state: &Path) -> Self {
+    pub(crate) fn open(state: &Path) -> Self {
         let path = state.join(FILE);
         let changed = match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|e| {
@@ -80,8 +75,22 @@ impl SysctlBackup {
         }
     }
 
+    /// Returns the settings that [`SysctlBackup::restore`] would write, as they were.
+    pub(crate) fn to_restore(&self) -> Vec<Sysctl> {
+        let all = locked(&self.changed);
+        let settings = all.iter().filter_map(|(path, changed)| {
+            let setting = Sysctl {
+                path: path.clone(),
+                value: changed.was.clone(),
+            };
+            let now = sysctl::read(&setting).ok().flatten();
+            (now.as_ref() == Some(&changed.ours)).then_some(setting)
+        });
+        settings.collect()
+    }
+
     /// Restores every setting that still has Ebbtide's value.
-    pub(super) fn restore(&self) {
+    pub(crate) fn restore(&self) {
         let mut all = locked(&self.changed);
         for (path, changed) in std::mem::take(&mut *all) {
             let mut setting = Sysctl {

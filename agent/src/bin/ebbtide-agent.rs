@@ -1,16 +1,16 @@
 //! `ebbtide-agent`, the daemon of a node.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use ebbtide_agent::{
-    agent::{self, Agent, Directories, Remaining},
+    agent::{Agent, Directories},
     doctor, heap,
     host_root::HostRoot,
     install,
@@ -18,6 +18,7 @@ use ebbtide_agent::{
     metrics::{self, Leading, Metrics},
     reconcile,
     server::Server,
+    uninstall::{self, Outcome},
 };
 use ebbtide_ipam::catalog::{self, Catalog};
 use ebbtide_kernel::netlink::sysctl;
@@ -31,9 +32,6 @@ use tokio::{
     sync::watch,
 };
 use tracing::{error, info, warn};
-
-/// The interval at which it is checked whether pods are left, at the end of an installation.
-const SWEEP: Duration = Duration::from_secs(30);
 
 /// Ebbtide's node agent: connects pods to the node's own NICs, and routes replies by the interface of the request.
 #[derive(Parser)]
@@ -53,9 +51,15 @@ enum Command {
     /// Ask the cloud for more addresses where pods wait, and give back what nobody needs: one of a cluster's such controllers
     /// is elected. Needs an API server, and rights in the cloud that no node has.
     CloudController(Box<CloudController>),
-    /// Remove the plugin and its network configuration from this host, and the host's routes, rules and programs once no
-    /// pod is left; running pods keep their network.
+    /// Remove everything of Ebbtide's from this host: configuration and plugin, programs, rules, routes, links, settings,
+    /// socket. Exits with 3, and removes nothing, while pods are left; with 4 while the agent runs; with 1 if something
+    /// could not be removed. It can be repeated at any time.
     Uninstall(Uninstall),
+    /// Remove from the API server what controller and agents wrote, once the nodes are uninstalled: the pools' finalizer,
+    /// NetworkAttachmentDefinitions that call Ebbtide, SpiderEndpoints, ConfigMaps of leases, Leases. What people declared
+    /// stays. Exits with 3 while pods have addresses of Ebbtide's, with 4 while a controller is at work, with 5 while
+    /// nodes are not uninstalled, with 1 if something could not be removed.
+    UninstallCluster(UninstallCluster),
     /// Write the CustomResourceDefinitions into a directory, one file each.
     Crds {
         /// The directory; made if it does not exist. Other files in it stay.
@@ -90,19 +94,41 @@ struct CloudController {
 #[derive(Args)]
 struct Uninstall {
     #[command(flatten)]
-    directories: install::options::Directories,
-    /// The agent's directory of persistent data.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/ebbtide")]
-    state_dir: PathBuf,
-    /// The agent's directory of pinned eBPF maps.
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ebbtide")]
-    bpf_dir: PathBuf,
-    /// The directory of writable sysctls: in a container, a mount of the host's /proc/sys.
-    #[arg(long, value_name = "DIR", default_value = sysctl::ROOT)]
-    sysctl_dir: PathBuf,
-    /// Do not exit before SIGTERM, as the pod of a DaemonSet must not, and clean up when the last pod is removed.
+    options: uninstall::Options,
+    /// The format of the report on standard output. What is done is logged on standard error meanwhile.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Args)]
+struct UninstallCluster {
+    /// Kubeconfig file for the API server; in a pod the kubelet provides the access.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The agents' namespace [default: that of the pod or of the kubeconfig].
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Only look whether pods have addresses of Ebbtide's.
     #[arg(long)]
-    stay: bool,
+    check: bool,
+    /// Print what would be removed, and remove nothing.
+    #[arg(long, conflicts_with = "check")]
+    dry_run: bool,
+    /// How many seconds to wait for the end of pods, controller and nodes' uninstallation.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u64,
+    /// The DaemonSet that uninstalls the nodes, which must be ready on all of them before.
+    #[arg(long, value_name = "NAME")]
+    daemonset: Option<String>,
+    /// The format of the report on standard output. What is done is logged on standard error meanwhile.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
 #[derive(Args)]
@@ -204,7 +230,17 @@ fn main() -> ExitCode {
         }
         Command::Uninstall(options) => {
             log::start(LogFormat::Text);
-            uninstall(&options)
+            match uninstall(&options) {
+                Ok(outcome) => return ExitCode::from(outcome.exit_code()),
+                Err(e) => Err(e),
+            }
+        }
+        Command::UninstallCluster(options) => {
+            log::start(LogFormat::Text);
+            match uninstall_cluster(options) {
+                Ok(outcome) => return ExitCode::from(outcome.exit_code()),
+                Err(e) => Err(e),
+            }
         }
         Command::Crds { dir } => {
             log::start(LogFormat::Text);
@@ -258,61 +294,68 @@ async fn control_cloud(options: CloudController) -> anyhow::Result<()> {
     }
 }
 
-fn uninstall(options: &Uninstall) -> anyhow::Result<()> {
-    let installation = options
-        .directories
-        .installation()?
-        .context("say where it is installed: --cni-bin-dir DIR --cni-conf-dir DIR")?;
-    for path in installation.uninstall()? {
-        info!("removed {}", path.display());
-    }
-    sysctl::set_root(options.sysctl_dir.clone());
+fn uninstall(Uninstall { options, output }: &Uninstall) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the tokio runtime")?;
     runtime.block_on(async {
-        let left = clean_up(options).await?;
-        if !options.stay {
-            return Ok(());
-        }
+        // Registered before anything slow. It may be ended at any time.
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
-            failed = clean_up_later(options, left) => failed,
+        let report = tokio::select! {
+            report = uninstall::run(options) => report.context("remove Ebbtide from this node")?,
+            _ = terminate.recv() => bail!("SIGTERM: not all may be removed; uninstall again"),
+        };
+        uninstall::log_end(&report);
+        let mut out = std::io::stdout().lock();
+        let written = match output {
+            Output::Text => report.print(&mut out),
+            Output::Json => serde_json::to_writer_pretty(&mut out, &report)
+                .map_err(std::io::Error::from)
+                .and_then(|()| writeln!(out)),
+        };
+        written.context("write the report")?;
+        drop(out);
+        if options.stays() {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT")?,
+            }
         }
+        Ok(report.outcome)
     })
 }
 
-/// Removes what pods needed in the host, if there are no pods; logs what is left and why.
-async fn clean_up(options: &Uninstall) -> anyhow::Result<Remaining> {
-    let directories = Directories {
-        state: options.state_dir.clone(),
-        bpf: options.bpf_dir.clone(),
+fn uninstall_cluster(options: UninstallCluster) -> anyhow::Result<kube::uninstall::Outcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the tokio runtime")?;
+    let report = runtime.block_on(async {
+        let client = kube::connect(options.kubeconfig.as_deref()).await?;
+        let wanted = kube::uninstall::Options {
+            namespace: options.namespace,
+            check: options.check,
+            dry_run: options.dry_run,
+            wait: std::time::Duration::from_secs(options.wait),
+            daemonset: options.daemonset,
+        };
+        let report = kube::uninstall::run(client, &wanted).await;
+        report.context("remove what Ebbtide wrote into the API server")
+    })?;
+    let mut out = std::io::stdout().lock();
+    let written = match options.output {
+        Output::Json => serde_json::to_writer_pretty(&mut out, &report)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(out)),
+        Output::Text if report.dry_run => report
+            .removed
+            .iter()
+            .try_for_each(|what| writeln!(out, "would remove {what}")),
+        Output::Text => Ok(()),
     };
-    let left = agent::clean_up(&directories).await;
-    let left = left.context("remove Ebbtide's rules, routes and programs from the host")?;
-    match left {
-        Remaining::Nothing => info!("no rules, routes or programs of Ebbtide are in the host"),
-        Remaining::Interfaces(count) => warn!(
-            "{count} pod interface(s) are still there and keep what they need in the host's network: delete \
-             these pods, then uninstall again"
-        ),
-        Remaining::Agent => warn!(
-            "an agent still runs here and keeps what its pods need in the host's network: end it, then uninstall again"
-        ),
-    }
-    Ok(left)
-}
-
-/// Repeats [`clean_up`] until nothing is left, then waits for ever.
-async fn clean_up_later(options: &Uninstall, mut left: Remaining) -> anyhow::Result<()> {
-    while left != Remaining::Nothing {
-        tokio::time::sleep(SWEEP).await;
-        left = clean_up(options).await?;
-    }
-    std::future::pending().await
+    written.context("write the report")?;
+    Ok(report.outcome)
 }
 
 fn write_crds(dir: &Path) -> anyhow::Result<()> {

@@ -19,6 +19,12 @@ const OWN_FILES: [&str; 6] = [
     "spiderpool-taken-over",
 ];
 
+/// Whether a file of this name in the state directory is the agent's.
+#[must_use]
+pub fn is_own_file(name: &str) -> bool {
+    OWN_FILES.iter().any(|own| name.starts_with(own))
+}
+
 /// Creates a directory that only its owner can access, and those above it; an existing one stays as it is.
 ///
 /// # Errors

@@ -30,3 +30,4 @@ mod service_proxy;
 mod setup;
 mod table;
 mod takeover;
+mod uninstall;

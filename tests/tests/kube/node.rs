@@ -205,16 +205,34 @@ fn the_daemonset_makes_a_node_ready_and_leaves_it_ready_when_it_is_replaced() ->
     site.is_ready("10s")?;
 
     site.with_the_daemonset(&["delete"], &[])?;
+    let controller = ["delete", "deployment/ebbtide-controller"];
+    cluster.kubectl(&[&["-n", NAMESPACE], &controller[..]].concat())?;
     let uninstall = Path::new(DEPLOY)
         .join("uninstall.yaml")
         .display()
         .to_string();
     cluster.kubectl(&["apply", "-f", &uninstall])?;
-    site.until("nothing is left", || {
-        let left = on(node, "ls /etc/cni/net.d /opt/cni/bin")?;
-        ensure!(!left.contains("ebbtide"), "{left}");
-        Ok(())
-    })
+    let done = [
+        "--for=condition=complete",
+        "job/ebbtide-uninstall",
+        "--timeout=10s",
+    ];
+    let wait = [&["-n", NAMESPACE, "wait"], &done[..]].concat();
+    site.until("all nodes are uninstalled", || {
+        cluster.kubectl(&wait).map(drop)
+    })?;
+    let left = on(
+        node,
+        "ls /etc/cni/net.d /opt/cni/bin; ls -d /run/ebbtide /sys/fs/bpf/ebbtide 2>/dev/null; \
+         ip link; ip rule; ip -6 rule; ip route show table all",
+    )?;
+    ensure!(
+        !left.contains("ebbtide") && !left.contains("proto 235"),
+        "{left}"
+    );
+    let left = cluster.get(&["spiderippools"])?.to_string();
+    ensure!(!left.contains("spiderpool.spidernet.io\"]"), "{left}");
+    Ok(())
 }
 
 /// There is no kube-proxy, as with a network plugin that serves Services and itself waits for the pods' network: nobody

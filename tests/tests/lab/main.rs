@@ -38,6 +38,7 @@ mod own_addresses;
 mod plain_network;
 mod protocols;
 mod real_packages;
+mod removal;
 mod renamed;
 mod repair;
 mod repeated;

@@ -112,7 +112,7 @@ const ICMP: usize = 14 + 40;
 
 /// Returns the checksum of the ICMPv6 message of a frame, with its field as it is: zero if it is right (RFC 4443, 2.3).
 fn sum(frame: &[u8]) -> u16 {
-    let length = u32::try_from(frame.len() - ICMP).unwrap();
+    let length = u32::try_from(frame.len() - ICMP).unwrap_or_default();
     let mut summed = frame[14 + 8..ICMP].to_vec();
     summed.extend(length.to_be_bytes());
     summed.extend([0, 0, 0, 58]);
@@ -124,7 +124,7 @@ fn sum(frame: &[u8]) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    !u16::try_from(sum).unwrap()
+    !u16::try_from(sum).unwrap_or_default()
 }
 
 /// Builds an advertisement of the gateway to an address, as an answer to a solicitation.

@@ -20,6 +20,7 @@ mod metadata_double;
 mod metadata_guard;
 mod metrics;
 mod netlink;
+mod network_managers;
 mod nic_links;
 mod others_routes;
 mod others_rules;

@@ -44,7 +44,28 @@ pub struct Agent {
     bpf: PathBuf,
     /// The kubeconfig, if its manifests come from the API server and not from files.
     kubeconfig: Option<PathBuf>,
+    /// Whether it installs plugin and configuration.
+    installs: bool,
     process: Option<Process>,
+}
+
+/// How `ebbtide-agent uninstall` ended.
+#[derive(Clone, Debug)]
+pub struct Uninstalled {
+    /// Its exit code; none if it was killed.
+    pub code: Option<i32>,
+    /// What it logged.
+    pub log: String,
+    /// Its report; null if it printed none.
+    pub report: serde_json::Value,
+}
+
+/// Returns the agent's binary.
+///
+/// # Errors
+/// If it was not built.
+pub fn binary() -> Result<PathBuf> {
+    workspace::BINARIES.file("ebbtide-agent")
 }
 
 impl Agent {
@@ -75,7 +96,11 @@ impl Agent {
         Ok(agent)
     }
 
-    fn prepare(netns: &Netns, node: &str, manifests: &str, config: &str) -> Result<Self> {
+    /// Prepares the directories of an agent that is not started.
+    ///
+    /// # Errors
+    /// If they cannot be made.
+    pub fn prepare(netns: &Netns, node: &str, manifests: &str, config: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         process::sweep(Path::new(BPFFS), PREFIX);
         let directory = TempDir::with_prefix("ebbtide-").context("making the agent's directory")?;
@@ -87,6 +112,7 @@ impl Agent {
             directory,
             bpf: bpf.into(),
             kubeconfig: None,
+            installs: false,
             process: None,
         };
         for subdirectory in ["manifests", "state", "run"] {
@@ -163,6 +189,11 @@ exec env PATH=/none "$@" --host-root="$root"
             .arg(&self.bpf)
             .arg("--config")
             .arg(self.path("config.yaml"));
+        if self.installs {
+            let [plugins, configurations] = self.cni_directories();
+            command.arg("--cni-bin-dir").arg(plugins);
+            command.arg("--cni-conf-dir").arg(configurations);
+        }
         let process = Process::start(command, &self.path("agent.log"));
         self.process = Some(process.context("starting ebbtide-agent")?);
         Ok(())
@@ -298,29 +329,86 @@ exec env PATH=/none "$@" --host-root="$root"
         Ok((findings, !output.status.success()))
     }
 
-    /// Runs `ebbtide-agent uninstall` on this node, with host directories of its own, and returns its output.
+    /// Runs `ebbtide-agent uninstall` on this node, with host directories of its own, and returns its log.
     ///
     /// # Errors
     /// If it fails; the error has its output.
     pub fn uninstall(&self) -> Result<String> {
-        let host = TempDir::with_prefix("ebbtide-").context("making a host's directories")?;
-        let output = self
-            .netns
-            .command(workspace::BINARIES.file("ebbtide-agent")?)
+        let ended = self.uninstall_with(&[])?;
+        ensure!(ended.code == Some(0), "ebbtide-agent uninstall: {ended:?}");
+        Ok(ended.log)
+    }
+
+    /// Runs `ebbtide-agent uninstall` on this node with further arguments, and returns how it ended.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn uninstall_with(&self, arguments: &[&str]) -> Result<Uninstalled> {
+        let mut command = self.uninstall_command(self.netns.command(binary()?));
+        let output = command.args(arguments).args(["-o", "json"]).output();
+        let output = output.context("running ebbtide-agent uninstall")?;
+        Ok(Uninstalled {
+            code: output.status.code(),
+            log: String::from_utf8_lossy(&output.stderr).into_owned(),
+            report: serde_json::from_slice(&output.stdout).unwrap_or_default(),
+        })
+    }
+
+    /// Completes `command`, which runs the agent's binary, with `uninstall` and this agent's directories.
+    #[must_use]
+    pub fn uninstall_command(&self, mut command: Command) -> Command {
+        let [plugins, configurations] = self.cni_directories();
+        command
             .arg("uninstall")
             .arg("--cni-bin-dir")
-            .arg(host.path())
+            .arg(plugins)
             .arg("--cni-conf-dir")
-            .arg(host.path())
+            .arg(configurations)
             .arg("--state-dir")
             .arg(self.path("state"))
+            .arg("--run-dir")
+            .arg(self.path("run"))
             .arg("--bpf-dir")
-            .arg(&self.bpf)
-            .output()
-            .context("running ebbtide-agent uninstall")?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "ebbtide-agent uninstall: {said}");
-        Ok(said)
+            .arg(&self.bpf);
+        command
+    }
+
+    /// From its next start on, the agent installs plugin and configuration in directories of its own.
+    ///
+    /// # Errors
+    /// If these cannot be made.
+    pub fn install(&mut self) -> Result<()> {
+        for path in self.cni_directories() {
+            std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        }
+        self.installs = true;
+        Ok(())
+    }
+
+    /// Returns the directories of CNI plugins and of network configurations that this agent installs into.
+    #[must_use]
+    pub fn cni_directories(&self) -> [PathBuf; 2] {
+        ["cni-bin", "cni-conf"].map(|name| self.path(name))
+    }
+
+    /// Returns all directories in which this agent may have files.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let own = ["state", "run"].map(|name| self.path(name));
+        let bpf = self.bpf.clone();
+        let all = self.cni_directories().into_iter().chain(own);
+        all.chain([bpf]).collect()
+    }
+
+    /// Removes the empty directories for persistent and run-time data, which the agent makes by itself.
+    ///
+    /// # Errors
+    /// If one is not empty.
+    pub fn forget_directories(&self) -> Result<()> {
+        for name in ["state", "run"] {
+            std::fs::remove_dir(self.path(name)).context(name)?;
+        }
+        Ok(())
     }
 
     /// Returns the plugin as a runtime on this node calls it.

@@ -132,16 +132,26 @@ impl Lab {
     /// # Errors
     /// If an agent fails; the error has its log.
     pub fn start_agents_from(&mut self, manifests: &str, lines: &str) -> Result<()> {
+        self.prepare_agents(manifests, lines)?;
+        self.agents.values_mut().try_for_each(Agent::launch)?;
+        self.agents.values_mut().try_for_each(Agent::wait_ready)
+    }
+
+    /// As [`Lab::start_agents_from`], but starts none: [`Agent::launch`] does.
+    ///
+    /// # Errors
+    /// If the agents' directories cannot be made.
+    pub fn prepare_agents(&mut self, manifests: &str, lines: &str) -> Result<()> {
         let exempt = match self.vpc.plan.exempt {
             true => "exemptFromMasquerade: true\n",
             false => "",
         };
         let config = format!("{exempt}{lines}");
         for node in &self.vpc.plan.nodes {
-            let agent = Agent::start(self.vpc.node(&node.name), &node.name, manifests, &config)?;
+            let agent = Agent::prepare(self.vpc.node(&node.name), &node.name, manifests, &config)?;
             self.agents.insert(node.name.clone(), agent);
         }
-        self.agents.values_mut().try_for_each(Agent::wait_ready)
+        Ok(())
     }
 
     /// Returns the agent of a node.

@@ -56,6 +56,7 @@ pub mod cni;
 mod delivery;
 pub mod edge;
 pub mod family;
+pub mod footprint;
 pub mod foreign;
 pub mod image;
 pub mod iptables;

@@ -3,7 +3,7 @@
 
 use tracing::warn;
 
-use super::{Datapath, Error, HOST_PROGRAMS, Programs};
+use super::{Datapath, Error, Programs};
 use crate::netlink::{
     self, Batch, Netlink,
     hooks::TcHooks,
@@ -104,19 +104,6 @@ impl Datapath {
     #[must_use]
     pub fn is_by_link(&self, filter: &Filter, ifindex: u32) -> bool {
         self.nic_links.has(filter, ifindex)
-    }
-
-    /// Detaches Ebbtide's tc filters from a link that is not (or no longer) a NIC, with `batch`.
-    pub fn detach_from_nic(&self, batch: &mut Batch, link: &str, ifindex: u32) {
-        for program in HOST_PROGRAMS.iter().filter(|program| program.is_at_nic()) {
-            let filter = Filter {
-                link: link.to_owned(),
-                direction: program.direction,
-                program: program.name.to_owned(),
-                only_from: None,
-            };
-            batch.delete_filter(&filter, ifindex);
-        }
     }
 
     /// Detaches Ebbtide's TCX links from former NICs: from all but `nics`.

@@ -41,9 +41,9 @@ use error::{is_gone, map_error};
 pub use flows::{Flows, address, is_forwarded, uptime};
 pub use host::{Host, HostNic, RegisteredPod};
 use nic_links::NicLinks;
-pub use nic_links::has_tcx;
+pub use nic_links::{has_tcx, own_programs_by_link};
 use object::{LAYOUT, OBJECT, PINNED, Setup};
-pub use programs::{HOST_PROGRAMS, HostProgram, PROGRAMS, Program, Programs};
+pub use programs::{HOST_PROGRAMS, HostProgram, PROGRAMS, Program, Programs, is_own_program};
 pub use responder::Responder;
 use retry::retry_enomem;
 pub use sending::SendOptions;
@@ -81,6 +81,15 @@ impl std::fmt::Debug for Datapath {
     }
 }
 
+/// Whether a directory, which need not exist, is on a bpf file system.
+#[must_use]
+pub fn is_on_bpffs(dir: &Path) -> bool {
+    let there = dir.ancestors().find(|dir| dir.exists());
+    there
+        .and_then(|dir| statfs(dir).ok())
+        .is_some_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
+}
+
 /// Converts an address to a map key: IPv4 is mapped into IPv6.
 #[must_use]
 pub fn key(address: IpAddr) -> Address {
@@ -97,11 +106,7 @@ impl Datapath {
     /// If `bpf_dir` is not on a bpf file system, or the kernel refuses a map or program.
     pub fn open(bpf_dir: &Path, marks: Marks, node_ports: PortRange) -> Result<Self, Error> {
         let pins = bpf_dir.join(LAYOUT);
-        let there = bpf_dir.ancestors().find(|dir| dir.exists());
-        let on_bpffs = there
-            .and_then(|dir| statfs(dir).ok())
-            .is_some_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
-        if !on_bpffs {
+        if !is_on_bpffs(bpf_dir) {
             return Err(Error::NoBpffs(bpf_dir.to_owned()));
         }
         fs::create_dir_all(&pins).map_err(Error::io("create", &pins))?;

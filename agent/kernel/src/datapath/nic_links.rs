@@ -184,6 +184,32 @@ pub fn has_tcx() -> bool {
     SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
+/// Lists Ebbtide's programs that TCX links attach to this link, in words. They are known by their names alone, of which
+/// the kernel keeps 15 letters (`BPF_OBJ_NAME_LEN`, include/uapi/linux/bpf.h).
+#[must_use]
+pub fn own_programs_by_link(link: &str) -> Vec<String> {
+    const KEPT: usize = 15;
+    let at = |direction: Direction| {
+        let queried = SchedClassifier::query_tcx(link, attach_type(direction));
+        let programs = queried.map(|(_, programs)| programs).unwrap_or_default();
+        let own = programs.into_iter().filter_map(move |program| {
+            let name = program.name_as_str()?;
+            let mut known = HOST_PROGRAMS.iter().filter(|known| known.is_at_nic());
+            let known = known.find(|known| known.name.get(..KEPT) == Some(name))?;
+            Some(format!(
+                "program {} ({}) at {direction} of {link}",
+                known.name,
+                program.id()
+            ))
+        });
+        own.collect::<Vec<_>>()
+    };
+    [Direction::Ingress, Direction::Egress]
+        .into_iter()
+        .flat_map(at)
+        .collect()
+}
+
 /// Whether the program belongs to the node's NICs.
 fn is_of_a_nic(program: &str) -> bool {
     let mut all = HOST_PROGRAMS.iter();

@@ -91,6 +91,14 @@ pub const HOST_PROGRAMS: [HostProgram; 4] = [
     },
 ];
 
+/// Whether a program of this name is one of Ebbtide's.
+#[must_use]
+pub fn is_own_program(name: &str) -> bool {
+    let mut names = PROGRAMS.iter().map(|program| program.name);
+    let mut of_host = HOST_PROGRAMS.iter().map(|program| program.name);
+    names.any(|own| own == name) || of_host.any(|own| own == name)
+}
+
 /// The loaded programs. Clones share them; they stay loaded until the last one is dropped.
 #[derive(Clone)]
 pub struct Programs(Arc<[Loaded]>);

@@ -7,12 +7,12 @@ use std::{
 
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
-    tc::{TcAttribute, TcMessage},
+    tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
 };
 
 use super::{
     Error, Netlink,
-    message::{self, FILTER_PRIORITY},
+    message::{self, FILTER_HANDLE, FILTER_PRIORITY},
     model::{Direction, Filter},
 };
 
@@ -60,6 +60,12 @@ impl TcHooks {
         self.0.contains_key(&ifindex)
     }
 
+    /// Whether the link with this index can have filters in both directions: it has the qdisc `clsact`.
+    #[must_use]
+    pub fn are_both_at(&self, ifindex: u32) -> bool {
+        self.0.get(&ifindex) == Some(&Qdisc::Clsact)
+    }
+
     /// Whether a foreign qdisc `ingress` occupies the place of `filter`, which is for egress. A link has one such
     /// place, and removing the qdisc removes foreign filters with it.
     #[must_use]
@@ -68,7 +74,66 @@ impl TcHooks {
     }
 }
 
+/// A filter at a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookFilter {
+    priority: u16,
+    handle: u32,
+    /// The name of its program, as `tc filter show` has it.
+    program: Option<String>,
+}
+
+impl HookFilter {
+    /// Returns the name of the eBPF program that this filter runs, if it has priority and handle of Ebbtide's filters.
+    #[must_use]
+    pub fn program_in_our_place(&self) -> Option<&str> {
+        let is_in_our_place = (self.priority, self.handle) == (FILTER_PRIORITY, FILTER_HANDLE);
+        self.program.as_deref().filter(|_| is_in_our_place)
+    }
+
+    fn of(message: &TcMessage) -> Option<Self> {
+        let options = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                TcAttribute::Options(options) => Some(options),
+                _ => None,
+            });
+        // The kernel also tells the filters' heads, which have no handle and no options.
+        let options = options?;
+        let program = options.iter().find_map(|option| match option {
+            TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.clone()),
+            _ => None,
+        });
+        Some(Self {
+            priority: u16::try_from(message.header.info >> 16).ok()?,
+            handle: u32::from(message.header.handle),
+            program,
+        })
+    }
+}
+
 impl Netlink {
+    /// Lists the filters at a link's hook; none if the link is gone.
+    ///
+    /// # Errors
+    /// If the kernel refuses a request.
+    pub async fn filters_at(
+        &self,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<Vec<HookFilter>, Error> {
+        let request =
+            RouteNetlinkMessage::GetTrafficFilter(message::filter_hook(ifindex, direction));
+        let what = format!("list {direction} filters of the link {ifindex}");
+        self.dump(&what, request, |answer| match answer {
+            RouteNetlinkMessage::NewTrafficFilter(filter) => HookFilter::of(&filter),
+            _ => None,
+        })
+        .await
+        .or_else(|e| if e.is_gone() { Ok(Vec::new()) } else { Err(e) })
+    }
+
     /// Lists the links that can have tc filters.
     ///
     /// # Errors

@@ -93,6 +93,17 @@ impl Netlink {
         Ok(are_behind(&self.first_rules(family).await?))
     }
 
+    /// Whether the kernel's rule for the table `local` is there twice without Ebbtide's rules: what an agent leaves that
+    /// dies at a bad moment.
+    ///
+    /// # Errors
+    /// If the kernel refuses a request.
+    pub async fn has_second_local_rule(&self, family: Family) -> Result<bool, Error> {
+        let mut rules = self.first_rules(family).await?;
+        rules.retain(|rule| *rule != First::Ours);
+        Ok(next(&rules) == Some(Step::DeleteFirst))
+    }
+
     /// Lists the rules of priority 0 in lookup order.
     async fn first_rules(&self, family: Family) -> Result<Vec<First>, Error> {
         let mut message = RuleMessage::default();

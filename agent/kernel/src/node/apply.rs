@@ -11,7 +11,7 @@ use crate::{
     netlink::{
         self, Batch, Netlink,
         link::Link,
-        model::{Action, Rule},
+        model::{Action, Direction, Filter, Rule},
         sysctl,
     },
 };
@@ -87,7 +87,7 @@ pub async fn apply(
 
 /// Sorts rules so that none matches too much in between: the target of exceptions is added before them, and they before
 /// the rules that they are exceptions from. The reverse is the order of removal.
-fn in_order(rules: &[Rule]) -> Vec<&Rule> {
+pub(super) fn in_order(rules: &[Rule]) -> Vec<&Rule> {
     let mut rules: Vec<&Rule> = rules.iter().collect();
     rules.sort_by_key(|rule| (rule.action != Action::Nop, rule.priority));
     rules
@@ -131,7 +131,21 @@ async fn prune(
     let may_have_filters =
         |link: &&Link| hooks.are_at(link.ifindex) && !is_nic(link) && !super::is_pod_veth(link);
     for link in links.iter().filter(may_have_filters) {
-        datapath.detach_from_nic(&mut batch, &link.name, link.ifindex);
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for filter in host.filters_at(link.ifindex, direction).await? {
+                // Somebody else's may have the same priority and handle.
+                let program = filter.program_in_our_place();
+                if let Some(program) = program.filter(|name| datapath::is_own_program(name)) {
+                    let filter = Filter {
+                        link: link.name.clone(),
+                        direction,
+                        program: program.to_owned(),
+                        only_from: None,
+                    };
+                    batch.delete_filter(&filter, link.ifindex);
+                }
+            }
+        }
     }
     for failure in batch.run_all(host).await {
         warn!("{failure}; it stays, and is tried again within 30 s");

@@ -8,6 +8,7 @@ mod filters;
 mod gateways;
 mod host;
 mod interest;
+mod leftovers;
 mod local_rule;
 mod plan;
 mod redirect_device;
@@ -24,6 +25,7 @@ pub use filters::veth_filters;
 pub use gateways::own_defaults;
 pub use host::{HostPlan, host_plan, nics};
 pub use interest::{Interest, Subscription};
+pub use leftovers::{Leftover, Leftovers, is_on_bpffs};
 pub use local_rule::{is_local_rule, local_rules, put_before_local};
 pub use plan::{
     NicNetworks, PRIORITIES, PoolNetwork, Rules, forwarding, nic_plan, nic_table, pods_rules,

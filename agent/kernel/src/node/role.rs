@@ -81,6 +81,11 @@ const CHILDREN: [&str; 4] = ["ipvlan", "ipvtap", "macvlan", "macvtap"];
 /// Links into namespaces and machines of this node. A foreign table with a route over one is for a container.
 const INNER: [&str; 2] = ["netkit", "veth"];
 
+/// Whether links of this kind lead to other networks than this one: tunnels and VPNs.
+pub(super) fn is_tunnel_or_vpn(kind: &str) -> bool {
+    TUNNELS.contains(&kind) || VPNS.contains(&kind)
+}
+
 /// Links without a network behind them.
 const NOWHERE: [&str; 6] = ["ifb", "netdevsim", "nlmon", "vcan", "vrf", "vsockmon"];
 

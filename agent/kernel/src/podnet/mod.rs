@@ -24,7 +24,7 @@ pub use foreign_addresses::{Reverted, revert};
 pub use foreign_interfaces::{ForeignInterfaces, ForeignRouting, has_alias};
 pub use model::{Delegate, Existing, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox};
 pub use plan::plan;
-pub use remove::{forget, remove};
+pub use remove::{forget, remove, remove_from_network};
 pub use replan::{difference, prune, replan};
 
 use ebbtide_types::IpvlanMode;

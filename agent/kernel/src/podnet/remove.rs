@@ -24,6 +24,15 @@ use super::{Error, PodNet};
 /// If one of Ebbtide's objects could not be removed, or the namespace could not be inspected: then the addresses must
 /// not be assigned again.
 pub async fn remove(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
+    remove_from_network(net).await?;
+    forget(net, datapath)
+}
+
+/// As [`remove`], without the programs' maps: where there is no datapath any more.
+///
+/// # Errors
+/// As [`remove`].
+pub async fn remove_from_network(net: &PodNet) -> Result<(), Error> {
     // The kernel answers a removal after RCU grace periods, and a socket's next request after that. So each removal has
     // a socket and a thread of its own, and all in flight wait together.
     let pod = match net.namespace()? {
@@ -47,8 +56,7 @@ pub async fn remove(net: &PodNet, datapath: &Datapath) -> Result<(), Error> {
         timing::step("remove from the host", host)
     );
     let panicked = |e| netlink::Error::new("remove from the host", io::Error::other(e));
-    in_pod.and(in_host.map_err(panicked)?)?;
-    forget(net, datapath)
+    in_pod.and(in_host.map_err(panicked)?)
 }
 
 /// As [`remove`], if no link was created: links of these names are foreign.

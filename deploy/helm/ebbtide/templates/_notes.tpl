@@ -8,6 +8,7 @@ multus: {multusCNI: {defaultCniCRName: }}
 plugins: {installCNI: }
 admissionPolicy: {enabled: }
 accountPolicy: {enabled: }
+uninstall: {enabled: , podTimeoutSeconds: , timeoutSeconds: , purge: , forwarding: }
 cloudController:
   enabled:
   provider:
