@@ -128,7 +128,7 @@ impl History {
         let facts = self.facts();
         let now = Duration::from_secs(self.now);
         let mut plan = self.planner.plan(&facts, &self.seen, now);
-        if !plan.look.is_empty() && !(self.wild && self.chance.one_in(5)) {
+        if !(plan.look.is_empty() || self.wild && self.chance.one_in(5)) {
             for id in &plan.look {
                 let nic = self.ec2.describe(id, self.now, &mut self.chance, self.wild);
                 self.seen.insert(id.clone(), Seen { at: now, nic });
