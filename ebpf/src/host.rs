@@ -121,7 +121,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     if owner.flags & OWNER_IS_POD == 0 {
         if config.nic_flags != 0
             && let Some(nic) = maps::nic(ifindex)
-            && strict::wants_mark(ctx, ip, nic.flags)
+            && strict::wants_mark(ctx, ip, &nic)
         {
             set_mark(ctx, nic.mark);
             counters.marked += 1;
