@@ -26,7 +26,7 @@ use ebbtide_cloud::{
 };
 use ebbtide_ipam::{
     catalog::Catalog,
-    pool::{Families, Options, Owner, PoolError, Pools, Request, Reserved},
+    pool::{Families, OpenError, Options, Owner, PoolError, Pools, Request, Reserved},
 };
 use ebbtide_kernel::node::{Nic, NodeFacts};
 use ipnet::IpNet;
@@ -80,7 +80,14 @@ fn open(dir: &TempDir) -> Pools {
         cooldown: Duration::ZERO,
         sticky: false,
     };
-    Pools::open(dir.path(), options).unwrap()
+    // A child that another test forks has the journal's lock as well, until it executes something.
+    for _ in 0..200 {
+        match Pools::open(dir.path(), options.clone()) {
+            Err(OpenError::Locked { .. }) => thread::sleep(Duration::from_millis(10)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the journal in {} stays locked", dir.path().display());
 }
 
 impl Node {
