@@ -7,6 +7,7 @@ mod cloud;
 mod declared;
 mod drift;
 pub(crate) mod forwarding_backup;
+mod interfaces;
 mod locks;
 mod nic_modes;
 mod nics;
@@ -15,6 +16,7 @@ pub(crate) mod qdiscs_made;
 mod records;
 mod rule_base;
 mod running;
+mod share;
 pub(crate) mod sysctl_backup;
 mod view;
 mod withheld;
@@ -28,6 +30,7 @@ use std::{
 use chained::ChainedInterfaces;
 pub use drift::Drift;
 use drift::Uplink;
+use interfaces::Interfaces;
 pub use locks::WriteGuard;
 use locks::{ContainerLocks, ReadGuard};
 pub use nic_modes::NicMode;
@@ -54,6 +57,7 @@ use ebbtide_types::{Family, private, settings::Settings, timing};
 use crate::{
     cloud::{Cloud, Parts, follow},
     install::InstallStatus,
+    metrics::Metrics,
     reconcile::{Scope, Work},
 };
 
@@ -86,7 +90,7 @@ pub struct Agent {
     /// Whether the plugin and its configuration are on the host.
     pub installation: InstallStatus,
     catalog: watch::Receiver<Arc<Catalog>>,
-    interfaces: Mutex<HashMap<Owner, Arc<PodNet>>>,
+    interfaces: Mutex<Interfaces>,
     /// Per-container locks: requests for one container run one at a time, as a DEL must not overtake its ADD.
     pub locks: ContainerLocks,
     /// The node's NICs, addresses and gateways.
@@ -106,6 +110,8 @@ pub struct Agent {
     pub pending: PendingAddresses,
     /// What the cloud has assigned to the NICs.
     pub cloud: Arc<Cloud>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// A set of interfaces that nobody starts to change until this is dropped.
@@ -181,6 +187,7 @@ impl Agent {
             first_child: tokio::sync::Mutex::default(),
             pending: PendingAddresses::default(),
             cloud: Arc::default(),
+            metrics: Metrics::default(),
         })
     }
 
@@ -191,6 +198,13 @@ impl Agent {
             .as_ref()
             .map(|cluster| Leases::start(Arc::clone(cluster), self.pools.clone(), self.catalogs()));
         self.cluster = cluster;
+        self
+    }
+
+    /// Adds what was counted before the agent was there.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
         self
     }
 
@@ -205,6 +219,7 @@ impl Agent {
             facts: Arc::clone(&self.facts),
             host: self.host.clone(),
         };
+        self.cloud.restore_asked_back(state_dir);
         self.catalog = follow(self.catalog, state_dir, parts).await;
         self
     }
@@ -313,6 +328,7 @@ impl Agent {
     /// # Errors
     /// If the kernel or the store refuses; then the addresses stay reserved.
     pub async fn detach(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        self.metrics.pods.end(&self.datapath, owner, net);
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
             true => self.remove_record(owner, net).await?,
@@ -327,6 +343,7 @@ impl Agent {
     /// # Errors
     /// If the kernel or the store refuses; then the addresses stay reserved.
     pub async fn detach_permanently(&self, owner: &Owner, net: &PodNet) -> Result<(), DetachError> {
+        self.metrics.pods.end(&self.datapath, owner, net);
         podnet::remove(net, &self.datapath).await?;
         match net.is_chained() {
             true => self.remove_record(owner, net).await?,

@@ -1,14 +1,22 @@
 //! The log. Every event is one line without control characters or colours, whatever names it contains: they are chosen
 //! by whoever makes a pod or a network, and read on a terminal.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use ebbtide_types::printable::{printable, printable_json};
-use tracing::warn;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use tracing::{info, warn};
 use tracing_subscriber::{
+    Registry,
     filter::{LevelFilter, Targets},
     layer::SubscriberExt as _,
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -21,11 +29,45 @@ pub enum LogFormat {
     Json,
 }
 
+/// The filter of the running log, and how it is changed.
+static RUNNING: OnceLock<Running> = OnceLock::new();
+
+/// The filter of a log that runs.
+struct Running {
+    /// As RUST_LOG had it.
+    usual: String,
+    /// What is in use now, and the number of the change: a later change is not ended by an earlier one's time.
+    now: Mutex<(String, u64)>,
+    handle: reload::Handle<Targets, Registry>,
+}
+
+/// What is logged, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLevel {
+    /// The filter in use; empty: the default one.
+    pub filter: String,
+    /// For how many seconds, before it is again as it was at the agent's start; `null`: until the agent ends.
+    pub seconds: Option<u64>,
+}
+
 /// Starts logging to standard error, filtered by RUST_LOG.
 pub fn start(format: LogFormat) {
     let asked = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, refused) = filter(&asked);
+    let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
+    let usual = if refused.is_some() {
+        String::new()
+    } else {
+        asked.clone()
+    };
+    // A process has one log.
+    let _only_one = RUNNING.set(Running {
+        now: Mutex::new((usual.clone(), 0)),
+        usual,
+        handle,
+    });
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_target(false);
@@ -39,6 +81,66 @@ pub fn start(format: LogFormat) {
     }
     if let Some(reason) = refused {
         warn!("RUST_LOG={asked:?} cannot be parsed ({reason}): the default level is used");
+    }
+}
+
+/// Returns what is logged now.
+#[must_use]
+pub fn level() -> LogLevel {
+    let now = RUNNING.get().map(|running| {
+        running
+            .now
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .clone()
+    });
+    LogLevel {
+        filter: now.unwrap_or_default(),
+        seconds: None,
+    }
+}
+
+/// Logs what `level` says from now on, as long as it says. The change itself is logged.
+///
+/// # Errors
+/// If its filter is not one; then nothing changes.
+pub fn set_level(level: &LogLevel) -> Result<(), String> {
+    let running = RUNNING.get().ok_or("this process has no log")?;
+    let number = running.set(&level.filter)?;
+    if let Some(seconds) = level.seconds {
+        info!("the log has the filter {:?} for {seconds} s", level.filter);
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(seconds)).await;
+            running.end(number);
+        });
+    } else {
+        info!("the log has the filter {:?}", level.filter);
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Sets a filter, and returns the number of this change.
+    fn set(&self, asked: &str) -> Result<u64, String> {
+        let (filter, refused) = filter(asked);
+        if let Some(reason) = refused {
+            return Err(format!(
+                "{asked:?} is no filter ({reason}): write a level, or levels by module, as in info,ebbtide_agent::cni=debug"
+            ));
+        }
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        self.handle.reload(filter).map_err(|e| e.to_string())?;
+        *now = (asked.to_owned(), now.1 + 1);
+        Ok(now.1)
+    }
+
+    /// Sets the filter of the start, unless there was another change after this one.
+    fn end(&self, number: u64) {
+        let is_last = self.now.lock().unwrap_or_else(PoisonError::into_inner).1 == number;
+        if is_last && self.set(&self.usual).is_ok() {
+            info!("the log has its filter of the start again");
+        }
     }
 }
 
@@ -106,6 +208,35 @@ mod tests {
         }
         let json = Lines(printable_json).line("{\"a\":\"\u{9b}\"}\n".as_bytes());
         assert_eq!(json, "{\"a\":\"\\u009b\"}\n");
+    }
+
+    #[test]
+    fn a_filter_ends_with_its_time_unless_another_one_came_after_it() {
+        let (layer, handle) = reload::Layer::new(filter("warn").0);
+        let _log = tracing_subscriber::registry().with(layer);
+        let running = Running {
+            usual: "warn".into(),
+            now: Mutex::new(("warn".into(), 0)),
+            handle,
+        };
+        let enabled = |level| {
+            let shown = |targets: &Targets| targets.would_enable("ebbtide_agent::cni", &level);
+            running.handle.with_current(shown).unwrap()
+        };
+        let first = running.set("debug").unwrap();
+        assert!(enabled(Level::DEBUG));
+        let second = running.set("info").unwrap();
+        running.end(first);
+        assert!(enabled(Level::INFO) && !enabled(Level::DEBUG));
+        assert!(
+            running
+                .set("nonsense=loud")
+                .unwrap_err()
+                .contains("nonsense=loud")
+        );
+        assert!(enabled(Level::INFO), "what is refused changes nothing");
+        running.end(second);
+        assert!(enabled(Level::WARN) && !enabled(Level::INFO));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tracing::warn;
 use crate::{
     agent::Agent,
     doctor::{self, Finding, Severity},
+    log::{self, LogLevel},
     reconcile,
 };
 
@@ -133,6 +134,9 @@ pub struct PoolLine {
     pub free: u128,
     /// Those that are in nobody's use, but withheld: the node itself has them, or a router.
     pub held: Vec<HeldAddress>,
+    /// The number of those that the cloud controller asks for back: nobody gets one.
+    #[serde(default)]
+    pub asked_back: u128,
     /// Addresses that a SpiderReservedIP keeps free; not part of `total`.
     pub reserved: u128,
     /// Whether it is used where no pool is named.
@@ -179,6 +183,11 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(lines) => serde_json::to_string(&lines),
             Err(e) => return refuse(e),
         },
+        Query::Explain { pod } if pod.is_empty() => {
+            let all = agent.interfaces().into_iter();
+            let nets: Vec<PodNet> = all.map(|(_, net)| PodNet::clone(&net)).collect();
+            serde_json::to_string(&nets)
+        }
         Query::Explain { pod } => match select(agent, pod) {
             Ok(nets) => serde_json::to_string(&nets),
             Err(e) => return refuse(e),
@@ -187,6 +196,19 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
             Ok(flows) => serde_json::to_string(&flows),
             Err(e) => return refuse(e),
         },
+        Query::Log { filter, seconds } => {
+            let mut level = log::level();
+            if let Some(filter) = filter {
+                level = LogLevel {
+                    filter: filter.clone(),
+                    seconds: *seconds,
+                };
+                if let Err(e) = log::set_level(&level) {
+                    return refuse(e);
+                }
+            }
+            serde_json::to_string(&level)
+        }
         // It has many answers: see `trace`.
         Query::Trace(_) => return refuse("a trace is no single answer".to_owned()),
         Query::Ip { address } => serde_json::to_string(&address::describe(agent, *address)),
@@ -277,6 +299,7 @@ fn pools(agent: &Agent) -> Vec<PoolLine> {
                 .into_iter()
                 .map(|(address, why)| HeldAddress { address, why })
                 .collect(),
+            asked_back: pool.asked_back,
             reserved: pool.reserved,
             default: pool.default,
             disabled: pool.disabled,

@@ -199,7 +199,13 @@ async fn converse(
             let request = Arc::new(request);
             let answer = answer(Arc::clone(agent), Arc::clone(&request));
             let served = limits.serve(&request, length, aside(is_long, answer)).await;
-            served.unwrap_or_else(|| too_many(&request))
+            served.unwrap_or_else(|| {
+                if let Request::Cni(invocation) = &*request {
+                    let events = &agent.metrics.events;
+                    events.command(&invocation.command, code::TRY_AGAIN_LATER, &[]);
+                }
+                too_many(&request)
+            })
         }
         Err(e) => Response {
             exit: 2,

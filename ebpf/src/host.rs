@@ -121,7 +121,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     if owner.flags & OWNER_IS_POD == 0 {
         if config.nic_flags != 0
             && let Some(nic) = maps::nic(ifindex)
-            && strict::wants_mark(ctx, ip, nic.flags)
+            && strict::wants_mark(ctx, ip, &nic)
         {
             set_mark(ctx, nic.mark);
             counters.marked += 1;
@@ -158,6 +158,7 @@ pub(crate) fn from_nic(ctx: &TcContext) -> i32 {
     }
     // A router with an entry for the pod solicits it by unicast to verify that it is reachable.
     if ip.payload.protocol == packet::ICMPV6 {
+        asking::advertise_to_the_host(ctx, &owner, ifindex);
         return responder::answer(ctx);
     }
     PASS

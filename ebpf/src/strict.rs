@@ -5,6 +5,10 @@
 //! (`__fib_validate_source`, net/ipv4/fib_frontend.c), a firewall's rule if it names the mark (iptables' `--validmark`,
 //! nft's `fib saddr . mark . iif`); so the request needs a mark.
 //!
+//! What comes from the NIC's own IPv4 subnet needs none: the main table leads back to it by the NIC. It must have none
+//! either: a rule leads the reverse path of what leaves by the NIC again, from that subnet, to the NIC's own table, and
+//! would match it (`reverse_path` in the agent).
+//!
 //! A mark survives decapsulation: `skb_scrub_packet` clears it between namespaces only. So a packet that may carry
 //! another one is not marked.
 
@@ -16,7 +20,7 @@ use aya_ebpf::{
     helpers::{bpf_sk_lookup_udp, bpf_sk_release},
     programs::TcContext,
 };
-use ebbtide_layout::{NIC_IS_STRICT, NIC_IS_STRICT6};
+use ebbtide_layout::{NIC_IS_STRICT, NIC_IS_STRICT6, Nic};
 
 use crate::{
     host_maps as maps,
@@ -32,13 +36,13 @@ const CURRENT_NETNS: u64 = u64::MAX;
 /// UDP with a socket in the host may be a tunnel's (VXLAN, Geneve, GUE, ESP, L2TP ...), whose sockets are found like
 /// any other's, and is not marked. Node ports are excepted: kube-proxy itself held sockets on them, before 1.24.
 #[inline(always)]
-pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip, flags: u32) -> bool {
-    let strict = if ip.is_v4() {
-        NIC_IS_STRICT
+pub(crate) fn wants_mark(ctx: &TcContext, ip: &Ip, nic: &Nic) -> bool {
+    let (strict, is_beside) = if ip.is_v4() {
+        (NIC_IS_STRICT, nic.is_beside(packet::v4_word(ip.source)))
     } else {
-        NIC_IS_STRICT6
+        (NIC_IS_STRICT6, false)
     };
-    if flags & strict == 0 || ip.payload.fragment & LATER != 0 {
+    if nic.flags & strict == 0 || is_beside || ip.payload.fragment & LATER != 0 {
         return false;
     }
     match ip.payload.protocol {

@@ -12,7 +12,7 @@ use serde_json::json;
 /// A pod with a chained interface. [`ChainedInterface::delete`] deletes it; otherwise it ends with its namespace.
 #[derive(Debug)]
 pub struct ChainedInterface {
-    _netns: Netns,
+    netns: Netns,
     plugin: Plugin,
     sandbox: Sandbox,
     config: String,
@@ -58,13 +58,19 @@ impl ChainedInterface {
             },
         });
         let guest = Self {
-            _netns: netns,
+            netns,
             plugin,
             sandbox,
             config: config.to_string(),
         };
         guest.call("ADD").with_context(|| lab.logs())?;
         Ok(guest)
+    }
+
+    /// Returns the pod's namespace.
+    #[must_use]
+    pub const fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     fn call(&self, command: &str) -> Result<()> {

@@ -23,6 +23,12 @@ pub(crate) struct Options {
     /// Also write the table to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Declare a pool for each NIC, instead of taking the addresses that the cloud's metadata tell
+    #[arg(long)]
+    pools: bool,
+    /// End with the first row that has ROW in its name
+    #[arg(long, value_name = "ROW")]
+    until: Option<String>,
     /// Leave the cluster running until standard input ends
     #[arg(long)]
     stay: bool,
@@ -63,6 +69,12 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
         "all" => "aws,alibaba",
         one => one,
     });
+    if options.pools {
+        e2e.arg("--pools");
+    }
+    if let Some(row) = &options.until {
+        e2e.arg("--until").arg(row);
+    }
     if options.stay {
         e2e.arg("--stay");
     }

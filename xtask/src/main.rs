@@ -8,6 +8,7 @@ mod build;
 mod build_ebpf;
 mod cargo;
 mod crds;
+mod deb;
 mod demo;
 mod deny;
 mod e2e;
@@ -44,6 +45,8 @@ enum Command {
     /// Benchmark, beside what people use today
     #[command(subcommand)]
     Bench(bench::Options),
+    /// Build the Debian package, for machines without Kubernetes
+    Deb(deb::Options),
     /// Check all dependencies: vulnerabilities, licences, sources, duplicates
     Deny(deny::Options),
     /// Run the demo: every path of traffic in the test VPC, with real pods and packets
@@ -79,6 +82,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::BuildEbpf => build_ebpf::run(&ws, exec::Output::Show),
         Command::Build(options) => build::run(&ws, &options),
         Command::Crds => crds::run(&ws),
+        Command::Deb(options) => deb::run(&ws, &options),
         Command::Deny(options) => deny::run(&ws, &options),
         Command::Image(options) => image::run(&ws, &options),
         Command::Manifests(options) => manifests::run(&ws, &options),

@@ -1,5 +1,5 @@
-//! `manifests`: generates `deploy/ebbtide.yaml` and the policies, `deploy/policy*.yaml`, from the Helm chart with its
-//! default values. The chart is their only source.
+//! `manifests`: generates `deploy/ebbtide.yaml`, the policies, `deploy/policy*.yaml`, and `deploy/cloud-controller.yaml` from
+//! the Helm chart with its default values. The chart is their only source.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,6 +39,13 @@ const POLICY_HEAD: &str = "\
 /// The head of the policies for the accounts, which are a file of their own for the same reason.
 const ACCOUNTS_HEAD: &str = "\
 # From Kubernetes 1.30 on: `kubectl apply -f deploy/policy-accounts.yaml`, in whatever order with deploy/ebbtide.yaml.
+# Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
+";
+
+/// The head of the cloud controller's file, which nobody needs who gives out addresses by hand.
+const CLOUD_HEAD: &str = "\
+# Optional: the controller that asks AWS for more addresses (docs/cloud-controller.md). Set its region, and annotate its
+# ServiceAccount with its role, or make a Pod Identity association: `kubectl apply -f deploy/cloud-controller.yaml`.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
 ";
 
@@ -96,7 +103,104 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
         }
     }
     by_digest(ws)?;
+    presets(ws)?;
+    for_schedulers(ws)?;
+    monitored(ws)?;
     people_know(ws)
+}
+
+/// Checks that the chart reads every value of the presets.
+fn presets(ws: &Workspace) -> Result<()> {
+    let dir = ws.root.join("deploy/helm/presets");
+    for file in fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let path = file?.path();
+        let text = fs::read_to_string(&path)?;
+        // They are JSON below comments, which is YAML as well.
+        let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let files = render(ws, &values.concat())
+            .with_context(|| format!("cannot render {}", path.display()))?;
+        let notes = files.get("ebbtide/templates/NOTES.txt");
+        if notes.is_none_or(|notes| notes.contains("have no effect")) {
+            bail!(
+                "{}: the chart reads not all of its values: {notes:?}",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Checks the values by which people place and mark pods.
+fn for_schedulers(ws: &Workspace) -> Result<()> {
+    for who in ["agent", "controller"] {
+        let values = serde_json::json!({ who: {
+            "affinity": {"nodeAffinity": {"x-affinity": {}}},
+            "tolerations": [{"key": "x-taint", "operator": "Exists"}],
+            "priorityClassName": "x-priority",
+            "podAnnotations": {"x-annotation": "1"},
+            "podLabels": {"x-label": "1"},
+            "extraEnv": [{"name": "X_ENV", "value": "1"}],
+        }});
+        let text = manifests(ws, &values.to_string())?;
+        for word in [
+            "x-affinity",
+            "x-taint",
+            "x-priority",
+            "x-annotation",
+            "x-label",
+            "X_ENV",
+        ] {
+            if text.matches(word).count() != 1 {
+                bail!("{word} of the values of {who} is to be in one pod: {text}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks what the values of `metrics` make.
+fn monitored(ws: &Workspace) -> Result<()> {
+    let on = r#"{"metrics": {"listen": "node", "podMonitor": {"enabled": true, "labels": {"release": "kps"}},
+        "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true}}, "controller": {"replicas": 1}}"#;
+    let off = r#"{"metrics": {"enabled": false}}"#;
+    for (values, file, words) in [
+        (
+            on,
+            "monitoring",
+            &[
+                "replacement: \"${1}:19464\"",
+                "replacement: \"[${1}]:19465\"",
+                "\n    release: kps\n",
+                "\n        - alert: EbbtideWrongNic\n",
+                "\n    grafana_dashboard: \"1\"\n",
+                "\n    {\n     \"title\": \"Ebbtide\",",
+            ][..],
+        ),
+        (
+            on,
+            "daemonset",
+            &["--metrics-address=[$(NODE_IP)]:19464", "port: 19464\n"],
+        ),
+        (on, "controller", &["path: /readyz", "port: 19465\n"]),
+        (
+            off,
+            "daemonset",
+            &["--metrics-address=off", "command: [ebbtidectl, status]"],
+        ),
+        (off, "controller", &["--metrics-address=off"]),
+    ] {
+        let files = render(ws, values)?;
+        let text = files.get(&format!("ebbtide/templates/{file}.yaml"));
+        let text = text.map_or("", String::as_str);
+        if let Some(word) = words.iter().find(|word| !text.contains(**word)) {
+            bail!("with {values} the chart's {file}.yaml does not say {word:?}: {text}");
+        }
+    }
+    let unreached = r#"{"metrics": {"podMonitor": {"enabled": true}}}"#;
+    match render(ws, unreached) {
+        Ok(_) => bail!("the chart makes a PodMonitor of agents that listen at localhost alone"),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Checks the values that users know from Spiderpool's chart.
@@ -152,7 +256,9 @@ fn people_know(ws: &Workspace) -> Result<()> {
         let own = [
             "agent.",
             "controller.",
+            "cloudController.",
             "cni.",
+            "metrics.",
             "image.",
             "admissionPolicy.",
             "accountPolicy.",
@@ -185,9 +291,10 @@ fn by_digest(ws: &Workspace) -> Result<()> {
 }
 
 /// Returns the files that are generated.
-fn made(ws: &Workspace) -> Result<[(&'static str, String); 4]> {
-    let both = r#"{"admissionPolicy": {"enabled": true}, "accountPolicy": {"enabled": true}}"#;
-    let files = render(ws, both)?;
+fn made(ws: &Workspace) -> Result<[(&'static str, String); 5]> {
+    let all = r#"{"admissionPolicy": {"enabled": true}, "accountPolicy": {"enabled": true},
+        "cloudController": {"enabled": true}}"#;
+    let files = render(ws, all)?;
     let policy = |name: &str| {
         let text = files.get(&format!("ebbtide/templates/{name}.yaml"));
         let text = text.with_context(|| format!("the chart has no {name}.yaml"))?;
@@ -205,6 +312,10 @@ fn made(ws: &Workspace) -> Result<[(&'static str, String); 4]> {
         (
             "deploy/policy-accounts.yaml",
             format!("{ACCOUNTS_HEAD}{}\n", policy("accounts")?),
+        ),
+        (
+            "deploy/cloud-controller.yaml",
+            format!("{CLOUD_HEAD}{}\n", policy("cloud-controller")?),
         ),
         (
             "deploy/uninstall.yaml",

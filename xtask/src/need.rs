@@ -12,6 +12,8 @@ pub enum Need {
     /// An API server with admission policies: those of accounts (Kubernetes 1.30), and those that check addresses
     /// (1.31).
     Policies,
+    /// moto, a Python package that acts as EC2.
+    Moto,
     /// The programs of a cluster's node: kubelet, containerd and the programs that they run.
     Node,
     /// A machine that can hold guests, which a guest itself cannot.
@@ -30,8 +32,12 @@ pub enum Need {
     Ptrace,
     /// A CPU and a kernel with more registers than those of SSE.
     Xsave,
+    /// Prometheus and promtool.
+    Prometheus,
     /// A kernel whose BPF_PROG_TEST_RUN accepts the interface by which a packet came in.
     Ingress,
+    /// The programs of clouds' images, unpacked packages of Debian's.
+    Images,
 }
 
 impl Need {
@@ -41,6 +47,7 @@ impl Need {
         match self {
             Self::Kube => "kube",
             Self::Policies => "policies",
+            Self::Moto => "moto",
             Self::Node => "node",
             Self::Host => "host",
             Self::Root => "root",
@@ -50,7 +57,9 @@ impl Need {
             Self::Sctp => "sctp",
             Self::Ptrace => "ptrace",
             Self::Xsave => "xsave",
+            Self::Prometheus => "prometheus",
             Self::Ingress => "ingress",
+            Self::Images => "images",
         }
     }
 }

@@ -5,12 +5,15 @@
 
 pub(crate) mod debian;
 pub(crate) mod helm;
+mod images;
 pub(crate) mod installed;
 pub(crate) mod kernels;
 pub(crate) mod kube;
 pub(crate) mod linker;
+mod moto;
 mod needs;
 mod pins;
+mod prometheus;
 pub(crate) mod rust_src;
 pub(crate) mod xstate;
 
@@ -48,6 +51,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     }
     if let Some(archive) = &options.kube {
         kube::unpack(ws, archive)?;
+        moto::try_ensure(ws);
         return debian::programs(ws, debian::NODE);
     }
     let kernels: &[Kernel] = if options.no_qemu {
@@ -66,10 +70,18 @@ pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     let here = kernels.contains(&Kernel::Uml) && this_kernel_will_do(ws)?;
     let mut needs = Needs::new(here, &[debian::DEMO], kernels);
     needs.programs.extend(debian::TESTS);
-    if kube::is_there(ws) {
+    let has_kube = kube::is_there(ws);
+    if has_kube {
         needs.programs.extend(debian::NODE);
     }
-    prepare(ws, &needs)
+    prepare(ws, &needs)?;
+    images::offer(ws);
+    if has_kube {
+        // With an API server and what stands for the cloud, the cloud controller can be tested.
+        moto::try_ensure(ws);
+    }
+    prometheus::ensure(ws);
+    Ok(())
 }
 
 /// As [`vm::this_kernel_will_do`], which needs `ip`: that is installed first, if it is missing and can be.

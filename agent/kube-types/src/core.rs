@@ -166,11 +166,19 @@ wire! {
         metadata: ObjectMeta,
     }
 
-    /// A node: its metadata is all that is looked at.
+    /// A node: its metadata, and which machine of the cloud it is.
     #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
     #[serde(remote = "Self")]
     pub struct Node {
         metadata: ObjectMeta,
+        spec: Option<NodeSpec>,
+    }
+
+    /// What a node is to be.
+    #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+    pub struct NodeSpec {
+        #[serde(rename = "providerID")]
+        provider_id: Option<String>,
     }
 
     /// A pod: where it is, how far it is, and what the control plane's were started with.

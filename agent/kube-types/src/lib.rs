@@ -117,8 +117,8 @@ pub mod api {
         pub mod v1 {
             pub use crate::core::{
                 ConfigMap, Container, LoadBalancerIngress, LoadBalancerStatus,
-                LocalObjectReference, Namespace, Node, ObjectReference, Pod, PodSpec, PodStatus,
-                Service, ServiceSpec, ServiceStatus,
+                LocalObjectReference, Namespace, Node, NodeSpec, ObjectReference, Pod, PodSpec,
+                PodStatus, Service, ServiceSpec, ServiceStatus,
             };
             pub use crate::named::{EventSource, ServiceAccount};
         }

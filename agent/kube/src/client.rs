@@ -4,8 +4,11 @@ use std::{path::Path, time::Duration};
 
 use kube::{
     Client, Config,
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
+
+use crate::calls::ApiCalls;
 
 /// The silence after which a connection is closed: a watch sends something (a bookmark) every
 /// minute, so a longer silence means a dead peer.
@@ -46,6 +49,17 @@ pub fn in_cluster() -> bool {
 /// # Errors
 /// If no configuration exists, or it cannot be used.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+    connect_counting(kubeconfig, &ApiCalls::default()).await
+}
+
+/// Makes a client as [`connect`], whose requests are counted.
+///
+/// # Errors
+/// Those of [`connect`].
+pub async fn connect_counting(
+    kubeconfig: Option<&Path>,
+    calls: &ApiCalls,
+) -> Result<Client, Error> {
     let mut config = match kubeconfig {
         Some(path) => {
             let fault = |source| Error::Kubeconfig {
@@ -61,5 +75,6 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     };
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
-    Client::try_from(config).map_err(|e| Error::Client(Box::new(e)))
+    let builder = ClientBuilder::try_from(config).map_err(|e| Error::Client(Box::new(e)))?;
+    Ok(builder.with_layer(calls).build())
 }

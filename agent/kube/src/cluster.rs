@@ -30,7 +30,7 @@ use super::{
     mirror::Mirror,
     object::{Kind, of_metadata, own_leases, trimmed},
     saved::Saved,
-    watches,
+    watches::{self, Scope},
 };
 
 /// How long a request waits for an object that the watch should deliver soon: the kubelet saw the
@@ -132,6 +132,12 @@ impl Cluster {
         Self::watching(client, name, Mirror::default(), None, &Kind::OF_CLUSTER)
     }
 
+    /// Returns a candidate for an election that watches nothing, of this name.
+    #[must_use]
+    pub fn without_watches(client: Client, name: String) -> Arc<Self> {
+        Self::watching(client, name, Mirror::default(), None, &[])
+    }
+
     fn watching(
         client: Client,
         node: String,
@@ -149,10 +155,11 @@ impl Cluster {
             versions: Versions::default(),
             taken_over: watch::Sender::new(false),
         });
+        let scope = Scope::of(kinds);
         for kind in kinds {
             let (kind, told) = (*kind, Arc::clone(&cluster));
             let (client, node) = (cluster.client.clone(), cluster.node.clone());
-            tokio::spawn(watches::follow(client, node, kind, move |change| {
+            tokio::spawn(watches::follow(client, node, scope, kind, move |change| {
                 told.change(kind, |mirror| mirror.apply(kind, change));
             }));
         }

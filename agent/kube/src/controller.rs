@@ -1,5 +1,6 @@
 //! The elected controller's work: definitions for networks, the pools' status, the ConfigMaps of
-//! their leases, Events on objects that were left out.
+//! their leases and of nodes' addresses from the cloud, the pools that agents derived of those, Events on objects that were
+//! left out.
 //!
 //! It is a process of its own with an identity of its own: an agent's token does not permit its writes.
 
@@ -26,14 +27,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, warn};
 
 use super::{
-    attachments, cidrs,
+    attachments, cidrs, cloud_map,
     cluster::Cluster,
     endpoint::{self, EndpointStatus, NODE_LABEL},
     events::reference,
     evidence, lease_map,
     object::{Kind, name_of},
     pools::Pools,
-    publish, service_cidrs,
+    publish,
+    published::Published,
+    service_cidrs,
     usage::{self, Usage},
 };
 
@@ -139,6 +142,7 @@ where
     let (mut events, mut service_cidrs) = (pin!(events), pin!(service_cidrs));
     let mut endpoints = Endpoints::default();
     let mut pools = None;
+    let mut published = Published::default();
     let mut reported = HashSet::new();
     let mut changes = cluster.changes(&Kind::OF_CLUSTER);
     let mut look = interval(POLL_INTERVAL);
@@ -169,7 +173,7 @@ where
                 dirty = true;
             }
             () = sleep_until(due), if dirty && endpoints.complete => {
-                dirty = !round(cluster, &endpoints, &mut pools).await;
+                dirty = !round(cluster, &endpoints, &mut pools, &mut published).await;
                 report(cluster, &mut reported).await;
                 due = Instant::now() + if dirty { RETRY } else { PAUSE };
             }
@@ -178,11 +182,19 @@ where
 }
 
 /// Reconciles once. True if everything is in the desired state.
-async fn round(cluster: &Cluster, endpoints: &Endpoints, pools: &mut Option<Pools>) -> bool {
-    let definitions = attachments::reconcile(cluster).await & lease_map::prepare(cluster).await;
+async fn round(
+    cluster: &Cluster,
+    endpoints: &Endpoints,
+    pools: &mut Option<Pools>,
+    published: &mut Published,
+) -> bool {
+    let definitions = attachments::reconcile(cluster).await
+        & lease_map::prepare(cluster).await
+        & cloud_map::prepare(cluster).await;
     let is_deleted = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
     endpoints.clean(cluster, is_deleted).await;
     let usage = endpoints.usage();
+    let definitions = published.reconcile(cluster, &usage).await & definitions;
     if pools.is_none() {
         match Pools::read(cluster, &usage).await {
             Ok(read) => *pools = Some(read),

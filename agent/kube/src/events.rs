@@ -41,8 +41,26 @@ impl Events {
     /// Records a warning about an object. A repeated one increases a counter instead of piling up.
     /// A failed write is ignored: the log has the warning, too.
     pub async fn warn(&self, about: &ObjectReference, reason: &str, action: &str, note: &str) {
+        self.write(EventType::Warning, about, reason, action, note)
+            .await;
+    }
+
+    /// As [`Events::warn`], of what was done and is as it should be.
+    pub async fn tell(&self, about: &ObjectReference, reason: &str, action: &str, note: &str) {
+        self.write(EventType::Normal, about, reason, action, note)
+            .await;
+    }
+
+    async fn write(
+        &self,
+        type_: EventType,
+        about: &ObjectReference,
+        reason: &str,
+        action: &str,
+        note: &str,
+    ) {
         let event = Event {
-            type_: EventType::Warning,
+            type_,
             reason: reason.into(),
             note: Some(
                 note.get(..note.floor_char_boundary(NOTE))

@@ -8,7 +8,7 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -34,7 +34,7 @@ use tracing::{debug, info, warn};
 
 use super::cluster::Cluster;
 
-/// The Lease's name, in the agents' namespace.
+/// The name of the controller's Lease, in the agents' namespace.
 const NAME: &str = "ebbtide-agent";
 
 /// How long a mere query waits for an answer.
@@ -68,6 +68,46 @@ impl Times {
             sum.wrapping_mul(31).wrapping_add(u32::from(byte))
         });
         self.spread * (seed.wrapping_mul(2_654_435_761) >> 22) / 1024
+    }
+}
+
+/// When a candidate last knew that it held the Lease, for whoever signs requests with that time.
+#[derive(Debug, Clone, Default)]
+pub struct Verified(Arc<Mutex<Option<(Instant, SystemTime)>>>);
+
+impl Verified {
+    /// Returns the time at which the last successful request about the Lease was sent, if the Lease is held still: nobody
+    /// else can have it, by this machine's clock.
+    #[must_use]
+    pub fn time(&self, times: &Times) -> Option<SystemTime> {
+        let (at, time) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let sure = times.duration.saturating_sub(times.renew);
+        (at.elapsed() < sure).then_some(time)
+    }
+
+    fn set(&self, to: Option<(Instant, SystemTime)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = to;
+    }
+}
+
+/// An election.
+#[derive(Debug, Clone)]
+pub struct Election {
+    /// The Lease's name, in the agents' namespace.
+    pub lease: &'static str,
+    /// Its timing: all candidates should have the same.
+    pub times: Times,
+    /// Where it is told when the Lease was last known to be held.
+    pub verified: Verified,
+}
+
+impl Default for Election {
+    fn default() -> Self {
+        Self {
+            lease: NAME,
+            times: Times::default(),
+            verified: Verified::default(),
+        }
     }
 }
 
@@ -167,21 +207,40 @@ where
     W: Fn(Arc<Cluster>) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
+    let election = Election {
+        times,
+        ..Election::default()
+    };
+    lead_in(cluster, &election, work).await;
+}
+
+/// Runs as [`lead`], in another election.
+pub async fn lead_in<W, F>(cluster: Arc<Cluster>, election: &Election, work: W)
+where
+    W: Fn(Arc<Cluster>) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
     let api: Api<Lease> = Api::default_namespaced(cluster.client.clone());
     // From the API server's watch cache: it may be late, which is like a late holder.
     let only = Config::default()
-        .fields(&format!("metadata.name={NAME}"))
+        .fields(&format!("metadata.name={}", election.lease))
         .any_semantic();
     let events = watcher(api.clone(), only).default_backoff();
-    run(&cluster, &api, times, events, work).await;
+    run(&cluster, &api, election, events, work).await;
 }
 
-async fn run<S, W, F>(cluster: &Arc<Cluster>, api: &Api<Lease>, times: Times, events: S, work: W)
-where
+async fn run<S, W, F>(
+    cluster: &Arc<Cluster>,
+    api: &Api<Lease>,
+    election: &Election,
+    events: S,
+    work: W,
+) where
     S: Stream<Item = Result<Event<Lease>, watcher::Error>>,
     W: Fn(Arc<Cluster>) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
+    let (name, times) = (election.lease, election.times);
     let mut events = pin!(events);
     let me = cluster.node.as_str();
     let mut observed = Observed::new(times);
@@ -198,7 +257,7 @@ where
                     Some(Ok(Event::Delete(_))) => observed.see(None, Instant::now()),
                     Some(Ok(Event::Init | Event::InitDone)) => {}
                     // Requests may still work; if not, nothing does.
-                    Some(Err(e)) => debug!("the Lease {NAME}: {e}"),
+                    Some(Err(e)) => debug!("the Lease {name}: {e}"),
                     None => return,
                 }
                 if working.is_none() {
@@ -206,23 +265,26 @@ where
                 }
             }
             () = sleep_until(due) => {
-                let campaigned = timeout(times.renew, campaign(api, me, &mut observed)).await;
+                let asked = (Instant::now(), SystemTime::now());
+                let campaigned = timeout(times.renew, campaign(api, name, me, &mut observed)).await;
                 let now = Instant::now();
                 match campaigned {
                     Ok(Ok(true)) => {
+                        election.verified.set(Some(asked));
                         renewed = now;
                         due = now + times.renew;
                         if working.is_none() {
-                            info!("elected leader: {me} writes the cluster-wide objects");
+                            info!("elected leader by the Lease {name}: {me}");
                             working = Some(tokio::spawn(work(Arc::clone(cluster))));
                         }
                     }
                     Ok(Ok(false)) => {
+                        election.verified.set(None);
                         stop(&mut working);
                         due = observed.due(me).unwrap_or(now).max(now + times.spread);
                     }
                     failed => {
-                        debug!("the Lease {NAME}: {failed:?}");
+                        debug!("the Lease {name}: {failed:?}");
                         due = now + times.renew / 2;
                         // Before another candidate may consider this one dead.
                         if renewed.elapsed() > times.duration.saturating_sub(times.renew) {
@@ -243,8 +305,13 @@ fn stop(working: &mut Option<JoinHandle<()>>) {
 }
 
 /// Tries to take or renew the Lease. True if this candidate holds it now.
-async fn campaign(api: &Api<Lease>, me: &str, observed: &mut Observed) -> kube::Result<bool> {
-    let found = api.get_opt(NAME).await?;
+async fn campaign(
+    api: &Api<Lease>,
+    name: &str,
+    me: &str,
+    observed: &mut Observed,
+) -> kube::Result<bool> {
+    let found = api.get_opt(name).await?;
     let spec = found.as_ref().and_then(|lease| lease.spec.as_ref());
     let now = Instant::now();
     observed.see(spec, now);
@@ -258,7 +325,7 @@ async fn campaign(api: &Api<Lease>, me: &str, observed: &mut Observed) -> kube::
     let transitions = old.lease_transitions.unwrap_or(0);
     let mut lease = found.clone().unwrap_or_else(|| Lease {
         metadata: ObjectMeta {
-            name: Some(NAME.into()),
+            name: Some(name.into()),
             ..ObjectMeta::default()
         },
         ..Lease::default()
@@ -275,7 +342,7 @@ async fn campaign(api: &Api<Lease>, me: &str, observed: &mut Observed) -> kube::
     let params = PostParams::default();
     let written = if found.is_some() {
         // It contains the resourceVersion: of two who take it at once one is refused.
-        api.replace(NAME, &params, &lease).await
+        api.replace(name, &params, &lease).await
     } else {
         api.create(&params, &lease).await
     };

@@ -6,12 +6,15 @@
 
 pub mod attachment;
 mod attachments;
+pub mod calls;
 mod changes;
 mod cidrs;
 pub mod client;
+pub mod cloud_map;
 pub mod cluster;
 pub mod controller;
 pub mod crds;
+mod derived_pools;
 #[expect(
     clippy::duplicated_attributes,
     reason = "every printer column has a type_"
@@ -29,6 +32,7 @@ pub mod node_cloud;
 pub mod object;
 mod pools;
 pub mod publish;
+mod published;
 mod saved;
 mod service_cidrs;
 pub mod sticky;
@@ -37,8 +41,9 @@ pub mod uninstall;
 pub mod usage;
 mod watches;
 
+pub use calls::ApiCalls;
 pub use changes::Changes;
-pub use client::connect;
+pub use client::{connect, connect_counting};
 pub use cluster::{Cluster, Unknown};
 pub use lease_table::{BadLease, LeaseTable};
 pub use leases::Leases;

@@ -98,7 +98,12 @@ impl Mirror {
         match kind {
             Kind::Pool | Kind::Reserved => drop(self.made.pools.take()),
             Kind::Network | Kind::Coordinator => drop(self.made.networks.take()),
-            Kind::Attachment | Kind::Node | Kind::Pod | Kind::Namespace | Kind::Lease => return,
+            Kind::Attachment
+            | Kind::Node
+            | Kind::Pod
+            | Kind::Namespace
+            | Kind::Lease
+            | Kind::NodeCloud => return,
         }
         self.made.declared.take();
     }
@@ -233,7 +238,7 @@ impl Mirror {
     /// # Errors
     /// If an object cannot be written as JSON: a defect.
     pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
-        let kinds = self.kinds.iter();
+        let kinds = self.kinds.iter().filter(|(kind, _)| kind.is_saved());
         serde_json::to_vec(&Saving {
             kinds: kinds
                 .map(|(kind, objects)| (*kind, objects.values().collect()))
@@ -378,8 +383,12 @@ mod tests {
         let mut mirror = Mirror::default();
         mirror.set(Kind::Pool, pool("a", "2026-01-02T00:00:00Z", "10.0.0.5"));
         mirror.replace(Kind::Pod, []);
-        let again = Mirror::from_json(&mirror.to_json().unwrap()).unwrap();
+        let saved = mirror.to_json().unwrap();
+        let again = Mirror::from_json(&saved).unwrap();
         assert_eq!(again.kinds, mirror.kinds);
+        // An older agent would not know this kind, and could not read the file.
+        mirror.replace(Kind::NodeCloud, []);
+        assert_eq!(mirror.to_json().unwrap(), saved);
         assert!(Mirror::from_json(b"{\"Pool\": 1}").is_err());
     }
 }

@@ -24,7 +24,7 @@ pub enum Kind {
     Coordinator,
     /// `NetworkAttachmentDefinition`.
     Attachment,
-    /// This node, only its metadata.
+    /// This node, or for the controller all nodes; only their metadata.
     Node,
     /// This node's pods, only their metadata.
     Pod,
@@ -32,11 +32,13 @@ pub enum Kind {
     Namespace,
     /// ConfigMaps with the leases of a pool: which node has which addresses.
     Lease,
+    /// The ConfigMap of this node's addresses from the cloud, or for the controller those of all nodes.
+    NodeCloud,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pool,
         Self::Network,
         Self::Reserved,
@@ -46,20 +48,29 @@ impl Kind {
         Self::Pod,
         Self::Namespace,
         Self::Lease,
+        Self::NodeCloud,
     ];
 
-    /// The kinds that the controller watches: it has no node, so pods, nodes and namespaces are not among them.
-    pub const OF_CLUSTER: [Self; 6] = [
+    /// The kinds that the controller watches: it has no node, so pods and namespaces are not among them.
+    pub const OF_CLUSTER: [Self; 8] = [
         Self::Pool,
         Self::Network,
         Self::Reserved,
         Self::Coordinator,
         Self::Attachment,
         Self::Lease,
+        Self::Node,
+        Self::NodeCloud,
     ];
 
     /// The kinds that make up the catalog.
     pub const DECLARED: [Self; 4] = [Self::Pool, Self::Network, Self::Reserved, Self::Coordinator];
+
+    /// Whether its objects are kept on disk. What a node has from the cloud has files of its own.
+    #[must_use]
+    pub const fn is_saved(self) -> bool {
+        !matches!(self, Self::NodeCloud)
+    }
 
     /// Returns the `kind` of such an object.
     #[must_use]
@@ -73,7 +84,7 @@ impl Kind {
             Self::Node => "Node",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
-            Self::Lease => "ConfigMap",
+            Self::Lease | Self::NodeCloud => "ConfigMap",
         }
     }
 }
@@ -118,7 +129,7 @@ pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
     // Only the coordinator's status has facts that are not known here anyway.
     let fields: &[&str] = match kind {
         Kind::Coordinator => &["spec", "status"],
-        Kind::Lease => &["data"],
+        Kind::Lease | Kind::NodeCloud => &["data"],
         _ => &["spec"],
     };
     for field in fields {
@@ -132,8 +143,10 @@ pub fn trimmed(kind: Kind, object: DynamicObject) -> DynamicObject {
             name: meta.name,
             namespace: meta.namespace,
             uid: meta.uid,
-            // To distinguish an older state of the leases from a newer one.
-            resource_version: meta.resource_version.filter(|_| kind == Kind::Lease),
+            // To distinguish an older state of a ConfigMap from a newer one.
+            resource_version: meta
+                .resource_version
+                .filter(|_| matches!(kind, Kind::Lease | Kind::NodeCloud)),
             creation_timestamp: meta.creation_timestamp,
             deletion_timestamp: meta.deletion_timestamp,
             labels: meta.labels,
@@ -158,7 +171,7 @@ pub(super) fn resource(kind: Kind) -> ApiResource {
         Kind::Node => ("", "v1", "nodes"),
         Kind::Pod => ("", "v1", "pods"),
         Kind::Namespace => ("", "v1", "namespaces"),
-        Kind::Lease => ("", "v1", "configmaps"),
+        Kind::Lease | Kind::NodeCloud => ("", "v1", "configmaps"),
     };
     let gvk = GroupVersionKind::gvk(group, version, kind.name());
     ApiResource::from_gvk_with_plural(&gvk, plural)

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use ebbtide_ipam::catalog::{Pool, manifest::IpPoolStatus};
+use ebbtide_ipam::catalog::{Pool, manifest::IpPoolStatus, published_for};
 use ebbtide_types::Family;
 use kube::{
     Api,
@@ -44,6 +44,10 @@ impl Pools {
             let Some(name) = pool.metadata.name.clone() else {
                 continue;
             };
+            // Its status is what the controller wrote itself, of agents that have SpiderEndpoints.
+            if published_for(&pool.metadata).is_some() {
+                continue;
+            }
             let status = pool.data.get("status").cloned().unwrap_or(Value::Null);
             let status: IpPoolStatus = serde_json::from_value(status).unwrap_or_default();
             for (address, holder) in evidence::holders_in(&pool) {
@@ -122,11 +126,16 @@ impl Pools {
     }
 }
 
-fn api(cluster: &Cluster) -> Api<DynamicObject> {
+pub(super) fn api(cluster: &Cluster) -> Api<DynamicObject> {
     Api::all_with(cluster.client.clone(), &resource(Kind::Pool))
 }
 
-async fn write_status(cluster: &Cluster, name: &str, status: &IpPoolStatus) -> kube::Result<()> {
+/// Writes a pool's status.
+pub(super) async fn write_status(
+    cluster: &Cluster,
+    name: &str,
+    status: &IpPoolStatus,
+) -> kube::Result<()> {
     // In a merge patch null removes: a field that is missing here must be missing there.
     let patch = json!({ "status": {
         "allocatedIPs": status.allocated_ips,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ebbtide_ipam::{
-    catalog::Catalog,
+    catalog::{Catalog, published_for},
     pool::{Adopt, PodRef, PoolError, Pools, Reason, Reservation, ReservationKey},
 };
 use ebbtide_types::{
@@ -255,7 +255,11 @@ async fn held(cluster: &Cluster, pools: &Pools) -> kube::Result<Held> {
         }
     }
     let mut elsewhere: BTreeMap<Holder, bool> = BTreeMap::new();
-    for pool in objects(cluster).await? {
+    let pools_of_all = objects(cluster).await?;
+    let declared = pools_of_all
+        .into_iter()
+        .filter(|pool| published_for(&pool.metadata).is_none());
+    for pool in declared {
         let name = pool.metadata.name.clone().unwrap_or_default();
         let is_ours_alone = pool.data.pointer("/spec/nodeName") == Some(&json!([cluster.node]));
         for (address, holder) in evidence::holders_in(&pool) {

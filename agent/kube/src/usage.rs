@@ -74,7 +74,15 @@ pub fn parse(text: &str) -> Holders {
 /// Returns a pool's status.
 #[must_use]
 pub fn status(pool: &Pool, holders: &Holders) -> IpPoolStatus {
-    let total = pool.ranges.len().saturating_add(pool.reserved.len());
+    status_of(
+        pool.ranges.len().saturating_add(pool.reserved.len()),
+        holders,
+    )
+}
+
+/// Returns the status of a pool with so many addresses.
+#[must_use]
+pub fn status_of(total: u128, holders: &Holders) -> IpPoolStatus {
     // A map of texts can always be written as JSON.
     let text = serde_json::to_string(holders).unwrap_or_default();
     IpPoolStatus {

@@ -15,14 +15,41 @@ use kube::{
 use tracing::{info, warn};
 
 use super::{
-    lease_table::LABEL,
+    lease_table,
     mirror::Change,
+    node_cloud,
     object::{Kind, name_of, of_metadata, own_leases, resource, trimmed},
 };
 
+/// Whose objects are watched, of the kinds that nodes have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// An agent: its own node's.
+    Node,
+    /// The controller: those of all nodes.
+    Cluster,
+}
+
+impl Scope {
+    /// Returns the scope of whoever watches these kinds: only agents watch pods, their node's.
+    pub(super) fn of(kinds: &[Kind]) -> Self {
+        if kinds.contains(&Kind::Pod) {
+            Self::Node
+        } else {
+            Self::Cluster
+        }
+    }
+}
+
 /// Passes all changes of one kind that `node` needs to `change`. Unreadable objects keep their last
 /// state. The watch restarts by itself, with a backoff of up to 30 s.
-pub(super) async fn follow(client: Client, node: String, kind: Kind, change: impl Fn(Change)) {
+pub(super) async fn follow(
+    client: Client,
+    node: String,
+    scope: Scope,
+    kind: Kind,
+    change: impl Fn(Change),
+) {
     // From the API server's watch cache, not etcd: a thousand agents may start at once.
     let config = || Config::default().any_semantic();
     match kind {
@@ -33,8 +60,11 @@ pub(super) async fn follow(client: Client, node: String, kind: Kind, change: imp
         }
         Kind::Node => {
             let api: Api<PartialObjectMeta<Node>> = Api::all(client);
-            let mine = config().fields(&format!("metadata.name={node}"));
-            read(kind, watcher(api, mine).map_ok(metadata), change).await;
+            let wanted = match scope {
+                Scope::Node => config().fields(&format!("metadata.name={node}")),
+                Scope::Cluster => config(),
+            };
+            read(kind, watcher(api, wanted).map_ok(metadata), change).await;
         }
         Kind::Namespace => {
             let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
@@ -43,9 +73,21 @@ pub(super) async fn follow(client: Client, node: String, kind: Kind, change: imp
         Kind::Lease => {
             let api: Api<DynamicObject> = Api::default_namespaced_with(client, &resource(kind));
             // Not from the watch cache: addresses that were given back must not reappear.
-            let leases = Config::default().labels(LABEL);
+            let leases = Config::default().labels(lease_table::LABEL);
             let own = |event| map(event, |object| own_leases(&node, object));
             read(kind, watcher(api, leases).map_ok(own), change).await;
+        }
+        Kind::NodeCloud => {
+            let api: Api<DynamicObject> = Api::default_namespaced_with(client, &resource(kind));
+            let wanted = match scope {
+                // Not from the watch cache: a wish that was dropped and came back must not be dropped again.
+                Scope::Node => {
+                    let name = format!("metadata.name={}", node_cloud::map_of(&node));
+                    Config::default().fields(&name)
+                }
+                Scope::Cluster => config().labels(node_cloud::LABEL),
+            };
+            read(kind, watcher(api, wanted), change).await;
         }
         Kind::Pool | Kind::Network | Kind::Reserved | Kind::Coordinator | Kind::Attachment => {
             let resource = resource(kind);

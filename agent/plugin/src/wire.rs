@@ -80,7 +80,7 @@ pub enum Query {
     Datapath,
     /// The planned network of a pod.
     Explain {
-        /// `namespace/name`, `name`, or the start of a container ID.
+        /// `namespace/name`, `name`, or the start of a container ID; empty: all pods.
         pod: String,
     },
     /// The flow entries of a pod; without one, those that involve the node.
@@ -96,6 +96,15 @@ pub enum Query {
     Ip {
         /// The address.
         address: std::net::IpAddr,
+    },
+    /// What is logged; with a filter, it is changed first.
+    Log {
+        /// As RUST_LOG has it.
+        #[serde(default)]
+        filter: Option<String>,
+        /// For how many seconds; without, until the agent ends.
+        #[serde(default)]
+        seconds: Option<u64>,
     },
     /// Releases the address of a pod that was deleted.
     Release {

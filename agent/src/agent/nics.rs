@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{
@@ -28,7 +28,9 @@ use ebbtide_types::Family;
 use tracing::{error, info, warn};
 
 use super::{
-    Agent, forwarding_backup, locked, qdiscs_made,
+    Agent, forwarding_backup,
+    interfaces::addresses,
+    locked, qdiscs_made,
     rule_base::RuleBase,
     sysctl_backup::SysctlBackup,
     view::{PodNetwork, View},
@@ -186,26 +188,22 @@ impl Agent {
     /// has it as well (ec2-net-utils puts it there).
     #[must_use]
     pub fn without_pods<'a>(&self, facts: &'a NodeFacts) -> Cow<'a, NodeFacts> {
-        let own: HashSet<IpAddr> = facts.own_addresses().map(|(own, _)| own).collect();
-        let mut pods = HashSet::new();
-        self.each_interface(|_, net| {
-            pods.extend(addresses(net).filter(|ip| own.contains(ip)));
-        });
-        let without = facts.without(|address| pods.contains(&address));
+        let interfaces = locked(&self.interfaces);
+        let without = facts.without(|address| interfaces.have(address));
         without.map_or(Cow::Borrowed(facts), Cow::Owned)
     }
 
     /// Returns the families in which the node takes addresses of pods, including `net`, for its own.
     fn held(&self, facts: &NodeFacts, net: Option<&PodNet>) -> BTreeSet<Family> {
-        let mut pods: HashSet<IpAddr> = net.into_iter().flat_map(addresses).collect();
-        self.each_interface(|_, net| pods.extend(addresses(net)));
+        let new: Vec<IpAddr> = net.into_iter().flat_map(addresses).collect();
+        let interfaces = locked(&self.interfaces);
         let on_links = facts.own_addresses().map(|(own, _)| own);
-        let on_links = on_links.filter(|own| pods.contains(own));
-        let by_routes = facts.local.iter().filter_map(|net| {
-            let mut within = pods.iter().filter(|pod| net.contains(*pod));
-            within.next().copied()
+        let on_links = on_links.filter(|own| interfaces.have(*own) || new.contains(own));
+        let by_routes = facts.local.iter().filter(|net| {
+            interfaces.have_within(net) || new.iter().any(|address| net.contains(address))
         });
-        on_links.chain(by_routes).map(Family::of).collect()
+        let by_routes = by_routes.map(Family::of_net);
+        on_links.map(Family::of).chain(by_routes).collect()
     }
 
     /// Returns the lowest IPv4 address of the pods on a NIC.
@@ -491,10 +489,6 @@ impl Agent {
 fn held(facts: &NodeFacts, net: &PodNet) -> impl Iterator<Item = Family> {
     let held = addresses(net).filter(|ip| facts.takes(*ip));
     held.map(Family::of)
-}
-
-fn addresses(net: &PodNet) -> impl Iterator<Item = IpAddr> {
-    net.addresses.iter().map(|own| own.address.addr())
 }
 
 fn log_nics_without_mark(plan: &HostPlan, values: Values<'_>) {

@@ -1,5 +1,6 @@
 //! Addresses that are withheld from pods: the node's own (cloud-init, ec2-net-utils and their kin assign every address
-//! that the cloud provides to the NIC), those of routers, and those that other plugins assigned.
+//! that the cloud provides to the NIC), those of routers, those that other plugins assigned, and those that the cloud
+//! controller asks back.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -12,14 +13,17 @@ use ebbtide_types::settings::LocalRule;
 use tracing::{debug, info, warn};
 
 use super::{Agent, locked};
+use crate::cloud::Sets;
 
 /// What was last withheld from the pools, and its inputs.
 #[derive(Debug, Default)]
 pub(super) struct Last {
-    made_of: Option<(Arc<NodeFacts>, Arc<Catalog>, ChainedInterfaces)>,
+    made_of: Option<Inputs>,
     /// The withheld addresses within the pools' ranges: address, pool and reason.
     of_pools: Vec<(IpAddr, String, String)>,
 }
+
+type Inputs = (Arc<NodeFacts>, Arc<Catalog>, ChainedInterfaces, Arc<Sets>);
 
 /// The addresses that other plugins assigned, with their pods.
 type ChainedInterfaces = BTreeMap<IpAddr, String>;
@@ -79,17 +83,19 @@ impl Agent {
         chained
     }
 
-    /// Withholds the node's own addresses, routers' addresses and those that another plugin assigned to a pod. Does
-    /// nothing if nothing has changed since the last time.
+    /// Withholds the node's own addresses, routers' addresses, those that another plugin assigned to a pod, and those that
+    /// the cloud controller asks back. Does nothing if nothing has changed since the last time.
     pub fn withhold(&self, facts: &Arc<NodeFacts>, catalog: &Arc<Catalog>) {
         let mut last = locked(&self.withheld);
         let chained = self.foreign_addresses();
-        let is_same =
-            |(old_facts, old_catalog, old): &(Arc<NodeFacts>, Arc<Catalog>, ChainedInterfaces)| {
-                Arc::ptr_eq(old_facts, facts)
-                    && Arc::ptr_eq(old_catalog, catalog)
-                    && *old == chained
-            };
+        // Read under the lock: a set that was replaced meanwhile must not win over its successor.
+        let asked_back = self.cloud.withheld();
+        let is_same = |(old_facts, old_catalog, old, old_asked): &Inputs| {
+            Arc::ptr_eq(old_facts, facts)
+                && Arc::ptr_eq(old_catalog, catalog)
+                && *old == chained
+                && Arc::ptr_eq(old_asked, &asked_back)
+        };
         if last.made_of.as_ref().is_some_and(is_same) {
             return;
         }
@@ -111,9 +117,10 @@ impl Agent {
         {
             info!("{address} of pool {pool} may be given to pods again");
         }
-        self.pools.withhold(withheld);
+        self.pools
+            .withhold(withheld.with_asked_back(asked_back.iter().cloned()));
         *last = Last {
-            made_of: Some((Arc::clone(facts), Arc::clone(catalog), chained)),
+            made_of: Some((Arc::clone(facts), Arc::clone(catalog), chained, asked_back)),
             of_pools,
         };
     }

@@ -15,6 +15,7 @@ use ebbtide_agent::{
     host_root::HostRoot,
     install,
     log::{self, LogFormat},
+    metrics::{self, Leading, Metrics},
     reconcile,
     server::Server,
     uninstall::{self, Outcome},
@@ -22,7 +23,10 @@ use ebbtide_agent::{
 use ebbtide_ipam::catalog::{self, Catalog};
 use ebbtide_kernel::netlink::sysctl;
 use ebbtide_kube as kube;
-use ebbtide_types::{NetworkRef, private, settings::Settings};
+use ebbtide_types::{
+    NetworkRef, private,
+    settings::{ListenAddress, Settings},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -44,6 +48,9 @@ enum Command {
     /// Write the objects that belong to no node: status of pools, NetworkAttachmentDefinitions, ConfigMaps of leases. One
     /// of a cluster's controllers is elected leader. Needs an API server, and nothing of the host.
     Controller(Controller),
+    /// Ask the cloud for more addresses where pods wait, and give back what nobody needs: one of a cluster's such controllers
+    /// is elected. Needs an API server, and rights in the cloud that no node has.
+    CloudController(Box<CloudController>),
     /// Remove everything of Ebbtide's from this host: configuration and plugin, programs, rules, routes, links, settings,
     /// socket. Exits with 3, and removes nothing, while pods are left; with 4 while the agent runs; with 1 if something
     /// could not be removed. It can be repeated at any time.
@@ -68,9 +75,20 @@ struct Controller {
     /// Kubeconfig file for the API server; in a pod the kubelet provides the access.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// Where metrics and probes are served: ADDRESS:PORT, or `off`.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:19465")]
+    metrics_address: ListenAddress,
     /// The format of the log on standard error. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+#[derive(Args)]
+struct CloudController {
+    #[command(flatten)]
+    controller: Controller,
+    #[command(flatten)]
+    options: ebbtide_assign::Options,
 }
 
 #[derive(Args)]
@@ -153,6 +171,10 @@ struct Run {
     /// The configuration file (YAML) [default: built-in settings].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Where metrics and probes are served: ADDRESS:PORT, or `off`. Wins over `metrics.address` of the configuration
+    /// file.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<ListenAddress>,
     /// The format of the log on standard error. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -196,6 +218,16 @@ fn main() -> ExitCode {
                 .context("start the tokio runtime")
                 .and_then(|runtime| runtime.block_on(control(options)))
         }
+        Command::CloudController(options) => {
+            log::start(options.controller.log_format);
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build();
+            runtime
+                .context("start the tokio runtime")
+                .and_then(|runtime| runtime.block_on(control_cloud(*options)))
+        }
         Command::Uninstall(options) => {
             log::start(LogFormat::Text);
             match uninstall(&options) {
@@ -236,11 +268,27 @@ fn error_chain(error: &anyhow::Error) -> String {
 
 async fn control(options: Controller) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let client = kube::connect(options.kubeconfig.as_deref()).await?;
+    let metrics = Metrics::default();
+    let kubeconfig = options.kubeconfig.as_deref();
+    let client = kube::connect_counting(kubeconfig, &metrics.api_calls).await?;
+    let leading = Leading::default();
+    metrics::serve_controller(&metrics, &leading, options.metrics_address);
+    let work = move |cluster| leading.clone().during(kube::controller::work(cluster));
     info!(name = options.name, "standing for election");
     let cluster = kube::Cluster::start_controller(client, options.name);
     tokio::select! {
-        () = kube::leader::lead(cluster, kube::controller::work) => bail!("the watch of the Lease ended"),
+        () = kube::leader::lead(cluster, work) => bail!("the watch of the Lease ended"),
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
+    }
+}
+
+async fn control_cloud(options: CloudController) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let controller = options.controller;
+    let client = kube::connect(controller.kubeconfig.as_deref()).await?;
+    tokio::select! {
+        ended = ebbtide_assign::run(client, controller.name, options.options) => Ok(ended?),
         _ = terminate.recv() => Ok(()),
         interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),
     }
@@ -322,10 +370,11 @@ fn write_crds(dir: &Path) -> anyhow::Result<()> {
 type Declared = (Option<Arc<kube::Cluster>>, watch::Receiver<Arc<Catalog>>);
 
 /// Returns the declared objects, followed from now on: from the API server or from files.
-async fn declared(options: &Run) -> anyhow::Result<Declared> {
+async fn declared(options: &Run, metrics: &Metrics) -> anyhow::Result<Declared> {
     let in_pod = options.manifests.is_none() && kube::client::in_cluster();
     if options.kube || options.kubeconfig.is_some() || in_pod {
-        let client = kube::connect(options.kubeconfig.as_deref()).await?;
+        let kubeconfig = options.kubeconfig.as_deref();
+        let client = kube::connect_counting(kubeconfig, &metrics.api_calls).await?;
         let node = options.node_name.clone();
         let (cluster, catalog) = kube::Cluster::start(client, node, &options.state_dir);
         return Ok((Some(cluster), catalog));
@@ -368,16 +417,20 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
 
-    let (cluster, catalog) = declared(&options).await?;
+    let metrics = Metrics::default();
+    let (cluster, catalog) = declared(&options, &metrics).await?;
     let directories = Directories {
         state: options.state_dir.clone(),
         bpf: options.bpf_dir,
     };
+    let address = options.metrics_address.unwrap_or(settings.metrics.address);
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
+    let agent = agent.with_metrics(metrics);
     let agent = agent.following_cloud(&options.state_dir).await;
     let agent = Arc::new(agent.keeping_pools().with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
     let running = agent.running_containers().await;
+    metrics::serve_agent(&agent, address);
     if let Some(cluster) = cluster.clone() {
         let pods = Arc::clone(&agent);
         let interfaces = move || pods.interfaces();
@@ -395,6 +448,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let withdrawn = Arc::clone(&agent);
     tokio::spawn(async move { withdrawn.report_withdrawn().await });
+    let sharing = Arc::clone(&agent);
+    tokio::spawn(async move { sharing.share_cloud().await });
     let socket = options.run_dir.join("cni.sock");
     let installation = options.install.prepare(&socket)?;
     let server =
@@ -403,6 +458,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         installation.install(&agent.installation);
         tokio::spawn(installation.follow(agent.installation.clone()));
     }
+    agent.metrics.set_ready();
     info!(node = %agent.node_name, socket = %socket.display(), "ready");
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         error!("tell systemd that the agent is ready: {e}");

@@ -35,7 +35,11 @@ pub(super) fn link_of(facts: &NodeFacts, mac: Mac) -> Option<&Nic> {
 }
 
 /// Returns the MAC by which the cloud knows a link.
-fn told<'a>(facts: &NodeFacts, ledger: &'a Ledger, link: &str) -> Option<(Mac, &'a ToldNic)> {
+pub(super) fn told<'a>(
+    facts: &NodeFacts,
+    ledger: &'a Ledger,
+    link: &str,
+) -> Option<(Mac, &'a ToldNic)> {
     let mut nics = ledger.nics();
     nics.find(|(mac, _)| link_of(facts, *mac).is_some_and(|nic| nic.name == link))
 }

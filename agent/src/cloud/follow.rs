@@ -36,6 +36,9 @@ const HURRY: Duration = Duration::from_secs(60);
 const HURRIED: Duration = Duration::from_secs(2);
 /// The least pause between two reads, whoever asks.
 const LEAST: Duration = Duration::from_millis(500);
+/// How long a NIC is followed that no declared network wants, after the latest request that found no address. It stays as
+/// long as pods have addresses of it.
+const REQUESTED: Duration = Duration::from_secs(3600);
 /// The longest pause after failures.
 const MOST: Duration = Duration::from_secs(300);
 
@@ -260,8 +263,27 @@ impl Follower {
         let declared = self.declared.borrow();
         let links = declared.metadata_links().into_iter().map(str::to_owned);
         let mut wanted: BTreeSet<String> = links.collect();
-        wanted.extend(self.parts.cloud.state().requested.iter().cloned());
+        let mut state = self.parts.cloud.state();
+        let is_late = |at: &Instant| at.elapsed() >= REQUESTED;
+        if state.requested.values().any(is_late) {
+            let used = self.used_links();
+            let is_wanted = |link: &String, at: &mut Instant| !is_late(at) || used.contains(link);
+            state.requested.retain(is_wanted);
+        }
+        wanted.extend(state.requested.keys().cloned());
         wanted
+    }
+
+    /// Returns the links of which pods have addresses.
+    fn used_links(&self) -> BTreeSet<String> {
+        let snapshot = self.parts.pools.snapshot();
+        let published = self.sender.borrow();
+        let used = published.pools().iter().filter(|pool| {
+            let pods = snapshot.pools.get(&pool.name);
+            pods.is_some_and(|pods| !pods.is_empty())
+        });
+        used.filter_map(|pool| pool.derived_of().map(str::to_owned))
+            .collect()
     }
 
     /// Whether something is told that is not believed yet and could be soon.

@@ -35,6 +35,24 @@ pub struct CloudReport {
     pub nics: Vec<CloudNicLine>,
     /// What it tells that no pod can have, with the reasons.
     pub left_out: Vec<String>,
+    /// What the cloud controller asks back, if it ever asked for anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_back: Option<AskedBackLine>,
+}
+
+/// What the cloud controller asks back, as sets in text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AskedBackLine {
+    /// What it asks back: no new pod gets it.
+    pub asked: String,
+    /// What of it no pod has: the controller may take it away from the NIC.
+    pub surrendered: String,
+    /// What it asked back before: nobody gets it for twenty minutes.
+    pub kept: String,
+    /// Why it is not known what it asks back now: what it asked before stays valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
 }
 
 /// A NIC as the cloud tells it.
@@ -96,7 +114,10 @@ impl Cloud {
     ) -> CloudReport {
         let state = self.state().clone();
         // Those of requests, too: a network that is only in a CNI configuration is declared nowhere.
-        let wanted: BTreeSet<String> = wanted.into_iter().chain(state.requested).collect();
+        let wanted: BTreeSet<String> = wanted
+            .into_iter()
+            .chain(state.requested.into_keys())
+            .collect();
         let (cloud, why_none) = match state.provider {
             Some(Ok(provider)) => (Some(provider.to_string()), None),
             Some(Err(why)) => (None, Some(why)),
@@ -136,6 +157,12 @@ impl Cloud {
             }
         });
         let (error, failures) = state.failed.unzip();
+        let asked_back = (!state.withheld.is_empty()).then(|| AskedBackLine {
+            asked: state.asked_back.asked.to_string(),
+            surrendered: state.asked_back.surrendered.to_string(),
+            kept: state.asked_back.kept.to_string(),
+            unknown: state.asked_back.unknown.clone(),
+        });
         CloudReport {
             nics: nics.collect(),
             endpoint: Some(state.endpoint).filter(|_| cloud.is_some()),
@@ -148,6 +175,7 @@ impl Cloud {
             }),
             error,
             failures: failures.unwrap_or(0),
+            asked_back,
             left_out: state.left_out.iter().map(ToString::to_string).collect(),
         }
     }

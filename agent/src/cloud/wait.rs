@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ebbtide_ipam::catalog::Catalog;
+use ebbtide_ipam::{catalog::Catalog, pool::PoolError};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
@@ -21,6 +21,8 @@ const PASSED_ON: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Wait<'a> {
     cloud: &'a Cloud,
+    /// Who waits: the pod, if there is one.
+    pod: String,
     catalogs: watch::Receiver<Arc<Catalog>>,
     began: Instant,
     has_read: bool,
@@ -28,9 +30,14 @@ pub(crate) struct Wait<'a> {
 
 impl<'a> Wait<'a> {
     /// Begins the wait of a request that takes its addresses from `catalogs`.
-    pub(crate) fn new(cloud: &'a Cloud, catalogs: watch::Receiver<Arc<Catalog>>) -> Self {
+    pub(crate) fn new(
+        cloud: &'a Cloud,
+        pod: String,
+        catalogs: watch::Receiver<Arc<Catalog>>,
+    ) -> Self {
         Self {
             cloud,
+            pod,
             catalogs,
             began: Instant::now(),
             has_read: false,
@@ -42,11 +49,24 @@ impl<'a> Wait<'a> {
         Arc::clone(&self.catalogs.borrow_and_update())
     }
 
+    /// Notes that the request has its addresses of a NIC.
+    pub(crate) fn end(&self, link: &str) {
+        self.cloud.found(link, &self.pod);
+    }
+
     /// Waits, after the request found no address of a NIC, until it is to look again. False: it would find none.
     ///
     /// The service is asked once. While it tells something that is believed soon, the wait goes on.
-    pub(crate) async fn more(&mut self, link: &str) -> bool {
+    pub(crate) async fn more(&mut self, link: &str, lacking: &PoolError) -> bool {
         self.cloud.want(link);
+        let family = match lacking {
+            PoolError::Full(full) => Some(full.family),
+            PoolError::NoAddress(none) => none.family,
+            _ => None,
+        };
+        if !matches!(lacking, PoolError::Unavailable(_)) {
+            self.cloud.found_none(link, &self.pod, family);
+        }
         loop {
             let goes_on = !self.has_read || self.cloud.is_soon(link);
             if !goes_on || !self.cloud.can_read() {

@@ -120,6 +120,7 @@ async fn attach(
                 return Err(e.into());
             }
         };
+        agent.metrics.events.conflicted();
         // From now on the address is withheld.
         if let Err(left) = agent.undo_add(owner, &made.net).await {
             return Err(Failure::new(
@@ -245,7 +246,11 @@ async fn reserve(
     facts: &Arc<NodeFacts>,
 ) -> Result<Reserved, Failure> {
     let deadline = Leases::deadline();
-    let mut wait = Wait::new(&agent.cloud, agent.catalogs());
+    let pod = match subject.pod.name.as_str() {
+        "" => owner.container_id.clone(),
+        name => format!("{}/{name}", subject.namespace.name),
+    };
+    let mut wait = Wait::new(&agent.cloud, pod, agent.catalogs());
     loop {
         let catalog = wait.catalog();
         agent.withhold(facts, &catalog);
@@ -264,14 +269,19 @@ async fn reserve(
                 }
             }
             (reserved, _) => {
-                let has_none = matches!(
-                    reserved,
-                    Err(PoolError::Full(_) | PoolError::NoAddress(_) | PoolError::Unavailable(_))
-                );
-                match network.metadata().filter(|_| has_none) {
-                    Some(link) if wait.more(link).await => {}
-                    _ => return Ok(reserved?),
+                let Some(link) = network.metadata() else {
+                    return Ok(reserved?);
+                };
+                match &reserved {
+                    Err(
+                        lacking @ (PoolError::Full(_)
+                        | PoolError::NoAddress(_)
+                        | PoolError::Unavailable(_)),
+                    ) if wait.more(link, lacking).await => continue,
+                    Ok(_) => wait.end(link),
+                    Err(_) => {}
                 }
+                return Ok(reserved?);
             }
         }
     }

@@ -25,7 +25,12 @@ pub async fn handle(agent: &Agent, invocation: &Invocation) -> Response {
     );
     async {
         let mut version = NEWEST.to_owned();
-        match timing::request("the agent's part", run(agent, invocation, &mut version)).await {
+        let asked = run(agent, invocation, &mut version);
+        let (result, took) = timing::request("the agent's part", asked).await;
+        let code = result.as_ref().err().map_or(0, |failure| failure.code);
+        let events = &agent.metrics.events;
+        events.command(&invocation.command, code, &took);
+        match result {
             Ok(output) => Response { exit: 0, output },
             Err(failure) => {
                 warn!(code = failure.code, "{}", failure.message);

@@ -99,6 +99,7 @@ mod tests {
                 blocks: Vec::new(),
             }],
             left_out: Vec::new(),
+            asked_back: None,
         }
     }
 

@@ -13,6 +13,7 @@ use programs::{Rules, Unseen};
 
 use super::{Finding, Severity};
 use crate::{agent::Agent, host_root::HostRoot};
+pub use programs::may_have_nft;
 
 /// An address of a pod, and the interfaces that its packets pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,6 +12,7 @@ mod hooks;
 mod installation;
 mod kernel;
 mod marks;
+mod metrics;
 mod modes;
 mod modules;
 mod routing;
@@ -38,6 +39,7 @@ use crate::{
 };
 
 pub use dry_run::{DryRun, dry_run};
+pub use firewall::may_have_nft;
 pub use kernel::too_old;
 
 /// How severe a finding is.
@@ -81,6 +83,7 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
     findings.extend(firewall::firewall(agent).await);
     findings.extend(pins(agent));
     findings.extend(installation::missing(agent.installation.fault()));
+    findings.extend(metrics::unserved(agent.metrics.listening.fault()));
     let facts = agent.facts.get(&agent.host).await?;
     findings.extend(without_ipv6(agent, &facts));
     findings.extend(agent.refused_on_nics().into_iter().map(refused));

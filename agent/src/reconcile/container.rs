@@ -16,7 +16,7 @@ use super::{
     Action, Failure, Key, Outcome, RESYNC, Reconciler, Scope,
     events::{is_guarded, is_open_to_foreign},
 };
-use crate::agent::Drift;
+use crate::{agent::Drift, metrics::Place};
 
 /// The cooldown after an inspection of a pod that found nothing, however often events occur: other plugins' pods cause
 /// them as well.
@@ -205,6 +205,7 @@ impl Item<'_> {
         let new = agent.replanned(&net, self.facts);
         self.apply_plan(&net, new, "cannot attach the eBPF programs again")
             .await?;
+        agent.metrics.events.repaired(Place::Pod, "program");
         warn!(
             pod = %net.pod,
             interface = self.owner.interface,

@@ -18,6 +18,7 @@ use ebbtide_kernel::{
 use tracing::warn;
 
 use super::locked;
+use crate::metrics::Events;
 
 /// How long one list of addresses serves for the pods that one event names.
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -28,9 +29,19 @@ pub(super) struct UnassignableAddresses {
     listed: tokio::sync::Mutex<Option<(Instant, Arc<[IpAddr]>)>>,
     /// When the list became outdated: an older one must not be used any more.
     old: Mutex<Option<Instant>>,
+    /// Where repairs are counted.
+    events: Events,
 }
 
 impl UnassignableAddresses {
+    /// Makes an empty list; repairs are counted in `events`.
+    pub(super) fn new(events: Events) -> Self {
+        Self {
+            events,
+            ..Self::default()
+        }
+    }
+
     /// Marks the list as outdated: the next pod is compared with the node's current addresses.
     pub(super) fn invalidate(&self) {
         *locked(&self.old) = Some(Instant::now());
@@ -67,6 +78,7 @@ impl UnassignableAddresses {
         let taken = self.get(host, facts).await?;
         let reverted = podnet::revert(net, taken.to_vec()).await?;
         log_reverted(net, &reverted);
+        self.events.reverted(&reverted);
         Ok(reverted != Reverted::default())
     }
 }

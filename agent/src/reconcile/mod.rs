@@ -52,12 +52,13 @@ struct Reconciler {
 
 /// Takes over running containers, then keeps the node and its pods in the desired state until the process ends.
 pub async fn run(agent: Arc<Agent>, running: Running) {
+    let taken = guard::UnassignableAddresses::new(agent.metrics.events.clone());
     let reconciler = Arc::new(Reconciler {
         running: takeover::Held::new(running),
         agent,
         subscription: Mutex::default(),
         node: Mutex::default(),
-        taken: guard::UnassignableAddresses::default(),
+        taken,
         foreign_link: Notify::new(),
     });
     reconciler.begin_take_over();

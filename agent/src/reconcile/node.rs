@@ -82,7 +82,9 @@ pub(super) async fn reconcile(reconciler: &Reconciler) -> Result<Outcome, Failur
     let (missing, mut refused) = restore.map_err(cannot)?;
     let is_complete = at_rest.is_complete;
     drop(at_rest);
-    say(&mut locked(&reconciler.node), missing, !refused.is_empty());
+    let events = &agent.metrics.events;
+    let restored = say(&mut locked(&reconciler.node), missing, !refused.is_empty());
+    restored.iter().for_each(|missing| events.restored(missing));
     trim(&mut locked(&reconciler.node));
     refused.extend(agent.nic_failures());
     match (refused.is_empty(), is_complete) {
@@ -125,19 +127,19 @@ fn enqueue_drifted(reconciler: &Reconciler, made_of: MadeOf) -> HashSet<String> 
     drifted
 }
 
-/// Logs a line for each missing object. One that is refused is not logged again with each attempt.
-fn say(seen: &mut Seen, missing: Vec<Missing>, is_refused: bool) {
-    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-    for object in missing
-        .iter()
-        .filter(|object| !seen.refused.contains(*object))
-    {
+/// Logs a line for each missing object, and returns these. One that is refused is not logged again with each attempt.
+fn say(seen: &mut Seen, missing: Vec<Missing>, is_refused: bool) -> Vec<Missing> {
+    let names: HashSet<String> = missing.iter().map(ToString::to_string).collect();
+    let mut restored = missing;
+    restored.retain(|object| !seen.refused.contains(&object.to_string()));
+    for object in &restored {
         warn!("{object} in the host: repaired; something on this node removes it");
     }
     seen.refused = match is_refused {
-        true => missing.into_iter().collect(),
+        true => names,
         false => HashSet::new(),
     };
+    restored
 }
 
 /// Returns memory that bursts have left to the system, at most once per resync.

@@ -180,6 +180,16 @@ impl Queue {
         item.due.filter(|_| item.in_work.is_none())
     }
 
+    /// Returns how many items are due or in work, and how long the first of those that are due has waited.
+    #[must_use]
+    pub fn waiting(&self, now: Instant) -> (usize, Duration) {
+        let due = self.by_due.iter().take_while(|(due, _)| *due <= now);
+        let in_work = self.items.values().filter(|item| item.in_work.is_some());
+        let oldest = self.by_due.first().map(|(due, _)| *due);
+        let waited = oldest.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
+        (due.count() + in_work.count(), waited)
+    }
+
     /// Records the result of reconciling an item.
     pub fn done(&mut self, key: &Key, now: Instant, outcome: Outcome) {
         let Some(item) = self.items.get_mut(key) else {

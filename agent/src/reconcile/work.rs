@@ -10,6 +10,8 @@ use tokio::{
     time::{Instant as TokioInstant, sleep_until},
 };
 
+use crate::metrics::QueueState;
+
 use super::{
     key::{Key, Scope},
     queue::{Action, Outcome, Queue},
@@ -33,6 +35,14 @@ pub struct Work {
 struct State {
     queue: Queue,
     status: Status,
+    counted: Counted,
+}
+
+/// How often items were reconciled: in the desired state, locked, failed.
+#[derive(Debug, Default)]
+struct Counted {
+    node: [u64; 3],
+    containers: [u64; 3],
 }
 
 /// An item that is not in the desired state, and when it is tried again.
@@ -87,6 +97,28 @@ impl Work {
                 .map(|due| due.saturating_duration_since(now)),
         };
         state.status.failing().map(item).collect()
+    }
+
+    /// Returns what there is to do, and how often it was done.
+    #[must_use]
+    pub fn state_of_queue(&self) -> QueueState {
+        let (now, state) = (Instant::now(), self.state());
+        let (length, oldest) = state.queue.waiting(now);
+        let mut found = QueueState {
+            length: length as u64,
+            oldest,
+            of_node: state.counted.node,
+            of_containers: state.counted.containers,
+            ..QueueState::default()
+        };
+        for (key, failing) in state.status.failing() {
+            match key {
+                Key::Node => found.node_fails = true,
+                Key::Container(_) => found.failing_containers += 1,
+            }
+            found.failing_for = found.failing_for.max(failing.lasted(now));
+        }
+        found
     }
 
     /// Delays the node's comparison by at most this time.
@@ -144,6 +176,15 @@ impl Work {
             }
         };
         state.queue.done(key, now, outcome);
+        let counted = match key {
+            Key::Node => &mut state.counted.node,
+            Key::Container(_) => &mut state.counted.containers,
+        };
+        counted[match outcome {
+            Outcome::Done(_) => 0,
+            Outcome::Busy => 1,
+            Outcome::Failed => 2,
+        }] += 1;
         drop(state);
         // A slot is free.
         self.changed.notify_one();

@@ -4,6 +4,7 @@ mod cloud;
 mod links;
 mod local_rule;
 mod marks;
+mod metrics;
 mod pod_metadata;
 mod ports;
 mod tables;
@@ -19,6 +20,7 @@ pub use cloud::CloudSetting;
 pub use links::LinkNames;
 pub use local_rule::LocalRule;
 pub use marks::Marks;
+pub use metrics::{ListenAddress, MetricsSettings, NoListenAddress};
 pub use pod_metadata::PodMetadata;
 pub use ports::PortRange;
 pub use tables::{POD_TABLES, POD_TABLES_OFFSET, is_kernel_table};
@@ -117,6 +119,8 @@ pub struct Settings {
     /// Whether the addresses of a StatefulSet's pod are kept for its next sandbox on this node. Needs the API server,
     /// which has a pod's owner.
     pub sticky_addresses: bool,
+    /// Where the agent tells how it is doing.
+    pub metrics: MetricsSettings,
 }
 
 impl Default for Settings {
@@ -147,6 +151,7 @@ impl Default for Settings {
             node_port_range: PortRange::NODE_PORTS,
             cooldown_seconds: 60,
             sticky_addresses: false,
+            metrics: MetricsSettings::default(),
         }
     }
 }

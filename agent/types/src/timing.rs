@@ -48,16 +48,24 @@ impl fmt::Display for Steps {
     }
 }
 
-/// Runs the work of one request, and logs afterwards how long its steps took.
-pub async fn request<T>(name: &'static str, work: impl Future<Output = T>) -> T {
+/// Runs the work of one request, and logs afterwards how long its steps took. Returns them too, in the order in which they
+/// ended: the request as a whole is the last.
+pub async fn request<T>(
+    name: &'static str,
+    work: impl Future<Output = T>,
+) -> (T, Vec<(&'static str, Duration)>) {
     let steps = Steps {
         begin: Instant::now(),
         all: RefCell::default(),
     };
     let work = async {
         let result = step(name, work).await;
-        STEPS.with(|steps| debug!(steps = steps.to_string()));
-        result
+        let took = STEPS.with(|steps| {
+            debug!(steps = steps.to_string());
+            let all = steps.all.borrow();
+            all.iter().map(|step| (step.name, step.took)).collect()
+        });
+        (result, took)
     };
     STEPS.scope(steps, work).await
 }
@@ -140,6 +148,19 @@ mod tests {
             })
             .await;
         assert_eq!(names, ["b", "a", "c"]);
+    }
+
+    #[tokio::test]
+    async fn a_request_tells_its_steps_and_itself_last() {
+        let work = async {
+            step("a", async {}).await;
+            at_once("b", || 7)
+        };
+        let (result, took) = request("all", work).await;
+        assert_eq!(result, 7);
+        let names: Vec<_> = took.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["a", "b", "all"]);
+        assert!(took[2].1 >= took[0].1);
     }
 
     #[test]

@@ -61,6 +61,10 @@ pub const NIC_IS_STRICT: u32 = 1;
 /// [`NIC_IS_STRICT`], for IPv6.
 pub const NIC_IS_STRICT6: u32 = 2;
 
+/// [`Nic::flags`]: the shift of the prefix length of the NIC's IPv4 subnet, that of [`Nic::asks_as`]; zero for none. What
+/// comes from there gets no mark for strict filtering: the main table leads back to it by the NIC.
+pub const NIC_SUBNET_SHIFT: u32 = 8;
+
 /// The NIC that an address belongs to: the only one a cloud lets it leave by.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +88,7 @@ pub struct Nic {
     pub number: u32,
     /// Its bits of the mark; zero if there were not enough values for all NICs.
     pub mark: u32,
-    /// [`NIC_IS_STRICT`], [`NIC_IS_STRICT6`].
+    /// [`NIC_IS_STRICT`], [`NIC_IS_STRICT6`], [`NIC_SUBNET_SHIFT`].
     pub flags: u32,
     /// The IPv4 sender of ARP requests there, in network byte order: the node's address on it, else a pod's; zero for
     /// none.
@@ -93,6 +97,17 @@ pub struct Nic {
     pub gateway4: u32,
     /// As [`Nic::gateway4`], for IPv6.
     pub gateway6: [u32; 4],
+}
+
+impl Nic {
+    /// Whether an IPv4 address, in network byte order, is in the subnet of [`NIC_SUBNET_SHIFT`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_beside(&self, address: u32) -> bool {
+        let length = self.flags >> NIC_SUBNET_SHIFT & 31;
+        let differ = u32::from_be(self.asks_as ^ address);
+        length != 0 && differ >> (32 - length) == 0
+    }
 }
 
 /// The host's configuration for the programs.
@@ -176,4 +191,39 @@ mod pod {
     unsafe impl aya::Pod for HostConfig {}
     // SAFETY: as above.
     unsafe impl aya::Pod for NicCounters {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NIC_IS_STRICT, NIC_SUBNET_SHIFT, Nic};
+
+    #[test]
+    fn an_address_is_beside_the_nic_if_it_is_in_its_subnet() {
+        let word = u32::from_ne_bytes;
+        for (length, address, expected) in [
+            (20, [172, 31, 16, 1], true),
+            (20, [172, 31, 31, 254], true),
+            (20, [172, 31, 32, 1], false),
+            (20, [198, 51, 100, 7], false),
+            (31, [172, 31, 22, 229], true),
+            (31, [172, 31, 22, 230], false),
+            (1, [1, 0, 0, 0], false),
+            (1, [200, 0, 0, 0], true),
+            (0, [172, 31, 22, 228], false),
+        ] {
+            let nic = Nic {
+                number: 1,
+                mark: 2,
+                flags: NIC_IS_STRICT | length << NIC_SUBNET_SHIFT,
+                asks_as: word([172, 31, 22, 228]),
+                gateway4: 0,
+                gateway6: [0; 4],
+            };
+            assert_eq!(
+                nic.is_beside(word(address)),
+                expected,
+                "{address:?}/{length}"
+            );
+        }
+    }
 }

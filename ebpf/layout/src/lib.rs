@@ -21,8 +21,8 @@ pub use bucket::{
 pub use digest::{digest, hash};
 pub use host::{
     DEFAULT_NIC_MARKS, DEFAULT_NODE_PORTS, HostConfig, HostHook, MAX_NICS, NIC_IS_STRICT,
-    NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_FORWARDS, OWNER_HAS_GATEWAY, OWNER_IN_L3,
-    OWNER_IS_FOLLOWED, OWNER_IS_POD, reply_bit,
+    NIC_IS_STRICT6, NIC_SUBNET_SHIFT, Nic, NicCounters, NodeAddress, OWNER_FORWARDS,
+    OWNER_HAS_GATEWAY, OWNER_IN_L3, OWNER_IS_FOLLOWED, OWNER_IS_POD, reply_bit,
 };
 pub use metadata::{AZURE_AGENT, AZURE_HOST, METADATA, METADATA_ENDS, METADATA_PORT};
 pub use spoofed::{MAX_SPOOFERS, Spoofed, TO_METADATA};

@@ -1,4 +1,4 @@
-//! The clouds of the guides: their networks, and the manifests that a person applies.
+//! The clouds of the guides: their NICs, networks and apps.
 
 use std::{
     fmt,
@@ -6,8 +6,9 @@ use std::{
 };
 
 use clap::ValueEnum;
-use ebbtide_vpc::plan::Plan;
+use ebbtide_vpc::{metadata, plan::Plan};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 /// The directory of the shipped manifests.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
@@ -71,11 +72,32 @@ impl Cloud {
         self.apps().map(|app| app.nic)
     }
 
-    pub(super) fn plan(self) -> Plan {
+    /// Returns the name of its examples' directory.
+    pub(super) const fn name(self) -> &'static str {
         match self {
+            Self::Aws => "aws",
+            Self::Alibaba => "alibaba",
+        }
+    }
+
+    /// Returns the cloud whose metadata service the nodes have.
+    pub(super) const fn metadata(self) -> metadata::Cloud {
+        match self {
+            Self::Aws => metadata::Cloud::Aws,
+            Self::Alibaba => metadata::Cloud::Alibaba,
+        }
+    }
+
+    /// Returns the VPC. The nodes have IPv6 addresses, and the pods have IPv4 alone, as in the guides.
+    pub(super) fn plan(self) -> Plan {
+        let mut plan = match self {
             Self::Aws => Plan::default().cluster(),
             Self::Alibaba => Plan::alibaba().cluster(),
+        };
+        for nic in plan.nodes.iter_mut().flat_map(|node| &mut node.nics) {
+            nic.v6.secondary.clear();
         }
+        plan
     }
 
     /// Returns the namespace of the networks.
@@ -91,31 +113,14 @@ impl Cloud {
         format!("{}/ipvlan-{nic}", self.namespace())
     }
 
-    /// Returns the name of a NIC's pool in the examples.
-    pub(super) fn pool(self, node: &str, nic: &str) -> String {
-        match (self, nic) {
-            (Self::Aws, nic) => format!("{node}-v4-{nic}"),
-            (Self::Alibaba, "eth0") => format!("{node}-172"),
-            (Self::Alibaba, _) => format!("{node}-192"),
-        }
-    }
-
-    /// Returns the files with networks and pools.
-    pub(super) fn examples(self) -> [PathBuf; 2] {
-        let cloud = match self {
-            Self::Aws => "aws",
-            Self::Alibaba => "alibaba",
-        };
-        ["networks.yaml", "pools.yaml"].map(|file| deploy("examples").join(cloud).join(file))
-    }
-
-    /// Returns the chart's values (JSON), if it is installed by Helm.
-    pub(super) const fn values(self) -> Option<&'static str> {
+    /// Returns the chart's values, if it is installed by Helm.
+    pub(super) fn values(self) -> Option<Value> {
         match self {
             Self::Aws => None,
-            Self::Alibaba => Some(
-                r#"{"ipam": {"enableStatefulSet": false}, "multus": {"multusCNI": {"defaultCniCRName": "ipvlan-eth0"}}}"#,
-            ),
+            Self::Alibaba => Some(json!({
+                "ipam": {"enableStatefulSet": false},
+                "multus": {"multusCNI": {"defaultCniCRName": "ipvlan-eth0"}},
+            })),
         }
     }
 
@@ -140,38 +145,4 @@ impl Cloud {
 /// Returns the path of a shipped file or directory.
 pub(super) fn deploy(name: &str) -> PathBuf {
     Path::new(DEPLOY).join(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_examples_give_pods_what_the_cloud_has_for_them() -> std::io::Result<()> {
-        for cloud in [Cloud::Aws, Cloud::Alibaba] {
-            let [networks, pools] = cloud.examples().map(std::fs::read_to_string);
-            let (networks, pools) = (networks?, pools?);
-            for nic in cloud.nics() {
-                let master = format!("master: [{nic}]");
-                assert!(networks.contains(&master), "{networks}");
-            }
-            let plan = cloud.plan();
-            let nodes = plan.nodes.iter().filter(|node| node.name != Plan::CONTROL);
-            for nic in nodes.flat_map(|node| &node.nics) {
-                let name = format!("name: {}\n", cloud.pool(&nic.node, &nic.name));
-                let pool = pools.split("---\n").find(|pool| pool.contains(&name));
-                let pool = pool.unwrap_or_else(|| panic!("{cloud:?} has no pool {name}"));
-                let given = &nic.v4.secondary;
-                for expected in [
-                    format!("subnet: {}\n", nic.v4.primary.trunc()),
-                    format!("ips: [{}-{}]\n", given[0], given[given.len() - 1]),
-                    format!("gateway: {}\n", nic.v4.gateway),
-                    format!("nodeName: [{}]\n", nic.node),
-                ] {
-                    assert!(pool.contains(&expected), "{expected} is not in {pool}");
-                }
-            }
-        }
-        Ok(())
-    }
 }

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::plan::Family;
 
 use super::{
-    objects,
+    addresses::Addresses,
+    declared, objects,
     stage::{AGENTS, NAMESPACE, Stage},
     traffic,
 };
@@ -54,7 +55,7 @@ pub(super) fn rollout(stage: &Stage) -> Result<String> {
                 .all(|old| old.name != pod.name && old.address != pod.address),
             "{pod:?} was there before: {before:?}"
         );
-        stage.until("the pool's status tells of the new pod alone", || {
+        stage.until("the pool tells of the new pod alone", || {
             objects::counted(stage, pod)
         })?;
         stage.until("the Service proxy knows the new pod", || {
@@ -99,7 +100,10 @@ fn agent_of(stage: &Stage, node: &str, command: &[&str]) -> Result<String> {
 /// Checks that after a node was switched off and deleted its pools are empty, and its lease of a shared pool is free.
 pub(super) fn node_gone(stage: &Stage) -> Result<String> {
     let node = stage.nodes().last().context("a node")?;
-    let pools = stage.cloud.nics().map(|nic| stage.cloud.pool(node, nic));
+    let pools = match stage.addresses {
+        Addresses::Told => vec![declared::pool(node)],
+        Addresses::Declared => stage.cloud.nics().map(|nic| stage.pool(node, nic)).into(),
+    };
     lease(stage, node)?;
     stage.switch_off(node);
     stage.cluster.kubectl(&["delete", "node", node])?;
@@ -118,9 +122,9 @@ pub(super) fn node_gone(stage: &Stage) -> Result<String> {
         ensure!(!is_leased(stage, node)?, "{node} has a lease of `shared`");
         Ok(())
     })?;
-    let [first, second] = pools;
     Ok(format!(
-        "nothing is out in {first} and {second}; its lease is free"
+        "nothing is out in {}; its lease is free",
+        pools.join(" and ")
     ))
 }
 
@@ -128,6 +132,11 @@ fn lease(stage: &Stage, node: &str) -> Result<()> {
     let [_, nic] = stage.cloud.nics();
     let subnet = stage.vpc.nic(node, nic).subnet(Family::V4);
     let net = subnet.primary.trunc();
+    // A network of the metadata has no other addresses.
+    let network = match stage.addresses {
+        Addresses::Told => declared::network(stage),
+        Addresses::Declared => stage.cloud.network(nic),
+    };
     let mut unused = net.hosts().skip(230);
     let (first, last) = (unused.next(), unused.nth(8));
     let (first, last) = first.zip(last).context("a subnet with 239 addresses")?;
@@ -136,7 +145,7 @@ fn lease(stage: &Stage, node: &str) -> Result<()> {
         .replace("@FIRST@", &first.to_string())
         .replace("@LAST@", &last.to_string())
         .replace("@GATEWAY@", &subnet.gateway.to_string())
-        .replace("@NETWORK@", &stage.cloud.network(nic))
+        .replace("@NETWORK@", &network)
         .replace("@NODE@", node);
     stage.cluster.apply(&manifests)?;
     stage.until("a pod has an address of the shared pool", || {

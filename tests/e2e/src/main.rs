@@ -6,7 +6,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use ebbtide_e2e::{Cloud, Options};
+use ebbtide_e2e::{Addresses, Cloud, Options};
 
 /// Two nodes, two NICs each, real kubelets: everything a person does on the first day, and the bad day.
 #[derive(Parser)]
@@ -18,6 +18,12 @@ struct Cli {
     /// Whose network it is; several with commas between, one after the other
     #[arg(long, value_enum, value_delimiter = ',', default_value = "aws,alibaba")]
     cloud: Vec<Cloud>,
+    /// Declare a pool for each NIC, instead of taking the addresses that the cloud's metadata tell.
+    #[arg(long)]
+    pools: bool,
+    /// End with the first row that has this in its name.
+    #[arg(long, value_name = "ROW")]
+    until: Option<String>,
     /// Leave the cluster running until standard input ends.
     #[arg(long)]
     stay: bool,
@@ -46,10 +52,15 @@ fn run(cli: &Cli) -> Result<bool> {
     for (number, cloud) in (1..).zip(&cli.cloud) {
         let options = Options {
             cloud: *cloud,
+            addresses: match cli.pools {
+                true => Addresses::Declared,
+                false => Addresses::Told,
+            },
+            until: cli.until.clone(),
             stay: cli.stay && number == cli.cloud.len(),
         };
         // What is missing was printed; whoever runs this program wants the test to run, so it fails.
-        let Some(report) = ebbtide_e2e::run(options)? else {
+        let Some(report) = ebbtide_e2e::run(&options)? else {
             return Ok(false);
         };
         reports.push(report);

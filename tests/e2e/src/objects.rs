@@ -7,7 +7,11 @@ use ebbtide_vpc::plan::Family;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::stage::{Pod, Stage};
+use super::{
+    addresses::Addresses,
+    stage::{Pod, Stage},
+    told,
+};
 
 /// Checks that every pod has an address that the VPC knows for its node's NIC.
 pub(super) fn addresses(stage: &Stage) -> Result<String> {
@@ -58,7 +62,7 @@ pub(super) fn attachments(stage: &Stage) -> Result<String> {
 /// Checks that the pools count and name the addresses of their pods.
 pub(super) fn pools(stage: &Stage) -> Result<String> {
     let pods = stage.web()?;
-    stage.until("the pools' status tells of their pods", || {
+    stage.until("the pools tell of their pods", || {
         pods.iter().try_for_each(|pod| counted(stage, pod))
     })?;
     Ok("1 of 5 allocated in each of 4".into())
@@ -66,10 +70,17 @@ pub(super) fn pools(stage: &Stage) -> Result<String> {
 
 /// Checks that a pod's pool has one address in use, which is this pod's.
 pub(super) fn counted(stage: &Stage, pod: &Pod) -> Result<()> {
-    let (_, name) = stage.place(pod)?;
-    let status = stage.cluster.get(&["spiderippool", &name])?["status"].take();
+    match stage.addresses {
+        Addresses::Told => told::counted(stage, pod),
+        Addresses::Declared => allocated(stage, pod, &stage.place(pod)?.1, 5),
+    }
+}
+
+/// Checks that a declared pool of so many addresses has one in use, which is this pod's.
+pub(super) fn allocated(stage: &Stage, pod: &Pod, name: &str, total: u64) -> Result<()> {
+    let status = stage.cluster.get(&["spiderippool", name])?["status"].take();
     ensure!(
-        status["allocatedIPCount"] == 1 && status["totalIPCount"] == 5,
+        status["allocatedIPCount"] == 1 && status["totalIPCount"] == total,
         "{name}: {status}"
     );
     let allocated = status["allocatedIPs"].as_str().context("no allocatedIPs")?;
@@ -82,6 +93,16 @@ pub(super) fn counted(stage: &Stage, pod: &Pod) -> Result<()> {
         pod.address
     );
     Ok(())
+}
+
+/// Returns the message of the Event of this reason on a pod.
+pub(super) fn event(stage: &Stage, pod: &str, reason: &str) -> Result<String> {
+    let selector = format!("involvedObject.name={pod},reason={reason}");
+    let of = ["events", "--field-selector", &selector];
+    let events = stage.cluster.get(&of)?;
+    let message = events["items"][0]["message"].as_str();
+    let message = message.with_context(|| format!("no {reason} on {pod}"))?;
+    Ok(message.to_owned())
 }
 
 /// Checks that each pod has a SpiderEndpoint with its address, pool and node.

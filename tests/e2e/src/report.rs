@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
 
-use super::Cloud;
+use super::{Addresses, Cloud};
 
 /// The result of one row.
 #[derive(Clone, Debug, Serialize)]
@@ -27,6 +27,8 @@ pub struct Row {
 pub struct Report {
     /// The cloud.
     pub cloud: Cloud,
+    /// What said which addresses pods may have.
+    pub addresses: Addresses,
     /// Whether all rows succeeded.
     pub ok: bool,
     /// The rows, in order.

@@ -5,24 +5,24 @@ use std::{
     cell::RefCell,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_cluster::{Binaries, ControlPlane, Machine, Options, Place, Release, images};
+use ebbtide_cluster::{Binaries, ControlPlane, Machine, Options, Place, images};
 use ebbtide_vpc::{
+    metadata::MetadataDouble,
     plan::{Family, MadeOf, Plan},
     process::Process,
     skip::{Need, skip},
     vpc::Vpc,
-    workspace,
 };
 use serde_json::Value;
 
 use super::{
-    cloud::{App, Cloud, deploy},
+    addresses::Addresses,
+    cloud::{App, Cloud},
     http::{self, Answer},
 };
 
@@ -37,8 +37,6 @@ pub(super) const HOST_PORT: u16 = 8081;
 pub(super) const NAMESPACE: &str = "ebbtide-system";
 /// The label selector of the agents.
 pub(super) const AGENTS: &str = "app.kubernetes.io/name=ebbtide";
-/// The first release with policies that restrict the accounts further.
-const ACCOUNT_POLICIES: Release = Release::new(30);
 /// The ConfigMap that kubeadm leaves in a cluster, as far as agents read it.
 const KUBEADM: &str = r#"
 apiVersion: v1
@@ -54,7 +52,10 @@ pub struct Stage {
     /// The web server outside.
     _outside: Process,
     machines: RefCell<Vec<Machine>>,
+    /// The nodes' metadata service.
+    _metadata: Option<MetadataDouble>,
     pub(super) cloud: Cloud,
+    pub(super) addresses: Addresses,
     pub(super) cluster: ControlPlane,
     pub(super) vpc: Vpc,
 }
@@ -74,7 +75,7 @@ impl Stage {
     ///
     /// # Errors
     /// If a component does not start.
-    pub fn build(cloud: Cloud) -> Result<Option<Self>> {
+    pub fn build(cloud: Cloud, addresses: Addresses) -> Result<Option<Self>> {
         if std::env::var_os("EBBTIDE_OUT").is_some() {
             skip(
                 Need::Host,
@@ -105,7 +106,9 @@ impl Stage {
         Ok(Some(Self {
             _outside: outside,
             machines: RefCell::default(),
+            _metadata: addresses.serve(cloud, &vpc)?,
             cloud,
+            addresses,
             cluster,
             vpc,
         }))
@@ -139,50 +142,12 @@ impl Stage {
         machines.retain(|machine| machine.name() != node);
     }
 
-    /// Returns how Ebbtide is installed.
-    pub(super) fn installation(&self) -> &'static str {
-        match self.cloud.values() {
-            None => "kubectl apply -f deploy/crds -f deploy/ebbtide.yaml",
-            Some(_) => "kubectl apply -f deploy/crds; helm template ... | kubectl apply -f -",
-        }
-    }
-
-    /// Installs the agent as deploy/README.md says, and waits until it runs on the nodes.
-    ///
-    /// # Errors
-    /// If they do not become so in time.
-    pub fn install(&self) -> Result<()> {
-        for node in self.nodes() {
-            let ready = self.cluster.get(&["node", node])?;
-            ensure!(!is_ready(&ready), "{node} is ready without a network");
-        }
-        self.cluster.install_crds(&deploy("crds"))?;
-        match self.cloud.values() {
-            None => self.apply(&deploy("ebbtide.yaml"))?,
-            Some(values) => drop(self.cluster.apply(&chart(values)?)?),
-        }
-        if self.cluster.release()? >= ACCOUNT_POLICIES {
-            self.apply(&deploy("policy-accounts.yaml"))?;
-        }
-        for (what, object) in [
-            ("the agents are ready", "daemonset/ebbtide"),
-            ("the controllers are ready", "deployment/ebbtide-controller"),
-        ] {
-            let rollout = ["rollout", "status", object, "--timeout=5s"];
-            let rollout = [&["-n", NAMESPACE], &rollout[..]].concat();
-            self.until(what, || self.cluster.kubectl(&rollout).map(drop))?;
-        }
-        Ok(())
-    }
-
-    /// Declares networks and pools from the cloud's examples, and starts pods and Services on them.
+    /// Applies the cloud's example, and starts pods and Services on its networks.
     ///
     /// # Errors
     /// If they do not become ready in time.
     pub fn deploy(&self) -> Result<()> {
-        for file in self.cloud.examples() {
-            self.apply(&file)?;
-        }
+        self.apply(&self.addresses.example(self.cloud))?;
         // Only now: before that, STATUS tells a runtime that there are no addresses.
         self.until("the nodes are ready", || {
             for node in self.nodes() {
@@ -221,7 +186,8 @@ impl Stage {
         Ok(())
     }
 
-    fn apply(&self, file: &Path) -> Result<()> {
+    /// Applies a file, or all files of a directory.
+    pub(super) fn apply(&self, file: &Path) -> Result<()> {
         let file = file.display().to_string();
         self.cluster.kubectl(&["apply", "-f", &file]).map(drop)
     }
@@ -270,7 +236,12 @@ impl Stage {
     /// Returns the NIC and the pool of a pod's address.
     pub(super) fn place(&self, pod: &Pod) -> Result<(&'static str, String)> {
         let nic = self.app(pod)?.nic;
-        Ok((nic, self.cloud.pool(&pod.node, nic)))
+        Ok((nic, self.pool(&pod.node, nic)))
+    }
+
+    /// Returns the name of a NIC's pool.
+    pub(super) fn pool(&self, node: &str, nic: &str) -> String {
+        self.addresses.pool(self.cloud, node, nic)
     }
 
     /// Returns the pod of an app on a node.
@@ -376,20 +347,6 @@ impl Stage {
     pub fn kubectl_command(&self) -> Result<String> {
         self.cluster.kubectl_command()
     }
-}
-
-/// Returns the manifests of the Helm chart with these values, as `helm template` prints them.
-fn chart(values: &str) -> Result<String> {
-    let mut helm = Command::new(workspace::XTASK.file("xtask")?);
-    helm.args(["manifests", "--values", values]);
-    let ran = helm.output().context("starting xtask manifests")?;
-    if !ran.status.success() {
-        bail!(
-            "rendering the Helm chart: {}",
-            String::from_utf8_lossy(&ran.stderr)
-        );
-    }
-    Ok(String::from_utf8(ran.stdout)?)
 }
 
 /// Whether a node or pod has the condition Ready.

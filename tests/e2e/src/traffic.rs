@@ -7,7 +7,7 @@ use ebbtide_vpc::{
     edge::Listener,
     path::{Exchange, Hop, Path, crooked, forget_earlier_connections},
     plan::{Family, Plan},
-    tap::{Direction, Place, Taps},
+    tap::{Direction, Mark, Place, Seen, Taps},
     traffic::Protocol,
 };
 use nix::libc::{IPPROTO_TCP, IPPROTO_UDP};
@@ -21,7 +21,8 @@ use super::{
 /// The first of the load balancer's ports.
 const LISTENERS: u16 = 10_000;
 
-fn web(pod: &Pod) -> SocketAddr {
+/// Returns the address of a pod's web server.
+pub(super) fn web(pod: &Pod) -> SocketAddr {
     SocketAddr::new(pod.address, POD_PORT)
 }
 
@@ -256,12 +257,12 @@ pub(super) fn serve(
 }
 
 /// Waits until no packet of an exchange is on the wires: the last ones come late.
-fn settle(taps: &Taps, serving: &[u16]) -> Result<()> {
+fn settle(stage: &Stage, taps: &Taps, serving: &[u16]) -> Result<()> {
     for _ in 0..50 {
         let mark = taps.mark()?;
         thread::sleep(Duration::from_millis(100));
         let of_exchange = |port| serving.contains(&port);
-        let seen = taps.since(mark)?;
+        let seen = since(stage, taps, mark)?;
         if !seen
             .iter()
             .any(|packet| of_exchange(packet.source_port) || of_exchange(packet.destination_port))
@@ -272,9 +273,17 @@ fn settle(taps: &Taps, serving: &[u16]) -> Result<()> {
     bail!("the wires do not become silent")
 }
 
+/// Returns what was on the wires, without what the agents ask the metadata service, which has a web server's port.
+fn since(stage: &Stage, taps: &Taps, mark: Mark) -> Result<Vec<Seen>> {
+    let service = stage.cloud.metadata().address().ip();
+    let mut seen = taps.since(mark)?;
+    seen.retain(|packet| ![packet.source, packet.destination].contains(&service));
+    Ok(seen)
+}
+
 fn ask(stage: &Stage, taps: &Taps, offer: &Offer) -> Result<()> {
     let serving = [offer.listener.target.port(), POD_PORT, PORT];
-    settle(taps, &serving)?;
+    settle(stage, taps, &serving)?;
     let mark = taps.mark()?;
     let client = Plan::client(Family::V4);
     let (world, server) = (&stage.vpc.world, offer.listener.address());
@@ -292,7 +301,7 @@ fn ask(stage: &Stage, taps: &Taps, offer: &Offer) -> Result<()> {
     } else {
         is_of_node(stage, &answer, &offer.node)?;
     }
-    let mut seen = taps.since(mark)?;
+    let mut seen = since(stage, taps, mark)?;
     let number = match offer.listener.protocol {
         Protocol::Tcp => IPPROTO_TCP,
         Protocol::Udp => IPPROTO_UDP,

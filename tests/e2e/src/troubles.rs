@@ -72,7 +72,7 @@ pub(super) fn hungry(stage: &Stage) -> Result<String> {
     let (node, other) = (nodes.next(), nodes.next());
     let (node, other) = node.zip(other).context("two nodes")?;
     let [_, nic] = stage.cloud.nics();
-    let pool = stage.cloud.pool(other, nic);
+    let pool = stage.pool(other, nic);
     let pod = HUNGRY
         .replace("@NODE@", node)
         .replace("@POOL@", &pool)
@@ -119,7 +119,7 @@ fn replaced(stage: &Stage, before: &Pod) -> Result<Pod> {
         Ok(())
     })?;
     let after = stage.pod(&before.app, &before.node)?;
-    stage.until("the pool's status tells of the new pod alone", || {
+    stage.until("the pool tells of the new pod alone", || {
         objects::counted(stage, &after)
     })?;
     stage.until("the Service proxy knows the new pod", || {

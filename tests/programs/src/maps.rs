@@ -6,7 +6,7 @@ use aya::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use ebbtide_kernel::datapath::{key, uptime};
 use ebbtide_layout::{
     Address, Answer, Bucket, BucketKey, Counters, FORWARDED, Flow, FlowKey, Hook, HostConfig,
-    NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress, OWNER_FORWARDS,
+    NIC_IS_STRICT, NIC_IS_STRICT6, NIC_SUBNET_SHIFT, Nic, NicCounters, NodeAddress, OWNER_FORWARDS,
     OWNER_HAS_GATEWAY, OWNER_IN_L3, OWNER_IS_FOLLOWED, OWNER_IS_POD, POD_FOLLOWS_TCP, POD_IN_L3,
     POD_IS_EXEMPT, PodCounters, RECENT_PLACES, SPARE, Spoofed, TO_METADATA, mac_words, place,
 };
@@ -107,19 +107,20 @@ impl Bench {
         host.set(0, config, 0).unwrap();
     }
 
-    /// Sets whether the NIC [`THIS`] filters reverse paths strictly, for each family.
+    /// Sets whether the NIC [`THIS`] filters reverse paths strictly, for each family. Its subnet is the one of [`POD`].
     ///
     /// # Panics
     /// If the kernel refuses.
     pub fn is_strict(&mut self, v4: bool, v6: bool) {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let flags = flag(v4, NIC_IS_STRICT) | flag(v6, NIC_IS_STRICT6);
+        let address: std::net::Ipv4Addr = NODE.parse().unwrap();
         self.configure(flags);
         self.know_nic(Nic {
             number: THIS_NIC.into(),
             mark: MARK,
-            flags,
-            asks_as: 0,
+            flags: flags | 20 << NIC_SUBNET_SHIFT,
+            asks_as: u32::from_ne_bytes(address.octets()),
             gateway4: 0,
             gateway6: [0; 4],
         });

@@ -58,11 +58,16 @@ pub(crate) fn map(name: &str, labels: Value, data: Value) -> Value {
 /// Creates the foreign objects that the holder of a stolen token finds.
 pub(crate) fn of_others(cluster: &ControlPlane) -> Result<()> {
     let label = json!({"ebbtide.io/leases": "true"});
+    let cloud = json!({"ebbtide.io/node-cloud": "true"});
+    let reports = json!({"told.json": "{}", "asked.json": "{}"});
     let leases = json!({"node-a": "10.9.0.1", "node-b": "10.9.0.2", "_wanted.node-b": "1"});
     for object in [
         map("ebbtide-leases.shared", label.clone(), leases.clone()),
         map("ebbtide-leases.plain", json!({}), leases.clone()),
         map("other", label, leases),
+        map("ebbtide-cloud.node-a", cloud.clone(), reports.clone()),
+        map("ebbtide-cloud.node-b", cloud, reports.clone()),
+        map("ebbtide-cloud.plain", json!({}), reports),
         endpoint("web-b", &uid(cluster, "web-b")?, "node-b"),
         // Of Spiderpool, whose pod no longer exists.
         with(

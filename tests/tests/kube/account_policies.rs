@@ -35,6 +35,8 @@ fn work(cluster: &ControlPlane) -> Result<Vec<Attempt>> {
         }
         Act::Replace(map)
     };
+    let cloud = cluster.get(&["-n", NAMESPACE, "configmap", "ebbtide-cloud.node-a"])?;
+    let cloud = with(&cloud, "/metadata/resourceVersion", json!(""));
     let (status, place) = (format!("{PODS}/web-a/status"), format!("{ENDPOINTS}/web-a"));
     let leases = format!("{MAPS}/ebbtide-leases.shared");
     let note = json!({"metadata": {"uid": uid, "annotations": {STATUS: "[]"}}});
@@ -60,6 +62,11 @@ fn work(cluster: &ControlPlane) -> Result<Vec<Attempt>> {
             lease(json!("10.9.0.1"), json!("2")),
         ),
         attempt("all given back", &leases, lease(Value::Null, Value::Null)),
+        attempt(
+            "addresses from the cloud told",
+            format!("{MAPS}/ebbtide-cloud.node-a"),
+            Act::Replace(with(&cloud, "/data/told.json", json!("{1}"))),
+        ),
         attempt(
             "an Event",
             EVENTS,
@@ -102,6 +109,16 @@ fn attacks(cluster: &ControlPlane) -> Result<Vec<Attempt>> {
         let found = cluster.get(&["-n", NAMESPACE, "configmap", name])?;
         let found = with(&found, "/metadata/resourceVersion", json!(""));
         let changed = with(&found, "/data/node-a", json!("10.9.0.9"));
+        Ok(attempt(
+            what,
+            format!("{MAPS}/{name}"),
+            Act::Replace(changed),
+        ))
+    };
+    let of_cloud = |what, name: &str, place: &str, value: Value| -> Result<Attempt> {
+        let found = cluster.get(&["-n", NAMESPACE, "configmap", name])?;
+        let found = with(&found, "/metadata/resourceVersion", json!(""));
+        let changed = with(&found, place, value);
         Ok(attempt(
             what,
             format!("{MAPS}/{name}"),
@@ -225,6 +242,30 @@ fn attacks(cluster: &ControlPlane) -> Result<Vec<Attempt>> {
             format!("{MAPS}/ebbtide-leases.shared"),
             Act::Replace(without_b),
         ),
+        of_cloud(
+            "node-b's addresses told",
+            "ebbtide-cloud.node-b",
+            "/data/told.json",
+            json!("{1}"),
+        )?,
+        of_cloud(
+            "what it is asked to give back",
+            "ebbtide-cloud.node-a",
+            "/data/asked.json",
+            json!("{1}"),
+        )?,
+        of_cloud(
+            "another key of its map",
+            "ebbtide-cloud.node-a",
+            "/data/x",
+            json!("y"),
+        )?,
+        of_cloud(
+            "its map's owner",
+            "ebbtide-cloud.node-a",
+            "/metadata/ownerReferences",
+            json!([{"apiVersion": "v1", "kind": "Node", "name": "node-b", "uid": "x"}]),
+        )?,
         of_map("the agents' configuration", "ebbtide")?,
         of_map(
             "a ConfigMap that is merely called so",

@@ -45,6 +45,18 @@ fn definition(name: &str, kind: &str, uid: &Value) -> Value {
     })
 }
 
+/// A pool as the controller publishes it for node-a.
+fn published(name: &str) -> Value {
+    json!({
+        "apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool",
+        "metadata": {
+            "name": name, "labels": {"ebbtide.io/node": "node-a"}, "annotations": {"ebbtide.io/derived": "aws eni-1"},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "node-a", "uid": "x"}],
+        },
+        "spec": {"subnet": "10.7.0.0/24", "ips": ["10.7.0.1"], "nodeName": ["node-a"]},
+    })
+}
+
 fn completed(pool: &str) -> Value {
     json!({
         "apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderIPPool",
@@ -82,6 +94,16 @@ fn the_controllers_token_makes_no_service_and_writes_no_more_of_what_is_there_th
     let settings = cluster.get(&["-n", NAMESPACE, "configmap", "ebbtide"])?;
     let settings = with(&settings, "/metadata/resourceVersion", json!(""));
     let web_b = format!("{ENDPOINTS}/web-b");
+    let cloud = cluster.get(&["-n", NAMESPACE, "configmap", "ebbtide-cloud.node-a"])?;
+    let cloud = with(&cloud, "/metadata/resourceVersion", json!(""));
+    let node = json!([{"apiVersion": "v1", "kind": "Node", "name": "new", "uid": "x"}]);
+    let of_node = map(
+        "ebbtide-cloud.new",
+        json!({"ebbtide.io/node-cloud": "true"}),
+        json!({}),
+    );
+    let of_node = with(&of_node, "/metadata/ownerReferences", node);
+    let mine = format!("{POOLS}/node-a-ens6-v4");
     let attacks = [
         attempt("a Service", SERVICES, Act::Create(service.clone())),
         attempt(
@@ -116,6 +138,71 @@ fn the_controllers_token_makes_no_service_and_writes_no_more_of_what_is_there_th
                 "/spec",
                 json!({"subnet": "10.8.0.0/24", "ips": ["10.8.0.1"]}),
             )),
+        ),
+        attempt(
+            "a published pool without its node as owner",
+            POOLS,
+            Act::Create(with(
+                &published("node-a-ens6-v4"),
+                "/metadata/ownerReferences",
+                json!([]),
+            )),
+        ),
+        attempt(
+            "a published pool without the mark",
+            POOLS,
+            Act::Create(with(
+                &published("node-a-ens6-v4"),
+                "/metadata/annotations",
+                json!({}),
+            )),
+        ),
+        attempt(
+            "a published pool of another node's label",
+            POOLS,
+            Act::Create(with(
+                &published("node-a-ens6-v4"),
+                "/metadata/labels",
+                json!({"ebbtide.io/node": "node-b"}),
+            )),
+        ),
+        attempt(
+            "a published pool for all nodes",
+            POOLS,
+            Act::Create(with(
+                &published("node-a-ens6-v4"),
+                "/spec",
+                json!({"subnet": "10.7.0.0/24", "ips": ["10.7.0.1"]}),
+            )),
+        ),
+        pool("a declared pool made a published one", {
+            let published = published("shared");
+            json!({"metadata": published["metadata"], "spec": {"nodeName": ["node-a"]}})
+        }),
+        attempt(
+            "a declared pool deleted",
+            format!("{POOLS}/shared"),
+            Act::Delete,
+        ),
+        attempt(
+            "what an agent told",
+            format!("{MAPS}/ebbtide-cloud.node-a"),
+            Act::Replace(with(&cloud, "/data/told.json", json!("{1}"))),
+        ),
+        attempt(
+            "what an agent is asked for",
+            format!("{MAPS}/ebbtide-cloud.node-a"),
+            Act::Replace(with(&cloud, "/data/asked.json", json!("{1}"))),
+        ),
+        attempt(
+            "a node's map with contents",
+            MAPS,
+            Act::Create(with(&of_node, "/data", json!({"asked.json": "{}"}))),
+        ),
+        attempt(
+            "a node's map that nothing takes along",
+            MAPS,
+            Act::Create(with(&of_node, "/metadata/ownerReferences", json!([]))),
         ),
         pool(
             "a pool's addresses",
@@ -248,6 +335,18 @@ fn the_controllers_token_makes_no_service_and_writes_no_more_of_what_is_there_th
             Act::Create(map("ebbtide-leases.new", label, json!({}))),
         ),
         attempt("a gone node's lease", &leases, Act::Replace(reclaimed)),
+        attempt("the ConfigMap of a node", MAPS, Act::Create(of_node)),
+        attempt(
+            "a published pool",
+            POOLS,
+            Act::Create(published("node-a-ens6-v4")),
+        ),
+        attempt(
+            "a published pool that changed",
+            &mine,
+            Act::Patch(json!({"spec": {"ips": ["10.7.0.2"], "gateway": "10.7.0.254"}})),
+        ),
+        attempt("a published pool's end", &mine, Act::Delete),
     ];
     let mut wrong = controller.wrong(&attacks, true);
     wrong.extend(controller.wrong(&work, false));

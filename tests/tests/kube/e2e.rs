@@ -5,7 +5,7 @@ use ebbtide_e2e::Options;
 
 #[test]
 fn a_cluster_has_every_row_as_it_must_be() -> Result<()> {
-    if let Some(report) = ebbtide_e2e::run(Options::default())? {
+    if let Some(report) = ebbtide_e2e::run(&Options::default())? {
         ensure!(report.ok, "{}", report.text());
     }
     Ok(())

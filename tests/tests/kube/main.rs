@@ -5,19 +5,25 @@
 
 mod account_objects;
 mod account_policies;
+mod account_rules;
 mod accounts;
 mod api;
 mod attempt;
 mod cel;
+mod cloud;
 mod controller_policies;
 mod controllers;
 mod declared;
 mod e2e;
+mod given_back;
 mod leases;
 mod manifests;
+mod metrics;
+mod moto;
 mod names;
 mod node;
 mod objects;
+mod published;
 mod refusals;
 mod service_networks;
 mod service_proxy;

@@ -67,7 +67,7 @@ fn the_examples_are_accepted() -> Result<()> {
         return Ok(());
     };
     cluster.install_crds(Path::new(&deploy("crds")))?;
-    for cloud in ["aws", "alibaba", "metadata"] {
+    for cloud in ["aws", "aws/declared", "alibaba", "alibaba/declared"] {
         let directory = deploy(&format!("examples/{cloud}"));
         ensure!(
             fs::read_dir(&directory)?.count() > 0,

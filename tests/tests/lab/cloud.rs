@@ -29,20 +29,20 @@ use super::{
     renamed::rename,
 };
 
-const NODE: &str = "master";
+pub(super) const NODE: &str = "master";
 
 /// The most requests of a node to AWS in a second: a read of two NICs takes some twenty, and two begin in a second.
 const MOST: usize = 60;
 
 /// A VPC with its metadata service, and agents whose networks take the addresses that it tells.
-struct Site {
-    lab: Lab,
+pub(super) struct Site {
+    pub(super) lab: Lab,
     double: MetadataDouble,
 }
 
 impl Site {
     /// Builds the VPC and its metadata service, without agents.
-    fn build(cloud: Cloud) -> Result<Self> {
+    pub(super) fn build(cloud: Cloud) -> Result<Self> {
         let plan = Plan {
             metadata: Some(cloud),
             ..Plan::default()
@@ -72,11 +72,22 @@ impl Site {
         Ok(site)
     }
 
-    /// As [`Site::start`], and waits until all that the plan assigns is usable.
-    fn known(cloud: Cloud) -> Result<Self> {
-        let site = Self::start(cloud)?;
+    /// As [`Site::start`], and waits until all that the plan assigns and the cloud tells is usable.
+    pub(super) fn known(cloud: Cloud) -> Result<Self> {
+        Self::build(cloud)?.started(cloud)
+    }
+
+    /// Starts the agents, and waits as [`Site::known`] does.
+    pub(super) fn started(mut self, cloud: Cloud) -> Result<Self> {
+        self.lab.start_agents()?;
+        let site = self;
+        let tells = |block: &IpNet| match cloud {
+            Cloud::Gcp | Cloud::Tencent => matches!(block, IpNet::V4(_)),
+            Cloud::Aws | Cloud::Alibaba | Cloud::Azure => true,
+        };
         let planned = |nic: &str| -> BTreeSet<IpNet> {
-            site.lab.vpc.assigned(NODE, nic).into_iter().collect()
+            let all = site.lab.vpc.assigned(NODE, nic).into_iter();
+            all.filter(tells).collect()
         };
         for nic in ["ens5", "ens6"] {
             site.becomes("all of the plan is usable", || {
@@ -109,12 +120,12 @@ impl Site {
         agent.wait_ready()
     }
 
-    fn pod(&self, nic: &str, name: &str) -> Result<Pod> {
+    pub(super) fn pod(&self, nic: &str, name: &str) -> Result<Pod> {
         self.lab.pod(NODE, nic, name)
     }
 
     /// Has the service read until `look` is content.
-    fn becomes<T>(&self, what: &str, look: impl Fn() -> Result<T>) -> Result<T> {
+    pub(super) fn becomes<T>(&self, what: &str, look: impl Fn() -> Result<T>) -> Result<T> {
         let again = || {
             self.agent()?.control(&["cloud", "refresh"])?;
             look()
@@ -136,7 +147,7 @@ impl Site {
             .collect())
     }
 
-    fn blocks(&self, nic: &str, state: &str) -> Result<BTreeSet<IpNet>> {
+    pub(super) fn blocks(&self, nic: &str, state: &str) -> Result<BTreeSet<IpNet>> {
         let lines = self.lines(nic, state)?;
         let blocks = lines.iter().map(|line| {
             let text = line["block"].as_str().context("no block")?;
@@ -206,7 +217,7 @@ impl Site {
     }
 }
 
-fn v4(pod: &Pod) -> IpNet {
+pub(super) fn v4(pod: &Pod) -> IpNet {
     pod.address(Family::V4).into()
 }
 

@@ -6,12 +6,16 @@ use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::{
     lab::Lab,
     path::Exchange,
+    patience::IMPATIENCE,
     plan::{Family, Plan},
     pod::Pod,
+    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
     traffic::{Client, Protocol, Server},
 };
 
 const PORT: u16 = 8080;
+/// The ports of Services on the nodes: of a pod on each NIC.
+const NODE_PORTS: [u16; 2] = [30_010, 30_011];
 
 #[test]
 fn pods_on_nics_called_eth0_and_eth1_reach_pods_nodes_and_the_world() -> Result<()> {
@@ -75,4 +79,72 @@ fn pods_on_nics_called_eth0_and_eth1_reach_pods_nodes_and_the_world() -> Result<
     );
     lab.vpc.assert_no_violations()?;
     pods.into_iter().try_for_each(Pod::delete)
+}
+
+/// A Service of policy Cluster, asked at each NIC of a node, for a pod on each NIC of the other: what comes in by the
+/// second NIC may have to leave by it, too, although the main table leads to the client by the first.
+#[test]
+fn node_ports_of_each_nic_lead_to_pods_of_the_other_node_on_each_nic() -> Result<()> {
+    let lab = Lab::start(Plan::alibaba())?;
+    let here = lab.pod("master", "eth1", "here")?;
+    let pods = ["eth0", "eth1"].map(|nic| lab.pod("worker", nic, nic));
+    let pods = pods.into_iter().collect::<Result<Vec<Pod>>>()?;
+    let mut servers = Vec::new();
+    let mut services = Vec::new();
+    for (pod, node_port) in pods.iter().zip(NODE_PORTS) {
+        servers.extend(Server::on_any(&pod.netns, PORT)?);
+        services.extend(spread(pod, node_port)?);
+    }
+    let master = lab.vpc.node("master");
+    proxy::install(master, "master", &Settings::default(), &services)?;
+
+    let mut wrong = Vec::new();
+    for (nic, pod) in ["eth0", "eth1"].iter().zip(&pods) {
+        // From elsewhere, and from the NIC's own subnet.
+        for netns in [lab.vpc.edge.netns(), &pod.netns] {
+            for (family, node_port) in Family::BOTH
+                .into_iter()
+                .flat_map(|family| NODE_PORTS.map(|port| (family, port)))
+            {
+                let node = lab.vpc.nic("master", nic).primary(family);
+                let asked = SocketAddr::new(node, node_port);
+                for protocol in Protocol::BOTH {
+                    let client = Client::new(netns, protocol).timeout(IMPATIENCE);
+                    if let Err(error) = client.ask(asked) {
+                        let from = netns.name();
+                        wrong.push(format!("{from} to {asked}, {protocol}: {error:#}"));
+                    }
+                }
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    lab.vpc.assert_no_violations()?;
+    here.delete()?;
+    pods.into_iter().try_for_each(Pod::delete)
+}
+
+/// Returns the Services of policy Cluster that lead to a pod.
+fn spread(pod: &Pod, node_port: u16) -> Result<Vec<Service>> {
+    let mut services = Vec::new();
+    for (family, cluster) in Family::BOTH
+        .into_iter()
+        .zip(["10.96.0.10", "fd00:10:96::10"])
+    {
+        let cluster = SocketAddr::new(cluster.parse()?, node_port);
+        let backend = Backend {
+            address: pod.socket(family, PORT),
+            node: pod.node.clone(),
+        };
+        services.extend(Protocol::BOTH.map(|protocol| Service {
+            name: format!("{node_port}-{protocol}-{family}"),
+            protocol,
+            cluster,
+            node_port: Some(node_port),
+            policy: ExternalTrafficPolicy::Cluster,
+            masquerade: true,
+            backends: vec![backend.clone()],
+        }));
+    }
+    Ok(services)
 }

@@ -80,6 +80,7 @@ fn where_filtering_is_strict_requests_are_marked_and_nothing_that_carries_anothe
         ("a host's socket", udp((CLIENT, 5000), (NODE, tunnel)), 0),
         ("a held port", udp((CLIENT, 5000), (NODE, held_port)), MARK),
         ("an echo request", echo(CLIENT, NODE, true), MARK),
+        ("a neighbour's", tcp((FAR_POD, 5000), (NODE, 30080)), 0),
         ("a pod's", tcp((CLIENT, 5000), (POD, 80)), 0),
         ("somebody else's", tcp((CLIENT, 5000), ("10.9.9.9", 80)), 0),
     ];

@@ -15,7 +15,7 @@
 //! - [`packet`], [`packet_socket`], [`tap`], [`path`]: packets as seen on the wires, and the way they took;
 //! - [`proxy`]: what kube-proxy's rules do, without Kubernetes;
 //! - [`agent`], [`manifests`], [`cni`], [`foreign`], [`pod`], [`lab`]: the real binaries in this network, and other
-//!   people's plugins beside them;
+//!   people's plugins beside them; [`image`]: the programs that clouds' images run on a node;
 //! - [`bpf`], [`nic_programs`]: what others attached to a node's links, and taking it off;
 //! - [`process`], [`workspace`]: programs to be started, and where those of this repository are;
 //! - [`patience`], [`progress`]: waiting for what comes about in time, and saying what is being done;
@@ -58,6 +58,7 @@ pub mod edge;
 pub mod family;
 pub mod footprint;
 pub mod foreign;
+pub mod image;
 pub mod iptables;
 pub mod lab;
 pub mod manifests;
@@ -78,6 +79,7 @@ pub mod process;
 pub mod progress;
 pub mod proxy;
 pub mod random;
+pub mod scrape;
 pub mod snapshot;
 pub mod strict;
 pub mod tap;

@@ -46,21 +46,27 @@ pub const E2E: Place = Place {
     ..XTASK
 };
 
+/// The programs that clouds' images run on a node, each below the name of its package.
+pub const IMAGES: Place = Place {
+    variable: "EBBTIDE_IMAGES_DIR",
+    default: "target/images",
+    made_by: "cargo xtask setup",
+};
+
+/// `prometheus` and `promtool`, of Debian's package.
+pub const PROMETHEUS: Place = Place {
+    variable: "EBBTIDE_PROMETHEUS_DIR",
+    default: "target/prometheus/usr/bin",
+    made_by: "cargo xtask test",
+};
+
 impl Place {
     /// Returns the path of the file of this name.
     ///
     /// # Errors
     /// If it does not exist; the error names the command that makes it.
     pub fn file(self, name: &str) -> Result<PathBuf> {
-        let directory = std::env::var_os(self.variable).map_or_else(
-            || {
-                Path::new(env!("CARGO_MANIFEST_DIR"))
-                    .join("../..")
-                    .join(self.default)
-            },
-            PathBuf::from,
-        );
-        let path = directory.join(name);
+        let path = self.directory().join(name);
         if !path.is_file() {
             bail!(
                 "{} is not there: run `{}`, or set {}",
@@ -70,5 +76,17 @@ impl Place {
             );
         }
         Ok(path.canonicalize()?)
+    }
+
+    /// Returns the directory, whether it is there or not.
+    pub(crate) fn directory(self) -> PathBuf {
+        std::env::var_os(self.variable).map_or_else(
+            || {
+                Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("../..")
+                    .join(self.default)
+            },
+            PathBuf::from,
+        )
     }
 }

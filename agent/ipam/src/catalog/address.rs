@@ -101,6 +101,24 @@ impl AddressSet {
         Ok(Self::from_numbers(family, vec![(first, last)]))
     }
 
+    /// Parses what [`AddressSet`] writes: addresses and ranges, with commas between them; nothing is the empty set.
+    ///
+    /// # Errors
+    /// As [`AddressSet::parse`], for the first part that is wrong.
+    pub fn parse_list(text: &str, family: Family) -> Result<Self, AddressSetError> {
+        let parts = text.split(',').filter(|part| !part.trim().is_empty());
+        let sets: Vec<Self> = parts
+            .map(|part| Self::parse(part, family))
+            .collect::<Result<_, _>>()?;
+        Ok(Self::union_of(family, &sets))
+    }
+
+    /// Returns the addresses that both sets have, which must be of the same family.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        self.without(&self.without(other))
+    }
+
     /// Returns all addresses of a prefix, network and broadcast addresses included.
     #[must_use]
     pub fn of_net(net: &IpNet) -> Self {

@@ -306,6 +306,22 @@ fn name(nic: &DerivedNic, subnet: Option<&IpNet>) -> String {
     format!("{node}-{link}-{family}{}", subnet.unwrap_or_default())
 }
 
+/// Whether derived pools of the node have names of this form.
+#[must_use]
+pub(super) fn is_name_of(pool: &str, node: &str) -> bool {
+    let of_node = pool.strip_prefix(&as_name(node));
+    let Some(rest) = of_node.and_then(|rest| rest.strip_prefix('-')) else {
+        return false;
+    };
+    ["-v4", "-v6"].iter().any(|family| {
+        let mut places = rest.match_indices(family);
+        places.any(|(at, _)| {
+            let after = &rest[at + family.len()..];
+            at > 0 && (after.is_empty() || after.starts_with('-'))
+        })
+    })
+}
+
 /// Returns a text as it can be in the name of an object. What had to be changed has a digest, so that no two are the
 /// same.
 fn as_name(text: &str) -> String {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use ebbtide_types::{DEFAULT_NAMESPACE, ObjectName, yaml};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -12,6 +13,7 @@ use super::{
         API_VERSION, SpiderCoordinator, SpiderIpPool, SpiderMultusConfig, SpiderReservedIp,
     },
     notes::{self, Note},
+    published::{DERIVED, OF_NODE, is_marked, published_for},
 };
 
 /// The file named in a [`Problem`] of an object from the API server.
@@ -191,11 +193,32 @@ impl Builder {
                 Err(fault("apiVersion", format!("{api_version:?} is not known; write {API_VERSION}")))
             }
             "SpiderIPPool" => {
+                // Its `spec` may be edited: it is not looked at.
+                let metadata = value.get("metadata").cloned().unwrap_or(Value::Null);
+                let metadata: ObjectMeta = serde_json::from_value(metadata).unwrap_or_default();
+                if published_for(&metadata).is_some() {
+                    return match place.document {
+                        None => Ok(()),
+                        Some(_) => Err(fault("metadata.annotations", format!(
+                            "{DERIVED} says that the controller published it, of what an agent had derived; that is not read back: \
+                             remove the object, or the annotation, the label {OF_NODE} and the owner from it"
+                        ))),
+                    };
+                }
                 let manifest = read::<SpiderIpPool>(value, &object)?;
                 let pool = Pool::from_manifest(&manifest)?;
                 admit::pool(&pool, &self.catalog.pools)?;
                 self.catalog.pools.push(pool);
-                self.ignored(place, &object, notes::unknown("spec", &spec, &manifest.spec));
+                let mut notes = notes::unknown("spec", &spec, &manifest.spec);
+                if is_marked(&metadata) {
+                    notes.push(Note {
+                        field: format!("metadata.annotations[{DERIVED}]"),
+                        message: "is the controller's mark of the pools that it publishes for nodes, and this is none of them: the \
+                                  pool is used as it is declared; remove the annotation"
+                            .into(),
+                    });
+                }
+                self.ignored(place, &object, notes);
                 Ok(())
             }
             "SpiderMultusConfig" => {

@@ -22,6 +22,7 @@ mod pool;
 mod pool_names;
 mod problem;
 mod publish;
+mod published;
 mod reserved;
 
 use std::path::Path;
@@ -40,6 +41,7 @@ pub use network::{Addresses, Network};
 pub use pool::{Affinities, Pool, PoolSource, Route};
 pub use problem::{Consequence, Problem};
 pub use publish::publish;
+pub use published::{DERIVED, OF_NODE, published_for};
 pub use reserved::Reserved;
 
 /// All valid declared objects, and the problems of the rest.

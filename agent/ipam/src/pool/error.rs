@@ -149,14 +149,21 @@ pub struct NoAddress {
 pub struct NoMetadata {
     /// Its name on this node.
     pub link: String,
-    /// What is known of the reason.
+    /// The pools that it has nevertheless: the request names others.
+    pub pools: Vec<String>,
+    /// What is known of the reason, if it has none.
     pub note: Option<DerivedNote>,
 }
 
 impl NoMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { link, note } = self;
+        let Self { link, pools, note } = self;
         match note {
+            _ if !pools.is_empty() => write!(
+                f,
+                "the addresses of NIC {link} on this node are in pool {}. Name that one, or none",
+                pools.join(" and pool ")
+            ),
             None => write!(
                 f,
                 "the metadata service has told of no NIC {link}. See that the NIC is there and what the agent's setting \
@@ -300,6 +307,8 @@ pub struct FullPool {
     pub next_free: Option<Duration>,
     /// The addresses withheld for now, and why.
     pub withheld: Vec<(IpAddr, String)>,
+    /// The number of addresses that nobody holds and that are asked back.
+    pub asked_back: u128,
 }
 
 impl std::error::Error for Full {}
@@ -324,6 +333,13 @@ impl fmt::Display for Full {
             if !pool.withheld.is_empty() {
                 let (count, names) = (pool.withheld.len(), withheld::named(&pool.withheld));
                 write!(f, ", {count} not given out ({names})")?;
+            }
+            if pool.asked_back > 0 {
+                write!(
+                    f,
+                    ", {} asked back by the cloud controller",
+                    pool.asked_back
+                )?;
             }
             separator = "; ";
         }

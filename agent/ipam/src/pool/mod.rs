@@ -39,7 +39,7 @@ pub use reservation::{
 };
 pub use subject::{Controller, Object, Subject};
 pub use types::{AddressStatus, Allocation, Assigned, Families, Owner, Request, Source};
-pub use usage::PoolUsage;
+pub use usage::{PoolUsage, Standing};
 pub use withheld::Withheld;
 
 #[cfg(test)]

@@ -259,8 +259,14 @@ fn no_address(
         network: request.network.map(ToString::to_string),
         annotation: request.annotation,
         metadata: request.metadata.map(|link| {
+            let of_link = |pool: &&Pool| request.catalog.is_of_metadata(pool, link);
+            let pools = request.catalog.pools().iter().filter(of_link);
             Box::new(NoMetadata {
                 link: link.to_owned(),
+                pools: pools
+                    .filter(|_| request.source != Source::Defaults)
+                    .map(|pool| pool.name.clone())
+                    .collect(),
                 note: request.catalog.derived_note(link).cloned(),
             })
         }),

@@ -6,7 +6,16 @@ use ebbtide_types::{Family, NetworkRef};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::catalog::PoolSource;
+use crate::catalog::{AddressSet, PoolSource};
+
+/// What is not free of some addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Those that pods have.
+    pub used: AddressSet,
+    /// Those that no pod has and none gets: they cool down, are reserved for a pod, or are the node's own or a router's.
+    pub resting: AddressSet,
+}
 
 /// A pool of the catalog and its usage on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,6 +36,8 @@ pub struct PoolUsage {
     pub in_cooldown: u64,
     /// Addresses withheld for now, neither held nor cooling down, each with the reason.
     pub withheld: Vec<(IpAddr, String)>,
+    /// The number of addresses that nobody holds and that the cloud controller asks for back: nobody gets one.
+    pub asked_back: u128,
     /// The number of addresses that could be handed out now.
     pub free: u128,
     /// The nodes that it is for; empty: any.

@@ -141,6 +141,35 @@ impl Flows {
         }
         Ok(flows)
     }
+
+    /// Returns how many buckets the pod with this number has, and how many flows are in them.
+    ///
+    /// # Errors
+    /// If the kernel refuses to read the map.
+    pub fn count(&self, pod: u16) -> Result<(u64, u64), Error> {
+        let has_flows = lock(&self.0).has_flows.get(&pod.into(), 0);
+        let has_flows = has_flows.map_err(|e| map_error("read whether a pod has flows", e))? != 0;
+        // Without any, the pod has its spare bucket alone, which is the last key's.
+        let others = if has_flows {
+            0
+        } else {
+            BUCKETS_PER_POD as usize
+        };
+        let (mut buckets, mut flows) = (0, 0);
+        for key in keys(pod).skip(others) {
+            // Locked for each alone: an ADD may wait.
+            let bucket = lock(&self.0).buckets.get(&key, 0);
+            match bucket {
+                Ok(bucket) => {
+                    buckets += 1;
+                    flows += shown(&bucket).count() as u64;
+                }
+                Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(map_error("read a pod's flows", e)),
+            }
+        }
+        Ok((buckets, flows))
+    }
 }
 
 /// Returns the keys of all buckets that a pod may have.

@@ -10,10 +10,12 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
 use ebbtide_layout::{
-    Address, HostConfig, MAX_NICS, NIC_IS_STRICT, NIC_IS_STRICT6, Nic, NicCounters, NodeAddress,
-    OWNER_FORWARDS, OWNER_HAS_GATEWAY, OWNER_IN_L3, OWNER_IS_FOLLOWED, OWNER_IS_POD,
+    Address, HostConfig, MAX_NICS, NIC_IS_STRICT, NIC_IS_STRICT6, NIC_SUBNET_SHIFT, Nic,
+    NicCounters, NodeAddress, OWNER_FORWARDS, OWNER_HAS_GATEWAY, OWNER_IN_L3, OWNER_IS_FOLLOWED,
+    OWNER_IS_POD,
 };
 use ebbtide_types::Family;
+use ipnet::IpNet;
 
 use super::{
     Error,
@@ -33,6 +35,9 @@ pub struct HostNic {
     pub mark: u32,
     /// The families with strict reverse path filtering on the NIC.
     pub strict: Vec<Family>,
+    /// The IPv4 subnet on the NIC that the main table leads to by it, around [`asks_as`](Self::asks_as); only where the
+    /// kernel filters strictly. What comes from there gets no mark.
+    pub beside: Option<IpNet>,
     /// The sender address of ARP requests: the node's address on the NIC, else a pod's.
     pub asks_as: Option<Ipv4Addr>,
     /// The gateways of the main table's default routes over the NIC, of both families.
@@ -46,7 +51,9 @@ impl HostNic {
     /// Returns the programs' flags.
     fn flags(&self) -> u32 {
         let strict = self.strict.iter();
-        strict.fold(0, |flags, family| flags | strict_flag(*family))
+        let strict = strict.fold(0, |flags, family| flags | strict_flag(*family));
+        let beside = self.beside.as_ref().map_or(0, IpNet::prefix_len);
+        strict | u32::from(beside) << NIC_SUBNET_SHIFT
     }
 
     /// Returns the first gateway of a family in the programs' format: IPv4 in the last word; zero for none.

@@ -167,6 +167,20 @@ fn rule(object: &Rule) -> RuleMessage {
                 RuleAttribute::FwMask(*mask),
             ]);
         }
+        Selector::InLinkFromMark {
+            from,
+            link,
+            mark,
+            mask,
+        } => {
+            message.header.src_len = from.prefix_len();
+            message.attributes.extend([
+                RuleAttribute::Source(from.addr()),
+                RuleAttribute::Iifname(link.clone()),
+                RuleAttribute::FwMark(*mark),
+                RuleAttribute::FwMask(*mask),
+            ]);
+        }
         Selector::OutLink { from, link } => {
             message.header.src_len = from.prefix_len();
             if from.prefix_len() > 0 {

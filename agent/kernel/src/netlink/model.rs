@@ -107,6 +107,17 @@ pub enum Selector {
         /// The mask.
         mask: u32,
     },
+    /// Packets from this network that came in by `link`, whose mark has `mark` set within `mask`.
+    InLinkFromMark {
+        /// Their source.
+        from: IpNet,
+        /// Name of the link.
+        link: String,
+        /// Value.
+        mark: u32,
+        /// The mask.
+        mask: u32,
+    },
     /// Packets from this network that must leave by this link (`oif`).
     OutLink {
         /// Their source.
@@ -243,6 +254,12 @@ impl fmt::Display for Rule {
             Selector::LocalFromMark { from, mark, mask } => {
                 write!(f, "from {from} fwmark {mark:#x}/{mask:#x} iif lo")?;
             }
+            Selector::InLinkFromMark {
+                from,
+                link,
+                mark,
+                mask,
+            } => write!(f, "from {from} fwmark {mark:#x}/{mask:#x} iif {link}")?,
             Selector::OutLink { from, link } => write!(f, "from {from} oif {link}")?,
             Selector::From(address) => write!(f, "from {address}")?,
         }

@@ -310,6 +310,12 @@ pub(super) fn parse_rule(family: Family, message: &RuleMessage) -> Option<Rule> 
         },
         (None, None, Some(mark), None) => Selector::Mark { mark, mask },
         (Some("lo"), None, Some(mark), Some(from)) => Selector::LocalFromMark { from, mark, mask },
+        (Some(link), None, Some(mark), Some(from)) => Selector::InLinkFromMark {
+            from,
+            link: link.to_owned(),
+            mark,
+            mask,
+        },
         (None, Some(link), None, from) => Selector::OutLink {
             from: from.unwrap_or(family.everything()),
             link,

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | base - 1 | `fwmark REPLY iif lo lookup pods`     | a firewall's reverse path lookup for packets from pods |
 //! | base     | `fwmark NIC+REPLY lookup T`          | what must leave by the NIC: pods' replies, and what is redirected to its right NIC |
+//! | base     | `from SUBNET fwmark NIC iif NIC lookup T` | strict rp_filter: what leaves by the NIC that it came in by |
 //! | base     | `from NODE fwmark NIC iif lo lookup T` | a firewall's reverse path lookup |
 //! | base     | `from NODE oif NIC lookup T`, IPv6    | the same, by a firewall that ignores marks |
 //! | base + 1 | `from NODE oif NIC goto base + 7`    | the node's own, and foreign tunnels over the NIC: as without Ebbtide |
@@ -21,7 +22,8 @@
 //! Nothing that comes in from outside has this mark, and no foreign packet. REDIRECTED, all bits, is set on answers for
 //! a pod that the host has to translate first; they are delivered to the pod.
 //!
-//! NIC alone is set only where a NIC filters reverse paths strictly (the last rules exist only then): `reverse_path`.
+//! NIC alone is set only where a NIC filters reverse paths strictly (the last rules exist only then), and not on what
+//! comes from the NIC's own SUBNET: `reverse_path`.
 
 use std::net::IpAddr;
 
@@ -34,7 +36,7 @@ use super::{
     nic_plan, nic_table,
     plan::{NicNetworks, Rules, Step},
     pods_rules,
-    reverse_path::lookups,
+    reverse_path::{beside, lookups},
 };
 use crate::{
     datapath::HostNic,
@@ -178,12 +180,18 @@ pub fn host_plan(
         let strict_in: Vec<Family> = families()
             .filter(|family| nic.has(*family) && filtered.is_in(*family))
             .collect();
+        let own = own_v4(nic, &behind);
+        let beside = match filtered.kernel {
+            true => beside(nic, own, &facts.nics),
+            false => None,
+        };
         nics.push(HostNic {
             name: nic.name.clone(),
             ifindex: nic.ifindex,
             mark,
             strict: strict_in.clone(),
-            asks_as: own_v4(nic, &behind).or(behind.a_pod),
+            beside,
+            asks_as: own.or(behind.a_pod),
             gateways: main_gateways(nic, &facts.defaults),
             addresses: nic
                 .addresses
@@ -214,7 +222,7 @@ pub fn host_plan(
         }
         has_end |= !strict_in.is_empty();
         for family in strict_in {
-            let lookups = lookups(nic, family, filtered, (mark, mask), to_own, rules);
+            let lookups = lookups(nic, family, filtered, beside, (mark, mask), to_own, rules);
             for rule in lookups {
                 if !plan.rules.contains(&rule) {
                     plan.rules.push(rule);
@@ -348,6 +356,7 @@ mod tests {
             "IPv4 rule 1005: fwmark 0x2/0x6e iif ens6 goto 1007",
             "IPv4 rule 1005: fwmark 0x2/0x6e iif lo goto 1007",
             "IPv4 rule 1006: fwmark 0x2/0x6e lookup 7704",
+            "IPv4 rule 1000: from 210.22.16.0/24 fwmark 0x2/0x6e iif ens6 lookup 7704",
         ] {
             assert!(
                 rules.iter().any(|found| found == rule),
@@ -362,6 +371,7 @@ mod tests {
             ]
         );
         assert_eq!(host.nics[0].strict, [Family::V4]);
+        assert_eq!(host.nics[0].beside, Some("210.22.16.0/24".parse().unwrap()));
         let own = |rule: &&String| rule.contains("210.22.16.10/32 fwmark");
         assert_eq!(
             rules.iter().find(own),
@@ -421,6 +431,10 @@ mod tests {
                 "sysctl net/ipv6/conf/ebbtide0/disable_ipv6 = 0"
             ],
             "the kernel's own filter is not on"
+        );
+        assert_eq!(
+            host.nics[0].beside, None,
+            "as before: its lookups have `iif lo`"
         );
         assert_eq!(host.nics[0].strict, Family::BOTH);
     }

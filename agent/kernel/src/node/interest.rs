@@ -40,9 +40,9 @@ impl Interest {
         names.extend(plan.filters.iter().map(|object| object.link.clone()));
         let selectors = plan.rules.iter().map(|rule| &rule.selector);
         names.extend(selectors.filter_map(|selector| match selector {
-            Selector::OutLink { link, .. } | Selector::InLinkMark { link, .. } => {
-                Some(link.clone())
-            }
+            Selector::OutLink { link, .. }
+            | Selector::InLinkMark { link, .. }
+            | Selector::InLinkFromMark { link, .. } => Some(link.clone()),
             _ => None,
         }));
         let (owned, foreign): (Vec<_>, Vec<_>) = links

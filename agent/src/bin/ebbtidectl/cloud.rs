@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use ebbtide_agent::cloud::{BlockLine, BlockState, CloudNicLine, CloudReport};
+use ebbtide_agent::cloud::{AskedBackLine, BlockLine, BlockState, CloudNicLine, CloudReport};
 use ebbtide_plugin::wire::Query;
 
 use super::format::table;
@@ -63,6 +63,34 @@ pub(super) fn show(report: &CloudReport) -> String {
     }
     for left_out in &report.left_out {
         line("left out", left_out);
+    }
+    if let Some(asked_back) = &report.asked_back {
+        let AskedBackLine {
+            asked,
+            surrendered,
+            kept,
+            unknown,
+        } = asked_back;
+        for (name, addresses, what) in [
+            ("asked back", asked, "no new pod gets them"),
+            (
+                "given back",
+                surrendered,
+                "no pod has them; the cloud controller may take them",
+            ),
+            (
+                "kept",
+                kept,
+                "were asked back; nobody gets them for 20 minutes",
+            ),
+        ] {
+            if !addresses.is_empty() {
+                line(name, &format!("{addresses} ({what})"));
+            }
+        }
+        if let Some(unknown) = unknown {
+            line("", &format!("not known what is asked back now: {unknown}"));
+        }
     }
     if report.nics.is_empty() {
         return text;
@@ -159,6 +187,11 @@ mod tests {
                 ],
             }],
             left_out: Vec::new(),
+            asked_back: Some(AskedBackLine {
+                asked: "10.0.1.16-10.0.1.18".into(),
+                surrendered: "10.0.1.17".into(),
+                ..AskedBackLine::default()
+            }),
         };
         let text = show(&report);
         for part in [
@@ -169,9 +202,12 @@ mod tests {
             "10.0.1.16/28",
             "not told for 40 s",
             "the node's own",
+            "asked back 10.0.1.16-10.0.1.18 (no new pod gets them)",
+            "given back 10.0.1.17 (no pod has them",
         ] {
             assert!(text.contains(part), "{part} in:\n{text}");
         }
         assert!(!text.contains("10.0.1.5/32"), "{text}");
+        assert!(!text.contains("\nkept"), "{text}");
     }
 }

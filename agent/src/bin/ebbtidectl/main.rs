@@ -8,10 +8,14 @@ mod doctor;
 mod dry_run;
 mod flows;
 mod format;
+mod kubectl;
+mod log_level;
 mod nics;
+mod pages;
 mod pods;
 mod pools;
 mod status;
+mod sysdump;
 mod trace;
 
 use std::{io::Write as _, net::IpAddr, path::PathBuf, process::ExitCode};
@@ -77,9 +81,28 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Show or change what the agent logs, without a restart: `ebbtidectl log-level debug`.
+    LogLevel(log_level::Options),
+    /// Collect what is needed to understand this node from elsewhere, in one file: to attach to an issue.
+    Sysdump(sysdump::Options),
+    /// Print the completions for a shell: `source <(ebbtidectl completions bash)`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// The directory; made if it does not exist.
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    if name.is_some_and(|name| name.file_name() == Some(kubectl::NAME.as_ref())) {
+        return kubectl::main();
+    }
     let cli = Cli::parse();
     match run(&cli) {
         Ok((text, exit)) => {
@@ -128,6 +151,12 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             address: *address,
             force: *force,
         },
+        Command::LogLevel(options) => options.query(),
+        Command::Sysdump(options) => return sysdump::run(options, &cli.socket),
+        Command::Completions { shell } => {
+            return Ok((pages::completions(*shell)?, ExitCode::SUCCESS));
+        }
+        Command::Man { dir } => return Ok((pages::manual(dir)?, ExitCode::SUCCESS)),
     };
     let answer = ask(&cli.socket, query)?;
     let exit = match &cli.command {
@@ -153,7 +182,12 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             texts.join("\n")
         }
         Command::Flows(_) => flows::show(&parse(&answer)?),
-        Command::Trace(_) => answer,
+        Command::LogLevel(_) => log_level::show(&parse(&answer)?),
+        // These are done above.
+        Command::Trace(_)
+        | Command::Sysdump(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => answer,
         Command::Ip { .. } => addresses::show(&parse(&answer)?),
         Command::Release { .. } => addresses::released(&parse(&answer)?),
     };

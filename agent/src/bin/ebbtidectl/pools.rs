@@ -26,6 +26,7 @@ pub(super) fn show(lines: Vec<PoolLine>) -> String {
     ]);
     let held: Vec<String> = lines.iter().flat_map(held).collect();
     let derived: Vec<String> = lines.iter().filter_map(derived).collect();
+    let asked_back: Vec<String> = lines.iter().filter_map(asked_back).collect();
     table.add_rows(lines.into_iter().map(|line| {
         let (bar, mark) = (bar(line.used, line.in_cooldown, line.total), mark(&line));
         [
@@ -45,8 +46,8 @@ pub(super) fn show(lines: Vec<PoolLine>) -> String {
     for column in table.column_iter_mut().skip(3).take(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let [derived, held] = [derived, held].map(|lines| lines.concat());
-    format!("{}\n{derived}{held}", table.trim_fmt())
+    let [derived, asked_back, held] = [derived, asked_back, held].map(|lines| lines.concat());
+    format!("{}\n{derived}{asked_back}{held}", table.trim_fmt())
 }
 
 /// Returns a line for a pool that nobody declared.
@@ -56,6 +57,18 @@ fn derived(line: &PoolLine) -> Option<String> {
         "{} is what the cloud has assigned: {source}\n",
         line.name
     ))
+}
+
+/// Returns a line for a pool whose addresses are asked back.
+fn asked_back(line: &PoolLine) -> Option<String> {
+    let asked_back = line.asked_back;
+    (asked_back > 0).then(|| {
+        format!(
+            "{} addresses of {} are asked back by the cloud controller: nobody gets them\n",
+            count(asked_back),
+            line.name
+        )
+    })
 }
 
 /// Returns a line for each address that a pool withholds, up to a limit.

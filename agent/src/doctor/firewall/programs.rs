@@ -215,7 +215,8 @@ impl Rules {
 }
 
 /// Whether the kernel may have nft rules: its module is loaded or built in, or that cannot be told.
-fn may_have_nft() -> bool {
+#[must_use]
+pub fn may_have_nft() -> bool {
     let Ok(loaded) = fs::read_to_string("/proc/modules") else {
         return true;
     };

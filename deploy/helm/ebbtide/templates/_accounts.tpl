@@ -76,27 +76,32 @@ variables:
     expression: "request.operation == 'UPDATE' ? object.?data.orValue({}) : {}"
   - name: was
     expression: "request.operation == 'UPDATE' ? oldObject.?data.orValue({}) : {}"
+  # Its addresses from the cloud. What it is asked to give back is another key.
+  - name: isCloud
+    expression: >-
+      request.operation == 'UPDATE' && object.metadata.name == 'ebbtide-cloud.' + variables.node &&
+      'ebbtide.io/node-cloud' in oldObject.metadata.?labels.orValue({})
   - name: own
-    expression: "[variables.node, '_wanted.' + variables.node]"
+    expression: "variables.isCloud ? ['told.json'] : [variables.node, '_wanted.' + variables.node]"
 validations:
 {{ include "ebbtide.accounts.of-a-node" . | indent 2 }}
   - expression: "request.operation == 'UPDATE'"
-    message: "an agent neither makes nor deletes ConfigMaps: the controller makes those of leases"
+    message: "an agent neither makes nor deletes ConfigMaps: the controller makes those of leases and of nodes' addresses"
   - expression: >-
-      request.operation != 'UPDATE' || (object.metadata.name.startsWith('ebbtide-leases.') &&
+      request.operation != 'UPDATE' || variables.isCloud || (object.metadata.name.startsWith('ebbtide-leases.') &&
       'ebbtide.io/leases' in oldObject.metadata.?labels.orValue({}))
-    message: "an agent writes to no ConfigMap but those of leases"
+    message: "an agent writes to no ConfigMap but those of leases, and its own node's of addresses from the cloud"
   - expression: >-
       request.operation != 'UPDATE' || (object.metadata.?labels == oldObject.metadata.?labels &&
       object.metadata.?annotations == oldObject.metadata.?annotations &&
       object.metadata.?finalizers == oldObject.metadata.?finalizers &&
       object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences &&
       object.?binaryData == oldObject.?binaryData && object.?immutable == oldObject.?immutable)
-    message: "an agent changes entries of leases, and nothing else of their ConfigMap"
+    message: "an agent changes entries of a ConfigMap, and nothing else of it"
   - expression: >-
       variables.now.all(k, k in variables.own || (k in variables.was && variables.was[k] == variables.now[k])) &&
       variables.was.all(k, k in variables.own || k in variables.now)
-    message: "an agent changes the entries of its own node alone"
+    message: "an agent changes the entries of its own node alone, and of its addresses from the cloud what it tells"
 {{- end -}}
 
 {{- define "ebbtide.accounts.node-events" -}}
@@ -135,25 +140,43 @@ validations:
 {{- define "ebbtide.accounts.controller-pools" -}}
 variables:
   - name: now
-    expression: "dyn(object.spec)"
+    expression: "request.operation == 'DELETE' ? dyn({}) : dyn(object.spec)"
   - name: was
     expression: "request.operation == 'UPDATE' ? dyn(oldObject.spec) : dyn({})"
   - name: finalizers
-    expression: "object.metadata.?finalizers.orValue([])"
+    expression: "request.operation == 'DELETE' ? [] : object.metadata.?finalizers.orValue([])"
   - name: finalizersBefore
     expression: "request.operation == 'UPDATE' ? oldObject.metadata.?finalizers.orValue([]) : []"
+  # Those that it publishes for nodes have three marks. One may have been removed by hand, and is put back.
+  - name: marksBefore
+    expression: >-
+      request.operation == 'CREATE' ? 0 : ['ebbtide.io/derived' in oldObject.metadata.?annotations.orValue({}),
+      'ebbtide.io/node' in oldObject.metadata.?labels.orValue({}),
+      oldObject.metadata.?ownerReferences.orValue([]).exists(o, o.kind == 'Node' && o.apiVersion == 'v1')].filter(m, m).size()
+  - name: owners
+    expression: "request.operation == 'DELETE' ? [] : object.metadata.?ownerReferences.orValue([])"
+  - name: isOfNode
+    expression: >-
+      request.operation == 'DELETE' || ('ebbtide.io/derived' in object.metadata.?annotations.orValue({}) &&
+      variables.owners.size() == 1 && variables.owners[0].kind == 'Node' && variables.owners[0].apiVersion == 'v1' &&
+      object.metadata.?labels[?'ebbtide.io/node'].orValue(variables.owners[0].name) == variables.owners[0].name &&
+      variables.now.?nodeName.orValue([]) == [variables.owners[0].name])
+  - name: isPublished
+    expression: "(request.operation == 'CREATE' || variables.marksBefore >= 2) && variables.isOfNode"
 validations:
-  - expression: "request.operation == 'UPDATE'"
-    message: "the controller makes no pools"
+  - expression: "request.operation == 'UPDATE' || variables.isPublished"
+    message: >-
+      the controller neither makes nor deletes pools but those that it publishes for a node (annotation ebbtide.io/derived,
+      label ebbtide.io/node, the Node as owner and as nodeName)
   - expression: >-
-      request.operation != 'UPDATE' || (variables.was.all(k, k in variables.now) && variables.now.all(k,
-      k in variables.was ? variables.was[k] == variables.now[k] : k == 'ipVersion'))
-    message: "the controller completes ipVersion of a pool, and changes nothing else of its spec"
+      request.operation != 'UPDATE' || variables.isPublished || (variables.was.all(k, k in variables.now) &&
+      variables.now.all(k, k in variables.was ? variables.was[k] == variables.now[k] : k == 'ipVersion'))
+    message: "the controller completes ipVersion of a declared pool, and changes nothing else of its spec"
   - expression: >-
-      request.operation != 'UPDATE' || (object.metadata.?labels == oldObject.metadata.?labels &&
+      request.operation != 'UPDATE' || variables.isPublished || (object.metadata.?labels == oldObject.metadata.?labels &&
       object.metadata.?annotations == oldObject.metadata.?annotations &&
       object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences)
-    message: "the controller changes finalizers of a pool, and nothing else of its metadata"
+    message: "the controller changes finalizers of a declared pool, and nothing else of its metadata"
   - expression: >-
       variables.finalizers.all(f, f == 'spiderpool.spidernet.io' || f in variables.finalizersBefore) &&
       variables.finalizersBefore.all(f, f == 'spiderpool.spidernet.io' || f in variables.finalizers)
@@ -179,11 +202,17 @@ variables:
     expression: "request.operation == 'DELETE' ? {} : object.?data.orValue({})"
   - name: was
     expression: "request.operation == 'UPDATE' ? oldObject.?data.orValue({}) : {}"
+  # Empty: the agent fills it. It goes with its Node.
+  - name: isNewOfNode
+    expression: >-
+      request.operation == 'CREATE' && 'ebbtide.io/node-cloud' in object.metadata.?labels.orValue({}) &&
+      object.metadata.?ownerReferences.orValue([]).exists(o, o.kind == 'Node' && o.apiVersion == 'v1' &&
+      object.metadata.name == 'ebbtide-cloud.' + o.name)
 validations:
   - expression: >-
-      request.operation != 'DELETE' && object.metadata.name.startsWith('ebbtide-leases.') &&
-      'ebbtide.io/leases' in object.metadata.?labels.orValue({})
-    message: "the controller writes no ConfigMaps but those of leases"
+      variables.isNewOfNode || (request.operation != 'DELETE' && object.metadata.name.startsWith('ebbtide-leases.') &&
+      'ebbtide.io/leases' in object.metadata.?labels.orValue({}))
+    message: "the controller writes no ConfigMaps but those of leases, and makes those of nodes' addresses from the cloud"
   - expression: >-
       request.operation != 'UPDATE' || (object.metadata.?labels == oldObject.metadata.?labels &&
       object.metadata.?annotations == oldObject.metadata.?annotations &&
@@ -193,4 +222,36 @@ validations:
     message: "the controller takes entries out of leases, and changes nothing else of their ConfigMap"
   - expression: "variables.now.all(k, k in variables.was && variables.was[k] == variables.now[k])"
     message: "the controller gives leases to no node: it takes those of nodes that are gone"
+{{- end -}}
+
+{{- define "ebbtide.accounts.cloud-asked" -}}
+variables:
+  - name: now
+    expression: "request.operation == 'UPDATE' ? object.?data.orValue({}) : {}"
+  - name: was
+    expression: "request.operation == 'UPDATE' ? oldObject.?data.orValue({}) : {}"
+validations:
+  - expression: >-
+      request.operation == 'UPDATE' && object.metadata.name.startsWith('ebbtide-cloud.') &&
+      'ebbtide.io/node-cloud' in oldObject.metadata.?labels.orValue({})
+    message: "the cloud controller writes no ConfigMaps but those of nodes' cloud addresses"
+  - expression: >-
+      request.operation != 'UPDATE' || (object.metadata.?labels == oldObject.metadata.?labels &&
+      object.metadata.?annotations == oldObject.metadata.?annotations &&
+      object.metadata.?finalizers == oldObject.metadata.?finalizers &&
+      object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences &&
+      object.?binaryData == oldObject.?binaryData && object.?immutable == oldObject.?immutable)
+    message: "the cloud controller changes what is asked back, and nothing else of a ConfigMap"
+  - expression: >-
+      variables.now.all(k, k == 'asked.json' || (k in variables.was && variables.was[k] == variables.now[k])) &&
+      variables.was.all(k, k == 'asked.json' || k in variables.now)
+    message: "the cloud controller changes what is asked back (asked.json), and nothing else of a ConfigMap"
+{{- end -}}
+
+{{- define "ebbtide.accounts.cloud-events" -}}
+validations:
+  - expression: >-
+      object.?reportingController.orValue('') == 'ebbtide' && object.?regarding.?kind.orValue('') == 'Node' &&
+      (request.operation == 'CREATE' || oldObject.?reportingController.orValue('') == 'ebbtide')
+    message: "the cloud controller writes Events on nodes alone, in its own name"
 {{- end -}}

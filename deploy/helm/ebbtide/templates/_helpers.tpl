@@ -18,6 +18,42 @@ app.kubernetes.io/name: ebbtide-controller
 app.kubernetes.io/version: {{ .Chart.AppVersion }}
 {{- end -}}
 
+{{- define "ebbtide.cloud-controller.labels" -}}
+app.kubernetes.io/name: ebbtide-cloud-controller
+app.kubernetes.io/version: {{ .Chart.AppVersion }}
+{{- end -}}
+
+{{/* Where metrics and probes are served at a port: the option's value. */}}
+{{- define "ebbtide.metrics.address" -}}
+{{- if not .root.Values.metrics.enabled -}}
+off
+{{- else if eq .root.Values.metrics.listen "node" -}}
+[$(NODE_IP)]:{{ .port }}
+{{- else -}}
+127.0.0.1:{{ .port }}
+{{- end -}}
+{{- end -}}
+
+{{/* The same, as a probe has it. A pod in the host's network has the node's address. */}}
+{{- define "ebbtide.metrics.probe" -}}
+httpGet:
+  path: /readyz
+  port: {{ .port }}
+  {{- if ne .root.Values.metrics.listen "node" }}
+  host: 127.0.0.1
+  {{- end }}
+{{- end -}}
+
+{{/* The node's address, where it is needed. */}}
+{{- define "ebbtide.metrics.env" -}}
+{{- if and .Values.metrics.enabled (eq .Values.metrics.listen "node") }}
+- name: NODE_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.hostIP
+{{- end }}
+{{- end -}}
+
 {{/* The agent's configuration file. */}}
 {{- define "ebbtide.config" -}}
 {{- $config := .Values.agent.config -}}

@@ -9,8 +9,42 @@ plugins: {installCNI: }
 admissionPolicy: {enabled: }
 accountPolicy: {enabled: }
 uninstall: {enabled: , podTimeoutSeconds: , timeoutSeconds: , purge: , forwarding: }
-controller: {replicas: , nodeSelector: , resources: }
+cloudController:
+  enabled:
+  provider:
+  region:
+  by:
+  warm:
+  warmIPv6:
+  slack:
+  idleSeconds:
+  maxPerNic:
+  dryRun:
+  endpoint:
+  stsEndpoint:
+  replicas:
+  serviceAccount: {annotations: }
+  nodeSelector:
+  resources:
+controller:
+  replicas:
+  nodeSelector:
+  resources:
+  priorityClassName:
+  tolerations:
+  affinity:
+  podAnnotations:
+  podLabels:
+  extraEnv:
 cni: {binDir: , confDir: , confName: , conflist: }
+metrics:
+  enabled:
+  listen:
+  port:
+  controllerPort:
+  podMonitor: {enabled: , interval: , labels: }
+  prometheusRule: {enabled: , labels: }
+  dashboard: {enabled: , labels: }
 agent:
   config:
   logFormat:
@@ -18,6 +52,13 @@ agent:
   resources:
   apiServer: {host: , port: }
   nodeSelector:
+  affinity:
+  tolerations:
+  priorityClassName:
+  updateStrategy:
+  podAnnotations:
+  podLabels:
+  extraEnv:
   privileged:
   hostPID:
   hostRoot:

@@ -124,3 +124,36 @@ fn a_merge_that_is_none_is_named() {
     };
     assert!(problem.message.contains("is not YAML"), "{problem}");
 }
+
+#[test]
+fn what_the_controller_published_is_not_read_back_and_its_mark_alone_changes_nothing() {
+    let object = |name: &str, annotations: &str, owners: &str| {
+        let text = format!(
+            "{{apiVersion: spiderpool.spidernet.io/v2beta1, kind: SpiderIPPool, metadata: {{name: {name}, annotations: \
+             {annotations}, ownerReferences: {owners}}}, spec: {{subnet: 10.0.0.0/24, ips: [10.0.0.5]}}}}"
+        );
+        let value: serde_json::Value = ebbtide_types::yaml::read(&text).unwrap();
+        (text, value)
+    };
+    let marked = "{ebbtide.io/derived: AWS eni-6}";
+    let node = "[{apiVersion: v1, kind: Node, name: node1, uid: u}]";
+    let (text, published) = object("node1-ens6-v4", marked, node);
+    let found = Catalog::from_objects([&published]);
+    assert_eq!(found, Catalog::default());
+    // Somebody who put it into a file is told.
+    let found = catalog(&text);
+    assert!(found.pools().is_empty());
+    let problem = found.problems()[0].to_string();
+    assert!(problem.contains("is not read back"), "{problem}");
+
+    for (name, owners) in [("node1-ens6-v4", "[]"), ("mine", node)] {
+        let (_, own) = object(name, marked, owners);
+        let found = Catalog::from_objects([&own]);
+        assert_eq!(found.pools().len(), 1, "{name}");
+        let problem = found.problems()[0].to_string();
+        assert!(
+            problem.contains("metadata.annotations[ebbtide.io/derived]: is the controller's mark"),
+            "{problem}"
+        );
+    }
+}

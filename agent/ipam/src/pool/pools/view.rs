@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::Pools;
 use crate::{
-    catalog::Catalog,
-    pool::{AddressStatus, Allocation, PodRef, PoolUsage, clock::millis, writer::lock},
+    catalog::{AddressSet, Catalog},
+    pool::{AddressStatus, Allocation, PodRef, PoolUsage, Standing, clock::millis, writer::lock},
 };
 
 /// All allocations and reservations at one moment, for publishing the status.
@@ -108,6 +108,13 @@ impl Pools {
         }
     }
 
+    /// Returns what is not free of these addresses.
+    #[must_use]
+    pub fn standing(&self, of: &AddressSet) -> Standing {
+        let now = self.inner.clock.now();
+        lock(&self.inner.state).standing(of, now)
+    }
+
     /// Returns the usage of each pool of the catalog, in the catalog's order.
     #[must_use]
     pub fn usage(&self, catalog: &Catalog) -> Vec<PoolUsage> {
@@ -126,9 +133,11 @@ impl Pools {
                 free: count.total.saturating_sub(
                     u128::from(count.used)
                         + u128::from(count.in_cooldown)
-                        + count.withheld.len() as u128,
+                        + count.withheld.len() as u128
+                        + count.asked_back,
                 ),
                 withheld: count.withheld,
+                asked_back: count.asked_back,
                 node_names: pool.node_names.clone(),
                 networks: pool.networks.clone(),
                 default: pool.default,

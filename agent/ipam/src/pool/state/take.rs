@@ -41,7 +41,7 @@ impl State {
         };
         let kept = kept.filter(|chosen| {
             let mut chosen = chosen.iter();
-            chosen.all(|one| is_wanted(one) && self.withheld.why(one.0).is_none())
+            chosen.all(|one| is_wanted(one) && self.withheld.why_for_its_own(one.0).is_none())
         });
         let is_met = kept.is_some();
         let reserved: Vec<Taken> = reservation.iter().flat_map(before_reserved).collect();
@@ -184,8 +184,17 @@ impl State {
         address
     }
 
-    /// Returns the pool's addresses without the withdrawn ones.
+    /// Returns the pool's addresses without the withdrawn ones and those that are asked back.
     pub(super) fn allocatable<'a>(&self, pool: &'a Pool) -> Cow<'a, AddressSet> {
+        let own = self.of_this_node(pool);
+        match self.withheld.asked_back(pool.family) {
+            Some(asked_back) => Cow::Owned(own.without(asked_back)),
+            None => own,
+        }
+    }
+
+    /// Returns the pool's addresses without the withdrawn ones.
+    pub(super) fn of_this_node<'a>(&self, pool: &'a Pool) -> Cow<'a, AddressSet> {
         let withdrawn = &self.withdrawn[pool.family as usize];
         if withdrawn.is_empty() {
             Cow::Borrowed(&pool.ranges)

@@ -6,9 +6,9 @@ use ebbtide_types::Family;
 
 use super::{Phase, State};
 use crate::{
-    catalog::Pool,
+    catalog::{AddressSet, Pool},
     pool::{
-        Allocation, Full, FullPool, Owner, Reservation,
+        Allocation, Full, FullPool, Owner, Reservation, Standing,
         clock::{Clock, Moment},
         history::Past,
         picker::Holder,
@@ -30,6 +30,8 @@ pub(in crate::pool) struct Count {
     pub(in crate::pool) next_free: Option<Duration>,
     /// Withheld addresses, neither held nor cooling down.
     pub(in crate::pool) withheld: Vec<(IpAddr, String)>,
+    /// The number of addresses that nobody holds and that are asked back.
+    pub(in crate::pool) asked_back: u128,
 }
 
 /// The state of one address; moments are this process's.
@@ -54,6 +56,7 @@ impl State {
                 in_cooldown: count.in_cooldown,
                 next_free: count.next_free,
                 withheld: count.withheld,
+                asked_back: count.asked_back,
             }
         });
         Full {
@@ -96,15 +99,45 @@ impl State {
         };
         let withheld = self.withheld.among(&set);
         let withheld = withheld.filter(|(address, _)| is_idle(address));
+        let asked_back = self.withheld.asked_back(pool.family);
+        let asked_back = asked_back.map(|asked| self.of_this_node(pool).common(asked));
+        let (in_all, held) = asked_back.map_or((0, 0), |asked_back| {
+            (asked_back.len(), self.addresses.held_in(&asked_back))
+        });
         Count {
-            total: set.len(),
-            used,
+            total: set.len().saturating_add(in_all),
+            used: used.saturating_add(held),
+            asked_back: in_all.saturating_sub(u128::from(held)),
             held_reserved: self.addresses.held_in(&pool.reserved),
             in_cooldown,
             next_free: first.map(|at| Duration::from_millis(u64::try_from(left(at)).unwrap_or(0))),
             withheld: withheld
                 .map(|(address, why)| (address, why.to_owned()))
                 .collect(),
+        }
+    }
+
+    /// Returns what is not free of these addresses.
+    pub(in crate::pool) fn standing(&self, of: &AddressSet, now: Moment) -> Standing {
+        let (mut used, mut resting) = (Vec::new(), Vec::new());
+        for (first, last) in of.ranges() {
+            for (address, holder) in self.addresses.held.range(first..=last) {
+                match holder {
+                    Holder::Owner(_) => used.push(*address),
+                    Holder::Reservation(_) => resting.push(*address),
+                }
+            }
+        }
+        let ripe = now.saturating_sub(self.cooldown);
+        let released = self.addresses.released_in(of);
+        let in_cooldown = released.filter(|(moment, _)| *moment > ripe);
+        resting.extend(in_cooldown.map(|(_, address)| address));
+        let used = AddressSet::of(of.family(), used);
+        let withheld = self.withheld.among(of).map(|(address, _)| address);
+        resting.extend(withheld.filter(|address| !used.contains(*address)));
+        Standing {
+            resting: AddressSet::of(of.family(), resting),
+            used,
         }
     }
 

@@ -170,6 +170,31 @@ fn without_addresses_the_error_says_what_to_do_at_the_cloud() {
 }
 
 #[test]
+fn who_names_another_pool_is_told_the_nic_s_own() {
+    let lab = Lab::new();
+    let pools = lab.open();
+    let nobody = owner("");
+    let catalog = derived(&["10.0.0.5"]);
+    let names = ["other-ens6-v4".to_owned()];
+    let request = Request {
+        metadata: Some(LINK),
+        source: Source::Named {
+            ipv4: &names,
+            ipv6: &[],
+        },
+        ..Request::new(&nobody, "node", &catalog)
+    };
+    let error = given(&pools, "a", &request).unwrap_err();
+    assert!(
+        error.ends_with(
+            "pool other-ens6-v4 is named but not declared, or invalid; the addresses of NIC ens6 on this node are in \
+             pool node-ens6-v4. Name that one, or none"
+        ),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_pod_keeps_an_address_that_the_cloud_took_away_and_nobody_else_gets_it() {
     let lab = Lab::new();
     let pools = lab.open();

@@ -1,6 +1,9 @@
 //! Addresses that are withheld for now.
 
+use ebbtide_types::Family;
+
 use super::*;
+use crate::catalog::AddressSet;
 
 const POOLS: &str = "
     p: {subnet: 10.0.0.0/24, ips: [10.0.0.1-10.0.0.4], default: true}
@@ -59,6 +62,47 @@ fn who_has_an_address_that_is_withheld_keeps_it_and_nobody_gets_it_afterwards() 
         standing.withheld.as_deref(),
         Some("the node has it on ens6")
     );
+}
+
+#[test]
+fn what_is_asked_back_is_given_to_nobody_however_much_it_is() {
+    let lab = Lab::new();
+    let (pools, catalog) = (lab.open(), catalog(POOLS));
+    let set = |text: &str, family| AddressSet::parse_list(text, family).unwrap();
+    assert_eq!(add(&pools, &catalog, "a"), ["10.0.0.1", "fd00::1"]);
+    let asked_back = [
+        set("10.0.0.1-10.0.0.2", Family::V4),
+        // A prefix that nobody could look through one by one.
+        set("fd00::-fd00::ffff:ffff:ffff", Family::V6).without(&set("fd00::7", Family::V6)),
+    ];
+    pools.withhold(Withheld::default().with_asked_back(asked_back.clone()));
+    let usage = pools.usage(&catalog);
+    let counts = |at: usize| {
+        let usage = &usage[at];
+        (usage.total, usage.used, usage.asked_back, usage.free)
+    };
+    assert_eq!(counts(0), (4, 1, 1, 2));
+    assert_eq!(counts(1), (0xffff, 1, 0xfffd, 1));
+    assert_eq!(add(&pools, &catalog, "b"), ["10.0.0.3", "fd00::7"]);
+    let error = reserve(&pools, &catalog, "c").unwrap_err().to_string();
+    assert!(
+        error.contains("asked back by the cloud controller"),
+        "{error}"
+    );
+
+    // Its pod keeps a used one, and then nobody gets it: not even the same pod again.
+    let all = set("10.0.0.1-10.0.0.4", Family::V4);
+    assert_eq!(
+        pools.standing(&all).used,
+        set("10.0.0.1, 10.0.0.3", Family::V4)
+    );
+    release(&pools, "a");
+    assert_eq!(pools.standing(&all).resting, set("10.0.0.1", Family::V4));
+    lab.pass(61);
+    assert!(pools.standing(&all).resting.is_empty());
+    assert!(reserve(&pools, &catalog, "a").is_err());
+    pools.withhold(Withheld::default());
+    assert_eq!(add(&pools, &catalog, "d")[0], "10.0.0.2");
 }
 
 #[test]

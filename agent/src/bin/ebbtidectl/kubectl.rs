@@ -1,0 +1,402 @@
+//! `kubectl ebbtide`: the same commands, from where kubectl works, asked of the agents of a cluster's nodes.
+//!
+//! kubectl runs any program of this name that is in the search path. This one has kubectl do all that concerns the API
+//! server, so that credentials, proxies and contexts are as in every other kubectl command, and runs `ebbtidectl` in the
+//! agents' pods.
+
+mod sysdump;
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::{Command, ExitCode, Output, Stdio},
+    thread,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{CommandFactory as _, Parser};
+use ebbtide_types::printable::{printable, printable_lines};
+use serde_json::{Map, Value};
+
+/// The program's name where it is a plugin of kubectl.
+pub(super) const NAME: &str = "kubectl-ebbtide";
+
+/// The label of the agents' pods.
+const AGENTS: &str = "app.kubernetes.io/name=ebbtide";
+
+/// How many nodes are asked at once.
+const AT_ONCE: usize = 8;
+
+/// Run ebbtidectl on the nodes of a cluster: `kubectl ebbtide status`, `kubectl ebbtide --node NODE trace POD`.
+///
+/// Every node is asked, unless `--node` or `--pod` names one. With `-o json` the answer is an object with a key for each
+/// node. The exit status is 1 if a node's is not 0, or a node was not asked because its agent does not run.
+#[derive(Parser)]
+#[command(name = "kubectl ebbtide", bin_name = "kubectl ebbtide", version)]
+pub(super) struct Cli {
+    /// Ask this node. Can be given several times.
+    #[arg(long, value_name = "NODE")]
+    node: Vec<String>,
+    /// Ask the node that this pod is on: NAMESPACE/NAME, or NAME in the context's namespace.
+    #[arg(long, value_name = "POD", conflicts_with = "node")]
+    pod: Option<String>,
+    /// The namespace of the agents.
+    #[arg(
+        short,
+        long,
+        value_name = "NAMESPACE",
+        env = "EBBTIDE_NAMESPACE",
+        default_value = "ebbtide-system"
+    )]
+    namespace: String,
+    /// The kubeconfig's context.
+    #[arg(long, value_name = "CONTEXT")]
+    context: Option<String>,
+    /// The kubeconfig.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<String>,
+    /// A command of ebbtidectl with its options (`kubectl ebbtide help`: all of them).
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    command: Vec<String>,
+}
+
+/// An agent's pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Agent {
+    node: String,
+    pod: String,
+    is_running: bool,
+}
+
+/// Runs the plugin.
+pub(super) fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(exit) => exit,
+        Err(e) => {
+            say(&format!("{e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    if cli.command.first().is_some_and(|name| name == "sysdump") {
+        let agents = chosen(agents(cli)?, &nodes(cli)?)?;
+        return sysdump::run(cli, &agents);
+    }
+    let helps = |word: &String| matches!(word.as_str(), "help" | "-h" | "--help");
+    if cli.command.iter().any(helps) {
+        // It is the same everywhere.
+        let words = ["kubectl ebbtide"]
+            .into_iter()
+            .chain(cli.command.iter().map(String::as_str));
+        super::Cli::command()
+            .bin_name("kubectl ebbtide")
+            .try_get_matches_from(words)
+            .map(drop)
+            .unwrap_or_else(|help| help.exit());
+    }
+    let agents = chosen(agents(cli)?, &nodes(cli)?)?;
+    match agents.as_slice() {
+        [only] if !is_json(&cli.command) => follow(cli, only),
+        _ if lasts(&cli.command) => {
+            bail!(
+                "this command prints until it is stopped: name one node with --node, or the pod with --pod"
+            )
+        }
+        _ => Ok(each(cli, &agents)),
+    }
+}
+
+/// Returns a call of kubectl for the same cluster.
+fn kubectl(cli: &Cli) -> Command {
+    let mut command = Command::new("kubectl");
+    for (option, value) in [
+        ("--context", &cli.context),
+        ("--kubeconfig", &cli.kubeconfig),
+    ] {
+        if let Some(value) = value {
+            command.arg(format!("{option}={value}"));
+        }
+    }
+    command
+}
+
+/// Returns what kubectl prints.
+fn get(cli: &Cli, arguments: &[&str]) -> anyhow::Result<Value> {
+    let mut command = kubectl(cli);
+    let output = command
+        .args(arguments)
+        .args(["-o", "json"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("run kubectl (is it in the search path?)")?;
+    if !output.status.success() {
+        bail!("kubectl {} failed: {}", arguments.join(" "), output.status);
+    }
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("read what kubectl {} printed", arguments.join(" ")))
+}
+
+fn agents(cli: &Cli) -> anyhow::Result<Vec<Agent>> {
+    let found = get(cli, &["get", "pods", "-n", &cli.namespace, "-l", AGENTS])?;
+    let agents = read(&found);
+    if agents.is_empty() {
+        bail!(
+            "no agent runs in the namespace {} (pods with the label {AGENTS}): name theirs with --namespace",
+            cli.namespace
+        );
+    }
+    Ok(agents)
+}
+
+/// Returns the nodes that are to be asked; none: all of them.
+fn nodes(cli: &Cli) -> anyhow::Result<Vec<String>> {
+    let Some(pod) = &cli.pod else {
+        return Ok(cli.node.clone());
+    };
+    let found = match pod.split_once('/') {
+        Some((namespace, name)) => get(cli, &["get", "pod", "-n", namespace, name])?,
+        None => get(cli, &["get", "pod", pod])?,
+    };
+    match found.pointer("/spec/nodeName").and_then(Value::as_str) {
+        Some(node) => Ok(vec![node.to_owned()]),
+        None => bail!("pod {pod} is on no node yet"),
+    }
+}
+
+/// Reads a list of pods, in the order of their nodes.
+fn read(list: &Value) -> Vec<Agent> {
+    let text = |pod: &Value, at: &str| {
+        let value = pod.pointer(at).and_then(Value::as_str);
+        value.unwrap_or_default().to_owned()
+    };
+    let items = list.get("items").and_then(Value::as_array);
+    let mut agents: Vec<Agent> = items
+        .into_iter()
+        .flatten()
+        .map(|pod| Agent {
+            node: text(pod, "/spec/nodeName"),
+            pod: text(pod, "/metadata/name"),
+            is_running: text(pod, "/status/phase") == "Running"
+                && pod.pointer("/metadata/deletionTimestamp").is_none(),
+        })
+        .filter(|agent| !agent.node.is_empty())
+        .collect();
+    // Of a node with two, as while one is replaced, the one that runs.
+    agents.sort_by(|a, b| (&a.node, !a.is_running).cmp(&(&b.node, !b.is_running)));
+    agents.dedup_by(|later, first| later.node == first.node);
+    agents
+}
+
+/// Returns the agents of these nodes, or all of them if none is named.
+fn chosen(agents: Vec<Agent>, nodes: &[String]) -> anyhow::Result<Vec<Agent>> {
+    if nodes.is_empty() {
+        return Ok(agents);
+    }
+    for node in nodes {
+        if !agents.iter().any(|agent| agent.node == *node) {
+            let known: Vec<&str> = agents.iter().map(|agent| agent.node.as_str()).collect();
+            bail!(
+                "no agent is on node {node}: they are on {}",
+                known.join(", ")
+            );
+        }
+    }
+    let mut agents = agents;
+    agents.retain(|agent| nodes.contains(&agent.node));
+    Ok(agents)
+}
+
+/// Whether a command prints until it is stopped.
+fn lasts(command: &[String]) -> bool {
+    let mut words = command.iter();
+    let mut first = None;
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "-o" | "--output" | "--socket" => drop(words.next()),
+            option if option.starts_with('-') => {}
+            name => {
+                first = Some(name);
+                break;
+            }
+        }
+    }
+    let watches = |word: &String| matches!(word.as_str(), "-w" | "--watch");
+    first == Some("trace") || command.iter().any(watches)
+}
+
+/// Whether a command is to print JSON.
+fn is_json(command: &[String]) -> bool {
+    let pairs = command.windows(2);
+    let mut pairs = pairs.map(|pair| (pair[0].as_str(), pair[1].as_str()));
+    let joined = |word: &String| matches!(word.as_str(), "-ojson" | "-o=json" | "--output=json");
+    pairs.any(|pair| matches!(pair, ("-o" | "--output", "json"))) || command.iter().any(joined)
+}
+
+/// Returns the call of `ebbtidectl` in an agent's pod.
+fn call(cli: &Cli, agent: &Agent) -> Command {
+    let mut command = kubectl(cli);
+    command.args(["exec", "-n", &cli.namespace, &agent.pod, "-c", "agent"]);
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && lasts(&cli.command) {
+        // With a terminal of its own the command ends with this one.
+        command.arg("-it");
+    }
+    command.args(["--", "ebbtidectl"]).args(&cli.command);
+    command
+}
+
+/// Runs the command on one node, with this terminal.
+fn follow(cli: &Cli, agent: &Agent) -> anyhow::Result<ExitCode> {
+    let status = call(cli, agent).status().context("run kubectl")?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+/// Runs the command on each node, some at once, and prints the answers in the order of the nodes.
+fn each(cli: &Cli, agents: &[Agent]) -> ExitCode {
+    let mut answers = Map::new();
+    let mut is_well = true;
+    for some in agents.chunks(AT_ONCE) {
+        let outputs: Vec<Option<Output>> = thread::scope(|scope| {
+            let ask = |agent: &Agent| agent.is_running.then(|| call(cli, agent));
+            let running: Vec<_> = some
+                .iter()
+                .map(|agent| ask(agent).map(|mut call| scope.spawn(move || call.output())))
+                .collect();
+            let end = |thread: thread::ScopedJoinHandle<'_, std::io::Result<Output>>| {
+                thread.join().ok().and_then(Result::ok)
+            };
+            running.into_iter().map(|one| one.and_then(end)).collect()
+        });
+        for (agent, output) in some.iter().zip(outputs) {
+            let Some(output) = output else {
+                say(&format!(
+                    "{}: its agent {} does not run",
+                    agent.node, agent.pod
+                ));
+                is_well = false;
+                continue;
+            };
+            is_well &= output.status.success();
+            for line in String::from_utf8_lossy(&output.stderr).lines() {
+                say(&format!("{}: {line}", agent.node));
+            }
+            match serde_json::from_slice(&output.stdout) {
+                Ok(value) if is_json(&cli.command) => {
+                    drop(answers.insert(agent.node.clone(), value))
+                }
+                _ => show(&format!(
+                    "==> {} <==\n{}\n",
+                    agent.node,
+                    String::from_utf8_lossy(&output.stdout)
+                )),
+            }
+        }
+    }
+    if is_json(&cli.command) {
+        show(&format!("{:#}\n", Value::Object(answers)));
+    }
+    if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Prints; a reader that closes the pipe early is no failure.
+fn show(text: &str) {
+    let _closed = std::io::stdout()
+        .lock()
+        .write_all(printable_lines(text).as_bytes());
+}
+
+fn say(text: &str) {
+    let _closed = writeln!(
+        std::io::stderr().lock(),
+        "kubectl ebbtide: {}",
+        printable(text)
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn agent(node: &str, pod: &str, is_running: bool) -> Agent {
+        Agent {
+            node: node.into(),
+            pod: pod.into(),
+            is_running,
+        }
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn each_node_has_one_agent_and_the_one_that_runs_counts() {
+        let pod = |name: &str, node: Option<&str>, phase: &str| json!({"metadata": {"name": name}, "spec": {"nodeName": node}, "status": {"phase": phase}});
+        let mut ending = pod("d", Some("n2"), "Running");
+        ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let list = json!({"items": [
+            ending,
+            pod("c", Some("n2"), "Pending"),
+            pod("b", Some("n2"), "Running"),
+            pod("a", Some("n1"), "Running"),
+            pod("e", None, "Pending"),
+            pod("f", Some("n3"), "Pending"),
+        ]});
+        assert_eq!(
+            read(&list),
+            [
+                agent("n1", "a", true),
+                agent("n2", "b", true),
+                agent("n3", "f", false)
+            ]
+        );
+        assert!(read(&json!({"kind": "Status"})).is_empty());
+    }
+
+    #[test]
+    fn a_node_without_an_agent_is_named_with_those_that_have_one() {
+        let all = vec![agent("n1", "a", true), agent("n2", "b", true)];
+        assert_eq!(chosen(all.clone(), &[]).unwrap(), all);
+        assert_eq!(chosen(all.clone(), &words("n2")).unwrap(), all[1..]);
+        let error = chosen(all, &words("n2 n3")).unwrap_err().to_string();
+        assert_eq!(error, "no agent is on node n3: they are on n1, n2");
+    }
+
+    #[test]
+    fn commands_that_last_and_those_that_print_json_are_known() {
+        for (command, does_last, prints_json) in [
+            ("status", false, false),
+            ("-o json status", false, true),
+            ("status --output=json", false, true),
+            ("-o text status", false, false),
+            ("trace a/b", true, false),
+            ("-ojson trace a/b", true, true),
+            ("-o json trace a/b", true, true),
+            ("flows --watch", true, false),
+            ("flows", false, false),
+            ("explain trace", false, false),
+        ] {
+            assert_eq!(lasts(&words(command)), does_last, "{command}");
+            assert_eq!(is_json(&words(command)), prints_json, "{command}");
+        }
+    }
+
+    #[test]
+    fn options_before_the_command_are_the_plugins_and_those_after_it_are_the_commands() {
+        let cli = Cli::parse_from(words("kubectl-ebbtide --node n1 flows --watch --node x"));
+        assert_eq!(cli.node, ["n1"]);
+        assert_eq!(cli.command, words("flows --watch --node x"));
+    }
+}

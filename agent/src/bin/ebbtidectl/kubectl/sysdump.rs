@@ -1,0 +1,203 @@
+//! `kubectl ebbtide sysdump`: the dumps of all nodes, with logs and objects, in one file.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use flate2::read::GzDecoder;
+use tar::Archive;
+
+use super::{Agent, Cli, kubectl};
+use crate::{
+    format::unix_now,
+    sysdump::{Package, progress, progress_ends},
+};
+
+/// How many lines of each log.
+const LINES: &str = "--tail=20000";
+
+/// Collect what is needed to understand this cluster's nodes from elsewhere, in one file: to attach to an issue.
+///
+/// Of the API server's objects it has Ebbtide's own, and the names of nodes. It has no Secrets, and no pods but Ebbtide's.
+#[derive(Parser)]
+#[command(name = "sysdump", bin_name = "kubectl ebbtide sysdump")]
+struct Options {
+    /// Where it goes [default: ebbtide-sysdump-SECONDS.tar.gz].
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// What is asked of the API server: the file's name, and kubectl's arguments. `NAMESPACE` is the agents'.
+const OBJECTS: [(&str, &[&str]); 11] = [
+    ("version.txt", &["version"]),
+    ("nodes.txt", &["get", "nodes", "-o", "wide"]),
+    (
+        "pods.txt",
+        &["get", "pods", "-n", "NAMESPACE", "-o", "wide"],
+    ),
+    (
+        "workloads.txt",
+        &[
+            "get",
+            "daemonset,deployment",
+            "-n",
+            "NAMESPACE",
+            "-o",
+            "wide",
+        ],
+    ),
+    (
+        "configmaps.yaml",
+        &["get", "configmap", "-n", "NAMESPACE", "-o", "yaml"],
+    ),
+    ("pools.yaml", &["get", "spiderippools", "-o", "yaml"]),
+    (
+        "networks.yaml",
+        &["get", "spidermultusconfigs", "-A", "-o", "yaml"],
+    ),
+    (
+        "coordinators.yaml",
+        &["get", "spidercoordinators,spiderreservedips", "-o", "yaml"],
+    ),
+    (
+        "endpoints.yaml",
+        &["get", "spiderendpoints", "-A", "-o", "yaml"],
+    ),
+    (
+        "definitions.yaml",
+        &["get", "network-attachment-definitions", "-A", "-o", "yaml"],
+    ),
+    (
+        "events.txt",
+        &[
+            "get",
+            "events",
+            "-A",
+            "--field-selector=source=ebbtide",
+            "-o",
+            "wide",
+        ],
+    ),
+];
+
+/// Collects everything. What cannot be had is named in the dump, and on standard error.
+pub(super) fn run(cli: &Cli, agents: &[Agent]) -> anyhow::Result<ExitCode> {
+    let options = Options::parse_from(&cli.command);
+    let default = || PathBuf::from(format!("ebbtide-sysdump-{}.tar.gz", unix_now()));
+    let file = options.file.unwrap_or_else(default);
+    let mut package = Package::create(&file, "ebbtide-sysdump")?;
+    let mut missing: Vec<String> = Vec::new();
+    let parts = OBJECTS.len() + 1 + agents.len();
+    for (number, (name, arguments)) in OBJECTS.iter().enumerate() {
+        progress(number + 1, parts, name);
+        let arguments = arguments.iter().map(|word| match *word {
+            "NAMESPACE" => cli.namespace.as_str(),
+            word => word,
+        });
+        match printed(kubectl(cli).args(arguments)) {
+            Ok(bytes) => package.add(&format!("cluster/{name}"), &bytes)?,
+            Err(why) => missing.push(format!("cluster/{name}: {why:#}")),
+        }
+    }
+    progress(OBJECTS.len() + 1, parts, "the controller's log");
+    let label = [
+        "-l",
+        "app.kubernetes.io/name=ebbtide-controller",
+        "--prefix",
+    ];
+    let mut log = kubectl(cli);
+    log.args(["logs", "-n", &cli.namespace, LINES]).args(label);
+    match printed(&mut log) {
+        Ok(bytes) => package.add("cluster/controller.log", &bytes)?,
+        Err(why) => missing.push(format!("cluster/controller.log: {why:#}")),
+    }
+    for (number, agent) in agents.iter().enumerate() {
+        progress(OBJECTS.len() + 2 + number, parts, &agent.node);
+        if let Err(why) = node(cli, agent, &mut package) {
+            missing.push(format!("nodes/{}: {why:#}", agent.node));
+        }
+        for (name, more) in [
+            ("agent.log", None),
+            ("agent-previous.log", Some("--previous")),
+        ] {
+            let mut log = kubectl(cli);
+            log.args([
+                "logs",
+                "-n",
+                &cli.namespace,
+                &agent.pod,
+                "-c",
+                "agent",
+                LINES,
+            ]);
+            log.args(more);
+            let name = format!("nodes/{}/{name}", agent.node);
+            match printed(&mut log) {
+                Ok(bytes) => package.add(&name, &bytes)?,
+                // Mostly there was none before.
+                Err(_) if more.is_some() => {}
+                Err(why) => missing.push(format!("{name}: {why:#}")),
+            }
+        }
+    }
+    progress_ends();
+    for each in &missing {
+        super::say(&format!("left out: {each}"));
+    }
+    package.add("left-out.txt", missing.join("\n").as_bytes())?;
+    package.finish()?;
+    let nodes = agents.len();
+    let _closed = writeln!(io::stdout().lock(), "{} ({nodes} nodes)", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Adds a node's own dump.
+fn node(cli: &Cli, agent: &Agent, package: &mut Package) -> anyhow::Result<()> {
+    if !agent.is_running {
+        bail!("its agent {} does not run", agent.pod);
+    }
+    let mut call = kubectl(cli);
+    call.args([
+        "exec",
+        "-n",
+        &cli.namespace,
+        &agent.pod,
+        "-c",
+        "agent",
+        "--",
+    ]);
+    let bytes = printed(call.args(["ebbtidectl", "sysdump", "--file", "-"]))?;
+    let mut archive = Archive::new(GzDecoder::new(bytes.as_slice()));
+    for entry in archive.entries().context("read its dump")? {
+        let mut entry = entry.context("read its dump")?;
+        let path = entry
+            .path()
+            .context("read a name in its dump")?
+            .into_owned();
+        let mut bytes = Vec::new();
+        entry
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("read {} in its dump", path.display()))?;
+        // Without the directory of its own. What is left names no place outside: see `tar` on how it is unpacked.
+        let below: PathBuf = path.components().skip(1).collect();
+        package.add(&format!("nodes/{}/{}", agent.node, below.display()), &bytes)?;
+    }
+    Ok(())
+}
+
+/// Returns what a command prints.
+fn printed(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+    let output = command
+        .output()
+        .context("run kubectl (is it in the search path?)")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim().lines().last().unwrap_or_default();
+        bail!("kubectl: {}: {said}", output.status);
+    }
+    Ok(output.stdout)
+}

@@ -1,0 +1,280 @@
+//! A VPC that assigns and moves addresses, and its metadata service, which is late and lies.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ebbtide_cloud::{CloudNic, Kind, View, ledger::RETURN};
+use ebbtide_types::Mac;
+use ipnet::IpNet;
+
+/// The NICs of the nodes, two of each: the first two are the first node's.
+pub(super) const NICS: usize = 4;
+/// The NICs of a node.
+pub(super) const LINKS: [&str; 2] = ["ens5", "ens6"];
+/// How long the service is behind the VPC at most, in seconds.
+pub(super) const DELAY: u64 = 120;
+
+/// What moves between the NICs: addresses, prefixes, and addresses of the first prefix.
+const BLOCKS: [(Kind, &str); 11] = [
+    (Kind::V4Addresses, "10.0.9.10/32"),
+    (Kind::V4Addresses, "10.0.9.11/32"),
+    (Kind::V4Addresses, "10.0.9.12/32"),
+    (Kind::V4Addresses, "10.0.9.13/32"),
+    (Kind::V4Addresses, "10.0.9.33/32"),
+    (Kind::V4Addresses, "10.0.9.34/32"),
+    (Kind::V4Prefixes, "10.0.9.32/28"),
+    (Kind::V4Prefixes, "10.0.9.64/28"),
+    (Kind::V6Addresses, "fd00::10/128"),
+    (Kind::V6Addresses, "fd00::11/128"),
+    (Kind::V6Prefixes, "fd00:0:0:0:1::/80"),
+];
+
+/// xorshift64: histories are the same on every run.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) const fn of(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) const fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    pub(super) const fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+}
+
+/// One block at one NIC.
+#[derive(Default)]
+struct Truth {
+    is_assigned: bool,
+    /// When the VPC took it away.
+    dropped: u64,
+    is_told: bool,
+    /// When the service will notice the VPC's last change.
+    noticed: Option<u64>,
+    /// Until when it is told as a ghost.
+    ghost: Option<u64>,
+    /// Whether a read was without it since it was told last.
+    was_absent: bool,
+    /// The node's whole reads since the service had to know that it is gone. Not assigned ever: as many as there are.
+    reads_since: u8,
+}
+
+/// How a service lies in one history.
+pub(super) struct Manners {
+    /// A NIC is missing in a read, in percent.
+    pub(super) missing_nic: u64,
+    /// A kind is not answered, in percent.
+    pub(super) unanswered: u64,
+    /// A kind's list is empty for once, in percent.
+    pub(super) empty: u64,
+    /// Something changes between the lists of two NICs, in percent.
+    pub(super) torn: u64,
+    /// A ghost is told, in percent of the quiet blocks at each step.
+    pub(super) ghost: u64,
+}
+
+impl Manners {
+    pub(super) const HONEST: Self = Self {
+        missing_nic: 0,
+        unanswered: 0,
+        empty: 0,
+        torn: 0,
+        ghost: 0,
+    };
+
+    pub(super) const fn random(random: &mut Random) -> Self {
+        Self {
+            missing_nic: random.below(6),
+            unanswered: random.below(25),
+            empty: random.below(6),
+            torn: random.below(30),
+            ghost: random.below(8),
+        }
+    }
+}
+
+/// The VPC and its service.
+pub(super) struct Vpc {
+    /// [`BLOCKS`], parsed.
+    blocks: Vec<(Kind, IpNet)>,
+    truths: BTreeMap<(usize, usize), Truth>,
+    pub(super) now: u64,
+    pub(super) manners: Manners,
+    /// Ghosts, unanswered kinds, empty lists, torn reads.
+    pub(super) seen: [u64; 4],
+}
+
+/// Returns the MAC of a NIC.
+pub(super) const fn mac(nic: usize) -> Mac {
+    Mac([2, 0, 0, 0, 0, nic as u8 + 1])
+}
+
+impl Vpc {
+    pub(super) fn new(random: &mut Random) -> Self {
+        let all = (0..BLOCKS.len()).flat_map(|block| (0..NICS).map(move |nic| (block, nic)));
+        let never = || Truth {
+            reads_since: u8::MAX,
+            ..Truth::default()
+        };
+        let parsed = |(kind, text): &(Kind, &str)| (*kind, text.parse().unwrap());
+        Self {
+            blocks: BLOCKS.iter().map(parsed).collect(),
+            truths: all.map(|at| (at, never())).collect(),
+            now: 1_000,
+            manners: Manners::random(random),
+            seen: [0; 4],
+        }
+    }
+
+    /// Assigns a block to a NIC, which another one loses with all that it has in common with it, or to none.
+    pub(super) fn change(&mut self, random: &mut Random) {
+        let block = random.below(BLOCKS.len() as u64) as usize;
+        let target = random.below(NICS as u64 + 1) as usize;
+        let net = self.blocks[block].1;
+        for ((other, nic), truth) in &mut self.truths {
+            let own = self.blocks[*other].1;
+            let should = *other == block && *nic == target;
+            let is_touched = own.contains(&net) || net.contains(&own);
+            if !is_touched || truth.is_assigned == should {
+                continue;
+            }
+            truth.is_assigned = should;
+            truth.noticed = Some(self.now + random.below(DELAY + 1));
+            if !should {
+                truth.dropped = self.now;
+                truth.reads_since = 0;
+            }
+        }
+    }
+
+    /// Lets the service notice, and tell ghosts of what was seen gone and is remembered.
+    ///
+    /// A ghost of what is not remembered, or that is told for longer than [`RETURN`], is beyond what anybody can know.
+    pub(super) fn lie(&mut self, random: &mut Random, remembers: impl Fn(usize, &IpNet) -> bool) {
+        for ((block, nic), truth) in &mut self.truths {
+            if truth.noticed.is_some_and(|at| at <= self.now) {
+                truth.noticed = None;
+                truth.is_told = truth.is_assigned;
+                truth.ghost = None;
+            }
+            let is_remembered = remembers(*nic, &self.blocks[*block].1);
+            let is_over = |until: u64| until <= self.now || !is_remembered;
+            if truth.ghost.is_some_and(is_over) {
+                truth.ghost = None;
+                truth.is_told = truth.is_assigned;
+            }
+            let is_quiet = !truth.is_told && !truth.is_assigned && truth.noticed.is_none();
+            let is_known = truth.was_absent && is_remembered;
+            if is_quiet && is_known && random.percent(self.manners.ghost) {
+                truth.ghost = Some(self.now + 1 + random.below(RETURN - 1));
+                truth.is_told = true;
+                truth.was_absent = false;
+                self.seen[0] += 1;
+            }
+        }
+    }
+
+    /// Returns what the service tells a node, the lists of its NICs one after the other; none for an empty answer. A read
+    /// that an agent does not live to remember is none that counts.
+    pub(super) fn read(&mut self, node: usize, random: &mut Random, counts: bool) -> Option<View> {
+        let mut view = View::default();
+        for nic in [2 * node, 2 * node + 1] {
+            if random.percent(self.manners.missing_nic) {
+                continue;
+            }
+            view.nics.push(self.list(nic, random));
+            if random.percent(self.manners.torn) {
+                self.now += random.below(3);
+                self.change(random);
+                self.lie(random, |_, _| false);
+                self.seen[3] += 1;
+            }
+        }
+        if view.nics.is_empty() {
+            return None;
+        }
+        for ((block, nic), truth) in &mut self.truths {
+            if nic / 2 != node || !counts {
+                continue;
+            }
+            let (kind, net) = self.blocks[*block];
+            let told = view.nics.iter().find(|told| told.mac == mac(*nic));
+            let list = told.map(|told| told.blocks.get(&kind));
+            truth.was_absent |= match list {
+                None => true,
+                Some(None) => false,
+                Some(Some(list)) => !list.contains(&net),
+            };
+            if !truth.is_assigned && self.now > truth.dropped + DELAY {
+                truth.reads_since = truth.reads_since.saturating_add(1);
+            }
+        }
+        Some(view)
+    }
+
+    fn list(&mut self, nic: usize, random: &mut Random) -> CloudNic {
+        let mut blocks: BTreeMap<Kind, Vec<IpNet>> = BTreeMap::new();
+        for kind in Kind::ALL {
+            if random.percent(self.manners.unanswered) {
+                self.seen[1] += 1;
+                continue;
+            }
+            let list = blocks.entry(kind).or_default();
+            if random.percent(self.manners.empty) {
+                self.seen[2] += 1;
+                continue;
+            }
+            let of_nic = |((block, own), truth): (&(usize, usize), &Truth)| {
+                let (of_kind, net) = self.blocks[*block];
+                (*own == nic && of_kind == kind && truth.is_told).then_some(net)
+            };
+            list.extend(self.truths.iter().filter_map(of_nic));
+        }
+        let text = |text: String| text.parse().unwrap();
+        CloudNic {
+            mac: mac(nic),
+            id: format!("eni-{nic}"),
+            primary: vec![text(format!("10.0.1.{}", nic + 4))],
+            blocks,
+            subnets: vec!["10.0.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()],
+            gateways: vec![text("10.0.0.1".into()), text("fd00::1".into())],
+        }
+    }
+
+    /// Returns the NIC that the VPC delivers an address to.
+    pub(super) fn delivers(&self, address: IpAddr) -> Option<usize> {
+        let mut all = self.truths.iter();
+        all.find(|((block, _), truth)| {
+            truth.is_assigned && self.blocks[*block].1.contains(&address)
+        })
+        .map(|((_, nic), _)| *nic)
+    }
+
+    /// Returns the fewest whole reads of the node since the service had to know that the NIC lost the address.
+    pub(super) fn reads_since(&self, address: IpAddr, nic: usize) -> u8 {
+        let all = self.truths.iter();
+        let of_nic =
+            all.filter(|((block, own), _)| *own == nic && self.blocks[*block].1.contains(&address));
+        of_nic
+            .map(|(_, truth)| truth.reads_since)
+            .min()
+            .unwrap_or(u8::MAX)
+    }
+
+    /// Returns the addresses' blocks that a NIC has.
+    pub(super) fn assigned(&self, nic: usize) -> Vec<IpNet> {
+        let all = self.truths.iter();
+        let of_nic = all.filter(|((_, own), truth)| *own == nic && truth.is_assigned);
+        let mut blocks: Vec<IpNet> = of_nic
+            .map(|((block, _), _)| self.blocks[*block].1)
+            .collect();
+        blocks.sort_unstable();
+        blocks
+    }
+}

@@ -1,0 +1,172 @@
+//! moto, which acts as EC2: real requests and answers, and no limits. What it does not enforce, no test here shows.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ebbtide_vpc::{
+    process::Process,
+    skip::{Need, skip},
+};
+use tempfile::TempDir;
+
+/// Where `cargo xtask setup` installs it.
+const PLACE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../target/moto/bin/moto_server"
+);
+
+/// A running moto, on loopback.
+#[derive(Debug)]
+pub(crate) struct Moto {
+    _process: Process,
+    port: u16,
+    _directory: TempDir,
+}
+
+/// A NIC in it.
+#[derive(Debug)]
+pub(crate) struct Eni {
+    pub(crate) id: String,
+    pub(crate) instance: String,
+    pub(crate) mac: String,
+}
+
+impl Moto {
+    /// Starts it. Returns `None`, after a skip, if it is not installed.
+    pub(crate) fn start() -> Result<Option<Self>> {
+        let program = PathBuf::from(PLACE);
+        if !program.is_file() {
+            skip(
+                Need::Moto,
+                "no moto, which acts as EC2: `cargo xtask setup` installs it where there is Python",
+            );
+            return Ok(None);
+        }
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let directory = TempDir::new()?;
+        let mut command = Command::new(program);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let log = directory.path().join("moto.log");
+        let process = Process::start(command, &log)?;
+        let moto = Self {
+            _process: process,
+            port,
+            _directory: directory,
+        };
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            ensure!(
+                start.elapsed() < Duration::from_secs(120),
+                "moto does not answer"
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(Some(moto))
+    }
+
+    /// Returns its address.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Sends a request, and returns the answer's XML.
+    fn ask(&self, action: &str, fields: &[(&str, &str)]) -> Result<String> {
+        let mut body = format!("Action={action}&Version=2016-11-15");
+        for (name, value) in fields {
+            body.push_str(&format!("&{name}={}", value.replace('/', "%2F")));
+        }
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        // It takes the service from the signature's scope, and does not look at the rest.
+        write!(
+            stream,
+            "POST / HTTP/1.0\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+             authorization: AWS4-HMAC-SHA256 Credential=A/20260101/eu-west-1/ec2/aws4_request, SignedHeaders=host, \
+             Signature=x\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(
+            answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.0 200"),
+            "{action}: {answer}"
+        );
+        Ok(answer)
+    }
+
+    /// Makes an instance with a second NIC, in a network of its own.
+    pub(crate) fn instance(&self, kind: &str) -> Result<Eni> {
+        let vpc = field(
+            &self.ask("CreateVpc", &[("CidrBlock", "10.0.0.0/16")])?,
+            "vpcId",
+        )?;
+        let subnet = [("VpcId", vpc.as_str()), ("CidrBlock", "10.0.1.0/24")];
+        let subnet = field(&self.ask("CreateSubnet", &subnet)?, "subnetId")?;
+        let run = [
+            ("ImageId", "ami-12c6146b"),
+            ("MinCount", "1"),
+            ("MaxCount", "1"),
+            ("InstanceType", kind),
+            ("SubnetId", &subnet),
+        ];
+        let instance = field(&self.ask("RunInstances", &run)?, "instanceId")?;
+        let made = self.ask("CreateNetworkInterface", &[("SubnetId", subnet.as_str())])?;
+        let (id, mac) = (
+            field(&made, "networkInterfaceId")?,
+            field(&made, "macAddress")?,
+        );
+        let attach = [
+            ("NetworkInterfaceId", id.as_str()),
+            ("InstanceId", &instance),
+            ("DeviceIndex", "1"),
+        ];
+        self.ask("AttachNetworkInterface", &attach)?;
+        Ok(Eni { id, instance, mac })
+    }
+
+    /// Returns the addresses of a NIC beside its own: what the metadata service would tell a while later.
+    pub(crate) fn assigned(&self, nic: &Eni) -> Result<Vec<String>> {
+        let ask = [("NetworkInterfaceId.1", nic.id.as_str())];
+        let answer = self.ask("DescribeNetworkInterfaces", &ask)?;
+        let (_, set) = answer
+            .split_once("<privateIpAddressesSet>")
+            .context("no addresses")?;
+        let (set, _) = set
+            .split_once("</privateIpAddressesSet>")
+            .context("no end")?;
+        let items = set
+            .split("<item>")
+            .filter(|item| item.contains("<primary>false"));
+        items.map(|item| field(item, "privateIpAddress")).collect()
+    }
+
+    /// Waits until a NIC has this number of addresses beside its own, and returns them.
+    pub(crate) fn until(&self, nic: &Eni, count: usize) -> Result<Vec<String>> {
+        let start = Instant::now();
+        loop {
+            let assigned = self.assigned(nic)?;
+            if assigned.len() == count {
+                return Ok(assigned);
+            }
+            if start.elapsed() > Duration::from_secs(150) {
+                bail!("{} has {assigned:?}, and {count} were expected", nic.id);
+            }
+            thread::sleep(Duration::from_millis(250));
+        }
+    }
+}
+
+/// Returns what the first element of this name says.
+fn field(xml: &str, name: &str) -> Result<String> {
+    let (_, rest) = xml
+        .split_once(&format!("<{name}>"))
+        .with_context(|| format!("no {name}: {xml}"))?;
+    let (text, _) = rest.split_once('<').context("no end")?;
+    Ok(text.to_owned())
+}
