@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ebbtide_ipam::catalog::manifest::GROUP;
+use ebbtide_ipam::catalog::{manifest::GROUP, published_for};
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
@@ -36,9 +36,6 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// The Leases of the controllers.
 const LEASES: [&str; 2] = ["ebbtide-agent", "ebbtide-cloud-controller"];
-
-/// The annotation of pools that were published for people to read, and that nobody declared.
-const DERIVED: &str = "ebbtide.io/derived";
 
 /// What to do, and when.
 #[derive(Clone, Debug, Default)]
@@ -216,11 +213,8 @@ impl Removal<'_> {
     async fn remove(&self, report: &mut Report) -> kube::Result<()> {
         let pools = resource(Kind::Pool);
         for pool in self.list(&pools, None).await? {
-            let annotations = pool.metadata.annotations.as_ref();
-            let labels = pool.metadata.labels.as_ref();
-            let is_published = annotations.is_some_and(|all| all.contains_key(DERIVED))
-                && labels.is_some_and(|all| all.contains_key(NODE_LABEL));
-            if is_published {
+            // Published for people to read; nobody declared it.
+            if published_for(&pool.metadata).is_some() {
                 self.delete(&pools, pool.metadata, report).await;
             } else if has_finalizer(&pool.metadata) {
                 self.release(pool.metadata, report).await;

@@ -35,6 +35,11 @@ apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderIPPool
 metadata: {name: shared}
 spec: {subnet: 10.9.0.0/24, ips: [10.9.0.1-10.9.0.4], default: true}
+---
+apiVersion: spiderpool.spidernet.io/v2beta1
+kind: SpiderIPPool
+metadata: {name: mine, annotations: {ebbtide.io/derived: by-hand}, labels: {ebbtide.io/node: node-b}}
+spec: {subnet: 10.8.0.0/24, ips: [10.8.0.1], nodeName: [node-b]}
 ";
 
 fn endpoint(name: &str, uid: &str) -> String {
@@ -154,6 +159,11 @@ fn what_was_written_goes_and_what_was_declared_stays_and_can_be_deleted() -> Res
     ensure!(
         one["metadata"]["finalizers"] == json!(["example.org/others"]),
         "{one:#}"
+    );
+    let pools = names(&cluster, "spiderippools")?;
+    ensure!(
+        pools.contains("mine"),
+        "a pool that a person marked is gone: {pools:?}"
     );
     let networks = names(&cluster, "spidermultusconfigs")?;
     ensure!(networks.len() == 2, "{networks:?}");
