@@ -98,7 +98,8 @@ fn solicits_not(owner: &NodeAddress, ifindex: u32) -> bool {
 const ADVERTISEMENT: u8 = 136;
 /// Its flags, after the checksum: it answers a solicitation.
 const SOLICITED: u8 = 0x40;
-const ALL_NODES: Address = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// The first and the last word of the address of all nodes; the others are zero. As integers: see [`NOBODY`].
+const ALL_NODES: [u32; 2] = [u32::from_be(0xff02_0000), u32::from_be(1)];
 
 /// Directs a neighbour advertisement to a pod that came in by a NIC to the host, as [`answer_the_host`] does a reply.
 ///
@@ -126,9 +127,9 @@ fn to_all_nodes(ctx: &TcContext) -> Option<()> {
         return None;
     }
     let mut to: Address = packet::read(ctx, AT_TO)?;
-    let mut all = ALL_NODES;
+    let mut all = [ALL_NODES[0], 0, 0, ALL_NODES[1]];
     // SAFETY: the pointers are to sixteen bytes each of this stack frame.
-    let sum = unsafe { bpf_csum_diff(to.as_mut_ptr().cast(), 16, all.as_mut_ptr().cast(), 16, 0) };
+    let sum = unsafe { bpf_csum_diff(to.as_mut_ptr().cast(), 16, all.as_mut_ptr(), 16, 0) };
     let sum = u64::try_from(sum).ok()?;
     let flags: [u8; 2] = packet::read(ctx, AT_ICMP + 4)?;
     let unsolicited = [flags[0] & !SOLICITED, flags[1]];

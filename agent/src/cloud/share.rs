@@ -132,7 +132,8 @@ impl Cloud {
     pub(crate) fn has_told(&self, sharing: &mut Sharing, surrendered: Sets) {
         let withheld = sharing.surrender.withheld();
         let asked_back = sharing.asked_back(surrendered.clone());
-        sharing.surrender.has_told(surrendered);
+        let now = sharing.start.elapsed().as_secs();
+        sharing.surrender.has_told(now, surrendered);
         self.set_asked_back(asked_back, withheld);
     }
 }

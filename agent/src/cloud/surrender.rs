@@ -2,7 +2,8 @@
 //!
 //! The controller may take an address away from a NIC once the agent has told that it is surrendered. It may do so late: a
 //! controller that was paused believes what it read before. So what was asked back is given to nobody for [`KEPT`] seconds
-//! after that, by which time the cloud refuses such a controller's request, whose signature is too old by then.
+//! after it is asked back no more and no report names it: by then the cloud refuses such a controller's request, whose
+//! signature is too old. While a report names it, it may have been asked back again without the agent's having seen that.
 //!
 //! What is asked back is withheld first, then written to disk, then told. [`Surrender::withheld`] contains at every moment
 //! what any report names that the API server may have.
@@ -94,8 +95,21 @@ impl Surrender {
         self.told = self.told.union(surrendered);
     }
 
-    /// Notes that it was written, or that there is nothing that an earlier one could be read from.
-    pub(crate) fn has_told(&mut self, surrendered: Sets) {
+    /// Notes that it was written, or that there is nothing that an earlier one could be read from. What is kept, and was
+    /// named until now, is kept from now on.
+    pub(crate) fn has_told(&mut self, now: u64, surrendered: Sets) {
+        let named_no_more = self.told.without(&surrendered);
+        let again = self.kept().common(&named_no_more);
+        for kept in &mut self.kept {
+            kept.addresses = kept.addresses.without(&again);
+        }
+        self.kept.retain(|kept| !kept.addresses.is_empty());
+        if !again.is_empty() {
+            self.kept.push(Kept {
+                addresses: again,
+                since: now,
+            });
+        }
         self.told = surrendered;
     }
 }

@@ -119,7 +119,7 @@ mod tests {
         let mut again = again.unwrap();
         assert_eq!(again.asked(), &sets("10.0.0.6"));
         assert_eq!(again.kept(), sets("10.0.0.5"));
-        again.has_told(Sets::default());
+        again.has_told(700, Sets::default());
         again.expire(1899);
         assert_eq!(again.kept(), sets("10.0.0.5"));
         again.expire(1900);

@@ -228,8 +228,15 @@ impl History {
                 }
             }
             Action::Unassign { blocks, .. } => {
+                // EC2 refuses to take from a NIC what another one has by now.
+                let had = &self.ec2.had(number).blocks;
+                let taken: Vec<IpNet> = blocks
+                    .iter()
+                    .filter(|block| had.contains(block))
+                    .copied()
+                    .collect();
                 for node in &self.nodes {
-                    node.assert_nobody_has(blocks, self.now);
+                    node.assert_nobody_has(&taken, self.now);
                 }
                 self.ec2.unassign(number, blocks, self.now);
                 Outcome::Taken(blocks.clone())

@@ -95,23 +95,30 @@ fn what_is_asked_back_is_kept_for_twenty_minutes_after_it() {
             "10.0.0.2",
             "10.0.0.1",
         ),
-        Row("over", 11_401, Nothing, "10.0.0.2", ""),
-        Row("all dropped", 11_500, Ask(""), "", "10.0.0.2"),
+        Row(
+            "nor for less than twenty minutes",
+            12_599,
+            Nothing,
+            "10.0.0.2",
+            "10.0.0.1",
+        ),
+        Row("over", 12_600, Nothing, "10.0.0.2", ""),
+        Row("all dropped", 12_700, Ask(""), "", "10.0.0.2"),
         Row(
             "a step back of the clock is no time",
-            11_000,
+            12_000,
             Nothing,
             "",
             "10.0.0.2",
         ),
-        Row("the end", 12_700, Nothing, "", ""),
+        Row("the end", 13_900, Nothing, "", ""),
     ] {
         match step {
             Ask(wish) => state.ask(now, &sets(wish), &all),
             Nothing => {}
             Tell(names) => {
                 state.telling(&sets(names));
-                state.has_told(sets(names));
+                state.has_told(now, sets(names));
             }
             TellFails(names) => state.telling(&sets(names)),
         }
@@ -296,7 +303,7 @@ impl World {
                 if let Some(report) = report.filter(|_| arrives) {
                     self.reported = report.clone();
                     if is_answered {
-                        self.agent.has_told(report);
+                        self.agent.has_told(self.now, report);
                     }
                 }
             }
