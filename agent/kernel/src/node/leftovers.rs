@@ -205,9 +205,11 @@ fn is_redirect_device(link: &Link) -> bool {
 }
 
 /// Whether the node forwards packets of others by this link: a container's or a machine's end, a bridge that has ports,
-/// a tunnel, a VPN. A veth with an address of its own is a NIC of a node that is itself a container.
+/// a tunnel, a VPN. A veth with an address of its own is a NIC of a node that is itself a container. A link that is down
+/// forwards nothing: each tunnel's module adds one of its kind to the node (`tunl0`, `gre0`, `sit0`, ...), used or not.
 fn forwards(link: &Link, all: &[Link], has_address: bool) -> bool {
     match link.kind.as_deref() {
+        _ if !link.up => false,
         Some("veth" | "netkit") => link.iflink_in_other_netns && !has_address,
         Some("bridge") => all.iter().any(|port| port.port_of == Some(link.ifindex)),
         Some(kind) => super::role::is_tunnel_or_vpn(kind),
@@ -307,6 +309,15 @@ mod tests {
             (link(4, "flannel.1", "vxlan"), true, true),
             (link(4, "wg0", "wireguard"), true, true),
             (link(4, "ens5.7", "vlan"), true, false),
+            // Its module's own, which nobody set up.
+            (
+                Link {
+                    up: false,
+                    ..link(4, "tunl0", "ipip")
+                },
+                false,
+                false,
+            ),
         ] {
             assert_eq!(forwards(&one, &all, has_address), expected, "{}", one.name);
         }
