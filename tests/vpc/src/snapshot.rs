@@ -107,10 +107,13 @@ impl Snapshot {
     }
 }
 
-/// Whether the line is a route to the kernel's own link-local address, which appears after duplicate address detection.
+/// Whether the line is a route to the kernel's own link-local address, or to its anycast address where it forwards: they
+/// appear after duplicate address detection.
 #[must_use]
 pub fn comes_late(line: &str) -> bool {
-    line.starts_with("local fe80:")
+    ["local fe80:", "anycast fe80:"]
+        .iter()
+        .any(|start| line.starts_with(start))
 }
 
 /// Runs `ip` in the namespace and returns its output.
