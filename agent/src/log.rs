@@ -3,8 +3,8 @@
 
 use std::{
     io::{self, Write},
-    sync::{Mutex, OnceLock, PoisonError},
-    time::Duration,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use clap::ValueEnum;
@@ -36,9 +36,17 @@ static RUNNING: OnceLock<Running> = OnceLock::new();
 struct Running {
     /// As RUST_LOG had it.
     usual: String,
-    /// What is in use now, and the number of the change: a later change is not ended by an earlier one's time.
-    now: Mutex<(String, u64)>,
+    now: Mutex<Now>,
     handle: reload::Handle<Targets, Registry>,
+}
+
+/// What is in use.
+struct Now {
+    filter: String,
+    /// When it ends, if it does.
+    until: Option<Instant>,
+    /// The number of the change: a later one is not ended by an earlier one's time.
+    number: u64,
 }
 
 /// What is logged, and for how long.
@@ -64,7 +72,11 @@ pub fn start(format: LogFormat) {
     };
     // A process has one log.
     let _only_one = RUNNING.set(Running {
-        now: Mutex::new((usual.clone(), 0)),
+        now: Mutex::new(Now {
+            filter: usual.clone(),
+            until: None,
+            number: 0,
+        }),
         usual,
         handle,
     });
@@ -87,17 +99,18 @@ pub fn start(format: LogFormat) {
 /// Returns what is logged now.
 #[must_use]
 pub fn level() -> LogLevel {
-    let now = RUNNING.get().map(|running| {
-        running
-            .now
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .clone()
-    });
+    let Some(running) = RUNNING.get() else {
+        return LogLevel {
+            filter: String::new(),
+            seconds: None,
+        };
+    };
+    let now = running.now();
     LogLevel {
-        filter: now.unwrap_or_default(),
-        seconds: None,
+        filter: now.filter.clone(),
+        seconds: now
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()).as_secs()),
     }
 }
 
@@ -107,11 +120,16 @@ pub fn level() -> LogLevel {
 /// If its filter is not one; then nothing changes.
 pub fn set_level(level: &LogLevel) -> Result<(), String> {
     let running = RUNNING.get().ok_or("this process has no log")?;
-    let number = running.set(&level.filter)?;
-    if let Some(seconds) = level.seconds {
-        info!("the log has the filter {:?} for {seconds} s", level.filter);
+    let time = level.seconds.map(Duration::from_secs);
+    let number = running.set(&level.filter, time)?;
+    if let Some(time) = time {
+        info!(
+            "the log has the filter {:?} for {} s",
+            level.filter,
+            time.as_secs()
+        );
         tokio::spawn(async move {
-            sleep(Duration::from_secs(seconds)).await;
+            sleep(time).await;
             running.end(number);
         });
     } else {
@@ -121,24 +139,32 @@ pub fn set_level(level: &LogLevel) -> Result<(), String> {
 }
 
 impl Running {
-    /// Sets a filter, and returns the number of this change.
-    fn set(&self, asked: &str) -> Result<u64, String> {
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets a filter for this time, and returns the number of the change.
+    fn set(&self, asked: &str, time: Option<Duration>) -> Result<u64, String> {
         let (filter, refused) = filter(asked);
         if let Some(reason) = refused {
             return Err(format!(
                 "{asked:?} is no filter ({reason}): write a level, or levels by module, as in info,ebbtide_agent::cni=debug"
             ));
         }
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.now();
         self.handle.reload(filter).map_err(|e| e.to_string())?;
-        *now = (asked.to_owned(), now.1 + 1);
-        Ok(now.1)
+        *now = Now {
+            filter: asked.to_owned(),
+            until: time.and_then(|time| Instant::now().checked_add(time)),
+            number: now.number + 1,
+        };
+        Ok(now.number)
     }
 
     /// Sets the filter of the start, unless there was another change after this one.
     fn end(&self, number: u64) {
-        let is_last = self.now.lock().unwrap_or_else(PoisonError::into_inner).1 == number;
-        if is_last && self.set(&self.usual).is_ok() {
+        let is_last = self.now().number == number;
+        if is_last && self.set(&self.usual, None).is_ok() {
             info!("the log has its filter of the start again");
         }
     }
@@ -216,21 +242,25 @@ mod tests {
         let _log = tracing_subscriber::registry().with(layer);
         let running = Running {
             usual: "warn".into(),
-            now: Mutex::new(("warn".into(), 0)),
+            now: Mutex::new(Now {
+                filter: "warn".into(),
+                until: None,
+                number: 0,
+            }),
             handle,
         };
         let enabled = |level| {
             let shown = |targets: &Targets| targets.would_enable("ebbtide_agent::cni", &level);
             running.handle.with_current(shown).unwrap()
         };
-        let first = running.set("debug").unwrap();
+        let first = running.set("debug", None).unwrap();
         assert!(enabled(Level::DEBUG));
-        let second = running.set("info").unwrap();
+        let second = running.set("info", Some(Duration::from_secs(9))).unwrap();
         running.end(first);
         assert!(enabled(Level::INFO) && !enabled(Level::DEBUG));
         assert!(
             running
-                .set("nonsense=loud")
+                .set("nonsense=loud", None)
                 .unwrap_err()
                 .contains("nonsense=loud")
         );

@@ -8,14 +8,17 @@ mod sysdump;
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    process::{Command, ExitCode, Output, Stdio},
+    iter,
+    process::{Command as Process, ExitCode, Output as Printed},
     thread,
 };
 
 use anyhow::{Context as _, bail};
-use clap::{CommandFactory as _, Parser};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use ebbtide_types::printable::{printable, printable_lines};
 use serde_json::{Map, Value};
+
+use super::{Command, format::Output};
 
 /// The program's name where it is a plugin of kubectl.
 pub(super) const NAME: &str = "kubectl-ebbtide";
@@ -84,37 +87,42 @@ pub(super) fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    if cli.command.first().is_some_and(|name| name == "sysdump") {
-        let agents = chosen(agents(cli)?, &nodes(cli)?)?;
-        return sysdump::run(cli, &agents);
-    }
-    let helps = |word: &String| matches!(word.as_str(), "help" | "-h" | "--help");
-    if cli.command.iter().any(helps) {
-        // It is the same everywhere.
-        let words = ["kubectl ebbtide"]
-            .into_iter()
-            .chain(cli.command.iter().map(String::as_str));
-        super::Cli::command()
-            .bin_name("kubectl ebbtide")
-            .try_get_matches_from(words)
-            .map(drop)
-            .unwrap_or_else(|help| help.exit());
+    // Its own parser knows the command: what is wrong with it is said here, once, and so is its help.
+    let asked = asked(&cli.command).unwrap_or_else(|e| e.exit());
+    if matches!(
+        asked.command,
+        Command::Completions { .. } | Command::Man { .. }
+    ) {
+        bail!("this is no matter of a cluster: ask ebbtidectl");
     }
     let agents = chosen(agents(cli)?, &nodes(cli)?)?;
+    if let Command::Sysdump(options) = &asked.command {
+        return sysdump::run(cli, options, &agents);
+    }
     match agents.as_slice() {
-        [only] if !is_json(&cli.command) => follow(cli, only),
-        _ if lasts(&cli.command) => {
+        [only] if asked.output == Output::Text => follow(cli, &asked, only),
+        _ if asked.command.lasts() => {
             bail!(
                 "this command prints until it is stopped: name one node with --node, or the pod with --pod"
             )
         }
-        _ => Ok(each(cli, &agents)),
+        _ => Ok(each(cli, &asked, &agents)),
     }
 }
 
+/// Parses a command as `ebbtidectl` does.
+fn asked(words: &[String]) -> Result<super::Cli, clap::Error> {
+    let name = "kubectl ebbtide";
+    let words = iter::once(name).chain(words.iter().map(String::as_str));
+    let matches = super::Cli::command()
+        .bin_name(name)
+        .try_get_matches_from(words)?;
+    super::Cli::from_arg_matches(&matches)
+}
+
 /// Returns a call of kubectl for the same cluster.
-fn kubectl(cli: &Cli) -> Command {
-    let mut command = Command::new("kubectl");
+fn kubectl(cli: &Cli) -> Process {
+    let mut command = Process::new("kubectl");
     for (option, value) in [
         ("--context", &cli.context),
         ("--kubeconfig", &cli.kubeconfig),
@@ -126,24 +134,28 @@ fn kubectl(cli: &Cli) -> Command {
     command
 }
 
-/// Returns what kubectl prints.
-fn get(cli: &Cli, arguments: &[&str]) -> anyhow::Result<Value> {
-    let mut command = kubectl(cli);
-    let output = command
-        .args(arguments)
-        .args(["-o", "json"])
-        .stderr(Stdio::inherit())
+/// Returns what a call of kubectl prints.
+fn printed(call: &mut Process) -> anyhow::Result<Vec<u8>> {
+    let output = call
         .output()
         .context("run kubectl (is it in the search path?)")?;
     if !output.status.success() {
-        bail!("kubectl {} failed: {}", arguments.join(" "), output.status);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim().lines().last().unwrap_or_default();
+        bail!("kubectl: {}: {said}", output.status);
     }
-    serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("read what kubectl {} printed", arguments.join(" ")))
+    Ok(output.stdout)
+}
+
+/// Returns objects of the API server, as JSON.
+fn get(cli: &Cli, arguments: &[&str]) -> anyhow::Result<Value> {
+    let text = printed(kubectl(cli).arg("get").args(arguments).args(["-o", "json"]))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("read what kubectl get {} printed", arguments.join(" ")))
 }
 
 fn agents(cli: &Cli) -> anyhow::Result<Vec<Agent>> {
-    let found = get(cli, &["get", "pods", "-n", &cli.namespace, "-l", AGENTS])?;
+    let found = get(cli, &["pods", "-n", &cli.namespace, "-l", AGENTS])?;
     let agents = read(&found);
     if agents.is_empty() {
         bail!(
@@ -160,8 +172,8 @@ fn nodes(cli: &Cli) -> anyhow::Result<Vec<String>> {
         return Ok(cli.node.clone());
     };
     let found = match pod.split_once('/') {
-        Some((namespace, name)) => get(cli, &["get", "pod", "-n", namespace, name])?,
-        None => get(cli, &["get", "pod", pod])?,
+        Some((namespace, name)) => get(cli, &["pod", "-n", namespace, name])?,
+        None => get(cli, &["pod", pod])?,
     };
     match found.pointer("/spec/nodeName").and_then(Value::as_str) {
         Some(node) => Ok(vec![node.to_owned()]),
@@ -212,37 +224,11 @@ fn chosen(agents: Vec<Agent>, nodes: &[String]) -> anyhow::Result<Vec<Agent>> {
     Ok(agents)
 }
 
-/// Whether a command prints until it is stopped.
-fn lasts(command: &[String]) -> bool {
-    let mut words = command.iter();
-    let mut first = None;
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "-o" | "--output" | "--socket" => drop(words.next()),
-            option if option.starts_with('-') => {}
-            name => {
-                first = Some(name);
-                break;
-            }
-        }
-    }
-    let watches = |word: &String| matches!(word.as_str(), "-w" | "--watch");
-    first == Some("trace") || command.iter().any(watches)
-}
-
-/// Whether a command is to print JSON.
-fn is_json(command: &[String]) -> bool {
-    let pairs = command.windows(2);
-    let mut pairs = pairs.map(|pair| (pair[0].as_str(), pair[1].as_str()));
-    let joined = |word: &String| matches!(word.as_str(), "-ojson" | "-o=json" | "--output=json");
-    pairs.any(|pair| matches!(pair, ("-o" | "--output", "json"))) || command.iter().any(joined)
-}
-
 /// Returns the call of `ebbtidectl` in an agent's pod.
-fn call(cli: &Cli, agent: &Agent) -> Command {
+fn call(cli: &Cli, asked: &super::Cli, agent: &Agent) -> Process {
     let mut command = kubectl(cli);
     command.args(["exec", "-n", &cli.namespace, &agent.pod, "-c", "agent"]);
-    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && lasts(&cli.command) {
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && asked.command.lasts() {
         // With a terminal of its own the command ends with this one.
         command.arg("-it");
     }
@@ -251,24 +237,25 @@ fn call(cli: &Cli, agent: &Agent) -> Command {
 }
 
 /// Runs the command on one node, with this terminal.
-fn follow(cli: &Cli, agent: &Agent) -> anyhow::Result<ExitCode> {
-    let status = call(cli, agent).status().context("run kubectl")?;
+fn follow(cli: &Cli, asked: &super::Cli, agent: &Agent) -> anyhow::Result<ExitCode> {
+    let status = call(cli, asked, agent).status().context("run kubectl")?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
 }
 
 /// Runs the command on each node, some at once, and prints the answers in the order of the nodes.
-fn each(cli: &Cli, agents: &[Agent]) -> ExitCode {
+fn each(cli: &Cli, asked: &super::Cli, agents: &[Agent]) -> ExitCode {
+    let is_json = asked.output == Output::Json;
     let mut answers = Map::new();
     let mut is_well = true;
     for some in agents.chunks(AT_ONCE) {
-        let outputs: Vec<Option<Output>> = thread::scope(|scope| {
-            let ask = |agent: &Agent| agent.is_running.then(|| call(cli, agent));
+        let outputs: Vec<Option<Printed>> = thread::scope(|scope| {
+            let ask = |agent: &Agent| agent.is_running.then(|| call(cli, asked, agent));
             let running: Vec<_> = some
                 .iter()
                 .map(|agent| ask(agent).map(|mut call| scope.spawn(move || call.output())))
                 .collect();
-            let end = |thread: thread::ScopedJoinHandle<'_, std::io::Result<Output>>| {
+            let end = |thread: thread::ScopedJoinHandle<'_, std::io::Result<Printed>>| {
                 thread.join().ok().and_then(Result::ok)
             };
             running.into_iter().map(|one| one.and_then(end)).collect()
@@ -287,9 +274,7 @@ fn each(cli: &Cli, agents: &[Agent]) -> ExitCode {
                 say(&format!("{}: {line}", agent.node));
             }
             match serde_json::from_slice(&output.stdout) {
-                Ok(value) if is_json(&cli.command) => {
-                    drop(answers.insert(agent.node.clone(), value))
-                }
+                Ok(value) if is_json => drop(answers.insert(agent.node.clone(), value)),
                 _ => show(&format!(
                     "==> {} <==\n{}\n",
                     agent.node,
@@ -298,7 +283,7 @@ fn each(cli: &Cli, agents: &[Agent]) -> ExitCode {
             }
         }
     }
-    if is_json(&cli.command) {
+    if is_json {
         show(&format!("{:#}\n", Value::Object(answers)));
     }
     if is_well {
@@ -376,21 +361,25 @@ mod tests {
 
     #[test]
     fn commands_that_last_and_those_that_print_json_are_known() {
-        for (command, does_last, prints_json) in [
-            ("status", false, false),
-            ("-o json status", false, true),
-            ("status --output=json", false, true),
-            ("-o text status", false, false),
-            ("trace a/b", true, false),
-            ("-ojson trace a/b", true, true),
-            ("-o json trace a/b", true, true),
-            ("flows --watch", true, false),
-            ("flows", false, false),
-            ("explain trace", false, false),
+        for (command, does_last, output) in [
+            ("status", false, Output::Text),
+            ("-o json status", false, Output::Json),
+            ("status --output=json", false, Output::Json),
+            ("trace a/b", true, Output::Text),
+            ("-ojson trace a/b", true, Output::Json),
+            ("flows --node --watch", true, Output::Text),
+            ("flows --node", false, Output::Text),
+            ("explain trace", false, Output::Text),
         ] {
-            assert_eq!(lasts(&words(command)), does_last, "{command}");
-            assert_eq!(is_json(&words(command)), prints_json, "{command}");
+            let asked = asked(&words(command)).unwrap();
+            assert_eq!(asked.command.lasts(), does_last, "{command}");
+            assert!(asked.output == output, "{command}");
         }
+        let error = asked(&words("statsu")).err().unwrap().to_string();
+        assert!(
+            error.contains("statsu") && error.contains("kubectl ebbtide"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -98,6 +98,17 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether it prints until it is stopped.
+    fn lasts(&self) -> bool {
+        match self {
+            Self::Trace(_) => true,
+            Self::Flows(options) => options.watch,
+            _ => false,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let name = std::env::args_os().next().map(PathBuf::from);
     if name.is_some_and(|name| name.file_name() == Some(kubectl::NAME.as_ref())) {

@@ -43,6 +43,14 @@ pub(super) struct Options {
     host_root: PathBuf,
 }
 
+impl Options {
+    /// Returns where the dump goes.
+    pub(super) fn file(&self) -> PathBuf {
+        let default = || PathBuf::from(format!("ebbtide-sysdump-{}.tar.gz", unix_now()));
+        self.file.clone().unwrap_or_else(default)
+    }
+}
+
 /// Collects everything. What cannot be had is named in the dump, and on standard error.
 pub(super) fn run(options: &Options, socket: &Path) -> anyhow::Result<(String, ExitCode)> {
     let root = match options.host_root.is_dir() {
@@ -50,10 +58,7 @@ pub(super) fn run(options: &Options, socket: &Path) -> anyhow::Result<(String, E
         false => HostRoot::default(),
     };
     let to_stdout = options.file.as_deref() == Some(Path::new("-"));
-    let file = match &options.file {
-        Some(file) => file.clone(),
-        None => PathBuf::from(format!("ebbtide-sysdump-{}.tar.gz", unix_now())),
-    };
+    let file = options.file();
     let mut package = match to_stdout {
         true => Package::new(Box::new(io::stdout()), "ebbtide-sysdump"),
         false => Package::create(&file, "ebbtide-sysdump")?,

@@ -1,35 +1,22 @@
 //! `kubectl ebbtide sysdump`: the dumps of all nodes, with logs and objects, in one file.
+//!
+//! Of the API server's objects it has Ebbtide's own, and the names of nodes. It has no Secrets, and no pods but Ebbtide's.
 
 use std::{
     io::{self, Read as _, Write as _},
     path::PathBuf,
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
 use flate2::read::GzDecoder;
 use tar::Archive;
 
-use super::{Agent, Cli, kubectl};
-use crate::{
-    format::unix_now,
-    sysdump::{Package, progress, progress_ends},
-};
+use super::{Agent, Cli, kubectl, printed};
+use crate::sysdump::{Options, Package, progress, progress_ends};
 
 /// How many lines of each log.
 const LINES: &str = "--tail=20000";
-
-/// Collect what is needed to understand this cluster's nodes from elsewhere, in one file: to attach to an issue.
-///
-/// Of the API server's objects it has Ebbtide's own, and the names of nodes. It has no Secrets, and no pods but Ebbtide's.
-#[derive(Parser)]
-#[command(name = "sysdump", bin_name = "kubectl ebbtide sysdump")]
-struct Options {
-    /// Where it goes [default: ebbtide-sysdump-SECONDS.tar.gz].
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
-}
 
 /// What is asked of the API server: the file's name, and kubectl's arguments. `NAMESPACE` is the agents'.
 const OBJECTS: [(&str, &[&str]); 11] = [
@@ -85,10 +72,8 @@ const OBJECTS: [(&str, &[&str]); 11] = [
 ];
 
 /// Collects everything. What cannot be had is named in the dump, and on standard error.
-pub(super) fn run(cli: &Cli, agents: &[Agent]) -> anyhow::Result<ExitCode> {
-    let options = Options::parse_from(&cli.command);
-    let default = || PathBuf::from(format!("ebbtide-sysdump-{}.tar.gz", unix_now()));
-    let file = options.file.unwrap_or_else(default);
+pub(super) fn run(cli: &Cli, options: &Options, agents: &[Agent]) -> anyhow::Result<ExitCode> {
+    let file = options.file();
     let mut package = Package::create(&file, "ebbtide-sysdump")?;
     let mut missing: Vec<String> = Vec::new();
     let parts = OBJECTS.len() + 1 + agents.len();
@@ -187,17 +172,4 @@ fn node(cli: &Cli, agent: &Agent, package: &mut Package) -> anyhow::Result<()> {
         package.add(&format!("nodes/{}/{}", agent.node, below.display()), &bytes)?;
     }
     Ok(())
-}
-
-/// Returns what a command prints.
-fn printed(command: &mut Command) -> anyhow::Result<Vec<u8>> {
-    let output = command
-        .output()
-        .context("run kubectl (is it in the search path?)")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim().lines().last().unwrap_or_default();
-        bail!("kubectl: {}: {said}", output.status);
-    }
-    Ok(output.stdout)
 }
