@@ -205,14 +205,14 @@ fn is_redirect_device(link: &Link) -> bool {
 }
 
 /// Whether the node forwards packets of others by this link: a container's or a machine's end, a bridge that has ports,
-/// a tunnel, a VPN. A veth with an address of its own is a NIC of a node that is itself a container. A link that is down
+/// a tunnel, a VPN. A veth with an address of its own is a NIC of a node that is itself a container. A tunnel that is down
 /// forwards nothing: each tunnel's module adds one of its kind to the node (`tunl0`, `gre0`, `sit0`, ...), used or not.
+/// A container's end that is down is one whose container just starts.
 fn forwards(link: &Link, all: &[Link], has_address: bool) -> bool {
     match link.kind.as_deref() {
-        _ if !link.up => false,
         Some("veth" | "netkit") => link.iflink_in_other_netns && !has_address,
         Some("bridge") => all.iter().any(|port| port.port_of == Some(link.ifindex)),
-        Some(kind) => super::role::is_tunnel_or_vpn(kind),
+        Some(kind) => link.up && super::role::is_tunnel_or_vpn(kind),
         None => false,
     }
 }
@@ -298,8 +298,14 @@ mod tests {
             ..link(8, "veth8", "veth")
         };
         let all = [link(7, "br0", "bridge"), port, link(9, "docker0", "bridge")];
+        let starting = Link {
+            up: false,
+            ..inner.clone()
+        };
         for (one, has_address, expected) in [
             (inner.clone(), false, true),
+            // Its container is not up yet.
+            (starting, false, true),
             // A NIC of a node in a container.
             (inner, true, false),
             (link(6, "pair", "veth"), false, false),
