@@ -5,6 +5,7 @@
 //! - [`guest_agent`]: the real google-guest-agent on a node;
 //! - [`two_ways`]: a pod that is reached straight and through its node, and by which way it answers;
 //! - [`removal`]: a node before its first agent, and after the removal of the last one;
+//! - [`steady`]: clients that ask without a pause while something happens to the agent;
 //! - [`fuzz`]: what comes from outside, damaged at random: read by what reads it, and sent to a running agent;
 //! - [`victim`]: a process to kill while it takes addresses.
 
@@ -15,5 +16,6 @@ pub mod fuzz;
 pub mod guest_agent;
 pub mod removal;
 pub mod slow_ipam;
+pub mod steady;
 pub mod two_ways;
 pub mod victim;

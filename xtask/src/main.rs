@@ -17,6 +17,7 @@ mod fuzz;
 mod here;
 mod image;
 mod manifests;
+mod older;
 mod setup;
 mod test;
 mod ui;
@@ -59,6 +60,8 @@ enum Command {
     Image(image::Options),
     /// Generate deploy/ebbtide.yaml from the Helm chart
     Manifests(manifests::Options),
+    /// Build the programs of an older release, for the tests of upgrades
+    Older(older::Options),
     /// Run all checks and tests
     Test(test::Options),
     /// Run a command in a kernel that has ipvlan
@@ -86,6 +89,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Deny(options) => deny::run(&ws, &options),
         Command::Image(options) => image::run(&ws, &options),
         Command::Manifests(options) => manifests::run(&ws, &options),
+        Command::Older(options) => older::run(&ws, &options),
         Command::Bench(options) => return bench::run(&ws, &options),
         Command::Demo(options) => return demo::run(&ws, &options),
         Command::E2e(options) => return e2e::run(&ws, &options),

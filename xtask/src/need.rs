@@ -38,6 +38,8 @@ pub enum Need {
     Ingress,
     /// The programs of clouds' images, unpacked packages of Debian's.
     Images,
+    /// The programs of an older release, which `cargo xtask older` builds.
+    Older,
 }
 
 impl Need {
@@ -60,6 +62,7 @@ impl Need {
             Self::Prometheus => "prometheus",
             Self::Ingress => "ingress",
             Self::Images => "images",
+            Self::Older => "older",
         }
     }
 }

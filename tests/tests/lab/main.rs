@@ -49,4 +49,5 @@ mod rows;
 mod several_nics;
 mod shared_subnets;
 mod slow_pods;
+mod upgrade;
 mod vlan;

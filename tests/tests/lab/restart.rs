@@ -2,12 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, UdpSocket},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     thread,
     time::Duration,
 };
@@ -17,95 +13,29 @@ use aya::maps::{HashMap, Map, MapData};
 use ebbtide_kernel::datapath::key;
 use ebbtide_layout::{Address, NodeAddress, OWNER_IN_L3, OWNER_IS_FOLLOWED};
 use ebbtide_plugin::wire::{self, Invocation, Request};
+use ebbtide_tests::steady::SteadyClients;
 use ebbtide_tests::two_ways::{
     Case, Site, Way,
     talk::{echoed, udp_pair},
 };
 use ebbtide_vpc::{
     cni::{Plugin, Sandbox},
-    edge::Listener,
     foreign::addresses,
     lab::Lab,
     netns::Netns,
     patience::PATIENCE,
     plan::{Family, Plan},
-    pod::Pod,
     pod::{NIC_SIDE, NODE_SIDE},
-    proxy::{self, Backend, ExternalTrafficPolicy, Service, Settings},
     snapshot::{Snapshot, run},
-    traffic::{Client, Protocol, Server, socket},
+    traffic::{Protocol, socket},
 };
 use serde_json::Value;
-
-const POD_PORT: u16 = 8080;
-const NODE_PORT: u16 = 30080;
-
-/// Adds a Service with policy Local for a pod on another NIC than the one that requests come in by.
-fn expose(lab: &Lab, pod: &Pod) -> Result<()> {
-    let mut services = Vec::new();
-    let mut listeners = Vec::new();
-    let nic = lab.vpc.nic("master", "ens5");
-    for protocol in Protocol::BOTH {
-        services.push(Service {
-            name: format!("S-{protocol}"),
-            protocol,
-            cluster: "10.96.0.50:80".parse()?,
-            node_port: Some(NODE_PORT),
-            policy: ExternalTrafficPolicy::Local,
-            masquerade: true,
-            backends: vec![Backend {
-                address: pod.socket(Family::V4, POD_PORT),
-                node: pod.node.clone(),
-            }],
-        });
-        listeners.push(Listener {
-            protocol,
-            port: NODE_PORT,
-            target: SocketAddr::new(nic.primary(Family::V4), NODE_PORT),
-        });
-    }
-    let settings = Settings {
-        cluster_cidr: vec!["10.244.0.0/16".parse()?],
-        ..Settings::default()
-    };
-    proxy::install(lab.vpc.node("master"), "master", &settings, &services)?;
-    lab.vpc.edge.listen(&listeners)
-}
-
-/// Sends requests until it is told to stop; all must be answered.
-fn ask_until(
-    world: Netns,
-    protocol: Protocol,
-    stop: Arc<AtomicBool>,
-) -> thread::JoinHandle<Result<u32>> {
-    let server = SocketAddr::new(Plan::load_balancer(Family::V4), NODE_PORT);
-    thread::spawn(move || {
-        let client = Client::new(&world, protocol).from_ip(Plan::client(Family::V4));
-        let mut connection = client.connect(server)?;
-        let mut answered = 0;
-        while !stop.load(Ordering::Relaxed) {
-            connection
-                .ask()
-                .with_context(|| format!("{protocol}, after {answered} answers"))?;
-            answered += 1;
-            // New connections as well: they need marks and flow tables anew.
-            if answered % 10 == 0 {
-                client.ask(server).context("a new connection")?;
-            }
-        }
-        Ok(answered)
-    })
-}
 
 #[test]
 fn traffic_goes_on_without_a_loss_while_the_agent_is_killed_and_restarted() -> Result<()> {
     let mut lab = Lab::start(Plan::default())?;
     let pod = lab.pod("master", "ens6", "c")?;
-    let _servers = Server::on_any(&pod.netns, POD_PORT)?;
-    expose(&lab, &pod)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let clients = Protocol::BOTH
-        .map(|protocol| ask_until(lab.vpc.world.clone(), protocol, Arc::clone(&stop)));
+    let clients = SteadyClients::of(&lab, &pod)?;
     let agent = lab.agent("master");
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(200));
@@ -115,11 +45,7 @@ fn traffic_goes_on_without_a_loss_while_the_agent_is_killed_and_restarted() -> R
         agent.wait_ready()?;
     }
     thread::sleep(Duration::from_millis(200));
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        let answered = client.join().map_err(|_| anyhow!("a client panicked"))??;
-        ensure!(answered > 10, "only {answered} questions were asked");
-    }
+    clients.all_were_answered()?;
     lab.vpc.assert_no_violations()?;
     pod.call("CHECK").context("the new agent's view")?;
     let hooks = lab.agent("master").control_json(&["datapath"])?;

@@ -17,7 +17,7 @@ use crate::{
     cni::Plugin,
     netns::Netns,
     process::{self, Process},
-    workspace,
+    workspace::{BINARIES, Place},
 };
 
 /// The longest time that the agent may take to become ready.
@@ -46,6 +46,8 @@ pub struct Agent {
     kubeconfig: Option<PathBuf>,
     /// Whether it installs plugin and configuration.
     installs: bool,
+    /// The release whose programs are used.
+    release: Place,
     process: Option<Process>,
 }
 
@@ -65,7 +67,7 @@ pub struct Uninstalled {
 /// # Errors
 /// If it was not built.
 pub fn binary() -> Result<PathBuf> {
-    workspace::BINARIES.file("ebbtide-agent")
+    BINARIES.file("ebbtide-agent")
 }
 
 impl Agent {
@@ -113,6 +115,7 @@ impl Agent {
             bpf: bpf.into(),
             kubeconfig: None,
             installs: false,
+            release: BINARIES,
             process: None,
         };
         for subdirectory in ["manifests", "state", "run"] {
@@ -139,12 +142,17 @@ impl Agent {
             .context("writing the configuration")
     }
 
+    /// From now on the programs are those of this release.
+    pub fn set_release(&mut self, release: Place) {
+        self.release = release;
+    }
+
     /// Starts the agent again after [`Agent::stop`] or [`Agent::kill`], without waiting for it.
     ///
     /// # Errors
     /// If it does not start.
     pub fn launch(&mut self) -> Result<()> {
-        let binary = workspace::BINARIES.file("ebbtide-agent")?;
+        let binary = self.release.file("ebbtide-agent")?;
         self.launch_by(self.netns.command(binary))
     }
 
@@ -163,7 +171,7 @@ for name in usr bin sbin lib lib64 proc run dev; do
 done
 exec env PATH=/none "$@" --host-root="$root"
 "#;
-        let binary = workspace::BINARIES.file("ebbtide-agent")?;
+        let binary = self.release.file("ebbtide-agent")?;
         let mut command = self.netns.command("unshare");
         let options = ["--mount", "--propagation", "slave", "sh", "-c", ENTER, "sh"];
         command.args(options).arg(root).arg(binary);
@@ -254,7 +262,7 @@ exec env PATH=/none "$@" --host-root="$root"
     pub fn control(&self, arguments: &[&str]) -> Result<String> {
         let output = self
             .netns
-            .command(workspace::BINARIES.file("ebbtidectl")?)
+            .command(self.release.file("ebbtidectl")?)
             .arg("--socket")
             .arg(self.socket())
             .args(arguments)
@@ -318,7 +326,7 @@ exec env PATH=/none "$@" --host-root="$root"
     pub fn doctor(&self) -> Result<(Vec<Finding>, bool)> {
         let output = self
             .netns
-            .command(workspace::BINARIES.file("ebbtidectl")?)
+            .command(self.release.file("ebbtidectl")?)
             .arg("--socket")
             .arg(self.socket())
             .args(["doctor", "-o", "json"])
@@ -414,7 +422,7 @@ exec env PATH=/none "$@" --host-root="$root"
     /// Returns the plugin as a runtime on this node calls it.
     #[must_use]
     pub fn plugin(&self) -> Plugin {
-        Plugin::new(self.netns.clone(), self.socket())
+        Plugin::new(self.netns.clone(), self.socket(), self.release)
     }
 
     /// Returns the agent's process ID, if it runs.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{foreign, netns::Netns, workspace};
+use crate::{foreign, netns::Netns, workspace::Place};
 
 /// The CNI version of the calls, unless a test sets another one.
 pub const VERSION: &str = "1.1.0";
@@ -22,6 +22,7 @@ pub const VERSION: &str = "1.1.0";
 pub struct Plugin {
     node: Netns,
     socket: PathBuf,
+    release: Place,
 }
 
 /// A sandbox as a runtime describes it.
@@ -86,8 +87,12 @@ impl fmt::Display for CniError {
 impl std::error::Error for CniError {}
 
 impl Plugin {
-    pub(crate) fn new(node: Netns, socket: PathBuf) -> Self {
-        Self { node, socket }
+    pub(crate) fn new(node: Netns, socket: PathBuf, release: Place) -> Self {
+        Self {
+            node,
+            socket,
+            release,
+        }
     }
 
     /// Returns a network configuration that names a network of the manifests.
@@ -128,7 +133,7 @@ impl Plugin {
         config: &[u8],
         variables: &[(&str, &OsStr)],
     ) -> Result<Outcome> {
-        let binary = workspace::BINARIES.file("ebbtide")?;
+        let binary = self.release.file("ebbtide")?;
         let mut child = self.node.command(&binary);
         child
             .env_clear()

@@ -19,6 +19,13 @@ pub const BINARIES: Place = Place {
     made_by: "cargo xtask build",
 };
 
+/// As [`BINARIES`], of an older release.
+pub const OLDER: Place = Place {
+    variable: "EBBTIDE_OLDER_DIR",
+    default: "target/older",
+    made_by: "cargo xtask older",
+};
+
 /// The eBPF objects.
 pub const EBPF: Place = Place {
     variable: "EBBTIDE_EBPF_DIR",
