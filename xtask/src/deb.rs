@@ -259,6 +259,11 @@ mod tests {
     #[test]
     fn the_description_has_the_fields_that_dpkg_demands() {
         let text = fields("amd64");
+        // dpkg refuses a field without a value, or says nothing at all of it, by its age.
+        assert!(
+            text.lines().all(|line| !line.trim_end().ends_with(':')),
+            "{text}"
+        );
         for field in [
             "Package",
             "Version",
