@@ -79,7 +79,7 @@ fn the_data_is_what_ebbtidectl_says_and_for_who_brings_the_token() -> Result<()>
     ] {
         ensure!(page.head.contains(header), "{header}: {}", page.head);
     }
-    ensure!(!page.body.contains("guest/guest") && !page.body.contains(&link.token));
+    ensure!(!page.body.contains("default/guest") && !page.body.contains(&link.token));
 
     for (host, more, status) in [
         (ADDRESS, bearer(&link), 200),
@@ -91,7 +91,7 @@ fn the_data_is_what_ebbtidectl_says_and_for_who_brings_the_token() -> Result<()>
     ] {
         let answer = asked(&node, "/node.json", host, &more)?;
         ensure!(answer.status == status, "{host} {more}: {answer:?}");
-        ensure!(status == 200 || !answer.body.contains("guest/guest"));
+        ensure!(status == 200 || !answer.body.contains("default/guest"));
     }
     let by_query = format!("/node.json?token={}", link.token);
     ensure!(asked(&node, &by_query, ADDRESS, "")?.status == 403);
@@ -272,7 +272,7 @@ fn a_browser_draws_the_node_and_asks_nobody_else() -> Result<()> {
     let nics = nics.iter().filter(|nic| nic["takenFor"] == "nic");
     let names: Vec<&str> = nics.filter_map(|nic| nic["name"].as_str()).collect();
     ensure!(names.len() > 1, "{names:?}");
-    let texts = ["guest/guest", "is missing", "Ebbtide <span id=\"node\""];
+    let texts = ["default/guest", "is missing", "Ebbtide <span id=\"node\""];
     for text in texts.iter().chain(&names) {
         ensure!(drawn.contains(text), "{text}: {drawn}");
     }
@@ -297,7 +297,7 @@ fn a_browser_draws_the_node_and_asks_nobody_else() -> Result<()> {
 
     let without = dump(&format!("http://{ADDRESS}/"))?;
     ensure!(without.contains("no token"), "{without}");
-    ensure!(!without.contains("guest/guest"), "{without}");
+    ensure!(!without.contains("default/guest"), "{without}");
     match env::var_os(PICTURES) {
         Some(directory) => pictures(&program, &node, &home, &link, Path::new(&directory)),
         None => Ok(()),
