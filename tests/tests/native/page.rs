@@ -229,6 +229,8 @@ fn chromium(program: &Path, node: &Netns, home: &TempDir) -> Command {
             "--disable-dev-shm-usage",
             "--disable-background-networking",
             "--disable-component-update",
+            // It asks what time it is.
+            "--disable-features=NetworkTimeServiceQuerying",
             "--disable-sync",
             "--no-first-run",
             "--no-proxy-server",
