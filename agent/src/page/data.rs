@@ -21,8 +21,11 @@ const PART: u32 = 20;
 /// The flows that are shown, the youngest first.
 const FLOWS: usize = 500;
 
-/// What is shown, and the queries that are answered with it.
-const PARTS: [(&str, fn() -> Query); 6] = [
+/// A part's name, and the query that is answered with it.
+type Part = (&'static str, fn() -> Query);
+
+/// What is shown.
+const PARTS: [Part; 6] = [
     ("status", || Query::Status),
     ("nics", || Query::Nics),
     ("pods", || Query::Pods),
