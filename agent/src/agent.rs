@@ -58,6 +58,7 @@ use crate::{
     cloud::{Cloud, Parts, follow},
     install::InstallStatus,
     metrics::Metrics,
+    page::PageStatus,
     reconcile::{Scope, Work},
 };
 
@@ -112,6 +113,8 @@ pub struct Agent {
     pub cloud: Arc<Cloud>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where the page for people is.
+    pub page: PageStatus,
 }
 
 /// A set of interfaces that nobody starts to change until this is dropped.
@@ -188,6 +191,7 @@ impl Agent {
             pending: PendingAddresses::default(),
             cloud: Arc::default(),
             metrics: Metrics::default(),
+            page: PageStatus::default(),
         })
     }
 

@@ -1,4 +1,5 @@
-//! A small HTTP server for metrics and probes: it reads nothing but a path, and answers from a [`Router`].
+//! A small HTTP server for metrics, probes and the page: it reads nothing but the head of a request, and answers from a
+//! [`Router`].
 //!
 //! Nothing of a pod's network depends on it. An address that cannot be had is a warning and a finding, and is tried again.
 
@@ -16,6 +17,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request,
     body::{Bytes, Incoming},
+    header::{ACCEPT, AUTHORIZATION, HOST},
     server::conn::http1,
     service::service_fn,
 };
@@ -48,14 +50,32 @@ const MAX_HEADERS: usize = 64;
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Why the server cannot be reached, if so. All clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct ListenStatus(Arc<Mutex<Option<String>>>);
+#[derive(Clone, Debug)]
+pub struct ListenStatus {
+    what: &'static str,
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Default for ListenStatus {
+    fn default() -> Self {
+        Self::of("metrics and probes")
+    }
+}
 
 impl ListenStatus {
+    /// Makes the status of a server of `what`, in the plural.
+    #[must_use]
+    pub fn of(what: &'static str) -> Self {
+        Self {
+            what,
+            fault: Arc::default(),
+        }
+    }
+
     /// Returns why nobody is answered now.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        let fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         fault.clone()
     }
 
@@ -70,16 +90,16 @@ impl ListenStatus {
             };
             format!("{address}: {e}{hint}")
         });
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == fault {
             return;
         }
+        let what = self.what;
         match &fault {
             Some(fault) => warn!(
-                "metrics and probes are not served at {fault}; it is tried again every few seconds, and pods are served \
-                 all the same"
+                "{what} are not served at {fault}; it is tried again every few seconds, and pods are served all the same"
             ),
-            None => info!("metrics and probes are served at {address} now"),
+            None => info!("{what} are served at {address} now"),
         }
         *last = fault;
     }
@@ -101,8 +121,8 @@ pub async fn serve(address: SocketAddr, router: Router, status: ListenStatus) {
 async fn answer_all(listener: &TcpListener, router: Arc<Router>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(e) => {
                 // Most likely out of descriptors: other connections must end first.
                 debug!("accept a connection for metrics: {e}");
@@ -115,7 +135,7 @@ async fn answer_all(listener: &TcpListener, router: Arc<Router>) {
         };
         let router = Arc::clone(&router);
         tokio::spawn(async move {
-            match timeout(WHOLE, converse(stream, router)).await {
+            match timeout(WHOLE, converse(stream, peer, router)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => debug!("a client of the metrics went away: {e}"),
                 Err(_) => debug!("a client of the metrics is too slow"),
@@ -126,11 +146,11 @@ async fn answer_all(listener: &TcpListener, router: Arc<Router>) {
 }
 
 /// Answers one request. Connections are not kept: a silent one would hold a place.
-async fn converse(stream: TcpStream, router: Arc<Router>) -> hyper::Result<()> {
+async fn converse(stream: TcpStream, peer: SocketAddr, router: Arc<Router>) -> hyper::Result<()> {
     let answer = |request: Request<Incoming>| {
         let router = Arc::clone(&router);
         async move {
-            let answer = router.answer(&asked(&request)).await;
+            let answer = router.answer(&asked(&request, peer)).await;
             let is_head = request.method() == Method::HEAD;
             Ok::<_, Infallible>(answer.into_response(is_head).map(Full::<Bytes>::new))
         }
@@ -146,14 +166,21 @@ async fn converse(stream: TcpStream, router: Arc<Router>) -> hyper::Result<()> {
     server.serve_connection(stream, service_fn(answer)).await
 }
 
-fn asked(request: &Request<Incoming>) -> Asked {
-    let accepts = request.headers().get_all(hyper::header::ACCEPT).iter();
-    let accepts = accepts.filter_map(|value| value.to_str().ok());
+fn asked(request: &Request<Incoming>, peer: SocketAddr) -> Asked {
+    let values = |name| {
+        let values = request.headers().get_all(name).iter();
+        let values = values.filter_map(|value| value.to_str().ok());
+        values.collect::<Vec<_>>().join(",")
+    };
     Asked {
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         query: request.uri().query().unwrap_or_default().to_owned(),
-        accept: accepts.collect::<Vec<_>>().join(","),
+        accept: values(ACCEPT),
+        host: values(HOST),
+        authorization: values(AUTHORIZATION),
+        // A listener of both families tells IPv4's addresses as IPv6's.
+        is_local: peer.ip().to_canonical().is_loopback(),
     }
 }
 

@@ -211,6 +211,10 @@ pub async fn answer(agent: &Agent, query: &Query) -> Response {
         }
         // It has many answers: see `trace`.
         Query::Trace(_) => return refuse("a trace is no single answer".to_owned()),
+        Query::Page => match agent.page.link() {
+            Ok(link) => serde_json::to_string(&link),
+            Err(e) => return refuse(e),
+        },
         Query::Ip { address } => serde_json::to_string(&address::describe(agent, *address)),
         Query::Release { address, force } => {
             match address::release(agent, *address, *force).await {

@@ -34,6 +34,8 @@ pub enum Need {
     Xsave,
     /// Prometheus and promtool.
     Prometheus,
+    /// The browser chromium.
+    Chromium,
     /// A kernel whose BPF_PROG_TEST_RUN accepts the interface by which a packet came in.
     Ingress,
     /// The programs of clouds' images, unpacked packages of Debian's.
@@ -60,6 +62,7 @@ impl Need {
             Self::Ptrace => "ptrace",
             Self::Xsave => "xsave",
             Self::Prometheus => "prometheus",
+            Self::Chromium => "chromium",
             Self::Ingress => "ingress",
             Self::Images => "images",
             Self::Older => "older",

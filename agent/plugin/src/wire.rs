@@ -106,6 +106,8 @@ pub enum Query {
         #[serde(default)]
         seconds: Option<u64>,
     },
+    /// Where the node's page is, and what it must bring to get its data.
+    Page,
     /// Releases the address of a pod that was deleted.
     Release {
         /// The address.

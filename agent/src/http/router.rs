@@ -6,14 +6,17 @@ use futures::future::BoxFuture;
 use hyper::{
     Method, Response, StatusCode,
     body::Bytes,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+    header::{
+        ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+        REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    },
 };
 
 /// Plain text.
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What a client asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     /// The method.
     pub method: Method,
@@ -23,6 +26,12 @@ pub struct Asked {
     pub query: String,
     /// What the client accepts (RFC 9110, section 12.5.1).
     pub accept: String,
+    /// The name or address by which the client knows the server, mostly with a port (RFC 9110, section 7.2).
+    pub host: String,
+    /// By what the client says that it may ask (RFC 9110, section 11.6.2).
+    pub authorization: String,
+    /// Whether the client's address is a loopback one: it is on this machine.
+    pub is_local: bool,
 }
 
 /// An answer.
@@ -34,6 +43,8 @@ pub struct Answer {
     pub content_type: &'static str,
     /// The body.
     pub body: Bytes,
+    /// Further headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Answer {
@@ -43,6 +54,7 @@ impl Answer {
             status: StatusCode::OK,
             content_type,
             body: body.into(),
+            headers: Vec::new(),
         }
     }
 
@@ -53,6 +65,13 @@ impl Answer {
             status,
             ..Self::of(TEXT, format!("{text}\n"))
         }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// Returns the response; to HEAD without the body, whose length it has.
@@ -67,6 +86,9 @@ impl Answer {
         headers.insert(CONTENT_LENGTH, self.body.len().into());
         headers.insert(CACHE_CONTROL, NO_STORE);
         headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+        headers.insert(REFERRER_POLICY, NO_REFERRER);
+        headers.insert(RESOURCE_POLICY, SAME_ORIGIN);
+        headers.extend(self.headers);
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, GET_HEAD);
         }
@@ -77,10 +99,14 @@ impl Answer {
     }
 }
 
-const TEXT_VALUE: hyper::header::HeaderValue = hyper::header::HeaderValue::from_static(TEXT);
-const NO_STORE: hyper::header::HeaderValue = hyper::header::HeaderValue::from_static("no-store");
-const NO_SNIFF: hyper::header::HeaderValue = hyper::header::HeaderValue::from_static("nosniff");
-const GET_HEAD: hyper::header::HeaderValue = hyper::header::HeaderValue::from_static("GET, HEAD");
+const TEXT_VALUE: HeaderValue = HeaderValue::from_static(TEXT);
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
+/// Who may have an answer as an image or a script of a page of theirs.
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
+const GET_HEAD: HeaderValue = HeaderValue::from_static("GET, HEAD");
 
 type Handler = Box<dyn Fn(Asked) -> BoxFuture<'static, Answer> + Send + Sync>;
 
@@ -96,8 +122,7 @@ type Handler = Box<dyn Fn(Asked) -> BoxFuture<'static, Answer> + Send + Sync>;
 /// let ask = |method, path: &str| Asked {
 ///     method,
 ///     path: path.into(),
-///     query: String::new(),
-///     accept: String::new(),
+///     ..Asked::default()
 /// };
 /// let runtime = tokio::runtime::Builder::new_current_thread().build()?;
 /// let status = |asked| runtime.block_on(router.answer(&asked)).status;

@@ -10,6 +10,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::repairs::{Recent, RepairCount, Repairs};
+
 /// The bounds of a request's duration, in seconds: from one that finds nothing to do, to one that waits for an IPAM plugin.
 const REQUEST: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -100,6 +102,7 @@ pub struct Events {
     durations: Timed<Command>,
     steps: Timed<Step>,
     repairs: Family<Repair, Counter>,
+    recent: Recent,
     conflicts: Counter,
 }
 
@@ -110,6 +113,7 @@ impl Default for Events {
             durations: Family::new_with_constructor(|| Histogram::new(REQUEST)),
             steps: Family::new_with_constructor(|| Histogram::new(STEP)),
             repairs: Family::default(),
+            recent: Recent::default(),
             conflicts: Counter::default(),
         };
         for (command, codes) in USUAL {
@@ -164,26 +168,53 @@ impl Events {
 
     /// Counts an object of the host's that was missing and is there again.
     pub fn restored(&self, missing: &Missing) {
-        self.repaired(Place::Node, object(missing));
+        self.repaired(Place::Node, object(missing), missing.to_string());
     }
 
     /// Counts what a pod had changed, and has back.
-    pub fn reverted(&self, reverted: &Reverted) {
-        for _ in &reverted.addresses {
-            self.repaired(Place::Pod, "address");
+    pub fn reverted(&self, pod: &str, reverted: &Reverted) {
+        for (address, link) in &reverted.addresses {
+            let what = format!("{pod} had {address} on {link}");
+            self.repaired(Place::Pod, "address", what);
         }
-        if reverted.mode.is_some() {
-            self.repaired(Place::Pod, "mode");
+        if let Some(mode) = reverted.mode {
+            let what = format!("{pod} had set its NIC's ipvlan mode to {mode}");
+            self.repaired(Place::Pod, "mode", what);
         }
     }
 
-    /// Counts a repair of an object, by its kind.
-    pub fn repaired(&self, place: Place, object: &'static str) {
+    /// Counts a repair of an object, by its kind. `what` says how it was found, for people.
+    pub fn repaired(&self, place: Place, object: &'static str, what: String) {
         let labels = Repair {
             place: place.name(),
             object,
         };
         self.repairs.get_or_create(&labels).inc();
+        self.recent.add(place.name(), object, what);
+    }
+
+    /// Returns what was repaired since the start, and the last of it by name.
+    #[must_use]
+    pub fn repairs(&self) -> Repairs {
+        let mut counts = Vec::new();
+        for place in [Place::Node, Place::Pod] {
+            let place_name = place.name();
+            for object in place.objects() {
+                let counter = self.repairs.get_or_create(&Repair {
+                    place: place_name,
+                    object,
+                });
+                counts.push(RepairCount {
+                    place: place_name.to_owned(),
+                    object: (*object).to_owned(),
+                    count: counter.get(),
+                });
+            }
+        }
+        Repairs {
+            counts,
+            recent: self.recent.all(),
+        }
     }
 
     /// Counts an address that the node got while a pod was given it.

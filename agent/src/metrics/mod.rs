@@ -11,6 +11,7 @@ mod events;
 mod exposition;
 mod leading;
 mod process;
+mod repairs;
 mod serve;
 mod snapshot;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use events::{Events, Place};
 pub use exposition::Format;
 pub use leading::Leading;
 pub use process::Process;
+pub use repairs::{RepairCount, RepairLine, Repairs};
 pub use serve::{serve_agent, serve_controller};
 pub use snapshot::{
     CloudBlocks, CloudState, FlowTable, InPods, InterfaceKind, NodeState, OnNic, PoolState,

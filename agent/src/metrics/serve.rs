@@ -9,6 +9,7 @@ use super::{Format, Leading, Metrics, Snapshot, collect};
 use crate::{
     agent::Agent,
     http::{self, Answer, Asked, Router},
+    page,
 };
 
 /// Answers for an agent at `address`, until the runtime ends.
@@ -26,6 +27,7 @@ pub fn serve_agent(agent: &Arc<Agent>, address: ListenAddress) {
     };
     let ready = metrics.clone();
     let router = health(move || ready.is_ready()).at("/metrics", scrape);
+    let router = page::serve(agent, socket, router, &metrics.listening);
     tokio::spawn(http::serve(socket, router, metrics.listening));
 }
 

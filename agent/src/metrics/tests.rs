@@ -112,7 +112,9 @@ fn counted() -> Metrics {
     metrics.events.command("ADD", 0, &took);
     metrics.events.command("ADD", 101, &took);
     metrics.events.command("nonsense", 4, &[]);
-    metrics.events.repaired(Place::Node, "route");
+    metrics
+        .events
+        .repaired(Place::Node, "route", "a route is missing".into());
     metrics.events.conflicted();
     metrics
 }

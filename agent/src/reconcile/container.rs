@@ -205,7 +205,8 @@ impl Item<'_> {
         let new = agent.replanned(&net, self.facts);
         self.apply_plan(&net, new, "cannot attach the eBPF programs again")
             .await?;
-        agent.metrics.events.repaired(Place::Pod, "program");
+        let what = format!("{}'s programs were detached", net.pod);
+        agent.metrics.events.repaired(Place::Pod, "program", what);
         warn!(
             pod = %net.pod,
             interface = self.owner.interface,

@@ -78,7 +78,7 @@ impl UnassignableAddresses {
         let taken = self.get(host, facts).await?;
         let reverted = podnet::revert(net, taken.to_vec()).await?;
         log_reverted(net, &reverted);
-        self.events.reverted(&reverted);
+        self.events.reverted(&net.pod, &reverted);
         Ok(reverted != Reverted::default())
     }
 }

@@ -24,6 +24,7 @@ mod network_managers;
 mod nic_links;
 mod others_routes;
 mod others_rules;
+mod page;
 mod pool_kill;
 mod programs;
 mod protocols;

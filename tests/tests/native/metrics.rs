@@ -28,7 +28,7 @@ const NODE: &str = "master";
 const PROMETHEUS_ADDRESS: &str = "127.0.0.1:19090";
 
 /// How a scrape names the repair of a rule of the node's.
-const REPAIRED: [&str; 2] = ["place=\"node\"", "object=\"rule\""];
+pub(crate) const REPAIRED: [&str; 2] = ["place=\"node\"", "object=\"rule\""];
 
 /// Returns a program of Prometheus'; `None`, after a skip, without it.
 fn program(name: &str) -> Option<PathBuf> {
@@ -40,7 +40,7 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 /// Removes the first of the agent's rules, as a person would.
-fn remove_a_rule(node: &Netns) -> Result<()> {
+pub(crate) fn remove_a_rule(node: &Netns) -> Result<()> {
     let rules = ip(node, &["-4", "rule", "show"])?;
     let mut priorities = rules.lines().filter_map(|line| line.split_once(':'));
     let ours = priorities.find(|(priority, _)| priority.len() == 4 && priority.starts_with("10"));

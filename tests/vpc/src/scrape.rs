@@ -29,18 +29,46 @@ pub fn get(netns: &Netns, address: &str, path: &str) -> Result<(u16, String)> {
 /// # Errors
 /// As [`get`].
 pub fn get_here(address: &str, path: &str) -> Result<(u16, String)> {
+    let answer = ask_here(address, &format!("GET {path} HTTP/1.0\r\nHost: a"))?;
+    Ok((answer.status, answer.body))
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The lines before the body, in lower case.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+/// Sends a request with this head, its lines apart by `\r\n`, in a namespace.
+///
+/// # Errors
+/// If nobody listens, or the answer is not HTTP.
+pub fn ask(netns: &Netns, address: &str, head: &str) -> Result<Answer> {
+    netns.run(|| ask_here(address, head))
+}
+
+fn ask_here(address: &str, head: &str) -> Result<Answer> {
     let ask = || -> Result<String> {
         let mut stream = TcpStream::connect_timeout(&address.parse()?, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: a\r\n\r\n")?;
+        write!(stream, "{head}\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    let answer = ask().with_context(|| format!("asking {address} for {path}"))?;
+    let answer = ask().with_context(|| format!("asking {address}: {head}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok((status.context("no status")?, body.to_owned()))
+    Ok(Answer {
+        status: status.context("no status")?,
+        head: head.to_lowercase(),
+        body: body.to_owned(),
+    })
 }
 
 /// What was told at one moment.

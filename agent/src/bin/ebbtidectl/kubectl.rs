@@ -4,6 +4,7 @@
 //! server, so that credentials, proxies and contexts are as in every other kubectl command, and runs `ebbtidectl` in the
 //! agents' pods.
 
+mod page;
 mod sysdump;
 
 use std::{
@@ -98,6 +99,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let agents = chosen(agents(cli)?, &nodes(cli)?)?;
     if let Command::Sysdump(options) = &asked.command {
         return sysdump::run(cli, options, &agents);
+    }
+    if let Command::Page(options) = &asked.command {
+        return page::run(cli, options, asked.output, &agents);
     }
     match agents.as_slice() {
         [only] if asked.output == Output::Text => follow(cli, &asked, only),

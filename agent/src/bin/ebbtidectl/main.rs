@@ -11,6 +11,7 @@ mod format;
 mod kubectl;
 mod log_level;
 mod nics;
+mod page;
 mod pages;
 mod pods;
 mod pools;
@@ -83,6 +84,9 @@ enum Command {
     },
     /// Show or change what the agent logs, without a restart: `ebbtidectl log-level debug`.
     LogLevel(log_level::Options),
+    /// Print the address of this node's page, for a browser: NICs, pods, addresses and flows, live. It contains the token
+    /// by which the page gets its data.
+    Page(page::Options),
     /// Collect what is needed to understand this node from elsewhere, in one file: to attach to an issue.
     Sysdump(sysdump::Options),
     /// Print the completions for a shell: `source <(ebbtidectl completions bash)`.
@@ -144,6 +148,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
         Command::Doctor(options) if options.dry_run => {
             return dry_run::run(options, cli.output == Output::Json);
         }
+        Command::Page(options) => options.check()?,
         _ => {}
     }
     let query = match &cli.command {
@@ -163,6 +168,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             force: *force,
         },
         Command::LogLevel(options) => options.query(),
+        Command::Page(_) => Query::Page,
         Command::Sysdump(options) => return sysdump::run(options, &cli.socket),
         Command::Completions { shell } => {
             return Ok((pages::completions(*shell)?, ExitCode::SUCCESS));
@@ -194,6 +200,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
         }
         Command::Flows(_) => flows::show(&parse(&answer)?),
         Command::LogLevel(_) => log_level::show(&parse(&answer)?),
+        Command::Page(_) => page::show(&parse(&answer)?),
         // These are done above.
         Command::Trace(_)
         | Command::Sysdump(_)
