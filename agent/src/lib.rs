@@ -14,6 +14,7 @@ pub mod http;
 pub mod install;
 pub mod log;
 pub mod metrics;
+pub mod probe;
 pub mod program;
 pub mod query;
 pub mod reconcile;
