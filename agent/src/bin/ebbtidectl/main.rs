@@ -85,6 +85,9 @@ enum Command {
     LogLevel(log_level::Options),
     /// Collect what is needed to understand this node from elsewhere, in one file: to attach to an issue.
     Sysdump(sysdump::Options),
+    /// Prove on a Kubernetes cluster that pods, nodes and Services reach each other by every NIC, and that replies leave by
+    /// the right one: makes pods in a namespace of its own, and removes them.
+    Connectivity(kubectl::connectivity::Options),
     /// Print the completions for a shell: `source <(ebbtidectl completions bash)`.
     Completions {
         /// The shell.
@@ -115,6 +118,10 @@ fn main() -> ExitCode {
         return kubectl::main();
     }
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Connectivity(_)) {
+        // It is of a cluster, and no agent's socket is asked.
+        return kubectl::main_with(std::env::args_os().skip(1));
+    }
     match run(&cli) {
         Ok((text, exit)) => {
             // A reader that closes the pipe early (`| head`) is no failure.
@@ -168,6 +175,9 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             return Ok((pages::completions(*shell)?, ExitCode::SUCCESS));
         }
         Command::Man { dir } => return Ok((pages::manual(dir)?, ExitCode::SUCCESS)),
+        Command::Connectivity(_) => {
+            anyhow::bail!("this is of a cluster: kubectl ebbtide connectivity")
+        }
     };
     let answer = ask(&cli.socket, query)?;
     let exit = match &cli.command {
@@ -197,6 +207,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
         // These are done above.
         Command::Trace(_)
         | Command::Sysdump(_)
+        | Command::Connectivity(_)
         | Command::Completions { .. }
         | Command::Man { .. } => answer,
         Command::Ip { .. } => addresses::show(&parse(&answer)?),

@@ -171,14 +171,17 @@ fn wrong_client(check: &Check, seen: &Seen, live: &Live, topology: &Topology) ->
     let client = seen.client.ip();
     match &check.from {
         Asker::Pod(pod) => {
-            let own = live.pod(pod).is_some_and(|pod| pod.addresses.contains(&client));
+            let own = live
+                .pod(pod)
+                .is_some_and(|pod| pod.addresses.contains(&client));
             (!own).then(|| format!("the server saw {client}, which is not the pod's own address"))
         }
         Asker::Node(node) => {
             let mut nodes = topology.nodes.iter();
             let node = nodes.find(|each| each.name == *node);
             let own = node.is_some_and(|node| has(node.addresses().map(|(_, each)| each), client));
-            (!own).then(|| format!("the server saw {client}, which is none of the node's addresses"))
+            (!own)
+                .then(|| format!("the server saw {client}, which is none of the node's addresses"))
         }
     }
 }
@@ -243,7 +246,11 @@ mod tests {
 
     #[test]
     fn a_pod_is_answered_by_the_one_that_it_asked_and_seen_as_itself() {
-        let check = check(Group::OtherNode, Asker::Pod(pod("n1")), Target::Pod(pod("n2")));
+        let check = check(
+            Group::OtherNode,
+            Asker::Pod(pod("n1")),
+            Target::Pod(pod("n2")),
+        );
         let row = judged(&check, &answered("probe-2", "10.9.0.1:7"));
         assert_eq!((row.verdict, row.address_kept), (Verdict::Ok, Some(true)));
         for (by, seen, words) in [
@@ -258,7 +265,11 @@ mod tests {
 
     #[test]
     fn a_node_is_seen_by_any_of_its_own_addresses() {
-        let check = check(Group::NodeToItsPods, Asker::Node("n1".into()), Target::Pod(pod("n1")));
+        let check = check(
+            Group::NodeToItsPods,
+            Asker::Node("n1".into()),
+            Target::Pod(pod("n1")),
+        );
         for (seen, verdict) in [("10.6.0.1:7", Verdict::Ok), ("10.6.0.2:7", Verdict::Failed)] {
             assert_eq!(judged(&check, &answered("probe-0", seen)).verdict, verdict);
         }
@@ -279,7 +290,11 @@ mod tests {
 
     #[test]
     fn no_answer_is_a_failure_and_what_cannot_be_asked_is_none() {
-        let check = check(Group::OtherNode, Asker::Pod(pod("n1")), Target::Pod(pod("n2")));
+        let check = check(
+            Group::OtherNode,
+            Asker::Pod(pod("n1")),
+            Target::Pod(pod("n2")),
+        );
         let exchange = |outcome| Exchange {
             id: 0,
             tries: 3,

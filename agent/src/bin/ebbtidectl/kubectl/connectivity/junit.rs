@@ -15,7 +15,11 @@ use super::{
 pub(super) fn xml(report: &Report) -> String {
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
     for group in Group::ALL {
-        let rows: Vec<&Row> = report.rows.iter().filter(|row| row.group == group).collect();
+        let rows: Vec<&Row> = report
+            .rows
+            .iter()
+            .filter(|row| row.group == group)
+            .collect();
         if rows.is_empty() {
             continue;
         }
@@ -90,9 +94,18 @@ mod tests {
         let mut report = report();
         report.rows[1].detail.push('\u{1b}');
         let xml = xml(&report);
-        assert!(xml.contains("tests=\"4\" failures=\"1\" skipped=\"1\""), "{xml}");
+        assert!(
+            xml.contains("tests=\"4\" failures=\"1\" skipped=\"1\""),
+            "{xml}"
+        );
         assert!(xml.contains("pod &lt;b&gt;"), "{xml}");
-        assert!(xml.contains("<failure message=\"timed out &amp; &quot;gone&quot;?\"/>"), "{xml}");
-        assert_eq!(xml.matches("<testsuite ").count(), xml.matches("</testsuite>").count());
+        assert!(
+            xml.contains("<failure message=\"timed out &amp; &quot;gone&quot;?\"/>"),
+            "{xml}"
+        );
+        assert_eq!(
+            xml.matches("<testsuite ").count(),
+            xml.matches("</testsuite>").count()
+        );
     }
 }

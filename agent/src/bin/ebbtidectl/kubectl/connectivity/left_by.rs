@@ -41,12 +41,15 @@ pub(super) fn expected(
     let mut networks = topology.networks.iter();
     let network = networks.find(|network| network.name == traced.pod.network);
     let ports = network.map(|network| node_ports(node, std::slice::from_ref(network)));
-    let ports = ports.into_iter().flatten().filter_map(|target| match &target {
-        Target::NodePort { nic, address, .. } if Family::of(*address) == family => {
-            Some((nic.clone(), target))
-        }
-        _ => None,
-    });
+    let ports = ports
+        .into_iter()
+        .flatten()
+        .filter_map(|target| match &target {
+            Target::NodePort { nic, address, .. } if Family::of(*address) == family => {
+                Some((nic.clone(), target))
+            }
+            _ => None,
+        });
     let direct = own.map(|nic| (nic.to_owned(), Target::Pod(traced.pod.clone())));
     let mut expected = Vec::new();
     for (nic, target) in direct.into_iter().chain(ports) {
@@ -86,7 +89,11 @@ pub(super) fn judge(
             family: Some(Family::of(each.server.ip())),
             protocol: Some(each.protocol),
             server: Some(each.server),
-            ..Row::new(Group::ReplyNic, traced.client.to_string(), each.target.to_string())
+            ..Row::new(
+                Group::ReplyNic,
+                traced.client.to_string(),
+                each.target.to_string(),
+            )
         };
         let replies: Vec<&TraceLine> = lines
             .iter()
@@ -197,7 +204,11 @@ mod tests {
         let row = judged(&good);
         assert_eq!(row.verdict, Verdict::Ok);
         assert_eq!(row.left_by.as_deref(), Some("ens6"));
-        assert!(row.detail.contains("1 of them sent there"), "{}", row.detail);
+        assert!(
+            row.detail.contains("1 of them sent there"),
+            "{}",
+            row.detail
+        );
         let row = judged(&[line("ens5", "10.6.0.1:30020", "pass")]);
         assert_eq!(row.verdict, Verdict::Failed);
         assert_eq!(row.left_by.as_deref(), Some("ens5"));

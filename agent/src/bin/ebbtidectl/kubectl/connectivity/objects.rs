@@ -222,8 +222,9 @@ impl Live {
             for policy in [Policy::Cluster, Policy::Local] {
                 let name = service_name(number, policy);
                 let mut items = items.iter();
-                let found = items
-                    .find(|item| item.pointer("/metadata/name").and_then(Value::as_str) == Some(&name));
+                let found = items.find(|item| {
+                    item.pointer("/metadata/name").and_then(Value::as_str) == Some(&name)
+                });
                 if let Some(object) = found {
                     self.services
                         .insert((network.clone(), policy), served(object));
@@ -252,7 +253,9 @@ impl Live {
         match asker {
             Asker::Node(_) => true,
             Asker::Pod(pod) => self.pod(pod).is_some_and(|pod| {
-                pod.addresses.iter().any(|address| Family::of(*address) == family)
+                pod.addresses
+                    .iter()
+                    .any(|address| Family::of(*address) == family)
             }),
         }
     }
@@ -340,12 +343,18 @@ fn port_number(value: &Value) -> Option<u16> {
 }
 
 fn cluster_ips(service: &Value) -> Vec<IpAddr> {
-    let all = service.pointer("/spec/clusterIPs").and_then(Value::as_array);
+    let all = service
+        .pointer("/spec/clusterIPs")
+        .and_then(Value::as_array);
     let parse = |value: &Value| value.as_str()?.parse().ok();
     let all: Vec<IpAddr> = all.into_iter().flatten().filter_map(parse).collect();
     match all.is_empty() {
         // Before Kubernetes 1.20.
-        true => service.pointer("/spec/clusterIP").and_then(parse).into_iter().collect(),
+        true => service
+            .pointer("/spec/clusterIP")
+            .and_then(parse)
+            .into_iter()
+            .collect(),
         false => all,
     }
 }
@@ -373,7 +382,11 @@ pub(super) mod tests {
     pub(in super::super) fn live() -> Live {
         let topology = topology(2);
         let names = pod_names(&plan::pods(&topology));
-        let networks: Vec<String> = topology.networks.iter().map(|each| each.name.clone()).collect();
+        let networks: Vec<String> = topology
+            .networks
+            .iter()
+            .map(|each| each.name.clone())
+            .collect();
         let pods: Vec<Value> = (1..)
             .zip(&names)
             .map(|(number, (name, _)): (u8, _)| {
@@ -398,7 +411,9 @@ pub(super) mod tests {
                 service(1, Policy::Cluster, 30020), service(1, Policy::Local, 30030),
             ]}),
         );
-        live.read_api_server(&json!({"spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 6443}]}}));
+        live.read_api_server(
+            &json!({"spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 6443}]}}),
+        );
         live.node_servers.insert("n1".into(), 4000);
         live
     }
@@ -439,7 +454,10 @@ pub(super) mod tests {
             assert_eq!(address, Some(expected.parse().unwrap()), "{target}");
         }
         // Neither pods nor Services have IPv6.
-        assert_eq!(live.resolve(&Target::Pod(pod("n2")), Family::IPv6, Protocol::Tcp), None);
+        assert_eq!(
+            live.resolve(&Target::Pod(pod("n2")), Family::IPv6, Protocol::Tcp),
+            None
+        );
         assert!(!live.speaks(&Asker::Pod(pod("n1")), Family::IPv6));
     }
 
@@ -452,9 +470,16 @@ pub(super) mod tests {
         let waiting = json!({"status": {"phase": "Pending", "containerStatuses": [
             {"ready": false, "state": {"waiting": {"reason": "ErrImagePull"}}},
         ]}});
-        assert_eq!(started("p", &pod, &waiting).trouble, "Pending: ErrImagePull");
-        let unscheduled = json!({"status": {"phase": "Pending", "conditions": [{"message": "0/2 nodes"}]}});
-        assert_eq!(started("p", &pod, &unscheduled).trouble, "Pending: 0/2 nodes");
+        assert_eq!(
+            started("p", &pod, &waiting).trouble,
+            "Pending: ErrImagePull"
+        );
+        let unscheduled =
+            json!({"status": {"phase": "Pending", "conditions": [{"message": "0/2 nodes"}]}});
+        assert_eq!(
+            started("p", &pod, &unscheduled).trouble,
+            "Pending: 0/2 nodes"
+        );
     }
 
     #[test]
@@ -464,7 +489,10 @@ pub(super) mod tests {
             pull_policy: "Never".into(),
         };
         let names = pod_names(&plan::pods(&topology(1)));
-        let networks = ["default/ipvlan-ens5".to_owned(), "default/ipvlan-ens6".to_owned()];
+        let networks = [
+            "default/ipvlan-ens5".to_owned(),
+            "default/ipvlan-ens6".to_owned(),
+        ];
         let list = objects("ns", &names, &networks, &image);
         let items = list["items"].as_array().unwrap();
         assert_eq!(items.len(), 2 + 4);

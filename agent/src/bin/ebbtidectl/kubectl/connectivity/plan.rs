@@ -233,7 +233,9 @@ fn on(node: &Node, networks: &[Network]) -> Vec<TestPod> {
 
 /// Returns the node after this one in the ring; `None` if there is only one.
 fn next(nodes: &[Node], index: usize) -> Option<&Node> {
-    nodes.get((index + 1) % nodes.len()).filter(|_| nodes.len() > 1)
+    nodes
+        .get((index + 1) % nodes.len())
+        .filter(|_| nodes.len() > 1)
 }
 
 /// Returns all checks. What a family lacks is left out later, when the addresses of pods and Services are known.
@@ -285,7 +287,13 @@ pub(super) fn plan(topology: &Topology, outside: Option<SocketAddr>) -> Vec<Chec
                 };
                 add(Group::ClusterIp, &asker, to, both, &[Tcp, Udp]);
             }
-            add(Group::ApiServer, &asker, Target::ApiServer, both, &[Connect]);
+            add(
+                Group::ApiServer,
+                &asker,
+                Target::ApiServer,
+                both,
+                &[Connect],
+            );
             if let Some(outside) = outside {
                 let (to, family) = (Target::Outside(outside), [Family::of(outside.ip())]);
                 add(Group::Outside, &asker, to, &family, &[Connect]);

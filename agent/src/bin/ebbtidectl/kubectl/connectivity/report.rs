@@ -268,7 +268,10 @@ fn left_by(rows: &[&Row]) -> String {
     for nic in rows.iter().filter_map(|row| row.left_by.as_deref()) {
         *nics.entry(nic).or_default() += 1;
     }
-    let nics: Vec<String> = nics.iter().map(|(nic, count)| format!("{nic} {count}")).collect();
+    let nics: Vec<String> = nics
+        .iter()
+        .map(|(nic, count)| format!("{nic} {count}"))
+        .collect();
     match nics.is_empty() {
         true => "-".to_owned(),
         false => nics.join(", "),
@@ -333,8 +336,14 @@ pub(super) mod tests {
             "pod → pod, other node, each NIC IPv4 1/1 0/1 FAILED skipped 0 (7 corrected) 3/3 -"
         );
         assert!(line(Group::ReplyNic.title()).ends_with("IPv4 1/1 - - 1/1 ens6 1"));
-        assert!(text.contains("IPv4, UDP: pod a → pod <b>: timed out & \"gone\""), "{text}");
-        assert!(text.contains("FAILED: 2 ok, 1 failed, 1 skipped, in 3 s"), "{text}");
+        assert!(
+            text.contains("IPv4, UDP: pod a → pod <b>: timed out & \"gone\""),
+            "{text}"
+        );
+        assert!(
+            text.contains("FAILED: 2 ok, 1 failed, 1 skipped, in 3 s"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -364,6 +373,9 @@ pub(super) mod tests {
         assert_eq!(value["rows"][0]["group"], "other-node");
         assert_eq!(value["wrongNic"]["other-node"]["redirected"], 7);
         let text = report.markdown();
-        assert!(text.contains("Linux \\| GNU") && text.contains("<details>"), "{text}");
+        assert!(
+            text.contains("Linux \\| GNU") && text.contains("<details>"),
+            "{text}"
+        );
     }
 }

@@ -78,9 +78,11 @@ impl Node {
     /// Returns its addresses, each with its NIC.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (&str, IpAddr)> {
         let of = |nic: &'_ Nic| -> Vec<IpAddr> { nic.addresses.clone() };
-        self.nics
-            .iter()
-            .flat_map(move |nic| of(nic).into_iter().map(|address| (nic.name.as_str(), address)))
+        self.nics.iter().flat_map(move |nic| {
+            of(nic)
+                .into_iter()
+                .map(|address| (nic.name.as_str(), address))
+        })
     }
 
     /// Whether a network can be on it.
@@ -110,7 +112,11 @@ pub(super) fn networks(list: &Value) -> Vec<Network> {
             let masters = object.pointer("/spec/ipvlan/master")?.as_array()?;
             let text = |at: &str| object.pointer(at).and_then(Value::as_str);
             Some(Network {
-                name: format!("{}/{}", text("/metadata/namespace")?, text("/metadata/name")?),
+                name: format!(
+                    "{}/{}",
+                    text("/metadata/namespace")?,
+                    text("/metadata/name")?
+                ),
                 masters: masters
                     .iter()
                     .filter_map(Value::as_str)
@@ -180,7 +186,11 @@ mod tests {
         });
         let node = Node::read(&object, "ebbtide-x");
         assert_eq!(
-            (node.cloud.as_str(), node.machine.as_str(), node.kernel.as_str()),
+            (
+                node.cloud.as_str(),
+                node.machine.as_str(),
+                node.kernel.as_str()
+            ),
             ("aws", "m5.large", "6.1")
         );
     }
