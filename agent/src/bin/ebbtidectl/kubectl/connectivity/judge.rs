@@ -130,6 +130,7 @@ pub(super) fn judge(
                 "answered by {}, which saw {}; {length} bytes each way",
                 seen.server, seen.client
             ),
+            None if *length > 0 => format!("answered; {length} bytes each way"),
             None => "answered".to_owned(),
         },
         ..row

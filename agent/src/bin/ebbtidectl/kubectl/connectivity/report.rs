@@ -225,6 +225,8 @@ pub(super) fn one(row: &Row) -> String {
     let what = [row.group.title(), family, protocol];
     let what: Vec<&str> = what.into_iter().filter(|word| !word.is_empty()).collect();
     let at = match &row.server {
+        // An echo has no port.
+        Some(server) if server.port() == 0 => format!(" [{}]", server.ip()),
         Some(server) => format!(" [{server}]"),
         None => String::new(),
     };

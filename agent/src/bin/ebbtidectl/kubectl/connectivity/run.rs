@@ -99,7 +99,14 @@ pub(super) fn everything(
             _ if of_group.is_empty() => continue,
             _ => {
                 progress(number + 2, group.title());
-                all.rows.extend(test.group(&live, &of_group));
+                let (rows, lost) = test.group(&live, &of_group);
+                all.rows.extend(rows);
+                if lost > 0 {
+                    all.notes.push(format!(
+                        "{}: {lost} clients on other nodes were seen by another address than their own: the Service proxy counts them as of its cluster, or translates all",
+                        group.title()
+                    ));
+                }
             }
         }
         let after = test.counted();
@@ -227,10 +234,10 @@ impl Test<'_> {
         });
     }
 
-    /// Has everybody ask the questions of a group.
-    fn group(&self, live: &Live, checks: &[&Check]) -> Vec<Row> {
+    /// Has everybody ask the questions of a group. Returns as well how many clients' addresses were not kept that should be.
+    fn group(&self, live: &Live, checks: &[&Check]) -> (Vec<Row>, usize) {
         let mut by_asker: BTreeMap<&Asker, Vec<(&Check, SocketAddr)>> = BTreeMap::new();
-        let mut rows = Vec::new();
+        let (mut rows, mut lost) = (Vec::new(), 0);
         for check in checks {
             if let Some(why) = self.is_out(live, check) {
                 rows.push(Row::of(check, None).skipped(why));
@@ -253,16 +260,18 @@ impl Test<'_> {
             let answers: Result<Vec<Exchange>, String> = answers.map_err(|e| format!("{e:#}"));
             for (id, (check, server)) in (0..).zip(questions) {
                 let row = Row::of(check, Some(*server));
-                rows.push(match &answers {
+                let row = match &answers {
                     Err(why) => row.failed(why.clone()),
                     Ok(answers) => match answers.iter().find(|answer| answer.id == id) {
                         Some(answer) => judge::judge(check, *server, answer, live, self.topology),
                         None => row.failed("nothing was told".to_owned()),
                     },
-                });
+                };
+                lost += usize::from(judge::should_keep(check) && row.address_kept == Some(false));
+                rows.push(row);
             }
         }
-        rows
+        (rows, lost)
     }
 
     /// Returns why a check cannot be asked: what it needs does not run.
