@@ -3,7 +3,6 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
-    os::fd::OwnedFd,
     sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -305,7 +304,7 @@ fn ping_socket(server: IpAddr) -> Result<UdpSocket, Trouble> {
     let made = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol);
     match made {
         // It is sent to, received from and connected as one of UDP.
-        Ok(fd) => Ok(UdpSocket::from(OwnedFd::from(fd))),
+        Ok(fd) => Ok(UdpSocket::from(fd)),
         Err(Errno::EACCES | Errno::EPERM) => Err(Trouble::Impossible(
             "net.ipv4.ping_group_range allows no echoes here".to_owned(),
         )),

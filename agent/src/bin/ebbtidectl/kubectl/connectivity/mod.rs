@@ -126,10 +126,13 @@ fn prove(cli: &Cli, options: &Options, output: Output) -> anyhow::Result<bool> {
     } else {
         progress(run::STEPS, "removing the test's namespace");
         if let Err(e) = cluster.remove(true) {
-            notes.push(format!(
+            let note = format!(
                 "the test's namespace may be left: {e:#}; kubectl delete namespace {}",
                 cluster.namespace
-            ));
+            );
+            // There may be no report.
+            say(&note);
+            notes.push(note);
         }
     }
     let seen = seen?;
