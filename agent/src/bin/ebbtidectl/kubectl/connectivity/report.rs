@@ -330,7 +330,10 @@ pub(super) mod tests {
     fn the_table_counts_each_protocol_and_failures_are_told_in_full() {
         let text = report().text();
         let line = |title: &str| {
-            let line = text.lines().find(|line| line.starts_with(title)).unwrap();
+            let line = text
+                .lines()
+                .find(|line| line.trim_start().starts_with(title))
+                .unwrap();
             line.split_whitespace().collect::<Vec<_>>().join(" ")
         };
         assert_eq!(
