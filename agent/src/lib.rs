@@ -15,6 +15,7 @@ pub mod install;
 pub mod log;
 pub mod metrics;
 pub mod page;
+pub mod probe;
 pub mod program;
 pub mod query;
 pub mod reconcile;

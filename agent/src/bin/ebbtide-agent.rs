@@ -16,7 +16,7 @@ use ebbtide_agent::{
     install,
     log::{self, LogFormat},
     metrics::{self, Leading, Metrics},
-    reconcile,
+    probe, reconcile,
     server::Server,
     uninstall::{self, Outcome},
 };
@@ -65,6 +65,17 @@ enum Command {
         /// The directory; made if it does not exist. Other files in it stay.
         dir: PathBuf,
     },
+    /// Ask servers who they see, or be one: `kubectl ebbtide connectivity` runs it in pods of its own.
+    #[command(subcommand)]
+    Probe(Probe),
+}
+
+#[derive(Subcommand)]
+enum Probe {
+    /// Answer by TCP and UDP whom it sees.
+    Serve(probe::ServeOptions),
+    /// Ask what standard input says (JSON), and print what was answered.
+    Ask,
 }
 
 #[derive(Args)]
@@ -245,6 +256,13 @@ fn main() -> ExitCode {
         Command::Crds { dir } => {
             log::start(LogFormat::Text);
             write_crds(&dir)
+        }
+        Command::Probe(command) => {
+            log::start(LogFormat::Text);
+            match command {
+                Probe::Serve(options) => probe::run_serve(&options),
+                Probe::Ask => probe::run_ask(),
+            }
         }
     };
     match result {

@@ -53,6 +53,9 @@ pub struct HookLine {
     /// Packets routed to this NIC although it is the wrong one: a cloud drops them. They were redirected to the right
     /// one, unless its gateway is not known.
     pub wrong_nic: u64,
+    /// Those of them that left by the wrong NIC for want of that gateway.
+    #[serde(default)]
+    pub wrong_nic_passed: u64,
 }
 
 impl HookLine {
@@ -206,6 +209,11 @@ async fn nics(agent: &Agent) -> Result<Vec<HookLine>, String> {
                 by: by(there, by_link),
                 wrong_nic: if on_egress {
                     counters.wrong_nic + counters.wrong_nic_passed
+                } else {
+                    0
+                },
+                wrong_nic_passed: if on_egress {
+                    counters.wrong_nic_passed
                 } else {
                     0
                 },

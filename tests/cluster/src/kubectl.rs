@@ -77,6 +77,35 @@ impl ControlPlane {
         child.wait_with_output().context("waiting for kubectl")
     }
 
+    /// Runs a plugin of kubectl's by its own file, as the administrator, and returns its output whether it succeeds or not.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn plugin(&self, program: &Path, arguments: &[&str]) -> Result<Output> {
+        let kubectl = self.binaries.file("kubectl")?;
+        let mut path = kubectl
+            .parent()
+            .unwrap_or(Path::new("/"))
+            .as_os_str()
+            .to_owned();
+        if let Some(rest) = std::env::var_os("PATH") {
+            path.push(":");
+            path.push(rest);
+        }
+        let mut command = match &self.options.place {
+            Some(place) => place.netns.command(program),
+            None => std::process::Command::new(program),
+        };
+        command
+            .args(arguments)
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", self.directory())
+            .env("PATH", path)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("running {}", program.display()))
+    }
+
     /// Replaces the status of an object that has a status subresource; `path` is the object's own.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod cloud;
+mod connectivity;
 mod datagram;
 mod declared;
 mod host_port;

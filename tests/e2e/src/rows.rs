@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::{
-    addresses::Addresses, datagram, declared, host_port, hostile, interfaces, lifecycle, objects,
-    stage::Stage, told, traffic, troubles,
+    addresses::Addresses, connectivity, datagram, declared, host_port, hostile, interfaces,
+    lifecycle, objects, stage::Stage, told, traffic, troubles,
 };
 
 /// What a row asserts, how it is checked, and the check, which returns what was seen.
@@ -57,6 +57,16 @@ pub(super) fn rows(addresses: Addresses) -> Vec<Checked> {
         ("pod → ClusterIP", "wget", traffic::cluster_ip),
         ("pod → the API server's Service", "nc", traffic::api_server),
         ("pod → outside", "wget", traffic::outside),
+        (
+            "the user's own test",
+            "kubectl ebbtide connectivity",
+            connectivity::all_is_well,
+        ),
+        (
+            "the user's own test, a NIC blocked",
+            "ip rule; kubectl ebbtide connectivity",
+            connectivity::blocked,
+        ),
         (
             "load balancer, IP mode",
             "outside client",

@@ -4,10 +4,12 @@
 //! server, so that credentials, proxies and contexts are as in every other kubectl command, and runs `ebbtidectl` in the
 //! agents' pods.
 
+pub(super) mod connectivity;
 mod page;
 mod sysdump;
 
 use std::{
+    ffi::OsString,
     io::{IsTerminal as _, Write as _},
     iter,
     process::{Command as Process, ExitCode, Output as Printed},
@@ -78,7 +80,16 @@ struct Agent {
 
 /// Runs the plugin.
 pub(super) fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    main_of(&Cli::parse())
+}
+
+/// Runs the plugin for a command of a cluster that was given to `ebbtidectl`.
+pub(super) fn main_with(words: impl Iterator<Item = OsString>) -> ExitCode {
+    main_of(&Cli::parse_from(iter::once(NAME.into()).chain(words)))
+}
+
+fn main_of(cli: &Cli) -> ExitCode {
+    match run(cli) {
         Ok(exit) => exit,
         Err(e) => {
             say(&format!("{e:#}"));
@@ -95,6 +106,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Completions { .. } | Command::Man { .. }
     ) {
         bail!("this is no matter of a cluster: ask ebbtidectl");
+    }
+    if let Command::Connectivity(options) = &asked.command {
+        return Ok(connectivity::run(cli, options, asked.output));
     }
     let agents = chosen(agents(cli)?, &nodes(cli)?)?;
     if let Command::Sysdump(options) = &asked.command {

@@ -89,6 +89,9 @@ enum Command {
     Page(page::Options),
     /// Collect what is needed to understand this node from elsewhere, in one file: to attach to an issue.
     Sysdump(sysdump::Options),
+    /// Prove on a Kubernetes cluster that pods, nodes and Services reach each other by every NIC, and that replies leave by
+    /// the right one: makes pods in a namespace of its own, and removes them.
+    Connectivity(kubectl::connectivity::Options),
     /// Print the completions for a shell: `source <(ebbtidectl completions bash)`.
     Completions {
         /// The shell.
@@ -119,6 +122,10 @@ fn main() -> ExitCode {
         return kubectl::main();
     }
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Connectivity(_)) {
+        // It is of a cluster, and no agent's socket is asked.
+        return kubectl::main_with(std::env::args_os().skip(1));
+    }
     match run(&cli) {
         Ok((text, exit)) => {
             // A reader that closes the pipe early (`| head`) is no failure.
@@ -174,6 +181,9 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
             return Ok((pages::completions(*shell)?, ExitCode::SUCCESS));
         }
         Command::Man { dir } => return Ok((pages::manual(dir)?, ExitCode::SUCCESS)),
+        Command::Connectivity(_) => {
+            anyhow::bail!("this is of a cluster: kubectl ebbtide connectivity")
+        }
     };
     let answer = ask(&cli.socket, query)?;
     let exit = match &cli.command {
@@ -204,6 +214,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
         // These are done above.
         Command::Trace(_)
         | Command::Sysdump(_)
+        | Command::Connectivity(_)
         | Command::Completions { .. }
         | Command::Man { .. } => answer,
         Command::Ip { .. } => addresses::show(&parse(&answer)?),
