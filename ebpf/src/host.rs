@@ -272,11 +272,13 @@ pub(crate) fn to_nic(ctx: &TcContext) -> i32 {
         return PASS;
     }
     // What the node itself sends, and forwards for others, follows its routes. Exceptions are answers to what came in
-    // by another NIC for a Service, from a far backend or a pod's own interface, and packets that only the main table's
-    // default route sends here: nothing has chosen this NIC for them.
+    // by another NIC for a Service, from a far backend, a pod's own interface or its veth (whose mark they have), and
+    // packets that only the main table's default route sends here: nothing has chosen this NIC for them. A route to a
+    // client in this NIC's subnet is no choice for an answer with another NIC's address.
     // SAFETY: as in `our_mark`.
     let from = unsafe { (*ctx.skb.skb).ingress_ifindex };
     if !is_pod
+        && our_mark(ctx) & maps::reply() == 0
         && maps::nic(from).is_none()
         && !translated::is_a_pods(ctx)
         && routed::is_meant(ctx, ip, ifindex)

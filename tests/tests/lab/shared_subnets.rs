@@ -124,6 +124,53 @@ fn node_ports_of_each_nic_lead_to_pods_of_the_other_node_on_each_nic() -> Result
     pods.into_iter().try_for_each(Pod::delete)
 }
 
+/// A Service of policy Cluster, asked at each NIC of a node by pods in the subnets of both, for a pod on each NIC of each
+/// node. The main table leads straight to a client in the other NIC's subnet: a route that nobody made for this answer.
+#[test]
+fn node_ports_of_each_nic_answer_clients_in_the_subnet_of_the_nodes_other_nic() -> Result<()> {
+    let lab = Lab::start(Plan::alibaba())?;
+    lab.filter_loosely()?;
+    let places = [
+        ("master", "eth0", "a"),
+        ("master", "eth1", "b"),
+        ("worker", "eth0", "c"),
+        ("worker", "eth1", "d"),
+    ];
+    let pods = places.map(|(node, nic, name)| lab.pod(node, nic, name));
+    let pods = pods.into_iter().collect::<Result<Vec<Pod>>>()?;
+    let mut servers = Vec::new();
+    let mut services = Vec::new();
+    for (pod, node_port) in pods.iter().zip(30_010..) {
+        servers.extend(Server::on_any(&pod.netns, PORT)?);
+        services.extend(spread(pod, node_port)?);
+    }
+    let master = lab.vpc.node("master");
+    proxy::install(master, "master", &Settings::default(), &services)?;
+
+    let mut wrong = Vec::new();
+    for client in &pods[2..] {
+        for (nic, family) in ["eth0", "eth1"]
+            .into_iter()
+            .flat_map(|nic| Family::BOTH.map(|family| (nic, family)))
+        {
+            let node = lab.vpc.nic("master", nic).primary(family);
+            for (backend, node_port) in pods.iter().zip(30_010..) {
+                let asked = SocketAddr::new(node, node_port);
+                for protocol in Protocol::BOTH {
+                    let asking = Client::new(&client.netns, protocol).timeout(IMPATIENCE);
+                    if let Err(error) = asking.ask(asked) {
+                        let (from, to) = (&client.name, &backend.name);
+                        wrong.push(format!("{from} to {to} by {asked}, {protocol}: {error:#}"));
+                    }
+                }
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    lab.vpc.assert_no_violations()?;
+    pods.into_iter().try_for_each(Pod::delete)
+}
+
 /// Returns the Services of policy Cluster that lead to a pod.
 fn spread(pod: &Pod, node_port: u16) -> Result<Vec<Service>> {
     let mut services = Vec::new();
