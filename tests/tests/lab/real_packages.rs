@@ -5,6 +5,7 @@ mod cloud_init;
 mod ec2_net_utils;
 mod guest_agent;
 mod networkd;
+mod reload;
 
 use std::net::SocketAddr;
 
@@ -112,6 +113,7 @@ impl Beside {
             "ip rule",
             "ip -6 rule",
             "ip route show table all",
+            "ip route get 169.254.169.254",
             "ip neighbour",
             "tc qdisc",
             "tc filter show dev ens6 ingress",

@@ -97,7 +97,8 @@ fn pods_live_on_beside_the_real_cloud_init_and_networkd_without_dhcp_and_dmi() -
         site.becomes("it is usable", || {
             ensure!(site.blocks("ens6", "usable")?.contains(&block));
             Ok(())
-        })?;
+        })
+        .with_context(log)?;
     }
     let later = site.pod("ens6", "later").with_context(log)?;
     ensure!(new.contains(&v4(&later)), "{:?}", later.addresses);

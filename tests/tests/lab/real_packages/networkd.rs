@@ -1,6 +1,6 @@
 //! The real systemd-networkd of this machine, on a node, with fixed addresses in place of DHCP. It runs before the agent does.
 
-use std::path::Path;
+use std::{ffi::OsStr, net::IpAddr, path::Path};
 
 use anyhow::{Result, ensure};
 use ebbtide_vpc::{
@@ -41,40 +41,57 @@ pub(super) fn start(
     let Some(package) = unpacked(package, file) else {
         return Ok(None);
     };
-    let own = ["/lib/systemd/systemd-networkd", "/usr/bin/dbus-daemon"];
-    for program in own.iter().chain(programs) {
-        if !Path::new(program).exists() {
-            skip(Need::Images, format!("this machine has no {program}"));
-            return Ok(None);
-        }
+    if !are_there(programs) {
+        return Ok(None);
     }
+    run(package.as_os_str(), prefix, "", script).map(Some)
+}
+
+/// As [`start`], with networkd alone. `first` comes before it.
+pub(super) fn alone(first: &str, script: &str) -> Result<Option<(Site, Image)>> {
+    if !are_there(&[]) {
+        return Ok(None);
+    }
+    run(OsStr::new(""), "99", first, script).map(Some)
+}
+
+/// Whether this machine has networkd and these programs; else the test is skipped.
+fn are_there(programs: &[&str]) -> bool {
+    let own = ["/lib/systemd/systemd-networkd", "/usr/bin/dbus-daemon"];
+    let mut all = own.iter().chain(programs);
+    let missing = all.find(|program| !Path::new(program).exists());
+    if let Some(program) = missing {
+        skip(Need::Images, format!("this machine has no {program}"));
+    }
+    missing.is_none()
+}
+
+fn run(package: &OsStr, prefix: &str, first: &str, script: &str) -> Result<(Site, Image)> {
     let site = Site::build(Cloud::Aws)?;
-    ask_with_own_address(site.lab.vpc.node(NODE))?;
-    let script = files(&site.lab.vpc, prefix) + BEGIN + script;
-    let image = Image::start(site.lab.vpc.node(NODE), package.as_os_str(), &script)?;
+    let script = files(&site.lab.vpc, prefix) + first + BEGIN + script;
+    let image = Image::start(site.lab.vpc.node(NODE), package, &script)?;
     eventually("networkd has configured the NICs", || {
         image.runs()?;
         ensure!(image.shared("online").exists(), "{}", image.log());
         Ok(())
     })?;
-    Ok(Some((site.started(Cloud::Aws)?, image)))
-}
-
-/// Has the node ask for neighbours with its own address.
-///
-/// A known gap of the agent's, and not of this test's: where a NIC has a pod's address, the kernel's ARP request for a packet
-/// of that pod has the pod's as its sender (`arp_solicit`, net/ipv4/arp.c), and ipvlan gives the reply to the pod
-/// (`ipvlan_handle_mode_l3`). networkd's reload forgets all neighbours, so this comes about: without this setting the gateway stays
-/// unknown until the node itself sends something there.
-fn ask_with_own_address(node: &Netns) -> Result<()> {
-    let all = ["ens5", "ens6"].map(|nic| format!("net/ipv4/conf/{nic}/arp_announce"));
-    node.sysctls(&[(&all[0], "2"), (&all[1], "2")])
+    Ok((site.started(Cloud::Aws)?, image))
 }
 
 /// Returns the lines that stand in for DHCP and router advertisements at a NIC.
 fn fixed(nic: &Nic) -> String {
     let [v4, v6] = Family::BOTH.map(|family| nic.subnet(family));
-    let route = |gateway, more: &str| format!("[Route]\nGateway={gateway}\n{more}");
+    // As networkd's own DHCP client has it: the NIC's primary address is the node's source by its IPv4 routes, whichever
+    // address comes first.
+    let source = format!("PreferredSource={}\n", v4.primary.addr());
+    let route = |gateway: IpAddr, more: &str| {
+        let source = if gateway.is_ipv4() {
+            source.as_str()
+        } else {
+            ""
+        };
+        format!("[Route]\nGateway={gateway}\n{source}{more}")
+    };
     let routes = match nic.name.as_str() {
         "ens5" => [route(v4.gateway, ""), route(v6.gateway, "")].concat(),
         _ => [
