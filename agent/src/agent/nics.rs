@@ -185,12 +185,24 @@ impl Agent {
     }
 
     /// Returns the facts that plans are made of: what is a pod's is no address of the node's, though a link of the node
-    /// has it as well (ec2-net-utils puts it there).
+    /// has it as well (ec2-net-utils puts it there). Neither is what pods may get beside the link's own.
     #[must_use]
     pub fn without_pods<'a>(&self, facts: &'a NodeFacts) -> Cow<'a, NodeFacts> {
+        let catalog = self.catalog();
         let interfaces = locked(&self.interfaces);
-        let without = facts.without(|address| interfaces.have(address));
-        without.map_or(Cow::Borrowed(facts), Cow::Owned)
+        let is_pods = |address| interfaces.have(address);
+        let is_of_a_pool = |address| {
+            let mut pools = catalog.pools().iter();
+            pools.any(|pool| pool.declared.contains(address))
+        };
+        let spare = facts.spare(|address| is_pods(address) || is_of_a_pool(address));
+        let without = facts.without(is_pods);
+        if spare.is_empty() {
+            return without.map_or(Cow::Borrowed(facts), Cow::Owned);
+        }
+        let mut without = without.unwrap_or_else(|| facts.clone());
+        without.not_its_own.extend(spare);
+        Cow::Owned(without)
     }
 
     /// Returns the families in which the node takes addresses of pods, including `net`, for its own.

@@ -222,6 +222,7 @@ spec: {subnet: 'fd71:8::/64', ips: ['fd71:8::40-fd71:8::ffff']}
                 table: 254,
             }],
             local: Vec::new(),
+            not_its_own: Vec::new(),
             no_ipv6: false,
         };
         let catalog = Catalog::from_texts([(Path::new("pools.yaml"), POOLS)]);

@@ -31,6 +31,7 @@ mod nft_proxy;
 mod nics;
 mod node_changes;
 mod node_services;
+mod node_source;
 mod odd_links;
 mod older_qdisc;
 mod others_modes;

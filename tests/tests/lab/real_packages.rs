@@ -1,7 +1,11 @@
 //! Pods beside the real programs of clouds' images, which put the same addresses on the node: Debian's packages of them run
 //! against the metadata double while pods come and go, and while addresses are assigned and taken away.
 
+mod cloud_init;
+mod ec2_net_utils;
 mod guest_agent;
+mod networkd;
+mod reload;
 
 use std::net::SocketAddr;
 
@@ -109,6 +113,7 @@ impl Beside {
             "ip rule",
             "ip -6 rule",
             "ip route show table all",
+            "ip route get 169.254.169.254",
             "ip neighbour",
             "tc qdisc",
             "tc filter show dev ens6 ingress",
@@ -139,6 +144,16 @@ impl Beside {
         .with_context(|| self.site.lab.logs())?;
         self.site.lab.vpc.assert_no_violations()
     }
+}
+
+/// As [`eventually`], for what takes programs many requests in a slow machine.
+fn in_the_end<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..5 {
+        if let Ok(done) = eventually(what, &mut attempt) {
+            return Ok(done);
+        }
+    }
+    eventually(what, attempt)
 }
 
 fn families(pod: &Pod) -> Vec<Family> {

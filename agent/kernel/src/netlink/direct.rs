@@ -227,7 +227,7 @@ impl Direct {
     pub fn run_all(&mut self, batch: Batch) -> Vec<Error> {
         let mut taken = RouteConflicts::default();
         let mut failures = self.send_all(&batch, &mut taken);
-        let otherwise = taken.without_onlink();
+        let otherwise = taken.otherwise();
         failures.extend(self.send_all(&otherwise, &mut taken));
         if taken.is_empty() {
             return failures;

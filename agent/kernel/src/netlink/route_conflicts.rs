@@ -7,9 +7,13 @@
 //! main table, and refuses the route if another link's is better there: two NICs in one IPv6 network
 //! (`ip6_route_check_nh_onlink`, net/ipv6/route.c), a gateway that is the node's own address (`fib_check_nh_v4_gw`,
 //! net/ipv4/fib_semantics.c). Without `onlink` it looks up the route's own table first, which has the network.
+//!
+//! And it handles sources that the namespace does not have, or not yet (duplicate address detection): the kernel refuses a
+//! route with such a one. A route to one address on a link is made without it then, because it is needed all the same.
 
 use std::{collections::BTreeSet, io, mem};
 
+use ebbtide_types::Family;
 use nix::errno::Errno;
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
@@ -21,6 +25,7 @@ use rtnetlink::{
 
 use super::{
     Batch, Error, Request,
+    message::address_family,
     model::PROTOCOL,
     state::{ip, next_hop},
 };
@@ -33,8 +38,8 @@ const IPV6_METRIC: u32 = 1024;
 pub(super) struct RouteConflicts {
     /// Those that conflict with an existing route.
     conflicting: Vec<Request>,
-    /// Those whose gateway was refused as `onlink`; here without that flag.
-    gateways: Vec<Request>,
+    /// Those whose gateway was refused as `onlink`, here without that flag; or whose source was refused, here without it.
+    otherwise: Vec<Request>,
 }
 
 impl RouteConflicts {
@@ -48,10 +53,11 @@ impl RouteConflicts {
             self.conflicting.push(request.clone());
             return true;
         }
-        if route.header.flags.contains(RouteFlags::Onlink) && is(Errno::EINVAL) {
-            let mut route = route.clone();
-            route.header.flags.remove(RouteFlags::Onlink);
-            self.gateways.push(Request {
+        let otherwise = is(Errno::EINVAL)
+            .then(|| without_onlink(route).or_else(|| without_source(route)))
+            .flatten();
+        if let Some(route) = otherwise {
+            self.otherwise.push(Request {
                 message: RouteNetlinkMessage::NewRoute(route),
                 ..request.clone()
             });
@@ -60,10 +66,10 @@ impl RouteConflicts {
         false
     }
 
-    /// Returns the requests to repeat without `onlink`, before existing routes are read.
-    pub(super) fn without_onlink(&mut self) -> Batch {
+    /// Returns the requests to repeat without what was refused, before existing routes are read.
+    pub(super) fn otherwise(&mut self) -> Batch {
         Batch {
-            requests: mem::take(&mut self.gateways),
+            requests: mem::take(&mut self.otherwise),
         }
     }
 
@@ -172,6 +178,27 @@ impl Batch {
     pub(super) fn remove_existing(&mut self, existing: &[RouteMessage]) {
         self.requests.retain(|request| !request.exists_in(existing));
     }
+}
+
+fn without_onlink(route: &RouteMessage) -> Option<RouteMessage> {
+    let mut other = route.clone();
+    other.header.flags.remove(RouteFlags::Onlink);
+    (other.header.flags != route.header.flags).then_some(other)
+}
+
+/// Returns a route to one address on a link without its source, if it has one.
+fn without_source(route: &RouteMessage) -> Option<RouteMessage> {
+    let to_one = Family::BOTH.into_iter().any(|family| {
+        let everything = family.everything();
+        route.header.address_family == address_family(family)
+            && route.header.destination_prefix_length == everything.max_prefix_len()
+    });
+    let is_direct = !route.attributes.iter().any(|a| next_hop(a).is_some());
+    let mut other = route.clone();
+    let is_source = |a: &RouteAttribute| matches!(a, RouteAttribute::PrefSource(_));
+    other.attributes.retain(|a| !is_source(a));
+    let had_source = other.attributes.len() < route.attributes.len();
+    (to_one && is_direct && had_source).then_some(other)
 }
 
 fn routes_of(family: AddressFamily, table: u32) -> RouteMessage {
@@ -328,11 +355,52 @@ mod tests {
         };
         let mut taken = RouteConflicts::default();
         assert!(taken.collect(&request, &Errno::EINVAL.into()) && taken.is_empty());
-        let again = taken.without_onlink().requests;
+        let again = taken.otherwise().requests;
         assert_eq!(again.len(), 1);
         assert!(!taken.collect(&again[0], &Errno::EINVAL.into()), "for good");
         assert!(taken.collect(&again[0], &Errno::EEXIST.into()) && !taken.is_empty());
-        assert!(taken.without_onlink().requests.is_empty());
+        assert!(taken.otherwise().requests.is_empty());
+    }
+
+    #[test]
+    fn a_source_that_is_refused_does_not_keep_a_pods_route_from_its_place() {
+        let route = |destination: &str, via: Option<&str>, source: &str| Route {
+            link: "veth0".into(),
+            destination: destination.parse().unwrap(),
+            via: via.map(|via| via.parse().unwrap()),
+            source: Some(source.parse().unwrap()),
+            table: 7700,
+        };
+        let v4 = ["10.71.8.4/32", "10.71.8.10"];
+        let v6 = ["fd71:8::4/128", "fd71:8::10"];
+        for (route, is_asked_again) in [
+            (route(v4[0], None, v4[1]), true),
+            (route(v6[0], None, v6[1]), true),
+            (route("10.71.8.0/24", None, v4[1]), false),
+        ] {
+            let message = crate::netlink::message::route(&route, 7);
+            let request = Request {
+                what: "add route".into(),
+                message: RouteNetlinkMessage::NewRoute(message),
+                flags: NLM_F_EXCL,
+                tolerated: &[],
+            };
+            let mut taken = RouteConflicts::default();
+            let is_kept = taken.collect(&request, &Errno::EINVAL.into());
+            assert_eq!(is_kept, is_asked_again, "{route}");
+            let plain = Route {
+                source: None,
+                ..route
+            };
+            let plain = RouteNetlinkMessage::NewRoute(crate::netlink::message::route(&plain, 7));
+            for again in taken.otherwise().requests {
+                assert_eq!(again.message, plain);
+                assert!(!taken.collect(&again, &Errno::EINVAL.into()), "for good");
+            }
+        }
+        let by_gateway = route(v4[0], Some("10.71.8.1"), v4[1]);
+        let message = crate::netlink::message::route(&by_gateway, 7);
+        assert_eq!(without_source(&message), None);
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub struct NodeFacts {
     /// What else is local to the node: others' routes in the table `local`, which google-guest-agent and kin add, and,
     /// as [`NodeFacts::without`] says, addresses that belong to pods.
     pub local: Vec<IpNet>,
+    /// Addresses on links that are not the node's own though it has them, since pods have them or may get them. None are read
+    /// from the kernel: the agent adds them, which knows the pods.
+    pub not_its_own: Vec<IpAddr>,
     /// Whether the kernel has no IPv6 at all.
     pub no_ipv6: bool,
 }
@@ -185,6 +188,7 @@ impl NodeFacts {
             defaults,
             loopback,
             local,
+            not_its_own: Vec::new(),
             no_ipv6: !sysctl::root().join("net/ipv6").exists(),
         })
     }
@@ -267,8 +271,27 @@ impl NodeFacts {
         for list in lists.chain([&mut facts.loopback]) {
             list.retain(|net| !is_pods(net.addr()));
         }
+        let of_pods = held.iter().map(IpNet::addr);
+        facts.not_its_own.extend(of_pods);
         facts.local.extend(held);
         Some(facts)
+    }
+
+    /// Returns the addresses on links that `is_for_pods` says are for pods, without those of links that would have no other
+    /// of the family: somebody has declared the node's own to be for pods.
+    #[must_use]
+    pub fn spare(&self, is_for_pods: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+        let links = self.nics.iter().map(|nic| &nic.addresses);
+        let of_link = |all: &Vec<IpNet>| {
+            let all = all.iter().map(IpNet::addr);
+            let (spare, own): (Vec<_>, Vec<_>) = all.partition(|address| is_for_pods(*address));
+            let has_own = move |address: &IpAddr| {
+                let mut own = own.iter();
+                own.any(|own| own.is_ipv4() == address.is_ipv4())
+            };
+            spare.into_iter().filter(has_own).collect::<Vec<_>>()
+        };
+        links.flat_map(of_link).collect()
     }
 
     /// Whether the kernel has this family.
@@ -371,6 +394,7 @@ mod tests {
             }],
             loopback: vec!["192.0.2.7/32".parse().unwrap()],
             local: vec!["10.24.3.0/24".parse().unwrap()],
+            not_its_own: Vec::new(),
             no_ipv6: false,
         };
         let address = |ifindex, address: &str| LinkAddress {
@@ -456,10 +480,41 @@ mod tests {
         let without = facts.without(|address| pods.contains(&address)).unwrap();
         let own: Vec<_> = without.own_addresses().collect();
         assert_eq!(own, [("172.31.22.228".parse().unwrap(), "ens5")]);
+        assert_eq!(without.not_its_own, pods[..2]);
         for facts in [&facts, &without] {
             assert!(pods.iter().all(|pod| facts.takes(*pod)));
             assert!(!facts.takes("172.31.16.5".parse().unwrap()));
         }
         assert_eq!(facts.without(|address| address == pods[2]), None);
+    }
+
+    #[test]
+    fn an_address_for_pods_is_spare_only_beside_one_of_the_nodes_own() {
+        let is_for_pods = |address: IpAddr| match address {
+            IpAddr::V4(v4) => v4.octets()[3] < 100,
+            IpAddr::V6(v6) => v6.segments()[7] < 100,
+        };
+        for (addresses, expected) in [
+            (&["10.0.0.228/24", "fd00::228/64"][..], &[][..]),
+            (&["10.0.0.228/24", "10.0.0.7/32"], &["10.0.0.7"]),
+            (&["10.0.0.7/32", "10.0.0.8/24"], &[]),
+            (&["10.0.0.7/32", "fd00::228/64"], &[]),
+            (
+                &["fd00::7/128", "fd00::8/128", "fd00::228/128"],
+                &["fd00::7", "fd00::8"],
+            ),
+        ] {
+            let facts = NodeFacts {
+                nics: vec![nic("ens5", addresses)],
+                loopback: vec!["10.0.0.1/32".parse().unwrap()],
+                ..NodeFacts::default()
+            };
+            let spare: Vec<String> = facts
+                .spare(is_for_pods)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(spare, expected, "{addresses:?}");
+        }
     }
 }

@@ -355,6 +355,7 @@ mod tests {
             ],
             loopback: vec!["198.51.100.1/32".parse().unwrap()],
             local: Vec::new(),
+            not_its_own: Vec::new(),
             no_ipv6: false,
         }
     }

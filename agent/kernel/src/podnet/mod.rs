@@ -15,6 +15,7 @@ mod plan;
 mod remove;
 mod replan;
 mod responder;
+mod source;
 #[cfg(test)]
 mod tests;
 

@@ -15,6 +15,7 @@ use super::{
     metadata,
     model::{Existing, IPV6_MIN_MTU, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
     responder,
+    source::{source_to_held, source_to_pod},
 };
 use crate::{
     datapath::{PROGRAMS, Program},
@@ -566,17 +567,6 @@ fn egress_alone(interface: &str) -> Option<Filter> {
     })
 }
 
-/// Returns the source of what the node sends to a pod whose address it has as well: one of its own on the pod's NIC,
-/// else any. It would choose the pod's, for IPv6 always (RFC 6724, section 5, rule 1), for IPv4 where that is on the
-/// loopback (`inet_select_addr`, net/ipv4/devinet.c).
-fn source_to_held(pod: IpAddr, master: &str, node: &NodeFacts) -> Option<IpAddr> {
-    let family = Family::of(pod);
-    let on_nic = node.nic(master).into_iter().flat_map(|nic| &nic.addresses);
-    let on_nic = on_nic.map(IpNet::addr);
-    let mut all = on_nic.chain(node.own_addresses().map(|(own, _)| own));
-    all.find(|own| Family::of(*own) == family && *own != pod)
-}
-
 /// Plans the routes to the pod, in the host. Where the node takes the address for its own, there is one more, for the
 /// rule in front of the table `local` (`node::local_rule`).
 fn routes_to_pod(
@@ -601,7 +591,8 @@ fn routes_to_pod(
             source,
             table,
         };
-        plan.routes.push(route(settings.host_table, None));
+        let source = source_to_pod(own, master, node);
+        plan.routes.push(route(settings.host_table, source));
         if settings.local_rule == LocalRule::Auto && node.takes(own) {
             let source = source_to_held(own, master, node);
             plan.routes.push(route(settings.held_table(), source));
