@@ -205,6 +205,16 @@ impl Node {
         Ok(())
     }
 
+    /// Returns the blocks of a NIC that the ledger remembers.
+    fn known(&self, nic: usize) -> Vec<IpNet> {
+        let held = self.ledger.held(mac(nic)).into_iter();
+        let waiting = self.ledger.waiting(mac(nic)).into_iter();
+        let mut known = self.ledger.usable(mac(nic));
+        known.extend(held.map(|held| held.block));
+        known.extend(waiting.map(|waiting| waiting.block));
+        known
+    }
+
     /// Checks that each pod has what it had, by itself, and that the ledger knows of it.
     fn check(&self, what: &str) {
         let mut expected = BTreeMap::new();
@@ -220,7 +230,10 @@ impl Node {
             .to_vec();
         for pod in self.pods.values() {
             let others = &usable[1 - pod.nic % 2];
+            let known = self.known(pod.nic);
             for address in &pod.addresses {
+                let is_known = known.iter().any(|block| block.contains(address));
+                assert!(is_known, "{what}: {address} is a pod's and forgotten");
                 let other = others.iter().find(|block| block.contains(address));
                 assert_eq!(other, None, "{what}: {address} is a pod's of the other NIC");
             }

@@ -91,7 +91,10 @@ impl Manners {
     pub(super) const fn random(random: &mut Random) -> Self {
         Self {
             missing_nic: random.below(6),
-            unanswered: random.below(25),
+            unanswered: match random.percent(25) {
+                true => 75,
+                false => random.below(25),
+            },
             empty: random.below(6),
             torn: random.below(30),
             ghost: random.below(8),
