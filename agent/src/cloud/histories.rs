@@ -157,18 +157,22 @@ impl History {
         self.deliver(node);
     }
 
-    /// Pods that found no address try again, or not.
-    fn try_all_again(&mut self, node: usize) {
-        let refused: Vec<(u64, Refused)> = self.nodes[node]
-            .refused
-            .iter()
-            .map(|(container, refused)| (*container, *refused))
-            .collect();
-        for (container, refused) in refused {
+    /// Pods that found no address try again, or give up.
+    fn try_all_again(&mut self, at: usize) {
+        let refused = self.nodes[at].refused.iter();
+        let trying = refused.filter(|(_, refused)| !refused.gave_up);
+        let trying: Vec<(u64, Refused)> = trying.map(|(name, one)| (*name, *one)).collect();
+        for (container, refused) in trying {
             if self.random.percent(30) {
-                self.try_again(node, container, refused.place, refused.families);
+                self.try_again(at, container, refused.place, refused.families);
+            }
+            if self.random.percent(30)
+                && let Some(refused) = self.nodes[at].refused.get_mut(&container)
+            {
+                refused.gave_up = true;
             }
         }
+        self.nodes[at].forget(self.vpc.now);
     }
 
     fn step(&mut self, step: u32) {

@@ -22,6 +22,8 @@ pub(super) struct Store {
     /// What is asked back, by NIC.
     asked: BTreeMap<usize, Sets>,
     is_unreadable: bool,
+    /// Whether the agent does not reach the API server.
+    pub(super) is_away: bool,
     /// What the agent's report names as surrendered.
     told: Sets,
     /// What was asked back and told as surrendered, with the last time at which it was.
@@ -88,6 +90,9 @@ impl Store {
         if random.percent(10) {
             self.is_unreadable = random.percent(20);
         }
+        if random.percent(10) {
+            self.is_away = random.percent(40);
+        }
         if random.percent(12) {
             let wants = if random.percent(30) { 0 } else { 40 };
             for nic in [2 * node, 2 * node + 1] {
@@ -122,7 +127,7 @@ impl Store {
     pub(super) fn cease(&mut self, now: u64) {
         self.look(now);
         self.asked.clear();
-        self.is_unreadable = false;
+        (self.is_unreadable, self.is_away) = (false, false);
         self.on_their_way.clear();
     }
 }

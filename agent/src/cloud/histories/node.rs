@@ -27,7 +27,7 @@ use super::{
     controller::Store,
     vpc::{LINKS, Random, Vpc, mac},
 };
-use crate::cloud::{Cloud, Sharing, derive::derive, waiting::WaitingPods};
+use crate::cloud::{Cloud, Sets, Sharing, derive::derive, waiting::WaitingPods};
 
 /// For how long a pod counts as one that waits, which does not come again.
 const WAITS: u64 = 90;
@@ -46,6 +46,7 @@ pub(super) struct Refused {
     pub(super) families: Families,
     lacking: Option<Family>,
     at: u64,
+    pub(super) gave_up: bool,
 }
 
 /// An agent, and its directory.
@@ -68,6 +69,8 @@ pub(super) struct Node {
     sharing: Option<Sharing>,
     /// What the agent knows of what is asked back.
     heard: Wish,
+    /// What it told as surrendered, and knows to be asked back ever since.
+    promised: Sets,
     waiting: WaitingPods,
     zero: Instant,
     pub(super) refused: BTreeMap<u64, Refused>,
@@ -143,6 +146,7 @@ impl Node {
             cloud,
             sharing,
             heard: Wish::Back(BTreeMap::new()),
+            promised: Sets::default(),
             waiting: WaitingPods::default(),
             zero: Instant::now(),
             refused: BTreeMap::new(),
@@ -175,7 +179,8 @@ impl Node {
     /// Reads, as the follower does: the ledger is on disk before anybody gets what is in it. `dies` says that the agent
     /// ends in between.
     pub(super) fn read(&mut self, vpc: &mut Vpc, random: &mut Random, dies: bool) {
-        let Some(view) = vpc.read(self.number, random, !dies) else {
+        let uses = |nic, block: &IpNet| self.uses(nic, block);
+        let Some(view) = vpc.read(self.number, random, !dies, uses) else {
             return;
         };
         let in_use = self.in_use();
@@ -276,8 +281,13 @@ impl Node {
         let (is_late, fate) = random.map_or((false, u64::MAX), |random| {
             (random.percent(20), random.below(60))
         });
-        if !is_late {
+        if !is_late && !store.is_away {
             self.heard = store.wish();
+        }
+        if let Wish::Back(back) = &self.heard {
+            let mut asked = Sets::default();
+            back.values().flatten().for_each(|set| asked.add(set));
+            self.promised = self.promised.common(&asked);
         }
         let mut sharing = self.sharing.take().unwrap();
         let clock = now - self.began;
@@ -309,13 +319,15 @@ impl Node {
                 return self.begin(now);
             }
             // It may be lost on its way, as may the answer.
-            if !(3..8).contains(&fate) {
+            let arrives = !(3..8).contains(&fate) && !store.is_away;
+            if arrives {
                 store.tell(now, surrendered.clone());
+                self.promised = self.promised.union(&surrendered);
             }
             if fate == 8 {
                 return self.begin(now);
             }
-            if !(3..14).contains(&fate) {
+            if arrives && !(8..14).contains(&fate) {
                 self.cloud.has_told(&mut sharing, clock, surrendered);
             }
         }
@@ -367,6 +379,7 @@ impl Node {
                     families,
                     lacking,
                     at: now,
+                    gave_up: false,
                 };
                 self.refused.insert(container, refused);
                 return false;
@@ -381,6 +394,14 @@ impl Node {
         let has_waited = self.waiting.found(link, &container.to_string());
         let was_refused = self.refused.remove(&container);
         assert!(!has_waited || was_refused.is_some(), "{container}");
+        for address in allocation.assigned.iter().map(|one| one.address) {
+            let promised = self.promised.of(Family::of(address));
+            let is_promised = promised.contains(address);
+            assert!(
+                !is_promised,
+                "{container}: {address} is asked back, and surrendered"
+            );
+        }
         let assigned = allocation.assigned.iter();
         let pod = Pod {
             nic: 2 * self.number + place,
@@ -388,6 +409,12 @@ impl Node {
         };
         self.pods.insert(container, pod);
         true
+    }
+
+    /// Forgets those that gave up, and are not told any more.
+    pub(super) fn forget(&mut self, now: u64) {
+        let is_told = |refused: &Refused| !refused.gave_up || now - refused.at < WAITS;
+        self.refused.retain(|_, refused| is_told(refused));
     }
 
     /// Deletes a pod.

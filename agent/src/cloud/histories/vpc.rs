@@ -56,8 +56,9 @@ impl Random {
 enum Memory {
     #[default]
     Never,
-    Told,
-    /// A read was without it since it was told last: the first such one was then.
+    /// It was told, the last time then.
+    Told(u64),
+    /// A read was without it since it was told last, which was then.
     Gone(u64),
 }
 
@@ -74,8 +75,10 @@ struct Truth {
     ghost: Option<u64>,
     /// Until when it is told for a moment, without a reason.
     flash: Option<u64>,
-    /// Whether no read was without it since the last flash.
-    has_flashed: bool,
+    /// Whether the latest read told it: then another one would tell it on end.
+    is_told_last: bool,
+    /// Whether it was told for moments alone since a read was without it.
+    is_flashing: bool,
     memory: Memory,
     /// The node's whole reads since the service had to know that it is gone. Not assigned ever: as many as there are.
     reads_since: u8,
@@ -135,6 +138,14 @@ impl Manners {
             flash: random.below(8),
         }
     }
+}
+
+/// Whether no other block has addresses of this one: then it is this one that pods have theirs of.
+fn is_alone(blocks: &[(Kind, IpNet)], net: &IpNet) -> bool {
+    let common = blocks
+        .iter()
+        .filter(|(_, own)| own.contains(net) || net.contains(own));
+    common.count() == 1
 }
 
 /// The VPC and its service.
@@ -227,25 +238,30 @@ impl Vpc {
             }
             truth.flash = truth.flash.filter(|until| *until > self.now);
             if !truth.is_quiet() {
+                truth.is_flashing = false;
                 continue;
             }
+            // As long as pods use it, too.
             let is_remembered = match truth.memory {
-                Memory::Gone(since) => {
-                    self.now < since + FORGET || uses(*nic, &self.blocks[*block].1)
+                Memory::Gone(told) => {
+                    let net = &self.blocks[*block].1;
+                    let used = || is_alone(&self.blocks, net) && uses(*nic, net);
+                    self.now < told + FORGET || used()
                 }
-                Memory::Never | Memory::Told => false,
+                Memory::Never | Memory::Told(_) => false,
             };
             if is_remembered && random.percent(self.manners.ghost) {
                 truth.ghost = Some(self.now + 1 + random.below(RETURN - 1));
                 truth.is_told = true;
                 self.seen[0] += 1;
-            } else if truth.memory != Memory::Told
-                && !truth.has_flashed
+            } else if (truth.is_flashing || !matches!(truth.memory, Memory::Told(_)))
+                && !truth.is_told_last
+                && truth.flash.is_none()
                 && random.below(1000) < self.manners.flash
             {
                 // Less than it takes to be believed.
                 truth.flash = Some(self.now + 1 + random.below(SETTLE - 1));
-                truth.has_flashed = true;
+                truth.is_flashing = true;
                 self.seen[4] += 1;
             }
         }
@@ -253,7 +269,15 @@ impl Vpc {
 
     /// Returns what the service tells a node, the lists of its NICs one after the other; none for an empty answer. A read
     /// that an agent does not live to remember is none that counts.
-    pub(super) fn read(&mut self, node: usize, random: &mut Random, counts: bool) -> Option<View> {
+    ///
+    /// What is gone for long enough, and not used, may be forgotten then.
+    pub(super) fn read(
+        &mut self,
+        node: usize,
+        random: &mut Random,
+        counts: bool,
+        uses: impl Fn(usize, &IpNet) -> bool,
+    ) -> Option<View> {
         let mut view = View::default();
         for nic in [2 * node, 2 * node + 1] {
             if random.percent(self.manners.missing_nic) {
@@ -283,13 +307,17 @@ impl Vpc {
                 Some(Some(list)) => Some(list.contains(&net)),
             };
             match (is_there, truth.memory) {
-                (Some(true), _) => truth.memory = Memory::Told,
-                (Some(false), Memory::Told) => truth.memory = Memory::Gone(self.now),
+                (Some(true), _) => truth.memory = Memory::Told(self.now),
+                (Some(false), Memory::Told(at)) => truth.memory = Memory::Gone(at),
+                (_, Memory::Gone(at)) if self.now >= at + FORGET && !uses(*nic, &net) => {
+                    truth.memory = Memory::Never;
+                }
                 _ => {}
             }
+            truth.is_told_last = is_there == Some(true);
             if is_there == Some(false) {
-                truth.has_flashed = false;
-                truth.is_said_gone |= !truth.is_assigned;
+                // Of what was never told, nobody can say that it is gone.
+                truth.is_said_gone |= !truth.is_assigned && truth.memory != Memory::Never;
             }
             if !truth.is_assigned && self.now > truth.dropped + DELAY {
                 truth.reads_since = truth.reads_since.saturating_add(1);

@@ -324,6 +324,25 @@ fn an_address_in_a_prefix_is_there_once() {
 }
 
 #[test]
+fn a_pods_address_proves_a_new_block_where_nothing_else_is_known_to_have_it() {
+    let told =
+        |addresses: &str, prefixes: &str| [with(nic(1, addresses), Kind::V4Prefixes, prefixes)];
+    // An agent without its file: the pod has it from somewhere.
+    let mut lab = Lab::default();
+    lab.pod("10.0.7.3");
+    lab.read(0, told("", "10.0.7.0/28"));
+    assert_eq!(lab.usable(1), "10.0.7.0/28");
+    // The pod has it by the address that was assigned: of the prefix nothing is known.
+    let mut lab = Lab::default();
+    lab.pod("10.0.7.3");
+    lab.read(0, told("10.0.7.3", ""));
+    for (seconds, usable) in [(30, "10.0.7.3"), (30, "10.0.7.0/28")] {
+        lab.read(seconds, told("10.0.7.3", "10.0.7.0/28"));
+        assert_eq!(lab.usable(1), usable);
+    }
+}
+
+#[test]
 fn what_is_told_of_a_nic_itself_counts_at_once() {
     let mut lab = Lab::default();
     for _ in 0..2 {
