@@ -242,8 +242,11 @@ impl Site {
     fn pod(&self, name: &str) -> Result<Pod> {
         let start = Instant::now();
         let network = manifests::network(NIC);
+        let object = self.cluster.get(&["pod", name])?;
+        let uid = object["metadata"]["uid"].as_str().context("no UID")?;
+        let plugin = self.agent.plugin().with_uid(uid);
         loop {
-            match Pod::create(&self.agent.plugin(), NODE, NIC, &network, name) {
+            match Pod::create(&plugin, NODE, NIC, &network, name) {
                 Ok(pod) => {
                     self.change_live(|live| live.extend(&pod.addresses));
                     return Ok(pod);

@@ -22,8 +22,10 @@ pub(super) struct Store {
     /// What is asked back, by NIC.
     asked: BTreeMap<usize, Sets>,
     is_unreadable: bool,
-    /// Whether the agent does not reach the API server.
-    pub(super) is_away: bool,
+    /// Whether the API server takes no report.
+    pub(super) is_mute: bool,
+    /// Whether it tells the agent nothing new.
+    pub(super) is_deaf: bool,
     /// What the agent's report names as surrendered.
     told: Sets,
     /// What was asked back and told as surrendered, with the last time at which it was.
@@ -91,7 +93,10 @@ impl Store {
             self.is_unreadable = random.percent(20);
         }
         if random.percent(10) {
-            self.is_away = random.percent(40);
+            self.is_mute = random.percent(50);
+        }
+        if random.percent(10) {
+            self.is_deaf = random.percent(30);
         }
         if random.percent(12) {
             let wants = if random.percent(30) { 0 } else { 40 };
@@ -127,7 +132,8 @@ impl Store {
     pub(super) fn cease(&mut self, now: u64) {
         self.look(now);
         self.asked.clear();
-        (self.is_unreadable, self.is_away) = (false, false);
+        (self.is_mute, self.is_deaf) = (false, false);
+        self.is_unreadable = false;
         self.on_their_way.clear();
     }
 }

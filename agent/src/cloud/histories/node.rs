@@ -281,7 +281,7 @@ impl Node {
         let (is_late, fate) = random.map_or((false, u64::MAX), |random| {
             (random.percent(20), random.below(60))
         });
-        if !is_late && !store.is_away {
+        if !is_late && !store.is_deaf {
             self.heard = store.wish();
         }
         if let Wish::Back(back) = &self.heard {
@@ -319,14 +319,17 @@ impl Node {
                 return self.begin(now);
             }
             // It may be lost on its way, as may the answer.
-            let arrives = !(3..8).contains(&fate) && !store.is_away;
+            let arrives = !(3..8).contains(&fate) && !store.is_mute;
             if arrives {
                 store.tell(now, surrendered.clone());
                 self.promised = self.promised.union(&surrendered);
             }
             if fate == 8 {
+                store.is_mute = true;
                 return self.begin(now);
             }
+            // Where there is trouble, more follows.
+            store.is_mute |= (8..14).contains(&fate);
             if arrives && !(8..14).contains(&fate) {
                 self.cloud.has_told(&mut sharing, clock, surrendered);
             }
