@@ -64,6 +64,9 @@ pub const LAG: Duration = Duration::from_secs(5);
 /// The pauses of a NIC that EC2 refuses to change: they double.
 const PAUSES: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(600)];
 
+/// How long less is asked for at once where the subnet had no room for more: others may give addresses back.
+pub const MODEST: Duration = Duration::from_secs(600);
+
 /// In which pieces addresses are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
@@ -201,6 +204,8 @@ struct NicMemory {
     /// Until when nothing is asked for, since EC2 refused.
     paused: Option<Duration>,
     refusals: u32,
+    /// How many pieces are asked for at most, and until when.
+    modest: BTreeMap<Family, (u32, Duration)>,
 }
 
 /// Decides, and remembers what it needs for that. One for each time that this controller is elected.
@@ -223,6 +228,19 @@ pub enum Outcome {
     Unknown,
     /// Refused.
     Refused,
+    /// Refused, since the subnet has no room for so many pieces of this family. It may have room for fewer.
+    NoRoom(Family, u32),
+}
+
+impl Outcome {
+    /// Returns how many pieces are asked for next, after there was no room for as many.
+    #[must_use]
+    pub const fn next(&self) -> Option<u32> {
+        match self {
+            Self::NoRoom(_, count) if *count > 1 => Some(*count / 2),
+            _ => None,
+        }
+    }
 }
 
 impl Planner {
@@ -248,11 +266,15 @@ impl Planner {
     pub fn record(&mut self, nic: &str, outcome: Outcome, now: Duration) {
         let memory = self.nics.entry(nic.to_owned()).or_default();
         memory.changed = Some(now);
+        if let (Outcome::NoRoom(family, _), Some(fewer)) = (&outcome, outcome.next()) {
+            memory.modest.insert(*family, (fewer, now + MODEST));
+            return;
+        }
         let (blocks, given) = match outcome {
             Outcome::Given(blocks) => (blocks, true),
             Outcome::Taken(blocks) => (blocks, false),
             Outcome::Unknown => (Vec::new(), true),
-            Outcome::Refused => {
+            Outcome::Refused | Outcome::NoRoom(..) => {
                 let [first, longest] = PAUSES;
                 let pause = first.saturating_mul(1 << memory.refusals.min(16));
                 memory.refusals = memory.refusals.saturating_add(1);
@@ -523,7 +545,10 @@ impl Work<'_> {
             );
             self.plan.note(self.name, text);
         }
-        let Some(count) = u32::try_from(pieces.min(room))
+        let modest = self.memory.modest.get(&family);
+        let modest = modest.filter(|(_, until)| self.now < *until);
+        let most = modest.map_or(u64::MAX, |(most, _)| u64::from(*most));
+        let Some(count) = u32::try_from(pieces.min(room).min(most))
             .ok()
             .filter(|count| *count > 0)
         else {

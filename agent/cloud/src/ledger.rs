@@ -211,6 +211,7 @@ impl Ledger {
         let waiting: Vec<(Mac, Kind, IpNet)> = self.all(|entry| entry.state.is_waiting());
         for (mac, kind, block) in waiting {
             let obstacle = self.obstacle(mac, &block, in_use);
+            let is_ours = in_use(&block) && !self.is_known_otherwise(mac, &block);
             let Some(nic) = self.nics.get_mut(&mac) else {
                 continue;
             };
@@ -224,7 +225,7 @@ impl Ledger {
                 continue;
             }
             let returned = entry.state == State::Returning;
-            if !entry.has_proved_itself() && (returned || !in_use(&block)) {
+            if !entry.has_proved_itself() && (returned || !is_ours) {
                 continue;
             }
             entry.become_usable();
@@ -234,6 +235,16 @@ impl Ledger {
             });
             self.supersede(mac, &block);
         }
+    }
+
+    /// Whether something else is remembered that has addresses of the block: pods that have some may have them by that.
+    fn is_known_otherwise(&self, mac: Mac, block: &IpNet) -> bool {
+        let entries = self.nics.iter().flat_map(|(other, nic)| {
+            let entries = nic.entries();
+            entries.map(move |(_, own, _)| (*other, own))
+        });
+        let mut others = entries.filter(|(other, own)| (*other, own) != (mac, block));
+        others.any(|(_, own)| common(block, &own).is_some())
     }
 
     /// Returns what keeps a told block from being usable on this NIC: another one's claim to an address of it.

@@ -75,8 +75,9 @@ impl Agent {
         let facts = facts.map_err(|e| format!("read the node's links: {e}"))?;
         let catalog = self.catalog();
         // Withheld, on disk, looked up, told: in this order.
+        let now = sharing.now();
         self.cloud
-            .ask_back(sharing, cluster.wish(), &facts, &catalog);
+            .ask_back(sharing, now, cluster.wish(), &facts, &catalog);
         self.withhold(&facts, &catalog);
         let saved = sharing.save().await;
         saved.map_err(|e| format!("write what the cloud controller asks back: {e}"))?;
@@ -88,10 +89,12 @@ impl Agent {
             return Ok(());
         };
         let surrendered = sharing.telling(&report);
-        match cluster.tell(&report).await {
-            Ok(true) => self.cloud.has_told(sharing, surrendered),
+        let written = cluster.tell(&report).await;
+        let now = sharing.now();
+        match written {
+            Ok(true) => self.cloud.has_told(sharing, now, surrendered),
             // Without a ConfigMap nobody reads anything.
-            Ok(false) if sharing.is_known() => self.cloud.has_told(sharing, Sets::default()),
+            Ok(false) if sharing.is_known() => self.cloud.has_told(sharing, now, Sets::default()),
             Ok(false) => {}
             Err(e) => return Err(format!("{e}; the cluster does not see what changed")),
         }

@@ -1,232 +1,33 @@
 //! Random histories of a metadata service that lies, with all that the agent makes of it: the ledger with its file, the
-//! derived pools, and the store of addresses, beside a VPC that knows the truth.
+//! derived pools, the store of addresses, and what is given back to a cloud controller, beside a VPC that knows the truth.
 //!
 //! What holds in each, for two nodes of two NICs each, whose addresses move between all of them:
 //!
 //! - An address that a pod gets is the VPC's for this NIC, or has been until the documented window: the service's own delay
-//!   ([`DELAY`] here; no vendor publishes a bound), and then fewer than [`WINDOW`] whole reads.
+//!   ([`DELAY`] here; no vendor publishes a bound), and then fewer than [`WINDOW`] whole reads, none of which was without it.
 //! - No address is two pods' of a node.
 //! - What a pod has it keeps, whatever the service says, until its DEL.
-//! - When the service is honest again, pods can have all that is assigned.
+//! - A kind that is not answered for fewer than three reads takes nothing from new pods.
+//! - The cloud controller takes nothing that a pod has, however late, and what it may have taken is no pod's for twenty
+//!   minutes.
+//! - Each pod that waits for an address is told once, and none that has one.
+//! - An agent that starts again knows what it knew.
+//! - When the service is honest again, and nobody asks for anything back, pods can have all that is assigned.
 
+mod controller;
+mod node;
 mod vpc;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    num::NonZero,
-    thread,
-    time::Duration,
-};
+use std::{num::NonZero, thread};
 
-use ebbtide_cloud::{
-    Provider,
-    ledger::{FORGET, Ledger, RETURN, WINDOW},
-    saved::Saved,
-};
-use ebbtide_ipam::{
-    catalog::Catalog,
-    pool::{Families, OpenError, Options, Owner, PoolError, Pools, Request, Reserved},
-};
-use ebbtide_kernel::node::{Nic, NodeFacts};
-use ipnet::IpNet;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use ebbtide_cloud::ledger::{FORGET, RETURN, WINDOW};
+use ebbtide_ipam::pool::Families;
+use ebbtide_types::Family;
 
-use super::derive::derive;
-use vpc::{DELAY, LINKS, Manners, Random, Vpc, mac};
-
-/// A pod, by the number of its container.
-struct Pod {
-    /// Its NIC, of all of the VPC's.
-    nic: usize,
-    addresses: BTreeSet<IpAddr>,
-}
-
-/// An agent, and its directory.
-struct Node {
-    number: usize,
-    dir: TempDir,
-    /// None only while it restarts.
-    pools: Option<Pools>,
-    saved: Saved,
-    ledger: Ledger,
-    catalog: Catalog,
-    facts: NodeFacts,
-    /// When the process began, whose clock counts from then on, by the VPC's time.
-    began: u64,
-    pods: BTreeMap<u64, Pod>,
-}
-
-thread_local! {
-    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-}
-
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    RUNTIME.with(|runtime| runtime.block_on(future))
-}
-
-fn owner(container: u64) -> Owner {
-    Owner {
-        network: "net".into(),
-        container_id: container.to_string(),
-        interface: "eth0".into(),
-    }
-}
-
-fn open(dir: &TempDir) -> Pools {
-    // Whoever is released is given out at once: the least that can be between two pods.
-    let options = Options {
-        cooldown: Duration::ZERO,
-        sticky: false,
-    };
-    // A child that another test forks has the journal's lock as well, until it executes something.
-    for _ in 0..200 {
-        match Pools::open(dir.path(), options.clone()) {
-            Err(OpenError::Locked { .. }) => thread::sleep(Duration::from_millis(10)),
-            opened => return opened.unwrap(),
-        }
-    }
-    panic!("the journal in {} stays locked", dir.path().display());
-}
-
-impl Node {
-    fn new(number: usize) -> Self {
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
-        let dir = dir.unwrap();
-        let link = |(place, name): (usize, &&str)| Nic {
-            mac: Some(mac(2 * number + place)),
-            ..Nic::named(*name, place as u32 + 2)
-        };
-        let facts = NodeFacts {
-            nics: LINKS.iter().enumerate().map(link).collect(),
-            ..NodeFacts::default()
-        };
-        Self {
-            number,
-            pools: Some(open(&dir)),
-            saved: Saved::load(dir.path()).0,
-            ledger: Ledger::default(),
-            catalog: Catalog::default(),
-            facts,
-            began: 0,
-            pods: BTreeMap::new(),
-            dir,
-        }
-    }
-
-    fn pools(&self) -> &Pools {
-        self.pools.as_ref().unwrap()
-    }
-
-    fn in_use(&self) -> BTreeMap<IpAddr, u64> {
-        let snapshot = self.pools().snapshot();
-        let all = snapshot.pools.into_values().flatten();
-        let container = |text: Option<String>| text.and_then(|text| text.parse().ok());
-        all.map(|(address, of)| (address, container(of.container_id).unwrap()))
-            .collect()
-    }
-
-    /// Reads, as the follower does: the ledger is on disk before anybody gets what is in it. `dies` says that the agent
-    /// ends in between.
-    fn read(&mut self, vpc: &mut Vpc, random: &mut Random, dies: bool) {
-        let Some(view) = vpc.read(self.number, random, !dies) else {
-            return;
-        };
-        let in_use = self.in_use();
-        let uses = |block: &IpNet| in_use.keys().any(|address| block.contains(address));
-        let now = vpc.now - self.began;
-        let _changes = self.ledger.observe(now, &view, &uses);
-        if dies {
-            return self.restart(vpc.now);
-        }
-        self.saved.store(&self.ledger).unwrap();
-        self.publish();
-    }
-
-    fn publish(&mut self) {
-        let wanted = LINKS.map(str::to_owned).into();
-        let name = format!("node{}", self.number);
-        let derived = derive(&name, Provider::Aws, &self.ledger, &self.facts, &wanted);
-        self.catalog = Catalog::default().with_derived(&derived.nics, &derived.notes);
-    }
-
-    fn restart(&mut self, now: u64) {
-        self.began = now;
-        drop(self.pools.take());
-        self.pools = Some(open(&self.dir));
-        let (saved, history) = Saved::load(self.dir.path());
-        self.saved = saved;
-        self.ledger = history.unwrap().unwrap_or_default();
-        self.publish();
-    }
-
-    fn request<T>(
-        &self,
-        container: u64,
-        link: &str,
-        families: Families,
-        then: impl FnOnce(&Pools, &Request<'_>) -> T,
-    ) -> T {
-        let owner = owner(container);
-        let node = format!("node{}", self.number);
-        let request = Request {
-            metadata: Some(link),
-            families,
-            ..Request::new(&owner, &node, &self.catalog)
-        };
-        then(self.pools(), &request)
-    }
-
-    /// Adds a pod, as far as there are addresses. `dies` is when the agent ends, before they are on disk.
-    fn add(
-        &mut self,
-        container: u64,
-        place: usize,
-        families: Families,
-        dies: Option<u64>,
-    ) -> Result<(), PoolError> {
-        let grant = match self.request(container, LINKS[place], families, Pools::reserve)? {
-            Reserved::New(grant) => grant,
-            Reserved::Existing(existing) => panic!("{container} is new: {existing:?}"),
-        };
-        if let Some(now) = dies {
-            drop(grant);
-            self.restart(now);
-            return Ok(());
-        }
-        let allocation = wait(grant.commit("{}".parse::<serde_json::Value>().unwrap())).unwrap();
-        let assigned = allocation.assigned.iter();
-        let pod = Pod {
-            nic: 2 * self.number + place,
-            addresses: assigned.map(|assigned| assigned.address).collect(),
-        };
-        self.pods.insert(container, pod);
-        Ok(())
-    }
-
-    /// Checks that each pod has what it had, by itself, and that the ledger knows of it.
-    fn check(&self, what: &str) {
-        let mut expected = BTreeMap::new();
-        for (container, pod) in &self.pods {
-            for address in &pod.addresses {
-                let double = expected.insert(*address, *container);
-                assert_eq!(double, None, "{what}: {address} of {container}");
-            }
-        }
-        assert_eq!(self.in_use(), expected, "{what}");
-        let usable: Vec<Vec<IpNet>> = [0, 1]
-            .map(|place| self.ledger.usable(mac(2 * self.number + place)))
-            .to_vec();
-        for pod in self.pods.values() {
-            let others = &usable[1 - pod.nic % 2];
-            for address in &pod.addresses {
-                let other = others.iter().find(|block| block.contains(address));
-                assert_eq!(other, None, "{what}: {address} is a pod's of the other NIC");
-            }
-        }
-    }
-}
+use super::surrender::KEPT;
+use controller::Store;
+use node::{Node, Refused};
+use vpc::{DELAY, Manners, Random, Vpc, mac};
 
 /// How much was seen of what, so that a test of nothing is noticed.
 #[derive(Debug, Default)]
@@ -236,7 +37,9 @@ struct Seen {
     late: u64,
     kept: u64,
     restarts: u64,
-    lies: [u64; 4],
+    withheld: u64,
+    taken: u64,
+    lies: [u64; 5],
 }
 
 struct History {
@@ -244,6 +47,7 @@ struct History {
     random: Random,
     vpc: Vpc,
     nodes: [Node; 2],
+    stores: [Store; 2],
     containers: u64,
     seen: Seen,
 }
@@ -256,6 +60,7 @@ impl History {
             vpc: Vpc::new(&mut random),
             random,
             nodes: [0, 1].map(Node::new),
+            stores: Default::default(),
             containers: 0,
             seen: Seen::default(),
         }
@@ -264,22 +69,22 @@ impl History {
     fn lie(&mut self) {
         let nodes = &self.nodes;
         self.vpc.lie(&mut self.random, |nic, block| {
-            let ledger = &nodes[nic / 2].ledger;
-            let mut held = ledger.held(mac(nic)).into_iter().map(|held| held.block);
-            let mut waiting = ledger.waiting(mac(nic)).into_iter();
-            held.any(|held| held == *block)
-                || waiting.any(|one| one.block == *block && one.reason.seconds_left() != Some(0))
+            nodes[nic / 2].uses(nic, block)
         });
     }
 
     /// Adds a pod, and checks what it got.
     fn add(&mut self, node: usize, place: usize, families: Families) -> bool {
         self.containers += 1;
-        let container = self.containers;
-        let dies = self.random.percent(3).then_some(self.vpc.now);
+        self.try_again(node, self.containers, place, families)
+    }
+
+    fn try_again(&mut self, at: usize, container: u64, place: usize, families: Families) -> bool {
+        let dies = self.random.percent(3);
+        let (now, vpc) = (self.vpc.now, &self.vpc);
         let what = format!("history {}, pod {container}", self.number);
-        let node = &mut self.nodes[node];
-        if node.add(container, place, families, dies).is_err() {
+        let node = &mut self.nodes[at];
+        if !node.add(container, place, families, now, dies) {
             self.seen.refused += 1;
             return false;
         }
@@ -288,15 +93,22 @@ impl History {
             return false;
         };
         for address in &pod.addresses {
-            if self.vpc.delivers(*address) == Some(pod.nic) {
+            let early = self.stores[at].too_early(now, *address);
+            assert_eq!(early, None, "{what}: {address} may have been taken away");
+            if vpc.delivers(*address) == Some(pod.nic) {
                 continue;
             }
             self.seen.late += 1;
-            let reads = self.vpc.reads_since(*address, pod.nic);
+            let reads = vpc.reads_since(*address, pod.nic);
+            let nic = pod.nic;
             assert!(
                 reads < WINDOW,
-                "{what}: the VPC drops {address} on NIC {}, for {reads} reads",
-                pod.nic
+                "{what}: the VPC drops {address} on NIC {nic}, for {reads} reads"
+            );
+            let is_said = vpc.is_said_gone(*address, nic);
+            assert!(
+                !is_said,
+                "{what}: the VPC drops {address} on NIC {nic}, and said so"
             );
         }
         self.seen.pods += 1;
@@ -306,20 +118,68 @@ impl History {
     fn delete(&mut self, node: usize, chance: u64) {
         let random = &mut self.random;
         let node = &mut self.nodes[node];
-        let gone: Vec<u64> = node
-            .pods
-            .keys()
-            .copied()
-            .filter(|_| random.percent(chance))
-            .collect();
-        for container in gone {
-            wait(node.pools().release(&owner(container))).unwrap();
-            node.pods.remove(&container);
+        let pods = node.pods.keys().copied();
+        let gone: Vec<u64> = pods.filter(|_| random.percent(chance)).collect();
+        gone.into_iter()
+            .for_each(|container| node.delete(container));
+    }
+
+    /// The cloud controller's requests are carried out.
+    fn deliver(&mut self, node: usize) {
+        for (nic, block) in self.stores[node].due(self.vpc.now) {
+            if self.vpc.unassign(nic, block, &mut self.random) {
+                self.seen.taken += 1;
+                let mut blocks = self.vpc.blocks();
+                let has = blocks.find(|(number, _)| *number == block);
+                let has = has.filter(|(_, block)| self.nodes[node].uses(nic, block));
+                assert_eq!(has, None, "history {}: a pod has it", self.number);
+            }
         }
     }
 
+    /// The cloud controller asks and takes, and the agent answers.
+    fn give_back(&mut self, node: usize, step: u32) {
+        let (now, store) = (self.vpc.now, &mut self.stores[node]);
+        store.act(node, &self.vpc, &mut self.random);
+        if self.random.percent(50) {
+            self.nodes[node].share(now, store, Some(&mut self.random));
+        }
+        let takeable = store.takeable();
+        for pod in self.nodes[node].pods.values() {
+            for address in &pod.addresses {
+                let family = Family::of(*address);
+                let is_takeable = takeable.of(family).contains(*address);
+                let what = format!("history {}, step {step}", self.number);
+                assert!(!is_takeable, "{what}: {address} is a pod's and surrendered");
+            }
+        }
+        self.seen.withheld += u64::from(!self.nodes[node].withholds_nothing());
+        self.deliver(node);
+    }
+
+    /// Pods that found no address try again, or give up.
+    fn try_all_again(&mut self, at: usize) {
+        let refused = self.nodes[at].refused.iter();
+        let trying = refused.filter(|(_, refused)| !refused.gave_up);
+        let trying: Vec<(u64, Refused)> = trying.map(|(name, one)| (*name, *one)).collect();
+        for (container, refused) in trying {
+            if self.random.percent(30) {
+                self.try_again(at, container, refused.place, refused.families);
+            }
+            if self.random.percent(30)
+                && let Some(refused) = self.nodes[at].refused.get_mut(&container)
+            {
+                refused.gave_up = true;
+            }
+        }
+        self.nodes[at].forget(self.vpc.now);
+    }
+
     fn step(&mut self, step: u32) {
-        self.vpc.now += 1 + self.random.below(40);
+        self.vpc.now += match self.random.percent(5) {
+            true => 400 + self.random.below(KEPT),
+            false => 1 + self.random.below(40),
+        };
         if self.random.percent(15) {
             self.vpc.change(&mut self.random);
         }
@@ -344,9 +204,14 @@ impl History {
                 };
                 self.add(node, place, families);
             }
+            self.try_all_again(node);
             self.delete(node, 6);
-            self.nodes[node].check(&format!("history {}, step {step}", self.number));
-            let of_vpc = |pod: &&Pod| {
+            self.give_back(node, step);
+            self.nodes[node].check(
+                self.vpc.now,
+                &format!("history {}, step {step}", self.number),
+            );
+            let of_vpc = |pod: &&node::Pod| {
                 let mut all = pod.addresses.iter();
                 all.any(|address| self.vpc.delivers(*address) != Some(pod.nic))
             };
@@ -354,13 +219,21 @@ impl History {
         }
     }
 
-    /// The service becomes honest, and all pods end: what is assigned is what pods can have.
+    /// The service becomes honest, nobody asks for anything back, and all pods end: what is assigned is what pods can have.
     fn end(&mut self) {
         self.vpc.manners = Manners::HONEST;
-        for node in [0, 1] {
-            self.delete(node, 100);
+        for pass in [0, DELAY.max(RETURN).max(KEPT), 0] {
+            self.vpc.now += pass;
+            for node in [0, 1] {
+                self.delete(node, 100);
+                self.stores[node].cease(self.vpc.now);
+                self.nodes[node].share(self.vpc.now, &mut self.stores[node], None);
+            }
         }
-        self.vpc.now += DELAY.max(RETURN) + 1;
+        for node in &self.nodes {
+            assert!(node.withholds_nothing(), "history {}", self.number);
+        }
+        self.vpc.now += 1;
         self.lie();
         for _ in 0..(RETURN + FORGET) / 60 + 2 {
             self.vpc.now += 60;
@@ -389,6 +262,8 @@ impl Seen {
         self.late += other.late;
         self.kept += other.kept;
         self.restarts += other.restarts;
+        self.withheld += other.withheld;
+        self.taken += other.taken;
         for (all, lie) in self.lies.iter_mut().zip(other.lies) {
             *all += lie;
         }
@@ -407,13 +282,13 @@ fn play(number: u64) -> Seen {
     }
 }
 
-/// Plays 1,000 histories, or as many as `EBBTIDE_HISTORIES` says.
+/// Plays 1,000 histories, 400 in a debug build, or as many as `EBBTIDE_HISTORIES` says.
 #[test]
 fn whatever_the_service_says_pods_get_what_the_vpc_delivers_and_keep_what_they_have() {
     let histories: u64 = std::env::var("EBBTIDE_HISTORIES")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(1_000);
+        .unwrap_or(if cfg!(debug_assertions) { 400 } else { 1_000 });
     let threads = thread::available_parallelism().map_or(1, NonZero::get) as u64;
     let mut all = Seen::default();
     thread::scope(|scope| {
@@ -435,7 +310,15 @@ fn whatever_the_service_says_pods_get_what_the_vpc_delivers_and_keep_what_they_h
         }
     });
     println!("{histories} histories: {all:?}");
-    let counts = [all.pods, all.refused, all.late, all.kept, all.restarts];
+    let counts = [
+        all.pods,
+        all.refused,
+        all.late,
+        all.kept,
+        all.restarts,
+        all.withheld,
+        all.taken,
+    ];
     let mut counts = counts.iter().chain(&all.lies);
     assert!(counts.all(|count| *count > 0), "{all:?}");
 }

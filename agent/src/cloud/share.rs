@@ -52,14 +52,15 @@ impl Cloud {
     }
 
     /// Takes over what is asked back now. It is withheld with the next [`crate::agent::Agent::withhold`].
+    /// `now` is [`Sharing::now`].
     pub(crate) fn ask_back(
         &self,
         sharing: &mut Sharing,
+        now: u64,
         wish: Wish,
         facts: &NodeFacts,
         catalog: &Catalog,
     ) {
-        let now = sharing.start.elapsed().as_secs();
         let before = sharing.surrender.withheld();
         match wish {
             Wish::Back(back) => {
@@ -128,11 +129,10 @@ impl Cloud {
         Some(report)
     }
 
-    /// Notes that a report was written.
-    pub(crate) fn has_told(&self, sharing: &mut Sharing, surrendered: Sets) {
+    /// Notes that a report was written. `now` is [`Sharing::now`].
+    pub(crate) fn has_told(&self, sharing: &mut Sharing, now: u64, surrendered: Sets) {
         let withheld = sharing.surrender.withheld();
         let asked_back = sharing.asked_back(surrendered.clone());
-        let now = sharing.start.elapsed().as_secs();
         sharing.surrender.has_told(now, surrendered);
         self.set_asked_back(asked_back, withheld);
     }
@@ -146,6 +146,11 @@ impl Sharing {
             unknown: self.unknown.clone(),
             surrendered,
         }
+    }
+
+    /// Returns the seconds since the agent's start.
+    pub(crate) fn now(&self) -> u64 {
+        self.start.elapsed().as_secs()
     }
 
     /// Whether it is known what is asked back now.

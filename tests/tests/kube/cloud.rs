@@ -6,13 +6,13 @@ use std::{path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use ebbtide_cluster::{ControlPlane, Release};
+use ebbtide_tests::moto::{Eni, Moto};
 use ebbtide_vpc::{process::Process, workspace};
 use serde_json::{Value, json};
 
 use crate::{
     accounts::{NAMESPACE, pod, until_refused},
     attempt::{Act, Holder, Verdict, attempt},
-    moto::{Eni, Moto},
     setup::{DEPLOY, cluster},
 };
 

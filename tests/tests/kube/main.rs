@@ -19,7 +19,6 @@ mod given_back;
 mod leases;
 mod manifests;
 mod metrics;
-mod moto;
 mod names;
 mod node;
 mod objects;

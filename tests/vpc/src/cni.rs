@@ -23,6 +23,8 @@ pub struct Plugin {
     node: Netns,
     socket: PathBuf,
     release: Place,
+    /// The pod's UID, if there is an API server that has given it.
+    uid: Option<String>,
 }
 
 /// A sandbox as a runtime describes it.
@@ -92,7 +94,15 @@ impl Plugin {
             node,
             socket,
             release,
+            uid: None,
         }
+    }
+
+    /// Returns it as it is called for a pod with this UID.
+    #[must_use]
+    pub fn with_uid(mut self, uid: impl Into<String>) -> Self {
+        self.uid = Some(uid.into());
+        self
     }
 
     /// Returns a network configuration that names a network of the manifests.
@@ -146,6 +156,8 @@ impl Plugin {
             let Sandbox {
                 container_id, pod, ..
             } = sandbox;
+            let uid = self.uid.clone();
+            let uid = uid.unwrap_or_else(|| format!("uid-of-{pod}"));
             child
                 .env("CNI_CONTAINERID", container_id)
                 .env("CNI_IFNAME", &sandbox.interface)
@@ -153,7 +165,7 @@ impl Plugin {
                     "CNI_ARGS",
                     format!(
                         "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};\
-                         K8S_POD_UID=uid-of-{pod};K8S_POD_INFRA_CONTAINER_ID={container_id}"
+                         K8S_POD_UID={uid};K8S_POD_INFRA_CONTAINER_ID={container_id}"
                     ),
                 );
             if let Some(netns) = &sandbox.netns {

@@ -373,6 +373,44 @@ fn a_refused_nic_waits_longer_each_time() {
 }
 
 #[test]
+fn a_subnet_without_room_for_all_is_asked_for_half_and_then_for_less() {
+    let told = Told {
+        waiting: 3,
+        ..Told::default()
+    };
+    let mut bench = Bench::new(settings(), &told);
+    let mut now = 40;
+    for count in [5, 2, 1] {
+        let asked = format!("assign IPv4 Addresses({count})");
+        assert_eq!(bench.plan(now, &[]), [asked]);
+        let outcome = Outcome::NoRoom(Family::V4, count);
+        assert_eq!(outcome.next(), Some(count / 2).filter(|next| *next > 0));
+        bench.planner.record(NIC, outcome, at(now));
+        now += LAG.as_secs();
+    }
+    // Not even one: as after any refusal.
+    assert_eq!(bench.plan(now, &[]), [""; 0]);
+    now += 25;
+    assert_eq!(bench.plan(now, &[]), ["assign IPv4 Addresses(1)"]);
+    let one = &["10.0.0.5"];
+    bench
+        .planner
+        .record(NIC, Outcome::Given(nets(one)), at(now));
+    bench.tell(&Told {
+        blocks: one,
+        ranges: "10.0.0.5",
+        used: "10.0.0.5",
+        waiting: 2,
+        ..Told::default()
+    });
+    // As little as there is, and in the end as much as is wanted.
+    now += LAG.as_secs();
+    assert_eq!(bench.plan(now, one), ["assign IPv4 Addresses(1)"]);
+    now += MODEST.as_secs();
+    assert_eq!(bench.plan(now, one), ["assign IPv4 Addresses(4)"]);
+}
+
+#[test]
 fn what_is_too_much_for_long_enough_is_asked_back_from_the_top() {
     let five = Told {
         blocks: FIVE,

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::round::{Round, short};
 use crate::{
+    Reason,
     ec2::{Amount, Ec2Error},
     plan::{Action, Outcome, Report, may_take},
 };
@@ -37,10 +38,11 @@ impl Round {
     }
 
     async fn assign(&mut self, node: &str, nic: &str, family: Family, amount: Amount, why: &str) {
-        let what = match amount {
-            Amount::Addresses(count) => format!("{count} {family} addresses"),
-            Amount::Prefixes(count) => format!("{count} {family} prefixes"),
+        let (count, pieces) = match amount {
+            Amount::Addresses(count) => (count, "addresses"),
+            Amount::Prefixes(count) => (count, "prefixes"),
         };
+        let what = format!("{count} {family} {pieces}");
         if self.dry_run {
             let note = format!("would assign {what} to {nic}: {why}");
             self.would(node, nic, &note).await;
@@ -64,7 +66,11 @@ impl Round {
             }
             Err(error) => {
                 let doing = format!("assign {what} to {nic}");
-                self.failed(node, nic, &doing, &error).await;
+                let refused = match error.reason() {
+                    Some(Reason::SubnetFull) => Outcome::NoRoom(family, count),
+                    _ => Outcome::Refused,
+                };
+                self.failed(node, nic, &doing, &error, refused).await;
             }
         }
     }
@@ -113,7 +119,8 @@ impl Round {
             }
             Err(error) => {
                 let doing = format!("take {} from {nic}", list(&blocks));
-                self.failed(node, nic, &doing, &error).await;
+                self.failed(node, nic, &doing, &error, Outcome::Refused)
+                    .await;
             }
         }
     }
@@ -194,19 +201,31 @@ impl Round {
         self.done(node, "DryRun", note, note).await;
     }
 
-    async fn failed(&mut self, node: &str, nic: &str, doing: &str, error: &Ec2Error) {
+    /// Says what did not succeed, and records it: as `refused`, if the cloud refused it for a reason of its own.
+    async fn failed(
+        &mut self,
+        node: &str,
+        nic: &str,
+        doing: &str,
+        error: &Ec2Error,
+        refused: Outcome,
+    ) {
+        let next = match refused.next() {
+            Some(count) => format!("; it is asked for {count} next"),
+            None => String::new(),
+        };
         let outcome = match (error.is_without_effect(), error.is_general()) {
             (false, _) => Some(Outcome::Unknown),
-            (true, false) => Some(Outcome::Refused),
+            (true, false) => Some(refused),
             // All requests wait: the NIC has no part in it.
             (true, true) => None,
         };
         if let Some(outcome) = outcome {
             self.planner.record(nic, outcome, self.now());
         }
-        warn!(node, "{doing}: {error}");
+        let note = format!("{doing}: {error}{next}");
+        warn!(node, "{note}");
         let about = self.nodes.reference(node);
-        let note = format!("{doing}: {error}");
         let events = &self.cluster.events;
         events
             .warn(&about, "CloudRefused", &short(&note), &note)

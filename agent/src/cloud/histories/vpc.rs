@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use ebbtide_cloud::{CloudNic, Kind, View, ledger::RETURN};
+use ebbtide_cloud::{
+    CloudNic, Kind, View,
+    ledger::{FORGET, RETURN, SETTLE},
+};
 use ebbtide_types::Mac;
 use ipnet::IpNet;
 
@@ -48,6 +51,17 @@ impl Random {
     }
 }
 
+/// What somebody who forgets nothing too early has seen of a block at a NIC.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Memory {
+    #[default]
+    Never,
+    /// It was told, the last time then.
+    Told(u64),
+    /// A read was without it since it was told last, which was then.
+    Gone(u64),
+}
+
 /// One block at one NIC.
 #[derive(Default)]
 struct Truth {
@@ -59,10 +73,30 @@ struct Truth {
     noticed: Option<u64>,
     /// Until when it is told as a ghost.
     ghost: Option<u64>,
-    /// Whether a read was without it since it was told last.
-    was_absent: bool,
+    /// Until when it is told for a moment, without a reason.
+    flash: Option<u64>,
+    /// Whether the latest read told it: then another one would tell it on end.
+    is_told_last: bool,
+    /// Whether it was told for moments alone since a read was without it.
+    is_flashing: bool,
+    memory: Memory,
     /// The node's whole reads since the service had to know that it is gone. Not assigned ever: as many as there are.
     reads_since: u8,
+    /// Whether the service has said, since it was assigned last, that it is gone.
+    is_said_gone: bool,
+}
+
+impl Truth {
+    fn lose(&mut self, now: u64, noticed: u64) {
+        self.is_assigned = false;
+        self.noticed = Some(noticed);
+        self.dropped = now;
+        self.reads_since = 0;
+    }
+
+    const fn is_quiet(&self) -> bool {
+        !self.is_told && !self.is_assigned && self.noticed.is_none()
+    }
 }
 
 /// How a service lies in one history.
@@ -77,6 +111,8 @@ pub(super) struct Manners {
     pub(super) torn: u64,
     /// A ghost is told, in percent of the quiet blocks at each step.
     pub(super) ghost: u64,
+    /// Something is told for a moment, in a thousandth of the quiet blocks at each step.
+    pub(super) flash: u64,
 }
 
 impl Manners {
@@ -86,17 +122,30 @@ impl Manners {
         empty: 0,
         torn: 0,
         ghost: 0,
+        flash: 0,
     };
 
     pub(super) const fn random(random: &mut Random) -> Self {
         Self {
             missing_nic: random.below(6),
-            unanswered: random.below(25),
+            unanswered: match random.percent(25) {
+                true => 75,
+                false => random.below(25),
+            },
             empty: random.below(6),
             torn: random.below(30),
             ghost: random.below(8),
+            flash: random.below(8),
         }
     }
+}
+
+/// Whether no other block has addresses of this one: then it is this one that pods have theirs of.
+fn is_alone(blocks: &[(Kind, IpNet)], net: &IpNet) -> bool {
+    let common = blocks
+        .iter()
+        .filter(|(_, own)| own.contains(net) || net.contains(own));
+    common.count() == 1
 }
 
 /// The VPC and its service.
@@ -106,8 +155,8 @@ pub(super) struct Vpc {
     truths: BTreeMap<(usize, usize), Truth>,
     pub(super) now: u64,
     pub(super) manners: Manners,
-    /// Ghosts, unanswered kinds, empty lists, torn reads.
-    pub(super) seen: [u64; 4],
+    /// Ghosts, unanswered kinds, empty lists, torn reads, flashes.
+    pub(super) seen: [u64; 5],
 }
 
 /// Returns the MAC of a NIC.
@@ -120,6 +169,7 @@ impl Vpc {
         let all = (0..BLOCKS.len()).flat_map(|block| (0..NICS).map(move |nic| (block, nic)));
         let never = || Truth {
             reads_since: u8::MAX,
+            is_said_gone: true,
             ..Truth::default()
         };
         let parsed = |(kind, text): &(Kind, &str)| (*kind, text.parse().unwrap());
@@ -128,7 +178,7 @@ impl Vpc {
             truths: all.map(|at| (at, never())).collect(),
             now: 1_000,
             manners: Manners::random(random),
-            seen: [0; 4],
+            seen: [0; 5],
         }
     }
 
@@ -144,45 +194,90 @@ impl Vpc {
             if !is_touched || truth.is_assigned == should {
                 continue;
             }
-            truth.is_assigned = should;
-            truth.noticed = Some(self.now + random.below(DELAY + 1));
-            if !should {
-                truth.dropped = self.now;
-                truth.reads_since = 0;
+            let noticed = self.now + random.below(DELAY + 1);
+            if should {
+                (truth.is_assigned, truth.is_said_gone) = (true, false);
+                truth.noticed = Some(noticed);
+            } else {
+                truth.lose(self.now, noticed);
             }
         }
     }
 
-    /// Lets the service notice, and tell ghosts of what was seen gone and is remembered.
+    /// Takes a block from a NIC, as the cloud controller does. Returns whether the NIC had it.
+    pub(super) fn unassign(&mut self, nic: usize, block: usize, random: &mut Random) -> bool {
+        let now = self.now;
+        let had = self.truths.get_mut(&(block, nic));
+        let Some(truth) = had.filter(|truth| truth.is_assigned) else {
+            return false;
+        };
+        truth.lose(now, now + random.below(DELAY + 1));
+        true
+    }
+
+    /// Returns the blocks, by their numbers.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (usize, IpNet)> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks.map(|(number, (_, block))| (number, *block))
+    }
+
+    /// Lets the service notice, tell ghosts of what was seen gone and has to be remembered, and tell other things for a
+    /// moment. `uses` says whether a pod has an address of a block by this NIC.
     ///
-    /// A ghost of what is not remembered, or that is told for longer than [`RETURN`], is beyond what anybody can know.
-    pub(super) fn lie(&mut self, random: &mut Random, remembers: impl Fn(usize, &IpNet) -> bool) {
+    /// A ghost of what need not be remembered, or that is told for longer than [`RETURN`], is beyond what anybody can know.
+    pub(super) fn lie(&mut self, random: &mut Random, uses: impl Fn(usize, &IpNet) -> bool) {
         for ((block, nic), truth) in &mut self.truths {
             if truth.noticed.is_some_and(|at| at <= self.now) {
                 truth.noticed = None;
                 truth.is_told = truth.is_assigned;
                 truth.ghost = None;
             }
-            let is_remembered = remembers(*nic, &self.blocks[*block].1);
-            let is_over = |until: u64| until <= self.now || !is_remembered;
-            if truth.ghost.is_some_and(is_over) {
+            if truth.ghost.is_some_and(|until| until <= self.now) {
                 truth.ghost = None;
                 truth.is_told = truth.is_assigned;
             }
-            let is_quiet = !truth.is_told && !truth.is_assigned && truth.noticed.is_none();
-            let is_known = truth.was_absent && is_remembered;
-            if is_quiet && is_known && random.percent(self.manners.ghost) {
+            truth.flash = truth.flash.filter(|until| *until > self.now);
+            if !truth.is_quiet() {
+                truth.is_flashing = false;
+                continue;
+            }
+            // As long as pods use it, too.
+            let is_remembered = match truth.memory {
+                Memory::Gone(told) => {
+                    let net = &self.blocks[*block].1;
+                    let used = || is_alone(&self.blocks, net) && uses(*nic, net);
+                    self.now < told + FORGET || used()
+                }
+                Memory::Never | Memory::Told(_) => false,
+            };
+            if is_remembered && random.percent(self.manners.ghost) {
                 truth.ghost = Some(self.now + 1 + random.below(RETURN - 1));
                 truth.is_told = true;
-                truth.was_absent = false;
                 self.seen[0] += 1;
+            } else if (truth.is_flashing || !matches!(truth.memory, Memory::Told(_)))
+                && !truth.is_told_last
+                && truth.flash.is_none()
+                && random.below(1000) < self.manners.flash
+            {
+                // Less than it takes to be believed.
+                truth.flash = Some(self.now + 1 + random.below(SETTLE - 1));
+                truth.is_flashing = true;
+                self.seen[4] += 1;
             }
         }
     }
 
     /// Returns what the service tells a node, the lists of its NICs one after the other; none for an empty answer. A read
     /// that an agent does not live to remember is none that counts.
-    pub(super) fn read(&mut self, node: usize, random: &mut Random, counts: bool) -> Option<View> {
+    ///
+    /// What is gone for long enough, and not used, may be forgotten then.
+    pub(super) fn read(
+        &mut self,
+        node: usize,
+        random: &mut Random,
+        counts: bool,
+        uses: impl Fn(usize, &IpNet) -> bool,
+    ) -> Option<View> {
         let mut view = View::default();
         for nic in [2 * node, 2 * node + 1] {
             if random.percent(self.manners.missing_nic) {
@@ -206,11 +301,24 @@ impl Vpc {
             let (kind, net) = self.blocks[*block];
             let told = view.nics.iter().find(|told| told.mac == mac(*nic));
             let list = told.map(|told| told.blocks.get(&kind));
-            truth.was_absent |= match list {
-                None => true,
-                Some(None) => false,
-                Some(Some(list)) => !list.contains(&net),
+            let is_there = match list {
+                None => Some(false),
+                Some(None) => None,
+                Some(Some(list)) => Some(list.contains(&net)),
             };
+            match (is_there, truth.memory) {
+                (Some(true), _) => truth.memory = Memory::Told(self.now),
+                (Some(false), Memory::Told(at)) => truth.memory = Memory::Gone(at),
+                (_, Memory::Gone(at)) if self.now >= at + FORGET && !uses(*nic, &net) => {
+                    truth.memory = Memory::Never;
+                }
+                _ => {}
+            }
+            truth.is_told_last = is_there == Some(true);
+            if is_there == Some(false) {
+                // Of what was never told, nobody can say that it is gone.
+                truth.is_said_gone |= !truth.is_assigned && truth.memory != Memory::Never;
+            }
             if !truth.is_assigned && self.now > truth.dropped + DELAY {
                 truth.reads_since = truth.reads_since.saturating_add(1);
             }
@@ -232,7 +340,8 @@ impl Vpc {
             }
             let of_nic = |((block, own), truth): (&(usize, usize), &Truth)| {
                 let (of_kind, net) = self.blocks[*block];
-                (*own == nic && of_kind == kind && truth.is_told).then_some(net)
+                let is_told = truth.is_told || truth.flash.is_some_and(|until| until > self.now);
+                (*own == nic && of_kind == kind && is_told).then_some(net)
             };
             list.extend(self.truths.iter().filter_map(of_nic));
         }
@@ -265,6 +374,14 @@ impl Vpc {
             .map(|(_, truth)| truth.reads_since)
             .min()
             .unwrap_or(u8::MAX)
+    }
+
+    /// Whether the service has said of all that the NIC had with this address that it is gone.
+    pub(super) fn is_said_gone(&self, address: IpAddr, nic: usize) -> bool {
+        let mut all = self.truths.iter();
+        all.all(|((block, own), truth)| {
+            *own != nic || !self.blocks[*block].1.contains(&address) || truth.is_said_gone
+        })
     }
 
     /// Returns the addresses' blocks that a NIC has.

@@ -146,6 +146,25 @@ fn an_address_that_the_cloud_took_stays_withheld_while_it_is_asked_back() {
     );
 }
 
+#[test]
+fn what_a_report_names_whose_write_was_not_answered_is_kept_until_one_without_it_was() {
+    let mut state = Surrender::default();
+    let one = sets("10.0.0.1");
+    state.ask(0, &one, &one);
+    // It may have arrived.
+    state.telling(&one);
+    state.ask(10, &Sets::default(), &one);
+    let late = 10 + 3 * KEPT;
+    state.expire(late);
+    assert_eq!(state.kept(), one);
+    state.telling(&Sets::default());
+    state.has_told(late, Sets::default());
+    state.expire(late + KEPT - 1);
+    assert_eq!(state.kept(), one);
+    state.expire(late + KEPT);
+    assert!(state.withheld().is_empty());
+}
+
 /// How many addresses the histories have.
 const COUNT: u8 = 4;
 const COOLDOWN: u64 = 60;

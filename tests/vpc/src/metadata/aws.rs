@@ -94,10 +94,11 @@ fn interface(nic: &ToldNic, told: &Told) -> Tree {
     }
     let [v4, v6] = [Family::V4, Family::V6].map(|family| nic.addresses(family));
     let subnet = nic.subnet(Family::V4);
+    let id = || format!("eni-0{:0>16}", nic.mac_with(""));
     let [vpc4, vpc6] = Family::BOTH.map(|family| told.subnets(family));
     Tree::empty()
         .leaf("device-number", nic.number.to_string())
-        .leaf("interface-id", format!("eni-0{:0>16}", nic.mac_with("")))
+        .leaf("interface-id", nic.id.clone().unwrap_or_else(id))
         .some("ipv4-prefix", joined(&nic.prefixes(Family::V4), "\n"))
         .some("ipv6-prefix", joined(&nic.prefixes(Family::V6), "\n"))
         .some("ipv6s", joined(&v6, "\n"))

@@ -32,6 +32,8 @@ pub struct Knobs {
     pub reversed: bool,
     /// How much is told of a NIC, by its name, if not all.
     pub nics: BTreeMap<String, Listing>,
+    /// AWS' IDs of NICs, by their names, where another service has given them.
+    pub ids: BTreeMap<String, String>,
     /// Whether Azure's service tells IPv6 subnets. In the one capture of a real one it does not; cloud-init fails on two
     /// IPv6 addresses of a NIC without.
     pub azure_v6_subnets: bool,
@@ -152,6 +154,7 @@ impl Default for Knobs {
             hardened: false,
             reversed: false,
             nics: BTreeMap::new(),
+            ids: BTreeMap::new(),
             azure_v6_subnets: false,
             // Microsoft documents it.
             azure_rate: 5,

@@ -266,6 +266,7 @@ impl Shared {
                 nic: nic.clone(),
                 number,
                 blocks: self.assigned.told(nic, at, late(knobs)),
+                id: knobs.ids.get(&nic.name).cloned(),
                 is_bare: knobs.nics.get(&nic.name) == Some(&Listing::Bare),
             })
             .collect();

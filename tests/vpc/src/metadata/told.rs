@@ -29,6 +29,8 @@ pub(super) struct ToldNic {
     pub(super) number: usize,
     /// What is assigned to it besides the primary addresses.
     pub(super) blocks: Vec<IpNet>,
+    /// AWS' ID of it, if another service has given it.
+    pub(super) id: Option<String>,
     /// Whether it is only listed.
     pub(super) is_bare: bool,
 }

@@ -257,6 +257,28 @@ fn a_moved_block_is_usable_there_when_nobody_has_it_by_the_first_nic() {
 }
 
 #[test]
+fn a_moved_block_is_the_second_nics_alone_though_the_first_is_remembered_to_have_had_it() {
+    let mut lab = Lab::default();
+    let a = || [nic(1, "10.0.1.10"), nic(2, "")];
+    let b = || [nic(1, ""), nic(2, "10.0.1.10")];
+    for told in [a(), a(), b(), b()] {
+        lab.read(30, told);
+    }
+    assert_eq!(
+        (lab.held(1).as_str(), lab.usable(2).as_str()),
+        ("10.0.1.10", "10.0.1.10")
+    );
+    // A pod gets it by the second, where it vanishes and returns: the pod is no reason against that.
+    lab.pod("10.0.1.10");
+    lab.read(30, [nic(1, ""), nic(2, "")]);
+    for _ in 0..11 {
+        assert_eq!(lab.usable(2), "");
+        lab.read(30, b());
+    }
+    assert_eq!(lab.usable(2), "10.0.1.10");
+}
+
+#[test]
 fn what_two_nics_are_told_to_have_stays_where_it_was_and_begins_nowhere() {
     let both = || [nic(1, "10.0.1.10 10.0.1.11"), nic(2, "10.0.1.10 10.0.1.11")];
     let mut lab = Lab::default();
@@ -321,6 +343,25 @@ fn an_address_in_a_prefix_is_there_once() {
         (lab.usable(1).as_str(), lab.held(1).as_str()),
         ("10.0.7.3 10.0.7.17", "10.0.7.0/28")
     );
+}
+
+#[test]
+fn a_pods_address_proves_a_new_block_where_nothing_else_is_known_to_have_it() {
+    let told =
+        |addresses: &str, prefixes: &str| [with(nic(1, addresses), Kind::V4Prefixes, prefixes)];
+    // An agent without its file: the pod has it from somewhere.
+    let mut lab = Lab::default();
+    lab.pod("10.0.7.3");
+    lab.read(0, told("", "10.0.7.0/28"));
+    assert_eq!(lab.usable(1), "10.0.7.0/28");
+    // The pod has it by the address that was assigned: of the prefix nothing is known.
+    let mut lab = Lab::default();
+    lab.pod("10.0.7.3");
+    lab.read(0, told("10.0.7.3", ""));
+    for (seconds, usable) in [(30, "10.0.7.3"), (30, "10.0.7.0/28")] {
+        lab.read(seconds, told("10.0.7.3", "10.0.7.0/28"));
+        assert_eq!(lab.usable(1), usable);
+    }
 }
 
 #[test]

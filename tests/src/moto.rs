@@ -1,8 +1,10 @@
-//! moto, which acts as EC2: real requests and answers, and no limits. What it does not enforce, no test here shows.
+//! moto, which acts as EC2: real requests and answers, and no limits. What it does not enforce, no test shows.
+//!
+//! It accepts `Ipv4PrefixCount` and assigns nothing.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
     process::Command,
     thread,
@@ -11,6 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ebbtide_vpc::{
+    netns::Netns,
+    plan::{Family, Nic},
     process::Process,
     skip::{Need, skip},
 };
@@ -24,23 +28,29 @@ const PLACE: &str = concat!(
 
 /// A running moto, on loopback.
 #[derive(Debug)]
-pub(crate) struct Moto {
+pub struct Moto {
     _process: Process,
     port: u16,
     _directory: TempDir,
 }
 
 /// A NIC in it.
-#[derive(Debug)]
-pub(crate) struct Eni {
-    pub(crate) id: String,
-    pub(crate) instance: String,
-    pub(crate) mac: String,
+#[derive(Clone, Debug)]
+pub struct Eni {
+    /// Its ID, `eni-...`.
+    pub id: String,
+    /// The ID of its instance, `i-...`.
+    pub instance: String,
+    /// Its MAC.
+    pub mac: String,
 }
 
 impl Moto {
     /// Starts it. Returns `None`, after a skip, if it is not installed.
-    pub(crate) fn start() -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// If it does not answer in time.
+    pub fn start() -> Result<Option<Self>> {
         let program = PathBuf::from(PLACE);
         if !program.is_file() {
             skip(
@@ -72,8 +82,31 @@ impl Moto {
     }
 
     /// Returns its address.
-    pub(crate) fn url(&self) -> String {
+    #[must_use]
+    pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns an address by which programs in this network namespace reach it, as long as this process lives.
+    ///
+    /// # Errors
+    /// If nobody can listen there.
+    pub fn reached_from(&self, netns: &Netns) -> Result<String> {
+        let listener = netns.run(|| Ok(TcpListener::bind("127.0.0.1:0")?))?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let port = self.port;
+        thread::spawn(move || {
+            for there in listener.incoming() {
+                let (Ok(there), Ok(here)) = (there, TcpStream::connect(("127.0.0.1", port))) else {
+                    continue;
+                };
+                if let (Ok(from), Ok(to)) = (there.try_clone(), here.try_clone()) {
+                    thread::spawn(move || pass_on(from, to));
+                    thread::spawn(move || pass_on(here, there));
+                }
+            }
+        });
+        Ok(url)
     }
 
     /// Sends a request, and returns the answer's XML.
@@ -101,12 +134,29 @@ impl Moto {
     }
 
     /// Makes an instance with a second NIC, in a network of its own.
-    pub(crate) fn instance(&self, kind: &str) -> Result<Eni> {
-        let vpc = field(
-            &self.ask("CreateVpc", &[("CidrBlock", "10.0.0.0/16")])?,
-            "vpcId",
-        )?;
-        let subnet = [("VpcId", vpc.as_str()), ("CidrBlock", "10.0.1.0/24")];
+    ///
+    /// # Errors
+    /// If moto refuses.
+    pub fn instance(&self, kind: &str) -> Result<Eni> {
+        self.make(kind, "10.0.0.0/16", "10.0.1.0/24", &[])
+    }
+
+    /// Makes an instance with a second NIC that has the subnet and the IPv4 address of this one of the test VPC.
+    ///
+    /// # Errors
+    /// If moto refuses.
+    pub fn instance_like(&self, kind: &str, nic: &Nic) -> Result<Eni> {
+        let (subnet, own) = (
+            nic.subnet(Family::V4).primary.trunc(),
+            nic.primary(Family::V4),
+        );
+        let (subnet, own) = (subnet.to_string(), own.to_string());
+        self.make(kind, &subnet, &subnet, &[("PrivateIpAddress", &own)])
+    }
+
+    fn make(&self, kind: &str, vpc: &str, subnet: &str, more: &[(&str, &str)]) -> Result<Eni> {
+        let vpc = field(&self.ask("CreateVpc", &[("CidrBlock", vpc)])?, "vpcId")?;
+        let subnet = [("VpcId", vpc.as_str()), ("CidrBlock", subnet)];
         let subnet = field(&self.ask("CreateSubnet", &subnet)?, "subnetId")?;
         let run = [
             ("ImageId", "ami-12c6146b"),
@@ -116,7 +166,8 @@ impl Moto {
             ("SubnetId", &subnet),
         ];
         let instance = field(&self.ask("RunInstances", &run)?, "instanceId")?;
-        let made = self.ask("CreateNetworkInterface", &[("SubnetId", subnet.as_str())])?;
+        let nic = [&[("SubnetId", subnet.as_str())], more].concat();
+        let made = self.ask("CreateNetworkInterface", &nic)?;
         let (id, mac) = (
             field(&made, "networkInterfaceId")?,
             field(&made, "macAddress")?,
@@ -130,8 +181,36 @@ impl Moto {
         Ok(Eni { id, instance, mac })
     }
 
+    /// Assigns so many addresses to a NIC, as a person does by hand.
+    ///
+    /// # Errors
+    /// If moto refuses.
+    pub fn assign(&self, nic: &Eni, count: usize) -> Result<()> {
+        let count = count.to_string();
+        let fields = [
+            ("NetworkInterfaceId", nic.id.as_str()),
+            ("SecondaryPrivateIpAddressCount", &count),
+        ];
+        self.ask("AssignPrivateIpAddresses", &fields).map(drop)
+    }
+
+    /// Takes an address from a NIC.
+    ///
+    /// # Errors
+    /// If moto refuses.
+    pub fn unassign(&self, nic: &Eni, address: &str) -> Result<()> {
+        let fields = [
+            ("NetworkInterfaceId", nic.id.as_str()),
+            ("PrivateIpAddress.1", address),
+        ];
+        self.ask("UnassignPrivateIpAddresses", &fields).map(drop)
+    }
+
     /// Returns the addresses of a NIC beside its own: what the metadata service would tell a while later.
-    pub(crate) fn assigned(&self, nic: &Eni) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// If moto's answer has none.
+    pub fn assigned(&self, nic: &Eni) -> Result<Vec<String>> {
         let ask = [("NetworkInterfaceId.1", nic.id.as_str())];
         let answer = self.ask("DescribeNetworkInterfaces", &ask)?;
         let (_, set) = answer
@@ -147,7 +226,10 @@ impl Moto {
     }
 
     /// Waits until a NIC has this number of addresses beside its own, and returns them.
-    pub(crate) fn until(&self, nic: &Eni, count: usize) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// If it does not come to that in time.
+    pub fn until(&self, nic: &Eni, count: usize) -> Result<Vec<String>> {
         let start = Instant::now();
         loop {
             let assigned = self.assigned(nic)?;
@@ -160,6 +242,13 @@ impl Moto {
             thread::sleep(Duration::from_millis(250));
         }
     }
+}
+
+/// Passes what one end sends on to the other, until it ends.
+fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+    // Whoever is cut off tries again.
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
 }
 
 /// Returns what the first element of this name says.
