@@ -74,10 +74,11 @@ impl Removals {
         })
     }
 
-    /// Returns what was removed of what stays as long as there are pods. Rules by marks and for the node's own addresses the
-    /// agent itself removes, while a NIC has lost its addresses.
+    /// Returns what was removed of what stays as long as there are pods. Rules by marks and for the node's own addresses,
+    /// and the way by the redirect device, the agent itself removes, while a NIC has lost its addresses.
     fn ours(&self) -> Result<Vec<String>> {
-        let stays = |line: &&str| !line.contains("fwmark") && !line.contains("goto");
+        let of_addresses = ["fwmark", "goto", "ebbtide0"];
+        let stays = |line: &&str| !of_addresses.iter().any(|word| line.contains(word));
         let text = fs::read_to_string(self.directory.path().join("log"))?;
         let removed = text
             .lines()
