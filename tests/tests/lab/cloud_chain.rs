@@ -316,7 +316,7 @@ impl Site {
         }
     }
 
-    /// Returns all that was ever told as surrendered.
+    /// Returns all that was ever told as surrendered of the NIC, which has no IPv6 addresses for pods.
     fn surrendered(&self) -> Result<BTreeSet<IpAddr>> {
         let text = std::fs::read(self.cluster.directory().join("told.log"))?;
         let mut all = BTreeSet::new();
@@ -326,6 +326,7 @@ impl Site {
             let told = map["data"]["told.json"].as_str().unwrap_or("{}");
             let told: Value = serde_json::from_str(told)?;
             let nics = told["nics"].as_array().into_iter().flatten();
+            let nics = nics.filter(|nic| nic["link"] == NIC);
             let pools = nics.filter_map(|nic| nic["pools"].as_array()).flatten();
             for pool in pools.filter_map(|pool| pool["surrendered"].as_str()) {
                 all.extend(addresses(pool)?);
