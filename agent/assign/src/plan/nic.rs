@@ -35,8 +35,6 @@ pub(super) struct Demand {
     /// What the next pods can have.
     pub(super) free: AddressSet,
     used: AddressSet,
-    /// What somebody has, or nobody may have now.
-    taken: AddressSet,
     surrendered: AddressSet,
     ranges: AddressSet,
     blocks: Vec<IpNet>,
@@ -61,15 +59,13 @@ impl Demand {
         let (resting, held) = (all(|pool| &pool.resting)?, all(|pool| &pool.held)?);
         let surrendered = all(|pool| &pool.surrendered)?;
         let asked = Wishes::of(report, nic, family).asked;
-        let taken = AddressSet::union_of(family, [&used, &resting, &held]);
-        let not_free = AddressSet::union_of(family, [&taken, &surrendered, &asked]);
+        let not_free = AddressSet::union_of(family, [&used, &resting, &held, &surrendered, &asked]);
         let of_family = |block: &&IpNet| Family::of_net(block) == family;
         Some(Self {
             family,
             waiting: nic.waiting.get(&family).copied().unwrap_or(0),
             free: ranges.without(&not_free),
             used,
-            taken,
             surrendered,
             ranges,
             blocks: nic
@@ -104,10 +100,12 @@ impl Demand {
         !asked.without(&self.told()).is_empty()
     }
 
+    /// Returns what the agent tells that the NIC has, or a pod. What it only holds, since the cloud tells it no more, is not
+    /// among it: that is so for ten minutes after it was taken.
     fn told(&self) -> AddressSet {
         let blocks = self.blocks.iter().map(AddressSet::of_net);
         let blocks = AddressSet::union_of(self.family, &blocks.collect::<Vec<_>>());
-        AddressSet::union_of(self.family, [&self.ranges, &self.taken, &blocks])
+        AddressSet::union_of(self.family, [&self.ranges, &self.used, &blocks])
     }
 
     /// Returns which wishes stay. Dropping one is always safe, since the agent then keeps the address for twenty minutes.

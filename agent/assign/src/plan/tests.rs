@@ -536,6 +536,16 @@ fn only_what_is_asked_back_and_surrendered_and_described_is_taken() {
             vec!["ask []"],
         ),
         (
+            "taken, and its agent holds it for a while, as of nobody",
+            Told {
+                asked: "10.0.0.20",
+                held: "10.0.0.20",
+                ..five.clone()
+            },
+            FIVE,
+            vec!["ask []"],
+        ),
+        (
             "a pod has got it meanwhile",
             Told {
                 asked: "10.0.0.9",
