@@ -9,7 +9,6 @@ mod beside;
 mod chained;
 mod clients;
 mod cloud;
-mod cloud_chain;
 mod crowd;
 mod existing_interfaces;
 mod failed_adds;

@@ -5,7 +5,6 @@ mod cloud_init;
 mod ec2_net_utils;
 mod guest_agent;
 mod networkd;
-mod reload;
 
 use std::net::SocketAddr;
 

@@ -61,8 +61,6 @@ pub(super) struct Batch {
 fn limit(test: &Test) -> u32 {
     match test.group().as_str() {
         "kube::e2e" => 1500,
-        // An API server in a virtual machine, and a controller that waits.
-        "lab::cloud_chain" => 1200,
         _ => 400,
     }
 }

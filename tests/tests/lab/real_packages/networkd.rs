@@ -47,14 +47,6 @@ pub(super) fn start(
     run(package.as_os_str(), prefix, "", script).map(Some)
 }
 
-/// As [`start`], with networkd alone. `first` comes before it.
-pub(super) fn alone(first: &str, script: &str) -> Result<Option<(Site, Image)>> {
-    if !are_there(&[]) {
-        return Ok(None);
-    }
-    run(OsStr::new(""), "99", first, script).map(Some)
-}
-
 /// Whether this machine has networkd and these programs; else the test is skipped.
 fn are_there(programs: &[&str]) -> bool {
     let own = ["/lib/systemd/systemd-networkd", "/usr/bin/dbus-daemon"];
