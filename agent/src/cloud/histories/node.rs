@@ -181,13 +181,14 @@ impl Node {
     /// Reads, as the follower does: the ledger is on disk before anybody gets what is in it. `dies` says that the agent
     /// ends in between.
     pub(super) fn read(&mut self, vpc: &mut Vpc, random: &mut Random, dies: bool) {
+        // A read takes a moment, in which things change.
+        let now = vpc.now - self.began;
         let uses = |nic, block: &IpNet| self.uses(nic, block);
         let Some(view) = vpc.read(self.number, random, !dies, uses) else {
             return;
         };
         let in_use = self.in_use();
         let uses = |block: &IpNet| in_use.keys().any(|address| block.contains(address));
-        let now = vpc.now - self.began;
         let before = self.ledger.clone();
         let _changes = self.ledger.observe(now, &view, &uses);
         if dies {

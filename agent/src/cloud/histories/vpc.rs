@@ -221,12 +221,9 @@ impl Vpc {
         blocks.map(|(number, (_, block))| (number, *block))
     }
 
-    /// Lets the service notice, tell ghosts of what was seen gone and has to be remembered, and tell other things for a
-    /// moment. `uses` says whether a pod has an address of a block by this NIC.
-    ///
-    /// A ghost of what need not be remembered, or that is told for longer than [`RETURN`], is beyond what anybody can know.
-    pub(super) fn lie(&mut self, random: &mut Random, uses: impl Fn(usize, &IpNet) -> bool) {
-        for ((block, nic), truth) in &mut self.truths {
+    /// Lets the service notice what the VPC changed, and end its lies.
+    fn notice(&mut self) {
+        for truth in self.truths.values_mut() {
             if truth.noticed.is_some_and(|at| at <= self.now) {
                 truth.noticed = None;
                 truth.is_told = truth.is_assigned;
@@ -237,6 +234,16 @@ impl Vpc {
                 truth.is_told = truth.is_assigned;
             }
             truth.flash = truth.flash.filter(|until| *until > self.now);
+        }
+    }
+
+    /// Lets the service notice, tell ghosts of what was seen gone and has to be remembered, and tell other things for a
+    /// moment. `uses` says whether a pod has an address of a block by this NIC.
+    ///
+    /// A ghost of what need not be remembered, or that is told for longer than [`RETURN`], is beyond what anybody can know.
+    pub(super) fn lie(&mut self, random: &mut Random, uses: impl Fn(usize, &IpNet) -> bool) {
+        self.notice();
+        for ((block, nic), truth) in &mut self.truths {
             if !truth.is_quiet() {
                 truth.is_flashing = false;
                 continue;
@@ -287,7 +294,7 @@ impl Vpc {
             if random.percent(self.manners.torn) {
                 self.now += random.below(3);
                 self.change(random);
-                self.lie(random, |_, _| false);
+                self.notice();
                 self.seen[3] += 1;
             }
         }
@@ -311,6 +318,9 @@ impl Vpc {
                 (Some(false), Memory::Told(at)) => truth.memory = Memory::Gone(at),
                 (_, Memory::Gone(at)) if self.now >= at + FORGET && !uses(*nic, &net) => {
                     truth.memory = Memory::Never;
+                    if truth.ghost.take().is_some() {
+                        truth.is_told = truth.is_assigned;
+                    }
                 }
                 _ => {}
             }
