@@ -64,6 +64,8 @@ pub struct Question {
     pub protocol: Protocol,
     /// The server; the port of an echo is 0.
     pub server: SocketAddr,
+    /// How many exchanges have to be answered, each from a port of its own: behind a Service each may have another backend.
+    pub times: u32,
 }
 
 /// What `ask` reads.
@@ -72,7 +74,7 @@ pub struct Question {
 pub struct Asking {
     /// The questions.
     pub questions: Vec<Question>,
-    /// How often each is tried.
+    /// How many exchanges of a question may remain without an answer until it is given up.
     pub tries: u32,
     /// The time limit of one exchange, in milliseconds.
     pub timeout: u64,
@@ -89,9 +91,11 @@ pub struct Asking {
 pub struct Exchange {
     /// The question's number.
     pub id: u32,
-    /// How often it was tried.
+    /// How many exchanges there were.
     pub tries: u32,
-    /// The answer, or why there is none.
+    /// Why the last one that was not answered was not, and how many were not. Others may have been answered.
+    pub unanswered: Option<(u32, String)>,
+    /// What became of the last one.
     pub outcome: Outcome,
 }
 

@@ -81,35 +81,50 @@ fn once(asking: &Asking, end: Instant) -> Vec<Exchange> {
     exchanges
 }
 
-/// Asks until there is an answer.
+/// Asks until there are as many answers as are wanted, or too many did not come.
 fn insist(question: &Question, asking: &Asking, end: Instant) -> Exchange {
-    let mut tries = 0;
+    let (mut answered, mut tries) = (0, 0);
+    let mut unanswered: Option<(u32, String)> = None;
     let mut outcome = Outcome::Failed {
         why: "not asked: the time was over".to_owned(),
     };
-    while tries < asking.tries && Instant::now() < end {
-        if tries > 0 {
-            thread::sleep(PAUSE);
-        }
+    while answered < question.times && Instant::now() < end {
         tries += 1;
         let start = Instant::now();
         outcome = match exchange(question, Duration::from_millis(asking.timeout)) {
-            Ok((local, seen, length)) => Outcome::Answered {
-                local,
-                seen,
-                length,
-                millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
-            },
-            Err(Trouble::Failed(why)) => Outcome::Failed { why },
-            Err(Trouble::Impossible(why)) => Outcome::Skipped { why },
+            Ok((local, seen, length)) => {
+                answered += 1;
+                Outcome::Answered {
+                    local,
+                    seen,
+                    length,
+                    millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+                }
+            }
+            Err(Trouble::Failed(why)) => {
+                let number = unanswered.map_or(1, |(number, _)| number + 1);
+                unanswered = Some((number, why.clone()));
+                if number >= asking.tries {
+                    return Exchange {
+                        id: question.id,
+                        tries,
+                        unanswered,
+                        outcome: Outcome::Failed { why },
+                    };
+                }
+                thread::sleep(PAUSE);
+                Outcome::Failed { why }
+            }
+            Err(Trouble::Impossible(why)) => {
+                outcome = Outcome::Skipped { why };
+                break;
+            }
         };
-        if !matches!(outcome, Outcome::Failed { .. }) {
-            break;
-        }
     }
     Exchange {
         id: question.id,
         tries,
+        unanswered,
         outcome,
     }
 }
@@ -314,13 +329,17 @@ fn ping_socket(server: IpAddr) -> Result<UdpSocket, Trouble> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::serve::tests::start, *};
+    use super::{
+        super::serve::tests::{start, start_reluctant},
+        *,
+    };
 
     fn asked(questions: Vec<(Protocol, SocketAddr)>) -> Vec<Exchange> {
         let number = |(id, (protocol, server)): (u32, (Protocol, SocketAddr))| Question {
             id,
             protocol,
             server,
+            times: 2,
         };
         ask(&Asking {
             questions: (0..).zip(questions).map(number).collect(),
@@ -350,7 +369,8 @@ mod tests {
             };
             assert_eq!(seen.client, *local);
             assert_eq!((seen.server.as_str(), seen.node.as_str()), ("web", "n1"));
-            assert_eq!((*length, exchange.tries), (most, 1));
+            assert_eq!((*length, exchange.tries), (most, 2));
+            assert_eq!(exchange.unanswered, None);
         }
     }
 
@@ -364,7 +384,19 @@ mod tests {
             };
             assert!(why.contains("refused"), "{why}");
             assert_eq!(exchange.tries, 2);
+            assert_eq!(exchange.unanswered, Some((2, why.clone())));
         }
+    }
+
+    #[test]
+    fn who_answers_only_sometimes_is_told_of() {
+        let exchange = &asked(vec![(Protocol::Tcp, start_reluctant())])[0];
+        assert!(
+            matches!(exchange.outcome, Outcome::Answered { .. }),
+            "{exchange:?}"
+        );
+        let (number, why) = exchange.unanswered.clone().unwrap();
+        assert_eq!((exchange.tries, number), (3, 1), "{why}");
     }
 
     #[test]
@@ -384,6 +416,7 @@ mod tests {
             id: 7,
             protocol: Protocol::Tcp,
             server,
+            times: 1,
         };
         let exchanges = ask(&Asking {
             questions: vec![question],

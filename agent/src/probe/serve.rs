@@ -211,6 +211,17 @@ pub(super) mod tests {
         port
     }
 
+    /// As [`start`], by TCP alone, for a server that sends its first client away.
+    pub(in super::super) fn start_reluctant() -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            drop(listener.accept());
+            accept(&listener, &Arc::default(), &Arc::default());
+        });
+        address
+    }
+
     #[test]
     fn a_datagram_that_is_no_request_or_small_gets_no_answer() {
         let port = start(Ipv4Addr::LOCALHOST.into());

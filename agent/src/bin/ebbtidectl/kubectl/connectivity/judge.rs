@@ -138,7 +138,13 @@ pub(super) fn judge(
     let wrong = seen.and_then(|seen| {
         wrong_server(check, seen, live).or_else(|| wrong_client(check, seen, live, topology))
     });
-    match wrong {
+    // One that is answered at last is no path that works: TCP has repeated its SYN, and a datagram was sent three times.
+    let sometimes = exchange.unanswered.as_ref();
+    let sometimes = sometimes.map(|(number, why)| {
+        let tries = exchange.tries;
+        format!("it works only sometimes: {number} of {tries} were not answered, the last of them: {why}")
+    });
+    match wrong.or(sometimes) {
         Some(wrong) => row.failed(wrong),
         None => row,
     }
@@ -227,6 +233,7 @@ mod tests {
         Exchange {
             id: 0,
             tries: 1,
+            unanswered: None,
             outcome: Outcome::Answered {
                 local: "10.9.0.1:7".parse().unwrap(),
                 seen: Some(Seen {
@@ -299,12 +306,21 @@ mod tests {
         let exchange = |outcome| Exchange {
             id: 0,
             tries: 3,
+            unanswered: None,
             outcome,
         };
         let why = || "connect: timed out".to_owned();
         let row = judged(&check, &exchange(Outcome::Failed { why: why() }));
         assert_eq!(row.verdict, Verdict::Failed);
         assert_eq!(row.detail, "connect: timed out (3 tries)");
+        let sometimes = Exchange {
+            tries: 4,
+            unanswered: Some((2, why())),
+            ..answered("probe-2", "10.9.0.1:7")
+        };
+        let row = judged(&check, &sometimes);
+        assert_eq!(row.verdict, Verdict::Failed);
+        assert!(row.detail.contains("2 of 4"), "{}", row.detail);
         let row = judged(&check, &exchange(Outcome::Skipped { why: why() }));
         assert_eq!(row.verdict, Verdict::Skipped);
     }

@@ -8,7 +8,7 @@ use ebbtide_agent::{
 };
 
 use super::{
-    judge::Row,
+    judge::{Row, Verdict},
     objects::Live,
     plan::{Family, Group, Target, Traced, node_ports},
     topology::Topology,
@@ -73,6 +73,7 @@ pub(super) fn questions(expected: &[Expected]) -> Vec<Question> {
         id,
         protocol: each.protocol,
         server: each.server,
+        times: 1,
     };
     (0..).zip(expected).map(question).collect()
 }
@@ -131,6 +132,21 @@ pub(super) fn judge(
         }
     };
     expected.iter().map(row).collect()
+}
+
+/// Whether a trace has told by which NIC a reply left, the right one or not.
+pub(super) fn is_seen(row: &Row) -> bool {
+    row.left_by.is_some()
+}
+
+/// Returns the rows of a trace that was repeated. A reply that left by a wrong NIC before did so, whatever the others do.
+pub(super) fn once_more(before: Vec<Row>, mut now: Vec<Row>) -> Vec<Row> {
+    let was_wrong = |row: &Row| is_seen(row) && row.verdict == Verdict::Failed;
+    for wrong in before.into_iter().filter(was_wrong) {
+        now.retain(|row| (row.server, row.protocol) != (wrong.server, wrong.protocol));
+        now.push(wrong);
+    }
+    now
 }
 
 #[cfg(test)]
@@ -214,5 +230,30 @@ mod tests {
         assert_eq!(row.left_by.as_deref(), Some("ens5"));
         let row = judged(&[]);
         assert!(row.detail.contains("no reply"), "{}", row.detail);
+    }
+    #[test]
+    fn a_reply_by_a_wrong_nic_stays_one_when_the_trace_is_repeated() {
+        let topology = topology(2);
+        let traced = &traces(&topology)[0];
+        let expected = ["30020", "30030"].map(|port| Expected {
+            target: Target::ApiServer,
+            server: format!("10.6.0.1:{port}").parse().unwrap(),
+            protocol: Protocol::Tcp,
+            nic: "ens6".into(),
+        });
+        let client = "10.9.0.3".parse().unwrap();
+        let judged = |lines: &[TraceLine]| judge(traced, client, &expected, lines);
+        let first = judged(&[line("ens5", "10.6.0.1:30020", "pass")]);
+        assert!(!first.iter().all(is_seen));
+        let again = judged(&[
+            line("ens6", "10.6.0.1:30020", "pass"),
+            line("ens6", "10.6.0.1:30030", "pass"),
+        ]);
+        let rows = once_more(first, again);
+        let told: Vec<_> = rows
+            .iter()
+            .map(|row| (row.server.unwrap().port(), row.verdict))
+            .collect();
+        assert_eq!(told, [(30030, Verdict::Ok), (30020, Verdict::Failed)]);
     }
 }
