@@ -11,6 +11,7 @@ use ebbtide_vpc::{
     netns::Netns,
     patience::eventually,
     plan::Plan,
+    pod::Pod,
     snapshot::{Snapshot, ip, run},
 };
 
@@ -76,6 +77,16 @@ impl Stage {
     pub fn start(&mut self) -> Result<()> {
         self.agent().launch()?;
         self.agent().wait_ready()
+    }
+
+    /// Makes a pod. Not by [`Lab::pod`], whose taps would keep its namespace alive, with its interface and programs.
+    ///
+    /// # Errors
+    /// If the plugin fails; the error has the agent's log.
+    pub fn pod(&mut self, nic: &str, name: &str) -> Result<Pod> {
+        let plugin = self.agent().plugin();
+        let made = Pod::create(&plugin, NODE, nic, &manifests::network(nic), name);
+        made.with_context(|| self.lab.logs())
     }
 
     /// Asserts that the node is as it was before the first agent, byte for byte.

@@ -75,19 +75,28 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks the sources of a revision, beside those of the one before, and returns their directory.
+/// Unpacks the sources of a revision into a directory of their own, and returns that.
 fn check_out(ws: &Workspace, revision: &str) -> Result<PathBuf> {
-    let sources = ws.target.join("older/sources");
+    let git = || {
+        let mut git = Command::new("git");
+        git.current_dir(&ws.root);
+        git
+    };
+    let commit = format!("{revision}^{{commit}}");
+    let commit = exec::read(git().args(["rev-parse", "--verify", "--quiet", &commit]))
+        .with_context(|| {
+            format!(
+                "{revision} is not in this checkout (a shallow clone lacks older commits: git fetch --unshallow --tags)"
+            )
+        })?;
+    let sources = ws.target.join("older").join(commit.trim());
     fs::create_dir_all(&sources).with_context(|| format!("cannot make {}", sources.display()))?;
     let archive = ws.target.join("older/sources.tar");
-    let mut git = Command::new("git");
-    git.current_dir(&ws.root)
-        .args(["archive", "--format=tar", "--output"])
+    let mut pack = git();
+    pack.args(["archive", "--format=tar", "--output"])
         .arg(&archive)
-        .arg(revision);
-    exec::run(&mut git, Output::OnFailure).with_context(|| {
-        format!("{revision} is not in this checkout (a shallow clone lacks older commits: git fetch --unshallow --tags)")
-    })?;
+        .arg(commit.trim());
+    exec::run(&mut pack, Output::OnFailure)?;
     let mut tar = Command::new("tar");
     tar.arg("--extract")
         .arg("--file")

@@ -131,6 +131,29 @@ impl Beside {
         text + &violations.unwrap_or_default() + &self.site.lab.logs()
     }
 
+    /// Waits until no new pod gets an address, since the node has all of them.
+    fn refuses(&self, image: &Image) -> Result<()> {
+        in_the_end("no new pod gets an address that the node has", || {
+            let refused = self.site.pod("ens6", "refused").err().context("a pod")?;
+            let refused = format!("{refused:#}");
+            ensure!(refused.contains("the node has it on ens6"), "{refused}");
+            Ok(())
+        })
+        .with_context(|| self.log(image))
+    }
+
+    /// Waits until pods get addresses again and live, and ends.
+    fn recovers(self, image: &Image) -> Result<()> {
+        let log = || self.log(image);
+        let pod = in_the_end("pods get addresses again", || {
+            self.site.pod("ens6", "after")
+        });
+        let pod = pod.with_context(log)?;
+        eventually("they live", || self.lives(&pod)).with_context(log)?;
+        pod.delete()?;
+        self.ends()
+    }
+
     /// Deletes the pod that is left, and waits until the node's rules are as without pods.
     fn ends(self) -> Result<()> {
         self.other.delete()?;

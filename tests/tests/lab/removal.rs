@@ -15,12 +15,10 @@ use ebbtide_vpc::{
     cni::{Plugin, Sandbox},
     foreign,
     lab::Lab,
-    manifests,
     metadata::{Cloud, MetadataDouble},
     netns::Netns,
     patience::eventually,
     plan::{Family, Plan},
-    pod::Pod,
     snapshot::{ip, run},
 };
 use serde_json::json;
@@ -30,24 +28,17 @@ fn nobody_else(_: &Lab, _: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// Makes a pod. Not by [`Lab::pod`], whose taps would keep its namespace alive, with its interface and programs.
-fn pod(stage: &mut Stage, nic: &str, name: &str) -> Result<Pod> {
-    let plugin = stage.agent().plugin();
-    let made = Pod::create(&plugin, NODE, nic, &manifests::network(nic), name);
-    made.with_context(|| stage.lab.logs())
-}
-
 /// Makes a pod on each NIC and deletes them, with an agent that is replaced in between.
 fn pods_come_and_go(stage: &mut Stage) -> Result<()> {
     stage.start()?;
-    let on_ens5 = pod(stage, "ens5", "first")?;
-    let on_ens6 = pod(stage, "ens6", "second")?;
+    let on_ens5 = stage.pod("ens5", "first")?;
+    let on_ens6 = stage.pod("ens6", "second")?;
     on_ens5.delete()?;
     stage.agent().kill()?;
     stage.start()?;
     on_ens6.delete()?;
     // One that ends while no agent is there.
-    let last = pod(stage, "ens6", "last")?;
+    let last = stage.pod("ens6", "last")?;
     stage.agent().stop()?;
     drop(last);
     stage.start()
@@ -82,7 +73,7 @@ fn after_ipvlan_l3s() -> Result<()> {
 fn after_pods_that_ended_with_the_agent() -> Result<()> {
     let mut stage = Stage::build(Plan::default(), "", nobody_else)?;
     stage.start()?;
-    let pod = pod(&mut stage, "ens6", "last")?;
+    let pod = stage.pod("ens6", "last")?;
     stage.agent().kill()?;
     let ended = stage.agent().uninstall_with(&["--purge"])?;
     ensure!(ended.code == Some(3), "{ended:#?}");
@@ -120,7 +111,7 @@ fn beside_strict_filters_and_what_others_have_at_the_nics() -> Result<()> {
 fn what_others_put_into_a_qdisc_of_ours_stays_with_it() -> Result<()> {
     let mut stage = Stage::build(Plan::default(), "", nobody_else)?;
     pods_come_and_go(&mut stage)?;
-    let pod = pod(&mut stage, "ens5", "again")?;
+    let pod = stage.pod("ens5", "again")?;
     let has_clsact = || -> Result<bool> {
         let qdiscs = run(&stage.node, "tc", &["qdisc", "show", "dev", "ens5"])?;
         Ok(qdiscs.contains("clsact"))
@@ -157,7 +148,7 @@ fn what_others_put_into_a_qdisc_of_ours_stays_with_it() -> Result<()> {
 fn after_addresses_that_the_node_took_for_its_own() -> Result<()> {
     let mut stage = Stage::build(Plan::default(), "", nobody_else)?;
     stage.start()?;
-    let pod = pod(&mut stage, "ens6", "held")?;
+    let pod = stage.pod("ens6", "held")?;
     let hold = |verb: &str, address: &IpAddr| {
         let length = if address.is_ipv4() { 32 } else { 128 };
         ip_all(
@@ -229,10 +220,8 @@ fn after_pods_with_addresses_from_the_clouds_metadata() -> Result<()> {
         Ok(())
     })?;
     stage.start()?;
-    let pod = eventually("an address is believed", || {
-        pod(&mut stage, "ens6", "cloud")
-    })
-    .with_context(|| stage.lab.logs())?;
+    let pod = eventually("an address is believed", || stage.pod("ens6", "cloud"))
+        .with_context(|| stage.lab.logs())?;
     pod.delete()?;
     stage.remove()?;
     drop(double);

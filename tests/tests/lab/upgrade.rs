@@ -4,13 +4,9 @@
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ebbtide_tests::{
-    removal::{NODE, Stage},
-    steady::SteadyClients,
-};
+use ebbtide_tests::{removal::Stage, steady::SteadyClients};
 use ebbtide_vpc::{
     lab::Lab,
-    manifests,
     netns::Netns,
     plan::Plan,
     pod::Pod,
@@ -19,7 +15,7 @@ use ebbtide_vpc::{
     workspace::{BINARIES, OLDER, Place},
 };
 
-/// Each is followed by the next; the runtime's requests go to the programs of the same release.
+/// Each is followed by the next. A pod's requests stay with the plugin that it was made by, so each plugin meets each agent.
 const RELEASES: [(&str, Place); 5] = [
     ("older", OLDER),
     ("this", BINARIES),
@@ -32,13 +28,6 @@ const RELEASES: [(&str, Place); 5] = [
 fn is_there() -> bool {
     let found = OLDER.file("ebbtide-agent");
     found.inspect_err(|e| skip(Need::Older, e)).is_ok()
-}
-
-/// Makes a pod. Not by [`Lab::pod`], whose taps would keep its namespace alive.
-fn pod(stage: &mut Stage, nic: &str, name: &str) -> Result<Pod> {
-    let plugin = stage.agent().plugin();
-    let made = Pod::create(&plugin, NODE, nic, &manifests::network(nic), name);
-    made.with_context(|| stage.lab.logs())
 }
 
 /// How an agent ends before the next one starts.
@@ -75,9 +64,13 @@ fn replaced(end: End) -> Result<()> {
             pod.call("CHECK").with_context(|| context.clone())?;
         }
         let nic = ["ens5", "ens6"][number % 2];
-        pods.push(pod(&mut stage, nic, &format!("by{number}")).with_context(|| context.clone())?);
+        pods.push(
+            stage
+                .pod(nic, &format!("by{number}"))
+                .with_context(|| context.clone())?,
+        );
         if clients.is_none() {
-            let asked = pod(&mut stage, "ens6", "asked")?;
+            let asked = stage.pod("ens6", "asked")?;
             clients = Some(SteadyClients::of(&stage.lab, &asked)?);
             pods.push(asked);
         }
@@ -134,7 +127,7 @@ fn what_an_older_release_left_is_removed_with_the_rest() -> Result<()> {
     for release in [OLDER, BINARIES, OLDER, BINARIES] {
         stage.agent().set_release(release);
         stage.start()?;
-        pod(&mut stage, "ens5", "short")?.delete()?;
+        stage.pod("ens5", "short")?.delete()?;
         stage.agent().stop()?;
     }
     stage.start()?;

@@ -82,13 +82,7 @@ fn pods_live_on_beside_the_real_cloud_init_and_networkd_without_dhcp_and_dmi() -
     })
     .with_context(log)?;
     eventually("all traffic goes on", || beside.lives(&earlier)).with_context(log)?;
-    in_the_end("no new pod gets an address that the node has", || {
-        let refused = site.pod("ens6", "refused").err().context("a pod")?;
-        let refused = format!("{refused:#}");
-        ensure!(refused.contains("the node has it on ens6"), "{refused}");
-        Ok(())
-    })
-    .with_context(log)?;
+    beside.refuses(&image)?;
 
     // What is assigned later, it leaves to pods.
     let [new, new6]: [IpNet; 2] = ["210.22.16.64/28".parse()?, "fd00:2116::77/128".parse()?];
@@ -122,9 +116,5 @@ fn pods_live_on_beside_the_real_cloud_init_and_networkd_without_dhcp_and_dmi() -
 
     image.runs()?;
     fs::write(image.shared("stop"), "")?;
-    let pod = in_the_end("pods get addresses again", || site.pod("ens6", "after"));
-    let pod = pod.with_context(log)?;
-    eventually("they live", || beside.lives(&pod)).with_context(log)?;
-    pod.delete()?;
-    beside.ends()
+    beside.recovers(&image)
 }

@@ -75,13 +75,7 @@ fn pods_live_on_beside_the_real_ec2_net_utils_and_networkd_without_dhcp() -> Res
     eventually("all traffic goes on", || beside.lives(&earlier)).with_context(log)?;
 
     // The node has what is not in use, too.
-    in_the_end("no new pod gets an address that the node has", || {
-        let refused = site.pod("ens6", "refused").err().context("a pod")?;
-        let refused = format!("{refused:#}");
-        ensure!(refused.contains("the node has it on ens6"), "{refused}");
-        Ok(())
-    })
-    .with_context(log)?;
+    beside.refuses(&image)?;
 
     // Prefixes get no address, but a rule.
     let range: IpNet = "210.22.16.64/28".parse()?;
@@ -123,9 +117,5 @@ fn pods_live_on_beside_the_real_ec2_net_utils_and_networkd_without_dhcp() -> Res
     image.runs()?;
     fs::write(image.shared("stop"), "")?;
     held("stopped", own, false)?;
-    let pod =
-        in_the_end("pods get addresses again", || site.pod("ens6", "after")).with_context(log)?;
-    eventually("they live", || beside.lives(&pod)).with_context(log)?;
-    pod.delete()?;
-    beside.ends()
+    beside.recovers(&image)
 }
