@@ -189,8 +189,8 @@ impl Agent {
     #[must_use]
     pub fn without_pods<'a>(&self, facts: &'a NodeFacts) -> Cow<'a, NodeFacts> {
         let catalog = self.catalog();
-        let interfaces = locked(&self.interfaces);
-        let is_pods = |address| interfaces.have(address);
+        // Locked anew each time: nobody waits while pools are searched.
+        let is_pods = |address| locked(&self.interfaces).have(address);
         let is_of_a_pool = |address| {
             let mut pools = catalog.pools().iter();
             pools.any(|pool| pool.declared.contains(address))

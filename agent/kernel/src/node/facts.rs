@@ -281,17 +281,22 @@ impl NodeFacts {
     /// of the family: somebody has declared the node's own to be for pods.
     #[must_use]
     pub fn spare(&self, is_for_pods: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
-        let links = self.nics.iter().map(|nic| &nic.addresses);
-        let of_link = |all: &Vec<IpNet>| {
-            let all = all.iter().map(IpNet::addr);
-            let (spare, own): (Vec<_>, Vec<_>) = all.partition(|address| is_for_pods(*address));
-            let has_own = move |address: &IpAddr| {
-                let mut own = own.iter();
-                own.any(|own| own.is_ipv4() == address.is_ipv4())
-            };
-            spare.into_iter().filter(has_own).collect::<Vec<_>>()
-        };
-        links.flat_map(of_link).collect()
+        let mut found = Vec::new();
+        for nic in &self.nics {
+            for family in Family::BOTH {
+                let all = nic.addresses.iter().map(IpNet::addr);
+                let all = all.filter(|address| Family::of(*address) == family);
+                // Most links have one: nobody is asked whose that is.
+                if all.clone().nth(1).is_none() {
+                    continue;
+                }
+                let (spare, own): (Vec<_>, Vec<_>) = all.partition(|a| is_for_pods(*a));
+                if !own.is_empty() {
+                    found.extend(spare);
+                }
+            }
+        }
+        found
     }
 
     /// Whether the kernel has this family.
