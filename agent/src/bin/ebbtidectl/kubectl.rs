@@ -4,6 +4,7 @@
 //! server, so that credentials, proxies and contexts are as in every other kubectl command, and runs `ebbtidectl` in the
 //! agents' pods.
 
+mod cluster;
 pub(super) mod connectivity;
 mod page;
 mod sysdump;
@@ -21,6 +22,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use ebbtide_types::printable::{printable, printable_lines};
 use serde_json::{Map, Value};
 
+use self::cluster::Cluster;
 use super::{Command, format::Output};
 
 /// The program's name where it is a plugin of kubectl.
@@ -110,21 +112,24 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Command::Connectivity(options) = &asked.command {
         return Ok(connectivity::run(cli, options, asked.output));
     }
-    let agents = chosen(agents(cli)?, &nodes(cli)?)?;
+    let cluster = Cluster::of(cli);
+    let agents = chosen(agents(&cluster)?, &nodes(cli, &cluster)?)?;
     if let Command::Sysdump(options) = &asked.command {
-        return sysdump::run(cli, options, &agents);
+        return sysdump::run(&cluster, options, &agents);
     }
     if let Command::Page(options) = &asked.command {
-        return page::run(cli, options, asked.output, &agents);
+        return page::run(&cluster, options, asked.output, &agents);
     }
     match agents.as_slice() {
-        [only] if asked.output == Output::Text => follow(cli, &asked, only),
+        [only] if asked.output == Output::Text => follow(call(cli, &cluster, &asked, only)),
         _ if asked.command.lasts() => {
             bail!(
                 "this command prints until it is stopped: name one node with --node, or the pod with --pod"
             )
         }
-        _ => Ok(each(cli, &asked, &agents)),
+        _ => Ok(each(&asked, &agents, |agent| {
+            call(cli, &cluster, &asked, agent)
+        })),
     }
 }
 
@@ -138,60 +143,26 @@ fn asked(words: &[String]) -> Result<super::Cli, clap::Error> {
     super::Cli::from_arg_matches(&matches)
 }
 
-/// Returns a call of kubectl for the same cluster.
-fn kubectl(cli: &Cli) -> Process {
-    let mut command = Process::new("kubectl");
-    for (option, value) in [
-        ("--context", &cli.context),
-        ("--kubeconfig", &cli.kubeconfig),
-    ] {
-        if let Some(value) = value {
-            command.arg(format!("{option}={value}"));
-        }
-    }
-    command
-}
-
-/// Returns what a call of kubectl prints.
-fn printed(call: &mut Process) -> anyhow::Result<Vec<u8>> {
-    let output = call
-        .output()
-        .context("run kubectl (is it in the search path?)")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim().lines().last().unwrap_or_default();
-        bail!("kubectl: {}: {said}", output.status);
-    }
-    Ok(output.stdout)
-}
-
-/// Returns objects of the API server, as JSON.
-fn get(cli: &Cli, arguments: &[&str]) -> anyhow::Result<Value> {
-    let text = printed(kubectl(cli).arg("get").args(arguments).args(["-o", "json"]))?;
-    serde_json::from_slice(&text)
-        .with_context(|| format!("read what kubectl get {} printed", arguments.join(" ")))
-}
-
-fn agents(cli: &Cli) -> anyhow::Result<Vec<Agent>> {
-    let found = get(cli, &["pods", "-n", &cli.namespace, "-l", AGENTS])?;
+fn agents(cluster: &Cluster) -> anyhow::Result<Vec<Agent>> {
+    let found = cluster.get(&["pods", "-n", &cluster.agents, "-l", AGENTS])?;
     let agents = read(&found);
     if agents.is_empty() {
         bail!(
             "no agent runs in the namespace {} (pods with the label {AGENTS}): name theirs with --namespace",
-            cli.namespace
+            cluster.agents
         );
     }
     Ok(agents)
 }
 
 /// Returns the nodes that are to be asked; none: all of them.
-fn nodes(cli: &Cli) -> anyhow::Result<Vec<String>> {
+fn nodes(cli: &Cli, cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     let Some(pod) = &cli.pod else {
         return Ok(cli.node.clone());
     };
     let found = match pod.split_once('/') {
-        Some((namespace, name)) => get(cli, &["pod", "-n", namespace, name])?,
-        None => get(cli, &["pod", pod])?,
+        Some((namespace, name)) => cluster.get(&["pod", "-n", namespace, name])?,
+        None => cluster.get(&["pod", pod])?,
     };
     match found.pointer("/spec/nodeName").and_then(Value::as_str) {
         Some(node) => Ok(vec![node.to_owned()]),
@@ -243,9 +214,9 @@ fn chosen(agents: Vec<Agent>, nodes: &[String]) -> anyhow::Result<Vec<Agent>> {
 }
 
 /// Returns the call of `ebbtidectl` in an agent's pod.
-fn call(cli: &Cli, asked: &super::Cli, agent: &Agent) -> Process {
-    let mut command = kubectl(cli);
-    command.args(["exec", "-n", &cli.namespace, &agent.pod, "-c", "agent"]);
+fn call(cli: &Cli, cluster: &Cluster, asked: &super::Cli, agent: &Agent) -> Process {
+    let mut command = cluster.kubectl();
+    command.args(["exec", "-n", &cluster.agents, &agent.pod, "-c", "agent"]);
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && asked.command.lasts() {
         // With a terminal of its own the command ends with this one.
         command.arg("-it");
@@ -255,20 +226,20 @@ fn call(cli: &Cli, asked: &super::Cli, agent: &Agent) -> Process {
 }
 
 /// Runs the command on one node, with this terminal.
-fn follow(cli: &Cli, asked: &super::Cli, agent: &Agent) -> anyhow::Result<ExitCode> {
-    let status = call(cli, asked, agent).status().context("run kubectl")?;
+fn follow(mut call: Process) -> anyhow::Result<ExitCode> {
+    let status = call.status().context("run kubectl")?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
 }
 
 /// Runs the command on each node, some at once, and prints the answers in the order of the nodes.
-fn each(cli: &Cli, asked: &super::Cli, agents: &[Agent]) -> ExitCode {
+fn each(asked: &super::Cli, agents: &[Agent], call: impl Fn(&Agent) -> Process) -> ExitCode {
     let is_json = asked.output == Output::Json;
     let mut answers = Map::new();
     let mut is_well = true;
     for some in agents.chunks(AT_ONCE) {
         let outputs: Vec<Option<Printed>> = thread::scope(|scope| {
-            let ask = |agent: &Agent| agent.is_running.then(|| call(cli, asked, agent));
+            let ask = |agent: &Agent| agent.is_running.then(|| call(agent));
             let running: Vec<_> = some
                 .iter()
                 .map(|agent| ask(agent).map(|mut call| scope.spawn(move || call.output())))

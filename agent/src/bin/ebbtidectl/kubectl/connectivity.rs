@@ -4,7 +4,6 @@
 //! The plan is data ([`plan`]), made of nodes and networks ([`topology`]). Pods of the agents' own image ([`objects`]) ask
 //! each other and are asked ([`run`]); what they saw is judged ([`judge`], [`left_by`]) and told ([`report`], [`junit`]).
 
-mod cluster;
 mod judge;
 mod junit;
 mod left_by;
@@ -12,6 +11,7 @@ mod objects;
 mod plan;
 mod report;
 mod run;
+mod site;
 mod topology;
 
 use std::{
@@ -31,12 +31,12 @@ use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 
 use self::{
-    cluster::Cluster,
     objects::Image,
     plan::{Check, TestPod},
+    site::Site,
     topology::{Node, Topology},
 };
-use super::{Agent, Cli, agents, chosen, say, show};
+use super::{Agent, Cli, agents, chosen, cluster::Cluster, nodes, say, show};
 use crate::format::{Output, unix_now};
 
 /// The exit status if rows failed, and if the test could not run.
@@ -95,18 +95,8 @@ pub(super) fn run(cli: &Cli, options: &Options, output: Output) -> ExitCode {
 
 fn prove(cli: &Cli, options: &Options, output: Output) -> anyhow::Result<bool> {
     let begin = Instant::now();
-    let cluster = Cluster {
-        options: [
-            ("--context", &cli.context),
-            ("--kubeconfig", &cli.kubeconfig),
-        ]
-        .iter()
-        .filter_map(|(option, value)| Some(format!("{option}={}", value.as_ref()?)))
-        .collect(),
-        agents: cli.namespace.clone(),
-        namespace: format!("ebbtide-connectivity-{}", suffix(unix_now())),
-    };
-    let agents = chosen(agents(cli)?, &cli.node)?;
+    let cluster = Cluster::of(cli);
+    let agents = chosen(agents(&cluster)?, &nodes(cli, &cluster)?)?;
     progress(0, "nodes and networks");
     let (topology, mut notes) = look(&cluster, &agents, &options.network)?;
     let checks = plan::plan(&topology, options.outside);
@@ -115,20 +105,24 @@ fn prove(cli: &Cli, options: &Options, output: Output) -> anyhow::Result<bool> {
         return Ok(true);
     }
     let image = image(&cluster, &agents, options)?;
-    let kubernetes = cluster.version()?;
-    end_with_signals(&cluster, options.keep)?;
-    let seen = run::everything(&cluster, &topology, &checks, &image, options);
+    let site = Site {
+        cluster,
+        namespace: format!("ebbtide-connectivity-{}", suffix(unix_now())),
+    };
+    let kubernetes = site.version()?;
+    end_with_signals(&site, options.keep)?;
+    let seen = run::everything(&site, &topology, &checks, &image, options);
     if options.keep {
         notes.push(format!(
             "the pods stay: kubectl delete namespace {}",
-            cluster.namespace
+            site.namespace
         ));
     } else {
         progress(run::STEPS, "removing the test's namespace");
-        if let Err(e) = cluster.remove(true) {
+        if let Err(e) = site.remove(true) {
             let note = format!(
                 "the test's namespace may be left: {e:#}; kubectl delete namespace {}",
-                cluster.namespace
+                site.namespace
             );
             // There may be no report.
             say(&note);
@@ -193,7 +187,7 @@ fn look(
             agent.node, agent.pod
         ));
     }
-    let told = cluster::some_at_once(&running, |agent| {
+    let told = site::some_at_once(&running, |agent| {
         let nics = cluster.ebbtidectl(&agent.pod, &["nics"])?;
         let status: ebbtide_agent::query::Status = cluster.ebbtidectl(&agent.pod, &["status"])?;
         Ok((topology::nics(nics), status.version))
@@ -248,23 +242,23 @@ fn image(cluster: &Cluster, agents: &[Agent], options: &Options) -> anyhow::Resu
 /// Has SIGINT, SIGTERM and SIGHUP remove the namespace before they end this program.
 ///
 /// They are blocked in every thread, and in kubectl, which would otherwise end before it has removed anything.
-fn end_with_signals(cluster: &Cluster, keep: bool) -> anyhow::Result<()> {
+fn end_with_signals(site: &Site, keep: bool) -> anyhow::Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
     signals.thread_block().context("block signals")?;
-    let cluster = cluster.clone();
+    let site = site.clone();
     thread::spawn(move || {
         if signals.wait().is_err() {
             return;
         }
         if !keep {
             say("connectivity: interrupted: the test's namespace is removed");
-            if let Err(e) = cluster.remove(false) {
+            if let Err(e) = site.remove(false) {
                 say(&format!(
                     "connectivity: {e:#}; kubectl delete namespace {}",
-                    cluster.namespace
+                    site.namespace
                 ));
             }
         }

@@ -9,12 +9,12 @@ use std::{
 use anyhow::{Context as _, bail};
 use ebbtide_agent::page::PageLink;
 
-use super::{Agent, Cli, kubectl};
+use super::{Agent, cluster::Cluster};
 use crate::{format::Output, page::Options};
 
 /// Forwards until kubectl ends.
 pub(super) fn run(
-    cli: &Cli,
+    cluster: &Cluster,
     options: &Options,
     output: Output,
     agents: &[Agent],
@@ -29,11 +29,13 @@ pub(super) fn run(
     if !agent.is_running {
         bail!("{}: its agent {} does not run", agent.node, agent.pod);
     }
-    let link = link(cli, agent)?;
-    let mut forward = kubectl(cli);
+    let link: PageLink = cluster
+        .ebbtidectl(&agent.pod, &["page"])
+        .context(agent.node.clone())?;
+    let mut forward = cluster.kubectl();
     forward
         .args(["port-forward", "--address", "127.0.0.1"])
-        .args(["-n", &cli.namespace, &agent.pod])
+        .args(["-n", &cluster.agents, &agent.pod])
         .arg(ports(options.port.unwrap_or(0), &link));
     let mut running = forward
         .stdout(Stdio::piped())
@@ -80,34 +82,6 @@ fn forwarded(line: &str) -> Option<SocketAddr> {
     (address.ip() == Ipv4Addr::LOCALHOST).then_some(address)
 }
 
-/// Asks the agent where its page is.
-fn link(cli: &Cli, agent: &Agent) -> anyhow::Result<PageLink> {
-    let mut call = kubectl(cli);
-    call.args(["exec", "-n", &cli.namespace, &agent.pod, "-c", "agent"])
-        .args(["--", "ebbtidectl", "page", "--output=json"]);
-    let output = call.output().context("run kubectl")?;
-    if !output.status.success() {
-        bail!(
-            "{}: {}",
-            agent.node,
-            reason(&String::from_utf8_lossy(&output.stderr))
-        );
-    }
-    serde_json::from_slice(&output.stdout)
-        .context("understand the agent's answer (are kubectl-ebbtide and agent of one release?)")
-}
-
-/// Returns what `ebbtidectl` said before kubectl said that it failed.
-fn reason(said: &str) -> String {
-    let lines = said
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with("command terminated with exit code"));
-    let lines: Vec<&str> = lines
-        .map(|line| line.strip_prefix("ebbtidectl: ").unwrap_or(line))
-        .collect();
-    lines.join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,11 +106,5 @@ mod tests {
         };
         assert_eq!(ports(0, &link), ":19464");
         assert_eq!(ports(8080, &link), "8080:19464");
-    }
-
-    #[test]
-    fn a_failure_is_told_in_the_agents_words() {
-        let said = "ebbtidectl: there is no page\ncommand terminated with exit code 1\n";
-        assert_eq!(reason(said), "there is no page");
     }
 }

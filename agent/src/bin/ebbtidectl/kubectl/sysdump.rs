@@ -6,17 +6,24 @@ use std::{
     io::{self, Read as _, Write as _},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use flate2::read::GzDecoder;
 use tar::Archive;
 
-use super::{Agent, Cli, kubectl, printed};
+use super::{
+    Agent,
+    cluster::{CALL, Cluster},
+};
 use crate::sysdump::{Options, Package, progress, progress_ends};
 
 /// How many lines of each log.
 const LINES: &str = "--tail=20000";
+
+/// How long a node's own dump may take.
+const DUMP: Duration = Duration::from_secs(600);
 
 /// What is asked of the API server: the file's name, and kubectl's arguments. `NAMESPACE` is the agents'.
 const OBJECTS: [(&str, &[&str]); 11] = [
@@ -72,59 +79,53 @@ const OBJECTS: [(&str, &[&str]); 11] = [
 ];
 
 /// Collects everything. What cannot be had is named in the dump, and on standard error.
-pub(super) fn run(cli: &Cli, options: &Options, agents: &[Agent]) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    cluster: &Cluster,
+    options: &Options,
+    agents: &[Agent],
+) -> anyhow::Result<ExitCode> {
     let file = options.file();
     let mut package = Package::create(&file, "ebbtide-sysdump")?;
     let mut missing: Vec<String> = Vec::new();
     let parts = OBJECTS.len() + 1 + agents.len();
     for (number, (name, arguments)) in OBJECTS.iter().enumerate() {
         progress(number + 1, parts, name);
-        let arguments = arguments.iter().map(|word| match *word {
-            "NAMESPACE" => cli.namespace.as_str(),
+        let words = arguments.iter().map(|word| match *word {
+            "NAMESPACE" => cluster.agents.as_str(),
             word => word,
         });
-        match printed(kubectl(cli).args(arguments)) {
+        match cluster.call(&words.collect::<Vec<_>>(), b"", CALL) {
             Ok(bytes) => package.add(&format!("cluster/{name}"), &bytes)?,
             Err(why) => missing.push(format!("cluster/{name}: {why:#}")),
         }
     }
     progress(OBJECTS.len() + 1, parts, "the controller's log");
-    let label = [
+    let log = ["logs", "-n", &cluster.agents, LINES];
+    let of_controllers = [
         "-l",
         "app.kubernetes.io/name=ebbtide-controller",
         "--prefix",
     ];
-    let mut log = kubectl(cli);
-    log.args(["logs", "-n", &cli.namespace, LINES]).args(label);
-    match printed(&mut log) {
+    match cluster.call(&[&log[..], &of_controllers].concat(), b"", CALL) {
         Ok(bytes) => package.add("cluster/controller.log", &bytes)?,
         Err(why) => missing.push(format!("cluster/controller.log: {why:#}")),
     }
     for (number, agent) in agents.iter().enumerate() {
         progress(OBJECTS.len() + 2 + number, parts, &agent.node);
-        if let Err(why) = node(cli, agent, &mut package) {
+        if let Err(why) = node(cluster, agent, &mut package) {
             missing.push(format!("nodes/{}: {why:#}", agent.node));
         }
         for (name, more) in [
-            ("agent.log", None),
-            ("agent-previous.log", Some("--previous")),
+            ("agent.log", &[][..]),
+            ("agent-previous.log", &["--previous"]),
         ] {
-            let mut log = kubectl(cli);
-            log.args([
-                "logs",
-                "-n",
-                &cli.namespace,
-                &agent.pod,
-                "-c",
-                "agent",
-                LINES,
-            ]);
-            log.args(more);
+            let own = [agent.pod.as_str(), "-c", "agent"];
+            let words = [&log[..], &own, more].concat();
             let name = format!("nodes/{}/{name}", agent.node);
-            match printed(&mut log) {
+            match cluster.call(&words, b"", CALL) {
                 Ok(bytes) => package.add(&name, &bytes)?,
                 // Mostly there was none before.
-                Err(_) if more.is_some() => {}
+                Err(_) if !more.is_empty() => {}
                 Err(why) => missing.push(format!("{name}: {why:#}")),
             }
         }
@@ -141,21 +142,12 @@ pub(super) fn run(cli: &Cli, options: &Options, agents: &[Agent]) -> anyhow::Res
 }
 
 /// Adds a node's own dump.
-fn node(cli: &Cli, agent: &Agent, package: &mut Package) -> anyhow::Result<()> {
+fn node(cluster: &Cluster, agent: &Agent, package: &mut Package) -> anyhow::Result<()> {
     if !agent.is_running {
         bail!("its agent {} does not run", agent.pod);
     }
-    let mut call = kubectl(cli);
-    call.args([
-        "exec",
-        "-n",
-        &cli.namespace,
-        &agent.pod,
-        "-c",
-        "agent",
-        "--",
-    ]);
-    let bytes = printed(call.args(["ebbtidectl", "sysdump", "--file", "-"]))?;
+    let words = ["ebbtidectl", "sysdump", "--file", "-"];
+    let bytes = cluster.in_agent(&agent.pod, &words, b"", DUMP)?;
     let mut archive = Archive::new(GzDecoder::new(bytes.as_slice()));
     for entry in archive.entries().context("read its dump")? {
         let mut entry = entry.context("read its dump")?;

@@ -15,13 +15,13 @@ use ebbtide_agent::{
 
 use super::{
     Options,
-    cluster::{Cluster, NodeServer, Place, place, some_at_once},
     judge::{self, Row},
     left_by,
     objects::{self, Image, Live, Started},
     plan::{self, Asker, Check, Family, Group, Policy, Target, TestPod, Traced},
     progress,
     report::WrongNic,
+    site::{NodeServer, Place, Site, place, some_at_once},
     topology::Topology,
 };
 
@@ -64,7 +64,7 @@ type Counted = Vec<Option<(u64, u64)>>;
 
 /// Runs the whole test, except for the removal.
 pub(super) fn everything(
-    cluster: &Cluster,
+    site: &Site,
     topology: &Topology,
     checks: &[Check],
     image: &Image,
@@ -72,7 +72,7 @@ pub(super) fn everything(
 ) -> anyhow::Result<All> {
     progress(1, "pods start");
     let test = Test {
-        cluster,
+        site,
         topology,
         options,
     };
@@ -123,7 +123,7 @@ pub(super) fn everything(
 
 /// What every step needs.
 struct Test<'a> {
-    cluster: &'a Cluster,
+    site: &'a Site,
     topology: &'a Topology,
     options: &'a Options,
 }
@@ -137,18 +137,16 @@ impl Test<'_> {
     /// Makes everything, and waits until the pods run.
     fn start(&self, image: &Image) -> anyhow::Result<Live> {
         let pods = objects::pod_names(&plan::pods(self.topology));
-        let (networks, namespace) = (self.networks(), &self.cluster.namespace);
-        self.cluster
+        let (networks, namespace) = (self.networks(), &self.site.namespace);
+        self.site
             .create(&objects::namespace(namespace))
             .context("make the test's namespace")?;
         let list = objects::objects(namespace, &pods, &networks, image);
-        self.cluster
-            .create(&list)
-            .context("make pods and Services")?;
+        self.site.create(&list).context("make pods and Services")?;
         let mut live = Live::default();
         let end = Instant::now() + Duration::from_secs(self.options.start_timeout);
         loop {
-            live.read_pods(&pods, &self.cluster.get(&["pods", "-n", namespace])?);
+            live.read_pods(&pods, &self.site.cluster.get(&["pods", "-n", namespace])?);
             let are_ready = live.pods.iter().all(|pod| pod.trouble.is_empty());
             if are_ready || Instant::now() >= end {
                 break;
@@ -164,9 +162,10 @@ impl Test<'_> {
         }
         live.read_services(
             &networks,
-            &self.cluster.get(&["services", "-n", namespace])?,
+            &self.site.cluster.get(&["services", "-n", namespace])?,
         );
         let api_server = self
+            .site
             .cluster
             .get(&["service", "-n", "default", "kubernetes"])?;
         live.read_api_server(&api_server);
@@ -176,7 +175,7 @@ impl Test<'_> {
     /// Starts a server on each node's own network.
     fn serve(&self, live: &mut Live, notes: &mut Vec<String>) -> Vec<NodeServer> {
         let nodes = &self.topology.nodes;
-        let started = some_at_once(nodes, |node| self.cluster.serve(node));
+        let started = some_at_once(nodes, |node| self.site.serve(node));
         let mut servers = Vec::new();
         for (node, started) in nodes.iter().zip(started) {
             match started {
@@ -234,7 +233,7 @@ impl Test<'_> {
                 deadline: millis(PROXIES),
                 repeat: false,
             };
-            self.cluster.ask(&Place::Agent(node.agent.clone()), &asking)
+            self.site.ask(&Place::Agent(node.agent.clone()), &asking)
         });
     }
 
@@ -258,7 +257,7 @@ impl Test<'_> {
         let answers = some_at_once(&askers, |(asker, questions)| {
             let name = |pod: &TestPod| live.pod(pod).map(|pod| pod.name.clone());
             let place = place(asker, &self.topology.nodes, name).context("nobody asks")?;
-            self.cluster.ask(&place, &self.asking(questions))
+            self.site.ask(&place, &self.asking(questions))
         });
         for ((_, questions), answers) in askers.iter().zip(answers) {
             let answers: Result<Vec<Exchange>, String> = answers.map_err(|e| format!("{e:#}"));
@@ -336,7 +335,7 @@ impl Test<'_> {
     /// Reads how many packets were at a wrong NIC, of each node.
     fn counted(&self) -> Counted {
         let counted = some_at_once(&self.topology.nodes, |node| {
-            let lines: Vec<HookLine> = self.cluster.ebbtidectl(&node.agent, &["datapath"])?;
+            let lines: Vec<HookLine> = self.site.cluster.ebbtidectl(&node.agent, &["datapath"])?;
             Ok(lines.iter().fold((0, 0), |(redirected, passed), line| {
                 let lost = line.wrong_nic_passed;
                 (
@@ -374,6 +373,7 @@ impl Test<'_> {
         let rows = some_at_once(&self.topology.nodes, |node| {
             let of_node = traces.iter().filter(|traced| traced.pod.node == node.name);
             let pods: Vec<PodLine> = self
+                .site
                 .cluster
                 .ebbtidectl(&node.agent, &["pods"])
                 .unwrap_or_default();
@@ -407,7 +407,7 @@ impl Test<'_> {
         else {
             return Vec::new();
         };
-        let full_name = format!("{}/{pod}", self.cluster.namespace);
+        let full_name = format!("{}/{pod}", self.site.namespace);
         let own = pods.iter().find(|line| line.pod == full_name);
         let own = own.map(|line| line.master.as_str());
         let expected = left_by::expected(traced, own, self.topology, live, family);
@@ -466,8 +466,8 @@ impl Test<'_> {
         ];
         let text = thread::scope(|scope| {
             // What it is answered, the other groups tell.
-            scope.spawn(|| self.cluster.ask(&Place::Pod(client.to_owned()), &asking));
-            self.cluster.in_agent(agent, &words, b"", TRACE * 6)
+            scope.spawn(|| self.site.ask(&Place::Pod(client.to_owned()), &asking));
+            self.site.cluster.in_agent(agent, &words, b"", TRACE * 6)
         })?;
         let text = String::from_utf8_lossy(&text);
         let line = |line: &str| serde_json::from_str(line).context("understand the trace");

@@ -1,89 +1,41 @@
-//! kubectl for the test: with time limits, and with a server on a node that ends with this program.
+//! The test's place in the cluster: its namespace, and servers on nodes that end with this program.
 
 use std::{
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
-    process::{Child, Command as Process, Stdio},
+    process::{Child, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
-use ebbtide_agent::{
-    probe::{Asking, Exchange, Serving},
-    program,
-};
-use serde::de::DeserializeOwned;
+use anyhow::Context as _;
+use ebbtide_agent::probe::{Asking, Exchange, Serving};
 use serde_json::Value;
 
-use super::plan::Asker;
-use super::topology::Node;
-
-/// How long a call that does no more than ask the API server may take.
-const CALL: Duration = Duration::from_secs(90);
+use super::{
+    super::cluster::{CALL, Cluster},
+    plan::Asker,
+    topology::Node,
+};
 
 /// How much longer than what it runs an exec may take.
 const EXEC: Duration = Duration::from_secs(60);
 
-/// How much a call may print, in bytes.
-const MOST: u64 = 64 << 20;
-
-/// The cluster, by kubectl.
+/// The cluster, and the test's place in it.
 #[derive(Clone, Debug)]
-pub(super) struct Cluster {
-    /// The options that name the cluster.
-    pub(super) options: Vec<String>,
-    /// The namespace of the agents.
-    pub(super) agents: String,
+pub(super) struct Site {
+    pub(super) cluster: Cluster,
     /// The test's own namespace.
     pub(super) namespace: String,
 }
 
-impl Cluster {
-    fn kubectl(&self) -> Process {
-        let mut command = Process::new("kubectl");
-        command.args(&self.options);
-        command
-    }
-
-    /// Returns what a call prints.
-    pub(super) fn call(
-        &self,
-        words: &[&str],
-        input: &[u8],
-        most: Duration,
-    ) -> anyhow::Result<Vec<u8>> {
-        let mut command = self.kubectl();
-        command.args(words);
-        let output = program::output(&mut command, input, most, MOST)
-            .with_context(|| format!("run kubectl {} (is it in the search path?)", first(words)))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let mut lines = said.trim().lines().rev();
-            // kubectl adds a line about the exit status of what it ran.
-            let told = lines.find(|line| !line.starts_with("command terminated with"));
-            bail!(
-                "kubectl {}: {}",
-                first(words),
-                told.unwrap_or("it failed, and says nothing")
-            );
-        }
-        Ok(output.stdout)
-    }
-
-    /// Returns objects as JSON.
-    pub(super) fn get(&self, words: &[&str]) -> anyhow::Result<Value> {
-        let words = [&["get"], words, &["-o", "json"]].concat();
-        let text = self.call(&words, b"", CALL)?;
-        serde_json::from_slice(&text)
-            .with_context(|| format!("read what kubectl {} printed", words.join(" ")))
-    }
-
+impl Site {
     /// Makes objects.
     pub(super) fn create(&self, objects: &Value) -> anyhow::Result<()> {
         let text = objects.to_string();
-        self.call(&["create", "-f", "-"], text.as_bytes(), CALL)
+        self.cluster
+            .call(&["create", "-f", "-"], text.as_bytes(), CALL)
             .map(drop)
     }
 
@@ -97,45 +49,17 @@ impl Cluster {
             "--ignore-not-found",
             &wait,
         ];
-        self.call(&words, b"", CALL * 2).map(drop)
+        self.cluster.call(&words, b"", CALL * 2).map(drop)
     }
 
     /// Returns the server's version.
     pub(super) fn version(&self) -> anyhow::Result<String> {
-        let text = self.call(&["version", "-o", "json"], b"", CALL)?;
+        let text = self.cluster.call(&["version", "-o", "json"], b"", CALL)?;
         let value: Value = serde_json::from_slice(&text).context("read kubectl's version")?;
         let version = value
             .pointer("/serverVersion/gitVersion")
             .and_then(Value::as_str);
         Ok(version.unwrap_or("unknown").to_owned())
-    }
-
-    /// Returns what a node's agent answers to `ebbtidectl`.
-    pub(super) fn ebbtidectl<T: DeserializeOwned>(
-        &self,
-        agent: &str,
-        words: &[&str],
-    ) -> anyhow::Result<T> {
-        let text = self.in_agent(
-            agent,
-            &[&["ebbtidectl", "-o", "json"], words].concat(),
-            b"",
-            CALL,
-        )?;
-        serde_json::from_slice(&text)
-            .with_context(|| format!("understand ebbtidectl {} of {agent}", words.join(" ")))
-    }
-
-    /// Runs a program in an agent's container.
-    pub(super) fn in_agent(
-        &self,
-        agent: &str,
-        words: &[&str],
-        input: &[u8],
-        most: Duration,
-    ) -> anyhow::Result<Vec<u8>> {
-        let exec = ["exec", "-i", "-n", &self.agents, agent, "-c", "agent", "--"];
-        self.call(&[&exec[..], words].concat(), input, most)
     }
 
     /// Has somebody ask, and returns what became of the questions.
@@ -144,7 +68,7 @@ impl Cluster {
         let most = Duration::from_millis(asking.deadline) + EXEC;
         let words = ["ebbtide-agent", "probe", "ask"];
         let text = match asker {
-            Place::Agent(agent) => self.in_agent(agent, &words, &input, most)?,
+            Place::Agent(agent) => self.cluster.in_agent(agent, &words, &input, most)?,
             Place::Pod(pod) => {
                 let exec = [
                     "exec",
@@ -156,7 +80,8 @@ impl Cluster {
                     "probe",
                     "--",
                 ];
-                self.call(&[&exec[..], &words].concat(), &input, most)?
+                self.cluster
+                    .call(&[&exec[..], &words].concat(), &input, most)?
             }
         };
         serde_json::from_slice(&text).context("understand the answers")
@@ -165,17 +90,8 @@ impl Cluster {
     /// Starts a server on a node's own network, at each of its addresses, in its agent's container. It ends with its
     /// standard input.
     pub(super) fn serve(&self, node: &Node) -> anyhow::Result<(NodeServer, u16)> {
-        let mut command = self.kubectl();
-        command.args([
-            "exec",
-            "-i",
-            "-n",
-            &self.agents,
-            &node.agent,
-            "-c",
-            "agent",
-            "--",
-        ]);
+        let mut command = self.cluster.kubectl();
+        command.args(self.cluster.exec(&node.agent));
         command.args(["ebbtide-agent", "probe", "serve", "--until-eof", "--port=0"]);
         command.args(["--name", &node.name, "--node", &node.name]);
         for (_, address) in node.addresses() {
@@ -238,10 +154,6 @@ impl Drop for NodeServer {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn first<'a>(words: &[&'a str]) -> &'a str {
-    words.first().copied().unwrap_or_default()
 }
 
 /// Runs work for each item, some at once, and returns the results in the order of the items.
