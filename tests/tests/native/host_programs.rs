@@ -206,8 +206,13 @@ fn only_what_has_another_nics_address_is_sent_out_there() {
     if !takes_what_came_in(&bench) {
         return;
     }
-    // Packets of the node itself: foreign marks may have led them here, and no route has.
-    for (mark, verdict, wrong) in [(OTHERS, PASS, 0), (0, REDIRECT, 1)] {
+    // Packets of the node itself: foreign marks may have led them here, and no route has. What a pod's veth brought, and the
+    // host gave the node's address, answers a request by the other NIC, wherever routes lead it.
+    for (mark, verdict, wrong) in [
+        (OTHERS, PASS, 0),
+        (0, REDIRECT, 1),
+        (OTHERS | REPLY, REDIRECT, 1),
+    ] {
         bench.reset();
         let own = bench.run("host_nic_egress", &other, mark);
         assert_eq!(own.verdict, verdict, "the node's own, {mark:#x}");
