@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 
 use crate::exec::{self, Output};
-use crate::setup::{debian, linker, rust_src};
+use crate::setup::{debian, helm, linker, rust_src};
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, demo, here, image, ui};
@@ -45,6 +45,7 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     debian::programs(ws, debian::GUEST)?;
     debian::programs(ws, debian::NODE)?;
     Kernel::Uml.ensure(ws)?;
+    helm::program(ws)?;
     if !options.no_build {
         rust_src::ensure(ws)?;
         linker::ensure(ws)?;

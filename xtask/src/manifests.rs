@@ -349,7 +349,7 @@ fn manifests(ws: &Workspace, values: &str) -> Result<String> {
 fn render(ws: &Workspace, values: &str) -> Result<BTreeMap<String, String>> {
     let deploy: PathBuf = ws.root.join("deploy/helm");
     let text = exec::read(
-        Command::new(helm::ensure(ws)?)
+        Command::new(helm::engine(ws)?)
             .arg(deploy.join("render.py"))
             .arg(deploy.join("ebbtide"))
             .args([NAMESPACE, values]),

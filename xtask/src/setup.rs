@@ -14,6 +14,7 @@ mod moto;
 mod needs;
 mod pins;
 mod prometheus;
+mod python;
 pub(crate) mod rust_src;
 pub(crate) mod xstate;
 
@@ -79,6 +80,7 @@ pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     if has_kube {
         // With an API server and what stands for the cloud, the cloud controller can be tested.
         moto::try_ensure(ws);
+        helm::program(ws)?;
     }
     prometheus::ensure(ws);
     Ok(())

@@ -6,6 +6,7 @@ mod lanes;
 mod suite;
 mod summary;
 mod told;
+mod why;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

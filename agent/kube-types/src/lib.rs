@@ -156,7 +156,8 @@ pub mod apimachinery {
                     pub use crate::meta::{
                         APIGroup, APIGroupList, APIResource, APIResourceList, APIVersions,
                         GroupVersionForDiscovery, LabelSelector, LabelSelectorRequirement,
-                        ListMeta, ManagedFieldsEntry, MicroTime, ObjectMeta, OwnerReference, Time,
+                        ListMeta, ManagedFieldsEntry, MicroTime, ObjectMeta, OwnerReference,
+                        Status, Time,
                     };
                 }
             }

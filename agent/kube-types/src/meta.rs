@@ -60,6 +60,14 @@ wire! {
         self_link: Option<String>,
     }
 
+    /// How a call ended: here of a program that was run in a container.
+    #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+    pub struct Status {
+        message: Option<String>,
+        reason: Option<String>,
+        status: Option<String>,
+    }
+
     /// Which objects are meant, by their labels.
     #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
     pub struct LabelSelector {

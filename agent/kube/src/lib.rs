@@ -33,6 +33,7 @@ pub mod object;
 mod pools;
 pub mod publish;
 mod published;
+pub mod remote;
 mod saved;
 mod service_cidrs;
 pub mod sticky;

@@ -37,6 +37,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// The Leases of the controllers.
 const LEASES: [&str; 2] = ["ebbtide-agent", "ebbtide-cloud-controller"];
 
+/// The pod that `helm test` leaves for its log.
+const TEST: &str = "ebbtide-connectivity";
+
 /// What to do, and when.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -242,6 +245,11 @@ impl Removal<'_> {
                 let types = ApiResource::erase::<Lease>(&());
                 self.delete(&types, lease.metadata, report).await;
             }
+        }
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        if let Some(pod) = pods.get_opt(TEST).await? {
+            let types = ApiResource::erase::<Pod>(&());
+            self.delete(&types, pod.metadata, report).await;
         }
         Ok(())
     }

@@ -40,7 +40,11 @@ const LEAST_MTU: usize = 1280;
 /// # Errors
 /// If they cannot be read, or nobody reads the answers.
 pub fn run() -> anyhow::Result<()> {
-    let asking: Asking = serde_json::from_reader(io::stdin().lock())
+    // The first value alone: some who run this in a container cannot end its input.
+    let mut values = serde_json::Deserializer::from_reader(io::stdin().lock()).into_iter();
+    let asking: Asking = values
+        .next()
+        .context("there are no questions on standard input")?
         .context("read the questions from standard input")?;
     let exchanges = ask(&asking);
     let mut out = io::stdout().lock();

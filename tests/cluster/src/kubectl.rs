@@ -77,11 +77,12 @@ impl ControlPlane {
         child.wait_with_output().context("waiting for kubectl")
     }
 
-    /// Runs a plugin of kubectl's by its own file, as the administrator, and returns its output whether it succeeds or not.
+    /// Runs a client of the API server, such as a plugin of kubectl's or Helm, as the administrator, with kubectl in its
+    /// search path. Returns its output whether it succeeds or not.
     ///
     /// # Errors
     /// If it cannot be run.
-    pub fn plugin(&self, program: &Path, arguments: &[&str]) -> Result<Output> {
+    pub fn client(&self, program: &Path, arguments: &[&str]) -> Result<Output> {
         let kubectl = self.binaries.file("kubectl")?;
         let mut path = kubectl
             .parent()

@@ -102,7 +102,7 @@ pub(super) fn blocked(stage: &Stage) -> Result<String> {
 fn run(stage: &Stage, options: &[&str]) -> Result<(i32, Value)> {
     let program = program(stage)?;
     let arguments = [&["-o", "json", "connectivity"], options].concat();
-    let output = stage.cluster.plugin(&program, &arguments)?;
+    let output = stage.cluster.client(&program, &arguments)?;
     let said = String::from_utf8_lossy(&output.stderr);
     let report = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("kubectl ebbtide connectivity, {}: {said}", output.status))?;

@@ -1,14 +1,12 @@
 //! What a person installs: definitions, agents and controllers, by the manifests or by the Helm chart.
 
-use std::process::Command;
-
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ebbtide_cluster::Release;
-use ebbtide_vpc::workspace;
 use serde_json::{Value, json};
 
 use super::{
     cloud::deploy,
+    helm,
     stage::{NAMESPACE, Stage, is_ready},
 };
 
@@ -22,7 +20,7 @@ impl Stage {
     pub(super) fn installation(&self) -> &'static str {
         match self.cloud.values() {
             None => "kubectl apply -f deploy/crds -f deploy/ebbtide.yaml",
-            Some(_) => "kubectl apply -f deploy/crds; helm template ... | kubectl apply -f -",
+            Some(_) => "helm install",
         }
     }
 
@@ -35,18 +33,13 @@ impl Stage {
             let ready = self.cluster.get(&["node", node])?;
             ensure!(!is_ready(&ready), "{node} is ready without a network");
         }
-        self.cluster.install_crds(&deploy("crds"))?;
         let configuration = self.addresses.configuration(self.cloud);
-        let manifests = match self.cloud.values() {
-            None => configured(&configuration)?,
+        match self.cloud.values() {
+            None => self.apply_all(&configuration)?,
             Some(mut values) => {
                 values["agent"] = json!({"config": configuration});
-                chart(&values)?
+                helm::install(self, &values)?;
             }
-        };
-        self.cluster.apply(&manifests)?;
-        if self.cluster.release()? >= ACCOUNT_POLICIES {
-            self.apply(&deploy("policy-accounts.yaml"))?;
         }
         for (what, object) in [
             ("the agents are ready", "daemonset/ebbtide"),
@@ -55,6 +48,16 @@ impl Stage {
             let rollout = ["rollout", "status", object, "--timeout=5s"];
             let rollout = [&["-n", NAMESPACE], &rollout[..]].concat();
             self.until(what, || self.cluster.kubectl(&rollout).map(drop))?;
+        }
+        Ok(())
+    }
+
+    /// Applies the manifests, as a person without Helm.
+    fn apply_all(&self, configuration: &Value) -> Result<()> {
+        self.cluster.install_crds(&deploy("crds"))?;
+        self.cluster.apply(&configured(configuration)?)?;
+        if self.cluster.release()? >= ACCOUNT_POLICIES {
+            self.apply(&deploy("policy-accounts.yaml"))?;
         }
         Ok(())
     }
@@ -73,20 +76,6 @@ fn configured(configuration: &Value) -> Result<String> {
     // JSON is YAML.
     let own = CONFIGURATION.replace("{}", &configuration.to_string());
     Ok(manifests.replace(CONFIGURATION, &own))
-}
-
-/// Returns the manifests of the Helm chart with these values, as `helm template` prints them.
-fn chart(values: &Value) -> Result<String> {
-    let mut helm = Command::new(workspace::XTASK.file("xtask")?);
-    helm.args(["manifests", "--values", &values.to_string()]);
-    let ran = helm.output().context("starting xtask manifests")?;
-    if !ran.status.success() {
-        bail!(
-            "rendering the Helm chart: {}",
-            String::from_utf8_lossy(&ran.stderr)
-        );
-    }
-    Ok(String::from_utf8(ran.stdout)?)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod cloud;
 mod connectivity;
 mod datagram;
 mod declared;
+mod helm;
 mod host_port;
 mod hostile;
 mod http;
@@ -69,7 +70,7 @@ pub fn run(options: &Options) -> Result<Option<Report>> {
     let ready = ready(&stage);
     match ready {
         Ok(()) => {
-            for checked in rows::rows(options.addresses) {
+            for checked in rows::rows(options.cloud, options.addresses) {
                 report.rows.push(look_at(&stage, checked));
                 let last = options.until.as_deref();
                 if last.is_some_and(|last| checked.0.contains(last)) {

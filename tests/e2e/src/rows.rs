@@ -3,15 +3,15 @@
 use anyhow::Result;
 
 use super::{
-    addresses::Addresses, connectivity, datagram, declared, host_port, hostile, interfaces,
-    lifecycle, objects, stage::Stage, told, traffic, troubles,
+    addresses::Addresses, cloud::Cloud, connectivity, datagram, declared, helm, host_port, hostile,
+    interfaces, lifecycle, objects, stage::Stage, told, traffic, troubles,
 };
 
 /// What a row asserts, how it is checked, and the check, which returns what was seen.
 pub(super) type Checked = (&'static str, &'static str, fn(&Stage) -> Result<String>);
 
 /// Returns the rows: some change what later ones check.
-pub(super) fn rows(addresses: Addresses) -> Vec<Checked> {
+pub(super) fn rows(cloud: Cloud, addresses: Addresses) -> Vec<Checked> {
     let mut rows: Vec<Checked> = vec![
         (
             "networks",
@@ -67,6 +67,11 @@ pub(super) fn rows(addresses: Addresses) -> Vec<Checked> {
             "ip rule; kubectl ebbtide connectivity",
             connectivity::blocked,
         ),
+    ];
+    if cloud.values().is_some() {
+        rows.push(("the chart's test", "helm test --logs", helm::test));
+    }
+    rows.extend::<Vec<Checked>>(vec![
         (
             "load balancer, IP mode",
             "outside client",
@@ -123,7 +128,7 @@ pub(super) fn rows(addresses: Addresses) -> Vec<Checked> {
             "kubectl rollout restart",
             lifecycle::rollout,
         ),
-    ];
+    ]);
     if addresses == Addresses::Told {
         rows.extend::<[Checked; 3]>([
             (
@@ -143,20 +148,25 @@ pub(super) fn rows(addresses: Addresses) -> Vec<Checked> {
             ),
         ]);
     }
-    rows.extend::<[Checked; 2]>([
-        (
-            "a node gone: its addresses back",
-            "switched off, kubectl delete node",
-            lifecycle::node_gone,
-        ),
-        (
-            "what a cloud would have dropped",
-            "the VPC's counters",
-            |stage| {
-                stage.vpc.assert_no_violations()?;
-                Ok("nothing".into())
-            },
-        ),
-    ]);
+    rows.push((
+        "a node gone: its addresses back",
+        "switched off, kubectl delete node",
+        lifecycle::node_gone,
+    ));
+    if cloud.values().is_some() {
+        rows.push((
+            "the removal, without a trace",
+            "helm uninstall; ip, ls on the nodes",
+            helm::uninstall,
+        ));
+    }
+    rows.push((
+        "what a cloud would have dropped",
+        "the VPC's counters",
+        |stage| {
+            stage.vpc.assert_no_violations()?;
+            Ok("nothing".into())
+        },
+    ));
     rows
 }

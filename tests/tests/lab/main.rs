@@ -9,6 +9,7 @@ mod beside;
 mod chained;
 mod clients;
 mod cloud;
+mod cloud_chain;
 mod crowd;
 mod existing_interfaces;
 mod failed_adds;

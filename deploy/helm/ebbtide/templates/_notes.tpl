@@ -9,6 +9,7 @@ plugins: {installCNI: }
 admissionPolicy: {enabled: }
 accountPolicy: {enabled: }
 uninstall: {enabled: , podTimeoutSeconds: , timeoutSeconds: , purge: , forwarding: }
+test: {enabled: , arguments: , timeoutSeconds: }
 cloudController:
   enabled:
   provider:

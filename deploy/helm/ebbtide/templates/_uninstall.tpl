@@ -95,29 +95,11 @@ containers:
   - name: uninstall
     image: {{ include "ebbtide.image" . }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
-    {{- with .Values.agent.apiServer }}
-    {{- if or .host .port }}
-    env:
-      {{- with .host }}
-      - name: KUBERNETES_SERVICE_HOST
-        value: {{ . | quote }}
-      {{- end }}
-      {{- with .port }}
-      - name: KUBERNETES_SERVICE_PORT
-        value: {{ . | quote }}
-      {{- end }}
-    {{- end }}
+    {{- with include "ebbtide.api-server.env" . }}
+    env: {{- . | trim | nindent 6 }}
     {{- end }}
     securityContext:
-      runAsNonRoot: true
-      runAsUser: 65532
-      runAsGroup: 65532
-      readOnlyRootFilesystem: true
-      allowPrivilegeEscalation: false
-      capabilities:
-        drop: [ALL]
-      seccompProfile:
-        type: RuntimeDefault
+      {{- include "ebbtide.unprivileged" . | nindent 6 }}
     args:
       - uninstall-cluster
 {{- end -}}

@@ -1,12 +1,15 @@
-//! kubectl, as it is called for the cluster and the agents that the plugin's options name.
+//! The cluster: its objects, and programs in its pods, by kubectl or, in a pod of the cluster, by the API server itself.
 
-use std::{process::Command, time::Duration};
+mod api;
+mod program;
+
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use ebbtide_agent::program;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::{api::Connected, program::Kubectl};
 use super::Cli;
 
 /// How long a call that does no more than ask the API server, or an agent, may take.
@@ -15,86 +18,192 @@ pub(super) const CALL: Duration = Duration::from_secs(90);
 /// How much a call may print, in bytes.
 const MOST: u64 = 64 << 20;
 
-/// The cluster, by kubectl.
+/// A kind of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// The path of its group and version.
+    root: &'static str,
+    /// Its name in paths, and for kubectl.
+    plural: &'static str,
+}
+
+impl Kind {
+    const fn core(plural: &'static str) -> Self {
+        Self {
+            root: "/api/v1",
+            plural,
+        }
+    }
+}
+
+pub(super) const NODES: Kind = Kind::core("nodes");
+pub(super) const NAMESPACES: Kind = Kind::core("namespaces");
+pub(super) const PODS: Kind = Kind::core("pods");
+pub(super) const SERVICES: Kind = Kind::core("services");
+pub(super) const NETWORKS: Kind = Kind {
+    root: "/apis/spiderpool.spidernet.io/v2beta1",
+    plural: "spidermultusconfigs",
+};
+
+/// Which objects of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which<'a> {
+    /// All of one namespace, or of the cluster.
+    All,
+    /// Those with a label: `NAME=VALUE`.
+    Labelled(&'a str),
+    /// One.
+    Named(&'a str),
+}
+
+/// A container of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Container<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) pod: &'a str,
+    pub(super) name: &'a str,
+}
+
+/// The cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Cluster {
-    /// The options that name the cluster.
-    options: Vec<String>,
+    way: Way,
     /// The namespace of the agents.
     pub(super) agents: String,
 }
 
+/// How the cluster is asked.
+#[derive(Clone, Debug)]
+enum Way {
+    Kubectl(Kubectl),
+    /// As this pod's account. The image has no kubectl.
+    Api,
+}
+
+/// A program that runs in a container for as long as this is held.
+#[derive(Debug)]
+pub(super) struct Held {
+    _running: Running,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "they are held for what their ends do")]
+enum Running {
+    Program(program::Held),
+    Connection(Connected),
+}
+
 impl Cluster {
-    /// Returns the one that the plugin's options name.
+    /// Returns the one that the plugin's options name; in a pod, without options, that pod's.
     pub(super) fn of(cli: &Cli) -> Self {
-        let options = [
-            ("--context", &cli.context),
-            ("--kubeconfig", &cli.kubeconfig),
-        ];
-        let options = options
-            .into_iter()
-            .filter_map(|(option, value)| Some(format!("{option}={}", value.as_ref()?)));
+        let is_named = cli.context.is_some() || cli.kubeconfig.is_some();
         Self {
-            options: options.collect(),
+            way: if ebbtide_kube::client::in_cluster() && !is_named {
+                Way::Api
+            } else {
+                Way::Kubectl(Kubectl::of(cli))
+            },
             agents: cli.namespace.clone(),
         }
     }
 
-    /// Returns a call of kubectl, for who reads its output while it runs.
-    pub(super) fn kubectl(&self) -> Command {
-        let mut command = Command::new("kubectl");
-        command.args(&self.options);
-        command
-    }
-
-    /// Runs kubectl with `input` on its standard input, for no longer than `most`, and returns what it prints.
-    pub(super) fn call(
-        &self,
-        words: &[&str],
-        input: &[u8],
-        most: Duration,
-    ) -> anyhow::Result<Vec<u8>> {
-        let mut command = self.kubectl();
-        command.args(words);
-        let first = words.first().copied().unwrap_or_default();
-        let output = program::output(&mut command, input, most, MOST)
-            .with_context(|| format!("run kubectl {first} (is it in the search path?)"))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let mut lines = said.trim().lines().rev();
-            // kubectl adds a line about the exit status of what it ran.
-            let told = lines.find(|line| !line.starts_with("command terminated with"));
-            let told = told.filter(|line| !line.is_empty());
-            bail!(
-                "kubectl {first}: {}",
-                told.unwrap_or("it failed, and says nothing")
-            );
+    /// Returns kubectl, for what only kubectl does.
+    pub(super) fn kubectl(&self) -> anyhow::Result<&Kubectl> {
+        match &self.way {
+            Way::Kubectl(kubectl) => Ok(kubectl),
+            Way::Api => bail!(
+                "in a pod of the cluster this command needs kubectl and a kubeconfig: name one with --kubeconfig"
+            ),
         }
-        Ok(output.stdout)
     }
 
-    /// Returns objects of the API server, as JSON.
-    pub(super) fn get(&self, words: &[&str]) -> anyhow::Result<Value> {
-        let words = [&["get"], words, &["-o", "json"]].concat();
-        let text = self.call(&words, b"", CALL)?;
-        serde_json::from_slice(&text)
-            .with_context(|| format!("read what kubectl {} printed", words.join(" ")))
-    }
-
-    /// Returns the words by which kubectl runs something in an agent's container, with its standard input.
-    pub(super) fn exec<'a>(&'a self, agent: &'a str) -> [&'a str; 8] {
-        ["exec", "-i", "-n", &self.agents, agent, "-c", "agent", "--"]
-    }
-
-    /// Runs a program in an agent's container, and returns what it prints.
-    pub(super) fn in_agent(
+    /// Returns objects, as JSON: one, or a list. Without a namespace they are those of the whole cluster, and one is of the
+    /// namespace that is in use.
+    pub(super) fn get(
         &self,
-        agent: &str,
+        kind: Kind,
+        namespace: Option<&str>,
+        which: Which<'_>,
+    ) -> anyhow::Result<Value> {
+        match &self.way {
+            Way::Kubectl(kubectl) => kubectl.get(kind, namespace, which),
+            Way::Api => api::get(kind, namespace, which),
+        }
+    }
+
+    /// Makes the objects of a list.
+    pub(super) fn create(&self, objects: &[Value]) -> anyhow::Result<()> {
+        match &self.way {
+            Way::Kubectl(kubectl) => kubectl.create(objects),
+            Way::Api => api::create(objects),
+        }
+    }
+
+    /// Deletes an object, if it is there, and waits for its end if asked.
+    pub(super) fn delete(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        name: &str,
+        does_wait: bool,
+    ) -> anyhow::Result<()> {
+        match &self.way {
+            Way::Kubectl(kubectl) => kubectl.delete(kind, namespace, name, does_wait),
+            Way::Api => api::delete(kind, namespace, name, does_wait),
+        }
+    }
+
+    /// Returns the API server's version, as `v1.33.1`.
+    pub(super) fn version(&self) -> anyhow::Result<String> {
+        let version = match &self.way {
+            Way::Kubectl(kubectl) => kubectl.version()?,
+            Way::Api => api::version()?,
+        };
+        Ok(version.as_str().unwrap_or("unknown").to_owned())
+    }
+
+    /// Runs a program in a container with `input` on its standard input, for no longer than `most`, and returns what it
+    /// prints. It has to know by itself where its input ends.
+    pub(super) fn run(
+        &self,
+        container: Container<'_>,
         words: &[&str],
         input: &[u8],
         most: Duration,
     ) -> anyhow::Result<Vec<u8>> {
-        self.call(&[&self.exec(agent)[..], words].concat(), input, most)
+        match &self.way {
+            Way::Kubectl(kubectl) => kubectl.run(container, words, input, most),
+            Way::Api => api::run(container, words, input, most),
+        }
+    }
+
+    /// Starts a program in a container that ends when its input does. Returns the first line that it prints within `most`.
+    pub(super) fn hold(
+        &self,
+        container: Container<'_>,
+        words: &[&str],
+        most: Duration,
+    ) -> anyhow::Result<(Held, String)> {
+        let (running, line) = match &self.way {
+            Way::Kubectl(kubectl) => {
+                let (held, line) = kubectl.hold(container, words, most)?;
+                (Running::Program(held), line)
+            }
+            Way::Api => {
+                let (held, line) = api::hold(container, words, most)?;
+                (Running::Connection(held), line)
+            }
+        };
+        Ok((Held { _running: running }, line))
+    }
+
+    /// Returns an agent's container.
+    pub(super) fn agent<'a>(&'a self, pod: &'a str) -> Container<'a> {
+        Container {
+            namespace: &self.agents,
+            pod,
+            name: "agent",
+        }
     }
 
     /// Returns what an agent answers to `ebbtidectl`.
@@ -104,7 +213,7 @@ impl Cluster {
         words: &[&str],
     ) -> anyhow::Result<T> {
         let all = [&["ebbtidectl", "-o", "json"], words].concat();
-        let text = self.in_agent(agent, &all, b"", CALL)?;
+        let text = self.run(self.agent(agent), &all, b"", CALL)?;
         serde_json::from_slice(&text).with_context(|| {
             format!(
                 "understand ebbtidectl {} of {agent} (is it of this program's release?)",

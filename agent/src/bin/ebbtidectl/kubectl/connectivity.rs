@@ -36,7 +36,11 @@ use self::{
     site::Site,
     topology::{Node, Topology},
 };
-use super::{Agent, Cli, agents, chosen, cluster::Cluster, nodes, say, show};
+use super::{
+    Agent, Cli, agents, chosen,
+    cluster::{Cluster, NETWORKS, NODES, PODS, Which},
+    nodes, say, show,
+};
 use crate::format::{Output, unix_now};
 
 /// The exit status if rows failed, and if the test could not run.
@@ -58,7 +62,10 @@ pub(crate) struct Options {
     /// Print the plan and make nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Leave the pods and their namespace.
+    /// Make pods and Services in this namespace, which exists, instead of in one of the test's own.
+    #[arg(long, value_name = "NAMESPACE")]
+    within: Option<String>,
+    /// Leave pods and Services.
     #[arg(long)]
     keep: bool,
     /// Do not trace by which NIC replies leave: programs of the traced pods are replaced for some seconds.
@@ -105,25 +112,17 @@ fn prove(cli: &Cli, options: &Options, output: Output) -> anyhow::Result<bool> {
         return Ok(true);
     }
     let image = image(&cluster, &agents, options)?;
-    let site = Site {
-        cluster,
-        namespace: format!("ebbtide-connectivity-{}", suffix(unix_now())),
-    };
-    let kubernetes = site.version()?;
+    let kubernetes = cluster.version()?;
+    let site = Site::new(cluster, options.within.as_deref(), &suffix(unix_now()));
+    site.is_free()?;
     end_with_signals(&site, options.keep)?;
     let seen = run::everything(&site, &topology, &checks, &image, options);
     if options.keep {
-        notes.push(format!(
-            "the pods stay: kubectl delete namespace {}",
-            site.namespace
-        ));
+        notes.push(format!("the pods stay: {}", site.by_hand()));
     } else {
-        progress(run::STEPS, "removing the test's namespace");
+        progress(run::STEPS, "removing pods and Services");
         if let Err(e) = site.remove(true) {
-            let note = format!(
-                "the test's namespace may be left: {e:#}; kubectl delete namespace {}",
-                site.namespace
-            );
+            let note = format!("pods and Services may be left: {e:#}; {}", site.by_hand());
             // There may be no report.
             say(&note);
             notes.push(note);
@@ -178,7 +177,7 @@ fn look(
 ) -> anyhow::Result<(Topology, Vec<String>)> {
     let mut notes = Vec::new();
     let mut nodes = Vec::new();
-    let objects = cluster.get(&["nodes"]).context("list nodes")?;
+    let objects = cluster.get(NODES, None, Which::All).context("list nodes")?;
     let objects = objects["items"].as_array().cloned().unwrap_or_default();
     let running: Vec<&Agent> = agents.iter().filter(|agent| agent.is_running).collect();
     for agent in agents.iter().filter(|agent| !agent.is_running) {
@@ -208,7 +207,7 @@ fn look(
         });
     }
     let networks = cluster
-        .get(&["spidermultusconfigs", "-A"])
+        .get(NETWORKS, None, Which::All)
         .context("list networks")?;
     let networks = topology::chosen(topology::networks(&networks), asked);
     let networks = networks.map_err(anyhow::Error::msg)?;
@@ -223,7 +222,7 @@ fn look(
 fn image(cluster: &Cluster, agents: &[Agent], options: &Options) -> anyhow::Result<Image> {
     let agent = agents.iter().find(|agent| agent.is_running);
     let agent = agent.context("no agent runs")?;
-    let pod = cluster.get(&["pod", "-n", &cluster.agents, &agent.pod])?;
+    let pod = cluster.get(PODS, Some(&cluster.agents), Which::Named(&agent.pod))?;
     let containers = pod["spec"]["containers"].as_array();
     let mut containers = containers.into_iter().flatten();
     let container = containers.find(|each| each["name"] == "agent");
@@ -239,7 +238,7 @@ fn image(cluster: &Cluster, agents: &[Agent], options: &Options) -> anyhow::Resu
     })
 }
 
-/// Has SIGINT, SIGTERM and SIGHUP remove the namespace before they end this program.
+/// Has SIGINT, SIGTERM and SIGHUP remove what was made before they end this program.
 ///
 /// They are blocked in every thread, and in kubectl, which would otherwise end before it has removed anything.
 fn end_with_signals(site: &Site, keep: bool) -> anyhow::Result<()> {
@@ -254,12 +253,9 @@ fn end_with_signals(site: &Site, keep: bool) -> anyhow::Result<()> {
             return;
         }
         if !keep {
-            say("connectivity: interrupted: the test's namespace is removed");
+            say("connectivity: interrupted: pods and Services are removed");
             if let Err(e) = site.remove(false) {
-                say(&format!(
-                    "connectivity: {e:#}; kubectl delete namespace {}",
-                    site.namespace
-                ));
+                say(&format!("connectivity: {e:#}; {}", site.by_hand()));
             }
         }
         std::process::exit(COULD_NOT_RUN.into());

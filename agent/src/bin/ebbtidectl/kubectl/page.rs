@@ -32,7 +32,7 @@ pub(super) fn run(
     let link: PageLink = cluster
         .ebbtidectl(&agent.pod, &["page"])
         .context(agent.node.clone())?;
-    let mut forward = cluster.kubectl();
+    let mut forward = cluster.kubectl()?.command();
     forward
         .args(["port-forward", "--address", "127.0.0.1"])
         .args(["-n", &cluster.agents, &agent.pod])

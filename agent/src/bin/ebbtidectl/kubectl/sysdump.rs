@@ -84,6 +84,7 @@ pub(super) fn run(
     options: &Options,
     agents: &[Agent],
 ) -> anyhow::Result<ExitCode> {
+    let kubectl = cluster.kubectl()?;
     let file = options.file();
     let mut package = Package::create(&file, "ebbtide-sysdump")?;
     let mut missing: Vec<String> = Vec::new();
@@ -94,7 +95,7 @@ pub(super) fn run(
             "NAMESPACE" => cluster.agents.as_str(),
             word => word,
         });
-        match cluster.call(&words.collect::<Vec<_>>(), b"", CALL) {
+        match kubectl.call(&words.collect::<Vec<_>>(), b"", CALL) {
             Ok(bytes) => package.add(&format!("cluster/{name}"), &bytes)?,
             Err(why) => missing.push(format!("cluster/{name}: {why:#}")),
         }
@@ -106,7 +107,7 @@ pub(super) fn run(
         "app.kubernetes.io/name=ebbtide-controller",
         "--prefix",
     ];
-    match cluster.call(&[&log[..], &of_controllers].concat(), b"", CALL) {
+    match kubectl.call(&[&log[..], &of_controllers].concat(), b"", CALL) {
         Ok(bytes) => package.add("cluster/controller.log", &bytes)?,
         Err(why) => missing.push(format!("cluster/controller.log: {why:#}")),
     }
@@ -122,7 +123,7 @@ pub(super) fn run(
             let own = [agent.pod.as_str(), "-c", "agent"];
             let words = [&log[..], &own, more].concat();
             let name = format!("nodes/{}/{name}", agent.node);
-            match cluster.call(&words, b"", CALL) {
+            match kubectl.call(&words, b"", CALL) {
                 Ok(bytes) => package.add(&name, &bytes)?,
                 // Mostly there was none before.
                 Err(_) if !more.is_empty() => {}
@@ -147,7 +148,7 @@ fn node(cluster: &Cluster, agent: &Agent, package: &mut Package) -> anyhow::Resu
         bail!("its agent {} does not run", agent.pod);
     }
     let words = ["ebbtidectl", "sysdump", "--file", "-"];
-    let bytes = cluster.in_agent(&agent.pod, &words, b"", DUMP)?;
+    let bytes = cluster.run(cluster.agent(&agent.pod), &words, b"", DUMP)?;
     let mut archive = Archive::new(GzDecoder::new(bytes.as_slice()));
     for entry in archive.entries().context("read its dump")? {
         let mut entry = entry.context("read its dump")?;

@@ -11,8 +11,12 @@ use serde_json::{Value, json};
 use super::plan::{Asker, Family, Policy, Target, TestPod};
 use ebbtide_agent::probe::Protocol;
 
-/// The label of everything that the test makes.
+/// The label of everything that the test makes, and its value.
+pub(super) const LABEL_KEY: &str = "app.kubernetes.io/name";
 pub(super) const LABEL: &str = "ebbtide-connectivity";
+
+/// The name of the pods' container.
+pub(super) const CONTAINER: &str = "probe";
 
 /// The servers' port in pods.
 pub(super) const PORT: u16 = 8080;
@@ -35,7 +39,7 @@ pub(super) fn namespace(name: &str) -> Value {
         "metadata": {
             "name": name,
             "labels": {
-                "app.kubernetes.io/name": LABEL,
+                LABEL_KEY: LABEL,
                 "pod-security.kubernetes.io/enforce": "restricted",
             },
         },
@@ -62,7 +66,7 @@ pub(super) fn objects(
     pods: &[(String, TestPod)],
     networks: &[String],
     image: &Image,
-) -> Value {
+) -> Vec<Value> {
     let number = |network: &str| networks.iter().position(|each| each == network);
     let mut items: Vec<Value> = pods
         .iter()
@@ -76,7 +80,7 @@ pub(super) fn objects(
             items.push(service(namespace, number, policy));
         }
     }
-    json!({"apiVersion": "v1", "kind": "List", "items": items})
+    items
 }
 
 fn test_pod(namespace: &str, name: &str, app: &str, pod: &TestPod, image: &Image) -> Value {
@@ -87,7 +91,7 @@ fn test_pod(namespace: &str, name: &str, app: &str, pod: &TestPod, image: &Image
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "labels": {"app.kubernetes.io/name": LABEL, "app": app},
+            "labels": {LABEL_KEY: LABEL, "app": app},
             "annotations": {"v1.multus-cni.io/default-network": pod.network},
         },
         "spec": {
@@ -112,7 +116,7 @@ fn test_pod(namespace: &str, name: &str, app: &str, pod: &TestPod, image: &Image
                 "sysctls": [{"name": "net.ipv4.ping_group_range", "value": "0 65535"}],
             },
             "containers": [{
-                "name": "probe",
+                "name": CONTAINER,
                 "image": image.name,
                 "imagePullPolicy": image.pull_policy,
                 "command": ["ebbtide-agent"],
@@ -146,7 +150,7 @@ fn service(namespace: &str, number: usize, policy: Policy) -> Value {
         "metadata": {
             "name": service_name(number, policy),
             "namespace": namespace,
-            "labels": {"app.kubernetes.io/name": LABEL},
+            "labels": {LABEL_KEY: LABEL},
         },
         "spec": {
             "type": "NodePort",
@@ -493,8 +497,7 @@ pub(super) mod tests {
             "default/ipvlan-ens5".to_owned(),
             "default/ipvlan-ens6".to_owned(),
         ];
-        let list = objects("ns", &names, &networks, &image);
-        let items = list["items"].as_array().unwrap();
+        let items = objects("ns", &names, &networks, &image);
         assert_eq!(items.len(), 2 + 4);
         let pod = &items[0];
         assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true);

@@ -14,6 +14,7 @@ use ebbtide_agent::{
 };
 
 use super::{
+    super::cluster::{Held, PODS, SERVICES, Which},
     Options,
     judge::{self, Row},
     left_by,
@@ -21,7 +22,7 @@ use super::{
     plan::{self, Asker, Check, Family, Group, Policy, Target, TestPod, Traced},
     progress,
     report::WrongNic,
-    site::{NodeServer, Place, Site, place, some_at_once},
+    site::{Place, Site, place, some_at_once},
     topology::Topology,
 };
 
@@ -137,16 +138,13 @@ impl Test<'_> {
     /// Makes everything, and waits until the pods run.
     fn start(&self, image: &Image) -> anyhow::Result<Live> {
         let pods = objects::pod_names(&plan::pods(self.topology));
-        let (networks, namespace) = (self.networks(), &self.site.namespace);
-        self.site
-            .create(&objects::namespace(namespace))
-            .context("make the test's namespace")?;
-        let list = objects::objects(namespace, &pods, &networks, image);
-        self.site.create(&list).context("make pods and Services")?;
+        let networks = self.networks();
+        let (cluster, namespace) = (&self.site.cluster, self.site.namespace.as_str());
+        self.site.make(&pods, &networks, image)?;
         let mut live = Live::default();
         let end = Instant::now() + Duration::from_secs(self.options.start_timeout);
         loop {
-            live.read_pods(&pods, &self.site.cluster.get(&["pods", "-n", namespace])?);
+            live.read_pods(&pods, &cluster.get(PODS, Some(namespace), Which::All)?);
             let are_ready = live.pods.iter().all(|pod| pod.trouble.is_empty());
             if are_ready || Instant::now() >= end {
                 break;
@@ -160,20 +158,15 @@ impl Test<'_> {
                 self.options.start_timeout
             );
         }
-        live.read_services(
-            &networks,
-            &self.site.cluster.get(&["services", "-n", namespace])?,
-        );
-        let api_server = self
-            .site
-            .cluster
-            .get(&["service", "-n", "default", "kubernetes"])?;
+        let services = cluster.get(SERVICES, Some(namespace), Which::All)?;
+        live.read_services(&networks, &services);
+        let api_server = cluster.get(SERVICES, Some("default"), Which::Named("kubernetes"))?;
         live.read_api_server(&api_server);
         Ok(live)
     }
 
     /// Starts a server on each node's own network.
-    fn serve(&self, live: &mut Live, notes: &mut Vec<String>) -> Vec<NodeServer> {
+    fn serve(&self, live: &mut Live, notes: &mut Vec<String>) -> Vec<Held> {
         let nodes = &self.topology.nodes;
         let started = some_at_once(nodes, |node| self.site.serve(node));
         let mut servers = Vec::new();
@@ -196,30 +189,21 @@ impl Test<'_> {
     fn wait_for_proxies(&self, live: &Live) {
         let nodes = &self.topology.nodes;
         some_at_once(nodes, |node| {
-            let targets = plan::node_ports(node, &self.topology.networks);
-            let mut targets: Vec<Target> = targets
-                .into_iter()
-                .filter(|target| matches!(target, Target::NodePort { .. }))
-                .collect();
             // One address of each Service is enough: a proxy learns all of it at once.
-            targets.sort_by_key(|target| match target {
-                Target::NodePort {
-                    network, policy, ..
-                } => Some((network.clone(), *policy)),
-                _ => None,
-            });
-            targets.dedup_by_key(|target| match target {
-                Target::NodePort {
-                    network, policy, ..
-                } => Some((network.clone(), *policy)),
-                _ => None,
-            });
-            let servers = targets.iter().filter_map(|target| match target {
-                Target::NodePort { address, .. } => {
-                    live.resolve(target, Family::of(*address), Protocol::Tcp)
+            let mut servers = BTreeMap::new();
+            for target in plan::node_ports(node, &self.topology.networks) {
+                if let Target::NodePort {
+                    network,
+                    policy,
+                    address,
+                    ..
+                } = &target
+                    && let Some(server) = live.resolve(&target, Family::of(*address), Protocol::Tcp)
+                {
+                    let service = (network.clone(), *policy);
+                    servers.entry(service).or_insert(server);
                 }
-                _ => None,
-            });
+            }
             let question = |(id, server): (u32, SocketAddr)| Question {
                 id,
                 protocol: Protocol::Tcp,
@@ -227,7 +211,7 @@ impl Test<'_> {
                 times: 1,
             };
             let asking = Asking {
-                questions: (0..).zip(servers).map(question).collect(),
+                questions: (0..).zip(servers.into_values()).map(question).collect(),
                 tries: u32::MAX,
                 timeout: 2000,
                 deadline: millis(PROXIES),
@@ -467,7 +451,10 @@ impl Test<'_> {
         let text = thread::scope(|scope| {
             // What it is answered, the other groups tell.
             scope.spawn(|| self.site.ask(&Place::Pod(client.to_owned()), &asking));
-            self.site.cluster.in_agent(agent, &words, b"", TRACE * 6)
+            {
+                let cluster = &self.site.cluster;
+                cluster.run(cluster.agent(agent), &words, b"", TRACE * 6)
+            }
         })?;
         let text = String::from_utf8_lossy(&text);
         let line = |line: &str| serde_json::from_str(line).context("understand the trace");

@@ -1,21 +1,14 @@
 //! The test's place in the cluster: its namespace, and servers on nodes that end with this program.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
-    process::{Child, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use ebbtide_agent::probe::{Asking, Exchange, Serving};
-use serde_json::Value;
 
 use super::{
-    super::cluster::{CALL, Cluster},
-    plan::Asker,
+    super::cluster::{Cluster, Container, Held, Kind, NAMESPACES, PODS, SERVICES, Which},
+    objects::{self, Image, LABEL, LABEL_KEY},
+    plan::{Asker, TestPod},
     topology::Node,
 };
 
@@ -26,104 +19,131 @@ const EXEC: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(super) struct Site {
     pub(super) cluster: Cluster,
-    /// The test's own namespace.
+    /// The namespace of pods and Services.
     pub(super) namespace: String,
+    /// Whether the namespace was there before.
+    is_given: bool,
 }
 
 impl Site {
-    /// Makes objects.
-    pub(super) fn create(&self, objects: &Value) -> anyhow::Result<()> {
-        let text = objects.to_string();
-        self.cluster
-            .call(&["create", "-f", "-"], text.as_bytes(), CALL)
-            .map(drop)
+    /// Returns a place in the namespace `within`, or in one of the test's own, whose name ends with `suffix`.
+    pub(super) fn new(cluster: Cluster, within: Option<&str>, suffix: &str) -> Self {
+        Self {
+            cluster,
+            namespace: match within {
+                Some(namespace) => namespace.to_owned(),
+                None => format!("{LABEL}-{suffix}"),
+            },
+            is_given: within.is_some(),
+        }
     }
 
-    /// Deletes the test's namespace with everything in it, and waits for its end if asked.
+    /// Returns what the test has made of a kind.
+    fn made(&self, kind: Kind) -> anyhow::Result<Vec<String>> {
+        let label = format!("{LABEL_KEY}={LABEL}");
+        let which = Which::Labelled(&label);
+        let list = self.cluster.get(kind, Some(&self.namespace), which)?;
+        let items = list["items"].as_array().into_iter().flatten();
+        let names = items.filter_map(|item| item["metadata"]["name"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Checks that the namespace has no pods of another test.
+    pub(super) fn is_free(&self) -> anyhow::Result<()> {
+        if self.is_given
+            && let Some(pod) = self.made(PODS)?.first()
+        {
+            bail!(
+                "another test is in the namespace {}, or was not removed: pod {pod} ({})",
+                self.namespace,
+                self.by_hand()
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes the namespace, if it is the test's own, and everything in it.
+    pub(super) fn make(
+        &self,
+        pods: &[(String, TestPod)],
+        networks: &[String],
+        image: &Image,
+    ) -> anyhow::Result<()> {
+        if !self.is_given {
+            let namespace = objects::namespace(&self.namespace);
+            let made = self.cluster.create(&[namespace]);
+            made.context("make the test's namespace")?;
+        }
+        let objects = objects::objects(&self.namespace, pods, networks, image);
+        let made = self.cluster.create(&objects);
+        made.context("make pods and Services")
+    }
+
+    /// Deletes what the test made, and waits for its end if asked.
     pub(super) fn remove(&self, does_wait: bool) -> anyhow::Result<()> {
-        let wait = format!("--wait={does_wait}");
-        let words = [
-            "delete",
-            "namespace",
-            &self.namespace,
-            "--ignore-not-found",
-            &wait,
-        ];
-        self.cluster.call(&words, b"", CALL * 2).map(drop)
+        if !self.is_given {
+            return self
+                .cluster
+                .delete(NAMESPACES, None, &self.namespace, does_wait);
+        }
+        let namespace = Some(self.namespace.as_str());
+        for kind in [SERVICES, PODS] {
+            let made = self.made(kind)?;
+            // All are told before any is waited for.
+            for does_wait in [false, does_wait] {
+                for name in &made {
+                    self.cluster.delete(kind, namespace, name, does_wait)?;
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// Returns the server's version.
-    pub(super) fn version(&self) -> anyhow::Result<String> {
-        let text = self.cluster.call(&["version", "-o", "json"], b"", CALL)?;
-        let value: Value = serde_json::from_slice(&text).context("read kubectl's version")?;
-        let version = value
-            .pointer("/serverVersion/gitVersion")
-            .and_then(Value::as_str);
-        Ok(version.unwrap_or("unknown").to_owned())
+    /// Returns the command by which a person removes what was made.
+    pub(super) fn by_hand(&self) -> String {
+        let namespace = &self.namespace;
+        match self.is_given {
+            true => format!("kubectl -n {namespace} delete pods,services -l {LABEL_KEY}={LABEL}"),
+            false => format!("kubectl delete namespace {namespace}"),
+        }
     }
 
     /// Has somebody ask, and returns what became of the questions.
     pub(super) fn ask(&self, asker: &Place, asking: &Asking) -> anyhow::Result<Vec<Exchange>> {
         let input = serde_json::to_vec(asking).context("write the questions")?;
         let most = Duration::from_millis(asking.deadline) + EXEC;
-        let words = ["ebbtide-agent", "probe", "ask"];
-        let text = match asker {
-            Place::Agent(agent) => self.cluster.in_agent(agent, &words, &input, most)?,
-            Place::Pod(pod) => {
-                let exec = [
-                    "exec",
-                    "-i",
-                    "-n",
-                    &self.namespace,
-                    pod,
-                    "-c",
-                    "probe",
-                    "--",
-                ];
-                self.cluster
-                    .call(&[&exec[..], &words].concat(), &input, most)?
-            }
+        let container = match asker {
+            Place::Agent(agent) => self.cluster.agent(agent),
+            Place::Pod(pod) => Container {
+                namespace: &self.namespace,
+                pod,
+                name: objects::CONTAINER,
+            },
         };
+        let words = ["ebbtide-agent", "probe", "ask"];
+        let text = self.cluster.run(container, &words, &input, most)?;
         serde_json::from_slice(&text).context("understand the answers")
     }
 
-    /// Starts a server on a node's own network, at each of its addresses, in its agent's container. It ends with its
-    /// standard input.
-    pub(super) fn serve(&self, node: &Node) -> anyhow::Result<(NodeServer, u16)> {
-        let mut command = self.cluster.kubectl();
-        command.args(self.cluster.exec(&node.agent));
-        command.args(["ebbtide-agent", "probe", "serve", "--until-eof", "--port=0"]);
-        command.args(["--name", &node.name, "--node", &node.name]);
-        for (_, address) in node.addresses() {
-            command.arg(format!("--address={address}"));
-        }
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .context("run kubectl exec")?;
-        let stdout = child.stdout.take();
-        let server = NodeServer(child);
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || {
-            let mut line = String::new();
-            if let Some(stdout) = stdout {
-                // Without a line there is no server.
-                let _read = BufReader::new(stdout).read_line(&mut line);
-            }
-            // The receiver may have stopped waiting.
-            let _ = sender.send(line);
-        });
-        let line = receiver.recv_timeout(EXEC).unwrap_or_default();
+    /// Starts a server on a node's own network, at each of its addresses, in its agent's container. It ends with what is
+    /// returned.
+    pub(super) fn serve(&self, node: &Node) -> anyhow::Result<(Held, u16)> {
+        let addresses = node.addresses();
+        let addresses: Vec<String> = addresses
+            .map(|(_, address)| format!("--address={address}"))
+            .collect();
+        let mut words = vec!["ebbtide-agent", "probe", "serve", "--until-eof", "--port=0"];
+        words.extend(["--name", &node.name, "--node", &node.name]);
+        words.extend(addresses.iter().map(String::as_str));
+        let container = self.cluster.agent(&node.agent);
+        let (held, line) = self.cluster.hold(container, &words, EXEC)?;
         let serving: Serving = serde_json::from_str(&line).with_context(|| {
             format!(
                 "start a server in {} (is its agent of this release?)",
                 node.agent
             )
         })?;
-        Ok((server, serving.port))
+        Ok((held, serving.port))
     }
 }
 
@@ -134,26 +154,6 @@ pub(super) enum Place {
     Agent(String),
     /// In a pod of the test.
     Pod(String),
-}
-
-/// A server that runs in an agent's container as long as this is held.
-#[derive(Debug)]
-pub(super) struct NodeServer(Child);
-
-impl Drop for NodeServer {
-    fn drop(&mut self) {
-        // The end of its input tells the server to end, and then kubectl ends as well.
-        drop(self.0.stdin.take());
-        for _ in 0..100 {
-            if !matches!(self.0.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        // It may have ended meanwhile.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Runs work for each item, some at once, and returns the results in the order of the items.
@@ -182,7 +182,7 @@ pub(super) fn some_at_once<T: Sync, R: Send>(
 pub(super) fn place(
     asker: &Asker,
     nodes: &[Node],
-    name: impl Fn(&super::plan::TestPod) -> Option<String>,
+    name: impl Fn(&TestPod) -> Option<String>,
 ) -> Option<Place> {
     match asker {
         Asker::Node(node) => {
