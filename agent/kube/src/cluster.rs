@@ -332,14 +332,38 @@ impl Cluster {
 
     /// Records a warning Event on a pod, for what it did not get, in the background.
     pub fn send_pod_event(self: &Arc<Self>, name: ObjectName, reason: &'static str, note: String) {
-        let Some(pod) = self.get(Kind::Pod, &name) else {
+        self.send_event(Kind::Pod, &name, (reason, "Adding"), note);
+    }
+
+    /// Records a warning Event on this agent's Node, in the background. An unknown Node gets none.
+    pub fn send_node_event(
+        self: &Arc<Self>,
+        reason: &'static str,
+        action: &'static str,
+        note: String,
+    ) {
+        let node = ObjectName {
+            namespace: String::new(),
+            name: self.node.clone(),
+        };
+        self.send_event(Kind::Node, &node, (reason, action), note);
+    }
+
+    fn send_event(
+        self: &Arc<Self>,
+        kind: Kind,
+        name: &ObjectName,
+        (reason, action): (&'static str, &'static str),
+        note: String,
+    ) {
+        let Some(object) = self.get(kind, name) else {
             return;
         };
         let cluster = Arc::clone(self);
         tokio::spawn(async move {
-            let about = reference(Kind::Pod, &pod);
+            let about = reference(kind, &object);
             let events = &cluster.events;
-            events.warn(&about, reason, "Adding", &note).await;
+            events.warn(&about, reason, action, &note).await;
         });
     }
 

@@ -10,6 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::client;
 
+/// How much a program may print before it is read, in bytes.
+const BUFFER: usize = 256 << 10;
+
 /// How much of what a program says on its standard error is kept, in bytes.
 const SAID: u64 = 64 << 10;
 
@@ -135,7 +138,8 @@ impl Remote {
             .container(container.container)
             .stdin(true)
             .stdout(true)
-            .stderr(true);
+            .stderr(true)
+            .max_stdout_buf_size(BUFFER);
         let words = words.iter().copied();
         match pods.exec(container.pod, words, &parameters).await {
             Ok(process) => Ok(Execution { program, process }),

@@ -466,6 +466,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
     let withdrawn = Arc::clone(&agent);
     tokio::spawn(async move { withdrawn.report_withdrawn().await });
+    let repaired = Arc::clone(&agent);
+    tokio::spawn(async move { reconcile::told::tell(&repaired).await });
     let sharing = Arc::clone(&agent);
     tokio::spawn(async move { sharing.share_cloud().await });
     let socket = options.run_dir.join("cni.sock");

@@ -15,6 +15,7 @@ mod node;
 mod queue;
 mod status;
 mod takeover;
+pub mod told;
 mod work;
 
 use std::{

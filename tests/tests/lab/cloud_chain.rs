@@ -24,11 +24,12 @@ use ebbtide_vpc::{
     agent::Agent,
     manifests,
     metadata::{Cloud, MetadataDouble},
-    patience::PATIENCE,
+    patience::{PATIENCE, eventually},
     ping::ping,
     plan::{Family, Plan},
     pod::Pod,
     process::Process,
+    snapshot::{Snapshot, ip},
     traffic::{Client, Protocol, Server},
     vpc::Vpc,
     workspace,
@@ -335,6 +336,27 @@ impl Site {
         Ok(all)
     }
 
+    /// Checks that an Event on the node has this reason.
+    fn has_event(&self, reason: &str) -> Result<()> {
+        let field = format!("involvedObject.kind=Node,reason={reason}");
+        let events = ["events", "-n", "default", "--field-selector", &field];
+        let all = self.cluster.get(&events)?;
+        let has = all["items"].as_array().is_some_and(|all| !all.is_empty());
+        ensure!(has, "no Event {reason} on the node");
+        Ok(())
+    }
+
+    /// Removes a rule, which comes back with an Event on the node.
+    fn a_rule_is_repaired(&self) -> Result<()> {
+        let node = self.vpc.node(NODE);
+        ip(node, &["rule", "del", "pref", "1003", "oif", NIC])?;
+        eventually("a rule that was removed is back", || {
+            let now = Snapshot::of(node)?;
+            ensure!(now.mentions(&format!("oif {NIC}")), "{now:#?}");
+            self.has_event("Repaired")
+        })
+    }
+
     /// Returns the logs, for messages.
     fn logs(&self) -> String {
         let mut logs = self.agent.log();
@@ -378,6 +400,7 @@ fn history(site: &Site) -> Result<()> {
         site.is_well(pod)?;
     }
     ensure!(site.live().len() == 4, "{:?}", site.live());
+    site.a_rule_is_repaired()?;
     // One more than pods have is kept.
     site.until_assigned(5)?;
 
@@ -425,12 +448,8 @@ fn pods_get_what_the_controller_asks_ec2_for_and_only_what_was_surrendered_is_ta
         "{taken:?} were taken, and {surrendered:?} surrendered"
     );
     ensure!(site.double.count(NODE, "local-ipv4s") > 0);
-    let events = ["events", "-n", "default", "--field-selector"];
     for reason in ["Assigned", "AskedBack", "Unassigned"] {
-        let field = format!("involvedObject.kind=Node,reason={reason}");
-        let all = site.cluster.get(&[&events[..], &[&field]].concat())?;
-        let has = all["items"].as_array().is_some_and(|all| !all.is_empty());
-        ensure!(has, "no Event {reason}\n{}", site.logs());
+        site.has_event(reason).with_context(|| site.logs())?;
     }
     site.agent.stop()?;
     site.vpc.assert_no_violations()
