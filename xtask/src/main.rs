@@ -3,6 +3,7 @@
 //! There is one file for each task; `main` only dispatches. A task gets what it needs by itself (see [`setup`]), and
 //! everything that it makes is below the target directory.
 
+mod arch;
 mod bench;
 mod build;
 mod build_ebpf;
@@ -18,6 +19,7 @@ mod here;
 mod image;
 mod manifests;
 mod older;
+mod remap;
 mod setup;
 mod test;
 mod ui;

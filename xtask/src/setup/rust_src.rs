@@ -37,6 +37,14 @@ impl Source {
             cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
         }
     }
+
+    /// Returns the directory `library` of the source.
+    pub(crate) fn library(&self, ws: &Workspace) -> Result<PathBuf> {
+        match self {
+            Self::Unpacked(library) => Ok(library.clone()),
+            Self::Sysroot => Ok(sysroot(ws)?.join("lib/rustlib/src/rust/library")),
+        }
+    }
 }
 
 /// Finds the source, or downloads Debian's.
@@ -65,14 +73,18 @@ pub(crate) fn ensure(ws: &Workspace) -> Result<Source> {
 
 /// Finds the source.
 pub(super) fn find(ws: &Workspace) -> Result<Option<Source>> {
-    let sysroot = exec::read(rustc(ws).args(["--print", "sysroot"]))?;
-    let component = PathBuf::from(sysroot.trim()).join("lib/rustlib/src/rust/library/Cargo.lock");
-    if component.exists() {
+    if Source::Sysroot.library(ws)?.join("Cargo.lock").exists() {
         return Ok(Some(Source::Sysroot));
     }
     let library = place(ws).join("library");
     let is_there = library.join("Cargo.lock").exists();
     Ok(is_there.then_some(Source::Unpacked(library)))
+}
+
+/// Returns the directory of this workspace's compiler.
+fn sysroot(ws: &Workspace) -> Result<PathBuf> {
+    let path = exec::read(rustc(ws).args(["--print", "sysroot"]))?;
+    Ok(PathBuf::from(path.trim()))
 }
 
 /// Returns a command of this workspace's compiler.
