@@ -95,7 +95,7 @@ impl Arch {
                     &toolchain.cc,
                 );
             source.apply(&mut cargo);
-            flags.extend(remap::source(ws, &source)?);
+            flags.extend(source.flags(ws)?);
         }
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
         Ok(cargo)

@@ -54,7 +54,7 @@ fn for_kernel(ws: &Workspace, command: &str) -> Result<Command> {
     let source = rust_src::ensure(ws)?;
     let mut flags = RUSTFLAGS.map(str::to_owned).to_vec();
     flags.extend(remap::for_kernel(ws));
-    flags.extend(remap::source(ws, &source)?);
+    flags.extend(source.flags(ws)?);
     let mut build = ws.cargo(command);
     build
         .args(["--locked", "--package", PACKAGE, "--target", TARGET])

@@ -6,9 +6,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-
-use crate::setup::rust_src::Source;
 use crate::workspace::Workspace;
 
 /// Returns the compiler's flags for crates of this workspace and of registries. Of several that fit, the compiler takes
@@ -21,11 +18,6 @@ pub(crate) fn flags(ws: &Workspace) -> Vec<String> {
 /// it copies the lines of the sources into BTF, and the verifier shows them.
 pub(crate) fn for_kernel(ws: &Workspace) -> Vec<String> {
     named(ws, ".")
-}
-
-/// Returns the flags for the standard library's source.
-pub(crate) fn source(ws: &Workspace, source: &Source) -> Result<Vec<String>> {
-    Ok(vec![flag(&source.library(ws)?, "/rust-src/library")])
 }
 
 fn named(ws: &Workspace, root: &str) -> Vec<String> {
@@ -60,7 +52,8 @@ fn cargo_home() -> Option<PathBuf> {
         .or_else(home)
 }
 
-fn flag(from: &Path, to: &str) -> String {
+/// Returns the flag that gives the directory `from` another name in programs.
+pub(crate) fn flag(from: &Path, to: &str) -> String {
     format!("--remap-path-prefix={}={to}", from.display())
 }
 

@@ -1,6 +1,7 @@
 //! The library source of exactly this compiler, which is needed to build `core` for the kernel's target.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -8,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::debian;
 use crate::exec::{self, Output};
+use crate::remap;
 use crate::ui;
 use crate::workspace::Workspace;
 
@@ -19,33 +21,55 @@ const SHA256: &str = "7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960
 /// The compiler version of that package.
 const COMPILER: &str = "1.95.0";
 
+/// The place of the source in a compiler's directory, the sysroot, of which it is `library`.
+const BELOW: &str = "lib/rustlib/src/rust";
+
 /// The place of the source.
 #[derive(Debug)]
 pub(crate) enum Source {
     /// The compiler's sysroot, where cargo looks: rustup's component.
     Sysroot,
-    /// A `library` directory below the target directory.
+    /// A directory like a sysroot, with nothing else in it, below the target directory.
     Unpacked(PathBuf),
 }
 
 impl Source {
     /// Makes cargo use the source.
     pub(crate) fn apply(&self, cargo: &mut Command) {
-        if let Self::Unpacked(library) = self {
+        if let Self::Unpacked(sysroot) = self {
             // cargo's own variable for another source tree for build-std, so that the compiler's directory stays
             // unchanged.
-            cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
+            cargo.env(
+                "__CARGO_TESTS_ONLY_SRC_ROOT",
+                sysroot.join(BELOW).join("library"),
+            );
         }
     }
 
-    /// Returns the directory `library` of the source.
-    pub(crate) fn library(&self, ws: &Workspace) -> Result<PathBuf> {
-        match self {
-            Self::Unpacked(library) => Ok(library.clone()),
-            Self::Sysroot => Ok(sysroot(ws)?.join("lib/rustlib/src/rust/library")),
+    /// Returns the compiler's flags for the crates that are built with it.
+    ///
+    /// Symbols are named after the place of their crate's source: that of the library is its path in the sysroot, if the
+    /// compiler takes the directory for one, and else the whole path.
+    pub(crate) fn flags(&self, ws: &Workspace) -> Result<Vec<String>> {
+        let real = match self {
+            Self::Sysroot => sysroot(ws)?,
+            Self::Unpacked(sysroot) => sysroot.clone(),
+        };
+        let library = real.join(BELOW);
+        let mut flags = vec![remap::flag(&library, NAME)];
+        // In the workspace cargo names sources by their relative paths.
+        if let Ok(relative) = library.strip_prefix(&ws.root) {
+            flags.push(remap::flag(relative, NAME));
         }
+        if let Self::Unpacked(sysroot) = self {
+            flags.push(format!("--sysroot={}", sysroot.display()));
+        }
+        Ok(flags)
     }
 }
+
+/// The name of the source's directory in programs.
+const NAME: &str = "/rust-src";
 
 /// Finds the source, or downloads Debian's.
 pub(crate) fn ensure(ws: &Workspace) -> Result<Source> {
@@ -68,17 +92,35 @@ pub(crate) fn ensure(ws: &Workspace) -> Result<Source> {
         "cannot get the compiler's library source from Debian: \
          run `rustup component add rust-src` instead",
     )?;
-    Ok(Source::Unpacked(place(ws).join("library")))
+    like_a_sysroot(ws)
 }
 
 /// Finds the source.
 pub(super) fn find(ws: &Workspace) -> Result<Option<Source>> {
-    if Source::Sysroot.library(ws)?.join("Cargo.lock").exists() {
+    let library = sysroot(ws)?.join(BELOW).join("library/Cargo.lock");
+    if library.exists() {
         return Ok(Some(Source::Sysroot));
     }
-    let library = place(ws).join("library");
-    let is_there = library.join("Cargo.lock").exists();
-    Ok(is_there.then_some(Source::Unpacked(library)))
+    let is_there = place(ws).join("library/Cargo.lock").exists();
+    is_there.then(|| like_a_sysroot(ws)).transpose()
+}
+
+/// Returns Debian's source, in a directory like a sysroot.
+fn like_a_sysroot(ws: &Workspace) -> Result<Source> {
+    let sysroot = ws.target.join("rust-src/sysroot");
+    let link = sysroot.join(BELOW);
+    let place = place(ws);
+    if fs::read_link(&link).is_ok_and(|target| target == place) {
+        return Ok(Source::Unpacked(sysroot));
+    }
+    let made = || {
+        fs::create_dir_all(link.parent().unwrap_or(&sysroot))?;
+        // Renamed into place: two commands may make it at the same time.
+        let half = sysroot.join(format!("half-{}", std::process::id()));
+        symlink(&place, &half).and_then(|()| fs::rename(&half, &link))
+    };
+    made().with_context(|| format!("cannot make {}", link.display()))?;
+    Ok(Source::Unpacked(sysroot))
 }
 
 /// Returns the directory of this workspace's compiler.
