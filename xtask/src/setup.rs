@@ -17,6 +17,7 @@ mod pinned;
 mod pins;
 mod prometheus;
 pub(crate) mod rust_src;
+mod script;
 pub(crate) mod xstate;
 
 use std::path::PathBuf;

@@ -3,13 +3,12 @@
 //! An unpacked compiler finds its own parts beside itself, but neither the C library nor the libraries that its assembler
 //! and linker are made of: these are looked for where they would be installed. A script tells it.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::pinned::Pins;
+use super::script;
 use crate::exec;
 use crate::workspace::Workspace;
 
@@ -39,8 +38,8 @@ pub(crate) fn ensure(ws: &Workspace) -> Result<Toolchain> {
         cc: root.join("cc"),
         ar: root.join("ar"),
     };
-    write(&toolchain.cc, &compiler(&root))?;
-    write(&toolchain.ar, &archiver(&root))?;
+    script::write(&toolchain.cc, &compiler(&root))?;
+    script::write(&toolchain.ar, &archiver(&root))?;
     Ok(toolchain)
 }
 
@@ -83,20 +82,10 @@ fn head(root: &Path) -> String {
     )
 }
 
-/// Writes a script, unless it is there: a build that runs may be calling it.
-fn write(path: &Path, text: &str) -> Result<()> {
-    if fs::read_to_string(path).is_ok_and(|there| there == text) {
-        return Ok(());
-    }
-    let half = path.with_extension("new");
-    fs::write(&half, text)
-        .and_then(|()| fs::set_permissions(&half, fs::Permissions::from_mode(0o755)))
-        .and_then(|()| fs::rename(&half, path))
-        .with_context(|| format!("cannot write {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -104,13 +93,13 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("xtask cross {}", std::process::id()));
         let bin = dir.join("usr/bin");
         fs::create_dir_all(&bin).expect("temporary directory");
-        write(
+        script::write(
             &bin.join("aarch64-linux-gnu-gcc-12"),
             "#!/bin/sh\nfor one; do echo \"$one\"; done; echo \"$LD_LIBRARY_PATH\"\n",
         )
         .expect("write");
         let cc = dir.join("cc");
-        write(&cc, &compiler(&dir)).expect("write");
+        script::write(&cc, &compiler(&dir)).expect("write");
         let said =
             exec::read(std::process::Command::new(&cc).args(["-c", "a b.c"])).expect("it runs");
         let lines: Vec<&str> = said.lines().collect();

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::debian;
+use super::{debian, script};
 use crate::exec::{self, Output};
 use crate::remap;
 use crate::ui;
@@ -21,7 +21,7 @@ const SHA256: &str = "7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960
 /// The compiler version of that package.
 const COMPILER: &str = "1.95.0";
 
-/// The place of the source in a compiler's directory, the sysroot, of which it is `library`.
+/// The place of the source in a compiler's directory, the sysroot.
 const BELOW: &str = "lib/rustlib/src/rust";
 
 /// The place of the source.
@@ -29,7 +29,7 @@ const BELOW: &str = "lib/rustlib/src/rust";
 pub(crate) enum Source {
     /// The compiler's sysroot, where cargo looks: rustup's component.
     Sysroot,
-    /// A directory like a sysroot, with nothing else in it, below the target directory.
+    /// A sysroot below the target directory: [`like_a_sysroot`].
     Unpacked(PathBuf),
 }
 
@@ -37,19 +37,11 @@ impl Source {
     /// Makes cargo use the source.
     pub(crate) fn apply(&self, cargo: &mut Command) {
         if let Self::Unpacked(sysroot) = self {
-            // cargo's own variable for another source tree for build-std, so that the compiler's directory stays
-            // unchanged.
-            cargo.env(
-                "__CARGO_TESTS_ONLY_SRC_ROOT",
-                sysroot.join(BELOW).join("library"),
-            );
+            cargo.env("RUSTC", sysroot.join(COMPILER_BELOW));
         }
     }
 
-    /// Returns the compiler's flags for the crates that are built with it.
-    ///
-    /// Symbols are named after the place of their crate's source: that of the library is its path in the sysroot, if the
-    /// compiler takes the directory for one, and else the whole path.
+    /// Returns the compiler's flags for the crates that are built with it, by which its place is in no program.
     pub(crate) fn flags(&self, ws: &Workspace) -> Result<Vec<String>> {
         let real = match self {
             Self::Sysroot => sysroot(ws)?,
@@ -60,9 +52,6 @@ impl Source {
         // In the workspace cargo names sources by their relative paths.
         if let Ok(relative) = library.strip_prefix(&ws.root) {
             flags.push(remap::flag(relative, NAME));
-        }
-        if let Self::Unpacked(sysroot) = self {
-            flags.push(format!("--sysroot={}", sysroot.display()));
         }
         Ok(flags)
     }
@@ -105,22 +94,47 @@ pub(super) fn find(ws: &Workspace) -> Result<Option<Source>> {
     is_there.then(|| like_a_sysroot(ws)).transpose()
 }
 
-/// Returns Debian's source, in a directory like a sysroot.
+/// Returns Debian's source in a sysroot of its own, with links to what is in the compiler's, which stays unchanged, and a
+/// script that calls the compiler with it.
+///
+/// cargo has a variable for a source elsewhere, too. But it names the library's symbols after the path from the sysroot,
+/// and without one after the whole path: the programs would differ from directory to directory.
 fn like_a_sysroot(ws: &Workspace) -> Result<Source> {
-    let sysroot = ws.target.join("rust-src/sysroot");
-    let link = sysroot.join(BELOW);
-    let place = place(ws);
-    if fs::read_link(&link).is_ok_and(|target| target == place) {
-        return Ok(Source::Unpacked(sysroot));
+    let real = sysroot(ws)?;
+    let ours = ws.target.join("rust-src/sysroot");
+    let parts = real.join("lib/rustlib");
+    for part in fs::read_dir(&parts).with_context(|| format!("cannot list {}", parts.display()))? {
+        let name = part?.file_name();
+        if name != "src" {
+            link(&parts.join(&name), &ours.join("lib/rustlib").join(name))?;
+        }
+    }
+    link(&place(ws), &ours.join(BELOW))?;
+    let compiler = |path: PathBuf| exec::quote(&path.to_string_lossy());
+    let text = format!(
+        "#!/bin/sh\nexec {} --sysroot {} \"$@\"\n",
+        compiler(real.join(COMPILER_BELOW)),
+        compiler(ours.clone())
+    );
+    script::write(&ours.join(COMPILER_BELOW), &text)?;
+    Ok(Source::Unpacked(ours))
+}
+
+/// The compiler's program in a sysroot.
+const COMPILER_BELOW: &str = "bin/rustc";
+
+/// Makes `link` a link to `target`.
+fn link(target: &Path, link: &Path) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|there| there == target) {
+        return Ok(());
     }
     let made = || {
-        fs::create_dir_all(link.parent().unwrap_or(&sysroot))?;
+        fs::create_dir_all(link.parent().unwrap_or(link))?;
         // Renamed into place: two commands may make it at the same time.
-        let half = sysroot.join(format!("half-{}", std::process::id()));
-        symlink(&place, &half).and_then(|()| fs::rename(&half, &link))
+        let half = link.with_extension(format!("half-{}", std::process::id()));
+        symlink(target, &half).and_then(|()| fs::rename(&half, link))
     };
-    made().with_context(|| format!("cannot make {}", link.display()))?;
-    Ok(Source::Unpacked(sysroot))
+    made().with_context(|| format!("cannot make {}", link.display()))
 }
 
 /// Returns the directory of this workspace's compiler.
