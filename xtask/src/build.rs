@@ -119,6 +119,11 @@ pub(crate) fn plugin(ws: &Workspace, arch: Arch, output: Output) -> Result<()> {
         .with_context(|| format!("cannot copy {} to {}", built.display(), to.display()))
 }
 
+/// Builds the demo, static, into the release directory.
+pub(crate) fn demo(ws: &Workspace, arch: Arch, output: Output) -> Result<()> {
+    static_program(ws, arch, "ebbtide-demo", "ebbtide-demo", "release", output)
+}
+
 /// Builds one program without a dynamic loader.
 fn static_program(
     ws: &Workspace,

@@ -1,4 +1,4 @@
-//! Debian's compiler for arm64 on an x86-64 machine: packages in `xtask/arm64.pins`, unpacked below the target directory.
+//! Debian's compiler for arm64 on an x86-64 machine, a kernel and programs for arm64: packages in `xtask/arm64.pins`, unpacked below the target directory.
 //!
 //! An unpacked compiler finds its own parts beside itself, but neither the C library nor the libraries that its assembler
 //! and linker are made of: these are looked for where they would be installed. A script tells it.
@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use super::kernels::{self, Kernel};
 use super::pinned::Pins;
 use super::script;
 use crate::exec;
+use crate::vm::arm64;
 use crate::workspace::Workspace;
 
 /// The pins with which this xtask was built.
@@ -41,6 +43,18 @@ pub(crate) fn ensure(ws: &Workspace) -> Result<Toolchain> {
     script::write(&toolchain.cc, &compiler(&root))?;
     script::write(&toolchain.ar, &archiver(&root))?;
     Ok(toolchain)
+}
+
+/// Returns Debian's kernel for arm64.
+pub(crate) fn kernel(ws: &Workspace) -> Result<Kernel> {
+    kernels::unpacked(&PINS.get(ws, "kernel")?)
+}
+
+/// Returns a directory with a shell, ip and iptables for arm64.
+pub(crate) fn root(ws: &Workspace) -> Result<PathBuf> {
+    let root = PINS.get(ws, "root")?;
+    arm64::check(&root)?;
+    Ok(root)
 }
 
 /// Returns the version of the C library that is linked.
