@@ -72,7 +72,7 @@ fn libraries(ws: &Workspace, arch: Arch) -> Result<Vec<Library>> {
         name: "rust-std",
         version: rustc.to_owned(),
         licence: "MIT OR Apache-2.0",
-        purl: format!("pkg:generic/rust-std@{rustc}"),
+        purl: sbom::purl("generic", "rust-std", rustc),
     }];
     if let Some((purl, version)) = libc(arch)? {
         libraries.push(Library {
@@ -89,17 +89,19 @@ fn libraries(ws: &Workspace, arch: Arch) -> Result<Vec<Library>> {
 fn libc(arch: Arch) -> Result<Option<(String, String)>> {
     if arch.is_foreign() {
         let version = cross::libc()?;
-        let name = "pkg:deb/debian/libc6-dev-arm64-cross";
-        return Ok(Some((format!("{name}@{version}"), version.to_owned())));
+        let purl = sbom::purl("deb/debian", "libc6-dev-arm64-cross", version);
+        return Ok(Some((purl, version.to_owned())));
     }
     let debian = exec::read(Command::new("dpkg-query").args(["-W", "-f=${Version}", "libc6-dev"]));
     if let Ok(version) = debian {
-        let name = "pkg:deb/debian/libc6-dev";
-        return Ok(Some((format!("{name}@{version}"), version)));
+        return Ok(Some((
+            sbom::purl("deb/debian", "libc6-dev", &version),
+            version,
+        )));
     }
     let plain = exec::read(Command::new("getconf").arg("GNU_LIBC_VERSION"));
     Ok(plain.ok().and_then(|text| {
         let version = text.trim().strip_prefix("glibc ")?.to_owned();
-        Some((format!("pkg:generic/glibc@{version}"), version))
+        Some((sbom::purl("generic", "glibc", &version), version))
     }))
 }

@@ -115,6 +115,11 @@ pub(super) struct Library {
     pub(super) purl: String,
 }
 
+/// Returns a package URL. In a version a plus has to be encoded (the specification of package URLs, "Character encoding").
+pub(super) fn purl(kind: &str, name: &str, version: &str) -> String {
+    format!("pkg:{kind}/{name}@{}", version.replace('+', "%2B"))
+}
+
 /// Reads the checksums of crates from `Cargo.lock`, by `name@version`.
 pub(super) fn checksums(lock: &str) -> BTreeMap<String, String> {
     let field = |package: &str, name: &str| {
@@ -152,7 +157,7 @@ pub(super) fn document(
         }
         // A crate of ours has no package URL: that of its name would be somebody else's crate.
         if !tree.ours.contains(one) {
-            component["purl"] = json!(format!("pkg:cargo/{id}"));
+            component["purl"] = json!(purl("cargo", &one.name, &one.version));
             if let Some(sum) = checksums.get(&id) {
                 component["hashes"] = json!([{"alg": "SHA-256", "content": sum}]);
             }
@@ -259,6 +264,14 @@ mod tests {
         assert_eq!(serde["hashes"][0]["content"], "ab");
         assert_eq!(bom["components"][2].get("purl"), None);
         assert!(!bom.to_string().contains("/a/b"), "{bom}");
+    }
+
+    #[test]
+    fn a_package_url_has_no_plus() {
+        assert_eq!(
+            purl("deb/debian", "libc6-dev", "2.36-9+deb12u1"),
+            "pkg:deb/debian/libc6-dev@2.36-9%2Bdeb12u1"
+        );
     }
 
     #[test]
