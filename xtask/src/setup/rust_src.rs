@@ -37,7 +37,10 @@ impl Source {
     /// Makes cargo use the source.
     pub(crate) fn apply(&self, cargo: &mut Command) {
         if let Self::Unpacked(sysroot) = self {
-            cargo.env("RUSTC", sysroot.join(COMPILER_BELOW));
+            cargo
+                .env("RUSTC", sysroot.join(COMPILER_BELOW))
+                // Clippy is a compiler itself, and does not call the script.
+                .env("SYSROOT", sysroot);
         }
     }
 
