@@ -26,8 +26,9 @@ pub(crate) struct Guest {
     pub(crate) objects: Vec<PathBuf>,
 }
 
-/// The drivers of the port that the command writes to.
-const DRIVERS: [&str; 2] = ["virtio_mmio", "virtio_console"];
+/// What no other module's dependencies name: the drivers of the port that the command writes to, and the checksum that
+/// conntrack's library asks the kernel for by its name.
+const FIRST: [&str; 3] = ["virtio_mmio", "virtio_console", "crc32c_generic"];
 
 /// What comes before the command's status, on the last line of its output.
 const STATUS: &str = "ebbtide-status:";
@@ -37,7 +38,7 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin 2>/dev/null
 export PATH=/ebbtide/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 export EBBTIDE_BIN_DIR=/ebbtide/bin EBBTIDE_EBPF_DIR=/ebbtide/ebpf
-mkdir -p /proc /sys /dev /run/netns /run/lock /tmp /root /var
+mkdir -p /etc /proc /sys /dev /run/netns /run/lock /tmp /root /var
 mount -t proc proc /proc && mount -t sysfs sys /sys && mount -t devtmpfs dev /dev
 mkdir -p /dev/pts && mount -t devpts pts /dev/pts
 mount -t tmpfs -o mode=755 run /run && mkdir -p /run/netns /run/lock
@@ -55,6 +56,8 @@ for name in all default; do
     echo 2 >/proc/sys/net/ipv4/conf/$name/rp_filter
     echo 1 >/proc/sys/net/ipv4/conf/$name/promote_secondaries
 done
+# A static busybox would load what this file names by default, of another version than its own.
+printf 'hosts: files\nservices: files\n' >/etc/nsswitch.conf
 ulimit -n 65536
 echo ebbtide-arm64 >/proc/sys/kernel/hostname
 ip link set lo up
@@ -126,7 +129,7 @@ fn archive(guest: &Guest, command: &str) -> Result<Vec<u8>> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         archive.program(&format!("{place}/{name}"), &initramfs::read(path)?);
     }
-    let mut modules: Vec<&str> = DRIVERS.to_vec();
+    let mut modules: Vec<&str> = FIRST.to_vec();
     modules.extend(guest::MODULES.split_whitespace());
     archive.modules(&guest.kernel, &modules)?;
     archive.program("init", init(command).as_bytes());
