@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::cargo;
 use crate::exec::Output;
+use crate::remap;
 use crate::setup::{linker, rust_src};
 use crate::workspace::Workspace;
 
@@ -18,7 +19,8 @@ const TARGET: &str = "bpfel-unknown-none";
 /// The profile in the root Cargo.toml.
 const PROFILE: &str = "ebpf";
 
-/// The compiler flags of every crate of the build; bpf-linker makes BTF from the debug information.
+/// The compiler flags of every crate of the build; bpf-linker makes BTF from the debug information. The objects are the
+/// same for all architectures of 64 bits, little-endian; the one that is named here is for probes, and there are none.
 const RUSTFLAGS: [&str; 3] = [
     r#"--cfg=bpf_target_arch="x86_64""#,
     "-Cdebuginfo=2",
@@ -49,6 +51,10 @@ pub(crate) fn clippy(ws: &Workspace, output: Output) -> Result<()> {
 /// Returns a cargo command that compiles the package for the kernel, with `core` from source.
 fn for_kernel(ws: &Workspace, command: &str) -> Result<Command> {
     let linker = linker::ensure(ws)?;
+    let source = rust_src::ensure(ws)?;
+    let mut flags = RUSTFLAGS.map(str::to_owned).to_vec();
+    flags.extend(remap::for_kernel(ws));
+    flags.extend(source.flags(ws)?);
     let mut build = ws.cargo(command);
     build
         .args(["--locked", "--package", PACKAGE, "--target", TARGET])
@@ -57,9 +63,9 @@ fn for_kernel(ws: &Workspace, command: &str) -> Result<Command> {
         // Allows -Z on a stable compiler: there is no prebuilt `core` for this target.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
-        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env_remove("RUSTFLAGS");
-    rust_src::ensure(ws)?.apply(&mut build);
+    source.apply(&mut build);
     Ok(build)
 }
 

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::arch::Arch;
 use crate::exec::{self, Output};
 use crate::workspace::Workspace;
 use crate::{build, build_ebpf, ui};
@@ -83,8 +84,8 @@ const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<()> {
     if !options.no_build {
         build_ebpf::run(ws, Output::Show)?;
-        build::agent(ws, Output::Show)?;
-        build::plugin(ws, Output::Show)?;
+        build::agent(ws, Arch::here()?, Output::Show)?;
+        build::plugin(ws, Arch::here()?, Output::Show)?;
     }
     let output = options.output.clone().unwrap_or_else(|| default_output(ws));
     pack(ws, &output)?;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::arch::Arch;
 use crate::exec::{self, Output};
 use crate::setup::{debian, helm, linker, rust_src};
 use crate::vm::Kernel;
@@ -52,8 +53,8 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
         let quiet = Output::OnFailure;
         ui::step("build the kernel's programs", || build_ebpf::run(ws, quiet))?;
         ui::step("build the agent and its image", || {
-            build::agent(ws, quiet)?;
-            build::plugin(ws, quiet)?;
+            build::agent(ws, Arch::here()?, quiet)?;
+            build::plugin(ws, Arch::here()?, quiet)?;
             image::for_tests(ws)
         })?;
     }

@@ -3,6 +3,8 @@
 //! There is one file for each task; `main` only dispatches. A task gets what it needs by itself (see [`setup`]), and
 //! everything that it makes is below the target directory.
 
+mod arch;
+mod arm64;
 mod bench;
 mod build;
 mod build_ebpf;
@@ -18,6 +20,7 @@ mod here;
 mod image;
 mod manifests;
 mod older;
+mod remap;
 mod setup;
 mod test;
 mod ui;
@@ -37,6 +40,8 @@ use workspace::Workspace;
 enum Command {
     /// Download missing tools and test kernels (the other commands do so too)
     Setup(setup::Options),
+    /// Run the demo on arm64, cross-built, under QEMU
+    Arm64(arm64::Options),
     /// Build the eBPF programs into target/ebpf
     BuildEbpf,
     /// Build the eBPF programs and all release binaries
@@ -90,6 +95,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Image(options) => image::run(&ws, &options),
         Command::Manifests(options) => manifests::run(&ws, &options),
         Command::Older(options) => older::run(&ws, &options),
+        Command::Arm64(options) => return arm64::run(&ws, &options),
         Command::Bench(options) => return bench::run(&ws, &options),
         Command::Demo(options) => return demo::run(&ws, &options),
         Command::E2e(options) => return e2e::run(&ws, &options),

@@ -28,6 +28,7 @@ const HEAD: &str = "\
 # Ebbtide on Kubernetes: `kubectl apply -f deploy/crds -f deploy/ebbtide.yaml`, and from Kubernetes 1.30 on
 # `-f deploy/policy-accounts.yaml`, without which a token taken from one node may write what is another node's.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide and its default values: change it there.
+# Nobody publishes the image under the name below: import yours on each node, or name your registry (docs/image.md).
 ";
 
 /// The head of the policy for the CRDs. It is a file of its own, as older API servers do not know its kind.
@@ -47,6 +48,7 @@ const CLOUD_HEAD: &str = "\
 # Optional: the controller that asks AWS for more addresses (docs/cloud-controller.md). Set its region, and annotate its
 # ServiceAccount with its role, or make a Pod Identity association: `kubectl apply -f deploy/cloud-controller.yaml`.
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
+# Nobody publishes the image under the name below: import yours on each node, or name your registry (docs/image.md).
 ";
 
 /// The head of what removes everything.
@@ -58,6 +60,7 @@ const UNINSTALL_HEAD: &str = "\
 #   kubectl -n ebbtide-system wait --for=condition=complete job/ebbtide-uninstall --timeout=5m
 #   kubectl delete -f deploy/uninstall.yaml -f deploy/ebbtide.yaml
 # Made by `cargo xtask manifests` from deploy/helm/ebbtide: change it there.
+# Nobody publishes the image under the name below: import yours on each node, or name your registry (docs/image.md).
 ";
 
 const NAMESPACE_OBJECT: &str = "\

@@ -3,6 +3,7 @@
 //! Everything is stored below the target directory, except Debian packages of programs, which are installed if the user
 //! is root.
 
+pub(crate) mod cross;
 pub(crate) mod debian;
 pub(crate) mod helm;
 mod images;
@@ -12,10 +13,12 @@ pub(crate) mod kube;
 pub(crate) mod linker;
 mod moto;
 mod needs;
+mod pinned;
 mod pins;
 mod prometheus;
 mod python;
 pub(crate) mod rust_src;
+mod script;
 pub(crate) mod xstate;
 
 use std::path::PathBuf;

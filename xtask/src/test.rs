@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
 
+use crate::arch::Arch;
 use crate::exec::{self, Output};
 use crate::ui::{self, Colour};
 use crate::vm::Kernel;
@@ -318,8 +319,8 @@ fn run_steps(
     // The cluster of the end-to-end test runs the released image.
     if options.checks() || all.iter().any(|test| test.group() == END_TO_END) {
         report.check("build the release and its image", || {
-            build::agent(ws, quiet)?;
-            build::plugin(ws, quiet)?;
+            build::agent(ws, Arch::here()?, quiet)?;
+            build::plugin(ws, Arch::here()?, quiet)?;
             image::for_tests(ws)?;
             build::unoptimised_also(ws, e2e::PROGRAM, quiet)
         })?;

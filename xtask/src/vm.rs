@@ -6,6 +6,7 @@
 //! * user-mode Linux (default): an ordinary process, 2 s to boot, native speed, one CPU
 //! * QEMU without KVM: Debian's stock kernels, slower, two CPUs, JIT, BTF
 
+pub(crate) mod arm64;
 mod guest;
 mod initramfs;
 mod machine;

@@ -41,7 +41,7 @@ impl ControlPlane {
             "Cmd": ["sleep", "2147483647"],
             "Env": ["PATH=/bin"],
         });
-        let image = oci::image(&entries, &config, BUSYBOX)?;
+        let image = oci::image(entries, config, BUSYBOX)?;
         let path = self.path("busybox.tar");
         fs::write(&path, image.archive).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::arch::Arch;
 use crate::demo::test_environment;
 use crate::exec::{self, Output};
 use crate::setup::{debian, linker, rust_src};
@@ -222,5 +223,7 @@ fn build_all(ws: &Workspace) -> Result<()> {
     ui::step("build the agent and the benchmark", || {
         build::optimised(ws, PROGRAM, quiet)
     })?;
-    ui::step("build the plugin", || build::plugin(ws, quiet))
+    ui::step("build the plugin", || {
+        build::plugin(ws, Arch::here()?, quiet)
+    })
 }

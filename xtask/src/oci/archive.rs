@@ -19,7 +19,7 @@ pub struct Entry {
 #[derive(Debug)]
 enum What {
     Directory,
-    Program(Vec<u8>),
+    File(Vec<u8>),
     Link(String),
 }
 
@@ -40,7 +40,17 @@ impl Entry {
         Self {
             path,
             mode: 0o755,
-            what: What::Program(bytes),
+            what: What::File(bytes),
+        }
+    }
+
+    /// Creates an entry for a file that everybody may read.
+    #[must_use]
+    pub fn file(path: String, bytes: Vec<u8>) -> Self {
+        Self {
+            path,
+            mode: 0o644,
+            what: What::File(bytes),
         }
     }
 
@@ -70,7 +80,7 @@ pub(super) fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
                 header.set_entry_type(EntryType::Directory);
                 tar.append_data(&mut header, format!("{}/", entry.path), [].as_slice())
             }
-            What::Program(bytes) => {
+            What::File(bytes) => {
                 header.set_size(bytes.len() as u64);
                 tar.append_data(&mut header, &entry.path, bytes.as_slice())
             }
@@ -111,11 +121,11 @@ impl Layout {
     pub(super) fn blob(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
         let digest = digest(&bytes);
         let descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len()});
-        self.blobs.push(Entry {
-            path: format!("blobs/{}", digest.replace(':', "/")),
-            mode: 0o644,
-            what: What::Program(bytes),
-        });
+        let path = format!("blobs/{}", digest.replace(':', "/"));
+        // Two architectures may have equal blobs.
+        if self.blobs.iter().all(|there| there.path != path) {
+            self.blobs.push(Entry::file(path, bytes));
+        }
         descriptor
     }
 
@@ -127,11 +137,7 @@ impl Layout {
     /// Returns the archive, whose index names the manifest with the descriptor `manifest`.
     pub(super) fn finish(mut self, manifest: &Value) -> Result<Vec<u8>> {
         let file = |path: &str, value: &Value| -> Result<Entry> {
-            Ok(Entry {
-                path: path.to_owned(),
-                mode: 0o644,
-                what: What::Program(serde_json::to_vec(value)?),
-            })
+            Ok(Entry::file(path.to_owned(), serde_json::to_vec(value)?))
         };
         let mut entries = vec![
             file("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?,

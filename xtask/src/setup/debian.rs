@@ -11,6 +11,7 @@ mod system;
 
 pub(crate) use download::{Show, ask, download, download_from, unpack, verify};
 pub(crate) use programs::{
-    BUILD, DEMO, GUEST, IP, NODE, PEERS, Program, QEMU, TESTS, ZSTD, missing, packages, programs,
+    BUILD, DEMO, GUEST, IP, NODE, PEERS, Program, QEMU, QEMU_ARM64, TESTS, ZSTD, missing, packages,
+    programs,
 };
 pub(crate) use system::System;

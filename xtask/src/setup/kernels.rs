@@ -81,16 +81,31 @@ fn get(ws: &Workspace, pin: &pins::Kernel<'_>) -> Result<PathBuf> {
     let kernels = ws.target.join("kernels");
     let half = kernels.join(format!("half-{release}"));
     debian::unpack(&debs, &half)?;
+    index_modules(&half, release)?;
+    let done = kernels.join(release);
+    fs::rename(&half, &done).with_context(|| format!("cannot make {}", done.display()))?;
+    Ok(done)
+}
+
+/// Makes the index of the modules' dependencies in a directory of unpacked packages.
+fn index_modules(half: &Path, release: &str) -> Result<()> {
     if !half.join("lib").exists() {
         // depmod looks for modules there only.
         std::os::unix::fs::symlink("usr/lib", half.join("lib"))
             .context("cannot make a link to the modules")?;
     }
     let mut depmod = Command::new(exec::find("depmod").unwrap_or_else(|| "depmod".into()));
-    exec::run(depmod.arg("-b").arg(&half).arg(release), Output::OnFailure)?;
-    let done = kernels.join(release);
-    fs::rename(&half, &done).with_context(|| format!("cannot make {}", done.display()))?;
-    Ok(done)
+    exec::run(depmod.arg("-b").arg(half).arg(release), Output::OnFailure)
+}
+
+/// Returns the kernel in a directory of unpacked packages, which has no index of its modules yet.
+pub(super) fn unpacked(dir: &Path) -> Result<Kernel> {
+    let kernel = found(dir)?;
+    if !kernel.modules.join("modules.dep").exists() {
+        let release = kernel.modules.file_name().unwrap_or_default();
+        index_modules(dir, &release.to_string_lossy())?;
+    }
+    Ok(kernel)
 }
 
 /// Returns a kernel in place of a pinned one that cannot be downloaded: the one that its suite has now.

@@ -30,7 +30,7 @@ pub(super) struct Ways<'a> {
 }
 
 /// The modules that tests use. Those that a kernel has built in, or does not have, are skipped.
-const MODULES: &str = "ipvlan veth dummy macvlan bridge tun sch_ingress cls_bpf act_bpf sch_fq \
+pub(super) const MODULES: &str = "ipvlan veth dummy macvlan bridge tun sch_ingress cls_bpf act_bpf sch_fq \
     nf_conntrack nf_nat iptable_nat ip6table_nat iptable_filter ip6table_filter iptable_mangle \
     ip6table_mangle iptable_raw ip6table_raw xt_conntrack xt_mark xt_connmark xt_comment \
     xt_addrtype xt_MASQUERADE xt_nat xt_REDIRECT xt_statistic xt_tcpudp xt_multiport nf_tables \

@@ -40,16 +40,11 @@ pub(super) fn build(kernel: &Kernel, script: &Path) -> Result<Vec<u8>> {
     archive.program("bin/busybox", &read(&busybox)?);
     let init = INIT.replace("@SCRIPT@", &exec::quote(&script.to_string_lossy()));
     archive.program("init", init.as_bytes());
-    let dependencies = kernel.modules.join("modules.dep");
-    let dependencies = String::from_utf8(read(&dependencies)?).context("modules.dep")?;
-    for (place, file) in load_order(&dependencies, &MODULES).into_iter().enumerate() {
-        let module = plain(&kernel.modules.join(file))?;
-        archive.program(&format!("modules/{place:02}.ko"), &module);
-    }
+    archive.modules(kernel, &MODULES)?;
     Ok(archive.finish())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
@@ -90,21 +85,55 @@ fn module_name(file: &str) -> String {
 
 /// A cpio archive under construction.
 #[derive(Debug, Default)]
-struct Archive {
+pub(super) struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
 impl Archive {
-    fn directory(&mut self, name: &str) {
+    pub(super) fn directory(&mut self, name: &str) {
         self.entry(name, 0o40_755, &[]);
     }
 
-    fn program(&mut self, name: &str, data: &[u8]) {
+    pub(super) fn program(&mut self, name: &str, data: &[u8]) {
         self.entry(name, 0o100_755, data);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// Adds the modules `wanted` and what they need, named so that a shell loads them in the right order.
+    pub(super) fn modules(&mut self, kernel: &Kernel, wanted: &[&str]) -> Result<()> {
+        let dependencies = kernel.modules.join("modules.dep");
+        let dependencies = String::from_utf8(read(&dependencies)?).context("modules.dep")?;
+        for (place, file) in load_order(&dependencies, wanted).into_iter().enumerate() {
+            let module = plain(&kernel.modules.join(file))?;
+            self.program(&format!("modules/{place:03}.ko"), &module);
+        }
+        Ok(())
+    }
+
+    /// Adds all directories, files and links below `root`. Every file may be executed.
+    pub(super) fn tree(&mut self, root: &Path) -> Result<()> {
+        self.below(root, "")
+    }
+
+    fn below(&mut self, dir: &Path, prefix: &str) -> Result<()> {
+        let list = || format!("cannot list {}", dir.display());
+        for entry in std::fs::read_dir(dir).with_context(list)? {
+            let path = entry.with_context(list)?.path();
+            let own = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = format!("{prefix}{own}");
+            if let Ok(target) = std::fs::read_link(&path) {
+                self.entry(&name, 0o120_777, target.to_string_lossy().as_bytes());
+            } else if path.is_dir() {
+                self.directory(&name);
+                self.below(&path, &format!("{name}/"))?;
+            } else {
+                self.program(&name, &read(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
     }
@@ -166,6 +195,23 @@ mod tests {
         // 110 + 5 = 115 -> 116 after its beginning.
         assert_eq!(&bytes[232..237], b"hello");
         assert_eq!(&bytes[240 + 110..][..10], b"TRAILER!!!");
+    }
+
+    #[test]
+    fn a_tree_is_packed_with_its_links_and_what_is_in_a_directory_after_it() {
+        let dir = std::env::temp_dir().join(format!("xtask-tree-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("lib")).expect("temporary directory");
+        std::fs::write(dir.join("lib/one"), "1").expect("write");
+        std::os::unix::fs::symlink("one", dir.join("lib/two")).expect("a link");
+        let mut archive = Archive::default();
+        archive.tree(&dir).expect("it can be read");
+        let text = String::from_utf8_lossy(&archive.finish()).into_owned();
+        let place = |name: &str| text.find(name).expect(name);
+        assert!(place("lib\0") < place("lib/one\0"), "{text}");
+        // The mode of a link, and where it leads to.
+        assert!(text.contains("0000A1FF"), "{text}");
+        assert!(text[place("lib/two\0")..].contains("one\0"), "{text}");
+        std::fs::remove_dir_all(&dir).expect("clean up");
     }
 
     #[test]

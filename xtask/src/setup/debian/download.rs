@@ -23,13 +23,13 @@ pub(crate) fn download(ws: &Workspace, package: &str) -> Result<PathBuf> {
         } else {
             &machines
         };
-        fetch(ws, options, package, None)
+        fetch(&ws.downloads(), options, package, None)
     };
     with_lists_anew(attempt, || own.read())
         .with_context(|| format!("cannot download Debian's package {package}"))
 }
 
-/// Downloads one version of `package` from a suite of Debian that the machine need not use.
+/// Downloads one version of `package` from a suite of Debian that the machine need not use (`bookworm`, `bookworm/arm64`).
 pub(crate) fn download_from(
     ws: &Workspace,
     suite: &str,
@@ -37,9 +37,14 @@ pub(crate) fn download_from(
     version: &str,
 ) -> Result<PathBuf> {
     let lists = Suite::new(ws, suite)?;
+    // Packages of two architectures differ at the end of their names only.
+    let dir = match lists.architecture {
+        Some(architecture) => ws.downloads().join(architecture),
+        None => ws.downloads(),
+    };
     let attempt = || {
         lists.ready()?;
-        fetch(ws, &lists.lists.options, package, Some(version))
+        fetch(&dir, &lists.lists.options, package, Some(version))
     };
     with_lists_anew(attempt, || lists.read())
         .with_context(|| format!("no archive of apt's serves {package} {version} in {suite}"))
@@ -65,24 +70,18 @@ pub(crate) fn ask<T>(
     })
 }
 
-/// Runs `apt-get download` into the cache, unless the file is there.
-fn fetch(
-    ws: &Workspace,
-    options: &[String],
-    package: &str,
-    version: Option<&str>,
-) -> Result<PathBuf> {
-    let dir = ws.downloads();
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+/// Runs `apt-get download` into `dir`, unless the file is there.
+fn fetch(dir: &Path, options: &[String], package: &str, version: Option<&str>) -> Result<PathBuf> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let wanted = version.map_or_else(|| package.to_owned(), |one| format!("{package}={one}"));
     let mut download = Command::new("apt-get");
     download
         .args(options)
         .args(["-q", "download", &wanted])
-        .current_dir(&dir);
+        .current_dir(dir);
     exec::run(&mut download, Output::OnFailure)?;
     let prefix = prefix(package, version);
-    newest(&dir, &prefix).with_context(|| format!("apt left no {prefix}*.deb in {}", dir.display()))
+    newest(dir, &prefix).with_context(|| format!("apt left no {prefix}*.deb in {}", dir.display()))
 }
 
 /// Returns the beginning of apt's file name for a package: the colon of an epoch is escaped.

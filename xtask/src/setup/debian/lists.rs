@@ -76,18 +76,25 @@ impl Lists {
     }
 }
 
-/// Package lists of a suite of Debian that this machine need not use.
+/// Package lists of a suite of Debian that this machine need not use, for its own architecture or another one.
 #[derive(Debug)]
 pub(super) struct Suite<'s> {
     name: &'s str,
+    /// Another architecture than this machine's.
+    pub(super) architecture: Option<&'s str>,
     source: PathBuf,
     pub(super) lists: Lists,
 }
 
 impl<'s> Suite<'s> {
-    pub(super) fn new(ws: &Workspace, name: &'s str) -> Result<Self> {
-        System::read().refuse_suite(name)?;
-        let mut lists = Lists::at(ws.target.join("apt").join(name))?;
+    /// Returns the lists of a suite by its name (`bookworm`), or by name and architecture (`bookworm/arm64`).
+    pub(super) fn new(ws: &Workspace, suite: &'s str) -> Result<Self> {
+        System::read().refuse_suite(suite)?;
+        let (name, architecture) = match suite.split_once('/') {
+            Some((name, architecture)) => (name, Some(architecture)),
+            None => (suite, None),
+        };
+        let mut lists = Lists::at(ws.target.join("apt").join(suite))?;
         let source = lists.dir.join("sources.list");
         lists.options.extend([
             format!("-oDir::Etc::SourceList={}", source.display()),
@@ -95,8 +102,15 @@ impl<'s> Suite<'s> {
             // Installed packages would count as versions that the archive serves.
             "-oDir::State::Status=/dev/null".to_owned(),
         ]);
+        if let Some(architecture) = architecture {
+            lists.options.extend([
+                format!("-oAPT::Architecture={architecture}"),
+                format!("-oAPT::Architectures={architecture}"),
+            ]);
+        }
         Ok(Self {
             name,
+            architecture,
             source,
             lists,
         })

@@ -45,6 +45,12 @@ pub(crate) const QEMU: &[Program] = &[
     ("xz", "xz-utils"),
 ];
 
+/// The programs for a guest for arm64 under QEMU, and to unpack its kernel.
+pub(crate) const QEMU_ARM64: &[Program] = &[
+    ("qemu-system-aarch64", "qemu-system-arm"),
+    ("depmod", "kmod"),
+];
+
 /// The programs of a cluster's node, besides those of Kubernetes.
 pub(crate) const NODE: &[Program] = &[
     ("containerd", "containerd"),
