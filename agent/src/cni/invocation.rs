@@ -104,13 +104,13 @@ impl PodIdentity {
         }
     }
 
-    /// Returns `namespace/name`, or the container ID without Kubernetes.
+    /// Returns `namespace/name`; without Kubernetes the container's name, which podman gives, or else its ID.
     #[must_use]
     pub fn or_container(&self, container_id: &str) -> String {
-        if self.name.is_empty() {
-            container_id.to_owned()
-        } else {
-            format!("{}/{}", self.namespace, self.name)
+        match (self.namespace.as_str(), self.name.as_str()) {
+            (_, "") => container_id.to_owned(),
+            ("", name) => name.to_owned(),
+            (namespace, name) => format!("{namespace}/{name}"),
         }
     }
 }
@@ -167,6 +167,8 @@ mod tests {
         );
         assert_eq!(pod.or_container("abc"), "default/web-0");
         assert_eq!(pod.uid, "u");
+        let podman = PodIdentity::parse("IgnoreUnknown=1;K8S_POD_NAME=web");
+        assert_eq!(podman.or_container("abc"), "web");
         assert_eq!(PodIdentity::parse("").or_container("abc"), "abc");
         assert_eq!(PodIdentity::parse(";;=;x").or_container("abc"), "abc");
     }

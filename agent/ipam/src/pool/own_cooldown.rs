@@ -2,19 +2,26 @@
 //!
 //! An address cools down because others may still send its old pod's packets to it. The same pod
 //! (its uid) in a new sandbox gets the address back at once. So a pod that fails over and over,
-//! each time in a new sandbox, uses one address and does not drain the pool.
+//! each time in a new sandbox, uses one address and does not drain the pool. Without a uid, as podman
+//! and nerdctl call, it is the container by its ID, which they keep when they restart it.
 //!
 //! In memory only: after a restart of the agent an address cools down for every pod.
 
 use std::{collections::HashMap, net::IpAddr};
 
-use super::{PodRef, clock::Moment};
+use super::{Owner, PodRef, clock::Moment};
 
 /// From this many addresses on, those that have cooled down are removed.
 const LIMIT: usize = 1024;
 
-/// The pod's uid and the interface.
+/// The pod's uid, or else the container's ID, and the interface.
 type Key = (String, String);
+
+fn key(pod: Option<&PodRef>, owner: &Owner) -> Key {
+    let uid = pod.map(|pod| &pod.uid).filter(|uid| !uid.is_empty());
+    let id = uid.unwrap_or(&owner.container_id);
+    (id.clone(), owner.interface.clone())
+}
 
 #[derive(Debug)]
 pub(super) struct OwnCooldowns {
@@ -39,15 +46,12 @@ impl OwnCooldowns {
     /// Records that the pod's interface released these. `ripe` is as for the pickers.
     pub(super) fn add(
         &mut self,
-        pod: &PodRef,
-        interface: &str,
+        pod: Option<&PodRef>,
+        owner: &Owner,
         addresses: &[IpAddr],
         now: Moment,
         ripe: Moment,
     ) {
-        if pod.uid.is_empty() {
-            return;
-        }
         if self.by_address.len() >= self.limit {
             self.by_address.retain(|_, (_, moment)| *moment > ripe);
             let Self {
@@ -56,7 +60,7 @@ impl OwnCooldowns {
             by_pod.retain(|_, all| all.iter().any(|address| by_address.contains_key(address)));
             self.limit = (self.by_address.len() * 2).max(LIMIT);
         }
-        let key = (pod.uid.clone(), interface.to_owned());
+        let key = key(pod, owner);
         for address in addresses {
             self.by_address.insert(*address, (key.clone(), now));
         }
@@ -74,9 +78,8 @@ impl OwnCooldowns {
     }
 
     /// Returns the addresses that this pod's interface released and that were not taken since.
-    pub(super) fn of(&self, pod: Option<&PodRef>, interface: &str) -> Vec<IpAddr> {
-        pod.map(|pod| self.of_key(&(pod.uid.clone(), interface.to_owned())))
-            .unwrap_or_default()
+    pub(super) fn of(&self, pod: Option<&PodRef>, owner: &Owner) -> Vec<IpAddr> {
+        self.of_key(&key(pod, owner))
     }
 
     fn of_key(&self, key: &Key) -> Vec<IpAddr> {
@@ -93,6 +96,39 @@ impl OwnCooldowns {
 mod tests {
     use super::*;
 
+    fn owner(container_id: &str) -> Owner {
+        Owner {
+            network: "ebbtide".into(),
+            container_id: container_id.into(),
+            interface: "eth0".into(),
+        }
+    }
+
+    #[test]
+    fn a_container_without_uid_is_known_by_its_id_and_a_pod_by_its_uid() {
+        let pod = |uid: &str| PodRef {
+            namespace: String::new(),
+            name: "web".into(),
+            uid: uid.into(),
+        };
+        let address = |number: u8| IpAddr::from([10, 0, 0, number]);
+        let mut cooldowns = OwnCooldowns::default();
+        cooldowns.add(None, &owner("nerdctl"), &[address(1)], 1, 0);
+        cooldowns.add(Some(&pod("")), &owner("podman"), &[address(2)], 1, 0);
+        cooldowns.add(Some(&pod("u")), &owner("first"), &[address(3)], 1, 0);
+        for (pod, container, found) in [
+            (None, "nerdctl", vec![address(1)]),
+            (Some(pod("")), "podman", vec![address(2)]),
+            (Some(pod("u")), "second", vec![address(3)]),
+            (None, "another", vec![]),
+            (Some(pod("")), "another", vec![]),
+            (Some(pod("v")), "first", vec![]),
+        ] {
+            let own = cooldowns.of(pod.as_ref(), &owner(container));
+            assert_eq!(own, found, "{pod:?} {container}");
+        }
+    }
+
     #[test]
     fn a_later_release_does_not_forget_an_earlier_ones_other_family() {
         let pod = PodRef {
@@ -102,10 +138,10 @@ mod tests {
         };
         let [v4, v6] = ["10.0.0.1", "fd00::1"].map(|a| a.parse::<IpAddr>().unwrap());
         let mut cooldowns = OwnCooldowns::default();
-        cooldowns.add(&pod, "eth0", &[v4, v6], 1, 0);
+        cooldowns.add(Some(&pod), &owner("c"), &[v4, v6], 1, 0);
         cooldowns.taken(v4);
-        cooldowns.add(&pod, "eth0", &[v4], 2, 0);
-        assert_eq!(cooldowns.of(Some(&pod), "eth0"), [v4, v6]);
+        cooldowns.add(Some(&pod), &owner("c"), &[v4], 2, 0);
+        assert_eq!(cooldowns.of(Some(&pod), &owner("c")), [v4, v6]);
     }
 
     #[test]
@@ -118,8 +154,8 @@ mod tests {
                 uid: number.to_string(),
             };
             let (now, address) = (i64::from(number), IpAddr::from(number.to_be_bytes()));
-            cooldowns.add(&pod, "eth0", &[address], now, now - 100);
-            assert_eq!(cooldowns.of(Some(&pod), "eth0"), [address]);
+            cooldowns.add(Some(&pod), &owner("c"), &[address], now, now - 100);
+            assert_eq!(cooldowns.of(Some(&pod), &owner("c")), [address]);
         }
         assert!(cooldowns.by_address.len() <= LIMIT && cooldowns.by_pod.len() <= LIMIT);
     }

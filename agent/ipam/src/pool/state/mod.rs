@@ -256,16 +256,11 @@ impl State {
             return;
         };
         self.history.add(allocation, unix_seconds);
-        if let Some(pod) = &allocation.pod {
-            let interface = &allocation.owner.interface;
-            let all: Vec<IpAddr> = allocation
-                .assigned
-                .iter()
-                .map(|each| each.address)
-                .collect();
-            let ripe = moment.saturating_sub(self.cooldown);
-            self.own_cooldowns.add(pod, interface, &all, moment, ripe);
-        }
+        let all = allocation.assigned.iter().map(|each| each.address);
+        let all: Vec<IpAddr> = all.collect();
+        let ripe = moment.saturating_sub(self.cooldown);
+        let (pod, owner) = (allocation.pod.as_ref(), &allocation.owner);
+        self.own_cooldowns.add(pod, owner, &all, moment, ripe);
     }
 }
 

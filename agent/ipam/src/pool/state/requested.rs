@@ -90,8 +90,13 @@ impl State {
         }
     }
 
-    /// Whether a pod of this name had it last: peers that still send to that one may as well reach this one.
+    /// Whether this container or a pod of this name had it last: peers that still send to that one may as well reach
+    /// this one.
     fn was_its_own(&self, address: IpAddr, asked: &Asked<'_>) -> bool {
+        let own = self.own_cooldowns.of(asked.pod, asked.owner);
+        if own.contains(&address) {
+            return true;
+        }
         let past = self.history.of(address);
         let last = past.first().and_then(|past| past.pod.as_deref());
         asked.pod.is_some_and(|pod| last == Some(&*pod.to_string()))

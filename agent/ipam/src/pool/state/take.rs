@@ -150,7 +150,7 @@ impl State {
         asked: &Asked<'_>,
         pools: &[&'a Pool],
     ) -> Option<(IpAddr, &'a Pool)> {
-        let own = self.own_cooldowns.of(asked.pod, &asked.owner.interface);
+        let own = self.own_cooldowns.of(asked.pod, asked.owner);
         own.into_iter().find_map(|address| {
             let is_free = self.addresses.released.contains_key(&address)
                 && !self.is_withdrawn(address)

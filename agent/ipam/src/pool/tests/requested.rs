@@ -113,3 +113,20 @@ fn a_released_address_rests_but_for_a_pod_of_the_same_name() {
         "10.0.0.12"
     );
 }
+
+#[test]
+fn a_released_address_rests_but_for_the_same_container_where_no_pod_is_named() {
+    let lab = Lab::new();
+    let (pools, catalog) = (lab.open(), catalog(POOLS));
+    let asked = ["10.0.0.12"];
+    for _ in 0..2 {
+        let found = ask(&pools, &catalog, "one", "", &asked).unwrap();
+        assert_eq!(found, ["10.0.0.12", "fd00::10"]);
+        release(&pools, "one").unwrap();
+    }
+    let error = ask(&pools, &catalog, "two", "", &asked).unwrap_err();
+    assert!(error.to_string().contains("cools down for 60 s"), "{error}");
+    // Without a request, too.
+    let again = ask(&pools, &catalog, "one", "", &[]).unwrap();
+    assert_eq!(again, ["10.0.0.12", "fd00::10"]);
+}
