@@ -13,6 +13,7 @@ pub(super) fn show(lines: Vec<PodLine>) -> String {
             "NETWORK",
             "NIC",
             "VETH",
+            "BANDWIDTH",
             "CONTAINER",
         ],
         lines.into_iter().map(|line| {
@@ -23,6 +24,8 @@ pub(super) fn show(lines: Vec<PodLine>) -> String {
                 line.network,
                 format!("{} ({})", line.master, line.mode),
                 line.host_interface.unwrap_or_default(),
+                line.bandwidth
+                    .map_or_else(String::new, |limit| limit.to_string()),
                 line.container_id.chars().take(12).collect(),
             ]
         }),

@@ -120,6 +120,7 @@ fn after_first() -> Existing {
         own_table: None,
         marks: false,
         foreign: false,
+        bandwidth: None,
     }
 }
 
