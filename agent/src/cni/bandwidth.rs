@@ -31,8 +31,10 @@ pub(super) fn wanted(conf: &NetConf, pod: &Object) -> Result<Option<Bandwidth>, 
     }
 }
 
+type Limited = Result<Option<Rate>, BandwidthError>;
+
 fn annotated(pod: &Object) -> Result<Option<Bandwidth>, Failure> {
-    let [egress, ingress] = ANNOTATIONS.map(|name| {
+    let limit = |name: &str, limit: fn(u64, Option<u64>) -> Limited| {
         let text = pod.annotations.get(name).map(|text| text.trim());
         let Some(text) = text.filter(|text| !text.is_empty()) else {
             return Ok(None);
@@ -40,11 +42,15 @@ fn annotated(pod: &Object) -> Result<Option<Bandwidth>, Failure> {
         let rate = quantity(text).and_then(|rate| match rate {
             // To annotate no limit is a mistake for the kubelet, too.
             0 => Err(BandwidthError::Range(0)),
-            rate => Rate::new(rate, None),
+            rate => limit(rate, None),
         });
         rate.map_err(|e| refused(&format!("annotation {name} of the pod"), &e))
-    });
-    Ok(Bandwidth::of(egress?, ingress?))
+    };
+    let [out, into] = ANNOTATIONS;
+    Ok(Bandwidth::of(
+        limit(out, Rate::egress)?,
+        limit(into, Rate::ingress)?,
+    ))
 }
 
 /// Returns the failure of a request with this value in this place.

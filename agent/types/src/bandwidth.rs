@@ -12,8 +12,13 @@ pub const RATES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000_000_000;
 /// include/linux/netdevice.h).
 const LEAST_BURST: u64 = 64 * 1024 * 8;
 
-/// The largest burst is what the rate carries in this part of a second.
-const BURST_PART: u64 = 10;
+/// The largest burst out of a pod is what the rate carries in this part of a second.
+const EGRESS_PART: u64 = 10;
+
+/// The same into a pod. Longer than the 200 ms after which TCP at the soonest sends again what was lost as a whole
+/// (`TCP_RTO_MIN`, include/net/tcp.h): in a network with short round trips a sender cannot send as slowly as the limit, but
+/// only pause, and what the limit allows in the pause must not be lost.
+const INGRESS_PART: u64 = 4;
 
 /// Why a limit cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +50,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Makes a limit from a request, in bits: none of a rate of zero.
+    /// Makes a limit of what a pod sends from a request, in bits: none of a rate of zero.
     ///
     /// A burst is at most what the rate carries in 100 ms, as runtimes that know no burst write the largest number that
     /// there is, and at least 64 KiB. Without a burst it is that most.
@@ -58,14 +63,27 @@ impl Rate {
     /// ```
     /// use ebbtide_types::bandwidth::Rate;
     ///
-    /// let rate = Rate::new(100_000_000, Some(i32::MAX as u64))?.unwrap();
+    /// let rate = Rate::egress(100_000_000, Some(i32::MAX as u64))?.unwrap();
     /// assert_eq!(rate.burst_bits, 10_000_000);
-    /// assert_eq!(Rate::new(0, None)?, None);
+    /// assert_eq!(Rate::egress(0, None)?, None);
     /// # Ok::<(), ebbtide_types::bandwidth::BandwidthError>(())
     /// ```
-    pub fn new(
+    pub fn egress(rate: u64, burst: Option<u64>) -> Result<Option<Self>, BandwidthError> {
+        Self::new(rate, burst, EGRESS_PART)
+    }
+
+    /// As [`Rate::egress`], of what a pod receives. A burst is at most what the rate carries in 250 ms.
+    ///
+    /// # Errors
+    /// As [`Rate::egress`].
+    pub fn ingress(rate: u64, burst: Option<u64>) -> Result<Option<Self>, BandwidthError> {
+        Self::new(rate, burst, INGRESS_PART)
+    }
+
+    fn new(
         bits_per_second: u64,
         burst_bits: Option<u64>,
+        part: u64,
     ) -> Result<Option<Self>, BandwidthError> {
         if bits_per_second == 0 {
             return match burst_bits {
@@ -76,7 +94,7 @@ impl Rate {
         if !RATES.contains(&bits_per_second) {
             return Err(BandwidthError::Range(bits_per_second));
         }
-        let most = (bits_per_second / BURST_PART).max(LEAST_BURST);
+        let most = (bits_per_second / part).max(LEAST_BURST);
         let burst = burst_bits.filter(|burst| *burst != 0).unwrap_or(most);
         Ok(Some(Self {
             bits_per_second,
@@ -312,7 +330,7 @@ mod tests {
             if let Ok(number) = quantity(&text) {
                 let again = quantity(&number.to_string());
                 assert_eq!(again, Ok(number), "{text:?}");
-                if let Ok(Some(rate)) = Rate::new(number, Some(state)) {
+                if let Ok(Some(rate)) = Rate::egress(number, Some(state)) {
                     assert!(
                         rate.burst_nanoseconds() > 0 && RATES.contains(&number),
                         "{text:?}"
@@ -323,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_between_a_packet_and_what_the_rate_carries_in_100_ms() {
+    fn a_burst_is_between_a_packet_and_what_the_rate_carries_in_a_moment() {
         const UNLIMITED: u64 = i32::MAX as u64;
         for (rate, burst, expected) in [
             (100_000_000, None, 10_000_000),
@@ -335,10 +353,17 @@ mod tests {
             (1_000_000, Some(UNLIMITED), LEAST_BURST),
             (1_000, None, LEAST_BURST),
         ] {
-            let made = Rate::new(rate, burst).unwrap().unwrap();
+            let made = Rate::egress(rate, burst).unwrap().unwrap();
             assert_eq!(made.burst_bits, expected, "{rate} {burst:?}");
+            let into = Rate::ingress(rate, burst).unwrap().unwrap();
+            let longer = if expected == 10_000_000 {
+                25_000_000
+            } else {
+                expected
+            };
+            assert_eq!(into.burst_bits, longer, "{rate} {burst:?}");
         }
-        assert_eq!(Rate::new(0, Some(0)), Ok(None));
+        assert_eq!(Rate::egress(0, Some(0)), Ok(None));
         for (rate, burst, error) in [
             (999, None, BandwidthError::Range(999)),
             (0, Some(5), BandwidthError::BurstAlone(5)),
@@ -348,13 +373,13 @@ mod tests {
                 BandwidthError::Range(1_000_000_000_000_001),
             ),
         ] {
-            assert_eq!(Rate::new(rate, burst), Err(error));
+            assert_eq!(Rate::egress(rate, burst), Err(error));
         }
     }
 
     #[test]
     fn limits_read_as_people_write_them() {
-        let rate = |rate| Rate::new(rate, None).unwrap();
+        let rate = |rate| Rate::egress(rate, None).unwrap();
         for (egress, ingress, text) in [
             (10_000_000, 0, "egress 10 Mbit/s"),
             (0, 1_500_000, "ingress 1500 kbit/s"),

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn limit(egress: u64, ingress: u64) -> Option<Bandwidth> {
-        let rate = |rate| Rate::new(rate, None).unwrap();
+        let rate = |rate| Rate::egress(rate, None).unwrap();
         Bandwidth::of(rate(egress), rate(ingress))
     }
 

@@ -128,14 +128,15 @@ impl NetConf {
                 .map(|(_, value)| bits(value).ok_or(BandwidthError::NoNumber(value.to_string())))
                 .transpose()
         };
-        let rate = |rate: &str, burst: &str| Rate::new(number(rate)?.unwrap_or(0), number(burst)?);
-        let limit = |name: &str, burst: &str| {
-            rate(name, burst)
-                .map_err(|e| bandwidth::refused(&format!("runtimeConfig.bandwidth.{name}"), &e))
+        let named = |name: &str, e: BandwidthError| {
+            bandwidth::refused(&format!("runtimeConfig.bandwidth.{name}"), &e)
         };
+        let egress = || Rate::egress(number("egressRate")?.unwrap_or(0), number("egressBurst")?);
+        let ingress =
+            || Rate::ingress(number("ingressRate")?.unwrap_or(0), number("ingressBurst")?);
         Ok(Bandwidth::of(
-            limit("egressRate", "egressBurst")?,
-            limit("ingressRate", "ingressBurst")?,
+            egress().map_err(|e| named("egressRate", e))?,
+            ingress().map_err(|e| named("ingressRate", e))?,
         ))
     }
 }
