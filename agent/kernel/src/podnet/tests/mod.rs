@@ -3,6 +3,7 @@
 mod existing;
 mod first;
 mod further;
+mod limit;
 mod reply_rule;
 
 use ebbtide_types::{Family, IpvlanMode, Mac, settings::Settings};
