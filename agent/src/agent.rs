@@ -385,6 +385,18 @@ impl Agent {
         Ok(())
     }
 
+    /// Removes the limit of a pod with this number, unless another interface has it, too. The lock is held: an ADD
+    /// records its interface before it sets the limit.
+    fn forget_limit(&self, number: u16, others: &Interfaces) {
+        let has_it = |net: &Arc<PodNet>| net.number() == number && net.bandwidth().is_some();
+        if !others.values().any(has_it)
+            && let Err(e) = self.datapath.limits.forget(number)
+        {
+            // No other pod's programs look for it.
+            warn!("{e}");
+        }
+    }
+
     /// Removes the interface of `owner` from memory. With the last one, the host needs nothing of Ebbtide's any more.
     fn forget(&self, owner: &Owner) {
         locked(&self.uplinks).remove(owner);
@@ -392,7 +404,11 @@ impl Agent {
         self.work
             .enqueue_container(&owner.container_id, Scope::PLAN);
         let mut interfaces = locked(&self.interfaces);
+        let former = interfaces.get(owner).cloned();
         interfaces.remove(owner);
+        if let Some(pod) = former.filter(|net| net.bandwidth().is_some()) {
+            self.forget_limit(pod.number(), &interfaces);
+        }
         if interfaces.is_empty() {
             self.work.enqueue_node();
         }

@@ -94,7 +94,7 @@ pub struct Installed {
 
 /// Returns the configuration that calls the plugin with the agent at `socket`, and leaves everything else to the
 /// agent. With `portmap`, that plugin serves pods' `hostPort`s behind Ebbtide's. Otherwise Ebbtide's is passed them,
-/// and reports that they have no effect. It does the same for pods' bandwidth.
+/// and reports that they have no effect. Pods' bandwidth is Ebbtide's to limit, unless a plugin of others has it.
 #[must_use]
 pub fn configuration(socket: &Path, portmap: bool) -> Value {
     let own = |capabilities: Value| json!({"type": PLUGIN, "agentSocket": socket, "capabilities": capabilities});

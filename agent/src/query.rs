@@ -17,6 +17,7 @@ use std::{
 use ebbtide_ipam::{catalog::PoolSource, pool::Owner};
 use ebbtide_kernel::podnet::PodNet;
 use ebbtide_plugin::wire::{Query, Response};
+use ebbtide_types::bandwidth::Bandwidth;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -110,6 +111,9 @@ pub struct PodLine {
     pub host_interface: Option<String>,
     /// The path of the network namespace.
     pub netns: PathBuf,
+    /// The limit of the pod's bandwidth, which its interfaces share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// A line of `ebbtidectl pools`.
@@ -280,6 +284,7 @@ fn pods(agent: &Agent) -> Vec<PodLine> {
             },
             host_interface: net.veth.as_ref().map(|veth| veth.host_name.clone()),
             netns: net.netns.clone(),
+            bandwidth: net.bandwidth(),
         })
         .collect()
 }

@@ -5,6 +5,8 @@
 //! | `veth_ingress` | `veth0`, ingress | marks each packet, with the number of its NIC; remembers flows that the mark cannot serve |
 //! | `nic_egress`   | `eth0`, egress   | redirects marked replies, and those of remembered flows, to the veth; drops packets whose source is not the pod's, and those to a metadata service |
 //! | `nic_ingress`  | ingress of another plugin's interface | forgets a remembered flow that now comes in here |
+//! | `limit_egress` | egress of `eth0` and `veth0`, in pods with a limit | gives each packet the time at which it may leave, for `fq`; drops what would wait too long |
+//! | `limit_ingress`| ingress of both, in pods with a limit | drops what is above the limit |
 //!
 //! and in the host's:
 //!
@@ -41,6 +43,7 @@ mod flows;
 mod guard;
 mod host;
 mod host_maps;
+mod limit;
 mod maps;
 mod metadata;
 mod neighbours;
@@ -74,6 +77,18 @@ fn nic_egress(ctx: TcContext) -> i32 {
 #[classifier]
 fn nic_ingress(ctx: TcContext) -> i32 {
     reply::forget(&ctx)
+}
+
+/// Attached to the egress of the interfaces of pods with a limit, behind the programs above.
+#[classifier]
+fn limit_egress(ctx: TcContext) -> i32 {
+    limit::pace(&ctx)
+}
+
+/// Attached to the ingress of the interfaces of pods with a limit, behind the programs above.
+#[classifier]
+fn limit_ingress(ctx: TcContext) -> i32 {
+    limit::police(&ctx)
 }
 
 /// Attached to the ingress of each NIC, in the host.

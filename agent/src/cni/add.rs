@@ -19,7 +19,7 @@ use tokio::sync::MutexGuard;
 use tracing::{error, info, warn};
 
 use super::{
-    AddResult, Failure, NetConf,
+    AddResult, Failure, NetConf, bandwidth,
     conflict::{self, refuse_another, refuse_conflicts},
     container::{Container, owner},
     no_effect,
@@ -52,6 +52,7 @@ pub(super) async fn add(
         refuse_another(agent, &owner, &container.sandbox(interface), &network.spec)?;
         refuse_conflicts(agent, &owner, &network.spec)?;
     }
+    bandwidth::report(agent, invocation, &wanted);
     let mut made: Vec<(Owner, Made)> = Vec::new();
     for (interface, network) in &wanted {
         let sandbox = container.sandbox(interface);
@@ -362,6 +363,9 @@ pub(super) fn own_existing(agent: &Agent, owner: &Owner) -> Existing {
     let mut existing = Existing::default();
     agent.each_interface(|other, net| {
         let table = net.table.unwrap_or(MAIN_TABLE);
+        if other.container_id == owner.container_id {
+            existing.bandwidth = existing.bandwidth.or(net.bandwidth());
+        }
         if other == owner {
             existing.own_table = Some(table);
             existing.others_defaults.clone_from(&net.others_defaults);

@@ -17,6 +17,7 @@ use tracing::{error, warn};
 use super::{
     AddResult, Failure, NetConf,
     add::{existing, make, own_existing},
+    bandwidth,
     config::DHCP,
     conflict::{refuse_another, refuse_conflicts},
     container::{Container, owner},
@@ -70,7 +71,8 @@ pub(super) async fn add(
         let spec = NetworkSpec {
             made_before: Some(inside.link.mtu),
             strict_links,
-            accept_marks: !inside.marks && accept_marks(agent, &container, conf).await,
+            accept_marks: !inside.marks
+                && wanted::accepts_marks(conf, &pod(agent, &container).await),
             master: String::new(),
             ..match conf.network() {
                 Some(_) => {
@@ -91,7 +93,9 @@ pub(super) async fn add(
     }
     let asking = Some(container.identity.namespace.as_str());
     let mut spec = wanted::resolve(agent, choice, conf, &agent.catalog(), asking)?.spec;
-    spec.accept_marks = accept_marks(agent, &container, conf).await;
+    let pod = pod(agent, &container).await;
+    spec.accept_marks = wanted::accepts_marks(conf, &pod);
+    spec.bandwidth = bandwidth::wanted(conf, &pod)?;
     refuse_another(agent, &owner, &sandbox, &spec)?;
     refuse_conflicts(agent, &owner, &spec)?;
     let Some(ipam) = ipam(conf, invocation) else {
@@ -243,11 +247,10 @@ async fn attach(
     Ok((net, mac))
 }
 
-/// Whether the pod's sockets take marks. If the pod is not known, the configuration alone decides.
-async fn accept_marks(agent: &Agent, container: &Container, conf: &NetConf) -> bool {
+/// Returns the pod. If it is not known, it has no annotations, and the configuration alone decides.
+async fn pod(agent: &Agent, container: &Container) -> Object {
     let known = wanted::subject(agent, &container.identity).await;
-    let pod = known.map_or_else(|_| Object::named(String::new()), |subject| subject.pod);
-    wanted::accepts_marks(conf, &pod)
+    known.map_or_else(|_| Object::named(String::new()), |subject| subject.pod)
 }
 
 /// Whether a link of the host filters reverse paths strictly: the larger one of `all` and its own setting counts

@@ -41,11 +41,13 @@ impl Failure {
 
 impl From<podnet::PlanError> for Failure {
     fn from(error: podnet::PlanError) -> Self {
-        Self::new(
-            code::INVALID_NETWORK_CONFIG,
-            error.to_string(),
-            "correct the network's `master` or the node's NICs; `ip link` shows what is there",
-        )
+        let hint = match &error {
+            podnet::PlanError::OtherLimit { .. } => {
+                "nothing was changed: ask for the limit once, by the pod's annotations"
+            }
+            _ => "correct the network's `master` or the node's NICs; `ip link` shows what is there",
+        };
+        Self::new(code::INVALID_NETWORK_CONFIG, error.to_string(), hint)
     }
 }
 
@@ -61,6 +63,12 @@ impl From<podnet::Error> for Failure {
                 code::KERNEL,
                 "load it with `modprobe ipvlan`; where there is no such module, it is in another package of the \
                  distribution's (as linux-modules-extra); `ebbtidectl doctor` names what else this kernel lacks",
+            ),
+            podnet::Error::NoFairQueue(_) => (
+                code::KERNEL,
+                "nothing was left behind: load it with `modprobe sch_fq` (where there is no such module, it is in another \
+                 package of the distribution's, as linux-modules-extra), or remove the pod's annotation \
+                 kubernetes.io/egress-bandwidth",
             ),
             podnet::Error::LinkTaken { .. } => (
                 code::KERNEL,

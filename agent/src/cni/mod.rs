@@ -2,6 +2,7 @@
 //! prints. See the CNI specification, sections 1 and 2.
 
 mod add;
+mod bandwidth;
 mod chained;
 mod config;
 mod conflict;

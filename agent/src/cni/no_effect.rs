@@ -26,10 +26,11 @@ pub(super) fn report(agent: &Agent, invocation: &Invocation, conf: &NetConf) {
             ),
         );
     }
-    if conf.asks_for_bandwidth() {
+    let is_of_others = conf.is_chained() && conf.ipam_plugin().is_none();
+    if is_of_others && conf.bandwidth().is_ok_and(|limit| limit.is_some()) {
         let note = "the pod's bandwidth (kubernetes.io/ingress-bandwidth, kubernetes.io/egress-bandwidth) has no \
-                    effect: traffic by the pod's NIC does not pass the host's end of a pair, where the CNI plugin \
-                    bandwidth would shape it; remove the annotations, or limit the traffic in the network";
+                    effect: its interface is another plugin's; put the CNI plugin bandwidth behind that one, or remove \
+                    the annotations";
         warn!("{note}");
         wanted::send_warning_event(agent, invocation, "NoEffect", note.to_owned());
     }

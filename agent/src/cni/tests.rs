@@ -102,7 +102,7 @@ fn pure_parts(text: &str) {
     };
     let _ = conf.choice();
     let _ = conf.ips();
-    let _ = (conf.host_ports(), conf.asks_for_bandwidth());
+    let _ = (conf.host_ports(), conf.bandwidth());
     let _ = (conf.is_by_pod(), conf.is_chained(), conf.ipam_plugin());
     let _ = conf.valid_attachments();
     let own = json!({"name": "veth0"});

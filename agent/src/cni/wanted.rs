@@ -12,7 +12,7 @@ use ebbtide_plugin::{cni::code, wire::Invocation};
 use ebbtide_types::{NetworkRef, ObjectName, settings::PodMetadata};
 use tracing::warn;
 
-use super::{Attachment, Failure, NamedPools, NetConf, NetworkChoice, PodIdentity};
+use super::{Attachment, Failure, NamedPools, NetConf, NetworkChoice, PodIdentity, bandwidth};
 use crate::agent::Agent;
 
 /// A network, and the pools that its pods may have addresses from.
@@ -182,6 +182,7 @@ pub(super) fn interfaces(
     };
     let asking = Some(pod.namespace.as_str());
     let default = agent.settings.default_network.as_ref();
+    let limit = bandwidth::wanted(conf, &subject.pod)?;
     let asked = networks::wanted(&pod, &subject.pod, &attachment.interface, default);
     if choice != NetworkChoice::ByPod {
         // Another plugin (Multus) reads the annotations and calls Ebbtide once for each network.
@@ -189,6 +190,7 @@ pub(super) fn interfaces(
         network.ips = conf.ips()?;
         network.spec.accept_marks = accepts_marks(conf, &subject.pod);
         network.spec.metadata = metadata(conf, &subject.pod)?;
+        network.spec.bandwidth = limit;
         if let Ok(asked) = asked {
             prefer_route(&mut network, asked.default_route_nic);
         }
@@ -217,6 +219,7 @@ pub(super) fn interfaces(
         network.spec.gateways = each.default_route;
         network.spec.accept_marks = accepts_marks(conf, &subject.pod);
         network.spec.metadata = metadata(conf, &subject.pod)?;
+        network.spec.bandwidth = limit;
         prefer_route(&mut network, asked.default_route_nic.clone());
         interfaces.push((each.interface, network));
     }

@@ -100,6 +100,7 @@ fn of_kernel(agent: &Agent, flows: Option<FlowTable>) -> NodeState {
         interfaces: kinds.into_iter().collect(),
         nics: nics.collect(),
         pods: pods.map_err(failed).ok(),
+        limited: agent.datapath.limits.dropped().map_err(failed).ok(),
         flows: flows.map_err(failed).ok(),
         ..NodeState::default()
     }

@@ -263,6 +263,7 @@ const fn object(missing: &Missing) -> &'static str {
         Missing::Route(_) => "route",
         Missing::Rule(_) => "rule",
         Missing::Filter(_) => "program",
+        Missing::Queue(_) => "qdisc",
         Missing::Link(..) => "link",
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ebbtide_kernel::datapath::HOST_PROGRAMS;
+use ebbtide_kernel::datapath::{HOST_PROGRAMS, Limited};
 use ebbtide_kube::calls::Answer;
 use ebbtide_layout::{Counters, Spoofed};
 
@@ -46,6 +46,8 @@ pub struct NodeState {
     pub nics: Vec<OnNic>,
     /// The programs in pods; `None` if the kernel did not let them be read.
     pub pods: Option<InPods>,
+    /// What was dropped since pods were first limited, for their bandwidth; `None` as above.
+    pub limited: Option<Limited>,
     /// The table of flows; `None` as above.
     pub flows: Option<FlowTable>,
     /// The cloud's metadata, if there is a cloud.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
 
+use ebbtide_kernel::datapath::Limited;
 use ebbtide_kube::calls::Answer;
 use ebbtide_layout::{Counters, Spoofed};
 
@@ -69,6 +70,10 @@ fn all() -> Arc<Snapshot> {
                 by_nic: 12,
                 by_veth: 13,
             },
+        }),
+        limited: Some(Limited {
+            egress: 14,
+            ingress: 15,
         }),
         flows: Some(FlowTable {
             flows: 14,
@@ -142,6 +147,7 @@ fn a_scrape_has_what_was_counted_and_what_is_known() {
         "ebbtide_program_packets_total{program=\"nic_egress\",nic=\"ens5\"} 60",
         "ebbtide_program_results_total{program=\"host_nic_egress\",nic=\"ens5\",result=\"redirected\"} 23",
         "ebbtide_wrong_nic_packets_total{nic=\"ens5\",result=\"passed\"} 8",
+        "ebbtide_bandwidth_dropped_packets_total{direction=\"ingress\"} 15",
         "ebbtide_spoofed_packets_total{by=\"veth\"} 11",
         "ebbtide_kube_requests_total{verb=\"WATCH\",code=\"error\"} 1",
         "ebbtide_cloud_blocks{nic=\"ens6\",state=\"held\"} 1.0",

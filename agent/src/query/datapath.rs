@@ -7,13 +7,13 @@ use ebbtide_kernel::{
     netlink::{
         Netlink,
         link::Veth,
-        model::{Filter, NamespacePlan},
+        model::{Direction, Filter, NamespacePlan},
         netns::Evidence,
         state::NamespaceState,
     },
     podnet::PodNet,
 };
-use ebbtide_layout::{Counters, Hook, HostHook, Spoofed};
+use ebbtide_layout::{Counters, Hook, HostHook, Limit, Spoofed};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
@@ -108,6 +108,7 @@ pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
                 ..HookLine::counting(&counted)
             });
         }
+        lines.extend(limits(agent, &net, attached.as_ref())?);
         let by_veth = spoofed.by_veth + to_metadata.by_veth;
         if let Some(veth) = net.veth.as_ref().filter(|_| by_veth != 0) {
             lines.push(HookLine {
@@ -118,6 +119,45 @@ pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
     }
     lines.extend(nics(agent).await?);
     Ok(lines)
+}
+
+/// Returns the lines of the programs that limit a pod's bandwidth. All interfaces of the pod share what was counted, so it
+/// is in the lines of its first one.
+fn limits(
+    agent: &Agent,
+    net: &PodNet,
+    attached: Option<&HashSet<Filter>>,
+) -> Result<Vec<HookLine>, String> {
+    if net.bandwidth().is_none() {
+        return Ok(Vec::new());
+    }
+    let limits = agent.datapath.limits.of(net.number());
+    let limits = limits.map_err(|e| e.to_string())?.unwrap_or_default();
+    let filters = net.in_pod.filters.iter().filter(|filter| filter.is_limit());
+    let line = |filter: &Filter| {
+        let counted = match filter.direction {
+            Direction::Egress => limits.egress,
+            Direction::Ingress => limits.ingress,
+        };
+        let is_first = net.shared_veth.is_none() && filter.link == net.interface;
+        let Limit {
+            passed, dropped, ..
+        } = if is_first { counted } else { Limit::default() };
+        let there = attached.map(|found| found.contains(filter));
+        HookLine {
+            pod: net.pod.clone(),
+            interface: filter.link.clone(),
+            hook: filter.direction.to_string(),
+            program: filter.program.clone(),
+            attached: there,
+            by: by(there, false),
+            seen: passed + dropped,
+            passed,
+            dropped,
+            ..HookLine::default()
+        }
+    };
+    Ok(filters.map(line).collect())
 }
 
 /// Returns what was dropped of a pod: with foreign addresses, and to a metadata service.

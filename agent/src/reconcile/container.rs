@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Action, Failure, Key, Outcome, RESYNC, Reconciler, Scope,
-    events::{is_guarded, is_open_to_foreign},
+    events::{is_guarded, is_held, is_open_to_foreign},
 };
 use crate::{agent::Drift, metrics::Place};
 
@@ -144,7 +144,7 @@ impl Item<'_> {
             self.follow_node(&net, scope).await?;
         }
         let mut changed = followed?;
-        if scope.guard && is_guarded(&net) {
+        if scope.guard && is_held(&net) {
             changed |= self.guard().await?;
         }
         Ok(Inspection::There { changed })
@@ -190,10 +190,16 @@ impl Item<'_> {
         let Some(net) = agent.interface(self.owner) else {
             return Ok(false);
         };
-        let taken = &self.reconciler.taken;
-        let reverted = taken.revert_changes(&net, &agent.host, self.facts).await;
-        let cannot = "cannot undo an address or a mode that was set in the pod";
-        let Some(reverted) = self.unless_gone(&net, reverted, cannot)? else {
+        let reverted = match is_guarded(&net) {
+            true => {
+                let taken = &self.reconciler.taken;
+                let reverted = taken.revert_changes(&net, &agent.host, self.facts).await;
+                let cannot = "cannot undo an address or a mode that was set in the pod";
+                self.unless_gone(&net, reverted, cannot)?
+            }
+            false => Some(false),
+        };
+        let Some(reverted) = reverted else {
             return Ok(false);
         };
         let is_attached = podnet::is_attached(&net).await;
@@ -210,8 +216,8 @@ impl Item<'_> {
         warn!(
             pod = %net.pod,
             interface = self.owner.interface,
-            "the eBPF programs, with the spoof guard, were detached from the pod's interface: repaired; only a pod with \
-             CAP_NET_ADMIN can do that"
+            "the eBPF programs, with the spoof guard and the limit of its bandwidth, were detached from the pod's \
+             interface: repaired; only a pod with CAP_NET_ADMIN can do that"
         );
         Ok(true)
     }

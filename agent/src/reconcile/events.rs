@@ -49,7 +49,15 @@ pub fn are_foreign(events: &[Change]) -> bool {
 pub fn is_guarded(net: &PodNet) -> bool {
     let mut filters = net.in_pod.filters.iter();
     net.ipvlan.is_some()
-        && filters.any(|filter| filter.link == net.interface && filter.only_from.is_some())
+        && filters.any(|filter| {
+            filter.link == net.interface && filter.only_from.is_some() && !filter.is_limit()
+        })
+}
+
+/// Whether programs of the interface must stay attached: the spoof guard's, or those of a limit.
+#[must_use]
+pub fn is_held(net: &PodNet) -> bool {
+    is_guarded(net) || net.bandwidth().is_some()
 }
 
 /// Whether something foreign in the pod would change the plan: a rule by mark would misroute its sockets' packets,

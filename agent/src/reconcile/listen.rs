@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::{
     Reconciler, Scope,
-    events::{are_foreign, concern_guarded_pods, is_guarded, is_open_to_foreign},
+    events::{are_foreign, concern_guarded_pods, is_held, is_open_to_foreign},
     locked,
     work::RESYNC,
 };
@@ -180,10 +180,10 @@ async fn next_burst(events: &mut Changes) -> Option<Vec<Change>> {
 }
 
 impl Reconciler {
-    /// Names all guarded pods: the kernel does not say which one an event came from.
+    /// Names all guarded pods, and those with a limit: the kernel does not say which one an event came from.
     pub(super) fn inspect_guarded_pods(&self) {
         self.taken.invalidate();
-        self.enqueue_where(is_guarded, Scope::GUARD);
+        self.enqueue_where(is_held, Scope::GUARD);
     }
 
     /// Names all pods whose plan something foreign would change, and returns their number.

@@ -279,7 +279,9 @@ async fn restore(
                 }
                 None => continue,
             },
-            Missing::Sysctl(..) | Missing::Address(_) | Missing::Link(..) => continue,
+            Missing::Sysctl(..) | Missing::Address(_) | Missing::Queue(_) | Missing::Link(..) => {
+                continue;
+            }
         }
         restore.push(missing);
     }

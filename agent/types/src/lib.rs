@@ -8,6 +8,7 @@ mod mac;
 mod name;
 mod namespaces;
 
+pub mod bandwidth;
 pub mod digest;
 pub mod glob;
 pub mod link_name;

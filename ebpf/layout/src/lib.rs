@@ -10,6 +10,7 @@ mod answer;
 mod bucket;
 mod digest;
 mod host;
+mod limit;
 mod metadata;
 mod spoofed;
 mod trace;
@@ -24,6 +25,7 @@ pub use host::{
     NIC_IS_STRICT6, NIC_SUBNET_SHIFT, Nic, NicCounters, NodeAddress, OWNER_FORWARDS,
     OWNER_HAS_GATEWAY, OWNER_IN_L3, OWNER_IS_FOLLOWED, OWNER_IS_POD, reply_bit,
 };
+pub use limit::{HORIZON, Limit, Limits, MAX_LIMITED, nanoseconds};
 pub use metadata::{AZURE_AGENT, AZURE_HOST, METADATA, METADATA_ENDS, METADATA_PORT};
 pub use spoofed::{MAX_SPOOFERS, Spoofed, TO_METADATA};
 pub use trace::{ANY, TRACE_BYTES, TRACED_ADDRESSES, TraceEvent, TraceFilter, Traced};

@@ -9,7 +9,10 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use ebbtide_kernel::datapath::{HOST_PROGRAMS, PROGRAMS};
+use ebbtide_kernel::{
+    datapath::{HOST_PROGRAMS, PROGRAMS},
+    netlink::model::LIMIT_PROGRAMS,
+};
 use ebbtide_vpc::workspace;
 
 use crate::scene::THAT;
@@ -51,7 +54,9 @@ pub struct Outcome {
 /// Returns the names of all programs, the pod's first.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let pod = PROGRAMS.iter().map(|program| program.name);
-    pod.chain(HOST_PROGRAMS.iter().map(|program| program.name))
+    let host = HOST_PROGRAMS.iter().map(|program| program.name);
+    pod.chain(host)
+        .chain(LIMIT_PROGRAMS.iter().map(|(name, _)| *name))
 }
 
 impl Bench {
@@ -78,7 +83,7 @@ impl Bench {
         bench
     }
 
-    fn program(&self, name: &str) -> &SchedClassifier {
+    pub(super) fn program(&self, name: &str) -> &SchedClassifier {
         self.object.program(name).unwrap().try_into().unwrap()
     }
 

@@ -7,6 +7,7 @@
 )]
 
 mod bench;
+mod limits;
 pub mod links;
 mod maps;
 pub mod packets;
@@ -15,6 +16,7 @@ pub mod reset;
 mod scene;
 
 pub use bench::{Bench, DROP, Outcome, PASS, REDIRECT, names};
+pub use limits::Given;
 pub use scene::{
     CLIENT, CLIENT6, FAR_POD, LOST, MARK, NODE, NODE6, OTHER, OTHER_POD, OTHER_POD6, POD,
     POD_NUMBER, POD6, REDIRECT_DEVICE, REPLY, THAT, THAT_MARK, THAT_NIC, THIS, THIS_NIC, VETH, ip,

@@ -27,6 +27,7 @@ use ebbtide_vpc::{
     },
 };
 use etherparse::PacketBuilder;
+use serde_json::{Value, json};
 
 const NODE: &str = "master";
 /// The pod's NIC.
@@ -126,8 +127,16 @@ impl Site {
     /// # Errors
     /// If a step fails; the error names it.
     pub fn create(plan: Plan) -> Result<Self> {
+        Self::create_with(plan, &json!({}))
+    }
+
+    /// As [`Site::create`], with these fields in the pod's network configuration.
+    ///
+    /// # Errors
+    /// As [`Site::create`].
+    pub fn create_with(plan: Plan, fields: &Value) -> Result<Self> {
         let lab = Lab::start(plan)?;
-        let pod = lab.pod(NODE, OWN, "c")?;
+        let pod = lab.pod_with(NODE, OWN, "c", fields)?;
         let site = Self { pod, lab };
         site.translate()?;
         Ok(site)

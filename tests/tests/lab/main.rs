@@ -5,6 +5,7 @@
 //! in `kube`.
 
 mod balancer;
+mod bandwidth;
 mod beside;
 mod chained;
 mod clients;

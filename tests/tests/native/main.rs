@@ -16,6 +16,7 @@ mod host_programs;
 mod host_root;
 mod hostile;
 mod isolation;
+mod limits;
 mod metadata_double;
 mod metadata_guard;
 mod metrics;

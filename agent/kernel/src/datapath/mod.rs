@@ -9,6 +9,7 @@ mod error;
 mod flows;
 mod host;
 mod layouts;
+mod limits;
 mod nic_links;
 mod object;
 mod programs;
@@ -40,6 +41,7 @@ pub use error::Error;
 use error::{is_gone, map_error};
 pub use flows::{Flows, address, is_forwarded, uptime};
 pub use host::{Host, HostNic, RegisteredPod};
+pub use limits::{Limited, PodLimits};
 use nic_links::NicLinks;
 pub use nic_links::{has_tcx, own_programs_by_link};
 use object::{LAYOUT, OBJECT, PINNED, Setup};
@@ -49,6 +51,8 @@ use retry::retry_enomem;
 pub use sending::SendOptions;
 use spoofed::Spoofers;
 pub use trace::{TraceRequest, Tracer};
+
+use crate::netlink::model::LIMIT_PROGRAMS;
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -65,6 +69,8 @@ pub struct Datapath {
     pub host: Host,
     /// The map of the responder.
     pub responder: Responder,
+    /// The limits of pods' bandwidth.
+    pub limits: PodLimits,
     spoofers: Spoofers,
     /// The remembered flows.
     pub flows: Flows,
@@ -120,6 +126,7 @@ impl Datapath {
         let mut object = setup.loader().load(OBJECT)?;
         let names = PROGRAMS.map(|p| p.name).into_iter();
         let names = names.chain(HOST_PROGRAMS.map(|p| p.name));
+        let names = names.chain(LIMIT_PROGRAMS.map(|(name, _)| name));
         let programs = Programs::load(&mut object, names)?;
         let counters = object
             .take_map("COUNTERS")
@@ -127,10 +134,12 @@ impl Datapath {
         let host_maps = host::Maps::take(&mut object)?;
         let responder = Responder::take(&mut object)?;
         let spoofers = Spoofers::take(&mut object)?;
+        let limits = PodLimits::take(&mut object)?;
         let flows = Flows::take(&mut object)?;
         Ok(Self {
             host: Host::new(host_maps),
             responder,
+            limits,
             spoofers,
             programs,
             nic_links: NicLinks::open(bpf_dir)?,

@@ -13,7 +13,7 @@ pub(super) static OBJECT: &[u8] = include_bytes_aligned!(env!("EBBTIDE_EBPF_OBJE
 pub(super) const LAYOUT: &str = "v9";
 
 /// The maps that outlive the agent, and the file names of their pins.
-pub(super) const PINNED: [(&str, &str); 12] = [
+pub(super) const PINNED: [(&str, &str); 14] = [
     ("FLOWS", "flows"),
     ("COUNTERS", "counters"),
     ("HAS_FLOWS", "has_flows"),
@@ -26,6 +26,8 @@ pub(super) const PINNED: [(&str, &str); 12] = [
     ("ANSWERS", "answers"),
     ("SPOOFED", "spoofed"),
     ("RECENT", "recent"),
+    ("LIMITS", "limits"),
+    ("LIMITED", "limited"),
 ];
 
 /// The parameters that objects are loaded with.

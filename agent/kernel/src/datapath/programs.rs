@@ -16,7 +16,7 @@ use aya::{
 use ebbtide_layout::{Hook, HostHook};
 
 use super::{Error, error::refused, lock};
-use crate::netlink::model::Direction;
+use crate::netlink::model::{Direction, LIMIT_PROGRAMS};
 
 /// A program at one of a pod's hooks.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +96,8 @@ pub const HOST_PROGRAMS: [HostProgram; 4] = [
 pub fn is_own_program(name: &str) -> bool {
     let mut names = PROGRAMS.iter().map(|program| program.name);
     let mut of_host = HOST_PROGRAMS.iter().map(|program| program.name);
-    names.any(|own| own == name) || of_host.any(|own| own == name)
+    let mut limits = LIMIT_PROGRAMS.iter().map(|(name, _)| *name);
+    names.any(|own| own == name) || of_host.any(|own| own == name) || limits.any(|own| own == name)
 }
 
 /// The loaded programs. Clones share them; they stay loaded until the last one is dropped.

@@ -24,8 +24,8 @@ use rtnetlink::{
 use super::{
     Batch,
     model::{
-        Action, Address, Direction, Filter, LOCAL_TABLE, Neighbour, PROTOCOL, Route, Rule,
-        Selector, host_net,
+        Action, Address, Direction, FairQueue, Filter, LOCAL_TABLE, Neighbour, PROTOCOL, Route,
+        Rule, Selector, host_net,
     },
 };
 
@@ -34,6 +34,11 @@ use super::{
 pub const FILTER_PRIORITY: u16 = 0xeb;
 /// The handle of Ebbtide's filters; see [`FILTER_PRIORITY`].
 pub const FILTER_HANDLE: u32 = 1;
+/// The priority of Ebbtide's filters that limit bandwidth: behind the others, which may send a packet by another link.
+pub const LIMIT_PRIORITY: u16 = FILTER_PRIORITY + 1;
+
+/// The handle of Ebbtide's queueing disciplines, `eb:`.
+const QUEUE_HANDLE: u16 = 0xeb;
 
 const EEXIST: &[i32] = &[Errno::EEXIST as i32];
 const GONE: &[i32] = &[
@@ -49,6 +54,9 @@ const NO_FILTER: &[i32] = &[
     Errno::ENODEV as i32,
     Errno::EINVAL as i32,
 ];
+
+/// The kind of the queueing discipline that paces (net/sched/sch_fq.c).
+const FAIR_QUEUE: &str = "fq";
 
 /// `AF_INET` or `AF_INET6`.
 #[must_use]
@@ -235,13 +243,21 @@ pub fn filter_hook(ifindex: u32, direction: Direction) -> TcMessage {
     message
 }
 
-/// Makes a message with the key of Ebbtide's filter at a hook, whichever program it holds.
-pub(super) fn owned_filter(ifindex: u32, direction: Direction) -> TcMessage {
+/// Returns the priority of a filter at its hook.
+pub(super) fn priority(filter: &Filter) -> u16 {
+    match filter.is_limit() {
+        true => LIMIT_PRIORITY,
+        false => FILTER_PRIORITY,
+    }
+}
+
+/// Makes a message with the key of Ebbtide's filter of a priority at a hook, whichever program it holds.
+pub(super) fn owned_filter(ifindex: u32, direction: Direction, priority: u16) -> TcMessage {
     /// `ETH_P_ALL` (include/uapi/linux/if_ether.h), in network byte order as tc wants it.
     const ETH_P_ALL: u16 = 0x0003_u16.to_be();
     let mut message = filter_hook(ifindex, direction);
     message.header.handle = TcHandle::from(FILTER_HANDLE);
-    message.header.info = (u32::from(FILTER_PRIORITY) << 16) | u32::from(ETH_P_ALL);
+    message.header.info = (u32::from(priority) << 16) | u32::from(ETH_P_ALL);
     message
         .attributes
         .push(TcAttribute::Kind(TcFilterBpf::KIND.to_owned()));
@@ -249,7 +265,7 @@ pub(super) fn owned_filter(ifindex: u32, direction: Direction) -> TcMessage {
 }
 
 fn filter(object: &Filter, ifindex: u32, program: RawFd) -> TcMessage {
-    let mut message = owned_filter(ifindex, object.direction);
+    let mut message = owned_filter(ifindex, object.direction, priority(object));
     let mut options = vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(program.cast_unsigned())),
         TcOption::Bpf(TcFilterBpfOption::ProgName(object.program.clone())),
@@ -274,7 +290,46 @@ fn clsact(ifindex: u32) -> TcMessage {
     message
 }
 
+fn fair_queue(ifindex: u32) -> TcMessage {
+    let mut message = TcMessage::with_index(ifindex.cast_signed());
+    message.header.parent = TcHandle::ROOT;
+    message.header.handle = TcHandle {
+        major: QUEUE_HANDLE,
+        minor: 0,
+    };
+    message
+        .attributes
+        .push(TcAttribute::Kind(FAIR_QUEUE.to_owned()));
+    message
+}
+
+/// Parses a link's queueing discipline, if it is one that paces; returns the link's index.
+pub(super) fn paced_link(message: &TcMessage) -> Option<u32> {
+    let is_kind = |a: &TcAttribute| matches!(a, TcAttribute::Kind(kind) if kind == FAIR_QUEUE);
+    let paces = message.header.parent == TcHandle::ROOT && message.attributes.iter().any(is_kind);
+    u32::try_from(message.header.index).ok().filter(|_| paces)
+}
+
 impl Batch {
+    /// Gives the link its queueing discipline, in place of another one. One that is there keeps its packets.
+    pub fn add_queue(&mut self, object: &FairQueue, ifindex: u32) {
+        self.push(
+            format_args!("add {object}"),
+            RouteNetlinkMessage::NewQueueDiscipline(fair_queue(ifindex)),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        );
+    }
+
+    /// Gives the link the kernel's default queueing discipline again.
+    pub fn delete_queue(&mut self, object: &FairQueue, ifindex: u32) {
+        self.push_tolerant(
+            format_args!("remove {object}"),
+            RouteNetlinkMessage::DelQueueDiscipline(fair_queue(ifindex)),
+            0,
+            NO_FILTER,
+        );
+    }
+
     /// Adds the address; an existing one stays as it is.
     pub fn add_address(&mut self, object: &Address, ifindex: u32) {
         let message = RouteNetlinkMessage::NewAddress(address(object, ifindex));
@@ -373,7 +428,11 @@ impl Batch {
     pub fn delete_filter(&mut self, object: &Filter, ifindex: u32) {
         self.push_tolerant(
             format_args!("remove {object}"),
-            RouteNetlinkMessage::DelTrafficFilter(owned_filter(ifindex, object.direction)),
+            RouteNetlinkMessage::DelTrafficFilter(owned_filter(
+                ifindex,
+                object.direction,
+                priority(object),
+            )),
             0,
             NO_FILTER,
         );

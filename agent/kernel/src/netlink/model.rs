@@ -197,11 +197,33 @@ pub struct Filter {
     pub direction: Direction,
     /// The program's name in the eBPF object.
     pub program: String,
-    /// The number of the pod whose addresses alone may pass. The program receives it with each packet: it is the
-    /// filter's class, of which programs see 16 bits (`tc_classid` of `struct qdisc_skb_cb`,
+    /// The number of the pod whose addresses alone may pass, or whose limit holds. The program receives it with each
+    /// packet: it is the filter's class, of which programs see 16 bits (`tc_classid` of `struct qdisc_skb_cb`,
     /// include/net/sch_generic.h).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only_from: Option<u16>,
+}
+
+impl Filter {
+    /// Whether the program limits the pod's bandwidth. It has a place of its own at the hook, behind the other one.
+    #[must_use]
+    pub fn is_limit(&self) -> bool {
+        LIMIT_PROGRAMS.iter().any(|(name, _)| *name == self.program)
+    }
+}
+
+/// The programs that limit a pod's bandwidth, and their directions.
+pub const LIMIT_PROGRAMS: [(&str, Direction); 2] = [
+    ("limit_egress", Direction::Egress),
+    ("limit_ingress", Direction::Ingress),
+];
+
+/// The queueing discipline of a link that sends each packet when its time has come: `fq`. It replaces the kernel's default
+/// one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FairQueue {
+    /// Link name.
+    pub link: String,
 }
 
 /// The direction of packets on a link.
@@ -297,6 +319,12 @@ impl fmt::Display for Filter {
     }
 }
 
+impl fmt::Display for FairQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "qdisc fq on {}", self.link)
+    }
+}
+
 impl fmt::Display for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -327,6 +355,9 @@ pub struct NamespacePlan {
     /// Programs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<Filter>,
+    /// Queueing disciplines that pace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queues: Vec<FairQueue>,
 }
 
 impl NamespacePlan {
@@ -338,6 +369,7 @@ impl NamespacePlan {
         self.routes.extend_from_slice(&more.routes);
         self.rules.extend_from_slice(&more.rules);
         self.filters.extend_from_slice(&more.filters);
+        self.queues.extend_from_slice(&more.queues);
     }
 }
 

@@ -14,15 +14,16 @@ use rtnetlink::packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia},
     rule::{RuleAction, RuleAttribute, RuleMessage},
-    tc::{TcAttribute, TcFilterBpfOption, TcOption},
+    tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
 };
 
 use super::{
     Error, Netlink,
     link::Link,
-    message::{self, FILTER_HANDLE, FILTER_PRIORITY},
+    message::{self, FILTER_HANDLE},
     model::{
-        Action, Address, Direction, Filter, NamespacePlan, Neighbour, Route, Rule, Selector, Sysctl,
+        Action, Address, Direction, FairQueue, Filter, NamespacePlan, Neighbour, Route, Rule,
+        Selector, Sysctl,
     },
     sysctl,
 };
@@ -42,6 +43,8 @@ pub enum Missing {
     Rule(Rule),
     /// The program is not attached.
     Filter(Filter),
+    /// The queueing discipline is missing.
+    Queue(FairQueue),
     /// The link of this name has changed since it was made: how.
     Link(String, String),
 }
@@ -56,6 +59,7 @@ impl fmt::Display for Missing {
             Self::Route(object) => write!(f, "{object} is missing"),
             Self::Rule(object) => write!(f, "{object} is missing"),
             Self::Filter(object) => write!(f, "{object} is not attached"),
+            Self::Queue(object) => write!(f, "{object} is missing"),
             Self::Link(name, what) => write!(f, "link {name} {what}"),
         }
     }
@@ -110,6 +114,9 @@ impl NamespaceState {
         }
         found.neighbours = neighbours(netlink, plan, &links).await?;
         found.filters = filters(netlink, plan, &links).await?;
+        if !plan.queues.is_empty() {
+            found.queues = queues(netlink, &links).await?;
+        }
         Ok(Self { links, found })
     }
 
@@ -146,6 +153,7 @@ impl NamespaceState {
             .chain(lacking(&plan.routes, &found.routes, Missing::Route))
             .chain(lacking(&plan.rules, &found.rules, Missing::Rule))
             .chain(lacking(&plan.filters, &found.filters, Missing::Filter))
+            .chain(lacking(&plan.queues, &found.queues, Missing::Queue))
             .collect()
     }
 }
@@ -185,6 +193,7 @@ async fn links_of(
     wanted.extend(plan.neighbours.iter().map(|object| object.link.as_str()));
     wanted.extend(plan.routes.iter().map(|object| object.link.as_str()));
     wanted.extend(plan.filters.iter().map(|object| object.link.as_str()));
+    wanted.extend(plan.queues.iter().map(|object| object.link.as_str()));
     if wanted.len() <= FEW {
         let wanted: Vec<&str> = wanted.into_iter().collect();
         return netlink.links_named(&wanted).await;
@@ -412,20 +421,27 @@ async fn filters(
 ) -> Result<Vec<Filter>, Error> {
     /// The link has no clsact, so no hook; or another kind of filter has this priority.
     const NO_HOOK: i32 = nix::errno::Errno::EINVAL as i32;
-    let at = |filter: &Filter| Some((links.get(&filter.link)?, filter.direction));
+    let at = |filter: &Filter| {
+        let link = links.get(&filter.link)?;
+        Some((link, filter.direction, message::priority(filter)))
+    };
     let mut hooks: Vec<_> = plan.filters.iter().filter_map(at).collect();
-    hooks.sort_by_key(|(link, direction)| (link.ifindex, *direction));
-    hooks.dedup_by_key(|(link, direction)| (link.ifindex, *direction));
-    let question = |(link, direction): &(&Link, Direction)| {
-        RouteNetlinkMessage::GetTrafficFilter(message::owned_filter(link.ifindex, *direction))
+    let key = |(link, direction, priority): &(&Link, Direction, u16)| {
+        (link.ifindex, *direction, *priority)
+    };
+    hooks.sort_by_key(key);
+    hooks.dedup_by_key(|hook| key(hook));
+    let question = |(link, direction, priority): &(&Link, Direction, u16)| {
+        let filter = message::owned_filter(link.ifindex, *direction, *priority);
+        RouteNetlinkMessage::GetTrafficFilter(filter)
     };
     let questions = hooks.iter().map(question).collect();
     let what = "look up filters";
     let answers = netlink.ask_each(what, questions).await?;
     let mut found = Vec::new();
-    for ((link, direction), answer) in hooks.into_iter().zip(answers) {
+    for ((link, direction, priority), answer) in hooks.into_iter().zip(answers) {
         match answer {
-            Ok(message) => found.extend(parse_filter(message, link, direction)),
+            Ok(message) => found.extend(parse_filter(message, link, (direction, priority))),
             Err(e) => {
                 let what = format_args!("{what} of {} {}", link.name, netlink.place());
                 let e = Error::new(what, e);
@@ -438,11 +454,34 @@ async fn filters(
     Ok(found)
 }
 
-fn parse_filter(answer: RouteNetlinkMessage, link: &Link, direction: Direction) -> Option<Filter> {
+/// Reads which of `links` have a queueing discipline that paces.
+async fn queues(netlink: &Netlink, links: &HashMap<String, Link>) -> Result<Vec<FairQueue>, Error> {
+    let names = names(links);
+    let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    netlink
+        .dump(
+            "list queueing disciplines",
+            request,
+            |answer| match answer {
+                RouteNetlinkMessage::NewQueueDiscipline(message) => {
+                    let link = names.get(&message::paced_link(&message)?)?.clone();
+                    Some(FairQueue { link })
+                }
+                _ => None,
+            },
+        )
+        .await
+}
+
+fn parse_filter(
+    answer: RouteNetlinkMessage,
+    link: &Link,
+    (direction, priority): (Direction, u16),
+) -> Option<Filter> {
     let RouteNetlinkMessage::NewTrafficFilter(message) = answer else {
         return None;
     };
-    if message.header.info >> 16 != u32::from(FILTER_PRIORITY)
+    if message.header.info >> 16 != u32::from(priority)
         || u32::from(message.header.handle) != FILTER_HANDLE
     {
         return None;

@@ -16,6 +16,7 @@ use ebbtide_types::{
     Mac,
     timing::{self, Laps},
 };
+use nix::errno::Errno;
 
 use crate::{
     datapath::{Datapath, Programs, SendOptions},
@@ -78,6 +79,10 @@ async fn attempt(
         // The pod may be running: a guard without its addresses would drop what it sends.
         datapath.register(&net.ips(), net.number(), net.is_l3())?;
         write_veth_first(net, &netns, datapath)?;
+    }
+    // Before the programs that look for it.
+    if let Some(bandwidth) = net.bandwidth() {
+        datapath.limits.set(net.number(), &bandwidth)?;
     }
     let work = Work {
         net: net.clone(),
@@ -235,6 +240,7 @@ impl Work {
             Some(there) => there,
             None => links::inside(net, pod)?,
         };
+        add_queues(pod, &net.in_pod, &found)?;
         let mut batch = Batch::default();
         if let Some(loopback) = found.get("lo").filter(|link| !link.up) {
             batch.set_up(&loopback.name, loopback.ifindex, None);
@@ -258,6 +264,24 @@ impl Work {
         let veth = net.host_veth().and_then(|veth| found.get(&veth.pod_name));
         Ok((veth.map(|link| link.ifindex), configured))
     }
+}
+
+/// Gives the links their queueing disciplines. By themselves and first: what else is refused keeps a pod's limit from
+/// nothing, and a kernel without `fq` is named before anything else is done in the pod.
+fn add_queues(netlink: &mut Direct, plan: &NamespacePlan, links: &Found) -> Result<(), Error> {
+    if plan.queues.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    for queue in &plan.queues {
+        if let Some(link) = links.get(&queue.link) {
+            batch.add_queue(queue, link.ifindex);
+        }
+    }
+    netlink.run(batch).map_err(|e| match e.errno() {
+        Some(errno) if errno == Errno::ENOENT as i32 => Error::NoFairQueue(e),
+        _ => e.into(),
+    })
 }
 
 /// Runs a batch. An interface that may exist already has most of its objects.

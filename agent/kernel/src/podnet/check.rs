@@ -44,10 +44,17 @@ pub async fn check(
             "the eBPF map FLOWS"
         ));
     }
+    if let Some(bandwidth) = net.bandwidth()
+        && !datapath.limits.are(net.number(), &bandwidth)
+    {
+        damage.push(format!(
+            "the limit {bandwidth} is missing in the eBPF map LIMITS"
+        ));
+    }
     Ok(damage)
 }
 
-/// Whether all programs are attached to the pod's interfaces.
+/// Whether all programs are attached to the pod's interfaces, and what they pace has its queueing discipline.
 ///
 /// # Errors
 /// If the pod's namespace no longer exists, or the kernel does not answer.
@@ -57,6 +64,7 @@ pub async fn is_attached(net: &PodNet) -> Result<bool, Error> {
     };
     let wanted = NamespacePlan {
         filters: net.in_pod.filters.clone(),
+        queues: net.in_pod.queues.clone(),
         ..NamespacePlan::default()
     };
     let place = format!("in {}", netns.path().display());

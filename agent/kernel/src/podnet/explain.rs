@@ -35,6 +35,12 @@ impl fmt::Display for PodNet {
         if let Some(metadata) = metadata::text(self.metadata) {
             writeln!(f, "  the cloud's metadata service: {metadata}")?;
         }
+        if let Some(bandwidth) = self.bandwidth() {
+            writeln!(
+                f,
+                "  bandwidth, shared by the pod's interfaces: {bandwidth}"
+            )?;
+        }
         writeln!(f, "\nin the host:")?;
         if let Some(veth) = &self.veth {
             writeln!(
@@ -58,5 +64,6 @@ fn objects(f: &mut fmt::Formatter<'_>, plan: &NamespacePlan) -> fmt::Result {
     lines(f, &plan.rules)?;
     lines(f, &plan.neighbours)?;
     lines(f, &plan.filters)?;
+    lines(f, &plan.queues)?;
     lines(f, &plan.sysctls)
 }

@@ -8,6 +8,7 @@ mod existing;
 mod explain;
 mod foreign_addresses;
 mod foreign_interfaces;
+mod limit;
 mod links;
 mod metadata;
 mod model;
@@ -55,6 +56,9 @@ pub enum Error {
     /// The kernel has no ipvlan (`rtnl_newlink`, net/core/rtnetlink.c: no such kind of device).
     #[error("{0}: this kernel has no ipvlan")]
     NoIpvlan(#[source] crate::netlink::Error),
+    /// The kernel has no queueing discipline `fq`, which a limit of what the pod sends needs.
+    #[error("{0}: this kernel has no sch_fq, by which a pod's egress bandwidth is limited")]
+    NoFairQueue(#[source] crate::netlink::Error),
     /// A link of the desired name exists already.
     #[error("{name} already exists {place}: {what}")]
     LinkTaken {

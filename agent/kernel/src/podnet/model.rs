@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use ebbtide_types::{Family, IpvlanMode, settings::PodMetadata};
+use ebbtide_types::{Family, IpvlanMode, bandwidth::Bandwidth, settings::PodMetadata};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,8 @@ pub struct Existing {
     pub marks: bool,
     /// Whether the pod has anything foreign that may route replies: a link, a default route, a rule.
     pub foreign: bool,
+    /// The limit of the pod's bandwidth, which all its interfaces share.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// The network that an interface belongs to.
@@ -108,6 +110,9 @@ pub struct NetworkSpec {
     /// How the interface reaches the cloud's metadata service, if not as the settings say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<PodMetadata>,
+    /// The limit of the pod's bandwidth. An interface that an earlier plugin created has none of Ebbtide's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
     /// Links in the host that earlier plugins created and that filter reverse paths strictly. The route to the pod is
     /// over Ebbtide's pair now, so packets from the pod by these links would be dropped.
     pub strict_links: Vec<String>,
@@ -132,6 +137,7 @@ impl NetworkSpec {
             accept_marks: true,
             reply_rule: Some(false),
             metadata: None,
+            bandwidth: None,
             strict_links: Vec::new(),
         }
     }
@@ -297,7 +303,9 @@ impl PodNet {
     #[must_use]
     pub fn registered(&self) -> RegisteredPod {
         let comes_in = |filter: &Filter| {
-            filter.link == self.interface && filter.direction == Direction::Ingress
+            filter.link == self.interface
+                && filter.direction == Direction::Ingress
+                && !filter.is_limit()
         };
         RegisteredPod {
             number: self.number(),
@@ -311,6 +319,13 @@ impl PodNet {
     pub fn sends_frames(&self) -> bool {
         let mode = self.ipvlan.as_ref().map(|ipvlan| ipvlan.mode);
         mode == Some(IpvlanMode::L2)
+    }
+
+    /// Returns the limit of the pod's bandwidth, if it has one by this interface.
+    #[must_use]
+    pub fn bandwidth(&self) -> Option<Bandwidth> {
+        let limits = self.in_pod.filters.iter().any(Filter::is_limit);
+        self.spec.as_ref()?.bandwidth.filter(|_| limits)
     }
 
     /// Whether the pod's accepted sockets take their SYN's mark.
@@ -433,6 +448,17 @@ pub enum PlanError {
         mtu: u32,
         /// Name of the NIC.
         master: String,
+    },
+    /// Two interfaces of one pod ask for different limits.
+    #[error(
+        "the pod's bandwidth is limited to {existing} by another interface of it, and this one asks for {requested}: \
+         all interfaces of a pod share one limit"
+    )]
+    OtherLimit {
+        /// The pod's limit.
+        existing: Bandwidth,
+        /// The requested one.
+        requested: Bandwidth,
     },
     /// The interface cannot have the veth's name.
     #[error(

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::{
     existing::{self, Tables, families},
-    metadata,
+    limit, metadata,
     model::{Existing, IPV6_MIN_MTU, NetworkSpec, PlanError, PodAddress, PodNet, Sandbox, VETH},
     responder,
     source::{source_to_held, source_to_pod},
@@ -133,6 +133,7 @@ pub fn plan(
     if sandbox.interface == VETH {
         return Err(PlanError::NameTaken);
     }
+    let bandwidth = limit::agreed(existing.bandwidth, network.bandwidth)?;
     let mut families_of_ours = families(addresses).map(|(family, _)| family);
     if mtu < IPV6_MIN_MTU && families_of_ours.any(|family| family == Family::V6) {
         return Err(PlanError::MtuWithoutIpv6 {
@@ -234,6 +235,11 @@ pub fn plan(
     if metadata != 0 && in_pod.filters.is_empty() {
         in_pod.filters.extend(egress_alone(&sandbox.interface));
     }
+    if let Some(bandwidth) = bandwidth.filter(|_| is_ours) {
+        let pair = veth.as_ref().map(|veth| veth.pod_name.as_str());
+        let links = [sandbox.interface.as_str()].into_iter().chain(pair);
+        limit::plan(&bandwidth, links, sandbox.number(), &mut in_pod);
+    }
     Ok(PodNet {
         pod: sandbox.pod.clone(),
         container_id: sandbox.container_id.clone(),
@@ -244,6 +250,7 @@ pub fn plan(
         spec: Some(NetworkSpec {
             accept_marks,
             reply_rule,
+            bandwidth,
             ..network.clone()
         }),
         addresses: addresses.to_vec(),

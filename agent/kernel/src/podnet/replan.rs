@@ -40,6 +40,7 @@ pub fn replan(
         own_table: Some(net.table.unwrap_or(MAIN_TABLE)),
         marks: !net.accepts_marks(),
         foreign: spec.reply_rule == Some(true),
+        bandwidth: None,
     };
     let sandbox = Sandbox {
         container_id: net.container_id.clone(),
@@ -63,7 +64,7 @@ pub fn replan(
     })
 }
 
-/// Returns `new` with only those objects in the pod that `old` does not have, and the programs: to apply a change where
+/// Returns `new` with only those objects in the pod that `old` does not have, and the programs and queues: to apply a change where
 /// something else may be refused, as beside a foreign default route.
 #[must_use]
 pub fn difference(old: &PodNet, new: &PodNet) -> PodNet {
@@ -103,13 +104,14 @@ pub async fn prune(old: &PodNet, new: &PodNet, host: &Netlink) -> Result<(), Err
     Ok(())
 }
 
-/// The routes, rules, neighbours and programs of `old` that `new` does not replace.
+/// The routes, rules, neighbours, programs and queues of `old` that `new` does not replace.
 pub(super) fn surplus(old: &NamespacePlan, new: &NamespacePlan) -> NamespacePlan {
     let mut surplus = NamespacePlan {
         routes: old.routes.clone(),
         rules: old.rules.clone(),
         neighbours: old.neighbours.clone(),
         filters: old.filters.clone(),
+        queues: old.queues.clone(),
         ..NamespacePlan::default()
     };
     // A route to the same destination has been replaced.
@@ -125,8 +127,12 @@ pub(super) fn surplus(old: &NamespacePlan, new: &NamespacePlan) -> NamespacePlan
     // An attached program is replaced by the new one at its hook.
     surplus.filters.retain(|filter| {
         let mut same = new.filters.iter();
-        !same.any(|n| n.link == filter.link && n.direction == filter.direction)
+        !same.any(|n| {
+            (&n.link, n.direction, n.is_limit())
+                == (&filter.link, filter.direction, filter.is_limit())
+        })
     });
+    surplus.queues.retain(|queue| !new.queues.contains(queue));
     surplus
 }
 
@@ -153,6 +159,11 @@ async fn delete(plan: &NamespacePlan, netlink: &Netlink) -> Result<(), Error> {
     for filter in &plan.filters {
         if let Some(index) = indices.get(filter.link.as_str()) {
             batch.delete_filter(filter, *index);
+        }
+    }
+    for queue in &plan.queues {
+        if let Some(index) = indices.get(queue.link.as_str()) {
+            batch.delete_queue(queue, *index);
         }
     }
     Ok(batch.run(netlink).await?)

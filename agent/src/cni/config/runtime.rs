@@ -7,11 +7,12 @@ use std::{
 
 use ebbtide_ipam::catalog::host_address;
 use ebbtide_plugin::{cni::code, object};
+use ebbtide_types::bandwidth::{Bandwidth, BandwidthError, Rate};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::NetConf;
-use crate::cni::Failure;
+use crate::cni::{Failure, bandwidth};
 
 /// The fields that a runtime adds for plugins that declare a capability (CONVENTIONS.md of the CNI specification).
 #[derive(Clone, Debug, Deserialize)]
@@ -22,7 +23,8 @@ pub(super) struct RuntimeConfig {
     /// Capability `portMappings`.
     #[serde(default, rename = "portMappings", deserialize_with = "object::list")]
     port_mappings: Vec<PortMapping>,
-    /// Capability `bandwidth`: bits and bytes by name, 0 for no limit.
+    /// Capability `bandwidth`: `ingressRate`, `ingressBurst`, `egressRate`, `egressBurst` in bits, 0 for no limit.
+    /// containerd writes the names of the fields in Go, as with the ports.
     #[serde(default)]
     bandwidth: BTreeMap<String, Value>,
 }
@@ -112,14 +114,38 @@ impl NetConf {
             .collect()
     }
 
-    /// Whether the pod's bandwidth is to be limited. A plugin that does so has the capability instead of Ebbtide.
-    pub(in crate::cni) fn asks_for_bandwidth(&self) -> bool {
-        let mut asked = self
-            .runtime
-            .iter()
-            .flat_map(|runtime| runtime.bandwidth.values());
-        asked.any(|rate| rate.as_f64().is_some_and(|rate| rate > 0.0))
+    /// Returns the limit of the pod's bandwidth that the runtime requests, if it does.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub(in crate::cni) fn bandwidth(&self) -> Result<Option<Bandwidth>, Failure> {
+        let given = self.runtime.iter().flat_map(|runtime| &runtime.bandwidth);
+        let given: Vec<_> = given.collect();
+        let number = |name: &str| {
+            let mut all = given.iter();
+            let found = all.find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found
+                .map(|(_, value)| bits(value).ok_or(BandwidthError::NoNumber(value.to_string())))
+                .transpose()
+        };
+        let named = |name: &str, e: BandwidthError| {
+            bandwidth::refused(&format!("runtimeConfig.bandwidth.{name}"), &e)
+        };
+        let egress = || Rate::egress(number("egressRate")?.unwrap_or(0), number("egressBurst")?);
+        let ingress =
+            || Rate::ingress(number("ingressRate")?.unwrap_or(0), number("ingressBurst")?);
+        Ok(Bandwidth::of(
+            egress().map_err(|e| named("egressRate", e))?,
+            ingress().map_err(|e| named("ingressRate", e))?,
+        ))
     }
+}
+
+/// Returns a whole number of bits, also of one that is written as 1e7.
+fn bits(value: &Value) -> Option<u64> {
+    let whole = |number: &f64| number.fract() == 0.0 && (0.0..=1e18).contains(number);
+    let number = value.as_f64().filter(whole);
+    value.as_u64().or(number.map(|number| number as u64))
 }
 
 #[cfg(test)]
@@ -148,7 +174,11 @@ mod tests {
         ] {
             let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{runtime}}}"#);
             assert_eq!(
-                NetConf::parse(&text).unwrap().asks_for_bandwidth(),
+                NetConf::parse(&text)
+                    .unwrap()
+                    .bandwidth()
+                    .unwrap()
+                    .is_some(),
                 asks,
                 "{text}"
             );

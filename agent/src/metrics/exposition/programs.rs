@@ -77,6 +77,14 @@ pub(super) fn of_programs(out: &mut Out<'_>, node: &NodeState) -> fmt::Result {
             )
         }),
     )?;
+    out.counters(
+        "ebbtide_bandwidth_dropped_packets",
+        "Packets of pods with a limit of their bandwidth that were above it, and dropped, out of pods and into them.",
+        node.limited.iter().flat_map(|limited| {
+            [("egress", limited.egress), ("ingress", limited.ingress)]
+                .map(|(direction, count)| (vec![("direction", direction)], count))
+        }),
+    )?;
     let Some(pods) = &node.pods else {
         return Ok(());
     };

@@ -3,6 +3,7 @@
 mod existing;
 mod first;
 mod further;
+mod limit;
 mod reply_rule;
 
 use ebbtide_types::{Family, IpvlanMode, Mac, settings::Settings};
@@ -120,6 +121,7 @@ fn after_first() -> Existing {
         own_table: None,
         marks: false,
         foreign: false,
+        bandwidth: None,
     }
 }
 
