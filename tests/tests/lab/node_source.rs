@@ -55,29 +55,46 @@ impl Site {
         self.lab.vpc.nic(NODE, nic).subnet(family).primary
     }
 
+    /// Returns the source of a new connection of the node's, as `ip route get` has it.
+    fn told(&self, pod: &Pod, family: Family) -> Result<IpAddr> {
+        let to = pod.socket(family, PORT).ip().to_string();
+        let way = ip(self.node(), &["route", "get", &to])?;
+        let mut words = way.split_whitespace().skip_while(|word| *word != "src");
+        Ok(words.nth(1).with_context(|| way.clone())?.parse()?)
+    }
+
     /// Returns the source of a new connection of the node's, as the pod sees it and as `ip route get` has it.
     fn source(&self, pod: &Pod, family: Family) -> Result<IpAddr> {
         let to = pod.socket(family, PORT);
-        let way = ip(self.node(), &["route", "get", &to.ip().to_string()])?;
-        let mut words = way.split_whitespace().skip_while(|word| *word != "src");
-        let told: IpAddr = words.nth(1).with_context(|| way.clone())?.parse()?;
+        let told = self.told(pod, family)?;
         for protocol in Protocol::BOTH {
             let answer = Client::new(self.node(), protocol).ask(to);
-            let answer = answer.with_context(|| format!("{protocol} {family}: {way}"))?;
+            let answer = answer.with_context(|| format!("{protocol} {family}, from {told}"))?;
             let seen = answer.seen_as.ip();
-            ensure!(seen == told, "{protocol}: {seen}, but {way}");
+            ensure!(
+                seen == told,
+                "{protocol}: {seen}, but the route says {told}"
+            );
         }
         Ok(told)
     }
 
-    fn sources(&self) -> Result<Vec<IpAddr>> {
+    /// Returns the sources to each pod, by each family.
+    fn each(&self, source: fn(&Self, &Pod, Family) -> Result<IpAddr>) -> Result<Vec<IpAddr>> {
         let all = self.pods.iter();
         let all = all.flat_map(|pod| Family::BOTH.map(|family| (pod, family)));
-        all.map(|(pod, family)| self.source(pod, family)).collect()
+        all.map(|(pod, family)| source(self, pod, family)).collect()
+    }
+
+    fn sources(&self) -> Result<Vec<IpAddr>> {
+        self.each(Self::source)
     }
 
     fn eventually_from(&self, what: &str, expected: &[IpAddr]) -> Result<()> {
         eventually(format!("{what}: the sources are {expected:?}"), || {
+            // Before it is so, a connection may begin with an address that is gone, and wait for an answer for ever.
+            let told = self.each(Self::told)?;
+            ensure!(told == expected, "{told:?}");
             let found = self.sources()?;
             ensure!(found == expected, "{found:?}");
             Ok(())

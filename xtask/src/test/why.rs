@@ -1,7 +1,9 @@
 //! Finds in the output of a failed test why it failed.
 
-/// The longest reason, in characters.
-const MOST: usize = 400;
+/// How much of a long reason is kept, in characters: of its begin, which says what was done, and of its end, which says what
+/// was the cause.
+const BEGIN: usize = 150;
+const END: usize = 350;
 
 /// Returns the error with its causes, or the panic's message, in one line; `None` if there is neither.
 ///
@@ -25,9 +27,13 @@ pub(super) fn why(lines: &[String]) -> Option<String> {
         .flat_map(str::split_whitespace)
         .collect();
     let text = words.join(" ");
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => Some(format!("{} ...", text.get(..end)?)),
-        None => Some(text),
+    let place = |number: usize| text.char_indices().nth(number).map(|(place, _)| place);
+    let length = text.chars().count();
+    match (place(BEGIN), length.checked_sub(END).and_then(place)) {
+        (Some(begin), Some(end)) if begin < end => {
+            Some(format!("{} ... {}", text.get(..begin)?, text.get(end..)?))
+        }
+        _ => Some(text),
     }
 }
 
@@ -37,8 +43,8 @@ mod tests {
 
     #[test]
     fn an_error_is_told_with_its_causes_and_a_panic_with_its_message() {
-        let long = format!("Error: {}", "x".repeat(MOST + 9));
-        let short = format!("{} ...", "x".repeat(MOST));
+        let long = format!("Error: {}é{}", "x".repeat(BEGIN), "y".repeat(END));
+        let short = format!("{} ... {}", "x".repeat(BEGIN), "y".repeat(END));
         for (text, expected) in [
             ("running 1 test\ntest a ... ok", None),
             (
