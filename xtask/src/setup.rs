@@ -83,7 +83,6 @@ pub(crate) fn for_tests(ws: &Workspace, kernels: &[Kernel]) -> Result<()> {
     if has_kube {
         // With an API server and what stands for the cloud, the cloud controller can be tested.
         moto::try_ensure(ws);
-        helm::program(ws)?;
     }
     prometheus::ensure(ws);
     Ok(())

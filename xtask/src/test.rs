@@ -316,8 +316,12 @@ fn run_steps(
             )
         });
     }
+    let is_end_to_end = all.iter().any(|test| test.group() == END_TO_END);
+    if is_end_to_end {
+        report.check("Helm", || setup::helm::program(ws))?;
+    }
     // The cluster of the end-to-end test runs the released image.
-    if options.checks() || all.iter().any(|test| test.group() == END_TO_END) {
+    if options.checks() || is_end_to_end {
         report.check("build the release and its image", || {
             build::agent(ws, Arch::here()?, quiet)?;
             build::plugin(ws, Arch::here()?, quiet)?;
