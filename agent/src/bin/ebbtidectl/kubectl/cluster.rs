@@ -1,4 +1,4 @@
-//! The cluster: its objects, and programs in its pods, by kubectl or, in a pod of the cluster, by the API server itself.
+//! The cluster: its objects, and programs in its pods, by kubectl or, in a pod without kubectl, by the API server itself.
 
 mod api;
 mod program;
@@ -76,7 +76,7 @@ pub(super) struct Cluster {
 #[derive(Clone, Debug)]
 enum Way {
     Kubectl(Kubectl),
-    /// As this pod's account. The image has no kubectl.
+    /// As this pod's account. Ebbtide's own image has no kubectl.
     Api,
 }
 
@@ -94,14 +94,17 @@ enum Running {
 }
 
 impl Cluster {
-    /// Returns the one that the plugin's options name; in a pod, without options, that pod's.
+    /// Returns the one that the plugin's options name, or kubectl's own configuration; in a pod without kubectl, that pod's.
     pub(super) fn of(cli: &Cli) -> Self {
         let is_named = cli.context.is_some() || cli.kubeconfig.is_some();
+        let kubectl = Kubectl::of(cli);
+        // kubectl also knows how to ask as a pod's account.
+        let asks_itself =
+            ebbtide_kube::client::in_cluster() && !is_named && !Kubectl::is_installed();
         Self {
-            way: if ebbtide_kube::client::in_cluster() && !is_named {
-                Way::Api
-            } else {
-                Way::Kubectl(Kubectl::of(cli))
+            way: match asks_itself {
+                true => Way::Api,
+                false => Way::Kubectl(kubectl),
             },
             agents: cli.namespace.clone(),
         }
@@ -111,9 +114,7 @@ impl Cluster {
     pub(super) fn kubectl(&self) -> anyhow::Result<&Kubectl> {
         match &self.way {
             Way::Kubectl(kubectl) => Ok(kubectl),
-            Way::Api => bail!(
-                "in a pod of the cluster this command needs kubectl and a kubeconfig: name one with --kubeconfig"
-            ),
+            Way::Api => bail!("this command needs kubectl, which is not in the search path"),
         }
     }
 

@@ -32,6 +32,12 @@ impl Kubectl {
         Self(options.collect())
     }
 
+    /// Whether kubectl is in the search path.
+    pub(super) fn is_installed() -> bool {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|directory| directory.join("kubectl").is_file())
+    }
+
     /// Returns a call, for who reads its output while it runs.
     pub(in super::super) fn command(&self) -> Command {
         let mut command = Command::new("kubectl");
