@@ -41,15 +41,15 @@ fn tell(line: &str) {
     println!("{line}");
 }
 
-/// Whether a measured rate is that of the limit: never far above it, and not far below it, unless the machine was busy
-/// each time.
+/// Whether a measured rate is that of the limit. On a busy machine sender or reader may stand still for a part of the time, and
+/// what waited meanwhile is then read at once: so it is measured again. Without a limit it would be a hundred times as much.
 fn is_limited(what: &str, measure: impl Fn() -> Result<f64>) -> Result<()> {
     let mut found = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..5 {
         let part = measure().with_context(|| what.to_owned())? / RATE as f64;
         tell(&format!("{what}: {part:.2} of the limit"));
-        ensure!(part < 1.15, "{what}: {part:.2} of the limit");
-        if part > 0.7 {
+        ensure!(part < 2.0, "{what}: {part:.2} of the limit");
+        if (0.6..1.2).contains(&part) {
             return Ok(());
         }
         found.push(part);
@@ -148,7 +148,7 @@ fn both_interfaces_of_a_pod_share_its_limit_and_the_pod_beside_it_has_none() -> 
             "{family}: {own:.2} of the limit, the pod beside it {beside:.2}"
         ));
         ensure!(
-            own < 1.15 && beside > 2.0,
+            own < 2.0 && beside > 4.0,
             "{family}: {own:.2}, beside it {beside:.2}"
         );
     }
