@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::repairs::{Recent, RepairCount, Repairs};
+use super::repairs::{Recent, RepairCount, RepairLine, Repairs};
 
 /// The bounds of a request's duration, in seconds: from one that finds nothing to do, to one that waits for an IPAM plugin.
 const REQUEST: [f64; 14] = [
@@ -191,6 +191,12 @@ impl Events {
         };
         self.repairs.get_or_create(&labels).inc();
         self.recent.add(place.name(), object, what);
+    }
+
+    /// Returns the last repairs, the latest first.
+    #[must_use]
+    pub fn last_repairs(&self) -> Vec<RepairLine> {
+        self.recent.all()
     }
 
     /// Returns what was repaired since the start, and the last of it by name.

@@ -71,6 +71,20 @@ impl HookLine {
             ..Self::default()
         }
     }
+
+    /// Says whose the counts are: a program's of a pod, which is there or not if that is known.
+    fn at(self, net: &PodNet, filter: &Filter, attached: Option<&HashSet<Filter>>) -> Self {
+        let there = attached.map(|found| found.contains(filter));
+        Self {
+            pod: net.pod.clone(),
+            interface: filter.link.clone(),
+            hook: filter.direction.to_string(),
+            program: filter.program.clone(),
+            attached: there,
+            by: by(there, false),
+            ..self
+        }
+    }
 }
 
 pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
@@ -96,17 +110,11 @@ pub(super) async fn datapath(agent: &Agent) -> Result<Vec<HookLine>, String> {
                 by_nic = to_metadata.by_nic;
                 counted.dropped += spoofed.by_nic + by_nic;
             }
-            let there = attached.as_ref().map(|found| found.contains(filter));
-            lines.push(HookLine {
-                pod: net.pod.clone(),
-                interface: filter.link.clone(),
-                hook: filter.direction.to_string(),
-                program: filter.program.clone(),
-                attached: there,
-                by: by(there, false),
+            let line = HookLine {
                 to_metadata: by_nic,
                 ..HookLine::counting(&counted)
-            });
+            };
+            lines.push(line.at(&net, filter, attached.as_ref()));
         }
         lines.extend(limits(agent, &net, attached.as_ref())?);
         let by_veth = spoofed.by_veth + to_metadata.by_veth;
@@ -143,19 +151,13 @@ fn limits(
         let Limit {
             passed, dropped, ..
         } = if is_first { counted } else { Limit::default() };
-        let there = attached.map(|found| found.contains(filter));
-        HookLine {
-            pod: net.pod.clone(),
-            interface: filter.link.clone(),
-            hook: filter.direction.to_string(),
-            program: filter.program.clone(),
-            attached: there,
-            by: by(there, false),
+        let line = HookLine {
             seen: passed + dropped,
             passed,
             dropped,
             ..HookLine::default()
-        }
+        };
+        line.at(net, filter, attached)
     };
     Ok(filters.map(line).collect())
 }

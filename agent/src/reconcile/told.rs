@@ -25,7 +25,7 @@ pub async fn tell(agent: &Agent) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let recent = agent.metrics.events.repairs().recent;
+        let recent = agent.metrics.events.last_repairs();
         for line in told.news(&recent, Instant::now()) {
             cluster.send_node_event("Repaired", "Repairing", note(line));
         }

@@ -248,6 +248,8 @@ fn unsigned(digits: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -293,48 +295,16 @@ mod tests {
         }
     }
 
-    #[test]
-    fn no_text_is_a_panic() {
-        const PIECES: [&str; 20] = [
-            "0",
-            "1",
-            "9",
-            "99999999999999999999",
-            ".",
-            "-",
-            "+",
-            "e",
-            "E",
-            "k",
-            "M",
-            "G",
-            "Ki",
-            "Ei",
-            "i",
-            "m",
-            "n",
-            " ",
-            "é",
-            "\u{0}",
-        ];
-        let mut state = 7_u64;
-        for _ in 0..100_000 {
-            let mut text = String::new();
-            for _ in 0..8 {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                let piece = usize::try_from(state >> 33).unwrap() % (PIECES.len() + 8);
-                text.push_str(PIECES.get(piece).copied().unwrap_or_default());
-            }
+    proptest! {
+        #[test]
+        fn no_text_is_a_panic_and_what_is_read_is_read_again(
+            text in r"[-+]?[0-9]{0,22}(\.[0-9]{0,22})?[-+eEkKMGTPimnu é\x00]{0,3}[0-9]{0,3}",
+            burst in any::<u64>(),
+        ) {
             if let Ok(number) = quantity(&text) {
-                let again = quantity(&number.to_string());
-                assert_eq!(again, Ok(number), "{text:?}");
-                if let Ok(Some(rate)) = Rate::egress(number, Some(state)) {
-                    assert!(
-                        rate.burst_nanoseconds() > 0 && RATES.contains(&number),
-                        "{text:?}"
-                    );
+                prop_assert_eq!(quantity(&number.to_string()), Ok(number));
+                if let Ok(Some(rate)) = Rate::egress(number, Some(burst)) {
+                    prop_assert!(rate.burst_nanoseconds() > 0 && RATES.contains(&number));
                 }
             }
         }

@@ -56,26 +56,17 @@ pub(super) fn test(stage: &Stage) -> Result<String> {
     let well = said.lines().find(|line| line.starts_with("All is well"));
     let well = well.with_context(|| format!("no table in the log: {said}"))?;
     let label = ["-l", "app.kubernetes.io/name=ebbtide-connectivity"];
-    for (kind, expected) in [
-        ("namespaces", 0),
-        ("clusterroles,clusterrolebindings", 0),
-        ("roles,rolebindings,serviceaccounts", 0),
-        ("pods", 1),
+    for (kinds, expected) in [
+        (&["namespaces"][..], 0),
+        (&["clusterroles,clusterrolebindings"], 0),
+        (&["-A", "roles,rolebindings,serviceaccounts"], 0),
+        (&["-A", "pods"], 1),
     ] {
-        let all = ["-A", kind];
-        let words = [
-            if kind.contains("cluster") || kind == "namespaces" {
-                &all[1..]
-            } else {
-                &all[..]
-            },
-            &label,
-        ]
-        .concat();
+        let words = [kinds, &label].concat();
         stage.until("what the test made is gone", || {
             let left = stage.cluster.get(&words)?;
             let left = left["items"].as_array().map_or(0, Vec::len);
-            ensure!(left == expected, "{left} {kind}");
+            ensure!(left == expected, "{left} {kinds:?}");
             Ok(())
         })?;
     }
