@@ -64,12 +64,6 @@ impl Summary {
                 }
             }
         }
-        for board in boards {
-            for (test, reason) in board.reasons() {
-                let line = format!("  why {test}, in {}: {reason}", board.place);
-                summary.lines.push(line);
-            }
-        }
         for ((need, reason), names) in &skips {
             summary.lines.push(format!(
                 "skipped for want of {need} ({reason}): {}",
@@ -77,6 +71,13 @@ impl Summary {
             ));
         }
         summary.require(boards, terms, &ran);
+        // Last, where who has only the end of a log finds it.
+        for board in boards {
+            for (test, reason) in board.reasons() {
+                let line = format!("  why {test}, in {}: {reason}", board.place);
+                summary.lines.push(line);
+            }
+        }
         summary
     }
 
