@@ -46,8 +46,9 @@ const MAP: &str = "ebbtide-cloud.master";
 const PORT: u16 = 8080;
 
 /// How long all of the chain may take: the controller waits for half a minute after its election, and for two minutes where
-/// it does not know what became of a request.
-const LONG: Duration = Duration::from_secs(300);
+/// it does not know what became of a request. Where moto assigns an address again that was taken, the agent does not believe
+/// it for five minutes (`RETURN` in agent/cloud/src/ledger.rs).
+const LONG: Duration = Duration::from_secs(480);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// All of it.
