@@ -49,6 +49,7 @@ mod reply_rule;
 mod requests;
 mod restart;
 mod rows;
+mod runtimes;
 mod several_nics;
 mod shared_subnets;
 mod slow_pods;
