@@ -28,6 +28,8 @@ pub enum Need {
     Nft,
     /// A kernel with SCTP.
     Sctp,
+    /// A kernel with modules that can be removed, and root to remove them.
+    Modules,
     /// Permission to trace a child process, which a sandbox may deny.
     Ptrace,
     /// A CPU and a kernel with more registers than those of SSE.
@@ -59,6 +61,7 @@ impl Need {
             Self::Tcx => "tcx",
             Self::Nft => "nft",
             Self::Sctp => "sctp",
+            Self::Modules => "modules",
             Self::Ptrace => "ptrace",
             Self::Xsave => "xsave",
             Self::Prometheus => "prometheus",

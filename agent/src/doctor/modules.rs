@@ -9,7 +9,7 @@ use ebbtide_kernel::{
         self, Batch,
         direct::Direct,
         link::{Ipvlan, Veth},
-        model::{Direction, Filter},
+        model::{Direction, FairQueue, Filter},
         netns::Netns,
     },
 };
@@ -51,6 +51,11 @@ const FILTERS: Need = Need {
     severity: Severity::Serious,
     modules: "sch_ingress and cls_bpf",
     without: "no program can be attached, and no pod gets a network",
+};
+const FAIR_QUEUE: Need = Need {
+    severity: Severity::Note,
+    modules: "sch_fq",
+    without: "no pod with a limit of what it sends (kubernetes.io/egress-bandwidth) gets a network",
 };
 
 /// Reports what this kernel cannot make; one of `programs` serves as the filter.
@@ -110,6 +115,12 @@ fn trials(netns: &Netns, program: RawFd) -> Result<Vec<Finding>, netlink::Error>
     let mut batch = Batch::default();
     batch.add_filter(&filter, below.ifindex, program);
     findings.extend(judge(&FILTERS, kernel.run(batch))?);
+    let queue = FairQueue {
+        link: below.name.clone(),
+    };
+    let mut batch = Batch::default();
+    batch.add_queue(&queue, below.ifindex);
+    findings.extend(judge(&FAIR_QUEUE, kernel.run(batch))?);
     Ok(findings)
 }
 

@@ -1,6 +1,7 @@
 //! Limits of pods' bandwidth: what passes, measured, and that they are there as long as the pod.
 
 mod load;
+mod no_queue;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};

@@ -17,16 +17,17 @@ const KUBE: &str = "kube";
 
 /// The part of [`STOCK`] that runs every day: what depends on that kernel's verifier, JIT and nf_tables, and every kind
 /// of traffic once.
-const DAILY: [&str; 4] = [
+const DAILY: [&str; 5] = [
     "lab::nft",
     "lab::nft_proxy",
     "lab::rows",
+    "native::limits",
     "native::programs",
 ];
 
 /// The tests whose result in Debian's 6.1 may differ from that in user-mode Linux of the same source (no JIT, one CPU,
 /// no modules), or in this kernel: they depend on JIT and verifier, modules, or netfilter.
-const STOCK: [&str; 14] = [
+const STOCK: [&str; 15] = [
     "lab::crowd",
     "lab::masquerade",
     "lab::modes",
@@ -37,6 +38,7 @@ const STOCK: [&str; 14] = [
     "lab::rows",
     "native::chained",
     "native::host_programs",
+    "native::limits",
     "native::metadata_guard",
     "native::programs",
     "native::responder",
