@@ -118,7 +118,8 @@ pub async fn serve(address: SocketAddr, router: Router, status: ListenStatus) {
     answer_all(&listener, Arc::new(router)).await;
 }
 
-async fn answer_all(listener: &TcpListener, router: Arc<Router>) {
+/// Answers whoever connects to a listener, until the runtime ends.
+pub async fn answer_all(listener: &TcpListener, router: Arc<Router>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let (stream, peer) = match listener.accept().await {

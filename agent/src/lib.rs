@@ -12,6 +12,7 @@ pub mod heap;
 pub mod host_root;
 pub mod http;
 pub mod install;
+pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod page;

@@ -1,4 +1,4 @@
-//! The page for people: the node with its NICs, pods, addresses and flows, live.
+//! The pages for people: a node with its NICs, pods, addresses and flows, live; and a cluster's.
 //!
 //! The page itself has no data. What it shows is what `ebbtidectl` shows, and as that is for root alone, it is given to
 //! those alone who bring the agent's token, which `ebbtidectl page` prints, and only on the node itself: nothing
@@ -6,33 +6,24 @@
 
 mod access;
 mod data;
+mod shell;
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, OnceLock},
 };
 
-use hyper::{
-    StatusCode,
-    header::{CONTENT_SECURITY_POLICY, HeaderValue},
-};
+use hyper::body::Bytes;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
     agent::Agent,
-    http::{self, Answer, ListenStatus, Router},
+    http::{self, ListenStatus, Router},
 };
 use access::Access;
 use data::Data;
-
-/// The page.
-const PAGE: &str = include_str!("page/node.html");
-
-/// What stands in the page for its nonce.
-const NONCE: &str = "{nonce}";
 
 /// Where the page is, and what it must bring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,10 +100,10 @@ pub(crate) fn serve(
     router: Router,
     listening: &ListenStatus,
 ) -> Router {
-    let token = match random() {
+    let token = match token() {
         Ok(token) => token,
         Err(e) => {
-            warn!("read random bytes for the page's token: {e}; there is no page");
+            warn!("get random bytes for the page's token: {e}; there is no page");
             return router;
         }
     };
@@ -134,75 +125,34 @@ pub(crate) fn serve(
 
 /// Adds the page and its data.
 fn add(router: Router, agent: &Arc<Agent>, access: Access) -> Router {
-    let access = Arc::new(access);
     let data = Arc::new(Data::of(agent));
-    let page_access = Arc::clone(&access);
-    router
-        .at("/", move |asked| {
-            let answer = page_access
-                .to_page(&asked)
-                .map_or_else(refused, |()| page());
-            async move { answer }
-        })
-        .at("/node.json", move |asked| {
-            let allowed = access.to_data(&asked);
-            let data = Arc::clone(&data);
-            async move {
-                if let Err(why) = allowed {
-                    return refused(why);
-                }
-                match data.get().await {
-                    Ok(bytes) => Answer::of("application/json", bytes),
-                    Err(why) => Answer::line(StatusCode::SERVICE_UNAVAILABLE, &why),
-                }
-            }
-        })
+    shell::NODE.add(router, access, move || {
+        let data = Arc::clone(&data);
+        async move { data.get().await }
+    })
 }
 
-fn refused(why: &'static str) -> Answer {
-    Answer::line(StatusCode::FORBIDDEN, why)
+/// Returns the paths of a cluster's page, which whoever asks the cluster serves on their own machine: `data` returns what
+/// it shows, as JSON, or says why not. It is given to those who bring the token.
+pub fn of_cluster<F, R>(token: String, data: F) -> Router
+where
+    F: Fn() -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Bytes, String>> + Send + 'static,
+{
+    shell::CLUSTER.add(Router::default(), Access::by(token), data)
 }
 
-/// Returns the page, whose style and script are the only ones that a browser accepts in it.
-fn page() -> Answer {
-    let nonce = random().and_then(|nonce| {
-        let policy = HeaderValue::from_str(&policy(&nonce)).map_err(io::Error::other)?;
-        Ok((nonce, policy))
-    });
-    match nonce {
-        Ok((nonce, policy)) => Answer::of("text/html; charset=utf-8", PAGE.replace(NONCE, &nonce))
-            .with(CONTENT_SECURITY_POLICY, policy),
-        Err(e) => {
-            let why = format!("read random bytes: {e}");
-            Answer::line(StatusCode::SERVICE_UNAVAILABLE, &why)
-        }
-    }
-}
-
-fn policy(nonce: &str) -> String {
-    format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-}
-
-/// Returns 128 random bits, in hexadecimal digits.
-fn random() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+/// Returns a new token.
+///
+/// # Errors
+/// If the kernel has no random bytes.
+pub fn token() -> io::Result<String> {
+    shell::random()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_two_tokens_are_the_same() {
-        let tokens = [random().unwrap(), random().unwrap()];
-        assert_ne!(tokens[0], tokens[1]);
-        assert!(tokens[0].len() == 32 && tokens[0].bytes().all(|b| b.is_ascii_hexdigit()));
-    }
 
     #[test]
     fn the_page_is_on_the_loopback_link_wherever_metrics_are() {
@@ -224,43 +174,5 @@ mod tests {
     fn where_nothing_is_served_the_setting_is_named() {
         let status = PageStatus::default();
         assert!(status.link().unwrap_err().contains("metrics.address"));
-    }
-
-    #[test]
-    fn the_page_asks_nobody_else() {
-        let page = PAGE.replace("http://www.w3.org/2000/svg", "");
-        for word in ["http://", "https://", "src=", "@import", "//cdn", "url("] {
-            assert!(!page.contains(word), "{word}");
-        }
-        // Names are chosen by others: nothing is put into the page but as text.
-        for word in [
-            "innerHTML",
-            "outerHTML",
-            "insertAdjacentHTML",
-            "document.write",
-            "eval(",
-        ] {
-            assert!(!PAGE.contains(word), "{word}");
-        }
-    }
-
-    #[test]
-    fn style_and_script_have_the_nonce_of_the_policy_and_nothing_else_is_in_the_page() {
-        for tag in ["<script", "<style"] {
-            let tags: Vec<&str> = PAGE.matches(tag).collect();
-            assert_eq!(tags.len(), 1, "{tag}");
-            assert!(PAGE.contains(&format!("{tag} nonce=\"{NONCE}\">")), "{tag}");
-        }
-        // The policy forbids both.
-        let (markup, _) = PAGE.split_once("<script").unwrap();
-        assert!(!markup.contains(" style=\"") && !markup.contains(" onclick"));
-        let (first, second) = (page(), page());
-        assert_ne!(first.body, second.body);
-        assert_ne!(first.headers, second.headers);
-        let text = String::from_utf8(first.body.to_vec()).unwrap();
-        let (_, rest) = text.split_once("<script nonce=\"").unwrap();
-        let (nonce, _) = rest.split_once('"').unwrap();
-        assert!(!text.contains(NONCE));
-        assert_eq!(first.headers[0].1.to_str().unwrap(), policy(nonce));
     }
 }

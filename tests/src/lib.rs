@@ -1,5 +1,6 @@
 //! Helpers of the integration tests, on top of the strict VPC ([`ebbtide_vpc`]):
 //!
+//! - [`browser`]: a real browser, which draws pages;
 //! - [`chain`], [`chained`]: the plugin after other people's plugins, and a pod whose interface another plugin made;
 //! - [`crowd`]: a node with everything on it that other people have on theirs, and all of its traffic as a matrix;
 //! - [`guest_agent`]: the real google-guest-agent on a node;
@@ -10,6 +11,7 @@
 //! - [`fuzz`]: what comes from outside, damaged at random: read by what reads it, and sent to a running agent;
 //! - [`victim`]: a process to kill while it takes addresses.
 
+pub mod browser;
 pub mod chain;
 pub mod chained;
 pub mod crowd;

@@ -13,7 +13,7 @@ use ebbtide_agent::{
     agent::{Agent, Directories},
     doctor, heap,
     host_root::HostRoot,
-    install,
+    install, listener,
     log::{self, LogFormat},
     metrics::{self, Leading, Metrics},
     probe, reconcile,
@@ -448,7 +448,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     let agent = Arc::new(agent.keeping_pools().with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
     let running = agent.running_containers().await;
-    metrics::serve_agent(&agent, address);
+    listener::serve(&agent, address);
     if let Some(cluster) = cluster.clone() {
         let pods = Arc::clone(&agent);
         let interfaces = move || pods.interfaces();

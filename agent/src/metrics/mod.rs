@@ -36,7 +36,8 @@ pub use exposition::Format;
 pub use leading::Leading;
 pub use process::Process;
 pub use repairs::{RepairCount, RepairLine, Repairs};
-pub use serve::{serve_agent, serve_controller};
+pub(crate) use serve::of_agent;
+pub use serve::serve_controller;
 pub use snapshot::{
     CloudBlocks, CloudState, FlowTable, InPods, InterfaceKind, NodeState, OnNic, PoolState,
     Problems, QueueState, Snapshot,

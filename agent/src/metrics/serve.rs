@@ -9,26 +9,18 @@ use super::{Format, Leading, Metrics, Snapshot, collect};
 use crate::{
     agent::Agent,
     http::{self, Answer, Asked, Router},
-    page,
 };
 
-/// Answers for an agent at `address`, until the runtime ends.
-pub fn serve_agent(agent: &Arc<Agent>, address: ListenAddress) {
+/// Returns the paths by which an agent's metrics and health are asked.
+#[must_use]
+pub(crate) fn of_agent(agent: &Arc<Agent>) -> Router {
     let metrics = agent.metrics.clone();
-    // What an older agent told of must not be told as new.
-    metrics.pods.begin(&agent.datapath, &agent.interfaces());
-    let Some(socket) = address.socket() else {
-        return;
-    };
     let (counted, asked) = (metrics.clone(), Arc::clone(agent));
     let scrape = move |request: Asked| {
         let (metrics, agent) = (counted.clone(), Arc::clone(&asked));
         async move { told(&metrics, &collect::snapshot(&agent).await, &request) }
     };
-    let ready = metrics.clone();
-    let router = health(move || ready.is_ready()).at("/metrics", scrape);
-    let router = page::serve(agent, socket, router, &metrics.listening);
-    tokio::spawn(http::serve(socket, router, metrics.listening));
+    health(move || metrics.is_ready()).at("/metrics", scrape)
 }
 
 /// Answers for a controller at `address`, until the runtime ends.

@@ -6,7 +6,7 @@ use crate::http::Asked;
 
 /// What is told to who asks from elsewhere.
 const ELSEWHERE: &str =
-    "the page is for this node itself: `kubectl ebbtide page` and `ssh -L` forward a port to it";
+    "the page is for this machine itself: `kubectl ebbtide page` and `ssh -L` forward a port to it";
 
 /// What is told to who knows the server by a name of the network.
 const OTHER_NAME: &str = "the page is asked for by a loopback address, or as localhost";

@@ -83,6 +83,17 @@ impl ControlPlane {
     /// # Errors
     /// If it cannot be run.
     pub fn client(&self, program: &Path, arguments: &[&str]) -> Result<Output> {
+        self.client_command(program)?
+            .args(arguments)
+            .output()
+            .with_context(|| format!("running {}", program.display()))
+    }
+
+    /// Returns a call of such a client.
+    ///
+    /// # Errors
+    /// If there is no kubectl.
+    pub fn client_command(&self, program: &Path) -> Result<std::process::Command> {
         let kubectl = self.binaries.file("kubectl")?;
         let mut path = kubectl
             .parent()
@@ -98,13 +109,11 @@ impl ControlPlane {
             None => std::process::Command::new(program),
         };
         command
-            .args(arguments)
             .env("KUBECONFIG", self.kubeconfig())
             .env("HOME", self.directory())
             .env("PATH", path)
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("running {}", program.display()))
+            .stdin(Stdio::null());
+        Ok(command)
     }
 
     /// Replaces the status of an object that has a status subresource; `path` is the object's own.

@@ -1,31 +1,25 @@
 //! The page of a node: who gets its data, that it says what `ebbtidectl` says, and what Debian's chromium makes of it.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_agent::page::PageLink;
-use ebbtide_tests::chained::ChainedInterface;
+use ebbtide_tests::{browser::Browser, chained::ChainedInterface};
 use ebbtide_vpc::{
     lab::Lab,
     netns::Netns,
     patience::eventually,
     plan::{Family, Plan},
     scrape::{ADDRESS, Answer, Scrape, ask, get},
-    skip::{Need, skip},
 };
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::metrics::{REPAIRED, remove_a_rule};
 
 const NODE: &str = "master";
 
-/// The variable with a directory for pictures, which a person looks at.
-const PICTURES: &str = "EBBTIDE_PAGE_PICTURES";
+/// How long a page may take to draw itself, in milliseconds of its own clock.
+const TIME: &str = "--virtual-time-budget=9000";
 
 fn link(lab: &mut Lab) -> Result<PageLink> {
     let said = lab.agent(NODE).control_json(&["page"])?;
@@ -206,42 +200,9 @@ fn restart(lab: &mut Lab, lines: &str) -> Result<()> {
     agent.wait_ready()
 }
 
-/// Returns the browser; `None`, after a skip, without it.
-fn browser() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|directory| directory.join("chromium"));
-    let found = found.into_iter().find(|path| path.is_file());
-    if found.is_none() {
-        skip(Need::Chromium, "chromium is not in the search path");
-    }
-    found
-}
-
-/// Returns a call of the browser, which asks others as little as it can be told.
-fn chromium(program: &Path, node: &Netns, home: &TempDir) -> Command {
-    let mut command = node.command(program);
-    command
-        .env("HOME", home.path())
-        .args([
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--no-first-run",
-            "--no-proxy-server",
-            "--window-size=1280,1500",
-            "--virtual-time-budget=9000",
-        ])
-        .arg(format!("--user-data-dir={}/profile", home.path().display()));
-    command
-}
-
 #[test]
 fn a_browser_draws_the_node_and_asks_nobody_else() -> Result<()> {
-    let Some(program) = browser() else {
+    let Some(browser) = Browser::find()? else {
         return Ok(());
     };
     let mut lab = Lab::start(Plan::default())?;
@@ -254,11 +215,11 @@ fn a_browser_draws_the_node_and_asks_nobody_else() -> Result<()> {
         ensure!(shown["repairs"]["recent"][0].is_object());
         Ok(())
     })?;
-    let home = TempDir::with_prefix("ebbtide-chromium-")?;
-    let log = home.path().join("requests.json");
+    let log = browser.home().join("requests.json");
     let dump = |url: &str| -> Result<String> {
-        let mut command = chromium(&program, &node, &home);
+        let mut command = browser.command(|program| node.command(program));
         command
+            .arg(TIME)
             .arg(format!("--log-net-log={}", log.display()))
             .args(["--dump-dom", url]);
         let output = command.output().context("run chromium")?;
@@ -300,27 +261,21 @@ fn a_browser_draws_the_node_and_asks_nobody_else() -> Result<()> {
     let without = dump(&format!("http://{ADDRESS}/"))?;
     ensure!(without.contains("no token"), "{without}");
     ensure!(!without.contains("default/guest"), "{without}");
-    match env::var_os(PICTURES) {
-        Some(directory) => pictures(&program, &node, &home, &link, Path::new(&directory)),
+    match Browser::pictures() {
+        Some(directory) => pictures(&browser, &node, &link, &directory),
         None => Ok(()),
     }
 }
 
 /// Takes pictures for a person, in light and in dark.
-fn pictures(
-    program: &Path,
-    node: &Netns,
-    home: &TempDir,
-    link: &PageLink,
-    directory: &Path,
-) -> Result<()> {
+fn pictures(browser: &Browser, node: &Netns, link: &PageLink, directory: &Path) -> Result<()> {
     for (name, option) in [
         ("light", None),
         ("dark", Some("--blink-settings=preferredColorScheme=0")),
     ] {
         let file = directory.join(format!("{name}.png"));
-        let mut command = chromium(program, node, home);
-        command.args(option);
+        let mut command = browser.command(|program| node.command(program));
+        command.arg(TIME).args(option);
         command.arg(format!("--screenshot={}", file.display()));
         let output = command.arg(link.url()).output().context("run chromium")?;
         ensure!(output.status.success() && file.is_file(), "{output:?}");

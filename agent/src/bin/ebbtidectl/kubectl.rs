@@ -5,6 +5,7 @@
 //! agents' pods.
 
 mod cluster;
+mod cluster_page;
 pub(super) mod connectivity;
 mod page;
 mod sysdump;
@@ -112,12 +113,20 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Command::Connectivity(options) = &asked.command {
         return Ok(connectivity::run(cli, options, asked.output));
     }
+    if let Command::Page(options) = &asked.command
+        && options.cluster
+    {
+        return cluster_page::run(cli, options, asked.output);
+    }
     let cluster = Cluster::of(cli);
     let agents = chosen(agents(&cluster)?, &nodes(cli, &cluster)?)?;
     if let Command::Sysdump(options) = &asked.command {
         return sysdump::run(&cluster, options, &agents);
     }
     if let Command::Page(options) = &asked.command {
+        if agents.len() > 1 && cli.node.is_empty() {
+            return cluster_page::run(cli, options, asked.output);
+        }
         return page::run(&cluster, options, asked.output, &agents);
     }
     match agents.as_slice() {

@@ -84,8 +84,8 @@ enum Command {
     },
     /// Show or change what the agent logs, without a restart: `ebbtidectl log-level debug`.
     LogLevel(log_level::Options),
-    /// Print the address of this node's page, for a browser: NICs, pods, addresses and flows, live. It contains the token
-    /// by which the page gets its data.
+    /// Print the address of this node's page, for a browser: NICs, pods, addresses and flows, live; or, with `--cluster`,
+    /// of a page of all nodes. It contains the token by which the page gets its data.
     Page(page::Options),
     /// Collect what is needed to understand this node from elsewhere, in one file: to attach to an issue.
     Sysdump(sysdump::Options),
@@ -114,6 +114,15 @@ impl Command {
             _ => false,
         }
     }
+
+    /// Whether the cluster is asked, wherever it is run.
+    fn is_of_a_cluster(&self) -> bool {
+        match self {
+            Self::Connectivity(_) => true,
+            Self::Page(options) => options.cluster,
+            _ => false,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -122,7 +131,7 @@ fn main() -> ExitCode {
         return kubectl::main();
     }
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Connectivity(_)) {
+    if cli.command.is_of_a_cluster() {
         // It is of a cluster, and no agent's socket is asked.
         return kubectl::main_with(std::env::args_os().skip(1));
     }

@@ -10,6 +10,13 @@ pub(super) struct Options {
     /// With `kubectl ebbtide`: the port of this machine that leads to the page; 0: a free one.
     #[arg(long, value_name = "PORT")]
     pub(super) port: Option<u16>,
+    /// Serve a page of the whole cluster from this machine, with what the API server says: nodes, pools, pods, what was
+    /// repaired. `kubectl ebbtide page` does so without it, too, where several nodes have an agent and none is named.
+    #[arg(long)]
+    pub(super) cluster: bool,
+    /// Print what the cluster's page would show, as JSON, and end. Exits with 1 if the API server left something unanswered.
+    #[arg(long, requires = "cluster", conflicts_with = "port")]
+    pub(super) once: bool,
 }
 
 impl Options {

@@ -15,8 +15,8 @@ use super::Cli;
 /// How long a call that does no more than ask the API server, or an agent, may take.
 pub(super) const CALL: Duration = Duration::from_secs(90);
 
-/// How much a call may print, in bytes.
-const MOST: u64 = 64 << 20;
+/// How much a call may print, in bytes. kubectl prints 2 kB for a SpiderEndpoint.
+const MOST: u64 = 256 << 20;
 
 /// A kind of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,16 +34,28 @@ impl Kind {
             plural,
         }
     }
+
+    const fn spiderpool(plural: &'static str) -> Self {
+        Self {
+            root: "/apis/spiderpool.spidernet.io/v2beta1",
+            plural,
+        }
+    }
+
+    /// Returns its name in the plural, in lower case.
+    pub(super) const fn plural(self) -> &'static str {
+        self.plural
+    }
 }
 
 pub(super) const NODES: Kind = Kind::core("nodes");
 pub(super) const NAMESPACES: Kind = Kind::core("namespaces");
 pub(super) const PODS: Kind = Kind::core("pods");
 pub(super) const SERVICES: Kind = Kind::core("services");
-pub(super) const NETWORKS: Kind = Kind {
-    root: "/apis/spiderpool.spidernet.io/v2beta1",
-    plural: "spidermultusconfigs",
-};
+pub(super) const EVENTS: Kind = Kind::core("events");
+pub(super) const NETWORKS: Kind = Kind::spiderpool("spidermultusconfigs");
+pub(super) const POOLS: Kind = Kind::spiderpool("spiderippools");
+pub(super) const ENDPOINTS: Kind = Kind::spiderpool("spiderendpoints");
 
 /// Which objects of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +64,8 @@ pub(super) enum Which<'a> {
     All,
     /// Those with a label: `NAME=VALUE`.
     Labelled(&'a str),
+    /// Those with a field: `NAME=VALUE`.
+    Having(&'a str),
     /// One.
     Named(&'a str),
 }
@@ -115,6 +129,14 @@ impl Cluster {
         match &self.way {
             Way::Kubectl(kubectl) => Ok(kubectl),
             Way::Api => bail!("this command needs kubectl, which is not in the search path"),
+        }
+    }
+
+    /// Returns what people call the cluster: kubectl's context, if there is one.
+    pub(super) fn name(&self) -> Option<String> {
+        match &self.way {
+            Way::Kubectl(kubectl) => kubectl.context(),
+            Way::Api => None,
         }
     }
 

@@ -171,19 +171,21 @@ fn path(kind: Kind, namespace: Option<&str>, which: Which<'_>) -> String {
     let place = place.unwrap_or_default();
     let rest = match which {
         Which::All => String::new(),
-        Which::Labelled(label) => format!(
-            "?labelSelector={}",
-            label.replace('=', "%3D").replace('/', "%2F")
-        ),
+        Which::Labelled(label) => format!("?labelSelector={}", escaped(label)),
+        Which::Having(field) => format!("?fieldSelector={}", escaped(field)),
         Which::Named(name) => format!("/{name}"),
     };
     format!("{root}{place}/{plural}{rest}")
 }
 
+fn escaped(selector: &str) -> String {
+    selector.replace('=', "%3D").replace('/', "%2F")
+}
+
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{NETWORKS, NODES},
+        super::{EVENTS, NETWORKS, NODES},
         *,
     };
 
@@ -203,6 +205,12 @@ mod tests {
                 Some("n"),
                 Which::Labelled("app.kubernetes.io/name=x"),
                 "/api/v1/namespaces/n/pods?labelSelector=app.kubernetes.io%2Fname%3Dx",
+            ),
+            (
+                EVENTS,
+                None,
+                Which::Having("reason=x"),
+                "/api/v1/events?fieldSelector=reason%3Dx",
             ),
             (
                 SERVICES,

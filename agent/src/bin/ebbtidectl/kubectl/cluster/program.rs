@@ -17,7 +17,11 @@ use super::{super::Cli, CALL, Container, Kind, MOST, Which};
 
 /// kubectl, with the options that name the cluster.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Kubectl(Vec<String>);
+pub(in super::super) struct Kubectl {
+    options: Vec<String>,
+    /// The context, if the options name one.
+    context: Option<String>,
+}
 
 impl Kubectl {
     /// Returns it with the plugin's options.
@@ -29,7 +33,20 @@ impl Kubectl {
         let options = options
             .into_iter()
             .filter_map(|(option, value)| Some(format!("{option}={}", value.as_ref()?)));
-        Self(options.collect())
+        Self {
+            options: options.collect(),
+            context: cli.context.clone(),
+        }
+    }
+
+    /// Returns the context; none without one, as where all is told by variables.
+    pub(super) fn context(&self) -> Option<String> {
+        if self.context.is_some() {
+            return self.context.clone();
+        }
+        let told = self.call(&["config", "current-context"], b"", CALL).ok()?;
+        let name = String::from_utf8(told).ok()?;
+        Some(name.trim().to_owned()).filter(|name| !name.is_empty())
     }
 
     /// Whether kubectl is in the search path.
@@ -41,7 +58,7 @@ impl Kubectl {
     /// Returns a call, for who reads its output while it runs.
     pub(in super::super) fn command(&self) -> Command {
         let mut command = Command::new("kubectl");
-        command.args(&self.0);
+        command.args(&self.options);
         command
     }
 
@@ -162,6 +179,7 @@ fn words<'a>(kind: Kind, namespace: Option<&'a str>, which: Which<'a>) -> Vec<&'
     match which {
         Which::All => {}
         Which::Labelled(label) => words.extend(["-l", label]),
+        Which::Having(field) => words.extend(["--field-selector", field]),
         Which::Named(name) => words.push(name),
     }
     match namespace {
@@ -225,6 +243,12 @@ mod tests {
                 Some("n"),
                 Which::Labelled("a=b"),
                 "get pods -l a=b -n n",
+            ),
+            (
+                PODS,
+                Some("n"),
+                Which::Having("metadata.name=p"),
+                "get pods --field-selector metadata.name=p -n n",
             ),
             (PODS, Some("n"), Which::Named("p"), "get pods p -n n"),
             (PODS, None, Which::Named("p"), "get pods p"),
