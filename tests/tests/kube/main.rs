@@ -11,6 +11,7 @@ mod api;
 mod attempt;
 mod cel;
 mod cloud;
+mod cluster_page;
 mod controller_policies;
 mod controllers;
 mod declared;

@@ -78,19 +78,27 @@ impl Known {
         self.look_at_suspects();
     }
 
-    /// Looks whether the pods live that have an address of another's. Those that cannot be looked at count as living.
+    /// Looks whether the pods live that have an address of another's. Of one that cannot be looked at, what was seen last
+    /// holds; without that it counts as living.
     fn look_at_suspects(&mut self) {
         let suspects = self.rows.suspects();
-        let suspects: Vec<&String> = suspects.iter().take(SUSPECTS).collect();
-        let cluster = &self.cluster;
-        let looked = thread::scope(|scope| {
+        let (cluster, before) = (&self.cluster, &self.rows.pods);
+        let pods = thread::scope(|scope| {
             let look = |pod| scope.spawn(move || look(cluster, pod));
-            let looks: Vec<_> = suspects.iter().map(|pod| (*pod, look(pod))).collect();
-            let looks = looks.into_iter();
-            let looked = looks.map(|(pod, look)| Some((pod.clone(), look.join().ok().flatten()?)));
-            looked.flatten().collect()
+            let looks = suspects.iter().take(SUSPECTS);
+            let looks: Vec<_> = looks.map(|pod| (pod, look(pod))).collect();
+            let seen = |(pod, look): (&String, thread::ScopedJoinHandle<'_, _>)| {
+                let now: Option<Option<rows::PodRow>> = look.join().ok().flatten();
+                Some((pod.clone(), now.or_else(|| before.get(pod).cloned())?))
+            };
+            looks.into_iter().filter_map(seen).collect()
         });
-        self.rows.pods = looked;
+        self.rows.pods = pods;
+    }
+
+    /// Whether anything was ever answered.
+    pub(super) fn is_something(&self) -> bool {
+        self.parts.values().any(|part| part.at.is_some())
     }
 
     pub(super) fn view(&self) -> ClusterView {

@@ -21,6 +21,9 @@ const FRESH: Duration = Duration::from_secs(5);
 /// An answer that took some time serves this many times as long: a large cluster is asked less often.
 const PART: u32 = 8;
 
+/// But no longer than this: an API server that hung is asked again.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// How long who asks waits for news, before what is known has to do.
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -46,7 +49,7 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct State {
     asking: Option<JoinHandle<()>>,
-    /// The view, as JSON, and when it was asked for.
+    /// The view, as JSON, and how old it is.
     view: Option<(String, Instant)>,
     faults: Vec<Fault>,
     due: Option<Instant>,
@@ -109,12 +112,14 @@ impl Shared {
         let begin = Instant::now();
         let mut known = locked(&self.known);
         known.ask();
-        let view = serde_json::to_string(&known.view());
+        let view = known.is_something().then(|| known.view());
         let faults = known.faults();
         drop(known);
         let mut state = locked(&self.state);
-        if let Ok(view) = view {
-            state.view = Some((view, begin));
+        if let Some(Ok(view)) = view.map(|view| serde_json::to_string(&view)) {
+            // As old as the oldest of it.
+            let since = faults.iter().filter_map(|fault| fault.since).min();
+            state.view = Some((view, since.unwrap_or(begin)));
         }
         state.faults = faults;
         state.due = Some(Instant::now() + fresh(begin.elapsed()));
@@ -151,7 +156,7 @@ impl State {
 
 /// Returns how long an answer serves that took `took`.
 fn fresh(took: Duration) -> Duration {
-    FRESH.max(took * PART)
+    FRESH.max(took * PART).min(LONGEST)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -166,5 +171,6 @@ mod tests {
     fn a_large_cluster_is_asked_less_often() {
         assert_eq!(fresh(Duration::from_millis(300)), FRESH);
         assert_eq!(fresh(Duration::from_secs(4)), Duration::from_secs(32));
+        assert_eq!(fresh(Duration::from_secs(90)), LONGEST);
     }
 }
