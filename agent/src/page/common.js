@@ -37,11 +37,11 @@ function say(text, colour, title = "") {
   state.title = title;
 }
 
-/** Puts new elements in the place of old ones; what had the keyboard's focus has it again. */
+/** Puts new elements in the place of old ones; what had the keyboard's focus has it again, wherever the page is scrolled to. */
 function redraw(id, elements) {
   const focused = document.activeElement?.dataset?.key;
   find(id).replaceChildren(...elements);
-  if (focused) document.querySelector('[data-key="' + CSS.escape(focused) + '"]')?.focus();
+  if (focused) document.querySelector('[data-key="' + CSS.escape(focused) + '"]')?.focus({ preventScroll: true });
 }
 
 /** Takes the token out of the address, where it would be seen, and remembers it as long as this tab lives. */

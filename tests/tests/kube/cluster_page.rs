@@ -235,6 +235,8 @@ fn look(served: &Served, cluster: &mut ControlPlane) -> Result<()> {
     page.wait("!find('chosen').hidden && find('chosen-command').innerText.startsWith('kubectl ebbtide --node ')")?;
     page.wait("document.activeElement.getAttribute('aria-pressed') === 'true'")?;
     page.wait("chosen && [...document.querySelectorAll('#pods tr')].every(row => [chosen, ''].includes(row.cells[1].innerText))")?;
+    page.wait("find('chosen').getBoundingClientRect().top >= document.querySelector('header').getBoundingClientRect().bottom")?;
+    page.wait("find('chosen').getBoundingClientRect().bottom <= innerHeight")?;
     // News leave the focus where it is.
     let before = page.value("last.age + newest")?;
     page.wait(&format!("last.age + newest !== {before}"))?;
