@@ -225,6 +225,8 @@ impl Session {
             return Ok(());
         };
         let file = directory.join(format!("{name}.png"));
+        // Its header stays at the top of the window, and is drawn there.
+        self.value("scrollTo(0, 0)")?;
         let whole = json!({"captureBeyondViewport": true});
         let answer = self.call("Page.captureScreenshot", &whole)?;
         let data = answer["data"].as_str().context("no picture")?;

@@ -30,9 +30,10 @@ struct Served {
 }
 
 impl Served {
-    fn start(cluster: &ControlPlane) -> Result<Self> {
+    fn start(cluster: &ControlPlane, words: &[&str]) -> Result<Self> {
         let mut child = command(cluster)?
-            .args(["-o", "json", "page", "--cluster"])
+            .args(["-o", "json", "page"])
+            .args(words)
             .stdout(Stdio::piped())
             .spawn()
             .context("run kubectl ebbtide page")?;
@@ -107,7 +108,8 @@ fn a_cluster_is_seen_as_its_api_server_has_it() -> Result<()> {
         begin.elapsed()
     );
     judge(&view)?;
-    let served = Served::start(&cluster)?;
+    // Of several nodes none is named: it is about all of them.
+    let served = Served::start(&cluster, &[])?;
     guard(&served)?;
     look(&served, &mut cluster)
 }
@@ -279,7 +281,7 @@ fn an_api_server_that_does_not_answer_is_told() -> Result<()> {
     }
     let view: Value = serde_json::from_slice(&output.stdout)?;
     ensure!(texts(&view).is_empty(), "{view}");
-    let served = Served::start(&cluster)?;
+    let served = Served::start(&cluster, &["--cluster"])?;
     let address = served.link.address.to_string();
     let (_, body) = served.ask("/cluster.json", &address, &served.link.token)?;
     let answer: Value = serde_json::from_str(&body)?;
