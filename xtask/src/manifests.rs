@@ -1,6 +1,8 @@
 //! `manifests`: generates `deploy/ebbtide.yaml`, the policies, `deploy/policy*.yaml`, and `deploy/cloud-controller.yaml` from
 //! the Helm chart with its default values. The chart is their only source.
 
+mod monitoring;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -108,7 +110,7 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
     by_digest(ws)?;
     presets(ws)?;
     for_schedulers(ws)?;
-    monitored(ws)?;
+    monitoring::check(ws)?;
     people_know(ws)
 }
 
@@ -159,51 +161,6 @@ fn for_schedulers(ws: &Workspace) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Checks what the values of `metrics` make.
-fn monitored(ws: &Workspace) -> Result<()> {
-    let on = r#"{"metrics": {"listen": "node", "podMonitor": {"enabled": true, "labels": {"release": "kps"}},
-        "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true}}, "controller": {"replicas": 1}}"#;
-    let off = r#"{"metrics": {"enabled": false}}"#;
-    for (values, file, words) in [
-        (
-            on,
-            "monitoring",
-            &[
-                "replacement: \"${1}:19464\"",
-                "replacement: \"[${1}]:19465\"",
-                "\n    release: kps\n",
-                "\n        - alert: EbbtideWrongNic\n",
-                "\n    grafana_dashboard: \"1\"\n",
-                "\n    {\n     \"title\": \"Ebbtide\",",
-            ][..],
-        ),
-        (
-            on,
-            "daemonset",
-            &["--metrics-address=[$(NODE_IP)]:19464", "port: 19464\n"],
-        ),
-        (on, "controller", &["path: /readyz", "port: 19465\n"]),
-        (
-            off,
-            "daemonset",
-            &["--metrics-address=off", "command: [ebbtidectl, status]"],
-        ),
-        (off, "controller", &["--metrics-address=off"]),
-    ] {
-        let files = render(ws, values)?;
-        let text = files.get(&format!("ebbtide/templates/{file}.yaml"));
-        let text = text.map_or("", String::as_str);
-        if let Some(word) = words.iter().find(|word| !text.contains(**word)) {
-            bail!("with {values} the chart's {file}.yaml does not say {word:?}: {text}");
-        }
-    }
-    let unreached = r#"{"metrics": {"podMonitor": {"enabled": true}}}"#;
-    match render(ws, unreached) {
-        Ok(_) => bail!("the chart makes a PodMonitor of agents that listen at localhost alone"),
-        Err(_) => Ok(()),
-    }
 }
 
 /// Checks the values that users know from Spiderpool's chart.

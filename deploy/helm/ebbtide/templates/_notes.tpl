@@ -44,6 +44,7 @@ metrics:
   port:
   controllerPort:
   podMonitor: {enabled: , interval: , labels: }
+  serviceMonitor: {enabled: , interval: , labels: }
   prometheusRule: {enabled: , labels: }
   dashboard: {enabled: , labels: }
 agent:
