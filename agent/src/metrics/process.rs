@@ -1,6 +1,6 @@
 //! What every process tells of itself, by the names that all client libraries use.
 
-use std::{fs, time::SystemTime};
+use std::{fs, sync::OnceLock, time::SystemTime};
 
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -18,6 +18,10 @@ pub struct Process {
     /// When it started, in seconds since 1970.
     pub start_seconds: f64,
 }
+
+/// Computed once: from two clocks it would be another number each time, and whoever looks for changes would see a new
+/// process.
+static START: OnceLock<f64> = OnceLock::new();
 
 impl Process {
     /// Reads them from `/proc` (proc(5)). What cannot be read is zero.
@@ -40,7 +44,7 @@ impl Process {
             resident_bytes: resident.unwrap_or(0) * page,
             open_fds: fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64),
             max_fds: soft_limit(&file("limits")),
-            start_seconds: boot_time() + since_boot,
+            start_seconds: *START.get_or_init(|| boot_time() + since_boot),
         }
     }
 }
@@ -97,6 +101,8 @@ mod tests {
             .unwrap();
         let ran = now.as_secs_f64() - process.start_seconds;
         assert!((-2.0..100_000.0).contains(&ran), "{ran}");
+        let later = Process::read().start_seconds;
+        assert_eq!(later.to_bits(), process.start_seconds.to_bits());
     }
 
     #[test]
