@@ -22,9 +22,9 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
-    time::timeout,
+    time::{MissedTickBehavior, interval, timeout},
 };
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     agent::Agent,
@@ -34,6 +34,9 @@ use crate::{
 
 /// How long a client may take to send its request, and to read the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The interval at which it is checked whether the socket's file is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The number of a trace's answers that may wait for their reader.
 const ANSWERS: usize = 64;
@@ -83,16 +86,22 @@ impl Server {
     }
 
     /// Serves until `stop` completes, then lets requests in flight end.
-    pub async fn serve(self, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
+    pub async fn serve(mut self, agent: Arc<Agent>, stop: impl Future<Output = ()>) {
         let limits = Arc::new(Limits::new());
         let (stopping, told) = watch::channel(false);
         // Held by every connection, so that its closing shows that all have ended.
         let (talking, mut ended) = mpsc::channel::<()>(1);
         tokio::pin!(stop);
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
                 () = &mut stop => break,
                 accepted = self.listener.accept() => accepted,
+                _ = looks.tick() => {
+                    agent.metrics.set_ready(self.can_be_reached(agent.metrics.is_ready()));
+                    continue;
+                }
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -124,6 +133,34 @@ impl Server {
         limits.close_silent();
         drop(talking);
         let _all_ended = ended.recv().await;
+    }
+
+    /// Whether clients find the socket. If something has removed its file, as a cleaner of temporary files may, listens
+    /// there anew.
+    fn can_be_reached(&mut self, could: bool) -> bool {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            return true;
+        }
+        let path = self.path.clone();
+        match Self::bind(&path) {
+            Ok(anew) => {
+                *self = anew;
+                warn!(
+                    "something has removed the socket {}: it is there again",
+                    path.display()
+                );
+                true
+            }
+            Err(e) => {
+                if could {
+                    let path = path.display();
+                    error!(
+                        "something has removed the socket {path}, and it cannot be made again: {e}; no pod can be added"
+                    );
+                }
+                false
+            }
+        }
     }
 }
 

@@ -478,7 +478,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         installation.install(&agent.installation);
         tokio::spawn(installation.follow(agent.installation.clone()));
     }
-    agent.metrics.set_ready();
+    agent.metrics.set_ready(true);
     info!(node = %agent.node_name, socket = %socket.display(), "ready");
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         error!("tell systemd that the agent is ready: {e}");

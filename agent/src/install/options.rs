@@ -141,7 +141,8 @@ impl Prepared {
     }
 
     /// Watches whether others have changed the configuration: a plugin that they add may not support any version that
-    /// is offered, and then no pod starts. A failed installation is tried again.
+    /// is offered, and then no pod starts. The same if they have removed our plugin, as who upgrades the host's may. A failed
+    /// installation is tried again.
     pub async fn follow(self, status: InstallStatus) {
         let mut seen = self.text();
         let mut pause = tokio::time::interval(POLL_INTERVAL);
@@ -149,8 +150,8 @@ impl Prepared {
         loop {
             pause.tick().await;
             let text = self.text();
-            // One that was removed stays removed: that is a way to drain a node.
-            if status.fault().is_none() && (text.is_none() || text == seen) {
+            let has_plugin = self.installation.plugins.join(PLUGIN).is_file();
+            if status.fault().is_none() && is_as_seen(&text, &seen, has_plugin) {
                 continue;
             }
             let (prepared, noted) = (self.clone(), status.clone());
@@ -171,8 +172,36 @@ impl Prepared {
     }
 }
 
+/// Whether nothing is to be done: `text` is the configuration now, and `seen` before. One that was removed stays removed,
+/// and the plugin with it: that is a way to drain a node.
+fn is_as_seen(text: &Option<String>, seen: &Option<String>, has_plugin: bool) -> bool {
+    text.is_none() || (text == seen && has_plugin)
+}
+
 fn beside_us() -> PathBuf {
     std::env::current_exe()
         .unwrap_or_default()
         .with_file_name(PLUGIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_without_a_file_is_installed_again_unless_the_node_is_drained() {
+        let ours = Some("ours".to_owned());
+        for (text, has_plugin, expected) in [
+            (&ours, true, true),
+            (&ours, false, false),
+            (&None, false, true),
+            (&Some("with others'".to_owned()), true, false),
+        ] {
+            assert_eq!(
+                is_as_seen(text, &ours, has_plugin),
+                expected,
+                "{text:?} {has_plugin}"
+            );
+        }
+    }
 }

@@ -68,9 +68,9 @@ struct Recent {
 }
 
 impl Metrics {
-    /// Notes that requests of the plugin are answered from now on.
-    pub fn set_ready(&self) {
-        self.is_ready.store(true, Ordering::Relaxed);
+    /// Notes whether requests of the plugin are answered from now on.
+    pub fn set_ready(&self, is_ready: bool) {
+        self.is_ready.store(is_ready, Ordering::Relaxed);
     }
 
     /// Whether requests of the plugin are answered.
