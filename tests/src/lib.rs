@@ -1,6 +1,7 @@
 //! Helpers of the integration tests, on top of the strict VPC ([`ebbtide_vpc`]):
 //!
 //! - [`browser`]: a real browser, which draws pages;
+//! - [`prometheus`], [`alert_rules`]: a real Prometheus, and the alerts that it is shipped with;
 //! - [`chain`], [`chained`]: the plugin after other people's plugins, and a pod whose interface another plugin made;
 //! - [`crowd`]: a node with everything on it that other people have on theirs, and all of its traffic as a matrix;
 //! - [`guest_agent`]: the real google-guest-agent on a node;
@@ -11,6 +12,7 @@
 //! - [`fuzz`]: what comes from outside, damaged at random: read by what reads it, and sent to a running agent;
 //! - [`victim`]: a process to kill while it takes addresses.
 
+pub mod alert_rules;
 pub mod browser;
 pub mod chain;
 pub mod chained;
@@ -18,6 +20,7 @@ pub mod crowd;
 pub mod fuzz;
 pub mod guest_agent;
 pub mod moto;
+pub mod prometheus;
 pub mod removal;
 pub mod slow_ipam;
 pub mod steady;

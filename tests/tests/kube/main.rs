@@ -7,6 +7,7 @@ mod account_objects;
 mod account_policies;
 mod account_rules;
 mod accounts;
+mod alerts;
 mod api;
 mod attempt;
 mod cel;

@@ -13,13 +13,17 @@ use ebbtide_vpc::{
 use crate::setup::cluster;
 
 /// A controller, as its Deployment runs it.
-struct Real {
+pub(crate) struct Real {
     process: Process,
     address: String,
 }
 
 impl Real {
-    fn start(kubeconfig: &std::path::Path, name: &str, log: &std::path::Path) -> Result<Self> {
+    pub(crate) fn start(
+        kubeconfig: &std::path::Path,
+        name: &str,
+        log: &std::path::Path,
+    ) -> Result<Self> {
         // Free a moment ago; if another process has it now, the controller tries again and the test fails.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let mut command = Command::new(BINARIES.file("ebbtide-agent")?);
@@ -29,13 +33,18 @@ impl Real {
         Ok(Self { process, address })
     }
 
+    /// Returns where it tells of itself.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     fn scrape(&self) -> Result<Scrape> {
         let (status, text) = get_here(&self.address, "/metrics")?;
         ensure!(status == 200, "{status}: {text}");
         Ok(Scrape { text })
     }
 
-    fn leads(&self) -> Result<f64> {
+    pub(crate) fn leads(&self) -> Result<f64> {
         Ok(self.scrape()?.sum("ebbtide_controller_leader", &[]))
     }
 }

@@ -4,6 +4,7 @@
 //! own because of the guest's boot. Tests that need no ipvlan belong in `native`, those that need Kubernetes' programs
 //! in `kube`.
 
+mod alerts;
 mod balancer;
 mod bandwidth;
 mod beside;

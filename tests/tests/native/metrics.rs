@@ -1,27 +1,24 @@
 //! The agent's metrics, as Debian's Prometheus and promtool read them, and its alerts.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_tests::chained::ChainedInterface;
+use ebbtide_tests::{
+    alert_rules::{in_repository, shipped},
+    chained::ChainedInterface,
+    prometheus::{Prometheus, program},
+};
 use ebbtide_vpc::{
     lab::Lab,
     netns::Netns,
     patience::eventually,
     plan::Plan,
-    process::Process,
     scrape::{ADDRESS, Scrape, get},
-    skip::{Need, skip},
     snapshot::ip,
-    workspace::PROMETHEUS,
 };
-use tempfile::TempDir;
-
 const NODE: &str = "master";
 
 /// Where the test's Prometheus answers, in the node's namespace.
@@ -30,15 +27,6 @@ const PROMETHEUS_ADDRESS: &str = "127.0.0.1:19090";
 /// How a scrape names the repair of a rule of the node's.
 pub(crate) const REPAIRED: [&str; 2] = ["place=\"node\"", "object=\"rule\""];
 
-/// Returns a program of Prometheus'; `None`, after a skip, without it.
-fn program(name: &str) -> Option<PathBuf> {
-    let found = PROMETHEUS.file(name);
-    if let Err(e) = &found {
-        skip(Need::Prometheus, format!("{e:#}"));
-    }
-    found.ok()
-}
-
 /// Removes the first of the agent's rules, as a person would.
 pub(crate) fn remove_a_rule(node: &Netns) -> Result<()> {
     let rules = ip(node, &["-4", "rule", "show"])?;
@@ -46,10 +34,6 @@ pub(crate) fn remove_a_rule(node: &Netns) -> Result<()> {
     let ours = priorities.find(|(priority, _)| priority.len() == 4 && priority.starts_with("10"));
     let (priority, _) = ours.with_context(|| format!("no rule of the agent's: {rules}"))?;
     ip(node, &["-4", "rule", "del", "pref", priority]).map(drop)
-}
-
-fn in_repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
 /// Runs a command with this input, and fails with what it printed.
@@ -191,74 +175,6 @@ fn a_port_that_another_process_has_keeps_no_pod_from_its_network() -> Result<()>
     Ok(())
 }
 
-/// A Prometheus in a node's namespace that asks its agent every second.
-struct Prometheus {
-    process: Process,
-    directory: TempDir,
-    node: Netns,
-}
-
-impl Prometheus {
-    fn start(program: &Path, node: &Netns) -> Result<Self> {
-        let directory = TempDir::with_prefix("ebbtide-prometheus-")?;
-        let rules = in_repository("deploy/helm/ebbtide/files/alerts.yaml").canonicalize()?;
-        let config = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
-             rule_files: [{}]\n\
-             scrape_configs:\n\
-             - {{job_name: ebbtide, static_configs: [{{targets: ['{ADDRESS}']}}]}}\n",
-            rules.display()
-        );
-        let file = directory.path().join("prometheus.yml");
-        fs::write(&file, config)?;
-        let mut command = node.command(program);
-        command
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                directory.path().join("data").display()
-            ))
-            .arg(format!("--web.listen-address={PROMETHEUS_ADDRESS}"));
-        let process = Process::start(command, &directory.path().join("log"))?;
-        Ok(Self {
-            process,
-            directory,
-            node: node.clone(),
-        })
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
-    }
-
-    /// Returns what its API says of this path.
-    fn ask(&self, path: &str) -> Result<serde_json::Value> {
-        let (status, body) = get(&self.node, PROMETHEUS_ADDRESS, path)?;
-        ensure!(status == 200, "{path}: {status} {body}");
-        let start = body.find('{').context("no JSON")?;
-        let end = body.rfind('}').context("no JSON")?;
-        let body = body.get(start..=end).context("no JSON")?;
-        Ok(serde_json::from_str(body)?)
-    }
-
-    /// Returns the names of alerts that fire.
-    fn firing(&self) -> Result<Vec<String>> {
-        let said = self.ask("/api/v1/alerts")?;
-        let alerts = said["data"]["alerts"].as_array().context("no alerts")?;
-        let firing = alerts.iter().filter(|alert| alert["state"] == "firing");
-        Ok(firing
-            .map(|alert| alert["labels"]["alertname"].to_string())
-            .collect())
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // Its data goes away with it.
-        let _ = self.process.kill();
-    }
-}
-
 #[test]
 fn prometheus_scrapes_an_agent_and_alerts_when_something_keeps_removing_a_rule() -> Result<()> {
     let Some(program) = program("prometheus") else {
@@ -267,14 +183,11 @@ fn prometheus_scrapes_an_agent_and_alerts_when_something_keeps_removing_a_rule()
     let mut lab = Lab::start(Plan::default())?;
     let _pod = ChainedInterface::on(&mut lab, NODE)?;
     let node = lab.vpc.node(NODE).clone();
-    let prometheus = Prometheus::start(&program, &node)?;
-    let healthy = || {
-        let said = prometheus.ask("/api/v1/targets")?;
-        let target = &said["data"]["activeTargets"][0];
-        ensure!(target["health"] == "up", "{target}");
-        Ok(())
-    };
-    eventually("it is scraped", healthy).with_context(|| prometheus.log())?;
+    let target = ("ebbtide", ADDRESS);
+    let rules = shipped()?;
+    let prometheus =
+        Prometheus::start(&program, Some(&node), PROMETHEUS_ADDRESS, &[target], &rules)?;
+    prometheus.wait()?;
     ensure!(prometheus.firing()?.is_empty(), "{:?}", prometheus.firing());
     for time in 1..=7 {
         remove_a_rule(&node)?;
@@ -292,7 +205,7 @@ fn prometheus_scrapes_an_agent_and_alerts_when_something_keeps_removing_a_rule()
             .iter()
             .any(|name| name.contains("EbbtideRepairsRepeating"))
         {
-            let said = prometheus.ask("/api/v1/query?query=ebbtide_repairs_total")?;
+            let said = prometheus.query("ebbtide_repairs_total")?;
             bail!("{firing:?} {said}");
         }
         ensure!(firing.len() == 1, "{firing:?}");
