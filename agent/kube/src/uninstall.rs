@@ -3,6 +3,8 @@
 //! A pool keeps its finalizer until the controller finds it empty. Without a controller nobody would remove it, and the
 //! pool, its definition and its namespace could never be deleted.
 
+mod left_test;
+
 use std::time::Duration;
 
 use ebbtide_ipam::catalog::{manifest::GROUP, published_for};
@@ -36,9 +38,6 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// The Leases of the controllers.
 const LEASES: [&str; 2] = ["ebbtide-agent", "ebbtide-cloud-controller"];
-
-/// The pod that `helm test` leaves for its log.
-const TEST: &str = "ebbtide-connectivity";
 
 /// What to do, and when.
 #[derive(Clone, Debug, Default)]
@@ -246,10 +245,12 @@ impl Removal<'_> {
                 self.delete(&types, lease.metadata, report).await;
             }
         }
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        if let Some(pod) = pods.get_opt(TEST).await? {
-            let types = ApiResource::erase::<Pod>(&());
-            self.delete(&types, pod.metadata, report).await;
+        for (types, namespace) in left_test::kinds(&self.namespace) {
+            let name = left_test::name(&types, &self.namespace);
+            let found = self.api(&types, &namespace).get_opt(&name).await?;
+            if let Some(object) = found.filter(|object| left_test::is_left(&object.metadata)) {
+                self.delete(&types, object.metadata, report).await;
+            }
         }
         Ok(())
     }

@@ -42,6 +42,37 @@ metadata: {name: mine, annotations: {ebbtide.io/derived: by-hand}, labels: {ebbt
 spec: {subnet: 10.8.0.0/24, ips: [10.8.0.1], nodeName: [node-b]}
 ";
 
+/// What a test of the chart that failed left, and what others call the same.
+const LEFT: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: default-connectivity, labels: {app.kubernetes.io/name: ebbtide-connectivity}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: ebbtide-connectivity, namespace: default}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: ebbtide-connectivity, labels: {app.kubernetes.io/name: ebbtide-connectivity}}
+rules: []
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: ebbtide-connectivity, labels: {app.kubernetes.io/name: ebbtide-connectivity}}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: ebbtide-connectivity}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: ebbtide-connectivity, namespace: default, labels: {app.kubernetes.io/name: ebbtide-connectivity}}
+rules: []
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: ebbtide-connectivity, namespace: default, labels: {app.kubernetes.io/name: ebbtide-connectivity}}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: ebbtide-connectivity}
+";
+
 fn endpoint(name: &str, uid: &str) -> String {
     json!({
         "apiVersion": "spiderpool.spidernet.io/v2beta1", "kind": "SpiderEndpoint",
@@ -87,6 +118,7 @@ fn what_was_written_goes_and_what_was_declared_stays_and_can_be_deleted() -> Res
     );
 
     cluster.apply(OBJECTS)?;
+    cluster.apply(LEFT)?;
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"},
         "spec": {"nodeName": "node-b", "containers": [{"name": "c", "image": "none"}]},
@@ -152,6 +184,29 @@ fn what_was_written_goes_and_what_was_declared_stays_and_can_be_deleted() -> Res
         "{left:?}"
     );
     ensure!(names(&cluster, "spiderendpoints")?.is_empty());
+    for kind in [
+        "clusterroles",
+        "clusterrolebindings",
+        "roles",
+        "rolebindings",
+    ] {
+        let left = names(&cluster, kind)?;
+        ensure!(!left.contains("ebbtide-connectivity"), "{kind}: {left:?}");
+    }
+    let namespace = cluster.get(&[
+        "namespaces",
+        "-l",
+        "app.kubernetes.io/name=ebbtide-connectivity",
+    ])?;
+    let mut namespaces = namespace["items"].as_array().into_iter().flatten();
+    ensure!(
+        namespaces.all(|each| each["metadata"]["deletionTimestamp"].is_string()),
+        "{namespace:#}"
+    );
+    ensure!(
+        names(&cluster, "serviceaccounts")?.contains("ebbtide-connectivity"),
+        "an account without the chart's label is gone"
+    );
     let maps = cluster.get(&["configmaps", "-A", "-l", "ebbtide.io/leases"])?;
     ensure!(maps["items"] == json!([]), "{maps:#}");
     ensure!(!names(&cluster, "leases")?.contains("ebbtide-agent"));

@@ -9,7 +9,7 @@ plugins: {installCNI: }
 admissionPolicy: {enabled: }
 accountPolicy: {enabled: }
 uninstall: {enabled: , podTimeoutSeconds: , timeoutSeconds: , purge: , forwarding: }
-test: {enabled: , arguments: , timeoutSeconds: }
+test: {enabled: , arguments: , timeoutSeconds: , resources: }
 cloudController:
   enabled:
   provider:

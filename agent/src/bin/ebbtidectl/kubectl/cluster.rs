@@ -51,6 +51,7 @@ impl Kind {
 pub(super) const NODES: Kind = Kind::core("nodes");
 pub(super) const NAMESPACES: Kind = Kind::core("namespaces");
 pub(super) const PODS: Kind = Kind::core("pods");
+pub(super) const ACCOUNTS: Kind = Kind::core("serviceaccounts");
 pub(super) const SERVICES: Kind = Kind::core("services");
 pub(super) const EVENTS: Kind = Kind::core("events");
 pub(super) const NETWORKS: Kind = Kind::spiderpool("spidermultusconfigs");

@@ -38,7 +38,7 @@ use self::{
 };
 use super::{
     Agent, Cli, agents, chosen,
-    cluster::{Cluster, NETWORKS, NODES, PODS, Which},
+    cluster::{ACCOUNTS, Cluster, NETWORKS, NODES, PODS, Which},
     nodes, say, show,
 };
 use crate::format::{Output, unix_now};
@@ -86,17 +86,33 @@ pub(crate) struct Options {
     /// The time limit for the start of the pods, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 180)]
     start_timeout: u64,
+    /// Delete this ServiceAccount of the agents' namespace at the end: the rights of the test end with its account's token.
+    #[arg(long, value_name = "NAME", hide = true)]
+    ends_account: Option<String>,
 }
 
 /// Runs the test. The status is 0 if all is well, 1 if rows failed, 2 if it could not run.
 pub(super) fn run(cli: &Cli, options: &Options, output: Output) -> ExitCode {
-    match prove(cli, options, output) {
+    let proved = prove(cli, options, output);
+    end_account(&Cluster::of(cli), options.ends_account.as_deref());
+    match proved {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
         Err(e) => {
             say(&format!("connectivity: {e:#}"));
             ExitCode::from(COULD_NOT_RUN)
         }
+    }
+}
+
+/// Deletes the account of this test, if it has one of its own.
+fn end_account(cluster: &Cluster, account: Option<&str>) {
+    let Some(name) = account else { return };
+    if let Err(e) = cluster.delete(ACCOUNTS, Some(&cluster.agents), name, false) {
+        say(&format!(
+            "connectivity: the account of the test may be left: {e:#}; kubectl -n {} delete serviceaccount {name}",
+            cluster.agents
+        ));
     }
 }
 
@@ -115,7 +131,7 @@ fn prove(cli: &Cli, options: &Options, output: Output) -> anyhow::Result<bool> {
     let kubernetes = cluster.version()?;
     let site = Site::new(cluster, options.within.as_deref(), &suffix(unix_now()));
     site.is_free()?;
-    end_with_signals(&site, options.keep)?;
+    end_with_signals(&site, options)?;
     let seen = run::everything(&site, &topology, &checks, &image, options);
     if options.keep {
         notes.push(format!("the pods stay: {}", site.by_hand()));
@@ -241,13 +257,13 @@ fn image(cluster: &Cluster, agents: &[Agent], options: &Options) -> anyhow::Resu
 /// Has SIGINT, SIGTERM and SIGHUP remove what was made before they end this program.
 ///
 /// They are blocked in every thread, and in kubectl, which would otherwise end before it has removed anything.
-fn end_with_signals(site: &Site, keep: bool) -> anyhow::Result<()> {
+fn end_with_signals(site: &Site, options: &Options) -> anyhow::Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
     signals.thread_block().context("block signals")?;
-    let site = site.clone();
+    let (site, keep, account) = (site.clone(), options.keep, options.ends_account.clone());
     thread::spawn(move || {
         if signals.wait().is_err() {
             return;
@@ -258,6 +274,7 @@ fn end_with_signals(site: &Site, keep: bool) -> anyhow::Result<()> {
                 say(&format!("connectivity: {e:#}; {}", site.by_hand()));
             }
         }
+        end_account(&site.cluster, account.as_deref());
         std::process::exit(COULD_NOT_RUN.into());
     });
     Ok(())
