@@ -6,6 +6,7 @@ pub(crate) mod chained;
 mod cloud;
 mod declared;
 mod drift;
+pub mod formats;
 pub(crate) mod forwarding_backup;
 mod interfaces;
 mod locks;

@@ -9,10 +9,12 @@ use std::{io, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use ebbtide_ipam::pool::{self, OpenError, Pools};
 use ebbtide_kernel::netlink::{Netlink, sysctl};
+use ebbtide_types::format::Newer;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::{
+    agent::formats,
     host_root::HostRoot,
     install::{self, Installation, options::Directories},
 };
@@ -91,9 +93,15 @@ pub enum Error {
         "{0}; without it nobody knows which pods are left. Once none is, --purge removes it, too"
     )]
     Pools(#[source] OpenError),
+    /// Another release wrote the record of the pods.
+    #[error(transparent)]
+    OtherRelease(OpenError),
     /// The records of chained interfaces cannot be read.
     #[error("read the records of chained interfaces: {0}")]
     Records(#[source] io::Error),
+    /// A newer release wrote what it needs to know.
+    #[error(transparent)]
+    Newer(#[from] Newer),
     /// The kernel does not answer.
     #[error(transparent)]
     Netlink(#[from] ebbtide_kernel::netlink::Error),
@@ -114,6 +122,7 @@ impl Options {
 pub async fn run(options: &Options) -> Result<Report, Error> {
     let installation = options.directories.installation()?;
     let installation = installation.ok_or(Error::NoDirectories)?;
+    formats::refuse_newer(&options.state_dir)?;
     sysctl::set_root(options.sysctl_dir.clone());
     if let Some(path) = options.host_root.clone() {
         match HostRoot::open(path) {
@@ -168,7 +177,10 @@ impl Removal<'_> {
             Err(e) => {
                 let is_purged = self.options.purge && matches!(e, OpenError::Corrupt { .. });
                 if !is_purged {
-                    return Err(Error::Pools(e));
+                    return Err(match e {
+                        OpenError::Schema { .. } => Error::OtherRelease(e),
+                        e => Error::Pools(e),
+                    });
                 }
                 warn!("{e}; it is removed");
                 None

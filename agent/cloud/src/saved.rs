@@ -17,7 +17,7 @@ use crate::ledger::Ledger;
 pub const FILE: &str = "cloud.json";
 
 /// The version of the format.
-const VERSION: u64 = 1;
+pub const VERSION: u64 = 1;
 
 /// Why a saved ledger cannot be used. The agent then starts without history.
 #[derive(Debug, thiserror::Error)]

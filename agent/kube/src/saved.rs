@@ -5,13 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ebbtide_types::{digest::fnv, replace::atomic_replace};
+use ebbtide_types::{digest::fnv, format::refuse_newer, replace::atomic_replace};
 use tracing::{info, warn};
 
 use super::mirror::Mirror;
 
 /// The file, below the state directory.
 const FILE: &str = "kubernetes.json";
+
+/// The version of its format. The file has none: every key is a kind, and `version` is not called so.
+const VERSION: u64 = 1;
 
 /// The file and its state.
 #[derive(Debug)]
@@ -75,6 +78,12 @@ fn read(path: &Path) -> Mirror {
             return Mirror::default();
         }
     };
+    // Whatever a newer release keeps here, the API server has it.
+    if let Err(newer) = refuse_newer(path, &text, VERSION) {
+        let (path, found) = (path.display(), newer.found);
+        warn!("{path} has version {found}, this agent knows {VERSION}: waiting for the API server");
+        return Mirror::default();
+    }
     match Mirror::from_json(&text) {
         Ok(mirror) => {
             info!(

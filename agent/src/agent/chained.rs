@@ -10,11 +10,15 @@ use ebbtide_ipam::pool::Owner;
 use ebbtide_kernel::podnet::PodNet;
 use ebbtide_types::{
     digest::fnv,
+    format::Version,
     private,
     replace::{atomic_replace, atomic_replace_unsynced},
 };
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
+
+/// The version of a record's format.
+pub(super) const VERSION: u64 = 1;
 
 /// The directory of these records.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct ChainedInterfaces(PathBuf);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
+    #[serde(default)]
+    version: Version<VERSION>,
     network: String,
     container_id: String,
     interface: String,
@@ -49,6 +55,7 @@ impl ChainedInterfaces {
     /// be released. Otherwise nothing that it describes is left then: links and namespaces end with the system.
     pub(super) fn write(&self, owner: &Owner, net: &PodNet) -> io::Result<()> {
         let document = Document {
+            version: Version,
             network: owner.network.clone(),
             container_id: owner.container_id.clone(),
             interface: owner.interface.clone(),
@@ -88,9 +95,7 @@ impl ChainedInterfaces {
                 return Vec::new();
             }
         };
-        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        paths
-            .filter(|path| path.extension().is_some_and(|kind| kind == "json"))
+        paths(entries)
             .filter_map(|path| match read(&path) {
                 Ok(None) => {
                     let _another_time = fs::remove_file(&path);
@@ -123,6 +128,17 @@ impl ChainedInterfaces {
         let name = format!("{shown}@{interface}@{digest:016x}.json");
         self.0.join(name.replace('/', "_"))
     }
+}
+
+/// Returns the files of the records in a state directory.
+pub(super) fn files(state: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(state.join("chained"));
+    entries.into_iter().flat_map(paths).collect()
+}
+
+fn paths(entries: fs::ReadDir) -> impl Iterator<Item = PathBuf> {
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(|path| path.extension().is_some_and(|kind| kind == "json"))
 }
 
 fn read(path: &Path) -> io::Result<Option<(Owner, PodNet)>> {

@@ -12,20 +12,25 @@ use std::{
 };
 
 use ebbtide_kernel::netlink::{model::Sysctl, sysctl};
-use ebbtide_types::replace::atomic_replace;
+use ebbtide_types::{format::Version, replace::atomic_replace};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::boot;
 
 /// The file's name in the state directory.
-const FILE: &str = "settings-before-forwarding.json";
+pub(super) const FILE: &str = "settings-before-forwarding.json";
+
+/// The version of its format.
+pub(super) const VERSION: u64 = 1;
 
 const IPV4: &str = "net/ipv4/ip_forward";
 const IPV6: &str = "net/ipv6/conf/all/forwarding";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Document {
+    #[serde(default)]
+    version: Version<VERSION>,
     /// The kernel's boot: the next one begins with settings of its own.
     boot: String,
     settings: BTreeMap<String, Setting>,

@@ -3,20 +3,25 @@
 
 use std::{collections::BTreeSet, fs, io, path::Path};
 
-use ebbtide_types::replace::atomic_replace;
+use ebbtide_types::{format::Version, replace::atomic_replace};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::boot;
 
 /// The file's name in the state directory.
-const FILE: &str = "settings-before-qdiscs.json";
+pub(super) const FILE: &str = "settings-before-qdiscs.json";
+
+/// The version of its format.
+pub(super) const VERSION: u64 = 1;
 
 /// Links, by index and name.
 pub(crate) type Links = BTreeSet<(u32, String)>;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Document {
+    #[serde(default)]
+    version: Version<VERSION>,
     /// The kernel's boot: the next one has no such queueing disciplines.
     boot: String,
     clsact: Links,
@@ -31,6 +36,7 @@ pub(super) fn record(state: &Path, links: Links) {
         return;
     }
     let document = Document {
+        version: Version,
         boot: boot::id(),
         clsact: all,
     };
@@ -45,8 +51,15 @@ pub(super) fn record(state: &Path, links: Links) {
 
 /// Returns the links in the record of this boot.
 pub(crate) fn load(state: &Path) -> Links {
-    let text = fs::read(state.join(FILE)).unwrap_or_default();
-    let document: Document = serde_json::from_slice(&text).unwrap_or_default();
+    let path = state.join(FILE);
+    let Ok(text) = fs::read(&path) else {
+        return Links::new();
+    };
+    let document: Document = serde_json::from_slice(&text).unwrap_or_else(|e| {
+        let path = path.display();
+        warn!("read which qdiscs are Ebbtide's from {path}: {e}; an uninstallation leaves them");
+        Document::default()
+    });
     match document.boot == boot::id() {
         true => document.clsact,
         false => Links::new(),

@@ -15,7 +15,11 @@ use tracing::warn;
 use super::locked;
 
 /// The file's name in the state directory.
-const FILE: &str = "settings-before.json";
+pub(super) const FILE: &str = "settings-before.json";
+
+/// The version of its format. The file has none: releases before 0.3 would take the field for a setting. The next version is
+/// to have a field `version`, which no setting is called.
+pub(super) const VERSION: u64 = 1;
 
 /// A setting that Ebbtide has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use ebbtide_agent::{
-    agent::{Agent, Directories},
+    agent::{Agent, Directories, formats},
     doctor, heap,
     host_root::HostRoot,
     install, listener,
@@ -427,6 +427,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
         bail!("{reason}, which is the oldest that the programs run on: use a newer one");
     }
     for dir in [&options.state_dir, &options.run_dir] {
+    formats::refuse_newer(&options.state_dir)?;
         private::make_directory(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     sysctl::set_root(options.sysctl_dir.clone());

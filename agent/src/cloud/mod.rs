@@ -13,7 +13,7 @@ mod sets;
 mod share;
 mod state;
 mod surrender;
-mod surrendered;
+pub(crate) mod surrendered;
 mod told;
 mod wait;
 mod waiting;

@@ -15,12 +15,12 @@ use super::{sets::Sets, surrender::Surrender};
 pub(crate) const FILE: &str = "cloud-asked.json";
 
 /// The version of the format.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u64 = 1;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Content {
-    version: u32,
+    version: u64,
     asked: BTreeMap<Family, String>,
     kept: BTreeMap<Family, String>,
 }

@@ -10,6 +10,7 @@ mod namespaces;
 
 pub mod bandwidth;
 pub mod digest;
+pub mod format;
 pub mod glob;
 pub mod link_name;
 pub mod printable;

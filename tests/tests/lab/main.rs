@@ -29,6 +29,7 @@ mod metadata;
 mod metrics;
 mod modes;
 mod mtu;
+mod newer_formats;
 mod nft;
 mod nft_proxy;
 mod nics;

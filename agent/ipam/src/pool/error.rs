@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use ebbtide_types::{Family, NetworkRef};
+use ebbtide_types::{Family, NetworkRef, format::BACK};
 
 use super::{Owner, withheld};
 use crate::catalog::DerivedNote;
@@ -390,7 +390,7 @@ pub enum OpenError {
         detail: String,
     },
     /// Another version of the agent wrote it.
-    #[error("{path} has schema version {found}, this agent knows {supported}; run the agent that wrote it", path = .path.display())]
+    #[error("{path} has schema version {found}, this agent knows {supported}: {BACK}", path = .path.display())]
     Schema {
         /// The store's file.
         path: PathBuf,
