@@ -61,6 +61,7 @@ use crate::{
     metrics::Metrics,
     page::PageStatus,
     reconcile::{Scope, Work},
+    traces::Traces,
 };
 
 /// The directories that the agent keeps its state in.
@@ -116,6 +117,8 @@ pub struct Agent {
     pub metrics: Metrics,
     /// Where the page for people is.
     pub page: PageStatus,
+    /// Of which traces requests are a part.
+    pub traces: Traces,
 }
 
 /// A set of interfaces that nobody starts to change until this is dropped.
@@ -193,6 +196,7 @@ impl Agent {
             cloud: Arc::default(),
             metrics: Metrics::default(),
             page: PageStatus::default(),
+            traces: Traces::default(),
         })
     }
 
@@ -210,6 +214,13 @@ impl Agent {
     #[must_use]
     pub fn with_metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;
+        self
+    }
+
+    /// Adds where spans are exported to.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Traces) -> Self {
+        self.traces = traces;
         self
     }
 

@@ -21,4 +21,5 @@ pub mod program;
 pub mod query;
 pub mod reconcile;
 pub mod server;
+pub mod traces;
 pub mod uninstall;

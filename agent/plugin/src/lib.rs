@@ -5,6 +5,7 @@
 
 pub mod cni;
 pub mod object;
+pub mod trace_context;
 pub mod wire;
 
 /// The default path of the agent's socket; the network configuration's `agentSocket` overrides it.

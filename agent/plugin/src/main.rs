@@ -15,6 +15,7 @@ use ebbtide_plugin::{
     DEFAULT_SOCKET,
     cni::{CniError, Head, NEWEST, UNNAMED, VERSIONS, VersionResult, code},
     object::Object,
+    trace_context::{TRACEPARENT, TRACESTATE, TraceParent, is_trace_state},
     wire::{self, Invocation, MAX_CONFIG, Request},
 };
 
@@ -125,7 +126,14 @@ fn run(command: String) -> Result<(u8, String), CniError> {
         Err(bytes) => Ok(bytes.to_string_lossy().into_owned()),
         Ok(text) => Ok(text),
     };
+    // What is not valid is as good as absent.
+    let traceparent = env::var(TRACEPARENT).ok();
+    let traceparent = traceparent.filter(|text| TraceParent::parse(text).is_some());
+    let tracestate = traceparent.as_ref().and(env::var(TRACESTATE).ok());
+    let tracestate = tracestate.filter(|text| is_trace_state(text));
     let request = Request::Cni(Invocation {
+        traceparent: traceparent.unwrap_or_default(),
+        tracestate: tracestate.unwrap_or_default(),
         container_id: text("CNI_CONTAINERID")?,
         netns: text("CNI_NETNS")?,
         if_name: text("CNI_IFNAME")?,

@@ -54,6 +54,12 @@ pub struct Invocation {
     /// The network configuration.
     #[serde(default)]
     pub config: String,
+    /// `TRACEPARENT`, if the runtime traces.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub traceparent: String,
+    /// `TRACESTATE`, if it is there with a `TRACEPARENT`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tracestate: String,
 }
 
 /// An operator's query.
@@ -276,6 +282,30 @@ mod tests {
         send(&mut buffer, &Query::Explain { pod: "a/b".into() }).unwrap();
         let query: Query = receive(&mut buffer.as_slice()).unwrap();
         assert_eq!(query, Query::Explain { pod: "a/b".into() });
+    }
+
+    #[test]
+    fn plugin_and_agent_of_different_releases_understand_each_other() {
+        // Without a trace a request is as it was before there were traces. Fields that an agent does not know are passed
+        // over.
+        let invocation = Invocation {
+            command: "ADD".into(),
+            ..Invocation::default()
+        };
+        let sent = serde_json::to_string(&invocation).unwrap();
+        assert!(!sent.contains("trace"), "{sent}");
+        let newer = sent.replacen(
+            '{',
+            r#"{"traceparent": "00", "fromTheFuture": {"a": []},"#,
+            1,
+        );
+        let read: Invocation = serde_json::from_str(&newer).unwrap();
+        assert_eq!(
+            (read.command.as_str(), read.traceparent.as_str()),
+            ("ADD", "00")
+        );
+        let older: Invocation = serde_json::from_str(r#"{"command":"DEL"}"#).unwrap();
+        assert_eq!(older.traceparent, "");
     }
 
     #[test]

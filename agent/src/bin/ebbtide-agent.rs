@@ -18,6 +18,7 @@ use ebbtide_agent::{
     metrics::{self, Leading, Metrics},
     probe, reconcile,
     server::Server,
+    traces::Traces,
     uninstall::{self, Outcome},
 };
 use ebbtide_ipam::catalog::{self, Catalog};
@@ -426,8 +427,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
     if let Some(reason) = doctor::too_old(&release.release().to_string_lossy()) {
         bail!("{reason}, which is the oldest that the programs run on: use a newer one");
     }
-    for dir in [&options.state_dir, &options.run_dir] {
     formats::refuse_newer(&options.state_dir)?;
+    for dir in [&options.state_dir, &options.run_dir] {
         private::make_directory(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     sysctl::set_root(options.sysctl_dir.clone());
@@ -444,7 +445,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
     };
     let address = options.metrics_address.unwrap_or(settings.metrics.address);
     let agent = Agent::open(options.node_name, settings, &directories, catalog)?;
-    let agent = agent.with_metrics(metrics);
+    let traces = Traces::from_environment(&agent.node_name, cluster.is_some());
+    let agent = agent.with_metrics(metrics).with_traces(traces);
     let agent = agent.following_cloud(&options.state_dir).await;
     let agent = Arc::new(agent.keeping_pools().with_cluster(cluster.clone()));
     doctor::admit(&agent).await?;
@@ -491,7 +493,8 @@ async fn run(options: Run) -> anyhow::Result<()> {
             _ = interrupt.recv() => info!("SIGINT: running pods keep their network"),
         }
     };
-    server.serve(agent, stop).await;
+    server.serve(Arc::clone(&agent), stop).await;
+    agent.traces.flush().await;
     if let Some(cluster) = cluster {
         cluster.save_last().await;
     }

@@ -27,7 +27,10 @@ use tokio::{
 };
 
 use super::Failure;
-use crate::host_root::{HostRoot, which};
+use crate::{
+    host_root::{HostRoot, which},
+    traces,
+};
 
 /// How long the plugin may take; Ebbtide's own plugin, which waits for it, gives up a little later.
 const TIMEOUT: Duration = Duration::from_secs(45);
@@ -75,10 +78,11 @@ async fn call_within(
             "is it the right program for this machine, and can it be executed?",
         )
     };
+    let told = traces::told();
     // The runtime's paths are the host's, and the plugin expects its own files there.
     let started = root.run(|| {
         let program = find(&delegate.kind, &delegate.path, root)?;
-        let child = start(&program, delegate, command, root);
+        let child = start(&program, delegate, command, &told, root);
         let child = child.map_err(|e| failed("start", &program, &e))?;
         Ok::<_, Failure>((program, child))
     });
@@ -114,7 +118,13 @@ async fn call_within(
     })
 }
 
-fn start(program: &Path, delegate: &Delegate, command: &str, root: &HostRoot) -> io::Result<Child> {
+fn start(
+    program: &Path,
+    delegate: &Delegate,
+    command: &str,
+    told: &[(&'static str, String)],
+    root: &HostRoot,
+) -> io::Result<Child> {
     Command::new(program)
         .env_clear()
         .env("PATH", root.search_path())
@@ -124,6 +134,7 @@ fn start(program: &Path, delegate: &Delegate, command: &str, root: &HostRoot) ->
         .env("CNI_IFNAME", &delegate.interface)
         .env("CNI_ARGS", &delegate.args)
         .env("CNI_PATH", &delegate.path)
+        .envs(told.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

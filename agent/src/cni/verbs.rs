@@ -17,19 +17,26 @@ use crate::agent::{Agent, DetachError};
 
 /// Carries out the plugin's command.
 pub async fn handle(agent: &Agent, invocation: &Invocation) -> Response {
+    let traced = agent.traces.begin(invocation);
     let span = info_span!(
         "cni",
         command = %invocation.command,
         container = %invocation.container_id.get(..12).unwrap_or(&invocation.container_id),
         interface = %invocation.if_name,
+        trace_id = traced.trace_id().map(display),
+        parent_id = traced.parent_id().map(display),
+        span_id = traced.span_id().map(display),
     );
     async {
         let mut version = NEWEST.to_owned();
-        let asked = run(agent, invocation, &mut version);
+        // Boxed: an ADD's state is large, and each of these layers would have it once more on the stack.
+        let asked = Box::pin(run(agent, invocation, &mut version));
+        let asked = traced.scope(invocation, asked);
         let (result, took) = timing::request("the agent's part", asked).await;
         let code = result.as_ref().err().map_or(0, |failure| failure.code);
         let events = &agent.metrics.events;
         events.command(&invocation.command, code, &took);
+        traced.end(invocation, result.as_ref().err(), &took);
         match result {
             Ok(output) => Response { exit: 0, output },
             Err(failure) => {

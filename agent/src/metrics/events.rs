@@ -1,9 +1,8 @@
 //! What is counted where it happens.
 
-use std::time::Duration;
-
 use ebbtide_kernel::{netlink::state::Missing, podnet::Reverted};
 use ebbtide_plugin::cni::code;
+use ebbtide_types::timing;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, histogram::Histogram},
@@ -149,17 +148,20 @@ fn request(command: &str, code: u32) -> Request {
 
 impl Events {
     /// Counts a CNI command that ended with `code`, zero for success. `took` has its steps, and the command itself last.
-    pub fn command(&self, command: &str, code: u32, took: &[(&'static str, Duration)]) {
+    pub fn command(&self, command: &str, code: u32, took: &[timing::Step]) {
         self.requests.get_or_create(&request(command, code)).inc();
         let command = known(command);
-        let Some(((_, whole), steps)) = took.split_last() else {
+        let Some((whole, steps)) = took.split_last() else {
             return;
         };
-        let whole = whole.as_secs_f64();
+        let whole = whole.took.as_secs_f64();
         let labels = Command { command };
         self.durations.get_or_create(&labels).observe(whole);
-        for (step, took) in steps {
-            let labels = Step { command, step };
+        for timing::Step { name, took, .. } in steps {
+            let labels = Step {
+                command,
+                step: name,
+            };
             self.steps
                 .get_or_create(&labels)
                 .observe(took.as_secs_f64());

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration
 use ebbtide_kernel::datapath::Limited;
 use ebbtide_kube::calls::Answer;
 use ebbtide_layout::{Counters, Spoofed};
+use ebbtide_types::timing::Step;
 
 use ebbtide_ipam::pool::Owner;
 
@@ -110,10 +111,11 @@ fn all() -> Arc<Snapshot> {
 /// The same, with something of each event.
 fn counted() -> Metrics {
     let metrics = Metrics::default();
-    let took = [
-        ("write to disk", Duration::from_millis(3)),
-        ("the agent's part", Duration::from_millis(7)),
-    ];
+    let took = [("write to disk", 3), ("the agent's part", 7)].map(|(name, took)| Step {
+        name,
+        start: Duration::ZERO,
+        took: Duration::from_millis(took),
+    });
     metrics.events.command("ADD", 0, &took);
     metrics.events.command("ADD", 101, &took);
     metrics.events.command("nonsense", 4, &[]);

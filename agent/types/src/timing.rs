@@ -19,11 +19,15 @@ struct Steps {
     all: RefCell<Vec<Step>>,
 }
 
-#[derive(Debug)]
-struct Step {
-    name: &'static str,
-    start: Duration,
-    took: Duration,
+/// A step of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What was done.
+    pub name: &'static str,
+    /// When it began, after the request's own beginning.
+    pub start: Duration,
+    /// How long it took.
+    pub took: Duration,
 }
 
 impl Steps {
@@ -50,10 +54,7 @@ impl fmt::Display for Steps {
 
 /// Runs the work of one request, and logs afterwards how long its steps took. Returns them too, in the order in which they
 /// ended: the request as a whole is the last.
-pub async fn request<T>(
-    name: &'static str,
-    work: impl Future<Output = T>,
-) -> (T, Vec<(&'static str, Duration)>) {
+pub async fn request<T>(name: &'static str, work: impl Future<Output = T>) -> (T, Vec<Step>) {
     let steps = Steps {
         begin: Instant::now(),
         all: RefCell::default(),
@@ -62,8 +63,7 @@ pub async fn request<T>(
         let result = step(name, work).await;
         let took = STEPS.with(|steps| {
             debug!(steps = steps.to_string());
-            let all = steps.all.borrow();
-            all.iter().map(|step| (step.name, step.took)).collect()
+            steps.all.take()
         });
         (result, took)
     };
@@ -158,9 +158,10 @@ mod tests {
         };
         let (result, took) = request("all", work).await;
         assert_eq!(result, 7);
-        let names: Vec<_> = took.iter().map(|(name, _)| *name).collect();
+        let names: Vec<_> = took.iter().map(|step| step.name).collect();
         assert_eq!(names, ["a", "b", "all"]);
-        assert!(took[2].1 >= took[0].1);
+        assert!(took[2].took >= took[0].took);
+        assert!(took[1].start >= took[0].start + took[0].took);
     }
 
     #[test]

@@ -329,6 +329,15 @@ impl Asking {
                 &"a=b;".repeat(5000),
             ],
         );
+        let traceparent = one_of(
+            "",
+            &[
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+                "\u{1b}[2J",
+            ],
+        );
+        let tracestate = one_of("", &["a=1", "a=\n", &"a=b,".repeat(5000)]);
         let netns = random.pick(&self.places).cloned().unwrap_or_default();
         let invocation = Invocation {
             command,
@@ -338,6 +347,8 @@ impl Asking {
             args,
             path: "/nonexistent".into(),
             config,
+            traceparent,
+            tracestate,
         };
         match random.below(5) {
             0 => {

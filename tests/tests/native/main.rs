@@ -37,4 +37,5 @@ mod responder;
 mod service_proxy;
 mod slow_requests;
 mod strict_vpc;
+mod traces;
 mod uninstall;

@@ -48,6 +48,8 @@ pub struct Agent {
     installs: bool,
     /// The release whose programs are used.
     release: Place,
+    /// What its environment has besides that of the test.
+    variables: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -116,6 +118,7 @@ impl Agent {
             kubeconfig: None,
             installs: false,
             release: BINARIES,
+            variables: Vec::new(),
             process: None,
         };
         for subdirectory in ["manifests", "state", "run"] {
@@ -145,6 +148,11 @@ impl Agent {
     /// From now on the programs are those of this release.
     pub fn set_release(&mut self, release: Place) {
         self.release = release;
+    }
+
+    /// Adds a variable to its environment, for the next start.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the agent again after [`Agent::stop`] or [`Agent::kill`], without waiting for it.
@@ -184,6 +192,7 @@ exec env PATH=/none "$@" --host-root="$root"
             Some(file) => command.arg("--kubeconfig").arg(file),
             None => command.arg("--manifests").arg(self.manifests()),
         };
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         // Tests look for how often the agent compares the host with its plans.
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info,ebbtide_agent::looks=debug");
