@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ebbtide_plugin::wire::{Invocation, Request, Response, receive, send};
+use ebbtide_plugin::wire::{Invocation, MAX_REQUEST, Request, Response, receive, send};
 use ebbtide_vpc::{
     agent::Agent,
     lab::Lab,
@@ -209,6 +209,15 @@ impl Sent {
         }
     }
 
+    /// Returns what is sent of a request. The plugin sends none that is too long, but somebody else may.
+    fn of(invocation: Invocation) -> Self {
+        let bytes = serde_json::to_vec(&Request::Cni(invocation.clone())).unwrap_or_default();
+        match bytes.len() > MAX_REQUEST as usize {
+            true => Self::Bytes(bytes, true),
+            false => Self::Whole(invocation),
+        }
+    }
+
     fn ask(&self, socket: &Path) -> Result<Answered> {
         let mut stream = UnixStream::connect(socket).context("connect")?;
         stream.set_read_timeout(Some(STUCK))?;
@@ -356,12 +365,12 @@ impl Asking {
                 // A mutated request that is still readable is sent as any other.
                 let bytes = mutated(random, &[whole]);
                 match serde_json::from_slice::<Request>(&bytes) {
-                    Ok(Request::Cni(invocation)) => Sent::Whole(invocation),
+                    Ok(Request::Cni(invocation)) => Sent::of(invocation),
                     Ok(Request::Query(_)) => Sent::Whole(Invocation::default()),
                     Err(_) => Sent::Bytes(bytes, random.below(4) > 0),
                 }
             }
-            _ => Sent::Whole(invocation),
+            _ => Sent::of(invocation),
         }
     }
 }

@@ -1,7 +1,11 @@
 //! An agent that finds what a newer release wrote does not start, says what to do, and changes nothing: not on disk, not in
 //! the kernel. Pods keep their network meanwhile.
 
-use std::fs;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use ebbtide_tests::{removal::Stage, steady::SteadyClients};
@@ -41,6 +45,19 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
+/// Returns what is pinned below a directory.
+fn pins(directory: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(pins(&path)?);
+        }
+        found.insert(path);
+    }
+    Ok(found)
+}
+
 #[test]
 fn what_a_newer_release_wrote_is_refused_with_the_way_back_and_pods_do_not_notice() -> Result<()> {
     let mut stage = Stage::build(Plan::default(), "", |_: &Lab, _: &Netns| Ok(()))?;
@@ -49,12 +66,17 @@ fn what_a_newer_release_wrote_is_refused_with_the_way_back_and_pods_do_not_notic
     let clients = SteadyClients::of(&stage.lab, &pod)?;
     stage.agent().kill()?;
     let state = stage.agent().state();
-    let directories = stage.agent().directories();
+    let bpf = stage.agent().bpf().to_owned();
+    // Not the maps' contents: pods go on.
+    let mut directories = stage.agent().directories();
+    directories.retain(|directory| *directory != bpf);
+    let pinned = pins(&bpf)?;
+    Footprint::settled(&stage.node, &directories)?;
     for file in FILES {
         let path = state.join(file);
         let before = fs::read(&path).ok();
         fs::write(&path, newer(file)).with_context(|| file.to_owned())?;
-        let found = Footprint::settled(&stage.node, &directories)?;
+        let found = Footprint::of(&stage.node, &directories)?;
         stage.agent().launch()?;
         let refused = stage.agent().wait_listening();
         let refused = refused
@@ -73,6 +95,7 @@ fn what_a_newer_release_wrote_is_refused_with_the_way_back_and_pods_do_not_notic
         found
             .comes_back(&stage.node, &directories)
             .with_context(|| file.to_owned())?;
+        ensure!(pins(&bpf)? == pinned, "{file}: {pinned:?} were pinned");
         match before {
             Some(before) => fs::write(&path, before)?,
             None => fs::remove_file(&path)?,
@@ -83,6 +106,5 @@ fn what_a_newer_release_wrote_is_refused_with_the_way_back_and_pods_do_not_notic
     pod.call("CHECK")?;
     clients.all_were_answered()?;
     stage.lab.vpc.assert_no_violations()?;
-    pod.delete()?;
-    stage.remove()
+    pod.delete()
 }
