@@ -50,11 +50,18 @@ pub(super) fn install(stage: &Stage, values: &Value) -> Result<()> {
 
 /// Checks that `helm test` passes, shows its table, and leaves its log alone.
 pub(super) fn test(stage: &Stage) -> Result<String> {
-    let output = helm(stage, &["test", RELEASE, "--logs", "--timeout=15m"])?;
-    let said = said(&output);
-    ensure!(output.status.success(), "helm test: {said}");
-    let well = said.lines().find(|line| line.starts_with("All is well"));
-    let well = well.with_context(|| format!("no table in the log: {said}"))?;
+    let output = helm(stage, &["test", RELEASE, "--timeout=15m"])?;
+    let log = stage
+        .cluster
+        .kubectl(&["-n", NAMESPACE, "logs", "ebbtide-connectivity"]);
+    ensure!(
+        output.status.success(),
+        "helm test: {}\n{log:?}",
+        said(&output)
+    );
+    let log = log?;
+    let well = log.lines().find(|line| line.starts_with("All is well"));
+    let well = well.with_context(|| format!("no table in the log: {log}"))?;
     let label = ["-l", "app.kubernetes.io/name=ebbtide-connectivity"];
     for (kinds, expected) in [
         (&["namespaces"][..], 0),

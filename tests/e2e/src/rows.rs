@@ -69,7 +69,7 @@ pub(super) fn rows(cloud: Cloud, addresses: Addresses) -> Vec<Checked> {
         ),
     ];
     if cloud.values().is_some() {
-        rows.push(("the chart's test", "helm test --logs", helm::test));
+        rows.push(("the chart's test", "helm test, kubectl logs", helm::test));
     }
     rows.extend::<Vec<Checked>>(vec![
         (
