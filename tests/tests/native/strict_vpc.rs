@@ -9,14 +9,17 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    thread,
     time::Duration,
 };
 
 use ebbtide_vpc::{
     edge::Listener,
     path::Exchange,
+    patience::PATIENCE,
     ping::ping,
     plan::{Family, Plan},
+    snapshot::ip,
     strict::Reason,
     tap::Taps,
     traffic::{Client, Protocol, Server},
@@ -60,6 +63,28 @@ fn nodes_reach_each_other_by_their_first_nics() {
         ping(vpc.node("master"), None, server.ip(), LONG).unwrap();
     }
     vpc.assert_no_violations().unwrap();
+}
+
+#[test]
+fn an_echo_request_that_was_lost_is_sent_again() {
+    let vpc = vpc();
+    let master = vpc.node("master");
+    for (family, client) in [
+        (Family::V4, Plan::NAT),
+        (Family::V6, primary(&vpc, "master", "ens5", Family::V6)),
+    ] {
+        let (to, client) = (Plan::web_server(family), client.to_string());
+        let lose = |what| ip(&vpc.world, &["route", what, "blackhole", &client]).unwrap();
+        lose("add");
+        ping(master, None, to, SHORT).unwrap_err();
+        let pinged = thread::scope(|scope| {
+            let pinged = scope.spawn(|| ping(master, None, to, PATIENCE));
+            thread::sleep(SHORT);
+            lose("del");
+            pinged.join().unwrap()
+        });
+        assert!(pinged.unwrap() > SHORT, "{family}: the first was lost");
+    }
 }
 
 #[test]

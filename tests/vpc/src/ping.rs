@@ -21,7 +21,14 @@ const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
 const PAYLOAD: &[u8; 16] = b"ebbs as it flows";
 
-/// Sends one echo request, waits for its reply, and returns the round-trip time.
+/// How long a request waits for its reply before the next one is sent, as of ping(8).
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sends an echo request each second until the first reply, and returns the time since the first request.
+///
+/// A busy machine may lose one: the kernel gives a neighbour up after three solicitations (`mcast_solicit`), and drops
+/// what comes to a full backlog (`enqueue_to_backlog`, net/core/dev.c). Within [`IMPATIENCE`](crate::patience::IMPATIENCE)
+/// there is one request.
 ///
 /// # Errors
 /// If no reply comes from `to` itself in time.
@@ -64,16 +71,22 @@ pub fn exchange(mut socket: Socket, to: IpAddr, timeout: Duration) -> Result<Dur
     let identifier = NEXT.fetch_add(1, Ordering::Relaxed);
     let request = echo_request(to, identifier);
     let start = Instant::now();
-    socket.send(&request)?;
+    let mut next = Duration::ZERO;
     let mut buffer = [0; 256];
     loop {
-        let Some(left) = timeout.checked_sub(start.elapsed()) else {
+        let elapsed = start.elapsed();
+        let Some(left) = timeout.checked_sub(elapsed) else {
             bail!("nothing within {timeout:?}");
         };
-        socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        if next <= elapsed {
+            socket.send(&request)?;
+            next = elapsed + INTERVAL;
+        }
+        let pause = left.min(next - elapsed);
+        socket.set_read_timeout(Some(pause.max(Duration::from_millis(1))))?;
         let length = match socket.read(&mut buffer) {
             Ok(length) => length,
-            // The time limit is over: the next iteration reports it.
+            // The next iteration sends again, or reports that the time is over.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error.into()),
         };
