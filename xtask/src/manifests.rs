@@ -108,6 +108,7 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
         }
     }
     by_digest(ws)?;
+    quoted_namespaces(ws)?;
     presets(ws)?;
     for_schedulers(ws)?;
     monitoring::check(ws)?;
@@ -246,6 +247,23 @@ fn by_digest(ws: &Workspace) -> Result<()> {
     let wanted = format!("ghcr.io/ebbtide/ebbtide@{digest}");
     if images.len() != 2 || images.iter().any(|image| *image != wanted) {
         bail!("with image.digest every pod is to run {wanted}, and the chart says {images:?}");
+    }
+    Ok(())
+}
+
+/// Checks that the chart can be installed in a namespace whose name is something else to YAML: `on`, `y`, `1e3`.
+fn quoted_namespaces(ws: &Workspace) -> Result<()> {
+    let all = r#"{"cloudController": {"enabled": true}, "metrics": {"listen": "node",
+        "podMonitor": {"enabled": true}, "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true}}}"#;
+    for (name, text) in render(ws, all)? {
+        let bare =
+            |line: &&str| line.trim().trim_start_matches("- ") == format!("namespace: {NAMESPACE}");
+        if let Some(line) = text.lines().find(bare) {
+            bail!(
+                "{name}: {:?} is a string only where it is quoted",
+                line.trim()
+            );
+        }
     }
     Ok(())
 }

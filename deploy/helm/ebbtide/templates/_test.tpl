@@ -24,5 +24,5 @@ roleRef:
 subjects:
   - kind: ServiceAccount
     name: ebbtide-connectivity
-    namespace: {{ (index . 0).Release.Namespace }}
+    namespace: {{ (index . 0).Release.Namespace | quote }}
 {{- end -}}
