@@ -137,19 +137,10 @@ mod tests {
 
     fn link(name: &str, alias: Option<&str>) -> Link {
         Link {
-            ifindex: 7,
-            name: name.into(),
             alias: alias.map(Into::into),
-            permanent_mac: None,
-            mac: None,
             mtu: 1500,
             up: true,
-            loopback: false,
-            kind: None,
-            ipvlan_mode: None,
-            iflink: None,
-            iflink_in_other_netns: false,
-            port_of: None,
+            ..Link::named(name, 7)
         }
     }
 

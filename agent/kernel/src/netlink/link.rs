@@ -74,21 +74,31 @@ pub struct Link {
 }
 
 impl Link {
-    pub(super) fn parse(message: LinkMessage) -> Self {
-        let mut link = Self {
-            ifindex: message.header.index,
-            name: String::new(),
+    /// Returns a link of this name and index of which nothing else is known.
+    #[must_use]
+    pub fn named(name: impl Into<String>, ifindex: u32) -> Self {
+        Self {
+            ifindex,
+            name: name.into(),
             alias: None,
             mac: None,
             permanent_mac: None,
             mtu: 0,
-            up: message.header.flags.contains(LinkFlags::Up),
-            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            up: false,
+            loopback: false,
             kind: None,
             ipvlan_mode: None,
             iflink: None,
             iflink_in_other_netns: false,
             port_of: None,
+        }
+    }
+
+    pub(super) fn parse(message: LinkMessage) -> Self {
+        let mut link = Self {
+            up: message.header.flags.contains(LinkFlags::Up),
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            ..Self::named(String::new(), message.header.index)
         };
         for attribute in message.attributes {
             match attribute {

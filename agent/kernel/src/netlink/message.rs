@@ -437,4 +437,14 @@ impl Batch {
             NO_FILTER,
         );
     }
+
+    /// Removes the qdisc `clsact` of a link, if it exists.
+    pub fn delete_clsact(&mut self, link: &str, ifindex: u32) {
+        self.push_tolerant(
+            format_args!("remove the qdisc clsact of {link}"),
+            RouteNetlinkMessage::DelQueueDiscipline(clsact(ifindex)),
+            0,
+            NO_FILTER,
+        );
+    }
 }

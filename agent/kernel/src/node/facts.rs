@@ -370,19 +370,9 @@ mod tests {
 
     fn link(name: &str, ifindex: u32) -> Link {
         Link {
-            ifindex,
-            name: name.into(),
-            alias: None,
-            permanent_mac: None,
-            mac: None,
             mtu: 1500,
             up: true,
-            loopback: false,
-            kind: None,
-            ipvlan_mode: None,
-            iflink: None,
-            iflink_in_other_netns: false,
-            port_of: None,
+            ..Link::named(name, ifindex)
         }
     }
 

@@ -147,19 +147,10 @@ mod tests {
 
     fn link(name: &str, ifindex: u32) -> Link {
         Link {
-            ifindex,
-            name: name.into(),
-            alias: None,
-            permanent_mac: None,
-            mac: None,
             mtu: 1500,
             up: true,
-            loopback: false,
             kind: Some("veth".into()),
-            ipvlan_mode: None,
-            iflink: None,
-            iflink_in_other_netns: false,
-            port_of: None,
+            ..Link::named(name, ifindex)
         }
     }
 

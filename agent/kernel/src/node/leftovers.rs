@@ -5,10 +5,6 @@ use std::{collections::BTreeSet, fmt, path::Path};
 
 use ebbtide_layout::HOST_MAC;
 use ebbtide_types::{Family, Mac};
-use rtnetlink::packet_route::{
-    RouteNetlinkMessage,
-    tc::{TcAttribute, TcHandle, TcMessage},
-};
 
 use super::{REDIRECT_DEVICE, is_pod_veth, put_before_local};
 use crate::{
@@ -185,7 +181,7 @@ impl Leftover {
         let mut batch = Batch::default();
         match self {
             Self::Filter { filter, ifindex } => batch.delete_filter(filter, *ifindex),
-            Self::Clsact { link, ifindex } => delete_clsact(&mut batch, link, *ifindex),
+            Self::Clsact { link, ifindex } => batch.delete_clsact(link, *ifindex),
             Self::Rule(rule) => batch.delete_rule(rule),
             Self::SecondLocalRule(family) => {
                 put_before_local(host, std::iter::once(*family)).await?;
@@ -217,29 +213,6 @@ fn forwards(link: &Link, all: &[Link], has_address: bool) -> bool {
     }
 }
 
-fn delete_clsact(batch: &mut Batch, link: &str, ifindex: u32) {
-    const GONE: &[i32] = &[
-        nix::errno::Errno::ENOENT as i32,
-        nix::errno::Errno::EINVAL as i32,
-        nix::errno::Errno::ENODEV as i32,
-    ];
-    let mut message = TcMessage::with_index(ifindex.cast_signed());
-    message.header.parent = TcHandle::CLSACT;
-    message.header.handle = TcHandle {
-        major: 0xffff,
-        minor: 0,
-    };
-    message
-        .attributes
-        .push(TcAttribute::Kind("clsact".to_owned()));
-    batch.push_tolerant(
-        format_args!("remove the qdisc clsact of {link}"),
-        RouteNetlinkMessage::DelQueueDiscipline(message),
-        0,
-        GONE,
-    );
-}
-
 /// Returns whether a bpf file system is mounted at `directory` or above it: without one nothing is pinned there.
 #[must_use]
 pub fn is_on_bpffs(directory: &Path) -> bool {
@@ -252,19 +225,10 @@ mod tests {
 
     fn link(index: u32, name: &str, kind: &str) -> Link {
         Link {
-            ifindex: index,
-            name: name.to_owned(),
-            alias: None,
-            mac: None,
-            permanent_mac: None,
             mtu: 1500,
             up: true,
-            loopback: false,
             kind: Some(kind.to_owned()).filter(|kind| !kind.is_empty()),
-            ipvlan_mode: None,
-            iflink: None,
-            iflink_in_other_netns: false,
-            port_of: None,
+            ..Link::named(name, index)
         }
     }
 

@@ -15,19 +15,10 @@ fn nic(name: &str, ifindex: u32, addresses: &[&str]) -> Nic {
 
 fn link(name: &str, ifindex: u32, kind: Option<&str>) -> Link {
     Link {
-        ifindex,
-        name: name.into(),
-        alias: None,
-        permanent_mac: None,
-        mac: None,
         mtu: 1500,
         up: true,
-        loopback: false,
         kind: kind.map(str::to_owned),
-        ipvlan_mode: None,
-        iflink: None,
-        iflink_in_other_netns: false,
-        port_of: None,
+        ..Link::named(name, ifindex)
     }
 }
 
