@@ -55,5 +55,6 @@ mod runtimes;
 mod several_nics;
 mod shared_subnets;
 mod slow_pods;
+mod substitutes;
 mod upgrade;
 mod vlan;

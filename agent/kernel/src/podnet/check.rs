@@ -1,5 +1,7 @@
 //! Compares a plan with the kernel.
 
+use std::collections::HashMap;
+
 use ebbtide_types::Mac;
 
 use crate::{
@@ -13,7 +15,10 @@ use crate::{
     },
 };
 
-use super::{Error, PodNet};
+use super::{
+    Error, PodNet,
+    ours::{in_place_of_child, in_place_of_pair},
+};
 
 /// Returns all differences from `net` (and `nic`, the host's routing for its master), each as a sentence with the
 /// object's name. Empty if there are none.
@@ -35,9 +40,12 @@ pub async fn check(
             ));
             return Ok(damage);
         }
-        Evidence::Present(netns) => damage.extend(in_pod(net, &netns).await?),
+        Evidence::Present(netns) => {
+            let host = state_of_host(net, nic, host, datapath).await?;
+            damage.extend(in_pod(net, &netns, &host.links).await?);
+            damage.extend(in_host(net, nic, &host));
+        }
     }
-    damage.extend(in_host(net, nic, host, datapath).await?);
     for address in datapath.unregistered(&net.ips()) {
         damage.push(format!(
             "{address} has no flow table in {}",
@@ -78,34 +86,33 @@ fn wrong(link: &Link, mtu: u32, mac: Option<Mac>, place: &str) -> Option<String>
     Some(format!("link {} {what} {place}", link.name))
 }
 
-async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
+/// Compares the pod's half, and whether its links lead to those of the host, `in_host`.
+async fn in_pod(
+    net: &PodNet,
+    netns: &Netns,
+    in_host: &HashMap<String, Link>,
+) -> Result<Vec<String>, Error> {
     let place = format!("in {}", netns.path().display());
     let (netlink, settings) = netns
         .run(|| Netlink::open(place).map(|netlink| (netlink, differing_sysctls(&net.in_pod))))??;
-    let pair = net.host_veth().map(|veth| veth.pod_name.as_str());
-    let links: Vec<&str> = pair.into_iter().chain([net.interface.as_str()]).collect();
-    let state = NamespaceState::read_with(&netlink, &net.in_pod, &links).await?;
+    let pair = net.host_veth();
+    let names = pair.map(|veth| veth.pod_name.as_str());
+    let names: Vec<&str> = names.into_iter().chain([net.interface.as_str()]).collect();
+    let state = NamespaceState::read_with(&netlink, &net.in_pod, &names).await?;
     let mut damage = Vec::new();
     match state.links.get(&net.interface) {
         None => damage.push(format!("link {} is missing in the pod", net.interface)),
-        Some(link) => {
-            if let Some(ipvlan) = &net.ipvlan
-                && link.ipvlan_mode.is_some_and(|mode| mode != ipvlan.mode)
-            {
-                damage.push(format!(
-                    "link {} is in another mode than {}: a child of another mode was added to {}",
-                    ipvlan.name, ipvlan.mode, ipvlan.master
-                ));
-            }
-            // The MTU of another plugin's interface is that plugin's.
-            let mtu = net.ipvlan.as_ref().map_or(link.mtu, |ipvlan| ipvlan.mtu);
-            damage.extend(wrong(link, mtu, None, "in the pod"));
-        }
+        Some(link) => damage.extend(interface(net, link, in_host)),
     }
-    if let Some(veth) = net.host_veth() {
-        match state.links.get(&veth.pod_name) {
-            None => damage.push(format!("link {} is missing in the pod", veth.pod_name)),
-            Some(link) => damage.extend(wrong(link, veth.mtu, Some(veth.pod_mac), "in the pod")),
+    if let Some(veth) = pair {
+        let end = state.links.get(&veth.pod_name);
+        let other_end = in_host.get(&veth.host_name);
+        match (end, in_place_of_pair(net, veth, end, other_end)) {
+            (None, _) => damage.push(format!("link {} is missing in the pod", veth.pod_name)),
+            (Some(_), Some(what)) => damage.push(what),
+            (Some(link), None) => {
+                damage.extend(wrong(link, veth.mtu, Some(veth.pod_mac), "in the pod"));
+            }
         }
     }
     let missing = settings.into_iter().chain(state.missing(&net.in_pod));
@@ -113,17 +120,44 @@ async fn in_pod(net: &PodNet, netns: &Netns) -> Result<Vec<String>, Error> {
     Ok(damage)
 }
 
-async fn in_host(
+/// Compares the pod's interface itself.
+fn interface(net: &PodNet, link: &Link, in_host: &HashMap<String, Link>) -> Vec<String> {
+    // The MTU of another plugin's interface is that plugin's, as its kind is.
+    let Some(ipvlan) = &net.ipvlan else {
+        return wrong(link, link.mtu, None, "in the pod")
+            .into_iter()
+            .collect();
+    };
+    let master = in_host.get(&ipvlan.master).map(|nic| nic.ifindex);
+    if let Some(what) = in_place_of_child(link, net, master) {
+        return vec![what];
+    }
+    let other_mode = link.ipvlan_mode.filter(|mode| *mode != ipvlan.mode);
+    let other_mode = other_mode.map(|_| {
+        format!(
+            "link {} is in another mode than {}: a child of another mode was added to {}",
+            ipvlan.name, ipvlan.mode, ipvlan.master
+        )
+    });
+    let wrong = wrong(link, ipvlan.mtu, None, "in the pod");
+    other_mode.into_iter().chain(wrong).collect()
+}
+
+/// Reads the host's half, with the pair's end and the NIC.
+async fn state_of_host(
     net: &PodNet,
     nic: &NamespacePlan,
     host: &Netlink,
     datapath: &Datapath,
-) -> Result<Vec<String>, Error> {
+) -> Result<NamespaceState, Error> {
     let mut wanted = net.in_host.clone();
     wanted.extend(nic);
     let pair = net.host_veth().map(|veth| veth.host_name.as_str());
-    let links: Vec<&str> = pair.into_iter().collect();
-    let state = datapath.state_of_host(host, &wanted, &links).await?;
+    let names: Vec<&str> = pair.into_iter().chain(net.master()).collect();
+    Ok(datapath.state_of_host(host, &wanted, &names).await?)
+}
+
+fn in_host(net: &PodNet, nic: &NamespacePlan, state: &NamespaceState) -> Vec<String> {
     let mut damage = Vec::new();
     if let Some(veth) = net.host_veth() {
         match state.links.get(&veth.host_name) {
@@ -136,5 +170,5 @@ async fn in_host(
         .chain(state.missing(&net.in_host))
         .chain(state.missing(nic));
     damage.extend(missing.map(|object| format!("{object} in the host")));
-    Ok(damage)
+    damage
 }

@@ -13,6 +13,7 @@ use crate::netlink::{
 use super::{
     Error, PodNet,
     apply::{Found, Links, present},
+    ours::{described, is_child_of},
 };
 
 /// Creates the links of `net` that do not exist. `found` holds the relevant links of the host, and gets the host's end
@@ -105,10 +106,9 @@ fn in_the_way<'l, 'p>(
     place: &'p str,
 ) -> Option<(&'l Link, &'p str)> {
     let child = net.ipvlan.as_ref().and_then(|own| there.get(&own.name));
-    let is_ours = |link: &&Link| link.kind.as_deref() == Some("ipvlan") && link.iflink == master;
     let child = match missing.ipvlan {
         Some(_) => child,
-        None => child.filter(|link| !is_ours(link)),
+        None => child.filter(|link| !is_child_of(link, master)),
     };
     let end = net.veth.as_ref().and_then(|own| there.get(&own.pod_name));
     let end = match missing.veth {
@@ -126,21 +126,6 @@ fn in_the_host<'l, 'p>(
 ) -> Option<(&'l Link, &'p str)> {
     let end = missing.veth.and_then(|own| found.get(&own.host_name));
     end.map(|link| (link, place))
-}
-
-/// Describes a link for people: its kind, and its owner, if its alias names one.
-fn described(link: &Link, net: &PodNet, master: Option<u32>) -> String {
-    let kind = link.kind.as_deref().unwrap_or("physical");
-    let below = match (kind, link.iflink, net.master()) {
-        ("ipvlan", below, Some(name)) if below == master => format!(" on {name}"),
-        ("ipvlan" | "macvlan", Some(index), _) => format!(" on the node's link number {index}"),
-        _ => String::new(),
-    };
-    let whose = match &link.alias {
-        Some(alias) => format!("with the alias {alias:?}"),
-        None => "which another plugin or somebody else made".to_owned(),
-    };
-    format!("a link of kind {kind}{below}, {whose}")
 }
 
 /// Refuses to create Ebbtide's first child if foreign ones have another mode, which would change to the new one.

@@ -12,6 +12,7 @@ mod limit;
 mod links;
 mod metadata;
 mod model;
+mod ours;
 mod plan;
 mod remove;
 mod replan;

@@ -4,6 +4,7 @@ mod existing;
 mod first;
 mod further;
 mod limit;
+mod ours;
 mod reply_rule;
 
 use ebbtide_types::{Family, IpvlanMode, Mac, settings::Settings};
