@@ -13,6 +13,7 @@ mod clients;
 mod cloud;
 mod cloud_chain;
 mod crowd;
+mod damaged_pins;
 mod existing_interfaces;
 mod failed_adds;
 mod faults;

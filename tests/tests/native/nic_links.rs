@@ -213,6 +213,34 @@ fn links_that_are_wiped_come_back_and_one_that_went_with_its_nic_leaves_no_pin()
     })
 }
 
+#[test]
+fn what_is_in_the_place_of_a_link_s_pin_is_taken_away_and_the_link_made_anew() -> Result<()> {
+    let Some((_guest, mut lab)) = lab()? else {
+        return Ok(());
+    };
+    let node = lab.vpc.node("master").clone();
+    let bpf = lab.agent("master").bpf().to_owned();
+    let before = links(lab.agent("master"))?;
+    lab.agent("master").kill()?;
+    for name in before.keys() {
+        let pin = bpf.join("links").join(name);
+        std::fs::remove_file(&pin)?;
+        std::fs::create_dir(&pin)?;
+    }
+    ensure!(
+        by_tcx(&node, "ens5")?.concat().is_empty(),
+        "links without pins stay"
+    );
+    lab.agent("master").launch()?;
+    lab.agent("master").wait_ready()?;
+    let after = links(lab.agent("master")).with_context(|| lab.logs())?;
+    ensure!(after.keys().eq(before.keys()), "{before:?} {after:?}");
+    for programs in by_tcx(&node, "ens5")? {
+        ensure!(programs.len() == 1, "{programs:?}");
+    }
+    Ok(())
+}
+
 fn all_pins(bpf: &Path) -> Result<usize> {
     Ok(std::fs::read_dir(bpf.join("links"))?.count())
 }

@@ -12,6 +12,7 @@ mod layouts;
 mod limits;
 mod nic_links;
 mod object;
+mod pins;
 mod programs;
 mod responder;
 mod retry;
@@ -116,6 +117,14 @@ impl Datapath {
             return Err(Error::NoBpffs(bpf_dir.to_owned()));
         }
         fs::create_dir_all(&pins).map_err(Error::io("create", &pins))?;
+        for damaged in pins::remove_damaged(&pins)? {
+            tracing::warn!(
+                "{} was {}: it is taken away, and the map is made anew; what only the old one knew of running pods' \
+                 flows is forgotten",
+                damaged.pin.display(),
+                damaged.what
+            );
+        }
         let setup = Setup {
             pins,
             marks,

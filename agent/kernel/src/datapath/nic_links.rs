@@ -14,7 +14,7 @@ use std::{
     sync::Mutex,
 };
 
-use super::{Error, HOST_PROGRAMS, Programs, lock};
+use super::{Error, HOST_PROGRAMS, Programs, lock, pins::remove};
 use crate::netlink::model::{Direction, Filter};
 use aya::{
     pin::PinError,
@@ -109,7 +109,7 @@ impl NicLinks {
                 program.take_link(id)?.try_into()?
             }
             None => {
-                unpin(&pin)?;
+                remove(&pin)?;
                 let first = TcAttachOptions::TcxOrder(LinkOrder::first());
                 let direction = attach_type(filter.direction);
                 let id = program.attach_with_options(&filter.link, direction, first)?;
@@ -171,7 +171,7 @@ impl NicLinks {
         {
             if index(&entry.file_name().to_string_lossy()).is_some_and(|nic| !nics.contains(&nic)) {
                 let path = entry.path();
-                unpin(&path).map_err(Error::io("remove the pinned link", &path))?;
+                remove(&path).map_err(Error::io("remove the pinned link", &path))?;
             }
         }
         Ok(())
@@ -228,13 +228,6 @@ fn index(file_name: &str) -> Option<u32> {
 
 fn pinned(path: &Path) -> Option<FdLink> {
     PinnedLink::from_pin(path).ok().map(FdLink::from)
-}
-
-fn unpin(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 /// Whether the link's program is attached at the filter's hook: it may have been detached, or the NIC removed.
