@@ -31,6 +31,7 @@ mod programs;
 mod protocols;
 mod real_packages;
 mod refused;
+mod removed_files;
 mod requests;
 mod resources;
 mod responder;
