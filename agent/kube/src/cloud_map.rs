@@ -330,6 +330,29 @@ mod tests {
     }
 
     #[test]
+    fn a_report_of_another_version_or_with_less_is_not_read_and_more_than_is_known_is_passed_over()
+    {
+        let report = json!({"version": 1, "node": "node1", "cloud": "aws", "nics": []});
+        let with = |field: &str, value: Value| {
+            let mut report = report.clone();
+            report[field] = value;
+            report.to_string()
+        };
+        let good = read_told(&report.to_string()).unwrap();
+        assert_eq!(read_told(&with("new", json!({"a": 1}))), Ok(good));
+        for (text, said) in [
+            (with("version", json!(2)), "has version 2, this one knows 1"),
+            (with("version", json!("1")), "cannot be read"),
+            (with("nics", Value::Null), "cannot be read"),
+            (report.to_string().replace('}', ""), "cannot be read"),
+            (String::new(), "cannot be read"),
+        ] {
+            let why = read_told(&text).unwrap_err();
+            assert!(why.contains(said), "{text}: {why}");
+        }
+    }
+
+    #[test]
     fn a_nodes_map_goes_with_it() {
         let map = serde_json::to_value(new_map("node1", "u-1")).unwrap();
         assert_eq!(
