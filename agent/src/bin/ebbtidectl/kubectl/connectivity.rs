@@ -7,6 +7,7 @@
 mod judge;
 mod junit;
 mod left_by;
+mod live;
 mod objects;
 mod plan;
 mod report;

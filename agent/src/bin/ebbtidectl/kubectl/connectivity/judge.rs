@@ -6,7 +6,7 @@ use ebbtide_agent::probe::{Exchange, Outcome, Protocol, Seen};
 use serde::Serialize;
 
 use super::{
-    objects::Live,
+    live::Live,
     plan::{Asker, Check, Family, Group, Policy, Target},
     topology::Topology,
 };
@@ -206,7 +206,7 @@ pub(super) fn should_keep(check: &Check) -> bool {
 mod tests {
     use super::{
         super::{
-            objects::tests::live,
+            live::tests::live,
             plan::{TestPod, tests::topology},
         },
         *,

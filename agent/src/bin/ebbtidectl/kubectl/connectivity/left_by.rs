@@ -9,7 +9,7 @@ use ebbtide_agent::{
 
 use super::{
     judge::{Row, Verdict},
-    objects::Live,
+    live::Live,
     plan::{Family, Group, Target, Traced, node_ports},
     topology::Topology,
 };
@@ -154,7 +154,7 @@ mod tests {
     use super::{
         super::{
             judge::Verdict,
-            objects::tests::live,
+            live::tests::live,
             plan::{tests::topology, traces},
         },
         *,

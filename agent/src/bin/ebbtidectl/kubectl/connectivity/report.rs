@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     judge::{Row, Verdict},
-    objects::Started,
+    live::Started,
     plan::{Family, Group},
     topology::{Network, Node},
 };
