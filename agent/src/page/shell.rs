@@ -14,8 +14,9 @@ use crate::http::{Answer, Router};
 /// What stands in a page for its nonce.
 const NONCE: &str = "{nonce}";
 
-/// What stands in a page for what pages have in common, and that.
-const COMMON: [(&str, &str); 2] = [
+/// What stands in a page for what pages have in common, and that. The first has the second's place in it.
+const COMMON: [(&str, &str); 3] = [
+    ("{head}", include_str!("head.html")),
     ("{common.css}", include_str!("common.css")),
     ("{common.js}", include_str!("common.js")),
 ];
@@ -143,7 +144,7 @@ mod tests {
             ] {
                 assert!(!page.contains(word), "{word}");
             }
-            assert!(!page.contains("{common"));
+            assert!(!page.contains("{common") && !page.contains("{head"));
         }
     }
 
