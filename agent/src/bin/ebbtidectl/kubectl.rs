@@ -4,6 +4,7 @@
 //! server, so that credentials, proxies and contexts are as in every other kubectl command, and runs `ebbtidectl` in the
 //! agents' pods.
 
+mod at_once;
 mod cluster;
 mod cluster_page;
 pub(super) mod connectivity;
@@ -14,8 +15,7 @@ use std::{
     ffi::OsString,
     io::{IsTerminal as _, Write as _},
     iter,
-    process::{Command as Process, ExitCode, Output as Printed},
-    thread,
+    process::{Command as Process, ExitCode},
 };
 
 use anyhow::{Context as _, bail};
@@ -23,7 +23,10 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use ebbtide_types::printable::{printable, printable_lines};
 use serde_json::{Map, Value};
 
-use self::cluster::{Cluster, PODS, Which};
+use self::{
+    at_once::{AT_ONCE, some_at_once},
+    cluster::{Cluster, PODS, Which},
+};
 use super::{Command, format::Output};
 
 /// The program's name where it is a plugin of kubectl.
@@ -31,9 +34,6 @@ pub(super) const NAME: &str = "kubectl-ebbtide";
 
 /// The label of the agents' pods.
 const AGENTS: &str = "app.kubernetes.io/name=ebbtide";
-
-/// How many nodes are asked at once.
-const AT_ONCE: usize = 8;
 
 /// Run ebbtidectl on the nodes of a cluster: `kubectl ebbtide status`, `kubectl ebbtide --node NODE trace POD`.
 ///
@@ -248,32 +248,24 @@ fn follow(mut call: Process) -> anyhow::Result<ExitCode> {
 fn each(
     asked: &super::Cli,
     agents: &[Agent],
-    call: impl Fn(&Agent) -> anyhow::Result<Process>,
+    call: impl Fn(&Agent) -> anyhow::Result<Process> + Sync,
 ) -> anyhow::Result<ExitCode> {
     let is_json = asked.output == Output::Json;
     let mut answers = Map::new();
     let mut is_well = true;
     for some in agents.chunks(AT_ONCE) {
-        let ask = |agent: &Agent| agent.is_running.then(|| call(agent)).transpose();
-        let calls = some.iter().map(ask).collect::<Result<Vec<_>, _>>()?;
-        let outputs: Vec<Option<Printed>> = thread::scope(|scope| {
-            let running: Vec<_> = calls
-                .into_iter()
-                .map(|call| call.map(|mut call| scope.spawn(move || call.output())))
-                .collect();
-            let end = |thread: thread::ScopedJoinHandle<'_, std::io::Result<Printed>>| {
-                thread.join().ok().and_then(Result::ok)
-            };
-            running.into_iter().map(|one| one.and_then(end)).collect()
+        let outputs = some_at_once(some, |agent| match agent.is_running {
+            true => Ok(call(agent)?.output().context("run kubectl")?),
+            false => bail!("its agent {} does not run", agent.pod),
         });
         for (agent, output) in some.iter().zip(outputs) {
-            let Some(output) = output else {
-                say(&format!(
-                    "{}: its agent {} does not run",
-                    agent.node, agent.pod
-                ));
-                is_well = false;
-                continue;
+            let output = match output {
+                Ok(output) => output,
+                Err(e) => {
+                    say(&format!("{}: {e:#}", agent.node));
+                    is_well = false;
+                    continue;
+                }
             };
             is_well &= output.status.success();
             for line in String::from_utf8_lossy(&output.stderr).lines() {

@@ -38,7 +38,9 @@ use self::{
     topology::{Node, Topology},
 };
 use super::{
-    Agent, Cli, agents, chosen,
+    Agent, Cli, agents,
+    at_once::some_at_once,
+    chosen,
     cluster::{ACCOUNTS, Cluster, NETWORKS, NODES, PODS, Which},
     nodes, say, show,
 };
@@ -203,7 +205,7 @@ fn look(
             agent.node, agent.pod
         ));
     }
-    let told = site::some_at_once(&running, |agent| {
+    let told = some_at_once(&running, |agent| {
         let nics = cluster.ebbtidectl(&agent.pod, &["nics"])?;
         let status: ebbtide_agent::query::Status = cluster.ebbtidectl(&agent.pod, &["status"])?;
         Ok((topology::nics(nics), status.version))

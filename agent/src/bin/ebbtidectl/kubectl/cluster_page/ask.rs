@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, thread, time::Instant};
 
+use anyhow::Context as _;
 use serde_json::Value;
 
 use super::{
     super::{
         AGENTS,
+        at_once::some_at_once,
         cluster::{Cluster, ENDPOINTS, EVENTS, Kind, NETWORKS, NODES, PODS, POOLS, Which},
     },
     rows::{self, rows},
@@ -81,19 +83,14 @@ impl Known {
     /// Looks whether the pods live that have an address of another's. Of one that cannot be looked at, what was seen last
     /// holds; without that it counts as living.
     fn look_at_suspects(&mut self) {
-        let suspects = self.rows.suspects();
-        let (cluster, before) = (&self.cluster, &self.rows.pods);
-        let pods = thread::scope(|scope| {
-            let look = |pod| scope.spawn(move || look(cluster, pod));
-            let looks = suspects.iter().take(SUSPECTS);
-            let looks: Vec<_> = looks.map(|pod| (pod, look(pod))).collect();
-            let seen = |(pod, look): (&String, thread::ScopedJoinHandle<'_, _>)| {
-                let now: Option<Option<rows::PodRow>> = look.join().ok().flatten();
-                Some((pod.clone(), now.or_else(|| before.get(pod).cloned())?))
-            };
-            looks.into_iter().filter_map(seen).collect()
+        let suspects: Vec<String> = self.rows.suspects().into_iter().take(SUSPECTS).collect();
+        let looks = some_at_once(&suspects, |pod| look(&self.cluster, pod));
+        let seen = suspects.into_iter().zip(looks).filter_map(|(pod, look)| {
+            let before = || self.rows.pods.get(&pod).cloned();
+            let now = look.ok().or_else(before)?;
+            Some((pod, now))
         });
-        self.rows.pods = pods;
+        self.rows.pods = seen.collect();
     }
 
     /// Whether anything was ever answered.
@@ -147,10 +144,10 @@ fn list<T>(
     Ok(rows(&list, read))
 }
 
-/// Returns a pod, or that there is none; nothing if it cannot be looked at.
-fn look(cluster: &Cluster, pod: &str) -> Option<Option<rows::PodRow>> {
-    let (namespace, name) = pod.split_once('/')?;
+/// Returns a pod, or that there is none.
+fn look(cluster: &Cluster, pod: &str) -> anyhow::Result<Option<rows::PodRow>> {
+    let (namespace, name) = pod.split_once('/').context("a pod without a namespace")?;
     let field = format!("metadata.name={name}");
-    let list = cluster.get(PODS, Some(namespace), Which::Having(&field));
-    Some(rows(&list.ok()?, rows::pod).into_iter().next())
+    let list = cluster.get(PODS, Some(namespace), Which::Having(&field))?;
+    Ok(rows(&list, rows::pod).into_iter().next())
 }

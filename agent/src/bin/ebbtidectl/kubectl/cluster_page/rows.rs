@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::Serialize;
 use serde_json::Value;
+
+use super::view::Level;
 
 /// The annotation of pools that the controller made of what the cloud assigned.
 const DERIVED: &str = "/metadata/annotations/ebbtide.io~1derived";
@@ -83,12 +86,12 @@ pub(super) struct InterfaceRow {
     pub(super) addresses: Vec<(IpAddr, String)>,
 }
 
-/// An Event of Ebbtide's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// An Event of Ebbtide's, as the page shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct EventRow {
     /// RFC 3339, as the API server has it.
     pub(super) at: String,
-    pub(super) is_warning: bool,
+    pub(super) level: Level,
     pub(super) reason: String,
     /// What it is about, as `Node node-1` or `Pod default/web`.
     pub(super) about: String,
@@ -249,7 +252,10 @@ pub(super) fn event(object: &Value) -> EventRow {
             .iter()
             .find_map(|at| some(object, at))
             .unwrap_or_default(),
-        is_warning: text(object, "/type") == "Warning",
+        level: match text(object, "/type").as_str() {
+            "Warning" => Level::Warn,
+            _ => Level::Well,
+        },
         reason: text(object, "/reason"),
         about: format!("{kind} {place}{name}").trim().to_owned(),
         note: text(object, "/message"),

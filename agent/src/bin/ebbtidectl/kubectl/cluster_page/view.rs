@@ -42,7 +42,7 @@ pub(super) struct ClusterView {
     pub(super) nodes: Vec<NodeLine>,
     pub(super) pools: Vec<PoolLine>,
     pub(super) pods: Vec<PodLine>,
-    pub(super) events: Vec<EventLine>,
+    pub(super) events: Vec<EventRow>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -166,16 +166,6 @@ pub(super) struct InterfaceLine {
     pub(super) pools: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct EventLine {
-    pub(super) at: String,
-    pub(super) level: Level,
-    pub(super) reason: String,
-    pub(super) about: String,
-    pub(super) note: String,
-    pub(super) times: u64,
-}
-
 impl Rows {
     /// Returns the pods that seem to have an address of another's: whether they live has to be looked at.
     pub(super) fn suspects(&self) -> BTreeSet<String> {
@@ -290,20 +280,8 @@ fn pods(rows: &Rows) -> Vec<PodLine> {
     lines
 }
 
-fn events(rows: &Rows) -> Vec<EventLine> {
+fn events(rows: &Rows) -> Vec<EventRow> {
     let mut events: Vec<&EventRow> = rows.events.iter().flatten().collect();
     events.sort_by(|a, b| b.at.cmp(&a.at));
-    let line = |event: &EventRow| EventLine {
-        at: event.at.clone(),
-        level: if event.is_warning {
-            Level::Warn
-        } else {
-            Level::Well
-        },
-        reason: event.reason.clone(),
-        about: event.about.clone(),
-        note: event.note.clone(),
-        times: event.times,
-    };
-    events.into_iter().take(EVENTS).map(line).collect()
+    events.into_iter().take(EVENTS).cloned().collect()
 }

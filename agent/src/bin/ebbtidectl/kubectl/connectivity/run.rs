@@ -14,7 +14,10 @@ use ebbtide_agent::{
 };
 
 use super::{
-    super::cluster::{Held, PODS, SERVICES, Which},
+    super::{
+        at_once::some_at_once,
+        cluster::{Held, PODS, SERVICES, Which},
+    },
     Options,
     judge::{self, Row},
     left_by,
@@ -23,7 +26,7 @@ use super::{
     plan::{self, Asker, Check, Family, Group, Policy, Target, TestPod, Traced},
     progress,
     report::WrongNic,
-    site::{Place, Site, place, some_at_once},
+    site::{Place, Site, place},
     topology::Topology,
 };
 

@@ -1,6 +1,6 @@
 //! The test's place in the cluster: its namespace, and servers on nodes that end with this program.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ebbtide_agent::probe::{Asking, Exchange, Serving};
@@ -154,28 +154,6 @@ pub(super) enum Place {
     Agent(String),
     /// In a pod of the test.
     Pod(String),
-}
-
-/// Runs work for each item, some at once, and returns the results in the order of the items.
-pub(super) fn some_at_once<T: Sync, R: Send>(
-    items: &[T],
-    work: impl Fn(&T) -> anyhow::Result<R> + Sync,
-) -> Vec<anyhow::Result<R>> {
-    let mut results = Vec::with_capacity(items.len());
-    for some in items.chunks(super::super::AT_ONCE) {
-        thread::scope(|scope| {
-            let work = &work;
-            let running: Vec<_> = some
-                .iter()
-                .map(|item| scope.spawn(move || work(item)))
-                .collect();
-            results.extend(running.into_iter().map(|one| {
-                one.join()
-                    .unwrap_or_else(|_| Err(anyhow::anyhow!("a thread of this program ended")))
-            }));
-        });
-    }
-    results
 }
 
 /// Returns where an asker is.
