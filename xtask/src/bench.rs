@@ -21,7 +21,13 @@ pub(crate) enum Options {
     /// The agent: memory, time until ready, idle CPU, by the number of pods
     Agent(Common),
     /// The cost of reply routing per packet, beside iptables and beside nothing
-    Datapath(Common),
+    Datapath {
+        #[command(flatten)]
+        common: Common,
+        /// Give the node kube-proxy's rules for this many Services (its iptables mode)
+        #[arg(long, value_name = "COUNT", default_value_t = 0)]
+        services: usize,
+    },
     /// Durable allocations: throughput, latency, memory and recovery, beside host-local
     Pool {
         #[command(flatten)]
@@ -39,7 +45,9 @@ pub(crate) fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     let run = match options {
         Options::Add(common) => Run::of("add", common),
         Options::Agent(common) => Run::of("agent", common),
-        Options::Datapath(common) => Run::of("datapath", common),
+        Options::Datapath { common, services } => {
+            Run::of("datapath", common).beside_services(*services)
+        }
         Options::Pool { common, dir } => {
             Run::of("pool", common).on_disk(dir.as_deref().unwrap_or(&ws.target))
         }

@@ -32,7 +32,11 @@ enum What {
     /// The agent itself: memory, time until it is ready, CPU at rest, with more and more pods.
     Agent,
     /// Round trips, connections, packets and streams by each path, with each way of marking.
-    Datapath,
+    Datapath {
+        /// How many Services kube-proxy has written rules for on the node.
+        #[arg(long, value_name = "COUNT", default_value_t = 0)]
+        services: usize,
+    },
     /// Durable allocations: per second, latency, memory, recovery.
     Pool {
         /// A directory on the disk to measure; a new one is made in it.
@@ -56,7 +60,7 @@ fn main() -> Result<()> {
     let figures = match cli.what {
         What::Add => add::run(extent!(add))?,
         What::Agent => agent::run(extent!(agent))?,
-        What::Datapath => datapath::run(extent!(datapath))?,
+        What::Datapath { services } => datapath::run(extent!(datapath), services)?,
         What::Pool { dir } => pool::run(extent!(pool), &dir)?,
         What::Programs => programs::run(extent!(programs))?,
     };

@@ -55,6 +55,20 @@ impl Slave {
         }
     }
 
+    /// Returns what a report calls it, with what follows for packets that the pod sends.
+    #[must_use]
+    pub const fn described(self) -> &'static str {
+        match self {
+            Self::Ipvlan => {
+                "an ipvlan in l3 mode: what the pod sends passes the node's routing and netfilter"
+            }
+            Self::Macvlan => {
+                "a macvlan, as this kernel has no ipvlan: what the pod sends does not pass the node's \
+                 routing and netfilter"
+            }
+        }
+    }
+
     /// Adds an interface in the namespace of `netns`.
     pub fn add(self, batch: &mut Batch, ipvlan: &Ipvlan, master: u32, netns: i32) {
         match self {

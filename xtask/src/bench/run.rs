@@ -54,6 +54,8 @@ pub(crate) struct Run {
     kernel: Option<Kernel>,
     /// The directory on the disk to measure.
     dir: Option<PathBuf>,
+    /// How many Services kube-proxy has written rules for on the node.
+    services: usize,
     /// Whether unoptimised programs are measured, whose figures mean nothing.
     unoptimised: bool,
     options: Common,
@@ -71,6 +73,7 @@ impl Run {
             what,
             kernel,
             dir: None,
+            services: 0,
             unoptimised: false,
             options: options.clone(),
         }
@@ -80,6 +83,12 @@ impl Run {
     pub(crate) fn on_disk(mut self, dir: &Path) -> Self {
         let there = self.kernel.map_or(dir, |_| Path::new("/tmp"));
         self.dir = Some(there.to_owned());
+        self
+    }
+
+    /// Gives the benchmark's node kube-proxy's rules for `count` Services.
+    pub(crate) fn beside_services(mut self, count: usize) -> Self {
+        self.services = count;
         self
     }
 
@@ -95,6 +104,9 @@ impl Run {
         let mut arguments = vec![self.what.to_owned(), "--out".to_owned(), out.to_owned()];
         if self.options.short {
             arguments.push("--short".to_owned());
+        }
+        if self.services > 0 {
+            arguments.extend(["--services".to_owned(), self.services.to_string()]);
         }
         if let Some(dir) = &self.dir {
             arguments.extend(["--dir".to_owned(), dir.to_string_lossy().into_owned()]);

@@ -124,25 +124,30 @@ impl Load {
     }
 }
 
-/// Runs the benchmark.
+/// Runs the benchmark, on nodes on which kube-proxy has written rules for so many `services`.
 ///
 /// # Errors
 /// If a path does not carry its traffic.
-pub fn run(extent: Extent) -> Result<Figures> {
+pub fn run(extent: Extent, services: usize) -> Result<Figures> {
     let machine = Machine::look();
     let slave = Testbed::build()?.slave()?;
     let mut notes = vec![
         format!(
-            "the pod's interface on the NIC is an {}; client, node and pod are namespaces, and one thread \
+            "the pod's interface on the NIC is {}; client, node and pod are namespaces, and one thread \
              drives both ends: no scheduling is in the figures but in those of streams",
-            slave.name()
+            slave.described()
         ),
         "± is the median of the differences round by round: all take turns in each round"
             .to_owned(),
     ];
+    if services > 0 {
+        notes.push(format!(
+            "the node has kube-proxy's rules (iptables) for {services} Services"
+        ));
+    }
     let mut sites = Vec::new();
     for marking in Marking::ALL {
-        match Site::build(marking, slave) {
+        match Site::build(marking, slave, services) {
             Ok(site) => sites.push(site),
             Err(e) if matches!(marking, Marking::Nft | Marking::Legacy) => {
                 notes.push(format!("{} was not measured: {e:#}", marking.name()));

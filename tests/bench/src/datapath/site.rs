@@ -18,7 +18,11 @@ use ebbtide_kernel::{
 };
 use ebbtide_layout::DEFAULT_MARK;
 use ebbtide_types::Family;
-use ebbtide_vpc::{iptables, nic_programs};
+use ebbtide_vpc::{
+    iptables, nic_programs,
+    proxy::{self, Backend, ExternalTrafficPolicy, Service},
+    traffic::Protocol,
+};
 
 use super::load::Way;
 use crate::{
@@ -194,11 +198,11 @@ pub struct Site {
 }
 
 impl Site {
-    /// Builds a site.
+    /// Builds a site, with kube-proxy's rules for so many `services`.
     ///
     /// # Errors
     /// If a step fails; the error names it. The kernel may lack what a marking needs.
-    pub fn build(marking: Marking, slave: Slave) -> Result<Self> {
+    pub fn build(marking: Marking, slave: Slave, services: usize) -> Result<Self> {
         let testbed = Testbed::build()?;
         let maker = Floor::new(&testbed.node, slave)?;
         maker.prepare(matches!(marking, Marking::Whole | Marking::Exempt))?;
@@ -230,6 +234,15 @@ impl Site {
             ebbtide_vpc::family::Family::V4,
             &dnat(address),
         )?;
+        if services > 0 {
+            let services: Vec<Service> = (0..services).map(service).collect::<Result<_>>()?;
+            proxy::install(
+                &testbed.node,
+                "node",
+                &proxy::Settings::default(),
+                &services,
+            )?;
+        }
         // A VPC knows where a pod is, and an ipvlan child in l3 mode answers no ARP requests.
         let mac = match slave {
             Slave::Ipvlan => testbed.node.netlink()?.mac(crate::testbed::NIC)?,
@@ -290,6 +303,24 @@ fn do_nothing(filters: &[Filter], netns: &Path) -> Result<OwnedFd> {
         anyhow::Ok(pod.run(batch)?)
     })??;
     Ok(program)
+}
+
+/// Returns a Service that no packet of the benchmark is for, with a backend elsewhere.
+fn service(number: usize) -> Result<Service> {
+    let number = u16::try_from(number).context("so many Services have no addresses here")?;
+    let [high, low] = number.to_be_bytes();
+    Ok(Service {
+        name: number.to_string(),
+        protocol: Protocol::Tcp,
+        cluster: ([10, 96, high, low], 443).into(),
+        node_port: Some(31_000 + number % 1000),
+        policy: ExternalTrafficPolicy::Cluster,
+        masquerade: false,
+        backends: vec![Backend {
+            address: ([10, 78, high, low], PORT).into(),
+            node: "another".to_owned(),
+        }],
+    })
 }
 
 fn dnat(pod: IpAddr) -> String {
