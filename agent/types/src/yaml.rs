@@ -1,8 +1,12 @@
 //! Reads YAML as `kubectl` does: into JSON values, with limits, so that no text costs much.
 
+mod words;
+
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use serde_saphyr::{Options, budget, options};
+
+pub use words::of_type;
 
 /// The deepest nesting of lists and mappings. The API's objects have at most a dozen levels.
 const DEEPEST: usize = 64;
@@ -17,7 +21,7 @@ pub struct Error(String);
 
 impl From<serde_saphyr::Error> for Error {
     fn from(error: serde_saphyr::Error) -> Self {
-        Self(error.to_string())
+        Self(error.render_with_formatter(&words::Words))
     }
 }
 
@@ -51,7 +55,10 @@ pub fn read_fields<T: DeserializeOwned>(text: &str) -> Result<T, (String, String
             error.into_inner()
         })
     });
-    read.map_err(|error| (at.unwrap_or_else(|| ".".into()), error.to_string()))
+    read.map_err(|error| {
+        let field = at.unwrap_or_else(|| ".".into());
+        (field, error.render_with_formatter(&words::Words))
+    })
 }
 
 /// Splits a text into its documents, without those that have no content.

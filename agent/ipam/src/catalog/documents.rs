@@ -294,6 +294,9 @@ fn read<T: DeserializeOwned>(value: Value, object: &str) -> Result<T, Fault> {
     serde_path_to_error::deserialize(value).map_err(|error| Fault {
         object: Some(object.to_owned()),
         field: Some(error.path().to_string()),
-        message: format!("{}; correct the value or its type", error.inner()),
+        message: format!(
+            "{}; correct the value or its type",
+            yaml::of_type(&error.inner().to_string())
+        ),
     })
 }

@@ -61,12 +61,12 @@ fn a_bad_document_is_reported_with_its_place_and_spoils_no_other() {
         (
             "{kind: SpiderIPPool, apiVersion: spiderpool.spidernet.io/v2beta1, metadata: {name: x}, spec: {ips: [10.0.0.1, 5]}}",
             Some("spec.ips[1]"),
-            "expected a string",
+            "a text is expected",
         ),
         (
             "{kind: SpiderIPPool, apiVersion: spiderpool.spidernet.io/v2beta1, metadata: {name: x}, spec: {default: maybe}}",
             Some("spec.default"),
-            "expected a boolean",
+            "true or false is expected",
         ),
         (
             "{kind: SpiderIPPool, apiVersion: spiderpool.spidernet.io/v2beta1, metadata: {name: x}, spec: {podAffinity: {matchExpressions: [{key: a, operator: Is}]}}}",

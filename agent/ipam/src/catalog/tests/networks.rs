@@ -159,7 +159,7 @@ fn what_is_wrong_or_not_supported_in_a_network_is_named() {
         (
             beside("ipvlan2: {}, enableCoordinator: 1"),
             "spec.enableCoordinator",
-            "expected a boolean",
+            "true or false is expected",
         ),
     ];
     for (spec, field, message) in cases {
