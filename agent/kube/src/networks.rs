@@ -67,13 +67,22 @@ pub enum NetworksError {
     },
     /// No source names a network.
     #[error(
-        "the CNI configuration names neither `network` nor `master`, pod {pod} names no network in its \
-         annotation {DEFAULT_NETWORK}, and the agent has no default (--default-network)"
+        "the CNI configuration names neither `network` nor `master`{}, and the agent has no default \
+         (--default-network)",
+        of_pod(.pod)
     )]
     NoDefault {
         /// The pod, as `namespace/name`.
         pod: String,
     },
+}
+
+/// Says that the pod names no network either; a container that is of no pod could not.
+fn of_pod(pod: &str) -> String {
+    match pod {
+        "" | "/" => String::new(),
+        pod => format!(", pod {pod} names no network in its annotation {DEFAULT_NETWORK}"),
+    }
 }
 
 /// A network selection element in its JSON form.
@@ -293,6 +302,21 @@ mod tests {
             ..Object::named("web")
         };
         wanted(&pod, &object, "eth0", Some(&"ipvlan-ens5".parse().unwrap()))
+    }
+
+    #[test]
+    fn without_a_pod_nothing_is_said_of_annotations() {
+        for (pod, is_of_a_pod) in [("shop/web", true), ("/", false)] {
+            let pod = pod.to_owned();
+            let said = NetworksError::NoDefault { pod }.to_string();
+            assert_eq!(
+                said.contains("pod shop/web names no network"),
+                is_of_a_pod,
+                "{said}"
+            );
+            assert_eq!(said.contains("annotation"), is_of_a_pod, "{said}");
+            assert!(said.contains("--default-network"), "{said}");
+        }
     }
 
     /// Formats each as `interface=network`.
