@@ -184,10 +184,27 @@ fn filter(asked: &str) -> (Targets, Option<String>) {
     if asked.contains('[') {
         return (usual, Some("spans and fields have no level".into()));
     }
+    if let Some(word) = asked
+        .split(',')
+        .map(str::trim)
+        .find(|word| is_misspelt(word))
+    {
+        let reason = format!(
+            "{word} is none of off, error, warn, info, debug and trace, and no module with `=` and one of these behind it"
+        );
+        return (usual, Some(reason));
+    }
     match asked.parse() {
         Ok(filter) => (filter, None),
         Err(e) => (usual, Some(e.to_string())),
     }
+}
+
+/// Whether this part of a filter is most likely a misspelt level. The parser takes any word for a module, and logs nothing
+/// but that module's events then: not even why the agent ends.
+fn is_misspelt(word: &str) -> bool {
+    let is_module = word.contains(['=', ':']) || word.starts_with("ebbtide");
+    !word.is_empty() && !is_module && word.parse::<LevelFilter>().is_err()
 }
 
 /// Standard error, written in whole lines, each of which is made printable.
@@ -285,6 +302,16 @@ mod tests {
             ("off", false, None, None),
             ("nonsense=loud", true, None, Some(Level::INFO)),
             ("[span]=debug", true, None, Some(Level::INFO)),
+            ("inof", true, None, Some(Level::INFO)),
+            ("warn, debgu", true, None, Some(Level::INFO)),
+            ("WARN", false, Some(Level::WARN), Some(Level::WARN)),
+            ("ebbtide_types", false, None, Some(Level::TRACE)),
+            (
+                "warn,ebbtide_types::timing",
+                false,
+                Some(Level::WARN),
+                Some(Level::TRACE),
+            ),
         ] {
             let (filter, refused) = filter(asked);
             assert_eq!(refused.is_some(), is_refused, "{asked}: {refused:?}");
