@@ -2,6 +2,7 @@
 //! the Helm chart with its default values. The chart is their only source.
 
 mod monitoring;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -112,6 +113,7 @@ pub(crate) fn check(ws: &Workspace) -> Result<()> {
     presets(ws)?;
     for_schedulers(ws)?;
     monitoring::check(ws)?;
+    refused::check(ws)?;
     people_know(ws)
 }
 
@@ -325,12 +327,17 @@ fn manifests(ws: &Workspace, values: &str) -> Result<String> {
 
 /// Renders the chart with `values` (JSON) by Helm's own engine.
 fn render(ws: &Workspace, values: &str) -> Result<BTreeMap<String, String>> {
+    render_in(ws, NAMESPACE, values)
+}
+
+/// Renders the chart for a release in `namespace`.
+fn render_in(ws: &Workspace, namespace: &str, values: &str) -> Result<BTreeMap<String, String>> {
     let deploy: PathBuf = ws.root.join("deploy/helm");
     let text = exec::read(
         Command::new(helm::engine(ws)?)
             .arg(deploy.join("render.py"))
             .arg(deploy.join("ebbtide"))
-            .args([NAMESPACE, values]),
+            .args([namespace, values]),
     )?;
     serde_json::from_str(&text).context("what Helm's engine rendered")
 }

@@ -8,6 +8,9 @@ use kube::core::{ApiResource, GroupVersionKind};
 const NAME: &str = "ebbtide-connectivity";
 const LABEL: &str = "app.kubernetes.io/name";
 
+/// What the namespace of the test's pods has behind the name of the agents'.
+const SUFFIX: &str = "-connectivity";
+
 /// The length of a label: no namespace has a longer name.
 const LONGEST: usize = 63;
 
@@ -34,10 +37,8 @@ pub(super) fn kinds(namespace: &str) -> [(ApiResource, String); 7] {
 /// Returns the name of the object of this kind.
 pub(super) fn name(types: &ApiResource, namespace: &str) -> String {
     match types.kind.as_str() {
-        "Namespace" => format!("{namespace}-connectivity")
-            .chars()
-            .take(LONGEST)
-            .collect(),
+        "Namespace" if namespace.len() + SUFFIX.len() <= LONGEST => format!("{namespace}{SUFFIX}"),
+        // What is cut off may be the agents' own namespace.
         _ => NAME.to_owned(),
     }
 }
@@ -58,10 +59,13 @@ mod tests {
 
     #[test]
     fn everything_has_the_chart_s_names() {
-        let long = "n".repeat(60);
+        // The longest name that has room behind it, and those that have not.
+        let [longest, longer, label] = [50, 51, 63].map(|length| "n".repeat(length));
         for (namespace, expected) in [
-            ("ebbtide-system", "ebbtide-system-connectivity".to_owned()),
-            (&long, format!("{long}-co")),
+            ("ebbtide-system", "ebbtide-system-connectivity"),
+            (&longest, &format!("{longest}-connectivity")),
+            (&longer, NAME),
+            (&label, NAME),
         ] {
             for (types, _) in kinds(namespace) {
                 let name = name(&types, namespace);
