@@ -21,5 +21,6 @@ pub mod program;
 pub mod query;
 pub mod reconcile;
 pub mod server;
+pub mod terminal;
 pub mod traces;
 pub mod uninstall;

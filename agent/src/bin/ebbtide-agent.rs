@@ -18,6 +18,7 @@ use ebbtide_agent::{
     metrics::{self, Leading, Metrics},
     probe, reconcile,
     server::Server,
+    terminal::error_chain,
     traces::Traces,
     uninstall::{self, Outcome},
 };
@@ -275,16 +276,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Formats an error and its causes, each once: some errors include their cause.
-fn error_chain(error: &anyhow::Error) -> String {
-    let causes = error.chain().map(ToString::to_string);
-    let told = causes.reduce(|told, cause| match told.ends_with(&cause) {
-        true => told,
-        false => format!("{told}: {cause}"),
-    });
-    told.unwrap_or_default()
-}
-
 async fn control(options: Controller) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let metrics = Metrics::default();
@@ -503,35 +494,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
-
-    #[test]
-    fn a_cause_is_told_once() {
-        let io = || io::Error::from_raw_os_error(21);
-        #[derive(Debug, thiserror::Error)]
-        #[error("read /x: {source}")]
-        struct Own {
-            source: io::Error,
-        }
-        for (error, said) in [
-            (
-                anyhow::Error::new(Own { source: io() }),
-                "read /x: Is a directory (os error 21)",
-            ),
-            (
-                anyhow::Error::new(Own { source: io() }).context("start"),
-                "start: read /x: Is a directory (os error 21)",
-            ),
-            (
-                anyhow::Error::new(io()).context("read /x"),
-                "read /x: Is a directory (os error 21)",
-            ),
-        ] {
-            assert_eq!(error_chain(&error), said);
-        }
-    }
 
     #[test]
     fn a_node_has_a_name() {

@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use ebbtide_agent::terminal;
 use ebbtide_types::printable::{printable, printable_lines};
 use serde_json::{Map, Value};
 
@@ -95,7 +96,7 @@ fn main_of(cli: &Cli) -> ExitCode {
     match run(cli) {
         Ok(exit) => exit,
         Err(e) => {
-            say(&format!("{e:#}"));
+            say(&terminal::error_chain(&e));
             ExitCode::FAILURE
         }
     }
@@ -271,18 +272,16 @@ fn each(
             for line in String::from_utf8_lossy(&output.stderr).lines() {
                 say(&format!("{}: {line}", agent.node));
             }
-            match serde_json::from_slice(&output.stdout) {
-                Ok(value) if is_json => drop(answers.insert(agent.node.clone(), value)),
-                _ => show(&format!(
-                    "==> {} <==\n{}\n",
-                    agent.node,
-                    String::from_utf8_lossy(&output.stdout)
-                )),
+            if !is_json {
+                let said = String::from_utf8_lossy(&output.stdout);
+                show(&format!("==> {} <==\n{said}\n", agent.node))?;
+            } else if let Some(value) = document(&output.stdout) {
+                answers.insert(agent.node.clone(), value);
             }
         }
     }
     if is_json {
-        show(&format!("{:#}\n", Value::Object(answers)));
+        show(&format!("{:#}\n", Value::Object(answers)))?;
     }
     Ok(if is_well {
         ExitCode::SUCCESS
@@ -291,11 +290,20 @@ fn each(
     })
 }
 
-/// Prints; a reader that closes the pipe early is no failure.
-fn show(text: &str) {
-    let _closed = std::io::stdout()
-        .lock()
-        .write_all(printable_lines(text).as_bytes());
+/// Returns the JSON document that a node printed. What is none (of an agent that does not answer it is empty) must not come
+/// between the braces of the whole answer: it is said on standard error.
+fn document(printed: &[u8]) -> Option<Value> {
+    let parsed = serde_json::from_slice(printed);
+    if parsed.is_err() && !printed.trim_ascii().is_empty() {
+        say(&String::from_utf8_lossy(printed));
+    }
+    parsed.ok()
+}
+
+fn show(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    terminal::print(&mut out, &printable_lines(text), ExitCode::SUCCESS)?;
+    Ok(())
 }
 
 fn say(text: &str) {
@@ -311,6 +319,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_no_document_does_not_come_into_one() {
+        assert_eq!(document(b"{\"a\": 1}\n"), Some(json!({"a": 1})));
+        for printed in [&b""[..], b"\n", b"command terminated with exit code 1\n"] {
+            assert_eq!(document(printed), None);
+        }
+    }
 
     fn agent(node: &str, pod: &str, is_running: bool) -> Agent {
         Agent {

@@ -22,7 +22,7 @@ mod trace;
 use std::{io::Write as _, net::IpAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use ebbtide_agent::doctor::Finding;
+use ebbtide_agent::{doctor::Finding, terminal};
 use ebbtide_kernel::podnet::PodNet;
 use ebbtide_plugin::{DEFAULT_SOCKET, wire::Query};
 use ebbtide_types::printable::{printable, printable_json, printable_lines};
@@ -135,15 +135,14 @@ fn main() -> ExitCode {
         // It is of a cluster, and no agent's socket is asked.
         return kubectl::main_with(std::env::args_os().skip(1));
     }
-    match run(&cli) {
-        Ok((text, exit)) => {
-            // A reader that closes the pipe early (`| head`) is no failure.
-            let text = printable_lines(&text);
-            let _closed = std::io::stdout().lock().write_all(text.as_bytes());
-            exit
-        }
+    let ended = run(&cli).and_then(|(text, exit)| {
+        let mut out = std::io::stdout().lock();
+        terminal::print(&mut out, &printable_lines(&text), exit)
+    });
+    match ended {
+        Ok(exit) => exit,
         Err(e) => {
-            let said = format!("{e:#}");
+            let said = terminal::error_chain(&e);
             let _closed = writeln!(std::io::stderr().lock(), "ebbtidectl: {}", printable(&said));
             ExitCode::FAILURE
         }
@@ -185,7 +184,7 @@ fn run(cli: &Cli) -> anyhow::Result<(String, ExitCode)> {
         },
         Command::LogLevel(options) => options.query(),
         Command::Page(_) => Query::Page,
-        Command::Sysdump(options) => return sysdump::run(options, &cli.socket),
+        Command::Sysdump(options) => return sysdump::run(options, &cli.socket, cli.output),
         Command::Completions { shell } => {
             return Ok((pages::completions(*shell)?, ExitCode::SUCCESS));
         }

@@ -23,7 +23,10 @@ use ebbtide_agent::{
 
 use self::contents::{Content, ITEMS};
 pub(super) use self::package::Package;
-use super::{agent::ask, format::unix_now};
+use super::{
+    agent::ask,
+    format::{Output, unix_now},
+};
 
 /// How long one of the host's programs may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -52,7 +55,11 @@ impl Options {
 }
 
 /// Collects everything. What cannot be had is named in the dump, and on standard error.
-pub(super) fn run(options: &Options, socket: &Path) -> anyhow::Result<(String, ExitCode)> {
+pub(super) fn run(
+    options: &Options,
+    socket: &Path,
+    output: Output,
+) -> anyhow::Result<(String, ExitCode)> {
     let root = match options.host_root.is_dir() {
         true => HostRoot::open(options.host_root.clone()).unwrap_or_default(),
         false => HostRoot::default(),
@@ -79,14 +86,21 @@ pub(super) fn run(options: &Options, socket: &Path) -> anyhow::Result<(String, E
     package.finish()?;
     let told = match to_stdout {
         true => String::new(),
-        false => format!(
-            "{} ({} of {} parts)\n",
-            file.display(),
-            ITEMS.len() - missing.len(),
-            ITEMS.len()
-        ),
+        false => told(&file, &missing, output),
     };
     Ok((told, ExitCode::SUCCESS))
+}
+
+/// Says where the dump is, and what is not in it.
+fn told(file: &Path, missing: &[String], output: Output) -> String {
+    let parts = ITEMS.len() - missing.len();
+    match output {
+        Output::Text => format!("{} ({parts} of {} parts)\n", file.display(), ITEMS.len()),
+        Output::Json => format!(
+            "{:#}\n",
+            serde_json::json!({ "file": file, "parts": parts, "leftOut": missing })
+        ),
+    }
 }
 
 fn read(content: &Content, socket: &Path, root: &HostRoot) -> anyhow::Result<Vec<u8>> {

@@ -8,12 +8,7 @@ mod rows;
 mod share;
 mod view;
 
-use std::{
-    io::{self, Write as _},
-    net::Ipv4Addr,
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{net::Ipv4Addr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use ebbtide_agent::{
@@ -58,8 +53,7 @@ pub(super) fn run(cli: &Cli, options: &Options, output: Output) -> anyhow::Resul
             Output::Json => serde_json::to_string(&link).context("write the address")?,
             Output::Text => format!("{}\n(all nodes; until this is interrupted)", link.url()),
         };
-        super::show(&format!("{text}\n"));
-        let _closed = io::stdout().flush();
+        super::show(&format!("{text}\n"))?;
         http::answer_all(&listener, Arc::new(router)).await;
         Ok(ExitCode::SUCCESS)
     })
@@ -74,7 +68,7 @@ fn once(cluster: Cluster) -> anyhow::Result<ExitCode> {
         super::say(&format!("{}: {}", fault.what, fault.why));
     }
     let text = serde_json::to_string_pretty(&known.view()).context("write the view")?;
-    super::show(&format!("{text}\n"));
+    super::show(&format!("{text}\n"))?;
     Ok(match faults.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

@@ -127,7 +127,7 @@ fn prove(cli: &Cli, options: &Options, output: Output) -> anyhow::Result<bool> {
     let (topology, mut notes) = look(&cluster, &agents, &options.network)?;
     let checks = plan::plan(&topology, options.outside);
     if options.dry_run {
-        show(&planned(&topology, &checks, output)?);
+        show(&planned(&topology, &checks, output)?)?;
         return Ok(true);
     }
     let image = image(&cluster, &agents, options)?;
@@ -174,7 +174,7 @@ fn prove(cli: &Cli, options: &Options, output: Output) -> anyhow::Result<bool> {
     show(&match output {
         Output::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
         Output::Text => report.text(),
-    });
+    })?;
     Ok(report.ok)
 }
 

@@ -1,7 +1,7 @@
 //! `kubectl ebbtide page`: a node's page, through a port that kubectl forwards.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr},
     process::{ExitCode, Stdio},
 };
@@ -57,8 +57,7 @@ pub(super) fn run(
                     agent.node
                 ),
             };
-            super::show(&format!("{text}\n"));
-            let _closed = io::stdout().flush();
+            super::show(&format!("{text}\n"))?;
         }
     }
     let status = running.wait().context("wait for kubectl")?;
