@@ -107,6 +107,18 @@ pub enum Error {
     Netlink(#[from] ebbtide_kernel::netlink::Error),
 }
 
+impl Error {
+    /// Returns the exit code of `ebbtide-agent uninstall`.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            // That of a command line which cannot be understood.
+            Self::NoDirectories => 2,
+            _ => 1,
+        }
+    }
+}
+
 impl Options {
     /// Whether the process must not exit by itself.
     #[must_use]
@@ -245,7 +257,8 @@ impl Removal<'_> {
 /// Logs the end of a removal.
 pub fn log_end(report: &Report) {
     report.log();
-    if report.outcome == Outcome::Nothing {
+    // Of a dry run all is left, and the report says what.
+    if report.outcome == Outcome::Nothing && !report.dry_run {
         info!("nothing of Ebbtide's is left on this node");
     }
 }

@@ -120,6 +120,8 @@ impl Stage {
         let objects = Objects::of(process)?;
         agent.stop()?;
         let planned = agent.uninstall_with(&["--dry-run", "--purge"])?;
+        let says_nothing_is_left = planned.log.contains("is left on this node");
+        ensure!(!says_nothing_is_left, "of a dry run: {planned:#?}");
         let done = agent.uninstall_with(&["--purge"])?;
         is_done(&done)?;
         self.is_as_before().with_context(|| done.log.clone())?;

@@ -245,7 +245,11 @@ fn main() -> ExitCode {
             log::start(LogFormat::Text);
             match uninstall(&options) {
                 Ok(outcome) => return ExitCode::from(outcome.exit_code()),
-                Err(e) => Err(e),
+                Err(e) => {
+                    error!("{}", error_chain(&e));
+                    let known = e.downcast_ref::<uninstall::Error>();
+                    return ExitCode::from(known.map_or(1, uninstall::Error::exit_code));
+                }
             }
         }
         Command::UninstallCluster(options) => {

@@ -318,6 +318,9 @@ fn on_a_node_that_never_had_an_agent_there_is_nothing_to_do() -> Result<()> {
         ensure!(removed.is_some_and(Vec::is_empty), "{ended:#?}");
         stage.is_as_before()?;
     }
+    // Without the directories it is a wrong command line.
+    let output = stage.node.command(binary()?).arg("uninstall").output()?;
+    ensure!(output.status.code() == Some(2), "{output:?}");
     Ok(())
 }
 
