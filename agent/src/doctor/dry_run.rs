@@ -91,6 +91,7 @@ pub async fn dry_run(
     findings.extend(hooks::shared(&host, None, &plan).await?);
     findings.extend(routing::masters(&facts, masters));
     findings.extend(modes::of_others(&modes::wanted(&facts, catalog)));
+    findings.extend(super::references::dangling(catalog, node_name, &taken));
     findings.extend(super::manifests(catalog));
     let links = taken.into_iter();
     Ok(DryRun {

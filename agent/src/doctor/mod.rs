@@ -15,6 +15,7 @@ mod marks;
 mod metrics;
 mod modes;
 mod modules;
+mod references;
 mod routing;
 mod rp_filter;
 mod settings;
@@ -125,6 +126,11 @@ pub async fn examine(agent: &Agent) -> Result<Vec<Finding>, Error> {
         &facts,
         catalog.pools(),
         &agent.node_name,
+    ));
+    findings.extend(references::dangling(
+        &catalog,
+        &agent.node_name,
+        &agent.classified_links(&facts),
     ));
     findings.extend(manifests(&catalog));
     findings.extend(controller::absent(agent).await);
