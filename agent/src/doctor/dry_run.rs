@@ -1,8 +1,10 @@
 //! What an agent would change on this node, before there is one.
 
+use std::path::Path;
+
 use ebbtide_ipam::catalog::Catalog;
 use ebbtide_kernel::{
-    datapath::HostNic,
+    datapath::{HostNic, is_on_bpffs},
     netlink::{
         Error, Netlink,
         model::Sysctl,
@@ -15,7 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{agent::View, query::NicLine};
 
-use super::{Finding, hooks, modes, routing};
+use super::{Finding, Severity, hooks, modes, routing};
+
+/// Where bpf file systems are mounted.
+const BPF_DIR: &str = "/sys/fs/bpf";
 
 /// What an agent would do on this node.
 #[derive(Debug, Serialize, Deserialize)]
@@ -93,12 +98,41 @@ pub async fn dry_run(
     findings.extend(modes::of_others(&modes::wanted(&facts, catalog)));
     findings.extend(super::references::dangling(catalog, node_name, &taken));
     findings.extend(super::manifests(catalog));
+    findings.extend(of_the_kernel().await);
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let links = taken.into_iter();
     Ok(DryRun {
         links: links.map(|(nic, taken)| NicLine::new(nic, taken)).collect(),
         with_the_first_pod: lines,
         findings,
     })
+}
+
+/// Reports what would keep an agent from starting on this kernel, and what pods would lack.
+async fn of_the_kernel() -> Vec<Finding> {
+    let serious = |what: String, hint: &str| Finding {
+        severity: Severity::Serious,
+        what,
+        hint: hint.to_owned(),
+    };
+    let mut findings = Vec::new();
+    let release = nix::sys::utsname::uname();
+    let release = release.map_or_else(
+        |_| String::new(),
+        |names| names.release().to_string_lossy().into_owned(),
+    );
+    if let Some(old) = super::too_old(&release) {
+        let what = format!("{old}: the agent does not start");
+        findings.push(serious(what, "use a newer kernel"));
+    }
+    if !is_on_bpffs(Path::new(BPF_DIR)) {
+        findings.push(serious(
+            format!("no bpf file system is mounted at {BPF_DIR}: the agent does not start"),
+            "`mount -t bpf bpf /sys/fs/bpf`; with --bpf-dir the agent uses another place",
+        ));
+    }
+    findings.extend(super::not_loaded::missing(&release).await);
+    findings
 }
 
 /// Returns the settings that have other values now, each as a line.

@@ -15,6 +15,7 @@ mod marks;
 mod metrics;
 mod modes;
 mod modules;
+mod not_loaded;
 mod references;
 mod routing;
 mod rp_filter;

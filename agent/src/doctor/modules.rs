@@ -25,38 +25,98 @@ const BELOW: &str = "below";
 /// An MTU that the kernel accepts.
 const MTU: u32 = 1500;
 
-/// Kernel modules, and what is missing without them.
-struct Need {
-    severity: Severity,
-    modules: &'static str,
-    without: &'static str,
+/// What pods need of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    Veth,
+    Dummy,
+    Ipvlan,
+    Filters,
+    FairQueue,
 }
 
-const VETH: Need = Need {
-    severity: Severity::Serious,
-    modules: "veth",
-    without: "no pod gets a network",
-};
-const IPVLAN: Need = Need {
-    severity: Severity::Serious,
-    modules: "ipvlan",
-    without: "no pod gets an interface on a NIC",
-};
-const DUMMY: Need = Need {
-    severity: Severity::Warning,
-    modules: "dummy",
-    without: "pods reach Services only where the Service proxy masquerades",
-};
-const FILTERS: Need = Need {
-    severity: Severity::Serious,
-    modules: "sch_ingress and cls_bpf",
-    without: "no program can be attached, and no pod gets a network",
-};
-const FAIR_QUEUE: Need = Need {
-    severity: Severity::Note,
-    modules: "sch_fq",
-    without: "no pod with a limit of what it sends (kubernetes.io/egress-bandwidth) gets a network",
-};
+impl Need {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Veth,
+        Self::Dummy,
+        Self::Ipvlan,
+        Self::Filters,
+        Self::FairQueue,
+    ];
+
+    /// Returns the names of the kernel modules that it is in.
+    pub(super) const fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Veth => &["veth"],
+            Self::Dummy => &["dummy"],
+            Self::Ipvlan => &["ipvlan"],
+            Self::Filters => &["sch_ingress", "cls_bpf"],
+            Self::FairQueue => &["sch_fq"],
+        }
+    }
+
+    /// Returns what is not possible without it, and how bad that is.
+    const fn without(self) -> (Severity, &'static str) {
+        match self {
+            Self::Veth => (Severity::Serious, "no pod gets a network"),
+            Self::Dummy => (
+                Severity::Warning,
+                "pods reach Services only where the Service proxy masquerades",
+            ),
+            Self::Ipvlan => (Severity::Serious, "no pod gets an interface on a NIC"),
+            Self::Filters => (
+                Severity::Serious,
+                "no program can be attached, and no pod gets a network",
+            ),
+            Self::FairQueue => (
+                Severity::Note,
+                "no pod with a limit of what it sends (kubernetes.io/egress-bandwidth) gets a network",
+            ),
+        }
+    }
+
+    /// Returns the messages that try it, on the link `name` where one is needed.
+    pub(super) fn batch(self, name: &str, ifindex: u32, netns: &Netns, program: RawFd) -> Batch {
+        let mac = |last| Mac([2, 0, 0, 0, 0, last]);
+        let mut batch = Batch::default();
+        match self {
+            Self::Veth => {
+                let veth = Veth {
+                    host_name: BELOW.to_owned(),
+                    host_mac: mac(1),
+                    pod_name: "other".to_owned(),
+                    pod_mac: mac(2),
+                    mtu: MTU,
+                };
+                batch.add_veth(&veth, netns.raw_fd());
+            }
+            Self::Dummy => batch.add_dummy("dummy", mac(3)),
+            Self::Ipvlan => {
+                let ipvlan = Ipvlan {
+                    name: "child".to_owned(),
+                    master: name.to_owned(),
+                    mode: IpvlanMode::L3,
+                    mtu: MTU,
+                };
+                batch.add_ipvlan(&ipvlan, ifindex, netns.raw_fd(), false);
+            }
+            Self::Filters => {
+                let filter = Filter {
+                    link: name.to_owned(),
+                    direction: Direction::Ingress,
+                    program: PROGRAM.to_owned(),
+                    only_from: None,
+                };
+                batch.add_filter(&filter, ifindex, program);
+            }
+            Self::FairQueue => {
+                let link = name.to_owned();
+                batch.add_queue(&FairQueue { link }, ifindex);
+            }
+        }
+        batch
+    }
+}
 
 /// Reports what this kernel cannot make; one of `programs` serves as the filter.
 pub(super) async fn missing(programs: Programs) -> Vec<Finding> {
@@ -66,69 +126,42 @@ pub(super) async fn missing(programs: Programs) -> Vec<Finding> {
     });
     let tried = trial.await;
     let tried = tried.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-    tried.unwrap_or_else(|e| {
-        vec![Finding {
-            severity: Severity::Note,
-            what: format!("what this kernel can make could not be tried: {e}"),
-            hint: "run the agent as root of the machine".to_owned(),
-        }]
-    })
+    tried.unwrap_or_else(|e| vec![not_tried(&e)])
+}
+
+/// Says that nothing is known.
+pub(super) fn not_tried(error: &netlink::Error) -> Finding {
+    Finding {
+        severity: Severity::Note,
+        what: format!("what this kernel can make could not be tried: {error}"),
+        hint: "run this as root of the machine".to_owned(),
+    }
 }
 
 fn trials(netns: &Netns, program: RawFd) -> Result<Vec<Finding>, netlink::Error> {
-    let mac = |last| Mac([2, 0, 0, 0, 0, last]);
     let mut kernel = Direct::open("in a namespace to try things in")?;
     let mut findings = Vec::new();
-    let veth = Veth {
-        host_name: BELOW.to_owned(),
-        host_mac: mac(1),
-        pod_name: "other".to_owned(),
-        pod_mac: mac(2),
-        mtu: MTU,
-    };
-    let mut batch = Batch::default();
-    batch.add_veth(&veth, netns.raw_fd());
-    findings.extend(judge(&VETH, kernel.run(batch))?);
-    let mut batch = Batch::default();
-    batch.add_dummy("dummy", mac(3));
-    findings.extend(judge(&DUMMY, kernel.run(batch))?);
+    for need in [Need::Veth, Need::Dummy] {
+        let tried = kernel.run(need.batch("", 0, netns, program));
+        findings.extend(judge(need, tried)?);
+    }
     // Whichever of the two could be made.
     let there = kernel.links(&[BELOW, "dummy"])?;
     let Some(below) = there.values().next() else {
         return Ok(findings);
     };
-    let ipvlan = Ipvlan {
-        name: "child".to_owned(),
-        master: below.name.clone(),
-        mode: IpvlanMode::L3,
-        mtu: MTU,
-    };
-    let mut batch = Batch::default();
-    batch.add_ipvlan(&ipvlan, below.ifindex, netns.raw_fd(), false);
-    findings.extend(judge(&IPVLAN, kernel.run(batch))?);
-    let filter = Filter {
-        link: below.name.clone(),
-        direction: Direction::Ingress,
-        program: PROGRAM.to_owned(),
-        only_from: None,
-    };
-    let mut batch = Batch::default();
-    batch.add_filter(&filter, below.ifindex, program);
-    findings.extend(judge(&FILTERS, kernel.run(batch))?);
-    let queue = FairQueue {
-        link: below.name.clone(),
-    };
-    let mut batch = Batch::default();
-    batch.add_queue(&queue, below.ifindex);
-    findings.extend(judge(&FAIR_QUEUE, kernel.run(batch))?);
+    for need in [Need::Ipvlan, Need::Filters, Need::FairQueue] {
+        let tried = kernel.run(need.batch(&below.name, below.ifindex, netns, program));
+        findings.extend(judge(need, tried)?);
+    }
     Ok(findings)
 }
 
 /// Tells a missing module from other errors. For unknown kinds of links the kernel returns `EOPNOTSUPP`
 /// (`__rtnl_newlink`, net/core/rtnetlink.c), for unknown queueing disciplines and classifiers `ENOENT`
 /// (`qdisc_create`, `tcf_proto_lookup_ops`, net/sched).
-fn judge(
-    need: &Need,
+pub(super) fn judge(
+    need: Need,
     tried: Result<(), netlink::Error>,
 ) -> Result<Option<Finding>, netlink::Error> {
     const UNKNOWN: [Errno; 2] = [Errno::EOPNOTSUPP, Errno::ENOENT];
@@ -138,13 +171,10 @@ fn judge(
             if e.errno()
                 .is_some_and(|errno| UNKNOWN.map(|e| e as i32).contains(&errno)) =>
         {
-            let Need {
-                severity,
-                modules,
-                without,
-            } = need;
+            let modules = need.modules().join(" and ");
+            let (severity, without) = need.without();
             Ok(Some(Finding {
-                severity: *severity,
+                severity,
                 what: format!("this kernel lacks {modules}: {without}"),
                 hint: format!(
                     "`modprobe` {modules}; where there is no such module, it is in another package of the \
@@ -168,11 +198,17 @@ mod tests {
             let error = io::Error::from_raw_os_error(errno as i32);
             Err(netlink::Error::new("make it", error))
         };
-        assert_eq!(judge(&IPVLAN, Ok(())).unwrap(), None);
-        let found = judge(&IPVLAN, refused(Errno::EOPNOTSUPP)).unwrap().unwrap();
+        assert_eq!(judge(Need::Ipvlan, Ok(())).unwrap(), None);
+        let found = judge(Need::Ipvlan, refused(Errno::EOPNOTSUPP))
+            .unwrap()
+            .unwrap();
         assert!(found.what.contains("lacks ipvlan"), "{found}");
         assert!(found.hint.contains("modprobe"), "{found}");
-        assert!(judge(&FILTERS, refused(Errno::ENOENT)).unwrap().is_some());
-        assert!(judge(&VETH, refused(Errno::EPERM)).is_err());
+        assert!(
+            judge(Need::Filters, refused(Errno::ENOENT))
+                .unwrap()
+                .is_some()
+        );
+        assert!(judge(Need::Veth, refused(Errno::EPERM)).is_err());
     }
 }
