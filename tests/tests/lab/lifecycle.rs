@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use ebbtide_vpc::{
     cni::CniError,
     lab::Lab,
+    patience::eventually,
     plan::{Family, Plan},
     pod::Pod,
     snapshot::{Snapshot, ip, run},
@@ -77,8 +78,8 @@ struct Damage {
     by: fn(&Lab, &Pod) -> Result<()>,
 }
 
-const PUT_BACK: &str =
-    "the eBPF programs, with the spoof guard, were detached from the pod's interface: repaired";
+/// What the agent logs once it has attached a pod's programs again.
+const PUT_BACK: &str = "were detached from the pod's interface: repaired";
 
 const DAMAGES: [Damage; 7] = [
     Damage {
@@ -136,7 +137,10 @@ fn check_names_each_kind_of_damage_and_a_repeated_add_repairs_it() -> Result<()>
         let checked = pod.call("CHECK");
         // The agent receives an event when programs are detached, and may be faster than CHECK on a busy machine.
         if checked.is_ok() && damage.called.starts_with("program") {
-            ensure!(lab.logs().contains(PUT_BACK), "{}", damage.called);
+            eventually(damage.called, || {
+                ensure!(lab.logs().contains(PUT_BACK), "nobody put it back");
+                Ok(())
+            })?;
             continue;
         }
         let error = error_of(checked).with_context(|| damage.called)?;
