@@ -253,17 +253,22 @@ fn by_digest(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the chart can be installed in a namespace whose name is something else to YAML: `on`, `y`, `1e3`.
+/// Checks that the chart can be installed in a namespace whose name is something else to YAML, as `on`, `y` and this number
+/// are.
 fn quoted_namespaces(ws: &Workspace) -> Result<()> {
+    const NUMBER: &str = "1e3";
     let all = r#"{"cloudController": {"enabled": true}, "metrics": {"listen": "node",
         "podMonitor": {"enabled": true}, "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true}}}"#;
-    for (name, text) in render(ws, all)? {
-        let bare =
-            |line: &&str| line.trim().trim_start_matches("- ") == format!("namespace: {NAMESPACE}");
+    let ends_of_words = |c: char| c.is_whitespace() || "[]{},".contains(c);
+    for (name, text) in render_in(ws, NUMBER, all)? {
+        if !name.ends_with(".yaml") {
+            continue;
+        }
+        let bare = |line: &&str| line.split(ends_of_words).any(|word| word == NUMBER);
         if let Some(line) = text.lines().find(bare) {
+            let line = line.trim();
             bail!(
-                "{name}: {:?} is a string only where it is quoted",
-                line.trim()
+                "the chart's {name}, in a namespace {NUMBER}: {line}: quote it, or it is a number"
             );
         }
     }
